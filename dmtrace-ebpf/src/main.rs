@@ -1,0 +1,3 @@
+//! The kernel side of dmtrace.
+
+fn main() {}

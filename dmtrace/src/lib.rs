@@ -1,0 +1,1 @@
+//! dmtrace: who leaks device-mapper udev cookies, and why.

@@ -1,0 +1,3 @@
+//! The `dmtrace` command.
+
+fn main() {}
