@@ -1,1 +1,8 @@
-//! dmtrace: who leaks device-mapper udev cookies, and why.
+//! dmtrace: who leaks device-mapper udev cookies, why, is it safe to clean, how to stop it.
+//!
+//! The library is usable without root and without eBPF: [`event`] and [`facts`] are plain data,
+//! the ledger and the verdicts are pure functions of them.
+
+pub mod event;
+pub mod facts;
+pub mod ids;

@@ -1,0 +1,50 @@
+//! Per-CPU counters: what was seen, what reached the ring, what did not.
+
+use crate::{KINDS, Kind};
+
+/// Index into the per-CPU counter array.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Counter(pub u32);
+
+impl Counter {
+    /// Messages of this kind that a probe had to report.
+    #[inline(always)]
+    pub const fn seen(kind: Kind) -> Self {
+        Self(kind as u32 * 3)
+    }
+
+    /// Messages of this kind that went into the ring.
+    #[inline(always)]
+    pub const fn submitted(kind: Kind) -> Self {
+        Self(kind as u32 * 3 + 1)
+    }
+
+    /// Messages of this kind that found the ring full.
+    #[inline(always)]
+    pub const fn dropped(kind: Kind) -> Self {
+        Self(kind as u32 * 3 + 2)
+    }
+
+    /// Sets that found the semaphore map full: announced in the ring only.
+    pub const SEM_MAP_FULL: Self = Self(KINDS as u32 * 3);
+    /// Processes that found the process map full: named by pid, start time and comm only.
+    pub const PROC_MAP_FULL: Self = Self(KINDS as u32 * 3 + 1);
+    /// Calls in flight that found the call map full: their result is unknown.
+    pub const CALL_MAP_FULL: Self = Self(KINDS as u32 * 3 + 2);
+    /// Records of removed sets dropped because userspace did not collect them in time.
+    pub const HISTORY_LOST: Self = Self(KINDS as u32 * 3 + 3);
+    /// Reads of kernel or user memory that failed where they should not.
+    pub const READ_FAULT: Self = Self(KINDS as u32 * 3 + 4);
+}
+
+/// Length of the counter array.
+pub const COUNTERS: u32 = KINDS as u32 * 3 + 5;
+
+/// Slots of the control array, which both sides change atomically through shared memory.
+pub mod control {
+    /// Records of removed sets that wait for userspace.
+    pub const TOMBSTONES: u32 = 0;
+    /// Length of the control array.
+    pub const SLOTS: u32 = 8;
+}

@@ -1,0 +1,160 @@
+//! From the bytes of a kernel message to an [`Event`].
+
+use dmtrace_common::{
+    EVENT_BY_SYSCALL, EVENT_FROM_MAP, EVENT_NO_RESULT, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header,
+    Kind, OPS_KEPT, ProcRecord, SemEvent,
+};
+
+use super::{Actor, Event, ExitStatus, Operation, ProcessImage, Quality, What};
+use crate::ids::{BootTime, IpcNs, Key, SemId};
+
+/// Why a message could not be decoded.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum DecodeError {
+    /// Fewer bytes than the kind needs.
+    #[error("message of {got} bytes where {need} are needed")]
+    Short {
+        /// Bytes present.
+        got: usize,
+        /// Bytes needed.
+        need: usize,
+    },
+    /// A kind that this version does not know.
+    #[error("message of unknown kind {0}")]
+    UnknownKind(u16),
+}
+
+/// Decodes one message of the ring or of a recording.
+///
+/// # Errors
+/// The message is too short for its kind, or its kind is not known.
+pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
+    let header: Header = read(bytes)?;
+    let kind = Kind::from_u16(header.kind).ok_or(DecodeError::UnknownKind(header.kind))?;
+    if kind == Kind::Proc {
+        let record: ProcRecord = read(bytes)?;
+        let image = ProcessImage::from_record(&record);
+        return Ok(Event {
+            at: BootTime(header.ts),
+            actor: actor(&header, image.comm.clone()),
+            quality: quality(header.flags),
+            what: What::Process(Box::new(image)),
+        });
+    }
+    let event: SemEvent = read(bytes)?;
+    Ok(Event {
+        at: BootTime(header.ts),
+        actor: actor(&header, text(&event.comm)),
+        quality: quality(header.flags),
+        what: what(kind, &event),
+    })
+}
+
+fn what(kind: Kind, event: &SemEvent) -> What {
+    let sem = SemId {
+        ns: IpcNs(event.ns),
+        semid: event.semid,
+    };
+    let ns = sem.ns;
+    let key = Key(event.key);
+    let errno = if event.ret < 0 { -event.ret } else { 0 };
+    match kind {
+        Kind::Created => What::Created {
+            sem,
+            key,
+            nsems: event.arg.max(0) as u32,
+            semflg: event.extra,
+        },
+        Kind::CreateFailed => What::CreateFailed { ns, key, errno },
+        Kind::SetVal => What::SetVal {
+            sem,
+            key,
+            value: event.arg,
+            errno,
+        },
+        Kind::Op => What::Op {
+            sem,
+            key,
+            ops: operations(event),
+            errno,
+        },
+        Kind::WaitBegin => What::WaitBegin {
+            sem,
+            key,
+            ops: operations(event),
+        },
+        Kind::Destroyed => What::Destroyed { sem, key },
+        Kind::Exit => What::Exit {
+            status: ExitStatus::from_wait(event.arg),
+        },
+        Kind::Proc | Kind::LookupFailed => What::LookupFailed { ns, key, errno },
+    }
+}
+
+fn operations(event: &SemEvent) -> Vec<Operation> {
+    event
+        .ops
+        .iter()
+        .take((event.extra as usize).min(OPS_KEPT))
+        .map(|buf| Operation {
+            num: buf.num,
+            op: buf.op,
+            flg: buf.flg,
+        })
+        .collect()
+}
+
+fn actor(header: &Header, comm: String) -> Actor {
+    Actor {
+        id: header.actor.into(),
+        exec: header.actor.exec,
+        tid: header.tid,
+        comm,
+    }
+}
+
+const fn quality(flags: u16) -> Quality {
+    Quality {
+        untracked: flags & EVENT_UNTRACKED != 0,
+        ns_teardown: flags & EVENT_NS_TEARDOWN != 0,
+        by_syscall: flags & EVENT_BY_SYSCALL != 0,
+        no_result: flags & EVENT_NO_RESULT != 0,
+        from_map: flags & EVENT_FROM_MAP != 0,
+    }
+}
+
+/// A C string, with control characters made visible: names come from unprivileged processes and
+/// end up on terminals.
+pub(super) fn text(bytes: &[u8]) -> String {
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(bytes.len());
+    let mut out = String::with_capacity(end);
+    for c in String::from_utf8_lossy(&bytes[..end]).chars() {
+        if c.is_control() {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
+    }
+    out
+}
+
+trait Plain: Copy {}
+impl Plain for Header {}
+impl Plain for SemEvent {}
+impl Plain for ProcRecord {}
+
+fn read<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let need = size_of::<T>();
+    if bytes.len() < need {
+        return Err(DecodeError::Short {
+            got: bytes.len(),
+            need,
+        });
+    }
+    // SAFETY: the length was checked; `Plain` types are repr(C) integers, valid for every bit
+    // pattern; the read does not need alignment.
+    Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}

@@ -1,0 +1,197 @@
+//! What the host says at one moment: plain data, filled by `host`, read by the pure parts.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{BootTime, IpcNs, Key, ProcId, SemId, UnixTime};
+
+/// All semaphore sets of all IPC namespaces, as far as they can be reached.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// When the reading began.
+    pub began: BootTime,
+    /// When the reading ended.
+    pub ended: BootTime,
+    /// Wall clock at the end of the reading.
+    pub wall: UnixTime,
+    /// One entry for each namespace, the host's first.
+    pub namespaces: Vec<NsSnapshot>,
+    /// Namespaces that are known to exist and could not be read, with the reason.
+    pub unreadable: Vec<(IpcNs, String)>,
+}
+
+/// The semaphores of one IPC namespace.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct NsSnapshot {
+    /// Which.
+    pub ns: IpcNs,
+    /// What keeps it alive: processes, or a pinned file.
+    pub holder: NsHolder,
+    /// `kernel.sem` in it.
+    pub limits: SemLimits,
+    /// Sets in it.
+    pub sets: Vec<SetSnapshot>,
+}
+
+/// What keeps an IPC namespace alive.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NsHolder {
+    /// Processes in it: how many, and one of them.
+    Processes {
+        /// How many processes.
+        count: usize,
+        /// The one with the lowest number.
+        first: u32,
+    },
+    /// A file descriptor of a process outside.
+    Descriptor {
+        /// That process.
+        pid: u32,
+    },
+    /// A bind mount of its nsfs file.
+    Mount {
+        /// Where.
+        path: String,
+    },
+    /// Not established.
+    #[default]
+    Unknown,
+}
+
+/// `kernel.sem`: SEMMSL, SEMMNS, SEMOPM, SEMMNI.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct SemLimits {
+    /// Semaphores in a set.
+    pub semmsl: u32,
+    /// Semaphores in the namespace.
+    pub semmns: u32,
+    /// Operations in a call.
+    pub semopm: u32,
+    /// Sets in the namespace.
+    pub semmni: u32,
+}
+
+/// One semaphore set.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct SetSnapshot {
+    /// What `semget(2)` returned.
+    pub semid: i32,
+    /// System V key.
+    pub key: Key,
+    /// Permission bits.
+    pub mode: u32,
+    /// Semaphores in the set.
+    pub nsems: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group of the owner.
+    pub gid: u32,
+    /// Creator's uid.
+    pub cuid: u32,
+    /// Creator's gid.
+    pub cgid: u32,
+    /// Last successful `semop`; 0 for never.
+    pub otime: UnixTime,
+    /// Creation, or the last SETVAL/IPC_SET.
+    pub ctime: UnixTime,
+    /// Semaphore 0 of a set with the cookie magic; `None` where it was not read.
+    pub first: Option<SemState>,
+}
+
+/// `GETVAL`, `GETPID`, `GETNCNT`, `GETZCNT` of one semaphore.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct SemState {
+    /// Value.
+    pub value: i32,
+    /// Last process that changed it, in the reader's PID namespace; 0 for none or invisible. The
+    /// number may belong to another process by now.
+    pub pid: u32,
+    /// Threads that wait for it to grow.
+    pub ncnt: u32,
+    /// Threads that wait for it to become zero.
+    pub zcnt: u32,
+}
+
+impl SetSnapshot {
+    /// Whether the set looks as libdm and devicemapper-rs make their cookies: magic key, one
+    /// semaphore, mode 0600, made and owned by root.
+    pub const fn looks_like_cookie(&self) -> bool {
+        self.key.has_cookie_magic()
+            && self.nsems == 1
+            && self.mode & 0o777 == 0o600
+            && self.uid == 0
+            && self.cuid == 0
+    }
+}
+
+/// What verdicts need to know of the host besides the semaphores.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// When these facts were gathered.
+    pub now: BootTime,
+    /// Wall clock at that moment.
+    pub wall: UnixTime,
+    /// Whether the list of processes is complete (no `hidepid`, readable `/proc`).
+    pub processes_complete: bool,
+    /// Every process: number to start in clock ticks since boot (field 22 of `/proc/PID/stat`).
+    /// Zombies are not in it: all their threads have ended.
+    pub processes: BTreeMap<u32, LiveProcess>,
+    /// Threads blocked in `semop` on a set, from `/proc/PID/task/TID/syscall`.
+    pub waiters: BTreeMap<SemId, Vec<Waiter>>,
+    /// Processes that carry a cookie in `DM_UDEV_COOKIE` or `--udevcookie`.
+    pub carriers: BTreeMap<Key, Vec<u32>>,
+    /// Whether environments and command lines of all processes could be read.
+    pub carriers_complete: bool,
+    /// State of udevd.
+    pub udev: UdevFacts,
+}
+
+/// A process in the process list.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct LiveProcess {
+    /// Start, clock ticks since boot.
+    pub start_ticks: u64,
+    /// Name.
+    pub comm: String,
+    /// Parent's number.
+    pub ppid: u32,
+    /// Session leader's number.
+    pub session: u32,
+    /// Its IPC namespace, where readable.
+    pub ipc_ns: Option<IpcNs>,
+}
+
+/// A thread that waits on a semaphore.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Waiter {
+    /// Its process.
+    pub tgid: u32,
+    /// The thread.
+    pub tid: u32,
+}
+
+/// State of udevd, as far as it matters for cookies.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct UdevFacts {
+    /// `/run/udev/control` exists: what makes libdm believe that udevd runs.
+    pub control_socket: bool,
+    /// The process, if one runs.
+    pub daemon: Option<u32>,
+    /// `/run/udev/queue` exists: events are being processed.
+    pub queue_busy: bool,
+    /// Path of `95-dm-notify.rules`, if one is installed and not masked.
+    pub notify_rule: Option<String>,
+    /// Event timeout of udevd, seconds.
+    pub event_timeout: u64,
+}
+
+impl HostFacts {
+    /// Whether this very process still runs: same number and same start.
+    pub fn is_alive(&self, id: ProcId) -> bool {
+        self.processes
+            .get(&id.tgid)
+            .is_some_and(|live| live.start_ticks == id.start_ticks())
+    }
+}
