@@ -45,6 +45,8 @@ pub const COUNTERS: u32 = KINDS as u32 * 3 + 5;
 pub mod control {
     /// Records of removed sets that wait for userspace.
     pub const TOMBSTONES: u32 = 0;
+    /// Records of ended processes that wait for userspace.
+    pub const PROC_TOMBSTONES: u32 = 1;
     /// Length of the control array.
     pub const SLOTS: u32 = 8;
 }

@@ -78,7 +78,10 @@ pub const PARENTS: usize = 6;
 /// Bytes kept of a command line, NUL-separated arguments as in `/proc/PID/cmdline`.
 pub const CMDLINE_LEN: usize = 256;
 /// Bytes kept of a path in the kernel.
-pub const PATH_LEN: usize = 256;
+pub const PATH_LEN: usize = 384;
+/// Bytes kept of one component of a path, its NUL included: a container's cgroup is named by 64
+/// hexadecimal digits and some words.
+pub const COMPONENT_LEN: usize = 128;
 
 /// An ancestor of a process at the moment it was captured.
 #[repr(C)]
@@ -140,12 +143,15 @@ pub struct ProcRecord {
     pub comm: [u8; COMM_LEN],
     /// Parent, grandparent, ...
     pub parents: [Parent; PARENTS],
-    /// Command line.
-    pub cmdline: [u8; CMDLINE_LEN],
-    /// Executable: names of the path's components, last one first, each ended by NUL.
-    pub exe: [u8; PATH_LEN],
     /// Control group: names of the path's components, last one first, each ended by NUL.
     pub cgroup: [u8; PATH_LEN],
+    /// Executable: names of the path's components, last one first, each ended by NUL.
+    ///
+    /// Not the last field: the kernel's verifier sees writes at up to 511 + [`COMPONENT_LEN`]
+    /// bytes from the start of a path, and accepts what stays inside the record.
+    pub exe: [u8; PATH_LEN],
+    /// Command line.
+    pub cmdline: [u8; CMDLINE_LEN],
 }
 
 /// The message with the whole record went into the ring.
@@ -162,8 +168,13 @@ pub const PROC_CGROUP_CUT: u32 = 1 << 4;
 pub const PROC_EXE_DELETED: u32 = 1 << 5;
 /// The record is complete; without it another CPU is still filling it.
 pub const PROC_READY: u32 = 1 << 6;
+/// The message of its end was dropped.
+pub const PROC_EXIT_DROPPED: u32 = 1 << 7;
+/// It has ended, owns nothing, and waits for userspace, which was not told everything.
+pub const PROC_TOMBSTONE: u32 = 1 << 8;
 
 const _: () = assert!(size_of::<SemRecord>() == 32 + 64 + 64 + 16);
 const _: () = assert!(size_of::<Parent>() == 32);
-const _: () = assert!(size_of::<ProcRecord>() == 32 + 40 + 48 + 16 + 32 * PARENTS + 256 * 3);
+const _: () = assert!(size_of::<ProcRecord>() == 328 + 2 * PATH_LEN + CMDLINE_LEN);
+const _: () = assert!(511 + COMPONENT_LEN < PATH_LEN + CMDLINE_LEN);
 const _: () = assert!(size_of::<ProcRecord>() % 8 == 0);

@@ -1,0 +1,50 @@
+//! The only place that touches the ring buffer, so that no drop can go uncounted.
+
+use dmtrace_common::{Counter, Kind, PROC_ANNOUNCED, ProcRecord, SemEvent};
+
+use crate::{
+    atomic::add64,
+    maps::{COUNTS, RING},
+};
+
+/// Adds one to a counter. Atomic although it is per CPU: a program of ours can be preempted by
+/// another one on the same CPU.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(slot) = COUNTS.get_ptr_mut(counter.0) {
+        // SAFETY: the pointer is a live, aligned map value.
+        unsafe { add64(slot, 1) };
+    }
+}
+
+/// Sends an event; tells whether it went into the ring.
+#[inline(always)]
+pub fn event(kind: Kind, event: &SemEvent) -> bool {
+    match RING.reserve::<SemEvent>(0) {
+        Some(mut entry) => {
+            entry.write(*event);
+            entry.submit(0);
+            count(Counter::submitted(kind));
+            true
+        }
+        None => {
+            count(Counter::dropped(kind));
+            false
+        }
+    }
+}
+
+/// Sends a whole process record; tells whether it went into the ring.
+#[inline(always)]
+pub fn process(record: &mut ProcRecord) -> bool {
+    count(Counter::seen(Kind::Proc));
+    record.state |= PROC_ANNOUNCED;
+    if RING.output::<ProcRecord>(&*record, 0).is_ok() {
+        count(Counter::submitted(Kind::Proc));
+        true
+    } else {
+        record.state &= !PROC_ANNOUNCED;
+        count(Counter::dropped(Kind::Proc));
+        false
+    }
+}

@@ -1,0 +1,171 @@
+//! kprobes: for kernels that refuse trampolines. Return probes only where the function does not
+//! sleep: a sleeping one occupies an instance, and beyond the kernel's small number of instances
+//! returns are lost without a trace.
+
+use aya_ebpf::{
+    helpers::bpf_get_current_task,
+    macros::{kprobe, kretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
+use dmtrace_common::{EVENT_NO_RESULT, OPS_KEPT, SemBuf};
+
+use super::{
+    Memory, read_ops,
+    syscall::{enter, leave},
+    trampoline::freed,
+};
+use crate::{
+    maps::Call,
+    offsets::{
+        O_IPCNS_INUM, O_PARAMS_FLG, O_PARAMS_KEY, O_PARAMS_NSEMS, O_PERM_ID, O_SEMQUEUE_NSOPS,
+        O_SEMQUEUE_SOPS,
+    },
+    process::ipc_ns,
+    read::{Addr, u32_at, u64_at},
+    sem::{Creation, Ops, created, maybe_cookie, op_begins, op_ended, value_set},
+};
+
+const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
+    num: 0,
+    op: 0,
+    flg: 0,
+}; OPS_KEPT];
+
+#[inline(always)]
+fn argument(ctx: &ProbeContext, index: usize) -> u64 {
+    ctx.arg(index).unwrap_or(0)
+}
+
+/// `newary` is entered.
+#[kprobe]
+pub fn newary_ke(ctx: ProbeContext) -> u32 {
+    let params: Addr = argument(&ctx, 1);
+    enter(&Call {
+        ns: u32_at(argument(&ctx, 0), &O_IPCNS_INUM),
+        target: u32_at(params, &O_PARAMS_KEY),
+        count: u32_at(params, &O_PARAMS_NSEMS),
+        value: u32_at(params, &O_PARAMS_FLG),
+        ops: NO_OPS,
+    });
+    0
+}
+
+/// `newary` returns.
+#[kretprobe]
+pub fn newary_kx(ctx: RetProbeContext) -> u32 {
+    let Some(call) = leave() else { return 0 };
+    created(&Creation {
+        ns: call.ns,
+        key: call.target,
+        nsems: call.count,
+        semflg: call.value,
+        ret: ctx.ret::<i32>(),
+        quality: 0,
+        doubt: 0,
+    });
+    0
+}
+
+/// `freeary` is entered.
+#[kprobe]
+pub fn freeary_ke(ctx: ProbeContext) -> u32 {
+    freed(argument(&ctx, 0), argument(&ctx, 1));
+    0
+}
+
+/// `semctl_setval` is entered.
+#[kprobe]
+pub fn setval_ke(ctx: ProbeContext) -> u32 {
+    let semid = argument(&ctx, 1) as i32;
+    if maybe_cookie(semid) {
+        enter(&Call {
+            ns: u32_at(argument(&ctx, 0), &O_IPCNS_INUM),
+            target: semid as u32,
+            count: 0,
+            value: argument(&ctx, 3) as u32,
+            ops: NO_OPS,
+        });
+    }
+    0
+}
+
+/// `semctl_setval` returns.
+#[kretprobe]
+pub fn setval_kx(ctx: RetProbeContext) -> u32 {
+    if let Some(call) = leave() {
+        value_set(
+            call.ns,
+            call.target as i32,
+            call.value as i32,
+            ctx.ret::<i32>(),
+            0,
+        );
+    }
+    0
+}
+
+/// `__do_semtimedop` is entered (since 5.15).
+#[kprobe]
+pub fn semop_ke(ctx: ProbeContext) -> u32 {
+    let semid = argument(&ctx, 0) as i32;
+    if maybe_cookie(semid) {
+        let ns = u32_at(argument(&ctx, 4), &O_IPCNS_INUM);
+        let ops = read_ops(argument(&ctx, 1), argument(&ctx, 2) as u32, Memory::Kernel);
+        op_begins(ns, semid, &ops, EVENT_NO_RESULT);
+    }
+    0
+}
+
+/// `do_semtimedop` is entered (before 5.15).
+#[kprobe]
+pub fn semop_old_ke(ctx: ProbeContext) -> u32 {
+    let semid = argument(&ctx, 0) as i32;
+    if maybe_cookie(semid) {
+        // SAFETY: takes no pointers.
+        let ns = ipc_ns(unsafe { bpf_get_current_task() }).1;
+        let ops = read_ops(argument(&ctx, 1), argument(&ctx, 2) as u32, Memory::User);
+        op_begins(ns, semid, &ops, EVENT_NO_RESULT);
+    }
+    0
+}
+
+/// `int perform_atomic_semop(struct sem_array *sma, struct sem_queue *q)` is entered: by the
+/// caller of semop, or for a sleeper by the one who wakes it.
+#[kprobe]
+pub fn semop_do_ke(ctx: ProbeContext) -> u32 {
+    // `sem_perm` is the first field of `struct sem_array`.
+    let semid = u32_at(argument(&ctx, 0), &O_PERM_ID) as i32;
+    if maybe_cookie(semid) {
+        let queue: Addr = argument(&ctx, 1);
+        let ops = read_ops(
+            u64_at(queue, &O_SEMQUEUE_SOPS),
+            u32_at(queue, &O_SEMQUEUE_NSOPS),
+            Memory::Kernel,
+        );
+        // SAFETY: takes no pointers.
+        let ns = ipc_ns(unsafe { bpf_get_current_task() }).1;
+        enter(&Call {
+            ns,
+            target: semid as u32,
+            count: ops.count,
+            value: 0,
+            ops: ops.list,
+        });
+    }
+    0
+}
+
+/// `perform_atomic_semop` returns: 0 done, 1 must sleep, or a negative errno.
+#[kretprobe]
+pub fn semop_do_kx(ctx: RetProbeContext) -> u32 {
+    let Some(call) = leave() else { return 0 };
+    let ret = ctx.ret::<i32>();
+    if ret <= 0 {
+        let ops = Ops {
+            count: call.count,
+            list: call.ops,
+        };
+        op_ended(call.ns, call.target as i32, &ops, ret, 0);
+    }
+    0
+}

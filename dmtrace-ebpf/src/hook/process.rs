@@ -1,0 +1,12 @@
+//! The end of a process, the same for every backend.
+
+use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+
+use crate::process::exited;
+
+/// `sched_process_exit`, fired by do_exit for each thread.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn exit_e(_ctx: RawTracePointContext) -> i32 {
+    exited();
+    0
+}

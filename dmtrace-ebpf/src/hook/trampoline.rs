@@ -1,0 +1,155 @@
+//! fentry and fexit: exact, cheap, blind to nothing. The preferred backend.
+
+use aya_ebpf::{
+    macros::{fentry, fexit},
+    programs::{FEntryContext, FExitContext},
+};
+use aya_log_ebpf::warn;
+
+use super::{Memory, read_ops};
+use crate::{
+    offsets::{
+        ABSENT, O_IPCNS_INUM, O_PARAMS_FLG, O_PARAMS_KEY, O_PARAMS_NSEMS, O_PERM_ID, O_PERM_KEY,
+    },
+    process::ipc_ns,
+    read::{Addr, u32_at},
+    sem::{
+        Creation, End, created, destroyed, lookup_failed, maybe_cookie, op_begins, op_ended,
+        value_set,
+    },
+};
+
+/// `int newary(struct ipc_namespace *ns, struct ipc_params *params)`: runs only for a real
+/// creation, so there is no doubt about created or found.
+#[fexit(function = "newary")]
+pub fn newary_x(ctx: FExitContext) -> i32 {
+    let (ns, params): (Addr, Addr) = (ctx.arg(0), ctx.arg(1));
+    if O_PARAMS_KEY.load() == ABSENT {
+        warn!(&ctx, "struct ipc_params is unknown: a creation has no key");
+    }
+    created(&Creation {
+        ns: u32_at(ns, &O_IPCNS_INUM),
+        key: u32_at(params, &O_PARAMS_KEY),
+        nsems: u32_at(params, &O_PARAMS_NSEMS),
+        semflg: u32_at(params, &O_PARAMS_FLG),
+        ret: ctx.arg::<i32>(2),
+        quality: 0,
+        doubt: 0,
+    });
+    0
+}
+
+/// `void freeary(struct ipc_namespace *ns, struct kern_ipc_perm *ipcp)`: every removal, also with
+/// a namespace.
+#[fentry(function = "freeary")]
+pub fn freeary_e(ctx: FEntryContext) -> i32 {
+    freed(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// Common to fentry and kprobe on `freeary`.
+#[inline(always)]
+pub fn freed(ns: Addr, perm: Addr) {
+    // IPC_RMID works in the caller's namespace (semctl takes current->nsproxy->ipc_ns); free_ipcs
+    // runs in a kernel worker since 5.8, before that in the last task to leave, whose nsproxy is
+    // gone by then.
+    // SAFETY: takes no pointers.
+    let task = unsafe { aya_ebpf::helpers::bpf_get_current_task() };
+    let end = if ipc_ns(task).0 == ns {
+        End::Removed
+    } else {
+        End::NsTeardown
+    };
+    let semid = u32_at(perm, &O_PERM_ID) as i32;
+    destroyed(
+        u32_at(ns, &O_IPCNS_INUM),
+        semid,
+        u32_at(perm, &O_PERM_KEY),
+        end,
+        0,
+    );
+}
+
+/// `int semctl_setval(struct ipc_namespace *ns, int semid, int semnum, int val)`.
+#[fexit(function = "semctl_setval")]
+pub fn setval_x(ctx: FExitContext) -> i32 {
+    let semid = ctx.arg::<i32>(1);
+    if maybe_cookie(semid) {
+        let ns = u32_at(ctx.arg(0), &O_IPCNS_INUM);
+        value_set(ns, semid, ctx.arg::<i32>(3), ctx.arg::<i32>(4), 0);
+    }
+    0
+}
+
+/// `long __do_semtimedop(int semid, struct sembuf *sops, unsigned nsops,
+/// const struct timespec64 *timeout, struct ipc_namespace *ns)`, since 5.15: every semop of the
+/// host goes through here, 32-bit callers included.
+#[fentry(function = "__do_semtimedop")]
+pub fn semop_e(ctx: FEntryContext) -> i32 {
+    let semid = ctx.arg::<i32>(0);
+    if maybe_cookie(semid) {
+        let ns = u32_at(ctx.arg(4), &O_IPCNS_INUM);
+        op_begins(
+            ns,
+            semid,
+            &read_ops(ctx.arg(1), ctx.arg(2), Memory::Kernel),
+            0,
+        );
+    }
+    0
+}
+
+/// See [`semop_e`].
+#[fexit(function = "__do_semtimedop")]
+pub fn semop_x(ctx: FExitContext) -> i32 {
+    let semid = ctx.arg::<i32>(0);
+    if maybe_cookie(semid) {
+        let ns = u32_at(ctx.arg(4), &O_IPCNS_INUM);
+        let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::Kernel);
+        op_ended(ns, semid, &ops, ctx.arg::<i64>(5) as i32, 0);
+    }
+    0
+}
+
+/// `long do_semtimedop(int semid, struct sembuf __user *tsops, unsigned nsops,
+/// const struct timespec64 *timeout)`: the whole body of semop before 5.15.
+#[fentry(function = "do_semtimedop")]
+pub fn semop_old_e(ctx: FEntryContext) -> i32 {
+    let semid = ctx.arg::<i32>(0);
+    if maybe_cookie(semid) {
+        // SAFETY: takes no pointers.
+        let task = unsafe { aya_ebpf::helpers::bpf_get_current_task() };
+        op_begins(
+            ipc_ns(task).1,
+            semid,
+            &read_ops(ctx.arg(1), ctx.arg(2), Memory::User),
+            0,
+        );
+    }
+    0
+}
+
+/// See [`semop_old_e`].
+#[fexit(function = "do_semtimedop")]
+pub fn semop_old_x(ctx: FExitContext) -> i32 {
+    let semid = ctx.arg::<i32>(0);
+    if maybe_cookie(semid) {
+        // SAFETY: takes no pointers.
+        let task = unsafe { aya_ebpf::helpers::bpf_get_current_task() };
+        let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::User);
+        op_ended(ipc_ns(task).1, semid, &ops, ctx.arg::<i64>(4) as i32, 0);
+    }
+    0
+}
+
+/// `long ksys_semget(key_t key, int nsems, int semflg)`: lookups of cookies that are not there.
+#[fexit(function = "ksys_semget")]
+pub fn semget_x(ctx: FExitContext) -> i32 {
+    let ret = ctx.arg::<i64>(3) as i32;
+    if ret < 0 && ctx.arg::<i32>(2) & super::syscall::IPC_CREAT == 0 {
+        // SAFETY: takes no pointers.
+        let task = unsafe { aya_ebpf::helpers::bpf_get_current_task() };
+        lookup_failed(ipc_ns(task).1, ctx.arg::<i32>(0) as u32, ret, 0);
+    }
+    0
+}

@@ -1,0 +1,65 @@
+//! The maps. Sizes marked "resized" are set by userspace at load.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use dmtrace_common::{
+    COUNTERS, PREFILTER_SLOTS, ProcKey, ProcRecord, SemBuf, SemKey, SemRecord, control,
+};
+
+/// `BPF_F_MMAPABLE`: userspace changes the same words atomically through shared memory.
+const MMAPABLE: u32 = 1 << 10;
+
+/// The truth about semaphore sets. Resized.
+#[map]
+pub static SEMS: HashMap<SemKey, SemRecord> = HashMap::with_max_entries(65_536, 0);
+
+/// The truth about processes that made semaphores or touched cookies. Resized.
+#[map]
+pub static PROCS: HashMap<ProcKey, ProcRecord> = HashMap::with_max_entries(8192, 0);
+
+/// A record of zeros: too large for the 512-byte stack, copied from here.
+#[map]
+pub static ZERO: Array<ProcRecord> = Array::with_max_entries(1, 0);
+
+/// Notifications. Resized.
+#[map]
+pub static RING: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Live cookies by slot of their semid (`semid & 0x7fff`): the first question of every hot hook.
+#[map]
+pub static PREFILTER: Array<u32> = Array::with_max_entries(PREFILTER_SLOTS, MMAPABLE);
+
+/// See `dmtrace_common::control`.
+#[map]
+pub static CONTROL: Array<u64> = Array::with_max_entries(control::SLOTS, MMAPABLE);
+
+/// See `dmtrace_common::Counter`.
+#[map]
+pub static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
+
+/// Calls between their entry and their return, by `pid_tgid`; only where the return probe does
+/// not see the arguments (kprobes and syscall tracepoints).
+#[map]
+pub static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(16_384, 0);
+
+/// Threads with an entry in [`CALLS`], by `tid & 0x7fff`: spares a hash lookup at each return.
+#[map]
+pub static IN_CALL: Array<u32> = Array::with_max_entries(PREFILTER_SLOTS, 0);
+
+/// Arguments of a call in flight.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Call {
+    /// IPC namespace.
+    pub ns: u32,
+    /// semid, or key for `semget`.
+    pub target: u32,
+    /// `nsems` (semget), `cmd` (semctl), number of operations (semop).
+    pub count: u32,
+    /// `semflg` (semget), value (SETVAL), `semnum` shifted by 16 is not kept.
+    pub value: u32,
+    /// First operations (semop).
+    pub ops: [SemBuf; dmtrace_common::OPS_KEPT],
+}

@@ -1,0 +1,421 @@
+//! What happens to semaphore sets: the handlers behind all backends.
+
+use dmtrace_common::{
+    Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, OPS_KEPT, ProcKey, SEM_ANNOUNCED,
+    SEM_COOKIE, SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_TOMBSTONE, SemBuf, SemEvent, SemKey,
+    SemRecord, control, has_cookie_magic,
+};
+
+use crate::{
+    atomic::add32,
+    emit,
+    maps::{PREFILTER, PROCS, SEMS},
+    offsets::TOMBSTONES_MAX,
+    process::{Current, add, comm, control_add, control_get, current, intern, release},
+};
+
+const EAGAIN: i32 = -11;
+const ENOSPC: i32 = -28;
+const IPC_NOWAIT: i16 = 0o4000;
+
+/// A call of `semget` that was to make a set.
+#[derive(Clone, Copy)]
+pub struct Creation {
+    /// IPC namespace.
+    pub ns: u32,
+    /// System V key.
+    pub key: u32,
+    /// Semaphores in the set.
+    pub nsems: u32,
+    /// `semflg`.
+    pub semflg: u32,
+    /// semid, or a negative errno.
+    pub ret: i32,
+    /// `EVENT_*`: how it was observed.
+    pub quality: u16,
+    /// The call may have found an existing set: `SEM_MAYBE_FOUND`, else 0.
+    pub doubt: u32,
+}
+
+/// Operations of a `semop` call, the first few of them.
+#[derive(Clone, Copy, Default)]
+pub struct Ops {
+    /// Elements in the call.
+    pub count: u32,
+    /// The first ones.
+    pub list: [SemBuf; OPS_KEPT],
+}
+
+impl Ops {
+    /// Whether the call can sleep: libdm waits with a plain `{0, 0, 0}`.
+    #[inline(always)]
+    fn can_sleep(&self) -> bool {
+        self.list[0].op <= 0 && self.list[0].flg & IPC_NOWAIT == 0
+    }
+}
+
+/// Slot of a semid in the prefilter (ipc/util.h:ipcid_to_idx).
+#[inline(always)]
+pub fn slot(semid: i32) -> u32 {
+    semid as u32 & 0x7fff
+}
+
+/// Whether a live cookie may have this semid: the question that every operation on any semaphore
+/// of the host is asked first.
+#[inline(always)]
+pub fn maybe_cookie(semid: i32) -> bool {
+    PREFILTER.get(slot(semid)).is_some_and(|&count| count != 0)
+}
+
+#[inline(always)]
+fn prefilter_add(semid: i32, by: u32) {
+    if let Some(count) = PREFILTER.get_ptr_mut(slot(semid)) {
+        // SAFETY: a live, aligned map value.
+        unsafe { add32(count, by) };
+    }
+}
+
+#[inline(always)]
+fn bump(field: *mut u32) {
+    // SAFETY: the callers pass an aligned field of a live map value.
+    unsafe { add32(field, 1) };
+}
+
+#[inline(always)]
+fn header(kind: Kind, flags: u16, who: &Current) -> Header {
+    Header {
+        kind: kind as u16,
+        flags,
+        tid: who.tid,
+        ts: who.now,
+        actor: who.key,
+    }
+}
+
+/// `newary` returned, or `semget` did.
+#[inline(always)]
+pub fn created(call: &Creation) {
+    let who = current();
+    let failed = call.ret < 0;
+    let kind = if failed {
+        Kind::CreateFailed
+    } else {
+        Kind::Created
+    };
+    emit::count(Counter::seen(kind));
+    let owner = intern(&who);
+    let name = comm(who.task);
+    if !owner.is_null() {
+        // SAFETY: a live map value; these fields are only counted in.
+        let (live, created, starved) = unsafe {
+            (
+                &raw mut (*owner).live,
+                &raw mut (*owner).created,
+                &raw mut (*owner).starved,
+            )
+        };
+        if !failed {
+            add(live, 1);
+            add(created, 1);
+        } else if call.ret == ENOSPC {
+            add(starved, 1);
+        }
+    }
+    let event = SemEvent {
+        header: header(kind, call.quality, &who),
+        ns: call.ns,
+        semid: if failed { -1 } else { call.ret },
+        key: call.key,
+        ret: call.ret,
+        arg: call.nsems as i32,
+        extra: call.semflg,
+        comm: name,
+        ..SemEvent::default()
+    };
+    let sent = emit::event(kind, &event);
+    if failed {
+        return;
+    }
+    let cookie = has_cookie_magic(call.key);
+    let record = SemRecord {
+        created: who.now,
+        creator: who.key,
+        key: call.key,
+        nsems: call.nsems,
+        semflg: call.semflg,
+        state: call.doubt
+            | if sent { SEM_ANNOUNCED } else { 0 }
+            | if cookie { SEM_COOKIE } else { 0 },
+        tid: who.tid,
+        uid: aya_ebpf::helpers::bpf_get_current_uid_gid() as u32,
+        comm: name,
+        ..SemRecord::default()
+    };
+    let sem = SemKey {
+        ns: call.ns,
+        semid: call.ret,
+    };
+    // Overwrites: the kernel says that this set is new, so an older record of the same semid is
+    // of a set whose removal went unseen.
+    if SEMS.insert(sem, record, 0).is_err() {
+        emit::count(Counter::SEM_MAP_FULL);
+        if !owner.is_null() {
+            // SAFETY: as above.
+            add(unsafe { &raw mut (*owner).live }, -1);
+        }
+    } else if cookie {
+        prefilter_add(call.ret, 1);
+    }
+}
+
+/// Whether a set is known: tells a `semget` that created from one that found.
+#[inline(always)]
+pub fn is_known(ns: u32, semid: i32) -> bool {
+    SEMS.get_ptr(SemKey { ns, semid }).is_some()
+}
+
+/// A key with the cookie magic was looked up in vain.
+#[inline(always)]
+pub fn lookup_failed(ns: u32, key: u32, ret: i32, quality: u16) {
+    if !has_cookie_magic(key) {
+        return;
+    }
+    let who = current();
+    emit::count(Counter::seen(Kind::LookupFailed));
+    intern(&who);
+    let event = SemEvent {
+        header: header(Kind::LookupFailed, quality, &who),
+        ns,
+        semid: -1,
+        key,
+        ret,
+        comm: comm(who.task),
+        ..SemEvent::default()
+    };
+    emit::event(Kind::LookupFailed, &event);
+}
+
+/// `SETVAL` returned.
+#[inline(always)]
+pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16) {
+    if !maybe_cookie(semid) {
+        return;
+    }
+    let Some(record) = SEMS.get_ptr_mut(SemKey { ns, semid }) else {
+        return;
+    };
+    // SAFETY: a live map value.
+    let record = unsafe { &mut *record };
+    if record.state & SEM_COOKIE == 0 {
+        return;
+    }
+    let who = current();
+    if ret == 0 {
+        record.value = value;
+        record.last_actor = who.key;
+        bump(&raw mut record.setvals);
+    }
+    emit::count(Counter::seen(Kind::SetVal));
+    intern(&who);
+    let event = SemEvent {
+        header: header(Kind::SetVal, quality, &who),
+        ns,
+        semid,
+        key: record.key,
+        ret,
+        arg: value,
+        comm: comm(who.task),
+        ..SemEvent::default()
+    };
+    if !emit::event(Kind::SetVal, &event) {
+        record.state |= SEM_OPS_DROPPED;
+    }
+}
+
+#[inline(always)]
+fn tracked_cookie(ns: u32, semid: i32) -> Option<&'static mut SemRecord> {
+    let record = SEMS.get_ptr_mut(SemKey { ns, semid })?;
+    // SAFETY: a live map value.
+    let record = unsafe { &mut *record };
+    (record.state & SEM_COOKIE != 0).then_some(record)
+}
+
+#[inline(always)]
+fn op_event(kind: Kind, who: &Current, sem: SemKey, key: u32, ops: &Ops) -> SemEvent {
+    SemEvent {
+        header: header(kind, 0, who),
+        ns: sem.ns,
+        semid: sem.semid,
+        key,
+        extra: ops.count,
+        ops: ops.list,
+        comm: comm(who.task),
+        ..SemEvent::default()
+    }
+}
+
+/// An operation begins. Only one that can sleep is worth an event: the others return at once.
+#[inline(always)]
+pub fn op_begins(ns: u32, semid: i32, ops: &Ops, quality: u16) {
+    if !ops.can_sleep() {
+        return;
+    }
+    let Some(record) = tracked_cookie(ns, semid) else {
+        return;
+    };
+    let who = current();
+    bump(&raw mut record.waits);
+    record.waiter = who.key;
+    record.wait_since = who.now;
+    emit::count(Counter::seen(Kind::WaitBegin));
+    intern(&who);
+    let mut event = op_event(Kind::WaitBegin, &who, SemKey { ns, semid }, record.key, ops);
+    event.header.flags = quality;
+    if !emit::event(Kind::WaitBegin, &event) {
+        record.state |= SEM_OPS_DROPPED;
+    }
+}
+
+/// An operation returned.
+#[inline(always)]
+pub fn op_ended(ns: u32, semid: i32, ops: &Ops, ret: i32, quality: u16) {
+    let sem = SemKey { ns, semid };
+    let who = current();
+    let mut event = op_event(Kind::Op, &who, sem, 0, ops);
+    event.ret = ret;
+    event.header.flags = quality;
+    let Some(record) = tracked_cookie(ns, semid) else {
+        // The record of a set that was removed under a sleeper is gone already; the sleeper's
+        // EIDRM still belongs into the cookie's story.
+        if ops.can_sleep() {
+            emit::count(Counter::seen(Kind::Op));
+            event.header.flags |= EVENT_UNTRACKED;
+            emit::event(Kind::Op, &event);
+        }
+        return;
+    };
+    event.key = record.key;
+    note_op(record, &who, ops, ret);
+    emit::count(Counter::seen(Kind::Op));
+    intern(&who);
+    if !emit::event(Kind::Op, &event) {
+        record.state |= SEM_OPS_DROPPED;
+    }
+}
+
+/// Keeps the sums that a verdict needs when messages were dropped.
+#[inline(always)]
+fn note_op(record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32) {
+    let op = ops.list[0].op;
+    if ops.can_sleep() {
+        bump(&raw mut record.waits_done);
+        if same_process(record.waiter, who.key) {
+            record.wait_since = 0;
+        }
+    }
+    if ret < 0 {
+        if ret == EAGAIN {
+            bump(&raw mut record.starved);
+        } else {
+            record.last_error = ret;
+        }
+        return;
+    }
+    record.last_op = who.now;
+    record.last_actor = who.key;
+    let sum = total(ops);
+    if sum != 0 {
+        // SAFETY: an aligned field of a live map value.
+        unsafe { add32((&raw mut record.value).cast(), sum as u32) };
+    }
+    let owner = same_process(record.creator, who.key);
+    match (owner, op > 0, op < 0) {
+        (true, true, _) => bump(&raw mut record.owner_inc),
+        (true, _, true) => bump(&raw mut record.owner_dec),
+        (false, true, _) => bump(&raw mut record.other_inc),
+        (false, _, true) => bump(&raw mut record.other_dec),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn total(ops: &Ops) -> i32 {
+    let mut sum = 0;
+    for index in 0..OPS_KEPT {
+        if (index as u32) < ops.count {
+            sum += i32::from(ops.list[index].op);
+        }
+    }
+    sum
+}
+
+#[inline(always)]
+fn same_process(a: ProcKey, b: ProcKey) -> bool {
+    a.tgid == b.tgid && a.start == b.start
+}
+
+/// How a set ended.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub enum End {
+    /// `semctl(IPC_RMID)` by the current process.
+    Removed,
+    /// Its IPC namespace ended; the current process is a kernel worker or the last one to leave.
+    NsTeardown,
+}
+
+/// `freeary` runs, or `semctl(IPC_RMID)` returned. `key` is 0 where the backend does not see it.
+#[inline(always)]
+pub fn destroyed(ns: u32, semid: i32, key: u32, end: End, quality: u16) {
+    let sem = SemKey { ns, semid };
+    let who = current();
+    emit::count(Counter::seen(Kind::Destroyed));
+    let mut event = SemEvent {
+        header: header(Kind::Destroyed, quality, &who),
+        ns,
+        semid,
+        key,
+        comm: comm(who.task),
+        ..SemEvent::default()
+    };
+    if end == End::NsTeardown {
+        event.header.flags |= EVENT_NS_TEARDOWN;
+    } else {
+        intern(&who);
+    }
+    let Some(record) = SEMS.get_ptr_mut(sem) else {
+        event.header.flags |= EVENT_UNTRACKED;
+        emit::event(Kind::Destroyed, &event);
+        return;
+    };
+    // SAFETY: a live map value.
+    let record = unsafe { &mut *record };
+    event.key = record.key;
+    let owner = record.creator;
+    let sent = emit::event(Kind::Destroyed, &event);
+    if record.state & SEM_COOKIE != 0 {
+        prefilter_add(semid, u32::MAX);
+    }
+    let known = record.state & (SEM_ANNOUNCED | SEM_OPS_DROPPED) == SEM_ANNOUNCED;
+    if sent && known {
+        let _gone_already = SEMS.remove(sem);
+    } else if control_get(control::TOMBSTONES) < TOMBSTONES_MAX.load() {
+        control_add(control::TOMBSTONES, 1);
+        record.closed = who.now;
+        record.closer = who.key;
+        record.state |= SEM_TOMBSTONE
+            | if end == End::NsTeardown {
+                SEM_NS_TEARDOWN
+            } else {
+                0
+            };
+    } else {
+        let _gone_already = SEMS.remove(sem);
+        emit::count(Counter::HISTORY_LOST);
+    }
+    if let Some(owner_record) = PROCS.get_ptr_mut(owner) {
+        // SAFETY: a live map value.
+        let owner_record = unsafe { &mut *owner_record };
+        add(&raw mut owner_record.live, -1);
+        release(owner, owner_record);
+    }
+}
