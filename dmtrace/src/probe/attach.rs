@@ -1,0 +1,193 @@
+//! Attaching the programs of one backend, really, and saying why where it fails.
+
+use std::any::Any;
+
+use aya::{
+    Btf, Ebpf,
+    programs::{Program, ProgramError},
+};
+use serde::Serialize;
+
+use super::spec::{Attachment, Backend, Hook, Subject, Weight, subjects};
+
+/// What came of a way to see a subject.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Its programs are attached.
+    Attached,
+    /// They are not, for this reason.
+    Failed(String),
+    /// Not tried: a better way, or a better backend, works.
+    NotNeeded,
+}
+
+/// One line of the attach report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Attempt {
+    /// Backend.
+    pub backend: Backend,
+    /// Subject.
+    pub subject: &'static str,
+    /// What it provides, in words.
+    pub provides: &'static str,
+    /// Hooks of this way.
+    pub hooks: Vec<String>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// Links that hold the programs in place; dropping them detaches.
+pub type Links = Vec<Box<dyn Any>>;
+
+/// Attaches all subjects of a backend, or nothing.
+///
+/// # Errors
+/// The first required subject that no way leads to, with the reason of its last way.
+pub fn attach_backend(
+    ebpf: &mut Ebpf,
+    btf: Option<&Btf>,
+    backend: Backend,
+    report: &mut Vec<Attempt>,
+) -> Result<Links, String> {
+    let mut links = Links::new();
+    for subject in subjects(backend) {
+        match attach_subject(ebpf, btf, backend, subject, report) {
+            Ok(more) => links.extend(more),
+            Err(reason) if subject.weight == Weight::Required => return Err(reason),
+            Err(_) => {}
+        }
+    }
+    Ok(links)
+}
+
+fn attach_subject(
+    ebpf: &mut Ebpf,
+    btf: Option<&Btf>,
+    backend: Backend,
+    subject: &Subject,
+    report: &mut Vec<Attempt>,
+) -> Result<Links, String> {
+    let mut result = Err("no way known".to_owned());
+    for way in subject.ways {
+        let outcome = if result.is_ok() {
+            Outcome::NotNeeded
+        } else {
+            result = way
+                .iter()
+                .map(|attachment| attach(ebpf, btf, *attachment))
+                .collect();
+            match &result {
+                Ok(_) => Outcome::Attached,
+                Err(reason) => Outcome::Failed(reason.clone()),
+            }
+        };
+        report.push(Attempt {
+            backend,
+            subject: subject.name,
+            provides: subject.provides,
+            hooks: way
+                .iter()
+                .map(|attachment| attachment.hook.to_string())
+                .collect(),
+            outcome,
+        });
+    }
+    result
+}
+
+fn attach(
+    ebpf: &mut Ebpf,
+    btf: Option<&Btf>,
+    attachment: Attachment,
+) -> Result<Box<dyn Any>, String> {
+    let Attachment {
+        program: name,
+        hook,
+    } = attachment;
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| format!("{hook}: the object has no program {name}"))?;
+    let result = match (program, hook) {
+        (Program::FEntry(program), Hook::Fentry(function)) => {
+            let btf = btf.ok_or_else(|| format!("{hook}: the kernel has no BTF"))?;
+            loaded(program.load(function, btf))
+                .and_then(|()| program.attach())
+                .and_then(|id| program.take_link(id))
+                .map(boxed)
+        }
+        (Program::FExit(program), Hook::Fexit(function)) => {
+            let btf = btf.ok_or_else(|| format!("{hook}: the kernel has no BTF"))?;
+            loaded(program.load(function, btf))
+                .and_then(|()| program.attach())
+                .and_then(|id| program.take_link(id))
+                .map(boxed)
+        }
+        (Program::KProbe(program), Hook::Kprobe(function) | Hook::Kretprobe(function)) => {
+            loaded(program.load())
+                .and_then(|()| program.attach(function, 0))
+                .and_then(|id| program.take_link(id))
+                .map(boxed)
+        }
+        (Program::TracePoint(program), Hook::Tracepoint(category, tracepoint)) => {
+            loaded(program.load())
+                .and_then(|()| program.attach(category, tracepoint))
+                .and_then(|id| program.take_link(id))
+                .map(boxed)
+        }
+        (Program::RawTracePoint(program), Hook::RawTracepoint(tracepoint)) => {
+            loaded(program.load())
+                .and_then(|()| program.attach(tracepoint))
+                .and_then(|id| program.take_link(id))
+                .map(boxed)
+        }
+        _ => {
+            return Err(format!(
+                "{hook}: the object's program {name} is of another type"
+            ));
+        }
+    };
+    result.map_err(|error| format!("{hook}: {}", explain(&error)))
+}
+
+fn boxed<T: 'static>(link: T) -> Box<dyn Any> {
+    Box::new(link)
+}
+
+/// A program that an earlier attempt has loaded is as good as one loaded now.
+fn loaded(result: Result<(), ProgramError>) -> Result<(), ProgramError> {
+    match result {
+        Err(ProgramError::AlreadyLoaded) => Ok(()),
+        other => other,
+    }
+}
+
+/// One line. The verifier's log has hundreds, of which the end says what is wrong.
+fn explain(error: &ProgramError) -> String {
+    if let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    {
+        let log = verifier_log.to_string();
+        let last = log.lines().rev().map(str::trim).find(|line| {
+            !line.is_empty()
+                && !line.starts_with("processed ")
+                && !line.contains("verification time")
+        });
+        return match last {
+            Some(last) => format!("the verifier says: {last} ({io_error})"),
+            None => format!("the kernel refuses to load it ({io_error})"),
+        };
+    }
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text.lines().next().unwrap_or_default().to_owned()
+}

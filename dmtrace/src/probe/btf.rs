@@ -1,0 +1,286 @@
+//! A reader for the kernel's own type information, as far as offsets need it.
+//!
+//! aya parses BTF too, but offers no look-up of members; Rust's eBPF target emits no CO-RE
+//! relocations that would make it unnecessary. Format: Documentation/bpf/btf.rst.
+
+use std::{collections::HashMap, fs, path::Path};
+
+/// Why BTF could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum BtfError {
+    /// The file cannot be read: the kernel was built without `CONFIG_DEBUG_INFO_BTF`.
+    #[error("{path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The bytes are not BTF.
+    #[error("{0}: not BTF, or cut short")]
+    Malformed(String),
+}
+
+const MAGIC: u16 = 0xeb9f;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+const KIND_ENUM: u32 = 6;
+const KIND_FUNC: u32 = 12;
+
+/// Types of the kernel, by name.
+pub struct Btf {
+    bytes: Vec<u8>,
+    types: usize,
+    strings: usize,
+    /// Offset of each type's entry, by type id; id 0 is `void`.
+    entries: Vec<u32>,
+    /// Structs and unions that are defined, by name.
+    structs: HashMap<Box<[u8]>, u32>,
+    /// Functions, by name.
+    functions: HashMap<Box<[u8]>, u32>,
+    enums: Vec<u32>,
+}
+
+impl Btf {
+    /// Reads the running kernel's.
+    ///
+    /// # Errors
+    /// The file is missing, not readable, or not BTF.
+    pub fn from_file(path: &Path) -> Result<Self, BtfError> {
+        let name = path.display().to_string();
+        let bytes = fs::read(path).map_err(|source| BtfError::Unreadable {
+            path: name.clone(),
+            source,
+        })?;
+        Self::parse(bytes).ok_or(BtfError::Malformed(name))
+    }
+
+    fn parse(bytes: Vec<u8>) -> Option<Self> {
+        if u16_at(&bytes, 0)? != MAGIC {
+            return None;
+        }
+        let header = u32_at(&bytes, 4)? as usize;
+        let types = header + u32_at(&bytes, 8)? as usize;
+        let types_end = types + u32_at(&bytes, 12)? as usize;
+        let strings = header + u32_at(&bytes, 16)? as usize;
+        let mut btf = Self {
+            bytes,
+            types,
+            strings,
+            entries: vec![0],
+            structs: HashMap::new(),
+            functions: HashMap::new(),
+            enums: Vec::new(),
+        };
+        let mut at = types;
+        while at < types_end {
+            let id = btf.entries.len() as u32;
+            btf.entries.push((at - types) as u32);
+            let info = u32_at(&btf.bytes, at + 4)?;
+            let kind = info >> 24 & 0x1f;
+            match kind {
+                KIND_STRUCT | KIND_UNION => {
+                    if let Some(name) = btf.name(u32_at(&btf.bytes, at)?) {
+                        btf.structs.entry(name.into()).or_insert(id);
+                    }
+                }
+                KIND_FUNC => {
+                    if let Some(name) = btf.name(u32_at(&btf.bytes, at)?) {
+                        btf.functions.entry(name.into()).or_insert(id);
+                    }
+                }
+                KIND_ENUM => btf.enums.push(id),
+                _ => {}
+            }
+            at += 12 + trailer(kind, info & 0xffff)?;
+        }
+        Some(btf)
+    }
+
+    /// Whether a function is there under this very name, so that a trampoline may attach to it.
+    pub fn has_function(&self, name: &str) -> bool {
+        self.functions.contains_key(name.as_bytes())
+    }
+
+    /// Size of a struct in bytes.
+    pub fn size_of(&self, name: &str) -> Option<u32> {
+        self.word(*self.structs.get(name.as_bytes())?, 8)
+    }
+
+    /// Offset in bytes of a member: `task_struct.group_leader`; `ipc_namespace.ns.inum` goes
+    /// through a member that is itself a struct. Members of anonymous structs count as the outer's.
+    pub fn offset(&self, path: &str) -> Option<u32> {
+        let mut parts = path.split('.');
+        let mut id = *self.structs.get(parts.next()?.as_bytes())?;
+        let mut offset = 0;
+        for part in parts {
+            let (member, bits) = self.member(self.resolve(id)?, part.as_bytes(), 0)?;
+            offset += bits / 8;
+            id = member;
+        }
+        Some(offset)
+    }
+
+    /// Value of an enumerator.
+    pub fn enumerator(&self, name: &str) -> Option<u32> {
+        for &id in &self.enums {
+            let count = self.word(id, 4)? & 0xffff;
+            for index in 0..count as usize {
+                if self.name(self.word(id, 12 + index * 8)?) == Some(name.as_bytes()) {
+                    return self.word(id, 12 + index * 8 + 4);
+                }
+            }
+        }
+        None
+    }
+
+    /// Through typedefs and qualifiers to the type itself.
+    fn resolve(&self, mut id: u32) -> Option<u32> {
+        // typedef 8, volatile 9, const 10, restrict 11, type_tag 18: all point on in word 2.
+        for _ in 0..16 {
+            let kind = self.word(id, 4)? >> 24 & 0x1f;
+            if !matches!(kind, 8..=11 | 18) {
+                return Some(id);
+            }
+            id = self.word(id, 8)?;
+        }
+        None
+    }
+
+    /// Type and bit offset of a member.
+    fn member(&self, id: u32, wanted: &[u8], depth: u32) -> Option<(u32, u32)> {
+        let info = self.word(id, 4)?;
+        if !matches!(info >> 24 & 0x1f, KIND_STRUCT | KIND_UNION) || depth > 8 {
+            return None;
+        }
+        let bitfields = info >> 31 != 0;
+        for index in 0..(info & 0xffff) as usize {
+            let at = 12 + index * 12;
+            let kind = self.word(id, at + 4)?;
+            let raw = self.word(id, at + 8)?;
+            let bits = if bitfields { raw & 0xff_ffff } else { raw };
+            match self.name(self.word(id, at)?) {
+                Some(name) if name == wanted => return Some((kind, bits)),
+                Some(_) => {}
+                None => {
+                    if let Some((kind, inner)) = self.member(self.resolve(kind)?, wanted, depth + 1)
+                    {
+                        return Some((kind, bits + inner));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn word(&self, id: u32, offset: usize) -> Option<u32> {
+        let entry = *self.entries.get(id as usize)? as usize;
+        u32_at(&self.bytes, self.types + entry + offset)
+    }
+
+    fn name(&self, offset: u32) -> Option<&[u8]> {
+        if offset == 0 {
+            return None;
+        }
+        let rest = self.bytes.get(self.strings + offset as usize..)?;
+        let end = rest.iter().position(|&byte| byte == 0)?;
+        (end > 0).then(|| &rest[..end])
+    }
+}
+
+/// Bytes after the common 12 of an entry.
+fn trailer(kind: u32, count: u32) -> Option<usize> {
+    let count = count as usize;
+    Some(match kind {
+        1 | 14 | 17 => 4, // int, var, decl_tag
+        3 => 12,          // array
+        KIND_STRUCT | KIND_UNION => count * 12,
+        KIND_ENUM | 13 => count * 8, // enum, func_proto
+        15 | 19 => count * 12,       // datasec, enum64
+        2 | 7..=12 | 16 | 18 => 0,   // ptr, fwd, typedef .. func, float, type_tag
+        _ => return None,
+    })
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two structs, one holding the other and an anonymous union; an enum; a function.
+    fn sample() -> Vec<u8> {
+        let mut strings = vec![0u8];
+        let mut name = |text: &str| {
+            let at = strings.len() as u32;
+            strings.extend(text.as_bytes());
+            strings.push(0);
+            at
+        };
+        let mut types: Vec<u32> = Vec::new();
+        // 1: int
+        types.extend([name("int"), 1 << 24, 4, 32]);
+        // 2: struct inner { int a; int inum; }
+        types.extend([name("inner"), 4 << 24 | 2, 8]);
+        types.extend([name("a"), 1, 0, name("inum"), 1, 32]);
+        // 3: union { int nsems; }
+        types.extend([0, 5 << 24 | 1, 4, name("nsems"), 1, 0]);
+        // 4: typedef inner_t -> 2
+        types.extend([name("inner_t"), 8 << 24, 2]);
+        // 5: struct outer { int x; <3>; inner_t ns; }
+        types.extend([name("outer"), 4 << 24 | 3, 16]);
+        types.extend([name("x"), 1, 0, 0, 3, 32, name("ns"), 4, 64]);
+        // 6: enum { one_id = 7 }
+        types.extend([0, 6 << 24 | 1, 4, name("one_id"), 7]);
+        // 7: func_proto, 8: func newary
+        types.extend([0, 13 << 24, 0]);
+        types.extend([name("newary"), 12 << 24, 7]);
+        let types: Vec<u8> = types.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let mut out = Vec::new();
+        out.extend(MAGIC.to_le_bytes());
+        out.extend([1, 0]);
+        for word in [
+            24,
+            0,
+            types.len() as u32,
+            types.len() as u32,
+            strings.len() as u32,
+        ] {
+            out.extend(word.to_le_bytes());
+        }
+        out.extend(types);
+        out.extend(strings);
+        out
+    }
+
+    #[test]
+    fn offsets_go_through_typedefs_and_anonymous_members() {
+        let btf = Btf::parse(sample()).expect("sample parses");
+        assert_eq!(btf.offset("outer.x"), Some(0));
+        assert_eq!(btf.offset("outer.nsems"), Some(4));
+        assert_eq!(btf.offset("outer.ns.inum"), Some(12));
+        assert_eq!(btf.offset("outer.gone"), None);
+        assert_eq!(btf.offset("nothing.x"), None);
+        assert_eq!(btf.size_of("outer"), Some(16));
+        assert_eq!(btf.enumerator("one_id"), Some(7));
+        assert!(btf.has_function("newary"));
+        assert!(!btf.has_function("freeary"));
+    }
+
+    #[test]
+    fn cut_short_at_any_byte_never_panics() {
+        let whole = sample();
+        for len in 0..whole.len() {
+            if let Some(btf) = Btf::parse(whole[..len].to_vec()) {
+                let _some_or_none = btf.offset("outer.ns.inum");
+                let _some_or_none = btf.enumerator("one_id");
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What the kernel side has counted, summed over the CPUs.
+
+use aya::maps::{MapData, PerCpuArray};
+use dmtrace_common::{Counter, KINDS, Kind};
+use serde::Serialize;
+
+/// Counts of one kind of message.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct KindCounts {
+    /// What the probes had to report.
+    pub seen: u64,
+    /// What went into the ring.
+    pub submitted: u64,
+    /// What found the ring full.
+    pub dropped: u64,
+}
+
+/// All counters.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Counts {
+    /// By [`Kind`].
+    #[serde(skip)]
+    pub kinds: [KindCounts; KINDS],
+    /// Sets that found the semaphore map full.
+    pub sem_map_full: u64,
+    /// Processes that found the process map full.
+    pub proc_map_full: u64,
+    /// Calls that found the call map full.
+    pub call_map_full: u64,
+    /// Records of removed sets and ended processes that userspace did not collect in time.
+    pub history_lost: u64,
+    /// Failed reads.
+    pub read_fault: u64,
+}
+
+impl Counts {
+    /// Reads them.
+    pub fn read(map: &PerCpuArray<MapData, u64>) -> Self {
+        // A read of an array slot cannot fail while the map is open; 0 would show as a deficit.
+        let sum = |counter: Counter| {
+            map.get(&counter.0, 0)
+                .map_or(0, |values| values.iter().sum::<u64>())
+        };
+        let mut counts = Self {
+            sem_map_full: sum(Counter::SEM_MAP_FULL),
+            proc_map_full: sum(Counter::PROC_MAP_FULL),
+            call_map_full: sum(Counter::CALL_MAP_FULL),
+            history_lost: sum(Counter::HISTORY_LOST),
+            read_fault: sum(Counter::READ_FAULT),
+            ..Self::default()
+        };
+        for kind in Kind::ALL {
+            counts.kinds[kind as usize] = KindCounts {
+                seen: sum(Counter::seen(kind)),
+                submitted: sum(Counter::submitted(kind)),
+                dropped: sum(Counter::dropped(kind)),
+            };
+        }
+        counts
+    }
+
+    /// Sums over all kinds.
+    pub fn total(&self) -> KindCounts {
+        self.kinds
+            .iter()
+            .fold(KindCounts::default(), |sum, kind| KindCounts {
+                seen: sum.seen + kind.seen,
+                submitted: sum.submitted + kind.submitted,
+                dropped: sum.dropped + kind.dropped,
+            })
+    }
+
+    /// Counts of one kind.
+    pub const fn of(&self, kind: Kind) -> KindCounts {
+        self.kinds[kind as usize]
+    }
+
+    /// Whether anything was lost that the maps do not make good.
+    pub const fn lost_for_good(&self) -> bool {
+        self.sem_map_full != 0 || self.history_lost != 0 || self.call_map_full != 0
+    }
+}

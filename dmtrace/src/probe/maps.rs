@@ -1,0 +1,91 @@
+//! The maps of a tracer: of this process's, or of a running one found by map number.
+
+use anyhow::{Context, Result};
+use aya::maps::{HashMap, Map, MapData};
+use dmtrace_common::{ProcKey, ProcRecord, SemKey, SemRecord};
+use serde::{Deserialize, Serialize};
+
+/// A record of the semaphore map.
+pub type SemEntry = (SemKey, SemRecord);
+/// A record of the process map.
+pub type ProcEntry = (ProcKey, ProcRecord);
+
+/// The two maps that hold the truth.
+pub struct Maps {
+    sems: HashMap<MapData, SemKey, SemRecord>,
+    procs: HashMap<MapData, ProcKey, ProcRecord>,
+}
+
+/// Numbers by which another process opens the maps.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct MapIds {
+    /// Of the semaphore map.
+    pub sems: u32,
+    /// Of the process map.
+    pub procs: u32,
+}
+
+impl Maps {
+    pub(super) fn new(sems: Map, procs: Map) -> Result<Self> {
+        Ok(Self {
+            sems: HashMap::try_from(sems)?,
+            procs: HashMap::try_from(procs)?,
+        })
+    }
+
+    /// Opens the maps of a running tracer.
+    ///
+    /// # Errors
+    /// The tracer has ended, or this process lacks `CAP_SYS_ADMIN`.
+    pub fn open(ids: MapIds) -> Result<Self> {
+        let open = |id| MapData::from_id(id).with_context(|| format!("BPF map {id}"));
+        Self::new(
+            Map::HashMap(open(ids.sems)?),
+            Map::HashMap(open(ids.procs)?),
+        )
+    }
+
+    pub(super) fn ids(sems: &Map, procs: &Map) -> Result<MapIds> {
+        let id = |map: &Map| -> Result<u32> {
+            let Map::HashMap(data) = map else {
+                anyhow::bail!("not a hash map")
+            };
+            Ok(data.info()?.id())
+        };
+        Ok(MapIds {
+            sems: id(sems)?,
+            procs: id(procs)?,
+        })
+    }
+
+    /// All semaphore records. Records that come or go meanwhile may be missed or seen twice, as
+    /// with any walk through a live BPF hash; callers key by identity.
+    pub fn sems(&self) -> Vec<SemEntry> {
+        self.sems.iter().filter_map(Result::ok).collect()
+    }
+
+    /// All process records.
+    pub fn procs(&self) -> Vec<ProcEntry> {
+        self.procs.iter().filter_map(Result::ok).collect()
+    }
+
+    /// One semaphore record.
+    pub fn sem(&self, key: SemKey) -> Option<SemRecord> {
+        self.sems.get(&key, 0).ok()
+    }
+
+    /// Enters a set that is older than the tracer; leaves a record alone that the kernel side
+    /// has written meanwhile. Tells whether it was entered.
+    pub(super) fn seed(&mut self, key: SemKey, record: SemRecord) -> bool {
+        const BPF_NOEXIST: u64 = 1;
+        self.sems.insert(key, record, BPF_NOEXIST).is_ok()
+    }
+
+    pub(super) fn remove_sem(&mut self, key: SemKey) -> bool {
+        self.sems.remove(&key).is_ok()
+    }
+
+    pub(super) fn remove_proc(&mut self, key: ProcKey) -> bool {
+        self.procs.remove(&key).is_ok()
+    }
+}

@@ -1,0 +1,29 @@
+//! Kernel probes: which there are, which of them this kernel takes, and what they have counted.
+
+pub mod btf;
+pub mod environment;
+pub mod offsets;
+pub mod spec;
+
+#[cfg(feature = "live")]
+mod attach;
+#[cfg(feature = "live")]
+mod counters;
+#[cfg(feature = "live")]
+mod maps;
+#[cfg(feature = "live")]
+mod shared;
+#[cfg(feature = "live")]
+mod tracer;
+
+pub use environment::{Environment, Lockdown};
+pub use spec::Backend;
+
+#[cfg(feature = "live")]
+pub use attach::{Attempt, Outcome};
+#[cfg(feature = "live")]
+pub use counters::{Counts, KindCounts};
+#[cfg(feature = "live")]
+pub use maps::{Maps, ProcEntry, SemEntry};
+#[cfg(feature = "live")]
+pub use tracer::{Options, StartError, Tracer};

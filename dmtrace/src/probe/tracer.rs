@@ -1,0 +1,368 @@
+//! Loading the kernel side and keeping it attached.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use aya::{
+    Btf as AyaBtf, Ebpf, EbpfLoader,
+    maps::{Map, MapData, PerCpuArray, RingBuf},
+};
+use dmtrace_common::{
+    PREFILTER_SLOTS, SEM_ANNOUNCED, SEM_COOKIE, SEM_PREEXISTING, SEM_TOMBSTONE, SemKey, SemRecord,
+    control,
+};
+
+use super::{
+    attach::{Attempt, Links, attach_backend},
+    btf::Btf,
+    counters::Counts,
+    environment::{BTF_FILE, Environment, Lockdown},
+    maps::{MapIds, Maps},
+    offsets,
+    shared::SharedArray,
+    spec::Backend,
+};
+use crate::facts::Snapshot;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DMTRACE_BPF_PATH"));
+
+/// How to trace.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Options {
+    /// This backend and no other.
+    pub backend: Option<Backend>,
+    /// Bytes of the ring buffer; rounded up to a power of two pages.
+    pub ring_bytes: u32,
+    /// Semaphore sets that can be followed at the same time.
+    pub max_sems: u32,
+    /// Processes that can be kept at the same time.
+    pub max_procs: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            backend: None,
+            ring_bytes: 4 << 20,
+            max_sems: 65_536,
+            max_procs: 8192,
+        }
+    }
+}
+
+/// Why tracing cannot start: one line that names the cause and the fix.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Capabilities are missing.
+    #[error("not permitted to trace: {missing} missing; run as root (sudo dmtrace ...)")]
+    Privilege {
+        /// Names of the capabilities.
+        missing: String,
+    },
+    /// Lockdown forbids it.
+    #[error(
+        "kernel lockdown is in mode confidentiality, which forbids programs to read kernel \
+         memory; boot without lockdown=confidentiality, or use: dmtrace list"
+    )]
+    Lockdown,
+    /// The kernel has no BTF.
+    #[error(
+        "{BTF_FILE} is missing: the kernel was built without CONFIG_DEBUG_INFO_BTF; use: dmtrace list"
+    )]
+    NoBtf,
+    /// The kernel lacks fields that the programs need.
+    #[error("this kernel's BTF lacks {0}; please report the kernel version; use: dmtrace list")]
+    UnknownKernel(String),
+    /// No backend could be attached.
+    #[error("no way to attach: {0}")]
+    NoBackend(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// The kernel side, loaded and attached. Dropping it detaches everything.
+pub struct Tracer {
+    backend: Backend,
+    attempts: Vec<Attempt>,
+    missing_detail: Vec<&'static str>,
+    links: Links,
+    maps: Maps,
+    ids: MapIds,
+    counts: PerCpuArray<MapData, u64>,
+    prefilter: SharedArray,
+    control: SharedArray,
+    ring: Option<RingBuf<MapData>>,
+    ring_bytes: u32,
+    /// Keeps the programs that `links` refer to, and the maps, alive.
+    ebpf: Ebpf,
+}
+
+impl Tracer {
+    /// Loads, and attaches the best backend that this kernel takes.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(options: Options) -> Result<Self, StartError> {
+        let environment = Environment::read();
+        let missing = environment.capabilities.missing_for_tracing();
+        if !missing.is_empty() {
+            return Err(StartError::Privilege {
+                missing: missing.join(" and "),
+            });
+        }
+        if environment.lockdown == Lockdown::Confidentiality {
+            return Err(StartError::Lockdown);
+        }
+        if !environment.btf {
+            return Err(StartError::NoBtf);
+        }
+        let btf = Btf::from_file(Path::new(BTF_FILE))
+            .map_err(|error| StartError::Other(error.to_string()))?;
+        let offsets = offsets::resolve(&btf);
+        if !offsets.missing_core.is_empty() {
+            return Err(StartError::UnknownKernel(offsets.missing_core.join(", ")));
+        }
+        Self::load(options, &environment, &offsets)
+    }
+
+    fn load(
+        options: Options,
+        environment: &Environment,
+        offsets: &offsets::Offsets,
+    ) -> Result<Self, StartError> {
+        let ring_bytes = ring_size(options.ring_bytes);
+        let own = std::process::id();
+        // Userspace collects tombstones well before half of the map is taken by them.
+        let tombstones = u64::from(options.max_sems / 4);
+        let proc_tombstones = u64::from(options.max_procs / 4);
+        let aya_btf = AyaBtf::from_sys_fs().ok();
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(aya_btf.as_ref())
+            .map_max_entries("RING", ring_bytes)
+            .map_max_entries("SEMS", options.max_sems.max(1))
+            .map_max_entries("PROCS", options.max_procs.max(1))
+            .override_global("SELF_TGID", &own, true)
+            .override_global("TOMBSTONES_MAX", &tombstones, true)
+            .override_global("PROC_TOMBS_MAX", &proc_tombstones, true);
+        for (name, value) in &offsets.globals {
+            loader.override_global(name, value, true);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| {
+            StartError::Other(format!("cannot load the eBPF object: {}", one_line(&error)))
+        })?;
+        let mut attempts = Vec::new();
+        let (backend, links) = choose(
+            &mut ebpf,
+            aya_btf.as_ref(),
+            options,
+            environment,
+            &mut attempts,
+        )?;
+        Self::assemble(ebpf, backend, attempts, links, offsets, ring_bytes)
+            .map_err(|error| StartError::Other(format!("{error:#}")))
+    }
+
+    fn assemble(
+        mut ebpf: Ebpf,
+        backend: Backend,
+        attempts: Vec<Attempt>,
+        links: Links,
+        offsets: &offsets::Offsets,
+        ring_bytes: u32,
+    ) -> Result<Self> {
+        let mut take = |name: &str| {
+            ebpf.take_map(name)
+                .with_context(|| format!("the object has no map {name}"))
+        };
+        let (sems, procs) = (take("SEMS")?, take("PROCS")?);
+        let ids = Maps::ids(&sems, &procs)?;
+        let prefilter = shared(&take("PREFILTER")?, PREFILTER_SLOTS)?;
+        let control = shared(&take("CONTROL")?, control::SLOTS)?;
+        let counts = PerCpuArray::try_from(take("COUNTS")?)?;
+        let ring = RingBuf::try_from(take("RING")?).context("cannot map the ring buffer")?;
+        Ok(Self {
+            backend,
+            attempts,
+            missing_detail: offsets.missing_detail.clone(),
+            links,
+            maps: Maps::new(sems, procs)?,
+            ids,
+            counts,
+            prefilter,
+            control,
+            ring: Some(ring),
+            ring_bytes,
+            ebpf,
+        })
+    }
+
+    /// The backend in use.
+    pub const fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// What was tried, and what came of it.
+    pub fn attempts(&self) -> &[Attempt] {
+        &self.attempts
+    }
+
+    /// What this kernel does not let the programs capture.
+    pub fn missing_detail(&self) -> &[&'static str] {
+        &self.missing_detail
+    }
+
+    /// The ring buffer; taken once, by the consumer.
+    pub const fn take_ring(&mut self) -> Option<RingBuf<MapData>> {
+        self.ring.take()
+    }
+
+    /// Size of the ring buffer in bytes.
+    pub const fn ring_bytes(&self) -> u32 {
+        self.ring_bytes
+    }
+
+    /// The kernel side's counters now.
+    pub fn counts(&self) -> Counts {
+        Counts::read(&self.counts)
+    }
+
+    /// The maps that hold the truth.
+    pub const fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// Numbers by which another process finds the maps.
+    pub const fn map_ids(&self) -> MapIds {
+        self.ids
+    }
+
+    /// The loaded object, for aya-log.
+    pub const fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Stops the probes; maps and ring stay readable.
+    pub fn detach(&mut self) {
+        self.links.clear();
+    }
+
+    /// Enters the sets of a snapshot that the kernel side does not know, so that their operations
+    /// and removals are followed. Returns how many were entered.
+    pub fn seed(&mut self, snapshot: &Snapshot) -> usize {
+        let mut entered = 0;
+        for ns in &snapshot.namespaces {
+            for set in &ns.sets {
+                let cookie = set.key.has_cookie_magic();
+                let record = SemRecord {
+                    key: set.key.0,
+                    nsems: set.nsems,
+                    semflg: set.mode,
+                    value: set.first.map_or(0, |first| first.value),
+                    state: SEM_PREEXISTING | SEM_ANNOUNCED | if cookie { SEM_COOKIE } else { 0 },
+                    ..SemRecord::default()
+                };
+                if self.maps.seed(
+                    SemKey {
+                        ns: ns.ns.0,
+                        semid: set.semid,
+                    },
+                    record,
+                ) {
+                    entered += 1;
+                    if cookie {
+                        self.prefilter
+                            .add32(set.semid as u32 & (PREFILTER_SLOTS - 1), 1);
+                    }
+                }
+            }
+        }
+        entered
+    }
+
+    /// Removes records that userspace has taken in.
+    pub fn reap_tombstones(&mut self, sems: &[SemKey], procs: &[dmtrace_common::ProcKey]) {
+        let sems = sems
+            .iter()
+            .filter(|key| self.maps.remove_sem(**key))
+            .count();
+        self.control.sub64(control::TOMBSTONES, sems as u64);
+        let procs = procs
+            .iter()
+            .filter(|key| self.maps.remove_proc(**key))
+            .count();
+        self.control.sub64(control::PROC_TOMBSTONES, procs as u64);
+    }
+
+    /// Removes the record of a set whose removal the kernel side did not see.
+    pub fn forget(&mut self, key: SemKey) {
+        let Some(record) = self.maps.sem(key) else {
+            return;
+        };
+        if record.state & SEM_TOMBSTONE == 0
+            && self.maps.remove_sem(key)
+            && record.state & SEM_COOKIE != 0
+        {
+            self.prefilter
+                .add32(key.semid as u32 & (PREFILTER_SLOTS - 1), u32::MAX);
+        }
+    }
+
+    /// Records of removed sets that wait to be taken in.
+    pub fn tombstones(&self) -> u64 {
+        self.control.get64(control::TOMBSTONES) + self.control.get64(control::PROC_TOMBSTONES)
+    }
+}
+
+fn choose(
+    ebpf: &mut Ebpf,
+    btf: Option<&AyaBtf>,
+    options: Options,
+    environment: &Environment,
+    attempts: &mut Vec<Attempt>,
+) -> Result<(Backend, Links), StartError> {
+    let mut reasons = Vec::new();
+    for backend in Backend::ALL {
+        if options.backend.is_some_and(|wanted| wanted != backend) {
+            continue;
+        }
+        if backend == Backend::Tracepoint && environment.tracefs.is_none() {
+            reasons.push(
+                "tracepoint: tracefs is not mounted; run: mount -t tracefs tracefs /sys/kernel/tracing"
+                    .to_owned(),
+            );
+            continue;
+        }
+        match attach_backend(ebpf, btf, backend, attempts) {
+            Ok(links) => return Ok((backend, links)),
+            Err(reason) => reasons.push(format!("{backend}: {reason}")),
+        }
+    }
+    Err(StartError::NoBackend(reasons.join("; ")))
+}
+
+/// A power of two, at least one page: what `BPF_MAP_TYPE_RINGBUF` takes.
+fn ring_size(wanted: u32) -> u32 {
+    wanted.clamp(4096, 1 << 30).next_power_of_two()
+}
+
+fn shared(map: &Map, slots: u32) -> Result<SharedArray> {
+    let Map::Array(data) = map else {
+        anyhow::bail!("a control map is not an array")
+    };
+    SharedArray::map(data.fd(), slots).context("cannot map a control array")
+}
+
+fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        source = inner.source();
+    }
+    text.lines().next().unwrap_or_default().to_owned()
+}
