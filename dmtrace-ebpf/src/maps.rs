@@ -58,8 +58,11 @@ pub struct Call {
     pub target: u32,
     /// `nsems` (semget), `cmd` (semctl), number of operations (semop).
     pub count: u32,
-    /// `semflg` (semget), value (SETVAL), `semnum` shifted by 16 is not kept.
+    /// `semflg` (semget), value (SETVAL).
     pub value: u32,
     /// First operations (semop).
     pub ops: [SemBuf; dmtrace_common::OPS_KEPT],
+    /// `struct task_struct *` of the thread that the operation belongs to, if it is not the
+    /// current one.
+    pub sleeper: u64,
 }

@@ -24,9 +24,9 @@ use crate::{
 };
 
 /// Path components followed to the root of an executable's path.
-const EXE_DEPTH: usize = 24;
+const EXE_DEPTH: usize = 16;
 /// Path components followed to the root of a cgroup's path.
-const CGROUP_DEPTH: usize = 10;
+const CGROUP_DEPTH: usize = 8;
 
 /// The current thread, as events name it.
 #[derive(Clone, Copy)]
@@ -41,20 +41,37 @@ pub struct Current {
     pub now: u64,
 }
 
+/// `struct task_struct *` of the current thread.
+#[inline(always)]
+pub fn current_task() -> Addr {
+    // SAFETY: takes no pointers.
+    unsafe { bpf_get_current_task() }
+}
+
 /// Identifies the current thread.
 #[inline(always)]
 pub fn current() -> Current {
-    // SAFETY: these helpers take no pointers.
-    let (task, now) = unsafe { (bpf_get_current_task(), bpf_ktime_get_boot_ns()) };
+    let task = current_task();
     let pid_tgid = bpf_get_current_pid_tgid();
+    identify(task, (pid_tgid >> 32) as u32, pid_tgid as u32)
+}
+
+/// Identifies a thread that is not the current one.
+#[inline(always)]
+pub fn thread(task: Addr) -> Current {
+    identify(task, u32_at(task, &O_TASK_TGID), u32_at(task, &O_TASK_TID))
+}
+
+#[inline(always)]
+fn identify(task: Addr, tgid: u32, tid: u32) -> Current {
+    let start = u64_at(u64_at(task, &O_TASK_LEADER), &O_TASK_START);
+    let exec = u32_at(task, &O_TASK_EXEC_ID);
+    // SAFETY: takes no pointers.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
     Current {
         task,
-        key: ProcKey {
-            start: u64_at(u64_at(task, &O_TASK_LEADER), &O_TASK_START),
-            tgid: (pid_tgid >> 32) as u32,
-            exec: u32_at(task, &O_TASK_EXEC_ID),
-        },
-        tid: pid_tgid as u32,
+        key: ProcKey { start, tgid, exec },
+        tid,
         now,
     }
 }
@@ -83,30 +100,40 @@ pub fn comm(task: Addr) -> [u8; COMM_LEN] {
 /// Null when the process map is full (counted): events still carry pid, start time and comm.
 #[inline(always)]
 pub fn intern(who: &Current) -> *mut ProcRecord {
-    PROCS.get_ptr_mut(who.key).unwrap_or_else(|| capture(who))
+    if let Some(record) = PROCS.get_ptr_mut(who.key) {
+        return record;
+    }
+    dmtrace_capture(who.now);
+    PROCS.get_ptr_mut(who.key).unwrap_or_else(|| {
+        emit::count(Counter::PROC_MAP_FULL);
+        ptr::null_mut()
+    })
 }
 
-/// Adds the current process to the map and sends its record. Not inlined: it is large, and every
-/// program needs it.
+/// Adds the current process to the map and sends its record.
+///
+/// Exported, which makes it a global function in the kernel's eyes: the verifier looks at it once
+/// for each program, not once for each state in which it is called.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn capture(who: &Current) -> *mut ProcRecord {
+extern "C" fn dmtrace_capture(now: u64) -> u64 {
+    let mut who = current();
+    who.now = now;
     let Some(zero) = ZERO.get_ptr(0) else {
-        return ptr::null_mut();
+        return 0;
     };
     // SAFETY: slot 0 of ZERO always exists and is never written.
     let zero = unsafe { &*zero };
-    let added = PROCS.insert(who.key, zero, u64::from(BPF_NOEXIST)).is_ok();
-    let Some(pointer) = PROCS.get_ptr_mut(who.key) else {
-        emit::count(Counter::PROC_MAP_FULL);
-        return ptr::null_mut();
-    };
-    if added {
+    // Fails if another thread of the same process was faster, or the map is full.
+    if PROCS.insert(who.key, zero, u64::from(BPF_NOEXIST)).is_ok()
+        && let Some(pointer) = PROCS.get_ptr_mut(who.key)
+    {
         // SAFETY: a live map value; until PROC_READY others only count in its atomics.
         let record = unsafe { &mut *pointer };
-        fill(record, who);
+        fill(record, &who);
         emit::process(record);
     }
-    pointer
+    0
 }
 
 #[inline(always)]
@@ -218,7 +245,6 @@ fn executable(record: &mut ProcRecord, mm: Addr, fs: Addr) {
         let root = fs + u64::from(root_offset);
         (u64_at(root, &O_PATH_MNT), u64_at(root, &O_PATH_DENTRY))
     };
-    let mut used = 0u64;
     for step in 0..EXE_DEPTH {
         if dentry == 0 || (dentry == root_dentry && mnt == root_mnt) {
             break;
@@ -235,6 +261,9 @@ fn executable(record: &mut ProcRecord, mm: Addr, fs: Addr) {
             mnt = above + u64::from(mount_mnt);
             continue;
         }
+        // The length so far lives in the record, not in a register: the verifier then sees the
+        // same state in every round and looks at the loop's body once.
+        let used = u64::from(record.exe_len);
         if used > (PATH_LEN - COMPONENT_LEN) as u64 || step == EXE_DEPTH - 1 {
             record.state |= PROC_EXE_CUT;
             break;
@@ -246,10 +275,9 @@ fn executable(record: &mut ProcRecord, mm: Addr, fs: Addr) {
         if len <= 0 {
             break;
         }
-        used += bounded(len as u64, 255);
+        record.exe_len = (used + bounded(len as u64, 255)) as u32;
         dentry = parent;
     }
-    record.exe_len = used as u32;
 }
 
 /// Path of the unified cgroup; where that is the root (cgroup v1 hosts), of a v1 controller.
@@ -266,12 +294,12 @@ fn cgroup(record: &mut ProcRecord, task: Addr) {
             node = second;
         }
     }
-    let mut used = 0u64;
     for _ in 0..CGROUP_DEPTH {
         let parent = u64_at(node, &O_KN_PARENT);
         if node == 0 || parent == 0 {
             break;
         }
+        let used = u64::from(record.cgroup_len);
         if used > (PATH_LEN - COMPONENT_LEN) as u64 {
             record.state |= PROC_CGROUP_CUT;
             break;
@@ -283,10 +311,9 @@ fn cgroup(record: &mut ProcRecord, task: Addr) {
         if len <= 0 {
             break;
         }
-        used += bounded(len as u64, 255);
+        record.cgroup_len = (used + bounded(len as u64, 255)) as u32;
         node = parent;
     }
-    record.cgroup_len = used as u32;
 }
 
 #[inline(always)]
@@ -323,8 +350,7 @@ pub fn control_get(slot: u32) -> u64 {
 /// `sched_process_exit`: runs for each thread; the last one of a process in the map counts.
 #[inline(always)]
 pub fn exited() {
-    // SAFETY: takes no pointers.
-    let task = unsafe { bpf_get_current_task() };
+    let task = current_task();
     // do_exit decrements `live` before it fires the tracepoint. Two last threads may both see 0;
     // `exited` below makes the second one a no-op.
     if u32_at(u64_at(task, &O_TASK_SIGNAL), &O_SIGNAL_LIVE) != 0 {

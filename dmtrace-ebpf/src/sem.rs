@@ -11,7 +11,9 @@ use crate::{
     emit,
     maps::{PREFILTER, PROCS, SEMS},
     offsets::TOMBSTONES_MAX,
-    process::{Current, add, comm, control_add, control_get, current, intern, release},
+    process::{
+        Current, add, comm, control_add, control_get, current, current_task, intern, release,
+    },
 };
 
 const EAGAIN: i32 = -11;
@@ -276,15 +278,21 @@ pub fn op_begins(ns: u32, semid: i32, ops: &Ops, quality: u16) {
     }
 }
 
-/// An operation returned.
+/// An operation of the current thread returned.
 #[inline(always)]
 pub fn op_ended(ns: u32, semid: i32, ops: &Ops, ret: i32, quality: u16) {
-    let sem = SemKey { ns, semid };
     let who = current();
-    let mut event = op_event(Kind::Op, &who, sem, 0, ops);
+    op_ended_for(&who, SemKey { ns, semid }, ops, ret, quality);
+}
+
+/// An operation of a thread returned; not of the current one where a sleeper's operation is
+/// carried out by whoever wakes it.
+#[inline(always)]
+pub fn op_ended_for(who: &Current, sem: SemKey, ops: &Ops, ret: i32, quality: u16) {
+    let mut event = op_event(Kind::Op, who, sem, 0, ops);
     event.ret = ret;
     event.header.flags = quality;
-    let Some(record) = tracked_cookie(ns, semid) else {
+    let Some(record) = tracked_cookie(sem.ns, sem.semid) else {
         // The record of a set that was removed under a sleeper is gone already; the sleeper's
         // EIDRM still belongs into the cookie's story.
         if ops.can_sleep() {
@@ -295,9 +303,11 @@ pub fn op_ended(ns: u32, semid: i32, ops: &Ops, ret: i32, quality: u16) {
         return;
     };
     event.key = record.key;
-    note_op(record, &who, ops, ret);
+    note_op(record, who, ops, ret);
     emit::count(Counter::seen(Kind::Op));
-    intern(&who);
+    if who.task == current_task() {
+        intern(who);
+    }
     if !emit::event(Kind::Op, &event) {
         record.state |= SEM_OPS_DROPPED;
     }

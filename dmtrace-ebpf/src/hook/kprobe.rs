@@ -3,11 +3,10 @@
 //! returns are lost without a trace.
 
 use aya_ebpf::{
-    helpers::bpf_get_current_task,
     macros::{kprobe, kretprobe},
     programs::{ProbeContext, RetProbeContext},
 };
-use dmtrace_common::{EVENT_NO_RESULT, OPS_KEPT, SemBuf};
+use dmtrace_common::{EVENT_NO_RESULT, OPS_KEPT, SemBuf, SemKey};
 
 use super::{
     Memory, read_ops,
@@ -18,11 +17,11 @@ use crate::{
     maps::Call,
     offsets::{
         O_IPCNS_INUM, O_PARAMS_FLG, O_PARAMS_KEY, O_PARAMS_NSEMS, O_PERM_ID, O_SEMQUEUE_NSOPS,
-        O_SEMQUEUE_SOPS,
+        O_SEMQUEUE_PID, O_SEMQUEUE_SLEEPER, O_SEMQUEUE_SOPS, O_TASK_LEADER, O_TASK_PID,
     },
-    process::ipc_ns,
+    process::{current_task, ipc_ns, thread},
     read::{Addr, u32_at, u64_at},
-    sem::{Creation, Ops, created, maybe_cookie, op_begins, op_ended, value_set},
+    sem::{Creation, Ops, created, maybe_cookie, op_begins, op_ended, op_ended_for, value_set},
 };
 
 const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
@@ -46,6 +45,7 @@ pub fn newary_ke(ctx: ProbeContext) -> u32 {
         count: u32_at(params, &O_PARAMS_NSEMS),
         value: u32_at(params, &O_PARAMS_FLG),
         ops: NO_OPS,
+        sleeper: 0,
     });
     0
 }
@@ -84,6 +84,7 @@ pub fn setval_ke(ctx: ProbeContext) -> u32 {
             count: 0,
             value: argument(&ctx, 3) as u32,
             ops: NO_OPS,
+            sleeper: 0,
         });
     }
     0
@@ -121,8 +122,7 @@ pub fn semop_ke(ctx: ProbeContext) -> u32 {
 pub fn semop_old_ke(ctx: ProbeContext) -> u32 {
     let semid = argument(&ctx, 0) as i32;
     if maybe_cookie(semid) {
-        // SAFETY: takes no pointers.
-        let ns = ipc_ns(unsafe { bpf_get_current_task() }).1;
+        let ns = ipc_ns(current_task()).1;
         let ops = read_ops(argument(&ctx, 1), argument(&ctx, 2) as u32, Memory::User);
         op_begins(ns, semid, &ops, EVENT_NO_RESULT);
     }
@@ -137,19 +137,25 @@ pub fn semop_do_ke(ctx: ProbeContext) -> u32 {
     let semid = u32_at(argument(&ctx, 0), &O_PERM_ID) as i32;
     if maybe_cookie(semid) {
         let queue: Addr = argument(&ctx, 1);
-        let ops = read_ops(
-            u64_at(queue, &O_SEMQUEUE_SOPS),
-            u32_at(queue, &O_SEMQUEUE_NSOPS),
-            Memory::Kernel,
-        );
-        // SAFETY: takes no pointers.
-        let ns = ipc_ns(unsafe { bpf_get_current_task() }).1;
+        let sops = u64_at(queue, &O_SEMQUEUE_SOPS);
+        let ops = read_ops(sops, u32_at(queue, &O_SEMQUEUE_NSOPS), Memory::Kernel);
+        let task = current_task();
+        // `q->pid` is always set; `q->sleeper` only once its owner sleeps, and then another
+        // process works on it. A waker out of the sleeper's own process counts as the sleeper.
+        let own = u64_at(u64_at(task, &O_TASK_LEADER), &O_TASK_PID);
+        let foreign = u64_at(queue, &O_SEMQUEUE_PID) != own;
+        let sleeper = if foreign {
+            u64_at(queue, &O_SEMQUEUE_SLEEPER)
+        } else {
+            0
+        };
         enter(&Call {
-            ns,
+            ns: ipc_ns(task).1,
             target: semid as u32,
             count: ops.count,
             value: 0,
             ops: ops.list,
+            sleeper,
         });
     }
     0
@@ -160,12 +166,21 @@ pub fn semop_do_ke(ctx: ProbeContext) -> u32 {
 pub fn semop_do_kx(ctx: RetProbeContext) -> u32 {
     let Some(call) = leave() else { return 0 };
     let ret = ctx.ret::<i32>();
-    if ret <= 0 {
-        let ops = Ops {
-            count: call.count,
-            list: call.ops,
-        };
+    if ret > 0 {
+        return 0;
+    }
+    let ops = Ops {
+        count: call.count,
+        list: call.ops,
+    };
+    if call.sleeper == 0 {
         op_ended(call.ns, call.target as i32, &ops, ret, 0);
+    } else {
+        let sem = SemKey {
+            ns: call.ns,
+            semid: call.target as i32,
+        };
+        op_ended_for(&thread(call.sleeper), sem, &ops, ret, 0);
     }
     0
 }

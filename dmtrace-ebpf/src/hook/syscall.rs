@@ -2,10 +2,7 @@
 //! see the end of a namespace, and do not see 32-bit callers.
 
 use aya_ebpf::{
-    EbpfContext,
-    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task},
-    macros::tracepoint,
-    programs::TracePointContext,
+    EbpfContext, helpers::bpf_get_current_pid_tgid, macros::tracepoint, programs::TracePointContext,
 };
 use dmtrace_common::{Counter, EVENT_BY_SYSCALL, OPS_KEPT, SEM_MAYBE_FOUND, SemBuf};
 
@@ -13,7 +10,7 @@ use super::{Memory, read_ops};
 use crate::{
     emit::count,
     maps::{CALLS, Call, IN_CALL},
-    process::ipc_ns,
+    process::{current_task, ipc_ns},
     sem::{
         Creation, End, Ops, created, destroyed, is_known, lookup_failed, maybe_cookie, op_begins,
         op_ended, value_set,
@@ -47,8 +44,7 @@ fn ret(ctx: &TracePointContext) -> i64 {
 
 #[inline(always)]
 fn current_ns() -> u32 {
-    // SAFETY: takes no pointers.
-    ipc_ns(unsafe { bpf_get_current_task() }).1
+    ipc_ns(current_task()).1
 }
 
 #[inline(always)]
@@ -100,6 +96,7 @@ pub fn semget_te(ctx: TracePointContext) -> i32 {
         count: arg(&ctx, 1) as u32,
         value: arg(&ctx, 2) as u32,
         ops: NO_OPS,
+        sleeper: 0,
     });
     0
 }
@@ -152,6 +149,7 @@ fn semop_enters(ctx: &TracePointContext) {
         count: ops.count,
         value: 0,
         ops: ops.list,
+        sleeper: 0,
     });
     op_begins(ns, semid, &ops, EVENT_BY_SYSCALL);
 }
@@ -213,6 +211,7 @@ pub fn semctl_te(ctx: TracePointContext) -> i32 {
             count: cmd,
             value: arg(&ctx, 3) as u32,
             ops: NO_OPS,
+            sleeper: 0,
         });
     }
     0

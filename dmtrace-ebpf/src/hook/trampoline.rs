@@ -11,7 +11,7 @@ use crate::{
     offsets::{
         ABSENT, O_IPCNS_INUM, O_PARAMS_FLG, O_PARAMS_KEY, O_PARAMS_NSEMS, O_PERM_ID, O_PERM_KEY,
     },
-    process::ipc_ns,
+    process::{current_task, ipc_ns},
     read::{Addr, u32_at},
     sem::{
         Creation, End, created, destroyed, lookup_failed, maybe_cookie, op_begins, op_ended,
@@ -53,8 +53,7 @@ pub fn freed(ns: Addr, perm: Addr) {
     // IPC_RMID works in the caller's namespace (semctl takes current->nsproxy->ipc_ns); free_ipcs
     // runs in a kernel worker since 5.8, before that in the last task to leave, whose nsproxy is
     // gone by then.
-    // SAFETY: takes no pointers.
-    let task = unsafe { aya_ebpf::helpers::bpf_get_current_task() };
+    let task = current_task();
     let end = if ipc_ns(task).0 == ns {
         End::Removed
     } else {
@@ -117,8 +116,7 @@ pub fn semop_x(ctx: FExitContext) -> i32 {
 pub fn semop_old_e(ctx: FEntryContext) -> i32 {
     let semid = ctx.arg::<i32>(0);
     if maybe_cookie(semid) {
-        // SAFETY: takes no pointers.
-        let task = unsafe { aya_ebpf::helpers::bpf_get_current_task() };
+        let task = current_task();
         op_begins(
             ipc_ns(task).1,
             semid,
@@ -134,8 +132,7 @@ pub fn semop_old_e(ctx: FEntryContext) -> i32 {
 pub fn semop_old_x(ctx: FExitContext) -> i32 {
     let semid = ctx.arg::<i32>(0);
     if maybe_cookie(semid) {
-        // SAFETY: takes no pointers.
-        let task = unsafe { aya_ebpf::helpers::bpf_get_current_task() };
+        let task = current_task();
         let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::User);
         op_ended(ipc_ns(task).1, semid, &ops, ctx.arg::<i64>(4) as i32, 0);
     }
@@ -147,8 +144,7 @@ pub fn semop_old_x(ctx: FExitContext) -> i32 {
 pub fn semget_x(ctx: FExitContext) -> i32 {
     let ret = ctx.arg::<i64>(3) as i32;
     if ret < 0 && ctx.arg::<i32>(2) & super::syscall::IPC_CREAT == 0 {
-        // SAFETY: takes no pointers.
-        let task = unsafe { aya_ebpf::helpers::bpf_get_current_task() };
+        let task = current_task();
         lookup_failed(ipc_ns(task).1, ctx.arg::<i32>(0) as u32, ret, 0);
     }
     0

@@ -46,6 +46,7 @@ const SLEEPER: Need = Detail("results of semop with the kprobe backend");
 
 const FIELDS: &[Field] = &[
     member("O_TASK_TGID", &["task_struct.tgid"], Core),
+    member("O_TASK_TID", &["task_struct.pid"], SLEEPER),
     member("O_TASK_LEADER", &["task_struct.group_leader"], Core),
     member("O_TASK_PARENT", &["task_struct.real_parent"], Core),
     // Renamed in 5.5 from real_start_time.
@@ -148,6 +149,8 @@ const FIELDS: &[Field] = &[
     member("O_PERM_KEY", &["kern_ipc_perm.key"], Core),
     member("O_SEMQUEUE_SOPS", &["sem_queue.sops"], SLEEPER),
     member("O_SEMQUEUE_NSOPS", &["sem_queue.nsops"], SLEEPER),
+    member("O_SEMQUEUE_PID", &["sem_queue.pid"], SLEEPER),
+    member("O_SEMQUEUE_SLEEPER", &["sem_queue.sleeper"], SLEEPER),
     member("O_PARAMS_KEY", &["ipc_params.key"], Core),
     member("O_PARAMS_FLG", &["ipc_params.flg"], Core),
     member("O_PARAMS_NSEMS", &["ipc_params.u.nsems"], Core),
