@@ -5,4 +5,5 @@
 
 pub mod event;
 pub mod facts;
+pub mod host;
 pub mod ids;
