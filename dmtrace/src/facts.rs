@@ -146,6 +146,9 @@ pub struct HostFacts {
     pub carriers_complete: bool,
     /// State of udevd.
     pub udev: UdevFacts,
+    /// What could not be read and why, one line each; empty when everything was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incomplete: Vec<String>,
 }
 
 /// A process in the process list.
@@ -183,6 +186,9 @@ pub struct UdevFacts {
     pub queue_busy: bool,
     /// Path of `95-dm-notify.rules`, if one is installed and not masked.
     pub notify_rule: Option<String>,
+    /// Path of the empty file or link to `/dev/null` that masks it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify_rule_mask: Option<String>,
     /// Event timeout of udevd, seconds.
     pub event_timeout: u64,
 }

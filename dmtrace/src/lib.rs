@@ -5,5 +5,6 @@
 
 pub mod event;
 pub mod facts;
+pub mod host;
 pub mod ids;
 pub mod probe;

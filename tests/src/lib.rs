@@ -1,1 +1,6 @@
-//! Shared by the test tiers.
+//! Shared by the test tiers: the actor that plays users of udev cookies, and the harness that
+//! starts it, cleans up after it and runs the tests.
+
+pub mod actor;
+pub mod harness;
+pub mod sysv;

@@ -1,0 +1,137 @@
+//! What is read from the host: all input and output behind the plain types of [`crate::facts`].
+//!
+//! Nothing here changes the host, except that a thread enters IPC namespaces for the moment of a
+//! reading. As an ordinary user everything works on what that user may see; what is missing is
+//! said in the result.
+
+pub mod carriers;
+pub mod clock;
+pub mod container;
+pub mod identity;
+pub mod namespaces;
+pub mod processes;
+mod roots;
+pub mod semaphores;
+mod session;
+mod sysv;
+mod text;
+pub mod udev;
+pub mod users;
+pub mod waiters;
+
+use std::{collections::BTreeSet, io};
+
+pub use namespaces::{Namespace, Search};
+pub use roots::Roots;
+pub use session::{Inside, NsSession};
+
+use crate::{
+    facts::{HostFacts, Snapshot},
+    ids::{IpcNs, SemId},
+};
+
+/// Why something of the host could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// No way into the namespace exists any more.
+    #[error("IPC namespace {ns}: it has gone, with all semaphores in it")]
+    Gone {
+        /// Which.
+        ns: IpcNs,
+    },
+    /// The kernel refuses the way in.
+    #[error(
+        "IPC namespace {ns}: cannot enter: {source}; run as root in the user namespace of the host"
+    )]
+    Enter {
+        /// Which.
+        ns: IpcNs,
+        /// Cause.
+        source: io::Error,
+    },
+    /// No thread.
+    #[error("IPC namespace {ns}: no thread to enter it: {source}; raise the limit of processes")]
+    Thread {
+        /// Which.
+        ns: IpcNs,
+        /// Cause.
+        source: io::Error,
+    },
+    /// The thread inside has ended before its time.
+    #[error("IPC namespace {ns}: the thread inside has ended; please report this as a bug")]
+    Ended {
+        /// Which.
+        ns: IpcNs,
+    },
+    /// `semctl` failed.
+    #[error(
+        "IPC namespace {ns}: cannot read semaphores: {source}; check seccomp, the security module and CONFIG_SYSVIPC"
+    )]
+    Read {
+        /// Which.
+        ns: IpcNs,
+        /// Cause.
+        source: io::Error,
+    },
+}
+
+/// What to read.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// Where the host is.
+    pub roots: Roots,
+    /// Where to search namespaces.
+    pub search: Search,
+    /// Only these namespaces; all when empty.
+    pub namespaces: BTreeSet<IpcNs>,
+}
+
+impl Scope {
+    fn wants(&self, ns: IpcNs) -> bool {
+        self.namespaces.is_empty() || self.namespaces.contains(&ns)
+    }
+}
+
+/// Reads the semaphores, then everything else.
+///
+/// The order matters: a process that starts and makes a cookie between the two readings is in the
+/// process list and its cookie in no snapshot. The other way round its cookie would look like one
+/// without an owner.
+pub fn gather(scope: &Scope) -> (Snapshot, HostFacts) {
+    let snapshot = take_snapshot(scope);
+    let facts = facts(scope, &snapshot);
+    (snapshot, facts)
+}
+
+/// Reads the semaphores only.
+pub fn take_snapshot(scope: &Scope) -> Snapshot {
+    semaphores::snapshot(&scope.roots, scope.search, |ns| scope.wants(ns))
+}
+
+/// Reads everything but the semaphores. `snapshot` says on which of them threads wait.
+pub fn facts(scope: &Scope, snapshot: &Snapshot) -> HostFacts {
+    let roots = &scope.roots;
+    let list = processes::list(roots);
+    let waited: BTreeSet<SemId> = waiters::waited_for(snapshot);
+    let waiting = waiters::find(roots, &list, &waited);
+    let carried = carriers::find(roots, &list);
+    let udev = udev::read(roots, &list);
+    let mut incomplete: Vec<String> = list.incomplete.iter().cloned().collect();
+    incomplete.extend(waiting.incomplete);
+    incomplete.extend(carried.incomplete.clone());
+    HostFacts {
+        now: clock::boot_now(),
+        wall: clock::wall_now(),
+        processes_complete: list.incomplete.is_none(),
+        processes: list
+            .processes
+            .into_iter()
+            .map(|(pid, process)| (pid, process.live))
+            .collect(),
+        waiters: waiting.waiters,
+        carriers: carried.carriers,
+        carriers_complete: carried.incomplete.is_none(),
+        udev,
+        incomplete,
+    }
+}

@@ -1,0 +1,338 @@
+//! The process list.
+
+use std::{collections::BTreeMap, fs, io};
+
+use super::{
+    Roots,
+    text::{number, printable},
+};
+use crate::{facts::LiveProcess, ids::IpcNs};
+
+/// Every live process, and whether that is all of them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ProcessList {
+    /// By process number.
+    pub processes: BTreeMap<u32, Process>,
+    /// Why processes may be missing; `None` when the list is complete.
+    pub incomplete: Option<String>,
+}
+
+/// A process with at least one live thread.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Process {
+    /// What verdicts need of it.
+    pub live: LiveProcess,
+    /// Threads, those that have ended but are not yet reaped included.
+    pub threads: u32,
+}
+
+/// The fields of `/proc/PID/stat` in use here.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Stat {
+    pub comm: String,
+    pub state: u8,
+    pub ppid: u32,
+    pub session: u32,
+    pub threads: u32,
+    pub start_ticks: u64,
+}
+
+impl Stat {
+    /// From the one line of the file. The name may hold blanks and parentheses: it ends at the
+    /// last one (`do_task_stat` escapes only newline and backslash).
+    pub(super) fn parse(line: &[u8]) -> Option<Self> {
+        let open = line.iter().position(|&byte| byte == b'(')?;
+        let close = line.iter().rposition(|&byte| byte == b')')?;
+        let comm = line.get(open + 1..close)?;
+        let mut fields = line
+            .get(close + 1..)?
+            .split(u8::is_ascii_whitespace)
+            .filter(|field| !field.is_empty());
+        // `nth` counts from where the previous one stopped; the comments give proc(5) numbers.
+        let state = *fields.next()?.first()?; // 3
+        let ppid = number(fields.next()?)?; // 4
+        let session = number::<i64>(fields.nth(1)?)?; // 6
+        let threads = number(fields.nth(13)?)?; // 20
+        let start_ticks = number(fields.nth(1)?)?; // 22
+        Some(Self {
+            comm: printable(comm),
+            state,
+            ppid,
+            // -1 when the session leader is in another PID namespace.
+            session: u32::try_from(session).unwrap_or(0),
+            threads,
+            start_ticks,
+        })
+    }
+
+    /// Whether this thread has ended.
+    pub(super) const fn is_dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// Reads the list. A process that starts later than the call may be missing, one that ends during
+/// the call may be present: a caller that asks "is the owner dead?" reads semaphores first.
+pub fn list(roots: &Roots) -> ProcessList {
+    let mut out = ProcessList {
+        incomplete: hidden(roots),
+        ..ProcessList::default()
+    };
+    let pids = match pids(roots) {
+        Ok(pids) => pids,
+        Err(error) => {
+            let path = roots.proc.display();
+            out.incomplete = Some(format!("{path}: {error}; mount proc there"));
+            return out;
+        }
+    };
+    for pid in pids {
+        match read(roots, pid) {
+            Ok(Some(process)) => {
+                out.processes.insert(pid, process);
+            }
+            Ok(None) => {}
+            Err(error) if gone(&error) => {}
+            Err(error) => {
+                out.incomplete
+                    .get_or_insert_with(|| format!("process {pid}: {error}; run as root"));
+            }
+        }
+    }
+    if out.processes.is_empty() && out.incomplete.is_none() {
+        let path = roots.proc.display();
+        out.incomplete = Some(format!("{path}: no process in it; mount proc there"));
+    }
+    out
+}
+
+/// Numbers of all processes in `/proc`, zombies included.
+pub(super) fn pids(roots: &Roots) -> io::Result<Vec<u32>> {
+    let mut pids = numbers_in(&roots.proc)?;
+    pids.sort_unstable();
+    Ok(pids)
+}
+
+/// Threads of a process; empty when it has gone.
+pub(super) fn tids(roots: &Roots, pid: u32) -> Vec<u32> {
+    numbers_in(&roots.proc_path(format!("{pid}/task"))).unwrap_or_default()
+}
+
+fn numbers_in(dir: &std::path::Path) -> io::Result<Vec<u32>> {
+    Ok(fs::read_dir(dir)?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect())
+}
+
+/// `/proc/PID/stat`, parsed.
+pub(super) fn stat(roots: &Roots, pid: u32) -> io::Result<Stat> {
+    let line = roots.read_proc(format!("{pid}/stat"))?;
+    Stat::parse(&line).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// IPC namespace of a task (`PID` or `PID/task/TID`); `None` when it has none any more, or when
+/// it may not be looked at.
+pub(super) fn ipc_ns(roots: &Roots, task: &str) -> Option<IpcNs> {
+    ns_of_link(&fs::read_link(roots.proc_path(format!("{task}/ns/ipc"))).ok()?)
+}
+
+/// The number in `ipc:[4026531839]`.
+pub(super) fn ns_of_link(link: &std::path::Path) -> Option<IpcNs> {
+    let number = link.to_str()?.strip_prefix("ipc:[")?.strip_suffix(']')?;
+    number.parse().ok().map(IpcNs)
+}
+
+fn read(roots: &Roots, pid: u32) -> io::Result<Option<Process>> {
+    let stat = stat(roots, pid)?;
+    let dead = stat.is_dead() && (stat.threads <= 1 || !any_thread_lives(roots, pid));
+    if dead {
+        return Ok(None);
+    }
+    let ns = ipc_ns(roots, &pid.to_string()).or_else(|| {
+        // A leader that ended before its threads has no namespaces (`exit_task_namespaces`).
+        stat.is_dead().then(|| {
+            tids(roots, pid)
+                .iter()
+                .find_map(|tid| ipc_ns(roots, &format!("{pid}/task/{tid}")))
+        })?
+    });
+    Ok(Some(Process {
+        threads: stat.threads,
+        live: LiveProcess {
+            start_ticks: stat.start_ticks,
+            comm: stat.comm,
+            ppid: stat.ppid,
+            session: stat.session,
+            ipc_ns: ns,
+        },
+    }))
+}
+
+fn any_thread_lives(roots: &Roots, pid: u32) -> bool {
+    tids(roots, pid).iter().any(|tid| {
+        roots
+            .read_proc(format!("{pid}/task/{tid}/stat"))
+            .ok()
+            .and_then(|line| Stat::parse(&line))
+            .is_some_and(|stat| !stat.is_dead())
+    })
+}
+
+/// Whether an error means that the process ended meanwhile.
+pub(super) fn gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
+/// Why processes of this `/proc` may be out of sight.
+fn hidden(roots: &Roots) -> Option<String> {
+    let proc = roots.proc.display();
+    let mounts = roots.read_proc("self/mountinfo").unwrap_or_default();
+    let mounts = String::from_utf8_lossy(&mounts);
+    let options = mounts
+        .lines()
+        .filter_map(|line| proc_mount_options(line, &roots.proc.to_string_lossy()))
+        .next_back()
+        .unwrap_or_default();
+    let hides = options.split(',').any(|option| {
+        option
+            .strip_prefix("hidepid=")
+            .is_some_and(|mode| !matches!(mode, "0" | "off"))
+    });
+    // `has_pid_permissions`: a reader who may ptrace sees everything.
+    if hides && !may_ptrace(roots) {
+        return Some(format!(
+            "{proc} is mounted with hidepid: processes of other users are out of sight; run as root"
+        ));
+    }
+    // `PROC_PID_INIT_INO`: /proc of a container shows the container only.
+    match fs::read_link(roots.proc_path("self/ns/pid")) {
+        Ok(link) if link.as_os_str() != "pid:[4026531836]" => Some(format!(
+            "{proc} shows one PID namespace only; run in the PID namespace of the host"
+        )),
+        _ => None,
+    }
+}
+
+/// Options of the file system behind `point` if this line of mountinfo is a procfs there.
+fn proc_mount_options<'a>(line: &'a str, point: &str) -> Option<&'a str> {
+    let (mount, fs) = line.split_once(" - ")?;
+    (mount.split(' ').nth(4)? == point).then_some(())?;
+    let mut fs = fs.split(' ');
+    (fs.next()? == "proc").then_some(())?;
+    fs.nth(1)
+}
+
+fn may_ptrace(roots: &Roots) -> bool {
+    const CAP_SYS_PTRACE: u32 = 19;
+    let status = roots.read_proc("self/status").unwrap_or_default();
+    String::from_utf8_lossy(&status)
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|caps| u64::from_str_radix(caps.trim(), 16).ok())
+        .is_some_and(|caps| caps >> CAP_SYS_PTRACE & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::{fs::symlink, process::CommandExt},
+        path::Path,
+        process::{Command, Stdio},
+    };
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LINE: &[u8] =
+        b"814 (a) R 1 (b) S 7 814 800 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 3 0 1234 5 6\n";
+
+    fn host(dir: &Path) -> Roots {
+        fs::create_dir_all(dir.join("proc/self/ns")).unwrap();
+        symlink("pid:[4026531836]", dir.join("proc/self/ns/pid")).unwrap();
+        Roots::below(dir)
+    }
+
+    fn add(dir: &Path, pid: u32, stat: &[u8]) {
+        let at = dir.join(format!("proc/{pid}"));
+        fs::create_dir_all(at.join("ns")).unwrap();
+        fs::write(at.join("stat"), stat).unwrap();
+        symlink("ipc:[4026531839]", at.join("ns/ipc")).unwrap();
+    }
+
+    #[test]
+    fn names_may_imitate_the_format() {
+        let stat = Stat::parse(LINE).unwrap();
+        assert_eq!(stat.comm, "a) R 1 (b");
+        assert_eq!((stat.ppid, stat.session), (7, 800));
+        assert_eq!((stat.threads, stat.start_ticks), (3, 1234));
+    }
+
+    #[test]
+    fn zombies_are_not_alive_unless_a_thread_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = host(dir.path());
+        let zombie = |threads| {
+            format!("9 (z) Z 1 9 9 0 -1 0 0 0 0 0 0 0 0 0 20 0 {threads} 0 77 0 0").into_bytes()
+        };
+        add(dir.path(), 9, &zombie(1));
+        add(dir.path(), 10, &zombie(2));
+        let task = dir.path().join("proc/10/task/11");
+        fs::create_dir_all(&task).unwrap();
+        fs::write(task.join("stat"), LINE).unwrap();
+        add(dir.path(), 814, LINE);
+        let list = list(&roots);
+        assert_eq!(list.incomplete, None);
+        assert_eq!(list.processes.keys().collect::<Vec<_>>(), [&10, &814]);
+        assert_eq!(list.processes[&814].live.ipc_ns, Some(IpcNs::HOST));
+    }
+
+    #[test]
+    fn hidepid_and_foreign_pid_namespaces_are_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = host(dir.path());
+        add(dir.path(), 814, LINE);
+        let proc = roots.proc.display();
+        let mounts = format!("25 1 0:22 / {proc} rw,nosuid - proc proc rw,hidepid=invisible\n");
+        let this = dir.path().join("proc/self");
+        fs::write(this.join("mountinfo"), mounts).unwrap();
+        fs::write(this.join("status"), "CapEff:\t0000000000000000\n").unwrap();
+        assert!(list(&roots).incomplete.unwrap().contains("hidepid"));
+        fs::write(this.join("status"), "CapEff:\t000001ffffffffff\n").unwrap();
+        assert_eq!(list(&roots).incomplete, None);
+        fs::remove_file(this.join("ns/pid")).unwrap();
+        symlink("pid:[4026532000]", this.join("ns/pid")).unwrap();
+        assert!(list(&roots).incomplete.unwrap().contains("PID namespace"));
+    }
+
+    #[test]
+    fn a_missing_proc_is_incomplete() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(list(&Roots::below(dir.path())).incomplete.is_some());
+    }
+
+    #[test]
+    fn the_real_list_has_us_and_no_zombie() {
+        let mut child = Command::new("true")
+            .arg0("dmtrace-zombie")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let roots = Roots::host();
+        while !stat(&roots, child.id()).unwrap().is_dead() {
+            std::thread::yield_now();
+        }
+        let list = list(&roots);
+        let us = &list.processes[&std::process::id()];
+        assert!(us.live.ipc_ns.is_some());
+        assert!(!list.processes.contains_key(&child.id()));
+        child.wait().unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_panics(line: Vec<u8>) {
+            let _parsed = Stat::parse(&line);
+        }
+    }
+}

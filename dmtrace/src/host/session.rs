@@ -1,0 +1,229 @@
+//! Work inside an IPC namespace, on a thread of its own.
+
+use std::{
+    fs::File,
+    io,
+    marker::PhantomData,
+    os::{
+        fd::{AsRawFd, BorrowedFd},
+        unix::fs::MetadataExt,
+    },
+    path::Path,
+    sync::mpsc,
+    thread::{self, JoinHandle},
+};
+
+use super::{
+    HostError, Roots,
+    namespaces::{Namespace, Search, discover, own_ns},
+    processes,
+};
+use crate::ids::IpcNs;
+
+type Request = Box<dyn FnOnce(&Inside) + Send>;
+
+/// Proof that the calling thread is in this IPC namespace: whoever has one may use `semctl` and
+/// `semop` with semids of the namespace. It cannot leave its thread.
+#[derive(Debug)]
+pub struct Inside {
+    ns: IpcNs,
+    stays: PhantomData<*const ()>,
+}
+
+impl Inside {
+    /// The namespace.
+    pub const fn ns(&self) -> IpcNs {
+        self.ns
+    }
+}
+
+/// A thread in an IPC namespace that runs requests there. The namespace lives as long as the
+/// session: keep sessions short.
+///
+/// `setns(2)` moves one thread only, so the rest of the process stays where it is. Dropping the
+/// session moves the thread back home before it ends: the end of a thread is reported to `join`
+/// (`exit_mm`) before it gives up its namespaces (`exit_task_namespaces`).
+#[derive(Debug)]
+pub struct NsSession {
+    ns: IpcNs,
+    requests: Option<mpsc::Sender<Request>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl NsSession {
+    /// Enters a namespace that was discovered before.
+    ///
+    /// # Errors
+    /// [`HostError::Gone`] when no way into it exists any more; [`HostError::Enter`] when one
+    /// exists and the kernel refuses (`ipcns_install` wants CAP_SYS_ADMIN in the user namespaces
+    /// of both sides).
+    pub fn enter(namespace: &Namespace) -> Result<Self, HostError> {
+        let target = namespace.clone();
+        let (requests, inbox) = mpsc::channel::<Request>();
+        let (report, entered) = mpsc::sync_channel(1);
+        let ns = namespace.ns;
+        let thread = thread::Builder::new()
+            .name(format!("ipcns {}", ns.0))
+            .spawn(move || serve(&target, &report, &inbox))
+            .map_err(|source| HostError::Thread { ns, source })?;
+        let session = Self {
+            ns,
+            requests: Some(requests),
+            thread: Some(thread),
+        };
+        // On an error the drop of `session` joins the thread.
+        entered.recv().map_err(|_| HostError::Ended { ns })??;
+        Ok(session)
+    }
+
+    /// Finds a namespace by number and enters it.
+    ///
+    /// # Errors
+    /// As [`NsSession::enter`].
+    pub fn find(roots: &Roots, ns: IpcNs) -> Result<Self, HostError> {
+        if own_ns() == Some(ns) {
+            return Self::enter(&Namespace {
+                ns,
+                ..Namespace::default()
+            });
+        }
+        let list = processes::list(roots);
+        discover(roots, &list, Search::default())
+            .iter()
+            .find(|namespace| namespace.ns == ns)
+            .map_or(Err(HostError::Gone { ns }), Self::enter)
+    }
+
+    /// The namespace.
+    pub const fn ns(&self) -> IpcNs {
+        self.ns
+    }
+
+    /// Runs `request` inside and waits for its result.
+    ///
+    /// # Errors
+    /// [`HostError::Ended`] when the request panicked, now or earlier.
+    pub fn run<R, F>(&self, request: F) -> Result<R, HostError>
+    where
+        F: FnOnce(&Inside) -> R + Send + 'static,
+        R: Send + 'static,
+    {
+        let ended = HostError::Ended { ns: self.ns };
+        let (report, result) = mpsc::sync_channel(1);
+        let job: Request = Box::new(move |inside| {
+            // The receiver waits below; if it is gone nobody wants the result.
+            let _ = report.send(request(inside));
+        });
+        let Some(requests) = &self.requests else {
+            return Err(ended);
+        };
+        if requests.send(job).is_err() {
+            return Err(ended);
+        }
+        result.recv().map_err(|_| ended)
+    }
+}
+
+impl Drop for NsSession {
+    fn drop(&mut self) {
+        drop(self.requests.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic in a request was reported by `run`.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread of a session.
+fn serve(
+    target: &Namespace,
+    report: &mpsc::SyncSender<Result<(), HostError>>,
+    inbox: &mpsc::Receiver<Request>,
+) {
+    let home = match go(target) {
+        Ok(home) => home,
+        Err(error) => {
+            let _ = report.send(Err(error));
+            return;
+        }
+    };
+    let _ = report.send(Ok(()));
+    let inside = Inside {
+        ns: target.ns,
+        stays: PhantomData,
+    };
+    for request in inbox {
+        request(&inside);
+    }
+    if let Some(home) = home {
+        // If it fails the end of the thread releases the namespace a moment later.
+        let _ = set_ns(&home);
+    }
+}
+
+/// Enters, and returns the way home if the thread has moved.
+fn go(target: &Namespace) -> Result<Option<File>, HostError> {
+    let ns = target.ns;
+    if own_ns() == Some(ns) {
+        return Ok(None);
+    }
+    let home =
+        File::open("/proc/thread-self/ns/ipc").map_err(|source| HostError::Enter { ns, source })?;
+    let mut refused = None;
+    for way in &target.ways {
+        match enter_by(way, ns) {
+            Ok(()) => return Ok(Some(home)),
+            Err(error) if processes::gone(&error) => {}
+            Err(source) => refused = Some(source),
+        }
+    }
+    Err(match refused {
+        Some(source) => HostError::Enter { ns, source },
+        None => HostError::Gone { ns },
+    })
+}
+
+fn enter_by(way: &Path, ns: IpcNs) -> io::Result<()> {
+    let file = File::open(way)?;
+    // The process number may belong to another process by now.
+    if file.metadata()?.ino() != u64::from(ns.0) {
+        return Err(io::Error::from_raw_os_error(libc::ENOENT));
+    }
+    set_ns(&file)
+}
+
+fn set_ns(file: &impl std::os::fd::AsFd) -> io::Result<()> {
+    let fd: BorrowedFd<'_> = file.as_fd();
+    // SAFETY: the descriptor is open; the kernel refuses anything but an IPC namespace.
+    match unsafe { libc::setns(fd.as_raw_fd(), libc::CLONE_NEWIPC) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_namespace_needs_no_privilege() {
+        let ns = own_ns().unwrap();
+        let session = NsSession::find(&Roots::host(), ns).unwrap();
+        assert_eq!(session.run(Inside::ns).unwrap(), ns);
+        assert_eq!(session.ns(), ns);
+    }
+
+    #[test]
+    fn a_namespace_that_does_not_exist_is_gone() {
+        let error = NsSession::find(&Roots::host(), IpcNs(7)).unwrap_err();
+        assert!(matches!(error, HostError::Gone { ns: IpcNs(7) }));
+    }
+
+    #[test]
+    fn a_panic_inside_is_an_error_outside() {
+        let session = NsSession::find(&Roots::host(), own_ns().unwrap()).unwrap();
+        let result: Result<(), _> = session.run(|_| panic!("on purpose"));
+        assert!(matches!(result, Err(HostError::Ended { .. })));
+        assert!(session.run(|_| ()).is_err());
+    }
+}

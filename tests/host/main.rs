@@ -1,0 +1,29 @@
+//! Tier `host`: what the library reads from the host, against semaphores that the actor made.
+
+mod namespaces;
+mod semaphores;
+
+use std::process::ExitCode;
+
+use dmtrace::{
+    facts::{NsSnapshot, SetSnapshot, Snapshot},
+    ids::IpcNs,
+};
+use dmtrace_tests::harness::run;
+
+fn main() -> ExitCode {
+    let mut tests = semaphores::tests();
+    tests.extend(namespaces::tests());
+    run("host", tests)
+}
+
+/// A namespace of a snapshot.
+fn ns_in(snapshot: &Snapshot, ns: u32) -> anyhow::Result<&NsSnapshot> {
+    let found = snapshot.namespaces.iter().find(|read| read.ns == IpcNs(ns));
+    found.ok_or_else(|| anyhow::anyhow!("no namespace {ns} in {snapshot:?}"))
+}
+
+/// A set of a namespace.
+fn set_in(namespace: &NsSnapshot, semid: i32) -> Option<&SetSnapshot> {
+    namespace.sets.iter().find(|set| set.semid == semid)
+}

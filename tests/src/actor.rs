@@ -1,0 +1,346 @@
+//! The cookie protocol, call by call as libdm makes it (`libdm-common.c`), and the ways to break
+//! it. Runs in the binary `cookie-actor`, in processes with one thread.
+
+use std::{fmt::Write as _, fs::File, io, io::Read, time::Duration};
+
+use crate::sysv::{self, Abi};
+
+/// Upper half of a cookie.
+pub const MAGIC: u32 = 0x0d4d;
+
+/// Where a cycle can be made to stop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// The set exists with value 0.
+    AfterSemget,
+    /// The value is 1.
+    AfterSetval,
+    /// The value counts the uevents.
+    AfterInc,
+    /// udev has completed all of them, the owner has not waited.
+    AfterComplete,
+    /// The owner sleeps; nobody completes.
+    InWait,
+    /// The owner has woken and not removed the set.
+    AfterWait,
+}
+
+impl Step {
+    /// From its name on the command line.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "after-semget" => Self::AfterSemget,
+            "after-setval" => Self::AfterSetval,
+            "after-inc" => Self::AfterInc,
+            "after-complete" => Self::AfterComplete,
+            "in-wait" => Self::InWait,
+            "after-wait" => Self::AfterWait,
+            _ => return None,
+        })
+    }
+}
+
+/// What happens where a cycle stops.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Fate {
+    /// SIGKILL.
+    #[default]
+    Kill,
+    /// `_exit(0)`; in a wait, where nobody can call it, SIGTERM.
+    Exit,
+    /// Sleep for ever with the cookie open.
+    Hold,
+}
+
+/// How to play.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Actor {
+    /// Which system call.
+    pub abi: Abi,
+    /// A fixed cookie instead of a random one.
+    pub key: Option<u32>,
+    /// Where to stop.
+    pub stop: Option<(Step, Fate)>,
+}
+
+/// A semaphore that was made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Cookie {
+    /// The cookie.
+    pub key: u32,
+    /// What `semget` returned.
+    pub semid: i32,
+}
+
+impl Actor {
+    /// `_udev_notify_sem_create`.
+    ///
+    /// # Errors
+    /// Those of `semget`, except `EEXIST` for a random key.
+    pub fn create(&self) -> io::Result<Cookie> {
+        let mut random = File::open("/dev/urandom")?;
+        let cookie = loop {
+            let mut base = [0; 2];
+            random.read_exact(&mut base)?;
+            let base = u16::from_ne_bytes(base);
+            let key = self.key.unwrap_or(MAGIC << 16 | u32::from(base));
+            if key & 0xffff == 0 {
+                continue;
+            }
+            match sysv::get(key, 1, 0o600 | libc::IPC_CREAT | libc::IPC_EXCL) {
+                Ok(semid) => break Cookie { key, semid },
+                Err(error) if error.raw_os_error() == Some(libc::EEXIST) && self.key.is_none() => {}
+                Err(error) => return Err(error),
+            }
+        };
+        self.reached(Step::AfterSemget, "created", cookie);
+        sysv::set_value(cookie.semid, 1)?;
+        sysv::value(cookie.semid)?;
+        self.reached(Step::AfterSetval, "set", cookie);
+        Ok(cookie)
+    }
+
+    /// `_udev_notify_sem_inc`: one more uevent will come.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub fn inc(&self, cookie: Cookie) -> io::Result<()> {
+        sysv::op(self.abi, cookie.semid, 1, 0)?;
+        sysv::value(cookie.semid)?;
+        Ok(())
+    }
+
+    /// `dm_udev_complete`, by key as `dmsetup udevcomplete` does.
+    ///
+    /// # Errors
+    /// `ENOENT` for an unknown cookie, `EAGAIN` for one that is zero already.
+    pub fn complete(&self, key: u32) -> io::Result<i32> {
+        let semid = sysv::get(key, 1, 0)?;
+        sysv::value(semid)?;
+        sysv::op(self.abi, semid, -1, libc::IPC_NOWAIT)?;
+        Ok(semid)
+    }
+
+    /// `dm_udev_wait`: gives up the own count, waits for zero, removes.
+    ///
+    /// # Errors
+    /// Those of the calls. libdm goes on after `EINTR`, and takes `EIDRM` for success. An
+    /// over-completed cookie is removed and the error returned.
+    pub fn wait(&self, key: u32) -> io::Result<()> {
+        let semid = sysv::get(key, 1, 0)?;
+        let cookie = Cookie { key, semid };
+        sysv::value(semid)?;
+        if let Err(error) = sysv::op(self.abi, semid, -1, libc::IPC_NOWAIT) {
+            failed("over-completed", cookie, &error);
+            sysv::remove(semid)?;
+            return Err(error);
+        }
+        say("waiting", Some(cookie), &[]);
+        if let Some((Step::InWait, fate)) = self.stop {
+            kill_sleeper(semid, fate)?;
+        }
+        loop {
+            match sysv::op(self.abi, semid, 0, 0) {
+                Ok(()) => break,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    Some(libc::EIDRM) => {
+                        failed("removed-by-another", cookie, &error);
+                        return Ok(());
+                    }
+                    _ => return Err(error),
+                },
+            }
+        }
+        self.reached(Step::AfterWait, "woken", cookie);
+        sysv::remove(semid)?;
+        say("destroyed", Some(cookie), &[]);
+        Ok(())
+    }
+
+    /// A whole cycle with `events` uevents; children stand in for udev's `dmsetup udevcomplete`
+    /// and complete after `delay`, unless the cycle is to stop in its wait.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub fn cycle(&self, events: u32, delay: Duration) -> io::Result<()> {
+        let cookie = self.create()?;
+        for _ in 0..events {
+            self.inc(cookie)?;
+        }
+        self.reached(Step::AfterInc, "armed", cookie);
+        let stop = self.stop.map(|(step, _)| step);
+        let mut udev = Vec::new();
+        if stop != Some(Step::InWait) {
+            for _ in 0..events {
+                udev.push(self.completer(cookie, delay)?);
+            }
+        }
+        if stop == Some(Step::AfterComplete) {
+            udev.drain(..).try_for_each(reap)?;
+            self.reached(Step::AfterComplete, "completed", cookie);
+        }
+        self.wait(cookie.key)?;
+        udev.into_iter().try_for_each(reap)
+    }
+
+    /// A child that completes once and exits.
+    ///
+    /// # Errors
+    /// No process.
+    pub fn completer(&self, cookie: Cookie, delay: Duration) -> io::Result<i32> {
+        fork(|| {
+            std::thread::sleep(delay);
+            match self.complete(cookie.key) {
+                Ok(_) => say("udev-completed", Some(cookie), &[]),
+                Err(error) => failed("udev-failed", cookie, &error),
+            }
+        })
+    }
+
+    /// What docker did for a device that was busy: the uevent that will not come is completed by
+    /// the owner, and nobody waits.
+    ///
+    /// # Errors
+    /// `ENOSPC` when the limits are exhausted.
+    pub fn leak_like_moby(&self) -> io::Result<Cookie> {
+        let cookie = self.create()?;
+        self.inc(cookie)?;
+        self.complete(cookie.key)?;
+        say("leaked", Some(cookie), &[]);
+        Ok(cookie)
+    }
+
+    /// What devicemapper-rs does when a signal comes: gives up the wait and the cookie.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub fn abandon_on_eintr(&self) -> io::Result<Cookie> {
+        let cookie = self.create()?;
+        self.inc(cookie)?;
+        sysv::op(self.abi, cookie.semid, -1, libc::IPC_NOWAIT)?;
+        say("waiting", Some(cookie), &[]);
+        alarms(Duration::from_millis(20))?;
+        let result = sysv::op(self.abi, cookie.semid, 0, 0);
+        alarms(Duration::ZERO)?;
+        match result {
+            Ok(()) => say("woken", Some(cookie), &[]),
+            Err(error) => failed("abandoned", cookie, &error),
+        }
+        Ok(cookie)
+    }
+
+    /// Reports a step, and stops there if asked to.
+    fn reached(&self, step: Step, name: &str, cookie: Cookie) {
+        say(name, Some(cookie), &[]);
+        match self.stop {
+            Some((stop, fate)) if stop == step => end(fate),
+            _ => {}
+        }
+    }
+}
+
+/// Prints one JSON line with one `write`, so that lines of several processes do not mix.
+pub fn say(step: &str, cookie: Option<Cookie>, more: &[(&str, i64)]) {
+    let mut line = format!("{{\"step\":\"{step}\",\"pid\":{}", std::process::id());
+    if let Some(cookie) = cookie {
+        let _ = write!(line, ",\"key\":{},\"semid\":{}", cookie.key, cookie.semid);
+    }
+    for (name, value) in more {
+        let _ = write!(line, ",\"{name}\":{value}");
+    }
+    line.push_str("}\n");
+    // SAFETY: the buffer lives across the call. A reader that has gone is no concern of ours.
+    unsafe { libc::write(1, line.as_ptr().cast(), line.len()) };
+}
+
+/// Prints a step that ended with an error.
+pub fn failed(step: &str, cookie: Cookie, error: &io::Error) {
+    let errno = error.raw_os_error().unwrap_or(0);
+    say(step, Some(cookie), &[("errno", errno.into())]);
+}
+
+/// Sleeps for ever.
+pub fn hold() -> ! {
+    say("holding", None, &[]);
+    loop {
+        // SAFETY: no argument; returns after a signal.
+        unsafe { libc::pause() };
+    }
+}
+
+fn end(fate: Fate) {
+    match fate {
+        // SAFETY: a signal to ourselves; it does not return.
+        Fate::Kill => unsafe { libc::raise(libc::SIGKILL) },
+        // SAFETY: ends the process as libdm's users may, without running anything more.
+        Fate::Exit => unsafe { libc::_exit(0) },
+        Fate::Hold => hold(),
+    };
+}
+
+/// Lets a child kill us as soon as we sleep on `semid`.
+fn kill_sleeper(semid: i32, fate: Fate) -> io::Result<()> {
+    let signal = match fate {
+        Fate::Kill => libc::SIGKILL,
+        Fate::Exit => libc::SIGTERM,
+        Fate::Hold => return Ok(()),
+    };
+    let us = std::process::id().cast_signed();
+    fork(|| {
+        while sysv::waiters(semid).is_ok_and(|waiters| waiters == 0) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // SAFETY: two numbers; we are still its child, so the number is still its.
+        unsafe { libc::kill(us, signal) };
+    })?;
+    Ok(())
+}
+
+fn fork(child: impl FnOnce()) -> io::Result<i32> {
+    // SAFETY: this process has one thread, so the child may do anything.
+    match sysv::check(unsafe { libc::fork() })? {
+        0 => {
+            child();
+            // SAFETY: ends the child without running the parent's destructors.
+            unsafe { libc::_exit(0) }
+        }
+        pid => Ok(pid),
+    }
+}
+
+fn reap(pid: i32) -> io::Result<()> {
+    // SAFETY: no status is asked for.
+    sysv::check(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }).map(drop)
+}
+
+/// SIGALRM every `period` with a handler that does nothing; zero stops it. Repeated, because the
+/// first may come before the sleep that it is to interrupt.
+fn alarms(period: Duration) -> io::Result<()> {
+    extern "C" fn nothing(_: i32) {}
+    let handler: extern "C" fn(i32) = nothing;
+    // SAFETY: the handler touches nothing. semop is never restarted, whatever the flags.
+    unsafe { libc::signal(libc::SIGALRM, handler as libc::sighandler_t) };
+    let period = libc::timeval {
+        tv_sec: 0,
+        tv_usec: period.subsec_micros().into(),
+    };
+    let timer = libc::itimerval {
+        it_interval: period,
+        it_value: period,
+    };
+    // SAFETY: `timer` outlives the call; the old value is not asked for.
+    sysv::check(unsafe {
+        libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut())
+    })
+    .map(drop)
+}
+
+/// Moves this process into a new IPC namespace.
+///
+/// # Errors
+/// Those of `unshare(2)`: it wants root.
+pub fn new_ipc_ns() -> io::Result<()> {
+    // SAFETY: one number.
+    sysv::check(unsafe { libc::unshare(libc::CLONE_NEWIPC) }).map(drop)
+}

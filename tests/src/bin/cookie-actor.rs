@@ -1,0 +1,353 @@
+//! Plays the users of udev cookies, the good and the bad ones. See `cookie-actor help`.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+    str::FromStr,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow, bail};
+use dmtrace_tests::{
+    actor::{Actor, Cookie, Fate, Step, failed, hold, new_ipc_ns, say},
+    sysv::{self, Abi},
+};
+
+const HELP: &str = "\
+cookie-actor VERB [--new-ipc-ns] [--abi semop|semtimedop] [--key K] [--hold] ...
+prints one JSON line for each step: step, pid, key, semid, errno
+  cycle [--events N] [--delay-ms N] [--count N] [--stop-at STEP --how kill|exit|hold]
+        create, count N uevents, wait, remove; children complete as udev would.
+        STEP: after-semget after-setval after-inc after-complete in-wait after-wait
+  moby [--count N | --until-enospc] [--every-ms N]   create, +1, -1 by itself, never wait
+  eintr                      give up the wait on a signal
+  over-complete              complete twice, then wait
+  create                     as `dmsetup udevcreatecookie`: value 1, exit
+  inc | complete | release   on --key, as later dmsetup processes do
+  foreign [--nsems N] [--mode OCTAL]   a set with a cookie's key that is no cookie
+  victim                     try to create a cookie once and tell the errno
+  churn --tag X [--procs M] [--jobs J] [--sets N] [--keyed] [--leave]
+        M short processes `cookie-actor churn-child --tag X-i`, each creates and removes N sets;
+        with --leave the last set of each is a cookie that stays
+  odd-thread                 a thread alone in a new namespace makes a cookie, the process stays
+  hold-file --path P         keep a file open, such as /proc/PID/ns/ipc
+--hold keeps the process alive at the end";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cookie-actor: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Options that were not asked for yet.
+struct Args(Vec<String>);
+
+impl Args {
+    fn flag(&mut self, name: &str) -> bool {
+        let found = self.0.iter().position(|arg| arg == name);
+        found.map(|at| self.0.remove(at)).is_some()
+    }
+
+    fn text(&mut self, name: &str) -> anyhow::Result<Option<String>> {
+        let Some(at) = self.0.iter().position(|arg| arg == name) else {
+            return Ok(None);
+        };
+        if at + 1 >= self.0.len() {
+            bail!("{name}: needs a value; see `cookie-actor help`");
+        }
+        Ok(self.0.drain(at..at + 2).nth(1))
+    }
+
+    fn number<T: FromStr>(&mut self, name: &str, default: T) -> anyhow::Result<T> {
+        match self.text(name)? {
+            None => Ok(default),
+            Some(text) => text
+                .parse()
+                .map_err(|_| anyhow!("{name} {text}: not a number; see `cookie-actor help`")),
+        }
+    }
+
+    fn millis(&mut self, name: &str) -> anyhow::Result<Duration> {
+        Ok(Duration::from_millis(self.number(name, 0)?))
+    }
+
+    fn end(&self) -> anyhow::Result<()> {
+        match self.0.first() {
+            None => Ok(()),
+            Some(arg) => bail!("{arg}: unknown; see `cookie-actor help`"),
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let mut args = Args(std::env::args().skip(1).collect());
+    if args.0.is_empty() || args.flag("help") || args.flag("--help") {
+        println!("{HELP}");
+        return Ok(());
+    }
+    let verb = args.0.remove(0);
+    let stay = args.flag("--hold");
+    if args.flag("--new-ipc-ns") {
+        say_new_ns("namespace")?;
+    }
+    let actor = Actor {
+        abi: match args.text("--abi")?.as_deref() {
+            Some("semop") => Abi::SemOp,
+            None | Some("semtimedop") => Abi::SemTimedOp,
+            Some(other) => bail!("--abi {other}: unknown; use semop or semtimedop"),
+        },
+        key: args
+            .text("--key")?
+            .map(|text| parse_key(&text))
+            .transpose()?,
+        stop: stop(&mut args)?,
+    };
+    let kept = play(&verb, actor, &mut args)?;
+    if stay {
+        hold();
+    }
+    drop(kept);
+    Ok(())
+}
+
+/// Enters a new IPC namespace and tells its number.
+fn say_new_ns(step: &str) -> anyhow::Result<()> {
+    new_ipc_ns().context("new IPC namespace; run as root")?;
+    let link = fs::read_link("/proc/thread-self/ns/ipc")?;
+    let link = link.to_string_lossy();
+    let digits: String = link.chars().filter(char::is_ascii_digit).collect();
+    say(step, None, &[("ns", digits.parse()?)]);
+    Ok(())
+}
+
+/// Plays a verb; returns a file that is to stay open.
+fn play(verb: &str, actor: Actor, args: &mut Args) -> anyhow::Result<Option<File>> {
+    match verb {
+        "cycle" => {
+            let (events, count) = (args.number("--events", 1)?, args.number("--count", 1)?);
+            let delay = args.millis("--delay-ms")?;
+            args.end()?;
+            for _ in 0..count {
+                actor.cycle(events, delay).context("cycle")?;
+            }
+        }
+        "moby" => moby(actor, args)?,
+        "eintr" => {
+            args.end()?;
+            actor.abandon_on_eintr().context("eintr")?;
+        }
+        "over-complete" => {
+            args.end()?;
+            let cookie = actor.create().context("create")?;
+            actor.inc(cookie)?;
+            for _ in 0..2 {
+                actor.complete(cookie.key)?;
+            }
+            // Wants 1 more than is there; the error is the point.
+            let _ = actor.wait(cookie.key);
+        }
+        "create" => {
+            args.end()?;
+            actor.create().context("create")?;
+        }
+        "inc" | "complete" | "release" => {
+            args.end()?;
+            on_key(verb, actor)?;
+        }
+        "foreign" => foreign(actor, args)?,
+        "victim" => {
+            args.end()?;
+            victim(actor)?;
+        }
+        "odd-thread" => {
+            args.end()?;
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    if say_new_ns("thread-namespace").is_ok() && actor.create().is_ok() {
+                        hold();
+                    }
+                });
+            });
+        }
+        "churn" => churn(args)?,
+        "churn-child" => churn_child(actor, args)?,
+        "hold-file" => {
+            let path = args.text("--path")?.context("--path: missing")?;
+            args.end()?;
+            return Ok(Some(File::open(&path).with_context(|| path.clone())?));
+        }
+        _ => bail!("{verb}: unknown verb; see `cookie-actor help`"),
+    }
+    Ok(None)
+}
+
+fn stop(args: &mut Args) -> anyhow::Result<Option<(Step, Fate)>> {
+    let fate = match args.text("--how")?.as_deref() {
+        None | Some("kill") => Fate::Kill,
+        Some("exit") => Fate::Exit,
+        Some("hold") => Fate::Hold,
+        Some(other) => bail!("--how {other}: unknown; use kill, exit or hold"),
+    };
+    let Some(name) = args.text("--stop-at")? else {
+        return Ok(None);
+    };
+    let step = Step::from_name(&name)
+        .with_context(|| format!("--stop-at {name}: unknown step; see `cookie-actor help`"))?;
+    Ok(Some((step, fate)))
+}
+
+fn moby(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
+    let until_enospc = args.flag("--until-enospc");
+    let count = args.number("--count", if until_enospc { u64::MAX } else { 1 })?;
+    let every = args.millis("--every-ms")?;
+    args.end()?;
+    let mut made = 0;
+    while made < count {
+        match actor.leak_like_moby() {
+            Ok(_) => made += 1,
+            Err(error) if until_enospc && error.raw_os_error() == Some(libc::ENOSPC) => {
+                say(
+                    "exhausted",
+                    None,
+                    &[("made", made.cast_signed()), ("errno", libc::ENOSPC.into())],
+                );
+                return Ok(());
+            }
+            Err(error) => return Err(error).context("moby"),
+        }
+        if !every.is_zero() {
+            std::thread::sleep(every);
+        }
+    }
+    say("done", None, &[("made", made.cast_signed())]);
+    Ok(())
+}
+
+fn on_key(verb: &str, actor: Actor) -> anyhow::Result<()> {
+    let key = actor.key.context("--key: missing")?;
+    let mut cookie = Cookie { key, semid: -1 };
+    let result: io::Result<()> = match verb {
+        "inc" => sysv::get(key, 1, 0).and_then(|semid| {
+            cookie.semid = semid;
+            actor.inc(cookie)
+        }),
+        "complete" => actor.complete(key).map(|semid| cookie.semid = semid),
+        _ => actor.wait(key),
+    };
+    match result {
+        Ok(()) => say(verb, Some(cookie), &[]),
+        Err(error) => {
+            failed(verb, cookie, &error);
+            return Err(error).with_context(|| format!("{verb} {key:#010x}"));
+        }
+    }
+    Ok(())
+}
+
+fn foreign(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
+    let nsems = args.number("--nsems", 1)?;
+    let mode = args.text("--mode")?.unwrap_or_else(|| "0600".to_owned());
+    let mode = i32::from_str_radix(&mode, 8)
+        .with_context(|| format!("--mode {mode}: not an octal number"))?;
+    args.end()?;
+    let key = actor
+        .key
+        .unwrap_or(0x0d4d_0000 | std::process::id() & 0xffff);
+    let semid = sysv::get(key, nsems, mode | libc::IPC_CREAT | libc::IPC_EXCL).context("semget")?;
+    say("created", Some(Cookie { key, semid }), &[]);
+    Ok(())
+}
+
+/// A program that just needs one cookie.
+fn victim(actor: Actor) -> anyhow::Result<()> {
+    match actor.create() {
+        Ok(cookie) => {
+            sysv::remove(cookie.semid)?;
+            say("victim", Some(cookie), &[("errno", 0)]);
+        }
+        Err(error) => {
+            let errno = error.raw_os_error().unwrap_or(0);
+            say("victim", None, &[("errno", errno.into())]);
+        }
+    }
+    Ok(())
+}
+
+fn churn(args: &mut Args) -> anyhow::Result<()> {
+    let tag = args.text("--tag")?.context("--tag: missing")?;
+    let procs: u32 = args.number("--procs", 1)?;
+    let jobs: usize = args.number("--jobs", 2)?;
+    let sets = args.text("--sets")?.unwrap_or_else(|| "1".to_owned());
+    let mut options = vec!["--sets".to_owned(), sets];
+    for flag in ["--keyed", "--leave"] {
+        if args.flag(flag) {
+            options.push(flag.to_owned());
+        }
+    }
+    args.end()?;
+    let exe = std::env::current_exe()?;
+    let mut running = std::collections::VecDeque::new();
+    let mut bad = 0;
+    for i in 0..procs {
+        if running.len() >= jobs.max(1) {
+            bad += i64::from(!finished(running.pop_front())?);
+        }
+        let child = Command::new(&exe)
+            .arg0("cookie-actor")
+            .args(["churn-child", "--tag", &format!("{tag}-{i}")])
+            .args(&options)
+            .spawn()
+            .context("churn-child")?;
+        running.push_back(child);
+    }
+    while !running.is_empty() {
+        bad += i64::from(!finished(running.pop_front())?);
+    }
+    say("done", None, &[("procs", procs.into()), ("failed", bad)]);
+    Ok(())
+}
+
+fn finished(child: Option<std::process::Child>) -> io::Result<bool> {
+    child.map_or(Ok(true), |mut child| Ok(child.wait()?.success()))
+}
+
+fn churn_child(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
+    args.text("--tag")?;
+    let sets: u32 = args.number("--sets", 1)?;
+    let (keyed, leave) = (args.flag("--keyed"), args.flag("--leave"));
+    args.end()?;
+    let flags = 0o600 | libc::IPC_CREAT | libc::IPC_EXCL;
+    for i in 0..sets {
+        // Keys by process, so that the children do not meet; far from those of cookies.
+        let key = if keyed {
+            0x4000_0000 | (std::process::id() & 0xffff) << 12 | i & 0xfff
+        } else {
+            libc::IPC_PRIVATE.cast_unsigned()
+        };
+        let semid = sysv::get(key, 1, flags).context("semget")?;
+        sysv::remove(semid).context("IPC_RMID")?;
+    }
+    let left = if leave {
+        let cookie = actor.create().context("create")?;
+        actor.inc(cookie)?;
+        Some(cookie)
+    } else {
+        None
+    };
+    say("churned", left, &[("sets", sets.into())]);
+    Ok(())
+}
+
+fn parse_key(text: &str) -> anyhow::Result<u32> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| anyhow!("--key {text}: not a number; use decimal or 0x…"))
+}
