@@ -6,3 +6,4 @@
 pub mod event;
 pub mod facts;
 pub mod ids;
+pub mod ledger;
