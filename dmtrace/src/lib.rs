@@ -7,4 +7,5 @@ pub mod event;
 pub mod facts;
 pub mod host;
 pub mod ids;
+pub mod ledger;
 pub mod probe;

@@ -125,7 +125,7 @@ const fn quality(flags: u16) -> Quality {
 
 /// A C string, with control characters made visible: names come from unprivileged processes and
 /// end up on terminals.
-pub(super) fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     let end = bytes
         .iter()
         .position(|&byte| byte == 0)

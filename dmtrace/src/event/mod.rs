@@ -5,6 +5,7 @@
 mod decode;
 mod image;
 
+pub(crate) use decode::text;
 pub use decode::{DecodeError, decode};
 pub use image::{Ancestor, ExitStatus, ProcessImage};
 

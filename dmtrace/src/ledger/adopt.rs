@@ -1,0 +1,351 @@
+//! Records of the kernel maps into the books: after messages were lost, or when a tracer that
+//! runs already is joined. Adopting a record twice changes nothing the second time.
+
+use dmtrace_common::{
+    ProcRecord, SEM_MAYBE_FOUND, SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_PREEXISTING, SEM_TOMBSTONE,
+    SemRecord,
+};
+
+use super::{
+    Change, ChangeKind, Cookie, Counts, Creator, EndKind, Exit, ImageId, Ledger, Origin, Stage,
+    WaitEnd, Waiting, Who, WhyUnknown, apply::Entry,
+};
+use crate::{
+    event::{ExitStatus, ProcessImage},
+    ids::{BootTime, Key, ProcKey, SemId},
+};
+
+impl Ledger {
+    /// Takes over the record of a set. A record of a removed set ("tombstone") opens and closes
+    /// its account. The record's counts replace those of the books where the books have none or
+    /// operations were dropped.
+    ///
+    /// Adopt the processes first, so that creators have names.
+    pub fn adopt(&mut self, sem: SemId, record: &SemRecord) -> Vec<Change> {
+        let mut out = Vec::new();
+        let key = Key(record.key);
+        let created = (record.created != 0 && record.state & SEM_PREEXISTING == 0)
+            .then_some(BootTime(record.created));
+        let closed = (record.closed != 0 || record.state & SEM_TOMBSTONE != 0)
+            .then_some(BootTime(record.closed));
+        if let Some(mark) = self.marks.get(sem)
+            && mark.key == key
+            && !self.live.contains_key(&sem)
+            && (mark.observed || closed.is_some())
+            && (mark.created.is_none() || created.is_none() || mark.created == created)
+        {
+            return out;
+        }
+        if self.live.get(&sem).is_some_and(|known| {
+            known.key != key
+                || matches!((known.created, created), (Some(old), Some(new)) if old < new)
+        }) {
+            let at = created.unwrap_or(BootTime(record.last_op));
+            self.close(sem, at, EndKind::Vanished, None, &mut out);
+        }
+        if let Some(known) = self.live.get(&sem)
+            && let (Some(old), Some(new)) = (known.created, created)
+            && old > new
+        {
+            return out;
+        }
+        let creator = self.creator_of_record(record);
+        let seen = BootTime(record.created.max(record.last_op).max(record.wait_since));
+        match self.live.get(&sem).map(|known| known.creator.image()) {
+            None => {
+                self.enter(Entry {
+                    id: sem,
+                    key,
+                    nsems: record.nsems,
+                    semflg: (record.state & SEM_PREEXISTING == 0).then_some(record.semflg),
+                    origin: Origin::Map,
+                    created,
+                    seen,
+                    creator,
+                });
+                self.take_over(sem, record, seen);
+                if created.is_none() {
+                    self.missed(sem);
+                }
+                out.push(Change {
+                    at: created.unwrap_or(seen),
+                    sem,
+                    key,
+                    who: self.who_is(creator),
+                    kind: match created {
+                        Some(_) => ChangeKind::Created {
+                            nsems: record.nsems,
+                        },
+                        None => ChangeKind::Found,
+                    },
+                });
+            }
+            Some(known_creator) => {
+                self.merge(sem, record, created, creator, known_creator.is_none());
+                if record.state & SEM_OPS_DROPPED != 0 {
+                    self.take_over(sem, record, seen);
+                }
+            }
+        }
+        if record.state & SEM_OPS_DROPPED != 0 {
+            self.missed(sem);
+        }
+        if let Some(closed) = closed {
+            let by = self.actor(record.closer, "");
+            let kind = if record.state & SEM_NS_TEARDOWN != 0 {
+                EndKind::WithNamespace
+            } else {
+                self.ending_by(sem, by.as_ref())
+            };
+            self.close(sem, closed.max(seen), kind, by, &mut out);
+        }
+        out
+    }
+
+    /// Takes over the record of a process: its image, and its end if it has ended.
+    pub fn adopt_process(&mut self, record: &ProcRecord) -> Vec<Change> {
+        let mut out = Vec::new();
+        let image = ProcessImage::from_record(record);
+        let id = ImageId {
+            id: image.id,
+            exec: image.exec,
+        };
+        let Some(process) = self.processes.enter(id, &image.comm, image.seen) else {
+            return out;
+        };
+        process.learn(&image);
+        let starved = record.starved.saturating_sub(process.tally.starved);
+        process.tally.starved += starved;
+        self.totals.starved += starved;
+        if record.exited != 0 {
+            let exit = Exit {
+                at: BootTime(record.exited),
+                status: Some(ExitStatus::from_wait(record.exit_code)),
+            };
+            self.image_exited(id, exit, &mut out);
+        }
+        out
+    }
+
+    fn missed(&mut self, sem: SemId) {
+        if let Some(cookie) = self.cookie_mut(sem) {
+            cookie.gaps.operations = true;
+        }
+    }
+
+    fn creator_of_record(&mut self, record: &SemRecord) -> Creator {
+        if record.state & SEM_MAYBE_FOUND != 0 {
+            return Creator::Unknown(WhyUnknown::MaybeFound);
+        }
+        if record.state & SEM_PREEXISTING != 0 {
+            return Creator::Unknown(WhyUnknown::BeforeTracer);
+        }
+        let name = crate::event::text(&record.comm);
+        match self.actor(record.creator, &name) {
+            Some(who) => Creator::Known {
+                image: who.image,
+                tid: record.tid,
+            },
+            None => Creator::Unknown(WhyUnknown::Missed),
+        }
+    }
+
+    fn actor(&mut self, key: ProcKey, name: &str) -> Option<Who> {
+        let process = self.processes.enter(key.into(), name, BootTime(0))?;
+        Some(process.who(0))
+    }
+
+    fn who_is(&self, creator: Creator) -> Option<Who> {
+        let Creator::Known { image, tid } = creator else {
+            return None;
+        };
+        Some(self.processes.get(image)?.who(tid))
+    }
+
+    /// Completes what the books know of a set that they have already.
+    fn merge(
+        &mut self,
+        sem: SemId,
+        record: &SemRecord,
+        created: Option<BootTime>,
+        creator: Creator,
+        unknown: bool,
+    ) {
+        let Some(known) = self.live.get_mut(&sem) else {
+            return;
+        };
+        let key = known.key;
+        if known.nsems == 0 {
+            known.nsems = record.nsems;
+        }
+        if known.created.is_none()
+            && let Some(created) = created
+        {
+            known.created = Some(created);
+            known.first_seen = known.first_seen.min(created);
+            known.semflg = Some(record.semflg);
+            known.origin = Origin::Map;
+            self.totals.both(key, |count| {
+                count.found = count.found.saturating_sub(1);
+                count.created += 1;
+            });
+        }
+        if !unknown {
+            return;
+        }
+        let Some(known) = self.live.get_mut(&sem) else {
+            return;
+        };
+        known.creator = creator;
+        self.credit(sem, key, creator);
+        if let (Some(who), Some(created)) = (self.who_is(creator), created)
+            && let Some(cookie) = self.cookie_mut(sem)
+        {
+            cookie.creation_learnt(created, &who);
+        }
+    }
+
+    /// The counts of a cookie's record replace those of the books.
+    fn take_over(&mut self, sem: SemId, record: &SemRecord, seen: BootTime) {
+        let creator = self.live.get(&sem).map(|known| known.creator);
+        let creator = creator.and_then(|creator| self.who_is(creator));
+        let waiter = self.actor(record.waiter, "");
+        let last = self.actor(record.last_actor, "");
+        let Some(cookie) = self.cookie_mut(sem) else {
+            return;
+        };
+        cookie.synced = cookie.synced.max(seen);
+        cookie.take_over(record, creator, waiter, last, seen);
+        let users: Vec<Who> = cookie.users.iter().map(|user| user.who.clone()).collect();
+        let completers: Vec<ImageId> = cookie.completers.iter().map(|who| who.image).collect();
+        for who in users {
+            self.hold(sem, who.image, false);
+            self.follow(who.image, who.tid, BootTime(0), sem, true);
+        }
+        for image in completers {
+            self.hold(sem, image, false);
+        }
+    }
+}
+
+impl Cookie {
+    fn take_over(
+        &mut self,
+        record: &SemRecord,
+        creator: Option<Who>,
+        waiter: Option<Who>,
+        last: Option<Who>,
+        seen: BootTime,
+    ) {
+        let owner_waits = match (&creator, &waiter) {
+            (Some(creator), Some(waiter)) => creator.image == waiter.image,
+            _ => false,
+        };
+        let waited = record.waits > 0;
+        let by_other = u32::from(waited && !owner_waits).min(record.other_dec);
+        let by_owner = u32::from(waited && owner_waits).min(record.owner_dec);
+        self.counts = Counts {
+            owner_inc: record.owner_inc,
+            owner_dec: record.owner_dec,
+            other_inc: record.other_inc,
+            other_dec: record.other_dec,
+            completions: record.other_dec.saturating_sub(by_other),
+            wait_entries: by_owner.saturating_add(by_other),
+            setvals: record.setvals,
+            waits: record.waits,
+            waits_done: record.waits_done,
+            starved: record.starved,
+        };
+        if record.state & SEM_PREEXISTING == 0 {
+            self.base = Some(record.value);
+            self.sum = 0;
+            self.first_op = None;
+        }
+        if record.last_op != 0 {
+            self.last_call = Some(super::later(self.last_call, BootTime(record.last_op)));
+        }
+        if self.counts.completions > 0 {
+            // The record has one time for all operations: the latest is the safe assumption.
+            self.last_completion =
+                Some(super::later(self.last_completion, BootTime(record.last_op)));
+        }
+        self.last_actor = last.as_ref().map(|who| who.image).or(self.last_actor);
+        if record.other_inc > 0 {
+            // The record does not say who incremented.
+            self.gaps.operations = true;
+        }
+        if let Some(creator) = creator {
+            let stage = owner_stage(record, owner_waits);
+            let acted = last.is_some_and(|last| last.image == creator.image);
+            let at = BootTime(if acted {
+                record.last_op
+            } else {
+                record.created
+            });
+            let user = self.user_mut(&creator, at.max(BootTime(record.created)), stage);
+            user.incs = record.owner_inc;
+            user.decs = record.owner_dec;
+            user.wait_entries = by_owner;
+            user.stage = stage;
+        }
+        let Some(waiter) = waiter else {
+            return;
+        };
+        let since = BootTime(record.wait_since);
+        if waited && !owner_waits {
+            let stage = wait_stage(record);
+            let user = self.user_mut(&waiter, since, stage);
+            user.stage = stage;
+            user.decs = by_other;
+            user.wait_entries = by_other;
+        }
+        if record.wait_since != 0 {
+            let known = self
+                .waiters
+                .iter()
+                .any(|known| known.who.image == waiter.image);
+            if !known {
+                self.waiters.push(Waiting { who: waiter, since });
+            }
+        } else {
+            self.waiters.retain(|known| known.who.image != waiter.image);
+            if record.waits_done > 0 {
+                self.last_wait = Some(WaitEnd {
+                    who: waiter,
+                    at: seen,
+                    errno: record.last_error.saturating_neg().max(0),
+                });
+            }
+        }
+    }
+}
+
+/// How far the creator has come by its record.
+fn owner_stage(record: &SemRecord, owner_waits: bool) -> Stage {
+    if owner_waits && record.waits > 0 {
+        wait_stage(record)
+    } else if record.owner_dec > 0 {
+        Stage::SelfCompleted
+    } else if record.owner_inc > 0 {
+        Stage::Armed
+    } else if record.setvals > 0 {
+        Stage::Ready
+    } else {
+        Stage::Created
+    }
+}
+
+/// How a wait stands by the record of its cookie.
+const fn wait_stage(record: &SemRecord) -> Stage {
+    if record.wait_since != 0 {
+        Stage::Waiting
+    } else if record.last_error == -libc::EINTR {
+        Stage::Interrupted
+    } else if record.last_error != 0 {
+        Stage::WaitFailed
+    } else if record.value == 0 {
+        Stage::Released
+    } else {
+        Stage::Interrupted
+    }
+}

@@ -1,0 +1,607 @@
+//! One event into the books.
+
+use dmtrace_common::SemKey;
+
+use super::{
+    Call, Change, ChangeKind, Cookie, Creator, EndKind, Exit, FailedLookup, ImageId, Ledger,
+    Origin, Semaphore, Stage, Who, WhyUnknown, cookie, operate::CallSeen,
+};
+use crate::{
+    event::{Event, What},
+    ids::{BootTime, IpcNs, Key, SemId},
+};
+
+/// What a new set is entered with.
+pub(super) struct Entry {
+    pub(super) id: SemId,
+    pub(super) key: Key,
+    pub(super) nsems: u32,
+    pub(super) semflg: Option<u32>,
+    pub(super) origin: Origin,
+    pub(super) created: Option<BootTime>,
+    pub(super) seen: BootTime,
+    pub(super) creator: Creator,
+}
+
+impl Ledger {
+    /// Enters one event; returns what changed by it.
+    pub fn apply(&mut self, event: &Event) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.apply_into(event, &mut changes);
+        changes
+    }
+
+    /// As [`Ledger::apply`], appending to a vector that the caller reuses.
+    pub fn apply_into(&mut self, event: &Event, out: &mut Vec<Change>) {
+        match &event.what {
+            What::Process(image) => {
+                let id = ImageId {
+                    id: image.id,
+                    exec: image.exec,
+                };
+                if let Some(process) = self.processes.enter(id, &image.comm, event.at) {
+                    process.learn(image);
+                }
+            }
+            What::Created {
+                sem,
+                key,
+                nsems,
+                semflg,
+            } => self.created(event, *sem, *key, *nsems, *semflg, out),
+            What::CreateFailed { ns, key, errno } => {
+                self.create_failed(event, *ns, *key, *errno, out);
+            }
+            What::SetVal {
+                sem,
+                key,
+                value,
+                errno,
+            } => self.call(event, *sem, *key, *errno, out, |cookie, call| {
+                cookie.set(call, *value)
+            }),
+            What::Op {
+                sem,
+                key,
+                ops,
+                errno,
+            } => self.call(event, *sem, *key, *errno, out, |cookie, call| {
+                cookie.operate(call, ops)
+            }),
+            What::WaitBegin { sem, key, ops } => {
+                if ops.iter().any(|op| op.waits_for_zero()) {
+                    self.call(event, *sem, *key, 0, out, Cookie::wait_begins);
+                }
+            }
+            What::Destroyed { sem, key } => self.destroyed(event, *sem, *key, out),
+            What::Exit { status } => {
+                let exit = Exit {
+                    at: event.at,
+                    status: Some(*status),
+                };
+                for image in self.processes.ids(event.actor.id) {
+                    self.image_exited(image, exit, out);
+                }
+            }
+            What::LookupFailed { ns, key, errno } => {
+                self.lookup_failed(event, *ns, *key, *errno, out);
+            }
+        }
+    }
+
+    pub(super) fn who(&mut self, event: &Event) -> Option<Who> {
+        let process = self.processes.touch(&event.actor, event.at)?;
+        Some(process.who(event.actor.tid))
+    }
+
+    fn created(
+        &mut self,
+        event: &Event,
+        sem: SemId,
+        key: Key,
+        nsems: u32,
+        semflg: u32,
+        out: &mut Vec<Change>,
+    ) {
+        let at = event.at;
+        let who = self.who(event);
+        let creator = creator_of(who.as_ref());
+        let change = Change {
+            at,
+            sem,
+            key,
+            who: who.clone(),
+            kind: ChangeKind::Created { nsems },
+        };
+        if self.created_late(sem, key, at, creator) {
+            out.push(change);
+            return;
+        }
+        if let Some(known) = self.live.get(&sem) {
+            let same = known.key == key
+                && match known.created {
+                    Some(created) => created == at,
+                    None => at <= known.last_seen,
+                };
+            if same {
+                if self.complete_creation(sem, at, nsems, semflg, creator, who.as_ref()) {
+                    out.push(change);
+                }
+                return;
+            }
+            if known.last_seen > at {
+                // An older incarnation, long replaced: enter and close it at once.
+                self.totals.both(key, |count| {
+                    count.created += 1;
+                    count.vanished += 1;
+                });
+                self.totals.late += 1;
+                self.tally_closed(creator, key);
+                return;
+            }
+            self.close(sem, at, EndKind::Vanished, None, out);
+        }
+        self.enter(Entry {
+            id: sem,
+            key,
+            nsems,
+            semflg: Some(semflg),
+            origin: Origin::Event,
+            created: Some(at),
+            seen: at,
+            creator,
+        });
+        if let Some(cookie) = self.cookie_mut(sem) {
+            cookie.base = Some(0);
+            if let Some(who) = &who {
+                cookie.user_mut(who, at, Stage::Created);
+            }
+            cookie.note(at, who.as_ref(), Call::Create, 0);
+            if let Some(who) = &who {
+                self.follow(who.image, who.tid, at, sem, true);
+            }
+        }
+        out.push(change);
+    }
+
+    /// Creation of a set that is closed already. Returns whether it was that.
+    fn created_late(&mut self, sem: SemId, key: Key, at: BootTime, creator: Creator) -> bool {
+        let Some(mark) = self.marks.get_mut(sem) else {
+            return false;
+        };
+        if mark.key != key || mark.closed < at || mark.created.is_some_and(|created| created != at)
+        {
+            return false;
+        }
+        if mark.created.is_some() {
+            return true;
+        }
+        mark.created = Some(at);
+        self.totals.both(key, |count| {
+            count.found = count.found.saturating_sub(1);
+            count.created += 1;
+        });
+        self.tally_closed(creator, key);
+        if let Some(closed) = self.history.latest_mut(sem) {
+            closed.created = Some(at);
+            closed.origin = Origin::Event;
+            closed.first_seen = closed.first_seen.min(at);
+            let unknown = closed.creator.image().is_none();
+            if unknown {
+                closed.creator = creator;
+            }
+            if let (true, Some(image)) = (unknown, creator.image()) {
+                // The set held no reference for its creator so far.
+                self.hold(sem, image, true);
+            }
+        }
+        true
+    }
+
+    fn tally_closed(&mut self, creator: Creator, key: Key) {
+        let process = creator.image().and_then(|id| self.processes.get_mut(id));
+        if let Some(process) = process {
+            process.tally.open(key);
+            process.tally.close(key);
+        }
+    }
+
+    /// The creation of a set that was found before. Returns whether that was news.
+    fn complete_creation(
+        &mut self,
+        sem: SemId,
+        at: BootTime,
+        nsems: u32,
+        semflg: u32,
+        creator: Creator,
+        who: Option<&Who>,
+    ) -> bool {
+        let Some(known) = self.live.get_mut(&sem) else {
+            return false;
+        };
+        let key = known.key;
+        let news = known.created.is_none();
+        let overtaken = known.origin == Origin::Use;
+        if news {
+            known.created = Some(at);
+            known.first_seen = known.first_seen.min(at);
+            known.nsems = nsems;
+            known.semflg = Some(semflg);
+            known.origin = Origin::Event;
+            self.totals.both(key, |count| {
+                count.found = count.found.saturating_sub(1);
+                count.created += 1;
+            });
+        }
+        if known.creator.image().is_some() || creator.image().is_none() {
+            return news;
+        }
+        known.creator = creator;
+        self.credit(sem, key, creator);
+        if let Some(cookie) = self.cookie_mut(sem)
+            && let Some(who) = who
+        {
+            cookie.creation_learnt(at, who);
+            if overtaken {
+                // Its first operations merely arrived before its creation.
+                cookie.gaps.operations = false;
+            }
+            self.follow(who.image, who.tid, at, sem, true);
+        }
+        news
+    }
+
+    /// The creator of a live set gets it into its tally and is remembered for it.
+    pub(super) fn credit(&mut self, sem: SemId, key: Key, creator: Creator) {
+        let Some(image) = creator.image() else {
+            return;
+        };
+        if let Some(process) = self.processes.get_mut(image) {
+            process.tally.open(key);
+            if key.has_cookie_magic() {
+                process.cookies.insert(sem);
+            }
+        }
+        self.hold(sem, image, false);
+    }
+
+    /// A set refers to an image. For an ordinary set only its creator counts; a cookie refers to
+    /// everybody who took part, once.
+    pub(super) fn hold(&mut self, sem: SemId, image: ImageId, closed: bool) {
+        let semaphore = if closed {
+            self.history.latest_mut(sem)
+        } else {
+            self.live.get_mut(&sem)
+        };
+        let Some(semaphore) = semaphore else {
+            return;
+        };
+        if let Some(cookie) = &mut semaphore.cookie {
+            if cookie.held.contains(&image) || cookie.held.len() >= cookie::HELD {
+                return;
+            }
+            cookie.held.push(image);
+        }
+        self.processes.hold(image);
+    }
+
+    pub(super) fn cookie_mut(&mut self, sem: SemId) -> Option<&mut Cookie> {
+        self.live.get_mut(&sem)?.cookie.as_deref_mut()
+    }
+
+    /// Opens the account of a set.
+    pub(super) fn enter(&mut self, entry: Entry) {
+        let Entry {
+            id,
+            key,
+            nsems,
+            semflg,
+            origin,
+            created,
+            seen,
+            creator,
+        } = entry;
+        self.totals.both(key, |count| {
+            count.live += 1;
+            if created.is_some() {
+                count.created += 1;
+            } else {
+                count.found += 1;
+            }
+        });
+        let cookie = key.has_cookie_magic().then(Box::<Cookie>::default);
+        if cookie.is_some() {
+            self.by_key.insert((key, id));
+        }
+        self.live.insert(
+            id,
+            Semaphore {
+                id,
+                key,
+                nsems,
+                semflg,
+                origin,
+                created,
+                first_seen: created.map_or(seen, |created| created.min(seen)),
+                last_seen: seen,
+                creator,
+                ending: None,
+                cookie,
+            },
+        );
+        self.credit(id, key, creator);
+    }
+
+    fn create_failed(
+        &mut self,
+        event: &Event,
+        ns: IpcNs,
+        key: Key,
+        errno: i32,
+        out: &mut Vec<Change>,
+    ) {
+        let starved = errno == libc::ENOSPC;
+        if starved {
+            self.totals.starved += 1;
+        } else {
+            self.totals.failed += 1;
+        }
+        let process = self.processes.touch(&event.actor, event.at);
+        let who = process.map(|process| {
+            if starved {
+                process.tally.starved += 1;
+            } else {
+                process.tally.failed += 1;
+            }
+            process.who(event.actor.tid)
+        });
+        out.push(Change {
+            at: event.at,
+            sem: nowhere(ns),
+            key,
+            who,
+            kind: ChangeKind::CreateFailed { errno },
+        });
+    }
+
+    /// A call on a cookie.
+    fn call(
+        &mut self,
+        event: &Event,
+        sem: SemId,
+        key: Key,
+        errno: i32,
+        out: &mut Vec<Change>,
+        action: impl FnOnce(&mut Cookie, CallSeen<'_>) -> Option<ChangeKind>,
+    ) {
+        if !key.has_cookie_magic() {
+            return;
+        }
+        let at = event.at;
+        let who = self.who(event);
+        if self
+            .live
+            .get(&sem)
+            .is_some_and(|known| known.key != key && known.last_seen < at)
+        {
+            self.close(sem, at, EndKind::Vanished, None, out);
+        }
+        let exists = !matches!(errno, libc::EIDRM | libc::EINVAL);
+        if !self.live.contains_key(&sem) {
+            let late = self.marks.get(sem).is_some_and(|mark| {
+                mark.closed >= at || !exists || matches!(event.what, What::WaitBegin { .. })
+            });
+            if late || !exists {
+                self.call_late(event, sem, errno, who.as_ref(), action);
+                return;
+            }
+            self.enter(Entry {
+                id: sem,
+                key,
+                nsems: 0,
+                semflg: None,
+                origin: Origin::Use,
+                created: None,
+                seen: at,
+                creator: Creator::Unknown(WhyUnknown::Missed),
+            });
+            if let Some(cookie) = self.cookie_mut(sem) {
+                cookie.gaps.operations = true;
+            }
+            out.push(Change {
+                at,
+                sem,
+                key,
+                who: None,
+                kind: ChangeKind::Found,
+            });
+        }
+        let Some(known) = self.live.get_mut(&sem) else {
+            return;
+        };
+        if known.key != key || known.created.is_some_and(|created| created > at) {
+            self.totals.late += 1;
+            return;
+        }
+        known.first_seen = known.first_seen.min(at);
+        known.last_seen = known.last_seen.max(at);
+        let creator = known.creator.image().map(|image| image.id);
+        let Some(cookie) = known.cookie.as_deref_mut() else {
+            return;
+        };
+        let call = CallSeen {
+            at,
+            who: who.as_ref(),
+            creator,
+            quality: event.quality,
+            errno,
+        };
+        let kind = action(cookie, call);
+        if let Some(who) = &who {
+            let image = who.image;
+            let uses = cookie.user(image).is_some();
+            self.hold(sem, image, false);
+            self.follow(image, who.tid, at, sem, uses);
+        }
+        if let Some(kind) = kind {
+            out.push(Change {
+                at,
+                sem,
+                key,
+                who,
+                kind,
+            });
+        }
+    }
+
+    /// Keeps the trail of a cookie user.
+    pub(super) fn follow(
+        &mut self,
+        image: ImageId,
+        tid: u32,
+        at: BootTime,
+        sem: SemId,
+        uses: bool,
+    ) {
+        let Some(process) = self.processes.get_mut(image) else {
+            return;
+        };
+        if !uses {
+            return;
+        }
+        process.trail(tid, at);
+        process.cookies.insert(sem);
+        let Some(exit) = process.exit else {
+            return;
+        };
+        // The process had ended before this (late) call arrived.
+        if let Some(cookie) = self.cookie_mut(sem) {
+            cookie.user_exited(image, exit);
+        }
+    }
+
+    /// A call on a cookie that is gone: the last waiter's EIDRM, or an event that was overtaken.
+    fn call_late(
+        &mut self,
+        event: &Event,
+        sem: SemId,
+        errno: i32,
+        who: Option<&Who>,
+        action: impl FnOnce(&mut Cookie, CallSeen<'_>) -> Option<ChangeKind>,
+    ) {
+        let closed = self.history.latest_mut(sem);
+        let Some((creator, cookie)) = closed.and_then(|closed| {
+            let creator = closed.creator.image().map(|image| image.id);
+            Some((creator, closed.cookie.as_deref_mut()?))
+        }) else {
+            self.totals.late += 1;
+            return;
+        };
+        action(
+            cookie,
+            CallSeen {
+                at: event.at,
+                who,
+                creator,
+                quality: event.quality,
+                errno,
+            },
+        );
+        cookie.waiters.clear();
+        if let Some(who) = who {
+            self.hold(sem, who.image, true);
+        }
+    }
+
+    fn lookup_failed(
+        &mut self,
+        event: &Event,
+        ns: IpcNs,
+        key: Key,
+        errno: i32,
+        out: &mut Vec<Change>,
+    ) {
+        let at = event.at;
+        self.totals.lookups_failed += 1;
+        let who = self.who(event);
+        let elsewhere: Option<SemId> = self.ids_with_key(key).find(|sem| sem.ns != ns);
+        if let Some(sem) = elsewhere {
+            if let Some(cookie) = self.cookie_mut(sem) {
+                if cookie.lookups.len() >= cookie::LOOKUPS {
+                    cookie.lookups.remove(0);
+                }
+                cookie.lookups.push(FailedLookup {
+                    who: who.clone(),
+                    at,
+                    ns,
+                    errno,
+                });
+            }
+            if let Some(who) = &who {
+                self.hold(sem, who.image, false);
+            }
+        }
+        out.push(Change {
+            at,
+            sem: nowhere(ns),
+            key,
+            who,
+            kind: ChangeKind::LookupFailed {
+                errno,
+                lives_in: elsewhere.map(|sem| sem.ns),
+            },
+        });
+    }
+
+    pub(super) fn image_exited(&mut self, image: ImageId, exit: Exit, out: &mut Vec<Change>) {
+        let Some(process) = self.processes.get_mut(image) else {
+            return;
+        };
+        if process.exit.is_some_and(|known| known.status.is_some()) {
+            return;
+        }
+        process.exit = Some(exit);
+        let cookies = std::mem::take(&mut process.cookies);
+        for &sem in &cookies {
+            let Some(known) = self.live.get_mut(&sem) else {
+                continue;
+            };
+            let key = known.key;
+            let Some(cookie) = known.cookie.as_deref_mut() else {
+                continue;
+            };
+            if let Some((who, stage)) = cookie.user_exited(image, exit) {
+                cookie.note(exit.at, Some(&who), Call::Exit, 0);
+                out.push(Change {
+                    at: exit.at,
+                    sem,
+                    key,
+                    who: Some(who),
+                    kind: ChangeKind::OwnerExited {
+                        status: exit.status,
+                        stage,
+                    },
+                });
+            }
+        }
+        if let Some(process) = self.processes.get_mut(image) {
+            process.cookies = cookies;
+        }
+    }
+}
+
+/// The id of "no set" in a namespace.
+fn nowhere(ns: IpcNs) -> SemId {
+    SemKey {
+        ns: ns.0,
+        semid: -1,
+    }
+    .into()
+}
+
+fn creator_of(who: Option<&Who>) -> Creator {
+    who.map_or(Creator::Unknown(WhyUnknown::Missed), |who| Creator::Known {
+        image: who.image,
+        tid: who.tid,
+    })
+}

@@ -1,0 +1,288 @@
+//! The end of a set.
+
+use super::{
+    Call, Change, ChangeKind, Cookie, Creator, Cycle, EndKind, Ending, Ledger, Origin, Semaphore,
+    Stage, Who, WhyUnknown, apply::Entry,
+};
+use crate::{
+    event::Event,
+    ids::{BootTime, Key, SemId},
+};
+
+impl Ledger {
+    pub(super) fn destroyed(&mut self, event: &Event, sem: SemId, key: Key, out: &mut Vec<Change>) {
+        let at = event.at;
+        let teardown = event.quality.ns_teardown;
+        let who = if teardown { None } else { self.who(event) };
+        if let Some(mark) = self.marks.get_mut(sem)
+            && mark.key == key
+            && !self.live.contains_key(&sem)
+        {
+            if mark.observed {
+                // The map told of this removal already, or it is a repetition. Without a time
+                // of creation, a removal long after would be another incarnation.
+                if mark.closed == at {
+                    return;
+                }
+            } else {
+                // A reconciliation noticed its absence before this event was read.
+                mark.observed = true;
+                mark.closed = at;
+                self.totals.both(key, |count| {
+                    count.vanished = count.vanished.saturating_sub(1);
+                    count.destroyed += 1;
+                });
+                return;
+            }
+        }
+        match self.live.get(&sem) {
+            Some(known) if known.key != key && known.last_seen > at => {
+                self.totals.late += 1;
+                return;
+            }
+            Some(known) if known.created.is_some_and(|created| created > at) => {
+                self.totals.late += 1;
+                return;
+            }
+            Some(known) if known.key != key => {
+                self.close(sem, at, EndKind::Vanished, None, out);
+                self.enter_unseen(sem, key, at);
+            }
+            Some(_) => {}
+            None => self.enter_unseen(sem, key, at),
+        }
+        let kind = if teardown {
+            EndKind::WithNamespace
+        } else {
+            self.ending_by(sem, who.as_ref())
+        };
+        self.close(sem, at, kind, who, out);
+    }
+
+    fn enter_unseen(&mut self, sem: SemId, key: Key, at: BootTime) {
+        self.enter(Entry {
+            id: sem,
+            key,
+            nsems: 0,
+            semflg: None,
+            origin: Origin::Use,
+            created: None,
+            seen: at,
+            creator: Creator::Unknown(WhyUnknown::Missed),
+        });
+        if let Some(cookie) = self.cookie_mut(sem) {
+            cookie.gaps.operations = true;
+        }
+    }
+
+    /// In which way a set ends when this actor removes it.
+    pub(super) fn ending_by(&self, sem: SemId, who: Option<&Who>) -> EndKind {
+        let Some(semaphore) = self.live.get(&sem) else {
+            return EndKind::ByOther;
+        };
+        let creator = semaphore.creator.image().map(|image| image.id);
+        let by_creator = who.is_some_and(|who| Some(who.image.id) == creator);
+        let Some(cookie) = semaphore.cookie.as_deref() else {
+            return if by_creator {
+                EndKind::ByCreator
+            } else {
+                EndKind::ByOther
+            };
+        };
+        let user = who.and_then(|who| {
+            cookie
+                .users
+                .iter()
+                .find(|user| user.who.image.id == who.image.id)
+        });
+        let others_wait = cookie
+            .waiters
+            .iter()
+            .any(|waiting| who.is_none_or(|who| who.image.id != waiting.who.image.id));
+        if others_wait {
+            return EndKind::WhileLive;
+        }
+        match user.map(|user| user.stage) {
+            Some(Stage::Released | Stage::Waiting | Stage::Interrupted | Stage::WaitFailed) => {
+                EndKind::ByWaiter
+            }
+            Some(_) if by_creator => EndKind::ByCreator,
+            // libdm removes a cookie whose own decrement found 0.
+            Some(Stage::Starved) => EndKind::ByWaiter,
+            _ if cookie.users.iter().any(|user| user.exit.is_none()) => EndKind::WhileLive,
+            _ => EndKind::ByOther,
+        }
+    }
+
+    /// Closes the account of a live set.
+    pub(super) fn close(
+        &mut self,
+        sem: SemId,
+        at: BootTime,
+        kind: EndKind,
+        by: Option<Who>,
+        out: &mut Vec<Change>,
+    ) {
+        let Some(mut semaphore) = self.live.remove(&sem) else {
+            return;
+        };
+        let key = semaphore.key;
+        self.marks.put(&semaphore, at, kind);
+        self.totals.both(key, |count| {
+            count.live = count.live.saturating_sub(1);
+            if kind.observed() {
+                count.destroyed += 1;
+            } else {
+                count.vanished += 1;
+            }
+        });
+        let creator = semaphore.creator.image();
+        if let Some(process) = creator.and_then(|image| self.processes.get_mut(image)) {
+            process.tally.close(key);
+        }
+        out.push(Change {
+            at,
+            sem,
+            key,
+            who: by.clone(),
+            kind: ChangeKind::Destroyed { ending: kind },
+        });
+        let Some(mut cookie) = semaphore.cookie.take() else {
+            if let Some(image) = creator {
+                self.processes.release(image);
+            }
+            return;
+        };
+        self.by_key.remove(&(key, sem));
+        for user in &cookie.users {
+            if let Some(process) = self.processes.get_mut(user.who.image) {
+                process.cookies.remove(&sem);
+            }
+        }
+        if let Some(image) = creator
+            && let Some(process) = self.processes.get_mut(image)
+        {
+            process.cookies.remove(&sem);
+        }
+        if let (Some(by), Some(created)) = (&by, semaphore.created) {
+            self.cycle_done(&semaphore, by, created, at);
+        }
+        cookie.note(at, by.as_ref(), Call::Remove, 0);
+        let mut waiters = std::mem::take(&mut cookie.waiters);
+        waiters.retain(|waiting| {
+            by.as_ref()
+                .is_none_or(|by| by.image.id != waiting.who.image.id)
+        });
+        if let Some(by) = &by
+            && !cookie.held.contains(&by.image)
+        {
+            cookie.held.push(by.image);
+            self.processes.hold(by.image);
+        }
+        semaphore.last_seen = semaphore.last_seen.max(at);
+        semaphore.ending = Some(Ending {
+            at,
+            kind,
+            by,
+            waiters,
+        });
+        semaphore.cookie = Some(cookie);
+        if let Some(evicted) = self.history.push(Box::new(semaphore)) {
+            self.forget(&evicted);
+        }
+    }
+
+    /// A process removed a cookie of its own: a complete cycle. Other cookies of the same thread
+    /// that were touched last before this one was made are left behind.
+    fn cycle_done(&mut self, semaphore: &Semaphore, by: &Who, created: BootTime, at: BootTime) {
+        let Creator::Known { image, tid } = semaphore.creator else {
+            return;
+        };
+        if image != by.image {
+            return;
+        }
+        let Some(process) = self.processes.get_mut(image) else {
+            return;
+        };
+        let cycle = Cycle {
+            sem: semaphore.id,
+            key: semaphore.key,
+            created,
+            closed: at,
+        };
+        let newer = |known: Option<Cycle>| known.is_none_or(|known| known.created < created);
+        if newer(process.cycle) {
+            process.cycle = Some(cycle);
+        }
+        let trail = process.trail(by.tid, at);
+        if tid == by.tid && newer(trail.cycle) {
+            trail.cycle = Some(cycle);
+        }
+    }
+
+    fn forget(&mut self, evicted: &Semaphore) {
+        let held = evicted.cookie.as_deref().map(|cookie| &cookie.held);
+        for &image in held.into_iter().flatten() {
+            self.processes.release(image);
+        }
+    }
+}
+
+impl Cookie {
+    /// The creation was learnt after the first calls: put the creator first, and count what it
+    /// did as its own.
+    pub(super) fn creation_learnt(&mut self, at: BootTime, who: &Who) {
+        if self.base.is_none() {
+            self.base = Some(0);
+        }
+        self.user_mut(who, at, Stage::Created);
+        if let Some(index) = self
+            .users
+            .iter()
+            .position(|user| user.who.image == who.image)
+        {
+            let user = self.users.remove(index);
+            self.users.insert(0, user);
+        }
+        let (mut inc, mut dec) = (0_u32, 0_u32);
+        for user in self
+            .users
+            .iter()
+            .filter(|user| user.who.image.id == who.image.id)
+        {
+            inc = inc.saturating_add(user.incs);
+            dec = dec.saturating_add(user.decs);
+        }
+        // Decrements that looked like completions by a stranger were its own.
+        let own = self
+            .completers
+            .iter()
+            .filter(|completer| completer.image.id == who.image.id)
+            .count() as u32;
+        if own > 0 {
+            self.completers
+                .retain(|completer| completer.image.id != who.image.id);
+            self.counts.completions = self.counts.completions.saturating_sub(own);
+            dec = dec.saturating_add(own);
+            if let Some(user) = self.users.first_mut() {
+                user.decs = user.decs.saturating_add(own);
+                if matches!(user.stage, Stage::Created | Stage::Ready | Stage::Armed) {
+                    user.stage = Stage::SelfCompleted;
+                }
+            }
+        }
+        let inc = inc.min(self.counts.other_inc);
+        let dec = dec.min(self.counts.other_dec);
+        self.counts.other_inc -= inc;
+        self.counts.owner_inc = self.counts.owner_inc.saturating_add(inc);
+        self.counts.other_dec -= dec;
+        self.counts.owner_dec = self.counts.owner_dec.saturating_add(dec);
+        self.timeline.push_creation(super::Step {
+            at,
+            who: Some(who.clone()),
+            what: Call::Create,
+            errno: 0,
+            value: Some(0),
+        });
+    }
+}

@@ -1,0 +1,360 @@
+//! The life of one set with the cookie magic, in the terms of the protocol.
+
+use std::{collections::VecDeque, time::Duration};
+
+use serde::Serialize;
+
+use super::{Call, Exit, ImageId, Step, Timeline, Who};
+use crate::{
+    event::ExitStatus,
+    ids::{BootTime, IpcNs},
+};
+
+/// Users of a cookie that are told apart; more make the cookie "crowded".
+pub const USERS: usize = 32;
+/// Last completers that are named.
+pub const COMPLETERS: usize = 8;
+/// Failed lookups that are kept.
+pub const LOOKUPS: usize = 4;
+/// Images that one cookie keeps in the books.
+pub(super) const HELD: usize = 64;
+/// Waiting threads that are kept.
+pub const WAITERS: usize = 32;
+
+/// From the EINTR of a killed waiter to the end of its process, at most.
+const KILL_DELAY: Duration = Duration::from_secs(1);
+
+/// What is known of a cookie beyond its identity.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Cookie {
+    /// Sums over its life.
+    pub counts: Counts,
+    /// Processes that made it, incremented it or waited for it; the creator first if known.
+    pub users: Vec<User>,
+    /// The last processes that only decremented it: `dmsetup udevcomplete`, one for each uevent.
+    pub completers: VecDeque<Who>,
+    /// Threads that wait for zero.
+    pub waiters: Vec<Waiting>,
+    /// The last wait that ended.
+    pub last_wait: Option<WaitEnd>,
+    /// Last call that reached it, failed ones included.
+    pub last_call: Option<BootTime>,
+    /// Last completion.
+    pub last_completion: Option<BootTime>,
+    /// Who did the last successful operation: what `sempid` should show.
+    pub last_actor: Option<ImageId>,
+    /// Lookups of its key that failed in another namespace while it was there.
+    pub lookups: Vec<FailedLookup>,
+    /// What is missing in these books.
+    pub gaps: Gaps,
+    /// Step by step.
+    pub timeline: Timeline,
+    /// Value at the last point where it was certain; `None` if there was none yet.
+    pub(super) base: Option<i32>,
+    /// Sum of the successful operations since.
+    pub(super) sum: i32,
+    /// The first operation since that point.
+    pub(super) first_op: Option<BootTime>,
+    /// Operations up to here are contained in the counts taken over from the kernel map.
+    pub(super) synced: BootTime,
+    /// Images that this cookie holds in the books.
+    #[serde(skip)]
+    pub(super) held: Vec<ImageId>,
+}
+
+/// Sums over the life of a cookie. Without a known creator everything is "other".
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Counts {
+    /// Increments by the creator.
+    pub owner_inc: u32,
+    /// Decrements by the creator.
+    pub owner_dec: u32,
+    /// Increments by others.
+    pub other_inc: u32,
+    /// Decrements by others.
+    pub other_dec: u32,
+    /// Of all decrements: completions by processes that did not use the cookie otherwise.
+    pub completions: u32,
+    /// Of all decrements: entries into a wait.
+    pub wait_entries: u32,
+    /// `SETVAL` calls.
+    pub setvals: u32,
+    /// Waits for zero that began.
+    pub waits: u32,
+    /// Waits for zero that ended, whatever the result.
+    pub waits_done: u32,
+    /// Decrements that found the value at 0 (EAGAIN).
+    pub starved: u32,
+}
+
+impl Counts {
+    /// Increments that nobody has completed yet: operations under way, or lost uevents. Negative
+    /// when more was completed than there was.
+    pub const fn outstanding(&self) -> i64 {
+        let up = self.owner_inc as i64 + self.other_inc as i64;
+        let down = self.owner_dec as i64 + self.other_dec as i64;
+        up - (down - self.wait_entries as i64)
+    }
+
+    /// Decrements by users that no wait followed: they completed their own operation.
+    pub const fn self_completions(&self) -> u32 {
+        let down = self.owner_dec.saturating_add(self.other_dec);
+        down.saturating_sub(self.completions)
+            .saturating_sub(self.wait_entries)
+    }
+}
+
+/// A process that uses a cookie.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct User {
+    /// Who; the thread is that of its last call.
+    #[serde(flatten)]
+    pub who: Who,
+    /// Increments by it.
+    pub incs: u32,
+    /// Decrements by it.
+    pub decs: u32,
+    /// Of these, entries into a wait.
+    pub wait_entries: u32,
+    /// Its last call.
+    pub last: BootTime,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Its end, once known.
+    pub exit: Option<Exit>,
+}
+
+/// How far a user of a cookie has come in the protocol.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Made the set; `SETVAL` has not happened.
+    Created,
+    /// Set it to 1; nothing is announced yet.
+    Ready,
+    /// Incremented: its ioctl is under way, or its uevents are.
+    Armed,
+    /// As [`Stage::Armed`], and udev has completed everything.
+    Done,
+    /// Decremented, and no wait followed (so far).
+    SelfCompleted,
+    /// Waits for zero.
+    Waiting,
+    /// Its wait was interrupted (EINTR) and not begun again.
+    Interrupted,
+    /// Its wait failed otherwise.
+    WaitFailed,
+    /// Its own decrement found the value at 0 (EAGAIN).
+    Starved,
+    /// Its wait succeeded; what remains is the removal.
+    Released,
+}
+
+/// A thread that waits for zero.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Waiting {
+    /// Who.
+    #[serde(flatten)]
+    pub who: Who,
+    /// Since when.
+    pub since: BootTime,
+}
+
+/// The end of a wait.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct WaitEnd {
+    /// Who had waited.
+    #[serde(flatten)]
+    pub who: Who,
+    /// When the wait ended.
+    pub at: BootTime,
+    /// 0, or a positive errno: EINTR, EIDRM.
+    pub errno: i32,
+}
+
+/// A lookup of the cookie's key that failed in another IPC namespace.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct FailedLookup {
+    /// Who looked.
+    pub who: Option<Who>,
+    /// When.
+    pub at: BootTime,
+    /// Where it looked.
+    pub ns: IpcNs,
+    /// Positive errno.
+    pub errno: i32,
+}
+
+/// What is missing in the books of a cookie.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Gaps {
+    /// Operations were not seen: messages lost, a drift found, or older than the tracer.
+    pub operations: bool,
+    /// Results of calls were not seen (backend).
+    pub results: bool,
+    /// More users than can be told apart.
+    pub crowded: bool,
+}
+
+impl Gaps {
+    /// Whether anything is missing.
+    pub const fn any(self) -> bool {
+        self.operations || self.results || self.crowded
+    }
+}
+
+/// The state of a cookie in the protocol.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "phase")]
+pub enum Phase {
+    /// Made, not set yet.
+    New,
+    /// Set to 1.
+    Ready,
+    /// Incremented, nothing completed yet.
+    Armed {
+        /// Operations not completed.
+        outstanding: u32,
+    },
+    /// Some uevents are completed, others are not.
+    Pending {
+        /// Operations not completed.
+        outstanding: u32,
+    },
+    /// All is completed; nobody waits yet.
+    Done,
+    /// Somebody waits for zero.
+    Waiting {
+        /// Operations not completed.
+        outstanding: u32,
+    },
+    /// Zero after use: about to be removed.
+    Zero,
+    /// Not known.
+    Unknown,
+}
+
+impl Cookie {
+    /// Value as the seen operations make it; `None` if it was never certain.
+    pub const fn value(&self) -> Option<i32> {
+        match self.base {
+            Some(base) => Some(base.saturating_add(self.sum)),
+            None => None,
+        }
+    }
+
+    /// State in the protocol.
+    pub fn phase(&self) -> Phase {
+        let outstanding = self.counts.outstanding().clamp(0, i64::from(u32::MAX)) as u32;
+        if !self.waiters.is_empty() {
+            return Phase::Waiting { outstanding };
+        }
+        let used = self.counts.owner_inc > 0 || self.counts.other_inc > 0;
+        match self.value() {
+            None => Phase::Unknown,
+            Some(0) if self.counts.setvals == 0 && !used => Phase::New,
+            Some(0) => Phase::Zero,
+            Some(1) if !used => Phase::Ready,
+            Some(_) if outstanding == 0 => Phase::Done,
+            Some(_) if self.counts.completions == 0 => Phase::Armed { outstanding },
+            Some(_) => Phase::Pending { outstanding },
+        }
+    }
+
+    /// The user entry of an image.
+    pub fn user(&self, image: ImageId) -> Option<&User> {
+        self.users.iter().find(|user| user.who.image == image)
+    }
+
+    /// How far a user has come, completions considered.
+    pub fn stage(&self, user: &User) -> Stage {
+        let completed = self.counts.completions > 0 && self.counts.outstanding() <= 0;
+        let before_end = match (user.exit, self.last_completion) {
+            (Some(exit), Some(completion)) => completion <= exit.at,
+            _ => true,
+        };
+        match user.stage {
+            Stage::Armed if completed && before_end => Stage::Done,
+            // A fatal signal ends the wait with EINTR a moment before it ends the process.
+            Stage::Interrupted
+                if user.exit.is_some_and(|exit| {
+                    matches!(exit.status, Some(ExitStatus::Signal(_)))
+                        && exit.at.since(user.last) < KILL_DELAY
+                }) =>
+            {
+                Stage::Waiting
+            }
+            stage => stage,
+        }
+    }
+
+    pub(super) fn user_mut(&mut self, who: &Who, at: BootTime, stage: Stage) -> &mut User {
+        let found = self
+            .users
+            .iter()
+            .position(|user| user.who.image == who.image);
+        let index = found.unwrap_or_else(|| {
+            if self.users.len() >= USERS {
+                self.drop_user();
+            }
+            self.users.push(User {
+                who: who.clone(),
+                incs: 0,
+                decs: 0,
+                wait_entries: 0,
+                last: at,
+                stage,
+                exit: None,
+            });
+            self.users.len() - 1
+        });
+        let user = &mut self.users[index];
+        if at >= user.last {
+            user.last = at;
+            user.who.tid = who.tid;
+        }
+        user
+    }
+
+    /// Makes room for a user: one that has ended, the creator excepted; else the books are crowded.
+    fn drop_user(&mut self) {
+        let ended = self
+            .users
+            .iter()
+            .skip(1)
+            .position(|user| user.exit.is_some());
+        let index = ended.map_or(1, |index| index + 1);
+        if ended.is_none() {
+            self.gaps.crowded = true;
+        }
+        if index < self.users.len() {
+            self.users.remove(index);
+        }
+    }
+
+    pub(super) fn note(&mut self, at: BootTime, who: Option<&Who>, what: Call, errno: i32) {
+        self.last_call = Some(self.last_call.map_or(at, |last| last.max(at)));
+        let value = self.value();
+        self.timeline.push(Step {
+            at,
+            who: who.cloned(),
+            what,
+            errno,
+            value,
+        });
+    }
+
+    /// Marks a user as ended; its waits end with it. Returns its stage if it was not known before.
+    pub(super) fn user_exited(&mut self, image: ImageId, exit: Exit) -> Option<(Who, Stage)> {
+        self.waiters.retain(|waiting| waiting.who.image != image);
+        let index = self.users.iter().position(|user| user.who.image == image)?;
+        let user = self.users.get_mut(index)?;
+        if user.exit.is_some() {
+            return None;
+        }
+        user.exit = Some(exit);
+        let who = user.who.clone();
+        let stage = self.users.get(index).map(|user| self.stage(user))?;
+        Some((who, stage))
+    }
+}

@@ -1,0 +1,128 @@
+//! What is remembered of sets that are gone.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{EndKind, Semaphore};
+use crate::ids::{BootTime, Key, SemId};
+
+/// Closed cookies that are kept for each of two groups: normal ends, and all others.
+pub const CLOSED: usize = 1024;
+
+/// Slots of the memory of removals.
+const MARKS: usize = 4096;
+
+/// A removal, remembered for events that arrive after it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Mark {
+    pub(super) sem: SemId,
+    pub(super) key: Key,
+    /// Creation, if it was seen.
+    pub(super) created: Option<BootTime>,
+    pub(super) closed: BootTime,
+    /// Whether the removal itself was seen.
+    pub(super) observed: bool,
+    used: bool,
+}
+
+/// The last removals, in constant space and time: a newer one overwrites an older one that has
+/// the same slot. What is overwritten can at worst be counted twice if a map record repeats it.
+#[derive(Clone, Debug)]
+pub(super) struct Marks {
+    slots: Vec<Mark>,
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        Self {
+            slots: vec![Mark::default(); MARKS],
+        }
+    }
+}
+
+impl Marks {
+    fn slot(sem: SemId) -> usize {
+        let mixed = (u64::from(sem.ns.0) << 32 | u64::from(sem.semid as u32))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> 52) as usize % MARKS
+    }
+
+    pub(super) fn get(&self, sem: SemId) -> Option<&Mark> {
+        self.slots
+            .get(Self::slot(sem))
+            .filter(|mark| mark.used && mark.sem == sem)
+    }
+
+    pub(super) fn get_mut(&mut self, sem: SemId) -> Option<&mut Mark> {
+        self.slots
+            .get_mut(Self::slot(sem))
+            .filter(|mark| mark.used && mark.sem == sem)
+    }
+
+    pub(super) fn put(&mut self, semaphore: &Semaphore, at: BootTime, kind: EndKind) {
+        if let Some(slot) = self.slots.get_mut(Self::slot(semaphore.id)) {
+            *slot = Mark {
+                sem: semaphore.id,
+                key: semaphore.key,
+                created: semaphore.created,
+                closed: at,
+                observed: kind.observed(),
+                used: true,
+            };
+        }
+    }
+}
+
+/// Cookies that are gone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct History {
+    by_number: BTreeMap<u64, Box<Semaphore>>,
+    latest: BTreeMap<SemId, u64>,
+    normal: VecDeque<u64>,
+    special: VecDeque<u64>,
+    next: u64,
+}
+
+impl History {
+    /// Keeps a closed cookie; returns one that no longer fits.
+    pub(super) fn push(&mut self, semaphore: Box<Semaphore>) -> Option<Box<Semaphore>> {
+        let normal = semaphore
+            .ending
+            .as_ref()
+            .is_some_and(|ending| matches!(ending.kind, EndKind::ByWaiter | EndKind::ByCreator));
+        let number = self.next;
+        self.next += 1;
+        self.latest.insert(semaphore.id, number);
+        self.by_number.insert(number, semaphore);
+        let queue = if normal {
+            &mut self.normal
+        } else {
+            &mut self.special
+        };
+        queue.push_back(number);
+        if queue.len() <= CLOSED {
+            return None;
+        }
+        let oldest = queue.pop_front()?;
+        let evicted = self.by_number.remove(&oldest)?;
+        if self.latest.get(&evicted.id) == Some(&oldest) {
+            self.latest.remove(&evicted.id);
+        }
+        Some(evicted)
+    }
+
+    /// The last closed incarnation of a semid.
+    pub(super) fn latest_mut(&mut self, sem: SemId) -> Option<&mut Semaphore> {
+        let number = self.latest.get(&sem)?;
+        self.by_number.get_mut(number).map(Box::as_mut)
+    }
+
+    pub(super) fn latest(&self, sem: SemId) -> Option<&Semaphore> {
+        let number = self.latest.get(&sem)?;
+        self.by_number.get(number).map(Box::as_ref)
+    }
+
+    /// In the order of closing.
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Semaphore> {
+        self.by_number.values().map(Box::as_ref)
+    }
+}

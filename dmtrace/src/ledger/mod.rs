@@ -1,0 +1,258 @@
+//! The life of every semaphore set and cookie, from events, map records and snapshots.
+//!
+//! Pure: no clock, no I/O. Whatever arrives, in whatever order, the books stay balanced:
+//! `created + found == destroyed + vanished + live`.
+
+mod adopt;
+mod apply;
+mod change;
+mod close;
+mod cookie;
+mod history;
+mod operate;
+mod process;
+mod reconcile;
+mod semaphore;
+mod timeline;
+
+pub use change::{Change, ChangeKind, EndKind};
+pub use cookie::{
+    COMPLETERS, Cookie, Counts, FailedLookup, Gaps, LOOKUPS, Phase, Stage, USERS, User, WAITERS,
+    WaitEnd, Waiting,
+};
+pub use history::CLOSED;
+pub use process::{Cycle, Exit, ImageId, Name, Process, Tally, ThreadTrail, Who};
+pub use reconcile::{Drift, DriftKind, Reconciliation};
+pub use semaphore::{Creator, Ending, Origin, Semaphore, WhyUnknown};
+pub use timeline::{Call, HEAD, Meaning, Step, TAIL, Timeline};
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::{
+    facts::HostFacts,
+    ids::{BootTime, IpcNs, Key, ProcId, SemId},
+};
+use history::{History, Marks};
+use process::Processes;
+
+/// The books.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    live: BTreeMap<SemId, Semaphore>,
+    /// Live sets with the cookie magic.
+    by_key: BTreeSet<(Key, SemId)>,
+    history: History,
+    marks: Marks,
+    processes: Processes,
+    totals: Totals,
+    /// Whether a snapshot was compared before: what the first one finds is no drift.
+    reconciled: bool,
+}
+
+/// Sets in sum. `created + found == destroyed + vanished + live`, always.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Count {
+    /// Creation seen (or in the kernel map).
+    pub created: u64,
+    /// Entered without a creation: pre-existing, or its creation was missed.
+    pub found: u64,
+    /// Removal seen.
+    pub destroyed: u64,
+    /// Found missing; removal not seen.
+    pub vanished: u64,
+    /// There now.
+    pub live: u64,
+}
+
+impl Count {
+    /// Whether the identity holds.
+    pub const fn is_balanced(&self) -> bool {
+        self.created + self.found == self.destroyed + self.vanished + self.live
+    }
+}
+
+/// Everything in sum.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Totals {
+    /// All sets.
+    pub sets: Count,
+    /// Of these, with a cookie's key.
+    pub cookies: Count,
+    /// Creations that failed with ENOSPC.
+    pub starved: u64,
+    /// Creations that failed otherwise.
+    pub failed: u64,
+    /// Lookups of a cookie that failed.
+    pub lookups_failed: u64,
+    /// Events that came too late to be placed (their set was gone and forgotten).
+    pub late: u64,
+}
+
+impl Totals {
+    fn both(&mut self, key: Key, change: impl Fn(&mut Count)) {
+        change(&mut self.sets);
+        if key.has_cookie_magic() {
+            change(&mut self.cookies);
+        }
+    }
+}
+
+impl Ledger {
+    /// Empty books.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A live set.
+    pub fn semaphore(&self, sem: SemId) -> Option<&Semaphore> {
+        self.live.get(&sem)
+    }
+
+    /// The last incarnation of a cookie's semid that is gone, while it is remembered.
+    pub fn closed_cookie(&self, sem: SemId) -> Option<&Semaphore> {
+        self.history.latest(sem)
+    }
+
+    /// Every live set, by namespace and semid.
+    pub fn live(&self) -> impl Iterator<Item = &Semaphore> {
+        self.live.values()
+    }
+
+    /// Every live set of a namespace, by semid.
+    pub fn live_in(&self, ns: IpcNs) -> impl Iterator<Item = &Semaphore> {
+        self.live.range(all_of(ns)).map(|(_, semaphore)| semaphore)
+    }
+
+    /// Every live set with the cookie magic, by key.
+    pub fn cookies(&self) -> impl Iterator<Item = &Semaphore> {
+        self.by_key.iter().filter_map(|(_, sem)| self.live.get(sem))
+    }
+
+    /// Live sets with this key, in whatever namespace; cookies only.
+    pub fn with_key(&self, key: Key) -> impl Iterator<Item = &Semaphore> {
+        self.ids_with_key(key).filter_map(|sem| self.live.get(&sem))
+    }
+
+    fn ids_with_key(&self, key: Key) -> impl Iterator<Item = SemId> + '_ {
+        let first = SemId {
+            ns: IpcNs(0),
+            semid: i32::MIN,
+        };
+        let last = SemId {
+            ns: IpcNs(u32::MAX),
+            semid: i32::MAX,
+        };
+        self.by_key
+            .range((key, first)..=(key, last))
+            .map(|&(_, sem)| sem)
+    }
+
+    /// Cookies that are gone, in the order of their ends; a bounded number.
+    pub fn closed(&self) -> impl DoubleEndedIterator<Item = &Semaphore> {
+        self.history.iter()
+    }
+
+    /// A process image, while it is remembered.
+    pub fn process(&self, image: ImageId) -> Option<&Process> {
+        self.processes.get(image)
+    }
+
+    /// Every remembered image of a process.
+    pub fn images(&self, id: ProcId) -> impl Iterator<Item = &Process> {
+        self.processes.images(id)
+    }
+
+    /// Every remembered process image, by number and start.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.processes.iter()
+    }
+
+    /// How many process images are remembered.
+    pub fn processes_kept(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// Sums by program (path of the executable, or name), forgotten processes included.
+    pub fn programs(&self) -> BTreeMap<Name, Tally> {
+        self.processes.programs()
+    }
+
+    /// Everything in sum.
+    pub const fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Learns the ends of processes from the process list, for ends that were not seen. Does
+    /// nothing if the list is not complete.
+    pub fn observe(&mut self, facts: &HostFacts) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if !facts.processes_complete {
+            return changes;
+        }
+        let gone: Vec<ImageId> = self
+            .processes
+            .iter()
+            .filter(|process| {
+                process.exit.is_none()
+                    && process.active < facts.now
+                    && process.image_id.id.start.0 != 0
+                    && !facts.is_alive(process.image_id.id)
+            })
+            .map(|process| process.image_id)
+            .collect();
+        let exit = Exit {
+            at: facts.now,
+            status: None,
+        };
+        for image in gone {
+            self.image_exited(image, exit, &mut changes);
+        }
+        changes
+    }
+
+    /// Checks what must hold after every call; for tests.
+    #[doc(hidden)]
+    pub fn check(&self) -> Result<(), String> {
+        let totals = &self.totals;
+        if !totals.sets.is_balanced() || !totals.cookies.is_balanced() {
+            return Err(format!("out of balance: {totals:?}"));
+        }
+        let cookies = self.live().filter(|set| set.is_cookie()).count();
+        if totals.sets.live != self.live.len() as u64
+            || totals.cookies.live != cookies as u64
+            || self.by_key.len() != cookies
+        {
+            return Err(format!(
+                "live sets miscounted: {totals:?}, {cookies} cookies"
+            ));
+        }
+        for process in self.processes() {
+            let tally = process.tally;
+            let live = self
+                .live()
+                .filter(|set| set.creator.image() == Some(process.image_id))
+                .count() as u64;
+            if tally.created != tally.destroyed + tally.live || tally.live != live {
+                return Err(format!("{:?}: {tally:?}, {live} live", process.image_id));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn all_of(ns: IpcNs) -> std::ops::RangeInclusive<SemId> {
+    SemId {
+        ns,
+        semid: i32::MIN,
+    }..=SemId {
+        ns,
+        semid: i32::MAX,
+    }
+}
+
+/// The later of a time and an optional one.
+fn later(old: Option<BootTime>, new: BootTime) -> BootTime {
+    old.map_or(new, |old| old.max(new))
+}

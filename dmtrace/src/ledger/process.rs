@@ -1,0 +1,391 @@
+//! Processes that made semaphores or touched cookies, and what they did in sum.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::{
+    event::{Actor, ExitStatus, ProcessImage},
+    ids::{BootTime, Key, ProcId, ProcKey, SemId},
+};
+
+/// A process image: the process and how many `execve` calls led to it.
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
+)]
+pub struct ImageId {
+    /// The process.
+    pub id: ProcId,
+    /// Which of its images.
+    pub exec: u32,
+}
+
+impl From<ProcKey> for ImageId {
+    fn from(key: ProcKey) -> Self {
+        Self {
+            id: key.into(),
+            exec: key.exec,
+        }
+    }
+}
+
+impl From<&Actor> for ImageId {
+    fn from(actor: &Actor) -> Self {
+        Self {
+            id: actor.id,
+            exec: actor.exec,
+        }
+    }
+}
+
+/// A name that many records share: cloning it does not allocate.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Name(Arc<str>);
+
+impl Name {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Name {
+    fn default() -> Self {
+        Self::from("")
+    }
+}
+
+impl From<&str> for Name {
+    fn from(text: &str) -> Self {
+        Self(Arc::from(text))
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// Who did something.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Who {
+    /// The process image; finds the [`Process`] in the ledger while that is kept.
+    #[serde(flatten)]
+    pub image: ImageId,
+    /// The thread, a hint: work moves between threads (Go, tokio).
+    pub tid: u32,
+    /// Name of the process.
+    pub name: Name,
+}
+
+/// What a process, a program or everything did in sum. Sets are counted with their creator:
+/// `created == destroyed + live`.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Tally {
+    /// Sets that it made.
+    pub created: u64,
+    /// Of these, gone (removed by anybody, or found missing).
+    pub destroyed: u64,
+    /// Of these, still there.
+    pub live: u64,
+    /// Of the created ones, with a cookie's key.
+    pub cookies: u64,
+    /// Of the live ones, with a cookie's key.
+    pub cookies_live: u64,
+    /// Creations that failed with ENOSPC: it is a victim of the limits.
+    pub starved: u64,
+    /// Creations that failed otherwise.
+    pub failed: u64,
+}
+
+impl Tally {
+    pub(super) fn open(&mut self, key: Key) {
+        self.created += 1;
+        self.live += 1;
+        if key.has_cookie_magic() {
+            self.cookies += 1;
+            self.cookies_live += 1;
+        }
+    }
+
+    pub(super) fn close(&mut self, key: Key) {
+        self.destroyed += 1;
+        self.live = self.live.saturating_sub(1);
+        if key.has_cookie_magic() {
+            self.cookies_live = self.cookies_live.saturating_sub(1);
+        }
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        self.created += other.created;
+        self.destroyed += other.destroyed;
+        self.live += other.live;
+        self.cookies += other.cookies;
+        self.cookies_live += other.cookies_live;
+        self.starved += other.starved;
+        self.failed += other.failed;
+    }
+}
+
+/// The end of a process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct Exit {
+    /// When it ended; when its absence was noticed, if `status` is `None`.
+    pub at: BootTime,
+    /// How; `None` when only its absence from the process list is known.
+    pub status: Option<ExitStatus>,
+}
+
+/// A complete cookie cycle of one process: created and removed by itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct Cycle {
+    /// The set.
+    pub sem: SemId,
+    /// Its key.
+    pub key: Key,
+    /// Creation.
+    pub created: BootTime,
+    /// Removal.
+    pub closed: BootTime,
+}
+
+/// What one thread did last.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct ThreadTrail {
+    /// Its last event.
+    pub active: BootTime,
+    /// The complete cookie cycle with the latest creation that this thread both began and ended.
+    pub cycle: Option<Cycle>,
+}
+
+/// Threads of one process whose trail is kept.
+const TRAILS: usize = 256;
+
+/// One process image.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Process {
+    /// Which.
+    pub image_id: ImageId,
+    /// Name.
+    pub name: Name,
+    /// What the kernel side captured of it; `None` if that was lost.
+    pub image: Option<Box<ProcessImage>>,
+    /// Its end, once known.
+    pub exit: Option<Exit>,
+    /// What it did.
+    pub tally: Tally,
+    /// Its last event.
+    pub active: BootTime,
+    /// The last complete cookie cycle of the process, on whatever threads.
+    pub cycle: Option<Cycle>,
+    /// Live cookies that it uses (made, incremented, waited for; not merely completed).
+    #[serde(skip)]
+    pub(super) cookies: BTreeSet<SemId>,
+    /// By thread, cookie users only.
+    #[serde(skip)]
+    pub(super) trails: BTreeMap<u32, ThreadTrail>,
+    /// Semaphores that refer to it: live ones that it made, cookies in which it took part.
+    #[serde(skip)]
+    refs: u32,
+    /// Whether it stands in the queue of idle processes.
+    #[serde(skip)]
+    queued: bool,
+}
+
+impl Process {
+    /// What a thread of it did last, if that is kept.
+    pub fn thread(&self, tid: u32) -> Option<&ThreadTrail> {
+        self.trails.get(&tid)
+    }
+
+    /// Live cookies that it uses.
+    pub fn cookies(&self) -> impl Iterator<Item = SemId> + '_ {
+        self.cookies.iter().copied()
+    }
+
+    /// What stands for the program in aggregated tallies: path of the executable, or the name.
+    pub fn program(&self) -> &str {
+        match self.image.as_ref().and_then(|image| image.exe.as_deref()) {
+            Some(exe) => exe,
+            None => self.name.as_str(),
+        }
+    }
+
+    /// The process as an actor.
+    pub fn who(&self, tid: u32) -> Who {
+        Who {
+            image: self.image_id,
+            tid,
+            name: self.name.clone(),
+        }
+    }
+
+    pub(super) fn learn(&mut self, image: &ProcessImage) {
+        if self.name.as_str().is_empty() {
+            self.name = Name::from(image.comm.as_str());
+        }
+        if self.image.is_none() {
+            self.image = Some(Box::new(image.clone()));
+        }
+    }
+
+    pub(super) fn trail(&mut self, tid: u32, at: BootTime) -> &mut ThreadTrail {
+        if self.trails.len() >= TRAILS && !self.trails.contains_key(&tid) {
+            // Forget the thread that was quiet longest: at worst a verdict becomes less certain.
+            let oldest = self.trails.iter().min_by_key(|(_, trail)| trail.active);
+            if let Some(tid) = oldest.map(|(&tid, _)| tid) {
+                self.trails.remove(&tid);
+            }
+        }
+        let trail = self.trails.entry(tid).or_default();
+        trail.active = trail.active.max(at);
+        trail
+    }
+}
+
+/// Idle processes (nothing refers to them) that are remembered for late events.
+const IDLE: usize = 4096;
+/// Processes kept at most, idle ones included, when their ends are not seen.
+const PROCESSES: usize = 65_536;
+/// Names in the tallies of processes that are gone.
+const PROGRAMS: usize = 4096;
+
+/// All processes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Processes {
+    map: BTreeMap<ImageId, Box<Process>>,
+    idle: VecDeque<ImageId>,
+    gone: BTreeMap<Name, Tally>,
+}
+
+impl Processes {
+    pub(super) fn get(&self, id: ImageId) -> Option<&Process> {
+        self.map.get(&id).map(Box::as_ref)
+    }
+
+    pub(super) fn get_mut(&mut self, id: ImageId) -> Option<&mut Process> {
+        self.map.get_mut(&id).map(Box::as_mut)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Process> {
+        self.map.values().map(Box::as_ref)
+    }
+
+    pub(super) fn images(&self, id: ProcId) -> impl Iterator<Item = &Process> {
+        let first = ImageId { id, exec: 0 };
+        let last = ImageId { id, exec: u32::MAX };
+        self.map.range(first..=last).map(|(_, process)| &**process)
+    }
+
+    pub(super) fn ids(&self, id: ProcId) -> Vec<ImageId> {
+        self.images(id).map(|process| process.image_id).collect()
+    }
+
+    /// The acting process, entered if it is new; `None` for a kernel worker or an unknown actor.
+    pub(super) fn touch(&mut self, actor: &Actor, at: BootTime) -> Option<&mut Process> {
+        self.enter(actor.into(), &actor.comm, at)
+    }
+
+    pub(super) fn enter(&mut self, id: ImageId, name: &str, at: BootTime) -> Option<&mut Process> {
+        if !id.id.is_known() {
+            return None;
+        }
+        if !self.map.contains_key(&id) {
+            let process = Process {
+                image_id: id,
+                name: Name::from(name),
+                queued: true,
+                ..Process::default()
+            };
+            self.map.insert(id, Box::new(process));
+            self.idle.push_back(id);
+            self.prune(id);
+        }
+        let process = self.map.get_mut(&id)?;
+        process.active = process.active.max(at);
+        Some(process)
+    }
+
+    /// A semaphore refers to the process from now on.
+    pub(super) fn hold(&mut self, id: ImageId) {
+        if let Some(process) = self.map.get_mut(&id) {
+            process.refs = process.refs.saturating_add(1);
+        }
+    }
+
+    /// The opposite of [`Processes::hold`].
+    pub(super) fn release(&mut self, id: ImageId) {
+        let Some(process) = self.map.get_mut(&id) else {
+            return;
+        };
+        process.refs = process.refs.saturating_sub(1);
+        if process.refs == 0 && !process.queued {
+            process.queued = true;
+            self.idle.push_back(id);
+            self.prune(id);
+        }
+    }
+
+    /// Forgets idle processes that have ended, oldest first; others only above the hard limit.
+    fn prune(&mut self, keep: ImageId) {
+        let mut tries = 4;
+        while self.idle.len() > IDLE && tries > 0 {
+            tries -= 1;
+            let Some(id) = self.idle.pop_front() else {
+                return;
+            };
+            let crowded = self.map.len() > PROCESSES;
+            let Some(process) = self.map.get_mut(&id) else {
+                continue;
+            };
+            if process.refs > 0 {
+                process.queued = false;
+            } else if (process.exit.is_none() && !crowded) || id == keep {
+                self.idle.push_back(id);
+            } else if let Some(process) = self.map.remove(&id) {
+                self.fold(&process);
+            }
+        }
+    }
+
+    fn fold(&mut self, process: &Process) {
+        let known = self.gone.contains_key(process.program());
+        let name = if known || self.gone.len() < PROGRAMS {
+            Name::from(process.program())
+        } else {
+            Name::from("(others)")
+        };
+        self.gone.entry(name).or_default().add(&process.tally);
+    }
+
+    /// Sums by program, processes that are forgotten included.
+    pub(super) fn programs(&self) -> BTreeMap<Name, Tally> {
+        let mut programs = self.gone.clone();
+        for process in self.iter() {
+            let tally = programs.entry(Name::from(process.program())).or_default();
+            tally.add(&process.tally);
+        }
+        programs
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+}
+
+impl std::borrow::Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}

@@ -1,0 +1,282 @@
+//! The books against what the kernel shows: every difference is a drift, and is reported.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::{
+    Change, ChangeKind, Creator, EndKind, Ledger, Origin, WhyUnknown, all_of, apply::Entry,
+};
+use crate::{
+    facts::{NsSnapshot, SetSnapshot, Snapshot},
+    ids::{BootTime, IpcNs, Key, SemId},
+};
+
+/// Differences that are listed one by one; the counts are always exact.
+pub const DRIFTS: usize = 256;
+
+/// Result of comparing the books with a snapshot.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Reconciliation {
+    /// Sets in the snapshot that the books have too, with the same key.
+    pub matched: u64,
+    /// Differences explained by events around the time of the snapshot.
+    pub in_flight: u64,
+    /// Sets older than the tracer, entered by the first snapshot: no drift.
+    pub preexisting: u64,
+    /// Sets in the snapshot that the books did not know.
+    pub unknown: u64,
+    /// Sets in the books that are no longer there.
+    pub vanished: u64,
+    /// Semids that now belong to a set with another key.
+    pub rekeyed: u64,
+    /// Cookies with another value than the books say.
+    pub revalued: u64,
+    /// Namespaces that are no longer found, with the number of sets closed by that.
+    pub namespaces_gone: Vec<(IpcNs, u64)>,
+    /// Namespaces that were not compared because they could not be read.
+    pub unreadable: Vec<IpcNs>,
+    /// The differences, at most [`DRIFTS`].
+    pub drifts: Vec<Drift>,
+    /// What changed in the books.
+    pub changes: Vec<Change>,
+}
+
+impl Reconciliation {
+    /// Number of differences that events should have told.
+    pub fn drift(&self) -> u64 {
+        self.unknown + self.vanished + self.rekeyed + self.revalued
+    }
+
+    fn note(&mut self, sem: SemId, key: Key, kind: DriftKind) {
+        if self.drifts.len() < DRIFTS {
+            self.drifts.push(Drift { sem, key, kind });
+        }
+    }
+}
+
+/// One difference.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+pub struct Drift {
+    /// The set.
+    pub sem: SemId,
+    /// Its key in the snapshot, or in the books if it is not in the snapshot.
+    pub key: Key,
+    /// In what it differs.
+    #[serde(flatten)]
+    pub kind: DriftKind,
+}
+
+/// In what the books and a snapshot differ.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "drift")]
+pub enum DriftKind {
+    /// Not in the books.
+    Unknown,
+    /// Not in the snapshot.
+    Vanished,
+    /// Its key was another.
+    Rekeyed {
+        /// The key in the books.
+        was: Key,
+    },
+    /// Its value was another.
+    Revalued {
+        /// The value in the books.
+        was: i32,
+        /// The value in the snapshot.
+        is: i32,
+    },
+}
+
+impl Ledger {
+    /// Compares the books with a snapshot and corrects them.
+    ///
+    /// Apply every event up to [`Snapshot::ended`] before: what is newer in the books than
+    /// [`Snapshot::began`] counts as in flight and is left alone. An event that arrives later all
+    /// the same finds its place.
+    pub fn reconcile(&mut self, snapshot: &Snapshot) -> Reconciliation {
+        let mut report = Reconciliation {
+            unreadable: snapshot.unreadable.iter().map(|(ns, _)| *ns).collect(),
+            ..Reconciliation::default()
+        };
+        // A snapshot without any namespace is a failure to read, not an empty world.
+        if snapshot.namespaces.is_empty() {
+            return report;
+        }
+        for ns in &snapshot.namespaces {
+            if report.unreadable.contains(&ns.ns) {
+                continue;
+            }
+            let present: BTreeSet<i32> = ns.sets.iter().map(|set| set.semid).collect();
+            self.absent(ns.ns, &present, snapshot.began, &mut report);
+            self.present(ns, snapshot, &mut report);
+        }
+        self.absent_namespaces(snapshot, &mut report);
+        self.reconciled = true;
+        report
+    }
+
+    fn present(&mut self, ns: &NsSnapshot, snapshot: &Snapshot, report: &mut Reconciliation) {
+        for set in &ns.sets {
+            let sem = SemId {
+                ns: ns.ns,
+                semid: set.semid,
+            };
+            match self.live.get(&sem) {
+                Some(known) if known.key == set.key => {
+                    report.matched += 1;
+                    self.confirm(sem, set, snapshot, report);
+                }
+                Some(known) if known.last_seen >= snapshot.began => report.in_flight += 1,
+                Some(known) => {
+                    report.rekeyed += 1;
+                    report.note(sem, set.key, DriftKind::Rekeyed { was: known.key });
+                    let changes = &mut report.changes;
+                    self.close(sem, snapshot.began, EndKind::Vanished, None, changes);
+                    self.find(sem, set, WhyUnknown::Missed, snapshot, report);
+                }
+                None if self.marks.get(sem).is_some_and(|mark| {
+                    mark.key == set.key && mark.observed && mark.closed >= snapshot.began
+                }) =>
+                {
+                    report.in_flight += 1;
+                }
+                None if self.reconciled => {
+                    report.unknown += 1;
+                    report.note(sem, set.key, DriftKind::Unknown);
+                    self.find(sem, set, WhyUnknown::Missed, snapshot, report);
+                }
+                None => {
+                    report.preexisting += 1;
+                    self.find(sem, set, WhyUnknown::BeforeTracer, snapshot, report);
+                }
+            }
+        }
+    }
+
+    /// Enters a set that only the snapshot knows.
+    fn find(
+        &mut self,
+        sem: SemId,
+        set: &SetSnapshot,
+        why: WhyUnknown,
+        snapshot: &Snapshot,
+        report: &mut Reconciliation,
+    ) {
+        self.enter(Entry {
+            id: sem,
+            key: set.key,
+            nsems: set.nsems,
+            semflg: None,
+            origin: Origin::Snapshot,
+            created: None,
+            seen: snapshot.ended,
+            creator: Creator::Unknown(why),
+        });
+        if let Some(cookie) = self.cookie_mut(sem) {
+            cookie.gaps.operations = true;
+            cookie.base = set.first.map(|first| first.value);
+            cookie.synced = snapshot.began;
+        }
+        report.changes.push(Change {
+            at: snapshot.ended,
+            sem,
+            key: set.key,
+            who: None,
+            kind: ChangeKind::Found,
+        });
+    }
+
+    /// A set that both have: completes and compares it.
+    fn confirm(
+        &mut self,
+        sem: SemId,
+        set: &SetSnapshot,
+        snapshot: &Snapshot,
+        report: &mut Reconciliation,
+    ) {
+        let Some(known) = self.live.get_mut(&sem) else {
+            return;
+        };
+        let busy = known.last_seen >= snapshot.began;
+        known.last_seen = known.last_seen.max(snapshot.began);
+        if known.nsems == 0 {
+            known.nsems = set.nsems;
+        }
+        let (Some(cookie), Some(first)) = (known.cookie.as_deref_mut(), set.first) else {
+            return;
+        };
+        let was = cookie.value();
+        if was == Some(first.value) {
+            return;
+        }
+        if busy {
+            report.in_flight += 1;
+            return;
+        }
+        cookie.base = Some(first.value);
+        cookie.sum = 0;
+        cookie.first_op = None;
+        cookie.synced = cookie.synced.max(snapshot.began);
+        cookie.gaps.operations = true;
+        if let Some(was) = was {
+            report.revalued += 1;
+            let is = first.value;
+            report.note(sem, set.key, DriftKind::Revalued { was, is });
+        }
+    }
+
+    /// Closes the sets of a namespace that the snapshot does not show.
+    fn absent(
+        &mut self,
+        ns: IpcNs,
+        present: &BTreeSet<i32>,
+        began: BootTime,
+        report: &mut Reconciliation,
+    ) {
+        let missing: Vec<SemId> = self
+            .live
+            .range(all_of(ns))
+            .filter(|(sem, _)| !present.contains(&sem.semid))
+            .map(|(&sem, _)| sem)
+            .collect();
+        for sem in missing {
+            let Some(known) = self.live.get(&sem) else {
+                continue;
+            };
+            if known.last_seen >= began {
+                report.in_flight += 1;
+                continue;
+            }
+            report.vanished += 1;
+            report.note(sem, known.key, DriftKind::Vanished);
+            let changes = &mut report.changes;
+            self.close(sem, began, EndKind::Vanished, None, changes);
+        }
+    }
+
+    /// Closes the sets of namespaces that are not found any more.
+    fn absent_namespaces(&mut self, snapshot: &Snapshot, report: &mut Reconciliation) {
+        let mut kept: BTreeSet<IpcNs> = snapshot.namespaces.iter().map(|ns| ns.ns).collect();
+        kept.extend(&report.unreadable);
+        let missing: Vec<(SemId, BootTime)> = self
+            .live
+            .values()
+            .filter(|known| !kept.contains(&known.id.ns))
+            .map(|known| (known.id, known.last_seen))
+            .collect();
+        for (sem, last_seen) in missing {
+            if last_seen >= snapshot.began {
+                report.in_flight += 1;
+                continue;
+            }
+            match report.namespaces_gone.last_mut() {
+                Some((ns, count)) if *ns == sem.ns => *count += 1,
+                _ => report.namespaces_gone.push((sem.ns, 1)),
+            }
+            let changes = &mut report.changes;
+            self.close(sem, snapshot.began, EndKind::NamespaceGone, None, changes);
+        }
+    }
+}

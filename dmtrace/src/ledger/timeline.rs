@@ -1,0 +1,144 @@
+//! What was done to a cookie, step by step: the first steps and the last ones.
+
+use std::collections::VecDeque;
+
+use serde::Serialize;
+
+use super::Who;
+use crate::ids::BootTime;
+
+/// Steps kept from the beginning of a cookie's life.
+pub const HEAD: usize = 16;
+/// Steps kept from its end.
+pub const TAIL: usize = 16;
+
+/// One call on a cookie.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Step {
+    /// When.
+    pub at: BootTime,
+    /// Who; `None` for a kernel worker or an actor that was not captured.
+    pub who: Option<Who>,
+    /// What.
+    #[serde(flatten)]
+    pub what: Call,
+    /// 0, or a positive errno.
+    pub errno: i32,
+    /// Value after the call, as far as the events make it known.
+    pub value: Option<i32>,
+}
+
+/// A call on a cookie, in the terms of the protocol.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "call")]
+pub enum Call {
+    /// `semget(IPC_CREAT | IPC_EXCL)` made it (libdm: `_udev_notify_sem_create`).
+    Create,
+    /// `semctl(SETVAL)`.
+    SetVal,
+    /// `semop +n` (libdm: `_udev_notify_sem_inc`).
+    Up {
+        /// n.
+        by: i32,
+    },
+    /// `semop -n`.
+    Down {
+        /// n.
+        by: i32,
+        /// What the decrement stands for.
+        meaning: Meaning,
+    },
+    /// `semop {0,0,0}` began: the thread waits for zero.
+    Wait,
+    /// `semop {0,0,0}` returned.
+    Waited,
+    /// Another `semop` (one that neither libdm nor devicemapper-rs makes).
+    Other,
+    /// Removed.
+    Remove,
+    /// A process that used the cookie ended.
+    Exit,
+}
+
+/// What a decrement stands for. A user of the cookie decrements for two reasons with the same
+/// call (libdm: `_udev_complete` and `_udev_wait`); they differ by what the thread does next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Meaning {
+    /// By a process that did not use the cookie before: `dmsetup udevcomplete` for one uevent.
+    Completion,
+    /// By a user, and no wait followed (so far): the ioctl failed or produced no uevent.
+    SelfCompletion,
+    /// By a thread that began to wait right after.
+    WaitEntry,
+}
+
+/// The first [`HEAD`] and the last [`TAIL`] steps.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Timeline {
+    head: Vec<Step>,
+    tail: VecDeque<Step>,
+    skipped: u64,
+}
+
+impl Timeline {
+    /// Steps in between that are not kept.
+    pub const fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// The first steps; complete if nothing was skipped and [`Timeline::tail`] is empty.
+    pub fn head(&self) -> &[Step] {
+        &self.head
+    }
+
+    /// The last steps, after the gap.
+    pub fn tail(&self) -> impl Iterator<Item = &Step> {
+        self.tail.iter()
+    }
+
+    /// Every kept step, in the order of arrival (events of two CPUs may be swapped).
+    pub fn iter(&self) -> impl Iterator<Item = &Step> {
+        self.head.iter().chain(&self.tail)
+    }
+
+    pub(super) fn push(&mut self, step: Step) {
+        if self.head.len() < HEAD {
+            if self.head.is_empty() {
+                self.head.reserve_exact(8);
+            }
+            self.head.push(step);
+            return;
+        }
+        if self.tail.len() >= TAIL {
+            self.tail.pop_front();
+            self.skipped = self.skipped.saturating_add(1);
+        }
+        self.tail.push_back(step);
+    }
+
+    /// Creation learnt late goes to the front.
+    pub(super) fn push_creation(&mut self, step: Step) {
+        if self.head.len() >= HEAD
+            && let Some(displaced) = self.head.pop()
+            && self.tail.len() < TAIL
+            && self.skipped == 0
+        {
+            self.tail.push_front(displaced);
+        }
+        self.head.insert(0, step);
+    }
+
+    /// The last decrement of a thread turns out to be the entry into a wait.
+    pub(super) fn entered_wait(&mut self, tid: u32) {
+        let steps = self.head.iter_mut().chain(self.tail.iter_mut()).rev();
+        for step in steps {
+            if step.who.as_ref().is_some_and(|who| who.tid == tid)
+                && let Call::Down { meaning, .. } = &mut step.what
+            {
+                *meaning = Meaning::WaitEntry;
+                return;
+            }
+        }
+    }
+}
