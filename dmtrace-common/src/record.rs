@@ -170,6 +170,8 @@ pub const PROC_EXE_DELETED: u32 = 1 << 5;
 pub const PROC_READY: u32 = 1 << 6;
 /// The message of its end was dropped.
 pub const PROC_EXIT_DROPPED: u32 = 1 << 7;
+/// The tracer's own process is among its ancestors: `dmtrace exec` started it, or a child of it.
+pub const PROC_DESCENDANT: u32 = 1 << 9;
 /// It has ended, owns nothing, and waits for userspace, which was not told everything.
 pub const PROC_TOMBSTONE: u32 = 1 << 8;
 

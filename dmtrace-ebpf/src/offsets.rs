@@ -37,7 +37,7 @@ offsets! {
     O_PARAMS_KEY, O_PARAMS_FLG, O_PARAMS_NSEMS,
 }
 
-/// Process number of dmtrace itself: its own operations are labelled by userspace.
+/// Process number of dmtrace itself: whose descendants `dmtrace exec` watches.
 #[unsafe(no_mangle)]
 pub static SELF_TGID: Global<u32> = Global::new(0);
 

@@ -11,8 +11,9 @@ use aya_ebpf::{
 };
 use dmtrace_common::{
     CMDLINE_LEN, COMM_LEN, COMPONENT_LEN, Counter, Header, Kind, PARENTS, PATH_LEN, PROC_ANNOUNCED,
-    PROC_CGROUP_CUT, PROC_CMDLINE_CUT, PROC_CMDLINE_UNREAD, PROC_EXE_CUT, PROC_EXE_DELETED,
-    PROC_EXIT_DROPPED, PROC_READY, PROC_TOMBSTONE, ProcKey, ProcRecord, SemEvent, control,
+    PROC_CGROUP_CUT, PROC_CMDLINE_CUT, PROC_CMDLINE_UNREAD, PROC_DESCENDANT, PROC_EXE_CUT,
+    PROC_EXE_DELETED, PROC_EXIT_DROPPED, PROC_READY, PROC_TOMBSTONE, ProcKey, ProcRecord, SemEvent,
+    control,
 };
 
 use crate::{
@@ -25,6 +26,8 @@ use crate::{
 
 /// Path components followed to the root of an executable's path.
 const EXE_DEPTH: usize = 16;
+/// Generations searched for the tracer itself; the first [`PARENTS`] are kept.
+const ANCESTRY: usize = 20;
 /// Path components followed to the root of a cgroup's path.
 const CGROUP_DEPTH: usize = 8;
 
@@ -184,17 +187,21 @@ fn own_pid(record: &mut ProcRecord, leader: Addr) {
 #[inline(always)]
 fn parents(record: &mut ProcRecord, leader: Addr) {
     let mut task = leader;
-    for index in 0..PARENTS {
+    for index in 0..ANCESTRY {
         // real_parent is the thread that forked, not necessarily a leader.
         task = u64_at(u64_at(task, &O_TASK_PARENT), &O_TASK_LEADER);
         let tgid = u32_at(task, &O_TASK_TGID);
         if tgid == 0 {
             break;
         }
-        let parent = &mut record.parents[index];
-        parent.start = u64_at(task, &O_TASK_START);
-        parent.tgid = tgid;
-        parent.comm = comm(task);
+        if tgid == SELF_TGID.load() {
+            record.state |= PROC_DESCENDANT;
+        }
+        if let Some(parent) = record.parents.get_mut(index) {
+            parent.start = u64_at(task, &O_TASK_START);
+            parent.tgid = tgid;
+            parent.comm = comm(task);
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use dmtrace_common::{
-    PROC_CGROUP_CUT, PROC_CMDLINE_CUT, PROC_CMDLINE_UNREAD, PROC_EXE_CUT, PROC_EXE_DELETED,
-    ProcRecord,
+    PROC_CGROUP_CUT, PROC_CMDLINE_CUT, PROC_CMDLINE_UNREAD, PROC_DESCENDANT, PROC_EXE_CUT,
+    PROC_EXE_DELETED, ProcRecord,
 };
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,9 @@ pub struct ProcessImage {
     pub cgroup_id: u64,
     /// Path of its cgroup; without a leading `/` when only its end could be kept.
     pub cgroup: String,
+    /// Whether the tracer that captured it is among its ancestors.
+    #[serde(default)]
+    pub descendant: bool,
     /// Parent, grandparent, ...
     pub parents: Vec<Ancestor>,
 }
@@ -85,6 +88,7 @@ impl ProcessImage {
             mnt_ns: record.mnt_ns,
             cgroup_id: record.cgroup_id,
             cgroup: path(&cgroup, has(PROC_CGROUP_CUT)),
+            descendant: has(PROC_DESCENDANT),
             parents: record
                 .parents
                 .iter()

@@ -46,6 +46,7 @@ pub fn image_of(roots: &Roots, pid: u32) -> Option<ProcessImage> {
         .read_proc(format!("{pid}/cgroup"))
         .map_or_else(|_| String::new(), |text| cgroup_of(&text));
     let image = ProcessImage {
+        descendant: false,
         id: proc_id(pid, &before),
         exec: 0,
         seen: clock::boot_now(),
