@@ -9,3 +9,4 @@ pub mod host;
 pub mod ids;
 pub mod ledger;
 pub mod probe;
+pub mod verdict;

@@ -1,0 +1,158 @@
+//! What to do and what not to do: the table of remedies.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{Cause, Class, Healthy, How};
+
+/// What to do, in this order, and what not to do.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Advice {
+    /// To do.
+    pub remedy: &'static [Remedy],
+    /// Not to do.
+    pub avoid: &'static [Avoid],
+}
+
+/// Something to do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Remedy {
+    /// Nothing.
+    Leave,
+    /// Wait for udev.
+    Settle,
+    /// Start udevd.
+    StartUdevd,
+    /// Install the rules.
+    InstallRule,
+    /// Share the IPC namespace or switch off udev synchronisation.
+    ShareIpc,
+    /// Find the lost event, repair the nodes, then complete exactly what is missing.
+    RepairThenComplete,
+    /// Remove the set.
+    Destroy,
+    /// Find what kills its owner.
+    FixKiller,
+    /// Report the missing wait to the program's authors.
+    ReportProgram,
+    /// Find the second completer.
+    FindCompleter,
+    /// Look for devices left suspended.
+    CheckSuspended,
+    /// Trace from the start, or ask.
+    Investigate,
+    /// Release the transaction.
+    Release,
+}
+
+/// Something not to do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Avoid {
+    /// `dmsetup udevcomplete_all`.
+    CompleteAll,
+    /// Removing it.
+    Destroy,
+    /// Completing it.
+    Complete,
+    /// Killing the waiter.
+    KillWaiter,
+}
+
+/// The table.
+pub(super) const fn advice(class: Class) -> Advice {
+    use {Avoid as A, Remedy as R};
+    let (remedy, avoid): (&'static [Remedy], &'static [Avoid]) = match class {
+        Class::Healthy(Healthy::Finished) | Class::Ordinary | Class::CleanedUp(_) => {
+            (&[R::Leave], &[])
+        }
+        Class::Healthy(Healthy::Open | Healthy::Waiting) => {
+            (&[R::Leave], &[A::CompleteAll, A::Destroy, A::Complete])
+        }
+        Class::Healthy(Healthy::SlowUdev) => {
+            (&[R::Settle], &[A::CompleteAll, A::Destroy, A::Complete])
+        }
+        Class::Stuck(Cause::UdevdDown) => (
+            &[R::StartUdevd, R::RepairThenComplete],
+            &[A::CompleteAll, A::Destroy, A::KillWaiter],
+        ),
+        Class::Stuck(Cause::RuleMissing) => (
+            &[R::InstallRule, R::RepairThenComplete],
+            &[A::CompleteAll, A::Destroy, A::KillWaiter],
+        ),
+        Class::Stuck(Cause::NamespaceSplit { .. }) => (
+            &[R::ShareIpc, R::RepairThenComplete],
+            &[A::CompleteAll, A::Destroy, A::KillWaiter],
+        ),
+        Class::Stuck(Cause::EventLost) => (
+            &[R::Settle, R::RepairThenComplete],
+            &[A::CompleteAll, A::Destroy, A::KillWaiter],
+        ),
+        Class::Leaked(How::OwnerKilled { .. }) => {
+            (&[R::Destroy, R::FixKiller], &[A::CompleteAll, A::Complete])
+        }
+        Class::Leaked(How::NeverWaited | How::AbandonedOnEintr | How::OwnerExited { .. }) => (
+            &[R::Destroy, R::ReportProgram],
+            &[A::CompleteAll, A::Complete],
+        ),
+        Class::Leaked(How::TransactionAbandoned) => {
+            (&[R::Release, R::Destroy], &[A::CompleteAll, A::Complete])
+        }
+        Class::Leaked(_) => (&[R::Destroy], &[A::CompleteAll, A::Complete]),
+        Class::OverCompleted => (&[R::FindCompleter], &[A::CompleteAll, A::Complete]),
+        Class::Accident => (&[R::CheckSuspended, R::Settle], &[A::CompleteAll]),
+        Class::Foreign(_) => (&[R::Leave], &[A::CompleteAll, A::Destroy, A::Complete]),
+        Class::Unknown(_) => (
+            &[R::Investigate],
+            &[A::CompleteAll, A::Destroy, A::Complete],
+        ),
+    };
+    Advice { remedy, avoid }
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leave => "leave it",
+            Self::Settle => "wait: `udevadm settle`; look at the udev worker; raise event_timeout",
+            Self::StartUdevd => {
+                "start systemd-udevd; without udevd set DM_DISABLE_UDEV=1 or udev_sync=0"
+            }
+            Self::InstallRule => {
+                "install 95-dm-notify.rules (in the initramfs too); look for RUN:= in later rules"
+            }
+            Self::ShareIpc => {
+                "run it with the host's IPC namespace (--ipc=host, hostIPC), or with udev_sync=0 \
+                 or DM_DISABLE_UDEV=1; do not mount /run/udev"
+            }
+            Self::RepairThenComplete => {
+                "check the device nodes, `udevadm trigger` if one is missing, then complete \
+                 exactly what is missing: `dmsetup udevcomplete COOKIE`"
+            }
+            Self::Destroy => "remove it: `dmtrace clean`",
+            Self::FixKiller => "find out who kills the owner and give it more time",
+            Self::ReportProgram => "update the program, or report the missing wait to its authors",
+            Self::FindCompleter => {
+                "find the second completer: another udevd, a manual `dmsetup udevcomplete`"
+            }
+            Self::CheckSuspended => {
+                "look for suspended devices (`dmsetup info`), resume them; check /dev/mapper"
+            }
+            Self::Investigate => "run `dmtrace watch` and look again, or ask the owner",
+            Self::Release => "if the script is gone: `dmsetup udevreleasecookie COOKIE`",
+        })
+    }
+}
+
+impl fmt::Display for Avoid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CompleteAll => "`dmsetup udevcomplete_all` removes every cookie, live ones too",
+            Self::Destroy => "removing it would report success for work that is not done",
+            Self::Complete => "completing it would not remove it, or release a waiter too early",
+            Self::KillWaiter => "killing the waiter would turn this into a leak",
+        })
+    }
+}

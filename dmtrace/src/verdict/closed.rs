@@ -1,0 +1,77 @@
+//! A cookie that is gone: how it ended.
+
+use super::{
+    Class, Confidence, Context, Culprit, Evidence, Healthy, How, Reason, Role, Subject, Verdict,
+};
+use crate::{
+    event::ExitStatus,
+    ledger::{Cookie, EndKind, Ending, User},
+};
+
+pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
+    let (Some(ending), Some(cookie)) = (
+        subject.semaphore.ending.as_ref(),
+        subject.semaphore.cookie.as_deref(),
+    ) else {
+        return Verdict::unknown(Reason::RemovalUnseen);
+    };
+    let confidence = if cookie.gaps.any() || context.completeness.lost > 0 {
+        Confidence::Inferred
+    } else {
+        Confidence::Observed
+    };
+    let verdict = match ending.kind {
+        EndKind::ByWaiter | EndKind::ByCreator if cookie.counts.starved > 0 => {
+            Verdict::of(Class::OverCompleted, confidence).with([Evidence::Starved {
+                count: cookie.counts.starved,
+            }])
+        }
+        EndKind::ByWaiter | EndKind::ByCreator => {
+            Verdict::of(Class::Healthy(Healthy::Finished), confidence)
+        }
+        EndKind::WhileLive => accident(ending, confidence),
+        EndKind::ByOther => match left_by(cookie) {
+            Some(user) => Verdict::of(Class::CleanedUp(how(cookie, user)), confidence),
+            None => Verdict::unknown(Reason::RemovalUnseen),
+        },
+        EndKind::WithNamespace | EndKind::NamespaceGone => {
+            Verdict::unknown(Reason::NamespaceEnded).with([Evidence::NamespaceEnded])
+        }
+        EndKind::Vanished => Verdict::unknown(Reason::RemovalUnseen),
+    };
+    let removed = ending.by.as_ref().map(|who| Evidence::RemovedBy {
+        who: who.clone(),
+        waiters: u32::try_from(ending.waiters.len()).unwrap_or(u32::MAX),
+    });
+    verdict.with(removed)
+}
+
+fn accident(ending: &Ending, confidence: Confidence) -> Verdict {
+    // A user that lives does not yet use it: only a waiter does for certain.
+    let confidence = if ending.waiters.is_empty() {
+        Confidence::Inferred
+    } else {
+        confidence
+    };
+    let mut verdict = Verdict::of(Class::Accident, confidence);
+    verdict.culprit = ending.by.as_ref().map(|who| Culprit {
+        role: Role::Remover,
+        who: who.clone(),
+        exit: None,
+    });
+    verdict
+}
+
+/// Who had left it, if everybody who used it was seen to end.
+fn left_by(cookie: &Cookie) -> Option<&User> {
+    cookie.users.iter().max_by_key(|user| user.last)
+}
+
+fn how(cookie: &Cookie, user: &User) -> How {
+    let step = cookie.stage(user);
+    match user.exit.and_then(|exit| exit.status) {
+        Some(ExitStatus::Signal(signal)) => How::OwnerKilled { signal, step },
+        Some(ExitStatus::Code(status)) => How::OwnerExited { status, step },
+        None => How::OwnerGone { step: Some(step) },
+    }
+}

@@ -1,0 +1,232 @@
+//! What is known of one live cookie, both sources together.
+
+use std::time::Duration;
+
+use super::{Confidence, Context, Evidence, Subject, Thresholds};
+use crate::{
+    facts::HostFacts,
+    ids::{BootTime, Key, SemId},
+    ledger::{Cookie, Exit, User},
+};
+
+/// State of a process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Life {
+    Alive,
+    /// Ended; how, if that was seen.
+    Dead(Option<Exit>),
+    /// The process list does not tell.
+    Unknown,
+}
+
+/// What is known of one live cookie.
+#[derive(Debug)]
+pub(super) struct Knowledge {
+    /// Value: the kernel's if the snapshot is fresh, else that of the events.
+    pub(super) value: Option<i32>,
+    /// Whether a thread waits for zero.
+    pub(super) waiting: bool,
+    /// Since when, if that was seen.
+    pub(super) since: Option<BootTime>,
+    /// Time since anybody touched it.
+    pub(super) quiet: Duration,
+    /// Whether the snapshot is newer than every event.
+    pub(super) fresh: bool,
+    /// Whether the books of this cookie may miss something.
+    pub(super) unseen: bool,
+    /// Whether the kernel contradicts the books.
+    pub(super) contradiction: bool,
+    /// Facts found on the way.
+    pub(super) evidence: Vec<Evidence>,
+}
+
+impl Knowledge {
+    pub(super) fn gather(subject: &Subject<'_>, context: &Context<'_>) -> Self {
+        let semaphore = subject.semaphore;
+        let facts = context.facts;
+        let empty = Cookie::default();
+        let cookie = semaphore.cookie.as_deref().unwrap_or(&empty);
+        let state = subject.set.and_then(|set| set.first);
+        let fresh = state.is_some() && cookie.last_call.is_none_or(|last| last < subject.taken);
+        let events = cookie.value();
+        let mut known = Self {
+            value: events,
+            waiting: false,
+            since: None,
+            quiet: quiet(subject, context, cookie),
+            fresh,
+            unseen: cookie.gaps.any() || context.completeness.lost > 0,
+            contradiction: false,
+            evidence: Vec::new(),
+        };
+        if let Some(state) = state.filter(|_| fresh) {
+            known.value = Some(state.value);
+            if let Some(events) = events
+                && events != state.value
+            {
+                known.contradiction = true;
+                known.evidence.push(Evidence::ValueMismatch {
+                    events,
+                    kernel: state.value,
+                });
+            }
+            if let Some(actor) = cookie.last_actor
+                && state.pid != 0
+                && actor.id.tgid != state.pid
+            {
+                known.contradiction = true;
+                known.evidence.push(Evidence::LastOperator {
+                    pid: state.pid,
+                    fate: super::Fate::Unknown,
+                });
+            }
+        }
+        known.waiters(subject, facts, cookie, state.map_or(0, |state| state.zcnt));
+        if known.unseen {
+            known.evidence.push(if context.completeness.lost > 0 {
+                Evidence::EventsLost {
+                    count: context.completeness.lost,
+                }
+            } else {
+                Evidence::OperationsUnseen
+            });
+        }
+        known
+    }
+
+    /// Waiting threads: by the process list, by the kernel's count, by the events.
+    fn waiters(&mut self, subject: &Subject<'_>, facts: &HostFacts, cookie: &Cookie, counted: u32) {
+        let seen = facts.waiters.get(&subject.semaphore.id);
+        for waiter in seen.into_iter().flatten() {
+            self.evidence.push(Evidence::Waiter {
+                tgid: waiter.tgid,
+                tid: waiter.tid,
+            });
+        }
+        let blocked = seen.is_some_and(|waiters| !waiters.is_empty());
+        let by_events = cookie.waiters.iter().filter(|waiting| {
+            life(waiting.who.image.id, waiting.since, None, facts) != Life::Dead(None)
+        });
+        self.since = by_events.clone().map(|waiting| waiting.since).min();
+        let expected = self.since.is_some();
+        if !blocked {
+            self.evidence
+                .extend(by_events.map(|waiting| Evidence::Waiter {
+                    tgid: waiting.who.image.id.tgid,
+                    tid: waiting.who.tid,
+                }));
+        }
+        if counted > 0 {
+            self.evidence.push(Evidence::Waiters { count: counted });
+        }
+        // A snapshot that is newer than the wait and shows no waiter: its end was not seen.
+        let ended_unseen = self.fresh && counted == 0 && !blocked && expected;
+        if ended_unseen {
+            self.contradiction = true;
+        }
+        if !expected && (blocked || (counted > 0 && self.fresh)) {
+            self.unseen = true;
+        }
+        // A count from before the last call says nothing if the events show the end of the wait.
+        let counts = counted > 0 && (self.fresh || cookie.waiters.is_empty() && self.unseen);
+        self.waiting = blocked || counts || (expected && !ended_unseen);
+        if !self.waiting {
+            self.evidence
+                .retain(|fact| !matches!(fact, Evidence::Waiter { .. } | Evidence::Waiters { .. }));
+            self.evidence.push(Evidence::NoWaiter);
+        }
+    }
+
+    /// How sure a conclusion from complete books is.
+    pub(super) fn confidence(&self) -> Confidence {
+        if self.unseen || self.contradiction {
+            Confidence::Inferred
+        } else {
+            Confidence::Observed
+        }
+    }
+}
+
+/// Time since anybody touched the cookie: by events, or by the wall clock of the snapshot.
+fn quiet(subject: &Subject<'_>, context: &Context<'_>, cookie: &Cookie) -> Duration {
+    let facts = context.facts;
+    let by_events = cookie
+        .last_call
+        .or(subject.semaphore.created)
+        .map(|last| facts.now.since(last));
+    let by_wall = subject.set.map(|set| {
+        let last = set.otime.0.max(set.ctime.0);
+        Duration::from_secs(u64::try_from(facts.wall.0.saturating_sub(last)).unwrap_or(0))
+    });
+    match (by_events, by_wall) {
+        // Calls that were not seen make it less quiet; a clock that was set makes the wall clock
+        // useless, but never in the direction of guilt: the shorter time counts.
+        (Some(events), Some(wall)) if cookie.gaps.any() => events.min(wall),
+        (Some(events), _) => events,
+        (None, Some(wall)) => wall,
+        (None, None) => Duration::ZERO,
+    }
+}
+
+/// State of a process that did something at `active`.
+pub(super) fn life(
+    id: crate::ids::ProcId,
+    active: BootTime,
+    exit: Option<Exit>,
+    facts: &HostFacts,
+) -> Life {
+    if let Some(exit) = exit {
+        return Life::Dead(Some(exit));
+    }
+    // It was active after the process list was made: the list says nothing about it.
+    if active >= facts.now && active.0 != 0 {
+        return Life::Alive;
+    }
+    if !id.is_known() {
+        return Life::Unknown;
+    }
+    match facts.processes.get(&id.tgid) {
+        // Its start is not known: the number alone proves nothing.
+        Some(_) if id.start.0 == 0 => Life::Unknown,
+        Some(live) if live.start_ticks == id.start_ticks() => Life::Alive,
+        _ if facts.processes_complete => Life::Dead(None),
+        Some(_) => Life::Dead(None),
+        None => Life::Unknown,
+    }
+}
+
+/// State of a user of a cookie.
+pub(super) fn user_life(user: &User, facts: &HostFacts) -> Life {
+    life(user.who.image.id, user.last, user.exit, facts)
+}
+
+/// Processes that carry the cookie, as far as they can reach its namespace.
+pub(super) fn carriers(key: Key, sem: SemId, facts: &HostFacts) -> Vec<u32> {
+    let carriers = facts.carriers.get(&key);
+    carriers
+        .into_iter()
+        .flatten()
+        .copied()
+        .filter(|pid| {
+            facts
+                .processes
+                .get(pid)
+                .and_then(|process| process.ipc_ns)
+                .is_none_or(|ns| ns == sem.ns)
+        })
+        .collect()
+}
+
+impl Thresholds {
+    /// Time after which udev has given up an event: its timeout and 10 s until the SIGKILL
+    /// (systemd: udev-worker.c). 180 s is udev's default.
+    pub fn udev_gives_up(&self, facts: &HostFacts) -> Duration {
+        self.udev_timeout.unwrap_or_else(|| {
+            let timeout = match facts.udev.event_timeout {
+                0 => 180,
+                timeout => timeout,
+            };
+            Duration::from_secs(timeout.saturating_add(10))
+        })
+    }
+}

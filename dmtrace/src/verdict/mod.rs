@@ -1,0 +1,154 @@
+//! What each set is, how sure that is, and what to do: a pure function of the books and of what
+//! the host says.
+//!
+//! Two rules stand above all others: a cookie that somebody may still need is never called
+//! leaked, and nobody is named who was not seen to do it.
+
+mod advice;
+mod class;
+mod closed;
+mod evidence;
+mod life;
+mod owner;
+mod provable;
+mod signature;
+mod survey;
+mod text;
+mod waiting;
+
+pub use advice::{Advice, Avoid, Remedy};
+pub use class::{
+    Cause, Class, Confidence, Culprit, Healthy, How, MissingStep, NotACookie, Reason, Role,
+    Signature, Thresholds, Verdict,
+};
+pub use evidence::{Evidence, Fate};
+pub use provable::{Obstacle, provably_leaked};
+pub use survey::{Judged, survey};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    facts::{HostFacts, SetSnapshot},
+    ids::BootTime,
+    ledger::{Ledger, Semaphore},
+};
+use life::Knowledge;
+
+/// One set to judge.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The books, for processes.
+    pub ledger: &'a Ledger,
+    /// The set in the books, live or closed.
+    pub semaphore: &'a Semaphore,
+    /// The set in a snapshot, if there is one.
+    pub set: Option<&'a SetSnapshot>,
+    /// When that snapshot began. Events after it make it stale.
+    pub taken: BootTime,
+}
+
+/// What is the same for all sets.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// What the host says.
+    pub facts: &'a HostFacts,
+    /// What may be missing in the books.
+    pub completeness: &'a Completeness,
+    /// Limits of time.
+    pub thresholds: &'a Thresholds,
+}
+
+/// What may be missing in the books as a whole. What is missing for one cookie is in its
+/// [`Gaps`](crate::ledger::Gaps).
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Completeness {
+    /// Messages lost and not yet made good by adopting the kernel maps.
+    pub lost: u64,
+    /// What the backend cannot see.
+    pub blind: Vec<BlindSpot>,
+}
+
+/// Something that a backend cannot see.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlindSpot {
+    /// System calls of 32-bit programs (syscall tracepoints).
+    Compat,
+    /// Removal with an IPC namespace (syscall tracepoints).
+    NamespaceTeardown,
+    /// Results of calls that sleep (kretprobe).
+    Results,
+    /// Ends of processes.
+    Exits,
+}
+
+/// Judges one set.
+pub fn judge(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
+    let semaphore = subject.semaphore;
+    if !semaphore.is_cookie() {
+        return Verdict::of(Class::Ordinary, Confidence::Observed);
+    }
+    if let Some(why) = foreign(subject) {
+        return Verdict::of(Class::Foreign(why), Confidence::Observed).with([Evidence::NotACookie]);
+    }
+    if semaphore.ending.is_some() {
+        return closed::judge(subject, context);
+    }
+    let known = Knowledge::gather(subject, context);
+    if known.waiting {
+        return waiting::judge(subject, context, known);
+    }
+    owner::judge(subject, context, known)
+}
+
+/// Why a set with a cookie's key is no cookie.
+fn foreign(subject: &Subject<'_>) -> Option<NotACookie> {
+    let semaphore = subject.semaphore;
+    let nsems = subject.set.map_or(semaphore.nsems, |set| set.nsems);
+    if nsems > 1 || (nsems == 0 && subject.set.is_some()) {
+        return Some(NotACookie::Size { nsems });
+    }
+    let mode = subject
+        .set
+        .map(|set| set.mode)
+        .or(semaphore.semflg)
+        .map(|mode| mode & 0o777);
+    if let Some(mode) = mode
+        && mode != 0o600
+    {
+        return Some(NotACookie::Mode { mode });
+    }
+    let set = subject.set?;
+    (set.uid != 0 || set.cuid != 0).then_some(NotACookie::Owner {
+        uid: set.uid,
+        cuid: set.cuid,
+    })
+}
+
+impl Verdict {
+    fn of(class: Class, confidence: Confidence) -> Self {
+        Self {
+            class,
+            confidence,
+            evidence: Vec::new(),
+            missing: None,
+            advice: advice::advice(class),
+            culprit: None,
+            died_at: None,
+        }
+    }
+
+    fn unknown(reason: Reason) -> Self {
+        Self::of(Class::Unknown(reason), Confidence::Unknown(reason))
+    }
+
+    fn with(mut self, evidence: impl IntoIterator<Item = Evidence>) -> Self {
+        self.evidence.extend(evidence);
+        self
+    }
+
+    fn missing(mut self, step: Option<MissingStep>) -> Self {
+        self.missing = step;
+        self
+    }
+}

@@ -1,0 +1,212 @@
+//! Whether a set may be removed: every rule must hold, and each that does not is named.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Class, Confidence, Context, How, Subject, Verdict, foreign, life,
+    life::{Knowledge, Life},
+};
+use crate::ledger::Stage;
+
+/// Why a set must not be removed.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "obstacle")]
+pub enum Obstacle {
+    /// It is no cookie.
+    NotACookie,
+    /// It is not there any more.
+    Gone,
+    /// It was not read, or events are newer than the reading.
+    NotRead,
+    /// Threads wait on it.
+    Waiters {
+        /// How many, as far as counted.
+        count: u32,
+    },
+    /// The verdict is not that it leaked.
+    NotLeaked {
+        /// The verdict.
+        class: String,
+    },
+    /// That it leaked is inferred, not seen.
+    Inferred,
+    /// A process that uses it is alive and has not provably left it.
+    UserAlive {
+        /// Its number.
+        pid: u32,
+    },
+    /// Whether a process that uses it is alive is not known.
+    UserUnknown {
+        /// Its number.
+        pid: u32,
+    },
+    /// A process carries it.
+    Carrier {
+        /// Its number.
+        pid: u32,
+    },
+    /// Not every environment and command line could be read.
+    CarriersUnreadable,
+    /// The process list is not complete.
+    ProcessesUnreadable,
+    /// A uevent may still be completed by udev.
+    EventPending {
+        /// Operations not completed.
+        count: u32,
+    },
+    /// Touched too recently.
+    TooYoung {
+        /// So long ago.
+        seconds: u64,
+        /// Needed.
+        needed: u64,
+    },
+    /// Its times lie in the future: the clock was set.
+    ClockSet,
+    /// The kernel contradicts the events seen.
+    Contradiction,
+}
+
+/// Whether removing the set is right, by every rule. With `inferred`, a verdict that is inferred
+/// is accepted: for a person who was asked.
+///
+/// # Errors
+/// The rules that do not hold.
+pub fn provably_leaked(
+    subject: &Subject<'_>,
+    context: &Context<'_>,
+    verdict: &Verdict,
+    inferred: bool,
+) -> Result<(), Vec<Obstacle>> {
+    let facts = context.facts;
+    let limits = context.thresholds;
+    let semaphore = subject.semaphore;
+    let mut obstacles = Vec::new();
+    if semaphore.ending.is_some() {
+        return Err(vec![Obstacle::Gone]);
+    }
+    let Some(set) = subject.set else {
+        return Err(vec![Obstacle::NotRead]);
+    };
+    if !set.looks_like_cookie() || set.key != semaphore.key || foreign(subject).is_some() {
+        return Err(vec![Obstacle::NotACookie]);
+    }
+    let (Some(state), Some(cookie)) = (set.first, semaphore.cookie.as_deref()) else {
+        return Err(vec![Obstacle::NotRead]);
+    };
+    let known = Knowledge::gather(subject, context);
+    if !known.fresh {
+        obstacles.push(Obstacle::NotRead);
+    }
+    if known.waiting || state.zcnt > 0 || state.ncnt > 0 {
+        obstacles.push(Obstacle::Waiters {
+            count: state.zcnt.saturating_add(state.ncnt),
+        });
+    }
+    if !matches!(verdict.class, Class::Leaked(_)) {
+        obstacles.push(Obstacle::NotLeaked {
+            class: verdict.class.to_string(),
+        });
+    }
+    if verdict.confidence != Confidence::Observed && !inferred {
+        obstacles.push(Obstacle::Inferred);
+    }
+    if known.contradiction {
+        obstacles.push(Obstacle::Contradiction);
+    }
+    let left = matches!(
+        verdict.class,
+        Class::Leaked(How::NeverWaited | How::AbandonedOnEintr)
+    );
+    for user in &cookie.users {
+        let pid = user.who.image.id.tgid;
+        match life::user_life(user, facts) {
+            Life::Alive if !left => obstacles.push(Obstacle::UserAlive { pid }),
+            Life::Unknown => obstacles.push(Obstacle::UserUnknown { pid }),
+            Life::Alive | Life::Dead(_) => {}
+        }
+    }
+    let carriers = life::carriers(semaphore.key, semaphore.id, facts);
+    obstacles.extend(carriers.into_iter().map(|pid| Obstacle::Carrier { pid }));
+    if !facts.carriers_complete {
+        obstacles.push(Obstacle::CarriersUnreadable);
+    }
+    if !facts.processes_complete {
+        obstacles.push(Obstacle::ProcessesUnreadable);
+    }
+    obstacles.extend(pending(subject, context, &known));
+    obstacles.extend(young(context, set, &known, limits.old));
+    if obstacles.is_empty() {
+        Ok(())
+    } else {
+        Err(obstacles)
+    }
+}
+
+/// A uevent that udev may still complete.
+fn pending(subject: &Subject<'_>, context: &Context<'_>, known: &Knowledge) -> Option<Obstacle> {
+    let facts = context.facts;
+    let cookie = subject.semaphore.cookie.as_deref()?;
+    let entered_wait = cookie.counts.wait_entries > 0
+        || cookie
+            .users
+            .iter()
+            .any(|user| matches!(user.stage, Stage::Waiting | Stage::Interrupted));
+    let floor = i32::from(!entered_wait);
+    let rest = known.value?.saturating_sub(floor);
+    if rest <= 0 && !known.unseen {
+        return None;
+    }
+    let count = rest.max(1).unsigned_abs();
+    let over = known.quiet >= context.thresholds.udev_gives_up(facts);
+    (facts.udev.queue_busy || (facts.udev.daemon.is_some() && !over))
+        .then_some(Obstacle::EventPending { count })
+}
+
+/// Touched too recently, by the events and by the kernel's times.
+fn young(
+    context: &Context<'_>,
+    set: &crate::facts::SetSnapshot,
+    known: &Knowledge,
+    needed: Duration,
+) -> Option<Obstacle> {
+    let wall = context.facts.wall.0;
+    let last = set.otime.0.max(set.ctime.0);
+    if last > wall.saturating_add(1) {
+        return Some(Obstacle::ClockSet);
+    }
+    let by_wall = u64::try_from(wall.saturating_sub(last)).unwrap_or(0);
+    let seconds = by_wall.min(known.quiet.as_secs());
+    (Duration::from_secs(seconds) < needed).then_some(Obstacle::TooYoung {
+        seconds,
+        needed: needed.as_secs(),
+    })
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotACookie => f.write_str("it is no cookie"),
+            Self::Gone => f.write_str("it is gone"),
+            Self::NotRead => f.write_str("its state was not read after its last event"),
+            Self::Waiters { count } => write!(f, "{count} threads wait on it"),
+            Self::NotLeaked { class } => write!(f, "it is not known to be leaked: {class}"),
+            Self::Inferred => f.write_str("that it leaked is inferred, not seen"),
+            Self::UserAlive { pid } => write!(f, "process {pid}, which uses it, is alive"),
+            Self::UserUnknown { pid } => write!(f, "process {pid}, which uses it, may be alive"),
+            Self::Carrier { pid } => write!(f, "process {pid} carries it"),
+            Self::CarriersUnreadable => {
+                f.write_str("not every environment and command line could be read")
+            }
+            Self::ProcessesUnreadable => f.write_str("the process list is not complete"),
+            Self::EventPending { count } => write!(f, "udev may still complete {count} events"),
+            Self::TooYoung { seconds, needed } => {
+                write!(f, "touched {seconds} s ago; {needed} s are needed")
+            }
+            Self::ClockSet => f.write_str("its times lie in the future: the clock was set"),
+            Self::Contradiction => f.write_str("the kernel's state and the events seen disagree"),
+        }
+    }
+}

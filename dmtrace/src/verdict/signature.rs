@@ -1,0 +1,200 @@
+//! A cookie whose creator is not known: what its fields allow to infer, and no more.
+
+use std::time::Duration;
+
+use super::{
+    Class, Confidence, Context, Evidence, Fate, Healthy, How, MissingStep, Reason, Signature,
+    Subject, Verdict, life::Knowledge,
+};
+use crate::{
+    facts::{HostFacts, SemState, SetSnapshot},
+    ids::UnixTime,
+    ledger::{Creator, WhyUnknown},
+};
+
+/// Programs that make cookies, by the name of their process (cut at 15 bytes as the kernel does).
+const COOKIE_PROGRAMS: &[&str] = &[
+    "blkdeactivate",
+    "blockdev",
+    "cryptsetup",
+    "containerd",
+    "containerd-snap",
+    "crio",
+    "devmapper",
+    "dmeventd",
+    "dmraid",
+    "dmsetup",
+    "docker",
+    "docker-current",
+    "dockerd",
+    "dockerd-current",
+    "integritysetup",
+    "kpartx",
+    "ldmtool",
+    "lvm",
+    "lvmdbusd",
+    "lvmpolld",
+    "multipath",
+    "multipathd",
+    "parted",
+    "podman",
+    "stratis-min",
+    "stratisd",
+    "stratisd-min",
+    "systemd-cryptse",
+    "systemd-integri",
+    "systemd-veritys",
+    "udisksd",
+    "veritysetup",
+];
+
+/// LVM runs under the name of its command.
+const LVM_PREFIXES: &[&str] = &["lv", "vg", "pv"];
+
+/// One second: the grain of `sem_ctime` and `sem_otime`.
+const GRAIN: i64 = 1;
+
+pub(super) fn judge(
+    subject: &Subject<'_>,
+    context: &Context<'_>,
+    known: Knowledge,
+    mut evidence: Vec<Evidence>,
+) -> Verdict {
+    let facts = context.facts;
+    let limits = context.thresholds;
+    let unknown = Reason::CreatorUnknown(match subject.semaphore.creator {
+        Creator::Unknown(why) => why,
+        Creator::Known { .. } => WhyUnknown::Missed,
+    });
+    let Some((set, state)) = subject
+        .set
+        .and_then(|set| Some((set, set.first?)))
+        .filter(|_| known.fresh)
+    else {
+        let reason = match subject.set {
+            Some(set) if set.first.is_none() => Reason::Unreadable,
+            _ => unknown,
+        };
+        return Verdict::unknown(reason).with(evidence).with(known.evidence);
+    };
+    let age = since(facts, set.ctime);
+    evidence.push(Evidence::Age { time: age });
+    if state.pid != 0 {
+        // The last operator acted at `otime`, or at the SETVAL if there was no operation.
+        let acted = if set.otime.0 != 0 {
+            set.otime
+        } else {
+            set.ctime
+        };
+        let fate = fate(facts, state.pid, acted);
+        evidence.push(Evidence::LastOperator {
+            pid: state.pid,
+            fate,
+        });
+        if fate == Fate::Alive {
+            // The creator, or whoever incremented it: in the middle of its work. A completer
+            // that lives on is no completer.
+            return Verdict::of(Class::Healthy(Healthy::Open), Confidence::Inferred)
+                .with(evidence)
+                .with(known.evidence);
+        }
+    }
+    let undecided = |reason, evidence: Vec<Evidence>, known: Knowledge| {
+        Verdict::unknown(reason).with(evidence).with(known.evidence)
+    };
+    if age < limits.old || known.quiet < limits.old {
+        return undecided(unknown, evidence, known);
+    }
+    if !facts.processes_complete {
+        return undecided(Reason::ProcessesUnreadable, evidence, known);
+    }
+    if !facts.carriers_complete {
+        return undecided(Reason::CarriersUnreadable, evidence, known);
+    }
+    let candidates: Vec<Evidence> = candidates(facts, set, subject).collect();
+    if !candidates.is_empty() {
+        evidence.extend(candidates);
+        return undecided(Reason::PossibleOwners, evidence, known);
+    }
+    let fields = signature(set, state);
+    evidence.push(Evidence::Quiet { time: known.quiet });
+    Verdict::of(
+        Class::Leaked(How::Signature { fields }),
+        Confidence::Inferred,
+    )
+    .missing(Some(match fields {
+        Signature::NeverSet => MissingStep::SetVal,
+        Signature::NeverUsed => MissingStep::Release,
+        Signature::NotCompleted | Signature::OneLeft => MissingStep::Wait,
+        Signature::NotRemoved => MissingStep::Removal,
+    }))
+    .with(evidence)
+    .with(known.evidence)
+}
+
+/// The table of signatures.
+const fn signature(set: &SetSnapshot, state: SemState) -> Signature {
+    match (state.value, set.otime.0 != 0) {
+        (0, false) => Signature::NeverSet,
+        (1, false) => Signature::NeverUsed,
+        (0, true) => Signature::NotRemoved,
+        (1, true) => Signature::OneLeft,
+        _ => Signature::NotCompleted,
+    }
+}
+
+/// Time since a moment of the wall clock; zero if that lies in the future (the clock was set).
+fn since(facts: &HostFacts, then: UnixTime) -> Duration {
+    let seconds = facts.wall.0.saturating_sub(then.0);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+/// When a process started, by the wall clock.
+fn started(facts: &HostFacts, start_ticks: u64) -> i64 {
+    let age = facts
+        .now
+        .0
+        .saturating_sub(start_ticks.saturating_mul(10_000_000));
+    facts
+        .wall
+        .0
+        .saturating_sub(i64::try_from(age / 1_000_000_000).unwrap_or(i64::MAX))
+}
+
+/// What became of the process that had this number at that moment.
+fn fate(facts: &HostFacts, pid: u32, then: UnixTime) -> Fate {
+    match facts.processes.get(&pid) {
+        Some(live) if started(facts, live.start_ticks) <= then.0.saturating_add(GRAIN) => {
+            Fate::Alive
+        }
+        Some(_) => Fate::Reused,
+        None if facts.processes_complete => Fate::Gone,
+        None => Fate::Unknown,
+    }
+}
+
+/// Living processes that may have made the set: known programs, old enough, able to reach it.
+fn candidates<'a>(
+    facts: &'a HostFacts,
+    set: &'a SetSnapshot,
+    subject: &'a Subject<'_>,
+) -> impl Iterator<Item = Evidence> + 'a {
+    facts
+        .processes
+        .iter()
+        .filter(move |(_, live)| {
+            makes_cookies(&live.comm)
+                && started(facts, live.start_ticks) <= set.ctime.0.saturating_add(GRAIN)
+                && live.ipc_ns.is_none_or(|ns| ns == subject.semaphore.id.ns)
+        })
+        .map(|(&pid, live)| Evidence::Candidate {
+            pid,
+            name: live.comm.clone(),
+        })
+}
+
+/// Whether a program of this name makes cookies.
+fn makes_cookies(comm: &str) -> bool {
+    COOKIE_PROGRAMS.contains(&comm)
+        || LVM_PREFIXES.iter().any(|prefix| comm.starts_with(prefix))
+}

@@ -1,0 +1,78 @@
+//! Verdicts on everything at once.
+
+use std::collections::BTreeMap;
+
+use super::{Context, Subject, Verdict, judge};
+use crate::{
+    facts::{SetSnapshot, Snapshot},
+    ids::{BootTime, SemId},
+    ledger::{Ledger, Semaphore},
+};
+
+/// A judged cookie.
+#[derive(Clone, Debug)]
+pub struct Judged<'a> {
+    /// The cookie in the books.
+    pub semaphore: &'a Semaphore,
+    /// The cookie in the snapshot.
+    pub set: Option<&'a SetSnapshot>,
+    /// When that snapshot began.
+    pub taken: BootTime,
+    /// The judgement.
+    pub verdict: Verdict,
+}
+
+impl<'a> Judged<'a> {
+    /// As a subject, for [`provably_leaked`](super::provably_leaked).
+    pub const fn subject(&self, ledger: &'a Ledger) -> Subject<'a> {
+        Subject {
+            ledger,
+            semaphore: self.semaphore,
+            set: self.set,
+            taken: self.taken,
+        }
+    }
+}
+
+/// Judges every live cookie, in the order of keys. Reconcile the books with the snapshot before.
+pub fn survey<'a>(
+    ledger: &'a Ledger,
+    snapshot: Option<&'a Snapshot>,
+    context: &Context<'_>,
+) -> Vec<Judged<'a>> {
+    let mut sets: BTreeMap<SemId, &SetSnapshot> = BTreeMap::new();
+    for ns in snapshot
+        .into_iter()
+        .flat_map(|snapshot| &snapshot.namespaces)
+    {
+        sets.extend(ns.sets.iter().map(|set| {
+            let sem = SemId {
+                ns: ns.ns,
+                semid: set.semid,
+            };
+            (sem, set)
+        }));
+    }
+    let taken = snapshot.map_or(BootTime(0), |snapshot| snapshot.began);
+    ledger
+        .cookies()
+        .map(|semaphore| {
+            let set = sets
+                .get(&semaphore.id)
+                .copied()
+                .filter(|set| set.key == semaphore.key);
+            let subject = Subject {
+                ledger,
+                semaphore,
+                set,
+                taken,
+            };
+            Judged {
+                semaphore,
+                set,
+                taken,
+                verdict: judge(&subject, context),
+            }
+        })
+        .collect()
+}

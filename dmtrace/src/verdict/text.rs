@@ -1,0 +1,132 @@
+//! Verdicts in words.
+
+use std::fmt;
+
+use super::{Cause, How, MissingStep, NotACookie, Reason, Signature};
+use crate::{
+    event::ExitStatus,
+    ledger::{Stage, WhyUnknown},
+};
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UdevdDown => f.write_str("no udevd runs"),
+            Self::RuleMissing => f.write_str("95-dm-notify.rules is missing or masked"),
+            Self::NamespaceSplit {
+                looked_in: Some(ns),
+            } => write!(f, "udev completes in another IPC namespace ({ns})"),
+            Self::NamespaceSplit { looked_in: None } => {
+                f.write_str("udev completes in the host's IPC namespace")
+            }
+            Self::EventLost => f.write_str("udev's timeout has passed without a completion"),
+        }
+    }
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::OwnerKilled { signal, step } => {
+                write!(f, "owner {} {step}", ExitStatus::Signal(signal))
+            }
+            Self::OwnerExited { status, step } => {
+                write!(f, "owner {} {step}", ExitStatus::Code(status))
+            }
+            Self::OwnerGone { step: Some(step) } => write!(f, "owner is gone; it was {step}"),
+            Self::OwnerGone { step: None } => f.write_str("owner is gone"),
+            Self::NeverWaited => f.write_str("owner went on and never waited"),
+            Self::AbandonedOnEintr => f.write_str("owner's wait was interrupted and not resumed"),
+            Self::FinishedAfterDeath { step } => {
+                write!(f, "completed by udev after its owner had ended {step}")
+            }
+            Self::TransactionAbandoned => {
+                f.write_str("a transaction of dmsetup that nobody released")
+            }
+            Self::Signature { fields } => write!(f, "{fields}"),
+        }
+    }
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NeverSet => "made and never set",
+            Self::NeverUsed => "set and never used",
+            Self::NotCompleted => "used, not completed, not waited for",
+            Self::OneLeft => "used, not waited for or not completed",
+            Self::NotRemoved => "completed and not removed",
+        })
+    }
+}
+
+impl fmt::Display for NotACookie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Size { nsems } => write!(f, "{nsems} semaphores where a cookie has one"),
+            Self::Mode { mode } => write!(f, "mode {mode:04o} where a cookie has 0600"),
+            Self::Owner { uid, cuid } => {
+                write!(f, "made by uid {cuid}, owned by uid {uid}, not by root")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CreatorUnknown(WhyUnknown::BeforeTracer) => "made before dmtrace was started",
+            Self::CreatorUnknown(WhyUnknown::Missed) => "its creation was not seen",
+            Self::CreatorUnknown(WhyUnknown::MaybeFound) => {
+                "its creation cannot be told from a lookup with this backend"
+            }
+            Self::PossibleOwners => "processes that may own it are alive",
+            Self::ProcessesUnreadable => "the process list is not complete",
+            Self::CarriersUnreadable => "not every environment and command line could be read",
+            Self::Young => "too recent to tell",
+            Self::Unreadable => "the semaphore could not be read",
+            Self::EventsLost => "events were lost",
+            Self::Contradiction => "the kernel's state and the events seen disagree",
+            Self::Crowded => "too many processes use it",
+            Self::MaybeStopped => "its owner's wait was interrupted; it may be stopped or traced",
+            Self::RemovalUnseen => "its removal was not seen",
+            Self::NamespaceEnded => "it ended with its IPC namespace",
+        })
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Created => "between making it and setting it to 1",
+            Self::Ready => "before announcing its first operation",
+            Self::Armed => "after announcing an operation, before waiting",
+            Self::Done => "after udev had completed everything, before waiting",
+            Self::SelfCompleted => "after its own decrement, before waiting",
+            Self::Waiting => "while waiting for udev",
+            Self::Interrupted => "after its wait was interrupted",
+            Self::WaitFailed => "after its wait had failed",
+            Self::Starved => "after its decrement found the value at 0",
+            Self::Released => "after the wait, before the removal",
+        })
+    }
+}
+
+impl fmt::Display for MissingStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SetVal => f.write_str("SETVAL 1 by the owner"),
+            Self::Increment => f.write_str("the increment by the owner (dm_task_set_cookie)"),
+            Self::Completion { count: 1 } => {
+                f.write_str("one completion by udev (dmsetup udevcomplete)")
+            }
+            Self::Completion { count } => {
+                write!(f, "{count} completions by udev (dmsetup udevcomplete)")
+            }
+            Self::Wait => f.write_str("the wait by the owner (dm_udev_wait)"),
+            Self::WaitAgain => f.write_str("another wait by the owner after EINTR"),
+            Self::Removal => f.write_str("the removal by the owner (IPC_RMID)"),
+            Self::Release => f.write_str("dmsetup udevreleasecookie"),
+        }
+    }
+}
