@@ -9,4 +9,6 @@ pub mod host;
 pub mod ids;
 pub mod ledger;
 pub mod probe;
+#[cfg(feature = "live")]
+pub mod session;
 pub mod verdict;

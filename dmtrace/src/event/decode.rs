@@ -2,7 +2,7 @@
 
 use dmtrace_common::{
     EVENT_BY_SYSCALL, EVENT_FROM_MAP, EVENT_NO_RESULT, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header,
-    Kind, OPS_KEPT, ProcRecord, SemEvent,
+    Kind, OPS_KEPT, ProcRecord, SemEvent, SemKey, SemRecord,
 };
 
 use super::{Actor, Event, ExitStatus, Operation, ProcessImage, Quality, What};
@@ -29,10 +29,10 @@ pub enum DecodeError {
 /// # Errors
 /// The message is too short for its kind, or its kind is not known.
 pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
-    let header: Header = read(bytes)?;
+    let header: Header = read_plain(bytes)?;
     let kind = Kind::from_u16(header.kind).ok_or(DecodeError::UnknownKind(header.kind))?;
     if kind == Kind::Proc {
-        let record: ProcRecord = read(bytes)?;
+        let record: ProcRecord = read_plain(bytes)?;
         let image = ProcessImage::from_record(&record);
         return Ok(Event {
             at: BootTime(header.ts),
@@ -41,7 +41,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
             what: What::Process(Box::new(image)),
         });
     }
-    let event: SemEvent = read(bytes)?;
+    let event: SemEvent = read_plain(bytes)?;
     Ok(Event {
         at: BootTime(header.ts),
         actor: actor(&header, text(&event.comm)),
@@ -141,12 +141,22 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     out
 }
 
-trait Plain: Copy {}
+/// Types of the kernel's border: `repr(C)`, integers only, no padding.
+pub(super) trait Plain: Copy {}
 impl Plain for Header {}
 impl Plain for SemEvent {}
+impl Plain for SemKey {}
+impl Plain for SemRecord {}
 impl Plain for ProcRecord {}
 
-fn read<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
+/// The bytes of a value.
+pub(super) const fn as_bytes<T: Plain>(value: &T) -> &[u8] {
+    // SAFETY: `Plain` types have no padding, so every byte is initialised.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// A value from its bytes; more bytes than needed are ignored.
+pub(super) fn read_plain<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
     let need = size_of::<T>();
     if bytes.len() < need {
         return Err(DecodeError::Short {

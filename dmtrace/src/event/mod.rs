@@ -4,6 +4,7 @@
 
 mod decode;
 mod image;
+pub mod recording;
 
 pub(crate) use decode::text;
 pub use decode::{DecodeError, decode};

@@ -24,6 +24,6 @@ pub use attach::{Attempt, Outcome};
 #[cfg(feature = "live")]
 pub use counters::{Counts, KindCounts};
 #[cfg(feature = "live")]
-pub use maps::{Maps, ProcEntry, SemEntry};
+pub use maps::{MapIds, Maps, ProcEntry, SemEntry};
 #[cfg(feature = "live")]
 pub use tracer::{Options, StartError, Tracer};

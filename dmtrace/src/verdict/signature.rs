@@ -195,6 +195,5 @@ fn candidates<'a>(
 
 /// Whether a program of this name makes cookies.
 fn makes_cookies(comm: &str) -> bool {
-    COOKIE_PROGRAMS.contains(&comm)
-        || LVM_PREFIXES.iter().any(|prefix| comm.starts_with(prefix))
+    COOKIE_PROGRAMS.contains(&comm) || LVM_PREFIXES.iter().any(|prefix| comm.starts_with(prefix))
 }

@@ -1,0 +1,434 @@
+//! The file format of recordings: messages as they came from the kernel, framed and checked.
+//!
+//! ```text
+//! file    = "DMTRACE\x01" frame*
+//! frame   = length:u32 crc:u32 kind:u16 zero:u16 payload[length]     (little endian)
+//! crc     = CRC-32 of kind, zero and payload
+//! ```
+//! The first frame is [`Frame::Start`] and carries the layout version of the messages. A reader
+//! takes every whole frame and says where it stopped: a file cut off at any byte is read up to
+//! there.
+
+use std::io::{self, Read, Write};
+
+use dmtrace_common::{ABI, ProcRecord, SemKey, SemRecord};
+use serde::{Deserialize, Serialize};
+
+use super::decode::{Plain, as_bytes, read_plain};
+use crate::{
+    facts::{HostFacts, Snapshot},
+    ids::{BootTime, UnixTime},
+};
+
+const MAGIC: [u8; 8] = *b"DMTRACE\x01";
+const HEADER: usize = 12;
+/// No frame is larger: a snapshot of 32,000 sets takes about 10 MiB.
+const FRAME_MAX: usize = 256 << 20;
+
+/// What a recording begins with.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// Layout of the messages, [`ABI`].
+    pub abi: u32,
+    /// Version of dmtrace that wrote it.
+    pub version: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// Identity of the boot: all times are relative to it.
+    pub boot_id: Option<String>,
+    /// When tracing began.
+    pub began: BootTime,
+    /// Wall clock at that moment.
+    pub wall: UnixTime,
+    /// Name of the backend.
+    pub backend: String,
+    /// Command line of the recording process.
+    pub command: Vec<String>,
+}
+
+/// One entry of a recording.
+#[derive(Clone, Debug)]
+pub enum Frame {
+    /// The beginning.
+    Start(Box<Start>),
+    /// A message of the ring, undecoded.
+    Message(Vec<u8>),
+    /// A record of the semaphore map, read because messages were dropped.
+    Sem(SemKey, Box<SemRecord>),
+    /// A record of the process map.
+    Proc(Box<ProcRecord>),
+    /// All semaphore sets.
+    Snapshot(Box<Snapshot>),
+    /// What the host said.
+    Facts(Box<HostFacts>),
+    /// The balance at the regular end, as JSON.
+    End(serde_json::Value),
+    /// A kind that this version does not know; skipped.
+    Unknown(u16),
+}
+
+/// How a recording ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Tail {
+    /// After a whole frame.
+    Whole,
+    /// In the middle of a frame: the bytes from this offset on are missing or damaged.
+    Cut {
+        /// Offset of the incomplete frame.
+        at: u64,
+        /// In words.
+        why: String,
+    },
+}
+
+/// Why a file cannot be read at all.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordingError {
+    /// Not a recording.
+    #[error("not a dmtrace recording")]
+    NotARecording,
+    /// Written by a newer version.
+    #[error("recorded with layout {found}; this version reads up to {ABI}; use a newer dmtrace")]
+    TooNew {
+        /// Layout of the file.
+        found: u32,
+    },
+    /// Cut off before its first frame.
+    #[error("cut off before its first entry")]
+    Empty,
+    /// Reading failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Writes a recording.
+pub struct Writer<W> {
+    out: W,
+}
+
+impl<W: Write> Writer<W> {
+    /// Begins a recording.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn begin(mut out: W, start: &Start) -> io::Result<Self> {
+        out.write_all(&MAGIC)?;
+        let mut writer = Self { out };
+        writer.json(0, start)?;
+        Ok(writer)
+    }
+
+    /// Adds a message of the ring.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn message(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.frame(1, &[bytes])
+    }
+
+    /// Adds a record of the semaphore map.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn sem(&mut self, key: SemKey, record: &SemRecord) -> io::Result<()> {
+        self.frame(2, &[as_bytes(&key), as_bytes(record)])
+    }
+
+    /// Adds a record of the process map.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn process(&mut self, record: &ProcRecord) -> io::Result<()> {
+        self.frame(3, &[as_bytes(record)])
+    }
+
+    /// Adds a snapshot.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn snapshot(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        self.json(4, snapshot)
+    }
+
+    /// Adds facts of the host.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn facts(&mut self, facts: &HostFacts) -> io::Result<()> {
+        self.json(5, facts)
+    }
+
+    /// Ends the recording and hands the file back.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn end(mut self, balance: &impl Serialize) -> io::Result<W> {
+        self.json(6, balance)?;
+        self.out.flush()?;
+        Ok(self.out)
+    }
+
+    /// Hands what is buffered to the system.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    fn json(&mut self, kind: u16, value: &impl Serialize) -> io::Result<()> {
+        let bytes = serde_json::to_vec(value).map_err(io::Error::other)?;
+        self.frame(kind, &[&bytes])
+    }
+
+    fn frame(&mut self, kind: u16, parts: &[&[u8]]) -> io::Result<()> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let length = u32::try_from(length).map_err(io::Error::other)?;
+        let mut crc = crc32fast::Hasher::new();
+        let kind = u32::from(kind).to_le_bytes();
+        crc.update(&kind);
+        for part in parts {
+            crc.update(part);
+        }
+        self.out.write_all(&length.to_le_bytes())?;
+        self.out.write_all(&crc.finalize().to_le_bytes())?;
+        self.out.write_all(&kind)?;
+        parts.iter().try_for_each(|part| self.out.write_all(part))
+    }
+}
+
+/// Reads a recording, frame by frame.
+pub struct Reader<R> {
+    input: R,
+    offset: u64,
+    tail: Option<Tail>,
+    payload: Vec<u8>,
+}
+
+impl<R: Read> Reader<R> {
+    /// Opens a recording.
+    ///
+    /// # Errors
+    /// It is not one, is too new, or is cut off before its first frame.
+    pub fn open(mut input: R) -> Result<(Self, Start), RecordingError> {
+        let mut magic = [0; MAGIC.len()];
+        if fill(&mut input, &mut magic)? < magic.len() {
+            return Err(if MAGIC.starts_with(&magic) {
+                RecordingError::Empty
+            } else {
+                RecordingError::NotARecording
+            });
+        }
+        if magic != MAGIC {
+            return Err(RecordingError::NotARecording);
+        }
+        let mut reader = Self {
+            input,
+            offset: MAGIC.len() as u64,
+            tail: None,
+            payload: Vec::new(),
+        };
+        match reader.next_frame()? {
+            Some(Frame::Start(start)) if start.abi > ABI => {
+                Err(RecordingError::TooNew { found: start.abi })
+            }
+            Some(Frame::Start(start)) => Ok((reader, *start)),
+            Some(_) => Err(RecordingError::NotARecording),
+            None => Err(RecordingError::Empty),
+        }
+    }
+
+    /// The next frame; `None` at the end, whole or not: see [`Reader::tail`].
+    ///
+    /// # Errors
+    /// Reading fails.
+    pub fn next_frame(&mut self) -> io::Result<Option<Frame>> {
+        if self.tail.is_some() {
+            return Ok(None);
+        }
+        let mut header = [0u8; HEADER];
+        let got = fill(&mut self.input, &mut header)?;
+        if got == 0 {
+            self.tail = Some(Tail::Whole);
+            return Ok(None);
+        }
+        if got < HEADER {
+            return Ok(self.cut("its header is incomplete"));
+        }
+        let word = |at: usize| {
+            u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
+        let (length, crc, kind) = (word(0) as usize, word(4), word(8));
+        if length > FRAME_MAX {
+            return Ok(self.cut("its length is not plausible"));
+        }
+        self.payload.clear();
+        // Grows with what is really there: a damaged length must not reserve 256 MiB.
+        let read = (&mut self.input)
+            .take(length as u64)
+            .read_to_end(&mut self.payload)?;
+        if read < length {
+            return Ok(self.cut("its content is incomplete"));
+        }
+        let mut check = crc32fast::Hasher::new();
+        check.update(&kind.to_le_bytes());
+        check.update(&self.payload);
+        if check.finalize() != crc {
+            return Ok(self.cut("its checksum is wrong"));
+        }
+        let Some(frame) = parse(kind as u16, &self.payload) else {
+            return Ok(self.cut("its content is not readable"));
+        };
+        self.offset += (HEADER + length) as u64;
+        Ok(Some(frame))
+    }
+
+    /// How the recording ended, once [`Reader::next_frame`] has returned `None`.
+    pub const fn tail(&self) -> Option<&Tail> {
+        self.tail.as_ref()
+    }
+
+    fn cut(&mut self, why: &str) -> Option<Frame> {
+        self.tail = Some(Tail::Cut {
+            at: self.offset,
+            why: why.to_owned(),
+        });
+        None
+    }
+}
+
+fn parse(kind: u16, payload: &[u8]) -> Option<Frame> {
+    fn json<T: for<'de> Deserialize<'de>>(payload: &[u8]) -> Option<T> {
+        serde_json::from_slice(payload).ok()
+    }
+    fn plain<T: Plain>(payload: &[u8]) -> Option<T> {
+        read_plain(payload).ok()
+    }
+    Some(match kind {
+        0 => Frame::Start(json(payload)?),
+        1 => Frame::Message(payload.to_vec()),
+        2 => {
+            let record = payload.get(size_of::<SemKey>()..)?;
+            Frame::Sem(plain(payload)?, Box::new(plain(record)?))
+        }
+        3 => Frame::Proc(Box::new(plain(payload)?)),
+        4 => Frame::Snapshot(json(payload)?),
+        5 => Frame::Facts(json(payload)?),
+        6 => Frame::End(json(payload)?),
+        other => Frame::Unknown(other),
+    })
+}
+
+/// Reads until the buffer is full or the input ends.
+fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match input.read(&mut buffer[done..]) {
+            Ok(0) => break,
+            Ok(more) => done += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Vec<u8> {
+        let start = Start {
+            abi: ABI,
+            version: "test".into(),
+            ..Start::default()
+        };
+        let mut writer = Writer::begin(Vec::new(), &start).expect("begin");
+        writer.message(&[1, 2, 3]).expect("message");
+        writer
+            .sem(
+                SemKey { ns: 1, semid: 2 },
+                &SemRecord {
+                    key: 7,
+                    ..SemRecord::default()
+                },
+            )
+            .expect("record");
+        writer.snapshot(&Snapshot::default()).expect("snapshot");
+        writer.message(&[4]).expect("message");
+        writer.end(&serde_json::json!({"seen": 2})).expect("end")
+    }
+
+    fn frames(bytes: &[u8]) -> Result<(usize, Tail), RecordingError> {
+        let (mut reader, _) = Reader::open(bytes)?;
+        let mut count = 0;
+        while reader.next_frame()?.is_some() {
+            count += 1;
+        }
+        Ok((count, reader.tail().cloned().expect("a tail at the end")))
+    }
+
+    #[test]
+    fn a_whole_recording_is_read_whole() {
+        assert_eq!(frames(&sample()).expect("readable"), (5, Tail::Whole));
+    }
+
+    #[test]
+    fn a_recording_cut_at_any_byte_is_read_up_to_there_and_says_so() {
+        let whole = sample();
+        let mut last = 0;
+        for len in 0..whole.len() {
+            match frames(&whole[..len]) {
+                Ok((count, tail)) => {
+                    assert!(count >= last, "frames must not get fewer with more bytes");
+                    last = count;
+                    let at_boundary = tail == Tail::Whole;
+                    assert!(
+                        at_boundary || matches!(tail, Tail::Cut { at, .. } if at < len as u64 + 1)
+                    );
+                }
+                Err(RecordingError::Empty | RecordingError::NotARecording) => assert_eq!(last, 0),
+                Err(other) => panic!("cut at {len}: {other}"),
+            }
+        }
+        assert_eq!(last, 4);
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed() {
+        let whole = sample();
+        let (count, _) = frames(&whole).expect("readable");
+        for at in MAGIC.len()..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x10;
+            if let Ok((got, tail)) = frames(&damaged) {
+                assert!(got < count, "bit flipped at {at} went unnoticed: {tail:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_newer_layout_is_refused() {
+        let start = Start {
+            abi: ABI + 1,
+            ..Start::default()
+        };
+        let file = Writer::begin(Vec::new(), &start)
+            .expect("begin")
+            .end(&0)
+            .expect("end");
+        assert!(matches!(frames(&file), Err(RecordingError::TooNew { .. })));
+    }
+
+    #[test]
+    fn something_else_is_not_a_recording() {
+        assert!(matches!(
+            frames(b"#!/bin/sh\necho hello\n"),
+            Err(RecordingError::NotARecording)
+        ));
+        assert!(matches!(
+            frames(b""),
+            Err(RecordingError::Empty | RecordingError::NotARecording)
+        ));
+    }
+}

@@ -1,0 +1,185 @@
+//! "No leak" is only said when these numbers add up.
+
+use dmtrace_common::{KINDS, Kind};
+use serde::Serialize;
+
+use super::kind_of;
+use crate::{
+    ledger::{Reconciliation, Totals},
+    probe::Counts,
+};
+
+/// Messages that came out of the ring.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Received {
+    /// By kind.
+    #[serde(skip)]
+    pub kinds: [u64; KINDS],
+    /// Messages that could not be decoded.
+    pub undecodable: u64,
+}
+
+impl Received {
+    pub(super) fn count(&mut self, header: Option<&[u8; 2]>) {
+        if let Some(kind) = kind_of(header) {
+            self.kinds[kind as usize] += 1;
+        }
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.kinds.iter().sum::<u64>() + self.undecodable
+    }
+}
+
+/// The balance of a trace.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+pub struct Accounting {
+    /// What the probes had to report.
+    pub seen: u64,
+    /// What went into the ring.
+    pub submitted: u64,
+    /// What found the ring full; the maps made it good unless `lost` says otherwise.
+    pub dropped: u64,
+    /// What came out of the ring.
+    pub received: u64,
+    /// Sets made, by the kernel side's count.
+    pub created_seen: u64,
+    /// Sets that found the semaphore map full.
+    pub sem_map_full: u64,
+    /// Processes that found the process map full.
+    pub proc_map_full: u64,
+    /// Calls that found the call map full.
+    pub call_map_full: u64,
+    /// Records dropped before userspace could read them.
+    pub history_lost: u64,
+    /// Sets in the books now.
+    pub ledger_sets: u64,
+    /// Sets in the kernel's tables now, in the namespaces that could be read.
+    pub kernel_sets: u64,
+    /// Differences between books and kernel found since the start, all corrected.
+    pub drift: u64,
+    /// Namespaces that could not be compared.
+    pub unreadable: usize,
+    /// Sums that do not add up, in words; empty when everything does.
+    pub deficits: Vec<String>,
+}
+
+impl Accounting {
+    pub(super) fn balance(
+        counts: &Counts,
+        received: &Received,
+        totals: &Totals,
+        last: Option<&Reconciliation>,
+        drift: u64,
+    ) -> Self {
+        let total = counts.total();
+        let mut deficits = Vec::new();
+        for kind in Kind::ALL {
+            let count = counts.of(kind);
+            if count.seen != count.submitted + count.dropped {
+                deficits.push(format!(
+                    "{kind:?}: seen {} is not submitted {} + dropped {}",
+                    count.seen, count.submitted, count.dropped
+                ));
+            }
+            let got = received.kinds[kind as usize];
+            if count.submitted != got {
+                deficits.push(format!(
+                    "{kind:?}: submitted {} is not received {got}",
+                    count.submitted
+                ));
+            }
+        }
+        if received.undecodable > 0 {
+            deficits.push(format!(
+                "{} messages could not be decoded",
+                received.undecodable
+            ));
+        }
+        if counts.sem_map_full > 0 {
+            deficits.push(format!(
+                "{} sets found the semaphore map full; raise --max-semaphores",
+                counts.sem_map_full
+            ));
+        }
+        if counts.proc_map_full > 0 {
+            deficits.push(format!(
+                "{} times the process map was full: those processes are known by pid, start time \
+                 and name only; raise --max-processes",
+                counts.proc_map_full
+            ));
+        }
+        if counts.call_map_full > 0 {
+            deficits.push(format!(
+                "{} calls in flight were not followed",
+                counts.call_map_full
+            ));
+        }
+        if counts.history_lost > 0 {
+            deficits.push(format!(
+                "{} records of ended sets and processes were dropped; raise --ring",
+                counts.history_lost
+            ));
+        }
+        if !totals.sets.is_balanced() {
+            deficits.push("the books are out of balance; please report this as a bug".to_owned());
+        }
+        let unreadable = last.map_or(0, |last| last.unreadable.len());
+        if unreadable > 0 {
+            deficits.push(format!("{unreadable} IPC namespaces could not be read"));
+        }
+        let kernel_sets = last.map_or(0, |last| {
+            last.matched + last.preexisting + last.unknown + last.rekeyed
+        });
+        let vanished = last.map_or(0, Reconciliation::drift);
+        if last.is_none() {
+            deficits.push("the books were not compared with the kernel".to_owned());
+        } else if vanished > 0 {
+            deficits.push(format!(
+                "{vanished} differences between books and kernel at the end"
+            ));
+        }
+        Self {
+            seen: total.seen,
+            submitted: total.submitted,
+            dropped: total.dropped,
+            received: received.total(),
+            created_seen: counts.of(Kind::Created).seen,
+            sem_map_full: counts.sem_map_full,
+            proc_map_full: counts.proc_map_full,
+            call_map_full: counts.call_map_full,
+            history_lost: counts.history_lost,
+            ledger_sets: totals.sets.live,
+            kernel_sets,
+            drift,
+            unreadable,
+            deficits,
+        }
+    }
+
+    /// Whether everything adds up.
+    pub const fn is_exact(&self) -> bool {
+        self.deficits.is_empty()
+    }
+
+    /// One line.
+    pub fn line(&self) -> String {
+        let ring = format!(
+            "seen {} = submitted {} + dropped {}",
+            self.seen, self.submitted, self.dropped
+        );
+        let books = format!(
+            "ledger {} = kernel {} sets",
+            self.ledger_sets, self.kernel_sets
+        );
+        if self.is_exact() {
+            format!("{ring}; {books}; drift {}", self.drift)
+        } else {
+            format!(
+                "{ring}; ledger {}, kernel {} sets; NOT EXACT",
+                self.ledger_sets, self.kernel_sets
+            )
+        }
+    }
+}

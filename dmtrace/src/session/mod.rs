@@ -1,0 +1,260 @@
+//! Live tracing: the kernel side, the books, and the exact accounting between the two.
+
+mod accounting;
+mod registry;
+
+use std::{collections::BTreeSet, io};
+
+use aya::maps::{MapData, RingBuf};
+use dmtrace_common::{
+    Kind, PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, SEM_TOMBSTONE, SemKey,
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::{
+    event::{Event, decode},
+    facts::Snapshot,
+    host::{self, Scope},
+    ids::BootTime,
+    ledger::{Change, DriftKind, Ledger, Reconciliation},
+    probe::{Backend, Counts, Options, StartError, Tracer},
+    verdict::{BlindSpot, Completeness},
+};
+
+pub use accounting::{Accounting, Received};
+pub use registry::{RunningTracer, running_tracers};
+
+/// Messages taken from the ring before other work gets a turn.
+const BATCH: usize = 4096;
+
+/// A running trace.
+pub struct Session {
+    tracer: Tracer,
+    ring: AsyncFd<RingBuf<MapData>>,
+    ledger: Ledger,
+    scope: Scope,
+    received: Received,
+    /// Messages dropped at the last look into the maps.
+    dropped_seen: u64,
+    began: BootTime,
+    /// Sets that were there before.
+    preexisting: u64,
+    /// Differences found when comparing with the kernel, in sum.
+    drift: u64,
+    last: Option<Reconciliation>,
+    /// Makes this trace known to `list`, `report` and `clean` as long as it lives.
+    registration: Option<registry::Registration>,
+}
+
+impl Session {
+    /// Attaches, enters what is there already, and makes the trace known to other commands.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(options: Options, scope: Scope) -> Result<Self, StartError> {
+        let other = |error: &dyn std::fmt::Display| StartError::Other(error.to_string());
+        let began = host::clock::boot_now();
+        let mut tracer = Tracer::start(options)?;
+        // After attaching: what is made between a snapshot and attaching would stay unknown.
+        let snapshot = host::take_snapshot(&scope);
+        tracer.seed(&snapshot);
+        let ring = tracer
+            .take_ring()
+            .ok_or_else(|| other(&"the ring buffer is gone"))?;
+        let ring = AsyncFd::with_interest(ring, Interest::READABLE)
+            .map_err(|error| other(&format!("cannot poll the ring buffer: {error}")))?;
+        let registration = registry::register(&tracer, began);
+        let mut session = Self {
+            tracer,
+            ring,
+            ledger: Ledger::new(),
+            scope,
+            received: Received::default(),
+            dropped_seen: 0,
+            began,
+            preexisting: 0,
+            drift: 0,
+            last: None,
+            registration,
+        };
+        session.drain(&mut |_, _, _, _| {});
+        let first = session.ledger.reconcile(&snapshot);
+        session.preexisting = first.preexisting;
+        Ok(session)
+    }
+
+    /// The books.
+    pub const fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The kernel side.
+    pub const fn tracer(&self) -> &Tracer {
+        &self.tracer
+    }
+
+    /// When tracing began.
+    pub const fn began(&self) -> BootTime {
+        self.began
+    }
+
+    /// Sets that were there when tracing began.
+    pub const fn preexisting(&self) -> u64 {
+        self.preexisting
+    }
+
+    /// Whether other commands can find this trace.
+    pub const fn is_registered(&self) -> bool {
+        self.registration.is_some()
+    }
+
+    /// Waits until the ring has messages.
+    ///
+    /// # Errors
+    /// Polling fails.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.ring.readable().await?.clear_ready();
+        Ok(())
+    }
+
+    /// Takes messages from the ring into the books, a bounded number; tells whether there may be
+    /// more. `sink` gets each message as it came, decoded, with the changes that it made.
+    pub fn drain(&mut self, sink: &mut dyn FnMut(&[u8], &Event, &[Change], &Ledger)) -> bool {
+        let mut changes = Vec::new();
+        let ring = self.ring.get_mut();
+        for _ in 0..BATCH {
+            let Some(item) = ring.next() else {
+                return false;
+            };
+            match decode(&item) {
+                Ok(event) => {
+                    self.received.count(item.first_chunk());
+                    changes.clear();
+                    self.ledger.apply_into(&event, &mut changes);
+                    sink(&item, &event, &changes, &self.ledger);
+                }
+                Err(_) => self.received.undecodable += 1,
+            }
+        }
+        true
+    }
+
+    /// Takes everything that is in the ring now.
+    pub fn drain_all(&mut self, sink: &mut dyn FnMut(&[u8], &Event, &[Change], &Ledger)) {
+        while self.drain(sink) {}
+    }
+
+    /// If messages were dropped since the last time, reads the maps and makes them good. Returns
+    /// the changes that were missed.
+    pub fn resync(&mut self) -> Vec<Change> {
+        let dropped = self.tracer.counts().total().dropped;
+        if dropped == self.dropped_seen && self.tracer.tombstones() == 0 {
+            return Vec::new();
+        }
+        self.dropped_seen = dropped;
+        let mut changes = Vec::new();
+        let mut ended: Vec<ProcKey> = Vec::new();
+        for (key, record) in self.tracer.maps().procs() {
+            if record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) != PROC_ANNOUNCED {
+                changes.extend(self.ledger.adopt_process(&record));
+            }
+            if record.state & PROC_TOMBSTONE != 0 {
+                ended.push(key);
+            }
+        }
+        let mut removed: Vec<SemKey> = Vec::new();
+        for (key, record) in self.tracer.maps().sems() {
+            changes.extend(self.ledger.adopt(key.into(), &record));
+            if record.state & SEM_TOMBSTONE != 0 {
+                removed.push(key);
+            }
+        }
+        self.tracer.reap_tombstones(&removed, &ended);
+        changes
+    }
+
+    /// Compares the books with the kernel's own tables. Differences are counted and returned,
+    /// and the maps are corrected where the kernel side missed a removal.
+    pub fn reconcile(&mut self) -> (Snapshot, Vec<Change>) {
+        let snapshot = host::take_snapshot(&self.scope);
+        self.drain_all(&mut |_, _, _, _| {});
+        let mut changes = self.resync();
+        let mut report = self.ledger.reconcile(&snapshot);
+        for drift in &report.drifts {
+            if matches!(drift.kind, DriftKind::Vanished | DriftKind::Rekeyed { .. }) {
+                self.tracer.forget(drift.sem.into());
+            }
+        }
+        if report.unknown > 0 {
+            self.tracer.seed(&snapshot);
+        }
+        changes.append(&mut report.changes);
+        self.drift += report.drift();
+        self.last = Some(report);
+        (snapshot, changes)
+    }
+
+    /// What may be missing in the books.
+    pub fn completeness(&self) -> Completeness {
+        let counts = self.tracer.counts();
+        let lost = counts.sem_map_full + counts.history_lost + counts.call_map_full;
+        Completeness {
+            lost,
+            blind: blind_spots(self.tracer.backend()),
+        }
+    }
+
+    /// Stops the probes, takes in what is left and balances the accounts.
+    pub fn finish(
+        &mut self,
+        sink: &mut dyn FnMut(&[u8], &Event, &[Change], &Ledger),
+    ) -> (Accounting, Snapshot) {
+        self.tracer.detach();
+        let counts = self.settled_counts();
+        self.drain_all(sink);
+        let (snapshot, _) = self.reconcile();
+        let accounting = Accounting::balance(
+            &counts,
+            &self.received,
+            self.ledger.totals(),
+            self.last.as_ref(),
+            self.drift,
+        );
+        (accounting, snapshot)
+    }
+
+    /// Detaching does not wait for a program that runs on another CPU at this moment: the counts
+    /// are final once what was seen has either been submitted or dropped, twice in a row.
+    fn settled_counts(&self) -> Counts {
+        let mut counts = self.tracer.counts();
+        for _ in 0..50 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            let again = self.tracer.counts();
+            let total = again.total();
+            if again == counts && total.seen == total.submitted + total.dropped {
+                break;
+            }
+            counts = again;
+        }
+        counts
+    }
+
+    /// Namespaces that have sets now, for the summary.
+    pub fn namespaces(&self) -> BTreeSet<crate::ids::IpcNs> {
+        self.ledger.live().map(|set| set.id.ns).collect()
+    }
+}
+
+/// What a backend cannot see, as verdicts take it into account.
+pub fn blind_spots(backend: Backend) -> Vec<BlindSpot> {
+    match backend {
+        Backend::Trampoline => Vec::new(),
+        Backend::Kprobe => vec![BlindSpot::Results],
+        Backend::Tracepoint => vec![BlindSpot::Compat, BlindSpot::NamespaceTeardown],
+    }
+}
+
+/// Kind of a message from its first bytes.
+fn kind_of(header: Option<&[u8; 2]>) -> Option<Kind> {
+    Kind::from_u16(u16::from_ne_bytes(*header?))
+}
