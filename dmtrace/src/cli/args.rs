@@ -1,0 +1,276 @@
+//! The command line: syntax only. `--help`, man pages and completions come from here.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::filter::Filters;
+
+/// Exit codes, the same for every verb; part of `--help`.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  nothing found        3  environment or privilege
+  1  findings             4  incomplete data: the answer is not certain
+  2  usage                5  clean: not everything planned was done";
+
+/// Who leaks device-mapper udev cookies and System V semaphores, why, is it safe to clean, and
+/// how to stop it.
+#[derive(Debug, Parser)]
+#[command(name = "dmtrace", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Print JSON (one object, or one line for each event) instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Colour the state: when writing to a terminal, always, never.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Trace live: one line for each change of a cookie, a summary at Ctrl-C.
+    #[command(after_help = WATCH_EXAMPLES)]
+    Watch(Watch),
+    /// Show cookies as they are now, in all IPC namespaces; needs no eBPF.
+    #[command(after_help = LIST_EXAMPLES)]
+    List(List),
+    /// Show who leaks: culprits ranked, victims of exhaustion apart.
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report(Report),
+    /// Run a command and tell which cookies it or its children left behind.
+    #[command(after_help = EXEC_EXAMPLES)]
+    Exec(Exec),
+    /// Trace into a file for `report` and `list`, here or on another machine.
+    Record(Record),
+    /// Remove leaked cookies, and nothing else; only shows what it would do unless --apply.
+    #[command(after_help = CLEAN_EXAMPLES)]
+    Clean(Clean),
+    /// Check whether this machine can be traced, and what will not work.
+    Doctor(Doctor),
+}
+
+const WATCH_EXAMPLES: &str = "\
+Examples:
+  dmtrace watch                  cookies, until Ctrl-C
+  dmtrace watch --all -d 10s     every semaphore, for ten seconds
+  dmtrace watch --json | jq .    one JSON object per line";
+const LIST_EXAMPLES: &str = "\
+Examples:
+  dmtrace list                   cookies in all IPC namespaces
+  dmtrace list --all             every semaphore set
+  dmtrace list --state leaked -o key,semid,pid,cmdline --no-headers";
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  dmtrace report                 from a running `dmtrace watch` or `record`, and a snapshot
+  dmtrace report leak.dmt        from a recording; needs no root
+  dmtrace report --by container";
+const EXEC_EXAMPLES: &str = "\
+Examples:
+  dmtrace exec -- make check     exit code 1 if cookies were left
+  dmtrace exec --all -- ./test   every semaphore, not only cookies";
+const CLEAN_EXAMPLES: &str = "\
+Examples:
+  dmtrace clean                  show what would be removed, and why the rest is kept
+  dmtrace clean --apply          remove it, after asking
+  dmtrace clean --apply --yes --max 10 --older-than 10m";
+
+/// How to trace.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Use this backend and no other (default: the best that the kernel takes).
+    #[arg(long, value_name = "BACKEND")]
+    pub backend: Option<BackendArg>,
+    /// Size of the ring buffer, in KiB; rounded up to a power of two.
+    #[arg(long, value_name = "KIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
+    pub ring: u32,
+    /// Semaphore sets that can be followed at the same time.
+    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub max_semaphores: u32,
+    /// Processes that can be kept at the same time.
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub max_processes: u32,
+}
+
+/// Names of backends on the command line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum BackendArg {
+    /// Trampolines: exact and cheapest.
+    Fentry,
+    /// Breakpoints.
+    Kprobe,
+    /// Syscall tracepoints: the last resort.
+    Tracepoint,
+}
+
+/// Columns and headers of a table.
+#[derive(Args, Clone, Debug)]
+pub struct Table {
+    /// Columns, separated by commas; `-o help` lists them.
+    #[arg(short, long, value_name = "COLUMNS", value_delimiter = ',')]
+    pub output: Vec<String>,
+    /// Sort by this column; a leading `-` reverses.
+    #[arg(long, value_name = "COLUMN", allow_hyphen_values = true)]
+    pub sort: Option<String>,
+    /// Print no header line, and no summary.
+    #[arg(long)]
+    pub no_headers: bool,
+    /// Do not cut long columns to the width of the terminal.
+    #[arg(long)]
+    pub no_trunc: bool,
+}
+
+/// Arguments of `watch`.
+#[derive(Args, Debug)]
+pub struct Watch {
+    /// Show every semaphore, not only cookies.
+    #[arg(short, long)]
+    pub all: bool,
+    /// Stop after this time, such as 10s or 5m.
+    #[arg(short, long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+    /// Stop after this many lines.
+    #[arg(short = 'n', long, value_name = "N")]
+    pub count: Option<u64>,
+    /// Also write everything to this file, as `dmtrace record` does.
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    #[command(flatten)]
+    pub filters: Filters,
+    #[command(flatten)]
+    pub tuning: Tuning,
+}
+
+/// Where the data comes from.
+#[derive(Args, Clone, Debug)]
+pub struct Source {
+    /// Use this recording for who made what. The semaphores are still those of now.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Do not use running traces: a snapshot only.
+    #[arg(long)]
+    pub no_trace: bool,
+}
+
+/// Arguments of `list`.
+#[derive(Args, Debug)]
+pub struct List {
+    /// Show every semaphore set, not only those with a cookie's key.
+    #[arg(short, long)]
+    pub all: bool,
+    #[command(flatten)]
+    pub filters: Filters,
+    #[command(flatten)]
+    pub table: Table,
+    #[command(flatten)]
+    pub source: Source,
+}
+
+/// What to group a report by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum By {
+    /// One process.
+    Process,
+    /// One executable.
+    Executable,
+    /// One container, or unit of systemd.
+    Container,
+}
+
+/// Arguments of `report`.
+#[derive(Args, Debug)]
+pub struct Report {
+    /// A recording made by `dmtrace record`; without it the running traces and a snapshot.
+    pub file: Option<PathBuf>,
+    /// Rank by this only (default: all three).
+    #[arg(long, value_name = "WHAT")]
+    pub by: Option<By>,
+    /// Show at most this many culprits of each kind.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub top: usize,
+    #[command(flatten)]
+    pub filters: Filters,
+}
+
+/// Arguments of `exec`.
+#[derive(Args, Debug)]
+pub struct Exec {
+    /// Count every semaphore left behind, not only cookies.
+    #[arg(short, long)]
+    pub all: bool,
+    /// Wait so long for udev to complete, after the command has ended.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub grace: Duration,
+    /// Exit code when something was left.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub error_exitcode: u8,
+    #[command(flatten)]
+    pub tuning: Tuning,
+    /// The command, after `--`.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of `record`.
+#[derive(Args, Debug)]
+pub struct Record {
+    /// File to write; must not exist.
+    pub file: PathBuf,
+    /// Stop after this time, such as 10s or 5m.
+    #[arg(short, long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+    /// Overwrite the file if it exists.
+    #[arg(short, long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub tuning: Tuning,
+}
+
+/// Arguments of `clean`.
+#[derive(Args, Debug)]
+pub struct Clean {
+    /// Do it. Without this, only the plan is shown.
+    #[arg(long)]
+    pub apply: bool,
+    /// Do not ask.
+    #[arg(short, long, requires = "apply")]
+    pub yes: bool,
+    /// Refuse a plan that removes more than this.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub max: usize,
+    /// Keep what was touched more recently than this.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub older_than: Duration,
+    /// Also remove cookies of living processes that have provably moved on without waiting.
+    #[arg(long)]
+    pub abandoned: bool,
+    /// Write the audit record here.
+    #[arg(long, value_name = "FILE", default_value = "/var/log/dmtrace-clean.jsonl")]
+    pub audit: PathBuf,
+    #[command(flatten)]
+    pub filters: Filters,
+    #[command(flatten)]
+    pub source: Source,
+}
+
+/// Arguments of `doctor`.
+#[derive(Args, Debug)]
+pub struct Doctor {
+    /// Do not attach probes.
+    #[arg(long)]
+    pub no_attach: bool,
+}

@@ -1,0 +1,215 @@
+//! Everything known about the semaphores of this machine at one moment, put together from a
+//! snapshot, the maps of a running trace, and a recording.
+
+use std::{fs::File, io::BufReader, path::Path};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    event::{
+        decode,
+        recording::{Frame, Reader, Start, Tail},
+    },
+    facts::{HostFacts, Snapshot},
+    host::{self, Scope},
+    ids::BootTime,
+    ledger::Ledger,
+    probe::Backend,
+    verdict::{self, BlindSpot, Completeness, Context, Judged, Thresholds},
+};
+
+/// The material for judgements.
+pub struct Case {
+    /// The books.
+    pub ledger: Ledger,
+    /// The kernel's tables.
+    pub snapshot: Snapshot,
+    /// What the host says.
+    pub facts: HostFacts,
+    /// What may be missing in the books.
+    pub completeness: Completeness,
+    /// From when on creations were seen; `None` without any trace.
+    pub since: Option<BootTime>,
+    /// Where it all comes from and what is wrong with it, one line each.
+    pub notes: Vec<String>,
+    /// Whether the material is incomplete, so that "nothing found" is not certain.
+    pub incomplete: bool,
+}
+
+impl Case {
+    /// This machine, now.
+    ///
+    /// # Errors
+    /// The given recording cannot be read, or is of another boot.
+    pub fn of_host(recording: Option<&Path>, join: bool) -> Result<Self> {
+        let scope = Scope::default();
+        let mut case = Self {
+            ledger: Ledger::new(),
+            snapshot: Snapshot::default(),
+            facts: HostFacts::default(),
+            completeness: Completeness::default(),
+            since: None,
+            notes: Vec::new(),
+            incomplete: false,
+        };
+        if let Some(path) = recording {
+            let start = case.replay(path)?;
+            if start.boot_id.is_some() && start.boot_id != host::clock::boot_id(&scope.roots) {
+                bail!("{}: recorded in another boot or on another machine; use: dmtrace report {}", path.display(), path.display());
+            }
+        }
+        if join {
+            case.join();
+        }
+        // After the maps: a set made in between is in the snapshot only, and unknown; the other
+        // way round it would look as if it had vanished.
+        let (snapshot, facts) = host::gather(&scope);
+        for (ns, why) in &snapshot.unreadable {
+            case.notes.push(format!("IPC namespace {ns}: {why}"));
+            case.incomplete = true;
+        }
+        for what in &facts.incomplete {
+            case.notes.push(what.clone());
+        }
+        case.ledger.reconcile(&snapshot);
+        case.ledger.observe(&facts);
+        case.snapshot = snapshot;
+        case.facts = facts;
+        Ok(case)
+    }
+
+    /// A recording, perhaps of another machine.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn of_recording(path: &Path) -> Result<(Self, Start)> {
+        let mut case = Self {
+            ledger: Ledger::new(),
+            snapshot: Snapshot::default(),
+            facts: HostFacts::default(),
+            completeness: Completeness::default(),
+            since: None,
+            notes: Vec::new(),
+            incomplete: false,
+        };
+        let start = case.replay(path)?;
+        Ok((case, start))
+    }
+
+    /// Everything with a cookie's key, judged.
+    pub fn judge<'a>(&'a self, thresholds: &Thresholds) -> Vec<Judged<'a>> {
+        let context = Context {
+            facts: &self.facts,
+            completeness: &self.completeness,
+            thresholds,
+        };
+        verdict::survey(&self.ledger, Some(&self.snapshot), &context)
+    }
+
+    fn blind(&mut self, backend: Option<Backend>) {
+        let spots = match backend {
+            Some(Backend::Trampoline) => Vec::new(),
+            Some(Backend::Kprobe) => vec![BlindSpot::Results],
+            Some(Backend::Tracepoint) | None => {
+                vec![BlindSpot::Compat, BlindSpot::NamespaceTeardown]
+            }
+        };
+        for spot in spots {
+            if !self.completeness.blind.contains(&spot) {
+                self.completeness.blind.push(spot);
+            }
+        }
+    }
+
+    /// Reads the maps of a running trace, the one that has seen most.
+    #[cfg(feature = "live")]
+    fn join(&mut self) {
+        for tracer in crate::session::running_tracers() {
+            match tracer.open() {
+                Ok(maps) => {
+                    for (_, record) in maps.procs() {
+                        self.ledger.adopt_process(&record);
+                    }
+                    for (key, record) in maps.sems() {
+                        self.ledger.adopt(key.into(), &record);
+                    }
+                    self.blind(tracer.backend());
+                    self.since = Some(self.since.map_or(tracer.since, |since| since.min(tracer.since)));
+                    self.notes.push(format!("attributed by the trace of process {}", tracer.pid));
+                    return;
+                }
+                Err(error) => self.notes.push(format!(
+                    "the trace of process {} cannot be read: {error:#}; run as root",
+                    tracer.pid
+                )),
+            }
+        }
+    }
+
+    #[cfg(not(feature = "live"))]
+    const fn join(&mut self) {}
+
+    fn replay(&mut self, path: &Path) -> Result<Start> {
+        let shown = path.display();
+        let file = File::open(path).with_context(|| format!("{shown}"))?;
+        let (mut reader, start) = Reader::open(BufReader::with_capacity(1 << 20, file))
+            .map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
+        self.since = Some(start.began);
+        self.blind(Backend::ALL.into_iter().find(|backend| backend.name() == start.backend));
+        let mut ended = false;
+        let mut undecodable = 0u64;
+        let mut changes = Vec::new();
+        let mut last = start.began;
+        while let Some(frame) = reader.next_frame().with_context(|| format!("{shown}"))? {
+            match frame {
+                Frame::Message(bytes) => match decode(&bytes) {
+                    Ok(event) => {
+                        last = last.max(event.at);
+                        changes.clear();
+                        self.ledger.apply_into(&event, &mut changes);
+                    }
+                    Err(_) => undecodable += 1,
+                },
+                Frame::Sem(key, record) => {
+                    self.ledger.adopt(key.into(), &record);
+                }
+                Frame::Proc(record) => {
+                    self.ledger.adopt_process(&record);
+                }
+                Frame::Snapshot(snapshot) => {
+                    self.ledger.reconcile(&snapshot);
+                    self.snapshot = *snapshot;
+                }
+                Frame::Facts(facts) => {
+                    last = last.max(facts.now);
+                    self.ledger.observe(&facts);
+                    self.facts = *facts;
+                }
+                Frame::End(balance) => {
+                    ended = true;
+                    let deficits = balance.get("deficits").and_then(|list| list.as_array());
+                    for deficit in deficits.into_iter().flatten().filter_map(|text| text.as_str()) {
+                        self.notes.push(format!("the trace was not exact: {deficit}"));
+                        self.incomplete = true;
+                    }
+                }
+                Frame::Start(_) | Frame::Unknown(_) => {}
+            }
+        }
+        if let Some(Tail::Cut { at, why }) = reader.tail() {
+            self.notes.push(format!("{shown}: cut off at byte {at}: {why}; read up to there"));
+        }
+        if !ended {
+            self.incomplete = true;
+            self.completeness.lost += 1;
+            self.notes.push(format!("{shown}: has no end: what happened after its last entry is unknown"));
+            self.facts.now = self.facts.now.max(last);
+        }
+        if undecodable > 0 {
+            self.incomplete = true;
+            self.completeness.lost += undecodable;
+            self.notes.push(format!("{shown}: {undecodable} messages could not be decoded"));
+        }
+        Ok(start)
+    }
+}
