@@ -152,15 +152,15 @@ fn carrier() -> anyhow::Result<()> {
         let (_, facts) = host::gather(&scope);
         let carriers = facts.carriers.get(&Key(0x0d4d_0c0c));
         if carriers.is_some_and(|pids| pids == &[child.id()]) {
-            break facts.carriers_complete;
+            break (facts.carriers_complete, facts.incomplete);
         }
         if Instant::now() > patience {
-            break false;
+            break (false, vec!["not found".to_owned()]);
         }
     };
     child.kill()?;
     child.wait()?;
-    ensure!(found, "not found, or not complete");
+    ensure!(found.0, "{:?}", found.1);
     Ok(())
 }
 
@@ -201,7 +201,10 @@ fn session() -> anyhow::Result<()> {
         "{first:?}"
     );
     actor(&["inc", "--key", &key.to_string()])?.until("inc")?;
-    // The actor above has ended and its guard has removed the set.
+    let second = read()??.context("no set")?;
+    let state = second.first.context("not read")?;
+    ensure!(state.value == 2 && second.otime.0 > 0, "{second:?}");
+    sysv::remove(semid)?;
     ensure!(read()??.is_none(), "still there");
     Ok(())
 }

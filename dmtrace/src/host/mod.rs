@@ -131,6 +131,7 @@ pub fn facts(scope: &Scope, snapshot: &Snapshot) -> HostFacts {
         waiters: waiting.waiters,
         carriers: carried.carriers,
         carriers_complete: carried.incomplete.is_none(),
+        carriers_unread: carried.unread,
         udev,
         incomplete,
     }

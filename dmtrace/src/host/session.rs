@@ -89,6 +89,7 @@ impl NsSession {
         }
         let list = processes::list(roots);
         discover(roots, &list, Search::default())
+            .namespaces
             .iter()
             .find(|namespace| namespace.ns == ns)
             .map_or(Err(HostError::Gone { ns }), Self::enter)

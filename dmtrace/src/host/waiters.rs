@@ -56,7 +56,7 @@ pub fn find(roots: &Roots, list: &ProcessList, sets: &BTreeSet<SemId>) -> Waitin
             .live
             .ipc_ns
             .is_some_and(|ns| !sets.iter().any(|sem| sem.ns == ns));
-        if single && elsewhere {
+        if process.kernel || (single && elsewhere) {
             continue;
         }
         let tids = if single {
