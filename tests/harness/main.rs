@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use dmtrace_tests::{
-    harness::{GlobalLock, KernelSem, Need, actor, in_private_ns, run, test},
+    harness::{GlobalLock, KernelSem, Line, Need, actor, in_private_ns, run, test},
     sysv,
 };
 
@@ -92,7 +92,7 @@ fn churn() -> anyhow::Result<()> {
     let mut churn = actor(&args)?;
     let (lines, _) = churn.finish()?;
     let left = lines.iter().filter(|line| line.step == "churned");
-    let left: Vec<i32> = left.map(|line| line.semid()).collect::<Result<_, _>>()?;
+    let left: Vec<i32> = left.map(Line::semid).collect::<Result<_, _>>()?;
     ensure!(left.len() == 5);
     for semid in left {
         ensure!(sysv::value(semid)? == 2);
