@@ -12,7 +12,7 @@ use dmtrace_tests::{
     sysv,
 };
 
-use crate::{ns_in, set_in};
+use crate::{become_nobody, ns_in, set_in};
 
 const PRIVATE: &[Need] = &[Need::IpcNamespaces];
 
@@ -164,19 +164,6 @@ fn ordinary_user() -> anyhow::Result<()> {
     );
     ensure!(!facts.carriers_complete && facts.carriers_unread.contains(&running.pid()));
     ensure!(facts.processes_complete && facts.processes.contains_key(&running.pid()));
-    Ok(())
-}
-
-/// Gives up root on this thread only; the C library's function would do it on all.
-fn become_nobody() -> anyhow::Result<()> {
-    let nobody = 65534;
-    // SAFETY: three numbers.
-    let result = unsafe { libc::syscall(libc::SYS_setresuid, nobody, nobody, nobody) };
-    ensure!(
-        result == 0,
-        "setresuid: {}",
-        std::io::Error::last_os_error()
-    );
     Ok(())
 }
 
