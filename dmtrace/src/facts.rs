@@ -19,6 +19,9 @@ pub struct Snapshot {
     pub namespaces: Vec<NsSnapshot>,
     /// Namespaces that are known to exist and could not be read, with the reason.
     pub unreadable: Vec<(IpcNs, String)>,
+    /// Why further namespaces may exist; empty when all were found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incomplete: Vec<String>,
 }
 
 /// The semaphores of one IPC namespace.
@@ -144,6 +147,9 @@ pub struct HostFacts {
     pub carriers: BTreeMap<Key, Vec<u32>>,
     /// Whether environments and command lines of all processes could be read.
     pub carriers_complete: bool,
+    /// Processes whose environment or command line could not be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carriers_unread: Vec<u32>,
     /// State of udevd.
     pub udev: UdevFacts,
     /// What could not be read and why, one line each; empty when everything was.
@@ -199,5 +205,17 @@ impl HostFacts {
         self.processes
             .get(&id.tgid)
             .is_some_and(|live| live.start_ticks == id.start_ticks())
+    }
+
+    /// Whether a process that could not be read may carry a cookie made at `made`. One that had
+    /// started earlier cannot, as long as it has not called `execve` since.
+    pub fn carrier_may_be_hidden(&self, made: BootTime) -> bool {
+        let made = made.0 / 10_000_000;
+        !self.processes_complete
+            || self.carriers_unread.iter().any(|pid| {
+                self.processes
+                    .get(pid)
+                    .is_none_or(|live| live.start_ticks >= made)
+            })
     }
 }

@@ -27,3 +27,16 @@ fn ns_in(snapshot: &Snapshot, ns: u32) -> anyhow::Result<&NsSnapshot> {
 fn set_in(namespace: &NsSnapshot, semid: i32) -> Option<&SetSnapshot> {
     namespace.sets.iter().find(|set| set.semid == semid)
 }
+
+/// Gives up root on this thread only; the C library's function would do it on all.
+fn become_nobody() -> anyhow::Result<()> {
+    let nobody = 65534;
+    // SAFETY: three numbers.
+    let result = unsafe { libc::syscall(libc::SYS_setresuid, nobody, nobody, nobody) };
+    anyhow::ensure!(
+        result == 0,
+        "setresuid: {}",
+        std::io::Error::last_os_error()
+    );
+    Ok(())
+}

@@ -11,12 +11,12 @@ use std::{
 use anyhow::{Context, ensure};
 use dmtrace::{
     facts::NsHolder,
-    host::{self, HostError, NsSession, Roots, Scope, semaphores},
+    host::{self, HostError, NsSession, Roots, Scope, Search, namespaces, processes, semaphores},
     ids::{IpcNs, Key},
 };
 use dmtrace_tests::harness::{Need, Running, Trial, actor, ns_of, test};
 
-use crate::{ns_in, set_in};
+use crate::{become_nobody, ns_in, set_in};
 
 const NEEDS: &[Need] = &[Need::Root, Need::IpcNamespaces];
 
@@ -26,6 +26,7 @@ pub fn tests() -> Vec<Trial> {
         test("a_namespace_pinned_by_a_descriptor", NEEDS, descriptor),
         test("a_namespace_pinned_by_a_mount", NEEDS, mount),
         test("a_namespace_of_one_thread", NEEDS, thread),
+        test("a_refused_namespace_is_an_error_with_a_fix", NEEDS, refused),
         test("reading_does_not_keep_a_namespace", NEEDS, released),
     ]
 }
@@ -125,6 +126,29 @@ fn thread() -> anyhow::Result<()> {
     };
     let found = &ns_in(&snapshot, ns)?.holder;
     ensure!(*found == expected, "{found:?}");
+    Ok(())
+}
+
+fn refused() -> anyhow::Result<()> {
+    let (_maker, ns, _) = holder(0x0d4d_0501)?;
+    let roots = Roots::host();
+    let list = processes::list(&roots);
+    let found = namespaces::discover(&roots, &list, Search::default());
+    let target = found.namespaces.iter().find(|found| found.ns.0 == ns);
+    let target = target.context("not found")?;
+    let error = std::thread::scope(|threads| {
+        let reader = threads.spawn(|| {
+            become_nobody()?;
+            anyhow::Ok(NsSession::enter(target).err())
+        });
+        reader.join().map_err(|_| anyhow::anyhow!("panicked"))?
+    })?;
+    let text = error.context("entered")?.to_string();
+    let expected = format!("IPC namespace {ns}: cannot enter: ");
+    ensure!(
+        text.starts_with(&expected) && text.contains("run as root"),
+        "{text}"
+    );
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use dmtrace_tests::{
     sysv,
 };
 
-use crate::{ns_in, set_in};
+use crate::{become_nobody, ns_in, set_in};
 
 const PRIVATE: &[Need] = &[Need::IpcNamespaces];
 
@@ -21,6 +21,7 @@ pub fn tests() -> Vec<Trial> {
         private("states_of_every_step", states),
         private("a_waiter_has_a_name", waiter),
         private("foreign_sets_are_not_cookies", foreign),
+        private("an_ordinary_user_sees_sets_without_values", ordinary_user),
         private("carriers_have_a_name", carrier),
         private("exhausted_limits_do_not_matter", exhausted),
         private("a_session_sees_a_set_change_and_go", session),
@@ -141,6 +142,31 @@ fn foreign() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Root's cookie, seen by somebody else: the set and no value, and no claim to completeness.
+fn ordinary_user() -> anyhow::Result<()> {
+    let mut running = actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
+    let semid = running.until("armed")?.semid()?;
+    let (scope, ns) = scope()?;
+    let (snapshot, facts) = std::thread::scope(|threads| {
+        let reader = threads.spawn(|| {
+            become_nobody()?;
+            anyhow::Ok(host::gather(&scope))
+        });
+        reader.join().map_err(|_| anyhow::anyhow!("panicked"))?
+    })?;
+    let namespace = ns_in(&snapshot, ns)?;
+    let set = set_in(namespace, semid).context("no set")?;
+    ensure!(set.looks_like_cookie() && set.first.is_none(), "{set:?}");
+    ensure!(namespace.limits.semmni > 0, "{:?}", namespace.limits);
+    ensure!(
+        !snapshot.incomplete.is_empty(),
+        "claims to know all namespaces"
+    );
+    ensure!(!facts.carriers_complete && facts.carriers_unread.contains(&running.pid()));
+    ensure!(facts.processes_complete && facts.processes.contains_key(&running.pid()));
+    Ok(())
+}
+
 fn carrier() -> anyhow::Result<()> {
     let mut child = std::process::Command::new("sleep")
         .arg("60")
@@ -152,15 +178,15 @@ fn carrier() -> anyhow::Result<()> {
         let (_, facts) = host::gather(&scope);
         let carriers = facts.carriers.get(&Key(0x0d4d_0c0c));
         if carriers.is_some_and(|pids| pids == &[child.id()]) {
-            break facts.carriers_complete;
+            break (facts.carriers_complete, facts.incomplete);
         }
         if Instant::now() > patience {
-            break false;
+            break (false, vec!["not found".to_owned()]);
         }
     };
     child.kill()?;
     child.wait()?;
-    ensure!(found, "not found, or not complete");
+    ensure!(found.0, "{:?}", found.1);
     Ok(())
 }
 
@@ -201,7 +227,10 @@ fn session() -> anyhow::Result<()> {
         "{first:?}"
     );
     actor(&["inc", "--key", &key.to_string()])?.until("inc")?;
-    // The actor above has ended and its guard has removed the set.
+    let second = read()??.context("no set")?;
+    let state = second.first.context("not read")?;
+    ensure!(state.value == 2 && second.otime.0 > 0, "{second:?}");
+    sysv::remove(semid)?;
     ensure!(read()??.is_none(), "still there");
     Ok(())
 }
@@ -219,6 +248,16 @@ fn many() -> anyhow::Result<()> {
     ensure!(read.sets.len() == 32_000, "{} sets", read.sets.len());
     let values = read.sets.iter().filter_map(|set| set.first);
     ensure!(values.filter(|state| state.value == 1).count() == 32_000);
+    // The other source must tell the same.
+    let lines = std::fs::read("/proc/sysvipc/sem")?;
+    let mut listed = semaphores::parse(&lines);
+    for (set, read) in listed.iter_mut().zip(&read.sets) {
+        set.first = read.first;
+    }
+    ensure!(
+        listed == read.sets,
+        "SEM_STAT_ANY and /proc/sysvipc/sem differ"
+    );
     eprintln!("32,000 sets in {took:?}");
     // The goal is 150 ms; a debug build on a busy machine gets more.
     ensure!(took < Duration::from_secs(3), "{took:?}");

@@ -18,6 +18,8 @@ use crate::ids::Key;
 pub struct Carriers {
     /// By cookie.
     pub carriers: BTreeMap<Key, Vec<u32>>,
+    /// Processes that could not be read.
+    pub unread: Vec<u32>,
     /// Why carriers may be missing.
     pub incomplete: Option<String>,
 }
@@ -25,7 +27,10 @@ pub struct Carriers {
 /// Looks at the environment and the arguments of every process.
 pub fn find(roots: &Roots, list: &ProcessList) -> Carriers {
     let mut out = Carriers::default();
-    for &pid in list.processes.keys() {
+    for (&pid, process) in &list.processes {
+        if process.kernel {
+            continue;
+        }
         let mut keys = Vec::new();
         let mut look = |file: &str, from: fn(&[u8]) -> Vec<Key>| -> io::Result<()> {
             keys.extend(from(&roots.read_proc(format!("{pid}/{file}"))?));
@@ -34,7 +39,10 @@ pub fn find(roots: &Roots, list: &ProcessList) -> Carriers {
         let read = look("environ", in_environment).and_then(|()| look("cmdline", in_arguments));
         if let Err(error) = read
             && !processes::gone(&error)
+            // Init started before the first cookie; only a sandbox forbids root to look at it.
+            && pid != 1
         {
+            out.unread.push(pid);
             out.incomplete.get_or_insert_with(|| {
                 format!("cookies carried by process {pid}: {error}; run as root")
             });

@@ -27,7 +27,7 @@ pub use session::{Inside, NsSession};
 
 use crate::{
     facts::{HostFacts, Snapshot},
-    ids::{IpcNs, SemId},
+    ids::IpcNs,
 };
 
 /// Why something of the host could not be read.
@@ -112,8 +112,7 @@ pub fn take_snapshot(scope: &Scope) -> Snapshot {
 pub fn facts(scope: &Scope, snapshot: &Snapshot) -> HostFacts {
     let roots = &scope.roots;
     let list = processes::list(roots);
-    let waited: BTreeSet<SemId> = waiters::waited_for(snapshot);
-    let waiting = waiters::find(roots, &list, &waited);
+    let waiting = waiters::find(roots, &list, &waiters::waited_for(snapshot));
     let carried = carriers::find(roots, &list);
     let udev = udev::read(roots, &list);
     let mut incomplete: Vec<String> = list.incomplete.iter().cloned().collect();
@@ -131,6 +130,7 @@ pub fn facts(scope: &Scope, snapshot: &Snapshot) -> HostFacts {
         waiters: waiting.waiters,
         carriers: carried.carriers,
         carriers_complete: carried.incomplete.is_none(),
+        carriers_unread: carried.unread,
         udev,
         incomplete,
     }

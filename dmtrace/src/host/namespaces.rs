@@ -55,6 +55,15 @@ pub struct Namespace {
     pub(super) ways: Vec<PathBuf>,
 }
 
+/// What a search has found.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Discovery {
+    /// The namespaces, the host's first.
+    pub namespaces: Vec<Namespace>,
+    /// Why there may be more.
+    pub incomplete: Option<String>,
+}
+
 /// Ways in that are remembered for each namespace.
 const WAYS: usize = 4;
 
@@ -74,8 +83,8 @@ impl Found {
     }
 }
 
-/// Finds all IPC namespaces, the host's first.
-pub fn discover(roots: &Roots, list: &ProcessList, search: Search) -> Vec<Namespace> {
+/// Finds all IPC namespaces.
+pub fn discover(roots: &Roots, list: &ProcessList, search: Search) -> Discovery {
     let mut found: BTreeMap<IpcNs, Found> = BTreeMap::new();
     if let Some(own) = own_ns() {
         // Always reachable, also where /proc does not show us.
@@ -97,9 +106,24 @@ pub fn discover(roots: &Roots, list: &ProcessList, search: Search) -> Vec<Namesp
     if search.mounts {
         search_mounts(roots, list, &mut found);
     }
-    let mut out: Vec<Namespace> = found.into_iter().map(named).collect();
-    out.sort_by_key(|namespace| (namespace.ns != IpcNs::HOST, namespace.ns));
-    out
+    let mut namespaces: Vec<Namespace> = found.into_iter().map(named).collect();
+    namespaces.sort_by_key(|namespace| (namespace.ns != IpcNs::HOST, namespace.ns));
+    Discovery {
+        namespaces,
+        incomplete: out_of_sight(list),
+    }
+}
+
+/// Why namespaces may be missing from what these processes show.
+fn out_of_sight(list: &ProcessList) -> Option<String> {
+    let mut hidden = list.processes.iter().filter(|(_, process)| process.hidden);
+    let Some((first, _)) = hidden.next() else {
+        return list.incomplete.clone();
+    };
+    let count = hidden.count() + 1;
+    Some(format!(
+        "IPC namespaces of {count} processes (the first is {first}) are out of sight; run as root"
+    ))
 }
 
 /// IPC namespace of the calling thread.
@@ -267,9 +291,11 @@ mod tests {
                 ..LiveProcess::default()
             },
             threads: 2,
+            ..Process::default()
         };
         list.processes.insert(70_000_001, process);
         let holders: BTreeMap<u32, NsHolder> = discover(&roots, &list, Search::default())
+            .namespaces
             .into_iter()
             .map(|namespace| (namespace.ns.0, namespace.holder))
             .collect();

@@ -24,6 +24,10 @@ pub struct Process {
     pub live: LiveProcess,
     /// Threads, those that have ended but are not yet reaped included.
     pub threads: u32,
+    /// A thread of the kernel: it has no environment, no files and waits on no semaphore.
+    pub kernel: bool,
+    /// We lack the right to look at it (`ptrace_may_access`).
+    pub hidden: bool,
 }
 
 /// The fields of `/proc/PID/stat` in use here.
@@ -33,9 +37,13 @@ pub(super) struct Stat {
     pub state: u8,
     pub ppid: u32,
     pub session: u32,
+    pub kernel: bool,
     pub threads: u32,
     pub start_ticks: u64,
 }
+
+/// `task_struct.flags`, the same in every kernel.
+const PF_KTHREAD: u32 = 0x0020_0000;
 
 impl Stat {
     /// From the one line of the file. The name may hold blanks and parentheses: it ends at the
@@ -52,7 +60,8 @@ impl Stat {
         let state = *fields.next()?.first()?; // 3
         let ppid = number(fields.next()?)?; // 4
         let session = number::<i64>(fields.nth(1)?)?; // 6
-        let threads = number(fields.nth(13)?)?; // 20
+        let flags: u32 = number(fields.nth(2)?)?; // 9
+        let threads = number(fields.nth(10)?)?; // 20
         let start_ticks = number(fields.nth(1)?)?; // 22
         Some(Self {
             comm: printable(comm),
@@ -60,6 +69,7 @@ impl Stat {
             ppid,
             // -1 when the session leader is in another PID namespace.
             session: u32::try_from(session).unwrap_or(0),
+            kernel: flags & PF_KTHREAD != 0,
             threads,
             start_ticks,
         })
@@ -148,22 +158,31 @@ fn read(roots: &Roots, pid: u32) -> io::Result<Option<Process>> {
     if dead {
         return Ok(None);
     }
-    let ns = ipc_ns(roots, &pid.to_string()).or_else(|| {
+    let link = match fs::read_link(roots.proc_path(format!("{pid}/ns/ipc"))) {
         // A leader that ended before its threads has no namespaces (`exit_task_namespaces`).
-        stat.is_dead().then(|| {
-            tids(roots, pid)
-                .iter()
-                .find_map(|tid| ipc_ns(roots, &format!("{pid}/task/{tid}")))
-        })?
-    });
+        Err(error) if gone(&error) && stat.is_dead() => Ok(tids(roots, pid)
+            .iter()
+            .find_map(|tid| ipc_ns(roots, &format!("{pid}/task/{tid}")))),
+        link => link.map(|link| ns_of_link(&link)),
+    };
+    let (ipc_ns, hidden) = match link {
+        Ok(ns) => (ns, false),
+        Err(error) if gone(&error) => (None, false),
+        // Root may lack a capability of init in a sandbox. It is where the kernel started it, and
+        // was so before the first cookie; outside of PID namespaces nobody else has the number.
+        Err(_) if pid == 1 => (Some(IpcNs::HOST), false),
+        Err(_) => (None, !stat.kernel),
+    };
     Ok(Some(Process {
         threads: stat.threads,
+        kernel: stat.kernel,
+        hidden,
         live: LiveProcess {
             start_ticks: stat.start_ticks,
             comm: stat.comm,
             ppid: stat.ppid,
             session: stat.session,
-            ipc_ns: ns,
+            ipc_ns,
         },
     }))
 }

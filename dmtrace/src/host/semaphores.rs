@@ -28,7 +28,9 @@ pub fn snapshot(roots: &Roots, search: Search, wanted: impl Fn(IpcNs) -> bool) -
     };
     let list = processes::list(roots);
     let mut retry = false;
-    for namespace in discover(roots, &list, search) {
+    let found = discover(roots, &list, search);
+    out.incomplete.extend(found.incomplete);
+    for namespace in found.namespaces {
         if wanted(namespace.ns) {
             retry |= add(&mut out, roots, &namespace);
         }
@@ -36,7 +38,7 @@ pub fn snapshot(roots: &Roots, search: Search, wanted: impl Fn(IpcNs) -> bool) -
     if retry {
         // The ways into a namespace were processes that ended meanwhile; others may be in it.
         let list: ProcessList = processes::list(roots);
-        for namespace in discover(roots, &list, search) {
+        for namespace in discover(roots, &list, search).namespaces {
             let known = out.namespaces.iter().any(|read| read.ns == namespace.ns)
                 || out.unreadable.iter().any(|(ns, _)| *ns == namespace.ns);
             if !known && wanted(namespace.ns) {

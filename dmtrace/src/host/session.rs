@@ -4,9 +4,10 @@ use std::{
     fs::File,
     io,
     marker::PhantomData,
+    mem::MaybeUninit,
     os::{
         fd::{AsRawFd, BorrowedFd},
-        unix::fs::MetadataExt,
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::Path,
     sync::mpsc,
@@ -89,6 +90,7 @@ impl NsSession {
         }
         let list = processes::list(roots);
         discover(roots, &list, Search::default())
+            .namespaces
             .iter()
             .find(|namespace| namespace.ns == ns)
             .map_or(Err(HostError::Gone { ns }), Self::enter)
@@ -183,14 +185,37 @@ fn go(target: &Namespace) -> Result<Option<File>, HostError> {
     })
 }
 
+/// Enters by a file that may have been replaced meanwhile: the process number may belong to
+/// another process, and below a container's root anything can lie at the path. So it is looked at
+/// (`O_PATH` opens nothing) before it is opened.
 fn enter_by(way: &Path, ns: IpcNs) -> io::Result<()> {
-    let file = File::open(way)?;
-    // The process number may belong to another process by now.
-    if file.metadata()?.ino() != u64::from(ns.0) {
+    let seen = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(way)?;
+    if seen.metadata()?.ino() != u64::from(ns.0) || !is_nsfs(&seen)? {
         return Err(io::Error::from_raw_os_error(libc::ENOENT));
     }
-    set_ns(&file)
+    set_ns(&File::open(format!(
+        "/proc/thread-self/fd/{}",
+        seen.as_raw_fd()
+    ))?)
 }
+
+fn is_nsfs(file: &File) -> io::Result<bool> {
+    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the descriptor is open and `stat` has the size of the structure.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeros are a valid statfs, and the kernel has filled it.
+    let stat = unsafe { stat.assume_init() };
+    // Signed or not, by C library.
+    Ok(i128::from(stat.f_type) == NSFS_MAGIC)
+}
+
+/// `linux/magic.h`.
+const NSFS_MAGIC: i128 = 0x6e73_6673;
 
 fn set_ns(file: &impl std::os::fd::AsFd) -> io::Result<()> {
     let fd: BorrowedFd<'_> = file.as_fd();

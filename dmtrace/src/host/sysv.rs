@@ -56,12 +56,14 @@ const _: () = assert!(size_of::<Perm>() == 48);
 const _: () = assert!(size_of::<SemidDs>() == 104);
 const _: () = assert!(size_of::<SemInfo>() == 40);
 
+/// `linux/ipc.h`, `linux/sem.h`; libc has them for some C libraries only.
+const IPC_INFO: i32 = 3;
 const SEM_STAT_ANY: i32 = 20;
 
 /// Limits of the caller's namespace.
 pub(super) fn limits() -> io::Result<SemInfo> {
     let mut info = SemInfo::default();
-    call(0, libc::IPC_INFO, &raw mut info as u64)?;
+    call(0, IPC_INFO, &raw mut info as u64)?;
     Ok(info)
 }
 

@@ -284,7 +284,11 @@ mod tests {
                 ppid,
                 ..LiveProcess::default()
             };
-            list.processes.insert(pid, Process { live, threads: 1 });
+            let process = Process {
+                live,
+                ..Process::default()
+            };
+            list.processes.insert(pid, process);
         };
         add(40, 30, "systemd-udevd", "pid:[2]");
         add(50, 60, "systemd-udevd", "pid:[1]");

@@ -4,7 +4,7 @@
 //! sleeping thread shows the call and its arguments (`task_current_syscall`); the semid in there
 //! is one of the thread's IPC namespace. It needs the right to ptrace.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeMap, io};
 
 use super::{
     Roots,
@@ -24,39 +24,41 @@ pub struct Waiting {
     pub incomplete: Option<String>,
 }
 
-/// The sets on which threads wait, according to a snapshot.
-pub fn waited_for(snapshot: &Snapshot) -> BTreeSet<SemId> {
-    snapshot
-        .namespaces
-        .iter()
-        .flat_map(|namespace| {
-            namespace.sets.iter().filter_map(|set| {
-                let state = set.first?;
-                (state.ncnt > 0 || state.zcnt > 0).then_some(SemId {
+/// The sets on which threads wait according to a snapshot, and how many.
+pub fn waited_for(snapshot: &Snapshot) -> BTreeMap<SemId, u32> {
+    let mut out = BTreeMap::new();
+    for namespace in &snapshot.namespaces {
+        for set in &namespace.sets {
+            let count = set.first.map_or(0, |state| state.ncnt + state.zcnt);
+            if count > 0 {
+                let sem = SemId {
                     ns: namespace.ns,
                     semid: set.semid,
-                })
-            })
-        })
-        .collect()
+                };
+                out.insert(sem, count);
+            }
+        }
+    }
+    out
 }
 
 /// Finds the threads that wait on `sets`. Costs nothing when there are none; else one file for
-/// each thread of the processes in those namespaces.
-pub fn find(roots: &Roots, list: &ProcessList, sets: &BTreeSet<SemId>) -> Waiting {
+/// each thread of the processes in those namespaces, until all are found.
+pub fn find(roots: &Roots, list: &ProcessList, sets: &BTreeMap<SemId, u32>) -> Waiting {
     let mut out = Waiting::default();
-    if sets.is_empty() {
-        return out;
-    }
-    let semids: BTreeSet<i32> = sets.iter().map(|sem| sem.semid).collect();
+    let mut missing = sets.clone();
+    let mut denied = None;
     for (&tgid, process) in &list.processes {
+        if missing.is_empty() {
+            break;
+        }
         let single = process.threads < 2;
         // A thread can be in another namespace than its leader, so only the single are skipped.
         let elsewhere = process
             .live
             .ipc_ns
-            .is_some_and(|ns| !sets.iter().any(|sem| sem.ns == ns));
-        if single && elsewhere {
+            .is_some_and(|ns| !missing.keys().any(|sem| sem.ns == ns));
+        if process.kernel || (single && elsewhere) {
             continue;
         }
         let tids = if single {
@@ -65,31 +67,53 @@ pub fn find(roots: &Roots, list: &ProcessList, sets: &BTreeSet<SemId>) -> Waitin
             tids(roots, tgid)
         };
         for tid in tids {
-            let task = format!("{tgid}/task/{tid}");
-            let line = match roots.read_proc(format!("{task}/syscall")) {
-                Ok(line) => line,
-                Err(error) if processes::gone(&error) => continue,
-                Err(error) => {
-                    out.incomplete.get_or_insert_with(|| {
-                        format!("waiters: system call of process {tgid}: {error}; run as root")
-                    });
-                    continue;
+            match waiter(roots, tgid, tid, &missing) {
+                Ok(None) => {}
+                Ok(Some(sem)) => {
+                    let waiters = out.waiters.entry(sem).or_default();
+                    waiters.push(Waiter { tgid, tid });
+                    if let Some(count) = missing.get_mut(&sem) {
+                        *count -= 1;
+                        if *count == 0 {
+                            missing.remove(&sem);
+                        }
+                    }
                 }
-            };
-            let Some(semid) = semid_of(&line, &semids) else {
-                continue;
-            };
-            let Some(ns) = processes::ipc_ns(roots, &task) else {
-                continue;
-            };
-            let sem = SemId { ns, semid };
-            if sets.contains(&sem) {
-                let waiters = out.waiters.entry(sem).or_default();
-                waiters.push(Waiter { tgid, tid });
+                Err(error) => {
+                    denied.get_or_insert((tgid, error));
+                }
             }
         }
     }
+    // A waiter that was not found although all could be looked at has just woken.
+    if let (false, Some((tgid, error))) = (missing.is_empty(), denied) {
+        out.incomplete = Some(format!(
+            "waiters: system call of process {tgid}: {error}; run as root"
+        ));
+    }
     out
+}
+
+/// On which of `sets` a thread waits.
+fn waiter(
+    roots: &Roots,
+    tgid: u32,
+    tid: u32,
+    sets: &BTreeMap<SemId, u32>,
+) -> io::Result<Option<SemId>> {
+    let task = format!("{tgid}/task/{tid}");
+    let line = match roots.read_proc(format!("{task}/syscall")) {
+        Ok(line) => line,
+        Err(error) if processes::gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Some(semid) = semid_of(&line, |semid| sets.keys().any(|sem| sem.semid == semid)) else {
+        return Ok(None);
+    };
+    let ns = processes::ipc_ns(roots, &task);
+    Ok(ns
+        .map(|ns| SemId { ns, semid })
+        .filter(|sem| sets.contains_key(sem)))
 }
 
 /// The semid in a line of `/proc/PID/syscall` whose call is `semop` or `semtimedop`.
@@ -97,7 +121,7 @@ pub fn find(roots: &Roots, list: &ProcessList, sets: &BTreeSet<SemId>) -> Waitin
 /// The file does not say in which ABI the call was made, so the numbers of all ABIs of this
 /// machine are accepted; only semids that somebody waits on count, and no other call has one of
 /// them as its argument while it sleeps.
-fn semid_of(line: &[u8], semids: &BTreeSet<i32>) -> Option<i32> {
+fn semid_of(line: &[u8], wanted: impl Fn(i32) -> bool) -> Option<i32> {
     let line = std::str::from_utf8(line).ok()?;
     let mut fields = line.split_ascii_whitespace();
     let number: u64 = fields.next()?.parse().ok()?;
@@ -115,7 +139,7 @@ fn semid_of(line: &[u8], semids: &BTreeSet<i32>) -> Option<i32> {
     };
     // An `int` argument: the upper half of the register is not part of it.
     let semid = (semid as u32).cast_signed();
-    semids.contains(&semid).then_some(semid)
+    wanted(semid).then_some(semid)
 }
 
 /// Numbers of `semop`, `semtimedop`, `semtimedop_time64`, whose first argument is the semid.
@@ -147,8 +171,8 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn calls_of_all_abis() {
-        let semids = BTreeSet::from([0x8003, 5]);
-        let semid = |line: &str| semid_of(line.as_bytes(), &semids);
+        let wanted = |semid| matches!(semid, 0x8003 | 5);
+        let semid = |line: &str| semid_of(line.as_bytes(), wanted);
         assert_eq!(
             semid("220 0x8003 0x7ffd1 0x1 0x0 0x0 0x0 0x7ffd 0x7f\n"),
             Some(0x8003)
@@ -169,7 +193,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_line_panics(line: Vec<u8>) {
-            let _semid = semid_of(&line, &BTreeSet::new());
+            let _semid = semid_of(&line, |_| true);
         }
     }
 }

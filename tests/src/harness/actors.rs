@@ -170,7 +170,8 @@ impl Drop for Running {
             self.seen.extend(Line::parse(&text));
         }
         for line in &self.seen {
-            if let (Ok(key), Ok(semid)) = (line.key(), line.semid())
+            if line.step == "created"
+                && let (Ok(key), Ok(semid)) = (line.key(), line.semid())
                 && sysv::key(semid).is_ok_and(|found| found == key)
             {
                 // Lost races are fine: the goal is that it is gone.

@@ -11,6 +11,7 @@ mod private;
 mod programs;
 
 use std::{
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     process::ExitCode,
@@ -64,7 +65,8 @@ fn in_path(name: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(name).is_file())
 }
 
-static SKIPPED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// Reasons, and how many tests each.
+static SKIPPED: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
 
 /// A test that is skipped where something it needs is missing.
 pub fn test(
@@ -72,14 +74,13 @@ pub fn test(
     needs: &'static [Need],
     body: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
 ) -> Trial {
-    let shown = name.to_owned();
     Trial::ignorable_test(name, move || {
         if let Some(reason) = needs.iter().find_map(|need| need.missing()) {
             if std::env::var("DMTRACE_TESTS_REQUIRE").is_ok_and(|value| value == "all") {
                 return Err(Failed::from(format!("not skipped as required: {reason}")));
             }
             if let Ok(mut skipped) = SKIPPED.lock() {
-                skipped.push(format!("{shown}: {reason}"));
+                *skipped.entry(reason.clone()).or_default() += 1;
             }
             return Ok(Completion::ignored_with(reason));
         }
@@ -96,11 +97,8 @@ pub fn test(
 pub fn run(tier: &str, tests: Vec<Trial>) -> ExitCode {
     let conclusion = libtest_mimic::run(&Arguments::from_args(), tests);
     if let Ok(skipped) = SKIPPED.lock() {
-        for reason in skipped.iter() {
-            println!("SKIPPED: {reason}");
-        }
-        if !skipped.is_empty() {
-            println!("SKIPPED: {} tests of tier {tier}\n", skipped.len());
+        for (reason, count) in skipped.iter() {
+            println!("SKIPPED: {count} tests of tier {tier}: {reason}");
         }
     }
     conclusion.exit_code()
