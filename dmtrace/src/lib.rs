@@ -3,6 +3,7 @@
 //! The library is usable without root and without eBPF: [`event`] and [`facts`] are plain data,
 //! the ledger and the verdicts are pure functions of them.
 
+pub mod clean;
 pub mod event;
 pub mod facts;
 pub mod host;

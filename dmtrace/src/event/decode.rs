@@ -133,9 +133,9 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(end);
     for c in String::from_utf8_lossy(&bytes[..end]).chars() {
         if c.is_control() {
-            out.extend(c.escape_default())
+            out.extend(c.escape_default());
         } else {
-            out.push(c)
+            out.push(c);
         }
     }
     out

@@ -12,6 +12,7 @@ use crate::{
 impl Ledger {
     pub(super) fn destroyed(&mut self, event: &Event, sem: SemId, key: Key, out: &mut Vec<Change>) {
         let at = event.at;
+        let key = self.resolve(event, sem, key);
         let teardown = event.quality.ns_teardown;
         let who = if teardown { None } else { self.who(event) };
         if let Some(mark) = self.marks.get_mut(sem)

@@ -8,6 +8,7 @@ mod apply;
 mod change;
 mod close;
 mod cookie;
+mod create;
 mod history;
 mod operate;
 mod process;

@@ -1,7 +1,7 @@
 //! Processes that made semaphores or touched cookies, and what they did in sum.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     fmt,
     sync::Arc,
 };
@@ -301,14 +301,13 @@ impl Processes {
         if !id.id.is_known() {
             return None;
         }
-        if !self.map.contains_key(&id) {
-            let process = Process {
+        if let Entry::Vacant(place) = self.map.entry(id) {
+            place.insert(Box::new(Process {
                 image_id: id,
                 name: Name::from(name),
                 queued: true,
                 ..Process::default()
-            };
-            self.map.insert(id, Box::new(process));
+            }));
             self.idle.push_back(id);
             self.prune(id);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Confidence, Context, Evidence, Subject, Thresholds};
 use crate::{
     facts::HostFacts,
-    ids::{BootTime, Key, SemId},
+    ids::{BootTime, Key, ProcId, SemId},
     ledger::{Cookie, Exit, User},
 };
 
@@ -21,6 +21,7 @@ pub(super) enum Life {
 
 /// What is known of one live cookie.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent answers")]
 pub(super) struct Knowledge {
     /// Value: the kernel's if the snapshot is fresh, else that of the events.
     pub(super) value: Option<i32>,
@@ -104,8 +105,9 @@ impl Knowledge {
             });
         }
         let blocked = seen.is_some_and(|waiters| !waiters.is_empty());
+        let listed = listed(subject.taken, facts);
         let by_events = cookie.waiters.iter().filter(|waiting| {
-            life(waiting.who.image.id, waiting.since, None, facts) != Life::Dead(None)
+            life(waiting.who.image.id, waiting.since, None, facts, listed) != Life::Dead(None)
         });
         self.since = by_events.clone().map(|waiting| waiting.since).min();
         let expected = self.since.is_some();
@@ -168,18 +170,34 @@ fn quiet(subject: &Subject<'_>, context: &Context<'_>, cookie: &Cookie) -> Durat
     }
 }
 
-/// State of a process that did something at `active`.
+/// Reading the process list takes no longer than this.
+const LISTING: Duration = Duration::from_secs(5);
+
+/// Up to when the process list knows every process for certain: it is read after the snapshot,
+/// and its time is that of the end of the reading.
+pub(super) fn listed(taken: BootTime, facts: &HostFacts) -> BootTime {
+    let at_worst = BootTime(facts.now.0.saturating_sub(LISTING.as_nanos() as u64));
+    if taken <= facts.now {
+        at_worst.max(taken)
+    } else {
+        at_worst
+    }
+}
+
+/// State of a process that did something at `active`, given a process list that is complete for
+/// everything that started before `listed`.
 pub(super) fn life(
-    id: crate::ids::ProcId,
+    id: ProcId,
     active: BootTime,
     exit: Option<Exit>,
     facts: &HostFacts,
+    listed: BootTime,
 ) -> Life {
     if let Some(exit) = exit {
         return Life::Dead(Some(exit));
     }
-    // It was active after the process list was made: the list says nothing about it.
-    if active >= facts.now && active.0 != 0 {
+    // It was active when the process list was being made, or after: the list says nothing.
+    if active >= listed && active.0 != 0 {
         return Life::Alive;
     }
     if !id.is_known() {
@@ -196,8 +214,8 @@ pub(super) fn life(
 }
 
 /// State of a user of a cookie.
-pub(super) fn user_life(user: &User, facts: &HostFacts) -> Life {
-    life(user.who.image.id, user.last, user.exit, facts)
+pub(super) fn user_life(user: &User, facts: &HostFacts, listed: BootTime) -> Life {
+    life(user.who.image.id, user.last, user.exit, facts, listed)
 }
 
 /// Processes that carry the cookie, as far as they can reach its namespace.

@@ -22,7 +22,7 @@ pub use class::{
     Signature, Thresholds, Verdict,
 };
 pub use evidence::{Evidence, Fate};
-pub use provable::{Obstacle, provably_leaked};
+pub use provable::{Obstacle, Rules, provably_leaked};
 pub use survey::{Judged, survey};
 
 use serde::{Deserialize, Serialize};

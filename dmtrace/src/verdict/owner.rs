@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     event::{ExitStatus, ProcessImage},
+    ids::BootTime,
     ledger::{Cookie, Creator, Exit, Process, Stage, User},
 };
 
@@ -28,10 +29,11 @@ pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowled
         evidence.extend(carriers.iter().map(|&pid| Evidence::Carrier { pid }));
         return open(known, evidence);
     }
+    let listed = life::listed(subject.taken, facts);
     let lives: Vec<(&User, Life)> = cookie
         .users
         .iter()
-        .map(|user| (user, life::user_life(user, facts)))
+        .map(|user| (user, life::user_life(user, facts, listed)))
         .collect();
     if known.quiet < limits.young {
         return open(known, evidence);
@@ -283,7 +285,7 @@ fn transaction(
         .and_then(|image| image.parents.first())
         .filter(|parent| parent.id.tgid > 1);
     if let Some(parent) = parent
-        && life::life(parent.id, crate::ids::BootTime(0), None, facts) != Life::Dead(None)
+        && life::life(parent.id, BootTime(0), None, facts, facts.now) != Life::Dead(None)
     {
         evidence.push(Evidence::ParentAlive {
             pid: parent.id.tgid,

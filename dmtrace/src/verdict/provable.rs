@@ -69,8 +69,27 @@ pub enum Obstacle {
     Contradiction,
 }
 
-/// Whether removing the set is right, by every rule. With `inferred`, a verdict that is inferred
-/// is accepted: for a person who was asked.
+/// How much certainty and age a removal needs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Accept a verdict that is inferred: for a person who was asked.
+    pub inferred: bool,
+    /// Time since the cookie was touched. An inferred verdict needs [`Thresholds::old`] at least.
+    ///
+    /// [`Thresholds::old`]: super::Thresholds::old
+    pub older_than: Duration,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            inferred: false,
+            older_than: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Whether removing the set is right, by every rule.
 ///
 /// # Errors
 /// The rules that do not hold.
@@ -78,7 +97,7 @@ pub fn provably_leaked(
     subject: &Subject<'_>,
     context: &Context<'_>,
     verdict: &Verdict,
-    inferred: bool,
+    rules: Rules,
 ) -> Result<(), Vec<Obstacle>> {
     let facts = context.facts;
     let limits = context.thresholds;
@@ -110,7 +129,8 @@ pub fn provably_leaked(
             class: verdict.class.to_string(),
         });
     }
-    if verdict.confidence != Confidence::Observed && !inferred {
+    let observed = verdict.confidence == Confidence::Observed;
+    if !observed && !rules.inferred {
         obstacles.push(Obstacle::Inferred);
     }
     if known.contradiction {
@@ -120,9 +140,10 @@ pub fn provably_leaked(
         verdict.class,
         Class::Leaked(How::NeverWaited | How::AbandonedOnEintr)
     );
+    let listed = life::listed(subject.taken, facts);
     for user in &cookie.users {
         let pid = user.who.image.id.tgid;
-        match life::user_life(user, facts) {
+        match life::user_life(user, facts, listed) {
             Life::Alive if !left => obstacles.push(Obstacle::UserAlive { pid }),
             Life::Unknown => obstacles.push(Obstacle::UserUnknown { pid }),
             Life::Alive | Life::Dead(_) => {}
@@ -136,8 +157,13 @@ pub fn provably_leaked(
     if !facts.processes_complete {
         obstacles.push(Obstacle::ProcessesUnreadable);
     }
+    let needed = if observed {
+        rules.older_than
+    } else {
+        rules.older_than.max(limits.old)
+    };
     obstacles.extend(pending(subject, context, &known));
-    obstacles.extend(young(context, set, &known, limits.old));
+    obstacles.extend(young(context, set, &known, needed));
     if obstacles.is_empty() {
         Ok(())
     } else {

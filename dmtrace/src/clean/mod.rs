@@ -1,0 +1,3 @@
+//! Removing leaked cookies. [`plan`] decides and is pure.
+
+pub mod plan;
