@@ -1,0 +1,75 @@
+//! Which accelerator QEMU gets. `/dev/kvm` may exist and still fail, so KVM counts only once it
+//! has booted a guest.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use super::cache::Cache;
+
+/// How QEMU runs the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accel {
+    /// In hardware.
+    Kvm,
+    /// Emulated.
+    Tcg,
+}
+
+impl Accel {
+    /// KVM if it may work, unless `DMTRACE_VM_ACCEL` says otherwise.
+    pub fn choose(cache: &Cache) -> Self {
+        match std::env::var("DMTRACE_VM_ACCEL").as_deref() {
+            Ok("kvm") => return Self::Kvm,
+            Ok("tcg") => return Self::Tcg,
+            _ => {}
+        }
+        let usable = fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .is_ok();
+        let failed = fs::read_to_string(mark(cache)).is_ok_and(|boot| boot == this_boot());
+        if usable && !failed {
+            Self::Kvm
+        } else {
+            Self::Tcg
+        }
+    }
+
+    /// Remembers that KVM does not work, until this machine boots again.
+    pub fn give_up_kvm(cache: &Cache) {
+        // Not remembering costs only another try.
+        let _ = fs::write(mark(cache), this_boot());
+    }
+
+    /// QEMU's options. Without CX16 because QEMU 7.2's emulation of it breaks some kernels.
+    pub fn options(self) -> [&'static str; 4] {
+        match self {
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"],
+        }
+    }
+
+    /// How long a guest may take to say its first word.
+    pub fn boot_limit(self) -> Duration {
+        match self {
+            Self::Kvm => Duration::from_secs(20),
+            Self::Tcg => Duration::from_secs(120),
+        }
+    }
+
+    /// Its name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+fn mark(cache: &Cache) -> PathBuf {
+    cache.path("kvm-fails")
+}
+
+fn this_boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}

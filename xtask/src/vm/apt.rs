@@ -1,0 +1,294 @@
+//! Packages from the machine's own Debian mirror, without touching the machine's apt state.
+//!
+//! The mirror's address is read from the apt sources that are already configured; only the suite
+//! is changed. Lists, sources and downloads live in the lab's cache, one directory per suite.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{host, sources::Mirror};
+
+/// The keyring the host trusts Debian's archive by.
+pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Suites to take a newer keyring from when the host's lacks a suite's key.
+const KEYRING_SUITES: &[&str] = &["bookworm", "trixie"];
+
+/// One version of a package in a suite.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Suite it is in.
+    pub suite: String,
+    /// Package name.
+    pub package: String,
+    /// Debian version.
+    pub version: String,
+    /// Names of the packages it depends on, first alternatives only.
+    pub depends: Vec<String>,
+}
+
+/// Private apt state under the lab's cache.
+pub struct Apt {
+    dir: PathBuf,
+    mirror: Mirror,
+    keyring: PathBuf,
+    updated: BTreeSet<String>,
+}
+
+impl Apt {
+    /// State in `dir`, for the mirror the machine's own sources name.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let mirror = Mirror::of_this_machine()?;
+        fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            mirror,
+            keyring: PathBuf::from(KEYRING),
+            updated: BTreeSet::new(),
+        })
+    }
+
+    /// Source lines for `suites`, leaving out those the mirror cannot have.
+    pub fn source_lines(&self, suites: &[&str]) -> String {
+        suites
+            .iter()
+            .filter_map(|suite| self.source_line(suite))
+            .collect()
+    }
+
+    /// The one-line source of `suite`, or `None` when it needs a security mirror and none is
+    /// configured.
+    fn source_line(&self, suite: &str) -> Option<String> {
+        let uri = self.mirror.uri(suite)?;
+        Some(format!(
+            "deb [arch=amd64 signed-by={}] {uri} {suite} main\n",
+            self.keyring.display()
+        ))
+    }
+
+    /// The host's `Acquire` settings (proxies, time-outs), as `name "value";` lines.
+    pub fn acquire_settings() -> Result<Vec<String>> {
+        let dump = host::output(Command::new("apt-config").arg("dump"))?;
+        Ok(String::from_utf8_lossy(&dump)
+            .lines()
+            .filter(|line| line.starts_with("Acquire::") && !line.contains("IndexTargets"))
+            .map(str::to_owned)
+            .collect())
+    }
+
+    /// A command of the apt family that sees only `suite`.
+    fn command(&self, program: &str, suite: &str) -> Result<Command> {
+        let dir = self.dir.join(suite);
+        let config = dir.join("apt.conf");
+        if !self.updated.contains(suite) {
+            for part in ["lists/partial", "cache/archives/partial"] {
+                fs::create_dir_all(dir.join(part))
+                    .with_context(|| format!("{}: cannot be made", dir.display()))?;
+            }
+            let line = self.source_line(suite).with_context(|| {
+                format!(
+                    "suite {suite}: no security mirror in this machine's apt sources; add one or \
+                     do without"
+                )
+            })?;
+            fs::write(dir.join("sources.list"), line)?;
+            fs::write(dir.join("status"), "")?;
+            // The host's apt.conf.d is left out on purpose: its hooks act on the host.
+            let mut text = format!(
+                "Dir::State \"{0}\";\nDir::State::status \"{0}/status\";\n\
+                 Dir::Cache \"{0}/cache\";\nDir::Etc::sourcelist \"{0}/sources.list\";\n\
+                 Dir::Etc::sourceparts \"-\";\nDir::Etc::parts \"-\";\nDir::Etc::main \"-\";\n\
+                 Dir::Etc::preferences \"-\";\nDir::Etc::preferencesparts \"-\";\n\
+                 APT::Architecture \"amd64\";\nAPT::Architectures {{ \"amd64\"; }};\n\
+                 APT::Sandbox::User \"root\";\nAPT::Update::Error-Mode \"any\";\n",
+                dir.display()
+            );
+            for line in Self::acquire_settings()? {
+                text.push_str(&line);
+                text.push('\n');
+            }
+            text.push_str("Acquire::Languages \"none\";\n");
+            fs::write(&config, text)?;
+        }
+        let mut command = host::command(program);
+        command.env("APT_CONFIG", config).env("LC_ALL", "C");
+        Ok(command)
+    }
+
+    /// Fetches the lists of `suite` once per process. A key the host's keyring lacks is looked for
+    /// in a newer keyring package that the host's keyring vouches for.
+    pub fn update(&mut self, suite: &str) -> Result<()> {
+        if self.updated.contains(suite) {
+            return Ok(());
+        }
+        let first = self.update_once(suite);
+        let result = match first {
+            Err(error) if lacks_key(&format!("{error:#}")) && self.newer_keyring(suite)? => {
+                self.update_once(suite)
+            }
+            other => other,
+        };
+        result.with_context(|| format!("suite {suite}: its package lists cannot be fetched"))?;
+        self.updated.insert(suite.to_owned());
+        Ok(())
+    }
+
+    /// One try at fetching the lists of `suite`.
+    fn update_once(&self, suite: &str) -> Result<()> {
+        host::run(self.command("apt-get", suite)?.args(["-q", "update"]))
+    }
+
+    /// Replaces the keyring by a newer one out of a suite that the present one verifies. Returns
+    /// whether there is a new one to try.
+    fn newer_keyring(&mut self, suite: &str) -> Result<bool> {
+        let target = self.dir.join("keyring");
+        if self.keyring.starts_with(&target) {
+            return Ok(false);
+        }
+        for from in KEYRING_SUITES.iter().filter(|from| **from != suite) {
+            let package = "debian-archive-keyring";
+            let fetched = self
+                .update_once(from)
+                .and_then(|()| self.candidates(from, package))
+                .and_then(|found| {
+                    let newest = found.into_iter().next().context("not in the suite")?;
+                    self.download(&newest, &target)
+                });
+            let Ok(deb) = fetched else { continue };
+            host::run(host::command("dpkg-deb").arg("-x").arg(&deb).arg(&target))?;
+            let keyring = target.join(KEYRING.trim_start_matches('/'));
+            if keyring.is_file() {
+                super::say(&format!(
+                    "suite {suite}: signed by a key this machine's keyring lacks; using {package} \
+                     of {from}, which it verifies"
+                ));
+                self.keyring = keyring;
+                self.updated.clear();
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The versions of `package` in `suite`, newest first. The lists must have been fetched.
+    pub fn candidates(&self, suite: &str, package: &str) -> Result<Vec<Candidate>> {
+        let mut command = self.command("apt-cache", suite)?;
+        let output = command
+            .args(["show", package])
+            .output()
+            .context("apt-cache: cannot start")?;
+        // apt-cache fails for a package that no suite has; that is an empty answer here.
+        Ok(parse_stanzas(
+            suite,
+            &String::from_utf8_lossy(&output.stdout),
+        ))
+    }
+
+    /// Downloads one package into `dir`; apt verifies it against the signed lists.
+    pub fn download(&self, candidate: &Candidate, dir: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
+        let wanted = format!("{}={}", candidate.package, candidate.version);
+        host::run(
+            self.command("apt-get", &candidate.suite)?
+                .current_dir(dir)
+                .args(["-q", "download", &wanted]),
+        )
+        .with_context(|| format!("package {wanted}: cannot be downloaded"))?;
+        let prefix = format!("{}_", candidate.package);
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            if name.starts_with(&prefix) && name.ends_with(".deb") {
+                return Ok(path);
+            }
+        }
+        bail!(
+            "package {wanted}: apt reported success but left no file in {}",
+            dir.display()
+        )
+    }
+}
+
+/// Whether Debian version `a` is newer than `b`, by dpkg's own rules.
+pub fn newer(a: &str, b: &str) -> bool {
+    host::command("dpkg")
+        .args(["--compare-versions", a, "gt", b])
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Whether apt's words say that a signing key is missing.
+fn lacks_key(words: &str) -> bool {
+    words.contains("NO_PUBKEY") || words.contains("Missing key")
+}
+
+/// Reads `apt-cache show` output.
+fn parse_stanzas(suite: &str, text: &str) -> Vec<Candidate> {
+    text.split("\n\n")
+        .filter_map(|stanza| {
+            let field = |name: &str| {
+                stanza
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+            };
+            Some(Candidate {
+                suite: suite.to_owned(),
+                package: field("Package")?.to_owned(),
+                version: field("Version")?.to_owned(),
+                depends: field("Depends").map(dependency_names).unwrap_or_default(),
+            })
+        })
+        .collect()
+}
+
+/// The package names of a `Depends` field, first alternatives only.
+fn dependency_names(field: &str) -> Vec<String> {
+    field
+        .split(',')
+        .filter_map(|one| one.split(['|', '(']).next())
+        .filter_map(|one| one.trim().split([' ', ':']).next())
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stanzas_give_version_and_dependency_names() {
+        let text = "Package: linux-image-amd64\nVersion: 5.10.262-1\n\
+                    Depends: linux-image-5.10.0-46-amd64 (= 5.10.262-1), a | b, c:any (>= 1)\n\
+                    Description: x\n\nPackage: linux-image-amd64\nVersion: 5.10.223-1\n\n";
+        let found = parse_stanzas("bullseye", text);
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].version, "5.10.262-1");
+        assert_eq!(found[0].depends, ["linux-image-5.10.0-46-amd64", "a", "c"]);
+        assert_eq!(found[1].depends, [String::new(); 0]);
+        assert_eq!(found[1].suite, "bullseye");
+    }
+
+    #[test]
+    fn no_package_is_no_candidate() {
+        assert!(parse_stanzas("sid", "").is_empty());
+    }
+
+    #[test]
+    fn missing_keys_are_told_from_other_failures() {
+        assert!(lacks_key(
+            "the following signatures ... NO_PUBKEY 6ED0E7B82643E131"
+        ));
+        assert!(!lacks_key("404 Not Found"));
+    }
+}

@@ -1,0 +1,395 @@
+//! One guest from power-on to its last word, and the policy around it: time limits, second
+//! chances for guests that die before the command starts, splats.
+
+use std::{
+    fs,
+    io::{self, BufReader, Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    End, Outcome, RunSpec, Streams,
+    accel::Accel,
+    cache::Cache,
+    frame::{self, Frame},
+    guest, host,
+    image::Image,
+    kernel::Kernel,
+    out, splat,
+};
+
+/// Boots of a guest before the lab gives up.
+const BOOTS: u32 = 3;
+/// What a guest may take beyond the command's own time to hand over its results.
+const GRACE: Duration = Duration::from_secs(45);
+/// The kernel's command line. Warnings go to the console, because a dying guest has no other way
+/// to tell; the log is large enough to keep them all.
+const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 log_buf_len=4M rdinit=/init \
+                       random.trust_cpu=on net.ifnames=0 no_timer_check";
+
+/// What one boot came to.
+#[derive(Default)]
+struct Boot {
+    hello: bool,
+    started: Option<Duration>,
+    timed_out: bool,
+    code: Option<i32>,
+    splats: Vec<String>,
+    failure: Option<String>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+/// Runs a command in a guest of `kernel`. Only what has to do with the host is an error; all the
+/// rest is in the outcome.
+pub fn run(cache: &Cache, kernel: &Kernel, image: &Image, spec: &RunSpec) -> Result<Outcome> {
+    let begun = Instant::now();
+    // Not in the cache: a socket's path is limited to 107 bytes.
+    let dir = tempfile::Builder::new().prefix("dmtrace-vm-").tempdir()?;
+    guest::initramfs(kernel, image, spec, &dir.path().join("initramfs"))?;
+    let mut accel = Accel::choose(cache);
+    let mut boots = 0;
+    let boot = loop {
+        boots += 1;
+        let boot = one_boot(dir.path(), kernel, image, spec, accel)?;
+        keep_logs(cache, &kernel.name, dir.path());
+        if boot.started.is_some() {
+            break boot;
+        }
+        let why = boot.failure.as_deref().unwrap_or("it died");
+        if accel == Accel::Kvm && !boot.hello {
+            super::say(&format!(
+                "kernel {}: KVM does not work here ({why}); using TCG",
+                kernel.name
+            ));
+            Accel::give_up_kvm(cache);
+            accel = Accel::Tcg;
+            boots -= 1;
+            continue;
+        }
+        if boots == BOOTS {
+            break boot;
+        }
+        super::say(&format!(
+            "kernel {}: boot {boots} of at most {BOOTS} failed ({why}); again",
+            kernel.name
+        ));
+    };
+    let end = match (&boot.failure, boot.code) {
+        (Some(failure), _) => End::Lab(failure.clone()),
+        (None, Some(_)) if boot.timed_out => End::TimedOut,
+        (None, Some(code)) => End::Exited(code),
+        (None, None) => End::Lab("the guest ended without an exit code".to_owned()),
+    };
+    Ok(Outcome {
+        kernel: kernel.clone(),
+        end,
+        splats: boot.splats,
+        boots,
+        accel: accel.name(),
+        boot_time: boot.started,
+        total_time: begun.elapsed(),
+        stdout: boot.stdout,
+        stderr: boot.stderr,
+    })
+}
+
+/// Boots once and follows the guest to its end.
+fn one_boot(
+    dir: &Path,
+    kernel: &Kernel,
+    image: &Image,
+    spec: &RunSpec,
+    accel: Accel,
+) -> Result<Boot> {
+    let begun = Instant::now();
+    let mut boot = Boot::default();
+    let mut qemu = Qemu::start(dir, kernel, image, spec, accel)?;
+    let ports = match qemu.connect() {
+        Ok(ports) => ports,
+        Err(error) => {
+            boot.failure = Some(format!("{error:#}"));
+            return Ok(boot);
+        }
+    };
+    let [lab, stdout, stderr] = ports;
+    let stdout = forward(stdout, io::stdout(), spec.streams);
+    let stderr = forward(stderr, io::stderr(), spec.streams);
+    let frames = receive(lab);
+    follow(&mut boot, &mut qemu, &frames, spec, accel, begun)?;
+    qemu.stop();
+    boot.stdout = stdout.join().unwrap_or_default();
+    boot.stderr = stderr.join().unwrap_or_default();
+    if boot.splats.is_empty() {
+        let console = qemu.console();
+        boot.splats = splat::find(&console)
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+    }
+    Ok(boot)
+}
+
+/// Takes the guest's frames until it is done, dead or out of time.
+fn follow(
+    boot: &mut Boot,
+    qemu: &mut Qemu,
+    frames: &Receiver<io::Result<Frame>>,
+    spec: &RunSpec,
+    accel: Accel,
+    begun: Instant,
+) -> Result<()> {
+    let mut deadline = begun + accel.boot_limit();
+    loop {
+        let wait = deadline.saturating_duration_since(Instant::now());
+        match frames.recv_timeout(wait.min(Duration::from_millis(250))) {
+            Ok(Ok(Frame::Hello(_))) => {
+                boot.hello = true;
+                deadline = Instant::now() + Accel::Tcg.boot_limit();
+            }
+            Ok(Ok(Frame::Start)) => {
+                boot.started = Some(begun.elapsed());
+                deadline = Instant::now() + spec.timeout + GRACE;
+            }
+            Ok(Ok(Frame::Broken(what))) => boot.failure = Some(format!("guest: {what}")),
+            Ok(Ok(Frame::TimedOut)) => boot.timed_out = true,
+            Ok(Ok(Frame::Exit(code))) => boot.code = Some(code),
+            Ok(Ok(Frame::Taint(taint))) => boot.splats.extend(splat::of_taint(taint)),
+            Ok(Ok(Frame::Dmesg(log))) => {
+                let log = String::from_utf8_lossy(&log).into_owned();
+                let found: Vec<String> = splat::find(&log).into_iter().map(str::to_owned).collect();
+                // The log's own lines say more than the taint, so they come first.
+                boot.splats.splice(0..0, found);
+                fs::write(qemu.dir.join("dmesg.log"), log)?;
+            }
+            Ok(Ok(Frame::Out(tar))) => out::unpack(&tar, spec.out.as_deref())?,
+            Ok(Ok(Frame::Other(name))) => bail!("frame {name:?}: unknown; host and guest differ"),
+            Ok(Ok(Frame::End)) => return Ok(()),
+            Ok(Err(error)) => {
+                boot.failure = Some(format!("what the guest sent is cut or garbled: {error}"));
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                boot.failure = Some(qemu.last_words("the guest died"));
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if !boot.hello && accel == Accel::Kvm && qemu.kvm_broke() {
+                    boot.failure = Some("KVM internal error".to_owned());
+                    return Ok(());
+                }
+                if Instant::now() >= deadline {
+                    if boot.started.is_some() {
+                        boot.timed_out = true;
+                        boot.code = boot.code.or(Some(124));
+                    } else {
+                        boot.failure = Some(qemu.last_words("the guest does not get ready"));
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// Copies a guest's stream to the host's, or collects it.
+fn forward(
+    mut from: UnixStream,
+    mut to: impl Write + Send + 'static,
+    streams: Streams,
+) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            let count = match from.read(&mut buffer) {
+                Ok(0) => return kept,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return kept,
+            };
+            match streams {
+                Streams::Capture => kept.extend_from_slice(&buffer[..count]),
+                // A reader that went away is no reason to stop the run; its exit code counts.
+                Streams::Live => {
+                    let _ = to.write_all(&buffer[..count]).and_then(|()| to.flush());
+                }
+            }
+        }
+    })
+}
+
+/// Reads frames in a thread, so that the follower can watch the clock.
+fn receive(lab: UnixStream) -> Receiver<io::Result<Frame>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut lab = BufReader::new(lab);
+        while let Some(frame) = frame::read(&mut lab).transpose() {
+            let last = frame.is_err();
+            if sender.send(frame).is_err() || last {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// Keeps the logs of a kernel's last run for a look afterwards. Losing them fails nothing.
+fn keep_logs(cache: &Cache, kernel: &str, dir: &Path) {
+    let target = cache.path("runs").join(kernel);
+    if fs::create_dir_all(&target).is_ok() {
+        for log in ["console.log", "dmesg.log", "qemu.log"] {
+            let _ = fs::remove_file(target.join(log));
+            let _ = fs::copy(dir.join(log), target.join(log));
+        }
+    }
+}
+
+/// A running QEMU. Dropping it ends it.
+struct Qemu {
+    child: Child,
+    dir: PathBuf,
+    listeners: Vec<UnixListener>,
+}
+
+impl Qemu {
+    /// Ports of the guest, in the order of [`Qemu::connect`].
+    const PORTS: [&'static str; 3] = ["lab", "stdout", "stderr"];
+
+    fn start(
+        dir: &Path,
+        kernel: &Kernel,
+        image: &Image,
+        spec: &RunSpec,
+        accel: Accel,
+    ) -> Result<Self> {
+        let mut listeners = Vec::new();
+        // setpriv: QEMU must not outlive this process, however it ends.
+        let mut command = host::command("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]);
+        command.arg(host::find("qemu-system-x86_64").context("qemu-system-x86_64: not found")?);
+        command.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+        ]);
+        command
+            .args(["-machine", "q35", "-m"])
+            .arg(format!("{}M", spec.memory_mb));
+        command.args(["-smp", &spec.cpus.to_string()]);
+        command.args(accel.options());
+        command.arg("-kernel").arg(kernel.dir.join("vmlinux"));
+        command.arg("-initrd").arg(dir.join("initramfs"));
+        command.args(["-append", CMDLINE]);
+        command
+            .arg("-serial")
+            .arg(format!("file:{}", dir.join("console.log").display()));
+        for disk in [&image.root, &kernel.dir.join("modules.squashfs")] {
+            let file = disk.display().to_string().replace(',', ",,");
+            command.arg("-drive");
+            command.arg(format!("if=virtio,format=raw,readonly=on,file={file}"));
+        }
+        command.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
+        for port in Self::PORTS {
+            let socket = dir.join(port);
+            // A boot before this one left its socket behind.
+            let _ = fs::remove_file(&socket);
+            listeners.push(
+                UnixListener::bind(&socket)
+                    .with_context(|| format!("{}: cannot be made", socket.display()))?,
+            );
+            command
+                .arg("-chardev")
+                .arg(format!("socket,id={port},path={}", socket.display()));
+            command
+                .arg("-device")
+                .arg(format!("virtserialport,chardev={port},name={port}"));
+        }
+        let log = fs::File::create(dir.join("qemu.log"))?;
+        let _ = fs::remove_file(dir.join("dmesg.log"));
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("qemu-system-x86_64: cannot be started")?;
+        Ok(Self {
+            child,
+            dir: dir.to_owned(),
+            listeners,
+        })
+    }
+
+    /// Waits for QEMU to open the guest's ports.
+    fn connect(&mut self) -> Result<[UnixStream; 3]> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut streams = Vec::new();
+        for listener in &self.listeners {
+            listener.set_nonblocking(true)?;
+            loop {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        stream.set_nonblocking(false)?;
+                        streams.push(stream);
+                        break;
+                    }
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                        return Err(error.into());
+                    }
+                    Err(_) => {}
+                }
+                if self.child.try_wait()?.is_some() || Instant::now() > deadline {
+                    bail!("{}", self.last_words("qemu did not start"));
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        streams
+            .try_into()
+            .map_err(|_| anyhow::anyhow!("qemu opened too few ports"))
+    }
+
+    fn stop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    fn console(&self) -> String {
+        fs::read(self.dir.join("console.log"))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default()
+    }
+
+    fn kvm_broke(&self) -> bool {
+        self.log().contains("KVM internal error") || self.log().contains("kvm run failed")
+    }
+
+    /// A message with the end of QEMU's and the console's output.
+    fn last_words(&self, what: &str) -> String {
+        let text = format!("{}\n{}", self.log(), self.console());
+        match host::tail(&text, 3) {
+            words if words.is_empty() => format!("{what}; it said nothing"),
+            words => format!("{what}; last words: {words}"),
+        }
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

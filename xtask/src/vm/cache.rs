@@ -1,0 +1,112 @@
+//! Where the lab keeps what it built, and how it knows that a recipe changed.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+
+/// The lab's cache directory.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    dir: PathBuf,
+}
+
+impl Cache {
+    /// `DMTRACE_VM_CACHE`, or `vm-lab` in cargo's target directory.
+    pub fn open() -> Result<Self> {
+        let dir = match std::env::var_os("DMTRACE_VM_CACHE") {
+            Some(dir) => PathBuf::from(dir),
+            None => target_dir().join("vm-lab"),
+        };
+        fs::create_dir_all(&dir)
+            .with_context(|| format!("{}: the lab's cache cannot be made", dir.display()))?;
+        let dir = dir
+            .canonicalize()
+            .with_context(|| format!("{}: the lab's cache cannot be read", dir.display()))?;
+        Ok(Self { dir })
+    }
+
+    /// A path in the cache.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Waits for other labs that build in this cache; the lock ends with the returned file.
+    pub fn lock(&self) -> Result<File> {
+        let path = self.path("lock");
+        let file =
+            File::create(&path).with_context(|| format!("{}: cannot be made", path.display()))?;
+        if file.try_lock().is_err() {
+            super::say("another lab is building in this cache; waiting for it");
+            file.lock()
+                .with_context(|| format!("{}: cannot be locked", path.display()))?;
+        }
+        Ok(file)
+    }
+}
+
+/// Cargo's target directory for this workspace.
+fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+        PathBuf::from,
+    )
+}
+
+/// A key for a recipe: equal texts give equal keys, on every machine and compiler (FNV-1a).
+pub fn recipe_key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for part in parts {
+        for byte in part.bytes().chain([0]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+    format!("{hash:016x}")
+}
+
+/// Builds a directory under a temporary name and gives it its own name only when complete, so
+/// that an interrupted build is never taken for a cached one.
+pub fn build_dir(dir: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let partial = dir.with_extension("partial");
+    remove_dir(&partial)?;
+    fs::create_dir_all(&partial)
+        .with_context(|| format!("{}: cannot be made", partial.display()))?;
+    build(&partial)?;
+    remove_dir(dir)?;
+    fs::rename(&partial, dir).with_context(|| format!("{}: cannot be put in place", dir.display()))
+}
+
+/// Removes a directory that may not exist.
+pub fn remove_dir(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{}: cannot be removed", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recipe_keys_differ_by_text_and_by_split() {
+        assert_eq!(recipe_key(["a", "b"]), recipe_key(["a", "b"]));
+        assert_ne!(recipe_key(["a", "b"]), recipe_key(["ab"]));
+        assert_ne!(recipe_key(["a"]), recipe_key(["b"]));
+    }
+
+    #[test]
+    fn a_failed_build_leaves_no_directory() {
+        let dir = std::env::temp_dir().join(format!("dmtrace-cache-test-{}", std::process::id()));
+        let target = dir.join("x");
+        assert!(build_dir(&target, |_| anyhow::bail!("no")).is_err());
+        assert!(!target.exists());
+        build_dir(&target, |partial| Ok(fs::write(partial.join("f"), "1")?)).unwrap();
+        assert!(target.join("f").exists());
+        remove_dir(&dir).unwrap();
+    }
+}

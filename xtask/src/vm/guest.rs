@@ -1,0 +1,186 @@
+//! The initramfs of one run: busybox, early modules, the guest's scripts, the run's files.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{RunSpec, cpio::Archive, image::Image, kernel::Kernel};
+
+/// Where files go whose place in the guest is not given; it is the command's working directory
+/// and comes first in its `PATH`.
+const WORK: &str = "/work";
+
+const INIT: &str = include_str!("guest/init.sh");
+const PID1: &str = include_str!("guest/pid1.sh");
+const LIB: &str = include_str!("guest/lib.sh");
+const RUN: &str = include_str!("guest/run.sh");
+const UNIT: &str = include_str!("guest/lab.service");
+
+/// A host file or directory and its place in the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSpec {
+    host: PathBuf,
+    guest: String,
+}
+
+impl FromStr for FileSpec {
+    type Err = anyhow::Error;
+
+    /// Reads `HOST[:GUEST]`. A relative GUEST is below the working directory, and one that ends in
+    /// a slash keeps the host's name.
+    fn from_str(text: &str) -> Result<Self> {
+        let (host, guest) = match text.split_once(':') {
+            Some((host, guest)) => (host, Some(guest)),
+            None => (text, None),
+        };
+        let host = PathBuf::from(host);
+        let Some(name) = host
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+        else {
+            bail!("file {text:?}: no file name before the colon; write HOST or HOST:GUEST");
+        };
+        let guest = match guest {
+            None | Some("") => format!("{WORK}/{name}"),
+            Some(guest) => {
+                let base = if guest.starts_with('/') { "" } else { WORK };
+                let name = if guest.ends_with('/') {
+                    name.as_str()
+                } else {
+                    ""
+                };
+                let slash = if base.is_empty() { "" } else { "/" };
+                format!("{base}{slash}{guest}{name}")
+            }
+        };
+        Ok(Self { host, guest })
+    }
+}
+
+/// Writes the initramfs of a run to `target`.
+pub fn initramfs(kernel: &Kernel, image: &Image, spec: &RunSpec, target: &Path) -> Result<()> {
+    let mut archive = Archive::new(Vec::new());
+    archive.host_path(&image.busybox, "bin/busybox")?;
+    archive.file("init", 0o755, INIT.as_bytes())?;
+    archive.host_path(&kernel.dir.join("early"), "early")?;
+    let config = kernel.dir.join("config");
+    if config.is_file() {
+        archive.host_path(&config, "config")?;
+    }
+    archive.file("lab/pid1", 0o755, PID1.as_bytes())?;
+    archive.file("lab/lib", 0o644, LIB.as_bytes())?;
+    archive.file("lab/run", 0o755, RUN.as_bytes())?;
+    if spec.systemd {
+        archive.file("lab/systemd", 0o644, b"")?;
+        let unit = "files/etc/systemd/system";
+        archive.file(&format!("{unit}/lab.service"), 0o644, UNIT.as_bytes())?;
+        archive.symlink(
+            &format!("{unit}/default.target"),
+            "/lib/systemd/system/multi-user.target",
+        )?;
+        archive.symlink(
+            &format!("{unit}/multi-user.target.wants/lab.service"),
+            "../lab.service",
+        )?;
+    }
+    let settings = format!("LAB_TIMEOUT={}\n", spec.timeout.as_secs().max(1));
+    archive.file("lab/settings", 0o644, settings.as_bytes())?;
+    archive.file("lab/command", 0o644, command(spec)?.as_bytes())?;
+    for file in &spec.files {
+        archive.host_path(&file.host, &format!("files{}", file.guest))?;
+    }
+    let bytes = archive.finish()?;
+    fs::write(target, bytes).with_context(|| format!("{}: cannot be written", target.display()))
+}
+
+/// The shell script that becomes the command. One word alone is a shell line, as with ssh;
+/// several words are a program and its arguments.
+fn command(spec: &RunSpec) -> Result<String> {
+    let mut script = String::new();
+    for setting in &spec.env {
+        let Some((name, value)) = setting.split_once('=') else {
+            bail!("environment {setting:?}: no value; write NAME=VALUE");
+        };
+        if name.is_empty()
+            || !name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        {
+            bail!("environment {setting:?}: {name:?} is no variable name");
+        }
+        script.push_str(&format!("export {name}={}\n", quote(value)));
+    }
+    let line = match spec.argv.as_slice() {
+        [] => bail!("no command to run; give one after `--`"),
+        [line] if !spec.shell_less => format!("exec /bin/sh -c {}", quote(line)),
+        words => {
+            let words: Vec<String> = words.iter().map(|word| quote(word)).collect();
+            format!("exec {}", words.join(" "))
+        }
+    };
+    script.push_str(&line);
+    script.push('\n');
+    Ok(script)
+}
+
+/// A word as the shell reads it back unchanged.
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(text: &str) -> String {
+        text.parse::<FileSpec>().unwrap().guest
+    }
+
+    #[test]
+    fn file_specs() {
+        assert_eq!(guest("target/x/dmtrace"), "/work/dmtrace");
+        assert_eq!(guest("a/b:/etc/c"), "/etc/c");
+        assert_eq!(guest("a/b:/etc/"), "/etc/b");
+        assert_eq!(guest("a/b:sub/c"), "/work/sub/c");
+        assert_eq!(guest("a/b:"), "/work/b");
+        assert!("".parse::<FileSpec>().is_err());
+        assert!(":/x".parse::<FileSpec>().is_err());
+    }
+
+    fn script(argv: &[&str], shell_less: bool) -> String {
+        let argv = argv.iter().map(ToString::to_string).collect();
+        command(&RunSpec {
+            argv,
+            shell_less,
+            ..RunSpec::default()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn commands_survive_the_shell() {
+        assert_eq!(script(&["a", "it's"], false), "exec 'a' 'it'\\''s'\n");
+        assert_eq!(script(&["a | b"], false), "exec /bin/sh -c 'a | b'\n");
+        assert_eq!(script(&["a | b"], true), "exec 'a | b'\n");
+    }
+
+    #[test]
+    fn environment_is_checked() {
+        let spec = |env: &str| RunSpec {
+            argv: vec!["true".into()],
+            env: vec![env.into()],
+            ..RunSpec::default()
+        };
+        assert!(
+            command(&spec("A_1=x y"))
+                .unwrap()
+                .starts_with("export A_1='x y'\n")
+        );
+        assert!(command(&spec("A")).is_err());
+        assert!(command(&spec("A;B=1")).is_err());
+    }
+}

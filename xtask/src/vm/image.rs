@@ -1,0 +1,117 @@
+//! The guest's root image: a small Debian with udev, lvm2 and device-mapper's tools.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    apt::Apt,
+    cache::{self, Cache},
+    host,
+};
+
+/// Raised when the way the image is built changes, so that caches are rebuilt.
+const RECIPE: &str = "1";
+
+/// The guest's distribution.
+const SUITES: &[&str] = &["bookworm", "bookworm-updates", "bookworm-security"];
+
+/// What is in it besides the essential packages.
+const PACKAGES: &[&str] = &[
+    "bpftool",
+    "busybox-static",
+    "cryptsetup-bin",
+    "dmsetup",
+    "e2fsprogs",
+    "iproute2",
+    "kmod",
+    "kpartx",
+    "lvm2",
+    "procps",
+    "python3-minimal",
+    "strace",
+    "systemd",
+    "thin-provisioning-tools",
+    "udev",
+    "util-linux",
+];
+
+/// Files the guest has no use for.
+const EXCLUDED: &[&str] = &[
+    "/usr/share/doc/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/man/*",
+    "/var/cache/apt/*",
+    "/var/lib/apt/lists/*",
+];
+
+/// A built root image.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The root file system.
+    pub root: PathBuf,
+    /// A static busybox for the initramfs.
+    pub busybox: PathBuf,
+}
+
+/// The image of the present recipe, if it is built.
+pub fn cached(cache: &Cache) -> Option<Image> {
+    let dir = cache.path("image").join(key());
+    let image = Image {
+        root: dir.join("root.squashfs"),
+        busybox: dir.join("busybox"),
+    };
+    (image.root.is_file() && image.busybox.is_file()).then_some(image)
+}
+
+/// The cached image, or a new one.
+pub fn prepare(cache: &Cache, apt: &Apt) -> Result<Image> {
+    if let Some(image) = cached(cache) {
+        return Ok(image);
+    }
+    super::say("root image: building (about a minute)");
+    // Images of former recipes are of no use any more.
+    cache::remove_dir(&cache.path("image"))?;
+    let dir = cache.path("image").join(key());
+    cache::build_dir(&dir, |partial| {
+        let tree = partial.join("tree");
+        let sources = partial.join("sources.list");
+        fs::write(&sources, apt.source_lines(SUITES))?;
+        let mut command = host::command("mmdebstrap");
+        command.args([
+            "--quiet",
+            "--variant=apt",
+            "--mode=root",
+            "--format=directory",
+        ]);
+        command.arg(format!("--include={}", PACKAGES.join(",")));
+        command.arg("--aptopt=APT::Install-Recommends \"false\"");
+        for line in Apt::acquire_settings()? {
+            command.arg(format!("--aptopt={line}"));
+        }
+        for path in EXCLUDED {
+            command.arg(format!("--dpkgopt=path-exclude={path}"));
+        }
+        host::run(command.arg(SUITES[0]).arg(&tree).arg(&sources))?;
+        fs::copy(tree.join("bin/busybox"), partial.join("busybox"))?;
+        host::run(
+            host::command("mksquashfs")
+                .arg(&tree)
+                .arg(partial.join("root.squashfs"))
+                .args(["-quiet", "-no-progress", "-comp", "lz4", "-noappend"]),
+        )?;
+        cache::remove_dir(&tree)
+    })
+    .context("root image: cannot be built")?;
+    cached(cache).context("root image: built, yet not found in the cache")
+}
+
+/// The key of everything that shapes the image.
+fn key() -> String {
+    cache::recipe_key(
+        [RECIPE]
+            .into_iter()
+            .chain(SUITES.iter().chain(PACKAGES).chain(EXCLUDED).copied()),
+    )
+}

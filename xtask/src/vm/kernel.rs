@@ -1,0 +1,317 @@
+//! The kernel matrix: which Debian kernels there are, and how one becomes bootable files.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    apt::{self, Apt, Candidate},
+    cache::{self, Cache},
+    host, modules, vmlinux,
+};
+
+/// Raised when the way a kernel is prepared changes, so that caches are rebuilt.
+const RECIPE: &str = "1";
+
+/// A kernel one can ask for by name.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// Version series it must be of; empty for any.
+    series: &'static str,
+    /// Suites to look in; the newest version of all of them wins.
+    suites: &'static [&'static str],
+}
+
+/// Every kernel the lab knows.
+pub const MATRIX: &[Spec] = &[
+    Spec {
+        name: "5.10",
+        series: "5.10",
+        suites: &["bullseye-security", "bullseye"],
+    },
+    Spec {
+        name: "6.1",
+        series: "6.1",
+        suites: &["bookworm-security", "bookworm"],
+    },
+    Spec {
+        name: "6.12",
+        series: "6.12",
+        suites: &["trixie-security", "trixie", "bookworm-backports"],
+    },
+    Spec {
+        name: "7.2",
+        series: "7.2",
+        suites: &["sid", "trixie-backports"],
+    },
+    Spec {
+        name: "newest",
+        series: "",
+        suites: &["sid", "trixie-backports"],
+    },
+];
+
+/// A kernel that is ready to boot.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// Its name on the command line.
+    pub name: String,
+    /// Suite its package came from.
+    pub suite: String,
+    /// Version of its package.
+    pub version: String,
+    /// What `uname -r` says in it.
+    pub release: String,
+    /// Its directory in the cache.
+    pub dir: PathBuf,
+}
+
+/// Kernels by their names on the command line; `all` is the whole matrix. Each comes once, in the
+/// order asked for.
+pub fn resolve(names: &[String]) -> Result<Vec<&'static Spec>> {
+    let mut specs: Vec<&Spec> = Vec::new();
+    for name in names {
+        let matching: Vec<&Spec> = MATRIX
+            .iter()
+            .filter(|spec| name == "all" || spec.name == name)
+            .collect();
+        if matching.is_empty() {
+            let known: Vec<&str> = MATRIX.iter().map(|spec| spec.name).collect();
+            bail!(
+                "kernel {name}: not in the matrix; choose from {}, all",
+                known.join(", ")
+            );
+        }
+        for spec in matching {
+            if !specs.contains(&spec) {
+                specs.push(spec);
+            }
+        }
+    }
+    Ok(specs)
+}
+
+/// The cached kernel of that name, if its recipe is still this one.
+pub fn cached(cache: &Cache, spec: &Spec) -> Option<Kernel> {
+    let base = cache.path("kernels").join(spec.name);
+    let dir = base.join(fs::read_to_string(base.join("current")).ok()?.trim());
+    let meta = fs::read_to_string(dir.join("meta")).ok()?;
+    let field = |name: &str| {
+        meta.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .map(str::to_owned)
+    };
+    (field("recipe")? == recipe()).then_some(())?;
+    Some(Kernel {
+        name: spec.name.to_owned(),
+        suite: field("suite")?,
+        version: field("version")?,
+        release: field("release")?,
+        dir,
+    })
+}
+
+/// The cached kernel, or a new one from the mirror. `refresh` looks for a newer version even when
+/// one is cached.
+pub fn prepare(cache: &Cache, apt: &mut Apt, spec: &Spec, refresh: bool) -> Result<Kernel> {
+    let present = cached(cache, spec);
+    if let Some(kernel) = &present
+        && !refresh
+    {
+        return Ok(kernel.clone());
+    }
+    let image = newest_image(apt, spec)?;
+    if let Some(kernel) = present
+        && kernel.version == image.version
+    {
+        return Ok(kernel);
+    }
+    super::say(&format!(
+        "kernel {}: fetching {} ({})",
+        spec.name, image.version, image.suite
+    ));
+    let base = cache.path("kernels").join(spec.name);
+    let name = format!("{}-{}", image.version.replace([':', '/'], "_"), recipe());
+    let dir = base.join(&name);
+    cache::build_dir(&dir, |partial| build(apt, spec, &image, partial))?;
+    fs::write(base.join("current"), &name)?;
+    remove_others(&base, &name)?;
+    cached(cache, spec).with_context(|| {
+        format!(
+            "kernel {}: built, yet not readable in {}",
+            spec.name,
+            dir.display()
+        )
+    })
+}
+
+/// The concrete image package behind the newest `linux-image-amd64` of the spec's suites.
+fn newest_image(apt: &mut Apt, spec: &Spec) -> Result<Candidate> {
+    let mut best: Option<Candidate> = None;
+    let mut seen = Vec::new();
+    for suite in spec.suites {
+        if let Err(error) = apt.update(suite) {
+            // One of several suites may be gone or have no mirror; the others decide.
+            seen.push(format!("{error:#}"));
+            continue;
+        }
+        for meta in apt.candidates(suite, "linux-image-amd64")? {
+            seen.push(format!("{suite} has {}", meta.version));
+            let newer = best
+                .as_ref()
+                .is_none_or(|best| apt::newer(&meta.version, &best.version));
+            if in_series(&meta.version, spec.series) && newer {
+                best = Some(meta);
+            }
+        }
+    }
+    let meta = best.with_context(|| {
+        format!(
+            "kernel {}: no suite of this machine's mirror offers it ({}); leave it out or try \
+             `--kernel newest`",
+            spec.name,
+            seen.join("; ")
+        )
+    })?;
+    let package = meta
+        .depends
+        .iter()
+        .find(|name| name.starts_with("linux-image-"))
+        .with_context(|| format!("kernel {}: linux-image-amd64 names no image", spec.name))?;
+    exact(apt, &meta, package)
+}
+
+/// Whether a Debian version belongs to a kernel series.
+fn in_series(version: &str, series: &str) -> bool {
+    series.is_empty()
+        || version
+            .strip_prefix(series)
+            .is_some_and(|rest| rest.starts_with(['.', '-', '~', '+']))
+}
+
+/// The version of `package` that goes with `like`.
+fn exact(apt: &Apt, like: &Candidate, package: &str) -> Result<Candidate> {
+    apt.candidates(&like.suite, package)?
+        .into_iter()
+        .find(|found| found.version == like.version)
+        .with_context(|| format!("package {package}={}: not in {}", like.version, like.suite))
+}
+
+/// Downloads and unpacks a kernel and leaves the bootable files in `dir`.
+fn build(apt: &Apt, spec: &Spec, image: &Candidate, dir: &Path) -> Result<()> {
+    let tree = dir.join("tree");
+    let debs = dir.join("debs");
+    // Since 7.3 an image package is empty; its parts are packages of their own.
+    let mut wanted = vec![image.clone()];
+    for name in &image.depends {
+        if name.starts_with("linux-binary-") || name.starts_with("linux-modules-") {
+            wanted.push(exact(apt, image, name)?);
+        }
+    }
+    for candidate in &wanted {
+        let deb = apt.download(candidate, &debs)?;
+        host::run(host::command("dpkg-deb").arg("-x").arg(&deb).arg(&tree))?;
+    }
+    let (boot_file, release) = boot_image(&tree)?;
+    let image_bytes =
+        fs::read(&boot_file).with_context(|| format!("{}: unreadable", boot_file.display()))?;
+    vmlinux::extract(&image_bytes, &dir.join("vmlinux"))
+        .with_context(|| format!("kernel {}: its vmlinux cannot be extracted", spec.name))?;
+    let config = tree.join("boot").join(format!("config-{release}"));
+    if config.is_file() {
+        fs::copy(&config, dir.join("config"))?;
+    }
+    modules::pack(&tree, &release, dir)
+        .with_context(|| format!("kernel {}: its modules cannot be packed", spec.name))?;
+    cache::remove_dir(&tree)?;
+    cache::remove_dir(&debs)?;
+    let meta = format!(
+        "recipe={}\nsuite={}\nversion={}\nrelease={release}\n",
+        recipe(),
+        image.suite,
+        image.version
+    );
+    Ok(fs::write(dir.join("meta"), meta)?)
+}
+
+/// The compressed kernel in an unpacked package, and its release.
+fn boot_image(tree: &Path) -> Result<(PathBuf, String)> {
+    let boot = tree.join("boot");
+    for entry in fs::read_dir(&boot).with_context(|| format!("{}: unreadable", boot.display()))? {
+        let path = entry?.path();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        if let Some(release) = name.strip_prefix("vmlinuz-") {
+            return Ok((path, release.to_owned()));
+        }
+    }
+    bail!(
+        "{}: has no vmlinuz; the package's layout changed",
+        boot.display()
+    )
+}
+
+/// Removes versions that are no longer current.
+fn remove_others(base: &Path, keep: &str) -> Result<()> {
+    for entry in fs::read_dir(base)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() && entry.file_name() != keep {
+            cache::remove_dir(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The key of everything that shapes a prepared kernel, its version aside.
+fn recipe() -> String {
+    cache::recipe_key([RECIPE].into_iter().chain(modules::recipe()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(list: &[&str]) -> Vec<&'static str> {
+        let list: Vec<String> = list.iter().map(ToString::to_string).collect();
+        resolve(&list)
+            .unwrap()
+            .iter()
+            .map(|spec| spec.name)
+            .collect()
+    }
+
+    #[test]
+    fn names_resolve_once_and_in_order() {
+        assert_eq!(names(&["6.12", "5.10", "6.12"]), ["6.12", "5.10"]);
+        assert_eq!(
+            names(&["newest", "all"]),
+            ["newest", "5.10", "6.1", "6.12", "7.2"]
+        );
+    }
+
+    #[test]
+    fn unknown_names_list_the_matrix() {
+        let error = resolve(&["4.19".to_owned()]).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("4.19") && text.contains("6.12") && text.contains("all"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_series_is_no_prefix() {
+        assert!(in_series("6.1.192-2", "6.1"));
+        assert!(!in_series("6.12.117-1", "6.1"));
+        assert!(in_series("7.2-1", "7.2"));
+        assert!(in_series("7.3.4-1~bpo13+1", ""));
+    }
+}
