@@ -219,6 +219,15 @@ impl Apt {
     }
 }
 
+impl Drop for Apt {
+    /// apt's binary caches are ten times the size of the lists and made again in a second.
+    fn drop(&mut self) {
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir_all(entry.path().join("cache"));
+        }
+    }
+}
+
 /// Whether Debian version `a` is newer than `b`, by dpkg's own rules.
 pub fn newer(a: &str, b: &str) -> bool {
     host::command("dpkg")

@@ -69,11 +69,17 @@ pub fn recipe_key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
 /// Builds a directory under a temporary name and gives it its own name only when complete, so
 /// that an interrupted build is never taken for a cached one.
 pub fn build_dir(dir: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let partial = dir.with_extension("partial");
+    let mut name = dir.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = dir.with_file_name(name);
     remove_dir(&partial)?;
     fs::create_dir_all(&partial)
         .with_context(|| format!("{}: cannot be made", partial.display()))?;
-    build(&partial)?;
+    if let Err(error) = build(&partial) {
+        // The build's error matters more than a directory left behind.
+        let _ = remove_dir(&partial);
+        return Err(error);
+    }
     remove_dir(dir)?;
     fs::rename(&partial, dir).with_context(|| format!("{}: cannot be put in place", dir.display()))
 }
@@ -104,7 +110,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("dmtrace-cache-test-{}", std::process::id()));
         let target = dir.join("x");
         assert!(build_dir(&target, |_| anyhow::bail!("no")).is_err());
-        assert!(!target.exists());
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
         build_dir(&target, |partial| Ok(fs::write(partial.join("f"), "1")?)).unwrap();
         assert!(target.join("f").exists());
         remove_dir(&dir).unwrap();

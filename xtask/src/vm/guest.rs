@@ -18,6 +18,7 @@ const INIT: &str = include_str!("guest/init.sh");
 const PID1: &str = include_str!("guest/pid1.sh");
 const LIB: &str = include_str!("guest/lib.sh");
 const RUN: &str = include_str!("guest/run.sh");
+const SYSTEMD_RUN: &str = include_str!("guest/systemd-run.sh");
 const UNIT: &str = include_str!("guest/lab.service");
 
 /// A host file or directory and its place in the guest.
@@ -75,7 +76,7 @@ pub fn initramfs(kernel: &Kernel, image: &Image, spec: &RunSpec, target: &Path) 
     archive.file("lab/lib", 0o644, LIB.as_bytes())?;
     archive.file("lab/run", 0o755, RUN.as_bytes())?;
     if spec.systemd {
-        archive.file("lab/systemd", 0o644, b"")?;
+        archive.file("lab/systemd", 0o755, SYSTEMD_RUN.as_bytes())?;
         let unit = "files/etc/systemd/system";
         archive.file(&format!("{unit}/lab.service"), 0o644, UNIT.as_bytes())?;
         archive.symlink(

@@ -206,10 +206,11 @@ fn exact(apt: &Apt, like: &Candidate, package: &str) -> Result<Candidate> {
 fn build(apt: &Apt, spec: &Spec, image: &Candidate, dir: &Path) -> Result<()> {
     let tree = dir.join("tree");
     let debs = dir.join("debs");
-    // Since 7.3 an image package is empty; its parts are packages of their own.
+    // Since 7.2 an image package is empty; its parts are packages of their own.
     let mut wanted = vec![image.clone()];
+    let parts = ["linux-base-", "linux-binary-", "linux-modules-"];
     for name in &image.depends {
-        if name.starts_with("linux-binary-") || name.starts_with("linux-modules-") {
+        if parts.iter().any(|part| name.starts_with(part)) {
             wanted.push(exact(apt, image, name)?);
         }
     }
@@ -222,8 +223,7 @@ fn build(apt: &Apt, spec: &Spec, image: &Candidate, dir: &Path) -> Result<()> {
         fs::read(&boot_file).with_context(|| format!("{}: unreadable", boot_file.display()))?;
     vmlinux::extract(&image_bytes, &dir.join("vmlinux"))
         .with_context(|| format!("kernel {}: its vmlinux cannot be extracted", spec.name))?;
-    let config = tree.join("boot").join(format!("config-{release}"));
-    if config.is_file() {
+    if let Some(config) = config_file(&tree, &release) {
         fs::copy(&config, dir.join("config"))?;
     }
     modules::pack(&tree, &release, dir)
@@ -239,24 +239,35 @@ fn build(apt: &Apt, spec: &Spec, image: &Candidate, dir: &Path) -> Result<()> {
     Ok(fs::write(dir.join("meta"), meta)?)
 }
 
-/// The compressed kernel in an unpacked package, and its release.
+/// The compressed kernel in an unpacked package, and its release. It is in `/boot`, since 7.2 in
+/// the directory of the modules.
 fn boot_image(tree: &Path) -> Result<(PathBuf, String)> {
-    let boot = tree.join("boot");
-    for entry in fs::read_dir(&boot).with_context(|| format!("{}: unreadable", boot.display()))? {
-        let path = entry?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+    for path in children(&tree.join("boot")) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if let Some(release) = name.strip_prefix("vmlinuz-") {
             return Ok((path, release.to_owned()));
         }
     }
-    bail!(
-        "{}: has no vmlinuz; the package's layout changed",
-        boot.display()
-    )
+    for dir in children(&tree.join("usr/lib/modules")) {
+        let path = dir.join("vmlinuz");
+        if path.is_file() {
+            let release = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            return Ok((path, release));
+        }
+    }
+    bail!("package of the kernel: no vmlinuz in it; its layout changed and the lab must learn it")
+}
+
+/// The kernel's configuration, wherever the package has it.
+fn config_file(tree: &Path, release: &str) -> Option<PathBuf> {
+    let boot = tree.join("boot").join(format!("config-{release}"));
+    let modules = tree.join("usr/lib/modules").join(release).join("config");
+    [boot, modules].into_iter().find(|path| path.is_file())
+}
+
+/// What a directory holds; nothing if it is not there.
+fn children(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 /// Removes versions that are no longer current.
