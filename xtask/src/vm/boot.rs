@@ -4,35 +4,31 @@
 use std::{
     fs,
     io::{self, BufReader, Read, Write},
-    os::unix::net::{UnixListener, UnixStream},
-    path::{Path, PathBuf},
-    process::{Child, Stdio},
+    os::unix::net::UnixStream,
+    path::Path,
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use super::{
     End, Outcome, RunSpec, Streams,
     accel::Accel,
     cache::Cache,
     frame::{self, Frame},
-    guest, host,
     image::Image,
     kernel::Kernel,
-    out, splat,
+    out,
+    qemu::Qemu,
+    splat,
 };
 
 /// Boots of a guest before the lab gives up.
 const BOOTS: u32 = 3;
 /// What a guest may take beyond the command's own time to hand over its results.
 const GRACE: Duration = Duration::from_secs(45);
-/// The kernel's command line. Warnings go to the console, because a dying guest has no other way
-/// to tell; the log is large enough to keep them all.
-const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 log_buf_len=4M rdinit=/init \
-                       random.trust_cpu=on net.ifnames=0 no_timer_check";
 
 /// What one boot came to.
 #[derive(Default)]
@@ -53,7 +49,6 @@ pub fn run(cache: &Cache, kernel: &Kernel, image: &Image, spec: &RunSpec) -> Res
     let begun = Instant::now();
     // Not in the cache: a socket's path is limited to 107 bytes.
     let dir = tempfile::Builder::new().prefix("dmtrace-vm-").tempdir()?;
-    guest::initramfs(kernel, image, spec, &dir.path().join("initramfs"))?;
     let mut accel = Accel::choose(cache);
     let mut boots = 0;
     let boot = loop {
@@ -152,6 +147,7 @@ fn follow(
         match frames.recv_timeout(wait.min(Duration::from_millis(250))) {
             Ok(Ok(Frame::Hello(_))) => {
                 boot.hello = true;
+                qemu.booted();
                 deadline = Instant::now() + Accel::Tcg.boot_limit();
             }
             Ok(Ok(Frame::Start)) => {
@@ -167,7 +163,7 @@ fn follow(
                 let found: Vec<String> = splat::find(&log).into_iter().map(str::to_owned).collect();
                 // The log's own lines say more than the taint, so they come first.
                 boot.splats.splice(0..0, found);
-                fs::write(qemu.dir.join("dmesg.log"), log)?;
+                qemu.save_dmesg(&log)?;
             }
             Ok(Ok(Frame::Out(tar))) => out::unpack(&tar, spec.out.as_deref())?,
             Ok(Ok(Frame::Other(name))) => bail!("frame {name:?}: unknown; host and guest differ"),
@@ -249,147 +245,5 @@ fn keep_logs(cache: &Cache, kernel: &str, dir: &Path) {
             let _ = fs::remove_file(target.join(log));
             let _ = fs::copy(dir.join(log), target.join(log));
         }
-    }
-}
-
-/// A running QEMU. Dropping it ends it.
-struct Qemu {
-    child: Child,
-    dir: PathBuf,
-    listeners: Vec<UnixListener>,
-}
-
-impl Qemu {
-    /// Ports of the guest, in the order of [`Qemu::connect`].
-    const PORTS: [&'static str; 3] = ["lab", "stdout", "stderr"];
-
-    fn start(
-        dir: &Path,
-        kernel: &Kernel,
-        image: &Image,
-        spec: &RunSpec,
-        accel: Accel,
-    ) -> Result<Self> {
-        let mut listeners = Vec::new();
-        // setpriv: QEMU must not outlive this process, however it ends.
-        let mut command = host::command("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]);
-        command.arg(host::find("qemu-system-x86_64").context("qemu-system-x86_64: not found")?);
-        command.args([
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-display",
-            "none",
-        ]);
-        command
-            .args(["-machine", "q35", "-m"])
-            .arg(format!("{}M", spec.memory_mb));
-        command.args(["-smp", &spec.cpus.to_string()]);
-        command.args(accel.options());
-        command.arg("-kernel").arg(kernel.dir.join("vmlinux"));
-        command.arg("-initrd").arg(dir.join("initramfs"));
-        command.args(["-append", CMDLINE]);
-        command
-            .arg("-serial")
-            .arg(format!("file:{}", dir.join("console.log").display()));
-        for disk in [&image.root, &kernel.dir.join("modules.squashfs")] {
-            let file = disk.display().to_string().replace(',', ",,");
-            command.arg("-drive");
-            command.arg(format!("if=virtio,format=raw,readonly=on,file={file}"));
-        }
-        command.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
-        for port in Self::PORTS {
-            let socket = dir.join(port);
-            // A boot before this one left its socket behind.
-            let _ = fs::remove_file(&socket);
-            listeners.push(
-                UnixListener::bind(&socket)
-                    .with_context(|| format!("{}: cannot be made", socket.display()))?,
-            );
-            command
-                .arg("-chardev")
-                .arg(format!("socket,id={port},path={}", socket.display()));
-            command
-                .arg("-device")
-                .arg(format!("virtserialport,chardev={port},name={port}"));
-        }
-        let log = fs::File::create(dir.join("qemu.log"))?;
-        let _ = fs::remove_file(dir.join("dmesg.log"));
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("qemu-system-x86_64: cannot be started")?;
-        Ok(Self {
-            child,
-            dir: dir.to_owned(),
-            listeners,
-        })
-    }
-
-    /// Waits for QEMU to open the guest's ports.
-    fn connect(&mut self) -> Result<[UnixStream; 3]> {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let mut streams = Vec::new();
-        for listener in &self.listeners {
-            listener.set_nonblocking(true)?;
-            loop {
-                match listener.accept() {
-                    Ok((stream, _)) => {
-                        stream.set_nonblocking(false)?;
-                        streams.push(stream);
-                        break;
-                    }
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-                        return Err(error.into());
-                    }
-                    Err(_) => {}
-                }
-                if self.child.try_wait()?.is_some() || Instant::now() > deadline {
-                    bail!("{}", self.last_words("qemu did not start"));
-                }
-                thread::sleep(Duration::from_millis(10));
-            }
-        }
-        streams
-            .try_into()
-            .map_err(|_| anyhow::anyhow!("qemu opened too few ports"))
-    }
-
-    fn stop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    fn console(&self) -> String {
-        fs::read(self.dir.join("console.log"))
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default()
-    }
-
-    fn kvm_broke(&self) -> bool {
-        self.log().contains("KVM internal error") || self.log().contains("kvm run failed")
-    }
-
-    /// A message with the end of QEMU's and the console's output.
-    fn last_words(&self, what: &str) -> String {
-        let text = format!("{}\n{}", self.log(), self.console());
-        match host::tail(&text, 3) {
-            words if words.is_empty() => format!("{what}; it said nothing"),
-            words => format!("{what}; last words: {words}"),
-        }
-    }
-}
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        self.stop();
     }
 }

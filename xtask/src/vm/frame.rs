@@ -100,7 +100,7 @@ mod tests {
     }
 
     const RUN: &[u8] =
-        b"hello 3\n6.1start 0\nexit 2\n77taint 1\n0dmesg 5\na\nb c\nout 3\n\0\xff\nend 0\n";
+        b"hello 3\n6.1start 0\nexit 2\n77taint 1\n0dmesg 5\na\nb cout 3\n\0\xff\nend 0\n";
 
     #[test]
     fn a_whole_run() {

@@ -243,7 +243,11 @@ fn build(apt: &Apt, spec: &Spec, image: &Candidate, dir: &Path) -> Result<()> {
 /// the directory of the modules.
 fn boot_image(tree: &Path) -> Result<(PathBuf, String)> {
     for path in children(&tree.join("boot")) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if let Some(release) = name.strip_prefix("vmlinuz-") {
             return Ok((path, release.to_owned()));
         }
@@ -251,7 +255,11 @@ fn boot_image(tree: &Path) -> Result<(PathBuf, String)> {
     for dir in children(&tree.join("usr/lib/modules")) {
         let path = dir.join("vmlinuz");
         if path.is_file() {
-            let release = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let release = dir
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             return Ok((path, release));
         }
     }
@@ -267,7 +275,12 @@ fn config_file(tree: &Path, release: &str) -> Option<PathBuf> {
 
 /// What a directory holds; nothing if it is not there.
 fn children(dir: &Path) -> Vec<PathBuf> {
-    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// Removes versions that are no longer current.

@@ -1,6 +1,8 @@
 #!/bin/busybox sh
-# First program of the guest: finds the root image, lays a writable layer over it, goes there.
-/bin/busybox mkdir -p /proc /sys /dev /lower /mods /rw /new
+# First program of the guest: finds the root image, lays a writable layer over it, mounts what
+# there is to mount, goes there. It does as much as it can, because under emulation a static
+# busybox starts several times faster than the image's own programs.
+/bin/busybox mkdir -p /proc /sys /dev /lower /rw /new
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
@@ -25,17 +27,37 @@ mount -t squashfs -o ro /dev/vda /lower
 mount -t tmpfs -o size=80% tmpfs /rw
 mkdir /rw/upper /rw/work
 mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work overlay /new
-mkdir -p /new/usr/lib/modules
+mkdir -p /new/usr/lib/modules /new/lab /new/work /new/out /new/boot
 mount -t squashfs -o ro /dev/vdb /new/usr/lib/modules
-mkdir -p /new/lab /new/work /new/out /new/boot
 cp -a /lab/. /new/lab/
 [ -d /files ] && cp -a /files/. /new/
 [ -f /config ] && cp /config "/new/boot/config-$(uname -r)"
 
+if [ -f /lab/systemd ]; then
+    next=/lib/systemd/systemd
+else
+    next=/lab/pid1
+    mkdir -p /dev/pts /dev/shm
+    mount -t devpts -o mode=620,gid=5,ptmxmode=666 devpts /dev/pts
+    mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs /dev/shm
+    ln -s /proc/self/fd /dev/fd
+    ln -s /proc/self/fd/0 /dev/stdin
+    ln -s /proc/self/fd/1 /dev/stdout
+    ln -s /proc/self/fd/2 /dev/stderr
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup
+    mount -t tracefs tracefs /sys/kernel/tracing
+    mount -t debugfs debugfs /sys/kernel/debug
+    mount -t bpf -o mode=700 bpf /sys/fs/bpf
+    mount -t securityfs securityfs /sys/kernel/security
+    mount -t tmpfs -o mode=755 tmpfs /new/run
+    mount -t tmpfs -o mode=1777 tmpfs /new/tmp
+    mkdir -p /new/run/lock/lvm /new/run/lvm
+    hostname dmtrace-lab
+    echo 4b1d0000000000000000000000000001 >/new/etc/machine-id
+    ip link set lo up
+fi
+
 mount --move /proc /new/proc
 mount --move /sys /new/sys
 mount --move /dev /new/dev
-if [ -f /lab/systemd ]; then
-    exec switch_root /new /lib/systemd/systemd
-fi
-exec switch_root /new /lab/pid1
+exec switch_root /new $next

@@ -1,25 +1,6 @@
 #!/bin/sh
 # PID 1 of the plain mode: what systemd would set up, as far as device-mapper and eBPF need it.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-mkdir -p /dev/pts /dev/shm
-mount -t devpts -o mode=620,gid=5 devpts /dev/pts
-mount -t tmpfs -o mode=1777 tmpfs /dev/shm
-mount -t tmpfs -o mode=755 tmpfs /run
-mount -t tmpfs -o mode=1777 tmpfs /tmp
-mkdir -p /run/lock /run/lvm
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mount -t tracefs tracefs /sys/kernel/tracing
-mount -t debugfs debugfs /sys/kernel/debug
-mount -t bpf -o mode=700 bpf /sys/fs/bpf
-mount -t securityfs securityfs /sys/kernel/security
-ln -sf /proc/self/fd /dev/fd
-ln -sf /proc/self/fd/0 /dev/stdin
-ln -sf /proc/self/fd/1 /dev/stdout
-ln -sf /proc/self/fd/2 /dev/stderr
-hostname dmtrace-lab
-echo 4b1d0000000000000000000000000001 >/etc/machine-id
-ip link set lo up
-
 . /lab/lib
 frame hello "$(uname -r)"
 modprobe -a dm_mod loop || broken "modprobe dm_mod loop"

@@ -1,0 +1,180 @@
+//! A QEMU process: its options, its ports, its logs.
+
+use std::{
+    fs, io,
+    os::unix::net::{UnixListener, UnixStream},
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{RunSpec, accel::Accel, guest, host, image::Image, kernel::Kernel};
+
+/// The run's initramfs in its directory.
+const INITRAMFS: &str = "initramfs";
+/// The kernel's command line. Warnings go to the console, because a dying guest has no other way
+/// to tell; the log is large enough to keep them all.
+const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 log_buf_len=4M rdinit=/init \
+                       random.trust_cpu=on net.ifnames=0 no_timer_check";
+
+/// A running QEMU. Dropping it ends it.
+pub struct Qemu {
+    child: Child,
+    dir: PathBuf,
+    listeners: Vec<UnixListener>,
+}
+
+impl Qemu {
+    /// Ports of the guest, in the order of [`Qemu::connect`].
+    const PORTS: [&'static str; 3] = ["lab", "stdout", "stderr"];
+
+    /// Starts a guest of `kernel` with its files in `dir`.
+    pub fn start(
+        dir: &Path,
+        kernel: &Kernel,
+        image: &Image,
+        spec: &RunSpec,
+        accel: Accel,
+    ) -> Result<Self> {
+        guest::initramfs(kernel, image, spec, &dir.join(INITRAMFS))?;
+        let mut listeners = Vec::new();
+        // setpriv: QEMU must not outlive this process, however it ends.
+        let mut command = host::command("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]);
+        command.arg(host::find("qemu-system-x86_64").context("qemu-system-x86_64: not found")?);
+        command.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+        ]);
+        command
+            .args(["-machine", "q35", "-m"])
+            .arg(format!("{}M", spec.memory_mb));
+        command.args(["-smp", &spec.cpus.to_string()]);
+        command.args(accel.options());
+        command.arg("-kernel").arg(kernel.dir.join("vmlinux"));
+        command.arg("-initrd").arg(dir.join(INITRAMFS));
+        command.args(["-append", CMDLINE]);
+        command
+            .arg("-serial")
+            .arg(format!("file:{}", dir.join("console.log").display()));
+        for disk in [&image.root, &kernel.dir.join("modules.squashfs")] {
+            let file = disk.display().to_string().replace(',', ",,");
+            command.arg("-drive");
+            command.arg(format!("if=virtio,format=raw,readonly=on,file={file}"));
+        }
+        command.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
+        for port in Self::PORTS {
+            let socket = dir.join(port);
+            // A boot before this one left its socket behind.
+            let _ = fs::remove_file(&socket);
+            listeners.push(
+                UnixListener::bind(&socket)
+                    .with_context(|| format!("{}: cannot be made", socket.display()))?,
+            );
+            command
+                .arg("-chardev")
+                .arg(format!("socket,id={port},path={}", socket.display()));
+            command
+                .arg("-device")
+                .arg(format!("virtserialport,chardev={port},name={port}"));
+        }
+        let log = fs::File::create(dir.join("qemu.log"))?;
+        let _ = fs::remove_file(dir.join("dmesg.log"));
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("qemu-system-x86_64: cannot be started")?;
+        Ok(Self {
+            child,
+            dir: dir.to_owned(),
+            listeners,
+        })
+    }
+
+    /// Waits for QEMU to open the guest's ports.
+    pub fn connect(&mut self) -> Result<[UnixStream; 3]> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut streams = Vec::new();
+        for listener in &self.listeners {
+            listener.set_nonblocking(true)?;
+            loop {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        stream.set_nonblocking(false)?;
+                        streams.push(stream);
+                        break;
+                    }
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                        return Err(error.into());
+                    }
+                    Err(_) => {}
+                }
+                if self.child.try_wait()?.is_some() || Instant::now() > deadline {
+                    bail!("{}", self.last_words("qemu did not start"));
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        streams
+            .try_into()
+            .map_err(|_| anyhow::anyhow!("qemu opened too few ports"))
+    }
+
+    /// Removes the initramfs, which a booted guest needs no more: it is the one large file that an
+    /// interrupted run would leave behind.
+    pub fn booted(&self) {
+        let _ = fs::remove_file(self.dir.join(INITRAMFS));
+    }
+
+    /// Puts the guest's kernel log beside the other logs.
+    pub fn save_dmesg(&self, log: &str) -> Result<()> {
+        Ok(fs::write(self.dir.join("dmesg.log"), log)?)
+    }
+
+    /// Ends it, if it has not ended by itself.
+    pub fn stop(&mut self) {
+        // Both fail only if it is gone.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// What the guest wrote on its serial console.
+    pub fn console(&self) -> String {
+        fs::read(self.dir.join("console.log"))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// What QEMU itself said.
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default()
+    }
+
+    /// Whether QEMU says that KVM failed; it then waits for ever.
+    pub fn kvm_broke(&self) -> bool {
+        self.log().contains("KVM internal error") || self.log().contains("kvm run failed")
+    }
+
+    /// A message with the end of QEMU's and the console's output.
+    pub fn last_words(&self, what: &str) -> String {
+        let text = format!("{}\n{}", self.log(), self.console());
+        match host::tail(&text, 3) {
+            words if words.is_empty() => format!("{what}; it said nothing"),
+            words => format!("{what}; last words: {words}"),
+        }
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
