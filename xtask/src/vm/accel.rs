@@ -52,7 +52,7 @@ impl Accel {
     /// How long a guest may take to say its first word.
     pub fn boot_limit(self) -> Duration {
         match self {
-            Self::Kvm => Duration::from_secs(20),
+            Self::Kvm => Duration::from_secs(12),
             Self::Tcg => Duration::from_secs(120),
         }
     }

@@ -77,7 +77,7 @@ impl Apt {
         let dump = host::output(Command::new("apt-config").arg("dump"))?;
         Ok(String::from_utf8_lossy(&dump)
             .lines()
-            .filter(|line| line.starts_with("Acquire::") && !line.contains("IndexTargets"))
+            .filter(|line| wanted_setting(line))
             .map(str::to_owned)
             .collect())
     }
@@ -103,8 +103,9 @@ impl Apt {
             let mut text = format!(
                 "Dir::State \"{0}\";\nDir::State::status \"{0}/status\";\n\
                  Dir::Cache \"{0}/cache\";\nDir::Etc::sourcelist \"{0}/sources.list\";\n\
-                 Dir::Etc::sourceparts \"-\";\nDir::Etc::parts \"-\";\nDir::Etc::main \"-\";\n\
-                 Dir::Etc::preferences \"-\";\nDir::Etc::preferencesparts \"-\";\n\
+                 Dir::Etc::sourceparts \"/dev/null\";\nDir::Etc::parts \"/dev/null\";\n\
+                 Dir::Etc::main \"/dev/null\";\nDir::Etc::preferences \"/dev/null\";\n\
+                 Dir::Etc::preferencesparts \"/dev/null\";\n\
                  APT::Architecture \"amd64\";\nAPT::Architectures {{ \"amd64\"; }};\n\
                  APT::Sandbox::User \"root\";\nAPT::Update::Error-Mode \"any\";\n",
                 dir.display()
@@ -236,6 +237,20 @@ pub fn newer(a: &str, b: &str) -> bool {
         .is_ok_and(|status| status.success())
 }
 
+/// Whether a line of the host's configuration is taken over. What weakens the check of signatures
+/// is not, whatever the host thinks of it.
+fn wanted_setting(line: &str) -> bool {
+    line.starts_with("Acquire::")
+        && ![
+            "IndexTargets",
+            "AllowInsecure",
+            "AllowWeak",
+            "AllowDowngrade",
+        ]
+        .iter()
+        .any(|unwanted| line.contains(unwanted))
+}
+
 /// Whether apt's words say that a signing key is missing.
 fn lacks_key(words: &str) -> bool {
     words.contains("NO_PUBKEY") || words.contains("Missing key")
@@ -291,6 +306,15 @@ mod tests {
     #[test]
     fn no_package_is_no_candidate() {
         assert!(parse_stanzas("sid", "").is_empty());
+    }
+
+    #[test]
+    fn settings_that_weaken_signatures_stay_behind() {
+        assert!(wanted_setting(
+            "Acquire::http::Proxy \"http://proxy.example\";"
+        ));
+        assert!(!wanted_setting("Acquire::AllowInsecureRepositories \"1\";"));
+        assert!(!wanted_setting("APT::Architecture \"amd64\";"));
     }
 
     #[test]

@@ -98,9 +98,22 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>> {
         if text.trim().is_empty() {
             text = String::from_utf8_lossy(&output.stdout).into_owned();
         }
-        bail!("{name}: {}: {}", output.status, tail(&text, 6));
+        bail!("{name}: {}: {}", output.status, tail(&errors(&text), 6));
     }
     Ok(output.stdout)
+}
+
+/// Of apt's output only the errors, if it has any; of other output all.
+fn errors(text: &str) -> String {
+    let only: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("E: ") || line.contains("NO_PUBKEY"))
+        .collect();
+    if only.is_empty() {
+        text.to_owned()
+    } else {
+        only.join("\n")
+    }
 }
 
 /// The last `lines` non-empty lines of `text`, joined to one.
@@ -130,6 +143,12 @@ mod tests {
     fn tail_keeps_the_end_without_blank_lines() {
         assert_eq!(tail("a\n\n b \nc\n", 2), "b | c");
         assert_eq!(tail("", 2), "");
+    }
+
+    #[test]
+    fn errors_of_apt_come_without_its_warnings() {
+        assert_eq!(errors("W: x\nE: y\nHit:1\n"), "E: y");
+        assert_eq!(errors("x\ny"), "x\ny");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::{
     apt::Apt,
@@ -70,7 +70,12 @@ pub fn prepare(cache: &Cache, apt: &Apt) -> Result<Image> {
     if let Some(image) = cached(cache) {
         return Ok(image);
     }
-    super::say("root image: building (about a minute)");
+    if !host::is_root() {
+        bail!(
+            "root image: not built yet, and building needs root; run `cargo xtask vm --prepare` as root"
+        );
+    }
+    super::say("root image: building (half a minute)");
     // Images of former recipes are of no use any more.
     cache::remove_dir(&cache.path("image"))?;
     let dir = cache.path("image").join(key());

@@ -53,7 +53,7 @@ pub fn table(rows: &[(String, std::result::Result<Outcome, String>)]) -> String 
                 seconds(run.total_time.as_secs_f64()),
                 run.boots.to_string(),
                 run.accel.to_owned(),
-                run.summary(),
+                short(&run.summary()),
             ],
             Err(error) => {
                 let dash = || "-".to_owned();
@@ -64,7 +64,7 @@ pub fn table(rows: &[(String, std::result::Result<Outcome, String>)]) -> String 
                     dash(),
                     dash(),
                     dash(),
-                    format!("lab: {error}"),
+                    short(&format!("lab: {error}")),
                 ]
             }
         });
@@ -87,6 +87,14 @@ pub fn table(rows: &[(String, std::result::Result<Outcome, String>)]) -> String 
             text + &line[6] + "\n"
         })
         .collect()
+}
+
+/// The beginning of a text that was told in full before the table.
+fn short(text: &str) -> String {
+    match text.char_indices().nth(70) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 fn seconds(time: f64) -> String {
