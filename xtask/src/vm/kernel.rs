@@ -125,7 +125,14 @@ pub fn prepare(cache: &Cache, apt: &mut Apt, spec: &Spec, refresh: bool) -> Resu
     {
         return Ok(kernel.clone());
     }
-    let image = newest_image(apt, spec)?;
+    let image = match (newest_image(apt, spec), &present) {
+        (Ok(image), _) => image,
+        (Err(error), Some(kernel)) => {
+            super::say(&format!("{error:#}; keeping the cached {}", kernel.version));
+            return Ok(kernel.clone());
+        }
+        (Err(error), None) => return Err(error),
+    };
     if let Some(kernel) = present
         && kernel.version == image.version
     {
