@@ -20,7 +20,7 @@ use super::{
 pub struct Args {
     /// Kernel to boot: 5.10, 6.1, 6.12, 7.2, newest or all; repeatable. If not given: 6.1, with
     /// --prepare all
-    #[arg(long = "kernel", value_name = "KERNEL")]
+    #[arg(long = "kernel", value_name = "KERNEL", value_delimiter = ',')]
     kernels: Vec<String>,
     /// Host file or directory for the guest; GUEST is /work/NAME if not given, /work is the
     /// working directory and in PATH; repeatable
