@@ -22,7 +22,7 @@ pub struct Args {
     /// --prepare all
     #[arg(long = "kernel", value_name = "KERNEL", value_delimiter = ',')]
     kernels: Vec<String>,
-    /// Host file or directory for the guest; GUEST is /work/NAME if not given, /work is the
+    /// Host file or directory for the guest; GUEST is /job/NAME if not given, /job is the
     /// working directory and in PATH; repeatable
     #[arg(long = "file", value_name = "HOST[:GUEST]")]
     files: Vec<FileSpec>,

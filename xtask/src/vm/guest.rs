@@ -12,7 +12,7 @@ use super::{RunSpec, cpio::Archive, image::Image, kernel::Kernel};
 
 /// Where files go whose place in the guest is not given; it is the command's working directory
 /// and comes first in its `PATH`.
-const WORK: &str = "/work";
+const WORK: &str = "/job";
 
 const INIT: &str = include_str!("guest/init.sh");
 const PID1: &str = include_str!("guest/pid1.sh");
@@ -143,11 +143,11 @@ mod tests {
 
     #[test]
     fn file_specs() {
-        assert_eq!(guest("target/x/dmtrace"), "/work/dmtrace");
+        assert_eq!(guest("target/x/dmtrace"), "/job/dmtrace");
         assert_eq!(guest("a/b:/etc/c"), "/etc/c");
         assert_eq!(guest("a/b:/etc/"), "/etc/b");
-        assert_eq!(guest("a/b:sub/c"), "/work/sub/c");
-        assert_eq!(guest("a/b:"), "/work/b");
+        assert_eq!(guest("a/b:sub/c"), "/job/sub/c");
+        assert_eq!(guest("a/b:"), "/job/b");
         assert!("".parse::<FileSpec>().is_err());
         assert!(":/x".parse::<FileSpec>().is_err());
     }

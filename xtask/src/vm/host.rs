@@ -73,11 +73,17 @@ pub fn ensure_programs() -> Result<()> {
         );
     }
     super::say(&format!("installing host packages: {list}"));
-    run(command("apt-get").args(["-qq", "update"]))?;
-    run(command("apt-get")
+    // One broken third-party source fails the update, yet the packages may be there all the same.
+    let updated = run(command("apt-get").args(["-qq", "update"]));
+    let installed = run(command("apt-get")
         .env("DEBIAN_FRONTEND", "noninteractive")
         .args(["-qq", "install", "-y", "--no-install-recommends"])
-        .args(&missing))
+        .args(&missing));
+    match (installed, updated) {
+        (Ok(()), _) => Ok(()),
+        (Err(_), Err(error)) => Err(error).context("host packages: apt's lists cannot be updated"),
+        (Err(error), Ok(())) => Err(error).context("host packages: cannot be installed"),
+    }
 }
 
 /// Runs a command to its end; on failure the error carries the end of its output.

@@ -27,7 +27,7 @@ mount -t squashfs -o ro /dev/vda /lower
 mount -t tmpfs -o size=80% tmpfs /rw
 mkdir /rw/upper /rw/work
 mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work overlay /new
-mkdir -p /new/usr/lib/modules /new/lab /new/work /new/out /new/boot
+mkdir -p /new/usr/lib/modules /new/lab /new/job /new/out /new/boot
 mount -t squashfs -o ro /dev/vdb /new/usr/lib/modules
 cp -a /lab/. /new/lab/
 [ -d /files ] && cp -a /files/. /new/

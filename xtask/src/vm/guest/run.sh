@@ -12,8 +12,8 @@ cat $dir/stderr >"$(port stderr)" 2>/dev/null &
 err=$!
 
 export HOME=/root LANG=C.UTF-8 TERM=dumb
-export PATH=/work:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-cd /work
+export PATH=/job:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+cd /job
 frame start
 began=$(cut -d. -f1 /proc/uptime)
 timeout --kill-after=3 "$LAB_TIMEOUT" /bin/sh /lab/command </dev/null >$dir/stdout 2>$dir/stderr
