@@ -1,3 +1,5 @@
-//! The `dmtrace` command.
+//! The `dmtrace` command: parse, dispatch, exit code.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    dmtrace::cli::main()
+}

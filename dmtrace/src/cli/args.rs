@@ -259,7 +259,11 @@ pub struct Clean {
     #[arg(long)]
     pub abandoned: bool,
     /// Write the audit record here.
-    #[arg(long, value_name = "FILE", default_value = "/var/log/dmtrace-clean.jsonl")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/var/log/dmtrace-clean.jsonl"
+    )]
     pub audit: PathBuf,
     #[command(flatten)]
     pub filters: Filters,

@@ -55,7 +55,11 @@ impl Case {
         if let Some(path) = recording {
             let start = case.replay(path)?;
             if start.boot_id.is_some() && start.boot_id != host::clock::boot_id(&scope.roots) {
-                bail!("{}: recorded in another boot or on another machine; use: dmtrace report {}", path.display(), path.display());
+                bail!(
+                    "{}: recorded in another boot or on another machine; use: dmtrace report {}",
+                    path.display(),
+                    path.display()
+                );
             }
         }
         if join {
@@ -134,8 +138,12 @@ impl Case {
                         self.ledger.adopt(key.into(), &record);
                     }
                     self.blind(tracer.backend());
-                    self.since = Some(self.since.map_or(tracer.since, |since| since.min(tracer.since)));
-                    self.notes.push(format!("attributed by the trace of process {}", tracer.pid));
+                    self.since = Some(
+                        self.since
+                            .map_or(tracer.since, |since| since.min(tracer.since)),
+                    );
+                    self.notes
+                        .push(format!("attributed by the trace of process {}", tracer.pid));
                     return;
                 }
                 Err(error) => self.notes.push(format!(
@@ -155,7 +163,11 @@ impl Case {
         let (mut reader, start) = Reader::open(BufReader::with_capacity(1 << 20, file))
             .map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
         self.since = Some(start.began);
-        self.blind(Backend::ALL.into_iter().find(|backend| backend.name() == start.backend));
+        self.blind(
+            Backend::ALL
+                .into_iter()
+                .find(|backend| backend.name() == start.backend),
+        );
         let mut ended = false;
         let mut undecodable = 0u64;
         let mut changes = Vec::new();
@@ -188,8 +200,13 @@ impl Case {
                 Frame::End(balance) => {
                     ended = true;
                     let deficits = balance.get("deficits").and_then(|list| list.as_array());
-                    for deficit in deficits.into_iter().flatten().filter_map(|text| text.as_str()) {
-                        self.notes.push(format!("the trace was not exact: {deficit}"));
+                    for deficit in deficits
+                        .into_iter()
+                        .flatten()
+                        .filter_map(|text| text.as_str())
+                    {
+                        self.notes
+                            .push(format!("the trace was not exact: {deficit}"));
                         self.incomplete = true;
                     }
                 }
@@ -197,18 +214,24 @@ impl Case {
             }
         }
         if let Some(Tail::Cut { at, why }) = reader.tail() {
-            self.notes.push(format!("{shown}: cut off at byte {at}: {why}; read up to there"));
+            self.notes.push(format!(
+                "{shown}: cut off at byte {at}: {why}; read up to there"
+            ));
         }
         if !ended {
             self.incomplete = true;
             self.completeness.lost += 1;
-            self.notes.push(format!("{shown}: has no end: what happened after its last entry is unknown"));
+            self.notes.push(format!(
+                "{shown}: has no end: what happened after its last entry is unknown"
+            ));
             self.facts.now = self.facts.now.max(last);
         }
         if undecodable > 0 {
             self.incomplete = true;
             self.completeness.lost += undecodable;
-            self.notes.push(format!("{shown}: {undecodable} messages could not be decoded"));
+            self.notes.push(format!(
+                "{shown}: {undecodable} messages could not be decoded"
+            ));
         }
         Ok(start)
     }

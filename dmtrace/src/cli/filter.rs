@@ -73,18 +73,29 @@ impl Filters {
         is(self.pid.as_ref(), it.pid.as_ref())
             && self.comm.as_deref().is_none_or(|comm| comm == it.comm)
             && is(self.uid.as_ref(), it.uid.as_ref())
-            && self.container.as_deref().is_none_or(|wanted| in_container(wanted, it.cgroup))
+            && self
+                .container
+                .as_deref()
+                .is_none_or(|wanted| in_container(wanted, it.cgroup))
             && is(self.ipc_ns.as_ref(), Some(&it.ns))
             && is(self.key.as_ref(), Some(&it.key))
             && is(self.semid.as_ref(), Some(&it.semid))
-            && self.state.as_deref().is_none_or(|state| it.state.is_none_or(|is| is == state))
-            && self.min_age.is_none_or(|min| it.age.is_some_and(|age| age >= min))
+            && self
+                .state
+                .as_deref()
+                .is_none_or(|state| it.state.is_none_or(|is| is == state))
+            && self
+                .min_age
+                .is_none_or(|min| it.age.is_some_and(|age| age >= min))
     }
 }
 
 fn in_container(wanted: &str, cgroup: &str) -> bool {
     let workload = Workload::from_cgroup(cgroup);
-    workload.container.as_deref().is_some_and(|id| id.starts_with(wanted))
+    workload
+        .container
+        .as_deref()
+        .is_some_and(|id| id.starts_with(wanted))
         || workload.pod.as_deref() == Some(wanted)
         || workload.unit.as_deref() == Some(wanted)
 }
@@ -93,8 +104,14 @@ fn parse_ns(text: &str) -> Result<IpcNs, String> {
     if text == "host" {
         return Ok(IpcNs::HOST);
     }
-    let digits = text.strip_prefix("ipc:[").and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    digits.parse().map(IpcNs).map_err(|_| "give a number such as 4026531839, or host".to_owned())
+    let digits = text
+        .strip_prefix("ipc:[")
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(text);
+    digits
+        .parse()
+        .map(IpcNs)
+        .map_err(|_| "give a number such as 4026531839, or host".to_owned())
 }
 
 /// A key as people and tools write it: `0x0d4d1234`, `223150080`, or negative as
@@ -103,9 +120,12 @@ pub fn parse_key(text: &str) -> Result<Key, String> {
     let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
     let key = match hex {
         Some(hex) => u32::from_str_radix(hex, 16).ok(),
-        None => u32::from_str(text).ok().or_else(|| i32::from_str(text).ok().map(|key| key as u32)),
+        None => u32::from_str(text)
+            .ok()
+            .or_else(|| i32::from_str(text).ok().map(|key| key as u32)),
     };
-    key.map(Key).ok_or_else(|| "give a key such as 0x0d4d1234".to_owned())
+    key.map(Key)
+        .ok_or_else(|| "give a key such as 0x0d4d1234".to_owned())
 }
 
 #[cfg(test)]
@@ -130,17 +150,52 @@ mod tests {
 
     #[test]
     fn every_filter_restricts() {
-        let it = Candidate { pid: Some(7), comm: "lvm", semid: 3, state: Some("leaked"), ..Candidate::default() };
+        let it = Candidate {
+            pid: Some(7),
+            comm: "lvm",
+            semid: 3,
+            state: Some("leaked"),
+            ..Candidate::default()
+        };
         assert!(Filters::default().pass(&it));
-        assert!(Filters { pid: Some(7), comm: Some("lvm".into()), semid: Some(3), ..Filters::default() }.pass(&it));
+        assert!(
+            Filters {
+                pid: Some(7),
+                comm: Some("lvm".into()),
+                semid: Some(3),
+                ..Filters::default()
+            }
+            .pass(&it)
+        );
         for wrong in [
-            Filters { pid: Some(8), ..Filters::default() },
-            Filters { comm: Some("dmsetup".into()), ..Filters::default() },
-            Filters { uid: Some(0), ..Filters::default() },
-            Filters { semid: Some(4), ..Filters::default() },
-            Filters { state: Some("open".into()), ..Filters::default() },
-            Filters { min_age: Some(Duration::from_secs(1)), ..Filters::default() },
-            Filters { container: Some("0123".into()), ..Filters::default() },
+            Filters {
+                pid: Some(8),
+                ..Filters::default()
+            },
+            Filters {
+                comm: Some("dmsetup".into()),
+                ..Filters::default()
+            },
+            Filters {
+                uid: Some(0),
+                ..Filters::default()
+            },
+            Filters {
+                semid: Some(4),
+                ..Filters::default()
+            },
+            Filters {
+                state: Some("open".into()),
+                ..Filters::default()
+            },
+            Filters {
+                min_age: Some(Duration::from_secs(1)),
+                ..Filters::default()
+            },
+            Filters {
+                container: Some("0123".into()),
+                ..Filters::default()
+            },
         ] {
             assert!(!wrong.pass(&it), "{wrong:?}");
         }

@@ -61,8 +61,10 @@ impl Session {
         let ring = tracer
             .take_ring()
             .ok_or_else(|| other(&"the ring buffer is gone"))?;
-        let ring = AsyncFd::with_interest(ring, Interest::READABLE)
-            .map_err(|error| other(&format!("cannot poll the ring buffer: {error}")))?;
+        // SAFETY: the descriptor belongs to the map inside `ring`, lives as long as it, and is the
+        // same at every call.
+        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
+            .map_err(|_| other(&"cannot poll the ring buffer"))?;
         let registration = registry::register(&tracer, began);
         let mut session = Self {
             tracer,

@@ -1,0 +1,345 @@
+//! `dmtrace list`: a snapshot of all IPC namespaces, with what a trace knows of it.
+
+use std::{collections::BTreeMap, process::ExitCode};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{
+    args::List,
+    case::Case,
+    failure::{Failure, exit},
+    row::{Known, Row, confidence},
+};
+use crate::{
+    facts::SetSnapshot,
+    ids::SemId,
+    output::{
+        Out, json,
+        table::{self, Cell, Column, Layout},
+        time,
+    },
+    verdict::Thresholds,
+};
+
+const fn column(
+    name: &'static str,
+    header: &'static str,
+    right: bool,
+    about: &'static str,
+) -> Column {
+    Column {
+        name,
+        header,
+        about,
+        right,
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    column(
+        "key",
+        "COOKIE",
+        false,
+        "System V key; for a cookie, the cookie",
+    ),
+    column("semid", "SEMID", true, "identifier of the set"),
+    column("ns", "IPC-NS", false, "IPC namespace, by inode number"),
+    column("value", "VAL", true, "value of semaphore 0"),
+    column("wait", "WAIT", true, "threads that wait on it"),
+    column("age", "AGE", true, "time since it was made"),
+    column("state", "STATE", false, "verdict in one word"),
+    column(
+        "owner",
+        "OWNER",
+        false,
+        "who made it: + has ended, ? inferred",
+    ),
+    column(
+        "confidence",
+        "CONFIDENCE",
+        false,
+        "observed, inferred or unknown",
+    ),
+    column("verdict", "VERDICT", false, "verdict in words"),
+    column("nsems", "NSEMS", true, "semaphores in the set"),
+    column("mode", "MODE", false, "permission bits"),
+    column("uid", "UID", true, "owner of the set"),
+    column("ctime", "CTIME", false, "creation or last SETVAL"),
+    column("otime", "OTIME", false, "last successful semop"),
+    column(
+        "lastpid",
+        "LASTPID",
+        true,
+        "last process that changed it; may be reused",
+    ),
+    column("pid", "PID", true, "process that made it"),
+    column(
+        "nspid",
+        "NSPID",
+        true,
+        "its number inside its PID namespace",
+    ),
+    column("comm", "COMM", false, "its name"),
+    column("exe", "EXE", false, "its executable"),
+    column(
+        "container",
+        "CONTAINER",
+        false,
+        "its container, or unit of systemd",
+    ),
+    column("cgroup", "CGROUP", false, "its cgroup"),
+    column("parents", "PARENTS", false, "its ancestors"),
+    column("cmdline", "COMMAND", false, "its command line"),
+];
+
+const DEFAULT: &[&str] = &["key", "semid", "value", "wait", "age", "state", "owner"];
+const DEFAULT_NS: &[&str] = &[
+    "key", "semid", "ns", "value", "wait", "age", "state", "owner",
+];
+
+/// Runs the verb.
+pub fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    if args.table.output.iter().any(|name| name == "help") {
+        for column in COLUMNS {
+            out.line(&format!("{:<11} {}", column.name, column.about))?;
+        }
+        return Ok(exit::CLEAN);
+    }
+    let case = Case::of_host(args.source.trace.as_deref(), !args.source.no_trace)?;
+    let rows: Vec<Row<'_>> = rows(&case, args.all)
+        .into_iter()
+        .filter(|row| args.filters.pass(&row.candidate()))
+        .collect();
+    if as_json {
+        out.json(&as_object(&case, &rows))?;
+    } else {
+        print(args, &case, &rows, out)?;
+    }
+    for note in case.notes.iter().filter(|_| !as_json) {
+        eprintln!("dmtrace: {note}");
+    }
+    Ok(if rows.iter().any(Row::is_finding) {
+        exit::findings()
+    } else if case.incomplete {
+        exit::incomplete()
+    } else {
+        exit::CLEAN
+    })
+}
+
+/// Every cookie judged, and with `all` every other set.
+pub fn rows<'a>(case: &'a Case, all: bool) -> Vec<Row<'a>> {
+    let mut rows: Vec<Row<'a>> = case
+        .judge(&Thresholds::default())
+        .into_iter()
+        .map(|judged| Row::new(case, judged))
+        .collect();
+    if all {
+        let sets: BTreeMap<SemId, &SetSnapshot> = case
+            .snapshot
+            .namespaces
+            .iter()
+            .flat_map(|ns| {
+                ns.sets.iter().map(|set| {
+                    (
+                        SemId {
+                            ns: ns.ns,
+                            semid: set.semid,
+                        },
+                        set,
+                    )
+                })
+            })
+            .collect();
+        rows.extend(
+            case.ledger
+                .live()
+                .filter(|set| !set.is_cookie())
+                .map(|semaphore| {
+                    let set = sets.get(&semaphore.id).copied();
+                    let mut row = Row::bare(&case.ledger, semaphore, set, case.facts.now);
+                    row.age = row.age.or_else(|| row.wall_age(case.facts.wall.0));
+                    row
+                }),
+        );
+    }
+    rows.sort_by_key(|row| row.semaphore.id);
+    rows
+}
+
+fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()> {
+    let several = rows
+        .iter()
+        .any(|row| Some(row.semaphore.id.ns) != rows.first().map(|row| row.semaphore.id.ns));
+    let names: Vec<&str> = match args.table.output.as_slice() {
+        [] if several => DEFAULT_NS.to_vec(),
+        [] => DEFAULT.to_vec(),
+        chosen => chosen.iter().map(String::as_str).collect(),
+    };
+    let find = |name: &str| table::find(COLUMNS, name).map_err(Failure::Usage);
+    let columns = names
+        .iter()
+        .map(|name| find(name))
+        .collect::<Result<Vec<_>, _>>()?;
+    let sort = match args.table.sort.as_deref() {
+        None => None,
+        Some(name) => match name.strip_prefix('-') {
+            Some(name) => Some((find(name)?, true)),
+            None => Some((find(name)?, false)),
+        },
+    };
+    let layout = Layout {
+        columns,
+        sort,
+        headers: !args.table.no_headers,
+        cut: !args.table.no_trunc,
+        state: table::find(COLUMNS, "state").ok(),
+    };
+    if !rows.is_empty() || args.table.no_headers {
+        table::print(out, COLUMNS, rows.iter().map(cells).collect(), &layout)?;
+    }
+    if !args.table.no_headers {
+        summary(case, rows, out)?;
+    }
+    Ok(())
+}
+
+fn cells(row: &Row<'_>) -> Vec<Cell> {
+    let number = |value: Option<i64>| match value {
+        Some(value) => Cell::ranked(value.to_string(), value as f64),
+        None => Cell::text("-"),
+    };
+    let words = |text: Option<String>| {
+        Cell::text(
+            text.filter(|text| !text.is_empty())
+                .unwrap_or_else(|| "-".into()),
+        )
+    };
+    let set = row.set;
+    let image = row.image;
+    let verdict = row.verdict.as_ref();
+    vec![
+        Cell::ranked(
+            row.semaphore.key.to_string(),
+            f64::from(row.semaphore.key.0),
+        ),
+        number(Some(row.semaphore.id.semid.into())),
+        Cell::text(row.semaphore.id.ns.to_string()),
+        number(row.value().map(i64::from)),
+        number(row.waiting().map(i64::from)),
+        row.age.map_or_else(
+            || Cell::text("-"),
+            |age| Cell::ranked(time::age(age), age.as_secs_f64()),
+        ),
+        Cell::text(row.state()),
+        Cell::text(row.owner()),
+        words(verdict.map(|verdict| confidence(verdict).to_owned())),
+        words(verdict.map(|verdict| verdict.class.to_string())),
+        number(Some(
+            set.map_or(row.semaphore.nsems, |set| set.nsems).into(),
+        )),
+        words(set.map(|set| format!("{:04o}", set.mode & 0o7777))),
+        number(set.map(|set| set.uid.into())),
+        words(set.and_then(|set| time::unix(set.ctime))),
+        words(set.and_then(|set| time::unix(set.otime))),
+        number(set.and_then(|set| set.first).map(|first| first.pid.into())),
+        number(row.pid().map(i64::from)),
+        number(image.map(|image| image.ns_pid.into())),
+        words(Some(row.comm().to_owned())),
+        words(image.and_then(|image| image.exe.clone())),
+        Cell::text(row.workload().to_string()),
+        words(image.map(|image| image.cgroup.clone())),
+        words(image.map(|image| {
+            let names: Vec<String> = image
+                .parents
+                .iter()
+                .map(|parent| format!("{}[{}]", parent.comm, parent.id.tgid))
+                .collect();
+            names.join(" < ")
+        })),
+        words(image.map(|image| image.command_line())),
+    ]
+}
+
+fn summary(case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()> {
+    let cookies = rows.iter().filter(|row| row.semaphore.is_cookie()).count();
+    let count = |state: &str| rows.iter().filter(|row| row.state() == state).count();
+    let mut parts: Vec<String> = Vec::new();
+    for state in ["leaked", "stuck", "unknown", "foreign"] {
+        let count = count(state);
+        if count > 0 {
+            parts.push(format!("{count} {state}"));
+        }
+    }
+    let detail = if parts.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", parts.join(", "))
+    };
+    let used: usize = case
+        .snapshot
+        .namespaces
+        .iter()
+        .map(|ns| ns.sets.len())
+        .sum();
+    let spaces = case.snapshot.namespaces.len();
+    let host = case.snapshot.namespaces.first();
+    let limit = host.map_or(0, |ns| ns.limits.semmni);
+    let own = host.map_or(0, |ns| ns.sets.len());
+    out.line(&format!(
+        "{cookies} cookie{}{detail}; {own} of {limit} sets in use{}.",
+        if cookies == 1 { "" } else { "s" },
+        if spaces > 1 {
+            format!(", {used} in all {spaces} IPC namespaces")
+        } else {
+            String::new()
+        },
+    ))?;
+    let owners = rows
+        .iter()
+        .any(|row| row.ended() == Some(true) && row.known == Known::Observed);
+    let inferred = rows.iter().any(|row| row.known == Known::Inferred);
+    match (owners, inferred) {
+        (true, true) => out.line("+ has ended  ? inferred from the set's fields")?,
+        (true, false) => out.line("+ has ended")?,
+        (false, true) => out.line("? inferred from the set's fields")?,
+        (false, false) => {}
+    }
+    let unowned = rows
+        .iter()
+        .filter(|row| row.known == Known::Unknown)
+        .count();
+    if unowned > 0 && case.since.is_none() {
+        out.line(&format!(
+            "{unowned} without an owner: the kernel does not keep who made a semaphore; run dmtrace \
+             watch while they are made."
+        ))?;
+    }
+    Ok(())
+}
+
+fn as_object(case: &Case, rows: &[Row<'_>]) -> Value {
+    let namespaces: Vec<Value> = case
+        .snapshot
+        .namespaces
+        .iter()
+        .map(|ns| {
+            json!({
+                "ipc_ns": ns.ns,
+                "holder": ns.holder,
+                "sets": ns.sets.len(),
+                "limits": ns.limits,
+            })
+        })
+        .collect();
+    json::envelope(
+        "list",
+        &json!({
+            "complete": !case.incomplete,
+            "notes": case.notes,
+            "namespaces": namespaces,
+            "semaphores": rows.iter().map(Row::json).collect::<Vec<_>>(),
+        }),
+    )
+}

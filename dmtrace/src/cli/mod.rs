@@ -1,0 +1,39 @@
+//! The verbs, and what they share: parsing, exit codes, errors of one line.
+
+mod args;
+mod case;
+mod failure;
+mod filter;
+mod list;
+mod row;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub use args::{Cli, Verb};
+pub use failure::{Failure, exit};
+
+use crate::output::Out;
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    // clap prints its own errors, with exit code 2 for usage and 0 for --help.
+    let cli = Cli::parse();
+    failure::report(run(&cli))
+}
+
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let color = match cli.color {
+        args::Color::Auto => None,
+        args::Color::Always => Some(true),
+        args::Color::Never => Some(false),
+    };
+    let mut out = Out::new(color);
+    let code = match &cli.verb {
+        Verb::List(args) => list::run(args, cli.json, &mut out)?,
+        _ => anyhow::bail!("not there yet"),
+    };
+    out.flush()?;
+    Ok(code)
+}

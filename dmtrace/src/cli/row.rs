@@ -1,0 +1,270 @@
+//! One semaphore set as `list`, `watch`, `exec` and JSON show it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{case::Case, filter::Candidate};
+use crate::{
+    event::ProcessImage,
+    facts::SetSnapshot,
+    host::{Roots, container::Workload, identity},
+    ids::{BootTime, ProcId, SemId},
+    ledger::{Creator, Ledger, Process, Semaphore},
+    output::time,
+    verdict::{Class, Confidence, Judged, Verdict},
+};
+
+/// How it is known who made a set.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Known {
+    /// Its creation was seen.
+    Observed,
+    /// From its fields.
+    Inferred,
+    /// Not known.
+    Unknown,
+}
+
+/// A set with everything that can be said of it.
+pub struct Row<'a> {
+    /// The set in the books.
+    pub semaphore: &'a Semaphore,
+    /// The set in the snapshot.
+    pub set: Option<&'a SetSnapshot>,
+    /// The judgement; `None` for a set that was not judged.
+    pub verdict: Option<Verdict>,
+    /// How it is known who made it.
+    pub known: Known,
+    /// Who made it, as far as it was captured.
+    pub image: Option<&'a ProcessImage>,
+    /// Who made it.
+    pub process: Option<&'a Process>,
+    /// Age.
+    pub age: Option<Duration>,
+}
+
+impl<'a> Row<'a> {
+    /// From a judgement, or from the books alone.
+    pub fn new(case: &'a Case, judged: Judged<'a>) -> Self {
+        let mut row = Self::bare(&case.ledger, judged.semaphore, judged.set, case.facts.now);
+        row.age = row.age.or_else(|| row.wall_age(case.facts.wall.0));
+        if row.known == Known::Unknown && judged.verdict.culprit.is_some() {
+            row.known = Known::Inferred;
+        }
+        row.verdict = Some(judged.verdict);
+        row
+    }
+
+    /// From the books alone.
+    pub fn bare(
+        ledger: &'a Ledger,
+        semaphore: &'a Semaphore,
+        set: Option<&'a SetSnapshot>,
+        now: BootTime,
+    ) -> Self {
+        let process = semaphore
+            .creator
+            .image()
+            .and_then(|image| ledger.process(image));
+        Self {
+            semaphore,
+            set,
+            verdict: None,
+            known: match semaphore.creator {
+                Creator::Unknown(_) => Known::Unknown,
+                _ => Known::Observed,
+            },
+            image: process.and_then(|process| process.image.as_deref()),
+            process,
+            age: semaphore.created.map(|created| now.since(created)),
+        }
+    }
+
+    /// Age by the kernel's wall-clock stamp, for sets whose creation was not seen.
+    pub fn wall_age(&self, wall: i64) -> Option<Duration> {
+        let ctime = self.set?.ctime.0;
+        u64::try_from(wall.saturating_sub(ctime))
+            .ok()
+            .map(Duration::from_secs)
+    }
+
+    /// The state as one word; `-` for a set that was not judged.
+    pub fn state(&self) -> &'static str {
+        self.verdict
+            .as_ref()
+            .map_or("-", |verdict| verdict.class.label())
+    }
+
+    /// Whether the administrator should look at it.
+    pub fn is_finding(&self) -> bool {
+        self.verdict
+            .as_ref()
+            .is_some_and(|verdict| verdict.class.is_finding())
+    }
+
+    /// Whether it could not be decided.
+    pub fn is_unknown(&self) -> bool {
+        self.verdict
+            .as_ref()
+            .is_some_and(|verdict| matches!(verdict.class, Class::Unknown(_)))
+    }
+
+    /// Number of the process that made it, or is held responsible.
+    pub fn pid(&self) -> Option<u32> {
+        self.semaphore
+            .creator
+            .image()
+            .map(|image| image.id.tgid)
+            .or_else(|| {
+                self.verdict
+                    .as_ref()?
+                    .culprit
+                    .as_ref()
+                    .map(|culprit| culprit.who.image.id.tgid)
+            })
+    }
+
+    /// Name of the process that made it, or is held responsible.
+    pub fn comm(&self) -> &str {
+        match self.process {
+            Some(process) => process.name.as_str(),
+            None => self
+                .verdict
+                .as_ref()
+                .and_then(|verdict| verdict.culprit.as_ref())
+                .map_or("", |culprit| culprit.who.name.as_str()),
+        }
+    }
+
+    /// Whether the process that made it has ended, if that is known.
+    pub fn ended(&self) -> Option<bool> {
+        let process = self.process?;
+        Some(process.exit.is_some())
+    }
+
+    /// `name[pid]`, with `+` if it has ended and `?` if it is inferred; `-` if it is not known.
+    pub fn owner(&self) -> String {
+        let Some(pid) = self.pid() else {
+            return "-".to_owned();
+        };
+        let mark = match (self.known, self.ended()) {
+            (Known::Inferred, _) => "?",
+            (_, Some(true)) => "+",
+            _ => "",
+        };
+        let name = self.comm();
+        format!("{}[{pid}]{mark}", if name.is_empty() { "?" } else { name })
+    }
+
+    /// What its cgroup says.
+    pub fn workload(&self) -> Workload {
+        self.image
+            .map(|image| Workload::from_cgroup(&image.cgroup))
+            .unwrap_or_default()
+    }
+
+    /// What the filters look at.
+    pub fn candidate(&self) -> Candidate<'_> {
+        Candidate {
+            pid: self.pid(),
+            comm: self.comm(),
+            uid: self
+                .image
+                .map(|image| image.uid)
+                .or_else(|| self.set.map(|set| set.cuid)),
+            cgroup: self.image.map_or("", |image| image.cgroup.as_str()),
+            ns: self.semaphore.id.ns,
+            key: self.semaphore.key,
+            semid: self.semaphore.id.semid,
+            state: self.verdict.as_ref().map(|_| self.state()),
+            age: self.age,
+        }
+    }
+
+    /// Value of semaphore 0: from the kernel, else from the books.
+    pub fn value(&self) -> Option<i32> {
+        self.set
+            .and_then(|set| set.first)
+            .map(|first| first.value)
+            .or_else(|| self.semaphore.cookie.as_ref()?.value())
+    }
+
+    /// Threads that wait, by the kernel's count.
+    pub fn waiting(&self) -> Option<u32> {
+        self.set
+            .and_then(|set| set.first)
+            .map(|first| first.zcnt + first.ncnt)
+    }
+
+    /// The fields of the JSON object.
+    pub fn json(&self) -> Value {
+        let SemId { ns, semid } = self.semaphore.id;
+        let mut object = json!({
+            "ipc_ns": ns,
+            "semid": semid,
+            "key": format!("{:#010x}", self.semaphore.key.0),
+            "cookie": self.semaphore.is_cookie(),
+            "nsems": self.set.map_or(self.semaphore.nsems, |set| set.nsems),
+            "value": self.value(),
+            "waiting": self.waiting(),
+            "age_seconds": self.age.map(|age| age.as_secs()),
+            "created_boot_ns": self.semaphore.created,
+            "state": self.state(),
+            "owner_known": self.known,
+            "owner": self.pid().map(|pid| json!({
+                "pid": pid,
+                "comm": self.comm(),
+                "ended": self.ended(),
+                "exit": self.process.and_then(|process| process.exit),
+            })),
+        });
+        if let Some(set) = self.set {
+            object["mode"] = json!(format!("{:04o}", set.mode & 0o7777));
+            object["uid"] = json!(set.uid);
+            object["cuid"] = json!(set.cuid);
+            object["ctime"] = json!(time::unix(set.ctime));
+            object["otime"] = json!(time::unix(set.otime));
+            object["last_pid"] = json!(set.first.map(|first| first.pid));
+        }
+        if let Some(image) = self.image {
+            object["process"] = json!(image);
+            object["workload"] = json!(self.workload());
+        }
+        if let Some(verdict) = &self.verdict {
+            object["verdict"] = json!({
+                "class": verdict.class,
+                "text": verdict.class.to_string(),
+                "confidence": confidence(verdict),
+                "reason": reason(verdict),
+                "evidence": verdict.evidence.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "missing_step": verdict.missing,
+            });
+        }
+        object
+    }
+}
+
+/// `observed`, `inferred` or `unknown`.
+pub fn confidence(verdict: &Verdict) -> &'static str {
+    match verdict.confidence {
+        Confidence::Observed => "observed",
+        Confidence::Inferred => "inferred",
+        Confidence::Unknown(_) => "unknown",
+    }
+}
+
+/// Why a verdict is unknown.
+fn reason(verdict: &Verdict) -> Option<String> {
+    match verdict.confidence {
+        Confidence::Unknown(reason) => Some(reason.to_string()),
+        _ => None,
+    }
+}
+
+/// The image of a process that is alive, for what the tracer did not capture.
+pub fn alive(id: ProcId) -> Option<ProcessImage> {
+    identity::image(&Roots::host(), id)
+}

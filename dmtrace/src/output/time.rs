@@ -1,0 +1,113 @@
+//! Times and ages for people, and for JSON.
+
+use std::time::Duration;
+
+use jiff::{Timestamp, tz::TimeZone};
+
+use crate::{
+    host::clock,
+    ids::{BootTime, UnixTime},
+};
+
+/// Relates boot time to the wall clock, at one moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    boot: BootTime,
+    wall: Timestamp,
+}
+
+impl Clock {
+    /// This machine, now.
+    pub fn now() -> Self {
+        Self {
+            boot: clock::boot_now(),
+            wall: Timestamp::now(),
+        }
+    }
+
+    /// As a recording says.
+    pub fn at(boot: BootTime, wall: UnixTime) -> Self {
+        Self {
+            boot,
+            wall: Timestamp::from_second(wall.0).unwrap_or(Timestamp::UNIX_EPOCH),
+        }
+    }
+
+    /// The wall clock at a boot time; the clock may have been set in between.
+    pub fn timestamp(&self, at: BootTime) -> Timestamp {
+        let nanos = i128::from(at.0) - i128::from(self.boot.0);
+        let total = self.wall.as_nanosecond() + nanos;
+        Timestamp::from_nanosecond(total).unwrap_or(self.wall)
+    }
+
+    /// `17:34:15.123` in local time.
+    pub fn time_of_day(&self, at: BootTime) -> String {
+        let zoned = self.timestamp(at).to_zoned(TimeZone::system());
+        format!(
+            "{:02}:{:02}:{:02}.{:03}",
+            zoned.hour(),
+            zoned.minute(),
+            zoned.second(),
+            zoned.millisecond()
+        )
+    }
+
+    /// RFC 3339 in UTC with microseconds.
+    pub fn rfc3339(&self, at: BootTime) -> String {
+        format!("{:.6}", self.timestamp(at))
+    }
+}
+
+/// RFC 3339 in UTC; `None` for 0, which the kernel uses for "never".
+pub fn unix(at: UnixTime) -> Option<String> {
+    (at.0 != 0)
+        .then(|| Timestamp::from_second(at.0).ok())
+        .flatten()
+        .map(|time| time.to_string())
+}
+
+/// An age in one unit and a half: `3s`, `4m12s`, `2h05m`, `3d04h`.
+pub fn age(age: Duration) -> String {
+    let seconds = age.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{minutes}m{:02}s", seconds % 60),
+        3600..86_400 => format!("{hours}h{minutes:02}m"),
+        _ => format!("{days}d{hours:02}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_have_two_units_at_most() {
+        let text = |seconds| age(Duration::from_secs(seconds));
+        assert_eq!(text(0), "0s");
+        assert_eq!(text(59), "59s");
+        assert_eq!(text(252), "4m12s");
+        assert_eq!(text(7500), "2h05m");
+        assert_eq!(text(273_600), "3d04h");
+    }
+
+    #[test]
+    fn boot_times_become_wall_times() {
+        let clock = Clock::at(BootTime(10_000_000_000), UnixTime(1_000_000_000));
+        assert_eq!(
+            clock.rfc3339(BootTime(9_500_000_000)),
+            "2001-09-09T01:46:39.500000Z"
+        );
+        assert_eq!(
+            clock.rfc3339(BootTime(11_000_001_000)),
+            "2001-09-09T01:46:41.000001Z"
+        );
+    }
+
+    #[test]
+    fn never_is_not_1970() {
+        assert_eq!(unix(UnixTime(0)), None);
+        assert_eq!(unix(UnixTime(1)).as_deref(), Some("1970-01-01T00:00:01Z"));
+    }
+}
