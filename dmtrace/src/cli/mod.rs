@@ -2,10 +2,20 @@
 
 mod args;
 mod case;
+#[cfg(feature = "live")]
+mod exec;
 mod failure;
 mod filter;
 mod list;
+#[cfg(feature = "live")]
+mod printer;
+#[cfg(feature = "live")]
+mod recorder;
 mod row;
+#[cfg(feature = "live")]
+mod trace;
+#[cfg(feature = "live")]
+mod watch;
 
 use std::process::ExitCode;
 
@@ -32,6 +42,12 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let mut out = Out::new(color);
     let code = match &cli.verb {
         Verb::List(args) => list::run(args, cli.json, &mut out)?,
+        #[cfg(feature = "live")]
+        Verb::Watch(args) => watch::run(args, cli.json, &mut out)?,
+        #[cfg(feature = "live")]
+        Verb::Record(args) => watch::record(args, cli.json, &mut out)?,
+        #[cfg(feature = "live")]
+        Verb::Exec(args) => exec::run(args, cli.json, &mut out)?,
         _ => anyhow::bail!("not there yet"),
     };
     out.flush()?;

@@ -9,11 +9,11 @@ use super::{case::Case, filter::Candidate};
 use crate::{
     event::ProcessImage,
     facts::SetSnapshot,
-    host::{Roots, container::Workload, identity},
-    ids::{BootTime, ProcId, SemId},
+    host::container::Workload,
+    ids::{BootTime, SemId},
     ledger::{Creator, Ledger, Process, Semaphore},
     output::time,
-    verdict::{Class, Confidence, Judged, Verdict},
+    verdict::{Confidence, Judged, Verdict},
 };
 
 /// How it is known who made a set.
@@ -103,13 +103,6 @@ impl<'a> Row<'a> {
         self.verdict
             .as_ref()
             .is_some_and(|verdict| verdict.class.is_finding())
-    }
-
-    /// Whether it could not be decided.
-    pub fn is_unknown(&self) -> bool {
-        self.verdict
-            .as_ref()
-            .is_some_and(|verdict| matches!(verdict.class, Class::Unknown(_)))
     }
 
     /// Number of the process that made it, or is held responsible.
@@ -262,9 +255,4 @@ fn reason(verdict: &Verdict) -> Option<String> {
         Confidence::Unknown(reason) => Some(reason.to_string()),
         _ => None,
     }
-}
-
-/// The image of a process that is alive, for what the tracer did not capture.
-pub fn alive(id: ProcId) -> Option<ProcessImage> {
-    identity::image(&Roots::host(), id)
 }

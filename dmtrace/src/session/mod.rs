@@ -3,17 +3,18 @@
 mod accounting;
 mod registry;
 
-use std::{collections::BTreeSet, io};
+use std::io;
 
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{
-    Kind, PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, SEM_TOMBSTONE, SemKey,
+    Kind, PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, ProcRecord, SEM_TOMBSTONE,
+    SemKey, SemRecord,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     event::{Event, decode},
-    facts::Snapshot,
+    facts::{HostFacts, Snapshot},
     host::{self, Scope},
     ids::BootTime,
     ledger::{Change, DriftKind, Ledger, Reconciliation},
@@ -26,6 +27,25 @@ pub use registry::{RunningTracer, running_tracers};
 
 /// Messages taken from the ring before other work gets a turn.
 const BATCH: usize = 4096;
+
+/// Something that the books were made from, for a recording.
+#[derive(Clone, Copy, Debug)]
+pub enum Tapped<'a> {
+    /// A message of the ring.
+    Message(&'a [u8]),
+    /// A record of the semaphore map, read because messages were dropped.
+    Sem(SemKey, &'a SemRecord),
+    /// A record of the process map, likewise.
+    Proc(&'a ProcRecord),
+    /// The kernel's tables.
+    Snapshot(&'a Snapshot),
+}
+
+/// Gets everything that the books are made from.
+pub type Tap = Box<dyn FnMut(Tapped<'_>)>;
+
+/// Gets each event with the changes that it made in the books.
+pub type Sink<'a> = &'a mut dyn FnMut(&Event, &[Change], &Ledger);
 
 /// A running trace.
 pub struct Session {
@@ -42,6 +62,7 @@ pub struct Session {
     /// Differences found when comparing with the kernel, in sum.
     drift: u64,
     last: Option<Reconciliation>,
+    tap: Option<Tap>,
     /// Makes this trace known to `list`, `report` and `clean` as long as it lives.
     registration: Option<registry::Registration>,
 }
@@ -51,7 +72,11 @@ impl Session {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn start(options: Options, scope: Scope) -> Result<Self, StartError> {
+    pub fn start(
+        options: Options,
+        scope: Scope,
+        tap: impl FnOnce(&Tracer, BootTime) -> Result<Option<Tap>, StartError>,
+    ) -> Result<Self, StartError> {
         let other = |error: &dyn std::fmt::Display| StartError::Other(error.to_string());
         let began = host::clock::boot_now();
         let mut tracer = Tracer::start(options)?;
@@ -66,6 +91,7 @@ impl Session {
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(|_| other(&"cannot poll the ring buffer"))?;
         let registration = registry::register(&tracer, began);
+        let tap = tap(&tracer, began)?;
         let mut session = Self {
             tracer,
             ring,
@@ -77,11 +103,11 @@ impl Session {
             preexisting: 0,
             drift: 0,
             last: None,
+            tap,
             registration,
         };
-        session.drain(&mut |_, _, _, _| {});
-        let first = session.ledger.reconcile(&snapshot);
-        session.preexisting = first.preexisting;
+        session.drain_all(&mut |_, _, _| {});
+        session.preexisting = session.compare(&snapshot).preexisting;
         Ok(session)
     }
 
@@ -120,20 +146,23 @@ impl Session {
     }
 
     /// Takes messages from the ring into the books, a bounded number; tells whether there may be
-    /// more. `sink` gets each message as it came, decoded, with the changes that it made.
-    pub fn drain(&mut self, sink: &mut dyn FnMut(&[u8], &Event, &[Change], &Ledger)) -> bool {
+    /// more.
+    pub fn drain(&mut self, sink: Sink<'_>) -> bool {
         let mut changes = Vec::new();
         let ring = self.ring.get_mut();
         for _ in 0..BATCH {
             let Some(item) = ring.next() else {
                 return false;
             };
+            if let Some(tap) = &mut self.tap {
+                tap(Tapped::Message(&item));
+            }
             match decode(&item) {
                 Ok(event) => {
                     self.received.count(item.first_chunk());
                     changes.clear();
                     self.ledger.apply_into(&event, &mut changes);
-                    sink(&item, &event, &changes, &self.ledger);
+                    sink(&event, &changes, &self.ledger);
                 }
                 Err(_) => self.received.undecodable += 1,
             }
@@ -142,7 +171,7 @@ impl Session {
     }
 
     /// Takes everything that is in the ring now.
-    pub fn drain_all(&mut self, sink: &mut dyn FnMut(&[u8], &Event, &[Change], &Ledger)) {
+    pub fn drain_all(&mut self, sink: Sink<'_>) {
         while self.drain(sink) {}
     }
 
@@ -158,6 +187,7 @@ impl Session {
         let mut ended: Vec<ProcKey> = Vec::new();
         for (key, record) in self.tracer.maps().procs() {
             if record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) != PROC_ANNOUNCED {
+                self.tap(Tapped::Proc(&record));
                 changes.extend(self.ledger.adopt_process(&record));
             }
             if record.state & PROC_TOMBSTONE != 0 {
@@ -166,6 +196,7 @@ impl Session {
         }
         let mut removed: Vec<SemKey> = Vec::new();
         for (key, record) in self.tracer.maps().sems() {
+            self.tap(Tapped::Sem(key, &record));
             changes.extend(self.ledger.adopt(key.into(), &record));
             if record.state & SEM_TOMBSTONE != 0 {
                 removed.push(key);
@@ -177,11 +208,11 @@ impl Session {
 
     /// Compares the books with the kernel's own tables. Differences are counted and returned,
     /// and the maps are corrected where the kernel side missed a removal.
-    pub fn reconcile(&mut self) -> (Snapshot, Vec<Change>) {
+    pub fn reconcile(&mut self, sink: Sink<'_>) -> (Snapshot, Vec<Change>) {
         let snapshot = host::take_snapshot(&self.scope);
-        self.drain_all(&mut |_, _, _, _| {});
+        self.drain_all(sink);
         let mut changes = self.resync();
-        let mut report = self.ledger.reconcile(&snapshot);
+        let mut report = self.compare(&snapshot);
         for drift in &report.drifts {
             if matches!(drift.kind, DriftKind::Vanished | DriftKind::Rekeyed { .. }) {
                 self.tracer.forget(drift.sem.into());
@@ -196,6 +227,22 @@ impl Session {
         (snapshot, changes)
     }
 
+    fn compare(&mut self, snapshot: &Snapshot) -> Reconciliation {
+        self.tap(Tapped::Snapshot(snapshot));
+        self.ledger.reconcile(snapshot)
+    }
+
+    fn tap(&mut self, what: Tapped<'_>) {
+        if let Some(tap) = &mut self.tap {
+            tap(what);
+        }
+    }
+
+    /// Learns from the process list which processes have ended unseen.
+    pub fn observe(&mut self, facts: &HostFacts) -> Vec<Change> {
+        self.ledger.observe(facts)
+    }
+
     /// What may be missing in the books.
     pub fn completeness(&self) -> Completeness {
         let counts = self.tracer.counts();
@@ -207,14 +254,11 @@ impl Session {
     }
 
     /// Stops the probes, takes in what is left and balances the accounts.
-    pub fn finish(
-        &mut self,
-        sink: &mut dyn FnMut(&[u8], &Event, &[Change], &Ledger),
-    ) -> (Accounting, Snapshot) {
+    pub fn finish(&mut self, sink: Sink<'_>) -> (Accounting, Snapshot) {
         self.tracer.detach();
         let counts = self.settled_counts();
         self.drain_all(sink);
-        let (snapshot, _) = self.reconcile();
+        let (snapshot, _) = self.reconcile(sink);
         let accounting = Accounting::balance(
             &counts,
             &self.received,
@@ -239,11 +283,6 @@ impl Session {
             counts = again;
         }
         counts
-    }
-
-    /// Namespaces that have sets now, for the summary.
-    pub fn namespaces(&self) -> BTreeSet<crate::ids::IpcNs> {
-        self.ledger.live().map(|set| set.id.ns).collect()
     }
 }
 

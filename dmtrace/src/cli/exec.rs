@@ -1,0 +1,220 @@
+//! `dmtrace exec -- CMD`: which cookies did a command leave behind?
+
+use std::{io, process::ExitCode, time::Duration};
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::{
+    args::Exec,
+    failure::{Failure, exit},
+    row::{Row, confidence},
+    trace::{Ended, Ending, Observer, Tracing, View, runtime},
+};
+use crate::{
+    facts::SetSnapshot,
+    ids::SemId,
+    ledger::{Change, Semaphore},
+    output::{Out, json},
+    verdict::Judged,
+};
+
+/// Runs the verb.
+pub fn run(args: &Exec, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    runtime()?.block_on(async {
+        let mut tracing = Tracing::start(&args.tuning, |_, _| Ok(None))?;
+        adopt_orphans();
+        let mut child = spawn(args)?;
+        let pid = child.id();
+        let ended = tracing.run(&mut Silent, None, Some(&mut child)).await?;
+        let code = match ended {
+            Ended::Child(status) => exit_code(status),
+            Ended::Signal | Ended::Enough => 143,
+        };
+        // udev completes asynchronously: give it the time that it was promised, no more.
+        let waited = std::time::Instant::now();
+        while waited.elapsed() < args.grace && leaves_cookies(&tracing, pid) {
+            tracing
+                .run(&mut Silent, Some(Duration::from_millis(100)), None)
+                .await?;
+        }
+        let ending = tracing.finish(&mut Silent)?;
+        report(args, &ending, pid, code, as_json, out)
+    })
+}
+
+/// Makes orphans of the command children of this process, so that "a descendant of mine" still
+/// holds for a daemon that detached itself.
+fn adopt_orphans() {
+    // SAFETY: PR_SET_CHILD_SUBREAPER takes integers only. Failure costs detached daemons only.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+}
+
+fn spawn(args: &Exec) -> Result<tokio::process::Child> {
+    let (program, rest) = args
+        .command
+        .split_first()
+        .ok_or_else(|| Failure::Usage("exec: no command given; use: dmtrace exec -- CMD".into()))?;
+    tokio::process::Command::new(program)
+        .args(rest)
+        .kill_on_drop(false)
+        .spawn()
+        .map_err(|error| {
+            let hint = if error.kind() == io::ErrorKind::NotFound {
+                "; is it in PATH?"
+            } else {
+                ""
+            };
+            Failure::Usage(format!(
+                "exec: {}: {error}{hint}",
+                program.to_string_lossy()
+            ))
+            .into()
+        })
+}
+
+fn exit_code(status: std::process::ExitStatus) -> u8 {
+    use std::os::unix::process::ExitStatusExt;
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    u8::try_from(code).unwrap_or(255)
+}
+
+struct Silent;
+
+impl Observer for Silent {
+    fn changes(&mut self, _changes: &[Change], _view: &View<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn finding(&mut self, _judged: &Judged<'_>, _view: &View<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn idle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn enough(&self) -> bool {
+        false
+    }
+}
+
+fn leaves_cookies(tracing: &Tracing, pid: Option<u32>) -> bool {
+    let ledger = tracing.session().ledger();
+    ledger.cookies().any(|set| is_ours(ledger, set, pid))
+}
+
+/// Whether the command made it, or a descendant of it.
+fn is_ours(ledger: &crate::ledger::Ledger, set: &Semaphore, pid: Option<u32>) -> bool {
+    let Some(process) = set.creator.image().and_then(|image| ledger.process(image)) else {
+        return false;
+    };
+    match &process.image {
+        Some(image) => image.descendant,
+        // Its description was lost: at least the command itself is known by its number.
+        None => Some(process.image_id.id.tgid) == pid,
+    }
+}
+
+fn report(
+    args: &Exec,
+    ending: &Ending,
+    pid: Option<u32>,
+    code: u8,
+    as_json: bool,
+    out: &mut Out,
+) -> Result<ExitCode> {
+    let ledger = ending.session.ledger();
+    let now = ending.facts.now;
+    let mut left: Vec<Row<'_>> = ending
+        .judge()
+        .into_iter()
+        .filter(|judged| is_ours(ledger, judged.semaphore, pid))
+        .map(|judged| {
+            let mut row = Row::bare(ledger, judged.semaphore, judged.set, now);
+            row.verdict = Some(judged.verdict);
+            row
+        })
+        .collect();
+    if args.all {
+        let set_of = |id: SemId| -> Option<&SetSnapshot> {
+            let ns = ending
+                .snapshot
+                .namespaces
+                .iter()
+                .find(|ns| ns.ns == id.ns)?;
+            ns.sets.iter().find(|set| set.semid == id.semid)
+        };
+        left.extend(
+            ledger
+                .live()
+                .filter(|set| !set.is_cookie() && is_ours(ledger, set, pid))
+                .map(|set| Row::bare(ledger, set, set_of(set.id), now)),
+        );
+    }
+    let accounting = &ending.accounting;
+    if as_json {
+        let rows: Vec<_> = left.iter().map(Row::json).collect();
+        let body = json!({
+            "exit_code": code,
+            "left": rows,
+            "accounting": accounting,
+            "exact": accounting.is_exact(),
+        });
+        out.json(&json::envelope("exec", &body))?;
+    } else {
+        print(&left, args.all, out)?;
+        if !accounting.is_exact() {
+            out.line(&format!("accounting: {}", accounting.line()))?;
+            for deficit in &accounting.deficits {
+                out.line(&format!("  {deficit}"))?;
+            }
+        }
+    }
+    out.flush()?;
+    Ok(if !left.is_empty() {
+        ExitCode::from(args.error_exitcode)
+    } else if !accounting.is_exact() {
+        exit::incomplete()
+    } else {
+        ExitCode::from(code)
+    })
+}
+
+fn print(left: &[Row<'_>], all: bool, out: &mut Out) -> Result<()> {
+    if left.is_empty() {
+        return Ok(());
+    }
+    let what = if all { "semaphore sets" } else { "cookies" };
+    out.line(&format!(
+        "dmtrace: {} {what} left by this command",
+        left.len()
+    ))?;
+    for row in left {
+        out.line(&format!(
+            "  {}  semid {}  {}",
+            row.semaphore.key,
+            row.semaphore.id.semid,
+            row.owner()
+        ))?;
+        if let Some(verdict) = &row.verdict {
+            out.line(&format!(
+                "      {} ({})",
+                verdict.class,
+                confidence(verdict)
+            ))?;
+        }
+        if let Some(image) = row.image {
+            out.line(&format!("      {}", image.command_line()))?;
+            let parents: Vec<String> = image
+                .parents
+                .iter()
+                .map(|parent| format!("{}[{}]", parent.comm, parent.id.tgid))
+                .collect();
+            out.line(&format!("      below {}", parents.join(" < ")))?;
+        }
+    }
+    Ok(())
+}

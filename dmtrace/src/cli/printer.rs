@@ -1,0 +1,351 @@
+//! One line for each change, for people and for programs.
+
+use std::{collections::BTreeSet, io::Write as _};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{
+    filter::{Candidate, Filters},
+    recorder::Recorder,
+    row::confidence,
+    trace::{Observer, View},
+};
+use crate::{
+    ids::{BootTime, IpcNs, SemId},
+    ledger::{Change, ChangeKind, EndKind, ImageId, Ledger, Meaning},
+    output::{Out, json, table, time::Clock},
+    verdict::Judged,
+};
+
+/// Prints changes and findings as they come.
+pub struct Printer<'a> {
+    out: &'a mut Out,
+    style: Style,
+    filters: &'a Filters,
+    clock: Clock,
+    recorder: Option<Recorder>,
+    /// Lines still wanted; `None` for no limit.
+    left: Option<u64>,
+    /// Processes whose image was printed already (JSON): later lines refer to it.
+    introduced: BTreeSet<ImageId>,
+}
+
+/// What is printed, and how.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Style {
+    /// JSON instead of text.
+    pub json: bool,
+    /// Every semaphore instead of cookies only.
+    pub all: bool,
+}
+
+impl<'a> Printer<'a> {
+    /// A printer to standard output.
+    pub fn new(
+        out: &'a mut Out,
+        style: Style,
+        filters: &'a Filters,
+        left: Option<u64>,
+        recorder: Option<Recorder>,
+    ) -> Self {
+        Self {
+            out,
+            style,
+            filters,
+            clock: Clock::now(),
+            recorder,
+            left,
+            introduced: BTreeSet::new(),
+        }
+    }
+
+    /// The header line, or the first JSON object.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn begin(&mut self, start: &Value) -> Result<()> {
+        if self.style.json {
+            self.out.json(&json::envelope("start", start))?;
+        } else {
+            self.out
+                .line("TIME          EVENT      COOKIE           SEMID  VAL  PROCESS")?;
+        }
+        Ok(self.out.flush()?)
+    }
+
+    /// Standard output, for the summary.
+    pub const fn out(&mut self) -> &mut Out {
+        self.out
+    }
+
+    fn print(&mut self, change: &Change, ledger: &Ledger) -> Result<()> {
+        if !(self.style.all || change.is_cookie()) || !self.passes(change, ledger) {
+            return Ok(());
+        }
+        if self.left == Some(0) {
+            return Ok(());
+        }
+        if self.style.json {
+            let object = self.object(change, ledger);
+            self.out.json(&object)?;
+        } else {
+            let value = match change.kind {
+                ChangeKind::Set { to } => Some(to),
+                ChangeKind::Up { to } | ChangeKind::Down { to, .. } => to,
+                ChangeKind::Waiting { value } => value,
+                _ => ledger
+                    .semaphore(change.sem)
+                    .and_then(|set| set.cookie.as_ref()?.value()),
+            };
+            let who = change.who.as_ref().map_or_else(
+                || "kernel".to_owned(),
+                |who| format!("{}[{}]", who.name, who.image.id.tgid),
+            );
+            let line = Line {
+                at: change.at,
+                event: word(change),
+                key: change.key.to_string(),
+                sem: change.sem,
+                value,
+                who,
+                detail: detail(change, ledger),
+            };
+            self.line(&line)?;
+        }
+        self.left = self.left.map(|left| left.saturating_sub(1));
+        Ok(())
+    }
+
+    fn line(&mut self, line: &Line) -> Result<()> {
+        let semid = if line.sem.semid < 0 {
+            "-".to_owned()
+        } else {
+            line.sem.semid.to_string()
+        };
+        let value = line
+            .value
+            .map_or_else(|| "-".to_owned(), |value| value.to_string());
+        let ns = if line.sem.ns == IpcNs::HOST {
+            String::new()
+        } else {
+            format!("  ns={}", line.sem.ns)
+        };
+        let detail = if line.detail.is_empty() {
+            String::new()
+        } else {
+            format!("  {}", line.detail)
+        };
+        let text = format!(
+            "{:12}  {:9}  {:10}  {semid:>10}  {value:>3}  {}{ns}{detail}",
+            self.clock.time_of_day(line.at),
+            line.event,
+            line.key,
+            line.who,
+        );
+        let text = table::cut(&text, self.out.width());
+        let text = text.replacen(line.event, &self.out.state(line.event), 1);
+        Ok(self.out.line(&text)?)
+    }
+
+    fn passes(&self, change: &Change, ledger: &Ledger) -> bool {
+        let semaphore = ledger
+            .semaphore(change.sem)
+            .or_else(|| ledger.closed_cookie(change.sem));
+        let creator = semaphore
+            .and_then(|set| set.creator.image())
+            .or(change.who.as_ref().map(|who| who.image));
+        let process = creator.and_then(|image| ledger.process(image));
+        let image = process.and_then(|process| process.image.as_deref());
+        self.filters.pass(&Candidate {
+            pid: creator.map(|image| image.id.tgid),
+            comm: process.map_or("", |process| process.name.as_str()),
+            uid: image.map(|image| image.uid),
+            cgroup: image.map_or("", |image| image.cgroup.as_str()),
+            ns: change.sem.ns,
+            key: change.key,
+            semid: change.sem.semid,
+            state: None,
+            age: semaphore.and_then(|set| Some(change.at.since(set.created?))),
+        })
+    }
+
+    fn object(&mut self, change: &Change, ledger: &Ledger) -> Value {
+        let mut object = json::envelope("change", change);
+        object["time"] = json!(self.clock.rfc3339(change.at));
+        object["key"] = json!(format!("{:#010x}", change.key.0));
+        if let Some(who) = &change.who
+            && let Some(image) = ledger
+                .process(who.image)
+                .and_then(|process| process.image.as_deref())
+            && self.introduced.insert(who.image)
+        {
+            object["process"] = json!(image);
+        }
+        // A number per process for as long as it runs would be unbounded otherwise.
+        if self.introduced.len() > 65_536 {
+            self.introduced.clear();
+        }
+        object
+    }
+}
+
+impl Observer for Printer<'_> {
+    fn changes(&mut self, changes: &[Change], view: &View<'_>) -> Result<()> {
+        changes
+            .iter()
+            .try_for_each(|change| self.print(change, view.ledger))
+    }
+
+    fn finding(&mut self, judged: &Judged<'_>, view: &View<'_>) -> Result<()> {
+        let semaphore = judged.semaphore;
+        let verdict = &judged.verdict;
+        let at = crate::host::clock::boot_now();
+        if self.style.json {
+            let object = json!({
+                "time": self.clock.rfc3339(at),
+                "ipc_ns": semaphore.id.ns,
+                "semid": semaphore.id.semid,
+                "key": format!("{:#010x}", semaphore.key.0),
+                "verdict": verdict.class,
+                "text": verdict.class.to_string(),
+                "confidence": confidence(verdict),
+                "culprit": verdict.culprit,
+                "evidence": verdict.evidence.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            });
+            return Ok(self.out.json(&json::envelope("finding", &object))?);
+        }
+        let creator = semaphore
+            .creator
+            .image()
+            .and_then(|image| view.ledger.process(image));
+        let who = match (&verdict.culprit, creator) {
+            (Some(culprit), _) => format!("{}[{}]", culprit.who.name, culprit.who.image.id.tgid),
+            (None, Some(process)) => format!("{}[{}]", process.name, process.image_id.id.tgid),
+            (None, None) => "-".to_owned(),
+        };
+        let text = verdict.class.to_string();
+        let label = verdict.class.label();
+        let line = Line {
+            at,
+            event: label,
+            key: semaphore.key.to_string(),
+            sem: semaphore.id,
+            value: judged
+                .set
+                .and_then(|set| set.first)
+                .map(|first| first.value),
+            who,
+            detail: format!(
+                "{} ({})",
+                text.strip_prefix(label)
+                    .unwrap_or(&text)
+                    .trim_start_matches([':', ' ']),
+                confidence(verdict)
+            ),
+        };
+        self.line(&line)
+    }
+
+    fn idle(&mut self) -> Result<()> {
+        if let Some(recorder) = &self.recorder {
+            recorder.flush();
+        }
+        Ok(self.out.flush()?)
+    }
+
+    fn enough(&self) -> bool {
+        self.left == Some(0)
+    }
+}
+
+struct Line {
+    at: BootTime,
+    event: &'static str,
+    key: String,
+    sem: SemId,
+    value: Option<i32>,
+    who: String,
+    detail: String,
+}
+
+/// A change as one word.
+fn word(change: &Change) -> &'static str {
+    match change.kind {
+        ChangeKind::Created { .. } => "create",
+        ChangeKind::Found => "found",
+        ChangeKind::Set { .. } => "set",
+        ChangeKind::Up { .. } => "+1",
+        ChangeKind::Down { .. } => "-1",
+        ChangeKind::Starved => "-1 failed",
+        ChangeKind::Waiting { .. } => "wait",
+        ChangeKind::Released => "released",
+        ChangeKind::WaitFailed { .. } => "wait end",
+        ChangeKind::Destroyed { .. } => "destroy",
+        ChangeKind::OwnerExited { .. } => "exit",
+        ChangeKind::CreateFailed { .. } => "no create",
+        ChangeKind::LookupFailed { .. } => "no lookup",
+    }
+}
+
+fn detail(change: &Change, ledger: &Ledger) -> String {
+    match change.kind {
+        ChangeKind::Created { .. } => change
+            .who
+            .as_ref()
+            .and_then(|who| ledger.process(who.image)?.image.as_deref())
+            .map(|image| image.command_line())
+            .unwrap_or_default(),
+        ChangeKind::Down {
+            meaning: Meaning::Completion,
+            ..
+        } => "completion".to_owned(),
+        ChangeKind::WaitFailed { errno } | ChangeKind::CreateFailed { errno } => errno_name(errno),
+        ChangeKind::LookupFailed {
+            errno,
+            lives_in: Some(ns),
+        } => {
+            format!("{}; it lives in IPC namespace {ns}", errno_name(errno))
+        }
+        ChangeKind::LookupFailed {
+            errno,
+            lives_in: None,
+        } => errno_name(errno),
+        ChangeKind::OwnerExited { status, stage } => match status {
+            Some(status) => format!("{status} {stage}"),
+            None => format!("has gone {stage}"),
+        },
+        ChangeKind::Destroyed { ending } => match ending {
+            EndKind::ByWaiter | EndKind::ByCreator => String::new(),
+            EndKind::WhileLive => "while in use!".to_owned(),
+            EndKind::ByOther => "by another process".to_owned(),
+            EndKind::WithNamespace => "with its IPC namespace".to_owned(),
+            EndKind::NamespaceGone => "its IPC namespace is gone (inferred)".to_owned(),
+            EndKind::Vanished => "removal not seen".to_owned(),
+        },
+        _ => String::new(),
+    }
+}
+
+/// The errors that semaphore calls return, by name.
+pub fn errno_name(errno: i32) -> String {
+    match errno {
+        libc::ENOSPC => "ENOSPC: the limits of kernel.sem are reached".to_owned(),
+        libc::ENOMEM => "ENOMEM".to_owned(),
+        libc::ENOENT => "ENOENT".to_owned(),
+        libc::EINTR => "EINTR: interrupted by a signal".to_owned(),
+        libc::EIDRM => "EIDRM: the set was removed under the waiter".to_owned(),
+        libc::EAGAIN => "EAGAIN: the value was 0 already".to_owned(),
+        libc::EACCES => "EACCES".to_owned(),
+        libc::EEXIST => "EEXIST".to_owned(),
+        other => format!("errno {other}"),
+    }
+}
+
+/// A line on standard error, for people only.
+pub fn remark(json: bool, text: &str) {
+    if !json {
+        // Standard error may be closed, too; that must not end the trace.
+        let _closed = writeln!(std::io::stderr(), "dmtrace: {text}");
+    }
+}

@@ -1,0 +1,135 @@
+//! Writing a recording while tracing. A full disk ends the recording, not the trace.
+
+use std::{
+    cell::RefCell,
+    fs::{File, OpenOptions},
+    io::{self, BufWriter},
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::{
+    event::recording::{Start, Writer},
+    facts::HostFacts,
+    host::{self, Roots},
+    ids::BootTime,
+    probe::{Environment, Tracer},
+    session::{Tap, Tapped},
+};
+
+/// A recording in the making; shared between the tap in the session and the verb.
+#[derive(Clone)]
+pub struct Recorder(Rc<RefCell<State>>);
+
+struct State {
+    path: PathBuf,
+    file: Option<File>,
+    writer: Option<Writer<BufWriter<File>>>,
+    failed: Option<String>,
+}
+
+impl Recorder {
+    /// Creates the file.
+    ///
+    /// # Errors
+    /// It exists and must not, or cannot be written.
+    pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut options = OpenOptions::new();
+        // It holds command lines of other users.
+        options.write(true).mode(0o600);
+        if overwrite {
+            options.create(true).truncate(true)
+        } else {
+            options.create_new(true)
+        };
+        let file = options.open(path).map_err(|error| {
+            let hint = if error.kind() == io::ErrorKind::AlreadyExists {
+                "; use --force to overwrite it"
+            } else {
+                ""
+            };
+            anyhow::anyhow!("{}: {error}{hint}", path.display())
+        })?;
+        Ok(Self(Rc::new(RefCell::new(State {
+            path: path.to_owned(),
+            file: Some(file),
+            writer: None,
+            failed: None,
+        }))))
+    }
+
+    /// Writes the beginning, and returns what writes the rest.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn tap(&self, tracer: &Tracer, began: BootTime) -> Result<Tap> {
+        let start = Start {
+            abi: dmtrace_common::ABI,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: Environment::read().kernel,
+            boot_id: host::clock::boot_id(&Roots::host()),
+            began,
+            wall: host::clock::wall_now(),
+            backend: tracer.backend().name().to_owned(),
+            command: std::env::args().collect(),
+        };
+        let mut state = self.0.borrow_mut();
+        let file = state.file.take().context("the recording was begun twice")?;
+        let path = state.path.display().to_string();
+        state.writer =
+            Some(Writer::begin(BufWriter::with_capacity(1 << 18, file), &start).context(path)?);
+        drop(state);
+        let shared = self.clone();
+        Ok(Box::new(move |tapped| {
+            shared.write(|writer| match tapped {
+                Tapped::Message(bytes) => writer.message(bytes),
+                Tapped::Sem(key, record) => writer.sem(key, record),
+                Tapped::Proc(record) => writer.process(record),
+                Tapped::Snapshot(snapshot) => writer.snapshot(snapshot),
+            });
+        }))
+    }
+
+    /// Hands what is buffered to the system.
+    pub fn flush(&self) {
+        self.write(Writer::flush);
+    }
+
+    /// Why the recording has ended early, if it has.
+    pub fn failed(&self) -> Option<String> {
+        self.0.borrow().failed.clone()
+    }
+
+    /// Writes the facts and the balance, and closes the file.
+    pub fn end(&self, facts: &HostFacts, balance: &impl Serialize) {
+        self.write(|writer| writer.facts(facts));
+        let mut state = self.0.borrow_mut();
+        if let Some(writer) = state.writer.take()
+            && let Err(error) = writer.end(balance)
+        {
+            state.fail(&error);
+        }
+    }
+
+    fn write(&self, write: impl FnOnce(&mut Writer<BufWriter<File>>) -> io::Result<()>) {
+        let mut state = self.0.borrow_mut();
+        let result = state.writer.as_mut().map(write);
+        if let Some(Err(error)) = result {
+            state.fail(&error);
+        }
+    }
+}
+
+impl State {
+    /// Keeps what was written: a recording without an end is readable.
+    fn fail(&mut self, error: &io::Error) {
+        self.writer = None;
+        let message = format!("{}: {error}; the recording ends here", self.path.display());
+        eprintln!("dmtrace: {message}");
+        self.failed = Some(message);
+    }
+}

@@ -1,0 +1,240 @@
+//! `dmtrace watch` and `dmtrace record`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{
+    args::{Record, Watch},
+    failure::exit,
+    printer::{Printer, Style, remark},
+    recorder::Recorder,
+    trace::{Ending, Observer, Tracing, View, runtime},
+};
+use crate::{
+    ledger::Change,
+    output::{Out, json, time},
+    probe::{Environment, StartError},
+    session::{Session, Tap},
+    verdict::{Class, Judged},
+};
+
+/// Runs `watch`.
+pub fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    let recorder = match &args.record {
+        Some(path) => Some(Recorder::create(path, false)?),
+        None => None,
+    };
+    runtime()?.block_on(async {
+        let mut tracing = Tracing::start(&args.tuning, tap(recorder.as_ref()))?;
+        greet(tracing.session(), as_json, args.duration.is_none());
+        let style = Style {
+            json: as_json,
+            all: args.all,
+        };
+        let mut printer = Printer::new(out, style, &args.filters, args.count, recorder.clone());
+        printer.begin(&start_record(tracing.session()))?;
+        tracing.run(&mut printer, args.duration, None).await?;
+        let ending = tracing.finish(&mut printer)?;
+        if let Some(recorder) = &recorder {
+            recorder.end(&ending.facts, &ending.accounting);
+        }
+        summarize(&ending, as_json, printer.out())
+    })
+}
+
+/// Runs `record`.
+pub fn record(args: &Record, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    let recorder = Recorder::create(&args.file, args.force)?;
+    runtime()?.block_on(async {
+        let mut tracing = Tracing::start(&args.tuning, tap(Some(&recorder)))?;
+        greet(tracing.session(), as_json, args.duration.is_none());
+        let mut quiet = Quiet {
+            recorder: recorder.clone(),
+        };
+        tracing.run(&mut quiet, args.duration, None).await?;
+        let ending = tracing.finish(&mut quiet)?;
+        recorder.end(&ending.facts, &ending.accounting);
+        let code = summarize(&ending, as_json, out)?;
+        if recorder.failed().is_some() {
+            return Ok(exit::incomplete());
+        }
+        remark(
+            as_json,
+            &format!(
+                "wrote {0}; read it with: dmtrace report {0}",
+                args.file.display()
+            ),
+        );
+        Ok(code)
+    })
+}
+
+/// The tap of a recording, if there is one.
+fn tap(
+    recorder: Option<&Recorder>,
+) -> impl FnOnce(&crate::probe::Tracer, crate::ids::BootTime) -> Result<Option<Tap>, StartError> {
+    move |tracer, began| {
+        recorder
+            .map(|recorder| recorder.tap(tracer, began))
+            .transpose()
+            .map_err(|error| StartError::Other(format!("{error:#}")))
+    }
+}
+
+/// Writes, prints nothing; stops when the file can no longer be written.
+struct Quiet {
+    recorder: Recorder,
+}
+
+impl Observer for Quiet {
+    fn changes(&mut self, _changes: &[Change], _view: &View<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn finding(&mut self, _judged: &Judged<'_>, _view: &View<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn idle(&mut self) -> Result<()> {
+        self.recorder.flush();
+        Ok(())
+    }
+
+    fn enough(&self) -> bool {
+        self.recorder.failed().is_some()
+    }
+}
+
+fn greet(session: &Session, as_json: bool, until_interrupted: bool) {
+    let tracer = session.tracer();
+    let until = if until_interrupted {
+        "; Ctrl-C ends"
+    } else {
+        ""
+    };
+    remark(
+        as_json,
+        &format!(
+            "tracing ({} backend), {} sets were there before{until}",
+            tracer.backend(),
+            session.preexisting()
+        ),
+    );
+    let blind = tracer.backend().blind_spots();
+    if !blind.is_empty() {
+        remark(
+            as_json,
+            "this backend is a last resort (dmtrace doctor tells why); it does not see:",
+        );
+        for spot in blind {
+            remark(as_json, &format!("  {spot}"));
+        }
+    }
+    for what in tracer.missing_detail() {
+        remark(as_json, &format!("this kernel does not show: {what}"));
+    }
+    if !session.is_registered() {
+        remark(
+            as_json,
+            "cannot write /run/dmtrace: list, report and clean will not find this trace",
+        );
+    }
+}
+
+fn start_record(session: &Session) -> Value {
+    let tracer = session.tracer();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "kernel": Environment::read().kernel,
+        "backend": tracer.backend(),
+        "blind_spots": tracer.backend().blind_spots(),
+        "missing_detail": tracer.missing_detail(),
+        "ring_bytes": tracer.ring_bytes(),
+        "preexisting_sets": session.preexisting(),
+        "began_boot_ns": session.began(),
+        "command": std::env::args().collect::<Vec<_>>(),
+    })
+}
+
+/// Prints what happened in sum, and chooses the exit code.
+pub fn summarize(ending: &Ending, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    let totals = ending.session.ledger().totals();
+    let judged = ending.judge();
+    let findings: Vec<&Judged<'_>> = judged
+        .iter()
+        .filter(|judged| judged.verdict.class.is_finding())
+        .collect();
+    let open = judged
+        .iter()
+        .filter(|judged| matches!(judged.verdict.class, Class::Unknown(_)))
+        .count();
+    let accounting = &ending.accounting;
+    let elapsed = ending.facts.now.since(ending.session.began());
+    if as_json {
+        out.json(&json::envelope(
+            "summary",
+            &json!({
+                "seconds": elapsed.as_secs_f64(),
+                "backend": ending.session.tracer().backend(),
+                "totals": totals,
+                "findings": findings.len(),
+                "undecided": open,
+                "accounting": accounting,
+                "exact": accounting.is_exact(),
+            }),
+        ))?;
+    } else {
+        let (sets, cookies) = (&totals.sets, &totals.cookies);
+        out.line("")?;
+        out.line(&format!(
+            "{}: {} sets made ({} cookies), {} removed ({}), {} there now ({})",
+            time::age(elapsed),
+            sets.created,
+            cookies.created,
+            sets.destroyed,
+            cookies.destroyed,
+            sets.live,
+            cookies.live
+        ))?;
+        if totals.starved > 0 {
+            out.line(&format!(
+                "{} creations failed: the limits of kernel.sem are reached",
+                totals.starved
+            ))?;
+        }
+        leaks(&findings, open, accounting.is_exact(), out)?;
+        out.line(&format!("accounting: {}", accounting.line()))?;
+        for deficit in &accounting.deficits {
+            out.line(&format!("  {deficit}"))?;
+        }
+    }
+    out.flush()?;
+    Ok(if !findings.is_empty() {
+        exit::findings()
+    } else if accounting.is_exact() {
+        exit::CLEAN
+    } else {
+        exit::incomplete()
+    })
+}
+
+fn leaks(findings: &[&Judged<'_>], open: usize, exact: bool, out: &mut Out) -> Result<()> {
+    if !findings.is_empty() {
+        out.line(&format!(
+            "{} findings; who and why: dmtrace report; remove: dmtrace clean",
+            findings.len()
+        ))?;
+    } else if !exact {
+        out.line("no leak seen, but the accounts do not add up: not certain")?;
+    } else if open > 0 {
+        out.line(&format!(
+            "no leak proven; {open} cookies could not be decided: dmtrace list"
+        ))?;
+    } else {
+        out.line("no leak")?;
+    }
+    Ok(())
+}
+
