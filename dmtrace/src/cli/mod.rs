@@ -11,6 +11,7 @@ mod list;
 mod printer;
 #[cfg(feature = "live")]
 mod recorder;
+mod report;
 mod row;
 #[cfg(feature = "live")]
 mod trace;
@@ -42,6 +43,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let mut out = Out::new(color);
     let code = match &cli.verb {
         Verb::List(args) => list::run(args, cli.json, &mut out)?,
+        Verb::Report(args) => report::run(args, cli.json, &mut out)?,
         #[cfg(feature = "live")]
         Verb::Watch(args) => watch::run(args, cli.json, &mut out)?,
         #[cfg(feature = "live")]

@@ -237,4 +237,3 @@ fn leaks(findings: &[&Judged<'_>], open: usize, exact: bool, out: &mut Out) -> R
     }
     Ok(())
 }
-
