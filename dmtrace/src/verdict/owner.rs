@@ -7,7 +7,7 @@ use super::{
     signature,
 };
 use crate::{
-    event::{ExitStatus, ProcessImage},
+    event::{Ancestor, ExitStatus, ProcessImage},
     ids::BootTime,
     ledger::{Cookie, Creator, Exit, Process, Stage, User},
 };
@@ -270,6 +270,36 @@ fn may_be_transaction(owner: &User, process: Option<&Process>) -> bool {
     }
 }
 
+/// Programs that start sessions and services, and outlive them: they hold no transaction.
+const SUPERVISORS: &[&str] = &[
+    "(sd-pam)",
+    "agetty",
+    "atd",
+    "conmon",
+    "containerd",
+    "containerd-shim",
+    "cron",
+    "crond",
+    "dockerd",
+    "dumb-init",
+    "getty",
+    "init",
+    "kubelet",
+    "login",
+    "runsv",
+    "s6-supervise",
+    "sshd",
+    "sshd-session",
+    "supervisord",
+    "systemd",
+    "tini",
+];
+
+/// Whether an ancestor is only there to start others. The first process inherits orphans.
+fn supervises(ancestor: &Ancestor) -> bool {
+    ancestor.id.tgid <= 1 || SUPERVISORS.contains(&ancestor.comm.as_str())
+}
+
 /// The creator of a transaction has ended, and no user of it is alive.
 fn transaction(
     context: &Context<'_>,
@@ -279,24 +309,27 @@ fn transaction(
 ) -> Verdict {
     let facts = context.facts;
     evidence.push(Evidence::Transaction);
-    let image = process.and_then(|process| process.image.as_deref());
-    // The first process of the system never holds a transaction; it inherits orphans.
-    let parent = image
-        .and_then(|image| image.parents.first())
-        .filter(|parent| parent.id.tgid > 1);
-    if let Some(parent) = parent
-        && life::life(parent.id, BootTime(0), None, facts, facts.now) != Life::Dead(None)
-    {
+    let ancestors = process
+        .and_then(|process| process.image.as_deref())
+        .map_or(&[][..], |image| &image.parents);
+    // A subshell in between may have ended: any ancestor may be the script.
+    let holder = ancestors.iter().find(|ancestor| {
+        !supervises(ancestor)
+            && life::life(ancestor.id, BootTime(0), None, facts, facts.now) != Life::Dead(None)
+    });
+    if let Some(holder) = holder {
         evidence.push(Evidence::ParentAlive {
-            pid: parent.id.tgid,
-            name: parent.comm.clone(),
+            pid: holder.id.tgid,
+            name: holder.comm.clone(),
         });
         return open(known, evidence);
     }
     if known.quiet < context.thresholds.old {
         return open(known, evidence);
     }
-    let reason = if !facts.processes_complete {
+    let reason = if ancestors.is_empty() {
+        Some(Reason::EventsLost)
+    } else if !facts.processes_complete {
         Some(Reason::ProcessesUnreadable)
     } else if !facts.carriers_complete {
         Some(Reason::CarriersUnreadable)

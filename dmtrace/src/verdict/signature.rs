@@ -51,6 +51,11 @@ const COOKIE_PROGRAMS: &[&str] = &[
 /// LVM runs under the name of its command.
 const LVM_PREFIXES: &[&str] = &["lv", "vg", "pv"];
 
+/// Programs that run scripts.
+const INTERPRETERS: &[&str] = &[
+    "ash", "bash", "busybox", "dash", "ksh", "make", "perl", "python", "python3", "sh", "zsh",
+];
+
 /// One second: the grain of `sem_ctime` and `sem_otime`.
 const GRAIN: i64 = 1;
 
@@ -111,12 +116,12 @@ pub(super) fn judge(
     if !facts.carriers_complete {
         return undecided(Reason::CarriersUnreadable, evidence, known);
     }
-    let candidates: Vec<Evidence> = candidates(facts, set, subject).collect();
+    let fields = signature(set, state);
+    let candidates: Vec<Evidence> = candidates(facts, set, subject, fields).collect();
     if !candidates.is_empty() {
         evidence.extend(candidates);
         return undecided(Reason::PossibleOwners, evidence, known);
     }
-    let fields = signature(set, state);
     evidence.push(Evidence::Quiet { time: known.quiet });
     Verdict::of(
         Class::Leaked(How::Signature { fields }),
@@ -178,12 +183,16 @@ fn candidates<'a>(
     facts: &'a HostFacts,
     set: &'a SetSnapshot,
     subject: &'a Subject<'_>,
+    fields: Signature,
 ) -> impl Iterator<Item = Evidence> + 'a {
     facts
         .processes
         .iter()
         .filter(move |(_, live)| {
-            makes_cookies(&live.comm)
+            // A cookie that was set and never used is what `dmsetup udevcreatecookie` leaves
+            // to a script.
+            let script = fields == Signature::NeverUsed && INTERPRETERS.contains(&&*live.comm);
+            (makes_cookies(&live.comm) || script)
                 && started(facts, live.start_ticks) <= set.ctime.0.saturating_add(GRAIN)
                 && live.ipc_ns.is_none_or(|ns| ns == subject.semaphore.id.ns)
         })
