@@ -35,7 +35,9 @@ pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowled
         .iter()
         .map(|user| (user, life::user_life(user, facts, listed)))
         .collect();
-    if known.quiet < limits.young {
+    let ends = cookie.users.iter().filter_map(|user| user.exit);
+    let ended = ends.map(|exit| facts.now.since(exit.at)).min();
+    if known.quiet.min(ended.unwrap_or(known.quiet)) < limits.young {
         return open(known, evidence);
     }
     if over_completed(cookie, &known) {
@@ -154,10 +156,10 @@ fn living(
     let Some((how, confidence, user)) = found else {
         return open(known, evidence);
     };
-    let confidence = match (confidence, known.confidence()) {
-        (Confidence::Observed, Confidence::Observed) => Confidence::Observed,
-        _ => Confidence::Inferred,
-    };
+    if known.unseen || known.contradiction {
+        // What was not seen may have been the wait.
+        return incomplete(known, evidence);
+    }
     let self_completed = cookie.counts.self_completions();
     if self_completed > 0 {
         evidence.push(Evidence::SelfCompleted {
@@ -224,7 +226,9 @@ fn abandoned(
     let later_here = thread
         .and_then(|trail| trail.cycle)
         .filter(|cycle| cycle.created > user.last);
-    let later = process.cycle.filter(|cycle| cycle.created > user.last);
+    let later = process.cycle.filter(|cycle| {
+        cycle.created > user.last && cycle.closed.since(user.last) >= limits.abandoned
+    });
     let moved = |same_thread, confidence| {
         let cycle = if same_thread { later_here } else { later };
         cycle.map_or(Abandoned::No, |cycle| {
@@ -246,8 +250,8 @@ fn abandoned(
     match (later_here.is_some(), ioctl_over, long) {
         (true, true, _) => moved(true, Confidence::Observed),
         (true, false, true) => moved(true, Confidence::Inferred),
-        // Another thread: Go and tokio move work between threads; a thread that still is in its
-        // ioctl can take as long as the device does.
+        // Another thread, long after: Go and tokio move work between threads, and the process
+        // was not stopped. A thread that still is in its ioctl can take as long as the device.
         (false, true, true) => moved(false, Confidence::Inferred),
         _ => Abandoned::No,
     }
@@ -349,6 +353,15 @@ fn transaction(
     .with(known.evidence)
 }
 
+fn incomplete(known: Knowledge, evidence: Vec<Evidence>) -> Verdict {
+    let reason = if known.contradiction {
+        Reason::Contradiction
+    } else {
+        Reason::EventsLost
+    };
+    Verdict::unknown(reason).with(evidence).with(known.evidence)
+}
+
 /// Every user has ended, nobody waits, nobody carries the cookie: leaked.
 fn dead(
     subject: &Subject<'_>,
@@ -380,17 +393,10 @@ fn dead(
             },
         });
     }
-    // Unseen calls may have been those of a user that is not in the books: only old cookies
-    // that the snapshot shows untouched can be told.
-    if (known.unseen || known.contradiction)
-        && !(known.fresh && known.quiet >= context.thresholds.old)
-    {
-        let reason = if known.contradiction {
-            Reason::Contradiction
-        } else {
-            Reason::EventsLost
-        };
-        return Verdict::unknown(reason).with(evidence).with(known.evidence);
+    // Unseen calls may have been those of a user that is not in the books: what remains is what
+    // the kernel shows.
+    if known.unseen || known.contradiction {
+        return signature::judge(subject, context, known, evidence);
     }
     // Who did the last step is who left it: a script's last dmsetup, or the owner itself.
     let left = cookie

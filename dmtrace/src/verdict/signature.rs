@@ -1,4 +1,4 @@
-//! A cookie whose creator is not known: what its fields allow to infer, and no more.
+//! A cookie whose creator is not known, or not all of its story: what its fields allow to infer, and no more.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{
 use crate::{
     facts::{HostFacts, SemState, SetSnapshot},
     ids::UnixTime,
-    ledger::{Creator, WhyUnknown},
+    ledger::Creator,
 };
 
 /// Programs that make cookies, by the name of their process (cut at 15 bytes as the kernel does).
@@ -67,10 +67,11 @@ pub(super) fn judge(
 ) -> Verdict {
     let facts = context.facts;
     let limits = context.thresholds;
-    let unknown = Reason::CreatorUnknown(match subject.semaphore.creator {
-        Creator::Unknown(why) => why,
-        Creator::Known { .. } => WhyUnknown::Missed,
-    });
+    let unknown = match subject.semaphore.creator {
+        Creator::Unknown(why) => Reason::CreatorUnknown(why),
+        Creator::Known { .. } if known.contradiction => Reason::Contradiction,
+        Creator::Known { .. } => Reason::EventsLost,
+    };
     let Some((set, state)) = subject
         .set
         .and_then(|set| Some((set, set.first?)))

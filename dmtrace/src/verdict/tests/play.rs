@@ -121,9 +121,32 @@ impl Play {
             227..239 => self.noise(detail),
             239..241 => self.admin(detail),
             241..243 => self.stranger(detail),
-            243..251 => self.world.tick(u64::from(detail % 50) * 100_000_000),
-            _ => self.world.tick(u64::from(detail % 20) * 60_000_000_000),
+            243..251 => self.pass(u64::from(detail % 50) * 100_000_000),
+            _ => self.pass(u64::from(detail % 20) * 60_000_000_000),
         }
+    }
+
+    /// Time passes. A process with one thread may be stopped anywhere; of one with several, no
+    /// single thread stands still, except in its ioctl or in a wait.
+    pub fn pass(&mut self, ns: u64) {
+        for index in 0..self.threads.len() {
+            for _ in 0..16 {
+                let thread = &self.threads[index];
+                let alone = !self
+                    .threads
+                    .iter()
+                    .any(|other| other.proc == thread.proc && other.tid != thread.tid);
+                let stands = matches!(
+                    thread.at,
+                    At::Start | At::Ioctl | At::Blocked | At::Forking(_) | At::End
+                );
+                if alone || stands || !self.alive(thread) {
+                    break;
+                }
+                self.advance(index, 0);
+            }
+        }
+        self.world.tick(ns);
     }
 
     fn ns(detail: u32) -> IpcNs {
