@@ -34,6 +34,11 @@ impl Ledger {
             && (mark.observed || closed.is_some())
             && (mark.created.is_none() || created.is_none() || mark.created == created)
         {
+            // Its removal was seen, its creation was not.
+            if let (None, Some(created)) = (mark.created, created) {
+                let creator = self.creator_of_record(record);
+                self.created_late(sem, key, created, creator);
+            }
             return out;
         }
         if self.live.get(&sem).is_some_and(|known| {

@@ -333,7 +333,9 @@ impl Cookie {
     }
 
     pub(super) fn note(&mut self, at: BootTime, who: Option<&Who>, what: Call, errno: i32) {
-        self.last_call = Some(self.last_call.map_or(at, |last| last.max(at)));
+        if what != Call::Exit {
+            self.last_call = Some(self.last_call.map_or(at, |last| last.max(at)));
+        }
         let value = self.value();
         self.timeline.push(Step {
             at,

@@ -81,7 +81,13 @@ impl Ledger {
     }
 
     /// Creation of a set that is closed already. Returns whether it was that.
-    fn created_late(&mut self, sem: SemId, key: Key, at: BootTime, creator: Creator) -> bool {
+    pub(super) fn created_late(
+        &mut self,
+        sem: SemId,
+        key: Key,
+        at: BootTime,
+        creator: Creator,
+    ) -> bool {
         let Some(mark) = self.marks.get_mut(sem) else {
             return false;
         };

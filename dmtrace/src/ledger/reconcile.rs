@@ -204,6 +204,10 @@ impl Ledger {
         if known.nsems == 0 {
             known.nsems = set.nsems;
         }
+        if !self.reconciled && known.created.is_none() && known.creator.image().is_none() {
+            // Used between the start of the tracer and its first snapshot.
+            known.creator = Creator::Unknown(WhyUnknown::BeforeTracer);
+        }
         let (Some(cookie), Some(first)) = (known.cookie.as_deref_mut(), set.first) else {
             return;
         };

@@ -13,6 +13,8 @@ mod owner;
 mod provable;
 mod signature;
 mod survey;
+#[cfg(test)]
+mod tests;
 mod text;
 mod waiting;
 

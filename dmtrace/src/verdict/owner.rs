@@ -7,7 +7,7 @@ use super::{
     signature,
 };
 use crate::{
-    event::{ExitStatus, ProcessImage},
+    event::{Ancestor, ExitStatus, ProcessImage},
     ids::BootTime,
     ledger::{Cookie, Creator, Exit, Process, Stage, User},
 };
@@ -35,7 +35,9 @@ pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowled
         .iter()
         .map(|user| (user, life::user_life(user, facts, listed)))
         .collect();
-    if known.quiet < limits.young {
+    let ends = cookie.users.iter().filter_map(|user| user.exit);
+    let ended = ends.map(|exit| facts.now.since(exit.at)).min();
+    if known.quiet.min(ended.unwrap_or(known.quiet)) < limits.young {
         return open(known, evidence);
     }
     if over_completed(cookie, &known) {
@@ -154,10 +156,10 @@ fn living(
     let Some((how, confidence, user)) = found else {
         return open(known, evidence);
     };
-    let confidence = match (confidence, known.confidence()) {
-        (Confidence::Observed, Confidence::Observed) => Confidence::Observed,
-        _ => Confidence::Inferred,
-    };
+    if known.unseen || known.contradiction {
+        // What was not seen may have been the wait.
+        return incomplete(known, evidence);
+    }
     let self_completed = cookie.counts.self_completions();
     if self_completed > 0 {
         evidence.push(Evidence::SelfCompleted {
@@ -224,7 +226,9 @@ fn abandoned(
     let later_here = thread
         .and_then(|trail| trail.cycle)
         .filter(|cycle| cycle.created > user.last);
-    let later = process.cycle.filter(|cycle| cycle.created > user.last);
+    let later = process.cycle.filter(|cycle| {
+        cycle.created > user.last && cycle.closed.since(user.last) >= limits.abandoned
+    });
     let moved = |same_thread, confidence| {
         let cycle = if same_thread { later_here } else { later };
         cycle.map_or(Abandoned::No, |cycle| {
@@ -246,8 +250,8 @@ fn abandoned(
     match (later_here.is_some(), ioctl_over, long) {
         (true, true, _) => moved(true, Confidence::Observed),
         (true, false, true) => moved(true, Confidence::Inferred),
-        // Another thread: Go and tokio move work between threads; a thread that still is in its
-        // ioctl can take as long as the device does.
+        // Another thread, long after: Go and tokio move work between threads, and the process
+        // was not stopped. A thread that still is in its ioctl can take as long as the device.
         (false, true, true) => moved(false, Confidence::Inferred),
         _ => Abandoned::No,
     }
@@ -270,6 +274,36 @@ fn may_be_transaction(owner: &User, process: Option<&Process>) -> bool {
     }
 }
 
+/// Programs that start sessions and services, and outlive them: they hold no transaction.
+const SUPERVISORS: &[&str] = &[
+    "(sd-pam)",
+    "agetty",
+    "atd",
+    "conmon",
+    "containerd",
+    "containerd-shim",
+    "cron",
+    "crond",
+    "dockerd",
+    "dumb-init",
+    "getty",
+    "init",
+    "kubelet",
+    "login",
+    "runsv",
+    "s6-supervise",
+    "sshd",
+    "sshd-session",
+    "supervisord",
+    "systemd",
+    "tini",
+];
+
+/// Whether an ancestor is only there to start others. The first process inherits orphans.
+fn supervises(ancestor: &Ancestor) -> bool {
+    ancestor.id.tgid <= 1 || SUPERVISORS.contains(&ancestor.comm.as_str())
+}
+
 /// The creator of a transaction has ended, and no user of it is alive.
 fn transaction(
     context: &Context<'_>,
@@ -279,24 +313,27 @@ fn transaction(
 ) -> Verdict {
     let facts = context.facts;
     evidence.push(Evidence::Transaction);
-    let image = process.and_then(|process| process.image.as_deref());
-    // The first process of the system never holds a transaction; it inherits orphans.
-    let parent = image
-        .and_then(|image| image.parents.first())
-        .filter(|parent| parent.id.tgid > 1);
-    if let Some(parent) = parent
-        && life::life(parent.id, BootTime(0), None, facts, facts.now) != Life::Dead(None)
-    {
+    let ancestors = process
+        .and_then(|process| process.image.as_deref())
+        .map_or(&[][..], |image| &image.parents);
+    // A subshell in between may have ended: any ancestor may be the script.
+    let holder = ancestors.iter().find(|ancestor| {
+        !supervises(ancestor)
+            && life::life(ancestor.id, BootTime(0), None, facts, facts.now) != Life::Dead(None)
+    });
+    if let Some(holder) = holder {
         evidence.push(Evidence::ParentAlive {
-            pid: parent.id.tgid,
-            name: parent.comm.clone(),
+            pid: holder.id.tgid,
+            name: holder.comm.clone(),
         });
         return open(known, evidence);
     }
     if known.quiet < context.thresholds.old {
         return open(known, evidence);
     }
-    let reason = if !facts.processes_complete {
+    let reason = if ancestors.is_empty() {
+        Some(Reason::EventsLost)
+    } else if !facts.processes_complete {
         Some(Reason::ProcessesUnreadable)
     } else if !facts.carriers_complete {
         Some(Reason::CarriersUnreadable)
@@ -314,6 +351,15 @@ fn transaction(
     .missing(Some(MissingStep::Release))
     .with(evidence)
     .with(known.evidence)
+}
+
+fn incomplete(known: Knowledge, evidence: Vec<Evidence>) -> Verdict {
+    let reason = if known.contradiction {
+        Reason::Contradiction
+    } else {
+        Reason::EventsLost
+    };
+    Verdict::unknown(reason).with(evidence).with(known.evidence)
 }
 
 /// Every user has ended, nobody waits, nobody carries the cookie: leaked.
@@ -347,17 +393,10 @@ fn dead(
             },
         });
     }
-    // Unseen calls may have been those of a user that is not in the books: only old cookies
-    // that the snapshot shows untouched can be told.
-    if (known.unseen || known.contradiction)
-        && !(known.fresh && known.quiet >= context.thresholds.old)
-    {
-        let reason = if known.contradiction {
-            Reason::Contradiction
-        } else {
-            Reason::EventsLost
-        };
-        return Verdict::unknown(reason).with(evidence).with(known.evidence);
+    // Unseen calls may have been those of a user that is not in the books: what remains is what
+    // the kernel shows.
+    if known.unseen || known.contradiction {
+        return signature::judge(subject, context, known, evidence);
     }
     // Who did the last step is who left it: a script's last dmsetup, or the owner itself.
     let left = cookie

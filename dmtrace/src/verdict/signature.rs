@@ -1,4 +1,4 @@
-//! A cookie whose creator is not known: what its fields allow to infer, and no more.
+//! A cookie whose creator is not known, or not all of its story: what its fields allow to infer, and no more.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{
 use crate::{
     facts::{HostFacts, SemState, SetSnapshot},
     ids::UnixTime,
-    ledger::{Creator, WhyUnknown},
+    ledger::Creator,
 };
 
 /// Programs that make cookies, by the name of their process (cut at 15 bytes as the kernel does).
@@ -51,6 +51,11 @@ const COOKIE_PROGRAMS: &[&str] = &[
 /// LVM runs under the name of its command.
 const LVM_PREFIXES: &[&str] = &["lv", "vg", "pv"];
 
+/// Programs that run scripts.
+const INTERPRETERS: &[&str] = &[
+    "ash", "bash", "busybox", "dash", "ksh", "make", "perl", "python", "python3", "sh", "zsh",
+];
+
 /// One second: the grain of `sem_ctime` and `sem_otime`.
 const GRAIN: i64 = 1;
 
@@ -62,10 +67,11 @@ pub(super) fn judge(
 ) -> Verdict {
     let facts = context.facts;
     let limits = context.thresholds;
-    let unknown = Reason::CreatorUnknown(match subject.semaphore.creator {
-        Creator::Unknown(why) => why,
-        Creator::Known { .. } => WhyUnknown::Missed,
-    });
+    let unknown = match subject.semaphore.creator {
+        Creator::Unknown(why) => Reason::CreatorUnknown(why),
+        Creator::Known { .. } if known.contradiction => Reason::Contradiction,
+        Creator::Known { .. } => Reason::EventsLost,
+    };
     let Some((set, state)) = subject
         .set
         .and_then(|set| Some((set, set.first?)))
@@ -111,12 +117,12 @@ pub(super) fn judge(
     if !facts.carriers_complete {
         return undecided(Reason::CarriersUnreadable, evidence, known);
     }
-    let candidates: Vec<Evidence> = candidates(facts, set, subject).collect();
+    let fields = signature(set, state);
+    let candidates: Vec<Evidence> = candidates(facts, set, subject, fields).collect();
     if !candidates.is_empty() {
         evidence.extend(candidates);
         return undecided(Reason::PossibleOwners, evidence, known);
     }
-    let fields = signature(set, state);
     evidence.push(Evidence::Quiet { time: known.quiet });
     Verdict::of(
         Class::Leaked(How::Signature { fields }),
@@ -178,12 +184,16 @@ fn candidates<'a>(
     facts: &'a HostFacts,
     set: &'a SetSnapshot,
     subject: &'a Subject<'_>,
+    fields: Signature,
 ) -> impl Iterator<Item = Evidence> + 'a {
     facts
         .processes
         .iter()
         .filter(move |(_, live)| {
-            makes_cookies(&live.comm)
+            // A cookie that was set and never used is what `dmsetup udevcreatecookie` leaves
+            // to a script.
+            let script = fields == Signature::NeverUsed && INTERPRETERS.contains(&&*live.comm);
+            (makes_cookies(&live.comm) || script)
                 && started(facts, live.start_ticks) <= set.ctime.0.saturating_add(GRAIN)
                 && live.ipc_ns.is_none_or(|ns| ns == subject.semaphore.id.ns)
         })

@@ -1,0 +1,391 @@
+//! Random histories: what must hold whatever happens.
+//!
+//! `DMTRACE_CASES` sets the number of histories for each property.
+
+use std::time::Duration;
+
+use proptest::{prelude::*, test_runner::TestCaseResult};
+
+use super::play::Play;
+use crate::{
+    clean::plan::{Options, Plan, recheck},
+    event::Event,
+    facts::{HostFacts, Snapshot},
+    ids::SemId,
+    ledger::Ledger,
+    verdict::{Class, Completeness, Confidence, Context, Healthy, Rules, Thresholds, survey},
+};
+
+fn cases(default: u32) -> ProptestConfig {
+    let cases = std::env::var("DMTRACE_CASES")
+        .ok()
+        .and_then(|cases| cases.parse().ok())
+        .unwrap_or(default);
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        ..ProptestConfig::default()
+    }
+}
+
+fn choices() -> impl Strategy<Value = Vec<u32>> {
+    prop::collection::vec(any::<u32>(), 1..160)
+}
+
+/// Time from the last step to the verdict.
+fn delay() -> impl Strategy<Value = u64> {
+    prop::sample::select(vec![0, 2, 70, 300, 1200, 18_000])
+}
+
+fn losses() -> impl Strategy<Value = Vec<bool>> {
+    prop::collection::vec(prop::bool::weighted(0.2), 1..60)
+}
+
+/// What the tests look at.
+struct View {
+    snapshot: Snapshot,
+    facts: HostFacts,
+}
+
+fn view(play: &Play) -> View {
+    let threads = |index: usize| {
+        let thread = &play.threads[index];
+        (play.world.procs[thread.proc].id.tgid, thread.tid)
+    };
+    View {
+        snapshot: play.world.snapshot(),
+        facts: play.world.facts(threads),
+    }
+}
+
+fn feed(ledger: &mut Ledger, events: &[Event]) {
+    let mut changes = Vec::new();
+    for event in events {
+        changes.clear();
+        ledger.apply_into(event, &mut changes);
+    }
+}
+
+/// The books show the sets that are there, and add up.
+fn books(play: &Play, ledger: &Ledger) -> TestCaseResult {
+    prop_assert_eq!(ledger.check(), Ok(()));
+    let kernel: Vec<SemId> = play.world.sems.keys().copied().collect();
+    let books: Vec<SemId> = ledger.live().map(|set| set.id).collect();
+    prop_assert_eq!(books, kernel);
+    Ok(())
+}
+
+/// No cookie that is needed is called leaked or planned for removal.
+fn safe(
+    play: &Play,
+    ledger: &Ledger,
+    view: &View,
+    completeness: &Completeness,
+    may_guess: bool,
+) -> TestCaseResult {
+    let thresholds = Thresholds::default();
+    let context = Context {
+        facts: &view.facts,
+        completeness,
+        thresholds: &thresholds,
+    };
+    let judged = survey(ledger, Some(&view.snapshot), &context);
+    for cookie in &judged {
+        let sem = cookie.semaphore.id;
+        let verdict = &cookie.verdict;
+        let text = || format!("{sem:?} {verdict:?} {:?}", cookie.semaphore);
+        let waiters = play.world.sems.get(&sem).map_or(0, |set| set.waiters.len());
+        let leaked = matches!(verdict.class, Class::Leaked(_));
+        prop_assert!(!(waiters > 0 && leaked), "waited for: {}", text());
+        let guess = may_guess && verdict.confidence != Confidence::Observed;
+        prop_assert!(
+            !(play.needed(sem) && leaked && !guess),
+            "needed: {}",
+            text()
+        );
+        if let Some(culprit) = &verdict.culprit {
+            let known = ledger.process(culprit.who.image).is_some();
+            prop_assert!(known, "names a stranger: {}", text());
+        }
+    }
+    for inferred in [false, true] {
+        let options = Options {
+            rules: Rules {
+                inferred,
+                older_than: Duration::from_secs(2),
+            },
+            max: None,
+        };
+        let plan = Plan::build(&judged, ledger, &context, options);
+        for entry in plan.removals() {
+            let needed = play.needed(entry.sem) && !(inferred && may_guess);
+            prop_assert!(!needed, "planned: {:#?}", entry);
+            let set = view
+                .snapshot
+                .namespaces
+                .iter()
+                .filter(|ns| ns.ns == entry.sem.ns)
+                .flat_map(|ns| &ns.sets)
+                .find(|set| set.semid == entry.sem.semid);
+            let Some(set) = set else {
+                return Err(TestCaseError::fail("planned and not there"));
+            };
+            prop_assert_eq!(recheck(entry, set, &view.facts), Ok(()));
+        }
+        let text = serde_json::to_string(&plan).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+    }
+    Ok(())
+}
+
+/// With nothing missing, every leak is called a leak, every waiter one, every accident one.
+fn exact(play: &Play, ledger: &Ledger, view: &View, settled: bool) -> TestCaseResult {
+    let thresholds = Thresholds::default();
+    let completeness = Completeness::default();
+    let context = Context {
+        facts: &view.facts,
+        completeness: &completeness,
+        thresholds: &thresholds,
+    };
+    for cookie in survey(ledger, Some(&view.snapshot), &context) {
+        let sem = cookie.semaphore.id;
+        let Some(set) = play.world.sems.get(&sem) else {
+            return Err(TestCaseError::fail("not there"));
+        };
+        let verdict = &cookie.verdict;
+        let text = || format!("{sem:?} {verdict:?} {:?}", cookie.semaphore);
+        let quiet = view.facts.now.0.saturating_sub(set.touched) / 1_000_000_000;
+        let book = cookie.semaphore.cookie.as_deref();
+        prop_assert_eq!(
+            book.and_then(|book| book.value()),
+            Some(set.value),
+            "{}",
+            text()
+        );
+        prop_assert_eq!(book.map_or(0, |book| book.waiters.len()), set.waiters.len());
+        if !set.waiters.is_empty() {
+            let fine = matches!(
+                verdict.class,
+                Class::Healthy(Healthy::Waiting | Healthy::SlowUdev) | Class::Stuck(_)
+            );
+            prop_assert!(fine, "waited for: {}", text());
+            continue;
+        }
+        // Ends of processes are given a moment, too.
+        let found = matches!(verdict.class, Class::Leaked(_) | Class::OverCompleted);
+        if settled && play.deserted(sem) && quiet > 1100 {
+            prop_assert!(found, "deserted: {}", text());
+        }
+        if play.left_behind(sem) && quiet > 2 {
+            prop_assert!(found, "left behind: {}", text());
+            prop_assert_eq!(verdict.confidence, Confidence::Observed, "{}", text());
+        }
+    }
+    for &sem in &play.accidents {
+        let Some(closed) = ledger.closed_cookie(sem) else {
+            return Err(TestCaseError::fail("an accident was forgotten"));
+        };
+        let subject = crate::verdict::Subject {
+            ledger,
+            semaphore: closed,
+            set: None,
+            taken: view.snapshot.began,
+        };
+        let verdict = crate::verdict::judge(&subject, &context);
+        prop_assert_eq!(verdict.class, Class::Accident, "{:#?}", closed);
+    }
+    Ok(())
+}
+
+/// Feeds what came since the last time, reconciles, and checks.
+struct Progress {
+    ledger: Ledger,
+    read: usize,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            ledger: Ledger::new(),
+            read: 0,
+        }
+    }
+
+    fn feed(&mut self, play: &Play) {
+        feed(&mut self.ledger, &play.world.ring[self.read..]);
+        self.read = play.world.ring.len();
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(400))]
+
+    /// Nothing missing: the books are exact without correction, and so are the verdicts.
+    #[test]
+    fn complete(choices in choices(), delay in delay()) {
+        let mut play = Play::new(Vec::new());
+        let mut progress = Progress::new();
+        progress.ledger.reconcile(&play.world.snapshot());
+        for part in choices.chunks(50) {
+            for &choice in part {
+                play.step(choice);
+            }
+            progress.feed(&play);
+            books(&play, &progress.ledger)?;
+            let view = view(&play);
+            exact(&play, &progress.ledger, &view, false)?;
+            safe(&play, &progress.ledger, &view, &Completeness::default(), false)?;
+        }
+        play.pass(delay * 1_000_000_000);
+        progress.feed(&play);
+        let view = view(&play);
+        let ledger = &mut progress.ledger;
+        let report = ledger.reconcile(&view.snapshot);
+        prop_assert_eq!((report.drift(), report.in_flight), (0, 0), "{:#?}", report);
+        prop_assert_eq!(report.namespaces_gone.len(), 0);
+        books(&play, ledger)?;
+        exact(&play, ledger, &view, delay > 1)?;
+        safe(&play, ledger, &view, &Completeness::default(), false)?;
+        let totals = ledger.totals();
+        prop_assert_eq!(totals.sets.created, play.world.created);
+        prop_assert_eq!(totals.sets.destroyed, play.world.removed);
+        prop_assert_eq!(totals.starved, play.world.starved);
+        prop_assert_eq!(totals.sets.found + totals.sets.vanished + totals.late, 0);
+        let programs = ledger.programs();
+        let created: u64 = programs.values().map(|tally| tally.created).sum();
+        prop_assert_eq!(created, play.world.created);
+    }
+
+    /// Messages lost, and known to be lost, and nothing done about it.
+    #[test]
+    fn lossy(choices in choices(), delay in delay(), losses in losses()) {
+        let mut play = Play::new(losses);
+        let mut progress = Progress::new();
+        progress.ledger.reconcile(&play.world.snapshot());
+        for &choice in &choices {
+            play.step(choice);
+        }
+        play.pass(delay * 1_000_000_000);
+        progress.feed(&play);
+        let completeness = Completeness { lost: play.world.lost, ..Completeness::default() };
+        let view = view(&play);
+        // Also before the books are corrected.
+        safe(&play, &progress.ledger, &view, &completeness, false)?;
+        progress.ledger.reconcile(&view.snapshot);
+        progress.ledger.observe(&view.facts);
+        books(&play, &progress.ledger)?;
+        safe(&play, &progress.ledger, &view, &completeness, false)?;
+    }
+
+    /// Messages lost, the maps adopted now and then.
+    #[test]
+    fn adopted(choices in choices(), delay in delay(), losses in losses()) {
+        let mut play = Play::new(losses);
+        let mut progress = Progress::new();
+        progress.ledger.reconcile(&play.world.snapshot());
+        for part in choices.chunks(40) {
+            for &choice in part {
+                play.step(choice);
+            }
+            progress.feed(&play);
+            let ledger = &mut progress.ledger;
+            for _twice in 0..2 {
+                for record in play.world.proc_records.values() {
+                    ledger.adopt_process(record);
+                }
+                for (&sem, record) in &play.world.records {
+                    ledger.adopt(sem, record);
+                }
+            }
+            play.world.records.retain(|_, record| record.closed == 0);
+            books(&play, ledger)?;
+            let totals = ledger.totals();
+            prop_assert_eq!(totals.sets.created, play.world.created);
+            prop_assert_eq!(totals.sets.destroyed, play.world.removed);
+            safe(&play, ledger, &view(&play), &Completeness::default(), false)?;
+        }
+        play.world.tick(delay * 1_000_000_000);
+        let view = view(&play);
+        let report = progress.ledger.reconcile(&view.snapshot);
+        prop_assert_eq!(report.drift(), 0, "{:#?}", report);
+        safe(&play, &progress.ledger, &view, &Completeness::default(), false)?;
+    }
+
+    /// The tracer starts in the middle.
+    #[test]
+    fn joined_late(
+        before in choices(), after in choices(), delay in delay(), wait in delay()
+    ) {
+        let mut play = Play::new(Vec::new());
+        play.world.traced = false;
+        for &choice in &before {
+            play.step(choice);
+        }
+        play.pass(wait * 1_000_000_000);
+        play.world.traced = true;
+        play.world.seed();
+        let mut progress = Progress::new();
+        let first = progress.ledger.reconcile(&play.world.snapshot());
+        prop_assert_eq!(first.drift(), 0);
+        // A script that was there before looks like nothing at all: only a person can tell.
+        let guess = !play.shells.is_empty();
+        safe(&play, &progress.ledger, &view(&play), &Completeness::default(), guess)?;
+        for &choice in &after {
+            play.step(choice);
+        }
+        play.pass(delay * 1_000_000_000);
+        progress.feed(&play);
+        let view = view(&play);
+        let report = progress.ledger.reconcile(&view.snapshot);
+        prop_assert_eq!(report.drift(), 0, "{:#?}", report);
+        books(&play, &progress.ledger)?;
+        safe(&play, &progress.ledger, &view, &Completeness::default(), guess)?;
+    }
+
+    /// Events of different CPUs arrive in the wrong order.
+    #[test]
+    fn disordered(
+        choices in choices(), delay in delay(), order in prop::collection::vec(0_usize..4, 1..50)
+    ) {
+        let mut play = Play::new(Vec::new());
+        let mut ledger = Ledger::new();
+        ledger.reconcile(&play.world.snapshot());
+        for &choice in &choices {
+            play.step(choice);
+        }
+        play.pass(delay * 1_000_000_000);
+        let mut events = play.world.ring.clone();
+        for (index, distance) in order.iter().cycle().enumerate().take(events.len()) {
+            let other = (index + distance).min(events.len() - 1);
+            events.swap(index, other);
+        }
+        for event in &events {
+            ledger.apply(event);
+            prop_assert_eq!(ledger.check(), Ok(()));
+        }
+        let view = view(&play);
+        safe(&play, &ledger, &view, &Completeness::default(), false)?;
+        ledger.reconcile(&view.snapshot);
+        books(&play, &ledger)?;
+        safe(&play, &ledger, &view, &Completeness::default(), false)?;
+    }
+
+    /// The process list is not complete.
+    #[test]
+    fn unreadable(choices in choices(), delay in delay(), hidden in any::<u64>()) {
+        let mut play = Play::new(Vec::new());
+        let mut progress = Progress::new();
+        for &choice in &choices {
+            play.step(choice);
+        }
+        play.pass(delay * 1_000_000_000);
+        progress.feed(&play);
+        let mut view = view(&play);
+        view.facts.processes_complete = false;
+        view.facts.carriers_complete = false;
+        view.facts.processes.retain(|pid, _| hidden >> (pid % 64) & 1 == 0);
+        view.facts.carriers.clear();
+        safe(&play, &progress.ledger, &view, &Completeness::default(), false)?;
+    }
+}

@@ -1,0 +1,673 @@
+//! Programs that use cookies, well and badly, run step by step in any order.
+
+use std::collections::BTreeMap;
+
+use super::world::World;
+use crate::{
+    event::ExitStatus,
+    ids::{IpcNs, Key, SemId},
+};
+
+/// A container's namespace.
+pub const OTHER: IpcNs = IpcNs(4_026_532_000);
+
+/// How a program behaves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Habit {
+    /// As libdm: waits always, again after EINTR.
+    Libdm,
+    /// moby before its fix: does not wait after an error of the ioctl.
+    Moby,
+    /// devicemapper-rs: does not wait again after EINTR.
+    Eintr,
+    /// `dmsetup udevcreatecookie`.
+    Create,
+    /// `dmsetup --udevcookie`.
+    Add,
+    /// `dmsetup udevreleasecookie`.
+    Release,
+    /// As libdm; forks after the first operation, the child goes on.
+    Fork,
+}
+
+/// Where a thread is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum At {
+    Start,
+    Made,
+    Ready,
+    Ioctl,
+    Leave,
+    Enter,
+    Blocked,
+    Woken,
+    /// Waits until its child has done something.
+    Forking(usize),
+    End,
+}
+
+/// A thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Thread {
+    pub proc: usize,
+    pub tid: u32,
+    pub habit: Habit,
+    pub at: At,
+    pub cookie: Option<(SemId, Key)>,
+    pub tasks: u8,
+    pub cycles: u8,
+    /// Creation of its last cookie that it completed.
+    pub last_cycle: u64,
+    made: u64,
+    acted: bool,
+}
+
+/// A script with a cookie in a variable: `dmsetup udevcreatecookie`, some dmsetup,
+/// `dmsetup udevreleasecookie`.
+#[derive(Clone, Copy, Debug)]
+pub struct Shell {
+    pub proc: usize,
+    pub cookie: Option<(SemId, Key)>,
+    child: Option<usize>,
+    adds: u8,
+    stage: u8,
+}
+
+/// A uevent that udev has to complete.
+#[derive(Clone, Copy, Debug)]
+struct Job {
+    ns: IpcNs,
+    key: Key,
+}
+
+/// Everything that runs.
+#[derive(Clone, Debug)]
+pub struct Play {
+    pub world: World,
+    pub threads: Vec<Thread>,
+    pub shells: Vec<Shell>,
+    jobs: Vec<Job>,
+    noise: Vec<(usize, SemId)>,
+    /// Cookies that a living thread has left for good: when, and by which thread.
+    pub left: BTreeMap<SemId, (u64, usize)>,
+    /// Cookies that were removed under their users.
+    pub accidents: Vec<SemId>,
+}
+
+impl Play {
+    pub fn new(losses: Vec<bool>) -> Self {
+        Self {
+            world: World::new(losses),
+            threads: Vec::new(),
+            shells: Vec::new(),
+            jobs: Vec::new(),
+            noise: Vec::new(),
+            left: BTreeMap::new(),
+            accidents: Vec::new(),
+        }
+    }
+
+    /// One step, chosen by a number.
+    pub fn step(&mut self, choice: u32) {
+        let (what, detail) = (choice & 0xff, choice >> 8);
+        self.world.tick(u64::from(detail % 97) * 10_000);
+        match what {
+            0..40 => self.start(detail),
+            40..165 => self.run_thread(detail),
+            165..205 => self.run_udev(detail),
+            205..215 => self.run_shell(detail),
+            215..221 => self.kill(detail),
+            221..227 => self.interrupt(detail),
+            227..239 => self.noise(detail),
+            239..241 => self.admin(detail),
+            241..243 => self.stranger(detail),
+            243..251 => self.pass(u64::from(detail % 50) * 100_000_000),
+            _ => self.pass(u64::from(detail % 20) * 60_000_000_000),
+        }
+    }
+
+    /// Time passes. A process with one thread may be stopped anywhere; of one with several, no
+    /// single thread stands still, except in its ioctl or in a wait.
+    pub fn pass(&mut self, ns: u64) {
+        for index in 0..self.threads.len() {
+            for _ in 0..16 {
+                let thread = &self.threads[index];
+                let alone = !self
+                    .threads
+                    .iter()
+                    .any(|other| other.proc == thread.proc && other.tid != thread.tid);
+                let stands = matches!(
+                    thread.at,
+                    At::Start | At::Ioctl | At::Blocked | At::Forking(_) | At::End
+                );
+                if alone || stands || !self.alive(thread) {
+                    break;
+                }
+                self.advance(index, 0);
+            }
+        }
+        self.world.tick(ns);
+    }
+
+    fn ns(detail: u32) -> IpcNs {
+        if detail % 7 == 0 { OTHER } else { IpcNs::HOST }
+    }
+
+    fn start(&mut self, detail: u32) {
+        if self.threads.len() > 24 {
+            return;
+        }
+        let ns = Self::ns(detail >> 3);
+        let habit = match detail % 8 {
+            0..3 => Habit::Libdm,
+            3..5 => Habit::Moby,
+            5 => Habit::Eintr,
+            6 => Habit::Fork,
+            _ => {
+                let proc = self.world.spawn("sh", &["sh", "script"], None, ns);
+                self.shells.push(Shell {
+                    proc,
+                    cookie: None,
+                    child: None,
+                    adds: (detail >> 6 & 3) as u8,
+                    stage: 0,
+                });
+                return;
+            }
+        };
+        let daemon = matches!(habit, Habit::Moby | Habit::Eintr);
+        let name = match habit {
+            Habit::Moby => "dockerd",
+            Habit::Eintr => "stratisd",
+            _ => "lvm",
+        };
+        let proc = self.world.spawn(name, &[name, "run"], None, ns);
+        let count = if daemon { 1 + (detail >> 8 & 1) } else { 1 };
+        for thread in 0..count {
+            let cycles = if daemon {
+                1 + (detail >> 10 & 7) as u8
+            } else {
+                1
+            };
+            self.thread(proc, thread, habit, 1 + (detail >> 13 & 3) as u8, cycles);
+        }
+    }
+
+    fn thread(&mut self, proc: usize, n: u32, habit: Habit, tasks: u8, cycles: u8) -> usize {
+        let tid = self.world.procs[proc].id.tgid + n * 1000;
+        self.threads.push(Thread {
+            proc,
+            tid,
+            habit,
+            at: At::Start,
+            cookie: None,
+            tasks,
+            cycles,
+            last_cycle: 0,
+            made: 0,
+            acted: false,
+        });
+        self.threads.len() - 1
+    }
+
+    fn alive(&self, thread: &Thread) -> bool {
+        self.world.procs[thread.proc].alive
+    }
+
+    fn run_thread(&mut self, detail: u32) {
+        let ready: Vec<usize> = (0..self.threads.len())
+            .filter(|&index| {
+                let thread = &self.threads[index];
+                self.alive(thread)
+                    && match thread.at {
+                        At::Blocked => false,
+                        At::Forking(child) => {
+                            let child = &self.threads[child];
+                            child.acted || !self.alive(child)
+                        }
+                        _ => true,
+                    }
+            })
+            .collect();
+        if let Some(&index) = ready.get(detail as usize % ready.len().max(1)) {
+            self.advance(index, detail >> 5);
+        }
+    }
+
+    fn advance(&mut self, index: usize, detail: u32) {
+        let mut thread = self.threads[index];
+        let next = self.one_step(index, &mut thread, detail);
+        thread.at = match next {
+            Ok(next) => next,
+            // The cookie is gone.
+            Err(_) => {
+                if let Some((_, key)) = thread.cookie.take() {
+                    self.world.lookup_failed(thread.proc, thread.tid, key);
+                }
+                self.next_cycle(&mut thread)
+            }
+        };
+        self.threads[index] = thread;
+        if thread.at == At::End {
+            let last = self
+                .threads
+                .iter()
+                .all(|other| other.proc != thread.proc || other.at == At::End);
+            if last {
+                self.world.exit(thread.proc, ExitStatus::Code(0));
+            }
+        }
+    }
+
+    fn next_cycle(&mut self, thread: &mut Thread) -> At {
+        thread.cookie = None;
+        thread.cycles = thread.cycles.saturating_sub(1);
+        if thread.cycles == 0 || !matches!(thread.habit, Habit::Moby | Habit::Eintr) {
+            At::End
+        } else {
+            thread.tasks = 1;
+            At::Start
+        }
+    }
+
+    fn one_step(&mut self, index: usize, thread: &mut Thread, detail: u32) -> Result<At, i32> {
+        let (proc, tid) = (thread.proc, thread.tid);
+        thread.acted = true;
+        let sem = thread.cookie.map(|(sem, _)| sem).ok_or(libc::EINVAL);
+        match thread.at {
+            At::Start => match thread.habit {
+                Habit::Add => Ok(At::Ready),
+                Habit::Release => Ok(At::Leave),
+                _ => {
+                    let ns = self.world.procs[proc].ns;
+                    // Few keys, so that they are used again.
+                    let free = (0..64)
+                        .map(|n| Key(0x0d4d_0001 + (detail + n) % 64))
+                        .find(|&key| self.world.find(ns, key).is_none());
+                    let Some(key) = free else {
+                        self.world.create_fails(proc, tid, Key(0x0d4d_0001));
+                        return Ok(self.next_cycle(thread));
+                    };
+                    let sem = self.world.create(proc, tid, key);
+                    thread.made = self.world.now;
+                    thread.cookie = Some((sem, key));
+                    Ok(At::Made)
+                }
+            },
+            At::Made => {
+                self.world.set(proc, tid, sem?)?;
+                Ok(if thread.habit == Habit::Create {
+                    At::End
+                } else {
+                    At::Ready
+                })
+            }
+            At::Ready => {
+                self.world.add(proc, tid, sem?, 1)?;
+                if thread.habit == Habit::Fork {
+                    let name = self.world.procs[proc].name;
+                    let ns = self.world.procs[proc].ns;
+                    let child = self.world.spawn(name, &[name, "run"], Some(proc), ns);
+                    let child = self.thread(child, 0, Habit::Libdm, thread.tasks, 1);
+                    self.threads[child].cookie = thread.cookie;
+                    self.threads[child].at = At::Ready;
+                    // The first operation is the child's to wait for.
+                    self.complete(thread, detail);
+                    return Ok(At::Forking(child));
+                }
+                Ok(At::Ioctl)
+            }
+            At::Ioctl => {
+                if detail % 8 < 3 {
+                    // Failed, or no uevent: libdm completes it itself.
+                    let woken = self.world.add(proc, tid, sem?, -1)?;
+                    self.wake(woken, sem?);
+                    if thread.habit == Habit::Moby {
+                        self.left.insert(sem?, (self.world.now, index));
+                        return Ok(self.next_cycle(thread));
+                    }
+                } else {
+                    self.complete(thread, detail);
+                }
+                thread.tasks = thread.tasks.saturating_sub(1);
+                Ok(match (thread.tasks, thread.habit) {
+                    (0, Habit::Add) => At::End,
+                    (0, _) => At::Leave,
+                    _ => At::Ready,
+                })
+            }
+            At::Leave => match self.world.add(proc, tid, sem?, -1) {
+                Ok(woken) => {
+                    self.wake(woken, sem?);
+                    Ok(At::Enter)
+                }
+                Err(libc::EAGAIN) => {
+                    let woken = self.world.remove(proc, tid, sem?)?;
+                    self.removed_under(woken, sem?);
+                    Ok(self.next_cycle(thread))
+                }
+                Err(errno) => Err(errno),
+            },
+            At::Enter => {
+                let sleeps = self.world.wait(index, proc, tid, sem?)?;
+                Ok(if sleeps { At::Blocked } else { At::Woken })
+            }
+            At::Woken => {
+                let woken = self.world.remove(proc, tid, sem?)?;
+                self.removed_under(woken, sem?);
+                thread.last_cycle = thread.made;
+                Ok(self.next_cycle(thread))
+            }
+            At::Forking(_) => Ok(At::End),
+            At::Blocked | At::End => Ok(thread.at),
+        }
+    }
+
+    /// The kernel sends the uevent, or it gets lost.
+    fn complete(&mut self, thread: &Thread, detail: u32) {
+        let lost = detail % 13 == 12;
+        if let (Some((sem, key)), false) = (thread.cookie, lost) {
+            // Host udev completes in its own namespace; some containers have their own.
+            let ns = if detail % 5 == 0 { IpcNs::HOST } else { sem.ns };
+            self.jobs.push(Job { ns, key });
+        }
+    }
+
+    fn run_udev(&mut self, detail: u32) {
+        if self.jobs.is_empty() {
+            return;
+        }
+        let job = self.jobs.remove(detail as usize % self.jobs.len());
+        let proc = self
+            .world
+            .spawn("dmsetup", &["dmsetup", "udevcomplete", "1"], None, job.ns);
+        let tid = self.world.procs[proc].id.tgid;
+        match self.world.find(job.ns, job.key) {
+            Some(sem) => {
+                if let Ok(woken) = self.world.add(proc, tid, sem, -1) {
+                    self.wake(woken, sem);
+                }
+            }
+            None => self.world.lookup_failed(proc, tid, job.key),
+        }
+        self.world.exit(proc, ExitStatus::Code(0));
+    }
+
+    /// Waiters whose value has become zero.
+    fn wake(&mut self, woken: Vec<usize>, sem: SemId) {
+        for index in woken {
+            let thread = self.threads[index];
+            self.world.waited(thread.proc, thread.tid, sem, 0);
+            self.threads[index].at = At::Woken;
+        }
+    }
+
+    /// Waiters whose set was removed.
+    fn removed_under(&mut self, woken: Vec<usize>, sem: SemId) {
+        for index in woken {
+            self.accidents.push(sem);
+            let mut thread = self.threads[index];
+            self.world.waited(thread.proc, thread.tid, sem, libc::EIDRM);
+            thread.at = self.next_cycle(&mut thread);
+            self.threads[index] = thread;
+            if thread.at == At::End {
+                self.threads[index].at = At::Woken;
+            }
+        }
+    }
+
+    fn run_shell(&mut self, detail: u32) {
+        let alive: Vec<usize> = (0..self.shells.len())
+            .filter(|&index| {
+                let shell = &self.shells[index];
+                self.world.procs[shell.proc].alive
+                    && shell
+                        .child
+                        .is_none_or(|child| !self.alive(&self.threads[child]))
+            })
+            .collect();
+        let Some(&index) = alive.get(detail as usize % alive.len().max(1)) else {
+            return;
+        };
+        let mut shell = self.shells[index];
+        if let Some(child) = shell.child.take()
+            && shell.stage == 1
+        {
+            shell.cookie = self.threads[child].cookie;
+        }
+        let ns = self.world.procs[shell.proc].ns;
+        let parent = Some(shell.proc);
+        let habit = match (shell.stage, shell.adds) {
+            (0, _) => Habit::Create,
+            (1, 0) => Habit::Release,
+            (1, _) => Habit::Add,
+            _ => {
+                shell.cookie = None;
+                self.shells[index] = shell;
+                self.world.exit(shell.proc, ExitStatus::Code(0));
+                return;
+            }
+        };
+        let command = match habit {
+            Habit::Create => "udevcreatecookie",
+            Habit::Add => "--udevcookie",
+            _ => "udevreleasecookie",
+        };
+        let proc = self
+            .world
+            .spawn("dmsetup", &["dmsetup", command, "x"], parent, ns);
+        if habit != Habit::Create {
+            self.world.procs[proc].carries = shell.cookie.map(|(_, key)| key);
+        }
+        let child = self.thread(proc, 0, habit, 1, 1);
+        self.threads[child].cookie = if habit == Habit::Create {
+            None
+        } else {
+            shell.cookie
+        };
+        shell.child = Some(child);
+        match habit {
+            Habit::Create => shell.stage = 1,
+            Habit::Add => shell.adds -= 1,
+            _ => shell.stage = 2,
+        }
+        self.shells[index] = shell;
+    }
+
+    /// SIGKILL.
+    fn kill(&mut self, detail: u32) {
+        let alive: Vec<usize> = (0..self.world.procs.len())
+            .filter(|&index| self.world.procs[index].alive)
+            .collect();
+        let Some(&proc) = alive.get(detail as usize % alive.len().max(1)) else {
+            return;
+        };
+        // A child that has not touched the cookie yet dies with its parent (a signal to the
+        // process group): nothing would tell that it has the cookie.
+        for index in 0..self.threads.len() {
+            if self.threads[index].proc == proc
+                && let At::Forking(child) = self.threads[index].at
+                && !self.threads[child].acted
+            {
+                let child = self.threads[child].proc;
+                if self.world.procs[child].alive {
+                    self.world.exit(child, ExitStatus::Signal(9));
+                }
+            }
+        }
+        for index in 0..self.threads.len() {
+            let thread = self.threads[index];
+            if thread.proc == proc && thread.at == At::Blocked {
+                self.stop_waiting(index);
+                if let Some((sem, _)) = thread.cookie {
+                    self.world.waited(proc, thread.tid, sem, libc::EINTR);
+                }
+            }
+        }
+        self.world.exit(proc, ExitStatus::Signal(9));
+    }
+
+    fn stop_waiting(&mut self, index: usize) {
+        for set in self.world.sems.values_mut() {
+            set.waiters.retain(|&waiter| waiter != index);
+        }
+    }
+
+    /// A signal handler, or SIGSTOP and much later SIGCONT.
+    fn interrupt(&mut self, detail: u32) {
+        let blocked: Vec<usize> = (0..self.threads.len())
+            .filter(|&index| {
+                self.threads[index].at == At::Blocked && self.alive(&self.threads[index])
+            })
+            .collect();
+        let Some(&index) = blocked.get(detail as usize % blocked.len().max(1)) else {
+            return;
+        };
+        let mut thread = self.threads[index];
+        let Some((sem, _)) = thread.cookie else {
+            return;
+        };
+        self.stop_waiting(index);
+        self.world.waited(thread.proc, thread.tid, sem, libc::EINTR);
+        if thread.habit == Habit::Eintr {
+            self.left.insert(sem, (self.world.now, index));
+            thread.at = self.next_cycle(&mut thread);
+            if thread.at == At::End {
+                // Goes on with other things.
+                thread.at = At::Start;
+                thread.cycles = 1;
+            }
+        } else {
+            thread.at = At::Enter;
+        }
+        self.threads[index] = thread;
+    }
+
+    /// Programs that have nothing to do with cookies.
+    fn noise(&mut self, detail: u32) {
+        if detail % 3 == 0 && !self.noise.is_empty() {
+            let (proc, sem) = self.noise.remove(detail as usize % self.noise.len());
+            let alive = self.world.procs[proc].alive;
+            let proc = if alive {
+                proc
+            } else {
+                self.world.spawn("ipcrm", &["ipcrm"], None, sem.ns)
+            };
+            let removed = self.world.remove(proc, 1, sem);
+            assert!(removed.is_ok());
+            return;
+        }
+        let proc = self
+            .world
+            .spawn("postgres", &["postgres"], None, Self::ns(detail));
+        if detail % 11 == 10 {
+            self.world.create_fails(proc, 1, Key(7));
+        } else {
+            let sem = self.world.create(proc, 1, Key(detail % 5));
+            self.noise.push((proc, sem));
+        }
+        if detail % 2 == 0 {
+            self.world.exit(proc, ExitStatus::Code(0));
+        }
+    }
+
+    /// `dmsetup udevcomplete_all`.
+    fn admin(&mut self, detail: u32) {
+        let ns = Self::ns(detail);
+        let proc = self
+            .world
+            .spawn("dmsetup", &["dmsetup", "udevcomplete_all"], None, ns);
+        let all: Vec<SemId> = self
+            .world
+            .sems
+            .iter()
+            .filter(|(sem, set)| sem.ns == ns && set.key.has_cookie_magic())
+            .map(|(&sem, _)| sem)
+            .collect();
+        for sem in all {
+            if let Ok(woken) = self.world.remove(proc, 1, sem) {
+                self.removed_under(woken, sem);
+            }
+        }
+        self.world.exit(proc, ExitStatus::Code(0));
+    }
+
+    /// `dmsetup udevcomplete` of somebody's cookie.
+    fn stranger(&mut self, detail: u32) {
+        let all: Vec<SemId> = self
+            .world
+            .sems
+            .iter()
+            .filter(|(_, set)| set.key.has_cookie_magic())
+            .map(|(&sem, _)| sem)
+            .collect();
+        let Some(&sem) = all.get(detail as usize % all.len().max(1)) else {
+            return;
+        };
+        let proc = self
+            .world
+            .spawn("dmsetup", &["dmsetup", "udevcomplete", "1"], None, sem.ns);
+        if let Ok(woken) = self.world.add(proc, 1, sem, -1) {
+            self.wake(woken, sem);
+        }
+        self.world.exit(proc, ExitStatus::Code(0));
+    }
+
+    // The truth.
+
+    /// Whether somebody alive will still use or remove the set.
+    pub fn needed(&self, sem: SemId) -> bool {
+        let by_thread = self.threads.iter().any(|thread| {
+            self.alive(thread)
+                && thread.at != At::End
+                && thread.cookie.is_some_and(|(cookie, _)| cookie == sem)
+                && (thread.habit != Habit::Create || self.shell_of(thread))
+        });
+        let by_shell = self.shells.iter().any(|shell| {
+            self.world.procs[shell.proc].alive
+                && shell.stage < 2
+                && (shell.cookie.is_some_and(|(cookie, _)| cookie == sem)
+                    || shell.child.is_some_and(|child| {
+                        self.threads[child]
+                            .cookie
+                            .is_some_and(|(cookie, _)| cookie == sem)
+                    }))
+        });
+        by_thread || by_shell
+    }
+
+    fn shell_of(&self, thread: &Thread) -> bool {
+        self.shells.iter().any(|shell| {
+            self.world.procs[shell.proc].alive
+                && shell
+                    .child
+                    .is_some_and(|child| self.threads[child].tid == thread.tid)
+        })
+    }
+
+    /// Whether nobody who ever used the set is alive, the script included.
+    pub fn deserted(&self, sem: SemId) -> bool {
+        let touches = |cookie: Option<(SemId, Key)>| cookie.is_some_and(|(own, _)| own == sem);
+        let users = self
+            .threads
+            .iter()
+            .any(|thread| touches(thread.cookie) && self.alive(thread));
+        let scripts = self.shells.iter().any(|shell| {
+            let child = shell.child.and_then(|child| self.threads[child].cookie);
+            self.world.procs[shell.proc].alive && (touches(shell.cookie) || touches(child))
+        });
+        let leaver = self
+            .left
+            .get(&sem)
+            .is_some_and(|&(_, thread)| self.alive(&self.threads[thread]));
+        !users && !scripts && !leaver
+    }
+
+    /// Whether a living thread has left the set and completed a later one since.
+    pub fn left_behind(&self, sem: SemId) -> bool {
+        self.left.get(&sem).is_some_and(|&(at, thread)| {
+            let thread = &self.threads[thread];
+            self.alive(thread) && thread.last_cycle > at
+        })
+    }
+}
