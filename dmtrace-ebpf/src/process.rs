@@ -405,13 +405,17 @@ pub fn release(key: ProcKey, record: &mut ProcRecord) {
     if record.exited == 0 || record.live != 0 || record.state & PROC_TOMBSTONE != 0 {
         return;
     }
-    if record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) == PROC_ANNOUNCED {
+    let told = record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) == PROC_ANNOUNCED;
+    // A victim of ENOSPC stays while there is room: `dmtrace report` reads it from the map.
+    if told && record.starved == 0 {
         let _gone_already = PROCS.remove(key);
     } else if control_get(control::PROC_TOMBSTONES) < PROC_TOMBS_MAX.load() {
         record.state |= PROC_TOMBSTONE;
         control_add(control::PROC_TOMBSTONES, 1);
     } else {
         let _gone_already = PROCS.remove(key);
-        emit::count(Counter::HISTORY_LOST);
+        if !told {
+            emit::count(Counter::HISTORY_LOST);
+        }
     }
 }

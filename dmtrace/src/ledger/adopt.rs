@@ -69,6 +69,13 @@ impl Ledger {
                     creator,
                 });
                 self.take_over(sem, record, seen);
+                if let Some(at) = created
+                    && let Some(process) = creator
+                        .image()
+                        .and_then(|image| self.processes.get_mut(image))
+                {
+                    process.active_on(record.tid, at);
+                }
                 if created.is_none() {
                     self.missed(sem);
                 }

@@ -197,6 +197,9 @@ impl Ledger {
             } else {
                 process.tally.failed += 1;
             }
+            if key.has_cookie_magic() {
+                process.active_on(event.actor.tid, event.at);
+            }
             process.who(event.actor.tid)
         });
         out.push(Change {

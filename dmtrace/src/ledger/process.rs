@@ -240,6 +240,13 @@ impl Process {
         }
     }
 
+    /// A thread that is followed already has done something else.
+    pub(super) fn active_on(&mut self, tid: u32, at: BootTime) {
+        if let Some(trail) = self.trails.get_mut(&tid) {
+            trail.active = trail.active.max(at);
+        }
+    }
+
     pub(super) fn trail(&mut self, tid: u32, at: BootTime) -> &mut ThreadTrail {
         if self.trails.len() >= TRAILS && !self.trails.contains_key(&tid) {
             // Forget the thread that was quiet longest: at worst a verdict becomes less certain.

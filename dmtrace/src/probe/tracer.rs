@@ -94,6 +94,7 @@ pub struct Tracer {
     control: SharedArray,
     ring: Option<RingBuf<MapData>>,
     ring_bytes: u32,
+    proc_tombstones_max: u64,
     /// Keeps the programs that `links` refer to, and the maps, alive.
     ebpf: Ebpf,
 }
@@ -160,8 +161,16 @@ impl Tracer {
             environment,
             &mut attempts,
         )?;
-        Self::assemble(ebpf, backend, attempts, links, offsets, ring_bytes)
-            .map_err(|error| StartError::Other(format!("{error:#}")))
+        Self::assemble(
+            ebpf,
+            backend,
+            attempts,
+            links,
+            offsets,
+            ring_bytes,
+            proc_tombstones,
+        )
+        .map_err(|error| StartError::Other(format!("{error:#}")))
     }
 
     fn assemble(
@@ -171,6 +180,7 @@ impl Tracer {
         links: Links,
         offsets: &offsets::Offsets,
         ring_bytes: u32,
+        proc_tombstones_max: u64,
     ) -> Result<Self> {
         let mut take = |name: &str| {
             ebpf.take_map(name)
@@ -194,6 +204,7 @@ impl Tracer {
             control,
             ring: Some(ring),
             ring_bytes,
+            proc_tombstones_max,
             ebpf,
         })
     }
@@ -307,6 +318,11 @@ impl Tracer {
             self.prefilter
                 .add32(key.semid as u32 & (PREFILTER_SLOTS - 1), u32::MAX);
         }
+    }
+
+    /// Whether records of ended processes take more than half of the room that they have.
+    pub fn proc_tombstones_crowded(&self) -> bool {
+        self.control.get64(control::PROC_TOMBSTONES) > self.proc_tombstones_max / 2
     }
 
     /// Records of removed sets that wait to be taken in.

@@ -56,6 +56,8 @@ pub struct Session {
     received: Received,
     /// Messages dropped at the last look into the maps.
     dropped_seen: u64,
+    /// Records of ended processes that are left in the map on purpose.
+    victims_kept: u64,
     began: BootTime,
     /// Sets that were there before.
     preexisting: u64,
@@ -99,6 +101,7 @@ impl Session {
             scope,
             received: Received::default(),
             dropped_seen: 0,
+            victims_kept: 0,
             began,
             preexisting: 0,
             drift: 0,
@@ -179,11 +182,14 @@ impl Session {
     /// the changes that were missed.
     pub fn resync(&mut self) -> Vec<Change> {
         let dropped = self.tracer.counts().total().dropped;
-        if dropped == self.dropped_seen && self.tracer.tombstones() == 0 {
+        if dropped == self.dropped_seen && self.tracer.tombstones() == self.victims_kept {
             return Vec::new();
         }
         self.dropped_seen = dropped;
         let mut changes = Vec::new();
+        // Victims of ENOSPC stay for `report` to read, until the room is needed.
+        let crowded = self.tracer.proc_tombstones_crowded();
+        let mut kept = 0;
         let mut ended: Vec<ProcKey> = Vec::new();
         for (key, record) in self.tracer.maps().procs() {
             if record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) != PROC_ANNOUNCED {
@@ -191,9 +197,14 @@ impl Session {
                 changes.extend(self.ledger.adopt_process(&record));
             }
             if record.state & PROC_TOMBSTONE != 0 {
-                ended.push(key);
+                if record.starved == 0 || crowded {
+                    ended.push(key);
+                } else {
+                    kept += 1;
+                }
             }
         }
+        self.victims_kept = kept;
         let mut removed: Vec<SemKey> = Vec::new();
         for (key, record) in self.tracer.maps().sems() {
             self.tap(Tapped::Sem(key, &record));

@@ -264,6 +264,9 @@ pub struct Thresholds {
     pub slow: Duration,
     /// udev's event timeout and its grace; `None` reads it from the host's facts.
     pub udev_timeout: Option<Duration>,
+    /// A thread that ended its own operation by itself (the ioctl failed) and has since worked on
+    /// other cookies for this long is taken to have left this one behind: inferred, not proven.
+    pub moved_on: Duration,
     /// A living owner that has not touched its cookie for this long, and has done other things
     /// since, has abandoned it.
     pub abandoned: Duration,
@@ -278,6 +281,7 @@ impl Default for Thresholds {
             young: Duration::from_secs(1),
             slow: Duration::from_secs(10),
             udev_timeout: None,
+            moved_on: Duration::from_secs(5),
             abandoned: Duration::from_secs(60),
             old: Duration::from_secs(600),
         }

@@ -252,7 +252,20 @@ fn abandoned(
         (true, false, true) => moved(true, Confidence::Inferred),
         // Another thread, long after: Go and tokio move work between threads, and the process
         // was not stopped. A thread that still is in its ioctl can take as long as the device.
-        (false, true, true) => moved(false, Confidence::Inferred),
+        (false, true, true) if later.is_some() => moved(false, Confidence::Inferred),
+        // No later cookie came to its end either, as when every ioctl fails (moby in 2017): the
+        // thread made or tried to make other cookies since, and did not wait for this one.
+        (false, true, _) if user.stage == Stage::SelfCompleted => match active_here {
+            Some(at) if known.quiet >= limits.moved_on => Abandoned::Yes(
+                How::NeverWaited,
+                Confidence::Inferred,
+                Evidence::ActiveSince {
+                    at,
+                    same_thread: true,
+                },
+            ),
+            _ => Abandoned::No,
+        },
         _ => Abandoned::No,
     }
 }
