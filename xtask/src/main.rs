@@ -1,6 +1,16 @@
 //! `cargo xtask`: build, run, test and measure dmtrace. One file per task.
 
+mod build;
+mod demo;
+mod host;
+mod lint;
+mod run;
+mod setup;
+mod tally;
+mod test;
 mod vm;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
@@ -9,11 +19,40 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
+    /// Install what a build needs: parts of the Rust toolchain, bpf-linker, a C linker
+    Setup,
+    /// Build dmtrace
+    Build(build::Args),
+    /// Build dmtrace and run it, as root where it needs that
+    Run(run::Args),
+    /// Run the tests of all tiers
+    Test(test::Args),
+    /// Formatting, clippy on both sides, the rules of the house
+    Lint,
+    /// Make some healthy and some leaked cookies to look at
+    Demo(demo::Args),
     Vm(vm::Args),
 }
 
-fn main() -> Result<()> {
-    match Task::parse() {
-        Task::Vm(args) => vm::main(&args),
+fn main() -> ExitCode {
+    match run(Task::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup => setup::ensure()?,
+        Task::Build(args) => build::main(&args)?,
+        Task::Run(args) => return run::main(&args),
+        Task::Test(args) => return test::main(&args),
+        Task::Lint => return lint::main(),
+        Task::Demo(args) => demo::main(&args)?,
+        Task::Vm(args) => vm::main(&args)?,
+    }
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,198 @@
+//! Rules of the house. Every complaint names the file, the line, and the rule.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::host;
+
+const LONGEST: usize = 500;
+const LONGEST_MAIN: usize = 150;
+
+/// Folders in which sessions and machines of the project live. In pieces, so that this file is
+/// not among its own findings.
+const LOCAL: [&str; 2] = [concat!("/", "work"), concat!("/", "root")];
+
+/// Where packages come from. Machines have mirrors; a name that is written down breaks there.
+const REGISTRIES: [&str; 10] = [
+    concat!("crates", ".io"),
+    concat!("static.rust-lang", ".org"),
+    concat!("deb.debian", ".org"),
+    concat!("ftp.debian", ".org"),
+    concat!("security.debian", ".org"),
+    concat!("snapshot.debian", ".org"),
+    concat!("pypi", ".org"),
+    concat!("pythonhosted", ".org"),
+    concat!("npmjs", ".org"),
+    concat!("proxy.golang", ".org"),
+];
+
+/// Only `emit.rs` touches the ring, so that no drop goes uncounted; `maps.rs` declares it.
+pub fn ring() -> Result<()> {
+    complain(&findings(|path, line| {
+        let kernel_side = path.starts_with("dmtrace-ebpf/src");
+        let allowed = path.ends_with("emit.rs") || path.ends_with("maps.rs");
+        (kernel_side && !allowed && has_word(line, "RING"))
+            .then(|| "touches the ring; only emit.rs may".to_owned())
+    })?)
+}
+
+/// No source file is longer than a reader bears.
+pub fn lengths() -> Result<()> {
+    let mut found = Vec::new();
+    for path in committed()? {
+        if path.extension().is_none_or(|extension| extension != "rs") {
+            continue;
+        }
+        let main = path.file_name().is_some_and(|name| name == "main.rs");
+        let limit = if main { LONGEST_MAIN } else { LONGEST };
+        let lines = read(&path)?.lines().count();
+        if lines > limit {
+            found.push(format!(
+                "{}: {lines} lines; {limit} are allowed",
+                path.display()
+            ));
+        }
+    }
+    complain(&found)
+}
+
+/// No path of the machine that something was written on.
+pub fn local_paths() -> Result<()> {
+    complain(&findings(|_, line| {
+        let path = LOCAL.into_iter().find(|path| has_path(line, path))?;
+        Some(format!("{path} is a path of one machine"))
+    })?)
+}
+
+/// No name of a package registry: not the public ones, and not those of this machine.
+pub fn registry_hosts() -> Result<()> {
+    let mut hosts: Vec<_> = REGISTRIES.into_iter().map(str::to_owned).collect();
+    hosts.extend(mirrors());
+    complain(&findings(|path, line| {
+        let host = hosts.iter().find(|host| line.contains(host.as_str()))?;
+        // cargo writes this file and puts its own registry into each entry.
+        let lock = path == Path::new("Cargo.lock");
+        (!lock).then(|| format!("{host} is a package registry; say what to install, not whence"))
+    })?)
+}
+
+/// Hosts that this machine's apt and cargo are told to use.
+fn mirrors() -> Vec<String> {
+    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
+    if let Ok(entries) = fs::read_dir("/etc/apt/sources.list.d") {
+        files.extend(entries.flatten().map(|entry| entry.path()));
+    }
+    let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    files.extend(cargo.map(|home| home.join("config.toml")));
+    let mut hosts = Vec::new();
+    for text in files
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+    {
+        for rest in text.split("://").skip(1) {
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '-');
+            let host = &rest[..end.unwrap_or(rest.len())];
+            // A forge is named for other reasons too, and a loopback address tells nothing.
+            if host.contains('.') && host != "github.com" && !host.starts_with("127.") {
+                hosts.push(host.to_owned());
+            }
+        }
+    }
+    hosts
+}
+
+/// What `rule` says of each line of each committed text file.
+fn findings(rule: impl Fn(&Path, &str) -> Option<String>) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for path in committed()? {
+        for (index, line) in read(&path)?.lines().enumerate() {
+            if let Some(complaint) = rule(&path, line) {
+                found.push(format!("{}:{}: {complaint}", path.display(), index + 1));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn complain(found: &[String]) -> Result<()> {
+    if !found.is_empty() {
+        bail!("{}", found.join("\n"));
+    }
+    Ok(())
+}
+
+/// Files that git knows, relative to the root.
+fn committed() -> Result<Vec<PathBuf>> {
+    let list = host::output("git", &["ls-files"]);
+    let list = list.context("git: cannot list the committed files; run in a clone")?;
+    let paths = list.lines().map(PathBuf::from);
+    // Removed, but not committed so.
+    Ok(paths
+        .filter(|path| host::root().join(path).is_file())
+        .collect())
+}
+
+/// A file as text; binary files have no lines to complain about.
+fn read(path: &Path) -> Result<String> {
+    let bytes = fs::read(host::root().join(path)).with_context(|| path.display().to_string())?;
+    Ok(if bytes.contains(&0) {
+        String::new()
+    } else {
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+fn has_word(line: &str, word: &str) -> bool {
+    let joins = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    around(line, word)
+        .any(|(before, after)| !before.is_some_and(joins) && !after.is_some_and(joins))
+}
+
+/// Whether an absolute path that begins with `path` stands in the line: not the end of another
+/// one (`/proc/1/root`), not a longer name, and not a home directory in a line of a password file.
+fn has_path(line: &str, path: &str) -> bool {
+    let joins = |c: char| c.is_ascii_alphanumeric() || "_-.~)}>]*".contains(c);
+    around(line, path).any(|(before, after)| {
+        !before.is_some_and(|c| joins(c) || c == ':')
+            && !after.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+    })
+}
+
+/// The neighbours of each occurrence.
+fn around<'a>(
+    line: &'a str,
+    word: &'a str,
+) -> impl Iterator<Item = (Option<char>, Option<char>)> + 'a {
+    line.match_indices(word).map(move |(at, _)| {
+        (
+            line[..at].chars().next_back(),
+            line[at + word.len()..].chars().next(),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_paths_have_borders() {
+        assert!(has_word("RING.reserve()", "RING"));
+        assert!(!has_word("STRING RINGS", "RING"));
+        assert!(has_path("cd /home/x; ls", "/home"));
+        assert!(has_path("\"/home\"", "/home"));
+        for not in [
+            "/proc/1/home/x",
+            "/homes",
+            "{dir}/home",
+            "x:0:/home:/bin/sh",
+            "/home-x",
+        ] {
+            assert!(!has_path(not, "/home"), "{not}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Builds dmtrace and becomes it, so that Ctrl-C and exit codes are its own.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    build::{self, Profile},
+    host, setup,
+};
+
+/// Verbs that read or change what only root may.
+const PRIVILEGED: [&str; 7] = ["watch", "exec", "record", "clean", "serve", "top", "doctor"];
+
+/// `cargo xtask run`
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run the debug build
+    #[arg(long)]
+    debug: bool,
+    /// What dmtrace is to do, such as `watch`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Returns only with an error.
+///
+/// # Errors
+/// The build fails, or the program cannot be started.
+pub fn main(args: &Args) -> Result<ExitCode> {
+    setup::ensure()?;
+    let program = build::binary("dmtrace", "dmtrace", Profile::debug(args.debug))?;
+    let mut command = if host::is_root() {
+        Command::new(&program)
+    } else {
+        match privileged(&args.arguments) {
+            Some(verb) => sudo(&program, verb)?,
+            None => Command::new(&program),
+        }
+    };
+    let error = command.args(&args.arguments).exec();
+    Err(error).with_context(|| format!("{}: cannot be started", program.display()))
+}
+
+/// The verb, if it needs root; `--help` does not.
+fn privileged(arguments: &[OsString]) -> Option<&'static str> {
+    let own = || arguments.iter().take_while(|argument| *argument != "--");
+    if own().any(|argument| argument == "--help" || argument == "-h") {
+        return None;
+    }
+    let verb = own().find(|argument| !argument.to_string_lossy().starts_with('-'))?;
+    PRIVILEGED.into_iter().find(|name| OsStr::new(name) == verb)
+}
+
+fn sudo(program: &Path, verb: &str) -> Result<Command> {
+    if !host::has("sudo") {
+        bail!(
+            "{verb}: needs root and there is no sudo; as root run: {} {verb}",
+            program.display()
+        );
+    }
+    let mut command = Command::new("sudo");
+    command.arg("--").arg(program);
+    Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verb(line: &str) -> Option<&'static str> {
+        let arguments: Vec<_> = line.split_whitespace().map(OsString::from).collect();
+        privileged(&arguments)
+    }
+
+    #[test]
+    fn only_verbs_that_trace_or_destroy_need_root() {
+        assert_eq!(verb("--json watch --pid 3"), Some("watch"));
+        assert_eq!(verb("exec -- make -h"), Some("exec"));
+        assert_eq!(verb("list"), None);
+        assert_eq!(verb("report watch"), None);
+        assert_eq!(verb("watch --help"), None);
+        assert_eq!(verb(""), None);
+    }
+}

@@ -1,0 +1,272 @@
+//! Runs the tests of all tiers and adds up what their runners report.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    build::{self, Profile},
+    host, lint, setup,
+    tally::Tally,
+};
+
+/// A tier that takes longer hangs. coreutils' `timeout` ends it.
+const TIER_SECONDS: &str = "1500";
+
+/// The tier that traces this kernel, and with it whatever else happens on it.
+const LIVE: &str = "live";
+
+/// The tiers in their order; others that tests/Cargo.toml has come before `live`.
+const ORDER: [&str; 4] = ["harness", "host", "cli", "replay"];
+
+/// `cargo xtask test`
+#[derive(clap::Args)]
+pub struct Args {
+    /// One tier: lint, unit, or a test target of tests/ such as cli, host, replay, live
+    #[arg(long, default_value = "all")]
+    tier: String,
+    /// Without the tests that boot kernels
+    #[arg(long)]
+    no_vm: bool,
+}
+
+/// Runs the tests; the last line it prints is their sum.
+///
+/// # Errors
+/// No test could be started.
+pub fn main(args: &Args) -> Result<ExitCode> {
+    let targets = targets()?;
+    let wanted = |tier: &str| args.tier == "all" || args.tier == tier;
+    let black_box: Vec<_> = targets.iter().filter(|name| wanted(name)).collect();
+    if !wanted("lint") && !wanted("unit") && black_box.is_empty() {
+        bail!(
+            "--tier {}: no such tier; use lint, unit, {} or all",
+            args.tier,
+            targets.join(", ")
+        );
+    }
+    setup::ensure()?;
+    let mut tally = Tally::default();
+    if wanted("lint") {
+        tally += lint::all();
+    }
+    if wanted("unit") {
+        tally += timed("unit", unit);
+    }
+    if !black_box.is_empty() {
+        match timed_build() {
+            Ok(built) => {
+                for tier in black_box {
+                    tally += timed(tier, || built.run(tier));
+                }
+            }
+            Err(error) => {
+                println!("build: {error:#}");
+                tally += Tally::FAILED;
+            }
+        }
+    }
+    // VM TIER: where the suite of `mod vm` is to be called, unless `args.no_vm`:
+    //     tally += timed("vm", vm::suite);
+    let _ = args.no_vm;
+
+    println!("\n{tally}");
+    Ok(if tally.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs a tier between two lines that tell its name, its sum and its time. One that broke off
+/// counts as failed.
+fn timed(tier: &str, run: impl FnOnce() -> Result<Tally>) -> Tally {
+    println!("\n== {tier}");
+    let start = Instant::now();
+    let tally = run().unwrap_or_else(|error| {
+        println!("{tier}: {error:#}");
+        Tally::FAILED
+    });
+    println!("-- {tier}: {tally}, {:.1} s", start.elapsed().as_secs_f64());
+    tally
+}
+
+/// What stands beside the code; needs neither root nor a kernel.
+fn unit() -> Result<Tally> {
+    let mut command = host::cargo();
+    command.args(["test", "--workspace", "--exclude", "dmtrace-tests"]);
+    host::quiet(&mut command);
+    add_up(&mut command)
+}
+
+/// Test targets of the package dmtrace-tests, in the order in which they are to run.
+fn targets() -> Result<Vec<String>> {
+    let path = host::root().join("tests/Cargo.toml");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let mut names: Vec<_> = text
+        .split("[[test]]")
+        .skip(1)
+        .filter_map(name_of_section)
+        .collect();
+    names.sort_by_key(|name| {
+        let known = ORDER.iter().position(|tier| tier == name);
+        (name == LIVE, known.unwrap_or(ORDER.len()))
+    });
+    Ok(names)
+}
+
+fn name_of_section(section: &str) -> Option<String> {
+    let own = section.split("\n[").next()?;
+    let line = own
+        .lines()
+        .find(|line| line.trim_start().starts_with("name"))?;
+    Some(line.split('"').nth(1)?.to_owned())
+}
+
+/// What the black-box tests run and what they are run against.
+struct Built {
+    dmtrace: PathBuf,
+    tests: BTreeMap<String, PathBuf>,
+}
+
+fn timed_build() -> Result<Built> {
+    println!("\n== build");
+    let start = Instant::now();
+    let dmtrace = build::binary("dmtrace", "dmtrace", Profile::Release)?;
+    let tests = test_programs()?;
+    println!("-- build: {:.1} s", start.elapsed().as_secs_f64());
+    Ok(Built { dmtrace, tests })
+}
+
+/// Builds the test targets. The whole workspace is named so that its features are those of the
+/// unit tests, and nothing is compiled twice.
+fn test_programs() -> Result<BTreeMap<String, PathBuf>> {
+    let mut command = host::cargo();
+    command.args(["test", "--workspace", "--no-run"]);
+    command.arg("--message-format=json-render-diagnostics");
+    host::quiet(&mut command);
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .context("tests: cannot run cargo")?;
+    if !output.status.success() {
+        bail!("tests: do not build; see the messages above");
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().filter_map(artifact).collect())
+}
+
+/// Name and path of a test target of tests/, from one of cargo's messages.
+fn artifact(message: &str) -> Option<(String, PathBuf)> {
+    let field = |name: &str| {
+        let (_, rest) = message.split_once(&format!("\"{name}\":\""))?;
+        rest.split('"').next()
+    };
+    let ours = field("manifest_path")?.ends_with("/tests/Cargo.toml");
+    let path = field("executable")?;
+    // The name of the target stands after its kind.
+    let (_, target) = message.split_once("\"kind\":[\"test\"]")?;
+    let (_, name) = target.split_once("\"name\":\"")?;
+    let name = name.split('"').next()?;
+    ours.then(|| (name.to_owned(), path.into()))
+}
+
+impl Built {
+    fn run(&self, tier: &str) -> Result<Tally> {
+        let program = self.tests.get(tier);
+        let program = program.with_context(|| format!("{tier}: cargo has not built it"))?;
+        let mut command = if tier != LIVE || host::is_root() {
+            self.plain(program)
+        } else if host::output("sudo", &["-n", "-E", "true"]).is_some() {
+            self.through_sudo(program)
+        } else {
+            println!("SKIPPED: {tier}: needs root; run as root: cargo xtask test --tier {tier}");
+            return Ok(Tally::SKIPPED);
+        };
+        if tier == LIVE {
+            command.arg("--test-threads=1");
+        }
+        add_up(command.current_dir(host::root().join("tests")))
+    }
+
+    /// In the foreground, so that Ctrl-C reaches the tests.
+    fn plain(&self, program: &Path) -> Command {
+        let mut command = Command::new("timeout");
+        command
+            .args(["--foreground", "--kill-after=10", TIER_SECONDS])
+            .arg(program);
+        command.env("DMTRACE_BIN", &self.dmtrace);
+        command
+    }
+
+    /// sudo may drop variables in spite of `-E`: the one that matters is passed as an argument.
+    fn through_sudo(&self, program: &Path) -> Command {
+        let mut command = Command::new("sudo");
+        command.args(["-n", "-E", "env"]);
+        command.arg(format!("DMTRACE_BIN={}", self.dmtrace.display()));
+        command
+            .args(["timeout", "--foreground", "--kill-after=10", TIER_SECONDS])
+            .arg(program);
+        command
+    }
+}
+
+/// Runs test runners, shows what they print and adds up their closing lines.
+fn add_up(command: &mut Command) -> Result<Tally> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    let mut tally = Tally::default();
+    let mut closed = false;
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line.context("output of the tests")?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            if let Some(more) = Tally::of_line(&line) {
+                tally += more;
+                closed = true;
+            }
+        }
+    }
+    let status = child.wait().context("end of the tests")?;
+    if status.success() && !closed {
+        println!("the runner told no result");
+    } else if !status.success() && tally.failed == 0 {
+        println!("the runner broke off: {status}");
+    } else {
+        return Ok(tally);
+    }
+    tally += Tally::FAILED;
+    Ok(tally)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_test_programs_in_messages() {
+        let message = r#"{"reason":"compiler-artifact","package_id":"x","manifest_path":"/a/tests/Cargo.toml","target":{"kind":["test"],"crate_types":["bin"],"name":"host","src_path":"/a"},"executable":"/t/host-1","fresh":true}"#;
+        assert_eq!(
+            artifact(message),
+            Some(("host".to_owned(), "/t/host-1".into()))
+        );
+        assert_eq!(artifact(&message.replace("[\"test\"]", "[\"bin\"]")), None);
+        assert_eq!(artifact(&message.replace("/tests/", "/xtask/")), None);
+    }
+
+    #[test]
+    fn reads_the_names_of_test_targets() {
+        let section = "\nname = \"live\"\npath = \"live/main.rs\"\n\n[lints]\nname = \"no\"\n";
+        assert_eq!(name_of_section(section), Some("live".to_owned()));
+    }
+}
