@@ -179,4 +179,4 @@ const _: () = assert!(size_of::<SemRecord>() == 32 + 64 + 64 + 16);
 const _: () = assert!(size_of::<Parent>() == 32);
 const _: () = assert!(size_of::<ProcRecord>() == 328 + 2 * PATH_LEN + CMDLINE_LEN);
 const _: () = assert!(511 + COMPONENT_LEN < PATH_LEN + CMDLINE_LEN);
-const _: () = assert!(size_of::<ProcRecord>() % 8 == 0);
+const _: () = assert!(size_of::<ProcRecord>().is_multiple_of(8));

@@ -80,7 +80,9 @@ fn clippy_without_live() -> Result<()> {
 
 fn clippy(packages: &[&str]) -> Result<()> {
     let mut command = host::cargo();
-    command.args(["clippy", "--quiet"]).args(packages);
+    command
+        .args(["clippy", "--quiet", "--keep-going"])
+        .args(packages);
     host::check(command.args(["--", "-Dwarnings"]), "clippy")
 }
 
