@@ -10,7 +10,7 @@ use aya_ebpf::{
     },
 };
 use dmtrace_common::{
-    CMDLINE_LEN, COMM_LEN, COMPONENT_LEN, Counter, Header, Kind, PARENTS, PATH_LEN, PROC_ANNOUNCED,
+    CMDLINE_LEN, COMM_LEN, COMPONENT_LEN, Counter, Header, Kind, PATH_LEN, PROC_ANNOUNCED,
     PROC_CGROUP_CUT, PROC_CMDLINE_CUT, PROC_CMDLINE_UNREAD, PROC_DESCENDANT, PROC_EXE_CUT,
     PROC_EXE_DELETED, PROC_EXIT_DROPPED, PROC_READY, PROC_TOMBSTONE, ProcKey, ProcRecord, SemEvent,
     control,
@@ -26,7 +26,7 @@ use crate::{
 
 /// Path components followed to the root of an executable's path.
 const EXE_DEPTH: usize = 16;
-/// Generations searched for the tracer itself; the first [`PARENTS`] are kept.
+/// Generations searched for the tracer itself; the first `PARENTS` are kept.
 const ANCESTRY: usize = 20;
 /// Path components followed to the root of a cgroup's path.
 const CGROUP_DEPTH: usize = 8;

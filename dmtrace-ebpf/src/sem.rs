@@ -108,14 +108,12 @@ pub fn created(call: &Creation) {
     let owner = intern(&who);
     let name = comm(who.task);
     if !owner.is_null() {
-        // SAFETY: a live map value; these fields are only counted in.
-        let (live, created, starved) = unsafe {
-            (
-                &raw mut (*owner).live,
-                &raw mut (*owner).created,
-                &raw mut (*owner).starved,
-            )
-        };
+        // SAFETY: a live map value; this field is only counted in.
+        let live = unsafe { &raw mut (*owner).live };
+        // SAFETY: as above.
+        let created = unsafe { &raw mut (*owner).created };
+        // SAFETY: as above.
+        let starved = unsafe { &raw mut (*owner).starved };
         if !failed {
             add(live, 1);
             add(created, 1);

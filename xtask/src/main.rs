@@ -52,7 +52,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(args) => return test::main(&args),
         Task::Lint => return lint::main(),
         Task::Demo(args) => demo::main(&args)?,
-        Task::Vm(args) => vm::main(&args)?,
+        Task::Vm(args) => vm::main(&args),
     }
     Ok(ExitCode::SUCCESS)
 }

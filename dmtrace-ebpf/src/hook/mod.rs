@@ -1,5 +1,9 @@
 //! The programs, by backend. A program's name is `<hook>_<e|x>` (entry, exit), with a letter in
 //! front for the backend where two have the same hook. The kernel cuts names at 15 bytes.
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "aya's macros hand the context over by value"
+)]
 
 mod kprobe;
 mod process;

@@ -32,8 +32,9 @@ const ENOSPC: i32 = -28;
 /// the syscall, in slots of 8 bytes.
 #[inline(always)]
 fn arg(ctx: &TracePointContext, index: usize) -> u64 {
+    let slot = ctx.as_ptr().cast::<u64>().wrapping_add(2 + index);
     // SAFETY: syscall tracepoints have six argument slots; the verifier checks the bound.
-    unsafe { ctx.as_ptr().cast::<u64>().add(2 + index).read_volatile() }
+    unsafe { slot.read_volatile() }
 }
 
 /// Return value of a `sys_exit_*` tracepoint.
