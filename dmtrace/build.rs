@@ -1,120 +1,172 @@
-//! Builds the kernel side for `bpfel-unknown-none` and hands its object to `probe::object`.
+//! Builds the kernel side for `bpfel-unknown-none` and tells the crate where its object is.
 //!
 //! A nested cargo, because the target needs its own `core` (`-Z build-std`, which stable cargo
-//! takes with `RUSTC_BOOTSTRAP=1`) and its own flags. Paths are remapped, so that the object is
-//! the same whatever folder it was built in.
-
-use std::{
-    env,
-    path::{Path, PathBuf},
-    process::{Command, exit},
-};
-
-const TARGET: &str = "bpfel-unknown-none";
+//! takes with `RUSTC_BOOTSTRAP=1`) and its own flags. Paths are remapped and DWARF is removed, so
+//! that the object is the same whatever folder it was built in.
 
 fn main() {
     println!("cargo::rerun-if-env-changed=DMTRACE_BPF_OBJECT");
-    if env::var_os("CARGO_FEATURE_LIVE").is_none() {
-        return;
+    #[cfg(feature = "live")]
+    match kernel_side::object() {
+        Ok(path) => println!("cargo::rustc-env=DMTRACE_BPF_PATH={}", path.display()),
+        // A line for cargo to show; it would hide anything else in a dump of our output.
+        Err(message) => println!("cargo::error={message}"),
     }
-    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
-    let object = out.join("dmtrace.bpf.o");
-    let built = match env::var_os("DMTRACE_BPF_OBJECT") {
-        Some(given) => PathBuf::from(given),
-        None => build(&out).unwrap_or_else(|message| {
-            // `cargo::error` would bury the line between warnings of other crates.
-            eprintln!("error: {message}");
-            exit(1);
-        }),
-    };
-    if let Err(error) = std::fs::copy(&built, &object) {
-        eprintln!(
-            "error: cannot copy the eBPF object {}: {error}",
-            built.display()
-        );
-        exit(1);
-    }
-    println!("cargo::rustc-env=DMTRACE_BPF_PATH={}", object.display());
 }
 
-fn build(out: &Path) -> Result<PathBuf, String> {
-    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
-    let root = manifest
-        .parent()
-        .ok_or("dmtrace has no parent directory")?
-        .to_path_buf();
-    for watched in ["dmtrace-ebpf", "dmtrace-common", "Cargo.lock"] {
-        println!("cargo::rerun-if-changed={}", root.join(watched).display());
+#[cfg(feature = "live")]
+mod kernel_side {
+    use std::{
+        env,
+        ffi::OsString,
+        fs,
+        path::{Path, PathBuf},
+        process::{Command, exit},
+    };
+
+    const TARGET: &str = "bpfel-unknown-none";
+
+    /// The finished object: the one that `DMTRACE_BPF_OBJECT` names, or a new one.
+    pub fn object() -> Result<PathBuf, String> {
+        let out = path_of("OUT_DIR")?;
+        let built = match env::var_os("DMTRACE_BPF_OBJECT") {
+            Some(given) => PathBuf::from(given),
+            None => build(&out)?,
+        };
+        let named = |error: &dyn std::fmt::Display| format!("{}: {error}", built.display());
+        let object = fs::read(&built).map_err(|error| named(&error))?;
+        let object = without_dwarf(&object).map_err(|error| named(&error))?;
+        let path = out.join("dmtrace.bpf.o");
+        fs::write(&path, object).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(path)
     }
-    check_tools()?;
-    let target_dir = out.join("ebpf");
-    let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| "x86_64".into());
-    let mut flags = vec![
-        format!("--cfg=bpf_target_arch=\"{arch}\""),
-        "-Cdebuginfo=2".into(),
-        "-Clink-arg=--btf".into(),
-        format!("--remap-path-prefix={}=/dmtrace", root.display()),
-    ];
-    for (variable, name) in [("CARGO_HOME", "/cargo"), ("RUSTUP_HOME", "/rustup")] {
-        if let Some(path) = env::var_os(variable) {
-            flags.push(format!(
-                "--remap-path-prefix={}={name}",
-                Path::new(&path).display()
+
+    fn build(out: &Path) -> Result<PathBuf, String> {
+        let manifest = path_of("CARGO_MANIFEST_DIR")?;
+        let root = manifest.parent().unwrap_or(&manifest);
+        for watched in ["dmtrace-ebpf", "dmtrace-common", "Cargo.toml", "Cargo.lock"] {
+            println!("cargo::rerun-if-changed={}", root.join(watched).display());
+        }
+        let sources = tools()?;
+        let target_dir = target_dir(out);
+        let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| "x86_64".into());
+        let mut flags: Vec<OsString> = vec![
+            format!("--cfg=bpf_target_arch=\"{arch}\"").into(),
+            // bpf-linker makes BTF out of debug info.
+            "-Cdebuginfo=2".into(),
+            "-Clink-arg=--btf".into(),
+        ];
+        // The last one that fits wins: the target directory may be in the root.
+        flags.push(remap(root, "/dmtrace"));
+        flags.push(remap(&target_dir, "/target"));
+        flags.push(remap(&sources, "/rust"));
+        flags.extend(registries().iter().map(|path| remap(path, "/registry")));
+        let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .current_dir(root)
+            .args([
+                "build",
+                "--package",
+                "dmtrace-ebpf",
+                "--release",
+                "--locked",
+            ])
+            .args(["-Zbuild-std=core", "--target", TARGET, "--target-dir"])
+            .arg(&target_dir)
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f".as_ref()))
+            .env("CARGO_PROFILE_RELEASE_LTO", "false")
+            .env("CARGO_PROFILE_RELEASE_STRIP", "none")
+            .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
+            .env_remove("RUSTC")
+            .env_remove("RUSTC_WRAPPER")
+            .env_remove("RUSTC_WORKSPACE_WRAPPER")
+            .env_remove("RUSTFLAGS")
+            .output()
+            .map_err(|error| format!("cargo for the kernel side: cannot be run: {error}"))?;
+        if !output.status.success() {
+            // The compiler's own words, as they are.
+            eprintln!("the kernel side does not build:");
+            eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+            exit(1);
+        }
+        Ok(target_dir.join(TARGET).join("release/dmtrace-ebpf"))
+    }
+
+    /// One line with the command that fixes it beats a page of linker output. Returns where the
+    /// sources of the standard library are.
+    fn tools() -> Result<PathBuf, String> {
+        let linker = Command::new("bpf-linker").arg("--version").output();
+        if !linker.is_ok_and(|output| output.status.success()) {
+            return Err(
+                "bpf-linker: missing, it links the kernel side; run: cargo xtask setup".into(),
+            );
+        }
+        let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+        let output = Command::new(rustc).args(["--print", "sysroot"]).output();
+        let output = output.map_err(|error| format!("rustc: cannot be run: {error}"))?;
+        let sysroot = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let sources = Path::new(&sysroot).join("lib/rustlib/src/rust");
+        if !sources.join("library/core").exists() {
+            return Err(format!(
+                "rust-src: missing in {sysroot}, the kernel side needs it; run: cargo xtask setup"
             ));
         }
+        Ok(sources)
     }
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .current_dir(&root)
-        .args([
-            "build",
-            "--package",
-            "dmtrace-ebpf",
-            "--release",
-            "--locked",
-        ])
-        .args(["-Zbuild-std=core", "--target", TARGET, "--target-dir"])
-        .arg(&target_dir)
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-        .env("CARGO_PROFILE_RELEASE_LTO", "false")
-        .env("CARGO_PROFILE_RELEASE_STRIP", "none")
-        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3")
-        .env_remove("RUSTC")
-        .env_remove("RUSTC_WRAPPER")
-        .env_remove("RUSTC_WORKSPACE_WRAPPER")
-        .env_remove("RUSTFLAGS")
-        .output()
-        .map_err(|error| format!("cannot run cargo for the eBPF side: {error}"))?;
-    if !output.status.success() {
-        return Err(format!(
-            "the eBPF side does not build:\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        ));
-    }
-    Ok(target_dir.join(TARGET).join("release/dmtrace-ebpf"))
-}
 
-/// One line with the command that fixes it beats a page of linker output.
-fn check_tools() -> Result<(), String> {
-    let runs = |program: &str, argument: &str| {
-        Command::new(program)
-            .arg(argument)
-            .output()
-            .is_ok_and(|output| output.status.success())
-    };
-    if !runs("bpf-linker", "--version") {
-        return Err("bpf-linker is missing; run: cargo xtask setup".into());
+    /// One directory for all profiles, beside them: the kernel side is the same for all. Ours is
+    /// `TARGET/PROFILE/build/PACKAGE/out`.
+    fn target_dir(out: &Path) -> PathBuf {
+        let mut above = out.ancestors().skip(2);
+        let expected = above.next().is_some_and(|dir| dir.ends_with("build"));
+        let shared = above.nth(1).filter(|_| expected);
+        shared.unwrap_or(out).join("ebpf")
     }
-    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let sysroot = Command::new(rustc)
-        .args(["--print", "sysroot"])
-        .output()
-        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-        .map_err(|error| format!("cannot run rustc: {error}"))?;
-    let core = Path::new(&sysroot).join("lib/rustlib/src/rust/library/core");
-    if !core.exists() {
-        return Err("the toolchain component rust-src is missing; run: cargo xtask setup".into());
+
+    /// Where cargo unpacks packages. The names depend on the registry and on the machine's
+    /// replacement for it.
+    fn registries() -> Vec<PathBuf> {
+        let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+        let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
+        let entries = home.and_then(|home| fs::read_dir(home.join("registry/src")).ok());
+        let entries = entries.into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
     }
-    Ok(())
+
+    fn remap(path: &Path, name: &str) -> OsString {
+        let mut flag = OsString::from("--remap-path-prefix=");
+        flag.push(path);
+        flag.push("=");
+        flag.push(name);
+        flag
+    }
+
+    /// The object without DWARF, which is four fifths of it and which neither aya nor the kernel
+    /// reads; BTF stays. References from BTF to code are offsets already, so that their
+    /// relocations go too.
+    fn without_dwarf(object: &[u8]) -> object::build::Result<Vec<u8>> {
+        let mut builder = object::build::elf::Builder::read(object)?;
+        for section in &mut builder.sections {
+            let name = section.name.as_slice();
+            section.delete = name.starts_with(b".debug_")
+                || name.starts_with(b".rel.debug_")
+                || name.starts_with(b".rel.BTF");
+        }
+        builder.delete_orphans();
+        // LLVM keeps all names in one table; the builder wants those of sections apart.
+        let names = builder.sections.add();
+        names.name = b".shstrtab"[..].into();
+        names.sh_type = object::elf::SHT_STRTAB;
+        names.sh_addralign = 1;
+        names.data = object::build::elf::SectionData::SectionString;
+        let mut stripped = Vec::new();
+        builder.write(&mut stripped)?;
+        Ok(stripped)
+    }
+
+    fn path_of(variable: &str) -> Result<PathBuf, String> {
+        let value =
+            env::var_os(variable).ok_or_else(|| format!("{variable}: cargo has not set it"));
+        value.map(PathBuf::from)
+    }
 }

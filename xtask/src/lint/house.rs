@@ -62,7 +62,11 @@ pub fn lengths() -> Result<()> {
 
 /// No path of the machine that something was written on.
 pub fn local_paths() -> Result<()> {
-    complain(&findings(|_, line| {
+    complain(&findings(|file, line| {
+        // A guest has its own root.
+        if file.starts_with("xtask/src/vm/guest") {
+            return None;
+        }
         let path = LOCAL.into_iter().find(|path| has_path(line, path))?;
         Some(format!("{path} is a path of one machine"))
     })?)
