@@ -215,6 +215,9 @@ pub struct Exec {
     /// Wait so long for udev to complete, after the command has ended.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
     pub grace: Duration,
+    /// Write the result here instead of standard error; standard output belongs to the command.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// Exit code when something was left.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub error_exitcode: u8,

@@ -2,7 +2,7 @@
 
 use std::{io, process::ExitCode, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use super::{
@@ -20,7 +20,13 @@ use crate::{
 };
 
 /// Runs the verb.
-pub fn run(args: &Exec, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+pub fn run(args: &Exec, as_json: bool) -> Result<ExitCode> {
+    let mut out = match &args.report {
+        Some(path) => Out::to(Box::new(
+            std::fs::File::create(path).with_context(|| path.display().to_string())?,
+        )),
+        None => Out::to(Box::new(io::stderr())),
+    };
     runtime()?.block_on(async {
         let mut tracing = Tracing::start(&args.tuning, |_, _| Ok(None))?;
         adopt_orphans();
@@ -39,7 +45,7 @@ pub fn run(args: &Exec, as_json: bool, out: &mut Out) -> Result<ExitCode> {
                 .await?;
         }
         let ending = tracing.finish(&mut Silent)?;
-        report(args, &ending, pid, code, as_json, out)
+        report(args, &ending, pid, code, as_json, &mut out)
     })
 }
 

@@ -49,7 +49,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "live")]
         Verb::Record(args) => watch::record(args, cli.json, &mut out)?,
         #[cfg(feature = "live")]
-        Verb::Exec(args) => exec::run(args, cli.json, &mut out)?,
+        Verb::Exec(args) => exec::run(args, cli.json)?,
         _ => anyhow::bail!("not there yet"),
     };
     out.flush()?;

@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 
 /// Standard output, buffered, with what the verbs need to know about it.
 pub struct Out {
-    inner: io::BufWriter<io::Stdout>,
+    inner: io::BufWriter<Box<dyn Write>>,
     color: bool,
     width: Option<usize>,
 }
@@ -23,7 +23,16 @@ impl Out {
         Self {
             color: color.unwrap_or(terminal && !plain),
             width,
-            inner: io::BufWriter::new(stdout),
+            inner: io::BufWriter::new(Box::new(stdout)),
+        }
+    }
+
+    /// Somewhere else: standard error beside a command that owns standard output, or a file.
+    pub fn to(writer: Box<dyn Write>) -> Self {
+        Self {
+            color: false,
+            width: None,
+            inner: io::BufWriter::new(writer),
         }
     }
 

@@ -53,9 +53,9 @@ pub struct Accounting {
     pub call_map_full: u64,
     /// Records dropped before userspace could read them.
     pub history_lost: u64,
-    /// Sets in the books now.
+    /// Sets in the books at the last comparison.
     pub ledger_sets: u64,
-    /// Sets in the kernel's tables now, in the namespaces that could be read.
+    /// Sets in the kernel's tables at the last comparison, in the namespaces that could be read.
     pub kernel_sets: u64,
     /// Differences between books and kernel found since the start, all corrected.
     pub drift: u64,
@@ -129,9 +129,10 @@ impl Accounting {
         if unreadable > 0 {
             deficits.push(format!("{unreadable} IPC namespaces could not be read"));
         }
-        let kernel_sets = last.map_or(0, |last| {
-            last.matched + last.preexisting + last.unknown + last.rekeyed
-        });
+        // Of the moment of the last comparison; what was in flight then is in neither.
+        let both = last.map_or(0, |last| last.matched + last.preexisting + last.rekeyed);
+        let ledger_sets = both + last.map_or(0, |last| last.vanished);
+        let kernel_sets = both + last.map_or(0, |last| last.unknown);
         let vanished = last.map_or(0, Reconciliation::drift);
         if last.is_none() {
             deficits.push("the books were not compared with the kernel".to_owned());
@@ -150,7 +151,7 @@ impl Accounting {
             proc_map_full: counts.proc_map_full,
             call_map_full: counts.call_map_full,
             history_lost: counts.history_lost,
-            ledger_sets: totals.sets.live,
+            ledger_sets,
             kernel_sets,
             drift,
             unreadable,

@@ -266,10 +266,13 @@ impl Session {
 
     /// Stops the probes, takes in what is left and balances the accounts.
     pub fn finish(&mut self, sink: Sink<'_>) -> (Accounting, Snapshot) {
+        // Compared while the probes still see what others do: after detaching, every change by
+        // anybody would count as a difference.
+        let (snapshot, _) = self.reconcile(sink);
         self.tracer.detach();
         let counts = self.settled_counts();
         self.drain_all(sink);
-        let (snapshot, _) = self.reconcile(sink);
+        self.resync();
         let accounting = Accounting::balance(
             &counts,
             &self.received,

@@ -95,7 +95,19 @@ pub fn test(
 
 /// Runs the tests of a tier.
 pub fn run(tier: &str, tests: Vec<Trial>) -> ExitCode {
-    let conclusion = libtest_mimic::run(&Arguments::from_args(), tests);
+    run_with(tier, tests, &Arguments::from_args())
+}
+
+/// Runs the tests of a tier one after the other: a tracer sees the whole host, other tests
+/// included, and their namespaces come and go.
+pub fn run_serially(tier: &str, tests: Vec<Trial>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    run_with(tier, tests, &arguments)
+}
+
+fn run_with(tier: &str, tests: Vec<Trial>, arguments: &Arguments) -> ExitCode {
+    let conclusion = libtest_mimic::run(arguments, tests);
     if let Ok(skipped) = SKIPPED.lock() {
         for (reason, count) in skipped.iter() {
             println!("SKIPPED: {count} tests of tier {tier}: {reason}");

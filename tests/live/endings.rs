@@ -1,0 +1,220 @@
+//! How `watch` and `record` end: signals, closed pipes, full disks, recordings cut short.
+
+use std::{fs, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use dmtrace_tests::harness::{actor, dmtrace_bin, in_private_ns, ns_of, test};
+use libtest_mimic::Trial;
+
+use crate::{
+    NEEDS,
+    tracer::{Tracer, dmtrace, dmtrace_json},
+};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("endings::a_closed_pipe_is_no_error", NEEDS, closed_pipe),
+        test("endings::sigterm_ends_like_ctrl_c", NEEDS, sigterm),
+        test("endings::count_ends_after_so_many_lines", NEEDS, count),
+        test(
+            "endings::a_recording_tells_what_the_trace_told",
+            NEEDS,
+            recording,
+        ),
+        test("endings::a_recording_cut_short_says_so", NEEDS, cut),
+        test(
+            "endings::a_full_disk_keeps_what_was_recorded",
+            NEEDS,
+            full_disk,
+        ),
+        test(
+            "endings::without_root_one_line_says_what_is_missing",
+            NEEDS,
+            nobody,
+        ),
+        test("endings::no_tracefs_is_one_line", NEEDS, no_tracefs),
+    ]
+}
+
+fn closed_pipe() -> Result<()> {
+    in_private_ns(|| {
+        let script = format!(
+            "{} watch --all -d 20s 2>/dev/null | head -n 2; echo ${{PIPESTATUS[0]}}",
+            dmtrace_bin()?.display()
+        );
+        let mut noise = actor(&["moby", "--count", "1000", "--every-ms", "20"])?;
+        let output = Command::new("bash")
+            .args(["-c", &script])
+            .output()
+            .context("bash")?;
+        noise.kill();
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(text.lines().last() == Some("0"), "{text}");
+        ensure!(text.lines().count() == 3, "{text}");
+        Ok(())
+    })?
+}
+
+fn sigterm() -> Result<()> {
+    let tracer = Tracer::start(&[])?;
+    tracer.signal(libc::SIGTERM)?;
+    let said = tracer.stop()?;
+    ensure!(said.code == 0, "exit code {}", said.code);
+    Ok(())
+}
+
+fn count() -> Result<()> {
+    in_private_ns(|| {
+        let ns = ns_of("thread-self")?;
+        let tracer = Tracer::start(&["-n", "3", "--ipc-ns", &ns.to_string()])?;
+        actor(&["cycle", "--count", "5"])?.finish()?;
+        let said = tracer.stop()?;
+        let lines = said
+            .objects
+            .iter()
+            .filter(|object| object["type"] == "change")
+            .count();
+        ensure!(lines == 3, "{lines} lines");
+        Ok(())
+    })?
+}
+
+/// Records the deaths of some actors.
+fn record(path: &str) -> Result<String> {
+    in_private_ns(|| {
+        let ns = ns_of("thread-self")?.to_string();
+        let mut tracer = Command::new(dmtrace_bin()?)
+            .args(["record", "--force", "-d", "4s", path])
+            .spawn()?;
+        // The recording exists from the start, and has its first entry once probes are attached.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while fs::metadata(path).map_or(0, |file| file.len()) == 0
+            && std::time::Instant::now() < deadline
+        {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let mut actors = Vec::new();
+        for step in ["after-setval", "after-inc", "after-inc"] {
+            let mut actor = actor(&["cycle", "--stop-at", step])?;
+            let _killed = actor.finish()?;
+            actors.push(actor);
+        }
+        let status = tracer.wait()?;
+        ensure!(status.code() == Some(1), "record: {status}");
+        Ok(ns)
+    })?
+}
+
+fn recording() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("a.dmt").display().to_string();
+    let ns = record(&path)?;
+    let (report, code) = dmtrace_json(&["report", "--ipc-ns", &ns, &path])?;
+    ensure!(code == 1, "exit code {code}");
+    let leaked = report["leaked"].as_array().context("no list")?;
+    ensure!(leaked.len() == 3, "{} leaks: {report}", leaked.len());
+    for leak in leaked {
+        ensure!(leak["verdict"]["confidence"] == "observed", "{leak}");
+        ensure!(
+            leak["process"]["cmdline"].to_string().contains("--stop-at"),
+            "{leak}"
+        );
+    }
+    ensure!(report["complete"] == true, "{report}");
+    // The same file, once more: refuses to overwrite.
+    let output = dmtrace(&["record", "-d", "1s", &path])?;
+    ensure!(output.status.code() == Some(3), "{output:?}");
+    ensure!(
+        String::from_utf8_lossy(&output.stderr).contains("--force"),
+        "{output:?}"
+    );
+    Ok(())
+}
+
+fn cut() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("a.dmt").display().to_string();
+    record(&path)?;
+    let whole = fs::read(&path)?;
+    let short = dir.path().join("b.dmt").display().to_string();
+    for part in [whole.len() - 1, whole.len() / 2, whole.len() / 3] {
+        fs::write(&short, &whole[..part])?;
+        let (report, code) = dmtrace_json(&["report", &short])?;
+        ensure!(report["complete"] == false, "{report}");
+        ensure!(
+            report["notes"].to_string().contains("has no end"),
+            "{report}"
+        );
+        ensure!(code == 1 || code == 4, "exit code {code}");
+    }
+    fs::write(&short, &whole[..5])?;
+    let output = dmtrace(&["report", &short])?;
+    ensure!(output.status.code() == Some(3), "{output:?}");
+    ensure!(
+        output.stderr.iter().filter(|&&byte| byte == b'\n').count() == 1,
+        "{output:?}"
+    );
+    Ok(())
+}
+
+fn full_disk() -> Result<()> {
+    // A file system of 64 KiB in a mount namespace of its own.
+    let script = format!(
+        "mount -t tmpfs -o size=64k small /mnt && {bin} watch --all -d 3s --record /mnt/a.dmt & sleep 1; \
+         {actor} churn --tag y --procs 400 >/dev/null; wait; {bin} report /mnt/a.dmt; echo code $?",
+        bin = dmtrace_bin()?.display(),
+        actor = dmtrace_tests::harness::actor_bin()?.display(),
+    );
+    let output = Command::new("unshare")
+        .args(["-m", "-i", "bash", "-c", &script])
+        .output()
+        .context("unshare")?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(errors.contains("No space left on device"), "{errors}");
+    // The trace went on to its own end, and what was recorded is readable.
+    let made = text.lines().find_map(|line| {
+        let (before, _) = line.split_once(" sets made")?;
+        before.rsplit(' ').next()?.parse::<u32>().ok()
+    });
+    ensure!(made.is_some_and(|made| made >= 400), "{text}{errors}");
+    ensure!(text.contains("code 4"), "{text}{errors}");
+    Ok(())
+}
+
+fn nobody() -> Result<()> {
+    let output = Command::new("setpriv")
+        .args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--bounding-set=-all",
+            "--inh-caps=-all",
+        ])
+        .arg(dmtrace_bin()?)
+        .args(["watch", "-d", "1s"])
+        .output()
+        .context("setpriv")?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(3), "{output:?}");
+    ensure!(
+        text.lines().count() == 1 && text.contains("CAP_BPF") && text.contains("root"),
+        "{text}"
+    );
+    Ok(())
+}
+
+fn no_tracefs() -> Result<()> {
+    let script = format!(
+        "umount -q /sys/kernel/tracing /sys/kernel/debug/tracing /sys/kernel/debug; {} watch --backend tracepoint -d 1s",
+        dmtrace_bin()?.display()
+    );
+    let output = Command::new("unshare")
+        .args(["-m", "bash", "-c", &script])
+        .output()
+        .context("unshare")?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(3), "{output:?}");
+    ensure!(text.contains("mount -t tracefs"), "{text}");
+    Ok(())
+}

@@ -1,0 +1,22 @@
+//! Tier `live`: the real binary on the running kernel and real semaphores, as root.
+
+mod accounting;
+mod endings;
+mod exec;
+mod seed;
+mod tracer;
+
+use std::process::ExitCode;
+
+use dmtrace_tests::harness::{Need, run_serially};
+
+/// What every test of this tier needs.
+const NEEDS: &[Need] = &[Need::Root];
+
+fn main() -> ExitCode {
+    let mut tests = accounting::tests();
+    tests.extend(endings::tests());
+    tests.extend(exec::tests());
+    tests.extend(seed::tests());
+    run_serially("live", tests)
+}
