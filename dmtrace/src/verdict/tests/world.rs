@@ -587,7 +587,6 @@ impl World {
             began: BootTime(self.now),
             ended: BootTime(self.now + 1000),
             wall: UnixTime(self.wall()),
-            incomplete: Vec::new(),
             namespaces: namespaces
                 .into_iter()
                 .map(|(ns, sets)| NsSnapshot {
