@@ -14,6 +14,8 @@ mod operate;
 mod process;
 mod reconcile;
 mod semaphore;
+#[cfg(test)]
+mod tests;
 mod timeline;
 
 pub use change::{Change, ChangeKind, EndKind};

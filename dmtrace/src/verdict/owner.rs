@@ -273,7 +273,8 @@ fn abandoned(
 /// Whether a cookie may outlive its creator by design: `dmsetup udevcreatecookie` exits at once,
 /// and later dmsetup processes get the cookie by `DM_UDEV_COOKIE` or `--udevcookie`.
 fn may_be_transaction(owner: &User, process: Option<&Process>) -> bool {
-    if owner.incs > 0 || owner.decs > 0 || owner.wait_entries > 0 {
+    // It prints the cookie after SETVAL, and does nothing else with it.
+    if owner.stage != Stage::Ready || owner.incs > 0 || owner.decs > 0 {
         return false;
     }
     let image: Option<&ProcessImage> = process.and_then(|process| process.image.as_deref());

@@ -67,6 +67,8 @@ pub enum Obstacle {
     ClockSet,
     /// The kernel contradicts the events seen.
     Contradiction,
+    /// Messages were lost and not made good.
+    EventsLost,
 }
 
 /// How much certainty and age a removal needs.
@@ -135,6 +137,9 @@ pub fn provably_leaked(
     }
     if known.contradiction {
         obstacles.push(Obstacle::Contradiction);
+    }
+    if context.completeness.lost > 0 {
+        obstacles.push(Obstacle::EventsLost);
     }
     let left = matches!(
         verdict.class,
@@ -232,6 +237,7 @@ impl fmt::Display for Obstacle {
                 write!(f, "touched {seconds} s ago; {needed} s are needed")
             }
             Self::ClockSet => f.write_str("its times lie in the future: the clock was set"),
+            Self::EventsLost => f.write_str("events were lost"),
             Self::Contradiction => f.write_str("the kernel's state and the events seen disagree"),
         }
     }

@@ -117,6 +117,10 @@ pub(super) fn judge(
     if !facts.carriers_complete {
         return undecided(Reason::CarriersUnreadable, evidence, known);
     }
+    if context.completeness.lost > 0 {
+        // The kernel maps still tell what the lost messages said: they come first.
+        return undecided(Reason::EventsLost, evidence, known);
+    }
     let fields = signature(set, state);
     let candidates: Vec<Evidence> = candidates(facts, set, subject, fields).collect();
     if !candidates.is_empty() {
@@ -179,13 +183,15 @@ fn fate(facts: &HostFacts, pid: u32, then: UnixTime) -> Fate {
     }
 }
 
-/// Living processes that may have made the set: known programs, old enough, able to reach it.
+/// Living processes that may have made or used the set: known programs that were there when it
+/// was touched last, and can reach it.
 fn candidates<'a>(
     facts: &'a HostFacts,
     set: &'a SetSnapshot,
     subject: &'a Subject<'_>,
     fields: Signature,
 ) -> impl Iterator<Item = Evidence> + 'a {
+    let touched = set.ctime.0.max(set.otime.0).saturating_add(GRAIN);
     facts
         .processes
         .iter()
@@ -194,7 +200,7 @@ fn candidates<'a>(
             // to a script.
             let script = fields == Signature::NeverUsed && INTERPRETERS.contains(&&*live.comm);
             (makes_cookies(&live.comm) || script)
-                && started(facts, live.start_ticks) <= set.ctime.0.saturating_add(GRAIN)
+                && started(facts, live.start_ticks) <= touched
                 && live.ipc_ns.is_none_or(|ns| ns == subject.semaphore.id.ns)
         })
         .map(|(&pid, live)| Evidence::Candidate {

@@ -12,7 +12,7 @@ use crate::{
     event::Event,
     facts::{HostFacts, Snapshot},
     ids::SemId,
-    ledger::Ledger,
+    ledger::{Cookie, Ledger},
     verdict::{Class, Completeness, Confidence, Context, Healthy, Rules, Thresholds, survey},
 };
 
@@ -157,12 +157,7 @@ fn exact(play: &Play, ledger: &Ledger, view: &View, settled: bool) -> TestCaseRe
         let text = || format!("{sem:?} {verdict:?} {:?}", cookie.semaphore);
         let quiet = view.facts.now.0.saturating_sub(set.touched) / 1_000_000_000;
         let book = cookie.semaphore.cookie.as_deref();
-        prop_assert_eq!(
-            book.and_then(|book| book.value()),
-            Some(set.value),
-            "{}",
-            text()
-        );
+        prop_assert_eq!(book.and_then(Cookie::value), Some(set.value), "{}", text());
         prop_assert_eq!(book.map_or(0, |book| book.waiters.len()), set.waiters.len());
         if !set.waiters.is_empty() {
             let fine = matches!(

@@ -432,8 +432,17 @@ impl Play {
         let mut shell = self.shells[index];
         if let Some(child) = shell.child.take()
             && shell.stage == 1
+            && shell.cookie.is_none()
         {
-            shell.cookie = self.threads[child].cookie;
+            let child = &self.threads[child];
+            if child.at != At::End || child.cookie.is_none() {
+                // Killed before it could print the cookie: `set -e`.
+                shell.stage = 2;
+                self.shells[index] = shell;
+                self.world.exit(shell.proc, ExitStatus::Code(1));
+                return;
+            }
+            shell.cookie = child.cookie;
         }
         let ns = self.world.procs[shell.proc].ns;
         let parent = Some(shell.proc);
@@ -628,9 +637,9 @@ impl Play {
                 && shell.stage < 2
                 && (shell.cookie.is_some_and(|(cookie, _)| cookie == sem)
                     || shell.child.is_some_and(|child| {
-                        self.threads[child]
-                            .cookie
-                            .is_some_and(|(cookie, _)| cookie == sem)
+                        let child = &self.threads[child];
+                        (child.at == At::End || self.alive(child))
+                            && child.cookie.is_some_and(|(cookie, _)| cookie == sem)
                     }))
         });
         by_thread || by_shell

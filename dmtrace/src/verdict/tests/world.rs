@@ -89,10 +89,6 @@ impl World {
         }
     }
 
-    pub fn boot(&self) -> BootTime {
-        BootTime(self.now)
-    }
-
     fn wall(&self) -> i64 {
         WALL0 + (self.now / 1_000_000_000) as i64
     }
@@ -378,11 +374,11 @@ impl World {
         let set = self.sems.get_mut(&sem).ok_or(libc::EINVAL)?;
         let key = set.key;
         let fits = set.value + i32::from(delta) >= 0;
+        set.touched = now;
         if fits {
             set.value += i32::from(delta);
             set.pid = actor.tgid;
             set.otime = wall;
-            set.touched = now;
         }
         let woken = if fits && set.value == 0 {
             std::mem::take(&mut set.waiters)
@@ -591,7 +587,6 @@ impl World {
             began: BootTime(self.now),
             ended: BootTime(self.now + 1000),
             wall: UnixTime(self.wall()),
-            incomplete: Vec::new(),
             namespaces: namespaces
                 .into_iter()
                 .map(|(ns, sets)| NsSnapshot {
@@ -601,6 +596,7 @@ impl World {
                 })
                 .collect(),
             unreadable: Vec::new(),
+            incomplete: Vec::new(),
         }
     }
 

@@ -1,0 +1,610 @@
+//! Bounds, order and repetition; the protocol itself is tested with the verdicts.
+
+use dmtrace_common::{
+    ProcKey, SEM_ANNOUNCED, SEM_COOKIE, SEM_OPS_DROPPED, SEM_TOMBSTONE, SemRecord,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    event::{Actor, Event, ExitStatus, Operation, ProcessImage, Quality, What},
+    facts::{NsSnapshot, SemState, SetSnapshot, Snapshot},
+};
+
+const KEY: Key = Key(0x0d4d_1234);
+
+fn sem(semid: i32) -> SemId {
+    SemId {
+        ns: IpcNs::HOST,
+        semid,
+    }
+}
+
+fn event(at: u64, tgid: u32, what: What) -> Event {
+    Event {
+        at: BootTime(at),
+        actor: Actor {
+            id: ProcId {
+                tgid,
+                start: BootTime(u64::from(tgid)),
+            },
+            exec: 0,
+            tid: tgid,
+            comm: "lvm".to_owned(),
+        },
+        quality: Quality::default(),
+        what,
+    }
+}
+
+fn created(at: u64, tgid: u32, semid: i32, key: Key) -> Event {
+    let what = What::Created {
+        sem: sem(semid),
+        key,
+        nsems: 1,
+        semflg: 0o600,
+    };
+    event(at, tgid, what)
+}
+
+fn destroyed(at: u64, tgid: u32, semid: i32, key: Key) -> Event {
+    let sem = sem(semid);
+    event(at, tgid, What::Destroyed { sem, key })
+}
+
+fn op(at: u64, tgid: u32, semid: i32, op: i16) -> Event {
+    let what = What::Op {
+        sem: sem(semid),
+        key: KEY,
+        ops: vec![Operation { num: 0, op, flg: 0 }],
+        errno: 0,
+    };
+    event(at, tgid, what)
+}
+
+fn setval(at: u64, tgid: u32, semid: i32) -> Event {
+    let what = What::SetVal {
+        sem: sem(semid),
+        key: KEY,
+        value: 1,
+        errno: 0,
+    };
+    event(at, tgid, what)
+}
+
+fn exit(at: u64, tgid: u32) -> Event {
+    let status = ExitStatus::Code(0);
+    event(at, tgid, What::Exit { status })
+}
+
+fn snapshot(began: u64, sets: &[(i32, Key, i32)]) -> Snapshot {
+    Snapshot {
+        began: BootTime(began),
+        ended: BootTime(began + 10),
+        namespaces: vec![NsSnapshot {
+            ns: IpcNs::HOST,
+            sets: sets
+                .iter()
+                .map(|&(semid, key, value)| SetSnapshot {
+                    semid,
+                    key,
+                    nsems: 1,
+                    first: Some(SemState {
+                        value,
+                        ..SemState::default()
+                    }),
+                    ..SetSnapshot::default()
+                })
+                .collect(),
+            ..NsSnapshot::default()
+        }],
+        ..Snapshot::default()
+    }
+}
+
+#[test]
+fn many_lifecycles_need_little_memory() {
+    let mut ledger = Ledger::new();
+    let mut changes = Vec::new();
+    for n in 0..60_000_u32 {
+        let at = u64::from(n) * 100;
+        let key = if n % 4 == 0 { KEY } else { Key(0) };
+        for event in [
+            created(at, n + 2, n as i32, key),
+            destroyed(at + 1, n + 2, n as i32, key),
+            exit(at + 2, n + 2),
+        ] {
+            ledger.apply_into(&event, &mut changes);
+            changes.clear();
+        }
+    }
+    assert_eq!(ledger.check(), Ok(()));
+    assert_eq!(ledger.totals().sets.created, 60_000);
+    assert_eq!(ledger.totals().cookies.destroyed, 15_000);
+    assert!(ledger.closed().count() <= CLOSED);
+    assert!(ledger.processes_kept() < 4096 + CLOSED + 8);
+    let programs = ledger.programs();
+    assert_eq!(programs["lvm"].created, 60_000);
+    assert_eq!(programs["lvm"].destroyed, 60_000);
+}
+
+#[test]
+fn processes_without_an_end_are_bounded_too() {
+    let mut ledger = Ledger::new();
+    for n in 0..80_000_u32 {
+        ledger.apply(&created(u64::from(n), n + 2, n as i32, Key(0)));
+        ledger.apply(&destroyed(u64::from(n), n + 2, n as i32, Key(0)));
+    }
+    assert!(
+        ledger.processes_kept() <= 65_537,
+        "{}",
+        ledger.processes_kept()
+    );
+    assert_eq!(ledger.programs()["lvm"].created, 80_000);
+    assert_eq!(ledger.check(), Ok(()));
+}
+
+#[test]
+fn a_long_story_keeps_its_beginning_and_its_end() {
+    let mut ledger = Ledger::new();
+    ledger.apply(&created(1, 2, 1, KEY));
+    ledger.apply(&setval(2, 2, 1));
+    for n in 0..1000 {
+        ledger.apply(&op(10 + n, 2, 1, 1));
+        ledger.apply(&op(5000 + n, 1000 + n as u32, 1, -1));
+    }
+    let cookie = ledger.semaphore(sem(1)).unwrap().cookie.as_ref().unwrap();
+    assert_eq!(cookie.value(), Some(1));
+    assert_eq!(cookie.phase(), Phase::Done);
+    assert_eq!(cookie.counts.completions, 1000);
+    assert_eq!(cookie.counts.outstanding(), 0);
+    assert_eq!(cookie.timeline.head().len(), HEAD);
+    assert_eq!(cookie.timeline.tail().count(), TAIL);
+    assert_eq!(cookie.timeline.skipped(), 2002 - (HEAD + TAIL) as u64);
+    assert_eq!(cookie.completers.len(), COMPLETERS);
+}
+
+#[test]
+fn many_users_make_it_crowded() {
+    let mut ledger = Ledger::new();
+    ledger.apply(&created(1, 2, 1, KEY));
+    for n in 0..40 {
+        ledger.apply(&op(10 + n, 100 + n as u32, 1, 1));
+    }
+    let cookie = ledger.semaphore(sem(1)).unwrap().cookie.as_ref().unwrap();
+    assert!(cookie.gaps.crowded);
+    assert_eq!(cookie.users.len(), USERS);
+    assert_eq!(cookie.users[0].who.image.id.tgid, 2, "the creator stays");
+    // Users that have ended make room.
+    let mut ledger = Ledger::new();
+    ledger.apply(&created(1, 2, 1, KEY));
+    for n in 0..40 {
+        ledger.apply(&op(10 + n, 100 + n as u32, 1, 1));
+        ledger.apply(&exit(10 + n, 100 + n as u32));
+    }
+    let cookie = ledger.semaphore(sem(1)).unwrap().cookie.as_ref().unwrap();
+    assert!(!cookie.gaps.crowded);
+}
+
+#[test]
+fn the_beginning_may_arrive_last() {
+    let events = [
+        created(1, 2, 1, KEY),
+        setval(2, 2, 1),
+        op(3, 2, 1, 1),
+        op(4, 9, 1, -1),
+    ];
+    let mut order = vec![0, 1, 2, 3];
+    for _ in 0..24 {
+        let mut ledger = Ledger::new();
+        for &index in &order {
+            ledger.apply(&events[index]);
+            assert_eq!(ledger.check(), Ok(()));
+        }
+        let set = ledger.semaphore(sem(1)).unwrap();
+        assert_eq!(set.created, Some(BootTime(1)), "{order:?}");
+        assert_eq!(set.creator.image().map(|image| image.id.tgid), Some(2));
+        let cookie = set.cookie.as_ref().unwrap();
+        assert_eq!(cookie.value(), Some(1), "{order:?} {cookie:#?}");
+        assert_eq!(cookie.counts.owner_inc, 1, "{order:?}");
+        assert_eq!(ledger.totals().sets.found, 0);
+        // Next permutation, by Narayana.
+        let Some(k) = (0..3).rev().find(|&k| order[k] < order[k + 1]) else {
+            break;
+        };
+        let l = (0..4).rev().find(|&l| order[k] < order[l]).unwrap();
+        order.swap(k, l);
+        order[k + 1..].reverse();
+    }
+}
+
+#[test]
+fn the_end_may_arrive_first() {
+    for key in [KEY, Key(0)] {
+        let mut ledger = Ledger::new();
+        ledger.apply(&destroyed(9, 2, 1, key));
+        assert_eq!(ledger.totals().sets.found, 1);
+        ledger.apply(&created(1, 2, 1, key));
+        assert_eq!(ledger.check(), Ok(()));
+        let sets = ledger.totals().sets;
+        assert_eq!((sets.created, sets.found, sets.live), (1, 0, 0));
+        assert_eq!(ledger.programs()["lvm"].destroyed, 1);
+        // The same semid, much later, is another set.
+        ledger.apply(&created(99, 2, 1, key));
+        assert_eq!(ledger.totals().sets.live, 1);
+    }
+}
+
+#[test]
+fn a_used_semid_replaces_what_had_it() {
+    let mut ledger = Ledger::new();
+    ledger.apply(&created(1, 2, 1, KEY));
+    let changes = ledger.apply(&created(50, 3, 1, Key(0x0d4d_9999)));
+    assert_eq!(changes.len(), 2);
+    assert_eq!(ledger.totals().sets.vanished, 1);
+    let set = ledger.semaphore(sem(1)).unwrap();
+    assert_eq!(set.key, Key(0x0d4d_9999));
+    assert_eq!(ledger.with_key(KEY).count(), 0);
+    // A late operation on the old one does not touch the new one.
+    ledger.apply(&op(20, 2, 1, 1));
+    let cookie = ledger.semaphore(sem(1)).unwrap().cookie.as_ref().unwrap();
+    assert_eq!(cookie.value(), Some(0));
+    assert_eq!(ledger.check(), Ok(()));
+}
+
+#[test]
+fn a_repeated_creation_changes_nothing() {
+    let mut ledger = Ledger::new();
+    ledger.apply(&created(1, 2, 1, KEY));
+    assert!(ledger.apply(&created(1, 2, 1, KEY)).is_empty());
+    ledger.apply(&destroyed(5, 2, 1, KEY));
+    assert!(ledger.apply(&destroyed(5, 2, 1, KEY)).is_empty());
+    assert_eq!(ledger.totals().sets.created, 1);
+    assert_eq!(ledger.totals().sets.destroyed, 1);
+}
+
+fn record(state: u32) -> SemRecord {
+    SemRecord {
+        created: 10,
+        last_op: 30,
+        creator: ProcKey {
+            start: 2,
+            tgid: 2,
+            exec: 0,
+        },
+        key: KEY.0,
+        nsems: 1,
+        semflg: 0o600,
+        state: state | SEM_COOKIE,
+        value: 2,
+        owner_inc: 1,
+        setvals: 1,
+        ..SemRecord::default()
+    }
+}
+
+#[test]
+fn a_record_replaces_lost_messages_and_once_only() {
+    let mut ledger = Ledger::new();
+    let changes = ledger.adopt(sem(1), &record(SEM_OPS_DROPPED));
+    assert_eq!(changes.len(), 1);
+    assert!(ledger.adopt(sem(1), &record(SEM_OPS_DROPPED)).is_empty());
+    // What the record contains already is not counted again; what came after is.
+    ledger.apply(&created(10, 2, 1, KEY));
+    ledger.apply(&op(30, 2, 1, 1));
+    ledger.apply(&op(40, 9, 1, -1));
+    let set = ledger.semaphore(sem(1)).unwrap();
+    let cookie = set.cookie.as_ref().unwrap();
+    assert_eq!(cookie.value(), Some(1));
+    assert_eq!((cookie.counts.owner_inc, cookie.counts.other_dec), (1, 1));
+    assert_eq!(set.origin, Origin::Map);
+    assert_eq!(ledger.totals().sets.created, 1);
+    assert_eq!(ledger.check(), Ok(()));
+}
+
+#[test]
+fn a_tombstone_opens_and_closes_once_only() {
+    let mut tombstone = record(SEM_TOMBSTONE);
+    tombstone.closed = 50;
+    tombstone.closer = tombstone.creator;
+    for key in [KEY.0, 5] {
+        tombstone.key = key;
+        let mut ledger = Ledger::new();
+        for _ in 0..3 {
+            ledger.adopt(sem(1), &tombstone);
+        }
+        let sets = ledger.totals().sets;
+        assert_eq!((sets.created, sets.destroyed, sets.live), (1, 1, 0));
+        // Its messages may still arrive.
+        ledger.apply(&created(10, 2, 1, Key(key)));
+        ledger.apply(&destroyed(50, 2, 1, Key(key)));
+        assert_eq!(ledger.totals().sets, sets);
+        assert_eq!(ledger.check(), Ok(()));
+    }
+}
+
+#[test]
+fn a_known_set_keeps_its_story_when_its_record_is_read() {
+    let mut ledger = Ledger::new();
+    ledger.apply(&created(10, 2, 1, KEY));
+    ledger.apply(&setval(20, 2, 1));
+    ledger.apply(&op(30, 2, 1, 1));
+    let before = serde_json::to_string(ledger.semaphore(sem(1)).unwrap()).unwrap();
+    assert!(ledger.adopt(sem(1), &record(SEM_ANNOUNCED)).is_empty());
+    let after = serde_json::to_string(ledger.semaphore(sem(1)).unwrap()).unwrap();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn each_difference_from_a_snapshot_is_reported() {
+    let mut ledger = Ledger::new();
+    let first = ledger.reconcile(&snapshot(5, &[(7, Key(1), 0)]));
+    assert_eq!((first.preexisting, first.drift()), (1, 0));
+    for semid in [1, 2, 3] {
+        ledger.apply(&created(10, 2, semid, KEY));
+    }
+    ledger.apply(&created(105, 2, 4, KEY));
+    // 1 has vanished, 2 has another key, 3 another value, 7 is there, 9 is new, 4 is younger than
+    // the snapshot.
+    let sets = [
+        (2, Key(0x0d4d_5555), 0),
+        (3, KEY, 2),
+        (7, Key(1), 0),
+        (9, KEY, 1),
+    ];
+    let report = ledger.reconcile(&snapshot(100, &sets));
+    assert_eq!(
+        (report.vanished, report.rekeyed, report.revalued),
+        (1, 1, 1)
+    );
+    assert_eq!((report.unknown, report.in_flight), (1, 1));
+    assert_eq!(report.drift(), 4);
+    assert_eq!(report.drifts.len(), 4);
+    assert!(serde_json::to_string(&report).unwrap().contains("revalued"));
+    let live: Vec<i32> = ledger.live().map(|set| set.id.semid).collect();
+    assert_eq!(live, [2, 3, 4, 7, 9]);
+    assert_eq!(ledger.check(), Ok(()));
+    let again = ledger.reconcile(&snapshot(200, &[(2, Key(0x0d4d_5555), 0), (3, KEY, 2)]));
+    assert_eq!((again.vanished, again.drift()), (3, 3));
+}
+
+#[test]
+fn a_namespace_that_is_gone_closes_its_sets() {
+    let mut ledger = Ledger::new();
+    ledger.reconcile(&snapshot(1, &[]));
+    let other = IpcNs(77);
+    let hidden = IpcNs(78);
+    for ns in [other, hidden] {
+        let mut event = created(10, 2, 1, KEY);
+        event.what = What::Created {
+            sem: SemId { ns, semid: 1 },
+            key: KEY,
+            nsems: 1,
+            semflg: 0o600,
+        };
+        ledger.apply(&event);
+    }
+    let mut now = snapshot(100, &[]);
+    now.unreadable.push((hidden, "no way in".to_owned()));
+    let report = ledger.reconcile(&now);
+    assert_eq!(report.namespaces_gone, [(other, 1)]);
+    assert_eq!(report.unreadable, [hidden]);
+    assert_eq!(ledger.live_in(hidden).count(), 1);
+    assert_eq!(ledger.live_in(other).count(), 0);
+    // A snapshot of nothing at all says nothing.
+    assert_eq!(ledger.reconcile(&Snapshot::default()).drift(), 0);
+    assert_eq!(ledger.totals().sets.live, 1);
+}
+
+#[test]
+fn a_late_end_corrects_an_inferred_one() {
+    let mut ledger = Ledger::new();
+    ledger.reconcile(&snapshot(1, &[]));
+    ledger.apply(&created(10, 2, 1, KEY));
+    assert_eq!(ledger.reconcile(&snapshot(100, &[])).vanished, 1);
+    ledger.apply(&destroyed(90, 2, 1, KEY));
+    let sets = ledger.totals().sets;
+    assert_eq!((sets.destroyed, sets.vanished), (1, 0));
+    assert_eq!(ledger.check(), Ok(()));
+}
+
+#[test]
+fn exits_are_learnt_from_the_process_list() {
+    let mut ledger = Ledger::new();
+    ledger.apply(&created(10, 2, 1, KEY));
+    let mut facts = HostFacts {
+        now: BootTime(100),
+        ..HostFacts::default()
+    };
+    assert!(
+        ledger.observe(&facts).is_empty(),
+        "the list is not complete"
+    );
+    facts.processes_complete = true;
+    let changes = ledger.observe(&facts);
+    assert!(matches!(
+        changes[0].kind,
+        ChangeKind::OwnerExited {
+            status: None,
+            stage: Stage::Created
+        }
+    ));
+    // The event itself may come later and says more.
+    ledger.apply(&exit(50, 2));
+    let process = ledger
+        .images(ProcId {
+            tgid: 2,
+            start: BootTime(2),
+        })
+        .next();
+    let exit = process.and_then(|process| process.exit);
+    assert_eq!(exit.and_then(|exit| exit.status), Some(ExitStatus::Code(0)));
+}
+
+#[test]
+fn a_victim_of_the_limits_is_counted() {
+    let mut ledger = Ledger::new();
+    for errno in [libc::ENOSPC, libc::ENOSPC, libc::ENOMEM] {
+        let what = What::CreateFailed {
+            ns: IpcNs::HOST,
+            key: KEY,
+            errno,
+        };
+        let changes = ledger.apply(&event(1, 2, what));
+        assert_eq!(changes[0].kind, ChangeKind::CreateFailed { errno });
+    }
+    assert_eq!((ledger.totals().starved, ledger.totals().failed), (2, 1));
+    let tally = ledger.programs()["lvm"];
+    assert_eq!((tally.starved, tally.failed), (2, 1));
+}
+
+#[test]
+fn changes_have_json() {
+    let mut ledger = Ledger::new();
+    let mut all = ledger.apply(&created(1, 2, 1, KEY));
+    all.extend(ledger.apply(&setval(2, 2, 1)));
+    all.extend(ledger.apply(&op(3, 2, 1, 1)));
+    all.extend(ledger.apply(&op(4, 9, 1, -1)));
+    all.extend(ledger.apply(&exit(5, 2)));
+    all.extend(ledger.apply(&destroyed(6, 9, 1, KEY)));
+    let names: Vec<String> = all
+        .iter()
+        .map(|change| serde_json::to_value(change).unwrap()["change"].to_string())
+        .collect();
+    let expected = ["created", "set", "up", "down", "owner_exited", "destroyed"];
+    assert_eq!(names, expected.map(|name| format!("{name:?}")));
+}
+
+fn any_what() -> impl Strategy<Value = What> {
+    let set = (0..3_i32, 0..2_u32).prop_map(|(semid, ns)| SemId {
+        ns: IpcNs(ns),
+        semid,
+    });
+    let key = prop::sample::select(vec![Key(0), Key(5), KEY, Key(0x0d4d_0001)]);
+    let errno = prop::sample::select(vec![0, 0, 4, 11, 22, 28, 43, i32::MAX]);
+    let ops = prop::collection::vec(
+        (0..2_u16, any::<i16>(), any::<i16>()).prop_map(|(num, op, flg)| Operation {
+            num,
+            op,
+            flg,
+        }),
+        0..4,
+    );
+    (0..10, set, key, errno, ops, any::<i32>()).prop_map(|(kind, sem, key, errno, ops, n)| {
+        match kind {
+            0 | 1 => What::Created {
+                sem,
+                key,
+                nsems: n as u32,
+                semflg: n as u32,
+            },
+            2 => What::CreateFailed {
+                ns: sem.ns,
+                key,
+                errno,
+            },
+            3 => What::SetVal {
+                sem,
+                key,
+                value: n,
+                errno,
+            },
+            4 => What::Op {
+                sem,
+                key,
+                ops,
+                errno,
+            },
+            5 => What::WaitBegin { sem, key, ops },
+            6 | 7 => What::Destroyed { sem, key },
+            8 => What::Exit {
+                status: ExitStatus::from_wait(n),
+            },
+            _ if n < 0 => What::LookupFailed {
+                ns: sem.ns,
+                key,
+                errno,
+            },
+            _ => What::Process(Box::<ProcessImage>::default()),
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Whatever the kernel side says, in whatever order: the books stay in balance.
+    #[test]
+    fn nonsense_does_no_harm(
+        events in prop::collection::vec((0..40_u64, 0..4_u32, any::<u8>(), any_what()), 0..60)
+    ) {
+        let mut ledger = Ledger::new();
+        for (at, tgid, flags, what) in events {
+            let mut event = event(at, tgid, what);
+            event.quality.untracked = flags & 1 != 0;
+            event.quality.ns_teardown = flags & 14 == 0;
+            event.quality.no_result = flags & 48 == 0;
+            ledger.apply(&event);
+            prop_assert_eq!(ledger.check(), Ok(()));
+            if flags > 250 {
+                ledger.reconcile(&snapshot(at, &[(1, KEY, i32::from(flags))]));
+            } else if flags > 240 {
+                let state = u32::from(flags) << 2 & 0x7f;
+                ledger.adopt(sem(1), &record(state));
+            }
+            prop_assert_eq!(ledger.check(), Ok(()));
+        }
+        for set in ledger.live().chain(ledger.closed()) {
+            if let Some(cookie) = &set.cookie {
+                cookie.phase();
+            }
+        }
+    }
+}
+
+/// `cargo test --release -- --ignored --nocapture speed`
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    for (name, key, background) in [
+        ("ordinary sets", Key(0), 0),
+        ("ordinary sets, 30,000 live", Key(0), 30_000),
+        ("cookies", KEY, 0),
+        ("cookies, 30,000 live", KEY, 30_000),
+    ] {
+        let mut ledger = Ledger::new();
+        for n in 0..background {
+            ledger.apply(&created(1, 2, 1_000_000 + n, key));
+        }
+        let mut events = Vec::new();
+        for n in 0..100_000_i32 {
+            let at = 10 + n as u64 * 10;
+            let completer = 10 + n as u32;
+            events.push(created(at, 3, n, key));
+            if key == KEY {
+                events.push(setval(at + 1, 3, n));
+                events.push(op(at + 2, 3, n, 1));
+                events.push(op(at + 3, completer, n, -1));
+                events.push(exit(at + 4, completer));
+                events.push(op(at + 5, 3, n, -1));
+            }
+            events.push(destroyed(at + 6, 3, n, key));
+        }
+        let mut changes = Vec::new();
+        let begin = std::time::Instant::now();
+        for event in &events {
+            changes.clear();
+            ledger.apply_into(event, &mut changes);
+        }
+        let time = begin.elapsed();
+        println!(
+            "{name}: {} events, {} ns each",
+            events.len(),
+            time.as_nanos() / events.len() as u128
+        );
+    }
+}

@@ -1,0 +1,650 @@
+//! Each class, provoked as the documentation says.
+
+use super::{
+    play::OTHER,
+    world::{Sem, World},
+};
+use crate::{
+    event::{Event, ExitStatus, What},
+    facts::{HostFacts, SetSnapshot, Snapshot},
+    ids::{IpcNs, Key, SemId},
+    ledger::{Ledger, Stage},
+    verdict::{
+        Cause, Class, Completeness, Confidence, Context, Healthy, How, MissingStep, NotACookie,
+        Obstacle, Reason, Role, Rules, Signature, Subject, Thresholds, Verdict, judge,
+        provably_leaked, survey,
+    },
+};
+
+const KEY: Key = Key(0x0d4d_1234);
+
+/// A kernel and the books that follow it.
+pub struct Scene {
+    pub world: World,
+    pub ledger: Ledger,
+    read: usize,
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        let mut scene = Self {
+            world: World::new(Vec::new()),
+            ledger: Ledger::new(),
+            read: 0,
+        };
+        scene.ledger.reconcile(&scene.world.snapshot());
+        scene
+    }
+
+    fn lvm(&mut self) -> usize {
+        self.world
+            .spawn("lvm", &["lvm", "lvcreate"], None, IpcNs::HOST)
+    }
+
+    fn tid(&self, proc: usize) -> u32 {
+        self.world.procs[proc].id.tgid
+    }
+
+    fn create(&mut self, proc: usize) -> SemId {
+        self.world.create(proc, self.tid(proc), KEY)
+    }
+
+    fn set(&mut self, proc: usize, sem: SemId) {
+        self.world.set(proc, self.tid(proc), sem).unwrap();
+    }
+
+    fn add(&mut self, proc: usize, sem: SemId, delta: i16) {
+        self.world.add(proc, self.tid(proc), sem, delta).unwrap();
+    }
+
+    fn wait(&mut self, proc: usize, sem: SemId) {
+        self.world.wait(0, proc, self.tid(proc), sem).unwrap();
+    }
+
+    /// The kernel ends the sleep of the only waiter.
+    fn wake(&mut self, proc: usize, sem: SemId, errno: i32) {
+        if let Some(set) = self.world.sems.get_mut(&sem) {
+            set.waiters.clear();
+        }
+        self.world.waited(proc, self.tid(proc), sem, errno);
+    }
+
+    fn remove(&mut self, proc: usize, sem: SemId) {
+        self.world.remove(proc, self.tid(proc), sem).unwrap();
+    }
+
+    /// A cookie with one operation.
+    pub fn armed(&mut self) -> (usize, SemId) {
+        let proc = self.lvm();
+        let sem = self.create(proc);
+        self.set(proc, sem);
+        self.add(proc, sem, 1);
+        (proc, sem)
+    }
+
+    /// A cookie that its owner waits for.
+    fn blocked(&mut self) -> (usize, SemId) {
+        let (proc, sem) = self.armed();
+        self.add(proc, sem, -1);
+        self.wait(proc, sem);
+        (proc, sem)
+    }
+
+    fn udev(&mut self, sem: SemId) -> usize {
+        let proc = self
+            .world
+            .spawn("dmsetup", &["dmsetup", "udevcomplete", "1"], None, sem.ns);
+        self.add(proc, sem, -1);
+        self.world.exit(proc, ExitStatus::Code(0));
+        proc
+    }
+
+    /// A complete cycle of another cookie.
+    fn cycle(&mut self, proc: usize, tid: u32) {
+        let sem = self.world.create(proc, tid, Key(0x0d4d_7777));
+        self.world.set(proc, tid, sem).unwrap();
+        for delta in [1, -1, -1] {
+            self.world.add(proc, tid, sem, delta).unwrap();
+        }
+        self.world.wait(0, proc, tid, sem).unwrap();
+        self.world.remove(proc, tid, sem).unwrap();
+    }
+
+    pub fn kill(&mut self, proc: usize) {
+        self.world.exit(proc, ExitStatus::Signal(9));
+    }
+
+    pub fn after(&mut self, seconds: u64) -> (Snapshot, HostFacts) {
+        self.world.tick(seconds * 1_000_000_000);
+        let events: Vec<Event> = self.world.ring[self.read..].to_vec();
+        self.read = self.world.ring.len();
+        for event in &events {
+            self.ledger.apply(event);
+        }
+        let proc = self.world.procs.first().map_or(1, |proc| proc.id.tgid);
+        (self.world.snapshot(), self.world.facts(|_| (proc, proc)))
+    }
+
+    fn judged(&mut self, seconds: u64, change: impl Fn(&mut HostFacts)) -> Verdict {
+        let (snapshot, mut facts) = self.after(seconds);
+        change(&mut facts);
+        self.ledger.reconcile(&snapshot);
+        let context = Context {
+            facts: &facts,
+            completeness: &Completeness::default(),
+            thresholds: &Thresholds::default(),
+        };
+        let mut judged = survey(&self.ledger, Some(&snapshot), &context);
+        assert_eq!(judged.len(), 1, "one live cookie");
+        judged.remove(0).verdict
+    }
+
+    fn verdict(&mut self, seconds: u64) -> Verdict {
+        self.judged(seconds, |_| {})
+    }
+
+    fn closed(&mut self, sem: SemId) -> Verdict {
+        let (_, facts) = self.after(0);
+        let context = Context {
+            facts: &facts,
+            completeness: &Completeness::default(),
+            thresholds: &Thresholds::default(),
+        };
+        let subject = Subject {
+            ledger: &self.ledger,
+            semaphore: self.ledger.closed_cookie(sem).unwrap(),
+            set: None,
+            taken: facts.now,
+        };
+        judge(&subject, &context)
+    }
+}
+
+fn leaked(verdict: &Verdict) -> How {
+    match verdict.class {
+        Class::Leaked(how) => how,
+        _ => panic!("not leaked: {verdict:#?}"),
+    }
+}
+
+#[test]
+fn owner_killed_at_each_step() {
+    let expected = [
+        (Stage::Created, MissingStep::SetVal),
+        (Stage::Ready, MissingStep::Increment),
+        (Stage::Armed, MissingStep::Wait),
+        (Stage::SelfCompleted, MissingStep::Wait),
+        (Stage::Waiting, MissingStep::Completion { count: 1 }),
+    ];
+    for (steps, (step, missing)) in expected.into_iter().enumerate() {
+        let mut scene = Scene::new();
+        let proc = scene.lvm();
+        let sem = scene.create(proc);
+        if steps > 0 {
+            scene.set(proc, sem);
+        }
+        if steps > 1 {
+            scene.add(proc, sem, 1);
+        }
+        if steps > 2 {
+            scene.add(proc, sem, -1);
+        }
+        if steps > 3 {
+            scene.wait(proc, sem);
+            scene.wake(proc, sem, libc::EINTR);
+        }
+        scene.kill(proc);
+        assert_eq!(scene.verdict(0).class, Class::Healthy(Healthy::Open));
+        let verdict = scene.verdict(2);
+        assert_eq!(leaked(&verdict), How::OwnerKilled { signal: 9, step });
+        assert_eq!(verdict.confidence, Confidence::Observed);
+        assert_eq!(verdict.missing, Some(missing));
+        assert_eq!(verdict.died_at, Some(step));
+        let culprit = verdict.culprit.unwrap();
+        assert_eq!(culprit.role, Role::Owner);
+        assert_eq!(culprit.who.image.id, scene.world.procs[proc].id);
+        assert_eq!(culprit.exit, Some(ExitStatus::Signal(9)));
+    }
+}
+
+#[test]
+fn leaked_also_without_udev() {
+    let mut scene = Scene::new();
+    let (proc, _) = scene.armed();
+    scene.kill(proc);
+    let verdict = scene.judged(2, |facts| facts.udev = Default::default());
+    assert_eq!(verdict.confidence, Confidence::Observed);
+    leaked(&verdict);
+}
+
+#[test]
+fn owner_exited_without_wait() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.armed();
+    scene.udev(sem);
+    scene.world.exit(proc, ExitStatus::Code(5));
+    let how = leaked(&scene.verdict(2));
+    let step = Stage::Done;
+    assert_eq!(how, How::OwnerExited { status: 5, step });
+}
+
+#[test]
+fn finished_after_the_death_of_its_owner() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.blocked();
+    scene.wake(proc, sem, libc::EINTR);
+    scene.kill(proc);
+    scene.udev(sem);
+    let verdict = scene.verdict(2);
+    let step = Stage::Waiting;
+    assert_eq!(leaked(&verdict), How::FinishedAfterDeath { step });
+    assert_eq!(verdict.missing, Some(MissingStep::Removal));
+}
+
+#[test]
+fn never_waited_and_went_on() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.armed();
+    let tid = scene.tid(proc);
+    scene.add(proc, sem, -1);
+    assert_eq!(scene.verdict(7200).class, Class::Healthy(Healthy::Open));
+    scene.cycle(proc, tid);
+    let verdict = scene.verdict(2);
+    assert_eq!(leaked(&verdict), How::NeverWaited);
+    assert_eq!(verdict.confidence, Confidence::Observed);
+    assert_eq!(verdict.missing, Some(MissingStep::Wait));
+    // Also when the daemon ends later.
+    scene.world.exit(proc, ExitStatus::Code(0));
+    assert_eq!(leaked(&scene.verdict(2)), How::NeverWaited);
+}
+
+#[test]
+fn another_thread_that_goes_on_proves_little() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.armed();
+    let other = scene.tid(proc) + 1;
+    // Still in its ioctl, for whatever time.
+    scene.world.tick(100_000_000_000);
+    scene.cycle(proc, other);
+    assert_eq!(scene.verdict(7200).class, Class::Healthy(Healthy::Open));
+    // The ioctl is over, and another thread goes on: Go moves work between threads.
+    scene.add(proc, sem, -1);
+    scene.cycle(proc, other);
+    assert_eq!(scene.verdict(7200).class, Class::Healthy(Healthy::Open));
+    scene.cycle(proc, other);
+    let verdict = scene.verdict(2);
+    assert_eq!(leaked(&verdict), How::NeverWaited);
+    assert_eq!(verdict.confidence, Confidence::Inferred);
+}
+
+#[test]
+fn interrupted_and_not_resumed() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.blocked();
+    let tid = scene.tid(proc);
+    scene.wake(proc, sem, libc::EINTR);
+    // A stopped process looks the same.
+    let stopped = scene.verdict(7200);
+    assert_eq!(stopped.class, Class::Unknown(Reason::MaybeStopped));
+    scene.cycle(proc, tid);
+    let verdict = scene.verdict(2);
+    assert_eq!(leaked(&verdict), How::AbandonedOnEintr);
+    assert_eq!(verdict.confidence, Confidence::Observed);
+}
+
+#[test]
+fn interrupted_and_resumed() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.blocked();
+    scene.wake(proc, sem, libc::EINTR);
+    scene.wait(proc, sem);
+    assert_eq!(scene.verdict(2).class, Class::Healthy(Healthy::Waiting));
+    scene.udev(sem);
+    scene.wake(proc, sem, 0);
+    scene.remove(proc, sem);
+    assert_eq!(scene.closed(sem).class, Class::Healthy(Healthy::Finished));
+}
+
+#[test]
+fn waiting_slow_and_stuck() {
+    let mut scene = Scene::new();
+    let (_, _) = scene.blocked();
+    let verdict = scene.verdict(3);
+    assert_eq!(verdict.class, Class::Healthy(Healthy::Waiting));
+    assert_eq!(verdict.confidence, Confidence::Observed);
+    let verdict = scene.verdict(60);
+    assert_eq!(verdict.class, Class::Healthy(Healthy::SlowUdev));
+    let verdict = scene.verdict(200);
+    assert_eq!(verdict.class, Class::Stuck(Cause::EventLost));
+    assert_eq!(verdict.confidence, Confidence::Inferred);
+    assert_eq!(verdict.missing, Some(MissingStep::Completion { count: 1 }));
+    let verdict = scene.judged(0, |facts| facts.udev.daemon = None);
+    assert_eq!(verdict.class, Class::Stuck(Cause::UdevdDown));
+    assert_eq!(verdict.confidence, Confidence::Observed);
+    let verdict = scene.judged(0, |facts| facts.udev.notify_rule = None);
+    assert_eq!(verdict.class, Class::Stuck(Cause::RuleMissing));
+}
+
+#[test]
+fn completion_in_the_wrong_namespace() {
+    let mut scene = Scene::new();
+    let proc = scene.world.spawn("kpartx", &["kpartx"], None, OTHER);
+    let sem = scene.create(proc);
+    scene.set(proc, sem);
+    scene.add(proc, sem, 1);
+    scene.add(proc, sem, -1);
+    scene.wait(proc, sem);
+    let udev = scene
+        .world
+        .spawn("dmsetup", &["dmsetup"], None, IpcNs::HOST);
+    let tid = scene.tid(udev);
+    scene.world.lookup_failed(udev, tid, KEY);
+    let verdict = scene.verdict(2);
+    let looked_in = Some(IpcNs::HOST);
+    assert_eq!(
+        verdict.class,
+        Class::Stuck(Cause::NamespaceSplit { looked_in })
+    );
+    assert_eq!(verdict.confidence, Confidence::Observed);
+}
+
+/// `dmsetup udevcreatecookie` by a script.
+fn transaction(scene: &mut Scene) -> (usize, SemId) {
+    let shell = scene
+        .world
+        .spawn("sh", &["sh", "script"], None, IpcNs::HOST);
+    let args = ["dmsetup", "udevcreatecookie"];
+    let proc = scene
+        .world
+        .spawn("dmsetup", &args, Some(shell), IpcNs::HOST);
+    let sem = scene.create(proc);
+    scene.set(proc, sem);
+    scene.world.exit(proc, ExitStatus::Code(0));
+    (shell, sem)
+}
+
+#[test]
+fn a_transaction_outlives_its_creator() {
+    let mut scene = Scene::new();
+    let (shell, sem) = transaction(&mut scene);
+    assert_eq!(scene.verdict(7200).class, Class::Healthy(Healthy::Open));
+    let args = ["dmsetup", "--udevcookie", "0x0d4d1234", "resume", "x"];
+    let adder = scene
+        .world
+        .spawn("dmsetup", &args, Some(shell), IpcNs::HOST);
+    scene.add(adder, sem, 1);
+    scene.udev(sem);
+    scene.world.exit(adder, ExitStatus::Code(0));
+    assert_eq!(scene.verdict(7200).class, Class::Healthy(Healthy::Open));
+    scene.kill(shell);
+    let verdict = scene.judged(1, |facts| facts.carriers_complete = false);
+    assert_eq!(verdict.class, Class::Unknown(Reason::CarriersUnreadable));
+    let verdict = scene.judged(0, |facts| {
+        facts.carriers.insert(KEY, vec![4711]);
+    });
+    assert_eq!(verdict.class, Class::Healthy(Healthy::Open));
+    let verdict = scene.verdict(0);
+    assert_eq!(leaked(&verdict), How::TransactionAbandoned);
+    assert_eq!(verdict.confidence, Confidence::Inferred);
+    assert_eq!(verdict.culprit, None);
+}
+
+#[test]
+fn a_released_transaction_is_finished() {
+    let mut scene = Scene::new();
+    let (shell, sem) = transaction(&mut scene);
+    let args = ["dmsetup", "udevreleasecookie", "0x0d4d1234"];
+    let release = scene
+        .world
+        .spawn("dmsetup", &args, Some(shell), IpcNs::HOST);
+    scene.add(release, sem, -1);
+    scene.wait(release, sem);
+    scene.remove(release, sem);
+    assert_eq!(scene.closed(sem).class, Class::Healthy(Healthy::Finished));
+    let cookie = scene.ledger.closed_cookie(sem).unwrap();
+    let counts = cookie.cookie.as_ref().unwrap().counts;
+    assert_eq!((counts.completions, counts.wait_entries), (0, 1));
+}
+
+#[test]
+fn dmsetup_create_killed_before_its_increment_is_a_leak() {
+    let mut scene = Scene::new();
+    let args = ["dmsetup", "create", "x"];
+    let proc = scene.world.spawn("dmsetup", &args, None, IpcNs::HOST);
+    let sem = scene.create(proc);
+    scene.set(proc, sem);
+    scene.kill(proc);
+    let step = Stage::Ready;
+    let how = leaked(&scene.verdict(2));
+    assert_eq!(how, How::OwnerKilled { signal: 9, step });
+}
+
+#[test]
+fn a_child_that_goes_on_keeps_it_open() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.armed();
+    let child = scene.world.spawn("lvm", &["lvm"], Some(proc), IpcNs::HOST);
+    scene.add(child, sem, 1);
+    scene.kill(proc);
+    assert_eq!(scene.verdict(7200).class, Class::Healthy(Healthy::Open));
+    scene.kill(child);
+    let verdict = scene.verdict(2);
+    leaked(&verdict);
+    let last = verdict.culprit.unwrap().who.image.id;
+    assert_eq!(last, scene.world.procs[child].id);
+}
+
+#[test]
+fn over_completed() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.armed();
+    scene.udev(sem);
+    scene.udev(sem);
+    let verdict = scene.verdict(2);
+    assert_eq!(verdict.class, Class::OverCompleted);
+    // Which of the two was one too many is not known.
+    assert_eq!(verdict.culprit, None);
+    let tid = scene.tid(proc);
+    assert_eq!(scene.world.add(proc, tid, sem, -1), Err(libc::EAGAIN));
+    scene.remove(proc, sem);
+    assert_eq!(scene.closed(sem).class, Class::OverCompleted);
+}
+
+#[test]
+fn removed_under_a_waiter() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.blocked();
+    let args = ["dmsetup", "udevcomplete_all"];
+    let admin = scene.world.spawn("dmsetup", &args, None, IpcNs::HOST);
+    scene.remove(admin, sem);
+    scene.wake(proc, sem, libc::EIDRM);
+    let verdict = scene.closed(sem);
+    assert_eq!(verdict.class, Class::Accident);
+    assert_eq!(verdict.confidence, Confidence::Observed);
+    let culprit = verdict.culprit.unwrap();
+    assert_eq!(culprit.role, Role::Remover);
+    assert_eq!(culprit.who.image.id, scene.world.procs[admin].id);
+    // The waiter's EIDRM, which names no key, has found its cookie.
+    let closed = scene.ledger.closed_cookie(sem).unwrap();
+    let cookie = closed.cookie.as_ref().unwrap();
+    assert_eq!(cookie.last_wait.as_ref().unwrap().errno, libc::EIDRM);
+    assert_eq!(scene.ledger.totals().late, 0);
+}
+
+#[test]
+fn cleaned_up_after_a_leak() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.armed();
+    scene.kill(proc);
+    let admin = scene.world.spawn("ipcrm", &["ipcrm"], None, IpcNs::HOST);
+    scene.remove(admin, sem);
+    let step = Stage::Armed;
+    assert_eq!(
+        scene.closed(sem).class,
+        Class::CleanedUp(How::OwnerKilled { signal: 9, step })
+    );
+}
+
+#[test]
+fn ended_with_its_namespace() {
+    let mut scene = Scene::new();
+    let (_, sem) = scene.armed();
+    scene.after(0);
+    let mut event = scene.world.ring.last().unwrap().clone();
+    event.at.0 += 1;
+    event.quality.ns_teardown = true;
+    event.what = What::Destroyed { sem, key: KEY };
+    scene.ledger.apply(&event);
+    let verdict = scene.closed(sem);
+    assert_eq!(verdict.class, Class::Unknown(Reason::NamespaceEnded));
+    assert_eq!(verdict.culprit, None);
+}
+
+#[test]
+fn foreign_sets() {
+    type Edit = fn(&mut SetSnapshot);
+    let change: [(Edit, NotACookie); 3] = [
+        (|set| set.nsems = 3, NotACookie::Size { nsems: 3 }),
+        (|set| set.mode = 0o666, NotACookie::Mode { mode: 0o666 }),
+        (
+            |set| set.cuid = 1000,
+            NotACookie::Owner { uid: 0, cuid: 1000 },
+        ),
+    ];
+    for (change, why) in change {
+        let mut scene = Scene::new();
+        let (proc, _) = scene.armed();
+        scene.kill(proc);
+        let (mut snapshot, facts) = scene.after(7200);
+        change(&mut snapshot.namespaces[0].sets[0]);
+        let context = Context {
+            facts: &facts,
+            completeness: &Completeness::default(),
+            thresholds: &Thresholds::default(),
+        };
+        let judged = survey(&scene.ledger, Some(&snapshot), &context);
+        assert_eq!(judged[0].verdict.class, Class::Foreign(why));
+        let subject = judged[0].subject(&scene.ledger);
+        let rules = Rules {
+            inferred: true,
+            ..Rules::default()
+        };
+        let result = provably_leaked(&subject, &context, &judged[0].verdict, rules);
+        assert_eq!(result, Err(vec![Obstacle::NotACookie]));
+    }
+}
+
+/// A cookie from before the tracer, with these fields; `pid` is its last operator.
+fn found(value: i32, pid: u32, otime: bool) -> Scene {
+    let mut scene = Scene::new();
+    scene.ledger = Ledger::new();
+    scene.world.traced = false;
+    let (proc, sem) = scene.armed();
+    scene.world.exit(proc, ExitStatus::Code(0));
+    let set: &mut Sem = scene.world.sems.get_mut(&sem).unwrap();
+    set.value = value;
+    set.pid = pid;
+    if !otime {
+        set.otime = 0;
+    }
+    scene
+}
+
+#[test]
+fn signatures_of_old_cookies() {
+    let table = [
+        (0, 0, false, Signature::NeverSet),
+        (1, 77, false, Signature::NeverUsed),
+        (2, 77, true, Signature::NotCompleted),
+        (1, 77, true, Signature::OneLeft),
+        (0, 77, true, Signature::NotRemoved),
+    ];
+    for (value, pid, otime, fields) in table {
+        let mut scene = found(value, pid, otime);
+        let young = scene.verdict(60);
+        assert!(matches!(young.class, Class::Unknown(_)), "{young:#?}");
+        let verdict = scene.verdict(7200);
+        assert_eq!(leaked(&verdict), How::Signature { fields });
+        assert_eq!(verdict.confidence, Confidence::Inferred);
+        assert_eq!(verdict.culprit, None, "nobody is named");
+    }
+}
+
+#[test]
+fn the_last_operator_is_compared_by_its_start() {
+    // Alive since before the cookie: it is the owner, or may be.
+    let mut scene = found(1, 1, false);
+    let old = scene.world.spawn("tool", &["tool"], None, IpcNs::HOST);
+    scene.world.procs[old].id.start.0 = 1_000_000;
+    let tgid = scene.tid(old);
+    for set in scene.world.sems.values_mut() {
+        set.pid = tgid;
+    }
+    assert_eq!(scene.verdict(7200).class, Class::Healthy(Healthy::Open));
+    // The same number with a later start is somebody else.
+    scene.world.procs[old].id.start.0 = scene.world.now - 1_000_000_000;
+    leaked(&scene.verdict(7200));
+}
+
+#[test]
+fn possible_owners_are_not_accused() {
+    let mut scene = found(2, 77, true);
+    let old = scene
+        .world
+        .spawn("dockerd", &["dockerd"], None, IpcNs::HOST);
+    scene.world.procs[old].id.start.0 = 1_000_000;
+    let verdict = scene.verdict(7200);
+    assert_eq!(verdict.class, Class::Unknown(Reason::PossibleOwners));
+    // In another namespace it cannot reach the cookie.
+    scene.world.procs[old].ns = OTHER;
+    leaked(&scene.verdict(0));
+    let verdict = scene.judged(0, |facts| facts.processes_complete = false);
+    assert_eq!(verdict.class, Class::Unknown(Reason::ProcessesUnreadable));
+    // A clock set back makes it young, not old.
+    let verdict = scene.judged(0, |facts| facts.wall.0 -= 100_000);
+    assert_eq!(verdict.class, Class::Healthy(Healthy::Open));
+}
+
+#[test]
+fn the_kernel_has_the_last_word() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.armed();
+    scene.kill(proc);
+    scene.after(0);
+    // An increment that nobody saw.
+    scene.world.sems.get_mut(&sem).unwrap().value = 3;
+    let (snapshot, facts) = scene.after(100);
+    let context = Context {
+        facts: &facts,
+        completeness: &Completeness::default(),
+        thresholds: &Thresholds::default(),
+    };
+    let judged = survey(&scene.ledger, Some(&snapshot), &context);
+    let class = judged[0].verdict.class;
+    assert_eq!(class, Class::Unknown(Reason::Contradiction));
+    let report = scene.ledger.reconcile(&snapshot);
+    assert_eq!((report.revalued, report.drift()), (1, 1));
+}
+
+#[test]
+fn every_verdict_has_words_and_json() {
+    let mut scene = Scene::new();
+    let (proc, _) = scene.armed();
+    scene.kill(proc);
+    let verdict = scene.verdict(2);
+    let json = serde_json::to_string(&verdict).unwrap();
+    assert!(json.contains("owner_killed"), "{json}");
+    assert_eq!(
+        verdict.class.to_string(),
+        "leaked: owner killed by SIGKILL after announcing an operation, before waiting"
+    );
+    for fact in &verdict.evidence {
+        assert!(!fact.to_string().is_empty());
+    }
+    let mut scene = found(1, 77, true);
+    let json = serde_json::to_string(&scene.verdict(7200)).unwrap();
+    assert!(json.contains("one_left"), "{json}");
+    for set in scene.ledger.live() {
+        assert!(serde_json::to_string(set).unwrap().contains("snapshot"));
+    }
+}
