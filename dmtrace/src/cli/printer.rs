@@ -12,6 +12,7 @@ use super::{
     trace::{Observer, View},
 };
 use crate::{
+    event::ProcessImage,
     ids::{BootTime, IpcNs, SemId},
     ledger::{Change, ChangeKind, EndKind, ImageId, Ledger, Meaning},
     output::{Out, json, table, time::Clock},
@@ -29,6 +30,8 @@ pub struct Printer<'a> {
     left: Option<u64>,
     /// Processes whose image was printed already (JSON): later lines refer to it.
     introduced: BTreeSet<ImageId>,
+    /// Processes that were printed before their image was known (its message was dropped).
+    nameless: BTreeSet<ImageId>,
 }
 
 /// What is printed, and how.
@@ -57,6 +60,7 @@ impl<'a> Printer<'a> {
             recorder,
             left,
             introduced: BTreeSet::new(),
+            nameless: BTreeSet::new(),
         }
     }
 
@@ -170,21 +174,46 @@ impl<'a> Printer<'a> {
         })
     }
 
+    /// Prints the images of processes that became known only after they were printed.
+    fn introduce_late(&mut self, ledger: &Ledger) -> Result<()> {
+        if self.nameless.is_empty() {
+            return Ok(());
+        }
+        let known: Vec<ImageId> = self
+            .nameless
+            .iter()
+            .copied()
+            .filter(|id| image_of(ledger, *id).is_some())
+            .collect();
+        for id in known {
+            self.nameless.remove(&id);
+            self.introduced.insert(id);
+            let image = image_of(ledger, id);
+            self.out
+                .json(&json::envelope("process", &json!({ "process": image })))?;
+        }
+        Ok(())
+    }
+
     fn object(&mut self, change: &Change, ledger: &Ledger) -> Value {
         let mut object = json::envelope("change", change);
         object["time"] = json!(self.clock.rfc3339(change.at));
         object["key"] = json!(format!("{:#010x}", change.key.0));
-        if let Some(who) = &change.who
-            && let Some(image) = ledger
-                .process(who.image)
-                .and_then(|process| process.image.as_deref())
-            && self.introduced.insert(who.image)
-        {
-            object["process"] = json!(image);
-        }
-        // A number per process for as long as it runs would be unbounded otherwise.
+        // Numbers of processes that are gone would add up for ever.
         if self.introduced.len() > 65_536 {
             self.introduced.clear();
+            self.nameless.clear();
+        }
+        if let Some(who) = &change.who {
+            match image_of(ledger, who.image) {
+                Some(image) if self.introduced.insert(who.image) => {
+                    object["process"] = json!(image)
+                }
+                Some(_) => {}
+                None => {
+                    self.nameless.insert(who.image);
+                }
+            }
         }
         object
     }
@@ -194,7 +223,8 @@ impl Observer for Printer<'_> {
     fn changes(&mut self, changes: &[Change], view: &View<'_>) -> Result<()> {
         changes
             .iter()
-            .try_for_each(|change| self.print(change, view.ledger))
+            .try_for_each(|change| self.print(change, view.ledger))?;
+        self.introduce_late(view.ledger)
     }
 
     fn finding(&mut self, judged: &Judged<'_>, view: &View<'_>) -> Result<()> {
@@ -257,6 +287,10 @@ impl Observer for Printer<'_> {
     fn enough(&self) -> bool {
         self.left == Some(0)
     }
+}
+
+fn image_of(ledger: &Ledger, id: ImageId) -> Option<&ProcessImage> {
+    ledger.process(id)?.image.as_deref()
 }
 
 struct Line {

@@ -14,7 +14,7 @@ use crate::{
     facts::{HostFacts, Snapshot},
     host::{self, Scope},
     ids::SemId,
-    ledger::Change,
+    ledger::{Change, Ledger},
     probe::{Backend, Options, StartError},
     session::{Accounting, Session, Tap},
     verdict::{self, Context, Judged, Thresholds},
@@ -44,7 +44,7 @@ impl Tuning {
 
 /// What the loop tells its verb.
 pub trait Observer {
-    /// Changes of the books.
+    /// Changes of the books; none where only a process became known.
     ///
     /// # Errors
     /// Whatever stops the verb, such as a reader that has gone.
@@ -69,7 +69,7 @@ pub trait Observer {
 /// What an observer may look at.
 pub struct View<'a> {
     /// The books.
-    pub ledger: &'a crate::ledger::Ledger,
+    pub ledger: &'a Ledger,
 }
 
 /// Why the loop ended.
@@ -175,18 +175,14 @@ impl Tracing {
     }
 
     fn drain(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let mut failure = None;
         loop {
             let dirty = &mut self.dirty;
-            let more = self.session.drain(&mut |_, changes, ledger| {
-                *dirty |= !changes.is_empty();
-                if failure.is_none() && !changes.is_empty() {
-                    failure = observer.changes(changes, &View { ledger }).err();
-                }
+            let mut told = Told::new(observer);
+            let more = self.session.drain(&mut |changes, ledger| {
+                *dirty = true;
+                told.tell(changes, ledger);
             });
-            if let Some(error) = failure {
-                return Err(error);
-            }
+            told.done()?;
             if !more || observer.enough() {
                 break;
             }
@@ -196,52 +192,36 @@ impl Tracing {
 
     /// Makes drops good, compares with the kernel, judges, and tells what is new.
     fn look(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let changes = self.session.resync();
-        self.dirty |= !changes.is_empty();
-        observer.changes(
-            &changes,
-            &View {
-                ledger: self.session.ledger(),
-            },
-        )?;
+        let dirty = &mut self.dirty;
+        let mut told = Told::new(observer);
+        self.session.resync(&mut |changes, ledger| {
+            *dirty |= !changes.is_empty();
+            told.tell(changes, ledger);
+        });
+        told.done()?;
         self.looks = self.looks.wrapping_add(1);
         let cookies = self.session.ledger().totals().cookies.live > 0 || !self.told.is_empty();
         if !(self.dirty && cookies || self.looks.is_multiple_of(LOOKS_PER_COMPARISON)) {
             self.dirty = false;
             return observer.idle();
         }
+        let mut told = Told::new(observer);
+        let snapshot = self
+            .session
+            .reconcile(&mut |changes, ledger| told.tell(changes, ledger));
+        told.done()?;
         // A verdict may wait for time to pass: look again until nothing is pending.
-        let (snapshot, changes) = self.reconcile(observer)?;
-        observer.changes(
-            &changes,
-            &View {
-                ledger: self.session.ledger(),
-            },
-        )?;
         self.dirty = cookies && self.judge(observer, &snapshot)?;
         observer.idle()
-    }
-
-    fn reconcile(&mut self, observer: &mut dyn Observer) -> Result<(Snapshot, Vec<Change>)> {
-        let mut failure = None;
-        let result = self.session.reconcile(&mut |_, changes, ledger| {
-            if failure.is_none() && !changes.is_empty() {
-                failure = observer.changes(changes, &View { ledger }).err();
-            }
-        });
-        failure.map_or(Ok(result), Err)
     }
 
     /// Judges every cookie and tells new findings. Returns whether a verdict is still open.
     fn judge(&mut self, observer: &mut dyn Observer, snapshot: &Snapshot) -> Result<bool> {
         let facts = host::facts(&Scope::default(), snapshot);
-        let changes = self.session.observe(&facts);
-        observer.changes(
-            &changes,
-            &View {
-                ledger: self.session.ledger(),
-            },
-        )?;
+        let mut told = Told::new(observer);
+        self.session
+            .observe(&facts, &mut |changes, ledger| told.tell(changes, ledger));
+        told.done()?;
         let completeness = self.session.completeness();
         let context = Context {
             facts: &facts,
@@ -272,17 +252,14 @@ impl Tracing {
     /// # Errors
     /// The observer fails.
     pub fn finish(mut self, observer: &mut dyn Observer) -> Result<Ending> {
-        let mut failure = None;
-        let (accounting, snapshot) = self.session.finish(&mut |_, changes, ledger| {
-            if failure.is_none() && !changes.is_empty() {
-                failure = observer.changes(changes, &View { ledger }).err();
-            }
-        });
-        if let Some(error) = failure {
-            return Err(error);
-        }
+        let mut told = Told::new(observer);
+        let (accounting, snapshot) = self
+            .session
+            .finish(&mut |changes, ledger| told.tell(changes, ledger));
         let facts = host::facts(&Scope::default(), &snapshot);
-        self.session.observe(&facts);
+        self.session
+            .observe(&facts, &mut |changes, ledger| told.tell(changes, ledger));
+        told.done()?;
         observer.idle()?;
         Ok(Ending {
             session: self.session,
@@ -290,6 +267,31 @@ impl Tracing {
             snapshot,
             facts,
         })
+    }
+}
+
+/// Passes changes on to an observer, and keeps its first error for the end of the call.
+struct Told<'a> {
+    observer: &'a mut dyn Observer,
+    failure: Option<anyhow::Error>,
+}
+
+impl<'a> Told<'a> {
+    fn new(observer: &'a mut dyn Observer) -> Self {
+        Self {
+            observer,
+            failure: None,
+        }
+    }
+
+    fn tell(&mut self, changes: &[Change], ledger: &Ledger) {
+        if self.failure.is_none() {
+            self.failure = self.observer.changes(changes, &View { ledger }).err();
+        }
+    }
+
+    fn done(self) -> Result<()> {
+        self.failure.map_or(Ok(()), Err)
     }
 }
 

@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 use super::{
     args::{Record, Watch},
     failure::exit,
+    filter::Filters,
     printer::{Printer, Style, remark},
     recorder::Recorder,
+    row::Row,
     trace::{Ending, Observer, Tracing, View, runtime},
 };
 use crate::{
@@ -40,7 +42,7 @@ pub fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         if let Some(recorder) = &recorder {
             recorder.end(&ending.facts, &ending.accounting);
         }
-        summarize(&ending, as_json, printer.out())
+        summarize(&ending, &args.filters, as_json, printer.out())
     })
 }
 
@@ -56,7 +58,7 @@ pub fn record(args: &Record, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         tracing.run(&mut quiet, args.duration, None).await?;
         let ending = tracing.finish(&mut quiet)?;
         recorder.end(&ending.facts, &ending.accounting);
-        let code = summarize(&ending, as_json, out)?;
+        let code = summarize(&ending, &Filters::default(), as_json, out)?;
         if recorder.failed().is_some() {
             return Ok(exit::incomplete());
         }
@@ -159,9 +161,15 @@ fn start_record(session: &Session) -> Value {
 }
 
 /// Prints what happened in sum, and chooses the exit code.
-pub fn summarize(ending: &Ending, as_json: bool, out: &mut Out) -> Result<ExitCode> {
-    let totals = ending.session.ledger().totals();
-    let judged = ending.judge();
+fn summarize(ending: &Ending, filters: &Filters, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    let ledger = ending.session.ledger();
+    let totals = ledger.totals();
+    let wanted = |judged: &Judged<'_>| {
+        let mut row = Row::bare(ledger, judged.semaphore, judged.set, ending.facts.now);
+        row.verdict = Some(judged.verdict.clone());
+        filters.pass(&row.candidate())
+    };
+    let judged: Vec<Judged<'_>> = ending.judge().into_iter().filter(wanted).collect();
     let findings: Vec<&Judged<'_>> = judged
         .iter()
         .filter(|judged| judged.verdict.class.is_finding())

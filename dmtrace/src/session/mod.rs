@@ -3,7 +3,7 @@
 mod accounting;
 mod registry;
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{
@@ -13,7 +13,7 @@ use dmtrace_common::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
-    event::{Event, decode},
+    event::decode,
     facts::{HostFacts, Snapshot},
     host::{self, Scope},
     ids::BootTime,
@@ -27,6 +27,9 @@ pub use registry::{RunningTracer, running_tracers};
 
 /// Messages taken from the ring before other work gets a turn.
 const BATCH: usize = 4096;
+
+/// Longer than a program is between taking the time and submitting its message, in nanoseconds.
+const IN_FLIGHT: u64 = 5_000_000;
 
 /// Something that the books were made from, for a recording.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +47,8 @@ pub enum Tapped<'a> {
 /// Gets everything that the books are made from.
 pub type Tap = Box<dyn FnMut(Tapped<'_>)>;
 
-/// Gets each event with the changes that it made in the books.
-pub type Sink<'a> = &'a mut dyn FnMut(&Event, &[Change], &Ledger);
+/// Gets the changes of the books as they are made: a process that has ended is forgotten soon.
+pub type Sink<'a> = &'a mut dyn FnMut(&[Change], &Ledger);
 
 /// A running trace.
 pub struct Session {
@@ -109,7 +112,7 @@ impl Session {
             tap,
             registration,
         };
-        session.drain_all(&mut |_, _, _| {});
+        session.drain_all(&mut |_, _| {});
         session.preexisting = session.compare(&snapshot).preexisting;
         Ok(session)
     }
@@ -165,7 +168,9 @@ impl Session {
                     self.received.count(item.first_chunk());
                     changes.clear();
                     self.ledger.apply_into(&event, &mut changes);
-                    sink(&event, &changes, &self.ledger);
+                    if !changes.is_empty() {
+                        sink(&changes, &self.ledger);
+                    }
                 }
                 Err(_) => self.received.undecodable += 1,
             }
@@ -178,52 +183,84 @@ impl Session {
         while self.drain(sink) {}
     }
 
-    /// If messages were dropped since the last time, reads the maps and makes them good. Returns
-    /// the changes that were missed.
-    pub fn resync(&mut self) -> Vec<Change> {
+    /// If messages were dropped since the last time, reads the maps and makes them good.
+    pub fn resync(&mut self, sink: Sink<'_>) {
         let dropped = self.tracer.counts().total().dropped;
         if dropped == self.dropped_seen && self.tracer.tombstones() == self.victims_kept {
-            return Vec::new();
+            return;
         }
-        self.dropped_seen = dropped;
-        let mut changes = Vec::new();
+        // What is younger than the horizon may have its message in the ring still: told twice, a
+        // set would be counted twice. It is left for the next time.
+        let horizon = host::clock::boot_now().0.saturating_sub(IN_FLIGHT);
+        self.drain_all(sink);
+        let mut left = false;
         // Victims of ENOSPC stay for `report` to read, until the room is needed.
         let crowded = self.tracer.proc_tombstones_crowded();
-        let mut kept = 0;
         let mut ended: Vec<ProcKey> = Vec::new();
-        for (key, record) in self.tracer.maps().procs() {
-            if record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) != PROC_ANNOUNCED {
-                self.tap(Tapped::Proc(&record));
-                changes.extend(self.ledger.adopt_process(&record));
+        let mut removed: Vec<SemKey> = Vec::new();
+        let mut by_creator: BTreeMap<ProcKey, Vec<(SemKey, SemRecord)>> = BTreeMap::new();
+        let procs = self.tracer.maps().procs();
+        for (key, record) in self.tracer.maps().sems() {
+            if record.created.max(record.closed) > horizon {
+                left = true;
+                continue;
+            }
+            if record.state & SEM_TOMBSTONE != 0 {
+                removed.push(key);
+            }
+            by_creator
+                .entry(record.creator)
+                .or_default()
+                .push((key, record));
+        }
+        self.victims_kept = 0;
+        for (key, record) in procs {
+            if record.header.ts.max(record.exited) > horizon {
+                left = true;
+                continue;
             }
             if record.state & PROC_TOMBSTONE != 0 {
                 if record.starved == 0 || crowded {
                     ended.push(key);
                 } else {
-                    kept += 1;
+                    self.victims_kept += 1;
                 }
             }
-        }
-        self.victims_kept = kept;
-        let mut removed: Vec<SemKey> = Vec::new();
-        for (key, record) in self.tracer.maps().sems() {
-            self.tap(Tapped::Sem(key, &record));
-            changes.extend(self.ledger.adopt(key.into(), &record));
-            if record.state & SEM_TOMBSTONE != 0 {
-                removed.push(key);
+            let told = record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) == PROC_ANNOUNCED;
+            if !told {
+                self.tap(Tapped::Proc(&record));
+                let changes = self.ledger.adopt_process(&record);
+                sink(&changes, &self.ledger);
+            }
+            // Right after it: a process that has ended and owns nothing is forgotten soon.
+            for (key, record) in by_creator.remove(&key).unwrap_or_default() {
+                self.adopt(key, &record, sink);
             }
         }
+        for (key, record) in by_creator.into_values().flatten() {
+            self.adopt(key, &record, sink);
+        }
         self.tracer.reap_tombstones(&removed, &ended);
-        changes
+        if !left {
+            self.dropped_seen = dropped;
+        }
     }
 
-    /// Compares the books with the kernel's own tables. Differences are counted and returned,
-    /// and the maps are corrected where the kernel side missed a removal.
-    pub fn reconcile(&mut self, sink: Sink<'_>) -> (Snapshot, Vec<Change>) {
+    fn adopt(&mut self, key: SemKey, record: &SemRecord, sink: Sink<'_>) {
+        self.tap(Tapped::Sem(key, record));
+        let changes = self.ledger.adopt(key.into(), record);
+        if !changes.is_empty() {
+            sink(&changes, &self.ledger);
+        }
+    }
+
+    /// Compares the books with the kernel's own tables. Differences are counted and told, and the
+    /// maps are corrected where the kernel side missed a removal.
+    pub fn reconcile(&mut self, sink: Sink<'_>) -> Snapshot {
         let snapshot = host::take_snapshot(&self.scope);
         self.drain_all(sink);
-        let mut changes = self.resync();
-        let mut report = self.compare(&snapshot);
+        self.resync(sink);
+        let report = self.compare(&snapshot);
         for drift in &report.drifts {
             if matches!(drift.kind, DriftKind::Vanished | DriftKind::Rekeyed { .. }) {
                 self.tracer.forget(drift.sem.into());
@@ -232,10 +269,10 @@ impl Session {
         if report.unknown > 0 {
             self.tracer.seed(&snapshot);
         }
-        changes.append(&mut report.changes);
+        sink(&report.changes, &self.ledger);
         self.drift += report.drift();
         self.last = Some(report);
-        (snapshot, changes)
+        snapshot
     }
 
     fn compare(&mut self, snapshot: &Snapshot) -> Reconciliation {
@@ -250,8 +287,9 @@ impl Session {
     }
 
     /// Learns from the process list which processes have ended unseen.
-    pub fn observe(&mut self, facts: &HostFacts) -> Vec<Change> {
-        self.ledger.observe(facts)
+    pub fn observe(&mut self, facts: &HostFacts, sink: Sink<'_>) {
+        let changes = self.ledger.observe(facts);
+        sink(&changes, &self.ledger);
     }
 
     /// What may be missing in the books.
@@ -268,11 +306,11 @@ impl Session {
     pub fn finish(&mut self, sink: Sink<'_>) -> (Accounting, Snapshot) {
         // Compared while the probes still see what others do: after detaching, every change by
         // anybody would count as a difference.
-        let (snapshot, _) = self.reconcile(sink);
+        let snapshot = self.reconcile(sink);
         self.tracer.detach();
         let counts = self.settled_counts();
         self.drain_all(sink);
-        self.resync();
+        self.resync(sink);
         let accounting = Accounting::balance(
             &counts,
             &self.received,
