@@ -9,7 +9,9 @@ use crate::{
     facts::{HostFacts, SemState, SetSnapshot},
     ids::{BootTime, Key, ProcId, SemId, UnixTime},
     ledger::Ledger,
-    verdict::{Confidence, Context, Judged, Obstacle, Rules, Verdict, provably_leaked},
+    verdict::{
+        Class, Confidence, Context, How, Judged, Obstacle, Reason, Rules, Verdict, provably_leaked,
+    },
 };
 
 /// Version of the form of a plan. A reader refuses a newer one.
@@ -22,6 +24,13 @@ pub struct Options {
     pub rules: Rules,
     /// A fuse: with more removals than this, nothing is removed.
     pub max: Option<usize>,
+    /// Also remove cookies that a living process has provably left.
+    #[serde(default)]
+    pub abandoned: bool,
+    /// Also remove what nobody has seen leak, where a person vouches for it. All other rules
+    /// hold; see [`Obstacle`].
+    #[serde(default)]
+    pub force_unknown: bool,
 }
 
 /// What is to be removed, and what not and why.
@@ -160,7 +169,7 @@ impl Plan {
     ) -> Self {
         let mut entries: Vec<PlanEntry> = judged
             .iter()
-            .map(|cookie| entry(cookie, ledger, context, options.rules))
+            .map(|cookie| entry(cookie, ledger, context, options))
             .collect();
         let wanted = entries
             .iter()
@@ -194,13 +203,15 @@ impl Plan {
     }
 }
 
-fn entry(judged: &Judged<'_>, ledger: &Ledger, context: &Context<'_>, rules: Rules) -> PlanEntry {
+fn entry(
+    judged: &Judged<'_>,
+    ledger: &Ledger,
+    context: &Context<'_>,
+    options: Options,
+) -> PlanEntry {
     let semaphore = judged.semaphore;
     let verdict = &judged.verdict;
-    let action = match provably_leaked(&judged.subject(ledger), context, verdict, rules) {
-        Ok(()) => Action::Destroy,
-        Err(because) => Action::Keep { because },
-    };
+    let action = decide(judged, ledger, context, options);
     let identity = judged.set.map_or_else(
         || Identity {
             key: semaphore.key,
@@ -229,6 +240,58 @@ fn entry(judged: &Judged<'_>, ledger: &Ledger, context: &Context<'_>, rules: Rul
         verdict: verdict.into(),
         action,
     }
+}
+
+fn decide(judged: &Judged<'_>, ledger: &Ledger, context: &Context<'_>, options: Options) -> Action {
+    let verdict = &judged.verdict;
+    let rules = Rules {
+        inferred: options.rules.inferred || options.force_unknown,
+        ..options.rules
+    };
+    let mut because = provably_leaked(&judged.subject(ledger), context, verdict, rules)
+        .err()
+        .unwrap_or_default();
+    if options.force_unknown && may_be_forced(verdict) {
+        because.retain(|obstacle| {
+            !matches!(
+                obstacle,
+                Obstacle::NotLeaked { .. } | Obstacle::UserUnknown { .. } | Obstacle::Contradiction
+            )
+        });
+    }
+    let abandoned = matches!(
+        verdict.class,
+        Class::Leaked(How::NeverWaited | How::AbandonedOnEintr)
+    );
+    if abandoned && !options.abandoned {
+        let cookie = judged.semaphore.cookie.as_deref();
+        let users = cookie.into_iter().flat_map(|cookie| &cookie.users);
+        because.extend(
+            users
+                .map(|user| user.who.image.id)
+                .filter(|&id| context.facts.is_alive(id))
+                .map(|id| Obstacle::UserAlive { pid: id.tgid }),
+        );
+    }
+    if because.is_empty() {
+        Action::Destroy
+    } else {
+        Action::Keep { because }
+    }
+}
+
+/// Whether a person may vouch for a cookie: nothing is known against it, only too little for it.
+/// Not where a living process may own it, where it is too recent, or where it could not be read.
+const fn may_be_forced(verdict: &Verdict) -> bool {
+    matches!(
+        verdict.class,
+        Class::Unknown(
+            Reason::CreatorUnknown(_)
+                | Reason::EventsLost
+                | Reason::Contradiction
+                | Reason::Crowded
+        )
+    )
 }
 
 /// A cookie is no longer what it was when the plan was made.

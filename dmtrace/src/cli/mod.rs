@@ -2,6 +2,7 @@
 
 mod args;
 mod case;
+mod clean;
 #[cfg(feature = "live")]
 mod exec;
 mod failure;
@@ -50,6 +51,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Record(args) => watch::record(args, cli.json, &mut out)?,
         #[cfg(feature = "live")]
         Verb::Exec(args) => exec::run(args, cli.json)?,
+        Verb::Clean(args) => clean::run(args, cli.json, &mut out)?,
         _ => anyhow::bail!("not there yet"),
     };
     out.flush()?;
