@@ -279,6 +279,7 @@ mod tests {
             verdict: Summary {
                 class: "leaked".to_owned(),
                 text: String::new(),
+                brief: String::new(),
                 observed: true,
                 evidence: Vec::new(),
             },

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    event::ProcessImage,
+    event::{ExitStatus, ProcessImage},
     facts::{HostFacts, SemState, SetSnapshot},
     ids::{BootTime, Key, ProcId, SemId, UnixTime},
     ledger::Ledger,
@@ -24,7 +24,7 @@ pub struct Options {
     pub rules: Rules,
     /// A fuse: with more removals than this, nothing is removed.
     pub max: Option<usize>,
-    /// Also remove cookies that a living process has provably left.
+    /// Also remove cookies that a living process was seen to leave behind.
     #[serde(default)]
     pub abandoned: bool,
     /// Also remove what nobody has seen leak, where a person vouches for it. All other rules
@@ -129,6 +129,9 @@ pub struct Summary {
     pub class: String,
     /// Class in full.
     pub text: String,
+    /// How it leaked, in two words; empty if it did not.
+    #[serde(default)]
+    pub brief: String,
     /// Whether it was observed (or inferred, or is unknown).
     pub observed: bool,
     /// What it rests on.
@@ -140,9 +143,27 @@ impl From<&Verdict> for Summary {
         Self {
             class: verdict.class.label().to_owned(),
             text: verdict.class.to_string(),
+            brief: brief(verdict.class),
             observed: verdict.confidence == Confidence::Observed,
             evidence: verdict.evidence.iter().map(ToString::to_string).collect(),
         }
+    }
+}
+
+/// For a line of 80 columns.
+fn brief(class: Class) -> String {
+    let Class::Leaked(how) = class else {
+        return String::new();
+    };
+    match how {
+        How::OwnerKilled { signal, .. } => ExitStatus::Signal(signal).to_string(),
+        How::OwnerExited { status, .. } => ExitStatus::Code(status).to_string(),
+        How::OwnerGone { .. } => "owner gone".to_owned(),
+        How::NeverWaited => "never waited".to_owned(),
+        How::AbandonedOnEintr => "gave up waiting".to_owned(),
+        How::FinishedAfterDeath { .. } => "owner had ended".to_owned(),
+        How::TransactionAbandoned => "never released".to_owned(),
+        How::Signature { .. } => "by its fields".to_owned(),
     }
 }
 
@@ -263,7 +284,7 @@ fn decide(judged: &Judged<'_>, ledger: &Ledger, context: &Context<'_>, options: 
         verdict.class,
         Class::Leaked(How::NeverWaited | How::AbandonedOnEintr)
     );
-    if abandoned && !options.abandoned {
+    if abandoned && !(options.abandoned && verdict.confidence == Confidence::Observed) {
         let cookie = judged.semaphore.cookie.as_deref();
         let users = cookie.into_iter().flat_map(|cookie| &cookie.users);
         because.extend(

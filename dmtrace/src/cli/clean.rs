@@ -208,7 +208,8 @@ fn draft_once(args: &Clean) -> Result<Draft> {
         abandoned: args.abandoned,
         force_unknown: args.force_unknown,
     };
-    let plan = Plan::build(&judged, &case.ledger, &context, options);
+    let mut plan = Plan::build(&judged, &case.ledger, &context, options);
+    plan.entries.sort_by_key(|entry| entry.sem);
     let unread = plan.entries.iter().any(is_kept_unread);
     Ok(Draft {
         file: PlanFile {
@@ -386,78 +387,71 @@ fn advise(args: &Clean, draft: &Draft, out: &mut Out) -> Result<()> {
 
 fn plan_line(entry: &PlanEntry) -> String {
     match &entry.action {
-        Action::Destroy => {
-            let mark = if entry.verdict.observed { "" } else { " ?" };
-            line(
-                "would remove",
-                entry,
-                &format!("  {}{mark}", reason(entry)),
-                &owner(entry),
-            )
-        }
-        Action::Keep { because } => line(
-            "kept",
-            entry,
-            &format!(": {}", obstacles(entry, because)),
-            "",
-        ),
+        Action::Destroy if entry.verdict.observed => removal("would remove", entry, ""),
+        Action::Destroy => removal("would remove", entry, " ?"),
+        Action::Keep { because } => line("kept", entry, &obstacles(entry, because)),
     }
 }
 
 fn result_line(applied: &Applied<'_>) -> String {
     let Applied { entry, outcome } = applied;
     match outcome {
-        Outcome::Removed => line(
-            "removed",
-            entry,
-            &format!("  {}", reason(entry)),
-            &owner(entry),
-        ),
-        Outcome::Gone => line("gone", entry, ": it had been removed already", ""),
+        Outcome::Removed => removal("removed", entry, ""),
+        Outcome::Gone => line("gone", entry, "it had been removed already"),
         Outcome::RemovedLate(_) => line(
             "REMOVED",
             entry,
-            ": IT WAS USED at this moment; check its owner",
-            &owner(entry),
+            "IT WAS USED at this moment: look at its owner",
         ),
-        Outcome::NotTried => line("not tried", entry, "", ""),
-        other => {
-            let detail = other.detail().unwrap_or_default();
-            line("kept", entry, &format!(": {detail}"), "")
-        }
+        Outcome::NotTried => line("not tried", entry, ""),
+        other => line("kept", entry, &other.detail().unwrap_or_default()),
     }
 }
 
-/// `would remove  0x0d4d1234 semid 7 [ns]  reason  owner`, at most [`WIDTH`] columns: the reason
-/// is cut, the owner is not.
-fn line(action: &str, entry: &PlanEntry, reason: &str, owner: &str) -> String {
+/// `would remove  0x0d4d1234 semid 7 [ns]  reason  owner`, at most [`WIDTH`] columns: in full if
+/// that fits, else in two words.
+fn removal(action: &str, entry: &PlanEntry, mark: &str) -> String {
+    let text = entry.verdict.text.as_str();
+    let full = text.strip_prefix("leaked: ").unwrap_or(text);
+    let brief = entry.verdict.brief.as_str();
+    let owner = owner(entry);
+    let tail = if owner.is_empty() {
+        owner
+    } else {
+        format!("  {owner}")
+    };
+    let head = head(action, entry);
+    let room = WIDTH
+        .saturating_sub(head.chars().count() + tail.chars().count() + mark.len())
+        .saturating_sub(2);
+    let reason = if full.chars().count() <= room || brief.is_empty() {
+        fit(full, room)
+    } else {
+        fit(brief, room)
+    };
+    fit(&format!("{head}  {reason}{mark}{tail}"), WIDTH)
+}
+
+/// `kept          0x0d4d1234 semid 7 [ns]: reason`, at most [`WIDTH`] columns.
+fn line(action: &str, entry: &PlanEntry, reason: &str) -> String {
+    let colon = if reason.is_empty() { "" } else { ": " };
+    fit(&format!("{}{colon}{reason}", head(action, entry)), WIDTH)
+}
+
+fn head(action: &str, entry: &PlanEntry) -> String {
     let ns = if entry.sem.ns == IpcNs::HOST {
         String::new()
     } else {
         format!(" [{}]", entry.sem.ns)
     };
-    let head = format!(
+    format!(
         "{action:<12}  {} semid {}{ns}",
         entry.identity.key, entry.sem.semid
-    );
-    let tail = if owner.is_empty() {
-        String::new()
-    } else {
-        format!("  {owner}")
-    };
-    let room = WIDTH
-        .saturating_sub(head.chars().count())
-        .saturating_sub(tail.chars().count());
-    fit(&format!("{head}{}{tail}", fit(reason, room)), WIDTH)
+    )
 }
 
 fn fit(text: &str, width: usize) -> String {
     table::cut(text, Some(width.max(2)))
-}
-
-fn reason(entry: &PlanEntry) -> &str {
-    let text = entry.verdict.text.as_str();
-    text.strip_prefix("leaked: ").unwrap_or(text)
 }
 
 fn owner(entry: &PlanEntry) -> String {
