@@ -54,7 +54,7 @@ mod tests {
             fs::write(dir.join("suspended"), suspended).unwrap();
             fs::write(dir.join("name"), "vg-root\n").unwrap();
         }
-        let found = super::suspended(&Roots::below(host.path()));
+        let found = suspended(&Roots::below(host.path()));
         assert_eq!(
             found,
             [Suspended {
@@ -63,6 +63,6 @@ mod tests {
             }]
         );
         let empty = tempfile::tempdir().unwrap();
-        assert!(super::suspended(&Roots::below(empty.path())).is_empty());
+        assert!(suspended(&Roots::below(empty.path())).is_empty());
     }
 }

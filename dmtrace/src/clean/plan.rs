@@ -156,8 +156,11 @@ fn brief(class: Class) -> String {
         return String::new();
     };
     match how {
-        How::OwnerKilled { signal, .. } => ExitStatus::Signal(signal).to_string(),
-        How::OwnerExited { status, .. } => ExitStatus::Code(status).to_string(),
+        How::OwnerKilled { signal, .. } => {
+            let text = ExitStatus::Signal(signal).to_string();
+            text.strip_prefix("killed by ").unwrap_or(&text).to_owned()
+        }
+        How::OwnerExited { status, .. } => format!("exit {status}"),
         How::OwnerGone { .. } => "owner gone".to_owned(),
         How::NeverWaited => "never waited".to_owned(),
         How::AbandonedOnEintr => "gave up waiting".to_owned(),

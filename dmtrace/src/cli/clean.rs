@@ -1,5 +1,7 @@
 //! `dmtrace clean`: removes cookies whose leak is proven, and nothing else.
 
+mod text;
+
 use std::{
     io::{self, IsTerminal, Write},
     process::ExitCode,
@@ -9,7 +11,6 @@ use std::{
 };
 
 use anyhow::Result;
-use serde_json::{Value, json};
 
 use super::{
     args::Clean,
@@ -19,16 +20,15 @@ use super::{
 };
 use crate::{
     clean::{
-        apply::{Applied, Outcome, Report, apply},
+        apply::{Report, apply},
         audit::Audit,
         devices::{Suspended, suspended},
-        file::{KIND, PlanFile},
+        file::PlanFile,
         plan::{Action, Options, Plan, PlanEntry},
         witness::Witness,
     },
     host::{Roots, clock},
-    ids::IpcNs,
-    output::{Out, json, table},
+    output::Out,
     probe::Environment,
     verdict::{Context, Judged, Obstacle, Rules, Thresholds},
 };
@@ -38,9 +38,6 @@ const OLDER_THAN: Duration = Duration::from_secs(60);
 
 /// The kernel's times have seconds: only after two of them does every later call show.
 const TICK: i64 = 2;
-
-/// Columns of the text.
-const WIDTH: usize = 80;
 
 /// A plan, and what is to be said with it.
 struct Draft {
@@ -62,15 +59,15 @@ pub fn run(args: &Clean, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         let code = carry_out(args, &draft, as_json, out)?;
         return Ok(code);
     }
-    let object = as_object(&draft);
+    let object = text::as_object(&draft);
     if let Some(path) = &args.plan {
         PlanFile::write(path, &object.to_string())?;
     }
     if as_json {
         out.json(&object)?;
     } else {
-        show(&draft, out)?;
-        advise(args, &draft, out)?;
+        text::show(&draft, out)?;
+        text::advise(args, &draft, out)?;
     }
     Ok(if draft.wanted() > 0 {
         exit::findings()
@@ -249,7 +246,7 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
         .into());
     }
     if !args.yes {
-        show(draft, out)?;
+        text::show(draft, out)?;
         if draft.wanted() > 0 {
             out.flush()?;
             if !confirmed(draft.wanted())? {
@@ -267,7 +264,9 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
         let report = apply(plan, &mut audit, witness(), stop, &mut |applied| {
             if !as_json
                 && broken.is_none()
-                && let Err(error) = out.line(&result_line(applied)).and_then(|()| out.flush())
+                && let Err(error) = out
+                    .line(&text::result_line(applied))
+                    .and_then(|()| out.flush())
             {
                 // The reader has gone. What was asked for is done all the same.
                 broken = Some(error);
@@ -279,9 +278,9 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
         report
     };
     if as_json {
-        out.json(&result(args, draft, &report))?;
+        out.json(&text::result(args, draft, &report))?;
     } else {
-        conclude(args, draft, &report, out)?;
+        text::conclude(args, draft, &report, out)?;
     }
     if let Some(error) = &report.stopped {
         eprintln!("dmtrace: {error}");
@@ -308,7 +307,7 @@ fn witness() -> Arc<dyn Witness> {
 /// Asks on the terminal.
 fn confirmed(count: usize) -> io::Result<bool> {
     let mut terminal = io::stderr();
-    write!(terminal, "remove {}? [y/N] ", cookies(count))?;
+    write!(terminal, "remove {}? [y/N] ", text::cookies(count))?;
     terminal.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
@@ -333,223 +332,4 @@ fn stop_on_signals() -> &'static AtomicBool {
         unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
     }
     &STOP
-}
-
-fn cookies(count: usize) -> String {
-    format!("{count} cookie{}", if count == 1 { "" } else { "s" })
-}
-
-/// The plan as text.
-fn show(draft: &Draft, out: &mut Out) -> Result<()> {
-    let mut entries: Vec<&PlanEntry> = draft.plan().entries.iter().collect();
-    entries.sort_by_key(|entry| (entry.action != Action::Destroy, entry.sem));
-    for entry in entries {
-        out.line(&plan_line(entry))?;
-    }
-    for device in &draft.suspended {
-        out.line(&fit(
-            &format!(
-                "warning: {} ({}) is suspended: look before you remove cookies",
-                device.node, device.name
-            ),
-            WIDTH,
-        ))?;
-    }
-    out.flush()?;
-    for note in &draft.notes {
-        eprintln!("dmtrace: {note}");
-    }
-    Ok(())
-}
-
-/// What to do next.
-fn advise(args: &Clean, draft: &Draft, out: &mut Out) -> Result<()> {
-    let wanted = draft.wanted();
-    let kept = draft.plan().entries.len() - wanted;
-    let text = if draft.plan().blown {
-        format!(
-            "dry run: {} to remove, more than --max {}; raise it to go on.",
-            cookies(wanted),
-            args.max
-        )
-    } else if wanted == 0 {
-        format!("dry run: nothing to remove, {kept} kept.")
-    } else if let Some(path) = &args.plan {
-        format!(
-            "dry run: {wanted} to remove, {kept} kept; do it with: dmtrace clean --apply --plan {}",
-            path.display()
-        )
-    } else {
-        format!("dry run: {wanted} to remove, {kept} kept; repeat with --apply to remove.")
-    };
-    Ok(out.line(&text)?)
-}
-
-fn plan_line(entry: &PlanEntry) -> String {
-    match &entry.action {
-        Action::Destroy if entry.verdict.observed => removal("would remove", entry, ""),
-        Action::Destroy => removal("would remove", entry, " ?"),
-        Action::Keep { because } => line("kept", entry, &obstacles(entry, because)),
-    }
-}
-
-fn result_line(applied: &Applied<'_>) -> String {
-    let Applied { entry, outcome } = applied;
-    match outcome {
-        Outcome::Removed => removal("removed", entry, ""),
-        Outcome::Gone => line("gone", entry, "it had been removed already"),
-        Outcome::RemovedLate(_) => line(
-            "REMOVED",
-            entry,
-            "IT WAS USED at this moment: look at its owner",
-        ),
-        Outcome::NotTried => line("not tried", entry, ""),
-        other => line("kept", entry, &other.detail().unwrap_or_default()),
-    }
-}
-
-/// `would remove  0x0d4d1234 semid 7 [ns]  reason  owner`, at most [`WIDTH`] columns: in full if
-/// that fits, else in two words.
-fn removal(action: &str, entry: &PlanEntry, mark: &str) -> String {
-    let text = entry.verdict.text.as_str();
-    let full = text.strip_prefix("leaked: ").unwrap_or(text);
-    let brief = entry.verdict.brief.as_str();
-    let owner = owner(entry);
-    let tail = if owner.is_empty() {
-        owner
-    } else {
-        format!("  {owner}")
-    };
-    let head = head(action, entry);
-    let room = WIDTH
-        .saturating_sub(head.chars().count() + tail.chars().count() + mark.len())
-        .saturating_sub(2);
-    let reason = if full.chars().count() <= room || brief.is_empty() {
-        fit(full, room)
-    } else {
-        fit(brief, room)
-    };
-    fit(&format!("{head}  {reason}{mark}{tail}"), WIDTH)
-}
-
-/// `kept          0x0d4d1234 semid 7 [ns]: reason`, at most [`WIDTH`] columns.
-fn line(action: &str, entry: &PlanEntry, reason: &str) -> String {
-    let colon = if reason.is_empty() { "" } else { ": " };
-    fit(&format!("{}{colon}{reason}", head(action, entry)), WIDTH)
-}
-
-fn head(action: &str, entry: &PlanEntry) -> String {
-    let ns = if entry.sem.ns == IpcNs::HOST {
-        String::new()
-    } else {
-        format!(" [{}]", entry.sem.ns)
-    };
-    format!(
-        "{action:<12}  {} semid {}{ns}",
-        entry.identity.key, entry.sem.semid
-    )
-}
-
-fn fit(text: &str, width: usize) -> String {
-    table::cut(text, Some(width.max(2)))
-}
-
-fn owner(entry: &PlanEntry) -> String {
-    entry.owner.as_ref().map_or_else(String::new, |owner| {
-        let ended = if entry.gone.contains(&owner.id) {
-            "+"
-        } else {
-            ""
-        };
-        format!("{}[{}]{ended}", owner.name, owner.id.tgid)
-    })
-}
-
-/// Why it is kept; what it is comes first.
-fn obstacles(entry: &PlanEntry, because: &[Obstacle]) -> String {
-    if because.is_empty() {
-        return "more would be removed than --max allows".to_owned();
-    }
-    let is_class = |obstacle: &&Obstacle| {
-        matches!(obstacle, Obstacle::NotLeaked { .. } | Obstacle::NotACookie)
-    };
-    let mut parts = Vec::new();
-    if because.iter().any(|obstacle| is_class(&obstacle)) {
-        parts.push(entry.verdict.text.clone());
-    }
-    parts.extend(
-        because
-            .iter()
-            .filter(|obstacle| !is_class(obstacle))
-            .map(ToString::to_string),
-    );
-    parts.join("; ")
-}
-
-fn conclude(args: &Clean, draft: &Draft, report: &Report<'_>, out: &mut Out) -> Result<()> {
-    let planned = draft.wanted();
-    if planned == 0 {
-        out.line("nothing to remove.")?;
-    } else {
-        let removed =
-            report.count(|outcome| matches!(outcome, Outcome::Removed | Outcome::RemovedLate(_)));
-        out.line(&format!(
-            "{}{removed} of {} removed; audit record in {}",
-            if report.interrupted {
-                "interrupted: "
-            } else {
-                ""
-            },
-            cookies(planned),
-            args.audit.display()
-        ))?;
-    }
-    out.flush()?;
-    if args.yes {
-        for note in &draft.notes {
-            eprintln!("dmtrace: {note}");
-        }
-    }
-    Ok(())
-}
-
-/// The plan as JSON; also what `--plan` writes.
-fn as_object(draft: &Draft) -> Value {
-    let mut body = json!(draft.file);
-    body["complete"] = json!(!draft.incomplete);
-    body["notes"] = json!(draft.notes);
-    body["suspended_devices"] = json!(draft.suspended);
-    json::envelope(KIND, &body)
-}
-
-fn result(args: &Clean, draft: &Draft, report: &Report<'_>) -> Value {
-    let applied: Vec<Value> = report
-        .applied
-        .iter()
-        .map(|Applied { entry, outcome }| {
-            json!({
-                "ipc_ns": entry.sem.ns,
-                "semid": entry.sem.semid,
-                "key": entry.identity.key.to_string(),
-                "outcome": outcome.label(),
-                "detail": outcome.detail(),
-                "owner": entry.owner,
-                "verdict": entry.verdict,
-            })
-        })
-        .collect();
-    json::envelope(
-        "clean_result",
-        &json!({
-            "complete": report.is_complete(),
-            "data_complete": !draft.incomplete,
-            "interrupted": report.interrupted,
-            "stopped": report.stopped.as_ref().map(ToString::to_string),
-            "planned": draft.wanted(),
-            "audit": args.audit,
-            "notes": draft.notes,
-            "suspended_devices": draft.suspended,
-            "cookies": applied,
-        }),
-    )
 }
