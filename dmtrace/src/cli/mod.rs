@@ -3,6 +3,7 @@
 mod args;
 mod case;
 mod clean;
+mod doctor;
 #[cfg(feature = "live")]
 mod exec;
 mod failure;
@@ -52,7 +53,14 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "live")]
         Verb::Exec(args) => exec::run(args, cli.json)?,
         Verb::Clean(args) => clean::run(args, cli.json, &mut out)?,
-        _ => anyhow::bail!("not there yet"),
+        Verb::Doctor(args) => doctor::run(args, cli.json, &mut out)?,
+        #[cfg(not(feature = "live"))]
+        Verb::Watch(_) | Verb::Record(_) | Verb::Exec(_) => {
+            return Err(Failure::Environment(
+                "this dmtrace was built without tracing; build it with the feature live".to_owned(),
+            )
+            .into());
+        }
     };
     out.flush()?;
     Ok(code)
