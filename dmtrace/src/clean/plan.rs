@@ -8,7 +8,7 @@ use crate::{
     event::{ExitStatus, ProcessImage},
     facts::{HostFacts, SemState, SetSnapshot},
     ids::{BootTime, Key, ProcId, SemId, UnixTime},
-    ledger::Ledger,
+    ledger::{Ledger, Stage},
     verdict::{
         Class, Confidence, Context, How, Judged, Obstacle, Reason, Rules, Verdict, provably_leaked,
     },
@@ -283,6 +283,9 @@ fn decide(judged: &Judged<'_>, ledger: &Ledger, context: &Context<'_>, options: 
             )
         });
     }
+    if may_be_handed_on(verdict) && !rules.inferred {
+        because.push(Obstacle::Inferred);
+    }
     let abandoned = matches!(
         verdict.class,
         Class::Leaked(How::NeverWaited | How::AbandonedOnEintr)
@@ -302,6 +305,18 @@ fn decide(judged: &Judged<'_>, ledger: &Ledger, context: &Context<'_>, options: 
     } else {
         Action::Keep { because }
     }
+}
+
+/// Whether a program has made a cookie and ended well without using it. `dmsetup udevcreatecookie`
+/// does so by design, for others to use it later; another program may do the same.
+const fn may_be_handed_on(verdict: &Verdict) -> bool {
+    matches!(
+        verdict.class,
+        Class::Leaked(How::OwnerExited {
+            status: 0,
+            step: Stage::Ready
+        })
+    )
 }
 
 /// Whether a person may vouch for a cookie: nothing is known against it, only too little for it.

@@ -11,7 +11,7 @@ use crate::{
     host::{Roots, namespaces::own_ns},
     ids::IpcNs,
     probe::Environment,
-    verdict::{Class, Judged, Thresholds},
+    verdict::{Class, Confidence, Judged, Thresholds},
 };
 
 /// Inode of the initial PID namespace (`PROC_PID_INIT_INO`).
@@ -256,9 +256,9 @@ fn accident(case: &Case, report: &mut Report) {
             continue;
         }
         match verdict.class {
-            Class::Leaked(_) | Class::CleanedUp(_) => leaked += 1,
+            Class::Leaked(_) if verdict.confidence == Confidence::Observed => leaked += 1,
             Class::Foreign(_) => foreign += 1,
-            Class::Unknown(_) => unknown += 1,
+            Class::Leaked(_) | Class::Unknown(_) => unknown += 1,
             _ => live += 1,
         }
     }

@@ -21,7 +21,7 @@ pub(super) fn check(environment: &Environment, report: &mut Report) -> Tracing {
             "attach",
             super::Status::Fail,
             "tracing is not possible, for the reasons above".to_owned(),
-            Some("until then: dmtrace list, which needs no tracing".to_owned()),
+            Some("dmtrace list needs no tracing".to_owned()),
         );
         Tracing::Impossible
     } else {

@@ -18,11 +18,7 @@ pub(super) fn check(report: &mut Report) -> Tracing {
     let mut tracer = match Tracer::start(OPTIONS) {
         Ok(tracer) => tracer,
         Err(error) => {
-            report.fail(
-                "attach",
-                error.to_string(),
-                "until then: dmtrace list, which needs no tracing",
-            );
+            report.fail("attach", error.to_string(), "dmtrace list needs no tracing");
             return Tracing::Impossible;
         }
     };
@@ -60,8 +56,10 @@ fn skipped(tracer: &Tracer, report: &mut Report) {
             })
             .next_back();
         let text = match reason {
-            Some((subject, reason)) => format!("{backend}: skipped, no {subject}: {reason}"),
-            None => format!("{backend}: skipped"),
+            Some((subject, reason)) => {
+                format!("{backend}: does not work here ({subject}): {reason}")
+            }
+            None => format!("{backend}: does not work here"),
         };
         report.warn("backend", text, "");
     }
