@@ -1,6 +1,7 @@
 //! Tier `live`: the real binary on the running kernel and real semaphores, as root.
 
 mod accounting;
+mod clean;
 mod endings;
 mod exec;
 mod seed;
@@ -15,6 +16,7 @@ const NEEDS: &[Need] = &[Need::Root];
 
 fn main() -> ExitCode {
     let mut tests = accounting::tests();
+    tests.extend(clean::tests());
     tests.extend(endings::tests());
     tests.extend(exec::tests());
     tests.extend(seed::tests());

@@ -1,3 +1,10 @@
-//! Removing leaked cookies. [`plan`] decides and is pure.
+//! Removing leaked cookies. [`plan`] decides and is pure; [`apply`] carries out, and [`act`] in it
+//! is the only line of the program that destroys anything.
 
+mod act;
+pub mod apply;
+pub mod audit;
+pub mod devices;
+pub mod file;
 pub mod plan;
+pub mod witness;

@@ -5,11 +5,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    event::ProcessImage,
+    event::{ExitStatus, ProcessImage},
     facts::{HostFacts, SemState, SetSnapshot},
     ids::{BootTime, Key, ProcId, SemId, UnixTime},
-    ledger::Ledger,
-    verdict::{Confidence, Context, Judged, Obstacle, Rules, Verdict, provably_leaked},
+    ledger::{Ledger, Stage},
+    verdict::{
+        Class, Confidence, Context, How, Judged, Obstacle, Reason, Rules, Verdict, provably_leaked,
+    },
 };
 
 /// Version of the form of a plan. A reader refuses a newer one.
@@ -22,6 +24,13 @@ pub struct Options {
     pub rules: Rules,
     /// A fuse: with more removals than this, nothing is removed.
     pub max: Option<usize>,
+    /// Also remove cookies that a living process was seen to leave behind.
+    #[serde(default)]
+    pub abandoned: bool,
+    /// Also remove what nobody has seen leak, where a person vouches for it. All other rules
+    /// hold; see [`Obstacle`].
+    #[serde(default)]
+    pub force_unknown: bool,
 }
 
 /// What is to be removed, and what not and why.
@@ -120,6 +129,9 @@ pub struct Summary {
     pub class: String,
     /// Class in full.
     pub text: String,
+    /// How it leaked, in two words; empty if it did not.
+    #[serde(default)]
+    pub brief: String,
     /// Whether it was observed (or inferred, or is unknown).
     pub observed: bool,
     /// What it rests on.
@@ -131,9 +143,30 @@ impl From<&Verdict> for Summary {
         Self {
             class: verdict.class.label().to_owned(),
             text: verdict.class.to_string(),
+            brief: brief(verdict.class),
             observed: verdict.confidence == Confidence::Observed,
             evidence: verdict.evidence.iter().map(ToString::to_string).collect(),
         }
+    }
+}
+
+/// For a line of 80 columns.
+fn brief(class: Class) -> String {
+    let Class::Leaked(how) = class else {
+        return String::new();
+    };
+    match how {
+        How::OwnerKilled { signal, .. } => {
+            let text = ExitStatus::Signal(signal).to_string();
+            text.strip_prefix("killed by ").unwrap_or(&text).to_owned()
+        }
+        How::OwnerExited { status, .. } => format!("exit {status}"),
+        How::OwnerGone { .. } => "owner gone".to_owned(),
+        How::NeverWaited => "never waited".to_owned(),
+        How::AbandonedOnEintr => "gave up waiting".to_owned(),
+        How::FinishedAfterDeath { .. } => "owner had ended".to_owned(),
+        How::TransactionAbandoned => "never released".to_owned(),
+        How::Signature { .. } => "by its fields".to_owned(),
     }
 }
 
@@ -160,7 +193,7 @@ impl Plan {
     ) -> Self {
         let mut entries: Vec<PlanEntry> = judged
             .iter()
-            .map(|cookie| entry(cookie, ledger, context, options.rules))
+            .map(|cookie| entry(cookie, ledger, context, options))
             .collect();
         let wanted = entries
             .iter()
@@ -194,13 +227,15 @@ impl Plan {
     }
 }
 
-fn entry(judged: &Judged<'_>, ledger: &Ledger, context: &Context<'_>, rules: Rules) -> PlanEntry {
+fn entry(
+    judged: &Judged<'_>,
+    ledger: &Ledger,
+    context: &Context<'_>,
+    options: Options,
+) -> PlanEntry {
     let semaphore = judged.semaphore;
     let verdict = &judged.verdict;
-    let action = match provably_leaked(&judged.subject(ledger), context, verdict, rules) {
-        Ok(()) => Action::Destroy,
-        Err(because) => Action::Keep { because },
-    };
+    let action = decide(judged, ledger, context, options);
     let identity = judged.set.map_or_else(
         || Identity {
             key: semaphore.key,
@@ -229,6 +264,73 @@ fn entry(judged: &Judged<'_>, ledger: &Ledger, context: &Context<'_>, rules: Rul
         verdict: verdict.into(),
         action,
     }
+}
+
+fn decide(judged: &Judged<'_>, ledger: &Ledger, context: &Context<'_>, options: Options) -> Action {
+    let verdict = &judged.verdict;
+    let rules = Rules {
+        inferred: options.rules.inferred || options.force_unknown,
+        ..options.rules
+    };
+    let mut because = provably_leaked(&judged.subject(ledger), context, verdict, rules)
+        .err()
+        .unwrap_or_default();
+    if options.force_unknown && may_be_forced(verdict) {
+        because.retain(|obstacle| {
+            !matches!(
+                obstacle,
+                Obstacle::NotLeaked { .. } | Obstacle::UserUnknown { .. } | Obstacle::Contradiction
+            )
+        });
+    }
+    if may_be_handed_on(verdict) && !rules.inferred {
+        because.push(Obstacle::Inferred);
+    }
+    let abandoned = matches!(
+        verdict.class,
+        Class::Leaked(How::NeverWaited | How::AbandonedOnEintr)
+    );
+    if abandoned && !(options.abandoned && verdict.confidence == Confidence::Observed) {
+        let cookie = judged.semaphore.cookie.as_deref();
+        let users = cookie.into_iter().flat_map(|cookie| &cookie.users);
+        because.extend(
+            users
+                .map(|user| user.who.image.id)
+                .filter(|&id| context.facts.is_alive(id))
+                .map(|id| Obstacle::UserAlive { pid: id.tgid }),
+        );
+    }
+    if because.is_empty() {
+        Action::Destroy
+    } else {
+        Action::Keep { because }
+    }
+}
+
+/// Whether a program has made a cookie and ended well without using it. `dmsetup udevcreatecookie`
+/// does so by design, for others to use it later; another program may do the same.
+const fn may_be_handed_on(verdict: &Verdict) -> bool {
+    matches!(
+        verdict.class,
+        Class::Leaked(How::OwnerExited {
+            status: 0,
+            step: Stage::Ready
+        })
+    )
+}
+
+/// Whether a person may vouch for a cookie: nothing is known against it, only too little for it.
+/// Not where a living process may own it, where it is too recent, or where it could not be read.
+const fn may_be_forced(verdict: &Verdict) -> bool {
+    matches!(
+        verdict.class,
+        Class::Unknown(
+            Reason::CreatorUnknown(_)
+                | Reason::EventsLost
+                | Reason::Contradiction
+                | Reason::Crowded
+        )
+    )
 }
 
 /// A cookie is no longer what it was when the plan was made.

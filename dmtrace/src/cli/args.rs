@@ -87,7 +87,9 @@ const CLEAN_EXAMPLES: &str = "\
 Examples:
   dmtrace clean                  show what would be removed, and why the rest is kept
   dmtrace clean --apply          remove it, after asking
-  dmtrace clean --apply --yes --max 10 --older-than 10m";
+  dmtrace clean --apply --yes --max 10 --older-than 10m
+  dmtrace clean --plan FILE      write the plan down; later, exactly that:
+  dmtrace clean --apply --plan FILE";
 
 /// How to trace.
 #[derive(Args, Clone, Copy, Debug)]
@@ -245,6 +247,7 @@ pub struct Record {
 
 /// Arguments of `clean`.
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent flags")]
 pub struct Clean {
     /// Do it. Without this, only the plan is shown.
     #[arg(long)]
@@ -252,15 +255,24 @@ pub struct Clean {
     /// Do not ask.
     #[arg(short, long, requires = "apply")]
     pub yes: bool,
+    /// Write the plan to this file; with --apply, carry out exactly the plan in it.
+    #[arg(long, value_name = "FILE")]
+    pub plan: Option<PathBuf>,
     /// Refuse a plan that removes more than this.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub max: usize,
-    /// Keep what was touched more recently than this.
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
-    pub older_than: Duration,
+    /// Keep what was touched more recently than this [default: 60s; what is not proven, 10m].
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub older_than: Option<Duration>,
     /// Also remove cookies of living processes that have provably moved on without waiting.
     #[arg(long)]
     pub abandoned: bool,
+    /// Also remove a cookie of which nobody has seen that it leaked; name it with --semid or --key.
+    ///
+    /// All other rules hold: it has the form of a cookie, nobody waits on it, no living process is
+    /// known to use or carry it or may have made it, udev has given up, it is old.
+    #[arg(long)]
+    pub force_unknown: bool,
     /// Write the audit record here.
     #[arg(
         long,
@@ -277,7 +289,7 @@ pub struct Clean {
 /// Arguments of `doctor`.
 #[derive(Args, Debug)]
 pub struct Doctor {
-    /// Do not attach probes.
+    /// Do not attach probes: say what can be said without.
     #[arg(long)]
     pub no_attach: bool,
 }

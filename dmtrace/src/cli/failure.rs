@@ -25,8 +25,11 @@ pub mod exit {
     }
 
     /// Not everything that was planned was done.
+    pub const PARTIAL: u8 = 5;
+
+    /// As [`PARTIAL`].
     pub fn partial() -> ExitCode {
-        ExitCode::from(5)
+        ExitCode::from(PARTIAL)
     }
 }
 
@@ -36,6 +39,9 @@ pub enum Failure {
     /// The command line makes no sense.
     #[error("{0}")]
     Usage(String),
+    /// Nothing was done of what was asked for.
+    #[error("{0}")]
+    Partial(String),
     /// The machine does not allow it.
     #[error("{0}")]
     Environment(String),
@@ -61,6 +67,7 @@ pub(super) fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
     eprintln!("dmtrace: {}", text.lines().collect::<Vec<_>>().join(" "));
     ExitCode::from(match error.downcast_ref::<Failure>() {
         Some(Failure::Usage(_)) => exit::USAGE,
+        Some(Failure::Partial(_)) => exit::PARTIAL,
         _ => exit::ENVIRONMENT,
     })
 }

@@ -65,6 +65,30 @@ pub struct Candidate<'a> {
 }
 
 impl Filters {
+    /// Whether nothing is filtered out.
+    pub const fn is_empty(&self) -> bool {
+        let Self {
+            pid,
+            comm,
+            uid,
+            container,
+            ipc_ns,
+            key,
+            semid,
+            state,
+            min_age,
+        } = self;
+        pid.is_none()
+            && comm.is_none()
+            && uid.is_none()
+            && container.is_none()
+            && ipc_ns.is_none()
+            && key.is_none()
+            && semid.is_none()
+            && state.is_none()
+            && min_age.is_none()
+    }
+
     /// Whether a semaphore passes.
     pub fn pass(&self, it: &Candidate<'_>) -> bool {
         fn is<T: PartialEq>(wanted: Option<&T>, got: Option<&T>) -> bool {

@@ -2,6 +2,8 @@
 
 mod args;
 mod case;
+mod clean;
+mod doctor;
 #[cfg(feature = "live")]
 mod exec;
 mod failure;
@@ -50,7 +52,15 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Record(args) => watch::record(args, cli.json, &mut out)?,
         #[cfg(feature = "live")]
         Verb::Exec(args) => exec::run(args, cli.json)?,
-        _ => anyhow::bail!("not there yet"),
+        Verb::Clean(args) => clean::run(args, cli.json, &mut out)?,
+        Verb::Doctor(args) => doctor::run(args, cli.json, &mut out)?,
+        #[cfg(not(feature = "live"))]
+        Verb::Watch(_) | Verb::Record(_) | Verb::Exec(_) => {
+            return Err(Failure::Environment(
+                "this dmtrace was built without tracing; build it with the feature live".to_owned(),
+            )
+            .into());
+        }
     };
     out.flush()?;
     Ok(code)

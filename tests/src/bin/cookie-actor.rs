@@ -22,7 +22,7 @@ prints one JSON line for each step: step, pid, key, semid, errno
         create, count N uevents, wait, remove; children complete as udev would.
         STEP: after-semget after-setval after-inc after-complete in-wait after-wait
   moby [--count N | --until-enospc] [--every-ms N]   create, +1, -1 by itself, never wait
-  eintr                      give up the wait on a signal
+  eintr [--then-cycle]       give up the wait on a signal; then a cycle in good order
   over-complete              complete twice, then wait
   create                     as `dmsetup udevcreatecookie`: value 1, exit
   inc | complete | release   on --key, as later dmsetup processes do
@@ -139,8 +139,12 @@ fn play(verb: &str, actor: Actor, args: &mut Args) -> anyhow::Result<Option<File
         }
         "moby" => moby(actor, args)?,
         "eintr" => {
+            let then_cycle = args.flag("--then-cycle");
             args.end()?;
             actor.abandon_on_eintr().context("eintr")?;
+            if then_cycle {
+                actor.cycle(1, Duration::ZERO).context("cycle")?;
+            }
         }
         "over-complete" => {
             args.end()?;

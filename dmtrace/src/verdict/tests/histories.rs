@@ -115,7 +115,7 @@ fn safe(
                 inferred,
                 older_than: Duration::from_secs(2),
             },
-            max: None,
+            ..Options::default()
         };
         let plan = Plan::build(&judged, ledger, &context, options);
         for entry in plan.removals() {

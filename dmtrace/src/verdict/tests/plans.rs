@@ -65,7 +65,7 @@ fn a_young_leak_is_kept() {
             older_than: Duration::from_secs(60),
             ..Rules::default()
         },
-        max: None,
+        ..Options::default()
     };
     let mut idle = facts;
     idle.udev.daemon = None;

@@ -1,0 +1,235 @@
+//! A plan in a file: made now, looked at by a person, carried out later as it is.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::{Plan, VERSION};
+
+/// A plan, and what it is valid for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanFile {
+    /// Boot in which it was made: semids, process numbers and times mean nothing in another.
+    pub boot_id: Option<String>,
+    /// The plan.
+    pub plan: Plan,
+}
+
+/// `type` in the envelope.
+pub const KIND: &str = "clean_plan";
+
+/// More than any plan: 65,535 cookies in some namespaces.
+const SIZE_MAX: u64 = 1 << 30;
+
+/// Why a plan in a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// Input or output.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// Somebody else could have written it.
+    #[error(
+        "{}: not a file that only you or root can write; check it and run: chmod go-w {}",
+        path.display(), path.display()
+    )]
+    Untrusted {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is no plan.
+    #[error("{}: not a plan: {why}; make one with: dmtrace clean --plan FILE", path.display())]
+    NotAPlan {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        why: String,
+    },
+    /// It is of another boot.
+    #[error(
+        "{}: made in another boot or on another machine; make a new one with: dmtrace clean --plan FILE",
+        path.display()
+    )]
+    OtherBoot {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl PlanFile {
+    /// Writes `text`, the JSON of a plan in its envelope. Replaces an older plan in one step.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(path: &Path, text: &str) -> Result<(), FileError> {
+        let failed = |source| FileError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}", std::process::id()));
+        let draft = PathBuf::from(name);
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&draft)
+            .map_err(failed)?;
+        let done = file
+            .write_all(text.as_bytes())
+            .and_then(|()| file.write_all(b"\n"))
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::rename(&draft, path));
+        done.map_err(|source| {
+            let _best_effort = fs::remove_file(&draft);
+            failed(source)
+        })
+    }
+
+    /// Reads a plan of this boot.
+    ///
+    /// # Errors
+    /// See [`FileError`].
+    pub fn read(path: &Path, boot_id: Option<&str>) -> Result<Self, FileError> {
+        let failed = |source| FileError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let not_a_plan = |why: String| FileError::NotAPlan {
+            path: path.to_owned(),
+            why,
+        };
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(failed)?;
+        let meta = file.metadata().map_err(failed)?;
+        if !meta.is_file() || !trusted(&meta) {
+            return Err(FileError::Untrusted {
+                path: path.to_owned(),
+            });
+        }
+        let mut text = String::new();
+        file.take(SIZE_MAX)
+            .read_to_string(&mut text)
+            .map_err(failed)?;
+        let value: serde_json::Value =
+            serde_json::from_str(&text).map_err(|error| not_a_plan(error.to_string()))?;
+        if value["type"] != KIND {
+            return Err(not_a_plan(format!("its type is not {KIND}")));
+        }
+        let version = &value["plan"]["version"];
+        if version.as_u64() != Some(VERSION.into()) {
+            return Err(not_a_plan(format!(
+                "its version is {version}, not {VERSION}"
+            )));
+        }
+        let file: Self =
+            serde_json::from_value(value).map_err(|error| not_a_plan(error.to_string()))?;
+        if file.boot_id.is_none() || file.boot_id.as_deref() != boot_id {
+            return Err(FileError::OtherBoot {
+                path: path.to_owned(),
+            });
+        }
+        Ok(file)
+    }
+}
+
+/// Whether nobody but this user and root can have written a file.
+pub(super) fn trusted(meta: &fs::Metadata) -> bool {
+    // SAFETY: no argument, cannot fail.
+    let own = unsafe { libc::geteuid() };
+    (meta.uid() == 0 || meta.uid() == own) && meta.mode() & 0o022 == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        clean::plan::Options,
+        ids::{BootTime, UnixTime},
+        output::json::envelope,
+    };
+
+    fn plan() -> PlanFile {
+        PlanFile {
+            boot_id: Some("b".to_owned()),
+            plan: Plan {
+                version: VERSION,
+                made: UnixTime(1),
+                made_boot: BootTime(2),
+                options: Options::default(),
+                blown: false,
+                entries: Vec::new(),
+            },
+        }
+    }
+
+    fn read(text: &str) -> Result<PlanFile, FileError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plan");
+        PlanFile::write(&path, text).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        PlanFile::read(&path, Some("b"))
+    }
+
+    #[test]
+    fn a_plan_comes_back() {
+        let text = envelope(KIND, &plan()).to_string();
+        assert_eq!(read(&text).unwrap(), plan());
+    }
+
+    #[test]
+    fn other_boots_and_other_files_are_refused() {
+        let mut other = plan();
+        other.boot_id = Some("c".to_owned());
+        let text = envelope(KIND, &other).to_string();
+        assert!(matches!(read(&text), Err(FileError::OtherBoot { .. })));
+        other.boot_id = None;
+        let text = envelope(KIND, &other).to_string();
+        assert!(matches!(read(&text), Err(FileError::OtherBoot { .. })));
+        let mut newer = plan();
+        newer.plan.version += 1;
+        for text in [
+            "",
+            "{}",
+            "[1]",
+            "\u{0}",
+            &envelope("list", &plan()).to_string(),
+            &envelope(KIND, &newer).to_string(),
+            &envelope(KIND, &json!({"plan": {"version": 1}})).to_string(),
+        ] {
+            assert!(
+                matches!(read(text), Err(FileError::NotAPlan { .. })),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_can_write_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plan");
+        PlanFile::write(&path, &envelope(KIND, &plan()).to_string()).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
+        let read = |path: &Path| PlanFile::read(path, Some("b"));
+        assert!(matches!(read(&path), Err(FileError::Untrusted { .. })));
+        assert!(matches!(read(dir.path()), Err(FileError::Untrusted { .. })));
+        let none = dir.path().join("none");
+        assert!(matches!(read(&none), Err(FileError::Io { .. })));
+    }
+}

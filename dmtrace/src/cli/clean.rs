@@ -1,0 +1,335 @@
+//! `dmtrace clean`: removes cookies whose leak is proven, and nothing else.
+
+mod text;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+    thread,
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use super::{
+    args::Clean,
+    case::Case,
+    failure::{Failure, exit},
+    row::Row,
+};
+use crate::{
+    clean::{
+        apply::{Report, apply},
+        audit::Audit,
+        devices::{Suspended, suspended},
+        file::PlanFile,
+        plan::{Action, Options, Plan, PlanEntry},
+        witness::Witness,
+    },
+    host::{Roots, clock},
+    output::Out,
+    probe::Environment,
+    verdict::{Context, Judged, Obstacle, Rules, Thresholds},
+};
+
+/// What is old enough by default, for a leak that was seen.
+const OLDER_THAN: Duration = Duration::from_secs(60);
+
+/// The kernel's times have seconds: only after two of them does every later call show.
+const TICK: i64 = 2;
+
+/// A plan, and what is to be said with it.
+struct Draft {
+    file: PlanFile,
+    notes: Vec<String>,
+    /// Something could not be read, so that more may be leaked.
+    incomplete: bool,
+    suspended: Vec<Suspended>,
+}
+
+/// Runs the verb.
+pub fn run(args: &Clean, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    check(args, as_json)?;
+    let draft = match args.plan.as_deref().filter(|_| args.apply) {
+        Some(path) => read(path, args.max)?,
+        None => draft(args)?,
+    };
+    if args.apply {
+        let code = carry_out(args, &draft, as_json, out)?;
+        return Ok(code);
+    }
+    let object = text::as_object(&draft);
+    if let Some(path) = &args.plan {
+        PlanFile::write(path, &object.to_string())?;
+    }
+    if as_json {
+        out.json(&object)?;
+    } else {
+        text::show(&draft, out)?;
+        text::advise(args, &draft, out)?;
+    }
+    Ok(if draft.wanted() > 0 {
+        exit::findings()
+    } else if draft.incomplete {
+        exit::incomplete()
+    } else {
+        exit::CLEAN
+    })
+}
+
+impl Draft {
+    const fn plan(&self) -> &Plan {
+        &self.file.plan
+    }
+
+    /// What would be removed if the fuse allowed it.
+    fn wanted(&self) -> usize {
+        let wanted = |entry: &&PlanEntry| match &entry.action {
+            Action::Destroy => true,
+            Action::Keep { because } => because.is_empty(),
+        };
+        self.plan().entries.iter().filter(wanted).count()
+    }
+}
+
+/// What makes no sense, and what will not work, before any work.
+fn check(args: &Clean, as_json: bool) -> Result<()> {
+    let usage = |text: &str| Err(Failure::Usage(text.to_owned()).into());
+    let filters = &args.filters;
+    if args.force_unknown && filters.semid.is_some() == filters.key.is_some() {
+        return usage("--force-unknown: name one cookie, with either --semid or --key");
+    }
+    if args.apply && args.plan.is_some() {
+        let plain = filters.is_empty()
+            && !args.abandoned
+            && !args.force_unknown
+            && args.older_than.is_none()
+            && args.source.trace.is_none()
+            && !args.source.no_trace;
+        if !plain {
+            return usage(
+                "--apply --plan carries out the plan in the file as it is; give filters and \
+                 options when it is made",
+            );
+        }
+    }
+    if !args.apply {
+        return Ok(());
+    }
+    if !args.yes && !io::stdin().is_terminal() {
+        return usage("--apply: there is no terminal to ask on; use --apply --yes");
+    }
+    if !args.yes && as_json {
+        return usage("--json --apply: nothing can be asked in JSON; use --apply --yes");
+    }
+    if !Environment::read().capabilities.sys_admin {
+        return Err(Failure::Environment(
+            "--apply needs CAP_SYS_ADMIN, to enter IPC namespaces and remove others' semaphores; \
+             run as root (sudo dmtrace clean --apply)"
+                .to_owned(),
+        )
+        .into());
+    }
+    Ok(())
+}
+
+/// The plan in a file.
+fn read(path: &std::path::Path, max: usize) -> Result<Draft> {
+    let roots = Roots::host();
+    let mut file = PlanFile::read(path, clock::boot_id(&roots).as_deref())?;
+    let count = file.plan.removals().count();
+    file.plan.blown |= count > max;
+    Ok(Draft {
+        file,
+        notes: Vec::new(),
+        incomplete: false,
+        suspended: suspended(&roots),
+    })
+}
+
+/// Gathers everything and decides.
+fn draft(args: &Clean) -> Result<Draft> {
+    let draft = draft_once(args)?;
+    let plan = draft.plan();
+    let touched = plan
+        .removals()
+        .map(|entry| entry.identity.ctime.0.max(entry.identity.otime.0))
+        .max();
+    match touched {
+        Some(touched) if plan.made.0.saturating_sub(touched) < TICK => {
+            // Something was touched in this very second, and could be again without a trace in
+            // its times.
+            thread::sleep(Duration::from_secs(TICK.unsigned_abs()));
+            draft_once(args)
+        }
+        _ => Ok(draft),
+    }
+}
+
+fn draft_once(args: &Clean) -> Result<Draft> {
+    let roots = Roots::host();
+    let case = Case::of_host(args.source.trace.as_deref(), !args.source.no_trace)?;
+    let mut thresholds = Thresholds::default();
+    let older_than = args.older_than.unwrap_or(OLDER_THAN);
+    thresholds.old = match args.older_than {
+        Some(older_than) if args.force_unknown => older_than,
+        _ => thresholds.old.max(older_than),
+    };
+    let context = Context {
+        facts: &case.facts,
+        completeness: &case.completeness,
+        thresholds: &thresholds,
+    };
+    let judged: Vec<Judged<'_>> = case
+        .judge(&thresholds)
+        .into_iter()
+        .filter(|judged| {
+            let row = Row::new(&case, judged.clone());
+            args.filters.pass(&row.candidate())
+        })
+        .collect();
+    if args.force_unknown && judged.len() > 1 {
+        return Err(Failure::Usage(format!(
+            "--force-unknown: {} cookies match; name one, with --ipc-ns",
+            judged.len()
+        ))
+        .into());
+    }
+    let options = Options {
+        rules: Rules {
+            inferred: false,
+            older_than,
+        },
+        max: Some(args.max),
+        abandoned: args.abandoned,
+        force_unknown: args.force_unknown,
+    };
+    let mut plan = Plan::build(&judged, &case.ledger, &context, options);
+    plan.entries.sort_by_key(|entry| entry.sem);
+    let unread = plan.entries.iter().any(is_kept_unread);
+    Ok(Draft {
+        file: PlanFile {
+            boot_id: clock::boot_id(&roots),
+            plan,
+        },
+        incomplete: case.incomplete || unread,
+        notes: case.notes,
+        suspended: suspended(&roots),
+    })
+}
+
+/// Whether a cookie that may be leaked is kept because something could not be read.
+fn is_kept_unread(entry: &PlanEntry) -> bool {
+    let Action::Keep { because } = &entry.action else {
+        return false;
+    };
+    matches!(entry.verdict.class.as_str(), "leaked" | "unknown")
+        && because.iter().any(|obstacle| {
+            matches!(
+                obstacle,
+                Obstacle::NotRead | Obstacle::CarriersUnreadable | Obstacle::ProcessesUnreadable
+            )
+        })
+}
+
+/// Asks, and carries out.
+fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    let plan = draft.plan();
+    if plan.blown {
+        return Err(Failure::Partial(format!(
+            "the plan removes {} cookies, more than --max {}: nothing was removed; look at it \
+             with: dmtrace clean",
+            draft.wanted(),
+            args.max
+        ))
+        .into());
+    }
+    if !args.yes {
+        text::show(draft, out)?;
+        if draft.wanted() > 0 {
+            out.flush()?;
+            if !confirmed(draft.wanted())? {
+                out.line("nothing was removed.")?;
+                return Ok(exit::findings());
+            }
+        }
+    }
+    let report = if draft.wanted() == 0 {
+        Report::default()
+    } else {
+        let mut audit = Audit::open(&args.audit)?;
+        let stop = stop_on_signals();
+        let mut broken = None;
+        let report = apply(plan, &mut audit, witness(), stop, &mut |applied| {
+            if !as_json
+                && broken.is_none()
+                && let Err(error) = out
+                    .line(&text::result_line(applied))
+                    .and_then(|()| out.flush())
+            {
+                // The reader has gone. What was asked for is done all the same.
+                broken = Some(error);
+            }
+        });
+        if let Some(error) = broken {
+            return Err(error.into());
+        }
+        report
+    };
+    if as_json {
+        out.json(&text::result(args, draft, &report))?;
+    } else {
+        text::conclude(args, draft, &report, out)?;
+    }
+    if let Some(error) = &report.stopped {
+        eprintln!("dmtrace: {error}");
+    }
+    Ok(if !report.is_complete() {
+        exit::partial()
+    } else if draft.incomplete {
+        exit::incomplete()
+    } else {
+        exit::CLEAN
+    })
+}
+
+#[cfg(feature = "live")]
+fn witness() -> Arc<dyn Witness> {
+    Arc::new(crate::clean::witness::Traces::open())
+}
+
+#[cfg(not(feature = "live"))]
+fn witness() -> Arc<dyn Witness> {
+    Arc::new(crate::clean::witness::Nobody)
+}
+
+/// Asks on the terminal.
+fn confirmed(count: usize) -> io::Result<bool> {
+    let mut terminal = io::stderr();
+    write!(terminal, "remove {}? [y/N] ", text::cookies(count))?;
+    terminal.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Set by the first Ctrl-C. The second one ends the program.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// From now on a signal ends the work between two cookies.
+fn stop_on_signals() -> &'static AtomicBool {
+    extern "C" fn note(_: i32) {
+        STOP.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+    let handler: extern "C" fn(i32) = note;
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: all zeros is a valid sigaction: no flags, an empty mask.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = handler as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESETHAND | libc::SA_RESTART;
+        // SAFETY: the handler only stores into an atomic; the old action is not asked for.
+        unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+    }
+    &STOP
+}

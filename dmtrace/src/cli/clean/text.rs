@@ -1,0 +1,244 @@
+//! Plans and results of `clean` as text and as JSON.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::Draft;
+use crate::{
+    clean::{
+        apply::{Applied, Outcome, Report},
+        file::KIND,
+        plan::{Action, PlanEntry},
+    },
+    cli::args::Clean,
+    ids::IpcNs,
+    output::{Out, json, table},
+    verdict::Obstacle,
+};
+
+/// Columns of the text.
+const WIDTH: usize = 80;
+
+pub(super) fn cookies(count: usize) -> String {
+    format!("{count} cookie{}", if count == 1 { "" } else { "s" })
+}
+
+/// The plan as text.
+pub(super) fn show(draft: &Draft, out: &mut Out) -> Result<()> {
+    let mut entries: Vec<&PlanEntry> = draft.plan().entries.iter().collect();
+    entries.sort_by_key(|entry| (entry.action != Action::Destroy, entry.sem));
+    for entry in entries {
+        out.line(&plan_line(entry))?;
+    }
+    for device in &draft.suspended {
+        out.line(&fit(
+            &format!(
+                "warning: {} ({}) is suspended: look before you remove cookies",
+                device.node, device.name
+            ),
+            WIDTH,
+        ))?;
+    }
+    out.flush()?;
+    for note in &draft.notes {
+        eprintln!("dmtrace: {note}");
+    }
+    Ok(())
+}
+
+/// What to do next.
+pub(super) fn advise(args: &Clean, draft: &Draft, out: &mut Out) -> Result<()> {
+    let wanted = draft.wanted();
+    let kept = draft.plan().entries.len() - wanted;
+    let text = if draft.plan().blown {
+        format!(
+            "dry run: {} to remove, more than --max {}; raise it to go on.",
+            cookies(wanted),
+            args.max
+        )
+    } else if wanted == 0 {
+        format!("dry run: nothing to remove, {kept} kept.")
+    } else if let Some(path) = &args.plan {
+        format!(
+            "dry run: {wanted} to remove, {kept} kept; do it with: dmtrace clean --apply --plan {}",
+            path.display()
+        )
+    } else {
+        format!("dry run: {wanted} to remove, {kept} kept; repeat with --apply to remove.")
+    };
+    Ok(out.line(&text)?)
+}
+
+fn plan_line(entry: &PlanEntry) -> String {
+    match &entry.action {
+        Action::Destroy if entry.verdict.observed => removal("would remove", entry, ""),
+        Action::Destroy => removal("would remove", entry, " ?"),
+        Action::Keep { because } => line("kept", entry, &obstacles(entry, because)),
+    }
+}
+
+pub(super) fn result_line(applied: &Applied<'_>) -> String {
+    let Applied { entry, outcome } = applied;
+    match outcome {
+        Outcome::Removed => removal("removed", entry, ""),
+        Outcome::Gone => line("gone", entry, "it had been removed already"),
+        Outcome::RemovedLate(_) => line(
+            "REMOVED",
+            entry,
+            "IT WAS USED at this moment: look at its owner",
+        ),
+        Outcome::NotTried => line("not tried", entry, ""),
+        other => line("kept", entry, &other.detail().unwrap_or_default()),
+    }
+}
+
+/// `would remove  0x0d4d1234 semid 7 [ns]  reason  owner`, at most [`WIDTH`] columns: in full if
+/// that fits, else in two words.
+fn removal(action: &str, entry: &PlanEntry, mark: &str) -> String {
+    let text = entry.verdict.text.as_str();
+    let full = text.strip_prefix("leaked: ").unwrap_or(text);
+    let brief = entry.verdict.brief.as_str();
+    let owner = owner(entry);
+    let tail = if owner.is_empty() {
+        owner
+    } else {
+        format!("  {owner}")
+    };
+    let head = head(action, entry);
+    let room = WIDTH
+        .saturating_sub(head.chars().count() + tail.chars().count() + mark.len())
+        .saturating_sub(2);
+    let reason = if full.chars().count() <= room || brief.is_empty() {
+        fit(full, room)
+    } else {
+        fit(brief, room)
+    };
+    fit(&format!("{head}  {reason}{mark}{tail}"), WIDTH)
+}
+
+/// `kept          0x0d4d1234 semid 7 [ns]: reason`, at most [`WIDTH`] columns.
+fn line(action: &str, entry: &PlanEntry, reason: &str) -> String {
+    let colon = if reason.is_empty() { "" } else { ": " };
+    fit(&format!("{}{colon}{reason}", head(action, entry)), WIDTH)
+}
+
+fn head(action: &str, entry: &PlanEntry) -> String {
+    let ns = if entry.sem.ns == IpcNs::HOST {
+        String::new()
+    } else {
+        format!(" [{}]", entry.sem.ns)
+    };
+    format!(
+        "{action:<12}  {} semid {}{ns}",
+        entry.identity.key, entry.sem.semid
+    )
+}
+
+fn fit(text: &str, width: usize) -> String {
+    table::cut(text, Some(width.max(2)))
+}
+
+fn owner(entry: &PlanEntry) -> String {
+    entry.owner.as_ref().map_or_else(String::new, |owner| {
+        let ended = if entry.gone.contains(&owner.id) {
+            "+"
+        } else {
+            ""
+        };
+        format!("{}[{}]{ended}", owner.name, owner.id.tgid)
+    })
+}
+
+/// Why it is kept; what it is comes first.
+fn obstacles(entry: &PlanEntry, because: &[Obstacle]) -> String {
+    if because.is_empty() {
+        return "more would be removed than --max allows".to_owned();
+    }
+    let is_class = |obstacle: &&Obstacle| {
+        matches!(obstacle, Obstacle::NotLeaked { .. } | Obstacle::NotACookie)
+    };
+    let mut parts = Vec::new();
+    if because.iter().any(|obstacle| is_class(&obstacle)) {
+        parts.push(entry.verdict.text.clone());
+    }
+    parts.extend(
+        because
+            .iter()
+            .filter(|obstacle| !is_class(obstacle))
+            .map(ToString::to_string),
+    );
+    parts.join("; ")
+}
+
+pub(super) fn conclude(
+    args: &Clean,
+    draft: &Draft,
+    report: &Report<'_>,
+    out: &mut Out,
+) -> Result<()> {
+    let planned = draft.wanted();
+    if planned == 0 {
+        out.line("nothing to remove.")?;
+    } else {
+        let removed =
+            report.count(|outcome| matches!(outcome, Outcome::Removed | Outcome::RemovedLate(_)));
+        out.line(&format!(
+            "{}{removed} of {} removed; audit record in {}",
+            if report.interrupted {
+                "interrupted: "
+            } else {
+                ""
+            },
+            cookies(planned),
+            args.audit.display()
+        ))?;
+    }
+    out.flush()?;
+    if args.yes {
+        for note in &draft.notes {
+            eprintln!("dmtrace: {note}");
+        }
+    }
+    Ok(())
+}
+
+/// The plan as JSON; also what `--plan` writes.
+pub(super) fn as_object(draft: &Draft) -> Value {
+    let mut body = json!(draft.file);
+    body["complete"] = json!(!draft.incomplete);
+    body["notes"] = json!(draft.notes);
+    body["suspended_devices"] = json!(draft.suspended);
+    json::envelope(KIND, &body)
+}
+
+pub(super) fn result(args: &Clean, draft: &Draft, report: &Report<'_>) -> Value {
+    let applied: Vec<Value> = report
+        .applied
+        .iter()
+        .map(|Applied { entry, outcome }| {
+            json!({
+                "ipc_ns": entry.sem.ns,
+                "semid": entry.sem.semid,
+                "key": entry.identity.key.to_string(),
+                "outcome": outcome.label(),
+                "detail": outcome.detail(),
+                "owner": entry.owner,
+                "verdict": entry.verdict,
+            })
+        })
+        .collect();
+    json::envelope(
+        "clean_result",
+        &json!({
+            "complete": report.is_complete(),
+            "data_complete": !draft.incomplete,
+            "interrupted": report.interrupted,
+            "stopped": report.stopped.as_ref().map(ToString::to_string),
+            "planned": draft.wanted(),
+            "audit": args.audit,
+            "notes": draft.notes,
+            "suspended_devices": draft.suspended,
+            "cookies": applied,
+        }),
+    )
+}

@@ -1,0 +1,215 @@
+//! `dmtrace doctor`: can this machine be traced, what will not work, and how to mend it.
+
+mod host;
+mod kernel;
+#[cfg(feature = "live")]
+mod probes;
+#[cfg(feature = "live")]
+mod selftest;
+
+use std::{fmt, process::ExitCode};
+
+use anyhow::Result;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{args::Doctor, case::Case, failure::exit};
+use crate::{
+    output::{Out, json},
+    probe::Environment,
+};
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Status {
+    /// As it should be.
+    Pass,
+    /// Something is not seen, or will go wrong.
+    Warn,
+    /// Something does not work.
+    Fail,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pass => "pass",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        })
+    }
+}
+
+/// One line of the report.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+struct Check {
+    /// What was looked at.
+    check: &'static str,
+    /// How it came out.
+    status: Status,
+    /// What was found.
+    text: String,
+    /// What to do.
+    fix: Option<String>,
+}
+
+/// The report.
+#[derive(Debug, Default)]
+struct Report {
+    checks: Vec<Check>,
+    /// Further fields of the JSON object.
+    more: Vec<(&'static str, Value)>,
+}
+
+impl Report {
+    fn pass(&mut self, check: &'static str, text: impl Into<String>) {
+        self.add(check, Status::Pass, text.into(), None);
+    }
+
+    fn warn(&mut self, check: &'static str, text: impl Into<String>, fix: impl Into<String>) {
+        self.add(check, Status::Warn, text.into(), Some(fix.into()));
+    }
+
+    fn fail(&mut self, check: &'static str, text: impl Into<String>, fix: impl Into<String>) {
+        self.add(check, Status::Fail, text.into(), Some(fix.into()));
+    }
+
+    fn add(&mut self, check: &'static str, status: Status, text: String, fix: Option<String>) {
+        self.checks.push(Check {
+            check,
+            status,
+            text,
+            fix: fix.filter(|fix| !fix.is_empty()),
+        });
+    }
+}
+
+/// Whether the kernel can be traced from here.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Tracing {
+    /// Probes are attached, or nothing speaks against it.
+    Works,
+    /// Not possible.
+    Impossible,
+}
+
+/// Runs the verb.
+pub fn run(args: &Doctor, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    let mut report = Report::default();
+    let environment = Environment::read();
+    let mut tracing = kernel::check(&environment, &mut report);
+    if tracing == Tracing::Works && !args.no_attach {
+        tracing = attach(&mut report);
+    }
+    let case = Case::of_host(None, true)?;
+    host::check(&case, &environment, &mut report);
+    if as_json {
+        let mut body = json!({
+            "tracing": tracing == Tracing::Works,
+            "environment": environment,
+            "checks": report.checks,
+        });
+        for (name, value) in report.more {
+            body[name] = value;
+        }
+        out.json(&json::envelope("doctor", &body))?;
+    } else {
+        for check in &report.checks {
+            print(check, out)?;
+        }
+    }
+    Ok(match tracing {
+        Tracing::Works => exit::CLEAN,
+        Tracing::Impossible => ExitCode::from(exit::ENVIRONMENT),
+    })
+}
+
+#[cfg(feature = "live")]
+fn attach(report: &mut Report) -> Tracing {
+    probes::check(report)
+}
+
+#[cfg(not(feature = "live"))]
+fn attach(report: &mut Report) -> Tracing {
+    report.fail(
+        "attach",
+        "this dmtrace was built without tracing",
+        "build it with the feature live; dmtrace list and report work",
+    );
+    Tracing::Impossible
+}
+
+/// Columns of the report.
+const WIDTH: usize = 80;
+/// Columns of the word in front.
+const INDENT: usize = 6;
+
+fn print(check: &Check, out: &mut Out) -> Result<()> {
+    for (number, line) in wrap(&check.text, WIDTH - INDENT).iter().enumerate() {
+        if number == 0 {
+            out.line(&format!("{}  {line}", check.status))?;
+        } else {
+            out.line(&format!("{:INDENT$}{line}", ""))?;
+        }
+    }
+    if let Some(fix) = &check.fix {
+        for line in wrap(&format!("fix: {fix}"), WIDTH - INDENT) {
+            out.line(&format!("{:INDENT$}{line}", ""))?;
+        }
+    }
+    Ok(())
+}
+
+/// Breaks a text at blanks into lines of at most `width` columns; a longer word is broken itself.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    let mut columns = 0;
+    for word in text.split_whitespace() {
+        let mut word: Vec<char> = word.chars().collect();
+        if columns > 0 && columns + 1 + word.len() > width {
+            lines.push(std::mem::take(&mut line));
+            columns = 0;
+        }
+        while word.len() > width {
+            let rest = word.split_off(width);
+            lines.push(word.into_iter().collect());
+            word = rest;
+        }
+        if columns > 0 {
+            line.push(' ');
+            columns += 1;
+        }
+        columns += word.len();
+        line.extend(word);
+    }
+    lines.push(line);
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn texts_are_broken_at_blanks() {
+        assert_eq!(wrap("a bc def", 4), ["a bc", "def"]);
+        assert_eq!(wrap("abcdefgh i", 3), ["abc", "def", "gh", "i"]);
+        assert_eq!(wrap("", 3), [""]);
+    }
+
+    proptest! {
+        #[test]
+        fn lines_are_never_too_long_and_nothing_is_lost(text: String, width in 1usize..90) {
+            let lines = wrap(&text, width);
+            prop_assert!(lines.iter().all(|line| line.chars().count() <= width));
+            let letters = |text: &str| -> String {
+                text.chars().filter(|letter| !letter.is_whitespace()).collect()
+            };
+            prop_assert_eq!(letters(&lines.concat()), letters(&text));
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! What the host does to cookies: limits, namespaces, udev, other traces.
+
+use std::{fs, path::Path};
+
+use serde_json::json;
+
+use super::{Report, Status};
+use crate::{
+    cli::case::Case,
+    facts::{NsHolder, NsSnapshot},
+    host::{Roots, namespaces::own_ns},
+    ids::IpcNs,
+    probe::Environment,
+    verdict::{Class, Confidence, Judged, Thresholds},
+};
+
+/// Inode of the initial PID namespace (`PROC_PID_INIT_INO`).
+const HOST_PID_NS: &str = "pid:[4026531836]";
+/// Where udev's rule finds programs.
+const PROGRAMS: [&str; 6] = [
+    "usr/sbin",
+    "sbin",
+    "usr/bin",
+    "bin",
+    "usr/local/sbin",
+    "usr/local/bin",
+];
+
+/// Checks it.
+pub(super) fn check(case: &Case, environment: &Environment, report: &mut Report) {
+    let roots = Roots::host();
+    semaphores(case, report);
+    namespaces(case, environment, report);
+    udev(case, &roots, report);
+    traces(report);
+    accident(case, report);
+}
+
+/// SEMMNI and SEMMNS of each namespace.
+fn semaphores(case: &Case, report: &mut Report) {
+    let spaces = &case.snapshot.namespaces;
+    let mut well = true;
+    for ns in spaces {
+        for (text, fix) in limits(ns) {
+            well = false;
+            report.warn("limits", text, fix);
+        }
+    }
+    if well {
+        let sets: usize = spaces.iter().map(|ns| ns.sets.len()).sum();
+        let lowest = spaces
+            .iter()
+            .map(|ns| ns.limits.semmni)
+            .min()
+            .unwrap_or_default();
+        report.pass(
+            "limits",
+            format!(
+                "{sets} semaphore sets in {} IPC namespace{}; the lowest limit is {lowest}",
+                spaces.len(),
+                if spaces.len() == 1 { "" } else { "s" }
+            ),
+        );
+    }
+}
+
+fn limits(ns: &NsSnapshot) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let name = match (&ns.holder, ns.ns) {
+        (_, IpcNs::HOST) => "the host".to_owned(),
+        (NsHolder::Processes { first, .. }, ns) => format!("IPC namespace {ns} (process {first})"),
+        (_, ns) => format!("IPC namespace {ns}"),
+    };
+    let limits = ns.limits;
+    let raise = format!(
+        "sysctl -w kernel.sem='{} {} {} 32000' there; it takes effect at once",
+        limits.semmsl,
+        limits.semmns.max(32_000),
+        limits.semopm
+    );
+    let (sets, semmni) = (ns.sets.len() as u64, u64::from(limits.semmni));
+    if sets * 100 >= semmni * 80 {
+        found.push((
+            format!("{name}: {sets} of {semmni} semaphore sets (SEMMNI) in use"),
+            format!("dmtrace report tells who; dmtrace clean; {raise}"),
+        ));
+    } else if semmni <= 128 {
+        found.push((
+            format!("{name}: no more than {semmni} semaphore sets (SEMMNI): few leaks exhaust it"),
+            raise.clone(),
+        ));
+    }
+    let used: u64 = ns.sets.iter().map(|set| u64::from(set.nsems)).sum();
+    if used * 100 >= u64::from(limits.semmns) * 80 {
+        found.push((
+            format!(
+                "{name}: {used} of {} semaphores (SEMMNS) in use",
+                limits.semmns
+            ),
+            "raise the second number of kernel.sem".to_owned(),
+        ));
+    }
+    found
+}
+
+fn namespaces(case: &Case, environment: &Environment, report: &mut Report) {
+    let fix = "run as root in the user namespace of the host";
+    for (ns, why) in &case.snapshot.unreadable {
+        report.warn(
+            "namespaces",
+            format!("IPC namespace {ns} cannot be read: {why}"),
+            fix,
+        );
+    }
+    for why in &case.snapshot.incomplete {
+        report.warn("namespaces", why.clone(), "");
+    }
+    for why in &case.facts.incomplete {
+        // What hides namespaces hides processes, too.
+        if !case.snapshot.incomplete.contains(why) {
+            report.warn("processes", why.clone(), "");
+        }
+    }
+    let inside = "on the host, or with its namespaces: --pid=host --ipc=host --privileged";
+    let reaches_host = case
+        .snapshot
+        .namespaces
+        .iter()
+        .any(|ns| ns.ns == IpcNs::HOST);
+    match own_ns() {
+        _ if !reaches_host => report.warn(
+            "own_namespace",
+            "the IPC namespace of the host is out of reach: its cookies are invisible",
+            format!("run dmtrace {inside}"),
+        ),
+        Some(own) if own != IpcNs::HOST => report.warn(
+            "own_namespace",
+            format!(
+                "this is IPC namespace {own}, not the host's: udev cannot complete cookies made here"
+            ),
+            "use --ipc=host or hostIPC for what makes cookies, or DM_DISABLE_UDEV=1",
+        ),
+        _ => report.pass("own_namespace", "this is the IPC namespace of the host"),
+    }
+    let pid_ns = fs::read_link("/proc/self/ns/pid").ok();
+    if pid_ns.is_some_and(|ns| ns != Path::new(HOST_PID_NS)) {
+        report.warn(
+            "own_namespace",
+            "this is not the PID namespace of the host: processes outside cannot be looked at",
+            format!("run dmtrace {inside}"),
+        );
+    }
+    if case.snapshot.unreadable.is_empty()
+        && case.snapshot.incomplete.is_empty()
+        && case.facts.incomplete.is_empty()
+        && environment.capabilities.sys_admin
+    {
+        report.pass("namespaces", "all processes and namespaces can be read");
+    }
+}
+
+fn udev(case: &Case, roots: &Roots, report: &mut Report) {
+    let udev = &case.facts.udev;
+    match (udev.daemon, udev.control_socket) {
+        (Some(pid), true) => report.pass(
+            "udevd",
+            format!(
+                "udevd runs (process {pid}){}",
+                if udev.queue_busy {
+                    ", events are waiting"
+                } else {
+                    ""
+                }
+            ),
+        ),
+        (Some(pid), false) => report.warn(
+            "udevd",
+            format!("udevd runs (process {pid}) without /run/udev/control: libdm does not wait"),
+            "systemctl restart systemd-udevd-control.socket systemd-udevd",
+        ),
+        (None, true) => report.fail(
+            "udevd",
+            "udevd does not run, and /run/udev/control says it does: who makes a cookie waits \
+             for ever",
+            "systemctl start systemd-udevd; or DM_DISABLE_UDEV=1 for who must not wait",
+        ),
+        (None, false) => report.warn(
+            "udevd",
+            "udevd does not run, and nothing says it does: libdm makes no cookies",
+            "",
+        ),
+    }
+    let wanted = if udev.control_socket || udev.daemon.is_some() {
+        Status::Fail
+    } else {
+        Status::Warn
+    };
+    let install = "install the udev rules of the device mapper (package dmsetup or device-mapper)";
+    match (&udev.notify_rule, &udev.notify_rule_mask) {
+        (Some(path), _) => report.pass("rule", format!("{path} completes cookies")),
+        (None, Some(mask)) => report.add(
+            "rule",
+            wanted,
+            format!("{mask} masks 95-dm-notify.rules: no cookie can complete"),
+            Some(format!("rm {mask} && udevadm control --reload")),
+        ),
+        (None, None) => report.add(
+            "rule",
+            wanted,
+            "95-dm-notify.rules is not installed: no cookie can complete".to_owned(),
+            Some(install.to_owned()),
+        ),
+    }
+    let dmsetup = PROGRAMS
+        .into_iter()
+        .map(|dir| Path::new(dir).join("dmsetup"))
+        .find(|path| roots.exists(path));
+    match dmsetup {
+        Some(path) => report.pass("dmsetup", format!("{} is there", roots.shown(&path))),
+        None => report.add(
+            "dmsetup",
+            wanted,
+            "dmsetup is not installed: udev cannot complete cookies".to_owned(),
+            Some("install dmsetup (package dmsetup or device-mapper)".to_owned()),
+        ),
+    }
+}
+
+#[cfg(feature = "live")]
+fn traces(report: &mut Report) {
+    let running = crate::session::running_tracers();
+    let text: Vec<String> = running
+        .iter()
+        .map(|tracer| format!("process {} ({})", tracer.pid, tracer.backend))
+        .collect();
+    report.more.push(("running_traces", json!(running)));
+    if text.is_empty() {
+        report.pass("traces", "no other trace is running");
+    } else {
+        report.pass("traces", format!("running traces: {}", text.join(", ")));
+    }
+}
+
+#[cfg(not(feature = "live"))]
+const fn traces(_: &mut Report) {}
+
+/// `dmsetup udevcomplete_all` removes every cookie of the namespace it runs in, whatever it is.
+fn accident(case: &Case, report: &mut Report) {
+    let own = own_ns();
+    let (mut live, mut leaked, mut foreign, mut unknown) = (0, 0, 0, 0);
+    for Judged {
+        semaphore, verdict, ..
+    } in case.judge(&Thresholds::default())
+    {
+        if Some(semaphore.id.ns) != own {
+            continue;
+        }
+        match verdict.class {
+            Class::Leaked(_) if verdict.confidence == Confidence::Observed => leaked += 1,
+            Class::Foreign(_) => foreign += 1,
+            Class::Leaked(_) | Class::Unknown(_) => unknown += 1,
+            _ => live += 1,
+        }
+    }
+    let unread = case
+        .snapshot
+        .unreadable
+        .iter()
+        .any(|(ns, _)| Some(*ns) == own);
+    let safe = live + foreign + unknown == 0 && !unread;
+    report.more.push((
+        "udevcomplete_all",
+        json!({
+            "safe": safe,
+            "live": live,
+            "leaked": leaked,
+            "foreign": foreign,
+            "unknown": unknown,
+        }),
+    ));
+    if safe {
+        report.pass(
+            "udevcomplete_all",
+            format!("dmsetup udevcomplete_all is safe now: nothing live ({leaked} leaked)"),
+        );
+        return;
+    }
+    let parts: Vec<String> = [
+        (live, "live cookies"),
+        (foreign, "sets that are no cookies"),
+        (unknown, "undecided"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, what)| format!("{count} {what}"))
+    .collect();
+    report.warn(
+        "udevcomplete_all",
+        format!(
+            "dmsetup udevcomplete_all is NOT safe now: it removes all it finds, and there are {}",
+            if parts.is_empty() {
+                "sets that cannot be read".to_owned()
+            } else {
+                parts.join(", ")
+            }
+        ),
+        "dmtrace clean removes what has leaked, and nothing else",
+    );
+}

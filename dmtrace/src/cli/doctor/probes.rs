@@ -1,0 +1,110 @@
+//! Attaching for real: which backend, which probe, and why not a better one.
+
+use serde_json::json;
+
+use super::{Report, Status, Tracing, selftest};
+use crate::probe::{Attempt, Backend, Options, Outcome, Tracer};
+
+/// Small: nothing but the self-test goes through it.
+const OPTIONS: Options = Options {
+    backend: None,
+    ring_bytes: 1 << 20,
+    max_sems: 65_536,
+    max_procs: 1024,
+};
+
+/// Attaches, and tells what came of it.
+pub(super) fn check(report: &mut Report) -> Tracing {
+    let mut tracer = match Tracer::start(OPTIONS) {
+        Ok(tracer) => tracer,
+        Err(error) => {
+            report.fail("attach", error.to_string(), "dmtrace list needs no tracing");
+            return Tracing::Impossible;
+        }
+    };
+    report
+        .more
+        .push(("backend", json!(tracer.backend().name())));
+    report.more.push(("attempts", json!(tracer.attempts())));
+    skipped(&tracer, report);
+    chosen(&tracer, report);
+    for what in tracer.missing_detail() {
+        report.warn(
+            "detail",
+            format!("not captured on this kernel: {what}"),
+            "please report the kernel version",
+        );
+    }
+    selftest::check(&mut tracer, report);
+    Tracing::Works
+}
+
+/// Better backends that do not work here. Only the reason of the last way counts: the others are
+/// for other kernels.
+fn skipped(tracer: &Tracer, report: &mut Report) {
+    for backend in Backend::ALL
+        .into_iter()
+        .take_while(|&backend| backend != tracer.backend())
+    {
+        let reason = tracer
+            .attempts()
+            .iter()
+            .filter(|attempt| attempt.backend == backend)
+            .filter_map(|attempt| match &attempt.outcome {
+                Outcome::Failed(reason) => Some((attempt.subject, reason)),
+                Outcome::Attached | Outcome::NotNeeded => None,
+            })
+            .next_back();
+        let text = match reason {
+            Some((subject, reason)) => {
+                format!("{backend}: does not work here ({subject}): {reason}")
+            }
+            None => format!("{backend}: does not work here"),
+        };
+        report.warn("backend", text, "");
+    }
+}
+
+fn chosen(tracer: &Tracer, report: &mut Report) {
+    let backend = tracer.backend();
+    let blind = backend.blind_spots();
+    if blind.is_empty() {
+        report.pass("backend", format!("{backend}: chosen; sees everything"));
+    } else {
+        report.add(
+            "backend",
+            Status::Warn,
+            format!("{backend}: chosen; does not see {}", blind.join("; ")),
+            None,
+        );
+    }
+    let mine: Vec<&Attempt> = tracer
+        .attempts()
+        .iter()
+        .filter(|attempt| attempt.backend == backend)
+        .collect();
+    for attempt in &mine {
+        let hooks = attempt.hooks.join(" ");
+        match &attempt.outcome {
+            Outcome::Attached => {
+                report.pass("probe", format!("{}: {hooks}", attempt.subject));
+            }
+            Outcome::NotNeeded => {}
+            Outcome::Failed(reason) => {
+                let other = mine.iter().any(|other| {
+                    other.subject == attempt.subject && matches!(other.outcome, Outcome::Attached)
+                });
+                if !other {
+                    report.warn(
+                        "probe",
+                        format!(
+                            "{}: {reason}; not seen: {}",
+                            attempt.subject, attempt.provides
+                        ),
+                        "",
+                    );
+                }
+            }
+        }
+    }
+}

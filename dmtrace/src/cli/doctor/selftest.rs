@@ -1,0 +1,142 @@
+//! Quiet or blind? A cookie of our own tells.
+//!
+//! It lives in an IPC namespace of its own, on a thread of its own: whatever happens to this
+//! program, the cookie ends with the namespace, and the namespace with the thread.
+
+use std::{
+    collections::BTreeSet,
+    io, thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use super::Report;
+use crate::{
+    event::{What, decode},
+    host::namespaces::own_ns,
+    ids::{IpcNs, SemId},
+    probe::Tracer,
+};
+
+/// Any key does: it is alone in its namespace.
+const KEY: i32 = 0x0d4d_0001;
+/// What the probes should report, in this order.
+const STEPS: [&str; 5] = ["creation", "SETVAL", "+1", "-1", "removal"];
+/// The ring is filled before the calls return.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Makes and removes the cookie, and looks for it in the ring.
+pub(super) fn check(tracer: &mut Tracer, report: &mut Report) {
+    let Some(mut ring) = tracer.take_ring() else {
+        return;
+    };
+    let made = thread::Builder::new()
+        .name("self-test".to_owned())
+        .spawn(cookie)
+        .map(thread::JoinHandle::join);
+    let sem = match made {
+        Ok(Ok(Ok(sem))) => sem,
+        Ok(Ok(Err(error))) | Err(error) => {
+            report.warn(
+                "self_test",
+                format!("self-test: no cookie of its own could be made: {error}"),
+                "run as root, with IPC namespaces in the kernel",
+            );
+            return;
+        }
+        Ok(Err(_)) => {
+            report.warn(
+                "self_test",
+                "self-test: its thread has ended",
+                "please report this as a bug",
+            );
+            return;
+        }
+    };
+    let mut seen = BTreeSet::new();
+    let patience = Instant::now() + PATIENCE;
+    while seen.len() < STEPS.len() && Instant::now() < patience {
+        match ring.next() {
+            Some(item) => seen.extend(decode(&item).ok().and_then(|event| step(&event.what, sem))),
+            None => thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    let missed: Vec<&str> = (0..STEPS.len())
+        .filter(|step| !seen.contains(step))
+        .filter_map(|step| STEPS.get(step).copied())
+        .collect();
+    report
+        .more
+        .push(("self_test", json!({ "expected": STEPS, "missed": missed })));
+    if missed.is_empty() {
+        report.pass(
+            "self_test",
+            format!(
+                "self-test: made, used and removed a cookie, seen {0}/{0}",
+                STEPS.len()
+            ),
+        );
+    } else {
+        report.fail(
+            "self_test",
+            format!(
+                "self-test: a cookie was made, used and removed; not seen: {}",
+                missed.join(", ")
+            ),
+            "do not trust this trace; try another --backend, and report the kernel version",
+        );
+    }
+}
+
+/// Which step an event is.
+fn step(what: &What, ours: SemId) -> Option<usize> {
+    Some(match what {
+        What::Created { sem, .. } if *sem == ours => 0,
+        What::SetVal { sem, .. } if *sem == ours => 1,
+        What::Op { sem, ops, .. } if *sem == ours => {
+            if ops.first()?.op > 0 {
+                2
+            } else {
+                3
+            }
+        }
+        What::Destroyed { sem, .. } if *sem == ours => 4,
+        _ => return None,
+    })
+}
+
+/// A whole life of a cookie, on the calling thread, which leaves its namespace for good.
+fn cookie() -> io::Result<SemId> {
+    let before = own_ns();
+    // SAFETY: one number. Only this thread moves.
+    check_call(unsafe { libc::unshare(libc::CLONE_NEWIPC) })?;
+    let ns: IpcNs = own_ns()
+        .filter(|&ns| Some(ns) != before)
+        .ok_or_else(|| io::Error::other("the thread is not in a namespace of its own"))?;
+    // SAFETY: three numbers.
+    let semid =
+        check_call(unsafe { libc::semget(KEY, 1, 0o600 | libc::IPC_CREAT | libc::IPC_EXCL) })?;
+    // SAFETY: `union semun` is passed as its `int` member, which SETVAL takes.
+    check_call(unsafe { libc::semctl(semid, 0, libc::SETVAL, 1) })?;
+    for op in [1, -1] {
+        let mut operation = libc::sembuf {
+            sem_num: 0,
+            sem_op: op,
+            sem_flg: libc::IPC_NOWAIT as i16,
+        };
+        // SAFETY: one operation, which outlives the call.
+        check_call(unsafe { libc::semop(semid, &raw mut operation, 1) })?;
+    }
+    // SAFETY: IPC_RMID takes no argument.
+    check_call(unsafe { libc::semctl(semid, 0, libc::IPC_RMID) })?;
+    Ok(SemId { ns, semid })
+}
+
+fn check_call(result: i32) -> io::Result<i32> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}

@@ -1,0 +1,691 @@
+//! `dmtrace clean` on real semaphores: what it removes, what it keeps, and what it says.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use dmtrace_tests::{
+    harness::{KernelSem, Line, Need, Running, actor, dmtrace_bin, in_private_ns, ns_of, test},
+    sysv,
+};
+use libtest_mimic::Trial;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    NEEDS,
+    tracer::{Tracer, dmtrace, dmtrace_json},
+};
+
+/// A terminal to ask on.
+const TERMINAL: &[Need] = &[Need::Root, Need::Program("script")];
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("clean::only_proven_leaks_go", NEEDS, proven),
+        test("clean::nothing_is_proven_without_a_trace", NEEDS, unproven),
+        test("clean::limits_may_be_exhausted", NEEDS, exhausted),
+        test("clean::the_fuse_blows", NEEDS, fuse),
+        test("clean::no_audit_no_removal", NEEDS, no_audit),
+        test("clean::a_full_disk_ends_the_work", NEEDS, full_disk),
+        test("clean::asks_on_a_terminal", TERMINAL, terminal),
+        test("clean::plans_in_files", NEEDS, plan_files),
+        test("clean::forged_plans_destroy_nothing", NEEDS, forged),
+        test("clean::abandoned_by_a_living_owner", NEEDS, abandoned),
+        test("clean::usage_and_privilege", NEEDS, usage),
+    ]
+}
+
+/// A private IPC namespace with a trace over it, and a directory for files.
+pub struct Scene {
+    /// Its number, as text.
+    pub ns: String,
+    /// For plans and audit records.
+    pub dir: TempDir,
+    /// What keeps its cookies, and removes them at the end.
+    pub cast: Vec<Running>,
+    _tracer: Option<Tracer>,
+}
+
+impl Scene {
+    /// Runs `body` in one.
+    pub fn run(traced: bool, body: impl FnOnce(&mut Self) -> Result<()> + Send) -> Result<()> {
+        in_private_ns(|| {
+            let mut scene = Self {
+                ns: ns_of("thread-self")?.to_string(),
+                dir: tempfile::tempdir()?,
+                cast: Vec::new(),
+                _tracer: traced.then(|| Tracer::start(&[])).transpose()?,
+            };
+            body(&mut scene)
+        })?
+    }
+
+    /// Plays, and returns what was made.
+    pub fn play(&mut self, args: &[&str], until: &str) -> Result<Cookie> {
+        let mut running = actor(args)?;
+        let line = running.until(until)?;
+        if !args.contains(&"hold") && !args.contains(&"--hold") {
+            running.finish()?;
+        }
+        self.cast.push(running);
+        Cookie::of(&line)
+    }
+
+    /// A cookie whose owner has ended at this step.
+    pub fn leak(&mut self, step: &str) -> Result<Cookie> {
+        let args = ["cycle", "--stop-at", step, "--how", "kill"];
+        self.play(&args, "created")
+    }
+
+    /// Path of a file in the directory.
+    pub fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    /// Arguments for this namespace only, with an audit record of its own.
+    pub fn args<'a>(&'a self, audit: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        let mut args = vec!["clean", "--audit", audit];
+        args.extend(more);
+        if !(more.contains(&"--plan") && more.contains(&"--apply")) {
+            args.extend(["--older-than", "0s", "--ipc-ns", &self.ns]);
+        }
+        args
+    }
+
+    /// Runs `clean --json` here.
+    pub fn clean(&self, more: &[&str]) -> Result<(Value, i32)> {
+        let audit = self.path("audit");
+        dmtrace_json(&self.args(&audit, more))
+    }
+
+    /// Lines of the audit record.
+    pub fn audit(&self) -> Result<Vec<Value>> {
+        audit_lines(&fs::read_to_string(self.path("audit"))?)
+    }
+}
+
+/// The readable lines; only the last may be torn.
+pub fn audit_lines(text: &str) -> Result<Vec<Value>> {
+    let mut lines = Vec::new();
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    for line in whole.lines() {
+        lines.push(serde_json::from_str(line).with_context(|| line.to_owned())?);
+    }
+    Ok(lines)
+}
+
+/// A set.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Cookie {
+    /// Its key.
+    pub key: u32,
+    /// Its semid.
+    pub semid: i32,
+}
+
+impl Cookie {
+    /// The set of a line of an actor.
+    pub fn of(line: &Line) -> Result<Self> {
+        Ok(Self {
+            key: line.key()?,
+            semid: line.semid()?,
+        })
+    }
+
+    /// Whether it is there.
+    pub fn exists(self) -> bool {
+        sysv::key(self.semid).is_ok_and(|key| key == self.key)
+    }
+
+    /// Its key, as arguments and output write it.
+    pub fn text(self) -> String {
+        format!("{:#010x}", self.key)
+    }
+}
+
+/// Long enough to be no longer too young to tell.
+pub fn grow_up() {
+    thread::sleep(Duration::from_millis(1500));
+}
+
+/// semids that a plan removes.
+pub fn planned(plan: &Value) -> BTreeSet<i64> {
+    let entries = plan["plan"]["entries"].as_array();
+    entries
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry["action"]["action"] == "destroy")
+        .filter_map(|entry| entry["semid"].as_i64())
+        .collect()
+}
+
+/// Outcome of one set.
+pub fn outcome(result: &Value, cookie: Cookie) -> Option<&str> {
+    result["cookies"]
+        .as_array()?
+        .iter()
+        .find(|entry| entry["semid"] == cookie.semid)?["outcome"]
+        .as_str()
+}
+
+fn proven() -> Result<()> {
+    Scene::run(true, |scene| {
+        let mut leaked = Vec::new();
+        for step in [
+            "after-semget",
+            "after-setval",
+            "after-complete",
+            "after-wait",
+        ] {
+            leaked.push(scene.leak(step)?);
+        }
+        let hold = |step| ["cycle", "--stop-at", step, "--how", "hold"];
+        let kept = [
+            scene.play(&hold("after-setval"), "created")?,
+            scene.play(&hold("after-inc"), "created")?,
+            scene.play(&hold("in-wait"), "waiting")?,
+            scene.play(
+                &["foreign", "--nsems", "3", "--key", "0x0d4d0001"],
+                "created",
+            )?,
+            scene.play(
+                &["foreign", "--mode", "0666", "--key", "0x0d4d0002"],
+                "created",
+            )?,
+            // As `dmsetup udevcreatecookie`: its owner exits by design.
+            scene.play(&["create"], "set")?,
+        ];
+        grow_up();
+        let wanted: BTreeSet<i64> = leaked.iter().map(|it| it.semid.into()).collect();
+        let (plan, code) = scene.clean(&[])?;
+        ensure!(code == 1 && planned(&plan) == wanted, "{code}: {plan}");
+        ensure!(
+            plan["type"] == "clean_plan" && plan["complete"] == true,
+            "{plan}"
+        );
+        let audit = scene.path("audit");
+        let text = dmtrace(&scene.args(&audit, &[]))?;
+        let text = String::from_utf8(text.stdout)?;
+        ensure!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+        ensure!(
+            text.matches("would remove").count() == leaked.len(),
+            "{text}"
+        );
+        ensure!(text.matches("\nkept ").count() == kept.len(), "{text}");
+        ensure!(text.contains("--apply"), "{text}");
+        ensure!(!Path::new(&audit).exists(), "a dry run has an audit record");
+        ensure!(
+            leaked.iter().chain(&kept).all(|it| it.exists()),
+            "a dry run removes"
+        );
+        let (result, code) = scene.clean(&["--apply", "--yes"])?;
+        ensure!(
+            code == 0 && result["type"] == "clean_result",
+            "{code}: {result}"
+        );
+        for cookie in &leaked {
+            ensure!(outcome(&result, *cookie) == Some("removed"), "{result}");
+            ensure!(!cookie.exists(), "{cookie:?} is left");
+        }
+        for cookie in &kept {
+            ensure!(cookie.exists(), "{cookie:?} is gone");
+            ensure!(outcome(&result, *cookie).is_none(), "{result}");
+        }
+        truthful(&scene.audit()?, leaked.len())?;
+        let (result, code) = scene.clean(&["--apply", "--yes"])?;
+        ensure!(code == 0 && result["planned"] == 0, "{code}: {result}");
+        Ok(())
+    })
+}
+
+/// The audit record of a run that came to its end.
+fn truthful(audit: &[Value], removed: usize) -> Result<()> {
+    let kinds: Vec<&str> = audit
+        .iter()
+        .filter_map(|line| line["type"].as_str())
+        .collect();
+    let mut expected = vec!["clean_begin"];
+    for _ in 0..removed {
+        expected.extend(["clean_intent", "clean_outcome"]);
+    }
+    expected.push("clean_end");
+    ensure!(kinds == expected, "{kinds:?}");
+    let who = &audit[0]["who"];
+    ensure!(who["uid"] == 0 && who["pid"].is_u64(), "{who}");
+    ensure!(
+        who["command_line"]
+            .as_array()
+            .is_some_and(|words| words.len() > 3),
+        "{who}"
+    );
+    ensure!(audit[0]["plan"]["entries"].is_array(), "no plan");
+    for line in audit.iter().filter(|line| line["type"] == "clean_intent") {
+        ensure!(line["set"]["semid"] == line["semid"], "{line}");
+        ensure!(line["verdict"]["evidence"].is_array(), "{line}");
+    }
+    Ok(())
+}
+
+fn unproven() -> Result<()> {
+    Scene::run(false, |scene| {
+        let old = scene.leak("after-setval")?;
+        let other = scene.leak("after-complete")?;
+        let held = scene.play(
+            &["cycle", "--stop-at", "in-wait", "--how", "hold"],
+            "waiting",
+        )?;
+        let open = scene.play(
+            &["cycle", "--stop-at", "after-inc", "--how", "hold"],
+            "armed",
+        )?;
+        let foreign = scene.play(&["foreign", "--nsems", "2"], "created")?;
+        grow_up();
+        let (plan, code) = scene.clean(&["--no-trace"])?;
+        ensure!(code == 0 && planned(&plan).is_empty(), "{code}: {plan}");
+        let force = |cookie: Cookie| -> Result<(Value, i32)> {
+            let semid = cookie.semid.to_string();
+            let args = ["--no-trace", "--force-unknown", "--semid", &semid];
+            scene.clean(&[&args[..], &["--apply", "--yes"]].concat())
+        };
+        for kept in [held, open, foreign] {
+            let (result, code) = force(kept)?;
+            ensure!(
+                code == 0 && result["planned"] == 0,
+                "{kept:?} {code}: {result}"
+            );
+            ensure!(kept.exists(), "{kept:?} is gone");
+        }
+        let (result, code) = force(old)?;
+        ensure!(
+            code == 0 && outcome(&result, old) == Some("removed"),
+            "{code}: {result}"
+        );
+        ensure!(!old.exists() && other.exists(), "the wrong one is gone");
+        // By default what nobody saw must be ten minutes old.
+        let (key, audit) = (other.text(), scene.path("audit"));
+        let (plan, code) = dmtrace_json(&[
+            "clean",
+            "--audit",
+            &audit,
+            "--no-trace",
+            "--force-unknown",
+            "--key",
+            &key,
+            "--ipc-ns",
+            &scene.ns,
+        ])?;
+        ensure!(code == 0 && planned(&plan).is_empty(), "{code}: {plan}");
+        Ok(())
+    })
+}
+
+fn exhausted() -> Result<()> {
+    Scene::run(true, |scene| {
+        let cookies = [scene.leak("after-setval")?, scene.leak("after-wait")?];
+        let _limit = KernelSem::set_semmni(2)?;
+        let mut victim = actor(&["victim"])?;
+        let errno = victim.until("victim")?.number("errno")?;
+        ensure!(errno == i64::from(libc::ENOSPC), "errno {errno}");
+        grow_up();
+        let (result, code) = scene.clean(&["--apply", "--yes"])?;
+        ensure!(code == 0, "{code}: {result}");
+        ensure!(!cookies.iter().any(|it| it.exists()), "{result}");
+        let mut victim = actor(&["victim"])?;
+        ensure!(victim.until("victim")?.number("errno")? == 0);
+        Ok(())
+    })
+}
+
+fn fuse() -> Result<()> {
+    Scene::run(true, |scene| {
+        let cookies = [scene.leak("after-setval")?, scene.leak("after-setval")?];
+        grow_up();
+        let audit = scene.path("audit");
+        let mut args = scene.args(&audit, &["--apply", "--yes", "--max", "1"]);
+        let output = dmtrace(&args)?;
+        one_line(&output.stderr)?;
+        ensure!(output.status.code() == Some(5), "{output:?}");
+        ensure!(
+            cookies.iter().all(|it| it.exists()),
+            "the fuse did not hold"
+        );
+        args.retain(|&arg| arg != "--apply" && arg != "--yes");
+        let output = dmtrace(&args)?;
+        let text = String::from_utf8(output.stdout)?;
+        ensure!(
+            output.status.code() == Some(1) && text.contains("--max 1"),
+            "{text}"
+        );
+        Ok(())
+    })
+}
+
+/// One line on standard error, besides where the attribution is from.
+fn one_line(stderr: &[u8]) -> Result<String> {
+    let text = String::from_utf8(stderr.to_vec())?;
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.contains("attributed by the trace"))
+        .collect();
+    ensure!(
+        lines.len() == 1 && lines[0].starts_with("dmtrace: "),
+        "{text}"
+    );
+    Ok(lines[0].to_owned())
+}
+
+fn no_audit() -> Result<()> {
+    Scene::run(true, |scene| {
+        let cookie = scene.leak("after-setval")?;
+        let open = scene.path("open");
+        fs::write(&open, "")?;
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o666))?;
+        let nowhere = scene.path("no/such/directory");
+        grow_up();
+        for audit in [&nowhere, &open, "/dev/full", "/dev/null", "/proc/version"] {
+            let output = dmtrace(&scene.args(audit, &["--apply", "--yes"]))?;
+            let line = one_line(&output.stderr)?;
+            ensure!(
+                matches!(output.status.code(), Some(3 | 5)),
+                "{audit}: {output:?}"
+            );
+            ensure!(line.contains(audit) && line.contains("audit"), "{line}");
+            ensure!(cookie.exists(), "{audit}: removed without an audit record");
+        }
+        Ok(())
+    })
+}
+
+fn full_disk() -> Result<()> {
+    Scene::run(true, |scene| {
+        let mut cookies = Vec::new();
+        for _ in 0..12 {
+            cookies.push(scene.leak("after-setval")?);
+        }
+        grow_up();
+        // A limit on the size of files, in KiB, stands for a disk that fills up.
+        let mut left = cookies.len();
+        for limit in ["0", "1", "12"] {
+            let name = format!("audit-{limit}");
+            let audit = scene.path(&name);
+            let args = scene.args(&audit, &["--apply", "--yes"]);
+            let output = Command::new("bash")
+                .args(["-c", "ulimit -f $0; trap '' XFSZ; exec \"$@\"", limit])
+                .arg(dmtrace_bin()?)
+                .args(args)
+                .stdin(Stdio::null())
+                .output()?;
+            let now: Vec<&Cookie> = cookies.iter().filter(|it| it.exists()).collect();
+            let audit = audit_lines(&fs::read_to_string(&audit)?)?;
+            let intents: BTreeSet<i64> = audit
+                .iter()
+                .filter(|line| line["type"] == "clean_intent")
+                .filter_map(|line| line["semid"].as_i64())
+                .collect();
+            ensure!(output.status.code() == Some(5), "{limit}: {output:?}");
+            ensure!(
+                left - now.len() <= intents.len(),
+                "{limit}: {left} - {} with {intents:?}",
+                now.len()
+            );
+            if limit == "0" || limit == "1" {
+                ensure!(now.len() == left, "removed with a full disk");
+            }
+            left = now.len();
+        }
+        ensure!(
+            left > 0 && left < cookies.len(),
+            "{left} left where there was room for some"
+        );
+        Ok(())
+    })
+}
+
+fn terminal() -> Result<()> {
+    Scene::run(true, |scene| {
+        let cookie = scene.leak("after-setval")?;
+        grow_up();
+        let audit = scene.path("audit");
+        for (answer, code, exists) in [("n\n", 1, true), ("\n", 1, true), ("y\n", 0, false)] {
+            let mut command = vec![dmtrace_bin()?.display().to_string()];
+            command.extend(
+                scene
+                    .args(&audit, &["--apply"])
+                    .into_iter()
+                    .map(str::to_owned),
+            );
+            let mut child = Command::new("script")
+                .args(["-qefc", &command.join(" "), "/dev/null"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()?;
+            let mut stdin = child.stdin.take().context("no standard input")?;
+            stdin.write_all(answer.as_bytes())?;
+            let output = child.wait_with_output()?;
+            drop(stdin);
+            let text = String::from_utf8_lossy(&output.stdout);
+            ensure!(text.contains("remove 1 cookie? [y/N]"), "{text}");
+            ensure!(output.status.code() == Some(code), "{answer:?}: {text}");
+            ensure!(cookie.exists() == exists, "{answer:?}: {text}");
+        }
+        Ok(())
+    })
+}
+
+fn plan_files() -> Result<()> {
+    Scene::run(true, |scene| {
+        let [used, waited, again, reset, carried, gone, plain] = [
+            scene.leak("after-setval")?,
+            scene.leak("after-setval")?,
+            scene.leak("after-complete")?,
+            scene.leak("after-setval")?,
+            scene.leak("after-setval")?,
+            scene.leak("after-wait")?,
+            scene.leak("after-complete")?,
+        ];
+        grow_up();
+        let file = scene.path("plan");
+        let (plan, code) = scene.clean(&["--plan", &file])?;
+        ensure!(code == 1 && planned(&plan).len() == 7, "{code}: {plan}");
+        ensure!(
+            fs::read_to_string(&file)?.trim() == plan.to_string(),
+            "another plan"
+        );
+        // Made after the plan, and not in it.
+        let later = scene.leak("after-setval")?;
+        scene.play(&["inc", "--key", &used.text()], "inc")?;
+        actor(&["inc", "--key", &waited.text()])?.finish()?;
+        let mut waiter = actor(&["release", "--key", &waited.text()])?;
+        waiter.until("waiting")?;
+        sysv::remove(again.semid)?;
+        let again_now = Cookie {
+            key: again.key,
+            semid: sysv::get(again.key, 1, 0o600 | libc::IPC_CREAT)?,
+        };
+        sysv::set_value(reset.semid, 1)?;
+        sysv::remove(gone.semid)?;
+        let mut carrier = Command::new("sleep")
+            .arg("1000")
+            .env("DM_UDEV_COOKIE", carried.key.to_string())
+            .spawn()?;
+        let done = scene.clean(&["--apply", "--yes", "--plan", &file]);
+        let _ended = carrier.kill();
+        let _reaped = carrier.wait();
+        let (result, code) = done?;
+        ensure!(code == 5, "{code}: {result}");
+        for (cookie, expected) in [
+            (used, "moved"),
+            (waited, "moved"),
+            (again, "gone"),
+            (reset, "moved"),
+            (carried, "moved"),
+            (gone, "gone"),
+            (plain, "removed"),
+        ] {
+            ensure!(
+                outcome(&result, cookie) == Some(expected),
+                "{cookie:?}: {result}"
+            );
+        }
+        for cookie in [used, waited, again_now, reset, carried, later] {
+            ensure!(cookie.exists(), "{cookie:?} is gone: {result}");
+        }
+        ensure!(!plain.exists(), "{result}");
+        waiter.kill();
+        for cookie in [reset, again_now, carried] {
+            let _gone = sysv::remove(cookie.semid);
+        }
+        Ok(())
+    })
+}
+
+fn forged() -> Result<()> {
+    Scene::run(true, |scene| {
+        let live = scene.play(
+            &["cycle", "--stop-at", "in-wait", "--how", "hold"],
+            "waiting",
+        )?;
+        let foreign = scene.play(&["foreign", "--mode", "0640"], "created")?;
+        let leaked = scene.leak("after-setval")?;
+        grow_up();
+        let file = scene.path("plan");
+        let (plan, _) = scene.clean(&["--plan", &file])?;
+        let apply = |plan: &Value| -> Result<(String, i32)> {
+            let forged = scene.path("forged");
+            fs::write(&forged, plan.to_string())?;
+            fs::set_permissions(&forged, fs::Permissions::from_mode(0o600))?;
+            let audit = scene.path("audit");
+            let output = dmtrace(&scene.args(&audit, &["--apply", "--yes", "--plan", &forged]))?;
+            let text = [output.stdout, output.stderr].concat();
+            Ok((String::from_utf8(text)?, output.status.code().unwrap_or(-1)))
+        };
+        let mut boot = plan.clone();
+        boot["boot_id"] = "00000000-0000-0000-0000-000000000000".into();
+        let mut version = plan.clone();
+        version["plan"]["version"] = 99.into();
+        let mut kind = plan.clone();
+        kind["type"] = "list".into();
+        for other in [&boot, &version, &kind, &Value::Null] {
+            let (text, code) = apply(other)?;
+            ensure!(code == 3 && text.lines().count() == 1, "{code}: {text}");
+        }
+        let mut destroy = plan;
+        for entry in destroy["plan"]["entries"]
+            .as_array_mut()
+            .context("no entries")?
+        {
+            entry["action"] = serde_json::json!({"action": "destroy"});
+            // As if nobody had waited.
+            entry["identity"]["state"]["zcnt"] = 0.into();
+        }
+        let (text, code) = apply(&destroy)?;
+        ensure!(code == 5, "{code}: {text}");
+        ensure!(
+            live.exists() && foreign.exists() && !leaked.exists(),
+            "{text}"
+        );
+        Ok(())
+    })
+}
+
+/// That a process went on is in the events, not in the maps of the trace.
+fn abandoned() -> Result<()> {
+    Scene::run(false, |scene| {
+        let file = scene.path("trace");
+        let mut recorder = Command::new(dmtrace_bin()?)
+            .args(["record", &file])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let stderr = recorder.stderr.take().context("no standard error")?;
+        let mut lines = BufReader::new(stderr).lines();
+        // It says so when it is attached.
+        lines.next().context("dmtrace record says nothing")??;
+        let mut owner = actor(&["eintr", "--then-cycle", "--hold"])?;
+        let left = Cookie::of(&owner.until("abandoned")?)?;
+        owner.until("destroyed")?;
+        let open = scene.play(
+            &["cycle", "--stop-at", "after-inc", "--how", "hold"],
+            "armed",
+        )?;
+        grow_up();
+        let pid = i32::try_from(recorder.id())?;
+        // SAFETY: two numbers; the child is not reaped yet, so the number is its.
+        ensure!(unsafe { libc::kill(pid, libc::SIGINT) } == 0);
+        for line in lines {
+            line?;
+        }
+        recorder.wait()?;
+        let trace = ["--trace", &file, "--no-trace"];
+        let clean = |more: &[&str]| scene.clean(&[&trace[..], more].concat());
+        let (plan, code) = clean(&[])?;
+        ensure!(code == 0 && planned(&plan).is_empty(), "{code}: {plan}");
+        let (plan, code) = clean(&["--abandoned"])?;
+        ensure!(
+            code == 1 && planned(&plan) == [left.semid.into()].into(),
+            "{code}: {plan}"
+        );
+        let (result, code) = clean(&["--abandoned", "--apply", "--yes"])?;
+        ensure!(code == 0 && !left.exists(), "{code}: {result}");
+        ensure!(open.exists(), "{open:?} is gone");
+        owner.kill();
+        Ok(())
+    })
+}
+
+fn usage() -> Result<()> {
+    Scene::run(false, |scene| {
+        let audit = scene.path("audit");
+        for (args, code) in [
+            (&["--apply"][..], 2),
+            (&["--yes"], 2),
+            (&["--force-unknown"], 2),
+            (
+                &["--force-unknown", "--semid", "1", "--key", "0x0d4d0001"],
+                2,
+            ),
+            (&["--apply", "--yes", "--plan", "/no/such/plan"], 3),
+            (&["--max", "many"], 2),
+        ] {
+            let output = dmtrace(&scene.args(&audit, args))?;
+            ensure!(output.status.code() == Some(code), "{args:?}: {output:?}");
+        }
+        let both = ["clean", "--apply", "--yes", "--plan", "x", "--abandoned"];
+        let output = dmtrace(&both)?;
+        ensure!(output.status.code() == Some(2), "{output:?}");
+        one_line(&output.stderr)?;
+        // Where an ordinary user may read it.
+        let bin = scene.dir.path().join("dmtrace");
+        fs::copy(dmtrace_bin()?, &bin)?;
+        fs::set_permissions(scene.dir.path(), fs::Permissions::from_mode(0o755))?;
+        let nobody = |args: &[&str]| {
+            Command::new("setpriv")
+                .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+                .arg(&bin)
+                .args(args)
+                .stdin(Stdio::null())
+                .output()
+        };
+        let output = nobody(&["clean", "--apply", "--yes"])?;
+        ensure!(output.status.code() == Some(3), "{output:?}");
+        ensure!(one_line(&output.stderr)?.contains("root"), "{output:?}");
+        let cookie = scene.leak("after-setval")?;
+        let output = nobody(&["clean", "--ipc-ns", &scene.ns])?;
+        ensure!(output.status.code() == Some(4), "{output:?}");
+        ensure!(cookie.exists());
+        Ok(())
+    })
+}
