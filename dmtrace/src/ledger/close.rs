@@ -1,13 +1,18 @@
 //! The end of a set.
 
+use std::time::Duration;
+
 use super::{
     Call, Change, ChangeKind, Cookie, Creator, Cycle, EndKind, Ending, Ledger, Origin, Semaphore,
-    Stage, Who, WhyUnknown, apply::Entry,
+    Stage, User, Who, WhyUnknown, apply::Entry,
 };
 use crate::{
     event::Event,
     ids::{BootTime, Key, SemId},
 };
+
+/// After this time another thread's later cookie shows that a user has left its own.
+const LEFT: Duration = Duration::from_secs(60);
 
 impl Ledger {
     pub(super) fn destroyed(&mut self, event: &Event, sem: SemId, key: Key, out: &mut Vec<Change>) {
@@ -110,9 +115,28 @@ impl Ledger {
             Some(_) if by_creator => EndKind::ByCreator,
             // libdm removes a cookie whose own decrement found 0.
             Some(Stage::Starved) => EndKind::ByWaiter,
-            _ if cookie.users.iter().any(|user| user.exit.is_none()) => EndKind::WhileLive,
+            _ if cookie
+                .users
+                .iter()
+                .any(|user| user.exit.is_none() && !self.has_left(user)) =>
+            {
+                EndKind::WhileLive
+            }
             _ => EndKind::ByOther,
         }
+    }
+
+    /// Whether a living user has done with its cookie without removing it: its ioctl or its wait
+    /// is over, and it has completed a later cookie.
+    fn has_left(&self, user: &User) -> bool {
+        let over = matches!(
+            user.stage,
+            Stage::SelfCompleted | Stage::Released | Stage::Interrupted | Stage::WaitFailed
+        );
+        let Some(process) = self.processes.get(user.who.image).filter(|_| over) else {
+            return false;
+        };
+        process.later_cycle_of_thread(user).is_some() || process.later_cycle(user, LEFT).is_some()
     }
 
     /// Closes the account of a live set.

@@ -4,10 +4,12 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     fmt,
     sync::Arc,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::User;
 use crate::{
     event::{Actor, ExitStatus, ProcessImage},
     ids::{BootTime, Key, ProcId, ProcKey, SemId},
@@ -207,6 +209,19 @@ impl Process {
     /// What a thread of it did last, if that is kept.
     pub fn thread(&self, tid: u32) -> Option<&ThreadTrail> {
         self.trails.get(&tid)
+    }
+
+    /// A complete cookie cycle that began after the last call of a user of another cookie, on
+    /// the same thread.
+    pub fn later_cycle_of_thread(&self, user: &User) -> Option<Cycle> {
+        let cycle = self.thread(user.who.tid)?.cycle?;
+        (cycle.created > user.last).then_some(cycle)
+    }
+
+    /// As [`Process::later_cycle_of_thread`], on whatever thread, and ended so much later.
+    pub fn later_cycle(&self, user: &User, after: Duration) -> Option<Cycle> {
+        let cycle = self.cycle?;
+        (cycle.created > user.last && cycle.closed.since(user.last) >= after).then_some(cycle)
     }
 
     /// Live cookies that it uses.

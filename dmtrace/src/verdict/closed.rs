@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     event::ExitStatus,
-    ledger::{Cookie, EndKind, Ending, User},
+    ledger::{Cookie, EndKind, Ending, Stage, User},
 };
 
 pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
@@ -31,7 +31,7 @@ pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
         }
         EndKind::WhileLive => accident(ending, confidence),
         EndKind::ByOther => match left_by(cookie) {
-            Some(user) => Verdict::of(Class::CleanedUp(how(cookie, user)), confidence),
+            Some(user) => Verdict::of(Class::CleanedUp(how(cookie, user, ending)), confidence),
             None => Verdict::unknown(Reason::RemovalUnseen),
         },
         EndKind::WithNamespace | EndKind::NamespaceGone => {
@@ -62,13 +62,20 @@ fn accident(ending: &Ending, confidence: Confidence) -> Verdict {
     verdict
 }
 
-/// Who had left it, if everybody who used it was seen to end.
+/// Who had left it.
 fn left_by(cookie: &Cookie) -> Option<&User> {
     cookie.users.iter().max_by_key(|user| user.last)
 }
 
-fn how(cookie: &Cookie, user: &User) -> How {
+fn how(cookie: &Cookie, user: &User, ending: &Ending) -> How {
     let step = cookie.stage(user);
+    // Alive at the removal: it had left the cookie behind.
+    if user.exit.is_none_or(|exit| exit.at > ending.at) {
+        return match step {
+            Stage::Interrupted | Stage::WaitFailed => How::AbandonedOnEintr,
+            _ => How::NeverWaited,
+        };
+    }
     match user.exit.and_then(|exit| exit.status) {
         Some(ExitStatus::Signal(signal)) => How::OwnerKilled { signal, step },
         Some(ExitStatus::Code(status)) => How::OwnerExited { status, step },

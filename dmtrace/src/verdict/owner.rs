@@ -40,9 +40,6 @@ pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowled
     if known.quiet.min(ended.unwrap_or(known.quiet)) < limits.young {
         return open(known, evidence);
     }
-    if over_completed(cookie, &known) {
-        return over(cookie, known, evidence);
-    }
     let alive: Vec<&User> = users(&lives, |life| life == Life::Alive);
     if !alive.is_empty() {
         return living(subject, context, known, evidence, cookie, &alive);
@@ -143,6 +140,9 @@ fn living(
     let mut found = None;
     for user in alive {
         match abandoned(subject, context, &known, user) {
+            Abandoned::No if over_completed(cookie, &known) => {
+                return over(cookie, known, evidence);
+            }
             Abandoned::No => return open(known, evidence),
             Abandoned::Maybe(reason) => {
                 return Verdict::unknown(reason).with(evidence).with(known.evidence);
@@ -223,12 +223,8 @@ fn abandoned(
             _ => Abandoned::Maybe(Reason::MaybeStopped),
         };
     }
-    let later_here = thread
-        .and_then(|trail| trail.cycle)
-        .filter(|cycle| cycle.created > user.last);
-    let later = process.cycle.filter(|cycle| {
-        cycle.created > user.last && cycle.closed.since(user.last) >= limits.abandoned
-    });
+    let later_here = process.later_cycle_of_thread(user);
+    let later = process.later_cycle(user, limits.abandoned);
     let moved = |same_thread, confidence| {
         let cycle = if same_thread { later_here } else { later };
         cycle.map_or(Abandoned::No, |cycle| {
@@ -439,11 +435,8 @@ fn dead(
 
 fn how(subject: &Subject<'_>, cookie: &Cookie, left: &User, step: Stage) -> How {
     let process = subject.ledger.process(left.who.image);
-    let moved_on = process
-        .and_then(|process| process.thread(left.who.tid))
-        .and_then(|trail| trail.cycle)
-        .is_some_and(|cycle| cycle.created > left.last);
-    if moved_on {
+    let later = process.and_then(|process| process.later_cycle_of_thread(left));
+    if later.is_some() {
         return if step == Stage::Interrupted {
             How::AbandonedOnEintr
         } else {

@@ -451,6 +451,16 @@ fn over_completed() {
 }
 
 #[test]
+fn over_completed_and_left_is_a_leak() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.armed();
+    scene.udev(sem);
+    scene.udev(sem);
+    scene.kill(proc);
+    leaked(&scene.verdict(2));
+}
+
+#[test]
 fn removed_under_a_waiter() {
     let mut scene = Scene::new();
     let (proc, sem) = scene.blocked();
@@ -483,6 +493,18 @@ fn cleaned_up_after_a_leak() {
         scene.closed(sem).class,
         Class::CleanedUp(How::OwnerKilled { signal: 9, step })
     );
+}
+
+#[test]
+fn cleaned_up_behind_a_living_owner() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.armed();
+    let tid = scene.tid(proc);
+    scene.add(proc, sem, -1);
+    scene.cycle(proc, tid);
+    let admin = scene.world.spawn("ipcrm", &["ipcrm"], None, IpcNs::HOST);
+    scene.remove(admin, sem);
+    assert_eq!(scene.closed(sem).class, Class::CleanedUp(How::NeverWaited));
 }
 
 #[test]

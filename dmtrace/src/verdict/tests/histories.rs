@@ -384,3 +384,60 @@ proptest! {
         safe(&play, &progress.ledger, &view, &Completeness::default(), false)?;
     }
 }
+
+/// `cargo test --release -- --ignored --nocapture coverage`: what the histories reach.
+#[test]
+#[ignore = "a measurement"]
+fn coverage() {
+    let mut seen: std::collections::BTreeMap<String, u64> = std::collections::BTreeMap::new();
+    let mut seed = 1_u64;
+    for round in 0..5000_u64 {
+        let mut play = Play::new(Vec::new());
+        let mut progress = Progress::new();
+        progress.ledger.reconcile(&play.world.snapshot());
+        for _ in 0..120 {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            play.step((seed >> 32) as u32);
+        }
+        play.pass([2, 70, 1200][round as usize % 3] * 1_000_000_000);
+        progress.feed(&play);
+        let view = view(&play);
+        let thresholds = Thresholds::default();
+        let completeness = Completeness::default();
+        let context = Context {
+            facts: &view.facts,
+            completeness: &completeness,
+            thresholds: &thresholds,
+        };
+        let judged = survey(&progress.ledger, Some(&view.snapshot), &context);
+        for cookie in &judged {
+            let truth = match cookie.semaphore.id {
+                sem if play.needed(sem) => "needed",
+                sem if play.left_behind(sem) => "left behind",
+                sem if play.deserted(sem) => "deserted",
+                _ => "undecided",
+            };
+            let verdict = &cookie.verdict;
+            let class = format!("{truth:11} {:?} {:?}", verdict.class, verdict.confidence);
+            *seen.entry(class).or_default() += 1;
+        }
+        let options = Options::default();
+        let plan = Plan::build(&judged, &progress.ledger, &context, options);
+        *seen.entry("planned".to_owned()).or_default() += plan.removals().count() as u64;
+        for closed in progress.ledger.closed() {
+            let subject = crate::verdict::Subject {
+                ledger: &progress.ledger,
+                semaphore: closed,
+                set: None,
+                taken: view.snapshot.began,
+            };
+            let class = crate::verdict::judge(&subject, &context).class;
+            *seen.entry(format!("closed: {class:?}")).or_default() += 1;
+        }
+    }
+    for (class, count) in seen {
+        println!("{count:8} {class}");
+    }
+}
