@@ -1,171 +1,20 @@
 //! Each class, provoked as the documentation says.
 
 use super::{
+    old::found,
     play::OTHER,
-    world::{Sem, World},
+    scene::{KEY, Scene, leaked},
 };
 use crate::{
-    event::{Event, ExitStatus, What},
-    facts::{HostFacts, SetSnapshot, Snapshot},
-    ids::{IpcNs, Key, SemId},
-    ledger::{Ledger, Stage},
+    event::{ExitStatus, What},
+    facts::SetSnapshot,
+    ids::{IpcNs, SemId},
+    ledger::Stage,
     verdict::{
         Cause, Class, Completeness, Confidence, Context, Healthy, How, MissingStep, NotACookie,
-        Obstacle, Reason, Role, Rules, Signature, Subject, Thresholds, Verdict, judge,
-        provably_leaked, survey,
+        Obstacle, Reason, Role, Rules, Thresholds, provably_leaked, survey,
     },
 };
-
-const KEY: Key = Key(0x0d4d_1234);
-
-/// A kernel and the books that follow it.
-pub struct Scene {
-    pub world: World,
-    pub ledger: Ledger,
-    read: usize,
-}
-
-impl Scene {
-    pub fn new() -> Self {
-        let mut scene = Self {
-            world: World::new(Vec::new()),
-            ledger: Ledger::new(),
-            read: 0,
-        };
-        scene.ledger.reconcile(&scene.world.snapshot());
-        scene
-    }
-
-    fn lvm(&mut self) -> usize {
-        self.world
-            .spawn("lvm", &["lvm", "lvcreate"], None, IpcNs::HOST)
-    }
-
-    fn tid(&self, proc: usize) -> u32 {
-        self.world.procs[proc].id.tgid
-    }
-
-    fn create(&mut self, proc: usize) -> SemId {
-        self.world.create(proc, self.tid(proc), KEY)
-    }
-
-    fn set(&mut self, proc: usize, sem: SemId) {
-        self.world.set(proc, self.tid(proc), sem).unwrap();
-    }
-
-    fn add(&mut self, proc: usize, sem: SemId, delta: i16) {
-        self.world.add(proc, self.tid(proc), sem, delta).unwrap();
-    }
-
-    fn wait(&mut self, proc: usize, sem: SemId) {
-        self.world.wait(0, proc, self.tid(proc), sem).unwrap();
-    }
-
-    /// The kernel ends the sleep of the only waiter.
-    fn wake(&mut self, proc: usize, sem: SemId, errno: i32) {
-        if let Some(set) = self.world.sems.get_mut(&sem) {
-            set.waiters.clear();
-        }
-        self.world.waited(proc, self.tid(proc), sem, errno);
-    }
-
-    fn remove(&mut self, proc: usize, sem: SemId) {
-        self.world.remove(proc, self.tid(proc), sem).unwrap();
-    }
-
-    /// A cookie with one operation.
-    pub fn armed(&mut self) -> (usize, SemId) {
-        let proc = self.lvm();
-        let sem = self.create(proc);
-        self.set(proc, sem);
-        self.add(proc, sem, 1);
-        (proc, sem)
-    }
-
-    /// A cookie that its owner waits for.
-    fn blocked(&mut self) -> (usize, SemId) {
-        let (proc, sem) = self.armed();
-        self.add(proc, sem, -1);
-        self.wait(proc, sem);
-        (proc, sem)
-    }
-
-    fn udev(&mut self, sem: SemId) -> usize {
-        let proc = self
-            .world
-            .spawn("dmsetup", &["dmsetup", "udevcomplete", "1"], None, sem.ns);
-        self.add(proc, sem, -1);
-        self.world.exit(proc, ExitStatus::Code(0));
-        proc
-    }
-
-    /// A complete cycle of another cookie.
-    fn cycle(&mut self, proc: usize, tid: u32) {
-        let sem = self.world.create(proc, tid, Key(0x0d4d_7777));
-        self.world.set(proc, tid, sem).unwrap();
-        for delta in [1, -1, -1] {
-            self.world.add(proc, tid, sem, delta).unwrap();
-        }
-        self.world.wait(0, proc, tid, sem).unwrap();
-        self.world.remove(proc, tid, sem).unwrap();
-    }
-
-    pub fn kill(&mut self, proc: usize) {
-        self.world.exit(proc, ExitStatus::Signal(9));
-    }
-
-    pub fn after(&mut self, seconds: u64) -> (Snapshot, HostFacts) {
-        self.world.tick(seconds * 1_000_000_000);
-        let events: Vec<Event> = self.world.ring[self.read..].to_vec();
-        self.read = self.world.ring.len();
-        for event in &events {
-            self.ledger.apply(event);
-        }
-        let proc = self.world.procs.first().map_or(1, |proc| proc.id.tgid);
-        (self.world.snapshot(), self.world.facts(|_| (proc, proc)))
-    }
-
-    fn judged(&mut self, seconds: u64, change: impl Fn(&mut HostFacts)) -> Verdict {
-        let (snapshot, mut facts) = self.after(seconds);
-        change(&mut facts);
-        self.ledger.reconcile(&snapshot);
-        let context = Context {
-            facts: &facts,
-            completeness: &Completeness::default(),
-            thresholds: &Thresholds::default(),
-        };
-        let mut judged = survey(&self.ledger, Some(&snapshot), &context);
-        assert_eq!(judged.len(), 1, "one live cookie");
-        judged.remove(0).verdict
-    }
-
-    fn verdict(&mut self, seconds: u64) -> Verdict {
-        self.judged(seconds, |_| {})
-    }
-
-    fn closed(&mut self, sem: SemId) -> Verdict {
-        let (_, facts) = self.after(0);
-        let context = Context {
-            facts: &facts,
-            completeness: &Completeness::default(),
-            thresholds: &Thresholds::default(),
-        };
-        let subject = Subject {
-            ledger: &self.ledger,
-            semaphore: self.ledger.closed_cookie(sem).unwrap(),
-            set: None,
-            taken: facts.now,
-        };
-        judge(&subject, &context)
-    }
-}
-
-fn leaked(verdict: &Verdict) -> How {
-    match verdict.class {
-        Class::Leaked(how) => how,
-        _ => panic!("not leaked: {verdict:#?}"),
-    }
-}
 
 #[test]
 fn owner_killed_at_each_step() {
@@ -554,77 +403,6 @@ fn foreign_sets() {
         let result = provably_leaked(&subject, &context, &judged[0].verdict, rules);
         assert_eq!(result, Err(vec![Obstacle::NotACookie]));
     }
-}
-
-/// A cookie from before the tracer, with these fields; `pid` is its last operator.
-fn found(value: i32, pid: u32, otime: bool) -> Scene {
-    let mut scene = Scene::new();
-    scene.ledger = Ledger::new();
-    scene.world.traced = false;
-    let (proc, sem) = scene.armed();
-    scene.world.exit(proc, ExitStatus::Code(0));
-    let set: &mut Sem = scene.world.sems.get_mut(&sem).unwrap();
-    set.value = value;
-    set.pid = pid;
-    if !otime {
-        set.otime = 0;
-    }
-    scene
-}
-
-#[test]
-fn signatures_of_old_cookies() {
-    let table = [
-        (0, 0, false, Signature::NeverSet),
-        (1, 77, false, Signature::NeverUsed),
-        (2, 77, true, Signature::NotCompleted),
-        (1, 77, true, Signature::OneLeft),
-        (0, 77, true, Signature::NotRemoved),
-    ];
-    for (value, pid, otime, fields) in table {
-        let mut scene = found(value, pid, otime);
-        let young = scene.verdict(60);
-        assert!(matches!(young.class, Class::Unknown(_)), "{young:#?}");
-        let verdict = scene.verdict(7200);
-        assert_eq!(leaked(&verdict), How::Signature { fields });
-        assert_eq!(verdict.confidence, Confidence::Inferred);
-        assert_eq!(verdict.culprit, None, "nobody is named");
-    }
-}
-
-#[test]
-fn the_last_operator_is_compared_by_its_start() {
-    // Alive since before the cookie: it is the owner, or may be.
-    let mut scene = found(1, 1, false);
-    let old = scene.world.spawn("tool", &["tool"], None, IpcNs::HOST);
-    scene.world.procs[old].id.start.0 = 1_000_000;
-    let tgid = scene.tid(old);
-    for set in scene.world.sems.values_mut() {
-        set.pid = tgid;
-    }
-    assert_eq!(scene.verdict(7200).class, Class::Healthy(Healthy::Open));
-    // The same number with a later start is somebody else.
-    scene.world.procs[old].id.start.0 = scene.world.now - 1_000_000_000;
-    leaked(&scene.verdict(7200));
-}
-
-#[test]
-fn possible_owners_are_not_accused() {
-    let mut scene = found(2, 77, true);
-    let old = scene
-        .world
-        .spawn("dockerd", &["dockerd"], None, IpcNs::HOST);
-    scene.world.procs[old].id.start.0 = 1_000_000;
-    let verdict = scene.verdict(7200);
-    assert_eq!(verdict.class, Class::Unknown(Reason::PossibleOwners));
-    // In another namespace it cannot reach the cookie.
-    scene.world.procs[old].ns = OTHER;
-    leaked(&scene.verdict(0));
-    let verdict = scene.judged(0, |facts| facts.processes_complete = false);
-    assert_eq!(verdict.class, Class::Unknown(Reason::ProcessesUnreadable));
-    // A clock set back makes it young, not old.
-    let verdict = scene.judged(0, |facts| facts.wall.0 -= 100_000);
-    assert_eq!(verdict.class, Class::Healthy(Healthy::Open));
 }
 
 #[test]

@@ -1,7 +1,13 @@
 //! Verdicts and books against a model that knows the truth.
 
+mod calls;
 mod classes;
+mod disturb;
 mod histories;
+mod host;
+mod old;
 mod plans;
 mod play;
+mod scene;
+mod truth;
 mod world;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::classes::Scene;
+use super::scene::Scene;
 use crate::{
     clean::plan::{Action, Options, Plan, What, recheck},
     facts::{HostFacts, SetSnapshot, Snapshot},

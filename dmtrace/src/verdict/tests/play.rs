@@ -58,8 +58,8 @@ pub struct Thread {
     pub cycles: u8,
     /// Creation of its last cookie that it completed.
     pub last_cycle: u64,
-    made: u64,
-    acted: bool,
+    pub made: u64,
+    pub acted: bool,
 }
 
 /// A script with a cookie in a variable: `dmsetup udevcreatecookie`, some dmsetup,
@@ -68,16 +68,16 @@ pub struct Thread {
 pub struct Shell {
     pub proc: usize,
     pub cookie: Option<(SemId, Key)>,
-    child: Option<usize>,
-    adds: u8,
-    stage: u8,
+    pub child: Option<usize>,
+    pub adds: u8,
+    pub stage: u8,
 }
 
 /// A uevent that udev has to complete.
 #[derive(Clone, Copy, Debug)]
-struct Job {
-    ns: IpcNs,
-    key: Key,
+pub struct Job {
+    pub ns: IpcNs,
+    pub key: Key,
 }
 
 /// Everything that runs.
@@ -86,8 +86,8 @@ pub struct Play {
     pub world: World,
     pub threads: Vec<Thread>,
     pub shells: Vec<Shell>,
-    jobs: Vec<Job>,
-    noise: Vec<(usize, SemId)>,
+    pub jobs: Vec<Job>,
+    pub noise: Vec<(usize, SemId)>,
     /// Cookies that a living thread has left for good: when, and by which thread.
     pub left: BTreeMap<SemId, (u64, usize)>,
     /// Cookies that were removed under their users.
@@ -149,11 +149,11 @@ impl Play {
         self.world.tick(ns);
     }
 
-    fn ns(detail: u32) -> IpcNs {
+    pub fn ns(detail: u32) -> IpcNs {
         if detail % 7 == 0 { OTHER } else { IpcNs::HOST }
     }
 
-    fn start(&mut self, detail: u32) {
+    pub fn start(&mut self, detail: u32) {
         if self.threads.len() > 24 {
             return;
         }
@@ -193,7 +193,7 @@ impl Play {
         }
     }
 
-    fn thread(&mut self, proc: usize, n: u32, habit: Habit, tasks: u8, cycles: u8) -> usize {
+    pub fn thread(&mut self, proc: usize, n: u32, habit: Habit, tasks: u8, cycles: u8) -> usize {
         let tid = self.world.procs[proc].id.tgid + n * 1000;
         self.threads.push(Thread {
             proc,
@@ -210,11 +210,11 @@ impl Play {
         self.threads.len() - 1
     }
 
-    fn alive(&self, thread: &Thread) -> bool {
+    pub fn alive(&self, thread: &Thread) -> bool {
         self.world.procs[thread.proc].alive
     }
 
-    fn run_thread(&mut self, detail: u32) {
+    pub fn run_thread(&mut self, detail: u32) {
         let ready: Vec<usize> = (0..self.threads.len())
             .filter(|&index| {
                 let thread = &self.threads[index];
@@ -234,7 +234,7 @@ impl Play {
         }
     }
 
-    fn advance(&mut self, index: usize, detail: u32) {
+    pub fn advance(&mut self, index: usize, detail: u32) {
         let mut thread = self.threads[index];
         let next = self.one_step(index, &mut thread, detail);
         thread.at = match next {
@@ -259,7 +259,7 @@ impl Play {
         }
     }
 
-    fn next_cycle(&mut self, thread: &mut Thread) -> At {
+    pub fn next_cycle(&mut self, thread: &mut Thread) -> At {
         thread.cookie = None;
         thread.cycles = thread.cycles.saturating_sub(1);
         if thread.cycles == 0 || !matches!(thread.habit, Habit::Moby | Habit::Eintr) {
@@ -270,7 +270,7 @@ impl Play {
         }
     }
 
-    fn one_step(&mut self, index: usize, thread: &mut Thread, detail: u32) -> Result<At, i32> {
+    pub fn one_step(&mut self, index: usize, thread: &mut Thread, detail: u32) -> Result<At, i32> {
         let (proc, tid) = (thread.proc, thread.tid);
         thread.acted = true;
         let sem = thread.cookie.map(|(sem, _)| sem).ok_or(libc::EINVAL);
@@ -364,7 +364,7 @@ impl Play {
     }
 
     /// The kernel sends the uevent, or it gets lost.
-    fn complete(&mut self, thread: &Thread, detail: u32) {
+    pub fn complete(&mut self, thread: &Thread, detail: u32) {
         let lost = detail % 13 == 12;
         if let (Some((sem, key)), false) = (thread.cookie, lost) {
             // Host udev completes in its own namespace; some containers have their own.
@@ -373,7 +373,7 @@ impl Play {
         }
     }
 
-    fn run_udev(&mut self, detail: u32) {
+    pub fn run_udev(&mut self, detail: u32) {
         if self.jobs.is_empty() {
             return;
         }
@@ -394,7 +394,7 @@ impl Play {
     }
 
     /// Waiters whose value has become zero.
-    fn wake(&mut self, woken: Vec<usize>, sem: SemId) {
+    pub fn wake(&mut self, woken: Vec<usize>, sem: SemId) {
         for index in woken {
             let thread = self.threads[index];
             self.world.waited(thread.proc, thread.tid, sem, 0);
@@ -403,7 +403,7 @@ impl Play {
     }
 
     /// Waiters whose set was removed.
-    fn removed_under(&mut self, woken: Vec<usize>, sem: SemId) {
+    pub fn removed_under(&mut self, woken: Vec<usize>, sem: SemId) {
         for index in woken {
             self.accidents.push(sem);
             let mut thread = self.threads[index];
@@ -416,7 +416,7 @@ impl Play {
         }
     }
 
-    fn run_shell(&mut self, detail: u32) {
+    pub fn run_shell(&mut self, detail: u32) {
         let alive: Vec<usize> = (0..self.shells.len())
             .filter(|&index| {
                 let shell = &self.shells[index];
@@ -481,202 +481,5 @@ impl Play {
             _ => shell.stage = 2,
         }
         self.shells[index] = shell;
-    }
-
-    /// SIGKILL.
-    fn kill(&mut self, detail: u32) {
-        let alive: Vec<usize> = (0..self.world.procs.len())
-            .filter(|&index| self.world.procs[index].alive)
-            .collect();
-        let Some(&proc) = alive.get(detail as usize % alive.len().max(1)) else {
-            return;
-        };
-        // A child that has not touched the cookie yet dies with its parent (a signal to the
-        // process group): nothing would tell that it has the cookie.
-        for index in 0..self.threads.len() {
-            if self.threads[index].proc == proc
-                && let At::Forking(child) = self.threads[index].at
-                && !self.threads[child].acted
-            {
-                let child = self.threads[child].proc;
-                if self.world.procs[child].alive {
-                    self.world.exit(child, ExitStatus::Signal(9));
-                }
-            }
-        }
-        for index in 0..self.threads.len() {
-            let thread = self.threads[index];
-            if thread.proc == proc && thread.at == At::Blocked {
-                self.stop_waiting(index);
-                if let Some((sem, _)) = thread.cookie {
-                    self.world.waited(proc, thread.tid, sem, libc::EINTR);
-                }
-            }
-        }
-        self.world.exit(proc, ExitStatus::Signal(9));
-    }
-
-    fn stop_waiting(&mut self, index: usize) {
-        for set in self.world.sems.values_mut() {
-            set.waiters.retain(|&waiter| waiter != index);
-        }
-    }
-
-    /// A signal handler, or SIGSTOP and much later SIGCONT.
-    fn interrupt(&mut self, detail: u32) {
-        let blocked: Vec<usize> = (0..self.threads.len())
-            .filter(|&index| {
-                self.threads[index].at == At::Blocked && self.alive(&self.threads[index])
-            })
-            .collect();
-        let Some(&index) = blocked.get(detail as usize % blocked.len().max(1)) else {
-            return;
-        };
-        let mut thread = self.threads[index];
-        let Some((sem, _)) = thread.cookie else {
-            return;
-        };
-        self.stop_waiting(index);
-        self.world.waited(thread.proc, thread.tid, sem, libc::EINTR);
-        if thread.habit == Habit::Eintr {
-            self.left.insert(sem, (self.world.now, index));
-            thread.at = self.next_cycle(&mut thread);
-            if thread.at == At::End {
-                // Goes on with other things.
-                thread.at = At::Start;
-                thread.cycles = 1;
-            }
-        } else {
-            thread.at = At::Enter;
-        }
-        self.threads[index] = thread;
-    }
-
-    /// Programs that have nothing to do with cookies.
-    fn noise(&mut self, detail: u32) {
-        if detail % 3 == 0 && !self.noise.is_empty() {
-            let (proc, sem) = self.noise.remove(detail as usize % self.noise.len());
-            let alive = self.world.procs[proc].alive;
-            let proc = if alive {
-                proc
-            } else {
-                self.world.spawn("ipcrm", &["ipcrm"], None, sem.ns)
-            };
-            let removed = self.world.remove(proc, 1, sem);
-            assert!(removed.is_ok());
-            return;
-        }
-        let proc = self
-            .world
-            .spawn("postgres", &["postgres"], None, Self::ns(detail));
-        if detail % 11 == 10 {
-            self.world.create_fails(proc, 1, Key(7));
-        } else {
-            let sem = self.world.create(proc, 1, Key(detail % 5));
-            self.noise.push((proc, sem));
-        }
-        if detail % 2 == 0 {
-            self.world.exit(proc, ExitStatus::Code(0));
-        }
-    }
-
-    /// `dmsetup udevcomplete_all`.
-    fn admin(&mut self, detail: u32) {
-        let ns = Self::ns(detail);
-        let proc = self
-            .world
-            .spawn("dmsetup", &["dmsetup", "udevcomplete_all"], None, ns);
-        let all: Vec<SemId> = self
-            .world
-            .sems
-            .iter()
-            .filter(|(sem, set)| sem.ns == ns && set.key.has_cookie_magic())
-            .map(|(&sem, _)| sem)
-            .collect();
-        for sem in all {
-            if let Ok(woken) = self.world.remove(proc, 1, sem) {
-                self.removed_under(woken, sem);
-            }
-        }
-        self.world.exit(proc, ExitStatus::Code(0));
-    }
-
-    /// `dmsetup udevcomplete` of somebody's cookie.
-    fn stranger(&mut self, detail: u32) {
-        let all: Vec<SemId> = self
-            .world
-            .sems
-            .iter()
-            .filter(|(_, set)| set.key.has_cookie_magic())
-            .map(|(&sem, _)| sem)
-            .collect();
-        let Some(&sem) = all.get(detail as usize % all.len().max(1)) else {
-            return;
-        };
-        let proc = self
-            .world
-            .spawn("dmsetup", &["dmsetup", "udevcomplete", "1"], None, sem.ns);
-        if let Ok(woken) = self.world.add(proc, 1, sem, -1) {
-            self.wake(woken, sem);
-        }
-        self.world.exit(proc, ExitStatus::Code(0));
-    }
-
-    // The truth.
-
-    /// Whether somebody alive will still use or remove the set.
-    pub fn needed(&self, sem: SemId) -> bool {
-        let by_thread = self.threads.iter().any(|thread| {
-            self.alive(thread)
-                && thread.at != At::End
-                && thread.cookie.is_some_and(|(cookie, _)| cookie == sem)
-                && (thread.habit != Habit::Create || self.shell_of(thread))
-        });
-        let by_shell = self.shells.iter().any(|shell| {
-            self.world.procs[shell.proc].alive
-                && shell.stage < 2
-                && (shell.cookie.is_some_and(|(cookie, _)| cookie == sem)
-                    || shell.child.is_some_and(|child| {
-                        let child = &self.threads[child];
-                        (child.at == At::End || self.alive(child))
-                            && child.cookie.is_some_and(|(cookie, _)| cookie == sem)
-                    }))
-        });
-        by_thread || by_shell
-    }
-
-    fn shell_of(&self, thread: &Thread) -> bool {
-        self.shells.iter().any(|shell| {
-            self.world.procs[shell.proc].alive
-                && shell
-                    .child
-                    .is_some_and(|child| self.threads[child].tid == thread.tid)
-        })
-    }
-
-    /// Whether nobody who ever used the set is alive, the script included.
-    pub fn deserted(&self, sem: SemId) -> bool {
-        let touches = |cookie: Option<(SemId, Key)>| cookie.is_some_and(|(own, _)| own == sem);
-        let users = self
-            .threads
-            .iter()
-            .any(|thread| touches(thread.cookie) && self.alive(thread));
-        let scripts = self.shells.iter().any(|shell| {
-            let child = shell.child.and_then(|child| self.threads[child].cookie);
-            self.world.procs[shell.proc].alive && (touches(shell.cookie) || touches(child))
-        });
-        let leaver = self
-            .left
-            .get(&sem)
-            .is_some_and(|&(_, thread)| self.alive(&self.threads[thread]));
-        !users && !scripts && !leaver
-    }
-
-    /// Whether a living thread has left the set and completed a later one since.
-    pub fn left_behind(&self, sem: SemId) -> bool {
-        self.left.get(&sem).is_some_and(|&(at, thread)| {
-            let thread = &self.threads[thread];
-            self.alive(thread) && thread.last_cycle > at
-        })
     }
 }

@@ -1,0 +1,152 @@
+//! Map records and snapshots into the books.
+
+use dmtrace_common::{
+    ProcKey, SEM_ANNOUNCED, SEM_COOKIE, SEM_OPS_DROPPED, SEM_TOMBSTONE, SemRecord,
+};
+
+use super::*;
+
+pub fn record(state: u32) -> SemRecord {
+    SemRecord {
+        created: 10,
+        last_op: 30,
+        creator: ProcKey {
+            start: 2,
+            tgid: 2,
+            exec: 0,
+        },
+        key: KEY.0,
+        nsems: 1,
+        semflg: 0o600,
+        state: state | SEM_COOKIE,
+        value: 2,
+        owner_inc: 1,
+        setvals: 1,
+        ..SemRecord::default()
+    }
+}
+
+#[test]
+fn a_record_replaces_lost_messages_and_once_only() {
+    let mut ledger = Ledger::new();
+    let changes = ledger.adopt(sem(1), &record(SEM_OPS_DROPPED));
+    assert_eq!(changes.len(), 1);
+    assert!(ledger.adopt(sem(1), &record(SEM_OPS_DROPPED)).is_empty());
+    // What the record contains already is not counted again; what came after is.
+    ledger.apply(&created(10, 2, 1, KEY));
+    ledger.apply(&op(30, 2, 1, 1));
+    ledger.apply(&op(40, 9, 1, -1));
+    let set = ledger.semaphore(sem(1)).unwrap();
+    let cookie = set.cookie.as_ref().unwrap();
+    assert_eq!(cookie.value(), Some(1));
+    assert_eq!((cookie.counts.owner_inc, cookie.counts.other_dec), (1, 1));
+    assert_eq!(set.origin, Origin::Map);
+    assert_eq!(ledger.totals().sets.created, 1);
+    assert_eq!(ledger.check(), Ok(()));
+}
+
+#[test]
+fn a_tombstone_opens_and_closes_once_only() {
+    let mut tombstone = record(SEM_TOMBSTONE);
+    tombstone.closed = 50;
+    tombstone.closer = tombstone.creator;
+    for key in [KEY.0, 5] {
+        tombstone.key = key;
+        let mut ledger = Ledger::new();
+        for _ in 0..3 {
+            ledger.adopt(sem(1), &tombstone);
+        }
+        let sets = ledger.totals().sets;
+        assert_eq!((sets.created, sets.destroyed, sets.live), (1, 1, 0));
+        // Its messages may still arrive.
+        ledger.apply(&created(10, 2, 1, Key(key)));
+        ledger.apply(&destroyed(50, 2, 1, Key(key)));
+        assert_eq!(ledger.totals().sets, sets);
+        assert_eq!(ledger.check(), Ok(()));
+    }
+}
+
+#[test]
+fn a_known_set_keeps_its_story_when_its_record_is_read() {
+    let mut ledger = Ledger::new();
+    ledger.apply(&created(10, 2, 1, KEY));
+    ledger.apply(&setval(20, 2, 1));
+    ledger.apply(&op(30, 2, 1, 1));
+    let before = serde_json::to_string(ledger.semaphore(sem(1)).unwrap()).unwrap();
+    assert!(ledger.adopt(sem(1), &record(SEM_ANNOUNCED)).is_empty());
+    let after = serde_json::to_string(ledger.semaphore(sem(1)).unwrap()).unwrap();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn each_difference_from_a_snapshot_is_reported() {
+    let mut ledger = Ledger::new();
+    let first = ledger.reconcile(&snapshot(5, &[(7, Key(1), 0)]));
+    assert_eq!((first.preexisting, first.drift()), (1, 0));
+    for semid in [1, 2, 3] {
+        ledger.apply(&created(10, 2, semid, KEY));
+    }
+    ledger.apply(&created(105, 2, 4, KEY));
+    // 1 has vanished, 2 has another key, 3 another value, 7 is there, 9 is new, 4 is younger than
+    // the snapshot.
+    let sets = [
+        (2, Key(0x0d4d_5555), 0),
+        (3, KEY, 2),
+        (7, Key(1), 0),
+        (9, KEY, 1),
+    ];
+    let report = ledger.reconcile(&snapshot(100, &sets));
+    assert_eq!(
+        (report.vanished, report.rekeyed, report.revalued),
+        (1, 1, 1)
+    );
+    assert_eq!((report.unknown, report.in_flight), (1, 1));
+    assert_eq!(report.drift(), 4);
+    assert_eq!(report.drifts.len(), 4);
+    assert!(serde_json::to_string(&report).unwrap().contains("revalued"));
+    let live: Vec<i32> = ledger.live().map(|set| set.id.semid).collect();
+    assert_eq!(live, [2, 3, 4, 7, 9]);
+    assert_eq!(ledger.check(), Ok(()));
+    let again = ledger.reconcile(&snapshot(200, &[(2, Key(0x0d4d_5555), 0), (3, KEY, 2)]));
+    assert_eq!((again.vanished, again.drift()), (3, 3));
+}
+
+#[test]
+fn a_namespace_that_is_gone_closes_its_sets() {
+    let mut ledger = Ledger::new();
+    ledger.reconcile(&snapshot(1, &[]));
+    let other = IpcNs(77);
+    let hidden = IpcNs(78);
+    for ns in [other, hidden] {
+        let mut event = created(10, 2, 1, KEY);
+        event.what = What::Created {
+            sem: SemId { ns, semid: 1 },
+            key: KEY,
+            nsems: 1,
+            semflg: 0o600,
+        };
+        ledger.apply(&event);
+    }
+    let mut now = snapshot(100, &[]);
+    now.unreadable.push((hidden, "no way in".to_owned()));
+    let report = ledger.reconcile(&now);
+    assert_eq!(report.namespaces_gone, [(other, 1)]);
+    assert_eq!(report.unreadable, [hidden]);
+    assert_eq!(ledger.live_in(hidden).count(), 1);
+    assert_eq!(ledger.live_in(other).count(), 0);
+    // A snapshot of nothing at all says nothing.
+    assert_eq!(ledger.reconcile(&Snapshot::default()).drift(), 0);
+    assert_eq!(ledger.totals().sets.live, 1);
+}
+
+#[test]
+fn a_late_end_corrects_an_inferred_one() {
+    let mut ledger = Ledger::new();
+    ledger.reconcile(&snapshot(1, &[]));
+    ledger.apply(&created(10, 2, 1, KEY));
+    assert_eq!(ledger.reconcile(&snapshot(100, &[])).vanished, 1);
+    ledger.apply(&destroyed(90, 2, 1, KEY));
+    let sets = ledger.totals().sets;
+    assert_eq!((sets.destroyed, sets.vanished), (1, 0));
+    assert_eq!(ledger.check(), Ok(()));
+}

@@ -1,0 +1,84 @@
+//! Cookies that are older than the tracer.
+
+use super::{
+    play::OTHER,
+    scene::{Scene, leaked},
+    world::Sem,
+};
+use crate::{
+    event::ExitStatus,
+    ids::IpcNs,
+    ledger::Ledger,
+    verdict::{Class, Confidence, Healthy, How, Reason, Signature},
+};
+
+/// A cookie from before the tracer, with these fields; `pid` is its last operator.
+pub fn found(value: i32, pid: u32, otime: bool) -> Scene {
+    let mut scene = Scene::new();
+    scene.ledger = Ledger::new();
+    scene.world.traced = false;
+    let (proc, sem) = scene.armed();
+    scene.world.exit(proc, ExitStatus::Code(0));
+    let set: &mut Sem = scene.world.sems.get_mut(&sem).unwrap();
+    set.value = value;
+    set.pid = pid;
+    if !otime {
+        set.otime = 0;
+    }
+    scene
+}
+
+#[test]
+fn signatures_of_old_cookies() {
+    let table = [
+        (0, 0, false, Signature::NeverSet),
+        (1, 77, false, Signature::NeverUsed),
+        (2, 77, true, Signature::NotCompleted),
+        (1, 77, true, Signature::OneLeft),
+        (0, 77, true, Signature::NotRemoved),
+    ];
+    for (value, pid, otime, fields) in table {
+        let mut scene = found(value, pid, otime);
+        let young = scene.verdict(60);
+        assert!(matches!(young.class, Class::Unknown(_)), "{young:#?}");
+        let verdict = scene.verdict(7200);
+        assert_eq!(leaked(&verdict), How::Signature { fields });
+        assert_eq!(verdict.confidence, Confidence::Inferred);
+        assert_eq!(verdict.culprit, None, "nobody is named");
+    }
+}
+
+#[test]
+fn the_last_operator_is_compared_by_its_start() {
+    // Alive since before the cookie: it is the owner, or may be.
+    let mut scene = found(1, 1, false);
+    let old = scene.world.spawn("tool", &["tool"], None, IpcNs::HOST);
+    scene.world.procs[old].id.start.0 = 1_000_000;
+    let tgid = scene.tid(old);
+    for set in scene.world.sems.values_mut() {
+        set.pid = tgid;
+    }
+    assert_eq!(scene.verdict(7200).class, Class::Healthy(Healthy::Open));
+    // The same number with a later start is somebody else.
+    scene.world.procs[old].id.start.0 = scene.world.now - 1_000_000_000;
+    leaked(&scene.verdict(7200));
+}
+
+#[test]
+fn possible_owners_are_not_accused() {
+    let mut scene = found(2, 77, true);
+    let old = scene
+        .world
+        .spawn("dockerd", &["dockerd"], None, IpcNs::HOST);
+    scene.world.procs[old].id.start.0 = 1_000_000;
+    let verdict = scene.verdict(7200);
+    assert_eq!(verdict.class, Class::Unknown(Reason::PossibleOwners));
+    // In another namespace it cannot reach the cookie.
+    scene.world.procs[old].ns = OTHER;
+    leaked(&scene.verdict(0));
+    let verdict = scene.judged(0, |facts| facts.processes_complete = false);
+    assert_eq!(verdict.class, Class::Unknown(Reason::ProcessesUnreadable));
+    // A clock set back makes it young, not old.
+    let verdict = scene.judged(0, |facts| facts.wall.0 -= 100_000);
+    assert_eq!(verdict.class, Class::Healthy(Healthy::Open));
+}

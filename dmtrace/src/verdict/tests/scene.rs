@@ -1,0 +1,161 @@
+//! A scene: the small kernel and the books that follow it.
+
+use super::world::World;
+use crate::{
+    event::{Event, ExitStatus},
+    facts::{HostFacts, Snapshot},
+    ids::{IpcNs, Key, SemId},
+    ledger::Ledger,
+    verdict::{Class, Completeness, Context, How, Subject, Thresholds, Verdict, judge, survey},
+};
+
+pub const KEY: Key = Key(0x0d4d_1234);
+
+/// A kernel and the books that follow it.
+pub struct Scene {
+    pub world: World,
+    pub ledger: Ledger,
+    read: usize,
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        let mut scene = Self {
+            world: World::new(Vec::new()),
+            ledger: Ledger::new(),
+            read: 0,
+        };
+        scene.ledger.reconcile(&scene.world.snapshot());
+        scene
+    }
+
+    pub fn lvm(&mut self) -> usize {
+        self.world
+            .spawn("lvm", &["lvm", "lvcreate"], None, IpcNs::HOST)
+    }
+
+    pub fn tid(&self, proc: usize) -> u32 {
+        self.world.procs[proc].id.tgid
+    }
+
+    pub fn create(&mut self, proc: usize) -> SemId {
+        self.world.create(proc, self.tid(proc), KEY)
+    }
+
+    pub fn set(&mut self, proc: usize, sem: SemId) {
+        self.world.set(proc, self.tid(proc), sem).unwrap();
+    }
+
+    pub fn add(&mut self, proc: usize, sem: SemId, delta: i16) {
+        self.world.add(proc, self.tid(proc), sem, delta).unwrap();
+    }
+
+    pub fn wait(&mut self, proc: usize, sem: SemId) {
+        self.world.wait(0, proc, self.tid(proc), sem).unwrap();
+    }
+
+    /// The kernel ends the sleep of the only waiter.
+    pub fn wake(&mut self, proc: usize, sem: SemId, errno: i32) {
+        if let Some(set) = self.world.sems.get_mut(&sem) {
+            set.waiters.clear();
+        }
+        self.world.waited(proc, self.tid(proc), sem, errno);
+    }
+
+    pub fn remove(&mut self, proc: usize, sem: SemId) {
+        self.world.remove(proc, self.tid(proc), sem).unwrap();
+    }
+
+    /// A cookie with one operation.
+    pub fn armed(&mut self) -> (usize, SemId) {
+        let proc = self.lvm();
+        let sem = self.create(proc);
+        self.set(proc, sem);
+        self.add(proc, sem, 1);
+        (proc, sem)
+    }
+
+    /// A cookie that its owner waits for.
+    pub fn blocked(&mut self) -> (usize, SemId) {
+        let (proc, sem) = self.armed();
+        self.add(proc, sem, -1);
+        self.wait(proc, sem);
+        (proc, sem)
+    }
+
+    pub fn udev(&mut self, sem: SemId) -> usize {
+        let proc = self
+            .world
+            .spawn("dmsetup", &["dmsetup", "udevcomplete", "1"], None, sem.ns);
+        self.add(proc, sem, -1);
+        self.world.exit(proc, ExitStatus::Code(0));
+        proc
+    }
+
+    /// A complete cycle of another cookie.
+    pub fn cycle(&mut self, proc: usize, tid: u32) {
+        let sem = self.world.create(proc, tid, Key(0x0d4d_7777));
+        self.world.set(proc, tid, sem).unwrap();
+        for delta in [1, -1, -1] {
+            self.world.add(proc, tid, sem, delta).unwrap();
+        }
+        self.world.wait(0, proc, tid, sem).unwrap();
+        self.world.remove(proc, tid, sem).unwrap();
+    }
+
+    pub fn kill(&mut self, proc: usize) {
+        self.world.exit(proc, ExitStatus::Signal(9));
+    }
+
+    pub fn after(&mut self, seconds: u64) -> (Snapshot, HostFacts) {
+        self.world.tick(seconds * 1_000_000_000);
+        let events: Vec<Event> = self.world.ring[self.read..].to_vec();
+        self.read = self.world.ring.len();
+        for event in &events {
+            self.ledger.apply(event);
+        }
+        let proc = self.world.procs.first().map_or(1, |proc| proc.id.tgid);
+        (self.world.snapshot(), self.world.facts(|_| (proc, proc)))
+    }
+
+    pub fn judged(&mut self, seconds: u64, change: impl Fn(&mut HostFacts)) -> Verdict {
+        let (snapshot, mut facts) = self.after(seconds);
+        change(&mut facts);
+        self.ledger.reconcile(&snapshot);
+        let context = Context {
+            facts: &facts,
+            completeness: &Completeness::default(),
+            thresholds: &Thresholds::default(),
+        };
+        let mut judged = survey(&self.ledger, Some(&snapshot), &context);
+        assert_eq!(judged.len(), 1, "one live cookie");
+        judged.remove(0).verdict
+    }
+
+    pub fn verdict(&mut self, seconds: u64) -> Verdict {
+        self.judged(seconds, |_| {})
+    }
+
+    pub fn closed(&mut self, sem: SemId) -> Verdict {
+        let (_, facts) = self.after(0);
+        let context = Context {
+            facts: &facts,
+            completeness: &Completeness::default(),
+            thresholds: &Thresholds::default(),
+        };
+        let subject = Subject {
+            ledger: &self.ledger,
+            semaphore: self.ledger.closed_cookie(sem).unwrap(),
+            set: None,
+            taken: facts.now,
+        };
+        judge(&subject, &context)
+    }
+}
+
+pub fn leaked(verdict: &Verdict) -> How {
+    match verdict.class {
+        Class::Leaked(how) => how,
+        _ => panic!("not leaked: {verdict:#?}"),
+    }
+}
