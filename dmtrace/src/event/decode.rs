@@ -57,7 +57,7 @@ fn what(kind: Kind, event: &SemEvent) -> What {
     };
     let ns = sem.ns;
     let key = Key(event.key);
-    let errno = if event.ret < 0 { -event.ret } else { 0 };
+    let errno = event.ret.min(0).saturating_neg();
     match kind {
         Kind::Created => What::Created {
             sem,

@@ -5,6 +5,8 @@
 mod decode;
 mod image;
 pub mod recording;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use decode::text;
 pub use decode::{DecodeError, decode};

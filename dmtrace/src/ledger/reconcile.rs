@@ -95,6 +95,9 @@ impl Ledger {
     /// Apply every event up to [`Snapshot::ended`] before: what is newer in the books than
     /// [`Snapshot::began`] counts as in flight and is left alone. An event that arrives later all
     /// the same finds its place.
+    ///
+    /// The snapshot must cover every namespace: the sets of one that is neither read, nor known
+    /// to be unreadable, nor possibly overlooked ([`Snapshot::incomplete`]) are closed.
     pub fn reconcile(&mut self, snapshot: &Snapshot) -> Reconciliation {
         let mut report = Reconciliation {
             unreadable: snapshot.unreadable.iter().map(|(ns, _)| *ns).collect(),
@@ -112,7 +115,9 @@ impl Ledger {
             self.absent(ns.ns, &present, snapshot.began, &mut report);
             self.present(ns, snapshot, &mut report);
         }
-        self.absent_namespaces(snapshot, &mut report);
+        if snapshot.incomplete.is_empty() {
+            self.absent_namespaces(snapshot, &mut report);
+        }
         self.reconciled = true;
         report
     }

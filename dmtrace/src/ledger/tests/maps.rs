@@ -134,6 +134,10 @@ fn a_namespace_that_is_gone_closes_its_sets() {
     assert_eq!(report.unreadable, [hidden]);
     assert_eq!(ledger.live_in(hidden).count(), 1);
     assert_eq!(ledger.live_in(other).count(), 0);
+    // Where namespaces may have been overlooked, absence says nothing.
+    let mut now = snapshot(200, &[]);
+    now.incomplete.push("not root".to_owned());
+    assert!(ledger.reconcile(&now).namespaces_gone.is_empty());
     // A snapshot of nothing at all says nothing.
     assert_eq!(ledger.reconcile(&Snapshot::default()).drift(), 0);
     assert_eq!(ledger.totals().sets.live, 1);
