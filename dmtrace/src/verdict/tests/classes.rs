@@ -9,7 +9,7 @@ use crate::{
     event::{ExitStatus, What},
     facts::SetSnapshot,
     ids::{IpcNs, SemId},
-    ledger::Stage,
+    ledger::{Call, Meaning, Stage},
     verdict::{
         Cause, Class, Completeness, Confidence, Context, Healthy, How, MissingStep, NotACookie,
         Obstacle, Reason, Role, Rules, Thresholds, provably_leaked, survey,
@@ -251,8 +251,14 @@ fn a_released_transaction_is_finished() {
     scene.remove(release, sem);
     assert_eq!(scene.closed(sem).class, Class::Healthy(Healthy::Finished));
     let cookie = scene.ledger.closed_cookie(sem).unwrap();
-    let counts = cookie.cookie.as_ref().unwrap().counts;
+    let cookie = cookie.cookie.as_ref().unwrap();
+    let counts = cookie.counts;
     assert_eq!((counts.completions, counts.wait_entries), (0, 1));
+    let entry = Call::Down {
+        by: 1,
+        meaning: Meaning::WaitEntry,
+    };
+    assert!(cookie.timeline.iter().any(|step| step.what == entry));
 }
 
 #[test]
