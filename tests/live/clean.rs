@@ -605,7 +605,7 @@ fn abandoned() -> Result<()> {
     Scene::run(false, |scene| {
         let file = scene.path("trace");
         let mut recorder = Command::new(dmtrace_bin()?)
-            .args(["record", &file])
+            .args(["record", &file, "--ring", "65536"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -2,6 +2,10 @@
 
 mod accounting;
 mod clean;
+mod clean_instant;
+mod clean_kill;
+mod clean_random;
+mod doctor;
 mod endings;
 mod exec;
 mod seed;
@@ -17,6 +21,10 @@ const NEEDS: &[Need] = &[Need::Root];
 fn main() -> ExitCode {
     let mut tests = accounting::tests();
     tests.extend(clean::tests());
+    tests.extend(clean_instant::tests());
+    tests.extend(clean_kill::tests());
+    tests.extend(clean_random::tests());
+    tests.extend(doctor::tests());
     tests.extend(endings::tests());
     tests.extend(exec::tests());
     tests.extend(seed::tests());

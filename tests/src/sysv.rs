@@ -68,6 +68,18 @@ pub fn key(semid: i32) -> io::Result<u32> {
     Ok(u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
 }
 
+/// `IPC_SET` of the permission bits; owner and group become 0.
+///
+/// # Errors
+/// Those of the calls.
+pub fn set_mode(semid: i32, mode: u16) -> io::Result<()> {
+    // SAFETY: all zeros is a valid semid_ds.
+    let mut ds: libc::semid_ds = unsafe { std::mem::zeroed() };
+    ds.sem_perm.mode = mode.into();
+    // SAFETY: IPC_SET reads a semid_ds, of which only uid, gid and mode count.
+    check(unsafe { libc::semctl(semid, 0, libc::IPC_SET, &raw mut ds) }).map(drop)
+}
+
 /// `IPC_RMID`.
 ///
 /// # Errors

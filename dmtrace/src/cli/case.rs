@@ -34,6 +34,8 @@ pub struct Case {
     pub notes: Vec<String>,
     /// Whether the material is incomplete, so that "nothing found" is not certain.
     pub incomplete: bool,
+    /// Whether the accounts of the recording do not add up: some of its events were lost.
+    pub inexact: bool,
 }
 
 impl Case {
@@ -51,6 +53,7 @@ impl Case {
             since: None,
             notes: Vec::new(),
             incomplete: false,
+            inexact: false,
         };
         if let Some(path) = recording {
             let start = case.replay(path)?;
@@ -95,6 +98,7 @@ impl Case {
             since: None,
             notes: Vec::new(),
             incomplete: false,
+            inexact: false,
         };
         let start = case.replay(path)?;
         Ok((case, start))
@@ -208,6 +212,7 @@ impl Case {
                         self.notes
                             .push(format!("the trace was not exact: {deficit}"));
                         self.incomplete = true;
+                        self.inexact = true;
                     }
                 }
                 Frame::Start(_) | Frame::Unknown(_) => {}

@@ -169,7 +169,11 @@ fn draft(args: &Clean) -> Result<Draft> {
 
 fn draft_once(args: &Clean) -> Result<Draft> {
     let roots = Roots::host();
-    let case = Case::of_host(args.source.trace.as_deref(), !args.source.no_trace)?;
+    let mut case = Case::of_host(args.source.trace.as_deref(), !args.source.no_trace)?;
+    if case.inexact {
+        // Any cookie may be one whose events were lost.
+        case.completeness.lost += 1;
+    }
     let mut thresholds = Thresholds::default();
     let older_than = args.older_than.unwrap_or(OLDER_THAN);
     thresholds.old = match args.older_than {

@@ -1,0 +1,265 @@
+//! What happens between the check and the removal, step by step: a witness that is asked at the
+//! last instant does it itself.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicU32, Ordering},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use dmtrace::{
+    clean::{
+        apply::{Outcome, apply},
+        audit::Audit,
+        plan::{Action, Identity, Options, Plan, PlanEntry, Summary, VERSION},
+        witness::{Nobody, Sighting, Witness},
+    },
+    facts::SetSnapshot,
+    host::{NsSession, Roots, clock, semaphores},
+    ids::{BootTime, IpcNs, SemId},
+};
+use dmtrace_tests::{
+    harness::{Running, actor, ns_of, test},
+    sysv::{self, Abi},
+};
+use libtest_mimic::Trial;
+
+use crate::{NEEDS, clean::Scene};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("clean::nothing_moves_and_it_goes", NEEDS, undisturbed),
+        test("clean::an_operation_at_the_last_instant", NEEDS, operation),
+        test("clean::a_waiter_at_the_last_instant", NEEDS, waiter),
+        test("clean::another_set_at_the_last_instant", NEEDS, reborn),
+        test("clean::other_rights_at_the_last_instant", NEEDS, rights),
+        test("clean::a_trace_that_sees_more", NEEDS, seen),
+        test("clean::a_trace_that_sees_it_too_late", NEEDS, too_late),
+    ]
+}
+
+type Deed = Box<dyn Fn() + Send + Sync>;
+
+/// Does something when it is asked for the second time: after the audit record is written, right
+/// before the last reading.
+struct Meddler {
+    asked: AtomicU32,
+    deed: Deed,
+}
+
+impl Witness for Meddler {
+    fn look(&self, _: SemId) -> Option<Sighting> {
+        if self.asked.fetch_add(1, Ordering::Relaxed) == 1 {
+            (self.deed)();
+        }
+        None
+    }
+}
+
+/// Answers from a list.
+struct Told(Mutex<Vec<Sighting>>);
+
+impl Witness for Told {
+    fn look(&self, _: SemId) -> Option<Sighting> {
+        let mut answers = self.0.lock().ok()?;
+        if answers.len() > 1 {
+            Some(answers.remove(0))
+        } else {
+            answers.first().copied()
+        }
+    }
+}
+
+fn plan(set: &SetSnapshot) -> Result<Plan> {
+    let ns = IpcNs(ns_of("thread-self")?);
+    Ok(Plan {
+        version: VERSION,
+        made: clock::wall_now(),
+        made_boot: clock::boot_now(),
+        options: Options::default(),
+        blown: false,
+        entries: vec![PlanEntry {
+            sem: SemId {
+                ns,
+                semid: set.semid,
+            },
+            identity: Identity::from(set),
+            owner: None,
+            gone: Vec::new(),
+            verdict: Summary {
+                class: "leaked".to_owned(),
+                text: "leaked".to_owned(),
+                brief: String::new(),
+                observed: true,
+                evidence: Vec::new(),
+            },
+            action: Action::Destroy,
+        }],
+    })
+}
+
+fn read(semid: i32) -> Result<SetSnapshot> {
+    let session = NsSession::find(&Roots::host(), IpcNs(ns_of("thread-self")?))?;
+    let set = session.run(move |inside| semaphores::read_one(inside, semid))??;
+    set.context("no set")
+}
+
+/// A leaked cookie, and what comes of a plan to remove it with this witness.
+fn expect(
+    witness: impl FnOnce(i32) -> Result<Arc<dyn Witness>> + Send,
+    check: impl FnOnce(&Outcome, i32) -> Result<()> + Send,
+) -> Result<()> {
+    Scene::run(false, |scene| {
+        let cookie = scene.leak("after-setval")?;
+        let plan = plan(&read(cookie.semid)?)?;
+        let path = scene.path("audit");
+        let mut audit = Audit::open(path.as_ref())?;
+        let stop = AtomicBool::new(false);
+        let witness = witness(cookie.semid)?;
+        let report = apply(&plan, &mut audit, witness, &stop, &mut |_| {});
+        let applied = report.applied.first().context("no outcome")?;
+        check(&applied.outcome, cookie.semid)?;
+        let last = scene.audit()?;
+        let outcome = last.iter().find(|line| line["type"] == "clean_outcome");
+        let outcome = outcome.context("no outcome in the audit record")?;
+        ensure!(outcome["outcome"] == applied.outcome.label(), "{outcome}");
+        Ok(())
+    })
+}
+
+fn meddle(deed: impl Fn() + Send + Sync + 'static) -> Arc<dyn Witness> {
+    Arc::new(Meddler {
+        asked: AtomicU32::new(0),
+        deed: Box::new(deed),
+    })
+}
+
+/// The deed was done, and the set is still there.
+fn moved(outcome: &Outcome, semid: i32) -> Result<()> {
+    ensure!(matches!(outcome, Outcome::Moved(_)), "{outcome:?}");
+    ensure!(sysv::key(semid).is_ok(), "it is gone");
+    Ok(())
+}
+
+fn undisturbed() -> Result<()> {
+    expect(
+        |_| Ok(Arc::new(Nobody)),
+        |outcome, semid| {
+            ensure!(matches!(outcome, Outcome::Removed), "{outcome:?}");
+            ensure!(sysv::key(semid).is_err(), "it is left");
+            Ok(())
+        },
+    )
+}
+
+fn operation() -> Result<()> {
+    expect(
+        |semid| {
+            Ok(meddle(move || {
+                let _done = sysv::op(Abi::SemTimedOp, semid, 1, 0);
+            }))
+        },
+        moved,
+    )
+}
+
+fn waiter() -> Result<()> {
+    let waiting: Arc<Mutex<Option<Running>>> = Arc::default();
+    let keep = Arc::clone(&waiting);
+    expect(
+        move |semid| {
+            let key = format!("{:#010x}", sysv::key(semid)?);
+            Ok(meddle(move || {
+                let _armed = sysv::op(Abi::SemTimedOp, semid, 1, 0);
+                if let (Ok(mut waiter), Ok(mut keep)) =
+                    (actor(&["release", "--key", &key]), keep.lock())
+                {
+                    let _waits = waiter.until("waiting");
+                    while sysv::waiters(semid).is_ok_and(|count| count == 0) {
+                        std::thread::yield_now();
+                    }
+                    *keep = Some(waiter);
+                }
+            }))
+        },
+        |outcome, semid| {
+            ensure!(sysv::waiters(semid)? == 1, "nobody waits");
+            moved(outcome, semid)
+        },
+    )?;
+    drop(waiting);
+    Ok(())
+}
+
+fn reborn() -> Result<()> {
+    let new = Arc::new(Mutex::new(None));
+    let made = Arc::clone(&new);
+    expect(
+        move |semid| {
+            let key = sysv::key(semid)?;
+            Ok(meddle(move || {
+                let _gone = sysv::remove(semid);
+                if let Ok(mut made) = made.lock() {
+                    *made = sysv::get(key, 1, 0o600 | libc::IPC_CREAT | libc::IPC_EXCL).ok();
+                }
+            }))
+        },
+        move |outcome, _| {
+            ensure!(matches!(outcome, Outcome::Gone), "{outcome:?}");
+            let new = new.lock().ok().and_then(|new| *new).context("not made")?;
+            ensure!(sysv::key(new).is_ok(), "the new one is gone");
+            sysv::remove(new)?;
+            Ok(())
+        },
+    )
+}
+
+fn rights() -> Result<()> {
+    expect(
+        |semid| {
+            Ok(meddle(move || {
+                let _done = sysv::set_mode(semid, 0o666);
+            }))
+        },
+        moved,
+    )
+}
+
+fn seen() -> Result<()> {
+    let in_use = |outcome: &Outcome, semid: i32| {
+        ensure!(matches!(outcome, Outcome::InUse), "{outcome:?}");
+        ensure!(sysv::key(semid).is_ok(), "it is gone");
+        Ok(())
+    };
+    // After the plan was made.
+    let late = Sighting {
+        last_op: BootTime(u64::MAX),
+        ..Sighting::default()
+    };
+    expect(|_| Ok(Arc::new(Told(Mutex::new(vec![late])))), in_use)?;
+    // Between the check and the removal, without a mark in the set.
+    let quiet = Sighting::default();
+    for now in [
+        Sighting { waits: 1, ..quiet },
+        Sighting {
+            starved: 1,
+            ..quiet
+        },
+    ] {
+        let answers = vec![quiet, now];
+        expect(|_| Ok(Arc::new(Told(Mutex::new(answers)))), in_use)?;
+    }
+    Ok(())
+}
+
+fn too_late() -> Result<()> {
+    let quiet = Sighting::default();
+    let late = Sighting { waits: 1, ..quiet };
+    expect(
+        |_| Ok(Arc::new(Told(Mutex::new(vec![quiet, quiet, late])))),
+        |outcome, _| {
+            ensure!(matches!(outcome, Outcome::RemovedLate(_)), "{outcome:?}");
+            Ok(())
+        },
+    )
+}
