@@ -115,7 +115,7 @@ fn clippy(command: &mut Command) -> Result<()> {
     let said = said.trim();
     if !output.status.success() || !said.is_empty() {
         bail!(
-            "{said}\nclippy: {}, and no warning is allowed",
+            "{said}\nclippy: {}; warnings are failures here",
             output.status
         );
     }
