@@ -499,10 +499,7 @@ fn plan_files() -> Result<()> {
         let file = scene.path("plan");
         let (plan, code) = scene.clean(&["--plan", &file])?;
         ensure!(code == 1 && planned(&plan).len() == 7, "{code}: {plan}");
-        ensure!(
-            fs::read_to_string(&file)?.trim() == plan.to_string(),
-            "another plan"
-        );
+        ensure!(fs::read_to_string(&file)?.trim() == plan, "another plan");
         // Made after the plan, and not in it.
         let later = scene.leak("after-setval")?;
         scene.play(&["inc", "--key", &used.text()], "inc")?;

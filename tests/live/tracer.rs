@@ -102,7 +102,7 @@ impl Tracer {
         loop {
             match self.lines.recv_timeout(Duration::from_secs(120)) {
                 Ok(line) => {
-                    objects.push(serde_json::from_str(&line).with_context(|| line.clone())?)
+                    objects.push(serde_json::from_str(&line).with_context(|| line.clone())?);
                 }
                 Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
                 Err(error) => bail!("dmtrace watch does not end: {error}"),

@@ -75,7 +75,7 @@ pub fn key(semid: i32) -> io::Result<u32> {
 pub fn set_mode(semid: i32, mode: u16) -> io::Result<()> {
     // SAFETY: all zeros is a valid semid_ds.
     let mut ds: libc::semid_ds = unsafe { std::mem::zeroed() };
-    ds.sem_perm.mode = mode.into();
+    ds.sem_perm.mode = mode;
     // SAFETY: IPC_SET reads a semid_ds, of which only uid, gid and mode count.
     check(unsafe { libc::semctl(semid, 0, libc::IPC_SET, &raw mut ds) }).map(drop)
 }

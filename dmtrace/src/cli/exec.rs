@@ -16,7 +16,7 @@ use crate::{
     ids::SemId,
     ledger::{Change, Semaphore},
     output::{Out, json},
-    verdict::Judged,
+    verdict::{Judged, Thresholds},
 };
 
 /// Runs the verb.
@@ -134,8 +134,13 @@ fn report(
 ) -> Result<ExitCode> {
     let ledger = ending.session.ledger();
     let now = ending.facts.now;
+    // The command has ended and the grace is over: nothing of it is too young to be judged.
+    let thresholds = Thresholds {
+        young: Duration::ZERO,
+        ..Thresholds::default()
+    };
     let mut left: Vec<Row<'_>> = ending
-        .judge()
+        .judge(&thresholds)
         .into_iter()
         .filter(|judged| is_ours(ledger, judged.semaphore, pid))
         .map(|judged| {

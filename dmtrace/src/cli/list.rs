@@ -12,6 +12,7 @@ use super::{
     row::{Known, Row, confidence},
 };
 use crate::{
+    event::ProcessImage,
     facts::SetSnapshot,
     ids::SemId,
     output::{
@@ -258,7 +259,7 @@ fn cells(row: &Row<'_>) -> Vec<Cell> {
                 .collect();
             names.join(" < ")
         })),
-        words(image.map(|image| image.command_line())),
+        words(image.map(ProcessImage::command_line)),
     ]
 }
 

@@ -207,7 +207,7 @@ impl<'a> Printer<'a> {
         if let Some(who) = &change.who {
             match image_of(ledger, who.image) {
                 Some(image) if self.introduced.insert(who.image) => {
-                    object["process"] = json!(image)
+                    object["process"] = json!(image);
                 }
                 Some(_) => {}
                 None => {
@@ -328,7 +328,7 @@ fn detail(change: &Change, ledger: &Ledger) -> String {
             .who
             .as_ref()
             .and_then(|who| ledger.process(who.image)?.image.as_deref())
-            .map(|image| image.command_line())
+            .map(ProcessImage::command_line)
             .unwrap_or_default(),
         ChangeKind::Down {
             meaning: Meaning::Completion,

@@ -297,12 +297,12 @@ impl<'a> Told<'a> {
 
 impl Ending {
     /// Every cookie, judged.
-    pub fn judge(&self) -> Vec<Judged<'_>> {
+    pub fn judge(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
         let completeness = self.session.completeness();
         let context = Context {
             facts: &self.facts,
             completeness: &completeness,
-            thresholds: &Thresholds::default(),
+            thresholds,
         };
         verdict::survey(self.session.ledger(), Some(&self.snapshot), &context)
     }

@@ -19,7 +19,7 @@ use crate::{
     output::{Out, json, time},
     probe::{Environment, StartError},
     session::{Session, Tap},
-    verdict::{Class, Judged},
+    verdict::{Class, Judged, Thresholds},
 };
 
 /// Runs `watch`.
@@ -169,7 +169,11 @@ fn summarize(ending: &Ending, filters: &Filters, as_json: bool, out: &mut Out) -
         row.verdict = Some(judged.verdict.clone());
         filters.pass(&row.candidate())
     };
-    let judged: Vec<Judged<'_>> = ending.judge().into_iter().filter(wanted).collect();
+    let judged: Vec<Judged<'_>> = ending
+        .judge(&Thresholds::default())
+        .into_iter()
+        .filter(wanted)
+        .collect();
     let findings: Vec<&Judged<'_>> = judged
         .iter()
         .filter(|judged| judged.verdict.class.is_finding())

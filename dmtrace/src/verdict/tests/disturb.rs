@@ -78,7 +78,7 @@ impl Play {
 
     /// Programs that have nothing to do with cookies.
     pub fn noise(&mut self, detail: u32) {
-        if detail % 3 == 0 && !self.noise.is_empty() {
+        if detail.is_multiple_of(3) && !self.noise.is_empty() {
             let (proc, sem) = self.noise.remove(detail as usize % self.noise.len());
             let alive = self.world.procs[proc].alive;
             let proc = if alive {
@@ -99,7 +99,7 @@ impl Play {
             let sem = self.world.create(proc, 1, Key(detail % 5));
             self.noise.push((proc, sem));
         }
-        if detail % 2 == 0 {
+        if detail.is_multiple_of(2) {
             self.world.exit(proc, ExitStatus::Code(0));
         }
     }

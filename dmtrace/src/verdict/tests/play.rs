@@ -150,7 +150,11 @@ impl Play {
     }
 
     pub fn ns(detail: u32) -> IpcNs {
-        if detail % 7 == 0 { OTHER } else { IpcNs::HOST }
+        if detail.is_multiple_of(7) {
+            OTHER
+        } else {
+            IpcNs::HOST
+        }
     }
 
     pub fn start(&mut self, detail: u32) {
@@ -368,7 +372,11 @@ impl Play {
         let lost = detail % 13 == 12;
         if let (Some((sem, key)), false) = (thread.cookie, lost) {
             // Host udev completes in its own namespace; some containers have their own.
-            let ns = if detail % 5 == 0 { IpcNs::HOST } else { sem.ns };
+            let ns = if detail.is_multiple_of(5) {
+                IpcNs::HOST
+            } else {
+                sem.ns
+            };
             self.jobs.push(Job { ns, key });
         }
     }
