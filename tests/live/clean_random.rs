@@ -248,7 +248,12 @@ fn play(
             Nature::Leaked => planned,
             Nature::Pending => true,
         };
-        ensure!(right, "{:?} {:?}: {plan}", item.nature, item.cookie);
+        let entries = plan["plan"]["entries"].as_array();
+        let entry = entries
+            .into_iter()
+            .flatten()
+            .find(|entry| entry["semid"] == item.cookie.semid);
+        ensure!(right, "{:?} {:?}: {entry:?}", item.nature, item.cookie);
     }
     for item in &mut items {
         if wanted.contains(&item.cookie.semid.into()) {
@@ -260,7 +265,13 @@ fn play(
     for item in &items {
         let (cookie, accident) = (item.cookie, item.accident);
         let told = outcome(&result, cookie);
-        let here = || format!("{:?} {accident:?} {cookie:?}: {result}", item.nature);
+        let here = || {
+            format!(
+                "{:?} {accident:?} {cookie:?}: {:.900}",
+                item.nature,
+                result.to_string()
+            )
+        };
         let (expected, exists) = match accident {
             _ if !wanted.contains(&cookie.semid.into()) => (None, true),
             Accident::Nothing => (Some("removed"), false),

@@ -174,7 +174,8 @@ fn limits() -> Result<()> {
         };
         let text = warning()?;
         ensure!(text.contains("no more than 10"), "{text}");
-        let _leaks = actor(&["moby", "--count", "8"])?.finish()?;
+        let mut leaks = actor(&["moby", "--count", "8"])?;
+        leaks.finish()?;
         let text = warning()?;
         ensure!(text.contains("8 of 10"), "{text}");
         Ok(())
@@ -199,7 +200,8 @@ fn accident() -> Result<()> {
         let found = safe()?;
         ensure!(found["safe"] == false && found["live"] == 1, "{found}");
         live.kill();
-        let _foreign = actor(&["foreign", "--nsems", "2"])?.finish()?;
+        let mut foreign = actor(&["foreign", "--nsems", "2"])?;
+        foreign.finish()?;
         let found = safe()?;
         ensure!(found["safe"] == false && found["foreign"] == 1, "{found}");
         Ok(())

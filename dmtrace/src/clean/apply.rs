@@ -272,12 +272,12 @@ impl Work<'_> {
         let (witness, sem) = (Arc::clone(&self.witness), entry.sem);
         let done = visit.session.run(move |inside| {
             // The sync took its time.
-            if witness.look(sem) != seen {
+            if witness.look(sem).is_some_and(|now| now.is_news_after(seen)) {
                 return None;
             }
             let act = act::remove(inside, &set);
             // The record of a removed set goes at once, unless the tracer is behind.
-            let late = witness.look(sem).filter(|now| Some(*now) != seen);
+            let late = witness.look(sem).filter(|now| now.is_news_after(seen));
             Some((act, late))
         });
         match done {

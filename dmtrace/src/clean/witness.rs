@@ -17,6 +17,34 @@ pub struct Sighting {
     pub starved: u32,
 }
 
+impl Sighting {
+    /// Whether anything happened between two looks. A trace that ends meanwhile, or one that
+    /// comes to know the cookie, is nothing that happened to it.
+    pub fn is_news_after(self, earlier: Option<Self>) -> bool {
+        let earlier = earlier.unwrap_or(Self {
+            last_op: self.last_op,
+            ..Self::default()
+        });
+        self.last_op > earlier.last_op
+            || self.waits > earlier.waits
+            || self.waits_done > earlier.waits_done
+            || self.setvals > earlier.setvals
+            || self.starved > earlier.starved
+    }
+
+    /// What two traces have seen together: one may have begun later.
+    #[cfg(feature = "live")]
+    fn and(self, other: Self) -> Self {
+        Self {
+            last_op: self.last_op.max(other.last_op),
+            waits: self.waits.max(other.waits),
+            waits_done: self.waits_done.max(other.waits_done),
+            setvals: self.setvals.max(other.setvals),
+            starved: self.starved.max(other.starved),
+        }
+    }
+}
+
 /// Somebody who watches cookies.
 pub trait Witness: Send + Sync {
     /// What it has seen of this one; `None` if it does not know it.
@@ -53,7 +81,6 @@ impl Traces {
 #[cfg(feature = "live")]
 impl Witness for Traces {
     fn look(&self, sem: SemId) -> Option<Sighting> {
-        // One trace may have begun later than another: the busiest record is the truth.
         self.0
             .iter()
             .filter_map(|maps| maps.sem(sem.into()))
@@ -65,6 +92,40 @@ impl Witness for Traces {
                 setvals: record.setvals,
                 starved: record.starved,
             })
-            .max_by_key(|seen| (seen.last_op, seen.waits, seen.waits_done, seen.setvals))
+            .reduce(Sighting::and)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_happened_is_news() {
+        let then = Sighting {
+            last_op: BootTime(7),
+            waits: 1,
+            ..Sighting::default()
+        };
+        assert!(!then.is_news_after(Some(then)));
+        // The trace that knew most has ended; another knows less.
+        assert!(!Sighting::default().is_news_after(Some(then)));
+        for news in [
+            Sighting {
+                last_op: BootTime(8),
+                ..then
+            },
+            Sighting { waits: 2, ..then },
+            Sighting {
+                waits_done: 1,
+                ..then
+            },
+            Sighting { setvals: 1, ..then },
+            Sighting { starved: 1, ..then },
+        ] {
+            assert!(news.is_news_after(Some(then)), "{news:?}");
+        }
+        assert!(then.is_news_after(None));
+        assert!(!Sighting::default().is_news_after(None));
     }
 }
