@@ -154,17 +154,21 @@ fn obstacles(entry: &PlanEntry, because: &[Obstacle]) -> String {
     if because.is_empty() {
         return "more would be removed than --max allows".to_owned();
     }
-    let is_class = |obstacle: &&Obstacle| {
-        matches!(obstacle, Obstacle::NotLeaked { .. } | Obstacle::NotACookie)
-    };
+    let is_class =
+        |obstacle: &Obstacle| matches!(obstacle, Obstacle::NotLeaked { .. } | Obstacle::NotACookie);
+    let named = because.iter().any(is_class);
     let mut parts = Vec::new();
-    if because.iter().any(|obstacle| is_class(&obstacle)) {
+    if named {
         parts.push(entry.verdict.text.clone());
     }
+    // What is not known to be leaked is not seen to be, either.
+    let said = |obstacle: &&Obstacle| {
+        is_class(obstacle) || (named && matches!(obstacle, Obstacle::Inferred))
+    };
     parts.extend(
         because
             .iter()
-            .filter(|obstacle| !is_class(obstacle))
+            .filter(|obstacle| !said(obstacle))
             .map(ToString::to_string),
     );
     parts.join("; ")
