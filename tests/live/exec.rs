@@ -76,7 +76,7 @@ fn killed() -> Result<()> {
         ])?;
         let text = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(1), "{output:?}");
-        ensure!(text.contains("1 cookies left by this command"), "{text}");
+        ensure!(text.contains("1 cookie left by this command"), "{text}");
         ensure!(
             text.contains("--stop-at after-inc"),
             "its command line is missing: {text}"

@@ -198,7 +198,12 @@ fn print(left: &[Row<'_>], all: bool, out: &mut Out) -> Result<()> {
     if left.is_empty() {
         return Ok(());
     }
-    let what = if all { "semaphore sets" } else { "cookies" };
+    let what = match (all, left.len()) {
+        (true, 1) => "semaphore set",
+        (true, _) => "semaphore sets",
+        (false, 1) => "cookie",
+        (false, _) => "cookies",
+    };
     out.line(&format!(
         "dmtrace: {} {what} left by this command",
         left.len()

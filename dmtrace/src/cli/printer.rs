@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     filter::{Candidate, Filters},
     recorder::Recorder,
-    row::confidence,
+    row::{Row, confidence},
     trace::{Observer, View},
 };
 use crate::{
@@ -30,6 +30,7 @@ pub struct Printer<'a> {
     left: Option<u64>,
     /// Processes whose image was printed already (JSON): later lines refer to it.
     introduced: BTreeSet<ImageId>,
+    findings: usize,
     /// Processes that were printed before their image was known (its message was dropped).
     nameless: BTreeSet<ImageId>,
 }
@@ -60,6 +61,7 @@ impl<'a> Printer<'a> {
             recorder,
             left,
             introduced: BTreeSet::new(),
+            findings: 0,
             nameless: BTreeSet::new(),
         }
     }
@@ -76,6 +78,11 @@ impl<'a> Printer<'a> {
                 .line("TIME          EVENT      COOKIE           SEMID  VAL  PROCESS")?;
         }
         Ok(self.out.flush()?)
+    }
+
+    /// Findings that were told.
+    pub const fn findings(&self) -> usize {
+        self.findings
     }
 
     /// Standard output, for the summary.
@@ -127,9 +134,10 @@ impl<'a> Printer<'a> {
         } else {
             line.sem.semid.to_string()
         };
+        // A completion can be told after the waiter that it has woken: the sum is below 0 meanwhile.
         let value = line
             .value
-            .map_or_else(|| "-".to_owned(), |value| value.to_string());
+            .map_or_else(|| "-".to_owned(), |value| value.max(0).to_string());
         let ns = if line.sem.ns == IpcNs::HOST {
             String::new()
         } else {
@@ -231,6 +239,11 @@ impl Observer for Printer<'_> {
         let semaphore = judged.semaphore;
         let verdict = &judged.verdict;
         let at = crate::host::clock::boot_now();
+        let row = Row::bare(view.ledger, semaphore, judged.set, at);
+        if !self.filters.pass(&row.candidate()) {
+            return Ok(());
+        }
+        self.findings += 1;
         if self.style.json {
             let object = json!({
                 "time": self.clock.rfc3339(at),
