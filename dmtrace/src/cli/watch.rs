@@ -42,7 +42,8 @@ pub fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         if let Some(recorder) = &recorder {
             recorder.end(&ending.facts, &ending.accounting);
         }
-        summarize(&ending, &args.filters, as_json, printer.out())
+        let told = printer.findings();
+        summarize(&ending, &args.filters, told, as_json, printer.out())
     })
 }
 
@@ -54,11 +55,12 @@ pub fn record(args: &Record, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         greet(tracing.session(), as_json, args.duration.is_none());
         let mut quiet = Quiet {
             recorder: recorder.clone(),
+            findings: 0,
         };
         tracing.run(&mut quiet, args.duration, None).await?;
         let ending = tracing.finish(&mut quiet)?;
         recorder.end(&ending.facts, &ending.accounting);
-        let code = summarize(&ending, &Filters::default(), as_json, out)?;
+        let code = summarize(&ending, &Filters::default(), quiet.findings, as_json, out)?;
         if recorder.failed().is_some() {
             return Ok(exit::incomplete());
         }
@@ -88,6 +90,7 @@ fn tap(
 /// Writes, prints nothing; stops when the file can no longer be written.
 struct Quiet {
     recorder: Recorder,
+    findings: usize,
 }
 
 impl Observer for Quiet {
@@ -96,6 +99,7 @@ impl Observer for Quiet {
     }
 
     fn finding(&mut self, _judged: &Judged<'_>, _view: &View<'_>) -> Result<()> {
+        self.findings += 1;
         Ok(())
     }
 
@@ -161,7 +165,15 @@ fn start_record(session: &Session) -> Value {
 }
 
 /// Prints what happened in sum, and chooses the exit code.
-fn summarize(ending: &Ending, filters: &Filters, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+///
+/// `told` is how many findings were told while the trace ran.
+fn summarize(
+    ending: &Ending,
+    filters: &Filters,
+    told: usize,
+    as_json: bool,
+    out: &mut Out,
+) -> Result<ExitCode> {
     let ledger = ending.session.ledger();
     let totals = ledger.totals();
     let wanted = |judged: &Judged<'_>| {
@@ -192,6 +204,7 @@ fn summarize(ending: &Ending, filters: &Filters, as_json: bool, out: &mut Out) -
                 "backend": ending.session.tracer().backend(),
                 "totals": totals,
                 "findings": findings.len(),
+                "findings_told": told,
                 "undecided": open,
                 "accounting": accounting,
                 "exact": accounting.is_exact(),
@@ -216,14 +229,14 @@ fn summarize(ending: &Ending, filters: &Filters, as_json: bool, out: &mut Out) -
                 totals.starved
             ))?;
         }
-        leaks(&findings, open, accounting.is_exact(), out)?;
+        leaks(findings.len(), told, open, accounting.is_exact(), out)?;
         out.line(&format!("accounting: {}", accounting.line()))?;
         for deficit in &accounting.deficits {
             out.line(&format!("  {deficit}"))?;
         }
     }
     out.flush()?;
-    Ok(if !findings.is_empty() {
+    Ok(if !findings.is_empty() || told > 0 {
         exit::findings()
     } else if accounting.is_exact() {
         exit::CLEAN
@@ -232,11 +245,14 @@ fn summarize(ending: &Ending, filters: &Filters, as_json: bool, out: &mut Out) -
     })
 }
 
-fn leaks(findings: &[&Judged<'_>], open: usize, exact: bool, out: &mut Out) -> Result<()> {
-    if !findings.is_empty() {
+fn leaks(findings: usize, told: usize, open: usize, exact: bool, out: &mut Out) -> Result<()> {
+    if findings > 0 {
         out.line(&format!(
-            "{} findings; who and why: dmtrace report; remove: dmtrace clean",
-            findings.len()
+            "{findings} findings; who and why: dmtrace report; remove: dmtrace clean"
+        ))?;
+    } else if told > 0 {
+        out.line(&format!(
+            "no leak now; {told} findings meanwhile, which are gone"
         ))?;
     } else if !exact {
         out.line("no leak seen, but the accounts do not add up: not certain")?;
