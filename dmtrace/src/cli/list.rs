@@ -117,6 +117,13 @@ pub fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     } else {
         print(args, &case, &rows, out)?;
     }
+    let one = args.filters.key.is_some() || args.filters.semid.is_some();
+    if rows.is_empty() && one && !as_json {
+        eprintln!(
+            "dmtrace: no such cookie in the {} IPC namespaces that were read; --all shows other sets",
+            case.snapshot.namespaces.len()
+        );
+    }
     for note in case.notes.iter().filter(|_| !as_json) {
         eprintln!("dmtrace: {note}");
     }

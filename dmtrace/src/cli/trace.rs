@@ -199,6 +199,9 @@ impl Tracing {
             told.tell(changes, ledger);
         });
         told.done()?;
+        for message in self.session.kernel_messages() {
+            eprintln!("dmtrace: kernel side: {message}");
+        }
         self.looks = self.looks.wrapping_add(1);
         let cookies = self.session.ledger().totals().cookies.live > 0 || !self.told.is_empty();
         if !(self.dirty && cookies || self.looks.is_multiple_of(LOOKS_PER_COMPARISON)) {

@@ -10,6 +10,8 @@ mod attach;
 #[cfg(feature = "live")]
 mod counters;
 #[cfg(feature = "live")]
+mod kernel_log;
+#[cfg(feature = "live")]
 mod maps;
 #[cfg(feature = "live")]
 mod shared;

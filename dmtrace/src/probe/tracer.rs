@@ -17,6 +17,7 @@ use super::{
     btf::Btf,
     counters::Counts,
     environment::{BTF_FILE, Environment, Lockdown},
+    kernel_log::KernelLog,
     maps::{MapIds, Maps},
     offsets,
     shared::SharedArray,
@@ -96,7 +97,8 @@ pub struct Tracer {
     ring_bytes: u32,
     proc_tombstones_max: u64,
     /// Keeps the programs that `links` refer to, and the maps, alive.
-    ebpf: Ebpf,
+    _ebpf: Ebpf,
+    log: Option<KernelLog>,
 }
 
 impl Tracer {
@@ -205,7 +207,8 @@ impl Tracer {
             ring: Some(ring),
             ring_bytes,
             proc_tombstones_max,
-            ebpf,
+            log: KernelLog::open(&mut ebpf),
+            _ebpf: ebpf,
         })
     }
 
@@ -249,9 +252,9 @@ impl Tracer {
         self.ids
     }
 
-    /// The loaded object, for aya-log.
-    pub const fn ebpf_mut(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+    /// Diagnostics of the kernel side since the last time, one line each.
+    pub fn kernel_messages(&mut self) -> Vec<String> {
+        self.log.as_mut().map(KernelLog::take).unwrap_or_default()
     }
 
     /// Stops the probes; maps and ring stay readable.

@@ -127,6 +127,11 @@ impl Session {
         &self.tracer
     }
 
+    /// Diagnostics of the kernel side since the last time, one line each.
+    pub fn kernel_messages(&mut self) -> Vec<String> {
+        self.tracer.kernel_messages()
+    }
+
     /// When tracing began.
     pub const fn began(&self) -> BootTime {
         self.began
