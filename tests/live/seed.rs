@@ -18,6 +18,85 @@ pub fn tests() -> Vec<Trial> {
     )]
 }
 
+/// What is there, by semid.
+fn semids() -> Result<Vec<i32>> {
+    let table = std::fs::read_to_string("/proc/sysvipc/sem")?;
+    let rows = table
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().nth(1));
+    rows.map(|semid| Ok(semid.parse()?)).collect()
+}
+
+/// Removes what is proven to be leaked.
+fn clean(ns: u32) -> Result<(u64, i32)> {
+    let ns = ns.to_string();
+    let audit = tempfile::NamedTempFile::new()?;
+    let audit = audit.path().to_str().context("path")?;
+    let options = [
+        "clean",
+        "--apply",
+        "--yes",
+        "--older-than",
+        "0s",
+        "--max",
+        "1000",
+    ];
+    let (result, code) =
+        dmtrace_json(&[&options[..], &["--ipc-ns", &ns, "--audit", audit]].concat())?;
+    let cookies = result["cookies"]
+        .as_array()
+        .with_context(|| result.to_string())?;
+    let removed = cookies
+        .iter()
+        .filter(|cookie| cookie["outcome"] == "removed")
+        .count();
+    Ok((removed as u64, code))
+}
+
+/// The killed ones' cookies go, then the daemon's once it has ended; all others stay.
+fn cleaning(ns: u32, daemon: &mut Running, live: &[&Running]) -> Result<()> {
+    let before = semids()?.len();
+    let (removed, code) = clean(ns)?;
+    ensure!(
+        removed == 10 && code == 0,
+        "{removed} removed, exit code {code}"
+    );
+    ensure!(
+        semids()?.len() == before - 10,
+        "{} sets are left",
+        semids()?.len()
+    );
+    // Creation works again.
+    let victim = ended(&["create"])?;
+    ensure!(
+        semids()?.len() == before - 9,
+        "the victim of before still cannot create"
+    );
+    daemon.kill();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let (removed, code) = clean(ns)?;
+    ensure!(
+        removed == 114 && code == 0,
+        "{removed} removed, exit code {code}"
+    );
+    // Two foreign sets, one that waits, one that is held, and the open transaction.
+    let left = semids()?;
+    ensure!(left.len() == 5, "{left:?}");
+    for actor in live {
+        let pid = actor.pid().to_string();
+        let (list, _) = dmtrace_json(&["list", "--pid", &pid])?;
+        ensure!(
+            list["semaphores"]
+                .as_array()
+                .is_some_and(|sets| sets.len() == 1),
+            "{list}"
+        );
+    }
+    drop(victim);
+    Ok(())
+}
+
 /// Runs an actor to its end, and keeps it for the clean-up.
 fn ended(args: &[&str]) -> Result<Running> {
     let mut actor = actor(args)?;
@@ -134,6 +213,7 @@ fn culprits() -> Result<()> {
             .filter(|set| set["state"] == "foreign")
             .count();
         ensure!(foreign == 2, "{foreign} foreign sets");
+        cleaning(ns, &mut daemon, &[&waiting, &holding])?;
         drop(tracer);
         Ok(())
     })?
