@@ -499,7 +499,8 @@ fn plan_files() -> Result<()> {
         let file = scene.path("plan");
         let (plan, code) = scene.clean(&["--plan", &file])?;
         ensure!(code == 1 && planned(&plan).len() == 7, "{code}: {plan}");
-        ensure!(fs::read_to_string(&file)?.trim() == plan, "another plan");
+        let written: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+        ensure!(written == plan, "another plan: {written}");
         // Made after the plan, and not in it.
         let later = scene.leak("after-setval")?;
         scene.play(&["inc", "--key", &used.text()], "inc")?;

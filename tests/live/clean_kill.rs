@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     NEEDS,
-    clean::{Cookie, Scene, audit_lines, grow_up},
+    clean::{Cookie, Scene, audit_lines, grow_up, planned},
 };
 
 /// Times that it is killed.
@@ -141,7 +141,8 @@ fn interrupted() -> Result<()> {
     Scene::run(true, |scene| {
         let cookies = populate(scene, 60)?;
         let (plan, audit) = (scene.path("plan"), scene.path("audit"));
-        scene.clean(&["--plan", &plan])?;
+        let (object, _) = scene.clean(&["--plan", &plan])?;
+        ensure!(planned(&object).len() == cookies.len(), "{object}");
         let mut child = start(scene, &plan, &audit)?;
         let deadline = Instant::now() + Duration::from_secs(30);
         while cookies.iter().all(|it| it.exists()) {
