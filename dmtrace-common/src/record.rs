@@ -172,6 +172,8 @@ pub const PROC_READY: u32 = 1 << 6;
 pub const PROC_EXIT_DROPPED: u32 = 1 << 7;
 /// The tracer's own process is among its ancestors: `dmtrace exec` started it, or a child of it.
 pub const PROC_DESCENDANT: u32 = 1 << 9;
+/// Its process has replaced it by another image (`execve`).
+pub const PROC_REPLACED: u32 = 1 << 10;
 /// It has ended, owns nothing, and waits for userspace, which was not told everything.
 pub const PROC_TOMBSTONE: u32 = 1 << 8;
 

@@ -12,8 +12,8 @@ use aya_ebpf::{
 use dmtrace_common::{
     CMDLINE_LEN, COMM_LEN, COMPONENT_LEN, Counter, Header, Kind, PATH_LEN, PROC_ANNOUNCED,
     PROC_CGROUP_CUT, PROC_CMDLINE_CUT, PROC_CMDLINE_UNREAD, PROC_DESCENDANT, PROC_EXE_CUT,
-    PROC_EXE_DELETED, PROC_EXIT_DROPPED, PROC_READY, PROC_TOMBSTONE, ProcKey, ProcRecord, SemEvent,
-    control,
+    PROC_EXE_DELETED, PROC_EXIT_DROPPED, PROC_READY, PROC_REPLACED, PROC_TOMBSTONE, ProcKey,
+    ProcRecord, SemEvent, control,
 };
 
 use crate::{
@@ -24,6 +24,8 @@ use crate::{
     read::{Addr, bounded, kernel_bytes, kernel_string, u32_at, u64_at, u64_from, user_some},
 };
 
+/// Images of a process whose end is told: the last one, and those before it.
+const IMAGES: usize = 4;
 /// Path components followed to the root of an executable's path.
 const EXE_DEPTH: usize = 16;
 /// Generations searched for the tracer itself; the first `PARENTS` are kept.
@@ -363,7 +365,16 @@ pub fn exited() {
     if u32_at(u64_at(task, &O_TASK_SIGNAL), &O_SIGNAL_LIVE) != 0 {
         return;
     }
-    let who = current();
+    let mut who = current();
+    // The images before the last `execve` end with the process, too.
+    for _ in 0..IMAGES {
+        image_exited(&who, task);
+        who.key.exec = who.key.exec.wrapping_sub(1);
+    }
+}
+
+#[inline(always)]
+fn image_exited(who: &Current, task: Addr) {
     let Some(pointer) = PROCS.get_ptr_mut(who.key) else {
         return;
     };
@@ -398,11 +409,27 @@ pub fn exited() {
     release(who.key, record);
 }
 
-/// Drops the record of an ended process once nothing needs it: no set of its own is left, and
+/// `sched_process_exec`: the image before it can own sets, and can do nothing more.
+#[inline(always)]
+pub fn replaced() {
+    let mut key = current().key;
+    // begin_new_exec has counted up before the tracepoint fires.
+    key.exec = key.exec.wrapping_sub(1);
+    let Some(pointer) = PROCS.get_ptr_mut(key) else {
+        return;
+    };
+    // SAFETY: a live map value.
+    let record = unsafe { &mut *pointer };
+    record.state |= PROC_REPLACED;
+    release(key, record);
+}
+
+/// Drops the record of an ended or replaced image once nothing needs it: no set of its own is left, and
 /// userspace has been told of it. What userspace has not been told stays, up to a limit.
 #[inline(always)]
 pub fn release(key: ProcKey, record: &mut ProcRecord) {
-    if record.exited == 0 || record.live != 0 || record.state & PROC_TOMBSTONE != 0 {
+    let over = record.exited != 0 || record.state & PROC_REPLACED != 0;
+    if !over || record.live != 0 || record.state & PROC_TOMBSTONE != 0 {
         return;
     }
     let told = record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) == PROC_ANNOUNCED;

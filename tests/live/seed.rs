@@ -11,11 +11,18 @@ use crate::{
 };
 
 pub fn tests() -> Vec<Trial> {
-    vec![test(
-        "seed::culprits_are_named_and_victims_are_not_blamed",
-        NEEDS,
-        culprits,
-    )]
+    vec![
+        test(
+            "seed::culprits_are_named_and_victims_are_not_blamed",
+            NEEDS,
+            culprits,
+        ),
+        test(
+            "seed::an_owner_that_became_another_program_is_still_named",
+            NEEDS,
+            replaced,
+        ),
+    ]
 }
 
 /// What is there, by semid.
@@ -215,6 +222,28 @@ fn culprits() -> Result<()> {
         ensure!(foreign == 2, "{foreign} foreign sets");
         cleaning(ns, &mut daemon, &[&waiting, &holding])?;
         drop(tracer);
+        Ok(())
+    })?
+}
+
+/// A process makes a cookie, becomes `sleep`, and ends.
+fn replaced() -> Result<()> {
+    in_private_ns(|| {
+        let ns = ns_of("thread-self")?;
+        let mut tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
+        let actor = ended(&["exec-chain", "--seconds", "1"])?;
+        let patience = std::time::Duration::from_secs(20);
+        let finding = tracer.until(|object| object["type"] == "finding", patience)?;
+        ensure!(finding["culprit"]["id"]["tgid"] == actor.pid(), "{finding}");
+        ensure!(finding["confidence"] == "observed", "{finding}");
+        let said = tracer.stop()?;
+        let command = said.command_lines().remove(&u64::from(actor.pid()));
+        ensure!(
+            command
+                .as_deref()
+                .is_some_and(|command| command.contains("exec-chain")),
+            "{command:?} instead of the program that made the cookie"
+        );
         Ok(())
     })?
 }

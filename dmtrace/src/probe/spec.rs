@@ -130,14 +130,17 @@ const CREATE: &str = "creation of semaphores, and creations that failed";
 const DESTROY: &str = "removal of semaphores, also with their namespace";
 const OPERATE: &str = "semop on cookies: +1, -1, waits";
 const SETVAL: &str = "SETVAL on cookies";
-const EXIT: &str = "end of processes";
+const EXIT: &str = "end of processes, and execve";
 const LOOKUP: &str = "look-ups of cookies that are not there";
 
 const END_OF_PROCESS: Subject = Subject {
     name: "exit",
     provides: EXIT,
     weight: Required,
-    ways: &[&[at("exit_e", Hook::RawTracepoint("sched_process_exit"))]],
+    ways: &[&[
+        at("exit_e", Hook::RawTracepoint("sched_process_exit")),
+        at("exec_e", Hook::RawTracepoint("sched_process_exec")),
+    ]],
 };
 
 const TRAMPOLINE: &[Subject] = &[

@@ -95,7 +95,7 @@ pub struct Tracer {
     control: SharedArray,
     ring: Option<RingBuf<MapData>>,
     ring_bytes: u32,
-    proc_tombstones_max: u64,
+    max_procs: u32,
     /// Keeps the programs that `links` refer to, and the maps, alive.
     _ebpf: Ebpf,
     log: Option<KernelLog>,
@@ -138,7 +138,7 @@ impl Tracer {
         let own = std::process::id();
         // Userspace collects tombstones well before half of the map is taken by them.
         let tombstones = u64::from(options.max_sems / 4);
-        let proc_tombstones = u64::from(options.max_procs / 4);
+        let proc_tombstones = u64::from(proc_tombstones(options.max_procs));
         let aya_btf = AyaBtf::from_sys_fs().ok();
         let mut loader = EbpfLoader::new();
         loader
@@ -170,7 +170,7 @@ impl Tracer {
             links,
             offsets,
             ring_bytes,
-            proc_tombstones,
+            options.max_procs,
         )
         .map_err(|error| StartError::Other(format!("{error:#}")))
     }
@@ -182,7 +182,7 @@ impl Tracer {
         links: Links,
         offsets: &offsets::Offsets,
         ring_bytes: u32,
-        proc_tombstones_max: u64,
+        max_procs: u32,
     ) -> Result<Self> {
         let mut take = |name: &str| {
             ebpf.take_map(name)
@@ -206,7 +206,7 @@ impl Tracer {
             control,
             ring: Some(ring),
             ring_bytes,
-            proc_tombstones_max,
+            max_procs,
             log: KernelLog::open(&mut ebpf),
             _ebpf: ebpf,
         })
@@ -325,7 +325,18 @@ impl Tracer {
 
     /// Whether records of ended processes take more than half of the room that they have.
     pub fn proc_tombstones_crowded(&self) -> bool {
-        self.control.get64(control::PROC_TOMBSTONES) > self.proc_tombstones_max / 2
+        self.control.get64(control::PROC_TOMBSTONES)
+            > u64::from(proc_tombstones(self.max_procs)) / 2
+    }
+
+    /// Processes that can be kept at the same time.
+    pub const fn max_procs(&self) -> u32 {
+        self.max_procs
+    }
+
+    /// Removes the record of a process whose end the kernel side could not connect with it.
+    pub fn forget_process(&mut self, key: dmtrace_common::ProcKey) {
+        self.maps.remove_proc(key);
     }
 
     /// Records of removed sets that wait to be taken in.
@@ -359,6 +370,11 @@ fn choose(
         }
     }
     Err(StartError::NoBackend(reasons.join("; ")))
+}
+
+/// How many records of ended processes may wait for userspace.
+const fn proc_tombstones(max_procs: u32) -> u32 {
+    max_procs / 4
 }
 
 /// A power of two, at least one page: what `BPF_MAP_TYPE_RINGBUF` takes.

@@ -16,7 +16,7 @@ use crate::{
     event::decode,
     facts::{HostFacts, Snapshot},
     host::{self, Scope},
-    ids::BootTime,
+    ids::{BootTime, ProcId},
     ledger::{Change, DriftKind, Ledger, Reconciliation},
     probe::{Backend, Counts, Options, StartError, Tracer},
     verdict::{BlindSpot, Completeness},
@@ -50,6 +50,9 @@ pub type Tap = Box<dyn FnMut(Tapped<'_>)>;
 /// Gets the changes of the books as they are made: a process that has ended is forgotten soon.
 pub type Sink<'a> = &'a mut dyn FnMut(&[Change], &Ledger);
 
+/// A record of a process younger than this is not searched for in the process list, nanoseconds.
+const REAP_AFTER: u64 = 10_000_000_000;
+
 /// A running trace.
 pub struct Session {
     tracer: Tracer,
@@ -61,6 +64,8 @@ pub struct Session {
     dropped_seen: u64,
     /// Records of ended processes that are left in the map on purpose.
     victims_kept: u64,
+    /// Processes seen when the process map was last searched for dead ones.
+    procs_reaped_at: u64,
     began: BootTime,
     /// Sets that were there before.
     preexisting: u64,
@@ -105,6 +110,7 @@ impl Session {
             received: Received::default(),
             dropped_seen: 0,
             victims_kept: 0,
+            procs_reaped_at: 0,
             began,
             preexisting: 0,
             drift: 0,
@@ -275,9 +281,37 @@ impl Session {
             self.tracer.seed(&snapshot);
         }
         sink(&report.changes, &self.ledger);
+        self.reap_processes();
         self.drift += report.drift();
         self.last = Some(report);
         snapshot
+    }
+
+    /// Removes records of processes that are gone and own nothing, and that the kernel side cannot
+    /// remove: the end of a process finds the record of its last image only, not of those before
+    /// `execve`. Done when so many processes came that it may matter.
+    fn reap_processes(&mut self) {
+        let seen = self.tracer.counts().of(Kind::Proc).seen;
+        if seen - self.procs_reaped_at < u64::from(self.tracer.max_procs() / 4) {
+            return;
+        }
+        let list = host::processes::list(&self.scope.roots);
+        if list.incomplete.is_some() {
+            return;
+        }
+        self.procs_reaped_at = seen;
+        let horizon = host::clock::boot_now().0.saturating_sub(REAP_AFTER);
+        for (key, record) in self.tracer.maps().procs() {
+            let id = ProcId::from(key);
+            let alive = list
+                .processes
+                .get(&id.tgid)
+                .is_some_and(|process| process.live.start_ticks == id.start_ticks());
+            let idle = record.live == 0 && record.exited == 0 && record.header.ts < horizon;
+            if idle && !alive {
+                self.tracer.forget_process(key);
+            }
+        }
     }
 
     fn compare(&mut self, snapshot: &Snapshot) -> Reconciliation {

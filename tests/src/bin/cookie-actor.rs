@@ -31,6 +31,7 @@ prints one JSON line for each step: step, pid, key, semid, errno
   churn --tag X [--procs M] [--jobs J] [--sets N] [--keyed] [--leave]
         M short processes `cookie-actor churn-child --tag X-i`, each creates and removes N sets;
         with --leave the last set of each is a cookie that stays
+  exec-chain [--seconds N]   make a cookie, then become `sleep N`
   odd-thread                 a thread alone in a new namespace makes a cookie, the process stays
   hold-file --path P         keep a file open, such as /proc/PID/ns/ipc
 --hold keeps the process alive at the end";
@@ -181,6 +182,7 @@ fn play(verb: &str, actor: Actor, args: &mut Args) -> anyhow::Result<Option<File
         }
         "churn" => churn(args)?,
         "churn-child" => churn_child(actor, args)?,
+        "exec-chain" => exec_chain(actor, args)?,
         "hold-file" => {
             let path = args.text("--path")?.context("--path: missing")?;
             args.end()?;
@@ -319,6 +321,14 @@ fn churn(args: &mut Args) -> anyhow::Result<()> {
 
 fn finished(child: Option<std::process::Child>) -> io::Result<bool> {
     child.map_or(Ok(true), |mut child| Ok(child.wait()?.success()))
+}
+
+/// Makes a cookie and replaces itself by a program that knows nothing of it.
+fn exec_chain(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
+    let seconds: u32 = args.number("--seconds", 1)?;
+    args.end()?;
+    actor.create()?;
+    Err(Command::new("sleep").arg(seconds.to_string()).exec()).context("sleep")
 }
 
 fn churn_child(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
