@@ -180,12 +180,7 @@ pub fn outcome(result: &Value, cookie: Cookie) -> Option<&str> {
 fn proven() -> Result<()> {
     Scene::run(true, |scene| {
         let mut leaked = Vec::new();
-        for step in [
-            "after-semget",
-            "after-setval",
-            "after-complete",
-            "after-wait",
-        ] {
+        for step in ["after-semget", "after-setval", "after-complete"] {
             leaked.push(scene.leak(step)?);
         }
         let hold = |step| ["cycle", "--stop-at", step, "--how", "hold"];
@@ -333,7 +328,7 @@ fn unproven() -> Result<()> {
 
 fn exhausted() -> Result<()> {
     Scene::run(true, |scene| {
-        let cookies = [scene.leak("after-setval")?, scene.leak("after-wait")?];
+        let cookies = [scene.leak("after-setval")?, scene.leak("after-setval")?];
         let _limit = KernelSem::set_semmni(2)?;
         let mut victim = actor(&["victim"])?;
         let errno = victim.until("victim")?.number("errno")?;
@@ -492,7 +487,7 @@ fn plan_files() -> Result<()> {
             scene.leak("after-complete")?,
             scene.leak("after-setval")?,
             scene.leak("after-setval")?,
-            scene.leak("after-wait")?,
+            scene.leak("after-setval")?,
             scene.leak("after-complete")?,
         ];
         grow_up();

@@ -44,7 +44,7 @@ fn start(scene: &Scene, plan: &str, audit: &str) -> Result<Child> {
 fn populate(scene: &mut Scene, count: usize) -> Result<Vec<Cookie>> {
     let mut cookies = Vec::new();
     for _ in 0..count {
-        cookies.push(scene.leak("after-wait")?);
+        cookies.push(scene.leak("after-setval")?);
     }
     grow_up();
     Ok(cookies)
