@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     NEEDS,
-    clean::{Cookie, Scene, audit_lines, grow_up, planned},
+    clean_scene::{Cookie, Scene, audit_lines, grow_up, planned},
 };
 
 /// Times that it is killed.

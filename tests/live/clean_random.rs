@@ -15,7 +15,7 @@ use libtest_mimic::Trial;
 
 use crate::{
     NEEDS,
-    clean::{Cookie, Scene, grow_up, outcome, planned},
+    clean_scene::{Cookie, Scene, grow_up, outcome, planned},
 };
 
 /// Rounds, unless `DMTRACE_RANDOM_ROUNDS` says otherwise.
