@@ -3,26 +3,21 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Stdio},
-    thread,
-    time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
-use dmtrace_tests::{
-    harness::{KernelSem, Line, Need, Running, actor, dmtrace_bin, in_private_ns, ns_of, test},
-    sysv,
-};
+use anyhow::{Context as _, Result, ensure};
+use dmtrace_tests::harness::{KernelSem, Need, actor, dmtrace_bin, test};
 use libtest_mimic::Trial;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::{
     NEEDS,
-    tracer::{Tracer, dmtrace, dmtrace_json},
+    clean_scene::{Cookie, Scene, audit_lines, grow_up, outcome, planned},
+    tracer::{dmtrace, dmtrace_json},
 };
 
 /// A terminal to ask on.
@@ -37,155 +32,14 @@ pub fn tests() -> Vec<Trial> {
         test("clean::no_audit_no_removal", NEEDS, no_audit),
         test("clean::a_full_disk_ends_the_work", NEEDS, full_disk),
         test("clean::asks_on_a_terminal", TERMINAL, terminal),
-        test("clean::plans_in_files", NEEDS, plan_files),
-        test("clean::forged_plans_destroy_nothing", NEEDS, forged),
-        test("clean::abandoned_by_a_living_owner", NEEDS, abandoned),
         test("clean::usage_and_privilege", NEEDS, usage),
     ]
-}
-
-/// A private IPC namespace with a trace over it, and a directory for files.
-pub struct Scene {
-    /// Its number, as text.
-    pub ns: String,
-    /// For plans and audit records.
-    pub dir: TempDir,
-    /// What keeps its cookies, and removes them at the end.
-    pub cast: Vec<Running>,
-    _tracer: Option<Tracer>,
-}
-
-impl Scene {
-    /// Runs `body` in one.
-    pub fn run(traced: bool, body: impl FnOnce(&mut Self) -> Result<()> + Send) -> Result<()> {
-        in_private_ns(|| {
-            let mut scene = Self {
-                ns: ns_of("thread-self")?.to_string(),
-                dir: tempfile::tempdir()?,
-                cast: Vec::new(),
-                _tracer: traced.then(|| Tracer::start(&[])).transpose()?,
-            };
-            body(&mut scene)
-        })?
-    }
-
-    /// Plays, and returns what was made.
-    pub fn play(&mut self, args: &[&str], until: &str) -> Result<Cookie> {
-        let mut running = actor(args)?;
-        let line = running.until(until)?;
-        if !args.contains(&"hold") && !args.contains(&"--hold") {
-            running.finish()?;
-        }
-        self.cast.push(running);
-        Cookie::of(&line)
-    }
-
-    /// A cookie whose owner has ended at this step.
-    pub fn leak(&mut self, step: &str) -> Result<Cookie> {
-        let args = ["cycle", "--stop-at", step, "--how", "kill"];
-        self.play(&args, "created")
-    }
-
-    /// Path of a file in the directory.
-    pub fn path(&self, name: &str) -> String {
-        self.dir.path().join(name).display().to_string()
-    }
-
-    /// Arguments for this namespace only, with an audit record of its own.
-    pub fn args<'a>(&'a self, audit: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-        let mut args = vec!["clean", "--audit", audit];
-        args.extend(more);
-        if !(more.contains(&"--plan") && more.contains(&"--apply")) {
-            args.extend(["--older-than", "0s", "--ipc-ns", &self.ns]);
-        }
-        args
-    }
-
-    /// Runs `clean --json` here.
-    pub fn clean(&self, more: &[&str]) -> Result<(Value, i32)> {
-        let audit = self.path("audit");
-        dmtrace_json(&self.args(&audit, more))
-    }
-
-    /// Lines of the audit record.
-    pub fn audit(&self) -> Result<Vec<Value>> {
-        audit_lines(&fs::read_to_string(self.path("audit"))?)
-    }
-}
-
-/// The readable lines; only the last may be torn.
-pub fn audit_lines(text: &str) -> Result<Vec<Value>> {
-    let mut lines = Vec::new();
-    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-    for line in whole.lines() {
-        lines.push(serde_json::from_str(line).with_context(|| line.to_owned())?);
-    }
-    Ok(lines)
-}
-
-/// A set.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Cookie {
-    /// Its key.
-    pub key: u32,
-    /// Its semid.
-    pub semid: i32,
-}
-
-impl Cookie {
-    /// The set of a line of an actor.
-    pub fn of(line: &Line) -> Result<Self> {
-        Ok(Self {
-            key: line.key()?,
-            semid: line.semid()?,
-        })
-    }
-
-    /// Whether it is there.
-    pub fn exists(self) -> bool {
-        sysv::key(self.semid).is_ok_and(|key| key == self.key)
-    }
-
-    /// Its key, as arguments and output write it.
-    pub fn text(self) -> String {
-        format!("{:#010x}", self.key)
-    }
-}
-
-/// Long enough to be no longer too young to tell.
-pub fn grow_up() {
-    thread::sleep(Duration::from_millis(1500));
-}
-
-/// semids that a plan removes.
-pub fn planned(plan: &Value) -> BTreeSet<i64> {
-    let entries = plan["plan"]["entries"].as_array();
-    entries
-        .into_iter()
-        .flatten()
-        .filter(|entry| entry["action"]["action"] == "destroy")
-        .filter_map(|entry| entry["semid"].as_i64())
-        .collect()
-}
-
-/// Outcome of one set.
-pub fn outcome(result: &Value, cookie: Cookie) -> Option<&str> {
-    result["cookies"]
-        .as_array()?
-        .iter()
-        .find(|entry| entry["semid"] == cookie.semid)?["outcome"]
-        .as_str()
 }
 
 fn proven() -> Result<()> {
     Scene::run(true, |scene| {
         let mut leaked = Vec::new();
-        for step in [
-            "after-semget",
-            "after-setval",
-            "after-complete",
-            "after-wait",
-        ] {
+        for step in ["after-semget", "after-setval", "after-complete"] {
             leaked.push(scene.leak(step)?);
         }
         let hold = |step| ["cycle", "--stop-at", step, "--how", "hold"];
@@ -333,7 +187,7 @@ fn unproven() -> Result<()> {
 
 fn exhausted() -> Result<()> {
     Scene::run(true, |scene| {
-        let cookies = [scene.leak("after-setval")?, scene.leak("after-wait")?];
+        let cookies = [scene.leak("after-setval")?, scene.leak("after-setval")?];
         let _limit = KernelSem::set_semmni(2)?;
         let mut victim = actor(&["victim"])?;
         let errno = victim.until("victim")?.number("errno")?;
@@ -480,166 +334,6 @@ fn terminal() -> Result<()> {
             ensure!(output.status.code() == Some(code), "{answer:?}: {text}");
             ensure!(cookie.exists() == exists, "{answer:?}: {text}");
         }
-        Ok(())
-    })
-}
-
-fn plan_files() -> Result<()> {
-    Scene::run(true, |scene| {
-        let [used, waited, again, reset, carried, gone, plain] = [
-            scene.leak("after-setval")?,
-            scene.leak("after-setval")?,
-            scene.leak("after-complete")?,
-            scene.leak("after-setval")?,
-            scene.leak("after-setval")?,
-            scene.leak("after-wait")?,
-            scene.leak("after-complete")?,
-        ];
-        grow_up();
-        let file = scene.path("plan");
-        let (plan, code) = scene.clean(&["--plan", &file])?;
-        ensure!(code == 1 && planned(&plan).len() == 7, "{code}: {plan}");
-        let written: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
-        ensure!(written == plan, "another plan: {written}");
-        // Made after the plan, and not in it.
-        let later = scene.leak("after-setval")?;
-        scene.play(&["inc", "--key", &used.text()], "inc")?;
-        actor(&["inc", "--key", &waited.text()])?.finish()?;
-        let mut waiter = actor(&["release", "--key", &waited.text()])?;
-        waiter.until("waiting")?;
-        sysv::remove(again.semid)?;
-        let again_now = Cookie {
-            key: again.key,
-            semid: sysv::get(again.key, 1, 0o600 | libc::IPC_CREAT)?,
-        };
-        sysv::set_value(reset.semid, 1)?;
-        sysv::remove(gone.semid)?;
-        let mut carrier = Command::new("sleep")
-            .arg("1000")
-            .env("DM_UDEV_COOKIE", carried.key.to_string())
-            .spawn()?;
-        let done = scene.clean(&["--apply", "--yes", "--plan", &file]);
-        let _ended = carrier.kill();
-        let _reaped = carrier.wait();
-        let (result, code) = done?;
-        ensure!(code == 5, "{code}: {result}");
-        for (cookie, expected) in [
-            (used, "moved"),
-            (waited, "moved"),
-            (again, "gone"),
-            (reset, "moved"),
-            (carried, "moved"),
-            (gone, "gone"),
-            (plain, "removed"),
-        ] {
-            ensure!(
-                outcome(&result, cookie) == Some(expected),
-                "{cookie:?}: {result}"
-            );
-        }
-        for cookie in [used, waited, again_now, reset, carried, later] {
-            ensure!(cookie.exists(), "{cookie:?} is gone: {result}");
-        }
-        ensure!(!plain.exists(), "{result}");
-        waiter.kill();
-        for cookie in [reset, again_now, carried] {
-            let _gone = sysv::remove(cookie.semid);
-        }
-        Ok(())
-    })
-}
-
-fn forged() -> Result<()> {
-    Scene::run(true, |scene| {
-        let live = scene.play(
-            &["cycle", "--stop-at", "in-wait", "--how", "hold"],
-            "waiting",
-        )?;
-        let foreign = scene.play(&["foreign", "--mode", "0640"], "created")?;
-        let leaked = scene.leak("after-setval")?;
-        grow_up();
-        let file = scene.path("plan");
-        let (plan, _) = scene.clean(&["--plan", &file])?;
-        let apply = |plan: &Value| -> Result<(String, i32)> {
-            let forged = scene.path("forged");
-            fs::write(&forged, plan.to_string())?;
-            fs::set_permissions(&forged, fs::Permissions::from_mode(0o600))?;
-            let audit = scene.path("audit");
-            let output = dmtrace(&scene.args(&audit, &["--apply", "--yes", "--plan", &forged]))?;
-            let text = [output.stdout, output.stderr].concat();
-            Ok((String::from_utf8(text)?, output.status.code().unwrap_or(-1)))
-        };
-        let mut boot = plan.clone();
-        boot["boot_id"] = "00000000-0000-0000-0000-000000000000".into();
-        let mut version = plan.clone();
-        version["plan"]["version"] = 99.into();
-        let mut kind = plan.clone();
-        kind["type"] = "list".into();
-        for other in [&boot, &version, &kind, &Value::Null] {
-            let (text, code) = apply(other)?;
-            ensure!(code == 3 && text.lines().count() == 1, "{code}: {text}");
-        }
-        let mut destroy = plan;
-        for entry in destroy["plan"]["entries"]
-            .as_array_mut()
-            .context("no entries")?
-        {
-            entry["action"] = serde_json::json!({"action": "destroy"});
-            // As if nobody had waited.
-            entry["identity"]["state"]["zcnt"] = 0.into();
-        }
-        let (text, code) = apply(&destroy)?;
-        ensure!(code == 5, "{code}: {text}");
-        ensure!(
-            live.exists() && foreign.exists() && !leaked.exists(),
-            "{text}"
-        );
-        Ok(())
-    })
-}
-
-/// That a process went on is in the events, not in the maps of the trace.
-fn abandoned() -> Result<()> {
-    Scene::run(false, |scene| {
-        let file = scene.path("trace");
-        let mut recorder = Command::new(dmtrace_bin()?)
-            .args(["record", &file, "--ring", "65536"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let stderr = recorder.stderr.take().context("no standard error")?;
-        let mut lines = BufReader::new(stderr).lines();
-        // It says so when it is attached.
-        lines.next().context("dmtrace record says nothing")??;
-        let mut owner = actor(&["eintr", "--then-cycle", "--hold"])?;
-        let left = Cookie::of(&owner.until("abandoned")?)?;
-        owner.until("destroyed")?;
-        let open = scene.play(
-            &["cycle", "--stop-at", "after-inc", "--how", "hold"],
-            "armed",
-        )?;
-        grow_up();
-        let pid = i32::try_from(recorder.id())?;
-        // SAFETY: two numbers; the child is not reaped yet, so the number is its.
-        ensure!(unsafe { libc::kill(pid, libc::SIGINT) } == 0);
-        for line in lines {
-            line?;
-        }
-        recorder.wait()?;
-        let trace = ["--trace", &file, "--no-trace"];
-        let clean = |more: &[&str]| scene.clean(&[&trace[..], more].concat());
-        let (plan, code) = clean(&[])?;
-        ensure!(code == 0 && planned(&plan).is_empty(), "{code}: {plan}");
-        let (plan, code) = clean(&["--abandoned"])?;
-        ensure!(
-            code == 1 && planned(&plan) == [left.semid.into()].into(),
-            "{code}: {plan}"
-        );
-        let (result, code) = clean(&["--abandoned", "--apply", "--yes"])?;
-        ensure!(code == 0 && !left.exists(), "{code}: {result}");
-        ensure!(open.exists(), "{open:?} is gone");
-        owner.kill();
         Ok(())
     })
 }

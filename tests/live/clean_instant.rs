@@ -24,7 +24,7 @@ use dmtrace_tests::{
 };
 use libtest_mimic::Trial;
 
-use crate::{NEEDS, clean::Scene};
+use crate::{NEEDS, clean_scene::Scene};
 
 pub fn tests() -> Vec<Trial> {
     vec![

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     NEEDS,
-    clean::{Cookie, Scene, audit_lines, grow_up, planned},
+    clean_scene::{Cookie, Scene, audit_lines, grow_up, planned},
 };
 
 /// Times that it is killed.
@@ -44,7 +44,7 @@ fn start(scene: &Scene, plan: &str, audit: &str) -> Result<Child> {
 fn populate(scene: &mut Scene, count: usize) -> Result<Vec<Cookie>> {
     let mut cookies = Vec::new();
     for _ in 0..count {
-        cookies.push(scene.leak("after-wait")?);
+        cookies.push(scene.leak("after-setval")?);
     }
     grow_up();
     Ok(cookies)

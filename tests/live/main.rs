@@ -4,7 +4,9 @@ mod accounting;
 mod clean;
 mod clean_instant;
 mod clean_kill;
+mod clean_plans;
 mod clean_random;
+mod clean_scene;
 mod doctor;
 mod endings;
 mod exec;
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
     tests.extend(clean::tests());
     tests.extend(clean_instant::tests());
     tests.extend(clean_kill::tests());
+    tests.extend(clean_plans::tests());
     tests.extend(clean_random::tests());
     tests.extend(doctor::tests());
     tests.extend(endings::tests());

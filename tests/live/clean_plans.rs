@@ -1,0 +1,190 @@
+//! Plans in files: carried out as they are, or refused.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use dmtrace_tests::{
+    harness::{actor, dmtrace_bin, test},
+    sysv,
+};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::{
+    NEEDS,
+    clean_scene::{Cookie, Scene, grow_up, outcome, planned},
+    tracer::dmtrace,
+};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("clean::plans_in_files", NEEDS, plan_files),
+        test("clean::forged_plans_destroy_nothing", NEEDS, forged),
+        test("clean::abandoned_by_a_living_owner", NEEDS, abandoned),
+    ]
+}
+
+fn plan_files() -> Result<()> {
+    Scene::run(true, |scene| {
+        let [used, waited, again, reset, carried, gone, plain] = [
+            scene.leak("after-setval")?,
+            scene.leak("after-setval")?,
+            scene.leak("after-complete")?,
+            scene.leak("after-setval")?,
+            scene.leak("after-setval")?,
+            scene.leak("after-setval")?,
+            scene.leak("after-complete")?,
+        ];
+        grow_up();
+        let file = scene.path("plan");
+        let (plan, code) = scene.clean(&["--plan", &file])?;
+        ensure!(code == 1 && planned(&plan).len() == 7, "{code}: {plan}");
+        let written: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+        ensure!(written == plan, "another plan: {written}");
+        // Made after the plan, and not in it.
+        let later = scene.leak("after-setval")?;
+        scene.play(&["inc", "--key", &used.text()], "inc")?;
+        actor(&["inc", "--key", &waited.text()])?.finish()?;
+        let mut waiter = actor(&["release", "--key", &waited.text()])?;
+        waiter.until("waiting")?;
+        sysv::remove(again.semid)?;
+        let again_now = Cookie {
+            key: again.key,
+            semid: sysv::get(again.key, 1, 0o600 | libc::IPC_CREAT)?,
+        };
+        sysv::set_value(reset.semid, 1)?;
+        sysv::remove(gone.semid)?;
+        let mut carrier = Command::new("sleep")
+            .arg("1000")
+            .env("DM_UDEV_COOKIE", carried.key.to_string())
+            .spawn()?;
+        let done = scene.clean(&["--apply", "--yes", "--plan", &file]);
+        let _ended = carrier.kill();
+        let _reaped = carrier.wait();
+        let (result, code) = done?;
+        ensure!(code == 5, "{code}: {result}");
+        for (cookie, expected) in [
+            (used, "moved"),
+            (waited, "moved"),
+            (again, "gone"),
+            (reset, "moved"),
+            (carried, "moved"),
+            (gone, "gone"),
+            (plain, "removed"),
+        ] {
+            ensure!(
+                outcome(&result, cookie) == Some(expected),
+                "{cookie:?}: {result}"
+            );
+        }
+        for cookie in [used, waited, again_now, reset, carried, later] {
+            ensure!(cookie.exists(), "{cookie:?} is gone: {result}");
+        }
+        ensure!(!plain.exists(), "{result}");
+        waiter.kill();
+        for cookie in [reset, again_now, carried] {
+            let _gone = sysv::remove(cookie.semid);
+        }
+        Ok(())
+    })
+}
+
+fn forged() -> Result<()> {
+    Scene::run(true, |scene| {
+        let live = scene.play(
+            &["cycle", "--stop-at", "in-wait", "--how", "hold"],
+            "waiting",
+        )?;
+        let foreign = scene.play(&["foreign", "--mode", "0640"], "created")?;
+        let leaked = scene.leak("after-setval")?;
+        grow_up();
+        let file = scene.path("plan");
+        let (plan, _) = scene.clean(&["--plan", &file])?;
+        let apply = |plan: &Value| -> Result<(String, i32)> {
+            let forged = scene.path("forged");
+            fs::write(&forged, plan.to_string())?;
+            fs::set_permissions(&forged, fs::Permissions::from_mode(0o600))?;
+            let audit = scene.path("audit");
+            let output = dmtrace(&scene.args(&audit, &["--apply", "--yes", "--plan", &forged]))?;
+            let text = [output.stdout, output.stderr].concat();
+            Ok((String::from_utf8(text)?, output.status.code().unwrap_or(-1)))
+        };
+        let mut boot = plan.clone();
+        boot["boot_id"] = "00000000-0000-0000-0000-000000000000".into();
+        let mut version = plan.clone();
+        version["plan"]["version"] = 99.into();
+        let mut kind = plan.clone();
+        kind["type"] = "list".into();
+        for other in [&boot, &version, &kind, &Value::Null] {
+            let (text, code) = apply(other)?;
+            ensure!(code == 3 && text.lines().count() == 1, "{code}: {text}");
+        }
+        let mut destroy = plan;
+        for entry in destroy["plan"]["entries"]
+            .as_array_mut()
+            .context("no entries")?
+        {
+            entry["action"] = serde_json::json!({"action": "destroy"});
+            // As if nobody had waited.
+            entry["identity"]["state"]["zcnt"] = 0.into();
+        }
+        let (text, code) = apply(&destroy)?;
+        ensure!(code == 5, "{code}: {text}");
+        ensure!(
+            live.exists() && foreign.exists() && !leaked.exists(),
+            "{text}"
+        );
+        Ok(())
+    })
+}
+
+/// That a process went on is in the events, not in the maps of the trace.
+fn abandoned() -> Result<()> {
+    Scene::run(false, |scene| {
+        let file = scene.path("trace");
+        let mut recorder = Command::new(dmtrace_bin()?)
+            .args(["record", &file, "--ring", "65536"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let stderr = recorder.stderr.take().context("no standard error")?;
+        let mut lines = BufReader::new(stderr).lines();
+        // It says so when it is attached.
+        lines.next().context("dmtrace record says nothing")??;
+        let mut owner = actor(&["eintr", "--then-cycle", "--hold"])?;
+        let left = Cookie::of(&owner.until("abandoned")?)?;
+        owner.until("destroyed")?;
+        let open = scene.play(
+            &["cycle", "--stop-at", "after-inc", "--how", "hold"],
+            "armed",
+        )?;
+        grow_up();
+        let pid = i32::try_from(recorder.id())?;
+        // SAFETY: two numbers; the child is not reaped yet, so the number is its.
+        ensure!(unsafe { libc::kill(pid, libc::SIGINT) } == 0);
+        for line in lines {
+            line?;
+        }
+        recorder.wait()?;
+        let trace = ["--trace", &file, "--no-trace"];
+        let clean = |more: &[&str]| scene.clean(&[&trace[..], more].concat());
+        let (plan, code) = clean(&[])?;
+        ensure!(code == 0 && planned(&plan).is_empty(), "{code}: {plan}");
+        let (plan, code) = clean(&["--abandoned"])?;
+        ensure!(
+            code == 1 && planned(&plan) == [left.semid.into()].into(),
+            "{code}: {plan}"
+        );
+        let (result, code) = clean(&["--abandoned", "--apply", "--yes"])?;
+        ensure!(code == 0 && !left.exists(), "{code}: {result}");
+        ensure!(open.exists(), "{open:?} is gone");
+        owner.kill();
+        Ok(())
+    })
+}
