@@ -15,7 +15,7 @@ use crate::{
     ids::BootTime,
     ledger::Ledger,
     probe::Backend,
-    verdict::{self, BlindSpot, Completeness, Context, Judged, Thresholds},
+    verdict::{self, Completeness, Context, Judged, Thresholds},
 };
 
 /// The material for judgements.
@@ -45,16 +45,7 @@ impl Case {
     /// The given recording cannot be read, or is of another boot.
     pub fn of_host(recording: Option<&Path>, join: bool) -> Result<Self> {
         let scope = Scope::default();
-        let mut case = Self {
-            ledger: Ledger::new(),
-            snapshot: Snapshot::default(),
-            facts: HostFacts::default(),
-            completeness: Completeness::default(),
-            since: None,
-            notes: Vec::new(),
-            incomplete: false,
-            inexact: false,
-        };
+        let mut case = Self::empty();
         if let Some(path) = recording {
             let start = case.replay(path)?;
             if start.boot_id.is_some() && start.boot_id != host::clock::boot_id(&scope.roots) {
@@ -90,7 +81,13 @@ impl Case {
     /// # Errors
     /// It cannot be read.
     pub fn of_recording(path: &Path) -> Result<(Self, Start)> {
-        let mut case = Self {
+        let mut case = Self::empty();
+        let start = case.replay(path)?;
+        Ok((case, start))
+    }
+
+    fn empty() -> Self {
+        Self {
             ledger: Ledger::new(),
             snapshot: Snapshot::default(),
             facts: HostFacts::default(),
@@ -99,9 +96,7 @@ impl Case {
             notes: Vec::new(),
             incomplete: false,
             inexact: false,
-        };
-        let start = case.replay(path)?;
-        Ok((case, start))
+        }
     }
 
     /// Everything with a cookie's key, judged.
@@ -115,14 +110,8 @@ impl Case {
     }
 
     fn blind(&mut self, backend: Option<Backend>) {
-        let spots = match backend {
-            Some(Backend::Trampoline) => Vec::new(),
-            Some(Backend::Kprobe) => vec![BlindSpot::Results],
-            Some(Backend::Tracepoint) | None => {
-                vec![BlindSpot::Compat, BlindSpot::NamespaceTeardown]
-            }
-        };
-        for spot in spots {
+        let spots = backend.map_or(Backend::Tracepoint.hides(), Backend::hides);
+        for &spot in spots {
             if !self.completeness.blind.contains(&spot) {
                 self.completeness.blind.push(spot);
             }

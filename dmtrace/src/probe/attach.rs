@@ -180,8 +180,13 @@ fn explain(error: &ProgramError) -> String {
             None => format!("the kernel refuses to load it ({io_error})"),
         };
     }
+    one_line(error)
+}
+
+/// An error and its causes in one line, without saying anything twice.
+pub(super) fn one_line(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
+    let mut source = error.source();
     while let Some(inner) = source {
         let inner_text = inner.to_string();
         if !text.contains(&inner_text) {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::verdict::BlindSpot;
+
 /// How a set of probes is attached, in order of preference.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -29,7 +31,16 @@ impl Backend {
         }
     }
 
-    /// What this backend cannot see; empty for the best one.
+    /// What this backend cannot see, as verdicts take it into account.
+    pub const fn hides(self) -> &'static [BlindSpot] {
+        match self {
+            Self::Trampoline => &[],
+            Self::Kprobe => &[BlindSpot::Results],
+            Self::Tracepoint => &[BlindSpot::Compat, BlindSpot::NamespaceTeardown],
+        }
+    }
+
+    /// What this backend cannot see, in words; empty for the best one.
     pub const fn blind_spots(self) -> &'static [&'static str] {
         match self {
             Self::Trampoline => &[],

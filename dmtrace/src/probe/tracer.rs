@@ -13,7 +13,7 @@ use dmtrace_common::{
 };
 
 use super::{
-    attach::{Attempt, Links, attach_backend},
+    attach::{Attempt, Links, attach_backend, one_line},
     btf::Btf,
     counters::Counts,
     environment::{BTF_FILE, Environment, Lockdown},
@@ -387,17 +387,4 @@ fn shared(map: &Map, slots: u32) -> Result<SharedArray> {
         anyhow::bail!("a control map is not an array")
     };
     SharedArray::map(data.fd(), slots).context("cannot map a control array")
-}
-
-fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        source = inner.source();
-    }
-    text.lines().next().unwrap_or_default().to_owned()
 }

@@ -18,8 +18,8 @@ use crate::{
     host::{self, Scope},
     ids::{BootTime, ProcId},
     ledger::{Change, DriftKind, Ledger, Reconciliation},
-    probe::{Backend, Counts, Options, StartError, Tracer},
-    verdict::{BlindSpot, Completeness},
+    probe::{Counts, Options, StartError, Tracer},
+    verdict::Completeness,
 };
 
 pub use accounting::{Accounting, Received};
@@ -337,7 +337,7 @@ impl Session {
         let lost = counts.sem_map_full + counts.history_lost + counts.call_map_full;
         Completeness {
             lost,
-            blind: blind_spots(self.tracer.backend()),
+            blind: self.tracer.backend().hides().to_vec(),
         }
     }
 
@@ -374,15 +374,6 @@ impl Session {
             counts = again;
         }
         counts
-    }
-}
-
-/// What a backend cannot see, as verdicts take it into account.
-pub fn blind_spots(backend: Backend) -> Vec<BlindSpot> {
-    match backend {
-        Backend::Trampoline => Vec::new(),
-        Backend::Kprobe => vec![BlindSpot::Results],
-        Backend::Tracepoint => vec![BlindSpot::Compat, BlindSpot::NamespaceTeardown],
     }
 }
 
