@@ -142,6 +142,7 @@ pub struct HostFacts {
     /// Zombies are not in it: all their threads have ended.
     pub processes: BTreeMap<u32, LiveProcess>,
     /// Threads blocked in `semop` on a set, from `/proc/PID/task/TID/syscall`.
+    #[serde(with = "pairs")]
     pub waiters: BTreeMap<SemId, Vec<Waiter>>,
     /// Processes that carry a cookie in `DM_UDEV_COOKIE` or `--udevcookie`.
     pub carriers: BTreeMap<Key, Vec<u32>>,
@@ -217,5 +218,47 @@ impl HostFacts {
                     .get(pid)
                     .is_none_or(|live| live.start_ticks >= made)
             })
+    }
+}
+
+/// Maps whose keys are no strings, which JSON does not have: as lists of pairs.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<K, V, S>(map: &BTreeMap<K, V>, to: S) -> Result<S::Ok, S::Error>
+    where
+        K: Serialize,
+        V: Serialize,
+        S: Serializer,
+    {
+        to.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, K, V, D>(from: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        Ok(Vec::deserialize(from)?.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_with_waiters_and_carriers_survive_json() {
+        let facts = HostFacts {
+            waiters: [(SemId::default(), vec![Waiter { tgid: 7, tid: 8 }])].into(),
+            carriers: [(Key(0x0d4d_0001), vec![9])].into(),
+            ..HostFacts::default()
+        };
+        let text = serde_json::to_string(&facts).unwrap();
+        let back: HostFacts = serde_json::from_str(&text).unwrap();
+        assert_eq!(back, facts);
     }
 }
