@@ -327,6 +327,8 @@ impl Session {
 
     /// Learns from the process list which processes have ended unseen.
     pub fn observe(&mut self, facts: &HostFacts, sink: Sink<'_>) {
+        // A process leaves the list after its end went into the ring: the ring says how it ended.
+        self.drain_all(sink);
         let changes = self.ledger.observe(facts);
         sink(&changes, &self.ledger);
     }

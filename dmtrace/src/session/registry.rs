@@ -77,6 +77,7 @@ pub(super) fn register(tracer: &Tracer, since: BootTime) -> Option<Registration>
         .ok()?;
     let path = Path::new(DIRECTORY).join(format!("tracer-{pid}.json"));
     let _stale = fs::remove_file(&path);
+    remove_stale();
     let file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -85,6 +86,26 @@ pub(super) fn register(tracer: &Tracer, since: BootTime) -> Option<Registration>
         .ok()?;
     serde_json::to_writer(file, &entry).ok()?;
     Some(Registration(path))
+}
+
+/// Removes the files of tracers that were killed before they could.
+fn remove_stale() {
+    for entry in fs::read_dir(DIRECTORY)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+    {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| {
+            name.strip_prefix("tracer-")?
+                .strip_suffix(".json")?
+                .parse()
+                .ok()
+        });
+        if pid.is_some_and(|pid| start_ticks(pid).is_none()) {
+            let _gone_already = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Traces that run now, the oldest first: it has seen most.

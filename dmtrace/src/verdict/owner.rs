@@ -267,11 +267,16 @@ fn abandoned(
 }
 
 /// Whether a cookie may outlive its creator by design: `dmsetup udevcreatecookie` exits at once,
-/// and later dmsetup processes get the cookie by `DM_UDEV_COOKIE` or `--udevcookie`.
+/// and later dmsetup processes get the cookie by `DM_UDEV_COOKIE` or `--udevcookie`. Any other
+/// program that ends well at this point may have done the same.
 fn may_be_transaction(owner: &User, process: Option<&Process>) -> bool {
     // It prints the cookie after SETVAL, and does nothing else with it.
     if owner.stage != Stage::Ready || owner.incs > 0 || owner.decs > 0 {
         return false;
+    }
+    let status = owner.exit.and_then(|exit| exit.status);
+    if status == Some(ExitStatus::Code(0)) {
+        return true;
     }
     let image: Option<&ProcessImage> = process.and_then(|process| process.image.as_deref());
     let Some(image) = image else {
@@ -341,7 +346,7 @@ fn transaction(
     if known.quiet < context.thresholds.old {
         return open(known, evidence);
     }
-    let reason = if ancestors.is_empty() {
+    let reason = if ancestors.is_empty() || known.unseen || known.contradiction {
         Some(Reason::EventsLost)
     } else if !facts.processes_complete {
         Some(Reason::ProcessesUnreadable)

@@ -327,7 +327,8 @@ fn finished(child: Option<std::process::Child>) -> io::Result<bool> {
 fn exec_chain(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
     let seconds: u32 = args.number("--seconds", 1)?;
     args.end()?;
-    actor.create()?;
+    let cookie = actor.create()?;
+    actor.inc(cookie)?;
     Err(Command::new("sleep").arg(seconds.to_string()).exec()).context("sleep")
 }
 
