@@ -116,10 +116,23 @@ fn removal(action: &str, entry: &PlanEntry, mark: &str) -> String {
     fit(&format!("{head}  {reason}{mark}{tail}"), WIDTH)
 }
 
-/// `kept          0x0d4d1234 semid 7 [ns]: reason`, at most [`WIDTH`] columns.
+/// `kept          0x0d4d1234 semid 7 [ns]: reason`, at most [`WIDTH`] columns; a long reason goes
+/// on in the next line: it says why not to touch the cookie.
 fn line(action: &str, entry: &PlanEntry, reason: &str) -> String {
-    let colon = if reason.is_empty() { "" } else { ": " };
-    fit(&format!("{}{colon}{reason}", head(action, entry)), WIDTH)
+    let colon = if reason.is_empty() { "" } else { ":" };
+    let mut text = format!("{}{colon}", head(action, entry));
+    let mut column = text.chars().count();
+    for word in reason.split(' ').filter(|word| !word.is_empty()) {
+        let length = word.chars().count();
+        if column + 1 + length > WIDTH {
+            text.push_str("\n             ");
+            column = 13;
+        }
+        text.push(' ');
+        text.push_str(&fit(word, WIDTH - 15));
+        column += 1 + length.min(WIDTH - 15);
+    }
+    text
 }
 
 fn head(action: &str, entry: &PlanEntry) -> String {
