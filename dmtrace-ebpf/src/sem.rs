@@ -1,9 +1,9 @@
 //! What happens to semaphore sets: the handlers behind all backends.
 
 use dmtrace_common::{
-    CookieKey, Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, OPS_KEPT, ProcKey, SEM_ANNOUNCED,
-    SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_TOMBSTONE, SemBuf, SemEvent, SemKey,
-    SemRecord, control, has_cookie_magic,
+    CookieKey, Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, OPS_KEPT, ProcKey,
+    SEM_ANNOUNCED, SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_TOMBSTONE,
+    SemBuf, SemEvent, SemKey, SemRecord, control, has_cookie_magic,
 };
 
 use crate::{

@@ -12,10 +12,11 @@ use super::{
     trace::{Observer, View},
 };
 use crate::{
-    event::ProcessImage,
-    ids::{BootTime, IpcNs, SemId},
-    ledger::{Change, ChangeKind, EndKind, ImageId, Ledger, Meaning},
+    event::{ProcessImage, errno_word},
+    ids::{BootTime, DevNum, IpcNs, SemId},
+    ledger::{Change, ChangeKind, EndKind, ImageId, Ledger, Meaning, Name},
     output::{Out, json, table, time::Clock},
+    session::DmReport,
     verdict::Judged,
 };
 
@@ -290,6 +291,21 @@ impl Observer for Printer<'_> {
         self.line(&line)
     }
 
+    fn device_mapper(&mut self, report: &DmReport) -> Result<()> {
+        if self.style.json {
+            return Ok(self.out.json(&json::envelope("device_mapper", report))?);
+        }
+        remark(
+            false,
+            &format!(
+                "device-mapper was loaded and is traced now; cookies made before, their devices \
+                 not known: {}",
+                report.cookies_before
+            ),
+        );
+        Ok(())
+    }
+
     fn idle(&mut self) -> Result<()> {
         if let Some(recorder) = &self.recorder {
             recorder.flush();
@@ -332,11 +348,45 @@ fn word(change: &Change) -> &'static str {
         ChangeKind::OwnerExited { .. } => "exit",
         ChangeKind::CreateFailed { .. } => "no create",
         ChangeKind::LookupFailed { .. } => "no lookup",
+        ChangeKind::Ioctl { .. } => "ioctl",
+        ChangeKind::Uevent { .. } => "uevent",
     }
 }
 
 fn detail(change: &Change, ledger: &Ledger) -> String {
     match change.kind {
+        ChangeKind::Ioctl {
+            command,
+            errno,
+            uevent,
+            deferred,
+            ref name,
+            ref new_name,
+            device,
+            ..
+        } => {
+            let target = target(name, device);
+            let new_name = new_name
+                .as_ref()
+                .map(|name| format!(" to {name}"))
+                .unwrap_or_default();
+            let result = match (errno, uevent, deferred) {
+                (0, true, _) => "ok".to_owned(),
+                (0, false, true) => "ok, deferred: no uevent".to_owned(),
+                (0, false, false) => "ok, no uevent".to_owned(),
+                (errno, ..) => errno_word(errno).into_owned(),
+            };
+            format!("{command} {target}{new_name}: {result}")
+        }
+        ChangeKind::Uevent {
+            action,
+            ref name,
+            device,
+            ..
+        } => match device {
+            Some(device) => format!("{action} dm-{} {name}", device.minor),
+            None => format!("{action} {name}"),
+        },
         ChangeKind::Created { .. } => change
             .who
             .as_ref()
@@ -371,6 +421,16 @@ fn detail(change: &Change, ledger: &Ledger) -> String {
             EndKind::Vanished => "removal not seen".to_owned(),
         },
         _ => String::new(),
+    }
+}
+
+/// A device by name and number, as far as they are known.
+fn target(name: &Name, device: Option<DevNum>) -> String {
+    match (name.as_str(), device) {
+        ("", None) => "?".to_owned(),
+        ("", Some(device)) => device.to_string(),
+        (name, None) => name.to_owned(),
+        (name, Some(device)) => format!("{name} ({device})"),
     }
 }
 

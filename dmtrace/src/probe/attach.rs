@@ -96,7 +96,11 @@ fn attach_subject(
     result
 }
 
-fn attach(
+/// Loads a program and puts it in its place.
+///
+/// # Errors
+/// The kernel refuses; in words.
+pub(super) fn attach(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
     attachment: Attachment,
