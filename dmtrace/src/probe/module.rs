@@ -15,6 +15,8 @@ use aya::{
 };
 use aya_obj::generated::bpf_insn;
 
+use super::attach::last_words;
+
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
 const BPF_RAW_TRACEPOINT_OPEN: u32 = 17;
@@ -160,10 +162,7 @@ fn refused(mut attr: ProgLoad, error: &io::Error) -> String {
     let _refused_again = unsafe { bpf_fd(BPF_PROG_LOAD, &mut attr) };
     let end = log.iter().position(|&byte| byte == 0).unwrap_or(0);
     let log = String::from_utf8_lossy(&log[..end]);
-    let last = log.lines().rev().map(str::trim).find(|line| {
-        !line.is_empty() && !line.starts_with("processed ") && !line.contains("verification time")
-    });
-    match last {
+    match last_words(&log) {
         Some(last) => format!("the verifier says: {last} ({error})"),
         None => format!("the kernel refuses to load it ({error})"),
     }

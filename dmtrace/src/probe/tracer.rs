@@ -97,6 +97,8 @@ pub struct Tracer {
     counts: PerCpuArray<MapData, u64>,
     prefilter: SharedArray,
     control: SharedArray,
+    /// The two maps behind these: programs that are loaded later name them by descriptor.
+    _mapped: [Map; 2],
     ring: Option<RingBuf<MapData>>,
     ring_bytes: u32,
     max_procs: u32,
@@ -200,8 +202,9 @@ impl Tracer {
         };
         let (sems, procs) = (take("SEMS")?, take("PROCS")?);
         let ids = Maps::ids(&sems, &procs)?;
-        let prefilter = shared(&take("PREFILTER")?, PREFILTER_SLOTS)?;
-        let control = shared(&take("CONTROL")?, control::SLOTS)?;
+        let mapped = [take("PREFILTER")?, take("CONTROL")?];
+        let prefilter = shared(&mapped[0], PREFILTER_SLOTS)?;
+        let control = shared(&mapped[1], control::SLOTS)?;
         let counts = PerCpuArray::try_from(take("COUNTS")?)?;
         let ring = RingBuf::try_from(take("RING")?).context("cannot map the ring buffer")?;
         Ok(Self {
@@ -216,6 +219,7 @@ impl Tracer {
             counts,
             prefilter,
             control,
+            _mapped: mapped,
             ring: Some(ring),
             ring_bytes,
             max_procs,
