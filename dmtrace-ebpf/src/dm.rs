@@ -12,7 +12,7 @@ use dmtrace_common::{
 
 use crate::{
     emit,
-    maps::{DM_CALLS, DmCall},
+    maps::{DEVICES, DM_CALLS, DmCall, ZERO_DM},
     offsets::{O_DISK_MAJOR, O_DISK_MINOR},
     process::{Current, comm, control_get, current, current_task, ipc_ns},
     read::{Addr, kernel_string, u32_at, u32_from, u64_from},
@@ -76,7 +76,7 @@ pub fn ended(ret: i32) {
     }
     let who = current();
     let record = record(&call);
-    let sent = emit::dm(Kind::Ioctl, |event| {
+    let describe = |event: &mut DmEvent| {
         fill(event, Kind::Ioctl, &call, &who);
         event.ret = ret;
         event.flags_out = flags_out;
@@ -85,8 +85,10 @@ pub fn ended(ret: i32) {
             let from = call.param + u64::from(start);
             kernel_string(from, event.new_name.as_mut_ptr(), DM_NAME_LEN as u32);
         }
-    });
+    };
+    let sent = emit::dm(Kind::Ioctl, describe);
     if let Some(record) = record {
+        keep(&call, describe);
         if ret < 0 {
             bump(&raw mut record.ioctls_failed);
             record.ioctl_error = ret;
@@ -101,6 +103,27 @@ pub fn ended(ret: i32) {
         if !sent {
             record.state |= SEM_DM_DROPPED;
         }
+    }
+}
+
+/// Keeps what the ioctl was about beside the record of the cookie.
+#[inline(always)]
+fn keep(call: &DmCall, describe: impl FnOnce(&mut DmEvent)) {
+    let sem = SemKey {
+        ns: call.ns,
+        semid: call.semid,
+    };
+    let Some(zero) = ZERO_DM.get_ptr(0) else {
+        return;
+    };
+    // SAFETY: slot 0 always exists and is never written.
+    let zero = unsafe { &*zero };
+    if DEVICES.insert(sem, zero, 0).is_ok()
+        && let Some(event) = DEVICES.get_ptr_mut(sem)
+    {
+        // SAFETY: a live map value. Two threads in ioctls with the same cookie may mix their
+        // devices here; their messages do not.
+        describe(unsafe { &mut *event });
     }
 }
 

@@ -5,7 +5,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use dmtrace_common::{
-    COUNTERS, CookieKey, PREFILTER_SLOTS, ProcKey, ProcRecord, SemBuf, SemKey, SemRecord, control,
+    COUNTERS, CookieKey, DmEvent, PREFILTER_SLOTS, ProcKey, ProcRecord, SemBuf, SemKey, SemRecord,
+    control,
 };
 
 /// `BPF_F_MMAPABLE`: userspace changes the same words atomically through shared memory.
@@ -57,6 +58,15 @@ pub static IN_CALL: Array<u32> = Array::with_max_entries(PREFILTER_SLOTS, 0);
 /// kretprobe has lost leaves its entry behind.
 #[map]
 pub static DM_CALLS: LruHashMap<u64, DmCall> = LruHashMap::with_max_entries(4096, 0);
+
+/// The last device-mapper ioctl with each cookie: names the device for whoever joins later, or
+/// has lost the message. LRU: an enrichment, whose place newer ones may take.
+#[map]
+pub static DEVICES: LruHashMap<SemKey, DmEvent> = LruHashMap::with_max_entries(4096, 0);
+
+/// Zeros, as [`ZERO`].
+#[map]
+pub static ZERO_DM: Array<DmEvent> = Array::with_max_entries(1, 0);
 
 /// A device-mapper ioctl in flight.
 #[repr(C)]

@@ -9,7 +9,7 @@ use dmtrace_common::{
 use crate::{
     atomic::add32,
     emit,
-    maps::{KEYS, PREFILTER, PROCS, SEMS},
+    maps::{DEVICES, KEYS, PREFILTER, PROCS, SEMS},
     offsets::TOMBSTONES_MAX,
     process::{
         Current, add, comm, control_add, control_get, current, current_task, intern, release,
@@ -430,6 +430,9 @@ pub fn destroyed(ns: u32, semid: i32, key: u32, end: End, quality: u16) {
     let known = record.state & whole == SEM_ANNOUNCED;
     if sent && known {
         let _gone_already = SEMS.remove(sem);
+        if record.ioctls != 0 {
+            let _gone_already = DEVICES.remove(sem);
+        }
     } else if control_get(control::TOMBSTONES) < TOMBSTONES_MAX.load() {
         control_add(control::TOMBSTONES, 1);
         record.closed = who.now;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     filter::{Candidate, Filters},
     recorder::Recorder,
-    row::{Row, confidence},
+    row::{Row, confidence, devices},
     trace::{Observer, View},
 };
 use crate::{
@@ -180,6 +180,7 @@ impl<'a> Printer<'a> {
             semid: change.sem.semid,
             state: None,
             age: semaphore.and_then(|set| Some(change.at.since(set.created?))),
+            devices: semaphore.map_or(&[], devices),
         })
     }
 
@@ -255,6 +256,7 @@ impl Observer for Printer<'_> {
                 "text": verdict.class.to_string(),
                 "confidence": confidence(verdict),
                 "culprit": verdict.culprit,
+                "devices": devices(semaphore),
                 "evidence": verdict.evidence.iter().map(ToString::to_string).collect::<Vec<_>>(),
             });
             return Ok(self.out.json(&json::envelope("finding", &object))?);
@@ -270,6 +272,7 @@ impl Observer for Printer<'_> {
         };
         let text = verdict.class.to_string();
         let label = verdict.class.label();
+        let device = devices(semaphore).last();
         let line = Line {
             at,
             event: label,
@@ -281,7 +284,10 @@ impl Observer for Printer<'_> {
                 .map(|first| first.value),
             who,
             detail: format!(
-                "{} ({})",
+                "{}{} ({})",
+                device
+                    .map(|device| format!("{}: ", device.full()))
+                    .unwrap_or_default(),
                 text.strip_prefix(label)
                     .unwrap_or(&text)
                     .trim_start_matches([':', ' ']),

@@ -9,10 +9,10 @@ pub mod recording;
 #[cfg(test)]
 mod tests;
 
-#[cfg(feature = "live")]
-pub(crate) use decode::{as_bytes, read_plain};
 pub(crate) use decode::text;
 pub use decode::{DecodeError, decode};
+#[cfg(feature = "live")]
+pub(crate) use decode::{as_bytes, read_plain};
 pub use dm::{Action, Command, Ioctl, Uevent, errno_word};
 pub use image::{Ancestor, ExitStatus, ProcessImage};
 

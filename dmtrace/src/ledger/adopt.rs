@@ -2,8 +2,8 @@
 //! runs already is joined. Adopting a record twice changes nothing the second time.
 
 use dmtrace_common::{
-    ProcRecord, SEM_DM_DROPPED, SEM_MAYBE_FOUND, SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_PREEXISTING, SEM_TOMBSTONE,
-    SemRecord,
+    ProcRecord, SEM_DM_DROPPED, SEM_MAYBE_FOUND, SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_PREEXISTING,
+    SEM_TOMBSTONE, SemRecord,
 };
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     event::{ExitStatus, ProcessImage},
-    ids::{BootTime, DevNum, Key, ProcKey, SemId},
+    ids::{BootTime, Key, ProcKey, SemId},
 };
 
 impl Ledger {
@@ -338,7 +338,7 @@ impl Cookie {
 
 impl Cookie {
     /// The sums of device-mapper's ioctls, if the books have none or messages were dropped. Which
-    /// devices they worked on is not in the record, but for the number of the last one.
+    /// devices they worked on is not in the record.
     fn take_over_dm(&mut self, record: &SemRecord) {
         let none = self.counts.ioctls == 0 && self.last_dm.is_none();
         if record.ioctls == 0 || !(none || record.state & SEM_DM_DROPPED != 0) {
@@ -353,7 +353,6 @@ impl Cookie {
         self.counts.ioctls_failed = record.ioctls_failed;
         self.counts.uevents = record.uevents;
         self.gaps.devices |= record.state & SEM_DM_DROPPED != 0;
-        self.last_number = DevNum::known(record.major, record.minor);
     }
 }
 

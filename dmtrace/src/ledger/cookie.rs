@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Call, Device, Exit, ImageId, Step, Timeline, Who};
 use crate::{
     event::ExitStatus,
-    ids::{BootTime, DevNum, IpcNs},
+    ids::{BootTime, IpcNs},
 };
 
 /// Users of a cookie that are told apart; more make the cookie "crowded".
@@ -49,8 +49,6 @@ pub struct Cookie {
     pub lookups: Vec<FailedLookup>,
     /// Devices that ioctls with this cookie worked on, the last one last.
     pub devices: Vec<Device>,
-    /// Number of the last device by the kernel map, where messages were lost.
-    pub last_number: Option<DevNum>,
     /// Further devices, not kept.
     pub devices_more: u32,
     /// Last ioctl that returned or uevent that was sent.

@@ -51,7 +51,10 @@ impl Device {
         let wanted = wanted.strip_prefix("/dev/").unwrap_or(wanted);
         let wanted = wanted.strip_prefix("mapper/").unwrap_or(wanted);
         self.name.as_str() == wanted
-            || self.uuid.as_ref().is_some_and(|uuid| uuid.as_str() == wanted)
+            || self
+                .uuid
+                .as_ref()
+                .is_some_and(|uuid| uuid.as_str() == wanted)
             || self.number.is_some_and(|number| {
                 number.to_string() == wanted || format!("dm-{}", number.minor) == wanted
             })
@@ -78,6 +81,10 @@ impl Ledger {
     /// An ioctl with a cookie returned.
     pub(super) fn ioctl(&mut self, event: &Event, ioctl: &Ioctl, out: &mut Vec<Change>) {
         let sem = self.cookie_of(ioctl.sem, ioctl.key);
+        if event.quality.from_map {
+            self.device_of_map(event, sem, ioctl);
+            return;
+        }
         self.on_device(event, sem, ioctl.key, out, |cookie, call| {
             cookie.ioctl(call, ioctl);
             ChangeKind::Ioctl {
@@ -105,6 +112,34 @@ impl Ledger {
                 device: uevent.device,
             }
         });
+    }
+
+    /// The last device by the kernel map, where the message was not received. The sums are in the
+    /// record of the set.
+    fn device_of_map(&mut self, event: &Event, sem: SemId, ioctl: &Ioctl) {
+        let who = self.who(event);
+        let known = match self.live.get_mut(&sem) {
+            Some(known) => Some(known),
+            None => self.history.latest_mut(sem),
+        };
+        let Some(known) = known.filter(|known| known.key == ioctl.key) else {
+            return;
+        };
+        let closed = known.ending.is_some();
+        let Some(cookie) = known.cookie.as_deref_mut() else {
+            return;
+        };
+        let call = CallSeen {
+            at: event.at,
+            who: who.as_ref(),
+            creator: None,
+            quality: event.quality,
+            errno: 0,
+        };
+        cookie.settle(call, ioctl);
+        if let Some(who) = &who {
+            self.hold(sem, who.image, closed);
+        }
     }
 
     /// The set that a key means in the caller's namespace, where the kernel side does not know.
@@ -183,6 +218,20 @@ impl Cookie {
                 self.counts.uevents = self.counts.uevents.saturating_add(1);
             }
         }
+        self.settle(call, ioctl);
+        self.step(
+            call,
+            Call::Ioctl {
+                command: ioctl.command,
+                device: ioctl.device,
+                uevent: ioctl.uevent,
+            },
+            ioctl.errno,
+        );
+    }
+
+    /// Enters the result of an ioctl at its device.
+    fn settle(&mut self, call: CallSeen<'_>, ioctl: &Ioctl) {
         let seen = Seen {
             name: &ioctl.name,
             uuid: ioctl.uuid.as_deref(),
@@ -200,15 +249,6 @@ impl Cookie {
                 device.name = Name::from(name.as_str());
             }
         }
-        self.step(
-            call,
-            Call::Ioctl {
-                command: ioctl.command,
-                device: ioctl.device,
-                uevent: ioctl.uevent,
-            },
-            ioctl.errno,
-        );
     }
 
     fn uevent(&mut self, call: CallSeen<'_>, uevent: &Uevent) {
@@ -234,9 +274,10 @@ impl Cookie {
 
     /// The entry of a device, the last one in the list from now on.
     fn device(&mut self, seen: &Seen<'_>, call: CallSeen<'_>) -> Option<&mut Device> {
-        let same = |device: &Device| match (device.number, seen.number) {
-            (Some(known), Some(number)) => known == number,
-            _ => !seen.name.is_empty() && device.name.as_str() == seen.name,
+        // By name first: within one cookie lvm removes dm-0 and makes another dm-0.
+        let same = |device: &Device| match device.name.as_str() {
+            name if !name.is_empty() && !seen.name.is_empty() => name == seen.name,
+            _ => seen.number.is_some() && device.number == seen.number,
         };
         let mut device = match self.devices.iter().position(same) {
             Some(index) => self.devices.remove(index),

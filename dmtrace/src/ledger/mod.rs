@@ -21,8 +21,8 @@ mod timeline;
 
 pub use change::{Change, ChangeKind, EndKind};
 pub use cookie::{
-    COMPLETERS, Cookie, Counts, DEVICES, FailedLookup, Gaps, LOOKUPS, Phase, Stage, USERS, User, WAITERS,
-    WaitEnd, Waiting,
+    COMPLETERS, Cookie, Counts, DEVICES, FailedLookup, Gaps, LOOKUPS, Phase, Stage, USERS, User,
+    WAITERS, WaitEnd, Waiting,
 };
 pub use device::Device;
 pub use history::CLOSED;

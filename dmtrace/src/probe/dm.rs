@@ -121,7 +121,9 @@ impl DeviceMapper {
                     attempt.subject == "uevent" && matches!(attempt.outcome, Outcome::Attached)
                 });
                 self.state = DmState::Attached { by, uevents };
-                let offset = types.ok().and_then(|it| it.btf.offset("mapped_device.disk"));
+                let offset = types
+                    .ok()
+                    .and_then(|it| it.btf.offset("mapped_device.disk"));
                 Some(offset.unwrap_or(0))
             }
             Err(reason) => {

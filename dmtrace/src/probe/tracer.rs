@@ -8,8 +8,8 @@ use aya::{
     maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
 };
 use dmtrace_common::{
-    CookieKey, PREFILTER_SLOTS, SEM_ANNOUNCED, SEM_COOKIE, SEM_PREEXISTING, SEM_TOMBSTONE, SemKey, SemRecord,
-    control,
+    CookieKey, PREFILTER_SLOTS, SEM_ANNOUNCED, SEM_COOKIE, SEM_PREEXISTING, SEM_TOMBSTONE, SemKey,
+    SemRecord, control,
 };
 
 use super::{
@@ -103,7 +103,7 @@ pub struct Tracer {
     ring_bytes: u32,
     max_procs: u32,
     /// Keeps the programs that `links` refer to, and the maps, alive.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
     log: Option<KernelLog>,
 }
 
@@ -200,8 +200,8 @@ impl Tracer {
             ebpf.take_map(name)
                 .with_context(|| format!("the object has no map {name}"))
         };
-        let (sems, procs) = (take("SEMS")?, take("PROCS")?);
-        let ids = Maps::ids(&sems, &procs)?;
+        let (sems, procs, devices) = (take("SEMS")?, take("PROCS")?, take("DEVICES")?);
+        let ids = Maps::ids(&sems, &procs, &devices)?;
         let mapped = [take("PREFILTER")?, take("CONTROL")?];
         let prefilter = shared(&mapped[0], PREFILTER_SLOTS)?;
         let control = shared(&mapped[1], control::SLOTS)?;
@@ -214,7 +214,7 @@ impl Tracer {
             attempts,
             missing_detail: offsets.missing_detail.clone(),
             links,
-            maps: Maps::new(sems, procs)?,
+            maps: Maps::new(sems, procs, devices)?,
             ids,
             counts,
             prefilter,
@@ -224,7 +224,7 @@ impl Tracer {
             ring_bytes,
             max_procs,
             log: KernelLog::open(&mut ebpf),
-            _ebpf: ebpf,
+            ebpf,
         })
     }
 

@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, io};
 
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{
-    Kind, PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, ProcRecord, SEM_TOMBSTONE,
-    SemKey, SemRecord,
+    Kind, PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, ProcRecord, SEM_DM_DROPPED,
+    SEM_TOMBSTONE, SemKey, SemRecord,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -312,6 +312,15 @@ impl Session {
         let changes = self.ledger.adopt(key.into(), record);
         if !changes.is_empty() {
             sink(&changes, &self.ledger);
+        }
+        if record.state & SEM_DM_DROPPED == 0 {
+            return;
+        }
+        if let Some(device) = self.tracer.maps().device(key) {
+            self.tap(Tapped::Message(as_bytes(&device)));
+            if let Ok(event) = decode(as_bytes(&device)) {
+                self.ledger.apply(&event);
+            }
         }
     }
 
