@@ -1,5 +1,7 @@
 //! The join of a cookie with device-mapper's ioctls, devices and uevents.
 
+use dmtrace_common::SemRecord;
+
 use super::*;
 use crate::{
     event::{Action, Command, Ioctl, Uevent},
