@@ -36,10 +36,13 @@ impl Counter {
     pub const HISTORY_LOST: Self = Self(KINDS as u32 * 3 + 3);
     /// Reads of kernel or user memory that failed where they should not.
     pub const READ_FAULT: Self = Self(KINDS as u32 * 3 + 4);
+    /// Device-mapper ioctls with a cookie that were entered. What [`Kind::Ioctl`] has seen less
+    /// is still running, or its return was lost (kretprobe).
+    pub const DM_ENTERED: Self = Self(KINDS as u32 * 3 + 5);
 }
 
 /// Length of the counter array.
-pub const COUNTERS: u32 = KINDS as u32 * 3 + 5;
+pub const COUNTERS: u32 = KINDS as u32 * 3 + 6;
 
 /// Slots of the control array, which both sides change atomically through shared memory.
 pub mod control {
@@ -47,6 +50,9 @@ pub mod control {
     pub const TOMBSTONES: u32 = 0;
     /// Records of ended processes that wait for userspace.
     pub const PROC_TOMBSTONES: u32 = 1;
+    /// Offset of `mapped_device.disk`, which is in the BTF of a module that may be loaded after
+    /// the programs; 0 while it is not known.
+    pub const MD_DISK: u32 = 2;
     /// Length of the control array.
     pub const SLOTS: u32 = 8;
 }

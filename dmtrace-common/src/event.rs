@@ -28,10 +28,14 @@ pub enum Kind {
     Exit = 7,
     /// A lookup of a key with the cookie magic failed; `ret` is the errno.
     LookupFailed = 8,
+    /// A device-mapper ioctl that carried a cookie returned; a [`DmEvent`] follows.
+    Ioctl = 9,
+    /// device-mapper is about to send a uevent with a cookie; a [`DmEvent`] follows.
+    Uevent = 10,
 }
 
 /// Number of [`Kind`]s.
-pub const KINDS: usize = 9;
+pub const KINDS: usize = 11;
 
 impl Kind {
     /// All kinds, in the order of their numbers.
@@ -45,6 +49,8 @@ impl Kind {
         Self::Destroyed,
         Self::Exit,
         Self::LookupFailed,
+        Self::Ioctl,
+        Self::Uevent,
     ];
 
     /// The kind of a message, if this version knows it.
@@ -83,6 +89,8 @@ pub const EVENT_BY_SYSCALL: u16 = 1 << 2;
 pub const EVENT_NO_RESULT: u16 = 1 << 3;
 /// The message was rebuilt by userspace from the map because the original was dropped.
 pub const EVENT_FROM_MAP: u16 = 1 << 4;
+/// The number of the device was found by its name, by userspace, after the event.
+pub const EVENT_DEVICE_BY_NAME: u16 = 1 << 5;
 
 /// One element of a `semop` call, as the kernel's `struct sembuf`.
 #[repr(C)]
@@ -99,7 +107,7 @@ pub struct SemBuf {
 /// Elements of one `semop` call that a message keeps; libdm always passes one.
 pub const OPS_KEPT: usize = 4;
 
-/// Everything but [`Kind::Proc`].
+/// Everything but [`Kind::Proc`], [`Kind::Ioctl`] and [`Kind::Uevent`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct SemEvent {
@@ -123,10 +131,77 @@ pub struct SemEvent {
     pub comm: [u8; COMM_LEN],
 }
 
+/// Bytes of a device's name, as `DM_NAME_LEN` of the kernel.
+pub const DM_NAME_LEN: usize = 128;
+/// Bytes of a device's UUID, as `DM_UUID_LEN` of the kernel.
+pub const DM_UUID_LEN: usize = 129;
+
+/// `DM_DEV_REMOVE`.
+pub const DM_REMOVE: u32 = 4;
+/// `DM_DEV_RENAME`.
+pub const DM_RENAME: u32 = 5;
+/// `DM_DEV_SUSPEND`, which resumes unless [`DM_SUSPEND_FLAG`] is set.
+pub const DM_SUSPEND: u32 = 6;
+
+/// `DM_SUSPEND_FLAG`: suspend instead of resume.
+pub const DM_SUSPEND_FLAG: u32 = 1 << 1;
+/// `DM_UEVENT_GENERATED_FLAG`: set on return when `kobject_uevent_env` returned 0.
+pub const DM_UEVENT_GENERATED: u32 = 1 << 13;
+/// `DM_UUID_FLAG`: a rename sets the UUID.
+pub const DM_UUID_FLAG: u32 = 1 << 14;
+/// `DM_DEFERRED_REMOVE`: a busy device is to be removed when it is closed.
+pub const DM_DEFERRED_REMOVE: u32 = 1 << 17;
+
+/// [`Kind::Ioctl`] and [`Kind::Uevent`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct DmEvent {
+    /// Who, when, what.
+    pub header: Header,
+    /// When the ioctl was entered, nanoseconds since boot.
+    pub began: u64,
+    /// IPC namespace of the caller.
+    pub ns: u32,
+    /// The cookie's set; -1 if the kernel side does not know it.
+    pub semid: i32,
+    /// The cookie: magic and the low half of `dm_ioctl.event_nr`.
+    pub key: u32,
+    /// `dm_ioctl.event_nr` at entry: udev flags and the low half of the cookie.
+    pub word: u32,
+    /// Number of the ioctl: [`DM_REMOVE`], [`DM_RENAME`], [`DM_SUSPEND`].
+    pub command: u32,
+    /// Return value (Ioctl).
+    pub ret: i32,
+    /// `dm_ioctl.flags` at entry.
+    pub flags: u32,
+    /// `dm_ioctl.flags` on return (Ioctl).
+    pub flags_out: u32,
+    /// `enum kobject_action` (Uevent).
+    pub action: u32,
+    /// Uevents that the ioctl has asked for so far.
+    pub uevents: u32,
+    /// Major number of the device; with minor 0 as 0 where it is not known.
+    pub major: u32,
+    /// Minor number of the device: it is called dm-MINOR.
+    pub minor: u32,
+    /// Name of the acting thread.
+    pub comm: [u8; COMM_LEN],
+    /// Name of the device: as in the ioctl, or as the kernel filled it in.
+    pub name: [u8; DM_NAME_LEN],
+    /// New name of the device (a rename that has succeeded).
+    pub new_name: [u8; DM_NAME_LEN],
+    /// UUID of the device.
+    pub uuid: [u8; DM_UUID_LEN],
+    /// Padding.
+    pub _pad: [u8; 7],
+}
+
 /// Largest message.
 pub const MESSAGE_MAX: usize = size_of::<ProcRecord>();
 
 const _: () = assert!(size_of::<Header>() == 32);
 const _: () = assert!(size_of::<SemBuf>() == 6);
 const _: () = assert!(size_of::<SemEvent>() == 32 + 24 + 24 + 16);
+const _: () = assert!(size_of::<DmEvent>() == 32 + 8 + 48 + 16 + 2 * 128 + 136);
 const _: () = assert!(size_of::<ProcRecord>() >= size_of::<SemEvent>());
+const _: () = assert!(size_of::<ProcRecord>() >= size_of::<DmEvent>());

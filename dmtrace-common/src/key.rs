@@ -13,6 +13,16 @@ pub struct SemKey {
     pub semid: i32,
 }
 
+/// A cookie by what device-mapper is told of it: the caller's IPC namespace and the key.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct CookieKey {
+    /// `ipc_namespace.ns.inum`.
+    pub ns: u32,
+    /// System V key.
+    pub key: u32,
+}
+
 /// A process image: who ran, since when, and after how many `execve` calls.
 ///
 /// `tgid` alone is reused by the kernel; with the start time it is not. `exec` tells two programs
@@ -29,4 +39,5 @@ pub struct ProcKey {
 }
 
 const _: () = assert!(size_of::<SemKey>() == 8);
+const _: () = assert!(size_of::<CookieKey>() == 8);
 const _: () = assert!(size_of::<ProcKey>() == 16);

@@ -19,7 +19,7 @@ pub use key::*;
 pub use record::*;
 
 /// Version of every layout in this crate. A recording carries it; a reader refuses a newer one.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Bytes kept of a process's name, as `TASK_COMM_LEN` in the kernel.
 pub const COMM_LEN: usize = 16;

@@ -56,6 +56,22 @@ pub struct SemRecord {
     pub starved: u32,
     /// Name of the creating thread.
     pub comm: [u8; COMM_LEN],
+    /// Last device-mapper ioctl with this cookie, its entry or its return, nanoseconds since boot.
+    /// This field and those below came with layout 2; they are 0 in older recordings.
+    pub last_dm: u64,
+    /// Device-mapper ioctls with this cookie that were entered.
+    pub ioctls: u32,
+    /// Of these, returned with an error.
+    pub ioctls_failed: u32,
+    /// Of these, returned with [`DM_UEVENT_GENERATED`](crate::DM_UEVENT_GENERATED): uevents that
+    /// carry the cookie.
+    pub uevents: u32,
+    /// Return value of the last one that failed.
+    pub ioctl_error: i32,
+    /// Major number of the last device, 0 where it is not known.
+    pub major: u32,
+    /// Minor number of the last device.
+    pub minor: u32,
 }
 
 /// The set carries a key with the cookie magic; its operations are followed.
@@ -72,6 +88,8 @@ pub const SEM_OPS_DROPPED: u32 = 1 << 4;
 pub const SEM_NS_TEARDOWN: u32 = 1 << 5;
 /// The creation was inferred from a `semget` that may have found an existing set.
 pub const SEM_MAYBE_FOUND: u32 = 1 << 6;
+/// A message of a device-mapper ioctl or uevent was dropped: read the sums here instead.
+pub const SEM_DM_DROPPED: u32 = 1 << 7;
 
 /// Ancestors kept of a process.
 pub const PARENTS: usize = 6;
@@ -177,7 +195,7 @@ pub const PROC_REPLACED: u32 = 1 << 10;
 /// It has ended, owns nothing, and waits for userspace, which was not told everything.
 pub const PROC_TOMBSTONE: u32 = 1 << 8;
 
-const _: () = assert!(size_of::<SemRecord>() == 32 + 64 + 64 + 16);
+const _: () = assert!(size_of::<SemRecord>() == 32 + 64 + 64 + 16 + 32);
 const _: () = assert!(size_of::<Parent>() == 32);
 const _: () = assert!(size_of::<ProcRecord>() == 328 + 2 * PATH_LEN + CMDLINE_LEN);
 const _: () = assert!(511 + COMPONENT_LEN < PATH_LEN + CMDLINE_LEN);

@@ -1,12 +1,16 @@
 //! aya's permission to move these types in and out of BPF maps as bytes.
 
-use crate::{ProcKey, ProcRecord, SemKey, SemRecord};
+use crate::{CookieKey, DmEvent, ProcKey, ProcRecord, SemKey, SemRecord};
 
 // SAFETY: `#[repr(C)]`, every bit pattern valid, no implicit padding (sizes asserted).
 unsafe impl aya::Pod for SemKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for CookieKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for ProcKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for SemRecord {}
 // SAFETY: as above.
 unsafe impl aya::Pod for ProcRecord {}
+// SAFETY: as above.
+unsafe impl aya::Pod for DmEvent {}

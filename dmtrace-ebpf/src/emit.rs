@@ -1,6 +1,6 @@
 //! The only place that touches the ring buffer, so that no drop can go uncounted.
 
-use dmtrace_common::{Counter, Kind, PROC_ANNOUNCED, ProcRecord, SemEvent};
+use dmtrace_common::{Counter, DmEvent, Kind, PROC_ANNOUNCED, ProcRecord, SemEvent};
 
 use crate::{
     atomic::add64,
@@ -23,6 +23,29 @@ pub fn event(kind: Kind, event: &SemEvent) -> bool {
     match RING.reserve::<SemEvent>(0) {
         Some(mut entry) => {
             entry.write(*event);
+            entry.submit(0);
+            count(Counter::submitted(kind));
+            true
+        }
+        None => {
+            count(Counter::dropped(kind));
+            false
+        }
+    }
+}
+
+/// Sends an event of device-mapper, which is too large for the stack: `fill` writes it into the
+/// ring, where it starts as zeros. Tells whether it went there.
+#[inline(always)]
+pub fn dm(kind: Kind, fill: impl FnOnce(&mut DmEvent)) -> bool {
+    count(Counter::seen(kind));
+    match RING.reserve::<DmEvent>(0) {
+        Some(mut entry) => {
+            let event = entry.as_mut_ptr();
+            // SAFETY: the reserved space is large and aligned enough, and ours until submitted.
+            unsafe { event.write_bytes(0, 1) };
+            // SAFETY: all zeros are a valid event.
+            fill(unsafe { &mut *event });
             entry.submit(0);
             count(Counter::submitted(kind));
             true

@@ -1,8 +1,8 @@
 //! The kernel side of dmtrace.
 //!
 //! `hook/` holds the programs: one thin wrapper for each kernel function or tracepoint, grouped by
-//! backend. They translate their arguments and call the handlers in `sem` and `process`, which are
-//! the same for all backends. `emit` is the only place that touches the ring buffer.
+//! backend. They translate their arguments and call the handlers in `sem`, `dm` and `process`, which
+//! are the same for all backends. `emit` is the only place that touches the ring buffer.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 #![cfg_attr(
     target_arch = "bpf",
@@ -14,6 +14,8 @@
 
 #[cfg(target_arch = "bpf")]
 mod atomic;
+#[cfg(target_arch = "bpf")]
+mod dm;
 #[cfg(target_arch = "bpf")]
 mod emit;
 #[cfg(target_arch = "bpf")]

@@ -2,10 +2,11 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use dmtrace_common::{
-    COUNTERS, PREFILTER_SLOTS, ProcKey, ProcRecord, SemBuf, SemKey, SemRecord, control,
+    COUNTERS, CookieKey, DmEvent, PREFILTER_SLOTS, ProcKey, ProcRecord, SemBuf, SemKey, SemRecord,
+    control,
 };
 
 /// `BPF_F_MMAPABLE`: userspace changes the same words atomically through shared memory.
@@ -14,6 +15,11 @@ const MMAPABLE: u32 = 1 << 10;
 /// The truth about semaphore sets. Resized.
 #[map]
 pub static SEMS: HashMap<SemKey, SemRecord> = HashMap::with_max_entries(65_536, 0);
+
+/// Semids of live cookies by key: device-mapper is told the key only. What does not fit is joined
+/// by userspace.
+#[map]
+pub static KEYS: HashMap<CookieKey, i32> = HashMap::with_max_entries(16_384, 0);
 
 /// The truth about processes that made semaphores or touched cookies. Resized.
 #[map]
@@ -47,6 +53,46 @@ pub static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(16_384, 0);
 /// Threads with an entry in [`CALLS`], by `tid & 0x7fff`: spares a hash lookup at each return.
 #[map]
 pub static IN_CALL: Array<u32> = Array::with_max_entries(PREFILTER_SLOTS, 0);
+
+/// Device-mapper ioctls between their entry and their return, by `pid_tgid`. LRU: a return that a
+/// kretprobe has lost leaves its entry behind.
+#[map]
+pub static DM_CALLS: LruHashMap<u64, DmCall> = LruHashMap::with_max_entries(4096, 0);
+
+/// The last device-mapper ioctl with each cookie: names the device for whoever joins later, or
+/// has lost the message. LRU: an enrichment, whose place newer ones may take.
+#[map]
+pub static DEVICES: LruHashMap<SemKey, DmEvent> = LruHashMap::with_max_entries(4096, 0);
+
+/// Zeros, as [`ZERO`].
+#[map]
+pub static ZERO_DM: Array<DmEvent> = Array::with_max_entries(1, 0);
+
+/// A device-mapper ioctl in flight.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct DmCall {
+    /// `struct dm_ioctl *`, in kernel memory.
+    pub param: u64,
+    /// When it was entered.
+    pub began: u64,
+    /// IPC namespace.
+    pub ns: u32,
+    /// The cookie.
+    pub key: u32,
+    /// Its set, or -1.
+    pub semid: i32,
+    /// `event_nr` at entry.
+    pub word: u32,
+    /// Number of the ioctl.
+    pub command: u32,
+    /// `flags` at entry.
+    pub flags: u32,
+    /// Device as a `dev_t` of the kernel; 0 where it is not known yet.
+    pub dev: u32,
+    /// Uevents so far.
+    pub uevents: u32,
+}
 
 /// Arguments of a call in flight.
 #[repr(C)]

@@ -35,6 +35,7 @@ offsets! {
     O_PERM_ID, O_PERM_KEY,
     O_SEMQUEUE_SOPS, O_SEMQUEUE_NSOPS, O_SEMQUEUE_PID, O_SEMQUEUE_SLEEPER,
     O_PARAMS_KEY, O_PARAMS_FLG, O_PARAMS_NSEMS,
+    O_DISK_MAJOR, O_DISK_MINOR,
 }
 
 /// Process number of dmtrace itself: whose descendants `dmtrace exec` watches.

@@ -49,6 +49,15 @@ pub fn u64_from(address: Addr) -> u64 {
     value
 }
 
+/// Reads 32 bits: 0 if the read fails.
+#[inline(always)]
+pub fn u32_from(address: Addr) -> u32 {
+    let mut value = 0u32;
+    // SAFETY: the helper checks the address and writes exactly four bytes or zeros.
+    unsafe { bpf_probe_read_kernel((&raw mut value).cast(), 4, address as *const _) };
+    value
+}
+
 /// Reads bytes of kernel memory into a buffer; the buffer is zeroed if the read fails.
 #[inline(always)]
 pub fn kernel_bytes(address: Addr, into: &mut [u8]) -> bool {

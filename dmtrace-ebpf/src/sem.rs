@@ -1,15 +1,15 @@
 //! What happens to semaphore sets: the handlers behind all backends.
 
 use dmtrace_common::{
-    Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, OPS_KEPT, ProcKey, SEM_ANNOUNCED,
-    SEM_COOKIE, SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_TOMBSTONE, SemBuf, SemEvent, SemKey,
-    SemRecord, control, has_cookie_magic,
+    CookieKey, Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, OPS_KEPT, ProcKey,
+    SEM_ANNOUNCED, SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_TOMBSTONE,
+    SemBuf, SemEvent, SemKey, SemRecord, control, has_cookie_magic,
 };
 
 use crate::{
     atomic::add32,
     emit,
-    maps::{PREFILTER, PROCS, SEMS},
+    maps::{DEVICES, KEYS, PREFILTER, PROCS, SEMS},
     offsets::TOMBSTONES_MAX,
     process::{
         Current, add, comm, control_add, control_get, current, current_task, intern, release,
@@ -77,8 +77,9 @@ fn prefilter_add(semid: i32, by: u32) {
     }
 }
 
+/// Adds one to a field of a live map value.
 #[inline(always)]
-fn bump(field: *mut u32) {
+pub fn bump(field: *mut u32) {
     // SAFETY: the callers pass an aligned field of a live map value.
     unsafe { add32(field, 1) };
 }
@@ -165,6 +166,12 @@ pub fn created(call: &Creation) {
         }
     } else if cookie {
         prefilter_add(call.ret, 1);
+        let name = CookieKey {
+            ns: call.ns,
+            key: call.key,
+        };
+        // Full: device-mapper's events carry the key all the same.
+        let _joined_later = KEYS.insert(name, call.ret, 0);
     }
 }
 
@@ -172,6 +179,13 @@ pub fn created(call: &Creation) {
 #[inline(always)]
 pub fn is_known(ns: u32, semid: i32) -> bool {
     SEMS.get_ptr(SemKey { ns, semid }).is_some()
+}
+
+/// The set of a live cookie, or -1.
+#[inline(always)]
+pub fn known_semid(name: CookieKey) -> i32 {
+    // SAFETY: a value of four bytes, read at once.
+    unsafe { KEYS.get(name) }.copied().unwrap_or(-1)
 }
 
 /// A key with the cookie magic was looked up in vain.
@@ -232,8 +246,9 @@ pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16) {
     }
 }
 
+/// The record of a cookie.
 #[inline(always)]
-fn tracked_cookie(ns: u32, semid: i32) -> Option<&'static mut SemRecord> {
+pub fn tracked_cookie(ns: u32, semid: i32) -> Option<&'static mut SemRecord> {
     let record = SEMS.get_ptr_mut(SemKey { ns, semid })?;
     // SAFETY: a live map value.
     let record = unsafe { &mut *record };
@@ -402,10 +417,22 @@ pub fn destroyed(ns: u32, semid: i32, key: u32, end: End, quality: u16) {
     let sent = emit::event(Kind::Destroyed, &event);
     if record.state & SEM_COOKIE != 0 {
         prefilter_add(semid, u32::MAX);
+        let name = CookieKey {
+            ns,
+            key: record.key,
+        };
+        // The key may have been used again by the time the syscall backend hears of the removal.
+        if known_semid(name) == semid {
+            let _gone_already = KEYS.remove(name);
+        }
     }
-    let known = record.state & (SEM_ANNOUNCED | SEM_OPS_DROPPED) == SEM_ANNOUNCED;
+    let whole = SEM_ANNOUNCED | SEM_OPS_DROPPED | SEM_DM_DROPPED;
+    let known = record.state & whole == SEM_ANNOUNCED;
     if sent && known {
         let _gone_already = SEMS.remove(sem);
+        if record.ioctls != 0 {
+            let _gone_already = DEVICES.remove(sem);
+        }
     } else if control_get(control::TOMBSTONES) < TOMBSTONES_MAX.load() {
         control_add(control::TOMBSTONES, 1);
         record.closed = who.now;

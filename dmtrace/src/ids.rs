@@ -99,6 +99,32 @@ impl From<SemId> for SemKey {
     }
 }
 
+/// Number of a block device.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub struct DevNum {
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+}
+
+impl DevNum {
+    /// From a kernel message, where zeros mean that it is not known.
+    pub const fn known(major: u32, minor: u32) -> Option<Self> {
+        if major == 0 {
+            None
+        } else {
+            Some(Self { major, minor })
+        }
+    }
+}
+
+impl fmt::Display for DevNum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
 /// A process across `execve`: its number and its start. Numbers alone are reused.
 #[derive(
     Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,

@@ -5,6 +5,7 @@
     reason = "aya's macros hand the context over by value"
 )]
 
+mod dm;
 mod kprobe;
 mod process;
 mod syscall;

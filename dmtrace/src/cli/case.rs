@@ -130,6 +130,11 @@ impl Case {
                     for (key, record) in maps.sems() {
                         self.ledger.adopt(key.into(), &record);
                     }
+                    for device in maps.devices() {
+                        if let Ok(event) = decode(crate::event::as_bytes(&device)) {
+                            self.ledger.apply(&event);
+                        }
+                    }
                     self.blind(tracer.backend());
                     self.since = Some(
                         self.since

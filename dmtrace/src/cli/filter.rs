@@ -7,6 +7,7 @@ use clap::Args;
 use crate::{
     host::container::Workload,
     ids::{IpcNs, Key},
+    ledger::Device,
 };
 
 /// Which semaphores.
@@ -24,6 +25,9 @@ pub struct Filters {
     /// Made in this container or unit: the beginning of its identifier, or its name.
     #[arg(long, value_name = "ID", help_heading = "Filters")]
     pub container: Option<String>,
+    /// Used for this device: its name, UUID, number (253:3) or node (dm-3).
+    #[arg(long, value_name = "DEVICE", help_heading = "Filters")]
+    pub device: Option<String>,
     /// In this IPC namespace: a number, or `host`.
     #[arg(long, value_name = "NS", value_parser = parse_ns, help_heading = "Filters")]
     pub ipc_ns: Option<IpcNs>,
@@ -62,6 +66,8 @@ pub struct Candidate<'a> {
     pub state: Option<&'a str>,
     /// Age.
     pub age: Option<Duration>,
+    /// Devices that it was used for.
+    pub devices: &'a [Device],
 }
 
 impl Filters {
@@ -72,6 +78,7 @@ impl Filters {
             comm,
             uid,
             container,
+            device,
             ipc_ns,
             key,
             semid,
@@ -82,6 +89,7 @@ impl Filters {
             && comm.is_none()
             && uid.is_none()
             && container.is_none()
+            && device.is_none()
             && ipc_ns.is_none()
             && key.is_none()
             && semid.is_none()
@@ -101,6 +109,10 @@ impl Filters {
                 .container
                 .as_deref()
                 .is_none_or(|wanted| in_container(wanted, it.cgroup))
+            && self
+                .device
+                .as_deref()
+                .is_none_or(|wanted| it.devices.iter().any(|device| device.is(wanted)))
             && is(self.ipc_ns.as_ref(), Some(&it.ns))
             && is(self.key.as_ref(), Some(&it.key))
             && is(self.semid.as_ref(), Some(&it.semid))
@@ -218,6 +230,10 @@ mod tests {
             },
             Filters {
                 container: Some("0123".into()),
+                ..Filters::default()
+            },
+            Filters {
+                device: Some("vg-lv".into()),
                 ..Filters::default()
             },
         ] {

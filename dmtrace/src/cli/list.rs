@@ -92,6 +92,12 @@ const COLUMNS: &[Column] = &[
     column("cgroup", "CGROUP", false, "its cgroup"),
     column("parents", "PARENTS", false, "its ancestors"),
     column("cmdline", "COMMAND", false, "its command line"),
+    column(
+        "device",
+        "DEVICE",
+        false,
+        "devices that it was used for, the last one first",
+    ),
 ];
 
 const DEFAULT: &[&str] = &["key", "semid", "value", "wait", "age", "state", "owner"];
@@ -180,11 +186,15 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
     let several = rows
         .iter()
         .any(|row| Some(row.semaphore.id.ns) != rows.first().map(|row| row.semaphore.id.ns));
-    let names: Vec<&str> = match args.table.output.as_slice() {
+    let mut names: Vec<&str> = match args.table.output.as_slice() {
         [] if several => DEFAULT_NS.to_vec(),
         [] => DEFAULT.to_vec(),
         chosen => chosen.iter().map(String::as_str).collect(),
     };
+    // Last: it is what a narrow terminal cuts.
+    if args.table.output.is_empty() && rows.iter().any(|row| !row.devices().is_empty()) {
+        names.push("device");
+    }
     let find = |name: &str| table::find(COLUMNS, name).map_err(Failure::Usage);
     let columns = names
         .iter()

@@ -8,14 +8,15 @@ use serde_json::{Value, json};
 use super::{
     filter::{Candidate, Filters},
     recorder::Recorder,
-    row::{Row, confidence},
+    row::{Row, confidence, devices},
     trace::{Observer, View},
 };
 use crate::{
-    event::ProcessImage,
-    ids::{BootTime, IpcNs, SemId},
-    ledger::{Change, ChangeKind, EndKind, ImageId, Ledger, Meaning},
+    event::{ProcessImage, errno_word},
+    ids::{BootTime, DevNum, IpcNs, SemId},
+    ledger::{Change, ChangeKind, EndKind, ImageId, Ledger, Meaning, Name},
     output::{Out, json, table, time::Clock},
+    session::DmReport,
     verdict::Judged,
 };
 
@@ -179,6 +180,7 @@ impl<'a> Printer<'a> {
             semid: change.sem.semid,
             state: None,
             age: semaphore.and_then(|set| Some(change.at.since(set.created?))),
+            devices: semaphore.map_or(&[], devices),
         })
     }
 
@@ -254,6 +256,7 @@ impl Observer for Printer<'_> {
                 "text": verdict.class.to_string(),
                 "confidence": confidence(verdict),
                 "culprit": verdict.culprit,
+                "devices": devices(semaphore),
                 "evidence": verdict.evidence.iter().map(ToString::to_string).collect::<Vec<_>>(),
             });
             return Ok(self.out.json(&json::envelope("finding", &object))?);
@@ -269,6 +272,7 @@ impl Observer for Printer<'_> {
         };
         let text = verdict.class.to_string();
         let label = verdict.class.label();
+        let device = devices(semaphore).last();
         let line = Line {
             at,
             event: label,
@@ -280,7 +284,10 @@ impl Observer for Printer<'_> {
                 .map(|first| first.value),
             who,
             detail: format!(
-                "{} ({})",
+                "{}{} ({})",
+                device
+                    .map(|device| format!("{}: ", device.full()))
+                    .unwrap_or_default(),
                 text.strip_prefix(label)
                     .unwrap_or(&text)
                     .trim_start_matches([':', ' ']),
@@ -288,6 +295,21 @@ impl Observer for Printer<'_> {
             ),
         };
         self.line(&line)
+    }
+
+    fn device_mapper(&mut self, report: &DmReport) -> Result<()> {
+        if self.style.json {
+            return Ok(self.out.json(&json::envelope("device_mapper", report))?);
+        }
+        remark(
+            false,
+            &format!(
+                "device-mapper was loaded and is traced now; cookies made before, their devices \
+                 not known: {}",
+                report.cookies_before
+            ),
+        );
+        Ok(())
     }
 
     fn idle(&mut self) -> Result<()> {
@@ -332,11 +354,45 @@ fn word(change: &Change) -> &'static str {
         ChangeKind::OwnerExited { .. } => "exit",
         ChangeKind::CreateFailed { .. } => "no create",
         ChangeKind::LookupFailed { .. } => "no lookup",
+        ChangeKind::Ioctl { .. } => "ioctl",
+        ChangeKind::Uevent { .. } => "uevent",
     }
 }
 
 fn detail(change: &Change, ledger: &Ledger) -> String {
     match change.kind {
+        ChangeKind::Ioctl {
+            command,
+            errno,
+            uevent,
+            deferred,
+            ref name,
+            ref new_name,
+            device,
+            ..
+        } => {
+            let target = target(name, device);
+            let new_name = new_name
+                .as_ref()
+                .map(|name| format!(" to {name}"))
+                .unwrap_or_default();
+            let result = match (errno, uevent, deferred) {
+                (0, true, _) => "ok".to_owned(),
+                (0, false, true) => "ok, deferred: no uevent".to_owned(),
+                (0, false, false) => "ok, no uevent".to_owned(),
+                (errno, ..) => errno_word(errno).into_owned(),
+            };
+            format!("{command} {target}{new_name}: {result}")
+        }
+        ChangeKind::Uevent {
+            action,
+            ref name,
+            device,
+            ..
+        } => match device {
+            Some(device) => format!("{action} dm-{} {name}", device.minor),
+            None => format!("{action} {name}"),
+        },
         ChangeKind::Created { .. } => change
             .who
             .as_ref()
@@ -371,6 +427,16 @@ fn detail(change: &Change, ledger: &Ledger) -> String {
             EndKind::Vanished => "removal not seen".to_owned(),
         },
         _ => String::new(),
+    }
+}
+
+/// A device by name and number, as far as they are known.
+fn target(name: &Name, device: Option<DevNum>) -> String {
+    match (name.as_str(), device) {
+        ("", None) => "?".to_owned(),
+        ("", Some(device)) => device.to_string(),
+        (name, None) => name.to_owned(),
+        (name, Some(device)) => format!("{name} ({device})"),
     }
 }
 

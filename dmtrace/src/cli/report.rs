@@ -37,6 +37,8 @@ struct Group {
     how: BTreeMap<String, usize>,
     /// The first few, by key.
     examples: Vec<String>,
+    /// Devices that they were used for, the first few.
+    devices: Vec<String>,
     /// Details of one process behind it.
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<Value>,
@@ -224,6 +226,12 @@ fn group(leaked: &[&Row<'_>], by: By, top: usize) -> Vec<Group> {
                 .examples
                 .push(format!("{:#010x}", row.semaphore.key.0));
         }
+        for device in row.devices() {
+            let label = device.full();
+            if group.devices.len() < 5 && !group.devices.contains(&label) {
+                group.devices.push(label);
+            }
+        }
         if by == By::Process && group.process.is_none() {
             group.process = row.image.map(|image| json!(image));
             group.lines = describe(row);
@@ -312,8 +320,12 @@ fn print(
                 .as_ref()
                 .map(|verdict| verdict.class.to_string())
                 .unwrap_or_default();
+            let device = match row.device() {
+                device if device.is_empty() => device,
+                device => format!("  {device}"),
+            };
             out.line(&format!(
-                "  {}  semid {}  {}  {text}",
+                "  {}  semid {}  {}{device}  {text}",
                 row.semaphore.key,
                 row.semaphore.id.semid,
                 row.owner()
@@ -383,6 +395,9 @@ fn print_group(group: &Group, out: &mut Out) -> Result<()> {
             group.leaked - group.observed,
             group.leaked
         ))?;
+    }
+    if !group.devices.is_empty() {
+        out.line(&format!("          devices   {}", group.devices.join(", ")))?;
     }
     for line in &group.lines {
         out.line(&format!("          {line}"))?;

@@ -11,7 +11,7 @@ use crate::{
     facts::SetSnapshot,
     host::container::Workload,
     ids::{BootTime, SemId},
-    ledger::{Creator, Ledger, Process, Semaphore},
+    ledger::{Creator, Device, Ledger, Process, Semaphore},
     output::time,
     verdict::{Confidence, Judged, Verdict},
 };
@@ -159,6 +159,17 @@ impl<'a> Row<'a> {
             .unwrap_or_default()
     }
 
+    /// Devices that ioctls with the cookie worked on, as far as they were seen.
+    pub fn devices(&self) -> &'a [Device] {
+        devices(self.semaphore)
+    }
+
+    /// Their names: the last one first, it is the one that matters.
+    pub fn device(&self) -> String {
+        let labels: Vec<String> = self.devices().iter().rev().map(Device::label).collect();
+        labels.join(",")
+    }
+
     /// What the filters look at.
     pub fn candidate(&self) -> Candidate<'_> {
         Candidate {
@@ -174,6 +185,7 @@ impl<'a> Row<'a> {
             semid: self.semaphore.id.semid,
             state: self.verdict.as_ref().map(|_| self.state()),
             age: self.age,
+            devices: self.devices(),
         }
     }
 
@@ -214,6 +226,15 @@ impl<'a> Row<'a> {
                 "exit": self.process.and_then(|process| process.exit),
             })),
         });
+        if let Some(cookie) = self.semaphore.cookie.as_deref() {
+            object["devices"] = json!(cookie.devices);
+            object["devices_more"] = json!(cookie.devices_more);
+            object["ioctls"] = json!({
+                "returned": cookie.counts.ioctls,
+                "failed": cookie.counts.ioctls_failed,
+                "uevents": cookie.counts.uevents,
+            });
+        }
         if let Some(set) = self.set {
             object["mode"] = json!(format!("{:04o}", set.mode & 0o7777));
             object["uid"] = json!(set.uid);
@@ -238,6 +259,14 @@ impl<'a> Row<'a> {
         }
         object
     }
+}
+
+/// Devices of a cookie.
+pub fn devices(semaphore: &Semaphore) -> &[Device] {
+    semaphore
+        .cookie
+        .as_deref()
+        .map_or(&[], |cookie| &cookie.devices)
 }
 
 /// `observed`, `inferred` or `unknown`.

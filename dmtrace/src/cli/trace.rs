@@ -16,7 +16,7 @@ use crate::{
     ids::SemId,
     ledger::{Change, Ledger},
     probe::{Backend, Options, StartError},
-    session::{Accounting, Session, Tap},
+    session::{Accounting, DmReport, Session, Tap},
     verdict::{self, Context, Judged, Thresholds},
 };
 
@@ -55,6 +55,14 @@ pub trait Observer {
     /// # Errors
     /// As above.
     fn finding(&mut self, judged: &Judged<'_>, session: &View<'_>) -> Result<()>;
+
+    /// device-mapper was loaded after the start, and is traced from now on.
+    ///
+    /// # Errors
+    /// As above.
+    fn device_mapper(&mut self, _report: &DmReport) -> Result<()> {
+        Ok(())
+    }
 
     /// Called when the ring is empty: a good moment to flush.
     ///
@@ -161,7 +169,12 @@ impl Tracing {
                 _ = self.terminate.recv() => return Ok(Ended::Signal),
                 status = wait(&mut child) => return Ok(Ended::Child(status.context("cannot wait for the command")?)),
                 () = at(deadline) => return Ok(Ended::Enough),
-                _ = look.tick(), if self.wants_look() => self.look(observer)?,
+                _ = look.tick(), if self.wants_look() || self.session.awaits_dm() => {
+                    self.attend_dm(observer)?;
+                    if self.wants_look() {
+                        self.look(observer)?;
+                    }
+                }
                 ready = self.session.readable() => {
                     ready.context("cannot poll the ring buffer")?;
                     self.drain(observer)?;
@@ -170,11 +183,23 @@ impl Tracing {
         }
     }
 
+    /// device-mapper may be loaded, or loaded again, while we trace.
+    fn attend_dm(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        if self.session.attend_dm() {
+            observer.device_mapper(&self.session.dm_report())?;
+        }
+        Ok(())
+    }
+
     fn wants_look(&self) -> bool {
         self.dirty || self.session.ledger().totals().sets.live > 0
     }
 
     fn drain(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        if self.session.awaits_dm() {
+            // Whoever makes a cookie has loaded dm_mod just before.
+            self.attend_dm(observer)?;
+        }
         loop {
             let dirty = &mut self.dirty;
             let mut told = Told::new(observer);

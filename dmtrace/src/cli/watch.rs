@@ -17,7 +17,7 @@ use super::{
 use crate::{
     ledger::Change,
     output::{Out, json, time},
-    probe::{Environment, StartError},
+    probe::{DmState, Environment, StartError},
     session::{Session, Tap},
     verdict::{Class, Judged, Thresholds},
 };
@@ -141,6 +141,17 @@ fn greet(session: &Session, as_json: bool, until_interrupted: bool) {
     for what in tracer.missing_detail() {
         remark(as_json, &format!("this kernel does not show: {what}"));
     }
+    match tracer.dm() {
+        DmState::Attached { .. } => {}
+        DmState::NotLoaded => remark(
+            as_json,
+            "device-mapper is not loaded: it will be traced as soon as it is",
+        ),
+        DmState::Impossible { reason } => remark(
+            as_json,
+            &format!("device-mapper cannot be traced, devices stay unknown: {reason}"),
+        ),
+    }
     if !session.is_registered() {
         remark(
             as_json,
@@ -157,6 +168,7 @@ fn start_record(session: &Session) -> Value {
         "backend": tracer.backend(),
         "blind_spots": tracer.backend().blind_spots(),
         "missing_detail": tracer.missing_detail(),
+        "device_mapper": session.dm_report(),
         "ring_bytes": tracer.ring_bytes(),
         "preexisting_sets": session.preexisting(),
         "began_boot_ns": session.began(),
@@ -207,6 +219,7 @@ fn summarize(
                 "findings_told": told,
                 "undecided": open,
                 "accounting": accounting,
+                "device_mapper": ending.session.dm_report(),
                 "exact": accounting.is_exact(),
             }),
         ))?;

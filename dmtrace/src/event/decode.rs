@@ -1,11 +1,12 @@
 //! From the bytes of a kernel message to an [`Event`].
 
 use dmtrace_common::{
-    EVENT_BY_SYSCALL, EVENT_FROM_MAP, EVENT_NO_RESULT, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header,
-    Kind, OPS_KEPT, ProcRecord, SemEvent, SemKey, SemRecord,
+    DmEvent, EVENT_BY_SYSCALL, EVENT_DEVICE_BY_NAME, EVENT_FROM_MAP, EVENT_NO_RESULT,
+    EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, OPS_KEPT, ProcRecord, SemEvent, SemKey,
+    SemRecord,
 };
 
-use super::{Actor, Event, ExitStatus, Operation, ProcessImage, Quality, What};
+use super::{Actor, Event, ExitStatus, Operation, ProcessImage, Quality, What, dm};
 use crate::ids::{BootTime, IpcNs, Key, SemId};
 
 /// Why a message could not be decoded.
@@ -39,6 +40,15 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
             actor: actor(&header, image.comm.clone()),
             quality: quality(header.flags),
             what: What::Process(Box::new(image)),
+        });
+    }
+    if matches!(kind, Kind::Ioctl | Kind::Uevent) {
+        let event: DmEvent = read_plain(bytes)?;
+        return Ok(Event {
+            at: BootTime(header.ts),
+            actor: actor(&header, text(&event.comm)),
+            quality: quality(header.flags),
+            what: dm::what(kind, &event),
         });
     }
     let event: SemEvent = read_plain(bytes)?;
@@ -87,7 +97,9 @@ fn what(kind: Kind, event: &SemEvent) -> What {
         Kind::Exit => What::Exit {
             status: ExitStatus::from_wait(event.arg),
         },
-        Kind::Proc | Kind::LookupFailed => What::LookupFailed { ns, key, errno },
+        Kind::Proc | Kind::LookupFailed | Kind::Ioctl | Kind::Uevent => {
+            What::LookupFailed { ns, key, errno }
+        }
     }
 }
 
@@ -120,6 +132,7 @@ const fn quality(flags: u16) -> Quality {
         by_syscall: flags & EVENT_BY_SYSCALL != 0,
         no_result: flags & EVENT_NO_RESULT != 0,
         from_map: flags & EVENT_FROM_MAP != 0,
+        device_by_name: flags & EVENT_DEVICE_BY_NAME != 0,
     }
 }
 
@@ -142,21 +155,22 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 }
 
 /// Types of the kernel's border: `repr(C)`, integers only, no padding.
-pub(super) trait Plain: Copy {}
+pub(crate) trait Plain: Copy {}
 impl Plain for Header {}
 impl Plain for SemEvent {}
+impl Plain for DmEvent {}
 impl Plain for SemKey {}
 impl Plain for SemRecord {}
 impl Plain for ProcRecord {}
 
 /// The bytes of a value.
-pub(super) const fn as_bytes<T: Plain>(value: &T) -> &[u8] {
+pub(crate) const fn as_bytes<T: Plain>(value: &T) -> &[u8] {
     // SAFETY: `Plain` types have no padding, so every byte is initialised.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
 /// A value from its bytes; more bytes than needed are ignored.
-pub(super) fn read_plain<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
+pub(crate) fn read_plain<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
     let need = size_of::<T>();
     if bytes.len() < need {
         return Err(DecodeError::Short {
@@ -167,4 +181,16 @@ pub(super) fn read_plain<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
     // SAFETY: the length was checked; `Plain` types are repr(C) integers, valid for every bit
     // pattern; the read does not need alignment.
     Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// A record of the semaphore map. Layout 2 has appended fields to it: in recordings of layout 1
+/// they are zeros.
+pub(super) fn read_sem_record(bytes: &[u8]) -> Result<SemRecord, DecodeError> {
+    const FIRST: usize = std::mem::offset_of!(SemRecord, last_dm);
+    if bytes.len() != FIRST {
+        return read_plain(bytes);
+    }
+    let mut whole = [0; size_of::<SemRecord>()];
+    whole[..FIRST].copy_from_slice(bytes);
+    read_plain(&whole)
 }

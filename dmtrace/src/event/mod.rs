@@ -3,6 +3,7 @@
 //! The same decoder reads the ring buffer and a recording.
 
 mod decode;
+mod dm;
 mod image;
 pub mod recording;
 #[cfg(test)]
@@ -10,6 +11,9 @@ mod tests;
 
 pub(crate) use decode::text;
 pub use decode::{DecodeError, decode};
+#[cfg(feature = "live")]
+pub(crate) use decode::{as_bytes, read_plain};
+pub use dm::{Action, Command, Ioctl, Uevent, errno_word};
 pub use image::{Ancestor, ExitStatus, ProcessImage};
 
 use serde::Serialize;
@@ -60,6 +64,8 @@ pub struct Quality {
     pub no_result: bool,
     /// Rebuilt from the map because the message was dropped.
     pub from_map: bool,
+    /// The number of the device was found by its name, after the event.
+    pub device_by_name: bool,
 }
 
 /// What happened.
@@ -140,6 +146,10 @@ pub enum What {
         /// Positive errno: `ENOENT` when the cookie lives in another namespace or nowhere.
         errno: i32,
     },
+    /// A device-mapper ioctl that carried a cookie returned.
+    Ioctl(Box<Ioctl>),
+    /// device-mapper is about to send a uevent with a cookie.
+    Uevent(Box<Uevent>),
 }
 
 /// One element of a `semop` call.

@@ -14,7 +14,7 @@ use std::io::{self, Read, Write};
 use dmtrace_common::{ABI, ProcRecord, SemKey, SemRecord};
 use serde::{Deserialize, Serialize};
 
-use super::decode::{Plain, as_bytes, read_plain};
+use super::decode::{Plain, as_bytes, read_plain, read_sem_record};
 use crate::{
     facts::{HostFacts, Snapshot},
     ids::{BootTime, UnixTime},
@@ -309,7 +309,7 @@ fn parse(kind: u16, payload: &[u8]) -> Option<Frame> {
         1 => Frame::Message(payload.to_vec()),
         2 => {
             let record = payload.get(size_of::<SemKey>()..)?;
-            Frame::Sem(plain(payload)?, Box::new(plain(record)?))
+            Frame::Sem(plain(payload)?, Box::new(read_sem_record(record).ok()?))
         }
         3 => Frame::Proc(Box::new(plain(payload)?)),
         4 => Frame::Snapshot(json(payload)?),

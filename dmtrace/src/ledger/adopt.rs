@@ -2,8 +2,8 @@
 //! runs already is joined. Adopting a record twice changes nothing the second time.
 
 use dmtrace_common::{
-    ProcRecord, SEM_MAYBE_FOUND, SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_PREEXISTING, SEM_TOMBSTONE,
-    SemRecord,
+    ProcRecord, SEM_DM_DROPPED, SEM_MAYBE_FOUND, SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_PREEXISTING,
+    SEM_TOMBSTONE, SemRecord,
 };
 
 use super::{
@@ -101,6 +101,9 @@ impl Ledger {
         }
         if record.state & SEM_OPS_DROPPED != 0 {
             self.missed(sem);
+        }
+        if let Some(cookie) = self.cookie_mut(sem) {
+            cookie.take_over_dm(record);
         }
         if let Some(closed) = closed {
             let by = self.actor(record.closer, "");
@@ -267,6 +270,7 @@ impl Cookie {
             waits: record.waits,
             waits_done: record.waits_done,
             starved: record.starved,
+            ..self.counts
         };
         if record.state & SEM_PREEXISTING == 0 {
             self.base = Some(record.value);
@@ -329,6 +333,26 @@ impl Cookie {
                 });
             }
         }
+    }
+}
+
+impl Cookie {
+    /// The sums of device-mapper's ioctls, if the books have none or messages were dropped. Which
+    /// devices they worked on is not in the record.
+    fn take_over_dm(&mut self, record: &SemRecord) {
+        let none = self.counts.ioctls == 0 && self.last_dm.is_none();
+        if record.ioctls == 0 || !(none || record.state & SEM_DM_DROPPED != 0) {
+            return;
+        }
+        let last = BootTime(record.last_dm);
+        if last < self.dm_synced {
+            return;
+        }
+        self.dm_synced = last;
+        self.counts.ioctls = record.ioctls;
+        self.counts.ioctls_failed = record.ioctls_failed;
+        self.counts.uevents = record.uevents;
+        self.gaps.devices |= record.state & SEM_DM_DROPPED != 0;
     }
 }
 

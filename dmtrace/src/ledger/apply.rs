@@ -87,6 +87,8 @@ impl Ledger {
             What::LookupFailed { ns, key, errno } => {
                 self.lookup_failed(event, *ns, *key, *errno, out);
             }
+            What::Ioctl(ioctl) => self.ioctl(event, ioctl, out),
+            What::Uevent(uevent) => self.uevent(event, uevent, out),
         }
     }
 
@@ -449,7 +451,7 @@ impl Ledger {
 }
 
 /// The id of "no set" in a namespace.
-fn nowhere(ns: IpcNs) -> SemId {
+pub(super) fn nowhere(ns: IpcNs) -> SemId {
     SemKey {
         ns: ns.0,
         semid: -1,

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::{Meaning, Stage, Who};
+use super::{Meaning, Name, Stage, Who};
 use crate::{
-    event::ExitStatus,
-    ids::{BootTime, IpcNs, Key, SemId},
+    event::{Action, Command, ExitStatus},
+    ids::{BootTime, DevNum, IpcNs, Key, SemId},
 };
 
 /// One change of state.
@@ -32,7 +32,7 @@ impl Change {
 }
 
 /// What changed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "change")]
 pub enum ChangeKind {
     /// A set was made.
@@ -97,6 +97,37 @@ pub enum ChangeKind {
         errno: i32,
         /// Another namespace in which a cookie with this key lives.
         lives_in: Option<IpcNs>,
+    },
+    /// A device-mapper ioctl with the cookie returned.
+    Ioctl {
+        /// Which.
+        command: Command,
+        /// 0, or a positive errno.
+        errno: i32,
+        /// The kernel has sent a uevent.
+        uevent: bool,
+        /// The device may be removed later.
+        deferred: bool,
+        /// Name of the device, as far as it is known.
+        name: Name,
+        /// Its new name.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        new_name: Option<Name>,
+        /// Its UUID.
+        uuid: Option<Name>,
+        /// Its number.
+        device: Option<DevNum>,
+    },
+    /// A uevent with the cookie is sent.
+    Uevent {
+        /// What it announces.
+        action: Action,
+        /// Name of the device, as far as it is known.
+        name: Name,
+        /// Its UUID.
+        uuid: Option<Name>,
+        /// Its number.
+        device: Option<DevNum>,
     },
 }
 

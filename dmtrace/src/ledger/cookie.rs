@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use serde::Serialize;
 
-use super::{Call, Exit, ImageId, Step, Timeline, Who};
+use super::{Call, Device, Exit, ImageId, Step, Timeline, Who};
 use crate::{
     event::ExitStatus,
     ids::{BootTime, IpcNs},
@@ -16,6 +16,8 @@ pub const USERS: usize = 32;
 pub const COMPLETERS: usize = 8;
 /// Failed lookups that are kept.
 pub const LOOKUPS: usize = 4;
+/// Devices that are told apart; of more the last ones are kept.
+pub const DEVICES: usize = 16;
 /// Images that one cookie keeps in the books.
 pub(super) const HELD: usize = 64;
 /// Waiting threads that are kept.
@@ -45,6 +47,12 @@ pub struct Cookie {
     pub last_actor: Option<ImageId>,
     /// Lookups of its key that failed in another namespace while it was there.
     pub lookups: Vec<FailedLookup>,
+    /// Devices that ioctls with this cookie worked on, the last one last.
+    pub devices: Vec<Device>,
+    /// Further devices, not kept.
+    pub devices_more: u32,
+    /// Last ioctl that returned or uevent that was sent.
+    pub last_dm: Option<BootTime>,
     /// What is missing in these books.
     pub gaps: Gaps,
     /// Step by step.
@@ -57,6 +65,8 @@ pub struct Cookie {
     pub(super) first_op: Option<BootTime>,
     /// Operations up to here are contained in the counts taken over from the kernel map.
     pub(super) synced: BootTime,
+    /// The same for device-mapper's ioctls.
+    pub(super) dm_synced: BootTime,
     /// Images that this cookie holds in the books.
     #[serde(skip)]
     pub(super) held: Vec<ImageId>,
@@ -85,6 +95,12 @@ pub struct Counts {
     pub waits_done: u32,
     /// Decrements that found the value at 0 (EAGAIN).
     pub starved: u32,
+    /// Device-mapper ioctls with the cookie.
+    pub ioctls: u32,
+    /// Of these, failed.
+    pub ioctls_failed: u32,
+    /// Of these, with a uevent: completions to come from udev.
+    pub uevents: u32,
 }
 
 impl Counts {
@@ -187,6 +203,7 @@ pub struct FailedLookup {
 
 /// What is missing in the books of a cookie.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "independent gaps")]
 pub struct Gaps {
     /// Operations were not seen: messages lost, a drift found, or older than the tracer.
     pub operations: bool,
@@ -194,10 +211,13 @@ pub struct Gaps {
     pub results: bool,
     /// More users than can be told apart.
     pub crowded: bool,
+    /// Messages of device-mapper were lost: the list of devices is not complete. No verdict rests
+    /// on it.
+    pub devices: bool,
 }
 
 impl Gaps {
-    /// Whether anything is missing.
+    /// Whether anything is missing that a verdict rests on.
     pub const fn any(self) -> bool {
         self.operations || self.results || self.crowded
     }

@@ -9,6 +9,7 @@ mod change;
 mod close;
 mod cookie;
 mod create;
+mod device;
 mod history;
 mod operate;
 mod process;
@@ -20,9 +21,10 @@ mod timeline;
 
 pub use change::{Change, ChangeKind, EndKind};
 pub use cookie::{
-    COMPLETERS, Cookie, Counts, FailedLookup, Gaps, LOOKUPS, Phase, Stage, USERS, User, WAITERS,
-    WaitEnd, Waiting,
+    COMPLETERS, Cookie, Counts, DEVICES, FailedLookup, Gaps, LOOKUPS, Phase, Stage, USERS, User,
+    WAITERS, WaitEnd, Waiting,
 };
+pub use device::Device;
 pub use history::CLOSED;
 pub use process::{Cycle, Exit, ImageId, Name, Process, Tally, ThreadTrail, Who};
 pub use reconcile::{Drift, DriftKind, Reconciliation};

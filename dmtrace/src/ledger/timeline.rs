@@ -5,7 +5,10 @@ use std::collections::VecDeque;
 use serde::Serialize;
 
 use super::Who;
-use crate::ids::BootTime;
+use crate::{
+    event::{Action, Command},
+    ids::{BootTime, DevNum},
+};
 
 /// Steps kept from the beginning of a cookie's life.
 pub const HEAD: usize = 16;
@@ -54,6 +57,22 @@ pub enum Call {
     Waited,
     /// Another `semop` (one that neither libdm nor devicemapper-rs makes).
     Other,
+    /// A device-mapper ioctl with the cookie returned.
+    Ioctl {
+        /// Which.
+        command: Command,
+        /// On this device; its name is in the cookie's list of devices.
+        device: Option<DevNum>,
+        /// The kernel sent a uevent: udev is to complete it.
+        uevent: bool,
+    },
+    /// A uevent with the cookie is sent.
+    Uevent {
+        /// What it announces.
+        action: Action,
+        /// For this device.
+        device: Option<DevNum>,
+    },
     /// Removed.
     Remove,
     /// A process that used the cookie ended.

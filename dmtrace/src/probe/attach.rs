@@ -96,7 +96,11 @@ fn attach_subject(
     result
 }
 
-fn attach(
+/// Loads a program and puts it in its place.
+///
+/// # Errors
+/// The kernel refuses; in words.
+pub(super) fn attach(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
     attachment: Attachment,
@@ -170,11 +174,7 @@ fn explain(error: &ProgramError) -> String {
     } = error
     {
         let log = verifier_log.to_string();
-        let last = log.lines().rev().map(str::trim).find(|line| {
-            !line.is_empty()
-                && !line.starts_with("processed ")
-                && !line.contains("verification time")
-        });
+        let last = last_words(&log);
         return match last {
             Some(last) => format!("the verifier says: {last} ({io_error})"),
             None => format!("the kernel refuses to load it ({io_error})"),
@@ -195,4 +195,14 @@ pub(super) fn one_line(error: &dyn std::error::Error) -> String {
         source = inner.source();
     }
     text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// What the verifier has against a program: its last line that is no statistics.
+pub(super) fn last_words(log: &str) -> Option<&str> {
+    log.lines().rev().map(str::trim).find(|line| {
+        !line.is_empty()
+            && !line.starts_with("processed ")
+            && !line.starts_with("stack depth ")
+            && !line.contains("verification time")
+    })
 }

@@ -3,7 +3,7 @@
 //! aya parses BTF too, but offers no look-up of members; Rust's eBPF target emits no CO-RE
 //! relocations that would make it unnecessary. Format: Documentation/bpf/btf.rst.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, fs, path::Path, rc::Rc};
 
 /// Why BTF could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,12 @@ pub struct Btf {
     bytes: Vec<u8>,
     types: usize,
     strings: usize,
-    /// Offset of each type's entry, by type id; id 0 is `void`.
+    /// The kernel's own types, which those of a module continue: type ids and strings go on where
+    /// these end.
+    base: Option<Rc<Self>>,
+    /// Types and bytes of strings, those of the base included.
+    ends: (u32, u32),
+    /// Offset of each own type's entry, in the order of the type ids. 0 is `void`, of the kernel.
     entries: Vec<u32>,
     /// Structs and unions that are defined, by name.
     structs: HashMap<Box<[u8]>, u32>,
@@ -47,15 +52,27 @@ impl Btf {
     /// # Errors
     /// The file is missing, not readable, or not BTF.
     pub fn from_file(path: &Path) -> Result<Self, BtfError> {
+        Self::read(path, None)
+    }
+
+    /// Reads a module's, which continues the kernel's.
+    ///
+    /// # Errors
+    /// As [`Btf::from_file`].
+    pub fn of_module(path: &Path, kernel: &Rc<Self>) -> Result<Self, BtfError> {
+        Self::read(path, Some(Rc::clone(kernel)))
+    }
+
+    fn read(path: &Path, base: Option<Rc<Self>>) -> Result<Self, BtfError> {
         let name = path.display().to_string();
         let bytes = fs::read(path).map_err(|source| BtfError::Unreadable {
             path: name.clone(),
             source,
         })?;
-        Self::parse(bytes).ok_or(BtfError::Malformed(name))
+        Self::parse(bytes, base).ok_or(BtfError::Malformed(name))
     }
 
-    fn parse(bytes: Vec<u8>) -> Option<Self> {
+    fn parse(bytes: Vec<u8>, base: Option<Rc<Self>>) -> Option<Self> {
         if u16_at(&bytes, 0)? != MAGIC {
             return None;
         }
@@ -63,18 +80,23 @@ impl Btf {
         let types = header + u32_at(&bytes, 8)? as usize;
         let types_end = types + u32_at(&bytes, 12)? as usize;
         let strings = header + u32_at(&bytes, 16)? as usize;
+        let (first, first_string) = base.as_ref().map_or((0, 0), |base| base.ends);
+        let end_of_strings = first_string + u32_at(&bytes, 20)?;
         let mut btf = Self {
             bytes,
             types,
             strings,
-            entries: vec![0],
+            // `void` of the kernel.
+            entries: if base.is_some() { Vec::new() } else { vec![0] },
+            base,
+            ends: (first, end_of_strings),
             structs: HashMap::new(),
             functions: HashMap::new(),
             enums: Vec::new(),
         };
         let mut at = types;
         while at < types_end {
-            let id = btf.entries.len() as u32;
+            let id = first + btf.entries.len() as u32;
             btf.entries.push((at - types) as u32);
             let info = u32_at(&btf.bytes, at + 4)?;
             let kind = info >> 24 & 0x1f;
@@ -94,12 +116,18 @@ impl Btf {
             }
             at += 12 + trailer(kind, info & 0xffff)?;
         }
+        btf.ends.0 = first + btf.entries.len() as u32;
         Some(btf)
     }
 
     /// Whether a function is there under this very name, so that a trampoline may attach to it.
     pub fn has_function(&self, name: &str) -> bool {
         self.functions.contains_key(name.as_bytes())
+    }
+
+    /// Type id of an own function: what a trampoline attaches to.
+    pub fn function(&self, name: &str) -> Option<u32> {
+        self.functions.get(name.as_bytes()).copied()
     }
 
     /// Size of a struct in bytes.
@@ -173,8 +201,18 @@ impl Btf {
         None
     }
 
+    #[cfg(test)]
+    fn name_at(&self, name: &str) -> u32 {
+        let wanted = |&at: &u32| self.name(at) == Some(name.as_bytes());
+        (1..self.ends.1).find(wanted).expect("a name of the sample")
+    }
+
     fn word(&self, id: u32, offset: usize) -> Option<u32> {
-        let entry = *self.entries.get(id as usize)? as usize;
+        let first = self.base.as_ref().map_or(0, |base| base.ends.0);
+        let Some(own) = id.checked_sub(first) else {
+            return self.base.as_ref()?.word(id, offset);
+        };
+        let entry = *self.entries.get(own as usize)? as usize;
         u32_at(&self.bytes, self.types + entry + offset)
     }
 
@@ -182,7 +220,11 @@ impl Btf {
         if offset == 0 {
             return None;
         }
-        let rest = self.bytes.get(self.strings + offset as usize..)?;
+        let first = self.base.as_ref().map_or(0, |base| base.ends.1);
+        let Some(own) = offset.checked_sub(first) else {
+            return self.base.as_ref()?.name(offset);
+        };
+        let rest = self.bytes.get(self.strings + own as usize..)?;
         let end = rest.iter().position(|&byte| byte == 0)?;
         (end > 0).then(|| &rest[..end])
     }
@@ -214,6 +256,28 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
+    /// What follows the kernel's types: a struct with a member of the kernel's type and name.
+    fn module(kernel: &Btf) -> Vec<u8> {
+        let x = kernel.name_at("x");
+        let (_, strings) = kernel.ends;
+        let own = b"\0mapped_device\0dev_remove\0";
+        let mut types: Vec<u32> = Vec::new();
+        types.extend([strings + 1, 4 << 24 | 1, 8, x, 4, 32]);
+        types.extend([0, 13 << 24, 0]);
+        types.extend([strings + 15, 12 << 24, kernel.ends.0 + 1]);
+        blob(&types, own)
+    }
+
+    #[test]
+    fn a_module_continues_the_kernels_types_and_strings() {
+        let kernel = Rc::new(Btf::parse(sample(), None).expect("sample parses"));
+        let module = Btf::parse(module(&kernel), Some(Rc::clone(&kernel))).expect("module parses");
+        assert_eq!(module.offset("mapped_device.x"), Some(4));
+        assert_eq!(module.offset("mapped_device.x.inum"), Some(8));
+        assert_eq!(module.function("dev_remove"), Some(kernel.ends.0 + 2));
+        assert_eq!(module.function("newary"), None);
+    }
+
     /// Two structs, one holding the other and an anonymous union; an enum; a function.
     fn sample() -> Vec<u8> {
         let mut strings = vec![0u8];
@@ -241,6 +305,10 @@ mod tests {
         // 7: func_proto, 8: func newary
         types.extend([0, 13 << 24, 0]);
         types.extend([name("newary"), 12 << 24, 7]);
+        blob(&types, &strings)
+    }
+
+    fn blob(types: &[u32], strings: &[u8]) -> Vec<u8> {
         let types: Vec<u8> = types.iter().flat_map(|word| word.to_le_bytes()).collect();
         let mut out = Vec::new();
         out.extend(MAGIC.to_le_bytes());
@@ -261,7 +329,7 @@ mod tests {
 
     #[test]
     fn offsets_go_through_typedefs_and_anonymous_members() {
-        let btf = Btf::parse(sample()).expect("sample parses");
+        let btf = Btf::parse(sample(), None).expect("sample parses");
         assert_eq!(btf.offset("outer.x"), Some(0));
         assert_eq!(btf.offset("outer.nsems"), Some(4));
         assert_eq!(btf.offset("outer.ns.inum"), Some(12));
@@ -277,7 +345,7 @@ mod tests {
     fn cut_short_at_any_byte_never_panics() {
         let whole = sample();
         for len in 0..whole.len() {
-            if let Some(btf) = Btf::parse(whole[..len].to_vec()) {
+            if let Some(btf) = Btf::parse(whole[..len].to_vec(), None) {
                 let _some_or_none = btf.offset("outer.ns.inum");
                 let _some_or_none = btf.enumerator("one_id");
             }

@@ -31,6 +31,9 @@ pub struct Counts {
     pub history_lost: u64,
     /// Failed reads.
     pub read_fault: u64,
+    /// Device-mapper ioctls with a cookie that were entered; their returns are counted as
+    /// messages.
+    pub dm_entered: u64,
 }
 
 impl Counts {
@@ -47,6 +50,7 @@ impl Counts {
             call_map_full: sum(Counter::CALL_MAP_FULL),
             history_lost: sum(Counter::HISTORY_LOST),
             read_fault: sum(Counter::READ_FAULT),
+            dm_entered: sum(Counter::DM_ENTERED),
             ..Self::default()
         };
         for kind in Kind::ALL {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
-use dmtrace_common::{ProcKey, ProcRecord, SemKey, SemRecord};
+use dmtrace_common::{DmEvent, EVENT_FROM_MAP, ProcKey, ProcRecord, SemKey, SemRecord};
 use serde::{Deserialize, Serialize};
 
 /// A record of the semaphore map.
@@ -10,10 +10,11 @@ pub type SemEntry = (SemKey, SemRecord);
 /// A record of the process map.
 pub type ProcEntry = (ProcKey, ProcRecord);
 
-/// The two maps that hold the truth.
+/// The maps that hold the truth.
 pub struct Maps {
     sems: HashMap<MapData, SemKey, SemRecord>,
     procs: HashMap<MapData, ProcKey, ProcRecord>,
+    devices: HashMap<MapData, SemKey, DmEvent>,
 }
 
 /// Numbers by which another process opens the maps.
@@ -23,13 +24,16 @@ pub struct MapIds {
     pub sems: u32,
     /// Of the process map.
     pub procs: u32,
+    /// Of the map with the last device of each cookie.
+    pub devices: u32,
 }
 
 impl Maps {
-    pub(super) fn new(sems: Map, procs: Map) -> Result<Self> {
+    pub(super) fn new(sems: Map, procs: Map, devices: Map) -> Result<Self> {
         Ok(Self {
             sems: HashMap::try_from(sems)?,
             procs: HashMap::try_from(procs)?,
+            devices: HashMap::try_from(devices)?,
         })
     }
 
@@ -42,12 +46,13 @@ impl Maps {
         Self::new(
             Map::HashMap(open(ids.sems)?),
             Map::HashMap(open(ids.procs)?),
+            Map::LruHashMap(open(ids.devices)?),
         )
     }
 
-    pub(super) fn ids(sems: &Map, procs: &Map) -> Result<MapIds> {
+    pub(super) fn ids(sems: &Map, procs: &Map, devices: &Map) -> Result<MapIds> {
         let id = |map: &Map| -> Result<u32> {
-            let Map::HashMap(data) = map else {
+            let (Map::HashMap(data) | Map::LruHashMap(data)) = map else {
                 anyhow::bail!("not a hash map")
             };
             Ok(data.info()?.id())
@@ -55,6 +60,7 @@ impl Maps {
         Ok(MapIds {
             sems: id(sems)?,
             procs: id(procs)?,
+            devices: id(devices)?,
         })
     }
 
@@ -67,6 +73,24 @@ impl Maps {
     /// All process records.
     pub fn procs(&self) -> Vec<ProcEntry> {
         self.procs.iter().filter_map(Result::ok).collect()
+    }
+
+    /// The last device-mapper ioctl with each cookie, as far as there was room.
+    pub fn devices(&self) -> Vec<DmEvent> {
+        let kept = self.devices.iter().filter_map(Result::ok);
+        kept.map(|(_, mut event)| {
+            event.header.flags |= EVENT_FROM_MAP;
+            event
+        })
+        .filter(|event| event.header.ts != 0)
+        .collect()
+    }
+
+    /// The last device-mapper ioctl with one cookie.
+    pub fn device(&self, key: SemKey) -> Option<DmEvent> {
+        let mut event = self.devices.get(&key, 0).ok()?;
+        event.header.flags |= EVENT_FROM_MAP;
+        (event.header.ts != 0).then_some(event)
     }
 
     /// One semaphore record.
@@ -82,6 +106,7 @@ impl Maps {
     }
 
     pub(super) fn remove_sem(&mut self, key: SemKey) -> bool {
+        let _none = self.devices.remove(&key);
         self.sems.remove(&key).is_ok()
     }
 

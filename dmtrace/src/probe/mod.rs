@@ -10,9 +10,13 @@ mod attach;
 #[cfg(feature = "live")]
 mod counters;
 #[cfg(feature = "live")]
+mod dm;
+#[cfg(feature = "live")]
 mod kernel_log;
 #[cfg(feature = "live")]
 mod maps;
+#[cfg(feature = "live")]
+mod module;
 #[cfg(feature = "live")]
 mod shared;
 #[cfg(feature = "live")]
@@ -25,6 +29,8 @@ pub use spec::Backend;
 pub use attach::{Attempt, Outcome};
 #[cfg(feature = "live")]
 pub use counters::{Counts, KindCounts};
+#[cfg(feature = "live")]
+pub use dm::DmState;
 #[cfg(feature = "live")]
 pub use maps::{MapIds, Maps, ProcEntry, SemEntry};
 #[cfg(feature = "live")]

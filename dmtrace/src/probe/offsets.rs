@@ -154,6 +154,8 @@ const FIELDS: &[Field] = &[
     member("O_PARAMS_KEY", &["ipc_params.key"], Core),
     member("O_PARAMS_FLG", &["ipc_params.flg"], Core),
     member("O_PARAMS_NSEMS", &["ipc_params.u.nsems"], Core),
+    member("O_DISK_MAJOR", &["gendisk.major"], Optional),
+    member("O_DISK_MINOR", &["gendisk.first_minor"], Optional),
 ];
 
 /// Offsets for the programs, and what this kernel does not have.

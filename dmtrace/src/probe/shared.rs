@@ -64,6 +64,15 @@ impl SharedArray {
         }
     }
 
+    /// Sets a 64-bit element.
+    pub fn set64(&self, index: u32, value: u64) {
+        if let Some(slot) = self.slot(index) {
+            // SAFETY: as in `add32`.
+            let word = unsafe { AtomicU64::from_ptr(slot.as_ptr().cast()) };
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
     /// Reads a 64-bit element.
     pub fn get64(&self, index: u32) -> u64 {
         self.slot(index).map_or(0, |slot| {

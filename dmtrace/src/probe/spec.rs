@@ -275,6 +275,62 @@ const TRACEPOINT: &[Subject] = &[
     END_OF_PROCESS,
 ];
 
+const DM_IOCTL: &str = "device-mapper's resume, remove and rename, their devices and results";
+const DM_UEVENT: &str = "uevents that carry a cookie";
+
+/// device-mapper, apart from the backend of the semaphores: dm_mod may be a module that is loaded
+/// later, and its types are not the kernel's.
+const DEVICE_MAPPER: &[Subject] = &[
+    Subject {
+        name: "dm",
+        provides: DM_IOCTL,
+        weight: Optional,
+        ways: &[
+            &[
+                at("dm_suspend_e", Fentry("dev_suspend")),
+                at("dm_x", Fexit("dev_suspend")),
+                at("dm_remove_e", Fentry("dev_remove")),
+                at("dm_x", Fexit("dev_remove")),
+                at("dm_rename_e", Fentry("dev_rename")),
+                at("dm_x", Fexit("dev_rename")),
+            ],
+            &[
+                at("dm_suspend_ke", Kprobe("dm_mod:dev_suspend")),
+                at("dm_kx", Kretprobe("dm_mod:dev_suspend")),
+                at("dm_remove_ke", Kprobe("dm_mod:dev_remove")),
+                at("dm_kx", Kretprobe("dm_mod:dev_remove")),
+                at("dm_rename_ke", Kprobe("dm_mod:dev_rename")),
+                at("dm_kx", Kretprobe("dm_mod:dev_rename")),
+            ],
+            // Built in; or a kernel that counts symbols of this name without the module's. Those
+            // refuse a name that is not unique.
+            &[
+                at("dm_suspend_ke", Kprobe("dev_suspend")),
+                at("dm_kx", Kretprobe("dev_suspend")),
+                at("dm_remove_ke", Kprobe("dev_remove")),
+                at("dm_kx", Kretprobe("dev_remove")),
+                at("dm_rename_ke", Kprobe("dev_rename")),
+                at("dm_kx", Kretprobe("dev_rename")),
+            ],
+        ],
+    },
+    Subject {
+        name: "uevent",
+        provides: DM_UEVENT,
+        weight: Optional,
+        ways: &[
+            &[at("dm_uevent_e", Fentry("dm_kobject_uevent"))],
+            &[at("dm_uevent_ke", Kprobe("dm_mod:dm_kobject_uevent"))],
+            &[at("dm_uevent_ke", Kprobe("dm_kobject_uevent"))],
+        ],
+    },
+];
+
+/// Subjects of device-mapper.
+pub const fn device_mapper() -> &'static [Subject] {
+    DEVICE_MAPPER
+}
+
 /// Subjects of a backend.
 pub const fn subjects(backend: Backend) -> &'static [Subject] {
     match backend {
@@ -290,11 +346,10 @@ mod tests {
 
     #[test]
     fn names_survive_the_kernels_cut_at_15_bytes() {
-        for backend in Backend::ALL {
-            for subject in subjects(backend) {
-                for attachment in subject.ways.iter().flat_map(|way| way.iter()) {
-                    assert!(attachment.program.len() <= 15, "{}", attachment.program);
-                }
+        let all = Backend::ALL.into_iter().flat_map(subjects);
+        for subject in all.chain(device_mapper()) {
+            for attachment in subject.ways.iter().flat_map(|way| way.iter()) {
+                assert!(attachment.program.len() <= 15, "{}", attachment.program);
             }
         }
     }

@@ -1,21 +1,22 @@
 //! Loading the kernel side and keeping it attached.
 
-use std::path::Path;
+use std::{path::Path, rc::Rc};
 
 use anyhow::{Context, Result};
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
-    maps::{Map, MapData, PerCpuArray, RingBuf},
+    maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
 };
 use dmtrace_common::{
-    PREFILTER_SLOTS, SEM_ANNOUNCED, SEM_COOKIE, SEM_PREEXISTING, SEM_TOMBSTONE, SemKey, SemRecord,
-    control,
+    CookieKey, PREFILTER_SLOTS, SEM_ANNOUNCED, SEM_COOKIE, SEM_PREEXISTING, SEM_TOMBSTONE, SemKey,
+    SemRecord, control,
 };
 
 use super::{
     attach::{Attempt, Links, attach_backend, one_line},
     btf::Btf,
     counters::Counts,
+    dm::{DeviceMapper, DmState},
     environment::{BTF_FILE, Environment, Lockdown},
     kernel_log::KernelLog,
     maps::{MapIds, Maps},
@@ -85,6 +86,9 @@ pub enum StartError {
 /// The kernel side, loaded and attached. Dropping it detaches everything.
 pub struct Tracer {
     backend: Backend,
+    dm: DeviceMapper,
+    /// Semids of live cookies by key.
+    keys: HashMap<MapData, CookieKey, i32>,
     attempts: Vec<Attempt>,
     missing_detail: Vec<&'static str>,
     links: Links,
@@ -93,11 +97,13 @@ pub struct Tracer {
     counts: PerCpuArray<MapData, u64>,
     prefilter: SharedArray,
     control: SharedArray,
+    /// The two maps behind these: programs that are loaded later name them by descriptor.
+    _mapped: [Map; 2],
     ring: Option<RingBuf<MapData>>,
     ring_bytes: u32,
     max_procs: u32,
     /// Keeps the programs that `links` refer to, and the maps, alive.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
     log: Option<KernelLog>,
 }
 
@@ -126,7 +132,9 @@ impl Tracer {
         if !offsets.missing_core.is_empty() {
             return Err(StartError::UnknownKernel(offsets.missing_core.join(", ")));
         }
-        Self::load(options, &environment, &offsets)
+        let mut tracer = Self::load(options, &environment, &offsets)?;
+        tracer.attend(Some(&Rc::new(btf)));
+        Ok(tracer)
     }
 
     fn load(
@@ -163,8 +171,10 @@ impl Tracer {
             environment,
             &mut attempts,
         )?;
+        let dm = DeviceMapper::new(&ebpf, OBJECT, options.backend);
         Self::assemble(
             ebpf,
+            dm,
             backend,
             attempts,
             links,
@@ -175,8 +185,10 @@ impl Tracer {
         .map_err(|error| StartError::Other(format!("{error:#}")))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the parts of a tracer")]
     fn assemble(
         mut ebpf: Ebpf,
+        dm: DeviceMapper,
         backend: Backend,
         attempts: Vec<Attempt>,
         links: Links,
@@ -188,33 +200,61 @@ impl Tracer {
             ebpf.take_map(name)
                 .with_context(|| format!("the object has no map {name}"))
         };
-        let (sems, procs) = (take("SEMS")?, take("PROCS")?);
-        let ids = Maps::ids(&sems, &procs)?;
-        let prefilter = shared(&take("PREFILTER")?, PREFILTER_SLOTS)?;
-        let control = shared(&take("CONTROL")?, control::SLOTS)?;
+        let (sems, procs, devices) = (take("SEMS")?, take("PROCS")?, take("DEVICES")?);
+        let ids = Maps::ids(&sems, &procs, &devices)?;
+        let mapped = [take("PREFILTER")?, take("CONTROL")?];
+        let prefilter = shared(&mapped[0], PREFILTER_SLOTS)?;
+        let control = shared(&mapped[1], control::SLOTS)?;
         let counts = PerCpuArray::try_from(take("COUNTS")?)?;
         let ring = RingBuf::try_from(take("RING")?).context("cannot map the ring buffer")?;
         Ok(Self {
             backend,
+            dm,
+            keys: HashMap::try_from(take("KEYS")?)?,
             attempts,
             missing_detail: offsets.missing_detail.clone(),
             links,
-            maps: Maps::new(sems, procs)?,
+            maps: Maps::new(sems, procs, devices)?,
             ids,
             counts,
             prefilter,
             control,
+            _mapped: mapped,
             ring: Some(ring),
             ring_bytes,
             max_procs,
             log: KernelLog::open(&mut ebpf),
-            _ebpf: ebpf,
+            ebpf,
         })
     }
 
     /// The backend in use.
     pub const fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// How device-mapper is seen.
+    pub const fn dm(&self) -> &DmState {
+        self.dm.state()
+    }
+
+    /// What was tried to see device-mapper, and what came of it.
+    pub fn dm_attempts(&self) -> &[Attempt] {
+        self.dm.attempts()
+    }
+
+    /// Attaches to device-mapper if it is there and was not before. Cheap otherwise. Tells
+    /// whether something was attached now.
+    pub fn attend_dm(&mut self) -> bool {
+        self.attend(None)
+    }
+
+    fn attend(&mut self, kernel: Option<&Rc<Btf>>) -> bool {
+        let Some(md_disk) = self.dm.attend(&mut self.ebpf, kernel) else {
+            return false;
+        };
+        self.control.set64(control::MD_DISK, u64::from(md_disk));
+        true
     }
 
     /// What was tried, and what came of it.
@@ -260,6 +300,7 @@ impl Tracer {
     /// Stops the probes; maps and ring stay readable.
     pub fn detach(&mut self) {
         self.links.clear();
+        self.dm.detach();
     }
 
     /// Enters the sets of a snapshot that the kernel side does not know, so that their operations
@@ -286,6 +327,12 @@ impl Tracer {
                 ) {
                     entered += 1;
                     if cookie {
+                        let name = CookieKey {
+                            ns: ns.ns.0,
+                            key: set.key.0,
+                        };
+                        // Full: the books join by the key.
+                        let _joined_later = self.keys.insert(name, set.semid, 0);
                         self.prefilter
                             .add32(set.semid as u32 & (PREFILTER_SLOTS - 1), 1);
                     }
@@ -318,6 +365,13 @@ impl Tracer {
             && self.maps.remove_sem(key)
             && record.state & SEM_COOKIE != 0
         {
+            let name = CookieKey {
+                ns: key.ns,
+                key: record.key,
+            };
+            if self.keys.get(&name, 0).ok() == Some(key.semid) {
+                let _gone_already = self.keys.remove(&name);
+            }
             self.prefilter
                 .add32(key.semid as u32 & (PREFILTER_SLOTS - 1), u32::MAX);
         }

@@ -1,28 +1,31 @@
 //! Live tracing: the kernel side, the books, and the exact accounting between the two.
 
 mod accounting;
+mod devices;
 mod registry;
 
 use std::{collections::BTreeMap, io};
 
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{
-    Kind, PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, ProcRecord, SEM_TOMBSTONE,
-    SemKey, SemRecord,
+    Kind, PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, ProcRecord, SEM_DM_DROPPED,
+    SEM_TOMBSTONE, SemKey, SemRecord,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
-    event::decode,
+    event::{Event, What, as_bytes, decode},
     facts::{HostFacts, Snapshot},
     host::{self, Scope},
     ids::{BootTime, ProcId},
     ledger::{Change, DriftKind, Ledger, Reconciliation},
-    probe::{Counts, Options, StartError, Tracer},
+    probe::{Counts, DmState, Options, StartError, Tracer},
     verdict::Completeness,
 };
 
 pub use accounting::{Accounting, Received};
+use devices::Directory;
+pub use devices::DmReport;
 pub use registry::{RunningTracer, running_tracers};
 
 /// Messages taken from the ring before other work gets a turn.
@@ -75,6 +78,12 @@ pub struct Session {
     tap: Option<Tap>,
     /// Makes this trace known to `list`, `report` and `clean` as long as it lives.
     registration: Option<registry::Registration>,
+    /// Numbers of devices by name.
+    devices: Directory,
+    /// When device-mapper was attached to.
+    dm_since: Option<BootTime>,
+    /// Cookies made while it was not.
+    dm_missed: u64,
 }
 
 impl Session {
@@ -117,7 +126,14 @@ impl Session {
             last: None,
             tap,
             registration,
+            devices: Directory::default(),
+            dm_since: None,
+            dm_missed: 0,
         };
+        if matches!(session.tracer.dm(), DmState::Attached { .. }) {
+            session.dm_since = Some(began);
+            session.devices.read();
+        }
         session.drain_all(&mut |_, _| {});
         session.preexisting = session.compare(&snapshot).preexisting;
         Ok(session)
@@ -171,12 +187,17 @@ impl Session {
             let Some(item) = ring.next() else {
                 return false;
             };
+            let completed = self.devices.complete(&item);
+            let message = completed.as_ref().map_or(&*item, as_bytes);
             if let Some(tap) = &mut self.tap {
-                tap(Tapped::Message(&item));
+                tap(Tapped::Message(message));
             }
-            match decode(&item) {
+            match decode(message) {
                 Ok(event) => {
                     self.received.count(item.first_chunk());
+                    if self.dm_since.is_none() && makes_cookie(&event) {
+                        self.dm_missed += 1;
+                    }
                     changes.clear();
                     self.ledger.apply_into(&event, &mut changes);
                     if !changes.is_empty() {
@@ -187,6 +208,35 @@ impl Session {
             }
         }
         true
+    }
+
+    /// Attaches to device-mapper if it has come since. Cheap if not. Tells whether it did now.
+    pub fn attend_dm(&mut self) -> bool {
+        let now = self.tracer.attend_dm();
+        if now {
+            self.dm_since = Some(host::clock::boot_now());
+            self.devices.read();
+        } else if !matches!(self.tracer.dm(), DmState::Attached { .. }) {
+            self.dm_since = None;
+        }
+        now
+    }
+
+    /// Whether device-mapper is not traced because it is not there yet.
+    pub fn awaits_dm(&self) -> bool {
+        *self.tracer.dm() == DmState::NotLoaded
+    }
+
+    /// What is seen of device-mapper.
+    pub fn dm_report(&self) -> DmReport {
+        let counts = self.tracer.counts();
+        DmReport {
+            how: self.tracer.dm().clone(),
+            since: self.dm_since,
+            cookies_before: self.dm_missed,
+            entered: counts.dm_entered,
+            returned: counts.of(Kind::Ioctl).seen,
+        }
     }
 
     /// Takes everything that is in the ring now.
@@ -262,6 +312,15 @@ impl Session {
         let changes = self.ledger.adopt(key.into(), record);
         if !changes.is_empty() {
             sink(&changes, &self.ledger);
+        }
+        if record.state & SEM_DM_DROPPED == 0 {
+            return;
+        }
+        if let Some(device) = self.tracer.maps().device(key) {
+            self.tap(Tapped::Message(as_bytes(&device)));
+            if let Ok(event) = decode(as_bytes(&device)) {
+                self.ledger.apply(&event);
+            }
         }
     }
 
@@ -377,6 +436,10 @@ impl Session {
         }
         counts
     }
+}
+
+fn makes_cookie(event: &Event) -> bool {
+    matches!(&event.what, What::Created { key, .. } if key.has_cookie_magic())
 }
 
 /// Kind of a message from its first bytes.

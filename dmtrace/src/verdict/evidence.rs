@@ -5,9 +5,9 @@ use std::{fmt, time::Duration};
 use serde::Serialize;
 
 use crate::{
-    event::ExitStatus,
-    ids::{BootTime, IpcNs, Key},
-    ledger::{Stage, Who},
+    event::{Command, ExitStatus, errno_word},
+    ids::{BootTime, DevNum, IpcNs, Key},
+    ledger::{Cookie, Stage, Who},
 };
 
 /// One fact.
@@ -196,6 +196,33 @@ pub enum Evidence {
     },
     /// The set is not what libdm makes.
     NotACookie,
+    /// A device-mapper ioctl with the cookie, the last one on its device.
+    Ioctl {
+        /// Which.
+        command: Command,
+        /// On this device, in words.
+        device: String,
+        /// Its number.
+        number: Option<DevNum>,
+        /// 0, or a positive errno; `None` if it was not seen to return.
+        errno: Option<i32>,
+        /// The kernel sent a uevent for it.
+        uevent: bool,
+        /// The device may be removed later.
+        deferred: bool,
+    },
+    /// Further devices.
+    MoreDevices {
+        /// How many.
+        count: usize,
+    },
+    /// Uevents with the cookie against completions by udev.
+    Uevents {
+        /// Sent.
+        sent: u32,
+        /// Completed.
+        completed: u32,
+    },
 }
 
 /// What became of the process behind a number from the past.
@@ -210,6 +237,43 @@ pub enum Fate {
     Reused,
     /// Not known.
     Unknown,
+}
+
+/// Devices named in the evidence.
+const DEVICES: usize = 4;
+
+impl Evidence {
+    /// What device-mapper was seen to do with a cookie: what failed first, then what sent no
+    /// uevent, because both explain why nobody completes.
+    pub(super) fn of_devices(cookie: &Cookie) -> Vec<Self> {
+        let mut devices: Vec<_> = cookie.devices.iter().rev().collect();
+        devices.sort_by_key(|device| match device.errno {
+            Some(0) => (device.uevent, 1),
+            Some(_) => (false, 0),
+            None => (true, 0),
+        });
+        let mut evidence: Vec<Self> = devices
+            .iter()
+            .take(DEVICES)
+            .map(|device| Self::Ioctl {
+                command: device.command,
+                device: device.full(),
+                number: device.number,
+                errno: device.errno,
+                uevent: device.uevent,
+                deferred: device.deferred,
+            })
+            .collect();
+        let more = devices.len().saturating_sub(DEVICES) + cookie.devices_more as usize;
+        if more > 0 {
+            evidence.push(Self::MoreDevices { count: more });
+        }
+        let (sent, completed) = (cookie.counts.uevents, cookie.counts.completions);
+        if sent > 0 {
+            evidence.push(Self::Uevents { sent, completed });
+        }
+        evidence
+    }
 }
 
 impl fmt::Display for Evidence {
@@ -295,6 +359,31 @@ impl fmt::Display for Evidence {
             Self::Candidate { pid, name } => write!(f, "{name}[{pid}] may own it"),
             Self::Age { time } => write!(f, "made {} ago", Span(*time)),
             Self::NotACookie => f.write_str("libdm does not make such sets"),
+            Self::Ioctl {
+                command,
+                device,
+                errno,
+                uevent,
+                deferred,
+                ..
+            } => {
+                let which = match command {
+                    Command::Resume | Command::Suspend => format!(" ({command})"),
+                    Command::Remove | Command::Rename => String::new(),
+                };
+                write!(f, "ioctl {}{which} of {device} ", command.ioctl())?;
+                match (errno, uevent, deferred) {
+                    (None, ..) => f.write_str("was not seen to return"),
+                    (Some(0), true, _) => f.write_str("sent a uevent"),
+                    (Some(0), false, true) => f.write_str("was deferred: it sent no uevent"),
+                    (Some(0), false, false) => f.write_str("sent no uevent"),
+                    (Some(errno), ..) => write!(f, "failed with {}", errno_word(*errno)),
+                }
+            }
+            Self::MoreDevices { count } => write!(f, "{count} more devices"),
+            Self::Uevents { sent, completed } => {
+                write!(f, "{sent} uevents sent, {completed} completed by udev")
+            }
         }
     }
 }

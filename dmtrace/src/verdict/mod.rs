@@ -86,6 +86,15 @@ pub enum BlindSpot {
 
 /// Judges one set.
 pub fn judge(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
+    let verdict = by_state(subject, context);
+    // Additional: no verdict rests on what device-mapper did, because it may be unseen.
+    match subject.semaphore.cookie.as_deref() {
+        Some(cookie) => verdict.with(Evidence::of_devices(cookie)),
+        None => verdict,
+    }
+}
+
+fn by_state(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
     let semaphore = subject.semaphore;
     if !semaphore.is_cookie() {
         return Verdict::of(Class::Ordinary, Confidence::Observed);

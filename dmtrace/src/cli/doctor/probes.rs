@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Report, Status, Tracing, selftest};
-use crate::probe::{Attempt, Backend, Options, Outcome, Tracer};
+use crate::probe::{Attempt, Backend, DmState, Options, Outcome, Tracer};
 
 /// Small: nothing but the self-test goes through it.
 const OPTIONS: Options = Options {
@@ -26,8 +26,13 @@ pub(super) fn check(report: &mut Report) -> Tracing {
         .more
         .push(("backend", json!(tracer.backend().name())));
     report.more.push(("attempts", json!(tracer.attempts())));
+    report.more.push(("device_mapper", json!(tracer.dm())));
+    report
+        .more
+        .push(("device_mapper_attempts", json!(tracer.dm_attempts())));
     skipped(&tracer, report);
     chosen(&tracer, report);
+    device_mapper(&tracer, report);
     for what in tracer.missing_detail() {
         report.warn(
             "detail",
@@ -83,7 +88,45 @@ fn chosen(tracer: &Tracer, report: &mut Report) {
         .iter()
         .filter(|attempt| attempt.backend == backend)
         .collect();
+    probes(&mine, report);
+}
+
+/// device-mapper has its own choice, apart from the backend.
+fn device_mapper(tracer: &Tracer, report: &mut Report) {
+    match tracer.dm() {
+        DmState::NotLoaded => {
+            report.pass(
+                "device-mapper",
+                "dm_mod is not loaded; it is attached to when it is".to_owned(),
+            );
+            return;
+        }
+        DmState::Attached { by, uevents } => {
+            let how = if *uevents {
+                ""
+            } else {
+                "; uevents by what the ioctls return"
+            };
+            report.pass("device-mapper", format!("{by}: chosen{how}"));
+        }
+        DmState::Impossible { .. } => {}
+    }
+    let mine: Vec<&Attempt> = tracer.dm_attempts().iter().collect();
+    probes(&mine, report);
     for attempt in &mine {
+        let better = mine.iter().any(|other| {
+            other.subject == attempt.subject
+                && matches!(other.outcome, Outcome::Attached)
+                && other.backend != attempt.backend
+        });
+        if let (true, Outcome::Failed(reason)) = (better, &attempt.outcome) {
+            report.warn("probe", format!("{}: {reason}", attempt.subject), "");
+        }
+    }
+}
+
+fn probes(mine: &[&Attempt], report: &mut Report) {
+    for attempt in mine {
         let hooks = attempt.hooks.join(" ");
         match &attempt.outcome {
             Outcome::Attached => {

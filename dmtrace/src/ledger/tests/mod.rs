@@ -1,6 +1,7 @@
 //! Bounds, order and repetition; the protocol itself is tested with the verdicts.
 
 mod chaos;
+mod devices;
 mod maps;
 
 use super::*;

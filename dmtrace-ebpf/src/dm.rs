@@ -1,0 +1,218 @@
+//! What device-mapper does with cookies: the handlers behind all backends.
+//!
+//! `dev_suspend`, `dev_remove` and `dev_rename` (drivers/md/dm-ioctl.c) get `struct dm_ioctl` in
+//! kernel memory, also for 32-bit callers, and run in the caller's thread to the end. Its layout
+//! is userspace ABI: offsets are the same in every kernel.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use dmtrace_common::{
+    COOKIE_MAGIC, CookieKey, Counter, DM_NAME_LEN, DM_REMOVE, DM_RENAME, DM_UEVENT_GENERATED,
+    DM_UUID_FLAG, DM_UUID_LEN, DmEvent, Header, Kind, SEM_DM_DROPPED, SemKey, SemRecord, control,
+};
+
+use crate::{
+    emit,
+    maps::{DEVICES, DM_CALLS, DmCall, ZERO_DM},
+    offsets::{O_DISK_MAJOR, O_DISK_MINOR},
+    process::{Current, comm, control_get, current, current_task, ipc_ns},
+    read::{Addr, kernel_string, u32_at, u32_from, u64_from},
+    sem::{bump, known_semid, tracked_cookie},
+};
+
+const DATA_START: u64 = 16;
+const FLAGS: u64 = 28;
+const EVENT_NR: u64 = 32;
+const DEV: u64 = 40;
+const NAME: u64 = 48;
+const UUID: u64 = 176;
+
+/// An ioctl is entered. `event_nr` has to be read now: `__dev_status` overwrites it with the
+/// device's event counter on return.
+#[inline(always)]
+pub fn begins(command: u32, param: Addr) {
+    let word = u32_from(param + EVENT_NR);
+    if word & 0xffff == 0 {
+        return;
+    }
+    emit::count(Counter::DM_ENTERED);
+    let name = CookieKey {
+        ns: ipc_ns(current_task()).1,
+        key: COOKIE_MAGIC << 16 | word & 0xffff,
+    };
+    let who = current();
+    let call = DmCall {
+        param,
+        began: who.now,
+        ns: name.ns,
+        key: name.key,
+        semid: known_semid(name),
+        word,
+        command,
+        flags: u32_from(param + FLAGS),
+        dev: 0,
+        uevents: 0,
+    };
+    if let Some(record) = record(&call) {
+        bump(&raw mut record.ioctls);
+        record.last_dm = who.now;
+    }
+    // Least recently used entries make room: this fails only for lack of memory, and then the
+    // return is missing among the seen ones.
+    let _counted = DM_CALLS.insert(bpf_get_current_pid_tgid(), call, 0);
+}
+
+/// The ioctl returns.
+#[inline(always)]
+pub fn ended(ret: i32) {
+    let id = bpf_get_current_pid_tgid();
+    // SAFETY: only this thread writes this entry.
+    let Some(mut call) = unsafe { DM_CALLS.get(id) }.copied() else {
+        return;
+    };
+    let _present = DM_CALLS.remove(id);
+    let flags_out = u32_from(call.param + FLAGS);
+    if call.dev == 0 && (ret == 0 && call.command != DM_REMOVE || named_by_number(&call)) {
+        call.dev = decoded(u64_from(call.param + DEV));
+    }
+    let who = current();
+    let record = record(&call);
+    let describe = |event: &mut DmEvent| {
+        fill(event, Kind::Ioctl, &call, &who);
+        event.ret = ret;
+        event.flags_out = flags_out;
+        if ret == 0 && call.command == DM_RENAME && call.flags & DM_UUID_FLAG == 0 {
+            let start = u32_from(call.param + DATA_START);
+            let from = call.param + u64::from(start);
+            kernel_string(from, event.new_name.as_mut_ptr(), DM_NAME_LEN as u32);
+        }
+    };
+    let sent = emit::dm(Kind::Ioctl, describe);
+    if let Some(record) = record {
+        keep(&call, describe);
+        if ret < 0 {
+            bump(&raw mut record.ioctls_failed);
+            record.ioctl_error = ret;
+        } else if flags_out & DM_UEVENT_GENERATED != 0 {
+            bump(&raw mut record.uevents);
+        }
+        if call.dev != 0 {
+            record.major = call.dev >> 20;
+            record.minor = call.dev & 0xf_ffff;
+        }
+        record.last_dm = who.now;
+        if !sent {
+            record.state |= SEM_DM_DROPPED;
+        }
+    }
+}
+
+/// Keeps what the ioctl was about beside the record of the cookie.
+#[inline(always)]
+fn keep(call: &DmCall, describe: impl FnOnce(&mut DmEvent)) {
+    let sem = SemKey {
+        ns: call.ns,
+        semid: call.semid,
+    };
+    let Some(zero) = ZERO_DM.get_ptr(0) else {
+        return;
+    };
+    // SAFETY: slot 0 always exists and is never written.
+    let zero = unsafe { &*zero };
+    if DEVICES.insert(sem, zero, 0).is_ok()
+        && let Some(event) = DEVICES.get_ptr_mut(sem)
+    {
+        // SAFETY: a live map value. Two threads in ioctls with the same cookie may mix their
+        // devices here; their messages do not.
+        describe(unsafe { &mut *event });
+    }
+}
+
+/// `dm_kobject_uevent` is entered: the uevent is about to be sent. Whether that worked is in the
+/// flags of the returning ioctl.
+#[inline(always)]
+pub fn uevent(md: Addr, action: u32, word: u32) {
+    let Some(call) = DM_CALLS.get_ptr_mut(bpf_get_current_pid_tgid()) else {
+        return;
+    };
+    // SAFETY: a live map value; only this thread writes it.
+    let call = unsafe { &mut *call };
+    if call.word != word {
+        return;
+    }
+    call.uevents += 1;
+    let dev = device(md);
+    if dev != 0 {
+        call.dev = dev;
+    }
+    let call = *call;
+    let who = current();
+    let sent = emit::dm(Kind::Uevent, |event| {
+        fill(event, Kind::Uevent, &call, &who);
+        event.action = action;
+    });
+    if !sent && let Some(record) = record(&call) {
+        record.state |= SEM_DM_DROPPED;
+    }
+}
+
+#[inline(always)]
+fn fill(event: &mut DmEvent, kind: Kind, call: &DmCall, who: &Current) {
+    event.header = Header {
+        kind: kind as u16,
+        flags: 0,
+        tid: who.tid,
+        ts: who.now,
+        actor: who.key,
+    };
+    event.began = call.began;
+    event.ns = call.ns;
+    event.semid = call.semid;
+    event.key = call.key;
+    event.word = call.word;
+    event.command = call.command;
+    event.flags = call.flags;
+    event.uevents = call.uevents;
+    event.major = call.dev >> 20;
+    event.minor = call.dev & 0xf_ffff;
+    event.comm = comm(who.task);
+    // __find_device_hash_cell has written both into `param` by now, if the device was found.
+    let (name, uuid) = (call.param + NAME, call.param + UUID);
+    kernel_string(name, event.name.as_mut_ptr(), DM_NAME_LEN as u32);
+    kernel_string(uuid, event.uuid.as_mut_ptr(), DM_UUID_LEN as u32);
+}
+
+#[inline(always)]
+fn record(call: &DmCall) -> Option<&'static mut SemRecord> {
+    let sem = SemKey {
+        ns: call.ns,
+        semid: call.semid,
+    };
+    let record = tracked_cookie(sem.ns, sem.semid)?;
+    (record.key == call.key).then_some(record)
+}
+
+/// Whether the caller named the device by its number: `name` and `uuid` are filled in later, but
+/// `dev` stays.
+#[inline(always)]
+fn named_by_number(call: &DmCall) -> bool {
+    u64_from(call.param + DEV) != 0
+}
+
+/// `huge_decode_dev` and `MKDEV` of the kernel (include/linux/kdev_t.h).
+#[inline(always)]
+fn decoded(dev: u64) -> u32 {
+    let dev = dev as u32;
+    let (major, minor) = ((dev & 0xf_ff00) >> 8, dev & 0xff | dev >> 12 & 0xf_ff00);
+    major << 20 | minor
+}
+
+/// Number of the device behind a `struct mapped_device`, whose layout only dm's own BTF tells.
+#[inline(always)]
+fn device(md: Addr) -> u32 {
+    let offset = control_get(control::MD_DISK);
+    if offset == 0 || offset > 0xffff {
+        return 0;
+    }
+    let disk = u64_from(md + offset);
+    u32_at(disk, &O_DISK_MAJOR) << 20 | u32_at(disk, &O_DISK_MINOR) & 0xf_ffff
+}

@@ -1,0 +1,245 @@
+//! Attaching to device-mapper, which may be a module that comes and goes while we trace.
+
+use std::{any::Any, fs, os::unix::fs::MetadataExt, path::Path, rc::Rc};
+
+use aya::Ebpf;
+use serde::Serialize;
+
+use super::{
+    attach::{Attempt, Links, Outcome, attach},
+    btf::Btf,
+    environment::BTF_FILE,
+    module::{self, MapFds, Programs, Side},
+    spec::{Attachment, Backend, Hook, device_mapper},
+};
+
+const MODULE: &str = "/sys/module/dm_mod";
+const MODULE_BTF: &str = "/sys/kernel/btf/dm_mod";
+/// A module is visible a moment before it can be attached to.
+const TRIES: u32 = 3;
+
+/// How device-mapper is seen.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum DmState {
+    /// dm_mod is not there; dmtrace attaches when it is.
+    NotLoaded,
+    /// Its programs are attached.
+    Attached {
+        /// fentry or kprobe.
+        by: Backend,
+        /// Whether the uevents themselves are seen, too; otherwise the ioctl tells of them.
+        uevents: bool,
+    },
+    /// There, and there is no way to attach.
+    Impossible {
+        /// Why: the reason of the last way.
+        reason: String,
+    },
+}
+
+/// The programs in device-mapper.
+pub(super) struct DeviceMapper {
+    /// What was asked for on the command line.
+    wanted: Option<Backend>,
+    state: DmState,
+    attempts: Vec<Attempt>,
+    links: Links,
+    object: &'static [u8],
+    /// Until it is needed: on many hosts it never is.
+    maps: Option<MapFds>,
+    programs: Result<Programs, String>,
+    /// Which incarnation of the module was attached to or tried: its inode number in sysfs.
+    seen: Option<u64>,
+    tries: u32,
+}
+
+/// Types of device-mapper, and where its functions are.
+struct Types {
+    btf: Rc<Btf>,
+    /// BTF object of the module; `None` if dm is built in.
+    object: Option<std::os::fd::OwnedFd>,
+}
+
+impl DeviceMapper {
+    /// Not attached yet. Must be made before the maps are taken out of the object.
+    pub fn new(ebpf: &Ebpf, object: &'static [u8], wanted: Option<Backend>) -> Self {
+        let (maps, programs) = match MapFds::of(ebpf) {
+            Ok(maps) => (Some(maps), Err("not read yet".to_owned())),
+            Err(error) => (None, Err(error.to_string())),
+        };
+        Self {
+            object,
+            maps,
+            wanted,
+            state: DmState::NotLoaded,
+            attempts: Vec::new(),
+            links: Links::new(),
+            programs,
+            seen: None,
+            tries: 0,
+        }
+    }
+
+    pub const fn state(&self) -> &DmState {
+        &self.state
+    }
+
+    pub fn attempts(&self) -> &[Attempt] {
+        &self.attempts
+    }
+
+    pub fn detach(&mut self) {
+        self.links.clear();
+    }
+
+    /// Attaches if dm_mod is there and nothing is attached to it. Returns the offset of
+    /// `mapped_device.disk`, or 0, if something was attached now.
+    pub fn attend(&mut self, ebpf: &mut Ebpf, kernel: Option<&Rc<Btf>>) -> Option<u32> {
+        let inode = fs::metadata(MODULE).ok().map(|meta| meta.ino());
+        if inode != self.seen {
+            // Gone, or another incarnation: kprobes have died with the old one.
+            self.links.clear();
+            self.state = DmState::NotLoaded;
+            self.tries = 0;
+            self.seen = inode;
+        }
+        inode?;
+        let attached = matches!(self.state, DmState::Attached { .. });
+        if attached || self.tries >= TRIES {
+            return None;
+        }
+        self.tries += 1;
+        let types = types(kernel);
+        if let Some(maps) = self.maps.take_if(|_| types.is_ok()) {
+            self.programs = Programs::new(self.object, maps);
+        }
+        let by = self.attach_all(ebpf, types.as_ref());
+        match by {
+            Ok(by) => {
+                let uevents = self.attempts.iter().any(|attempt| {
+                    attempt.subject == "uevent" && matches!(attempt.outcome, Outcome::Attached)
+                });
+                self.state = DmState::Attached { by, uevents };
+                let offset = types
+                    .ok()
+                    .and_then(|it| it.btf.offset("mapped_device.disk"));
+                Some(offset.unwrap_or(0))
+            }
+            Err(reason) => {
+                self.state = DmState::Impossible { reason };
+                None
+            }
+        }
+    }
+
+    /// The backend by which the ioctls are seen.
+    fn attach_all(
+        &mut self,
+        ebpf: &mut Ebpf,
+        types: Result<&Types, &String>,
+    ) -> Result<Backend, String> {
+        self.attempts.clear();
+        let mut by = Err("no way known".to_owned());
+        for subject in device_mapper() {
+            let mut done = false;
+            for way in subject.ways {
+                let backend = backend(way);
+                let outcome = if done {
+                    Outcome::NotNeeded
+                } else if self.wanted == Some(Backend::Kprobe) && backend == Backend::Trampoline {
+                    Outcome::Failed("kprobe was asked for".to_owned())
+                } else {
+                    let links: Result<Links, String> = way
+                        .iter()
+                        .map(|attachment| self.attach_one(ebpf, types, *attachment))
+                        .collect();
+                    match links {
+                        Ok(links) => {
+                            done = true;
+                            self.links.extend(links);
+                            Outcome::Attached
+                        }
+                        Err(reason) => Outcome::Failed(reason),
+                    }
+                };
+                if subject.name == "dm" {
+                    match &outcome {
+                        Outcome::Attached => by = Ok(backend),
+                        Outcome::Failed(reason) if by.is_err() => by = Err(reason.clone()),
+                        _ => {}
+                    }
+                }
+                self.attempts.push(Attempt {
+                    backend,
+                    subject: subject.name,
+                    provides: subject.provides,
+                    hooks: way
+                        .iter()
+                        .map(|attachment| attachment.hook.to_string())
+                        .collect(),
+                    outcome,
+                });
+            }
+            if by.is_err() {
+                // Uevents without the ioctls that send them cannot be told from others'.
+                break;
+            }
+        }
+        by
+    }
+
+    fn attach_one(
+        &self,
+        ebpf: &mut Ebpf,
+        types: Result<&Types, &String>,
+        attachment: Attachment,
+    ) -> Result<Box<dyn Any>, String> {
+        let (side, function) = match attachment.hook {
+            Hook::Fentry(function) => (Side::Entry, function),
+            Hook::Fexit(function) => (Side::Exit, function),
+            _ => return attach(ebpf, None, attachment),
+        };
+        let named = |reason: &dyn std::fmt::Display| format!("{}: {reason}", attachment.hook);
+        let types = types.map_err(|reason| named(reason))?;
+        let programs = self.programs.as_ref().map_err(|reason| named(reason))?;
+        let id = types
+            .btf
+            .function(function)
+            .ok_or_else(|| named(&"dm_mod has no such function"))?;
+        let link = programs
+            .attach(attachment.program, side, id, types.object.as_ref())
+            .map_err(|reason| named(&reason))?;
+        Ok(Box::new(link))
+    }
+}
+
+fn backend(way: &[Attachment]) -> Backend {
+    match way.first().map(|attachment| attachment.hook) {
+        Some(Hook::Fentry(_) | Hook::Fexit(_)) => Backend::Trampoline,
+        _ => Backend::Kprobe,
+    }
+}
+
+/// The module's types, or the kernel's if dm is built in.
+fn types(kernel: Option<&Rc<Btf>>) -> Result<Types, String> {
+    let kernel = match kernel {
+        Some(kernel) => Rc::clone(kernel),
+        None => Rc::new(Btf::from_file(Path::new(BTF_FILE)).map_err(|error| error.to_string())?),
+    };
+    if kernel.has_function("dm_kobject_uevent") {
+        return Ok(Types {
+            btf: kernel,
+            object: None,
+        });
+    }
+    if !Path::new(MODULE_BTF).exists() {
+        return Err("the kernel has no type information of modules".to_owned());
+    }
+    let btf = Btf::of_module(Path::new(MODULE_BTF), &kernel).map_err(|error| error.to_string())?;
+    let object = module::btf_of("dm_mod").map_err(|error| format!("BTF of dm_mod: {error}"))?;
+    Ok(Types {
+        btf: Rc::new(btf),
+        object: Some(object),
+    })
+}

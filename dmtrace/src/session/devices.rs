@@ -1,0 +1,97 @@
+//! Numbers of device-mapper's devices by their names, for ioctls that name a device and fail, or
+//! remove it: the kernel does not tell the number then (where dm's types are not known).
+
+use std::{collections::HashMap, fs, path::Path, time::Instant};
+
+use dmtrace_common::{DM_RENAME, DmEvent, EVENT_DEVICE_BY_NAME, Header, Kind};
+use serde::Serialize;
+
+use crate::{
+    event::{read_plain, text},
+    ids::{BootTime, DevNum},
+    probe::DmState,
+};
+
+/// Looks into sysfs for a name that is not known are at least so far apart.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// Names kept.
+const NAMES: usize = 16_384;
+
+/// What is seen of device-mapper.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct DmReport {
+    /// How.
+    pub how: DmState,
+    /// Since when; `None` if it is not.
+    pub since: Option<BootTime>,
+    /// Cookies that were made while it was not: their devices are not known.
+    pub cookies_before: u64,
+    /// Ioctls with a cookie that were entered.
+    pub entered: u64,
+    /// Of these, seen to return. Others are still running, or their return was lost (kprobe).
+    pub returned: u64,
+}
+
+/// Devices by name.
+#[derive(Default)]
+pub(super) struct Directory {
+    names: HashMap<String, DevNum>,
+    read: Option<Instant>,
+}
+
+impl Directory {
+    /// Reads all devices that are there.
+    pub fn read(&mut self) {
+        self.read = Some(Instant::now());
+        if self.names.len() > NAMES {
+            self.names.clear();
+        }
+        for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
+            if !entry.file_name().as_encoded_bytes().starts_with(b"dm-") {
+                continue;
+            }
+            if let Some((name, number)) = device(&entry.path()) {
+                self.names.insert(name, number);
+            }
+        }
+    }
+
+    /// A message of device-mapper with the number that it lacks; `None` for every other message.
+    /// Learns from those that have it.
+    pub fn complete(&mut self, message: &[u8]) -> Option<DmEvent> {
+        let header: Header = read_plain(message).ok()?;
+        if header.kind != Kind::Ioctl as u16 && header.kind != Kind::Uevent as u16 {
+            return None;
+        }
+        let mut event: DmEvent = read_plain(message).ok()?;
+        let name = text(&event.name);
+        if name.is_empty() {
+            return None;
+        }
+        if let Some(number) = DevNum::known(event.major, event.minor) {
+            let renamed = event.command == DM_RENAME && event.new_name[0] != 0;
+            let name = if renamed { text(&event.new_name) } else { name };
+            self.names.insert(name, number);
+            return None;
+        }
+        if !self.names.contains_key(&name) && self.read.is_none_or(|read| read.elapsed() >= PAUSE) {
+            self.read();
+        }
+        let number = self.names.get(&name)?;
+        event.major = number.major;
+        event.minor = number.minor;
+        event.header.flags |= EVENT_DEVICE_BY_NAME;
+        Some(event)
+    }
+}
+
+fn device(dir: &Path) -> Option<(String, DevNum)> {
+    let name = fs::read(dir.join("dm/name")).ok()?;
+    let number = fs::read_to_string(dir.join("dev")).ok()?;
+    let (major, minor) = number.trim().split_once(':')?;
+    let number = DevNum {
+        major: major.parse().ok()?,
+        minor: minor.parse().ok()?,
+    };
+    Some((text(name.trim_ascii_end()), number))
+}
