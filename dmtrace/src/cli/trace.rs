@@ -155,6 +155,13 @@ impl Tracing {
     ) -> Result<Ended> {
         let now = Instant::now();
         let deadline = duration.and_then(|duration| now.checked_add(duration));
+        let early = self.session.take_early();
+        observer.changes(
+            &early,
+            &View {
+                ledger: self.session.ledger(),
+            },
+        )?;
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

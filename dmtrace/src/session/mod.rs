@@ -67,6 +67,8 @@ pub struct Session {
     dropped_seen: u64,
     /// Records of ended processes that are left in the map on purpose.
     victims_kept: u64,
+    /// Changes between attaching and the end of the start.
+    early: Vec<Change>,
     /// Processes seen when the process map was last searched for dead ones.
     procs_reaped_at: u64,
     began: BootTime,
@@ -120,6 +122,7 @@ impl Session {
             dropped_seen: 0,
             victims_kept: 0,
             procs_reaped_at: 0,
+            early: Vec::new(),
             began,
             preexisting: 0,
             drift: 0,
@@ -134,7 +137,9 @@ impl Session {
             session.dm_since = Some(began);
             session.devices.read();
         }
-        session.drain_all(&mut |_, _| {});
+        let mut early = Vec::new();
+        session.drain_all(&mut |changes, _| early.extend_from_slice(changes));
+        session.early = early;
         session.preexisting = session.compare(&snapshot).preexisting;
         Ok(session)
     }
@@ -147,6 +152,11 @@ impl Session {
     /// The kernel side.
     pub const fn tracer(&self) -> &Tracer {
         &self.tracer
+    }
+
+    /// Changes between attaching and the end of the start; once.
+    pub fn take_early(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.early)
     }
 
     /// Diagnostics of the kernel side since the last time, one line each.
