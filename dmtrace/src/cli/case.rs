@@ -130,7 +130,10 @@ impl Case {
                     for (key, record) in maps.sems() {
                         self.ledger.adopt(key.into(), &record);
                     }
+                    let mut numbers = crate::session::Directory::default();
                     for device in maps.devices() {
+                        let bytes = crate::event::as_bytes(&device);
+                        let device = numbers.complete(bytes).unwrap_or(device);
                         if let Ok(event) = decode(crate::event::as_bytes(&device)) {
                             self.ledger.apply(&event);
                         }

@@ -277,6 +277,7 @@ fn cells(row: &Row<'_>) -> Vec<Cell> {
             names.join(" < ")
         })),
         words(image.map(ProcessImage::command_line)),
+        words(Some(row.device())),
     ]
 }
 
@@ -360,4 +361,33 @@ fn as_object(case: &Case, rows: &[Row<'_>]) -> Value {
             "semaphores": rows.iter().map(Row::json).collect::<Vec<_>>(),
         }),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{Actor, Event, Quality, What},
+        ids::{BootTime, Key},
+        ledger::Ledger,
+    };
+
+    #[test]
+    fn every_column_has_a_cell() {
+        let mut ledger = Ledger::new();
+        ledger.apply(&Event {
+            at: BootTime(1),
+            actor: Actor::default(),
+            quality: Quality::default(),
+            what: What::Created {
+                sem: SemId::default(),
+                key: Key(0x0d4d_1234),
+                nsems: 1,
+                semflg: 0o600,
+            },
+        });
+        let set = ledger.live().next().expect("one set");
+        let row = Row::bare(&ledger, set, None, BootTime(2));
+        assert_eq!(cells(&row).len(), COLUMNS.len());
+    }
 }

@@ -176,8 +176,10 @@ impl Tracing {
                 _ = self.terminate.recv() => return Ok(Ended::Signal),
                 status = wait(&mut child) => return Ok(Ended::Child(status.context("cannot wait for the command")?)),
                 () = at(deadline) => return Ok(Ended::Enough),
-                _ = look.tick(), if self.wants_look() || self.session.awaits_dm() => {
-                    self.attend_dm(observer)?;
+                _ = look.tick(), if self.wants_look() || self.watches_dm() => {
+                    if self.session.attend_dm() {
+                        observer.device_mapper(&self.session.dm_report())?;
+                    }
                     if self.wants_look() {
                         self.look(observer)?;
                     }
@@ -190,12 +192,9 @@ impl Tracing {
         }
     }
 
-    /// device-mapper may be loaded, or loaded again, while we trace.
-    fn attend_dm(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        if self.session.attend_dm() {
-            observer.device_mapper(&self.session.dm_report())?;
-        }
-        Ok(())
+    /// Whether device-mapper may come, or go and come again, while nothing else happens.
+    fn watches_dm(&self) -> bool {
+        self.session.awaits_dm() || self.session.may_lose_dm()
     }
 
     fn wants_look(&self) -> bool {
@@ -203,10 +202,8 @@ impl Tracing {
     }
 
     fn drain(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        if self.session.awaits_dm() {
-            // Whoever makes a cookie has loaded dm_mod just before.
-            self.attend_dm(observer)?;
-        }
+        // Whoever makes a cookie has loaded dm_mod just before.
+        let dm_came = self.session.awaits_dm() && self.session.attend_dm();
         loop {
             let dirty = &mut self.dirty;
             let mut told = Told::new(observer);
@@ -218,6 +215,9 @@ impl Tracing {
             if !more || observer.enough() {
                 break;
             }
+        }
+        if dm_came {
+            observer.device_mapper(&self.session.dm_report())?;
         }
         observer.idle()
     }

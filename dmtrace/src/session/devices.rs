@@ -34,7 +34,7 @@ pub struct DmReport {
 
 /// Devices by name.
 #[derive(Default)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     names: HashMap<String, DevNum>,
     read: Option<Instant>,
 }

@@ -19,12 +19,12 @@ use crate::{
     host::{self, Scope},
     ids::{BootTime, ProcId},
     ledger::{Change, DriftKind, Ledger, Reconciliation},
-    probe::{Counts, DmState, Options, StartError, Tracer},
+    probe::{Backend, Counts, DmState, Options, StartError, Tracer},
     verdict::Completeness,
 };
 
 pub use accounting::{Accounting, Received};
-use devices::Directory;
+pub(crate) use devices::Directory;
 pub use devices::DmReport;
 pub use registry::{RunningTracer, running_tracers};
 
@@ -205,7 +205,7 @@ impl Session {
             match decode(message) {
                 Ok(event) => {
                     self.received.count(item.first_chunk());
-                    if self.dm_since.is_none() && makes_cookie(&event) {
+                    if makes_cookie(&event) && self.dm_since.is_none_or(|since| event.at < since) {
                         self.dm_missed += 1;
                     }
                     changes.clear();
@@ -235,6 +235,17 @@ impl Session {
     /// Whether device-mapper is not traced because it is not there yet.
     pub fn awaits_dm(&self) -> bool {
         *self.tracer.dm() == DmState::NotLoaded
+    }
+
+    /// Whether device-mapper may go unnoticed: a trampoline holds the module, a kprobe does not.
+    pub fn may_lose_dm(&self) -> bool {
+        matches!(
+            self.tracer.dm(),
+            DmState::Attached {
+                by: Backend::Kprobe,
+                ..
+            }
+        )
     }
 
     /// What is seen of device-mapper.
