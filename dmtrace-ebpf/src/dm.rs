@@ -7,7 +7,8 @@
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use dmtrace_common::{
     COOKIE_MAGIC, CookieKey, Counter, DM_NAME_LEN, DM_REMOVE, DM_RENAME, DM_UEVENT_GENERATED,
-    DM_UUID_FLAG, DM_UUID_LEN, DmEvent, Header, Kind, SEM_DM_DROPPED, SemKey, SemRecord, control,
+    DM_UUID_FLAG, DM_UUID_LEN, DmEvent, EVENT_NO_RESULT, Header, Kind, SEM_DM_DROPPED, SemKey,
+    SemRecord, control,
 };
 
 use crate::{
@@ -40,7 +41,7 @@ pub fn begins(command: u32, param: Addr) {
         key: COOKIE_MAGIC << 16 | word & 0xffff,
     };
     let who = current();
-    let call = DmCall {
+    let mut call = DmCall {
         param,
         began: who.now,
         ns: name.ns,
@@ -51,33 +52,36 @@ pub fn begins(command: u32, param: Addr) {
         flags: u32_from(param + FLAGS),
         dev: 0,
         uevents: 0,
+        name: [0; DM_NAME_LEN],
     };
+    kernel_string(param + NAME, call.name.as_mut_ptr(), DM_NAME_LEN as u32);
     if let Some(record) = record(&call) {
         bump(&raw mut record.ioctls);
         record.last_dm = who.now;
     }
     // Least recently used entries make room: this fails only for lack of memory, and then the
     // return is missing among the seen ones.
-    let _counted = DM_CALLS.insert(bpf_get_current_pid_tgid(), call, 0);
+    let _counted = DM_CALLS.insert(bpf_get_current_pid_tgid(), &call, 0);
 }
 
 /// The ioctl returns.
 #[inline(always)]
 pub fn ended(ret: i32) {
     let id = bpf_get_current_pid_tgid();
-    // SAFETY: only this thread writes this entry.
-    let Some(mut call) = unsafe { DM_CALLS.get(id) }.copied() else {
+    let Some(call) = DM_CALLS.get_ptr_mut(id) else {
         return;
     };
-    let _present = DM_CALLS.remove(id);
+    // SAFETY: a live map value; only this thread writes it.
+    let call = unsafe { &mut *call };
     let flags_out = u32_from(call.param + FLAGS);
-    if call.dev == 0 && (ret == 0 && call.command != DM_REMOVE || named_by_number(&call)) {
+    if call.dev == 0 && (ret == 0 && call.command != DM_REMOVE || named_by_number(call)) {
         call.dev = decoded(u64_from(call.param + DEV));
     }
     let who = current();
-    let record = record(&call);
-    let describe = |event: &mut DmEvent| {
-        fill(event, Kind::Ioctl, &call, &who);
+    let record = record(call);
+    let call = &*call;
+    let outcome = |event: &mut DmEvent| {
+        fill(event, Kind::Ioctl, call, &who);
         event.ret = ret;
         event.flags_out = flags_out;
         if ret == 0 && call.command == DM_RENAME && call.flags & DM_UUID_FLAG == 0 {
@@ -86,9 +90,9 @@ pub fn ended(ret: i32) {
             kernel_string(from, event.new_name.as_mut_ptr(), DM_NAME_LEN as u32);
         }
     };
-    let sent = emit::dm(Kind::Ioctl, describe);
+    let sent = emit::dm(Kind::Ioctl, outcome);
     if let Some(record) = record {
-        keep(&call, describe);
+        keep(call, outcome);
         if ret < 0 {
             bump(&raw mut record.ioctls_failed);
             record.ioctl_error = ret;
@@ -103,6 +107,49 @@ pub fn ended(ret: i32) {
         if !sent {
             record.state |= SEM_DM_DROPPED;
         }
+    }
+    let _present = DM_CALLS.remove(id);
+}
+
+/// A thread works on a semaphore while its ioctl has not returned: a kretprobe has lost the
+/// return. What was seen until then is told, without a result. `param` is gone by now.
+///
+/// A global function of its own, so that the verifier looks at it once for each program.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dmtrace_lost(id: u64) -> u64 {
+    let Some(call) = DM_CALLS.get_ptr_mut(id) else {
+        return 0;
+    };
+    // SAFETY: a live map value; only this thread writes it.
+    let call = unsafe { &*call };
+    let who = current();
+    let sent = emit::dm(Kind::Ioctl, |event| {
+        describe(event, Kind::Ioctl, call, &who);
+        event.header.flags = EVENT_NO_RESULT;
+        event.name = call.name;
+        if call.uevents != 0 {
+            event.flags_out = DM_UEVENT_GENERATED;
+        }
+    });
+    if let Some(record) = record(call) {
+        if call.uevents != 0 {
+            bump(&raw mut record.uevents);
+        }
+        if !sent {
+            record.state |= SEM_DM_DROPPED;
+        }
+    }
+    let _present = DM_CALLS.remove(id);
+    0
+}
+
+/// Whether the current thread's last ioctl was not seen to return, as it must have by now.
+#[inline(always)]
+pub fn settle() {
+    let id = bpf_get_current_pid_tgid();
+    if DM_CALLS.get_ptr(id).is_some() {
+        dmtrace_lost(id);
     }
 }
 
@@ -144,19 +191,28 @@ pub fn uevent(md: Addr, action: u32, word: u32) {
     if dev != 0 {
         call.dev = dev;
     }
-    let call = *call;
+    let call = &*call;
     let who = current();
     let sent = emit::dm(Kind::Uevent, |event| {
-        fill(event, Kind::Uevent, &call, &who);
+        fill(event, Kind::Uevent, call, &who);
         event.action = action;
     });
-    if !sent && let Some(record) = record(&call) {
+    if !sent && let Some(record) = record(call) {
         record.state |= SEM_DM_DROPPED;
     }
 }
 
 #[inline(always)]
 fn fill(event: &mut DmEvent, kind: Kind, call: &DmCall, who: &Current) {
+    describe(event, kind, call, who);
+    // __find_device_hash_cell has written both into `param` by now, if the device was found.
+    let (name, uuid) = (call.param + NAME, call.param + UUID);
+    kernel_string(name, event.name.as_mut_ptr(), DM_NAME_LEN as u32);
+    kernel_string(uuid, event.uuid.as_mut_ptr(), DM_UUID_LEN as u32);
+}
+
+#[inline(always)]
+fn describe(event: &mut DmEvent, kind: Kind, call: &DmCall, who: &Current) {
     event.header = Header {
         kind: kind as u16,
         flags: 0,
@@ -175,10 +231,6 @@ fn fill(event: &mut DmEvent, kind: Kind, call: &DmCall, who: &Current) {
     event.major = call.dev >> 20;
     event.minor = call.dev & 0xf_ffff;
     event.comm = comm(who.task);
-    // __find_device_hash_cell has written both into `param` by now, if the device was found.
-    let (name, uuid) = (call.param + NAME, call.param + UUID);
-    kernel_string(name, event.name.as_mut_ptr(), DM_NAME_LEN as u32);
-    kernel_string(uuid, event.uuid.as_mut_ptr(), DM_UUID_LEN as u32);
 }
 
 #[inline(always)]

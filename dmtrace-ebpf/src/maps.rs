@@ -5,8 +5,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use dmtrace_common::{
-    COUNTERS, CookieKey, DmEvent, PREFILTER_SLOTS, ProcKey, ProcRecord, SemBuf, SemKey, SemRecord,
-    control,
+    COUNTERS, CookieKey, DM_NAME_LEN, DmEvent, PREFILTER_SLOTS, ProcKey, ProcRecord, SemBuf,
+    SemKey, SemRecord, control,
 };
 
 /// `BPF_F_MMAPABLE`: userspace changes the same words atomically through shared memory.
@@ -92,6 +92,8 @@ pub struct DmCall {
     pub dev: u32,
     /// Uevents so far.
     pub uevents: u32,
+    /// Name of the device at entry, for a return that is not seen.
+    pub name: [u8; DM_NAME_LEN],
 }
 
 /// Arguments of a call in flight.

@@ -8,6 +8,7 @@ use dmtrace_common::{
 
 use crate::{
     atomic::add32,
+    dm::settle,
     emit,
     maps::{DEVICES, KEYS, PREFILTER, PROCS, SEMS},
     offsets::TOMBSTONES_MAX,
@@ -317,10 +318,11 @@ pub fn op_ended_for(who: &Current, sem: SemKey, ops: &Ops, ret: i32, quality: u1
     };
     event.key = record.key;
     note_op(record, who, ops, ret);
-    emit::count(Counter::seen(Kind::Op));
     if who.task == current_task() {
         intern(who);
+        settle();
     }
+    emit::count(Counter::seen(Kind::Op));
     if !emit::event(Kind::Op, &event) {
         record.state |= SEM_OPS_DROPPED;
     }

@@ -364,6 +364,7 @@ fn detail(change: &Change, ledger: &Ledger) -> String {
         ChangeKind::Ioctl {
             command,
             errno,
+            unseen,
             uevent,
             deferred,
             ref name,
@@ -377,6 +378,7 @@ fn detail(change: &Change, ledger: &Ledger) -> String {
                 .map(|name| format!(" to {name}"))
                 .unwrap_or_default();
             let result = match (errno, uevent, deferred) {
+                _ if unseen && !uevent => "result not seen".to_owned(),
                 (0, true, _) => "ok".to_owned(),
                 (0, false, true) => "ok, deferred: no uevent".to_owned(),
                 (0, false, false) => "ok, no uevent".to_owned(),

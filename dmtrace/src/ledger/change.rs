@@ -104,6 +104,8 @@ pub enum ChangeKind {
         command: Command,
         /// 0, or a positive errno.
         errno: i32,
+        /// The return, and with it the result, was lost (kretprobe).
+        unseen: bool,
         /// The kernel has sent a uevent.
         uevent: bool,
         /// The device may be removed later.

@@ -90,6 +90,7 @@ impl Ledger {
             ChangeKind::Ioctl {
                 command: ioctl.command,
                 errno: ioctl.errno,
+                unseen: event.quality.no_result,
                 uevent: ioctl.uevent,
                 deferred: ioctl.deferred,
                 name: Name::from(ioctl.name.as_str()),
@@ -239,7 +240,8 @@ impl Cookie {
             command: ioctl.command,
         };
         if let Some(device) = self.device(&seen, call) {
-            device.errno = Some(ioctl.errno);
+            let unseen = call.quality.no_result && !ioctl.uevent;
+            device.errno = (!unseen).then_some(ioctl.errno);
             device.uevent = ioctl.uevent;
             device.deferred = ioctl.deferred && !ioctl.uevent && ioctl.errno == 0;
             if !ioctl.uevent {
@@ -275,7 +277,14 @@ impl Cookie {
     /// The entry of a device, the last one in the list from now on.
     fn device(&mut self, seen: &Seen<'_>, call: CallSeen<'_>) -> Option<&mut Device> {
         // By name first: within one cookie lvm removes dm-0 and makes another dm-0.
+        let unsettled = |device: &Device| {
+            let same = |who: &Who| call.who.is_some_and(|it| it.tid == who.tid);
+            device.errno.is_none() && device.who.as_ref().is_some_and(same)
+        };
+        let nameless = seen.name.is_empty() && seen.number.is_none();
         let same = |device: &Device| match device.name.as_str() {
+            // Not seen to return, and named by its number: its uevent has told the name.
+            _ if nameless => unsettled(device),
             name if !name.is_empty() && !seen.name.is_empty() => name == seen.name,
             _ => seen.number.is_some() && device.number == seen.number,
         };
