@@ -323,7 +323,7 @@ fn alarms(period: Duration) -> io::Result<()> {
     unsafe { libc::signal(libc::SIGALRM, handler as libc::sighandler_t) };
     let period = libc::timeval {
         tv_sec: 0,
-        tv_usec: period.subsec_micros().into(),
+        tv_usec: period.subsec_micros() as libc::suseconds_t,
     };
     let timer = libc::itimerval {
         it_interval: period,

@@ -50,7 +50,7 @@ pub struct Args {
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
-    suite: suite::Args,
+    suite: suite::SuiteArgs,
     /// Command and arguments; one word alone is a shell line
     #[arg(last = true, required_unless_present_any = ["prepare", "list", "suite"], value_name = "CMD")]
     command: Vec<String>,

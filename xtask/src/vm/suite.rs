@@ -26,7 +26,7 @@ use self::{
     table::{Cell, Table},
 };
 use super::{
-    End, Kernel, LAB_FAILED, Lab, Outcome, RunSpec, Streams,
+    End, Kernel, Lab, Outcome, RunSpec, Streams,
     guest::FileSpec,
     kernel::{self, Spec},
     say,
@@ -38,7 +38,7 @@ const USUAL: [&str; 2] = ["5.10", "6.12"];
 
 /// Options of `--suite`.
 #[derive(clap::Args)]
-pub struct Args {
+pub struct SuiteArgs {
     /// Run the scenario suite instead of a command; without --kernel on 5.10 and 6.12
     #[arg(long, conflicts_with_all = ["command", "prepare", "files", "env", "out"])]
     pub suite: bool,
@@ -54,7 +54,7 @@ pub struct Args {
 }
 
 /// The suite as the command line asks for it; returns an exit code.
-pub fn main(args: &Args, kernels: &[String], list: bool, refresh: bool) -> Result<i32> {
+pub fn main(args: &SuiteArgs, kernels: &[String], list: bool, refresh: bool) -> Result<i32> {
     let all = scenario::load(&host::root().join("tests/vm/scenarios"))?;
     let chosen = scenario::choose(&all, &args.scenarios)?;
     if list {
@@ -260,8 +260,14 @@ fn try_boot(
     for line in text.lines() {
         say(&format!("kernel {}: {line}", kernel.name));
     }
-    if matches!(outcome.end, End::Lab(_)) && outcome.code() == LAB_FAILED {
-        say(&format!("kernel {}: {}", kernel.name, outcome.summary()));
+    if !matches!(outcome.end, End::Exited(0)) {
+        let done = String::from_utf8_lossy(&outcome.stdout).into_owned();
+        let last = done.lines().last().unwrap_or("none");
+        let summary = outcome.summary();
+        say(&format!(
+            "kernel {}: {summary}; last scenario done: {last}",
+            kernel.name
+        ));
     }
     Ok(outcome)
 }
