@@ -3,7 +3,10 @@
 
 use std::{fmt::Write as _, fs::File, io, io::Read, time::Duration};
 
-use crate::sysv::{self, Abi};
+use crate::{
+    dm,
+    sysv::{self, Abi},
+};
 
 /// Upper half of a cookie.
 pub const MAGIC: u32 = 0x0d4d;
@@ -209,6 +212,29 @@ impl Actor {
         self.complete(cookie.key)?;
         say("leaked", Some(cookie), &[]);
         Ok(cookie)
+    }
+
+    /// What moby did in 2017 with a device that may be busy: the wait is only on the path of
+    /// success.
+    ///
+    /// # Errors
+    /// Those of the semaphore calls; `ENOSPC` when the limits are exhausted.
+    pub fn remove_device_like_moby(&self, name: &str) -> io::Result<()> {
+        let cookie = self.create()?;
+        self.inc(cookie)?;
+        match dm::remove(name, cookie.key) {
+            Ok(generated) => {
+                if !generated {
+                    self.complete(cookie.key)?;
+                }
+                self.wait(cookie.key)
+            }
+            Err(error) => {
+                self.complete(cookie.key)?;
+                failed("leaked", cookie, &error);
+                Ok(())
+            }
+        }
     }
 
     /// What devicemapper-rs does when a signal comes: gives up the wait and the cookie.
