@@ -349,7 +349,7 @@ fn alarms(period: Duration) -> io::Result<()> {
     unsafe { libc::signal(libc::SIGALRM, handler as libc::sighandler_t) };
     let period = libc::timeval {
         tv_sec: 0,
-        tv_usec: period.subsec_micros() as libc::suseconds_t,
+        tv_usec: period.subsec_micros() as _,
     };
     let timer = libc::itimerval {
         it_interval: period,

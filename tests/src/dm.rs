@@ -41,7 +41,12 @@ pub fn remove(name: &str, cookie: u32) -> io::Result<bool> {
             args.as_mut_ptr(),
         )
     })?;
-    let [a, b, c, d] = [args[FLAGS], args[FLAGS + 1], args[FLAGS + 2], args[FLAGS + 3]];
+    let [a, b, c, d] = [
+        args[FLAGS],
+        args[FLAGS + 1],
+        args[FLAGS + 2],
+        args[FLAGS + 3],
+    ];
     Ok(u32::from_ne_bytes([a, b, c, d]) & UEVENT_GENERATED != 0)
 }
 

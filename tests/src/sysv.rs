@@ -79,11 +79,14 @@ pub fn key(semid: i32) -> io::Result<u32> {
 /// # Errors
 /// Those of the calls.
 pub fn set_mode(semid: i32, mode: u16) -> io::Result<()> {
-    // SAFETY: all zeros is a valid semid_ds.
-    let mut ds: libc::semid_ds = unsafe { std::mem::zeroed() };
-    ds.sem_perm.mode = mode;
+    // `ipc_perm` is the first member of `struct semid_ds` in every C library; the buffer is larger
+    // than any of them, and all zeros is valid.
+    let mut ds = [0_u64; 32];
+    let perm = ds.as_mut_ptr().cast::<libc::ipc_perm>();
+    // SAFETY: the buffer is aligned for and larger than `struct ipc_perm`.
+    unsafe { (*perm).mode = mode as _ };
     // SAFETY: IPC_SET reads a semid_ds, of which only uid, gid and mode count.
-    check(unsafe { libc::semctl(semid, 0, libc::IPC_SET, &raw mut ds) }).map(drop)
+    check(unsafe { libc::semctl(semid, 0, libc::IPC_SET, ds.as_mut_ptr()) }).map(drop)
 }
 
 /// `IPC_RMID`.

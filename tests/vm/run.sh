@@ -44,6 +44,8 @@ clean_up() {
         udevadm settle --timeout=10
     fi
     losetup -D
+    ! [ -e /tmp/pin ] || umount /tmp/pin
+    rm -f /etc/udev/udev.conf
     rm -rf /run/suite/* /tmp/* /run/lvm/*
     ipcrm --all=sem
 }

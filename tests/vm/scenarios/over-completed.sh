@@ -7,7 +7,7 @@ cookie=$(cat /tmp/cookie)
 dmsetup udevcomplete "$cookie"
 udevd_go
 udevadm settle
-sleep 1.5
-expect was state=over-completed
+until_ok 15 grep -q '"class":"over_completed"' "$OUT/watch.json"
+expect was state=over_completed
 dmsetup udevreleasecookie "$cookie" || true
 expect cookies created=1 destroyed=1 live=0

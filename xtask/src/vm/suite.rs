@@ -11,18 +11,19 @@ mod scenario;
 mod table;
 
 use std::{
+    collections::VecDeque,
     fs,
     path::{Path, PathBuf},
     sync::Mutex,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 
 use self::{
     programs::Programs,
-    scenario::Scenario,
+    scenario::{Entries, Scenario},
     table::{Cell, Table},
 };
 use super::{
@@ -81,7 +82,10 @@ pub fn tier() -> Result<Tally> {
     Ok(run(&chosen, &specs, false, true)?.0.tally())
 }
 
-/// Runs scenarios on kernels, two guests at a time, and prints the table.
+/// Guests that run at the same time: each of them sleeps half of its time.
+const GUESTS: usize = 2;
+
+/// Runs scenarios on kernels and prints the table.
 fn run(
     scenarios: &[&Scenario],
     specs: &[&Spec],
@@ -94,39 +98,31 @@ fn run(
         .iter()
         .map(|spec| (*spec, lab.prepare(spec)))
         .collect();
-    let begun = std::time::Instant::now();
-    let queue = Mutex::new(kernels.into_iter().enumerate().collect::<Vec<_>>());
-    let done = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let next = queue
-                        .lock()
-                        .ok()
-                        .and_then(|mut queue| (!queue.is_empty()).then(|| queue.remove(0)));
-                    let Some((place, (spec, kernel))) = next else {
-                        return;
-                    };
-                    let column = match kernel {
-                        Ok(kernel) => on_kernel(&lab, &kernel, scenarios, &programs),
-                        Err(error) => scenario::nothing(scenarios, &format!("{error:#}")),
-                    };
-                    if let Ok(mut done) = done.lock() {
-                        done.push((place, spec.name.to_owned(), column));
-                    }
-                }
-            });
+    let begun = Instant::now();
+    let mut columns: Vec<(String, Vec<(String, Cell)>)> = Vec::new();
+    let mut queue = VecDeque::new();
+    for (column, (spec, kernel)) in kernels.iter().enumerate() {
+        let mut cells = Vec::new();
+        match kernel {
+            Ok(kernel) => {
+                cells.extend(scenario::unfit(scenarios, spec.name));
+                let boots = scenario::boots(scenarios, spec.name).into_iter();
+                queue.extend(boots.map(|entries| (column, kernel, entries)));
+            }
+            Err(error) => cells.extend(scenario::nothing(scenarios, &format!("{error:#}"))),
         }
-    });
-    let mut columns = done.into_inner().unwrap_or_default();
-    columns.sort_by_key(|(place, ..)| *place);
-    let table = Table::new(
-        columns
-            .into_iter()
-            .map(|(_, name, cells)| (name, cells))
-            .collect(),
-    );
+        columns.push((spec.name.to_owned(), cells));
+    }
+    for (column, cells) in in_guests(&lab, &programs, queue) {
+        if let Some((_, all)) = columns.get_mut(column) {
+            all.extend(cells);
+        }
+    }
+    let order: Vec<String> = scenarios.iter().flat_map(|it| it.entries()).collect();
+    for (_, cells) in &mut columns {
+        cells.sort_by_key(|(entry, _)| order.iter().position(|known| known == entry));
+    }
+    let table = Table::new(columns);
     print!("{}", table.text());
     for (kernel, entry, cell) in table.failures() {
         if let Cell::Failed(why) = cell {
@@ -138,6 +134,37 @@ fn run(
         }
     }
     Ok((table, begun.elapsed().as_secs()))
+}
+
+/// A boot that is to be done: number of the kernel's column, the kernel, the scenarios.
+type Boot<'a> = (usize, &'a Kernel, Vec<(&'a Scenario, String)>);
+
+/// Does all boots, some guests at a time.
+fn in_guests(
+    lab: &Lab,
+    programs: &Programs,
+    queue: VecDeque<Boot<'_>>,
+) -> Vec<(usize, Vec<(String, Cell)>)> {
+    let queue = Mutex::new(queue);
+    let done = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let next = queue.lock().ok().and_then(|mut queue| queue.pop_front());
+            let Some((column, kernel, entries)) = next else {
+                return;
+            };
+            let cells = boot(lab, kernel, &entries, programs);
+            if let Ok(mut done) = done.lock() {
+                done.push((column, cells));
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..GUESTS {
+            scope.spawn(work);
+        }
+    });
+    done.into_inner().unwrap_or_default()
 }
 
 fn print_log(kernel: &str, entry: &str) {
@@ -155,42 +182,11 @@ fn results(kernel: &str) -> PathBuf {
         .join(kernel)
 }
 
-/// All scenarios on one kernel: the modest in one boot, the others in one each.
-fn on_kernel(
-    lab: &Lab,
-    kernel: &Kernel,
-    scenarios: &[&Scenario],
-    programs: &Programs,
-) -> Vec<(String, Cell)> {
-    let mut cells = Vec::new();
-    let mut shared: Vec<(&Scenario, String)> = Vec::new();
-    for scenario in scenarios {
-        for entry in scenario.entries() {
-            if let Some(reason) = scenario.unfit(&kernel.name) {
-                cells.push((entry, Cell::Skipped(reason)));
-            } else if scenario.own_boot() {
-                cells.extend(boot(lab, kernel, &[(scenario, entry)], programs));
-            } else {
-                shared.push((scenario, entry));
-            }
-        }
-    }
-    if !shared.is_empty() {
-        cells.extend(boot(lab, kernel, &shared, programs));
-    }
-    let order: Vec<String> = scenarios
-        .iter()
-        .flat_map(|scenario| scenario.entries())
-        .collect();
-    cells.sort_by_key(|(entry, _)| order.iter().position(|known| known == entry));
-    cells
-}
-
 /// Some scenarios in one boot.
 fn boot(
     lab: &Lab,
     kernel: &Kernel,
-    entries: &[(&Scenario, String)],
+    entries: &Entries<'_>,
     programs: &Programs,
 ) -> Vec<(String, Cell)> {
     match try_boot(lab, kernel, entries, programs) {
@@ -217,7 +213,7 @@ fn boot(
     }
 }
 
-fn failed(entries: &[(&Scenario, String)], why: &str) -> Vec<(String, Cell)> {
+fn failed(entries: &Entries<'_>, why: &str) -> Vec<(String, Cell)> {
     entries
         .iter()
         .map(|(_, entry)| (entry.clone(), Cell::Failed(vec![why.to_owned()])))
@@ -227,7 +223,7 @@ fn failed(entries: &[(&Scenario, String)], why: &str) -> Vec<(String, Cell)> {
 fn try_boot(
     lab: &Lab,
     kernel: &Kernel,
-    entries: &[(&Scenario, String)],
+    entries: &Entries<'_>,
     programs: &Programs,
 ) -> Result<Outcome> {
     let out = results(&kernel.name);

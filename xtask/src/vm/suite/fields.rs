@@ -65,7 +65,7 @@ fn places(key: &str) -> &[&str] {
 
 /// Whether a key of an expectation exists: a wrong one would never match, or always.
 pub fn is_known(key: &str) -> bool {
-    matches!(key, "command" | "device" | "count") || !places(key).is_empty()
+    matches!(key, "command" | "device" | "count" | "list") || !places(key).is_empty()
 }
 
 fn text(value: &Value) -> Option<String> {

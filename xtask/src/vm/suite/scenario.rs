@@ -79,6 +79,39 @@ pub fn list(scenarios: &[&Scenario]) -> String {
     lines.collect()
 }
 
+/// Scenarios of one boot, each with its row.
+pub type Entries<'a> = [(&'a Scenario, String)];
+
+/// Rows in one boot, about: a guest that dies takes no more with it.
+const IN_A_BOOT: usize = 12;
+
+/// What is to be run on a kernel, by boots: the modest scenarios together, the others alone.
+pub fn boots<'a>(scenarios: &[&'a Scenario], kernel: &str) -> Vec<Vec<(&'a Scenario, String)>> {
+    let fitting = scenarios.iter().filter(|it| it.unfit(kernel).is_none());
+    let (own, shared): (Vec<&Scenario>, Vec<&Scenario>) = fitting.partition(|it| it.own_boot());
+    let rows = |it: &&'a Scenario| -> Vec<(&'a Scenario, String)> {
+        it.entries().into_iter().map(|entry| (*it, entry)).collect()
+    };
+    let shared: Vec<_> = shared.iter().flat_map(rows).collect();
+    let count = shared.len().div_ceil(IN_A_BOOT).max(1);
+    let mut boots: Vec<Vec<_>> = own.iter().flat_map(rows).map(|row| vec![row]).collect();
+    let size = shared.len().div_ceil(count).max(1);
+    boots.extend(shared.chunks(size).map(<[_]>::to_vec));
+    boots
+}
+
+/// What cannot run on a kernel.
+pub fn unfit(scenarios: &[&Scenario], kernel: &str) -> Vec<(String, Cell)> {
+    let mut cells = Vec::new();
+    for scenario in scenarios {
+        if let Some(reason) = scenario.unfit(kernel) {
+            let skipped = |entry| (entry, Cell::Skipped(reason.clone()));
+            cells.extend(scenario.entries().into_iter().map(skipped));
+        }
+    }
+    cells
+}
+
 /// A column for a kernel that could not be had.
 pub fn nothing(scenarios: &[&Scenario], why: &str) -> Vec<(String, Cell)> {
     let entries = scenarios.iter().flat_map(|scenario| scenario.entries());
