@@ -93,7 +93,7 @@ have_cookies() {
 # zero NAME [SECTORS]: a device in good order, without a cookie.
 device() {
     dmsetup create "$1" --noudevsync --table "0 ${2:-2048} zero"
-    udevadm settle
+    udevadm settle --timeout=20
 }
 
 # loop SIZE: a loop device with an empty file of that size; its name is in $loop.

@@ -36,8 +36,10 @@ udevd_hold() {
     udevadm control --stop-exec-queue
 }
 
+# An event that concerns nobody makes sure that udevd looks at its queue.
 udevd_go() {
     udevadm control --start-exec-queue
+    udevadm trigger --action=change --subsystem-match=mem --sysname-match=null
 }
 
 # udevd_rule NAME TEXT: one more file of rules.

@@ -10,7 +10,7 @@ trace
 dmsetup create a --table '0 2048 zero' &
 pid=$!
 until_ok 10 in_semop $pid
-udevadm settle
+udevadm settle --timeout=20
 sleep 11
 expect stuck creator=$pid cause=event_lost confidence=inferred device=a
 expect cookies created=1 live=1
