@@ -338,6 +338,7 @@ fn note_op(record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32) {
             record.wait_since = 0;
         }
     }
+    record.last_op = who.now;
     if ret < 0 {
         if ret == EAGAIN {
             bump(&raw mut record.starved);
@@ -346,7 +347,6 @@ fn note_op(record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32) {
         }
         return;
     }
-    record.last_op = who.now;
     record.last_actor = who.key;
     let sum = total(ops);
     if sum != 0 {

@@ -3,7 +3,10 @@
 
 use std::{fmt::Write as _, fs::File, io, io::Read, time::Duration};
 
-use crate::sysv::{self, Abi};
+use crate::{
+    dm,
+    sysv::{self, Abi},
+};
 
 /// Upper half of a cookie.
 pub const MAGIC: u32 = 0x0d4d;
@@ -211,6 +214,29 @@ impl Actor {
         Ok(cookie)
     }
 
+    /// What moby did in 2017 with a device that may be busy: the wait is only on the path of
+    /// success.
+    ///
+    /// # Errors
+    /// Those of the semaphore calls; `ENOSPC` when the limits are exhausted.
+    pub fn remove_device_like_moby(&self, name: &str) -> io::Result<()> {
+        let cookie = self.create()?;
+        self.inc(cookie)?;
+        match dm::remove(name, cookie.key) {
+            Ok(generated) => {
+                if !generated {
+                    self.complete(cookie.key)?;
+                }
+                self.wait(cookie.key)
+            }
+            Err(error) => {
+                self.complete(cookie.key)?;
+                failed("leaked", cookie, &error);
+                Ok(())
+            }
+        }
+    }
+
     /// What devicemapper-rs does when a signal comes: gives up the wait and the cookie.
     ///
     /// # Errors
@@ -323,7 +349,7 @@ fn alarms(period: Duration) -> io::Result<()> {
     unsafe { libc::signal(libc::SIGALRM, handler as libc::sighandler_t) };
     let period = libc::timeval {
         tv_sec: 0,
-        tv_usec: period.subsec_micros().into(),
+        tv_usec: period.subsec_micros() as _,
     };
     let timer = libc::itimerval {
         it_interval: period,

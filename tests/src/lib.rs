@@ -2,5 +2,6 @@
 //! starts it, cleans up after it and runs the tests.
 
 pub mod actor;
+pub mod dm;
 pub mod harness;
 pub mod sysv;

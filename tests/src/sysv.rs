@@ -14,8 +14,14 @@ pub enum Abi {
 
 #[cfg(target_arch = "x86_64")]
 const SYS_SEMOP: libc::c_long = 65;
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "x86")))]
 const SYS_SEMOP: libc::c_long = 193;
+
+#[cfg(not(target_arch = "x86"))]
+const SYS_SEMTIMEDOP: libc::c_long = libc::SYS_semtimedop;
+/// `semtimedop_time64`, which 32-bit glibc calls.
+#[cfg(target_arch = "x86")]
+const SYS_SEMTIMEDOP: libc::c_long = 420;
 
 /// `semget(2)`.
 ///
@@ -73,11 +79,14 @@ pub fn key(semid: i32) -> io::Result<u32> {
 /// # Errors
 /// Those of the calls.
 pub fn set_mode(semid: i32, mode: u16) -> io::Result<()> {
-    // SAFETY: all zeros is a valid semid_ds.
-    let mut ds: libc::semid_ds = unsafe { std::mem::zeroed() };
-    ds.sem_perm.mode = mode;
+    // `ipc_perm` is the first member of `struct semid_ds` in every C library; the buffer is larger
+    // than any of them, and all zeros is valid.
+    let mut ds = [0_u64; 32];
+    let perm = ds.as_mut_ptr().cast::<libc::ipc_perm>();
+    // SAFETY: the buffer is aligned for and larger than `struct ipc_perm`.
+    unsafe { (*perm).mode = mode as _ };
     // SAFETY: IPC_SET reads a semid_ds, of which only uid, gid and mode count.
-    check(unsafe { libc::semctl(semid, 0, libc::IPC_SET, &raw mut ds) }).map(drop)
+    check(unsafe { libc::semctl(semid, 0, libc::IPC_SET, ds.as_mut_ptr()) }).map(drop)
 }
 
 /// `IPC_RMID`.
@@ -103,8 +112,13 @@ pub fn op(abi: Abi, semid: i32, op: i16, flags: i32) -> io::Result<()> {
         Abi::SemTimedOp => {
             let forever: *const libc::timespec = std::ptr::null();
             // SAFETY: one sembuf that outlives the call, and no timeout.
-            unsafe { libc::syscall(libc::SYS_semtimedop, semid, &raw mut buf, 1_usize, forever) }
+            unsafe { libc::syscall(SYS_SEMTIMEDOP, semid, &raw mut buf, 1_usize, forever) }
         }
+        // 32-bit programs have no semop(2): ipc(2) multiplexes it, as number 1.
+        #[cfg(target_arch = "x86")]
+        // SAFETY: one sembuf that outlives the call.
+        Abi::SemOp => unsafe { libc::syscall(libc::SYS_ipc, 1, semid, 1_usize, 0, &raw mut buf) },
+        #[cfg(not(target_arch = "x86"))]
         // SAFETY: one sembuf that outlives the call.
         Abi::SemOp => unsafe { libc::syscall(SYS_SEMOP, semid, &raw mut buf, 1_usize) },
     };

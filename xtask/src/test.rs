@@ -15,6 +15,7 @@ use crate::{
     build::{self, Profile},
     host, lint, setup,
     tally::Tally,
+    vm,
 };
 
 /// A tier that takes longer hangs. coreutils' `timeout` ends it.
@@ -29,7 +30,7 @@ const ORDER: [&str; 4] = ["harness", "host", "cli", "replay"];
 /// `cargo xtask test`
 #[derive(clap::Args)]
 pub struct Args {
-    /// One tier: lint, unit, or a test target of tests/ such as cli, host, replay, live
+    /// One tier: lint, unit, vm, or a test target of tests/ such as cli, host, replay, live
     #[arg(long, default_value = "all")]
     tier: String,
     /// Without the tests that boot kernels
@@ -45,9 +46,9 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     let targets = targets()?;
     let wanted = |tier: &str| args.tier == "all" || args.tier == tier;
     let black_box: Vec<_> = targets.iter().filter(|name| wanted(name)).collect();
-    if !wanted("lint") && !wanted("unit") && black_box.is_empty() {
+    if !wanted("lint") && !wanted("unit") && !wanted("vm") && black_box.is_empty() {
         bail!(
-            "--tier {}: no such tier; use lint, unit, {} or all",
+            "--tier {}: no such tier; use lint, unit, {}, vm or all",
             args.tier,
             targets.join(", ")
         );
@@ -73,9 +74,9 @@ pub fn main(args: &Args) -> Result<ExitCode> {
             }
         }
     }
-    // VM TIER: where the suite of `mod vm` is to be called, unless `args.no_vm`:
-    //     tally += timed("vm", vm::suite);
-    let _ = args.no_vm;
+    if args.tier == "vm" || (args.tier == "all" && !args.no_vm) {
+        tally += timed("vm", vm::suite::tier);
+    }
 
     println!("\n{tally}");
     Ok(if tally.failed == 0 {

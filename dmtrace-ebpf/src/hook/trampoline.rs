@@ -139,13 +139,25 @@ pub fn semop_old_x(ctx: FExitContext) -> i32 {
     0
 }
 
-/// `long ksys_semget(key_t key, int nsems, int semflg)`: lookups of cookies that are not there.
-#[fexit(function = "ksys_semget")]
-pub fn semget_x(ctx: FExitContext) -> i32 {
-    let ret = ctx.arg::<i64>(3) as i32;
-    if ret < 0 && ctx.arg::<i32>(2) & super::syscall::IPC_CREAT == 0 {
-        let task = current_task();
-        lookup_failed(ipc_ns(task).1, ctx.arg::<i32>(0) as u32, ret, 0);
+/// `int ipcget(struct ipc_namespace *ns, struct ipc_ids *ids, const struct ipc_ops *ops, struct
+/// ipc_params *params)`: lookups of cookies that are not there. The compiler inlines
+/// `ksys_semget` into the system call of the same file.
+#[fexit(function = "ipcget")]
+pub fn ipcget_x(ctx: FExitContext) -> i32 {
+    let (ns, ids, params): (Addr, Addr, Addr) = (ctx.arg(0), ctx.arg(1), ctx.arg(3));
+    let ret = ctx.arg::<i32>(4);
+    // The namespace's three `ipc_ids` stand at its beginning, that of semaphores first. One is
+    // larger than 64 bytes.
+    if ret >= 0 || ids.wrapping_sub(ns) >= 64 {
+        return 0;
+    }
+    if u32_at(params, &O_PARAMS_FLG) & super::syscall::IPC_CREAT as u32 == 0 {
+        lookup_failed(
+            u32_at(ns, &O_IPCNS_INUM),
+            u32_at(params, &O_PARAMS_KEY),
+            ret,
+            0,
+        );
     }
     0
 }

@@ -255,6 +255,7 @@ impl<'a> Row<'a> {
                 "reason": reason(verdict),
                 "evidence": verdict.evidence.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "missing_step": verdict.missing,
+                "culprit": verdict.culprit,
             });
         }
         object

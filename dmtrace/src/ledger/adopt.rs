@@ -292,7 +292,9 @@ impl Cookie {
         }
         if let Some(creator) = creator {
             let stage = owner_stage(record, owner_waits);
-            let acted = last.is_some_and(|last| last.image == creator.image);
+            // The end of a wait is the last that is known of a waiter, also if it failed.
+            let waits_done = owner_waits && record.waits_done > 0;
+            let acted = waits_done || last.is_some_and(|last| last.image == creator.image);
             let at = BootTime(if acted {
                 record.last_op
             } else {
@@ -310,7 +312,12 @@ impl Cookie {
         let since = BootTime(record.wait_since);
         if waited && !owner_waits {
             let stage = wait_stage(record);
-            let user = self.user_mut(&waiter, since, stage);
+            let ended = BootTime(if record.waits_done > 0 {
+                record.last_op
+            } else {
+                0
+            });
+            let user = self.user_mut(&waiter, since.max(ended), stage);
             user.stage = stage;
             user.decs = by_other;
             user.wait_entries = by_other;

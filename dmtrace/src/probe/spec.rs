@@ -192,7 +192,7 @@ const TRAMPOLINE: &[Subject] = &[
         name: "lookup",
         provides: LOOKUP,
         weight: Optional,
-        ways: &[&[at("semget_x", Fexit("ksys_semget"))]],
+        ways: &[&[at("ipcget_x", Fexit("ipcget"))]],
     },
     END_OF_PROCESS,
 ];

@@ -89,7 +89,14 @@ fn open(known: Knowledge, evidence: Vec<Evidence>) -> Verdict {
 /// More completions than announced operations: the next of the owner's decrements fails.
 fn over_completed(cookie: &Cookie, known: &Knowledge) -> bool {
     let complete = !known.unseen && !known.contradiction;
-    complete && cookie.counts.setvals > 0 && cookie.counts.outstanding() < 0
+    // Whoever decremented last may have been about to wait, and was killed or stopped before: the
+    // entry into a wait completes nothing.
+    let entering = cookie
+        .users
+        .iter()
+        .filter(|user| user.stage == Stage::SelfCompleted)
+        .count() as i64;
+    complete && cookie.counts.setvals > 0 && cookie.counts.outstanding() + entering < 0
 }
 
 fn over(cookie: &Cookie, known: Knowledge, mut evidence: Vec<Evidence>) -> Verdict {

@@ -22,6 +22,7 @@ prints one JSON line for each step: step, pid, key, semid, errno
         create, count N uevents, wait, remove; children complete as udev would.
         STEP: after-semget after-setval after-inc after-complete in-wait after-wait
   moby [--count N | --until-enospc] [--every-ms N]   create, +1, -1 by itself, never wait
+  moby ... --device NAME      the same with a real DM_DEV_REMOVE, which fails if NAME is open
   eintr [--then-cycle]       give up the wait on a signal; then a cycle in good order
   over-complete              complete twice, then wait
   create                     as `dmsetup udevcreatecookie`: value 1, exit
@@ -212,11 +213,16 @@ fn moby(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
     let until_enospc = args.flag("--until-enospc");
     let count = args.number("--count", if until_enospc { u64::MAX } else { 1 })?;
     let every = args.millis("--every-ms")?;
+    let device = args.text("--device")?;
     args.end()?;
     let mut made = 0;
     while made < count {
-        match actor.leak_like_moby() {
-            Ok(_) => made += 1,
+        let leaked = match &device {
+            Some(name) => actor.remove_device_like_moby(name),
+            None => actor.leak_like_moby().map(drop),
+        };
+        match leaked {
+            Ok(()) => made += 1,
             Err(error) if until_enospc && error.raw_os_error() == Some(libc::ENOSPC) => {
                 say(
                     "exhausted",

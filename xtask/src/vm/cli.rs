@@ -9,7 +9,7 @@ use super::{
     cache::Cache,
     guest::FileSpec,
     kernel::{self, Spec},
-    out, say,
+    out, say, suite,
 };
 
 /// Run a command as root in a virtual machine with a real kernel, device-mapper and udevd.
@@ -49,8 +49,10 @@ pub struct Args {
     systemd: bool,
     #[command(flatten)]
     cache: CacheArgs,
+    #[command(flatten)]
+    suite: suite::SuiteArgs,
     /// Command and arguments; one word alone is a shell line
-    #[arg(last = true, required_unless_present_any = ["prepare", "list"], value_name = "CMD")]
+    #[arg(last = true, required_unless_present_any = ["prepare", "list", "suite"], value_name = "CMD")]
     command: Vec<String>,
 }
 
@@ -63,7 +65,7 @@ struct CacheArgs {
     /// Look for newer kernel packages than the cached ones
     #[arg(long)]
     refresh: bool,
-    /// List the kernels and what is cached of them
+    /// List the kernels and what is cached of them; with --suite, the scenarios
     #[arg(long, conflicts_with = "command")]
     list: bool,
 }
@@ -78,6 +80,14 @@ pub fn main(args: &Args) -> ! {
 }
 
 fn dispatch(args: &Args) -> Result<i32> {
+    if args.suite.suite {
+        return suite::main(
+            &args.suite,
+            &args.kernels,
+            args.cache.list,
+            args.cache.refresh,
+        );
+    }
     if args.cache.list {
         return list().map(|()| 0);
     }

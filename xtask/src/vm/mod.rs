@@ -18,6 +18,7 @@ mod out;
 mod qemu;
 mod sources;
 mod splat;
+pub mod suite;
 mod vmlinux;
 
 use std::{path::PathBuf, time::Duration};
@@ -87,7 +88,6 @@ pub enum Streams {
     /// They go to this process's own, as they come.
     Live,
     /// They are collected in the outcome.
-    #[expect(dead_code, reason = "for the scenario suite")]
     Capture,
 }
 
@@ -119,10 +119,8 @@ pub struct Outcome {
     pub boot_time: Option<Duration>,
     /// All of it.
     pub total_time: Duration,
-    #[expect(dead_code, reason = "for the scenario suite")]
     /// The command's standard output, if captured.
     pub stdout: Vec<u8>,
-    #[expect(dead_code, reason = "for the scenario suite")]
     /// The command's standard error, if captured.
     pub stderr: Vec<u8>,
 }

@@ -154,3 +154,23 @@ fn a_late_end_corrects_an_inferred_one() {
     assert_eq!((sets.destroyed, sets.vanished), (1, 0));
     assert_eq!(ledger.check(), Ok(()));
 }
+
+#[test]
+fn the_record_of_one_killed_in_its_wait_tells_that_it_waited() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut killed = record(0);
+    killed.last_op = 5 * SECOND;
+    killed.owner_dec = 1;
+    killed.value = 1;
+    (killed.waits, killed.waits_done) = (1, 1);
+    killed.waiter = killed.creator;
+    killed.last_actor = killed.creator;
+    killed.last_error = -libc::EINTR;
+    let mut ledger = Ledger::new();
+    ledger.adopt(sem(1), &killed);
+    let status = ExitStatus::Signal(9);
+    ledger.apply(&event(5 * SECOND + 1000, 2, What::Exit { status }));
+    let cookie = ledger.semaphore(sem(1)).unwrap().cookie.as_ref().unwrap();
+    assert!(cookie.users[0].exit.is_some());
+    assert_eq!(cookie.stage(&cookie.users[0]), Stage::Waiting);
+}

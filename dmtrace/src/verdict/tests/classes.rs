@@ -316,6 +316,27 @@ fn over_completed_and_left_is_a_leak() {
 }
 
 #[test]
+fn between_its_decrement_and_its_wait_an_owner_has_not_over_completed() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.armed();
+    scene.add(proc, sem, -1);
+    scene.udev(sem);
+    // Stopped there, and alive.
+    assert_eq!(scene.verdict(5).class, Class::Healthy(Healthy::Open));
+    scene.kill(proc);
+    let how = leaked(&scene.verdict(2));
+    let step = Stage::SelfCompleted;
+    assert_eq!(how, How::OwnerKilled { signal: 9, step });
+
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.armed();
+    scene.add(proc, sem, -1);
+    scene.kill(proc);
+    scene.udev(sem);
+    assert_eq!(leaked(&scene.verdict(2)), How::FinishedAfterDeath { step });
+}
+
+#[test]
 fn removed_under_a_waiter() {
     let mut scene = Scene::new();
     let (proc, sem) = scene.blocked();

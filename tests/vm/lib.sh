@@ -1,0 +1,125 @@
+# Helpers of the scenarios. A scenario traces, does something, says what it expects:
+#
+#   trace                       start the tracer, wait until it is attached
+#   expect leaked culprit=$pid how=owner_killed ...
+#   finish                      stop the tracer, make the reports (at the end: by itself)
+#
+# `expect KIND KEY=VALUE...` is one line of $OUT/expect. Kinds and keys: xtask/src/vm/suite/expect.rs.
+# What is not expected must not be there: no other leak, no other culprit, no inexact account.
+tracer=
+trace_args=
+
+# trace ARG...: starts the tracer and waits until it is attached.
+trace() {
+    [ -z "$BACKEND" ] || trace_args="--backend $BACKEND"
+    # In a control group of its own: the scenario is not to see itself.
+    dmtrace watch --json --record "$OUT/trace.dmt" $trace_args "$@" >"$OUT/watch.json" 2>"$OUT/watch.err" &
+    tracer=$!
+    if ! until_ok 30 grep -q '"type":"start"' "$OUT/watch.json"; then
+        cat "$OUT/watch.err"
+        exit 1
+    fi
+}
+
+# finish: lets the dust settle, looks while the trace still runs, stops it, reads the recording.
+finish() {
+    [ -z "${unsettled-}" ] && udevadm settle --timeout=10
+    sleep 1.2
+    dmtrace list --json >"$OUT/list.json" || true
+    kill -INT "$tracer"
+    wait "$tracer" || true
+    tracer=
+    dmtrace report --json "$OUT/trace.dmt" >"$OUT/report.json" || true
+    rm -f "$OUT/trace.dmt"
+}
+
+expect() {
+    printf '%s' "$1" >>"$OUT/expect"
+    shift
+    for pair; do
+        printf '\t%s' "$pair" >>"$OUT/expect"
+    done
+    echo >>"$OUT/expect"
+}
+
+# skip REASON: this kernel or image cannot do it.
+skip() {
+    echo "$*" >"$OUT/skip"
+    exit 0
+}
+
+# until_ok SECONDS COMMAND...: tries until it succeeds.
+until_ok() {
+    tries=$(($1 * 20))
+    shift
+    until "$@"; do
+        tries=$((tries - 1))
+        if [ $tries -le 0 ]; then
+            echo "in vain: $*"
+            return 1
+        fi
+        sleep 0.05
+    done
+}
+
+# Whether process $1 sleeps in a semaphore call.
+in_semop() {
+    read -r call _ <"/proc/$1/syscall" && [ "$call" = 220 -o "$call" = 65 ]
+}
+
+# Whether process $1 has ended; a zombie has.
+ended() {
+    read -r state <"/proc/$1/stat" 2>/dev/null || return 0
+    case ${state##*) } in Z* | X*) return 0 ;; esac
+    return 1
+}
+
+# kill_it PID [SIGNAL]: kills a child and waits for its end, quietly.
+kill_it() {
+    kill "-${2:-KILL}" "$1"
+    wait "$1" 2>/dev/null || true
+}
+
+# cookies: how many there are in this namespace.
+cookies() {
+    awk '$1 >= 223150080 && $1 <= 223215615 { n++ } END { print n + 0 }' /proc/sysvipc/sem
+}
+
+# have_cookies N
+have_cookies() {
+    [ "$(cookies)" -eq "$1" ]
+}
+
+# zero NAME [SECTORS]: a device in good order, without a cookie.
+device() {
+    dmsetup create "$1" --noudevsync --table "0 ${2:-2048} zero"
+    udevadm settle --timeout=20
+}
+
+# loop SIZE: a loop device with an empty file of that size; its name is in $loop.
+loop() {
+    file=$(mktemp /tmp/disk.XXXXXX)
+    truncate -s "$1" "$file"
+    loop=$(losetup --find --show "$file")
+}
+
+# killed NAME NTH COMMAND...: the command gets SIGKILL when it enters its NTH call of NAME; its
+# process is $killed. strace leaves the command as our own child (-D).
+killed() {
+    call=$1
+    nth=$2
+    shift 2
+    strace -D -qq -o /dev/null -e "trace=$call" -e "inject=$call:signal=SIGKILL:when=$nth" "$@" &
+    killed=$!
+    if wait $killed 2>/dev/null; then
+        echo "not killed at $call $nth: $*"
+        return 1
+    fi
+}
+
+# calls FILE COMMAND...: the semaphore calls of a run in good order, one per line.
+calls() {
+    file=$1
+    shift
+    strace -qq -o "$file" -e trace=semget,semctl,semop,semtimedop "$@"
+}

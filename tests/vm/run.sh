@@ -1,0 +1,74 @@
+#!/bin/sh
+# Runs scenarios in a guest, one after the other: run.sh NAME[@BACKEND]...
+# What each leaves is in /out/NAME; the host judges it (xtask/src/vm/suite).
+export SUITE=/job/suite
+export DM_DISABLE_UDEV=
+unset DM_DISABLE_UDEV
+group=/sys/fs/cgroup/scenario
+mkdir -p $group /run/suite /run/udev/rules.d
+limits=$(cat /proc/sys/kernel/sem)
+max=$(cat /proc/sys/kernel/pid_max)
+. $SUITE/udevd.sh
+
+# header FIELD: a field of the scenario's header.
+header() {
+    sed -n "s/^# $1: //p" "$script"
+}
+
+kill_all() {
+    tries=0
+    while [ $tries -lt 50 ]; do
+        left=$(cat $(find $group -name cgroup.procs))
+        [ -z "$left" ] && break
+        kill -9 $left 2>/dev/null
+        tries=$((tries + 1))
+        sleep 0.05
+    done
+    find $group -mindepth 1 -depth -type d -exec rmdir {} +
+}
+
+# Back to the state before the first scenario.
+clean_up() {
+    kill_all
+    echo "$limits" >/proc/sys/kernel/sem
+    echo "$max" >/proc/sys/kernel/pid_max
+    if [ -e /run/suite/udevd ] || ! pidof systemd-udevd >/dev/null; then
+        rm -f /run/udev/rules.d/* /etc/udev/rules.d/* /run/suite/udevd
+        udevd_stop
+        udevd_start
+    fi
+    dmsetup udevcomplete_all -y >/dev/null
+    udevadm settle --timeout=10
+    if [ "$(dmsetup ls)" != "No devices found" ]; then
+        timeout 20 dmsetup remove_all --force
+        udevadm settle --timeout=10
+    fi
+    losetup -D
+    ! [ -e /tmp/pin ] || umount /tmp/pin
+    rm -f /etc/udev/udev.conf
+    rm -rf /run/suite/* /tmp/* /run/lvm/*
+    ipcrm --all=sem
+}
+
+for entry; do
+    name=${entry%@*}
+    case $entry in
+    *@*) export BACKEND="${entry#*@}" ;;
+    *) export BACKEND= ;;
+    esac
+    script=$SUITE/scenarios/$name.sh
+    export OUT="/out/$entry"
+    mkdir -p "$OUT"
+    limit=$(header limit)
+    cut -d' ' -f1 /proc/uptime >"$OUT/began"
+    (
+        echo 0 >$group/cgroup.procs
+        cd /tmp
+        exec timeout --kill-after=2 "${limit:-60}" sh -eu "$SUITE/one.sh" "$script"
+    ) >"$OUT/log" 2>&1
+    code=$?
+    echo $code >"$OUT/status"
+    clean_up >>"$OUT/log" 2>&1
+    cut -d' ' -f1 /proc/uptime >"$OUT/ended"
+    echo "$entry $code"
+done

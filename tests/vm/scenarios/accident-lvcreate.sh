@@ -1,0 +1,18 @@
+# what: somebody runs dmsetup udevcomplete_all -y while lvcreate waits for udev.
+# expect: removed while in use, by that dmsetup; no leak
+# variants: kprobe tracepoint
+loop 32M
+pvcreate -q "$loop"
+vgcreate -q -s 1M vg "$loop"
+trace
+udevd_hold
+lvcreate -q -y -W n -Z n -L 1M -n a vg &
+pid=$!
+until_ok 20 in_semop $pid
+dmsetup udevcomplete_all -y &
+admin=$!
+wait $admin
+wait $pid || true
+udevd_go
+expect change change=destroyed ending=while_live by=$admin
+expect cookies created=1+ live=0

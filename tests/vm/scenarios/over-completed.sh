@@ -1,0 +1,13 @@
+# what: somebody runs dmsetup udevcomplete on the cookie of a live operation; udev completes, too.
+# expect: over-completed in the end, not leaked
+trace
+udevd_hold
+dmsetup create a --table '0 2048 zero' --udevcookie "$(dmsetup udevcreatecookie | tee /tmp/cookie)" 
+cookie=$(cat /tmp/cookie)
+dmsetup udevcomplete "$cookie"
+udevd_go
+udevadm settle --timeout=20
+until_ok 15 grep -q '"class":"over_completed"' "$OUT/watch.json"
+expect was state=over_completed
+dmsetup udevreleasecookie "$cookie" || true
+expect cookies created=1 destroyed=1 live=0

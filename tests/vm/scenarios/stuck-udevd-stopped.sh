@@ -1,0 +1,11 @@
+# what: udevd is gone, its socket is there; dmsetup create waits for ever.
+# expect: stuck: udevd is down; not leaked while the waiter lives
+trace
+udevd_stop
+dmsetup create a --table '0 2048 zero' &
+pid=$!
+until_ok 10 in_semop $pid
+unsettled=yes
+sleep 1
+expect stuck creator=$pid cause=udevd_down confidence=observed device=a
+expect cookies created=1 live=1

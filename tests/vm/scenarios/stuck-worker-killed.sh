@@ -1,0 +1,17 @@
+# what: the udev worker that handles the event is killed; nobody completes.
+# expect: waiting, not leaked, while the owner lives; leaked when it is killed
+cp /bin/sleep /tmp/forever
+udevd_rule 50-slow.rules 'KERNEL=="dm-*", ACTION=="change", PROGRAM="/tmp/forever 600"'
+trace
+dmsetup create a --table '0 2048 zero' &
+pid=$!
+until_ok 10 in_semop $pid
+until_ok 10 pidof forever
+program=$(pidof forever)
+worker=$(sed -n 's/^PPid:.//p' "/proc/$program/status")
+kill -KILL "$worker"
+kill -KILL "$program"
+sleep 2.5
+kill_it $pid
+expect leaked culprit=$pid how=owner_killed signal=9 step=waiting confidence=observed device=a
+expect cookies created=1 live=1

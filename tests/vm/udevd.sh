@@ -1,0 +1,50 @@
+# Stopping and starting udevd, for the scenarios and for what cleans up after them.
+
+# udevd_start ARG...: a udevd in its control group, ready.
+udevd_start() {
+    if [ -d /run/systemd/system ]; then
+        systemctl start systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udevd
+    else
+        (
+            echo 0 >/sys/fs/cgroup/system.slice/systemd-udevd.service/cgroup.procs
+            exec /lib/systemd/systemd-udevd --daemon "$@"
+        )
+    fi
+    udevadm control --ping --timeout=10
+}
+
+# udevd_stop: udevd and its workers are gone at once, its socket stays, as after a crash.
+udevd_stop() {
+    touch /run/suite/udevd
+    if [ -d /run/systemd/system ]; then
+        systemctl stop systemd-udevd
+    fi
+    procs=/sys/fs/cgroup/system.slice/systemd-udevd.service/cgroup.procs
+    tries=0
+    while [ $tries -lt 100 ]; do
+        left=$(cat $procs)
+        [ -z "$left" ] && break
+        kill -9 $left 2>/dev/null || true
+        tries=$((tries + 1))
+        sleep 0.05
+    done
+}
+
+# udevd_hold: udevd takes no event from its queue until udevd_go.
+udevd_hold() {
+    touch /run/suite/udevd
+    udevadm control --stop-exec-queue
+}
+
+# An event that concerns nobody makes sure that udevd looks at its queue.
+udevd_go() {
+    udevadm control --start-exec-queue
+    udevadm trigger --action=change --subsystem-match=mem --sysname-match=null
+}
+
+# udevd_rule NAME TEXT: one more file of rules.
+udevd_rule() {
+    touch /run/suite/udevd
+    printf '%s\n' "$2" >"/run/udev/rules.d/$1"
+    udevadm control --reload
+}

@@ -1,0 +1,93 @@
+use serde_json::json;
+
+use super::*;
+
+fn leak(pid: u32, how: &str) -> Value {
+    json!({"key": "0x0d4d0001", "semid": 1, "state": "leaked", "owner": {"pid": pid},
+        "verdict": {"class": {"class": "leaked", "detail": {"how": how}},
+            "confidence": "observed", "culprit": {"id": {"tgid": pid}}}})
+}
+
+fn said(leaked: &[Value]) -> Said {
+    let cookies = json!({"created": 2, "live": 0});
+    Said {
+        watch: vec![json!({"type": "summary", "exact": true, "totals": {"cookies": cookies}})],
+        list: json!({ "semaphores": leaked }),
+        report: json!({"leaked": leaked, "stuck": [], "victims": [], "undecided": 0,
+            "complete": true}),
+    }
+}
+
+fn wanted(lines: &[&str]) -> Vec<Expectation> {
+    let parse = |line: &&str| Expectation::parse(&line.replace(' ', "\t")).unwrap();
+    lines.iter().map(parse).collect()
+}
+
+#[test]
+fn every_leak_must_be_expected_and_every_expectation_met() {
+    let one = said(&[leak(7, "owner_killed")]);
+    let good = wanted(&[
+        "leaked culprit=7 how=owner_killed",
+        "cookies created=2 live=0",
+    ]);
+    assert_eq!(complaints(&one, &good), Vec::<String>::new());
+    assert_eq!(complaints(&one, &[]).len(), 1);
+    let other = wanted(&["leaked culprit=8"]);
+    let text = complaints(&one, &other).join("\n");
+    assert!(
+        text.contains("missing: leaked culprit=8 (next: culprit is 7, not 8)"),
+        "{text}"
+    );
+    assert!(text.contains("not expected: leaked"), "{text}");
+    assert_eq!(complaints(&said(&[]), &good).len(), 1);
+    assert_eq!(
+        complaints(&said(&[]), &wanted(&["cookies live=1+"])).len(),
+        1
+    );
+}
+
+#[test]
+fn findings_on_the_way_count() {
+    let mut was = said(&[]);
+    was.watch.insert(
+        0,
+        json!({"type": "finding", "verdict": {"class": "leaked"}, "text": "x"}),
+    );
+    assert_eq!(complaints(&was, &[]).len(), 1);
+    assert!(complaints(&was, &wanted(&["was state=leaked"])).is_empty());
+    assert_eq!(
+        complaints(&said(&[]), &wanted(&["was state=stuck"])).len(),
+        1
+    );
+}
+
+#[test]
+fn list_and_report_must_agree() {
+    let mut two = said(&[leak(7, "owner_killed")]);
+    two.list = json!({ "semaphores": [] });
+    let text = complaints(&two, &wanted(&["leaked culprit=7"])).join("\n");
+    assert!(text.contains("list and report differ"), "{text}");
+}
+
+#[test]
+fn inexact_accounts_are_a_failure() {
+    let mut bad = said(&[]);
+    bad.watch[0]["exact"] = json!(false);
+    assert_eq!(complaints(&bad, &[]).len(), 1);
+    assert!(complaints(&bad, &wanted(&["inexact"])).is_empty());
+}
+
+#[test]
+fn expectations_are_checked() {
+    for bad in [
+        "leaked how=x",
+        "leaked culprit=1 hwo=x",
+        "laeked culprit=1",
+        "stuck x",
+    ] {
+        assert!(
+            Expectation::parse(&bad.replace(' ', "\t")).is_err(),
+            "{bad}"
+        );
+    }
+}

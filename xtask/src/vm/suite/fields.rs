@@ -1,0 +1,143 @@
+//! What dmtrace's JSON says, by the keys of expectations.
+
+use serde_json::Value;
+
+/// A field of a row of `list` or `report`, or of a finding or a change of `watch`, as text;
+/// `None` if it is not there or null.
+pub fn field(object: &Value, key: &str) -> Option<String> {
+    match key {
+        "command" => object.pointer("/process/cmdline").and_then(words),
+        "device" => devices(object),
+        _ => places(key).iter().find_map(|place| {
+            let found = if place.starts_with('/') {
+                object.pointer(place)
+            } else {
+                object.get(*place)
+            };
+            found.and_then(text)
+        }),
+    }
+}
+
+/// Where a key may be: in rows, in findings, in changes.
+fn places(key: &str) -> &[&str] {
+    match key {
+        "state" => &["state", "/verdict/class"],
+        "how" => &["/verdict/class/detail/how", "/verdict/detail/how"],
+        "cause" => &["/verdict/class/detail/cause", "/verdict/detail/cause"],
+        "step" => &["/verdict/class/detail/step", "/verdict/detail/step"],
+        "signal" => &[
+            "/verdict/class/detail/signal",
+            "/verdict/detail/signal",
+            "/status/signal",
+        ],
+        "status" => &[
+            "/verdict/class/detail/status",
+            "/verdict/detail/status",
+            "/status/code",
+        ],
+        "fields" => &["/verdict/class/detail/fields", "/verdict/detail/fields"],
+        "because" => &["/verdict/class/detail/because"],
+        "looked_in" => &["/verdict/class/detail/looked_in"],
+        "reason" => &["/verdict/class/detail"],
+        "confidence" => &["confidence", "/verdict/confidence"],
+        "culprit" => &["/culprit/id/tgid", "/verdict/culprit/id/tgid"],
+        "missing" => &["/verdict/missing_step/step"],
+        "creator" => &["/owner/pid"],
+        "ns" => &["ipc_ns", "/sem/ns"],
+        "by" => &["/who/id/tgid"],
+        "known" => &["owner_known"],
+        "also_culprit" => &["also_culprit"],
+        "ending" => &["ending"],
+        "meaning" => &["meaning"],
+        "errno" => &["errno"],
+        "stage" => &["stage"],
+        "value" => &["value"],
+        "waiting" => &["waiting"],
+        "pid" => &["pid"],
+        "failed" => &["failed"],
+        "key" => &["key"],
+        "semid" => &["semid", "/sem/semid"],
+        "change" => &["change"],
+        _ => &[],
+    }
+}
+
+/// Whether a key of an expectation exists: a wrong one would never match, or always.
+pub fn is_known(key: &str) -> bool {
+    matches!(key, "command" | "device" | "count" | "list") || !places(key).is_empty()
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+fn words(value: &Value) -> Option<String> {
+    let words: Vec<&str> = value.as_array()?.iter().filter_map(Value::as_str).collect();
+    Some(words.join(" "))
+}
+
+/// Names of the devices, sorted.
+fn devices(object: &Value) -> Option<String> {
+    let devices = object.get("devices")?.as_array()?;
+    let name = |device: &Value| match device {
+        Value::String(name) => Some(name.clone()),
+        other => other.get("name").and_then(text),
+    };
+    let mut names: Vec<String> = devices.iter().filter_map(name).collect();
+    names.sort();
+    names.dedup();
+    (!names.is_empty()).then(|| names.join(","))
+}
+
+/// Whether a field is what an expectation wants: `-` for nothing, `a|b` for one of several, `3+`
+/// for at least 3.
+pub fn is(actual: Option<&str>, wanted: &str) -> bool {
+    let Some(actual) = actual else {
+        return wanted == "-";
+    };
+    if actual == wanted {
+        return true;
+    }
+    if let Some(least) = wanted
+        .strip_suffix('+')
+        .and_then(|text| text.parse::<u64>().ok())
+    {
+        return actual.parse::<u64>().is_ok_and(|number| number >= least);
+    }
+    wanted.split('|').any(|one| one == actual)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rows_and_findings_alike() {
+        let row = json!({"verdict": {"class": {"class": "leaked", "detail": {"how": "x"}},
+            "confidence": "observed"}, "process": {"cmdline": ["a", "b c"]}, "waiting": 0,
+            "devices": [{"name": "z"}, "y"], "owner": null, "state": "leaked"});
+        assert_eq!(field(&row, "how").as_deref(), Some("x"));
+        assert_eq!(field(&row, "command").as_deref(), Some("a b c"));
+        assert_eq!(field(&row, "waiting").as_deref(), Some("0"));
+        assert_eq!(field(&row, "device").as_deref(), Some("y,z"));
+        assert_eq!(field(&row, "creator"), None);
+        let finding = json!({"verdict": {"class": "stuck"}, "culprit": {"id": {"tgid": 7}}});
+        assert_eq!(field(&finding, "state").as_deref(), Some("stuck"));
+        assert_eq!(field(&finding, "culprit").as_deref(), Some("7"));
+        assert!(is_known("count") && !is_known("cuplrit"));
+    }
+
+    #[test]
+    fn comparisons() {
+        assert!(is(None, "-") && !is(None, "1") && !is(Some("1"), "-"));
+        assert!(is(Some("b"), "a|b") && !is(Some("c"), "a|b"));
+        assert!(is(Some("4"), "3+") && !is(Some("2"), "3+") && is(Some("3"), "3"));
+    }
+}

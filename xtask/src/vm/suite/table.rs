@@ -1,0 +1,150 @@
+//! The table: scenario by kernel.
+
+use crate::tally::Tally;
+
+/// How a scenario ended on a kernel.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Cell {
+    /// As written down.
+    Passed,
+    /// Otherwise; what was wrong.
+    Failed(Vec<String>),
+    /// It cannot be done here; why.
+    Skipped(String),
+}
+
+/// Columns of cells, each with its kernel's name.
+#[derive(Debug)]
+pub struct Table {
+    columns: Vec<(String, Vec<(String, Cell)>)>,
+}
+
+impl Cell {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Passed => "pass",
+            Self::Failed(_) => "FAIL",
+            Self::Skipped(_) => "skipped",
+        }
+    }
+}
+
+impl Table {
+    /// Of columns with the same rows.
+    pub const fn new(columns: Vec<(String, Vec<(String, Cell)>)>) -> Self {
+        Self { columns }
+    }
+
+    /// Names of the kernels.
+    pub fn kernels(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Name and words of each row.
+    pub fn rows(&self) -> Vec<(&str, Vec<&'static str>)> {
+        let Some((_, first)) = self.columns.first() else {
+            return Vec::new();
+        };
+        let row = |(place, (entry, _)): (usize, &'_ (String, Cell))| {
+            let words = self
+                .columns
+                .iter()
+                .map(|(_, cells)| cells.get(place).map_or("-", |(_, cell)| cell.word()));
+            (place, entry.clone(), words.collect::<Vec<_>>())
+        };
+        first
+            .iter()
+            .enumerate()
+            .map(row)
+            .filter_map(|(place, _, words)| Some((first.get(place)?.0.as_str(), words)))
+            .collect()
+    }
+
+    /// As text, with the reasons of what was skipped.
+    pub fn text(&self) -> String {
+        let rows = self.rows();
+        let width = rows.iter().map(|(entry, _)| entry.len()).max().unwrap_or(0);
+        let mut text = format!("{:width$}", "scenario");
+        for kernel in self.kernels() {
+            text.push_str(&format!("  {kernel:7}"));
+        }
+        text.push('\n');
+        for (entry, words) in rows {
+            text.push_str(&format!("{entry:width$}"));
+            for word in words {
+                text.push_str(&format!("  {word:7}"));
+            }
+            text = text.trim_end().to_owned() + "\n";
+        }
+        for (kernel, entry, reason) in self.skipped() {
+            text.push_str(&format!("skipped: {entry} on {kernel}: {reason}\n"));
+        }
+        text
+    }
+
+    fn cells(&self) -> impl Iterator<Item = (&str, &str, &Cell)> {
+        self.columns.iter().flat_map(|(kernel, cells)| {
+            let cells = cells.iter();
+            cells.map(move |(entry, cell)| (kernel.as_str(), entry.as_str(), cell))
+        })
+    }
+
+    /// What was skipped: kernel, scenario, reason.
+    pub fn skipped(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.cells().filter_map(|(kernel, entry, cell)| match cell {
+            Cell::Skipped(reason) => Some((kernel, entry, reason.as_str())),
+            _ => None,
+        })
+    }
+
+    /// What failed.
+    pub fn failures(&self) -> impl Iterator<Item = (&str, &str, &Cell)> {
+        self.cells()
+            .filter(|(.., cell)| matches!(cell, Cell::Failed(_)))
+    }
+
+    /// The sum.
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for (.., cell) in self.cells() {
+            tally += match cell {
+                Cell::Passed => Tally::PASSED,
+                Cell::Failed(_) => Tally::FAILED,
+                Cell::Skipped(_) => Tally::SKIPPED,
+            };
+        }
+        tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_all_and_adds_up() {
+        let table = Table::new(vec![
+            (
+                "5.10".to_owned(),
+                vec![
+                    ("a".to_owned(), Cell::Passed),
+                    ("bb".to_owned(), Cell::Skipped("why".to_owned())),
+                ],
+            ),
+            (
+                "6.12".to_owned(),
+                vec![
+                    ("a".to_owned(), Cell::Failed(vec!["no".to_owned()])),
+                    ("bb".to_owned(), Cell::Passed),
+                ],
+            ),
+        ]);
+        assert_eq!(
+            table.text(),
+            "scenario  5.10     6.12   \na   pass     FAIL\nbb  skipped  pass\n\
+             skipped: bb on 5.10: why\n"
+        );
+        assert_eq!(table.tally().to_string(), "2 passed, 1 failed, 1 skipped");
+        assert_eq!(table.failures().count(), 1);
+    }
+}
