@@ -88,9 +88,14 @@ pub fn set_mode(semid: i32, mode: u16) -> io::Result<()> {
     let mut ds = [0_u64; 32];
     let perm = ds.as_mut_ptr().cast::<libc::ipc_perm>();
     // SAFETY: the buffer is aligned for and larger than `struct ipc_perm`.
-    unsafe { (*perm).mode = mode as _ };
+    unsafe { (*perm).mode = widened(mode) };
     // SAFETY: IPC_SET reads a semid_ds, of which only uid, gid and mode count.
     check(unsafe { libc::semctl(semid, 0, libc::IPC_SET, ds.as_mut_ptr()) }).map(drop)
+}
+
+/// A number in the type that a C library has for it.
+fn widened<T: From<u16>>(number: u16) -> T {
+    T::from(number)
 }
 
 /// `IPC_RMID`.
