@@ -78,10 +78,6 @@ pub fn key(semid: i32) -> io::Result<u32> {
 ///
 /// # Errors
 /// Those of the calls.
-#[cfg_attr(
-    not(target_env = "musl"),
-    expect(trivial_numeric_casts, reason = "the field is wider in musl")
-)]
 pub fn set_mode(semid: i32, mode: u16) -> io::Result<()> {
     // `ipc_perm` is the first member of `struct semid_ds` in every C library; the buffer is larger
     // than any of them, and all zeros is valid.
