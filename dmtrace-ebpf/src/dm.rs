@@ -61,7 +61,7 @@ pub fn begins(command: u32, param: Addr) {
     }
     // Least recently used entries make room: this fails only for lack of memory, and then the
     // return is missing among the seen ones.
-    let _counted = DM_CALLS.insert(bpf_get_current_pid_tgid(), &call, 0);
+    let _counted = DM_CALLS.insert(bpf_get_current_pid_tgid(), call, 0);
 }
 
 /// The ioctl returns.
