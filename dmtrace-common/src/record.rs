@@ -10,8 +10,8 @@ pub struct SemRecord {
     pub created: u64,
     /// Removal, nanoseconds since boot. 0 while the set exists.
     pub closed: u64,
-    /// End of the last operation that the tracer saw, whatever its result, nanoseconds since boot.
-    /// 0 for none.
+    /// End of the last operation that succeeded or of the last wait, whatever its result,
+    /// nanoseconds since boot. 0 for none.
     pub last_op: u64,
     /// When [`SemRecord::waiter`] began to wait, nanoseconds since boot. 0 if it does not.
     pub wait_since: u64,

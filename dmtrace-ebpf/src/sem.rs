@@ -338,7 +338,9 @@ fn note_op(record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32) {
             record.wait_since = 0;
         }
     }
-    record.last_op = who.now;
+    if ret != EAGAIN {
+        record.last_op = who.now;
+    }
     if ret < 0 {
         if ret == EAGAIN {
             bump(&raw mut record.starved);

@@ -5,7 +5,7 @@ use crate::ids::{BootTime, SemId};
 /// What was seen of a cookie up to now.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Sighting {
-    /// Last successful operation; 0 for none.
+    /// End of the last successful operation or wait; 0 for none.
     pub last_op: BootTime,
     /// Waits that began.
     pub waits: u32,
