@@ -23,6 +23,16 @@ pub struct CookieKey {
     pub key: u32,
 }
 
+/// A failed lookup of a cookie's key, by who looked.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct LookupKey {
+    /// System V key.
+    pub key: u32,
+    /// Thread number in the initial PID namespace.
+    pub tid: u32,
+}
+
 /// A process image: who ran, since when, and after how many `execve` calls.
 ///
 /// `tgid` alone is reused by the kernel; with the start time it is not. `exec` tells two programs

@@ -5,8 +5,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use dmtrace_common::{
-    COUNTERS, CookieKey, DM_NAME_LEN, DmEvent, PREFILTER_SLOTS, ProcKey, ProcRecord, SemBuf,
-    SemKey, SemRecord, control,
+    COUNTERS, CookieKey, DM_NAME_LEN, DmEvent, LookupKey, PREFILTER_SLOTS, ProcKey, ProcRecord,
+    SemBuf, SemEvent, SemKey, SemRecord, control,
 };
 
 /// `BPF_F_MMAPABLE`: userspace changes the same words atomically through shared memory.
@@ -63,6 +63,11 @@ pub static DM_CALLS: LruHashMap<u64, DmCall> = LruHashMap::with_max_entries(4096
 /// has lost the message. LRU: an enrichment, whose place newer ones may take.
 #[map]
 pub static DEVICES: LruHashMap<SemKey, DmEvent> = LruHashMap::with_max_entries(4096, 0);
+
+/// The last failed lookup of a cookie's key by each thread: tells whoever joins later that udev
+/// completes in another namespace. LRU, as [`DEVICES`].
+#[map]
+pub static LOOKUPS: LruHashMap<LookupKey, SemEvent> = LruHashMap::with_max_entries(1024, 0);
 
 /// Zeros, as [`ZERO`].
 #[map]

@@ -1,16 +1,16 @@
 //! What happens to semaphore sets: the handlers behind all backends.
 
 use dmtrace_common::{
-    CookieKey, Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, OPS_KEPT, ProcKey,
-    SEM_ANNOUNCED, SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_TOMBSTONE,
-    SemBuf, SemEvent, SemKey, SemRecord, control, has_cookie_magic,
+    CookieKey, Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, LookupKey, OPS_KEPT,
+    ProcKey, SEM_ANNOUNCED, SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED,
+    SEM_TOMBSTONE, SemBuf, SemEvent, SemKey, SemRecord, control, has_cookie_magic,
 };
 
 use crate::{
     atomic::add32,
     dm::settle,
     emit,
-    maps::{DEVICES, KEYS, PREFILTER, PROCS, SEMS},
+    maps::{DEVICES, KEYS, LOOKUPS, PREFILTER, PROCS, SEMS},
     offsets::TOMBSTONES_MAX,
     process::{
         Current, add, comm, control_add, control_get, current, current_task, intern, release,
@@ -207,6 +207,14 @@ pub fn lookup_failed(ns: u32, key: u32, ret: i32, quality: u16) {
         comm: comm(who.task),
         ..SemEvent::default()
     };
+    let _room_is_made = LOOKUPS.insert(
+        LookupKey {
+            key,
+            tid: event.header.tid,
+        },
+        event,
+        0,
+    );
     emit::event(Kind::LookupFailed, &event);
 }
 

@@ -1,6 +1,6 @@
 //! What the host says at one moment: plain data, filled by `host`, read by the pure parts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -153,6 +153,9 @@ pub struct HostFacts {
     pub carriers_unread: Vec<u32>,
     /// State of udevd.
     pub udev: UdevFacts,
+    /// Device-mapper devices.
+    #[serde(default)]
+    pub dm: DmFacts,
     /// What could not be read and why, one line each; empty when everything was.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub incomplete: Vec<String>,
@@ -198,6 +201,24 @@ pub struct UdevFacts {
     pub notify_rule_mask: Option<String>,
     /// Event timeout of udevd, seconds.
     pub event_timeout: u64,
+}
+
+/// What the host says of its device-mapper devices.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct DmFacts {
+    /// Devices that are suspended now: I/O on them waits until somebody resumes them.
+    pub suspended: Vec<SuspendedDevice>,
+    /// Names in `/dev/mapper`; `None` if it could not be read.
+    pub nodes: Option<BTreeSet<String>>,
+}
+
+/// A suspended device.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct SuspendedDevice {
+    /// Node, such as `dm-3`.
+    pub node: String,
+    /// Its name, such as `vg-root`.
+    pub name: String,
 }
 
 impl HostFacts {

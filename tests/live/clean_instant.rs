@@ -17,6 +17,7 @@ use dmtrace::{
     facts::SetSnapshot,
     host::{NsSession, Roots, clock, semaphores},
     ids::{BootTime, IpcNs, SemId},
+    verdict::Touched,
 };
 use dmtrace_tests::{
     harness::{Running, actor, ns_of, test},
@@ -86,6 +87,7 @@ fn plan(set: &SetSnapshot) -> Result<Plan> {
             identity: Identity::from(set),
             owner: None,
             gone: Vec::new(),
+            touched: Touched::default(),
             verdict: Summary {
                 class: "leaked".to_owned(),
                 text: "leaked".to_owned(),

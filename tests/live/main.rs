@@ -2,6 +2,7 @@
 
 mod accounting;
 mod clean;
+mod clean_complete;
 mod clean_instant;
 mod clean_kill;
 mod clean_plans;
@@ -23,6 +24,7 @@ const NEEDS: &[Need] = &[Need::Root];
 fn main() -> ExitCode {
     let mut tests = accounting::tests();
     tests.extend(clean::tests());
+    tests.extend(clean_complete::tests());
     tests.extend(clean_instant::tests());
     tests.extend(clean_kill::tests());
     tests.extend(clean_plans::tests());

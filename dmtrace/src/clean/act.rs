@@ -1,10 +1,11 @@
-//! The destructive line.
+//! The lines that change anything: the removal, and the completion.
 
 use std::io;
 
 use crate::{
     facts::SetSnapshot,
     host::{HostError, Inside, semaphores},
+    verdict::Completion,
 };
 
 /// Why a set is out of bounds, whatever a plan says.
@@ -19,6 +20,9 @@ pub enum Forbidden {
     /// Threads wait on it: they would take its removal for success.
     #[error("threads wait on it")]
     Waiters,
+    /// Nobody waits on it: completing it helps nobody.
+    #[error("nobody waits on it")]
+    NoWaiter,
 }
 
 /// What came of the last look and the removal.
@@ -26,6 +30,8 @@ pub enum Forbidden {
 pub(super) enum Act {
     /// It is removed.
     Removed,
+    /// It is completed.
+    Completed,
     /// It had gone.
     Gone,
     /// It is not what it was.
@@ -51,6 +57,72 @@ pub(super) fn permitted(set: &SetSnapshot) -> Result<(), Forbidden> {
         return Err(Forbidden::Waiters);
     }
     Ok(())
+}
+
+/// The rules that stand above every plan that completes.
+///
+/// # Errors
+/// The first that is broken.
+pub(super) fn completable(set: &SetSnapshot) -> Result<(), Forbidden> {
+    if !set.looks_like_cookie() {
+        return Err(Forbidden::NotACookie);
+    }
+    match set.first {
+        None => Err(Forbidden::Unreadable),
+        Some(state) if state.zcnt == 0 => Err(Forbidden::NoWaiter),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Looks at the set once more, and lowers its value if it is `expected` to the last field.
+///
+/// The three operations are one for the kernel (`perform_atomic_semop`): the first two succeed
+/// only if the value is exactly what was planned, the third leaves what is not lost. A sleeper is
+/// woken if the result is 0.
+pub(super) fn complete(inside: &Inside, expected: &SetSnapshot, completion: Completion) -> Act {
+    let set = match semaphores::read_one(inside, expected.semid) {
+        Ok(Some(set)) => set,
+        Ok(None) => return Act::Gone,
+        Err(error) => return Act::Unread(error),
+    };
+    if set != *expected {
+        return Act::Changed(Box::new(set));
+    }
+    if let Err(forbidden) = completable(&set) {
+        return Act::Forbidden(forbidden);
+    }
+    let Completion { value, count } = completion;
+    let rest = value.saturating_sub(count);
+    let (Ok(down), Ok(up)) = (i16::try_from(-value), i16::try_from(rest)) else {
+        return Act::Refused(io::ErrorKind::InvalidInput.into());
+    };
+    if down >= 0 || up < 0 {
+        return Act::Refused(io::ErrorKind::InvalidInput.into());
+    }
+    let operation = |sem_op| libc::sembuf {
+        sem_num: 0,
+        sem_op,
+        sem_flg: libc::IPC_NOWAIT as i16,
+    };
+    let mut operations = [operation(down), operation(0), operation(up)];
+    // An addition of 0 would be a second wait for zero.
+    let length = if up == 0 { 2 } else { 3 };
+    // SAFETY: `operations` is valid for `length` entries. `inside` proves that the semid is one of
+    // the namespace that was looked at.
+    if unsafe { libc::semop(set.semid, operations.as_mut_ptr(), length) } == 0 {
+        return Act::Completed;
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::EINVAL | libc::EIDRM) => Act::Gone,
+        // Another value than expected.
+        Some(libc::EAGAIN) => match semaphores::read_one(inside, expected.semid) {
+            Ok(Some(set)) => Act::Changed(Box::new(set)),
+            Ok(None) => Act::Gone,
+            Err(error) => Act::Unread(error),
+        },
+        _ => Act::Refused(error),
+    }
 }
 
 /// Looks at the set once more, and removes it if it is `expected` to the last field.

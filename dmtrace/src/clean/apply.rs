@@ -18,13 +18,15 @@ use serde_json::json;
 use super::{
     act::{self, Act, Forbidden},
     audit::{Audit, AuditError},
-    plan::{Moved, Plan, PlanEntry, What, recheck},
+    plan::{Action, Plan, PlanEntry},
+    recheck::{Moved, What, recheck},
     witness::{Sighting, Witness},
 };
 use crate::{
     facts::{HostFacts, SetSnapshot},
     host::{self, HostError, NsSession, Scope, semaphores},
     ids::{BootTime, IpcNs},
+    verdict::Completion,
 };
 
 /// What came of one cookie of a plan.
@@ -34,6 +36,8 @@ pub enum Outcome {
     Removed,
     /// It is removed, and somebody used it between the last look and the removal.
     RemovedLate(Sighting),
+    /// Lost completions are made good.
+    Completed(Completion),
     /// It had gone by itself.
     Gone,
     /// It is not what it was when the plan was made; left alone.
@@ -54,6 +58,7 @@ impl Outcome {
         match self {
             Self::Removed => "removed",
             Self::RemovedLate(_) => "removed_in_use",
+            Self::Completed(_) => "completed",
             Self::Gone => "gone",
             Self::Moved(_) => "moved",
             Self::InUse => "in_use",
@@ -70,6 +75,9 @@ impl Outcome {
             Self::RemovedLate(_) => {
                 Some("somebody used it between the last look and its removal".to_owned())
             }
+            Self::Completed(Completion { value, count }) => {
+                Some(format!("value {value}, now {}", value - count))
+            }
             Self::Moved(moved) => Some(moved.to_string()),
             Self::InUse => Some("somebody uses it now, as the running trace has seen".to_owned()),
             Self::Forbidden(forbidden) => Some(forbidden.to_string()),
@@ -77,9 +85,12 @@ impl Outcome {
         }
     }
 
-    /// Whether it exists no more.
+    /// Whether what was planned is achieved.
     pub const fn is_done(&self) -> bool {
-        matches!(self, Self::Removed | Self::RemovedLate(_) | Self::Gone)
+        matches!(
+            self,
+            Self::Removed | Self::RemovedLate(_) | Self::Completed(_) | Self::Gone
+        )
     }
 }
 
@@ -150,7 +161,7 @@ pub fn apply<'a>(
         report.stopped = Some(error);
     }
     let mut spaces: BTreeMap<IpcNs, Vec<&PlanEntry>> = BTreeMap::new();
-    for entry in plan.removals() {
+    for entry in plan.acts() {
         spaces.entry(entry.sem.ns).or_default().push(entry);
     }
     let mut work = Work {
@@ -204,6 +215,7 @@ pub fn apply<'a>(
     if report.stopped.is_none() {
         let counts = json!({
             "removed": report.count(|outcome| matches!(outcome, Outcome::Removed | Outcome::RemovedLate(_))),
+            "completed": report.count(|outcome| matches!(outcome, Outcome::Completed(_))),
             "gone": report.count(|outcome| matches!(outcome, Outcome::Gone)),
             "left": report.count(|outcome| !outcome.is_done()),
             "interrupted": report.interrupted,
@@ -270,10 +282,14 @@ impl Work<'_> {
             return Outcome::NotTried;
         }
         let (witness, sem) = (Arc::clone(&self.witness), entry.sem);
+        let completion = entry.action.completion();
         let done = visit.session.run(move |inside| {
             // The sync took its time.
             if witness.look(sem).is_some_and(|now| now.is_news_after(seen)) {
                 return None;
+            }
+            if let Some(completion) = completion {
+                return Some((act::complete(inside, &set, completion), None));
             }
             let act = act::remove(inside, &set);
             // The record of a removed set goes at once, unless the tracer is behind.
@@ -284,11 +300,16 @@ impl Work<'_> {
             Ok(None) => Outcome::InUse,
             Ok(Some((Act::Removed, Some(late)))) => Outcome::RemovedLate(late),
             Ok(Some((Act::Removed, None))) => Outcome::Removed,
+            Ok(Some((Act::Completed, _))) => {
+                completion.map_or(Outcome::NotTried, Outcome::Completed)
+            }
             Ok(Some((Act::Gone, _))) => Outcome::Gone,
             Ok(Some((Act::Changed(set), _))) => moved(entry, &set, &visit.facts),
             Ok(Some((Act::Forbidden(forbidden), _))) => Outcome::Forbidden(forbidden),
             Ok(Some((Act::Unread(error), _))) | Err(error) => Outcome::Failed(error.to_string()),
-            Ok(Some((Act::Refused(error), _))) => Outcome::Failed(format!("IPC_RMID: {error}")),
+            Ok(Some((Act::Refused(error), _))) => {
+                Outcome::Failed(format!("the kernel refuses: {error}"))
+            }
         }
     }
 
@@ -309,7 +330,11 @@ impl Work<'_> {
             .map_err(failed)?
             .ok_or(Outcome::Gone)?;
         recheck(entry, &set, &visit.facts).map_err(Outcome::Moved)?;
-        act::permitted(&set).map_err(Outcome::Forbidden)?;
+        let permitted = match entry.action {
+            Action::Complete(_) => act::completable(&set),
+            _ => act::permitted(&set),
+        };
+        permitted.map_err(Outcome::Forbidden)?;
         if let Some(seen) = seen
             && used_since(seen, self.plan.made_boot)
         {

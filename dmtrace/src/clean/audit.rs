@@ -155,6 +155,7 @@ impl Audit {
                 "ipc_ns": entry.sem.ns,
                 "semid": entry.sem.semid,
                 "key": entry.identity.key.to_string(),
+                "act": entry.action,
                 "set": set,
                 "last_op_seen": seen.map(|seen| seen.last_op),
                 "owner": entry.owner,
@@ -268,6 +269,7 @@ mod tests {
     use crate::{
         clean::plan::{Action, Identity, Summary},
         ids::SemId,
+        verdict::Touched,
     };
 
     fn entry() -> PlanEntry {
@@ -276,6 +278,7 @@ mod tests {
             identity: Identity::default(),
             owner: None,
             gone: Vec::new(),
+            touched: Touched::default(),
             verdict: Summary {
                 class: "leaked".to_owned(),
                 text: String::new(),

@@ -1,21 +1,20 @@
 //! What is to be removed, and what not and why: decided in full before anything is touched.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{ExitStatus, ProcessImage},
-    facts::{HostFacts, SemState, SetSnapshot},
+    facts::{SemState, SetSnapshot},
     ids::{BootTime, Key, ProcId, SemId, UnixTime},
     ledger::{Ledger, Stage},
     verdict::{
-        Class, Confidence, Context, How, Judged, Obstacle, Reason, Rules, Verdict, provably_leaked,
+        Class, Completion, Confidence, Context, How, Judged, Obstacle, Reason, Rules, Touched,
+        Verdict, Vouched, provably_leaked, provably_lost,
     },
 };
 
 /// Version of the form of a plan. A reader refuses a newer one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
@@ -31,6 +30,9 @@ pub struct Options {
     /// hold; see [`Obstacle`].
     #[serde(default)]
     pub force_unknown: bool,
+    /// Also complete what stuck threads wait for, as far as it is provably lost.
+    #[serde(default)]
+    pub complete: bool,
 }
 
 /// What is to be removed, and what not and why.
@@ -62,6 +64,8 @@ pub struct PlanEntry {
     pub owner: Option<Owner>,
     /// The processes that used it and had all ended.
     pub gone: Vec<ProcId>,
+    /// The devices that its operations worked on.
+    pub touched: Touched,
     /// The verdict.
     pub verdict: Summary,
     /// What to do.
@@ -176,6 +180,8 @@ fn brief(class: Class) -> String {
 pub enum Action {
     /// `semctl(IPC_RMID)`.
     Destroy,
+    /// `semop`: so many less, if the value is still the same.
+    Complete(Completion),
     /// Nothing.
     Keep {
         /// Each rule that does not hold; empty if the fuse has blown.
@@ -195,14 +201,11 @@ impl Plan {
             .iter()
             .map(|cookie| entry(cookie, ledger, context, options))
             .collect();
-        let wanted = entries
-            .iter()
-            .filter(|entry| entry.action == Action::Destroy)
-            .count();
+        let wanted = entries.iter().filter(|entry| entry.action.acts()).count();
         let blown = options.max.is_some_and(|max| wanted > max);
         if blown {
             for entry in &mut entries {
-                if entry.action == Action::Destroy {
+                if entry.action.acts() {
                     entry.action = Action::Keep {
                         because: Vec::new(),
                     };
@@ -219,11 +222,24 @@ impl Plan {
         }
     }
 
-    /// Cookies to remove.
-    pub fn removals(&self) -> impl Iterator<Item = &PlanEntry> {
-        self.entries
-            .iter()
-            .filter(|entry| entry.action == Action::Destroy)
+    /// Cookies to remove or to complete.
+    pub fn acts(&self) -> impl Iterator<Item = &PlanEntry> {
+        self.entries.iter().filter(|entry| entry.action.acts())
+    }
+}
+
+impl Action {
+    /// Whether something is done to the cookie.
+    pub const fn acts(&self) -> bool {
+        !matches!(self, Self::Keep { .. })
+    }
+
+    /// What is to be completed.
+    pub const fn completion(&self) -> Option<Completion> {
+        match self {
+            Self::Complete(completion) => Some(*completion),
+            _ => None,
+        }
     }
 }
 
@@ -261,6 +277,11 @@ fn entry(
                 .map(ProcessImage::command_line),
         }),
         gone: users.filter(|&id| !context.facts.is_alive(id)).collect(),
+        touched: semaphore
+            .cookie
+            .as_deref()
+            .map(Touched::of)
+            .unwrap_or_default(),
         verdict: verdict.into(),
         action,
     }
@@ -268,6 +289,17 @@ fn entry(
 
 fn decide(judged: &Judged<'_>, ledger: &Ledger, context: &Context<'_>, options: Options) -> Action {
     let verdict = &judged.verdict;
+    if options.complete && matches!(verdict.class, Class::Stuck(_)) {
+        let vouched = if options.force_unknown {
+            Vouched::Yes
+        } else {
+            Vouched::No
+        };
+        return match provably_lost(&judged.subject(ledger), context, verdict, vouched) {
+            Ok(completion) => Action::Complete(completion),
+            Err(because) => Action::Keep { because },
+        };
+    }
     let rules = Rules {
         inferred: options.rules.inferred || options.force_unknown,
         ..options.rules
@@ -331,147 +363,4 @@ const fn may_be_forced(verdict: &Verdict) -> bool {
                 | Reason::Crowded
         )
     )
-}
-
-/// A cookie is no longer what it was when the plan was made.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, thiserror::Error)]
-#[error("{what} was {was}, is {is}")]
-pub struct Moved {
-    /// In what it differs.
-    pub what: What,
-    /// Then.
-    pub was: String,
-    /// Now.
-    pub is: String,
-}
-
-/// In what a cookie may differ from the plan.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum What {
-    /// The semid.
-    Semid,
-    /// The key.
-    Key,
-    /// The time of creation.
-    Ctime,
-    /// The time of the last operation.
-    Otime,
-    /// The number of semaphores.
-    Nsems,
-    /// The permission bits.
-    Mode,
-    /// Owner or creator.
-    Owner,
-    /// The value.
-    Value,
-    /// The last operator.
-    Operator,
-    /// The number of waiting threads.
-    Waiters,
-    /// Whether its semaphore can be read.
-    Readable,
-    /// The processes that carry it.
-    Carriers,
-    /// The processes that used it.
-    Users,
-    /// The process list.
-    Processes,
-    /// The action in the plan.
-    Action,
-}
-
-impl fmt::Display for What {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Semid => "semid",
-            Self::Key => "key",
-            Self::Ctime => "time of creation",
-            Self::Otime => "time of the last operation",
-            Self::Nsems => "number of semaphores",
-            Self::Mode => "mode",
-            Self::Owner => "owner",
-            Self::Value => "value",
-            Self::Operator => "last operator",
-            Self::Waiters => "number of waiters",
-            Self::Readable => "state",
-            Self::Carriers => "carriers",
-            Self::Users => "users",
-            Self::Processes => "process list",
-            Self::Action => "action",
-        })
-    }
-}
-
-/// Compares a cookie right before its removal with the plan: every field of its identity, its
-/// waiters, its carriers, the processes that used it.
-///
-/// # Errors
-/// The first difference.
-pub fn recheck(entry: &PlanEntry, set: &SetSnapshot, facts: &HostFacts) -> Result<(), Moved> {
-    if entry.action != Action::Destroy {
-        return Err(moved(What::Action, "keep", "destroy"));
-    }
-    let was = &entry.identity;
-    let is = Identity::from(set);
-    same(What::Semid, entry.sem.semid, set.semid)?;
-    same(What::Key, was.key, is.key)?;
-    same(What::Ctime, was.ctime.0, is.ctime.0)?;
-    same(What::Otime, was.otime.0, is.otime.0)?;
-    same(What::Nsems, was.nsems, is.nsems)?;
-    same(What::Mode, was.mode, is.mode)?;
-    for (was, is) in [
-        (was.uid, is.uid),
-        (was.gid, is.gid),
-        (was.cuid, is.cuid),
-        (was.cgid, is.cgid),
-    ] {
-        same(What::Owner, was, is)?;
-    }
-    let (Some(was), Some(is)) = (was.state, is.state) else {
-        return Err(moved(What::Readable, "readable", "unreadable"));
-    };
-    same(What::Value, was.value, is.value)?;
-    same(What::Operator, was.pid, is.pid)?;
-    same(What::Waiters, 0, is.zcnt)?;
-    same(What::Waiters, 0, is.ncnt)?;
-    let waiting = facts.waiters.get(&entry.sem).map_or(0, Vec::len);
-    same(What::Waiters, 0, waiting)?;
-    if !facts.processes_complete || !facts.carriers_complete {
-        return Err(moved(What::Processes, "complete", "incomplete"));
-    }
-    let carriers = facts.carriers.get(&entry.identity.key);
-    let reaches = |pid: &&u32| {
-        let process = facts.processes.get(pid);
-        process
-            .and_then(|process| process.ipc_ns)
-            .is_none_or(|ns| ns == entry.sem.ns)
-    };
-    if let Some(pid) = carriers.into_iter().flatten().find(reaches) {
-        return Err(moved(What::Carriers, "none", &format!("process {pid}")));
-    }
-    if let Some(id) = entry.gone.iter().find(|id| facts.is_alive(**id)) {
-        return Err(moved(
-            What::Users,
-            "gone",
-            &format!("process {} alive", id.tgid),
-        ));
-    }
-    Ok(())
-}
-
-fn same<T: Copy + PartialEq + fmt::Display>(what: What, was: T, is: T) -> Result<(), Moved> {
-    if was == is {
-        Ok(())
-    } else {
-        Err(moved(what, &was.to_string(), &is.to_string()))
-    }
-}
-
-fn moved(what: What, was: &str, is: &str) -> Moved {
-    Moved {
-        what,
-        was: was.to_owned(),
-        is: is.to_owned(),
-    }
 }

@@ -267,6 +267,10 @@ pub struct Clean {
     /// Also remove cookies of living processes that have provably moved on without waiting.
     #[arg(long)]
     pub abandoned: bool,
+    /// Also complete what a stuck thread waits for, as far as it is provably lost and udev's work
+    /// is done; never more.
+    #[arg(long)]
+    pub complete: bool,
     /// Also remove a cookie of which nobody has seen that it leaked; name it with --semid or --key.
     ///
     /// All other rules hold: it has the form of a cookie, nobody waits on it, no living process is

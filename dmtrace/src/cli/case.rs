@@ -138,6 +138,11 @@ impl Case {
                             self.ledger.apply(&event);
                         }
                     }
+                    for lookup in maps.lookups() {
+                        if let Ok(event) = decode(crate::event::as_bytes(&lookup)) {
+                            self.ledger.apply(&event);
+                        }
+                    }
                     self.blind(tracer.backend());
                     self.since = Some(
                         self.since

@@ -22,12 +22,12 @@ use crate::{
     clean::{
         apply::{Report, apply},
         audit::Audit,
-        devices::{Suspended, suspended},
         file::PlanFile,
         plan::{Action, Options, Plan, PlanEntry},
         witness::Witness,
     },
-    host::{Roots, clock},
+    facts::SuspendedDevice,
+    host::{Roots, clock, devices},
     output::Out,
     probe::Environment,
     verdict::{Context, Judged, Obstacle, Rules, Thresholds},
@@ -45,7 +45,7 @@ struct Draft {
     notes: Vec<String>,
     /// Something could not be read, so that more may be leaked.
     incomplete: bool,
-    suspended: Vec<Suspended>,
+    suspended: Vec<SuspendedDevice>,
 }
 
 /// Runs the verb.
@@ -83,10 +83,16 @@ impl Draft {
         &self.file.plan
     }
 
-    /// What would be removed if the fuse allowed it.
+    /// What is to be completed.
+    fn completed(&self) -> usize {
+        let completed = |entry: &&PlanEntry| entry.action.completion().is_some();
+        self.plan().entries.iter().filter(completed).count()
+    }
+
+    /// What would be done if the fuse allowed it.
     fn wanted(&self) -> usize {
         let wanted = |entry: &&PlanEntry| match &entry.action {
-            Action::Destroy => true,
+            Action::Destroy | Action::Complete(_) => true,
             Action::Keep { because } => because.is_empty(),
         };
         self.plan().entries.iter().filter(wanted).count()
@@ -104,6 +110,7 @@ fn check(args: &Clean, as_json: bool) -> Result<()> {
         let plain = filters.is_empty()
             && !args.abandoned
             && !args.force_unknown
+            && !args.complete
             && args.older_than.is_none()
             && args.source.trace.is_none()
             && !args.source.no_trace;
@@ -138,13 +145,13 @@ fn check(args: &Clean, as_json: bool) -> Result<()> {
 fn read(path: &std::path::Path, max: usize) -> Result<Draft> {
     let roots = Roots::host();
     let mut file = PlanFile::read(path, clock::boot_id(&roots).as_deref())?;
-    let count = file.plan.removals().count();
+    let count = file.plan.acts().count();
     file.plan.blown |= count > max;
     Ok(Draft {
         file,
         notes: Vec::new(),
         incomplete: false,
-        suspended: suspended(&roots),
+        suspended: devices::read(&roots).suspended,
     })
 }
 
@@ -153,7 +160,7 @@ fn draft(args: &Clean) -> Result<Draft> {
     let draft = draft_once(args)?;
     let plan = draft.plan();
     let touched = plan
-        .removals()
+        .acts()
         .map(|entry| entry.identity.ctime.0.max(entry.identity.otime.0))
         .max();
     match touched {
@@ -208,6 +215,7 @@ fn draft_once(args: &Clean) -> Result<Draft> {
         max: Some(args.max),
         abandoned: args.abandoned,
         force_unknown: args.force_unknown,
+        complete: args.complete,
     };
     let mut plan = Plan::build(&judged, &case.ledger, &context, options);
     plan.entries.sort_by_key(|entry| entry.sem);
@@ -219,7 +227,7 @@ fn draft_once(args: &Clean) -> Result<Draft> {
         },
         incomplete: case.incomplete || unread,
         notes: case.notes,
-        suspended: suspended(&roots),
+        suspended: case.facts.dm.suspended,
     })
 }
 
@@ -242,9 +250,9 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
     let plan = draft.plan();
     if plan.blown {
         return Err(Failure::Partial(format!(
-            "the plan removes {} cookies, more than --max {}: nothing was removed; look at it \
-             with: dmtrace clean",
-            draft.wanted(),
+            "the plan would {}, more than --max {}: nothing was done; look at it with: dmtrace \
+             clean",
+            text::acts(draft),
             args.max
         ))
         .into());
@@ -253,8 +261,8 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
         text::show(draft, out)?;
         if draft.wanted() > 0 {
             out.flush()?;
-            if !confirmed(draft.wanted())? {
-                out.line("nothing was removed.")?;
+            if !confirmed(&text::acts(draft))? {
+                out.line("nothing was done.")?;
                 return Ok(exit::findings());
             }
         }
@@ -309,9 +317,9 @@ fn witness() -> Arc<dyn Witness> {
 }
 
 /// Asks on the terminal.
-fn confirmed(count: usize) -> io::Result<bool> {
+fn confirmed(acts: &str) -> io::Result<bool> {
     let mut terminal = io::stderr();
-    write!(terminal, "remove {}? [y/N] ", text::cookies(count))?;
+    write!(terminal, "{acts}? [y/N] ")?;
     terminal.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;

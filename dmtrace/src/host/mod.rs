@@ -7,6 +7,7 @@
 pub mod carriers;
 pub mod clock;
 pub mod container;
+pub mod devices;
 pub mod identity;
 pub mod namespaces;
 pub mod processes;
@@ -132,6 +133,7 @@ pub fn facts(scope: &Scope, snapshot: &Snapshot) -> HostFacts {
         carriers_complete: carried.incomplete.is_none(),
         carriers_unread: carried.unread,
         udev,
+        dm: devices::read(roots),
         incomplete,
     }
 }

@@ -384,7 +384,11 @@ impl Ledger {
         let at = event.at;
         self.totals.lookups_failed += 1;
         let who = self.who(event);
-        let elsewhere: Option<SemId> = self.ids_with_key(key).find(|sem| sem.ns != ns);
+        let elsewhere: Option<SemId> = self.ids_with_key(key).find(|&sem| {
+            // A map may tell of a lookup that another cookie with this key was meant by.
+            let made = self.semaphore(sem).and_then(|set| set.created);
+            sem.ns != ns && made.is_none_or(|made| made <= at)
+        });
         if let Some(sem) = elsewhere {
             if let Some(cookie) = self.cookie_mut(sem) {
                 if cookie.lookups.len() >= cookie::LOOKUPS {

@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
-use dmtrace_common::{DmEvent, EVENT_FROM_MAP, ProcKey, ProcRecord, SemKey, SemRecord};
+use dmtrace_common::{
+    DmEvent, EVENT_FROM_MAP, LookupKey, ProcKey, ProcRecord, SemEvent, SemKey, SemRecord,
+};
 use serde::{Deserialize, Serialize};
 
 /// A record of the semaphore map.
@@ -15,6 +17,7 @@ pub struct Maps {
     sems: HashMap<MapData, SemKey, SemRecord>,
     procs: HashMap<MapData, ProcKey, ProcRecord>,
     devices: HashMap<MapData, SemKey, DmEvent>,
+    lookups: HashMap<MapData, LookupKey, SemEvent>,
 }
 
 /// Numbers by which another process opens the maps.
@@ -26,14 +29,17 @@ pub struct MapIds {
     pub procs: u32,
     /// Of the map with the last device of each cookie.
     pub devices: u32,
+    /// Of the map with the failed lookups.
+    pub lookups: u32,
 }
 
 impl Maps {
-    pub(super) fn new(sems: Map, procs: Map, devices: Map) -> Result<Self> {
+    pub(super) fn new(sems: Map, procs: Map, devices: Map, lookups: Map) -> Result<Self> {
         Ok(Self {
             sems: HashMap::try_from(sems)?,
             procs: HashMap::try_from(procs)?,
             devices: HashMap::try_from(devices)?,
+            lookups: HashMap::try_from(lookups)?,
         })
     }
 
@@ -47,10 +53,11 @@ impl Maps {
             Map::HashMap(open(ids.sems)?),
             Map::HashMap(open(ids.procs)?),
             Map::LruHashMap(open(ids.devices)?),
+            Map::LruHashMap(open(ids.lookups)?),
         )
     }
 
-    pub(super) fn ids(sems: &Map, procs: &Map, devices: &Map) -> Result<MapIds> {
+    pub(super) fn ids(sems: &Map, procs: &Map, devices: &Map, lookups: &Map) -> Result<MapIds> {
         let id = |map: &Map| -> Result<u32> {
             let (Map::HashMap(data) | Map::LruHashMap(data)) = map else {
                 anyhow::bail!("not a hash map")
@@ -61,6 +68,7 @@ impl Maps {
             sems: id(sems)?,
             procs: id(procs)?,
             devices: id(devices)?,
+            lookups: id(lookups)?,
         })
     }
 
@@ -84,6 +92,14 @@ impl Maps {
         })
         .filter(|event| event.header.ts != 0)
         .collect()
+    }
+
+    /// The last failed lookups of cookies, the oldest first, as far as there was room.
+    pub fn lookups(&self) -> Vec<SemEvent> {
+        let kept = self.lookups.iter().filter_map(Result::ok);
+        let mut lookups: Vec<SemEvent> = kept.map(|(_, event)| event).collect();
+        lookups.sort_by_key(|event| event.header.ts);
+        lookups
     }
 
     /// The last device-mapper ioctl with one cookie.

@@ -200,8 +200,9 @@ impl Tracer {
             ebpf.take_map(name)
                 .with_context(|| format!("the object has no map {name}"))
         };
-        let (sems, procs, devices) = (take("SEMS")?, take("PROCS")?, take("DEVICES")?);
-        let ids = Maps::ids(&sems, &procs, &devices)?;
+        let (sems, procs) = (take("SEMS")?, take("PROCS")?);
+        let (devices, lookups) = (take("DEVICES")?, take("LOOKUPS")?);
+        let ids = Maps::ids(&sems, &procs, &devices, &lookups)?;
         let mapped = [take("PREFILTER")?, take("CONTROL")?];
         let prefilter = shared(&mapped[0], PREFILTER_SLOTS)?;
         let control = shared(&mapped[1], control::SLOTS)?;
@@ -214,7 +215,7 @@ impl Tracer {
             attempts,
             missing_detail: offsets.missing_detail.clone(),
             links,
-            maps: Maps::new(sems, procs, devices)?,
+            maps: Maps::new(sems, procs, devices, lookups)?,
             ids,
             counts,
             prefilter,

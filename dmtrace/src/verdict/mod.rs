@@ -9,6 +9,7 @@ mod class;
 mod closed;
 mod evidence;
 mod life;
+mod lost;
 mod owner;
 mod provable;
 mod signature;
@@ -16,6 +17,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 mod text;
+mod touched;
 mod waiting;
 
 pub use advice::{Advice, Avoid, Remedy};
@@ -24,8 +26,10 @@ pub use class::{
     Signature, Thresholds, Verdict,
 };
 pub use evidence::{Evidence, Fate};
+pub use lost::{Completion, Vouched, provably_lost};
 pub use provable::{Obstacle, Rules, provably_leaked};
 pub use survey::{Judged, survey};
+pub use touched::{NodeGoal, Touched, TouchedDevice};
 
 use serde::{Deserialize, Serialize};
 

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Class, Confidence, Context, How, Subject, Verdict, foreign, life,
+    Class, Confidence, Context, How, Subject, Touched, Verdict, foreign, life,
     life::{Knowledge, Life},
 };
 use crate::ledger::Stage;
@@ -69,6 +69,34 @@ pub enum Obstacle {
     Contradiction,
     /// Messages were lost and not made good.
     EventsLost,
+    /// A device of the operation is suspended.
+    Suspended {
+        /// Its name.
+        name: String,
+    },
+    /// To be completed, and nobody waits.
+    NoWaiter,
+    /// To be completed, and the waiter is not known to wait in vain.
+    NotStuck {
+        /// The verdict.
+        class: String,
+    },
+    /// To be completed, and udevd may find the event when it is started.
+    UdevdDown,
+    /// To be completed, and nothing is.
+    NothingLost,
+    /// To be completed, and udev has not made the node.
+    NodeMissing {
+        /// Name of the device.
+        name: String,
+    },
+    /// To be completed, and udev has not removed the node.
+    NodeLeft {
+        /// Name of the device.
+        name: String,
+    },
+    /// To be completed, and what udev had to do is not known.
+    NodesUnknown,
 }
 
 /// How much certainty and age a removal needs.
@@ -167,6 +195,13 @@ pub fn provably_leaked(
     } else {
         rules.older_than.max(limits.old)
     };
+    obstacles.extend(
+        Touched::of(cookie)
+            .suspended(&facts.dm)
+            .map(|name| Obstacle::Suspended {
+                name: name.to_owned(),
+            }),
+    );
     obstacles.extend(pending(subject, context, &known));
     obstacles.extend(young(context, set, &known, needed));
     if obstacles.is_empty() {
@@ -238,6 +273,17 @@ impl fmt::Display for Obstacle {
             }
             Self::ClockSet => f.write_str("its times lie in the future: the clock was set"),
             Self::EventsLost => f.write_str("events were lost"),
+            Self::Suspended { name } => write!(f, "device {name} is suspended"),
+            Self::NoWaiter => f.write_str("no thread waits on it"),
+            Self::NotStuck { class } => write!(f, "its waiter is not known to be stuck: {class}"),
+            Self::UdevdDown => f.write_str("no udevd runs: start it, it may find the event"),
+            Self::NothingLost => f.write_str("no completion is missing"),
+            Self::NodeMissing { name } => write!(
+                f,
+                "/dev/mapper/{name} is missing: udevadm trigger --sysname-match=dm-*"
+            ),
+            Self::NodeLeft { name } => write!(f, "/dev/mapper/{name} is still there"),
+            Self::NodesUnknown => f.write_str("what udev had to do for it is not known"),
             Self::Contradiction => f.write_str("the kernel's state and the events seen disagree"),
         }
     }

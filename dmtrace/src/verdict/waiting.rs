@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     ids::{BootTime, IpcNs},
-    ledger::Cookie,
+    ledger::{Cookie, FailedLookup},
 };
 
 pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowledge) -> Verdict {
@@ -69,18 +69,7 @@ fn cause(
     let udev = &facts.udev;
     let ns = subject.semaphore.id.ns;
     let timeout = waited >= context.thresholds.udev_gives_up(facts);
-    // The completion itself was seen to look in the wrong place. A stranger's lookup of a key
-    // that happens to be the same is possible, so it must come after the cookie was armed and
-    // from the program that completes.
-    let armed = armed_since(cookie);
-    let lost = cookie.lookups.iter().find(|lookup| {
-        let completer = lookup
-            .who
-            .as_ref()
-            .is_some_and(|who| who.name.as_str() == "dmsetup");
-        completer && armed.is_none_or(|armed| lookup.at >= armed)
-    });
-    if let Some(lookup) = lost {
+    if let Some(lookup) = lost_elsewhere(cookie).next() {
         evidence.push(Evidence::LookupFailed {
             who: lookup.who.clone(),
             ns: lookup.ns,
@@ -111,6 +100,20 @@ fn cause(
         return Some((Cause::NamespaceSplit { looked_in: None }, false));
     }
     Some((Cause::EventLost, false))
+}
+
+/// Completions that were seen to look in the wrong place. A stranger's lookup of a key that
+/// happens to be the same is possible, so it must come after the cookie was armed and from the
+/// program that completes.
+pub(super) fn lost_elsewhere(cookie: &Cookie) -> impl Iterator<Item = &FailedLookup> {
+    let armed = armed_since(cookie);
+    cookie.lookups.iter().filter(move |lookup| {
+        let completer = lookup
+            .who
+            .as_ref()
+            .is_some_and(|who| who.name.as_str() == "dmsetup");
+        completer && armed.is_none_or(|armed| lookup.at >= armed)
+    })
 }
 
 /// First increment that is remembered.

@@ -13,7 +13,7 @@ use crate::{
     cli::args::Clean,
     ids::IpcNs,
     output::{Out, json, table},
-    verdict::Obstacle,
+    verdict::{Completion, Obstacle},
 };
 
 /// Columns of the text.
@@ -26,7 +26,7 @@ pub(super) fn cookies(count: usize) -> String {
 /// The plan as text.
 pub(super) fn show(draft: &Draft, out: &mut Out) -> Result<()> {
     let mut entries: Vec<&PlanEntry> = draft.plan().entries.iter().collect();
-    entries.sort_by_key(|entry| (entry.action != Action::Destroy, entry.sem));
+    entries.sort_by_key(|entry| (!entry.action.acts(), entry.sem));
     for entry in entries {
         out.line(&plan_line(entry))?;
     }
@@ -52,19 +52,23 @@ pub(super) fn advise(args: &Clean, draft: &Draft, out: &mut Out) -> Result<()> {
     let kept = draft.plan().entries.len() - wanted;
     let text = if draft.plan().blown {
         format!(
-            "dry run: {} to remove, more than --max {}; raise it to go on.",
-            cookies(wanted),
+            "dry run: would {}, more than --max {}; raise it to go on.",
+            acts(draft),
             args.max
         )
     } else if wanted == 0 {
-        format!("dry run: nothing to remove, {kept} kept.")
+        format!("dry run: nothing to do, {kept} kept.")
     } else if let Some(path) = &args.plan {
         format!(
-            "dry run: {wanted} to remove, {kept} kept; do it with: dmtrace clean --apply --plan {}",
+            "dry run: would {}, {kept} kept; do it with: dmtrace clean --apply --plan {}",
+            acts(draft),
             path.display()
         )
     } else {
-        format!("dry run: {wanted} to remove, {kept} kept; repeat with --apply to remove.")
+        format!(
+            "dry run: would {}, {kept} kept; repeat with --apply.",
+            acts(draft)
+        )
     };
     Ok(out.line(&text)?)
 }
@@ -73,6 +77,7 @@ fn plan_line(entry: &PlanEntry) -> String {
     match &entry.action {
         Action::Destroy if entry.verdict.observed => removal("would remove", entry, ""),
         Action::Destroy => removal("would remove", entry, " ?"),
+        Action::Complete(completion) => line("would complete", entry, &lost(*completion)),
         Action::Keep { because } => line("kept", entry, &obstacles(entry, because)),
     }
 }
@@ -81,6 +86,7 @@ pub(super) fn result_line(applied: &Applied<'_>) -> String {
     let Applied { entry, outcome } = applied;
     match outcome {
         Outcome::Removed => removal("removed", entry, ""),
+        Outcome::Completed(completion) => line("completed", entry, &lost(*completion)),
         Outcome::Gone => line("gone", entry, "it had been removed already"),
         Outcome::RemovedLate(_) => line(
             "REMOVED",
@@ -89,6 +95,23 @@ pub(super) fn result_line(applied: &Applied<'_>) -> String {
         ),
         Outcome::NotTried => line("not tried", entry, ""),
         other => line("kept", entry, &other.detail().unwrap_or_default()),
+    }
+}
+
+/// What is made good.
+fn lost(completion: Completion) -> String {
+    let Completion { value, count } = completion;
+    format!("{count} of {value} completions are lost, and a thread waits for them")
+}
+
+/// What a plan does: `remove 3 cookies`, `complete 1 cookie`, or both.
+pub(super) fn acts(draft: &Draft) -> String {
+    let completed = draft.completed();
+    let removed = draft.wanted() - completed;
+    match (removed, completed) {
+        (removed, 0) => format!("remove {}", cookies(removed)),
+        (0, completed) => format!("complete {}", cookies(completed)),
+        (removed, completed) => format!("remove {}, complete {completed}", cookies(removed)),
     }
 }
 
@@ -165,7 +188,7 @@ fn owner(entry: &PlanEntry) -> String {
 /// Why it is kept; what it is comes first.
 fn obstacles(entry: &PlanEntry, because: &[Obstacle]) -> String {
     if because.is_empty() {
-        return "more would be removed than --max allows".to_owned();
+        return "more would be done than --max allows".to_owned();
     }
     let is_class =
         |obstacle: &Obstacle| matches!(obstacle, Obstacle::NotLeaked { .. } | Obstacle::NotACookie);
@@ -195,18 +218,25 @@ pub(super) fn conclude(
 ) -> Result<()> {
     let planned = draft.wanted();
     if planned == 0 {
-        out.line("nothing to remove.")?;
+        out.line("nothing to do.")?;
     } else {
         let removed =
             report.count(|outcome| matches!(outcome, Outcome::Removed | Outcome::RemovedLate(_)));
+        let completed = report.count(|outcome| matches!(outcome, Outcome::Completed(_)));
+        let done = match (draft.completed(), completed) {
+            (0, _) => format!("{removed} of {} removed", cookies(planned)),
+            (to_complete, completed) => format!(
+                "{removed} of {} removed, {completed} of {to_complete} completed",
+                cookies(planned - to_complete)
+            ),
+        };
         out.line(&format!(
-            "{}{removed} of {} removed; audit record in {}",
+            "{}{done}; audit record in {}",
             if report.interrupted {
                 "interrupted: "
             } else {
                 ""
             },
-            cookies(planned),
             args.audit.display()
         ))?;
     }

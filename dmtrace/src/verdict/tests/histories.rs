@@ -8,7 +8,10 @@ use proptest::{prelude::*, test_runner::TestCaseResult};
 
 use super::play::Play;
 use crate::{
-    clean::plan::{Options, Plan, recheck},
+    clean::{
+        plan::{Options, Plan},
+        recheck::recheck,
+    },
     event::Event,
     facts::{HostFacts, Snapshot},
     ids::SemId,
@@ -118,7 +121,7 @@ fn safe(
             ..Options::default()
         };
         let plan = Plan::build(&judged, ledger, &context, options);
-        for entry in plan.removals() {
+        for entry in plan.acts() {
             let needed = play.needed(entry.sem) && !(inferred && may_guess);
             prop_assert!(!needed, "planned: {:#?}", entry);
             let set = view
@@ -425,7 +428,7 @@ fn coverage() {
         }
         let options = Options::default();
         let plan = Plan::build(&judged, &progress.ledger, &context, options);
-        *seen.entry("planned".to_owned()).or_default() += plan.removals().count() as u64;
+        *seen.entry("planned".to_owned()).or_default() += plan.acts().count() as u64;
         for closed in progress.ledger.closed() {
             let subject = crate::verdict::Subject {
                 ledger: &progress.ledger,

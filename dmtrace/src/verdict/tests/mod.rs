@@ -5,6 +5,7 @@ mod classes;
 mod disturb;
 mod histories;
 mod host;
+mod lost;
 mod old;
 mod plans;
 mod play;

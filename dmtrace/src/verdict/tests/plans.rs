@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use super::scene::Scene;
 use crate::{
-    clean::plan::{Action, Options, Plan, What, recheck},
+    clean::{
+        plan::{Action, Options, Plan},
+        recheck::{What, recheck},
+    },
     facts::{HostFacts, SetSnapshot, Snapshot},
     verdict::{Completeness, Context, Obstacle, Rules, Thresholds, survey},
 };
@@ -29,7 +32,7 @@ fn leaked(seconds: u64) -> (Scene, Snapshot, HostFacts) {
 
 fn obstacles(plan: &Plan) -> &[Obstacle] {
     match &plan.entries[0].action {
-        Action::Destroy => &[],
+        Action::Destroy | Action::Complete(_) => &[],
         Action::Keep { because } => because,
     }
 }
@@ -38,7 +41,7 @@ fn obstacles(plan: &Plan) -> &[Obstacle] {
 fn an_old_leak_is_removed() {
     let (scene, snapshot, facts) = leaked(700);
     let plan = plan(&scene, &snapshot, &facts, Options::default());
-    assert_eq!(plan.removals().count(), 1, "{plan:#?}");
+    assert_eq!(plan.acts().count(), 1, "{plan:#?}");
     let entry = &plan.entries[0];
     let owner = entry.owner.as_ref().unwrap();
     assert_eq!(owner.name, "lvm");
@@ -70,7 +73,7 @@ fn a_young_leak_is_kept() {
     let mut idle = facts;
     idle.udev.daemon = None;
     let removed = plan(&scene, &snapshot, &idle, options);
-    assert_eq!(removed.removals().count(), 1, "{removed:#?}");
+    assert_eq!(removed.acts().count(), 1, "{removed:#?}");
 }
 
 #[test]
@@ -82,7 +85,7 @@ fn the_fuse_blows_for_all() {
     };
     let plan = plan(&scene, &snapshot, &facts, options);
     assert!(plan.blown);
-    assert_eq!(plan.removals().count(), 0);
+    assert_eq!(plan.acts().count(), 0);
 }
 
 #[test]
