@@ -74,7 +74,7 @@ fn proven() -> Result<()> {
             "{text}"
         );
         ensure!(
-            text.matches("would remove").count() == leaked.len(),
+            text.matches("would remove  ").count() == leaked.len(),
             "{text}"
         );
         ensure!(text.matches("\nkept ").count() == kept.len(), "{text}");
