@@ -290,53 +290,6 @@ fn a_child_that_goes_on_keeps_it_open() {
 }
 
 #[test]
-fn over_completed() {
-    let mut scene = Scene::new();
-    let (proc, sem) = scene.armed();
-    scene.udev(sem);
-    scene.udev(sem);
-    let verdict = scene.verdict(2);
-    assert_eq!(verdict.class, Class::OverCompleted);
-    // Which of the two was one too many is not known.
-    assert_eq!(verdict.culprit, None);
-    let tid = scene.tid(proc);
-    assert_eq!(scene.world.add(proc, tid, sem, -1), Err(libc::EAGAIN));
-    scene.remove(proc, sem);
-    assert_eq!(scene.closed(sem).class, Class::OverCompleted);
-}
-
-#[test]
-fn over_completed_and_left_is_a_leak() {
-    let mut scene = Scene::new();
-    let (proc, sem) = scene.armed();
-    scene.udev(sem);
-    scene.udev(sem);
-    scene.kill(proc);
-    leaked(&scene.verdict(2));
-}
-
-#[test]
-fn between_its_decrement_and_its_wait_an_owner_has_not_over_completed() {
-    let mut scene = Scene::new();
-    let (proc, sem) = scene.armed();
-    scene.add(proc, sem, -1);
-    scene.udev(sem);
-    // Stopped there, and alive.
-    assert_eq!(scene.verdict(5).class, Class::Healthy(Healthy::Open));
-    scene.kill(proc);
-    let how = leaked(&scene.verdict(2));
-    let step = Stage::SelfCompleted;
-    assert_eq!(how, How::OwnerKilled { signal: 9, step });
-
-    let mut scene = Scene::new();
-    let (proc, sem) = scene.armed();
-    scene.add(proc, sem, -1);
-    scene.kill(proc);
-    scene.udev(sem);
-    assert_eq!(leaked(&scene.verdict(2)), How::FinishedAfterDeath { step });
-}
-
-#[test]
 fn removed_under_a_waiter() {
     let mut scene = Scene::new();
     let (proc, sem) = scene.blocked();
