@@ -428,3 +428,46 @@ fn every_verdict_has_words_and_json() {
         assert!(serde_json::to_string(set).unwrap().contains("snapshot"));
     }
 }
+
+/// Whoever decrements to zero wakes the waiter; on two processors the waiter's hook may run first.
+#[test]
+fn killed_after_its_wait_with_the_completion_told_late() {
+    for times_swapped in [true, false] {
+        let mut scene = Scene::new();
+        let (proc, sem) = scene.blocked();
+        let args = ["dmsetup", "udevcomplete", "1"];
+        let udev = scene.world.spawn("dmsetup", &args, None, IpcNs::HOST);
+        scene.add(udev, sem, -1);
+        scene.wake(proc, sem, 0);
+        let ring = &mut scene.world.ring;
+        let last = ring.len() - 1;
+        ring.swap(last - 1, last);
+        if times_swapped {
+            (ring[last - 1].at, ring[last].at) = (ring[last].at, ring[last - 1].at);
+        }
+        scene.world.exit(udev, ExitStatus::Code(0));
+        scene.kill(proc);
+        let verdict = scene.verdict(2);
+        let step = Stage::Released;
+        assert_eq!(leaked(&verdict), How::OwnerKilled { signal: 9, step });
+        assert_eq!(verdict.confidence, Confidence::Observed);
+        assert_eq!(
+            verdict.culprit.unwrap().who.image.id,
+            scene.world.procs[proc].id
+        );
+    }
+}
+
+/// The same without the completion: it was lost, and nothing is certain any more.
+#[test]
+fn killed_after_its_wait_with_the_completion_lost() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.blocked();
+    let args = ["dmsetup", "udevcomplete", "1"];
+    let udev = scene.world.spawn("dmsetup", &args, None, IpcNs::HOST);
+    scene.add(udev, sem, -1);
+    scene.world.ring.pop();
+    scene.wake(proc, sem, 0);
+    scene.kill(proc);
+    assert_ne!(scene.verdict(2).confidence, Confidence::Observed);
+}
