@@ -74,6 +74,15 @@ ended() {
     return 1
 }
 
+# zombie NAME: whether a process of that name is dead and not reaped; its number is in $zombie.
+zombie() {
+    for stat in /proc/[0-9]*/stat; do
+        read -r pid name state _ <"$stat" 2>/dev/null || continue
+        [ "$name $state" = "($1) Z" ] && zombie=$pid && return 0
+    done
+    return 1
+}
+
 # kill_it PID [SIGNAL]: kills a child and waits for its end, quietly.
 kill_it() {
     kill "-${2:-KILL}" "$1"

@@ -64,7 +64,7 @@ for entry; do
     (
         echo 0 >$group/cgroup.procs
         cd /tmp
-        exec timeout --kill-after=2 "${limit:-60}" sh -eu "$SUITE/one.sh" "$script"
+        exec timeout --kill-after=2 "${limit:-120}" sh -eu "$SUITE/one.sh" "$script"
     ) >"$OUT/log" 2>&1
     code=$?
     echo $code >"$OUT/status"

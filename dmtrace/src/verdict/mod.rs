@@ -18,6 +18,7 @@ mod survey;
 mod tests;
 mod text;
 mod touched;
+mod transaction;
 mod waiting;
 
 pub use advice::{Advice, Avoid, Remedy};

@@ -8,6 +8,6 @@ dmsetup udevcomplete "$cookie"
 udevd_go
 udevadm settle --timeout=20
 until_ok 15 grep -q '"class":"over_completed"' "$OUT/watch.json"
-expect was state=over_completed
+expect was state=over_completed confidence=observed culprit=- device=a
 dmsetup udevreleasecookie "$cookie" || true
 expect cookies created=1 destroyed=1 live=0

@@ -1,6 +1,5 @@
 # what: a later rule says RUN:="/bin/true", so that udev never runs udevcomplete; timeout 1 s.
 # expect: waiting as long as udev may come back, then stuck: the event is lost
-# limit: 90
 udevd_stop
 echo 'KERNEL=="dm-*", RUN:="/bin/true"' >/run/udev/rules.d/96-clear.rules
 mkdir -p /etc/udev

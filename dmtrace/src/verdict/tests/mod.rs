@@ -7,6 +7,7 @@ mod histories;
 mod host;
 mod lost;
 mod old;
+mod over;
 mod plans;
 mod play;
 mod scene;

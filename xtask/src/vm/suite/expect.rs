@@ -4,8 +4,8 @@
 //!
 //! | kind | is about |
 //! |---|---|
-//! | `leaked`, `stuck` | a row of `report`; `count=N` for N alike; every row must be expected; `list=less` if `list` need not have it |
-//! | `was` | a finding of `watch` that is over at the end; every finding must be expected |
+//! | `leaked`, `stuck` | a row of `report`; `count=N` for N alike; every row must be expected; `list=less` if `list` need not have it; `device=` is a must, `device=-` if there is none |
+//! | `was` | a finding of `watch` that is over at the end, with its `device=`; every finding must be expected |
 //! | `row` | a row of `list`, whatever its state |
 //! | `change` | lines of `watch`; `count=N`, or `count=0` for what must not happen |
 //! | `cookies` | totals: created, destroyed, live, found, vanished |
@@ -99,6 +99,10 @@ impl Expectation {
             "leaked" if wanted.get("culprit").is_none() => {
                 bail!("expect leaked: without culprit=")
             }
+            // `-` says that there is none.
+            "leaked" | "stuck" | "was" if wanted.get("device").is_none() => {
+                bail!("expect {}: without device=", wanted.kind)
+            }
             "leaked" | "stuck" | "was" | "row" | "change" | "victim" | "undecided" => {
                 if let Some((key, _)) = wanted.pairs.iter().find(|(key, _)| !fields::is_known(key))
                 {
@@ -131,10 +135,6 @@ impl Expectation {
         pairs
             .filter_map(|(key, wanted)| {
                 let actual = field(object, key);
-                // The tracer does not show devices yet.
-                if key == "device" && object.get("devices").is_none() {
-                    return None;
-                }
                 let fine = fields::is(actual.as_deref(), wanted);
                 (!fine).then(|| {
                     format!(
@@ -308,8 +308,10 @@ fn findings(said: &Said, wanted: &[Expectation]) -> Vec<String> {
         "was" => it.differences(finding).is_empty(),
         kind => {
             let culprit = it.get("culprit").filter(|culprit| *culprit != "-");
+            let device = it.get("device");
             finding["verdict"]["class"] == kind
                 && culprit.is_none_or(|pid| field(finding, "culprit").is_none_or(|it| it == pid))
+                && device.is_none_or(|name| fields::is(field(finding, "device").as_deref(), name))
         }
     };
     for finding in &findings {
