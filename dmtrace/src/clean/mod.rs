@@ -4,7 +4,6 @@
 mod act;
 pub mod apply;
 pub mod audit;
-pub mod devices;
 pub mod file;
 pub mod plan;
 pub mod witness;

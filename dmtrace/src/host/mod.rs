@@ -13,6 +13,7 @@ pub mod processes;
 mod roots;
 pub mod semaphores;
 mod session;
+mod suspended;
 mod sysv;
 mod text;
 pub mod udev;
@@ -24,6 +25,7 @@ use std::{collections::BTreeSet, io};
 pub use namespaces::{Namespace, Search};
 pub use roots::Roots;
 pub use session::{Inside, NsSession};
+pub use suspended::suspended;
 
 use crate::{
     facts::{HostFacts, Snapshot},
@@ -112,9 +114,22 @@ pub fn take_snapshot(scope: &Scope) -> Snapshot {
 pub fn facts(scope: &Scope, snapshot: &Snapshot) -> HostFacts {
     let roots = &scope.roots;
     let list = processes::list(roots);
-    let waiting = waiters::find(roots, &list, &waiters::waited_for(snapshot));
+    let waited_for = waiters::waited_for(snapshot);
+    let waiting = waiters::find(roots, &list, &waited_for);
     let carried = carriers::find(roots, &list);
-    let udev = udev::read(roots, &list);
+    let mut udev = udev::read(roots, &list);
+    if !waited_for.is_empty() {
+        udev.details = Some(udev::details(roots, &list, &udev));
+    }
+    let commands = waiting
+        .waiters
+        .values()
+        .flatten()
+        .filter_map(|waiter| {
+            let image = identity::image_of(roots, waiter.tgid)?;
+            Some((waiter.tgid, image.command_line()))
+        })
+        .collect();
     let mut incomplete: Vec<String> = list.incomplete.iter().cloned().collect();
     incomplete.extend(waiting.incomplete);
     incomplete.extend(carried.incomplete.clone());
@@ -132,6 +147,8 @@ pub fn facts(scope: &Scope, snapshot: &Snapshot) -> HostFacts {
         carriers_complete: carried.incomplete.is_none(),
         carriers_unread: carried.unread,
         udev,
+        commands,
+        suspended: Vec::new(),
         incomplete,
     }
 }

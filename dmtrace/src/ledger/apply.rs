@@ -385,6 +385,18 @@ impl Ledger {
         self.totals.lookups_failed += 1;
         let who = self.who(event);
         let elsewhere: Option<SemId> = self.ids_with_key(key).find(|sem| sem.ns != ns);
+        if elsewhere.is_none() {
+            // After an accident: a next operation, or udev's completion, that finds it gone.
+            let failed = FailedLookup {
+                who: who.clone(),
+                at,
+                ns,
+                errno,
+            };
+            if let (Some(sem), Some(who)) = (self.history.looked_up(key, failed), &who) {
+                self.hold(sem, who.image, true);
+            }
+        }
         if let Some(sem) = elsewhere {
             if let Some(cookie) = self.cookie_mut(sem) {
                 if cookie.lookups.len() >= cookie::LOOKUPS {

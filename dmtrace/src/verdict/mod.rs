@@ -7,11 +7,14 @@
 mod advice;
 mod class;
 mod closed;
+mod completer;
 mod evidence;
+mod evidence_text;
 mod life;
 mod owner;
 mod provable;
 mod signature;
+mod stuck;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -25,7 +28,7 @@ pub use class::{
 };
 pub use evidence::{Evidence, Fate};
 pub use provable::{Obstacle, Rules, provably_leaked};
-pub use survey::{Judged, survey};
+pub use survey::{Judged, survey, survey_closed};
 
 use serde::{Deserialize, Serialize};
 

@@ -2,14 +2,14 @@
 
 use super::{
     Class, Confidence, Context, Culprit, Evidence, Healthy, How, MissingStep, Reason, Role,
-    Subject, Verdict, life,
+    Subject, Verdict, completer, life,
     life::{Knowledge, Life},
     signature,
 };
 use crate::{
     event::{Ancestor, ExitStatus, ProcessImage},
     ids::BootTime,
-    ledger::{Cookie, Creator, Exit, Process, Stage, User},
+    ledger::{Cookie, Creator, Exit, Ledger, Process, Stage, User},
 };
 
 pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowledge) -> Verdict {
@@ -99,7 +99,12 @@ fn over_completed(cookie: &Cookie, known: &Knowledge) -> bool {
     complete && cookie.counts.setvals > 0 && cookie.counts.outstanding() + entering < 0
 }
 
-fn over(cookie: &Cookie, known: Knowledge, mut evidence: Vec<Evidence>) -> Verdict {
+fn over(
+    ledger: &Ledger,
+    cookie: &Cookie,
+    known: Knowledge,
+    mut evidence: Vec<Evidence>,
+) -> Verdict {
     evidence.push(Evidence::Completed {
         count: cookie.counts.completions,
     });
@@ -108,15 +113,8 @@ fn over(cookie: &Cookie, known: Knowledge, mut evidence: Vec<Evidence>) -> Verdi
             count: cookie.counts.starved,
         });
     }
-    // Which of several completions was the one too many cannot be told.
-    let culprit = match (cookie.counts.completions, cookie.completers.back()) {
-        (1, Some(who)) => Some(Culprit {
-            role: Role::Completer,
-            who: who.clone(),
-            exit: None,
-        }),
-        _ => None,
-    };
+    let (culprit, strangers) = completer::blame(cookie, ledger);
+    evidence.extend(strangers);
     let mut verdict = Verdict::of(Class::OverCompleted, known.confidence())
         .with(evidence)
         .with(known.evidence);
@@ -148,7 +146,7 @@ fn living(
     for user in alive {
         match abandoned(subject, context, &known, user) {
             Abandoned::No if over_completed(cookie, &known) => {
-                return over(cookie, known, evidence);
+                return over(subject.ledger, cookie, known, evidence);
             }
             Abandoned::No => return open(known, evidence),
             Abandoned::Maybe(reason) => {

@@ -9,5 +9,6 @@ mod old;
 mod plans;
 mod play;
 mod scene;
+mod stuck;
 mod truth;
 mod world;

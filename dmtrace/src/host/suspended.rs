@@ -3,18 +3,8 @@
 
 use std::path::Path;
 
-use serde::Serialize;
-
-use crate::host::Roots;
-
-/// A suspended device.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct Suspended {
-    /// Node, such as `dm-3`.
-    pub node: String,
-    /// Its name, such as `vg-root`.
-    pub name: String,
-}
+use super::Roots;
+use crate::facts::Suspended;
 
 /// Finds them; none without sysfs.
 pub fn suspended(roots: &Roots) -> Vec<Suspended> {
