@@ -156,6 +156,9 @@ pub struct HostFacts {
     /// Device-mapper devices.
     #[serde(default)]
     pub dm: DmFacts,
+    /// Command lines of processes that wait on a semaphore.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub commands: BTreeMap<u32, String>,
     /// What could not be read and why, one line each; empty when everything was.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub incomplete: Vec<String>,
@@ -201,6 +204,33 @@ pub struct UdevFacts {
     pub notify_rule_mask: Option<String>,
     /// Event timeout of udevd, seconds.
     pub event_timeout: u64,
+    /// What keeps it from completing; looked for only while somebody waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<UdevDetails>,
+}
+
+/// What may keep udevd from completing cookies.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct UdevDetails {
+    /// The daemon is stopped (SIGSTOP) or traced.
+    pub frozen: bool,
+    /// Start of the daemon, clock ticks since boot; 0 if not known.
+    pub started_ticks: u64,
+    /// Its workers.
+    pub workers: Vec<UdevWorker>,
+    /// The program that the notify rule runs, if it is there and executable.
+    pub dmsetup: Option<String>,
+    /// Rules that empty the list of programs to run: file, and line number.
+    pub run_cleared: Vec<String>,
+}
+
+/// A worker of udevd.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct UdevWorker {
+    /// Its number.
+    pub pid: u32,
+    /// The program that it runs for a rule now: its number and name.
+    pub runs: Option<(u32, String)>,
 }
 
 /// What the host says of its device-mapper devices.
@@ -213,7 +243,7 @@ pub struct DmFacts {
 }
 
 /// A suspended device.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct SuspendedDevice {
     /// Node, such as `dm-3`.
     pub node: String,

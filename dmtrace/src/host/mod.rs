@@ -113,9 +113,22 @@ pub fn take_snapshot(scope: &Scope) -> Snapshot {
 pub fn facts(scope: &Scope, snapshot: &Snapshot) -> HostFacts {
     let roots = &scope.roots;
     let list = processes::list(roots);
-    let waiting = waiters::find(roots, &list, &waiters::waited_for(snapshot));
+    let waited_for = waiters::waited_for(snapshot);
+    let waiting = waiters::find(roots, &list, &waited_for);
     let carried = carriers::find(roots, &list);
-    let udev = udev::read(roots, &list);
+    let mut udev = udev::read(roots, &list);
+    if !waited_for.is_empty() {
+        udev.details = Some(udev::details(roots, &list, &udev));
+    }
+    let commands = waiting
+        .waiters
+        .values()
+        .flatten()
+        .filter_map(|waiter| {
+            let image = identity::image_of(roots, waiter.tgid)?;
+            Some((waiter.tgid, image.command_line()))
+        })
+        .collect();
     let mut incomplete: Vec<String> = list.incomplete.iter().cloned().collect();
     incomplete.extend(waiting.incomplete);
     incomplete.extend(carried.incomplete.clone());
@@ -134,6 +147,7 @@ pub fn facts(scope: &Scope, snapshot: &Snapshot) -> HostFacts {
         carriers_unread: carried.unread,
         udev,
         dm: devices::read(roots),
+        commands,
         incomplete,
     }
 }

@@ -6,7 +6,7 @@ use std::{
     io::{self, Read},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, fs::PermissionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -85,6 +85,13 @@ impl Roots {
     /// Whether a path of the host exists, links followed.
     pub fn exists(&self, path: impl AsRef<Path>) -> bool {
         self.open_fs(path.as_ref(), libc::O_PATH).is_ok()
+    }
+
+    /// Whether a path of the host is a file that somebody may execute, links followed.
+    pub fn is_executable(&self, path: impl AsRef<Path>) -> bool {
+        self.open_fs(path.as_ref(), libc::O_PATH)
+            .and_then(|file| file.metadata())
+            .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
     }
 
     /// Names in a directory of the host, sorted; empty when it cannot be read.

@@ -1,5 +1,7 @@
 //! The state of udevd: does it run, is it busy, would it run `dmsetup udevcomplete`.
 
+mod details;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -12,6 +14,8 @@ use super::{
     processes::{Process, ProcessList},
 };
 use crate::facts::UdevFacts;
+
+pub use details::read as details;
 
 /// The rule that completes cookies; nothing else does.
 const NOTIFY_RULE: &str = "95-dm-notify.rules";
@@ -32,6 +36,7 @@ pub fn read(roots: &Roots, list: &ProcessList) -> UdevFacts {
         notify_rule,
         notify_rule_mask,
         event_timeout: event_timeout(roots, daemon),
+        details: None,
     }
 }
 

@@ -389,6 +389,18 @@ impl Ledger {
             let made = self.semaphore(sem).and_then(|set| set.created);
             sem.ns != ns && made.is_none_or(|made| made <= at)
         });
+        if elsewhere.is_none() {
+            // After an accident: a next operation, or udev's completion, that finds it gone.
+            let failed = FailedLookup {
+                who: who.clone(),
+                at,
+                ns,
+                errno,
+            };
+            if let (Some(sem), Some(who)) = (self.history.looked_up(key, failed), &who) {
+                self.hold(sem, who.image, true);
+            }
+        }
         if let Some(sem) = elsewhere {
             if let Some(cookie) = self.cookie_mut(sem) {
                 if cookie.lookups.len() >= cookie::LOOKUPS {

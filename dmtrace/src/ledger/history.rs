@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{EndKind, Semaphore};
+use super::{EndKind, FailedLookup, LOOKUPS, Semaphore};
 use crate::ids::{BootTime, Key, SemId};
 
 /// Closed cookies that are kept for each of two groups: normal ends, and all others.
 pub const CLOSED: usize = 1024;
+
+/// So many removals that were no normal ends are searched for a lookup in vain.
+const LOOKED_UP: usize = 64;
 
 /// Slots of the memory of removals.
 const MARKS: usize = 4096;
@@ -119,6 +122,30 @@ impl History {
     pub(super) fn latest(&self, sem: SemId) -> Option<&Semaphore> {
         let number = self.latest.get(&sem)?;
         self.by_number.get(number).map(Box::as_ref)
+    }
+
+    /// Notes a lookup in vain with the cookie that was removed last under this key, if that was no
+    /// normal end. Tells which set it was.
+    pub(super) fn looked_up(&mut self, key: Key, lookup: FailedLookup) -> Option<SemId> {
+        let number = self
+            .special
+            .iter()
+            .rev()
+            .take(LOOKED_UP)
+            .copied()
+            .find(|number| {
+                self.by_number
+                    .get(number)
+                    .is_some_and(|closed| closed.key == key && closed.id.ns == lookup.ns)
+            })?;
+        let closed = self.by_number.get_mut(&number)?;
+        let cookie = closed.cookie.as_deref_mut()?;
+        if cookie.lookups.len() >= LOOKUPS {
+            return None;
+        }
+        cookie.lookups.push(lookup);
+        // Only the latest incarnation of a semid can be held on to.
+        (self.latest.get(&closed.id) == Some(&number)).then_some(closed.id)
     }
 
     /// In the order of closing.

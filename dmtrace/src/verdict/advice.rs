@@ -27,6 +27,16 @@ pub enum Remedy {
     StartUdevd,
     /// Install the rules.
     InstallRule,
+    /// Repair the rule that clears the list of programs.
+    RepairRule,
+    /// Make `dmsetup` executable for udevd.
+    InstallDmsetup,
+    /// Let udevd go on.
+    StartQueue,
+    /// Read what udevd says.
+    ReadJournal,
+    /// Complete in the owner's place.
+    CompleteOwn,
     /// Share the IPC namespace or switch off udev synchronisation.
     ShareIpc,
     /// Find the lost event, repair the nodes, then complete exactly what is missing.
@@ -86,8 +96,28 @@ pub(super) const fn advice(class: Class) -> Advice {
             &[R::ShareIpc, R::RepairThenComplete],
             &[A::CompleteAll, A::Destroy, A::KillWaiter],
         ),
+        Class::Stuck(Cause::RunCleared) => (
+            &[R::RepairRule, R::RepairThenComplete],
+            &[A::CompleteAll, A::Destroy, A::KillWaiter],
+        ),
+        Class::Stuck(Cause::DmsetupMissing) => (
+            &[R::InstallDmsetup, R::RepairThenComplete],
+            &[A::CompleteAll, A::Destroy, A::KillWaiter],
+        ),
+        Class::Stuck(Cause::QueueStopped) => (
+            &[R::StartQueue],
+            &[A::CompleteAll, A::Destroy, A::KillWaiter, A::Complete],
+        ),
+        Class::Stuck(Cause::NotReceived | Cause::EventDropped) => (
+            &[R::RepairThenComplete, R::ReadJournal],
+            &[A::CompleteAll, A::Destroy, A::KillWaiter],
+        ),
+        Class::Stuck(Cause::NoUevent) => (
+            &[R::CompleteOwn, R::ReportProgram],
+            &[A::CompleteAll, A::Destroy, A::KillWaiter],
+        ),
         Class::Stuck(Cause::EventLost) => (
-            &[R::Settle, R::RepairThenComplete],
+            &[R::RepairThenComplete, R::ReadJournal],
             &[A::CompleteAll, A::Destroy, A::KillWaiter],
         ),
         Class::Leaked(How::OwnerKilled { .. }) => {
@@ -122,6 +152,24 @@ impl fmt::Display for Remedy {
             }
             Self::InstallRule => {
                 "install 95-dm-notify.rules (in the initramfs too); look for RUN:= in later rules"
+            }
+            Self::RepairRule => {
+                "write RUN+= instead of RUN= or RUN:= in that rule, then `udevadm control --reload`"
+            }
+            Self::InstallDmsetup => {
+                "install dmsetup where the notify rule looks for it, executable for udevd"
+            }
+            Self::StartQueue => {
+                "let udevd go on: `udevadm control --start-exec-queue`, or SIGCONT if it is \
+                 stopped; it completes by itself then"
+            }
+            Self::ReadJournal => {
+                "look for the reason: `journalctl -u systemd-udevd` (worker killed, timeout, \
+                 failed to execute)"
+            }
+            Self::CompleteOwn => {
+                "look at the device: if the operation is done, complete in the owner's place: \
+                 `dmsetup udevcomplete COOKIE`"
             }
             Self::ShareIpc => {
                 "run it with the host's IPC namespace (--ipc=host, hostIPC), or with udev_sync=0 \

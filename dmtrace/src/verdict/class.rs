@@ -81,8 +81,20 @@ pub enum Cause {
         /// Where the completion was looked for.
         looked_in: Option<IpcNs>,
     },
-    /// udev's timeout has passed: the event was dropped, its worker killed, its RUN list cleared,
-    /// or the operation never made an event.
+    /// A rule empties the list of programs to run: udev handles the event and completes nothing.
+    RunCleared,
+    /// The program that completes is missing or not executable.
+    DmsetupMissing,
+    /// udevd is stopped, or takes nothing from its queue.
+    QueueStopped,
+    /// udevd was started after the uevent had been sent.
+    NotReceived,
+    /// udev is idle before its timeout: a worker was killed, or the event was dropped on its way.
+    EventDropped,
+    /// The operation sent no uevent; its owner had to complete it by itself.
+    NoUevent,
+    /// udev's timeout has passed: the event was dropped, its worker killed, or its RUN list
+    /// cleared.
     EventLost,
 }
 
@@ -218,6 +230,11 @@ pub enum MissingStep {
     Increment,
     /// udev's decrements (`dmsetup udevcomplete`).
     Completion {
+        /// How many.
+        count: u32,
+    },
+    /// The owner's own decrements: the ioctl failed or sent no uevent.
+    SelfCompletion {
         /// How many.
         count: u32,
     },

@@ -2,6 +2,7 @@
 
 use super::{
     Class, Confidence, Context, Culprit, Evidence, Healthy, How, Reason, Role, Subject, Verdict,
+    completer,
 };
 use crate::{
     event::ExitStatus,
@@ -22,20 +23,30 @@ pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
     };
     let verdict = match ending.kind {
         EndKind::ByWaiter | EndKind::ByCreator | EndKind::ByOther if starved(cookie, ending) => {
-            Verdict::of(Class::OverCompleted, confidence).with([Evidence::Starved {
-                count: cookie.counts.starved,
-            }])
+            let (culprit, strangers) = completer::blame(cookie, subject.ledger);
+            let mut verdict =
+                Verdict::of(Class::OverCompleted, confidence).with([Evidence::Starved {
+                    count: cookie.counts.starved,
+                }]);
+            verdict.culprit = culprit;
+            verdict.with(strangers)
         }
         EndKind::ByWaiter | EndKind::ByCreator => {
             Verdict::of(Class::Healthy(Healthy::Finished), confidence)
         }
-        EndKind::WhileLive => accident(ending, confidence),
+        EndKind::WhileLive => accident(ending, confidence).with(harm(cookie, ending, context)),
         EndKind::ByOther => match left_by(cookie) {
             Some(user) => Verdict::of(Class::CleanedUp(how(cookie, user, ending)), confidence),
             None => Verdict::unknown(Reason::RemovalUnseen),
         },
         EndKind::WithNamespace | EndKind::NamespaceGone => {
-            Verdict::unknown(Reason::NamespaceEnded).with([Evidence::NamespaceEnded])
+            let left = left_by(cookie).map(|user| Evidence::Stage {
+                who: user.who.clone(),
+                stage: cookie.stage(user),
+            });
+            Verdict::unknown(Reason::NamespaceEnded)
+                .with([Evidence::NamespaceEnded])
+                .with(left)
         }
         EndKind::Vanished => Verdict::unknown(Reason::RemovalUnseen),
     };
@@ -72,6 +83,33 @@ fn accident(ending: &Ending, confidence: Confidence) -> Verdict {
         exit: None,
     });
     verdict
+}
+
+/// What an accident has done: operations that were not completed, what failed after it, devices of
+/// the cookie that are suspended.
+fn harm(cookie: &Cookie, ending: &Ending, context: &Context<'_>) -> Vec<Evidence> {
+    let mut facts = Vec::new();
+    let open = cookie.counts.outstanding();
+    if let Ok(count) = u32::try_from(open)
+        && count > 0
+    {
+        facts.push(Evidence::Outstanding { count });
+    }
+    let after = cookie
+        .lookups
+        .iter()
+        .filter(|lookup| lookup.at >= ending.at);
+    facts.extend(after.map(|lookup| Evidence::LookupAfter {
+        who: lookup.who.clone(),
+    }));
+    let suspended = context.facts.dm.suspended.iter().filter(|it| {
+        let mut devices = cookie.devices.iter();
+        devices.any(|device| device.is(&it.node) || device.is(&it.name))
+    });
+    facts.extend(suspended.map(|it| Evidence::Suspended {
+        device: it.name.clone(),
+    }));
+    facts
 }
 
 /// Who had left it.

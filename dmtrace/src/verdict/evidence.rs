@@ -1,11 +1,11 @@
 //! What verdicts rest on.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::{
-    event::{Command, ExitStatus, errno_word},
+    event::{Command, ExitStatus},
     ids::{BootTime, DevNum, IpcNs, Key},
     ledger::{Cookie, Stage, Who},
 };
@@ -53,6 +53,8 @@ pub enum Evidence {
         tgid: u32,
         /// The thread.
         tid: u32,
+        /// Name of the process; empty if it is not known.
+        name: String,
     },
     /// The kernel counts waiting threads.
     Waiters {
@@ -138,8 +140,65 @@ pub enum Evidence {
     },
     /// The notify rule is missing.
     NoNotifyRule,
+    /// The program that the notify rule runs is missing or not executable.
+    NoDmsetup,
+    /// A rule empties the list of programs that are to be run.
+    RunCleared {
+        /// File and line.
+        at: String,
+    },
     /// udev processes events.
     QueueBusy,
+    /// udev has nothing in its queue.
+    UdevIdle,
+    /// udevd is stopped by a signal, or traced.
+    UdevFrozen {
+        /// Its number.
+        pid: u32,
+    },
+    /// udev has events in its queue and no worker.
+    NoWorker,
+    /// A worker of udevd.
+    Worker {
+        /// Its number.
+        pid: u32,
+        /// What it runs now.
+        runs: Option<(u32, String)>,
+    },
+    /// udevd was started after the uevent had been sent.
+    UdevYounger {
+        /// Its number.
+        pid: u32,
+    },
+    /// Operations that were announced, against ioctls that returned and uevents that were sent.
+    NoUevent {
+        /// Announced.
+        announced: u32,
+        /// Ioctls that returned.
+        ioctls: u32,
+        /// Uevents.
+        uevents: u32,
+    },
+    /// A completion that was not started by udev.
+    Stranger {
+        /// Who made it.
+        who: Who,
+    },
+    /// Workers of several udevds completed it.
+    SeveralUdevds {
+        /// Their numbers.
+        pids: Vec<u32>,
+    },
+    /// Somebody looked for it after its removal: a next operation, or udev's completion, failed.
+    LookupAfter {
+        /// Who.
+        who: Option<Who>,
+    },
+    /// A device is suspended now.
+    Suspended {
+        /// Its name.
+        device: String,
+    },
     /// Its key was looked up in vain elsewhere.
     LookupFailed {
         /// By whom.
@@ -273,143 +332,5 @@ impl Evidence {
             evidence.push(Self::Uevents { sent, completed });
         }
         evidence
-    }
-}
-
-impl fmt::Display for Evidence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CreatedBy { who, .. } => write!(f, "made by {who}"),
-            Self::Stage { who, stage } => write!(f, "{who} was last seen {stage}"),
-            Self::Ended { who, status, .. } => write!(f, "{who} {status}"),
-            Self::Absent { who } => write!(f, "{who} is not in the process list"),
-            Self::Alive { who } => write!(f, "{who} is alive"),
-            Self::Waiter { tgid, tid } => write!(f, "thread {tid} of process {tgid} waits for it"),
-            Self::Waiters { count } => write!(f, "the kernel counts {count} waiting threads"),
-            Self::NoWaiter => f.write_str("nobody waits for it"),
-            Self::WaitedFor { time } => write!(f, "waited for since {}", Span(*time)),
-            Self::Value { value } => write!(f, "value {value}"),
-            Self::Outstanding { count } => write!(f, "{count} operations not completed"),
-            Self::Completed { count } => write!(f, "{count} completions by udev"),
-            Self::SelfCompleted { count } => write!(
-                f,
-                "{count} decrements by its user without a wait: the ioctl failed or made no uevent"
-            ),
-            Self::Starved { count } => write!(f, "{count} decrements found the value at 0"),
-            Self::MovedOn {
-                key, same_thread, ..
-            } => {
-                let thread = if *same_thread {
-                    "on the same thread"
-                } else {
-                    "in the same process"
-                };
-                write!(f, "a later cookie, {key}, was completed {thread}")
-            }
-            Self::ActiveSince { same_thread, .. } => f.write_str(if *same_thread {
-                "the same thread did other things since"
-            } else {
-                "the process did other things since"
-            }),
-            Self::Quiet { time } => write!(f, "not touched for {}", Span(*time)),
-            Self::Interrupted { .. } => f.write_str("the wait was interrupted (EINTR)"),
-            Self::Carrier { pid } => write!(f, "process {pid} carries the cookie"),
-            Self::Transaction => f.write_str("made by dmsetup udevcreatecookie for later use"),
-            Self::ParentAlive { pid, name } => {
-                write!(f, "{name}[{pid}], parent of its creator, is alive")
-            }
-            Self::NoUdevd { socket: true } => {
-                f.write_str("no udevd runs, but /run/udev/control makes libdm believe it")
-            }
-            Self::NoUdevd { socket: false } => f.write_str("no udevd runs"),
-            Self::NoNotifyRule => f.write_str("95-dm-notify.rules is missing or masked"),
-            Self::QueueBusy => f.write_str("udev is processing events"),
-            Self::LookupFailed { who: Some(who), ns } => {
-                write!(f, "{who} looked for it in vain in IPC namespace {ns}")
-            }
-            Self::LookupFailed { who: None, ns } => {
-                write!(f, "it was looked for in vain in IPC namespace {ns}")
-            }
-            Self::OutsideHost { ns } => {
-                write!(
-                    f,
-                    "it lives in IPC namespace {ns}; udev completes in the host's"
-                )
-            }
-            Self::EventsLost { count } => write!(f, "{count} events were lost"),
-            Self::OperationsUnseen => f.write_str("not every operation on it was seen"),
-            Self::ValueMismatch { events, kernel } => {
-                write!(f, "value {kernel} where the events make {events}")
-            }
-            Self::RemovedBy { who, waiters: 0 } => write!(f, "removed by {who}"),
-            Self::RemovedBy { who, waiters } => {
-                write!(f, "removed by {who} while {waiters} threads waited")
-            }
-            Self::NamespaceEnded => f.write_str("its IPC namespace ended"),
-            Self::LastOperator { pid, fate } => write!(
-                f,
-                "last operation by process {pid}, which {}",
-                match fate {
-                    Fate::Alive => "is alive",
-                    Fate::Gone => "is gone",
-                    Fate::Reused => "is gone (its number belongs to a younger process)",
-                    Fate::Unknown => "may be gone",
-                }
-            ),
-            Self::Candidate { pid, name } => write!(f, "{name}[{pid}] may own it"),
-            Self::Age { time } => write!(f, "made {} ago", Span(*time)),
-            Self::NotACookie => f.write_str("libdm does not make such sets"),
-            Self::Ioctl {
-                command,
-                device,
-                errno,
-                uevent,
-                deferred,
-                ..
-            } => {
-                let which = match command {
-                    Command::Resume | Command::Suspend => format!(" ({command})"),
-                    Command::Remove | Command::Rename => String::new(),
-                };
-                write!(f, "ioctl {}{which} of {device} ", command.ioctl())?;
-                match (errno, uevent, deferred) {
-                    (None, ..) => f.write_str("was not seen to return"),
-                    (Some(0), true, _) => f.write_str("sent a uevent"),
-                    (Some(0), false, true) => f.write_str("was deferred: it sent no uevent"),
-                    (Some(0), false, false) => f.write_str("sent no uevent"),
-                    (Some(errno), ..) => write!(f, "failed with {}", errno_word(*errno)),
-                }
-            }
-            Self::MoreDevices { count } => write!(f, "{count} more devices"),
-            Self::Uevents { sent, completed } => {
-                write!(f, "{sent} uevents sent, {completed} completed by udev")
-            }
-        }
-    }
-}
-
-impl fmt::Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self.name.as_str() {
-            "" => "process",
-            name => name,
-        };
-        write!(f, "{name}[{}]", self.image.id.tgid)
-    }
-}
-
-/// A duration with its two largest units.
-struct Span(Duration);
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.as_secs();
-        match seconds {
-            0 => write!(f, "{} ms", self.0.as_millis()),
-            1..60 => write!(f, "{seconds} s"),
-            60..3600 => write!(f, "{} min {} s", seconds / 60, seconds % 60),
-            3600..86_400 => write!(f, "{} h {} min", seconds / 3600, seconds % 3600 / 60),
-            _ => write!(f, "{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
-        }
     }
 }

@@ -99,9 +99,11 @@ impl Knowledge {
     fn waiters(&mut self, subject: &Subject<'_>, facts: &HostFacts, cookie: &Cookie, counted: u32) {
         let seen = facts.waiters.get(&subject.semaphore.id);
         for waiter in seen.into_iter().flatten() {
+            let live = facts.processes.get(&waiter.tgid);
             self.evidence.push(Evidence::Waiter {
                 tgid: waiter.tgid,
                 tid: waiter.tid,
+                name: live.map_or_else(String::new, |live| live.comm.clone()),
             });
         }
         let blocked = seen.is_some_and(|waiters| !waiters.is_empty());
@@ -116,6 +118,7 @@ impl Knowledge {
                 .extend(by_events.map(|waiting| Evidence::Waiter {
                     tgid: waiting.who.image.id.tgid,
                     tid: waiting.who.tid,
+                    name: waiting.who.name.to_string(),
                 }));
         }
         if counted > 0 {

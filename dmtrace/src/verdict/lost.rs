@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     Cause, Class, Context, Obstacle, Subject, Verdict, foreign,
     life::Knowledge,
+    stuck::lost_elsewhere,
     touched::{Touched, Unfinished},
-    waiting::lost_elsewhere,
 };
 
 /// Completions to be made in udev's place.
@@ -81,7 +81,8 @@ pub fn provably_lost(
         // Each of these was seen, whatever else was not. A completion that came all the same may
         // have been made good by hand.
         Cause::NamespaceSplit { looked_in: Some(_) } => {
-            let lost = u32::try_from(lost_elsewhere(cookie).count()).unwrap_or(u32::MAX);
+            let lost =
+                u32::try_from(lost_elsewhere(cookie, semaphore.id.ns).count()).unwrap_or(u32::MAX);
             let rest = lost.saturating_sub(cookie.counts.completions);
             i32::try_from(rest).unwrap_or(i32::MAX)
         }

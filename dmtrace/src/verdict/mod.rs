@@ -7,12 +7,15 @@
 mod advice;
 mod class;
 mod closed;
+mod completer;
 mod evidence;
+mod evidence_text;
 mod life;
 mod lost;
 mod owner;
 mod provable;
 mod signature;
+mod stuck;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -29,7 +32,7 @@ pub use class::{
 pub use evidence::{Evidence, Fate};
 pub use lost::{Completion, Vouched, provably_lost};
 pub use provable::{Obstacle, Rules, provably_leaked};
-pub use survey::{Judged, survey};
+pub use survey::{Judged, survey, survey_closed};
 pub use touched::{NodeGoal, Touched, TouchedDevice};
 
 use serde::{Deserialize, Serialize};

@@ -2,13 +2,13 @@
 
 use super::{
     Class, Confidence, Context, Culprit, Evidence, Healthy, How, MissingStep, Reason, Role,
-    Subject, Verdict, life,
+    Subject, Verdict, completer, life,
     life::{Knowledge, Life},
     signature, transaction,
 };
 use crate::{
     event::ExitStatus,
-    ledger::{Cookie, Creator, Exit, Stage, User},
+    ledger::{Cookie, Creator, Exit, Ledger, Stage, User},
 };
 
 pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowledge) -> Verdict {
@@ -98,7 +98,12 @@ pub(super) fn over_completed(cookie: &Cookie, known: &Knowledge) -> bool {
     complete && cookie.counts.setvals > 0 && cookie.counts.outstanding() + entering < 0
 }
 
-pub(super) fn over(cookie: &Cookie, known: Knowledge, mut evidence: Vec<Evidence>) -> Verdict {
+pub(super) fn over(
+    ledger: &Ledger,
+    cookie: &Cookie,
+    known: Knowledge,
+    mut evidence: Vec<Evidence>,
+) -> Verdict {
     evidence.push(Evidence::Completed {
         count: cookie.counts.completions,
     });
@@ -107,15 +112,8 @@ pub(super) fn over(cookie: &Cookie, known: Knowledge, mut evidence: Vec<Evidence
             count: cookie.counts.starved,
         });
     }
-    // Which of several completions was the one too many cannot be told.
-    let culprit = match (cookie.counts.completions, cookie.completers.back()) {
-        (1, Some(who)) => Some(Culprit {
-            role: Role::Completer,
-            who: who.clone(),
-            exit: None,
-        }),
-        _ => None,
-    };
+    let (culprit, strangers) = completer::blame(cookie, ledger);
+    evidence.extend(strangers);
     let mut verdict = Verdict::of(Class::OverCompleted, known.confidence())
         .with(evidence)
         .with(known.evidence);
@@ -147,7 +145,7 @@ fn living(
     for user in alive {
         match abandoned(subject, context, &known, user) {
             Abandoned::No if over_completed(cookie, &known) => {
-                return over(cookie, known, evidence);
+                return over(subject.ledger, cookie, known, evidence);
             }
             Abandoned::No => return open(known, evidence),
             Abandoned::Maybe(reason) => {

@@ -97,6 +97,19 @@ pub(super) fn judge(
             pid: state.pid,
             fate,
         });
+        if fate == Fate::Alive && known.quiet >= limits.old && age >= limits.old {
+            // It may have forgotten the cookie (moby in 2017) or still need it: only its history
+            // tells.
+            let name = facts.processes.get(&state.pid);
+            evidence.push(Evidence::Candidate {
+                pid: state.pid,
+                name: name.map_or_else(String::new, |live| live.comm.clone()),
+            });
+            evidence.push(Evidence::Quiet { time: known.quiet });
+            return Verdict::unknown(Reason::PossibleOwners)
+                .with(evidence)
+                .with(known.evidence);
+        }
         if fate == Fate::Alive {
             // The creator, or whoever incremented it: in the middle of its work. A completer
             // that lives on is no completer.

@@ -34,6 +34,25 @@ impl<'a> Judged<'a> {
     }
 }
 
+/// Judges the remembered cookies that are gone, in the order of their ends.
+pub fn survey_closed<'a>(ledger: &'a Ledger, context: &Context<'_>) -> Vec<Judged<'a>> {
+    let judged = ledger.closed().map(|semaphore| {
+        let subject = Subject {
+            ledger,
+            semaphore,
+            set: None,
+            taken: BootTime(0),
+        };
+        Judged {
+            semaphore,
+            set: None,
+            taken: BootTime(0),
+            verdict: judge(&subject, context),
+        }
+    });
+    judged.collect()
+}
+
 /// Judges every live cookie, in the order of keys. Reconcile the books with the snapshot before.
 pub fn survey<'a>(
     ledger: &'a Ledger,

@@ -19,6 +19,14 @@ impl fmt::Display for Cause {
             Self::NamespaceSplit { looked_in: None } => {
                 f.write_str("udev completes in the host's IPC namespace")
             }
+            Self::RunCleared => f.write_str("a rule clears what udev is to run"),
+            Self::DmsetupMissing => f.write_str("udevd cannot run dmsetup"),
+            Self::QueueStopped => f.write_str("udevd is stopped, or its queue is"),
+            Self::NotReceived => f.write_str("udevd was started after the uevent was sent"),
+            Self::EventDropped => {
+                f.write_str("udev is idle: a worker was killed or the event was dropped")
+            }
+            Self::NoUevent => f.write_str("the operation sent no uevent that udev could complete"),
             Self::EventLost => f.write_str("udev's timeout has passed without a completion"),
         }
     }
@@ -123,6 +131,10 @@ impl fmt::Display for MissingStep {
             Self::Completion { count } => {
                 write!(f, "{count} completions by udev (dmsetup udevcomplete)")
             }
+            Self::SelfCompletion { count } => write!(
+                f,
+                "{count} decrements by the owner for what sent no uevent (dm_udev_complete)"
+            ),
             Self::Wait => f.write_str("the wait by the owner (dm_udev_wait)"),
             Self::WaitAgain => f.write_str("another wait by the owner after EINTR"),
             Self::Removal => f.write_str("the removal by the owner (IPC_RMID)"),

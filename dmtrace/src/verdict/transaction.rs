@@ -77,7 +77,7 @@ pub(super) fn judge(
     if let Some(cookie) = subject.semaphore.cookie.as_deref()
         && completed_too_often(subject, cookie, &known)
     {
-        return over(cookie, known, evidence);
+        return over(subject.ledger, cookie, known, evidence);
     }
     let ancestors = process
         .and_then(|process| process.image.as_deref())

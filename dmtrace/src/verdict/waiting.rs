@@ -1,15 +1,10 @@
 //! A cookie that somebody waits for: never leaked; healthy, slow or stuck.
 
-use std::time::Duration;
-
 use super::{
     Cause, Class, Confidence, Context, Evidence, Healthy, MissingStep, Subject, Verdict,
-    life::Knowledge,
+    life::Knowledge, stuck,
 };
-use crate::{
-    ids::{BootTime, IpcNs},
-    ledger::{Cookie, FailedLookup},
-};
+use crate::ledger::Cookie;
 
 pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowledge) -> Verdict {
     let facts = context.facts;
@@ -31,7 +26,7 @@ pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowled
     let found = if waited < limits.young {
         None
     } else {
-        cause(subject, context, cookie, waited, &mut evidence)
+        stuck::cause(subject, context, cookie, waited, &mut evidence)
     };
     let verdict = match found {
         Some((cause, certain)) => {
@@ -43,84 +38,18 @@ pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowled
             Verdict::of(Class::Stuck(cause), confidence)
         }
         None if waited >= limits.slow => {
-            if facts.udev.queue_busy {
-                evidence.push(Evidence::QueueBusy);
-            }
+            evidence.extend(stuck::progress(facts));
             Verdict::of(Class::Healthy(Healthy::SlowUdev), observed)
         }
         None => Verdict::of(Class::Healthy(Healthy::Waiting), observed),
     };
     let count = outstanding.map_or(0, i32::unsigned_abs);
+    let missing = match verdict.class {
+        Class::Stuck(Cause::NoUevent) => MissingStep::SelfCompletion { count },
+        _ => MissingStep::Completion { count },
+    };
     verdict
-        .missing((count > 0).then_some(MissingStep::Completion { count }))
+        .missing((count > 0).then_some(missing))
         .with(evidence)
         .with(known.evidence)
-}
-
-/// What keeps the completion away, and whether that is certain.
-fn cause(
-    subject: &Subject<'_>,
-    context: &Context<'_>,
-    cookie: &Cookie,
-    waited: Duration,
-    evidence: &mut Vec<Evidence>,
-) -> Option<(Cause, bool)> {
-    let facts = context.facts;
-    let udev = &facts.udev;
-    let ns = subject.semaphore.id.ns;
-    let timeout = waited >= context.thresholds.udev_gives_up(facts);
-    if let Some(lookup) = lost_elsewhere(cookie).next() {
-        evidence.push(Evidence::LookupFailed {
-            who: lookup.who.clone(),
-            ns: lookup.ns,
-        });
-        return Some((
-            Cause::NamespaceSplit {
-                looked_in: Some(lookup.ns),
-            },
-            true,
-        ));
-    }
-    if udev.daemon.is_none() {
-        evidence.push(Evidence::NoUdevd {
-            socket: udev.control_socket,
-        });
-        return Some((Cause::UdevdDown, true));
-    }
-    // A worker that had read the rules before they were removed may still complete.
-    if udev.notify_rule.is_none() && cookie.counts.completions == 0 {
-        evidence.push(Evidence::NoNotifyRule);
-        return Some((Cause::RuleMissing, timeout));
-    }
-    if !timeout {
-        return None;
-    }
-    if ns != IpcNs::HOST && cookie.counts.completions == 0 {
-        evidence.push(Evidence::OutsideHost { ns });
-        return Some((Cause::NamespaceSplit { looked_in: None }, false));
-    }
-    Some((Cause::EventLost, false))
-}
-
-/// Completions that were seen to look in the wrong place. A stranger's lookup of a key that
-/// happens to be the same is possible, so it must come after the cookie was armed and from the
-/// program that completes.
-pub(super) fn lost_elsewhere(cookie: &Cookie) -> impl Iterator<Item = &FailedLookup> {
-    let armed = armed_since(cookie);
-    cookie.lookups.iter().filter(move |lookup| {
-        let completer = lookup
-            .who
-            .as_ref()
-            .is_some_and(|who| who.name.as_str() == "dmsetup");
-        completer && armed.is_none_or(|armed| lookup.at >= armed)
-    })
-}
-
-/// First increment that is remembered.
-fn armed_since(cookie: &Cookie) -> Option<BootTime> {
-    cookie
-        .timeline
-        .iter()
-        .find(|step| matches!(step.what, crate::ledger::Call::Up { .. }) && step.errno == 0)
-        .map(|step| step.at)
 }

@@ -11,5 +11,6 @@ mod over;
 mod plans;
 mod play;
 mod scene;
+mod stuck;
 mod truth;
 mod world;

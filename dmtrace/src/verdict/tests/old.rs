@@ -58,7 +58,11 @@ fn the_last_operator_is_compared_by_its_start() {
     for set in scene.world.sems.values_mut() {
         set.pid = tgid;
     }
-    assert_eq!(scene.verdict(7200).class, Class::Healthy(Healthy::Open));
+    assert_eq!(scene.verdict(60).class, Class::Healthy(Healthy::Open));
+    // Hours later it may have forgotten the cookie, or not: nobody is accused.
+    let verdict = scene.verdict(7200);
+    assert_eq!(verdict.class, Class::Unknown(Reason::PossibleOwners));
+    assert_eq!(verdict.culprit, None);
     // The same number with a later start is somebody else.
     scene.world.procs[old].id.start.0 = scene.world.now - 1_000_000_000;
     leaked(&scene.verdict(7200));

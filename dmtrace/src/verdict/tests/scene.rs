@@ -2,9 +2,9 @@
 
 use super::world::World;
 use crate::{
-    event::{Event, ExitStatus},
+    event::{Command, Event, ExitStatus, Ioctl, Quality, What},
     facts::{HostFacts, Snapshot},
-    ids::{IpcNs, Key, SemId},
+    ids::{BootTime, DevNum, IpcNs, Key, SemId},
     ledger::Ledger,
     verdict::{Class, Completeness, Context, How, Subject, Thresholds, Verdict, judge, survey},
 };
@@ -92,6 +92,27 @@ impl Scene {
         proc
     }
 
+    /// An ioctl with the cookie returned.
+    pub fn ioctl(&mut self, proc: usize, sem: SemId, errno: i32, uevent: bool) {
+        let tid = self.tid(proc);
+        let what = What::Ioctl(Box::new(Ioctl {
+            sem,
+            key: KEY,
+            command: Command::Resume,
+            errno,
+            began: BootTime(self.world.now),
+            name: "vg-lv".to_owned(),
+            new_name: None,
+            uuid: None,
+            device: DevNum::known(253, 3),
+            uevent,
+            deferred: false,
+            udev_flags: 0,
+        }));
+        self.world.tick(1000);
+        self.world.say(proc, tid, what, Quality::default());
+    }
+
     /// A complete cycle of another cookie.
     pub fn cycle(&mut self, proc: usize, tid: u32) {
         let sem = self.world.create(proc, tid, Key(0x0d4d_7777));
@@ -137,7 +158,12 @@ impl Scene {
     }
 
     pub fn closed(&mut self, sem: SemId) -> Verdict {
-        let (_, facts) = self.after(0);
+        self.closed_with(sem, |_| {})
+    }
+
+    pub fn closed_with(&mut self, sem: SemId, change: impl Fn(&mut HostFacts)) -> Verdict {
+        let (_, mut facts) = self.after(0);
+        change(&mut facts);
         let context = Context {
             facts: &facts,
             completeness: &Completeness::default(),
