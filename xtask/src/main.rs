@@ -32,6 +32,7 @@ enum Task {
     /// Make some healthy and some leaked cookies to look at
     Demo(demo::Args),
     Vm(vm::Args),
+    Storm(vm::storm::Args),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +54,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Lint => return lint::main(),
         Task::Demo(args) => demo::main(&args)?,
         Task::Vm(args) => vm::main(&args),
+        Task::Storm(args) => return vm::storm::main(&args),
     }
     Ok(ExitCode::SUCCESS)
 }

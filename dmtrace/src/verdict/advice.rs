@@ -177,7 +177,7 @@ impl fmt::Display for Remedy {
             }
             Self::RepairThenComplete => {
                 "check the device nodes, `udevadm trigger` if one is missing, then complete \
-                 exactly what is missing: `dmsetup udevcomplete COOKIE`"
+                 exactly what is missing: `dmtrace clean --complete`"
             }
             Self::Destroy => "remove it: `dmtrace clean`",
             Self::FixKiller => "find out who kills the owner and give it more time",

@@ -18,6 +18,7 @@ mod out;
 mod qemu;
 mod sources;
 mod splat;
+pub mod storm;
 pub mod suite;
 mod vmlinux;
 

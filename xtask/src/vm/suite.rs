@@ -21,8 +21,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+pub(super) use self::programs::Programs;
 use self::{
-    programs::Programs,
     scenario::{Entries, Scenario},
     table::{Cell, Table},
 };
