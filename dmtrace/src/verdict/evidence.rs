@@ -135,6 +135,8 @@ pub enum Evidence {
     NoUdevd {
         /// `/run/udev/control` is there all the same: libdm believes that udevd runs.
         socket: bool,
+        /// systemd listens there, and starts udevd at the next event.
+        activated: bool,
     },
     /// The notify rule is missing.
     NoNotifyRule,
@@ -318,10 +320,13 @@ impl fmt::Display for Evidence {
             Self::ParentAlive { pid, name } => {
                 write!(f, "{name}[{pid}], parent of its creator, is alive")
             }
-            Self::NoUdevd { socket: true } => {
+            Self::NoUdevd {
+                activated: true, ..
+            } => f.write_str("no udevd runs; its socket is open, so the next event starts it"),
+            Self::NoUdevd { socket: true, .. } => {
                 f.write_str("no udevd runs, but /run/udev/control makes libdm believe it")
             }
-            Self::NoUdevd { socket: false } => f.write_str("no udevd runs"),
+            Self::NoUdevd { socket: false, .. } => f.write_str("no udevd runs"),
             Self::NoNotifyRule => f.write_str("95-dm-notify.rules is missing or masked"),
             Self::QueueBusy => f.write_str("udev is processing events"),
             Self::LookupFailed { who: Some(who), ns } => {
