@@ -22,6 +22,7 @@ use super::{
     maps::{MapIds, Maps},
     offsets,
     shared::SharedArray,
+    skipped::skipped_runs,
     spec::Backend,
 };
 use crate::facts::Snapshot;
@@ -281,6 +282,11 @@ impl Tracer {
     /// The kernel side's counters now.
     pub fn counts(&self) -> Counts {
         Counts::read(&self.counts)
+    }
+
+    /// Runs of the probes that the kernel has skipped: what happened then was not seen.
+    pub fn skipped_runs(&self) -> u64 {
+        skipped_runs(&self.ebpf)
     }
 
     /// The maps that hold the truth.
