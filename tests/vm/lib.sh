@@ -23,7 +23,7 @@ trace() {
 
 # finish: lets the dust settle, looks while the trace still runs, stops it, reads the recording.
 finish() {
-    [ -z "${unsettled-}" ] && udevadm settle --timeout=10
+    [ -n "${unsettled-}" ] || udevadm settle --timeout=60
     sleep 1.2
     dmtrace list --json >"$OUT/list.json" || true
     kill -INT "$tracer"
@@ -102,7 +102,7 @@ have_cookies() {
 # zero NAME [SECTORS]: a device in good order, without a cookie.
 device() {
     dmsetup create "$1" --noudevsync --table "0 ${2:-2048} zero"
-    udevadm settle --timeout=20
+    udevadm settle --timeout=60
 }
 
 # loop SIZE: a loop device with an empty file of that size; its name is in $loop.

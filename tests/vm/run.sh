@@ -38,10 +38,10 @@ clean_up() {
         udevd_start
     fi
     dmsetup udevcomplete_all -y >/dev/null
-    udevadm settle --timeout=10
+    udevadm settle --timeout=60
     if [ "$(dmsetup ls)" != "No devices found" ]; then
         timeout 20 dmsetup remove_all --force
-        udevadm settle --timeout=10
+        udevadm settle --timeout=60
     fi
     losetup -D
     ! [ -e /tmp/pin ] || umount /tmp/pin

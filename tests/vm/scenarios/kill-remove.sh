@@ -6,7 +6,7 @@ calls /tmp/calls dmsetup remove model
 for n in $(seq "$(wc -l </tmp/calls)"); do
     dmsetup create "k$n" --noudevsync --table '0 2048 zero'
 done
-udevadm settle --timeout=20
+udevadm settle --timeout=60
 trace
 attempt() {
     device=k$point

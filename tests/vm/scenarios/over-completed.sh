@@ -6,7 +6,7 @@ dmsetup create a --table '0 2048 zero' --udevcookie "$(dmsetup udevcreatecookie 
 cookie=$(cat /tmp/cookie)
 dmsetup udevcomplete "$cookie"
 udevd_go
-udevadm settle --timeout=20
+udevadm settle --timeout=60
 until_ok 15 grep -q '"class":"over_completed"' "$OUT/watch.json"
 expect was state=over_completed confidence=observed culprit=- device=a
 dmsetup udevreleasecookie "$cookie" || true

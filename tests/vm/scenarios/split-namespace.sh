@@ -6,7 +6,7 @@ outer=$!
 until_ok 10 test -s /tmp/inside
 pid=$(cat /tmp/inside)
 until_ok 10 in_semop $pid
-udevadm settle --timeout=20
+udevadm settle --timeout=60
 sleep 1.5
 # Only events know of the lookup: list, which joins the trace, says waiting.
 expect stuck creator=$pid cause=namespace_split confidence=observed device=a list=less

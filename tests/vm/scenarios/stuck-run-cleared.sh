@@ -9,7 +9,7 @@ trace
 dmsetup create a --table '0 2048 zero' &
 pid=$!
 until_ok 10 in_semop $pid
-udevadm settle --timeout=20
+udevadm settle --timeout=60
 sleep 11
 expect stuck creator=$pid cause=event_lost confidence=inferred device=a
 expect cookies created=1 live=1

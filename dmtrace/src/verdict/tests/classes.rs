@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     event::{ExitStatus, What},
-    facts::SetSnapshot,
+    facts::{HostFacts, SetSnapshot},
     ids::{IpcNs, SemId},
     ledger::{Call, Meaning, Stage},
     verdict::{
@@ -172,6 +172,21 @@ fn waiting_slow_and_stuck() {
     assert_eq!(verdict.confidence, Confidence::Observed);
     let verdict = scene.judged(0, |facts| facts.udev.notify_rule = None);
     assert_eq!(verdict.class, Class::Stuck(Cause::RuleMissing));
+}
+
+#[test]
+fn a_udevd_that_is_started_on_demand_is_not_down() {
+    let mut scene = Scene::new();
+    scene.blocked();
+    let stopped = |facts: &mut HostFacts| {
+        facts.udev.daemon = None;
+        facts.udev.activated = true;
+    };
+    let verdict = scene.judged(5, stopped);
+    assert_eq!(verdict.class, Class::Healthy(Healthy::Waiting));
+    let verdict = scene.judged(200, stopped);
+    assert_eq!(verdict.class, Class::Stuck(Cause::UdevdDown));
+    assert_eq!(verdict.confidence, Confidence::Inferred);
 }
 
 #[test]
