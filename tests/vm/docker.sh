@@ -1,21 +1,34 @@
 # A real Docker with the storage driver devicemapper on loop files, for the scenarios that are run
 # `with: docker`.
-for module in dm_thin_pool ext4 overlay; do
-    modprobe $module || skip "this kernel has no $module"
-done
+modprobe -a dm_thin_pool ext4 || skip "this kernel has no dm_thin_pool or no ext4"
 export DOCKER_HOST=unix:///run/suite/docker.sock
+docker_command="dockerd --config-file /run/suite/docker.json"
+cat >/run/suite/docker.json <<-'END'
+	{
+	    "hosts": ["unix:///run/suite/docker.sock"],
+	    "data-root": "/tmp/docker",
+	    "exec-root": "/run/suite/docker",
+	    "pidfile": "/run/suite/docker.pid",
+	    "bridge": "none",
+	    "iptables": false,
+	    "storage-driver": "devicemapper",
+	    "storage-opts": [
+	        "dm.fs=ext4",
+	        "dm.basesize=64M",
+	        "dm.loopdatasize=512M",
+	        "dm.loopmetadatasize=16M"
+	    ]
+	}
+END
 
-# docker_start: a daemon that answers; its process is $dockerd. Storage options count when the
-# pool is made.
+# docker_start: a daemon that answers; its process is $dockerd.
 docker_start() {
-    dockerd --host "$DOCKER_HOST" --data-root /tmp/docker --exec-root /run/suite/docker \
-        --pidfile /run/suite/docker.pid --bridge=none --iptables=false \
-        --storage-driver devicemapper --storage-opt dm.fs=ext4 --storage-opt dm.basesize=64M \
-        --storage-opt dm.loopdatasize=512M --storage-opt dm.loopmetadatasize=16M \
-        >>"$OUT/dockerd.log" 2>&1 &
+    $docker_command >/run/suite/docker.log 2>&1 &
     dockerd=$!
-    docker_command="dockerd --host $DOCKER_HOST"
-    until_ok 60 grep -q 'API listen on' "$OUT/dockerd.log"
+    until_ok 90 grep -q 'API listen on' /run/suite/docker.log || {
+        cat /run/suite/docker.log
+        exit 1
+    }
 }
 
 # docker_image: the image `box`, with a shell.
@@ -23,10 +36,27 @@ docker_image() {
     mkdir -p /tmp/box/bin
     cp /usr/bin/busybox /tmp/box/bin
     ln -s busybox /tmp/box/bin/sh
-    tar -C /tmp/box -c . | docker import - box >/dev/null
+    tar -C /tmp/box -c . | docker import - box
 }
 
-# docker_run OPTION... box COMMAND...
+# docker_create OPTION... IMAGE COMMAND..., docker_run OPTION... IMAGE COMMAND...
+docker_create() {
+    docker create --network=none --security-opt apparmor=unconfined "$@"
+}
 docker_run() {
     docker run --network=none --security-opt apparmor=unconfined "$@"
+}
+
+# docker_device CONTAINER: the name of its device.
+docker_device() {
+    docker inspect --format '{{.GraphDriver.Data.DeviceName}}' "$1"
+}
+
+# docker_waits: the daemon waits for udev; it has many threads.
+docker_waits() {
+    for thread in /proc/$dockerd/task/*; do
+        read -r call _ <"$thread/syscall" || continue
+        case $call in 65 | 220) return ;; esac
+    done 2>/dev/null
+    return 1
 }
