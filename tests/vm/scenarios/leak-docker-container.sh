@@ -15,9 +15,13 @@ udevadm settle --timeout=20
 udevd_hold
 touch /tmp/held
 until_ok 20 in_semop "$pid"
-docker kill one
+# dockerd takes the container's device away then, and waits for udev as well.
+docker kill one &
+command=$!
 until_ok 20 ended "$pid"
 udevd_go
+wait "$command"
+udevadm settle --timeout=20
 expect leaked culprit="$pid" command="dmsetup create a --table 0 2048 zero" container="$id" device=a \
     how=finished_after_death step=waiting confidence=observed
 expect cookies live=1

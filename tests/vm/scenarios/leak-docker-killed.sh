@@ -17,7 +17,7 @@ kill_it "$dockerd"
 wait "$command" || true
 udevd_go
 expect was state=leaked culprit="$dockerd" how=finished_after_death step=waiting \
-    device="$device" confidence=observed
+    device="$device" command="$docker_command" confidence=observed
 until_ok 20 grep -q '"type":"finding"' "$OUT/watch.json"
 have_cookies 1
 dmtrace clean --apply --yes --older-than 0s
