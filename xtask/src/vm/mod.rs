@@ -214,7 +214,10 @@ impl Lab {
             .context("root image: not built; run `cargo xtask vm --prepare`")?;
         let layer = match run.layer {
             Some(layer) => Some(layer.cached(&self.cache).with_context(|| {
-                format!("layer {}: not built; run `cargo xtask vm --prepare`", layer.name)
+                format!(
+                    "layer {}: not built; run `cargo xtask vm --prepare`",
+                    layer.name
+                )
             })?),
             None => None,
         };

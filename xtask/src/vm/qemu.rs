@@ -64,7 +64,10 @@ impl Qemu {
             .arg("-serial")
             .arg(format!("file:{}", dir.join("console.log").display()));
         let modules = kernel.dir.join("modules.squashfs");
-        for disk in [&disks.image.root, &modules].into_iter().chain(&disks.layer) {
+        for disk in [&disks.image.root, &modules]
+            .into_iter()
+            .chain(&disks.layer)
+        {
             let file = disk.display().to_string().replace(',', ",,");
             command.arg("-drive");
             command.arg(format!("if=virtio,format=raw,readonly=on,file={file}"));
