@@ -22,12 +22,14 @@ trace() {
 }
 
 # finish: lets the dust settle, looks while the trace still runs, stops it, reads the recording.
+# The tracer's exit code is in $tracer_code.
 finish() {
     [ -n "${unsettled-}" ] || udevadm settle --timeout=60
     sleep 1.2
     dmtrace list --json >"$OUT/list.json" || true
     kill -INT "$tracer"
-    wait "$tracer" || true
+    tracer_code=0
+    wait "$tracer" || tracer_code=$?
     tracer=
     dmtrace report --json "$OUT/trace.dmt" >"$OUT/report.json" || true
     rm -f "$OUT/trace.dmt"

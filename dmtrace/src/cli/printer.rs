@@ -256,7 +256,7 @@ impl Observer for Printer<'_> {
         }
         self.findings += 1;
         if self.style.json {
-            let object = json!({
+            let mut object = json!({
                 "time": self.clock.rfc3339(at),
                 "ipc_ns": semaphore.id.ns,
                 "semid": semaphore.id.semid,
@@ -268,6 +268,12 @@ impl Observer for Printer<'_> {
                 "devices": devices(semaphore),
                 "evidence": verdict.evidence.iter().map(ToString::to_string).collect::<Vec<_>>(),
             });
+            // Who made it, as rows of `list` have it: a culprit may be gone by the time that
+            // somebody reads this.
+            if let Some(image) = row.image {
+                object["process"] = json!(image);
+                object["workload"] = json!(row.workload());
+            }
             return Ok(self.out.json(&json::envelope("finding", &object))?);
         }
         let creator = semaphore

@@ -99,7 +99,9 @@ impl Ledger {
                 }
             }
         }
-        if record.state & SEM_OPS_DROPPED != 0 {
+        // A record has every operation from the creation on, whether its message was dropped or
+        // not. What was before the tracer is in neither.
+        if record.state & SEM_OPS_DROPPED != 0 && record.state & SEM_PREEXISTING != 0 {
             self.missed(sem);
         }
         if let Some(cookie) = self.cookie_mut(sem) {

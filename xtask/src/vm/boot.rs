@@ -14,11 +14,10 @@ use std::{
 use anyhow::{Result, bail};
 
 use super::{
-    End, Outcome, RunSpec, Streams,
+    Disks, End, Outcome, RunSpec, Streams,
     accel::Accel,
     cache::Cache,
     frame::{self, Frame},
-    image::Image,
     kernel::Kernel,
     out,
     qemu::Qemu,
@@ -45,7 +44,7 @@ struct Boot {
 
 /// Runs a command in a guest of `kernel`. Only what has to do with the host is an error; all the
 /// rest is in the outcome.
-pub fn run(cache: &Cache, kernel: &Kernel, image: &Image, spec: &RunSpec) -> Result<Outcome> {
+pub fn run(cache: &Cache, kernel: &Kernel, disks: &Disks, spec: &RunSpec) -> Result<Outcome> {
     let begun = Instant::now();
     // Not in the cache: a socket's path is limited to 107 bytes.
     let dir = tempfile::Builder::new().prefix("dmtrace-vm-").tempdir()?;
@@ -53,7 +52,7 @@ pub fn run(cache: &Cache, kernel: &Kernel, image: &Image, spec: &RunSpec) -> Res
     let mut boots = 0;
     let boot = loop {
         boots += 1;
-        let boot = one_boot(dir.path(), kernel, image, spec, accel)?;
+        let boot = one_boot(dir.path(), kernel, disks, spec, accel)?;
         keep_logs(cache, &kernel.name, dir.path());
         if boot.started.is_some() {
             break boot;
@@ -100,13 +99,13 @@ pub fn run(cache: &Cache, kernel: &Kernel, image: &Image, spec: &RunSpec) -> Res
 fn one_boot(
     dir: &Path,
     kernel: &Kernel,
-    image: &Image,
+    disks: &Disks,
     spec: &RunSpec,
     accel: Accel,
 ) -> Result<Boot> {
     let begun = Instant::now();
     let mut boot = Boot::default();
-    let mut qemu = Qemu::start(dir, kernel, image, spec, accel)?;
+    let mut qemu = Qemu::start(dir, kernel, disks, spec, accel)?;
     let ports = match qemu.connect() {
         Ok(ports) => ports,
         Err(error) => {

@@ -9,6 +9,7 @@ use super::{
     cache::Cache,
     guest::FileSpec,
     kernel::{self, Spec},
+    layer::{LAYERS, Layer},
     out, say, suite,
 };
 
@@ -35,6 +36,9 @@ pub struct Args {
     /// Time limit of the command in seconds
     #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
+    /// Put more programs into the guest: docker
+    #[arg(long, value_name = "LAYER")]
+    with: Option<&'static Layer>,
     /// Memory of the guest in MiB
     #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(512..))]
     memory: u32,
@@ -98,7 +102,10 @@ fn dispatch(args: &Args) -> Result<i32> {
     };
     let mut lab = Lab::open(args.cache.refresh)?;
     if args.cache.prepare {
-        return Ok(prepare_all(&mut lab, &specs));
+        return Ok(prepare_all(&mut lab, &specs, args));
+    }
+    if let Some(layer) = args.with {
+        lab.prepare_layer(layer)?;
     }
     let several = specs.len() > 1;
     let mut rows = Vec::new();
@@ -149,6 +156,7 @@ fn run_spec(args: &Args, kernel: &Spec, several: bool) -> RunSpec {
         }),
         timeout: Duration::from_secs(args.timeout),
         systemd: args.systemd,
+        layer: args.with,
         memory_mb: args.memory,
         cpus: args.cpus,
         streams: Streams::Live,
@@ -181,7 +189,7 @@ fn report(outcome: &Outcome) {
 }
 
 /// Fills the cache for all of `specs`; one that cannot be had does not stop the others.
-fn prepare_all(lab: &mut Lab, specs: &[&Spec]) -> i32 {
+fn prepare_all(lab: &mut Lab, specs: &[&Spec], args: &Args) -> i32 {
     let mut code = 0;
     for spec in specs {
         match lab.prepare(spec) {
@@ -191,6 +199,16 @@ fn prepare_all(lab: &mut Lab, specs: &[&Spec]) -> i32 {
                     spec.name, kernel.release, kernel.version
                 ));
             }
+            Err(error) => {
+                say(&format!("{error:#}"));
+                code = LAB_FAILED;
+            }
+        }
+    }
+    let all = args.kernels.is_empty() && args.with.is_none();
+    for layer in LAYERS.iter().filter(|it| all || args.with == Some(*it)) {
+        match lab.prepare_layer(layer) {
+            Ok(()) => say(&format!("layer {}: ready", layer.name)),
             Err(error) => {
                 say(&format!("{error:#}"));
                 code = LAB_FAILED;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{RunSpec, cpio::Archive, image::Image, kernel::Kernel};
+use super::{Disks, RunSpec, cpio::Archive, kernel::Kernel};
 
 /// Where files go whose place in the guest is not given; it is the command's working directory
 /// and comes first in its `PATH`.
@@ -63,9 +63,9 @@ impl FromStr for FileSpec {
 }
 
 /// Writes the initramfs of a run to `target`.
-pub fn initramfs(kernel: &Kernel, image: &Image, spec: &RunSpec, target: &Path) -> Result<()> {
+pub fn initramfs(kernel: &Kernel, disks: &Disks, spec: &RunSpec, target: &Path) -> Result<()> {
     let mut archive = Archive::new(Vec::new());
-    archive.host_path(&image.busybox, "bin/busybox")?;
+    archive.host_path(&disks.image.busybox, "bin/busybox")?;
     archive.file("init", 0o755, INIT.as_bytes())?;
     archive.host_path(&kernel.dir.join("early"), "early")?;
     let config = kernel.dir.join("config");
@@ -87,6 +87,9 @@ pub fn initramfs(kernel: &Kernel, image: &Image, spec: &RunSpec, target: &Path) 
             &format!("{unit}/multi-user.target.wants/lab.service"),
             "../lab.service",
         )?;
+    }
+    if disks.layer.is_some() {
+        archive.file("lab/layer", 0o644, b"")?;
     }
     let settings = format!("LAB_TIMEOUT={}\n", spec.timeout.as_secs().max(1));
     archive.file("lab/settings", 0o644, settings.as_bytes())?;

@@ -14,7 +14,7 @@ use super::{
 const RECIPE: &str = "1";
 
 /// The guest's distribution.
-const SUITES: &[&str] = &["bookworm", "bookworm-updates", "bookworm-security"];
+pub const SUITES: &[&str] = &["bookworm", "bookworm-updates", "bookworm-security"];
 
 /// What is in it besides the essential packages.
 const PACKAGES: &[&str] = &[

@@ -13,6 +13,7 @@ mod guest;
 mod host;
 mod image;
 mod kernel;
+mod layer;
 mod modules;
 mod out;
 mod qemu;
@@ -31,7 +32,9 @@ use self::{
     apt::Apt,
     cache::Cache,
     guest::FileSpec,
+    image::Image,
     kernel::{Kernel, Spec},
+    layer::Layer,
 };
 
 /// The lab itself failed: no kernel, no boot.
@@ -58,6 +61,8 @@ pub struct RunSpec {
     pub timeout: Duration,
     /// Full systemd as PID 1.
     pub systemd: bool,
+    /// What is laid over the root image.
+    pub layer: Option<&'static Layer>,
     /// Memory in MiB.
     pub memory_mb: u32,
     /// Processors.
@@ -76,6 +81,7 @@ impl Default for RunSpec {
             out: None,
             timeout: Duration::from_secs(300),
             systemd: false,
+            layer: None,
             memory_mb: 2048,
             cpus: 2,
             streams: Streams::Live,
@@ -180,21 +186,51 @@ impl Lab {
             return Ok(kernel);
         }
         let _lock = self.cache.lock()?;
-        if self.apt.is_none() {
-            self.apt = Some(Apt::open(&self.cache.path("apt"))?);
-        }
-        let apt = self.apt.as_mut().context("apt state: not open")?;
+        let apt = Self::apt(&mut self.apt, &self.cache)?;
         let kernel = kernel::prepare(&self.cache, apt, spec, self.refresh)?;
         image::prepare(&self.cache, apt)?;
         Ok(kernel)
+    }
+
+    /// Makes a layer ready: from the cache or newly built.
+    pub fn prepare_layer(&mut self, layer: &Layer) -> Result<()> {
+        if layer.cached(&self.cache).is_some() {
+            return Ok(());
+        }
+        let _lock = self.cache.lock()?;
+        layer.prepare(&self.cache, Self::apt(&mut self.apt, &self.cache)?)
+    }
+
+    /// apt's state, opened when it is first needed.
+    fn apt<'a>(apt: &'a mut Option<Apt>, cache: &Cache) -> Result<&'a mut Apt> {
+        if apt.is_none() {
+            *apt = Some(Apt::open(&cache.path("apt"))?);
+        }
+        apt.as_mut().context("apt state: not open")
     }
 
     /// Runs a command on a kernel that is ready.
     pub fn run_one(&self, kernel: &Kernel, run: &RunSpec) -> Result<Outcome> {
         let image = image::cached(&self.cache)
             .context("root image: not built; run `cargo xtask vm --prepare`")?;
-        boot::run(&self.cache, kernel, &image, run)
+        let layer = match run.layer {
+            Some(layer) => Some(layer.cached(&self.cache).with_context(|| {
+                format!(
+                    "layer {}: not built; run `cargo xtask vm --prepare`",
+                    layer.name
+                )
+            })?),
+            None => None,
+        };
+        boot::run(&self.cache, kernel, &Disks { image, layer }, run)
     }
+}
+
+/// What a guest's root is made of.
+struct Disks {
+    image: Image,
+    /// Laid over the image.
+    layer: Option<PathBuf>,
 }
 
 /// A line of the lab's own, told from the command's by its prefix.

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{RunSpec, accel::Accel, guest, host, image::Image, kernel::Kernel};
+use super::{Disks, RunSpec, accel::Accel, guest, host, kernel::Kernel};
 
 /// The run's initramfs in its directory.
 const INITRAMFS: &str = "initramfs";
@@ -35,11 +35,11 @@ impl Qemu {
     pub fn start(
         dir: &Path,
         kernel: &Kernel,
-        image: &Image,
+        disks: &Disks,
         spec: &RunSpec,
         accel: Accel,
     ) -> Result<Self> {
-        guest::initramfs(kernel, image, spec, &dir.join(INITRAMFS))?;
+        guest::initramfs(kernel, disks, spec, &dir.join(INITRAMFS))?;
         let mut listeners = Vec::new();
         // setpriv: QEMU must not outlive this process, however it ends.
         let mut command = host::command("setpriv");
@@ -63,7 +63,11 @@ impl Qemu {
         command
             .arg("-serial")
             .arg(format!("file:{}", dir.join("console.log").display()));
-        for disk in [&image.root, &kernel.dir.join("modules.squashfs")] {
+        let modules = kernel.dir.join("modules.squashfs");
+        for disk in [&disks.image.root, &modules]
+            .into_iter()
+            .chain(&disks.layer)
+        {
             let file = disk.display().to_string().replace(',', ",,");
             command.arg("-drive");
             command.arg(format!("if=virtio,format=raw,readonly=on,file={file}"));

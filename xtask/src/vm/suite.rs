@@ -98,6 +98,12 @@ fn run(
         .iter()
         .map(|spec| (*spec, lab.prepare(spec)))
         .collect();
+    for layer in scenarios.iter().filter_map(|it| it.layer()) {
+        // Those that need it fail, the others run.
+        if let Err(error) = lab.prepare_layer(layer) {
+            say(&format!("{error:#}"));
+        }
+    }
     let begun = Instant::now();
     let mut columns: Vec<(String, Vec<(String, Cell)>)> = Vec::new();
     let mut queue = VecDeque::new();
@@ -270,6 +276,7 @@ fn try_boot(
             out: Some(out),
             timeout: Duration::from_secs(limit),
             systemd: entries.iter().any(|(scenario, _)| scenario.systemd()),
+            layer: entries.iter().find_map(|(scenario, _)| scenario.layer()),
             streams: Streams::Capture,
             ..RunSpec::default()
         },

@@ -1,7 +1,7 @@
 //! Map records and snapshots into the books.
 
 use dmtrace_common::{
-    ProcKey, SEM_ANNOUNCED, SEM_COOKIE, SEM_OPS_DROPPED, SEM_TOMBSTONE, SemRecord,
+    ProcKey, SEM_ANNOUNCED, SEM_COOKIE, SEM_OPS_DROPPED, SEM_PREEXISTING, SEM_TOMBSTONE, SemRecord,
 };
 
 use super::*;
@@ -43,6 +43,29 @@ fn a_record_replaces_lost_messages_and_once_only() {
     assert_eq!(set.origin, Origin::Map);
     assert_eq!(ledger.totals().sets.created, 1);
     assert_eq!(ledger.check(), Ok(()));
+}
+
+#[test]
+fn a_record_is_the_whole_story_from_the_creation_on() {
+    // The owner was killed; the messages of what it did were dropped, known or not.
+    for announced in [false, true] {
+        let mut ledger = Ledger::new();
+        if announced {
+            ledger.apply(&created(10, 2, 1, KEY));
+        }
+        ledger.adopt(sem(1), &record(SEM_OPS_DROPPED | SEM_ANNOUNCED));
+        let cookie = ledger.semaphore(sem(1)).unwrap().cookie.as_ref().unwrap();
+        assert!(!cookie.gaps.any());
+        assert_eq!(cookie.counts.owner_inc, 1);
+        assert_eq!(cookie.users.first().unwrap().stage, Stage::Armed);
+    }
+    // Of one that is older than the tracer there is more than the record knows.
+    let mut old = record(SEM_OPS_DROPPED | SEM_PREEXISTING);
+    old.created = 0;
+    let mut ledger = Ledger::new();
+    ledger.adopt(sem(1), &old);
+    let cookie = ledger.semaphore(sem(1)).unwrap().cookie.as_ref().unwrap();
+    assert!(cookie.gaps.operations);
 }
 
 #[test]

@@ -189,8 +189,9 @@ impl World {
             if record.waiter == actor {
                 record.wait_since = 0;
             }
+            // As the kernel side: the end of a wait has a time, whatever its result.
+            record.last_op = now;
             if errno == 0 {
-                record.last_op = now;
                 record.last_actor = actor;
             } else {
                 record.last_error = -errno;

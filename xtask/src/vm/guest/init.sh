@@ -13,8 +13,15 @@ for module in /early/*.ko; do
     insmod "$module" || echo "lab: insmod $module failed" >/dev/kmsg
 done
 
+disks="/dev/vda /dev/vdb"
+[ -f /lab/layer ] && disks="$disks /dev/vdc"
+have_disks() {
+    for disk in $disks; do
+        [ -b $disk ] || return 1
+    done
+}
 tries=0
-until [ -b /dev/vda ] && [ -b /dev/vdb ]; do
+until have_disks; do
     tries=$((tries + 1))
     if [ $tries -gt 200 ]; then
         echo "lab: the guest's disks did not appear" >/dev/kmsg
@@ -24,9 +31,15 @@ until [ -b /dev/vda ] && [ -b /dev/vdb ]; do
 done
 
 mount -t squashfs -o ro /dev/vda /lower
+lower=/lower
+if [ -f /lab/layer ]; then
+    mkdir /layer
+    mount -t squashfs -o ro /dev/vdc /layer
+    lower=/layer:/lower
+fi
 mount -t tmpfs -o size=80% tmpfs /rw
 mkdir /rw/upper /rw/work
-mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work overlay /new
+mount -t overlay -o lowerdir=$lower,upperdir=/rw/upper,workdir=/rw/work overlay /new
 mkdir -p /new/usr/lib/modules /new/lab /new/job /new/out /new/boot
 mount -t squashfs -o ro /dev/vdb /new/usr/lib/modules
 cp -a /lab/. /new/lab/

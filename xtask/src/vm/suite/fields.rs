@@ -59,6 +59,8 @@ fn places(key: &str) -> &[&str] {
         "key" => &["key"],
         "semid" => &["semid", "/sem/semid"],
         "change" => &["change"],
+        "name" => &["name"],
+        "container" => &["/workload/container"],
         _ => &[],
     }
 }

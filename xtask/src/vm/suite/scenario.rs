@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, Result, bail};
 
 use super::table::Cell;
-use crate::vm::kernel::MATRIX;
+use crate::vm::{kernel::MATRIX, layer::Layer};
 
 /// A scenario.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct Scenario {
     variants: Vec<String>,
     /// `own` or `systemd`: a boot of its own.
     boot: String,
+    /// What it needs beside the root image; then it has a boot of its own, too.
+    layer: Option<&'static Layer>,
     /// Seconds.
     limit: u64,
 }
@@ -129,6 +131,7 @@ impl Scenario {
             because: String::new(),
             variants: Vec::new(),
             boot: String::new(),
+            layer: None,
             limit: LIMIT,
         };
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
@@ -143,6 +146,7 @@ impl Scenario {
                 "because" => scenario.because = value.to_owned(),
                 "variants" => scenario.variants = words(value),
                 "boot" => scenario.boot = value.to_owned(),
+                "with" => scenario.layer = Some(value.parse().context("header")?),
                 "limit" => scenario.limit = value.parse().context("header: limit")?,
                 _ => bail!("header: {field:?} is unknown"),
             }
@@ -177,12 +181,17 @@ impl Scenario {
 
     /// Whether it needs a boot of its own.
     pub fn own_boot(&self) -> bool {
-        !self.boot.is_empty()
+        !self.boot.is_empty() || self.layer.is_some()
     }
 
     /// Whether it needs a whole systemd.
     pub fn systemd(&self) -> bool {
         self.boot == "systemd"
+    }
+
+    /// What is to be laid over the root image.
+    pub const fn layer(&self) -> Option<&'static Layer> {
+        self.layer
     }
 
     /// Its time limit in seconds.
@@ -210,6 +219,9 @@ mod tests {
         let scenario = Scenario::parse("n", text).unwrap();
         assert_eq!(scenario.entries(), ["n", "n@kprobe"]);
         assert!(scenario.own_boot() && !scenario.systemd() && scenario.limit() == 7);
+        let docker = Scenario::parse("n", "# what: a\n# expect: b\n# with: docker\n").unwrap();
+        assert!(docker.own_boot() && docker.layer().is_some());
+        assert!(Scenario::parse("n", "# what: a\n# expect: b\n# with: no\n").is_err());
         assert!(Scenario::parse("n", "# what: a\n").is_err());
         assert!(Scenario::parse("n", "# what: a\n# expect: b\n# kernels: 1.0\n").is_err());
         assert!(Scenario::parse("n", "# what: a\n# expect: b\n# other: b\n").is_err());

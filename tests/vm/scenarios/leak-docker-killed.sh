@@ -1,0 +1,39 @@
+# what: Docker 20.10 is killed in docker start while it waits for udev; clean; a new daemon starts and is killed in docker rm.
+# expect: leaked by each dockerd, with the container's device; clean removes that cookie; the next daemon works
+# with: docker
+# limit: 240
+. "$SUITE/docker.sh"
+trace
+docker_start
+docker_image
+docker_create --name one box sh -c 'echo in'
+device=$(docker_device one)
+have_cookies 0
+udevd_hold
+docker start --attach one &
+command=$!
+until_ok 30 docker_waits
+kill_it "$dockerd"
+wait "$command" || true
+udevd_go
+expect was state=leaked culprit="$dockerd" how=finished_after_death step=waiting \
+    device="$device" command="$docker_command" confidence=observed
+until_ok 20 grep -q '"type":"finding"' "$OUT/watch.json"
+have_cookies 1
+dmtrace clean --apply --yes --older-than 0s
+have_cookies 0
+expect change change=destroyed ending=by_other
+
+docker_start
+[ "$(docker start --attach one)" = in ]
+have_cookies 0
+udevd_hold
+docker rm one &
+command=$!
+until_ok 30 docker_waits
+kill_it "$dockerd"
+wait "$command" || true
+unsettled=yes
+expect leaked culprit="$dockerd" command="$docker_command" how=owner_killed signal=9 step=waiting \
+    device="$device" confidence=observed
+expect cookies created=10+ live=1
