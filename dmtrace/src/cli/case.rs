@@ -18,6 +18,31 @@ use crate::{
     verdict::{self, Completeness, Context, Judged, Thresholds},
 };
 
+/// How much of a running trace is used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Join {
+    /// Nothing: a snapshot only.
+    No,
+    /// Its maps: what is there now.
+    Maps,
+    /// Its recording as well, if it writes one: step by step, and what is gone.
+    History,
+}
+
+impl From<bool> for Join {
+    fn from(join: bool) -> Self {
+        if join { Self::Maps } else { Self::No }
+    }
+}
+
+/// Whether a recording is still being written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Live {
+    #[cfg(feature = "live")]
+    Yes,
+    No,
+}
+
 /// The material for judgements.
 pub struct Case {
     /// The books.
@@ -43,7 +68,7 @@ impl Case {
     ///
     /// # Errors
     /// The given recording cannot be read, or is of another boot.
-    pub fn of_host(recording: Option<&Path>, join: bool) -> Result<Self> {
+    pub fn of_host(recording: Option<&Path>, join: Join) -> Result<Self> {
         let scope = Scope::default();
         let mut case = Self::empty();
         if let Some(path) = recording {
@@ -56,8 +81,8 @@ impl Case {
                 );
             }
         }
-        if join {
-            case.join();
+        if join != Join::No {
+            case.join(join == Join::History);
         }
         // After the maps: a set made in between is in the snapshot only, and unknown; the other
         // way round it would look as if it had vanished.
@@ -73,6 +98,7 @@ impl Case {
         case.ledger.observe(&facts);
         case.snapshot = snapshot;
         case.facts = facts;
+        case.facts.suspended = host::suspended(&scope.roots);
         Ok(case)
     }
 
@@ -109,6 +135,16 @@ impl Case {
         verdict::survey(&self.ledger, Some(&self.snapshot), &context)
     }
 
+    /// The remembered cookies that are gone, judged.
+    pub fn judge_closed<'a>(&'a self, thresholds: &Thresholds) -> Vec<Judged<'a>> {
+        let context = Context {
+            facts: &self.facts,
+            completeness: &self.completeness,
+            thresholds,
+        };
+        verdict::survey_closed(&self.ledger, &context)
+    }
+
     fn blind(&mut self, backend: Option<Backend>) {
         let spots = backend.map_or(Backend::Tracepoint.hides(), Backend::hides);
         for &spot in spots {
@@ -120,10 +156,13 @@ impl Case {
 
     /// Reads the maps of a running trace, the one that has seen most.
     #[cfg(feature = "live")]
-    fn join(&mut self) {
+    fn join(&mut self, history: bool) {
         for tracer in crate::session::running_tracers() {
             match tracer.open() {
                 Ok(maps) => {
+                    if let Some(path) = tracer.recording.as_deref().filter(|_| history) {
+                        self.replay_running(path);
+                    }
                     for (_, record) in maps.procs() {
                         self.ledger.adopt_process(&record);
                     }
@@ -156,9 +195,30 @@ impl Case {
     }
 
     #[cfg(not(feature = "live"))]
-    const fn join(&mut self) {}
+    const fn join(&mut self, _history: bool) {}
+
+    /// What a trace that runs has recorded so far. Where it cannot be read its maps must do.
+    #[cfg(feature = "live")]
+    fn replay_running(&mut self, path: &Path) {
+        let mut past = Self::empty();
+        match past.read(path, Live::Yes) {
+            Ok(_) => {
+                self.ledger = past.ledger;
+                self.completeness = past.completeness;
+                self.notes.append(&mut past.notes);
+                self.incomplete |= past.incomplete;
+            }
+            Err(error) => self
+                .notes
+                .push(format!("recording of the trace: {error:#}")),
+        }
+    }
 
     fn replay(&mut self, path: &Path) -> Result<Start> {
+        self.read(path, Live::No)
+    }
+
+    fn read(&mut self, path: &Path, live: Live) -> Result<Start> {
         let shown = path.display();
         let file = File::open(path).with_context(|| format!("{shown}"))?;
         let (mut reader, start) = Reader::open(BufReader::with_capacity(1 << 20, file))
@@ -215,7 +275,10 @@ impl Case {
                 Frame::Start(_) | Frame::Unknown(_) => {}
             }
         }
-        if let Some(Tail::Cut { at, why }) = reader.tail() {
+        if live != Live::No {
+            // The last entry may be in the making, and the end is still to come.
+            ended = true;
+        } else if let Some(Tail::Cut { at, why }) = reader.tail() {
             self.notes.push(format!(
                 "{shown}: cut off at byte {at}: {why}; read up to there"
             ));

@@ -80,18 +80,22 @@ impl Recorder {
         let mut state = self.0.borrow_mut();
         let file = state.file.take().context("the recording was begun twice")?;
         let path = state.path.display().to_string();
+        let absolute = std::path::absolute(&state.path).ok();
         state.writer =
             Some(Writer::begin(BufWriter::with_capacity(1 << 18, file), &start).context(path)?);
         drop(state);
         let shared = self.clone();
-        Ok(Box::new(move |tapped| {
-            shared.write(|writer| match tapped {
-                Tapped::Message(bytes) => writer.message(bytes),
-                Tapped::Sem(key, record) => writer.sem(key, record),
-                Tapped::Proc(record) => writer.process(record),
-                Tapped::Snapshot(snapshot) => writer.snapshot(snapshot),
-            });
-        }))
+        Ok(Tap {
+            write: Box::new(move |tapped| {
+                shared.write(|writer| match tapped {
+                    Tapped::Message(bytes) => writer.message(bytes),
+                    Tapped::Sem(key, record) => writer.sem(key, record),
+                    Tapped::Proc(record) => writer.process(record),
+                    Tapped::Snapshot(snapshot) => writer.snapshot(snapshot),
+                });
+            }),
+            file: absolute,
+        })
     }
 
     /// Hands what is buffered to the system.

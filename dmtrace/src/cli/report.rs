@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{By, Report},
-    case::Case,
+    case::{Case, Join},
     failure::exit,
     list,
     row::{Row, confidence},
@@ -86,7 +86,7 @@ pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
             let (case, start) = Case::of_recording(path)?;
             (case, Some(start))
         }
-        None => (Case::of_host(None, true)?, None),
+        None => (Case::of_host(None, Join::History)?, None),
     };
     let rows: Vec<Row<'_>> = list::rows(&case, false)
         .into_iter()

@@ -291,7 +291,8 @@ impl Tracing {
         let (accounting, snapshot) = self
             .session
             .finish(&mut |changes, ledger| told.tell(changes, ledger));
-        let facts = host::facts(&Scope::default(), &snapshot);
+        let mut facts = host::facts(&Scope::default(), &snapshot);
+        facts.suspended = host::suspended(&Scope::default().roots);
         self.session
             .observe(&facts, &mut |changes, ledger| told.tell(changes, ledger));
         told.done()?;
