@@ -81,7 +81,8 @@ const REPORT_EXAMPLES: &str = "\
 Examples:
   dmtrace report                 from a running `dmtrace watch` or `record`, and a snapshot
   dmtrace report leak.dmt        from a recording; needs no root
-  dmtrace report --by container";
+  dmtrace report --by container
+  dmtrace report --bug           program, package, rate: for a bug tracker";
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   dmtrace explain                the worst one: stuck first, then the leaks of who leaks most
@@ -209,6 +210,9 @@ pub struct Report {
     /// Rank by this only (default: all three).
     #[arg(long, value_name = "WHAT")]
     pub by: Option<By>,
+    /// Print what to paste into a bug tracker, for each program that leaks.
+    #[arg(long)]
+    pub bug: bool,
     /// Show at most this many culprits of each kind.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub top: usize,

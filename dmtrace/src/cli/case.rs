@@ -1,7 +1,7 @@
 //! Everything known about the semaphores of this machine at one moment, put together from a
 //! snapshot, the maps of a running trace, and a recording.
 
-use std::{fs::File, io::BufReader, path::Path};
+use std::{collections::BTreeMap, fs::File, io::BufReader, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -11,7 +11,7 @@ use crate::{
         recording::{Frame, Reader, Start, Tail},
     },
     facts::{HostFacts, Snapshot},
-    host::{self, Scope},
+    host::{self, Scope, package::Package},
     ids::BootTime,
     ledger::Ledger,
     probe::Backend,
@@ -59,6 +59,9 @@ pub struct Case {
     pub notes: Vec<String>,
     /// Whether the material is incomplete, so that "nothing found" is not certain.
     pub incomplete: bool,
+    /// Packages of executables that the recording knows, by [`key`](crate::host::package::key); where it is not
+    /// known, why.
+    pub packages: BTreeMap<String, Result<Package, String>>,
     /// Whether the accounts of the recording do not add up: some of its events were lost.
     pub inexact: bool,
 }
@@ -121,6 +124,7 @@ impl Case {
             since: None,
             notes: Vec::new(),
             incomplete: false,
+            packages: BTreeMap::new(),
             inexact: false,
         }
     }
@@ -166,8 +170,16 @@ impl Case {
                     for (_, record) in maps.procs() {
                         self.ledger.adopt_process(&record);
                     }
+                    let mut behind = 0u64;
                     for (key, record) in maps.sems() {
+                        behind += u64::from(self.is_behind(key.into(), record.last_op));
                         self.ledger.adopt(key.into(), &record);
+                    }
+                    if history && behind > 0 {
+                        self.completeness.lost += behind;
+                        self.notes.push(format!(
+                            "the recording of the trace is behind: {behind} cookies were used since"
+                        ));
                     }
                     let mut numbers = crate::session::Directory::default();
                     for device in maps.devices() {
@@ -196,6 +208,15 @@ impl Case {
 
     #[cfg(not(feature = "live"))]
     const fn join(&mut self, _history: bool) {}
+
+    /// Whether a set that the books have was operated on after their last event.
+    #[cfg(feature = "live")]
+    fn is_behind(&self, sem: crate::ids::SemId, last_op: u64) -> bool {
+        let cookie = self.ledger.semaphore(sem);
+        let cookie = cookie.and_then(|known| known.cookie.as_deref());
+        last_op != 0
+            && cookie.is_some_and(|cookie| cookie.last_call.is_none_or(|last| last.0 < last_op))
+    }
 
     /// What a trace that runs has recorded so far. Where it cannot be read its maps must do.
     #[cfg(feature = "live")]
@@ -272,6 +293,7 @@ impl Case {
                         self.inexact = true;
                     }
                 }
+                Frame::Packages(packages) => self.packages = packages,
                 Frame::Start(_) | Frame::Unknown(_) => {}
             }
         }
@@ -301,3 +323,6 @@ impl Case {
         Ok(start)
     }
 }
+
+#[cfg(test)]
+mod tests;

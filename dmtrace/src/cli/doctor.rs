@@ -1,5 +1,6 @@
 //! `dmtrace doctor`: can this machine be traced, what will not work, and how to mend it.
 
+mod accident;
 mod host;
 mod kernel;
 #[cfg(feature = "live")]

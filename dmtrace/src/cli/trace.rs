@@ -342,6 +342,17 @@ impl Ending {
         };
         verdict::survey(self.session.ledger(), Some(&self.snapshot), &context)
     }
+
+    /// The remembered cookies that are gone, judged.
+    pub fn judge_closed(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
+        let completeness = self.session.completeness();
+        let context = Context {
+            facts: &self.facts,
+            completeness: &completeness,
+            thresholds,
+        };
+        verdict::survey_closed(self.session.ledger(), &context)
+    }
 }
 
 /// The runtime: one thread, no pool.

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod container;
 pub mod identity;
 pub mod namespaces;
+pub mod package;
 pub mod processes;
 mod roots;
 pub mod semaphores;

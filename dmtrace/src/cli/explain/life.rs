@@ -56,6 +56,7 @@ pub(super) fn moments(telling: &Telling<'_>, row: &Row<'_>) -> Vec<Moment> {
     }
     moments.extend(tail.into_iter().map(|step| teller.moment(step)));
     moments.extend(teller.unseen_end());
+    moments.extend(teller.since());
     moments
 }
 
@@ -102,7 +103,8 @@ impl Teller<'_> {
             Call::Create | Call::SetVal | Call::Up { .. } | Call::Down { .. } | Call::Waited
         );
         // A completion can be told after the waiter that it has woken.
-        moment.value = step.value.filter(|_| touches).map(|value| value.max(0));
+        let fine = touches && step.errno == 0;
+        moment.value = step.value.filter(|_| fine).map(|value| value.max(0));
         moment
     }
 
@@ -240,6 +242,14 @@ impl Teller<'_> {
             moments.push(self.untimed("", what));
         }
         moments
+    }
+
+    /// The time since the last step: what is missing did not happen in it.
+    fn since(&self) -> Option<Moment> {
+        let last = self.cookie.timeline.iter().map(|step| step.at).max()?;
+        let live = self.row.semaphore.is_live();
+        let quiet = time::age(self.telling.case.facts.now.since(last));
+        live.then(|| self.untimed("", format!("nothing since then, for {quiet}")))
     }
 
     /// An end that is in no step.

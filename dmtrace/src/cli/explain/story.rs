@@ -10,8 +10,11 @@ use super::{
     sure,
 };
 use crate::{
-    cli::{case::Case, row::Row},
-    event::{ExitStatus, ProcessImage},
+    cli::{
+        case::Case,
+        row::{Row, describe},
+    },
+    event::ExitStatus,
     ledger::{Process, WhyUnknown},
     output::{time, time::Clock},
     verdict::{
@@ -384,35 +387,12 @@ fn blame(culprit: &Culprit) -> String {
 fn details(process: Option<&Process>) -> Vec<String> {
     process
         .and_then(|process| process.image.as_deref())
-        .map_or_else(Vec::new, describe)
-}
-
-/// What finds a process, or its like, again.
-pub(crate) fn describe(image: &ProcessImage) -> Vec<String> {
-    let mut lines = vec![format!("command   {}", image.command_line())];
-    if let Some(exe) = &image.exe {
-        let deleted = if image.exe_deleted { " (deleted)" } else { "" };
-        lines.push(format!("program   {exe}{deleted}"));
-    }
-    let workload = crate::host::container::Workload::from_cgroup(&image.cgroup).to_string();
-    let workload = if workload == "-" {
-        image.cgroup.clone()
-    } else {
-        workload
-    };
-    lines.push(format!(
-        "runs as   uid {}, pid {} in its namespace, in {workload}",
-        image.uid, image.ns_pid
-    ));
-    let parents: Vec<String> = image
-        .parents
-        .iter()
-        .map(|parent| format!("{}[{}]", parent.comm, parent.id.tgid))
-        .collect();
-    if !parents.is_empty() {
-        lines.push(format!("below     {}", parents.join(" < ")));
-    }
-    lines
+        .map_or_else(Vec::new, |image| {
+            let lines = describe(image).into_iter();
+            lines
+                .map(|(label, text)| format!("{label}: {text}"))
+                .collect()
+        })
 }
 
 /// Why nobody is named.
