@@ -2,8 +2,6 @@
 
 use std::{fs, path::Path};
 
-use serde_json::json;
-
 use super::{Report, Status, accident};
 use crate::{
     cli::case::Case,
@@ -232,7 +230,9 @@ fn traces(report: &mut Report) {
         .iter()
         .map(|tracer| format!("process {} ({})", tracer.pid, tracer.backend))
         .collect();
-    report.more.push(("running_traces", json!(running)));
+    report
+        .more
+        .push(("running_traces", serde_json::json!(running)));
     if text.is_empty() {
         report.pass("traces", "no other trace is running");
     } else {

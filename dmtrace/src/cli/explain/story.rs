@@ -234,7 +234,10 @@ impl Telling<'_> {
         let first = row.set.and_then(|set| Some((set.otime.0, set.first?.pid)));
         let mut victims = Vec::new();
         for (pid, tid) in threads {
-            let waiting = seen.iter().find(|it| it.who.tid == tid);
+            // From the map of a running trace the thread is not known.
+            let waiting = seen
+                .iter()
+                .find(|it| it.who.image.id.tgid == pid && (it.who.tid == tid || it.who.tid == 0));
             let live = facts.processes.get(&pid);
             let comm = match (waiting, live) {
                 (Some(waiting), _) => waiting.who.name.to_string(),
