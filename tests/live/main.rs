@@ -11,6 +11,7 @@ mod clean_scene;
 mod doctor;
 mod endings;
 mod exec;
+mod explain;
 mod seed;
 mod tracer;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     tests.extend(doctor::tests());
     tests.extend(endings::tests());
     tests.extend(exec::tests());
+    tests.extend(explain::tests());
     tests.extend(seed::tests());
     run_serially("live", tests)
 }

@@ -52,6 +52,9 @@ pub enum Verb {
     /// Show who leaks: culprits ranked, victims of exhaustion apart.
     #[command(after_help = REPORT_EXAMPLES)]
     Report(Report),
+    /// Explain one cookie: what happened, which step is missing, whose fault, what (not) to do.
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(Explain),
     /// Run a command and tell which cookies it or its children left behind.
     #[command(after_help = EXEC_EXAMPLES)]
     Exec(Exec),
@@ -78,7 +81,13 @@ const REPORT_EXAMPLES: &str = "\
 Examples:
   dmtrace report                 from a running `dmtrace watch` or `record`, and a snapshot
   dmtrace report leak.dmt        from a recording; needs no root
-  dmtrace report --by container";
+  dmtrace report --by container
+  dmtrace report --bug           program, package, rate: for a bug tracker";
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  dmtrace explain                the worst one: stuck first, then the leaks of who leaks most
+  dmtrace explain 0x0d4d1234     this cookie; a semid will do, too
+  dmtrace explain 0x0d4d1234 leak.dmt    from a recording; needs no root";
 const EXEC_EXAMPLES: &str = "\
 Examples:
   dmtrace exec -- make check     exit code 1 if cookies were left
@@ -201,11 +210,28 @@ pub struct Report {
     /// Rank by this only (default: all three).
     #[arg(long, value_name = "WHAT")]
     pub by: Option<By>,
+    /// Print what to paste into a bug tracker, for each program that leaks.
+    #[arg(long)]
+    pub bug: bool,
     /// Show at most this many culprits of each kind.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub top: usize,
     #[command(flatten)]
     pub filters: Filters,
+}
+
+/// Arguments of `explain`.
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// The cookie (0x0d4d1234) or its semid; without it the one that needs attention most.
+    #[arg(allow_negative_numbers = true)]
+    pub cookie: Option<String>,
+    /// A recording made by `dmtrace record`; without it the running traces and a snapshot.
+    pub file: Option<PathBuf>,
+    #[command(flatten)]
+    pub filters: Filters,
+    #[command(flatten)]
+    pub source: Source,
 }
 
 /// Arguments of `exec`.

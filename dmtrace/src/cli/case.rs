@@ -1,7 +1,7 @@
 //! Everything known about the semaphores of this machine at one moment, put together from a
 //! snapshot, the maps of a running trace, and a recording.
 
-use std::{fs::File, io::BufReader, path::Path};
+use std::{collections::BTreeMap, fs::File, io::BufReader, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -11,12 +11,37 @@ use crate::{
         recording::{Frame, Reader, Start, Tail},
     },
     facts::{HostFacts, Snapshot},
-    host::{self, Scope},
+    host::{self, Scope, package::Package},
     ids::BootTime,
     ledger::Ledger,
     probe::Backend,
     verdict::{self, Completeness, Context, Judged, Thresholds},
 };
+
+/// How much of a running trace is used.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Join {
+    /// Nothing: a snapshot only.
+    No,
+    /// Its maps: what is there now.
+    Maps,
+    /// Its recording as well, if it writes one: step by step, and what is gone.
+    History,
+}
+
+impl From<bool> for Join {
+    fn from(join: bool) -> Self {
+        if join { Self::Maps } else { Self::No }
+    }
+}
+
+/// Whether a recording is still being written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Live {
+    #[cfg(feature = "live")]
+    Yes,
+    No,
+}
 
 /// The material for judgements.
 pub struct Case {
@@ -34,6 +59,9 @@ pub struct Case {
     pub notes: Vec<String>,
     /// Whether the material is incomplete, so that "nothing found" is not certain.
     pub incomplete: bool,
+    /// Packages of executables that the recording knows, by [`key`](crate::host::package::key); where it is not
+    /// known, why.
+    pub packages: BTreeMap<String, Result<Package, String>>,
     /// Whether the accounts of the recording do not add up: some of its events were lost.
     pub inexact: bool,
 }
@@ -43,7 +71,7 @@ impl Case {
     ///
     /// # Errors
     /// The given recording cannot be read, or is of another boot.
-    pub fn of_host(recording: Option<&Path>, join: bool) -> Result<Self> {
+    pub fn of_host(recording: Option<&Path>, join: Join) -> Result<Self> {
         let scope = Scope::default();
         let mut case = Self::empty();
         if let Some(path) = recording {
@@ -56,8 +84,8 @@ impl Case {
                 );
             }
         }
-        if join {
-            case.join();
+        if join != Join::No {
+            case.join(join == Join::History);
         }
         // After the maps: a set made in between is in the snapshot only, and unknown; the other
         // way round it would look as if it had vanished.
@@ -73,6 +101,7 @@ impl Case {
         case.ledger.observe(&facts);
         case.snapshot = snapshot;
         case.facts = facts;
+        case.facts.suspended = host::suspended(&scope.roots);
         Ok(case)
     }
 
@@ -95,6 +124,7 @@ impl Case {
             since: None,
             notes: Vec::new(),
             incomplete: false,
+            packages: BTreeMap::new(),
             inexact: false,
         }
     }
@@ -109,6 +139,16 @@ impl Case {
         verdict::survey(&self.ledger, Some(&self.snapshot), &context)
     }
 
+    /// The remembered cookies that are gone, judged.
+    pub fn judge_closed<'a>(&'a self, thresholds: &Thresholds) -> Vec<Judged<'a>> {
+        let context = Context {
+            facts: &self.facts,
+            completeness: &self.completeness,
+            thresholds,
+        };
+        verdict::survey_closed(&self.ledger, &context)
+    }
+
     fn blind(&mut self, backend: Option<Backend>) {
         let spots = backend.map_or(Backend::Tracepoint.hides(), Backend::hides);
         for &spot in spots {
@@ -120,15 +160,26 @@ impl Case {
 
     /// Reads the maps of a running trace, the one that has seen most.
     #[cfg(feature = "live")]
-    fn join(&mut self) {
+    fn join(&mut self, history: bool) {
         for tracer in crate::session::running_tracers() {
             match tracer.open() {
                 Ok(maps) => {
+                    if let Some(path) = tracer.recording.as_deref().filter(|_| history) {
+                        self.replay_running(path);
+                    }
                     for (_, record) in maps.procs() {
                         self.ledger.adopt_process(&record);
                     }
+                    let mut behind = 0u64;
                     for (key, record) in maps.sems() {
+                        behind += u64::from(self.is_behind(key.into(), record.last_op));
                         self.ledger.adopt(key.into(), &record);
+                    }
+                    if history && behind > 0 {
+                        self.completeness.lost += behind;
+                        self.notes.push(format!(
+                            "the recording of the trace is behind: {behind} cookies were used since"
+                        ));
                     }
                     let mut numbers = crate::session::Directory::default();
                     for device in maps.devices() {
@@ -161,9 +212,39 @@ impl Case {
     }
 
     #[cfg(not(feature = "live"))]
-    const fn join(&mut self) {}
+    const fn join(&mut self, _history: bool) {}
+
+    /// Whether a set that the books have was operated on after their last event.
+    #[cfg(feature = "live")]
+    fn is_behind(&self, sem: crate::ids::SemId, last_op: u64) -> bool {
+        let cookie = self.ledger.semaphore(sem);
+        let cookie = cookie.and_then(|known| known.cookie.as_deref());
+        last_op != 0
+            && cookie.is_some_and(|cookie| cookie.last_call.is_none_or(|last| last.0 < last_op))
+    }
+
+    /// What a trace that runs has recorded so far. Where it cannot be read its maps must do.
+    #[cfg(feature = "live")]
+    fn replay_running(&mut self, path: &Path) {
+        let mut past = Self::empty();
+        match past.read(path, Live::Yes) {
+            Ok(_) => {
+                self.ledger = past.ledger;
+                self.completeness = past.completeness;
+                self.notes.append(&mut past.notes);
+                self.incomplete |= past.incomplete;
+            }
+            Err(error) => self
+                .notes
+                .push(format!("recording of the trace: {error:#}")),
+        }
+    }
 
     fn replay(&mut self, path: &Path) -> Result<Start> {
+        self.read(path, Live::No)
+    }
+
+    fn read(&mut self, path: &Path, live: Live) -> Result<Start> {
         let shown = path.display();
         let file = File::open(path).with_context(|| format!("{shown}"))?;
         let (mut reader, start) = Reader::open(BufReader::with_capacity(1 << 20, file))
@@ -217,10 +298,14 @@ impl Case {
                         self.inexact = true;
                     }
                 }
+                Frame::Packages(packages) => self.packages = packages,
                 Frame::Start(_) | Frame::Unknown(_) => {}
             }
         }
-        if let Some(Tail::Cut { at, why }) = reader.tail() {
+        if live != Live::No {
+            // The last entry may be in the making, and the end is still to come.
+            ended = true;
+        } else if let Some(Tail::Cut { at, why }) = reader.tail() {
             self.notes.push(format!(
                 "{shown}: cut off at byte {at}: {why}; read up to there"
             ));
@@ -243,3 +328,6 @@ impl Case {
         Ok(start)
     }
 }
+
+#[cfg(test)]
+mod tests;

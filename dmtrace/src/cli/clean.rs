@@ -176,7 +176,7 @@ fn draft(args: &Clean) -> Result<Draft> {
 
 fn draft_once(args: &Clean) -> Result<Draft> {
     let roots = Roots::host();
-    let mut case = Case::of_host(args.source.trace.as_deref(), !args.source.no_trace)?;
+    let mut case = Case::of_host(args.source.trace.as_deref(), (!args.source.no_trace).into())?;
     if case.inexact {
         // Any cookie may be one whose events were lost.
         case.completeness.lost += 1;

@@ -113,7 +113,7 @@ pub fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         }
         return Ok(exit::CLEAN);
     }
-    let case = Case::of_host(args.source.trace.as_deref(), !args.source.no_trace)?;
+    let case = Case::of_host(args.source.trace.as_deref(), (!args.source.no_trace).into())?;
     let rows: Vec<Row<'_>> = rows(&case, args.all)
         .into_iter()
         .filter(|row| args.filters.pass(&row.candidate()))

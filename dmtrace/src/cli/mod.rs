@@ -6,6 +6,7 @@ mod clean;
 mod doctor;
 #[cfg(feature = "live")]
 mod exec;
+mod explain;
 mod failure;
 mod filter;
 mod list;
@@ -52,6 +53,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Record(args) => watch::record(args, cli.json, &mut out)?,
         #[cfg(feature = "live")]
         Verb::Exec(args) => exec::run(args, cli.json)?,
+        Verb::Explain(args) => explain::run(args, cli.json, &mut out)?,
         Verb::Clean(args) => clean::run(args, cli.json, &mut out)?,
         Verb::Doctor(args) => doctor::run(args, cli.json, &mut out)?,
         #[cfg(not(feature = "live"))]

@@ -2,22 +2,27 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, BufWriter},
     path::{Path, PathBuf},
     rc::Rc,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
 
+use super::trace::Ending;
 use crate::{
     event::recording::{Start, Writer},
-    facts::HostFacts,
-    host::{self, Roots},
+    host::{
+        self, Roots,
+        package::{self, Package},
+    },
     ids::BootTime,
     probe::{Environment, Tracer},
     session::{Tap, Tapped},
+    verdict::Thresholds,
 };
 
 /// A recording in the making; shared between the tap in the session and the verb.
@@ -80,18 +85,22 @@ impl Recorder {
         let mut state = self.0.borrow_mut();
         let file = state.file.take().context("the recording was begun twice")?;
         let path = state.path.display().to_string();
+        let absolute = std::path::absolute(&state.path).ok();
         state.writer =
             Some(Writer::begin(BufWriter::with_capacity(1 << 18, file), &start).context(path)?);
         drop(state);
         let shared = self.clone();
-        Ok(Box::new(move |tapped| {
-            shared.write(|writer| match tapped {
-                Tapped::Message(bytes) => writer.message(bytes),
-                Tapped::Sem(key, record) => writer.sem(key, record),
-                Tapped::Proc(record) => writer.process(record),
-                Tapped::Snapshot(snapshot) => writer.snapshot(snapshot),
-            });
-        }))
+        Ok(Tap {
+            write: Box::new(move |tapped| {
+                shared.write(|writer| match tapped {
+                    Tapped::Message(bytes) => writer.message(bytes),
+                    Tapped::Sem(key, record) => writer.sem(key, record),
+                    Tapped::Proc(record) => writer.process(record),
+                    Tapped::Snapshot(snapshot) => writer.snapshot(snapshot),
+                });
+            }),
+            file: absolute,
+        })
     }
 
     /// Hands what is buffered to the system.
@@ -104,9 +113,14 @@ impl Recorder {
         self.0.borrow().failed.clone()
     }
 
-    /// Writes the facts and the balance, and closes the file.
-    pub fn end(&self, facts: &HostFacts, balance: &impl Serialize) {
-        self.write(|writer| writer.facts(facts));
+    /// Writes the facts, the packages and the balance, and closes the file.
+    pub fn end(&self, ending: &Ending) {
+        self.write(|writer| writer.facts(&ending.facts));
+        let packages = packages(ending);
+        if !packages.is_empty() {
+            self.write(|writer| writer.packages(&packages));
+        }
+        let balance = &ending.accounting;
         let mut state = self.0.borrow_mut();
         if let Some(writer) = state.writer.take()
             && let Err(error) = writer.end(balance)
@@ -122,6 +136,40 @@ impl Recorder {
             state.fail(&error);
         }
     }
+}
+
+/// Time for looking up packages, in all.
+const LOOK_UP: Duration = Duration::from_secs(2);
+/// Executables whose package is looked up.
+const LOOKED_UP: usize = 16;
+
+/// Packages of the executables that findings are about: another machine cannot look them up.
+fn packages(ending: &Ending) -> BTreeMap<String, Result<Package, String>> {
+    let until = Instant::now() + LOOK_UP;
+    let roots = Roots::host();
+    let ledger = ending.session.ledger();
+    let mut found = BTreeMap::new();
+    let judged = ending.judge(&Thresholds::default());
+    let closed = ending.judge_closed(&Thresholds::default());
+    for judged in judged.iter().chain(&closed) {
+        if !judged.verdict.class.is_finding() {
+            continue;
+        }
+        let image = judged
+            .semaphore
+            .creator
+            .image()
+            .and_then(|image| ledger.process(image)?.image.as_deref());
+        let Some((image, key)) = image.and_then(|image| Some((image, package::key(image)?))) else {
+            continue;
+        };
+        if found.len() < LOOKED_UP {
+            found
+                .entry(key)
+                .or_insert_with(|| package::of_process(&roots, image, until));
+        }
+    }
+    found
 }
 
 impl State {

@@ -1,5 +1,8 @@
 //! `dmtrace report`: who leaks, ranked; who only suffers; how long until nothing works.
 
+mod bug;
+mod text;
+
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use anyhow::Result;
@@ -8,18 +11,19 @@ use serde_json::{Value, json};
 
 use super::{
     args::{By, Report},
-    case::Case,
+    case::{Case, Join},
+    explain,
     failure::exit,
-    list,
-    row::{Row, confidence},
+    row::{Row, confidence, describe},
 };
 use crate::{
     event::recording::Start,
     host::container::Workload,
     ids::IpcNs,
     ledger::{ImageId, Process},
-    output::{Out, json, time, time::Clock},
+    output::{Out, json},
     probe::Environment,
+    verdict::{Class, Reason},
 };
 
 /// Leaks of one process, executable or container.
@@ -61,9 +65,25 @@ struct Victim {
 struct Findings<'a> {
     leaked: Vec<&'a Row<'a>>,
     stuck: Vec<&'a Row<'a>>,
+    /// Removed while in use; they are gone.
+    accidents: Vec<&'a Row<'a>>,
+    /// Completed too often; there, or gone.
+    over_completed: Vec<&'a Row<'a>>,
+    /// Gone with their IPC namespace.
+    ended: Vec<&'a Row<'a>>,
     undecided: usize,
     victims: Vec<Victim>,
     exhaustion: Vec<Exhaustion>,
+}
+
+impl Findings<'_> {
+    fn any(&self) -> bool {
+        !self.leaked.is_empty()
+            || !self.stuck.is_empty()
+            || !self.accidents.is_empty()
+            || !self.over_completed.is_empty()
+            || !self.victims.is_empty()
+    }
 }
 
 /// Use of a namespace's limit.
@@ -86,9 +106,9 @@ pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
             let (case, start) = Case::of_recording(path)?;
             (case, Some(start))
         }
-        None => (Case::of_host(None, true)?, None),
+        None => (Case::of_host(None, Join::History)?, None),
     };
-    let rows: Vec<Row<'_>> = list::rows(&case, false)
+    let rows: Vec<Row<'_>> = explain::rows(&case)
         .into_iter()
         .filter(|row| args.filters.pass(&row.candidate()))
         .collect();
@@ -98,24 +118,24 @@ pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         .filter(|by| args.by.is_none_or(|wanted| wanted == *by))
         .map(|by| (by, group(&findings.leaked, by, args.top)))
         .collect();
+    let bugs = bug::bugs(&case, start.as_ref(), &findings, args.top);
     if as_json {
-        out.json(&object(&case, start.as_ref(), &findings, &groups))?;
+        out.json(&object(&case, start.as_ref(), &findings, &groups, &bugs))?;
+    } else if args.bug {
+        bug::print(&case, start.as_ref(), &bugs, out)?;
     } else {
-        print(&case, start.as_ref(), &findings, &groups, out)?;
+        text::print(&case, start.as_ref(), &findings, &groups, out)?;
         for note in &case.notes {
             eprintln!("dmtrace: {note}");
         }
     }
-    Ok(
-        if !findings.leaked.is_empty() || !findings.stuck.is_empty() || !findings.victims.is_empty()
-        {
-            exit::findings()
-        } else if case.incomplete {
-            exit::incomplete()
-        } else {
-            exit::CLEAN
-        },
-    )
+    Ok(if findings.any() {
+        exit::findings()
+    } else if case.incomplete {
+        exit::incomplete()
+    } else {
+        exit::CLEAN
+    })
 }
 
 fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], args: &Report) -> Findings<'a> {
@@ -124,6 +144,8 @@ fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], args: &Report) -> Findings<'a> 
             .filter(|row| row.state() == state)
             .collect::<Vec<_>>()
     };
+    let class = |row: &Row<'_>| row.verdict.as_ref().map(|verdict| verdict.class);
+    let ended = |row: &&Row<'_>| matches!(class(row), Some(Class::Unknown(Reason::NamespaceEnded)));
     let leaked = of("leaked");
     let culprits: Vec<ImageId> = leaked
         .iter()
@@ -145,7 +167,13 @@ fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], args: &Report) -> Findings<'a> 
     Findings {
         exhaustion: exhaustion(case, &leaked),
         stuck: of("stuck"),
-        undecided: of("unknown").len(),
+        accidents: of("accident"),
+        over_completed: of("over-completed"),
+        ended: rows.iter().filter(ended).collect(),
+        undecided: of("unknown")
+            .iter()
+            .filter(|row| row.semaphore.is_live())
+            .count(),
         leaked,
         victims,
     }
@@ -234,7 +262,12 @@ fn group(leaked: &[&Row<'_>], by: By, top: usize) -> Vec<Group> {
         }
         if by == By::Process && group.process.is_none() {
             group.process = row.image.map(|image| json!(image));
-            group.lines = describe(row);
+            group.lines = row.image.map_or_else(Vec::new, |image| {
+                let lines = describe(image).into_iter();
+                lines
+                    .map(|(label, text)| format!("{label:<10}{text}"))
+                    .collect()
+            });
         }
     }
     let mut ranked: Vec<Group> = groups.into_values().collect();
@@ -255,194 +288,14 @@ fn how(text: &str) -> String {
     text.strip_prefix("leaked: ").unwrap_or(text).to_owned()
 }
 
-/// What a person needs to find the process again, or its like.
-fn describe(row: &Row<'_>) -> Vec<String> {
-    let Some(image) = row.image else {
-        return Vec::new();
-    };
-    let mut lines = vec![format!("command   {}", image.command_line())];
-    if let Some(exe) = &image.exe {
-        let deleted = if image.exe_deleted { " (deleted)" } else { "" };
-        lines.push(format!("program   {exe}{deleted}"));
-    }
-    let workload = row.workload().to_string();
-    let workload = if workload == "-" {
-        image.cgroup.clone()
-    } else {
-        workload
-    };
-    lines.push(format!(
-        "runs as   uid {}, pid {} in its namespace, in {workload}",
-        image.uid, image.ns_pid
-    ));
-    let parents: Vec<String> = image
-        .parents
-        .iter()
-        .map(|parent| format!("{}[{}]", parent.comm, parent.id.tgid))
-        .collect();
-    if !parents.is_empty() {
-        lines.push(format!("below     {}", parents.join(" < ")));
-    }
-    lines
-}
-
-fn print(
-    case: &Case,
-    start: Option<&Start>,
-    findings: &Findings<'_>,
-    groups: &[(By, Vec<Group>)],
-    out: &mut Out,
-) -> Result<()> {
-    head(case, start, out)?;
-    if findings.leaked.is_empty() {
-        out.line(if case.incomplete {
-            "No leaked cookie is known, but the data is incomplete: not certain."
-        } else if findings.undecided > 0 {
-            "No cookie is known to be leaked."
-        } else {
-            "No cookie is leaked."
-        })?;
-    }
-    for (by, groups) in groups {
-        if !groups.is_empty() {
-            out.line(&format!("LEAKED COOKIES BY {}", title(*by)))?;
-            for group in groups {
-                print_group(group, out)?;
-            }
-            out.line("")?;
-        }
-    }
-    if !findings.stuck.is_empty() {
-        out.line("STUCK WAITERS")?;
-        for row in &findings.stuck {
-            let text = row
-                .verdict
-                .as_ref()
-                .map(|verdict| verdict.class.to_string())
-                .unwrap_or_default();
-            let device = match row.device() {
-                device if device.is_empty() => device,
-                device => format!("  {device}"),
-            };
-            out.line(&format!(
-                "  {}  semid {}  {}{device}  {text}",
-                row.semaphore.key,
-                row.semaphore.id.semid,
-                row.owner()
-            ))?;
-        }
-        out.line("")?;
-    }
-    if !findings.victims.is_empty() {
-        out.line("VICTIMS: could not create a semaphore (ENOSPC)")?;
-        for victim in &findings.victims {
-            let also = if victim.also_culprit {
-                "  (leaks as well, see above)"
-            } else {
-                ""
-            };
-            out.line(&format!(
-                "  {:>6}  {}[{}]{also}",
-                victim.failed, victim.comm, victim.pid
-            ))?;
-            if let Some(command) = &victim.command {
-                out.line(&format!("          command   {command}"))?;
-            }
-        }
-        out.line("")?;
-    }
-    for it in &findings.exhaustion {
-        let rate = match (it.leaks_per_hour, it.exhausted_in_seconds) {
-            (Some(rate), Some(seconds)) => format!(
-                "; {rate:.1} leaks an hour: full in {}",
-                time::age(Duration::from_secs(seconds))
-            ),
-            _ => String::new(),
-        };
-        out.line(&format!(
-            "IPC namespace {}: {} of {} sets in use, {} leaked{rate}",
-            it.ipc_ns, it.sets, it.limit, it.leaked
-        ))?;
-    }
-    if findings.undecided > 0 {
-        out.line(&format!(
-            "{} cookies could not be decided: dmtrace list --state unknown",
-            findings.undecided
-        ))?;
-    }
-    if !findings.leaked.is_empty() && start.is_none() {
-        out.line("Remove exactly the leaked ones: dmtrace clean")?;
-    }
-    Ok(())
-}
-
-fn print_group(group: &Group, out: &mut Out) -> Result<()> {
-    let age = group.oldest_seconds.map_or_else(String::new, |seconds| {
-        format!(", oldest {}", time::age(Duration::from_secs(seconds)))
-    });
-    out.line(&format!("  {:>6}  {}{age}", group.leaked, group.name))?;
-    for (how, count) in &group.how {
-        let times = if group.how.len() > 1 {
-            format!("{count} x ")
-        } else {
-            String::new()
-        };
-        out.line(&format!("          {times}{how}"))?;
-    }
-    if group.observed < group.leaked {
-        out.line(&format!(
-            "          {} of {} inferred, not seen",
-            group.leaked - group.observed,
-            group.leaked
-        ))?;
-    }
-    if !group.devices.is_empty() {
-        out.line(&format!("          devices   {}", group.devices.join(", ")))?;
-    }
-    for line in &group.lines {
-        out.line(&format!("          {line}"))?;
-    }
-    Ok(())
-}
-
-fn head(case: &Case, start: Option<&Start>, out: &mut Out) -> Result<()> {
-    let kernel = start.map_or_else(|| Environment::read().kernel, |start| start.kernel.clone());
-    let clock = match start {
-        Some(start) => Clock::at(start.began, start.wall),
-        None => Clock::now(),
-    };
-    let traced = case.since.map_or_else(
-        || "no trace: creators are unknown; run dmtrace watch or record".to_owned(),
-        |since| {
-            format!(
-                "traced {} since {}",
-                time::age(case.facts.now.since(since)),
-                clock.rfc3339(since)
-            )
-        },
-    );
-    out.line(&format!(
-        "dmtrace {} report, kernel {kernel}",
-        env!("CARGO_PKG_VERSION")
-    ))?;
-    out.line(&traced)?;
-    Ok(out.line("")?)
-}
-
-const fn title(by: By) -> &'static str {
-    match by {
-        By::Process => "PROCESS",
-        By::Executable => "EXECUTABLE",
-        By::Container => "CONTAINER",
-    }
-}
-
 fn object(
     case: &Case,
     start: Option<&Start>,
     findings: &Findings<'_>,
     groups: &[(By, Vec<Group>)],
+    bugs: &[bug::Bug],
 ) -> Value {
+    let rows = |rows: &[&Row<'_>]| rows.iter().map(|row| row.json()).collect::<Vec<_>>();
     let by = |wanted: By| {
         groups
             .iter()
@@ -452,14 +305,18 @@ fn object(
     json::envelope(
         "report",
         &json!({
-            "kernel": start.map_or_else(|| Environment::read().kernel, |start| start.kernel.clone()),
+            "kernel": kernel(start),
             "recording": start,
             "complete": !case.incomplete,
             "notes": case.notes,
             "traced_since_boot_ns": case.since,
-            "leaked": findings.leaked.iter().map(|row| row.json()).collect::<Vec<_>>(),
-            "stuck": findings.stuck.iter().map(|row| row.json()).collect::<Vec<_>>(),
+            "leaked": rows(&findings.leaked),
+            "stuck": rows(&findings.stuck),
+            "accidents": rows(&findings.accidents),
+            "over_completed": rows(&findings.over_completed),
+            "ended_with_namespace": rows(&findings.ended),
             "undecided": findings.undecided,
+            "bugs": bugs,
             "by_process": by(By::Process),
             "by_executable": by(By::Executable),
             "by_container": by(By::Container),
@@ -468,4 +325,9 @@ fn object(
             "totals": case.ledger.totals(),
         }),
     )
+}
+
+/// Of the machine that it is about.
+fn kernel(start: Option<&Start>) -> String {
+    start.map_or_else(|| Environment::read().kernel, |start| start.kernel.clone())
 }

@@ -286,3 +286,34 @@ fn reason(verdict: &Verdict) -> Option<String> {
         _ => None,
     }
 }
+
+/// What a person needs to find a process again, or its like: labels and texts.
+pub fn describe(image: &ProcessImage) -> Vec<(&'static str, String)> {
+    let mut lines = vec![("command", image.command_line())];
+    if let Some(exe) = &image.exe {
+        let deleted = if image.exe_deleted { " (deleted)" } else { "" };
+        lines.push(("program", format!("{exe}{deleted}")));
+    }
+    let workload = Workload::from_cgroup(&image.cgroup).to_string();
+    let workload = if workload == "-" {
+        image.cgroup.clone()
+    } else {
+        workload
+    };
+    lines.push((
+        "runs as",
+        format!(
+            "uid {}, pid {} in its namespace, in {workload}",
+            image.uid, image.ns_pid
+        ),
+    ));
+    let parents: Vec<String> = image
+        .parents
+        .iter()
+        .map(|parent| format!("{}[{}]", parent.comm, parent.id.tgid))
+        .collect();
+    if !parents.is_empty() {
+        lines.push(("below", parents.join(" < ")));
+    }
+    lines
+}

@@ -291,7 +291,8 @@ impl Tracing {
         let (accounting, snapshot) = self
             .session
             .finish(&mut |changes, ledger| told.tell(changes, ledger));
-        let facts = host::facts(&Scope::default(), &snapshot);
+        let mut facts = host::facts(&Scope::default(), &snapshot);
+        facts.suspended = host::suspended(&Scope::default().roots);
         self.session
             .observe(&facts, &mut |changes, ledger| told.tell(changes, ledger));
         told.done()?;
@@ -340,6 +341,17 @@ impl Ending {
             thresholds,
         };
         verdict::survey(self.session.ledger(), Some(&self.snapshot), &context)
+    }
+
+    /// The remembered cookies that are gone, judged.
+    pub fn judge_closed(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
+        let completeness = self.session.completeness();
+        let context = Context {
+            facts: &self.facts,
+            completeness: &completeness,
+            thresholds,
+        };
+        verdict::survey_closed(self.session.ledger(), &context)
     }
 }
 

@@ -40,7 +40,7 @@ pub fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         tracing.run(&mut printer, args.duration, None).await?;
         let ending = tracing.finish(&mut printer)?;
         if let Some(recorder) = &recorder {
-            recorder.end(&ending.facts, &ending.accounting);
+            recorder.end(&ending);
         }
         let told = printer.findings();
         summarize(&ending, &args.filters, told, as_json, printer.out())
@@ -59,7 +59,7 @@ pub fn record(args: &Record, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         };
         tracing.run(&mut quiet, args.duration, None).await?;
         let ending = tracing.finish(&mut quiet)?;
-        recorder.end(&ending.facts, &ending.accounting);
+        recorder.end(&ending);
         let code = summarize(&ending, &Filters::default(), quiet.findings, as_json, out)?;
         if recorder.failed().is_some() {
             return Ok(exit::incomplete());

@@ -9,7 +9,10 @@
 //! takes every whole frame and says where it stopped: a file cut off at any byte is read up to
 //! there.
 
-use std::io::{self, Read, Write};
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+};
 
 use dmtrace_common::{ABI, ProcRecord, SemKey, SemRecord};
 use serde::{Deserialize, Serialize};
@@ -17,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::decode::{Plain, as_bytes, read_plain, read_sem_record};
 use crate::{
     facts::{HostFacts, Snapshot},
+    host::package::Package,
     ids::{BootTime, UnixTime},
 };
 
@@ -63,6 +67,8 @@ pub enum Frame {
     Facts(Box<HostFacts>),
     /// The balance at the regular end, as JSON.
     End(serde_json::Value),
+    /// Packages of executables, by mount namespace and path; where it is not known, why.
+    Packages(BTreeMap<String, Result<Package, String>>),
     /// A kind that this version does not know; skipped.
     Unknown(u16),
 }
@@ -158,6 +164,17 @@ impl<W: Write> Writer<W> {
         self.json(5, facts)
     }
 
+    /// Adds packages of executables, by mount namespace and path; where it is not known, why.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn packages(
+        &mut self,
+        packages: &BTreeMap<String, Result<Package, String>>,
+    ) -> io::Result<()> {
+        self.json(20, packages)
+    }
+
     /// Ends the recording and hands the file back.
     ///
     /// # Errors
@@ -212,8 +229,9 @@ impl<R: Read> Reader<R> {
     /// It is not one, is too new, or is cut off before its first frame.
     pub fn open(mut input: R) -> Result<(Self, Start), RecordingError> {
         let mut magic = [0; MAGIC.len()];
-        if fill(&mut input, &mut magic)? < magic.len() {
-            return Err(if MAGIC.starts_with(&magic) {
+        let got = fill(&mut input, &mut magic)?;
+        if got < magic.len() {
+            return Err(if MAGIC.starts_with(&magic[..got]) {
                 RecordingError::Empty
             } else {
                 RecordingError::NotARecording
@@ -315,6 +333,7 @@ fn parse(kind: u16, payload: &[u8]) -> Option<Frame> {
         4 => Frame::Snapshot(json(payload)?),
         5 => Frame::Facts(json(payload)?),
         6 => Frame::End(json(payload)?),
+        20 => Frame::Packages(json(payload)?),
         other => Frame::Unknown(other),
     })
 }
@@ -334,101 +353,4 @@ fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample() -> Vec<u8> {
-        let start = Start {
-            abi: ABI,
-            version: "test".into(),
-            ..Start::default()
-        };
-        let mut writer = Writer::begin(Vec::new(), &start).expect("begin");
-        writer.message(&[1, 2, 3]).expect("message");
-        writer
-            .sem(
-                SemKey { ns: 1, semid: 2 },
-                &SemRecord {
-                    key: 7,
-                    ..SemRecord::default()
-                },
-            )
-            .expect("record");
-        writer.snapshot(&Snapshot::default()).expect("snapshot");
-        writer.message(&[4]).expect("message");
-        writer.end(&serde_json::json!({"seen": 2})).expect("end")
-    }
-
-    fn frames(bytes: &[u8]) -> Result<(usize, Tail), RecordingError> {
-        let (mut reader, _) = Reader::open(bytes)?;
-        let mut count = 0;
-        while reader.next_frame()?.is_some() {
-            count += 1;
-        }
-        Ok((count, reader.tail().cloned().expect("a tail at the end")))
-    }
-
-    #[test]
-    fn a_whole_recording_is_read_whole() {
-        assert_eq!(frames(&sample()).expect("readable"), (5, Tail::Whole));
-    }
-
-    #[test]
-    fn a_recording_cut_at_any_byte_is_read_up_to_there_and_says_so() {
-        let whole = sample();
-        let mut last = 0;
-        for len in 0..whole.len() {
-            match frames(&whole[..len]) {
-                Ok((count, tail)) => {
-                    assert!(count >= last, "frames must not get fewer with more bytes");
-                    last = count;
-                    let at_boundary = tail == Tail::Whole;
-                    assert!(
-                        at_boundary || matches!(tail, Tail::Cut { at, .. } if at < len as u64 + 1)
-                    );
-                }
-                Err(RecordingError::Empty | RecordingError::NotARecording) => assert_eq!(last, 0),
-                Err(other) => panic!("cut at {len}: {other}"),
-            }
-        }
-        assert_eq!(last, 4);
-    }
-
-    #[test]
-    fn a_flipped_bit_is_noticed() {
-        let whole = sample();
-        let (count, _) = frames(&whole).expect("readable");
-        for at in MAGIC.len()..whole.len() {
-            let mut damaged = whole.clone();
-            damaged[at] ^= 0x10;
-            if let Ok((got, tail)) = frames(&damaged) {
-                assert!(got < count, "bit flipped at {at} went unnoticed: {tail:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_newer_layout_is_refused() {
-        let start = Start {
-            abi: ABI + 1,
-            ..Start::default()
-        };
-        let file = Writer::begin(Vec::new(), &start)
-            .expect("begin")
-            .end(&0)
-            .expect("end");
-        assert!(matches!(frames(&file), Err(RecordingError::TooNew { .. })));
-    }
-
-    #[test]
-    fn something_else_is_not_a_recording() {
-        assert!(matches!(
-            frames(b"#!/bin/sh\necho hello\n"),
-            Err(RecordingError::NotARecording)
-        ));
-        assert!(matches!(
-            frames(b""),
-            Err(RecordingError::Empty | RecordingError::NotARecording)
-        ));
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@ pub mod container;
 pub mod devices;
 pub mod identity;
 pub mod namespaces;
+pub mod package;
 pub mod processes;
 mod roots;
 pub mod semaphores;

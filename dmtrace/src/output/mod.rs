@@ -3,6 +3,9 @@
 pub mod json;
 pub mod table;
 pub mod time;
+mod wrap;
+
+pub use wrap::wrap;
 
 use std::io::{self, IsTerminal, Write};
 

@@ -4,7 +4,7 @@ mod accounting;
 mod devices;
 mod registry;
 
-use std::{collections::BTreeMap, io};
+use std::{collections::BTreeMap, io, path::PathBuf};
 
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{
@@ -48,7 +48,12 @@ pub enum Tapped<'a> {
 }
 
 /// Gets everything that the books are made from.
-pub type Tap = Box<dyn FnMut(Tapped<'_>)>;
+pub struct Tap {
+    /// Takes it.
+    pub write: Box<dyn FnMut(Tapped<'_>)>,
+    /// Where it goes, for other commands to read.
+    pub file: Option<PathBuf>,
+}
 
 /// Gets the changes of the books as they are made: a process that has ended is forgotten soon.
 pub type Sink<'a> = &'a mut dyn FnMut(&[Change], &Ledger);
@@ -111,8 +116,9 @@ impl Session {
         // same at every call.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(|_| other(&"cannot poll the ring buffer"))?;
-        let registration = registry::register(&tracer, began);
         let tap = tap(&tracer, began)?;
+        let recording = tap.as_ref().and_then(|tap| tap.file.clone());
+        let registration = registry::register(&tracer, began, recording);
         let mut session = Self {
             tracer,
             ring,
@@ -200,7 +206,7 @@ impl Session {
             let completed = self.devices.complete(&item);
             let message = completed.as_ref().map_or(&*item, as_bytes);
             if let Some(tap) = &mut self.tap {
-                tap(Tapped::Message(message));
+                (tap.write)(Tapped::Message(message));
             }
             match decode(message) {
                 Ok(event) => {
@@ -401,7 +407,7 @@ impl Session {
 
     fn tap(&mut self, what: Tapped<'_>) {
         if let Some(tap) = &mut self.tap {
-            tap(what);
+            (tap.write)(what);
         }
     }
 

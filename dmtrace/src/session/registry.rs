@@ -27,6 +27,9 @@ pub struct RunningTracer {
     pub since: BootTime,
     /// Name of its backend.
     pub backend: String,
+    /// The recording that it writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<PathBuf>,
     maps: MapIds,
     boot_id: Option<String>,
 }
@@ -58,7 +61,11 @@ impl Drop for Registration {
 }
 
 /// Makes a trace known. `None` where `/run` cannot be written: tracing works all the same.
-pub(super) fn register(tracer: &Tracer, since: BootTime) -> Option<Registration> {
+pub(super) fn register(
+    tracer: &Tracer,
+    since: BootTime,
+    recording: Option<PathBuf>,
+) -> Option<Registration> {
     use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
     let pid = std::process::id();
     let start_ticks = start_ticks(pid)?;
@@ -67,6 +74,7 @@ pub(super) fn register(tracer: &Tracer, since: BootTime) -> Option<Registration>
         start_ticks,
         since,
         backend: tracer.backend().name().to_owned(),
+        recording,
         maps: tracer.map_ids(),
         boot_id: host::clock::boot_id(&Roots::host()),
     };

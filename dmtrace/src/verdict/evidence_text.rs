@@ -24,7 +24,7 @@ impl fmt::Display for Evidence {
                 write!(f, "the kernel counts {}", Many(*count, "waiting thread"))
             }
             Self::NoWaiter => f.write_str("nobody waits for it"),
-            Self::WaitedFor { time } => write!(f, "waited for since {}", Span(*time)),
+            Self::WaitedFor { time } => write!(f, "somebody has waited for {}", Span(*time)),
             Self::Value { value } => write!(f, "value {value}"),
             Self::Outstanding { count } => write!(f, "{} not completed", Many(*count, "operation")),
             Self::Completed { count } => write!(f, "{} so far", Many(*count, "completion")),

@@ -2,16 +2,13 @@
 
 use std::{fs, path::Path};
 
-use serde_json::json;
-
-use super::{Report, Status};
+use super::{Report, Status, accident};
 use crate::{
     cli::case::Case,
     facts::{NsHolder, NsSnapshot},
     host::{Roots, namespaces::own_ns},
     ids::IpcNs,
     probe::Environment,
-    verdict::{Class, Confidence, Judged, Thresholds},
 };
 
 /// Inode of the initial PID namespace (`PROC_PID_INIT_INO`).
@@ -33,7 +30,7 @@ pub(super) fn check(case: &Case, environment: &Environment, report: &mut Report)
     namespaces(case, environment, report);
     udev(case, &roots, report);
     traces(report);
-    accident(case, report);
+    accident::check(case, report);
 }
 
 /// SEMMNI and SEMMNS of each namespace.
@@ -237,7 +234,9 @@ fn traces(report: &mut Report) {
         .iter()
         .map(|tracer| format!("process {} ({})", tracer.pid, tracer.backend))
         .collect();
-    report.more.push(("running_traces", json!(running)));
+    report
+        .more
+        .push(("running_traces", serde_json::json!(running)));
     if text.is_empty() {
         report.pass("traces", "no other trace is running");
     } else {
@@ -247,67 +246,3 @@ fn traces(report: &mut Report) {
 
 #[cfg(not(feature = "live"))]
 const fn traces(_: &mut Report) {}
-
-/// `dmsetup udevcomplete_all` removes every cookie of the namespace it runs in, whatever it is.
-fn accident(case: &Case, report: &mut Report) {
-    let own = own_ns();
-    let (mut live, mut leaked, mut foreign, mut unknown) = (0, 0, 0, 0);
-    for Judged {
-        semaphore, verdict, ..
-    } in case.judge(&Thresholds::default())
-    {
-        if Some(semaphore.id.ns) != own {
-            continue;
-        }
-        match verdict.class {
-            Class::Leaked(_) if verdict.confidence == Confidence::Observed => leaked += 1,
-            Class::Foreign(_) => foreign += 1,
-            Class::Leaked(_) | Class::Unknown(_) => unknown += 1,
-            _ => live += 1,
-        }
-    }
-    let unread = case
-        .snapshot
-        .unreadable
-        .iter()
-        .any(|(ns, _)| Some(*ns) == own);
-    let safe = live + foreign + unknown == 0 && !unread;
-    report.more.push((
-        "udevcomplete_all",
-        json!({
-            "safe": safe,
-            "live": live,
-            "leaked": leaked,
-            "foreign": foreign,
-            "unknown": unknown,
-        }),
-    ));
-    if safe {
-        report.pass(
-            "udevcomplete_all",
-            format!("dmsetup udevcomplete_all is safe now: nothing live ({leaked} leaked)"),
-        );
-        return;
-    }
-    let parts: Vec<String> = [
-        (live, "live cookies"),
-        (foreign, "sets that are no cookies"),
-        (unknown, "undecided"),
-    ]
-    .into_iter()
-    .filter(|(count, _)| *count > 0)
-    .map(|(count, what)| format!("{count} {what}"))
-    .collect();
-    report.warn(
-        "udevcomplete_all",
-        format!(
-            "dmsetup udevcomplete_all is NOT safe now: it removes all it finds, and there are {}",
-            if parts.is_empty() {
-                "sets that cannot be read".to_owned()
-            } else {
-                parts.join(", ")
-            }
-        ),
-        "dmtrace clean removes what has leaked, and nothing else",
-    );
-}

@@ -1,0 +1,140 @@
+//! A recording that was cut off, all the way to the verdict.
+
+use std::io::Write as _;
+
+use dmtrace_common::{ABI, Header, Kind, ProcKey, SemBuf, SemEvent};
+
+use super::*;
+use crate::{
+    event::{as_bytes, recording::Writer},
+    facts::{NsSnapshot, SemLimits, SemState, SetSnapshot},
+    ids::{IpcNs, Key},
+    verdict::{Class, Confidence},
+};
+
+const KEY: u32 = 0x0d4d_1234;
+const SECOND: u64 = 1_000_000_000;
+
+fn message(kind: Kind, at: u64, arg: i32, op: i16) -> SemEvent {
+    SemEvent {
+        header: Header {
+            kind: kind as u16,
+            flags: 0,
+            tid: 11,
+            ts: at,
+            actor: ProcKey {
+                start: 50,
+                tgid: 11,
+                exec: 0,
+            },
+        },
+        ns: IpcNs::HOST.0,
+        semid: 6,
+        key: KEY,
+        ret: 0,
+        arg,
+        extra: if kind == Kind::Created { 0o600 } else { 1 },
+        ops: [SemBuf { num: 0, op, flg: 0 }; 4],
+        comm: *b"lvm\0\0\0\0\0\0\0\0\0\0\0\0\0",
+    }
+}
+
+/// A cookie that is announced and left: its owner is not in the process list.
+fn recording() -> Vec<u8> {
+    let start = Start {
+        abi: ABI,
+        began: BootTime(SECOND),
+        backend: "fentry".to_owned(),
+        ..Start::default()
+    };
+    let mut writer = Writer::begin(Vec::new(), &start).unwrap();
+    let empty = Snapshot {
+        began: BootTime(SECOND),
+        ended: BootTime(SECOND),
+        namespaces: vec![NsSnapshot {
+            ns: IpcNs::HOST,
+            limits: SemLimits {
+                semmni: 128,
+                ..SemLimits::default()
+            },
+            ..NsSnapshot::default()
+        }],
+        ..Snapshot::default()
+    };
+    writer.snapshot(&empty).unwrap();
+    for (kind, at, arg, op) in [
+        (Kind::Created, 2, 1, 0),
+        (Kind::SetVal, 3, 1, 0),
+        (Kind::Op, 4, 0, 1),
+        (Kind::Exit, 5, 9, 0),
+    ] {
+        let message = message(kind, at * SECOND, arg, op);
+        writer.message(as_bytes(&message)).unwrap();
+    }
+    let mut full = empty;
+    full.began = BootTime(100 * SECOND);
+    full.ended = full.began;
+    full.namespaces[0].sets = vec![SetSnapshot {
+        semid: 6,
+        key: Key(KEY),
+        mode: 0o600,
+        nsems: 1,
+        first: Some(SemState {
+            value: 2,
+            pid: 11,
+            ..SemState::default()
+        }),
+        ..SetSnapshot::default()
+    }];
+    writer.snapshot(&full).unwrap();
+    let facts = HostFacts {
+        now: BootTime(101 * SECOND),
+        processes_complete: true,
+        carriers_complete: true,
+        ..HostFacts::default()
+    };
+    writer.facts(&facts).unwrap();
+    writer.end(&serde_json::json!({"deficits": []})).unwrap()
+}
+
+fn case(bytes: &[u8]) -> Result<Case> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(bytes).unwrap();
+    Case::of_recording(file.path()).map(|(case, _)| case)
+}
+
+fn verdicts(case: &Case) -> Vec<(Class, Confidence)> {
+    case.judge(&Thresholds::default())
+        .into_iter()
+        .map(|judged| (judged.verdict.class, judged.verdict.confidence))
+        .collect()
+}
+
+#[test]
+fn cut_at_any_byte_it_is_read_up_to_there_and_nothing_is_certain() {
+    let whole = recording();
+    let judged = verdicts(&case(&whole).unwrap());
+    assert!(
+        matches!(judged[..], [(Class::Leaked(_), Confidence::Observed)]),
+        "{judged:?}"
+    );
+    let mut opened = 0;
+    for length in 0..whole.len() {
+        match case(&whole[..length]) {
+            Err(error) => {
+                assert_eq!(opened, 0, "read further with fewer bytes: {length}");
+                assert_eq!(format!("{error:#}").lines().count(), 1);
+            }
+            Ok(case) => {
+                opened += 1;
+                assert!(case.incomplete, "{length}");
+                let told = case.notes.iter().any(|note| note.contains("has no end"));
+                assert!(told, "{length}: {:?}", case.notes);
+                for (class, confidence) in verdicts(&case) {
+                    assert_ne!(confidence, Confidence::Observed, "{length}: {class:?}");
+                }
+            }
+        }
+    }
+    assert!(opened > 100);
+}

@@ -1,0 +1,166 @@
+//! Is it safe to run `dmsetup udevcomplete_all` now? It removes every set with a cookie's key in the
+//! namespace that it runs in, whatever it is.
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::Report;
+use crate::{
+    cli::{
+        case::Case,
+        row::{Row, confidence},
+    },
+    host::namespaces::own_ns,
+    verdict::{Class, Confidence, Healthy, Thresholds},
+};
+
+/// So many are named in the text; JSON has all.
+const NAMED: usize = 8;
+
+/// What it would do to one set.
+#[derive(Serialize)]
+struct Harm {
+    key: String,
+    semid: i32,
+    state: &'static str,
+    confidence: &'static str,
+    /// Who made it, or is taken to own it.
+    owner: Option<String>,
+    /// Who waits on it.
+    waiters: Vec<String>,
+    devices: Vec<String>,
+    /// What would happen.
+    harm: String,
+}
+
+pub(super) fn check(case: &Case, report: &mut Report) {
+    let own = own_ns();
+    let judged = case.judge(&Thresholds::default()).into_iter();
+    let rows: Vec<Row<'_>> = judged
+        .filter(|judged| Some(judged.semaphore.id.ns) == own)
+        .map(|judged| Row::new(case, judged))
+        .collect();
+    let (mut live, mut leaked, mut foreign, mut unknown) = (0, 0, 0, 0);
+    let mut harms = Vec::new();
+    for row in &rows {
+        let Some(verdict) = &row.verdict else {
+            continue;
+        };
+        match verdict.class {
+            Class::Leaked(_) if verdict.confidence == Confidence::Observed => {
+                leaked += 1;
+                continue;
+            }
+            Class::Foreign(_) => foreign += 1,
+            Class::Leaked(_) | Class::Unknown(_) => unknown += 1,
+            _ => live += 1,
+        }
+        harms.push(harm(case, row, verdict.class));
+    }
+    harms.sort_by_key(|it| it.waiters.is_empty());
+    let unread = case
+        .snapshot
+        .unreadable
+        .iter()
+        .any(|(ns, _)| Some(*ns) == own);
+    let safe = harms.is_empty() && !unread;
+    report.more.push((
+        "udevcomplete_all",
+        json!({
+            "safe": safe,
+            "live": live,
+            "leaked": leaked,
+            "foreign": foreign,
+            "unknown": unknown,
+            "harms": harms,
+        }),
+    ));
+    if safe {
+        report.pass(
+            "udevcomplete_all",
+            format!("dmsetup udevcomplete_all is safe now: nothing live ({leaked} leaked)"),
+        );
+        return;
+    }
+    let parts: Vec<String> = [
+        (live, "live cookies"),
+        (foreign, "sets that are no cookies"),
+        (unknown, "undecided"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, what)| format!("{count} {what}"))
+    .collect();
+    report.warn(
+        "udevcomplete_all",
+        format!(
+            "dmsetup udevcomplete_all is NOT safe now: it removes all it finds, and there are {}",
+            if parts.is_empty() {
+                "sets that cannot be read".to_owned()
+            } else {
+                parts.join(", ")
+            }
+        ),
+        "dmtrace clean removes what has leaked, and nothing else",
+    );
+    for it in harms.iter().take(NAMED) {
+        report.warn("udevcomplete_all_harm", it.text(), "");
+    }
+    if harms.len() > NAMED {
+        let more = harms.len() - NAMED;
+        report.warn("udevcomplete_all_harm", format!("and {more} more"), "");
+    }
+}
+
+fn harm(case: &Case, row: &Row<'_>, class: Class) -> Harm {
+    let waiters = case.facts.waiters.get(&row.semaphore.id);
+    let waiters: Vec<String> = waiters
+        .into_iter()
+        .flatten()
+        .map(|waiter| {
+            let live = case.facts.processes.get(&waiter.tgid);
+            let name = live.map_or("?", |live| &live.comm);
+            format!("{name}[{}]", waiter.tgid)
+        })
+        .collect();
+    let waits = !waiters.is_empty() || row.waiting().is_some_and(|count| count > 0);
+    let what = match class {
+        Class::Foreign(_) => "it is another program's semaphore, and would be gone",
+        _ if waits => "its waiter would go on as if udev were done",
+        Class::Stuck(_) | Class::Healthy(Healthy::Waiting | Healthy::SlowUdev) => {
+            "its waiter would go on as if udev were done"
+        }
+        Class::Healthy(_) | Class::OverCompleted => {
+            "its owner's next operation would fail; a device may stay suspended"
+        }
+        _ => "it may be in use: nobody knows",
+    };
+    Harm {
+        key: row.semaphore.key.to_string(),
+        semid: row.semaphore.id.semid,
+        state: row.state(),
+        confidence: row.verdict.as_ref().map_or("unknown", confidence),
+        owner: row.pid().map(|_| row.owner()),
+        waiters,
+        devices: row.devices().iter().map(|device| device.full()).collect(),
+        harm: what.to_owned(),
+    }
+}
+
+impl Harm {
+    fn text(&self) -> String {
+        let who = match (&self.owner, self.waiters.as_slice()) {
+            (_, [_, ..]) => format!(", waited for by {}", self.waiters.join(", ")),
+            (Some(owner), []) => format!(", of {owner}"),
+            (None, []) => ", of an unknown owner".to_owned(),
+        };
+        let devices = match self.devices.as_slice() {
+            [] => String::new(),
+            devices => format!(", device {}", devices.join(", ")),
+        };
+        format!(
+            "{} semid {} ({}){who}{devices}: {}",
+            self.key, self.semid, self.state, self.harm
+        )
+    }
+}

@@ -1,0 +1,306 @@
+//! `dmtrace explain`: what happened to one cookie, which step is missing, whose fault it is, who
+//! only suffers, what to do and what not to do.
+
+mod life;
+mod story;
+mod text;
+
+use std::{
+    cmp::Reverse,
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::{
+    args::Explain,
+    case::{Case, Join},
+    failure::{Failure, exit},
+    row::Row,
+};
+use crate::{
+    event::recording::Start,
+    ids::Key,
+    output::{Out, json, time::Clock},
+    verdict::{Class, Confidence, Healthy, Thresholds},
+};
+pub(super) use story::{Story, Telling};
+
+/// Stories of one number at most: the same key may be in several namespaces.
+const STORIES: usize = 8;
+
+/// Which cookie.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Target {
+    /// The one that needs attention most.
+    Worst,
+    /// With this key.
+    Key(Key),
+    /// With this semid.
+    SemId(i32),
+    /// A decimal number that may be either.
+    Either(Key, i32),
+}
+
+/// Runs the verb.
+pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    let (target, file) = target(args.cookie.as_deref(), args.file.clone())?;
+    let (case, start) = material(args, file.as_deref())?;
+    let clock = match &start {
+        Some(start) => Clock::at(start.began, start.wall),
+        None => Clock::now(),
+    };
+    let rows: Vec<Row<'_>> = rows(&case)
+        .into_iter()
+        .filter(|row| args.filters.pass(&row.candidate()))
+        .collect();
+    let chosen = choose(&rows, target, &case);
+    let telling = Telling {
+        case: &case,
+        clock,
+        here: start.is_none(),
+    };
+    let stories: Vec<Story> = chosen.iter().map(|row| telling.story(row)).collect();
+    if as_json {
+        out.json(&json::envelope(
+            "explain",
+            &json!({
+                "complete": !case.incomplete,
+                "notes": case.notes,
+                "recording": start,
+                "explanations": stories,
+            }),
+        ))?;
+    } else {
+        for (number, story) in stories.iter().enumerate() {
+            if number > 0 {
+                out.line("")?;
+            }
+            text::print(story, out)?;
+        }
+        if stories.is_empty() {
+            out.line(&nothing(target, &rows, &case))?;
+        } else if target == Target::Worst {
+            others(&rows, chosen.len(), out)?;
+        }
+        for note in &case.notes {
+            eprintln!("dmtrace: {note}");
+        }
+    }
+    Ok(if chosen.iter().any(|row| row.is_finding()) {
+        exit::findings()
+    } else if case.incomplete {
+        exit::incomplete()
+    } else {
+        exit::CLEAN
+    })
+}
+
+fn material(args: &Explain, file: Option<&Path>) -> Result<(Case, Option<Start>)> {
+    if let Some(path) = file {
+        if args.source.trace.is_some() || args.source.no_trace {
+            let text = "a recording is explained by itself: leave out --trace and --no-trace";
+            return Err(Failure::Usage(text.to_owned()).into());
+        }
+        let (case, start) = Case::of_recording(path)?;
+        return Ok((case, Some(start)));
+    }
+    let join = if args.source.no_trace {
+        Join::No
+    } else {
+        Join::History
+    };
+    Ok((Case::of_host(args.source.trace.as_deref(), join)?, None))
+}
+
+/// What the words on the command line mean: a number, a recording, or both.
+fn target(first: Option<&str>, second: Option<PathBuf>) -> Result<(Target, Option<PathBuf>)> {
+    let Some(word) = first else {
+        return Ok((Target::Worst, second));
+    };
+    let hex = word.strip_prefix("0x").or_else(|| word.strip_prefix("0X"));
+    let number = match hex {
+        Some(hex) => i64::from_str_radix(hex, 16).ok(),
+        None => word.parse::<i64>().ok(),
+    };
+    let key = number
+        .and_then(|number| u32::try_from(number).ok())
+        .map(Key)
+        .filter(|key| key.has_cookie_magic());
+    let semid = number
+        .and_then(|number| i32::try_from(number).ok())
+        .filter(|&semid| semid >= 0 && hex.is_none());
+    let target = match (key, semid) {
+        (Some(key), Some(semid)) => Target::Either(key, semid),
+        (Some(key), None) => Target::Key(key),
+        (None, Some(semid)) => Target::SemId(semid),
+        (None, None) if second.is_none() && number.is_none() && Path::new(word).exists() => {
+            return Ok((Target::Worst, Some(PathBuf::from(word))));
+        }
+        (None, None) => {
+            let text = format!("{word}: give a cookie (0x0d4d1234), a semid, or a recording");
+            return Err(Failure::Usage(text).into());
+        }
+    };
+    Ok((target, second))
+}
+
+/// Every cookie, live ones first, then those that are gone.
+pub(super) fn rows(case: &Case) -> Vec<Row<'_>> {
+    let thresholds = Thresholds::default();
+    let live = case.judge(&thresholds);
+    let closed = case.judge_closed(&thresholds);
+    live.into_iter()
+        .chain(closed)
+        .map(|judged| Row::new(case, judged))
+        .collect()
+}
+
+fn choose<'r, 'a>(rows: &'r [Row<'a>], target: Target, case: &Case) -> Vec<&'r Row<'a>> {
+    let is = |row: &Row<'_>| match target {
+        Target::Worst => false,
+        Target::Key(key) => row.semaphore.key == key,
+        Target::SemId(semid) => row.semaphore.id.semid == semid,
+        Target::Either(key, semid) => row.semaphore.key == key || row.semaphore.id.semid == semid,
+    };
+    if target == Target::Worst {
+        return worst(rows, case).into_iter().collect();
+    }
+    let fitting: Vec<&Row<'_>> = rows.iter().filter(|row| is(row)).collect();
+    let live: Vec<&Row<'_>> = fitting
+        .iter()
+        .copied()
+        .filter(|row| row.semaphore.is_live())
+        .take(STORIES)
+        .collect();
+    if live.is_empty() {
+        // Of several that had this number, the last.
+        return fitting.last().copied().into_iter().collect();
+    }
+    live
+}
+
+/// What needs attention most: who is stuck longest, then the program that leaks most.
+fn worst<'r, 'a>(rows: &'r [Row<'a>], case: &Case) -> Option<&'r Row<'a>> {
+    let mut leaks: BTreeMap<&str, usize> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.state() == "leaked") {
+        *leaks.entry(row.comm()).or_default() += 1;
+    }
+    let rank = |row: &&Row<'_>| -> Option<(u8, Reverse<usize>, Reverse<Duration>)> {
+        let age = Reverse(row.age.unwrap_or_default());
+        let live = row.semaphore.is_live();
+        let (first, count) = match row.verdict.as_ref()?.class {
+            Class::Stuck(_) => {
+                let since = row.semaphore.cookie.as_ref().and_then(|cookie| {
+                    let since = cookie.waiters.iter().map(|waiting| waiting.since).min()?;
+                    Some(case.facts.now.since(since))
+                });
+                return Some((0, Reverse(0), since.map_or(age, Reverse)));
+            }
+            Class::Leaked(_) => (1, leaks.get(row.comm()).copied().unwrap_or(0)),
+            Class::OverCompleted if live => (2, 0),
+            Class::Accident => (3, 0),
+            Class::OverCompleted => (4, 0),
+            Class::Healthy(Healthy::SlowUdev) => (5, 0),
+            Class::Unknown(_) if live => (6, 0),
+            _ => return None,
+        };
+        Some((first, Reverse(count), age))
+    };
+    rows.iter()
+        .filter_map(|row| Some((rank(&row)?, row)))
+        .min_by_key(|(rank, _)| *rank)
+        .map(|(_, row)| row)
+}
+
+fn nothing(target: Target, rows: &[Row<'_>], case: &Case) -> String {
+    let number = match target {
+        Target::Worst if case.incomplete => {
+            return "No stuck or leaked cookie is known, but the data is incomplete: not certain."
+                .to_owned();
+        }
+        Target::Worst if rows.iter().any(|row| row.semaphore.is_live()) => {
+            return "No cookie is stuck or leaked: dmtrace list shows those in use.".to_owned();
+        }
+        Target::Worst => return "No cookie is there.".to_owned(),
+        Target::Key(key) | Target::Either(key, _) => format!("cookie {key}"),
+        Target::SemId(semid) => {
+            let other = case.ledger.live().find(|set| set.id.semid == semid);
+            if let Some(set) = other {
+                return format!(
+                    "semid {semid} is no cookie: its key is {:#010x}; dmtrace list --all shows it",
+                    set.key.0
+                );
+            }
+            format!("semid {semid}")
+        }
+    };
+    let spaces = case.snapshot.namespaces.len();
+    format!(
+        "{number} is not there ({spaces} IPC namespaces read), and no recording that is in use \
+         remembers it."
+    )
+}
+
+/// What else is there.
+fn others(rows: &[Row<'_>], shown: usize, out: &mut Out) -> Result<()> {
+    let findings = rows
+        .iter()
+        .filter(|row| row.is_finding() && row.semaphore.is_live())
+        .count();
+    let more = findings.saturating_sub(shown);
+    if more > 0 {
+        out.line("")?;
+        out.line(&format!(
+            "{more} more found: dmtrace list; by program: dmtrace report"
+        ))?;
+    }
+    Ok(())
+}
+
+/// The sentence on how sure a verdict is.
+fn sure(row: &Row<'_>) -> String {
+    match row.verdict.as_ref().map(|verdict| verdict.confidence) {
+        Some(Confidence::Observed) => "observed: every fact it rests on was seen".to_owned(),
+        Some(Confidence::Inferred) => "inferred: the best explanation of what was seen".to_owned(),
+        Some(Confidence::Unknown(reason)) => format!("unknown: {reason}"),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(word: &str) -> Option<Target> {
+        target(Some(word), None).ok().map(|(target, _)| target)
+    }
+
+    #[test]
+    fn numbers_are_read_as_tools_write_them() {
+        let key = Key(0x0d4d_1234);
+        assert_eq!(of("0x0d4d1234"), Some(Target::Key(key)));
+        assert_eq!(of("0xd4d1234"), Some(Target::Key(key)));
+        assert_eq!(of("223154740"), Some(Target::Either(key, 223_154_740)));
+        assert_eq!(of("32770"), Some(Target::SemId(32_770)));
+        assert_eq!(of("0"), Some(Target::SemId(0)));
+        for wrong in ["0x1234", "-3", "cookie", "0x", "99999999999999999999"] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_file_alone_is_a_recording() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_owned();
+        let found = target(path.to_str(), None).unwrap();
+        assert_eq!(found, (Target::Worst, Some(path.clone())));
+        let found = target(Some("7"), Some(path.clone())).unwrap();
+        assert_eq!(found, (Target::SemId(7), Some(path)));
+        assert_eq!(target(None, None).unwrap(), (Target::Worst, None));
+    }
+}

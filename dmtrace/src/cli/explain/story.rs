@@ -1,0 +1,451 @@
+//! One cookie's story as data: text and JSON are made from the same.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    life::{self, Moment},
+    sure,
+};
+use crate::{
+    cli::{
+        case::Case,
+        row::{Row, describe},
+    },
+    event::ExitStatus,
+    ledger::{Process, WhyUnknown},
+    output::{time, time::Clock},
+    verdict::{
+        Avoid, Cause, Class, Confidence, Culprit, Healthy, How, MissingStep, Reason, Remedy, Role,
+    },
+};
+
+/// What all stories of one run share.
+pub(crate) struct Telling<'a> {
+    /// The material.
+    pub(crate) case: &'a Case,
+    /// Boot time to wall clock.
+    pub(crate) clock: Clock,
+    /// It is about this machine, now.
+    pub(crate) here: bool,
+}
+
+/// One cookie's story.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Story {
+    /// The cookie as `list` and `report` have it, verdict included.
+    pub(crate) cookie: Value,
+    /// Which cookie, in a line.
+    #[serde(skip)]
+    pub(crate) title: String,
+    /// The verdict.
+    pub(crate) headline: String,
+    /// How sure it is.
+    pub(crate) sure: String,
+    /// Step by step.
+    pub(crate) life: Vec<Moment>,
+    /// The step that did not happen.
+    pub(crate) missing: Option<Missing>,
+    /// Whose fault it is, line by line.
+    pub(crate) fault: Vec<String>,
+    /// Who only suffers.
+    pub(crate) victims: Vec<Victim>,
+    /// What the verdict rests on.
+    pub(crate) evidence: Vec<String>,
+    /// What to do, in this order.
+    pub(crate) remedies: Vec<String>,
+    /// What not to do, and why.
+    pub(crate) avoid: Vec<String>,
+    /// What to do, as words of the program.
+    pub(crate) remedy_codes: Vec<Remedy>,
+    /// What not to do, likewise.
+    pub(crate) avoid_codes: Vec<Avoid>,
+}
+
+/// The step that did not happen.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Missing {
+    /// As a word of the program.
+    #[serde(flatten)]
+    pub(crate) step: MissingStep,
+    /// In words.
+    pub(crate) text: String,
+}
+
+/// Somebody who suffers and is not to blame.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Victim {
+    /// Process.
+    pub(crate) pid: u32,
+    /// Thread, for a waiter.
+    pub(crate) tid: Option<u32>,
+    /// Name.
+    pub(crate) comm: String,
+    /// For so long, if that is known.
+    pub(crate) seconds: Option<u64>,
+    /// In words.
+    pub(crate) text: String,
+}
+
+impl Telling<'_> {
+    /// Tells it.
+    pub(crate) fn story(&self, row: &Row<'_>) -> Story {
+        let key = row.semaphore.key.to_string();
+        let verdict = row.verdict.as_ref();
+        let class = verdict.map(|verdict| verdict.class);
+        let advice = verdict.map(|verdict| verdict.advice).unwrap_or_default();
+        let ours = |text: String| text.replace("COOKIE", &key);
+        Story {
+            cookie: row.json(),
+            title: title(row),
+            headline: class.map_or_else(String::new, |class| class.to_string()),
+            sure: sure(row),
+            life: life::moments(self, row),
+            missing: verdict
+                .and_then(|verdict| verdict.missing)
+                .map(|step| Missing {
+                    step,
+                    text: step.to_string(),
+                }),
+            fault: self.fault(row),
+            victims: self.victims(row),
+            evidence: verdict.map_or_else(Vec::new, |verdict| {
+                verdict.evidence.iter().map(ToString::to_string).collect()
+            }),
+            remedies: advice
+                .remedy
+                .iter()
+                .map(|&remedy| ours(self.remedy(row, remedy)))
+                .collect(),
+            avoid: advice.avoid.iter().map(ToString::to_string).collect(),
+            remedy_codes: advice.remedy.to_vec(),
+            avoid_codes: advice.avoid.to_vec(),
+        }
+    }
+
+    /// A remedy, with what is exact for this cookie.
+    fn remedy(&self, row: &Row<'_>, remedy: Remedy) -> String {
+        let semid = row.semaphore.id.semid;
+        if remedy != Remedy::Destroy || !row.semaphore.is_live() {
+            return remedy.to_string();
+        }
+        let left = matches!(
+            row.verdict.as_ref().map(|verdict| verdict.class),
+            Some(Class::Leaked(How::NeverWaited | How::AbandonedOnEintr))
+        );
+        let alive = row.ended() == Some(false);
+        let abandoned = if left && alive { " --abandoned" } else { "" };
+        let ns = match row.semaphore.id.ns {
+            crate::ids::IpcNs::HOST => String::new(),
+            ns => format!(" --ipc-ns {ns}"),
+        };
+        let place = if self.here { "" } else { " on that machine" };
+        format!(
+            "remove it: `dmtrace clean{abandoned} --semid {semid}{ns}`{place} shows what it would \
+             do; --apply does it"
+        )
+    }
+
+    /// Whose fault it is: the culprit with everything that finds it again, or why there is none.
+    fn fault(&self, row: &Row<'_>) -> Vec<String> {
+        let Some(verdict) = &row.verdict else {
+            return vec!["not judged".to_owned()];
+        };
+        let Some(culprit) = &verdict.culprit else {
+            let mut lines = vec![nobody(verdict.class)];
+            if matches!(verdict.class, Class::Leaked(_) | Class::Unknown(_)) {
+                lines.extend(self.maker(row));
+            }
+            return lines;
+        };
+        let inferred = if verdict.confidence == Confidence::Inferred {
+            " (inferred)"
+        } else {
+            ""
+        };
+        let mut lines = vec![format!("{}{inferred}", blame(culprit))];
+        let process = self.case.ledger.process(culprit.who.image);
+        lines.extend(details(process));
+        if culprit.role == Role::Owner {
+            let other = row
+                .process
+                .filter(|process| process.image_id != culprit.who.image);
+            if let Some(maker) = other {
+                lines.push(format!(
+                    "made by {}[{}], which is not the one that left it",
+                    maker.name, maker.image_id.id.tgid
+                ));
+            }
+            if matches!(culprit.exit, Some(ExitStatus::Signal(_))) {
+                lines.push("who sent the signal: unknown (not captured)".to_owned());
+            }
+            lines.push(format!("call site: {}", call_site(row)));
+        }
+        lines
+    }
+
+    /// Who made it, where nobody is to blame.
+    fn maker(&self, row: &Row<'_>) -> Vec<String> {
+        let Some(process) = row.process else {
+            return Vec::new();
+        };
+        let mut lines = vec![format!(
+            "made by {}[{}]",
+            process.name, process.image_id.id.tgid
+        )];
+        lines.extend(details(Some(process)));
+        lines
+    }
+
+    fn victims(&self, row: &Row<'_>) -> Vec<Victim> {
+        let Some(verdict) = &row.verdict else {
+            return Vec::new();
+        };
+        match verdict.class {
+            Class::Accident => self.harmed(row),
+            Class::OverCompleted if row.semaphore.is_live() => self.owners(
+                row,
+                "its own decrement will fail, or its wait ends before udev is done",
+            ),
+            Class::OverCompleted => self.owners(row, "its decrement found the value at 0"),
+            Class::Leaked(_) => self.starved(row),
+            _ => self.waiters(row),
+        }
+    }
+
+    /// Threads that wait now.
+    fn waiters(&self, row: &Row<'_>) -> Vec<Victim> {
+        let facts = &self.case.facts;
+        let seen = row
+            .semaphore
+            .cookie
+            .as_deref()
+            .map_or(&[][..], |cookie| &cookie.waiters);
+        let listed = facts.waiters.get(&row.semaphore.id);
+        let threads: Vec<(u32, u32)> = match listed {
+            Some(listed) => listed.iter().map(|it| (it.tgid, it.tid)).collect(),
+            None => seen
+                .iter()
+                .map(|it| (it.who.image.id.tgid, it.who.tid))
+                .collect(),
+        };
+        let first = row.set.and_then(|set| Some((set.otime.0, set.first?.pid)));
+        let mut victims = Vec::new();
+        for (pid, tid) in threads {
+            // From the map of a running trace the thread is not known.
+            let waiting = seen
+                .iter()
+                .find(|it| it.who.image.id.tgid == pid && (it.who.tid == tid || it.who.tid == 0));
+            let live = facts.processes.get(&pid);
+            let comm = match (waiting, live) {
+                (Some(waiting), _) => waiting.who.name.to_string(),
+                (None, Some(live)) => live.comm.clone(),
+                (None, None) => "?".to_owned(),
+            };
+            let since = waiting.map(|it| facts.now.since(it.since));
+            let long = match (since, first) {
+                (Some(since), _) => format!("waits for {}", time::age(since)),
+                // Its decrement, right before its sleep, is the set's last operation.
+                (None, Some((otime, last))) if otime != 0 && last == pid => {
+                    let about = u64::try_from(facts.wall.0.saturating_sub(otime)).unwrap_or(0);
+                    format!(
+                        "waits for {} (inferred)",
+                        time::age(Duration::from_secs(about))
+                    )
+                }
+                (None, _) => "waits, since when is unknown (older than the trace)".to_owned(),
+            };
+            let mut text = format!("{comm}[{pid}] thread {tid} {long}");
+            let device = row.device();
+            if !device.is_empty() {
+                text.push_str(&format!(", device {device}"));
+            }
+            if let Some(command) = facts.commands.get(&pid) {
+                text.push_str(&format!(": {command}"));
+            }
+            victims.push(Victim {
+                pid,
+                tid: Some(tid),
+                comm,
+                seconds: since.map(|since| since.as_secs()),
+                text,
+            });
+        }
+        victims
+    }
+
+    /// Who waited when it was removed; else who still used it.
+    fn harmed(&self, row: &Row<'_>) -> Vec<Victim> {
+        let Some(ending) = &row.semaphore.ending else {
+            return Vec::new();
+        };
+        let devices = row.device();
+        let on = if devices.is_empty() {
+            String::new()
+        } else {
+            format!(" ({devices})")
+        };
+        if ending.waiters.is_empty() {
+            return self.owners(row, "used it when it was removed");
+        }
+        let waiters = ending.waiters.iter().map(|waiting| {
+            let (pid, tid) = (waiting.who.image.id.tgid, waiting.who.tid);
+            let after = time::age(ending.at.since(waiting.since));
+            Victim {
+                pid,
+                tid: Some(tid),
+                comm: waiting.who.name.to_string(),
+                seconds: Some(ending.at.since(waiting.since).as_secs()),
+                text: format!(
+                    "{} thread {tid} had waited for {after}{on}; libdm takes that for success",
+                    waiting.who
+                ),
+            }
+        });
+        waiters.collect()
+    }
+
+    fn owners(&self, row: &Row<'_>, why: &str) -> Vec<Victim> {
+        let cookie = row.semaphore.cookie.as_deref();
+        let at = row.semaphore.ending.as_ref().map(|ending| ending.at);
+        let users = cookie.into_iter().flat_map(|cookie| &cookie.users);
+        users
+            .filter(|user| {
+                user.exit
+                    .is_none_or(|exit| at.is_some_and(|at| exit.at > at))
+            })
+            .map(|user| Victim {
+                pid: user.who.image.id.tgid,
+                tid: None,
+                comm: user.who.name.to_string(),
+                seconds: None,
+                text: format!("{}: {why}", user.who),
+            })
+            .collect()
+    }
+
+    /// Who got no semaphore in that namespace.
+    fn starved(&self, row: &Row<'_>) -> Vec<Victim> {
+        let culprit = row.semaphore.creator.image();
+        let here = |process: &&Process| {
+            let ns = process.image.as_ref().map(|image| image.ipc_ns);
+            process.tally.starved > 0
+                && Some(process.image_id) != culprit
+                && ns.is_none_or(|ns| ns == row.semaphore.id.ns)
+        };
+        let starved = self.case.ledger.processes().filter(here);
+        starved
+            .map(|process| Victim {
+                pid: process.image_id.id.tgid,
+                tid: None,
+                comm: process.name.to_string(),
+                seconds: None,
+                text: format!(
+                    "{}[{}] could not make a semaphore {} times (ENOSPC)",
+                    process.name, process.image_id.id.tgid, process.tally.starved
+                ),
+            })
+            .take(8)
+            .collect()
+    }
+}
+
+fn title(row: &Row<'_>) -> String {
+    let value = match (row.semaphore.is_live(), row.value()) {
+        (true, Some(value)) => format!(", value {value}"),
+        _ => String::new(),
+    };
+    let age = match row.age {
+        Some(age) if row.semaphore.is_live() => format!(", {} old", time::age(age)),
+        _ => String::new(),
+    };
+    let gone = if row.semaphore.is_live() {
+        ""
+    } else {
+        ", gone"
+    };
+    format!(
+        "COOKIE {}, semid {}, IPC namespace {}{value}{age}{gone}",
+        row.semaphore.key, row.semaphore.id.semid, row.semaphore.id.ns
+    )
+}
+
+/// Where in the program it was made.
+fn call_site(_row: &Row<'_>) -> &'static str {
+    "unknown (not captured)"
+}
+
+fn blame(culprit: &Culprit) -> String {
+    let who = &culprit.who;
+    match (culprit.role, culprit.exit) {
+        (Role::Owner, Some(status)) => format!("{who} left it: {status}"),
+        (Role::Owner, None) => format!("{who} left it"),
+        (Role::Remover, _) => format!("{who} removed it while it was in use"),
+        (Role::Completer, _) => format!("{who} completed it without need"),
+    }
+}
+
+fn details(process: Option<&Process>) -> Vec<String> {
+    process
+        .and_then(|process| process.image.as_deref())
+        .map_or_else(Vec::new, |image| {
+            let lines = describe(image).into_iter();
+            lines
+                .map(|(label, text)| format!("{label}: {text}"))
+                .collect()
+        })
+}
+
+/// Why nobody is named.
+fn nobody(class: Class) -> String {
+    let text = match class {
+        Class::Healthy(Healthy::SlowUdev) => "nobody's so far: udev takes its time",
+        Class::Healthy(_) | Class::Ordinary | Class::CleanedUp(_) => "nobody's",
+        Class::Foreign(_) => "nobody's: another program has a key like a cookie's",
+        Class::Stuck(cause) => match cause {
+            Cause::UdevdDown => "not the waiter's: udevd does not run",
+            Cause::RuleMissing => "not the waiter's: udev has no rule that completes",
+            Cause::RunCleared => "not the waiter's: a udev rule drops the completion",
+            Cause::DmsetupMissing => "not the waiter's: udevd has no dmsetup that it can run",
+            Cause::QueueStopped => "not the waiter's: somebody stopped udevd or its queue",
+            Cause::NamespaceSplit { .. } => {
+                "of how the program was started: in an IPC namespace in which udev does not complete"
+            }
+            Cause::NotReceived => "not the waiter's: udevd was not there when the uevent was sent",
+            Cause::EventDropped => {
+                "not the waiter's: udev lost the event, or its worker was killed"
+            }
+            Cause::EventLost => "not the waiter's: udev gave the event up",
+            Cause::NoUevent => {
+                "of the program or its library: it waits for what udev was never told"
+            }
+        },
+        Class::Leaked(How::TransactionAbandoned) => {
+            "unknown: whoever should have released it (dmsetup udevreleasecookie) has ended"
+        }
+        Class::Leaked(How::Signature { .. }) => {
+            "unknown: it is older than the trace, and the kernel does not keep who made it"
+        }
+        Class::Leaked(_) => "unknown",
+        Class::OverCompleted => {
+            "unknown: which of several completions was one too many is not told"
+        }
+        Class::Accident => "unknown: who removed it was not seen",
+        Class::Unknown(reason) => return unknown(reason),
+    };
+    text.to_owned()
+}
+
+fn unknown(reason: Reason) -> String {
+    match reason {
+        Reason::CreatorUnknown(WhyUnknown::BeforeTracer) => {
+            "unknown: it was made before dmtrace was started".to_owned()
+        }
+        Reason::NamespaceEnded => {
+            "nobody's now: the kernel removed it with its namespace".to_owned()
+        }
+        reason => format!("unknown: {reason}"),
+    }
+}

@@ -1,0 +1,104 @@
+//! A story for a terminal of 80 columns.
+
+use anyhow::Result;
+
+use super::Story;
+use crate::output::{Out, wrap};
+
+/// Columns of the text.
+const WIDTH: usize = 80;
+/// Columns for who did something.
+const WHO: usize = 22;
+
+/// Prints it.
+pub(super) fn print(story: &Story, out: &mut Out) -> Result<()> {
+    out.line(&story.title)?;
+    let (label, rest) = story
+        .headline
+        .split_once(':')
+        .unwrap_or((&story.headline, ""));
+    for (number, line) in wrap(&story.headline, WIDTH).iter().enumerate() {
+        let shown = if number == 0 && (rest.is_empty() || line.starts_with(label)) {
+            line.replacen(label, &out.state(label), 1)
+        } else {
+            line.clone()
+        };
+        out.line(&shown)?;
+    }
+    paragraph(&story.sure, out)?;
+    if !story.life.is_empty() {
+        heading("WHAT HAPPENED", out)?;
+        for moment in &story.life {
+            let value = moment
+                .value
+                .map_or_else(String::new, |value| format!(" (value {value})"));
+            let who = match moment.tid {
+                Some(tid) => format!("{}/{tid}", moment.who),
+                None => moment.who.clone(),
+            };
+            let text = format!("{}{value}", moment.what);
+            let indent = 2 + 12 + 2 + WHO.max(who.chars().count()) + 1;
+            for (number, line) in wrap(&text, WIDTH.saturating_sub(indent).max(20))
+                .iter()
+                .enumerate()
+            {
+                out.line(&if number == 0 {
+                    format!("  {:12}  {who:WHO$} {line}", moment.shown)
+                } else {
+                    format!("{:indent$}{line}", "")
+                })?;
+            }
+        }
+    }
+    if let Some(missing) = &story.missing {
+        heading("WHAT IS MISSING", out)?;
+        item(&missing.text, out)?;
+    }
+    heading("WHOSE FAULT", out)?;
+    for line in &story.fault {
+        item(line, out)?;
+    }
+    if !story.victims.is_empty() {
+        heading("WHO SUFFERS", out)?;
+        for victim in &story.victims {
+            item(&victim.text, out)?;
+        }
+    }
+    if !story.evidence.is_empty() {
+        heading("EVIDENCE", out)?;
+        for fact in &story.evidence {
+            item(fact, out)?;
+        }
+    }
+    list("WHAT TO DO", &story.remedies, out)?;
+    list("WHAT NOT TO DO", &story.avoid, out)
+}
+
+fn heading(text: &str, out: &mut Out) -> Result<()> {
+    out.line("")?;
+    Ok(out.line(text)?)
+}
+
+fn list(title: &str, lines: &[String], out: &mut Out) -> Result<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    heading(title, out)?;
+    lines.iter().try_for_each(|line| item(line, out))
+}
+
+fn item(text: &str, out: &mut Out) -> Result<()> {
+    for (number, line) in wrap(text, WIDTH - 4).iter().enumerate() {
+        out.line(&format!(
+            "{}{line}",
+            if number == 0 { "  " } else { "    " }
+        ))?;
+    }
+    Ok(())
+}
+
+fn paragraph(text: &str, out: &mut Out) -> Result<()> {
+    wrap(text, WIDTH)
+        .iter()
+        .try_for_each(|line| Ok(out.line(line)?))
+}

@@ -1,0 +1,241 @@
+//! What to paste into a bug tracker: one text for each program that leaks.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{Findings, executable, how};
+use crate::{
+    cli::{
+        case::Case,
+        explain::{Story, Telling},
+        row::{Row, confidence},
+    },
+    event::recording::Start,
+    host::{Roots, package, package::Package},
+    output::{Out, time, time::Clock, wrap},
+};
+
+/// Time for looking up packages, in all.
+const LOOK_UP: Duration = Duration::from_secs(2);
+/// A rate over less than this says more about the moment than about the program.
+const RATED: Duration = Duration::from_secs(60);
+
+/// Lines on the process that belong into a bug report.
+const DETAILS: [&str; 4] = ["command", "runs as", "below", "call site"];
+
+/// The leaks of one program.
+#[derive(Debug, Serialize)]
+pub(super) struct Bug {
+    /// Path of the executable, or its name.
+    pub(super) program: String,
+    /// Its package.
+    pub(super) package: Option<Package>,
+    /// Why the package is not known.
+    pub(super) package_unknown: Option<String>,
+    /// Leaked cookies.
+    pub(super) leaked: usize,
+    /// Of these, seen and not inferred.
+    pub(super) observed: usize,
+    /// What happened to them, with counts.
+    pub(super) how: BTreeMap<String, usize>,
+    /// The step that did not happen, with counts.
+    pub(super) missing: BTreeMap<String, usize>,
+    /// Leaks an hour; `None` after less than a minute, or without a trace.
+    pub(super) leaks_per_hour: Option<f64>,
+    /// Over so many seconds.
+    pub(super) observed_seconds: Option<u64>,
+    /// Seconds until its IPC namespace is full at that rate.
+    pub(super) exhausted_in_seconds: Option<u64>,
+    /// Sets in use and the limit, in the namespace of the example.
+    pub(super) sets: usize,
+    /// The limit.
+    pub(super) limit: u32,
+    /// Its story: command line, devices, step by step.
+    pub(super) example: Story,
+}
+
+/// Bugs by program, who leaks most first.
+pub(super) fn bugs(
+    case: &Case,
+    start: Option<&Start>,
+    findings: &Findings<'_>,
+    top: usize,
+) -> Vec<Bug> {
+    let mut programs: BTreeMap<String, Vec<&Row<'_>>> = BTreeMap::new();
+    for row in &findings.leaked {
+        if row.image.is_some() || !row.comm().is_empty() {
+            programs.entry(executable(row)).or_default().push(row);
+        }
+    }
+    let mut ranked: Vec<_> = programs.into_iter().collect();
+    ranked.sort_by(|a, b| b.1.len().cmp(&a.1.len()).then_with(|| a.0.cmp(&b.0)));
+    let until = Instant::now() + LOOK_UP;
+    let telling = Telling {
+        case,
+        clock: clock(start),
+        here: start.is_none(),
+    };
+    ranked
+        .into_iter()
+        .take(top)
+        .filter_map(|(program, rows)| bug(&telling, program, &rows, until))
+        .collect()
+}
+
+fn clock(start: Option<&Start>) -> Clock {
+    start.map_or_else(Clock::now, |start| Clock::at(start.began, start.wall))
+}
+
+fn bug(telling: &Telling<'_>, program: String, rows: &[&Row<'_>], until: Instant) -> Option<Bug> {
+    let case = telling.case;
+    let observed = |row: &&&Row<'_>| {
+        let verdict = row.verdict.as_ref();
+        verdict.is_some_and(|verdict| confidence(verdict) == "observed")
+    };
+    // One that was seen and not inferred tells more.
+    let example = rows.iter().find(observed).or(rows.first())?;
+    let key = example.image.and_then(package::key);
+    let package = match (telling.here, key.and_then(|key| case.packages.get(&key))) {
+        (_, Some(known)) => known.clone(),
+        (true, None) => example.image.map_or_else(
+            || Err("the program was not captured".to_owned()),
+            |image| package::of_process(&Roots::host(), image, until),
+        ),
+        (false, None) => Err("the recording does not say".to_owned()),
+    };
+    let mut causes: BTreeMap<String, usize> = BTreeMap::new();
+    let mut missing: BTreeMap<String, usize> = BTreeMap::new();
+    for verdict in rows.iter().filter_map(|row| row.verdict.as_ref()) {
+        *causes.entry(how(&verdict.class.to_string())).or_default() += 1;
+        if let Some(step) = verdict.missing {
+            *missing.entry(step.to_string()).or_default() += 1;
+        }
+    }
+    let traced = case.since.map(|since| case.facts.now.since(since));
+    let fresh = rows
+        .iter()
+        .filter(|row| row.semaphore.created.is_some() && row.semaphore.created >= case.since)
+        .count();
+    let rate = traced
+        .filter(|traced| *traced >= RATED && fresh > 0)
+        .map(|traced| fresh as f64 * 3600.0 / traced.as_secs_f64());
+    let mut spaces = case.snapshot.namespaces.iter();
+    let ns = spaces.find(|ns| ns.ns == example.semaphore.id.ns);
+    let (sets, limit) = ns.map_or((0, 0), |ns| (ns.sets.len(), ns.limits.semmni));
+    let free = (limit as usize).saturating_sub(sets);
+    Some(Bug {
+        program,
+        package_unknown: package.as_ref().err().cloned(),
+        package: package.ok(),
+        leaked: rows.len(),
+        observed: rows.iter().filter(observed).count(),
+        how: causes,
+        missing,
+        leaks_per_hour: rate,
+        observed_seconds: traced.map(|traced| traced.as_secs()),
+        exhausted_in_seconds: rate
+            .filter(|_| limit > 0)
+            .map(|rate| (free as f64 / rate * 3600.0) as u64),
+        sets,
+        limit,
+        example: telling.story(example),
+    })
+}
+
+/// Prints the texts.
+pub(super) fn print(case: &Case, start: Option<&Start>, bugs: &[Bug], out: &mut Out) -> Result<()> {
+    if bugs.is_empty() {
+        return Ok(out.line("No program is known to leak cookies: there is nothing to report.")?);
+    }
+    for (number, bug) in bugs.iter().enumerate() {
+        if number > 0 {
+            out.line("\n----\n")?;
+        }
+        one(case, start, bug, out)?;
+    }
+    Ok(())
+}
+
+fn one(case: &Case, start: Option<&Start>, bug: &Bug, out: &mut Out) -> Result<()> {
+    out.line(&format!(
+        "{} leaves device-mapper udev cookies behind (System V semaphores)",
+        bug.program
+    ))?;
+    out.line("")?;
+    let mut field = |label: &str, text: &str| -> Result<()> {
+        for (number, line) in wrap(text, 67).iter().enumerate() {
+            let label = if number == 0 { label } else { "" };
+            out.line(&format!("{label:<12} {line}"))?;
+        }
+        Ok(())
+    };
+    let package = match (&bug.package, &bug.package_unknown) {
+        (Some(it), _) => format!("{} {} ({})", it.name, it.version, it.manager),
+        (None, Some(why)) => format!("unknown ({why})"),
+        (None, None) => "unknown".to_owned(),
+    };
+    field("program", &bug.program)?;
+    field("package", &package)?;
+    field("kernel", &super::kernel(start))?;
+    let unsure = bug.leaked - bug.observed;
+    let unsure = if unsure > 0 {
+        format!(" ({unsure} of them inferred, not seen)")
+    } else {
+        String::new()
+    };
+    field("leaked", &format!("{} cookies{unsure}", bug.leaked))?;
+    for (what, count) in &bug.how {
+        field("what", &format!("{count} x {what}"))?;
+    }
+    for (step, count) in &bug.missing {
+        field("missing", &format!("{count} x {step}"))?;
+    }
+    let over = bug.observed_seconds.map_or_else(
+        || "without a trace".to_owned(),
+        |seconds| format!("over {}", time::age(Duration::from_secs(seconds))),
+    );
+    match bug.leaks_per_hour {
+        Some(rate) => field("rate", &format!("{rate:.1} an hour, {over}"))?,
+        None => field("rate", &format!("unknown (not enough was seen, {over})"))?,
+    }
+    if bug.limit > 0 {
+        let full = bug
+            .exhausted_in_seconds
+            .map_or_else(String::new, |seconds| {
+                format!(
+                    "; full in {} at that rate, then no program can make a semaphore",
+                    time::age(Duration::from_secs(seconds))
+                )
+            });
+        let used = format!("{} of {} semaphore sets{full}", bug.sets, bug.limit);
+        field("in use", &used)?;
+    }
+    for line in &bug.example.fault {
+        match line.split_once(": ") {
+            Some((label, text)) if DETAILS.contains(&label) => field(label, text)?,
+            _ => {}
+        }
+    }
+    if case.incomplete {
+        field("caution", "the data is incomplete: more may have happened")?;
+    }
+    out.line("")?;
+    out.line(&format!("One of them, {}:", bug.example.title))?;
+    for moment in &bug.example.life {
+        let value = moment
+            .value
+            .map_or_else(String::new, |value| format!(" (value {value})"));
+        out.line(&format!(
+            "  {:12}  {}  {}{value}",
+            moment.shown, moment.who, moment.what
+        ))?;
+    }
+    out.line("")?;
+    let fields = (env!("CARGO_PKG_VERSION"), bug.example.sure.as_str());
+    Ok(out.line(&format!("Seen by dmtrace {}; {}.", fields.0, fields.1))?)
+}

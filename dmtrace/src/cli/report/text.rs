@@ -1,0 +1,221 @@
+//! The report for people.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::Result;
+
+use super::{Findings, Group};
+use crate::{
+    cli::{args::By, case::Case, row::Row},
+    event::recording::Start,
+    output::{Out, time, time::Clock},
+    verdict::Evidence,
+};
+
+/// Prints it.
+pub(super) fn print(
+    case: &Case,
+    start: Option<&Start>,
+    findings: &Findings<'_>,
+    groups: &[(By, Vec<Group>)],
+    out: &mut Out,
+) -> Result<()> {
+    head(case, start, out)?;
+    if findings.leaked.is_empty() {
+        out.line(if case.incomplete {
+            "No leaked cookie is known, but the data is incomplete: not certain."
+        } else if findings.undecided > 0 {
+            "No cookie is known to be leaked."
+        } else {
+            "No cookie is leaked."
+        })?;
+    }
+    for (by, groups) in groups {
+        if !groups.is_empty() {
+            out.line(&format!("LEAKED COOKIES BY {}", title(*by)))?;
+            for group in groups {
+                print_group(group, out)?;
+            }
+            out.line("")?;
+        }
+    }
+    if !findings.stuck.is_empty() {
+        out.line("STUCK WAITERS (dmtrace explain COOKIE tells the rest)")?;
+        for row in &findings.stuck {
+            let text = row
+                .verdict
+                .as_ref()
+                .map(|verdict| verdict.class.to_string())
+                .unwrap_or_default();
+            let device = match row.device() {
+                device if device.is_empty() => device,
+                device => format!("  {device}"),
+            };
+            out.line(&format!(
+                "  {}  semid {}  {}{device}  {text}",
+                row.semaphore.key,
+                row.semaphore.id.semid,
+                row.owner()
+            ))?;
+        }
+        out.line("")?;
+    }
+    closed("REMOVED WHILE IN USE", &findings.accidents, out)?;
+    closed("COMPLETED TOO OFTEN", &findings.over_completed, out)?;
+    if !findings.ended.is_empty() {
+        out.line("ENDED WITH THEIR IPC NAMESPACE")?;
+        let mut owners: BTreeMap<String, usize> = BTreeMap::new();
+        for row in &findings.ended {
+            *owners.entry(row.owner()).or_default() += 1;
+        }
+        for (owner, count) in owners {
+            out.line(&format!("  {count:>6}  {owner}"))?;
+        }
+        out.line("")?;
+    }
+    if !findings.victims.is_empty() {
+        out.line("VICTIMS: could not create a semaphore (ENOSPC)")?;
+        for victim in &findings.victims {
+            let also = if victim.also_culprit {
+                "  (leaks as well, see above)"
+            } else {
+                ""
+            };
+            out.line(&format!(
+                "  {:>6}  {}[{}]{also}",
+                victim.failed, victim.comm, victim.pid
+            ))?;
+            if let Some(command) = &victim.command {
+                out.line(&format!("          command   {command}"))?;
+            }
+        }
+        out.line("")?;
+    }
+    for it in &findings.exhaustion {
+        let rate = match (it.leaks_per_hour, it.exhausted_in_seconds) {
+            (Some(rate), Some(seconds)) => format!(
+                "; {rate:.1} leaks an hour: full in {}",
+                time::age(Duration::from_secs(seconds))
+            ),
+            _ => String::new(),
+        };
+        out.line(&format!(
+            "IPC namespace {}: {} of {} sets in use, {} leaked{rate}",
+            it.ipc_ns, it.sets, it.limit, it.leaked
+        ))?;
+    }
+    if findings.undecided > 0 {
+        out.line(&format!(
+            "{} cookies could not be decided: dmtrace list --state unknown",
+            findings.undecided
+        ))?;
+    }
+    if !findings.leaked.is_empty() && start.is_none() {
+        out.line("Remove exactly the leaked ones: dmtrace clean")?;
+    }
+    Ok(())
+}
+
+fn print_group(group: &Group, out: &mut Out) -> Result<()> {
+    let age = group.oldest_seconds.map_or_else(String::new, |seconds| {
+        format!(", oldest {}", time::age(Duration::from_secs(seconds)))
+    });
+    out.line(&format!("  {:>6}  {}{age}", group.leaked, group.name))?;
+    for (how, count) in &group.how {
+        let times = if group.how.len() > 1 {
+            format!("{count} x ")
+        } else {
+            String::new()
+        };
+        out.line(&format!("          {times}{how}"))?;
+    }
+    if group.observed < group.leaked {
+        out.line(&format!(
+            "          {} of {} inferred, not seen",
+            group.leaked - group.observed,
+            group.leaked
+        ))?;
+    }
+    if !group.devices.is_empty() {
+        out.line(&format!("          devices   {}", group.devices.join(", ")))?;
+    }
+    for line in &group.lines {
+        out.line(&format!("          {line}"))?;
+    }
+    Ok(())
+}
+
+pub(super) fn head(case: &Case, start: Option<&Start>, out: &mut Out) -> Result<()> {
+    let kernel = super::kernel(start);
+    let clock = match start {
+        Some(start) => Clock::at(start.began, start.wall),
+        None => Clock::now(),
+    };
+    let traced = case.since.map_or_else(
+        || "no trace: creators are unknown; run dmtrace watch or record".to_owned(),
+        |since| {
+            format!(
+                "traced {} since {}",
+                time::age(case.facts.now.since(since)),
+                clock.rfc3339(since)
+            )
+        },
+    );
+    out.line(&format!(
+        "dmtrace {} report, kernel {kernel}",
+        env!("CARGO_PKG_VERSION")
+    ))?;
+    out.line(&traced)?;
+    Ok(out.line("")?)
+}
+
+const fn title(by: By) -> &'static str {
+    match by {
+        By::Process => "PROCESS",
+        By::Executable => "EXECUTABLE",
+        By::Container => "CONTAINER",
+    }
+}
+
+/// Cookies that are gone, or were completed too often, with who did it and who suffered.
+fn closed(title: &str, rows: &[&Row<'_>], out: &mut Out) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    out.line(title)?;
+    for row in rows {
+        let culprit = row
+            .verdict
+            .as_ref()
+            .and_then(|verdict| verdict.culprit.as_ref())
+            .map_or_else(|| "unknown".to_owned(), |culprit| culprit.who.to_string());
+        let device = match row.device() {
+            device if device.is_empty() => device,
+            device => format!("  {device}"),
+        };
+        let semaphore = row.semaphore;
+        out.line(&format!(
+            "  {}  semid {}  of {}{device}  by {culprit}",
+            semaphore.key,
+            semaphore.id.semid,
+            row.owner()
+        ))?;
+        let facts = row.verdict.iter().flat_map(|verdict| &verdict.evidence);
+        for fact in facts {
+            let harm = matches!(
+                fact,
+                Evidence::Outstanding { .. }
+                    | Evidence::LookupAfter { .. }
+                    | Evidence::Suspended { .. }
+                    | Evidence::RemovedBy { .. }
+                    | Evidence::Starved { .. }
+                    | Evidence::Stranger { .. }
+                    | Evidence::SeveralUdevds { .. }
+            );
+            if harm {
+                out.line(&format!("          {fact}"))?;
+            }
+        }
+    }
+    Ok(out.line("")?)
+}

@@ -1,0 +1,267 @@
+//! Which package a program is from: the databases of dpkg and apk are read, rpm is asked.
+
+use std::{
+    fs,
+    io::Read as _,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Roots, identity};
+use crate::event::ProcessImage;
+
+/// A package.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version, as its manager writes it.
+    pub version: String,
+    /// `dpkg`, `rpm` or `apk`.
+    pub manager: String,
+}
+
+/// What tells executables apart: the same path is another file in another mount namespace.
+pub fn key(image: &ProcessImage) -> Option<String> {
+    let exe = image.exe.as_deref()?;
+    Some(format!("{}:{exe}", image.mnt_ns))
+}
+
+/// The package of a process's executable; the files are those of its mount namespace.
+///
+/// # Errors
+/// Why it is not known, in words.
+pub fn of_process(roots: &Roots, image: &ProcessImage, until: Instant) -> Result<Package, String> {
+    let exe = match image.exe.as_deref() {
+        Some(exe) if exe.starts_with('/') => Path::new(exe),
+        _ => return Err("the path of the program is not known".to_owned()),
+    };
+    if image.exe_deleted {
+        return Err("the program's file was replaced or removed".to_owned());
+    }
+    let host = fs::metadata(roots.proc_path("1/ns/mnt")).map(|meta| meta.ino());
+    if image.mnt_ns == 0 || host.is_ok_and(|host| host == u64::from(image.mnt_ns)) {
+        return of_file(roots, exe, until);
+    }
+    if identity::image(roots, image.id).is_none() {
+        return Err("it ran with files of its own (a container) and has ended".to_owned());
+    }
+    let inside = Roots {
+        proc: roots.proc.clone(),
+        fs: roots.proc_path(format!("{}/root", image.id.tgid)),
+    };
+    of_file(&inside, exe, until)
+}
+
+/// The package of a file.
+///
+/// # Errors
+/// As [`of_process`].
+pub fn of_file(roots: &Roots, file: &Path, until: Instant) -> Result<Package, String> {
+    let names = aliases(file);
+    if roots.exists("var/lib/dpkg/info") {
+        return dpkg(roots, &names, until);
+    }
+    if roots.exists("lib/apk/db/installed") {
+        return apk(roots, &names);
+    }
+    if roots.fs == Path::new("/") && roots.is_executable("usr/bin/rpm") {
+        return rpm(file, until);
+    }
+    Err("no package database was found".to_owned())
+}
+
+const NO_PACKAGE: &str = "no package has this file";
+
+/// A file by the names that a package may have for it: `/usr` may be merged.
+fn aliases(file: &Path) -> Vec<String> {
+    let name = file.display().to_string();
+    let other = match name.strip_prefix("/usr") {
+        Some(rest) => rest.to_owned(),
+        None => format!("/usr{name}"),
+    };
+    vec![name, other]
+}
+
+fn dpkg(roots: &Roots, files: &[String], until: Instant) -> Result<Package, String> {
+    let dir = Path::new("var/lib/dpkg/info");
+    for list in roots.names(dir) {
+        if list.extension().is_none_or(|extension| extension != "list") {
+            continue;
+        }
+        if Instant::now() > until {
+            return Err("looking for the package took too long".to_owned());
+        }
+        let text = roots.read_fs(dir.join(&list)).unwrap_or_default();
+        let mut lines = text.split(|&byte| byte == b'\n');
+        if !lines.any(|line| files.iter().any(|file| file.as_bytes() == line)) {
+            continue;
+        }
+        let stem = list.file_stem().unwrap_or_default().to_string_lossy();
+        let name = stem.split(':').next().unwrap_or_default().to_owned();
+        let status = roots.read_fs("var/lib/dpkg/status").unwrap_or_default();
+        let status = String::from_utf8_lossy(&status);
+        let version = status
+            .split("\n\n")
+            .filter(|stanza| stanza.lines().next() == Some(&format!("Package: {name}")))
+            .find_map(|stanza| {
+                stanza
+                    .lines()
+                    .find_map(|line| line.strip_prefix("Version: "))
+            });
+        return Ok(Package {
+            name,
+            version: version.unwrap_or("?").to_owned(),
+            manager: "dpkg".to_owned(),
+        });
+    }
+    Err(NO_PACKAGE.to_owned())
+}
+
+fn apk(roots: &Roots, files: &[String]) -> Result<Package, String> {
+    let text = roots.read_fs("lib/apk/db/installed").unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let (mut name, mut version, mut dir) = ("", "", "");
+    for line in text.lines() {
+        match line.split_once(':') {
+            Some(("P", value)) => name = value,
+            Some(("V", value)) => version = value,
+            Some(("F", value)) => dir = value,
+            Some(("R", value)) if files.contains(&format!("/{dir}/{value}")) => {
+                return Ok(Package {
+                    name: name.to_owned(),
+                    version: version.to_owned(),
+                    manager: "apk".to_owned(),
+                });
+            }
+            _ => {}
+        }
+    }
+    Err(NO_PACKAGE.to_owned())
+}
+
+fn rpm(file: &Path, until: Instant) -> Result<Package, String> {
+    let mut child = Command::new("/usr/bin/rpm")
+        .args(["-qf", "--qf", "%{NAME}\\t%{VERSION}-%{RELEASE}\\n"])
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| format!("rpm: {error}"))?;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(10)),
+            _ => {
+                let _killed = child.kill();
+                let _reaped = child.wait();
+                return Err("rpm took too long".to_owned());
+            }
+        }
+    };
+    let mut text = String::new();
+    let read = child
+        .stdout
+        .take()
+        .map(|mut out| out.read_to_string(&mut text));
+    let line = text.lines().next().unwrap_or_default();
+    match (status.success(), read, line.split_once('\t')) {
+        (true, Some(Ok(_)), Some((name, version))) => Ok(Package {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            manager: "rpm".to_owned(),
+        }),
+        _ => Err(NO_PACKAGE.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    fn write(dir: &Path, path: &str, text: &str) {
+        let path = dir.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn dpkg_knows_a_file_under_either_name() {
+        let host = tempfile::tempdir().unwrap();
+        let info = "var/lib/dpkg/info";
+        write(
+            host.path(),
+            &format!("{info}/other.list"),
+            "/.\n/sbin/dmsetup2\n",
+        );
+        write(
+            host.path(),
+            &format!("{info}/dmsetup:amd64.list"),
+            "/.\n/sbin/dmsetup\n",
+        );
+        let status = "Package: dmsetup-udeb\nVersion: 9\n\nPackage: dmsetup\nStatus: x\nVersion: \
+                      2:1.02.185-2\n";
+        write(host.path(), "var/lib/dpkg/status", status);
+        let roots = Roots::below(host.path());
+        let expected = Package {
+            name: "dmsetup".to_owned(),
+            version: "2:1.02.185-2".to_owned(),
+            manager: "dpkg".to_owned(),
+        };
+        for file in ["/sbin/dmsetup", "/usr/sbin/dmsetup"] {
+            let found = of_file(&roots, Path::new(file), soon());
+            assert_eq!(found.as_ref(), Ok(&expected), "{file}");
+        }
+        let none = of_file(&roots, Path::new("/usr/local/bin/tool"), soon());
+        assert_eq!(none, Err(NO_PACKAGE.to_owned()));
+        let late = of_file(&roots, Path::new("/sbin/dmsetup"), Instant::now());
+        assert!(late.is_err(), "the time limit holds");
+    }
+
+    #[test]
+    fn apk_lists_files_below_directories() {
+        let host = tempfile::tempdir().unwrap();
+        let text =
+            "P:musl\nV:1.2\nF:lib\nR:libc.so\n\nP:device-mapper\nV:2.03-r1\nF:sbin\nR:dmsetup\n";
+        write(host.path(), "lib/apk/db/installed", text);
+        let found = of_file(
+            &Roots::below(host.path()),
+            Path::new("/sbin/dmsetup"),
+            soon(),
+        );
+        assert_eq!(found.unwrap().name, "device-mapper");
+    }
+
+    #[test]
+    fn what_cannot_be_known_is_said() {
+        let host = tempfile::tempdir().unwrap();
+        let roots = Roots::below(host.path());
+        let mut image = ProcessImage {
+            exe: Some("/bin/a".to_owned()),
+            exe_deleted: true,
+            ..ProcessImage::default()
+        };
+        assert!(
+            of_process(&roots, &image, soon())
+                .unwrap_err()
+                .contains("replaced")
+        );
+        image.exe = None;
+        assert!(
+            of_process(&roots, &image, soon())
+                .unwrap_err()
+                .contains("path")
+        );
+        let none = of_file(&roots, Path::new("/bin/a"), soon()).unwrap_err();
+        assert!(none.contains("database"), "{none}");
+    }
+}
