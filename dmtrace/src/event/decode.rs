@@ -51,6 +51,10 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
             what: dm::what(kind, &event),
         });
     }
+    if kind == Kind::Stack {
+        // Those have a ring of their own; as an event they arrive as a call site.
+        return Err(DecodeError::UnknownKind(header.kind));
+    }
     let event: SemEvent = read_plain(bytes)?;
     Ok(Event {
         at: BootTime(header.ts),
@@ -97,7 +101,7 @@ fn what(kind: Kind, event: &SemEvent) -> What {
         Kind::Exit => What::Exit {
             status: ExitStatus::from_wait(event.arg),
         },
-        Kind::Proc | Kind::LookupFailed | Kind::Ioctl | Kind::Uevent => {
+        Kind::Proc | Kind::LookupFailed | Kind::Ioctl | Kind::Uevent | Kind::Stack => {
             What::LookupFailed { ns, key, errno }
         }
     }
