@@ -2,22 +2,25 @@
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     fs::{File, OpenOptions},
     io::{self, BufWriter},
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::{
-    event::recording::{Start, Writer},
+    event::recording::{SiteOf, Start, Writer},
     facts::HostFacts,
     host::{self, Roots},
     ids::BootTime,
     probe::{Environment, Tracer},
     session::{Tap, Tapped},
+    stack::{CallSite, Found},
 };
 
 /// A recording in the making; shared between the tap in the session and the verb.
@@ -84,12 +87,14 @@ impl Recorder {
             Some(Writer::begin(BufWriter::with_capacity(1 << 18, file), &start).context(path)?);
         drop(state);
         let shared = self.clone();
+        let mut numbers = SiteNumbers::default();
         Ok(Box::new(move |tapped| {
             shared.write(|writer| match tapped {
                 Tapped::Message(bytes) => writer.message(bytes),
                 Tapped::Sem(key, record) => writer.sem(key, record),
                 Tapped::Proc(record) => writer.process(record),
                 Tapped::Snapshot(snapshot) => writer.snapshot(snapshot),
+                Tapped::Site(found) => numbers.write(writer, found),
             });
         }))
     }
@@ -121,6 +126,28 @@ impl Recorder {
         if let Some(Err(error)) = result {
             state.fail(&error);
         }
+    }
+}
+
+/// Call sites that were written, by their numbers.
+#[derive(Default)]
+struct SiteNumbers(HashMap<Arc<CallSite>, u32>);
+
+impl SiteNumbers {
+    /// Writes the call site of a cookie; what others have in common only once.
+    fn write(&mut self, writer: &mut Writer<BufWriter<File>>, found: &Found) -> io::Result<()> {
+        let next = self.0.len() as u32;
+        let number = *self.0.entry(Arc::clone(&found.site)).or_insert(next);
+        if number == next {
+            writer.site(number, &found.site)?;
+        }
+        writer.site_of(&SiteOf {
+            sem: found.sem,
+            key: found.key,
+            at: found.at,
+            maker: found.maker,
+            site: number,
+        })
     }
 }
 

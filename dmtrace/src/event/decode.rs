@@ -3,7 +3,7 @@
 use dmtrace_common::{
     DmEvent, EVENT_BY_SYSCALL, EVENT_DEVICE_BY_NAME, EVENT_FROM_MAP, EVENT_NO_RESULT,
     EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, OPS_KEPT, ProcRecord, SemEvent, SemKey,
-    SemRecord,
+    SemRecord, StackSample,
 };
 
 use super::{Actor, Event, ExitStatus, Operation, ProcessImage, Quality, What, dm};
@@ -166,6 +166,7 @@ impl Plain for DmEvent {}
 impl Plain for SemKey {}
 impl Plain for SemRecord {}
 impl Plain for ProcRecord {}
+impl Plain for StackSample {}
 
 /// The bytes of a value.
 pub(crate) const fn as_bytes<T: Plain>(value: &T) -> &[u8] {

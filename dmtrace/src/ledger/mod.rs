@@ -15,6 +15,7 @@ mod operate;
 mod process;
 mod reconcile;
 mod semaphore;
+mod site;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -28,6 +29,7 @@ pub use device::Device;
 pub use history::CLOSED;
 pub use process::{Cycle, Exit, ImageId, Name, Process, Tally, ThreadTrail, Who};
 pub use reconcile::{Drift, DriftKind, Reconciliation};
+pub use site::Placed;
 pub use semaphore::{Creator, Ending, Origin, Semaphore, WhyUnknown};
 pub use timeline::{Call, HEAD, Meaning, Step, TAIL, Timeline};
 

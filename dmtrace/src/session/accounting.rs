@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::kind_of;
 use crate::{
     ledger::{Reconciliation, Totals},
-    probe::Counts,
+    probe::{Counts, KindCounts},
 };
 
 /// Messages that came out of the ring.
@@ -26,9 +26,10 @@ impl Received {
         }
     }
 
-    /// All of them.
+    /// All of them; stacks have a ring of their own.
     pub fn total(&self) -> u64 {
-        self.kinds.iter().sum::<u64>() + self.undecodable
+        let stacks = self.kinds[Kind::Stack as usize];
+        self.kinds.iter().sum::<u64>() - stacks + self.undecodable
     }
 }
 
@@ -43,6 +44,9 @@ pub struct Accounting {
     pub dropped: u64,
     /// What came out of the ring.
     pub received: u64,
+    /// Stacks of those who made cookies; what was dropped here is not made good, the call sites
+    /// of those cookies are unknown.
+    pub stacks: KindCounts,
     /// Sets made, by the kernel side's count.
     pub created_seen: u64,
     /// Sets that found the semaphore map full.
@@ -146,6 +150,7 @@ impl Accounting {
             submitted: total.submitted,
             dropped: total.dropped,
             received: received.total(),
+            stacks: counts.of(Kind::Stack),
             created_seen: counts.of(Kind::Created).seen,
             sem_map_full: counts.sem_map_full,
             proc_map_full: counts.proc_map_full,
@@ -174,6 +179,10 @@ impl Accounting {
             "ledger {} = kernel {} sets",
             self.ledger_sets, self.kernel_sets
         );
+        let ring = match self.stacks.dropped {
+            0 => ring,
+            lost => format!("{ring}; {lost} call sites lost, raise --ring"),
+        };
         if self.is_exact() {
             format!("{ring}; {books}; drift {}", self.drift)
         } else {
