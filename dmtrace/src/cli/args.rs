@@ -78,7 +78,9 @@ const REPORT_EXAMPLES: &str = "\
 Examples:
   dmtrace report                 from a running `dmtrace watch` or `record`, and a snapshot
   dmtrace report leak.dmt        from a recording; needs no root
-  dmtrace report --by container";
+  dmtrace report --by container
+  dmtrace report --by stack      the calls that made the leaked cookies
+  dmtrace report leak.dmt --flamegraph leak.svg";
 const EXEC_EXAMPLES: &str = "\
 Examples:
   dmtrace exec -- make check     exit code 1 if cookies were left
@@ -191,6 +193,8 @@ pub enum By {
     Executable,
     /// One container, or unit of systemd.
     Container,
+    /// One call site: the chain of calls that made the cookie.
+    Stack,
 }
 
 /// Arguments of `report`.
@@ -198,12 +202,18 @@ pub enum By {
 pub struct Report {
     /// A recording made by `dmtrace record`; without it the running traces and a snapshot.
     pub file: Option<PathBuf>,
-    /// Rank by this only (default: all three).
+    /// Rank by this only (default: process, executable and container).
     #[arg(long, value_name = "WHAT")]
     pub by: Option<By>,
     /// Show at most this many culprits of each kind.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub top: usize,
+    /// Print nothing but leaked cookies as folded stacks: `program;outermost;...;innermost COUNT`.
+    #[arg(long, conflicts_with = "by")]
+    pub folded: bool,
+    /// Also draw a flame graph of leaked cookies into this file (SVG).
+    #[arg(long, value_name = "FILE")]
+    pub flamegraph: Option<PathBuf>,
     #[command(flatten)]
     pub filters: Filters,
 }

@@ -15,6 +15,7 @@ mod printer;
 mod recorder;
 mod report;
 mod row;
+mod stacks;
 #[cfg(feature = "live")]
 mod trace;
 #[cfg(feature = "live")]

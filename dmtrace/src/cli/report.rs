@@ -12,6 +12,7 @@ use super::{
     failure::exit,
     list,
     row::{Row, confidence},
+    stacks,
 };
 use crate::{
     event::recording::Start,
@@ -20,6 +21,7 @@ use crate::{
     ledger::{ImageId, Process},
     output::{Out, json, time, time::Clock},
     probe::Environment,
+    stack::CallSite,
 };
 
 /// Leaks of one process, executable or container.
@@ -42,6 +44,9 @@ struct Group {
     /// Details of one process behind it.
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<Value>,
+    /// The calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call_site: Option<Value>,
     #[serde(skip)]
     lines: Vec<String>,
 }
@@ -95,10 +100,22 @@ pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let findings = find(&case, &rows, args);
     let groups: Vec<(By, Vec<Group>)> = [By::Process, By::Executable, By::Container]
         .into_iter()
+        .chain(args.by.filter(|by| *by == By::Stack))
         .filter(|by| args.by.is_none_or(|wanted| wanted == *by))
         .map(|by| (by, group(&findings.leaked, by, args.top)))
         .collect();
-    if as_json {
+    if args.folded || args.flamegraph.is_some() {
+        let lines = stacks::folded(&findings.leaked);
+        if let Some(path) = &args.flamegraph {
+            stacks::flame_graph(&lines, path)?;
+        }
+        for line in lines.iter().filter(|_| args.folded) {
+            out.line(line)?;
+        }
+    }
+    if args.folded {
+        // Nothing else: it is for another program.
+    } else if as_json {
         out.json(&object(&case, start.as_ref(), &findings, &groups))?;
     } else {
         print(&case, start.as_ref(), &findings, &groups, out)?;
@@ -209,6 +226,9 @@ fn group(leaked: &[&Row<'_>], by: By, top: usize) -> Vec<Group> {
                 },
                 None => "unknown".to_owned(),
             },
+            By::Stack => row
+                .call_site()
+                .map_or_else(|| "unknown".to_owned(), CallSite::line),
         };
         let group = groups.entry(key.clone()).or_default();
         group.name = key;
@@ -235,6 +255,10 @@ fn group(leaked: &[&Row<'_>], by: By, top: usize) -> Vec<Group> {
         if by == By::Process && group.process.is_none() {
             group.process = row.image.map(|image| json!(image));
             group.lines = describe(row);
+        }
+        if by == By::Stack && group.call_site.is_none() {
+            group.call_site = row.call_site().map(CallSite::json);
+            group.lines = row.call_site_lines();
         }
     }
     let mut ranked: Vec<Group> = groups.into_values().collect();
@@ -282,6 +306,9 @@ fn describe(row: &Row<'_>) -> Vec<String> {
         .collect();
     if !parents.is_empty() {
         lines.push(format!("below     {}", parents.join(" < ")));
+    }
+    if let Some(site) = row.call_site() {
+        lines.push(format!("call site {}", site.line()));
     }
     lines
 }
@@ -434,6 +461,7 @@ const fn title(by: By) -> &'static str {
         By::Process => "PROCESS",
         By::Executable => "EXECUTABLE",
         By::Container => "CONTAINER",
+        By::Stack => "CALL SITE",
     }
 }
 
@@ -463,6 +491,7 @@ fn object(
             "by_process": by(By::Process),
             "by_executable": by(By::Executable),
             "by_container": by(By::Container),
+            "by_stack": by(By::Stack),
             "victims": findings.victims,
             "namespaces": findings.exhaustion,
             "totals": case.ledger.totals(),

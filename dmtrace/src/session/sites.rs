@@ -117,6 +117,10 @@ impl Session {
 /// As JSON, shortened at the outer end until it fits.
 fn fitting(site: &CallSite) -> Option<Vec<u8>> {
     let mut site = site.clone();
+    // The names of functions can be found again.
+    for frame in &mut site.frames {
+        frame.symbols.clear();
+    }
     loop {
         let json = serde_json::to_vec(&site).ok()?;
         if json.len() <= SITE_LEN {

@@ -46,7 +46,8 @@ impl Registers {
     }
 
     /// Address, stack pointer and frame pointer only.
-    pub fn of_frame(ip: u64, sp: u64, bp: u64) -> Self {
+    #[cfg(test)]
+    pub(super) fn of_frame(ip: u64, sp: u64, bp: u64) -> Self {
         let mut registers = Self::default();
         registers.set(IP, Some(ip));
         registers.set(RSP, Some(sp));
