@@ -127,7 +127,11 @@ const _: () = assert!(size_of::<UserRegs>() == 168);
 const _: () = assert!(size_of::<ModuleSample>() == 24 + MODULE_PATH + MODULE_HEAD);
 const _: () = assert!(
     size_of::<StackSample>()
-        == 32 + 32 + 8 + 168 + 8 * AUXV_WORDS
+        == 32
+            + 32
+            + 8
+            + 168
+            + 8 * AUXV_WORDS
             + MODULES * size_of::<ModuleSample>()
             + STACK_PAGES * PAGE
 );

@@ -1,8 +1,6 @@
 //! The only place that touches the ring buffer, so that no drop can go uncounted.
 
-use dmtrace_common::{
-    Counter, DmEvent, Kind, PROC_ANNOUNCED, ProcRecord, SemEvent, StackSample,
-};
+use dmtrace_common::{Counter, DmEvent, Kind, PROC_ANNOUNCED, ProcRecord, SemEvent, StackSample};
 
 use crate::{
     atomic::add64,

@@ -6,8 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use dmtrace_common::{
-    COUNTERS, CookieKey, DM_NAME_LEN, DmEvent, PREFILTER_SLOTS, ProcKey, ProcRecord, SemBuf,
-    SITES_MAX, SemKey, SemRecord, SiteText, control,
+    COUNTERS, CookieKey, DM_NAME_LEN, DmEvent, PREFILTER_SLOTS, ProcKey, ProcRecord, SITES_MAX,
+    SemBuf, SemKey, SemRecord, SiteText, control,
 };
 
 /// `BPF_F_MMAPABLE`: userspace changes the same words atomically through shared memory.

@@ -66,7 +66,9 @@ fn user_regs() -> Addr {
 #[inline(always)]
 fn kernel_into<T>(into: *mut T, from: Addr) -> bool {
     // SAFETY: the helper checks the address and writes one T; the verifier checks the room.
-    from != 0 && unsafe { bpf_probe_read_kernel(into.cast(), size_of::<T>() as u32, from as *const _) } == 0
+    from != 0
+        && unsafe { bpf_probe_read_kernel(into.cast(), size_of::<T>() as u32, from as *const _) }
+            == 0
 }
 
 #[inline(always)]

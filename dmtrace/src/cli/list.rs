@@ -218,7 +218,10 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
     };
     // Names of calls come out of binaries: only if they are asked for.
     let site = table::find(COLUMNS, "site").ok();
-    let wanted = layout.columns.iter().chain(layout.sort.as_ref().map(|(column, _)| column));
+    let wanted = layout
+        .columns
+        .iter()
+        .chain(layout.sort.as_ref().map(|(column, _)| column));
     let sites = wanted.copied().any(|column| Some(column) == site);
     if !rows.is_empty() || args.table.no_headers {
         let cells = rows.iter().map(|row| cells(row, sites)).collect();

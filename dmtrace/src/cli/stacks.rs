@@ -72,11 +72,19 @@ mod tests {
         let lines = ["lvm;main;create_lv 3", "lvm;main;remove<lv> 1"].map(str::to_owned);
         flame_graph(&lines, &file).unwrap();
         let svg = std::fs::read_to_string(&file).unwrap();
-        for wanted in ["create_lv (3 cookies", "remove&lt;lv&gt; (1 cookies", "</svg>"] {
+        for wanted in [
+            "create_lv (3 cookies",
+            "remove&lt;lv&gt; (1 cookies",
+            "</svg>",
+        ] {
             assert!(svg.contains(wanted), "{wanted}: {svg}");
         }
         flame_graph(&[], &file).unwrap();
-        assert!(std::fs::read_to_string(&file).unwrap().contains("no leaked cookie"));
+        assert!(
+            std::fs::read_to_string(&file)
+                .unwrap()
+                .contains("no leaked cookie")
+        );
     }
 
     #[test]

@@ -29,8 +29,8 @@ pub use device::Device;
 pub use history::CLOSED;
 pub use process::{Cycle, Exit, ImageId, Name, Process, Tally, ThreadTrail, Who};
 pub use reconcile::{Drift, DriftKind, Reconciliation};
-pub use site::Placed;
 pub use semaphore::{Creator, Ending, Origin, Semaphore, WhyUnknown};
+pub use site::Placed;
 pub use timeline::{Call, HEAD, Meaning, Step, TAIL, Timeline};
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -33,9 +33,9 @@ impl Ledger {
         site: &Arc<CallSite>,
     ) -> Placed {
         let fits = |set: &Semaphore| {
-            let made = set.created.is_some_and(|created| {
-                created.since(at) <= APART && at.since(created) <= APART
-            });
+            let made = set
+                .created
+                .is_some_and(|created| created.since(at) <= APART && at.since(created) <= APART);
             let by = match set.creator {
                 Creator::Known { image, .. } => image.id == maker,
                 Creator::Unknown(_) => false,

@@ -213,7 +213,8 @@ impl Tracer {
         let control = shared(&mapped[1], control::SLOTS)?;
         let counts = PerCpuArray::try_from(take("COUNTS")?)?;
         let ring = RingBuf::try_from(take("RING")?).context("cannot map the ring buffer")?;
-        let stacks = RingBuf::try_from(take("STACKS")?).context("cannot map the ring for stacks")?;
+        let stacks =
+            RingBuf::try_from(take("STACKS")?).context("cannot map the ring for stacks")?;
         Ok(Self {
             backend,
             dm,

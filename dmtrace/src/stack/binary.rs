@@ -95,18 +95,19 @@ impl Headers {
                 PT_GNU_EH_FRAME => headers.eh_frame_hdr = Some(range),
                 PT_DYNAMIC => headers.dynamic = Some(start),
                 PT_NOTE if headers.build_id.is_none() => {
-                    headers.build_id = segment
-                        .notes(endian, data)
-                        .ok()
-                        .flatten()
-                        .and_then(|mut notes| {
-                            while let Ok(Some(note)) = notes.next() {
-                                if note.name() == b"GNU" && note.n_type(endian) == 3 {
-                                    return BuildId::from_bytes(note.desc());
+                    headers.build_id =
+                        segment
+                            .notes(endian, data)
+                            .ok()
+                            .flatten()
+                            .and_then(|mut notes| {
+                                while let Ok(Some(note)) = notes.next() {
+                                    if note.name() == b"GNU" && note.n_type(endian) == 3 {
+                                        return BuildId::from_bytes(note.desc());
+                                    }
                                 }
-                            }
-                            None
-                        });
+                                None
+                            });
                 }
                 _ => {}
             }

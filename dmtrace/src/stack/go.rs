@@ -69,7 +69,9 @@ impl Pclntab {
             bytes,
         };
         let entry = if layout == Layout::Absolute { 16 } else { 8 };
-        let end = parsed.table.checked_add(parsed.functions.checked_mul(entry)?)?;
+        let end = parsed
+            .table
+            .checked_add(parsed.functions.checked_mul(entry)?)?;
         (end <= parsed.bytes.len()).then_some(parsed)
     }
 

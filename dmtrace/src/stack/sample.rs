@@ -6,11 +6,7 @@ use dmtrace_common::{
     AUXV_WORDS, MODULE_PATH, ModuleSample, STACK_MODULES_CUT, STACK_MORE_MODULES, StackSample,
 };
 
-use super::{
-    Binary, Finder, Place,
-    binary::Headers,
-    find::is_alive,
-};
+use super::{Binary, Finder, Place, binary::Headers, find::is_alive};
 use crate::{event::text, ids::ProcId};
 
 /// `AT_ENTRY`, `AT_EXECFN` is not used: it is what the caller of `execve` has said.
@@ -67,7 +63,13 @@ impl AddressSpace {
         space
     }
 
-    fn add(&mut self, sample: &ModuleSample, path: String, program: bool, auxv: &[u64; AUXV_WORDS]) {
+    fn add(
+        &mut self,
+        sample: &ModuleSample,
+        path: String,
+        program: bool,
+        auxv: &[u64; AUXV_WORDS],
+    ) {
         let headers = (sample.head_read == 1)
             .then(|| Headers::parse(&sample.head[..]))
             .flatten();

@@ -141,7 +141,9 @@ impl Names {
     }
 
     fn by_table(&self, address: u64) -> Option<String> {
-        let next = self.symbols.partition_point(|(start, ..)| *start <= address);
+        let next = self
+            .symbols
+            .partition_point(|(start, ..)| *start <= address);
         let (_, end, name) = self.symbols.get(next.checked_sub(1)?)?;
         (address < *end).then(|| name.clone())
     }

@@ -95,10 +95,20 @@ fn a_copied_stack_is_unwound_without_frame_pointers() {
     let copied = first(1 << 20);
     let (names, end) = walked(&copied, 1 << 20);
     let position = |function: &str| names.iter().position(|name| name.ends_with(function));
-    let order = [position("::first"), position("::second"), position("::third")];
-    assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{names:?}");
+    let order = [
+        position("::first"),
+        position("::second"),
+        position("::third"),
+    ];
+    assert!(
+        order.iter().all(Option::is_some) && order.is_sorted(),
+        "{names:?}"
+    );
     // The test's thread begins in libc, which the address space above does not have.
-    assert!(matches!(&end, End::Truncated(why) if why.contains("in no file")), "{end:?}");
+    assert!(
+        matches!(&end, End::Truncated(why) if why.contains("in no file")),
+        "{end:?}"
+    );
 }
 
 #[test]
@@ -122,12 +132,20 @@ fn a_binary_that_is_another_build_is_not_taken() {
         ..Place::default()
     };
     let why = Finder::default().find(&place).err().unwrap();
-    assert!(why.contains(&"ab".repeat(20)) && why.contains("not found"), "{why}");
+    assert!(
+        why.contains(&"ab".repeat(20)) && why.contains("not found"),
+        "{why}"
+    );
     let copied = first(1 << 20);
     let memory = Memory::new(copied.start, &copied.bytes, false);
     let mut space = AddressSpace::default();
     space.add_file(place, 0);
-    let site = unwind(&mut space, &mut Finder::default(), copied.registers, &memory);
+    let site = unwind(
+        &mut space,
+        &mut Finder::default(),
+        copied.registers,
+        &memory,
+    );
     assert_eq!(site.frames.len(), 1);
     assert!(site.line().ends_with("< ..."), "{}", site.line());
 }

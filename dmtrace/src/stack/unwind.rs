@@ -11,10 +11,8 @@ use gimli::{
 };
 
 use super::{
-    AddressSpace, Binary, CallSite, End, Finder, Frame, How, Memory, Module,
-    binary::Table,
-    go::Pclntab,
-    site::FRAMES,
+    AddressSpace, Binary, CallSite, End, Finder, Frame, How, Memory, Module, binary::Table,
+    go::Pclntab, site::FRAMES,
 };
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
@@ -217,7 +215,12 @@ impl Walk<'_, '_> {
         row: &UnwindTableRow<usize>,
         registers: &mut Registers,
     ) -> Result<bool, String> {
-        let unknown = || format!("a register that the next frame needs is not known{}", self.at());
+        let unknown = || {
+            format!(
+                "a register that the next frame needs is not known{}",
+                self.at()
+            )
+        };
         let word = |address: u64| {
             let found = self.memory.word(address);
             found.ok_or_else(|| self.memory.missing(address))
@@ -295,10 +298,12 @@ impl Walk<'_, '_> {
             .map_err(|_| failed())?;
         }
         match evaluation.result().as_slice() {
-            [Piece {
-                location: Location::Address { address },
-                ..
-            }] => Ok(*address),
+            [
+                Piece {
+                    location: Location::Address { address },
+                    ..
+                },
+            ] => Ok(*address),
             _ => Err(failed()),
         }
     }
@@ -310,11 +315,16 @@ impl Walk<'_, '_> {
         };
         let name = function.name().unwrap_or_default();
         match name.as_str() {
-            "runtime.goexit" | "runtime.mstart" | "runtime.rt0_go" | "runtime.goexit.abi0"
-            | "runtime.mstart.abi0" | "runtime.rt0_go.abi0" => return Step::Outermost,
+            "runtime.goexit"
+            | "runtime.mstart"
+            | "runtime.rt0_go"
+            | "runtime.goexit.abi0"
+            | "runtime.mstart.abi0"
+            | "runtime.rt0_go.abi0" => return Step::Outermost,
             "runtime.asmcgocall" | "runtime.asmcgocall.abi0" => {
                 return Step::Lost(
-                    "the goroutine called C, and its own stack is elsewhere (not copied)".to_owned(),
+                    "the goroutine called C, and its own stack is elsewhere (not copied)"
+                        .to_owned(),
                 );
             }
             "runtime.systemstack" | "runtime.mcall" | "runtime.morestack" => {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use dmtrace_common::{PAGE, ProcKey, STACK_NO_REGS, STACK_PAGES, StackSample, CS_64};
+use dmtrace_common::{CS_64, PAGE, ProcKey, STACK_NO_REGS, STACK_PAGES, StackSample};
 use tokio::sync::Notify;
 
 use super::{AddressSpace, CallSite, End, Finder, Memory, Registers, Symbolizer, unwind};
