@@ -182,6 +182,7 @@ impl<'a> Row<'a> {
     }
 
     /// Names its calls with this.
+    #[cfg(feature = "live")]
     pub const fn with_names(mut self, names: &'a RefCell<Symbolizer>) -> Self {
         self.names = Some(names);
         self

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     io::{self, Write as _},
     os::{fd::AsRawFd, unix::net::UnixStream},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -140,7 +141,10 @@ impl Work {
                 // Room for the next one before the work begins.
                 drop(item);
                 if let Ok(sample) = sample {
-                    let found = self.work(&sample);
+                    // A binary can hold anything; whatever it does to a library must not end the
+                    // trace's call sites.
+                    let worked = catch_unwind(AssertUnwindSafe(|| self.work(&sample)));
+                    let Ok(found) = worked else { continue };
                     count.fetch_add(1, Ordering::Release);
                     if send.send(found).is_err() {
                         return;

@@ -67,7 +67,10 @@ fn places(key: &str) -> &[&str] {
 
 /// Whether a key of an expectation exists: a wrong one would never match, or always.
 pub fn is_known(key: &str) -> bool {
-    matches!(key, "command" | "device" | "site" | "named" | "count" | "list") || !places(key).is_empty()
+    matches!(
+        key,
+        "command" | "device" | "site" | "named" | "count" | "list"
+    ) || !places(key).is_empty()
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -95,8 +98,12 @@ fn site(object: &Value) -> Option<String> {
 /// Functions of the call site that have a name, innermost first.
 fn named(object: &Value) -> Option<String> {
     let frames = object.pointer("/call_site/frames")?.as_array()?;
-    let functions = frames.iter().filter_map(|frame| frame.get("functions")?.as_array());
-    let names = functions.flatten().filter_map(|function| function.get("function")?.as_str());
+    let functions = frames
+        .iter()
+        .filter_map(|frame| frame.get("functions")?.as_array());
+    let names = functions
+        .flatten()
+        .filter_map(|function| function.get("function")?.as_str());
     Some(names.collect::<Vec<_>>().join(","))
 }
 
