@@ -19,6 +19,7 @@ use crate::{
 };
 
 const COMPILED: &[Need] = &[Need::Root, Need::Program("cc")];
+const CONTAINED: &[Need] = &[Need::Root, Need::Program("cc"), Need::Program("unshare")];
 const GO: &[Need] = &[Need::Root, Need::Program("go")];
 
 pub fn tests() -> Vec<Trial> {
@@ -49,6 +50,11 @@ pub fn tests() -> Vec<Trial> {
             "call_site::a_static_program_is_complete",
             COMPILED,
             static_program,
+        ),
+        test(
+            "call_site::of_a_container_through_a_living_process",
+            CONTAINED,
+            contained,
         ),
         test(
             "call_site::a_deep_stack_says_where_it_is_cut",
@@ -357,6 +363,38 @@ fn static_program() -> Result<()> {
             &site,
             &["semget", "lose_cookie", "sink", "first_one", "main"],
         )
+    })?
+}
+
+/// The program exists in another mount namespace only, where something else still runs.
+fn contained() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = compile(dir.path(), "first_one", &[])?;
+    let room = dir.path().join("room");
+    fs::create_dir(&room)?;
+    let script = "mount -t tmpfs room room && cp leaker room/inside && rm leaker && \
+                  { room/inside; echo ran; exec sleep 60; }";
+    in_private_ns(|| {
+        let mut container = None;
+        let ran = || {
+            let child = Command::new("unshare")
+                .args(["--mount", "--propagation", "private", "sh", "-c", script])
+                .current_dir(dir.path())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()?;
+            let child = container.insert(child);
+            let mut said = [0; 4];
+            let mut out = child.stdout.take().context("no standard output")?;
+            Ok(std::io::Read::read_exact(&mut out, &mut said)?)
+        };
+        let site = behind_the_tracer(ns_of("thread-self")?, Path::new("true"), ran);
+        if let Some(mut child) = container {
+            child.kill()?;
+            child.wait()?;
+        }
+        ensure!(!program.exists() && !room.join("inside").exists());
+        expect(&site?, CHAIN)
     })?
 }
 

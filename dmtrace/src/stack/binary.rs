@@ -161,17 +161,7 @@ impl Binary {
         let data = ReadCache::new(file);
         let headers = Headers::parse(&data)?;
         let elf: ElfFile64<'_, LittleEndian, _> = ElfFile64::parse(&data).ok()?;
-        let table = |name: &str| {
-            let section = elf.section_by_name(name)?;
-            if section.size() > SECTION_MAX {
-                return None;
-            }
-            let bytes = section.data().ok()?.to_vec();
-            (!bytes.is_empty()).then(|| Table {
-                address: section.address(),
-                bytes,
-            })
-        };
+        let table = |name: &str| table_of(&elf, name);
         let eh_frame = table(".eh_frame");
         let eh_frame_hdr = table(".eh_frame_hdr");
         let text = elf
@@ -180,7 +170,13 @@ impl Binary {
         let go = [".gopclntab", ".data.rel.ro.gopclntab"]
             .into_iter()
             .find_map(table)
-            .and_then(|table| Pclntab::parse(table.bytes, text))
+            .and_then(|table| {
+                // In a position-independent program the linker leaves the address to a relocation.
+                let place = table.address + Pclntab::TEXT_START;
+                let relocated = || addend(&table_of(&elf, ".rela.dyn")?, place);
+                let text = relocated().unwrap_or(text);
+                Pclntab::parse(table.bytes, text)
+            })
             .map(Rc::new);
         let debug_frame = if eh_frame.is_none() && go.is_none() {
             table(".debug_frame")
@@ -223,6 +219,28 @@ impl Binary {
         let indirect = |at: usize| before[at] == 0xff && before[at + 1] & 0x38 == 0x10;
         before[2] == 0xe8 || indirect(5) || indirect(4) || indirect(1) || indirect(3) || indirect(0)
     }
+}
+
+/// A section as it is in the file.
+fn table_of<'d, R: ReadRef<'d>>(elf: &ElfFile64<'d, LittleEndian, R>, name: &str) -> Option<Table> {
+    let section = elf.section_by_name(name)?;
+    if section.size() > SECTION_MAX {
+        return None;
+    }
+    let bytes = section.data().ok()?.to_vec();
+    (!bytes.is_empty()).then(|| Table {
+        address: section.address(),
+        bytes,
+    })
+}
+
+/// What a relocation relative to the program puts at an address.
+fn addend(relocations: &Table, place: u64) -> Option<u64> {
+    let word =
+        |entry: &[u8], at: usize| Some(u64::from_le_bytes(entry.get(at..at + 8)?.try_into().ok()?));
+    let mut entries = relocations.bytes.chunks_exact(24);
+    let entry = entries.find(|entry| word(entry, 0) == Some(place))?;
+    word(entry, 16)
 }
 
 impl Binary {

@@ -39,6 +39,9 @@ pub struct Function<'a> {
 }
 
 impl Pclntab {
+    /// Where in the table the address of the code is, since Go 1.18.
+    pub const TEXT_START: u64 = 24;
+
     /// Reads the header; `text` is the address of the code if the header does not have it.
     pub fn parse(bytes: Vec<u8>, text: u64) -> Option<Self> {
         let layout = match u32_at(&bytes, 0)? {
