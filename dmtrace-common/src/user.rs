@@ -1,6 +1,8 @@
 //! aya's permission to move these types in and out of BPF maps as bytes.
 
-use crate::{CookieKey, DmEvent, LookupKey, ProcKey, ProcRecord, SemEvent, SemKey, SemRecord};
+use crate::{
+    CookieKey, DmEvent, LookupKey, ProcKey, ProcRecord, SemEvent, SemKey, SemRecord, SiteText,
+};
 
 // SAFETY: `#[repr(C)]`, every bit pattern valid, no implicit padding (sizes asserted).
 unsafe impl aya::Pod for SemKey {}
@@ -18,3 +20,5 @@ unsafe impl aya::Pod for DmEvent {}
 unsafe impl aya::Pod for LookupKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for SemEvent {}
+// SAFETY: as above.
+unsafe impl aya::Pod for SiteText {}

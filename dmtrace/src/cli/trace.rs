@@ -216,6 +216,7 @@ impl Tracing {
                 break;
             }
         }
+        self.session.place_sites();
         if dm_came {
             observer.device_mapper(&self.session.dm_report())?;
         }
@@ -291,8 +292,7 @@ impl Tracing {
         let (accounting, snapshot) = self
             .session
             .finish(&mut |changes, ledger| told.tell(changes, ledger));
-        let mut facts = host::facts(&Scope::default(), &snapshot);
-        facts.suspended = host::suspended(&Scope::default().roots);
+        let facts = host::facts(&Scope::default(), &snapshot);
         self.session
             .observe(&facts, &mut |changes, ledger| told.tell(changes, ledger));
         told.done()?;

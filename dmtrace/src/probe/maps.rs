@@ -3,7 +3,8 @@
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
 use dmtrace_common::{
-    DmEvent, EVENT_FROM_MAP, LookupKey, ProcKey, ProcRecord, SemEvent, SemKey, SemRecord,
+    DmEvent, EVENT_FROM_MAP, LookupKey, ProcKey, ProcRecord, SITE_LEN, SemEvent, SemKey, SemRecord,
+    SiteText,
 };
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,7 @@ pub struct Maps {
     procs: HashMap<MapData, ProcKey, ProcRecord>,
     devices: HashMap<MapData, SemKey, DmEvent>,
     lookups: HashMap<MapData, LookupKey, SemEvent>,
+    sites: HashMap<MapData, SemKey, SiteText>,
 }
 
 /// Numbers by which another process opens the maps.
@@ -31,15 +33,27 @@ pub struct MapIds {
     pub devices: u32,
     /// Of the map with the failed lookups.
     pub lookups: u32,
+    /// Of the map with the call site of each cookie.
+    pub sites: u32,
+}
+
+/// The maps themselves, before their types are checked.
+pub(super) struct Parts {
+    pub(super) sems: Map,
+    pub(super) procs: Map,
+    pub(super) devices: Map,
+    pub(super) lookups: Map,
+    pub(super) sites: Map,
 }
 
 impl Maps {
-    pub(super) fn new(sems: Map, procs: Map, devices: Map, lookups: Map) -> Result<Self> {
+    pub(super) fn new(parts: Parts) -> Result<Self> {
         Ok(Self {
-            sems: HashMap::try_from(sems)?,
-            procs: HashMap::try_from(procs)?,
-            devices: HashMap::try_from(devices)?,
-            lookups: HashMap::try_from(lookups)?,
+            sems: HashMap::try_from(parts.sems)?,
+            procs: HashMap::try_from(parts.procs)?,
+            devices: HashMap::try_from(parts.devices)?,
+            lookups: HashMap::try_from(parts.lookups)?,
+            sites: HashMap::try_from(parts.sites)?,
         })
     }
 
@@ -49,15 +63,16 @@ impl Maps {
     /// The tracer has ended, or this process lacks `CAP_SYS_ADMIN`.
     pub fn open(ids: MapIds) -> Result<Self> {
         let open = |id| MapData::from_id(id).with_context(|| format!("BPF map {id}"));
-        Self::new(
-            Map::HashMap(open(ids.sems)?),
-            Map::HashMap(open(ids.procs)?),
-            Map::LruHashMap(open(ids.devices)?),
-            Map::LruHashMap(open(ids.lookups)?),
-        )
+        Self::new(Parts {
+            sems: Map::HashMap(open(ids.sems)?),
+            procs: Map::HashMap(open(ids.procs)?),
+            devices: Map::LruHashMap(open(ids.devices)?),
+            lookups: Map::LruHashMap(open(ids.lookups)?),
+            sites: Map::HashMap(open(ids.sites)?),
+        })
     }
 
-    pub(super) fn ids(sems: &Map, procs: &Map, devices: &Map, lookups: &Map) -> Result<MapIds> {
+    pub(super) fn ids(parts: &Parts) -> Result<MapIds> {
         let id = |map: &Map| -> Result<u32> {
             let (Map::HashMap(data) | Map::LruHashMap(data)) = map else {
                 anyhow::bail!("not a hash map")
@@ -65,10 +80,11 @@ impl Maps {
             Ok(data.info()?.id())
         };
         Ok(MapIds {
-            sems: id(sems)?,
-            procs: id(procs)?,
-            devices: id(devices)?,
-            lookups: id(lookups)?,
+            sems: id(&parts.sems)?,
+            procs: id(&parts.procs)?,
+            devices: id(&parts.devices)?,
+            lookups: id(&parts.lookups)?,
+            sites: id(&parts.sites)?,
         })
     }
 
@@ -114,6 +130,41 @@ impl Maps {
         self.sems.get(&key, 0).ok()
     }
 
+    /// One process record.
+    pub fn proc(&self, key: ProcKey) -> Option<ProcRecord> {
+        self.procs.get(&key, 0).ok()
+    }
+
+    /// Call sites, with the creation of their sets, as JSON.
+    pub fn sites(&self) -> Vec<(SemKey, u64, Vec<u8>)> {
+        let kept = self.sites.iter().filter_map(Result::ok);
+        kept.map(|(key, site)| {
+            let len = (site.len as usize).min(SITE_LEN);
+            (key, site.created, site.text[..len].to_vec())
+        })
+        .collect()
+    }
+
+    /// Lets other processes see a call site; `false` if it does not fit.
+    pub fn put_site(&mut self, key: SemKey, created: u64, json: &[u8]) -> bool {
+        let mut site = SiteText {
+            created,
+            len: json.len() as u32,
+            _pad: 0,
+            text: [0; SITE_LEN],
+        };
+        let Some(text) = site.text.get_mut(..json.len()) else {
+            return false;
+        };
+        text.copy_from_slice(json);
+        self.sites.insert(key, site, 0).is_ok()
+    }
+
+    /// Removes the call site of a set that is gone.
+    pub fn remove_site(&mut self, key: SemKey) {
+        let _none = self.sites.remove(&key);
+    }
+
     /// Enters a set that is older than the tracer; leaves a record alone that the kernel side
     /// has written meanwhile. Tells whether it was entered.
     pub(super) fn seed(&mut self, key: SemKey, record: SemRecord) -> bool {
@@ -123,6 +174,7 @@ impl Maps {
 
     pub(super) fn remove_sem(&mut self, key: SemKey) -> bool {
         let _none = self.devices.remove(&key);
+        self.remove_site(key);
         self.sems.remove(&key).is_ok()
     }
 

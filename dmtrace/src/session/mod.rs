@@ -3,6 +3,7 @@
 mod accounting;
 mod devices;
 mod registry;
+mod sites;
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
@@ -20,6 +21,7 @@ use crate::{
     ids::{BootTime, ProcId},
     ledger::{Change, DriftKind, Ledger, Reconciliation},
     probe::{Backend, Counts, DmState, Options, StartError, Tracer},
+    stack::Found,
     verdict::Completeness,
 };
 
@@ -45,6 +47,8 @@ pub enum Tapped<'a> {
     Proc(&'a ProcRecord),
     /// The kernel's tables.
     Snapshot(&'a Snapshot),
+    /// The call site of a cookie.
+    Site(&'a Found),
 }
 
 /// Gets everything that the books are made from.
@@ -85,6 +89,8 @@ pub struct Session {
     tap: Option<Tap>,
     /// Makes this trace known to `list`, `report` and `clean` as long as it lives.
     registration: Option<registry::Registration>,
+    /// Call sites.
+    sites: Option<sites::Sites>,
     /// Numbers of devices by name.
     devices: Directory,
     /// When device-mapper was attached to.
@@ -117,6 +123,7 @@ impl Session {
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(|_| other(&"cannot poll the ring buffer"))?;
         let tap = tap(&tracer, began)?;
+        let sites = sites::Sites::start(&mut tracer, tap.is_some())?;
         let recording = tap.as_ref().and_then(|tap| tap.file.clone());
         let registration = registry::register(&tracer, began, recording);
         let mut session = Self {
@@ -135,6 +142,7 @@ impl Session {
             last: None,
             tap,
             registration,
+            sites,
             devices: Directory::default(),
             dm_since: None,
             dm_missed: 0,
@@ -185,12 +193,21 @@ impl Session {
         self.registration.is_some()
     }
 
-    /// Waits until the ring has messages.
+    /// Waits until the ring has messages, or call sites were found.
     ///
     /// # Errors
     /// Polling fails.
     pub async fn readable(&self) -> io::Result<()> {
-        self.ring.readable().await?.clear_ready();
+        let found = async {
+            match &self.sites {
+                Some(sites) => sites.news().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ready = self.ring.readable() => ready?.clear_ready(),
+            () = found => {}
+        }
         Ok(())
     }
 
@@ -198,10 +215,13 @@ impl Session {
     /// more.
     pub fn drain(&mut self, sink: Sink<'_>) -> bool {
         let mut changes = Vec::new();
+        let mut gone = Vec::new();
         let ring = self.ring.get_mut();
+        let mut more = true;
         for _ in 0..BATCH {
             let Some(item) = ring.next() else {
-                return false;
+                more = false;
+                break;
             };
             let completed = self.devices.complete(&item);
             let message = completed.as_ref().map_or(&*item, as_bytes);
@@ -216,6 +236,11 @@ impl Session {
                     }
                     changes.clear();
                     self.ledger.apply_into(&event, &mut changes);
+                    if let What::Destroyed { sem, key } = event.what
+                        && key.has_cookie_magic()
+                    {
+                        gone.push(sem);
+                    }
                     if !changes.is_empty() {
                         sink(&changes, &self.ledger);
                     }
@@ -223,7 +248,10 @@ impl Session {
                 Err(_) => self.received.undecodable += 1,
             }
         }
-        true
+        for sem in gone {
+            self.forget_site(sem);
+        }
+        more
     }
 
     /// Attaches to device-mapper if it has come since. Cheap if not. Tells whether it did now.
@@ -438,6 +466,11 @@ impl Session {
         let counts = self.settled_counts();
         self.drain_all(sink);
         self.resync(sink);
+        if let Some(sites) = &mut self.sites {
+            sites.finish();
+            self.received.kinds[Kind::Stack as usize] = sites.received();
+        }
+        self.place_sites();
         let accounting = Accounting::balance(
             &counts,
             &self.received,

@@ -142,7 +142,11 @@ fn harm(case: &Case, row: &Row<'_>, class: Class) -> Harm {
         confidence: row.verdict.as_ref().map_or("unknown", confidence),
         owner: row.pid().map(|_| row.owner()),
         waiters,
-        devices: row.devices().iter().map(|device| device.full()).collect(),
+        devices: row
+            .devices()
+            .iter()
+            .map(crate::ledger::Device::full)
+            .collect(),
         harm: what.to_owned(),
     }
 }

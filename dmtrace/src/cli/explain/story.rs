@@ -17,6 +17,7 @@ use crate::{
     event::ExitStatus,
     ledger::{Process, WhyUnknown},
     output::{time, time::Clock},
+    stack::CallSite,
     verdict::{
         Avoid, Cause, Class, Confidence, Culprit, Healthy, How, MissingStep, Reason, Remedy, Role,
     },
@@ -373,8 +374,9 @@ fn title(row: &Row<'_>) -> String {
 }
 
 /// Where in the program it was made.
-fn call_site(_row: &Row<'_>) -> &'static str {
-    "unknown (not captured)"
+fn call_site(row: &Row<'_>) -> String {
+    row.call_site()
+        .map_or_else(|| "unknown (not captured)".to_owned(), CallSite::line)
 }
 
 fn blame(culprit: &Culprit) -> String {
