@@ -295,6 +295,7 @@ impl Cookie {
         }
         if let Some(creator) = creator {
             let stage = owner_stage(record, owner_waits);
+            self.gaps.order = stage == Stage::SelfCompleted && record.owner_inc > 1;
             // The end of a wait is the last that is known of a waiter, also if it failed.
             let waits_done = owner_waits && record.waits_done > 0;
             let acted = waits_done || last.is_some_and(|last| last.image == creator.image);

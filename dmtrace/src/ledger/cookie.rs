@@ -220,13 +220,16 @@ pub struct Gaps {
     pub crowded: bool,
     /// A wait for zero has ended, and decrements that must have come before are not told yet.
     pub late: bool,
+    /// The order of the owner's increments and decrements: a map record has their sums only. How
+    /// far a transaction of several operations has come is then not known.
+    pub order: bool,
     /// Messages of device-mapper were lost: the list of devices is not complete. No verdict rests
     /// on it.
     pub devices: bool,
 }
 
 impl Gaps {
-    /// Whether anything is missing that a verdict rests on.
+    /// Whether anything is missing that every verdict rests on.
     pub const fn any(self) -> bool {
         self.operations || self.results || self.crowded || self.late
     }

@@ -1,15 +1,18 @@
 //! Numbers of device-mapper's devices by their names, for ioctls that name a device and fail, or
-//! remove it: the kernel does not tell the number then (where dm's types are not known).
+//! remove it: the kernel does not tell the number then (where dm's types are not known). And what a
+//! trace sees of device-mapper at all.
 
 use std::{collections::HashMap, fs, path::Path, time::Instant};
 
 use dmtrace_common::{DM_RENAME, DmEvent, EVENT_DEVICE_BY_NAME, Header, Kind};
 use serde::Serialize;
 
+use super::Session;
 use crate::{
     event::{read_plain, text},
+    host,
     ids::{BootTime, DevNum},
-    probe::DmState,
+    probe::{Backend, DmState},
 };
 
 /// Looks into sysfs for a name that is not known are at least so far apart.
@@ -30,6 +33,48 @@ pub struct DmReport {
     pub entered: u64,
     /// Of these, seen to return. Others are still running, or their return was lost (kprobe).
     pub returned: u64,
+}
+
+impl Session {
+    /// Attaches to device-mapper if it has come since. Cheap if not. Tells whether it did now.
+    pub fn attend_dm(&mut self) -> bool {
+        let now = self.tracer.attend_dm();
+        if now {
+            self.dm_since = Some(host::clock::boot_now());
+            self.devices.read();
+        } else if !matches!(self.tracer.dm(), DmState::Attached { .. }) {
+            self.dm_since = None;
+        }
+        now
+    }
+
+    /// Whether device-mapper is not traced because it is not there yet.
+    pub fn awaits_dm(&self) -> bool {
+        *self.tracer.dm() == DmState::NotLoaded
+    }
+
+    /// Whether device-mapper may go unnoticed: a trampoline holds the module, a kprobe does not.
+    pub fn may_lose_dm(&self) -> bool {
+        matches!(
+            self.tracer.dm(),
+            DmState::Attached {
+                by: Backend::Kprobe,
+                ..
+            }
+        )
+    }
+
+    /// What is seen of device-mapper.
+    pub fn dm_report(&self) -> DmReport {
+        let counts = self.tracer.counts();
+        DmReport {
+            how: self.tracer.dm().clone(),
+            since: self.dm_since,
+            cookies_before: self.dm_missed,
+            entered: counts.dm_entered,
+            returned: counts.of(Kind::Ioctl).seen,
+        }
+    }
 }
 
 /// Devices by name.

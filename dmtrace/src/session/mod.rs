@@ -20,7 +20,7 @@ use crate::{
     host::{self, Scope},
     ids::{BootTime, ProcId},
     ledger::{Change, DriftKind, Ledger, Reconciliation},
-    probe::{Backend, Counts, DmState, Options, StartError, Tracer},
+    probe::{Counts, DmState, Options, StartError, Tracer},
     stack::Found,
     verdict::Completeness,
 };
@@ -252,46 +252,6 @@ impl Session {
             self.forget_site(sem);
         }
         more
-    }
-
-    /// Attaches to device-mapper if it has come since. Cheap if not. Tells whether it did now.
-    pub fn attend_dm(&mut self) -> bool {
-        let now = self.tracer.attend_dm();
-        if now {
-            self.dm_since = Some(host::clock::boot_now());
-            self.devices.read();
-        } else if !matches!(self.tracer.dm(), DmState::Attached { .. }) {
-            self.dm_since = None;
-        }
-        now
-    }
-
-    /// Whether device-mapper is not traced because it is not there yet.
-    pub fn awaits_dm(&self) -> bool {
-        *self.tracer.dm() == DmState::NotLoaded
-    }
-
-    /// Whether device-mapper may go unnoticed: a trampoline holds the module, a kprobe does not.
-    pub fn may_lose_dm(&self) -> bool {
-        matches!(
-            self.tracer.dm(),
-            DmState::Attached {
-                by: Backend::Kprobe,
-                ..
-            }
-        )
-    }
-
-    /// What is seen of device-mapper.
-    pub fn dm_report(&self) -> DmReport {
-        let counts = self.tracer.counts();
-        DmReport {
-            how: self.tracer.dm().clone(),
-            since: self.dm_since,
-            cookies_before: self.dm_missed,
-            entered: counts.dm_entered,
-            returned: counts.of(Kind::Ioctl).seen,
-        }
     }
 
     /// Takes everything that is in the ring now.

@@ -160,8 +160,8 @@ fn living(
     let Some((how, confidence, user)) = found else {
         return open(known, evidence);
     };
-    if known.unseen || known.contradiction {
-        // What was not seen may have been the wait.
+    if known.unseen || known.contradiction || cookie.gaps.order {
+        // What was not seen may have been the wait, or the begin of one more operation.
         return incomplete(known, evidence);
     }
     let self_completed = cookie.counts.self_completions();

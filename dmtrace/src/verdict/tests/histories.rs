@@ -308,6 +308,17 @@ proptest! {
         let report = progress.ledger.reconcile(&view.snapshot);
         prop_assert_eq!(report.drift(), 0, "{:#?}", report);
         safe(&play, &progress.ledger, &view, &Completeness::default(), false)?;
+        // `list`, which joins this trace, has the maps only.
+        let mut joined = Ledger::new();
+        for record in play.world.proc_records.values() {
+            joined.adopt_process(record);
+        }
+        for (&sem, record) in &play.world.records {
+            joined.adopt(sem, record);
+        }
+        joined.reconcile(&view.snapshot);
+        books(&play, &joined)?;
+        safe(&play, &joined, &view, &Completeness::default(), false)?;
     }
 
     /// The tracer starts in the middle.
