@@ -19,7 +19,7 @@ use crate::{
     host::{self, Scope},
     ids::{BootTime, ProcId},
     ledger::{Change, DriftKind, Ledger, Reconciliation},
-    probe::{Backend, Counts, DmState, Options, StartError, Tracer},
+    probe::{Backend, Counts, DmState, Options, Seed, StartError, Tracer},
     verdict::Completeness,
 };
 
@@ -103,7 +103,7 @@ impl Session {
         let mut tracer = Tracer::start(options)?;
         // After attaching: what is made between a snapshot and attaching would stay unknown.
         let snapshot = host::take_snapshot(&scope);
-        tracer.seed(&snapshot);
+        tracer.seed(&snapshot, Seed::Older);
         let ring = tracer
             .take_ring()
             .ok_or_else(|| other(&"the ring buffer is gone"))?;
@@ -358,7 +358,7 @@ impl Session {
             }
         }
         if report.unknown > 0 {
-            self.tracer.seed(&snapshot);
+            self.tracer.seed(&snapshot, Seed::Missed);
         }
         sink(&report.changes, &self.ledger);
         self.reap_processes();

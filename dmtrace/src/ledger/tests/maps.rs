@@ -1,7 +1,8 @@
 //! Map records and snapshots into the books.
 
 use dmtrace_common::{
-    ProcKey, SEM_ANNOUNCED, SEM_COOKIE, SEM_OPS_DROPPED, SEM_TOMBSTONE, SemRecord,
+    ProcKey, SEM_ANNOUNCED, SEM_COOKIE, SEM_MISSED, SEM_OPS_DROPPED, SEM_PREEXISTING,
+    SEM_TOMBSTONE, SemRecord,
 };
 
 use super::*;
@@ -43,6 +44,21 @@ fn a_record_replaces_lost_messages_and_once_only() {
     assert_eq!(set.origin, Origin::Map);
     assert_eq!(ledger.totals().sets.created, 1);
     assert_eq!(ledger.check(), Ok(()));
+}
+
+#[test]
+fn found_later_is_not_older_than_the_trace() {
+    for (state, why) in [
+        (0, WhyUnknown::BeforeTracer),
+        (SEM_MISSED, WhyUnknown::Missed),
+    ] {
+        let mut found = record(SEM_PREEXISTING | state);
+        (found.created, found.creator) = (0, ProcKey::default());
+        let mut ledger = Ledger::new();
+        ledger.adopt(sem(1), &found);
+        let set = ledger.semaphore(sem(1)).unwrap();
+        assert_eq!(set.creator, Creator::Unknown(why));
+    }
 }
 
 #[test]
