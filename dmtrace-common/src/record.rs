@@ -94,6 +94,8 @@ pub const SEM_DM_DROPPED: u32 = 1 << 7;
 /// A wait for zero succeeded, and nobody has incremented since: a decrement that returns later
 /// was carried out before.
 pub const SEM_RELEASED: u32 = 1 << 8;
+/// With [`SEM_PREEXISTING`]: it was made while the tracer ran, and that was not seen.
+pub const SEM_MISSED: u32 = 1 << 9;
 
 /// Ancestors kept of a process.
 pub const PARENTS: usize = 6;

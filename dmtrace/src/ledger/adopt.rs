@@ -2,8 +2,8 @@
 //! runs already is joined. Adopting a record twice changes nothing the second time.
 
 use dmtrace_common::{
-    ProcRecord, SEM_DM_DROPPED, SEM_MAYBE_FOUND, SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_PREEXISTING,
-    SEM_TOMBSTONE, SemRecord,
+    ProcRecord, SEM_DM_DROPPED, SEM_MAYBE_FOUND, SEM_MISSED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED,
+    SEM_PREEXISTING, SEM_TOMBSTONE, SemRecord,
 };
 
 use super::{
@@ -155,7 +155,11 @@ impl Ledger {
             return Creator::Unknown(WhyUnknown::MaybeFound);
         }
         if record.state & SEM_PREEXISTING != 0 {
-            return Creator::Unknown(WhyUnknown::BeforeTracer);
+            return Creator::Unknown(if record.state & SEM_MISSED == 0 {
+                WhyUnknown::BeforeTracer
+            } else {
+                WhyUnknown::Missed
+            });
         }
         let name = crate::event::text(&record.comm);
         match self.actor(record.creator, &name) {

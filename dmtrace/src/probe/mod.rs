@@ -36,4 +36,4 @@ pub use dm::DmState;
 #[cfg(feature = "live")]
 pub use maps::{MapIds, Maps, ProcEntry, SemEntry};
 #[cfg(feature = "live")]
-pub use tracer::{Options, StartError, Tracer};
+pub use tracer::{Options, Seed, StartError, Tracer};

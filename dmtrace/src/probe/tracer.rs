@@ -8,8 +8,8 @@ use aya::{
     maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
 };
 use dmtrace_common::{
-    CookieKey, PREFILTER_SLOTS, SEM_ANNOUNCED, SEM_COOKIE, SEM_PREEXISTING, SEM_TOMBSTONE, SemKey,
-    SemRecord, control,
+    CookieKey, PREFILTER_SLOTS, SEM_ANNOUNCED, SEM_COOKIE, SEM_MISSED, SEM_PREEXISTING,
+    SEM_TOMBSTONE, SemKey, SemRecord, control,
 };
 
 use super::{
@@ -110,6 +110,15 @@ pub struct Tracer {
     /// Keeps the programs that `links` refer to, and the maps, alive.
     ebpf: Ebpf,
     log: Option<KernelLog>,
+}
+
+/// Why the kernel side does not know a set of a snapshot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Seed {
+    /// It is older than the trace.
+    Older,
+    /// Its creation was not seen.
+    Missed,
 }
 
 impl Tracer {
@@ -336,7 +345,11 @@ impl Tracer {
 
     /// Enters the sets of a snapshot that the kernel side does not know, so that their operations
     /// and removals are followed. Returns how many were entered.
-    pub fn seed(&mut self, snapshot: &Snapshot) -> usize {
+    pub fn seed(&mut self, snapshot: &Snapshot, why: Seed) -> usize {
+        let missed = match why {
+            Seed::Older => 0,
+            Seed::Missed => SEM_MISSED,
+        };
         let mut entered = 0;
         for ns in &snapshot.namespaces {
             for set in &ns.sets {
@@ -346,7 +359,10 @@ impl Tracer {
                     nsems: set.nsems,
                     semflg: set.mode,
                     value: set.first.map_or(0, |first| first.value),
-                    state: SEM_PREEXISTING | SEM_ANNOUNCED | if cookie { SEM_COOKIE } else { 0 },
+                    state: SEM_PREEXISTING
+                        | SEM_ANNOUNCED
+                        | missed
+                        | if cookie { SEM_COOKIE } else { 0 },
                     ..SemRecord::default()
                 };
                 if self.maps.seed(

@@ -20,7 +20,7 @@ use crate::{
     host::{self, Scope},
     ids::{BootTime, ProcId},
     ledger::{Change, DriftKind, Ledger, Reconciliation},
-    probe::{Counts, DmState, Options, StartError, Tracer},
+    probe::{Counts, DmState, Options, Seed, StartError, Tracer},
     stack::Found,
     verdict::Completeness,
 };
@@ -114,7 +114,7 @@ impl Session {
         let mut tracer = Tracer::start(options)?;
         // After attaching: what is made between a snapshot and attaching would stay unknown.
         let snapshot = host::take_snapshot(&scope);
-        tracer.seed(&snapshot);
+        tracer.seed(&snapshot, Seed::Older);
         let ring = tracer
             .take_ring()
             .ok_or_else(|| other(&"the ring buffer is gone"))?;
@@ -352,7 +352,7 @@ impl Session {
             }
         }
         if report.unknown > 0 {
-            self.tracer.seed(&snapshot);
+            self.tracer.seed(&snapshot, Seed::Missed);
         }
         sink(&report.changes, &self.ledger);
         self.reap_processes();

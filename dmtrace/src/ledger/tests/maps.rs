@@ -1,7 +1,8 @@
 //! Map records and snapshots into the books.
 
 use dmtrace_common::{
-    ProcKey, SEM_ANNOUNCED, SEM_COOKIE, SEM_OPS_DROPPED, SEM_PREEXISTING, SEM_TOMBSTONE, SemRecord,
+    ProcKey, SEM_ANNOUNCED, SEM_COOKIE, SEM_MISSED, SEM_OPS_DROPPED, SEM_PREEXISTING,
+    SEM_TOMBSTONE, SemRecord,
 };
 
 use super::*;
@@ -79,6 +80,21 @@ fn sums_do_not_tell_how_far_a_transaction_has_come() {
         let cookie = ledger.semaphore(sem(1)).unwrap().cookie.as_ref().unwrap();
         assert_eq!(cookie.gaps.order, unclear);
         assert!(!cookie.gaps.any());
+    }
+}
+
+#[test]
+fn found_later_is_not_older_than_the_trace() {
+    for (state, why) in [
+        (0, WhyUnknown::BeforeTracer),
+        (SEM_MISSED, WhyUnknown::Missed),
+    ] {
+        let mut found = record(SEM_PREEXISTING | state);
+        (found.created, found.creator) = (0, ProcKey::default());
+        let mut ledger = Ledger::new();
+        ledger.adopt(sem(1), &found);
+        let set = ledger.semaphore(sem(1)).unwrap();
+        assert_eq!(set.creator, Creator::Unknown(why));
     }
 }
 
