@@ -91,6 +91,9 @@ pub const SEM_NS_TEARDOWN: u32 = 1 << 5;
 pub const SEM_MAYBE_FOUND: u32 = 1 << 6;
 /// A message of a device-mapper ioctl or uevent was dropped: read the sums here instead.
 pub const SEM_DM_DROPPED: u32 = 1 << 7;
+/// A wait for zero succeeded, and nobody has incremented since: a decrement that returns later
+/// was carried out before.
+pub const SEM_RELEASED: u32 = 1 << 8;
 
 /// Ancestors kept of a process.
 pub const PARENTS: usize = 6;

@@ -2,8 +2,8 @@
 
 use dmtrace_common::{
     CookieKey, Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, OPS_KEPT, ProcKey,
-    SEM_ANNOUNCED, SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_TOMBSTONE,
-    SemBuf, SemEvent, SemKey, SemRecord, control, has_cookie_magic,
+    SEM_ANNOUNCED, SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_RELEASED,
+    SEM_TOMBSTONE, SemBuf, SemEvent, SemKey, SemRecord, control, has_cookie_magic,
 };
 
 use crate::{
@@ -228,6 +228,7 @@ pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16) {
     if ret == 0 {
         record.value = value;
         record.last_actor = who.key;
+        record.state &= !SEM_RELEASED;
         bump(&raw mut record.setvals);
     }
     emit::count(Counter::seen(Kind::SetVal));
@@ -349,8 +350,16 @@ fn note_op(record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32) {
         }
         return;
     }
-    record.last_actor = who.key;
     let sum = total(ops);
+    // Whoever decrements to zero wakes the waiter, whose hook may run first.
+    if sum >= 0 || record.state & SEM_RELEASED == 0 {
+        record.last_actor = who.key;
+    }
+    if sum > 0 {
+        record.state &= !SEM_RELEASED;
+    } else if sum == 0 && ops.can_sleep() {
+        record.state |= SEM_RELEASED;
+    }
     if sum != 0 {
         // SAFETY: an aligned field of a live map value.
         unsafe { add32((&raw mut record.value).cast(), sum as u32) };

@@ -195,6 +195,9 @@ pub struct UdevFacts {
     pub control_socket: bool,
     /// The process, if one runs.
     pub daemon: Option<u32>,
+    /// None runs, but somebody listens on its control socket: systemd starts it at the next event.
+    #[serde(default)]
+    pub activated: bool,
     /// `/run/udev/queue` exists: events are being processed.
     pub queue_busy: bool,
     /// Path of `95-dm-notify.rules`, if one is installed and not masked.
@@ -240,6 +243,13 @@ pub struct Suspended {
     pub node: String,
     /// Its name, such as `vg-root`.
     pub name: String,
+}
+
+impl UdevFacts {
+    /// Whether events are handled, or may be at any moment.
+    pub const fn is_there(&self) -> bool {
+        self.daemon.is_some() || self.activated
+    }
 }
 
 impl HostFacts {

@@ -23,13 +23,14 @@ trace() {
 
 # finish: lets the dust settle, looks while the trace still runs, stops it, reads the recording.
 finish() {
-    [ -z "${unsettled-}" ] && udevadm settle --timeout=10
+    [ -n "${unsettled-}" ] || udevadm settle --timeout=60
     sleep 1.2
     dmtrace list --json >"$OUT/list.json" || true
     kill -INT "$tracer"
     wait "$tracer" || true
     tracer=
     dmtrace report --json "$OUT/trace.dmt" >"$OUT/report.json" || true
+    dmtrace explain --json "$OUT/trace.dmt" >"$OUT/explain.json" || true
     rm -f "$OUT/trace.dmt"
 }
 
@@ -74,6 +75,15 @@ ended() {
     return 1
 }
 
+# zombie NAME: whether a process of that name is dead and not reaped; its number is in $zombie.
+zombie() {
+    for stat in /proc/[0-9]*/stat; do
+        read -r pid name state _ <"$stat" 2>/dev/null || continue
+        [ "$name $state" = "($1) Z" ] && zombie=$pid && return 0
+    done
+    return 1
+}
+
 # kill_it PID [SIGNAL]: kills a child and waits for its end, quietly.
 kill_it() {
     kill "-${2:-KILL}" "$1"
@@ -93,7 +103,7 @@ have_cookies() {
 # zero NAME [SECTORS]: a device in good order, without a cookie.
 device() {
     dmsetup create "$1" --noudevsync --table "0 ${2:-2048} zero"
-    udevadm settle --timeout=20
+    udevadm settle --timeout=60
 }
 
 # loop SIZE: a loop device with an empty file of that size; its name is in $loop.

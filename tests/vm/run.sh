@@ -38,10 +38,10 @@ clean_up() {
         udevd_start
     fi
     dmsetup udevcomplete_all -y >/dev/null
-    udevadm settle --timeout=10
+    udevadm settle --timeout=60
     if [ "$(dmsetup ls)" != "No devices found" ]; then
         timeout 20 dmsetup remove_all --force
-        udevadm settle --timeout=10
+        udevadm settle --timeout=60
     fi
     losetup -D
     ! [ -e /tmp/pin ] || umount /tmp/pin
@@ -64,7 +64,7 @@ for entry; do
     (
         echo 0 >$group/cgroup.procs
         cd /tmp
-        exec timeout --kill-after=2 "${limit:-60}" sh -eu "$SUITE/one.sh" "$script"
+        exec timeout --kill-after=2 "${limit:-120}" sh -eu "$SUITE/one.sh" "$script"
     ) >"$OUT/log" 2>&1
     code=$?
     echo $code >"$OUT/status"

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     event::{ProcessImage, errno_word},
     ids::{BootTime, DevNum, IpcNs, SemId},
-    ledger::{Change, ChangeKind, EndKind, ImageId, Ledger, Meaning, Name},
+    ledger::{Change, ChangeKind, Device, EndKind, ImageId, Ledger, Meaning, Name},
     output::{Out, json, table, time::Clock},
     session::DmReport,
     verdict::Judged,
@@ -209,6 +209,15 @@ impl<'a> Printer<'a> {
         let mut object = json::envelope("change", change);
         object["time"] = json!(self.clock.rfc3339(change.at));
         object["key"] = json!(format!("{:#010x}", change.key.0));
+        // Whose operation was broken off.
+        if change.kind
+            == (ChangeKind::Destroyed {
+                ending: EndKind::WhileLive,
+            })
+            && let Some(closed) = ledger.closed_cookie(change.sem)
+        {
+            object["devices"] = json!(devices(closed));
+        }
         // Numbers of processes that are gone would add up for ever.
         if self.introduced.len() > 65_536 {
             self.introduced.clear();
@@ -422,7 +431,13 @@ fn detail(change: &Change, ledger: &Ledger) -> String {
         },
         ChangeKind::Destroyed { ending } => match ending {
             EndKind::ByWaiter | EndKind::ByCreator => String::new(),
-            EndKind::WhileLive => "while in use!".to_owned(),
+            EndKind::WhileLive => {
+                let of = ledger.closed_cookie(change.sem).map_or(&[][..], devices);
+                let names: Vec<String> = of.iter().map(Device::full).collect();
+                format!("while in use! {}", names.join(", "))
+                    .trim_end()
+                    .to_owned()
+            }
             EndKind::ByOther => "by another process".to_owned(),
             EndKind::WithNamespace => "with its IPC namespace".to_owned(),
             EndKind::NamespaceGone => "its IPC namespace is gone (inferred)".to_owned(),

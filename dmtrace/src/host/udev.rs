@@ -32,6 +32,7 @@ pub fn read(roots: &Roots, list: &ProcessList) -> UdevFacts {
     UdevFacts {
         control_socket: roots.exists("run/udev/control"),
         daemon,
+        activated: daemon.is_none() && listened(roots),
         queue_busy: roots.exists("run/udev/queue"),
         notify_rule,
         notify_rule_mask,
@@ -57,6 +58,18 @@ fn daemon(roots: &Roots, list: &ProcessList) -> Option<u32> {
             && !parent.is_some_and(named)
     });
     candidates.map(|(&pid, _)| pid).next()
+}
+
+/// Whether the control socket is open in some process. The path alone may be left over from a
+/// udevd that was killed; a socket that systemd holds belongs to a udevd that is started on demand.
+fn listened(roots: &Roots) -> bool {
+    const LISTENS: &str = "00010000";
+    let sockets = roots.read_proc("1/net/unix").unwrap_or_default();
+    // Num RefCount Protocol Flags Type St Inode Path
+    String::from_utf8_lossy(&sockets).lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(3);
+        fields.next() == Some(LISTENS) && fields.nth(3) == Some("/run/udev/control")
+    })
 }
 
 /// Who owns process 1: root, also where a test is the host.
@@ -227,6 +240,25 @@ mod tests {
         host.write("run/udev/queue", "");
         let facts = read(&host.roots(), &ProcessList::default());
         assert!(facts.control_socket && facts.queue_busy);
+    }
+
+    #[test]
+    fn a_socket_that_systemd_holds() {
+        let host = Host::new();
+        host.write("run/udev/control", "");
+        let head = "Num       RefCount Protocol Flags    Type St Inode Path\n";
+        let socket = |flags: &str, path: &str| {
+            format!("{head}0000000000000000: 00000002 00000000 {flags} 0005 01 1234 {path}\n")
+        };
+        let activated = || read(&host.roots(), &ProcessList::default()).activated;
+        assert!(!activated());
+        host.write("proc/1/net/unix", &socket("00010000", "/run/udev/control"));
+        assert!(activated());
+        // Another socket, and a client of this one.
+        host.write("proc/1/net/unix", &socket("00010000", "/run/udev/control2"));
+        assert!(!activated());
+        host.write("proc/1/net/unix", &socket("00000000", "/run/udev/control"));
+        assert!(!activated());
     }
 
     #[test]

@@ -275,6 +275,7 @@ impl Cookie {
         if record.state & SEM_PREEXISTING == 0 {
             self.base = Some(record.value);
             self.sum = 0;
+            self.forgive();
             self.first_op = None;
         }
         if record.last_op != 0 {

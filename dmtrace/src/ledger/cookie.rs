@@ -63,6 +63,9 @@ pub struct Cookie {
     pub(super) sum: i32,
     /// The first operation since that point.
     pub(super) first_op: Option<BootTime>,
+    /// Decrements before the last release that are not told yet: whoever decrements to zero wakes
+    /// the waiter, whose message may come first.
+    pub(super) owed: i32,
     /// Operations up to here are contained in the counts taken over from the kernel map.
     pub(super) synced: BootTime,
     /// The same for device-mapper's ioctls.
@@ -211,6 +214,8 @@ pub struct Gaps {
     pub results: bool,
     /// More users than can be told apart.
     pub crowded: bool,
+    /// A wait for zero has ended, and decrements that must have come before are not told yet.
+    pub late: bool,
     /// Messages of device-mapper were lost: the list of devices is not complete. No verdict rests
     /// on it.
     pub devices: bool,
@@ -219,7 +224,7 @@ pub struct Gaps {
 impl Gaps {
     /// Whether anything is missing that a verdict rests on.
     pub const fn any(self) -> bool {
-        self.operations || self.results || self.crowded
+        self.operations || self.results || self.crowded || self.late
     }
 }
 

@@ -35,6 +35,7 @@ impl Cookie {
             if self.first_op.is_none_or(|first| first <= call.at) {
                 self.sum = 0;
                 self.first_op = None;
+                self.forgive();
             }
             self.base = Some(value);
             if let Some(who) = call.who {
@@ -64,15 +65,38 @@ impl Cookie {
             return self.refused(call, delta);
         }
         if call.at > self.synced {
+            let before_release = delta < 0 && self.owed > 0;
+            let delta = self.pay(delta);
             self.sum = self.sum.saturating_add(delta);
-            self.first_op = Some(self.first_op.map_or(call.at, |first| first.min(call.at)));
-            self.last_actor = call.who.map(|who| who.image).or(self.last_actor);
+            if !before_release {
+                self.first_op = Some(self.first_op.map_or(call.at, |first| first.min(call.at)));
+                self.last_actor = call.who.map(|who| who.image).or(self.last_actor);
+            }
         }
         if delta > 0 {
             self.up(call, delta)
         } else {
             self.down(call, delta.saturating_neg())
         }
+    }
+
+    /// What a call changes beyond what the release before it has told already.
+    fn pay(&mut self, delta: i32) -> i32 {
+        let paid = delta.saturating_neg().clamp(0, self.owed);
+        self.owed -= paid;
+        if delta > 0 && self.owed > 0 {
+            // From here on a decrement may be a later one.
+            self.forgive();
+            self.gaps.operations = true;
+        }
+        self.gaps.late = self.owed > 0;
+        delta.saturating_add(paid)
+    }
+
+    /// The value is certain by other means.
+    pub(super) fn forgive(&mut self) {
+        self.owed = 0;
+        self.gaps.late = false;
     }
 
     fn up(&mut self, call: CallSeen<'_>, by: i32) -> Option<ChangeKind> {
@@ -246,11 +270,16 @@ impl Cookie {
         }
         if call.errno == 0 && call.at > self.synced && certain && !call.quality.no_result {
             self.last_actor = call.who.map(|who| who.image).or(self.last_actor);
-            if self.value().is_some_and(|value| value != 0)
+            if let Some(value) = self.value().filter(|&value| value != 0)
                 && self.first_op.is_none_or(|first| first <= call.at)
             {
-                // The kernel says zero: operations were missed (or arrive late).
-                self.gaps.operations = true;
+                // The kernel says zero: operations were missed, or arrive late.
+                if value > 0 {
+                    self.owed = value;
+                    self.gaps.late = true;
+                } else {
+                    self.gaps.operations = true;
+                }
             }
             self.base = Some(0);
             self.sum = 0;

@@ -227,6 +227,7 @@ impl Ledger {
         cookie.base = Some(first.value);
         cookie.sum = 0;
         cookie.first_op = None;
+        cookie.forgive();
         cookie.synced = cookie.synced.max(snapshot.began);
         cookie.gaps.operations = true;
         if let Some(was) = was {

@@ -63,6 +63,11 @@ impl Btf {
         Self::read(path, Some(Rc::clone(kernel)))
     }
 
+    /// The file as it was read.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     fn read(path: &Path, base: Option<Rc<Self>>) -> Result<Self, BtfError> {
         let name = path.display().to_string();
         let bytes = fs::read(path).map_err(|source| BtfError::Unreadable {

@@ -20,6 +20,8 @@ mod module;
 #[cfg(feature = "live")]
 mod shared;
 #[cfg(feature = "live")]
+mod skipped;
+#[cfg(feature = "live")]
 mod tracer;
 
 pub use environment::{Environment, Lockdown};

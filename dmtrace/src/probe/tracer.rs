@@ -4,7 +4,7 @@ use std::{path::Path, rc::Rc};
 
 use anyhow::{Context, Result};
 use aya::{
-    Btf as AyaBtf, Ebpf, EbpfLoader,
+    Btf as AyaBtf, Ebpf, EbpfLoader, Endianness,
     maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
 };
 use dmtrace_common::{
@@ -22,6 +22,7 @@ use super::{
     maps::{MapIds, Maps},
     offsets,
     shared::SharedArray,
+    skipped::skipped_runs,
     spec::Backend,
 };
 use crate::facts::Snapshot;
@@ -132,7 +133,7 @@ impl Tracer {
         if !offsets.missing_core.is_empty() {
             return Err(StartError::UnknownKernel(offsets.missing_core.join(", ")));
         }
-        let mut tracer = Self::load(options, &environment, &offsets)?;
+        let mut tracer = Self::load(options, &environment, &offsets, &btf)?;
         tracer.attend(Some(&Rc::new(btf)));
         Ok(tracer)
     }
@@ -141,13 +142,14 @@ impl Tracer {
         options: Options,
         environment: &Environment,
         offsets: &offsets::Offsets,
+        btf: &Btf,
     ) -> Result<Self, StartError> {
         let ring_bytes = ring_size(options.ring_bytes);
         let own = std::process::id();
         // Userspace collects tombstones well before half of the map is taken by them.
         let tombstones = u64::from(options.max_sems / 4);
         let proc_tombstones = u64::from(proc_tombstones(options.max_procs));
-        let aya_btf = AyaBtf::from_sys_fs().ok();
+        let aya_btf = AyaBtf::parse(btf.bytes(), Endianness::default()).ok();
         let mut loader = EbpfLoader::new();
         loader
             .btf(aya_btf.as_ref())
@@ -280,6 +282,11 @@ impl Tracer {
     /// The kernel side's counters now.
     pub fn counts(&self) -> Counts {
         Counts::read(&self.counts)
+    }
+
+    /// Runs of the probes that the kernel has skipped: what happened then was not seen.
+    pub fn skipped_runs(&self) -> u64 {
+        skipped_runs(&self.ebpf)
     }
 
     /// The maps that hold the truth.

@@ -53,6 +53,8 @@ pub struct Accounting {
     pub call_map_full: u64,
     /// Records dropped before userspace could read them.
     pub history_lost: u64,
+    /// Runs of a probe that the kernel skipped.
+    pub skipped_runs: u64,
     /// Sets in the books at the last comparison.
     pub ledger_sets: u64,
     /// Sets in the kernel's tables at the last comparison, in the namespaces that could be read.
@@ -72,6 +74,7 @@ impl Accounting {
         totals: &Totals,
         last: Option<&Reconciliation>,
         drift: u64,
+        skipped_runs: u64,
     ) -> Self {
         let total = counts.total();
         let mut deficits = Vec::new();
@@ -122,6 +125,12 @@ impl Accounting {
                 counts.history_lost
             ));
         }
+        if skipped_runs > 0 {
+            deficits.push(format!(
+                "the kernel skipped {skipped_runs} runs of probes, interrupted on the same \
+                 processor: what happened then is known by comparing only"
+            ));
+        }
         if !totals.sets.is_balanced() {
             deficits.push("the books are out of balance; please report this as a bug".to_owned());
         }
@@ -151,6 +160,7 @@ impl Accounting {
             proc_map_full: counts.proc_map_full,
             call_map_full: counts.call_map_full,
             history_lost: counts.history_lost,
+            skipped_runs,
             ledger_sets,
             kernel_sets,
             drift,

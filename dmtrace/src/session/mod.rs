@@ -444,6 +444,7 @@ impl Session {
             self.ledger.totals(),
             self.last.as_ref(),
             self.drift,
+            self.tracer.skipped_runs(),
         );
         (accounting, snapshot)
     }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     event::ExitStatus,
-    ledger::{Cookie, EndKind, Ending, Stage, User},
+    ledger::{Call, Cookie, EndKind, Ending, Stage, User},
 };
 
 pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
@@ -22,7 +22,7 @@ pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
         Confidence::Observed
     };
     let verdict = match ending.kind {
-        EndKind::ByWaiter | EndKind::ByCreator if cookie.counts.starved > 0 => {
+        EndKind::ByWaiter | EndKind::ByCreator | EndKind::ByOther if starved(cookie, ending) => {
             let (culprit, strangers) = completer::blame(cookie, subject.ledger);
             let mut verdict =
                 Verdict::of(Class::OverCompleted, confidence).with([Evidence::Starved {
@@ -55,6 +55,18 @@ pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
         waiters: u32::try_from(ending.waiters.len()).unwrap_or(u32::MAX),
     });
     verdict.with(removed)
+}
+
+/// Whether whoever removed it found nothing left to decrement before its wait: libdm then removes
+/// the set at once.
+fn starved(cookie: &Cookie, ending: &Ending) -> bool {
+    let by = ending.by.as_ref().map(|who| who.image);
+    let found_zero = cookie.timeline.iter().any(|step| {
+        matches!(step.what, Call::Down { .. })
+            && step.errno == libc::EAGAIN
+            && step.who.as_ref().map(|who| who.image) == by
+    });
+    cookie.counts.starved > 0 && (found_zero || ending.kind != EndKind::ByOther)
 }
 
 fn accident(ending: &Ending, confidence: Confidence) -> Verdict {

@@ -137,6 +137,8 @@ pub enum Evidence {
     NoUdevd {
         /// `/run/udev/control` is there all the same: libdm believes that udevd runs.
         socket: bool,
+        /// systemd listens there, and starts udevd at the next event.
+        activated: bool,
     },
     /// The notify rule is missing.
     NoNotifyRule,

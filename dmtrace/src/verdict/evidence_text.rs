@@ -58,10 +58,13 @@ impl fmt::Display for Evidence {
             Self::ParentAlive { pid, name } => {
                 write!(f, "{name}[{pid}], parent of its creator, is alive")
             }
-            Self::NoUdevd { socket: true } => {
+            Self::NoUdevd {
+                activated: true, ..
+            } => f.write_str("no udevd runs; its socket is open, so the next event starts it"),
+            Self::NoUdevd { socket: true, .. } => {
                 f.write_str("no udevd runs, but /run/udev/control makes libdm believe it")
             }
-            Self::NoUdevd { socket: false } => f.write_str("no udevd runs"),
+            Self::NoUdevd { socket: false, .. } => f.write_str("no udevd runs"),
             Self::NoNotifyRule => f.write_str("95-dm-notify.rules is missing or masked"),
             Self::NoDmsetup => {
                 f.write_str("the program of the notify rule, dmsetup, is missing or not executable")

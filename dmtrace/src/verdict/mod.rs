@@ -19,6 +19,7 @@ mod survey;
 #[cfg(test)]
 mod tests;
 mod text;
+mod transaction;
 mod waiting;
 
 pub use advice::{Advice, Avoid, Remedy};

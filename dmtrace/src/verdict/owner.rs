@@ -4,12 +4,11 @@ use super::{
     Class, Confidence, Context, Culprit, Evidence, Healthy, How, MissingStep, Reason, Role,
     Subject, Verdict, completer, life,
     life::{Knowledge, Life},
-    signature,
+    signature, transaction,
 };
 use crate::{
-    event::{Ancestor, ExitStatus, ProcessImage},
-    ids::BootTime,
-    ledger::{Cookie, Creator, Exit, Ledger, Process, Stage, User},
+    event::ExitStatus,
+    ledger::{Cookie, Creator, Exit, Ledger, Stage, User},
 };
 
 pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowledge) -> Verdict {
@@ -66,8 +65,8 @@ pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowled
         return signature::judge(subject, context, known, evidence);
     };
     let process = subject.ledger.process(image);
-    if may_be_transaction(owner, process) {
-        return transaction(context, known, evidence, process);
+    if transaction::may_be(owner, process) {
+        return transaction::judge(subject, context, known, evidence, process);
     }
     dead(subject, context, known, evidence, cookie, owner, &lives)
 }
@@ -80,14 +79,14 @@ fn users<'a>(lives: &[(&'a User, Life)], wanted: impl Fn(Life) -> bool) -> Vec<&
         .collect()
 }
 
-fn open(known: Knowledge, evidence: Vec<Evidence>) -> Verdict {
+pub(super) fn open(known: Knowledge, evidence: Vec<Evidence>) -> Verdict {
     Verdict::of(Class::Healthy(Healthy::Open), known.confidence())
         .with(evidence)
         .with(known.evidence)
 }
 
 /// More completions than announced operations: the next of the owner's decrements fails.
-fn over_completed(cookie: &Cookie, known: &Knowledge) -> bool {
+pub(super) fn over_completed(cookie: &Cookie, known: &Knowledge) -> bool {
     let complete = !known.unseen && !known.contradiction;
     // Whoever decremented last may have been about to wait, and was killed or stopped before: the
     // entry into a wait completes nothing.
@@ -99,7 +98,7 @@ fn over_completed(cookie: &Cookie, known: &Knowledge) -> bool {
     complete && cookie.counts.setvals > 0 && cookie.counts.outstanding() + entering < 0
 }
 
-fn over(
+pub(super) fn over(
     ledger: &Ledger,
     cookie: &Cookie,
     known: Knowledge,
@@ -269,108 +268,6 @@ fn abandoned(
         },
         _ => Abandoned::No,
     }
-}
-
-/// Whether a cookie may outlive its creator by design: `dmsetup udevcreatecookie` exits at once,
-/// and later dmsetup processes get the cookie by `DM_UDEV_COOKIE` or `--udevcookie`. Any other
-/// program that ends well at this point may have done the same.
-fn may_be_transaction(owner: &User, process: Option<&Process>) -> bool {
-    // It prints the cookie after SETVAL, and does nothing else with it.
-    if owner.stage != Stage::Ready || owner.incs > 0 || owner.decs > 0 {
-        return false;
-    }
-    let status = owner.exit.and_then(|exit| exit.status);
-    if status == Some(ExitStatus::Code(0)) {
-        return true;
-    }
-    let image: Option<&ProcessImage> = process.and_then(|process| process.image.as_deref());
-    let Some(image) = image else {
-        return owner.who.name.as_str() == "dmsetup";
-    };
-    match &image.cmdline {
-        Some(arguments) if arguments.iter().any(|arg| arg == "udevcreatecookie") => true,
-        Some(_) if !image.cmdline_cut => false,
-        _ => image.comm == "dmsetup",
-    }
-}
-
-/// Programs that start sessions and services, and outlive them: they hold no transaction.
-const SUPERVISORS: &[&str] = &[
-    "(sd-pam)",
-    "agetty",
-    "atd",
-    "conmon",
-    "containerd",
-    "containerd-shim",
-    "cron",
-    "crond",
-    "dockerd",
-    "dumb-init",
-    "getty",
-    "init",
-    "kubelet",
-    "login",
-    "runsv",
-    "s6-supervise",
-    "sshd",
-    "sshd-session",
-    "supervisord",
-    "systemd",
-    "tini",
-];
-
-/// Whether an ancestor is only there to start others. The first process inherits orphans.
-fn supervises(ancestor: &Ancestor) -> bool {
-    ancestor.id.tgid <= 1 || SUPERVISORS.contains(&ancestor.comm.as_str())
-}
-
-/// The creator of a transaction has ended, and no user of it is alive.
-fn transaction(
-    context: &Context<'_>,
-    known: Knowledge,
-    mut evidence: Vec<Evidence>,
-    process: Option<&Process>,
-) -> Verdict {
-    let facts = context.facts;
-    evidence.push(Evidence::Transaction);
-    let ancestors = process
-        .and_then(|process| process.image.as_deref())
-        .map_or(&[][..], |image| &image.parents);
-    // A subshell in between may have ended: any ancestor may be the script.
-    let holder = ancestors.iter().find(|ancestor| {
-        !supervises(ancestor)
-            && life::life(ancestor.id, BootTime(0), None, facts, facts.now) != Life::Dead(None)
-    });
-    if let Some(holder) = holder {
-        evidence.push(Evidence::ParentAlive {
-            pid: holder.id.tgid,
-            name: holder.comm.clone(),
-        });
-        return open(known, evidence);
-    }
-    if known.quiet < context.thresholds.old {
-        return open(known, evidence);
-    }
-    let reason = if ancestors.is_empty() || known.unseen || known.contradiction {
-        Some(Reason::EventsLost)
-    } else if !facts.processes_complete {
-        Some(Reason::ProcessesUnreadable)
-    } else if !facts.carriers_complete {
-        Some(Reason::CarriersUnreadable)
-    } else {
-        None
-    };
-    if let Some(reason) = reason {
-        return Verdict::unknown(reason).with(evidence).with(known.evidence);
-    }
-    evidence.push(Evidence::Quiet { time: known.quiet });
-    Verdict::of(
-        Class::Leaked(How::TransactionAbandoned),
-        Confidence::Inferred,
-    )
-    .missing(Some(MissingStep::Release))
-    .with(evidence)
-    .with(known.evidence)
 }
 
 fn incomplete(known: Knowledge, evidence: Vec<Evidence>) -> Verdict {

@@ -192,7 +192,7 @@ fn pending(subject: &Subject<'_>, context: &Context<'_>, known: &Knowledge) -> O
     }
     let count = rest.max(1).unsigned_abs();
     let over = known.quiet >= context.thresholds.udev_gives_up(facts);
-    (facts.udev.queue_busy || (facts.udev.daemon.is_some() && !over))
+    (facts.udev.queue_busy || (facts.udev.is_there() && !over))
         .then_some(Obstacle::EventPending { count })
 }
 

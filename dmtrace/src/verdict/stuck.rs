@@ -47,8 +47,10 @@ pub(super) fn cause(
     let Some(daemon) = udev.daemon else {
         evidence.push(Evidence::NoUdevd {
             socket: udev.control_socket,
+            activated: udev.activated,
         });
-        return Some((Cause::UdevdDown, true));
+        // systemd starts it on demand, and may be about to.
+        return (!udev.activated || timeout).then_some((Cause::UdevdDown, !udev.activated));
     };
     // A worker that had read the rules before they were removed may still complete.
     if udev.notify_rule.is_none() && cookie.counts.completions == 0 {

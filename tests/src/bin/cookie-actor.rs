@@ -33,6 +33,7 @@ prints one JSON line for each step: step, pid, key, semid, errno
         M short processes `cookie-actor churn-child --tag X-i`, each creates and removes N sets;
         with --leave the last set of each is a cookie that stays
   exec-chain [--seconds N]   make a cookie, then become `sleep N`
+  thread                     a thread that is not the first makes a cookie, +1; the process stays
   odd-thread                 a thread alone in a new namespace makes a cookie, the process stays
   hold-file --path P         keep a file open, such as /proc/PID/ns/ipc
 --hold keeps the process alive at the end";
@@ -170,6 +171,19 @@ fn play(verb: &str, actor: Actor, args: &mut Args) -> anyhow::Result<Option<File
         "victim" => {
             args.end()?;
             victim(actor)?;
+        }
+        "thread" => {
+            args.end()?;
+            let thread = std::thread::spawn(move || -> io::Result<()> {
+                let cookie = actor.create()?;
+                actor.inc(cookie)?;
+                say("armed", Some(cookie), &[]);
+                hold();
+            });
+            thread
+                .join()
+                .map_err(|_| anyhow!("the thread panicked"))?
+                .context("thread")?;
         }
         "odd-thread" => {
             args.end()?;

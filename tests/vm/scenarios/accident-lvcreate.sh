@@ -1,5 +1,5 @@
 # what: somebody runs dmsetup udevcomplete_all -y while lvcreate waits for udev.
-# expect: removed while in use, by that dmsetup; no leak
+# expect: removed while in use, by that dmsetup, with the device of lvcreate; no leak
 # variants: kprobe tracepoint
 loop 32M
 pvcreate -q "$loop"
@@ -14,5 +14,7 @@ admin=$!
 wait $admin
 wait $pid || true
 udevd_go
-expect change change=destroyed ending=while_live by=$admin
+expect change change=destroyed ending=while_live by=$admin device=vg-a
 expect cookies created=1+ live=0
+expect explain state=accident culprit=$admin victim=$pid remedy=check_suspended \
+    evidence="not completed" life="removes it while it is in use"

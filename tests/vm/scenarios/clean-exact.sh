@@ -9,7 +9,7 @@ dmsetup create b --table '0 2048 zero' &
 waiter=$!
 until_ok 10 in_semop $waiter
 until_ok 15 grep -q '"type":"finding"' "$OUT/watch.json"
-expect was state=leaked culprit=$leaker
+expect was state=leaked culprit=$leaker device=a
 have_cookies 3
 dmtrace clean --apply --yes --older-than 0s
 have_cookies 2

@@ -3,7 +3,7 @@
 trace
 killed semget 2 dmsetup create a --table '0 2048 zero'
 until_ok 15 grep -q '"type":"finding"' "$OUT/watch.json"
-expect was state=leaked culprit=$killed confidence=observed
+expect was state=leaked culprit=$killed confidence=observed device=a
 dmsetup udevcomplete_all -y &
 admin=$!
 wait $admin

@@ -1,6 +1,6 @@
 # what: lvcreate gets SIGKILL at each of its semaphore calls.
 # expect: one leaked cookie for each death between semget and IPC_RMID, made by the one that died
-# limit: 150
+# limit: 240
 . "$SUITE/kill-points.sh"
 loop 64M
 pvcreate -q "$loop"

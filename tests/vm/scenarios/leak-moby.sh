@@ -1,6 +1,5 @@
 # what: a daemon removes a busy device again and again and skips the wait when that fails, at 128 sets.
 # expect: a leak for each, by the living daemon; dmsetup, which gets ENOSPC, is a victim
-# limit: 90
 device busy
 exec 9</dev/mapper/busy
 echo '250 32000 32 128' >/proc/sys/kernel/sem
@@ -19,3 +18,5 @@ expect victim also_culprit=true pid=$pid
 expect victim also_culprit=false
 expect cookies created=128 live=128
 exec 9<&-
+expect explain culprit=$pid how=never_waited missing=wait remedy=report_program avoid=complete \
+    life="ioctl remove busy"

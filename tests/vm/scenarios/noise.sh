@@ -1,6 +1,5 @@
 # what: thousands of ordinary sets, and sets with a cookie's key that are no cookies; one real leak.
 # expect: the one leak; the foreign sets are foreign
-# limit: 120
 trace
 cookie-actor foreign --nsems 3 --key 0x0d4d0003
 cookie-actor foreign --mode 0666 --key 0x0d4d0666

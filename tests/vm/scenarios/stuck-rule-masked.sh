@@ -7,8 +7,9 @@ trace
 dmsetup create a --table '0 2048 zero' &
 pid=$!
 until_ok 10 in_semop $pid
-udevadm settle --timeout=20
+udevadm settle --timeout=60
 sleep 1
 # A worker that has the old rules may still complete, until the timeout.
 expect stuck creator=$pid cause=rule_missing confidence=inferred device=a
 expect cookies created=1 live=1
+expect explain cause=rule_missing missing=completion victim=$pid culprit=- remedy=install_rule

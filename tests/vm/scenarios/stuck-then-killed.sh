@@ -6,7 +6,7 @@ dmsetup create a --table '0 2048 zero' &
 pid=$!
 until_ok 10 in_semop $pid
 until_ok 10 grep -q '"type":"finding"' "$OUT/watch.json"
-expect was state=stuck
+expect was state=stuck cause=udevd_down device=a
 kill_it $pid
 unsettled=yes
 expect leaked culprit=$pid how=owner_killed signal=9 step=waiting confidence=observed device=a

@@ -12,7 +12,7 @@ INNER
 sh /tmp/script &
 pid=$!
 until_ok 10 test -s /tmp/shell
-udevadm settle --timeout=20
+udevadm settle --timeout=60
 sleep 1.5
 kill_it $pid
 expect row state=open value=1

@@ -5,6 +5,7 @@
 
 mod docs;
 mod expect;
+mod explain;
 mod fields;
 mod programs;
 mod scenario;
@@ -153,7 +154,9 @@ fn in_guests(
             let Some((column, kernel, entries)) = next else {
                 return;
             };
+            let begun = Instant::now();
             let cells = boot(lab, kernel, &entries, programs);
+            progress(&kernel.name, &cells, begun.elapsed());
             if let Ok(mut done) = done.lock() {
                 done.push((column, cells));
             }
@@ -165,6 +168,26 @@ fn in_guests(
         }
     });
     done.into_inner().unwrap_or_default()
+}
+
+/// Tells how a boot went: a whole suite takes minutes.
+fn progress(kernel: &str, cells: &[(String, Cell)], time: Duration) {
+    let passed = cells.iter().filter(|(_, cell)| *cell == Cell::Passed);
+    let failed: Vec<&str> = cells
+        .iter()
+        .filter(|(_, cell)| matches!(cell, Cell::Failed(_)))
+        .map(|(entry, _)| entry.as_str())
+        .collect();
+    let failed = match failed.as_slice() {
+        [] => String::new(),
+        names => format!("; failed: {}", names.join(", ")),
+    };
+    say(&format!(
+        "kernel {kernel}: {} of {} passed in {} s{failed}",
+        passed.count(),
+        cells.len(),
+        time.as_secs()
+    ));
 }
 
 fn print_log(kernel: &str, entry: &str) {
@@ -272,7 +295,7 @@ fn try_boot(
 fn files(programs: &Programs) -> Result<Vec<FileSpec>> {
     let spec = |host: &Path, guest: &str| format!("{}:{guest}", host.display()).parse::<FileSpec>();
     let mut files = vec![
-        spec(&host::root().join("tests/vm"), "/job/suite")?,
+        spec(&programs.scripts, "/job/suite")?,
         spec(&programs.dmtrace, "/job/dmtrace")?,
         spec(&programs.actor, "/job/cookie-actor")?,
     ];

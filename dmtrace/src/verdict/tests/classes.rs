@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     event::{ExitStatus, What},
-    facts::SetSnapshot,
+    facts::{HostFacts, SetSnapshot},
     ids::{IpcNs, SemId},
     ledger::{Call, Meaning, Stage},
     verdict::{
@@ -175,6 +175,21 @@ fn waiting_slow_and_stuck() {
 }
 
 #[test]
+fn a_udevd_that_is_started_on_demand_is_not_down() {
+    let mut scene = Scene::new();
+    scene.blocked();
+    let stopped = |facts: &mut HostFacts| {
+        facts.udev.daemon = None;
+        facts.udev.activated = true;
+    };
+    let verdict = scene.judged(5, stopped);
+    assert_eq!(verdict.class, Class::Healthy(Healthy::Waiting));
+    let verdict = scene.judged(200, stopped);
+    assert_eq!(verdict.class, Class::Stuck(Cause::UdevdDown));
+    assert_eq!(verdict.confidence, Confidence::Inferred);
+}
+
+#[test]
 fn completion_in_the_wrong_namespace() {
     let mut scene = Scene::new();
     let proc = scene.world.spawn("kpartx", &["kpartx"], None, OTHER);
@@ -287,53 +302,6 @@ fn a_child_that_goes_on_keeps_it_open() {
     leaked(&verdict);
     let last = verdict.culprit.unwrap().who.image.id;
     assert_eq!(last, scene.world.procs[child].id);
-}
-
-#[test]
-fn over_completed() {
-    let mut scene = Scene::new();
-    let (proc, sem) = scene.armed();
-    scene.udev(sem);
-    scene.udev(sem);
-    let verdict = scene.verdict(2);
-    assert_eq!(verdict.class, Class::OverCompleted);
-    // Which of the two was one too many is not known.
-    assert_eq!(verdict.culprit, None);
-    let tid = scene.tid(proc);
-    assert_eq!(scene.world.add(proc, tid, sem, -1), Err(libc::EAGAIN));
-    scene.remove(proc, sem);
-    assert_eq!(scene.closed(sem).class, Class::OverCompleted);
-}
-
-#[test]
-fn over_completed_and_left_is_a_leak() {
-    let mut scene = Scene::new();
-    let (proc, sem) = scene.armed();
-    scene.udev(sem);
-    scene.udev(sem);
-    scene.kill(proc);
-    leaked(&scene.verdict(2));
-}
-
-#[test]
-fn between_its_decrement_and_its_wait_an_owner_has_not_over_completed() {
-    let mut scene = Scene::new();
-    let (proc, sem) = scene.armed();
-    scene.add(proc, sem, -1);
-    scene.udev(sem);
-    // Stopped there, and alive.
-    assert_eq!(scene.verdict(5).class, Class::Healthy(Healthy::Open));
-    scene.kill(proc);
-    let how = leaked(&scene.verdict(2));
-    let step = Stage::SelfCompleted;
-    assert_eq!(how, How::OwnerKilled { signal: 9, step });
-
-    let mut scene = Scene::new();
-    let (proc, sem) = scene.armed();
-    scene.add(proc, sem, -1);
-    scene.kill(proc);
-    scene.udev(sem);
-    assert_eq!(leaked(&scene.verdict(2)), How::FinishedAfterDeath { step });
 }
 
 #[test]
@@ -474,4 +442,47 @@ fn every_verdict_has_words_and_json() {
     for set in scene.ledger.live() {
         assert!(serde_json::to_string(set).unwrap().contains("snapshot"));
     }
+}
+
+/// Whoever decrements to zero wakes the waiter; on two processors the waiter's hook may run first.
+#[test]
+fn killed_after_its_wait_with_the_completion_told_late() {
+    for times_swapped in [true, false] {
+        let mut scene = Scene::new();
+        let (proc, sem) = scene.blocked();
+        let args = ["dmsetup", "udevcomplete", "1"];
+        let udev = scene.world.spawn("dmsetup", &args, None, IpcNs::HOST);
+        scene.add(udev, sem, -1);
+        scene.wake(proc, sem, 0);
+        let ring = &mut scene.world.ring;
+        let last = ring.len() - 1;
+        ring.swap(last - 1, last);
+        if times_swapped {
+            (ring[last - 1].at, ring[last].at) = (ring[last].at, ring[last - 1].at);
+        }
+        scene.world.exit(udev, ExitStatus::Code(0));
+        scene.kill(proc);
+        let verdict = scene.verdict(2);
+        let step = Stage::Released;
+        assert_eq!(leaked(&verdict), How::OwnerKilled { signal: 9, step });
+        assert_eq!(verdict.confidence, Confidence::Observed);
+        assert_eq!(
+            verdict.culprit.unwrap().who.image.id,
+            scene.world.procs[proc].id
+        );
+    }
+}
+
+/// The same without the completion: it was lost, and nothing is certain any more.
+#[test]
+fn killed_after_its_wait_with_the_completion_lost() {
+    let mut scene = Scene::new();
+    let (proc, sem) = scene.blocked();
+    let args = ["dmsetup", "udevcomplete", "1"];
+    let udev = scene.world.spawn("dmsetup", &args, None, IpcNs::HOST);
+    scene.add(udev, sem, -1);
+    scene.world.ring.pop();
+    scene.wake(proc, sem, 0);
+    scene.kill(proc);
+    assert_ne!(scene.verdict(2).confidence, Confidence::Observed);
 }

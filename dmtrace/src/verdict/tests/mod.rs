@@ -6,6 +6,7 @@ mod disturb;
 mod histories;
 mod host;
 mod old;
+mod over;
 mod plans;
 mod play;
 mod scene;

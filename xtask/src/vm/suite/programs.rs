@@ -1,8 +1,13 @@
-//! The programs that go into the guest.
+//! What goes into the guests: programs and scripts as they are when the suite begins. A suite
+//! takes minutes; what is built or edited meanwhile does not change it.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
+use tempfile::TempDir;
 
 use crate::{
     build::{self, Profile},
@@ -17,6 +22,10 @@ pub struct Programs {
     pub actor: PathBuf,
     /// cookie-actor for 32 bits, if the target can be had.
     pub actor32: Option<PathBuf>,
+    /// The folder `tests/vm`.
+    pub scripts: PathBuf,
+    /// Holds the copies.
+    _copies: TempDir,
 }
 
 const STATIC: &str = "x86_64-unknown-linux-musl";
@@ -26,14 +35,43 @@ impl Programs {
     /// Builds them statically linked, so that the guest's C library does not matter. Without the
     /// target for that they are those of the host, which must not be newer than Debian 12.
     pub fn build() -> Result<Self> {
+        let copies = tempfile::Builder::new()
+            .prefix("dmtrace-suite-")
+            .tempdir()?;
+        let kept = |built: PathBuf, name: &str| -> Result<PathBuf> {
+            let copy = copies.path().join(name);
+            fs::copy(&built, &copy).with_context(|| built.display().to_string())?;
+            Ok(copy)
+        };
+        let scripts = copies.path().join("vm");
+        copy_scripts(&host::root().join("tests/vm"), &scripts)?;
         Ok(Self {
-            dmtrace: program("dmtrace", "dmtrace")?,
-            actor: program("dmtrace-tests", "cookie-actor")?,
+            dmtrace: kept(program("dmtrace", "dmtrace")?, "dmtrace")?,
+            actor: kept(program("dmtrace-tests", "cookie-actor")?, "cookie-actor")?,
             actor32: has_target(STATIC32)
                 .then(|| for_target("dmtrace-tests", "cookie-actor", STATIC32))
+                .transpose()?
+                .map(|built| kept(built, "cookie-actor32"))
                 .transpose()?,
+            scripts,
+            _copies: copies,
         })
     }
+}
+
+/// Copies a folder of scripts with its folders.
+fn copy_scripts(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir(to).with_context(|| to.display().to_string())?;
+    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let entry = entry?;
+        let copy = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_scripts(&entry.path(), &copy)?;
+        } else {
+            fs::copy(entry.path(), &copy).with_context(|| copy.display().to_string())?;
+        }
+    }
+    Ok(())
 }
 
 fn program(package: &str, name: &str) -> Result<PathBuf> {

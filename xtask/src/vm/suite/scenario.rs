@@ -29,7 +29,7 @@ pub struct Scenario {
 }
 
 /// Seconds for a scenario that says nothing else; tests/vm/run.sh has the same number.
-const LIMIT: u64 = 60;
+const LIMIT: u64 = 120;
 
 /// All scenarios of a directory, by name.
 pub fn load(dir: &Path) -> Result<Vec<Scenario>> {

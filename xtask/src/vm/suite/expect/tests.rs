@@ -4,6 +4,7 @@ use super::*;
 
 fn leak(pid: u32, how: &str) -> Value {
     json!({"key": "0x0d4d0001", "semid": 1, "state": "leaked", "owner": {"pid": pid},
+        "devices": [{"name": "d"}],
         "verdict": {"class": {"class": "leaked", "detail": {"how": how}},
             "confidence": "observed", "culprit": {"id": {"tgid": pid}}}})
 }
@@ -15,7 +16,14 @@ fn said(leaked: &[Value]) -> Said {
         list: json!({ "semaphores": leaked }),
         report: json!({"leaked": leaked, "stuck": [], "victims": [], "undecided": 0,
             "complete": true}),
+        explain: json!({"explanations": leaked.iter().take(1).map(story).collect::<Vec<_>>()}),
     }
+}
+
+fn story(row: &Value) -> Value {
+    let some = json!(["something"]);
+    json!({"cookie": row, "life": some, "fault": some, "evidence": some, "remedies": some,
+        "avoid": some})
 }
 
 fn wanted(lines: &[&str]) -> Vec<Expectation> {
@@ -27,15 +35,15 @@ fn wanted(lines: &[&str]) -> Vec<Expectation> {
 fn every_leak_must_be_expected_and_every_expectation_met() {
     let one = said(&[leak(7, "owner_killed")]);
     let good = wanted(&[
-        "leaked culprit=7 how=owner_killed",
+        "leaked culprit=7 how=owner_killed device=d",
         "cookies created=2 live=0",
     ]);
     assert_eq!(complaints(&one, &good), Vec::<String>::new());
     assert_eq!(complaints(&one, &[]).len(), 1);
-    let other = wanted(&["leaked culprit=8"]);
+    let other = wanted(&["leaked culprit=8 device=d"]);
     let text = complaints(&one, &other).join("\n");
     assert!(
-        text.contains("missing: leaked culprit=8 (next: culprit is 7, not 8)"),
+        text.contains("missing: leaked culprit=8 device=d (next: culprit is 7, not 8)"),
         "{text}"
     );
     assert!(text.contains("not expected: leaked"), "{text}");
@@ -47,6 +55,26 @@ fn every_leak_must_be_expected_and_every_expectation_met() {
 }
 
 #[test]
+fn a_wrong_device_is_a_complaint() {
+    let one = said(&[leak(7, "owner_killed")]);
+    for device in ["-", "e"] {
+        let wanted = wanted(&[&format!("leaked culprit=7 device={device}")]);
+        let text = complaints(&one, &wanted).join("\n");
+        assert!(
+            text.contains(&format!("device is d, not {device}")),
+            "{text}"
+        );
+    }
+    // Nothing said is no device.
+    let mut none = leak(7, "owner_killed");
+    none.as_object_mut().unwrap().remove("devices");
+    assert_eq!(
+        complaints(&said(&[none]), &wanted(&["leaked culprit=7 device=d"])).len(),
+        2
+    );
+}
+
+#[test]
 fn findings_on_the_way_count() {
     let mut was = said(&[]);
     was.watch.insert(
@@ -54,9 +82,9 @@ fn findings_on_the_way_count() {
         json!({"type": "finding", "verdict": {"class": "leaked"}, "text": "x"}),
     );
     assert_eq!(complaints(&was, &[]).len(), 1);
-    assert!(complaints(&was, &wanted(&["was state=leaked"])).is_empty());
+    assert!(complaints(&was, &wanted(&["was state=leaked device=-"])).is_empty());
     assert_eq!(
-        complaints(&said(&[]), &wanted(&["was state=stuck"])).len(),
+        complaints(&said(&[]), &wanted(&["was state=stuck device=-"])).len(),
         1
     );
 }
@@ -65,7 +93,7 @@ fn findings_on_the_way_count() {
 fn list_and_report_must_agree() {
     let mut two = said(&[leak(7, "owner_killed")]);
     two.list = json!({ "semaphores": [] });
-    let text = complaints(&two, &wanted(&["leaked culprit=7"])).join("\n");
+    let text = complaints(&two, &wanted(&["leaked culprit=7 device=d"])).join("\n");
     assert!(text.contains("list and report differ"), "{text}");
 }
 
@@ -75,13 +103,22 @@ fn inexact_accounts_are_a_failure() {
     bad.watch[0]["exact"] = json!(false);
     assert_eq!(complaints(&bad, &[]).len(), 1);
     assert!(complaints(&bad, &wanted(&["inexact"])).is_empty());
+    // Skipped runs alone are the kernel's doing.
+    let deficits = |list: &[&str]| json!({"skipped_runs": 2, "deficits": list});
+    bad.watch[0]["accounting"] = deficits(&["the kernel skipped 2 runs"]);
+    assert!(complaints(&bad, &[]).is_empty());
+    bad.watch[0]["accounting"] = deficits(&["the kernel skipped 2 runs", "a map was full"]);
+    assert_eq!(complaints(&bad, &[]).len(), 1);
 }
 
 #[test]
 fn expectations_are_checked() {
     for bad in [
-        "leaked how=x",
-        "leaked culprit=1 hwo=x",
+        "leaked how=x device=d",
+        "leaked culprit=1",
+        "stuck creator=1",
+        "was state=leaked",
+        "leaked culprit=1 device=d hwo=x",
         "laeked culprit=1",
         "stuck x",
     ] {
