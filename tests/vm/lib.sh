@@ -32,6 +32,7 @@ finish() {
     wait "$tracer" || tracer_code=$?
     tracer=
     dmtrace report --json "$OUT/trace.dmt" >"$OUT/report.json" || true
+    dmtrace explain --json "$OUT/trace.dmt" >"$OUT/explain.json" || true
     rm -f "$OUT/trace.dmt"
 }
 

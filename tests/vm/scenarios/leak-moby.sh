@@ -19,3 +19,5 @@ expect victim also_culprit=true pid=$pid
 expect victim also_culprit=false
 expect cookies created=128 live=128
 exec 9<&-
+expect explain culprit=$pid how=never_waited missing=wait remedy=report_program avoid=complete \
+    life="ioctl remove busy"

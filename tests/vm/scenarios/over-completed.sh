@@ -11,3 +11,4 @@ until_ok 15 grep -q '"class":"over_completed"' "$OUT/watch.json"
 expect was state=over_completed confidence=observed culprit=- device=a
 dmsetup udevreleasecookie "$cookie" || true
 expect cookies created=1 destroyed=1 live=0
+expect explain state=over_completed evidence="udev did not start it" remedy=find_completer

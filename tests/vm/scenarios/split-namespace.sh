@@ -12,3 +12,4 @@ sleep 1.5
 expect stuck creator=$pid cause=namespace_split confidence=observed device=a list=less
 expect change change=lookup_failed
 expect cookies created=1 live=1
+expect explain cause=namespace_split missing=completion victim=$pid remedy=share_ipc evidence="in vain"

@@ -12,3 +12,4 @@ sleep 1
 # A worker that has the old rules may still complete, until the timeout.
 expect stuck creator=$pid cause=rule_missing confidence=inferred device=a
 expect cookies created=1 live=1
+expect explain cause=rule_missing missing=completion victim=$pid culprit=- remedy=install_rule

@@ -9,3 +9,5 @@ unsettled=yes
 sleep 1
 expect stuck creator=$pid cause=udevd_down confidence=observed device=a
 expect cookies created=1 live=1
+expect explain cause=udevd_down missing=completion victim=$pid culprit=- remedy=start_udevd \
+    avoid=kill_waiter life="sleeps until"

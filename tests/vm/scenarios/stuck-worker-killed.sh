@@ -15,3 +15,4 @@ sleep 2.5
 kill_it $pid
 expect leaked culprit=$pid how=owner_killed signal=9 step=waiting confidence=observed device=a
 expect cookies created=1 live=1
+expect explain culprit=$pid missing=completion remedy=fix_killer life="killed by SIGKILL"

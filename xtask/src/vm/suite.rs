@@ -5,6 +5,7 @@
 
 mod docs;
 mod expect;
+mod explain;
 mod fields;
 mod programs;
 mod scenario;

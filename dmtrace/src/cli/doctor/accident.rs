@@ -11,6 +11,7 @@ use crate::{
         row::{Row, confidence},
     },
     host::namespaces::own_ns,
+    ledger::Device,
     verdict::{Class, Confidence, Healthy, Thresholds},
 };
 
@@ -142,11 +143,7 @@ fn harm(case: &Case, row: &Row<'_>, class: Class) -> Harm {
         confidence: row.verdict.as_ref().map_or("unknown", confidence),
         owner: row.pid().map(|_| row.owner()),
         waiters,
-        devices: row
-            .devices()
-            .iter()
-            .map(crate::ledger::Device::full)
-            .collect(),
+        devices: row.devices().iter().map(Device::full).collect(),
         harm: what.to_owned(),
     }
 }

@@ -8,6 +8,7 @@
 //! | `was` | a finding of `watch` that is over at the end, with its `device=`; every finding must be expected |
 //! | `row` | a row of `list`, whatever its state |
 //! | `change` | lines of `watch`; `count=N`, or `count=0` for what must not happen |
+//! | `explain` | what `explain` says of the worst cookie: see `explain.rs` |
 //! | `cookies` | totals: created, destroyed, live, found, vanished |
 //! | `victim` | somebody who got ENOSPC; every victim must be expected |
 //! | `undecided` | `count=N` cookies that are rightly not decided |
@@ -19,13 +20,14 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::{
+    explain,
     fields::{self, field},
     table::Cell,
 };
 
 /// One line of a scenario's expectations.
 #[derive(Clone, Debug)]
-struct Expectation {
+pub(super) struct Expectation {
     kind: String,
     pairs: Vec<(String, String)>,
 }
@@ -36,6 +38,7 @@ struct Said {
     watch: Vec<Value>,
     list: Value,
     report: Value,
+    explain: Value,
 }
 
 /// Judges what a scenario left in `dir`; `after` is what became of the guest.
@@ -73,6 +76,7 @@ fn read(dir: &Path) -> Result<(Said, Vec<Expectation>)> {
             .collect::<Result<_>>()?,
         list: json("list.json")?,
         report: json("report.json")?,
+        explain: json("explain.json")?,
     };
     let text = text("expect")?;
     let wanted = text
@@ -83,7 +87,7 @@ fn read(dir: &Path) -> Result<(Said, Vec<Expectation>)> {
 }
 
 impl Expectation {
-    fn parse(line: &str) -> Result<Self> {
+    pub(super) fn parse(line: &str) -> Result<Self> {
         let mut parts = line.split('\t');
         let kind = parts.next().unwrap_or_default().to_owned();
         let pairs: Vec<(String, String)> = parts
@@ -107,6 +111,11 @@ impl Expectation {
                 if let Some((key, _)) = wanted.pairs.iter().find(|(key, _)| !fields::is_known(key))
                 {
                     bail!("expect {}: {key} is no key", wanted.kind);
+                }
+            }
+            "explain" => {
+                if let Some((key, _)) = wanted.pairs().find(|(key, _)| !explain::is_known(key)) {
+                    bail!("expect explain: {key} is no key");
                 }
             }
             "cookies" | "inexact" => {}
@@ -146,7 +155,13 @@ impl Expectation {
             .collect()
     }
 
-    fn text(&self) -> String {
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.pairs
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    pub(super) fn text(&self) -> String {
         let pairs = self
             .pairs
             .iter()
@@ -166,6 +181,11 @@ fn complaints(said: &Said, wanted: &[Expectation]) -> Vec<String> {
         complaints.extend(same_in_list(kind, &rows, said, less));
     }
     complaints.extend(findings(said, wanted));
+    complaints.extend(explain::complaints(
+        &said.explain,
+        &said.report,
+        of("explain"),
+    ));
     let victims = rows(&said.report, "victims");
     complaints.extend(assign("victim", &victims, of("victim")));
     let listed = rows(&said.list, "semaphores");

@@ -55,9 +55,15 @@ fn agreement(story: &Value, report: &Value) -> Vec<String> {
         return Vec::new();
     }
     let same = |row: &&Value| {
-        ["/semid", "/ipc_ns", "/key", "/verdict/class", "/verdict/missing_step"]
-            .iter()
-            .all(|place| row.pointer(place) == story["cookie"].pointer(place))
+        [
+            "/semid",
+            "/ipc_ns",
+            "/key",
+            "/verdict/class",
+            "/verdict/missing_step",
+        ]
+        .iter()
+        .all(|place| row.pointer(place) == story["cookie"].pointer(place))
     };
     let Some(row) = first.iter().find(same) else {
         return vec![format!(
@@ -136,7 +142,10 @@ mod tests {
             "remedies": ["start it"], "avoid": ["no"], "victims": [{"pid": 7}],
             "avoid_codes": ["kill_waiter"], "remedy_codes": ["start_udevd"],
         });
-        (json!({"explanations": [story]}), json!({"stuck": [row], "leaked": []}))
+        (
+            json!({"explanations": [story]}),
+            json!({"stuck": [row], "leaked": []}),
+        )
     }
 
     fn check(line: &str, said: &Value, report: &Value) -> Vec<String> {
@@ -178,7 +187,10 @@ mod tests {
         assert_eq!(check("explain", &said, &report).len(), 1);
         said["explanations"][0]["cookie"]["verdict"]["missing_step"] = json!(null);
         assert_eq!(check("explain", &said, &report).len(), 1);
-        assert_eq!(check("explain", &json!({"explanations": []}), &report).len(), 2);
+        assert_eq!(
+            check("explain", &json!({"explanations": []}), &report).len(),
+            2
+        );
         // Nothing found, nothing to explain.
         let calm = json!({"stuck": [], "leaked": []});
         let none = complaints(&json!({"explanations": []}), &calm, std::iter::empty());

@@ -16,7 +16,14 @@ fn said(leaked: &[Value]) -> Said {
         list: json!({ "semaphores": leaked }),
         report: json!({"leaked": leaked, "stuck": [], "victims": [], "undecided": 0,
             "complete": true}),
+        explain: json!({"explanations": leaked.iter().take(1).map(story).collect::<Vec<_>>()}),
     }
+}
+
+fn story(row: &Value) -> Value {
+    let some = json!(["something"]);
+    json!({"cookie": row, "life": some, "fault": some, "evidence": some, "remedies": some,
+        "avoid": some})
 }
 
 fn wanted(lines: &[&str]) -> Vec<Expectation> {
