@@ -10,8 +10,8 @@ until_ok 10 in_semop $pid
 kill_it $pid
 udevd_go
 kill -CONT "$tracer"
-# dmsetup is stripped: its own functions, main among them, are addresses.
+# dmsetup is stripped: of its functions only main and _start have names, the others are addresses.
 expect leaked culprit=$pid how=finished_after_death step=waiting confidence=observed device=a \
-    site=complete named=semget,dm_task_set_cookie,__libc_start_main
-expect row creator=$pid site=complete named=semget,dm_task_set_cookie,__libc_start_main
+    site=complete named=semget,dm_task_set_cookie,main,__libc_start_main,_start
+expect row creator=$pid site=complete named=semget,dm_task_set_cookie,main,__libc_start_main,_start
 expect cookies created=1 live=1
