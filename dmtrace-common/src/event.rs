@@ -32,10 +32,13 @@ pub enum Kind {
     Ioctl = 9,
     /// device-mapper is about to send a uevent with a cookie; a [`DmEvent`] follows.
     Uevent = 10,
+    /// The user stack of whoever made a cookie; a [`StackSample`](crate::StackSample) in a ring of
+    /// its own. Never in a recording.
+    Stack = 11,
 }
 
 /// Number of [`Kind`]s.
-pub const KINDS: usize = 11;
+pub const KINDS: usize = 12;
 
 impl Kind {
     /// All kinds, in the order of their numbers.
@@ -51,6 +54,7 @@ impl Kind {
         Self::LookupFailed,
         Self::Ioctl,
         Self::Uevent,
+        Self::Stack,
     ];
 
     /// The kind of a message, if this version knows it.
@@ -107,7 +111,7 @@ pub struct SemBuf {
 /// Elements of one `semop` call that a message keeps; libdm always passes one.
 pub const OPS_KEPT: usize = 4;
 
-/// Everything but [`Kind::Proc`], [`Kind::Ioctl`] and [`Kind::Uevent`].
+/// Everything but [`Kind::Proc`], [`Kind::Ioctl`], [`Kind::Uevent`] and [`Kind::Stack`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct SemEvent {

@@ -9,6 +9,7 @@ mod counter;
 mod event;
 mod key;
 mod record;
+mod stack;
 
 #[cfg(feature = "user")]
 mod user;
@@ -17,6 +18,7 @@ pub use counter::*;
 pub use event::*;
 pub use key::*;
 pub use record::*;
+pub use stack::*;
 
 /// Version of every layout in this crate. A recording carries it; a reader refuses a newer one.
 pub const ABI: u32 = 2;

@@ -1,10 +1,10 @@
 //! The only place that touches the ring buffer, so that no drop can go uncounted.
 
-use dmtrace_common::{Counter, DmEvent, Kind, PROC_ANNOUNCED, ProcRecord, SemEvent};
+use dmtrace_common::{Counter, DmEvent, Kind, PROC_ANNOUNCED, ProcRecord, SemEvent, StackSample};
 
 use crate::{
     atomic::add64,
-    maps::{COUNTS, RING},
+    maps::{COUNTS, RING, STACKS},
 };
 
 /// Adds one to a counter. Atomic although it is per CPU: a program of ours can be preempted by
@@ -69,5 +69,20 @@ pub fn process(record: &mut ProcRecord) -> bool {
         record.state &= !PROC_ANNOUNCED;
         count(Counter::dropped(Kind::Proc));
         false
+    }
+}
+
+/// Sends a stack into the ring for stacks; `fill` gets the reserved space as it is, not zeroed:
+/// it is large.
+#[inline(always)]
+pub fn stack(fill: impl FnOnce(*mut StackSample)) {
+    count(Counter::seen(Kind::Stack));
+    match STACKS.reserve::<StackSample>(0) {
+        Some(mut entry) => {
+            fill(entry.as_mut_ptr());
+            entry.submit(0);
+            count(Counter::submitted(Kind::Stack));
+        }
+        None => count(Counter::dropped(Kind::Stack)),
     }
 }

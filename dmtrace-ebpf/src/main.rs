@@ -30,6 +30,8 @@ mod process;
 mod read;
 #[cfg(target_arch = "bpf")]
 mod sem;
+#[cfg(target_arch = "bpf")]
+mod stack;
 
 /// On the host this crate is an empty program, so that the workspace builds and lints as a whole.
 #[cfg(not(target_arch = "bpf"))]

@@ -1,12 +1,13 @@
 //! The maps. Sizes marked "resized" are set by userspace at load.
 
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use dmtrace_common::{
-    COUNTERS, CookieKey, DM_NAME_LEN, DmEvent, PREFILTER_SLOTS, ProcKey, ProcRecord, SemBuf,
-    SemKey, SemRecord, control,
+    COUNTERS, CookieKey, DM_NAME_LEN, DmEvent, PREFILTER_SLOTS, ProcKey, ProcRecord, SITES_MAX,
+    SemBuf, SemKey, SemRecord, SiteText, control,
 };
 
 /// `BPF_F_MMAPABLE`: userspace changes the same words atomically through shared memory.
@@ -32,6 +33,17 @@ pub static ZERO: Array<ProcRecord> = Array::with_max_entries(1, 0);
 /// Notifications. Resized.
 #[map]
 pub static RING: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Stacks of those who make cookies ([`StackSample`](dmtrace_common::StackSample)): apart from
+/// [`RING`], because one is as large as a thousand notifications. Resized.
+#[map]
+pub static STACKS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Call sites as userspace has made them out of the stacks, for other processes to read. The
+/// programs do not use it.
+#[map]
+pub static SITES: HashMap<SemKey, SiteText> =
+    HashMap::with_max_entries(SITES_MAX, BPF_F_NO_PREALLOC);
 
 /// Live cookies by slot of their semid (`semid & 0x7fff`): the first question of every hot hook.
 #[map]

@@ -14,4 +14,5 @@ pub mod output;
 pub mod probe;
 #[cfg(feature = "live")]
 pub mod session;
+pub mod stack;
 pub mod verdict;

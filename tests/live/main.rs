@@ -1,6 +1,7 @@
 //! Tier `live`: the real binary on the running kernel and real semaphores, as root.
 
 mod accounting;
+mod call_site;
 mod clean;
 mod clean_instant;
 mod clean_kill;
@@ -23,6 +24,7 @@ const NEEDS: &[Need] = &[Need::Root];
 
 fn main() -> ExitCode {
     let mut tests = accounting::tests();
+    tests.extend(call_site::tests());
     tests.extend(clean::tests());
     tests.extend(clean_instant::tests());
     tests.extend(clean_kill::tests());

@@ -8,6 +8,7 @@
 mod dm;
 mod kprobe;
 mod process;
+mod stack;
 mod syscall;
 mod trampoline;
 

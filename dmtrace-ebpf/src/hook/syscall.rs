@@ -39,7 +39,7 @@ fn arg(ctx: &TracePointContext, index: usize) -> u64 {
 
 /// Return value of a `sys_exit_*` tracepoint.
 #[inline(always)]
-fn ret(ctx: &TracePointContext) -> i64 {
+pub fn ret(ctx: &TracePointContext) -> i64 {
     arg(ctx, 0) as i64
 }
 

@@ -82,7 +82,9 @@ Examples:
   dmtrace report                 from a running `dmtrace watch` or `record`, and a snapshot
   dmtrace report leak.dmt        from a recording; needs no root
   dmtrace report --by container
-  dmtrace report --bug           program, package, rate: for a bug tracker";
+  dmtrace report --bug           program, package, rate: for a bug tracker
+  dmtrace report --by stack      the calls that made the leaked cookies
+  dmtrace report leak.dmt --flamegraph leak.svg";
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   dmtrace explain                the worst one: stuck first, then the leaks of who leaks most
@@ -200,6 +202,8 @@ pub enum By {
     Executable,
     /// One container, or unit of systemd.
     Container,
+    /// One call site: the chain of calls that made the cookie.
+    Stack,
 }
 
 /// Arguments of `report`.
@@ -207,7 +211,7 @@ pub enum By {
 pub struct Report {
     /// A recording made by `dmtrace record`; without it the running traces and a snapshot.
     pub file: Option<PathBuf>,
-    /// Rank by this only (default: all three).
+    /// Rank by this only (default: process, executable and container).
     #[arg(long, value_name = "WHAT")]
     pub by: Option<By>,
     /// Print what to paste into a bug tracker, for each program that leaks.
@@ -216,6 +220,12 @@ pub struct Report {
     /// Show at most this many culprits of each kind.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub top: usize,
+    /// Print nothing but leaked cookies as folded stacks: `program;outermost;...;innermost COUNT`.
+    #[arg(long, conflicts_with = "by")]
+    pub folded: bool,
+    /// Also draw a flame graph of leaked cookies into this file (SVG).
+    #[arg(long, value_name = "FILE")]
+    pub flamegraph: Option<PathBuf>,
     #[command(flatten)]
     pub filters: Filters,
 }

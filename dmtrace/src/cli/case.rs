@@ -1,7 +1,7 @@
 //! Everything known about the semaphores of this machine at one moment, put together from a
 //! snapshot, the maps of a running trace, and a recording.
 
-use std::{collections::BTreeMap, fs::File, io::BufReader, path::Path};
+use std::{cell::RefCell, collections::BTreeMap, fs::File, io::BufReader, path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -15,6 +15,7 @@ use crate::{
     ids::BootTime,
     ledger::Ledger,
     probe::Backend,
+    stack::{CallSite, Symbolizer},
     verdict::{self, Completeness, Context, Judged, Thresholds},
 };
 
@@ -64,6 +65,8 @@ pub struct Case {
     pub packages: BTreeMap<String, Result<Package, String>>,
     /// Whether the accounts of the recording do not add up: some of its events were lost.
     pub inexact: bool,
+    /// Names the calls of what is shown.
+    pub names: RefCell<Symbolizer>,
 }
 
 impl Case {
@@ -112,6 +115,10 @@ impl Case {
     pub fn of_recording(path: &Path) -> Result<(Self, Start)> {
         let mut case = Self::empty();
         let start = case.replay(path)?;
+        let here = host::clock::boot_id(&Scope::default().roots);
+        if start.boot_id.is_none() || start.boot_id != here {
+            case.names = RefCell::new(Symbolizer::foreign());
+        }
         Ok((case, start))
     }
 
@@ -126,6 +133,7 @@ impl Case {
             incomplete: false,
             packages: BTreeMap::new(),
             inexact: false,
+            names: RefCell::default(),
         }
     }
 
@@ -187,6 +195,12 @@ impl Case {
                         let device = numbers.complete(bytes).unwrap_or(device);
                         if let Ok(event) = decode(crate::event::as_bytes(&device)) {
                             self.ledger.apply(&event);
+                        }
+                    }
+                    for (key, created, json) in maps.sites() {
+                        if let Ok(site) = serde_json::from_slice::<CallSite>(&json) {
+                            self.ledger
+                                .adopt_call_site(key.into(), BootTime(created), site);
                         }
                     }
                     self.blind(tracer.backend());
@@ -254,6 +268,7 @@ impl Case {
         let mut undecodable = 0u64;
         let mut changes = Vec::new();
         let mut last = start.began;
+        let mut sites: BTreeMap<u32, Arc<CallSite>> = BTreeMap::new();
         while let Some(frame) = reader.next_frame().with_context(|| format!("{shown}"))? {
             match frame {
                 Frame::Message(bytes) => match decode(&bytes) {
@@ -294,6 +309,15 @@ impl Case {
                     }
                 }
                 Frame::Packages(packages) => self.packages = packages,
+                Frame::Site(number, site) => {
+                    sites.insert(number, Arc::new(*site));
+                }
+                Frame::SiteOf(of) => {
+                    if let Some(site) = sites.get(&of.site) {
+                        self.ledger
+                            .place_call_site(of.sem, of.key, of.at, of.maker, site);
+                    }
+                }
                 Frame::Start(_) | Frame::Unknown(_) => {}
             }
         }

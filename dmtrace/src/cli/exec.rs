@@ -1,6 +1,6 @@
 //! `dmtrace exec -- CMD`: which cookies did a command leave behind?
 
-use std::{io, process::ExitCode, time::Duration};
+use std::{cell::RefCell, io, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde_json::json;
@@ -134,6 +134,7 @@ fn report(
 ) -> Result<ExitCode> {
     let ledger = ending.session.ledger();
     let now = ending.facts.now;
+    let names = RefCell::default();
     // The command has ended and the grace is over: nothing of it is too young to be judged.
     let thresholds = Thresholds {
         young: Duration::ZERO,
@@ -144,7 +145,8 @@ fn report(
         .into_iter()
         .filter(|judged| is_ours(ledger, judged.semaphore, pid))
         .map(|judged| {
-            let mut row = Row::bare(ledger, judged.semaphore, judged.set, now);
+            let row = Row::bare(ledger, judged.semaphore, judged.set, now);
+            let mut row = row.with_names(&names);
             row.verdict = Some(judged.verdict);
             row
         })
@@ -230,6 +232,9 @@ fn print(left: &[Row<'_>], all: bool, out: &mut Out) -> Result<()> {
                 .map(|parent| format!("{}[{}]", parent.comm, parent.id.tgid))
                 .collect();
             out.line(&format!("      below {}", parents.join(" < ")))?;
+        }
+        if let Some(site) = row.call_site() {
+            out.line(&format!("      call site {}", site.line()))?;
         }
     }
     Ok(())

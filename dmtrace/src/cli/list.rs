@@ -20,6 +20,7 @@ use crate::{
         table::{self, Cell, Column, Layout},
         time,
     },
+    stack::CallSite,
     verdict::Thresholds,
 };
 
@@ -98,6 +99,7 @@ const COLUMNS: &[Column] = &[
         false,
         "devices that it was used for, the last one first",
     ),
+    column("site", "CALL SITE", false, "the calls that made it"),
 ];
 
 const DEFAULT: &[&str] = &["key", "semid", "value", "wait", "age", "state", "owner"];
@@ -214,8 +216,16 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
         cut: !args.table.no_trunc,
         state: table::find(COLUMNS, "state").ok(),
     };
+    // Names of calls come out of binaries: only if they are asked for.
+    let site = table::find(COLUMNS, "site").ok();
+    let wanted = layout
+        .columns
+        .iter()
+        .chain(layout.sort.as_ref().map(|(column, _)| column));
+    let sites = wanted.copied().any(|column| Some(column) == site);
     if !rows.is_empty() || args.table.no_headers {
-        table::print(out, COLUMNS, rows.iter().map(cells).collect(), &layout)?;
+        let cells = rows.iter().map(|row| cells(row, sites)).collect();
+        table::print(out, COLUMNS, cells, &layout)?;
     }
     if !args.table.no_headers {
         summary(case, rows, out)?;
@@ -223,7 +233,7 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
     Ok(())
 }
 
-fn cells(row: &Row<'_>) -> Vec<Cell> {
+fn cells(row: &Row<'_>, sites: bool) -> Vec<Cell> {
     let number = |value: Option<i64>| match value {
         Some(value) => Cell::ranked(value.to_string(), value as f64),
         None => Cell::text("-"),
@@ -278,6 +288,7 @@ fn cells(row: &Row<'_>) -> Vec<Cell> {
         })),
         words(image.map(ProcessImage::command_line)),
         words(Some(row.device())),
+        words(sites.then(|| row.call_site()).flatten().map(CallSite::line)),
     ]
 }
 
@@ -388,6 +399,6 @@ mod tests {
         });
         let set = ledger.live().next().expect("one set");
         let row = Row::bare(&ledger, set, None, BootTime(2));
-        assert_eq!(cells(&row).len(), COLUMNS.len());
+        assert_eq!(cells(&row, true).len(), COLUMNS.len());
     }
 }

@@ -16,6 +16,7 @@ mod printer;
 mod recorder;
 mod report;
 mod row;
+mod stacks;
 #[cfg(feature = "live")]
 mod trace;
 #[cfg(feature = "live")]

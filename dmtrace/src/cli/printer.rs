@@ -1,6 +1,6 @@
 //! One line for each change, for people and for programs.
 
-use std::{collections::BTreeSet, io::Write as _};
+use std::{cell::RefCell, collections::BTreeSet, io::Write as _};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ use crate::{
     ledger::{Change, ChangeKind, Device, EndKind, ImageId, Ledger, Meaning, Name},
     output::{Out, json, table, time::Clock},
     session::DmReport,
+    stack::{CallSite, Symbolizer},
     verdict::Judged,
 };
 
@@ -34,6 +35,8 @@ pub struct Printer<'a> {
     findings: usize,
     /// Processes that were printed before their image was known (its message was dropped).
     nameless: BTreeSet<ImageId>,
+    /// Names calls.
+    names: RefCell<Symbolizer>,
 }
 
 /// What is printed, and how.
@@ -64,6 +67,7 @@ impl<'a> Printer<'a> {
             introduced: BTreeSet::new(),
             findings: 0,
             nameless: BTreeSet::new(),
+            names: RefCell::default(),
         }
     }
 
@@ -250,10 +254,11 @@ impl Observer for Printer<'_> {
         let semaphore = judged.semaphore;
         let verdict = &judged.verdict;
         let at = crate::host::clock::boot_now();
-        let row = Row::bare(view.ledger, semaphore, judged.set, at);
+        let row = Row::bare(view.ledger, semaphore, judged.set, at).with_names(&self.names);
         if !self.filters.pass(&row.candidate()) {
             return Ok(());
         }
+        let site = row.call_site().cloned();
         self.findings += 1;
         if self.style.json {
             let object = json!({
@@ -266,6 +271,7 @@ impl Observer for Printer<'_> {
                 "confidence": confidence(verdict),
                 "culprit": verdict.culprit,
                 "devices": devices(semaphore),
+                "call_site": site.as_ref().map(CallSite::json),
                 "evidence": verdict.evidence.iter().map(ToString::to_string).collect::<Vec<_>>(),
             });
             return Ok(self.out.json(&json::envelope("finding", &object))?);
@@ -303,7 +309,12 @@ impl Observer for Printer<'_> {
                 confidence(verdict)
             ),
         };
-        self.line(&line)
+        self.line(&line)?;
+        if let Some(site) = site {
+            let text = format!("{:14}call site  {}", "", site.line());
+            self.out.line(&table::cut(&text, self.out.width()))?;
+        }
+        Ok(())
     }
 
     fn device_mapper(&mut self, report: &DmReport) -> Result<()> {

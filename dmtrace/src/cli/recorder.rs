@@ -2,11 +2,12 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs::{File, OpenOptions},
     io::{self, BufWriter},
     path::{Path, PathBuf},
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,7 @@ use anyhow::{Context as _, Result};
 
 use super::trace::Ending;
 use crate::{
-    event::recording::{Start, Writer},
+    event::recording::{SiteOf, Start, Writer},
     host::{
         self, Roots,
         package::{self, Package},
@@ -22,6 +23,7 @@ use crate::{
     ids::BootTime,
     probe::{Environment, Tracer},
     session::{Tap, Tapped},
+    stack::{CallSite, Found},
     verdict::Thresholds,
 };
 
@@ -90,6 +92,7 @@ impl Recorder {
             Some(Writer::begin(BufWriter::with_capacity(1 << 18, file), &start).context(path)?);
         drop(state);
         let shared = self.clone();
+        let mut numbers = SiteNumbers::default();
         Ok(Tap {
             write: Box::new(move |tapped| {
                 shared.write(|writer| match tapped {
@@ -97,6 +100,7 @@ impl Recorder {
                     Tapped::Sem(key, record) => writer.sem(key, record),
                     Tapped::Proc(record) => writer.process(record),
                     Tapped::Snapshot(snapshot) => writer.snapshot(snapshot),
+                    Tapped::Site(found) => numbers.write(writer, found),
                 });
             }),
             file: absolute,
@@ -170,6 +174,28 @@ fn packages(ending: &Ending) -> BTreeMap<String, Result<Package, String>> {
         }
     }
     found
+}
+
+/// Call sites that were written, by their numbers.
+#[derive(Default)]
+struct SiteNumbers(HashMap<Arc<CallSite>, u32>);
+
+impl SiteNumbers {
+    /// Writes the call site of a cookie; what others have in common only once.
+    fn write(&mut self, writer: &mut Writer<BufWriter<File>>, found: &Found) -> io::Result<()> {
+        let next = self.0.len() as u32;
+        let number = *self.0.entry(Arc::clone(&found.site)).or_insert(next);
+        if number == next {
+            writer.site(number, &found.site)?;
+        }
+        writer.site_of(&SiteOf {
+            sem: found.sem,
+            key: found.key,
+            at: found.at,
+            maker: found.maker,
+            site: number,
+        })
+    }
 }
 
 impl State {

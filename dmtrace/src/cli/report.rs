@@ -15,6 +15,7 @@ use super::{
     explain,
     failure::exit,
     row::{Row, confidence, describe},
+    stacks,
 };
 use crate::{
     event::recording::Start,
@@ -23,6 +24,7 @@ use crate::{
     ledger::{ImageId, Process},
     output::{Out, json},
     probe::Environment,
+    stack::CallSite,
     verdict::{Class, Reason},
 };
 
@@ -46,6 +48,9 @@ struct Group {
     /// Details of one process behind it.
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<Value>,
+    /// The calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call_site: Option<Value>,
     #[serde(skip)]
     lines: Vec<String>,
 }
@@ -115,11 +120,23 @@ pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let findings = find(&case, &rows, args);
     let groups: Vec<(By, Vec<Group>)> = [By::Process, By::Executable, By::Container]
         .into_iter()
+        .chain(args.by.filter(|by| *by == By::Stack))
         .filter(|by| args.by.is_none_or(|wanted| wanted == *by))
         .map(|by| (by, group(&findings.leaked, by, args.top)))
         .collect();
     let bugs = bug::bugs(&case, start.as_ref(), &findings, args.top);
-    if as_json {
+    if args.folded || args.flamegraph.is_some() {
+        let lines = stacks::folded(&findings.leaked);
+        if let Some(path) = &args.flamegraph {
+            stacks::flame_graph(&lines, path)?;
+        }
+        for line in lines.iter().filter(|_| args.folded) {
+            out.line(line)?;
+        }
+    }
+    if args.folded {
+        // Nothing else: it is for another program.
+    } else if as_json {
         out.json(&object(&case, start.as_ref(), &findings, &groups, &bugs))?;
     } else if args.bug {
         bug::print(&case, start.as_ref(), &bugs, out)?;
@@ -237,6 +254,9 @@ fn group(leaked: &[&Row<'_>], by: By, top: usize) -> Vec<Group> {
                 },
                 None => "unknown".to_owned(),
             },
+            By::Stack => row
+                .call_site()
+                .map_or_else(|| "unknown".to_owned(), CallSite::line),
         };
         let group = groups.entry(key.clone()).or_default();
         group.name = key;
@@ -268,6 +288,14 @@ fn group(leaked: &[&Row<'_>], by: By, top: usize) -> Vec<Group> {
                     .map(|(label, text)| format!("{label:<10}{text}"))
                     .collect()
             });
+            let site = row.call_site().map(CallSite::line);
+            group
+                .lines
+                .extend(site.map(|calls| format!("call site {calls}")));
+        }
+        if by == By::Stack && group.call_site.is_none() {
+            group.call_site = row.call_site().map(CallSite::json);
+            group.lines = row.call_site_lines();
         }
     }
     let mut ranked: Vec<Group> = groups.into_values().collect();
@@ -320,6 +348,7 @@ fn object(
             "by_process": by(By::Process),
             "by_executable": by(By::Executable),
             "by_container": by(By::Container),
+            "by_stack": by(By::Stack),
             "victims": findings.victims,
             "namespaces": findings.exhaustion,
             "totals": case.ledger.totals(),

@@ -1,6 +1,9 @@
 //! One semaphore set as `list`, `watch`, `exec` and JSON show it.
 
-use std::time::Duration;
+use std::{
+    cell::{OnceCell, RefCell},
+    time::Duration,
+};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -13,6 +16,7 @@ use crate::{
     ids::{BootTime, SemId},
     ledger::{Creator, Device, Ledger, Process, Semaphore},
     output::time,
+    stack::{CallSite, Symbolizer},
     verdict::{Confidence, Judged, Verdict},
 };
 
@@ -44,12 +48,17 @@ pub struct Row<'a> {
     pub process: Option<&'a Process>,
     /// Age.
     pub age: Option<Duration>,
+    /// Names calls; `None` where nobody asks for them.
+    names: Option<&'a RefCell<Symbolizer>>,
+    /// The call site with its names, once somebody has asked.
+    site: OnceCell<Option<CallSite>>,
 }
 
 impl<'a> Row<'a> {
     /// From a judgement, or from the books alone.
     pub fn new(case: &'a Case, judged: Judged<'a>) -> Self {
         let mut row = Self::bare(&case.ledger, judged.semaphore, judged.set, case.facts.now);
+        row.names = Some(&case.names);
         row.age = row.age.or_else(|| row.wall_age(case.facts.wall.0));
         if row.known == Known::Unknown && judged.verdict.culprit.is_some() {
             row.known = Known::Inferred;
@@ -80,6 +89,8 @@ impl<'a> Row<'a> {
             image: process.and_then(|process| process.image.as_deref()),
             process,
             age: semaphore.created.map(|created| now.since(created)),
+            names: None,
+            site: OnceCell::new(),
         }
     }
 
@@ -170,6 +181,32 @@ impl<'a> Row<'a> {
         labels.join(",")
     }
 
+    /// Names its calls with this.
+    #[cfg(feature = "live")]
+    pub const fn with_names(mut self, names: &'a RefCell<Symbolizer>) -> Self {
+        self.names = Some(names);
+        self
+    }
+
+    /// The calls that led to it, with their names as far as they can be had. Looks into binaries
+    /// at the first call.
+    pub fn call_site(&self) -> Option<&CallSite> {
+        let resolve = || {
+            let captured = self.semaphore.cookie.as_ref()?.call_site.as_ref()?;
+            let mut site = CallSite::clone(captured);
+            if let Some(names) = self.names {
+                names.borrow_mut().resolve(&mut site);
+            }
+            Some(site)
+        };
+        self.site.get_or_init(resolve).as_ref()
+    }
+
+    /// The calls in lines, innermost first, for people; none if nothing was captured.
+    pub fn call_site_lines(&self) -> Vec<String> {
+        self.call_site().map(CallSite::lines).unwrap_or_default()
+    }
+
     /// What the filters look at.
     pub fn candidate(&self) -> Candidate<'_> {
         Candidate {
@@ -234,6 +271,9 @@ impl<'a> Row<'a> {
                 "failed": cookie.counts.ioctls_failed,
                 "uevents": cookie.counts.uevents,
             });
+        }
+        if let Some(site) = self.call_site() {
+            object["call_site"] = site.json();
         }
         if let Some(set) = self.set {
             object["mode"] = json!(format!("{:04o}", set.mode & 0o7777));

@@ -216,6 +216,7 @@ impl Tracing {
                 break;
             }
         }
+        self.session.place_sites();
         if dm_came {
             observer.device_mapper(&self.session.dm_report())?;
         }

@@ -3,7 +3,7 @@
 use dmtrace_common::{
     DmEvent, EVENT_BY_SYSCALL, EVENT_DEVICE_BY_NAME, EVENT_FROM_MAP, EVENT_NO_RESULT,
     EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, OPS_KEPT, ProcRecord, SemEvent, SemKey,
-    SemRecord,
+    SemRecord, StackSample,
 };
 
 use super::{Actor, Event, ExitStatus, Operation, ProcessImage, Quality, What, dm};
@@ -51,6 +51,10 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
             what: dm::what(kind, &event),
         });
     }
+    if kind == Kind::Stack {
+        // Those have a ring of their own; as an event they arrive as a call site.
+        return Err(DecodeError::UnknownKind(header.kind));
+    }
     let event: SemEvent = read_plain(bytes)?;
     Ok(Event {
         at: BootTime(header.ts),
@@ -97,7 +101,7 @@ fn what(kind: Kind, event: &SemEvent) -> What {
         Kind::Exit => What::Exit {
             status: ExitStatus::from_wait(event.arg),
         },
-        Kind::Proc | Kind::LookupFailed | Kind::Ioctl | Kind::Uevent => {
+        Kind::Proc | Kind::LookupFailed | Kind::Ioctl | Kind::Uevent | Kind::Stack => {
             What::LookupFailed { ns, key, errno }
         }
     }
@@ -162,6 +166,7 @@ impl Plain for DmEvent {}
 impl Plain for SemKey {}
 impl Plain for SemRecord {}
 impl Plain for ProcRecord {}
+impl Plain for StackSample {}
 
 /// The bytes of a value.
 pub(crate) const fn as_bytes<T: Plain>(value: &T) -> &[u8] {

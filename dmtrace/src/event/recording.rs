@@ -21,7 +21,8 @@ use super::decode::{Plain, as_bytes, read_plain, read_sem_record};
 use crate::{
     facts::{HostFacts, Snapshot},
     host::package::Package,
-    ids::{BootTime, UnixTime},
+    ids::{BootTime, Key, ProcId, SemId, UnixTime},
+    stack::CallSite,
 };
 
 const MAGIC: [u8; 8] = *b"DMTRACE\x01";
@@ -69,8 +70,27 @@ pub enum Frame {
     End(serde_json::Value),
     /// Packages of executables, by mount namespace and path; where it is not known, why.
     Packages(BTreeMap<String, Result<Package, String>>),
+    /// A call site, which later frames name by its number. Older versions skip this and the next.
+    Site(u32, Box<CallSite>),
+    /// The call site of a cookie that was made before.
+    SiteOf(SiteOf),
     /// A kind that this version does not know; skipped.
     Unknown(u16),
+}
+
+/// Which call site a cookie has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct SiteOf {
+    /// The set.
+    pub sem: SemId,
+    /// Its key.
+    pub key: Key,
+    /// When the stack was taken.
+    pub at: BootTime,
+    /// Who made the set.
+    pub maker: ProcId,
+    /// Number of the call site.
+    pub site: u32,
 }
 
 /// How a recording ended.
@@ -173,6 +193,22 @@ impl<W: Write> Writer<W> {
         packages: &BTreeMap<String, Result<Package, String>>,
     ) -> io::Result<()> {
         self.json(20, packages)
+    }
+
+    /// Adds a call site under a number.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn site(&mut self, number: u32, site: &CallSite) -> io::Result<()> {
+        self.json(7, &(number, site))
+    }
+
+    /// Adds which call site a cookie has.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn site_of(&mut self, which: &SiteOf) -> io::Result<()> {
+        self.json(8, which)
     }
 
     /// Ends the recording and hands the file back.
@@ -334,6 +370,11 @@ fn parse(kind: u16, payload: &[u8]) -> Option<Frame> {
         5 => Frame::Facts(json(payload)?),
         6 => Frame::End(json(payload)?),
         20 => Frame::Packages(json(payload)?),
+        7 => {
+            let (number, site) = json(payload)?;
+            Frame::Site(number, site)
+        }
+        8 => Frame::SiteOf(json(payload)?),
         other => Frame::Unknown(other),
     })
 }

@@ -72,6 +72,11 @@ pub fn image_of(roots: &Roots, pid: u32) -> Option<ProcessImage> {
     (live(roots, pid)?.start_ticks == before.start_ticks).then_some(image)
 }
 
+/// Start of whatever process has this number now, clock ticks since boot.
+pub fn start_ticks(roots: &Roots, pid: u32) -> Option<u64> {
+    live(roots, pid).map(|stat| stat.start_ticks)
+}
+
 fn live(roots: &Roots, pid: u32) -> Option<Stat> {
     let stat = processes::stat(roots, pid).ok()?;
     (!stat.is_dead() || stat.threads > 1).then_some(stat)

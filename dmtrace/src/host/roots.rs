@@ -82,6 +82,19 @@ impl Roots {
         read_whole(self.open_fs(path.as_ref(), libc::O_RDONLY | libc::O_NONBLOCK)?)
     }
 
+    /// Opens a regular file of the host for reading. It is looked at first: opening a device or a
+    /// pipe has effects, and the path may come from an untrusted process.
+    ///
+    /// # Errors
+    /// Those of opening; it is no regular file.
+    pub fn open_regular(&self, path: &Path) -> io::Result<File> {
+        let seen = self.open_fs(path, libc::O_PATH)?;
+        if !seen.metadata()?.is_file() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        File::open(format!("/proc/thread-self/fd/{}", seen.as_raw_fd()))
+    }
+
     /// Whether a path of the host exists, links followed.
     pub fn exists(&self, path: impl AsRef<Path>) -> bool {
         self.open_fs(path.as_ref(), libc::O_PATH).is_ok()

@@ -1,6 +1,6 @@
 //! The life of one set with the cookie magic, in the terms of the protocol.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
@@ -8,6 +8,7 @@ use super::{Call, Device, Exit, ImageId, Step, Timeline, Who};
 use crate::{
     event::ExitStatus,
     ids::{BootTime, IpcNs},
+    stack::CallSite,
 };
 
 /// Users of a cookie that are told apart; more make the cookie "crowded".
@@ -53,6 +54,9 @@ pub struct Cookie {
     pub devices_more: u32,
     /// Last ioctl that returned or uevent that was sent.
     pub last_dm: Option<BootTime>,
+    /// The calls that led to its creation, once they are known.
+    #[serde(skip)]
+    pub call_site: Option<Arc<CallSite>>,
     /// What is missing in these books.
     pub gaps: Gaps,
     /// Step by step.

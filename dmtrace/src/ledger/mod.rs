@@ -15,6 +15,7 @@ mod operate;
 mod process;
 mod reconcile;
 mod semaphore;
+mod site;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -29,6 +30,7 @@ pub use history::CLOSED;
 pub use process::{Cycle, Exit, ImageId, Name, Process, Tally, ThreadTrail, Who};
 pub use reconcile::{Drift, DriftKind, Reconciliation};
 pub use semaphore::{Creator, Ending, Origin, Semaphore, WhyUnknown};
+pub use site::Placed;
 pub use timeline::{Call, HEAD, Meaning, Step, TAIL, Timeline};
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
-use dmtrace_common::{DmEvent, EVENT_FROM_MAP, ProcKey, ProcRecord, SemKey, SemRecord};
+use dmtrace_common::{
+    DmEvent, EVENT_FROM_MAP, ProcKey, ProcRecord, SITE_LEN, SemKey, SemRecord, SiteText,
+};
 use serde::{Deserialize, Serialize};
 
 /// A record of the semaphore map.
@@ -15,6 +17,7 @@ pub struct Maps {
     sems: HashMap<MapData, SemKey, SemRecord>,
     procs: HashMap<MapData, ProcKey, ProcRecord>,
     devices: HashMap<MapData, SemKey, DmEvent>,
+    sites: HashMap<MapData, SemKey, SiteText>,
 }
 
 /// Numbers by which another process opens the maps.
@@ -26,14 +29,17 @@ pub struct MapIds {
     pub procs: u32,
     /// Of the map with the last device of each cookie.
     pub devices: u32,
+    /// Of the map with the call site of each cookie.
+    pub sites: u32,
 }
 
 impl Maps {
-    pub(super) fn new(sems: Map, procs: Map, devices: Map) -> Result<Self> {
+    pub(super) fn new(sems: Map, procs: Map, devices: Map, sites: Map) -> Result<Self> {
         Ok(Self {
             sems: HashMap::try_from(sems)?,
             procs: HashMap::try_from(procs)?,
             devices: HashMap::try_from(devices)?,
+            sites: HashMap::try_from(sites)?,
         })
     }
 
@@ -47,10 +53,11 @@ impl Maps {
             Map::HashMap(open(ids.sems)?),
             Map::HashMap(open(ids.procs)?),
             Map::LruHashMap(open(ids.devices)?),
+            Map::HashMap(open(ids.sites)?),
         )
     }
 
-    pub(super) fn ids(sems: &Map, procs: &Map, devices: &Map) -> Result<MapIds> {
+    pub(super) fn ids(sems: &Map, procs: &Map, devices: &Map, sites: &Map) -> Result<MapIds> {
         let id = |map: &Map| -> Result<u32> {
             let (Map::HashMap(data) | Map::LruHashMap(data)) = map else {
                 anyhow::bail!("not a hash map")
@@ -61,6 +68,7 @@ impl Maps {
             sems: id(sems)?,
             procs: id(procs)?,
             devices: id(devices)?,
+            sites: id(sites)?,
         })
     }
 
@@ -98,6 +106,41 @@ impl Maps {
         self.sems.get(&key, 0).ok()
     }
 
+    /// One process record.
+    pub fn proc(&self, key: ProcKey) -> Option<ProcRecord> {
+        self.procs.get(&key, 0).ok()
+    }
+
+    /// Call sites, with the creation of their sets, as JSON.
+    pub fn sites(&self) -> Vec<(SemKey, u64, Vec<u8>)> {
+        let kept = self.sites.iter().filter_map(Result::ok);
+        kept.map(|(key, site)| {
+            let len = (site.len as usize).min(SITE_LEN);
+            (key, site.created, site.text[..len].to_vec())
+        })
+        .collect()
+    }
+
+    /// Lets other processes see a call site; `false` if it does not fit.
+    pub fn put_site(&mut self, key: SemKey, created: u64, json: &[u8]) -> bool {
+        let mut site = SiteText {
+            created,
+            len: json.len() as u32,
+            _pad: 0,
+            text: [0; SITE_LEN],
+        };
+        let Some(text) = site.text.get_mut(..json.len()) else {
+            return false;
+        };
+        text.copy_from_slice(json);
+        self.sites.insert(key, site, 0).is_ok()
+    }
+
+    /// Removes the call site of a set that is gone.
+    pub fn remove_site(&mut self, key: SemKey) {
+        let _none = self.sites.remove(&key);
+    }
+
     /// Enters a set that is older than the tracer; leaves a record alone that the kernel side
     /// has written meanwhile. Tells whether it was entered.
     pub(super) fn seed(&mut self, key: SemKey, record: SemRecord) -> bool {
@@ -107,6 +150,7 @@ impl Maps {
 
     pub(super) fn remove_sem(&mut self, key: SemKey) -> bool {
         let _none = self.devices.remove(&key);
+        self.remove_site(key);
         self.sems.remove(&key).is_ok()
     }
 

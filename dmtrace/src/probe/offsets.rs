@@ -42,6 +42,7 @@ use Need::{Core, Detail, Optional};
 const EXE: Need = Detail("path of executables");
 const CGROUP: Need = Detail("cgroup paths");
 const NSPID: Need = Detail("process numbers inside PID namespaces");
+const STACK: Need = Detail("call sites");
 const SLEEPER: Need = Detail("results of semop with the kprobe backend");
 
 const FIELDS: &[Field] = &[
@@ -154,6 +155,13 @@ const FIELDS: &[Field] = &[
     member("O_PARAMS_KEY", &["ipc_params.key"], Core),
     member("O_PARAMS_FLG", &["ipc_params.flg"], Core),
     member("O_PARAMS_NSEMS", &["ipc_params.u.nsems"], Core),
+    member("O_TASK_STACK", &["task_struct.stack"], STACK),
+    member("O_MM_AUXV", &["mm_struct.saved_auxv"], STACK),
+    Field {
+        global: "F_TASK_PT_REGS",
+        source: Source::Enumerator(&["BPF_FUNC_task_pt_regs"]),
+        need: Optional,
+    },
     member("O_DISK_MAJOR", &["gendisk.major"], Optional),
     member("O_DISK_MINOR", &["gendisk.first_minor"], Optional),
 ];

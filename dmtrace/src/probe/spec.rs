@@ -142,6 +142,7 @@ const DESTROY: &str = "removal of semaphores, also with their namespace";
 const OPERATE: &str = "semop on cookies: +1, -1, waits";
 const SETVAL: &str = "SETVAL on cookies";
 const EXIT: &str = "end of processes, and execve";
+const CALL_SITE: &str = "user stacks of those who make cookies";
 const LOOKUP: &str = "look-ups of cookies that are not there";
 
 const END_OF_PROCESS: Subject = Subject {
@@ -153,6 +154,16 @@ const END_OF_PROCESS: Subject = Subject {
         at("exec_e", Hook::RawTracepoint("sched_process_exec")),
     ]],
 };
+
+/// Programs beside those of "create", so that these work whatever becomes of them.
+const fn call_site(ways: &'static [&'static [Attachment]]) -> Subject {
+    Subject {
+        name: "call-site",
+        provides: CALL_SITE,
+        weight: Optional,
+        ways,
+    }
+}
 
 const TRAMPOLINE: &[Subject] = &[
     Subject {
@@ -194,6 +205,7 @@ const TRAMPOLINE: &[Subject] = &[
         weight: Optional,
         ways: &[&[at("ipcget_x", Fexit("ipcget"))]],
     },
+    call_site(&[&[at("stack_x", Fexit("newary"))]]),
     END_OF_PROCESS,
 ];
 
@@ -239,6 +251,7 @@ const KPROBE: &[Subject] = &[
             ],
         ],
     },
+    call_site(&[&[at("stack_kx", Kretprobe("newary"))]]),
     END_OF_PROCESS,
 ];
 
@@ -272,6 +285,7 @@ const TRACEPOINT: &[Subject] = &[
             syscall("semtimedop_tx", "sys_exit_semtimedop"),
         ]],
     },
+    call_site(&[&[syscall("stack_tx", "sys_exit_semget")]]),
     END_OF_PROCESS,
 ];
 

@@ -29,6 +29,9 @@ use crate::facts::Snapshot;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DMTRACE_BPF_PATH"));
 
+/// The ring for stacks holds at least two.
+const STACKS_MIN: u32 = 256 << 10;
+
 /// How to trace.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Options {
@@ -101,6 +104,7 @@ pub struct Tracer {
     /// The two maps behind these: programs that are loaded later name them by descriptor.
     _mapped: [Map; 2],
     ring: Option<RingBuf<MapData>>,
+    stacks: Option<RingBuf<MapData>>,
     ring_bytes: u32,
     max_procs: u32,
     /// Keeps the programs that `links` refer to, and the maps, alive.
@@ -154,6 +158,7 @@ impl Tracer {
         loader
             .btf(aya_btf.as_ref())
             .map_max_entries("RING", ring_bytes)
+            .map_max_entries("STACKS", ring_bytes.max(STACKS_MIN))
             .map_max_entries("SEMS", options.max_sems.max(1))
             .map_max_entries("PROCS", options.max_procs.max(1))
             .override_global("SELF_TGID", &own, true)
@@ -202,13 +207,16 @@ impl Tracer {
             ebpf.take_map(name)
                 .with_context(|| format!("the object has no map {name}"))
         };
-        let (sems, procs, devices) = (take("SEMS")?, take("PROCS")?, take("DEVICES")?);
-        let ids = Maps::ids(&sems, &procs, &devices)?;
+        let (sems, procs) = (take("SEMS")?, take("PROCS")?);
+        let (devices, sites) = (take("DEVICES")?, take("SITES")?);
+        let ids = Maps::ids(&sems, &procs, &devices, &sites)?;
         let mapped = [take("PREFILTER")?, take("CONTROL")?];
         let prefilter = shared(&mapped[0], PREFILTER_SLOTS)?;
         let control = shared(&mapped[1], control::SLOTS)?;
         let counts = PerCpuArray::try_from(take("COUNTS")?)?;
         let ring = RingBuf::try_from(take("RING")?).context("cannot map the ring buffer")?;
+        let stacks =
+            RingBuf::try_from(take("STACKS")?).context("cannot map the ring for stacks")?;
         Ok(Self {
             backend,
             dm,
@@ -216,13 +224,14 @@ impl Tracer {
             attempts,
             missing_detail: offsets.missing_detail.clone(),
             links,
-            maps: Maps::new(sems, procs, devices)?,
+            maps: Maps::new(sems, procs, devices, sites)?,
             ids,
             counts,
             prefilter,
             control,
             _mapped: mapped,
             ring: Some(ring),
+            stacks: Some(stacks),
             ring_bytes,
             max_procs,
             log: KernelLog::open(&mut ebpf),
@@ -272,6 +281,16 @@ impl Tracer {
     /// The ring buffer; taken once, by the consumer.
     pub const fn take_ring(&mut self) -> Option<RingBuf<MapData>> {
         self.ring.take()
+    }
+
+    /// The ring with the stacks of those who make cookies; taken once, by its consumer.
+    pub const fn take_stacks(&mut self) -> Option<RingBuf<MapData>> {
+        self.stacks.take()
+    }
+
+    /// The maps, to write what other processes read.
+    pub const fn maps_mut(&mut self) -> &mut Maps {
+        &mut self.maps
     }
 
     /// Size of the ring buffer in bytes.

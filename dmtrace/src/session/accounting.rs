@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::kind_of;
 use crate::{
     ledger::{Reconciliation, Totals},
-    probe::Counts,
+    probe::{Counts, KindCounts},
 };
 
 /// Messages that came out of the ring.
@@ -26,9 +26,10 @@ impl Received {
         }
     }
 
-    /// All of them.
+    /// All of them; stacks have a ring of their own.
     pub fn total(&self) -> u64 {
-        self.kinds.iter().sum::<u64>() + self.undecodable
+        let stacks = self.kinds[Kind::Stack as usize];
+        self.kinds.iter().sum::<u64>() - stacks + self.undecodable
     }
 }
 
@@ -43,6 +44,10 @@ pub struct Accounting {
     pub dropped: u64,
     /// What came out of the ring.
     pub received: u64,
+    /// Stacks of those who made cookies; what was dropped here is not made good.
+    pub stacks: KindCounts,
+    /// Of these, not worked off: the call sites of those cookies are unknown.
+    pub stacks_lost: u64,
     /// Sets made, by the kernel side's count.
     pub created_seen: u64,
     /// Sets that found the semaphore map full.
@@ -78,7 +83,8 @@ impl Accounting {
     ) -> Self {
         let total = counts.total();
         let mut deficits = Vec::new();
-        for kind in Kind::ALL {
+        // A call site that is lost makes no leak uncertain.
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Stack) {
             let count = counts.of(kind);
             if count.seen != count.submitted + count.dropped {
                 deficits.push(format!(
@@ -155,6 +161,11 @@ impl Accounting {
             submitted: total.submitted,
             dropped: total.dropped,
             received: received.total(),
+            stacks: counts.of(Kind::Stack),
+            stacks_lost: counts
+                .of(Kind::Stack)
+                .seen
+                .saturating_sub(received.kinds[Kind::Stack as usize]),
             created_seen: counts.of(Kind::Created).seen,
             sem_map_full: counts.sem_map_full,
             proc_map_full: counts.proc_map_full,
@@ -184,6 +195,10 @@ impl Accounting {
             "ledger {} = kernel {} sets",
             self.ledger_sets, self.kernel_sets
         );
+        let ring = match self.stacks_lost {
+            0 => ring,
+            lost => format!("{ring}; {lost} call sites lost, raise --ring"),
+        };
         if self.is_exact() {
             format!("{ring}; {books}; drift {}", self.drift)
         } else {

@@ -3,12 +3,14 @@
 mod accounting;
 mod devices;
 mod registry;
+mod sites;
+mod tap;
 
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{collections::BTreeMap, io};
 
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{
-    Kind, PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, ProcRecord, SEM_DM_DROPPED,
+    Kind, PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, SEM_DM_DROPPED,
     SEM_TOMBSTONE, SemKey, SemRecord,
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -27,33 +29,13 @@ pub use accounting::{Accounting, Received};
 pub(crate) use devices::Directory;
 pub use devices::DmReport;
 pub use registry::{RunningTracer, running_tracers};
+pub use tap::{Tap, Tapped};
 
 /// Messages taken from the ring before other work gets a turn.
 const BATCH: usize = 4096;
 
 /// Longer than a program is between taking the time and submitting its message, in nanoseconds.
 const IN_FLIGHT: u64 = 5_000_000;
-
-/// Something that the books were made from, for a recording.
-#[derive(Clone, Copy, Debug)]
-pub enum Tapped<'a> {
-    /// A message of the ring.
-    Message(&'a [u8]),
-    /// A record of the semaphore map, read because messages were dropped.
-    Sem(SemKey, &'a SemRecord),
-    /// A record of the process map, likewise.
-    Proc(&'a ProcRecord),
-    /// The kernel's tables.
-    Snapshot(&'a Snapshot),
-}
-
-/// Gets everything that the books are made from.
-pub struct Tap {
-    /// Takes it.
-    pub write: Box<dyn FnMut(Tapped<'_>)>,
-    /// Where it goes, for other commands to read.
-    pub file: Option<PathBuf>,
-}
 
 /// Gets the changes of the books as they are made: a process that has ended is forgotten soon.
 pub type Sink<'a> = &'a mut dyn FnMut(&[Change], &Ledger);
@@ -85,6 +67,8 @@ pub struct Session {
     tap: Option<Tap>,
     /// Makes this trace known to `list`, `report` and `clean` as long as it lives.
     registration: Option<registry::Registration>,
+    /// Call sites.
+    sites: Option<sites::Sites>,
     /// Numbers of devices by name.
     devices: Directory,
     /// When device-mapper was attached to.
@@ -119,6 +103,7 @@ impl Session {
         let tap = tap(&tracer, began)?;
         let recording = tap.as_ref().and_then(|tap| tap.file.clone());
         let registration = registry::register(&tracer, began, recording);
+        let sites = sites::Sites::start(&mut tracer, tap.is_some())?;
         let mut session = Self {
             tracer,
             ring,
@@ -135,6 +120,7 @@ impl Session {
             last: None,
             tap,
             registration,
+            sites,
             devices: Directory::default(),
             dm_since: None,
             dm_missed: 0,
@@ -185,12 +171,21 @@ impl Session {
         self.registration.is_some()
     }
 
-    /// Waits until the ring has messages.
+    /// Waits until the ring has messages, or call sites were found.
     ///
     /// # Errors
     /// Polling fails.
     pub async fn readable(&self) -> io::Result<()> {
-        self.ring.readable().await?.clear_ready();
+        let found = async {
+            match &self.sites {
+                Some(sites) => sites.news().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ready = self.ring.readable() => ready?.clear_ready(),
+            () = found => {}
+        }
         Ok(())
     }
 
@@ -198,10 +193,13 @@ impl Session {
     /// more.
     pub fn drain(&mut self, sink: Sink<'_>) -> bool {
         let mut changes = Vec::new();
+        let mut gone = Vec::new();
         let ring = self.ring.get_mut();
+        let mut more = true;
         for _ in 0..BATCH {
             let Some(item) = ring.next() else {
-                return false;
+                more = false;
+                break;
             };
             let completed = self.devices.complete(&item);
             let message = completed.as_ref().map_or(&*item, as_bytes);
@@ -216,6 +214,11 @@ impl Session {
                     }
                     changes.clear();
                     self.ledger.apply_into(&event, &mut changes);
+                    if let What::Destroyed { sem, key } = event.what
+                        && key.has_cookie_magic()
+                    {
+                        gone.push(sem);
+                    }
                     if !changes.is_empty() {
                         sink(&changes, &self.ledger);
                     }
@@ -223,7 +226,10 @@ impl Session {
                 Err(_) => self.received.undecodable += 1,
             }
         }
-        true
+        for sem in gone {
+            self.forget_site(sem);
+        }
+        more
     }
 
     /// Attaches to device-mapper if it has come since. Cheap if not. Tells whether it did now.
@@ -438,6 +444,11 @@ impl Session {
         let counts = self.settled_counts();
         self.drain_all(sink);
         self.resync(sink);
+        if let Some(sites) = &mut self.sites {
+            sites.finish();
+            self.received.kinds[Kind::Stack as usize] = sites.received();
+        }
+        self.place_sites();
         let accounting = Accounting::balance(
             &counts,
             &self.received,

@@ -174,6 +174,7 @@ const fn title(by: By) -> &'static str {
         By::Process => "PROCESS",
         By::Executable => "EXECUTABLE",
         By::Container => "CONTAINER",
+        By::Stack => "CALL SITE",
     }
 }
 

@@ -8,6 +8,8 @@ pub fn field(object: &Value, key: &str) -> Option<String> {
     match key {
         "command" => object.pointer("/process/cmdline").and_then(words),
         "device" => devices(object),
+        "site" => site(object),
+        "named" => named(object),
         _ => places(key).iter().find_map(|place| {
             let found = if place.starts_with('/') {
                 object.pointer(place)
@@ -65,7 +67,10 @@ fn places(key: &str) -> &[&str] {
 
 /// Whether a key of an expectation exists: a wrong one would never match, or always.
 pub fn is_known(key: &str) -> bool {
-    matches!(key, "command" | "device" | "count" | "list") || !places(key).is_empty()
+    matches!(
+        key,
+        "command" | "device" | "site" | "named" | "count" | "list"
+    ) || !places(key).is_empty()
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -79,6 +84,27 @@ fn text(value: &Value) -> Option<String> {
 fn words(value: &Value) -> Option<String> {
     let words: Vec<&str> = value.as_array()?.iter().filter_map(Value::as_str).collect();
     Some(words.join(" "))
+}
+
+/// `complete`, or why the call site is not.
+fn site(object: &Value) -> Option<String> {
+    let site = object.get("call_site")?;
+    match site.get("complete")?.as_bool()? {
+        true => Some("complete".to_owned()),
+        false => site.get("truncated").and_then(text),
+    }
+}
+
+/// Functions of the call site that have a name, innermost first.
+fn named(object: &Value) -> Option<String> {
+    let frames = object.pointer("/call_site/frames")?.as_array()?;
+    let functions = frames
+        .iter()
+        .filter_map(|frame| frame.get("functions")?.as_array());
+    let names = functions
+        .flatten()
+        .filter_map(|function| function.get("function")?.as_str());
+    Some(names.collect::<Vec<_>>().join(","))
 }
 
 /// Names of the devices, sorted.
@@ -122,7 +148,11 @@ mod tests {
     fn rows_and_findings_alike() {
         let row = json!({"verdict": {"class": {"class": "leaked", "detail": {"how": "x"}},
             "confidence": "observed"}, "process": {"cmdline": ["a", "b c"]}, "waiting": 0,
-            "devices": [{"name": "z"}, "y"], "owner": null, "state": "leaked"});
+            "devices": [{"name": "z"}, "y"], "owner": null, "state": "leaked",
+            "call_site": {"complete": false, "truncated": "why", "frames": [
+                {"functions": [{"function": "a"}, {"function": "b"}]}, {"functions": []}]}});
+        assert_eq!(field(&row, "site").as_deref(), Some("why"));
+        assert_eq!(field(&row, "named").as_deref(), Some("a,b"));
         assert_eq!(field(&row, "how").as_deref(), Some("x"));
         assert_eq!(field(&row, "command").as_deref(), Some("a b c"));
         assert_eq!(field(&row, "waiting").as_deref(), Some("0"));

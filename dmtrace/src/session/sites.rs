@@ -1,0 +1,132 @@
+//! Call sites of a running trace: from the worker into the books, to the recording, and to other
+//! processes.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use dmtrace_common::SITE_LEN;
+
+use super::{Session, Tapped};
+use crate::{
+    event::ProcessImage,
+    ids::SemId,
+    ledger::Placed,
+    probe::{Maps, StartError, Tracer},
+    stack::{CallSite, Found, Worker},
+};
+
+/// How long a call site waits for its set: the message of its creation may have been dropped.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Call sites that wait.
+const WAITING: usize = 4096;
+
+/// The worker, and what has no place in the books yet.
+pub(super) struct Sites {
+    worker: Worker,
+    waiting: Vec<(Instant, Found)>,
+}
+
+impl Sites {
+    /// `names`: resolve at once, for a recording.
+    pub(super) fn start(tracer: &mut Tracer, names: bool) -> Result<Option<Self>, StartError> {
+        let Some(ring) = tracer.take_stacks() else {
+            return Ok(None);
+        };
+        let other = |error: io::Error| StartError::Other(format!("cannot take stacks: {error}"));
+        // Its own handles: the worker is another thread.
+        let maps = Maps::open(tracer.map_ids()).ok();
+        let programs = move |key| {
+            let record = maps.as_ref()?.proc(key)?;
+            ProcessImage::from_record(&record).exe
+        };
+        let worker = Worker::start(ring, Box::new(programs), names).map_err(other)?;
+        Ok(Some(Self {
+            worker,
+            waiting: Vec::new(),
+        }))
+    }
+
+    pub(super) async fn news(&self) {
+        self.worker.news().await;
+    }
+
+    /// Works off everything, at the end.
+    pub(super) fn finish(&mut self) {
+        self.worker.finish();
+    }
+
+    pub(super) fn received(&self) -> u64 {
+        self.worker.received()
+    }
+}
+
+impl Session {
+    /// Enters what the worker has found. Tells whether there was any.
+    pub fn place_sites(&mut self) -> bool {
+        let Some(sites) = &mut self.sites else {
+            return false;
+        };
+        let news = sites.worker.take();
+        let any = !news.is_empty();
+        let mut open = std::mem::take(&mut sites.waiting);
+        let now = Instant::now();
+        open.extend(news.into_iter().map(|found| (now, found)));
+        open.retain(|(since, found)| {
+            let placed = self.ledger.place_call_site(
+                found.sem,
+                found.key,
+                found.at,
+                found.maker,
+                &found.site,
+            );
+            if placed == Placed::Yes {
+                self.publish(found);
+            }
+            placed == Placed::NotYet && since.elapsed() < PATIENCE
+        });
+        if open.len() > WAITING {
+            open.drain(..open.len() - WAITING);
+        }
+        if let Some(sites) = &mut self.sites {
+            sites.waiting = open;
+        }
+        any
+    }
+
+    fn publish(&mut self, found: &Found) {
+        self.tap(Tapped::Site(found));
+        let live = self.ledger.semaphore(found.sem);
+        if let Some(created) = live.and_then(|set| set.created)
+            && let Some(json) = fitting(&found.site)
+        {
+            let maps = self.tracer.maps_mut();
+            let _only_here = maps.put_site(found.sem.into(), created.0, &json);
+        }
+    }
+
+    /// A set is gone.
+    pub(super) fn forget_site(&mut self, sem: SemId) {
+        if self.sites.is_some() {
+            self.tracer.maps_mut().remove_site(sem.into());
+        }
+    }
+}
+
+/// As JSON, shortened at the outer end until it fits.
+fn fitting(site: &CallSite) -> Option<Vec<u8>> {
+    let mut site = site.clone();
+    // The names of functions can be found again.
+    for frame in &mut site.frames {
+        frame.symbols.clear();
+    }
+    loop {
+        let json = serde_json::to_vec(&site).ok()?;
+        if json.len() <= SITE_LEN {
+            return Some(json);
+        }
+        let fewer = site.frames.len().checked_sub(4).filter(|left| *left > 0)?;
+        site.cut(fewer);
+    }
+}

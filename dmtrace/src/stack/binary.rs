@@ -1,0 +1,259 @@
+//! An ELF file, read piece by piece: what unwinding needs, and no more. Nothing is mapped, because
+//! a file that somebody shortens while it is mapped would end this process.
+
+use std::{fmt, fs::File, ops::Range, rc::Rc};
+
+use object::{
+    LittleEndian, Object as _, ObjectSection as _, ReadCache, ReadRef,
+    elf::{ET_DYN, FileHeader64, PF_X, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE},
+    read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _},
+};
+use serde::{Deserialize, Serialize};
+
+use super::go::Pclntab;
+
+/// Larger sections are not read.
+const SECTION_MAX: u64 = 512 << 20;
+
+/// The identity of a build, as the linker has written it into the file.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BuildId(String);
+
+impl BuildId {
+    /// From its bytes; `None` for what is no build-id.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        (bytes.len() >= 2 && bytes.len() <= 64)
+            .then(|| Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+    }
+
+    /// As hexadecimal digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Directory and file below `.build-id`; `None` for one that a recording has made up.
+    pub fn split(&self) -> Option<(&str, &str)> {
+        let hex = self.0.bytes().all(|byte| byte.is_ascii_hexdigit());
+        (hex && self.0.len() > 2).then(|| self.0.split_at(2))
+    }
+}
+
+impl fmt::Display for BuildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A loadable piece.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Load {
+    /// Addresses in the file.
+    pub addresses: Range<u64>,
+    /// Offset of its bytes.
+    pub offset: u64,
+    /// Whether it is code.
+    pub code: bool,
+}
+
+/// The program headers, from a file or from its first bytes in memory.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Headers {
+    /// `e_entry`.
+    pub entry: u64,
+    /// Whether it can be loaded anywhere.
+    pub relocatable: bool,
+    /// Loadable pieces.
+    pub loads: Vec<Load>,
+    /// Where the table of frames is.
+    pub eh_frame_hdr: Option<Range<u64>>,
+    /// Address of the dynamic section.
+    pub dynamic: Option<u64>,
+    /// Build-id, where the bytes go that far.
+    pub build_id: Option<BuildId>,
+}
+
+impl Headers {
+    /// Reads them; `None` for what is no ELF file of this kind, or is cut off before its end.
+    pub fn parse<'d, R: ReadRef<'d>>(data: R) -> Option<Self> {
+        let header = FileHeader64::<LittleEndian>::parse(data).ok()?;
+        let endian = header.endian().ok()?;
+        let mut headers = Self {
+            entry: header.e_entry(endian),
+            relocatable: header.e_type(endian) == ET_DYN,
+            ..Self::default()
+        };
+        for segment in header.program_headers(endian, data).ok()? {
+            let start = segment.p_vaddr(endian);
+            let range = start..start.saturating_add(segment.p_memsz(endian));
+            match segment.p_type(endian) {
+                PT_LOAD => headers.loads.push(Load {
+                    addresses: range,
+                    offset: segment.p_offset(endian),
+                    code: segment.p_flags(endian) & PF_X != 0,
+                }),
+                PT_GNU_EH_FRAME => headers.eh_frame_hdr = Some(range),
+                PT_DYNAMIC => headers.dynamic = Some(start),
+                PT_NOTE if headers.build_id.is_none() => {
+                    headers.build_id =
+                        segment
+                            .notes(endian, data)
+                            .ok()
+                            .flatten()
+                            .and_then(|mut notes| {
+                                while let Ok(Some(note)) = notes.next() {
+                                    if note.name() == b"GNU" && note.n_type(endian) == 3 {
+                                        return BuildId::from_bytes(note.desc());
+                                    }
+                                }
+                                None
+                            });
+                }
+                _ => {}
+            }
+        }
+        (!headers.loads.is_empty()).then_some(headers)
+    }
+
+    /// All addresses.
+    pub fn span(&self) -> Range<u64> {
+        let starts = self.loads.iter().map(|load| load.addresses.start);
+        let ends = self.loads.iter().map(|load| load.addresses.end);
+        starts.min().unwrap_or(0)..ends.max().unwrap_or(0)
+    }
+
+    /// Whether an address is code.
+    pub fn is_code(&self, address: u64) -> bool {
+        let mut code = self.loads.iter().filter(|load| load.code);
+        code.any(|load| load.addresses.contains(&address))
+    }
+}
+
+/// A section with unwind information, and where it is.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// Address in the file.
+    pub address: u64,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// An ELF file with its unwind information.
+pub struct Binary {
+    /// Program headers.
+    pub headers: Headers,
+    /// `.eh_frame`.
+    pub eh_frame: Option<Table>,
+    /// `.eh_frame_hdr`, its index.
+    pub eh_frame_hdr: Option<Table>,
+    /// `.debug_frame`, where there is no `.eh_frame`.
+    pub debug_frame: Option<Table>,
+    /// Address of `.text`.
+    pub text: u64,
+    /// Go's own tables.
+    pub go: Option<Rc<Pclntab>>,
+    data: ReadCache<File>,
+}
+
+impl Binary {
+    /// Reads an open file; `None` for what is no 64-bit little-endian ELF file.
+    pub fn open(file: File) -> Option<Self> {
+        let data = ReadCache::new(file);
+        let headers = Headers::parse(&data)?;
+        let elf: ElfFile64<'_, LittleEndian, _> = ElfFile64::parse(&data).ok()?;
+        let table = |name: &str| table_of(&elf, name);
+        let eh_frame = table(".eh_frame");
+        let eh_frame_hdr = table(".eh_frame_hdr");
+        let text = elf
+            .section_by_name(".text")
+            .map_or(0, |section| section.address());
+        let go = [".gopclntab", ".data.rel.ro.gopclntab"]
+            .into_iter()
+            .find_map(table)
+            .and_then(|table| {
+                // In a position-independent program the linker leaves the address to a relocation.
+                let place = table.address + Pclntab::TEXT_START;
+                let relocated = || addend(&table_of(&elf, ".rela.dyn")?, place);
+                let text = relocated().unwrap_or(text);
+                Pclntab::parse(table.bytes, text)
+            })
+            .map(Rc::new);
+        let debug_frame = if eh_frame.is_none() && go.is_none() {
+            table(".debug_frame")
+        } else {
+            None
+        };
+        Some(Self {
+            headers,
+            eh_frame,
+            eh_frame_hdr,
+            debug_frame,
+            text,
+            go,
+            data,
+        })
+    }
+
+    /// The file as a whole.
+    pub(super) fn elf(&self) -> Option<ElfFile64<'_, LittleEndian, &ReadCache<File>>> {
+        ElfFile64::parse(&self.data).ok()
+    }
+
+    /// Bytes at an address, as they are in the file.
+    pub fn bytes_at(&self, address: u64, len: u64) -> Option<&[u8]> {
+        let mut loads = self.headers.loads.iter();
+        let load = loads.find(|load| load.addresses.contains(&address))?;
+        let offset = load.offset + (address - load.addresses.start);
+        (&self.data).read_bytes_at(offset, len).ok()
+    }
+
+    /// Whether the instruction before an address is a call: what a return address is behind.
+    pub fn follows_call(&self, address: u64) -> bool {
+        let Some(before) = address
+            .checked_sub(7)
+            .and_then(|start| self.bytes_at(start, 7))
+        else {
+            return false;
+        };
+        // call rel32; call r/m64 (FF /2) with 0, 1 and 4 bytes of displacement, SIB, REX.
+        let indirect = |at: usize| before[at] == 0xff && before[at + 1] & 0x38 == 0x10;
+        before[2] == 0xe8 || indirect(5) || indirect(4) || indirect(1) || indirect(3) || indirect(0)
+    }
+}
+
+/// A section as it is in the file.
+fn table_of<'d, R: ReadRef<'d>>(elf: &ElfFile64<'d, LittleEndian, R>, name: &str) -> Option<Table> {
+    let section = elf.section_by_name(name)?;
+    if section.size() > SECTION_MAX {
+        return None;
+    }
+    let bytes = section.data().ok()?.to_vec();
+    (!bytes.is_empty()).then(|| Table {
+        address: section.address(),
+        bytes,
+    })
+}
+
+/// What a relocation relative to the program puts at an address.
+fn addend(relocations: &Table, place: u64) -> Option<u64> {
+    let word =
+        |entry: &[u8], at: usize| Some(u64::from_le_bytes(entry.get(at..at + 8)?.try_into().ok()?));
+    let mut entries = relocations.bytes.chunks_exact(24);
+    let entry = entries.find(|entry| word(entry, 0) == Some(place))?;
+    word(entry, 16)
+}
+
+impl Binary {
+    /// The section that rows come from.
+    pub(super) const fn frames(&self) -> Option<&Table> {
+        match &self.eh_frame {
+            Some(table) => Some(table),
+            None => self.debug_frame.as_ref(),
+        }
+    }
+
+    /// Whether frames can be found with it; a file of debug information has none.
+    pub fn has_unwind_info(&self) -> bool {
+        self.frames().is_some() || self.go.is_some()
+    }
+}

@@ -1,0 +1,210 @@
+//! Go's own tables (`.gopclntab`): size of the frame at every instruction, names, lines. They are
+//! in every Go program, stripped or not; `.eh_frame` is not, and `.debug_frame` seldom.
+
+use std::cmp::Ordering;
+
+use super::Symbol;
+
+/// The table of Go 1.18 and later, or 1.16 and 1.17.
+#[derive(Debug)]
+pub struct Pclntab {
+    bytes: Vec<u8>,
+    layout: Layout,
+    /// Address that the table's offsets count from.
+    text: u64,
+    functions: usize,
+    names: usize,
+    units: usize,
+    files: usize,
+    values: usize,
+    table: usize,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Layout {
+    /// Addresses as 64-bit words.
+    Absolute,
+    /// Addresses as 32-bit distances from the text.
+    Relative,
+}
+
+/// A function in the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Function<'a> {
+    table: &'a Pclntab,
+    /// Offset of its record.
+    record: usize,
+    /// Its first instruction.
+    pub entry: u64,
+}
+
+impl Pclntab {
+    /// Where in the table the address of the code is, since Go 1.18.
+    pub const TEXT_START: u64 = 24;
+
+    /// Reads the header; `text` is the address of the code if the header does not have it.
+    pub fn parse(bytes: Vec<u8>, text: u64) -> Option<Self> {
+        let layout = match u32_at(&bytes, 0)? {
+            0xffff_fffa => Layout::Absolute,
+            0xffff_fff0 | 0xffff_fff1 => Layout::Relative,
+            _ => return None,
+        };
+        // x86-64: instructions of one byte, pointers of eight.
+        if bytes.get(4..8)? != [0, 0, 1, 8] {
+            return None;
+        }
+        let word = |index: usize| usize::try_from(u64_at(&bytes, 8 + index * 8)?).ok();
+        let mut at = 2;
+        let mut start = 0;
+        if layout == Layout::Relative {
+            start = u64_at(&bytes, 8 + 16)?;
+            at = 3;
+        }
+        let parsed = Self {
+            functions: word(0)?,
+            names: word(at)?,
+            units: word(at + 1)?,
+            files: word(at + 2)?,
+            values: word(at + 3)?,
+            table: word(at + 4)?,
+            layout,
+            text: if start == 0 { text } else { start },
+            bytes,
+        };
+        let entry = if layout == Layout::Absolute { 16 } else { 8 };
+        let end = parsed
+            .table
+            .checked_add(parsed.functions.checked_mul(entry)?)?;
+        (end <= parsed.bytes.len()).then_some(parsed)
+    }
+
+    /// The function of an instruction.
+    pub fn function(&self, address: u64) -> Option<Function<'_>> {
+        let (mut low, mut high) = (0, self.functions);
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            match self.entry(middle)?.cmp(&address) {
+                Ordering::Greater => high = middle,
+                _ => low = middle + 1,
+            }
+        }
+        let index = low.checked_sub(1)?;
+        // After the last function stands its end.
+        if address >= self.entry(index + 1)? {
+            return None;
+        }
+        let record = match self.layout {
+            Layout::Absolute => {
+                usize::try_from(u64_at(&self.bytes, self.table + index * 16 + 8)?).ok()?
+            }
+            Layout::Relative => u32_at(&self.bytes, self.table + index * 8 + 4)? as usize,
+        };
+        Some(Function {
+            table: self,
+            record: self.table.checked_add(record)?,
+            entry: self.entry(index)?,
+        })
+    }
+
+    fn entry(&self, index: usize) -> Option<u64> {
+        match self.layout {
+            Layout::Absolute => u64_at(&self.bytes, self.table + index * 16),
+            Layout::Relative => {
+                let distance = u32_at(&self.bytes, self.table + index * 8)?;
+                Some(self.text.wrapping_add(distance.into()))
+            }
+        }
+    }
+
+    fn text_at(&self, at: usize) -> Option<String> {
+        let bytes = self.bytes.get(at..)?;
+        let len = bytes.iter().take(4096).position(|&byte| byte == 0)?;
+        Some(String::from_utf8_lossy(&bytes[..len]).into_owned())
+    }
+}
+
+impl Function<'_> {
+    fn field(&self, index: usize) -> Option<u32> {
+        let first = match self.table.layout {
+            Layout::Absolute => 8,
+            Layout::Relative => 4,
+        };
+        u32_at(&self.table.bytes, self.record + first + index * 4)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> Option<String> {
+        let offset = self.field(0)? as usize;
+        self.table.text_at(self.table.names.checked_add(offset)?)
+    }
+
+    /// Bytes between the stack pointer and the return address at an instruction.
+    pub fn frame_size(&self, address: u64) -> Option<u64> {
+        u64::try_from(self.value(self.field(3)?, address)?).ok()
+    }
+
+    /// Name, file and line at an instruction.
+    pub fn symbol(&self, address: u64) -> Option<Symbol> {
+        let line = self.value(self.field(5)?, address);
+        Some(Symbol {
+            function: self.name()?,
+            file: self.file(address),
+            line: line.and_then(|line| u32::try_from(line).ok()),
+        })
+    }
+
+    fn file(&self, address: u64) -> Option<String> {
+        let number = u32::try_from(self.value(self.field(4)?, address)?).ok()?;
+        let unit = self.field(7)?.checked_add(number)? as usize;
+        let offset = u32_at(&self.table.bytes, self.table.units.checked_add(unit * 4)?)?;
+        let at = self.table.files.checked_add(offset as usize)?;
+        (offset != u32::MAX).then(|| self.table.text_at(at))?
+    }
+
+    /// Value of a table of steps: pairs of a difference of the value and of the address.
+    fn value(&self, offset: u32, address: u64) -> Option<i64> {
+        if offset == 0 {
+            return None;
+        }
+        let start = self.table.values.checked_add(offset as usize)?;
+        let mut bytes = self.table.bytes.get(start..)?.iter().copied();
+        let mut value = -1i64;
+        let mut at = self.entry;
+        let mut first = true;
+        loop {
+            let step = varint(&mut bytes)?;
+            if step == 0 && !first {
+                return None;
+            }
+            first = false;
+            let difference = (step >> 1) as i64 ^ -((step & 1) as i64);
+            value = value.wrapping_add(difference);
+            at = at.wrapping_add(varint(&mut bytes)?.into());
+            if address < at {
+                return Some(value);
+            }
+        }
+    }
+}
+
+fn varint(bytes: &mut impl Iterator<Item = u8>) -> Option<u32> {
+    let mut value = 0u32;
+    for shift in (0..35).step_by(7) {
+        let byte = bytes.next()?;
+        value |= u32::from(byte & 0x7f).checked_shl(shift)?;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    let bytes = bytes.get(at..at.checked_add(8)?)?;
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}

@@ -1,0 +1,29 @@
+//! Call sites: the chain of calls that led to a cookie.
+//!
+//! The kernel side copies registers, stack and the list of libraries; [`unwind`] makes frames of
+//! them by the binaries' own unwind information, [`symbols`] makes names of the frames when they
+//! are shown. What cannot be followed to its end says why.
+
+mod binary;
+mod find;
+mod go;
+mod memory;
+mod sample;
+mod site;
+mod symbols;
+mod unwind;
+#[cfg(feature = "live")]
+mod worker;
+
+pub use binary::{Binary, BuildId};
+pub use find::{Finder, Place};
+pub use memory::Memory;
+pub use sample::AddressSpace;
+pub use site::{CallSite, End, Frame, How, Module, Symbol};
+pub use symbols::Symbolizer;
+pub use unwind::{Registers, unwind};
+#[cfg(feature = "live")]
+pub use worker::{Found, Worker};
+
+#[cfg(test)]
+mod tests;

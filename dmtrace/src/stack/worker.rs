@@ -1,0 +1,223 @@
+//! Takes stacks out of their ring and makes call sites of them, on a thread of its own: the books
+//! do not wait for it.
+
+use std::{
+    collections::HashMap,
+    io::{self, Write as _},
+    os::{fd::AsRawFd, unix::net::UnixStream},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, Receiver, Sender},
+    },
+    thread::{self, JoinHandle},
+};
+
+use aya::maps::{MapData, RingBuf};
+use dmtrace_common::{CS_64, PAGE, ProcKey, STACK_NO_REGS, STACK_PAGES, StackSample};
+use tokio::sync::Notify;
+
+use super::{AddressSpace, CallSite, End, Finder, Memory, Registers, Symbolizer, unwind};
+use crate::{
+    event::read_plain,
+    ids::{BootTime, Key, ProcId, SemId},
+};
+
+/// Call sites that are told apart.
+const DISTINCT: usize = 4096;
+
+/// The call site of a set that was made.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Found {
+    /// The set.
+    pub sem: SemId,
+    /// Its key.
+    pub key: Key,
+    /// When the stack was taken: right before or after the creation is told.
+    pub at: BootTime,
+    /// Who made it.
+    pub maker: ProcId,
+    /// The calls.
+    pub site: Arc<CallSite>,
+}
+
+/// Looks up the path of a program.
+pub type Programs = Box<dyn FnMut(ProcKey) -> Option<String> + Send>;
+
+/// The thread, and what it has found.
+pub struct Worker {
+    thread: Option<JoinHandle<()>>,
+    found: Receiver<Found>,
+    stop: UnixStream,
+    received: Arc<AtomicU64>,
+    news: Arc<Notify>,
+}
+
+impl Worker {
+    /// Starts. With `names`, call sites are resolved at once: for a recording.
+    ///
+    /// # Errors
+    /// The system refuses a thread or a socket.
+    pub fn start(ring: RingBuf<MapData>, programs: Programs, names: bool) -> io::Result<Self> {
+        let (stop, stopped) = UnixStream::pair()?;
+        let (send, found) = mpsc::channel();
+        let received = Arc::new(AtomicU64::new(0));
+        let news = Arc::new(Notify::new());
+        let (count, notify) = (Arc::clone(&received), Arc::clone(&news));
+        let thread = thread::Builder::new()
+            .name("stacks".to_owned())
+            .spawn(move || {
+                // Made here: they are not for several threads.
+                let mut work = Work {
+                    programs,
+                    finder: Finder::default(),
+                    symbolizer: names.then(Symbolizer::default),
+                    known: HashMap::new(),
+                };
+                work.run(ring, &stopped, &send, &count, &notify);
+            })?;
+        Ok(Self {
+            thread: Some(thread),
+            found,
+            stop,
+            received,
+            news,
+        })
+    }
+
+    /// What was found since the last time.
+    pub fn take(&self) -> Vec<Found> {
+        self.found.try_iter().collect()
+    }
+
+    /// Messages taken from the ring.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Acquire)
+    }
+
+    /// Waits until something is found.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// Works off what is in the ring, and ends the thread.
+    pub fn finish(&mut self) {
+        let _gone = self.stop.write_all(&[0]);
+        if let Some(thread) = self.thread.take() {
+            // A panic there has lost call sites, which the count of what was received shows.
+            let _panicked = thread.join();
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+struct Work {
+    programs: Programs,
+    finder: Finder,
+    symbolizer: Option<Symbolizer>,
+    /// Call sites as found, and as handed on.
+    known: HashMap<CallSite, Arc<CallSite>>,
+}
+
+impl Work {
+    fn run(
+        &mut self,
+        mut ring: RingBuf<MapData>,
+        stopped: &UnixStream,
+        send: &Sender<Found>,
+        count: &AtomicU64,
+        news: &Notify,
+    ) {
+        loop {
+            let last = wait(ring.as_raw_fd(), stopped.as_raw_fd());
+            while let Some(item) = ring.next() {
+                let sample = read_plain::<StackSample>(&item).map(Box::new);
+                // Room for the next one before the work begins.
+                drop(item);
+                if let Ok(sample) = sample {
+                    // A binary can hold anything; whatever it does to a library must not end the
+                    // trace's call sites.
+                    let worked = catch_unwind(AssertUnwindSafe(|| self.work(&sample)));
+                    let Ok(found) = worked else { continue };
+                    count.fetch_add(1, Ordering::Release);
+                    if send.send(found).is_err() {
+                        return;
+                    }
+                    news.notify_one();
+                }
+            }
+            if last {
+                return;
+            }
+        }
+    }
+
+    fn work(&mut self, sample: &StackSample) -> Found {
+        let mut site = self.unwound(sample);
+        site.mnt_ns = sample.mnt_ns;
+        let known = self.known.get(&site).cloned();
+        let site = known.unwrap_or_else(|| {
+            if self.known.len() >= DISTINCT {
+                self.known.clear();
+            }
+            let mut named = site.clone();
+            if let Some(symbolizer) = &mut self.symbolizer {
+                symbolizer.resolve(&mut named);
+            }
+            let named = Arc::new(named);
+            self.known.insert(site, Arc::clone(&named));
+            named
+        });
+        Found {
+            sem: SemId {
+                ns: crate::ids::IpcNs(sample.ns),
+                semid: sample.semid,
+            },
+            key: Key(sample.key),
+            at: BootTime(sample.header.ts),
+            maker: sample.header.actor.into(),
+            site,
+        }
+    }
+
+    fn unwound(&mut self, sample: &StackSample) -> CallSite {
+        let nothing = |why: &str| CallSite {
+            end: End::Truncated(why.to_owned()),
+            ..CallSite::default()
+        };
+        if sample.state & STACK_NO_REGS != 0 {
+            return nothing("the registers could not be read");
+        }
+        if sample.regs.cs != CS_64 {
+            return nothing("stacks of 32-bit programs are not unwound");
+        }
+        let pages = (sample.pages as usize).min(STACK_PAGES);
+        let memory = Memory::new(
+            sample.start,
+            &sample.stack[..pages * PAGE],
+            pages == STACK_PAGES,
+        );
+        let program = (self.programs)(sample.header.actor);
+        let mut space = AddressSpace::of_sample(sample, program.as_deref());
+        let registers = Registers::of_user(&sample.regs);
+        unwind(&mut space, &mut self.finder, registers, &memory)
+    }
+}
+
+/// Waits for messages; tells whether the end has come.
+fn wait(ring: i32, stopped: i32) -> bool {
+    let mut descriptors = [ring, stopped].map(|fd| libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    // SAFETY: two descriptors, which are open as long as this thread runs.
+    let ready = unsafe { libc::poll(descriptors.as_mut_ptr(), 2, -1) };
+    ready > 0 && descriptors[1].revents != 0
+}

@@ -1,0 +1,415 @@
+//! Who called whom when a cookie was made: programs without frame pointers, Go, programs that have
+//! ended and programs that are no longer there.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use dmtrace_tests::harness::{Need, actor, dmtrace_bin, in_private_ns, ns_of, test};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::{
+    NEEDS,
+    tracer::{Tracer, dmtrace, dmtrace_json},
+};
+
+const COMPILED: &[Need] = &[Need::Root, Need::Program("cc")];
+const CONTAINED: &[Need] = &[Need::Root, Need::Program("cc"), Need::Program("unshare")];
+const GO: &[Need] = &[Need::Root, Need::Program("go")];
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("call_site::of_the_actor_is_complete", NEEDS, of_the_actor),
+        test(
+            "call_site::without_frame_pointers_is_complete",
+            COMPILED,
+            without_frame_pointers,
+        ),
+        test(
+            "call_site::of_a_process_that_was_gone_before_anyone_looked",
+            COMPILED,
+            gone,
+        ),
+        test(
+            "call_site::of_a_program_that_was_replaced_is_not_made_up",
+            COMPILED,
+            replaced,
+        ),
+        test(
+            "call_site::a_recording_names_calls_without_the_program",
+            COMPILED,
+            recorded,
+        ),
+        test("call_site::of_a_stripped_go_program", GO, of_go),
+        test(
+            "call_site::a_static_program_is_complete",
+            COMPILED,
+            static_program,
+        ),
+        test(
+            "call_site::of_a_container_through_a_living_process",
+            CONTAINED,
+            contained,
+        ),
+        test(
+            "call_site::a_deep_stack_says_where_it_is_cut",
+            COMPILED,
+            deep,
+        ),
+    ]
+}
+
+/// Makes a cookie and dies. `DEPTH` more frames of a kilobyte each; `FIRST` names a function.
+const C: &str = r#"
+#include <sys/ipc.h>
+#include <sys/sem.h>
+#include <signal.h>
+#include <unistd.h>
+#ifndef DEPTH
+#define DEPTH 0
+#endif
+__attribute__((noinline)) int lose_cookie(int key)
+{
+    int semid = semget(0x0d4d0000 | key, 1, 0600 | IPC_CREAT | IPC_EXCL);
+    semctl(semid, 0, SETVAL, 1);
+    __asm__ volatile ("" ::: "memory");
+    return semid;
+}
+__attribute__((noinline)) int sink(int depth, int key)
+{
+    volatile char room[1024];
+    room[0] = (char)depth;
+    int semid = depth > 0 ? sink(depth - 1, key) : lose_cookie(key);
+    return semid + room[0] - (char)depth;
+}
+__attribute__((noinline)) int FIRST(int key)
+{
+    int semid = sink(DEPTH, key);
+    __asm__ volatile ("" ::: "memory");
+    return semid;
+}
+int main(int count, char **words)
+{
+    (void)words;
+    int semid = FIRST(0x4700 + count);
+    kill(getpid(), SIGKILL);
+    return semid;
+}
+"#;
+
+const GO_SOURCE: &str = r#"package main
+
+import (
+	"os"
+	"syscall"
+)
+
+//go:noinline
+func loseCookie(key uintptr) uintptr {
+	semid, _, _ := syscall.RawSyscall(syscall.SYS_SEMGET, 0x0d4d0000|key, 1, 0600|01000|02000)
+	syscall.RawSyscall6(syscall.SYS_SEMCTL, semid, 0, 16, 1, 0, 0)
+	return semid
+}
+
+//go:noinline
+func throughGo(depth int) uintptr {
+	if depth > 0 {
+		return throughGo(depth-1) + 1
+	}
+	return loseCookie(0x4747)
+}
+
+func main() {
+	done := make(chan uintptr)
+	go func() { done <- throughGo(3) }()
+	<-done
+	syscall.Kill(os.Getpid(), syscall.SIGKILL)
+}
+"#;
+
+/// Builds the C program.
+fn compile(dir: &Path, first: &str, more: &[&str]) -> Result<PathBuf> {
+    let program = dir.join("leaker");
+    let source = dir.join("leaker.c");
+    fs::write(&source, C)?;
+    let status = Command::new("cc")
+        .args(["-O2", "-fomit-frame-pointer", "-fno-optimize-sibling-calls"])
+        .args(["-Wl,--build-id", &format!("-DFIRST={first}")])
+        .args(more)
+        .arg("-o")
+        .args([&program, &source])
+        .status()
+        .context("cc")?;
+    ensure!(status.success(), "cc: {status}");
+    Ok(program)
+}
+
+fn run(program: &Path) -> Result<()> {
+    Command::new(program)
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| program.display().to_string())?;
+    Ok(())
+}
+
+/// The one leaked cookie of the namespace, once a running trace knows its calls.
+fn leaked(ns: u32) -> Result<Value> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let (report, _) = dmtrace_json(&["report", "--ipc-ns", &ns.to_string()])?;
+        let rows = report["leaked"].as_array().cloned().unwrap_or_default();
+        match rows.as_slice() {
+            [row] if row["call_site"].is_object() => return Ok(row["call_site"].clone()),
+            _ if Instant::now() > deadline => anyhow::bail!("no call site: {report}"),
+            _ => std::thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+fn line(site: &Value) -> Result<&str> {
+    site["line"].as_str().with_context(|| site.to_string())
+}
+
+/// Whether the functions come in this order, and the chain is complete.
+fn expect(site: &Value, functions: &[&str]) -> Result<()> {
+    let line = line(site)?;
+    let mut rest = line;
+    for function in functions {
+        let at = rest.find(function);
+        let at = at.with_context(|| format!("{function} is not where it should be: {line}"))?;
+        rest = &rest[at + function.len()..];
+    }
+    ensure!(site["complete"] == true, "not complete: {site}");
+    ensure!(site["truncated"].is_null(), "{site}");
+    Ok(())
+}
+
+fn of_the_actor() -> Result<()> {
+    in_private_ns(|| {
+        let ns = ns_of("thread-self")?;
+        let _tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
+        let mut killed = actor(&["cycle", "--stop-at", "after-inc"])?;
+        killed.finish()?;
+        let site = leaked(ns)?;
+        expect(&site, &["semget < ", "cookie_actor::", " < main < "])?;
+        ensure!(line(&site)?.starts_with("semget"), "{site}");
+        let frame = &site["frames"][0];
+        ensure!(
+            frame["build_id"].is_string() && frame["how"] == "observed",
+            "{frame}"
+        );
+        Ok(())
+    })?
+}
+
+const CHAIN: &[&str] = &[
+    "semget",
+    "lose_cookie",
+    "sink",
+    "first_one",
+    "main",
+    "_start",
+];
+
+fn without_frame_pointers() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = compile(dir.path(), "first_one", &[])?;
+    in_private_ns(|| {
+        let ns = ns_of("thread-self")?;
+        let tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
+        run(&program)?;
+        expect(&leaked(ns)?, CHAIN)?;
+        let folded = dmtrace(&["report", "--folded", "--ipc-ns", &ns.to_string()])?;
+        let text = String::from_utf8(folded.stdout)?;
+        let lines: Vec<&str> = text.lines().collect();
+        ensure!(
+            matches!(lines[..], [line] if line.starts_with("leaker;_start;")
+                && line.ends_with(";main;first_one;sink;lose_cookie;semget 1")),
+            "{text}"
+        );
+        let svg = dir.path().join("a.svg");
+        let file = svg.to_str().context("path")?;
+        let by = ["report", "--by", "stack", "--flamegraph", file];
+        let (report, _) = dmtrace_json(&[&by[..], &["--ipc-ns", &ns.to_string()]].concat())?;
+        let group = &report["by_stack"][0];
+        ensure!(group["leaked"] == 1, "{report}");
+        expect(&group["call_site"], CHAIN)?;
+        ensure!(fs::read_to_string(&svg)?.contains("first_one"));
+        // A finding of the trace itself has it, too.
+        let said = tracer.stop()?;
+        let finding = said
+            .objects
+            .iter()
+            .find(|object| object["type"] == "finding");
+        expect(&finding.context("no finding")?["call_site"], CHAIN)
+    })?
+}
+
+/// Runs a program while the tracer is stopped, and something else before it goes on.
+fn behind_the_tracer(ns: u32, program: &Path, then: impl FnOnce() -> Result<()>) -> Result<Value> {
+    let tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
+    tracer.signal(libc::SIGSTOP)?;
+    let ran = run(program).and_then(|()| then());
+    tracer.signal(libc::SIGCONT)?;
+    ran?;
+    leaked(ns)
+}
+
+fn gone() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = compile(dir.path(), "first_one", &[])?;
+    in_private_ns(|| {
+        let site = behind_the_tracer(ns_of("thread-self")?, &program, || Ok(()))?;
+        expect(&site, CHAIN)
+    })?
+}
+
+fn replaced() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = compile(dir.path(), "first_one", &[])?;
+    in_private_ns(|| {
+        let replace = || {
+            fs::remove_file(&program)?;
+            compile(dir.path(), "another_build", &["-DDEPTH=2"]).map(drop)
+        };
+        let site = behind_the_tracer(ns_of("thread-self")?, &program, replace)?;
+        let why = site["truncated"].as_str().context("not truncated")?;
+        ensure!(
+            why.contains("build-id") && why.contains("not found"),
+            "{why}"
+        );
+        // libc is there; of the program only the address is known.
+        let line = line(&site)?;
+        ensure!(line.starts_with("semget < leaker+0x"), "{line}");
+        ensure!(line.ends_with(" < ..."), "{line}");
+        ensure!(!line.contains("another_build"), "{line}");
+        Ok(())
+    })?
+}
+
+fn recorded() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = compile(dir.path(), "first_one", &[])?;
+    let file = dir.path().join("a.dmt").display().to_string();
+    in_private_ns(|| {
+        let ns = ns_of("thread-self")?;
+        let mut tracer = Command::new(dmtrace_bin()?)
+            .args(["record", "-d", "5s", &file])
+            .spawn()?;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while fs::metadata(&file).map_or(0, |file| file.len()) == 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        run(&program)?;
+        run(&program).ok();
+        let status = tracer.wait()?;
+        ensure!(status.code() == Some(1), "record: {status}");
+        fs::remove_file(&program)?;
+        let (report, _) = dmtrace_json(&["report", &file, "--ipc-ns", &ns.to_string()])?;
+        let row = &report["leaked"][0];
+        expect(&row["call_site"], CHAIN)
+    })?
+}
+
+fn of_go() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = dir.path().join("leaker");
+    let source = dir.path().join("main.go");
+    fs::write(&source, GO_SOURCE)?;
+    let status = Command::new("go")
+        .args(["build", "-ldflags", "-s -w", "-o"])
+        .args([&program, &source])
+        .env("GOCACHE", dir.path().join("cache"))
+        .env("HOME", dir.path())
+        .env("CGO_ENABLED", "0")
+        .env("GO111MODULE", "off")
+        .status()
+        .context("go")?;
+    ensure!(status.success(), "go: {status}");
+    in_private_ns(|| {
+        let ns = ns_of("thread-self")?;
+        let _tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
+        run(&program)?;
+        let chain = [
+            "syscall",
+            "main.loseCookie",
+            "main.throughGo",
+            "main.main.func1",
+            "goexit",
+        ];
+        let site = leaked(ns)?;
+        expect(&site, &chain)?;
+        ensure!(
+            line(&site)?.matches("main.throughGo").count() == 4,
+            "{site}"
+        );
+        let text = site.to_string();
+        ensure!(text.contains("main.go"), "no source file: {text}");
+        Ok(())
+    })?
+}
+
+fn static_program() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = compile(dir.path(), "first_one", &["-static"])?;
+    in_private_ns(|| {
+        let site = behind_the_tracer(ns_of("thread-self")?, &program, || Ok(()))?;
+        expect(
+            &site,
+            &["semget", "lose_cookie", "sink", "first_one", "main"],
+        )
+    })?
+}
+
+/// The program exists in another mount namespace only, where something else still runs.
+fn contained() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = compile(dir.path(), "first_one", &[])?;
+    let room = dir.path().join("room");
+    fs::create_dir(&room)?;
+    let script = "mount -t tmpfs room room && cp leaker room/inside && rm leaker && \
+                  { room/inside; echo ran; exec sleep 60; }";
+    in_private_ns(|| {
+        let mut container = None;
+        let ran = || {
+            let child = Command::new("unshare")
+                .args(["--mount", "--propagation", "private", "sh", "-c", script])
+                .current_dir(dir.path())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()?;
+            let child = container.insert(child);
+            let mut said = [0; 4];
+            let mut out = child.stdout.take().context("no standard output")?;
+            Ok(std::io::Read::read_exact(&mut out, &mut said)?)
+        };
+        let site = behind_the_tracer(ns_of("thread-self")?, Path::new("true"), ran);
+        if let Some(mut child) = container {
+            child.kill()?;
+            child.wait()?;
+        }
+        ensure!(!program.exists() && !room.join("inside").exists());
+        expect(&site?, CHAIN)
+    })?
+}
+
+fn deep() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = compile(dir.path(), "first_one", &["-DDEPTH=100"])?;
+    in_private_ns(|| {
+        let ns = ns_of("thread-self")?;
+        let _tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
+        run(&program)?;
+        let site = leaked(ns)?;
+        let why = site["truncated"].as_str().context("not truncated")?;
+        ensure!(why == "the copied 32 KiB of the stack are used up", "{why}");
+        let sinks = line(&site)?.matches("sink").count();
+        ensure!((25..32).contains(&sinks), "{sinks}: {site}");
+        Ok(())
+    })?
+}
