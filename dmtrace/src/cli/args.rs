@@ -82,9 +82,9 @@ Examples:
   dmtrace report                 from a running `dmtrace watch` or `record`, and a snapshot
   dmtrace report leak.dmt        from a recording; needs no root
   dmtrace report --by container
+  dmtrace report --bug           program, package, rate: for a bug tracker
   dmtrace report --by stack      the calls that made the leaked cookies
-  dmtrace report leak.dmt --flamegraph leak.svg
-  dmtrace report --bug           program, package, rate: for a bug tracker";
+  dmtrace report leak.dmt --flamegraph leak.svg";
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
   dmtrace explain                the worst one: stuck first, then the leaks of who leaks most

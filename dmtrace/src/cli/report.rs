@@ -291,7 +291,7 @@ fn group(leaked: &[&Row<'_>], by: By, top: usize) -> Vec<Group> {
             let site = row.call_site().map(CallSite::line);
             group
                 .lines
-                .extend(site.map(|line| format!("call site {line}")));
+                .extend(site.map(|calls| format!("call site {calls}")));
         }
         if by == By::Stack && group.call_site.is_none() {
             group.call_site = row.call_site().map(CallSite::json);

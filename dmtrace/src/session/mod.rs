@@ -4,12 +4,13 @@ mod accounting;
 mod devices;
 mod registry;
 mod sites;
+mod tap;
 
-use std::{collections::BTreeMap, io, path::PathBuf};
+use std::{collections::BTreeMap, io};
 
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{
-    Kind, PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, ProcRecord, SEM_DM_DROPPED,
+    Kind, PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, SEM_DM_DROPPED,
     SEM_TOMBSTONE, SemKey, SemRecord,
 };
 use tokio::io::{Interest, unix::AsyncFd};
@@ -21,7 +22,6 @@ use crate::{
     ids::{BootTime, ProcId},
     ledger::{Change, DriftKind, Ledger, Reconciliation},
     probe::{Counts, DmState, Options, Seed, StartError, Tracer},
-    stack::Found,
     verdict::Completeness,
 };
 
@@ -29,35 +29,13 @@ pub use accounting::{Accounting, Received};
 pub(crate) use devices::Directory;
 pub use devices::DmReport;
 pub use registry::{RunningTracer, running_tracers};
+pub use tap::{Tap, Tapped};
 
 /// Messages taken from the ring before other work gets a turn.
 const BATCH: usize = 4096;
 
 /// Longer than a program is between taking the time and submitting its message, in nanoseconds.
 const IN_FLIGHT: u64 = 5_000_000;
-
-/// Something that the books were made from, for a recording.
-#[derive(Clone, Copy, Debug)]
-pub enum Tapped<'a> {
-    /// A message of the ring.
-    Message(&'a [u8]),
-    /// A record of the semaphore map, read because messages were dropped.
-    Sem(SemKey, &'a SemRecord),
-    /// A record of the process map, likewise.
-    Proc(&'a ProcRecord),
-    /// The kernel's tables.
-    Snapshot(&'a Snapshot),
-    /// The call site of a cookie.
-    Site(&'a Found),
-}
-
-/// Gets everything that the books are made from.
-pub struct Tap {
-    /// Takes it.
-    pub write: Box<dyn FnMut(Tapped<'_>)>,
-    /// Where it goes, for other commands to read.
-    pub file: Option<PathBuf>,
-}
 
 /// Gets the changes of the books as they are made: a process that has ended is forgotten soon.
 pub type Sink<'a> = &'a mut dyn FnMut(&[Change], &Ledger);

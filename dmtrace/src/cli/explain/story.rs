@@ -17,7 +17,6 @@ use crate::{
     event::ExitStatus,
     ledger::{Process, WhyUnknown},
     output::{time, time::Clock},
-    stack::CallSite,
     verdict::{
         Avoid, Cause, Class, Confidence, Culprit, Healthy, How, MissingStep, Reason, Remedy, Role,
     },
@@ -182,7 +181,11 @@ impl Telling<'_> {
             if matches!(culprit.exit, Some(ExitStatus::Signal(_))) {
                 lines.push("who sent the signal: unknown (not captured)".to_owned());
             }
-            lines.push(format!("call site: {}", call_site(row)));
+            let calls = row.call_site().map_or_else(
+                || "unknown (not captured)".to_owned(),
+                crate::stack::CallSite::line,
+            );
+            lines.push(format!("call site: {calls}"));
         }
         lines
     }
@@ -371,12 +374,6 @@ fn title(row: &Row<'_>) -> String {
         "COOKIE {}, semid {}, IPC namespace {}{value}{age}{gone}",
         row.semaphore.key, row.semaphore.id.semid, row.semaphore.id.ns
     )
-}
-
-/// Where in the program it was made.
-fn call_site(row: &Row<'_>) -> String {
-    row.call_site()
-        .map_or_else(|| "unknown (not captured)".to_owned(), CallSite::line)
 }
 
 fn blame(culprit: &Culprit) -> String {
