@@ -6,7 +6,7 @@ mod registry;
 mod sites;
 mod tap;
 
-use std::{collections::BTreeMap, io};
+use std::collections::BTreeMap;
 
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{
@@ -169,24 +169,6 @@ impl Session {
     /// Whether other commands can find this trace.
     pub const fn is_registered(&self) -> bool {
         self.registration.is_some()
-    }
-
-    /// Waits until the ring has messages, or call sites were found.
-    ///
-    /// # Errors
-    /// Polling fails.
-    pub async fn readable(&self) -> io::Result<()> {
-        let found = async {
-            match &self.sites {
-                Some(sites) => sites.news().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            ready = self.ring.readable() => ready?.clear_ready(),
-            () = found => {}
-        }
-        Ok(())
     }
 
     /// Takes messages from the ring into the books, a bounded number; tells whether there may be
