@@ -1,7 +1,7 @@
 # what: Docker 20.10, storage driver devicemapper: makes an image, runs and removes containers, is stopped.
 # expect: no finding; cookies by dockerd only, with its devices
 # with: docker
-# limit: 180
+# limit: 300
 . "$SUITE/docker.sh"
 trace
 docker_start

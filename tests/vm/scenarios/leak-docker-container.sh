@@ -1,7 +1,7 @@
 # what: dmsetup in a container of Docker 20.10 that has the host's semaphores; docker kill while it waits for udev.
 # expect: leaked by dmsetup, in that container
 # with: docker
-# limit: 180
+# limit: 300
 . "$SUITE/docker.sh"
 docker_start
 docker_image

@@ -1,7 +1,7 @@
 # what: dmsetup in a container of Docker 20.10 with semaphores of its own, which is the default; udev is the host's.
 # expect: stuck: namespace split, in that container; when it is removed the cookie goes with its namespace
 # with: docker
-# limit: 180
+# limit: 300
 . "$SUITE/docker.sh"
 docker_start
 docker_image
