@@ -171,7 +171,9 @@ impl Case {
         for tracer in crate::session::running_tracers() {
             match tracer.open() {
                 Ok(maps) => {
-                    if let Some(path) = tracer.recording.as_deref().filter(|_| history) {
+                    // A recording that was named comes first; two histories do not mix.
+                    let alone = history && self.since.is_none();
+                    if let Some(path) = tracer.recording.as_deref().filter(|_| alone) {
                         self.replay_running(path);
                     }
                     for (_, record) in maps.procs() {
@@ -182,7 +184,7 @@ impl Case {
                         behind += u64::from(self.is_behind(key.into(), record.last_op));
                         self.ledger.adopt(key.into(), &record);
                     }
-                    if history && behind > 0 {
+                    if alone && behind > 0 {
                         self.completeness.lost += behind;
                         self.notes.push(format!(
                             "the recording of the trace is behind: {behind} cookies were used since"
