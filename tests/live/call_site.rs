@@ -408,8 +408,9 @@ fn deep() -> Result<()> {
         let site = leaked(ns)?;
         let why = site["truncated"].as_str().context("not truncated")?;
         ensure!(why == "the copied 32 KiB of the stack are used up", "{why}");
+        // A frame has 1,056 bytes at least; what is copied begins somewhere in a page.
         let sinks = line(&site)?.matches("sink").count();
-        ensure!((25..32).contains(&sinks), "{sinks}: {site}");
+        ensure!((25..=32).contains(&sinks), "{sinks}: {site}");
         Ok(())
     })?
 }

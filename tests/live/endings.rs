@@ -160,8 +160,12 @@ fn cut() -> Result<()> {
 fn full_disk() -> Result<()> {
     // A file system of 64 KiB in a mount namespace of its own.
     let script = format!(
-        "mount -t tmpfs -o size=64k small /mnt && {bin} watch --all -d 3s --record /mnt/a.dmt & sleep 1; \
-         {actor} churn --tag y --procs 400 >/dev/null; wait; {bin} report /mnt/a.dmt; echo code $?",
+        "mount -t tmpfs -o size=64k small /mnt || exit
+         {bin} watch --all --record /mnt/a.dmt 2> >(tee /dev/shm/$$ >&2) & tracer=$!
+         until grep -q tracing /dev/shm/$$; do sleep 0.1; done
+         {actor} churn --tag y --procs 400 >/dev/null
+         kill -INT $tracer; wait $tracer; rm /dev/shm/$$
+         {bin} report /mnt/a.dmt; echo code $?",
         bin = dmtrace_bin()?.display(),
         actor = dmtrace_tests::harness::actor_bin()?.display(),
     );
