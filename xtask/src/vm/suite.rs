@@ -29,7 +29,9 @@ use self::{
 };
 use super::{
     End, Kernel, Lab, Outcome, RunSpec, Streams,
+    cache::Cache,
     guest::FileSpec,
+    image,
     kernel::{self, Spec},
     say,
 };
@@ -73,6 +75,18 @@ pub fn main(args: &SuiteArgs, kernels: &[String], list: bool, refresh: bool) -> 
     }
     println!("{}", table.tally());
     Ok(i32::from(table.tally().failed > 0))
+}
+
+/// Why the tier cannot run on this machine.
+pub fn unavailable() -> Option<String> {
+    if !host::has("apt-get") {
+        return Some(
+            "needs Debian: the lab takes kernels and programs from its packages".to_owned(),
+        );
+    }
+    let has_image = || Cache::open().is_ok_and(|cache| image::cached(&cache).is_some());
+    (!super::host::is_root() && !has_image())
+        .then(|| "needs root once: run as root: cargo xtask vm --prepare".to_owned())
 }
 
 /// The suite as a tier of `cargo xtask test`.
