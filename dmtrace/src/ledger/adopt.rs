@@ -364,6 +364,7 @@ impl Cookie {
             return;
         }
         self.dm_synced = last;
+        self.last_dm = Some(super::later(self.last_dm, last));
         self.counts.ioctls = record.ioctls;
         self.counts.ioctls_failed = record.ioctls_failed;
         self.counts.uevents = record.uevents;

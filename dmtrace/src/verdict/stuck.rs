@@ -83,7 +83,8 @@ pub(super) fn cause(
     evidence.push(Evidence::UdevIdle);
     // Twice a clock tick: both times are rounded.
     let started = BootTime(details.started_ticks.saturating_mul(10_000_000));
-    let sent = cookie.last_dm.or(armed);
+    let waits = cookie.waiters.iter().map(|waiting| waiting.since).min();
+    let sent = cookie.last_dm.or(armed).or(waits);
     if details.started_ticks > 0 && sent.is_some_and(|sent| started.0 > sent.0 + 20_000_000) {
         evidence.push(Evidence::UdevYounger { pid: daemon });
         return Some((Cause::NotReceived, false));
