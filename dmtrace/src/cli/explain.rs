@@ -51,7 +51,7 @@ pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let (target, file) = target(args.cookie.as_deref(), args.file.clone())?;
     let (case, start) = material(args, file.as_deref())?;
     let clock = match &start {
-        Some(start) => Clock::at(start.began, start.wall),
+        Some(start) => Clock::of(start),
         None => Clock::now(),
     };
     let rows: Vec<Row<'_>> = rows(&case)

@@ -45,6 +45,9 @@ pub struct Start {
     pub began: BootTime,
     /// Wall clock at that moment.
     pub wall: UnixTime,
+    /// Nanoseconds beyond these seconds. 0 in older recordings.
+    #[serde(default)]
+    pub wall_nanos: u32,
     /// Name of the backend.
     pub backend: String,
     /// Command line of the recording process.

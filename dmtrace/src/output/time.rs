@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::{
+    event::recording::Start,
     host::clock,
     ids::{BootTime, UnixTime},
 };
@@ -26,10 +27,11 @@ impl Clock {
     }
 
     /// As a recording says.
-    pub fn at(boot: BootTime, wall: UnixTime) -> Self {
+    pub fn of(start: &Start) -> Self {
+        let nanos = i32::try_from(start.wall_nanos).unwrap_or(0);
         Self {
-            boot,
-            wall: Timestamp::from_second(wall.0).unwrap_or(Timestamp::UNIX_EPOCH),
+            boot: start.began,
+            wall: Timestamp::new(start.wall.0, nanos).unwrap_or(Timestamp::UNIX_EPOCH),
         }
     }
 
@@ -94,14 +96,19 @@ mod tests {
 
     #[test]
     fn boot_times_become_wall_times() {
-        let clock = Clock::at(BootTime(10_000_000_000), UnixTime(1_000_000_000));
+        let clock = Clock::of(&Start {
+            began: BootTime(10_000_000_000),
+            wall: UnixTime(1_000_000_000),
+            wall_nanos: 250_000_000,
+            ..Start::default()
+        });
         assert_eq!(
             clock.rfc3339(BootTime(9_500_000_000)),
-            "2001-09-09T01:46:39.500000Z"
+            "2001-09-09T01:46:39.750000Z"
         );
         assert_eq!(
             clock.rfc3339(BootTime(11_000_001_000)),
-            "2001-09-09T01:46:41.000001Z"
+            "2001-09-09T01:46:41.250001Z"
         );
     }
 

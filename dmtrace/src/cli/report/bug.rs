@@ -88,7 +88,7 @@ pub(super) fn bugs(
 }
 
 fn clock(start: Option<&Start>) -> Clock {
-    start.map_or_else(Clock::now, |start| Clock::at(start.began, start.wall))
+    start.map_or_else(Clock::now, |start| Clock::of(start))
 }
 
 fn bug(telling: &Telling<'_>, program: String, rows: &[&Row<'_>], until: Instant) -> Option<Bug> {
@@ -188,7 +188,8 @@ fn one(case: &Case, start: Option<&Start>, bug: &Bug, out: &mut Out) -> Result<(
     } else {
         String::new()
     };
-    field("leaked", &format!("{} cookies{unsure}", bug.leaked))?;
+    let plural = if bug.leaked == 1 { "" } else { "s" };
+    field("leaked", &format!("{} cookie{plural}{unsure}", bug.leaked))?;
     for (what, count) in &bug.how {
         field("what", &format!("{count} x {what}"))?;
     }

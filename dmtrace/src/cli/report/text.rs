@@ -148,7 +148,7 @@ fn print_group(group: &Group, out: &mut Out) -> Result<()> {
 pub(super) fn head(case: &Case, start: Option<&Start>, out: &mut Out) -> Result<()> {
     let kernel = super::kernel(start);
     let clock = match start {
-        Some(start) => Clock::at(start.began, start.wall),
+        Some(start) => Clock::of(start),
         None => Clock::now(),
     };
     let traced = case.since.map_or_else(
