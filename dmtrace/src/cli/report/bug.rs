@@ -88,7 +88,7 @@ pub(super) fn bugs(
 }
 
 fn clock(start: Option<&Start>) -> Clock {
-    start.map_or_else(Clock::now, |start| Clock::of(start))
+    start.map_or_else(Clock::now, Clock::of)
 }
 
 fn bug(telling: &Telling<'_>, program: String, rows: &[&Row<'_>], until: Instant) -> Option<Bug> {
