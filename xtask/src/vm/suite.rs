@@ -7,6 +7,7 @@ mod docs;
 mod expect;
 mod explain;
 mod fields;
+mod kept;
 mod programs;
 mod scenario;
 mod table;
@@ -49,7 +50,8 @@ pub struct SuiteArgs {
     /// Only this scenario, or those that begin so if it ends in a star; repeatable
     #[arg(long = "scenario", value_name = "NAME", requires = "suite", value_delimiter = ',', num_args = 1..)]
     scenarios: Vec<String>,
-    /// Write the table to docs/compatibility.md
+    /// Write the table to docs/compatibility.md, with the outcomes of former runs of the same
+    /// dmtrace for what was not run now
     #[arg(long, requires = "suite")]
     write_docs: bool,
     /// Show what each failed scenario left
@@ -69,9 +71,11 @@ pub fn main(args: &SuiteArgs, kernels: &[String], list: bool, refresh: bool) -> 
         [] => kernel::resolve(&USUAL.map(str::to_owned))?,
         names => kernel::resolve(names)?,
     };
-    let (table, seconds) = run(&chosen, &specs, refresh, args.logs)?;
+    let programs = Programs::build()?;
+    let table = run(&chosen, &specs, refresh, args.logs, &programs)?;
     if args.write_docs {
-        docs::write(&all, &table, seconds)?;
+        let program = kept::fingerprint(&programs.dmtrace)?;
+        docs::write(&all, &kept::complete(&all, &table, &program))?;
     }
     println!("{}", table.tally());
     Ok(i32::from(table.tally().failed > 0))
@@ -94,7 +98,7 @@ pub fn tier() -> Result<Tally> {
     let all = scenario::load(&host::root().join("tests/vm/scenarios"))?;
     let chosen: Vec<&Scenario> = all.iter().collect();
     let specs = kernel::resolve(&USUAL.map(str::to_owned))?;
-    Ok(run(&chosen, &specs, false, true)?.0.tally())
+    Ok(run(&chosen, &specs, false, true, &Programs::build()?)?.tally())
 }
 
 /// Guests that run at the same time: each of them sleeps half of its time.
@@ -106,8 +110,8 @@ fn run(
     specs: &[&Spec],
     refresh: bool,
     logs: bool,
-) -> Result<(Table, u64)> {
-    let programs = Programs::build()?;
+    programs: &Programs,
+) -> Result<Table> {
     let mut lab = Lab::open(refresh)?;
     let kernels: Vec<(&Spec, Result<Kernel>)> = specs
         .iter()
@@ -119,7 +123,7 @@ fn run(
             say(&format!("{error:#}"));
         }
     }
-    let begun = Instant::now();
+    let program = kept::fingerprint(&programs.dmtrace)?;
     let mut columns: Vec<(String, Vec<(String, Cell)>)> = Vec::new();
     let mut queue = VecDeque::new();
     for (column, (spec, kernel)) in kernels.iter().enumerate() {
@@ -134,8 +138,9 @@ fn run(
         }
         columns.push((spec.name.to_owned(), cells));
     }
-    for (column, cells) in in_guests(&lab, &programs, queue) {
-        if let Some((_, all)) = columns.get_mut(column) {
+    for (column, cells) in in_guests(&lab, programs, queue) {
+        if let Some((kernel, all)) = columns.get_mut(column) {
+            kept::save(kernel, &cells, &program);
             all.extend(cells);
         }
     }
@@ -154,7 +159,7 @@ fn run(
             }
         }
     }
-    Ok((table, begun.elapsed().as_secs()))
+    Ok(table)
 }
 
 /// A boot that is to be done: number of the kernel's column, the kernel, the scenarios.

@@ -11,7 +11,7 @@ const BEGIN: &str = "<!-- begin: written by cargo xtask vm --suite --write-docs 
 const END: &str = "<!-- end -->\n";
 
 /// Writes the table between its two marks.
-pub fn write(scenarios: &[Scenario], table: &Table, seconds: u64) -> Result<()> {
+pub fn write(scenarios: &[Scenario], table: &Table) -> Result<()> {
     let path = host::root().join("docs/compatibility.md");
     let shown = path.display().to_string();
     let text = fs::read_to_string(&path).with_context(|| shown.clone())?;
@@ -19,11 +19,11 @@ pub fn write(scenarios: &[Scenario], table: &Table, seconds: u64) -> Result<()> 
         .split_once(BEGIN)
         .and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
     let (head, tail) = marks.with_context(|| format!("{shown}: its marks are gone"))?;
-    let body = body(scenarios, table, seconds);
+    let body = body(scenarios, table);
     fs::write(&path, format!("{head}{BEGIN}{body}{END}{tail}")).context(shown)
 }
 
-fn body(scenarios: &[Scenario], table: &Table, seconds: u64) -> String {
+fn body(scenarios: &[Scenario], table: &Table) -> String {
     let mut text = String::from("\n| scenario | what dmtrace must say |");
     let mut line = String::from("\n|---|---|");
     for kernel in table.kernels() {
@@ -45,7 +45,6 @@ fn body(scenarios: &[Scenario], table: &Table, seconds: u64) -> String {
     for (kernel, entry, reason) in table.skipped() {
         text.push_str(&format!("* `{entry}` is skipped on {kernel}: {reason}.\n"));
     }
-    let (minutes, tally) = (seconds.div_ceil(60), table.tally());
-    text.push_str(&format!("\nIn sum: {tally}; {minutes} minutes.\n\n"));
+    text.push_str(&format!("\nIn sum: {}.\n\n", table.tally()));
     text
 }

@@ -35,6 +35,13 @@ impl Table {
         Self { columns }
     }
 
+    /// The outcome of a row on a kernel, if it was to be run there.
+    pub fn cell(&self, kernel: &str, entry: &str) -> Option<&Cell> {
+        let (_, cells) = self.columns.iter().find(|(name, _)| name == kernel)?;
+        let found = cells.iter().find(|(name, _)| name == entry);
+        found.map(|(_, cell)| cell)
+    }
+
     /// Names of the kernels.
     pub fn kernels(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|(name, _)| name.as_str())
