@@ -144,7 +144,7 @@ impl Expectation {
         pairs
             .filter_map(|(key, wanted)| {
                 let actual = field(object, key);
-                let fine = fields::is(actual.as_deref(), wanted);
+                let fine = fields::fits(key, actual.as_deref(), wanted);
                 (!fine).then(|| {
                     format!(
                         "{key} is {}, not {wanted}",
