@@ -47,6 +47,7 @@ kill_it "$dockerd"
 wait "$command" || true
 unsettled=yes
 expect leaked culprit="$dockerd" command="$docker_command" how=owner_killed signal=9 step=waiting \
-    device="$device" confidence=observed site=complete \
+    device="$device" confidence=observed missing=completion lost=1 site=complete \
+    evidence="killed by SIGKILL + 1 uevent sent, 0 completed by udev" \
     through="$in_c,$in_go,$docker/daemon.(*Daemon).ContainerRm,$from_http"
 expect cookies created=10+ live=1
