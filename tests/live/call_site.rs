@@ -21,6 +21,7 @@ use crate::{
 const COMPILED: &[Need] = &[Need::Root, Need::Program("cc")];
 const CONTAINED: &[Need] = &[Need::Root, Need::Program("cc"), Need::Program("unshare")];
 const GO: &[Need] = &[Need::Root, Need::Program("go")];
+const CGO: &[Need] = &[Need::Root, Need::Program("cc"), Need::Program("go")];
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -46,6 +47,7 @@ pub fn tests() -> Vec<Trial> {
             recorded,
         ),
         test("call_site::of_a_stripped_go_program", GO, of_go),
+        test("call_site::of_c_called_by_go_is_complete", CGO, of_cgo),
         test(
             "call_site::a_static_program_is_complete",
             COMPILED,
@@ -132,6 +134,45 @@ func main() {
 }
 "#;
 
+const CGO_SOURCE: &str = r#"package main
+
+/*
+#include <sys/ipc.h>
+#include <sys/sem.h>
+static __thread long before[16];
+__attribute__((noinline)) static int lose_cookie(int key)
+{
+	int semid = semget(0x0d4d0000 | key, 1, 0600 | IPC_CREAT | IPC_EXCL);
+	before[key & 15]++;
+	semctl(semid, 0, SETVAL, 1);
+	return semid;
+}
+*/
+import "C"
+
+import (
+	"os"
+	"syscall"
+)
+
+//go:noinline
+func throughGo(depth int) int {
+	var room [1024]byte
+	room[depth] = 1
+	if depth > 0 {
+		return throughGo(depth-1) + int(room[0])
+	}
+	return int(C.lose_cookie(0x4748))
+}
+
+func main() {
+	done := make(chan int)
+	go func() { done <- throughGo(DEPTH) }()
+	<-done
+	syscall.Kill(os.Getpid(), syscall.SIGKILL)
+}
+"#;
+
 /// Builds the C program.
 fn compile(dir: &Path, first: &str, more: &[&str]) -> Result<PathBuf> {
     let program = dir.join("leaker");
@@ -181,7 +222,10 @@ fn expect(site: &Value, functions: &[&str]) -> Result<()> {
     let mut rest = line;
     for function in functions {
         let at = rest.find(function);
-        let at = at.with_context(|| format!("{function} is not where it should be: {line}"))?;
+        let at = at.with_context(|| {
+            let why = &site["truncated"];
+            format!("{function} is not where it should be: {line} (truncated: {why})")
+        })?;
         rest = &rest[at + function.len()..];
     }
     ensure!(site["complete"] == true, "not complete: {site}");
@@ -316,21 +360,29 @@ fn recorded() -> Result<()> {
     })?
 }
 
-fn of_go() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let program = dir.path().join("leaker");
-    let source = dir.path().join("main.go");
-    fs::write(&source, GO_SOURCE)?;
+/// Builds a program of Go.
+fn compile_go(dir: &Path, source: &str, cgo: bool, flags: &[&str]) -> Result<PathBuf> {
+    let program = dir.join("leaker");
+    let file = dir.join("main.go");
+    fs::write(&file, source)?;
     let status = Command::new("go")
-        .args(["build", "-ldflags", "-s -w", "-o"])
-        .args([&program, &source])
-        .env("GOCACHE", dir.path().join("cache"))
-        .env("HOME", dir.path())
-        .env("CGO_ENABLED", "0")
+        .arg("build")
+        .args(flags)
+        .arg("-o")
+        .args([&program, &file])
+        .env("GOCACHE", dir.join("cache"))
+        .env("HOME", dir)
+        .env("CGO_ENABLED", if cgo { "1" } else { "0" })
         .env("GO111MODULE", "off")
         .status()
         .context("go")?;
     ensure!(status.success(), "go: {status}");
+    Ok(program)
+}
+
+fn of_go() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = compile_go(dir.path(), GO_SOURCE, false, &["-ldflags=-s -w"])?;
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
         let _tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
@@ -350,6 +402,53 @@ fn of_go() -> Result<()> {
         );
         let text = site.to_string();
         ensure!(text.contains("main.go"), "no source file: {text}");
+        Ok(())
+    })?
+}
+
+/// C runs on another stack than the goroutine that calls it.
+fn of_cgo() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    // In a static program libc has its thread-local variables where Go looks for its own.
+    let kinds: [&[&str]; 3] = [
+        &["-ldflags=-s -w"],
+        &["-ldflags=-s -w", "-buildmode=pie"],
+        &["-ldflags=-s -w -linkmode external -extldflags -static"],
+    ];
+    for flags in kinds {
+        let source = CGO_SOURCE.replace("DEPTH", "3");
+        let program = compile_go(dir.path(), &source, true, flags)?;
+        in_private_ns(|| {
+            let ns = ns_of("thread-self")?;
+            let site = behind_the_tracer(ns, &program, || Ok(()))?;
+            let chain = [
+                "runtime.asmcgocall",
+                "runtime.cgocall",
+                "main._Cfunc_lose_cookie",
+                "main.throughGo",
+                "main.main.func1",
+                "runtime.goexit",
+            ];
+            expect(&site, &chain)?;
+            let count = line(&site)?.matches("main.throughGo").count();
+            ensure!(count == 4, "{flags:?}: {site}");
+            Ok(())
+        })??;
+    }
+    let source = CGO_SOURCE.replace("DEPTH", "40");
+    let program = compile_go(dir.path(), &source, true, &[])?;
+    in_private_ns(|| {
+        let site = behind_the_tracer(ns_of("thread-self")?, &program, || Ok(()))?;
+        let why = site["truncated"].as_str().context("not truncated")?;
+        ensure!(
+            why.starts_with("the copied ")
+                && why.ends_with(" of the goroutine's stack are used up"),
+            "{why}"
+        );
+        ensure!(
+            line(&site)?.starts_with("semget < lose_cookie < "),
+            "{site}"
+        );
         Ok(())
     })?
 }
