@@ -67,111 +67,13 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// Makes a cookie and dies. `DEPTH` more frames of a kilobyte each; `FIRST` names a function.
-const C: &str = r#"
-#include <sys/ipc.h>
-#include <sys/sem.h>
-#include <signal.h>
-#include <unistd.h>
-#ifndef DEPTH
-#define DEPTH 0
-#endif
-__attribute__((noinline)) int lose_cookie(int key)
-{
-    int semid = semget(0x0d4d0000 | key, 1, 0600 | IPC_CREAT | IPC_EXCL);
-    semctl(semid, 0, SETVAL, 1);
-    __asm__ volatile ("" ::: "memory");
-    return semid;
-}
-__attribute__((noinline)) int sink(int depth, int key)
-{
-    volatile char room[1024];
-    room[0] = (char)depth;
-    int semid = depth > 0 ? sink(depth - 1, key) : lose_cookie(key);
-    return semid + room[0] - (char)depth;
-}
-__attribute__((noinline)) int FIRST(int key)
-{
-    int semid = sink(DEPTH, key);
-    __asm__ volatile ("" ::: "memory");
-    return semid;
-}
-int main(int count, char **words)
-{
-    (void)words;
-    int semid = FIRST(0x4700 + count);
-    kill(getpid(), SIGKILL);
-    return semid;
-}
-"#;
+const C: &str = include_str!("programs/leaker.c");
 
-const GO_SOURCE: &str = r#"package main
+/// The same in Go.
+const GO_SOURCE: &str = include_str!("programs/leaker.go");
 
-import (
-	"os"
-	"syscall"
-)
-
-//go:noinline
-func loseCookie(key uintptr) uintptr {
-	semid, _, _ := syscall.RawSyscall(syscall.SYS_SEMGET, 0x0d4d0000|key, 1, 0600|01000|02000)
-	syscall.RawSyscall6(syscall.SYS_SEMCTL, semid, 0, 16, 1, 0, 0)
-	return semid
-}
-
-//go:noinline
-func throughGo(depth int) uintptr {
-	if depth > 0 {
-		return throughGo(depth-1) + 1
-	}
-	return loseCookie(0x4747)
-}
-
-func main() {
-	done := make(chan uintptr)
-	go func() { done <- throughGo(3) }()
-	<-done
-	syscall.Kill(os.Getpid(), syscall.SIGKILL)
-}
-"#;
-
-const CGO_SOURCE: &str = r#"package main
-
-/*
-#include <sys/ipc.h>
-#include <sys/sem.h>
-static __thread long before[16];
-__attribute__((noinline)) static int lose_cookie(int key)
-{
-	int semid = semget(0x0d4d0000 | key, 1, 0600 | IPC_CREAT | IPC_EXCL);
-	before[key & 15]++;
-	semctl(semid, 0, SETVAL, 1);
-	return semid;
-}
-*/
-import "C"
-
-import (
-	"os"
-	"syscall"
-)
-
-//go:noinline
-func throughGo(depth int) int {
-	var room [1024]byte
-	room[depth] = 1
-	if depth > 0 {
-		return throughGo(depth-1) + int(room[0])
-	}
-	return int(C.lose_cookie(0x4748))
-}
-
-func main() {
-	done := make(chan int)
-	go func() { done <- throughGo(DEPTH) }()
-	<-done
-	syscall.Kill(os.Getpid(), syscall.SIGKILL)
-}
-"#;
+/// C called from Go, `DEPTH` calls deep.
+const CGO_SOURCE: &str = include_str!("programs/leaker_cgo.go");
 
 /// Builds the C program.
 fn compile(dir: &Path, first: &str, more: &[&str]) -> Result<PathBuf> {

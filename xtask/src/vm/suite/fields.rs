@@ -208,7 +208,10 @@ mod tests {
         assert!(through("semget,main") && through("set_cookie,_cgo_*_Cfunc_set"));
         assert!(!through("main,semget") && !through("semget,semget") && !through("set"));
         assert!(!through("_cgo_*_Cfunc_get") && !fits("through", None, "main"));
-        assert!(fits("named", chain, chain.unwrap()) && !fits("named", chain, "semget,main"));
+        assert!(
+            fits("named", chain, "semget,set_cookie,_cgo_1f_Cfunc_set,main")
+                && !fits("named", chain, "semget,main")
+        );
     }
 
     #[test]
