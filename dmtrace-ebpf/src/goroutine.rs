@@ -23,100 +23,95 @@ const THREAD_WORDS: u64 = 48;
 const CURG_FROM: u64 = 128;
 const CURG_WORDS: u64 = 24;
 
-/// `runtime.g`, as far as it is used.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct G {
-    low: u64,
-    high: u64,
-    /// Stack guards, the last panic, the last defer.
-    _others: [u64; 4],
-    m: Addr,
-    sp: u64,
-    pc: u64,
+/// Fields of `runtime.g`. They are read one by one: the stacks of all functions of a program must
+/// fit into 512 bytes.
+mod g {
+    pub const LOW: u64 = 0;
+    pub const HIGH: u64 = 8;
+    pub const M: u64 = 48;
+    pub const SP: u64 = 56;
+    pub const PC: u64 = 64;
     /// Itself, for all but the system's own.
-    g: Addr,
+    pub const SELF: u64 = 72;
+}
+
+/// A word of user memory; 0 if it cannot be read.
+#[inline(always)]
+fn word(address: Addr) -> u64 {
+    let mut word = 0u64;
+    if user_into(&raw mut word, address) {
+        word
+    } else {
+        0
+    }
 }
 
 /// Looks for a goroutine that waits for the code which runs with this stack pointer. Returns where
 /// on the thread's stack that code begins (`g0.sched.sp`); 0 if there is no such goroutine.
 #[inline(always)]
 pub fn waiting(sp: u64, into: &mut GoroutineSample) -> Addr {
-    let address = dmtrace_curg(sp);
-    let (mut goroutine, mut thread) = (G::default(), G::default());
-    let mut g0 = 0u64;
-    if address == 0
-        || !user_into(&raw mut goroutine, address)
-        || !user_into(&raw mut g0, goroutine.m)
-        || !user_into(&raw mut thread, g0)
-        || thread.sp <= sp
-        || thread.sp > thread.high
-    {
+    let goroutine = dmtrace_curg(sp);
+    if goroutine == 0 {
         return 0;
     }
-    *into = GoroutineSample {
-        g: address,
-        end: goroutine.high,
-        sp: goroutine.sp,
-        pc: goroutine.pc,
-    };
-    thread.sp
+    let g0 = word(word(goroutine + g::M));
+    let entered = word(g0 + g::SP);
+    if entered <= sp || entered > word(g0 + g::HIGH) {
+        return 0;
+    }
+    into.g = goroutine;
+    into.end = word(goroutine + g::HIGH);
+    into.sp = word(goroutine + g::SP);
+    into.pc = word(goroutine + g::PC);
+    entered
 }
 
 /// The goroutine that the current thread has left for its own stack; 0 if there is none.
 ///
-/// Exported: see `process::dmtrace_capture`.
+/// Exported, as are its two halves: see `process::dmtrace_capture`. Were they one function, the
+/// verifier would look at the second loop once for each round of the first.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn dmtrace_curg(sp: u64) -> u64 {
+    let g0 = dmtrace_g0(sp);
+    if g0 == 0 { 0 } else { dmtrace_left(g0) }
+}
+
+/// The thread's own `g`, if its stack is the one in use; else 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dmtrace_g0(sp: u64) -> u64 {
     let thread = u64_at(current_task(), &O_TASK_FSBASE);
     if thread == 0 {
         return 0;
     }
-    for word in 1..=THREAD_WORDS {
-        let mut g0 = 0u64;
-        if !user_into(&raw mut g0, thread - 8 * word) {
-            return 0;
-        }
-        let m = m_of_thread(g0, sp);
-        if m != 0 {
-            return current_of(m, g0);
+    for index in 1..=THREAD_WORDS {
+        let g0 = word(thread - 8 * index);
+        let is_it = g0 != 0
+            && g0 & 7 == 0
+            && word(g0 + g::LOW) < sp
+            && sp <= word(g0 + g::HIGH)
+            && word(word(g0 + g::M)) == g0;
+        if is_it {
+            return g0;
         }
     }
     0
 }
 
-/// `m` of a g0 whose stack is in use; 0 if it is none.
-#[inline(always)]
-fn m_of_thread(g0: Addr, sp: u64) -> Addr {
-    let mut system = G::default();
-    let mut back = 0u64;
-    let is_it = g0 != 0
-        && g0 & 7 == 0
-        && user_into(&raw mut system, g0)
-        && system.low < sp
-        && sp <= system.high
-        && user_into(&raw mut back, system.m)
-        && back == g0;
-    if is_it { system.m } else { 0 }
-}
-
-/// `m.curg`.
-#[inline(always)]
-fn current_of(m: Addr, g0: Addr) -> Addr {
-    for word in 0..CURG_WORDS {
-        let mut address = 0u64;
-        if !user_into(&raw mut address, m + CURG_FROM + 8 * word) {
-            return 0;
-        }
-        let mut g = G::default();
+/// `m.curg` of the thread with this g0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dmtrace_left(g0: u64) -> u64 {
+    let m = word(g0 + g::M);
+    for index in 0..CURG_WORDS {
+        let address = word(m + CURG_FROM + 8 * index);
         let is_it = address != 0
             && address != g0
-            && user_into(&raw mut g, address)
-            && g.m == m
-            && g.g == address
-            && g.low < g.sp
-            && g.sp < g.high;
+            && word(address + g::M) == m
+            && word(address + g::SELF) == address
+            && word(address + g::LOW) < word(address + g::SP)
+            && word(address + g::SP) < word(address + g::HIGH);
         if is_it {
             return address;
         }

@@ -4,6 +4,8 @@
 //! `struct link_map`): it is the same in every kernel, which the kernel's list of mappings is not,
 //! and it is complete also for a process that has ended before anybody could read its maps.
 
+use core::mem::offset_of;
+
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user, bpf_probe_read_user_str,
     bpf_task_pt_regs,
@@ -80,11 +82,16 @@ pub fn user_into<T>(into: *mut T, from: Addr) -> bool {
 /// The system call of the current thread; `None` for 32-bit callers.
 #[inline(always)]
 pub fn user_call() -> Option<UserCall> {
-    let mut regs = UserRegs::default();
-    let read = kernel_into(&raw mut regs, user_regs());
-    (read && regs.cs == CS_64).then_some(UserCall {
-        first: regs.general[14] as u32,
-        third: regs.general[12] as u32,
+    let regs = user_regs();
+    // One by one: see `goroutine::g`.
+    let word = |offset: usize| {
+        let mut word = 0u64;
+        kernel_into(&raw mut word, regs + offset as u64).then_some(word)
+    };
+    let general = |index: usize| word(offset_of!(UserRegs, general) + 8 * index);
+    (regs != 0 && word(offset_of!(UserRegs, cs))? == CS_64).then_some(UserCall {
+        first: general(14)? as u32,
+        third: general(12)? as u32,
     })
 }
 
