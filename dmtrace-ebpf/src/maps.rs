@@ -66,6 +66,11 @@ pub static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(16_384, 0);
 #[map]
 pub static IN_CALL: Array<u32> = Array::with_max_entries(PREFILTER_SLOTS, 0);
 
+/// What one program knows of a thread's call and a later one of the same call takes up, by
+/// `pid_tgid`; only with the programs for kernels that preempt. Resized.
+#[map]
+pub static PENDING: HashMap<u64, Pending> = HashMap::with_max_entries(16_384, 0);
+
 /// Device-mapper ioctls between their entry and their return, by `pid_tgid`. LRU: a return that a
 /// kretprobe has lost leaves its entry behind.
 #[map]
@@ -84,6 +89,25 @@ pub static LOOKUPS: LruHashMap<LookupKey, SemEvent> = LruHashMap::with_max_entri
 /// Zeros, as [`ZERO`].
 #[map]
 pub static ZERO_DM: Array<DmEvent> = Array::with_max_entries(1, 0);
+
+/// The thread sleeps in a `semop` on this set.
+pub const WAITS: u32 = 1;
+/// A failed `semget` with this key was told.
+pub const TOLD: u32 = 2;
+
+/// See [`PENDING`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Pending {
+    /// [`WAITS`] or [`TOLD`].
+    pub what: u32,
+    /// semid or key.
+    pub target: u32,
+    /// Result, where there is one.
+    pub ret: i32,
+    /// IPC namespace.
+    pub ns: u32,
+}
 
 /// A device-mapper ioctl in flight.
 #[repr(C)]
@@ -109,6 +133,8 @@ pub struct DmCall {
     pub dev: u32,
     /// Uevents so far.
     pub uevents: u32,
+    /// Of these, seen by the trampoline and by the kprobe, where both are attached.
+    pub seen: [u32; 2],
     /// Name of the device at entry, for a return that is not seen.
     pub name: [u8; DM_NAME_LEN],
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use dmtrace_common::{DM_REMOVE, DM_RENAME, DM_SUSPEND};
 
-use crate::dm::{begins, ended, uevent};
+use crate::dm::{By, begins, ended, uevent};
 
 /// `dev_suspend` is entered: suspend and resume.
 #[fentry]
@@ -37,11 +37,23 @@ pub fn dm_x(ctx: FExitContext) -> i32 {
     0
 }
 
+/// See [`dm_x`]: runs after it, and finds something to do only if that was skipped.
+#[fexit]
+pub fn dm_y(ctx: FExitContext) -> i32 {
+    ended(ctx.arg::<i32>(3));
+    0
+}
+
 /// `int dm_kobject_uevent(struct mapped_device *md, enum kobject_action action,
 /// unsigned cookie, ...)` is entered. A fourth argument came in 6.3 and in stable kernels.
 #[fentry]
 pub fn dm_uevent_e(ctx: FEntryContext) -> i32 {
-    uevent(ctx.arg(0), ctx.arg::<u32>(1), ctx.arg::<u32>(2));
+    uevent(
+        ctx.arg(0),
+        ctx.arg::<u32>(1),
+        ctx.arg::<u32>(2),
+        By::Trampoline,
+    );
     0
 }
 
@@ -81,6 +93,7 @@ pub fn dm_uevent_ke(ctx: ProbeContext) -> u32 {
         ctx.arg(0).unwrap_or(0),
         ctx.arg::<u32>(1).unwrap_or(0),
         ctx.arg::<u32>(2).unwrap_or(0),
+        By::Kprobe,
     );
     0
 }
