@@ -27,24 +27,36 @@ const DEV: u64 = 40;
 const NAME: u64 = 48;
 const UUID: u64 = 176;
 
+/// Which program sees it: index of [`DmCall::seen`] and [`DmCall::entered`].
+#[derive(Clone, Copy)]
+pub enum By {
+    /// The trampoline.
+    Trampoline,
+    /// The kprobe.
+    Kprobe,
+}
+
 /// An ioctl is entered. `event_nr` has to be read now: `__dev_status` overwrites it with the
 /// device's event counter on return.
 #[inline(always)]
-pub fn begins(command: u32, param: Addr) {
+pub fn begins(command: u32, param: Addr, by: By) {
     let word = u32_from(param + EVENT_NR);
     if word & 0xffff == 0 {
         return;
     }
     let id = bpf_get_current_pid_tgid();
-    if let Some(call) = DM_CALLS.get_ptr(id) {
+    if let Some(call) = DM_CALLS.get_ptr_mut(id) {
         // SAFETY: a live map value; only this thread writes it.
-        let call = unsafe { &*call };
-        // Trampoline and kprobe are both at the entry. A call whose return was lost does not stay
-        // until the next one: the thread works on the semaphore between them.
-        if call.param == param && call.word == word && call.command == command {
+        let call = unsafe { &mut *call };
+        let same = call.param == param && call.word == word && call.command == command;
+        // Whoever has seen this entry already sees another call, and the return was lost.
+        if same && call.entered[by as usize] == 0 {
+            call.entered[by as usize] = 1;
             return;
         }
     }
+    let mut entered = [0; 2];
+    entered[by as usize] = 1;
     emit::count(Counter::DM_ENTERED);
     let name = CookieKey {
         ns: ipc_ns(current_task()).1,
@@ -63,6 +75,7 @@ pub fn begins(command: u32, param: Addr) {
         dev: 0,
         uevents: 0,
         seen: [0; 2],
+        entered,
         name: [0; DM_NAME_LEN],
     };
     kernel_string(param + NAME, call.name.as_mut_ptr(), DM_NAME_LEN as u32);
@@ -183,15 +196,6 @@ fn keep(call: &DmCall, describe: impl FnOnce(&mut DmEvent)) {
         // devices here; their messages do not.
         describe(unsafe { &mut *event });
     }
-}
-
-/// Which program saw a uevent: [`DmCall::seen`].
-#[derive(Clone, Copy)]
-pub enum By {
-    /// The trampoline.
-    Trampoline,
-    /// The kprobe.
-    Kprobe,
 }
 
 /// `dm_kobject_uevent` is entered: the uevent is about to be sent. Whether that worked is in the

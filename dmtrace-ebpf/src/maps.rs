@@ -135,6 +135,8 @@ pub struct DmCall {
     pub uevents: u32,
     /// Of these, seen by the trampoline and by the kprobe, where both are attached.
     pub seen: [u32; 2],
+    /// Which of the two has seen the entry.
+    pub entered: [u32; 2],
     /// Name of the device at entry, for a return that is not seen.
     pub name: [u8; DM_NAME_LEN],
 }

@@ -12,21 +12,21 @@ use crate::dm::{By, begins, ended, uevent};
 /// `dev_suspend` is entered: suspend and resume.
 #[fentry]
 pub fn dm_suspend_e(ctx: FEntryContext) -> i32 {
-    begins(DM_SUSPEND, ctx.arg(1));
+    begins(DM_SUSPEND, ctx.arg(1), By::Trampoline);
     0
 }
 
 /// `dev_remove` is entered.
 #[fentry]
 pub fn dm_remove_e(ctx: FEntryContext) -> i32 {
-    begins(DM_REMOVE, ctx.arg(1));
+    begins(DM_REMOVE, ctx.arg(1), By::Trampoline);
     0
 }
 
 /// `dev_rename` is entered.
 #[fentry]
 pub fn dm_rename_e(ctx: FEntryContext) -> i32 {
-    begins(DM_RENAME, ctx.arg(1));
+    begins(DM_RENAME, ctx.arg(1), By::Trampoline);
     0
 }
 
@@ -60,21 +60,21 @@ pub fn dm_uevent_e(ctx: FEntryContext) -> i32 {
 /// See [`dm_suspend_e`].
 #[kprobe]
 pub fn dm_suspend_ke(ctx: ProbeContext) -> u32 {
-    begins(DM_SUSPEND, ctx.arg(1).unwrap_or(0));
+    begins(DM_SUSPEND, ctx.arg(1).unwrap_or(0), By::Kprobe);
     0
 }
 
 /// See [`dm_remove_e`].
 #[kprobe]
 pub fn dm_remove_ke(ctx: ProbeContext) -> u32 {
-    begins(DM_REMOVE, ctx.arg(1).unwrap_or(0));
+    begins(DM_REMOVE, ctx.arg(1).unwrap_or(0), By::Kprobe);
     0
 }
 
 /// See [`dm_rename_e`].
 #[kprobe]
 pub fn dm_rename_ke(ctx: ProbeContext) -> u32 {
-    begins(DM_RENAME, ctx.arg(1).unwrap_or(0));
+    begins(DM_RENAME, ctx.arg(1).unwrap_or(0), By::Kprobe);
     0
 }
 

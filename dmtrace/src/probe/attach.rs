@@ -8,9 +8,7 @@ use aya::{
 };
 use serde::Serialize;
 
-use super::{
-    spec::{Attachment, Backend, Hook, Plan, Subject, Weight, subjects},
-};
+use super::spec::{Attachment, Backend, Hook, Plan, Subject, Weight, subjects};
 
 /// What came of a way to see a subject.
 #[derive(Clone, Debug, Serialize)]
@@ -128,6 +126,7 @@ pub(super) fn attach(
     let Attachment {
         program: name,
         hook,
+        ..
     } = attachment;
     let program = ebpf
         .program_mut(name)

@@ -45,7 +45,7 @@ pub fn choose(
             );
             continue;
         }
-        for plan in plans(backend, end) {
+        for &plan in plans(backend, end) {
             let attached = if plan == Plan::Preempted {
                 preempted(ebpf, btf, backend, missing_preempted, attempts)
             } else {

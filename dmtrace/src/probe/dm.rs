@@ -76,12 +76,7 @@ struct Types {
 
 impl DeviceMapper {
     /// Not attached yet. Must be made before the maps are taken out of the object.
-    pub fn new(
-        ebpf: &Ebpf,
-        object: &'static [u8],
-        wanted: Option<Backend>,
-        plan: Plan,
-    ) -> Self {
+    pub fn new(ebpf: &Ebpf, object: &'static [u8], wanted: Option<Backend>, plan: Plan) -> Self {
         let (maps, programs) = match MapFds::of(ebpf) {
             Ok(maps) => (Some(maps), Err("not read yet".to_owned())),
             Err(error) => (None, Err(error.to_string())),

@@ -21,7 +21,9 @@ const TRIES: u32 = 20;
 /// # Errors
 /// They do not, or do not run; in words.
 pub(super) fn check(ebpf: &mut Ebpf) -> Result<(), String> {
-    let map = ebpf.map_mut("CONTROL").ok_or("the object has no map CONTROL")?;
+    let map = ebpf
+        .map_mut("CONTROL")
+        .ok_or("the object has no map CONTROL")?;
     let mut control: Array<_, u64> = Array::try_from(map).map_err(|error| error.to_string())?;
     let mut answer = 0;
     for _ in 0..TRIES {

@@ -34,7 +34,7 @@ const fn spare(program: &'static str, hook: Hook) -> Attachment {
 const fn syscall(program: &'static str, name: &'static str) -> Attachment {
     Attachment {
         program,
-        hook: Hook::Tracepoint("syscalls", name),
+        hook: Tracepoint("syscalls", name),
         skip: Skip::Lost,
     }
 }
@@ -300,7 +300,10 @@ macro_rules! uevent_twice {
     ($module:literal) => {
         &[
             made_good("dm_uevent_e", Fentry("dm_kobject_uevent"), "dm_uevent_ke"),
-            spare("dm_uevent_ke", Kprobe(concat!($module, "dm_kobject_uevent"))),
+            spare(
+                "dm_uevent_ke",
+                Kprobe(concat!($module, "dm_kobject_uevent")),
+            ),
         ]
     };
 }
