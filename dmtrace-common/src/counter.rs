@@ -39,8 +39,9 @@ impl Counter {
     /// Device-mapper ioctls with a cookie that were entered. What [`Kind::Ioctl`] has seen less
     /// is still running, or its return was lost (kretprobe).
     pub const DM_ENTERED: Self = Self(KINDS as u32 * 3 + 5);
-    /// Waits whose end, not by the semaphore, no program saw: two runs were skipped.
-    pub const WAITS_UNSEEN: Self = Self(KINDS as u32 * 3 + 6);
+    /// Calls whose end no program saw, because all its runs were skipped: of SETVAL, or of a wait
+    /// that was not ended by the semaphore.
+    pub const ENDS_UNSEEN: Self = Self(KINDS as u32 * 3 + 6);
 }
 
 /// Length of the counter array.

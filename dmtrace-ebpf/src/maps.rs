@@ -94,17 +94,19 @@ pub static ZERO_DM: Array<DmEvent> = Array::with_max_entries(1, 0);
 pub const WAITS: u32 = 1;
 /// A failed `semget` with this key was told.
 pub const TOLD: u32 = 2;
+/// The thread is in SETVAL on this set.
+pub const SETS: u32 = 3;
 
 /// See [`PENDING`].
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Pending {
-    /// [`WAITS`] or [`TOLD`].
+    /// [`WAITS`], [`TOLD`] or [`SETS`].
     pub what: u32,
     /// semid or key.
     pub target: u32,
-    /// Result, where there is one.
-    pub ret: i32,
+    /// Result of what was told, or value to set.
+    pub number: i32,
     /// IPC namespace.
     pub ns: u32,
 }

@@ -33,7 +33,7 @@ offsets! {
     /// Indexes into `css_set.subsys` of two controllers that container runtimes use (cgroup v1).
     O_SUBSYS_FIRST, O_SUBSYS_SECOND,
     O_PERM_ID, O_PERM_KEY, O_PERM_MODE,
-    O_SEMARRAY_NSEMS, O_SEMARRAY_SEMS, O_SEM_VAL,
+    O_SEMARRAY_NSEMS,
     O_SEMQUEUE_LIST, O_SEMQUEUE_SOPS, O_SEMQUEUE_NSOPS, O_SEMQUEUE_PID, O_SEMQUEUE_SLEEPER,
     O_PARAMS_KEY, O_PARAMS_FLG, O_PARAMS_NSEMS,
     O_DISK_MAJOR, O_DISK_MINOR,

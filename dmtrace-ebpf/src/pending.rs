@@ -4,7 +4,7 @@ use dmtrace_common::Counter;
 
 use crate::{
     emit,
-    maps::{PENDING, Pending, WAITS},
+    maps::{PENDING, Pending, TOLD},
 };
 
 /// What is known of the thread with this `pid_tgid`.
@@ -31,13 +31,13 @@ pub fn forget(id: u64) {
     let _nothing_there = PENDING.remove(id);
 }
 
-/// The thread does something else while it is still said to sleep: both programs that stand at
-/// the end of a wait were kept from running.
+/// The thread does something else while it is still said to sleep or to set a value: all programs
+/// that stand at the end of that call were kept from running.
 #[inline(always)]
-pub fn no_longer_waits(id: u64) {
+pub fn moves_on(id: u64) {
     if let Some(it) = pending(id) {
-        if it.what == WAITS {
-            emit::count(Counter::WAITS_UNSEEN);
+        if it.what != TOLD {
+            emit::count(Counter::ENDS_UNSEEN);
         }
         forget(id);
     }

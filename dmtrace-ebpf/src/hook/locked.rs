@@ -3,25 +3,27 @@
 //! A program does not run on a processor on which it is running already
 //! (kernel/bpf/trampoline.c:__bpf_prog_enter_recur). Where the kernel preempts, another task can
 //! come there meanwhile, and what it does is not seen. These programs therefore stand where the
-//! kernel holds a spinlock, which nobody preempts; a wait, a failed call or a lookup ends without
-//! one and has two programs, of which the second does what the first was kept from.
+//! kernel holds a spinlock, which nobody preempts. SETVAL, a failed wait and a lookup end without one
+//! and have two programs, of which the second does what the first was kept from. With
+//! `PREEMPT_RT` spinlocks can be preempted, too; what is lost then is counted.
 
 use aya_ebpf::{
+    EbpfContext as _,
     helpers::bpf_get_current_pid_tgid,
-    macros::{fentry, fexit},
-    programs::{FEntryContext, FExitContext},
+    macros::{fexit, kprobe, kretprobe},
+    programs::{FExitContext, ProbeContext, RetProbeContext},
 };
 use dmtrace_common::{SemKey, control, has_cookie_magic};
 
 use super::{Memory, read_ops, syscall::IPC_CREAT};
 use crate::{
-    maps::{CONTROL, Pending, TOLD, WAITS},
+    maps::{CONTROL, Pending, SETS, TOLD, WAITS},
     offsets::{
         O_IPCNS_INUM, O_PARAMS_FLG, O_PARAMS_KEY, O_PARAMS_NSEMS, O_PERM_ID, O_PERM_KEY,
-        O_PERM_MODE, O_SEM_VAL, O_SEMARRAY_NSEMS, O_SEMARRAY_SEMS, O_SEMQUEUE_LIST,
-        O_SEMQUEUE_NSOPS, O_SEMQUEUE_SLEEPER, O_SEMQUEUE_SOPS, SELF_TGID,
+        O_PERM_MODE, O_SEMARRAY_NSEMS, O_SEMQUEUE_LIST, O_SEMQUEUE_NSOPS, O_SEMQUEUE_SLEEPER,
+        O_SEMQUEUE_SOPS, SELF_TGID,
     },
-    pending::{forget, keep, no_longer_waits, pending},
+    pending::{forget, keep, moves_on, pending},
     process::{current, current_task, ipc_ns, thread},
     read::{Addr, u32_at, u64_at, u64_from},
     sem::{
@@ -53,7 +55,10 @@ struct Made {
 /// make other objects. `sem_perm` is the first field of `struct sem_array`.
 #[inline(always)]
 fn made(ctx: &FExitContext) -> Option<Made> {
-    let (ids, perm): (Addr, Addr) = (ctx.arg(0), ctx.arg(1));
+    // Out of the context by a helper: the verifier does not let a number be subtracted from what
+    // it knows as a pointer.
+    let ids = u64_from(ctx.as_ptr() as Addr);
+    let perm: Addr = ctx.arg(1);
     // ksys_semget works in the caller's namespace. Its three `ipc_ids` stand at its beginning,
     // that of semaphores first. One is larger than 64 bytes.
     let (at, ns) = ipc_ns(current_task());
@@ -94,34 +99,51 @@ pub fn stack_ax(ctx: FExitContext) -> i32 {
     0
 }
 
-/// `int do_smart_wakeup_zero(struct sem_array *sma, struct sembuf *sops, int nsops,
-/// struct wake_q_head *wake_q)`: called with the set locked after each change of a value; without
-/// `sops` if that was no `semop` but SETVAL, SETALL, or SEM_UNDO at the end of a process.
-#[fentry(function = "do_smart_wakeup_zero")]
-pub fn setval_z(ctx: FEntryContext) -> i32 {
-    if ctx.arg::<Addr>(1) != 0 {
-        return 0;
-    }
-    let set: Addr = ctx.arg(0);
-    let semid = u32_at(set, &O_PERM_ID) as i32;
+/// `int semctl_setval(struct ipc_namespace *ns, int semid, int semnum, int val)` is entered. A
+/// kprobe, because its programs run with preemption off (kernel/kprobes.c). Nothing that is called
+/// with the set locked tells a SETVAL from a `semop`, so the end is told by whoever comes first.
+#[kprobe]
+pub fn setval_pe(ctx: ProbeContext) -> u32 {
+    let semid = ctx.arg::<i32>(1).unwrap_or(-1);
     if maybe_cookie(semid) {
-        let first = set + u64::from(O_SEMARRAY_SEMS.load());
-        let value = u32_at(first, &O_SEM_VAL) as i32;
-        value_set(ipc_ns(current_task()).1, semid, value, 0, 0);
+        let id = bpf_get_current_pid_tgid();
+        moves_on(id);
+        keep(
+            id,
+            &Pending {
+                what: SETS,
+                target: semid as u32,
+                number: ctx.arg::<i32>(3).unwrap_or(0),
+                ns: u32_at(ctx.arg(0).unwrap_or(0), &O_IPCNS_INUM),
+            },
+        );
     }
     0
 }
 
-/// `semctl_setval` failed: nothing has changed.
+/// `semctl_setval` returns.
 #[fexit(function = "semctl_setval")]
-pub fn setval_f(ctx: FExitContext) -> i32 {
-    let ret = ctx.arg::<i32>(4);
-    let semid = ctx.arg::<i32>(1);
-    if ret < 0 && maybe_cookie(semid) {
-        let ns = u32_at(ctx.arg(0), &O_IPCNS_INUM);
-        value_set(ns, semid, ctx.arg::<i32>(3), ret, 0);
-    }
+pub fn setval_px(ctx: FExitContext) -> i32 {
+    set_ended(ctx.arg::<i32>(4));
     0
+}
+
+/// See [`setval_px`]. Loses returns while many threads are in the function, and only then.
+#[kretprobe]
+pub fn setval_pk(ctx: RetProbeContext) -> u32 {
+    set_ended(ctx.ret::<i32>());
+    0
+}
+
+#[inline(always)]
+fn set_ended(ret: i32) {
+    let id = bpf_get_current_pid_tgid();
+    if let Some(call) = pending(id)
+        && call.what == SETS
+    {
+        forget(id);
+        value_set(call.ns, call.target as i32, call.number, ret, 0);
+    }
 }
 
 /// `int perform_atomic_semop(struct sem_array *sma, struct sem_queue *q)` returns with the
@@ -155,7 +177,7 @@ fn worked(semid: i32, queue: Addr, ret: i32) {
     if other {
         forget(id);
     } else {
-        no_longer_waits(id);
+        moves_on(id);
         op_begins(ns, semid, &ops, 0);
         if ret > 0 {
             keep(
@@ -163,7 +185,7 @@ fn worked(semid: i32, queue: Addr, ret: i32) {
                 &Pending {
                     what: WAITS,
                     target: semid as u32,
-                    ret: 0,
+                    number: 0,
                     ns,
                 },
             );
@@ -293,7 +315,7 @@ impl FailedGet {
 
     #[inline(always)]
     fn is(&self, pending: &Pending) -> bool {
-        pending.what == TOLD && pending.target == self.key && pending.ret == self.ret
+        pending.what == TOLD && pending.target == self.key && pending.number == self.ret
     }
 }
 
@@ -310,7 +332,7 @@ pub fn ipcget_a(ctx: FExitContext) -> i32 {
     let told = Pending {
         what: TOLD,
         target: get.key,
-        ret: get.ret,
+        number: get.ret,
         ns: get.ns,
     };
     // What does not fit is left to the second.

@@ -222,6 +222,7 @@ pub(super) fn last_words(log: &str) -> Option<&str> {
         !line.is_empty()
             && !line.starts_with("processed ")
             && !line.starts_with("stack depth ")
+            && !line.contains(" insns_self ")
             && !line.contains("verification time")
     })
 }

@@ -152,8 +152,6 @@ const FIELDS: &[Field] = &[
     member("O_PERM_KEY", &["kern_ipc_perm.key"], Core),
     member("O_PERM_MODE", &["kern_ipc_perm.mode"], Preempted),
     member("O_SEMARRAY_NSEMS", &["sem_array.sem_nsems"], Preempted),
-    member("O_SEMARRAY_SEMS", &["sem_array.sems"], Preempted),
-    member("O_SEM_VAL", &["sem.semval"], Preempted),
     member("O_SEMQUEUE_LIST", &["sem_queue.list"], Preempted),
     member("O_SEMQUEUE_SOPS", &["sem_queue.sops"], SLEEPER),
     member("O_SEMQUEUE_NSOPS", &["sem_queue.nsops"], SLEEPER),

@@ -329,8 +329,8 @@ impl Tracer {
         self.dm.count_misses(&mut misses);
         let own = self.chosen.attached.attachments.iter();
         let mut runs = misses.judged(own.chain(self.dm.attachments()));
-        // Both runs were skipped, and the programs have noticed.
-        runs.lost += self.counts().waits_unseen;
+        // All runs at a place were skipped, and the programs have noticed.
+        runs.lost += self.counts().ends_unseen;
         runs
     }
 

@@ -2,14 +2,14 @@
 # expect: each step is seen, whatever the kernel preempts: exact accounts, and each leak with who made it
 # limit: 180
 trace
-parent=$$
+makers=
 for worker in 1 2 3 4 5 6 7 8; do
     taskset -c 0 cookie-actor cycle --events 3 --count 6 >/dev/null &
 done
 taskset -c 0 cookie-actor churn --tag blink --procs 60 --jobs 12 --sets 3 --leave >/tmp/actor
 for number in 1 2 3 4 5 6; do
     taskset -c 0 dmsetup create "d$number" --table '0 2048 zero' &
-    makers="${makers-} $!"
+    makers="$makers $!"
 done
 wait $makers
 for number in 1 2 3 4 5 6; do
@@ -23,5 +23,11 @@ sed -n 's/.*"step":"churned","pid":\([0-9]*\),.*/\1/p' /tmp/actor | while read -
     expect leaked culprit=$pid how=owner_exited status=0 step=armed confidence=observed device=- \
         missing=wait evidence="exited with status 0"
 done
-expect change event=device count=12
+expect change change=set count=120
+expect change change=up count=216
+expect change change=down count=216
+expect change change=waiting count=60
+expect change change=released count=60
+expect change change=ioctl count=12
+expect change change=uevent count=12
 expect cookies created=120 destroyed=60 live=60

@@ -96,9 +96,15 @@ fn chosen(tracer: &Tracer, report: &mut Report) {
 /// with preemption off.
 fn preemption(tracer: &Tracer, environment: &Environment, report: &mut Report) {
     let kernel = environment.preemption.text();
-    report.more.push(("preemption", json!(environment.preemption)));
+    report
+        .more
+        .push(("preemption", json!(environment.preemption)));
     report.more.push(("plan", json!(tracer.plan())));
-    match (environment.preemption.plan(), tracer.plan(), tracer.backend()) {
+    match (
+        environment.preemption.plan(),
+        tracer.plan(),
+        tracer.backend(),
+    ) {
         (Plan::Plain, _, _) => report.pass("preemption", kernel),
         (_, Plan::Preempted, _) => report.pass(
             "preemption",
