@@ -3,15 +3,15 @@
 //! A program does not run on a processor on which it is running already
 //! (kernel/bpf/trampoline.c:__bpf_prog_enter_recur). Where the kernel preempts, another task can
 //! come there meanwhile, and what it does is not seen. These programs therefore stand where the
-//! kernel holds a spinlock, which nobody preempts. SETVAL, a failed wait and a lookup end without one
-//! and have two programs, of which the second does what the first was kept from. With
+//! kernel holds a spinlock, which nobody preempts. A failed SETVAL, wait or lookup ends without one
+//! and has two programs, of which the second does what the first was kept from. With
 //! `PREEMPT_RT` spinlocks can be preempted, too; what is lost then is counted.
 
 use aya_ebpf::{
     EbpfContext as _,
     helpers::bpf_get_current_pid_tgid,
-    macros::{fexit, kprobe, kretprobe},
-    programs::{FExitContext, ProbeContext, RetProbeContext},
+    macros::{fentry, fexit, kprobe, kretprobe},
+    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
 use dmtrace_common::{SemKey, control, has_cookie_magic};
 
@@ -100,8 +100,7 @@ pub fn stack_ax(ctx: FExitContext) -> i32 {
 }
 
 /// `int semctl_setval(struct ipc_namespace *ns, int semid, int semnum, int val)` is entered. A
-/// kprobe, because its programs run with preemption off (kernel/kprobes.c). Nothing that is called
-/// with the set locked tells a SETVAL from a `semop`, so the end is told by whoever comes first.
+/// kprobe, because its programs run with preemption off (kernel/kprobes.c).
 #[kprobe]
 pub fn setval_pe(ctx: ProbeContext) -> u32 {
     let semid = ctx.arg::<i32>(1).unwrap_or(-1);
@@ -121,7 +120,19 @@ pub fn setval_pe(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// `semctl_setval` returns.
+/// `int update_queue(struct sem_array *sma, int semnum, struct wake_q_head *wake_q)`: called by
+/// `semctl_setval` when the value is set, with the set still locked. A thread is preempted when it
+/// unlocks: told later, a snapshot would know the value before the ledger. `semop` comes here, too;
+/// by then [`atomic_x`] has taken the mark of a SETVAL away, if there was one.
+#[fentry(function = "update_queue")]
+pub fn setval_pu(ctx: FEntryContext) -> i32 {
+    if maybe_cookie(u32_at(ctx.arg(0), &O_PERM_ID) as i32) {
+        set_ended(0);
+    }
+    0
+}
+
+/// `semctl_setval` returns: if it failed, nobody has told yet.
 #[fexit(function = "semctl_setval")]
 pub fn setval_px(ctx: FExitContext) -> i32 {
     set_ended(ctx.arg::<i32>(4));
@@ -135,6 +146,7 @@ pub fn setval_pk(ctx: RetProbeContext) -> u32 {
     0
 }
 
+/// Whoever comes first tells, and takes the mark away.
 #[inline(always)]
 fn set_ended(ret: i32) {
     let id = bpf_get_current_pid_tgid();

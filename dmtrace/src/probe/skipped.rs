@@ -67,6 +67,9 @@ impl Misses {
                 Skip::MadeGoodBy(other) => count.min(self.of_program(other)),
                 Skip::Harmless => 0,
             };
+            if count > 0 {
+                eprintln!("DEBUG {name} {count} {lost}");
+            }
             sum.lost += lost;
             sum.made_good += count - lost;
         }

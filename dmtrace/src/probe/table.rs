@@ -128,8 +128,8 @@ pub(super) const TRAMPOLINE: &[Subject] = &[
     call_site(&[&[at("stack_x", Fexit("newary"))]]),
 ];
 
-/// For a kernel that preempts. `ipc_addid`, `freeary` and `perform_atomic_semop` run, or return,
-/// with the set locked by a spinlock: nobody is preempted there. Where one of them cannot be traced, [`TRAMPOLINE`] is taken.
+/// For a kernel that preempts. `ipc_addid`, `freeary`, `update_queue` and `perform_atomic_semop`
+/// run, or return, with the set locked by a spinlock: nobody is preempted there. Where one of them cannot be traced, [`TRAMPOLINE`] is taken.
 pub(super) const TRAMPOLINE_PREEMPTED: &[Subject] = &[
     Subject {
         name: "create",
@@ -149,6 +149,7 @@ pub(super) const TRAMPOLINE_PREEMPTED: &[Subject] = &[
         weight: Required,
         ways: &[&[
             at("setval_pe", Kprobe("semctl_setval")),
+            at("setval_pu", Fentry("update_queue")),
             spare("setval_px", Fexit("semctl_setval")),
             spare("setval_pk", Kretprobe("semctl_setval")),
         ]],
