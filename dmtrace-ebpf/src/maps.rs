@@ -96,12 +96,14 @@ pub const WAITS: u32 = 1;
 pub const TOLD: u32 = 2;
 /// The thread is in SETVAL on this set.
 pub const SETS: u32 = 3;
+/// The same, and it was told.
+pub const SET: u32 = 4;
 
 /// See [`PENDING`].
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Pending {
-    /// [`WAITS`], [`TOLD`] or [`SETS`].
+    /// [`WAITS`], [`TOLD`], [`SETS`] or [`SET`].
     pub what: u32,
     /// semid or key.
     pub target: u32,

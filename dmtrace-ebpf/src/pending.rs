@@ -4,7 +4,7 @@ use dmtrace_common::Counter;
 
 use crate::{
     emit,
-    maps::{PENDING, Pending, TOLD},
+    maps::{PENDING, Pending, SETS, WAITS},
 };
 
 /// What is known of the thread with this `pid_tgid`.
@@ -36,7 +36,7 @@ pub fn forget(id: u64) {
 #[inline(always)]
 pub fn moves_on(id: u64) {
     if let Some(it) = pending(id) {
-        if it.what != TOLD {
+        if it.what == WAITS || it.what == SETS {
             emit::count(Counter::ENDS_UNSEEN);
         }
         forget(id);

@@ -17,7 +17,7 @@ use dmtrace_common::{SemKey, control, has_cookie_magic};
 
 use super::{Memory, read_ops, syscall::IPC_CREAT};
 use crate::{
-    maps::{CONTROL, Pending, SETS, TOLD, WAITS},
+    maps::{CONTROL, Pending, SET, SETS, TOLD, WAITS},
     offsets::{
         O_IPCNS_INUM, O_PARAMS_FLG, O_PARAMS_KEY, O_PARAMS_NSEMS, O_PERM_ID, O_PERM_KEY,
         O_PERM_MODE, O_SEMARRAY_NSEMS, O_SEMQUEUE_LIST, O_SEMQUEUE_NSOPS, O_SEMQUEUE_SLEEPER,
@@ -132,28 +132,40 @@ pub fn setval_pu(ctx: FEntryContext) -> i32 {
     0
 }
 
-/// `semctl_setval` returns: if it failed, nobody has told yet.
+/// `semctl_setval` returns: it failed, or [`setval_pe`] was skipped. The kernel skips the programs
+/// of kprobes while it has preempted a task in a system call on a map (`bpf_prog_active`).
 #[fexit(function = "semctl_setval")]
 pub fn setval_px(ctx: FExitContext) -> i32 {
-    set_ended(ctx.arg::<i32>(4));
+    let semid = ctx.arg::<i32>(1);
+    if maybe_cookie(semid) {
+        let id = bpf_get_current_pid_tgid();
+        let told = pending(id).is_some_and(|it| it.what == SET && it.target == semid as u32);
+        forget(id);
+        if !told {
+            let ns = u32_at(ctx.arg(0), &O_IPCNS_INUM);
+            value_set(ns, semid, ctx.arg::<i32>(3), ctx.arg::<i32>(4), 0);
+        }
+    }
     0
 }
 
-/// See [`setval_px`]. Loses returns while many threads are in the function, and only then.
+/// See [`setval_px`], before or after which it runs. Loses returns while many threads are in the
+/// function, and only then.
 #[kretprobe]
 pub fn setval_pk(ctx: RetProbeContext) -> u32 {
     set_ended(ctx.ret::<i32>());
     0
 }
 
-/// Whoever comes first tells, and takes the mark away.
+/// Tells of the SETVAL that the thread is in, and marks it as told.
 #[inline(always)]
 fn set_ended(ret: i32) {
     let id = bpf_get_current_pid_tgid();
-    if let Some(call) = pending(id)
+    if let Some(mut call) = pending(id)
         && call.what == SETS
     {
-        forget(id);
+        call.what = SET;
+        keep(id, &call);
         value_set(call.ns, call.target as i32, call.number, ret, 0);
     }
 }

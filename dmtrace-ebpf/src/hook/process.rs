@@ -21,9 +21,23 @@ pub fn exec_e(_ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// See [`exit_e`]. Tracepoints of the perf kind run with preemption off in every kernel
+/// See [`exit_e`]: for kernels that preempt, where whichever comes second finds nothing to do.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn exit_f(_ctx: RawTracePointContext) -> i32 {
+    exited();
+    0
+}
+
+/// See [`exec_e`] and [`exit_f`].
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn exec_f(_ctx: RawTracePointContext) -> i32 {
+    replaced();
+    0
+}
+
+/// See [`exit_f`]. Tracepoints of the perf kind run with preemption off in every kernel
 /// (include/trace/perf.h); raw ones do not any more since 7.0, and then are skipped where another
-/// task has been preempted in them. Whichever comes second finds nothing to do.
+/// task has been preempted in them.
 #[tracepoint]
 pub fn exit_t(_ctx: TracePointContext) -> u32 {
     exited();

@@ -64,12 +64,12 @@ impl Misses {
             let count = self.of_program(name);
             let lost = match skip {
                 Skip::Lost => count,
-                Skip::MadeGoodBy(other) => count.min(self.of_program(other)),
+                Skip::MadeGoodBy(others) => {
+                    let others = others.iter().map(|other| self.of_program(other));
+                    others.fold(count, u64::min)
+                }
                 Skip::Harmless => 0,
             };
-            if count > 0 {
-                eprintln!("DEBUG {name} {count} {lost}");
-            }
             sum.lost += lost;
             sum.made_good += count - lost;
         }
@@ -105,7 +105,7 @@ mod tests {
         let counts = [("first", first), ("second", second), ("alone", alone)];
         let counts = counts.map(|(name, count)| (name.to_owned(), count));
         let attached = [
-            at("first", Skip::MadeGoodBy("second")),
+            at("first", Skip::MadeGoodBy(&["second"])),
             at("second", Skip::Harmless),
             at("alone", Skip::Lost),
             at("alone", Skip::Lost),

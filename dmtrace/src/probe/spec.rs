@@ -99,8 +99,8 @@ impl fmt::Display for Hook {
 pub enum Skip {
     /// What happened then is not seen.
     Lost,
-    /// Nothing, unless this program was skipped as well.
-    MadeGoodBy(&'static str),
+    /// Nothing, unless all these programs were skipped as well.
+    MadeGoodBy(&'static [&'static str]),
     /// Nothing: it is the second of two, or the programs themselves find out and count it, or
     /// what they see has changed nothing.
     Harmless,
@@ -198,8 +198,11 @@ mod tests {
     fn who_makes_good_is_attached_as_well() {
         for way in ways() {
             for attachment in way {
-                if let Skip::MadeGoodBy(other) = attachment.skip {
-                    let there = way.iter().any(|it| it.program == other);
+                let Skip::MadeGoodBy(others) = attachment.skip else {
+                    continue;
+                };
+                for other in others {
+                    let there = way.iter().any(|it| it.program == *other);
                     assert!(there, "{}: {other} is not there", attachment.program);
                 }
             }

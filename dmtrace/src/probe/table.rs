@@ -14,7 +14,7 @@ const fn at(program: &'static str, hook: Hook) -> Attachment {
 }
 
 /// A program beside one that sees the same.
-const fn made_good(program: &'static str, hook: Hook, by: &'static str) -> Attachment {
+const fn made_good(program: &'static str, hook: Hook, by: &'static [&'static str]) -> Attachment {
     Attachment {
         program,
         hook,
@@ -50,12 +50,23 @@ const LOOKUP: &str = "look-ups of cookies that are not there";
 /// The end of processes, the same for every backend.
 pub(super) const END: Subject = end(&[END_PLAIN]);
 
-/// Raw tracepoints can be preempted since 7.0, those of the perf kind cannot. They need tracefs.
+/// Raw tracepoints can be preempted since 7.0. Those of the perf kind cannot, but are skipped where
+/// a task was preempted in a system call on a map (`bpf_prog_active`); they need tracefs.
 pub(super) const END_PREEMPTED: Subject = end(&[
     &[
-        made_good("exit_e", RawTracepoint("sched_process_exit"), "exit_t"),
+        made_good(
+            "exit_e",
+            RawTracepoint("sched_process_exit"),
+            &["exit_f", "exit_t"],
+        ),
+        spare("exit_f", RawTracepoint("sched_process_exit")),
         spare("exit_t", Tracepoint("sched", "sched_process_exit")),
-        made_good("exec_e", RawTracepoint("sched_process_exec"), "exec_t"),
+        made_good(
+            "exec_e",
+            RawTracepoint("sched_process_exec"),
+            &["exec_f", "exec_t"],
+        ),
+        spare("exec_f", RawTracepoint("sched_process_exec")),
         spare("exec_t", Tracepoint("sched", "sched_process_exec")),
     ],
     END_PLAIN,
@@ -148,7 +159,7 @@ pub(super) const TRAMPOLINE_PREEMPTED: &[Subject] = &[
         provides: SETVAL,
         weight: Required,
         ways: &[&[
-            at("setval_pe", Kprobe("semctl_setval")),
+            made_good("setval_pe", Kprobe("semctl_setval"), &["setval_px"]),
             at("setval_pu", Fentry("update_queue")),
             spare("setval_px", Fexit("semctl_setval")),
             spare("setval_pk", Kretprobe("semctl_setval")),
@@ -172,7 +183,7 @@ pub(super) const TRAMPOLINE_PREEMPTED: &[Subject] = &[
         weight: Required,
         ways: &[&[
             spare("ipcget_b", Fexit("ipcget")),
-            made_good("ipcget_a", Fexit("ipcget"), "ipcget_b"),
+            made_good("ipcget_a", Fexit("ipcget"), &["ipcget_b"]),
         ]],
     },
     call_site(&[&[at("stack_ax", Fexit("ipc_addid"))]]),
@@ -277,9 +288,9 @@ macro_rules! dm_kprobe {
 macro_rules! dm_twice {
     ($module:literal) => {
         &[
-            made_good("dm_suspend_e", Fentry("dev_suspend"), "dm_suspend_ke"),
-            made_good("dm_remove_e", Fentry("dev_remove"), "dm_remove_ke"),
-            made_good("dm_rename_e", Fentry("dev_rename"), "dm_rename_ke"),
+            made_good("dm_suspend_e", Fentry("dev_suspend"), &["dm_suspend_ke"]),
+            made_good("dm_remove_e", Fentry("dev_remove"), &["dm_remove_ke"]),
+            made_good("dm_rename_e", Fentry("dev_rename"), &["dm_rename_ke"]),
             spare("dm_suspend_ke", Kprobe(concat!($module, "dev_suspend"))),
             spare("dm_remove_ke", Kprobe(concat!($module, "dev_remove"))),
             spare("dm_rename_ke", Kprobe(concat!($module, "dev_rename"))),
@@ -300,7 +311,11 @@ macro_rules! dm_twice {
 macro_rules! uevent_twice {
     ($module:literal) => {
         &[
-            made_good("dm_uevent_e", Fentry("dm_kobject_uevent"), "dm_uevent_ke"),
+            made_good(
+                "dm_uevent_e",
+                Fentry("dm_kobject_uevent"),
+                &["dm_uevent_ke"],
+            ),
             spare(
                 "dm_uevent_ke",
                 Kprobe(concat!($module, "dm_kobject_uevent")),
