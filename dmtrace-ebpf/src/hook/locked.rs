@@ -390,6 +390,7 @@ pub fn ipcget_b(ctx: FExitContext) -> i32 {
 fn answer(digit: u64) {
     if let Some(word) = CONTROL.get_ptr_mut(control::ORDER) {
         // SAFETY: a live map value, and only this thread writes it.
-        unsafe { *word = *word * 10 + digit };
+        let word = unsafe { &mut *word };
+        *word = *word * 10 + digit;
     }
 }
