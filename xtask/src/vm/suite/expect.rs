@@ -381,16 +381,6 @@ fn totals<'a>(said: &Said, wanted: impl Iterator<Item = &'a Expectation>) -> Vec
 fn accounts(said: &Said) -> Vec<String> {
     let mut complaints = Vec::new();
     let summary = said.watch.iter().rfind(|line| line["type"] == "summary");
-    // A kernel that preempts may skip a run of a probe. That dmtrace then does not call its
-    // accounts exact is right; what it says of cookies must be right all the same.
-    let skipped = summary.is_some_and(|summary| {
-        let accounting = &summary["accounting"];
-        let alone = accounting["deficits"].as_array().map(Vec::len) == Some(1);
-        accounting["skipped_runs"].as_u64() > Some(0) && alone && summary["exact"] == false
-    });
-    if skipped {
-        return complaints;
-    }
     if let Some(summary) = summary
         && summary["exact"] != true
     {
