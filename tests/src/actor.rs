@@ -1,7 +1,7 @@
 //! The cookie protocol, call by call as libdm makes it (`libdm-common.c`), and the ways to break
 //! it. Runs in the binary `cookie-actor`, in processes with one thread.
 
-use std::{fmt::Write as _, fs::File, io, io::Read, time::Duration};
+use std::{fmt::Write as _, fs::File, io, io::Read, path::Path, time::Duration};
 
 use crate::{
     dm,
@@ -20,6 +20,8 @@ pub enum Step {
     AfterSetval,
     /// The value counts the uevents.
     AfterInc,
+    /// Device-mapper has sent its uevent; only of a device.
+    AfterIoctl,
     /// udev has completed all of them, the owner has not waited.
     AfterComplete,
     /// The owner sleeps; nobody completes.
@@ -35,6 +37,7 @@ impl Step {
             "after-semget" => Self::AfterSemget,
             "after-setval" => Self::AfterSetval,
             "after-inc" => Self::AfterInc,
+            "after-ioctl" => Self::AfterIoctl,
             "after-complete" => Self::AfterComplete,
             "in-wait" => Self::InWait,
             "after-wait" => Self::AfterWait,
@@ -235,6 +238,56 @@ impl Actor {
                 Ok(())
             }
         }
+    }
+
+    /// A real device by the library's calls, as devicemapper-rs: made, resumed, waited for, removed,
+    /// waited for. udev completes. Returns what is wrong with its node when udev is said to have
+    /// finished.
+    ///
+    /// # Errors
+    /// Those of the calls. `EBUSY` at the removal is tried again: udev may look at the device.
+    pub fn device(&self, name: &str) -> io::Result<Option<&'static str>> {
+        let node = Path::new("/dev/mapper").join(name);
+        dm::create_zero(name, 2048)?;
+        let cookie = self.announced()?;
+        self.operation(cookie, dm::resume(name, cookie.key))?;
+        let there = node.exists();
+        let mut tries = 0;
+        let cookie = loop {
+            let cookie = self.announced()?;
+            match self.operation(cookie, dm::remove(name, cookie.key)) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && tries < 200 => {
+                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                done => break done.map(|()| cookie),
+            }
+        }?;
+        say("removed", Some(cookie), &[]);
+        Ok(match (there, node.symlink_metadata().is_ok()) {
+            (false, _) => Some("no node when it was made"),
+            (_, true) => Some("a node when it was removed"),
+            _ => None,
+        })
+    }
+
+    /// A cookie with one operation announced.
+    fn announced(&self) -> io::Result<Cookie> {
+        let cookie = self.create()?;
+        self.inc(cookie)?;
+        self.reached(Step::AfterInc, "armed", cookie);
+        Ok(cookie)
+    }
+
+    /// What follows the ioctl of an operation: the own completion where udev has none to make, and
+    /// always the wait.
+    fn operation(&self, cookie: Cookie, done: io::Result<bool>) -> io::Result<()> {
+        self.reached(Step::AfterIoctl, "called", cookie);
+        if !matches!(done, Ok(true)) {
+            self.complete(cookie.key)?;
+        }
+        self.wait(cookie.key)?;
+        done.map(drop)
     }
 
     /// What devicemapper-rs does when a signal comes: gives up the wait and the cookie.
