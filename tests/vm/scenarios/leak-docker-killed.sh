@@ -40,5 +40,6 @@ kill_it "$dockerd"
 wait "$command" || true
 unsettled=yes
 expect leaked culprit="$dockerd" command="$docker_command" how=owner_killed signal=9 step=waiting \
-    device="$device" confidence=observed
+    device="$device" confidence=observed missing=completion lost=1 \
+    evidence="killed by SIGKILL + 1 uevent sent, 0 completed by udev"
 expect cookies created=10+ live=1

@@ -10,6 +10,7 @@ pub fn field(object: &Value, key: &str) -> Option<String> {
         "device" => devices(object),
         "site" => site(object),
         "named" => named(object),
+        "evidence" => evidence(object),
         _ => places(key).iter().find_map(|place| {
             let found = if place.starts_with('/') {
                 object.pointer(place)
@@ -45,6 +46,7 @@ fn places(key: &str) -> &[&str] {
         "confidence" => &["confidence", "/verdict/confidence"],
         "culprit" => &["/culprit/id/tgid", "/verdict/culprit/id/tgid"],
         "missing" => &["/verdict/missing_step/step"],
+        "lost" => &["/verdict/missing_step/count"],
         "creator" => &["/owner/pid"],
         "ns" => &["ipc_ns", "/sem/ns"],
         "by" => &["/who/id/tgid"],
@@ -71,7 +73,7 @@ fn places(key: &str) -> &[&str] {
 pub fn is_known(key: &str) -> bool {
     matches!(
         key,
-        "command" | "device" | "site" | "named" | "count" | "list"
+        "command" | "device" | "site" | "named" | "evidence" | "count" | "list"
     ) || !places(key).is_empty()
 }
 
@@ -109,6 +111,13 @@ fn named(object: &Value) -> Option<String> {
     Some(names.collect::<Vec<_>>().join(","))
 }
 
+/// The lines of evidence.
+fn evidence(object: &Value) -> Option<String> {
+    let lines = object.pointer("/verdict/evidence")?.as_array()?;
+    let lines: Vec<&str> = lines.iter().filter_map(Value::as_str).collect();
+    (!lines.is_empty()).then(|| lines.join("; "))
+}
+
 /// Names of the devices, sorted.
 fn devices(object: &Value) -> Option<String> {
     let devices = object.get("devices")?.as_array()?;
@@ -120,6 +129,15 @@ fn devices(object: &Value) -> Option<String> {
     names.sort();
     names.dedup();
     (!names.is_empty()).then(|| names.join(","))
+}
+
+/// Whether the field of this key is what an expectation wants: evidence must have all parts of
+/// `a + b`, others must be it.
+pub fn fits(key: &str, actual: Option<&str>, wanted: &str) -> bool {
+    match (key, actual) {
+        ("evidence", Some(actual)) => wanted.split(" + ").all(|part| actual.contains(part)),
+        _ => is(actual, wanted),
+    }
 }
 
 /// Whether a field is what an expectation wants: `-` for nothing, `a|b` for one of several, `3+`
@@ -164,6 +182,17 @@ mod tests {
         assert_eq!(field(&finding, "state").as_deref(), Some("stuck"));
         assert_eq!(field(&finding, "culprit").as_deref(), Some("7"));
         assert!(is_known("count") && !is_known("cuplrit"));
+    }
+
+    #[test]
+    fn evidence_has_all_parts() {
+        let row = json!({"verdict": {"evidence": ["value 1", "no udevd runs"],
+            "missing_step": {"step": "completion", "count": 2}}});
+        let said = field(&row, "evidence");
+        assert!(fits("evidence", said.as_deref(), "no udevd + value 1"));
+        assert!(!fits("evidence", said.as_deref(), "no udevd + value 2"));
+        assert!(!fits("evidence", None, "value"));
+        assert!(fits("lost", field(&row, "lost").as_deref(), "2"));
     }
 
     #[test]
