@@ -95,7 +95,9 @@ impl<'a> Worker<'a> {
     fn cycles(&mut self) -> Result<()> {
         let line = ["cookie-actor", "cycle", "--count", CYCLES, "--events", "2"];
         if self.random.bool() {
-            return self.killed("cycles", &line);
+            // Not at a call: its children, who stand in for udev, would be killed at theirs.
+            let fate = self.some_time(&line);
+            return self.victim("cycles", &line, fate);
         }
         self.live("cycles", &line, Node::Any)
     }
@@ -271,15 +273,19 @@ impl<'a> Worker<'a> {
 
     /// Is killed at a random moment, or at a random semaphore call.
     fn killed(&mut self, tool: &str, line: &[&str]) -> Result<()> {
-        let usual = self.usual.get(&line[..2].join(" "));
-        let usual = usual.copied().unwrap_or(Duration::from_millis(500));
         let fate = if self.random.u8(..3) == 0 {
             let call = CALLS[self.random.usize(..CALLS.len())];
             Fate::AtCall(call, self.random.u32(1..5))
         } else {
-            Fate::After(usual.mul_f64(self.random.f64()))
+            self.some_time(line)
         };
         self.victim(tool, line, fate)
+    }
+
+    fn some_time(&mut self, line: &[&str]) -> Fate {
+        let usual = self.usual.get(&line[..2].join(" "));
+        let usual = usual.copied().unwrap_or(Duration::from_millis(500));
+        Fate::After(usual.mul_f64(self.random.f64()))
     }
 
     fn victim(&mut self, tool: &str, line: &[&str], fate: Fate) -> Result<()> {
