@@ -84,6 +84,15 @@ impl Actor {
     /// # Errors
     /// Those of `semget`, except `EEXIST` for a random key.
     pub fn create(&self) -> io::Result<Cookie> {
+        let cookie = self.make()?;
+        sysv::set_value(cookie.semid, 1)?;
+        sysv::value(cookie.semid)?;
+        self.reached(Step::AfterSetval, "set", cookie);
+        Ok(cookie)
+    }
+
+    /// Its first half: the set has value 0.
+    fn make(&self) -> io::Result<Cookie> {
         let mut random = File::open("/dev/urandom")?;
         let cookie = loop {
             let mut base = [0; 2];
@@ -100,10 +109,30 @@ impl Actor {
             }
         };
         self.reached(Step::AfterSemget, "created", cookie);
-        sysv::set_value(cookie.semid, 1)?;
-        sysv::value(cookie.semid)?;
-        self.reached(Step::AfterSetval, "set", cookie);
         Ok(cookie)
+    }
+
+    /// Many cookies, each left at a random step of its making.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub fn crowd(&self, count: u32, seed: u64) -> io::Result<()> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..count {
+            let step = random.u8(..4);
+            let cookie = if step == 0 {
+                self.make()?
+            } else {
+                self.create()?
+            };
+            if step > 1 {
+                self.inc(cookie)?;
+            }
+            if step > 2 {
+                self.complete(cookie.key)?;
+            }
+        }
+        Ok(())
     }
 
     /// `_udev_notify_sem_inc`: one more uevent will come.

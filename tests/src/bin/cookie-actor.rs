@@ -21,6 +21,7 @@ prints one JSON line for each step: step, pid, key, semid, errno
   cycle [--events N] [--delay-ms N] [--count N] [--stop-at STEP --how kill|exit|hold]
         create, count N uevents, wait, remove; children complete as udev would.
         STEP: after-semget after-setval after-inc after-complete in-wait after-wait
+  crowd [--count N] [--seed N]   many cookies, each left at a random step of its making
   moby [--count N | --until-enospc] [--every-ms N]   create, +1, -1 by itself, never wait
   device --name NAME [--stop-at STEP --how ...]   make and remove a real device, udev completes;
         fails if its node is not as it should be. One STEP more: after-ioctl
@@ -141,6 +142,12 @@ fn play(verb: &str, actor: Actor, args: &mut Args) -> anyhow::Result<Option<File
             for _ in 0..count {
                 actor.cycle(events, delay).context("cycle")?;
             }
+        }
+        "crowd" => {
+            let (count, seed) = (args.number("--count", 1)?, args.number("--seed", 0)?);
+            args.end()?;
+            actor.crowd(count, seed).context("crowd")?;
+            say("made", None, &[]);
         }
         "moby" => moby(actor, args)?,
         "eintr" => {
