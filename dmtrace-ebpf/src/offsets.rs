@@ -36,7 +36,7 @@ offsets! {
     O_SEMQUEUE_SOPS, O_SEMQUEUE_NSOPS, O_SEMQUEUE_PID, O_SEMQUEUE_SLEEPER,
     O_PARAMS_KEY, O_PARAMS_FLG, O_PARAMS_NSEMS,
     O_DISK_MAJOR, O_DISK_MINOR,
-    O_TASK_STACK, O_MM_AUXV,
+    O_TASK_STACK, O_TASK_FSBASE, O_MM_AUXV,
     /// Number of the helper that finds a thread's registers, since 5.15.
     F_TASK_PT_REGS,
 }

@@ -156,6 +156,11 @@ const FIELDS: &[Field] = &[
     member("O_PARAMS_FLG", &["ipc_params.flg"], Core),
     member("O_PARAMS_NSEMS", &["ipc_params.u.nsems"], Core),
     member("O_TASK_STACK", &["task_struct.stack"], STACK),
+    member(
+        "O_TASK_FSBASE",
+        &["task_struct.thread.fsbase"],
+        Detail("call sites of Go programs beyond their C code"),
+    ),
     member("O_MM_AUXV", &["mm_struct.saved_auxv"], STACK),
     Field {
         global: "F_TASK_PT_REGS",

@@ -9,7 +9,7 @@ pub fn field(object: &Value, key: &str) -> Option<String> {
         "command" => object.pointer("/process/cmdline").and_then(words),
         "device" => devices(object),
         "site" => site(object),
-        "named" => named(object),
+        "named" | "through" => named(object),
         "evidence" => evidence(object),
         _ => places(key).iter().find_map(|place| {
             let found = if place.starts_with('/') {
@@ -73,7 +73,7 @@ fn places(key: &str) -> &[&str] {
 pub fn is_known(key: &str) -> bool {
     matches!(
         key,
-        "command" | "device" | "site" | "named" | "evidence" | "count" | "list"
+        "command" | "device" | "site" | "named" | "through" | "evidence" | "count" | "list"
     ) || !places(key).is_empty()
 }
 
@@ -132,11 +132,28 @@ fn devices(object: &Value) -> Option<String> {
 }
 
 /// Whether the field of this key is what an expectation wants: evidence must have all parts of
-/// `a + b`, others must be it.
+/// `a + b`, `through` the names it gives in this order, with others between them; other fields
+/// must be it.
 pub fn fits(key: &str, actual: Option<&str>, wanted: &str) -> bool {
     match (key, actual) {
         ("evidence", Some(actual)) => wanted.split(" + ").all(|part| actual.contains(part)),
+        ("through", Some(actual)) => {
+            let mut names = actual.split(',');
+            wanted
+                .split(',')
+                .all(|one| names.any(|name| is_like(name, one)))
+        }
         _ => is(actual, wanted),
+    }
+}
+
+/// Whether a name is the wanted one, in which one `*` stands for anything.
+fn is_like(name: &str, wanted: &str) -> bool {
+    match wanted.split_once('*') {
+        Some((begin, end)) => {
+            name.len() >= begin.len() + end.len() && name.starts_with(begin) && name.ends_with(end)
+        }
+        None => name == wanted,
     }
 }
 
@@ -182,6 +199,19 @@ mod tests {
         assert_eq!(field(&finding, "state").as_deref(), Some("stuck"));
         assert_eq!(field(&finding, "culprit").as_deref(), Some("7"));
         assert!(is_known("count") && !is_known("cuplrit"));
+    }
+
+    #[test]
+    fn a_chain_goes_through_functions_in_order() {
+        let chain = Some("semget,set_cookie,_cgo_1f_Cfunc_set,main");
+        let through = |wanted| fits("through", chain, wanted);
+        assert!(through("semget,main") && through("set_cookie,_cgo_*_Cfunc_set"));
+        assert!(!through("main,semget") && !through("semget,semget") && !through("set"));
+        assert!(!through("_cgo_*_Cfunc_get") && !fits("through", None, "main"));
+        assert!(
+            fits("named", chain, "semget,set_cookie,_cgo_1f_Cfunc_set,main")
+                && !fits("named", chain, "semget,main")
+        );
     }
 
     #[test]
