@@ -8,7 +8,7 @@
 //! `DMTRACE_RANDOM_ROUNDS` and `DMTRACE_RANDOM_SEED` say how many and which.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env,
     path::Path,
     process::{Child, Command},
@@ -87,8 +87,6 @@ type Counts = BTreeMap<&'static str, u64>;
 /// What a set is, as far as its users know.
 struct Item {
     cookie: Cookie,
-    /// Its owner has ended, and nothing is outstanding: it must be in the plan.
-    leaked: bool,
     /// It is in the plan.
     planned: bool,
     value: i32,
@@ -286,9 +284,10 @@ impl Model {
     }
 }
 
-/// Cookies of processes that have ended and of some that have not, and sets that are no cookies.
-fn populate(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<Vec<Item>> {
-    let mut items = Vec::new();
+/// Cookies of processes that have ended and of some that have not, and sets that are no cookies;
+/// and those that must be in the plan: their owner has ended, and nothing is outstanding.
+fn populate(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<(Vec<Item>, BTreeSet<i32>)> {
+    let (mut items, mut leaked) = (Vec::new(), BTreeSet::new());
     for number in 0..CROWDS.0 + CROWDS.1 {
         let (count, seed) = (CROWD.to_string(), random.u64(..).to_string());
         let args = ["crowd", "--count", &count, "--seed", &seed, "--hold"];
@@ -305,7 +304,9 @@ fn populate(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<Vec<Item>> 
         for item in items.iter_mut().rev().take(CROWD as usize) {
             item.value = sysv::value(item.cookie.semid)?;
             // A value of 2 says that udev, if it runs, may yet complete it.
-            item.leaked = dead && item.value < 2;
+            if dead && item.value < 2 {
+                leaked.insert(item.cookie.semid);
+            }
         }
         if dead {
             running.kill();
@@ -320,14 +321,13 @@ fn populate(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<Vec<Item>> 
             items.push(Item::new(Cookie { key, semid }));
         }
     }
-    Ok(items)
+    Ok((items, leaked))
 }
 
 impl Item {
     const fn new(cookie: Cookie) -> Self {
         Self {
             cookie,
-            leaked: false,
             planned: false,
             value: 0,
             used: None,
@@ -341,7 +341,7 @@ impl Item {
 }
 
 fn round(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<Counts> {
-    let mut items = populate(scene, random)?;
+    let (mut items, leaked) = populate(scene, random)?;
     let file = scene.path("plan");
     grow_up();
     let (object, code) = scene.clean(&["--plan", &file, "--max", "100000"])?;
@@ -361,7 +361,7 @@ fn round(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<Counts> {
             entries.find(|entry| entry.sem.semid == item.cookie.semid)
         };
         ensure!(
-            item.planned || !item.leaked,
+            item.planned || !leaked.contains(&item.cookie.semid),
             "{:?}: kept: {:?}",
             item.cookie,
             entry()
