@@ -35,7 +35,7 @@ pub fn tests() -> Vec<Trial> {
 }
 
 fn start(scene: &Scene, plan: &str, audit: &str) -> Result<Child> {
-    let args = ["--apply", "--yes", "--plan", plan];
+    let args = ["--apply", "--yes", "--plan", plan, "--max", "100000"];
     Command::new(dmtrace_bin()?)
         .args(scene.args(audit, &args))
         .stdin(Stdio::null())
@@ -173,7 +173,9 @@ fn killed_in_the_act() -> Result<()> {
                 std::hint::spin_loop();
             }
             child.kill()?;
-            let killed = child.wait()?.code().is_none();
+            let code = child.wait()?.code();
+            let killed = code.is_none();
+            ensure!(killed || code == Some(0), "exit {code:?}");
             let (gone, left) = unfinished(&cookies, &fs::read_to_string(&audit)?)?;
             sums = (sums.0 + usize::from(killed), gone, left);
         }

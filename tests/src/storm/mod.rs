@@ -139,8 +139,8 @@ pub fn storm(plan: &Storm) -> Result<Summary> {
     let seen = tracer.finish()?;
     let harms = shared.harms.finish();
     let audit = trace::compare(&plan.out.join("audit"), &cleaned, &seen)?;
-    let surprise = !harms.is_empty() || audit.live > 0;
-    if !surprise || plan.cleaner == Cleaner::UdevcompleteAll {
+    let surprise = !harms.is_empty() || audit.live > 0 || left > begin || !seen.exact;
+    if !surprise || plan.cleaner != Cleaner::Dmtrace {
         // Megabytes, of use only where something has to be understood.
         fs::remove_file(plan.out.join("watch"))?;
     }
