@@ -1,6 +1,6 @@
 //! Loading the kernel side and keeping it attached.
 
-use std::{path::Path, rc::Rc};
+use std::{collections::BTreeMap, path::Path, rc::Rc};
 
 use anyhow::{Context, Result};
 use aya::{
@@ -24,7 +24,7 @@ use super::{
     offsets,
     shared::SharedArray,
     skipped::{Misses, SkippedRuns},
-    spec::{Backend, Plan},
+    spec::{Backend, Plan, subject_of},
 };
 use crate::facts::Snapshot;
 
@@ -332,6 +332,21 @@ impl Tracer {
         // All runs at a place were skipped, and the programs have noticed.
         runs.lost += self.counts().ends_unseen;
         runs
+    }
+
+    /// The same by what the programs let us see.
+    pub fn skipped_by_subject(&self) -> BTreeMap<&'static str, SkippedRuns> {
+        let mut misses = Misses::of(&self.ebpf);
+        self.dm.count_misses(&mut misses);
+        let own = self.chosen.attached.attachments.iter();
+        let mut sums = BTreeMap::<_, SkippedRuns>::new();
+        for (program, runs) in misses.by_program(own.chain(self.dm.attachments())) {
+            let sum = sums.entry(subject_of(program)).or_default();
+            *sum = sum.plus(runs);
+        }
+        let unseen = sums.entry("operate").or_default();
+        unseen.lost += self.counts().ends_unseen;
+        sums
     }
 
     /// The maps that hold the truth.

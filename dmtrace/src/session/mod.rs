@@ -2,6 +2,7 @@
 
 mod accounting;
 mod devices;
+mod meters;
 mod registry;
 mod sites;
 mod tap;
