@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, ErrorKind},
+    net::SocketAddr,
     os::unix::fs::{FileTypeExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::Arc,
@@ -44,6 +45,8 @@ pub struct Scrape {
 pub struct Endpoint {
     /// Requests that wait for an answer.
     pub scrapes: mpsc::Receiver<Scrape>,
+    /// The port that the kernel chose for port 0.
+    address: Option<SocketAddr>,
     listener: tokio::task::JoinHandle<()>,
     path: Option<PathBuf>,
 }
@@ -57,28 +60,38 @@ impl Endpoint {
     pub fn open(listen: &Listen, exposure: Exposure, group: Option<u32>) -> Result<Self> {
         listen.permitted(exposure)?;
         let (send, scrapes) = mpsc::channel(CONVERSATIONS);
+        let failed = |place: String| format!("{place}: metrics cannot be served there");
+        let mut local = None;
         let (listener, path) = match listen {
             Listen::Tcp(address) => {
-                let listener = std::net::TcpListener::bind(address)
-                    .and_then(|listener| {
-                        listener.set_nonblocking(true)?;
-                        TcpListener::from_std(listener)
-                    })
-                    .with_context(|| format!("{address}: metrics cannot be served there"))?;
+                let listener = bind_tcp(*address).with_context(|| failed(address.to_string()))?;
+                local = listener.local_addr().ok();
                 (tokio::spawn(serve(listener, send)), None)
             }
             Listen::Unix(path) => {
-                let listener = bind(path, group)
-                    .with_context(|| format!("{}: metrics cannot be served there", path.display()))?;
+                let listener =
+                    bind(path, group).with_context(|| failed(path.display().to_string()))?;
                 (tokio::spawn(serve(listener, send)), Some(path.clone()))
             }
         };
         Ok(Self {
             scrapes,
+            address: local,
             listener,
             path,
         })
     }
+
+    /// The address of a TCP socket, with the port that the kernel chose for port 0.
+    pub const fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }
 
 impl Drop for Endpoint {
@@ -197,3 +210,6 @@ fn head(status: &str, content_type: &str, length: usize) -> String {
          Connection: close\r\nCache-Control: no-store\r\n\r\n"
     )
 }
+
+#[cfg(test)]
+mod tests;

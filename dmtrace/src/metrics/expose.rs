@@ -359,19 +359,19 @@ impl Page<'_> {
             None,
             Counter(health.history_dropped),
         )?;
-        let backend = health.backend.map_or("none", Backend::name);
-        let build = [
-            ("version", env!("CARGO_PKG_VERSION")),
-            ("schema", SCHEMA),
-            ("backend", backend),
-        ];
+        let tracer = [("backend", health.backend.map_or("none", Backend::name))];
+        self.info("tracer", "How semaphores are seen", &tracer)?;
+        let build = [("version", env!("CARGO_PKG_VERSION")), ("schema", SCHEMA)];
+        self.info(
+            "build",
+            "Version of dmtrace, and of its JSON output",
+            &build,
+        )
+    }
+
+    fn info<const N: usize>(&mut self, name: &str, help: &str, labels: &[Label; N]) -> fmt::Result {
         self.0
-            .encode_descriptor(
-                "build",
-                "Version, version of the JSON output, and how semaphores are seen",
-                None,
-                MetricType::Info,
-            )?
-            .encode_info(&build)
+            .encode_descriptor(name, help, None, MetricType::Info)?
+            .encode_info(labels)
     }
 }

@@ -106,7 +106,12 @@ mod tests {
 
     #[test]
     fn the_network_gets_nothing_unless_told() {
-        for text in ["0.0.0.0:9942", "[::]:9942", "192.0.2.1:9942", "[::ffff:192.0.2.1]:9942"] {
+        for text in [
+            "0.0.0.0:9942",
+            "[::]:9942",
+            "192.0.2.1:9942",
+            "[::ffff:192.0.2.1]:9942",
+        ] {
             let listen = text.parse::<Listen>().unwrap();
             let refused = listen.permitted(Exposure::Loopback).unwrap_err();
             assert!(refused.to_string().contains("--metrics-exposed"), "{text}");
