@@ -13,6 +13,8 @@ pub mod ledger;
 pub mod output;
 pub mod probe;
 #[cfg(feature = "live")]
+pub mod service;
+#[cfg(feature = "live")]
 pub mod session;
 pub mod stack;
 pub mod verdict;
