@@ -39,10 +39,13 @@ impl Counter {
     /// Device-mapper ioctls with a cookie that were entered. What [`Kind::Ioctl`] has seen less
     /// is still running, or its return was lost (kretprobe).
     pub const DM_ENTERED: Self = Self(KINDS as u32 * 3 + 5);
+    /// Calls whose end no program saw, because all its runs were skipped: of SETVAL, or of a wait
+    /// that was not ended by the semaphore.
+    pub const ENDS_UNSEEN: Self = Self(KINDS as u32 * 3 + 6);
 }
 
 /// Length of the counter array.
-pub const COUNTERS: u32 = KINDS as u32 * 3 + 6;
+pub const COUNTERS: u32 = KINDS as u32 * 3 + 7;
 
 /// Slots of the control array, which both sides change atomically through shared memory.
 pub mod control {
@@ -53,6 +56,8 @@ pub mod control {
     /// Offset of `mapped_device.disk`, which is in the BTF of a module that may be loaded after
     /// the programs; 0 while it is not known.
     pub const MD_DISK: u32 = 2;
+    /// The programs at the same place that a question of userspace has passed, one digit each.
+    pub const ORDER: u32 = 3;
     /// Length of the control array.
     pub const SLOTS: u32 = 8;
 }

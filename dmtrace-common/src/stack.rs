@@ -8,7 +8,7 @@ use crate::Header;
 
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
-/// Pages of the stack that are copied, the one with the stack pointer in front.
+/// Pages of stacks that are copied, the one with the stack pointer in front.
 pub const STACK_PAGES: usize = 8;
 /// Words of the auxiliary vector that are copied: pairs of type and value.
 pub const AUXV_WORDS: usize = 48;
@@ -59,6 +59,21 @@ pub struct ModuleSample {
     pub head: [u8; MODULE_HEAD],
 }
 
+/// A goroutine that waits for C code, which runs on another stack (`runtime.asmcgocall`). Zeros
+/// without one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct GoroutineSample {
+    /// Address of its `runtime.g`.
+    pub g: u64,
+    /// End of its stack (`g.stack.hi`).
+    pub end: u64,
+    /// Stack pointer of the function that has switched stacks (`g.sched.sp`).
+    pub sp: u64,
+    /// An address in a function with the same frame (`g.sched.pc`).
+    pub pc: u64,
+}
+
 /// The thread that has just made a cookie.
 ///
 /// Only what the counts say is filled in; the rest is whatever was in the ring before.
@@ -73,7 +88,7 @@ pub struct StackSample {
     pub semid: i32,
     /// System V key.
     pub key: u32,
-    /// Used pages of the stack.
+    /// Used pages of `stack`.
     pub pages: u32,
     /// Used modules.
     pub modules_len: u32,
@@ -81,10 +96,13 @@ pub struct StackSample {
     pub state: u32,
     /// Inode number of the mount namespace.
     pub mnt_ns: u32,
-    /// Padding.
-    pub _pad: u32,
+    /// How many of the pages, at most, are of the thread's stack; then come the goroutine's, from
+    /// the page with its stack pointer on.
+    pub thread_pages: u32,
     /// Address of the first copied page.
     pub start: u64,
+    /// The goroutine whose C code it is.
+    pub goroutine: GoroutineSample,
     /// Registers at the system call.
     pub regs: UserRegs,
     /// Auxiliary vector, as the kernel has passed it to the program.
@@ -130,6 +148,7 @@ const _: () = assert!(
         == 32
             + 32
             + 8
+            + size_of::<GoroutineSample>()
             + 168
             + 8 * AUXV_WORDS
             + MODULES * size_of::<ModuleSample>()

@@ -27,14 +27,36 @@ const DEV: u64 = 40;
 const NAME: u64 = 48;
 const UUID: u64 = 176;
 
+/// Which program sees it: index of [`DmCall::seen`] and [`DmCall::entered`].
+#[derive(Clone, Copy)]
+pub enum By {
+    /// The trampoline.
+    Trampoline,
+    /// The kprobe.
+    Kprobe,
+}
+
 /// An ioctl is entered. `event_nr` has to be read now: `__dev_status` overwrites it with the
 /// device's event counter on return.
 #[inline(always)]
-pub fn begins(command: u32, param: Addr) {
+pub fn begins(command: u32, param: Addr, by: By) {
     let word = u32_from(param + EVENT_NR);
     if word & 0xffff == 0 {
         return;
     }
+    let id = bpf_get_current_pid_tgid();
+    if let Some(call) = DM_CALLS.get_ptr_mut(id) {
+        // SAFETY: a live map value; only this thread writes it.
+        let call = unsafe { &mut *call };
+        let same = call.param == param && call.word == word && call.command == command;
+        // Whoever has seen this entry already sees another call, and the return was lost.
+        if same && call.entered[by as usize] == 0 {
+            call.entered[by as usize] = 1;
+            return;
+        }
+    }
+    let mut entered = [0; 2];
+    entered[by as usize] = 1;
     emit::count(Counter::DM_ENTERED);
     let name = CookieKey {
         ns: ipc_ns(current_task()).1,
@@ -52,6 +74,8 @@ pub fn begins(command: u32, param: Addr) {
         flags: u32_from(param + FLAGS),
         dev: 0,
         uevents: 0,
+        seen: [0; 2],
+        entered,
         name: [0; DM_NAME_LEN],
     };
     kernel_string(param + NAME, call.name.as_mut_ptr(), DM_NAME_LEN as u32);
@@ -61,10 +85,10 @@ pub fn begins(command: u32, param: Addr) {
     }
     // Least recently used entries make room: this fails only for lack of memory, and then the
     // return is missing among the seen ones.
-    let _counted = DM_CALLS.insert(bpf_get_current_pid_tgid(), call, 0);
+    let _counted = DM_CALLS.insert(id, call, 0);
 }
 
-/// The ioctl returns.
+/// The ioctl returns. Whichever program comes first tells, and takes the call away.
 #[inline(always)]
 pub fn ended(ret: i32) {
     let id = bpf_get_current_pid_tgid();
@@ -177,13 +201,19 @@ fn keep(call: &DmCall, describe: impl FnOnce(&mut DmEvent)) {
 /// `dm_kobject_uevent` is entered: the uevent is about to be sent. Whether that worked is in the
 /// flags of the returning ioctl.
 #[inline(always)]
-pub fn uevent(md: Addr, action: u32, word: u32) {
+pub fn uevent(md: Addr, action: u32, word: u32, by: By) {
     let Some(call) = DM_CALLS.get_ptr_mut(bpf_get_current_pid_tgid()) else {
         return;
     };
     // SAFETY: a live map value; only this thread writes it.
     let call = unsafe { &mut *call };
     if call.word != word {
+        return;
+    }
+    let seen = &mut call.seen[by as usize];
+    *seen += 1;
+    if *seen <= call.uevents {
+        // The other one has told.
         return;
     }
     call.uevents += 1;

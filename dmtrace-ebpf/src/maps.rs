@@ -66,6 +66,11 @@ pub static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(16_384, 0);
 #[map]
 pub static IN_CALL: Array<u32> = Array::with_max_entries(PREFILTER_SLOTS, 0);
 
+/// What one program knows of a thread's call and a later one of the same call takes up, by
+/// `pid_tgid`; only with the programs for kernels that preempt. Resized.
+#[map]
+pub static PENDING: HashMap<u64, Pending> = HashMap::with_max_entries(16_384, 0);
+
 /// Device-mapper ioctls between their entry and their return, by `pid_tgid`. LRU: a return that a
 /// kretprobe has lost leaves its entry behind.
 #[map]
@@ -84,6 +89,29 @@ pub static LOOKUPS: LruHashMap<LookupKey, SemEvent> = LruHashMap::with_max_entri
 /// Zeros, as [`ZERO`].
 #[map]
 pub static ZERO_DM: Array<DmEvent> = Array::with_max_entries(1, 0);
+
+/// The thread sleeps in a `semop` on this set.
+pub const WAITS: u32 = 1;
+/// A failed `semget` with this key was told.
+pub const TOLD: u32 = 2;
+/// The thread is in SETVAL on this set.
+pub const SETS: u32 = 3;
+/// The same, and it was told.
+pub const SET: u32 = 4;
+
+/// See [`PENDING`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Pending {
+    /// [`WAITS`], [`TOLD`], [`SETS`] or [`SET`].
+    pub what: u32,
+    /// semid or key.
+    pub target: u32,
+    /// Result of what was told, or value to set.
+    pub number: i32,
+    /// IPC namespace.
+    pub ns: u32,
+}
 
 /// A device-mapper ioctl in flight.
 #[repr(C)]
@@ -109,6 +137,10 @@ pub struct DmCall {
     pub dev: u32,
     /// Uevents so far.
     pub uevents: u32,
+    /// Of these, seen by the trampoline and by the kprobe, where both are attached.
+    pub seen: [u32; 2],
+    /// Which of the two has seen the entry.
+    pub entered: [u32; 2],
     /// Name of the device at entry, for a return that is not seen.
     pub name: [u8; DM_NAME_LEN],
 }

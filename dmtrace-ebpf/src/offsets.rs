@@ -32,11 +32,12 @@ offsets! {
     O_CSSSET_DFL, O_CSSSET_SUBSYS, O_CSS_CGROUP, O_CGROUP_KN, O_KN_NAME, O_KN_PARENT,
     /// Indexes into `css_set.subsys` of two controllers that container runtimes use (cgroup v1).
     O_SUBSYS_FIRST, O_SUBSYS_SECOND,
-    O_PERM_ID, O_PERM_KEY,
-    O_SEMQUEUE_SOPS, O_SEMQUEUE_NSOPS, O_SEMQUEUE_PID, O_SEMQUEUE_SLEEPER,
+    O_PERM_ID, O_PERM_KEY, O_PERM_MODE,
+    O_SEMARRAY_NSEMS,
+    O_SEMQUEUE_LIST, O_SEMQUEUE_SOPS, O_SEMQUEUE_NSOPS, O_SEMQUEUE_PID, O_SEMQUEUE_SLEEPER,
     O_PARAMS_KEY, O_PARAMS_FLG, O_PARAMS_NSEMS,
     O_DISK_MAJOR, O_DISK_MINOR,
-    O_TASK_STACK, O_MM_AUXV,
+    O_TASK_STACK, O_TASK_FSBASE, O_MM_AUXV,
     /// Number of the helper that finds a thread's registers, since 5.15.
     F_TASK_PT_REGS,
 }

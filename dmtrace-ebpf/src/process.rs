@@ -21,6 +21,7 @@ use crate::{
     emit,
     maps::{CONTROL, PROCS, ZERO},
     offsets::*,
+    pending::moves_on,
     read::{Addr, bounded, kernel_bytes, kernel_string, u32_at, u64_at, u64_from, user_some},
 };
 
@@ -360,6 +361,7 @@ pub fn control_get(slot: u32) -> u64 {
 #[inline(always)]
 pub fn exited() {
     let task = current_task();
+    moves_on(bpf_get_current_pid_tgid());
     // do_exit decrements `live` before it fires the tracepoint. Two last threads may both see 0;
     // `exited` below makes the second one a no-op.
     if u32_at(u64_at(task, &O_TASK_SIGNAL), &O_SIGNAL_LIVE) != 0 {

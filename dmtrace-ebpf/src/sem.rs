@@ -55,6 +55,12 @@ impl Ops {
     fn can_sleep(&self) -> bool {
         self.list[0].op <= 0 && self.list[0].flg & IPC_NOWAIT == 0
     }
+
+    /// Whether one of the operations forbids to sleep.
+    #[inline(always)]
+    pub fn any_nowait(&self) -> bool {
+        self.list.iter().any(|op| op.flg & IPC_NOWAIT != 0)
+    }
 }
 
 /// Slot of a semid in the prefilter (ipc/util.h:ipcid_to_idx).

@@ -4,17 +4,19 @@
 //! `struct link_map`): it is the same in every kernel, which the kernel's list of mappings is not,
 //! and it is complete also for a process that has ended before anybody could read its maps.
 
+use core::mem::offset_of;
+
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user, bpf_probe_read_user_str,
     bpf_task_pt_regs,
 };
 use dmtrace_common::{
-    AUXV_WORDS, CS_64, Header, Kind, MODULE_HEAD, MODULE_PATH, MODULES, PAGE, STACK_MODULES_CUT,
-    STACK_MORE_MODULES, STACK_NO_REGS, STACK_PAGES, StackSample, UserRegs,
+    AUXV_WORDS, CS_64, GoroutineSample, Header, Kind, MODULE_HEAD, MODULE_PATH, MODULES, PAGE,
+    STACK_MODULES_CUT, STACK_MORE_MODULES, STACK_NO_REGS, STACK_PAGES, StackSample, UserRegs,
 };
 
 use crate::{
-    emit,
+    emit, goroutine,
     offsets::{
         ABSENT, F_TASK_PT_REGS, O_MM_AUXV, O_MNTNS_INUM, O_NSPROXY_MNT, O_TASK_MM, O_TASK_NSPROXY,
         O_TASK_STACK,
@@ -72,7 +74,7 @@ fn kernel_into<T>(into: *mut T, from: Addr) -> bool {
 }
 
 #[inline(always)]
-fn user_into<T>(into: *mut T, from: Addr) -> bool {
+pub fn user_into<T>(into: *mut T, from: Addr) -> bool {
     // SAFETY: as above.
     unsafe { bpf_probe_read_user(into.cast(), size_of::<T>() as u32, from as *const _) == 0 }
 }
@@ -80,11 +82,16 @@ fn user_into<T>(into: *mut T, from: Addr) -> bool {
 /// The system call of the current thread; `None` for 32-bit callers.
 #[inline(always)]
 pub fn user_call() -> Option<UserCall> {
-    let mut regs = UserRegs::default();
-    let read = kernel_into(&raw mut regs, user_regs());
-    (read && regs.cs == CS_64).then_some(UserCall {
-        first: regs.general[14] as u32,
-        third: regs.general[12] as u32,
+    let regs = user_regs();
+    // One by one: see `goroutine::g`.
+    let word = |offset: usize| {
+        let mut word = 0u64;
+        kernel_into(&raw mut word, regs + offset as u64).then_some(word)
+    };
+    let general = |index: usize| word(offset_of!(UserRegs, general) + 8 * index);
+    (regs != 0 && word(offset_of!(UserRegs, cs))? == CS_64).then_some(UserCall {
+        first: general(14)? as u32,
+        third: general(12)? as u32,
     })
 }
 
@@ -110,7 +117,6 @@ pub extern "C" fn dmtrace_stack(ns: u32, semid: u32, key: u32) -> u64 {
         sample.semid = semid as i32;
         sample.key = key;
         sample.state = 0;
-        sample._pad = 0;
         let nsproxy = u64_at(who.task, &O_TASK_NSPROXY);
         sample.mnt_ns = u32_at(u64_at(nsproxy, &O_NSPROXY_MNT), &O_MNTNS_INUM);
         copy_stack(sample);
@@ -123,21 +129,42 @@ pub extern "C" fn dmtrace_stack(ns: u32, semid: u32, key: u32) -> u64 {
 fn copy_stack(sample: &mut StackSample) {
     sample.pages = 0;
     sample.start = 0;
+    sample.thread_pages = STACK_PAGES as u32;
+    sample.goroutine = GoroutineSample::default();
     if !kernel_into(&raw mut sample.regs, user_regs()) {
         sample.state |= STACK_NO_REGS;
         return;
     }
-    let start = sample.regs.sp & !(PAGE as u64 - 1);
+    let start = page_of(sample.regs.sp);
     sample.start = start;
+    let entered = goroutine::waiting(sample.regs.sp, &mut sample.goroutine);
+    if entered > start {
+        // All frames of C are below.
+        let used = (entered - start).div_ceil(PAGE as u64);
+        sample.thread_pages = used.min(STACK_PAGES as u64) as u32;
+    }
     let base = (&raw mut sample.stack).cast::<[u8; PAGE]>();
+    let mut from = start;
     for page in 0..STACK_PAGES {
+        if page as u32 == sample.thread_pages {
+            from = page_of(sample.goroutine.sp);
+        }
+        if page as u32 > sample.thread_pages && from >= sample.goroutine.end {
+            break;
+        }
         // SAFETY: inside the array.
         let into = unsafe { base.add(page) };
-        if !user_into(into, start + (page * PAGE) as u64) {
+        if !user_into(into, from) {
             break;
         }
         sample.pages = page as u32 + 1;
+        from += PAGE as u64;
     }
+}
+
+/// Address of the page that an address is in.
+const fn page_of(address: Addr) -> Addr {
+    address & !(PAGE as u64 - 1)
 }
 
 /// The program itself, then what the dynamic linker has loaded.

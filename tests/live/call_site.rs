@@ -21,6 +21,7 @@ use crate::{
 const COMPILED: &[Need] = &[Need::Root, Need::Program("cc")];
 const CONTAINED: &[Need] = &[Need::Root, Need::Program("cc"), Need::Program("unshare")];
 const GO: &[Need] = &[Need::Root, Need::Program("go")];
+const CGO: &[Need] = &[Need::Root, Need::Program("cc"), Need::Program("go")];
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -46,6 +47,7 @@ pub fn tests() -> Vec<Trial> {
             recorded,
         ),
         test("call_site::of_a_stripped_go_program", GO, of_go),
+        test("call_site::of_c_called_by_go_is_complete", CGO, of_cgo),
         test(
             "call_site::a_static_program_is_complete",
             COMPILED,
@@ -65,72 +67,13 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// Makes a cookie and dies. `DEPTH` more frames of a kilobyte each; `FIRST` names a function.
-const C: &str = r#"
-#include <sys/ipc.h>
-#include <sys/sem.h>
-#include <signal.h>
-#include <unistd.h>
-#ifndef DEPTH
-#define DEPTH 0
-#endif
-__attribute__((noinline)) int lose_cookie(int key)
-{
-    int semid = semget(0x0d4d0000 | key, 1, 0600 | IPC_CREAT | IPC_EXCL);
-    semctl(semid, 0, SETVAL, 1);
-    __asm__ volatile ("" ::: "memory");
-    return semid;
-}
-__attribute__((noinline)) int sink(int depth, int key)
-{
-    volatile char room[1024];
-    room[0] = (char)depth;
-    int semid = depth > 0 ? sink(depth - 1, key) : lose_cookie(key);
-    return semid + room[0] - (char)depth;
-}
-__attribute__((noinline)) int FIRST(int key)
-{
-    int semid = sink(DEPTH, key);
-    __asm__ volatile ("" ::: "memory");
-    return semid;
-}
-int main(int count, char **words)
-{
-    (void)words;
-    int semid = FIRST(0x4700 + count);
-    kill(getpid(), SIGKILL);
-    return semid;
-}
-"#;
+const C: &str = include_str!("programs/leaker.c");
 
-const GO_SOURCE: &str = r#"package main
+/// The same in Go.
+const GO_SOURCE: &str = include_str!("programs/leaker.go");
 
-import (
-	"os"
-	"syscall"
-)
-
-//go:noinline
-func loseCookie(key uintptr) uintptr {
-	semid, _, _ := syscall.RawSyscall(syscall.SYS_SEMGET, 0x0d4d0000|key, 1, 0600|01000|02000)
-	syscall.RawSyscall6(syscall.SYS_SEMCTL, semid, 0, 16, 1, 0, 0)
-	return semid
-}
-
-//go:noinline
-func throughGo(depth int) uintptr {
-	if depth > 0 {
-		return throughGo(depth-1) + 1
-	}
-	return loseCookie(0x4747)
-}
-
-func main() {
-	done := make(chan uintptr)
-	go func() { done <- throughGo(3) }()
-	<-done
-	syscall.Kill(os.Getpid(), syscall.SIGKILL)
-}
-"#;
+/// C called from Go, `DEPTH` calls deep.
+const CGO_SOURCE: &str = include_str!("programs/leaker_cgo.go");
 
 /// Builds the C program.
 fn compile(dir: &Path, first: &str, more: &[&str]) -> Result<PathBuf> {
@@ -181,7 +124,10 @@ fn expect(site: &Value, functions: &[&str]) -> Result<()> {
     let mut rest = line;
     for function in functions {
         let at = rest.find(function);
-        let at = at.with_context(|| format!("{function} is not where it should be: {line}"))?;
+        let at = at.with_context(|| {
+            let why = &site["truncated"];
+            format!("{function} is not where it should be: {line} (truncated: {why})")
+        })?;
         rest = &rest[at + function.len()..];
     }
     ensure!(site["complete"] == true, "not complete: {site}");
@@ -316,21 +262,29 @@ fn recorded() -> Result<()> {
     })?
 }
 
-fn of_go() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let program = dir.path().join("leaker");
-    let source = dir.path().join("main.go");
-    fs::write(&source, GO_SOURCE)?;
+/// Builds a program of Go.
+fn compile_go(dir: &Path, source: &str, cgo: bool, flags: &[&str]) -> Result<PathBuf> {
+    let program = dir.join("leaker");
+    let file = dir.join("main.go");
+    fs::write(&file, source)?;
     let status = Command::new("go")
-        .args(["build", "-ldflags", "-s -w", "-o"])
-        .args([&program, &source])
-        .env("GOCACHE", dir.path().join("cache"))
-        .env("HOME", dir.path())
-        .env("CGO_ENABLED", "0")
+        .arg("build")
+        .args(flags)
+        .arg("-o")
+        .args([&program, &file])
+        .env("GOCACHE", dir.join("cache"))
+        .env("HOME", dir)
+        .env("CGO_ENABLED", if cgo { "1" } else { "0" })
         .env("GO111MODULE", "off")
         .status()
         .context("go")?;
     ensure!(status.success(), "go: {status}");
+    Ok(program)
+}
+
+fn of_go() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = compile_go(dir.path(), GO_SOURCE, false, &["-ldflags=-s -w"])?;
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
         let _tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
@@ -350,6 +304,53 @@ fn of_go() -> Result<()> {
         );
         let text = site.to_string();
         ensure!(text.contains("main.go"), "no source file: {text}");
+        Ok(())
+    })?
+}
+
+/// C runs on another stack than the goroutine that calls it.
+fn of_cgo() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    // In a static program libc has its thread-local variables where Go looks for its own.
+    let kinds: [&[&str]; 3] = [
+        &["-ldflags=-s -w"],
+        &["-ldflags=-s -w", "-buildmode=pie"],
+        &["-ldflags=-s -w -linkmode external -extldflags -static"],
+    ];
+    for flags in kinds {
+        let source = CGO_SOURCE.replace("DEPTH", "3");
+        let program = compile_go(dir.path(), &source, true, flags)?;
+        in_private_ns(|| {
+            let ns = ns_of("thread-self")?;
+            let site = behind_the_tracer(ns, &program, || Ok(()))?;
+            let chain = [
+                "runtime.asmcgocall",
+                "runtime.cgocall",
+                "main._Cfunc_lose_cookie",
+                "main.throughGo",
+                "main.main.func1",
+                "runtime.goexit",
+            ];
+            expect(&site, &chain)?;
+            let count = line(&site)?.matches("main.throughGo").count();
+            ensure!(count == 4, "{flags:?}: {site}");
+            Ok(())
+        })??;
+    }
+    let source = CGO_SOURCE.replace("DEPTH", "40");
+    let program = compile_go(dir.path(), &source, true, &[])?;
+    in_private_ns(|| {
+        let site = behind_the_tracer(ns_of("thread-self")?, &program, || Ok(()))?;
+        let why = site["truncated"].as_str().context("not truncated")?;
+        ensure!(
+            why.starts_with("the copied ")
+                && why.ends_with(" of the goroutine's stack are used up"),
+            "{why}"
+        );
+        ensure!(
+            line(&site)?.starts_with("semget < lose_cookie < "),
+            "{site}"
+        );
         Ok(())
     })?
 }

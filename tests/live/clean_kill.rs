@@ -1,15 +1,15 @@
 //! `dmtrace clean --apply` ends in the middle: the audit record tells the truth.
 
 use std::{
-    collections::BTreeSet,
-    fs,
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use dmtrace_tests::harness::{dmtrace_bin, test};
+use dmtrace_tests::harness::{actor, dmtrace_bin, test};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -22,16 +22,20 @@ use crate::{
 const ROUNDS: u32 = 12;
 /// Leaked cookies for each time.
 const COOKIES: usize = 12;
+/// Leaked cookies of which some are removed each time, unless `DMTRACE_RANDOM_ROUNDS` says
+/// otherwise.
+const MANY: usize = 150;
 
 pub fn tests() -> Vec<Trial> {
     vec![
         test("clean::killed_at_any_moment", NEEDS, killed),
+        test("clean::killed_in_the_act", NEEDS, killed_in_the_act),
         test("clean::ctrl_c_ends_between_two_cookies", NEEDS, interrupted),
     ]
 }
 
 fn start(scene: &Scene, plan: &str, audit: &str) -> Result<Child> {
-    let args = ["--apply", "--yes", "--plan", plan];
+    let args = ["--apply", "--yes", "--plan", plan, "--max", "100000"];
     Command::new(dmtrace_bin()?)
         .args(scene.args(audit, &args))
         .stdin(Stdio::null())
@@ -135,6 +139,123 @@ fn truthful_to_the_end(text: &str, cookies: usize) -> Result<()> {
         "{text}"
     );
     Ok(())
+}
+
+/// Killed a moment after an intent is on disk: before, while or after the cookie is removed, or
+/// while the outcome is written. The next run takes up the same plan, and is killed, too.
+fn killed_in_the_act() -> Result<()> {
+    let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
+    let count = number("DMTRACE_RANDOM_ROUNDS").unwrap_or(MANY);
+    Scene::run(true, |scene| {
+        let cookies = crowd(scene, count)?;
+        let (plan, audit) = (scene.path("plan"), scene.path("audit"));
+        let (object, code) = scene.clean(&["--plan", &plan, "--max", "100000"])?;
+        ensure!(
+            code == 1 && planned(&object).len() == count,
+            "{object:.900}"
+        );
+        let mut sums = (0, 0, 0);
+        while cookies.iter().any(|it| it.exists()) {
+            let before = fs::read_to_string(&audit).unwrap_or_default().len();
+            let mut child = start(scene, &plan, &audit)?;
+            let wanted = fastrand::usize(1..6);
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while child.try_wait()?.is_none() {
+                let text = fs::read(&audit).unwrap_or_default();
+                let text = String::from_utf8_lossy(text.get(before..).unwrap_or_default());
+                if text.matches("\"clean_intent\"").count() >= wanted {
+                    break;
+                }
+                ensure!(Instant::now() < deadline, "it hangs");
+            }
+            let moment = Instant::now() + Duration::from_micros(fastrand::u64(..400));
+            while Instant::now() < moment {
+                std::hint::spin_loop();
+            }
+            child.kill()?;
+            let code = child.wait()?.code();
+            let killed = code.is_none();
+            ensure!(killed || code == Some(0), "exit {code:?}");
+            let (gone, left) = unfinished(&cookies, &fs::read_to_string(&audit)?)?;
+            sums = (sums.0 + usize::from(killed), gone, left);
+        }
+        let (kills, gone, left) = sums;
+        println!(
+            "killed {kills} times; intents without an outcome: {gone} of cookies that are gone, \
+             {left} of cookies that were left"
+        );
+        ensure!(kills > 0, "it was never killed");
+        Ok(())
+    })
+}
+
+/// Many cookies that one process has left.
+fn crowd(scene: &mut Scene, count: usize) -> Result<Vec<Cookie>> {
+    let number = count.to_string();
+    let mut running = actor(&["moby", "--count", &number, "--hold"])?;
+    let mut cookies = Vec::new();
+    while let Some(line) = running.next_line()? {
+        match line.step.as_str() {
+            "created" => cookies.push(Cookie::of(&line)?),
+            "done" => break,
+            _ => {}
+        }
+    }
+    running.kill();
+    scene.cast.push(running);
+    grow_up();
+    Ok(cookies)
+}
+
+/// Every run is whole but for its end: only its last intent can be without an outcome. Returns how
+/// many there are whose cookie was gone all the same, and whose cookie was not.
+fn unfinished(cookies: &[Cookie], text: &str) -> Result<(usize, usize)> {
+    let mut runs: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for line in text.lines() {
+        // One that was torn by a kill.
+        let Ok(line) = serde_json::from_str::<Value>(line) else {
+            continue;
+        };
+        let run = line["run"].as_str().context("no run")?.to_owned();
+        runs.entry(run).or_default().push(line);
+    }
+    let (mut open, mut told, mut announced) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for lines in runs.values() {
+        let (intents, outcomes) = (
+            semids(lines, "clean_intent"),
+            semids(lines, "clean_outcome"),
+        );
+        let missing: Vec<i32> = intents.difference(&outcomes).copied().collect();
+        ensure!(missing.len() <= 1, "{missing:?} have no outcome");
+        if let Some(&semid) = missing.first() {
+            let last = lines.last().context("no line")?;
+            ensure!(last["semid"] == semid, "{last} after the intent of {semid}");
+        }
+        ensure!(
+            outcomes.is_subset(&intents),
+            "{outcomes:?} were not announced"
+        );
+        ensure!(told.is_disjoint(&outcomes), "removed twice: {outcomes:?}");
+        open.extend(missing);
+        told.extend(outcomes);
+        announced.extend(intents);
+    }
+    let exists = |cookie: &Cookie| cookie.exists();
+    let (there, gone): (Vec<Cookie>, Vec<Cookie>) = cookies.iter().partition(|it| exists(it));
+    for cookie in &there {
+        ensure!(!told.contains(&cookie.semid), "{cookie:?} is not gone");
+    }
+    let mut silently = 0;
+    for cookie in &gone {
+        let semid = cookie.semid;
+        ensure!(announced.contains(&semid), "{cookie:?} was not announced");
+        silently += usize::from(!told.contains(&semid));
+        ensure!(
+            told.contains(&semid) || open.contains(&semid),
+            "{cookie:?} is gone"
+        );
+    }
+    Ok((silently, open.len() - silently))
 }
 
 fn interrupted() -> Result<()> {

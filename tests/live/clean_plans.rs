@@ -5,9 +5,12 @@ use std::{
     io::{BufRead as _, BufReader},
     os::unix::fs::PermissionsExt as _,
     process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
+use dmtrace::host::{self, Scope};
 use dmtrace_tests::{
     harness::{actor, dmtrace_bin, test},
     sysv,
@@ -18,7 +21,7 @@ use serde_json::Value;
 use crate::{
     NEEDS,
     clean_scene::{Cookie, Scene, grow_up, outcome, planned},
-    tracer::dmtrace,
+    tracer::{dmtrace, dmtrace_json},
 };
 
 pub fn tests() -> Vec<Trial> {
@@ -26,7 +29,44 @@ pub fn tests() -> Vec<Trial> {
         test("clean::plans_in_files", NEEDS, plan_files),
         test("clean::forged_plans_destroy_nothing", NEEDS, forged),
         test("clean::abandoned_by_a_living_owner", NEEDS, abandoned),
+        test("clean::a_namespace_without_processes", NEEDS, pinned),
     ]
+}
+
+/// Cleaned like any other, and not kept alive.
+fn pinned() -> Result<()> {
+    Scene::run(true, |scene| {
+        let hold = ["--stop-at", "after-setval", "--how", "hold"];
+        let mut maker = actor(&[&["cycle", "--new-ipc-ns"], &hold[..]].concat())?;
+        let ns = maker.until("namespace")?.number("ns")?;
+        let cookie = Cookie::of(&maker.until("set")?)?;
+        let path = format!("/proc/{}/ns/ipc", maker.pid());
+        let mut pin = actor(&["hold-file", "--path", &path, "--hold"])?;
+        pin.until("holding")?;
+        maker.kill();
+        grow_up();
+        let (audit, number) = (scene.path("audit"), ns.to_string());
+        let mut args = vec!["clean", "--apply", "--yes", "--audit", &audit];
+        args.extend(["--older-than", "0s", "--ipc-ns", &number]);
+        let (result, code) = dmtrace_json(&args)?;
+        let told = outcome(&result, cookie);
+        ensure!(code == 0 && told == Some("removed"), "{code}: {result}");
+        let sets = || {
+            let snapshot = host::take_snapshot(&Scope::default());
+            let mut spaces = snapshot.namespaces.into_iter();
+            spaces
+                .find(|space| i64::from(space.ns.0) == ns)
+                .map(|space| space.sets.len())
+        };
+        ensure!(sets() == Some(0), "{:?} sets are left", sets());
+        pin.kill();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while sets().is_some() {
+            ensure!(Instant::now() < deadline, "the namespace is kept alive");
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    })
 }
 
 fn plan_files() -> Result<()> {

@@ -6,6 +6,7 @@ mod clean;
 mod clean_complete;
 mod clean_instant;
 mod clean_kill;
+mod clean_model;
 mod clean_plans;
 mod clean_random;
 mod clean_scene;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     tests.extend(clean_complete::tests());
     tests.extend(clean_instant::tests());
     tests.extend(clean_kill::tests());
+    tests.extend(clean_model::tests());
     tests.extend(clean_plans::tests());
     tests.extend(clean_random::tests());
     tests.extend(doctor::tests());

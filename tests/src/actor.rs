@@ -1,7 +1,7 @@
 //! The cookie protocol, call by call as libdm makes it (`libdm-common.c`), and the ways to break
 //! it. Runs in the binary `cookie-actor`, in processes with one thread.
 
-use std::{fmt::Write as _, fs::File, io, io::Read, time::Duration};
+use std::{fmt::Write as _, fs::File, io, io::Read, path::Path, time::Duration};
 
 use crate::{
     dm,
@@ -20,6 +20,8 @@ pub enum Step {
     AfterSetval,
     /// The value counts the uevents.
     AfterInc,
+    /// Device-mapper has sent its uevent; only of a device.
+    AfterIoctl,
     /// udev has completed all of them, the owner has not waited.
     AfterComplete,
     /// The owner sleeps; nobody completes.
@@ -35,6 +37,7 @@ impl Step {
             "after-semget" => Self::AfterSemget,
             "after-setval" => Self::AfterSetval,
             "after-inc" => Self::AfterInc,
+            "after-ioctl" => Self::AfterIoctl,
             "after-complete" => Self::AfterComplete,
             "in-wait" => Self::InWait,
             "after-wait" => Self::AfterWait,
@@ -81,6 +84,15 @@ impl Actor {
     /// # Errors
     /// Those of `semget`, except `EEXIST` for a random key.
     pub fn create(&self) -> io::Result<Cookie> {
+        let cookie = self.make()?;
+        sysv::set_value(cookie.semid, 1)?;
+        sysv::value(cookie.semid)?;
+        self.reached(Step::AfterSetval, "set", cookie);
+        Ok(cookie)
+    }
+
+    /// Its first half: the set has value 0.
+    fn make(&self) -> io::Result<Cookie> {
         let mut random = File::open("/dev/urandom")?;
         let cookie = loop {
             let mut base = [0; 2];
@@ -97,10 +109,30 @@ impl Actor {
             }
         };
         self.reached(Step::AfterSemget, "created", cookie);
-        sysv::set_value(cookie.semid, 1)?;
-        sysv::value(cookie.semid)?;
-        self.reached(Step::AfterSetval, "set", cookie);
         Ok(cookie)
+    }
+
+    /// Many cookies, each left at a random step of its making.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub fn crowd(&self, count: u32, seed: u64) -> io::Result<()> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..count {
+            let step = random.u8(..4);
+            let cookie = if step == 0 {
+                self.make()?
+            } else {
+                self.create()?
+            };
+            if step > 1 {
+                self.inc(cookie)?;
+            }
+            if step > 2 {
+                self.complete(cookie.key)?;
+            }
+        }
+        Ok(())
     }
 
     /// `_udev_notify_sem_inc`: one more uevent will come.
@@ -235,6 +267,56 @@ impl Actor {
                 Ok(())
             }
         }
+    }
+
+    /// A real device by the library's calls, as devicemapper-rs: made, resumed, waited for, removed,
+    /// waited for. udev completes. Returns what is wrong with its node when udev is said to have
+    /// finished.
+    ///
+    /// # Errors
+    /// Those of the calls. `EBUSY` at the removal is tried again: udev may look at the device.
+    pub fn device(&self, name: &str) -> io::Result<Option<&'static str>> {
+        let node = Path::new("/dev/mapper").join(name);
+        dm::create_zero(name, 2048)?;
+        let cookie = self.announced()?;
+        self.operation(cookie, dm::resume(name, cookie.key))?;
+        let there = node.exists();
+        let mut tries = 0;
+        let cookie = loop {
+            let cookie = self.announced()?;
+            match self.operation(cookie, dm::remove(name, cookie.key)) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && tries < 200 => {
+                    tries += 1;
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                done => break done.map(|()| cookie),
+            }
+        }?;
+        say("removed", Some(cookie), &[]);
+        Ok(match (there, node.symlink_metadata().is_ok()) {
+            (false, _) => Some("no node when it was made"),
+            (_, true) => Some("a node when it was removed"),
+            _ => None,
+        })
+    }
+
+    /// A cookie with one operation announced.
+    fn announced(&self) -> io::Result<Cookie> {
+        let cookie = self.create()?;
+        self.inc(cookie)?;
+        self.reached(Step::AfterInc, "armed", cookie);
+        Ok(cookie)
+    }
+
+    /// What follows the ioctl of an operation: the own completion where udev has none to make, and
+    /// always the wait.
+    fn operation(&self, cookie: Cookie, done: io::Result<bool>) -> io::Result<()> {
+        self.reached(Step::AfterIoctl, "called", cookie);
+        if !matches!(done, Ok(true)) {
+            self.complete(cookie.key)?;
+        }
+        self.wait(cookie.key)?;
+        done.map(drop)
     }
 
     /// What devicemapper-rs does when a signal comes: gives up the wait and the cookie.

@@ -1,55 +1,153 @@
-//! The device-mapper ioctls that end an operation with a cookie, called as libdm calls them.
+//! The device-mapper ioctls of users of cookies, called as libdm calls them.
 
-use std::{fs::OpenOptions, io, os::fd::AsRawFd};
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::fd::AsRawFd,
+};
 
 use crate::sysv::check;
 
 /// Length of `struct dm_ioctl`, which is the same for 32 and 64 bits.
 const LEN: usize = 312;
-const NAME: usize = 48;
-const EVENT_NR: usize = 32;
+/// `struct dm_target_spec`, and room for parameters.
+const TARGET: usize = 48;
+const DATA_SIZE: usize = 12;
+const DATA_START: usize = 16;
+const TARGET_COUNT: usize = 20;
 const FLAGS: usize = 28;
+const EVENT_NR: usize = 32;
+const NAME: usize = 48;
+
 /// `DM_UEVENT_GENERATED_FLAG`
 const UEVENT_GENERATED: u32 = 0x2000;
-/// `_IOWR(0xfd, 4, struct dm_ioctl)`
-const DEV_REMOVE: u32 = 0xc138_fd04;
+/// `DM_UDEV_PRIMARY_SOURCE_FLAG`, where the flags of a cookie are.
+const PRIMARY_SOURCE: u32 = 0x0040_0000;
+
+/// `_IOWR(0xfd, number, struct dm_ioctl)`
+const fn command(number: u32) -> u32 {
+    0xc138_fd00 | number
+}
+const DEV_CREATE: u32 = command(3);
+const DEV_REMOVE: u32 = command(4);
+/// A resume, unless a flag makes it a suspend.
+const DEV_SUSPEND: u32 = command(6);
+const TABLE_LOAD: u32 = command(9);
 
 /// `DM_DEV_REMOVE` of the device `name`, with a cookie; returns whether a uevent was made.
 ///
 /// # Errors
 /// Those of the call: `EBUSY` for a device that is open, `ENXIO` for one that is not there.
 pub fn remove(name: &str, cookie: u32) -> io::Result<bool> {
-    let control = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/mapper/control")?;
-    let mut args = [0_u8; LEN];
-    // Version 4.0.0.
-    put(&mut args, 0, 4);
-    put(&mut args, 12, LEN as u32);
-    put(&mut args, 16, LEN as u32);
-    // DM_UDEV_PRIMARY_SOURCE_FLAG, and the base of the cookie.
-    put(&mut args, EVENT_NR, 0x0040_0000 | cookie & 0xffff);
-    for (to, from) in args[NAME..NAME + 127].iter_mut().zip(name.bytes()) {
-        *to = from;
-    }
-    // SAFETY: the structure says its own length, and outlives the call.
-    check(unsafe {
-        libc::ioctl(
-            control.as_raw_fd(),
-            DEV_REMOVE as libc::Ioctl,
-            args.as_mut_ptr(),
-        )
-    })?;
-    let [a, b, c, d] = [
-        args[FLAGS],
-        args[FLAGS + 1],
-        args[FLAGS + 2],
-        args[FLAGS + 3],
-    ];
-    Ok(u32::from_ne_bytes([a, b, c, d]) & UEVENT_GENERATED != 0)
+    Call::on(name).with_cookie(cookie).make(DEV_REMOVE)
 }
 
-fn put(args: &mut [u8; LEN], at: usize, value: u32) {
-    args[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+/// As [`remove`], without a cookie: nobody waits for udev.
+///
+/// # Errors
+/// As [`remove`].
+pub fn remove_at_once(name: &str) -> io::Result<()> {
+    Call::on(name).make(DEV_REMOVE).map(drop)
+}
+
+/// A new device of `sectors` zeros, not running yet.
+///
+/// # Errors
+/// Those of the calls: `EBUSY` where there is one of that name.
+pub fn create_zero(name: &str, sectors: u64) -> io::Result<()> {
+    Call::on(name).make(DEV_CREATE)?;
+    let mut load = Call::on(name);
+    load.put(TARGET_COUNT, 1);
+    // sector_start, length, status, next, target_type[16], no parameters.
+    load.args[LEN + 8..LEN + 16].copy_from_slice(&sectors.to_ne_bytes());
+    load.args[LEN + 24..LEN + 28].copy_from_slice(b"zero");
+    load.make(TABLE_LOAD).map(drop)
+}
+
+/// `DM_DEV_SUSPEND` that resumes, with a cookie; returns whether a uevent was made.
+///
+/// # Errors
+/// Those of the call.
+pub fn resume(name: &str, cookie: u32) -> io::Result<bool> {
+    Call::on(name).with_cookie(cookie).make(DEV_SUSPEND)
+}
+
+/// As [`resume`], without a cookie.
+///
+/// # Errors
+/// Those of the call.
+pub fn resume_at_once(name: &str) -> io::Result<()> {
+    Call::on(name).make(DEV_SUSPEND).map(drop)
+}
+
+/// Devices whose names begin so: each with whether it is suspended.
+pub fn devices(prefix: &str) -> Vec<(String, bool)> {
+    let read = |path: &str| Some(fs::read_to_string(path).ok()?.trim().to_owned());
+    let blocks = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    blocks
+        .filter_map(|block| block.file_name().into_string().ok())
+        .filter(|block| block.starts_with("dm-"))
+        .filter_map(|block| {
+            let name = read(&format!("/sys/block/{block}/dm/name"))?;
+            let suspended = read(&format!("/sys/block/{block}/dm/suspended"))? == "1";
+            name.starts_with(prefix).then_some((name, suspended))
+        })
+        .collect()
+}
+
+/// The argument of a call, and room for a table of one line.
+struct Call {
+    args: [u8; LEN + TARGET],
+}
+
+impl Call {
+    fn on(name: &str) -> Self {
+        let mut call = Self {
+            args: [0; LEN + TARGET],
+        };
+        // Version 4.0.0.
+        call.put(0, 4);
+        call.put(DATA_SIZE, (LEN + TARGET) as u32);
+        call.put(DATA_START, LEN as u32);
+        for (to, from) in call.args[NAME..NAME + 127].iter_mut().zip(name.bytes()) {
+            *to = from;
+        }
+        call
+    }
+
+    fn with_cookie(mut self, cookie: u32) -> Self {
+        self.put(EVENT_NR, PRIMARY_SOURCE | cookie & 0xffff);
+        self
+    }
+
+    fn put(&mut self, at: usize, value: u32) {
+        self.args[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+
+    fn flags(&self) -> u32 {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&self.args[FLAGS..FLAGS + 4]);
+        u32::from_ne_bytes(bytes)
+    }
+
+    /// Makes it; returns whether a uevent was made.
+    fn make(mut self, command: u32) -> io::Result<bool> {
+        let control = control()?;
+        // SAFETY: the structure says its own length, and outlives the call.
+        check(unsafe {
+            libc::ioctl(
+                control.as_raw_fd(),
+                command as libc::Ioctl,
+                self.args.as_mut_ptr(),
+            )
+        })?;
+        Ok(self.flags() & UEVENT_GENERATED != 0)
+    }
+}
+
+fn control() -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/mapper/control")
 }

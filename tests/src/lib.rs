@@ -4,4 +4,5 @@
 pub mod actor;
 pub mod dm;
 pub mod harness;
+pub mod storm;
 pub mod sysv;

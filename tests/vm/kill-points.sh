@@ -16,7 +16,7 @@ points() {
         nth=$(head -n $point "$1" | grep -c "^$call(")
         case $line in
         # The ioctl is behind it: there is a device, and an event that udev will complete.
-        semget*,\ 000\)*) how=finished_after_death known=yes ;;
+        semget*,\ 000\)*) how=finished_after_death known=yes completed=' + completed by udev' ;;
         # The wait before it must come to its end.
         *IPC_RMID*) how=owner_killed && udevd_go ;;
         esac
@@ -26,15 +26,16 @@ points() {
             made=$((made + 1))
             [ -n "$known" ] || device=-
             expect leaked "culprit=$killed" "command=$command" "how=$how" "step=$stage" \
-                confidence=observed "device=$device"
+                confidence=observed "device=$device" "missing=$missing" \
+                "evidence=killed by SIGKILL$completed"
         fi
         # What this call changes, for those that are killed at later ones.
         case $line in
-        semget*IPC_CREAT*) stage=created how=owner_killed known= ;;
-        *SETVAL*) stage=ready ;;
-        *sem_op=1,*) stage=armed ;;
+        semget*IPC_CREAT*) stage=created missing=set_val how=owner_killed known= completed= ;;
+        *SETVAL*) stage=ready missing=increment ;;
+        *sem_op=1,*) stage=armed missing=wait ;;
         *sem_op=-1,*) stage=self_completed ;;
-        *sem_op=0,*) stage=released ;;
+        *sem_op=0,*) stage=released missing=removal ;;
         esac
     done <"$1"
     udevd_go

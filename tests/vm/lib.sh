@@ -51,17 +51,27 @@ skip() {
     exit 0
 }
 
-# until_ok SECONDS COMMAND...: tries until it succeeds.
+# uptime: whole seconds since boot, in $now; without a process of its own.
+uptime() {
+    read -r now _ </proc/uptime
+    now=${now%.*}
+}
+
+# until_ok SECONDS COMMAND...: tries until it succeeds. After the first tries less often: what is
+# waited for needs the processor, too.
 until_ok() {
-    tries=$(($1 * 20))
+    uptime
+    deadline=$((now + $1))
     shift
+    tries=0
     until "$@"; do
-        tries=$((tries - 1))
-        if [ $tries -le 0 ]; then
+        uptime
+        if [ "$now" -gt "$deadline" ]; then
             echo "in vain: $*"
             return 1
         fi
-        sleep 0.05
+        tries=$((tries + 1))
+        if [ $tries -lt 40 ]; then sleep 0.05; else sleep 0.3; fi
     done
 }
 

@@ -69,6 +69,7 @@ for entry; do
     ) >"$OUT/log" 2>&1
     code=$?
     echo $code >"$OUT/status"
+    ! [ -e /run/suite/docker.log ] || cp /run/suite/docker.log "$OUT/"
     # The last one leaves its traces to the end of the guest.
     remaining=$((remaining - 1))
     [ $remaining -eq 0 ] || clean_up >>"$OUT/log" 2>&1

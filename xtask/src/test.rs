@@ -84,6 +84,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         tally.skipped += 1;
     } else if wanted("vm") {
         tally += timed("vm", vm::suite::tier);
+        tally += timed("storm", vm::storm::tier);
     }
 
     println!("\n{tally}");

@@ -7,26 +7,26 @@ use aya_ebpf::{
 };
 use dmtrace_common::{DM_REMOVE, DM_RENAME, DM_SUSPEND};
 
-use crate::dm::{begins, ended, uevent};
+use crate::dm::{By, begins, ended, uevent};
 
 /// `dev_suspend` is entered: suspend and resume.
 #[fentry]
 pub fn dm_suspend_e(ctx: FEntryContext) -> i32 {
-    begins(DM_SUSPEND, ctx.arg(1));
+    begins(DM_SUSPEND, ctx.arg(1), By::Trampoline);
     0
 }
 
 /// `dev_remove` is entered.
 #[fentry]
 pub fn dm_remove_e(ctx: FEntryContext) -> i32 {
-    begins(DM_REMOVE, ctx.arg(1));
+    begins(DM_REMOVE, ctx.arg(1), By::Trampoline);
     0
 }
 
 /// `dev_rename` is entered.
 #[fentry]
 pub fn dm_rename_e(ctx: FEntryContext) -> i32 {
-    begins(DM_RENAME, ctx.arg(1));
+    begins(DM_RENAME, ctx.arg(1), By::Trampoline);
     0
 }
 
@@ -37,32 +37,44 @@ pub fn dm_x(ctx: FExitContext) -> i32 {
     0
 }
 
+/// See [`dm_x`]: runs after it, and finds something to do only if that was skipped.
+#[fexit]
+pub fn dm_y(ctx: FExitContext) -> i32 {
+    ended(ctx.arg::<i32>(3));
+    0
+}
+
 /// `int dm_kobject_uevent(struct mapped_device *md, enum kobject_action action,
 /// unsigned cookie, ...)` is entered. A fourth argument came in 6.3 and in stable kernels.
 #[fentry]
 pub fn dm_uevent_e(ctx: FEntryContext) -> i32 {
-    uevent(ctx.arg(0), ctx.arg::<u32>(1), ctx.arg::<u32>(2));
+    uevent(
+        ctx.arg(0),
+        ctx.arg::<u32>(1),
+        ctx.arg::<u32>(2),
+        By::Trampoline,
+    );
     0
 }
 
 /// See [`dm_suspend_e`].
 #[kprobe]
 pub fn dm_suspend_ke(ctx: ProbeContext) -> u32 {
-    begins(DM_SUSPEND, ctx.arg(1).unwrap_or(0));
+    begins(DM_SUSPEND, ctx.arg(1).unwrap_or(0), By::Kprobe);
     0
 }
 
 /// See [`dm_remove_e`].
 #[kprobe]
 pub fn dm_remove_ke(ctx: ProbeContext) -> u32 {
-    begins(DM_REMOVE, ctx.arg(1).unwrap_or(0));
+    begins(DM_REMOVE, ctx.arg(1).unwrap_or(0), By::Kprobe);
     0
 }
 
 /// See [`dm_rename_e`].
 #[kprobe]
 pub fn dm_rename_ke(ctx: ProbeContext) -> u32 {
-    begins(DM_RENAME, ctx.arg(1).unwrap_or(0));
+    begins(DM_RENAME, ctx.arg(1).unwrap_or(0), By::Kprobe);
     0
 }
 
@@ -81,6 +93,7 @@ pub fn dm_uevent_ke(ctx: ProbeContext) -> u32 {
         ctx.arg(0).unwrap_or(0),
         ctx.arg::<u32>(1).unwrap_or(0),
         ctx.arg::<u32>(2).unwrap_or(0),
+        By::Kprobe,
     );
     0
 }

@@ -7,6 +7,7 @@
 
 mod dm;
 mod kprobe;
+mod locked;
 mod process;
 mod stack;
 mod syscall;

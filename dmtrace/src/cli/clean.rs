@@ -37,7 +37,7 @@ use crate::{
 const OLDER_THAN: Duration = Duration::from_secs(60);
 
 /// The kernel's times have seconds: only after two of them does every later call show.
-const TICK: i64 = 2;
+const TICK: Duration = Duration::from_secs(2);
 
 /// A plan, and what is to be said with it.
 struct Draft {
@@ -157,24 +157,25 @@ fn read(path: &std::path::Path, max: usize) -> Result<Draft> {
 
 /// Gathers everything and decides.
 fn draft(args: &Clean) -> Result<Draft> {
-    let draft = draft_once(args)?;
+    let draft = draft_once(args, Duration::ZERO)?;
     let plan = draft.plan();
     let touched = plan
         .acts()
         .map(|entry| entry.identity.ctime.0.max(entry.identity.otime.0))
         .max();
     match touched {
-        Some(touched) if plan.made.0.saturating_sub(touched) < TICK => {
+        Some(touched) if plan.made.0.saturating_sub(touched) < TICK.as_secs().cast_signed() => {
             // Something was touched in this very second, and could be again without a trace in
-            // its times.
-            thread::sleep(Duration::from_secs(TICK.unsigned_abs()));
-            draft_once(args)
+            // its times. What is touched while we wait is left for another time.
+            thread::sleep(TICK);
+            draft_once(args, TICK)
         }
         _ => Ok(draft),
     }
 }
 
-fn draft_once(args: &Clean) -> Result<Draft> {
+/// `least`: what is younger is kept, whatever is asked for.
+fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
     let roots = Roots::host();
     let mut case = Case::of_host(args.source.trace.as_deref(), (!args.source.no_trace).into())?;
     if case.inexact {
@@ -182,7 +183,7 @@ fn draft_once(args: &Clean) -> Result<Draft> {
         case.completeness.lost += 1;
     }
     let mut thresholds = Thresholds::default();
-    let older_than = args.older_than.unwrap_or(OLDER_THAN);
+    let older_than = args.older_than.unwrap_or(OLDER_THAN).max(least);
     thresholds.old = match args.older_than {
         Some(older_than) if args.force_unknown => older_than,
         _ => thresholds.old.max(older_than),

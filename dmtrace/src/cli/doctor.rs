@@ -105,7 +105,7 @@ pub fn run(args: &Doctor, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let environment = Environment::read();
     let mut tracing = kernel::check(&environment, &mut report);
     if tracing == Tracing::Works && !args.no_attach {
-        tracing = attach(&mut report);
+        tracing = attach(&environment, &mut report);
     }
     let case = Case::of_host(None, Join::Maps)?;
     host::check(&case, &environment, &mut report);
@@ -131,12 +131,12 @@ pub fn run(args: &Doctor, as_json: bool, out: &mut Out) -> Result<ExitCode> {
 }
 
 #[cfg(feature = "live")]
-fn attach(report: &mut Report) -> Tracing {
-    probes::check(report)
+fn attach(environment: &Environment, report: &mut Report) -> Tracing {
+    probes::check(environment, report)
 }
 
 #[cfg(not(feature = "live"))]
-fn attach(report: &mut Report) -> Tracing {
+fn attach(_environment: &Environment, report: &mut Report) -> Tracing {
     report.fail(
         "attach",
         "this dmtrace was built without tracing",

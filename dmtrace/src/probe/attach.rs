@@ -8,7 +8,7 @@ use aya::{
 };
 use serde::Serialize;
 
-use super::spec::{Attachment, Backend, Hook, Subject, Weight, subjects};
+use super::spec::{Attachment, Backend, Hook, Plan, Subject, Weight, subjects};
 
 /// What came of a way to see a subject.
 #[derive(Clone, Debug, Serialize)]
@@ -40,6 +40,15 @@ pub struct Attempt {
 /// Links that hold the programs in place; dropping them detaches.
 pub type Links = Vec<Box<dyn Any>>;
 
+/// Programs in their places.
+#[derive(Default)]
+pub struct Attached {
+    /// What holds them there.
+    pub links: Links,
+    /// What they are.
+    pub attachments: Vec<Attachment>,
+}
+
 /// Attaches all subjects of a backend, or nothing.
 ///
 /// # Errors
@@ -48,17 +57,22 @@ pub fn attach_backend(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
     backend: Backend,
+    plan: Plan,
+    end: Plan,
     report: &mut Vec<Attempt>,
-) -> Result<Links, String> {
-    let mut links = Links::new();
-    for subject in subjects(backend) {
+) -> Result<Attached, String> {
+    let mut all = Attached::default();
+    for subject in subjects(backend, plan, end) {
         match attach_subject(ebpf, btf, backend, subject, report) {
-            Ok(more) => links.extend(more),
+            Ok(more) => {
+                all.links.extend(more.links);
+                all.attachments.extend(more.attachments);
+            }
             Err(reason) if subject.weight == Weight::Required => return Err(reason),
             Err(_) => {}
         }
     }
-    Ok(links)
+    Ok(all)
 }
 
 fn attach_subject(
@@ -67,16 +81,20 @@ fn attach_subject(
     backend: Backend,
     subject: &Subject,
     report: &mut Vec<Attempt>,
-) -> Result<Links, String> {
+) -> Result<Attached, String> {
     let mut result = Err("no way known".to_owned());
     for way in subject.ways {
         let outcome = if result.is_ok() {
             Outcome::NotNeeded
         } else {
-            result = way
+            let links: Result<Links, String> = way
                 .iter()
                 .map(|attachment| attach(ebpf, btf, *attachment))
                 .collect();
+            result = links.map(|links| Attached {
+                links,
+                attachments: way.to_vec(),
+            });
             match &result {
                 Ok(_) => Outcome::Attached,
                 Err(reason) => Outcome::Failed(reason.clone()),
@@ -108,6 +126,7 @@ pub(super) fn attach(
     let Attachment {
         program: name,
         hook,
+        ..
     } = attachment;
     let program = ebpf
         .program_mut(name)
@@ -203,6 +222,7 @@ pub(super) fn last_words(log: &str) -> Option<&str> {
         !line.is_empty()
             && !line.starts_with("processed ")
             && !line.starts_with("stack depth ")
+            && !line.contains(" insns_self ")
             && !line.contains("verification time")
     })
 }

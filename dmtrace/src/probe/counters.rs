@@ -34,6 +34,8 @@ pub struct Counts {
     /// Device-mapper ioctls with a cookie that were entered; their returns are counted as
     /// messages.
     pub dm_entered: u64,
+    /// Calls whose end was not seen, because the kernel skipped all runs of probes there.
+    pub ends_unseen: u64,
 }
 
 impl Counts {
@@ -51,6 +53,7 @@ impl Counts {
             history_lost: sum(Counter::HISTORY_LOST),
             read_fault: sum(Counter::READ_FAULT),
             dm_entered: sum(Counter::DM_ENTERED),
+            ends_unseen: sum(Counter::ENDS_UNSEEN),
             ..Self::default()
         };
         for kind in Kind::ALL {

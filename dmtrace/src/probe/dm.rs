@@ -1,16 +1,26 @@
 //! Attaching to device-mapper, which may be a module that comes and goes while we trace.
 
-use std::{any::Any, fs, os::unix::fs::MetadataExt, path::Path, rc::Rc};
+use std::{
+    any::Any,
+    fs,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::Path,
+    rc::Rc,
+};
 
 use aya::Ebpf;
 use serde::Serialize;
 
 use super::{
-    attach::{Attempt, Links, Outcome, attach},
+    attach::{Attached, Attempt, Links, Outcome, attach},
     btf::Btf,
     environment::BTF_FILE,
     module::{self, MapFds, Programs, Side},
-    spec::{Attachment, Backend, Hook, device_mapper},
+    skipped::Misses,
+    spec::{Attachment, Backend, Hook, Plan, device_mapper},
 };
 
 const MODULE: &str = "/sys/module/dm_mod";
@@ -42,9 +52,12 @@ pub enum DmState {
 pub(super) struct DeviceMapper {
     /// What was asked for on the command line.
     wanted: Option<Backend>,
+    plan: Plan,
     state: DmState,
     attempts: Vec<Attempt>,
-    links: Links,
+    attached: Attached,
+    /// Programs that were loaded here, those of former incarnations of the module included.
+    loaded: Vec<(&'static str, OwnedFd)>,
     object: &'static [u8],
     /// Until it is needed: on many hosts it never is.
     maps: Option<MapFds>,
@@ -58,12 +71,12 @@ pub(super) struct DeviceMapper {
 struct Types {
     btf: Rc<Btf>,
     /// BTF object of the module; `None` if dm is built in.
-    object: Option<std::os::fd::OwnedFd>,
+    object: Option<OwnedFd>,
 }
 
 impl DeviceMapper {
     /// Not attached yet. Must be made before the maps are taken out of the object.
-    pub fn new(ebpf: &Ebpf, object: &'static [u8], wanted: Option<Backend>) -> Self {
+    pub fn new(ebpf: &Ebpf, object: &'static [u8], wanted: Option<Backend>, plan: Plan) -> Self {
         let (maps, programs) = match MapFds::of(ebpf) {
             Ok(maps) => (Some(maps), Err("not read yet".to_owned())),
             Err(error) => (None, Err(error.to_string())),
@@ -72,9 +85,11 @@ impl DeviceMapper {
             object,
             maps,
             wanted,
+            plan,
             state: DmState::NotLoaded,
             attempts: Vec::new(),
-            links: Links::new(),
+            attached: Attached::default(),
+            loaded: Vec::new(),
             programs,
             seen: None,
             tries: 0,
@@ -90,7 +105,19 @@ impl DeviceMapper {
     }
 
     pub fn detach(&mut self) {
-        self.links.clear();
+        self.attached.links.clear();
+    }
+
+    /// Where programs stand, or stood before they were detached.
+    pub fn attachments(&self) -> &[Attachment] {
+        &self.attached.attachments
+    }
+
+    /// Adds the skipped runs of the programs that were loaded here.
+    pub fn count_misses(&self, misses: &mut Misses) {
+        for (name, program) in &self.loaded {
+            misses.add(name, program.as_fd());
+        }
     }
 
     /// Attaches if dm_mod is there and nothing is attached to it. Returns the offset of
@@ -99,7 +126,7 @@ impl DeviceMapper {
         let inode = fs::metadata(MODULE).ok().map(|meta| meta.ino());
         if inode != self.seen {
             // Gone, or another incarnation: kprobes have died with the old one.
-            self.links.clear();
+            self.attached.links.clear();
             self.state = DmState::NotLoaded;
             self.tries = 0;
             self.seen = inode;
@@ -141,7 +168,7 @@ impl DeviceMapper {
     ) -> Result<Backend, String> {
         self.attempts.clear();
         let mut by = Err("no way known".to_owned());
-        for subject in device_mapper() {
+        for subject in device_mapper(self.plan) {
             let mut done = false;
             for way in subject.ways {
                 let backend = backend(way);
@@ -157,7 +184,8 @@ impl DeviceMapper {
                     match links {
                         Ok(links) => {
                             done = true;
-                            self.links.extend(links);
+                            self.attached.links.extend(links);
+                            self.attached.attachments.extend(way.iter());
                             Outcome::Attached
                         }
                         Err(reason) => Outcome::Failed(reason),
@@ -190,7 +218,7 @@ impl DeviceMapper {
     }
 
     fn attach_one(
-        &self,
+        &mut self,
         ebpf: &mut Ebpf,
         types: Result<&Types, &String>,
         attachment: Attachment,
@@ -207,9 +235,10 @@ impl DeviceMapper {
             .btf
             .function(function)
             .ok_or_else(|| named(&"dm_mod has no such function"))?;
-        let link = programs
+        let (program, link) = programs
             .attach(attachment.program, side, id, types.object.as_ref())
             .map_err(|reason| named(&reason))?;
+        self.loaded.push((attachment.program, program));
         Ok(Box::new(link))
     }
 }

@@ -4,6 +4,8 @@ use std::{fs, path::Path};
 
 use serde::Serialize;
 
+use super::Preemption;
+
 /// File with the kernel's type information.
 pub const BTF_FILE: &str = "/sys/kernel/btf/vmlinux";
 
@@ -61,6 +63,8 @@ pub struct Environment {
     pub lockdown: Lockdown,
     /// `/sys/kernel/btf/vmlinux` is there.
     pub btf: bool,
+    /// Whether the kernel preempts.
+    pub preemption: Preemption,
     /// Where tracefs is mounted.
     pub tracefs: Option<String>,
     /// `/sys/bus/event_source/devices/kprobe/type` is there.
@@ -80,6 +84,7 @@ impl Environment {
             machine,
             lockdown: lockdown(Path::new("/sys/kernel/security/lockdown")),
             btf: Path::new(BTF_FILE).exists(),
+            preemption: Preemption::read(),
             tracefs: tracefs(),
             kprobe_pmu: Path::new("/sys/bus/event_source/devices/kprobe/type").exists(),
             capabilities: capabilities(

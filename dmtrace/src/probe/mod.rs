@@ -3,10 +3,13 @@
 pub mod btf;
 pub mod environment;
 pub mod offsets;
+mod preemption;
 pub mod spec;
 
 #[cfg(feature = "live")]
 mod attach;
+#[cfg(feature = "live")]
+mod choose;
 #[cfg(feature = "live")]
 mod counters;
 #[cfg(feature = "live")]
@@ -18,14 +21,18 @@ mod maps;
 #[cfg(feature = "live")]
 mod module;
 #[cfg(feature = "live")]
+mod order;
+#[cfg(feature = "live")]
 mod shared;
 #[cfg(feature = "live")]
 mod skipped;
+mod table;
 #[cfg(feature = "live")]
 mod tracer;
 
 pub use environment::{Environment, Lockdown};
-pub use spec::Backend;
+pub use preemption::Preemption;
+pub use spec::{Backend, Plan};
 
 #[cfg(feature = "live")]
 pub use attach::{Attempt, Outcome};
@@ -35,5 +42,7 @@ pub use counters::{Counts, KindCounts};
 pub use dm::DmState;
 #[cfg(feature = "live")]
 pub use maps::{MapIds, Maps, ProcEntry, SemEntry};
+#[cfg(feature = "live")]
+pub use skipped::SkippedRuns;
 #[cfg(feature = "live")]
 pub use tracer::{Options, Seed, StartError, Tracer};

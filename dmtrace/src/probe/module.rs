@@ -111,7 +111,7 @@ impl Programs {
     }
 
     /// Loads a program for one function of a module, or of the kernel without `module`, and
-    /// attaches it. It stays as long as the descriptor.
+    /// attaches it. It stays as long as the descriptor of its link, the second one.
     ///
     /// # Errors
     /// The kernel refuses it; in words.
@@ -121,7 +121,7 @@ impl Programs {
         side: Side,
         function: u32,
         module: Option<&OwnedFd>,
-    ) -> Result<OwnedFd, String> {
+    ) -> Result<(OwnedFd, OwnedFd), String> {
         let code = self
             .code
             .get(name)
@@ -147,8 +147,9 @@ impl Programs {
             ..RawTracepointOpen::default()
         };
         // SAFETY: the attribute has no pointers.
-        unsafe { bpf_fd(BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
-            .map_err(|error| format!("cannot be attached: {error}"))
+        let link = unsafe { bpf_fd(BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
+            .map_err(|error| format!("cannot be attached: {error}"))?;
+        Ok((program, link))
     }
 }
 

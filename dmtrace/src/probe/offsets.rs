@@ -19,6 +19,8 @@ pub enum Need {
     Core,
     /// Without it something is not captured.
     Detail(&'static str),
+    /// Without it the programs for kernels that preempt do not work.
+    Preempted,
     /// One of several ways; its absence is normal.
     Optional,
 }
@@ -37,7 +39,7 @@ const fn member(global: &'static str, names: &'static [&'static str], need: Need
     }
 }
 
-use Need::{Core, Detail, Optional};
+use Need::{Core, Detail, Optional, Preempted};
 
 const EXE: Need = Detail("path of executables");
 const CGROUP: Need = Detail("cgroup paths");
@@ -148,6 +150,9 @@ const FIELDS: &[Field] = &[
     },
     member("O_PERM_ID", &["kern_ipc_perm.id"], Core),
     member("O_PERM_KEY", &["kern_ipc_perm.key"], Core),
+    member("O_PERM_MODE", &["kern_ipc_perm.mode"], Preempted),
+    member("O_SEMARRAY_NSEMS", &["sem_array.sem_nsems"], Preempted),
+    member("O_SEMQUEUE_LIST", &["sem_queue.list"], Preempted),
     member("O_SEMQUEUE_SOPS", &["sem_queue.sops"], SLEEPER),
     member("O_SEMQUEUE_NSOPS", &["sem_queue.nsops"], SLEEPER),
     member("O_SEMQUEUE_PID", &["sem_queue.pid"], SLEEPER),
@@ -156,6 +161,11 @@ const FIELDS: &[Field] = &[
     member("O_PARAMS_FLG", &["ipc_params.flg"], Core),
     member("O_PARAMS_NSEMS", &["ipc_params.u.nsems"], Core),
     member("O_TASK_STACK", &["task_struct.stack"], STACK),
+    member(
+        "O_TASK_FSBASE",
+        &["task_struct.thread.fsbase"],
+        Detail("call sites of Go programs beyond their C code"),
+    ),
     member("O_MM_AUXV", &["mm_struct.saved_auxv"], STACK),
     Field {
         global: "F_TASK_PT_REGS",
@@ -174,6 +184,8 @@ pub struct Offsets {
     pub missing_core: Vec<&'static str>,
     /// What will not be captured.
     pub missing_detail: Vec<&'static str>,
+    /// Fields without which the programs for kernels that preempt cannot work.
+    pub missing_preempted: Vec<&'static str>,
 }
 
 /// Looks every field up.
@@ -182,6 +194,7 @@ pub fn resolve(btf: &Btf) -> Offsets {
         globals: Vec::new(),
         missing_core: Vec::new(),
         missing_detail: Vec::new(),
+        missing_preempted: Vec::new(),
     };
     for field in FIELDS {
         let value = match field.source {
@@ -192,6 +205,7 @@ pub fn resolve(btf: &Btf) -> Offsets {
         match (value, field.need) {
             (Some(value), _) => found.globals.push((field.global, value)),
             (None, Core) => found.missing_core.push(field.global),
+            (None, Preempted) => found.missing_preempted.push(field.global),
             (None, Detail(what)) if !found.missing_detail.contains(&what) => {
                 found.missing_detail.push(what);
             }

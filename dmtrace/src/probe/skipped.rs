@@ -3,25 +3,78 @@
 //! A program does not run on a processor on which it (a trampoline's or a raw tracepoint's), or
 //! any other one (a kprobe's or a tracepoint's), is running already. Kernels that preempt, as
 //! most since Linux 7.0, may put another task there meanwhile. What it does is then not seen by
-//! anybody, and only this counter tells.
+//! that program, and only this counter tells.
 
 use std::{
+    collections::BTreeMap,
     fs,
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
 };
 
 use aya::Ebpf;
 
-/// All skipped runs of the loaded programs since they were loaded. Kernels before 5.12 do not
-/// count them, and those before 6.7 not all.
-pub fn skipped_runs(ebpf: &Ebpf) -> u64 {
-    ebpf.programs()
-        .filter_map(|(_, program)| {
-            let fd = program.fd().ok()?.as_fd().as_raw_fd();
-            let info = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-            misses(&info)
-        })
-        .sum()
+use super::spec::{Attachment, Skip};
+
+/// Skipped runs.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct SkippedRuns {
+    /// Of these nobody else saw what happened; an upper bound where one of two programs would
+    /// have been enough.
+    pub lost: u64,
+    /// Another program saw it, or there was nothing to see.
+    pub made_good: u64,
+}
+
+/// Skipped runs since the programs were loaded, by program.
+#[derive(Default)]
+pub(super) struct Misses(BTreeMap<String, u64>);
+
+impl Misses {
+    /// Those of the programs that aya has loaded. Kernels before 5.12 do not count them, and those
+    /// before 6.7 not all.
+    pub fn of(ebpf: &Ebpf) -> Self {
+        let mut all = Self::default();
+        for (name, program) in ebpf.programs() {
+            if let Ok(fd) = program.fd() {
+                all.add(name, fd.as_fd());
+            }
+        }
+        all
+    }
+
+    /// Those of one more program.
+    pub fn add(&mut self, name: &str, program: BorrowedFd<'_>) {
+        let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
+        let info = fs::read_to_string(path).unwrap_or_default();
+        if let Some(count) = misses(&info) {
+            *self.0.entry(name.to_owned()).or_default() += count;
+        }
+    }
+
+    fn of_program(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// What they cost, where the programs stand.
+    pub fn judged<'a>(&self, attached: impl Iterator<Item = &'a Attachment>) -> SkippedRuns {
+        // One program can stand in several places; its counter is the same.
+        let skips: BTreeMap<&str, Skip> = attached.map(|it| (it.program, it.skip)).collect();
+        let mut sum = SkippedRuns::default();
+        for (name, skip) in skips {
+            let count = self.of_program(name);
+            let lost = match skip {
+                Skip::Lost => count,
+                Skip::MadeGoodBy(others) => {
+                    let others = others.iter().map(|other| self.of_program(other));
+                    others.fold(count, u64::min)
+                }
+                Skip::Harmless => 0,
+            };
+            sum.lost += lost;
+            sum.made_good += count - lost;
+        }
+        sum
+    }
 }
 
 fn misses(info: &str) -> Option<u64> {
@@ -33,6 +86,7 @@ fn misses(info: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::spec::Hook;
 
     #[test]
     fn fdinfo_of_a_program() {
@@ -40,5 +94,31 @@ mod tests {
             "pos:\t0\nflags:\t02000002\nprog_type:\t26\nrun_cnt:\t0\nrecursion_misses:\t35\n";
         assert_eq!(misses(info), Some(35));
         assert_eq!(misses("pos:\t0\nprog_type:\t26\n"), None);
+    }
+
+    fn judged(first: u64, second: u64, alone: u64) -> SkippedRuns {
+        let at = |program, skip| Attachment {
+            program,
+            hook: Hook::Fexit("ipcget"),
+            skip,
+        };
+        let counts = [("first", first), ("second", second), ("alone", alone)];
+        let counts = counts.map(|(name, count)| (name.to_owned(), count));
+        let attached = [
+            at("first", Skip::MadeGoodBy(&["second"])),
+            at("second", Skip::Harmless),
+            at("alone", Skip::Lost),
+            at("alone", Skip::Lost),
+        ];
+        Misses(counts.into()).judged(attached.iter())
+    }
+
+    #[test]
+    fn only_what_nobody_saw_is_lost() {
+        let runs = |lost, made_good| SkippedRuns { lost, made_good };
+        assert_eq!(judged(7, 0, 0), runs(0, 7));
+        // At most twice both were skipped at once.
+        assert_eq!(judged(7, 2, 0), runs(2, 7));
+        assert_eq!(judged(0, 3, 4), runs(4, 3));
     }
 }

@@ -1,9 +1,11 @@
-//! The table of probes. Loader, `doctor` and the documentation read this and nothing else.
+//! What the table of probes consists of. Loader, `doctor` and the documentation read the table
+//! ([`table`]) and nothing else.
 
 use std::fmt;
 
 use serde::Serialize;
 
+use super::table;
 use crate::verdict::BlindSpot;
 
 /// How a set of probes is attached, in order of preference.
@@ -92,6 +94,18 @@ impl fmt::Display for Hook {
     }
 }
 
+/// What it costs when the kernel skips a run of a program.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Skip {
+    /// What happened then is not seen.
+    Lost,
+    /// Nothing, unless all these programs were skipped as well.
+    MadeGoodBy(&'static [&'static str]),
+    /// Nothing: it is the second of two, or the programs themselves find out and count it, or
+    /// what they see has changed nothing.
+    Harmless,
+}
+
 /// One program in its place.
 #[derive(Clone, Copy, Debug)]
 pub struct Attachment {
@@ -99,6 +113,19 @@ pub struct Attachment {
     pub program: &'static str,
     /// Where it goes.
     pub hook: Hook,
+    /// What a skipped run costs.
+    pub skip: Skip,
+}
+
+/// Which programs: whether for a kernel that preempts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Plan {
+    /// One program for each thing to see.
+    Plain,
+    /// The kernel skips a program where another task has been preempted in it. These stand where
+    /// the kernel holds a spinlock, or in pairs.
+    Preempted,
 }
 
 /// Whether a backend is of use without a subject.
@@ -123,247 +150,61 @@ pub struct Subject {
     pub ways: &'static [&'static [Attachment]],
 }
 
-const fn at(program: &'static str, hook: Hook) -> Attachment {
-    Attachment { program, hook }
-}
-
-const fn syscall(program: &'static str, name: &'static str) -> Attachment {
-    Attachment {
-        program,
-        hook: Hook::Tracepoint("syscalls", name),
-    }
-}
-
-use Hook::{Fentry, Fexit, Kprobe, Kretprobe};
-use Weight::{Optional, Required};
-
-const CREATE: &str = "creation of semaphores, and creations that failed";
-const DESTROY: &str = "removal of semaphores, also with their namespace";
-const OPERATE: &str = "semop on cookies: +1, -1, waits";
-const SETVAL: &str = "SETVAL on cookies";
-const EXIT: &str = "end of processes, and execve";
-const CALL_SITE: &str = "user stacks of those who make cookies";
-const LOOKUP: &str = "look-ups of cookies that are not there";
-
-const END_OF_PROCESS: Subject = Subject {
-    name: "exit",
-    provides: EXIT,
-    weight: Required,
-    ways: &[&[
-        at("exit_e", Hook::RawTracepoint("sched_process_exit")),
-        at("exec_e", Hook::RawTracepoint("sched_process_exec")),
-    ]],
-};
-
-/// Programs beside those of "create", so that these work whatever becomes of them.
-const fn call_site(ways: &'static [&'static [Attachment]]) -> Subject {
-    Subject {
-        name: "call-site",
-        provides: CALL_SITE,
-        weight: Optional,
-        ways,
-    }
-}
-
-const TRAMPOLINE: &[Subject] = &[
-    Subject {
-        name: "create",
-        provides: CREATE,
-        weight: Required,
-        ways: &[&[at("newary_x", Fexit("newary"))]],
-    },
-    Subject {
-        name: "destroy",
-        provides: DESTROY,
-        weight: Required,
-        ways: &[&[at("freeary_e", Fentry("freeary"))]],
-    },
-    Subject {
-        name: "setval",
-        provides: SETVAL,
-        weight: Required,
-        ways: &[&[at("setval_x", Fexit("semctl_setval"))]],
-    },
-    Subject {
-        name: "operate",
-        provides: OPERATE,
-        weight: Required,
-        ways: &[
-            &[
-                at("semop_e", Fentry("__do_semtimedop")),
-                at("semop_x", Fexit("__do_semtimedop")),
-            ],
-            &[
-                at("semop_old_e", Fentry("do_semtimedop")),
-                at("semop_old_x", Fexit("do_semtimedop")),
-            ],
-        ],
-    },
-    Subject {
-        name: "lookup",
-        provides: LOOKUP,
-        weight: Optional,
-        ways: &[&[at("ipcget_x", Fexit("ipcget"))]],
-    },
-    call_site(&[&[at("stack_x", Fexit("newary"))]]),
-    END_OF_PROCESS,
-];
-
-const KPROBE: &[Subject] = &[
-    Subject {
-        name: "create",
-        provides: CREATE,
-        weight: Required,
-        ways: &[&[
-            at("newary_ke", Kprobe("newary")),
-            at("newary_kx", Kretprobe("newary")),
-        ]],
-    },
-    Subject {
-        name: "destroy",
-        provides: DESTROY,
-        weight: Required,
-        ways: &[&[at("freeary_ke", Kprobe("freeary"))]],
-    },
-    Subject {
-        name: "setval",
-        provides: SETVAL,
-        weight: Required,
-        ways: &[&[
-            at("setval_ke", Kprobe("semctl_setval")),
-            at("setval_kx", Kretprobe("semctl_setval")),
-        ]],
-    },
-    Subject {
-        name: "operate",
-        provides: OPERATE,
-        weight: Required,
-        ways: &[
-            &[
-                at("semop_ke", Kprobe("__do_semtimedop")),
-                at("semop_do_ke", Kprobe("perform_atomic_semop")),
-                at("semop_do_kx", Kretprobe("perform_atomic_semop")),
-            ],
-            &[
-                at("semop_old_ke", Kprobe("do_semtimedop")),
-                at("semop_do_ke", Kprobe("perform_atomic_semop")),
-                at("semop_do_kx", Kretprobe("perform_atomic_semop")),
-            ],
-        ],
-    },
-    call_site(&[&[at("stack_kx", Kretprobe("newary"))]]),
-    END_OF_PROCESS,
-];
-
-const TRACEPOINT: &[Subject] = &[
-    Subject {
-        name: "create",
-        provides: "creation of semaphores, creations that failed, failed look-ups",
-        weight: Required,
-        ways: &[&[
-            syscall("semget_te", "sys_enter_semget"),
-            syscall("semget_tx", "sys_exit_semget"),
-        ]],
-    },
-    Subject {
-        name: "destroy",
-        provides: "IPC_RMID of semaphores, SETVAL on cookies",
-        weight: Required,
-        ways: &[&[
-            syscall("semctl_te", "sys_enter_semctl"),
-            syscall("semctl_tx", "sys_exit_semctl"),
-        ]],
-    },
-    Subject {
-        name: "operate",
-        provides: OPERATE,
-        weight: Required,
-        ways: &[&[
-            syscall("semop_te", "sys_enter_semop"),
-            syscall("semop_tx", "sys_exit_semop"),
-            syscall("semtimedop_te", "sys_enter_semtimedop"),
-            syscall("semtimedop_tx", "sys_exit_semtimedop"),
-        ]],
-    },
-    call_site(&[&[syscall("stack_tx", "sys_exit_semget")]]),
-    END_OF_PROCESS,
-];
-
-const DM_IOCTL: &str = "device-mapper's resume, remove and rename, their devices and results";
-const DM_UEVENT: &str = "uevents that carry a cookie";
-
-/// device-mapper, apart from the backend of the semaphores: dm_mod may be a module that is loaded
-/// later, and its types are not the kernel's.
-const DEVICE_MAPPER: &[Subject] = &[
-    Subject {
-        name: "dm",
-        provides: DM_IOCTL,
-        weight: Optional,
-        ways: &[
-            &[
-                at("dm_suspend_e", Fentry("dev_suspend")),
-                at("dm_x", Fexit("dev_suspend")),
-                at("dm_remove_e", Fentry("dev_remove")),
-                at("dm_x", Fexit("dev_remove")),
-                at("dm_rename_e", Fentry("dev_rename")),
-                at("dm_x", Fexit("dev_rename")),
-            ],
-            &[
-                at("dm_suspend_ke", Kprobe("dm_mod:dev_suspend")),
-                at("dm_kx", Kretprobe("dm_mod:dev_suspend")),
-                at("dm_remove_ke", Kprobe("dm_mod:dev_remove")),
-                at("dm_kx", Kretprobe("dm_mod:dev_remove")),
-                at("dm_rename_ke", Kprobe("dm_mod:dev_rename")),
-                at("dm_kx", Kretprobe("dm_mod:dev_rename")),
-            ],
-            // Built in; or a kernel that counts symbols of this name without the module's. Those
-            // refuse a name that is not unique.
-            &[
-                at("dm_suspend_ke", Kprobe("dev_suspend")),
-                at("dm_kx", Kretprobe("dev_suspend")),
-                at("dm_remove_ke", Kprobe("dev_remove")),
-                at("dm_kx", Kretprobe("dev_remove")),
-                at("dm_rename_ke", Kprobe("dev_rename")),
-                at("dm_kx", Kretprobe("dev_rename")),
-            ],
-        ],
-    },
-    Subject {
-        name: "uevent",
-        provides: DM_UEVENT,
-        weight: Optional,
-        ways: &[
-            &[at("dm_uevent_e", Fentry("dm_kobject_uevent"))],
-            &[at("dm_uevent_ke", Kprobe("dm_mod:dm_kobject_uevent"))],
-            &[at("dm_uevent_ke", Kprobe("dm_kobject_uevent"))],
-        ],
-    },
-];
-
 /// Subjects of device-mapper.
-pub const fn device_mapper() -> &'static [Subject] {
-    DEVICE_MAPPER
+pub const fn device_mapper(plan: Plan) -> &'static [Subject] {
+    match plan {
+        Plan::Plain => table::DEVICE_MAPPER,
+        Plan::Preempted => table::DEVICE_MAPPER_PREEMPTED,
+    }
 }
 
-/// Subjects of a backend.
-pub const fn subjects(backend: Backend) -> &'static [Subject] {
-    match backend {
-        Backend::Trampoline => TRAMPOLINE,
-        Backend::Kprobe => KPROBE,
-        Backend::Tracepoint => TRACEPOINT,
-    }
+/// Subjects of a backend; `end` is the plan for the end of processes.
+pub fn subjects(backend: Backend, plan: Plan, end: Plan) -> impl Iterator<Item = &'static Subject> {
+    let own = match (backend, plan) {
+        (Backend::Trampoline, Plan::Plain) => table::TRAMPOLINE,
+        (Backend::Trampoline, Plan::Preempted) => table::TRAMPOLINE_PREEMPTED,
+        (Backend::Kprobe, _) => table::KPROBE,
+        (Backend::Tracepoint, _) => table::TRACEPOINT,
+    };
+    let end = match end {
+        Plan::Plain => &table::END,
+        Plan::Preempted => &table::END_PREEMPTED,
+    };
+    own.iter().chain(std::iter::once(end))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn ways() -> impl Iterator<Item = &'static [Attachment]> {
+        let plans = [Plan::Plain, Plan::Preempted].into_iter();
+        let subjects = plans.flat_map(|plan| {
+            let backends = Backend::ALL.into_iter();
+            let all = backends.flat_map(move |backend| subjects(backend, plan, plan));
+            all.chain(device_mapper(plan))
+        });
+        subjects.flat_map(|subject| subject.ways).copied()
+    }
+
     #[test]
     fn names_survive_the_kernels_cut_at_15_bytes() {
-        let all = Backend::ALL.into_iter().flat_map(subjects);
-        for subject in all.chain(device_mapper()) {
-            for attachment in subject.ways.iter().flat_map(|way| way.iter()) {
-                assert!(attachment.program.len() <= 15, "{}", attachment.program);
+        for attachment in ways().flatten() {
+            assert!(attachment.program.len() <= 15, "{}", attachment.program);
+        }
+    }
+
+    #[test]
+    fn who_makes_good_is_attached_as_well() {
+        for way in ways() {
+            for attachment in way {
+                let Skip::MadeGoodBy(others) = attachment.skip else {
+                    continue;
+                };
+                for other in others {
+                    let there = way.iter().any(|it| it.program == *other);
+                    assert!(there, "{}: {other} is not there", attachment.program);
+                }
             }
         }
     }

@@ -13,8 +13,9 @@ use dmtrace_common::{
 };
 
 use super::{
-    attach::{Attempt, Links, attach_backend, one_line},
+    attach::{Attempt, one_line},
     btf::Btf,
+    choose::{Chosen, choose},
     counters::Counts,
     dm::{DeviceMapper, DmState},
     environment::{BTF_FILE, Environment, Lockdown},
@@ -22,8 +23,8 @@ use super::{
     maps::{MapIds, Maps, Parts},
     offsets,
     shared::SharedArray,
-    skipped::skipped_runs,
-    spec::Backend,
+    skipped::{Misses, SkippedRuns},
+    spec::{Backend, Plan},
 };
 use crate::facts::Snapshot;
 
@@ -89,13 +90,12 @@ pub enum StartError {
 
 /// The kernel side, loaded and attached. Dropping it detaches everything.
 pub struct Tracer {
-    backend: Backend,
+    chosen: Chosen,
     dm: DeviceMapper,
     /// Semids of live cookies by key.
     keys: HashMap<MapData, CookieKey, i32>,
     attempts: Vec<Attempt>,
     missing_detail: Vec<&'static str>,
-    links: Links,
     maps: Maps,
     ids: MapIds,
     counts: PerCpuArray<MapData, u64>,
@@ -107,7 +107,7 @@ pub struct Tracer {
     stacks: Option<RingBuf<MapData>>,
     ring_bytes: u32,
     max_procs: u32,
-    /// Keeps the programs that `links` refer to, and the maps, alive.
+    /// Keeps the programs in their places, and the maps, alive.
     ebpf: Ebpf,
     log: Option<KernelLog>,
 }
@@ -163,7 +163,11 @@ impl Tracer {
         let tombstones = u64::from(options.max_sems / 4);
         let proc_tombstones = u64::from(proc_tombstones(options.max_procs));
         let aya_btf = AyaBtf::parse(btf.bytes(), Endianness::default()).ok();
+        let plan = environment.preemption.plan();
         let mut loader = EbpfLoader::new();
+        if plan == Plan::Plain {
+            loader.map_max_entries("PENDING", 1);
+        }
         loader
             .btf(aya_btf.as_ref())
             .map_max_entries("RING", ring_bytes)
@@ -180,20 +184,20 @@ impl Tracer {
             StartError::Other(format!("cannot load the eBPF object: {}", one_line(&error)))
         })?;
         let mut attempts = Vec::new();
-        let (backend, links) = choose(
+        let chosen = choose(
             &mut ebpf,
             aya_btf.as_ref(),
-            options,
+            options.backend,
             environment,
+            &offsets.missing_preempted,
             &mut attempts,
         )?;
-        let dm = DeviceMapper::new(&ebpf, OBJECT, options.backend);
+        let dm = DeviceMapper::new(&ebpf, OBJECT, options.backend, plan);
         Self::assemble(
             ebpf,
             dm,
-            backend,
+            chosen,
             attempts,
-            links,
             offsets,
             ring_bytes,
             options.max_procs,
@@ -201,13 +205,11 @@ impl Tracer {
         .map_err(|error| StartError::Other(format!("{error:#}")))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of a tracer")]
     fn assemble(
         mut ebpf: Ebpf,
         dm: DeviceMapper,
-        backend: Backend,
+        chosen: Chosen,
         attempts: Vec<Attempt>,
-        links: Links,
         offsets: &offsets::Offsets,
         ring_bytes: u32,
         max_procs: u32,
@@ -232,12 +234,11 @@ impl Tracer {
         let stacks =
             RingBuf::try_from(take("STACKS")?).context("cannot map the ring for stacks")?;
         Ok(Self {
-            backend,
+            chosen,
             dm,
             keys: HashMap::try_from(take("KEYS")?)?,
             attempts,
             missing_detail: offsets.missing_detail.clone(),
-            links,
             maps: Maps::new(parts)?,
             ids,
             counts,
@@ -255,7 +256,12 @@ impl Tracer {
 
     /// The backend in use.
     pub const fn backend(&self) -> Backend {
-        self.backend
+        self.chosen.backend
+    }
+
+    /// Which of the backend's programs.
+    pub const fn plan(&self) -> Plan {
+        self.chosen.plan
     }
 
     /// How device-mapper is seen.
@@ -317,9 +323,15 @@ impl Tracer {
         Counts::read(&self.counts)
     }
 
-    /// Runs of the probes that the kernel has skipped: what happened then was not seen.
-    pub fn skipped_runs(&self) -> u64 {
-        skipped_runs(&self.ebpf)
+    /// Runs of the probes that the kernel has skipped.
+    pub fn skipped_runs(&self) -> SkippedRuns {
+        let mut misses = Misses::of(&self.ebpf);
+        self.dm.count_misses(&mut misses);
+        let own = self.chosen.attached.attachments.iter();
+        let mut runs = misses.judged(own.chain(self.dm.attachments()));
+        // All runs at a place were skipped, and the programs have noticed.
+        runs.lost += self.counts().ends_unseen;
+        runs
     }
 
     /// The maps that hold the truth.
@@ -339,7 +351,7 @@ impl Tracer {
 
     /// Stops the probes; maps and ring stay readable.
     pub fn detach(&mut self) {
-        self.links.clear();
+        self.chosen.attached.links.clear();
         self.dm.detach();
     }
 
@@ -444,33 +456,6 @@ impl Tracer {
     pub fn tombstones(&self) -> u64 {
         self.control.get64(control::TOMBSTONES) + self.control.get64(control::PROC_TOMBSTONES)
     }
-}
-
-fn choose(
-    ebpf: &mut Ebpf,
-    btf: Option<&AyaBtf>,
-    options: Options,
-    environment: &Environment,
-    attempts: &mut Vec<Attempt>,
-) -> Result<(Backend, Links), StartError> {
-    let mut reasons = Vec::new();
-    for backend in Backend::ALL {
-        if options.backend.is_some_and(|wanted| wanted != backend) {
-            continue;
-        }
-        if backend == Backend::Tracepoint && environment.tracefs.is_none() {
-            reasons.push(
-                "tracepoint: tracefs is not mounted; run: mount -t tracefs tracefs /sys/kernel/tracing"
-                    .to_owned(),
-            );
-            continue;
-        }
-        match attach_backend(ebpf, btf, backend, attempts) {
-            Ok(links) => return Ok((backend, links)),
-            Err(reason) => reasons.push(format!("{backend}: {reason}")),
-        }
-    }
-    Err(StartError::NoBackend(reasons.join("; ")))
 }
 
 /// How many records of ended processes may wait for userspace.

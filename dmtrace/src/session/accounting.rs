@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::kind_of;
 use crate::{
     ledger::{Reconciliation, Totals},
-    probe::{Counts, KindCounts},
+    probe::{Counts, KindCounts, SkippedRuns},
 };
 
 /// Messages that came out of the ring.
@@ -58,8 +58,10 @@ pub struct Accounting {
     pub call_map_full: u64,
     /// Records dropped before userspace could read them.
     pub history_lost: u64,
-    /// Runs of a probe that the kernel skipped.
+    /// Runs of a probe that the kernel skipped, and no other probe made good.
     pub skipped_runs: u64,
+    /// Runs that it skipped, and another probe made good.
+    pub skipped_made_good: u64,
     /// Sets in the books at the last comparison.
     pub ledger_sets: u64,
     /// Sets in the kernel's tables at the last comparison, in the namespaces that could be read.
@@ -79,7 +81,7 @@ impl Accounting {
         totals: &Totals,
         last: Option<&Reconciliation>,
         drift: u64,
-        skipped_runs: u64,
+        skipped: SkippedRuns,
     ) -> Self {
         let total = counts.total();
         let mut deficits = Vec::new();
@@ -131,10 +133,11 @@ impl Accounting {
                 counts.history_lost
             ));
         }
-        if skipped_runs > 0 {
+        if skipped.lost > 0 {
             deficits.push(format!(
-                "the kernel skipped {skipped_runs} runs of probes, interrupted on the same \
-                 processor: what happened then is known by comparing only"
+                "the kernel skipped {} runs of probes, interrupted on the same \
+                 processor: what happened then is known by comparing only",
+                skipped.lost
             ));
         }
         if !totals.sets.is_balanced() {
@@ -171,7 +174,8 @@ impl Accounting {
             proc_map_full: counts.proc_map_full,
             call_map_full: counts.call_map_full,
             history_lost: counts.history_lost,
-            skipped_runs,
+            skipped_runs: skipped.lost,
+            skipped_made_good: skipped.made_good,
             ledger_sets,
             kernel_sets,
             drift,

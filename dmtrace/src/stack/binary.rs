@@ -10,7 +10,7 @@ use object::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::go::Pclntab;
+use super::go::{self, Pclntab};
 
 /// Larger sections are not read.
 const SECTION_MAX: u64 = 512 << 20;
@@ -167,17 +167,7 @@ impl Binary {
         let text = elf
             .section_by_name(".text")
             .map_or(0, |section| section.address());
-        let go = [".gopclntab", ".data.rel.ro.gopclntab"]
-            .into_iter()
-            .find_map(table)
-            .and_then(|table| {
-                // In a position-independent program the linker leaves the address to a relocation.
-                let place = table.address + Pclntab::TEXT_START;
-                let relocated = || addend(&table_of(&elf, ".rela.dyn")?, place);
-                let text = relocated().unwrap_or(text);
-                Pclntab::parse(table.bytes, text)
-            })
-            .map(Rc::new);
+        let go = go::table(&elf, &headers).map(Rc::new);
         let debug_frame = if eh_frame.is_none() && go.is_none() {
             table(".debug_frame")
         } else {
@@ -222,7 +212,10 @@ impl Binary {
 }
 
 /// A section as it is in the file.
-fn table_of<'d, R: ReadRef<'d>>(elf: &ElfFile64<'d, LittleEndian, R>, name: &str) -> Option<Table> {
+pub(super) fn table_of<'d, R: ReadRef<'d>>(
+    elf: &ElfFile64<'d, LittleEndian, R>,
+    name: &str,
+) -> Option<Table> {
     let section = elf.section_by_name(name)?;
     if section.size() > SECTION_MAX {
         return None;
@@ -232,15 +225,6 @@ fn table_of<'d, R: ReadRef<'d>>(elf: &ElfFile64<'d, LittleEndian, R>, name: &str
         address: section.address(),
         bytes,
     })
-}
-
-/// What a relocation relative to the program puts at an address.
-fn addend(relocations: &Table, place: u64) -> Option<u64> {
-    let word =
-        |entry: &[u8], at: usize| Some(u64::from_le_bytes(entry.get(at..at + 8)?.try_into().ok()?));
-    let mut entries = relocations.bytes.chunks_exact(24);
-    let entry = entries.find(|entry| word(entry, 0) == Some(place))?;
-    word(entry, 16)
 }
 
 impl Binary {

@@ -1,11 +1,15 @@
 //! Go's own tables (`.gopclntab`): size of the frame at every instruction, names, lines. They are
 //! in every Go program, stripped or not; `.eh_frame` is not, and `.debug_frame` seldom.
 
+mod elf;
+
 use std::cmp::Ordering;
 
 use super::Symbol;
 
-/// The table of Go 1.18 and later, or 1.16 and 1.17.
+pub use elf::table;
+
+/// The table of Go 1.2 and later.
 #[derive(Debug)]
 pub struct Pclntab {
     bytes: Vec<u8>,
@@ -18,13 +22,17 @@ pub struct Pclntab {
     files: usize,
     values: usize,
     table: usize,
+    /// What the offsets of the functions' records count from.
+    records: usize,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Layout {
-    /// Addresses as 64-bit words.
+    /// To 1.15: no parts; addresses as 64-bit words.
+    Whole,
+    /// 1.16 and 1.17: addresses as 64-bit words.
     Absolute,
-    /// Addresses as 32-bit distances from the text.
+    /// Since 1.18: addresses as 32-bit distances from the text.
     Relative,
 }
 
@@ -39,12 +47,10 @@ pub struct Function<'a> {
 }
 
 impl Pclntab {
-    /// Where in the table the address of the code is, since Go 1.18.
-    pub const TEXT_START: u64 = 24;
-
     /// Reads the header; `text` is the address of the code if the header does not have it.
     pub fn parse(bytes: Vec<u8>, text: u64) -> Option<Self> {
         let layout = match u32_at(&bytes, 0)? {
+            0xffff_fffb => Layout::Whole,
             0xffff_fffa => Layout::Absolute,
             0xffff_fff0 | 0xffff_fff1 => Layout::Relative,
             _ => return None,
@@ -54,6 +60,9 @@ impl Pclntab {
             return None;
         }
         let word = |index: usize| usize::try_from(u64_at(&bytes, 8 + index * 8)?).ok();
+        if layout == Layout::Whole {
+            return Self::whole(word(0)?, bytes);
+        }
         let mut at = 2;
         let mut start = 0;
         if layout == Layout::Relative {
@@ -67,6 +76,7 @@ impl Pclntab {
             files: word(at + 2)?,
             values: word(at + 3)?,
             table: word(at + 4)?,
+            records: word(at + 4)?,
             layout,
             text: if start == 0 { text } else { start },
             bytes,
@@ -76,6 +86,32 @@ impl Pclntab {
             .table
             .checked_add(parsed.functions.checked_mul(entry)?)?;
         (end <= parsed.bytes.len()).then_some(parsed)
+    }
+
+    /// All offsets count from the beginning; behind the functions is where the files are.
+    fn whole(functions: usize, bytes: Vec<u8>) -> Option<Self> {
+        let table = 16usize;
+        let end = table.checked_add(functions.checked_mul(16)?)?;
+        let files = u32_at(&bytes, end.checked_add(8)?)? as usize;
+        Some(Self {
+            bytes,
+            layout: Layout::Whole,
+            text: 0,
+            functions,
+            names: 0,
+            units: files,
+            files: 0,
+            values: 0,
+            table,
+            records: 0,
+        })
+    }
+
+    /// Whether its first and its last function are code.
+    fn fits(&self, is_code: impl Fn(u64) -> bool) -> bool {
+        let last = self.functions.checked_sub(1);
+        let ends = [Some(0), last].map(|index| self.entry(index?));
+        matches!(ends, [Some(first), Some(last)] if first <= last && is_code(first) && is_code(last))
     }
 
     /// The function of an instruction.
@@ -94,21 +130,21 @@ impl Pclntab {
             return None;
         }
         let record = match self.layout {
-            Layout::Absolute => {
+            Layout::Whole | Layout::Absolute => {
                 usize::try_from(u64_at(&self.bytes, self.table + index * 16 + 8)?).ok()?
             }
             Layout::Relative => u32_at(&self.bytes, self.table + index * 8 + 4)? as usize,
         };
         Some(Function {
             table: self,
-            record: self.table.checked_add(record)?,
+            record: self.records.checked_add(record)?,
             entry: self.entry(index)?,
         })
     }
 
     fn entry(&self, index: usize) -> Option<u64> {
         match self.layout {
-            Layout::Absolute => u64_at(&self.bytes, self.table + index * 16),
+            Layout::Whole | Layout::Absolute => u64_at(&self.bytes, self.table + index * 16),
             Layout::Relative => {
                 let distance = u32_at(&self.bytes, self.table + index * 8)?;
                 Some(self.text.wrapping_add(distance.into()))
@@ -126,7 +162,7 @@ impl Pclntab {
 impl Function<'_> {
     fn field(&self, index: usize) -> Option<u32> {
         let first = match self.table.layout {
-            Layout::Absolute => 8,
+            Layout::Whole | Layout::Absolute => 8,
             Layout::Relative => 4,
         };
         u32_at(&self.table.bytes, self.record + first + index * 4)
@@ -155,7 +191,12 @@ impl Function<'_> {
 
     fn file(&self, address: u64) -> Option<String> {
         let number = u32::try_from(self.value(self.field(4)?, address)?).ok()?;
-        let unit = self.field(7)?.checked_add(number)? as usize;
+        // Numbers count in the whole table, or in those of the unit.
+        let first = match self.table.layout {
+            Layout::Whole => 0,
+            _ => self.field(7)?,
+        };
+        let unit = first.checked_add(number)? as usize;
         let offset = u32_at(&self.table.bytes, self.table.units.checked_add(unit * 4)?)?;
         let at = self.table.files.checked_add(offset as usize)?;
         (offset != u32::MAX).then(|| self.table.text_at(at))?

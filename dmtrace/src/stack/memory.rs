@@ -1,37 +1,94 @@
-//! The copied part of a stack.
+//! The copied parts of stacks.
 
-/// Bytes of user memory at their address.
+use dmtrace_common::GoroutineSample;
+
+/// A part of a stack, from an address on.
 #[derive(Clone, Copy, Debug)]
-pub struct Memory<'a> {
-    /// Address of the first byte.
+struct Part<'a> {
     start: u64,
     bytes: &'a [u8],
     /// Whether the copy ended because enough was copied, not because memory ended.
     full: bool,
 }
 
-impl<'a> Memory<'a> {
-    /// Bytes from `start` on. `full`: there may be more behind them, which was not copied.
-    pub const fn new(start: u64, bytes: &'a [u8], full: bool) -> Self {
-        Self { start, bytes, full }
-    }
-
-    /// A word of 64 bits.
-    pub fn word(&self, address: u64) -> Option<u64> {
+impl Part<'_> {
+    fn word(&self, address: u64) -> Option<u64> {
         let at = usize::try_from(address.checked_sub(self.start)?).ok()?;
         let bytes = self.bytes.get(at..at.checked_add(8)?)?;
         Some(u64::from_le_bytes(bytes.try_into().ok()?))
     }
 
+    fn end(&self) -> u64 {
+        self.start.saturating_add(self.bytes.len() as u64)
+    }
+}
+
+/// Bytes of user memory at their address: of the stack in use, and of the goroutine's that waits
+/// for the code on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory<'a> {
+    thread: Part<'a>,
+    goroutine: Option<(GoroutineSample, Part<'a>)>,
+}
+
+impl<'a> Memory<'a> {
+    /// Bytes from `start` on. `full`: there may be more behind them, which was not copied.
+    pub const fn new(start: u64, bytes: &'a [u8], full: bool) -> Self {
+        let thread = Part { start, bytes, full };
+        Self {
+            thread,
+            goroutine: None,
+        }
+    }
+
+    /// With the stack of a goroutine, of which these bytes from `start` on are copied.
+    #[must_use]
+    pub const fn with_goroutine(
+        self,
+        goroutine: GoroutineSample,
+        start: u64,
+        bytes: &'a [u8],
+        full: bool,
+    ) -> Self {
+        let part = Part { start, bytes, full };
+        Self {
+            thread: self.thread,
+            goroutine: Some((goroutine, part)),
+        }
+    }
+
+    /// The goroutine that waits for the code on the stack in use.
+    pub fn goroutine(&self) -> Option<GoroutineSample> {
+        self.goroutine.map(|(goroutine, _)| goroutine)
+    }
+
+    /// A word of 64 bits.
+    pub fn word(&self, address: u64) -> Option<u64> {
+        let of_goroutine = || self.goroutine.and_then(|(_, part)| part.word(address));
+        self.thread.word(address).or_else(of_goroutine)
+    }
+
     /// Why a word is not there.
     pub fn missing(&self, address: u64) -> String {
-        let end = self.start.saturating_add(self.bytes.len() as u64);
-        if self.bytes.is_empty() {
+        if let Some((goroutine, part)) = &self.goroutine
+            && (part.start..goroutine.end).contains(&address)
+        {
+            let kib = part.bytes.len() >> 10;
+            return if kib == 0 {
+                "nothing of the goroutine's stack could be copied".to_owned()
+            } else if part.full {
+                format!("the copied {kib} KiB of the goroutine's stack are used up")
+            } else {
+                format!("memory of the goroutine's stack at {address:#x} could not be copied")
+            };
+        }
+        let part = &self.thread;
+        if part.bytes.is_empty() {
             "the stack could not be read".to_owned()
-        } else if address < self.start {
+        } else if address < part.start {
             format!("the next frame is said to be at {address:#x}, which is not on the stack")
-        } else if self.full && address < end.saturating_add(64 << 20) {
-            let kib = self.bytes.len() >> 10;
+        } else if part.full && address < part.end().saturating_add(64 << 20) {
+            let kib = part.bytes.len() >> 10;
             format!("the copied {kib} KiB of the stack are used up")
         } else {
             format!("stack memory at {address:#x} was not there to be copied")

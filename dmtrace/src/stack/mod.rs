@@ -7,6 +7,7 @@
 mod binary;
 mod find;
 mod go;
+mod goroutine;
 mod memory;
 mod sample;
 mod site;

@@ -12,7 +12,7 @@ use gimli::{
 
 use super::{
     AddressSpace, Binary, CallSite, End, Finder, Frame, How, Memory, Module, binary::Table,
-    go::Pclntab, site::FRAMES,
+    site::FRAMES,
 };
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
@@ -25,9 +25,9 @@ pub struct Registers([Option<u64>; 17]);
 /// DWARF numbers of x86-64, in the order of `pt_regs`: r15 to r12, rbp, rbx, r11 to r8, rax, rcx,
 /// rdx, rsi, rdi.
 const PT_REGS: [u16; 15] = [15, 14, 13, 12, 6, 3, 11, 10, 9, 8, 0, 2, 1, 4, 5];
-const RBP: u16 = 6;
-const RSP: u16 = 7;
-const IP: u16 = 16;
+pub(super) const RBP: u16 = 6;
+pub(super) const RSP: u16 = 7;
+pub(super) const IP: u16 = 16;
 /// Words of a function without unwind information that are searched for its return address.
 const LEAF_WORDS: u64 = 8;
 
@@ -53,11 +53,11 @@ impl Registers {
         registers
     }
 
-    fn get(&self, number: u16) -> Option<u64> {
+    pub(super) fn get(&self, number: u16) -> Option<u64> {
         self.0.get(usize::from(number)).copied().flatten()
     }
 
-    fn set(&mut self, number: u16, value: Option<u64>) {
+    pub(super) fn set(&mut self, number: u16, value: Option<u64>) {
         if let Some(slot) = self.0.get_mut(usize::from(number)) {
             *slot = value;
         }
@@ -65,9 +65,11 @@ impl Registers {
 }
 
 /// What is behind a frame.
-enum Step {
+pub(super) enum Step {
     /// A caller: `exact` if its address is an instruction to be executed, not one to return to.
     Caller { how: How, exact: bool },
+    /// A caller on the stack of the goroutine that waits for the code on the thread's.
+    OnGoroutine,
     /// Nothing: it is the first function of its thread.
     Outermost,
     /// Not known.
@@ -85,6 +87,7 @@ pub fn unwind(
     let mut numbers: Vec<usize> = Vec::new();
     let mut how = How::Observed;
     let mut exact = true;
+    let mut on_goroutine = false;
     loop {
         let Some(ip) = registers.get(IP).filter(|ip| *ip != 0) else {
             site.end = End::Complete;
@@ -132,6 +135,15 @@ pub fn unwind(
                 site.end = End::Truncated("the stack leads back into itself".to_owned());
                 break;
             }
+            Step::OnGoroutine if on_goroutine => {
+                site.end = End::Truncated("the stack leads back into itself".to_owned());
+                break;
+            }
+            Step::OnGoroutine => {
+                on_goroutine = true;
+                how = How::Observed;
+                exact = false;
+            }
             Step::Caller {
                 how: found,
                 exact: is_exact,
@@ -169,14 +181,14 @@ const fn frame(module: Option<usize>, address: u64, how: How) -> Frame {
 }
 
 /// One step of the walk.
-struct Walk<'a, 'm> {
+pub(super) struct Walk<'a, 'm> {
     space: &'a mut AddressSpace,
     finder: &'a mut Finder,
-    memory: &'a Memory<'m>,
+    pub(super) memory: &'a Memory<'m>,
     binary: &'a Binary,
-    bias: u64,
+    pub(super) bias: u64,
     /// Address in the file of the call, or of the next instruction in the innermost frame.
-    lookup: u64,
+    pub(super) lookup: u64,
     innermost: bool,
 }
 
@@ -205,7 +217,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    fn at(&self) -> String {
+    pub(super) fn at(&self) -> String {
         format!(" (at {:#x})", self.lookup)
     }
 
@@ -305,50 +317,6 @@ impl Walk<'_, '_> {
                 },
             ] => Ok(*address),
             _ => Err(failed()),
-        }
-    }
-
-    /// Undoes a frame by Go's tables.
-    fn by_go(&self, table: &Pclntab, registers: &mut Registers) -> Step {
-        let Some(function) = table.function(self.lookup) else {
-            return Step::Lost(format!("Go does not know the function{}", self.at()));
-        };
-        let name = function.name().unwrap_or_default();
-        match name.as_str() {
-            "runtime.goexit"
-            | "runtime.mstart"
-            | "runtime.rt0_go"
-            | "runtime.goexit.abi0"
-            | "runtime.mstart.abi0"
-            | "runtime.rt0_go.abi0" => return Step::Outermost,
-            "runtime.asmcgocall" | "runtime.asmcgocall.abi0" => {
-                return Step::Lost(
-                    "the goroutine called C, and its own stack is elsewhere (not copied)"
-                        .to_owned(),
-                );
-            }
-            "runtime.systemstack" | "runtime.mcall" | "runtime.morestack" => {
-                return Step::Lost(format!("{name} has changed to a stack that is not copied"));
-            }
-            _ => {}
-        }
-        let (Some(size), Some(sp)) = (function.frame_size(self.lookup), registers.get(RSP)) else {
-            return Step::Lost(format!("Go does not know the frame of {name}"));
-        };
-        let at = sp.wrapping_add(size);
-        let Some(ip) = self.memory.word(at) else {
-            return Step::Lost(self.memory.missing(at));
-        };
-        if size >= 8
-            && let Some(bp) = self.memory.word(at - 8)
-        {
-            registers.set(RBP, Some(bp));
-        }
-        registers.set(RSP, Some(at.wrapping_add(8)));
-        registers.set(IP, Some(ip));
-        Step::Caller {
-            how: How::Observed,
-            exact: false,
         }
     }
 

@@ -15,7 +15,9 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use dmtrace_common::{CS_64, PAGE, ProcKey, STACK_NO_REGS, STACK_PAGES, StackSample};
+use dmtrace_common::{
+    CS_64, GoroutineSample, PAGE, ProcKey, STACK_NO_REGS, STACK_PAGES, StackSample,
+};
 use tokio::sync::Notify;
 
 use super::{AddressSpace, CallSite, End, Finder, Memory, Registers, Symbolizer, unwind};
@@ -197,17 +199,26 @@ impl Work {
         if sample.regs.cs != CS_64 {
             return nothing("stacks of 32-bit programs are not unwound");
         }
-        let pages = (sample.pages as usize).min(STACK_PAGES);
-        let memory = Memory::new(
-            sample.start,
-            &sample.stack[..pages * PAGE],
-            pages == STACK_PAGES,
-        );
+        let memory = copied(sample);
         let program = (self.programs)(sample.header.actor);
         let mut space = AddressSpace::of_sample(sample, program.as_deref());
         let registers = Registers::of_user(&sample.regs);
         unwind(&mut space, &mut self.finder, registers, &memory)
     }
+}
+
+/// The stacks of a message.
+fn copied(sample: &StackSample) -> Memory<'_> {
+    let pages = (sample.pages as usize).min(STACK_PAGES);
+    let own = pages.min(sample.thread_pages as usize);
+    let (thread, goroutine) = sample.stack[..pages * PAGE].split_at(own * PAGE);
+    let full = pages == STACK_PAGES;
+    if sample.goroutine == GoroutineSample::default() {
+        return Memory::new(sample.start, thread, full);
+    }
+    let start = sample.goroutine.sp & !(PAGE as u64 - 1);
+    // Of the thread's stack only what C uses was copied.
+    Memory::new(sample.start, thread, true).with_goroutine(sample.goroutine, start, goroutine, full)
 }
 
 /// Waits for messages; tells whether the end has come.

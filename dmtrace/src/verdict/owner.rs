@@ -141,6 +141,7 @@ fn living(
     evidence.extend(alive.iter().map(|user| Evidence::Alive {
         who: user.who.clone(),
     }));
+    evidence.extend(alive.iter().filter_map(|user| interrupted(user)));
     let mut found = None;
     for user in alive {
         match abandoned(subject, context, &known, user) {
@@ -326,6 +327,7 @@ fn dead(
         who: left.who.clone(),
         stage: step,
     });
+    evidence.extend(interrupted(left));
     let how = how(subject, cookie, left, step);
     let mut verdict = Verdict::of(Class::Leaked(how), known.confidence())
         .missing(missing(cookie, step, &known))
@@ -338,6 +340,11 @@ fn dead(
         exit: left.exit.and_then(|exit| exit.status),
     });
     verdict
+}
+
+/// The wait that ended without a result is what its user did last.
+fn interrupted(user: &User) -> Option<Evidence> {
+    (user.stage == Stage::Interrupted).then_some(Evidence::Interrupted { at: user.last })
 }
 
 fn how(subject: &Subject<'_>, cookie: &Cookie, left: &User, step: Stage) -> How {

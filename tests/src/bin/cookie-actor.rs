@@ -21,7 +21,10 @@ prints one JSON line for each step: step, pid, key, semid, errno
   cycle [--events N] [--delay-ms N] [--count N] [--stop-at STEP --how kill|exit|hold]
         create, count N uevents, wait, remove; children complete as udev would.
         STEP: after-semget after-setval after-inc after-complete in-wait after-wait
+  crowd [--count N] [--seed N]   many cookies, each left at a random step of its making
   moby [--count N | --until-enospc] [--every-ms N]   create, +1, -1 by itself, never wait
+  device --name NAME [--stop-at STEP --how ...]   make and remove a real device, udev completes;
+        fails if its node is not as it should be. One STEP more: after-ioctl
   moby ... --device NAME      the same with a real DM_DEV_REMOVE, which fails if NAME is open
   eintr [--then-cycle]       give up the wait on a signal; then a cycle in good order
   over-complete              complete twice, then wait
@@ -140,6 +143,12 @@ fn play(verb: &str, actor: Actor, args: &mut Args) -> anyhow::Result<Option<File
                 actor.cycle(events, delay).context("cycle")?;
             }
         }
+        "crowd" => {
+            let (count, seed) = (args.number("--count", 1)?, args.number("--seed", 0)?);
+            args.end()?;
+            actor.crowd(count, seed).context("crowd")?;
+            say("made", None, &[]);
+        }
         "moby" => moby(actor, args)?,
         "eintr" => {
             let then_cycle = args.flag("--then-cycle");
@@ -147,6 +156,13 @@ fn play(verb: &str, actor: Actor, args: &mut Args) -> anyhow::Result<Option<File
             actor.abandon_on_eintr().context("eintr")?;
             if then_cycle {
                 actor.cycle(1, Duration::ZERO).context("cycle")?;
+            }
+        }
+        "device" => {
+            let name = args.text("--name")?.context("--name: missing")?;
+            args.end()?;
+            if let Some(wrong) = actor.device(&name).with_context(|| name.clone())? {
+                bail!("{name}: {wrong}");
             }
         }
         "over-complete" => {

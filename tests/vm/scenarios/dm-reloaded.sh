@@ -33,6 +33,7 @@ for time in $(seq $times); do
 done
 killed semget 2 dmsetup create a --table '0 2048 zero'
 expect leaked culprit=$killed how=finished_after_death step=armed confidence=observed device=a \
+    missing=wait evidence="killed by SIGKILL + completed by udev" \
     command="dmsetup create a --table 0 2048 zero"
 expect cookies created=$((2 * times + 3)) live=1
 finish

@@ -16,5 +16,6 @@ while :; do
 done
 udevd_go
 expect leaked culprit="$pid" command="dmsetup create b --table 0 2048 zero" \
-    how=finished_after_death step=armed confidence=observed device=b
+    how=finished_after_death step=armed confidence=observed device=b \
+    missing=wait evidence="killed by SIGKILL + completed by udev"
 expect cookies created=2 live=1

@@ -9,7 +9,8 @@ for abi in semop semtimedop; do
     wait $pid || true
     if [ "$BACKEND" != tracepoint ]; then
         expect leaked culprit=$pid command="cookie-actor32 cycle --abi $abi --stop-at after-inc" \
-            how=owner_killed signal=9 step=armed confidence=observed device=-
+            how=owner_killed signal=9 step=armed confidence=observed device=- \
+            missing=wait evidence="killed by SIGKILL"
     fi
 done
 if [ "$BACKEND" = tracepoint ]; then

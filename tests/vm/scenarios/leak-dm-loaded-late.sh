@@ -9,5 +9,6 @@ udevadm settle --timeout=60
 sleep 2
 killed semget 2 dmsetup create a --table '0 2048 zero'
 expect leaked culprit=$killed how=finished_after_death step=armed confidence=observed device=a \
+    missing=wait evidence="killed by SIGKILL + completed by udev" \
     command="dmsetup create a --table 0 2048 zero"
 expect cookies created=1 live=1

@@ -24,5 +24,6 @@ udevd_go
 wait "$command" || true
 udevadm settle --timeout=20
 expect leaked culprit="$pid" command="dmsetup create a --table 0 2048 zero" container="$id" device=a \
-    how=finished_after_death step=waiting confidence=observed
+    how=finished_after_death step=waiting confidence=observed missing=removal \
+    evidence="killed by SIGKILL + completed by udev"
 expect cookies live=1

@@ -10,5 +10,6 @@ true
 INNER
 sh /tmp/outer
 expect leaked culprit="$(cat /tmp/leaker)" command="dmsetup create a --table 0 2048 zero" \
-    how=finished_after_death step=armed confidence=observed device=a
+    how=finished_after_death step=armed confidence=observed device=a \
+    missing=wait evidence="killed by SIGKILL + completed by udev"
 expect cookies created=1 live=1

@@ -14,6 +14,7 @@ dmsetup mknodes
 sleep 6
 # Of the last one list says open: what the thread did since (a creation that failed) is in no map.
 expect leaked culprit=$pid count=128 how=never_waited confidence=inferred device=busy list=less \
+    missing=wait evidence="failed with EBUSY + is alive" \
     command="cookie-actor moby --device busy --until-enospc --every-ms 40 --hold"
 expect victim also_culprit=true pid=$pid
 expect victim also_culprit=false

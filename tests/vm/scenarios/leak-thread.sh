@@ -6,5 +6,5 @@ pid=$!
 until_ok 10 grep -q armed /tmp/actor
 kill_it $pid
 expect leaked culprit=$pid command="cookie-actor thread" how=owner_killed signal=9 step=armed \
-    confidence=observed device=-
+    confidence=observed device=- missing=wait evidence="killed by SIGKILL"
 expect cookies created=1 live=1

@@ -10,5 +10,6 @@ unshare --ipc=/tmp/pin sh -c '
 ' || true
 pid=$(cat /tmp/leaker)
 expect leaked culprit=$pid how=owner_killed signal=9 step=armed confidence=observed device=a \
+    missing=wait evidence="killed by SIGKILL + 1 uevent sent, 0 completed by udev" \
     command="dmsetup create a --table 0 2048 zero"
 expect cookies created=1 live=1

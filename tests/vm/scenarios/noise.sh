@@ -8,6 +8,7 @@ cookie-actor churn --tag noise --procs 30 --sets 100 --keyed >/dev/null
 killed semget 2 dmsetup create a --table '0 2048 zero'
 cookie-actor churn --tag more --procs 20 --sets 100 >/dev/null
 expect leaked culprit=$killed how=finished_after_death step=armed confidence=observed device=a \
+    missing=wait evidence="killed by SIGKILL + completed by udev" \
     command="dmsetup create a --table 0 2048 zero"
 expect row state=foreign count=3
 expect cookies created=4 live=4

@@ -9,7 +9,8 @@ until_ok 10 in_semop $pid
 udevadm settle --timeout=60
 sleep 1.5
 # Only events know of the lookup: list, which joins the trace, says waiting.
-expect stuck creator=$pid cause=namespace_split confidence=observed device=a list=less
+expect stuck creator=$pid cause=namespace_split confidence=observed device=a list=less \
+    missing=completion lost=1 evidence="in vain in IPC namespace"
 expect change change=lookup_failed
 expect cookies created=1 live=1
 expect explain cause=namespace_split missing=completion victim=$pid remedy=share_ipc evidence="in vain"

@@ -10,6 +10,7 @@ pid=$!
 until_ok 10 in_semop $pid
 udevadm settle --timeout=20
 sleep 1
-expect stuck creator=$pid cause=dmsetup_missing confidence=inferred device=a
+expect stuck creator=$pid cause=dmsetup_missing confidence=inferred device=a \
+    missing=completion lost=1 evidence="1 uevent sent, 0 completed by udev + missing or not executable"
 expect explain cause=dmsetup_missing missing=completion victim=$pid culprit=- remedy=install_dmsetup
 expect cookies created=1 live=1

@@ -12,7 +12,8 @@ worker=$(sed -n 's/^PPid:.//p' "/proc/$program/status")
 kill -KILL "$worker"
 kill -KILL "$program"
 sleep 12
-expect stuck creator=$pid cause=event_dropped confidence=inferred device=a
+expect stuck creator=$pid cause=event_dropped confidence=inferred device=a \
+    missing=completion lost=1 evidence="1 uevent sent, 0 completed by udev + udev is idle"
 expect explain cause=event_dropped missing=completion victim=$pid culprit=- evidence="udev is idle" \
     remedy=read_journal
 expect cookies created=1 live=1

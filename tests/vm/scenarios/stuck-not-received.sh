@@ -9,7 +9,8 @@ until_ok 10 grep -q '"type":"finding"' "$OUT/watch.json"
 expect was state=stuck cause=udevd_down device=a
 udevd_start
 sleep 11
-expect stuck creator=$pid cause=not_received confidence=inferred device=a
+expect stuck creator=$pid cause=not_received confidence=inferred device=a \
+    missing=completion lost=1 evidence="1 uevent sent, 0 completed by udev + was started after the uevent"
 expect explain cause=not_received missing=completion victim=$pid culprit=- \
     evidence="was started after the uevent"
 expect cookies created=1 live=1

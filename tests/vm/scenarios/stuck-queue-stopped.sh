@@ -7,7 +7,8 @@ pid=$!
 until_ok 10 in_semop $pid
 sleep 12
 unsettled=yes
-expect stuck creator=$pid cause=queue_stopped confidence=inferred device=a
+expect stuck creator=$pid cause=queue_stopped confidence=inferred device=a \
+    missing=completion lost=1 evidence="1 uevent sent, 0 completed by udev + no worker"
 expect explain cause=queue_stopped missing=completion victim=$pid culprit=- remedy=start_queue \
     avoid=complete evidence="no worker"
 expect cookies created=1 live=1

@@ -10,6 +10,7 @@ until_ok 10 in_semop $pid
 udevadm settle --timeout=60
 sleep 1
 # A worker that has the old rules may still complete, until the timeout.
-expect stuck creator=$pid cause=rule_missing confidence=inferred device=a
+expect stuck creator=$pid cause=rule_missing confidence=inferred device=a \
+    missing=completion lost=1 evidence="1 uevent sent, 0 completed by udev + 95-dm-notify.rules is missing or masked"
 expect cookies created=1 live=1
 expect explain cause=rule_missing missing=completion victim=$pid culprit=- remedy=install_rule

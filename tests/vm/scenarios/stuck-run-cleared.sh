@@ -11,7 +11,8 @@ pid=$!
 until_ok 10 in_semop $pid
 udevadm settle --timeout=60
 sleep 11
-expect stuck creator=$pid cause=run_cleared confidence=inferred device=a
+expect stuck creator=$pid cause=run_cleared confidence=inferred device=a \
+    missing=completion lost=1 evidence="1 uevent sent, 0 completed by udev + 96-clear.rules"
 expect cookies created=1 live=1
 expect explain state=stuck cause=run_cleared missing=completion count=1 victim=$pid culprit=- \
     evidence=96-clear.rules remedy=repair_rule avoid=kill_waiter life="uevent change"

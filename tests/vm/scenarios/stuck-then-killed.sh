@@ -9,5 +9,6 @@ until_ok 10 grep -q '"type":"finding"' "$OUT/watch.json"
 expect was state=stuck cause=udevd_down device=a
 kill_it $pid
 unsettled=yes
-expect leaked culprit=$pid how=owner_killed signal=9 step=waiting confidence=observed device=a
+expect leaked culprit=$pid how=owner_killed signal=9 step=waiting confidence=observed device=a \
+    missing=completion lost=1 evidence="killed by SIGKILL + 1 uevent sent, 0 completed by udev"
 expect cookies created=1 live=1

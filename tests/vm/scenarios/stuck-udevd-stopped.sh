@@ -7,7 +7,8 @@ pid=$!
 until_ok 10 in_semop $pid
 unsettled=yes
 sleep 1
-expect stuck creator=$pid cause=udevd_down confidence=observed device=a
+expect stuck creator=$pid cause=udevd_down confidence=observed device=a \
+    missing=completion lost=1 evidence="1 uevent sent, 0 completed by udev + no udevd runs"
 expect cookies created=1 live=1
 expect explain cause=udevd_down missing=completion victim=$pid culprit=- remedy=start_udevd \
     avoid=kill_waiter life="sleeps until"

@@ -13,6 +13,7 @@ kill -KILL "$worker"
 kill -KILL "$program"
 sleep 2.5
 kill_it $pid
-expect leaked culprit=$pid how=owner_killed signal=9 step=waiting confidence=observed device=a
+expect leaked culprit=$pid how=owner_killed signal=9 step=waiting confidence=observed device=a \
+    missing=completion lost=1 evidence="killed by SIGKILL + 1 uevent sent, 0 completed by udev"
 expect cookies created=1 live=1
 expect explain culprit=$pid missing=completion remedy=fix_killer life="killed by SIGKILL"

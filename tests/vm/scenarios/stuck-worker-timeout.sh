@@ -12,5 +12,6 @@ sleep 12.5
 expect was state=stuck cause=event_lost device=a
 unsettled=yes
 kill_it $pid
-expect leaked culprit=$pid how=owner_killed signal=9 step=waiting confidence=observed device=a
+expect leaked culprit=$pid how=owner_killed signal=9 step=waiting confidence=observed device=a \
+    missing=completion lost=1 evidence="killed by SIGKILL + 1 uevent sent, 0 completed by udev"
 expect cookies created=1 live=1

@@ -15,6 +15,7 @@ killed semget 2 dmsetup create k --table '0 2048 zero'
 lvremove -q -y vg
 kill -CONT "$tracer"
 expect leaked culprit=$killed how=finished_after_death step=armed confidence=observed device=k \
+    missing=wait evidence="killed by SIGKILL + completed by udev" \
     command="dmsetup create k --table 0 2048 zero"
 expect cookies created=8 destroyed=7 live=1
 finish

@@ -2,17 +2,26 @@
 //! tight loop. With `dmtrace clean` no live operation may fail, and every leak must go; what
 //! `dmsetup udevcomplete_all` does in its place is counted.
 
-use std::{collections::BTreeMap, fs, path::Path, process::ExitCode, time::Duration};
+mod docs;
+mod numbers;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 
+use self::numbers::Numbers;
 use super::{
     End, Kernel, Lab, Outcome, RunSpec, Streams,
     guest::FileSpec,
-    kernel::{self},
-    suite::Programs,
+    kernel::{self, Spec},
+    suite::{self, Programs},
 };
-use crate::host;
+use crate::{host, tally::Tally};
 
 /// Real operations under `clean --apply` in a tight loop, in a virtual machine.
 #[derive(clap::Args)]
@@ -31,6 +40,16 @@ pub struct Args {
     /// Who cleans meanwhile; repeatable
     #[arg(long = "cleaner", value_enum, value_delimiter = ',', default_values = ["none", "dmtrace", "udevcomplete-all"])]
     cleaners: Vec<Cleaner>,
+    /// What the random choices begin with; by default another one each time
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Operations at the same time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=9))]
+    workers: u8,
+    /// Write the table to docs/cleanup.md, with the outcomes of former runs of the same dmtrace
+    /// for what was not run now
+    #[arg(long)]
+    write_docs: bool,
 }
 
 /// Who cleans while the operations run.
@@ -45,6 +64,8 @@ enum Cleaner {
 }
 
 impl Cleaner {
+    const ALL: [Self; 3] = [Self::None, Self::Dmtrace, Self::UdevcompleteAll];
+
     const fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -54,28 +75,79 @@ impl Cleaner {
     }
 }
 
-/// What a storm came to: the numbers of its summary.
-type Numbers = BTreeMap<String, u64>;
+/// One storm.
+#[derive(Clone, Copy)]
+struct Run {
+    cleaner: Cleaner,
+    seconds: u64,
+    seed: u64,
+    workers: u8,
+}
 
 /// Carries out the command line.
 pub fn main(args: &Args) -> Result<ExitCode> {
     let specs = kernel::resolve(&args.kernels)?;
+    let seed = args.seed.unwrap_or_else(|| u64::from(std::process::id()));
+    println!("seed {seed}");
+    let runs: Vec<Run> = args
+        .cleaners
+        .iter()
+        .map(|&cleaner| Run {
+            cleaner,
+            seconds: args.seconds,
+            seed,
+            workers: args.workers,
+        })
+        .collect();
     let programs = Programs::build()?;
+    let wrong = storms(&specs, &runs, &programs)?;
+    if args.write_docs {
+        docs::write(&suite::fingerprint(&programs.dmtrace)?)?;
+    }
+    Ok(if wrong == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// A short storm, for `cargo xtask test`.
+pub fn tier() -> Result<Tally> {
+    let specs = kernel::resolve(&["6.12".to_owned()])?;
+    let run = Run {
+        cleaner: Cleaner::Dmtrace,
+        seconds: 45,
+        seed: u64::from(std::process::id()),
+        workers: 3,
+    };
+    println!("seed {}", run.seed);
+    Ok(match storms(&specs, &[run], &Programs::build()?)? {
+        0 => Tally::PASSED,
+        _ => Tally::FAILED,
+    })
+}
+
+/// Storms on each kernel, prints a line for each, and what is wrong; returns how much is.
+fn storms(specs: &[&Spec], runs: &[Run], programs: &Programs) -> Result<usize> {
+    let program = suite::fingerprint(&programs.dmtrace)?;
     let mut lab = Lab::open(false)?;
-    println!("{}", line("kernel", "cleaner", &COLUMNS.map(str::to_owned)));
+    println!("{}", Numbers::head());
     let mut wrong = Vec::new();
-    for spec in specs {
+    for &spec in specs {
         let kernel = lab.prepare(spec)?;
-        for &cleaner in &args.cleaners {
-            let out = host::target_dir()?
-                .join("vm-storm")
-                .join(&kernel.name)
-                .join(cleaner.name());
-            let numbers = run(&lab, &kernel, &programs, cleaner, args.seconds, &out)?;
-            let cells = COLUMNS.map(|name| number(&numbers, name).to_string());
-            println!("{}", line(&kernel.name, cleaner.name(), &cells));
-            for why in complaints(&numbers, cleaner) {
-                wrong.push(format!("{} on {}: {why}", cleaner.name(), kernel.name));
+        for run in runs {
+            let (name, out) = (run.cleaner.name(), results(&kernel.name, run.cleaner));
+            let numbers = match storm(&lab, &kernel, programs, *run, &out) {
+                Ok(numbers) => numbers,
+                Err(error) => {
+                    wrong.push(format!("{name} on {}: {error:#}", kernel.name));
+                    continue;
+                }
+            };
+            println!("{}", numbers.line(&kernel.name, name));
+            numbers.keep(&out, &program)?;
+            for why in numbers.complaints(run.cleaner == Cleaner::UdevcompleteAll) {
+                wrong.push(format!("{name} on {}: {why}", kernel.name));
             }
             for harm in harms(&out) {
                 println!("  | {harm}");
@@ -85,75 +157,27 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     for why in &wrong {
         println!("FAIL {why}");
     }
-    Ok(if wrong.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(wrong.len())
 }
 
-/// Columns of the table, names of the numbers.
-const COLUMNS: [&str; 8] = [
-    "operations",
-    "harmed",
-    "kills",
-    "rounds",
-    "removed",
-    "peak",
-    "left",
-    "suspended",
-];
+/// Where the artefacts of the last run are kept.
+fn results(kernel: &str, cleaner: Cleaner) -> PathBuf {
+    let target = host::target_dir().unwrap_or_default();
+    target.join("vm-storm").join(kernel).join(cleaner.name())
+}
 
 /// Harms that are printed of each storm; all are in its files.
 const SHOWN: usize = 5;
 
-fn line(kernel: &str, cleaner: &str, cells: &[String; 8]) -> String {
-    let mut text = format!("{kernel:7} {cleaner:16}");
-    for (cell, column) in cells.iter().zip(COLUMNS) {
-        text.push_str(&format!(" {cell:>width$}", width = column.len()));
-    }
-    text
+fn harms(out: &Path) -> Vec<String> {
+    let text = fs::read_to_string(out.join("harm")).unwrap_or_default();
+    text.lines()
+        .take(SHOWN)
+        .map(|line| line.chars().take(300).collect())
+        .collect()
 }
 
-fn number(numbers: &Numbers, name: &str) -> u64 {
-    numbers.get(name).copied().unwrap_or(0)
-}
-
-/// What must not be.
-fn complaints(numbers: &Numbers, cleaner: Cleaner) -> Vec<String> {
-    let of = |name| number(numbers, name);
-    let mut wrong = Vec::new();
-    if of("operations") < 10 || of("kills") == 0 {
-        wrong.push("hardly anything happened".to_owned());
-    }
-    if cleaner == Cleaner::UdevcompleteAll {
-        return wrong;
-    }
-    if of("harmed") > 0 {
-        wrong.push(format!("{} live operations were harmed", of("harmed")));
-    }
-    if cleaner == Cleaner::Dmtrace {
-        if of("removed") == 0 {
-            wrong.push("it removed nothing".to_owned());
-        }
-        if of("left") > of("begin") {
-            wrong.push(format!("{} sets are left", of("left")));
-        }
-        if of("in_use") > 0 {
-            wrong.push(format!("{} were used when they were removed", of("in_use")));
-        }
-    }
-    wrong
-}
-
-fn run(
-    lab: &Lab,
-    kernel: &Kernel,
-    programs: &Programs,
-    cleaner: Cleaner,
-    seconds: u64,
-    out: &Path,
-) -> Result<Numbers> {
+fn storm(lab: &Lab, kernel: &Kernel, programs: &Programs, run: Run, out: &Path) -> Result<Numbers> {
     if out.exists() {
         fs::remove_dir_all(out).with_context(|| out.display().to_string())?;
     }
@@ -164,33 +188,26 @@ fn run(
             argv: vec![
                 "sh".to_owned(),
                 "/job/storm.sh".to_owned(),
-                seconds.to_string(),
-                cleaner.name().to_owned(),
+                run.seconds.to_string(),
+                run.cleaner.name().to_owned(),
+                run.seed.to_string(),
+                run.workers.to_string(),
             ],
             files: vec![
                 spec(&programs.scripts.join("storm.sh"), "/job/storm.sh")?,
                 spec(&programs.dmtrace, "/job/dmtrace")?,
+                spec(&programs.actor, "/job/cookie-actor")?,
+                spec(&programs.storm, "/job/cookie-storm")?,
             ],
             out: Some(out.to_owned()),
             // Operations that hang are given up after 120 s, and there may be some in a row.
-            timeout: Duration::from_secs(seconds + 900),
+            timeout: Duration::from_secs(run.seconds + 900),
             streams: Streams::Capture,
             ..RunSpec::default()
         },
     )?;
     check(&outcome)?;
-    let text = fs::read_to_string(out.join("summary")).context("the storm left no summary")?;
-    let mut numbers: Numbers = text
-        .lines()
-        .filter_map(|line| {
-            let (name, number) = line.split_once(' ')?;
-            Some((name.to_owned(), number.trim().parse().ok()?))
-        })
-        .collect();
-    for (name, outcome) in [("removed", "removed"), ("in_use", "removed_in_use")] {
-        numbers.insert(name.to_owned(), outcomes(out, outcome));
-    }
-    Ok(numbers)
+    Numbers::read(&out.join("summary.json"))
 }
 
 fn check(outcome: &Outcome) -> Result<()> {
@@ -204,57 +221,5 @@ fn check(outcome: &Outcome) -> Result<()> {
             outcome.summary(),
             String::from_utf8_lossy(&outcome.stderr)
         ),
-    }
-}
-
-/// Outcomes of this kind in the audit record.
-fn outcomes(out: &Path, wanted: &str) -> u64 {
-    let text = fs::read_to_string(out.join("audit")).unwrap_or_default();
-    let lines = text.lines().filter_map(|line| {
-        let line: serde_json::Value = serde_json::from_str(line).ok()?;
-        (line["type"] == "clean_outcome" && line["outcome"] == wanted).then_some(())
-    });
-    lines.count() as u64
-}
-
-fn harms(out: &Path) -> Vec<String> {
-    let text = fs::read_to_string(out.join("harm")).unwrap_or_default();
-    text.lines().take(SHOWN).map(str::to_owned).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn numbers(pairs: &[(&str, u64)]) -> Numbers {
-        let pairs = pairs.iter();
-        pairs
-            .map(|&(name, number)| (name.to_owned(), number))
-            .collect()
-    }
-
-    #[test]
-    fn harm_and_leftovers_are_failures() {
-        let good = [
-            ("operations", 100),
-            ("kills", 9),
-            ("removed", 8),
-            ("begin", 1),
-            ("left", 1),
-        ];
-        assert!(complaints(&numbers(&good), Cleaner::Dmtrace).is_empty());
-        for bad in [
-            ("harmed", 1),
-            ("left", 2),
-            ("removed", 0),
-            ("in_use", 1),
-            ("operations", 0),
-        ] {
-            let mut numbers = numbers(&good);
-            numbers.insert(bad.0.to_owned(), bad.1);
-            assert_eq!(complaints(&numbers, Cleaner::Dmtrace).len(), 1, "{bad:?}");
-        }
-        let harmed = numbers(&[("operations", 100), ("kills", 9), ("harmed", 50)]);
-        assert!(complaints(&harmed, Cleaner::UdevcompleteAll).is_empty());
     }
 }

@@ -23,7 +23,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-pub(super) use self::programs::Programs;
+pub(super) use self::{kept::fingerprint, programs::Programs};
 use self::{
     scenario::{Entries, Scenario},
     table::{Cell, Table},
@@ -74,7 +74,7 @@ pub fn main(args: &SuiteArgs, kernels: &[String], list: bool, refresh: bool) -> 
     let programs = Programs::build()?;
     let table = run(&chosen, &specs, refresh, args.logs, &programs)?;
     if args.write_docs {
-        let program = kept::fingerprint(&programs.dmtrace)?;
+        let program = fingerprint(&programs.dmtrace)?;
         docs::write(&all, &kept::complete(&all, &table, &program))?;
     }
     println!("{}", table.tally());
@@ -123,7 +123,7 @@ fn run(
             say(&format!("{error:#}"));
         }
     }
-    let program = kept::fingerprint(&programs.dmtrace)?;
+    let program = fingerprint(&programs.dmtrace)?;
     let mut columns: Vec<(String, Vec<(String, Cell)>)> = Vec::new();
     let mut queue = VecDeque::new();
     for (column, (spec, kernel)) in kernels.iter().enumerate() {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Report, Status, Tracing, selftest};
-use crate::probe::{Attempt, Backend, DmState, Options, Outcome, Tracer};
+use crate::probe::{Attempt, Backend, DmState, Environment, Options, Outcome, Plan, Tracer};
 
 /// Small: nothing but the self-test goes through it.
 const OPTIONS: Options = Options {
@@ -14,7 +14,7 @@ const OPTIONS: Options = Options {
 };
 
 /// Attaches, and tells what came of it.
-pub(super) fn check(report: &mut Report) -> Tracing {
+pub(super) fn check(environment: &Environment, report: &mut Report) -> Tracing {
     let mut tracer = match Tracer::start(OPTIONS) {
         Ok(tracer) => tracer,
         Err(error) => {
@@ -32,6 +32,7 @@ pub(super) fn check(report: &mut Report) -> Tracing {
         .push(("device_mapper_attempts", json!(tracer.dm_attempts())));
     skipped(&tracer, report);
     chosen(&tracer, report);
+    preemption(&tracer, environment, report);
     device_mapper(&tracer, report);
     for what in tracer.missing_detail() {
         report.warn(
@@ -89,6 +90,36 @@ fn chosen(tracer: &Tracer, report: &mut Report) {
         .filter(|attempt| attempt.backend == backend)
         .collect();
     probes(&mine, report);
+}
+
+/// Only trampolines and raw tracepoints can be preempted; kprobes and system call tracepoints run
+/// with preemption off.
+fn preemption(tracer: &Tracer, environment: &Environment, report: &mut Report) {
+    let kernel = environment.preemption.text();
+    report
+        .more
+        .push(("preemption", json!(environment.preemption)));
+    report.more.push(("plan", json!(tracer.plan())));
+    match (
+        environment.preemption.plan(),
+        tracer.plan(),
+        tracer.backend(),
+    ) {
+        (Plan::Plain, _, _) => report.pass("preemption", kernel),
+        (_, Plan::Preempted, _) => report.pass(
+            "preemption",
+            format!("{kernel}; probes are where it cannot, or twice"),
+        ),
+        (_, Plan::Plain, Backend::Trampoline) => report.warn(
+            "preemption",
+            format!("{kernel}, and the probes for that do not work here: runs may be skipped"),
+            "dmtrace watch --backend kprobe, which the kernel does not preempt",
+        ),
+        (_, Plan::Plain, backend) => report.pass(
+            "preemption",
+            format!("{kernel}, but not while a probe of {backend} runs"),
+        ),
+    }
 }
 
 /// device-mapper has its own choice, apart from the backend.

@@ -11,8 +11,8 @@ use crate::{
     ids::{IpcNs, SemId},
     ledger::{Call, Meaning, Stage},
     verdict::{
-        Cause, Class, Completeness, Confidence, Context, Healthy, How, MissingStep, NotACookie,
-        Obstacle, Reason, Role, Rules, Thresholds, provably_leaked, survey,
+        Cause, Class, Completeness, Confidence, Context, Evidence, Healthy, How, MissingStep,
+        NotACookie, Obstacle, Reason, Role, Rules, Thresholds, provably_leaked, survey,
     },
 };
 
@@ -139,6 +139,8 @@ fn interrupted_and_not_resumed() {
     let verdict = scene.verdict(2);
     assert_eq!(leaked(&verdict), How::AbandonedOnEintr);
     assert_eq!(verdict.confidence, Confidence::Observed);
+    let interrupted = |it: &Evidence| matches!(it, Evidence::Interrupted { .. });
+    assert!(verdict.evidence.iter().any(interrupted));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod over;
 mod plans;
 mod play;
 mod scene;
+mod stale_plans;
 mod stuck;
 mod truth;
 mod world;

@@ -9,7 +9,8 @@ pub fn field(object: &Value, key: &str) -> Option<String> {
         "command" => object.pointer("/process/cmdline").and_then(words),
         "device" => devices(object),
         "site" => site(object),
-        "named" => named(object),
+        "named" | "through" => named(object),
+        "evidence" => evidence(object),
         _ => places(key).iter().find_map(|place| {
             let found = if place.starts_with('/') {
                 object.pointer(place)
@@ -45,6 +46,7 @@ fn places(key: &str) -> &[&str] {
         "confidence" => &["confidence", "/verdict/confidence"],
         "culprit" => &["/culprit/id/tgid", "/verdict/culprit/id/tgid"],
         "missing" => &["/verdict/missing_step/step"],
+        "lost" => &["/verdict/missing_step/count"],
         "creator" => &["/owner/pid"],
         "ns" => &["ipc_ns", "/sem/ns"],
         "by" => &["/who/id/tgid"],
@@ -71,7 +73,7 @@ fn places(key: &str) -> &[&str] {
 pub fn is_known(key: &str) -> bool {
     matches!(
         key,
-        "command" | "device" | "site" | "named" | "count" | "list"
+        "command" | "device" | "site" | "named" | "through" | "evidence" | "count" | "list"
     ) || !places(key).is_empty()
 }
 
@@ -109,6 +111,13 @@ fn named(object: &Value) -> Option<String> {
     Some(names.collect::<Vec<_>>().join(","))
 }
 
+/// The lines of evidence.
+fn evidence(object: &Value) -> Option<String> {
+    let lines = object.pointer("/verdict/evidence")?.as_array()?;
+    let lines: Vec<&str> = lines.iter().filter_map(Value::as_str).collect();
+    (!lines.is_empty()).then(|| lines.join("; "))
+}
+
 /// Names of the devices, sorted.
 fn devices(object: &Value) -> Option<String> {
     let devices = object.get("devices")?.as_array()?;
@@ -120,6 +129,32 @@ fn devices(object: &Value) -> Option<String> {
     names.sort();
     names.dedup();
     (!names.is_empty()).then(|| names.join(","))
+}
+
+/// Whether the field of this key is what an expectation wants: evidence must have all parts of
+/// `a + b`, `through` the names it gives in this order, with others between them; other fields
+/// must be it.
+pub fn fits(key: &str, actual: Option<&str>, wanted: &str) -> bool {
+    match (key, actual) {
+        ("evidence", Some(actual)) => wanted.split(" + ").all(|part| actual.contains(part)),
+        ("through", Some(actual)) => {
+            let mut names = actual.split(',');
+            wanted
+                .split(',')
+                .all(|one| names.any(|name| is_like(name, one)))
+        }
+        _ => is(actual, wanted),
+    }
+}
+
+/// Whether a name is the wanted one, in which one `*` stands for anything.
+fn is_like(name: &str, wanted: &str) -> bool {
+    match wanted.split_once('*') {
+        Some((begin, end)) => {
+            name.len() >= begin.len() + end.len() && name.starts_with(begin) && name.ends_with(end)
+        }
+        None => name == wanted,
+    }
 }
 
 /// Whether a field is what an expectation wants: `-` for nothing, `a|b` for one of several, `3+`
@@ -164,6 +199,30 @@ mod tests {
         assert_eq!(field(&finding, "state").as_deref(), Some("stuck"));
         assert_eq!(field(&finding, "culprit").as_deref(), Some("7"));
         assert!(is_known("count") && !is_known("cuplrit"));
+    }
+
+    #[test]
+    fn a_chain_goes_through_functions_in_order() {
+        let chain = Some("semget,set_cookie,_cgo_1f_Cfunc_set,main");
+        let through = |wanted| fits("through", chain, wanted);
+        assert!(through("semget,main") && through("set_cookie,_cgo_*_Cfunc_set"));
+        assert!(!through("main,semget") && !through("semget,semget") && !through("set"));
+        assert!(!through("_cgo_*_Cfunc_get") && !fits("through", None, "main"));
+        assert!(
+            fits("named", chain, "semget,set_cookie,_cgo_1f_Cfunc_set,main")
+                && !fits("named", chain, "semget,main")
+        );
+    }
+
+    #[test]
+    fn evidence_has_all_parts() {
+        let row = json!({"verdict": {"evidence": ["value 1", "no udevd runs"],
+            "missing_step": {"step": "completion", "count": 2}}});
+        let said = field(&row, "evidence");
+        assert!(fits("evidence", said.as_deref(), "no udevd + value 1"));
+        assert!(!fits("evidence", said.as_deref(), "no udevd + value 2"));
+        assert!(!fits("evidence", None, "value"));
+        assert!(fits("lost", field(&row, "lost").as_deref(), "2"));
     }
 
     #[test]

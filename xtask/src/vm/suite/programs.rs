@@ -20,6 +20,8 @@ pub struct Programs {
     pub dmtrace: PathBuf,
     /// cookie-actor.
     pub actor: PathBuf,
+    /// cookie-storm.
+    pub storm: PathBuf,
     /// cookie-actor for 32 bits, if the target can be had.
     pub actor32: Option<PathBuf>,
     /// The folder `tests/vm`.
@@ -48,6 +50,7 @@ impl Programs {
         Ok(Self {
             dmtrace: kept(program("dmtrace", "dmtrace")?, "dmtrace")?,
             actor: kept(program("dmtrace-tests", "cookie-actor")?, "cookie-actor")?,
+            storm: kept(program("dmtrace-tests", "cookie-storm")?, "cookie-storm")?,
             actor32: has_target(STATIC32)
                 .then(|| for_target("dmtrace-tests", "cookie-actor", STATIC32))
                 .transpose()?

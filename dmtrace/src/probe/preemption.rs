@@ -1,0 +1,138 @@
+//! Whether the kernel takes the processor from a task while that is in the kernel.
+//!
+//! Then another task can come upon a program that is running, and the program is skipped for it.
+
+use std::fs;
+
+use serde::Serialize;
+
+use super::Plan;
+
+/// Whether the kernel preempts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preemption {
+    /// Built without it.
+    NotBuilt,
+    /// Built with it, and switched off.
+    Off(KnownBy),
+    /// It does.
+    On(KnownBy),
+    /// It may: nothing says whether it is switched on.
+    Maybe,
+}
+
+/// Where that is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KnownBy {
+    /// The scheduler's own word, in debugfs.
+    Scheduler,
+    /// `preempt=` on the kernel's command line.
+    CommandLine,
+    /// The kernel's version: built so that it cannot be switched off.
+    Build,
+}
+
+impl KnownBy {
+    /// In words, with how sure it is.
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Scheduler => "observed: /sys/kernel/debug/sched/preempt",
+            Self::CommandLine => "inferred from preempt= in /proc/cmdline",
+            Self::Build => "inferred from /proc/version",
+        }
+    }
+}
+
+impl Preemption {
+    pub(super) fn read() -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        Self::of(
+            &read("/proc/sys/kernel/version"),
+            &read("/sys/kernel/debug/sched/preempt"),
+            &read("/proc/cmdline"),
+        )
+    }
+
+    /// `version` is `uname -v`, `scheduler` has the mode in brackets: `none (voluntary) full`.
+    fn of(version: &str, scheduler: &str, command_line: &str) -> Self {
+        // init/Makefile writes PREEMPT, PREEMPT_DYNAMIC or PREEMPT_RT into the version.
+        let built = version
+            .split_whitespace()
+            .find(|word| word.starts_with("PREEMPT"));
+        let chosen = || {
+            let mut words = command_line.split_whitespace();
+            words.find_map(|word| word.strip_prefix("preempt="))
+        };
+        let mode = scheduler.split(['(', ')']).nth(1);
+        match (built, mode, chosen()) {
+            (None, _, _) => Self::NotBuilt,
+            (_, Some("none" | "voluntary"), _) => Self::Off(KnownBy::Scheduler),
+            (_, Some(_), _) => Self::On(KnownBy::Scheduler),
+            (Some("PREEMPT_DYNAMIC"), None, Some("none" | "voluntary")) => {
+                Self::Off(KnownBy::CommandLine)
+            }
+            (Some("PREEMPT_DYNAMIC"), None, Some(_)) => Self::On(KnownBy::CommandLine),
+            (Some("PREEMPT_DYNAMIC"), None, None) => Self::Maybe,
+            (Some(_), None, _) => Self::On(KnownBy::Build),
+        }
+    }
+
+    /// Which programs reckon with it.
+    pub const fn plan(self) -> Plan {
+        match self {
+            Self::On(_) | Self::Maybe => Plan::Preempted,
+            Self::NotBuilt | Self::Off(_) => Plan::Plain,
+        }
+    }
+
+    /// In words.
+    pub fn text(self) -> String {
+        match self {
+            Self::NotBuilt => "the kernel does not preempt (observed: /proc/version)".to_owned(),
+            Self::Off(by) => format!("the kernel does not preempt ({})", by.text()),
+            Self::On(by) => format!("the kernel preempts ({})", by.text()),
+            Self::Maybe => "the kernel may preempt (inferred: /proc/version says PREEMPT_DYNAMIC, \
+                            and debugfs does not say what is switched on)"
+                .to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DYNAMIC: &str = "#1 SMP PREEMPT_DYNAMIC Debian 7.3.4-1 (2026-11-15)\n";
+
+    #[test]
+    fn the_schedulers_own_word_counts_most() {
+        let of = |mode| Preemption::of(DYNAMIC, mode, "quiet preempt=full\n");
+        assert_eq!(
+            of("none (voluntary) full \n"),
+            Preemption::Off(KnownBy::Scheduler)
+        );
+        assert_eq!(of("full (lazy) \n"), Preemption::On(KnownBy::Scheduler));
+        assert_eq!(of(""), Preemption::On(KnownBy::CommandLine));
+    }
+
+    #[test]
+    fn without_debugfs_the_build_and_the_command_line_tell() {
+        let of = |version, line| Preemption::of(version, "", line);
+        assert_eq!(
+            of("#1 SMP Debian 5.10.262-1 (2026-07-31)", ""),
+            Preemption::NotBuilt
+        );
+        assert_eq!(of(DYNAMIC, "quiet"), Preemption::Maybe);
+        assert_eq!(
+            of(DYNAMIC, "preempt=none"),
+            Preemption::Off(KnownBy::CommandLine)
+        );
+        assert_eq!(
+            of("#1 SMP PREEMPT_RT Debian", "preempt=none"),
+            Preemption::On(KnownBy::Build)
+        );
+        assert_eq!(Preemption::Maybe.plan(), Plan::Preempted);
+    }
+}

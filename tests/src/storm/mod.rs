@@ -1,0 +1,176 @@
+//! A storm: real operations of device-mapper's users run in parallel, some are killed, and a
+//! cleaner works in a tight loop. Runs in a virtual machine, started by `tests/vm/storm.sh`.
+//!
+//! An operation that nobody kills must succeed, and its node must be there when it has made one,
+//! and gone when it has removed one. What does not is *harm*. What the trace has seen is the
+//! second witness: no cookie may be removed while it is in use, none without an audit record.
+
+mod cleaner;
+mod command;
+mod harm;
+mod summary;
+mod trace;
+mod worker;
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+pub use cleaner::Cleaner;
+use harm::Harms;
+pub use summary::Summary;
+
+use crate::dm;
+
+/// How to storm.
+#[derive(Clone, Debug)]
+pub struct Storm {
+    /// How long operations are begun.
+    pub time: Duration,
+    /// Who cleans meanwhile.
+    pub cleaner: Cleaner,
+    /// What the random choices begin with.
+    pub seed: u64,
+    /// One worker for each: a directory with `lvm.conf`, and a file `disk` with the path of a
+    /// device for cryptsetup. The volume group of worker N is `vgN`.
+    pub places: Vec<PathBuf>,
+    /// Where to write.
+    pub out: PathBuf,
+}
+
+/// What all threads share.
+struct Shared {
+    /// Operations are begun until then.
+    end: Instant,
+    /// The cleaner works until then.
+    done: AtomicBool,
+    /// What went wrong.
+    harms: Harms,
+    /// What was done, by name.
+    counts: Mutex<std::collections::BTreeMap<String, u64>>,
+    /// Most sets at a time.
+    peak: AtomicU64,
+}
+
+impl Shared {
+    fn count(&self, name: &str) {
+        self.add(name, 1);
+    }
+
+    fn add(&self, name: &str, more: u64) {
+        if let Ok(mut counts) = self.counts.lock() {
+            *counts.entry(name.to_owned()).or_default() += more;
+        }
+    }
+
+    fn begins(&self) -> bool {
+        Instant::now() < self.end
+    }
+}
+
+/// For cookies whose uevents may be outstanding: udev's timeout, its grace, and some more.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Storms, and tells what came of it.
+///
+/// # Errors
+/// It cannot be done here. That something was harmed is in the summary.
+pub fn storm(plan: &Storm) -> Result<Summary> {
+    let begin = sets()?;
+    let tracer = trace::Trace::start(&plan.out)?;
+    let shared = Shared {
+        end: Instant::now() + plan.time,
+        done: AtomicBool::new(false),
+        harms: Harms::create(&plan.out.join("harm"))?,
+        counts: Mutex::default(),
+        peak: AtomicU64::new(begin),
+    };
+    let began = Instant::now();
+    let cleaned = thread::scope(|scope| -> Result<cleaner::Cleaned> {
+        let cleaning = scope.spawn(|| cleaner::clean(plan, &shared));
+        let mut workers: Vec<_> = plan
+            .places
+            .iter()
+            .enumerate()
+            .map(|(index, place)| {
+                let random = fastrand::Rng::with_seed(plan.seed.wrapping_add(index as u64));
+                let mut worker = worker::Worker::new(index + 1, place, &shared, random);
+                scope.spawn(move || worker.run())
+            })
+            .collect();
+        let random = fastrand::Rng::with_seed(!plan.seed);
+        let mut cycles = worker::Worker::new(0, &plan.out, &shared, random);
+        workers.push(scope.spawn(move || cycles.run_cycles()));
+        let mut lost = 0;
+        for worker in workers {
+            lost += u32::from(worker.join().is_err());
+        }
+        // Operations that are under way have come to their ends with the cleaner still at work.
+        shared.done.store(true, Ordering::Relaxed);
+        let cleaned = cleaning.join();
+        anyhow::ensure!(lost == 0, "{lost} workers panicked");
+        cleaned.map_err(|_| anyhow::anyhow!("the cleaner panicked"))?
+    })?;
+    let seconds = began.elapsed().as_secs();
+    settle();
+    let mut left = sets()?;
+    let deadline = Instant::now() + PATIENCE;
+    let mut cleaned = cleaned;
+    while plan.cleaner == Cleaner::Dmtrace && left > begin && Instant::now() < deadline {
+        thread::sleep(Duration::from_secs(1));
+        cleaned.add(cleaner::round(plan, None)?);
+        left = sets()?;
+    }
+    if left > begin {
+        let list = Command::new("dmtrace").arg("list").output();
+        let list = list.context("dmtrace list")?;
+        fs::write(plan.out.join("left"), list.stdout)?;
+    }
+    let seen = tracer.finish()?;
+    let harms = shared.harms.finish();
+    let audit = trace::compare(&plan.out.join("audit"), &cleaned, &seen)?;
+    let surprise = !harms.is_empty() || audit.live > 0 || left > begin || !seen.exact;
+    if !surprise || plan.cleaner != Cleaner::Dmtrace {
+        // Megabytes, of use only where something has to be understood.
+        fs::remove_file(plan.out.join("watch"))?;
+    }
+    Ok(Summary {
+        cleaner: plan.cleaner.name(),
+        seed: plan.seed,
+        workers: plan.places.len(),
+        seconds,
+        begin,
+        peak: shared.peak.load(Ordering::Relaxed),
+        left,
+        suspended: dm::devices("").iter().filter(|(_, is)| *is).count(),
+        harms,
+        counts: shared.counts.into_inner().unwrap_or_default(),
+        audit,
+        cleaned,
+        seen,
+    })
+}
+
+/// Semaphore sets of this namespace.
+fn sets() -> Result<u64> {
+    let path = "/proc/sysvipc/sem";
+    let text = fs::read_to_string(path).context(path)?;
+    Ok(text.lines().count().saturating_sub(1) as u64)
+}
+
+fn settle() {
+    // In vain where udev is stuck; what is left then is told.
+    let _ended = Command::new("udevadm")
+        .args(["settle", "--timeout=60"])
+        .status();
+}

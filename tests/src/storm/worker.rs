@@ -1,0 +1,343 @@
+//! One user of device-mapper: an operation after the other, some of them killed.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use super::{
+    Shared,
+    command::{End, Fate, run},
+};
+use crate::dm;
+
+pub(super) struct Worker<'a> {
+    number: usize,
+    lvm: PathBuf,
+    disk: String,
+    shared: &'a Shared,
+    random: fastrand::Rng,
+    names: u32,
+    /// How long the programs take that are let live.
+    usual: BTreeMap<String, Duration>,
+}
+
+/// What an operation does to a node.
+#[derive(Clone, Copy)]
+enum Node<'a> {
+    /// It is there afterwards.
+    Made(&'a str),
+    /// It is gone afterwards.
+    Removed(&'a str),
+    /// The first is gone, the second is there.
+    Renamed(&'a str, &'a str),
+    /// Not looked at here.
+    Any,
+}
+
+/// Semaphore calls at which programs are killed.
+const CALLS: [&str; 3] = ["semtimedop", "semctl", "semget"];
+/// Cookies of one run of the actor without a device.
+const CYCLES: &str = "20";
+/// Steps at which the actor kills itself.
+const STEPS: [&str; 6] = [
+    "after-semget",
+    "after-setval",
+    "after-inc",
+    "after-ioctl",
+    "after-wait",
+    "in-wait",
+];
+
+impl<'a> Worker<'a> {
+    pub(super) fn new(
+        number: usize,
+        place: &Path,
+        shared: &'a Shared,
+        random: fastrand::Rng,
+    ) -> Self {
+        let disk = fs::read_to_string(place.join("disk")).unwrap_or_default();
+        Self {
+            number,
+            lvm: place.to_owned(),
+            disk: disk.trim().to_owned(),
+            shared,
+            random,
+            names: 0,
+            usual: BTreeMap::new(),
+        }
+    }
+
+    /// Works until the storm ends.
+    pub(super) fn run(&mut self) {
+        self.repeat(Self::turn);
+    }
+
+    /// Works until the storm ends, without devices: many cookies in a short time.
+    pub(super) fn run_cycles(&mut self) {
+        self.repeat(Self::cycles);
+    }
+
+    fn repeat(&mut self, turn: fn(&mut Self) -> Result<()>) {
+        while self.shared.begins() {
+            if let Err(error) = turn(self) {
+                self.shared.harms.add("storm", &format!("{error:#}"));
+            }
+        }
+    }
+
+    /// Cookies whose uevents children complete.
+    fn cycles(&mut self) -> Result<()> {
+        let line = ["cookie-actor", "cycle", "--count", CYCLES, "--events", "2"];
+        if self.random.bool() {
+            // Not at a call: its children, who stand in for udev, would be killed at theirs.
+            let fate = self.some_time(&line);
+            return self.victim("cycles", &line, fate);
+        }
+        self.live("cycles", &line, Node::Any)
+    }
+
+    fn turn(&mut self) -> Result<()> {
+        self.names += 1;
+        let name = format!("w{}n{}", self.number, self.names);
+        let vg = format!("vg{}", self.number);
+        let killed = self.random.u8(..100) < 45;
+        match (self.random.u8(..100), killed) {
+            (0..32, false) => self.dmsetup(&name),
+            (0..32, true) => {
+                let table = ["dmsetup", "create", &name, "--table", "0 2048 zero"];
+                self.killed("dmsetup", &table)?;
+                self.recover(&name);
+                Ok(())
+            }
+            (32..68, false) => self.library(&name),
+            (32..68, true) => self.library_killed(&name),
+            (68..88, false) => self.lvm(&vg, &name),
+            (68..88, true) => self.lvm_killed(&vg, &name),
+            (88..94, false) => self.crypt(&name),
+            (88..94, true) => {
+                let disk = self.disk.clone();
+                self.killed("cryptsetup", &open_crypt(&disk, &name))?;
+                self.recover(&name);
+                Ok(())
+            }
+            _ => self.transaction(&name),
+        }
+    }
+
+    /// `dmsetup create`, perhaps `rename`, `remove`.
+    fn dmsetup(&mut self, name: &str) -> Result<()> {
+        let table = ["dmsetup", "create", name, "--table", "0 2048 zero"];
+        self.live("dmsetup", &table, Node::Made(name))?;
+        let mut name = name.to_owned();
+        if self.random.bool() {
+            let new = format!("{name}b");
+            let rename = ["dmsetup", "rename", &name, &new];
+            self.live("dmsetup", &rename, Node::Renamed(&name, &new))?;
+            name = new;
+        }
+        let remove = ["dmsetup", "remove", "--retry", &name];
+        self.live("dmsetup", &remove, Node::Removed(&name))
+    }
+
+    /// The library's calls without a tool around them.
+    fn library(&mut self, name: &str) -> Result<()> {
+        let device = ["cookie-actor", "device", "--name", name];
+        self.live("library", &device, Node::Removed(name))
+    }
+
+    fn library_killed(&mut self, name: &str) -> Result<()> {
+        if self.random.bool() {
+            self.killed("library", &["cookie-actor", "device", "--name", name])?;
+        } else {
+            let step = STEPS[self.random.usize(..STEPS.len())];
+            let mut line = vec!["cookie-actor", "device", "--name", name];
+            line.extend(["--stop-at", step, "--how", "kill"]);
+            // It does so itself; no time is too long.
+            let fate = Fate::After(Duration::from_secs(100));
+            self.victim("library", &line, fate)?;
+        }
+        self.recover(name);
+        Ok(())
+    }
+
+    /// A volume that is zeroed, so that lvcreate needs its node; sometimes with a snapshot, whose
+    /// origin is suspended meanwhile.
+    fn lvm(&mut self, vg: &str, name: &str) -> Result<()> {
+        let node = format!("{vg}-{name}");
+        let path = format!("{vg}/{name}");
+        let create = lvcreate(vg, name);
+        self.live("lvm", &create, Node::Made(&node))?;
+        match self.random.u8(..8) {
+            0 => {
+                let (snap, snap_node) = (format!("{name}s"), format!("{vg}-{name}s"));
+                let line = ["lvcreate", "-q", "-y", "-s", "-l", "1", "-n", &snap, &path];
+                self.live("lvm", &line, Node::Made(&snap_node))?;
+                let snap_path = format!("{vg}/{snap}");
+                let remove = ["lvremove", "-q", "-y", &snap_path];
+                self.live("lvm", &remove, Node::Removed(&snap_node))?;
+            }
+            1 | 2 => {
+                let extend = ["lvextend", "-q", "-l", "+1", &path];
+                self.live("lvm", &extend, Node::Made(&node))?;
+            }
+            _ => {}
+        }
+        let remove = ["lvremove", "-q", "-y", &path];
+        self.live("lvm", &remove, Node::Removed(&node))
+    }
+
+    fn lvm_killed(&mut self, vg: &str, name: &str) -> Result<()> {
+        let path = format!("{vg}/{name}");
+        match self.random.u8(..3) {
+            0 => {
+                // A killed removal: the making is a live operation.
+                let node = format!("{vg}-{name}");
+                self.live("lvm", &lvcreate(vg, name), Node::Made(&node))?;
+                self.killed("lvm", &["lvremove", "-q", "-y", &path])?;
+            }
+            _ => self.killed("lvm", &lvcreate(vg, name))?,
+        }
+        self.resume(&format!("{vg}-"));
+        // It may be there or not. Nobody kills this one, and nobody counts it.
+        let remove = ["lvremove", "-q", "-y", "-f", &path];
+        let (_either, _) = run(&remove, "", &self.lvm, Fate::Live)?;
+        self.recover(&format!("{vg}-"));
+        Ok(())
+    }
+
+    fn crypt(&mut self, name: &str) -> Result<()> {
+        let disk = self.disk.clone();
+        self.live("cryptsetup", &open_crypt(&disk, name), Node::Made(name))?;
+        let close = ["cryptsetup", "close", name];
+        self.live("cryptsetup", &close, Node::Removed(name))
+    }
+
+    /// One cookie for several programs, kept by a script: we are the script.
+    fn transaction(&mut self, name: &str) -> Result<()> {
+        let made = std::process::Command::new("dmsetup")
+            .arg("udevcreatecookie")
+            .output()?;
+        let cookie = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+        if !made.status.success() {
+            let text = String::from_utf8_lossy(&made.stderr);
+            self.shared.harms.add("failed", &text);
+            return Ok(());
+        }
+        let create = ["dmsetup", "create", name, "--table", "0 2048 zero"];
+        let with = ["--udevcookie", &cookie];
+        self.live("dmsetup", &[&create[..], &with].concat(), Node::Any)?;
+        let release = ["dmsetup", "udevreleasecookie", &cookie];
+        self.live("dmsetup", &release, Node::Made(name))?;
+        let remove = ["dmsetup", "remove", "--retry", name];
+        self.live("dmsetup", &remove, Node::Removed(name))
+    }
+
+    /// Must succeed, in time, and its node must be as it should.
+    fn live(&mut self, tool: &str, line: &[&str], node: Node<'_>) -> Result<()> {
+        let (end, took) = run(line, INPUT, &self.lvm, Fate::Live)?;
+        self.shared.count(&format!("operation {tool}"));
+        let harms = &self.shared.harms;
+        let shown = line.join(" ");
+        match end {
+            End::Well => {
+                *self.usual.entry(line[..2].join(" ")).or_insert(took) = took;
+            }
+            End::Badly(why) => harms.add("failed", &why),
+            End::Hung | End::Killed => harms.add("hung", &shown),
+        }
+        let there = |name: &str| Path::new("/dev/mapper").join(name).exists();
+        let link = |name: &str| {
+            let path = Path::new("/dev/mapper").join(name);
+            path.symlink_metadata().is_ok()
+        };
+        let (made, removed) = match node {
+            Node::Made(name) => (Some(name), None),
+            Node::Removed(name) => (None, Some(name)),
+            Node::Renamed(old, new) => (Some(new), Some(old)),
+            Node::Any => (None, None),
+        };
+        if let Some(name) = made.filter(|name| !there(name)) {
+            harms.add("no node", &format!("{name} after {shown}"));
+        }
+        if let Some(name) = removed.filter(|name| link(name)) {
+            harms.add("node left", &format!("{name} after {shown}"));
+        }
+        Ok(())
+    }
+
+    /// Is killed at a random moment, or at a random semaphore call.
+    fn killed(&mut self, tool: &str, line: &[&str]) -> Result<()> {
+        let fate = if self.random.u8(..3) == 0 {
+            let call = CALLS[self.random.usize(..CALLS.len())];
+            Fate::AtCall(call, self.random.u32(1..5))
+        } else {
+            self.some_time(line)
+        };
+        self.victim(tool, line, fate)
+    }
+
+    fn some_time(&mut self, line: &[&str]) -> Fate {
+        let usual = self.usual.get(&line[..2].join(" "));
+        let usual = usual.copied().unwrap_or(Duration::from_millis(500));
+        Fate::After(usual.mul_f64(self.random.f64()))
+    }
+
+    fn victim(&mut self, tool: &str, line: &[&str], fate: Fate) -> Result<()> {
+        match run(line, INPUT, &self.lvm, fate)?.0 {
+            End::Killed => self.shared.count(&format!("kill {tool}")),
+            // It was faster, or has not so many calls.
+            End::Well => self.shared.count(&format!("operation {tool}")),
+            End::Badly(why) => self.shared.harms.add("failed", &why),
+            End::Hung => self.shared.harms.add("hung", &line.join(" ")),
+        }
+        Ok(())
+    }
+
+    /// Whatever a killed program has left suspended.
+    fn resume(&self, prefix: &str) {
+        for (name, suspended) in dm::devices(prefix) {
+            if suspended {
+                let _gone_by_itself = dm::resume_at_once(&name);
+            }
+        }
+    }
+
+    /// Whatever a killed program has left of its devices. Not of the cookies.
+    fn recover(&self, prefix: &str) {
+        for _ in 0..200 {
+            self.resume(prefix);
+            let left = dm::devices(prefix);
+            if left.is_empty() {
+                return;
+            }
+            for (name, _) in left {
+                // udev may look at it now.
+                let _again = dm::remove_at_once(&name);
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        self.shared
+            .harms
+            .add("storm", &format!("{prefix} cannot be removed"));
+    }
+}
+
+/// The passphrase; whoever reads nothing does not mind.
+const INPUT: &str = "secret\n";
+
+fn open_crypt<'a>(disk: &'a str, name: &'a str) -> Vec<&'a str> {
+    let mut line = vec!["cryptsetup", "open", "--type", "plain"];
+    line.extend(["--cipher", "aes-cbc-essiv:sha256", "--key-size", "256"]);
+    line.extend(["--hash", "sha256", disk, name]);
+    line
+}
+
+fn lvcreate<'a>(vg: &'a str, name: &'a str) -> Vec<&'a str> {
+    vec!["lvcreate", "-q", "-y", "-W", "n", "-l", "1", "-n", name, vg]
+}
