@@ -23,8 +23,10 @@ pub struct Health {
     pub undecodable: u64,
     /// What was lost for good, and other counts of the kernel side.
     pub counts: Counts,
-    /// Runs of probes that the kernel skipped.
+    /// Runs of probes that the kernel skipped, and no other probe made good.
     pub skipped_runs: u64,
+    /// Runs that it skipped, and another probe made good.
+    pub skipped_made_good: u64,
     /// Differences between books and kernel since the start, all corrected.
     pub drift: u64,
     /// IPC namespaces that could not be read at the last comparison.
@@ -38,6 +40,7 @@ impl Session {
     pub fn health(&self) -> Health {
         let counts = self.tracer.counts();
         let total = counts.total();
+        let skipped = self.tracer.skipped_runs();
         Health {
             backend: self.tracer.backend(),
             seen: total.seen,
@@ -46,7 +49,8 @@ impl Session {
             dropped: total.dropped,
             undecodable: self.received.undecodable,
             counts,
-            skipped_runs: self.tracer.skipped_runs(),
+            skipped_runs: skipped.lost,
+            skipped_made_good: skipped.made_good,
             drift: self.drift,
             unreadable: self.last.as_ref().map_or(0, |last| last.unreadable.len()),
             device_mapper: self.dm_report(),
