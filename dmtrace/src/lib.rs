@@ -14,6 +14,8 @@ pub mod metrics;
 pub mod output;
 pub mod probe;
 #[cfg(feature = "live")]
+pub mod service;
+#[cfg(feature = "live")]
 pub mod session;
 pub mod stack;
 pub mod verdict;

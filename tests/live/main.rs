@@ -15,6 +15,9 @@ mod endings;
 mod exec;
 mod explain;
 mod seed;
+mod serve;
+mod serve_access;
+mod service;
 mod tracer;
 
 use std::process::ExitCode;
@@ -39,5 +42,7 @@ fn main() -> ExitCode {
     tests.extend(exec::tests());
     tests.extend(explain::tests());
     tests.extend(seed::tests());
+    tests.extend(serve::tests());
+    tests.extend(serve_access::tests());
     run_serially("live", tests)
 }

@@ -60,6 +60,9 @@ pub enum Verb {
     Exec(Exec),
     /// Trace into a file for `report` and `list`, here or on another machine.
     Record(Record),
+    /// Trace for months: a service that names leaks as they happen.
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Serve),
     /// Remove leaked cookies, and nothing else; only shows what it would do unless --apply.
     #[command(after_help = CLEAN_EXAMPLES)]
     Clean(Clean),
@@ -94,6 +97,11 @@ const EXEC_EXAMPLES: &str = "\
 Examples:
   dmtrace exec -- make check     exit code 1 if cookies were left
   dmtrace exec --all -- ./test   every semaphore, not only cookies";
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  dmtrace serve                  until SIGTERM; findings go to standard error, or the journal
+  dmtrace serve --group adm      members of adm may ask how it is, too
+  dmtrace serve --status         how the running service is, and what it has found";
 const CLEAN_EXAMPLES: &str = "\
 Examples:
   dmtrace clean                  show what would be removed, and why the rest is kept
@@ -279,6 +287,51 @@ pub struct Record {
     pub force: bool,
     #[command(flatten)]
     pub tuning: Tuning,
+}
+
+/// How to trace for months: smaller buffers, because the maps make good what is dropped.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct SmallTuning {
+    /// Use this backend and no other (default: the best that the kernel takes).
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<BackendArg>,
+    /// Size of the ring buffer, in KiB; rounded up to a power of two.
+    #[arg(long, value_name = "KIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
+    ring: u32,
+    /// Semaphore sets that can be followed at the same time.
+    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    max_semaphores: u32,
+    /// Processes that can be kept at the same time.
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    max_processes: u32,
+}
+
+impl SmallTuning {
+    /// As other verbs have it.
+    pub const fn tuning(self) -> Tuning {
+        Tuning {
+            backend: self.backend,
+            ring: self.ring,
+            max_semaphores: self.max_semaphores,
+            max_processes: self.max_processes,
+        }
+    }
+}
+
+/// Arguments of `serve`.
+#[derive(Args, Debug)]
+pub struct Serve {
+    /// Ask the running service how it is; exit code 1 if findings stand.
+    #[arg(long)]
+    pub status: bool,
+    /// Members of this group may ask, too (default: root only).
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// Say every step of every cookie.
+    #[arg(short, long)]
+    pub verbose: bool,
+    #[command(flatten)]
+    pub tuning: SmallTuning,
 }
 
 /// Arguments of `clean`.

@@ -2,12 +2,15 @@
 
 mod accounting;
 mod devices;
+mod dm_watch;
+mod health;
 mod meters;
+mod pace;
 mod registry;
 mod sites;
 mod tap;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{
@@ -29,6 +32,8 @@ use crate::{
 pub use accounting::{Accounting, Received};
 pub(crate) use devices::Directory;
 pub use devices::DmReport;
+pub use health::Health;
+pub use pace::{Outlook, Pace, Rhythm, Urgency};
 pub use registry::{RunningTracer, running_tracers};
 pub use tap::{Tap, Tapped};
 
@@ -43,6 +48,15 @@ pub type Sink<'a> = &'a mut dyn FnMut(&[Change], &Ledger);
 
 /// A record of a process younger than this is not searched for in the process list, nanoseconds.
 const REAP_AFTER: u64 = 10_000_000_000;
+
+/// What a trace waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum News {
+    /// Messages in the ring, or call sites that were found.
+    Messages,
+    /// device-mapper may have come or gone: [`Session::attend_dm`].
+    Module,
+}
 
 /// A running trace.
 pub struct Session {
@@ -76,6 +90,8 @@ pub struct Session {
     dm_since: Option<BootTime>,
     /// Cookies made while it was not.
     dm_missed: u64,
+    /// Tells when it comes or goes.
+    dm_watch: dm_watch::DmWatch,
 }
 
 impl Session {
@@ -125,6 +141,7 @@ impl Session {
             devices: Directory::default(),
             dm_since: None,
             dm_missed: 0,
+            dm_watch: dm_watch::DmWatch::open(),
         };
         if matches!(session.tracer.dm(), DmState::Attached { .. }) {
             session.dm_since = Some(began);
@@ -170,6 +187,34 @@ impl Session {
     /// Whether other commands can find this trace.
     pub const fn is_registered(&self) -> bool {
         self.registration.is_some()
+    }
+
+    /// Waits until there is something to do; no timer runs meanwhile.
+    ///
+    /// # Errors
+    /// Polling fails.
+    pub async fn news(&mut self) -> io::Result<News> {
+        let wanted = self.awaits_dm() || self.may_lose_dm();
+        let found = async {
+            match &self.sites {
+                Some(sites) => sites.news().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ready = self.ring.readable() => {
+                ready?.clear_ready();
+                Ok(News::Messages)
+            }
+            () = found => Ok(News::Messages),
+            () = self.dm_watch.due(wanted) => Ok(News::Module),
+        }
+    }
+
+    /// Whether the maps hold something that the books have not taken in yet.
+    pub fn is_behind(&self) -> bool {
+        self.tracer.counts().total().dropped != self.dropped_seen
+            || self.tracer.tombstones() != self.victims_kept
     }
 
     /// Takes messages from the ring into the books, a bounded number; tells whether there may be
@@ -222,10 +267,10 @@ impl Session {
 
     /// If messages were dropped since the last time, reads the maps and makes them good.
     pub fn resync(&mut self, sink: Sink<'_>) {
-        let dropped = self.tracer.counts().total().dropped;
-        if dropped == self.dropped_seen && self.tracer.tombstones() == self.victims_kept {
+        if !self.is_behind() {
             return;
         }
+        let dropped = self.tracer.counts().total().dropped;
         // What is younger than the horizon may have its message in the ring still: told twice, a
         // set would be counted twice. It is left for the next time.
         let horizon = host::clock::boot_now().0.saturating_sub(IN_FLIGHT);

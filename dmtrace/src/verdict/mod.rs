@@ -8,6 +8,7 @@ mod advice;
 mod class;
 mod closed;
 mod completer;
+mod due;
 mod evidence;
 mod evidence_text;
 mod life;
@@ -29,6 +30,7 @@ pub use class::{
     Cause, Class, Confidence, Culprit, Healthy, How, MissingStep, NotACookie, Reason, Role,
     Signature, Thresholds, Verdict,
 };
+pub use due::next_due;
 pub use evidence::{Evidence, Fate};
 pub use lost::{Completion, Vouched, provably_lost};
 pub use provable::{Obstacle, Rules, provably_leaked};

@@ -1,0 +1,210 @@
+//! Says what happens to cookies, and keeps what was found for those who ask.
+
+use std::{cell::RefCell, collections::BTreeMap};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{
+    log::{Level, Log},
+    memory::give_back,
+};
+use crate::{
+    cli::{
+        row::{Row, confidence},
+        trace::{Observer, View},
+    },
+    host::clock::boot_now,
+    ids::SemId,
+    ledger::{Change, ChangeKind},
+    session::DmReport,
+    stack::{CallSite, Symbolizer},
+    verdict::Judged,
+};
+
+/// Findings that are kept word by word; more are counted.
+const KEPT: usize = 200;
+
+/// The observer of a service.
+pub struct Reporter {
+    log: Log,
+    names: RefCell<Symbolizer>,
+    /// Whether there may be something in them.
+    named: bool,
+    /// Findings that stand, as far as they are kept.
+    standing: BTreeMap<SemId, Value>,
+    /// Findings by their label since the start.
+    told: BTreeMap<&'static str, u64>,
+    /// Creations that failed because the limits were reached.
+    starved: u64,
+}
+
+impl Reporter {
+    /// Says it there.
+    pub fn new(log: Log) -> Self {
+        Self {
+            log,
+            names: RefCell::default(),
+            named: false,
+            standing: BTreeMap::new(),
+            told: BTreeMap::new(),
+            starved: 0,
+        }
+    }
+
+    /// For other lines.
+    pub const fn log(&mut self) -> &mut Log {
+        &mut self.log
+    }
+
+    /// What was found, for those who ask. `standing`: how many findings stand, kept or not.
+    pub fn findings(&self, standing: usize) -> Value {
+        json!({
+            "standing": standing,
+            "told": self.told,
+            "creations_failed": self.starved,
+            "list": self.standing.values().collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Observer for Reporter {
+    fn changes(&mut self, changes: &[Change], view: &View<'_>) -> Result<()> {
+        for change in changes {
+            if let ChangeKind::CreateFailed { errno } = change.kind {
+                self.starved += u64::from(errno == libc::ENOSPC);
+                if errno == libc::ENOSPC {
+                    let who = change.who.as_ref().map_or_else(String::new, |who| {
+                        format!(" for {}[{}]", who.name, who.image.id.tgid)
+                    });
+                    let text = format!(
+                        "no semaphore could be made{who} in IPC namespace {}: the limits of \
+                         kernel.sem are reached; who fills them: dmtrace report",
+                        change.sem.ns
+                    );
+                    self.log.say_often(Level::Error, text);
+                }
+            } else if change.is_cookie() {
+                self.log.say_often(Level::Debug, Step { change, view });
+            }
+        }
+        Ok(())
+    }
+
+    fn finding(&mut self, judged: &Judged<'_>, view: &View<'_>) -> Result<()> {
+        self.named = true;
+        let class = judged.verdict.class;
+        *self.told.entry(class.label()).or_default() += 1;
+        let mut row = Row::bare(view.ledger, judged.semaphore, judged.set, boot_now())
+            .with_names(&self.names);
+        row.verdict = Some(judged.verdict.clone());
+        let line = sentence(&row, judged);
+        self.log.say_often(Level::Warning, line);
+        let id = judged.semaphore.id;
+        if self.standing.len() < KEPT || self.standing.contains_key(&id) {
+            self.standing.insert(id, row.json());
+        }
+        Ok(())
+    }
+
+    fn cleared(&mut self, sem: SemId, label: &str, view: &View<'_>) -> Result<()> {
+        self.standing.remove(&sem);
+        let ledger = view.ledger;
+        let live = ledger.semaphore(sem);
+        let Some(set) = live.or_else(|| ledger.closed_cookie(sem)) else {
+            return Ok(());
+        };
+        let how = if live.is_some() {
+            "is not any more"
+        } else {
+            "is gone"
+        };
+        let text = format!("{} semid {}: was {label}, {how}", set.key, sem.semid);
+        self.log.say_often(Level::Info, text);
+        Ok(())
+    }
+
+    fn device_mapper(&mut self, report: &DmReport) -> Result<()> {
+        let text = format!(
+            "device-mapper was loaded and is traced now; cookies made before, their devices not \
+             known: {}",
+            report.cookies_before
+        );
+        self.log.say(Level::Notice, text);
+        Ok(())
+    }
+
+    fn idle(&mut self) -> Result<()> {
+        // Names of calls come from whole binaries, which nobody needs until the next finding.
+        if self.named {
+            self.named = false;
+            self.names = RefCell::default();
+            give_back();
+        }
+        Ok(())
+    }
+
+    fn enough(&self) -> bool {
+        false
+    }
+}
+
+/// A finding in one line: what, whose fault, where, what to do next.
+fn sentence(row: &Row<'_>, judged: &Judged<'_>) -> String {
+    let semaphore = judged.semaphore;
+    let verdict = &judged.verdict;
+    let mut text = format!(
+        "{} semid {}, IPC namespace {}: {} ({})",
+        semaphore.key,
+        semaphore.id.semid,
+        semaphore.id.ns,
+        verdict.class,
+        confidence(verdict),
+    );
+    let mut add = |label: &str, value: &str| {
+        if !value.is_empty() && value != "-" {
+            text.push_str("; ");
+            text.push_str(label);
+            text.push_str(value);
+        }
+    };
+    if let Some(culprit) = &verdict.culprit {
+        add(
+            "by ",
+            &format!("{}[{}]", culprit.who.name, culprit.who.image.id.tgid),
+        );
+    }
+    if row.pid() != verdict.culprit.as_ref().map(|it| it.who.image.id.tgid) {
+        add("made by ", &row.owner());
+    }
+    if let Some(image) = row.image {
+        add("command ", &image.command_line());
+        add("uid ", &image.uid.to_string());
+    }
+    add("in ", &row.workload().to_string());
+    add("device ", &row.device());
+    if let Some(site) = row.call_site() {
+        add("call site ", &CallSite::line(site));
+    }
+    add("", &format!("see: dmtrace explain {}", semaphore.key));
+    text
+}
+
+/// One change, for those who want every step.
+struct Step<'a, 'b> {
+    change: &'a Change,
+    view: &'a View<'b>,
+}
+
+impl std::fmt::Display for Step<'_, '_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Change { sem, key, .. } = self.change;
+        let who = self.change.who.as_ref().map_or_else(
+            || "kernel".to_owned(),
+            |who| format!("{}[{}]", who.name, who.image.id.tgid),
+        );
+        let word = crate::cli::printer::word(self.change);
+        let detail = crate::cli::printer::detail(self.change, self.view.ledger);
+        write!(f, "{key} semid {}: {word} by {who} {detail}", sem.semid)
+    }
+}
