@@ -1,6 +1,7 @@
 //! Continuous tracing: a small daemon that an administrator leaves running for months.
 
 mod client;
+pub mod hook;
 mod log;
 mod memory;
 mod reporter;
