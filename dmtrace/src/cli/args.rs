@@ -5,6 +5,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::filter::Filters;
+use crate::metrics::Listen;
 
 /// Exit codes, the same for every verb; part of `--help`.
 const EXIT_CODES: &str = "\
@@ -330,6 +331,18 @@ pub struct Serve {
     /// Say every step of every cookie.
     #[arg(short, long)]
     pub verbose: bool,
+    /// Serve metrics for Prometheus there: ADDRESS:PORT, or the path of a socket.
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<Listen>,
+    /// Serve them also on an address that others can reach.
+    #[arg(long, requires = "metrics")]
+    pub metrics_exposed: bool,
+    /// Write metrics into this directory, for node_exporter.
+    #[arg(long, value_name = "DIR")]
+    pub metrics_textfile: Option<PathBuf>,
+    /// Run this for each new finding, which it gets as JSON on standard input. No shell is used.
+    #[arg(long, value_name = "COMMAND")]
+    pub on_leak: Option<String>,
     #[command(flatten)]
     pub tuning: SmallTuning,
 }

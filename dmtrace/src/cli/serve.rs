@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::{args::Serve, failure::exit, trace::runtime};
 use crate::{
+    metrics::Exposure,
     output::{Out, time},
-    service::{self, Access},
+    service::{self, Access, ExportOptions},
 };
 
 /// Runs the verb.
@@ -25,12 +26,23 @@ pub fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
             _ => exit::findings(),
         });
     }
+    let hook = args.on_leak.as_deref().map(str::parse).transpose();
     let options = service::Options {
         tuning: args.tuning.tuning(),
         access: Access {
             group: args.group.as_deref().map(group).transpose()?,
         },
         verbose: args.verbose,
+        export: ExportOptions {
+            listen: args.metrics.clone(),
+            exposure: if args.metrics_exposed {
+                Exposure::Network
+            } else {
+                Exposure::Loopback
+            },
+            textfile: args.metrics_textfile.clone(),
+            hook: hook.context("--on-leak")?,
+        },
     };
     runtime()?.block_on(service::serve(&options))?;
     Ok(exit::CLEAN)

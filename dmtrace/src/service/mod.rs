@@ -1,6 +1,7 @@
 //! Continuous tracing: a small daemon that an administrator leaves running for months.
 
 mod client;
+mod export;
 pub mod hook;
 mod log;
 mod memory;
@@ -20,12 +21,15 @@ use crate::{
         trace::{Ready, Tracing},
     },
     host::clock::boot_now,
+    metrics::Scrape,
     output::json::envelope,
     probe::{DmState, Environment},
     session::Session,
     verdict::Thresholds,
 };
 pub use client::ask_status;
+use export::Exports;
+pub use export::Options as ExportOptions;
 use log::{Level, Log};
 use reporter::Reporter;
 use request::Request;
@@ -37,7 +41,7 @@ use systemd::Watchdog;
 const YOUNG: Duration = Duration::from_millis(500);
 
 /// How to serve.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How to trace.
     pub tuning: Tuning,
@@ -45,6 +49,8 @@ pub struct Options {
     pub access: Access,
     /// Every step of every cookie.
     pub verbose: bool,
+    /// Metrics and the hook.
+    pub export: ExportOptions,
 }
 
 /// Traces until SIGTERM or SIGINT.
@@ -53,7 +59,8 @@ pub struct Options {
 /// Tracing cannot start, another service runs, or polling fails.
 pub async fn serve(options: &Options) -> Result<()> {
     let mut control = Control::open(Path::new(SOCKET), options.access)?;
-    let mut reporter = Reporter::new(Log::to_stderr(options.verbose));
+    let exports = Exports::open(&options.export, options.access.group)?;
+    let mut reporter = Reporter::new(Log::to_stderr(options.verbose), exports);
     let thresholds = Thresholds {
         young: YOUNG,
         ..Thresholds::default()
@@ -77,10 +84,24 @@ pub async fn serve(options: &Options) -> Result<()> {
                 Some(question) => Next::Answer(question),
                 None => break,
             },
+            scrape = reporter.exports.asked() => Next::Scrape(scrape),
             () = watchdog.due() => Next::SignOfLife,
         };
         match next {
-            Next::Trace(ready) => tracing.act(ready, &mut reporter)?,
+            Next::Trace(ready) => {
+                tracing.act(ready, &mut reporter)?;
+                if ready == Ready::Look {
+                    looked(&tracing, &mut reporter);
+                }
+            }
+            Next::Scrape(Scrape { format, answer }) => {
+                if reporter.exports.is_stale() {
+                    tracing.act(Ready::Look, &mut reporter)?;
+                    looked(&tracing, &mut reporter);
+                }
+                let text = reporter.exports.text(tracing.session().meters(), format);
+                let _unheard = answer.send(text);
+            }
             Next::Answer(Question {
                 request: Request::Status,
                 answer,
@@ -102,7 +123,8 @@ pub async fn serve(options: &Options) -> Result<()> {
     systemd::stopping();
     let ending = tracing.finish(&mut reporter)?;
     let line = ending.accounting.line();
-    let log = reporter.log();
+    let (mut log, exports) = reporter.into_parts();
+    exports.finish().await;
     log.say(Level::Info, format_args!("stopped; accounting: {line}"));
     for deficit in &ending.accounting.deficits {
         log.say(Level::Warning, format_args!("not exact: {deficit}"));
@@ -113,7 +135,16 @@ pub async fn serve(options: &Options) -> Result<()> {
 enum Next {
     Trace(Ready),
     Answer(Question),
+    Scrape(Scrape),
     SignOfLife,
+}
+
+/// After a look there are new numbers.
+fn looked(tracing: &Tracing, reporter: &mut Reporter) {
+    reporter.exports.looked();
+    if let Some(failure) = reporter.exports.write(|| tracing.session().meters()) {
+        reporter.log().say(Level::Warning, failure);
+    }
 }
 
 fn greet(log: &mut Log, session: &Session) {
