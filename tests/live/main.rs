@@ -17,6 +17,7 @@ mod explain;
 mod seed;
 mod serve;
 mod serve_access;
+mod serve_export;
 mod service;
 mod tracer;
 
@@ -44,5 +45,6 @@ fn main() -> ExitCode {
     tests.extend(seed::tests());
     tests.extend(serve::tests());
     tests.extend(serve_access::tests());
+    tests.extend(serve_export::tests());
     run_serially("live", tests)
 }
