@@ -25,12 +25,23 @@ pub fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
             _ => exit::findings(),
         });
     }
+    if args.remove {
+        let text = if service::remove(&args.pins)? {
+            "tracing has ended; nothing is left"
+        } else {
+            "there was nothing"
+        };
+        out.line(text)?;
+        return Ok(exit::CLEAN);
+    }
     let options = service::Options {
         tuning: args.tuning.tuning(),
         access: Access {
             group: args.group.as_deref().map(group).transpose()?,
         },
         verbose: args.verbose,
+        pins: args.pins.clone(),
+        keep: args.keep,
     };
     runtime()?.block_on(service::serve(&options))?;
     Ok(exit::CLEAN)
