@@ -14,9 +14,11 @@ mod doctor;
 mod endings;
 mod exec;
 mod explain;
+mod pins;
 mod seed;
 mod serve;
 mod serve_access;
+mod serve_kept;
 mod service;
 mod tracer;
 
@@ -44,5 +46,6 @@ fn main() -> ExitCode {
     tests.extend(seed::tests());
     tests.extend(serve::tests());
     tests.extend(serve_access::tests());
+    tests.extend(serve_kept::tests());
     run_serially("live", tests)
 }

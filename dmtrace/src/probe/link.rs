@@ -18,7 +18,7 @@ pub enum Link {
     /// The same, made or found without aya.
     Raw(OwnedFd),
     /// Anything else: ends with this process.
-    Bound(Box<dyn Any>),
+    Bound(#[expect(dead_code, reason = "held for its drop")] Box<dyn Any>),
 }
 
 impl Link {

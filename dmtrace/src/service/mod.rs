@@ -197,8 +197,8 @@ fn say_past(log: &mut Log, continuity: &Continuity) {
             log.say(
                 Level::Warning,
                 format_args!(
-                    "gap: nothing was seen {from}until {}, {}; sets that came in it, creator \
-                     unknown: {}; that went: {}; that were used: {}",
+                    "gap: nothing was seen {from}until {}, {}; sets whose creator is unknown \
+                     by that: {}; that went: {}; that were used: {}",
                     clock.rfc3339(gap.to),
                     gap.why.text(),
                     gap.came,

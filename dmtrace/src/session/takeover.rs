@@ -36,6 +36,9 @@ impl Session {
             session.drain_all(&mut |changes, _| early.extend_from_slice(changes));
             session.early = early;
             session.preexisting = session.compare(&snapshot).preexisting;
+            if let Some(Past::Gap(gap)) = session.continuity.as_mut().map(|it| &mut it.past) {
+                gap.came = session.preexisting;
+            }
             return Ok(session);
         }
         let began = tracer.began();
