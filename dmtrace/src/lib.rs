@@ -10,6 +10,7 @@ pub mod facts;
 pub mod host;
 pub mod ids;
 pub mod ledger;
+pub mod metrics;
 pub mod output;
 pub mod probe;
 #[cfg(feature = "live")]

@@ -18,6 +18,7 @@ mod pins;
 mod seed;
 mod serve;
 mod serve_access;
+mod serve_export;
 mod serve_kept;
 mod service;
 mod tracer;
@@ -47,5 +48,6 @@ fn main() -> ExitCode {
     tests.extend(serve::tests());
     tests.extend(serve_access::tests());
     tests.extend(serve_kept::tests());
+    tests.extend(serve_export::tests());
     run_serially("live", tests)
 }

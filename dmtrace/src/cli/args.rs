@@ -5,6 +5,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::filter::Filters;
+use crate::metrics::Listen;
 
 /// Exit codes, the same for every verb; part of `--help`.
 const EXIT_CODES: &str = "\
@@ -345,6 +346,18 @@ pub struct Serve {
     /// Where the kernel side outlives the service: in a BPF file system.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/dmtrace")]
     pub pins: PathBuf,
+    /// Serve metrics for Prometheus there: ADDRESS:PORT, or the path of a socket.
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<Listen>,
+    /// Serve them also on an address that others can reach.
+    #[arg(long, requires = "metrics")]
+    pub metrics_exposed: bool,
+    /// Write metrics into this directory, for node_exporter.
+    #[arg(long, value_name = "DIR")]
+    pub metrics_textfile: Option<PathBuf>,
+    /// Run this for each new finding, which it gets as JSON on standard input. No shell is used.
+    #[arg(long, value_name = "COMMAND")]
+    pub on_leak: Option<String>,
     #[command(flatten)]
     pub tuning: SmallTuning,
 }

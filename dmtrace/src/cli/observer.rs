@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::{
+    facts::Snapshot,
     ids::SemId,
     ledger::{Change, Ledger},
     session::DmReport,
@@ -31,6 +32,9 @@ pub trait Observer {
     fn cleared(&mut self, _sem: SemId, _label: &str, _session: &View<'_>) -> Result<()> {
         Ok(())
     }
+
+    /// The books were compared with this snapshot, and these are all cookies, judged.
+    fn surveyed(&mut self, _judged: &[Judged<'_>], _snapshot: &Snapshot) {}
 
     /// device-mapper was loaded after the start, and is traced from now on.
     ///

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::{args::Serve, failure::exit, trace::runtime};
 use crate::{
+    metrics::Exposure,
     output::{Out, time},
-    service::{self, Access},
+    service::{self, Access, ExportOptions},
 };
 
 /// Runs the verb.
@@ -34,6 +35,7 @@ pub fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         out.line(text)?;
         return Ok(exit::CLEAN);
     }
+    let hook = args.on_leak.as_deref().map(str::parse).transpose();
     let options = service::Options {
         tuning: args.tuning.tuning(),
         access: Access {
@@ -42,6 +44,16 @@ pub fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         verbose: args.verbose,
         pins: args.pins.clone(),
         keep: args.keep,
+        export: ExportOptions {
+            listen: args.metrics.clone(),
+            exposure: if args.metrics_exposed {
+                Exposure::Network
+            } else {
+                Exposure::Loopback
+            },
+            textfile: args.metrics_textfile.clone(),
+            hook: hook.context("--on-leak")?,
+        },
     };
     runtime()?.block_on(service::serve(&options))?;
     Ok(exit::CLEAN)

@@ -304,6 +304,8 @@ impl Tracing {
             self.compared = Some(Moment::now());
             if cookies {
                 outlook = self.judge(observer, &snapshot)?;
+            } else {
+                observer.surveyed(&[], &snapshot);
             }
         }
         // A verdict may wait for time to pass: look again until nothing is pending.
@@ -330,17 +332,19 @@ impl Tracing {
         let view = View { ledger };
         let mut outlook = Outlook::default();
         let mut seen = BTreeMap::new();
-        for judged in verdict::survey(ledger, Some(snapshot), &context) {
+        let survey = verdict::survey(ledger, Some(snapshot), &context);
+        observer.surveyed(&survey, snapshot);
+        for judged in &survey {
             let class = judged.verdict.class;
             let id = judged.semaphore.id;
             if class.is_finding() {
                 if self.told.get(&id) != Some(&class.label()) {
-                    observer.finding(&judged, &view)?;
+                    observer.finding(judged, &view)?;
                 }
                 seen.insert(id, class.label());
             } else {
                 outlook.open = true;
-                let due = verdict::next_due(&judged, &context);
+                let due = verdict::next_due(judged, &context);
                 outlook.due = [outlook.due, due].into_iter().flatten().min();
             }
         }

@@ -1,6 +1,7 @@
 //! The kernel side, attached.
 
 use std::{
+    collections::BTreeMap,
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     rc::Rc,
@@ -24,7 +25,7 @@ use super::{
     pins::Pins,
     shared::SharedArray,
     skipped::{Misses, SkippedRuns},
-    spec::{Backend, Plan},
+    spec::{Backend, Plan, subject_of},
 };
 use crate::ids::BootTime;
 
@@ -187,18 +188,37 @@ impl Tracer {
         Counts::read(&self.counts)
     }
 
-    /// Runs of the probes that the kernel has skipped.
-    pub fn skipped_runs(&self) -> SkippedRuns {
+    fn misses(&self) -> Misses {
         let mut misses = Misses::of(&self.ebpf);
         for (name, program) in &self.adopted {
             misses.add(name, program.as_fd());
         }
         self.dm.count_misses(&mut misses);
+        misses
+    }
+
+    /// Runs of the probes that the kernel has skipped.
+    pub fn skipped_runs(&self) -> SkippedRuns {
+        let misses = self.misses();
         let own = self.chosen.attached.attachments.iter();
         let mut runs = misses.judged(own.chain(self.dm.attachments()));
         // All runs at a place were skipped, and the programs have noticed.
         runs.lost += self.counts().ends_unseen;
         runs
+    }
+
+    /// The same by what the programs let us see.
+    pub fn skipped_by_subject(&self) -> BTreeMap<&'static str, SkippedRuns> {
+        let misses = self.misses();
+        let own = self.chosen.attached.attachments.iter();
+        let mut sums = BTreeMap::<_, SkippedRuns>::new();
+        for (program, runs) in misses.by_program(own.chain(self.dm.attachments())) {
+            let sum = sums.entry(subject_of(program)).or_default();
+            *sum = sum.plus(runs);
+        }
+        let unseen = sums.entry("operate").or_default();
+        unseen.lost += self.counts().ends_unseen;
+        sums
     }
 
     /// The maps that hold the truth.

@@ -1,6 +1,8 @@
 //! Continuous tracing: a small daemon that an administrator leaves running for months.
 
 mod client;
+mod export;
+pub mod hook;
 mod log;
 mod memory;
 mod reporter;
@@ -23,6 +25,7 @@ use crate::{
         trace::{Ready, Tracing},
     },
     host::clock::boot_now,
+    metrics::Scrape,
     output::json::envelope,
     output::time::Clock,
     probe::{Continuity, DmState, Environment, Past, remove_pins},
@@ -30,6 +33,8 @@ use crate::{
     verdict::Thresholds,
 };
 pub use client::ask_status;
+use export::Exports;
+pub use export::Options as ExportOptions;
 use log::{Level, Log};
 use reporter::Reporter;
 use request::Request;
@@ -53,6 +58,8 @@ pub struct Options {
     pub pins: PathBuf,
     /// Whether it does so after an orderly end.
     pub keep: bool,
+    /// Metrics and the hook.
+    pub export: ExportOptions,
 }
 
 /// Traces until SIGTERM or SIGINT.
@@ -61,7 +68,8 @@ pub struct Options {
 /// Tracing cannot start, another service runs, or polling fails.
 pub async fn serve(options: &Options) -> Result<()> {
     let mut control = Control::open(Path::new(SOCKET), options.access)?;
-    let mut reporter = Reporter::new(Log::to_stderr(options.verbose));
+    let exports = Exports::open(&options.export, options.access.group)?;
+    let mut reporter = Reporter::new(Log::to_stderr(options.verbose), exports);
     let thresholds = Thresholds {
         young: YOUNG,
         ..Thresholds::default()
@@ -85,10 +93,24 @@ pub async fn serve(options: &Options) -> Result<()> {
                 Some(question) => Next::Answer(question),
                 None => break,
             },
+            scrape = reporter.exports.asked() => Next::Scrape(scrape),
             () = watchdog.due() => Next::SignOfLife,
         };
         match next {
-            Next::Trace(ready) => tracing.act(ready, &mut reporter)?,
+            Next::Trace(ready) => {
+                tracing.act(ready, &mut reporter)?;
+                if ready == Ready::Look {
+                    looked(&tracing, &mut reporter);
+                }
+            }
+            Next::Scrape(Scrape { format, answer }) => {
+                if reporter.exports.is_stale() {
+                    tracing.act(Ready::Look, &mut reporter)?;
+                    looked(&tracing, &mut reporter);
+                }
+                let text = reporter.exports.text(tracing.session().meters(), format);
+                let _unheard = answer.send(text);
+            }
             Next::Answer(Question {
                 request: Request::Status,
                 answer,
@@ -108,19 +130,24 @@ pub async fn serve(options: &Options) -> Result<()> {
         }
     }
     systemd::stopping();
-    if options.keep && tracing.leave(&mut reporter)? {
-        let log = reporter.log();
+    let stays = options.keep && tracing.leave(&mut reporter)?;
+    let accounting = if stays {
+        None
+    } else {
+        Some(tracing.finish(&mut reporter)?.accounting)
+    };
+    let (mut log, exports) = reporter.into_parts();
+    exports.finish().await;
+    let Some(accounting) = accounting else {
         log.say(
             Level::Info,
             "stopped; tracing goes on, for the next start; to end it: dmtrace serve --remove",
         );
         return Ok(());
-    }
-    let ending = tracing.finish(&mut reporter)?;
-    let line = ending.accounting.line();
-    let log = reporter.log();
+    };
+    let line = accounting.line();
     log.say(Level::Info, format_args!("stopped; accounting: {line}"));
-    for deficit in &ending.accounting.deficits {
+    for deficit in &accounting.deficits {
         log.say(Level::Warning, format_args!("not exact: {deficit}"));
     }
     Ok(())
@@ -138,7 +165,16 @@ pub fn remove(pins: &Path) -> Result<bool> {
 enum Next {
     Trace(Ready),
     Answer(Question),
+    Scrape(Scrape),
     SignOfLife,
+}
+
+/// After a look there are new numbers.
+fn looked(tracing: &Tracing, reporter: &mut Reporter) {
+    reporter.exports.looked();
+    if let Some(failure) = reporter.exports.write(|| tracing.session().meters()) {
+        reporter.log().say(Level::Warning, failure);
+    }
 }
 
 fn greet(log: &mut Log, session: &Session) {

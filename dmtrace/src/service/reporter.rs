@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{
+    export::Exports,
     log::{Level, Log},
     memory::give_back,
 };
@@ -14,6 +15,7 @@ use crate::{
         row::{Row, confidence},
         trace::{Observer, View},
     },
+    facts::Snapshot,
     host::clock::boot_now,
     ids::SemId,
     ledger::{Change, ChangeKind},
@@ -28,6 +30,8 @@ const KEPT: usize = 200;
 /// The observer of a service.
 pub struct Reporter {
     log: Log,
+    /// Metrics and the hook.
+    pub exports: Exports,
     names: RefCell<Symbolizer>,
     /// Whether there may be something in them.
     named: bool,
@@ -41,9 +45,10 @@ pub struct Reporter {
 
 impl Reporter {
     /// Says it there.
-    pub fn new(log: Log) -> Self {
+    pub fn new(log: Log, exports: Exports) -> Self {
         Self {
             log,
+            exports,
             names: RefCell::default(),
             named: false,
             standing: BTreeMap::new(),
@@ -55,6 +60,11 @@ impl Reporter {
     /// For other lines.
     pub const fn log(&mut self) -> &mut Log {
         &mut self.log
+    }
+
+    /// What is needed to the end.
+    pub fn into_parts(self) -> (Log, Exports) {
+        (self.log, self.exports)
     }
 
     /// What was found, for those who ask. `standing`: how many findings stand, kept or not.
@@ -70,6 +80,7 @@ impl Reporter {
 
 impl Observer for Reporter {
     fn changes(&mut self, changes: &[Change], view: &View<'_>) -> Result<()> {
+        self.exports.changes(changes, view.ledger);
         for change in changes {
             if let ChangeKind::CreateFailed { errno } = change.kind {
                 self.starved += u64::from(errno == libc::ENOSPC);
@@ -98,6 +109,7 @@ impl Observer for Reporter {
         let mut row = Row::bare(view.ledger, judged.semaphore, judged.set, boot_now())
             .with_names(&self.names);
         row.verdict = Some(judged.verdict.clone());
+        self.exports.finding(&row, judged, view.ledger);
         let line = sentence(&row, judged);
         self.log.say_often(Level::Warning, line);
         let id = judged.semaphore.id;
@@ -122,6 +134,10 @@ impl Observer for Reporter {
         let text = format!("{} semid {}: was {label}, {how}", set.key, sem.semid);
         self.log.say_often(Level::Info, text);
         Ok(())
+    }
+
+    fn surveyed(&mut self, judged: &[Judged<'_>], snapshot: &Snapshot) {
+        self.exports.surveyed(judged, snapshot, boot_now());
     }
 
     fn device_mapper(&mut self, report: &DmReport) -> Result<()> {

@@ -4,6 +4,7 @@ mod accounting;
 mod devices;
 mod dm_watch;
 mod health;
+mod meters;
 mod pace;
 mod registry;
 mod sites;
