@@ -48,8 +48,7 @@ impl BpfFs {
             for entry in std::fs::read_dir(layout?.path())? {
                 let path = entry?.path();
                 if path.is_dir() {
-                    std::fs::remove_dir_all(&path)
-                        .with_context(|| path.display().to_string())?;
+                    std::fs::remove_dir_all(&path).with_context(|| path.display().to_string())?;
                 }
             }
         }

@@ -1,12 +1,6 @@
 //! What outlives a service: its successor knows who made what, and says what it cannot know.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    process::Command,
-    thread::sleep,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, process::Command, thread::sleep, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use dmtrace_tests::{
@@ -211,11 +205,17 @@ fn keep() -> Result<()> {
             Ok((output.status.code(), text))
         };
         let (code, text) = remove()?;
-        ensure!(code == Some(3) && text.contains("another dmtrace serve runs"), "{text}");
+        ensure!(
+            code == Some(3) && text.contains("another dmtrace serve runs"),
+            "{text}"
+        );
         service.stop()?;
         ensure!(owner(&listed()?[&semid]) == Some(pid.into()), "not kept");
         let (code, text) = remove()?;
-        ensure!(code == Some(0) && text.contains("nothing is left"), "{text}");
+        ensure!(
+            code == Some(0) && text.contains("nothing is left"),
+            "{text}"
+        );
         ensure!(!bpf.dir().exists(), "something is left");
         ensure!(listed()?[&semid]["owner"].is_null(), "somebody traces");
         Ok(())
@@ -308,7 +308,9 @@ fn users(round: u32, seed: u64) -> Result<Vec<Running>> {
     let tag = format!("round-{round}");
     Ok(vec![
         actor(&["crowd", "--count", "4", "--seed", &seed])?,
-        actor(&["churn", "--tag", &tag, "--procs", "4", "--sets", "20", "--leave"])?,
+        actor(&[
+            "churn", "--tag", &tag, "--procs", "4", "--sets", "20", "--leave",
+        ])?,
     ])
 }
 

@@ -206,7 +206,6 @@ impl Ledger {
         }
     }
 
-
     /// Learns the ends of processes from the process list, for ends that were not seen. Does
     /// nothing if the list is not complete.
     pub fn observe(&mut self, facts: &HostFacts) -> Vec<Change> {

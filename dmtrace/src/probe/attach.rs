@@ -175,7 +175,10 @@ pub(super) fn load(
     loaded(result).map_err(|error| format!("{hook}: {}", explain(&error)))
 }
 
-fn find(ebpf: &mut Ebpf, Attachment { program, hook, .. }: Attachment) -> Result<&mut Program, String> {
+fn find(
+    ebpf: &mut Ebpf,
+    Attachment { program, hook, .. }: Attachment,
+) -> Result<&mut Program, String> {
     ebpf.program_mut(program)
         .ok_or_else(|| format!("{hook}: the object has no program {program}"))
 }

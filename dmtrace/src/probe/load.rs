@@ -154,10 +154,15 @@ impl Tracer {
         if let Some(pins) = &past.pins {
             let kept = match &past.left {
                 Left::Links(dir) => Ok(dir.clone()),
-                _ => pins.keep(chosen.backend, (chosen.plan, plan), &chosen.attached, |name| {
-                    let program = ebpf.program(name)?.fd().ok()?;
-                    program.as_fd().try_clone_to_owned().ok()
-                }),
+                _ => pins.keep(
+                    chosen.backend,
+                    (chosen.plan, plan),
+                    &chosen.attached,
+                    |name| {
+                        let program = ebpf.program(name)?.fd().ok()?;
+                        program.as_fd().try_clone_to_owned().ok()
+                    },
+                ),
             };
             match kept {
                 Ok(dir) => pinned = Some(dir),

@@ -124,7 +124,13 @@ fn remove_stale(pinned: Option<&Path>) {
         let taken = tracer.as_ref().is_some_and(|tracer| {
             !tracer.is_attended() && tracer.pinned.is_some() && tracer.pinned.as_deref() == pinned
         });
-        let number = || path.file_stem()?.to_str()?.strip_prefix("tracer-")?.parse().ok();
+        let number = || {
+            path.file_stem()?
+                .to_str()?
+                .strip_prefix("tracer-")?
+                .parse()
+                .ok()
+        };
         let goes_on = match &tracer {
             Some(tracer) => tracer.goes_on(),
             // Of another version, or being written.
