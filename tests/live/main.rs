@@ -20,6 +20,7 @@ mod serve;
 mod serve_access;
 mod serve_export;
 mod serve_kept;
+mod serve_quiet;
 mod service;
 mod tracer;
 
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     tests.extend(serve::tests());
     tests.extend(serve_access::tests());
     tests.extend(serve_kept::tests());
+    tests.extend(serve_quiet::tests());
     tests.extend(serve_export::tests());
     run_serially("live", tests)
 }

@@ -117,11 +117,14 @@ impl DeviceMapper {
         };
         for uevents in [true, false] {
             let dir = kept(keep, uevents);
-            let Ok(adopted) = pins::adopt(&dir, device_mapper(self.plan).iter()) else {
+            let Ok(adopted) =
+                pins::adopt(&dir, Backend::Trampoline, device_mapper(self.plan).iter())
+            else {
                 continue;
             };
             self.attached = adopted.attached;
             self.adopted = adopted.programs;
+            self.attempts = adopted.attempts;
             self.state = DmState::Attached {
                 by: Backend::Trampoline,
                 uevents,

@@ -135,7 +135,10 @@ impl Tracer {
             _ => None,
         };
         let (chosen, adopted) = match taken {
-            Some((chosen, programs)) => (chosen, programs),
+            Some((chosen, made, programs)) => {
+                attempts = made;
+                (chosen, programs)
+            }
             None => {
                 let chosen = choose(
                     &mut ebpf,
@@ -334,18 +337,18 @@ impl Heritage {
     }
 
     /// The programs that are in their places.
-    fn take_over(&mut self) -> Option<(Chosen, Vec<(String, OwnedFd)>)> {
+    fn take_over(&mut self) -> Option<(Chosen, Vec<Attempt>, Vec<(String, OwnedFd)>)> {
         let Left::Links(dir) = &self.left else {
             return None;
         };
         let adopted = pins::read_name(dir).and_then(|(backend, plan, end)| {
-            let adopted = pins::adopt(dir, subjects(backend, plan, end)).ok()?;
+            let adopted = pins::adopt(dir, backend, subjects(backend, plan, end)).ok()?;
             let chosen = Chosen {
                 backend,
                 plan,
                 attached: adopted.attached,
             };
-            Some((chosen, adopted.programs))
+            Some((chosen, adopted.attempts, adopted.programs))
         });
         if adopted.is_none() {
             // Somebody has removed a part: start again with the maps.

@@ -30,7 +30,7 @@ use aya::maps::{Array, Map, MapData};
 use dmtrace_common::{ABI, control};
 
 use super::{
-    attach::{Attached, Links},
+    attach::{Attached, Attempt, Links, Outcome},
     bpf,
     link::Link,
     spec::{Backend, Plan, Subject},
@@ -67,6 +67,7 @@ pub(super) enum Left {
 /// Programs in their places, found there.
 pub(super) struct Adopted {
     pub attached: Attached,
+    pub attempts: Vec<Attempt>,
     pub programs: Vec<(String, OwnedFd)>,
 }
 
@@ -251,6 +252,7 @@ pub(super) fn keep(
 /// One of them is gone, or is of no use.
 pub(super) fn adopt<'a>(
     dir: &Path,
+    backend: Backend,
     subjects: impl Iterator<Item = &'a Subject>,
 ) -> io::Result<Adopted> {
     let mut links: BTreeMap<usize, (String, OwnedFd)> = BTreeMap::new();
@@ -270,14 +272,28 @@ pub(super) fn adopt<'a>(
     }
     let there: BTreeSet<&str> = links.values().map(|(name, _)| name.as_str()).collect();
     let mut attachments = Vec::new();
+    let mut attempts = Vec::new();
     for subject in subjects {
         let mut ways = subject.ways.iter();
         let way = ways.find(|way| way.iter().all(|at| there.contains(at.program)));
-        attachments.extend(way.into_iter().flat_map(|way| way.iter()));
+        let way = way.copied().unwrap_or_default();
+        attempts.push(Attempt {
+            backend,
+            subject: subject.name,
+            provides: subject.provides,
+            hooks: way.iter().map(|at| at.hook.to_string()).collect(),
+            outcome: if way.is_empty() {
+                Outcome::Failed("an earlier start could not attach it".to_owned())
+            } else {
+                Outcome::Attached
+            },
+        });
+        attachments.extend(way);
     }
     let links: Links = links.into_values().map(|(_, fd)| Link::Raw(fd)).collect();
     Ok(Adopted {
         attached: Attached { links, attachments },
+        attempts,
         programs,
     })
 }
