@@ -14,10 +14,13 @@ mod doctor;
 mod endings;
 mod exec;
 mod explain;
+mod pins;
 mod seed;
 mod serve;
 mod serve_access;
 mod serve_export;
+mod serve_kept;
+mod serve_quiet;
 mod service;
 mod tracer;
 
@@ -45,6 +48,8 @@ fn main() -> ExitCode {
     tests.extend(seed::tests());
     tests.extend(serve::tests());
     tests.extend(serve_access::tests());
+    tests.extend(serve_kept::tests());
+    tests.extend(serve_quiet::tests());
     tests.extend(serve_export::tests());
     run_serially("live", tests)
 }

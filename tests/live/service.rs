@@ -32,6 +32,22 @@ impl Service {
         args: &[&str],
         prepare: impl FnOnce(&mut Command, &File) -> Result<()>,
     ) -> Result<Self> {
+        let mut service = Self::spawn_with(args, prepare)?;
+        service.until("backend)")?;
+        // It has said so, and takes requests.
+        service.status()?;
+        Ok(service)
+    }
+
+    /// Starts it, without waiting for anything.
+    pub fn spawn(args: &[&str]) -> Result<Self> {
+        Self::spawn_with(args, |_, _| Ok(()))
+    }
+
+    fn spawn_with(
+        args: &[&str],
+        prepare: impl FnOnce(&mut Command, &File) -> Result<()>,
+    ) -> Result<Self> {
         let stderr = tempfile::tempfile()?;
         let mut command = Command::new(dmtrace_bin()?);
         command
@@ -42,15 +58,11 @@ impl Service {
             .stderr(stderr.try_clone()?);
         prepare(&mut command, &stderr)?;
         let child = command.spawn().context("dmtrace serve")?;
-        let mut service = Self {
+        Ok(Self {
             child,
             stderr,
             said: String::new(),
-        };
-        service.until("backend)")?;
-        // It has said so, and takes requests.
-        service.status()?;
-        Ok(service)
+        })
     }
 
     pub fn start(args: &[&str]) -> Result<Self> {
@@ -101,6 +113,13 @@ impl Service {
         self.signal(libc::SIGTERM)?;
         let status = self.child.wait()?;
         Ok((status, self.said()?.to_owned()))
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) -> Result<()> {
+        self.signal(libc::SIGKILL)?;
+        self.child.wait()?;
+        Ok(())
     }
 
     /// Sends a signal.

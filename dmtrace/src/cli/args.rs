@@ -102,7 +102,9 @@ const SERVE_EXAMPLES: &str = "\
 Examples:
   dmtrace serve                  until SIGTERM; findings go to standard error, or the journal
   dmtrace serve --group adm      members of adm may ask how it is, too
-  dmtrace serve --status         how the running service is, and what it has found";
+  dmtrace serve --status         how the running service is, and what it has found
+  dmtrace serve --keep           tracing goes on while the service is restarted
+  dmtrace serve --remove         ends that, once no service runs";
 const CLEAN_EXAMPLES: &str = "\
 Examples:
   dmtrace clean                  show what would be removed, and why the rest is kept
@@ -321,6 +323,7 @@ impl SmallTuning {
 
 /// Arguments of `serve`.
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent flags")]
 pub struct Serve {
     /// Ask the running service how it is; exit code 1 if findings stand.
     #[arg(long)]
@@ -331,6 +334,18 @@ pub struct Serve {
     /// Say every step of every cookie.
     #[arg(short, long)]
     pub verbose: bool,
+    /// Let tracing go on after SIGTERM, too, for the next start.
+    ///
+    /// After a crash it goes on in any case, where the kernel allows. Without this an orderly end
+    /// leaves nothing behind.
+    #[arg(long)]
+    pub keep: bool,
+    /// Remove what a service that has ended left to go on.
+    #[arg(long, conflicts_with = "status")]
+    pub remove: bool,
+    /// Where the kernel side outlives the service: in a BPF file system.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/dmtrace")]
+    pub pins: PathBuf,
     /// Serve metrics for Prometheus there: ADDRESS:PORT, or the path of a socket.
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<Listen>,

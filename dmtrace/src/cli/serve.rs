@@ -26,6 +26,15 @@ pub fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
             _ => exit::findings(),
         });
     }
+    if args.remove {
+        let text = if service::remove(&args.pins)? {
+            "tracing has ended; nothing is left"
+        } else {
+            "there was nothing"
+        };
+        out.line(text)?;
+        return Ok(exit::CLEAN);
+    }
     let hook = args.on_leak.as_deref().map(str::parse).transpose();
     let options = service::Options {
         tuning: args.tuning.tuning(),
@@ -33,6 +42,8 @@ pub fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
             group: args.group.as_deref().map(group).transpose()?,
         },
         verbose: args.verbose,
+        pins: args.pins.clone(),
+        keep: args.keep,
         export: ExportOptions {
             listen: args.metrics.clone(),
             exposure: if args.metrics_exposed {

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    path::Path,
     time::{Duration, Instant as Moment},
 };
 
@@ -103,10 +104,24 @@ impl Tracing {
         tuning: &Tuning,
         tap: impl FnOnce(&crate::probe::Tracer, crate::ids::BootTime) -> Result<Option<Tap>, StartError>,
     ) -> Result<Self> {
-        let interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-        let terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         let session = Session::start(tuning.options(), Scope::default(), tap)
             .map_err(|error| Failure::Environment(error.to_string()))?;
+        Self::of(session)
+    }
+
+    /// As [`Tracing::start`], with a kernel side that outlives this process, pinned under `root`.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn start_kept(tuning: &Tuning, root: &Path) -> Result<Self> {
+        let session = Session::start_kept(tuning.options(), Scope::default(), root)
+            .map_err(|error| Failure::Environment(error.to_string()))?;
+        Self::of(session)
+    }
+
+    fn of(session: Session) -> Result<Self> {
+        let interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+        let terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         Ok(Self {
             session,
             interrupt,
@@ -339,6 +354,21 @@ impl Tracing {
             }
         }
         Ok(outlook)
+    }
+
+    /// Tells what is left to tell, and lets tracing go on for a later process. `false` where that
+    /// cannot be: then [`Tracing::finish`].
+    ///
+    /// # Errors
+    /// The observer fails.
+    pub fn leave(&mut self, observer: &mut dyn Observer) -> Result<bool> {
+        let mut told = Told::new(observer);
+        let left = self
+            .session
+            .leave(&mut |changes, ledger| told.tell(changes, ledger));
+        told.done()?;
+        observer.idle()?;
+        Ok(left)
     }
 
     /// Stops the probes, tells what is left to tell, and balances the accounts.

@@ -191,6 +191,21 @@ impl Ledger {
         &self.totals
     }
 
+    /// The books were made from the maps of a trace that has gone on: what the next snapshot has
+    /// more was missed.
+    pub const fn goes_on(&mut self) {
+        self.reconciled = true;
+    }
+
+    /// For a time nothing was seen: cookies may have been used.
+    pub fn was_blind(&mut self) {
+        for set in self.live.values_mut() {
+            if let Some(cookie) = &mut set.cookie {
+                cookie.gaps.operations = true;
+            }
+        }
+    }
+
     /// Learns the ends of processes from the process list, for ends that were not seen. Does
     /// nothing if the list is not complete.
     pub fn observe(&mut self, facts: &HostFacts) -> Vec<Change> {

@@ -10,9 +10,13 @@ mod request;
 mod socket;
 mod systemd;
 
-use std::{path::Path, sync::atomic::Ordering, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+    time::Duration,
+};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::{
@@ -23,7 +27,8 @@ use crate::{
     host::clock::boot_now,
     metrics::Scrape,
     output::json::envelope,
-    probe::{DmState, Environment},
+    output::time::Clock,
+    probe::{Continuity, DmState, Environment, Past, remove_pins},
     session::Session,
     verdict::Thresholds,
 };
@@ -34,7 +39,7 @@ use log::{Level, Log};
 use reporter::Reporter;
 use request::Request;
 pub use socket::{Access, SOCKET};
-use socket::{Control, Question};
+use socket::{Control, Question, lock_of};
 use systemd::Watchdog;
 
 /// A leak is told within a second of the end of its owner, a moment of grace included.
@@ -49,6 +54,10 @@ pub struct Options {
     pub access: Access,
     /// Every step of every cookie.
     pub verbose: bool,
+    /// Where the kernel side outlives the service.
+    pub pins: PathBuf,
+    /// Whether it does so after an orderly end.
+    pub keep: bool,
     /// Metrics and the hook.
     pub export: ExportOptions,
 }
@@ -65,7 +74,7 @@ pub async fn serve(options: &Options) -> Result<()> {
         young: YOUNG,
         ..Thresholds::default()
     };
-    let mut tracing = Tracing::start(&options.tuning, |_, _| Ok(None))?.patient(thresholds);
+    let mut tracing = Tracing::start_kept(&options.tuning, &options.pins)?.patient(thresholds);
     greet(reporter.log(), tracing.session());
     tracing.begin(&mut reporter)?;
     let mut watchdog = Watchdog::of_unit();
@@ -121,15 +130,36 @@ pub async fn serve(options: &Options) -> Result<()> {
         }
     }
     systemd::stopping();
-    let ending = tracing.finish(&mut reporter)?;
-    let line = ending.accounting.line();
+    let stays = options.keep && tracing.leave(&mut reporter)?;
+    let accounting = if stays {
+        None
+    } else {
+        Some(tracing.finish(&mut reporter)?.accounting)
+    };
     let (mut log, exports) = reporter.into_parts();
     exports.finish().await;
+    let Some(accounting) = accounting else {
+        log.say(
+            Level::Info,
+            "stopped; tracing goes on, for the next start; to end it: dmtrace serve --remove",
+        );
+        return Ok(());
+    };
+    let line = accounting.line();
     log.say(Level::Info, format_args!("stopped; accounting: {line}"));
-    for deficit in &ending.accounting.deficits {
+    for deficit in &accounting.deficits {
         log.say(Level::Warning, format_args!("not exact: {deficit}"));
     }
     Ok(())
+}
+
+/// Removes what a service that has ended left to go on. Tells whether there was anything.
+///
+/// # Errors
+/// A service runs, or this process may not.
+pub fn remove(pins: &Path) -> Result<bool> {
+    let _lock = lock_of(Path::new(SOCKET))?;
+    remove_pins(pins).with_context(|| pins.display().to_string())
 }
 
 enum Next {
@@ -170,6 +200,9 @@ fn greet(log: &mut Log, session: &Session) {
             format_args!("this kernel does not show: {what}"),
         );
     }
+    if let Some(continuity) = session.continuity() {
+        say_past(log, continuity);
+    }
     match tracer.dm() {
         DmState::Attached { .. } => {}
         DmState::NotLoaded => log.say(
@@ -180,6 +213,42 @@ fn greet(log: &mut Log, session: &Session) {
             Level::Notice,
             format_args!("device-mapper cannot be traced, devices stay unknown: {reason}"),
         ),
+    }
+}
+
+/// Whether anything may have gone unseen.
+fn say_past(log: &mut Log, continuity: &Continuity) {
+    match &continuity.past {
+        Past::New => {}
+        Past::Unbroken => log.say(
+            Level::Info,
+            "tracing went on while no service ran: nothing was missed",
+        ),
+        Past::Gap(gap) => {
+            let clock = Clock::now();
+            let from = match gap.from {
+                Some(from) => format!("from {} ", clock.rfc3339(from)),
+                None => String::new(),
+            };
+            log.say(
+                Level::Warning,
+                format_args!(
+                    "gap: nothing was seen {from}until {}, {}; sets whose creator is unknown \
+                     by that: {}; that went: {}; that were used: {}",
+                    clock.rfc3339(gap.to),
+                    gap.why.text(),
+                    gap.came,
+                    gap.went,
+                    gap.used
+                ),
+            );
+        }
+    }
+    if let Some(reason) = &continuity.unpinned {
+        log.say(
+            Level::Notice,
+            format_args!("tracing will pause whenever the service is down: {reason}"),
+        );
     }
 }
 

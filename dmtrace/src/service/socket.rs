@@ -34,6 +34,9 @@ pub const SOCKET: &str = "/run/dmtrace/serve.sock";
 const CONVERSATIONS: usize = 8;
 /// Time for one.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Time for the request, which is sent right after the connection is made: a silent client holds
+/// a place no longer.
+const PATIENCE_FOR_REQUEST: Duration = Duration::from_secs(1);
 /// After a failed `accept`, such as for want of descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -85,7 +88,7 @@ impl Control {
             .mode(0o700)
             .create(dir)
             .with_context(|| format!("{}: cannot be made", dir.display()))?;
-        let lock = lock(&path.with_extension("lock"))?;
+        let lock = lock_of(path)?;
         if access.group.is_some() {
             // To pass through; what lies there is for root.
             fs::set_permissions(dir, fs::Permissions::from_mode(0o711))
@@ -121,8 +124,13 @@ impl Drop for Control {
     }
 }
 
-/// The kernel gives the lock up with the process, however that ends.
-fn lock(path: &Path) -> Result<fs::File> {
+/// Says that a service runs on this host. The kernel gives the lock up with the process, however
+/// that ends.
+///
+/// # Errors
+/// One runs, or this process may not.
+pub fn lock_of(socket: &Path) -> Result<fs::File> {
+    let path = &socket.with_extension("lock");
     let file = fs::File::options()
         .write(true)
         .create(true)
@@ -178,7 +186,7 @@ async fn converse(
     send: mpsc::Sender<Question>,
 ) -> io::Result<()> {
     // Read in any case: closing a socket with something unread breaks off the answer.
-    let request = read(&mut stream).await?;
+    let request = timeout(PATIENCE_FOR_REQUEST, read(&mut stream)).await??;
     if !permitted(&stream, access)? {
         let text = "only root, and the group that the service was given, may ask";
         refuse(&mut stream, text).await?;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{DmReport, Session};
-use crate::probe::{Backend, Counts};
+use crate::probe::{Backend, Continuity, Counts};
 
 /// How a running trace is. Messages on their way make `submitted` larger than `received` for a
 /// moment.
@@ -33,6 +33,9 @@ pub struct Health {
     pub unreadable: usize,
     /// What is seen of device-mapper.
     pub device_mapper: DmReport,
+    /// Whether this trace goes on with that of an earlier process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continuity: Option<Continuity>,
 }
 
 impl Session {
@@ -54,6 +57,7 @@ impl Session {
             drift: self.drift,
             unreadable: self.last.as_ref().map_or(0, |last| last.unreadable.len()),
             device_mapper: self.dm_report(),
+            continuity: self.continuity.clone(),
         }
     }
 }

@@ -1,13 +1,13 @@
 //! How a running trace is, as numbers for Prometheus.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use dmtrace_common::Kind;
 
 use super::Session;
 use crate::{
     metrics::{Health, Messages, Missed, Unmapped},
-    probe::{Attempt, DmState, Outcome},
+    probe::{Attempt, DmState, Outcome, Past},
 };
 
 impl Session {
@@ -20,7 +20,7 @@ impl Session {
                 seen: count.seen,
                 submitted: count.submitted,
                 received: match (kind, &self.sites) {
-                    (Kind::Stack, Some(sites)) => sites.received(),
+                    (Kind::Stack, Some(sites)) => sites.received() + self.stacks_before,
                     _ => self.received.kinds[kind as usize],
                 },
                 dropped: count.dropped,
@@ -47,6 +47,10 @@ impl Session {
             (subject, missed)
         });
         let last = self.last.as_ref();
+        let gap = self.continuity.as_ref().and_then(|it| match &it.past {
+            Past::Gap(gap) => Some(gap),
+            Past::New | Past::Unbroken => None,
+        });
         Health {
             backend: Some(self.tracer.backend()),
             messages: messages.collect(),
@@ -63,6 +67,10 @@ impl Session {
             missing_remove: last.map_or(0, |last| last.vanished),
             corrected: self.drift,
             unreadable: last.map_or(0, |last| last.unreadable.len() as u64),
+            gaps: u64::from(gap.is_some()),
+            gap_time: gap.map_or(Duration::ZERO, |gap| {
+                gap.from.map_or(Duration::ZERO, |from| gap.to.since(from))
+            }),
             ..Health::default()
         }
     }

@@ -8,6 +8,7 @@ mod meters;
 mod pace;
 mod registry;
 mod sites;
+mod takeover;
 mod tap;
 
 use std::{collections::BTreeMap, io};
@@ -25,7 +26,7 @@ use crate::{
     host::{self, Scope},
     ids::{BootTime, ProcId},
     ledger::{Change, DriftKind, Ledger, Reconciliation},
-    probe::{Counts, DmState, Options, Seed, StartError, Tracer},
+    probe::{Continuity, Counts, DmState, Options, Past, Seed, StartError, Tracer},
     verdict::Completeness,
 };
 
@@ -92,6 +93,10 @@ pub struct Session {
     dm_missed: u64,
     /// Tells when it comes or goes.
     dm_watch: dm_watch::DmWatch,
+    /// Where the kernel side outlives this process: what it has begun with.
+    continuity: Option<Continuity>,
+    /// Stacks that an earlier process has taken.
+    stacks_before: u64,
 }
 
 impl Session {
@@ -104,12 +109,29 @@ impl Session {
         scope: Scope,
         tap: impl FnOnce(&Tracer, BootTime) -> Result<Option<Tap>, StartError>,
     ) -> Result<Self, StartError> {
-        let other = |error: &dyn std::fmt::Display| StartError::Other(error.to_string());
         let began = host::clock::boot_now();
         let mut tracer = Tracer::start(options)?;
+        let tap = tap(&tracer, began)?;
         // After attaching: what is made between a snapshot and attaching would stay unknown.
         let snapshot = host::take_snapshot(&scope);
         tracer.seed(&snapshot, Seed::Older);
+        let mut session = Self::open(tracer, began, scope, tap, None)?;
+        let mut early = Vec::new();
+        session.drain_all(&mut |changes, _| early.extend_from_slice(changes));
+        session.early = early;
+        session.preexisting = session.compare(&snapshot).preexisting;
+        Ok(session)
+    }
+
+    /// Makes a session of a tracer, and makes it known.
+    fn open(
+        mut tracer: Tracer,
+        began: BootTime,
+        scope: Scope,
+        tap: Option<Tap>,
+        continuity: Option<Continuity>,
+    ) -> Result<Self, StartError> {
+        let other = |error: &dyn std::fmt::Display| StartError::Other(error.to_string());
         let ring = tracer
             .take_ring()
             .ok_or_else(|| other(&"the ring buffer is gone"))?;
@@ -117,7 +139,7 @@ impl Session {
         // same at every call.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(|_| other(&"cannot poll the ring buffer"))?;
-        let tap = tap(&tracer, began)?;
+        let stacks_before = tracer.counts().of(Kind::Stack).submitted;
         let sites = sites::Sites::start(&mut tracer, tap.is_some())?;
         let recording = tap.as_ref().and_then(|tap| tap.file.clone());
         let registration = registry::register(&tracer, began, recording);
@@ -142,15 +164,18 @@ impl Session {
             dm_since: None,
             dm_missed: 0,
             dm_watch: dm_watch::DmWatch::open(),
+            continuity,
+            stacks_before,
         };
         if matches!(session.tracer.dm(), DmState::Attached { .. }) {
-            session.dm_since = Some(began);
+            let past = session.continuity.as_ref().map(|it| &it.past);
+            let fresh = matches!(past, None | Some(Past::New));
+            session.dm_since = Some(match fresh || session.tracer.dm_went_on() {
+                true => began,
+                false => host::clock::boot_now(),
+            });
             session.devices.read();
         }
-        let mut early = Vec::new();
-        session.drain_all(&mut |changes, _| early.extend_from_slice(changes));
-        session.early = early;
-        session.preexisting = session.compare(&snapshot).preexisting;
         Ok(session)
     }
 
@@ -428,13 +453,14 @@ impl Session {
         // Compared while the probes still see what others do: after detaching, every change by
         // anybody would count as a difference.
         let snapshot = self.reconcile(sink);
+        self.tracer.unpin();
         self.tracer.detach();
         let counts = self.settled_counts();
         self.drain_all(sink);
         self.resync(sink);
         if let Some(sites) = &mut self.sites {
             sites.finish();
-            self.received.kinds[Kind::Stack as usize] = sites.received();
+            self.received.kinds[Kind::Stack as usize] = sites.received() + self.stacks_before;
         }
         self.place_sites();
         let accounting = Accounting::balance(
