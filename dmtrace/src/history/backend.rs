@@ -16,18 +16,23 @@ use redb::{BackendError, StorageBackend, backends::FileBackend};
 #[derive(Debug)]
 pub(super) struct Capped {
     file: FileBackend,
-    length: Arc<AtomicU64>,
-    limit: u64,
+    size: Arc<Size>,
+}
+
+/// Size of the file, and how large it may become.
+#[derive(Debug, Default)]
+pub(super) struct Size {
+    pub(super) now: AtomicU64,
+    pub(super) limit: AtomicU64,
 }
 
 impl Capped {
-    /// Around an open file. `length` is kept up to date.
-    pub(super) fn new(file: File, limit: u64, length: Arc<AtomicU64>) -> io::Result<Self> {
-        length.store(file.metadata()?.len(), Ordering::Relaxed);
+    /// Around an open file, whose size is noted in `size`.
+    pub(super) fn new(file: File, size: Arc<Size>) -> io::Result<Self> {
+        size.now.store(file.metadata()?.len(), Ordering::Relaxed);
         Ok(Self {
             file: FileBackend::new(file).map_err(io::Error::other)?,
-            length,
-            limit,
+            size,
         })
     }
 }
@@ -42,11 +47,12 @@ impl StorageBackend for Capped {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        if len > self.limit && len > self.length.load(Ordering::Relaxed) {
+        let larger = len > self.size.now.load(Ordering::Relaxed);
+        if larger && len > self.size.limit.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         self.file.set_len(len)?;
-        self.length.store(len, Ordering::Relaxed);
+        self.size.now.store(len, Ordering::Relaxed);
         Ok(())
     }
 

@@ -114,6 +114,7 @@ pub(super) struct Book {
     standing: BTreeMap<(SemId, Key), Standing>,
     settled: bool,
     run: Option<(u64, Run)>,
+    last_run: Option<u64>,
     continuous: bool,
     rates: Option<(u64, Rates)>,
     starved: BTreeMap<IpcNs, (u64, Starved)>,
@@ -142,6 +143,7 @@ impl Book {
             standing: BTreeMap::new(),
             settled: false,
             run: None,
+            last_run: None,
             continuous: false,
             rates: None,
             starved: BTreeMap::new(),
@@ -177,6 +179,7 @@ impl Book {
                 }
                 let id = self.add(Record::Run(run.clone()));
                 self.run = Some((id, run));
+                self.last_run = Some(id);
             }
             Note::Found(finding) => self.found(*finding),
             Note::Gone { sem, key, how, by } => {
@@ -230,7 +233,7 @@ impl Book {
             return;
         };
         store.meta.dropped_for_space += std::mem::take(&mut self.lost);
-        if let Some((id, _)) = &self.run {
+        if let Some(id) = self.last_run {
             store.meta.last_run = id + 1;
         }
         let records: Vec<(u64, &Stored)> = self.pending.iter().map(|(id, it)| (*id, it)).collect();
@@ -576,6 +579,7 @@ impl Book {
             standing.id += base;
         }
         let numbers = self.run.iter_mut().map(|(id, _)| id);
+        let numbers = numbers.chain(self.last_run.iter_mut());
         let numbers = numbers.chain(self.rates.iter_mut().map(|(id, _)| id));
         let numbers = numbers.chain(self.starved.values_mut().map(|(id, _)| id));
         for id in numbers.chain(self.losses.values_mut().map(|(id, _)| id)) {

@@ -30,6 +30,8 @@ mod read;
 mod record;
 mod store;
 mod tallies;
+#[cfg(test)]
+mod tests;
 
 pub use book::{Note, Options, Status};
 pub use read::{ReadError, read_file};

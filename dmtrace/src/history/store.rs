@@ -7,10 +7,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use redb::{
@@ -19,7 +16,7 @@ use redb::{
 };
 
 use super::{
-    backend::Capped,
+    backend::{Capped, Size},
     record::{Entry, Gone, Query, Record},
 };
 
@@ -104,7 +101,7 @@ pub(super) struct Meta {
 /// The file, open for writing.
 pub(super) struct Store {
     db: Database,
-    length: Arc<AtomicU64>,
+    size: Arc<Size>,
     limit: u64,
     pub(super) meta: Meta,
     /// Bytes of the file for each byte of cost, in percent; measured now and then.
@@ -150,12 +147,16 @@ impl Store {
             .mode(0o600)
             .open(path)
             .map_err(Trouble::System)?;
-        let length = Arc::new(AtomicU64::new(0));
-        let backend = Capped::new(file, limit, Arc::clone(&length)).map_err(Trouble::System)?;
+        let size = Arc::new(Size::default());
+        let backend = Capped::new(file, Arc::clone(&size)).map_err(Trouble::System)?;
+        // One that is too large, because the limit was another one, needs room to become smaller.
+        let before = size.now.load(Ordering::Relaxed);
+        let room = if before > limit { before * 2 } else { limit };
+        size.limit.store(room, Ordering::Relaxed);
         let db = open_checked(backend)?;
         let mut store = Self {
             db,
-            length,
+            size,
             limit,
             meta: Meta::default(),
             percent: 160,
@@ -187,17 +188,18 @@ impl Store {
         }
         txn.commit().map_err(trouble)?;
         self.measure()?;
-        // The limit may have been another one.
         while self.make_room(0)? {}
         if self.length() > self.limit {
+            // The limit was another one.
             self.db.compact().map_err(trouble)?;
         }
+        self.size.limit.store(self.limit, Ordering::Relaxed);
         Ok(())
     }
 
     /// Size of the file in bytes.
     pub(super) fn length(&self) -> u64 {
-        self.length.load(Ordering::Relaxed)
+        self.size.now.load(Ordering::Relaxed)
     }
 
     /// Writes records and ends of findings, and drops what is too old or too much. After an error
@@ -228,9 +230,9 @@ impl Store {
                 first = false;
                 while self.make_room(size.min(BATCH) as u64)? {}
                 self.transaction(batch, endings, old)?;
-            }
-            if self.unmeasured > self.limit / 32 {
-                self.measure()?;
+                if self.unmeasured > self.limit / 32 {
+                    self.measure()?;
+                }
             }
             Ok(())
         })
@@ -277,12 +279,12 @@ impl Store {
     ) -> Result<(), Trouble> {
         let mut gone = Vec::new();
         let mut looked = 0;
-        for row in table.range(self.aged..).map_err(trouble)?.take(LOOKED_AT) {
+        let from_here = self.aged;
+        for row in table.range(from_here..).map_err(trouble)?.take(LOOKED_AT) {
             let (id, row) = row.map_err(trouble)?;
             let id = id.value();
             let (from, to, json) = row.value();
-            // Nothing behind it can be old, except where the clock was set; a run's end and
-            // findings that stand are no reason to look no further.
+            // Nothing behind it can be old, except where the clock was set.
             if from >= old {
                 break;
             }
@@ -296,7 +298,7 @@ impl Store {
                 gone.push((id, cost(json.len())));
             }
         }
-        if looked == 0 {
+        if looked < LOOKED_AT {
             // Once around: what stood then may have ended.
             self.aged = 0;
         }
@@ -309,14 +311,11 @@ impl Store {
         Ok(())
     }
 
-    /// What records may cost at most. The file doubles when it grows, so the largest size below
-    /// the limit is what counts; a part stays free for pages that are being replaced.
-    fn budget(&self) -> u64 {
-        let mut size = self.length().max(4096);
-        while size * 2 <= self.limit {
-            size *= 2;
-        }
-        size.min(self.limit) / 10 * 7
+    /// What records may take at most. The file doubles when it grows, and is cut behind its last
+    /// page when it is closed: below half of the limit it can double, above that so much of it is
+    /// free that nothing has to grow.
+    const fn budget(&self) -> u64 {
+        self.limit / 100 * 35
     }
 
     fn used(&self, more: u64) -> u64 {
