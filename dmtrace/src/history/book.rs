@@ -169,6 +169,7 @@ impl Book {
                 let run = Run {
                     began: now,
                     ended: None,
+                    orderly: false,
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     kernel,
                     backend,
@@ -195,6 +196,7 @@ impl Book {
             Note::Stopped => {
                 if let Some((id, mut run)) = self.run.take() {
                     run.ended = Some(now);
+                    run.orderly = true;
                     self.put(id, Record::Run(run));
                 }
             }
@@ -270,9 +272,10 @@ impl Book {
     }
 
     /// What an answer begins with.
-    pub(super) fn head(&self) -> Head {
+    pub(super) fn head(&self, now: Stamp) -> Head {
         let meta = self.store.as_ref().map(|store| store.meta);
         let mut head = super::read::head(&meta.unwrap_or_default());
+        head.alive_ms = now.wall_ms;
         head.dropped_for_space += self.lost;
         if let Some(trouble) = &self.trouble {
             head.notes.push(format!(
@@ -472,9 +475,13 @@ impl Book {
     }
 
     fn put(&mut self, id: u64, record: Record) {
+        self.put_of(id, self.options.boot_id.clone(), record);
+    }
+
+    fn put_of(&mut self, id: u64, boot_id: String, record: Record) {
         let entry = Entry {
             id,
-            boot_id: self.options.boot_id.clone(),
+            boot_id,
             record,
         };
         let stored = Stored::of(&entry);
@@ -598,13 +605,10 @@ impl Book {
         let Some(Ok(Some(entry))) = last else {
             return;
         };
-        let Record::Run(run) = entry.record else {
+        let Record::Run(mut run) = entry.record else {
             return;
         };
         let rebooted = entry.boot_id != self.options.boot_id;
-        if self.continuous && !rebooted {
-            return;
-        }
         let alive = Stamp {
             wall_ms: i64::try_from(meta.alive.0).unwrap_or_default(),
             boot: BootTime(meta.alive.1),
@@ -614,11 +618,19 @@ impl Book {
             Some(_) => WhyGap::Stopped,
             None => WhyGap::Killed,
         };
-        self.add(Record::Gap(Gap {
-            from: run.ended.unwrap_or(alive),
-            to: began,
-            why,
-        }));
+        let continuous = self.continuous && !rebooted;
+        let from = run.ended.unwrap_or(alive);
+        if run.ended.is_none() {
+            run.ended = Some(if continuous { began } else { alive });
+            self.put_of(entry.id, entry.boot_id, Record::Run(run));
+        }
+        if !continuous {
+            self.add(Record::Gap(Gap {
+                from,
+                to: began,
+                why,
+            }));
+        }
     }
 
     /// Goes on without the file, and says so once.

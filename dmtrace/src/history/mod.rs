@@ -290,7 +290,11 @@ impl Keeper {
     fn answer(&mut self, query: &Query, out: Box<dyn Write + Send>) -> io::Result<()> {
         let mut out = io::BufWriter::new(out);
         let until = Instant::now() + ANSWER;
-        writeln!(out, "{}", envelope("history", &self.book.head()))?;
+        writeln!(
+            out,
+            "{}",
+            envelope("history", &self.book.head(Stamp::now()))
+        )?;
         let mut failed = None;
         self.book.read(Stamp::now(), query, &mut |entry| {
             let written = serde_json::to_writer(&mut out, &entry)

@@ -51,6 +51,7 @@ pub(super) fn head(meta: &Meta) -> Head {
         complete_since_ms: i64::try_from(meta.dropped_until)
             .ok()
             .filter(|&until| until > 0),
+        alive_ms: i64::try_from(meta.alive.0).unwrap_or_default(),
         notes: Vec::new(),
     }
 }

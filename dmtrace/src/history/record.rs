@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{
     host::clock,
     ids::{BootTime, IpcNs, Key, SemId},
+    stack::CallSite,
 };
 
 /// Programs that are told apart in one record; more are summed up.
@@ -128,7 +129,10 @@ pub struct Finding {
     /// Its end; `None` while it stands, as far as is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone: Option<Gone>,
-    /// Everything that `explain --json` says of it.
+    /// The calls that made it, with their names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls: Option<CallSite>,
+    /// Everything that `explain --json` says of it; the calls are left out.
     pub story: Value,
 }
 
@@ -250,9 +254,11 @@ impl Lives {
 pub struct Run {
     /// Tracing began.
     pub began: Stamp,
-    /// Its orderly end.
+    /// Its end, once known; of one that was killed, the last that is known of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Stamp>,
+    /// Whether it ended in good order.
+    pub orderly: bool,
     /// Version of dmtrace.
     pub version: String,
     /// Release of the kernel.
@@ -274,8 +280,7 @@ impl Record {
             Self::Gap(it) => (it.from.wall_ms, it.to.wall_ms),
             Self::Loss(it) => (it.from.wall_ms, it.to.wall_ms),
             Self::Rates(it) => (it.from.wall_ms, it.to.wall_ms),
-            // Not by its end: a run of months is as old as its beginning.
-            Self::Run(it) => (it.began.wall_ms, it.began.wall_ms),
+            Self::Run(it) => (it.began.wall_ms, end(it.ended)),
         }
     }
 }
@@ -326,6 +331,8 @@ pub struct Head {
     /// Of those dropped for space, when the last one had ended; what is older may be incomplete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub complete_since_ms: Option<i64>,
+    /// The last word of the service, milliseconds since 1970; now, while it runs.
+    pub alive_ms: i64,
     /// What is wrong with it, one line each.
     pub notes: Vec<String>,
 }
@@ -363,6 +370,7 @@ mod tests {
             program: String::new(),
             found: stamp(100),
             gone: None,
+            calls: None,
             story: Value::Null,
         };
         let standing = Record::Finding(Box::new(finding.clone()));

@@ -79,7 +79,7 @@ fn without_a_file_memory_must_do_until_there_is_one() {
     let kept = findings(&desk.entries(at(3001))).len();
     let lost = desk.book.status().lost;
     assert!(lost > 0 && kept as u64 + lost == 3000, "{kept} + {lost}");
-    assert!(desk.book.head().notes[0].contains("in memory only"));
+    assert!(desk.book.head(at(3001)).notes[0].contains("in memory only"));
     fs::remove_file(&blocked).unwrap();
     desk.book.tick(at(4000));
     let status = desk.book.status();

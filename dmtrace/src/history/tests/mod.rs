@@ -39,6 +39,7 @@ fn finding(semid: i32, state: &str, found: Stamp) -> Note {
         program: "/usr/sbin/lvm".to_owned(),
         found,
         gone: None,
+        calls: None,
         story: serde_json::json!({"headline": "leaked", "pad": "x".repeat(1000)}),
     }))
 }
