@@ -4,17 +4,18 @@
 use std::{collections::BTreeMap, ops::ControlFlow, path::PathBuf, time::Duration};
 
 use super::{
+    layout::{Stored, Trouble},
     record::{
         Entry, Finding, Gap, Gone, Head, HowGone, Loss, Query, Rates, Record, Run, Stamp, Starved,
         WhyGap,
     },
-    store::{Store, Stored, Trouble},
+    store::Store,
     tallies::{Failures, Tallies, slot},
 };
 use crate::ids::{BootTime, IpcNs, Key, SemId};
 
 /// Between two commits at least.
-pub(super) const COMMIT: Duration = Duration::from_secs(1);
+pub(crate) const COMMIT: Duration = Duration::from_secs(1);
 /// Records that wait for the file at most, in bytes: the memory while there is none.
 const PENDING: usize = 1 << 20;
 /// With so many bytes a commit does not wait for its second.
@@ -101,7 +102,7 @@ pub struct Status {
 }
 
 /// The records that wait, the findings that stand, and the file.
-pub(super) struct Book {
+pub(crate) struct Book {
     options: Options,
     warn: Box<dyn FnMut(&str) + Send>,
     store: Option<Store>,
@@ -130,7 +131,7 @@ pub(super) struct Book {
 
 impl Book {
     /// Opens the file, or explains why not and goes on without.
-    pub(super) fn open(options: Options, now: Stamp, warn: Box<dyn FnMut(&str) + Send>) -> Self {
+    pub(crate) fn open(options: Options, now: Stamp, warn: Box<dyn FnMut(&str) + Send>) -> Self {
         let mut book = Self {
             options,
             warn,
@@ -159,7 +160,7 @@ impl Book {
     }
 
     /// Takes something over.
-    pub(super) fn note(&mut self, now: Stamp, note: Note) {
+    pub(crate) fn note(&mut self, now: Stamp, note: Note) {
         match note {
             Note::Began {
                 backend,
@@ -204,7 +205,7 @@ impl Book {
     }
 
     /// How long until [`Book::tick`] has something to do; `None` while there is nothing.
-    pub(super) fn due(&self, now: BootTime) -> Option<Duration> {
+    pub(crate) fn due(&self, now: BootTime) -> Option<Duration> {
         if self.pending.is_empty() && self.endings.is_empty() {
             return None;
         }
@@ -219,14 +220,14 @@ impl Book {
     }
 
     /// Writes what waits, if it is time.
-    pub(super) fn tick(&mut self, now: Stamp) {
+    pub(crate) fn tick(&mut self, now: Stamp) {
         if self.due(now.boot) == Some(Duration::ZERO) {
             self.commit(now);
         }
     }
 
     /// Writes what waits.
-    pub(super) fn commit(&mut self, now: Stamp) {
+    pub(crate) fn commit(&mut self, now: Stamp) {
         if self.store.is_none() && self.retry.0 <= now.boot {
             self.reopen(now);
         }
@@ -257,7 +258,7 @@ impl Book {
     }
 
     /// How it is.
-    pub(super) fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let meta = self.store.as_ref().map(|store| store.meta);
         let meta = meta.unwrap_or_default();
         Status {
@@ -272,7 +273,7 @@ impl Book {
     }
 
     /// What an answer begins with.
-    pub(super) fn head(&self, now: Stamp) -> Head {
+    pub(crate) fn head(&self, now: Stamp) -> Head {
         let meta = self.store.as_ref().map(|store| store.meta);
         let mut head = super::read::head(&meta.unwrap_or_default());
         head.alive_ms = now.wall_ms;
@@ -286,7 +287,7 @@ impl Book {
     }
 
     /// Every record that a query wants, oldest first, until the callback breaks.
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         now: Stamp,
         query: &Query,
@@ -312,10 +313,9 @@ impl Book {
             }
         }
         for (id, stored) in self.pending.iter().filter(|_| !done) {
-            let Ok(mut entry) = serde_json::from_slice::<Entry>(&stored.json) else {
+            let Some(mut entry) = stored.entry(*id) else {
                 continue;
             };
-            entry.id = *id;
             end_of(&self.endings, &mut entry);
             if query.wants(&entry.record) && tell(entry).is_break() {
                 return;
@@ -324,7 +324,7 @@ impl Book {
     }
 
     /// Counts records that did not even arrive here.
-    pub(super) const fn count_lost(&mut self, count: u64) {
+    pub(crate) const fn count_lost(&mut self, count: u64) {
         self.lost += count;
     }
 

@@ -26,6 +26,7 @@
 
 mod backend;
 mod book;
+mod layout;
 mod read;
 mod record;
 mod store;
@@ -56,7 +57,7 @@ use std::{
 use serde_json::json;
 
 use crate::{ids::IpcNs, output::json::envelope};
-use book::Book;
+pub(crate) use book::Book;
 
 /// Where a service keeps it.
 pub const PATH: &str = "/var/lib/dmtrace/history.redb";
@@ -164,7 +165,7 @@ impl History {
     }
 
     /// Answers a query with lines of JSON: a [`Head`] (`"type":"history"`), then an [`Entry`]
-    /// each, oldest first, then `{"type":"end"}`, without which the answer is not complete. On
+    /// each (findings, then the rest, each from the oldest on), then `{"type":"end"}`, without which the answer is not complete. On
     /// the thread, so `out` must not block for long: a socket with a time limit for writing.
     pub fn ask(&self, query: Query, out: impl Write + Send + 'static) {
         self.send(Message::Ask(query, Box::new(out)));

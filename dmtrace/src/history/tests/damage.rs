@@ -119,7 +119,7 @@ fn a_damaged_file_is_read_or_set_aside_and_never_ends_the_service() {
         let mut desk = Desk::open(&path, at(1000));
         let warned = desk.warned();
         assert!(warned.len() <= 1 && warned.iter().all(|line| line.lines().count() == 1));
-        assert_eq!(aside(&path).exists(), !warned.is_empty());
+        assert_eq!(aside(&path).exists(), !warned.is_empty(), "{warned:?}");
         if warned.is_empty() {
             // The end may be missing; what is there is right.
             let entries = desk.entries(at(1000));
