@@ -358,6 +358,18 @@ pub struct Serve {
     /// Remove what a service that has ended left to go on.
     #[arg(long, conflicts_with = "status")]
     pub remove: bool,
+    /// Keep findings in this file.
+    #[arg(long, value_name = "FILE", default_value = crate::history::PATH)]
+    pub history: PathBuf,
+    /// Largest size of that file, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(4..=65_536))]
+    pub history_limit: u64,
+    /// How long findings are kept after their end.
+    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = humantime::parse_duration)]
+    pub history_for: Duration,
+    /// Keep no history.
+    #[arg(long, conflicts_with_all = ["history", "history_limit", "history_for"])]
+    pub no_history: bool,
     /// Where the kernel side outlives the service: in a BPF file system.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/dmtrace")]
     pub pins: PathBuf,

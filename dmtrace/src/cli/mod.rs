@@ -10,9 +10,9 @@ mod explain;
 mod failure;
 mod filter;
 mod list;
-pub(crate) mod past;
 #[cfg(feature = "live")]
 mod observer;
+pub(crate) mod past;
 #[cfg(feature = "live")]
 pub(crate) mod printer;
 #[cfg(feature = "live")]

@@ -11,6 +11,7 @@ mod socket;
 mod systemd;
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     time::Duration,
@@ -22,8 +23,10 @@ use serde_json::{Value, json};
 use crate::{
     cli::{
         args::Tuning,
+        past::Chronicle,
         trace::{Ready, Tracing},
     },
+    history,
     host::clock::boot_now,
     metrics::Scrape,
     output::json::envelope,
@@ -39,11 +42,14 @@ use log::{Level, Log};
 use reporter::Reporter;
 use request::Request;
 pub use socket::{Access, SOCKET};
-use socket::{Control, Question, lock_of};
+use socket::{Answer, Control, Question, lock_of};
 use systemd::Watchdog;
 
 /// A leak is told within a second of the end of its owner, a moment of grace included.
 const YOUNG: Duration = Duration::from_millis(500);
+
+/// Time for the history to reach the disk at the end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -60,6 +66,8 @@ pub struct Options {
     pub keep: bool,
     /// Metrics and the hook.
     pub export: ExportOptions,
+    /// Where findings are kept, if they are.
+    pub history: Option<history::Options>,
 }
 
 /// Traces until SIGTERM or SIGINT.
@@ -69,13 +77,24 @@ pub struct Options {
 pub async fn serve(options: &Options) -> Result<()> {
     let mut control = Control::open(Path::new(SOCKET), options.access)?;
     let exports = Exports::open(&options.export, options.access.group)?;
-    let mut reporter = Reporter::new(Log::to_stderr(options.verbose), exports);
+    let chronicle = options.history.clone().map(|options| {
+        Chronicle::open(options, |warning: &str| {
+            Log::to_stderr(false).say(Level::Warning, warning);
+        })
+    });
+    let mut reporter = Reporter::new(Log::to_stderr(options.verbose), exports, chronicle);
     let thresholds = Thresholds {
         young: YOUNG,
         ..Thresholds::default()
     };
     let mut tracing = Tracing::start_kept(&options.tuning, &options.pins)?.patient(thresholds);
     greet(reporter.log(), tracing.session());
+    if let Some(chronicle) = reporter.chronicle() {
+        let past = tracing.session().continuity().map(|it| &it.past);
+        let backend = tracing.session().tracer().backend().name();
+        let continuous = matches!(past, Some(Past::Unbroken));
+        chronicle.began(backend, &Environment::read().kernel, continuous);
+    }
     tracing.begin(&mut reporter)?;
     let mut watchdog = Watchdog::of_unit();
     let mut told = usize::MAX;
@@ -111,14 +130,7 @@ pub async fn serve(options: &Options) -> Result<()> {
                 let text = reporter.exports.text(tracing.session().meters(), format);
                 let _unheard = answer.send(text);
             }
-            Next::Answer(Question {
-                request: Request::Status,
-                answer,
-            }) => {
-                let status = status(&tracing, &reporter, &control);
-                // Whoever asked may have gone.
-                let _unheard = answer.send(envelope("status", &status).to_string());
-            }
+            Next::Answer(question) => answer(question, &tracing, &reporter, &control),
             Next::SignOfLife => watchdog.alive(),
         }
         if told != tracing.told().len() {
@@ -136,8 +148,16 @@ pub async fn serve(options: &Options) -> Result<()> {
     } else {
         Some(tracing.finish(&mut reporter)?.accounting)
     };
-    let (mut log, exports) = reporter.into_parts();
+    let (mut log, exports, chronicle) = reporter.into_parts();
     exports.finish().await;
+    if let Some(chronicle) = chronicle
+        && !chronicle.close(LAST_WORDS)
+    {
+        log.say(
+            Level::Warning,
+            "the disk is too slow: the history may lack the last moments",
+        );
+    }
     let Some(accounting) = accounting else {
         log.say(
             Level::Info,
@@ -252,6 +272,25 @@ fn say_past(log: &mut Log, continuity: &Continuity) {
     }
 }
 
+fn answer(question: Question, tracing: &Tracing, reporter: &Reporter, control: &Control) {
+    // Whoever asked may have gone.
+    match (question.request, question.answer) {
+        (Request::Status, Answer::Line(line)) => {
+            let status = status(tracing, reporter, control);
+            let _unheard = line.send(envelope("status", &status).to_string());
+        }
+        (Request::History(query), Answer::Stream(mut stream)) => match reporter.chronicle() {
+            Some(chronicle) => chronicle.ask(query, stream),
+            None => {
+                let text = "this service keeps no history (--no-history)";
+                let line = envelope("error", &json!({ "error": text }));
+                let _unheard = writeln!(stream, "{line}");
+            }
+        },
+        (Request::Status, Answer::Stream(_)) | (Request::History(_), Answer::Line(_)) => {}
+    }
+}
+
 fn status(tracing: &Tracing, reporter: &Reporter, control: &Control) -> Value {
     let session = tracing.session();
     let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
@@ -263,6 +302,7 @@ fn status(tracing: &Tracing, reporter: &Reporter, control: &Control) -> Value {
         "health": session.health(),
         "totals": session.ledger().totals(),
         "findings": reporter.findings(tracing.told().len()),
+        "history": reporter.chronicle().map(Chronicle::status),
         "requests": {
             "answered": count(&control.tally.answered),
             "refused": count(&control.tally.refused),
