@@ -6,6 +6,8 @@ mod explain;
 mod report;
 mod source;
 mod story;
+#[cfg(all(test, feature = "live"))]
+mod tests;
 mod text;
 mod when;
 

@@ -1,0 +1,4 @@
+//! From books and verdicts into the history, and out of it again.
+
+mod kernel;
+mod months;
