@@ -148,7 +148,7 @@ impl Kernel {
     }
 
     /// The owner is killed at some step.
-    fn killed(&mut self) {
+    pub fn killed(&mut self) {
         let name = ["lvm", "cryptsetup"][self.random(2) as usize];
         let proc = self.spawn(name, IpcNs::HOST);
         let tid = proc.id.tgid;
@@ -163,7 +163,7 @@ impl Kernel {
     }
 
     /// moby: the ioctl fails, and nobody waits.
-    fn never_waited(&mut self) {
+    pub fn never_waited(&mut self) {
         let proc = self.daemons[0].clone();
         let tid = proc.id.tgid + self.random(400) as u32;
         let sem = self.create(&proc, tid);

@@ -2,3 +2,4 @@
 
 mod kernel;
 mod months;
+mod told;
