@@ -7,6 +7,7 @@ pub mod clean;
 pub mod cli;
 pub mod event;
 pub mod facts;
+pub mod history;
 pub mod host;
 pub mod ids;
 pub mod ledger;

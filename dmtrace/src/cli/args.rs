@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::filter::Filters;
+use super::{filter::Filters, past::When};
 use crate::metrics::Listen;
 
 /// Exit codes, the same for every verb; part of `--help`.
@@ -88,6 +88,7 @@ Examples:
   dmtrace report --by container
   dmtrace report --bug           program, package, rate: for a bug tracker
   dmtrace report --by stack      the calls that made the leaked cookies
+  dmtrace report --since 7d      what dmtrace serve has found, and how often it leaks
   dmtrace report leak.dmt --flamegraph leak.svg";
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
@@ -237,6 +238,17 @@ pub struct Report {
     /// Also draw a flame graph of leaked cookies into this file (SVG).
     #[arg(long, value_name = "FILE")]
     pub flamegraph: Option<PathBuf>,
+    /// What `dmtrace serve` has found since then: how long ago (7d, 12h), or a time (2026-11-20,
+    /// 2026-11-20 14:00).
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["file", "bug", "folded", "flamegraph"])]
+    pub since: Option<When>,
+    /// The end of that time [default: now].
+    #[arg(long, value_name = "TIME", requires = "since")]
+    pub until: Option<When>,
+    /// Read the history from this file [default: the service, or
+    /// /var/lib/dmtrace/history.redb].
+    #[arg(long, value_name = "FILE", requires = "since")]
+    pub history: Option<PathBuf>,
     #[command(flatten)]
     pub filters: Filters,
 }
@@ -249,6 +261,9 @@ pub struct Explain {
     pub cookie: Option<String>,
     /// A recording made by `dmtrace record`; without it the running traces and a snapshot.
     pub file: Option<PathBuf>,
+    /// Look in this history only; without it, in that of `dmtrace serve` for a cookie that is gone.
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub history: Option<PathBuf>,
     #[command(flatten)]
     pub filters: Filters,
     #[command(flatten)]

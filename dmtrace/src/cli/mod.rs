@@ -10,6 +10,7 @@ mod explain;
 mod failure;
 mod filter;
 mod list;
+pub(crate) mod past;
 #[cfg(feature = "live")]
 mod observer;
 #[cfg(feature = "live")]
@@ -32,6 +33,8 @@ use clap::Parser;
 
 pub use args::{Cli, Verb};
 pub use failure::{Failure, exit};
+#[cfg(feature = "live")]
+pub use past::Chronicle;
 
 use crate::output::Out;
 

@@ -25,7 +25,7 @@ pub use cookie::{
     COMPLETERS, Cookie, Counts, DEVICES, FailedLookup, Gaps, LOOKUPS, Phase, Stage, USERS, User,
     WAITERS, WaitEnd, Waiting,
 };
-pub use device::Device;
+pub use device::{Device, Named};
 pub use history::CLOSED;
 pub use process::{Cycle, Exit, ImageId, Name, Process, Tally, ThreadTrail, Who};
 pub use reconcile::{Drift, DriftKind, Reconciliation};

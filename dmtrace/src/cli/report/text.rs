@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 
-use super::{Findings, Group};
+use super::{Findings, group::Group};
 use crate::{
     cli::{args::By, case::Case, row::Row},
     event::recording::Start,
@@ -30,15 +30,7 @@ pub(super) fn print(
             "No cookie is leaked."
         })?;
     }
-    for (by, groups) in groups {
-        if !groups.is_empty() {
-            out.line(&format!("LEAKED COOKIES BY {}", title(*by)))?;
-            for group in groups {
-                print_group(group, out)?;
-            }
-            out.line("")?;
-        }
-    }
+    print_groups(groups, out)?;
     if !findings.stuck.is_empty() {
         out.line("STUCK WAITERS (dmtrace explain COOKIE tells the rest)")?;
         for row in &findings.stuck {
@@ -112,6 +104,20 @@ pub(super) fn print(
     }
     if !findings.leaked.is_empty() && start.is_none() {
         out.line("Remove exactly the leaked ones: dmtrace clean")?;
+    }
+    Ok(())
+}
+
+/// Who leaks, in each of the ways to group them.
+pub(crate) fn print_groups(groups: &[(By, Vec<Group>)], out: &mut Out) -> Result<()> {
+    for (by, groups) in groups {
+        if !groups.is_empty() {
+            out.line(&format!("LEAKED COOKIES BY {}", title(*by)))?;
+            for group in groups {
+                print_group(group, out)?;
+            }
+            out.line("")?;
+        }
     }
     Ok(())
 }
