@@ -37,8 +37,8 @@ use super::{
 };
 use crate::ids::BootTime;
 
-/// `BPF_FS_MAGIC`.
-const BPF_FS: i64 = 0xcafe_4a11;
+/// `BPF_FS_MAGIC`; the type of the field depends on the C library.
+const BPF_FS: u32 = 0xcafe_4a11;
 /// Calls in flight: worth nothing after a time without probes.
 const CALLS: [&str; 4] = ["CALLS", "IN_CALL", "PENDING", "DM_CALLS"];
 
@@ -321,7 +321,7 @@ fn check(root: &Path) -> Result<(), String> {
     let result = unsafe { libc::statfs(name.as_ptr(), stat.as_mut_ptr()) };
     // SAFETY: zeros are a valid `statfs`.
     let stat = unsafe { stat.assume_init() };
-    if result == 0 && i64::from(stat.f_type) == BPF_FS {
+    if result == 0 && stat.f_type as u32 == BPF_FS {
         return Ok(());
     }
     Err(format!(
