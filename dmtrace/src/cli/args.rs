@@ -358,6 +358,15 @@ pub struct Serve {
     /// Remove what a service that has ended left to go on.
     #[arg(long, conflicts_with = "status")]
     pub remove: bool,
+    /// Remove leaks that nobody has touched for this time (default: never remove anything).
+    ///
+    /// By the rules of `dmtrace clean --apply`, at most 100 at a time, once a minute at most; each
+    /// goes into the audit record.
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    pub auto_clean: Option<Duration>,
+    /// The audit record of --auto-clean [default: that of dmtrace clean].
+    #[arg(long, value_name = "FILE", requires = "auto_clean")]
+    pub audit: Option<PathBuf>,
     /// Keep findings in this file.
     #[arg(long, value_name = "FILE", default_value = crate::history::PATH)]
     pub history: PathBuf,

@@ -44,6 +44,8 @@ pub fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
             group: args.group.as_deref().map(group).transpose()?,
         },
         verbose: args.verbose,
+        auto_clean: args.auto_clean,
+        audit: args.audit.clone(),
         history: (!args.no_history).then(|| history::Options {
             path: args.history.clone(),
             limit: args.history_limit << 20,

@@ -3,6 +3,7 @@
 mod client;
 mod export;
 pub mod hook;
+mod janitor;
 mod log;
 mod memory;
 mod reporter;
@@ -19,6 +20,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::{
     cli::{
@@ -38,6 +40,7 @@ use crate::{
 pub use client::ask_status;
 use export::Exports;
 pub use export::Options as ExportOptions;
+use janitor::Janitor;
 use log::{Level, Log};
 use reporter::Reporter;
 use request::Request;
@@ -66,6 +69,10 @@ pub struct Options {
     pub keep: bool,
     /// Metrics and the hook.
     pub export: ExportOptions,
+    /// Leaks that have been left alone for so long are removed.
+    pub auto_clean: Option<Duration>,
+    /// Where each removal is written down, unless as usual.
+    pub audit: Option<PathBuf>,
     /// Where findings are kept, if they are.
     pub history: Option<history::Options>,
 }
@@ -97,6 +104,7 @@ pub async fn serve(options: &Options) -> Result<()> {
     }
     tracing.begin(&mut reporter)?;
     let mut watchdog = Watchdog::of_unit();
+    let mut janitor = Janitor::new(options.auto_clean, options.audit.clone());
     let mut told = usize::MAX;
     // The start has read the types of the whole kernel.
     memory::give_back();
@@ -113,6 +121,7 @@ pub async fn serve(options: &Options) -> Result<()> {
                 None => break,
             },
             scrape = reporter.exports.asked() => Next::Scrape(scrape),
+            said = janitor.due() => Next::CleanUp(said),
             () = watchdog.due() => Next::SignOfLife,
         };
         match next {
@@ -120,6 +129,8 @@ pub async fn serve(options: &Options) -> Result<()> {
                 tracing.act(ready, &mut reporter)?;
                 if ready == Ready::Look {
                     looked(&tracing, &mut reporter);
+                    let leaks = tracing.told().values().filter(|it| **it == "leaked");
+                    janitor.looked(leaks.count(), Instant::now());
                 }
             }
             Next::Scrape(Scrape { format, answer }) => {
@@ -131,6 +142,8 @@ pub async fn serve(options: &Options) -> Result<()> {
                 let _unheard = answer.send(text);
             }
             Next::Answer(question) => answer(question, &tracing, &reporter, &control),
+            Next::CleanUp(None) => janitor.clean(Instant::now()),
+            Next::CleanUp(Some(said)) => say_clean_up(reporter.log(), said),
             Next::SignOfLife => watchdog.alive(),
         }
         if told != tracing.told().len() {
@@ -186,7 +199,19 @@ enum Next {
     Trace(Ready),
     Answer(Question),
     Scrape(Scrape),
+    /// It is due, or this is what came of it.
+    CleanUp(Option<Result<String, String>>),
     SignOfLife,
+}
+
+fn say_clean_up(log: &mut Log, said: Result<String, String>) {
+    let (level, text) = match said {
+        Ok(text) => (Level::Notice, text),
+        Err(text) => (Level::Warning, text),
+    };
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        log.say_often(level, format_args!("clean-up: {line}"));
+    }
 }
 
 /// After a look there are new numbers.
