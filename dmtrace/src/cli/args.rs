@@ -351,8 +351,8 @@ pub struct Serve {
     pub verbose: bool,
     /// Let tracing go on after SIGTERM, too, for the next start.
     ///
-    /// After a crash it goes on in any case, where the kernel allows. Without this an orderly end
-    /// leaves nothing behind.
+    /// After a crash, and over systemctl restart, it goes on in any case, where the kernel allows.
+    /// Without this any other orderly end leaves nothing behind.
     #[arg(long)]
     pub keep: bool,
     /// Remove what a service that has ended left to go on.

@@ -155,7 +155,8 @@ pub async fn serve(options: &Options) -> Result<()> {
         }
     }
     systemd::stopping();
-    let stays = options.keep && tracing.leave(&mut reporter)?;
+    let keep = options.keep || systemd::restarts().await;
+    let stays = keep && tracing.leave(&mut reporter)?;
     let accounting = if stays {
         None
     } else {
@@ -247,6 +248,14 @@ fn greet(log: &mut Log, session: &Session) {
     }
     if let Some(continuity) = session.continuity() {
         say_past(log, continuity);
+        let attached = matches!(tracer.dm(), DmState::Attached { .. });
+        if matches!(continuity.past, Past::Unbroken) && attached && !tracer.dm_went_on() {
+            log.say(
+                Level::Notice,
+                "device-mapper was not seen meanwhile, its probes cannot stay: the devices of \
+                 cookies made then are unknown",
+            );
+        }
     }
     match tracer.dm() {
         DmState::Attached { .. } => {}
@@ -267,7 +276,7 @@ fn say_past(log: &mut Log, continuity: &Continuity) {
         Past::New => {}
         Past::Unbroken => log.say(
             Level::Info,
-            "tracing went on while no service ran: nothing was missed",
+            "tracing went on while no service ran: no semaphore was missed",
         ),
         Past::Gap(gap) => {
             let clock = Clock::now();
