@@ -137,6 +137,8 @@ fn gap() -> Result<()> {
         let (_, gone, _gone) = leak()?;
         service.kill()?;
         bpf.remove_links()?;
+        // The kernel lets them go a little later.
+        sleep(Duration::from_secs(4));
         let (_, unknown, _unknown) = leak()?;
         sysv::remove(gone)?;
         let mut service = Service::start(&args)?;
