@@ -58,6 +58,11 @@ pub mod control {
     pub const MD_DISK: u32 = 2;
     /// The programs at the same place that a question of userspace has passed, one digit each.
     pub const ORDER: u32 = 3;
+    /// When tracing began, nanoseconds since boot; 0 until what was there before is entered.
+    pub const BEGAN: u32 = 4;
+    /// When the process that has loaded the programs ended, nanoseconds since boot; 0 while it
+    /// runs.
+    pub const TRACER_ENDED: u32 = 5;
     /// Length of the control array.
     pub const SLOTS: u32 = 8;
 }

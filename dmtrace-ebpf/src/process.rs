@@ -368,10 +368,27 @@ pub fn exited() {
         return;
     }
     let mut who = current();
+    if who.key.tgid == SELF_TGID.load() {
+        tracer_ended(who.now);
+    }
     // The images before the last `execve` end with the process, too.
     for _ in 0..IMAGES {
         image_exited(&who, task);
         who.key.exec = who.key.exec.wrapping_sub(1);
+    }
+}
+
+/// Links that are not pinned are closed after this (kernel/exit.c:do_exit), so that nothing is
+/// unseen before it. Once: the number may be used again.
+#[inline(always)]
+fn tracer_ended(now: u64) {
+    if let Some(word) = CONTROL.get_ptr_mut(control::TRACER_ENDED) {
+        // SAFETY: a live, aligned map value; one process of this number at a time ends.
+        unsafe {
+            if *word == 0 {
+                *word = now;
+            }
+        }
     }
 }
 

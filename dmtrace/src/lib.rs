@@ -7,11 +7,15 @@ pub mod clean;
 pub mod cli;
 pub mod event;
 pub mod facts;
+pub mod history;
 pub mod host;
 pub mod ids;
 pub mod ledger;
+pub mod metrics;
 pub mod output;
 pub mod probe;
+#[cfg(feature = "live")]
+pub mod service;
 #[cfg(feature = "live")]
 pub mod session;
 pub mod stack;

@@ -14,7 +14,15 @@ mod doctor;
 mod endings;
 mod exec;
 mod explain;
+mod pins;
 mod seed;
+mod serve;
+mod serve_access;
+mod serve_export;
+mod serve_kept;
+mod serve_memory;
+mod serve_quiet;
+mod service;
 mod tracer;
 
 use std::process::ExitCode;
@@ -39,5 +47,11 @@ fn main() -> ExitCode {
     tests.extend(exec::tests());
     tests.extend(explain::tests());
     tests.extend(seed::tests());
+    tests.extend(serve::tests());
+    tests.extend(serve_access::tests());
+    tests.extend(serve_kept::tests());
+    tests.extend(serve_memory::tests());
+    tests.extend(serve_quiet::tests());
+    tests.extend(serve_export::tests());
     run_serially("live", tests)
 }

@@ -4,7 +4,8 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::filter::Filters;
+use super::{filter::Filters, past::When};
+use crate::metrics::Listen;
 
 /// Exit codes, the same for every verb; part of `--help`.
 const EXIT_CODES: &str = "\
@@ -60,6 +61,9 @@ pub enum Verb {
     Exec(Exec),
     /// Trace into a file for `report` and `list`, here or on another machine.
     Record(Record),
+    /// Trace for months: a service that names leaks as they happen.
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Serve),
     /// Remove leaked cookies, and nothing else; only shows what it would do unless --apply.
     #[command(after_help = CLEAN_EXAMPLES)]
     Clean(Clean),
@@ -84,6 +88,7 @@ Examples:
   dmtrace report --by container
   dmtrace report --bug           program, package, rate: for a bug tracker
   dmtrace report --by stack      the calls that made the leaked cookies
+  dmtrace report --since 7d      what dmtrace serve has found, and how often it leaks
   dmtrace report leak.dmt --flamegraph leak.svg";
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
@@ -94,6 +99,13 @@ const EXEC_EXAMPLES: &str = "\
 Examples:
   dmtrace exec -- make check     exit code 1 if cookies were left
   dmtrace exec --all -- ./test   every semaphore, not only cookies";
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  dmtrace serve                  until SIGTERM; findings go to standard error, or the journal
+  dmtrace serve --group adm      members of adm may ask how it is, too
+  dmtrace serve --status         how the running service is, and what it has found
+  dmtrace serve --keep           tracing goes on while the service is restarted
+  dmtrace serve --remove         ends that, once no service runs";
 const CLEAN_EXAMPLES: &str = "\
 Examples:
   dmtrace clean                  show what would be removed, and why the rest is kept
@@ -226,6 +238,17 @@ pub struct Report {
     /// Also draw a flame graph of leaked cookies into this file (SVG).
     #[arg(long, value_name = "FILE")]
     pub flamegraph: Option<PathBuf>,
+    /// What `dmtrace serve` has found since then: how long ago (7d, 12h), or a time (2026-11-20,
+    /// 2026-11-20 14:00).
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["file", "bug", "folded", "flamegraph"])]
+    pub since: Option<When>,
+    /// The end of that time [default: now].
+    #[arg(long, value_name = "TIME", requires = "since")]
+    pub until: Option<When>,
+    /// Read the history from this file [default: the service, or
+    /// /var/lib/dmtrace/history.redb].
+    #[arg(long, value_name = "FILE", requires = "since")]
+    pub history: Option<PathBuf>,
     #[command(flatten)]
     pub filters: Filters,
 }
@@ -238,6 +261,9 @@ pub struct Explain {
     pub cookie: Option<String>,
     /// A recording made by `dmtrace record`; without it the running traces and a snapshot.
     pub file: Option<PathBuf>,
+    /// Look in this history only; without it, in that of `dmtrace serve` for a cookie that is gone.
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub history: Option<PathBuf>,
     #[command(flatten)]
     pub filters: Filters,
     #[command(flatten)]
@@ -279,6 +305,97 @@ pub struct Record {
     pub force: bool,
     #[command(flatten)]
     pub tuning: Tuning,
+}
+
+/// How to trace for months: smaller buffers, because the maps make good what is dropped.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct SmallTuning {
+    /// Use this backend and no other (default: the best that the kernel takes).
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<BackendArg>,
+    /// Size of the ring buffer, in KiB; rounded up to a power of two.
+    #[arg(long, value_name = "KIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
+    ring: u32,
+    /// Semaphore sets that can be followed at the same time.
+    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    max_semaphores: u32,
+    /// Processes that can be kept at the same time.
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    max_processes: u32,
+}
+
+impl SmallTuning {
+    /// As other verbs have it.
+    pub const fn tuning(self) -> Tuning {
+        Tuning {
+            backend: self.backend,
+            ring: self.ring,
+            max_semaphores: self.max_semaphores,
+            max_processes: self.max_processes,
+        }
+    }
+}
+
+/// Arguments of `serve`.
+#[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent flags")]
+pub struct Serve {
+    /// Ask the running service how it is; exit code 1 if findings stand.
+    #[arg(long)]
+    pub status: bool,
+    /// Members of this group may ask, too (default: root only).
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// Say every step of every cookie.
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Let tracing go on after SIGTERM, too, for the next start.
+    ///
+    /// After a crash, and over systemctl restart, it goes on in any case, where the kernel allows.
+    /// Without this any other orderly end leaves nothing behind.
+    #[arg(long)]
+    pub keep: bool,
+    /// Remove what a service that has ended left to go on.
+    #[arg(long, conflicts_with = "status")]
+    pub remove: bool,
+    /// Remove leaks that nobody has touched for this time (default: never remove anything).
+    ///
+    /// By the rules of `dmtrace clean --apply`, at most 100 at a time, once a minute at most; each
+    /// goes into the audit record.
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    pub auto_clean: Option<Duration>,
+    /// The audit record of --auto-clean [default: that of dmtrace clean].
+    #[arg(long, value_name = "FILE", requires = "auto_clean")]
+    pub audit: Option<PathBuf>,
+    /// Keep findings in this file.
+    #[arg(long, value_name = "FILE", default_value = crate::history::PATH)]
+    pub history: PathBuf,
+    /// Largest size of that file, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(4..=65_536))]
+    pub history_limit: u64,
+    /// How long findings are kept after their end.
+    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = humantime::parse_duration)]
+    pub history_for: Duration,
+    /// Keep no history.
+    #[arg(long, conflicts_with_all = ["history", "history_limit", "history_for"])]
+    pub no_history: bool,
+    /// Where the kernel side outlives the service: in a BPF file system.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/dmtrace")]
+    pub pins: PathBuf,
+    /// Serve metrics for Prometheus there: ADDRESS:PORT, or the path of a socket.
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<Listen>,
+    /// Serve them also on an address that others can reach.
+    #[arg(long, requires = "metrics")]
+    pub metrics_exposed: bool,
+    /// Write metrics into this directory, for node_exporter.
+    #[arg(long, value_name = "DIR")]
+    pub metrics_textfile: Option<PathBuf>,
+    /// Run this for each new finding, which it gets as JSON on standard input. No shell is used.
+    #[arg(long, value_name = "COMMAND")]
+    pub on_leak: Option<String>,
+    #[command(flatten)]
+    pub tuning: SmallTuning,
 }
 
 /// Arguments of `clean`.

@@ -214,8 +214,15 @@ impl Case {
                         self.since
                             .map_or(tracer.since, |since| since.min(tracer.since)),
                     );
-                    self.notes
-                        .push(format!("attributed by the trace of process {}", tracer.pid));
+                    self.notes.push(if tracer.is_attended() {
+                        format!("attributed by the trace of process {}", tracer.pid)
+                    } else {
+                        format!(
+                            "attributed by the trace of the service, which goes on; its process \
+                             {} has ended; start it again: dmtrace serve",
+                            tracer.pid
+                        )
+                    });
                     return;
                 }
                 Err(error) => self.notes.push(format!(

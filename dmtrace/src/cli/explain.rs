@@ -20,10 +20,12 @@ use super::{
     args::Explain,
     case::{Case, Join},
     failure::{Failure, exit},
+    past,
     row::Row,
 };
 use crate::{
     event::recording::Start,
+    history::Query,
     ids::Key,
     output::{Out, json, time::Clock},
     verdict::{Class, Confidence, Healthy, Thresholds},
@@ -49,6 +51,12 @@ enum Target {
 /// Runs the verb.
 pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let (target, file) = target(args.cookie.as_deref(), args.file.clone())?;
+    if args.history.is_some() {
+        let told = tell_past(args, target, as_json, out)?;
+        return told.ok_or_else(|| {
+            Failure::Usage("the history does not know such a cookie".to_owned()).into()
+        });
+    }
     let (case, start) = material(args, file.as_deref())?;
     let clock = match &start {
         Some(start) => Clock::of(start),
@@ -60,10 +68,19 @@ pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         .collect();
     let chosen = choose(&rows, target, &case);
     let telling = Telling {
-        case: &case,
+        ledger: &case.ledger,
+        facts: &case.facts,
         clock,
         here: start.is_none(),
     };
+    // Of this machine; a recording is explained by itself.
+    if chosen.is_empty() && target != Target::Worst && start.is_none() && !args.source.no_trace {
+        match tell_past(args, target, as_json, out) {
+            Ok(Some(code)) => return Ok(code),
+            Ok(None) => {}
+            Err(error) => eprintln!("dmtrace: {error:#}"),
+        }
+    }
     let stories: Vec<Story> = chosen.iter().map(|row| telling.story(row)).collect();
     if as_json {
         out.json(&json::envelope(
@@ -80,7 +97,7 @@ pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
             if number > 0 {
                 out.line("")?;
             }
-            text::print(story, out)?;
+            text::print(story, &[], out)?;
         }
         if stories.is_empty() {
             out.line(&nothing(target, &rows, &case))?;
@@ -98,6 +115,50 @@ pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     } else {
         exit::CLEAN
     })
+}
+
+/// The last finding of this number in the history, if there is one.
+fn tell_past(
+    args: &Explain,
+    target: Target,
+    as_json: bool,
+    out: &mut Out,
+) -> Result<Option<ExitCode>> {
+    let (key, semid) = match target {
+        Target::Worst => (None, None),
+        Target::Key(key) => (Some(key), None),
+        Target::SemId(semid) => (None, Some(semid)),
+        Target::Either(key, semid) => (Some(key), Some(semid)),
+    };
+    let query = Query {
+        key,
+        semid,
+        ..Query::default()
+    };
+    let Some((past, count)) = past::explain(args.history.as_deref(), &query)? else {
+        return Ok(None);
+    };
+    if as_json {
+        out.json(&json::envelope(
+            "explain",
+            &json!({
+                "complete": true,
+                "notes": ["from the history of dmtrace serve"],
+                "recording": null,
+                "explanations": [past.value],
+            }),
+        ))?;
+    } else {
+        text::print(&past.story, &past.ending, out)?;
+        if count > 1 && target != Target::Worst {
+            out.line("")?;
+            out.line(&format!(
+                "{} more of this number before: dmtrace report --since TIME --json",
+                count - 1
+            ))?;
+        }
+    }
+    Ok(Some(exit::findings()))
 }
 
 fn material(args: &Explain, file: Option<&Path>) -> Result<(Case, Option<Start>)> {

@@ -1,6 +1,6 @@
 //! The verbs, and what they share: parsing, exit codes, errors of one line.
 
-mod args;
+pub(crate) mod args;
 mod case;
 mod clean;
 mod doctor;
@@ -11,14 +11,19 @@ mod failure;
 mod filter;
 mod list;
 #[cfg(feature = "live")]
-mod printer;
+mod observer;
+pub(crate) mod past;
+#[cfg(feature = "live")]
+pub(crate) mod printer;
 #[cfg(feature = "live")]
 mod recorder;
 mod report;
-mod row;
+pub(crate) mod row;
+#[cfg(feature = "live")]
+mod serve;
 mod stacks;
 #[cfg(feature = "live")]
-mod trace;
+pub(crate) mod trace;
 #[cfg(feature = "live")]
 mod watch;
 
@@ -28,6 +33,9 @@ use clap::Parser;
 
 pub use args::{Cli, Verb};
 pub use failure::{Failure, exit};
+#[cfg(feature = "live")]
+pub use past::Chronicle;
+pub use past::Keep;
 
 use crate::output::Out;
 
@@ -54,11 +62,13 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Record(args) => watch::record(args, cli.json, &mut out)?,
         #[cfg(feature = "live")]
         Verb::Exec(args) => exec::run(args, cli.json)?,
+        #[cfg(feature = "live")]
+        Verb::Serve(args) => serve::run(args, cli.json, &mut out)?,
         Verb::Explain(args) => explain::run(args, cli.json, &mut out)?,
         Verb::Clean(args) => clean::run(args, cli.json, &mut out)?,
         Verb::Doctor(args) => doctor::run(args, cli.json, &mut out)?,
         #[cfg(not(feature = "live"))]
-        Verb::Watch(_) | Verb::Record(_) | Verb::Exec(_) => {
+        Verb::Watch(_) | Verb::Record(_) | Verb::Exec(_) | Verb::Serve(_) => {
             return Err(Failure::Environment(
                 "this dmtrace was built without tracing; build it with the feature live".to_owned(),
             )

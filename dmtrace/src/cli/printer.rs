@@ -365,7 +365,7 @@ struct Line {
 }
 
 /// A change as one word.
-fn word(change: &Change) -> &'static str {
+pub fn word(change: &Change) -> &'static str {
     match change.kind {
         ChangeKind::Created { .. } => "create",
         ChangeKind::Found => "found",
@@ -385,7 +385,7 @@ fn word(change: &Change) -> &'static str {
     }
 }
 
-fn detail(change: &Change, ledger: &Ledger) -> String {
+pub fn detail(change: &Change, ledger: &Ledger) -> String {
     match change.kind {
         ChangeKind::Ioctl {
             command,

@@ -1,9 +1,10 @@
 //! `dmtrace report`: who leaks, ranked; who only suffers; how long until nothing works.
 
 mod bug;
-mod text;
+pub(super) mod group;
+pub(super) mod text;
 
-use std::{collections::BTreeMap, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -14,46 +15,19 @@ use super::{
     case::{Case, Join},
     explain,
     failure::exit,
-    row::{Row, confidence, describe},
+    past,
+    row::Row,
     stacks,
 };
 use crate::{
     event::recording::Start,
-    host::container::Workload,
     ids::IpcNs,
     ledger::{ImageId, Process},
     output::{Out, json},
     probe::Environment,
-    stack::CallSite,
     verdict::{Class, Reason},
 };
-
-/// Leaks of one process, executable or container.
-#[derive(Default, Serialize)]
-struct Group {
-    /// What they have in common, for people.
-    name: String,
-    /// Leaked cookies.
-    leaked: usize,
-    /// Of these, seen and not inferred.
-    observed: usize,
-    /// Age of the oldest, seconds.
-    oldest_seconds: Option<u64>,
-    /// What happened to them, with counts.
-    how: BTreeMap<String, usize>,
-    /// The first few, by key.
-    examples: Vec<String>,
-    /// Devices that they were used for, the first few.
-    devices: Vec<String>,
-    /// Details of one process behind it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    process: Option<Value>,
-    /// The calls.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    call_site: Option<Value>,
-    #[serde(skip)]
-    lines: Vec<String>,
-}
+use group::{Group, Leak, group};
 
 /// Somebody who got ENOSPC.
 #[derive(Serialize)]
@@ -106,6 +80,9 @@ struct Exhaustion {
 
 /// Runs the verb.
 pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    if let Some(since) = args.since {
+        return past::report(args, since, as_json, out);
+    }
     let (case, start) = match &args.file {
         Some(path) => {
             let (case, start) = Case::of_recording(path)?;
@@ -118,11 +95,12 @@ pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         .filter(|row| args.filters.pass(&row.candidate()))
         .collect();
     let findings = find(&case, &rows, args);
+    let leaks: Vec<Leak> = findings.leaked.iter().map(|row| Leak::of(row)).collect();
     let groups: Vec<(By, Vec<Group>)> = [By::Process, By::Executable, By::Container]
         .into_iter()
         .chain(args.by.filter(|by| *by == By::Stack))
         .filter(|by| args.by.is_none_or(|wanted| wanted == *by))
-        .map(|by| (by, group(&findings.leaked, by, args.top)))
+        .map(|by| (by, group(&leaks, by, args.top)))
         .collect();
     let bugs = bug::bugs(&case, start.as_ref(), &findings, args.top);
     if args.folded || args.flamegraph.is_some() {
@@ -239,81 +217,8 @@ fn exhaustion(case: &Case, leaked: &[&Row<'_>]) -> Vec<Exhaustion> {
         .collect()
 }
 
-fn group(leaked: &[&Row<'_>], by: By, top: usize) -> Vec<Group> {
-    let mut groups: BTreeMap<String, Group> = BTreeMap::new();
-    for row in leaked {
-        let key = match by {
-            By::Process => row
-                .pid()
-                .map_or_else(|| "unknown".to_owned(), |_| row.owner()),
-            By::Executable => executable(row),
-            By::Container => match row.image {
-                Some(image) => match Workload::from_cgroup(&image.cgroup).to_string().as_str() {
-                    "-" => format!("no container (cgroup {})", image.cgroup),
-                    workload => workload.to_owned(),
-                },
-                None => "unknown".to_owned(),
-            },
-            By::Stack => row
-                .call_site()
-                .map_or_else(|| "unknown".to_owned(), CallSite::line),
-        };
-        let group = groups.entry(key.clone()).or_default();
-        group.name = key;
-        group.leaked += 1;
-        if let Some(verdict) = &row.verdict {
-            group.observed += usize::from(confidence(verdict) == "observed");
-            *group
-                .how
-                .entry(how(&verdict.class.to_string()))
-                .or_default() += 1;
-        }
-        group.oldest_seconds = group.oldest_seconds.max(row.age.map(|age| age.as_secs()));
-        if group.examples.len() < 3 {
-            group
-                .examples
-                .push(format!("{:#010x}", row.semaphore.key.0));
-        }
-        for device in row.devices() {
-            let label = device.full();
-            if group.devices.len() < 5 && !group.devices.contains(&label) {
-                group.devices.push(label);
-            }
-        }
-        if by == By::Process && group.process.is_none() {
-            group.process = row.image.map(|image| json!(image));
-            group.lines = row.image.map_or_else(Vec::new, |image| {
-                let lines = describe(image).into_iter();
-                lines
-                    .map(|(label, text)| format!("{label:<10}{text}"))
-                    .collect()
-            });
-            let site = row.call_site().map(CallSite::line);
-            group
-                .lines
-                .extend(site.map(|calls| format!("call site {calls}")));
-        }
-        if by == By::Stack && group.call_site.is_none() {
-            group.call_site = row.call_site().map(CallSite::json);
-            group.lines = row.call_site_lines();
-        }
-    }
-    let mut ranked: Vec<Group> = groups.into_values().collect();
-    ranked.sort_by(|a, b| b.leaked.cmp(&a.leaked).then_with(|| a.name.cmp(&b.name)));
-    ranked.truncate(top);
-    ranked
-}
-
 fn executable(row: &Row<'_>) -> String {
-    match row.image.and_then(|image| image.exe.clone()) {
-        Some(exe) => exe,
-        None if row.comm().is_empty() => "unknown".to_owned(),
-        None => format!("{} (path unknown)", row.comm()),
-    }
-}
-
-fn how(text: &str) -> String {
-    text.strip_prefix("leaked: ").unwrap_or(text).to_owned()
+    group::executable(row.image.and_then(|image| image.exe.as_deref()), row.comm())
 }
 
 fn object(

@@ -60,11 +60,16 @@ impl<'a> Row<'a> {
         let mut row = Self::bare(&case.ledger, judged.semaphore, judged.set, case.facts.now);
         row.names = Some(&case.names);
         row.age = row.age.or_else(|| row.wall_age(case.facts.wall.0));
-        if row.known == Known::Unknown && judged.verdict.culprit.is_some() {
-            row.known = Known::Inferred;
-        }
-        row.verdict = Some(judged.verdict);
+        row.judged(judged.verdict);
         row
+    }
+
+    /// With this judgement.
+    pub fn judged(&mut self, verdict: Verdict) {
+        if self.known == Known::Unknown && verdict.culprit.is_some() {
+            self.known = Known::Inferred;
+        }
+        self.verdict = Some(verdict);
     }
 
     /// From the books alone.
@@ -200,11 +205,6 @@ impl<'a> Row<'a> {
             Some(site)
         };
         self.site.get_or_init(resolve).as_ref()
-    }
-
-    /// The calls in lines, innermost first, for people; none if nothing was captured.
-    pub fn call_site_lines(&self) -> Vec<String> {
-        self.call_site().map(CallSite::lines).unwrap_or_default()
     }
 
     /// What the filters look at.

@@ -1,29 +1,35 @@
 //! The loop behind `watch`, `record` and `exec`: messages into the books, changes to the printer,
 //! a look at the whole once in a while, and an orderly end.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    time::{Duration, Instant as Moment},
+};
 
 use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, sleep_until},
 };
 
-use super::{args::Tuning, failure::Failure};
+pub use super::observer::{Observer, View};
+use super::{args::Tuning, failure::Failure, observer::Told};
 use crate::{
     facts::{HostFacts, Snapshot},
     host::{self, Scope},
     ids::SemId,
-    ledger::{Change, Ledger},
+    ledger::{Change, ChangeKind, EndKind},
     probe::{Backend, Options, StartError},
-    session::{Accounting, DmReport, Session, Tap},
+    session::{Accounting, News, Outlook, Pace, Rhythm, Session, Tap, Urgency},
     verdict::{self, Context, Judged, Thresholds},
 };
 
-/// How often the whole is looked at while there are cookies.
-const LOOK: Duration = Duration::from_secs(1);
-/// Every so many looks the books are compared even if nothing has changed.
-const LOOKS_PER_COMPARISON: u32 = 10;
+/// The books are compared with the kernel so often at least, if there is a look at all.
+const COMPARE: Duration = Duration::from_secs(10);
+/// Dropped messages are made good after this time, while others come.
+const RESYNC: Duration = Duration::from_millis(500);
 
 impl Tuning {
     /// As the tracer takes it.
@@ -42,44 +48,6 @@ impl Tuning {
     }
 }
 
-/// What the loop tells its verb.
-pub trait Observer {
-    /// Changes of the books; none where only a process became known.
-    ///
-    /// # Errors
-    /// Whatever stops the verb, such as a reader that has gone.
-    fn changes(&mut self, changes: &[Change], session: &View<'_>) -> Result<()>;
-
-    /// A verdict that is a finding, or that was one and is no more.
-    ///
-    /// # Errors
-    /// As above.
-    fn finding(&mut self, judged: &Judged<'_>, session: &View<'_>) -> Result<()>;
-
-    /// device-mapper was loaded after the start, and is traced from now on.
-    ///
-    /// # Errors
-    /// As above.
-    fn device_mapper(&mut self, _report: &DmReport) -> Result<()> {
-        Ok(())
-    }
-
-    /// Called when the ring is empty: a good moment to flush.
-    ///
-    /// # Errors
-    /// As above.
-    fn idle(&mut self) -> Result<()>;
-
-    /// Whether the verb has had enough.
-    fn enough(&self) -> bool;
-}
-
-/// What an observer may look at.
-pub struct View<'a> {
-    /// The books.
-    pub ledger: &'a Ledger,
-}
-
 /// Why the loop ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ended {
@@ -91,6 +59,15 @@ pub enum Ended {
     Child(std::process::ExitStatus),
 }
 
+/// What there is to do.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Ready {
+    /// Something has happened.
+    News(News),
+    /// It is time for a look at the whole.
+    Look,
+}
+
 /// A trace with its loop.
 pub struct Tracing {
     session: Session,
@@ -100,7 +77,10 @@ pub struct Tracing {
     told: BTreeMap<SemId, &'static str>,
     /// Changes since the last look.
     dirty: bool,
-    looks: u32,
+    pace: Pace,
+    thresholds: Thresholds,
+    compared: Option<Moment>,
+    resynced: Moment,
 }
 
 /// Everything at the end.
@@ -124,23 +104,53 @@ impl Tracing {
         tuning: &Tuning,
         tap: impl FnOnce(&crate::probe::Tracer, crate::ids::BootTime) -> Result<Option<Tap>, StartError>,
     ) -> Result<Self> {
-        let interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
-        let terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         let session = Session::start(tuning.options(), Scope::default(), tap)
             .map_err(|error| Failure::Environment(error.to_string()))?;
+        Self::of(session)
+    }
+
+    /// As [`Tracing::start`], with a kernel side that outlives this process, pinned under `root`.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn start_kept(tuning: &Tuning, root: &Path) -> Result<Self> {
+        let session = Session::start_kept(tuning.options(), Scope::default(), root)
+            .map_err(|error| Failure::Environment(error.to_string()))?;
+        Self::of(session)
+    }
+
+    fn of(session: Session) -> Result<Self> {
+        let interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
+        let terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         Ok(Self {
             session,
             interrupt,
             terminate,
             told: BTreeMap::new(),
             dirty: true,
-            looks: 0,
+            pace: Pace::new(Rhythm::WATCH, Moment::now()),
+            thresholds: Thresholds::default(),
+            compared: None,
+            resynced: Moment::now(),
         })
+    }
+
+    /// For a long time: rare looks while nothing happens, and these limits of time.
+    #[must_use]
+    pub fn patient(mut self, thresholds: Thresholds) -> Self {
+        self.pace = Pace::new(Rhythm::SERVE, Moment::now());
+        self.thresholds = thresholds;
+        self
     }
 
     /// The trace.
     pub const fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// Findings as they were told last.
+    pub const fn told(&self) -> &BTreeMap<SemId, &'static str> {
+        &self.told
     }
 
     /// Runs until a signal, the deadline, the end of the child, or until the observer has enough.
@@ -155,66 +165,95 @@ impl Tracing {
     ) -> Result<Ended> {
         let now = Instant::now();
         let deadline = duration.and_then(|duration| now.checked_add(duration));
-        let early = self.session.take_early();
-        observer.changes(
-            &early,
-            &View {
-                ledger: self.session.ledger(),
-            },
-        )?;
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.begin(observer)?;
         loop {
             if observer.enough() {
                 return Ok(Ended::Enough);
             }
             // While a child runs, Ctrl-C is its business: the terminal sends it to both.
-            let follow_signals = child.is_none();
-            tokio::select! {
+            let follow_interrupt = child.is_none();
+            let ready = tokio::select! {
                 biased;
-                _ = self.interrupt.recv(), if follow_signals => return Ok(Ended::Signal),
-                _ = self.terminate.recv() => return Ok(Ended::Signal),
-                status = wait(&mut child) => return Ok(Ended::Child(status.context("cannot wait for the command")?)),
+                () = ended(&mut self.interrupt, &mut self.terminate, follow_interrupt) => {
+                    return Ok(Ended::Signal);
+                }
+                status = wait(&mut child) => {
+                    return Ok(Ended::Child(status.context("cannot wait for the command")?));
+                }
                 () = at(deadline) => return Ok(Ended::Enough),
-                _ = look.tick(), if self.wants_look() || self.watches_dm() => {
-                    if self.session.attend_dm() {
-                        observer.device_mapper(&self.session.dm_report())?;
-                    }
-                    if self.wants_look() {
-                        self.look(observer)?;
-                    }
-                }
-                ready = self.session.readable() => {
-                    ready.context("cannot poll the ring buffer")?;
-                    self.drain(observer)?;
-                }
-            }
+                ready = ready(&self.pace, &mut self.session) => ready?,
+            };
+            self.act(ready, observer)?;
         }
     }
 
-    /// Whether device-mapper may come, or go and come again, while nothing else happens.
-    fn watches_dm(&self) -> bool {
-        self.session.awaits_dm() || self.session.may_lose_dm()
+    /// Tells what has happened while the trace was being started.
+    ///
+    /// # Errors
+    /// The observer fails.
+    pub fn begin(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let early = self.session.take_early();
+        observer.changes(
+            &early,
+            &View {
+                ledger: self.session.ledger(),
+                context: None,
+            },
+        )
     }
 
-    fn wants_look(&self) -> bool {
-        self.dirty || self.session.ledger().totals().sets.live > 0
+    /// Waits until there is something to do; `None` for a signal that ends the trace. May be
+    /// dropped and called again: nothing is lost.
+    ///
+    /// # Errors
+    /// Polling fails.
+    pub async fn ready(&mut self) -> Result<Option<Ready>> {
+        tokio::select! {
+            biased;
+            () = ended(&mut self.interrupt, &mut self.terminate, true) => Ok(None),
+            ready = ready(&self.pace, &mut self.session) => ready.map(Some),
+        }
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// The observer fails.
+    pub fn act(&mut self, what: Ready, observer: &mut dyn Observer) -> Result<()> {
+        match what {
+            Ready::News(News::Messages) => self.drain(observer),
+            Ready::Look => self.look(observer),
+            Ready::News(News::Module) => {
+                if self.session.attend_dm() {
+                    observer.device_mapper(&self.session.dm_report())?;
+                }
+                Ok(())
+            }
+        }
     }
 
     fn drain(&mut self, observer: &mut dyn Observer) -> Result<()> {
         // Whoever makes a cookie has loaded dm_mod just before.
         let dm_came = self.session.awaits_dm() && self.session.attend_dm();
         loop {
-            let dirty = &mut self.dirty;
+            let mut urgency = None;
             let mut told = Told::new(observer);
             let more = self.session.drain(&mut |changes, ledger| {
-                *dirty = true;
+                urgency = urgency.max(changes.iter().map(urgency_of).max());
                 told.tell(changes, ledger);
             });
+            if let Some(urgency) = urgency {
+                self.dirty = true;
+                self.pace.changed(urgency, Moment::now());
+            }
             told.done()?;
             if !more || observer.enough() {
                 break;
             }
+        }
+        // Before the maps are full of what the ring did not take.
+        if self.resynced.elapsed() >= RESYNC && self.session.is_behind() {
+            self.resync(observer)?;
         }
         self.session.place_sites();
         if dm_came {
@@ -223,36 +262,69 @@ impl Tracing {
         observer.idle()
     }
 
-    /// Makes drops good, compares with the kernel, judges, and tells what is new.
-    fn look(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let dirty = &mut self.dirty;
+    /// Makes drops good.
+    fn resync(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let mut urgency = None;
         let mut told = Told::new(observer);
         self.session.resync(&mut |changes, ledger| {
-            *dirty |= !changes.is_empty();
+            urgency = urgency.max(changes.iter().map(urgency_of).max());
             told.tell(changes, ledger);
         });
-        told.done()?;
-        for message in self.session.kernel_messages() {
-            eprintln!("dmtrace: kernel side: {message}");
+        self.resynced = Moment::now();
+        if let Some(urgency) = urgency {
+            self.dirty = true;
+            self.pace.changed(urgency, Moment::now());
         }
-        self.looks = self.looks.wrapping_add(1);
-        let cookies = self.session.ledger().totals().cookies.live > 0 || !self.told.is_empty();
-        if !(self.dirty && cookies || self.looks.is_multiple_of(LOOKS_PER_COMPARISON)) {
-            self.dirty = false;
-            return observer.idle();
-        }
-        let mut told = Told::new(observer);
-        let snapshot = self
-            .session
-            .reconcile(&mut |changes, ledger| told.tell(changes, ledger));
-        told.done()?;
-        // A verdict may wait for time to pass: look again until nothing is pending.
-        self.dirty = cookies && self.judge(observer, &snapshot)?;
+        told.done()
+    }
+
+    /// Makes drops good, compares with the kernel, judges, and tells what is new.
+    fn look(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        self.pace.looks(Moment::now());
+        let outlook = self.looked(observer)?;
+        self.pace.looked(outlook, Moment::now());
         observer.idle()
     }
 
+    fn looked(&mut self, observer: &mut dyn Observer) -> Result<Outlook> {
+        self.resync(observer)?;
+        for message in self.session.kernel_messages() {
+            eprintln!("dmtrace: kernel side: {message}");
+        }
+        let ledger = self.session.ledger();
+        let cookies = ledger.totals().cookies.live > 0
+            || !self.told.is_empty()
+            || ledger
+                .closed()
+                .next_back()
+                .and_then(|last| last.ending.as_ref())
+                .is_some_and(|ending| ending.kind == EndKind::WhileLive);
+        let stale = self
+            .compared
+            .is_none_or(|compared| compared.elapsed() >= COMPARE);
+        let mut outlook = Outlook::default();
+        if self.dirty && cookies || stale {
+            let mut told = Told::new(observer);
+            let snapshot = self
+                .session
+                .reconcile(&mut |changes, ledger| told.tell(changes, ledger));
+            told.done()?;
+            self.compared = Some(Moment::now());
+            if cookies {
+                outlook = self.judge(observer, &snapshot)?;
+            } else {
+                observer.surveyed(&[], &snapshot);
+            }
+        }
+        // A verdict may wait for time to pass: look again until nothing is pending.
+        self.dirty = outlook.open;
+        outlook.open |= self.session.is_behind();
+        outlook.sets = self.session.ledger().totals().sets.live > 0;
+        Ok(outlook)
+    }
+
     /// Judges every cookie and tells new findings. Returns whether a verdict is still open.
-    fn judge(&mut self, observer: &mut dyn Observer, snapshot: &Snapshot) -> Result<bool> {
+    fn judge(&mut self, observer: &mut dyn Observer, snapshot: &Snapshot) -> Result<Outlook> {
         let facts = host::facts(&Scope::default(), snapshot);
         let mut told = Told::new(observer);
         self.session
@@ -262,25 +334,53 @@ impl Tracing {
         let context = Context {
             facts: &facts,
             completeness: &completeness,
-            thresholds: &Thresholds::default(),
+            thresholds: &self.thresholds,
         };
         let ledger = self.session.ledger();
-        let mut open = false;
+        let view = View {
+            ledger,
+            context: Some(&context),
+        };
+        let mut outlook = Outlook::default();
         let mut seen = BTreeMap::new();
-        for judged in verdict::survey(ledger, Some(snapshot), &context) {
+        let survey = verdict::survey(ledger, Some(snapshot), &context);
+        observer.surveyed(&survey, snapshot);
+        for judged in &survey {
             let class = judged.verdict.class;
             let id = judged.semaphore.id;
             if class.is_finding() {
                 if self.told.get(&id) != Some(&class.label()) {
-                    observer.finding(&judged, &View { ledger })?;
+                    observer.finding(judged, &view)?;
                 }
                 seen.insert(id, class.label());
             } else {
-                open = true;
+                outlook.open = true;
+                let due = verdict::next_due(judged, &context);
+                outlook.due = [outlook.due, due].into_iter().flatten().min();
             }
         }
-        self.told = seen;
-        Ok(open)
+        for (id, label) in std::mem::replace(&mut self.told, seen) {
+            if self.told.get(&id) != Some(&label) {
+                observer.cleared(id, label, &view)?;
+            }
+        }
+        observer.judged(&view)?;
+        Ok(outlook)
+    }
+
+    /// Tells what is left to tell, and lets tracing go on for a later process. `false` where that
+    /// cannot be: then [`Tracing::finish`].
+    ///
+    /// # Errors
+    /// The observer fails.
+    pub fn leave(&mut self, observer: &mut dyn Observer) -> Result<bool> {
+        let mut told = Told::new(observer);
+        let left = self
+            .session
+            .leave(&mut |changes, ledger| told.tell(changes, ledger));
+        told.done()?;
+        observer.idle()?;
+        Ok(left)
     }
 
     /// Stops the probes, tells what is left to tell, and balances the accounts.
@@ -303,31 +403,6 @@ impl Tracing {
             snapshot,
             facts,
         })
-    }
-}
-
-/// Passes changes on to an observer, and keeps its first error for the end of the call.
-struct Told<'a> {
-    observer: &'a mut dyn Observer,
-    failure: Option<anyhow::Error>,
-}
-
-impl<'a> Told<'a> {
-    fn new(observer: &'a mut dyn Observer) -> Self {
-        Self {
-            observer,
-            failure: None,
-        }
-    }
-
-    fn tell(&mut self, changes: &[Change], ledger: &Ledger) {
-        if self.failure.is_none() {
-            self.failure = self.observer.changes(changes, &View { ledger }).err();
-        }
-    }
-
-    fn done(self) -> Result<()> {
-        self.failure.map_or(Ok(()), Err)
     }
 }
 
@@ -371,6 +446,37 @@ async fn wait(
     match child {
         Some(child) => child.wait().await,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits until there is something to do.
+async fn ready(pace: &Pace, session: &mut Session) -> Result<Ready> {
+    let next = pace.next().map(Instant::from_std);
+    tokio::select! {
+        biased;
+        () = at(next) => Ok(Ready::Look),
+        news = session.news() => {
+            news.map(Ready::News).context("cannot poll the ring buffer")
+        }
+    }
+}
+
+/// What a change calls for.
+const fn urgency_of(change: &Change) -> Urgency {
+    match change.kind {
+        ChangeKind::OwnerExited { .. }
+        | ChangeKind::WaitFailed { .. }
+        | ChangeKind::Destroyed {
+            ending: EndKind::WhileLive,
+        } => Urgency::Final,
+        _ => Urgency::Normal,
+    }
+}
+
+async fn ended(interrupt: &mut Signal, terminate: &mut Signal, follow_interrupt: bool) {
+    tokio::select! {
+        _ = interrupt.recv(), if follow_interrupt => {}
+        _ = terminate.recv() => {}
     }
 }
 

@@ -22,6 +22,8 @@ pub enum Runtime {
     Lxc,
     /// systemd-nspawn.
     Nspawn,
+    /// One whose name is not in the path.
+    Other,
 }
 
 impl fmt::Display for Runtime {
@@ -34,6 +36,7 @@ impl fmt::Display for Runtime {
             Self::Kubernetes => "kubernetes",
             Self::Lxc => "lxc",
             Self::Nspawn => "nspawn",
+            Self::Other => "container",
         })
     }
 }
@@ -83,9 +86,15 @@ impl Workload {
     pub fn from_cgroup(path: &str) -> Self {
         let mut out = Self::default();
         let mut before = "";
+        let mut ecs = false;
         for part in path.split('/').filter(|part| !part.is_empty()) {
             out.see(before, part);
             before = part;
+            ecs |= part == "ecs";
+        }
+        // Amazon ECS puts Docker's containers below the number of their task.
+        if ecs && out.runtime == Some(Runtime::Other) {
+            out.runtime = Some(Runtime::Docker);
         }
         out
     }
@@ -171,8 +180,10 @@ fn container_of<'a>(before: &str, part: &'a str) -> Option<(Runtime, &'a str)> {
         "docker" | "actions_job" => Runtime::Docker,
         "libpod_parent" | "libpod" => Runtime::Podman,
         _ if pod_of(before).is_some() => Runtime::Kubernetes,
-        // `ctr` and nerdctl put containers below the name of their namespace.
-        _ => Runtime::Containerd,
+        // `ctr` and nerdctl put containers below the name of their namespace; Docker below any
+        // name that it is given (`--cgroup-parent`).
+        "default" | "k8s.io" => Runtime::Containerd,
+        _ => Runtime::Other,
     };
     Some((runtime, stem))
 }
@@ -193,12 +204,15 @@ fn is_id(text: &str) -> bool {
 }
 
 /// The uid in `podUID` or `kubepods-burstable-podUID.slice`, where systemd wants `_` for `-`.
-/// Static pods have 32 hexadecimal digits.
+/// Static pods have 32 hexadecimal digits. The kubelet's own cgroup may come first, as in kind:
+/// `kubelet-kubepods-burstable-podUID.slice`.
 fn pod_of(part: &str) -> Option<String> {
     let stem = part.strip_suffix(".slice").unwrap_or(part);
-    let uid = match stem.strip_prefix("kubepods") {
-        Some(rest) => rest.rsplit_once("-pod")?.1,
-        None => stem.strip_prefix("pod")?,
+    let uid = match stem.split_once("kubepods") {
+        Some((before, rest)) if before.is_empty() || before.ends_with('-') => {
+            rest.rsplit_once("-pod")?.1
+        }
+        _ => stem.strip_prefix("pod")?,
     };
     let digits = uid
         .bytes()

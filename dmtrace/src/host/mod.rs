@@ -9,6 +9,7 @@ pub mod clock;
 pub mod container;
 pub mod devices;
 pub mod identity;
+pub mod module_news;
 pub mod namespaces;
 pub mod package;
 pub mod processes;

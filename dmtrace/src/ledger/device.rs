@@ -48,16 +48,12 @@ impl Device {
 
     /// Whether somebody means this device: by name, UUID, number (253:3) or node (dm-3).
     pub fn is(&self, wanted: &str) -> bool {
-        let wanted = wanted.strip_prefix("/dev/").unwrap_or(wanted);
-        let wanted = wanted.strip_prefix("mapper/").unwrap_or(wanted);
-        self.name.as_str() == wanted
-            || self
-                .uuid
-                .as_ref()
-                .is_some_and(|uuid| uuid.as_str() == wanted)
-            || self.number.is_some_and(|number| {
-                number.to_string() == wanted || format!("dm-{}", number.minor) == wanted
-            })
+        let known = Named {
+            name: self.name.as_str(),
+            uuid: self.uuid.as_ref().map(Name::as_str),
+            number: self.number,
+        };
+        known.is(wanted)
     }
 
     /// Name and number, as far as they are known: `vg-lv (253:3)`.
@@ -66,6 +62,30 @@ impl Device {
             (name, Some(number)) if !name.is_empty() => format!("{name} ({number})"),
             _ => self.label(),
         }
+    }
+}
+
+/// What a device is called.
+#[derive(Clone, Copy, Debug)]
+pub struct Named<'a> {
+    /// Name; empty where it is not known.
+    pub name: &'a str,
+    /// UUID.
+    pub uuid: Option<&'a str>,
+    /// Number.
+    pub number: Option<DevNum>,
+}
+
+impl Named<'_> {
+    /// As [`Device::is`].
+    pub fn is(&self, wanted: &str) -> bool {
+        let wanted = wanted.strip_prefix("/dev/").unwrap_or(wanted);
+        let wanted = wanted.strip_prefix("mapper/").unwrap_or(wanted);
+        self.name == wanted
+            || self.uuid == Some(wanted)
+            || self.number.is_some_and(|number| {
+                number.to_string() == wanted || format!("dm-{}", number.minor) == wanted
+            })
     }
 }
 

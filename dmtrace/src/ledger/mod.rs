@@ -25,7 +25,7 @@ pub use cookie::{
     COMPLETERS, Cookie, Counts, DEVICES, FailedLookup, Gaps, LOOKUPS, Phase, Stage, USERS, User,
     WAITERS, WaitEnd, Waiting,
 };
-pub use device::Device;
+pub use device::{Device, Named};
 pub use history::CLOSED;
 pub use process::{Cycle, Exit, ImageId, Name, Process, Tally, ThreadTrail, Who};
 pub use reconcile::{Drift, DriftKind, Reconciliation};
@@ -189,6 +189,21 @@ impl Ledger {
     /// Everything in sum.
     pub const fn totals(&self) -> &Totals {
         &self.totals
+    }
+
+    /// The books were made from the maps of a trace that has gone on: what the next snapshot has
+    /// more was missed.
+    pub const fn goes_on(&mut self) {
+        self.reconciled = true;
+    }
+
+    /// For a time nothing was seen: cookies may have been used.
+    pub fn was_blind(&mut self) {
+        for set in self.live.values_mut() {
+            if let Some(cookie) = &mut set.cookie {
+                cookie.gaps.operations = true;
+            }
+        }
     }
 
     /// Learns the ends of processes from the process list, for ends that were not seen. Does

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 
 use crate::{
     event::recording::Start,
@@ -44,19 +44,34 @@ impl Clock {
 
     /// `17:34:15.123` in local time.
     pub fn time_of_day(&self, at: BootTime) -> String {
-        let zoned = self.timestamp(at).to_zoned(TimeZone::system());
-        format!(
-            "{:02}:{:02}:{:02}.{:03}",
-            zoned.hour(),
-            zoned.minute(),
-            zoned.second(),
-            zoned.millisecond()
-        )
+        local::time_of_day(self.timestamp(at))
     }
 
     /// RFC 3339 in UTC with microseconds.
     pub fn rfc3339(&self, at: BootTime) -> String {
         format!("{:.6}", self.timestamp(at))
+    }
+}
+
+/// Times in the local zone.
+pub mod local {
+    use jiff::{Timestamp, Zoned, tz::TimeZone};
+
+    fn zoned(at: Timestamp) -> Zoned {
+        at.to_zoned(TimeZone::system())
+    }
+
+    /// `17:34:15.123`.
+    pub fn time_of_day(at: Timestamp) -> String {
+        let at = zoned(at);
+        let (hour, minute, second) = (at.hour(), at.minute(), at.second());
+        format!("{hour:02}:{minute:02}:{second:02}.{:03}", at.millisecond())
+    }
+
+    /// `2026-11-20 17:34`, from milliseconds since 1970.
+    pub fn minute(wall_ms: i64) -> String {
+        let at = zoned(Timestamp::from_millisecond(wall_ms).unwrap_or_default());
+        format!("{} {:02}:{:02}", at.date(), at.hour(), at.minute())
     }
 }
 

@@ -1,14 +1,15 @@
 //! Attaching the programs of one backend, really, and saying why where it fails.
 
-use std::any::Any;
-
 use aya::{
     Btf, Ebpf,
     programs::{Program, ProgramError},
 };
 use serde::Serialize;
 
-use super::spec::{Attachment, Backend, Hook, Plan, Subject, Weight, subjects};
+use super::{
+    link::Link,
+    spec::{Attachment, Backend, Hook, Plan, Subject, Weight, subjects},
+};
 
 /// What came of a way to see a subject.
 #[derive(Clone, Debug, Serialize)]
@@ -37,8 +38,8 @@ pub struct Attempt {
     pub outcome: Outcome,
 }
 
-/// Links that hold the programs in place; dropping them detaches.
-pub type Links = Vec<Box<dyn Any>>;
+/// Links that hold the programs in place; dropping them detaches, unless they are pinned.
+pub type Links = Vec<Link>;
 
 /// Programs in their places.
 #[derive(Default)]
@@ -122,59 +123,68 @@ pub(super) fn attach(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
     attachment: Attachment,
-) -> Result<Box<dyn Any>, String> {
-    let Attachment {
-        program: name,
-        hook,
-        ..
-    } = attachment;
-    let program = ebpf
-        .program_mut(name)
-        .ok_or_else(|| format!("{hook}: the object has no program {name}"))?;
+) -> Result<Link, String> {
+    load(ebpf, btf, attachment)?;
+    let hook = attachment.hook;
+    let program = find(ebpf, attachment)?;
     let result = match (program, hook) {
-        (Program::FEntry(program), Hook::Fentry(function)) => {
-            let btf = btf.ok_or_else(|| format!("{hook}: the kernel has no BTF"))?;
-            loaded(program.load(function, btf))
-                .and_then(|()| program.attach())
-                .and_then(|id| program.take_link(id))
-                .map(boxed)
-        }
-        (Program::FExit(program), Hook::Fexit(function)) => {
-            let btf = btf.ok_or_else(|| format!("{hook}: the kernel has no BTF"))?;
-            loaded(program.load(function, btf))
-                .and_then(|()| program.attach())
-                .and_then(|id| program.take_link(id))
-                .map(boxed)
-        }
-        (Program::KProbe(program), Hook::Kprobe(function) | Hook::Kretprobe(function)) => {
-            loaded(program.load())
-                .and_then(|()| program.attach(function, 0))
-                .and_then(|id| program.take_link(id))
-                .map(boxed)
-        }
-        (Program::TracePoint(program), Hook::Tracepoint(category, tracepoint)) => {
-            loaded(program.load())
-                .and_then(|()| program.attach(category, tracepoint))
-                .and_then(|id| program.take_link(id))
-                .map(boxed)
-        }
-        (Program::RawTracePoint(program), Hook::RawTracepoint(tracepoint)) => {
-            loaded(program.load())
-                .and_then(|()| program.attach(tracepoint))
-                .and_then(|id| program.take_link(id))
-                .map(boxed)
-        }
-        _ => {
-            return Err(format!(
-                "{hook}: the object's program {name} is of another type"
-            ));
-        }
+        (Program::FEntry(program), Hook::Fentry(_)) => program
+            .attach()
+            .and_then(|id| program.take_link(id))
+            .map(|link| Link::Fd(link.into())),
+        (Program::FExit(program), Hook::Fexit(_)) => program
+            .attach()
+            .and_then(|id| program.take_link(id))
+            .map(|link| Link::Fd(link.into())),
+        (Program::KProbe(program), Hook::Kprobe(function) | Hook::Kretprobe(function)) => program
+            .attach(function, 0)
+            .and_then(|id| program.take_link(id))
+            .map(Link::of_perf),
+        (Program::TracePoint(program), Hook::Tracepoint(category, tracepoint)) => program
+            .attach(category, tracepoint)
+            .and_then(|id| program.take_link(id))
+            .map(Link::of_perf),
+        (Program::RawTracePoint(program), Hook::RawTracepoint(tracepoint)) => program
+            .attach(tracepoint)
+            .and_then(|id| program.take_link(id))
+            .map(|link| Link::Fd(link.into())),
+        _ => return Err(other_type(attachment)),
     };
     result.map_err(|error| format!("{hook}: {}", explain(&error)))
 }
 
-fn boxed<T: 'static>(link: T) -> Box<dyn Any> {
-    Box::new(link)
+/// Loads a program, if that has not been done.
+///
+/// # Errors
+/// The kernel refuses; in words.
+pub(super) fn load(
+    ebpf: &mut Ebpf,
+    btf: Option<&Btf>,
+    attachment: Attachment,
+) -> Result<(), String> {
+    let hook = attachment.hook;
+    let types = || btf.ok_or_else(|| format!("{hook}: the kernel has no BTF"));
+    let result = match (find(ebpf, attachment)?, hook) {
+        (Program::FEntry(program), Hook::Fentry(function)) => program.load(function, types()?),
+        (Program::FExit(program), Hook::Fexit(function)) => program.load(function, types()?),
+        (Program::KProbe(program), Hook::Kprobe(_) | Hook::Kretprobe(_)) => program.load(),
+        (Program::TracePoint(program), Hook::Tracepoint(..)) => program.load(),
+        (Program::RawTracePoint(program), Hook::RawTracepoint(_)) => program.load(),
+        _ => return Err(other_type(attachment)),
+    };
+    loaded(result).map_err(|error| format!("{hook}: {}", explain(&error)))
+}
+
+fn find(
+    ebpf: &mut Ebpf,
+    Attachment { program, hook, .. }: Attachment,
+) -> Result<&mut Program, String> {
+    ebpf.program_mut(program)
+        .ok_or_else(|| format!("{hook}: the object has no program {program}"))
+}
+
+fn other_type(Attachment { program, hook, .. }: Attachment) -> String {
+    format!("{hook}: the object's program {program} is of another type")
 }
 
 /// A program that an earlier attempt has loaded is as good as one loaded now.

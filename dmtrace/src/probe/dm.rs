@@ -1,13 +1,12 @@
 //! Attaching to device-mapper, which may be a module that comes and goes while we trace.
 
 use std::{
-    any::Any,
     fs,
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::fs::MetadataExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
     rc::Rc,
 };
 
@@ -18,7 +17,9 @@ use super::{
     attach::{Attached, Attempt, Links, Outcome, attach},
     btf::Btf,
     environment::BTF_FILE,
+    link::Link,
     module::{self, MapFds, Programs, Side},
+    pins,
     skipped::Misses,
     spec::{Attachment, Backend, Hook, Plan, device_mapper},
 };
@@ -58,6 +59,8 @@ pub(super) struct DeviceMapper {
     attached: Attached,
     /// Programs that were loaded here, those of former incarnations of the module included.
     loaded: Vec<(&'static str, OwnedFd)>,
+    /// Programs that were in their places already.
+    adopted: Vec<(String, OwnedFd)>,
     object: &'static [u8],
     /// Until it is needed: on many hosts it never is.
     maps: Option<MapFds>,
@@ -65,6 +68,8 @@ pub(super) struct DeviceMapper {
     /// Which incarnation of the module was attached to or tried: its inode number in sysfs.
     seen: Option<u64>,
     tries: u32,
+    /// Where programs that outlive this process are found and kept.
+    keep: Option<PathBuf>,
 }
 
 /// Types of device-mapper, and where its functions are.
@@ -90,10 +95,66 @@ impl DeviceMapper {
             attempts: Vec::new(),
             attached: Attached::default(),
             loaded: Vec::new(),
+            adopted: Vec::new(),
             programs,
             seen: None,
             tries: 0,
+            keep: None,
         }
+    }
+
+    /// Programs in trampolines are to outlive this process, under this directory; those that are
+    /// there are taken over. Must be called before the first [`DeviceMapper::attend`].
+    pub fn keep_in(&mut self, dir: Option<&Path>) {
+        self.keep = dir.map(Path::to_owned);
+    }
+
+    /// Takes over what is in its place already. Only trampolines are kept, which hold the module:
+    /// it is still the same.
+    fn adopt(&mut self) -> bool {
+        let Some(keep) = &self.keep else {
+            return false;
+        };
+        for uevents in [true, false] {
+            let dir = kept(keep, uevents);
+            let Ok(adopted) =
+                pins::adopt(&dir, Backend::Trampoline, device_mapper(self.plan).iter())
+            else {
+                continue;
+            };
+            self.attached = adopted.attached;
+            self.adopted = adopted.programs;
+            self.attempts = adopted.attempts;
+            self.state = DmState::Attached {
+                by: Backend::Trampoline,
+                uevents,
+            };
+            return true;
+        }
+        false
+    }
+
+    /// Lets the programs outlive this process. Where that fails they end with it.
+    fn keep(&self, ebpf: &Ebpf, by: Backend, uevents: bool) {
+        if let (Some(keep), Backend::Trampoline) = (&self.keep, by) {
+            let program = |name: &str| {
+                let own = self.loaded.iter().find(|(program, _)| *program == name);
+                let fd = match own {
+                    Some((_, fd)) => fd.as_fd().try_clone_to_owned(),
+                    None => {
+                        let program = ebpf.program(name)?.fd().ok()?;
+                        program.as_fd().try_clone_to_owned()
+                    }
+                };
+                fd.ok()
+            };
+            let _for_this_process_only = pins::keep(&kept(keep, uevents), &self.attached, program);
+        }
+    }
+
+    /// Whether its programs were in their places already.
+    pub const fn went_on(&self) -> bool {
+        !self.adopted.is_empty()
     }
 
     pub const fn state(&self) -> &DmState {
@@ -118,6 +179,9 @@ impl DeviceMapper {
         for (name, program) in &self.loaded {
             misses.add(name, program.as_fd());
         }
+        for (name, program) in &self.adopted {
+            misses.add(name, program.as_fd());
+        }
     }
 
     /// Attaches if dm_mod is there and nothing is attached to it. Returns the offset of
@@ -127,9 +191,14 @@ impl DeviceMapper {
         if inode != self.seen {
             // Gone, or another incarnation: kprobes have died with the old one.
             self.attached.links.clear();
+            self.attached.attachments.clear();
             self.state = DmState::NotLoaded;
             self.tries = 0;
+            let first = self.seen.is_none();
             self.seen = inode;
+            if first && inode.is_some() && self.adopt() {
+                return None;
+            }
         }
         inode?;
         let attached = matches!(self.state, DmState::Attached { .. });
@@ -148,6 +217,7 @@ impl DeviceMapper {
                     attempt.subject == "uevent" && matches!(attempt.outcome, Outcome::Attached)
                 });
                 self.state = DmState::Attached { by, uevents };
+                self.keep(ebpf, by, uevents);
                 let offset = types
                     .ok()
                     .and_then(|it| it.btf.offset("mapped_device.disk"));
@@ -222,7 +292,7 @@ impl DeviceMapper {
         ebpf: &mut Ebpf,
         types: Result<&Types, &String>,
         attachment: Attachment,
-    ) -> Result<Box<dyn Any>, String> {
+    ) -> Result<Link, String> {
         let (side, function) = match attachment.hook {
             Hook::Fentry(function) => (Side::Entry, function),
             Hook::Fexit(function) => (Side::Exit, function),
@@ -239,8 +309,12 @@ impl DeviceMapper {
             .attach(attachment.program, side, id, types.object.as_ref())
             .map_err(|reason| named(&reason))?;
         self.loaded.push((attachment.program, program));
-        Ok(Box::new(link))
+        Ok(Link::Raw(link))
     }
+}
+
+fn kept(dir: &Path, uevents: bool) -> PathBuf {
+    dir.join(if uevents { "dm_1" } else { "dm_0" })
 }
 
 fn backend(way: &[Attachment]) -> Backend {

@@ -9,7 +9,11 @@ pub mod spec;
 #[cfg(feature = "live")]
 mod attach;
 #[cfg(feature = "live")]
+mod bpf;
+#[cfg(feature = "live")]
 mod choose;
+#[cfg(feature = "live")]
+mod continuity;
 #[cfg(feature = "live")]
 mod counters;
 #[cfg(feature = "live")]
@@ -17,11 +21,17 @@ mod dm;
 #[cfg(feature = "live")]
 mod kernel_log;
 #[cfg(feature = "live")]
+mod link;
+#[cfg(feature = "live")]
+mod load;
+#[cfg(feature = "live")]
 mod maps;
 #[cfg(feature = "live")]
 mod module;
 #[cfg(feature = "live")]
 mod order;
+#[cfg(feature = "live")]
+mod pins;
 #[cfg(feature = "live")]
 mod shared;
 #[cfg(feature = "live")]
@@ -29,6 +39,8 @@ mod skipped;
 mod table;
 #[cfg(feature = "live")]
 mod tracer;
+#[cfg(feature = "live")]
+mod upkeep;
 
 pub use environment::{Environment, Lockdown};
 pub use preemption::Preemption;
@@ -37,12 +49,18 @@ pub use spec::{Backend, Plan};
 #[cfg(feature = "live")]
 pub use attach::{Attempt, Outcome};
 #[cfg(feature = "live")]
+pub use continuity::{Continuity, Gap, Past, Why};
+#[cfg(feature = "live")]
 pub use counters::{Counts, KindCounts};
 #[cfg(feature = "live")]
 pub use dm::DmState;
 #[cfg(feature = "live")]
 pub use maps::{MapIds, Maps, ProcEntry, SemEntry};
 #[cfg(feature = "live")]
+pub use pins::remove_all as remove_pins;
+#[cfg(feature = "live")]
 pub use skipped::SkippedRuns;
 #[cfg(feature = "live")]
-pub use tracer::{Options, Seed, StartError, Tracer};
+pub use tracer::{Options, StartError, Tracer};
+#[cfg(feature = "live")]
+pub use upkeep::Seed;

@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     ffi::CString,
     io, mem,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use aya::{
@@ -15,7 +15,10 @@ use aya::{
 };
 use aya_obj::generated::bpf_insn;
 
-use super::attach::last_words;
+use super::{
+    attach::last_words,
+    bpf::{address, bpf, bpf_fd},
+};
 
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
@@ -223,10 +226,6 @@ fn name_of(fd: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
     Ok((info.kernel_btf != 0).then(|| name[..end].to_vec()))
 }
 
-fn address<T>(pointer: *const T) -> u64 {
-    pointer.addr() as u64
-}
-
 /// A program's name, as far as the kernel keeps it, NUL included.
 fn short(name: &str) -> [u8; 16] {
     let mut out = [0; 16];
@@ -234,34 +233,6 @@ fn short(name: &str) -> [u8; 16] {
         *to = from;
     }
     out
-}
-
-/// # Safety
-/// `attr` must be what `command` takes, and its pointers valid for the call.
-unsafe fn bpf<T>(command: u32, attr: &mut T) -> io::Result<i32> {
-    // SAFETY: the caller vouches for the attribute; the kernel takes its size from us.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            std::ptr::from_mut(attr),
-            size_of::<T>(),
-        )
-    };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        i32::try_from(result).map_err(io::Error::other)
-    }
-}
-
-/// # Safety
-/// As [`bpf`], and `command` must be one that returns a descriptor.
-unsafe fn bpf_fd<T>(command: u32, attr: &mut T) -> io::Result<OwnedFd> {
-    // SAFETY: the caller vouches for it.
-    let fd = unsafe { bpf(command, attr) }?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Members of `union bpf_attr` (include/uapi/linux/bpf.h), as far as they are used: the kernel

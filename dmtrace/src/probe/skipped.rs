@@ -57,10 +57,20 @@ impl Misses {
 
     /// What they cost, where the programs stand.
     pub fn judged<'a>(&self, attached: impl Iterator<Item = &'a Attachment>) -> SkippedRuns {
+        self.by_program(attached)
+            .into_values()
+            .fold(SkippedRuns::default(), SkippedRuns::plus)
+    }
+
+    /// The same, program by program.
+    pub fn by_program<'a>(
+        &self,
+        attached: impl Iterator<Item = &'a Attachment>,
+    ) -> BTreeMap<&'static str, SkippedRuns> {
         // One program can stand in several places; its counter is the same.
-        let skips: BTreeMap<&str, Skip> = attached.map(|it| (it.program, it.skip)).collect();
-        let mut sum = SkippedRuns::default();
-        for (name, skip) in skips {
+        let skips: BTreeMap<&'static str, Skip> =
+            attached.map(|it| (it.program, it.skip)).collect();
+        let judged = skips.into_iter().map(|(name, skip)| {
             let count = self.of_program(name);
             let lost = match skip {
                 Skip::Lost => count,
@@ -70,10 +80,24 @@ impl Misses {
                 }
                 Skip::Harmless => 0,
             };
-            sum.lost += lost;
-            sum.made_good += count - lost;
+            let runs = SkippedRuns {
+                lost,
+                made_good: count - lost,
+            };
+            (name, runs)
+        });
+        judged.collect()
+    }
+}
+
+impl SkippedRuns {
+    /// Both in sum.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            lost: self.lost + other.lost,
+            made_good: self.made_good + other.made_good,
         }
-        sum
     }
 }
 

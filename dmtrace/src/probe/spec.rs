@@ -173,6 +173,22 @@ pub fn subjects(backend: Backend, plan: Plan, end: Plan) -> impl Iterator<Item =
     own.iter().chain(std::iter::once(end))
 }
 
+/// What a program lets us see; the programs of all backends have different names.
+#[cfg(feature = "live")]
+pub fn subject_of(program: &str) -> &'static str {
+    let plans = [Plan::Plain, Plan::Preempted].into_iter();
+    let mut all = plans.flat_map(|plan| {
+        let backends = Backend::ALL.into_iter();
+        let own = backends.flat_map(move |backend| subjects(backend, plan, plan));
+        own.chain(device_mapper(plan))
+    });
+    let found = all.find(|subject| {
+        let mut programs = subject.ways.iter().copied().flatten();
+        programs.any(|attachment| attachment.program == program)
+    });
+    found.map_or("other", |subject| subject.name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,37 +1,33 @@
-//! Loading the kernel side and keeping it attached.
+//! The kernel side, attached.
 
-use std::{path::Path, rc::Rc};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
-use anyhow::{Context, Result};
 use aya::{
-    Btf as AyaBtf, Ebpf, EbpfLoader, Endianness,
+    Ebpf,
     maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
 };
-use dmtrace_common::{
-    CookieKey, PREFILTER_SLOTS, SEM_ANNOUNCED, SEM_COOKIE, SEM_MISSED, SEM_PREEXISTING,
-    SEM_TOMBSTONE, SemKey, SemRecord, control,
-};
+use dmtrace_common::{CookieKey, control};
 
 use super::{
-    attach::{Attempt, one_line},
+    attach::Attempt,
     btf::Btf,
-    choose::{Chosen, choose},
+    choose::Chosen,
     counters::Counts,
     dm::{DeviceMapper, DmState},
-    environment::{BTF_FILE, Environment, Lockdown},
+    environment::BTF_FILE,
     kernel_log::KernelLog,
-    maps::{MapIds, Maps, Parts},
-    offsets,
+    maps::{MapIds, Maps},
+    pins::Pins,
     shared::SharedArray,
     skipped::{Misses, SkippedRuns},
-    spec::{Backend, Plan},
+    spec::{Backend, Plan, subject_of},
 };
-use crate::facts::Snapshot;
-
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DMTRACE_BPF_PATH"));
-
-/// The ring for stacks holds at least two.
-const STACKS_MIN: u32 = 256 << 10;
+use crate::ids::BootTime;
 
 /// How to trace.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -90,170 +86,34 @@ pub enum StartError {
 
 /// The kernel side, loaded and attached. Dropping it detaches everything.
 pub struct Tracer {
-    chosen: Chosen,
-    dm: DeviceMapper,
+    pub(super) chosen: Chosen,
+    pub(super) dm: DeviceMapper,
     /// Semids of live cookies by key.
-    keys: HashMap<MapData, CookieKey, i32>,
-    attempts: Vec<Attempt>,
-    missing_detail: Vec<&'static str>,
-    maps: Maps,
-    ids: MapIds,
-    counts: PerCpuArray<MapData, u64>,
-    prefilter: SharedArray,
-    control: SharedArray,
+    pub(super) keys: HashMap<MapData, CookieKey, i32>,
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) missing_detail: Vec<&'static str>,
+    pub(super) maps: Maps,
+    pub(super) ids: MapIds,
+    pub(super) counts: PerCpuArray<MapData, u64>,
+    pub(super) prefilter: SharedArray,
+    pub(super) control: SharedArray,
     /// The two maps behind these: programs that are loaded later name them by descriptor.
-    _mapped: [Map; 2],
-    ring: Option<RingBuf<MapData>>,
-    stacks: Option<RingBuf<MapData>>,
-    ring_bytes: u32,
-    max_procs: u32,
+    pub(super) _mapped: [Map; 2],
+    pub(super) ring: Option<RingBuf<MapData>>,
+    pub(super) stacks: Option<RingBuf<MapData>>,
+    pub(super) ring_bytes: u32,
+    pub(super) max_procs: u32,
     /// Keeps the programs in their places, and the maps, alive.
-    ebpf: Ebpf,
-    log: Option<KernelLog>,
-}
-
-/// Why the kernel side does not know a set of a snapshot.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Seed {
-    /// It is older than the trace.
-    Older,
-    /// Its creation was not seen.
-    Missed,
+    pub(super) ebpf: Ebpf,
+    /// Programs that were in their places already.
+    pub(super) adopted: Vec<(String, OwnedFd)>,
+    pub(super) pins: Option<Pins>,
+    /// Where the links are pinned.
+    pub(super) pinned: Option<PathBuf>,
+    pub(super) log: Option<KernelLog>,
 }
 
 impl Tracer {
-    /// Loads, and attaches the best backend that this kernel takes.
-    ///
-    /// # Errors
-    /// See [`StartError`].
-    pub fn start(options: Options) -> Result<Self, StartError> {
-        let environment = Environment::read();
-        let missing = environment.capabilities.missing_for_tracing();
-        if !missing.is_empty() {
-            return Err(StartError::Privilege {
-                missing: missing.join(" and "),
-            });
-        }
-        if environment.lockdown == Lockdown::Confidentiality {
-            return Err(StartError::Lockdown);
-        }
-        if !environment.btf {
-            return Err(StartError::NoBtf);
-        }
-        let btf = Btf::from_file(Path::new(BTF_FILE))
-            .map_err(|error| StartError::Other(error.to_string()))?;
-        let offsets = offsets::resolve(&btf);
-        if !offsets.missing_core.is_empty() {
-            return Err(StartError::UnknownKernel(offsets.missing_core.join(", ")));
-        }
-        let mut tracer = Self::load(options, &environment, &offsets, &btf)?;
-        tracer.attend(Some(&Rc::new(btf)));
-        Ok(tracer)
-    }
-
-    fn load(
-        options: Options,
-        environment: &Environment,
-        offsets: &offsets::Offsets,
-        btf: &Btf,
-    ) -> Result<Self, StartError> {
-        let ring_bytes = ring_size(options.ring_bytes);
-        let own = std::process::id();
-        // Userspace collects tombstones well before half of the map is taken by them.
-        let tombstones = u64::from(options.max_sems / 4);
-        let proc_tombstones = u64::from(proc_tombstones(options.max_procs));
-        let aya_btf = AyaBtf::parse(btf.bytes(), Endianness::default()).ok();
-        let plan = environment.preemption.plan();
-        let mut loader = EbpfLoader::new();
-        if plan == Plan::Plain {
-            loader.map_max_entries("PENDING", 1);
-        }
-        loader
-            .btf(aya_btf.as_ref())
-            .map_max_entries("RING", ring_bytes)
-            .map_max_entries("STACKS", ring_bytes.max(STACKS_MIN))
-            .map_max_entries("SEMS", options.max_sems.max(1))
-            .map_max_entries("PROCS", options.max_procs.max(1))
-            .override_global("SELF_TGID", &own, true)
-            .override_global("TOMBSTONES_MAX", &tombstones, true)
-            .override_global("PROC_TOMBS_MAX", &proc_tombstones, true);
-        for (name, value) in &offsets.globals {
-            loader.override_global(name, value, true);
-        }
-        let mut ebpf = loader.load(OBJECT).map_err(|error| {
-            StartError::Other(format!("cannot load the eBPF object: {}", one_line(&error)))
-        })?;
-        let mut attempts = Vec::new();
-        let chosen = choose(
-            &mut ebpf,
-            aya_btf.as_ref(),
-            options.backend,
-            environment,
-            &offsets.missing_preempted,
-            &mut attempts,
-        )?;
-        let dm = DeviceMapper::new(&ebpf, OBJECT, options.backend, plan);
-        Self::assemble(
-            ebpf,
-            dm,
-            chosen,
-            attempts,
-            offsets,
-            ring_bytes,
-            options.max_procs,
-        )
-        .map_err(|error| StartError::Other(format!("{error:#}")))
-    }
-
-    fn assemble(
-        mut ebpf: Ebpf,
-        dm: DeviceMapper,
-        chosen: Chosen,
-        attempts: Vec<Attempt>,
-        offsets: &offsets::Offsets,
-        ring_bytes: u32,
-        max_procs: u32,
-    ) -> Result<Self> {
-        let mut take = |name: &str| {
-            ebpf.take_map(name)
-                .with_context(|| format!("the object has no map {name}"))
-        };
-        let parts = Parts {
-            sems: take("SEMS")?,
-            procs: take("PROCS")?,
-            devices: take("DEVICES")?,
-            lookups: take("LOOKUPS")?,
-            sites: take("SITES")?,
-        };
-        let ids = Maps::ids(&parts)?;
-        let mapped = [take("PREFILTER")?, take("CONTROL")?];
-        let prefilter = shared(&mapped[0], PREFILTER_SLOTS)?;
-        let control = shared(&mapped[1], control::SLOTS)?;
-        let counts = PerCpuArray::try_from(take("COUNTS")?)?;
-        let ring = RingBuf::try_from(take("RING")?).context("cannot map the ring buffer")?;
-        let stacks =
-            RingBuf::try_from(take("STACKS")?).context("cannot map the ring for stacks")?;
-        Ok(Self {
-            chosen,
-            dm,
-            keys: HashMap::try_from(take("KEYS")?)?,
-            attempts,
-            missing_detail: offsets.missing_detail.clone(),
-            maps: Maps::new(parts)?,
-            ids,
-            counts,
-            prefilter,
-            control,
-            _mapped: mapped,
-            ring: Some(ring),
-            stacks: Some(stacks),
-            ring_bytes,
-            max_procs,
-            log: KernelLog::open(&mut ebpf),
-            ebpf,
-        })
-    }
-
     /// The backend in use.
     pub const fn backend(&self) -> Backend {
         self.chosen.backend
@@ -269,6 +129,11 @@ impl Tracer {
         self.dm.state()
     }
 
+    /// Whether device-mapper has been seen all the time since an earlier process.
+    pub const fn dm_went_on(&self) -> bool {
+        self.dm.went_on()
+    }
+
     /// What was tried to see device-mapper, and what came of it.
     pub fn dm_attempts(&self) -> &[Attempt] {
         self.dm.attempts()
@@ -280,7 +145,7 @@ impl Tracer {
         self.attend(None)
     }
 
-    fn attend(&mut self, kernel: Option<&Rc<Btf>>) -> bool {
+    pub(super) fn attend(&mut self, kernel: Option<&Rc<Btf>>) -> bool {
         let Some(md_disk) = self.dm.attend(&mut self.ebpf, kernel) else {
             return false;
         };
@@ -323,15 +188,37 @@ impl Tracer {
         Counts::read(&self.counts)
     }
 
+    fn misses(&self) -> Misses {
+        let mut misses = Misses::of(&self.ebpf);
+        for (name, program) in &self.adopted {
+            misses.add(name, program.as_fd());
+        }
+        self.dm.count_misses(&mut misses);
+        misses
+    }
+
     /// Runs of the probes that the kernel has skipped.
     pub fn skipped_runs(&self) -> SkippedRuns {
-        let mut misses = Misses::of(&self.ebpf);
-        self.dm.count_misses(&mut misses);
+        let misses = self.misses();
         let own = self.chosen.attached.attachments.iter();
         let mut runs = misses.judged(own.chain(self.dm.attachments()));
         // All runs at a place were skipped, and the programs have noticed.
         runs.lost += self.counts().ends_unseen;
         runs
+    }
+
+    /// The same by what the programs let us see.
+    pub fn skipped_by_subject(&self) -> BTreeMap<&'static str, SkippedRuns> {
+        let misses = self.misses();
+        let own = self.chosen.attached.attachments.iter();
+        let mut sums = BTreeMap::<_, SkippedRuns>::new();
+        for (program, runs) in misses.by_program(own.chain(self.dm.attachments())) {
+            let sum = sums.entry(subject_of(program)).or_default();
+            *sum = sum.plus(runs);
+        }
+        let unseen = sums.entry("operate").or_default();
+        unseen.lost += self.counts().ends_unseen;
+        sums
     }
 
     /// The maps that hold the truth.
@@ -349,128 +236,38 @@ impl Tracer {
         self.log.as_mut().map(KernelLog::take).unwrap_or_default()
     }
 
+    /// Where the links are pinned, if they are.
+    pub fn pinned(&self) -> Option<&Path> {
+        self.pinned.as_deref()
+    }
+
+    /// When tracing began, by the maps; 0 before [`Tracer::begins`].
+    pub fn began(&self) -> BootTime {
+        BootTime(self.control.get64(control::BEGAN))
+    }
+
+    /// Everything that was there before is entered: from here on the maps are worth keeping.
+    pub fn begins(&self, at: BootTime) {
+        self.control.set64(control::TRACER_ENDED, 0);
+        self.control.set64(control::BEGAN, at.0);
+    }
+
+    /// Gives up what is pinned: the kernel side ends with this process.
+    pub fn unpin(&mut self) {
+        if let Some(pins) = self.pins.take() {
+            pins.remove();
+        }
+        self.pinned = None;
+    }
+
     /// Stops the probes; maps and ring stay readable.
     pub fn detach(&mut self) {
         self.chosen.attached.links.clear();
         self.dm.detach();
     }
-
-    /// Enters the sets of a snapshot that the kernel side does not know, so that their operations
-    /// and removals are followed. Returns how many were entered.
-    pub fn seed(&mut self, snapshot: &Snapshot, why: Seed) -> usize {
-        let missed = match why {
-            Seed::Older => 0,
-            Seed::Missed => SEM_MISSED,
-        };
-        let mut entered = 0;
-        for ns in &snapshot.namespaces {
-            for set in &ns.sets {
-                let cookie = set.key.has_cookie_magic();
-                let record = SemRecord {
-                    key: set.key.0,
-                    nsems: set.nsems,
-                    semflg: set.mode,
-                    value: set.first.map_or(0, |first| first.value),
-                    state: SEM_PREEXISTING
-                        | SEM_ANNOUNCED
-                        | missed
-                        | if cookie { SEM_COOKIE } else { 0 },
-                    ..SemRecord::default()
-                };
-                if self.maps.seed(
-                    SemKey {
-                        ns: ns.ns.0,
-                        semid: set.semid,
-                    },
-                    record,
-                ) {
-                    entered += 1;
-                    if cookie {
-                        let name = CookieKey {
-                            ns: ns.ns.0,
-                            key: set.key.0,
-                        };
-                        // Full: the books join by the key.
-                        let _joined_later = self.keys.insert(name, set.semid, 0);
-                        self.prefilter
-                            .add32(set.semid as u32 & (PREFILTER_SLOTS - 1), 1);
-                    }
-                }
-            }
-        }
-        entered
-    }
-
-    /// Removes records that userspace has taken in.
-    pub fn reap_tombstones(&mut self, sems: &[SemKey], procs: &[dmtrace_common::ProcKey]) {
-        let sems = sems
-            .iter()
-            .filter(|key| self.maps.remove_sem(**key))
-            .count();
-        self.control.sub64(control::TOMBSTONES, sems as u64);
-        let procs = procs
-            .iter()
-            .filter(|key| self.maps.remove_proc(**key))
-            .count();
-        self.control.sub64(control::PROC_TOMBSTONES, procs as u64);
-    }
-
-    /// Removes the record of a set whose removal the kernel side did not see.
-    pub fn forget(&mut self, key: SemKey) {
-        let Some(record) = self.maps.sem(key) else {
-            return;
-        };
-        if record.state & SEM_TOMBSTONE == 0
-            && self.maps.remove_sem(key)
-            && record.state & SEM_COOKIE != 0
-        {
-            let name = CookieKey {
-                ns: key.ns,
-                key: record.key,
-            };
-            if self.keys.get(&name, 0).ok() == Some(key.semid) {
-                let _gone_already = self.keys.remove(&name);
-            }
-            self.prefilter
-                .add32(key.semid as u32 & (PREFILTER_SLOTS - 1), u32::MAX);
-        }
-    }
-
-    /// Whether records of ended processes take more than half of the room that they have.
-    pub fn proc_tombstones_crowded(&self) -> bool {
-        self.control.get64(control::PROC_TOMBSTONES)
-            > u64::from(proc_tombstones(self.max_procs)) / 2
-    }
-
-    /// Processes that can be kept at the same time.
-    pub const fn max_procs(&self) -> u32 {
-        self.max_procs
-    }
-
-    /// Removes the record of a process whose end the kernel side could not connect with it.
-    pub fn forget_process(&mut self, key: dmtrace_common::ProcKey) {
-        self.maps.remove_proc(key);
-    }
-
-    /// Records of removed sets that wait to be taken in.
-    pub fn tombstones(&self) -> u64 {
-        self.control.get64(control::TOMBSTONES) + self.control.get64(control::PROC_TOMBSTONES)
-    }
 }
 
 /// How many records of ended processes may wait for userspace.
-const fn proc_tombstones(max_procs: u32) -> u32 {
+pub(super) const fn proc_tombstones(max_procs: u32) -> u32 {
     max_procs / 4
-}
-
-/// A power of two, at least one page: what `BPF_MAP_TYPE_RINGBUF` takes.
-fn ring_size(wanted: u32) -> u32 {
-    wanted.clamp(4096, 1 << 30).next_power_of_two()
-}
-
-fn shared(map: &Map, slots: u32) -> Result<SharedArray> {
-    let Map::Array(data) = map else {
-        anyhow::bail!("a control map is not an array")
-    };
-    SharedArray::map(data.fd(), slots).context("cannot map a control array")
 }

@@ -2,11 +2,16 @@
 
 mod accounting;
 mod devices;
+mod dm_watch;
+mod health;
+mod meters;
+mod pace;
 mod registry;
 mod sites;
+mod takeover;
 mod tap;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{
@@ -21,13 +26,15 @@ use crate::{
     host::{self, Scope},
     ids::{BootTime, ProcId},
     ledger::{Change, DriftKind, Ledger, Reconciliation},
-    probe::{Counts, DmState, Options, Seed, StartError, Tracer},
+    probe::{Continuity, Counts, DmState, Options, Past, Seed, StartError, Tracer},
     verdict::Completeness,
 };
 
 pub use accounting::{Accounting, Received};
 pub(crate) use devices::Directory;
 pub use devices::DmReport;
+pub use health::Health;
+pub use pace::{Outlook, Pace, Rhythm, Urgency};
 pub use registry::{RunningTracer, running_tracers};
 pub use tap::{Tap, Tapped};
 
@@ -42,6 +49,15 @@ pub type Sink<'a> = &'a mut dyn FnMut(&[Change], &Ledger);
 
 /// A record of a process younger than this is not searched for in the process list, nanoseconds.
 const REAP_AFTER: u64 = 10_000_000_000;
+
+/// What a trace waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum News {
+    /// Messages in the ring, or call sites that were found.
+    Messages,
+    /// device-mapper may have come or gone: [`Session::attend_dm`].
+    Module,
+}
 
 /// A running trace.
 pub struct Session {
@@ -75,6 +91,12 @@ pub struct Session {
     dm_since: Option<BootTime>,
     /// Cookies made while it was not.
     dm_missed: u64,
+    /// Tells when it comes or goes.
+    dm_watch: dm_watch::DmWatch,
+    /// Where the kernel side outlives this process: what it has begun with.
+    continuity: Option<Continuity>,
+    /// Stacks that an earlier process has taken.
+    stacks_before: u64,
 }
 
 impl Session {
@@ -87,12 +109,29 @@ impl Session {
         scope: Scope,
         tap: impl FnOnce(&Tracer, BootTime) -> Result<Option<Tap>, StartError>,
     ) -> Result<Self, StartError> {
-        let other = |error: &dyn std::fmt::Display| StartError::Other(error.to_string());
         let began = host::clock::boot_now();
         let mut tracer = Tracer::start(options)?;
+        let tap = tap(&tracer, began)?;
         // After attaching: what is made between a snapshot and attaching would stay unknown.
         let snapshot = host::take_snapshot(&scope);
         tracer.seed(&snapshot, Seed::Older);
+        let mut session = Self::open(tracer, began, scope, tap, None)?;
+        let mut early = Vec::new();
+        session.drain_all(&mut |changes, _| early.extend_from_slice(changes));
+        session.early = early;
+        session.preexisting = session.compare(&snapshot).preexisting;
+        Ok(session)
+    }
+
+    /// Makes a session of a tracer, and makes it known.
+    fn open(
+        mut tracer: Tracer,
+        began: BootTime,
+        scope: Scope,
+        tap: Option<Tap>,
+        continuity: Option<Continuity>,
+    ) -> Result<Self, StartError> {
+        let other = |error: &dyn std::fmt::Display| StartError::Other(error.to_string());
         let ring = tracer
             .take_ring()
             .ok_or_else(|| other(&"the ring buffer is gone"))?;
@@ -100,7 +139,7 @@ impl Session {
         // same at every call.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(|_| other(&"cannot poll the ring buffer"))?;
-        let tap = tap(&tracer, began)?;
+        let stacks_before = tracer.counts().of(Kind::Stack).submitted;
         let sites = sites::Sites::start(&mut tracer, tap.is_some())?;
         let recording = tap.as_ref().and_then(|tap| tap.file.clone());
         let registration = registry::register(&tracer, began, recording);
@@ -124,15 +163,19 @@ impl Session {
             devices: Directory::default(),
             dm_since: None,
             dm_missed: 0,
+            dm_watch: dm_watch::DmWatch::open(),
+            continuity,
+            stacks_before,
         };
         if matches!(session.tracer.dm(), DmState::Attached { .. }) {
-            session.dm_since = Some(began);
+            let past = session.continuity.as_ref().map(|it| &it.past);
+            let fresh = matches!(past, None | Some(Past::New));
+            session.dm_since = Some(match fresh || session.tracer.dm_went_on() {
+                true => began,
+                false => host::clock::boot_now(),
+            });
             session.devices.read();
         }
-        let mut early = Vec::new();
-        session.drain_all(&mut |changes, _| early.extend_from_slice(changes));
-        session.early = early;
-        session.preexisting = session.compare(&snapshot).preexisting;
         Ok(session)
     }
 
@@ -169,6 +212,34 @@ impl Session {
     /// Whether other commands can find this trace.
     pub const fn is_registered(&self) -> bool {
         self.registration.is_some()
+    }
+
+    /// Waits until there is something to do; no timer runs meanwhile.
+    ///
+    /// # Errors
+    /// Polling fails.
+    pub async fn news(&mut self) -> io::Result<News> {
+        let wanted = self.awaits_dm() || self.may_lose_dm();
+        let found = async {
+            match &self.sites {
+                Some(sites) => sites.news().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ready = self.ring.readable() => {
+                ready?.clear_ready();
+                Ok(News::Messages)
+            }
+            () = found => Ok(News::Messages),
+            () = self.dm_watch.due(wanted) => Ok(News::Module),
+        }
+    }
+
+    /// Whether the maps hold something that the books have not taken in yet.
+    pub fn is_behind(&self) -> bool {
+        self.tracer.counts().total().dropped != self.dropped_seen
+            || self.tracer.tombstones() != self.victims_kept
     }
 
     /// Takes messages from the ring into the books, a bounded number; tells whether there may be
@@ -221,10 +292,10 @@ impl Session {
 
     /// If messages were dropped since the last time, reads the maps and makes them good.
     pub fn resync(&mut self, sink: Sink<'_>) {
-        let dropped = self.tracer.counts().total().dropped;
-        if dropped == self.dropped_seen && self.tracer.tombstones() == self.victims_kept {
+        if !self.is_behind() {
             return;
         }
+        let dropped = self.tracer.counts().total().dropped;
         // What is younger than the horizon may have its message in the ring still: told twice, a
         // set would be counted twice. It is left for the next time.
         let horizon = host::clock::boot_now().0.saturating_sub(IN_FLIGHT);
@@ -382,13 +453,14 @@ impl Session {
         // Compared while the probes still see what others do: after detaching, every change by
         // anybody would count as a difference.
         let snapshot = self.reconcile(sink);
+        self.tracer.unpin();
         self.tracer.detach();
         let counts = self.settled_counts();
         self.drain_all(sink);
         self.resync(sink);
         if let Some(sites) = &mut self.sites {
             sites.finish();
-            self.received.kinds[Kind::Stack as usize] = sites.received();
+            self.received.kinds[Kind::Stack as usize] = sites.received() + self.stacks_before;
         }
         self.place_sites();
         let accounting = Accounting::balance(

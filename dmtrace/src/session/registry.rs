@@ -1,5 +1,6 @@
 //! How other commands find a running trace: one small file per tracer, with the numbers of its
-//! BPF maps. The maps themselves end with the tracer, so a stale file leads nowhere.
+//! BPF maps. The maps end with the tracer, so a stale file leads nowhere; those of a service whose
+//! kernel side outlives it stay with their links, and the file holds as long.
 
 use std::{
     fs,
@@ -30,6 +31,9 @@ pub struct RunningTracer {
     /// The recording that it writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recording: Option<PathBuf>,
+    /// Where its links are pinned: tracing goes on as long as they are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pinned: Option<PathBuf>,
     maps: MapIds,
     boot_id: Option<String>,
 }
@@ -43,6 +47,15 @@ impl RunningTracer {
         Maps::open(self.maps)
     }
 
+    /// Whether its process runs, and takes in what happens.
+    pub fn is_attended(&self) -> bool {
+        start_ticks(self.pid) == Some(self.start_ticks)
+    }
+
+    fn goes_on(&self) -> bool {
+        self.is_attended() || self.pinned.as_deref().is_some_and(Path::exists)
+    }
+
     /// Its backend.
     pub fn backend(&self) -> Option<Backend> {
         Backend::ALL
@@ -52,11 +65,18 @@ impl RunningTracer {
 }
 
 /// The file of this process; removed on drop.
-pub(super) struct Registration(PathBuf);
+pub(super) struct Registration(Option<PathBuf>);
+
+impl Registration {
+    /// Leaves the file: tracing goes on.
+    pub(super) fn leave(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let _best_effort = fs::remove_file(&self.0);
+        let _best_effort = self.0.take().map(fs::remove_file);
     }
 }
 
@@ -75,6 +95,7 @@ pub(super) fn register(
         since,
         backend: tracer.backend().name().to_owned(),
         recording,
+        pinned: tracer.pinned().map(Path::to_owned),
         maps: tracer.map_ids(),
         boot_id: host::clock::boot_id(&Roots::host()),
     };
@@ -85,7 +106,7 @@ pub(super) fn register(
         .ok()?;
     let path = Path::new(DIRECTORY).join(format!("tracer-{pid}.json"));
     let _stale = fs::remove_file(&path);
-    remove_stale();
+    remove_stale(entry.pinned.as_deref());
     let file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -93,41 +114,54 @@ pub(super) fn register(
         .open(&path)
         .ok()?;
     serde_json::to_writer(file, &entry).ok()?;
-    Some(Registration(path))
+    Some(Registration(Some(path)))
 }
 
-/// Removes the files of tracers that were killed before they could.
-fn remove_stale() {
-    for entry in fs::read_dir(DIRECTORY)
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok)
-    {
-        let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| {
-            name.strip_prefix("tracer-")?
-                .strip_suffix(".json")?
+/// Removes the files of tracers that were killed before they could. `pinned`: what this process
+/// has taken over.
+fn remove_stale(pinned: Option<&Path>) {
+    for (path, tracer) in files() {
+        let taken = tracer.as_ref().is_some_and(|tracer| {
+            !tracer.is_attended() && tracer.pinned.is_some() && tracer.pinned.as_deref() == pinned
+        });
+        let number = || {
+            path.file_stem()?
+                .to_str()?
+                .strip_prefix("tracer-")?
                 .parse()
                 .ok()
-        });
-        if pid.is_some_and(|pid| start_ticks(pid).is_none()) {
-            let _gone_already = fs::remove_file(entry.path());
+        };
+        let goes_on = match &tracer {
+            Some(tracer) => tracer.goes_on(),
+            // Of another version, or being written.
+            None => number().is_none_or(|pid| start_ticks(pid).is_some()),
+        };
+        if taken || !goes_on {
+            let _gone_already = fs::remove_file(path);
         }
     }
 }
 
-/// Traces that run now, the oldest first: it has seen most.
+/// Files of tracers, and what is in them.
+fn files() -> impl Iterator<Item = (PathBuf, Option<RunningTracer>)> {
+    let entries = fs::read_dir(DIRECTORY).into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let name = entry.file_name();
+        let name = name.to_str()?;
+        if !name.starts_with("tracer-") || !name.ends_with(".json") {
+            return None;
+        }
+        let bytes = fs::read(entry.path()).ok()?;
+        Some((entry.path(), serde_json::from_slice(&bytes).ok()))
+    })
+}
+
+/// Traces that go on now, the oldest first: it has seen most.
 pub fn running_tracers() -> Vec<RunningTracer> {
     let boot_id = host::clock::boot_id(&Roots::host());
-    let mut found: Vec<RunningTracer> = fs::read_dir(DIRECTORY)
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok)
-        .filter_map(|entry| fs::read(entry.path()).ok())
-        .filter_map(|bytes| serde_json::from_slice::<RunningTracer>(&bytes).ok())
-        .filter(|tracer| {
-            tracer.boot_id == boot_id && start_ticks(tracer.pid) == Some(tracer.start_ticks)
-        })
+    let mut found: Vec<RunningTracer> = files()
+        .filter_map(|(_, tracer)| tracer)
+        .filter(|tracer| tracer.boot_id == boot_id && tracer.goes_on())
         .collect();
     found.sort_by_key(|tracer| tracer.since);
     found

@@ -95,24 +95,6 @@ impl Session {
         any
     }
 
-    /// Waits until the ring has messages, or call sites were found.
-    ///
-    /// # Errors
-    /// Polling fails.
-    pub async fn readable(&self) -> io::Result<()> {
-        let found = async {
-            match &self.sites {
-                Some(sites) => sites.news().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            ready = self.ring.readable() => ready?.clear_ready(),
-            () = found => {}
-        }
-        Ok(())
-    }
-
     fn publish(&mut self, found: &Found) {
         self.tap(Tapped::Site(found));
         let live = self.ledger.semaphore(found.sem);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Cause, Class, Healthy, How};
 
@@ -16,7 +16,7 @@ pub struct Advice {
 }
 
 /// Something to do.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Remedy {
     /// Nothing.
@@ -58,7 +58,7 @@ pub enum Remedy {
 }
 
 /// Something not to do.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Avoid {
     /// `dmsetup udevcomplete_all`.

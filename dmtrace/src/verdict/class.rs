@@ -221,7 +221,7 @@ pub enum Reason {
 }
 
 /// A step of the protocol that did not happen.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "step")]
 pub enum MissingStep {
     /// `semctl(SETVAL, 1)` after the creation.

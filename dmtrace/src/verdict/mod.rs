@@ -8,6 +8,7 @@ mod advice;
 mod class;
 mod closed;
 mod completer;
+mod due;
 mod evidence;
 mod evidence_text;
 mod life;
@@ -29,10 +30,11 @@ pub use class::{
     Cause, Class, Confidence, Culprit, Healthy, How, MissingStep, NotACookie, Reason, Role,
     Signature, Thresholds, Verdict,
 };
+pub use due::next_due;
 pub use evidence::{Evidence, Fate};
 pub use lost::{Completion, Vouched, provably_lost};
 pub use provable::{Obstacle, Rules, provably_leaked};
-pub use survey::{Judged, survey, survey_closed};
+pub use survey::{Judged, survey, survey_closed, survey_closed_after};
 pub use touched::{NodeGoal, Touched, TouchedDevice};
 
 use serde::{Deserialize, Serialize};

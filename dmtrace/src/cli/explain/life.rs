@@ -1,6 +1,6 @@
 //! A cookie's life, step by step, in the words of the protocol.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Telling;
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// One line of the story.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Moment {
     /// RFC 3339; `None` where only the order is known.
     pub(crate) time: Option<String>,
@@ -172,7 +172,7 @@ impl Teller<'_> {
         let image = step
             .who
             .as_ref()
-            .and_then(|who| self.telling.case.ledger.process(who.image))
+            .and_then(|who| self.telling.ledger.process(who.image))
             .and_then(|process| process.image.as_deref());
         let udev = |name: &str| matches!(name, "(udev-worker)" | "systemd-udevd" | "udevd");
         match image.map(|image| image.parents.iter().any(|parent| udev(&parent.comm))) {
@@ -248,7 +248,7 @@ impl Teller<'_> {
     fn since(&self) -> Option<Moment> {
         let last = self.cookie.timeline.iter().map(|step| step.at).max()?;
         let live = self.row.semaphore.is_live();
-        let quiet = time::age(self.telling.case.facts.now.since(last));
+        let quiet = time::age(self.telling.facts.now.since(last));
         live.then(|| self.untimed("", format!("nothing since then, for {quiet}")))
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
@@ -10,12 +10,10 @@ use super::{
     sure,
 };
 use crate::{
-    cli::{
-        case::Case,
-        row::{Row, describe},
-    },
+    cli::row::{Row, describe},
     event::ExitStatus,
-    ledger::{Process, WhyUnknown},
+    facts::HostFacts,
+    ledger::{Ledger, Process, WhyUnknown},
     output::{time, time::Clock},
     verdict::{
         Avoid, Cause, Class, Confidence, Culprit, Healthy, How, MissingStep, Reason, Remedy, Role,
@@ -24,8 +22,10 @@ use crate::{
 
 /// What all stories of one run share.
 pub(crate) struct Telling<'a> {
-    /// The material.
-    pub(crate) case: &'a Case,
+    /// The books.
+    pub(crate) ledger: &'a Ledger,
+    /// What the host says.
+    pub(crate) facts: &'a HostFacts,
     /// Boot time to wall clock.
     pub(crate) clock: Clock,
     /// It is about this machine, now.
@@ -33,12 +33,11 @@ pub(crate) struct Telling<'a> {
 }
 
 /// One cookie's story.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Story {
     /// The cookie as `list` and `report` have it, verdict included.
     pub(crate) cookie: Value,
     /// Which cookie, in a line.
-    #[serde(skip)]
     pub(crate) title: String,
     /// The verdict.
     pub(crate) headline: String,
@@ -65,7 +64,7 @@ pub(crate) struct Story {
 }
 
 /// The step that did not happen.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Missing {
     /// As a word of the program.
     #[serde(flatten)]
@@ -75,7 +74,7 @@ pub(crate) struct Missing {
 }
 
 /// Somebody who suffers and is not to blame.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Victim {
     /// Process.
     pub(crate) pid: u32,
@@ -166,7 +165,7 @@ impl Telling<'_> {
             ""
         };
         let mut lines = vec![format!("{}{inferred}", blame(culprit))];
-        let process = self.case.ledger.process(culprit.who.image);
+        let process = self.ledger.process(culprit.who.image);
         lines.extend(details(process));
         if culprit.role == Role::Owner {
             let other = row
@@ -221,7 +220,7 @@ impl Telling<'_> {
 
     /// Threads that wait now.
     fn waiters(&self, row: &Row<'_>) -> Vec<Victim> {
-        let facts = &self.case.facts;
+        let facts = self.facts;
         let seen = row
             .semaphore
             .cookie
@@ -339,7 +338,7 @@ impl Telling<'_> {
                 && Some(process.image_id) != culprit
                 && ns.is_none_or(|ns| ns == row.semaphore.id.ns)
         };
-        let starved = self.case.ledger.processes().filter(here);
+        let starved = self.ledger.processes().filter(here);
         starved
             .map(|process| Victim {
                 pid: process.image_id.id.tgid,

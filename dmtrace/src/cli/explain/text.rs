@@ -10,8 +10,8 @@ const WIDTH: usize = 80;
 /// Columns for who did something.
 const WHO: usize = 22;
 
-/// Prints it.
-pub(super) fn print(story: &Story, out: &mut Out) -> Result<()> {
+/// Prints it. `past`: what is to be said of a story that is over.
+pub(super) fn print(story: &Story, past: &[String], out: &mut Out) -> Result<()> {
     out.line(&story.title)?;
     let (label, rest) = story
         .headline
@@ -26,6 +26,7 @@ pub(super) fn print(story: &Story, out: &mut Out) -> Result<()> {
         out.line(&shown)?;
     }
     paragraph(&story.sure, out)?;
+    past.iter().try_for_each(|line| paragraph(line, out))?;
     if !story.life.is_empty() {
         heading("WHAT HAPPENED", out)?;
         for moment in &story.life {

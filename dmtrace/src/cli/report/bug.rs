@@ -8,7 +8,7 @@ use std::{
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{Findings, executable, how};
+use super::{Findings, executable, group::how};
 use crate::{
     cli::{
         case::Case,
@@ -76,14 +76,15 @@ pub(super) fn bugs(
     ranked.sort_by(|a, b| b.1.len().cmp(&a.1.len()).then_with(|| a.0.cmp(&b.0)));
     let until = Instant::now() + LOOK_UP;
     let telling = Telling {
-        case,
+        ledger: &case.ledger,
+        facts: &case.facts,
         clock: clock(start),
         here: start.is_none(),
     };
     ranked
         .into_iter()
         .take(top)
-        .filter_map(|(program, rows)| bug(&telling, program, &rows, until))
+        .filter_map(|(program, rows)| bug(case, &telling, program, &rows, until))
         .collect()
 }
 
@@ -91,8 +92,13 @@ fn clock(start: Option<&Start>) -> Clock {
     start.map_or_else(Clock::now, Clock::of)
 }
 
-fn bug(telling: &Telling<'_>, program: String, rows: &[&Row<'_>], until: Instant) -> Option<Bug> {
-    let case = telling.case;
+fn bug(
+    case: &Case,
+    telling: &Telling<'_>,
+    program: String,
+    rows: &[&Row<'_>],
+    until: Instant,
+) -> Option<Bug> {
     let observed = |row: &&&Row<'_>| {
         let verdict = row.verdict.as_ref();
         verdict.is_some_and(|verdict| confidence(verdict) == "observed")

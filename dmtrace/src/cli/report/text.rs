@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 
-use super::{Findings, Group};
+use super::{Findings, group::Group};
 use crate::{
     cli::{args::By, case::Case, row::Row},
     event::recording::Start,
-    output::{Out, time, time::Clock},
+    output::{Out, time, time::Clock, wrap},
     verdict::Evidence,
 };
 
@@ -30,15 +30,7 @@ pub(super) fn print(
             "No cookie is leaked."
         })?;
     }
-    for (by, groups) in groups {
-        if !groups.is_empty() {
-            out.line(&format!("LEAKED COOKIES BY {}", title(*by)))?;
-            for group in groups {
-                print_group(group, out)?;
-            }
-            out.line("")?;
-        }
-    }
+    print_groups(groups, out)?;
     if !findings.stuck.is_empty() {
         out.line("STUCK WAITERS (dmtrace explain COOKIE tells the rest)")?;
         for row in &findings.stuck {
@@ -116,6 +108,20 @@ pub(super) fn print(
     Ok(())
 }
 
+/// Who leaks, in each of the ways to group them.
+pub(crate) fn print_groups(groups: &[(By, Vec<Group>)], out: &mut Out) -> Result<()> {
+    for (by, groups) in groups {
+        if !groups.is_empty() {
+            out.line(&format!("LEAKED COOKIES BY {}", title(*by)))?;
+            for group in groups {
+                print_group(group, out)?;
+            }
+            out.line("")?;
+        }
+    }
+    Ok(())
+}
+
 fn print_group(group: &Group, out: &mut Out) -> Result<()> {
     let age = group.oldest_seconds.map_or_else(String::new, |seconds| {
         format!(", oldest {}", time::age(Duration::from_secs(seconds)))
@@ -137,7 +143,11 @@ fn print_group(group: &Group, out: &mut Out) -> Result<()> {
         ))?;
     }
     if !group.devices.is_empty() {
-        out.line(&format!("          devices   {}", group.devices.join(", ")))?;
+        let lines = wrap(&group.devices.join(", "), 60);
+        for (number, line) in lines.iter().enumerate() {
+            let label = if number == 0 { "devices" } else { "" };
+            out.line(&format!("          {label:<10}{line}"))?;
+        }
     }
     for line in &group.lines {
         out.line(&format!("          {line}"))?;

@@ -11,6 +11,7 @@ const POD_: &str = "0f1e2d3c_4b5a_6978_8796_a5b4c3d2e1f0";
 /// Replaces `ID`, `POD_` and `POD` in the sample by real ones.
 fn read(sample: &str) -> Workload {
     let path = sample
+        .replace("OTHER", &"0123456789abcdef".repeat(4))
         .replace("ID", ID)
         .replace("POD_", POD_)
         .replace("POD", POD);
@@ -19,7 +20,7 @@ fn read(sample: &str) -> Workload {
 
 #[test]
 fn containers() {
-    use Runtime::{Containerd, CriO, Docker, Kubernetes, Podman};
+    use Runtime::{Containerd, CriO, Docker, Kubernetes, Other, Podman};
     for (sample, runtime, pod) in [
         ("/docker/ID", Docker, false),
         ("/system.slice/docker-ID.scope", Docker, false),
@@ -58,6 +59,22 @@ fn containers() {
             true,
         ),
         ("/default/ID", Containerd, false),
+        ("/k8s.io/ID", Containerd, false),
+        // Docker with --cgroup-parent, and others that do not say who they are.
+        ("/batch/ID", Other, false),
+        ("/batch.slice/docker-ID.scope", Docker, false),
+        // Amazon ECS, drivers cgroupfs and systemd.
+        ("/ecs/0f1e2d3c4b5a69788796a5b4c3d2e1f0/ID", Docker, false),
+        (
+            "/ecs/cluster/0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0/ID",
+            Docker,
+            false,
+        ),
+        (
+            "/ecstasks.slice/ecstasks-0f1e2d3c4b5a69788796a5b4c3d2e1f0.slice/docker-ID.scope",
+            Docker,
+            false,
+        ),
         ("/system.slice/nerdctl-ID.scope", Containerd, false),
         (
             "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podPOD_.slice/crio-ID.scope",
@@ -79,6 +96,13 @@ fn containers() {
         ("/machine.slice/libpod-ID.scope/container", Podman, false),
         ("/machine.slice/libpod-conmon-ID.scope", Podman, false),
         ("/libpod_parent/libpod-ID", Podman, false),
+        // In a pod of Podman, drivers systemd and cgroupfs; its number is no pod of Kubernetes.
+        (
+            "/machine.slice/machine-libpod_pod_OTHER.slice/libpod-ID.scope/container",
+            Podman,
+            false,
+        ),
+        ("/libpod_parent/OTHER/libpod-ID", Podman, false),
         (
             "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope/container",
             Podman,
@@ -97,6 +121,24 @@ fn containers() {
         ),
         (
             "/docker/ID/kubelet/kubepods/burstable/podPOD/ID",
+            Kubernetes,
+            true,
+        ),
+        // kind, whose nodes are containers; the kubelet has a cgroup of its own.
+        (
+            "/docker/OTHER/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/kubelet-kubepods-burstable-podPOD_.slice/cri-containerd-ID.scope",
+            Containerd,
+            true,
+        ),
+        // Seen from a cgroup namespace beside it.
+        (
+            "/../../kubepods-besteffort-podPOD_.slice/crio-ID.scope",
+            CriO,
+            true,
+        ),
+        // minikube: Docker in Docker.
+        (
+            "/system.slice/docker-OTHER.scope/kubepods/burstable/podPOD/ID",
             Kubernetes,
             true,
         ),
@@ -176,6 +218,7 @@ fn units_of_the_host() {
 #[test]
 fn short_names_for_tables() {
     assert_eq!(read("/docker/ID").to_string(), "docker 4f3a1c2b5d6e");
+    assert_eq!(read("/batch/ID").to_string(), "container 4f3a1c2b5d6e");
     assert_eq!(read("/lxc/web1").to_string(), "lxc web1");
     assert_eq!(read("/system.slice/a.service").to_string(), "a.service");
     assert_eq!(read("/").to_string(), "-");

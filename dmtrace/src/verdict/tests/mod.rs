@@ -3,6 +3,7 @@
 mod calls;
 mod classes;
 mod disturb;
+mod due;
 mod histories;
 mod host;
 mod lost;

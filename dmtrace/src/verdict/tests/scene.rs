@@ -1,12 +1,16 @@
 //! A scene: the small kernel and the books that follow it.
 
+use std::time::Duration;
+
 use super::world::World;
 use crate::{
     event::{Command, Event, ExitStatus, Ioctl, Quality, What},
     facts::{HostFacts, Snapshot},
     ids::{BootTime, DevNum, IpcNs, Key, SemId},
     ledger::Ledger,
-    verdict::{Class, Completeness, Context, How, Subject, Thresholds, Verdict, judge, survey},
+    verdict::{
+        Class, Completeness, Context, How, Subject, Thresholds, Verdict, judge, next_due, survey,
+    },
 };
 
 pub const KEY: Key = Key(0x0d4d_1234);
@@ -140,6 +144,15 @@ impl Scene {
     }
 
     pub fn judged(&mut self, seconds: u64, change: impl Fn(&mut HostFacts)) -> Verdict {
+        self.judged_until(seconds, change).0
+    }
+
+    /// The verdict, and for how long time alone does not change it.
+    pub fn judged_until(
+        &mut self,
+        seconds: u64,
+        change: impl Fn(&mut HostFacts),
+    ) -> (Verdict, Option<Duration>) {
         let (snapshot, mut facts) = self.after(seconds);
         change(&mut facts);
         self.ledger.reconcile(&snapshot);
@@ -150,7 +163,9 @@ impl Scene {
         };
         let mut judged = survey(&self.ledger, Some(&snapshot), &context);
         assert_eq!(judged.len(), 1, "one live cookie");
-        judged.remove(0).verdict
+        let judged = judged.remove(0);
+        let due = next_due(&judged, &context);
+        (judged.verdict, due)
     }
 
     pub fn verdict(&mut self, seconds: u64) -> Verdict {

@@ -1,0 +1,105 @@
+//! What the loop of a trace tells its verb.
+
+use anyhow::Result;
+
+use crate::{
+    facts::Snapshot,
+    ids::SemId,
+    ledger::{Change, Ledger},
+    session::DmReport,
+    verdict::{Context, Judged},
+};
+
+/// What the loop tells its verb.
+pub trait Observer {
+    /// Changes of the books; none where only a process became known.
+    ///
+    /// # Errors
+    /// Whatever stops the verb, such as a reader that has gone.
+    fn changes(&mut self, changes: &[Change], session: &View<'_>) -> Result<()>;
+
+    /// A verdict that is a finding, or that was one and is no more.
+    ///
+    /// # Errors
+    /// As above.
+    fn finding(&mut self, judged: &Judged<'_>, session: &View<'_>) -> Result<()>;
+
+    /// A finding that was told, under this label, is none any more: the cookie is gone, or the
+    /// verdict is another one.
+    ///
+    /// # Errors
+    /// As above.
+    fn cleared(&mut self, _sem: SemId, _label: &str, _session: &View<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// The books were compared with this snapshot, and these are all cookies, judged.
+    fn surveyed(&mut self, _judged: &[Judged<'_>], _snapshot: &Snapshot) {}
+
+    /// Everything that was there was told. What has ended since can be judged by this, too.
+    ///
+    /// # Errors
+    /// As above.
+    fn judged(&mut self, _session: &View<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// device-mapper was loaded after the start, and is traced from now on.
+    ///
+    /// # Errors
+    /// As above.
+    fn device_mapper(&mut self, _report: &DmReport) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called when the ring is empty: a good moment to flush.
+    ///
+    /// # Errors
+    /// As above.
+    fn idle(&mut self) -> Result<()>;
+
+    /// Whether the verb has had enough.
+    fn enough(&self) -> bool;
+}
+
+/// What an observer may look at.
+pub struct View<'a> {
+    /// The books.
+    pub ledger: &'a Ledger,
+    /// What was judged by; `None` apart from a look at the whole.
+    pub context: Option<&'a Context<'a>>,
+}
+
+/// Passes changes on to an observer, and keeps its first error for the end of the call.
+pub(super) struct Told<'a> {
+    observer: &'a mut dyn Observer,
+    failure: Option<anyhow::Error>,
+}
+
+impl<'a> Told<'a> {
+    pub(super) fn new(observer: &'a mut dyn Observer) -> Self {
+        Self {
+            observer,
+            failure: None,
+        }
+    }
+
+    pub(super) fn tell(&mut self, changes: &[Change], ledger: &Ledger) {
+        if self.failure.is_none() {
+            self.failure = self
+                .observer
+                .changes(
+                    changes,
+                    &View {
+                        ledger,
+                        context: None,
+                    },
+                )
+                .err();
+        }
+    }
+
+    pub(super) fn done(self) -> Result<()> {
+        self.failure.map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,277 @@
+//! The service's side: from books and verdicts to what is kept.
+
+use std::{cell::RefCell, time::Duration};
+
+use serde_json::Value;
+
+use super::story;
+use crate::{
+    cli::{explain::Telling, report::group::executable, row::Row},
+    facts::HostFacts,
+    history::{Finding, Gone, History, HowGone, Lives, Note, Options, Query, Stamp, Status},
+    ids::{BootTime, SemId},
+    ledger::{Change, ChangeKind, EndKind, Ledger, Process},
+    output::time::Clock,
+    stack::Symbolizer,
+    verdict::{self, Context, Judged, Subject},
+};
+
+/// Keeps what a trace finds. Every method returns at once; see [`History`].
+///
+/// In the order of a service's life: [`began`](Self::began); then [`changes`](Self::changes) for
+/// each batch of the books, and at each look [`found`](Self::found) for each finding that is new
+/// (or not yet told by this process), [`cleared`](Self::cleared) for each that was told and is
+/// none any more, [`closed`](Self::closed) once; [`settled`](Self::settled) after the first look;
+/// [`close`](Self::close).
+pub struct Chronicle {
+    history: History,
+    /// Cookies that ended up to here were judged.
+    closed_until: BootTime,
+}
+
+impl Chronicle {
+    /// Opens the history; see [`History::open`].
+    pub fn open(options: Options, warn: impl FnMut(&str) + Send + 'static) -> Self {
+        Self {
+            history: History::open(options, warn),
+            closed_until: BootTime::default(),
+        }
+    }
+
+    /// Tracing has begun. `continuous`: the probes of the run before have stayed, nothing was
+    /// missed.
+    pub fn began(&self, backend: &str, kernel: &str, continuous: bool) {
+        self.history.note(Note::Began {
+            backend: backend.to_owned(),
+            kernel: kernel.to_owned(),
+            continuous,
+        });
+    }
+
+    /// Counts cookies that were made, those that came to a normal end, and failed creations.
+    pub fn changes(&self, changes: &[Change], ledger: &Ledger) {
+        for change in changes {
+            match counted(change, ledger) {
+                Some(Counted::Lives(program, lives)) => self.history.lives(&program, &lives),
+                Some(Counted::Starved(program)) => {
+                    let at = Stamp::now().at(change.at);
+                    self.history.starved(change.sem.ns, &program, at);
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// A finding. To tell one again that stands already does no harm.
+    pub fn found(
+        &self,
+        judged: &Judged<'_>,
+        ledger: &Ledger,
+        facts: &HostFacts,
+        names: &RefCell<Symbolizer>,
+    ) {
+        let now = Stamp::now();
+        let finding = finding(judged, ledger, facts, names, now);
+        self.history.note(Note::Found(Box::new(finding)));
+    }
+
+    /// A finding that was told is none any more: the cookie is gone, or the verdict is another.
+    pub fn cleared(&self, sem: SemId, ledger: &Ledger) {
+        if let Some(note) = gone(sem, ledger) {
+            self.history.note(note);
+        }
+    }
+
+    /// Judges the cookies that have ended since the last call: accidents, and what was completed
+    /// too often.
+    pub fn closed(&mut self, ledger: &Ledger, context: &Context<'_>, names: &RefCell<Symbolizer>) {
+        let now = Stamp::now();
+        let (until, found) = closed_since(self.closed_until, ledger, context, names, now);
+        self.closed_until = until;
+        for finding in found {
+            self.history.note(Note::Found(Box::new(finding)));
+        }
+    }
+
+    /// Every finding that stands was told: what else an earlier run left standing is gone.
+    pub fn settled(&self) {
+        self.history.note(Note::Settled);
+    }
+
+    /// Messages of the kernel side were lost; `what` says in words what that means.
+    pub fn lost(&self, what: &'static str, count: u64) {
+        self.history.lost(what, count);
+    }
+
+    /// Answers a query; see [`History::ask`].
+    pub fn ask(&self, query: Query, out: impl std::io::Write + Send + 'static) {
+        self.history.ask(query, out);
+    }
+
+    /// How the history is.
+    pub fn status(&self) -> Status {
+        self.history.status()
+    }
+
+    /// Tracing ends. Waits no longer than `patience` for the disk.
+    pub fn close(self, patience: Duration) -> bool {
+        self.history.note(Note::Stopped);
+        self.history.close(patience)
+    }
+}
+
+/// What is counted of a change.
+pub(super) enum Counted {
+    /// A cookie of this program.
+    Lives(String, Lives),
+    /// A creation by this program that failed because the limits were reached.
+    Starved(String),
+}
+
+/// What is counted of a change, if anything.
+pub(super) fn counted(change: &Change, ledger: &Ledger) -> Option<Counted> {
+    let who = change.who.as_ref();
+    let actor = || program(who.and_then(|who| ledger.process(who.image)));
+    match change.kind {
+        ChangeKind::Created { .. } if change.is_cookie() => {
+            let one = Lives {
+                created: 1,
+                ..Lives::default()
+            };
+            Some(Counted::Lives(actor(), one))
+        }
+        ChangeKind::Destroyed {
+            ending: EndKind::ByWaiter | EndKind::ByCreator,
+        } if change.is_cookie() => {
+            let closed = ledger.closed_cookie(change.sem);
+            let maker = closed.and_then(|closed| closed.creator.image());
+            let one = Lives {
+                completed: 1,
+                ..Lives::default()
+            };
+            let maker = program(maker.and_then(|image| ledger.process(image)));
+            Some(Counted::Lives(maker, one))
+        }
+        ChangeKind::CreateFailed {
+            errno: libc::ENOSPC,
+        } => Some(Counted::Starved(actor())),
+        _ => None,
+    }
+}
+
+/// The end of a finding; `None` where nothing is known of the cookie any more.
+pub(super) fn gone(sem: SemId, ledger: &Ledger) -> Option<Note> {
+    if let Some(live) = ledger.semaphore(sem) {
+        return Some(Note::Gone {
+            sem,
+            key: live.key,
+            how: HowGone::OtherVerdict,
+            by: None,
+        });
+    }
+    let closed = ledger.closed_cookie(sem)?;
+    let ending = closed.ending.as_ref();
+    let by = ending.and_then(|ending| ending.by.as_ref());
+    Some(Note::Gone {
+        sem,
+        key: closed.key,
+        how: how(ending.map(|ending| ending.kind)),
+        by: by.map(ToString::to_string),
+    })
+}
+
+/// Findings among the cookies that have ended after `since`, and when the last of those ended.
+pub(super) fn closed_since(
+    since: BootTime,
+    ledger: &Ledger,
+    context: &Context<'_>,
+    names: &RefCell<Symbolizer>,
+    now: Stamp,
+) -> (BootTime, Vec<Finding>) {
+    let mut latest = since;
+    let mut found = Vec::new();
+    for semaphore in ledger.closed().rev() {
+        let Some(ending) = &semaphore.ending else {
+            continue;
+        };
+        if ending.at <= since {
+            break;
+        }
+        latest = latest.max(ending.at);
+        let subject = Subject {
+            ledger,
+            semaphore,
+            set: None,
+            taken: BootTime(0),
+        };
+        let judged = Judged {
+            semaphore,
+            set: None,
+            taken: BootTime(0),
+            verdict: verdict::judge(&subject, context),
+        };
+        if judged.verdict.class.is_finding() {
+            let mut finding = finding(&judged, ledger, context.facts, names, now);
+            finding.gone = Some(Gone {
+                at: now.at(ending.at),
+                how: HowGone::AlreadyGone,
+                by: ending.by.as_ref().map(ToString::to_string),
+            });
+            found.push(finding);
+        }
+    }
+    found.reverse();
+    (latest, found)
+}
+
+/// As it is kept.
+pub(super) fn finding(
+    judged: &Judged<'_>,
+    ledger: &Ledger,
+    facts: &HostFacts,
+    names: &RefCell<Symbolizer>,
+    now: Stamp,
+) -> Finding {
+    let semaphore = judged.semaphore;
+    let mut row = Row::bare(ledger, semaphore, judged.set, facts.now).with_names(names);
+    row.judged(judged.verdict.clone());
+    let telling = Telling {
+        ledger,
+        facts,
+        clock: Clock::now(),
+        here: true,
+    };
+    let mut story = serde_json::to_value(telling.story(&row)).unwrap_or(Value::Null);
+    let calls = row.call_site().cloned();
+    story::leave_out_calls(&mut story);
+    Finding {
+        sem: semaphore.id,
+        key: semaphore.key,
+        state: judged.verdict.class.label().to_owned(),
+        program: program(row.process),
+        found: now,
+        gone: None,
+        calls,
+        story,
+    }
+}
+
+fn how(kind: Option<EndKind>) -> HowGone {
+    match kind {
+        Some(EndKind::WithNamespace | EndKind::NamespaceGone) => HowGone::WithNamespace,
+        Some(EndKind::Vanished) | None => HowGone::Unseen,
+        Some(_) => HowGone::Removed,
+    }
+}
+
+/// What stands for a program.
+fn program(process: Option<&Process>) -> String {
+    process.map_or_else(
+        || executable(None, ""),
+        |process| {
+            let image = process.image.as_ref();
+            let exe = image.and_then(|image| image.exe.as_deref());
+            executable(exe, process.name.as_str())
+        },
+    )
+}

@@ -1,0 +1,117 @@
+//! Where the history is read from: the service that has it open, else the file.
+
+use std::{
+    io::{self, BufRead as _, BufReader, ErrorKind, Write as _},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Result, anyhow, bail};
+use serde_json::{Value, json};
+
+use crate::{
+    cli::Failure,
+    history::{Entry, Head, PATH, Query, ReadError, read_file},
+};
+
+/// Where the service is asked.
+const SOCKET: &str = "/run/dmtrace/serve.sock";
+/// For an answer, and for each part of it.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest line of an answer.
+const LINE: u64 = 1 << 20;
+
+/// What a query wants, and where it was found; `None` where nobody has ever kept a history.
+///
+/// # Errors
+/// There is one, but it cannot be read; or the file that was named is not there.
+pub(super) fn find(named: Option<&Path>, query: &Query) -> Result<Option<(Head, Vec<Entry>)>> {
+    if let Some(path) = named {
+        let read = read_file(path, query);
+        return read.map(Some).map_err(|error| {
+            let shown = path.display();
+            let text = match error {
+                ReadError::Busy => {
+                    format!("{shown}: {error}; leave out --history to ask the service that runs")
+                }
+                error => format!("{shown}: {error}"),
+            };
+            Failure::Environment(text).into()
+        });
+    }
+    if let Ok(stream) = UnixStream::connect(SOCKET) {
+        let answer = ask(stream, query);
+        return answer.map(Some).map_err(|error| {
+            // Not as a cause: a connection that breaks off is no reader of ours that has gone.
+            Failure::Environment(format!("{SOCKET}: the service does not answer: {error:#}")).into()
+        });
+    }
+    match read_file(Path::new(PATH), query) {
+        Ok(found) => Ok(Some(found)),
+        Err(ReadError::None) => Ok(None),
+        Err(ReadError::Busy) => Err(Failure::Environment(format!(
+            "{PATH}: a service has it open and does not answer on {SOCKET}; run as root, or see \
+             dmtrace serve --group"
+        ))
+        .into()),
+        Err(error) => Err(Failure::Environment(format!("{PATH}: {error}; run as root")).into()),
+    }
+}
+
+fn ask(mut stream: UnixStream, query: &Query) -> Result<(Head, Vec<Entry>)> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    writeln!(stream, "{}", json!({"request": {"history": query}}))?;
+    answer(BufReader::new(stream))
+}
+
+/// Reads what [`History::ask`](crate::history::History::ask) writes.
+fn answer(mut lines: impl io::BufRead) -> Result<(Head, Vec<Entry>)> {
+    let mut head = None;
+    let mut entries = Vec::new();
+    loop {
+        let mut line = Vec::new();
+        let length = io::Read::take(&mut lines, LINE).read_until(b'\n', &mut line)?;
+        if length == 0 {
+            bail!("the answer breaks off");
+        }
+        if line.last() != Some(&b'\n') {
+            bail!(io::Error::from(ErrorKind::InvalidData));
+        }
+        let value: Value = serde_json::from_slice(&line)?;
+        if let Some(error) = value["error"].as_str() {
+            bail!("{error}");
+        }
+        match value["type"].as_str() {
+            Some("history") => head = Some(serde_json::from_value(value)?),
+            Some("end") => {
+                let head = head.ok_or_else(|| anyhow!("the answer has no beginning"))?;
+                return Ok((head, entries));
+            }
+            // A newer service may know more.
+            _ => entries.extend(serde_json::from_value::<Entry>(value)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_complete_or_an_error() {
+        let head = r#"{"type":"history","dropped_for_space":3,"dropped_for_age":0,"alive_ms":7,"notes":["n"]}"#;
+        let gap = r#"{"id":1,"boot_id":"b","type":"gap","from":{"time":"2001-09-09T01:46:40Z","boot_ns":1},"to":{"time":"2001-09-09T01:46:41Z","boot_ns":2},"why":"stopped"}"#;
+        let newer = r#"{"id":2,"boot_id":"b","type":"of_tomorrow"}"#;
+        let whole = format!("{head}\n{gap}\n{newer}\n{{\"type\":\"end\"}}\n");
+        let (head, entries) = answer(whole.as_bytes()).unwrap();
+        assert_eq!((head.dropped_for_space, head.notes.len()), (3, 1));
+        assert_eq!(entries.len(), 1);
+        for cut in 0..whole.len() {
+            assert!(answer(&whole.as_bytes()[..cut]).is_err(), "{cut}");
+        }
+        let refused = answer(&b"{\"error\":\"no such request\"}\n"[..]);
+        assert_eq!(refused.unwrap_err().to_string(), "no such request");
+    }
+}

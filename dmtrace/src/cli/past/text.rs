@@ -1,0 +1,270 @@
+//! The report on a time for people, 80 columns wide.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::Result;
+
+use super::{report::Past, story};
+use crate::{
+    cli::{
+        args::By,
+        report::{group::Group, text::print_groups},
+    },
+    history::{Finding, Lives, OTHERS, WhyGap},
+    output::{
+        Out,
+        time::{self, local},
+        wrap,
+    },
+};
+
+/// Columns of the text.
+const WIDTH: usize = 80;
+/// Lines for findings of one kind; more are counted.
+const LINES: usize = 20;
+
+/// Prints it.
+pub(super) fn print(past: &Past, groups: &[(By, Vec<Group>)], out: &mut Out) -> Result<()> {
+    head(past, out)?;
+    if past.leaked.is_empty() {
+        out.line(if past.is_complete() {
+            "No cookie leaked in this time."
+        } else {
+            "No leaked cookie is known of this time, but not all of it was seen: not certain."
+        })?;
+        out.line("")?;
+    } else {
+        let standing = past.leaked.iter().filter(|it| it.gone.is_none()).count();
+        out.line(&format!(
+            "{} cookies leaked: {}{standing} stand",
+            past.leaked.len(),
+            ends(&past.leaked)
+        ))?;
+        out.line("")?;
+    }
+    print_groups(groups, out)?;
+    list("STUCK WAITERS", &past.stuck, false, out)?;
+    list("REMOVED WHILE IN USE", &past.accidents, true, out)?;
+    list("COMPLETED TOO OFTEN", &past.over_completed, true, out)?;
+    victims(past, out)?;
+    programs(past, out)?;
+    gaps(past, out)?;
+    if !past.leaked.is_empty() || !past.stuck.is_empty() {
+        out.line("One of them, step by step: dmtrace explain COOKIE")?;
+    }
+    Ok(())
+}
+
+fn head(past: &Past, out: &mut Out) -> Result<()> {
+    out.line(&format!(
+        "dmtrace {} report, from {} to {}",
+        env!("CARGO_PKG_VERSION"),
+        local::minute(past.since),
+        local::minute(past.until)
+    ))?;
+    out.line(&format!(
+        "traced for {} of {}",
+        time::age(past.traced),
+        time::age(past.whole())
+    ))?;
+    if let Some(at) = past.head.complete_since_ms.filter(|&at| at >= past.since) {
+        paragraph(
+            &format!(
+                "records made room for newer ones: what ended before {} is not complete",
+                local::minute(at)
+            ),
+            out,
+        )?;
+    }
+    Ok(out.line("")?)
+}
+
+/// How those that are gone went: `12 removed, 3 gone with their IPC namespace, `.
+fn ends(findings: &[Finding]) -> String {
+    let mut ends: BTreeMap<&str, usize> = BTreeMap::new();
+    for gone in findings.iter().filter_map(|it| it.gone.as_ref()) {
+        *ends.entry(story::went(gone.how)).or_default() += 1;
+    }
+    ends.iter()
+        .map(|(how, count)| format!("{count} {how}, "))
+        .collect()
+}
+
+/// Findings one by one, with when, who, and how they ended.
+fn list(title: &str, findings: &[Finding], culprit: bool, out: &mut Out) -> Result<()> {
+    if findings.is_empty() {
+        return Ok(());
+    }
+    out.line(title)?;
+    for finding in findings.iter().rev().take(LINES) {
+        let leak = story::leak(finding);
+        let cookie = &finding.story["cookie"];
+        let mut line = format!(
+            "  {}  {}  semid {}",
+            local::minute(finding.found.wall_ms),
+            finding.key,
+            finding.sem.semid
+        );
+        line.push_str(&format!("  {}", leak.owner.as_deref().unwrap_or("-")));
+        out.line(&line)?;
+        let mut rest: Vec<String> = Vec::new();
+        if !culprit {
+            rest.push(story::headline(finding));
+        }
+        if let Some(by) = story::culprit(cookie).filter(|_| culprit) {
+            rest.push(format!("by {by}"));
+        }
+        if !leak.devices.is_empty() {
+            rest.push(leak.devices.join(", "));
+        }
+        if !culprit {
+            rest.push(story::end(finding.gone.as_ref()));
+        }
+        for (number, line) in wrap(&rest.join("; "), WIDTH - 12).iter().enumerate() {
+            let indent = if number == 0 { 10 } else { 12 };
+            out.line(&format!("{:indent$}{line}", ""))?;
+        }
+    }
+    let more = findings.len().saturating_sub(LINES);
+    if more > 0 {
+        out.line(&format!("  and {more} before that: --json has them all"))?;
+    }
+    Ok(out.line("")?)
+}
+
+fn victims(past: &Past, out: &mut Out) -> Result<()> {
+    if past.starved.is_empty() {
+        return Ok(());
+    }
+    out.line("VICTIMS: could not create a semaphore (ENOSPC)")?;
+    let mut programs: BTreeMap<&str, u64> = BTreeMap::new();
+    for burst in &past.starved {
+        for (program, count) in &burst.programs {
+            *programs.entry(program).or_default() += count;
+        }
+    }
+    let mut programs: Vec<(&str, u64)> = programs.into_iter().collect();
+    programs.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    for (program, count) in programs {
+        out.line(&format!("  {count:>6}  {program}"))?;
+    }
+    for burst in past.starved.iter().rev().take(LINES) {
+        out.line(&format!(
+            "          {} for {}: {} in IPC namespace {}",
+            local::minute(burst.from.wall_ms),
+            time::age(burst.to.boot.since(burst.from.boot)),
+            times(burst.count),
+            burst.ipc_ns
+        ))?;
+    }
+    let more = past.starved.len().saturating_sub(LINES);
+    if more > 0 {
+        out.line(&format!("          and {more} such moments before that"))?;
+    }
+    Ok(out.line("")?)
+}
+
+fn programs(past: &Past, out: &mut Out) -> Result<()> {
+    let mut programs: Vec<(&str, Lives)> = past
+        .programs
+        .iter()
+        .map(|(program, lives)| (program.as_str(), *lives))
+        .collect();
+    if programs.is_empty() {
+        return Ok(());
+    }
+    programs.sort_by_key(|&(program, lives)| {
+        let rest = program == OTHERS;
+        (rest, std::cmp::Reverse((lives.leaked, lives.created)))
+    });
+    out.line("COOKIES BY PROGRAM, of whole hours")?;
+    out.line("     MADE  COMPLETED   LEAKED  LEAKS A DAY")?;
+    for (program, lives) in programs.iter().take(LINES) {
+        let rate = match past.a_day(lives.leaked) {
+            Some(rate) if lives.leaked > 0 => format!("{rate:.1}"),
+            _ => "-".to_owned(),
+        };
+        out.line(&format!(
+            "{:>9} {:>10} {:>8} {rate:>12}  {program}",
+            lives.created, lives.completed, lives.leaked
+        ))?;
+    }
+    let more = programs.len().saturating_sub(LINES);
+    if more > 0 {
+        out.line(&format!("  and {more} other programs"))?;
+    }
+    Ok(out.line("")?)
+}
+
+fn gaps(past: &Past, out: &mut Out) -> Result<()> {
+    if !past.gaps.is_empty() {
+        out.line("TIMES WITHOUT A TRACE: what happened then is not known")?;
+        for gap in past.gaps.iter().rev().take(LINES) {
+            let long = gap.to.wall_ms.saturating_sub(gap.from.wall_ms);
+            let long = Duration::from_millis(u64::try_from(long).unwrap_or_default());
+            let (most, why) = match gap.why {
+                WhyGap::Stopped => ("", "service stopped"),
+                WhyGap::Killed => (" at most", "service killed"),
+                WhyGap::Rebooted => (" at most", "machine restarted"),
+            };
+            out.line(&format!(
+                "  {} - {}  {}{most}  {why}",
+                local::minute(gap.from.wall_ms),
+                local::minute(gap.to.wall_ms),
+                time::age(long)
+            ))?;
+        }
+        let more = past.gaps.len().saturating_sub(LINES);
+        if more > 0 {
+            out.line(&format!("  and {more} before that"))?;
+        }
+        out.line("")?;
+    }
+    if past.losses.is_empty() {
+        return Ok(());
+    }
+    out.line("LOST MESSAGES")?;
+    for loss in past.losses.iter().rev().take(LINES) {
+        let text = format!(
+            "{}  {} {}",
+            local::minute(loss.from.wall_ms),
+            loss.count,
+            loss.what
+        );
+        for (number, line) in wrap(&text, WIDTH - 4).iter().enumerate() {
+            out.line(&format!(
+                "{}{line}",
+                if number == 0 { "  " } else { "    " }
+            ))?;
+        }
+    }
+    Ok(out.line("")?)
+}
+
+fn times(count: u64) -> String {
+    match count {
+        1 => "once".to_owned(),
+        count => format!("{count} times"),
+    }
+}
+
+/// What a story of the past says of its time: when it was found, and how it ended.
+pub(super) fn ending_lines(finding: &Finding) -> Vec<String> {
+    let found = local::minute(finding.found.wall_ms);
+    match &finding.gone {
+        None => vec![format!(
+            "found {found}; stands, as far as the history knows"
+        )],
+        Some(gone) => vec![format!(
+            "found {found}; {}, {}",
+            story::end(Some(gone)),
+            local::minute(gone.at.wall_ms)
+        )],
+    }
+}
+
+fn paragraph(text: &str, out: &mut Out) -> Result<()> {
+    wrap(text, WIDTH)
+        .iter()
+        .try_for_each(|line| Ok(out.line(line)?))
+}

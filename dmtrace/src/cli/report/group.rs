@@ -1,0 +1,165 @@
+//! Leaked cookies, ranked by who made them. They are those of now, or those of a history.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{
+        args::By,
+        row::{Row, confidence, describe},
+    },
+    event::ProcessImage,
+    host::container::Workload,
+    ledger::Device,
+    stack::CallSite,
+};
+
+/// Leaks of one process, executable or container.
+#[derive(Default, Serialize)]
+pub(crate) struct Group {
+    /// What they have in common, for people.
+    pub(crate) name: String,
+    /// Leaked cookies.
+    pub(crate) leaked: usize,
+    /// Of these, seen and not inferred.
+    pub(crate) observed: usize,
+    /// Age of the oldest, seconds.
+    pub(crate) oldest_seconds: Option<u64>,
+    /// What happened to them, with counts.
+    pub(crate) how: BTreeMap<String, usize>,
+    /// The first few, by key.
+    pub(crate) examples: Vec<String>,
+    /// Devices that they were used for, the first few.
+    pub(crate) devices: Vec<String>,
+    /// Details of one process behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) process: Option<Value>,
+    /// The calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) call_site: Option<Value>,
+    #[serde(skip)]
+    pub(crate) lines: Vec<String>,
+}
+
+/// What is needed of a leaked cookie.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Leak {
+    /// `name[pid]` of who made it, with its marks; `None` if that is not known.
+    pub(crate) owner: Option<String>,
+    /// Its name.
+    pub(crate) comm: String,
+    /// What happened to it.
+    pub(crate) how: String,
+    /// Whether that was seen, and not inferred.
+    pub(crate) observed: bool,
+    /// Age in seconds.
+    pub(crate) age_seconds: Option<u64>,
+    /// The cookie, in hexadecimal.
+    pub(crate) key: String,
+    /// Devices, by name and number.
+    pub(crate) devices: Vec<String>,
+    /// Who made it.
+    pub(crate) image: Option<ProcessImage>,
+    /// The calls that made it.
+    pub(crate) site: Option<CallSite>,
+}
+
+impl Leak {
+    /// Of a cookie that is there.
+    pub(crate) fn of(row: &Row<'_>) -> Self {
+        let verdict = row.verdict.as_ref();
+        Self {
+            owner: row.pid().map(|_| row.owner()),
+            comm: row.comm().to_owned(),
+            how: verdict.map_or_else(String::new, |verdict| how(&verdict.class.to_string())),
+            observed: verdict.is_some_and(|verdict| confidence(verdict) == "observed"),
+            age_seconds: row.age.map(|age| age.as_secs()),
+            key: format!("{:#010x}", row.semaphore.key.0),
+            devices: row.devices().iter().map(Device::full).collect(),
+            image: row.image.cloned(),
+            site: row.call_site().cloned(),
+        }
+    }
+
+    fn name(&self, by: By) -> String {
+        match by {
+            By::Process => self.owner.clone().unwrap_or_else(|| "unknown".to_owned()),
+            By::Executable => {
+                let exe = self.image.as_ref().and_then(|image| image.exe.as_deref());
+                executable(exe, &self.comm)
+            }
+            By::Container => match &self.image {
+                Some(image) => match Workload::from_cgroup(&image.cgroup).to_string().as_str() {
+                    "-" => format!("no container (cgroup {})", image.cgroup),
+                    workload => workload.to_owned(),
+                },
+                None => "unknown".to_owned(),
+            },
+            By::Stack => self
+                .site
+                .as_ref()
+                .map_or_else(|| "unknown".to_owned(), CallSite::line),
+        }
+    }
+}
+
+/// Groups them, the largest first.
+pub(crate) fn group(leaked: &[Leak], by: By, top: usize) -> Vec<Group> {
+    let mut groups: BTreeMap<String, Group> = BTreeMap::new();
+    for leak in leaked {
+        let name = leak.name(by);
+        let group = groups.entry(name.clone()).or_default();
+        group.name = name;
+        group.leaked += 1;
+        group.observed += usize::from(leak.observed);
+        if !leak.how.is_empty() {
+            *group.how.entry(leak.how.clone()).or_default() += 1;
+        }
+        group.oldest_seconds = group.oldest_seconds.max(leak.age_seconds);
+        if group.examples.len() < 3 {
+            group.examples.push(leak.key.clone());
+        }
+        for device in &leak.devices {
+            if group.devices.len() < 5 && !group.devices.contains(device) {
+                group.devices.push(device.clone());
+            }
+        }
+        if by == By::Process && group.process.is_none() {
+            group.process = leak.image.as_ref().map(|image| json!(image));
+            group.lines = leak.image.as_ref().map_or_else(Vec::new, |image| {
+                let lines = describe(image).into_iter();
+                lines
+                    .map(|(label, text)| format!("{label:<10}{text}"))
+                    .collect()
+            });
+            let site = leak.site.as_ref().map(CallSite::line);
+            group
+                .lines
+                .extend(site.map(|calls| format!("call site {calls}")));
+        }
+        if by == By::Stack && group.call_site.is_none() {
+            group.call_site = leak.site.as_ref().map(CallSite::json);
+            group.lines = leak.site.as_ref().map(CallSite::lines).unwrap_or_default();
+        }
+    }
+    let mut ranked: Vec<Group> = groups.into_values().collect();
+    ranked.sort_by(|a, b| b.leaked.cmp(&a.leaked).then_with(|| a.name.cmp(&b.name)));
+    ranked.truncate(top);
+    ranked
+}
+
+/// What stands for a program: the path of its executable, or its name.
+pub(crate) fn executable(exe: Option<&str>, comm: &str) -> String {
+    match exe {
+        Some(exe) => exe.to_owned(),
+        None if comm.is_empty() => "unknown".to_owned(),
+        None => format!("{comm} (path unknown)"),
+    }
+}
+
+/// What happened, where it is clear that it leaked.
+pub(crate) fn how(text: &str) -> String {
+    text.strip_prefix("leaked: ").unwrap_or(text).to_owned()
+}

@@ -1,0 +1,137 @@
+//! `dmtrace serve`.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use super::{args::Serve, failure::exit, trace::runtime};
+use crate::{
+    history,
+    host::{self, Roots},
+    metrics::Exposure,
+    output::{Out, time},
+    service::{self, Access, ExportOptions},
+};
+
+/// Runs the verb.
+pub fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    if args.status {
+        let status = service::ask_status()?;
+        if as_json {
+            out.json(&status)?;
+        } else {
+            show(&status, out)?;
+        }
+        return Ok(match status["findings"]["standing"].as_u64() {
+            Some(0) => exit::CLEAN,
+            _ => exit::findings(),
+        });
+    }
+    if args.remove {
+        let text = if service::remove(&args.pins)? {
+            "tracing has ended; nothing is left"
+        } else {
+            "there was nothing"
+        };
+        out.line(text)?;
+        return Ok(exit::CLEAN);
+    }
+    let hook = args.on_leak.as_deref().map(str::parse).transpose();
+    let options = service::Options {
+        tuning: args.tuning.tuning(),
+        access: Access {
+            group: args.group.as_deref().map(group).transpose()?,
+        },
+        verbose: args.verbose,
+        auto_clean: args.auto_clean,
+        audit: args.audit.clone(),
+        history: (!args.no_history).then(|| history::Options {
+            path: args.history.clone(),
+            limit: args.history_limit << 20,
+            retention: args.history_for,
+            boot_id: host::clock::boot_id(&Roots::host()).unwrap_or_default(),
+        }),
+        pins: args.pins.clone(),
+        keep: args.keep,
+        export: ExportOptions {
+            listen: args.metrics.clone(),
+            exposure: if args.metrics_exposed {
+                Exposure::Network
+            } else {
+                Exposure::Loopback
+            },
+            textfile: args.metrics_textfile.clone(),
+            hook: hook.context("--on-leak")?,
+        },
+    };
+    runtime()?.block_on(service::serve(&options))?;
+    Ok(exit::CLEAN)
+}
+
+/// Number of a group, by its name or as it is.
+fn group(name: &str) -> Result<u32> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    let file = "/etc/group";
+    let groups = std::fs::read_to_string(file).context(file)?;
+    groups
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            let found = fields.next()? == name;
+            let number = fields.nth(1)?.parse().ok()?;
+            found.then_some(number)
+        })
+        .next()
+        .with_context(|| format!("--group: {file} has no group {name}"))
+}
+
+fn show(status: &Value, out: &mut Out) -> Result<()> {
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let health = &status["health"];
+    let findings = &status["findings"];
+    out.line(&format!(
+        "dmtrace {} serves since {}, pid {}, {} backend",
+        text(&status["version"]),
+        time::age(std::time::Duration::from_secs(number(&status["seconds"]))),
+        number(&status["pid"]),
+        text(&health["backend"]),
+    ))?;
+    let cookies = &status["totals"]["cookies"];
+    out.line(&format!(
+        "cookies: {} made, {} removed, {} there now",
+        number(&cookies["created"]),
+        number(&cookies["destroyed"]),
+        number(&cookies["live"]),
+    ))?;
+    out.line(&format!(
+        "messages: seen {} = submitted {} + dropped {} (made good from the maps); drift {}",
+        number(&health["seen"]),
+        number(&health["submitted"]),
+        number(&health["dropped"]),
+        number(&health["drift"]),
+    ))?;
+    let standing = number(&findings["standing"]);
+    if standing == 0 {
+        out.line("no finding stands")?;
+    } else {
+        out.line(&format!(
+            "{standing} findings stand; who and why: dmtrace report; remove: dmtrace clean"
+        ))?;
+    }
+    for row in findings["list"].as_array().into_iter().flatten() {
+        let owner = &row["owner"];
+        out.line(&format!(
+            "  {}  semid {}  {}[{}]  {}",
+            text(&row["key"]),
+            row["semid"],
+            text(&owner["comm"]),
+            owner["pid"],
+            text(&row["verdict"]["text"]),
+        ))?;
+    }
+    Ok(())
+}

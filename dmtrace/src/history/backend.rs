@@ -1,0 +1,98 @@
+//! The file below the store, with an upper limit for its size.
+
+use std::{
+    fs::File,
+    io,
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use redb::{BackendError, StorageBackend, backends::FileBackend};
+
+/// A file that never grows beyond a limit: an attempt fails like a full disk.
+#[derive(Debug)]
+pub(super) struct Capped {
+    file: FileBackend,
+    size: Arc<Size>,
+}
+
+/// Size of the file, and how large it may become.
+#[derive(Debug, Default)]
+pub(super) struct Size {
+    pub(super) now: AtomicU64,
+    pub(super) limit: AtomicU64,
+}
+
+impl Capped {
+    /// Around an open file, whose size is noted in `size`.
+    pub(super) fn new(file: File, size: Arc<Size>) -> io::Result<Self> {
+        size.now.store(file.metadata()?.len(), Ordering::Relaxed);
+        Ok(Self {
+            file: FileBackend::new(file).map_err(io::Error::other)?,
+            size,
+        })
+    }
+}
+
+impl StorageBackend for Capped {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let larger = len > self.size.now.load(Ordering::Relaxed);
+        if larger && len > self.size.limit.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.file.set_len(len)?;
+        self.size.now.store(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.file.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.file.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.file.query_lock_range(start, end)
+    }
+}

@@ -1,0 +1,675 @@
+//! What is to be kept, on its way into the file; or what is left of it while there is no file.
+//! No clock and no thread: the caller says what time it is.
+
+use std::{collections::BTreeMap, ops::ControlFlow, path::PathBuf, time::Duration};
+
+use super::{
+    layout::{Stored, Trouble},
+    record::{
+        Entry, Finding, Gap, Gone, Head, HowGone, Lives, Loss, Query, Rates, Record, Run, Stamp,
+        Starved, WhyGap,
+    },
+    store::Store,
+    tallies::{Failures, Tallies, slot},
+};
+use crate::ids::{BootTime, IpcNs, Key, SemId};
+
+/// Between two commits at least.
+pub(crate) const COMMIT: Duration = Duration::from_secs(1);
+/// Records that wait for the file at most, in bytes: the memory while there is none.
+const PENDING: usize = 1 << 20;
+/// With so many bytes a commit does not wait for its second.
+const PRESSING: usize = PENDING / 2;
+/// Findings that stand, and are known by their cookie.
+const STANDING: usize = 65_536;
+/// Failures that follow one another within this time are one record.
+const BURST: Duration = Duration::from_secs(60);
+/// Between two attempts to open the file: the first, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// Where the history is, and how much is kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The file.
+    pub path: PathBuf,
+    /// Its largest size in bytes.
+    pub limit: u64,
+    /// What ended longer ago is dropped.
+    pub retention: Duration,
+    /// Identity of this boot; empty if it is not known.
+    pub boot_id: String,
+}
+
+/// Something to keep.
+#[derive(Clone, Debug)]
+pub enum Note {
+    /// Tracing has begun.
+    Began {
+        /// Name of the backend.
+        backend: String,
+        /// Release of the kernel.
+        kernel: String,
+        /// Nothing was missed since the run before: its probes stayed.
+        continuous: bool,
+    },
+    /// A finding, or one that was told before.
+    Found(Box<Finding>),
+    /// A finding stands no longer.
+    Gone {
+        /// The cookie.
+        sem: SemId,
+        /// Its key.
+        key: Key,
+        /// In which way.
+        how: HowGone,
+        /// Who removed it: `name[pid]`.
+        by: Option<String>,
+    },
+    /// Every finding that stands has been told since [`Note::Began`]: what else stood is gone.
+    Settled,
+    /// Counts.
+    Tallies(Tallies),
+    /// Tracing ends in good order.
+    Stopped,
+}
+
+/// A finding that stands.
+#[derive(Clone, Debug)]
+struct Standing {
+    id: u64,
+    state: String,
+    /// Told since tracing began.
+    told: bool,
+}
+
+/// How the history is, for a status.
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize)]
+pub struct Status {
+    /// Whether it goes into the file now, and not into memory only.
+    pub on_disk: bool,
+    /// Size of the file in bytes.
+    pub file_bytes: u64,
+    /// Records that wait for the file.
+    pub pending: usize,
+    /// Records that were dropped because they waited for too long, or came too fast.
+    pub lost: u64,
+    /// Records that made room for newer ones.
+    pub dropped_for_space: u64,
+    /// Records that were older than the retention.
+    pub dropped_for_age: u64,
+    /// Why there is no file now.
+    pub trouble: Option<String>,
+}
+
+/// The records that wait, the findings that stand, and the file.
+pub(crate) struct Book {
+    options: Options,
+    warn: Box<dyn FnMut(&str) + Send>,
+    store: Option<Store>,
+    /// Whether a file was open before: its numbers and its standing findings are known.
+    adopted: bool,
+    next: u64,
+    pending: BTreeMap<u64, Stored>,
+    pending_bytes: usize,
+    endings: BTreeMap<u64, (i64, Vec<u8>)>,
+    standing: BTreeMap<(SemId, Key), Standing>,
+    settled: bool,
+    run: Option<(u64, Run)>,
+    last_run: Option<u64>,
+    continuous: bool,
+    rates: Option<(u64, Rates)>,
+    starved: BTreeMap<IpcNs, (u64, Starved)>,
+    losses: BTreeMap<&'static str, (u64, Loss)>,
+    /// The first moment: what is old is measured from it by the clock that does not jump.
+    first: Option<Stamp>,
+    committed: Option<BootTime>,
+    /// Next attempt to open the file, and the pause after that.
+    retry: (BootTime, Duration),
+    lost: u64,
+    trouble: Option<String>,
+}
+
+impl Book {
+    /// Opens the file, or explains why not and goes on without.
+    pub(crate) fn open(options: Options, now: Stamp, warn: Box<dyn FnMut(&str) + Send>) -> Self {
+        let mut book = Self {
+            options,
+            warn,
+            store: None,
+            adopted: false,
+            next: 0,
+            pending: BTreeMap::new(),
+            pending_bytes: 0,
+            endings: BTreeMap::new(),
+            standing: BTreeMap::new(),
+            settled: false,
+            run: None,
+            last_run: None,
+            continuous: false,
+            rates: None,
+            starved: BTreeMap::new(),
+            losses: BTreeMap::new(),
+            first: None,
+            committed: None,
+            retry: (now.boot, RETRY.0),
+            lost: 0,
+            trouble: None,
+        };
+        book.reopen(now);
+        book
+    }
+
+    /// Takes something over.
+    pub(crate) fn note(&mut self, now: Stamp, note: Note) {
+        match note {
+            Note::Began {
+                backend,
+                kernel,
+                continuous,
+            } => {
+                let run = Run {
+                    began: now,
+                    ended: None,
+                    orderly: false,
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    kernel,
+                    backend,
+                };
+                self.continuous = continuous;
+                if self.adopted {
+                    self.note_gap(now);
+                }
+                let id = self.add(Record::Run(run.clone()));
+                self.run = Some((id, run));
+                self.last_run = Some(id);
+            }
+            Note::Found(finding) => self.found(*finding),
+            Note::Gone { sem, key, how, by } => {
+                if let Some(standing) = self.standing.remove(&(sem, key)) {
+                    self.end(standing.id, Gone { at: now, how, by });
+                }
+            }
+            Note::Settled => {
+                self.settled = true;
+                self.end_untold(now);
+            }
+            Note::Tallies(tallies) => self.tallies(now, tallies),
+            Note::Stopped => {
+                if let Some((id, mut run)) = self.run.take() {
+                    run.ended = Some(now);
+                    run.orderly = true;
+                    self.put(id, Record::Run(run));
+                }
+            }
+        }
+    }
+
+    /// How long until [`Book::tick`] has something to do; `None` while there is nothing.
+    pub(crate) fn due(&self, now: BootTime) -> Option<Duration> {
+        if self.pending.is_empty() && self.endings.is_empty() {
+            return None;
+        }
+        if self.store.is_none() {
+            return Some(self.retry.0.since(now));
+        }
+        if self.pending_bytes > PRESSING {
+            return Some(Duration::ZERO);
+        }
+        let wait = |committed| COMMIT.saturating_sub(now.since(committed));
+        Some(self.committed.map_or(Duration::ZERO, wait))
+    }
+
+    /// Writes what waits, if it is time.
+    pub(crate) fn tick(&mut self, now: Stamp) {
+        if self.due(now.boot) == Some(Duration::ZERO) {
+            self.commit(now);
+        }
+    }
+
+    /// Writes what waits.
+    pub(crate) fn commit(&mut self, now: Stamp) {
+        if self.store.is_none() && self.retry.0 <= now.boot {
+            self.reopen(now);
+        }
+        let old = self.old(now);
+        let Some(store) = &mut self.store else {
+            return;
+        };
+        store.meta.dropped_for_space += std::mem::take(&mut self.lost);
+        if let Some(id) = self.last_run {
+            store.meta.last_run = id + 1;
+        }
+        let records: Vec<(u64, &Stored)> = self.pending.iter().map(|(id, it)| (*id, it)).collect();
+        let endings: Vec<(u64, i64, &[u8])> = self
+            .endings
+            .iter()
+            .map(|(id, (at, json))| (*id, *at, json.as_slice()))
+            .collect();
+        let alive = (u64::try_from(now.wall_ms).unwrap_or_default(), now.boot.0);
+        self.committed = Some(now.boot);
+        match store.write(&records, &endings, alive, old) {
+            Ok(()) => {
+                self.pending.clear();
+                self.pending_bytes = 0;
+                self.endings.clear();
+            }
+            Err(trouble) => self.fail(now, &trouble),
+        }
+    }
+
+    /// How it is.
+    pub(crate) fn status(&self) -> Status {
+        let meta = self.store.as_ref().map(|store| store.meta);
+        let meta = meta.unwrap_or_default();
+        Status {
+            on_disk: self.store.is_some(),
+            file_bytes: self.store.as_ref().map_or(0, Store::length),
+            pending: self.pending.len(),
+            lost: self.lost,
+            dropped_for_space: meta.dropped_for_space,
+            dropped_for_age: meta.dropped_for_age,
+            trouble: self.trouble.clone(),
+        }
+    }
+
+    /// What an answer begins with.
+    pub(crate) fn head(&self, now: Stamp) -> Head {
+        let meta = self.store.as_ref().map(|store| store.meta);
+        let mut head = super::read::head(&meta.unwrap_or_default());
+        head.alive_ms = now.wall_ms;
+        head.dropped_for_space += self.lost;
+        if let Some(trouble) = &self.trouble {
+            head.notes.push(format!(
+                "the history is in memory only, and not complete: {trouble}"
+            ));
+        }
+        head
+    }
+
+    /// Every record that a query wants, oldest first, until the callback breaks.
+    pub(crate) fn read(
+        &mut self,
+        now: Stamp,
+        query: &Query,
+        tell: &mut dyn FnMut(Entry) -> ControlFlow<()>,
+    ) {
+        let mut done = false;
+        if let Some(store) = &self.store {
+            let (pending, endings) = (&self.pending, &self.endings);
+            let mut overlay = |mut entry: Entry| {
+                if pending.contains_key(&entry.id) {
+                    return ControlFlow::Continue(());
+                }
+                end_of(endings, &mut entry);
+                if query.wants(&entry.record) {
+                    tell(entry)
+                } else {
+                    ControlFlow::Continue(())
+                }
+            };
+            match store.read(query, &mut overlay) {
+                Ok(flow) => done = flow.is_break(),
+                Err(trouble) => self.fail(now, &trouble),
+            }
+        }
+        for (id, stored) in self.pending.iter().filter(|_| !done) {
+            let Some(mut entry) = stored.entry(*id) else {
+                continue;
+            };
+            end_of(&self.endings, &mut entry);
+            if query.wants(&entry.record) && tell(entry).is_break() {
+                return;
+            }
+        }
+    }
+
+    /// Counts records that did not even arrive here.
+    pub(crate) const fn count_lost(&mut self, count: u64) {
+        self.lost += count;
+    }
+
+    /// Before this (milliseconds since 1970) is old. Both the wall clock and the time since the
+    /// first note must say so: a clock that jumps ahead would empty the history.
+    fn old(&mut self, now: Stamp) -> i64 {
+        let first = *self.first.get_or_insert(now);
+        let steady = first.at(now.boot).wall_ms;
+        let keep = i64::try_from(self.options.retention.as_millis()).unwrap_or(i64::MAX);
+        now.wall_ms.min(steady).saturating_sub(keep)
+    }
+
+    fn found(&mut self, finding: Finding) {
+        let place = (finding.sem, finding.key);
+        if let Some(standing) = self.standing.get_mut(&place) {
+            if standing.state == finding.state {
+                standing.told = true;
+                return;
+            }
+            let id = standing.id;
+            self.standing.remove(&place);
+            let gone = Gone {
+                at: finding.found,
+                how: HowGone::OtherVerdict,
+                by: None,
+            };
+            self.end(id, gone);
+        }
+        let (state, stands) = (finding.state.clone(), finding.gone.is_none());
+        if state == "leaked" {
+            let one = Lives {
+                leaked: 1,
+                ..Lives::default()
+            };
+            let mut tallies = Tallies::default();
+            tallies.lives(&finding.program, &one);
+            self.tallies(finding.found, tallies);
+        }
+        let id = self.add(Record::Finding(Box::new(finding)));
+        if stands && self.standing.len() < STANDING {
+            let standing = Standing {
+                id,
+                state,
+                told: true,
+            };
+            self.standing.insert(place, standing);
+        }
+    }
+
+    fn end(&mut self, id: u64, gone: Gone) {
+        let json = serde_json::to_vec(&gone).unwrap_or_default();
+        self.endings.insert(id, (gone.at.wall_ms, json));
+        // A number and a line each; a finding whose end is forgotten is shown as standing, until
+        // the next start finds that it is not.
+        while self.endings.len() > STANDING {
+            self.endings.pop_first();
+        }
+    }
+
+    /// What an earlier run left standing and this one has not found is gone.
+    fn end_untold(&mut self, now: Stamp) {
+        if !(self.settled && self.adopted) {
+            return;
+        }
+        let mut gone = Vec::new();
+        self.standing.retain(|_, standing| {
+            if !standing.told {
+                gone.push(standing.id);
+            }
+            standing.told
+        });
+        for id in gone {
+            let gone = Gone {
+                at: now,
+                how: HowGone::Unseen,
+                by: None,
+            };
+            self.end(id, gone);
+        }
+    }
+
+    fn tallies(&mut self, now: Stamp, tallies: Tallies) {
+        if !tallies.lives.is_empty() {
+            let hour = |stamp: Stamp| stamp.wall_ms.div_euclid(3_600_000);
+            let (id, mut rates) = match self.rates.take() {
+                Some((id, rates)) if hour(rates.from) == hour(now) => (id, rates),
+                _ => {
+                    let rates = Rates {
+                        from: now,
+                        to: now,
+                        programs: BTreeMap::new(),
+                    };
+                    (self.number(), rates)
+                }
+            };
+            rates.to = now;
+            for (program, lives) in &tallies.lives {
+                slot(&mut rates.programs, program).add(lives);
+            }
+            self.put(id, Record::Rates(rates.clone()));
+            self.rates = Some((id, rates));
+        }
+        for (ns, failures) in tallies.starved {
+            self.starve(ns, failures);
+        }
+        for (what, failures) in tallies.lost {
+            let known = self.losses.remove(what);
+            let known = known.filter(|(_, loss)| goes_on(loss.to, failures.from));
+            let (id, mut loss) = known.unwrap_or_else(|| {
+                let loss = Loss {
+                    from: failures.from,
+                    to: failures.to,
+                    count: 0,
+                    what: what.to_owned(),
+                };
+                (self.number(), loss)
+            });
+            loss.to = failures.to;
+            loss.count += failures.count;
+            self.put(id, Record::Loss(loss.clone()));
+            self.losses.insert(what, (id, loss));
+        }
+    }
+
+    fn starve(&mut self, ns: IpcNs, failures: Failures) {
+        self.starved
+            .retain(|_, (_, burst)| goes_on(burst.to, failures.from));
+        let (id, mut burst) = self.starved.remove(&ns).unwrap_or_else(|| {
+            let burst = Starved {
+                ipc_ns: ns,
+                from: failures.from,
+                to: failures.to,
+                count: 0,
+                programs: BTreeMap::new(),
+            };
+            (self.number(), burst)
+        });
+        burst.to = failures.to;
+        burst.count += failures.count;
+        for (program, count) in failures.programs {
+            *slot(&mut burst.programs, &program) += count;
+        }
+        self.put(id, Record::Starved(burst.clone()));
+        self.starved.insert(ns, (id, burst));
+    }
+
+    const fn number(&mut self) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        id
+    }
+
+    fn add(&mut self, record: Record) -> u64 {
+        let id = self.number();
+        self.put(id, record);
+        id
+    }
+
+    fn put(&mut self, id: u64, record: Record) {
+        self.put_of(id, self.options.boot_id.clone(), record);
+    }
+
+    fn put_of(&mut self, id: u64, boot_id: String, record: Record) {
+        let entry = Entry {
+            id,
+            boot_id,
+            record,
+        };
+        let stored = Stored::of(&entry);
+        self.pending_bytes += stored.cost();
+        if let Some(before) = self.pending.insert(id, stored) {
+            self.pending_bytes -= before.cost();
+        }
+        while self.pending_bytes > PENDING {
+            let Some((id, dropped)) = self.pending.pop_first() else {
+                break;
+            };
+            self.pending_bytes -= dropped.cost();
+            self.endings.remove(&id);
+            self.lost += 1;
+        }
+    }
+
+    /// Opens the file, and takes over what is in it.
+    fn reopen(&mut self, now: Stamp) {
+        match Store::open(&self.options.path, self.options.limit) {
+            Ok((store, told)) => {
+                if let Some(told) = told {
+                    (self.warn)(&told);
+                }
+                if self.trouble.take().is_some() {
+                    let text = format!("{}: can be written again", self.options.path.display());
+                    (self.warn)(&text);
+                }
+                self.retry.1 = RETRY.0;
+                self.adopt(store, now);
+            }
+            Err(trouble) => self.fail(now, &trouble),
+        }
+    }
+
+    fn adopt(&mut self, store: Store, now: Stamp) {
+        let base = store.meta.next;
+        if self.adopted {
+            // One that was begun anew knows nothing of the numbers given so far; none may be
+            // given twice.
+            self.next = self.next.max(base);
+            self.store = Some(store);
+            return;
+        }
+        self.renumber(base);
+        let standing = Query {
+            since_ms: Some(i64::MAX),
+            ..Query::default()
+        };
+        let mut found = Vec::new();
+        let boot_id = self.options.boot_id.clone();
+        let mut take = |entry: Entry| {
+            if let Record::Finding(finding) = entry.record {
+                let here = !boot_id.is_empty() && entry.boot_id == boot_id;
+                found.push((entry.id, here, finding.sem, finding.key, finding.state));
+            }
+            ControlFlow::Continue(())
+        };
+        if let Err(trouble) = store.read(&standing, &mut take) {
+            self.fail(now, &trouble);
+            return;
+        }
+        self.adopted = true;
+        self.store = Some(store);
+        for (id, here, sem, key, state) in found {
+            let how = match self.standing.get(&(sem, key)) {
+                _ if !here => HowGone::Rebooted,
+                // Told again while there was no file: the record of then is the one of now.
+                Some(known) if known.state != state => HowGone::OtherVerdict,
+                Some(_) => HowGone::Unseen,
+                None => {
+                    let standing = Standing {
+                        id,
+                        state,
+                        told: false,
+                    };
+                    self.standing.insert((sem, key), standing);
+                    continue;
+                }
+            };
+            let gone = Gone {
+                at: now,
+                how,
+                by: None,
+            };
+            self.end(id, gone);
+        }
+        self.end_untold(now);
+        if let Some((_, run)) = &self.run {
+            let began = run.began;
+            self.note_gap(began);
+        }
+    }
+
+    /// What was numbered before the file could be read comes after what is in it.
+    fn renumber(&mut self, base: u64) {
+        let shift = |map: BTreeMap<u64, Stored>| map.into_iter().map(|(id, it)| (id + base, it));
+        self.pending = shift(std::mem::take(&mut self.pending)).collect();
+        let endings = std::mem::take(&mut self.endings).into_iter();
+        self.endings = endings.map(|(id, it)| (id + base, it)).collect();
+        for standing in self.standing.values_mut() {
+            standing.id += base;
+        }
+        let numbers = self.run.iter_mut().map(|(id, _)| id);
+        let numbers = numbers.chain(self.last_run.iter_mut());
+        let numbers = numbers.chain(self.rates.iter_mut().map(|(id, _)| id));
+        let numbers = numbers.chain(self.starved.values_mut().map(|(id, _)| id));
+        for id in numbers.chain(self.losses.values_mut().map(|(id, _)| id)) {
+            *id += base;
+        }
+        self.next += base;
+    }
+
+    /// Between the last run in the file and this one tracing was down.
+    fn note_gap(&mut self, began: Stamp) {
+        let Some(store) = &self.store else {
+            return;
+        };
+        let meta = store.meta;
+        let last = meta.last_run.checked_sub(1).map(|id| store.get(id));
+        let Some(Ok(Some(entry))) = last else {
+            return;
+        };
+        let Record::Run(mut run) = entry.record else {
+            return;
+        };
+        let rebooted = entry.boot_id != self.options.boot_id;
+        let alive = Stamp {
+            wall_ms: i64::try_from(meta.alive.0).unwrap_or_default(),
+            boot: BootTime(meta.alive.1),
+        };
+        let why = match run.ended {
+            _ if rebooted => WhyGap::Rebooted,
+            Some(_) => WhyGap::Stopped,
+            None => WhyGap::Killed,
+        };
+        let continuous = self.continuous && !rebooted;
+        let from = run.ended.unwrap_or(alive);
+        if run.ended.is_none() {
+            run.ended = Some(if continuous { began } else { alive });
+            self.put_of(entry.id, entry.boot_id, Record::Run(run));
+        }
+        if !continuous {
+            self.add(Record::Gap(Gap {
+                from,
+                to: began,
+                why,
+            }));
+        }
+    }
+
+    /// Goes on without the file, and says so once.
+    fn fail(&mut self, now: Stamp, trouble: &Trouble) {
+        self.store = None;
+        if self.trouble.is_none() {
+            let text = format!(
+                "{}: {trouble}; the history is kept in memory, the last {} KiB of it, until the \
+                 file can be written again",
+                self.options.path.display(),
+                PENDING >> 10
+            );
+            (self.warn)(&text);
+        }
+        self.trouble = Some(format!("{}: {trouble}", self.options.path.display()));
+        let pause = u64::try_from(self.retry.1.as_nanos()).unwrap_or(u64::MAX);
+        self.retry = (
+            BootTime(now.boot.0.saturating_add(pause)),
+            (self.retry.1 * 2).min(RETRY.1),
+        );
+    }
+}
+
+fn end_of(endings: &BTreeMap<u64, (i64, Vec<u8>)>, entry: &mut Entry) {
+    if let (Record::Finding(finding), Some((_, json))) = (&mut entry.record, endings.get(&entry.id))
+    {
+        finding.gone = serde_json::from_slice(json).ok();
+    }
+}
+
+fn goes_on(last: Stamp, next: Stamp) -> bool {
+    next.boot.since(last.boot) < BURST
+}

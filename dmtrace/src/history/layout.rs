@@ -1,0 +1,285 @@
+//! What is in the file, and what can be wrong with it.
+
+use std::{
+    io::{self, ErrorKind},
+    ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+use redb::{
+    Builder, Database, ReadTransaction, ReadableTable, StorageBackend, Table, TableDefinition,
+    TableHandle as _,
+};
+
+use super::record::{Entry, Gone, Query, Record};
+
+/// Layout of the file. Another one is set aside.
+pub(super) const SCHEMA: u64 = 1;
+/// Memory for pages of the file.
+const CACHE: usize = 1 << 20;
+/// Longest record, when it is unpacked.
+const LONGEST: usize = 1 << 20;
+
+/// From when to when (milliseconds since 1970), and the record as packed JSON.
+pub(super) type Row = (i64, i64, &'static [u8]);
+/// The number of a record, and the record.
+pub(super) type Rows<'a> = TableDefinition<'a, u64, Row>;
+
+/// Findings: large, and many at times.
+pub(super) const FINDINGS: Rows<'_> = TableDefinition::new("findings");
+/// Everything else: small, and worth more than old findings.
+pub(super) const SUMMARIES: Rows<'_> = TableDefinition::new("summaries");
+/// Ends of findings, as JSON: a finding is not written again for it.
+pub(super) const ENDINGS: TableDefinition<'_, u64, (i64, &'static [u8])> =
+    TableDefinition::new("endings");
+pub(super) const META: TableDefinition<'_, &'static str, u64> = TableDefinition::new("meta");
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// Another process has it open.
+    #[error("another process has it open")]
+    Busy,
+    /// It is no history, or a damaged one, or one of another version.
+    #[error("{0}")]
+    Damaged(String),
+    /// The system refuses: no space, no permission, read-only.
+    #[error("{0}")]
+    System(io::Error),
+}
+
+/// Something to write: from when to when it lasts, and the record.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Stored {
+    pub(super) from: i64,
+    pub(super) to: i64,
+    pub(super) kind: Kind,
+    packed: Vec<u8>,
+}
+
+/// In which of the tables it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    Finding,
+    Summary,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 2] = [Self::Finding, Self::Summary];
+
+    pub(super) const fn table(self) -> Rows<'static> {
+        match self {
+            Self::Finding => FINDINGS,
+            Self::Summary => SUMMARIES,
+        }
+    }
+}
+
+impl Stored {
+    pub(super) fn of(entry: &Entry) -> Self {
+        let (from, to) = entry.record.span();
+        // The types have no maps with keys that are no strings, the only cause.
+        let json = serde_json::to_vec(entry).unwrap_or_default();
+        Self {
+            from,
+            to,
+            kind: match entry.record {
+                Record::Finding(_) => Kind::Finding,
+                _ => Kind::Summary,
+            },
+            packed: lz4_flex::block::compress_prepend_size(&json),
+        }
+    }
+
+    /// As it is in its table.
+    pub(super) fn row(&self) -> (i64, i64, &[u8]) {
+        (self.from, self.to, &self.packed)
+    }
+
+    /// Bytes that it takes, about.
+    pub(super) const fn cost(&self) -> usize {
+        cost(self.packed.len())
+    }
+
+    /// The record; `None` for one that a newer dmtrace has written.
+    pub(super) fn entry(&self, id: u64) -> Option<Entry> {
+        unpack(&self.packed, id)
+    }
+}
+
+/// Bytes that a record of this length takes, about.
+pub(super) const fn cost(packed: usize) -> usize {
+    packed + 32
+}
+
+fn unpack(packed: &[u8], id: u64) -> Option<Entry> {
+    let (length, packed) = lz4_flex::block::uncompressed_size(packed).ok()?;
+    if length > LONGEST {
+        return None;
+    }
+    let json = lz4_flex::block::decompress(packed, length).ok()?;
+    let mut entry: Entry = serde_json::from_slice(&json).ok()?;
+    entry.id = id;
+    Some(entry)
+}
+
+/// What was dropped so far, and what the file remembers of its writer.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Meta {
+    /// The next number.
+    pub(super) next: u64,
+    /// Records that made room for newer ones.
+    pub(super) dropped_for_space: u64,
+    /// End of the latest of them, milliseconds since 1970; 0 if there is none.
+    pub(super) dropped_until: u64,
+    /// Records that were too old.
+    pub(super) dropped_for_age: u64,
+    /// Sum of the costs of all findings.
+    pub(super) findings: u64,
+    /// Sum of the costs of all else.
+    pub(super) summaries: u64,
+    /// Number of the record of the last run, plus one.
+    pub(super) last_run: u64,
+    /// The last commit, milliseconds since 1970 and nanoseconds since boot.
+    pub(super) alive: (u64, u64),
+}
+
+impl Meta {
+    /// The sum of the costs of a table.
+    pub(super) const fn of(&mut self, kind: Kind) -> &mut u64 {
+        match kind {
+            Kind::Finding => &mut self.findings,
+            Kind::Summary => &mut self.summaries,
+        }
+    }
+
+    /// Sum of all costs.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.findings.saturating_add(self.summaries)
+    }
+
+    /// What the table says, if its layout is known.
+    pub(super) fn read(table: &impl ReadableTable<&'static str, u64>) -> Result<Self, Trouble> {
+        let number = |name| -> Result<u64, Trouble> {
+            let found = table.get(name).map_err(trouble)?;
+            Ok(found.map_or(0, |number| number.value()))
+        };
+        match number("schema")? {
+            SCHEMA => {}
+            other => return Err(Trouble::Damaged(format!("layout {other}, not {SCHEMA}"))),
+        }
+        Ok(Self {
+            next: number("next")?,
+            dropped_for_space: number("dropped_for_space")?,
+            dropped_until: number("dropped_until")?,
+            dropped_for_age: number("dropped_for_age")?,
+            findings: number("findings")?,
+            summaries: number("summaries")?,
+            last_run: number("last_run")?,
+            alive: (number("alive_wall_ms")?, number("alive_boot_ns")?),
+        })
+    }
+
+    pub(super) fn write(&self, table: &mut Table<'_, &'static str, u64>) -> Result<(), Trouble> {
+        for (name, number) in [
+            ("schema", SCHEMA),
+            ("next", self.next),
+            ("dropped_for_space", self.dropped_for_space),
+            ("dropped_until", self.dropped_until),
+            ("dropped_for_age", self.dropped_for_age),
+            ("findings", self.findings),
+            ("summaries", self.summaries),
+            ("last_run", self.last_run),
+            ("alive_wall_ms", self.alive.0),
+            ("alive_boot_ns", self.alive.1),
+        ] {
+            table.insert(name, number).map_err(trouble)?;
+        }
+        Ok(())
+    }
+}
+
+/// Opens a database after every page in use was checked.
+pub(super) fn open_checked(backend: impl StorageBackend) -> Result<Database, Trouble> {
+    guarded(|| {
+        Builder::new()
+            .set_cache_size(CACHE)
+            .set_check_integrity_on_open(true)
+            .create_with_backend(backend)
+            .map_err(trouble)
+    })
+}
+
+/// Every record that a query wants: findings, then the rest, each from the oldest on; until the
+/// callback breaks.
+pub(super) fn scan(
+    txn: &ReadTransaction,
+    query: &Query,
+    tell: &mut dyn FnMut(Entry) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, Trouble> {
+    let endings = txn.open_table(ENDINGS).map_err(trouble)?;
+    for kind in Kind::ALL {
+        let table = txn.open_table(kind.table()).map_err(trouble)?;
+        for row in table.iter().map_err(trouble)? {
+            let (id, row) = row.map_err(trouble)?;
+            let (from, to, packed) = row.value();
+            let ending = match to {
+                i64::MAX => endings.get(id.value()).map_err(trouble)?,
+                _ => None,
+            };
+            let to = ending.as_ref().map_or(to, |ending| ending.value().0);
+            if !query.covers((from, to)) {
+                continue;
+            }
+            let Some(mut entry) = unpack(packed, id.value()) else {
+                continue;
+            };
+            if let (Record::Finding(finding), Some(ending)) = (&mut entry.record, ending) {
+                finding.gone = serde_json::from_slice::<Gone>(ending.value().1).ok();
+            }
+            if query.wants(&entry.record) && tell(entry).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// One record that is no finding.
+pub(super) fn summary(txn: &ReadTransaction, id: u64) -> Result<Option<Entry>, Trouble> {
+    let table = txn.open_table(SUMMARIES).map_err(trouble)?;
+    let row = table.get(id).map_err(trouble)?;
+    Ok(row.and_then(|row| unpack(row.value().2, id)))
+}
+
+/// Whether the database has no tables: it was begun just now.
+pub(super) fn is_new(txn: &redb::WriteTransaction) -> Result<bool, Trouble> {
+    let mut tables = txn.list_tables().map_err(trouble)?;
+    Ok(!tables.any(|table| table.name() == META.name()))
+}
+
+/// Damage that the checks at the opening do not find makes redb panic: that must not end a trace.
+pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
+    catch_unwind(AssertUnwindSafe(run))
+        .unwrap_or_else(|_| Err(Trouble::Damaged("its structure is broken".to_owned())))
+}
+
+/// redb's errors are many types; each of them becomes a [`redb::Error`].
+pub(super) fn trouble(error: impl Into<redb::Error>) -> Trouble {
+    match error.into() {
+        redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => Trouble::Busy,
+        redb::Error::Io(error) => match error.kind() {
+            ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::InvalidInput => {
+                Trouble::Damaged(error.to_string())
+            }
+            // What the system says has a number; the rest is what redb thinks of the file.
+            _ if error.raw_os_error().is_some() => Trouble::System(error),
+            ErrorKind::FileTooLarge => Trouble::System(error),
+            _ => Trouble::Damaged(error.to_string()),
+        },
+        redb::Error::PreviousIo | redb::Error::DatabaseClosed => {
+            Trouble::System(io::Error::other("an earlier write failed"))
+        }
+        other => Trouble::Damaged(other.to_string()),
+    }
+}

@@ -1,0 +1,320 @@
+//! What a service has found, for months: an embedded store of bounded size.
+//!
+//! [`History`] is what a service holds. Its methods never block and never fail: records go to a
+//! thread of their own, which writes them together, once a second at most, and sleeps while there
+//! is nothing. A disk that is full, slow, or not there costs history, never the trace.
+//!
+//! ```no_run
+//! # use dmtrace::history::*;
+//! # use std::time::Duration;
+//! let history = History::open(
+//!     Options {
+//!         path: "/var/lib/dmtrace/history.redb".into(),
+//!         limit: 64 << 20,
+//!         retention: Duration::from_secs(90 * 86_400),
+//!         boot_id: "...".to_owned(),
+//!     },
+//!     |warning| eprintln!("{warning}"),
+//! );
+//! history.note(Note::Began {
+//!     backend: "fentry".to_owned(),
+//!     kernel: "6.12".to_owned(),
+//!     continuous: false,
+//! });
+//! history.close(Duration::from_secs(2));
+//! ```
+
+mod backend;
+mod book;
+mod layout;
+mod read;
+mod record;
+mod store;
+mod tallies;
+#[cfg(test)]
+mod tests;
+
+pub use book::{Note, Options, Status};
+pub use read::{ReadError, read_file};
+pub use record::{
+    Entry, Finding, Gap, Gone, Head, HowGone, Lives, Loss, OTHERS, PROGRAMS, Query, Rates, Record,
+    Run, Stamp, Starved, WhyGap,
+};
+pub use tallies::Tallies;
+
+use std::{
+    io::{self, Write},
+    ops::ControlFlow,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use crate::{ids::IpcNs, output::json::envelope};
+pub(crate) use book::Book;
+
+/// Where a service keeps it.
+pub const PATH: &str = "/var/lib/dmtrace/history.redb";
+/// Smallest limit for the size of the file.
+pub const SMALLEST: u64 = 4 << 20;
+
+/// Messages that wait for the thread.
+const QUEUE: usize = 256;
+/// Counts of healthy cookies are written so long after the first of them.
+const COUNTS: Duration = Duration::from_secs(60);
+/// Time for one answer.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// The history of a running service.
+pub struct History {
+    queue: SyncSender<Message>,
+    shared: Arc<Shared>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    tallies: Mutex<Tallies>,
+    status: Mutex<Status>,
+    /// Messages that the queue could not take.
+    refused: AtomicU64,
+}
+
+enum Message {
+    Note(Stamp, Note),
+    /// There are counts; urgent ones among them.
+    Counts {
+        urgent: bool,
+    },
+    Ask(Query, Box<dyn Write + Send>),
+    Close,
+}
+
+impl History {
+    /// Opens it. Where the file cannot be opened or written, the history is kept in memory (a
+    /// MiB of it), and the file is tried again; `warn` gets one line for each such change, on
+    /// another thread.
+    pub fn open(options: Options, mut warn: impl FnMut(&str) + Send + 'static) -> Self {
+        let (queue, messages) = sync_channel(QUEUE);
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        let warn = Arc::new(Mutex::new(move |text: &str| warn(text)));
+        let their_warn = Arc::clone(&warn);
+        let run = move || {
+            let warn = Box::new(move |text: &str| {
+                let mut warn = their_warn.lock().unwrap_or_else(PoisonError::into_inner);
+                warn(text);
+            });
+            let book = Book::open(options, Stamp::now(), warn);
+            Keeper {
+                book,
+                shared: theirs,
+                counts_due: None,
+            }
+            .run(&messages);
+        };
+        let thread = thread::Builder::new().name("history".to_owned()).spawn(run);
+        if let Err(error) = &thread {
+            let mut warn = warn.lock().unwrap_or_else(PoisonError::into_inner);
+            warn(&format!("no history is kept: no thread: {error}"));
+        }
+        Self {
+            queue,
+            shared,
+            thread: thread.ok(),
+        }
+    }
+
+    /// Keeps something. What the thread cannot take in time is counted.
+    pub fn note(&self, note: Note) {
+        self.send(Message::Note(Stamp::now(), note));
+    }
+
+    /// Counts cookies of a program.
+    pub fn lives(&self, program: &str, more: &Lives) {
+        self.count(false, |tallies| tallies.lives(program, more));
+    }
+
+    /// A creation failed because the limits were reached.
+    pub fn starved(&self, ns: IpcNs, program: &str, at: Stamp) {
+        self.count(true, |tallies| tallies.starved(ns, program, at));
+    }
+
+    /// Messages were lost; `what` says in words what that means.
+    pub fn lost(&self, what: &'static str, count: u64) {
+        self.count(true, |tallies| tallies.lost(what, count, Stamp::now()));
+    }
+
+    fn count(&self, urgent: bool, add: impl FnOnce(&mut Tallies)) {
+        let news = {
+            let mut tallies = self.shared.tallies();
+            let known = !tallies.is_empty() && (tallies.is_urgent() || !urgent);
+            add(&mut tallies);
+            !known
+        };
+        // Only the first count after they were taken over wakes the thread.
+        if news {
+            self.send(Message::Counts { urgent });
+        }
+    }
+
+    /// Answers a query with lines of JSON: a [`Head`] (`"type":"history"`), then an [`Entry`]
+    /// each (findings, then the rest, each from the oldest on), then `{"type":"end"}`, without which the answer is not complete. On
+    /// the thread, so `out` must not block for long: a socket with a time limit for writing.
+    pub fn ask(&self, query: Query, out: impl Write + Send + 'static) {
+        self.send(Message::Ask(query, Box::new(out)));
+    }
+
+    /// How it is, as of the last commit.
+    pub fn status(&self) -> Status {
+        let status = self.shared.status.lock();
+        status.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Writes what waits and ends the thread; does not wait for longer than `patience`. Returns
+    /// whether it is done: a disk that hangs must not keep a service from ending.
+    pub fn close(mut self, patience: Duration) -> bool {
+        let Some(thread) = self.thread.take() else {
+            return false;
+        };
+        let until = Instant::now() + patience;
+        let mut message = Message::Close;
+        while let Err(TrySendError::Full(back)) = self.queue.try_send(message) {
+            if Instant::now() >= until {
+                return false;
+            }
+            message = back;
+            thread::sleep(Duration::from_millis(10));
+        }
+        while !thread.is_finished() {
+            if Instant::now() >= until {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread.join().is_ok()
+    }
+
+    fn send(&self, message: Message) {
+        if self.queue.try_send(message).is_err() {
+            self.shared.refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Shared {
+    fn tallies(&self) -> std::sync::MutexGuard<'_, Tallies> {
+        self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread.
+struct Keeper {
+    book: Book,
+    shared: Arc<Shared>,
+    /// When counts are to be taken over.
+    counts_due: Option<Instant>,
+}
+
+impl Keeper {
+    fn run(mut self, messages: &Receiver<Message>) {
+        loop {
+            self.tell_status();
+            let message = match self.wait() {
+                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(wait) => messages.recv_timeout(wait),
+            };
+            match message {
+                Ok(Message::Note(at, note)) => self.book.note(at, note),
+                Ok(Message::Counts { urgent }) => {
+                    let after = if urgent { book::COMMIT } else { COUNTS };
+                    let due = Instant::now() + after;
+                    self.counts_due = Some(self.counts_due.map_or(due, |old| old.min(due)));
+                }
+                Ok(Message::Ask(query, out)) => {
+                    self.take_counts();
+                    // Whoever asked may have gone.
+                    let _unheard = self.answer(&query, out);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => {
+                    self.take_counts();
+                    self.book.commit(Stamp::now());
+                    return;
+                }
+            }
+            // Where the queue was full nobody has said that there are counts.
+            if self.counts_due.is_none() && !self.shared.tallies().is_empty() {
+                self.counts_due = Some(Instant::now() + COUNTS);
+            }
+            if self.counts_due.is_some_and(|due| due <= Instant::now()) {
+                self.take_counts();
+            }
+            let refused = self.shared.refused.swap(0, Ordering::Relaxed);
+            self.book.count_lost(refused);
+            self.book.tick(Stamp::now());
+        }
+    }
+
+    /// Until there is something to do without a message; `None` while there is nothing.
+    fn wait(&self) -> Option<Duration> {
+        let book = self.book.due(Stamp::now().boot);
+        let counts = self
+            .counts_due
+            .map(|due| due.saturating_duration_since(Instant::now()));
+        [book, counts].into_iter().flatten().min()
+    }
+
+    fn take_counts(&mut self) {
+        self.counts_due = None;
+        let tallies = std::mem::take(&mut *self.shared.tallies());
+        if !tallies.is_empty() {
+            self.book.note(Stamp::now(), Note::Tallies(tallies));
+        }
+    }
+
+    fn tell_status(&self) {
+        let mut status = self
+            .shared
+            .status
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *status = self.book.status();
+    }
+
+    fn answer(&mut self, query: &Query, out: Box<dyn Write + Send>) -> io::Result<()> {
+        let mut out = io::BufWriter::new(out);
+        let until = Instant::now() + ANSWER;
+        writeln!(
+            out,
+            "{}",
+            envelope("history", &self.book.head(Stamp::now()))
+        )?;
+        let mut failed = None;
+        self.book.read(Stamp::now(), query, &mut |entry| {
+            let written = serde_json::to_writer(&mut out, &entry)
+                .map_err(io::Error::from)
+                .and_then(|()| out.write_all(b"\n"));
+            if let Err(error) = written {
+                failed = Some(error);
+            } else if Instant::now() > until {
+                failed = Some(io::ErrorKind::TimedOut.into());
+            }
+            match failed {
+                None => ControlFlow::Continue(()),
+                Some(_) => ControlFlow::Break(()),
+            }
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        writeln!(out, "{}", json!({"type": "end"}))?;
+        out.flush()
+    }
+}

@@ -1,0 +1,104 @@
+//! The history of a service that does not run, read by others.
+
+use std::{
+    fs::{File, TryLockError},
+    io::{self, ErrorKind},
+    ops::ControlFlow,
+    path::Path,
+};
+
+use redb::{Database, ReadableDatabase as _, StorageBackend as _, backends::InMemoryBackend};
+
+use super::{
+    layout::{META, Meta, Trouble, guarded, open_checked, scan, trouble},
+    record::{Entry, Head, Query},
+};
+
+/// Why there is no history to read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// There is none.
+    #[error("no history is there")]
+    None,
+    /// A service has it open: ask that.
+    #[error("a service has it open")]
+    Busy,
+    /// It cannot be read.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+/// Reads what a query wants from a file that no service has open: findings, then the rest, each
+/// from the oldest on. The file is not
+/// changed, also where a service was killed while it wrote.
+///
+/// # Errors
+/// There is no such file, it is in use, or it cannot be read.
+pub fn read_file(path: &Path, query: &Query) -> Result<(Head, Vec<Entry>), ReadError> {
+    let read = || -> Result<(Head, Vec<Entry>), Trouble> {
+        let db = copy(path)?;
+        let mut entries = Vec::new();
+        let meta = guarded(|| {
+            let txn = db.begin_read().map_err(trouble)?;
+            let meta = Meta::read(&txn.open_table(META).map_err(trouble)?)?;
+            let mut keep = |entry| {
+                entries.push(entry);
+                ControlFlow::Continue(())
+            };
+            scan(&txn, query, &mut keep).map(|_to_the_end| meta)
+        })?;
+        Ok((head(&meta), entries))
+    };
+    read().map_err(|trouble| match trouble {
+        Trouble::Busy => ReadError::Busy,
+        Trouble::System(error) if error.kind() == ErrorKind::NotFound => ReadError::None,
+        other => ReadError::Unreadable(other.to_string()),
+    })
+}
+
+/// What an answer begins with.
+pub(super) fn head(meta: &Meta) -> Head {
+    Head {
+        dropped_for_space: meta.dropped_for_space,
+        dropped_for_age: meta.dropped_for_age,
+        complete_since_ms: i64::try_from(meta.dropped_until)
+            .ok()
+            .filter(|&until| until > 0),
+        alive_ms: i64::try_from(meta.alive.0).unwrap_or_default(),
+        notes: Vec::new(),
+    }
+}
+
+/// A copy in memory: it can be repaired, which what a killed service has left needs.
+fn copy(path: &Path) -> Result<Database, Trouble> {
+    let mut file = File::open(path).map_err(Trouble::System)?;
+    // redb locks the file of a database like this, too; held while it is read.
+    match file.try_lock_shared() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(Trouble::Busy),
+        Err(TryLockError::Error(error)) => return Err(Trouble::System(error)),
+    }
+    let backend = InMemoryBackend::new();
+    let length = fill(&mut file, &backend).map_err(Trouble::System)?;
+    if length == 0 {
+        return Err(Trouble::System(ErrorKind::NotFound.into()));
+    }
+    drop(file);
+    open_checked(backend)
+}
+
+fn fill(file: &mut File, backend: &InMemoryBackend) -> io::Result<u64> {
+    use io::Read as _;
+    let length = file.metadata()?.len();
+    backend.set_len(length)?;
+    let mut chunk = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < length {
+        let left = usize::try_from(length - at).unwrap_or(usize::MAX);
+        let part = chunk.len().min(left);
+        file.read_exact(&mut chunk[..part])?;
+        backend.write(at, &chunk[..part])?;
+        at += part as u64;
+    }
+    Ok(length)
+}

@@ -1,0 +1,410 @@
+//! What is kept: findings, failed creations, gaps, losses, rates. Plain data, stored as JSON.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    host::clock,
+    ids::{BootTime, IpcNs, Key, SemId},
+    stack::CallSite,
+};
+
+/// Programs that are told apart in one record; more are summed up.
+pub const PROGRAMS: usize = 64;
+/// What stands for the programs beyond [`PROGRAMS`].
+pub const OTHERS: &str = "(others)";
+
+/// A moment on both clocks. The boot that the second one counts from is in the [`Entry`].
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(into = "StampText", try_from = "StampText")]
+pub struct Stamp {
+    /// Milliseconds since 1970 in UTC. The clock may have been set in between.
+    pub wall_ms: i64,
+    /// Since boot.
+    pub boot: BootTime,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StampText {
+    time: String,
+    boot_ns: BootTime,
+}
+
+impl From<Stamp> for StampText {
+    fn from(stamp: Stamp) -> Self {
+        Self {
+            time: stamp.rfc3339(),
+            boot_ns: stamp.boot,
+        }
+    }
+}
+
+impl TryFrom<StampText> for Stamp {
+    type Error = jiff::Error;
+
+    fn try_from(text: StampText) -> Result<Self, Self::Error> {
+        Ok(Self {
+            wall_ms: text.time.parse::<Timestamp>()?.as_millisecond(),
+            boot: text.boot_ns,
+        })
+    }
+}
+
+impl Stamp {
+    /// This machine, now.
+    pub fn now() -> Self {
+        Self {
+            wall_ms: Timestamp::now().as_millisecond(),
+            boot: clock::boot_now(),
+        }
+    }
+
+    /// RFC 3339 in UTC.
+    pub fn rfc3339(self) -> String {
+        let time = Timestamp::from_millisecond(self.wall_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+        format!("{time:.3}")
+    }
+
+    /// Another moment of the same boot.
+    #[must_use]
+    pub fn at(self, boot: BootTime) -> Self {
+        let ms = (i128::from(boot.0) - i128::from(self.boot.0)) / 1_000_000;
+        Self {
+            wall_ms: self
+                .wall_ms
+                .saturating_add(i64::try_from(ms).unwrap_or_default()),
+            boot,
+        }
+    }
+}
+
+/// Something that is kept, with what it belongs to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its number: greater is later. Never used twice in one file.
+    pub id: u64,
+    /// The boot in which it happened: semids, process numbers and boot times mean nothing in
+    /// another one. Empty if it is not known.
+    pub boot_id: String,
+    /// What it is.
+    #[serde(flatten)]
+    pub record: Record,
+}
+
+/// What is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Record {
+    /// A cookie that needed attention.
+    Finding(Box<Finding>),
+    /// Creations that failed because the limits of `kernel.sem` were reached.
+    Starved(Starved),
+    /// Tracing was down.
+    Gap(Gap),
+    /// Messages of the kernel side were lost.
+    Loss(Loss),
+    /// What became of the cookies of an hour, by program.
+    Rates(Rates),
+    /// The service ran.
+    Run(Run),
+}
+
+/// A cookie that needed attention.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Namespace and semid.
+    #[serde(flatten)]
+    pub sem: SemId,
+    /// The cookie.
+    pub key: Key,
+    /// What it was: `leaked`, `stuck`, `over-completed`, `accident`, `foreign`.
+    pub state: String,
+    /// Who made it: path of the executable, or the name; empty if that is not known.
+    pub program: String,
+    /// When it was found.
+    pub found: Stamp,
+    /// Its end; `None` while it stands, as far as is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone: Option<Gone>,
+    /// The calls that made it, with their names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls: Option<CallSite>,
+    /// Everything that `explain --json` says of it; the calls are left out.
+    pub story: Value,
+}
+
+/// The end of a finding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gone {
+    /// When; for an end that was not seen, when that was noticed.
+    #[serde(flatten)]
+    pub at: Stamp,
+    /// In which way.
+    pub how: HowGone,
+    /// Who removed it: `name[pid]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// In which way a finding came to its end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HowGone {
+    /// Somebody removed the cookie.
+    Removed,
+    /// The cookie went with its IPC namespace.
+    WithNamespace,
+    /// It was gone already when it was judged: an accident, or completed too often.
+    AlreadyGone,
+    /// The cookie is there, and the verdict is another one.
+    OtherVerdict,
+    /// The machine was started again.
+    Rebooted,
+    /// It is not there any more; its end was not seen.
+    Unseen,
+}
+
+/// Creations that failed because the limits were reached, in one go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Starved {
+    /// Where.
+    pub ipc_ns: IpcNs,
+    /// The first.
+    pub from: Stamp,
+    /// The last so far.
+    pub to: Stamp,
+    /// How many.
+    pub count: u64,
+    /// By program.
+    pub programs: BTreeMap<String, u64>,
+}
+
+/// Tracing was down.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The last that is known of the trace before.
+    pub from: Stamp,
+    /// When tracing began again.
+    pub to: Stamp,
+    /// Why.
+    pub why: WhyGap,
+}
+
+/// Why tracing was down.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhyGap {
+    /// The service was stopped.
+    Stopped,
+    /// The service ended without a word: killed, or the power failed. The gap began after `from`.
+    Killed,
+    /// The machine was started again.
+    Rebooted,
+}
+
+/// Messages of the kernel side were lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Loss {
+    /// When it was noticed first.
+    pub from: Stamp,
+    /// When it was noticed last.
+    pub to: Stamp,
+    /// How many.
+    pub count: u64,
+    /// What that means, in words.
+    pub what: String,
+}
+
+/// What became of the cookies of an hour.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// The first count.
+    pub from: Stamp,
+    /// The last count so far.
+    pub to: Stamp,
+    /// By program: path of the executable, or the name.
+    pub programs: BTreeMap<String, Lives>,
+}
+
+/// Lives of cookies in sum.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Lives {
+    /// Made.
+    pub created: u64,
+    /// Removed as the protocol says.
+    pub completed: u64,
+    /// Found to be leaked.
+    pub leaked: u64,
+}
+
+impl Lives {
+    /// Adds them up.
+    pub const fn add(&mut self, other: &Self) {
+        self.created += other.created;
+        self.completed += other.completed;
+        self.leaked += other.leaked;
+    }
+}
+
+/// The service ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Tracing began.
+    pub began: Stamp,
+    /// Its end, once known; of one that was killed, the last that is known of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Stamp>,
+    /// Whether it ended in good order.
+    pub orderly: bool,
+    /// Version of dmtrace.
+    pub version: String,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Name of the backend.
+    pub backend: String,
+}
+
+impl Record {
+    /// From when to when it lasts, milliseconds since 1970; `i64::MAX` while it stands.
+    pub fn span(&self) -> (i64, i64) {
+        let end = |stamp: Option<Stamp>| stamp.map_or(i64::MAX, |stamp| stamp.wall_ms);
+        match self {
+            Self::Finding(finding) => (
+                finding.found.wall_ms,
+                end(finding.gone.as_ref().map(|gone| gone.at)),
+            ),
+            Self::Starved(it) => (it.from.wall_ms, it.to.wall_ms),
+            Self::Gap(it) => (it.from.wall_ms, it.to.wall_ms),
+            Self::Loss(it) => (it.from.wall_ms, it.to.wall_ms),
+            Self::Rates(it) => (it.from.wall_ms, it.to.wall_ms),
+            Self::Run(it) => (it.began.wall_ms, end(it.ended)),
+        }
+    }
+}
+
+/// Which records. All conditions must hold; those on a cookie leave findings only.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Query {
+    /// Not over before this, milliseconds since 1970.
+    pub since_ms: Option<i64>,
+    /// Begun before this, milliseconds since 1970.
+    pub until_ms: Option<i64>,
+    /// With this key or (if both are given) this semid.
+    pub key: Option<Key>,
+    /// With this semid.
+    pub semid: Option<i32>,
+}
+
+impl Query {
+    /// Whether something of this time can be meant.
+    pub fn covers(&self, (from, to): (i64, i64)) -> bool {
+        self.since_ms.is_none_or(|since| to >= since)
+            && self.until_ms.is_none_or(|until| from < until)
+    }
+
+    /// Whether a record is meant.
+    pub fn wants(&self, record: &Record) -> bool {
+        if !self.covers(record.span()) {
+            return false;
+        }
+        let Record::Finding(finding) = record else {
+            return self.key.is_none() && self.semid.is_none();
+        };
+        match (self.key, self.semid) {
+            (None, None) => true,
+            (key, semid) => key == Some(finding.key) || semid == Some(finding.sem.semid),
+        }
+    }
+}
+
+/// What comes before the entries of an answer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// Records that made room for newer ones, since the file was begun.
+    pub dropped_for_space: u64,
+    /// Records that were older than the retention, likewise.
+    pub dropped_for_age: u64,
+    /// Of those dropped for space, when the last one had ended; what is older may be incomplete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete_since_ms: Option<i64>,
+    /// The last word of the service, milliseconds since 1970; now, while it runs.
+    pub alive_ms: i64,
+    /// What is wrong with it, one line each.
+    pub notes: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_written_for_people_and_read_back() {
+        let stamp = Stamp {
+            wall_ms: 1_000_000_000_250,
+            boot: BootTime(77),
+        };
+        let text = serde_json::to_string(&stamp).unwrap();
+        assert_eq!(text, r#"{"time":"2001-09-09T01:46:40.250Z","boot_ns":77}"#);
+        assert_eq!(serde_json::from_str::<Stamp>(&text).unwrap(), stamp);
+        let later = stamp.at(BootTime(2_000_000_077));
+        assert_eq!(later.wall_ms - stamp.wall_ms, 2000);
+    }
+
+    #[test]
+    fn a_finding_is_asked_for_by_time_and_number() {
+        let stamp = |wall_ms| Stamp {
+            wall_ms,
+            boot: BootTime(0),
+        };
+        let mut finding = Finding {
+            sem: SemId {
+                ns: IpcNs::HOST,
+                semid: 7,
+            },
+            key: Key(0x0d4d_1234),
+            state: "leaked".to_owned(),
+            program: String::new(),
+            found: stamp(100),
+            gone: None,
+            calls: None,
+            story: Value::Null,
+        };
+        let standing = Record::Finding(Box::new(finding.clone()));
+        finding.gone = Some(Gone {
+            at: stamp(200),
+            how: HowGone::Removed,
+            by: None,
+        });
+        let over = Record::Finding(Box::new(finding));
+        let since = |ms| Query {
+            since_ms: Some(ms),
+            ..Query::default()
+        };
+        assert!(since(150).wants(&over) && since(150).wants(&standing));
+        assert!(!since(201).wants(&over) && since(201).wants(&standing));
+        let until = |ms| Query {
+            until_ms: Some(ms),
+            ..Query::default()
+        };
+        assert!(!until(100).wants(&over) && until(101).wants(&over));
+        let number = |key, semid| Query {
+            key,
+            semid,
+            ..Query::default()
+        };
+        assert!(number(Some(Key(0x0d4d_1234)), None).wants(&over));
+        assert!(number(Some(Key(1)), Some(7)).wants(&over));
+        assert!(!number(None, Some(8)).wants(&over));
+        let gap = Record::Gap(Gap {
+            from: stamp(1),
+            to: stamp(2),
+            why: WhyGap::Stopped,
+        });
+        assert!(Query::default().wants(&gap));
+        assert!(!number(None, Some(7)).wants(&gap));
+    }
+}

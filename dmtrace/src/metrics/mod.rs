@@ -1,0 +1,39 @@
+//! What Prometheus gets: plain numbers ([`Readings`]), built from books, verdicts and counters, and
+//! written as text. Nothing here has a timer: whoever asks makes the reading.
+//!
+//! Labels have few values, all known beforehand: never a process, a cookie, a device or a
+//! container. Who it was, `dmtrace report` and `dmtrace explain` tell.
+
+mod endpoint;
+mod expose;
+mod health;
+mod listen;
+mod request;
+mod standing;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod textfile;
+mod waits;
+
+pub use endpoint::{Endpoint, Scrape};
+pub use expose::{Format, expose};
+pub use health::{Health, Messages, Missed, Unmapped};
+pub use listen::{BadAddress, Exposure, Listen};
+pub use standing::{Place, Sets, Standing, State, Use};
+pub use tally::{Cleanup, Counting, HookRun, Lives, Origin, Tally};
+pub use textfile::write_textfile;
+pub use waits::Waits;
+
+/// Everything that is exposed, at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Readings {
+    /// Cookies that are there, by what they are.
+    pub standing: Standing,
+    /// How full the kernel's tables are.
+    pub sets: Sets,
+    /// What has happened since the start.
+    pub tally: Tally,
+    /// How the trace is, apart from what it finds.
+    pub health: Health,
+}

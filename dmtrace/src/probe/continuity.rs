@@ -1,0 +1,80 @@
+//! Whether tracing has gone on since an earlier process.
+
+use serde::Serialize;
+
+use crate::ids::BootTime;
+
+/// What a tracer that outlives its process has begun with, and whether it will outlive this one.
+#[derive(Clone, Debug, Serialize)]
+pub struct Continuity {
+    /// What was there.
+    #[serde(flatten)]
+    pub past: Past,
+    /// Why the programs end with this process; `None` if they stay.
+    pub unpinned: Option<String>,
+}
+
+/// What an earlier process has left.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case", tag = "past")]
+pub enum Past {
+    /// Nothing.
+    New,
+    /// Its programs, which went on tracing.
+    Unbroken,
+    /// Its maps, or less: for a time nothing was seen.
+    Gap(Gap),
+}
+
+/// A time in which nothing was seen. What there was before and after is known by comparing.
+#[derive(Clone, Debug, Serialize)]
+pub struct Gap {
+    /// When it began; `None` if that is not known, or where nothing from before could be kept.
+    pub from: Option<BootTime>,
+    /// When it ended.
+    pub to: BootTime,
+    /// Why there was one.
+    pub why: Why,
+    /// Sets that came in it: their creators are unknown.
+    pub came: u64,
+    /// Sets that went in it.
+    pub went: u64,
+    /// Sets that were used in it, as far as their values tell.
+    pub used: u64,
+}
+
+impl Gap {
+    pub(super) const fn new(from: Option<BootTime>, to: BootTime, why: Why) -> Self {
+        Self {
+            from,
+            to,
+            why,
+            came: 0,
+            went: 0,
+            used: 0,
+        }
+    }
+}
+
+/// Why there was a gap.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// The programs ended with their process.
+    Unpinned,
+    /// Those of another build took their places.
+    Upgrade,
+    /// The maps of another version, or of other sizes, could not be used.
+    Layout,
+}
+
+impl Why {
+    /// In words.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Unpinned => "the probes ended with the service",
+            Self::Upgrade => "other probes took the places of the old ones",
+            Self::Layout => "the state of another version, or with other sizes, cannot be used",
+        }
+    }
+}

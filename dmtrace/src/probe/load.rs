@@ -1,0 +1,402 @@
+//! Loading the kernel side, or taking over one that is there.
+
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use anyhow::{Context, Result};
+use aya::{
+    Btf as AyaBtf, Ebpf, EbpfLoader, Endianness,
+    maps::{HashMap, Map, PerCpuArray, RingBuf},
+};
+use dmtrace_common::{PREFILTER_SLOTS, control};
+
+use super::{
+    attach::{self, Attempt, one_line},
+    btf::Btf,
+    choose::{Chosen, choose},
+    continuity::{Continuity, Gap, Past, Why},
+    dm::DeviceMapper,
+    environment::{BTF_FILE, Environment, Lockdown},
+    kernel_log::KernelLog,
+    maps::{Maps, Parts},
+    offsets,
+    pins::{self, Left, Pins},
+    shared::SharedArray,
+    spec::{Backend, Plan, subjects},
+    tracer::{Options, StartError, Tracer, proc_tombstones},
+};
+use crate::{host::clock::boot_now, ids::BootTime};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DMTRACE_BPF_PATH"));
+
+/// The ring for stacks holds at least two.
+const STACKS_MIN: u32 = 256 << 10;
+/// Where the kernel side outlives its process, it holds at least these, for later.
+const STACKS_KEPT: u32 = 512 << 10;
+
+impl Tracer {
+    /// Loads, and attaches the best backend that this kernel takes.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start(options: Options) -> Result<Self, StartError> {
+        Self::open(options, None).map(|(tracer, _)| tracer)
+    }
+
+    /// As [`Tracer::start`], with a kernel side that outlives this process: its maps, and where
+    /// the kernel allows its links, are pinned under `root`. What an earlier process has left
+    /// there is taken over.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start_kept(options: Options, root: &Path) -> Result<(Self, Continuity), StartError> {
+        Self::open(options, Some(root))
+    }
+
+    fn open(options: Options, root: Option<&Path>) -> Result<(Self, Continuity), StartError> {
+        let environment = Environment::read();
+        let missing = environment.capabilities.missing_for_tracing();
+        if !missing.is_empty() {
+            return Err(StartError::Privilege {
+                missing: missing.join(" and "),
+            });
+        }
+        if environment.lockdown == Lockdown::Confidentiality {
+            return Err(StartError::Lockdown);
+        }
+        if !environment.btf {
+            return Err(StartError::NoBtf);
+        }
+        let btf = Btf::from_file(Path::new(BTF_FILE))
+            .map_err(|error| StartError::Other(error.to_string()))?;
+        let offsets = offsets::resolve(&btf);
+        if !offsets.missing_core.is_empty() {
+            return Err(StartError::UnknownKernel(offsets.missing_core.join(", ")));
+        }
+        let (mut tracer, continuity) = Self::load(options, root, &environment, &offsets, &btf)?;
+        tracer.attend(Some(&Rc::new(btf)));
+        Ok((tracer, continuity))
+    }
+
+    fn load(
+        options: Options,
+        root: Option<&Path>,
+        environment: &Environment,
+        offsets: &offsets::Offsets,
+        btf: &Btf,
+    ) -> Result<(Self, Continuity), StartError> {
+        let ring_bytes = ring_size(options.ring_bytes);
+        let own = std::process::id();
+        // Userspace collects tombstones well before half of the map is taken by them.
+        let tombstones = u64::from(options.max_sems / 4);
+        let proc_tombstones = u64::from(proc_tombstones(options.max_procs));
+        let aya_btf = AyaBtf::parse(btf.bytes(), Endianness::default()).ok();
+        let plan = environment.preemption.plan();
+        let sizes = Sizes::of(&options, ring_bytes, plan, root.is_some());
+        let mut loader = EbpfLoader::new();
+        for (name, size) in &sizes.0 {
+            loader.map_max_entries(name, *size);
+        }
+        let mut past = root.map_or_else(Heritage::none, |root| {
+            Heritage::open(root, &sizes, options.backend)
+        });
+        // As a `Vec`, for names that outlive the loader's use of them.
+        let names = std::mem::take(&mut past.maps);
+        if let Some(pins) = &past.pins {
+            for name in &names {
+                loader.map_pin_path(name, pins.map(name));
+            }
+        }
+        loader
+            .btf(aya_btf.as_ref())
+            .override_global("SELF_TGID", &own, true)
+            .override_global("TOMBSTONES_MAX", &tombstones, true)
+            .override_global("PROC_TOMBS_MAX", &proc_tombstones, true);
+        for (name, value) in &offsets.globals {
+            loader.override_global(name, value, true);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| {
+            StartError::Other(format!("cannot load the eBPF object: {}", one_line(&error)))
+        })?;
+        drop(loader);
+        let mut attempts = Vec::new();
+        let taken = past.take_over();
+        let unseen = match &past.left {
+            Left::OtherBuild(dir) => {
+                // Verified before the old ones go: that is what takes long.
+                preload(&mut ebpf, aya_btf.as_ref(), dir);
+                let from = boot_now();
+                pins::take_out(dir);
+                Some(from)
+            }
+            _ => None,
+        };
+        let (chosen, adopted) = match taken {
+            Some((chosen, made, programs)) => {
+                attempts = made;
+                (chosen, programs)
+            }
+            None => {
+                let chosen = choose(
+                    &mut ebpf,
+                    aya_btf.as_ref(),
+                    options.backend,
+                    environment,
+                    &offsets.missing_preempted,
+                    &mut attempts,
+                )?;
+                (chosen, Vec::new())
+            }
+        };
+        let mut continuity = past.continuity(unseen);
+        let mut dm = DeviceMapper::new(&ebpf, OBJECT, options.backend, plan);
+        let mut pinned = None;
+        if let Some(pins) = &past.pins {
+            let kept = match &past.left {
+                Left::Links(dir) => Ok(dir.clone()),
+                _ => pins.keep(
+                    chosen.backend,
+                    (chosen.plan, plan),
+                    &chosen.attached,
+                    |name| {
+                        let program = ebpf.program(name)?.fd().ok()?;
+                        program.as_fd().try_clone_to_owned().ok()
+                    },
+                ),
+            };
+            match kept {
+                Ok(dir) => pinned = Some(dir),
+                Err(reason) => continuity.unpinned = Some(reason),
+            }
+            dm.keep_in(pinned.as_deref());
+        }
+        let parts = Loaded {
+            ebpf,
+            dm,
+            chosen,
+            attempts,
+            ring_bytes,
+            max_procs: options.max_procs,
+            adopted,
+            pins: past.pins,
+            pinned,
+        };
+        let tracer = Self::assemble(parts, offsets)
+            .map_err(|error| StartError::Other(format!("{error:#}")))?;
+        Ok((tracer, continuity))
+    }
+
+    fn assemble(parts: Loaded, offsets: &offsets::Offsets) -> Result<Self> {
+        let Loaded {
+            mut ebpf,
+            dm,
+            chosen,
+            attempts,
+            ring_bytes,
+            max_procs,
+            adopted,
+            pins,
+            pinned,
+        } = parts;
+        let mut take = |name: &str| {
+            ebpf.take_map(name)
+                .with_context(|| format!("the object has no map {name}"))
+        };
+        let parts = Parts {
+            sems: take("SEMS")?,
+            procs: take("PROCS")?,
+            devices: take("DEVICES")?,
+            lookups: take("LOOKUPS")?,
+            sites: take("SITES")?,
+        };
+        let ids = Maps::ids(&parts)?;
+        let mapped = [take("PREFILTER")?, take("CONTROL")?];
+        let prefilter = shared(&mapped[0], PREFILTER_SLOTS)?;
+        let control = shared(&mapped[1], control::SLOTS)?;
+        let counts = PerCpuArray::try_from(take("COUNTS")?)?;
+        let ring = RingBuf::try_from(take("RING")?).context("cannot map the ring buffer")?;
+        let stacks =
+            RingBuf::try_from(take("STACKS")?).context("cannot map the ring for stacks")?;
+        Ok(Self {
+            chosen,
+            dm,
+            keys: HashMap::try_from(take("KEYS")?)?,
+            attempts,
+            missing_detail: offsets.missing_detail.clone(),
+            maps: Maps::new(parts)?,
+            ids,
+            counts,
+            prefilter,
+            control,
+            _mapped: mapped,
+            ring: Some(ring),
+            stacks: Some(stacks),
+            ring_bytes,
+            max_procs,
+            log: KernelLog::open(&mut ebpf),
+            ebpf,
+            adopted,
+            pins,
+            pinned,
+        })
+    }
+}
+
+/// What a tracer is assembled from.
+struct Loaded {
+    ebpf: Ebpf,
+    dm: DeviceMapper,
+    chosen: Chosen,
+    attempts: Vec<Attempt>,
+    ring_bytes: u32,
+    max_procs: u32,
+    adopted: Vec<(String, OwnedFd)>,
+    pins: Option<Pins>,
+    pinned: Option<PathBuf>,
+}
+
+/// Sizes of maps that are not the object's.
+struct Sizes(Vec<(&'static str, u32)>);
+
+impl Sizes {
+    fn of(options: &Options, ring_bytes: u32, plan: Plan, kept: bool) -> Self {
+        let least = if kept { STACKS_KEPT } else { STACKS_MIN };
+        let mut sizes = vec![
+            ("RING", ring_bytes),
+            ("STACKS", ring_bytes.max(least)),
+            ("SEMS", options.max_sems.max(1)),
+            ("PROCS", options.max_procs.max(1)),
+        ];
+        if plan == Plan::Plain {
+            sizes.push(("PENDING", 1));
+        }
+        Self(sizes)
+    }
+}
+
+/// What an earlier process has left, if this one is to go on with it.
+struct Heritage {
+    pins: Option<Pins>,
+    /// Names of the maps that are pinned: all but constants.
+    maps: Vec<String>,
+    left: Left,
+    /// Maps of another layout were there.
+    foreign: bool,
+    /// Why nothing can be pinned.
+    refused: Option<String>,
+}
+
+impl Heritage {
+    fn none() -> Self {
+        Self {
+            pins: None,
+            maps: Vec::new(),
+            left: Left::Nothing,
+            foreign: false,
+            refused: None,
+        }
+    }
+
+    fn open(root: &Path, sizes: &Sizes, wanted: Option<Backend>) -> Self {
+        let mut heritage = Self::none();
+        match heritage.find(root, sizes, wanted) {
+            Ok(pins) => heritage.pins = Some(pins),
+            Err(reason) => heritage.refused = Some(reason),
+        }
+        heritage
+    }
+
+    fn find(
+        &mut self,
+        root: &Path,
+        sizes: &Sizes,
+        wanted: Option<Backend>,
+    ) -> Result<Pins, String> {
+        let object = aya_obj::Object::parse(OBJECT).map_err(|error| error.to_string())?;
+        let mut layout = Vec::new();
+        for (name, map) in &object.maps {
+            // Names in a BPF file system have no dots: constants are of their programs.
+            if !name.starts_with('.') {
+                self.maps.push(name.clone());
+                let (kind, entries) = (map.map_type(), map.max_entries());
+                let (key, value) = (map.key_size(), map.value_size());
+                layout.push(format!("{name} {kind} {key} {value} {entries}"));
+            }
+        }
+        layout.sort_unstable();
+        let layout = format!("{layout:?} {:?}", sizes.0);
+        let mut build = OBJECT.to_vec();
+        build.extend(format!("{wanted:?}").bytes());
+        let pins = Pins::open(root, &layout, &build)?;
+        self.foreign = pins.remove_other_layouts();
+        self.left = pins.left();
+        Ok(pins)
+    }
+
+    /// The programs that are in their places.
+    fn take_over(&mut self) -> Option<(Chosen, Vec<Attempt>, Vec<(String, OwnedFd)>)> {
+        let Left::Links(dir) = &self.left else {
+            return None;
+        };
+        let adopted = pins::read_name(dir).and_then(|(backend, plan, end)| {
+            let adopted = pins::adopt(dir, backend, subjects(backend, plan, end)).ok()?;
+            let chosen = Chosen {
+                backend,
+                plan,
+                attached: adopted.attached,
+            };
+            Some((chosen, adopted.attempts, adopted.programs))
+        });
+        if adopted.is_none() {
+            // Somebody has removed a part: start again with the maps.
+            pins::take_out(dir);
+            self.left = Left::Maps { ended: None };
+        }
+        adopted
+    }
+
+    fn continuity(&mut self, unseen: Option<BootTime>) -> Continuity {
+        let gap = |from, why| Past::Gap(Gap::new(from, boot_now(), why));
+        let past = match (&self.left, unseen) {
+            (Left::Links(_), _) => Past::Unbroken,
+            (Left::OtherBuild(_), from) => gap(from, Why::Upgrade),
+            (Left::Maps { ended }, _) => gap(*ended, Why::Unpinned),
+            (Left::Nothing, _) if self.foreign => gap(None, Why::Layout),
+            (Left::Nothing, _) => Past::New,
+        };
+        Continuity {
+            past,
+            unpinned: self.refused.take(),
+        }
+    }
+}
+
+/// Loads the programs that will take the places of those of another build.
+fn preload(ebpf: &mut Ebpf, btf: Option<&AyaBtf>, dir: &Path) {
+    let Some((backend, plan, end)) = pins::read_name(dir) else {
+        return;
+    };
+    for subject in subjects(backend, plan, end) {
+        for way in subject.ways {
+            // What fails here fails again, with its reason told, when it is attached.
+            if way.iter().all(|at| attach::load(ebpf, btf, *at).is_ok()) {
+                break;
+            }
+        }
+    }
+}
+
+/// A power of two, at least one page: what `BPF_MAP_TYPE_RINGBUF` takes.
+fn ring_size(wanted: u32) -> u32 {
+    wanted.clamp(4096, 1 << 30).next_power_of_two()
+}
+
+fn shared(map: &Map, slots: u32) -> Result<SharedArray> {
+    let Map::Array(data) = map else {
+        anyhow::bail!("a control map is not an array")
+    };
+    SharedArray::map(data.fd(), slots).context("cannot map a control array")
+}

@@ -1,0 +1,46 @@
+//! The other side of the control socket.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    os::unix::net::UnixStream,
+    time::Duration,
+};
+
+use anyhow::{Result, anyhow, bail};
+use serde_json::Value;
+
+use super::{SOCKET, request::Request};
+
+/// Longest answer that is read.
+const ANSWER_MAX: u64 = 16 << 20;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks the running service how it is.
+///
+/// # Errors
+/// None runs, or this user may not ask.
+pub fn ask_status() -> Result<Value> {
+    // In words: a connection that breaks off is no reader of ours that has gone.
+    let stream = UnixStream::connect(SOCKET).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            anyhow!("{SOCKET}: {error}; only root, and the group of dmtrace serve --group, may ask")
+        }
+        _ => anyhow!("{SOCKET}: no service answers ({error}); start it as root: dmtrace serve"),
+    })?;
+    let answer = talk(stream).map_err(|error| anyhow!("{SOCKET}: {error}"))?;
+    let answer: Value = serde_json::from_str(&answer)
+        .map_err(|error| anyhow!("{SOCKET}: the answer cannot be read: {error}"))?;
+    if let Some(error) = answer["error"].as_str() {
+        bail!("{SOCKET}: {error}");
+    }
+    Ok(answer)
+}
+
+fn talk(mut stream: UnixStream) -> io::Result<String> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(Request::Status.line().as_bytes())?;
+    let mut answer = String::new();
+    stream.take(ANSWER_MAX).read_to_string(&mut answer)?;
+    Ok(answer)
+}

@@ -1,0 +1,153 @@
+//! What goes out to others: metrics, and findings to the hook.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+
+use super::{
+    hook::{CommandLine, Finding, Hook},
+    log::{Level, Log},
+};
+use crate::{
+    cli::row::Row,
+    facts::Snapshot,
+    ids::BootTime,
+    ledger::{Change, Ledger},
+    metrics::{
+        self, Counting, Endpoint, Exposure, Format, Health, Listen, Readings, Scrape, Sets,
+        Standing,
+    },
+    verdict::Judged,
+};
+
+/// Scrapes in quick succession see the same look.
+const FRESH: Duration = Duration::from_secs(1);
+/// Time for one run of the hook.
+const HOOK_LIMIT: Duration = Duration::from_secs(30);
+/// Time for what it has not told yet, at the end of the service.
+const HOOK_REST: Duration = Duration::from_secs(5);
+
+/// Where to.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Metrics on request.
+    pub listen: Option<Listen>,
+    /// Who may ask over the network.
+    pub exposure: Exposure,
+    /// Directory of node_exporter.
+    pub textfile: Option<PathBuf>,
+    /// Told of each new finding.
+    pub hook: Option<CommandLine>,
+}
+
+/// Counts, and passes on.
+pub struct Exports {
+    endpoint: Option<Endpoint>,
+    textfile: Option<PathBuf>,
+    hook: Option<Hook>,
+    counting: Counting,
+    standing: Standing,
+    sets: Sets,
+    looked: Option<Instant>,
+    /// Whether the last writing of the file failed: that is said once.
+    silent: bool,
+}
+
+impl Exports {
+    /// Listens, and waits for findings. Must be called in a runtime.
+    ///
+    /// # Errors
+    /// The address is taken, or not permitted.
+    pub fn open(options: &Options, group: Option<u32>) -> Result<Self> {
+        let listen = options.listen.as_ref();
+        let endpoint = listen.map(|listen| Endpoint::open(listen, options.exposure, group));
+        let hook = options.hook.clone().map(|command| {
+            Hook::start(command, HOOK_LIMIT, |why| {
+                Log::to_stderr(false).say(Level::Warning, why);
+            })
+        });
+        Ok(Self {
+            endpoint: endpoint.transpose()?,
+            textfile: options.textfile.clone(),
+            hook,
+            counting: Counting::default(),
+            standing: Standing::default(),
+            sets: Sets::default(),
+            looked: None,
+            silent: false,
+        })
+    }
+
+    /// Waits for somebody who wants metrics. May be dropped and called again.
+    pub async fn asked(&mut self) -> Scrape {
+        if let Some(endpoint) = &mut self.endpoint
+            && let Some(scrape) = endpoint.scrapes.recv().await
+        {
+            return scrape;
+        }
+        std::future::pending().await
+    }
+
+    /// Whether the last look is too old for whoever asks now.
+    pub fn is_stale(&self) -> bool {
+        self.looked.is_none_or(|looked| looked.elapsed() >= FRESH)
+    }
+
+    /// Changes of the books.
+    pub fn changes(&mut self, changes: &[Change], ledger: &Ledger) {
+        self.counting.changes(changes, ledger);
+    }
+
+    /// A finding.
+    pub fn finding(&mut self, row: &Row<'_>, judged: &Judged<'_>, ledger: &Ledger) {
+        self.counting.finding(judged, ledger);
+        if let Some(hook) = &self.hook {
+            hook.tell(Finding::of(row));
+        }
+    }
+
+    /// All cookies were judged.
+    pub fn surveyed(&mut self, judged: &[Judged<'_>], snapshot: &Snapshot, now: BootTime) {
+        self.standing = Standing::of(judged, now, snapshot.wall);
+        self.sets = Sets::of(snapshot);
+    }
+
+    /// A look is over: what was found then is what whoever asks now gets.
+    pub fn looked(&mut self) {
+        self.looked = Some(Instant::now());
+    }
+
+    /// The metrics as text.
+    pub fn text(&self, health: Health, format: Format) -> String {
+        let mut tally = self.counting.tally().clone();
+        if let Some(hook) = &self.hook {
+            tally.hook = hook.runs();
+        }
+        let readings = Readings {
+            standing: self.standing.clone(),
+            sets: self.sets.clone(),
+            tally,
+            health,
+        };
+        metrics::expose(&readings, format)
+    }
+
+    /// Writes the file, if there is to be one. A failure is told once, and does not stop anything.
+    pub fn write(&mut self, health: impl FnOnce() -> Health) -> Option<String> {
+        let dir = self.textfile.as_ref()?;
+        let text = self.text(health(), Format::Prometheus);
+        let failed = metrics::write_textfile(dir, &text).err();
+        let again = std::mem::replace(&mut self.silent, failed.is_some());
+        failed.filter(|_| !again).map(|error| format!("{error:#}"))
+    }
+
+    /// Lets the hook tell what waits, for a moment.
+    pub async fn finish(self) {
+        if let Some(hook) = self.hook {
+            hook.finish(HOOK_REST).await;
+        }
+    }
+}

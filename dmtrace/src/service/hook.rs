@@ -1,0 +1,255 @@
+//! A command of the administrator that is told of each new finding.
+
+use std::{
+    fmt,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Stdio,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::AsyncWriteExt as _, process::Command, sync::mpsc, task::JoinHandle, time::timeout,
+};
+
+use crate::{cli::row::Row, host::container::Workload, metrics::HookRun, output::json::envelope};
+
+/// Findings that wait while the command runs; more are dropped and counted.
+const QUEUE: usize = 64;
+/// Longest value of a variable, bytes.
+const VALUE_MAX: usize = 256;
+/// All that the command gets of the service's environment.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A command line. No shell sees it: quotes group words, and nothing is expanded.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CommandLine {
+    program: String,
+    arguments: Vec<String>,
+}
+
+/// It cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum BadCommand {
+    /// No words, or a quote without its end.
+    #[error("{0:?}: a quote is not closed, or there is no word; give: PROGRAM ARGUMENT ...")]
+    Malformed(String),
+    /// Its directory is not given.
+    #[error("{0}: give the program's absolute path")]
+    Relative(String),
+    /// There is no such program.
+    #[error("{0}: no executable file")]
+    Missing(String),
+}
+
+impl FromStr for CommandLine {
+    type Err = BadCommand;
+
+    fn from_str(text: &str) -> Result<Self, BadCommand> {
+        let words = shlex::split(text).filter(|words| !words.is_empty());
+        let mut words = words.ok_or_else(|| BadCommand::Malformed(text.to_owned()))?;
+        let program = words.remove(0);
+        let path = Path::new(&program);
+        if !path.is_absolute() {
+            return Err(BadCommand::Relative(program));
+        }
+        let runs = path
+            .metadata()
+            .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
+        if !runs {
+            return Err(BadCommand::Missing(program));
+        }
+        Ok(Self {
+            program,
+            arguments: words,
+        })
+    }
+}
+
+impl fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.program)
+    }
+}
+
+/// What the command is told.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Finding {
+    /// On standard input.
+    json: String,
+    /// In the environment.
+    variables: Vec<(&'static str, String)>,
+}
+
+impl Finding {
+    /// Of a judged cookie.
+    pub fn of(row: &Row<'_>) -> Self {
+        let id = row.semaphore.id;
+        let Workload { container, pod, .. } = row.workload();
+        let text = row
+            .verdict
+            .as_ref()
+            .map(|verdict| verdict.class.to_string());
+        let variables = [
+            ("DMTRACE_STATE", Some(row.state().to_owned())),
+            ("DMTRACE_FINDING", text),
+            ("DMTRACE_COOKIE", Some(row.semaphore.key.to_string())),
+            ("DMTRACE_SEMID", Some(id.semid.to_string())),
+            ("DMTRACE_IPC_NS", Some(id.ns.to_string())),
+            ("DMTRACE_PID", row.pid().map(|pid| pid.to_string())),
+            ("DMTRACE_COMM", Some(row.comm().to_owned())),
+            ("DMTRACE_CONTAINER", container),
+            ("DMTRACE_POD", pod),
+        ];
+        let known = variables.into_iter();
+        let known = known.filter_map(|(name, value)| Some((name, plain(&value?))));
+        Self {
+            json: format!("{}\n", envelope("finding", &row.json())),
+            variables: known.filter(|(_, value)| !value.is_empty()).collect(),
+        }
+    }
+}
+
+/// One short line, whatever a process calls itself.
+fn plain(text: &str) -> String {
+    let mut text = text.replace(|c: char| c.is_control(), " ");
+    let mut end = text.len().min(VALUE_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+/// The running hook: at most one command at a time, each with its limit of time.
+#[derive(Debug)]
+pub struct Hook {
+    queue: mpsc::Sender<Finding>,
+    runs: Arc<[AtomicU64; HookRun::ALL.len()]>,
+    runner: JoinHandle<()>,
+}
+
+impl Hook {
+    /// Waits for findings. Must be called in a runtime. `problem` is told why a run failed.
+    pub fn start(
+        command: CommandLine,
+        limit: Duration,
+        problem: impl Fn(String) + Send + 'static,
+    ) -> Self {
+        let (queue, mut findings) = mpsc::channel::<Finding>(QUEUE);
+        let runs = Arc::<[AtomicU64; HookRun::ALL.len()]>::default();
+        let counted = Arc::clone(&runs);
+        let runner = tokio::spawn(async move {
+            while let Some(finding) = findings.recv().await {
+                let (run, why) = run(&command, &finding, limit).await;
+                if let Some(why) = why {
+                    problem(format!("hook {command}: {why}"));
+                }
+                counted[run as usize].fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Self {
+            queue,
+            runs,
+            runner,
+        }
+    }
+
+    /// Tells the command soon. Never waits: without room the finding is dropped and counted.
+    pub fn tell(&self, finding: Finding) {
+        if self.queue.try_send(finding).is_err() {
+            self.runs[HookRun::Dropped as usize].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How its runs ended, by [`HookRun`].
+    pub fn runs(&self) -> [u64; HookRun::ALL.len()] {
+        HookRun::ALL.map(|run| self.runs[run as usize].load(Ordering::Relaxed))
+    }
+
+    /// Lets it tell what waits, for this time; then what runs is killed.
+    pub async fn finish(self, patience: Duration) {
+        let Self {
+            queue, mut runner, ..
+        } = self;
+        drop(queue);
+        if timeout(patience, &mut runner).await.is_err() {
+            runner.abort();
+            let _cancelled = runner.await;
+        }
+    }
+}
+
+/// Kills a process group, unless it has ended well.
+struct Group(Option<i32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            // SAFETY: two numbers. The leader has not been waited for: its number is not reused.
+            unsafe { libc::kill(-leader, libc::SIGKILL) };
+        }
+    }
+}
+
+async fn run(
+    command: &CommandLine,
+    finding: &Finding,
+    limit: Duration,
+) -> (HookRun, Option<String>) {
+    let spawned = Command::new(&command.program)
+        .args(&command.arguments)
+        .env_clear()
+        .env("PATH", PATH)
+        .envs(finding.variables.iter().map(|(name, value)| (name, value)))
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn();
+    let mut child = match spawned {
+        Ok(child) => child,
+        Err(error) => return (HookRun::Failed, Some(error.to_string())),
+    };
+    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
+    let stdin = child.stdin.take();
+    let told = async {
+        if let Some(mut stdin) = stdin {
+            // It need not read.
+            let _unread = stdin.write_all(finding.json.as_bytes()).await;
+        }
+    };
+    let ended = async {
+        // What it has left running may keep the pipe open.
+        tokio::select! {
+            status = child.wait() => status,
+            status = async { told.await; std::future::pending().await } => status,
+        }
+    };
+    match timeout(limit, ended).await {
+        Err(_) => {
+            drop(group);
+            let _reaped = child.wait().await;
+            let why = format!("killed after {} s", limit.as_secs_f64());
+            (HookRun::TimedOut, Some(why))
+        }
+        Ok(Err(error)) => (HookRun::Failed, Some(error.to_string())),
+        Ok(Ok(status)) => {
+            group.0 = None;
+            if status.success() {
+                (HookRun::Ok, None)
+            } else {
+                (HookRun::Failed, Some(status.to_string()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,348 @@
+//! Continuous tracing: a small daemon that an administrator leaves running for months.
+
+mod client;
+mod export;
+pub mod hook;
+mod janitor;
+mod log;
+mod memory;
+mod reporter;
+mod request;
+mod socket;
+mod systemd;
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::{
+    cli::{
+        args::Tuning,
+        past::Chronicle,
+        trace::{Ready, Tracing},
+    },
+    history,
+    host::clock::boot_now,
+    metrics::Scrape,
+    output::json::envelope,
+    output::time::Clock,
+    probe::{Continuity, DmState, Environment, Past, remove_pins},
+    session::Session,
+    verdict::Thresholds,
+};
+pub use client::ask_status;
+use export::Exports;
+pub use export::Options as ExportOptions;
+use janitor::Janitor;
+use log::{Level, Log};
+use reporter::Reporter;
+use request::Request;
+pub use socket::{Access, SOCKET};
+use socket::{Answer, Control, Question, lock_of};
+use systemd::Watchdog;
+
+/// A leak is told within a second of the end of its owner, a moment of grace included.
+const YOUNG: Duration = Duration::from_millis(500);
+
+/// Time for the history to reach the disk at the end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How to trace.
+    pub tuning: Tuning,
+    /// Who may ask.
+    pub access: Access,
+    /// Every step of every cookie.
+    pub verbose: bool,
+    /// Where the kernel side outlives the service.
+    pub pins: PathBuf,
+    /// Whether it does so after an orderly end.
+    pub keep: bool,
+    /// Metrics and the hook.
+    pub export: ExportOptions,
+    /// Leaks that have been left alone for so long are removed.
+    pub auto_clean: Option<Duration>,
+    /// Where each removal is written down, unless as usual.
+    pub audit: Option<PathBuf>,
+    /// Where findings are kept, if they are.
+    pub history: Option<history::Options>,
+}
+
+/// Traces until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Tracing cannot start, another service runs, or polling fails.
+pub async fn serve(options: &Options) -> Result<()> {
+    let mut control = Control::open(Path::new(SOCKET), options.access)?;
+    let exports = Exports::open(&options.export, options.access.group)?;
+    let chronicle = options.history.clone().map(|options| {
+        Chronicle::open(options, |warning: &str| {
+            Log::to_stderr(false).say(Level::Warning, warning);
+        })
+    });
+    let mut reporter = Reporter::new(Log::to_stderr(options.verbose), exports, chronicle);
+    let thresholds = Thresholds {
+        young: YOUNG,
+        ..Thresholds::default()
+    };
+    let mut tracing = Tracing::start_kept(&options.tuning, &options.pins)?.patient(thresholds);
+    greet(reporter.log(), tracing.session());
+    if let Some(chronicle) = reporter.chronicle() {
+        let past = tracing.session().continuity().map(|it| &it.past);
+        let backend = tracing.session().tracer().backend().name();
+        let continuous = matches!(past, Some(Past::Unbroken));
+        chronicle.began(backend, &Environment::read().kernel, continuous);
+    }
+    tracing.begin(&mut reporter)?;
+    let mut watchdog = Watchdog::of_unit();
+    let mut janitor = Janitor::new(options.auto_clean, options.audit.clone());
+    let mut told = usize::MAX;
+    let mut settled = false;
+    systemd::ready("tracing");
+    loop {
+        let next = tokio::select! {
+            biased;
+            ready = tracing.ready() => match ready? {
+                Some(ready) => Next::Trace(ready),
+                None => break,
+            },
+            question = control.questions.recv() => match question {
+                Some(question) => Next::Answer(question),
+                None => break,
+            },
+            scrape = reporter.exports.asked() => Next::Scrape(scrape),
+            said = janitor.due() => Next::CleanUp(said),
+            () = watchdog.due() => Next::SignOfLife,
+        };
+        match next {
+            Next::Trace(ready) => {
+                tracing.act(ready, &mut reporter)?;
+                if ready == Ready::Look {
+                    looked(&tracing, &mut reporter);
+                    let leaks = tracing.told().values().filter(|it| **it == "leaked");
+                    janitor.looked(leaks.count(), Instant::now());
+                    if !std::mem::replace(&mut settled, true) {
+                        // The start has read the types of the whole kernel.
+                        memory::give_back();
+                    }
+                }
+            }
+            Next::Scrape(Scrape { format, answer }) => {
+                if reporter.exports.is_stale() {
+                    tracing.act(Ready::Look, &mut reporter)?;
+                    looked(&tracing, &mut reporter);
+                }
+                let text = reporter.exports.text(tracing.session().meters(), format);
+                let _unheard = answer.send(text);
+            }
+            Next::Answer(question) => answer(question, &tracing, &reporter, &control),
+            Next::CleanUp(None) => janitor.clean(Instant::now()),
+            Next::CleanUp(Some(said)) => say_clean_up(reporter.log(), said),
+            Next::SignOfLife => watchdog.alive(),
+        }
+        if told != tracing.told().len() {
+            told = tracing.told().len();
+            systemd::status(&match told {
+                0 => "tracing; no finding stands".to_owned(),
+                told => format!("tracing; {told} findings stand: dmtrace report"),
+            });
+        }
+    }
+    systemd::stopping();
+    let keep = options.keep || systemd::restarts().await;
+    let stays = keep && tracing.leave(&mut reporter)?;
+    let accounting = if stays {
+        None
+    } else {
+        Some(tracing.finish(&mut reporter)?.accounting)
+    };
+    let (mut log, exports, chronicle) = reporter.into_parts();
+    exports.finish().await;
+    if let Some(chronicle) = chronicle
+        && !chronicle.close(LAST_WORDS)
+    {
+        log.say(
+            Level::Warning,
+            "the disk is too slow: the history may lack the last moments",
+        );
+    }
+    let Some(accounting) = accounting else {
+        log.say(
+            Level::Info,
+            "stopped; tracing goes on, for the next start; to end it: dmtrace serve --remove",
+        );
+        return Ok(());
+    };
+    let line = accounting.line();
+    log.say(Level::Info, format_args!("stopped; accounting: {line}"));
+    for deficit in &accounting.deficits {
+        log.say(Level::Warning, format_args!("not exact: {deficit}"));
+    }
+    Ok(())
+}
+
+/// Removes what a service that has ended left to go on. Tells whether there was anything.
+///
+/// # Errors
+/// A service runs, or this process may not.
+pub fn remove(pins: &Path) -> Result<bool> {
+    let _lock = lock_of(Path::new(SOCKET))?;
+    remove_pins(pins).with_context(|| pins.display().to_string())
+}
+
+enum Next {
+    Trace(Ready),
+    Answer(Question),
+    Scrape(Scrape),
+    /// It is due, or this is what came of it.
+    CleanUp(Option<Result<String, String>>),
+    SignOfLife,
+}
+
+fn say_clean_up(log: &mut Log, said: Result<String, String>) {
+    let (level, text) = match said {
+        Ok(text) => (Level::Notice, text),
+        Err(text) => (Level::Warning, text),
+    };
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        log.say_often(level, format_args!("clean-up: {line}"));
+    }
+}
+
+/// After a look there are new numbers.
+fn looked(tracing: &Tracing, reporter: &mut Reporter) {
+    reporter.exports.looked();
+    if let Some(failure) = reporter.exports.write(|| tracing.session().meters()) {
+        reporter.log().say(Level::Warning, failure);
+    }
+}
+
+fn greet(log: &mut Log, session: &Session) {
+    let tracer = session.tracer();
+    log.say(
+        Level::Info,
+        format_args!(
+            "dmtrace {} traces ({} backend); {} sets were there before",
+            env!("CARGO_PKG_VERSION"),
+            tracer.backend(),
+            session.preexisting()
+        ),
+    );
+    for spot in tracer.backend().blind_spots() {
+        log.say(
+            Level::Notice,
+            format_args!("this backend does not see: {spot}"),
+        );
+    }
+    for what in tracer.missing_detail() {
+        log.say(
+            Level::Notice,
+            format_args!("this kernel does not show: {what}"),
+        );
+    }
+    if let Some(continuity) = session.continuity() {
+        say_past(log, continuity);
+        let attached = matches!(tracer.dm(), DmState::Attached { .. });
+        if matches!(continuity.past, Past::Unbroken) && attached && !tracer.dm_went_on() {
+            log.say(
+                Level::Notice,
+                "device-mapper was not seen meanwhile, its probes cannot stay: the devices of \
+                 cookies made then are unknown",
+            );
+        }
+    }
+    match tracer.dm() {
+        DmState::Attached { .. } => {}
+        DmState::NotLoaded => log.say(
+            Level::Info,
+            "device-mapper is not loaded: it will be traced as soon as it is",
+        ),
+        DmState::Impossible { reason } => log.say(
+            Level::Notice,
+            format_args!("device-mapper cannot be traced, devices stay unknown: {reason}"),
+        ),
+    }
+}
+
+/// Whether anything may have gone unseen.
+fn say_past(log: &mut Log, continuity: &Continuity) {
+    match &continuity.past {
+        Past::New => {}
+        Past::Unbroken => log.say(
+            Level::Info,
+            "tracing went on while no service ran: no semaphore was missed",
+        ),
+        Past::Gap(gap) => {
+            let clock = Clock::now();
+            let from = match gap.from {
+                Some(from) => format!("from {} ", clock.rfc3339(from)),
+                None => String::new(),
+            };
+            log.say(
+                Level::Warning,
+                format_args!(
+                    "gap: nothing was seen {from}until {}, {}; sets whose creator is unknown \
+                     by that: {}; that went: {}; that were used: {}",
+                    clock.rfc3339(gap.to),
+                    gap.why.text(),
+                    gap.came,
+                    gap.went,
+                    gap.used
+                ),
+            );
+        }
+    }
+    if let Some(reason) = &continuity.unpinned {
+        log.say(
+            Level::Notice,
+            format_args!("tracing will pause whenever the service is down: {reason}"),
+        );
+    }
+}
+
+fn answer(question: Question, tracing: &Tracing, reporter: &Reporter, control: &Control) {
+    // Whoever asked may have gone.
+    match (question.request, question.answer) {
+        (Request::Status, Answer::Line(line)) => {
+            let status = status(tracing, reporter, control);
+            let _unheard = line.send(envelope("status", &status).to_string());
+        }
+        (Request::History(query), Answer::Stream(mut stream)) => match reporter.chronicle() {
+            Some(chronicle) => chronicle.ask(query, stream),
+            None => {
+                let text = "this service keeps no history (--no-history)";
+                let line = envelope("error", &json!({ "error": text }));
+                let _unheard = writeln!(stream, "{line}");
+            }
+        },
+        (Request::Status, Answer::Stream(_)) | (Request::History(_), Answer::Line(_)) => {}
+    }
+}
+
+fn status(tracing: &Tracing, reporter: &Reporter, control: &Control) -> Value {
+    let session = tracing.session();
+    let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "pid": std::process::id(),
+        "kernel": Environment::read().kernel,
+        "seconds": boot_now().since(session.began()).as_secs(),
+        "health": session.health(),
+        "totals": session.ledger().totals(),
+        "findings": reporter.findings(tracing.told().len()),
+        "history": reporter.chronicle().map(Chronicle::status),
+        "requests": {
+            "answered": count(&control.tally.answered),
+            "refused": count(&control.tally.refused),
+        },
+    })
+}

@@ -1,0 +1,294 @@
+//! Says what happens to cookies, and keeps what was found for those who ask.
+
+use std::{cell::RefCell, collections::BTreeMap};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{
+    export::Exports,
+    log::{Level, Log},
+    memory::give_back,
+};
+use crate::{
+    cli::{
+        past::Chronicle,
+        row::{Row, confidence},
+        trace::{Observer, View},
+    },
+    facts::Snapshot,
+    host::clock::boot_now,
+    ids::{BootTime, SemId},
+    ledger::{Change, ChangeKind, Semaphore},
+    session::DmReport,
+    stack::{CallSite, Symbolizer},
+    verdict::{self, Context, Judged},
+};
+
+/// Findings that are kept word by word; more are counted.
+const KEPT: usize = 200;
+
+/// The observer of a service.
+pub struct Reporter {
+    log: Log,
+    /// Metrics and the hook.
+    pub exports: Exports,
+    /// What is kept.
+    chronicle: Option<Chronicle>,
+    /// Everything that stood was told once.
+    settled: bool,
+    /// Cookies that ended up to here were judged.
+    closed_until: BootTime,
+    names: RefCell<Symbolizer>,
+    /// Whether there may be something in them.
+    named: bool,
+    /// Findings that stand, as far as they are kept.
+    standing: BTreeMap<SemId, Value>,
+    /// Findings by their label since the start.
+    told: BTreeMap<&'static str, u64>,
+    /// Creations that failed because the limits were reached.
+    starved: u64,
+}
+
+impl Reporter {
+    /// Says it there.
+    pub fn new(log: Log, exports: Exports, chronicle: Option<Chronicle>) -> Self {
+        Self {
+            log,
+            exports,
+            chronicle,
+            settled: false,
+            closed_until: boot_now(),
+            names: RefCell::default(),
+            named: false,
+            standing: BTreeMap::new(),
+            told: BTreeMap::new(),
+            starved: 0,
+        }
+    }
+
+    /// For other lines.
+    pub const fn log(&mut self) -> &mut Log {
+        &mut self.log
+    }
+
+    /// What is needed to the end.
+    pub fn into_parts(self) -> (Log, Exports, Option<Chronicle>) {
+        (self.log, self.exports, self.chronicle)
+    }
+
+    /// What is kept.
+    pub const fn chronicle(&self) -> Option<&Chronicle> {
+        self.chronicle.as_ref()
+    }
+
+    /// Says a finding, and tells it to whoever wants to know. Returns it as JSON.
+    fn tell(&mut self, judged: &Judged<'_>, view: &View<'_>) -> Value {
+        self.named = true;
+        let class = judged.verdict.class;
+        *self.told.entry(class.label()).or_default() += 1;
+        let mut row = Row::bare(view.ledger, judged.semaphore, judged.set, boot_now())
+            .with_names(&self.names);
+        row.verdict = Some(judged.verdict.clone());
+        self.exports.finding(&row, judged, view.ledger);
+        let line = sentence(&row, judged);
+        self.log.say_often(Level::Warning, line);
+        row.json()
+    }
+
+    /// Tells of cookies that were gone before they could be judged: accidents, and what was
+    /// completed too often.
+    fn tell_closed(&mut self, view: &View<'_>, context: &Context<'_>) {
+        let until = self.closed_until;
+        let ended = |set: &Semaphore| set.ending.as_ref().map_or(until, |ending| ending.at);
+        for judged in verdict::survey_closed_after(view.ledger, context, until) {
+            self.closed_until = self.closed_until.max(ended(judged.semaphore));
+            if judged.verdict.class.is_finding() {
+                self.tell(&judged, view);
+            }
+        }
+        if let Some(chronicle) = &mut self.chronicle {
+            chronicle.closed(view.ledger, context, &self.names);
+        }
+    }
+
+    /// What was found, for those who ask. `standing`: how many findings stand, kept or not.
+    pub fn findings(&self, standing: usize) -> Value {
+        json!({
+            "standing": standing,
+            "told": self.told,
+            "creations_failed": self.starved,
+            "list": self.standing.values().collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Observer for Reporter {
+    fn changes(&mut self, changes: &[Change], view: &View<'_>) -> Result<()> {
+        self.exports.changes(changes, view.ledger);
+        if let Some(chronicle) = &self.chronicle {
+            chronicle.changes(changes, view.ledger);
+        }
+        for change in changes {
+            if let ChangeKind::CreateFailed { errno } = change.kind {
+                self.starved += u64::from(errno == libc::ENOSPC);
+                if errno == libc::ENOSPC {
+                    let who = change.who.as_ref().map_or_else(String::new, |who| {
+                        format!(" for {}[{}]", who.name, who.image.id.tgid)
+                    });
+                    let text = format!(
+                        "no semaphore could be made{who} in IPC namespace {}: the limits of \
+                         kernel.sem are reached; who fills them: dmtrace report",
+                        change.sem.ns
+                    );
+                    self.log.say_often(Level::Error, text);
+                }
+            } else if change.is_cookie() {
+                self.log.say_often(Level::Debug, Step { change, view });
+            }
+        }
+        Ok(())
+    }
+
+    fn finding(&mut self, judged: &Judged<'_>, view: &View<'_>) -> Result<()> {
+        let json = self.tell(judged, view);
+        if let (Some(chronicle), Some(context)) = (&self.chronicle, view.context) {
+            chronicle.found(judged, view.ledger, context.facts, &self.names);
+        }
+        let id = judged.semaphore.id;
+        if self.standing.len() < KEPT || self.standing.contains_key(&id) {
+            self.standing.insert(id, json);
+        }
+        Ok(())
+    }
+
+    fn cleared(&mut self, sem: SemId, label: &str, view: &View<'_>) -> Result<()> {
+        self.standing.remove(&sem);
+        let ledger = view.ledger;
+        if let Some(chronicle) = &self.chronicle {
+            chronicle.cleared(sem, ledger);
+        }
+        let live = ledger.semaphore(sem);
+        let Some(set) = live.or_else(|| ledger.closed_cookie(sem)) else {
+            return Ok(());
+        };
+        let how = if live.is_some() {
+            "is not any more"
+        } else {
+            "is gone"
+        };
+        let text = format!("{} semid {}: was {label}, {how}", set.key, sem.semid);
+        self.log.say_often(Level::Info, text);
+        Ok(())
+    }
+
+    fn surveyed(&mut self, judged: &[Judged<'_>], snapshot: &Snapshot) {
+        self.exports.surveyed(judged, snapshot, boot_now());
+    }
+
+    fn judged(&mut self, view: &View<'_>) -> Result<()> {
+        if let Some(context) = view.context {
+            self.tell_closed(view, context);
+        }
+        if !self.settled {
+            self.settled = true;
+            if let Some(chronicle) = &self.chronicle {
+                chronicle.settled();
+            }
+        }
+        Ok(())
+    }
+
+    fn device_mapper(&mut self, report: &DmReport) -> Result<()> {
+        let text = format!(
+            "device-mapper was loaded and is traced now; cookies made before, their devices not \
+             known: {}",
+            report.cookies_before
+        );
+        self.log.say(Level::Notice, text);
+        Ok(())
+    }
+
+    fn idle(&mut self) -> Result<()> {
+        // Names of calls come from whole binaries, which nobody needs until the next finding.
+        if self.named {
+            self.named = false;
+            self.names = RefCell::default();
+            give_back();
+        }
+        Ok(())
+    }
+
+    fn enough(&self) -> bool {
+        false
+    }
+}
+
+/// A finding in one line: what, whose fault, where, what to do next.
+fn sentence(row: &Row<'_>, judged: &Judged<'_>) -> String {
+    let semaphore = judged.semaphore;
+    let verdict = &judged.verdict;
+    let mut text = format!(
+        "{} semid {}, IPC namespace {}: {} ({})",
+        semaphore.key,
+        semaphore.id.semid,
+        semaphore.id.ns,
+        verdict.class,
+        confidence(verdict),
+    );
+    let mut add = |label: &str, value: &str| {
+        if !value.is_empty() && value != "-" {
+            text.push_str("; ");
+            text.push_str(label);
+            text.push_str(value);
+        }
+    };
+    if let Some(culprit) = &verdict.culprit {
+        add(
+            "by ",
+            &format!("{}[{}]", culprit.who.name, culprit.who.image.id.tgid),
+        );
+    }
+    if row.pid() != verdict.culprit.as_ref().map(|it| it.who.image.id.tgid) {
+        add("made by ", &row.owner());
+    }
+    if let Some(image) = row.image {
+        add("command ", &image.command_line());
+        add("uid ", &image.uid.to_string());
+    }
+    add("in ", &row.workload().to_string());
+    add("device ", &row.device());
+    if let Some(site) = row.call_site() {
+        add("call site ", &innermost(&CallSite::line(site)));
+    }
+    add("", &format!("see: dmtrace explain {}", semaphore.key));
+    text
+}
+
+/// The calls next to the one that made the cookie: a line of a log is no place for all of them.
+fn innermost(calls: &str) -> String {
+    const CALLS: usize = 6;
+    match calls.match_indices(" < ").nth(CALLS - 1) {
+        Some((end, _)) => format!("{} < ...", &calls[..end]),
+        None => calls.to_owned(),
+    }
+}
+
+/// One change, for those who want every step.
+struct Step<'a, 'b> {
+    change: &'a Change,
+    view: &'a View<'b>,
+}
+
+impl std::fmt::Display for Step<'_, '_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Change { sem, key, .. } = self.change;
+        let who = self.change.who.as_ref().map_or_else(
+            || "kernel".to_owned(),
+            |who| format!("{}[{}]", who.name, who.image.id.tgid),
+        );
+        let word = crate::cli::printer::word(self.change);
+        let detail = crate::cli::printer::detail(self.change, self.view.ledger);
+        write!(f, "{key} semid {}: {word} by {who} {detail}", sem.semid)
+    }
+}

@@ -1,0 +1,118 @@
+//! Requests on the control socket: one line of JSON, of bounded length.
+
+use serde::{Deserialize, Serialize};
+
+use crate::history::Query;
+
+/// Longest request, its line feed included.
+pub const REQUEST_MAX: usize = 1024;
+
+/// What may be asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// How the service is, and what it has found.
+    Status,
+    /// What it has found before. The answer has many lines.
+    History(Query),
+}
+
+/// A request as it is sent.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    request: Request,
+}
+
+impl Request {
+    /// As it is sent, with its end of line.
+    pub fn line(self) -> String {
+        let request = serde_json::json!(Line { request: self });
+        format!("{request}\n")
+    }
+}
+
+/// Why a request is not answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum BadRequest {
+    /// Longer than [`REQUEST_MAX`].
+    #[error("the request is longer than {REQUEST_MAX} bytes")]
+    TooLong,
+    /// The other side has hung up before the end of the line.
+    #[error("the request has no end of line")]
+    Cut,
+    /// Not one of [`Request`].
+    #[error(
+        "no such request; this service knows: {{\"request\":\"status\"}} and \
+             {{\"request\":{{\"history\":{{}}}}}}"
+    )]
+    Unknown,
+}
+
+/// What the bytes received so far are.
+///
+/// # Errors
+/// They will never be a request.
+pub fn parse(bytes: &[u8]) -> Result<Option<Request>, BadRequest> {
+    let Some(end) = bytes.iter().position(|&byte| byte == b'\n') else {
+        return if bytes.len() >= REQUEST_MAX {
+            Err(BadRequest::TooLong)
+        } else {
+            Ok(None)
+        };
+    };
+    if end >= REQUEST_MAX {
+        return Err(BadRequest::TooLong);
+    }
+    let line: Line = serde_json::from_slice(&bytes[..end]).map_err(|_| BadRequest::Unknown)?;
+    Ok(Some(line.request))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_request_is_known_once_its_line_is_complete() {
+        let line = b"{\"request\":\"status\"}\n";
+        for length in 0..line.len() {
+            assert_eq!(parse(&line[..length]), Ok(None));
+        }
+        assert_eq!(parse(line), Ok(Some(Request::Status)));
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused() {
+        for line in [
+            "\n",
+            "status\n",
+            "{}\n",
+            "{\"request\":\"shutdown\"}\n",
+            "{\"request\":\"status\",\"path\":\"/etc/shadow\"}\n",
+        ] {
+            assert_eq!(parse(line.as_bytes()), Err(BadRequest::Unknown), "{line}");
+        }
+        assert_eq!(parse(&[b' '; REQUEST_MAX]), Err(BadRequest::TooLong));
+        let deep = format!("{}\n", "[".repeat(REQUEST_MAX - 2));
+        assert_eq!(parse(deep.as_bytes()), Err(BadRequest::Unknown));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_decided_within_the_bound(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+            let parsed = parse(&bytes);
+            if bytes.len() >= REQUEST_MAX {
+                prop_assert_ne!(parsed, Ok(None), "would read on for ever");
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_read(tail in prop::collection::vec(any::<u8>(), 0..50)) {
+            let mut line = Request::Status.line().into_bytes();
+            line.extend(tail);
+            prop_assert_eq!(parse(&line), Ok(Some(Request::Status)));
+        }
+    }
+}

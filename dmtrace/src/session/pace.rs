@@ -1,0 +1,240 @@
+//! When to look at the whole: soon after something has changed, when a verdict waits for time to
+//! pass, and ever more rarely when nothing happens.
+
+use std::time::{Duration, Instant};
+
+/// How eager a trace is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rhythm {
+    /// Looks are at least so far apart, unless something ends.
+    pub at_least: Duration,
+    /// Longest pause while cookies are there whose fate is open.
+    pub open: Duration,
+    /// Longest pause while only sets are there that nothing is to be said about; 0 for none.
+    pub quiet: Duration,
+    /// After a look comes a pause of so many times its length, whatever has changed.
+    pub share: u32,
+}
+
+impl Rhythm {
+    /// Somebody watches: a look each second while there is anything to look at.
+    pub const WATCH: Self = Self {
+        at_least: Duration::from_secs(1),
+        open: Duration::from_secs(1),
+        quiet: Duration::from_secs(1),
+        share: 0,
+    };
+    /// For months: the pauses double up to minutes, and up to an hour where only the comparison
+    /// with the kernel's tables is left to do.
+    pub const SERVE: Self = Self {
+        at_least: Duration::from_secs(1),
+        open: Duration::from_secs(60),
+        quiet: Duration::from_secs(3600),
+        share: 10,
+    };
+}
+
+/// After the end of a process that leaves cookies, others may end as well.
+const URGENT: Duration = Duration::from_millis(100);
+
+/// What a change calls for.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Urgency {
+    /// A look in due time.
+    Normal,
+    /// The end of a process, or of a wait: a verdict can be final now.
+    Final,
+}
+
+/// What a look has left open.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Outlook {
+    /// Sets are there.
+    pub sets: bool,
+    /// Cookies are there whose fate is open.
+    pub open: bool,
+    /// A verdict may change by time alone after this.
+    pub due: Option<Duration>,
+}
+
+/// The clock of looks.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    rhythm: Rhythm,
+    next: Option<Instant>,
+    last: Option<Instant>,
+    pause: Duration,
+    /// How long the last look took.
+    took: Duration,
+}
+
+impl Pace {
+    /// The first look is due at once.
+    pub const fn new(rhythm: Rhythm, now: Instant) -> Self {
+        Self {
+            rhythm,
+            next: Some(now),
+            last: None,
+            pause: rhythm.at_least,
+            took: Duration::ZERO,
+        }
+    }
+
+    /// When the next look is due; `None` while there is nothing to look at.
+    pub const fn next(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// The books have changed.
+    pub fn changed(&mut self, urgency: Urgency, now: Instant) {
+        self.pause = self.rhythm.at_least;
+        let gap = match urgency {
+            Urgency::Normal => self.rhythm.at_least,
+            Urgency::Final => URGENT,
+        };
+        let gap = gap.max(self.took.saturating_mul(self.rhythm.share));
+        let earliest = self.last.map_or(now, |last| last + gap).max(now);
+        if self.next.is_none_or(|next| next > earliest) {
+            self.next = Some(earliest);
+        }
+    }
+
+    /// A look has begun: the time from which the next one is counted.
+    pub const fn looks(&mut self, now: Instant) {
+        self.last = Some(now);
+        self.next = None;
+    }
+
+    /// The look is over.
+    pub fn looked(&mut self, outlook: Outlook, now: Instant) {
+        let last = self.last.unwrap_or(now);
+        self.took = now.saturating_duration_since(last);
+        let longest = if outlook.open {
+            self.rhythm.open
+        } else if outlook.sets {
+            self.rhythm.quiet
+        } else {
+            Duration::ZERO
+        };
+        let regular = (!longest.is_zero()).then(|| now + self.pause.min(longest));
+        let due = outlook.due.map(|due| now + due);
+        if due.is_some() && due < regular {
+            // Times of the kernel have seconds: look again soon after.
+            self.pause = self.rhythm.at_least;
+        } else {
+            self.pause = self.pause.saturating_mul(2).min(self.rhythm.quiet);
+        }
+        let next = [regular, due, self.next].into_iter().flatten().min();
+        // What has changed during the look waits its turn, too.
+        let earliest = last + self.took.saturating_mul(self.rhythm.share);
+        self.next = next.map(|next| next.max(earliest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn start(rhythm: Rhythm) -> (Pace, Instant) {
+        let now = Instant::now();
+        (Pace::new(rhythm, now), now)
+    }
+
+    /// Looks at every moment that is due, without any change; returns the pauses.
+    fn pauses(pace: &mut Pace, mut now: Instant, outlook: Outlook, count: usize) -> Vec<u64> {
+        let mut pauses = Vec::new();
+        while let Some(next) = pace.next().filter(|_| pauses.len() < count) {
+            pauses.push(next.saturating_duration_since(now).as_secs());
+            now = next;
+            pace.looks(now);
+            pace.looked(outlook, now);
+        }
+        pauses
+    }
+
+    #[test]
+    fn nothing_there_means_no_look_after_the_first() {
+        for rhythm in [Rhythm::WATCH, Rhythm::SERVE] {
+            let (mut pace, now) = start(rhythm);
+            assert_eq!(pauses(&mut pace, now, Outlook::default(), 9), [0]);
+            assert_eq!(pace.next(), None);
+        }
+    }
+
+    #[test]
+    fn a_service_looks_ever_more_rarely_while_nothing_changes() {
+        let (mut pace, now) = start(Rhythm::SERVE);
+        let sets = Outlook {
+            sets: true,
+            ..Outlook::default()
+        };
+        let all = pauses(&mut pace, now, sets, 20);
+        assert_eq!(all[..8], [0, 1, 2, 4, 8, 16, 32, 64]);
+        assert_eq!(all[19], 3600);
+        let (mut pace, now) = start(Rhythm::SERVE);
+        let open = Outlook { open: true, ..sets };
+        assert_eq!(pauses(&mut pace, now, open, 20)[19], 60);
+    }
+
+    #[test]
+    fn who_watches_sees_it_each_second() {
+        let (mut pace, now) = start(Rhythm::WATCH);
+        let outlook = Outlook {
+            sets: true,
+            open: true,
+            due: None,
+        };
+        assert_eq!(pauses(&mut pace, now, outlook, 5), [0, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn an_end_is_looked_at_within_a_second_whatever_the_pause() {
+        let (mut pace, mut now) = start(Rhythm::SERVE);
+        let outlook = Outlook {
+            sets: true,
+            ..Outlook::default()
+        };
+        now += pauses(&mut pace, now, outlook, 20).iter().sum::<u64>() as u32 * SECOND;
+        now += 10 * SECOND;
+        assert_eq!(pace.next(), Some(now + 3590 * SECOND));
+        pace.changed(Urgency::Final, now);
+        assert_eq!(pace.next(), Some(now));
+        pace.looks(now);
+        pace.looked(outlook, now);
+        // The next one, in a burst, waits a little.
+        pace.changed(Urgency::Final, now);
+        assert_eq!(pace.next(), Some(now + URGENT));
+        // An ordinary change does not put it off.
+        pace.changed(Urgency::Normal, now);
+        assert_eq!(pace.next(), Some(now + URGENT));
+    }
+
+    #[test]
+    fn a_verdict_that_waits_for_time_is_looked_at_in_time() {
+        let (mut pace, now) = start(Rhythm::SERVE);
+        pace.looks(now);
+        let outlook = Outlook {
+            sets: true,
+            open: true,
+            due: Some(Duration::from_millis(300)),
+        };
+        pace.looked(outlook, now);
+        assert_eq!(pace.next(), Some(now + Duration::from_millis(300)));
+    }
+
+    #[test]
+    fn looks_that_take_long_leave_the_host_in_peace() {
+        let (mut pace, now) = start(Rhythm::SERVE);
+        pace.looks(now);
+        let open = Outlook {
+            sets: true,
+            open: true,
+            due: None,
+        };
+        pace.looked(open, now + SECOND);
+        pace.changed(Urgency::Final, now + SECOND);
+        assert_eq!(pace.next(), Some(now + Rhythm::SERVE.share * SECOND));
+    }
+}

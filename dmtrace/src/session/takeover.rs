@@ -1,0 +1,155 @@
+//! A session that outlives its process: its successor goes on with the maps.
+
+use std::path::Path;
+
+use dmtrace_common::{KINDS, Kind, SEM_TOMBSTONE};
+
+use super::{Session, Sink};
+use crate::{
+    event::{as_bytes, decode},
+    host::{self, Scope},
+    ids::BootTime,
+    ledger::DriftKind,
+    probe::{Continuity, Options, Past, Seed, StartError, Tracer},
+    stack::CallSite,
+};
+
+/// Tries to find the ring at rest.
+const TRIES: u32 = 1000;
+
+impl Session {
+    /// As [`Session::start`], with a kernel side that outlives this process: pinned under `root`.
+    /// What an earlier process has left there is taken over.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn start_kept(options: Options, scope: Scope, root: &Path) -> Result<Self, StartError> {
+        let now = host::clock::boot_now();
+        let (mut tracer, continuity) = Tracer::start_kept(options, root)?;
+        let new = matches!(continuity.past, Past::New) || tracer.began() == BootTime(0);
+        if new {
+            let snapshot = host::take_snapshot(&scope);
+            tracer.seed(&snapshot, Seed::Older);
+            tracer.begins(now);
+            let mut session = Self::open(tracer, now, scope, None, Some(continuity))?;
+            let mut early = Vec::new();
+            session.drain_all(&mut |changes, _| early.extend_from_slice(changes));
+            session.early = early;
+            session.preexisting = session.compare(&snapshot).preexisting;
+            if let Some(Past::Gap(gap)) = session.continuity.as_mut().map(|it| &mut it.past) {
+                gap.came = session.preexisting;
+            }
+            return Ok(session);
+        }
+        let began = tracer.began();
+        tracer.begins(began);
+        let mut session = Self::open(tracer, began, scope, None, Some(continuity))?;
+        session.take_over();
+        Ok(session)
+    }
+
+    /// Whether this trace goes on with that of an earlier process, and whether a later one will
+    /// go on with it; `None` for one that ends with its process.
+    pub const fn continuity(&self) -> Option<&Continuity> {
+        self.continuity.as_ref()
+    }
+
+    /// Ends this process's part: what is in the ring is taken in, and tracing goes on for a later
+    /// one. `false` where it cannot.
+    pub fn leave(&mut self, sink: Sink<'_>) -> bool {
+        if self.tracer.pinned().is_none() {
+            return false;
+        }
+        self.drain_all(sink);
+        self.resync(sink);
+        if let Some(registration) = self.registration.take() {
+            registration.leave();
+        }
+        true
+    }
+
+    /// The books are made from the maps; what nobody has read is in the ring.
+    fn take_over(&mut self) {
+        for (_, record) in self.tracer.maps().procs() {
+            self.ledger.adopt_process(&record);
+        }
+        // What is gone comes after the messages that tell of it.
+        let mut live = 0;
+        for (key, record) in self.tracer.maps().sems() {
+            if record.state & SEM_TOMBSTONE == 0 {
+                self.ledger.adopt(key.into(), &record);
+                live += 1;
+            }
+        }
+        self.preexisting = live;
+        for device in self.tracer.maps().devices() {
+            let completed = self.devices.complete(as_bytes(&device));
+            if let Ok(event) = decode(as_bytes(&completed.unwrap_or(device))) {
+                self.ledger.apply(&event);
+            }
+        }
+        for lookup in self.tracer.maps().lookups() {
+            if let Ok(event) = decode(as_bytes(&lookup)) {
+                self.ledger.apply(&event);
+            }
+        }
+        for (key, created, json) in self.tracer.maps().sites() {
+            if let Ok(site) = serde_json::from_slice::<CallSite>(&json) {
+                let created = BootTime(created);
+                self.ledger.adopt_call_site(key.into(), created, site);
+            }
+        }
+        let mut early = Vec::new();
+        let mut sink = |changes: &[_], _: &_| early.extend_from_slice(changes);
+        self.count_from_here(&mut sink);
+        self.resync(&mut sink);
+        self.tracer.recount_tombstones();
+        let gap = matches!(
+            self.continuity.as_ref().map(|it| &it.past),
+            Some(Past::Gap(_))
+        );
+        if gap {
+            self.ledger.was_blind();
+        }
+        self.ledger.goes_on();
+        let drift = self.drift;
+        self.reconcile(&mut sink);
+        self.early = early;
+        let report = self.last.clone().unwrap_or_default();
+        if let Some(Continuity {
+            past: Past::Gap(gap),
+            ..
+        }) = &mut self.continuity
+        {
+            // Explained by the gap.
+            self.drift = drift;
+            let rekeyed = |it: &&crate::ledger::Drift| matches!(it.kind, DriftKind::Rekeyed { .. });
+            let rekeyed = report.drifts.iter().filter(rekeyed).count() as u64;
+            gap.came = report.unknown + rekeyed;
+            gap.went = report.vanished + rekeyed;
+            gap.used = report.revalued;
+        }
+    }
+
+    /// Takes what is in the ring, and counts from there: what an earlier process has received is
+    /// as good as received here, because the maps hold it.
+    fn count_from_here(&mut self, sink: Sink<'_>) {
+        let submitted = |session: &Self| -> [u64; KINDS] {
+            Kind::ALL.map(|kind| session.tracer.counts().of(kind).submitted)
+        };
+        // A message is counted right after it was submitted. Once nothing is submitted while the
+        // ring is emptied, everything counted is here.
+        let mut before = submitted(self);
+        for _ in 0..TRIES {
+            self.drain_all(sink);
+            let after = submitted(self);
+            if after == before {
+                break;
+            }
+            before = after;
+        }
+        self.received.kinds = before;
+        // All drops so far are looked for in the maps.
+        self.dropped_seen = u64::MAX;
+    }
+}

@@ -1,0 +1,225 @@
+//! The service: it names leaks, tells systemd and the journal, and ends well.
+
+use std::{
+    os::{
+        fd::AsRawFd,
+        unix::{fs::MetadataExt, net::UnixDatagram},
+    },
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use dmtrace_tests::harness::{actor, dmtrace_bin, in_private_ns, ns_of, test};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::{
+    NEEDS,
+    service::{SOCKET, Service},
+};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(
+            "serve::a_leak_is_told_and_stands_until_it_is_gone",
+            NEEDS,
+            leak,
+        ),
+        test("serve::the_end_is_orderly", NEEDS, end),
+        test("serve::there_is_one_service", NEEDS, one),
+        test("serve::the_journal_gets_priorities", NEEDS, journal),
+        test("serve::systemd_is_told", NEEDS, systemd),
+        test("serve::victims_of_full_tables_are_named", NEEDS, victims),
+        test("serve::other_verbs_use_what_it_has_seen", NEEDS, joined),
+    ]
+}
+
+fn leak() -> Result<()> {
+    in_private_ns(|| {
+        let ns = ns_of("thread-self")?;
+        let mut service = Service::start(&[])?;
+        let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+        let pid = leaker.pid();
+        leaker.finish()?;
+        let by = format!("by cookie-actor[{pid}]");
+        let line = service.until(&by)?;
+        for part in [
+            "leaked: owner killed by SIGKILL".to_owned(),
+            format!("IPC namespace {ns}"),
+            "see: dmtrace explain 0x0d4d".to_owned(),
+        ] {
+            ensure!(line.contains(&part), "no {part:?} in: {line}");
+        }
+        let status = service.status()?;
+        let found = standing(&status, pid).context("not in the status")?;
+        ensure!(found["verdict"]["class"]["class"] == "leaked", "{found}");
+        let semid = found["semid"].as_i64().context("semid")?;
+        let key = line.split(' ').find(|word| word.starts_with("0x0d4d"));
+        dmtrace_tests::sysv::remove(i32::try_from(semid)?)?;
+        let gone = format!(
+            "{} semid {semid}: was leaked, is gone",
+            key.context("no key")?
+        );
+        service.until(&gone)?;
+        let status = service.status()?;
+        ensure!(standing(&status, pid).is_none(), "{status}");
+        ensure!(
+            status["findings"]["told"]["leaked"].as_u64() >= Some(1),
+            "{status}"
+        );
+        Ok(())
+    })?
+}
+
+/// A finding about this process that stands. Others on the machine may leak, too.
+fn standing(status: &Value, pid: u32) -> Option<&Value> {
+    let list = status["findings"]["list"].as_array()?;
+    list.iter().find(|found| found["owner"]["pid"] == pid)
+}
+
+fn end() -> Result<()> {
+    let service = Service::start(&[])?;
+    ensure!(Path::new(SOCKET).exists(), "{SOCKET} is not there");
+    let (status, said) = service.stop()?;
+    ensure!(status.success(), "{status}: {said}");
+    ensure!(said.contains("stopped; accounting: seen "), "{said}");
+    ensure!(!said.contains("NOT EXACT"), "{said}");
+    ensure!(!Path::new(SOCKET).exists(), "{SOCKET} is left");
+    let output = Command::new(dmtrace_bin()?)
+        .args(["serve", "--status"])
+        .output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(3), "{}", output.status);
+    ensure!(error.contains("no service answers"), "{error}");
+    Ok(())
+}
+
+fn one() -> Result<()> {
+    let service = Service::start(&[])?;
+    let output = Command::new(dmtrace_bin()?).arg("serve").output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(3), "{}", output.status);
+    ensure!(error.contains("another dmtrace serve runs"), "{error}");
+    // The first one is not disturbed.
+    service.status()?;
+    // A killed one is no obstacle.
+    service.signal(libc::SIGKILL)?;
+    drop(service);
+    ensure!(Path::new(SOCKET).exists(), "a killed service cleans up?");
+    Service::start(&[])?;
+    Ok(())
+}
+
+fn journal() -> Result<()> {
+    in_private_ns(|| {
+        let mut service = Service::start_with(&[], |command, stderr| {
+            let meta = stderr.metadata()?;
+            command.env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino()));
+            Ok(())
+        })?;
+        let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+        leaker.finish()?;
+        service.until("leaked: owner killed")?;
+        let (_, said) = service.stop()?;
+        for line in said.lines() {
+            let prefix = line.get(..3).context("a short line")?;
+            let leaked = line.contains("leaked: ");
+            ensure!(
+                if leaked {
+                    prefix == "<4>"
+                } else {
+                    ["<5>", "<6>"].contains(&prefix)
+                },
+                "wrong priority: {line}"
+            );
+        }
+        Ok(())
+    })?
+}
+
+fn systemd() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path)?;
+    manager.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let service = Service::start_with(&[], |command, _| {
+        command
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "400000");
+        Ok(())
+    })?;
+    let until = |wanted: &str| -> Result<()> {
+        let mut buffer = [0; 4096];
+        loop {
+            let got = manager
+                .recv(&mut buffer)
+                .with_context(|| wanted.to_owned())?;
+            let text = String::from_utf8_lossy(&buffer[..got]);
+            if text.lines().any(|line| line == wanted) {
+                return Ok(());
+            }
+        }
+    };
+    until("READY=1")?;
+    until("WATCHDOG=1")?;
+    until("WATCHDOG=1")?;
+    // A service that hangs gives no sign of life.
+    service.signal(libc::SIGSTOP)?;
+    std::thread::sleep(Duration::from_millis(100));
+    drain(&manager)?;
+    std::thread::sleep(Duration::from_millis(600));
+    manager.set_nonblocking(true)?;
+    ensure!(
+        manager.recv(&mut [0; 64]).is_err(),
+        "a stopped service gave a sign of life"
+    );
+    manager.set_nonblocking(false)?;
+    service.signal(libc::SIGCONT)?;
+    until("WATCHDOG=1")?;
+    let (status, _) = service.stop()?;
+    ensure!(status.success(), "{status}");
+    until("STOPPING=1")
+}
+
+fn drain(manager: &UnixDatagram) -> Result<()> {
+    ensure!(manager.as_raw_fd() >= 0, "closed");
+    manager.set_nonblocking(true)?;
+    while manager.recv(&mut [0; 4096]).is_ok() {}
+    manager.set_nonblocking(false)?;
+    Ok(())
+}
+
+fn victims() -> Result<()> {
+    in_private_ns(|| {
+        // Of this namespace, which ends with its thread.
+        std::fs::write("/proc/sys/kernel/sem", "32000 1024000000 500 2")?;
+        let mut service = Service::start(&[])?;
+        let mut daemon = actor(&["moby", "--count", "5", "--hold"])?;
+        let pid = daemon.pid();
+        daemon.finish()?;
+        let line = service.until("the limits of kernel.sem are reached")?;
+        ensure!(line.contains(&format!("cookie-actor[{pid}]")), "{line}");
+        Ok(())
+    })?
+}
+
+fn joined() -> Result<()> {
+    in_private_ns(|| {
+        let mut service = Service::start(&[])?;
+        let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+        let pid = leaker.pid();
+        leaker.finish()?;
+        service.until("leaked: owner killed")?;
+        let output = Command::new(dmtrace_bin()?)
+            .args(["list", "--json", "--pid", &pid.to_string()])
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(
+            text.contains("\"owner_known\":\"observed\"") && text.contains("SIGKILL"),
+            "list does not know the owner: {text}"
+        );
+        Ok(())
+    })?
+}

@@ -1,0 +1,154 @@
+//! Who may ask a service, and what it does with what is no request.
+
+use std::{
+    io::{Read, Write},
+    net::Shutdown,
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        net::UnixStream,
+        process::CommandExt,
+    },
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use dmtrace_tests::harness::test;
+use libtest_mimic::Trial;
+
+use crate::{
+    NEEDS,
+    service::{SOCKET, Service, status_as},
+};
+
+/// Numbers of a user and a group that own nothing here.
+const SOMEBODY: u32 = 61_234;
+const GROUP: u32 = 61_235;
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("serve_access::only_root_by_default", NEEDS, only_root),
+        test("serve_access::members_of_the_group", NEEDS, group),
+        test(
+            "serve_access::a_handed_on_connection_is_no_way_in",
+            NEEDS,
+            handed_on,
+        ),
+        test("serve_access::anything_may_be_sent", NEEDS, fuzz),
+        test(
+            "serve_access::silent_clients_do_not_block_others",
+            NEEDS,
+            silent,
+        ),
+    ]
+}
+
+/// `dmtrace` where another user can start it.
+fn program() -> Result<(tempfile::TempDir, std::path::PathBuf)> {
+    let dir = tempfile::Builder::new()
+        .prefix("dmtrace")
+        .tempdir_in("/tmp")?;
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
+    let path = dir.path().join("dmtrace");
+    std::fs::copy(dmtrace_tests::harness::dmtrace_bin()?, &path)?;
+    Ok((dir, path))
+}
+
+fn only_root() -> Result<()> {
+    let service = Service::start(&[])?;
+    let meta = std::fs::metadata(SOCKET)?;
+    ensure!(meta.mode() & 0o777 == 0o600, "mode {:o}", meta.mode());
+    let (_dir, program) = program()?;
+    let refused = status_as(Command::new(program).uid(SOMEBODY).gid(GROUP));
+    ensure!(refused.is_err(), "anybody may ask: {refused:?}");
+    service.status()?;
+    Ok(())
+}
+
+fn group() -> Result<()> {
+    let service = Service::start(&["--group", &GROUP.to_string()])?;
+    let (_dir, program) = program()?;
+    let meta = std::fs::metadata(SOCKET)?;
+    ensure!(
+        meta.gid() == GROUP && meta.mode() & 0o777 == 0o660,
+        "{meta:?}"
+    );
+    let status = status_as(Command::new(&program).uid(SOMEBODY).gid(GROUP))?;
+    ensure!(status["pid"] == service.pid(), "{status}");
+    let refused = status_as(Command::new(&program).uid(SOMEBODY).gid(SOMEBODY));
+    ensure!(refused.is_err(), "not a member: {refused:?}");
+    // The maps of the trace, and what else lies there, stay root's.
+    let listed = Command::new("ls")
+        .uid(SOMEBODY)
+        .gid(GROUP)
+        .arg("/run/dmtrace")
+        .output()?;
+    ensure!(!listed.status.success(), "the directory can be listed");
+    Ok(())
+}
+
+/// The file's mode is opened for all, as an administrator may do by mistake.
+fn handed_on() -> Result<()> {
+    let service = Service::start(&["--group", &GROUP.to_string()])?;
+    std::fs::set_permissions(SOCKET, std::fs::Permissions::from_mode(0o666))?;
+    let (_dir, program) = program()?;
+    let refused = status_as(Command::new(program).uid(SOMEBODY).gid(SOMEBODY));
+    let error = format!("{:#}", refused.err().context("anybody may ask")?);
+    ensure!(error.contains("only root"), "{error}");
+    let status = service.status()?;
+    ensure!(status["requests"]["refused"] == 1, "{status}");
+    Ok(())
+}
+
+fn fuzz() -> Result<()> {
+    let service = Service::start(&[])?;
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for round in 0..300 {
+        let mut stream = UnixStream::connect(SOCKET)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let length = (random() % 3000) as usize;
+        let mut bytes: Vec<u8> = (0..length).map(|_| random() as u8).collect();
+        if round % 3 == 0 {
+            // Almost right.
+            bytes = b"{\"request\":\"status\"}\n".to_vec();
+            let at = (random() as usize) % bytes.len();
+            bytes[at] ^= 1 << (random() % 8);
+        }
+        // It may hang up before everything is written.
+        let _refused = stream.write_all(&bytes);
+        let _refused = stream.shutdown(Shutdown::Write);
+        let mut answer = Vec::new();
+        let _refused = (&mut stream).take(1 << 20).read_to_end(&mut answer);
+        ensure!(answer.len() < 1 << 20, "an answer without an end");
+    }
+    let status = service.status()?;
+    ensure!(status["pid"] == service.pid(), "{status}");
+    ensure!(
+        status["requests"]["refused"].as_u64() >= Some(250),
+        "{}",
+        status["requests"]
+    );
+    Ok(())
+}
+
+/// More connections than it talks to at once, all of them silent.
+fn silent() -> Result<()> {
+    let service = Service::start(&[])?;
+    let connections: Vec<UnixStream> = (0..20)
+        .map(|_| UnixStream::connect(SOCKET))
+        .collect::<Result<_, _>>()?;
+    let status = service.status()?;
+    ensure!(
+        status["requests"]["refused"].as_u64() >= Some(8),
+        "nobody was hung up on: {}",
+        status["requests"]
+    );
+    drop(connections);
+    Ok(())
+}

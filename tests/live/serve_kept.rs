@@ -1,0 +1,332 @@
+//! What outlives a service: its successor knows who made what, and says what it cannot know.
+
+use std::{collections::BTreeMap, fs, process::Command, thread::sleep, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use dmtrace_tests::{
+    harness::{Running, actor, dmtrace_bin, in_private_ns, ns_of, test},
+    sysv,
+};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::{NEEDS, pins::BpfFs, service::Service};
+
+/// How often the service is killed, unless this variable says otherwise.
+const KILLS: (&str, u32) = ("DMTRACE_KILLS", 40);
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test(
+            "serve_kept::a_leak_while_it_was_down_is_attributed",
+            NEEDS,
+            down,
+        ),
+        test("serve_kept::an_upgrade_is_a_short_gap", NEEDS, upgrade),
+        test("serve_kept::a_gap_is_said", NEEDS, gap),
+        test("serve_kept::another_layout_starts_anew", NEEDS, layout),
+        test("serve_kept::an_orderly_end_leaves_nothing", NEEDS, orderly),
+        test("serve_kept::keep_and_remove", NEEDS, keep),
+        test("serve_kept::killed_at_random_moments", NEEDS, killed),
+    ]
+}
+
+/// Somebody who leaks a cookie: its number, the semid, and what removes it when dropped.
+fn leak() -> Result<(u32, i32, Running)> {
+    let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+    let pid = leaker.pid();
+    let (lines, _) = leaker.finish()?;
+    let semid = lines.last().context("no line")?.semid()?;
+    Ok((pid, semid, leaker))
+}
+
+/// What `list` says of the cookies of this namespace, by semid.
+fn listed() -> Result<BTreeMap<i32, Value>> {
+    let ns = ns_of("thread-self")?.to_string();
+    let output = Command::new(dmtrace_bin()?)
+        .args(["list", "--json", "--ipc-ns", &ns])
+        .output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    let list: Value = serde_json::from_slice(&output.stdout).with_context(|| error.into_owned())?;
+    let rows = list["semaphores"].as_array().context("no list")?;
+    rows.iter()
+        .map(|row| {
+            let semid = row["semid"].as_i64().context("no semid")?;
+            Ok((i32::try_from(semid)?, row.clone()))
+        })
+        .collect()
+}
+
+/// The semids of this namespace, by the kernel's own table.
+fn there() -> Result<Vec<i32>> {
+    // Of the namespace of the thread that opens it.
+    let table = fs::read_to_string("/proc/sysvipc/sem")?;
+    let rows = table.lines().skip(1);
+    rows.map(|row| {
+        let semid = row.split_whitespace().nth(1).context("no semid")?;
+        Ok(semid.parse()?)
+    })
+    .collect()
+}
+
+fn owner(row: &Value) -> Option<u64> {
+    (row["owner_known"] == "observed").then(|| row["owner"]["pid"].as_u64())?
+}
+
+fn down() -> Result<()> {
+    in_private_ns(|| {
+        let bpf = BpfFs::mount()?;
+        let args = ["--pins", &bpf.pins()];
+        let service = Service::start(&args)?;
+        let (before, first, _first) = leak()?;
+        service.kill()?;
+        let (pid, semid, _leaker) = leak()?;
+        // Known although nobody listens.
+        let list = listed()?;
+        ensure!(owner(&list[&first]) == Some(before.into()), "{list:?}");
+        ensure!(owner(&list[&semid]) == Some(pid.into()), "{list:?}");
+        let mut service = Service::start(&args)?;
+        let line = service.until(&format!("by cookie-actor[{pid}]"))?;
+        ensure!(line.contains("leaked: owner killed by SIGKILL"), "{line}");
+        ensure!(line.contains("call site semget < "), "{line}");
+        service.until(&format!("by cookie-actor[{before}]"))?;
+        service.until("tracing went on while no service ran: no semaphore was missed")?;
+        let status = service.status()?;
+        let health = &status["health"];
+        ensure!(health["continuity"]["past"] == "unbroken", "{health}");
+        ensure!(health["seen"] == health["submitted"], "{health}");
+        let (_, said) = service.stop()?;
+        ensure!(!said.contains("NOT EXACT"), "{said}");
+        ensure!(!bpf.dir().exists(), "something is left");
+        Ok(())
+    })?
+}
+
+fn upgrade() -> Result<()> {
+    in_private_ns(|| {
+        let bpf = BpfFs::mount()?;
+        let pins = bpf.pins();
+        let service = Service::start(&["--pins", &pins])?;
+        let (before, first, _first) = leak()?;
+        service.kill()?;
+        let (pid, semid, _leaker) = leak()?;
+        // Asking for one backend is another build for it.
+        let mut service = Service::start(&["--pins", &pins, "--backend", "tracepoint"])?;
+        let line = service.until("gap: nothing was seen from ")?;
+        ensure!(line.contains("unknown by that: 0;"), "{line}");
+        let list = listed()?;
+        ensure!(owner(&list[&first]) == Some(before.into()), "{list:?}");
+        ensure!(owner(&list[&semid]) == Some(pid.into()), "{list:?}");
+        // Its own programs trace, once.
+        let (pid, semid, _leaker) = leak()?;
+        let list = listed()?;
+        ensure!(owner(&list[&semid]) == Some(pid.into()), "{list:?}");
+        let status = service.status()?;
+        let seen = &status["health"]["counts"];
+        ensure!(status["health"]["drift"] == 0, "{status} {seen}");
+        service.kill()
+    })?
+}
+
+fn gap() -> Result<()> {
+    in_private_ns(|| {
+        let bpf = BpfFs::mount()?;
+        let args = ["--pins", &bpf.pins()];
+        let service = Service::start(&args)?;
+        let (before, first, _first) = leak()?;
+        let (_, gone, _gone) = leak()?;
+        service.kill()?;
+        bpf.remove_links()?;
+        // The kernel lets them go a little later.
+        sleep(Duration::from_secs(4));
+        let (_, unknown, _unknown) = leak()?;
+        sysv::remove(gone)?;
+        let mut service = Service::start(&args)?;
+        let line = service.until("gap: nothing was seen from ")?;
+        ensure!(
+            line.contains("the probes ended with the service")
+                && line.contains("unknown by that: 1; that went: 1; that were used: 0"),
+            "{line}"
+        );
+        let list = listed()?;
+        ensure!(owner(&list[&first]) == Some(before.into()), "{list:?}");
+        ensure!(list[&unknown]["owner"].is_null(), "{list:?}");
+        ensure!(!list.contains_key(&gone), "{list:?}");
+        let (pid, semid, _leaker) = leak()?;
+        let list = listed()?;
+        ensure!(owner(&list[&semid]) == Some(pid.into()), "{list:?}");
+        service.kill()
+    })?
+}
+
+fn layout() -> Result<()> {
+    in_private_ns(|| {
+        let bpf = BpfFs::mount()?;
+        let pins = bpf.pins();
+        let service = Service::start(&["--pins", &pins])?;
+        let (_, semid, _leaker) = leak()?;
+        service.kill()?;
+        let mut service = Service::start(&["--pins", &pins, "--max-semaphores", "1000"])?;
+        let line = service.until("gap: nothing was seen until ")?;
+        ensure!(
+            line.contains("cannot be used") && !line.contains("by that: 0"),
+            "{line}"
+        );
+        let list = listed()?;
+        ensure!(list[&semid]["owner"].is_null(), "{list:?}");
+        service.kill()
+    })?
+}
+
+fn orderly() -> Result<()> {
+    let bpf = BpfFs::mount()?;
+    let service = Service::start(&["--pins", &bpf.pins()])?;
+    ensure!(bpf.dir().exists(), "nothing is pinned");
+    service.stop()?;
+    ensure!(!bpf.dir().exists(), "something is left");
+    Ok(())
+}
+
+fn keep() -> Result<()> {
+    in_private_ns(|| {
+        let bpf = BpfFs::mount()?;
+        let pins = bpf.pins();
+        let args = ["--keep", "--pins", &pins];
+        let (status, said) = Service::start(&args)?.stop()?;
+        ensure!(status.success(), "{status}: {said}");
+        ensure!(said.contains("tracing goes on"), "{said}");
+        let (pid, semid, _leaker) = leak()?;
+        let mut service = Service::start(&args)?;
+        service.until(&format!("by cookie-actor[{pid}]"))?;
+        let remove = || -> Result<(Option<i32>, String)> {
+            let output = Command::new(dmtrace_bin()?)
+                .args(["serve", "--remove", "--pins", &pins])
+                .output()?;
+            let text = [output.stdout, output.stderr].concat();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            Ok((output.status.code(), text))
+        };
+        let (code, text) = remove()?;
+        ensure!(
+            code == Some(3) && text.contains("another dmtrace serve runs"),
+            "{text}"
+        );
+        service.stop()?;
+        ensure!(owner(&listed()?[&semid]) == Some(pid.into()), "not kept");
+        let (code, text) = remove()?;
+        ensure!(
+            code == Some(0) && text.contains("nothing is left"),
+            "{text}"
+        );
+        ensure!(!bpf.dir().exists(), "something is left");
+        ensure!(listed()?[&semid]["owner"].is_null(), "somebody traces");
+        Ok(())
+    })?
+}
+
+/// A service that is killed at any moment, its start included, while others make and remove
+/// semaphores. What its successors say must be what the kernel has.
+fn killed() -> Result<()> {
+    let kills = std::env::var(KILLS.0);
+    let kills: u32 = kills.map_or(Ok(KILLS.1), |text| text.parse())?;
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    in_private_ns(|| {
+        let bpf = BpfFs::mount()?;
+        let args = ["--pins", &bpf.pins()];
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut made: BTreeMap<i32, u64> = BTreeMap::new();
+        let mut service = Some(Service::start(&args)?);
+        // Their sets are removed when they are dropped.
+        let mut all = Vec::new();
+        let mut kill = 0;
+        while kill < kills {
+            let mut users = users(kill, random.u64(..))?;
+            let removed = remove_some(&mut made, &mut random)?;
+            sleep(Duration::from_millis(random.u64(0..60)));
+            if let Some(service) = service.take() {
+                service.kill()?;
+                kill += 1;
+            }
+            // Some do not get far.
+            while random.u8(0..3) == 0 && kill < kills {
+                let young = Service::spawn(&args)?;
+                sleep(Duration::from_millis(random.u64(0..500)));
+                young.kill()?;
+                kill += 1;
+            }
+            service = Some(Service::start(&args)?);
+            for user in &mut users {
+                let (lines, _) = user.finish()?;
+                for line in lines.iter().filter(|line| line.step == "created") {
+                    let pid = u64::try_from(line.number("pid")?)?;
+                    made.insert(line.semid()?, pid);
+                }
+            }
+            all.append(&mut users);
+            let present = there()?;
+            made.retain(|semid, _| present.contains(semid));
+            ensure!(
+                made.len() == present.len(),
+                "kill {kill}: the test knows {}, the kernel has {}",
+                made.len(),
+                present.len()
+            );
+            let list = listed()?;
+            let context = || format!("kill {kill}, seed {seed}, {removed} removed");
+            ensure!(
+                list.keys().copied().eq(made.keys().copied()),
+                "{}: another set of sets",
+                context()
+            );
+            for (semid, pid) in &made {
+                let row = &list[semid];
+                ensure!(
+                    owner(row) == Some(*pid),
+                    "{}: made by {pid}, and the list says: {row}",
+                    context()
+                );
+            }
+            let Some(service) = &mut service else {
+                continue;
+            };
+            let status = service.status()?;
+            let health = &status["health"];
+            // A ring that others on this machine have filled is another matter.
+            let kept = health["counts"]["history_lost"] == 0 || health["dropped"] != 0;
+            ensure!(
+                health["continuity"]["past"] == "unbroken"
+                    && kept
+                    && health["counts"]["sem_map_full"] == 0,
+                "{}: {health}",
+                context()
+            );
+        }
+        Ok(())
+    })?
+}
+
+/// They make cookies, and leave some, at every step of their making.
+fn users(round: u32, seed: u64) -> Result<Vec<Running>> {
+    let seed = (seed % 1_000_000).to_string();
+    let tag = format!("round-{round}");
+    Ok(vec![
+        actor(&["crowd", "--count", "4", "--seed", &seed])?,
+        actor(&[
+            "churn", "--tag", &tag, "--procs", "4", "--sets", "20", "--leave",
+        ])?,
+    ])
+}
+
+fn remove_some(made: &mut BTreeMap<i32, u64>, random: &mut fastrand::Rng) -> Result<usize> {
+    let some: Vec<i32> = made.keys().copied().collect();
+    let mut removed = 0;
+    for semid in some {
+        if random.u8(0..3) == 0 {
+            sysv::remove(semid)?;
+            made.remove(&semid);
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}

@@ -1,0 +1,150 @@
+//! A running `dmtrace serve`, and what it said.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use dmtrace_tests::harness::dmtrace_bin;
+use serde_json::Value;
+
+/// Where it listens.
+pub const SOCKET: &str = "/run/dmtrace/serve.sock";
+
+/// Longest time for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A service in the background. Killed when dropped.
+pub struct Service {
+    child: Child,
+    stderr: File,
+    said: String,
+}
+
+impl Service {
+    /// Starts it and waits until it traces. `prepare` may set the environment; it gets the file
+    /// that will be standard error.
+    pub fn start_with(
+        args: &[&str],
+        prepare: impl FnOnce(&mut Command, &File) -> Result<()>,
+    ) -> Result<Self> {
+        let mut service = Self::spawn_with(args, prepare)?;
+        service.until("backend)")?;
+        // It has said so, and takes requests.
+        service.status()?;
+        Ok(service)
+    }
+
+    /// Starts it, without waiting for anything.
+    pub fn spawn(args: &[&str]) -> Result<Self> {
+        Self::spawn_with(args, |_, _| Ok(()))
+    }
+
+    fn spawn_with(
+        args: &[&str],
+        prepare: impl FnOnce(&mut Command, &File) -> Result<()>,
+    ) -> Result<Self> {
+        let stderr = tempfile::tempfile()?;
+        let mut command = Command::new(dmtrace_bin()?);
+        command.arg("serve").args(args);
+        if !args.iter().any(|arg| arg.starts_with("--history")) {
+            // That of the machine is not for tests.
+            command.arg("--no-history");
+        }
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr.try_clone()?);
+        prepare(&mut command, &stderr)?;
+        let child = command.spawn().context("dmtrace serve")?;
+        Ok(Self {
+            child,
+            stderr,
+            said: String::new(),
+        })
+    }
+
+    pub fn start(args: &[&str]) -> Result<Self> {
+        Self::start_with(args, |_, _| Ok(()))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything on standard error so far.
+    pub fn said(&mut self) -> Result<&str> {
+        self.stderr.seek(SeekFrom::Start(0))?;
+        self.said.clear();
+        self.stderr.read_to_string(&mut self.said)?;
+        // The position belongs to both sides: the child writes at the end again.
+        self.stderr.seek(SeekFrom::End(0))?;
+        Ok(&self.said)
+    }
+
+    /// Waits for a line with this text, and returns it.
+    pub fn until(&mut self, text: &str) -> Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let found = self.said()?.lines().find(|line| line.contains(text));
+            if let Some(line) = found {
+                return Ok(line.to_owned());
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("dmtrace serve has ended, {status}: {}", self.said()?);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "dmtrace serve never said {text:?}: {}",
+                self.said()?
+            );
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Its answer to `serve --status`.
+    pub fn status(&self) -> Result<Value> {
+        status_as(&mut Command::new(dmtrace_bin()?))
+    }
+
+    /// SIGTERM, then its exit status and everything that it said.
+    pub fn stop(mut self) -> Result<(ExitStatus, String)> {
+        self.signal(libc::SIGTERM)?;
+        let status = self.child.wait()?;
+        Ok((status, self.said()?.to_owned()))
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) -> Result<()> {
+        self.signal(libc::SIGKILL)?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        let pid = i32::try_from(self.child.id())?;
+        // SAFETY: two numbers; the child is not reaped yet, so the number is its.
+        let sent = unsafe { libc::kill(pid, signal) };
+        ensure!(sent == 0, "kill: {}", std::io::Error::last_os_error());
+        Ok(())
+    }
+}
+
+/// `dmtrace serve --status --json` by this command.
+pub fn status_as(command: &mut Command) -> Result<Value> {
+    let output = command.args(["serve", "--status", "--json"]).output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    serde_json::from_slice(&output.stdout).with_context(|| error.trim().to_owned())
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
