@@ -7,7 +7,7 @@ mod keep;
 mod report;
 mod source;
 mod story;
-#[cfg(all(test, feature = "live"))]
+#[cfg(test)]
 mod tests;
 mod text;
 mod when;

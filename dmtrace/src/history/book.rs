@@ -186,7 +186,7 @@ impl Book {
             Note::Found(finding) => self.found(*finding),
             Note::Gone { sem, key, how, by } => {
                 if let Some(standing) = self.standing.remove(&(sem, key)) {
-                    self.end(standing.id, Gone { at: now, how, by });
+                    self.end(standing.id, &Gone { at: now, how, by });
                 }
             }
             Note::Settled => {
@@ -351,7 +351,7 @@ impl Book {
                 how: HowGone::OtherVerdict,
                 by: None,
             };
-            self.end(id, gone);
+            self.end(id, &gone);
         }
         let (state, stands) = (finding.state.clone(), finding.gone.is_none());
         if state == "leaked" {
@@ -374,8 +374,8 @@ impl Book {
         }
     }
 
-    fn end(&mut self, id: u64, gone: Gone) {
-        let json = serde_json::to_vec(&gone).unwrap_or_default();
+    fn end(&mut self, id: u64, gone: &Gone) {
+        let json = serde_json::to_vec(gone).unwrap_or_default();
         self.endings.insert(id, (gone.at.wall_ms, json));
         // A number and a line each; a finding whose end is forgotten is shown as standing, until
         // the next start finds that it is not.
@@ -402,7 +402,7 @@ impl Book {
                 how: HowGone::Unseen,
                 by: None,
             };
-            self.end(id, gone);
+            self.end(id, &gone);
         }
     }
 
@@ -576,7 +576,7 @@ impl Book {
                 how,
                 by: None,
             };
-            self.end(id, gone);
+            self.end(id, &gone);
         }
         self.end_untold(now);
         if let Some((_, run)) = &self.run {

@@ -127,7 +127,7 @@ fn written(path: &Path) -> Vec<(Story, String)> {
         },
     );
     book.note(now, Note::Tallies(tallies));
-    book.commit(now.at(BootTime(now.boot.0 + 3600_000_000_000)));
+    book.commit(now.at(BootTime(now.boot.0 + 3_600_000_000_000)));
     drop(book);
     // Killed, and started a day later.
     let later = now.at(BootTime(now.boot.0 + 86_400_000_000_000));
