@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, ops::ControlFlow, path::PathBuf, time::Duration};
 
 use super::{
-    layout::{Stored, Trouble},
+    layout::{Kind, Stored, Trouble},
     record::{
         Entry, Finding, Gap, Gone, Head, HowGone, Lives, Loss, Query, Rates, Record, Run, Stamp,
         Starved, WhyGap,
@@ -58,8 +58,8 @@ pub enum Note {
     Gone {
         /// The cookie.
         sem: SemId,
-        /// Its key.
-        key: Key,
+        /// Its key, if that is still known.
+        key: Option<Key>,
         /// In which way.
         how: HowGone,
         /// Who removed it: `name[pid]`.
@@ -185,8 +185,15 @@ impl Book {
             }
             Note::Found(finding) => self.found(*finding),
             Note::Gone { sem, key, how, by } => {
-                if let Some(standing) = self.standing.remove(&(sem, key)) {
-                    self.end(standing.id, &Gone { at: now, how, by });
+                let least = key.unwrap_or_default();
+                let most = key.unwrap_or(Key(u32::MAX));
+                let places = self.standing.range((sem, least)..=(sem, most));
+                let places: Vec<(SemId, Key)> = places.map(|(place, _)| *place).collect();
+                let gone = Gone { at: now, how, by };
+                for place in places {
+                    if let Some(standing) = self.standing.remove(&place) {
+                        self.end(standing.id, &gone);
+                    }
                 }
             }
             Note::Settled => {
@@ -499,7 +506,13 @@ impl Book {
             self.pending_bytes -= before.cost();
         }
         while self.pending_bytes > PENDING {
-            let Some((id, dropped)) = self.pending.pop_first() else {
+            // Findings first: the rest is small, few, and still being written.
+            let finding = self.pending.iter().find(|(_, it)| it.kind == Kind::Finding);
+            let oldest = finding.or_else(|| self.pending.first_key_value());
+            let Some(id) = oldest.map(|(id, _)| *id) else {
+                break;
+            };
+            let Some(dropped) = self.pending.remove(&id) else {
                 break;
             };
             self.pending_bytes -= dropped.cost();

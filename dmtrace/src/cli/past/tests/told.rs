@@ -110,7 +110,12 @@ fn written(path: &Path) -> Vec<(Story, String)> {
             let how = HowGone::Removed;
             book.note(
                 now.at(BootTime(now.boot.0 + 60_000_000_000)),
-                Note::Gone { sem, key, how, by },
+                Note::Gone {
+                    sem,
+                    key: Some(key),
+                    how,
+                    by,
+                },
             );
         }
         told.push(live(&judged, &ledger, &facts));
