@@ -20,6 +20,7 @@ mod serve;
 mod serve_access;
 mod serve_export;
 mod serve_kept;
+mod serve_memory;
 mod serve_quiet;
 mod service;
 mod tracer;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
     tests.extend(serve::tests());
     tests.extend(serve_access::tests());
     tests.extend(serve_kept::tests());
+    tests.extend(serve_memory::tests());
     tests.extend(serve_quiet::tests());
     tests.extend(serve_export::tests());
     run_serially("live", tests)

@@ -90,7 +90,7 @@ fn down() -> Result<()> {
         ensure!(line.contains("leaked: owner killed by SIGKILL"), "{line}");
         ensure!(line.contains("call site semget < "), "{line}");
         service.until(&format!("by cookie-actor[{before}]"))?;
-        service.until("tracing went on while no service ran: nothing was missed")?;
+        service.until("tracing went on while no service ran: no semaphore was missed")?;
         let status = service.status()?;
         let health = &status["health"];
         ensure!(health["continuity"]["past"] == "unbroken", "{health}");

@@ -50,9 +50,12 @@ impl Service {
     ) -> Result<Self> {
         let stderr = tempfile::tempfile()?;
         let mut command = Command::new(dmtrace_bin()?);
+        command.arg("serve").args(args);
+        if !args.iter().any(|arg| arg.starts_with("--history")) {
+            // That of the machine is not for tests.
+            command.arg("--no-history");
+        }
         command
-            .arg("serve")
-            .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr.try_clone()?);

@@ -351,13 +351,34 @@ pub struct Serve {
     pub verbose: bool,
     /// Let tracing go on after SIGTERM, too, for the next start.
     ///
-    /// After a crash it goes on in any case, where the kernel allows. Without this an orderly end
-    /// leaves nothing behind.
+    /// After a crash, and over systemctl restart, it goes on in any case, where the kernel allows.
+    /// Without this any other orderly end leaves nothing behind.
     #[arg(long)]
     pub keep: bool,
     /// Remove what a service that has ended left to go on.
     #[arg(long, conflicts_with = "status")]
     pub remove: bool,
+    /// Remove leaks that nobody has touched for this time (default: never remove anything).
+    ///
+    /// By the rules of `dmtrace clean --apply`, at most 100 at a time, once a minute at most; each
+    /// goes into the audit record.
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    pub auto_clean: Option<Duration>,
+    /// The audit record of --auto-clean [default: that of dmtrace clean].
+    #[arg(long, value_name = "FILE", requires = "auto_clean")]
+    pub audit: Option<PathBuf>,
+    /// Keep findings in this file.
+    #[arg(long, value_name = "FILE", default_value = crate::history::PATH)]
+    pub history: PathBuf,
+    /// Largest size of that file, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(4..=65_536))]
+    pub history_limit: u64,
+    /// How long findings are kept after their end.
+    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = humantime::parse_duration)]
+    pub history_for: Duration,
+    /// Keep no history.
+    #[arg(long, conflicts_with_all = ["history", "history_limit", "history_for"])]
+    pub no_history: bool,
     /// Where the kernel side outlives the service: in a BPF file system.
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/dmtrace")]
     pub pins: PathBuf,

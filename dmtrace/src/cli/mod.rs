@@ -10,9 +10,9 @@ mod explain;
 mod failure;
 mod filter;
 mod list;
-pub(crate) mod past;
 #[cfg(feature = "live")]
 mod observer;
+pub(crate) mod past;
 #[cfg(feature = "live")]
 pub(crate) mod printer;
 #[cfg(feature = "live")]
@@ -35,6 +35,7 @@ pub use args::{Cli, Verb};
 pub use failure::{Failure, exit};
 #[cfg(feature = "live")]
 pub use past::Chronicle;
+pub use past::Keep;
 
 use crate::output::Out;
 

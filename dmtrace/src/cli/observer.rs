@@ -7,7 +7,7 @@ use crate::{
     ids::SemId,
     ledger::{Change, Ledger},
     session::DmReport,
-    verdict::Judged,
+    verdict::{Context, Judged},
 };
 
 /// What the loop tells its verb.
@@ -36,6 +36,14 @@ pub trait Observer {
     /// The books were compared with this snapshot, and these are all cookies, judged.
     fn surveyed(&mut self, _judged: &[Judged<'_>], _snapshot: &Snapshot) {}
 
+    /// Everything that was there was told. What has ended since can be judged by this, too.
+    ///
+    /// # Errors
+    /// As above.
+    fn judged(&mut self, _session: &View<'_>) -> Result<()> {
+        Ok(())
+    }
+
     /// device-mapper was loaded after the start, and is traced from now on.
     ///
     /// # Errors
@@ -58,6 +66,8 @@ pub trait Observer {
 pub struct View<'a> {
     /// The books.
     pub ledger: &'a Ledger,
+    /// What was judged by; `None` apart from a look at the whole.
+    pub context: Option<&'a Context<'a>>,
 }
 
 /// Passes changes on to an observer, and keeps its first error for the end of the call.
@@ -76,7 +86,16 @@ impl<'a> Told<'a> {
 
     pub(super) fn tell(&mut self, changes: &[Change], ledger: &Ledger) {
         if self.failure.is_none() {
-            self.failure = self.observer.changes(changes, &View { ledger }).err();
+            self.failure = self
+                .observer
+                .changes(
+                    changes,
+                    &View {
+                        ledger,
+                        context: None,
+                    },
+                )
+                .err();
         }
     }
 

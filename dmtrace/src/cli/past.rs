@@ -3,14 +3,18 @@
 #[cfg(feature = "live")]
 mod chronicle;
 mod explain;
+mod keep;
 mod report;
 mod source;
 mod story;
+#[cfg(all(test, feature = "live"))]
+mod tests;
 mod text;
 mod when;
 
 #[cfg(feature = "live")]
 pub use chronicle::Chronicle;
 pub(super) use explain::explain;
+pub use keep::Keep;
 pub(super) use report::run as report;
 pub use when::When;

@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use super::{args::Serve, failure::exit, trace::runtime};
 use crate::{
+    history,
+    host::{self, Roots},
     metrics::Exposure,
     output::{Out, time},
     service::{self, Access, ExportOptions},
@@ -42,6 +44,14 @@ pub fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
             group: args.group.as_deref().map(group).transpose()?,
         },
         verbose: args.verbose,
+        auto_clean: args.auto_clean,
+        audit: args.audit.clone(),
+        history: (!args.no_history).then(|| history::Options {
+            path: args.history.clone(),
+            limit: args.history_limit << 20,
+            retention: args.history_for,
+            boot_id: host::clock::boot_id(&Roots::host()).unwrap_or_default(),
+        }),
         pins: args.pins.clone(),
         keep: args.keep,
         export: ExportOptions {

@@ -197,6 +197,7 @@ impl Tracing {
             &early,
             &View {
                 ledger: self.session.ledger(),
+                context: None,
             },
         )
     }
@@ -290,7 +291,14 @@ impl Tracing {
         for message in self.session.kernel_messages() {
             eprintln!("dmtrace: kernel side: {message}");
         }
-        let cookies = self.session.ledger().totals().cookies.live > 0 || !self.told.is_empty();
+        let ledger = self.session.ledger();
+        let cookies = ledger.totals().cookies.live > 0
+            || !self.told.is_empty()
+            || ledger
+                .closed()
+                .next_back()
+                .and_then(|last| last.ending.as_ref())
+                .is_some_and(|ending| ending.kind == EndKind::WhileLive);
         let stale = self
             .compared
             .is_none_or(|compared| compared.elapsed() >= COMPARE);
@@ -329,7 +337,10 @@ impl Tracing {
             thresholds: &self.thresholds,
         };
         let ledger = self.session.ledger();
-        let view = View { ledger };
+        let view = View {
+            ledger,
+            context: Some(&context),
+        };
         let mut outlook = Outlook::default();
         let mut seen = BTreeMap::new();
         let survey = verdict::survey(ledger, Some(snapshot), &context);
@@ -353,6 +364,7 @@ impl Tracing {
                 observer.cleared(id, label, &view)?;
             }
         }
+        observer.judged(&view)?;
         Ok(outlook)
     }
 

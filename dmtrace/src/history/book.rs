@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, ops::ControlFlow, path::PathBuf, time::Duration
 use super::{
     layout::{Stored, Trouble},
     record::{
-        Entry, Finding, Gap, Gone, Head, HowGone, Loss, Query, Rates, Record, Run, Stamp, Starved,
-        WhyGap,
+        Entry, Finding, Gap, Gone, Head, HowGone, Lives, Loss, Query, Rates, Record, Run, Stamp,
+        Starved, WhyGap,
     },
     store::Store,
     tallies::{Failures, Tallies, slot},
@@ -354,6 +354,15 @@ impl Book {
             self.end(id, gone);
         }
         let (state, stands) = (finding.state.clone(), finding.gone.is_none());
+        if state == "leaked" {
+            let one = Lives {
+                leaked: 1,
+                ..Lives::default()
+            };
+            let mut tallies = Tallies::default();
+            tallies.lives(&finding.program, &one);
+            self.tallies(finding.found, tallies);
+        }
         let id = self.add(Record::Finding(Box::new(finding)));
         if stands && self.standing.len() < STANDING {
             let standing = Standing {

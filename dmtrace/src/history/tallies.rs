@@ -38,13 +38,13 @@ impl Failures {
 
 impl Tallies {
     /// Cookies of a program.
-    pub(super) fn lives(&mut self, program: &str, more: &Lives) {
+    pub fn lives(&mut self, program: &str, more: &Lives) {
         slot(&mut self.lives, program).add(more);
     }
 
     /// A creation failed because the limits were reached. Where there are more namespaces than
     /// are told apart, it is counted with the last one.
-    pub(super) fn starved(&mut self, ns: IpcNs, program: &str, at: Stamp) {
+    pub fn starved(&mut self, ns: IpcNs, program: &str, at: Stamp) {
         let known = self.starved.contains_key(&ns) || self.starved.len() < NAMESPACES;
         let last = self.starved.keys().next_back().copied();
         let ns = if known { ns } else { last.unwrap_or(ns) };
@@ -55,7 +55,7 @@ impl Tallies {
     }
 
     /// Messages were lost; `what` says what that means.
-    pub(super) fn lost(&mut self, what: &'static str, count: u64, at: Stamp) {
+    pub fn lost(&mut self, what: &'static str, count: u64, at: Stamp) {
         let failures = self.lost.entry(what).or_insert_with(|| Failures::new(at));
         failures.to = failures.to.max(at);
         failures.count += count;

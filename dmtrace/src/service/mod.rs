@@ -3,6 +3,7 @@
 mod client;
 mod export;
 pub mod hook;
+mod janitor;
 mod log;
 mod memory;
 mod reporter;
@@ -11,6 +12,7 @@ mod socket;
 mod systemd;
 
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     sync::atomic::Ordering,
     time::Duration,
@@ -18,12 +20,15 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::{
     cli::{
         args::Tuning,
+        past::Chronicle,
         trace::{Ready, Tracing},
     },
+    history,
     host::clock::boot_now,
     metrics::Scrape,
     output::json::envelope,
@@ -35,15 +40,19 @@ use crate::{
 pub use client::ask_status;
 use export::Exports;
 pub use export::Options as ExportOptions;
+use janitor::Janitor;
 use log::{Level, Log};
 use reporter::Reporter;
 use request::Request;
 pub use socket::{Access, SOCKET};
-use socket::{Control, Question, lock_of};
+use socket::{Answer, Control, Question, lock_of};
 use systemd::Watchdog;
 
 /// A leak is told within a second of the end of its owner, a moment of grace included.
 const YOUNG: Duration = Duration::from_millis(500);
+
+/// Time for the history to reach the disk at the end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -60,6 +69,12 @@ pub struct Options {
     pub keep: bool,
     /// Metrics and the hook.
     pub export: ExportOptions,
+    /// Leaks that have been left alone for so long are removed.
+    pub auto_clean: Option<Duration>,
+    /// Where each removal is written down, unless as usual.
+    pub audit: Option<PathBuf>,
+    /// Where findings are kept, if they are.
+    pub history: Option<history::Options>,
 }
 
 /// Traces until SIGTERM or SIGINT.
@@ -69,15 +84,27 @@ pub struct Options {
 pub async fn serve(options: &Options) -> Result<()> {
     let mut control = Control::open(Path::new(SOCKET), options.access)?;
     let exports = Exports::open(&options.export, options.access.group)?;
-    let mut reporter = Reporter::new(Log::to_stderr(options.verbose), exports);
+    let chronicle = options.history.clone().map(|options| {
+        Chronicle::open(options, |warning: &str| {
+            Log::to_stderr(false).say(Level::Warning, warning);
+        })
+    });
+    let mut reporter = Reporter::new(Log::to_stderr(options.verbose), exports, chronicle);
     let thresholds = Thresholds {
         young: YOUNG,
         ..Thresholds::default()
     };
     let mut tracing = Tracing::start_kept(&options.tuning, &options.pins)?.patient(thresholds);
     greet(reporter.log(), tracing.session());
+    if let Some(chronicle) = reporter.chronicle() {
+        let past = tracing.session().continuity().map(|it| &it.past);
+        let backend = tracing.session().tracer().backend().name();
+        let continuous = matches!(past, Some(Past::Unbroken));
+        chronicle.began(backend, &Environment::read().kernel, continuous);
+    }
     tracing.begin(&mut reporter)?;
     let mut watchdog = Watchdog::of_unit();
+    let mut janitor = Janitor::new(options.auto_clean, options.audit.clone());
     let mut told = usize::MAX;
     // The start has read the types of the whole kernel.
     memory::give_back();
@@ -94,6 +121,7 @@ pub async fn serve(options: &Options) -> Result<()> {
                 None => break,
             },
             scrape = reporter.exports.asked() => Next::Scrape(scrape),
+            said = janitor.due() => Next::CleanUp(said),
             () = watchdog.due() => Next::SignOfLife,
         };
         match next {
@@ -101,6 +129,8 @@ pub async fn serve(options: &Options) -> Result<()> {
                 tracing.act(ready, &mut reporter)?;
                 if ready == Ready::Look {
                     looked(&tracing, &mut reporter);
+                    let leaks = tracing.told().values().filter(|it| **it == "leaked");
+                    janitor.looked(leaks.count(), Instant::now());
                 }
             }
             Next::Scrape(Scrape { format, answer }) => {
@@ -111,14 +141,9 @@ pub async fn serve(options: &Options) -> Result<()> {
                 let text = reporter.exports.text(tracing.session().meters(), format);
                 let _unheard = answer.send(text);
             }
-            Next::Answer(Question {
-                request: Request::Status,
-                answer,
-            }) => {
-                let status = status(&tracing, &reporter, &control);
-                // Whoever asked may have gone.
-                let _unheard = answer.send(envelope("status", &status).to_string());
-            }
+            Next::Answer(question) => answer(question, &tracing, &reporter, &control),
+            Next::CleanUp(None) => janitor.clean(Instant::now()),
+            Next::CleanUp(Some(said)) => say_clean_up(reporter.log(), said),
             Next::SignOfLife => watchdog.alive(),
         }
         if told != tracing.told().len() {
@@ -130,14 +155,23 @@ pub async fn serve(options: &Options) -> Result<()> {
         }
     }
     systemd::stopping();
-    let stays = options.keep && tracing.leave(&mut reporter)?;
+    let keep = options.keep || systemd::restarts().await;
+    let stays = keep && tracing.leave(&mut reporter)?;
     let accounting = if stays {
         None
     } else {
         Some(tracing.finish(&mut reporter)?.accounting)
     };
-    let (mut log, exports) = reporter.into_parts();
+    let (mut log, exports, chronicle) = reporter.into_parts();
     exports.finish().await;
+    if let Some(chronicle) = chronicle
+        && !chronicle.close(LAST_WORDS)
+    {
+        log.say(
+            Level::Warning,
+            "the disk is too slow: the history may lack the last moments",
+        );
+    }
     let Some(accounting) = accounting else {
         log.say(
             Level::Info,
@@ -166,7 +200,19 @@ enum Next {
     Trace(Ready),
     Answer(Question),
     Scrape(Scrape),
+    /// It is due, or this is what came of it.
+    CleanUp(Option<Result<String, String>>),
     SignOfLife,
+}
+
+fn say_clean_up(log: &mut Log, said: Result<String, String>) {
+    let (level, text) = match said {
+        Ok(text) => (Level::Notice, text),
+        Err(text) => (Level::Warning, text),
+    };
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        log.say_often(level, format_args!("clean-up: {line}"));
+    }
 }
 
 /// After a look there are new numbers.
@@ -202,6 +248,14 @@ fn greet(log: &mut Log, session: &Session) {
     }
     if let Some(continuity) = session.continuity() {
         say_past(log, continuity);
+        let attached = matches!(tracer.dm(), DmState::Attached { .. });
+        if matches!(continuity.past, Past::Unbroken) && attached && !tracer.dm_went_on() {
+            log.say(
+                Level::Notice,
+                "device-mapper was not seen meanwhile, its probes cannot stay: the devices of \
+                 cookies made then are unknown",
+            );
+        }
     }
     match tracer.dm() {
         DmState::Attached { .. } => {}
@@ -222,7 +276,7 @@ fn say_past(log: &mut Log, continuity: &Continuity) {
         Past::New => {}
         Past::Unbroken => log.say(
             Level::Info,
-            "tracing went on while no service ran: nothing was missed",
+            "tracing went on while no service ran: no semaphore was missed",
         ),
         Past::Gap(gap) => {
             let clock = Clock::now();
@@ -252,6 +306,25 @@ fn say_past(log: &mut Log, continuity: &Continuity) {
     }
 }
 
+fn answer(question: Question, tracing: &Tracing, reporter: &Reporter, control: &Control) {
+    // Whoever asked may have gone.
+    match (question.request, question.answer) {
+        (Request::Status, Answer::Line(line)) => {
+            let status = status(tracing, reporter, control);
+            let _unheard = line.send(envelope("status", &status).to_string());
+        }
+        (Request::History(query), Answer::Stream(mut stream)) => match reporter.chronicle() {
+            Some(chronicle) => chronicle.ask(query, stream),
+            None => {
+                let text = "this service keeps no history (--no-history)";
+                let line = envelope("error", &json!({ "error": text }));
+                let _unheard = writeln!(stream, "{line}");
+            }
+        },
+        (Request::Status, Answer::Stream(_)) | (Request::History(_), Answer::Line(_)) => {}
+    }
+}
+
 fn status(tracing: &Tracing, reporter: &Reporter, control: &Control) -> Value {
     let session = tracing.session();
     let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
@@ -263,6 +336,7 @@ fn status(tracing: &Tracing, reporter: &Reporter, control: &Control) -> Value {
         "health": session.health(),
         "totals": session.ledger().totals(),
         "findings": reporter.findings(tracing.told().len()),
+        "history": reporter.chronicle().map(Chronicle::status),
         "requests": {
             "answered": count(&control.tally.answered),
             "refused": count(&control.tally.refused),

@@ -12,16 +12,17 @@ use super::{
 };
 use crate::{
     cli::{
+        past::Chronicle,
         row::{Row, confidence},
         trace::{Observer, View},
     },
     facts::Snapshot,
     host::clock::boot_now,
-    ids::SemId,
-    ledger::{Change, ChangeKind},
+    ids::{BootTime, SemId},
+    ledger::{Change, ChangeKind, Semaphore},
     session::DmReport,
     stack::{CallSite, Symbolizer},
-    verdict::Judged,
+    verdict::{self, Context, Judged},
 };
 
 /// Findings that are kept word by word; more are counted.
@@ -32,6 +33,12 @@ pub struct Reporter {
     log: Log,
     /// Metrics and the hook.
     pub exports: Exports,
+    /// What is kept.
+    chronicle: Option<Chronicle>,
+    /// Everything that stood was told once.
+    settled: bool,
+    /// Cookies that ended up to here were judged.
+    closed_until: BootTime,
     names: RefCell<Symbolizer>,
     /// Whether there may be something in them.
     named: bool,
@@ -45,10 +52,13 @@ pub struct Reporter {
 
 impl Reporter {
     /// Says it there.
-    pub fn new(log: Log, exports: Exports) -> Self {
+    pub fn new(log: Log, exports: Exports, chronicle: Option<Chronicle>) -> Self {
         Self {
             log,
             exports,
+            chronicle,
+            settled: false,
+            closed_until: boot_now(),
             names: RefCell::default(),
             named: false,
             standing: BTreeMap::new(),
@@ -63,8 +73,43 @@ impl Reporter {
     }
 
     /// What is needed to the end.
-    pub fn into_parts(self) -> (Log, Exports) {
-        (self.log, self.exports)
+    pub fn into_parts(self) -> (Log, Exports, Option<Chronicle>) {
+        (self.log, self.exports, self.chronicle)
+    }
+
+    /// What is kept.
+    pub const fn chronicle(&self) -> Option<&Chronicle> {
+        self.chronicle.as_ref()
+    }
+
+    /// Says a finding, and tells it to whoever wants to know. Returns it as JSON.
+    fn tell(&mut self, judged: &Judged<'_>, view: &View<'_>) -> Value {
+        self.named = true;
+        let class = judged.verdict.class;
+        *self.told.entry(class.label()).or_default() += 1;
+        let mut row = Row::bare(view.ledger, judged.semaphore, judged.set, boot_now())
+            .with_names(&self.names);
+        row.verdict = Some(judged.verdict.clone());
+        self.exports.finding(&row, judged, view.ledger);
+        let line = sentence(&row, judged);
+        self.log.say_often(Level::Warning, line);
+        row.json()
+    }
+
+    /// Tells of cookies that were gone before they could be judged: accidents, and what was
+    /// completed too often.
+    fn tell_closed(&mut self, view: &View<'_>, context: &Context<'_>) {
+        let until = self.closed_until;
+        let ended = |set: &Semaphore| set.ending.as_ref().map_or(until, |ending| ending.at);
+        for judged in verdict::survey_closed_after(view.ledger, context, until) {
+            self.closed_until = self.closed_until.max(ended(judged.semaphore));
+            if judged.verdict.class.is_finding() {
+                self.tell(&judged, view);
+            }
+        }
+        if let Some(chronicle) = &mut self.chronicle {
+            chronicle.closed(view.ledger, context, &self.names);
+        }
     }
 
     /// What was found, for those who ask. `standing`: how many findings stand, kept or not.
@@ -81,6 +126,9 @@ impl Reporter {
 impl Observer for Reporter {
     fn changes(&mut self, changes: &[Change], view: &View<'_>) -> Result<()> {
         self.exports.changes(changes, view.ledger);
+        if let Some(chronicle) = &self.chronicle {
+            chronicle.changes(changes, view.ledger);
+        }
         for change in changes {
             if let ChangeKind::CreateFailed { errno } = change.kind {
                 self.starved += u64::from(errno == libc::ENOSPC);
@@ -103,18 +151,13 @@ impl Observer for Reporter {
     }
 
     fn finding(&mut self, judged: &Judged<'_>, view: &View<'_>) -> Result<()> {
-        self.named = true;
-        let class = judged.verdict.class;
-        *self.told.entry(class.label()).or_default() += 1;
-        let mut row = Row::bare(view.ledger, judged.semaphore, judged.set, boot_now())
-            .with_names(&self.names);
-        row.verdict = Some(judged.verdict.clone());
-        self.exports.finding(&row, judged, view.ledger);
-        let line = sentence(&row, judged);
-        self.log.say_often(Level::Warning, line);
+        let json = self.tell(judged, view);
+        if let (Some(chronicle), Some(context)) = (&self.chronicle, view.context) {
+            chronicle.found(judged, view.ledger, context.facts, &self.names);
+        }
         let id = judged.semaphore.id;
         if self.standing.len() < KEPT || self.standing.contains_key(&id) {
-            self.standing.insert(id, row.json());
+            self.standing.insert(id, json);
         }
         Ok(())
     }
@@ -122,6 +165,9 @@ impl Observer for Reporter {
     fn cleared(&mut self, sem: SemId, label: &str, view: &View<'_>) -> Result<()> {
         self.standing.remove(&sem);
         let ledger = view.ledger;
+        if let Some(chronicle) = &self.chronicle {
+            chronicle.cleared(sem, ledger);
+        }
         let live = ledger.semaphore(sem);
         let Some(set) = live.or_else(|| ledger.closed_cookie(sem)) else {
             return Ok(());
@@ -138,6 +184,19 @@ impl Observer for Reporter {
 
     fn surveyed(&mut self, judged: &[Judged<'_>], snapshot: &Snapshot) {
         self.exports.surveyed(judged, snapshot, boot_now());
+    }
+
+    fn judged(&mut self, view: &View<'_>) -> Result<()> {
+        if let Some(context) = view.context {
+            self.tell_closed(view, context);
+        }
+        if !self.settled {
+            self.settled = true;
+            if let Some(chronicle) = &self.chronicle {
+                chronicle.settled();
+            }
+        }
+        Ok(())
     }
 
     fn device_mapper(&mut self, report: &DmReport) -> Result<()> {

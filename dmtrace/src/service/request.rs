@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::history::Query;
+
 /// Longest request, its line feed included.
 pub const REQUEST_MAX: usize = 1024;
 
@@ -11,6 +13,8 @@ pub const REQUEST_MAX: usize = 1024;
 pub enum Request {
     /// How the service is, and what it has found.
     Status,
+    /// What it has found before. The answer has many lines.
+    History(Query),
 }
 
 /// A request as it is sent.
@@ -38,7 +42,10 @@ pub enum BadRequest {
     #[error("the request has no end of line")]
     Cut,
     /// Not one of [`Request`].
-    #[error("no such request; this service knows: {{\"request\":\"status\"}}")]
+    #[error(
+        "no such request; this service knows: {{\"request\":\"status\"}} and \
+             {{\"request\":{{\"history\":{{}}}}}}"
+    )]
     Unknown,
 }
 

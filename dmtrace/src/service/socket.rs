@@ -5,7 +5,10 @@ use std::{
     io::{self, ErrorKind},
     os::{
         fd::AsRawFd,
-        unix::fs::{DirBuilderExt, PermissionsExt, chown},
+        unix::{
+            fs::{DirBuilderExt, PermissionsExt, chown},
+            net,
+        },
     },
     path::{Path, PathBuf},
     sync::{
@@ -51,8 +54,16 @@ pub struct Access {
 pub struct Question {
     /// The request.
     pub request: Request,
-    /// Takes the answer: one line.
-    pub answer: oneshot::Sender<String>,
+    /// Takes the answer.
+    pub answer: Answer,
+}
+
+/// Where an answer goes.
+pub enum Answer {
+    /// One line.
+    Line(oneshot::Sender<String>),
+    /// As much as there is, straight to whoever has asked; writing has a time limit.
+    Stream(net::UnixStream),
 }
 
 /// How many were answered and refused.
@@ -199,8 +210,17 @@ async fn converse(
             return Err(ErrorKind::InvalidInput.into());
         }
     };
-    let (answer, reply) = oneshot::channel();
     let gone = || io::Error::from(ErrorKind::BrokenPipe);
+    if let Request::History(_) = request {
+        let stream = stream.into_std()?;
+        stream.set_nonblocking(false)?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let answer = Answer::Stream(stream);
+        let question = Question { request, answer };
+        return send.send(question).await.map_err(|_| gone());
+    }
+    let (answer, reply) = oneshot::channel();
+    let answer = Answer::Line(answer);
     let question = Question { request, answer };
     send.send(question).await.map_err(|_| gone())?;
     let mut line = reply.await.map_err(|_| gone())?;

@@ -1,9 +1,15 @@
 //! What systemd is told (sd_notify(3)). Without systemd nothing is sent.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
 use sd_notify::NotifyState;
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    process::Command,
+    time::{Instant, sleep_until, timeout},
+};
+
+/// For an answer of systemd, which has given us more time to end.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The watchdog of the unit, if it has one.
 pub struct Watchdog {
@@ -52,7 +58,61 @@ pub fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
+/// Whether systemd ends this service in order to start it again at once (`systemctl restart`): its
+/// job on the unit says so. The signal is the same as for an end for good.
+pub async fn restarts() -> bool {
+    if std::env::var_os("INVOCATION_ID").is_none() {
+        return false;
+    }
+    let Some(unit) = unit() else {
+        return false;
+    };
+    let mut command = Command::new("systemctl");
+    command
+        .args(["list-jobs", "--no-legend", "--plain", "--full", &unit])
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    match timeout(PATIENCE, command.output()).await {
+        Ok(Ok(output)) => is_restart(&String::from_utf8_lossy(&output.stdout), &unit),
+        _ => false,
+    }
+}
+
+/// Name of the unit that this process belongs to.
+fn unit() -> Option<String> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let mut units = groups.lines().filter_map(|line| {
+        let (_, name) = line.rsplit_once('/')?;
+        name.ends_with(".service").then(|| name.to_owned())
+    });
+    units.next()
+}
+
+/// Whether this is a list with a restart of the unit: number, unit, type, state.
+fn is_restart(jobs: &str, unit: &str) -> bool {
+    jobs.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (name, kind) = (words.next(), words.next());
+        name == Some(unit) && kind.is_some_and(|kind| kind.ends_with("restart"))
+    })
+}
+
 fn tell(states: &[NotifyState<'_>]) {
     // systemd that does not listen is its own problem; the watchdog will tell.
     let _unheard = sd_notify::notify(states);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_is_told_from_a_stop() {
+        let unit = "dmtrace.service";
+        assert!(is_restart("123 dmtrace.service restart running\n", unit));
+        assert!(!is_restart("123 dmtrace.service stop running\n", unit));
+        assert!(!is_restart("9 other.service restart waiting\n", unit));
+        assert!(!is_restart("No jobs running.\n", unit));
+        assert!(!is_restart("", unit));
+    }
 }

@@ -6,7 +6,7 @@ use super::{Context, Subject, Verdict, judge};
 use crate::{
     facts::{SetSnapshot, Snapshot},
     ids::{BootTime, SemId},
-    ledger::{Ledger, Semaphore},
+    ledger::{EndKind, Ledger, Semaphore},
 };
 
 /// A judged cookie.
@@ -36,21 +36,43 @@ impl<'a> Judged<'a> {
 
 /// Judges the remembered cookies that are gone, in the order of their ends.
 pub fn survey_closed<'a>(ledger: &'a Ledger, context: &Context<'_>) -> Vec<Judged<'a>> {
-    let judged = ledger.closed().map(|semaphore| {
-        let subject = Subject {
-            ledger,
-            semaphore,
-            set: None,
-            taken: BootTime(0),
-        };
-        Judged {
-            semaphore,
-            set: None,
-            taken: BootTime(0),
-            verdict: judge(&subject, context),
-        }
+    let closed = ledger.closed();
+    closed.map(|it| judge_closed(ledger, it, context)).collect()
+}
+
+/// As [`survey_closed`], of those that ended after a moment; without those whose namespace ended.
+pub fn survey_closed_after<'a>(
+    ledger: &'a Ledger,
+    context: &Context<'_>,
+    after: BootTime,
+) -> Vec<Judged<'a>> {
+    let closed = ledger.closed().filter(|semaphore| {
+        semaphore.ending.as_ref().is_some_and(|ending| {
+            let with_namespace =
+                matches!(ending.kind, EndKind::WithNamespace | EndKind::NamespaceGone);
+            ending.at > after && !with_namespace
+        })
     });
-    judged.collect()
+    closed.map(|it| judge_closed(ledger, it, context)).collect()
+}
+
+fn judge_closed<'a>(
+    ledger: &'a Ledger,
+    semaphore: &'a Semaphore,
+    context: &Context<'_>,
+) -> Judged<'a> {
+    let subject = Subject {
+        ledger,
+        semaphore,
+        set: None,
+        taken: BootTime(0),
+    };
+    Judged {
+        semaphore,
+        set: None,
+        taken: BootTime(0),
+        verdict: judge(&subject, context),
+    }
 }
 
 /// Judges every live cookie, in the order of keys. Reconcile the books with the snapshot before.

@@ -77,67 +77,20 @@ impl Chronicle {
 
     /// A finding that was told is none any more: the cookie is gone, or the verdict is another.
     pub fn cleared(&self, sem: SemId, ledger: &Ledger) {
-        if let Some(live) = ledger.semaphore(sem) {
-            self.history.note(Note::Gone {
-                sem,
-                key: live.key,
-                how: HowGone::OtherVerdict,
-                by: None,
-            });
-        } else if let Some(closed) = ledger.closed_cookie(sem) {
-            let ending = closed.ending.as_ref();
-            self.history.note(Note::Gone {
-                sem,
-                key: closed.key,
-                how: how(ending.map(|ending| ending.kind)),
-                by: ending
-                    .and_then(|ending| ending.by.as_ref())
-                    .map(ToString::to_string),
-            });
+        if let Some(note) = gone(sem, ledger) {
+            self.history.note(note);
         }
     }
 
     /// Judges the cookies that have ended since the last call: accidents, and what was completed
     /// too often.
     pub fn closed(&mut self, ledger: &Ledger, context: &Context<'_>, names: &RefCell<Symbolizer>) {
-        let mut latest = self.closed_until;
-        for semaphore in ledger.closed().rev() {
-            let Some(ending) = &semaphore.ending else {
-                continue;
-            };
-            if ending.at <= self.closed_until {
-                break;
-            }
-            latest = latest.max(ending.at);
-            if matches!(ending.kind, EndKind::WithNamespace | EndKind::NamespaceGone) {
-                continue;
-            }
-            let subject = Subject {
-                ledger,
-                semaphore,
-                set: None,
-                taken: BootTime(0),
-            };
-            let verdict = verdict::judge(&subject, context);
-            if !verdict.class.is_finding() {
-                continue;
-            }
-            let judged = Judged {
-                semaphore,
-                set: None,
-                taken: BootTime(0),
-                verdict,
-            };
-            let now = Stamp::now();
-            let mut finding = finding(&judged, ledger, context.facts, names, now);
-            finding.gone = Some(Gone {
-                at: now.at(ending.at),
-                how: HowGone::AlreadyGone,
-                by: ending.by.as_ref().map(ToString::to_string),
-            });
+        let now = Stamp::now();
+        let (until, found) = closed_since(self.closed_until, ledger, context, names, now);
+        self.closed_until = until;
+        for finding in found {
             self.history.note(Note::Found(Box::new(finding)));
         }
-        self.closed_until = latest;
     }
 
     /// Every finding that stands was told: what else an earlier run left standing is gone.
@@ -204,6 +157,71 @@ pub(super) fn counted(change: &Change, ledger: &Ledger) -> Option<Counted> {
         } => Some(Counted::Starved(actor())),
         _ => None,
     }
+}
+
+/// The end of a finding; `None` where nothing is known of the cookie any more.
+pub(super) fn gone(sem: SemId, ledger: &Ledger) -> Option<Note> {
+    if let Some(live) = ledger.semaphore(sem) {
+        return Some(Note::Gone {
+            sem,
+            key: live.key,
+            how: HowGone::OtherVerdict,
+            by: None,
+        });
+    }
+    let closed = ledger.closed_cookie(sem)?;
+    let ending = closed.ending.as_ref();
+    let by = ending.and_then(|ending| ending.by.as_ref());
+    Some(Note::Gone {
+        sem,
+        key: closed.key,
+        how: how(ending.map(|ending| ending.kind)),
+        by: by.map(ToString::to_string),
+    })
+}
+
+/// Findings among the cookies that have ended after `since`, and when the last of those ended.
+pub(super) fn closed_since(
+    since: BootTime,
+    ledger: &Ledger,
+    context: &Context<'_>,
+    names: &RefCell<Symbolizer>,
+    now: Stamp,
+) -> (BootTime, Vec<Finding>) {
+    let mut latest = since;
+    let mut found = Vec::new();
+    for semaphore in ledger.closed().rev() {
+        let Some(ending) = &semaphore.ending else {
+            continue;
+        };
+        if ending.at <= since {
+            break;
+        }
+        latest = latest.max(ending.at);
+        let subject = Subject {
+            ledger,
+            semaphore,
+            set: None,
+            taken: BootTime(0),
+        };
+        let judged = Judged {
+            semaphore,
+            set: None,
+            taken: BootTime(0),
+            verdict: verdict::judge(&subject, context),
+        };
+        if judged.verdict.class.is_finding() {
+            let mut finding = finding(&judged, ledger, context.facts, names, now);
+            finding.gone = Some(Gone {
+                at: now.at(ending.at),
+                how: HowGone::AlreadyGone,
+                by: ending.by.as_ref().map(ToString::to_string),
+            });
+            found.push(finding);
+        }
+    }
+    found.reverse();
+    (latest, found)
 }
 
 /// As it is kept.

@@ -138,12 +138,12 @@ pub(super) fn is_device(device: &Value, wanted: &str) -> bool {
 /// How some went, in words that follow a number.
 pub(super) const fn went(how: HowGone) -> &'static str {
     match how {
-        HowGone::Removed => "were removed",
-        HowGone::WithNamespace => "went with their IPC namespace",
-        HowGone::AlreadyGone => "were gone when they were found",
-        HowGone::OtherVerdict => "were judged otherwise later",
-        HowGone::Rebooted => "went with a reboot",
-        HowGone::Unseen => "went unseen",
+        HowGone::Removed => "removed",
+        HowGone::WithNamespace => "gone with their IPC namespace",
+        HowGone::AlreadyGone => "gone when they were found",
+        HowGone::OtherVerdict => "judged otherwise later",
+        HowGone::Rebooted => "gone with a reboot",
+        HowGone::Unseen => "gone unseen",
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) fn print(past: &Past, groups: &[(By, Vec<Group>)], out: &mut Out) -> 
     } else {
         let standing = past.leaked.iter().filter(|it| it.gone.is_none()).count();
         out.line(&format!(
-            "{} cookies leaked; {}{standing} of them stand",
+            "{} cookies leaked: {}{standing} stand",
             past.leaked.len(),
             ends(&past.leaked)
         ))?;
@@ -79,7 +79,7 @@ fn head(past: &Past, out: &mut Out) -> Result<()> {
     Ok(out.line("")?)
 }
 
-/// How those that are gone went: `12 were removed, 3 went with their IPC namespace, `.
+/// How those that are gone went: `12 removed, 3 gone with their IPC namespace, `.
 fn ends(findings: &[Finding]) -> String {
     let mut ends: BTreeMap<&str, usize> = BTreeMap::new();
     for gone in findings.iter().filter_map(|it| it.gone.as_ref()) {
@@ -150,16 +150,16 @@ fn victims(past: &Past, out: &mut Out) -> Result<()> {
     }
     for burst in past.starved.iter().rev().take(LINES) {
         out.line(&format!(
-            "          {} for {}: {} times in IPC namespace {}",
+            "          {} for {}: {} in IPC namespace {}",
             local::minute(burst.from.wall_ms),
             time::age(burst.to.boot.since(burst.from.boot)),
-            burst.count,
+            times(burst.count),
             burst.ipc_ns
         ))?;
     }
     let more = past.starved.len().saturating_sub(LINES);
     if more > 0 {
-        out.line(&format!("          and {more} times before that"))?;
+        out.line(&format!("          and {more} such moments before that"))?;
     }
     Ok(out.line("")?)
 }
@@ -177,7 +177,7 @@ fn programs(past: &Past, out: &mut Out) -> Result<()> {
         let rest = program == OTHERS;
         (rest, std::cmp::Reverse((lives.leaked, lives.created)))
     });
-    out.line("COOKIES BY PROGRAM, in hours that are touched by this time")?;
+    out.line("COOKIES BY PROGRAM, of whole hours")?;
     out.line("     MADE  COMPLETED   LEAKED  LEAKS A DAY")?;
     for (program, lives) in programs.iter().take(LINES) {
         let rate = match past.a_day(lives.leaked) {
@@ -203,12 +203,12 @@ fn gaps(past: &Past, out: &mut Out) -> Result<()> {
             let long = gap.to.wall_ms.saturating_sub(gap.from.wall_ms);
             let long = Duration::from_millis(u64::try_from(long).unwrap_or_default());
             let (most, why) = match gap.why {
-                WhyGap::Stopped => ("", "dmtrace serve was stopped"),
-                WhyGap::Killed => ("at most ", "dmtrace serve ended without a word"),
-                WhyGap::Rebooted => ("at most ", "the machine was started again"),
+                WhyGap::Stopped => ("", "service stopped"),
+                WhyGap::Killed => (" at most", "service killed"),
+                WhyGap::Rebooted => (" at most", "machine restarted"),
             };
             out.line(&format!(
-                "  {} to {}, {most}{}: {why}",
+                "  {} - {}  {}{most}  {why}",
                 local::minute(gap.from.wall_ms),
                 local::minute(gap.to.wall_ms),
                 time::age(long)
@@ -239,6 +239,13 @@ fn gaps(past: &Past, out: &mut Out) -> Result<()> {
         }
     }
     Ok(out.line("")?)
+}
+
+fn times(count: u64) -> String {
+    match count {
+        1 => "once".to_owned(),
+        count => format!("{count} times"),
+    }
 }
 
 /// What a story of the past says of its time: when it was found, and how it ended.

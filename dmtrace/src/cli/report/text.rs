@@ -8,7 +8,7 @@ use super::{Findings, group::Group};
 use crate::{
     cli::{args::By, case::Case, row::Row},
     event::recording::Start,
-    output::{Out, time, time::Clock},
+    output::{Out, time, time::Clock, wrap},
     verdict::Evidence,
 };
 
@@ -143,7 +143,11 @@ fn print_group(group: &Group, out: &mut Out) -> Result<()> {
         ))?;
     }
     if !group.devices.is_empty() {
-        out.line(&format!("          devices   {}", group.devices.join(", ")))?;
+        let lines = wrap(&group.devices.join(", "), 60);
+        for (number, line) in lines.iter().enumerate() {
+            let label = if number == 0 { "devices" } else { "" };
+            out.line(&format!("          {label:<10}{line}"))?;
+        }
     }
     for line in &group.lines {
         out.line(&format!("          {line}"))?;

@@ -1,0 +1,242 @@
+//! Thirty days of cookies through books, verdicts and history, with a clock that is turned:
+//! memory and disk stay bounded, and what is told at the end is true.
+//!
+//! `DMTRACE_TEST_LIVES` says how many cookies; with a million and more, memory is measured.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fs,
+    ops::ControlFlow,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use super::kernel::{Kernel, Truth, WALL0};
+use crate::{
+    cli::past::chronicle::{Counted, closed_since, counted, finding, gone},
+    history::{Book, Entry, Lives, Note, Options, Query, Record, Stamp, Tallies},
+    ids::{BootTime, SemId},
+    ledger::{CLOSED, Ledger},
+    stack::Symbolizer,
+    verdict::{Completeness, Context, Thresholds, survey},
+};
+
+const DAYS: u64 = 30;
+const LIMIT: u64 = 64 << 20;
+
+/// A service in miniature.
+struct Service {
+    ledger: Ledger,
+    book: Book,
+    told: BTreeMap<SemId, &'static str>,
+    closed_until: BootTime,
+    names: RefCell<Symbolizer>,
+    tallies: Tallies,
+    /// Most that was there at any time.
+    most: Most,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Most {
+    closed: usize,
+    processes: usize,
+    told: usize,
+    file: u64,
+}
+
+pub fn stamp(boot: BootTime) -> Stamp {
+    Stamp {
+        wall_ms: WALL0 * 1000 + (boot.0 / 1_000_000) as i64,
+        boot,
+    }
+}
+
+pub fn open(path: &Path, now: Stamp) -> Book {
+    let options = Options {
+        path: path.to_owned(),
+        limit: LIMIT,
+        retention: Duration::from_secs(90 * 86_400),
+        boot_id: "boot".to_owned(),
+    };
+    Book::open(options, now, Box::new(|text| panic!("{text}")))
+}
+
+impl Service {
+    fn drain(&mut self, kernel: &mut Kernel) {
+        for event in kernel.take() {
+            for change in self.ledger.apply(&event) {
+                match counted(&change, &self.ledger) {
+                    Some(Counted::Lives(program, lives)) => self.tallies.lives(&program, &lives),
+                    Some(Counted::Starved(program)) => {
+                        self.tallies
+                            .starved(change.sem.ns, &program, stamp(change.at));
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+
+    fn look(&mut self, kernel: &Kernel) {
+        let snapshot = kernel.snapshot();
+        let drift = self.ledger.reconcile(&snapshot).drift();
+        assert_eq!(drift, 0);
+        let facts = kernel.facts();
+        self.ledger.observe(&facts);
+        let now = stamp(facts.now);
+        let context = Context {
+            facts: &facts,
+            completeness: &Completeness::default(),
+            thresholds: &Thresholds::default(),
+        };
+        let mut seen = BTreeMap::new();
+        for judged in survey(&self.ledger, Some(&snapshot), &context) {
+            let (id, class) = (judged.semaphore.id, judged.verdict.class);
+            if class.is_finding() {
+                if self.told.get(&id) != Some(&class.label()) {
+                    let found = finding(&judged, &self.ledger, &facts, &self.names, now);
+                    self.book.note(now, Note::Found(Box::new(found)));
+                }
+                seen.insert(id, class.label());
+            }
+        }
+        for id in self.told.keys().filter(|id| !seen.contains_key(id)) {
+            if let Some(note) = gone(*id, &self.ledger) {
+                self.book.note(now, note);
+            }
+        }
+        self.told = seen;
+        let (until, closed) =
+            closed_since(self.closed_until, &self.ledger, &context, &self.names, now);
+        self.closed_until = until;
+        for found in closed {
+            self.book.note(now, Note::Found(Box::new(found)));
+        }
+        let tallies = std::mem::take(&mut self.tallies);
+        self.book.note(now, Note::Tallies(tallies));
+        self.book.tick(now);
+        self.most.closed = self.most.closed.max(self.ledger.closed().count());
+        self.most.processes = self.most.processes.max(self.ledger.processes_kept());
+        self.most.told = self.most.told.max(self.told.len());
+        self.most.file = self.most.file.max(self.book.status().file_bytes);
+    }
+}
+
+/// Resident pages of this process, in KiB.
+fn resident() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4
+}
+
+#[test]
+fn thirty_days_stay_within_their_bounds() {
+    let lives: u64 = std::env::var("DMTRACE_TEST_LIVES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(20_000);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("history.redb");
+    let mut kernel = Kernel::new();
+    let now = stamp(BootTime(kernel.now));
+    let mut service = Service {
+        ledger: Ledger::new(),
+        book: open(&path, now),
+        told: BTreeMap::new(),
+        closed_until: BootTime::default(),
+        names: RefCell::default(),
+        tallies: Tallies::default(),
+        most: Most::default(),
+    };
+    service.ledger.reconcile(&kernel.snapshot());
+    let began = |continuous| Note::Began {
+        backend: "fentry".to_owned(),
+        kernel: "6.12".to_owned(),
+        continuous,
+    };
+    service.book.note(now, began(false));
+    let (clock, before) = (Instant::now(), resident());
+    let mut at_tenth = 0;
+    // A life takes some tens of milliseconds by itself.
+    let pause = (DAYS * 86_400_000_000_000 / lives).saturating_sub(30_000_000);
+    for n in 0..lives {
+        kernel.life(pause);
+        service.drain(&mut kernel);
+        // About as often as a service looks, and more than once for each leak.
+        if n % 200 == 0 {
+            service.look(&kernel);
+        }
+        if n % (lives / DAYS) == 0 {
+            kernel.clean(20);
+            service.drain(&mut kernel);
+            service.look(&kernel);
+            service.ledger.check().unwrap();
+            // Once a day the service is restarted.
+            let now = stamp(BootTime(kernel.now));
+            service.book.note(now, Note::Stopped);
+            service.book.commit(now);
+            drop(service.book);
+            assert!(fs::metadata(&path).unwrap().len() <= LIMIT);
+            service.book = open(&path, now);
+            service.book.note(now, began(true));
+        }
+        if n == lives / 10 {
+            at_tenth = resident();
+        }
+    }
+    kernel.now += 120_000_000_000;
+    service.look(&kernel);
+    let now = stamp(BootTime(kernel.now));
+    service.book.commit(now);
+    let at_end = resident();
+    let (truth, status) = (kernel.truth, service.book.status());
+    println!(
+        "{lives} lives in {:.1?}: resident {before} KiB at the start, {at_tenth} after a tenth, \
+         {at_end} at the end; {truth:?}; {:?}; {status:?}",
+        clock.elapsed(),
+        service.most,
+    );
+    assert!(status.on_disk && status.file_bytes <= LIMIT && service.most.file <= LIMIT);
+    assert!(service.most.closed <= 2 * CLOSED, "{:?}", service.most);
+    assert!(service.most.processes <= 8192, "{:?}", service.most);
+    if lives >= 1_000_000 {
+        let grown = at_end.saturating_sub(at_tenth);
+        assert!(
+            grown <= 4096,
+            "{grown} KiB more after ten times as many lives"
+        );
+    }
+    is_true(&mut service.book, now, truth, status.dropped_for_space);
+}
+
+/// What the history says is what has happened.
+fn is_true(book: &mut Book, now: Stamp, truth: Truth, dropped: u64) {
+    let mut sum = Lives::default();
+    let (mut leaked, mut starved, mut gaps, mut standing) = (0, 0, 0, 0);
+    book.read(now, &Query::default(), &mut |entry: Entry| {
+        match entry.record {
+            Record::Rates(rates) => rates.programs.values().for_each(|lives| sum.add(lives)),
+            Record::Finding(it) if it.state == "leaked" => {
+                leaked += 1;
+                standing += u64::from(it.gone.is_none());
+            }
+            Record::Starved(it) => starved += it.count,
+            Record::Gap(_) => gaps += 1,
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    assert_eq!(
+        (sum.created, sum.completed),
+        (truth.created, truth.completed)
+    );
+    assert_eq!((starved, gaps), (truth.starved, 0));
+    // Those of a namespace were left, too, if somebody looked before it ended.
+    let left = truth.left..=truth.left + truth.with_namespace;
+    assert!(left.contains(&sum.leaked), "{} of {truth:?}", sum.leaked);
+    assert!(
+        leaked <= sum.leaked && leaked + dropped >= sum.leaked,
+        "{leaked} of {sum:?}"
+    );
+    assert!(standing <= 300, "{standing}");
+}

@@ -1,0 +1,291 @@
+//! What the history says, as people and programs read it.
+
+use std::{
+    cell::RefCell,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+    rc::Rc,
+};
+
+use clap::Parser as _;
+use serde_json::Value;
+
+use super::{
+    kernel::Kernel,
+    months::{open, stamp},
+};
+use crate::{
+    cli::{
+        Cli, Verb,
+        explain::{self, Story, Telling},
+        past::{chronicle::finding, story},
+        report,
+        row::Row,
+    },
+    history::{Gone, HowGone, Note, Query, Record, Tallies, read_file},
+    ids::{BootTime, IpcNs},
+    ledger::Ledger,
+    output::{Out, time::Clock},
+    verdict::{Completeness, Context, Judged, Thresholds, survey},
+};
+
+#[derive(Clone, Default)]
+struct Page(Rc<RefCell<Vec<u8>>>);
+
+impl Write for Page {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Page {
+    fn out(&self) -> Out {
+        Out::to(Box::new(self.clone()))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.borrow().clone()).unwrap()
+    }
+}
+
+/// Runs a verb as from the command line.
+fn run(words: &[&str], json: bool) -> (String, ExitCode) {
+    let cli = Cli::try_parse_from([&["dmtrace"], words].concat()).unwrap();
+    let page = Page::default();
+    let mut out = page.out();
+    let code = match cli.verb {
+        Verb::Report(args) => report::run(&args, json, &mut out).unwrap(),
+        Verb::Explain(args) => explain::run(&args, json, &mut out).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    out.flush().unwrap();
+    (page.text(), code)
+}
+
+/// Leaks of two programs in a minute, and one that is gone, in a file.
+fn written(path: &Path) -> Vec<(Story, String)> {
+    let mut kernel = Kernel::new();
+    let mut ledger = Ledger::new();
+    ledger.reconcile(&kernel.snapshot());
+    let now = stamp(BootTime(kernel.now));
+    let mut book = open(path, now);
+    book.note(
+        now,
+        Note::Began {
+            backend: "fentry".to_owned(),
+            kernel: "6.12".to_owned(),
+            continuous: false,
+        },
+    );
+    for _ in 0..3 {
+        kernel.never_waited();
+    }
+    kernel.killed();
+    kernel.now += 60_000_000_000;
+    for event in kernel.take() {
+        ledger.apply(&event);
+    }
+    let (snapshot, facts) = (kernel.snapshot(), kernel.facts());
+    ledger.reconcile(&snapshot);
+    let context = Context {
+        facts: &facts,
+        completeness: &Completeness::default(),
+        thresholds: &Thresholds::default(),
+    };
+    let names = RefCell::default();
+    let now = stamp(facts.now);
+    let mut told = Vec::new();
+    for judged in survey(&ledger, Some(&snapshot), &context) {
+        assert_eq!(judged.verdict.class.label(), "leaked");
+        let kept = finding(&judged, &ledger, &facts, &names, now);
+        let (sem, key) = (kept.sem, kept.key);
+        book.note(now, Note::Found(Box::new(kept)));
+        if told.is_empty() {
+            let by = Some("dmtrace[77]".to_owned());
+            let how = HowGone::Removed;
+            book.note(
+                now.at(BootTime(now.boot.0 + 60_000_000_000)),
+                Note::Gone { sem, key, how, by },
+            );
+        }
+        told.push(live(&judged, &ledger, &facts));
+    }
+    let mut tallies = Tallies::default();
+    tallies.starved(IpcNs::HOST, "/usr/sbin/mysqld", now);
+    tallies.lost("messages were dropped and made good from the maps", 9, now);
+    tallies.lives(
+        "/usr/sbin/dockerd",
+        &crate::history::Lives {
+            created: 500,
+            completed: 497,
+            leaked: 0,
+        },
+    );
+    book.note(now, Note::Tallies(tallies));
+    book.commit(now.at(BootTime(now.boot.0 + 3600_000_000_000)));
+    drop(book);
+    // Killed, and started a day later.
+    let later = now.at(BootTime(now.boot.0 + 86_400_000_000_000));
+    let mut book = open(path, later);
+    book.note(
+        later,
+        Note::Began {
+            backend: "fentry".to_owned(),
+            kernel: "6.12".to_owned(),
+            continuous: false,
+        },
+    );
+    book.commit(later);
+    told
+}
+
+/// A finding as it is told while it is there.
+fn live(judged: &Judged<'_>, ledger: &Ledger, facts: &crate::facts::HostFacts) -> (Story, String) {
+    let names = RefCell::default();
+    let mut row = Row::bare(ledger, judged.semaphore, judged.set, facts.now).with_names(&names);
+    row.judged(judged.verdict.clone());
+    let telling = Telling {
+        ledger,
+        facts,
+        clock: Clock::now(),
+        here: true,
+    };
+    (telling.story(&row), judged.semaphore.key.to_string())
+}
+
+#[test]
+fn a_kept_finding_is_told_as_a_live_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("h");
+    let live = written(&path);
+    let mut kept = Vec::new();
+    for entry in read_file(&path, &Query::default()).unwrap().1 {
+        if let Record::Finding(it) = entry.record {
+            kept.push(*it);
+        }
+    }
+    assert_eq!(kept.len(), live.len());
+    for ((live, _), kept) in live.iter().zip(&kept) {
+        let told = story::told(kept).unwrap();
+        // The clock that relates boot time to the wall was read twice.
+        let lines = |story: &Story| -> Vec<String> {
+            let life = story.life.iter();
+            let life = life.map(|it| format!("{} {:?} {} {:?}", it.who, it.tid, it.what, it.value));
+            life.chain(story.fault.clone())
+                .chain(story.evidence.clone())
+                .chain(story.remedies.clone())
+                .chain(story.avoid.clone())
+                .chain(story.victims.iter().map(|it| it.text.clone()))
+                .chain(story.missing.iter().map(|it| it.text.clone()))
+                .chain([
+                    story.title.clone(),
+                    story.headline.clone(),
+                    story.sure.clone(),
+                ])
+                .collect()
+        };
+        assert_eq!(lines(&told), lines(live));
+        assert!(
+            told.life
+                .iter()
+                .all(|it| it.shown.len() == 12 || it.time.is_none())
+        );
+        let value = story::value(kept);
+        assert_eq!(value["cookie"]["verdict"], live.cookie["verdict"]);
+        assert!(value["found"]["time"].is_string());
+    }
+    assert!(matches!(
+        kept[0].gone,
+        Some(Gone {
+            how: HowGone::Removed,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn a_report_on_a_time_ranks_who_leaks_and_says_what_is_not_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("h");
+    written(&path);
+    let file = path.to_str().unwrap();
+    let time = ["--since", "2027-01-01", "--until", "2027-02-01"];
+    let words = [&["report", "--history", file], &time[..]].concat();
+    let (text, code) = run(&words, false);
+    println!("{text}");
+    assert_eq!(code, ExitCode::from(1));
+    for wanted in [
+        "4 cookies leaked: 1 removed, 3 stand",
+        "LEAKED COOKIES BY EXECUTABLE\n       3  /usr/sbin/dockerd",
+        "owner went on and never waited",
+        "VICTIMS",
+        "/usr/sbin/mysqld",
+        "      500        497        3",
+        "TIMES WITHOUT A TRACE",
+        "23h00m at most  service killed",
+        "LOST MESSAGES",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    assert!(
+        text.lines().all(|line| line.chars().count() <= 80),
+        "{text}"
+    );
+    let (text, _) = run(&words, true);
+    let value: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["type"], "history_report");
+    assert_eq!(value["leaked"].as_array().unwrap().len(), 4);
+    assert_eq!(value["by_executable"][0]["leaked"], 3);
+    assert_eq!(value["gaps"][0]["why"], "killed");
+    assert_eq!(value["complete"], false);
+    let (text, _) = run(&[&words[..], &["--comm", "lvm", "--json"]].concat(), false);
+    assert!(!text.contains("dockerd["), "{text}");
+    // A time in which nothing was kept is no clean one.
+    let (text, code) = run(
+        &[
+            "report",
+            "--history",
+            file,
+            "--since",
+            "2026-12-01",
+            "--until",
+            "2026-12-02",
+        ],
+        false,
+    );
+    assert_eq!(code, ExitCode::from(4));
+    assert!(text.contains("not certain"), "{text}");
+}
+
+#[test]
+fn a_past_cookie_is_explained_by_its_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("h");
+    let live = written(&path);
+    let file = path.to_str().unwrap();
+    let (text, code) = run(&["explain", &live[0].1, "--history", file], false);
+    println!("{text}");
+    assert_eq!(code, ExitCode::from(1));
+    for wanted in [
+        "COOKIE 0x",
+        "WHAT HAPPENED",
+        "WHOSE FAULT",
+        "removed by dmtrace[77]",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    let (text, _) = run(&["explain", &live[0].1, "--history", file], true);
+    let value: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["explanations"][0]["gone"]["how"], "removed");
+    let cli = Cli::try_parse_from(["dmtrace", "explain", "4711", "--history", file]).unwrap();
+    let Verb::Explain(args) = cli.verb else {
+        panic!();
+    };
+    let error = explain::run(&args, false, &mut Page::default().out()).unwrap_err();
+    assert!(error.to_string().contains("does not know"), "{error}");
+}

@@ -1,0 +1,132 @@
+//! What a service remembers, and what it does by itself.
+
+use std::{fs, path::Path, process::Command, thread::sleep, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use dmtrace_tests::{
+    harness::{actor, dmtrace_bin, in_private_ns, test},
+    sysv,
+};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::{NEEDS, pins::BpfFs, service::Service};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("serve_memory::a_leak_of_the_past_is_told", NEEDS, past),
+        test("serve_memory::an_accident_is_told", NEEDS, accident),
+        test("serve_memory::leaks_stay_unless_told", NEEDS, stay),
+        test("serve_memory::leaks_are_removed_if_told", NEEDS, clean),
+    ]
+}
+
+/// What `report --since` says; with `file`, read directly.
+fn report(file: Option<&Path>) -> Result<String> {
+    let mut command = Command::new(dmtrace_bin()?);
+    command.args(["report", "--since", "1h", "--json"]);
+    if let Some(file) = file {
+        command.arg("--history").arg(file);
+    }
+    let output = command.output()?;
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    let text = String::from_utf8(output.stdout)?;
+    let _: Value = serde_json::from_str(&text).context(error)?;
+    Ok(text)
+}
+
+fn past() -> Result<()> {
+    in_private_ns(|| {
+        let bpf = BpfFs::mount()?;
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join("history.redb");
+        let shown = file.display().to_string();
+        let args = ["--pins", &bpf.pins(), "--history", &shown];
+        let mut service = Service::start(&args)?;
+        let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+        let pid = leaker.pid();
+        let (lines, _) = leaker.finish()?;
+        let line = lines.last().context("no line")?;
+        let (key, semid) = (format!("{:#010x}", line.key()?), line.semid()?);
+        service.until(&format!("by cookie-actor[{pid}]"))?;
+        sysv::remove(semid)?;
+        service.until(&format!("{key} semid {semid}: was leaked, is gone"))?;
+        let told = |text: &str| text.contains(&key) && text.contains("cookie-actor");
+        // By the service, then without it: it is killed once everything is on disk.
+        let text = report(None)?;
+        ensure!(told(&text), "the service does not tell of {key}: {text}");
+        let output = Command::new(dmtrace_bin()?)
+            .args(["explain", &key])
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(text.contains(&format!("cookie-actor[{pid}]")), "{text}");
+        sleep(Duration::from_secs(3));
+        service.kill()?;
+        let text = report(Some(&file))?;
+        ensure!(told(&text), "the file does not tell of {key}: {text}");
+        // Its successor goes on with both.
+        let service = Service::start(&args)?;
+        let text = report(None)?;
+        ensure!(told(&text), "the successor does not tell of {key}: {text}");
+        let status = service.status()?;
+        ensure!(status["history"]["on_disk"] == true, "{status}");
+        service.stop()?;
+        Ok(())
+    })?
+}
+
+/// Its cookie is taken away from somebody who waits for it.
+fn accident() -> Result<()> {
+    in_private_ns(|| {
+        let bpf = BpfFs::mount()?;
+        let mut service = Service::start(&["--pins", &bpf.pins()])?;
+        let mut victim = actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
+        let semid = victim.until("armed")?.semid()?;
+        sysv::remove(semid)?;
+        let line = service.until("accident")?;
+        ensure!(line.contains(&format!("semid {semid}")), "{line}");
+        victim.kill();
+        Ok(())
+    })?
+}
+
+fn stay() -> Result<()> {
+    in_private_ns(|| {
+        let bpf = BpfFs::mount()?;
+        let mut service = Service::start(&["--pins", &bpf.pins()])?;
+        let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+        let (lines, _) = leaker.finish()?;
+        let semid = lines.last().context("no line")?.semid()?;
+        service.until(&format!("by cookie-actor[{}]", leaker.pid()))?;
+        sleep(Duration::from_secs(6));
+        ensure!(sysv::key(semid).is_ok(), "it was removed");
+        ensure!(!service.said()?.contains("clean-up"), "it cleaned up");
+        Ok(())
+    })?
+}
+
+fn clean() -> Result<()> {
+    in_private_ns(|| {
+        let bpf = BpfFs::mount()?;
+        let dir = tempfile::tempdir()?;
+        let audit = dir.path().join("audit.jsonl");
+        let shown = audit.display().to_string();
+        let pins = bpf.pins();
+        let args = ["--pins", &pins, "--auto-clean", "1s", "--audit", &shown];
+        let mut service = Service::start(&args)?;
+        // One that is in use stays.
+        let mut user = actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
+        let used = user.until("armed")?.semid()?;
+        let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+        let (lines, _) = leaker.finish()?;
+        let semid = lines.last().context("no line")?.semid()?;
+        service.until(&format!("semid {semid}: was leaked, is gone"))?;
+        service.until("clean-up: ")?;
+        ensure!(sysv::key(semid).is_err(), "it is there");
+        ensure!(sysv::key(used).is_ok(), "a cookie in use is gone");
+        let audit = fs::read_to_string(audit)?;
+        ensure!(audit.contains(&semid.to_string()), "{audit}");
+        user.kill();
+        Ok(())
+    })?
+}
