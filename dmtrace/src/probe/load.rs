@@ -129,7 +129,7 @@ impl Tracer {
                 // Verified before the old ones go: that is what takes long.
                 preload(&mut ebpf, aya_btf.as_ref(), dir);
                 let from = boot_now();
-                let _left = std::fs::remove_dir_all(dir);
+                pins::take_out(dir);
                 Some(from)
             }
             _ => None,
@@ -352,7 +352,7 @@ impl Heritage {
         });
         if adopted.is_none() {
             // Somebody has removed a part: start again with the maps.
-            let _left = std::fs::remove_dir_all(dir);
+            pins::take_out(dir);
             self.left = Left::Maps { ended: None };
         }
         adopted

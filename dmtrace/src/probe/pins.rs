@@ -24,9 +24,14 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
-use aya::maps::{Array, Map, MapData};
+use aya::{
+    maps::{Array, Map, MapData},
+    programs::links::{FdLink, PinnedLink},
+};
 use dmtrace_common::{ABI, control};
 
 use super::{
@@ -41,6 +46,9 @@ use crate::ids::BootTime;
 const BPF_FS: u32 = 0xcafe_4a11;
 /// Calls in flight: worth nothing after a time without probes.
 const CALLS: [&str; 4] = ["CALLS", "IN_CALL", "PENDING", "DM_CALLS"];
+
+/// Longest wait for the kernel to let programs go.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Names of one layout and one build.
 pub(super) struct Pins {
@@ -121,7 +129,7 @@ impl Pins {
         let kept = own.map(|own| builds.swap_remove(own));
         if let Some(kept) = kept {
             for other in builds {
-                let _left = fs::remove_dir_all(other);
+                take_out(&other);
             }
             return Left::Links(kept);
         }
@@ -296,6 +304,30 @@ pub(super) fn adopt<'a>(
         attempts,
         programs,
     })
+}
+
+/// Takes the programs of a directory out of their places, and waits until they are: the kernel lets
+/// a removed pin go only after a grace period (kernel/bpf/inode.c:bpf_free_inode), and two programs
+/// in one place would count everything twice.
+pub(super) fn take_out(dir: &Path) {
+    let links = entries(Some(dir)).chain(entries(Some(&dir.join("dm_0"))));
+    let links = links.chain(entries(Some(&dir.join("dm_1"))));
+    let links = links.filter(|path| name(path).starts_with("l_"));
+    let ids: Vec<u32> = links
+        .filter_map(|path| {
+            let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
+            Some(link.info().ok()?.id())
+        })
+        .collect();
+    let _left = fs::remove_dir_all(dir);
+    let until = Instant::now() + GRACE;
+    for id in ids {
+        while bpf::link(id).is_ok() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    // The number goes right before the program does.
+    thread::sleep(Duration::from_millis(1));
 }
 
 /// Removes everything under `root`: programs that are only held there are gone with it.
