@@ -1,5 +1,6 @@
 //! Tier `host`: what the library reads from the host, against semaphores that the actor made.
 
+mod history;
 mod namespaces;
 mod semaphores;
 
@@ -14,6 +15,7 @@ use dmtrace_tests::harness::run;
 fn main() -> ExitCode {
     let mut tests = semaphores::tests();
     tests.extend(namespaces::tests());
+    tests.extend(history::tests());
     run("host", tests)
 }
 

@@ -27,6 +27,23 @@ kill_all() {
     find $group -mindepth 1 -depth -type d -exec rmdir {} +
 }
 
+# state: what hangs and why, for a scenario that will run out of time.
+state() {
+    uptime
+    for process in /proc/[0-9]*; do
+        [ -s "$process/cmdline" ] || continue
+        printf '%s %s %s: ' "${process#/proc/}" "$(sed 's/.*) \(.\).*/\1/' "$process/stat")" \
+            "$(cat "$process/wchan")"
+        tr '\0' ' ' <"$process/cmdline"
+        echo
+    done
+    dmsetup udevcookies
+    dmsetup info -c --noheadings
+    grep . /run/udev/queue /proc/sys/kernel/sem
+    udevadm control --ping --timeout=1 && echo 'udevd answers'
+    cat /proc/interrupts
+}
+
 # Back to the state before the first scenario.
 clean_up() {
     kill_all
@@ -61,13 +78,20 @@ for entry; do
     export OUT="/out/$entry"
     mkdir -p "$OUT"
     limit=$(header limit)
+    limit=${limit:-120}
     cut -d' ' -f1 /proc/uptime >"$OUT/began"
+    (
+        sleep $((limit - 3))
+        state >"$OUT/state" 2>&1
+    ) &
+    watcher=$!
     (
         echo 0 >$group/cgroup.procs
         cd /tmp
-        exec timeout --kill-after=2 "${limit:-120}" sh -eu "$SUITE/one.sh" "$script"
+        exec timeout --kill-after=2 "$limit" sh -eu "$SUITE/one.sh" "$script"
     ) >"$OUT/log" 2>&1
     code=$?
+    kill $watcher 2>/dev/null
     echo $code >"$OUT/status"
     ! [ -e /run/suite/docker.log ] || cp /run/suite/docker.log "$OUT/"
     # The last one leaves its traces to the end of the guest.

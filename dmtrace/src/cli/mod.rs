@@ -35,7 +35,6 @@ pub use args::{Cli, Verb};
 pub use failure::{Failure, exit};
 #[cfg(feature = "live")]
 pub use past::Chronicle;
-pub use past::Keep;
 
 use crate::output::Out;
 

@@ -3,11 +3,10 @@
 #[cfg(feature = "live")]
 mod chronicle;
 mod explain;
-mod keep;
 mod report;
 mod source;
 mod story;
-#[cfg(all(test, feature = "live"))]
+#[cfg(test)]
 mod tests;
 mod text;
 mod when;
@@ -15,6 +14,5 @@ mod when;
 #[cfg(feature = "live")]
 pub use chronicle::Chronicle;
 pub(super) use explain::explain;
-pub use keep::Keep;
 pub(super) use report::run as report;
 pub use when::When;

@@ -1,16 +1,18 @@
 //! What is to be kept, on its way into the file; or what is left of it while there is no file.
 //! No clock and no thread: the caller says what time it is.
 
+mod file;
+mod sums;
+
 use std::{collections::BTreeMap, ops::ControlFlow, path::PathBuf, time::Duration};
 
 use super::{
-    layout::{Stored, Trouble},
+    layout::{Kind, Stored},
     record::{
-        Entry, Finding, Gap, Gone, Head, HowGone, Lives, Loss, Query, Rates, Record, Run, Stamp,
-        Starved, WhyGap,
+        Entry, Finding, Gone, Head, HowGone, Lives, Loss, Query, Rates, Record, Run, Stamp, Starved,
     },
     store::Store,
-    tallies::{Failures, Tallies, slot},
+    tallies::Tallies,
 };
 use crate::ids::{BootTime, IpcNs, Key, SemId};
 
@@ -22,8 +24,6 @@ const PENDING: usize = 1 << 20;
 const PRESSING: usize = PENDING / 2;
 /// Findings that stand, and are known by their cookie.
 const STANDING: usize = 65_536;
-/// Failures that follow one another within this time are one record.
-const BURST: Duration = Duration::from_secs(60);
 /// Between two attempts to open the file: the first, and the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
@@ -58,8 +58,8 @@ pub enum Note {
     Gone {
         /// The cookie.
         sem: SemId,
-        /// Its key.
-        key: Key,
+        /// Its key, if that is still known.
+        key: Option<Key>,
         /// In which way.
         how: HowGone,
         /// Who removed it: `name[pid]`.
@@ -185,8 +185,15 @@ impl Book {
             }
             Note::Found(finding) => self.found(*finding),
             Note::Gone { sem, key, how, by } => {
-                if let Some(standing) = self.standing.remove(&(sem, key)) {
-                    self.end(standing.id, Gone { at: now, how, by });
+                let least = key.unwrap_or_default();
+                let most = key.unwrap_or(Key(u32::MAX));
+                let places = self.standing.range((sem, least)..=(sem, most));
+                let places: Vec<(SemId, Key)> = places.map(|(place, _)| *place).collect();
+                let gone = Gone { at: now, how, by };
+                for place in places {
+                    if let Some(standing) = self.standing.remove(&place) {
+                        self.end(standing.id, &gone);
+                    }
                 }
             }
             Note::Settled => {
@@ -351,7 +358,7 @@ impl Book {
                 how: HowGone::OtherVerdict,
                 by: None,
             };
-            self.end(id, gone);
+            self.end(id, &gone);
         }
         let (state, stands) = (finding.state.clone(), finding.gone.is_none());
         if state == "leaked" {
@@ -374,8 +381,8 @@ impl Book {
         }
     }
 
-    fn end(&mut self, id: u64, gone: Gone) {
-        let json = serde_json::to_vec(&gone).unwrap_or_default();
+    fn end(&mut self, id: u64, gone: &Gone) {
+        let json = serde_json::to_vec(gone).unwrap_or_default();
         self.endings.insert(id, (gone.at.wall_ms, json));
         // A number and a line each; a finding whose end is forgotten is shown as standing, until
         // the next start finds that it is not.
@@ -402,73 +409,8 @@ impl Book {
                 how: HowGone::Unseen,
                 by: None,
             };
-            self.end(id, gone);
+            self.end(id, &gone);
         }
-    }
-
-    fn tallies(&mut self, now: Stamp, tallies: Tallies) {
-        if !tallies.lives.is_empty() {
-            let hour = |stamp: Stamp| stamp.wall_ms.div_euclid(3_600_000);
-            let (id, mut rates) = match self.rates.take() {
-                Some((id, rates)) if hour(rates.from) == hour(now) => (id, rates),
-                _ => {
-                    let rates = Rates {
-                        from: now,
-                        to: now,
-                        programs: BTreeMap::new(),
-                    };
-                    (self.number(), rates)
-                }
-            };
-            rates.to = now;
-            for (program, lives) in &tallies.lives {
-                slot(&mut rates.programs, program).add(lives);
-            }
-            self.put(id, Record::Rates(rates.clone()));
-            self.rates = Some((id, rates));
-        }
-        for (ns, failures) in tallies.starved {
-            self.starve(ns, failures);
-        }
-        for (what, failures) in tallies.lost {
-            let known = self.losses.remove(what);
-            let known = known.filter(|(_, loss)| goes_on(loss.to, failures.from));
-            let (id, mut loss) = known.unwrap_or_else(|| {
-                let loss = Loss {
-                    from: failures.from,
-                    to: failures.to,
-                    count: 0,
-                    what: what.to_owned(),
-                };
-                (self.number(), loss)
-            });
-            loss.to = failures.to;
-            loss.count += failures.count;
-            self.put(id, Record::Loss(loss.clone()));
-            self.losses.insert(what, (id, loss));
-        }
-    }
-
-    fn starve(&mut self, ns: IpcNs, failures: Failures) {
-        self.starved
-            .retain(|_, (_, burst)| goes_on(burst.to, failures.from));
-        let (id, mut burst) = self.starved.remove(&ns).unwrap_or_else(|| {
-            let burst = Starved {
-                ipc_ns: ns,
-                from: failures.from,
-                to: failures.to,
-                count: 0,
-                programs: BTreeMap::new(),
-            };
-            (self.number(), burst)
-        });
-        burst.to = failures.to;
-        burst.count += failures.count;
-        for (program, count) in failures.programs {
-            *slot(&mut burst.programs, &program) += count;
-        }
-        self.put(id, Record::Starved(burst.clone()));
-        self.starved.insert(ns, (id, burst));
     }
 
     const fn number(&mut self) -> u64 {
@@ -499,167 +441,19 @@ impl Book {
             self.pending_bytes -= before.cost();
         }
         while self.pending_bytes > PENDING {
-            let Some((id, dropped)) = self.pending.pop_first() else {
+            // Findings first: the rest is small, few, and still being written.
+            let finding = self.pending.iter().find(|(_, it)| it.kind == Kind::Finding);
+            let oldest = finding.or_else(|| self.pending.first_key_value());
+            let Some(id) = oldest.map(|(id, _)| *id) else {
+                break;
+            };
+            let Some(dropped) = self.pending.remove(&id) else {
                 break;
             };
             self.pending_bytes -= dropped.cost();
             self.endings.remove(&id);
             self.lost += 1;
         }
-    }
-
-    /// Opens the file, and takes over what is in it.
-    fn reopen(&mut self, now: Stamp) {
-        match Store::open(&self.options.path, self.options.limit) {
-            Ok((store, told)) => {
-                if let Some(told) = told {
-                    (self.warn)(&told);
-                }
-                if self.trouble.take().is_some() {
-                    let text = format!("{}: can be written again", self.options.path.display());
-                    (self.warn)(&text);
-                }
-                self.retry.1 = RETRY.0;
-                self.adopt(store, now);
-            }
-            Err(trouble) => self.fail(now, &trouble),
-        }
-    }
-
-    fn adopt(&mut self, store: Store, now: Stamp) {
-        let base = store.meta.next;
-        if self.adopted {
-            // One that was begun anew knows nothing of the numbers given so far; none may be
-            // given twice.
-            self.next = self.next.max(base);
-            self.store = Some(store);
-            return;
-        }
-        self.renumber(base);
-        let standing = Query {
-            since_ms: Some(i64::MAX),
-            ..Query::default()
-        };
-        let mut found = Vec::new();
-        let boot_id = self.options.boot_id.clone();
-        let mut take = |entry: Entry| {
-            if let Record::Finding(finding) = entry.record {
-                let here = !boot_id.is_empty() && entry.boot_id == boot_id;
-                found.push((entry.id, here, finding.sem, finding.key, finding.state));
-            }
-            ControlFlow::Continue(())
-        };
-        if let Err(trouble) = store.read(&standing, &mut take) {
-            self.fail(now, &trouble);
-            return;
-        }
-        self.adopted = true;
-        self.store = Some(store);
-        for (id, here, sem, key, state) in found {
-            let how = match self.standing.get(&(sem, key)) {
-                _ if !here => HowGone::Rebooted,
-                // Told again while there was no file: the record of then is the one of now.
-                Some(known) if known.state != state => HowGone::OtherVerdict,
-                Some(_) => HowGone::Unseen,
-                None => {
-                    let standing = Standing {
-                        id,
-                        state,
-                        told: false,
-                    };
-                    self.standing.insert((sem, key), standing);
-                    continue;
-                }
-            };
-            let gone = Gone {
-                at: now,
-                how,
-                by: None,
-            };
-            self.end(id, gone);
-        }
-        self.end_untold(now);
-        if let Some((_, run)) = &self.run {
-            let began = run.began;
-            self.note_gap(began);
-        }
-    }
-
-    /// What was numbered before the file could be read comes after what is in it.
-    fn renumber(&mut self, base: u64) {
-        let shift = |map: BTreeMap<u64, Stored>| map.into_iter().map(|(id, it)| (id + base, it));
-        self.pending = shift(std::mem::take(&mut self.pending)).collect();
-        let endings = std::mem::take(&mut self.endings).into_iter();
-        self.endings = endings.map(|(id, it)| (id + base, it)).collect();
-        for standing in self.standing.values_mut() {
-            standing.id += base;
-        }
-        let numbers = self.run.iter_mut().map(|(id, _)| id);
-        let numbers = numbers.chain(self.last_run.iter_mut());
-        let numbers = numbers.chain(self.rates.iter_mut().map(|(id, _)| id));
-        let numbers = numbers.chain(self.starved.values_mut().map(|(id, _)| id));
-        for id in numbers.chain(self.losses.values_mut().map(|(id, _)| id)) {
-            *id += base;
-        }
-        self.next += base;
-    }
-
-    /// Between the last run in the file and this one tracing was down.
-    fn note_gap(&mut self, began: Stamp) {
-        let Some(store) = &self.store else {
-            return;
-        };
-        let meta = store.meta;
-        let last = meta.last_run.checked_sub(1).map(|id| store.get(id));
-        let Some(Ok(Some(entry))) = last else {
-            return;
-        };
-        let Record::Run(mut run) = entry.record else {
-            return;
-        };
-        let rebooted = entry.boot_id != self.options.boot_id;
-        let alive = Stamp {
-            wall_ms: i64::try_from(meta.alive.0).unwrap_or_default(),
-            boot: BootTime(meta.alive.1),
-        };
-        let why = match run.ended {
-            _ if rebooted => WhyGap::Rebooted,
-            Some(_) => WhyGap::Stopped,
-            None => WhyGap::Killed,
-        };
-        let continuous = self.continuous && !rebooted;
-        let from = run.ended.unwrap_or(alive);
-        if run.ended.is_none() {
-            run.ended = Some(if continuous { began } else { alive });
-            self.put_of(entry.id, entry.boot_id, Record::Run(run));
-        }
-        if !continuous {
-            self.add(Record::Gap(Gap {
-                from,
-                to: began,
-                why,
-            }));
-        }
-    }
-
-    /// Goes on without the file, and says so once.
-    fn fail(&mut self, now: Stamp, trouble: &Trouble) {
-        self.store = None;
-        if self.trouble.is_none() {
-            let text = format!(
-                "{}: {trouble}; the history is kept in memory, the last {} KiB of it, until the \
-                 file can be written again",
-                self.options.path.display(),
-                PENDING >> 10
-            );
-            (self.warn)(&text);
-        }
-        self.trouble = Some(format!("{}: {trouble}", self.options.path.display()));
-        let pause = u64::try_from(self.retry.1.as_nanos()).unwrap_or(u64::MAX);
-        self.retry = (
-            BootTime(now.boot.0.saturating_add(pause)),
-            (self.retry.1 * 2).min(RETRY.1),
-        );
     }
 }
 
@@ -668,8 +462,4 @@ fn end_of(endings: &BTreeMap<u64, (i64, Vec<u8>)>, entry: &mut Entry) {
     {
         finding.gone = serde_json::from_slice(json).ok();
     }
-}
-
-fn goes_on(last: Stamp, next: Stamp) -> bool {
-    next.boot.since(last.boot) < BURST
 }

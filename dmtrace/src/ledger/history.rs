@@ -5,8 +5,33 @@ use std::collections::{BTreeMap, VecDeque};
 use super::{EndKind, FailedLookup, LOOKUPS, Semaphore};
 use crate::ids::{BootTime, Key, SemId};
 
-/// Closed cookies that are kept for each of two groups: normal ends, and all others.
-pub const CLOSED: usize = 1024;
+/// How much is remembered of what is gone.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Remember {
+    /// Closed cookies of each of two groups: normal ends, and all others.
+    pub closed: usize,
+    /// Processes that have nothing to do with a remembered cookie.
+    pub idle: usize,
+}
+
+impl Remember {
+    /// For a trace of minutes or hours, and for a recording: some ten MiB.
+    pub const MUCH: Self = Self {
+        closed: 1024,
+        idle: 4096,
+    };
+    /// For a service: some MiB. Late events are placed all the same.
+    pub const THRIFTY: Self = Self {
+        closed: 256,
+        idle: 512,
+    };
+}
+
+impl Default for Remember {
+    fn default() -> Self {
+        Self::MUCH
+    }
+}
 
 /// So many removals that were no normal ends are searched for a lookup in vain.
 const LOOKED_UP: usize = 64;
@@ -83,9 +108,17 @@ pub(super) struct History {
     normal: VecDeque<u64>,
     special: VecDeque<u64>,
     next: u64,
+    most: usize,
 }
 
 impl History {
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            most,
+            ..Self::default()
+        }
+    }
+
     /// Keeps a closed cookie; returns one that no longer fits.
     pub(super) fn push(&mut self, semaphore: Box<Semaphore>) -> Option<Box<Semaphore>> {
         let normal = semaphore
@@ -102,7 +135,7 @@ impl History {
             &mut self.special
         };
         queue.push_back(number);
-        if queue.len() <= CLOSED {
+        if queue.len() <= self.most {
             return None;
         }
         let oldest = queue.pop_front()?;

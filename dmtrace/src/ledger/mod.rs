@@ -26,7 +26,7 @@ pub use cookie::{
     WAITERS, WaitEnd, Waiting,
 };
 pub use device::{Device, Named};
-pub use history::CLOSED;
+pub use history::Remember;
 pub use process::{Cycle, Exit, ImageId, Name, Process, Tally, ThreadTrail, Who};
 pub use reconcile::{Drift, DriftKind, Reconciliation};
 pub use semaphore::{Creator, Ending, Origin, Semaphore, WhyUnknown};
@@ -45,7 +45,7 @@ use history::{History, Marks};
 use process::Processes;
 
 /// The books.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Ledger {
     live: BTreeMap<SemId, Semaphore>,
     /// Live sets with the cookie magic.
@@ -56,6 +56,12 @@ pub struct Ledger {
     totals: Totals,
     /// Whether a snapshot was compared before: what the first one finds is no drift.
     reconciled: bool,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self::remembering(Remember::default())
+    }
 }
 
 /// Sets in sum. `created + found == destroyed + vanished + live`, always.
@@ -110,6 +116,19 @@ impl Ledger {
     /// Empty books.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Empty books that remember so much of what is gone.
+    pub fn remembering(remember: Remember) -> Self {
+        Self {
+            live: BTreeMap::new(),
+            by_key: BTreeSet::new(),
+            history: History::new(remember.closed),
+            marks: Marks::default(),
+            processes: Processes::new(remember.idle),
+            totals: Totals::default(),
+            reconciled: false,
+        }
     }
 
     /// A live set.

@@ -276,8 +276,6 @@ impl Process {
     }
 }
 
-/// Idle processes (nothing refers to them) that are remembered for late events.
-const IDLE: usize = 4096;
 /// Processes kept at most, idle ones included, when their ends are not seen.
 const PROCESSES: usize = 65_536;
 /// Names in the tallies of processes that are gone.
@@ -287,11 +285,20 @@ const PROGRAMS: usize = 4096;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Processes {
     map: BTreeMap<ImageId, Box<Process>>,
+    /// Nothing refers to them; they are remembered for late events.
     idle: VecDeque<ImageId>,
+    most_idle: usize,
     gone: BTreeMap<Name, Tally>,
 }
 
 impl Processes {
+    pub(super) fn new(most_idle: usize) -> Self {
+        Self {
+            most_idle,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn get(&self, id: ImageId) -> Option<&Process> {
         self.map.get(&id).map(Box::as_ref)
     }
@@ -361,7 +368,7 @@ impl Processes {
     /// Forgets idle processes that have ended, oldest first; others only above the hard limit.
     fn prune(&mut self, keep: ImageId) {
         let mut tries = 4;
-        while self.idle.len() > IDLE && tries > 0 {
+        while self.idle.len() > self.most_idle && tries > 0 {
             tries -= 1;
             let Some(id) = self.idle.pop_front() else {
                 return;

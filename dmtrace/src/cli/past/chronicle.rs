@@ -77,9 +77,7 @@ impl Chronicle {
 
     /// A finding that was told is none any more: the cookie is gone, or the verdict is another.
     pub fn cleared(&self, sem: SemId, ledger: &Ledger) {
-        if let Some(note) = gone(sem, ledger) {
-            self.history.note(note);
-        }
+        self.history.note(gone(sem, ledger));
     }
 
     /// Judges the cookies that have ended since the last call: accidents, and what was completed
@@ -159,25 +157,26 @@ pub(super) fn counted(change: &Change, ledger: &Ledger) -> Option<Counted> {
     }
 }
 
-/// The end of a finding; `None` where nothing is known of the cookie any more.
-pub(super) fn gone(sem: SemId, ledger: &Ledger) -> Option<Note> {
+/// The end of a finding.
+pub(super) fn gone(sem: SemId, ledger: &Ledger) -> Note {
     if let Some(live) = ledger.semaphore(sem) {
-        return Some(Note::Gone {
+        return Note::Gone {
             sem,
-            key: live.key,
+            key: Some(live.key),
             how: HowGone::OtherVerdict,
             by: None,
-        });
+        };
     }
-    let closed = ledger.closed_cookie(sem)?;
-    let ending = closed.ending.as_ref();
+    // Of very many that end at once not all are remembered.
+    let closed = ledger.closed_cookie(sem);
+    let ending = closed.and_then(|closed| closed.ending.as_ref());
     let by = ending.and_then(|ending| ending.by.as_ref());
-    Some(Note::Gone {
+    Note::Gone {
         sem,
-        key: closed.key,
+        key: closed.map(|closed| closed.key),
         how: how(ending.map(|ending| ending.kind)),
         by: by.map(ToString::to_string),
-    })
+    }
 }
 
 /// Findings among the cookies that have ended after `since`, and when the last of those ended.

@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// The calls are kept apart, as they can be shown in more than one way.
+#[cfg(feature = "live")]
 pub(super) fn leave_out_calls(story: &mut Value) {
     if let Some(cookie) = story["cookie"].as_object_mut() {
         cookie.remove("call_site");

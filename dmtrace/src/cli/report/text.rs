@@ -143,9 +143,15 @@ fn print_group(group: &Group, out: &mut Out) -> Result<()> {
         ))?;
     }
     if !group.devices.is_empty() {
-        let lines = wrap(&group.devices.join(", "), 60);
+        // A device is not broken between its name and its number.
+        let names = group
+            .devices
+            .iter()
+            .map(|name| name.replace(' ', "\u{2060}"));
+        let lines = wrap(&names.collect::<Vec<_>>().join(", "), 60);
         for (number, line) in lines.iter().enumerate() {
             let label = if number == 0 { "devices" } else { "" };
+            let line = line.replace('\u{2060}', " ");
             out.line(&format!("          {label:<10}{line}"))?;
         }
     }

@@ -138,7 +138,7 @@ fn the_thread_writes_and_answers_and_ends() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("h");
     let history = History::open(options(&path), |text| panic!("{text}"));
-    history.note(finding(7, "leaked", at(1)));
+    history.note(finding(7, "stuck", at(1)));
     let lives = crate::history::Lives {
         created: 5,
         ..Default::default()

@@ -242,8 +242,8 @@ fn what_is_too_old_goes_and_is_counted() {
     );
     assert_eq!(
         desk.book.status().dropped_for_age,
-        9,
-        "the first, and eight days"
+        10,
+        "the first, eight days, and the counts of the first hour"
     );
     // What stood for months and is over goes, too.
     desk.note(at(99 * DAY), gone(2, HowGone::Removed));

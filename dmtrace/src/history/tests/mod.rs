@@ -57,7 +57,7 @@ fn noise(seed: i32) -> String {
 fn gone(semid: i32, how: HowGone) -> Note {
     Note::Gone {
         sem: sem(semid),
-        key: Key(0x0d4d_0001),
+        key: Some(Key(0x0d4d_0001)),
         how,
         by: Some("dmsetup[9]".to_owned()),
     }

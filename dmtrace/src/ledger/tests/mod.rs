@@ -120,8 +120,8 @@ fn many_lifecycles_need_little_memory() {
     assert_eq!(ledger.check(), Ok(()));
     assert_eq!(ledger.totals().sets.created, 60_000);
     assert_eq!(ledger.totals().cookies.destroyed, 15_000);
-    assert!(ledger.closed().count() <= CLOSED);
-    assert!(ledger.processes_kept() < 4096 + CLOSED + 8);
+    assert!(ledger.closed().count() <= Remember::MUCH.closed);
+    assert!(ledger.processes_kept() < 4096 + Remember::MUCH.closed + 8);
     let programs = ledger.programs();
     assert_eq!(programs["lvm"].created, 60_000);
     assert_eq!(programs["lvm"].destroyed, 60_000);

@@ -1,12 +1,13 @@
 //! Months of cookies as the kernel side would tell them, in constant memory: processes and sets
 //! are forgotten when they have gone.
 
+mod host;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     event::{Actor, Command, Event, ExitStatus, Ioctl, Operation, ProcessImage, Quality, What},
-    facts::{HostFacts, LiveProcess, NsSnapshot, SemState, SetSnapshot, Snapshot, UdevFacts},
-    ids::{BootTime, DevNum, IpcNs, Key, ProcId, SemId, UnixTime},
+    ids::{BootTime, DevNum, IpcNs, Key, ProcId, SemId},
 };
 
 /// Wall clock at boot.
@@ -453,75 +454,6 @@ impl Kernel {
             quality,
             what,
         });
-    }
-
-    fn wall(&self, at: u64) -> UnixTime {
-        UnixTime(WALL0 + (at / 1_000_000_000) as i64)
-    }
-
-    pub fn snapshot(&self) -> Snapshot {
-        let mut namespaces = BTreeMap::new();
-        namespaces.insert(IpcNs::HOST, Vec::new());
-        for (sem, set) in &self.sets {
-            let sets: &mut Vec<SetSnapshot> = namespaces.entry(sem.ns).or_default();
-            sets.push(SetSnapshot {
-                semid: sem.semid,
-                key: set.key,
-                mode: 0o600,
-                nsems: 1,
-                otime: self.wall(set.touched),
-                ctime: self.wall(set.touched),
-                first: Some(SemState {
-                    value: set.value,
-                    pid: set.last,
-                    ncnt: 0,
-                    zcnt: u32::from(set.waits),
-                }),
-                ..SetSnapshot::default()
-            });
-        }
-        Snapshot {
-            began: BootTime(self.now + 1),
-            ended: BootTime(self.now + 2),
-            wall: self.wall(self.now),
-            namespaces: namespaces
-                .into_iter()
-                .map(|(ns, sets)| NsSnapshot {
-                    ns,
-                    sets,
-                    ..NsSnapshot::default()
-                })
-                .collect(),
-            ..Snapshot::default()
-        }
-    }
-
-    pub fn facts(&self) -> HostFacts {
-        let processes = self.alive.values().map(|proc| {
-            let live = LiveProcess {
-                start_ticks: proc.id.start_ticks(),
-                comm: proc.name.to_owned(),
-                ppid: 1,
-                session: proc.id.tgid,
-                ipc_ns: Some(proc.ns),
-            };
-            (proc.id.tgid, live)
-        });
-        HostFacts {
-            now: BootTime(self.now + 3),
-            wall: self.wall(self.now),
-            processes_complete: true,
-            processes: processes.collect(),
-            carriers_complete: true,
-            udev: UdevFacts {
-                control_socket: true,
-                daemon: Some(1),
-                notify_rule: Some("/usr/lib/udev/rules.d/95-dm-notify.rules".to_owned()),
-                event_timeout: 180,
-                ..UdevFacts::default()
-            },
-            ..HostFacts::default()
-        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! From books and verdicts into the history, and out of it again.
 
+#[cfg(feature = "live")]
 mod kernel;
+#[cfg(feature = "live")]
 mod months;
+#[cfg(feature = "live")]
 mod told;

@@ -17,7 +17,7 @@ use crate::{
     cli::past::chronicle::{Counted, closed_since, counted, finding, gone},
     history::{Book, Entry, Lives, Note, Options, Query, Record, Stamp, Tallies},
     ids::{BootTime, SemId},
-    ledger::{CLOSED, Ledger},
+    ledger::{Ledger, Remember},
     stack::Symbolizer,
     verdict::{Completeness, Context, Thresholds, survey},
 };
@@ -102,9 +102,7 @@ impl Service {
             }
         }
         for id in self.told.keys().filter(|id| !seen.contains_key(id)) {
-            if let Some(note) = gone(*id, &self.ledger) {
-                self.book.note(now, note);
-            }
+            self.book.note(now, gone(*id, &self.ledger));
         }
         self.told = seen;
         let (until, closed) =
@@ -140,7 +138,7 @@ fn thirty_days_stay_within_their_bounds() {
     let mut kernel = Kernel::new();
     let now = stamp(BootTime(kernel.now));
     let mut service = Service {
-        ledger: Ledger::new(),
+        ledger: Ledger::remembering(Remember::THRIFTY),
         book: open(&path, now),
         told: BTreeMap::new(),
         closed_until: BootTime::default(),
@@ -197,8 +195,12 @@ fn thirty_days_stay_within_their_bounds() {
         service.most,
     );
     assert!(status.on_disk && status.file_bytes <= LIMIT && service.most.file <= LIMIT);
-    assert!(service.most.closed <= 2 * CLOSED, "{:?}", service.most);
-    assert!(service.most.processes <= 8192, "{:?}", service.most);
+    assert!(
+        service.most.closed <= 2 * Remember::THRIFTY.closed,
+        "{:?}",
+        service.most
+    );
+    assert!(service.most.processes <= 4096, "{:?}", service.most);
     if lives >= 1_000_000 {
         let grown = at_end.saturating_sub(at_tenth);
         assert!(

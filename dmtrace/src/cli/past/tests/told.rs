@@ -110,7 +110,12 @@ fn written(path: &Path) -> Vec<(Story, String)> {
             let how = HowGone::Removed;
             book.note(
                 now.at(BootTime(now.boot.0 + 60_000_000_000)),
-                Note::Gone { sem, key, how, by },
+                Note::Gone {
+                    sem,
+                    key: Some(key),
+                    how,
+                    by,
+                },
             );
         }
         told.push(live(&judged, &ledger, &facts));
@@ -127,7 +132,7 @@ fn written(path: &Path) -> Vec<(Story, String)> {
         },
     );
     book.note(now, Note::Tallies(tallies));
-    book.commit(now.at(BootTime(now.boot.0 + 3600_000_000_000)));
+    book.commit(now.at(BootTime(now.boot.0 + 3_600_000_000_000)));
     drop(book);
     // Killed, and started a day later.
     let later = now.at(BootTime(now.boot.0 + 86_400_000_000_000));

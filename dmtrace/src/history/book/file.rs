@@ -1,0 +1,169 @@
+//! The file: opened, taken over, and given up for a while.
+
+use std::{collections::BTreeMap, ops::ControlFlow};
+
+use super::{Book, PENDING, RETRY, Standing};
+use crate::{
+    history::{
+        layout::{Stored, Trouble},
+        record::{Entry, Gap, Gone, HowGone, Query, Record, Stamp, WhyGap},
+        store::Store,
+    },
+    ids::BootTime,
+};
+
+impl Book {
+    /// Opens the file, and takes over what is in it.
+    pub(super) fn reopen(&mut self, now: Stamp) {
+        match Store::open(&self.options.path, self.options.limit) {
+            Ok((store, told)) => {
+                if let Some(told) = told {
+                    (self.warn)(&told);
+                }
+                if self.trouble.take().is_some() {
+                    let text = format!("{}: can be written again", self.options.path.display());
+                    (self.warn)(&text);
+                }
+                self.retry.1 = RETRY.0;
+                self.adopt(store, now);
+            }
+            Err(trouble) => self.fail(now, &trouble),
+        }
+    }
+
+    fn adopt(&mut self, store: Store, now: Stamp) {
+        let base = store.meta.next;
+        if self.adopted {
+            // One that was begun anew knows nothing of the numbers given so far; none may be
+            // given twice.
+            self.next = self.next.max(base);
+            self.store = Some(store);
+            return;
+        }
+        self.renumber(base);
+        let standing = Query {
+            since_ms: Some(i64::MAX),
+            ..Query::default()
+        };
+        let mut found = Vec::new();
+        let boot_id = self.options.boot_id.clone();
+        let mut take = |entry: Entry| {
+            if let Record::Finding(finding) = entry.record {
+                let here = !boot_id.is_empty() && entry.boot_id == boot_id;
+                found.push((entry.id, here, finding.sem, finding.key, finding.state));
+            }
+            ControlFlow::Continue(())
+        };
+        if let Err(trouble) = store.read(&standing, &mut take) {
+            self.fail(now, &trouble);
+            return;
+        }
+        self.adopted = true;
+        self.store = Some(store);
+        for (id, here, sem, key, state) in found {
+            let how = match self.standing.get(&(sem, key)) {
+                _ if !here => HowGone::Rebooted,
+                // Told again while there was no file: the record of then is the one of now.
+                Some(known) if known.state != state => HowGone::OtherVerdict,
+                Some(_) => HowGone::Unseen,
+                None => {
+                    let standing = Standing {
+                        id,
+                        state,
+                        told: false,
+                    };
+                    self.standing.insert((sem, key), standing);
+                    continue;
+                }
+            };
+            let gone = Gone {
+                at: now,
+                how,
+                by: None,
+            };
+            self.end(id, &gone);
+        }
+        self.end_untold(now);
+        if let Some((_, run)) = &self.run {
+            let began = run.began;
+            self.note_gap(began);
+        }
+    }
+
+    /// What was numbered before the file could be read comes after what is in it.
+    fn renumber(&mut self, base: u64) {
+        let shift = |map: BTreeMap<u64, Stored>| map.into_iter().map(|(id, it)| (id + base, it));
+        self.pending = shift(std::mem::take(&mut self.pending)).collect();
+        let endings = std::mem::take(&mut self.endings).into_iter();
+        self.endings = endings.map(|(id, it)| (id + base, it)).collect();
+        for standing in self.standing.values_mut() {
+            standing.id += base;
+        }
+        let numbers = self.run.iter_mut().map(|(id, _)| id);
+        let numbers = numbers.chain(self.last_run.iter_mut());
+        let numbers = numbers.chain(self.rates.iter_mut().map(|(id, _)| id));
+        let numbers = numbers.chain(self.starved.values_mut().map(|(id, _)| id));
+        for id in numbers.chain(self.losses.values_mut().map(|(id, _)| id)) {
+            *id += base;
+        }
+        self.next += base;
+    }
+
+    /// Between the last run in the file and this one tracing was down.
+    pub(super) fn note_gap(&mut self, began: Stamp) {
+        let Some(store) = &self.store else {
+            return;
+        };
+        let meta = store.meta;
+        let last = meta.last_run.checked_sub(1).map(|id| store.get(id));
+        let Some(Ok(Some(entry))) = last else {
+            return;
+        };
+        let Record::Run(mut run) = entry.record else {
+            return;
+        };
+        let rebooted = entry.boot_id != self.options.boot_id;
+        let alive = Stamp {
+            wall_ms: i64::try_from(meta.alive.0).unwrap_or_default(),
+            boot: BootTime(meta.alive.1),
+        };
+        let why = match run.ended {
+            _ if rebooted => WhyGap::Rebooted,
+            Some(_) => WhyGap::Stopped,
+            None => WhyGap::Killed,
+        };
+        let continuous = self.continuous && !rebooted;
+        let from = run.ended.unwrap_or(alive);
+        if run.ended.is_none() {
+            run.ended = Some(if continuous { began } else { alive });
+            self.put_of(entry.id, entry.boot_id, Record::Run(run));
+        }
+        if !continuous {
+            self.add(Record::Gap(Gap {
+                from,
+                to: began,
+                why,
+            }));
+        }
+    }
+
+    /// Goes on without the file, and says so once.
+    pub(super) fn fail(&mut self, now: Stamp, trouble: &Trouble) {
+        self.store = None;
+        if self.trouble.is_none() {
+            let text = format!(
+                "{}: {trouble}; the history is kept in memory, the last {} KiB of it, until the \
+                 file can be written again",
+                self.options.path.display(),
+                PENDING >> 10
+            );
+            (self.warn)(&text);
+        }
+        self.trouble = Some(format!("{}: {trouble}", self.options.path.display()));
+        let pause = u64::try_from(self.retry.1.as_nanos()).unwrap_or(u64::MAX);
+        self.retry = (
+            BootTime(now.boot.0.saturating_add(pause)),
+            (self.retry.1 * 2).min(RETRY.1),
+        );
+    }
+}
