@@ -5,7 +5,8 @@
 # mkdir wants && ln -s ../dmtrace.service wants/dmtrace.service
 # cargo xtask vm --systemd --file target/release/dmtrace:/usr/sbin/dmtrace \
 #   --file packaging/dmtrace.service:/etc/systemd/system/dmtrace.service \
-#   --file wants:/etc/systemd/system/sysinit.target.wants --file tests/vm/boot.sh -- boot.sh
+#   --file wants:/etc/systemd/system/sysinit.target.wants --file target/release/cookie-actor \
+#   --file tests/vm/boot.sh -- boot.sh
 set -u
 failed=0
 bad() { echo "boot: FAILED: $*"; failed=1; }
@@ -28,5 +29,18 @@ systemctl --failed --no-legend --no-pager
 systemctl show -P Before -P After dmtrace.service | fold -w 100
 journalctl -b -u dmtrace -o cat --no-pager | head -6
 dmtrace serve --status
+
+# Where /var comes later than the service, the history is begun as soon as it is there.
+systemctl stop dmtrace.service
+rm -rf /var/lib/dmtrace
+systemctl start dmtrace.service || bad "it does not start without /var/lib/dmtrace"
+mount -t tmpfs tmpfs /var/lib && mkdir -m 700 /var/lib/dmtrace
+cookie-actor cycle --stop-at after-inc --how kill >/tmp/actor 2>&1
+n=0
+until [ -s /var/lib/dmtrace/history.redb ] || [ $n = 300 ]; do n=$((n + 1)); sleep 0.5; done
+ls -l /var/lib/dmtrace
+[ -s /var/lib/dmtrace/history.redb ] || bad "no history after /var/lib was mounted"
+journalctl -b -u dmtrace -o cat --no-pager | grep -i history | cut -c1-200 | tail -4
+umount -l /var/lib
 [ $failed = 0 ] && echo "boot: all well"
 exit $failed

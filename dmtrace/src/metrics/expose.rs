@@ -227,7 +227,7 @@ impl Page<'_> {
         )?;
         self.family(
             "cleanup",
-            "Leaked cookies that the automatic clean-up took up",
+            "Cookies that the automatic clean-up removed or kept; failed: clean-ups",
             None,
             Cleanup::ALL.map(|result| {
                 let count = tally.cleanup[result as usize];
@@ -358,6 +358,14 @@ impl Page<'_> {
             "Entries that the history could not keep",
             None,
             Counter(health.history_dropped),
+        )?;
+        self.family(
+            "history_on_disk",
+            "Whether the history goes to disk, and not into memory only",
+            None,
+            health
+                .history_on_disk
+                .map(|on_disk| ([], Gauge(u64::from(on_disk)))),
         )?;
         let tracer = [("backend", health.backend.map_or("none", Backend::name))];
         self.info("tracer", "How semaphores are seen", &tracer)?;

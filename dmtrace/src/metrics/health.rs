@@ -68,4 +68,6 @@ pub struct Health {
     pub gap_time: Duration,
     /// Entries that the history could not keep.
     pub history_dropped: u64,
+    /// Whether it goes to disk, and not into memory only; `None` without a history.
+    pub history_on_disk: Option<bool>,
 }

@@ -61,7 +61,7 @@ pub enum Cleanup {
     Removed,
     /// Left alone: in use again, changed, or not proven.
     Kept,
-    /// It could not be reached, read or removed.
+    /// No cookie: a clean-up that did not end well.
     Failed,
 }
 

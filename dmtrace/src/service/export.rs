@@ -17,8 +17,8 @@ use crate::{
     ids::BootTime,
     ledger::{Change, Ledger},
     metrics::{
-        self, Counting, Endpoint, Exposure, Format, Health, Listen, Readings, Scrape, Sets,
-        Standing,
+        self, Cleanup, Counting, Endpoint, Exposure, Format, Health, Listen, Readings, Scrape,
+        Sets, Standing,
     },
     verdict::Judged,
 };
@@ -135,10 +135,34 @@ impl Exports {
         metrics::expose(&readings, format)
     }
 
+    /// A clean-up by `dmtrace clean` is over: its lines, or what went wrong.
+    pub fn cleaned(&mut self, said: &Result<String, String>) {
+        let (Ok(text) | Err(text)) = said;
+        // `removed  0x0d4d50b2 semid 4 ...`; other lines are about the whole.
+        let count = |wanted: &str| {
+            let cookies = text.lines().filter(|line| {
+                let mut words = line.split_whitespace();
+                let what = words.next().unwrap_or_default();
+                let cookie = words.next().is_some_and(|word| word.starts_with("0x"));
+                cookie && what.eq_ignore_ascii_case(wanted)
+            });
+            cookies.count() as u64
+        };
+        let failed = u64::from(said.is_err());
+        self.counting.cleaned(Cleanup::Removed, count("removed"));
+        self.counting.cleaned(Cleanup::Kept, count("kept"));
+        self.counting.cleaned(Cleanup::Failed, failed);
+    }
+
+    /// Whether there is a file to write.
+    pub const fn writes(&self) -> bool {
+        self.textfile.is_some()
+    }
+
     /// Writes the file, if there is to be one. A failure is told once, and does not stop anything.
-    pub fn write(&mut self, health: impl FnOnce() -> Health) -> Option<String> {
+    pub fn write(&mut self, health: Health) -> Option<String> {
         let dir = self.textfile.as_ref()?;
-        let text = self.text(health(), Format::Prometheus);
+        let text = self.text(health, Format::Prometheus);
         let failed = metrics::write_textfile(dir, &text).err();
         let again = std::mem::replace(&mut self.silent, failed.is_some());
         failed.filter(|_| !again).map(|error| format!("{error:#}"))
@@ -148,6 +172,27 @@ impl Exports {
     pub async fn finish(self) {
         if let Some(hook) = self.hook {
             hook.finish(HOOK_REST).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clean_ups_are_counted_by_their_lines() {
+        let mut exports = Exports::open(&Options::default(), None).unwrap();
+        let said = "removed  0x0d4d50b2 semid 4  SIGKILL  lvm[7]+\n\
+                    REMOVED  0x0d4d50b3 semid 5: IT WAS USED at this moment\n\
+                    kept     0x0d4d50b4 semid 6: open\n\
+                    removed 2 cookies, 1 kept";
+        exports.cleaned(&Ok(said.to_owned()));
+        exports.cleaned(&Err("the audit record cannot be written".to_owned()));
+        let text = exports.text(Health::default(), Format::Prometheus);
+        for (result, count) in [("removed", 2), ("kept", 1), ("failed", 1)] {
+            let line = format!("dmtrace_cleanup_total{{result=\"{result}\"}} {count}\n");
+            assert!(text.contains(&line), "{line}{text}");
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::{
     },
     history,
     host::clock::boot_now,
-    metrics::Scrape,
+    metrics::{self, Scrape},
     output::json::envelope,
     output::time::Clock,
     probe::{Continuity, DmState, Environment, Past, remove_pins},
@@ -141,12 +141,15 @@ pub async fn serve(options: &Options) -> Result<()> {
                     tracing.act(Ready::Look, &mut reporter)?;
                     looked(&tracing, &mut reporter);
                 }
-                let text = reporter.exports.text(tracing.session().meters(), format);
+                let text = reporter.exports.text(health(&tracing, &reporter), format);
                 let _unheard = answer.send(text);
             }
             Next::Answer(question) => answer(question, &tracing, &reporter, &control),
             Next::CleanUp(None) => janitor.clean(Instant::now()),
-            Next::CleanUp(Some(said)) => say_clean_up(reporter.log(), said),
+            Next::CleanUp(Some(said)) => {
+                reporter.exports.cleaned(&said);
+                say_clean_up(reporter.log(), said);
+            }
             Next::SignOfLife => watchdog.alive(),
         }
         if told != tracing.told().len() {
@@ -221,8 +224,21 @@ fn say_clean_up(log: &mut Log, said: Result<String, String>) {
 /// After a look there are new numbers.
 fn looked(tracing: &Tracing, reporter: &mut Reporter) {
     reporter.exports.looked();
-    if let Some(failure) = reporter.exports.write(|| tracing.session().meters()) {
-        reporter.log().say(Level::Warning, failure);
+    if reporter.exports.writes() {
+        let health = health(tracing, reporter);
+        if let Some(failure) = reporter.exports.write(health) {
+            reporter.log().say(Level::Warning, failure);
+        }
+    }
+}
+
+/// How everything is, for metrics.
+fn health(tracing: &Tracing, reporter: &Reporter) -> metrics::Health {
+    let history = reporter.chronicle().map(Chronicle::status);
+    metrics::Health {
+        history_dropped: history.as_ref().map_or(0, |status| status.lost),
+        history_on_disk: history.map(|status| status.on_disk),
+        ..tracing.session().meters()
     }
 }
 

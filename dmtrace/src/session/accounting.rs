@@ -3,7 +3,6 @@
 use dmtrace_common::{KINDS, Kind};
 use serde::Serialize;
 
-use super::kind_of;
 use crate::{
     ledger::{Reconciliation, Totals},
     probe::{Counts, KindCounts, SkippedRuns},
@@ -212,4 +211,9 @@ impl Accounting {
             )
         }
     }
+}
+
+/// Kind of a message from its first bytes.
+fn kind_of(header: Option<&[u8; 2]>) -> Option<Kind> {
+    Kind::from_u16(u16::from_ne_bytes(*header?))
 }

@@ -494,8 +494,3 @@ impl Session {
 fn makes_cookie(event: &Event) -> bool {
     matches!(&event.what, What::Created { key, .. } if key.has_cookie_magic())
 }
-
-/// Kind of a message from its first bytes.
-fn kind_of(header: Option<&[u8; 2]>) -> Option<Kind> {
-    Kind::from_u16(u16::from_ne_bytes(*header?))
-}
