@@ -384,10 +384,9 @@ pub fn exited() {
 fn tracer_ended(now: u64) {
     if let Some(word) = CONTROL.get_ptr_mut(control::TRACER_ENDED) {
         // SAFETY: a live, aligned map value; one process of this number at a time ends.
-        unsafe {
-            if *word == 0 {
-                *word = now;
-            }
+        let word = unsafe { &mut *word };
+        if *word == 0 {
+            *word = now;
         }
     }
 }

@@ -258,6 +258,9 @@ struct Loaded {
     pinned: Option<PathBuf>,
 }
 
+/// What was in place already: programs there, what is told of them, and the programs themselves.
+type Taken = (Chosen, Vec<Attempt>, Vec<(String, OwnedFd)>);
+
 /// Sizes of maps that are not the object's.
 struct Sizes(Vec<(&'static str, u32)>);
 
@@ -337,7 +340,7 @@ impl Heritage {
     }
 
     /// The programs that are in their places.
-    fn take_over(&mut self) -> Option<(Chosen, Vec<Attempt>, Vec<(String, OwnedFd)>)> {
+    fn take_over(&mut self) -> Option<Taken> {
         let Left::Links(dir) = &self.left else {
             return None;
         };
