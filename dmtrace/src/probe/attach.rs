@@ -1,5 +1,10 @@
 //! Attaching the programs of one backend, really, and saying why where it fails.
 
+use std::{
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
 use aya::{
     Btf, Ebpf,
     programs::{Program, ProgramError},
@@ -63,7 +68,12 @@ pub fn attach_backend(
     report: &mut Vec<Attempt>,
 ) -> Result<Attached, String> {
     let mut all = Attached::default();
-    for subject in subjects(backend, plan, end) {
+    for (number, subject) in subjects(backend, plan, end).enumerate() {
+        // Once the kernel has taken one of this backend, it will take most of the others.
+        if number == 1 {
+            let best = subjects(backend, plan, end).filter_map(|subject| subject.ways.first());
+            load_together(ebpf, btf, best.copied().flatten());
+        }
         match attach_subject(ebpf, btf, backend, subject, report) {
             Ok(more) => {
                 all.links.extend(more.links);
@@ -162,9 +172,51 @@ pub(super) fn load(
     btf: Option<&Btf>,
     attachment: Attachment,
 ) -> Result<(), String> {
+    load_program(find(ebpf, attachment)?, btf, attachment)
+}
+
+/// Loads programs beforehand, on all processors: the verifier, which takes most of a start, holds
+/// no lock for who has `CAP_BPF` (`bpf_check`). What fails here fails again, with its reason told,
+/// when it is attached.
+pub(super) fn load_together<'a>(
+    ebpf: &mut Ebpf,
+    btf: Option<&Btf>,
+    attachments: impl Iterator<Item = &'a Attachment>,
+) {
+    let wanted: Vec<Attachment> = attachments.copied().collect();
+    let mut work: Vec<(&mut Program, Attachment)> = ebpf
+        .programs_mut()
+        .filter_map(|(name, program)| {
+            let attachment = wanted.iter().find(|it| it.program == name)?;
+            Some((program, *attachment))
+        })
+        .collect();
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let workers = workers.min(LOADERS).min(work.len());
+    let work = Mutex::new(&mut work);
+    let next = || work.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((program, attachment)) = next() {
+                    let _told_later = load_program(program, btf, attachment);
+                }
+            });
+        }
+    });
+}
+
+/// Threads that load programs; more gain little.
+const LOADERS: usize = 4;
+
+fn load_program(
+    program: &mut Program,
+    btf: Option<&Btf>,
+    attachment: Attachment,
+) -> Result<(), String> {
     let hook = attachment.hook;
     let types = || btf.ok_or_else(|| format!("{hook}: the kernel has no BTF"));
-    let result = match (find(ebpf, attachment)?, hook) {
+    let result = match (program, hook) {
         (Program::FEntry(program), Hook::Fentry(function)) => program.load(function, types()?),
         (Program::FExit(program), Hook::Fexit(function)) => program.load(function, types()?),
         (Program::KProbe(program), Hook::Kprobe(_) | Hook::Kretprobe(_)) => program.load(),

@@ -4,6 +4,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     rc::Rc,
+    thread::{self, JoinHandle},
 };
 
 use anyhow::{Context, Result};
@@ -70,18 +71,21 @@ impl Tracer {
         if !environment.btf {
             return Err(StartError::NoBtf);
         }
+        // It reads the kernel's types, as we do. That takes long enough to do it side by side.
+        let loader = thread::spawn(EbpfLoader::new);
         let btf = Btf::from_file(Path::new(BTF_FILE))
             .map_err(|error| StartError::Other(error.to_string()))?;
         let offsets = offsets::resolve(&btf);
         if !offsets.missing_core.is_empty() {
             return Err(StartError::UnknownKernel(offsets.missing_core.join(", ")));
         }
-        let (mut tracer, continuity) = Self::load(options, root, &environment, &offsets, &btf)?;
+        let (mut tracer, continuity) = Self::load(loader, options, root, &environment, &offsets, &btf)?;
         tracer.attend(Some(&Rc::new(btf)));
         Ok((tracer, continuity))
     }
 
     fn load(
+        loader: JoinHandle<EbpfLoader<'static>>,
         options: Options,
         root: Option<&Path>,
         environment: &Environment,
@@ -96,7 +100,7 @@ impl Tracer {
         let aya_btf = AyaBtf::parse(btf.bytes(), Endianness::default()).ok();
         let plan = environment.preemption.plan();
         let sizes = Sizes::of(&options, ring_bytes, plan, root.is_some());
-        let mut loader = EbpfLoader::new();
+        let mut loader = loader.join().unwrap_or_default();
         for (name, size) in &sizes.0 {
             loader.map_max_entries(name, *size);
         }
