@@ -9,10 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-use crate::{
-    build::{self, Profile},
-    host,
-};
+use crate::host;
 
 /// Built programs.
 pub struct Programs {
@@ -47,14 +44,19 @@ impl Programs {
         };
         let scripts = copies.path().join("vm");
         copy_scripts(&host::root().join("tests/vm"), &scripts)?;
+        let target = has_target(STATIC).then_some(STATIC);
+        let dmtrace = build("dmtrace", &["dmtrace"], target)?;
+        let tests = build("dmtrace-tests", &["cookie-actor", "cookie-storm"], target)?;
+        let actor32 = match has_target(STATIC32) {
+            true => Some(build("dmtrace-tests", &["cookie-actor"], Some(STATIC32))?),
+            false => None,
+        };
         Ok(Self {
-            dmtrace: kept(program("dmtrace", "dmtrace")?, "dmtrace")?,
-            actor: kept(program("dmtrace-tests", "cookie-actor")?, "cookie-actor")?,
-            storm: kept(program("dmtrace-tests", "cookie-storm")?, "cookie-storm")?,
-            actor32: has_target(STATIC32)
-                .then(|| for_target("dmtrace-tests", "cookie-actor", STATIC32))
-                .transpose()?
-                .map(|built| kept(built, "cookie-actor32"))
+            dmtrace: kept(dmtrace.join("dmtrace"), "dmtrace")?,
+            actor: kept(tests.join("cookie-actor"), "cookie-actor")?,
+            storm: kept(tests.join("cookie-storm"), "cookie-storm")?,
+            actor32: actor32
+                .map(|built| kept(built.join("cookie-actor"), "cookie-actor32"))
                 .transpose()?,
             scripts,
             _copies: copies,
@@ -77,30 +79,24 @@ fn copy_scripts(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn program(package: &str, name: &str) -> Result<PathBuf> {
-    if has_target(STATIC) {
-        for_target(package, name, STATIC)
-    } else {
-        build::binary(package, name, Profile::Release)
-    }
-}
-
 /// Whether the toolchain has a target, or can get it.
 fn has_target(target: &str) -> bool {
-    let installed = host::output("rustup", &["target", "list", "--installed"])
-        .is_some_and(|list| list.lines().any(|line| line == target));
-    installed || host::output("rustup", &["target", "add", target]).is_some()
+    let installed = || {
+        let sysroot = PathBuf::from(host::output("rustc", &["--print", "sysroot"])?);
+        let libraries = sysroot.join("lib/rustlib").join(target).join("lib");
+        libraries.is_dir().then_some(())
+    };
+    installed().is_some() || host::output("rustup", &["target", "add", target]).is_some()
 }
 
-fn for_target(package: &str, name: &str, target: &str) -> Result<PathBuf> {
+/// Builds programs of a package, for the host without `target`; returns the folder they are in.
+fn build(package: &str, names: &[&str], target: Option<&str>) -> Result<PathBuf> {
     let mut command = host::cargo();
-    command.args(["build", "--release", "--package", package, "--bin", name]);
-    command.args(["--target", target]);
+    command.args(["build", "--release", "--package", package]);
+    command.args(names.iter().flat_map(|name| ["--bin", name]));
+    command.args(target.iter().flat_map(|target| ["--target", target]));
     host::quiet(&mut command);
-    host::check(&mut command, name)?;
-    let path = host::target_dir()?.join(target).join("release").join(name);
-    path.is_file()
-        .then_some(())
-        .with_context(|| format!("{}: not there after the build", path.display()))?;
-    Ok(path)
+    host::check(&mut command, package)?;
+    let dir = host::target_dir()?.join(target.unwrap_or_default());
+    Ok(dir.join("release"))
 }
