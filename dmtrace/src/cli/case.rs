@@ -185,7 +185,7 @@ impl Case {
                         self.ledger.adopt(key.into(), &record);
                     }
                     if alone && behind > 0 {
-                        self.completeness.lost += behind;
+                        self.completeness.lost.add(behind);
                         self.notes.push(format!(
                             "the recording of the trace is behind: {behind} cookies were used since"
                         ));
@@ -344,7 +344,7 @@ impl Case {
         }
         if !ended {
             self.incomplete = true;
-            self.completeness.lost += 1;
+            self.completeness.lost.add(1);
             self.notes.push(format!(
                 "{shown}: has no end: what happened after its last entry is unknown"
             ));
@@ -352,7 +352,7 @@ impl Case {
         }
         if undecodable > 0 {
             self.incomplete = true;
-            self.completeness.lost += undecodable;
+            self.completeness.lost.add(undecodable);
             self.notes.push(format!(
                 "{shown}: {undecodable} messages could not be decoded"
             ));

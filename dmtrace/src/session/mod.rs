@@ -4,6 +4,7 @@ mod accounting;
 mod devices;
 mod dm_watch;
 mod health;
+mod losses;
 mod meters;
 mod pace;
 mod registry;
@@ -27,7 +28,6 @@ use crate::{
     ids::{BootTime, ProcId},
     ledger::{Change, DriftKind, Ledger, Reconciliation, Remember},
     probe::{Continuity, Counts, DmState, Options, Past, Seed, StartError, Tracer},
-    verdict::Completeness,
 };
 
 pub use accounting::{Accounting, Received};
@@ -97,6 +97,8 @@ pub struct Session {
     continuity: Option<Continuity>,
     /// Stacks that an earlier process has taken.
     stacks_before: u64,
+    /// What the maps do not make good.
+    losses: losses::Seen,
 }
 
 impl Session {
@@ -169,6 +171,7 @@ impl Session {
             dm_watch: dm_watch::DmWatch::open(),
             continuity,
             stacks_before,
+            losses: losses::Seen::default(),
         };
         if matches!(session.tracer.dm(), DmState::Attached { .. }) {
             let past = session.continuity.as_ref().map(|it| &it.past);
@@ -390,6 +393,7 @@ impl Session {
         }
         sink(&report.changes, &self.ledger);
         self.reap_processes();
+        self.note_losses();
         self.drift += report.drift();
         self.last = Some(report);
         snapshot
@@ -439,16 +443,6 @@ impl Session {
         self.drain_all(sink);
         let changes = self.ledger.observe(facts);
         sink(&changes, &self.ledger);
-    }
-
-    /// What may be missing in the books.
-    pub fn completeness(&self) -> Completeness {
-        let counts = self.tracer.counts();
-        let lost = counts.sem_map_full + counts.history_lost + counts.call_map_full;
-        Completeness {
-            lost,
-            blind: self.tracer.backend().hides().to_vec(),
-        }
     }
 
     /// Stops the probes, takes in what is left and balances the accounts.
