@@ -252,9 +252,12 @@ fn losses() -> Result<()> {
         let mut service = Service::start(&args)?;
         let health = service.status()?["health"].clone();
         ensure!(health["counts"]["history_lost"] != 0, "{health}");
-        service.until(&format!("by cookie-actor[{before}]"))?;
         let (after, _, _after) = leak()?;
-        service.until(&format!("by cookie-actor[{after}]"))?;
+        for pid in [before, after] {
+            let line = service.until(&format!("by cookie-actor[{pid}]"))?;
+            let whole = line.contains("owner killed by SIGKILL") && line.contains("; command ");
+            ensure!(whole && line.contains("(observed)"), "{line}");
+        }
         service.kill()
     })?
 }

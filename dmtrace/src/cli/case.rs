@@ -13,7 +13,7 @@ use crate::{
     facts::{HostFacts, Snapshot},
     host::{self, Scope, package::Package},
     ids::BootTime,
-    ledger::Ledger,
+    ledger::{self, Ledger},
     probe::Backend,
     stack::{CallSite, Symbolizer},
     verdict::{self, Completeness, Context, Judged, Thresholds},
@@ -176,13 +176,17 @@ impl Case {
                     if let Some(path) = tracer.recording.as_deref().filter(|_| alone) {
                         self.replay_running(path);
                     }
-                    for (_, record) in maps.procs() {
-                        self.ledger.adopt_process(&record);
-                    }
                     let mut behind = 0u64;
-                    for (key, record) in maps.sems() {
-                        behind += u64::from(self.is_behind(key.into(), record.last_op));
-                        self.ledger.adopt(key.into(), &record);
+                    for record in ledger::in_order(maps.procs(), maps.sems()) {
+                        match record {
+                            ledger::Record::Process(_, record) => {
+                                self.ledger.adopt_process(&record);
+                            }
+                            ledger::Record::Set(key, record) => {
+                                behind += u64::from(self.is_behind(key.into(), record.last_op));
+                                self.ledger.adopt(key.into(), &record);
+                            }
+                        }
                     }
                     if alone && behind > 0 {
                         self.completeness.lost.add(behind);

@@ -20,7 +20,9 @@ impl Ledger {
     /// its account. The record's counts replace those of the books where the books have none or
     /// operations were dropped.
     ///
-    /// Adopt the processes first, so that creators have names.
+    /// Adopt its creator right before, so that it has a name and an end: [`in_order`].
+    ///
+    /// [`in_order`]: super::in_order
     pub fn adopt(&mut self, sem: SemId, record: &SemRecord) -> Vec<Change> {
         let mut out = Vec::new();
         let key = Key(record.key);

@@ -12,7 +12,7 @@ mod sites;
 mod takeover;
 mod tap;
 
-use std::{collections::BTreeMap, io};
+use std::io;
 
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{
@@ -26,7 +26,7 @@ use crate::{
     facts::{HostFacts, Snapshot},
     host::{self, Scope},
     ids::{BootTime, ProcId},
-    ledger::{Change, DriftKind, Ledger, Reconciliation, Remember},
+    ledger::{Change, DriftKind, Ledger, Reconciliation, Record, Remember, in_order},
     probe::{Continuity, Counts, DmState, Options, Past, Seed, StartError, Tracer},
 };
 
@@ -311,47 +311,42 @@ impl Session {
         let crowded = self.tracer.proc_tombstones_crowded();
         let mut ended: Vec<ProcKey> = Vec::new();
         let mut removed: Vec<SemKey> = Vec::new();
-        let mut by_creator: BTreeMap<ProcKey, Vec<(SemKey, SemRecord)>> = BTreeMap::new();
         let procs = self.tracer.maps().procs();
-        for (key, record) in self.tracer.maps().sems() {
-            if record.created.max(record.closed) > horizon {
-                left = true;
-                continue;
-            }
-            if record.state & SEM_TOMBSTONE != 0 {
-                removed.push(key);
-            }
-            by_creator
-                .entry(record.creator)
-                .or_default()
-                .push((key, record));
-        }
+        let sets = self.tracer.maps().sems();
         self.victims_kept = 0;
-        for (key, record) in procs {
-            if record.header.ts.max(record.exited) > horizon {
-                left = true;
-                continue;
-            }
-            if record.state & PROC_TOMBSTONE != 0 {
-                if record.starved == 0 || crowded {
-                    ended.push(key);
-                } else {
-                    self.victims_kept += 1;
+        for record in in_order(procs, sets) {
+            match record {
+                Record::Set(key, record) => {
+                    if record.created.max(record.closed) > horizon {
+                        left = true;
+                        continue;
+                    }
+                    if record.state & SEM_TOMBSTONE != 0 {
+                        removed.push(key);
+                    }
+                    self.adopt(key, &record, sink);
+                }
+                Record::Process(key, record) => {
+                    if record.header.ts.max(record.exited) > horizon {
+                        left = true;
+                        continue;
+                    }
+                    if record.state & PROC_TOMBSTONE != 0 {
+                        if record.starved == 0 || crowded {
+                            ended.push(key);
+                        } else {
+                            self.victims_kept += 1;
+                        }
+                    }
+                    let told =
+                        record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) == PROC_ANNOUNCED;
+                    if !told {
+                        self.tap(Tapped::Proc(&record));
+                        let changes = self.ledger.adopt_process(&record);
+                        sink(&changes, &self.ledger);
+                    }
                 }
             }
-            let told = record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) == PROC_ANNOUNCED;
-            if !told {
-                self.tap(Tapped::Proc(&record));
-                let changes = self.ledger.adopt_process(&record);
-                sink(&changes, &self.ledger);
-            }
-            // Right after it: a process that has ended and owns nothing is forgotten soon.
-            for (key, record) in by_creator.remove(&key).unwrap_or_default() {
-                self.adopt(key, &record, sink);
-            }
-        }
-        for (key, record) in by_creator.into_values().flatten() {
-            self.adopt(key, &record, sink);
         }
         self.tracer.reap_tombstones(&removed, &ended);
         if !left {
