@@ -13,7 +13,7 @@ use crate::{
     facts::{HostFacts, Snapshot},
     host::{self, Scope, package::Package},
     ids::BootTime,
-    ledger::{self, Ledger},
+    ledger::Ledger,
     probe::Backend,
     stack::{CallSite, Symbolizer},
     verdict::{self, Completeness, Context, Judged, Thresholds},
@@ -177,12 +177,12 @@ impl Case {
                         self.replay_running(path);
                     }
                     let mut behind = 0u64;
-                    for record in ledger::in_order(maps.procs(), maps.sems()) {
+                    for record in crate::ledger::in_order(maps.procs(), maps.sems()) {
                         match record {
-                            ledger::Record::Process(_, record) => {
+                            crate::ledger::Record::Process(_, record) => {
                                 self.ledger.adopt_process(&record);
                             }
-                            ledger::Record::Set(key, record) => {
+                            crate::ledger::Record::Set(key, record) => {
                                 behind += u64::from(self.is_behind(key.into(), record.last_op));
                                 self.ledger.adopt(key.into(), &record);
                             }
