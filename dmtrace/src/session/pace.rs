@@ -25,7 +25,7 @@ impl Rhythm {
         quiet: Duration::from_secs(1),
         share: 0,
     };
-    /// For months: the pauses double up to minutes, and up to an hour where only the comparison
+    /// For months: the pauses double up to a minute, and grow faster up to an hour where only the comparison
     /// with the kernel's tables is left to do.
     pub const SERVE: Self = Self {
         at_least: Duration::from_secs(1),
@@ -137,7 +137,9 @@ impl Pace {
             // Times of the kernel have seconds: look again soon after.
             self.pause = self.rhythm.at_least;
         } else {
-            self.pause = self.pause.saturating_mul(2).min(self.rhythm.quiet);
+            // Where nothing is open only the unlikely is looked for.
+            let factor = if outlook.open { 2 } else { 4 };
+            self.pause = self.pause.saturating_mul(factor).min(self.rhythm.quiet);
         }
         let next = [regular, due, self.next].into_iter().flatten().min();
         // What has changed during the look waits its turn, too.
@@ -192,11 +194,13 @@ mod tests {
             ..Outlook::default()
         };
         let all = pauses(&mut pace, now, sets, 20);
-        assert_eq!(all[..8], [0, 1, 2, 4, 8, 16, 32, 64]);
+        assert_eq!(all[..8], [0, 1, 4, 16, 64, 256, 1024, 3600]);
         assert_eq!(all[19], 3600);
         let (mut pace, now) = start(Rhythm::SERVE);
         let open = Outlook { open: true, ..sets };
-        assert_eq!(pauses(&mut pace, now, open, 20)[19], 60);
+        let all = pauses(&mut pace, now, open, 20);
+        assert_eq!(all[..8], [0, 1, 2, 4, 8, 16, 32, 60]);
+        assert_eq!(all[19], 60);
     }
 
     #[test]
