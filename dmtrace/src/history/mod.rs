@@ -34,7 +34,7 @@ mod tallies;
 #[cfg(test)]
 mod tests;
 
-pub use book::{Note, Options, Status};
+pub use book::{Note, Options, Status, Stood};
 pub use read::{ReadError, read_file};
 pub use record::{
     Entry, Finding, Gap, Gone, Head, HowGone, Lives, Loss, OTHERS, PROGRAMS, Query, Rates, Record,
@@ -59,6 +59,8 @@ use serde_json::json;
 use crate::{ids::IpcNs, output::json::envelope};
 pub(crate) use book::Book;
 
+/// Where a service that runs is asked for it, and for everything else.
+pub const SOCKET: &str = "/run/dmtrace/serve.sock";
 /// Where a service keeps it.
 pub const PATH: &str = "/var/lib/dmtrace/history.redb";
 /// Smallest limit for the size of the file.
@@ -93,6 +95,8 @@ enum Message {
         urgent: bool,
     },
     Ask(Query, Box<dyn Write + Send>),
+    /// Which findings stand, as far as is known.
+    Standing(SyncSender<Vec<Stood>>),
     Close,
 }
 
@@ -171,6 +175,14 @@ impl History {
         self.send(Message::Ask(query, Box::new(out)));
     }
 
+    /// Findings of this boot that an earlier run has told and left standing; none if that cannot
+    /// be had within `patience`. To be asked before anything is told.
+    pub fn stood(&self, patience: Duration) -> Vec<Stood> {
+        let (send, receive) = sync_channel(1);
+        self.send(Message::Standing(send));
+        receive.recv_timeout(patience).unwrap_or_default()
+    }
+
     /// How it is, as of the last commit.
     pub fn status(&self) -> Status {
         let status = self.shared.status.lock();
@@ -241,6 +253,9 @@ impl Keeper {
                     self.take_counts();
                     // Whoever asked may have gone.
                     let _unheard = self.answer(&query, out);
+                }
+                Ok(Message::Standing(to)) => {
+                    let _too_late = to.send(self.book.stood());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => {

@@ -9,6 +9,7 @@ mod memory;
 mod reporter;
 mod request;
 mod socket;
+mod stood;
 mod systemd;
 
 use std::{
@@ -97,6 +98,7 @@ pub async fn serve(options: &Options) -> Result<()> {
     };
     let mut tracing = Tracing::start_kept(&options.tuning, &options.pins)?.patient(thresholds);
     greet(reporter.log(), tracing.session());
+    reporter.recall();
     if let Some(chronicle) = reporter.chronicle() {
         let past = tracing.session().continuity().map(|it| &it.past);
         let backend = tracing.session().tracer().backend().name();

@@ -30,8 +30,7 @@ use tokio::{
 use super::request::{BadRequest, REQUEST_MAX, Request, parse};
 use crate::output::json::envelope;
 
-/// Where the service is found.
-pub const SOCKET: &str = "/run/dmtrace/serve.sock";
+pub use crate::history::SOCKET;
 
 /// Conversations at the same time; others wait in the kernel's queue.
 const CONVERSATIONS: usize = 8;

@@ -12,11 +12,9 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::Failure,
-    history::{Entry, Head, PATH, Query, ReadError, read_file},
+    history::{Entry, Head, PATH, Query, ReadError, SOCKET, read_file},
 };
 
-/// Where the service is asked.
-const SOCKET: &str = "/run/dmtrace/serve.sock";
 /// For an answer, and for each part of it.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest line of an answer.
