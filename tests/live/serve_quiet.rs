@@ -114,10 +114,13 @@ fn small() -> Result<()> {
     in_private_ns(|| {
         let bpf = BpfFs::mount()?;
         let pins = bpf.pins();
+        // As it is installed, with a history.
+        let dir = tempfile::tempdir()?;
+        let history = dir.path().join("history.redb").display().to_string();
         // With something to tell, and as the successor of another.
         let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
         for _ in 0..2 {
-            let mut service = Service::start(&["--pins", &pins])?;
+            let mut service = Service::start(&["--pins", &pins, "--history", &history])?;
             leaker.finish()?;
             let mut other = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
             let pid = other.pid();
