@@ -168,11 +168,11 @@ impl History {
         }
     }
 
-    /// Answers a query with lines of JSON: a [`Head`] (`"type":"history"`), then an [`Entry`]
-    /// each (findings, then the rest, each from the oldest on), then `{"type":"end"}`, without which the answer is not complete. On
-    /// the thread, so `out` must not block for long: a socket with a time limit for writing.
-    pub fn ask(&self, query: Query, out: impl Write + Send + 'static) {
-        self.send(Message::Ask(query, Box::new(out)));
+    /// Asks it from elsewhere.
+    pub fn asker(&self) -> Asker {
+        Asker {
+            queue: self.queue.clone(),
+        }
     }
 
     /// Findings of this boot that an earlier run has told and left standing; none if that cannot
@@ -217,6 +217,22 @@ impl History {
         if self.queue.try_send(message).is_err() {
             self.shared.refused.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// Asks the history of a running service.
+#[derive(Clone)]
+pub struct Asker {
+    queue: SyncSender<Message>,
+}
+
+impl Asker {
+    /// Answers a query with lines of JSON: a [`Head`] (`"type":"history"`), then an [`Entry`]
+    /// each (findings, then the rest, each from the oldest on), then `{"type":"end"}`, without
+    /// which the answer is not complete: it is dropped where too much waits. On the thread of the
+    /// history, so `out` must not block for long: a socket with a time limit for writing.
+    pub fn ask(&self, query: Query, out: impl Write + Send + 'static) {
+        let _too_much_waits = self.queue.try_send(Message::Ask(query, Box::new(out)));
     }
 }
 

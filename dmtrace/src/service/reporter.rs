@@ -151,14 +151,19 @@ impl Reporter {
         }
     }
 
-    /// What was found, for those who ask. `standing`: how many findings stand, kept or not.
+    /// What was found, without a list of it. `standing`: how many findings stand, kept or not.
     pub fn findings(&self, standing: usize) -> Value {
         json!({
             "standing": standing,
             "told": self.told,
             "creations_failed": self.starved,
-            "list": self.standing.values().collect::<Vec<_>>(),
+            "list": [],
         })
+    }
+
+    /// The findings that stand, as far as they are kept.
+    pub fn list(&self) -> Value {
+        self.standing.values().cloned().collect()
     }
 }
 

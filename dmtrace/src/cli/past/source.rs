@@ -64,7 +64,7 @@ fn ask(mut stream: UnixStream, query: &Query) -> Result<(Head, Vec<Entry>)> {
     answer(BufReader::new(stream))
 }
 
-/// Reads what [`History::ask`](crate::history::History::ask) writes.
+/// Reads what [`Asker::ask`](crate::history::Asker::ask) writes.
 fn answer(mut lines: impl io::BufRead) -> Result<(Head, Vec<Entry>)> {
     let mut head = None;
     let mut entries = Vec::new();
