@@ -223,6 +223,7 @@ impl Ledger {
         for set in self.live.values_mut() {
             if let Some(cookie) = &mut set.cookie {
                 cookie.gaps.operations = true;
+                cookie.doubt = true;
             }
         }
     }
