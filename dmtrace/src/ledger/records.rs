@@ -6,6 +6,7 @@ use dmtrace_common::{ProcKey, ProcRecord, SemKey, SemRecord};
 
 /// One record.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack")]
 pub enum Record {
     /// Of a process.
     Process(ProcKey, ProcRecord),
