@@ -7,7 +7,8 @@ use std::{
     },
     path::Path,
     process::Command,
-    time::Duration,
+    thread::sleep,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -26,6 +27,11 @@ pub fn tests() -> Vec<Trial> {
             "serve::a_leak_is_told_and_stands_until_it_is_gone",
             NEEDS,
             leak,
+        ),
+        test(
+            "serve::what_the_ring_had_no_room_for_is_told_all_the_same",
+            NEEDS,
+            full,
         ),
         test("serve::the_end_is_orderly", NEEDS, end),
         test("serve::there_is_one_service", NEEDS, one),
@@ -70,6 +76,30 @@ fn leak() -> Result<()> {
             "{status}"
         );
         Ok(())
+    })?
+}
+
+/// Far more cookies at once than the smallest ring has room for. Of some only the last calls come
+/// through, of others only the first.
+fn full() -> Result<()> {
+    const COOKIES: u64 = 2000;
+    in_private_ns(|| {
+        std::fs::write("/proc/sys/kernel/sem", "32000 1024000000 500 32000")?;
+        let service = Service::start(&["--ring", "4"])?;
+        let mut daemon = actor(&["moby", "--count", &COOKIES.to_string()])?;
+        let (lines, _) = daemon.finish()?;
+        ensure!(lines.len() as u64 >= COOKIES, "too few were made");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let status = service.status()?;
+            let told = status["findings"]["told"]["leaked"].as_u64();
+            if told >= Some(COOKIES) {
+                ensure!(status["health"]["dropped"] != 0, "nothing was dropped");
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "told: {told:?} of {COOKIES}");
+            sleep(Duration::from_millis(200));
+        }
     })?
 }
 
@@ -167,9 +197,9 @@ fn systemd() -> Result<()> {
     until("WATCHDOG=1")?;
     // A service that hangs gives no sign of life.
     service.signal(libc::SIGSTOP)?;
-    std::thread::sleep(Duration::from_millis(100));
+    sleep(Duration::from_millis(100));
     drain(&manager)?;
-    std::thread::sleep(Duration::from_millis(600));
+    sleep(Duration::from_millis(600));
     manager.set_nonblocking(true)?;
     ensure!(
         manager.recv(&mut [0; 64]).is_err(),

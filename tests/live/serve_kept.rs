@@ -27,6 +27,11 @@ pub fn tests() -> Vec<Trial> {
         test("serve_kept::another_layout_starts_anew", NEEDS, layout),
         test("serve_kept::an_orderly_end_leaves_nothing", NEEDS, orderly),
         test("serve_kept::keep_and_remove", NEEDS, keep),
+        test(
+            "serve_kept::what_was_lost_of_others_hides_no_leak",
+            NEEDS,
+            losses,
+        ),
         test("serve_kept::killed_at_random_moments", NEEDS, killed),
     ]
 }
@@ -231,6 +236,29 @@ fn keep() -> Result<()> {
             "{text}"
         );
         Ok(())
+    })?
+}
+
+/// So many sets come and go while no service runs that the maps cannot keep them all. Cookies that
+/// are made then, and later, have all of their story.
+fn losses() -> Result<()> {
+    in_private_ns(|| {
+        let bpf = BpfFs::mount()?;
+        let args = ["--pins", &bpf.pins()];
+        Service::start(&args)?.kill()?;
+        let mut crowd = actor(&["churn", "--tag", "crowd", "--procs", "60", "--sets", "400"])?;
+        crowd.finish()?;
+        let (before, _, _before) = leak()?;
+        let mut service = Service::start(&args)?;
+        let health = service.status()?["health"].clone();
+        ensure!(health["counts"]["history_lost"] != 0, "{health}");
+        let (after, _, _after) = leak()?;
+        for pid in [before, after] {
+            let line = service.until(&format!("by cookie-actor[{pid}]"))?;
+            let whole = line.contains("owner killed by SIGKILL") && line.contains("; command ");
+            ensure!(whole && line.contains("(observed)"), "{line}");
+        }
+        service.kill()
     })?
 }
 

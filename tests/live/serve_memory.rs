@@ -1,6 +1,13 @@
 //! What a service remembers, and what it does by itself.
 
-use std::{fs, path::Path, process::Command, thread::sleep, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Command,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use dmtrace_tests::{
@@ -15,6 +22,11 @@ use crate::{NEEDS, pins::BpfFs, service::Service};
 pub fn tests() -> Vec<Trial> {
     vec![
         test("serve_memory::a_leak_of_the_past_is_told", NEEDS, past),
+        test(
+            "serve_memory::what_an_earlier_run_has_told_is_not_told_again",
+            NEEDS,
+            once,
+        ),
         test("serve_memory::an_accident_is_told", NEEDS, accident),
         test("serve_memory::leaks_stay_unless_told", NEEDS, stay),
         test("serve_memory::leaks_are_removed_if_told", NEEDS, clean),
@@ -73,6 +85,68 @@ fn past() -> Result<()> {
         service.stop()?;
         Ok(())
     })?
+}
+
+fn once() -> Result<()> {
+    in_private_ns(|| {
+        let bpf = BpfFs::mount()?;
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join("history.redb");
+        let told = dir.path().join("told");
+        let script = dir.path().join("hook");
+        let text = format!("#!/bin/sh\necho $DMTRACE_PID >> {}\n", told.display());
+        fs::write(&script, text)?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+        let (pins, file, script) = (bpf.pins(), shown(&file), shown(&script));
+        let args = ["--pins", &pins, "--history", &file, "--on-leak", &script];
+        // Others may leak, too.
+        let hooked = |pid: u32| -> usize {
+            let told = fs::read_to_string(&told).unwrap_or_default();
+            told.lines().filter(|line| *line == pid.to_string()).count()
+        };
+        let leak = |service: &mut Service| -> Result<_> {
+            let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+            let pid = leaker.pid();
+            leaker.finish()?;
+            service.until(&format!("by cookie-actor[{pid}]"))?;
+            until(|| Ok(hooked(pid) == 1))?;
+            Ok((pid, leaker))
+        };
+        let mut service = Service::start(&args)?;
+        let (first, _first) = leak(&mut service)?;
+        // On disk: a service that is killed before that tells it again.
+        until(|| {
+            let history = &service.status()?["history"];
+            Ok(history["on_disk"] == true && history["pending"] == 0)
+        })?;
+        service.kill()?;
+        let mut service = Service::start(&args)?;
+        service.until("told before the start, and stand: ")?;
+        let _second = leak(&mut service)?;
+        let status = service.status()?;
+        ensure!(
+            status["findings"]["standing"].as_u64() >= Some(2),
+            "{status}"
+        );
+        let (_, said) = service.stop()?;
+        ensure!(!said.contains(&format!("cookie-actor[{first}]")), "{said}");
+        ensure!(hooked(first) == 1, "the hook was told again");
+        Ok(())
+    })?
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Waits until something is so.
+fn until(holds: impl Fn() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds()? {
+        ensure!(Instant::now() < deadline, "it never came to that");
+        sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// Its cookie is taken away from somebody who waits for it.

@@ -176,16 +176,20 @@ impl Case {
                     if let Some(path) = tracer.recording.as_deref().filter(|_| alone) {
                         self.replay_running(path);
                     }
-                    for (_, record) in maps.procs() {
-                        self.ledger.adopt_process(&record);
-                    }
                     let mut behind = 0u64;
-                    for (key, record) in maps.sems() {
-                        behind += u64::from(self.is_behind(key.into(), record.last_op));
-                        self.ledger.adopt(key.into(), &record);
+                    for record in crate::ledger::in_order(maps.procs(), maps.sems()) {
+                        match record {
+                            crate::ledger::Record::Process(_, record) => {
+                                self.ledger.adopt_process(&record);
+                            }
+                            crate::ledger::Record::Set(key, record) => {
+                                behind += u64::from(self.is_behind(key.into(), record.last_op));
+                                self.ledger.adopt(key.into(), &record);
+                            }
+                        }
                     }
                     if alone && behind > 0 {
-                        self.completeness.lost += behind;
+                        self.completeness.lost.add(behind);
                         self.notes.push(format!(
                             "the recording of the trace is behind: {behind} cookies were used since"
                         ));
@@ -344,7 +348,7 @@ impl Case {
         }
         if !ended {
             self.incomplete = true;
-            self.completeness.lost += 1;
+            self.completeness.lost.add(1);
             self.notes.push(format!(
                 "{shown}: has no end: what happened after its last entry is unknown"
             ));
@@ -352,7 +356,7 @@ impl Case {
         }
         if undecodable > 0 {
             self.incomplete = true;
-            self.completeness.lost += undecodable;
+            self.completeness.lost.add(undecodable);
             self.notes.push(format!(
                 "{shown}: {undecodable} messages could not be decoded"
             ));

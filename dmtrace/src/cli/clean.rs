@@ -180,7 +180,7 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
     let mut case = Case::of_host(args.source.trace.as_deref(), (!args.source.no_trace).into())?;
     if case.inexact {
         // Any cookie may be one whose events were lost.
-        case.completeness.lost += 1;
+        case.completeness.lost.add(1);
     }
     let mut thresholds = Thresholds::default();
     let older_than = args.older_than.unwrap_or(OLDER_THAN).max(least);

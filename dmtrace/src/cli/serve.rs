@@ -100,6 +100,12 @@ fn show(status: &Value, out: &mut Out) -> Result<()> {
         number(&status["pid"]),
         text(&health["backend"]),
     ))?;
+    if let Some(seconds) = status["as_of_seconds_ago"].as_u64() {
+        let age = time::age(std::time::Duration::from_secs(seconds));
+        out.line(&format!(
+            "it is busy with a look; as of {age} ago, without the list"
+        ))?;
+    }
     let cookies = &status["totals"]["cookies"];
     out.line(&format!(
         "cookies: {} made, {} removed, {} there now",

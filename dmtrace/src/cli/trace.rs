@@ -18,7 +18,7 @@ pub use super::observer::{Observer, View};
 use super::{args::Tuning, failure::Failure, observer::Told};
 use crate::{
     facts::{HostFacts, Snapshot},
-    host::{self, Scope},
+    host::{self, Scope, clock::cpu_spent},
     ids::SemId,
     ledger::{Change, ChangeKind, EndKind},
     probe::{Backend, Options, StartError},
@@ -281,8 +281,10 @@ impl Tracing {
     /// Makes drops good, compares with the kernel, judges, and tells what is new.
     fn look(&mut self, observer: &mut dyn Observer) -> Result<()> {
         self.pace.looks(Moment::now());
+        let before = cpu_spent();
         let outlook = self.looked(observer)?;
-        self.pace.looked(outlook, Moment::now());
+        let work = cpu_spent().saturating_sub(before);
+        self.pace.looked(outlook, work, Moment::now());
         observer.idle()
     }
 

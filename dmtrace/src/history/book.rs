@@ -78,8 +78,22 @@ pub enum Note {
 struct Standing {
     id: u64,
     state: String,
+    found: BootTime,
     /// Told since tracing began.
     told: bool,
+}
+
+/// A finding that stands since an earlier run.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Stood {
+    /// The set.
+    pub sem: SemId,
+    /// Its key.
+    pub key: Key,
+    /// What it was found to be.
+    pub state: String,
+    /// When: the set is older than this, another one with its numbers is not.
+    pub found: BootTime,
 }
 
 /// How the history is, for a status.
@@ -264,6 +278,19 @@ impl Book {
         }
     }
 
+    /// What an earlier run has told and left standing.
+    pub(crate) fn stood(&self) -> Vec<Stood> {
+        let before = self.standing.iter().filter(|(_, it)| !it.told);
+        before
+            .map(|(&(sem, key), it)| Stood {
+                sem,
+                key,
+                state: it.state.clone(),
+                found: it.found,
+            })
+            .collect()
+    }
+
     /// How it is.
     pub(crate) fn status(&self) -> Status {
         let meta = self.store.as_ref().map(|store| store.meta);
@@ -361,6 +388,7 @@ impl Book {
             self.end(id, &gone);
         }
         let (state, stands) = (finding.state.clone(), finding.gone.is_none());
+        let found = finding.found.boot;
         if state == "leaked" {
             let one = Lives {
                 leaked: 1,
@@ -375,6 +403,7 @@ impl Book {
             let standing = Standing {
                 id,
                 state,
+                found,
                 told: true,
             };
             self.standing.insert(place, standing);

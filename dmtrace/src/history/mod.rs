@@ -34,7 +34,7 @@ mod tallies;
 #[cfg(test)]
 mod tests;
 
-pub use book::{Note, Options, Status};
+pub use book::{Note, Options, Status, Stood};
 pub use read::{ReadError, read_file};
 pub use record::{
     Entry, Finding, Gap, Gone, Head, HowGone, Lives, Loss, OTHERS, PROGRAMS, Query, Rates, Record,
@@ -59,6 +59,8 @@ use serde_json::json;
 use crate::{ids::IpcNs, output::json::envelope};
 pub(crate) use book::Book;
 
+/// Where a service that runs is asked for it, and for everything else.
+pub const SOCKET: &str = "/run/dmtrace/serve.sock";
 /// Where a service keeps it.
 pub const PATH: &str = "/var/lib/dmtrace/history.redb";
 /// Smallest limit for the size of the file.
@@ -93,6 +95,8 @@ enum Message {
         urgent: bool,
     },
     Ask(Query, Box<dyn Write + Send>),
+    /// Which findings stand, as far as is known.
+    Standing(SyncSender<Vec<Stood>>),
     Close,
 }
 
@@ -164,11 +168,19 @@ impl History {
         }
     }
 
-    /// Answers a query with lines of JSON: a [`Head`] (`"type":"history"`), then an [`Entry`]
-    /// each (findings, then the rest, each from the oldest on), then `{"type":"end"}`, without which the answer is not complete. On
-    /// the thread, so `out` must not block for long: a socket with a time limit for writing.
-    pub fn ask(&self, query: Query, out: impl Write + Send + 'static) {
-        self.send(Message::Ask(query, Box::new(out)));
+    /// Asks it from elsewhere.
+    pub fn asker(&self) -> Asker {
+        Asker {
+            queue: self.queue.clone(),
+        }
+    }
+
+    /// Findings of this boot that an earlier run has told and left standing; none if that cannot
+    /// be had within `patience`. To be asked before anything is told.
+    pub fn stood(&self, patience: Duration) -> Vec<Stood> {
+        let (send, receive) = sync_channel(1);
+        self.send(Message::Standing(send));
+        receive.recv_timeout(patience).unwrap_or_default()
     }
 
     /// How it is, as of the last commit.
@@ -208,6 +220,22 @@ impl History {
     }
 }
 
+/// Asks the history of a running service.
+#[derive(Clone)]
+pub struct Asker {
+    queue: SyncSender<Message>,
+}
+
+impl Asker {
+    /// Answers a query with lines of JSON: a [`Head`] (`"type":"history"`), then an [`Entry`]
+    /// each (findings, then the rest, each from the oldest on), then `{"type":"end"}`, without
+    /// which the answer is not complete: it is dropped where too much waits. On the thread of the
+    /// history, so `out` must not block for long: a socket with a time limit for writing.
+    pub fn ask(&self, query: Query, out: impl Write + Send + 'static) {
+        let _too_much_waits = self.queue.try_send(Message::Ask(query, Box::new(out)));
+    }
+}
+
 impl Shared {
     fn tallies(&self) -> std::sync::MutexGuard<'_, Tallies> {
         self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
@@ -241,6 +269,9 @@ impl Keeper {
                     self.take_counts();
                     // Whoever asked may have gone.
                     let _unheard = self.answer(&query, out);
+                }
+                Ok(Message::Standing(to)) => {
+                    let _too_late = to.send(self.book.stood());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => {

@@ -1,5 +1,7 @@
 //! Clocks, and the identity of the boot.
 
+use std::time::Duration;
+
 use crate::{
     host::Roots,
     ids::{BootTime, UnixTime},
@@ -20,6 +22,13 @@ pub fn wall_now() -> UnixTime {
     UnixTime(read(libc::CLOCK_REALTIME).0)
 }
 
+/// Time that this process has spent computing, all of its threads together.
+pub fn cpu_spent() -> Duration {
+    let (sec, nsec) = read(libc::CLOCK_PROCESS_CPUTIME_ID);
+    let (sec, nsec) = (u64::try_from(sec), u32::try_from(nsec));
+    Duration::new(sec.unwrap_or(0), nsec.unwrap_or(0))
+}
+
 /// Identity of this boot; semids, process numbers and `BootTime`s mean nothing in another one.
 pub fn boot_id(roots: &Roots) -> Option<String> {
     let id = roots.read_proc("sys/kernel/random/boot_id").ok()?;
@@ -32,7 +41,7 @@ fn read(clock: libc::clockid_t) -> (i64, i64) {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: `now` is a valid timespec for the kernel to fill. Both clocks exist in every Linux
+    // SAFETY: `now` is a valid timespec for the kernel to fill. These clocks exist in every Linux
     // that has namespaces; on failure the zeros remain.
     unsafe { libc::clock_gettime(clock, &raw mut now) };
     (now.tv_sec, now.tv_nsec)

@@ -8,6 +8,7 @@ pub mod carriers;
 pub mod clock;
 pub mod container;
 pub mod devices;
+pub mod heap;
 pub mod identity;
 pub mod module_news;
 pub mod namespaces;

@@ -20,7 +20,9 @@ impl Ledger {
     /// its account. The record's counts replace those of the books where the books have none or
     /// operations were dropped.
     ///
-    /// Adopt the processes first, so that creators have names.
+    /// Adopt its creator right before, so that it has a name and an end: [`in_order`].
+    ///
+    /// [`in_order`]: super::in_order
     pub fn adopt(&mut self, sem: SemId, record: &SemRecord) -> Vec<Change> {
         let mut out = Vec::new();
         let key = Key(record.key);
@@ -56,6 +58,11 @@ impl Ledger {
         }
         let creator = self.creator_of_record(record);
         let seen = BootTime(record.created.max(record.last_op).max(record.wait_since));
+        // Others knew of it before its creation was told: its first operations, or a snapshot.
+        let overtaken = self
+            .live
+            .get(&sem)
+            .is_some_and(|known| known.created.is_none());
         match self.live.get(&sem).map(|known| known.creator.image()) {
             None => {
                 self.enter(Entry {
@@ -94,7 +101,8 @@ impl Ledger {
             }
             Some(known_creator) => {
                 self.merge(sem, record, created, creator, known_creator.is_none());
-                if record.state & SEM_OPS_DROPPED != 0 {
+                let complete = overtaken && created.is_some();
+                if complete || record.state & SEM_OPS_DROPPED != 0 {
                     self.take_over(sem, record, seen);
                 }
             }
@@ -283,6 +291,11 @@ impl Cookie {
             self.sum = 0;
             self.forgive();
             self.first_op = None;
+            if record.state & SEM_MAYBE_FOUND == 0 && !self.doubt {
+                // What the messages lacked is in the record: all that was done from the creation
+                // on.
+                self.gaps.operations = false;
+            }
         }
         if record.last_op != 0 {
             self.last_call = Some(super::later(self.last_call, BootTime(record.last_op)));

@@ -74,6 +74,9 @@ pub struct Cookie {
     pub(super) synced: BootTime,
     /// The same for device-mapper's ioctls.
     pub(super) dm_synced: BootTime,
+    /// The kernel side itself has missed operations: they are not in its record either.
+    #[serde(skip)]
+    pub(super) doubt: bool,
     /// Images that this cookie holds in the books.
     #[serde(skip)]
     pub(super) held: Vec<ImageId>,

@@ -14,6 +14,7 @@ mod history;
 mod operate;
 mod process;
 mod reconcile;
+mod records;
 mod semaphore;
 mod site;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use device::{Device, Named};
 pub use history::Remember;
 pub use process::{Cycle, Exit, ImageId, Name, Process, Tally, ThreadTrail, Who};
 pub use reconcile::{Drift, DriftKind, Reconciliation};
+pub use records::{Record, in_order};
 pub use semaphore::{Creator, Ending, Origin, Semaphore, WhyUnknown};
 pub use site::Placed;
 pub use timeline::{Call, HEAD, Meaning, Step, TAIL, Timeline};
@@ -221,6 +223,7 @@ impl Ledger {
         for set in self.live.values_mut() {
             if let Some(cookie) = &mut set.cookie {
                 cookie.gaps.operations = true;
+                cookie.doubt = true;
             }
         }
     }

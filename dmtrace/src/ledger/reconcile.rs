@@ -230,6 +230,8 @@ impl Ledger {
         cookie.forgive();
         cookie.synced = cookie.synced.max(snapshot.began);
         cookie.gaps.operations = true;
+        // A drift. Without a value in the books messages are missing, and a record has them all.
+        cookie.doubt |= was.is_some();
         if let Some(was) = was {
             report.revalued += 1;
             let is = first.value;

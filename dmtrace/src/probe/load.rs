@@ -33,6 +33,9 @@ use crate::{host::clock::boot_now, ids::BootTime};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DMTRACE_BPF_PATH"));
 
+/// The ring for diagnostics of the kernel side, which has next to nothing to say. A ring that is
+/// mapped is resident, twice.
+const LOG_BYTES: u32 = 16 << 10;
 /// The ring for stacks holds at least two.
 const STACKS_MIN: u32 = 256 << 10;
 /// Where the kernel side outlives its process, it holds at least these, for later.
@@ -273,6 +276,7 @@ impl Sizes {
         let least = if kept { STACKS_KEPT } else { STACKS_MIN };
         let mut sizes = vec![
             ("RING", ring_bytes),
+            ("AYA_LOGS", LOG_BYTES),
             ("STACKS", ring_bytes.max(least)),
             ("SEMS", options.max_sems.max(1)),
             ("PROCS", options.max_procs.max(1)),

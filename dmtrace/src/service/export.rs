@@ -101,10 +101,11 @@ impl Exports {
         self.counting.changes(changes, ledger);
     }
 
-    /// A finding.
-    pub fn finding(&mut self, row: &Row<'_>, judged: &Judged<'_>, ledger: &Ledger) {
+    /// A finding. One that is not `new` was told by an earlier run: counters begin with each run,
+    /// and the hook has been told.
+    pub fn finding(&mut self, row: &Row<'_>, judged: &Judged<'_>, ledger: &Ledger, new: bool) {
         self.counting.finding(judged, ledger);
-        if let Some(hook) = &self.hook {
+        if let Some(hook) = self.hook.as_ref().filter(|_| new) {
             hook.tell(Finding::of(row));
         }
     }

@@ -9,12 +9,12 @@ mod memory;
 mod reporter;
 mod request;
 mod socket;
+mod stood;
 mod systemd;
 
 use std::{
-    io::Write as _,
     path::{Path, PathBuf},
-    sync::atomic::Ordering,
+    sync::{LazyLock, atomic::Ordering},
     time::Duration,
 };
 
@@ -31,7 +31,6 @@ use crate::{
     history,
     host::clock::boot_now,
     metrics::{self, Scrape},
-    output::json::envelope,
     output::time::Clock,
     probe::{Continuity, DmState, Environment, Past, remove_pins},
     session::Session,
@@ -43,9 +42,8 @@ pub use export::Options as ExportOptions;
 use janitor::Janitor;
 use log::{Level, Log};
 use reporter::Reporter;
-use request::Request;
 pub use socket::{Access, SOCKET};
-use socket::{Answer, Control, Question, lock_of};
+use socket::{Control, Reply, lock_of};
 use systemd::Watchdog;
 
 /// A leak is told within a second of the end of its owner, a moment of grace included.
@@ -97,6 +95,7 @@ pub async fn serve(options: &Options) -> Result<()> {
     };
     let mut tracing = Tracing::start_kept(&options.tuning, &options.pins)?.patient(thresholds);
     greet(reporter.log(), tracing.session());
+    reporter.recall();
     if let Some(chronicle) = reporter.chronicle() {
         let past = tracing.session().continuity().map(|it| &it.past);
         let backend = tracing.session().tracer().backend().name();
@@ -104,7 +103,9 @@ pub async fn serve(options: &Options) -> Result<()> {
         chronicle.began(backend, &Environment::read().kernel, continuous);
     }
     // What an earlier service has lost, it has told.
-    reporter.lost_before(tracing.session().completeness().lost);
+    reporter.lost_before(tracing.session().lost());
+    control.publish(status(&tracing, &reporter, &control));
+    control.listen(reporter.chronicle().map(Chronicle::asker))?;
     tracing.begin(&mut reporter)?;
     let mut watchdog = Watchdog::of_unit();
     let mut janitor = Janitor::new(options.auto_clean, options.audit.clone());
@@ -130,6 +131,7 @@ pub async fn serve(options: &Options) -> Result<()> {
                 tracing.act(ready, &mut reporter)?;
                 if ready == Ready::Look {
                     looked(&tracing, &mut reporter);
+                    control.publish(status(&tracing, &reporter, &control));
                     let leaks = tracing.told().values().filter(|it| **it == "leaked");
                     janitor.looked(leaks.count(), Instant::now());
                     // The start has read the types of the whole kernel, and each look all
@@ -145,7 +147,13 @@ pub async fn serve(options: &Options) -> Result<()> {
                 let text = reporter.exports.text(health(&tracing, &reporter), format);
                 let _unheard = answer.send(text);
             }
-            Next::Answer(question) => answer(question, &tracing, &reporter, &control),
+            Next::Answer(reply) => {
+                let list = reporter.list();
+                let mut status = status(&tracing, &reporter, &control);
+                status["findings"]["list"] = list;
+                // Whoever asked may have gone.
+                let _unheard = reply.send(status);
+            }
             Next::CleanUp(None) => janitor.clean(Instant::now()),
             Next::CleanUp(Some(said)) => {
                 reporter.exports.cleaned(&said);
@@ -205,7 +213,7 @@ pub fn remove(pins: &Path) -> Result<bool> {
 
 enum Next {
     Trace(Ready),
-    Answer(Question),
+    Answer(Reply),
     Scrape(Scrape),
     /// It is due, or this is what came of it.
     CleanUp(Option<Result<String, String>>),
@@ -224,7 +232,7 @@ fn say_clean_up(log: &mut Log, said: Result<String, String>) {
 
 /// After a look there are new numbers.
 fn looked(tracing: &Tracing, reporter: &mut Reporter) {
-    reporter.lost(tracing.session().completeness().lost);
+    reporter.lost(tracing.session().lost());
     reporter.exports.looked();
     if reporter.exports.writes() {
         let health = health(tracing, reporter);
@@ -327,32 +335,15 @@ fn say_past(log: &mut Log, continuity: &Continuity) {
     }
 }
 
-fn answer(question: Question, tracing: &Tracing, reporter: &Reporter, control: &Control) {
-    // Whoever asked may have gone.
-    match (question.request, question.answer) {
-        (Request::Status, Answer::Line(line)) => {
-            let status = status(tracing, reporter, control);
-            let _unheard = line.send(envelope("status", &status).to_string());
-        }
-        (Request::History(query), Answer::Stream(mut stream)) => match reporter.chronicle() {
-            Some(chronicle) => chronicle.ask(query, stream),
-            None => {
-                let text = "this service keeps no history (--no-history)";
-                let line = envelope("error", &json!({ "error": text }));
-                let _unheard = writeln!(stream, "{line}");
-            }
-        },
-        (Request::Status, Answer::Stream(_)) | (Request::History(_), Answer::Line(_)) => {}
-    }
-}
-
+/// How the service is, without the list of what it has found.
 fn status(tracing: &Tracing, reporter: &Reporter, control: &Control) -> Value {
+    static KERNEL: LazyLock<String> = LazyLock::new(|| Environment::read().kernel);
     let session = tracing.session();
     let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
-        "kernel": Environment::read().kernel,
+        "kernel": *KERNEL,
         "seconds": boot_now().since(session.began()).as_secs(),
         "health": session.health(),
         "totals": session.ledger().totals(),

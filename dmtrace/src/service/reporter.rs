@@ -1,6 +1,6 @@
 //! Says what happens to cookies, and keeps what was found for those who ask.
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     export::Exports,
     log::{Level, Log},
+    stood::Stood,
 };
 use crate::{
     cli::{
@@ -27,6 +28,9 @@ use crate::{
 /// Findings that are kept word by word; more are counted.
 const KEPT: usize = 200;
 
+/// Longest wait for the history to say what it has: then everything is told again.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// The observer of a service.
 pub struct Reporter {
     log: Log,
@@ -38,6 +42,8 @@ pub struct Reporter {
     lost: u64,
     /// Everything that stood was told once.
     settled: bool,
+    /// What an earlier run has told, and was not found again yet.
+    stood: Stood,
     /// Cookies that ended up to here were judged.
     closed_until: BootTime,
     names: RefCell<Symbolizer>,
@@ -45,7 +51,7 @@ pub struct Reporter {
     named: bool,
     /// Findings that stand, as far as they are kept.
     standing: BTreeMap<SemId, Value>,
-    /// Findings by their label since the start.
+    /// Findings by their label that were told since the start.
     told: BTreeMap<&'static str, u64>,
     /// Creations that failed because the limits were reached.
     starved: u64,
@@ -60,6 +66,7 @@ impl Reporter {
             chronicle,
             lost: 0,
             settled: false,
+            stood: Stood::default(),
             closed_until: boot_now(),
             names: RefCell::default(),
             named: false,
@@ -67,6 +74,12 @@ impl Reporter {
             told: BTreeMap::new(),
             starved: 0,
         }
+    }
+
+    /// Asks what an earlier run has told, before this one tells anything.
+    pub fn recall(&mut self) {
+        let stood = self.chronicle.as_ref().map(|it| it.stood(PATIENCE));
+        self.stood = Stood::of(stood.unwrap_or_default());
     }
 
     /// For other lines.
@@ -109,13 +122,16 @@ impl Reporter {
     fn tell(&mut self, judged: &Judged<'_>, view: &View<'_>) -> Value {
         self.named = true;
         let class = judged.verdict.class;
-        *self.told.entry(class.label()).or_default() += 1;
+        let new = !self.stood.takes(judged.semaphore, class.label());
         let mut row = Row::bare(view.ledger, judged.semaphore, judged.set, boot_now())
             .with_names(&self.names);
         row.verdict = Some(judged.verdict.clone());
-        self.exports.finding(&row, judged, view.ledger);
-        let line = sentence(&row, judged);
-        self.log.say_often(Level::Warning, line);
+        self.exports.finding(&row, judged, view.ledger, new);
+        if new {
+            *self.told.entry(class.label()).or_default() += 1;
+            let line = sentence(&row, judged);
+            self.log.say_often(Level::Warning, line);
+        }
         row.json()
     }
 
@@ -135,14 +151,19 @@ impl Reporter {
         }
     }
 
-    /// What was found, for those who ask. `standing`: how many findings stand, kept or not.
+    /// What was found, without a list of it. `standing`: how many findings stand, kept or not.
     pub fn findings(&self, standing: usize) -> Value {
         json!({
             "standing": standing,
             "told": self.told,
             "creations_failed": self.starved,
-            "list": self.standing.values().collect::<Vec<_>>(),
+            "list": [],
         })
+    }
+
+    /// The findings that stand, as far as they are kept.
+    pub fn list(&self) -> Value {
+        self.standing.values().cloned().collect()
     }
 }
 
@@ -215,6 +236,14 @@ impl Observer for Reporter {
         }
         if !self.settled {
             self.settled = true;
+            let again = self.stood.taken();
+            if again > 0 {
+                let text = format!(
+                    "findings that were told before the start, and stand: {again}; see: dmtrace \
+                     report"
+                );
+                self.log.say(Level::Notice, text);
+            }
             if let Some(chronicle) = &self.chronicle {
                 chronicle.settled();
             }

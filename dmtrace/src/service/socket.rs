@@ -1,4 +1,5 @@
-//! The control socket: who may ask, how much, and for how long.
+//! The control socket: who may ask, how much, and for how long. It has a thread of its own: a look
+//! at tens of thousands of sets keeps nobody waiting.
 
 use std::{
     fs,
@@ -12,26 +13,27 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
+    runtime,
     sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
 
 use super::request::{BadRequest, REQUEST_MAX, Request, parse};
-use crate::output::json::envelope;
+use crate::{history::Asker, output::json::envelope};
 
-/// Where the service is found.
-pub const SOCKET: &str = "/run/dmtrace/serve.sock";
+pub use crate::history::SOCKET;
 
 /// Conversations at the same time; others wait in the kernel's queue.
 const CONVERSATIONS: usize = 8;
@@ -40,6 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Time for the request, which is sent right after the connection is made: a silent client holds
 /// a place no longer.
 const PATIENCE_FOR_REQUEST: Duration = Duration::from_secs(1);
+/// Time for whoever traces to say how it is. It may be in the middle of a look: then what it has
+/// said last is the answer.
+const BUSY: Duration = Duration::from_secs(1);
 /// After a failed `accept`, such as for want of descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -48,22 +53,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Access {
     /// Number of the group.
     pub group: Option<u32>,
-}
-
-/// A request, and where its answer goes.
-pub struct Question {
-    /// The request.
-    pub request: Request,
-    /// Takes the answer.
-    pub answer: Answer,
-}
-
-/// Where an answer goes.
-pub enum Answer {
-    /// One line.
-    Line(oneshot::Sender<String>),
-    /// As much as there is, straight to whoever has asked; writing has a time limit.
-    Stream(net::UnixStream),
 }
 
 /// How many were answered and refused.
@@ -75,19 +64,37 @@ pub struct Tally {
     pub refused: AtomicU64,
 }
 
+/// Takes the answer to the question how the service is.
+pub type Reply = oneshot::Sender<Value>;
+
 /// The socket. Its file is removed on drop, and the lock that says that a service runs is given
 /// up.
 pub struct Control {
     path: PathBuf,
     /// Questions that wait for an answer.
-    pub questions: mpsc::Receiver<Question>,
+    pub questions: mpsc::Receiver<Reply>,
     /// How many there were.
     pub tally: Arc<Tally>,
+    latest: Latest,
+    door: Option<Door>,
+    /// Dropped, it ends the thread.
+    _stop: oneshot::Sender<()>,
     _lock: fs::File,
 }
 
+/// What the thread begins with.
+struct Door {
+    listener: net::UnixListener,
+    access: Access,
+    send: mpsc::Sender<Reply>,
+    stopped: oneshot::Receiver<()>,
+}
+
+/// How the service was, and when.
+type Latest = Arc<Mutex<Option<(Instant, Value)>>>;
+
 impl Control {
-    /// Listens, as the only service of the host. Must be called in a runtime.
+    /// Binds, as the only service of the host. Who connects waits for [`Control::listen`].
     ///
     /// # Errors
     /// Another service runs, or the directory cannot be written.
@@ -103,7 +110,7 @@ impl Control {
         if access.group.is_some() {
             // To pass through; what lies there is for root.
             fs::set_permissions(dir, fs::Permissions::from_mode(0o711))
-                .with_context(|| dir.display().to_string())?;
+                .with_context(|| format!("{}: its mode cannot be set", dir.display()))?;
         }
         match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -111,21 +118,71 @@ impl Control {
             }
             _ => {}
         }
-        let listener = UnixListener::bind(path).with_context(|| format!("{shown}: cannot bind"))?;
+        let listener =
+            net::UnixListener::bind(path).with_context(|| format!("{shown}: cannot bind"))?;
+        listener.set_nonblocking(true)?;
         // Who connects in between is asked for its credentials all the same.
         let mode = if access.group.is_some() { 0o660 } else { 0o600 };
         chown(path, None, access.group).with_context(|| shown.to_string())?;
         fs::set_permissions(path, fs::Permissions::from_mode(mode))
             .with_context(|| shown.to_string())?;
         let (send, questions) = mpsc::channel(CONVERSATIONS);
-        let tally = Arc::new(Tally::default());
-        tokio::spawn(listen(listener, access, send, Arc::clone(&tally)));
+        let (stop, stopped) = oneshot::channel();
         Ok(Self {
             path: path.to_owned(),
             questions,
-            tally,
+            tally: Arc::default(),
+            latest: Arc::default(),
+            door: Some(Door {
+                listener,
+                access,
+                send,
+                stopped,
+            }),
+            _stop: stop,
             _lock: lock,
         })
+    }
+
+    /// Answers from now on, on a thread. The first time only.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn listen(&mut self, history: Option<Asker>) -> Result<()> {
+        let Some(door) = self.door.take() else {
+            return Ok(());
+        };
+        let post = Post {
+            access: door.access,
+            send: door.send,
+            tally: Arc::clone(&self.tally),
+            latest: Arc::clone(&self.latest),
+            history,
+        };
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let run = move || {
+            runtime.block_on(async move {
+                let Ok(listener) = UnixListener::from_std(door.listener) else {
+                    return;
+                };
+                tokio::select! {
+                    () = listen(listener, Arc::new(post)) => {}
+                    _ = door.stopped => {}
+                }
+            });
+        };
+        thread::Builder::new()
+            .name("socket".to_owned())
+            .spawn(run)?;
+        Ok(())
+    }
+
+    /// How the service is now: the answer while it is busy.
+    pub fn publish(&self, status: Value) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        *latest = Some((Instant::now(), status));
     }
 }
 
@@ -162,12 +219,16 @@ pub fn lock_of(socket: &Path) -> Result<fs::File> {
     }
 }
 
-async fn listen(
-    listener: UnixListener,
+/// What every conversation needs.
+struct Post {
     access: Access,
-    send: mpsc::Sender<Question>,
+    send: mpsc::Sender<Reply>,
     tally: Arc<Tally>,
-) {
+    latest: Latest,
+    history: Option<Asker>,
+}
+
+async fn listen(listener: UnixListener, post: Arc<Post>) {
     let places = Arc::new(Semaphore::new(CONVERSATIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -177,12 +238,12 @@ async fn listen(
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        let (send, tally) = (send.clone(), Arc::clone(&tally));
+        let post = Arc::clone(&post);
         tokio::spawn(async move {
-            let answered = timeout(PATIENCE, converse(stream, access, send)).await;
+            let answered = timeout(PATIENCE, post.converse(stream)).await;
             let count = match answered {
-                Ok(Ok(())) => &tally.answered,
-                _ => &tally.refused,
+                Ok(Ok(())) => &post.tally.answered,
+                _ => &post.tally.refused,
             };
             count.fetch_add(1, Ordering::Relaxed);
             drop(place);
@@ -190,42 +251,55 @@ async fn listen(
     }
 }
 
-/// One request, one answer.
-async fn converse(
-    mut stream: UnixStream,
-    access: Access,
-    send: mpsc::Sender<Question>,
-) -> io::Result<()> {
-    // Read in any case: closing a socket with something unread breaks off the answer.
-    let request = timeout(PATIENCE_FOR_REQUEST, read(&mut stream)).await??;
-    if !permitted(&stream, access)? {
-        let text = "only root, and the group that the service was given, may ask";
-        refuse(&mut stream, text).await?;
-        return Err(ErrorKind::PermissionDenied.into());
-    }
-    let request = match request {
-        Ok(request) => request,
-        Err(bad) => {
-            refuse(&mut stream, &bad.to_string()).await?;
-            return Err(ErrorKind::InvalidInput.into());
+impl Post {
+    /// One request, one answer.
+    async fn converse(&self, mut stream: UnixStream) -> io::Result<()> {
+        // Read in any case: closing a socket with something unread breaks off the answer.
+        let request = timeout(PATIENCE_FOR_REQUEST, read(&mut stream)).await??;
+        if !permitted(&stream, self.access)? {
+            let text = "only root, and the group that the service was given, may ask";
+            refuse(&mut stream, text).await?;
+            return Err(ErrorKind::PermissionDenied.into());
         }
-    };
-    let gone = || io::Error::from(ErrorKind::BrokenPipe);
-    if let Request::History(_) = request {
-        let stream = stream.into_std()?;
-        stream.set_nonblocking(false)?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let answer = Answer::Stream(stream);
-        let question = Question { request, answer };
-        return send.send(question).await.map_err(|_| gone());
+        match request {
+            Err(bad) => {
+                refuse(&mut stream, &bad.to_string()).await?;
+                Err(ErrorKind::InvalidInput.into())
+            }
+            Ok(Request::Status) => {
+                let line = format!("{}\n", envelope("status", &self.status().await?));
+                stream.write_all(line.as_bytes()).await
+            }
+            Ok(Request::History(query)) => {
+                let Some(history) = &self.history else {
+                    let text = "this service keeps no history (--no-history)";
+                    return refuse(&mut stream, text).await;
+                };
+                // By the thread of the history; writing has a time limit.
+                let stream = stream.into_std()?;
+                stream.set_nonblocking(false)?;
+                stream.set_write_timeout(Some(PATIENCE))?;
+                history.ask(query, stream);
+                Ok(())
+            }
+        }
     }
-    let (answer, reply) = oneshot::channel();
-    let answer = Answer::Line(answer);
-    let question = Question { request, answer };
-    send.send(question).await.map_err(|_| gone())?;
-    let mut line = reply.await.map_err(|_| gone())?;
-    line.push('\n');
-    stream.write_all(line.as_bytes()).await
+
+    /// How the service is, or was before what it is doing now.
+    async fn status(&self) -> io::Result<Value> {
+        let answer = timeout(BUSY, async {
+            let (reply, answer) = oneshot::channel();
+            self.send.send(reply).await.ok()?;
+            answer.await.ok()
+        });
+        if let Ok(answer) = answer.await {
+            return answer.ok_or_else(|| ErrorKind::BrokenPipe.into());
+        }
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, mut status) = latest.clone().ok_or(ErrorKind::TimedOut)?;
+        status["as_of_seconds_ago"] = at.elapsed().as_secs().into();
+        Ok(status)
+    }
 }
 
 async fn read(stream: &mut UnixStream) -> io::Result<Result<Request, BadRequest>> {
@@ -291,5 +365,64 @@ fn groups(stream: &UnixStream) -> io::Result<Vec<u32>> {
             return Err(error);
         }
         groups.resize(count, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    /// A socket that this user may ask.
+    fn open(dir: &Path) -> Control {
+        // SAFETY: takes nothing.
+        let group = unsafe { libc::getegid() };
+        let access = Access { group: Some(group) };
+        Control::open(&dir.join("s.sock"), access).unwrap()
+    }
+
+    fn ask(control: &Control) -> Value {
+        let mut stream = net::UnixStream::connect(&control.path).unwrap();
+        stream.write_all(Request::Status.line().as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    #[test]
+    fn who_asks_during_a_look_is_told_how_it_was_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut control = open(dir.path());
+        control.publish(json!({"pid": 7}));
+        control.listen(None).unwrap();
+        // Nobody takes the questions: more than wait for an answer at once, all are answered.
+        thread::scope(|all| {
+            for _ in 0..2 * CONVERSATIONS {
+                all.spawn(|| {
+                    let answer = ask(&control);
+                    assert_eq!(answer["pid"], 7);
+                    assert!(answer["as_of_seconds_ago"].is_u64(), "{answer}");
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn who_asks_otherwise_is_told_how_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut control = open(dir.path());
+        control.publish(json!({"pid": 7}));
+        control.listen(None).unwrap();
+        let (_, mut questions) = mpsc::channel(1);
+        std::mem::swap(&mut control.questions, &mut questions);
+        let traces = thread::spawn(move || {
+            let reply = questions.blocking_recv().unwrap();
+            reply.send(json!({"pid": 8})).unwrap();
+        });
+        let answer = ask(&control);
+        assert_eq!(answer["pid"], 8);
+        assert!(answer["as_of_seconds_ago"].is_null(), "{answer}");
+        traces.join().unwrap();
     }
 }

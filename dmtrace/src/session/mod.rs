@@ -4,6 +4,7 @@ mod accounting;
 mod devices;
 mod dm_watch;
 mod health;
+mod losses;
 mod meters;
 mod pace;
 mod registry;
@@ -11,7 +12,7 @@ mod sites;
 mod takeover;
 mod tap;
 
-use std::{collections::BTreeMap, io};
+use std::io;
 
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{
@@ -25,9 +26,8 @@ use crate::{
     facts::{HostFacts, Snapshot},
     host::{self, Scope},
     ids::{BootTime, ProcId},
-    ledger::{Change, DriftKind, Ledger, Reconciliation, Remember},
+    ledger::{Change, DriftKind, Ledger, Reconciliation, Record, Remember, in_order},
     probe::{Continuity, Counts, DmState, Options, Past, Seed, StartError, Tracer},
-    verdict::Completeness,
 };
 
 pub use accounting::{Accounting, Received};
@@ -97,6 +97,8 @@ pub struct Session {
     continuity: Option<Continuity>,
     /// Stacks that an earlier process has taken.
     stacks_before: u64,
+    /// What the maps do not make good.
+    losses: losses::Seen,
 }
 
 impl Session {
@@ -169,6 +171,7 @@ impl Session {
             dm_watch: dm_watch::DmWatch::open(),
             continuity,
             stacks_before,
+            losses: losses::Seen::default(),
         };
         if matches!(session.tracer.dm(), DmState::Attached { .. }) {
             let past = session.continuity.as_ref().map(|it| &it.past);
@@ -308,47 +311,42 @@ impl Session {
         let crowded = self.tracer.proc_tombstones_crowded();
         let mut ended: Vec<ProcKey> = Vec::new();
         let mut removed: Vec<SemKey> = Vec::new();
-        let mut by_creator: BTreeMap<ProcKey, Vec<(SemKey, SemRecord)>> = BTreeMap::new();
         let procs = self.tracer.maps().procs();
-        for (key, record) in self.tracer.maps().sems() {
-            if record.created.max(record.closed) > horizon {
-                left = true;
-                continue;
-            }
-            if record.state & SEM_TOMBSTONE != 0 {
-                removed.push(key);
-            }
-            by_creator
-                .entry(record.creator)
-                .or_default()
-                .push((key, record));
-        }
+        let sets = self.tracer.maps().sems();
         self.victims_kept = 0;
-        for (key, record) in procs {
-            if record.header.ts.max(record.exited) > horizon {
-                left = true;
-                continue;
-            }
-            if record.state & PROC_TOMBSTONE != 0 {
-                if record.starved == 0 || crowded {
-                    ended.push(key);
-                } else {
-                    self.victims_kept += 1;
+        for record in in_order(procs, sets) {
+            match record {
+                Record::Set(key, record) => {
+                    if record.created.max(record.closed) > horizon {
+                        left = true;
+                        continue;
+                    }
+                    if record.state & SEM_TOMBSTONE != 0 {
+                        removed.push(key);
+                    }
+                    self.adopt(key, &record, sink);
+                }
+                Record::Process(key, record) => {
+                    if record.header.ts.max(record.exited) > horizon {
+                        left = true;
+                        continue;
+                    }
+                    if record.state & PROC_TOMBSTONE != 0 {
+                        if record.starved == 0 || crowded {
+                            ended.push(key);
+                        } else {
+                            self.victims_kept += 1;
+                        }
+                    }
+                    let told =
+                        record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) == PROC_ANNOUNCED;
+                    if !told {
+                        self.tap(Tapped::Proc(&record));
+                        let changes = self.ledger.adopt_process(&record);
+                        sink(&changes, &self.ledger);
+                    }
                 }
             }
-            let told = record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) == PROC_ANNOUNCED;
-            if !told {
-                self.tap(Tapped::Proc(&record));
-                let changes = self.ledger.adopt_process(&record);
-                sink(&changes, &self.ledger);
-            }
-            // Right after it: a process that has ended and owns nothing is forgotten soon.
-            for (key, record) in by_creator.remove(&key).unwrap_or_default() {
-                self.adopt(key, &record, sink);
-            }
-        }
-        for (key, record) in by_creator.into_values().flatten() {
-            self.adopt(key, &record, sink);
         }
         self.tracer.reap_tombstones(&removed, &ended);
         if !left {
@@ -390,6 +388,7 @@ impl Session {
         }
         sink(&report.changes, &self.ledger);
         self.reap_processes();
+        self.note_losses();
         self.drift += report.drift();
         self.last = Some(report);
         snapshot
@@ -439,16 +438,6 @@ impl Session {
         self.drain_all(sink);
         let changes = self.ledger.observe(facts);
         sink(&changes, &self.ledger);
-    }
-
-    /// What may be missing in the books.
-    pub fn completeness(&self) -> Completeness {
-        let counts = self.tracer.counts();
-        let lost = counts.sem_map_full + counts.history_lost + counts.call_map_full;
-        Completeness {
-            lost,
-            blind: self.tracer.backend().hides().to_vec(),
-        }
     }
 
     /// Stops the probes, takes in what is left and balances the accounts.

@@ -12,7 +12,8 @@ pub struct Rhythm {
     pub open: Duration,
     /// Longest pause while only sets are there that nothing is to be said about; 0 for none.
     pub quiet: Duration,
-    /// After a look comes a pause of so many times its length, whatever has changed.
+    /// One part in so many of a processor's time may go into looks in the long run; 0 for no
+    /// limit.
     pub share: u32,
 }
 
@@ -24,7 +25,7 @@ impl Rhythm {
         quiet: Duration::from_secs(1),
         share: 0,
     };
-    /// For months: the pauses double up to minutes, and up to an hour where only the comparison
+    /// For months: the pauses double up to a minute, and grow faster up to an hour where only the comparison
     /// with the kernel's tables is left to do.
     pub const SERVE: Self = Self {
         at_least: Duration::from_secs(1),
@@ -36,6 +37,13 @@ impl Rhythm {
 
 /// After the end of a process that leaves cookies, others may end as well.
 const URGENT: Duration = Duration::from_millis(100);
+
+/// So much may be spent on looks before any pause is made: a leak is told soon although the look
+/// before has just read the names of some program's calls.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// Longest pause for the sake of the processor.
+const REST: Duration = Duration::from_secs(10);
 
 /// What a change calls for.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -64,8 +72,8 @@ pub struct Pace {
     next: Option<Instant>,
     last: Option<Instant>,
     pause: Duration,
-    /// How long the last look took.
-    took: Duration,
+    /// Time of a processor that looks have taken beyond their share.
+    debt: Duration,
 }
 
 impl Pace {
@@ -76,7 +84,7 @@ impl Pace {
             next: Some(now),
             last: None,
             pause: rhythm.at_least,
-            took: Duration::ZERO,
+            debt: Duration::ZERO,
         }
     }
 
@@ -92,7 +100,7 @@ impl Pace {
             Urgency::Normal => self.rhythm.at_least,
             Urgency::Final => URGENT,
         };
-        let gap = gap.max(self.took.saturating_mul(self.rhythm.share));
+        let gap = gap.max(self.rest());
         let earliest = self.last.map_or(now, |last| last + gap).max(now);
         if self.next.is_none_or(|next| next > earliest) {
             self.next = Some(earliest);
@@ -100,15 +108,22 @@ impl Pace {
     }
 
     /// A look has begun: the time from which the next one is counted.
-    pub const fn looks(&mut self, now: Instant) {
+    pub fn looks(&mut self, now: Instant) {
+        let pause = self
+            .last
+            .map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        let earned = pause.checked_div(self.rhythm.share).unwrap_or(pause);
+        self.debt = self.debt.saturating_sub(earned);
         self.last = Some(now);
         self.next = None;
     }
 
-    /// The look is over.
-    pub fn looked(&mut self, outlook: Outlook, now: Instant) {
+    /// The look is over; `work`: the time of a processor that it took.
+    pub fn looked(&mut self, outlook: Outlook, work: Duration, now: Instant) {
         let last = self.last.unwrap_or(now);
-        self.took = now.saturating_duration_since(last);
+        if self.rhythm.share != 0 {
+            self.debt = (self.debt + work).min(AT_ONCE + REST / self.rhythm.share);
+        }
         let longest = if outlook.open {
             self.rhythm.open
         } else if outlook.sets {
@@ -122,12 +137,20 @@ impl Pace {
             // Times of the kernel have seconds: look again soon after.
             self.pause = self.rhythm.at_least;
         } else {
-            self.pause = self.pause.saturating_mul(2).min(self.rhythm.quiet);
+            // Where nothing is open only the unlikely is looked for.
+            let factor = if outlook.open { 2 } else { 4 };
+            self.pause = self.pause.saturating_mul(factor).min(self.rhythm.quiet);
         }
         let next = [regular, due, self.next].into_iter().flatten().min();
         // What has changed during the look waits its turn, too.
-        let earliest = last + self.took.saturating_mul(self.rhythm.share);
+        let earliest = last + self.rest();
         self.next = next.map(|next| next.max(earliest));
+    }
+
+    /// The pause that looks so far call for, from the beginning of the last one.
+    fn rest(&self) -> Duration {
+        let over = self.debt.saturating_sub(AT_ONCE);
+        over.saturating_mul(self.rhythm.share)
     }
 }
 
@@ -149,7 +172,7 @@ mod tests {
             pauses.push(next.saturating_duration_since(now).as_secs());
             now = next;
             pace.looks(now);
-            pace.looked(outlook, now);
+            pace.looked(outlook, Duration::ZERO, now);
         }
         pauses
     }
@@ -171,11 +194,13 @@ mod tests {
             ..Outlook::default()
         };
         let all = pauses(&mut pace, now, sets, 20);
-        assert_eq!(all[..8], [0, 1, 2, 4, 8, 16, 32, 64]);
+        assert_eq!(all[..8], [0, 1, 4, 16, 64, 256, 1024, 3600]);
         assert_eq!(all[19], 3600);
         let (mut pace, now) = start(Rhythm::SERVE);
         let open = Outlook { open: true, ..sets };
-        assert_eq!(pauses(&mut pace, now, open, 20)[19], 60);
+        let all = pauses(&mut pace, now, open, 20);
+        assert_eq!(all[..8], [0, 1, 2, 4, 8, 16, 32, 60]);
+        assert_eq!(all[19], 60);
     }
 
     #[test]
@@ -202,7 +227,7 @@ mod tests {
         pace.changed(Urgency::Final, now);
         assert_eq!(pace.next(), Some(now));
         pace.looks(now);
-        pace.looked(outlook, now);
+        pace.looked(outlook, Duration::ZERO, now);
         // The next one, in a burst, waits a little.
         pace.changed(Urgency::Final, now);
         assert_eq!(pace.next(), Some(now + URGENT));
@@ -220,21 +245,63 @@ mod tests {
             open: true,
             due: Some(Duration::from_millis(300)),
         };
-        pace.looked(outlook, now);
+        pace.looked(outlook, Duration::ZERO, now);
         assert_eq!(pace.next(), Some(now + Duration::from_millis(300)));
     }
 
-    #[test]
-    fn looks_that_take_long_leave_the_host_in_peace() {
-        let (mut pace, now) = start(Rhythm::SERVE);
-        pace.looks(now);
+    /// Looks as often as it may, each time after an end; returns the pauses in milliseconds.
+    fn pressed(pace: &mut Pace, mut now: Instant, work: Duration, count: usize) -> Vec<u128> {
         let open = Outlook {
             sets: true,
             open: true,
             due: None,
         };
-        pace.looked(open, now + SECOND);
-        pace.changed(Urgency::Final, now + SECOND);
-        assert_eq!(pace.next(), Some(now + Rhythm::SERVE.share * SECOND));
+        let mut pauses = Vec::new();
+        for _ in 0..count {
+            pace.looks(now);
+            pace.looked(open, work, now + work);
+            pace.changed(Urgency::Final, now + work);
+            let next = pace.next().unwrap();
+            pauses.push((next - now).as_millis());
+            now = next;
+        }
+        pauses
+    }
+
+    #[test]
+    fn one_look_that_takes_long_keeps_no_leak_waiting() {
+        let (mut pace, now) = start(Rhythm::SERVE);
+        let work = Duration::from_millis(900);
+        assert_eq!(pressed(&mut pace, now, work, 2), [900, 900]);
+    }
+
+    #[test]
+    fn looks_that_take_long_leave_the_host_in_peace() {
+        let (mut pace, now) = start(Rhythm::SERVE);
+        let work = Duration::from_millis(500);
+        let all = pressed(&mut pace, now, work, 100);
+        assert_eq!(all[..3], [500, 500, 500]);
+        // A tenth of one processor.
+        assert_eq!(all[99], 5000);
+        // And after a time of rest it answers at once again.
+        let (mut pace, now) = start(Rhythm::SERVE);
+        pressed(&mut pace, now, work, 100);
+        assert_eq!(pressed(&mut pace, now + 1000 * SECOND, work, 2)[0], 500);
+    }
+
+    #[test]
+    fn there_is_an_end_to_every_pause() {
+        let (mut pace, now) = start(Rhythm::SERVE);
+        let all = pressed(&mut pace, now, 100 * SECOND, 3);
+        assert_eq!(all, [100_000; 3]);
+        let (mut pace, now) = start(Rhythm::SERVE);
+        let all = pressed(&mut pace, now, 3 * SECOND, 9);
+        assert_eq!(all[8], REST.as_millis());
+    }
+
+    #[test]
+    fn who_watches_is_not_kept_waiting() {
+        let (mut pace, now) = start(Rhythm::WATCH);
+        assert_eq!(pressed(&mut pace, now, SECOND, 9), [1000; 9]);
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     event::{as_bytes, decode},
     host::{self, Scope},
     ids::BootTime,
-    ledger::DriftKind,
+    ledger::{DriftKind, Record, in_order},
     probe::{Continuity, Options, Past, Seed, StartError, Tracer},
     stack::CallSite,
 };
@@ -70,16 +70,15 @@ impl Session {
 
     /// The books are made from the maps; what nobody has read is in the ring.
     fn take_over(&mut self) {
-        for (_, record) in self.tracer.maps().procs() {
-            self.ledger.adopt_process(&record);
-        }
+        let mut sets = self.tracer.maps().sems();
         // What is gone comes after the messages that tell of it.
-        let mut live = 0;
-        for (key, record) in self.tracer.maps().sems() {
-            if record.state & SEM_TOMBSTONE == 0 {
-                self.ledger.adopt(key.into(), &record);
-                live += 1;
-            }
+        sets.retain(|(_, record)| record.state & SEM_TOMBSTONE == 0);
+        let live = sets.len() as u64;
+        for record in in_order(self.tracer.maps().procs(), sets) {
+            match record {
+                Record::Process(_, record) => self.ledger.adopt_process(&record),
+                Record::Set(key, record) => self.ledger.adopt(key.into(), &record),
+            };
         }
         self.preexisting = live;
         for device in self.tracer.maps().devices() {

@@ -49,6 +49,12 @@ pub struct Finder {
 }
 
 impl Finder {
+    /// Whether nothing is kept.
+    #[cfg(feature = "live")]
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_file.is_empty() && self.missing.is_empty() && self.namespaces.is_none()
+    }
+
     /// The binary.
     ///
     /// # Errors

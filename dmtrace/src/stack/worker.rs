@@ -12,6 +12,7 @@ use std::{
         mpsc::{self, Receiver, Sender},
     },
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use aya::maps::{MapData, RingBuf};
@@ -23,8 +24,13 @@ use tokio::sync::Notify;
 use super::{AddressSpace, CallSite, End, Finder, Memory, Registers, Symbolizer, unwind};
 use crate::{
     event::read_plain,
+    host::heap,
     ids::{BootTime, Key, ProcId, SemId},
 };
+
+/// Binaries are kept in memory for the next stack so long. Those of a large program, or of a Go
+/// daemon, are tens of megabytes, and the next stack may come in a month.
+const KEPT: Duration = Duration::from_secs(1);
 
 /// Call sites that are told apart.
 const DISTINCT: usize = 4096;
@@ -137,7 +143,13 @@ impl Work {
         news: &Notify,
     ) {
         loop {
-            let last = wait(ring.as_raw_fd(), stopped.as_raw_fd());
+            let limit = (!self.finder.is_empty()).then_some(KEPT);
+            let woken = wait(ring.as_raw_fd(), stopped.as_raw_fd(), limit);
+            if woken == Woken::TimeIsUp {
+                self.finder = Finder::default();
+                heap::trim();
+                continue;
+            }
             while let Some(item) = ring.next() {
                 let sample = read_plain::<StackSample>(&item).map(Box::new);
                 // Room for the next one before the work begins.
@@ -154,7 +166,7 @@ impl Work {
                     news.notify_one();
                 }
             }
-            if last {
+            if woken == Woken::End {
                 return;
             }
         }
@@ -221,14 +233,28 @@ fn copied(sample: &StackSample) -> Memory<'_> {
     Memory::new(sample.start, thread, true).with_goroutine(sample.goroutine, start, goroutine, full)
 }
 
-/// Waits for messages; tells whether the end has come.
-fn wait(ring: i32, stopped: i32) -> bool {
+/// What has ended a wait.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Woken {
+    Messages,
+    TimeIsUp,
+    /// There will be no more messages.
+    End,
+}
+
+/// Waits for messages, for ever without a limit.
+fn wait(ring: i32, stopped: i32, limit: Option<Duration>) -> Woken {
     let mut descriptors = [ring, stopped].map(|fd| libc::pollfd {
         fd,
         events: libc::POLLIN,
         revents: 0,
     });
+    let limit = limit.map_or(-1, |limit| i32::try_from(limit.as_millis()).unwrap_or(-1));
     // SAFETY: two descriptors, which are open as long as this thread runs.
-    let ready = unsafe { libc::poll(descriptors.as_mut_ptr(), 2, -1) };
-    ready > 0 && descriptors[1].revents != 0
+    let ready = unsafe { libc::poll(descriptors.as_mut_ptr(), 2, limit) };
+    match ready {
+        0 => Woken::TimeIsUp,
+        _ if ready > 0 && descriptors[1].revents != 0 => Woken::End,
+        _ => Woken::Messages,
+    }
 }

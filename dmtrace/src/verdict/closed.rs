@@ -16,7 +16,8 @@ pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
     ) else {
         return Verdict::unknown(Reason::RemovalUnseen);
     };
-    let confidence = if cookie.gaps.any() || context.completeness.lost > 0 {
+    let lost = context.completeness.lost_of(subject.semaphore);
+    let confidence = if cookie.gaps.any() || lost > 0 {
         Confidence::Inferred
     } else {
         Confidence::Observed

@@ -50,13 +50,14 @@ impl Knowledge {
         let state = subject.set.and_then(|set| set.first);
         let fresh = state.is_some() && cookie.last_call.is_none_or(|last| last < subject.taken);
         let events = cookie.value();
+        let lost = context.completeness.lost_of(semaphore);
         let mut known = Self {
             value: events,
             waiting: false,
             since: None,
             quiet: quiet(subject, context, cookie),
             fresh,
-            unseen: cookie.gaps.any() || context.completeness.lost > 0,
+            unseen: cookie.gaps.any() || lost > 0,
             contradiction: false,
             evidence: Vec::new(),
         };
@@ -84,12 +85,9 @@ impl Knowledge {
         }
         known.waiters(subject, facts, cookie, state.map_or(0, |state| state.zcnt));
         if known.unseen {
-            known.evidence.push(if context.completeness.lost > 0 {
-                Evidence::EventsLost {
-                    count: context.completeness.lost,
-                }
-            } else {
-                Evidence::OperationsUnseen
+            known.evidence.push(match lost {
+                0 => Evidence::OperationsUnseen,
+                count => Evidence::EventsLost { count },
             });
         }
         known

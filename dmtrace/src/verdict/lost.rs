@@ -72,7 +72,7 @@ pub fn provably_lost(
     if known.contradiction {
         obstacles.push(Obstacle::Contradiction);
     }
-    if context.completeness.lost > 0 {
+    if context.completeness.lost_of(semaphore) > 0 {
         obstacles.push(Obstacle::EventsLost);
     }
     // SEMVMX, the largest value of a semaphore, fits.

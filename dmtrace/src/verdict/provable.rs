@@ -166,7 +166,7 @@ pub fn provably_leaked(
     if known.contradiction {
         obstacles.push(Obstacle::Contradiction);
     }
-    if context.completeness.lost > 0 {
+    if context.completeness.lost_of(semaphore) > 0 {
         obstacles.push(Obstacle::EventsLost);
     }
     let left = matches!(

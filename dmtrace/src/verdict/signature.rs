@@ -130,7 +130,7 @@ pub(super) fn judge(
     if !facts.carriers_complete {
         return undecided(Reason::CarriersUnreadable, evidence, known);
     }
-    if context.completeness.lost > 0 {
+    if context.completeness.lost_of(subject.semaphore) > 0 {
         // The kernel maps still tell what the lost messages said: they come first.
         return undecided(Reason::EventsLost, evidence, known);
     }

@@ -8,7 +8,7 @@ use super::story;
 use crate::{
     cli::{explain::Telling, report::group::executable, row::Row},
     facts::HostFacts,
-    history::{Finding, Gone, History, HowGone, Lives, Note, Options, Query, Stamp, Status},
+    history::{Asker, Finding, Gone, History, HowGone, Lives, Note, Options, Stamp, Status, Stood},
     ids::{BootTime, SemId},
     ledger::{Change, ChangeKind, EndKind, Ledger, Process},
     output::time::Clock,
@@ -36,6 +36,11 @@ impl Chronicle {
             history: History::open(options, warn),
             closed_until: BootTime::default(),
         }
+    }
+
+    /// What an earlier run has told and left standing; see [`History::stood`].
+    pub fn stood(&self, patience: Duration) -> Vec<Stood> {
+        self.history.stood(patience)
     }
 
     /// Tracing has begun. `continuous`: the probes of the run before have stayed, nothing was
@@ -101,9 +106,9 @@ impl Chronicle {
         self.history.lost(what, count);
     }
 
-    /// Answers a query; see [`History::ask`].
-    pub fn ask(&self, query: Query, out: impl std::io::Write + Send + 'static) {
-        self.history.ask(query, out);
+    /// Answers queries.
+    pub fn asker(&self) -> Asker {
+        self.history.asker()
     }
 
     /// How the history is.

@@ -12,11 +12,9 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::Failure,
-    history::{Entry, Head, PATH, Query, ReadError, read_file},
+    history::{Entry, Head, PATH, Query, ReadError, SOCKET, read_file},
 };
 
-/// Where the service is asked.
-const SOCKET: &str = "/run/dmtrace/serve.sock";
 /// For an answer, and for each part of it.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest line of an answer.
@@ -66,7 +64,7 @@ fn ask(mut stream: UnixStream, query: &Query) -> Result<(Head, Vec<Entry>)> {
     answer(BufReader::new(stream))
 }
 
-/// Reads what [`History::ask`](crate::history::History::ask) writes.
+/// Reads what [`Asker::ask`](crate::history::Asker::ask) writes.
 fn answer(mut lines: impl io::BufRead) -> Result<(Head, Vec<Entry>)> {
     let mut head = None;
     let mut entries = Vec::new();

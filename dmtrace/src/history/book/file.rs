@@ -50,7 +50,7 @@ impl Book {
         let mut take = |entry: Entry| {
             if let Record::Finding(finding) = entry.record {
                 let here = !boot_id.is_empty() && entry.boot_id == boot_id;
-                found.push((entry.id, here, finding.sem, finding.key, finding.state));
+                found.push((entry.id, here, finding));
             }
             ControlFlow::Continue(())
         };
@@ -60,7 +60,8 @@ impl Book {
         }
         self.adopted = true;
         self.store = Some(store);
-        for (id, here, sem, key, state) in found {
+        for (id, here, finding) in found {
+            let (sem, key, state) = (finding.sem, finding.key, finding.state);
             let how = match self.standing.get(&(sem, key)) {
                 _ if !here => HowGone::Rebooted,
                 // Told again while there was no file: the record of then is the one of now.
@@ -70,6 +71,7 @@ impl Book {
                     let standing = Standing {
                         id,
                         state,
+                        found: finding.found.boot,
                         told: false,
                     };
                     self.standing.insert((sem, key), standing);

@@ -145,7 +145,7 @@ fn the_thread_writes_and_answers_and_ends() {
     };
     history.lives("/usr/sbin/lvm", &lives);
     let (send, answer) = mpsc::channel();
-    history.ask(Query::default(), Sink(send));
+    history.asker().ask(Query::default(), Sink(send));
     let text: Vec<u8> = answer.iter().flatten().collect();
     let lines: Vec<serde_json::Value> = text
         .split(|&byte| byte == b'\n')

@@ -58,8 +58,19 @@ fn what_stands_is_told_once_however_often_the_service_starts() {
     let path = dir.path().join("h");
     for run in 0..3 {
         let mut desk = Desk::open(&path, at(run * 100));
+        let stood = desk.book.stood();
+        let stood: Vec<_> = stood.iter().map(|it| (it.sem.semid, it.found)).collect();
+        let known = [(7, at(1).boot), (8, at(2).boot)];
+        let expected: &[_] = match run {
+            0 => &[],
+            1 => &known,
+            _ => &known[..1],
+        };
+        assert_eq!(stood, expected, "run {run}");
         desk.note(at(run * 100), began());
         desk.note(at(run * 100 + 1), finding(7, "leaked", at(run * 100 + 1)));
+        // What this run has told is not of before.
+        assert!(desk.book.stood().iter().all(|it| it.sem.semid != 7));
         if run == 0 {
             desk.note(at(2), finding(8, "leaked", at(2)));
         }

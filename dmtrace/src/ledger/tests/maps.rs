@@ -1,8 +1,8 @@
 //! Map records and snapshots into the books.
 
 use dmtrace_common::{
-    ProcKey, SEM_ANNOUNCED, SEM_COOKIE, SEM_MISSED, SEM_OPS_DROPPED, SEM_PREEXISTING,
-    SEM_TOMBSTONE, SemRecord,
+    ProcKey, ProcRecord, SEM_ANNOUNCED, SEM_COOKIE, SEM_MISSED, SEM_OPS_DROPPED, SEM_PREEXISTING,
+    SEM_TOMBSTONE, SemKey, SemRecord,
 };
 
 use super::*;
@@ -226,4 +226,106 @@ fn the_record_of_one_killed_in_its_wait_tells_that_it_waited() {
     let cookie = ledger.semaphore(sem(1)).unwrap().cookie.as_ref().unwrap();
     assert!(cookie.users[0].exit.is_some());
     assert_eq!(cookie.stage(&cookie.users[0]), Stage::Waiting);
+}
+
+#[test]
+fn creators_that_have_ended_keep_their_end_however_many_there_are() {
+    const OWNERS: u32 = 40;
+    let key = |tgid: u32| ProcKey {
+        start: u64::from(tgid),
+        tgid,
+        exec: 0,
+    };
+    let mut processes = Vec::new();
+    let mut sets = Vec::new();
+    for tgid in 1..=OWNERS {
+        // SAFETY: a plain struct of integers; zeros are valid.
+        let mut process: ProcRecord = unsafe { std::mem::zeroed() };
+        process.header.actor = key(tgid);
+        process.header.ts = 5;
+        process.exited = 40;
+        process.exit_code = 9;
+        processes.push((key(tgid), process));
+        let mut set = record(SEM_ANNOUNCED);
+        set.creator = key(tgid);
+        let sem = SemKey {
+            ns: 1,
+            semid: tgid as i32,
+        };
+        sets.push((sem, set));
+    }
+    // Of somebody without a record.
+    let stranger = SemKey { ns: 1, semid: 99 };
+    sets.push((stranger, record(SEM_ANNOUNCED | SEM_PREEXISTING)));
+    let mut ledger = Ledger::remembering(Remember { closed: 4, idle: 4 });
+    for record in in_order(processes, sets) {
+        match record {
+            Record::Process(_, record) => ledger.adopt_process(&record),
+            Record::Set(key, record) => ledger.adopt(key.into(), &record),
+        };
+    }
+    assert_eq!(ledger.live().count(), OWNERS as usize + 1);
+    for set in ledger.live().filter(|set| set.id != stranger.into()) {
+        let owner = ledger.process(set.creator.image().unwrap()).unwrap();
+        assert!(owner.image.is_some() && owner.exit.is_some(), "{owner:?}");
+        let cookie = set.cookie.as_ref().unwrap();
+        assert!(cookie.users[0].exit.is_some());
+    }
+}
+
+fn cookie_of(ledger: &Ledger) -> &Cookie {
+    ledger.semaphore(sem(1)).unwrap().cookie.as_ref().unwrap()
+}
+
+#[test]
+fn a_record_completes_a_cookie_whose_creation_was_dropped() {
+    // The first message that came through is that of an operation; those after it, too, or not.
+    for state in [0, SEM_OPS_DROPPED] {
+        let mut ledger = Ledger::new();
+        ledger.apply(&op(30, 2, 1, 1));
+        assert!(cookie_of(&ledger).gaps.operations);
+        ledger.adopt(sem(1), &record(state));
+        let cookie = cookie_of(&ledger);
+        assert!(!cookie.gaps.any(), "{state:#x}: {:?}", cookie.gaps);
+        assert_eq!(cookie.value(), Some(2));
+        assert_eq!((cookie.counts.owner_inc, cookie.counts.setvals), (1, 1));
+        // What comes later is counted as ever.
+        ledger.apply(&op(40, 9, 1, -1));
+        assert_eq!(cookie_of(&ledger).value(), Some(1));
+    }
+}
+
+#[test]
+fn a_record_completes_a_cookie_that_a_snapshot_has_shown_first() {
+    let mut ledger = Ledger::new();
+    ledger.reconcile(&snapshot(1, &[]));
+    ledger.reconcile(&snapshot(50, &[(1, KEY, 2)]));
+    assert!(cookie_of(&ledger).gaps.operations);
+    ledger.adopt(sem(1), &record(0));
+    assert!(!cookie_of(&ledger).gaps.any());
+    assert_eq!(ledger.check(), Ok(()));
+}
+
+#[test]
+fn what_the_kernel_side_has_missed_is_in_no_record() {
+    // Used while no probe was in its place.
+    let mut ledger = Ledger::new();
+    ledger.apply(&created(10, 2, 1, KEY));
+    ledger.was_blind();
+    ledger.adopt(sem(1), &record(SEM_OPS_DROPPED | SEM_ANNOUNCED));
+    assert!(cookie_of(&ledger).gaps.operations);
+    // The kernel has another value than all messages make.
+    let mut ledger = Ledger::new();
+    ledger.reconcile(&snapshot(1, &[]));
+    ledger.apply(&created(10, 2, 1, KEY));
+    ledger.apply(&setval(20, 2, 1));
+    ledger.apply(&op(30, 2, 1, 1));
+    assert_eq!(ledger.reconcile(&snapshot(50, &[(1, KEY, 3)])).revalued, 1);
+    ledger.adopt(sem(1), &record(SEM_OPS_DROPPED | SEM_ANNOUNCED));
+    assert!(cookie_of(&ledger).gaps.operations);
+    // Of a set that was there before a record has the later part only.
+    let mut ledger = Ledger::new();
+    ledger.apply(&op(30, 2, 1, 1));
+    ledger.adopt(sem(1), &record(SEM_OPS_DROPPED | SEM_PREEXISTING));
+    assert!(cookie_of(&ledger).gaps.operations);
 }

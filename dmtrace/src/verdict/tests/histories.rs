@@ -268,7 +268,8 @@ proptest! {
         }
         play.pass(delay * 1_000_000_000);
         progress.feed(&play);
-        let completeness = Completeness { lost: play.world.lost, ..Completeness::default() };
+        let mut completeness = Completeness::default();
+        completeness.lost.add(play.world.lost);
         let view = view(&play);
         // Also before the books are corrected.
         safe(&play, &progress.ledger, &view, &completeness, false)?;

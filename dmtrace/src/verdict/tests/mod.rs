@@ -6,6 +6,7 @@ mod disturb;
 mod due;
 mod histories;
 mod host;
+mod losses;
 mod lost;
 mod old;
 mod over;

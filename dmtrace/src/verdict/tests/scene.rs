@@ -19,6 +19,7 @@ pub const KEY: Key = Key(0x0d4d_1234);
 pub struct Scene {
     pub world: World,
     pub ledger: Ledger,
+    pub completeness: Completeness,
     read: usize,
 }
 
@@ -27,6 +28,7 @@ impl Scene {
         let mut scene = Self {
             world: World::new(Vec::new()),
             ledger: Ledger::new(),
+            completeness: Completeness::default(),
             read: 0,
         };
         scene.ledger.reconcile(&scene.world.snapshot());
@@ -158,7 +160,7 @@ impl Scene {
         self.ledger.reconcile(&snapshot);
         let context = Context {
             facts: &facts,
-            completeness: &Completeness::default(),
+            completeness: &self.completeness,
             thresholds: &Thresholds::default(),
         };
         let mut judged = survey(&self.ledger, Some(&snapshot), &context);
@@ -181,7 +183,7 @@ impl Scene {
         change(&mut facts);
         let context = Context {
             facts: &facts,
-            completeness: &Completeness::default(),
+            completeness: &self.completeness,
             thresholds: &Thresholds::default(),
         };
         let subject = Subject {

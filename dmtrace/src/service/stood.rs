@@ -1,0 +1,102 @@
+//! What an earlier run of the service has told already: nobody wants to hear it at each restart.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    history,
+    ids::{BootTime, Key, SemId},
+    ledger::Semaphore,
+};
+
+/// Findings that an earlier run has told and left standing.
+#[derive(Debug, Default)]
+pub struct Stood {
+    /// What they were found to be, and when.
+    findings: BTreeMap<(SemId, Key), (String, BootTime)>,
+    taken: usize,
+}
+
+impl Stood {
+    /// By the history.
+    pub fn of(findings: Vec<history::Stood>) -> Self {
+        let findings = findings.into_iter();
+        Self {
+            findings: findings
+                .map(|it| ((it.sem, it.key), (it.state, it.found)))
+                .collect(),
+            taken: 0,
+        }
+    }
+
+    /// Whether this finding is one of them; each is once. A set that was made after the finding
+    /// has its numbers and is another one.
+    pub fn takes(&mut self, set: &Semaphore, state: &str) -> bool {
+        let place = (set.id, set.key);
+        let Some((told, found)) = self.findings.remove(&place) else {
+            return false;
+        };
+        let same = told == state && set.created.is_none_or(|created| created <= found);
+        self.taken += usize::from(same);
+        same
+    }
+
+    /// How many were found again.
+    pub const fn taken(&self) -> usize {
+        self.taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dmtrace_common::{ProcKey, SEM_COOKIE, SemKey, SemRecord};
+
+    use super::*;
+    use crate::ledger::Ledger;
+
+    const SEM: SemKey = SemKey { ns: 1, semid: 7 };
+    const KEY: Key = Key(0x0d4d_0007);
+
+    fn set_of(created: u64) -> Semaphore {
+        let mut ledger = Ledger::new();
+        let record = SemRecord {
+            created,
+            creator: ProcKey {
+                start: 2,
+                tgid: 2,
+                exec: 0,
+            },
+            key: KEY.0,
+            nsems: 1,
+            state: SEM_COOKIE,
+            ..SemRecord::default()
+        };
+        ledger.adopt(SEM.into(), &record);
+        ledger.semaphore(SEM.into()).unwrap().clone()
+    }
+
+    fn stood() -> Stood {
+        Stood::of(vec![history::Stood {
+            sem: SEM.into(),
+            key: KEY,
+            state: "leaked".to_owned(),
+            found: BootTime(100),
+        }])
+    }
+
+    #[test]
+    fn what_was_told_is_not_told_again() {
+        let mut stood = stood();
+        let set = set_of(50);
+        assert!(stood.takes(&set, "leaked"));
+        assert_eq!(stood.taken(), 1);
+        // Within one run the same finding comes once; if it comes again, it was gone meanwhile.
+        assert!(!stood.takes(&set, "leaked"));
+    }
+
+    #[test]
+    fn something_else_is_told() {
+        assert!(!stood().takes(&set_of(50), "stuck"), "another finding");
+        assert!(!stood().takes(&set_of(150), "leaked"), "another set");
+        assert!(!Stood::default().takes(&set_of(50), "leaked"));
+    }
+}

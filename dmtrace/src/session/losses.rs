@@ -1,0 +1,80 @@
+//! What the kernel side has lost for good, and up to when.
+
+use super::Session;
+use crate::{
+    host::clock::boot_now,
+    ids::BootTime,
+    verdict::{Completeness, Losses},
+};
+
+/// Losses as they were noticed last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    live: Losses,
+    ended: Losses,
+}
+
+impl Session {
+    /// What may be missing in the books.
+    pub fn completeness(&self) -> Completeness {
+        let Seen { live, ended } = self.losses_now();
+        Completeness {
+            lost: live,
+            ended,
+            blind: self.tracer.backend().hides().to_vec(),
+        }
+    }
+
+    /// Records that the kernel side had no room for, since it began.
+    pub fn lost(&self) -> u64 {
+        let Seen { live, ended } = self.losses_now();
+        live.count + ended.count
+    }
+
+    /// Remembers up to when something was lost: whatever is made after this moment lacks nothing
+    /// of that.
+    pub(super) fn note_losses(&mut self) {
+        self.losses = self.losses_now();
+    }
+
+    fn losses_now(&self) -> Seen {
+        let counts = self.tracer.counts();
+        // After the counts: they go up right after the loss.
+        let now = boot_now();
+        Seen {
+            live: grown(
+                self.losses.live,
+                counts.sem_map_full + counts.call_map_full,
+                now,
+            ),
+            ended: grown(self.losses.ended, counts.history_lost, now),
+        }
+    }
+}
+
+/// Losses now, when so many are counted.
+fn grown(seen: Losses, count: u64, now: BootTime) -> Losses {
+    if count == seen.count {
+        return seen;
+    }
+    Losses {
+        count,
+        until: Some(now),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_moment_is_that_of_the_last_loss() {
+        let none = grown(Losses::default(), 0, BootTime(5));
+        assert_eq!(none, Losses::default());
+        let some = grown(none, 3, BootTime(7));
+        assert_eq!((some.count, some.until), (3, Some(BootTime(7))));
+        assert_eq!(grown(some, 3, BootTime(9)), some);
+        let more = grown(some, 4, BootTime(11));
+        assert_eq!((more.count, more.until), (4, Some(BootTime(11))));
+    }
+}
