@@ -23,6 +23,8 @@ const SETTLED: Duration = Duration::from_millis(300);
 const BUSY: u32 = 40;
 /// Looks with pauses of less than two windows between them.
 const LOOKS: usize = 3;
+/// After this time the binaries of a call site are not in memory any more.
+const FORGOTTEN: Duration = Duration::from_secs(3);
 /// KiB of memory of its own, that no file is behind.
 const OWN: u64 = 6 << 10;
 
@@ -104,10 +106,10 @@ fn idle() -> Result<()> {
 }
 
 /// The limit of resident memory, in KiB: 12 MiB. Without optimization the code that is in use takes
-/// more than that alone: some 15 MiB, instead of 6.
+/// more than that alone, up to 18 MiB instead of 6.
 fn limit() -> Result<u64> {
     let unoptimized = dmtrace_bin()?.iter().any(|part| part == "debug");
-    Ok(if unoptimized { 24 << 10 } else { 12 << 10 })
+    Ok(if unoptimized { 28 << 10 } else { 12 << 10 })
 }
 
 fn small() -> Result<()> {
@@ -127,10 +129,17 @@ fn small() -> Result<()> {
             other.finish()?;
             service.until(&format!("by cookie-actor[{pid}]"))?;
             service.status()?;
-            let status = fs::read_to_string(format!("/proc/{}/status", service.pid()))?;
-            let (all, own) = (line(&status, "VmRSS:")?, line(&status, "RssAnon:")?);
-            println!("resident: {all} KiB, of these its own: {own}");
-            ensure!(all < limit()?, "resident: {all} KiB");
+            let resident = || -> Result<(u64, u64)> {
+                let status = fs::read_to_string(format!("/proc/{}/status", service.pid()))?;
+                let (all, own) = (line(&status, "VmRSS:")?, line(&status, "RssAnon:")?);
+                println!("resident: {all} KiB, of these its own: {own}");
+                ensure!(all < limit()?, "resident: {all} KiB");
+                Ok((all, own))
+            };
+            resident()?;
+            // What was read to name the calls of the leak is forgotten soon.
+            sleep(FORGOTTEN);
+            let (_, own) = resident()?;
             ensure!(own < OWN, "its own: {own} KiB");
             service.kill()?;
         }
