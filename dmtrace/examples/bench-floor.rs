@@ -55,56 +55,39 @@ mod floor {
         let program = ebpf
             .program_mut(program)
             .context("floor: no such program")?;
-        let link: Result<Box<dyn Any>> = (|| {
-            // The link keeps the program; what was loaded is free for the next place.
-            Ok(match program {
+        // The link keeps the program. Each place gets one of its own: the kernel does not take the
+        // same program twice at the same place.
+        macro_rules! place {
+            ($program:ident, $load:expr, $attach:expr) => {{
+                $load?;
+                let link = $attach.and_then(|id| $program.take_link(id));
+                $program.unload()?;
+                Ok(Box::new(link?) as Box<dyn Any>)
+            }};
+        }
+        let mut placed = || -> Result<Box<dyn Any>> {
+            match program {
                 Program::FEntry(program) => {
-                    program.load(name, btf.context("the kernel has no BTF")?)?;
-                    let id = program.attach();
-                    let id = match id {
-                        Ok(id) => id,
-                        Err(error) => {
-                            program.unload()?;
-                            return Err(error.into());
-                        }
-                    };
-                    let link = program.take_link(id)?;
-                    program.unload()?;
-                    Box::new(link) as Box<dyn Any>
+                    let btf = btf.context("the kernel has no BTF")?;
+                    place!(program, program.load(name, btf), program.attach())
                 }
                 Program::FExit(program) => {
-                    program.load(name, btf.context("the kernel has no BTF")?)?;
-                    let id = program.attach();
-                    let id = match id {
-                        Ok(id) => id,
-                        Err(error) => {
-                            program.unload()?;
-                            return Err(error.into());
-                        }
-                    };
-                    let link = program.take_link(id)?;
-                    program.unload()?;
-                    Box::new(link) as Box<dyn Any>
+                    let btf = btf.context("the kernel has no BTF")?;
+                    place!(program, program.load(name, btf), program.attach())
                 }
                 Program::KProbe(program) => {
-                    let _loaded_before = program.load();
-                    let id = program.attach(name, 0)?;
-                    Box::new(program.take_link(id)?) as Box<dyn Any>
+                    place!(program, program.load(), program.attach(name, 0))
                 }
                 Program::TracePoint(program) => {
-                    let _loaded_before = program.load();
-                    let id = program.attach(kind, name)?;
-                    Box::new(program.take_link(id)?) as Box<dyn Any>
+                    place!(program, program.load(), program.attach(kind, name))
                 }
                 Program::RawTracePoint(program) => {
-                    let _loaded_before = program.load();
-                    let id = program.attach(name)?;
-                    Box::new(program.take_link(id)?) as Box<dyn Any>
+                    place!(program, program.load(), program.attach(name))
                 }
                 _ => bail!("the object has a program of another type"),
-            })
-        })();
-        link.with_context(|| hook.to_owned())
+            }
+        };
+        placed().with_context(|| hook.to_owned())
     }
 }
 

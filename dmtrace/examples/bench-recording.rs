@@ -86,15 +86,11 @@ impl Play {
     fn owner(&mut self) -> io::Result<()> {
         let owner = self.process("dmsetup", b"dmsetup\0create\0vg-lv0\0--table\0", "sbin")?;
         for _ in 0..COOKIES {
-            self.lives += 1;
-            let set = Set {
-                semid: (self.lives % 0x7fff_ffff) as i32,
-                key: 0x0d4d_0000 | (1 + self.lives % 0xfffe) as u32,
-            };
+            let set = self.free();
             self.tell(Kind::Created, owner, set, 1, 0o1_600)?;
             self.tell(Kind::SetVal, owner, set, 1, 0)?;
             self.operate(Kind::Op, owner, set, 1)?;
-            if self.lives % LEAK == 0 {
+            if self.lives.is_multiple_of(LEAK) {
                 self.left.push(left(set, owner, self.now));
                 // Killed before it waits; udev has no message for it.
                 return self.exit(owner, set, 9);
@@ -108,6 +104,20 @@ impl Play {
             self.tell(Kind::Destroyed, owner, set, 0, 0)?;
         }
         self.exit(owner, Set { semid: -1, key: 0 }, 0)
+    }
+
+    /// A set with a key that nobody has.
+    fn free(&mut self) -> Set {
+        loop {
+            self.lives += 1;
+            let set = Set {
+                semid: (self.lives % 0x7fff_ffff) as i32,
+                key: 0x0d4d_0000 | (1 + self.lives % 0xfffe) as u32,
+            };
+            if self.left.iter().all(|left| left.key != Key(set.key)) {
+                return set;
+            }
+        }
     }
 
     fn process(&mut self, comm: &str, cmdline: &[u8], dir: &str) -> io::Result<Process> {
