@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, io, time::Duration};
 use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    task::yield_now,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -22,6 +23,8 @@ use crate::{
 
 /// How often the whole is looked at while there are cookies.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long messages are taken in before others get a turn: signals, the look, the deadline.
+const TURN: Duration = Duration::from_millis(100);
 /// Every so many looks the books are compared even if nothing has changed.
 const LOOKS_PER_COMPARISON: u32 = 10;
 
@@ -98,6 +101,8 @@ pub struct Tracing {
     terminate: Signal,
     /// Last class that was told, by cookie.
     told: BTreeMap<SemId, &'static str>,
+    /// Whether there may be messages left in the ring: it tells of new ones only.
+    backlog: bool,
     /// Changes since the last look.
     dirty: bool,
     looks: u32,
@@ -133,6 +138,7 @@ impl Tracing {
             interrupt,
             terminate,
             told: BTreeMap::new(),
+            backlog: false,
             dirty: true,
             looks: 0,
         })
@@ -188,6 +194,7 @@ impl Tracing {
                     ready.context("cannot poll the ring buffer")?;
                     self.drain(observer)?;
                 }
+                () = yield_now(), if self.backlog => self.drain(observer)?,
             }
         }
     }
@@ -204,15 +211,18 @@ impl Tracing {
     fn drain(&mut self, observer: &mut dyn Observer) -> Result<()> {
         // Whoever makes a cookie has loaded dm_mod just before.
         let dm_came = self.session.awaits_dm() && self.session.attend_dm();
+        let began = Instant::now();
         loop {
             let dirty = &mut self.dirty;
             let mut told = Told::new(observer);
-            let more = self.session.drain(&mut |changes, ledger| {
+            let mut sink = |changes: &[Change], ledger: &Ledger| {
                 *dirty = true;
                 told.tell(changes, ledger);
-            });
+            };
+            self.backlog = self.session.drain(&mut sink);
+            self.session.resync_if_crowded(&mut sink);
             told.done()?;
-            if !more || observer.enough() {
+            if !self.backlog || observer.enough() || began.elapsed() > TURN {
                 break;
             }
         }

@@ -105,8 +105,8 @@ pub struct Tracer {
     _mapped: [Map; 2],
     ring: Option<RingBuf<MapData>>,
     stacks: Option<RingBuf<MapData>>,
-    ring_bytes: u32,
-    max_procs: u32,
+    /// As asked for, the ring's size as it is.
+    options: Options,
     /// Keeps the programs in their places, and the maps, alive.
     ebpf: Ebpf,
     log: Option<KernelLog>,
@@ -160,7 +160,7 @@ impl Tracer {
         let ring_bytes = ring_size(options.ring_bytes);
         let own = std::process::id();
         // Userspace collects tombstones well before half of the map is taken by them.
-        let tombstones = u64::from(options.max_sems / 4);
+        let tombstones = sem_tombstones(options.max_sems);
         let proc_tombstones = u64::from(proc_tombstones(options.max_procs));
         let aya_btf = AyaBtf::parse(btf.bytes(), Endianness::default()).ok();
         let plan = environment.preemption.plan();
@@ -199,8 +199,10 @@ impl Tracer {
             chosen,
             attempts,
             offsets,
-            ring_bytes,
-            options.max_procs,
+            Options {
+                ring_bytes,
+                ..options
+            },
         )
         .map_err(|error| StartError::Other(format!("{error:#}")))
     }
@@ -211,8 +213,7 @@ impl Tracer {
         chosen: Chosen,
         attempts: Vec<Attempt>,
         offsets: &offsets::Offsets,
-        ring_bytes: u32,
-        max_procs: u32,
+        options: Options,
     ) -> Result<Self> {
         let mut take = |name: &str| {
             ebpf.take_map(name)
@@ -247,8 +248,7 @@ impl Tracer {
             _mapped: mapped,
             ring: Some(ring),
             stacks: Some(stacks),
-            ring_bytes,
-            max_procs,
+            options,
             log: KernelLog::open(&mut ebpf),
             ebpf,
         })
@@ -315,7 +315,7 @@ impl Tracer {
 
     /// Size of the ring buffer in bytes.
     pub const fn ring_bytes(&self) -> u32 {
-        self.ring_bytes
+        self.options.ring_bytes
     }
 
     /// The kernel side's counters now.
@@ -436,15 +436,21 @@ impl Tracer {
         }
     }
 
+    /// Whether so many records of removed sets wait to be taken in that there may soon be no room
+    /// for more.
+    pub fn tombstones_crowded(&self) -> bool {
+        self.control.get64(control::TOMBSTONES) > sem_tombstones(self.options.max_sems) / 4
+    }
+
     /// Whether records of ended processes take more than half of the room that they have.
     pub fn proc_tombstones_crowded(&self) -> bool {
         self.control.get64(control::PROC_TOMBSTONES)
-            > u64::from(proc_tombstones(self.max_procs)) / 2
+            > u64::from(proc_tombstones(self.options.max_procs)) / 2
     }
 
     /// Processes that can be kept at the same time.
     pub const fn max_procs(&self) -> u32 {
-        self.max_procs
+        self.options.max_procs
     }
 
     /// Removes the record of a process whose end the kernel side could not connect with it.
@@ -456,6 +462,11 @@ impl Tracer {
     pub fn tombstones(&self) -> u64 {
         self.control.get64(control::TOMBSTONES) + self.control.get64(control::PROC_TOMBSTONES)
     }
+}
+
+/// How many records of removed sets may wait for userspace.
+const fn sem_tombstones(max_sems: u32) -> u64 {
+    (max_sems / 4) as u64
 }
 
 /// How many records of ended processes may wait for userspace.

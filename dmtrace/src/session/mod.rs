@@ -6,12 +6,15 @@ mod registry;
 mod sites;
 mod tap;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{
     Kind, PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, SEM_DM_DROPPED,
-    SEM_TOMBSTONE, SemKey, SemRecord,
+    SEM_TOMBSTONE, SemEvent, SemKey, SemRecord,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -34,6 +37,12 @@ pub use tap::{Tap, Tapped};
 /// Messages taken from the ring before other work gets a turn.
 const BATCH: usize = 4096;
 
+/// What the smallest message takes in the ring, its header included.
+const MESSAGE_MIN: usize = size_of::<SemEvent>() + 8;
+
+/// Reading the maps costs a system call or two for each record, most of which may be too young.
+const RESYNC_AGAIN: Duration = Duration::from_millis(50);
+
 /// Longer than a program is between taking the time and submitting its message, in nanoseconds.
 const IN_FLIGHT: u64 = 5_000_000;
 
@@ -52,6 +61,8 @@ pub struct Session {
     received: Received,
     /// Messages dropped at the last look into the maps.
     dropped_seen: u64,
+    /// When that was.
+    resynced: Instant,
     /// Records of ended processes that are left in the map on purpose.
     victims_kept: u64,
     /// Changes between attaching and the end of the start.
@@ -111,6 +122,7 @@ impl Session {
             scope,
             received: Received::default(),
             dropped_seen: 0,
+            resynced: Instant::now(),
             victims_kept: 0,
             procs_reaped_at: 0,
             early: Vec::new(),
@@ -214,9 +226,24 @@ impl Session {
         more
     }
 
-    /// Takes everything that is in the ring now.
+    /// Takes everything that is in the ring now, and no more than fits in: while more comes in than
+    /// is taken out, the ring is never empty.
     pub fn drain_all(&mut self, sink: Sink<'_>) {
-        while self.drain(sink) {}
+        let batches = self.tracer.ring_bytes() as usize / MESSAGE_MIN / BATCH + 1;
+        for _ in 0..batches {
+            if !self.drain(sink) {
+                return;
+            }
+        }
+    }
+
+    /// Makes drops good at once where the kernel side may soon have no room for the records of
+    /// what is gone. Otherwise there is time for that.
+    pub fn resync_if_crowded(&mut self, sink: Sink<'_>) {
+        let crowded = self.tracer.tombstones_crowded();
+        if crowded && self.resynced.elapsed() > RESYNC_AGAIN {
+            self.resync(sink);
+        }
     }
 
     /// If messages were dropped since the last time, reads the maps and makes them good.
@@ -280,6 +307,7 @@ impl Session {
         if !left {
             self.dropped_seen = dropped;
         }
+        self.resynced = Instant::now();
     }
 
     fn adopt(&mut self, key: SemKey, record: &SemRecord, sink: Sink<'_>) {
@@ -407,7 +435,7 @@ impl Session {
     fn settled_counts(&self) -> Counts {
         let mut counts = self.tracer.counts();
         for _ in 0..50 {
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2));
             let again = self.tracer.counts();
             let total = again.total();
             if again == counts && total.seen == total.submitted + total.dropped {

@@ -29,7 +29,8 @@ pub fn measure(
     let hooks = tracer::hooks(programs)?;
     let (modes, missing): (Vec<Mode>, Vec<Mode>) =
         Mode::ALL.into_iter().partition(|mode| mode.is_installed());
-    let plain = || Command::new(&programs.load);
+    let load = programs.load()?;
+    let plain = || Command::new(load);
     let mut pairs: BTreeMap<(&str, String), Vec<[f64; 2]>> = BTreeMap::new();
     for round in 0..rounds {
         let mut order = modes.clone();
@@ -38,7 +39,7 @@ pub fn measure(
             eprintln!("bench: round {} of {rounds}: {}", round + 1, mode.name());
             let before = run(&mut plain(), calls, millis)?;
             let running = mode.start(programs, &hooks)?;
-            let traced = run(&mut mode.load(programs), calls, millis);
+            let traced = run(&mut mode.load(load), calls, millis);
             if let Some(running) = running {
                 running.stop()?;
             }

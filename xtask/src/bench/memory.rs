@@ -20,7 +20,7 @@ pub fn measure(programs: &Programs) -> Result<Value> {
     let running = Running::dmtrace(programs, &["watch"])?;
     thread::sleep(Duration::from_millis(1500));
     let before = Sizes::of(&running.child)?;
-    let mut load = Command::new(&programs.load)
+    let mut load = Command::new(programs.load()?)
         .args(["hold", "--count", &COUNT.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -127,7 +127,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         "bench: tracing needs root; as another user: --part report,size,vm"
     );
     let programs = Programs::build(&parts)?;
-    let store = store::Store::open(&programs)?;
+    let store = store::Store::open()?;
     let calls: Vec<Part> = Part::CALLS
         .into_iter()
         .filter(|part| parts.contains(part))

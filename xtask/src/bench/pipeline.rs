@@ -47,7 +47,7 @@ pub fn measure(programs: &Programs) -> Result<Value> {
 /// One load under one tracer.
 fn one(programs: &Programs, args: &[&str], rate: Option<u64>, threads: u32) -> Result<Value> {
     let running = Running::dmtrace_read(programs, args)?;
-    let mut load = Command::new(&programs.load);
+    let mut load = Command::new(programs.load()?);
     load.args(["cookies", "--seconds", SECONDS]);
     load.args(["--threads", &threads.to_string()]);
     load.args(["--leave", &LEFT.to_string()]);
@@ -98,7 +98,7 @@ pub fn line(child: &mut Child) -> Result<Value> {
 
 /// Cookies that `list` shows with this process as their observed maker.
 fn left_by(programs: &Programs, pid: u32) -> Result<usize> {
-    let output = tracer::elsewhere(&programs.dmtrace)
+    let output = tracer::elsewhere(programs.dmtrace()?)
         .args(["list", "--json", "--pid", &pid.to_string()])
         .stdin(Stdio::null())
         .stderr(Stdio::null())

@@ -14,49 +14,99 @@ use crate::{
     vm::suite::static_program,
 };
 
-/// Built programs; those of the guest are linked statically.
+/// Built programs, those that the parts need; those of the guest are linked statically.
+#[derive(Default)]
 pub struct Programs {
-    /// dmtrace.
-    pub dmtrace: PathBuf,
-    /// `bench-load`.
-    pub load: PathBuf,
-    /// `bench-floor`.
-    pub floor: PathBuf,
-    /// The object with empty programs.
-    pub object: PathBuf,
-    /// `bench-recording`.
-    pub recording: PathBuf,
-    /// dmtrace for the guest, and its size.
-    pub static_dmtrace: Option<PathBuf>,
-    /// `bench-load` for the guest.
-    pub static_load: Option<PathBuf>,
-    /// `bench-floor` for the guest.
-    pub static_floor: Option<PathBuf>,
+    dmtrace: Option<PathBuf>,
+    load: Option<PathBuf>,
+    floor: Option<PathBuf>,
+    object: Option<PathBuf>,
+    recording: Option<PathBuf>,
+    static_dmtrace: Option<PathBuf>,
+    static_load: Option<PathBuf>,
+    static_floor: Option<PathBuf>,
 }
 
 impl Programs {
     /// Builds what the parts need.
     pub fn build(parts: &[Part]) -> Result<Self> {
         setup::ensure()?;
-        let guest = parts.contains(&Part::Vm);
-        let program = |package, name| static_program(package, "--bin", name);
-        Ok(Self {
-            dmtrace: build::binary("dmtrace", "dmtrace", Profile::Release)?,
-            load: build::binary("dmtrace-tests", "bench-load", Profile::Release)?,
-            floor: build::release("dmtrace", "--example", "bench-floor")?,
-            object: object()?,
-            recording: build::release("dmtrace", "--example", "bench-recording")?,
-            static_dmtrace: (guest || parts.contains(&Part::Size))
-                .then(|| program("dmtrace", "dmtrace"))
-                .transpose()?,
-            static_load: guest
-                .then(|| program("dmtrace-tests", "bench-load"))
-                .transpose()?,
-            static_floor: guest
-                .then(|| static_program("dmtrace", "--example", "bench-floor"))
-                .transpose()?,
-        })
+        let mut built = Self::default();
+        let has = |part: Part| parts.contains(&part);
+        let guest = has(Part::Vm);
+        let calls = Part::CALLS.into_iter().any(has);
+        let here = |part: &Part| !matches!(part, Part::Vm | Part::Size);
+        let release = |kind, name| build::release("dmtrace", kind, name);
+        if parts.iter().any(here) {
+            built.dmtrace = Some(release("--bin", "dmtrace")?);
+            let load = build::binary("dmtrace-tests", "bench-load", Profile::Release)?;
+            built.load = Some(load);
+        }
+        if calls {
+            built.floor = Some(release("--example", "bench-floor")?);
+        }
+        if calls || guest {
+            built.object = Some(object()?);
+        }
+        if has(Part::Report) {
+            built.recording = Some(release("--example", "bench-recording")?);
+        }
+        if guest || has(Part::Size) {
+            built.static_dmtrace = Some(static_program("dmtrace", "--bin", "dmtrace")?);
+        }
+        if guest {
+            let load = static_program("dmtrace-tests", "--bin", "bench-load")?;
+            built.static_load = Some(load);
+            let floor = static_program("dmtrace", "--example", "bench-floor")?;
+            built.static_floor = Some(floor);
+        }
+        Ok(built)
     }
+
+    /// dmtrace.
+    pub fn dmtrace(&self) -> Result<&Path> {
+        built(&self.dmtrace, "dmtrace")
+    }
+
+    /// `bench-load`.
+    pub fn load(&self) -> Result<&Path> {
+        built(&self.load, "bench-load")
+    }
+
+    /// `bench-floor`.
+    pub fn floor(&self) -> Result<&Path> {
+        built(&self.floor, "bench-floor")
+    }
+
+    /// The object with the empty programs.
+    pub fn object(&self) -> Result<&Path> {
+        built(&self.object, "the empty programs")
+    }
+
+    /// `bench-recording`.
+    pub fn recording(&self) -> Result<&Path> {
+        built(&self.recording, "bench-recording")
+    }
+
+    /// dmtrace, linked statically.
+    pub fn static_dmtrace(&self) -> Result<&Path> {
+        built(&self.static_dmtrace, "static dmtrace")
+    }
+
+    /// `bench-load`, linked statically.
+    pub fn static_load(&self) -> Result<&Path> {
+        built(&self.static_load, "static bench-load")
+    }
+
+    /// `bench-floor`, linked statically.
+    pub fn static_floor(&self) -> Result<&Path> {
+        built(&self.static_floor, "static bench-floor")
+    }
+}
+
+fn built<'a>(path: &'a Option<PathBuf>, name: &str) -> Result<&'a Path> {
+    path.as_deref()
+        .with_context(|| format!("{name}: not built for these parts; please report this as a bug"))
 }
 
 /// The empty programs, built as dmtrace/build.rs builds the real ones, in a target directory of

@@ -51,7 +51,7 @@ pub fn list(programs: &Programs, rounds: u32) -> Result<Value> {
 }
 
 fn hold(programs: &Programs, plain: bool) -> Result<Child> {
-    let mut load = Command::new(&programs.load);
+    let mut load = Command::new(programs.load()?);
     load.args(["hold", "--count", &SETS.to_string()]);
     if plain {
         load.arg("--plain");
@@ -70,7 +70,7 @@ fn pair(programs: &Programs, load: &Child) -> Result<(f64, f64, u64)> {
     let mut ipcs = Command::new("nsenter");
     ipcs.args(["-i", "-t", &load.id().to_string(), "ipcs", "-s"]);
     let (ipcs, _) = usage::run(ipcs.stdin(Stdio::null()).stdout(tracer::null()?))?;
-    let mut list = Command::new(&programs.dmtrace);
+    let mut list = Command::new(programs.dmtrace()?);
     list.arg("list")
         .stdin(Stdio::null())
         .stderr(tracer::null()?);
@@ -87,7 +87,7 @@ fn pair(programs: &Programs, load: &Child) -> Result<(f64, f64, u64)> {
 /// `report` of a recording with this many events.
 pub fn report(programs: &Programs, events: u64) -> Result<Value> {
     let path = host::target_dir()?.join("bench/long.dmt");
-    let output = Command::new(&programs.recording)
+    let output = Command::new(programs.recording()?)
         .arg(&path)
         .arg(events.to_string())
         .output()
@@ -99,7 +99,7 @@ pub fn report(programs: &Programs, events: u64) -> Result<Value> {
     let size = programs::size(&path)?;
     let runs = (0..3)
         .map(|_| {
-            let mut report = Command::new(&programs.dmtrace);
+            let mut report = Command::new(programs.dmtrace()?);
             report.arg("report").arg(&path).stdin(Stdio::null());
             let (time, used) = usage::run(report.stdout(tracer::null()?))?;
             ensure!(

@@ -1,6 +1,6 @@
 //! Size of the static program.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::programs::{self, Programs};
@@ -9,8 +9,7 @@ const STATIC: &str = "x86_64-unknown-linux-musl";
 
 /// Measures.
 pub fn measure(programs: &Programs) -> Result<Value> {
-    let path = programs.static_dmtrace.as_ref();
-    let path = path.context("size: the static program was not built")?;
+    let path = programs.static_dmtrace()?;
     let target = path.components().any(|part| part.as_os_str() == STATIC);
     Ok(json!({ "bytes": programs::size(path)?, "static": target }))
 }

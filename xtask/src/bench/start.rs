@@ -30,7 +30,7 @@ pub fn measure(programs: &Programs, rounds: u32) -> Result<Value> {
 /// Milliseconds until all probes are armed, the kernel's tables read, and the trace made known.
 fn dmtrace(programs: &Programs) -> Result<f64> {
     let begun = Instant::now();
-    let mut child = tracer::elsewhere(&programs.dmtrace)
+    let mut child = tracer::elsewhere(programs.dmtrace()?)
         .arg("watch")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

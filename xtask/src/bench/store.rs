@@ -1,7 +1,8 @@
-//! Results of the parts, kept as JSON with the program they are of.
+//! Results of the parts, kept as JSON with what they are of.
 
 use std::{
     fs,
+    hash::{DefaultHasher, Hasher as _},
     path::PathBuf,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -9,8 +10,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::{Part, programs::Programs};
-use crate::{host, vm::suite};
+use super::Part;
+use crate::host;
 
 /// Where results are kept.
 pub struct Store {
@@ -19,13 +20,13 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens it for one dmtrace.
-    pub fn open(programs: &Programs) -> Result<Self> {
+    /// Opens it for dmtrace as its sources are now.
+    pub fn open() -> Result<Self> {
         let dir = host::target_dir()?.join("bench");
         fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         Ok(Self {
             dir,
-            program: suite::fingerprint(&programs.dmtrace)?,
+            program: sources()?,
         })
     }
 
@@ -59,6 +60,31 @@ impl Store {
     fn path(&self, part: Part) -> PathBuf {
         self.dir.join(format!("{}.json", part.name()))
     }
+}
+
+/// Names the sources of dmtrace: parts may be measured one by one, with programs for other targets.
+fn sources() -> Result<String> {
+    let mut hasher = DefaultHasher::new();
+    let mut open: Vec<PathBuf> = ["Cargo.toml", "Cargo.lock", "dmtrace/build.rs"]
+        .into_iter()
+        .chain(["dmtrace/src", "dmtrace-common/src", "dmtrace-ebpf/src"])
+        .map(|name| host::root().join(name))
+        .collect();
+    while let Some(path) = open.pop() {
+        let shown = || path.display().to_string();
+        if path.is_dir() {
+            let entries = fs::read_dir(&path).with_context(shown)?;
+            let mut below = entries
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<Result<Vec<_>, _>>()
+                .with_context(shown)?;
+            below.sort();
+            open.extend(below);
+        } else {
+            hasher.write(&fs::read(&path).with_context(shown)?);
+        }
+    }
+    Ok(format!("{:016x}", hasher.finish()))
 }
 
 /// What it is measured on.

@@ -86,7 +86,7 @@ impl Mode {
     }
 
     /// The load, under a tracer that starts what it traces.
-    pub fn load(self, programs: &Programs) -> Command {
+    pub fn load(self, load: &Path) -> Command {
         let mut strace = Command::new("strace");
         strace.args(["-f", "-q", "-o", "/dev/null"]);
         strace.args(["-e", "trace=semget,semop,semtimedop,semctl"]);
@@ -95,9 +95,9 @@ impl Mode {
             Self::StraceSeccomp => {
                 strace.arg("--seccomp-bpf");
             }
-            _ => return Command::new(&programs.load),
+            _ => return Command::new(load),
         }
-        strace.arg(&programs.load);
+        strace.arg(load);
         strace
     }
 
@@ -106,8 +106,8 @@ impl Mode {
         let mut command = match self {
             Self::Strace | Self::StraceSeccomp => return Ok(None),
             Self::Floor => {
-                let mut floor = elsewhere(&programs.floor);
-                floor.arg(&programs.object).args(hooks);
+                let mut floor = elsewhere(programs.floor()?);
+                floor.arg(programs.object()?).args(hooks);
                 floor
             }
             Self::Dmtrace => return Running::dmtrace(programs, &["watch"]).map(Some),
@@ -179,7 +179,7 @@ impl Running {
     }
 
     fn armed(programs: &Programs, args: &[&str], stdout: Stdio) -> Result<Self> {
-        let mut command = elsewhere(&programs.dmtrace);
+        let mut command = elsewhere(programs.dmtrace()?);
         command.args(args).stdin(Stdio::null());
         command.stdout(stdout).stderr(Stdio::piped());
         let mut child = command.spawn().context("dmtrace")?;
@@ -241,7 +241,7 @@ pub fn elsewhere(program: &Path) -> Command {
 
 /// Where dmtrace has its programs on this machine, as it says itself.
 pub fn hooks(programs: &Programs) -> Result<Vec<String>> {
-    let output = Command::new(&programs.dmtrace)
+    let output = Command::new(programs.dmtrace()?)
         .args(["doctor", "--json"])
         .stdin(Stdio::null())
         .output()

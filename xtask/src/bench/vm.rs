@@ -1,7 +1,7 @@
 //! Instructions of a guest, by backend: QEMU's `-icount` makes each take the same time, so that
 //! the guest's clock counts them.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value, json};
@@ -29,23 +29,17 @@ pub fn measure(programs: &Programs, kernels: &[String]) -> Result<Value> {
 }
 
 fn one(lab: &Lab, kernel: &kernel::Kernel, programs: &Programs) -> Result<(String, Value)> {
-    let file = |path: Option<&Path>, guest: &str| {
-        guest_file(
-            path.context("vm: a program of the guest was not built")?,
-            guest,
-        )
-    };
     let script = host::root().join("tests/vm/bench.sh");
     let outcome = lab.run_one(
         kernel,
         &RunSpec {
             argv: vec!["sh".to_owned(), "/job/bench.sh".to_owned()],
             files: vec![
-                file(Some(&script), "/job/bench.sh")?,
-                file(programs.static_dmtrace.as_deref(), "/job/dmtrace")?,
-                file(programs.static_load.as_deref(), "/job/bench-load")?,
-                file(programs.static_floor.as_deref(), "/job/bench-floor")?,
-                file(Some(&programs.object), "/job/floor.o")?,
+                guest_file(&script, "/job/bench.sh")?,
+                guest_file(programs.static_dmtrace()?, "/job/dmtrace")?,
+                guest_file(programs.static_load()?, "/job/bench-load")?,
+                guest_file(programs.static_floor()?, "/job/bench-floor")?,
+                guest_file(programs.object()?, "/job/floor.o")?,
             ],
             timeout: Duration::from_secs(900),
             cpus: 1,

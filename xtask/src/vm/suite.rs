@@ -23,8 +23,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-pub(super) use self::programs::Programs;
-pub use self::{kept::fingerprint, programs::static_program};
+pub use self::programs::static_program;
+pub(super) use self::{kept::fingerprint, programs::Programs};
 use self::{
     scenario::{Entries, Scenario},
     table::{Cell, Table},
