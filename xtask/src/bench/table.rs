@@ -61,27 +61,17 @@ pub fn calls(part: Part, data: &Value) -> String {
         &format!("{}: {off} ns untraced", title(part)),
         "added, ns",
         "times as much",
-        "added, as part of bpftrace's",
     ]);
-    let reference = added(data, Mode::Bpftrace.name());
     for mode in Mode::ALL {
         let pairs = pairs(data, mode.name());
         let ratio = Spread::of(pairs.iter().map(|[off, on]| on / off));
-        let added = added(data, mode.name());
-        let share = Spread::of(added.iter().zip(&reference).map(|(own, other)| own / other));
         let text = |spread: Option<Spread>, digits| {
             spread.map_or_else(|| "not installed".to_owned(), |it| it.text(digits))
         };
-        let share = if reference.is_empty() || added.is_empty() {
-            "-".to_owned()
-        } else {
-            text(share, 2)
-        };
         table.row(&[
             mode.name().to_owned(),
-            text(Spread::of(added), 0),
+            text(Spread::of(added(data, mode.name())), 0),
             text(ratio, 2),
-            share,
         ]);
     }
     table.text()
