@@ -1,7 +1,7 @@
 //! The loop behind `watch`, `record` and `exec`: messages into the books, changes to the printer,
 //! a look at the whole once in a while, and an orderly end.
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{collections::BTreeMap, future::ready, io, time::Duration};
 
 use anyhow::{Context as _, Result};
 use tokio::{
@@ -174,6 +174,9 @@ impl Tracing {
             if observer.enough() {
                 return Ok(Ended::Enough);
             }
+            // Where something is ready all the time, nothing else lets the runtime see signals
+            // and timers.
+            yield_now().await;
             // While a child runs, Ctrl-C is its business: the terminal sends it to both.
             let follow_signals = child.is_none();
             tokio::select! {
@@ -190,11 +193,11 @@ impl Tracing {
                         self.look(observer)?;
                     }
                 }
-                ready = self.session.readable() => {
-                    ready.context("cannot poll the ring buffer")?;
+                polled = self.session.readable() => {
+                    polled.context("cannot poll the ring buffer")?;
                     self.drain(observer)?;
                 }
-                () = yield_now(), if self.backlog => self.drain(observer)?,
+                () = ready(()), if self.backlog => self.drain(observer)?,
             }
         }
     }
