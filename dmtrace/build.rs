@@ -67,6 +67,8 @@ mod kernel_side {
                 "build",
                 "--package",
                 "dmtrace-ebpf",
+                "--bin",
+                "dmtrace-ebpf",
                 "--release",
                 "--locked",
             ])

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    task::yield_now,
     time::{Instant, sleep_until},
 };
 
@@ -28,6 +29,8 @@ use crate::{
 
 /// The books are compared with the kernel so often at least, if there is a look at all.
 const COMPARE: Duration = Duration::from_secs(10);
+/// How long messages are taken in before others get a turn: signals, the look, the deadline.
+const TURN: Duration = Duration::from_millis(100);
 /// Dropped messages are made good after this time, while others come.
 const RESYNC: Duration = Duration::from_millis(500);
 
@@ -75,6 +78,8 @@ pub struct Tracing {
     terminate: Signal,
     /// Last class that was told, by cookie.
     told: BTreeMap<SemId, &'static str>,
+    /// Whether there may be messages left in the ring: it tells of new ones only.
+    backlog: bool,
     /// Changes since the last look.
     dirty: bool,
     pace: Pace,
@@ -127,6 +132,7 @@ impl Tracing {
             interrupt,
             terminate,
             told: BTreeMap::new(),
+            backlog: false,
             dirty: true,
             pace: Pace::new(Rhythm::WATCH, Moment::now()),
             thresholds: Thresholds::default(),
@@ -181,7 +187,7 @@ impl Tracing {
                     return Ok(Ended::Child(status.context("cannot wait for the command")?));
                 }
                 () = at(deadline) => return Ok(Ended::Enough),
-                ready = ready(&self.pace, &mut self.session) => ready?,
+                ready = ready(&self.pace, self.backlog, &mut self.session) => ready?,
             };
             self.act(ready, observer)?;
         }
@@ -211,7 +217,7 @@ impl Tracing {
         tokio::select! {
             biased;
             () = ended(&mut self.interrupt, &mut self.terminate, true) => Ok(None),
-            ready = ready(&self.pace, &mut self.session) => ready.map(Some),
+            ready = ready(&self.pace, self.backlog, &mut self.session) => ready.map(Some),
         }
     }
 
@@ -235,10 +241,11 @@ impl Tracing {
     fn drain(&mut self, observer: &mut dyn Observer) -> Result<()> {
         // Whoever makes a cookie has loaded dm_mod just before.
         let dm_came = self.session.awaits_dm() && self.session.attend_dm();
+        let began = Moment::now();
         loop {
             let mut urgency = None;
             let mut told = Told::new(observer);
-            let more = self.session.drain(&mut |changes, ledger| {
+            self.backlog = self.session.drain(&mut |changes, ledger| {
                 urgency = urgency.max(changes.iter().map(urgency_of).max());
                 told.tell(changes, ledger);
             });
@@ -247,7 +254,7 @@ impl Tracing {
                 self.pace.changed(urgency, Moment::now());
             }
             told.done()?;
-            if !more || observer.enough() {
+            if !self.backlog || observer.enough() || began.elapsed() > TURN {
                 break;
             }
         }
@@ -450,11 +457,14 @@ async fn wait(
 }
 
 /// Waits until there is something to do.
-async fn ready(pace: &Pace, session: &mut Session) -> Result<Ready> {
+async fn ready(pace: &Pace, backlog: bool, session: &mut Session) -> Result<Ready> {
+    // Where something is ready all the time, nothing else lets the runtime see signals and timers.
+    yield_now().await;
     let next = pace.next().map(Instant::from_std);
     tokio::select! {
         biased;
         () = at(next) => Ok(Ready::Look),
+        () = std::future::ready(()), if backlog => Ok(Ready::News(News::Messages)),
         news = session.news() => {
             news.map(Ready::News).context("cannot poll the ring buffer")
         }

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, io};
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{
     Kind, PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, SEM_DM_DROPPED,
-    SEM_TOMBSTONE, SemKey, SemRecord,
+    SEM_TOMBSTONE, SemEvent, SemKey, SemRecord,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -25,7 +25,7 @@ use crate::{
     facts::{HostFacts, Snapshot},
     host::{self, Scope},
     ids::{BootTime, ProcId},
-    ledger::{Change, DriftKind, Ledger, Reconciliation},
+    ledger::{Change, DriftKind, Ledger, Reconciliation, Remember},
     probe::{Continuity, Counts, DmState, Options, Past, Seed, StartError, Tracer},
     verdict::Completeness,
 };
@@ -146,7 +146,11 @@ impl Session {
         let mut session = Self {
             tracer,
             ring,
-            ledger: Ledger::new(),
+            ledger: if continuity.is_some() {
+                Ledger::remembering(Remember::THRIFTY)
+            } else {
+                Ledger::new()
+            },
             scope,
             received: Received::default(),
             dropped_seen: 0,
@@ -285,9 +289,11 @@ impl Session {
         more
     }
 
-    /// Takes everything that is in the ring now.
+    /// Takes everything that is in the ring now, and no more than fits in: while more comes in than
+    /// is taken out, the ring is never empty.
     pub fn drain_all(&mut self, sink: Sink<'_>) {
-        while self.drain(sink) {}
+        let messages = self.tracer.ring_bytes() as usize / size_of::<SemEvent>();
+        let _more = (0..=messages / BATCH).all(|_| self.drain(sink));
     }
 
     /// If messages were dropped since the last time, reads the maps and makes them good.

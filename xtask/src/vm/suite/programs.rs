@@ -9,10 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-use crate::{
-    build::{self, Profile},
-    host,
-};
+use crate::{build, host};
 
 /// Built programs.
 pub struct Programs {
@@ -52,7 +49,7 @@ impl Programs {
             actor: kept(program("dmtrace-tests", "cookie-actor")?, "cookie-actor")?,
             storm: kept(program("dmtrace-tests", "cookie-storm")?, "cookie-storm")?,
             actor32: has_target(STATIC32)
-                .then(|| for_target("dmtrace-tests", "cookie-actor", STATIC32))
+                .then(|| for_target("dmtrace-tests", "--bin", "cookie-actor", STATIC32))
                 .transpose()?
                 .map(|built| kept(built, "cookie-actor32"))
                 .transpose()?,
@@ -78,10 +75,16 @@ fn copy_scripts(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn program(package: &str, name: &str) -> Result<PathBuf> {
+    static_program(package, "--bin", name)
+}
+
+/// A program, or an example with `--example` as its `kind`, linked statically if the toolchain
+/// has the target for that.
+pub fn static_program(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
     if has_target(STATIC) {
-        for_target(package, name, STATIC)
+        for_target(package, kind, name, STATIC)
     } else {
-        build::binary(package, name, Profile::Release)
+        build::release(package, kind, name)
     }
 }
 
@@ -92,13 +95,14 @@ fn has_target(target: &str) -> bool {
     installed || host::output("rustup", &["target", "add", target]).is_some()
 }
 
-fn for_target(package: &str, name: &str, target: &str) -> Result<PathBuf> {
+fn for_target(package: &str, kind: &str, name: &str, target: &str) -> Result<PathBuf> {
     let mut command = host::cargo();
-    command.args(["build", "--release", "--package", package, "--bin", name]);
+    command.args(["build", "--release", "--package", package, kind, name]);
     command.args(["--target", target]);
     host::quiet(&mut command);
     host::check(&mut command, name)?;
-    let path = host::target_dir()?.join(target).join("release").join(name);
+    let dir = host::target_dir()?.join(target).join("release");
+    let path = dir.join(build::folder(kind)).join(name);
     path.is_file()
         .then_some(())
         .with_context(|| format!("{}: not there after the build", path.display()))?;
