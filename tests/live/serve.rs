@@ -217,7 +217,7 @@ fn joined() -> Result<()> {
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout);
         ensure!(
-            text.contains("\"owner_known\":\"observed\"") && text.contains("SIGKILL"),
+            text.contains("\"owner_known\":\"observed\"") && text.contains("\"signal\":9"),
             "list does not know the owner: {text}"
         );
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Read, Seek, SeekFrom},
+    os::unix::fs::FileExt,
     process::{Child, Command, ExitStatus, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -78,11 +78,11 @@ impl Service {
 
     /// Everything on standard error so far.
     pub fn said(&mut self) -> Result<&str> {
-        self.stderr.seek(SeekFrom::Start(0))?;
-        self.said.clear();
-        self.stderr.read_to_string(&mut self.said)?;
-        // The position belongs to both sides: the child writes at the end again.
-        self.stderr.seek(SeekFrom::End(0))?;
+        // Without moving the position, which belongs to the child as well.
+        let length = usize::try_from(self.stderr.metadata()?.len())?;
+        let mut bytes = vec![0; length];
+        self.stderr.read_exact_at(&mut bytes, 0)?;
+        self.said = String::from_utf8_lossy(&bytes).into_owned();
         Ok(&self.said)
     }
 

@@ -106,7 +106,6 @@ pub async fn serve(options: &Options) -> Result<()> {
     let mut watchdog = Watchdog::of_unit();
     let mut janitor = Janitor::new(options.auto_clean, options.audit.clone());
     let mut told = usize::MAX;
-    let mut settled = false;
     systemd::ready("tracing");
     loop {
         let next = tokio::select! {
@@ -130,10 +129,9 @@ pub async fn serve(options: &Options) -> Result<()> {
                     looked(&tracing, &mut reporter);
                     let leaks = tracing.told().values().filter(|it| **it == "leaked");
                     janitor.looked(leaks.count(), Instant::now());
-                    if !std::mem::replace(&mut settled, true) {
-                        // The start has read the types of the whole kernel.
-                        memory::give_back();
-                    }
+                    // The start has read the types of the whole kernel, and each look all
+                    // processes.
+                    memory::give_back();
                 }
             }
             Next::Scrape(Scrape { format, answer }) => {

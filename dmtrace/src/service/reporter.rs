@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use super::{
     export::Exports,
     log::{Level, Log},
-    memory::give_back,
 };
 use crate::{
     cli::{
@@ -214,7 +213,6 @@ impl Observer for Reporter {
         if self.named {
             self.named = false;
             self.names = RefCell::default();
-            give_back();
         }
         Ok(())
     }
