@@ -102,6 +102,8 @@ pub async fn serve(options: &Options) -> Result<()> {
         let continuous = matches!(past, Some(Past::Unbroken));
         chronicle.began(backend, &Environment::read().kernel, continuous);
     }
+    // What an earlier service has lost, it has told.
+    reporter.lost_before(tracing.session().completeness().lost);
     tracing.begin(&mut reporter)?;
     let mut watchdog = Watchdog::of_unit();
     let mut janitor = Janitor::new(options.auto_clean, options.audit.clone());
@@ -221,6 +223,7 @@ fn say_clean_up(log: &mut Log, said: Result<String, String>) {
 
 /// After a look there are new numbers.
 fn looked(tracing: &Tracing, reporter: &mut Reporter) {
+    reporter.lost(tracing.session().completeness().lost);
     reporter.exports.looked();
     if reporter.exports.writes() {
         let health = health(tracing, reporter);

@@ -34,6 +34,8 @@ pub struct Reporter {
     pub exports: Exports,
     /// What is kept.
     chronicle: Option<Chronicle>,
+    /// Records that the kernel side could not keep, as told last.
+    lost: u64,
     /// Everything that stood was told once.
     settled: bool,
     /// Cookies that ended up to here were judged.
@@ -56,6 +58,7 @@ impl Reporter {
             log,
             exports,
             chronicle,
+            lost: 0,
             settled: false,
             closed_until: boot_now(),
             names: RefCell::default(),
@@ -74,6 +77,27 @@ impl Reporter {
     /// What is needed to the end.
     pub fn into_parts(self) -> (Log, Exports, Option<Chronicle>) {
         (self.log, self.exports, self.chronicle)
+    }
+
+    /// So many records were lost before this service began.
+    pub const fn lost_before(&mut self, records: u64) {
+        self.lost = records;
+    }
+
+    /// So many records have been lost, since the kernel side began.
+    pub fn lost(&mut self, records: u64) {
+        let news = records.saturating_sub(self.lost);
+        self.lost = records;
+        if news > 0 {
+            let what = "the kernel side had no room for a record";
+            self.log.say(
+                Level::Warning,
+                format_args!("{what}, {news} times; see --max-semaphores and --max-processes"),
+            );
+            if let Some(chronicle) = &self.chronicle {
+                chronicle.lost(what, news);
+            }
+        }
     }
 
     /// What is kept.

@@ -139,6 +139,9 @@ impl Session {
         // same at every call.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(|_| other(&"cannot poll the ring buffer"))?;
+        let remember = continuity
+            .as_ref()
+            .map_or(Remember::MUCH, |_| Remember::THRIFTY);
         let stacks_before = tracer.counts().of(Kind::Stack).submitted;
         let sites = sites::Sites::start(&mut tracer, tap.is_some())?;
         let recording = tap.as_ref().and_then(|tap| tap.file.clone());
@@ -146,11 +149,7 @@ impl Session {
         let mut session = Self {
             tracer,
             ring,
-            ledger: if continuity.is_some() {
-                Ledger::remembering(Remember::THRIFTY)
-            } else {
-                Ledger::new()
-            },
+            ledger: Ledger::remembering(remember),
             scope,
             received: Received::default(),
             dropped_seen: 0,
