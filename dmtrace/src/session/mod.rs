@@ -288,8 +288,7 @@ impl Session {
         more
     }
 
-    /// Takes everything that is in the ring now, and no more than fits in: while more comes in than
-    /// is taken out, the ring is never empty.
+    /// Takes everything that is in the ring now: no more than fits in, because it may never be empty.
     pub fn drain_all(&mut self, sink: Sink<'_>) {
         let messages = self.tracer.ring_bytes() as usize / size_of::<SemEvent>();
         let _more = (0..=messages / BATCH).all(|_| self.drain(sink));
