@@ -240,8 +240,7 @@ fn unfinished(cookies: &[Cookie], text: &str) -> Result<(usize, usize)> {
         told.extend(outcomes);
         announced.extend(intents);
     }
-    let exists = |cookie: &Cookie| cookie.exists();
-    let (there, gone): (Vec<Cookie>, Vec<Cookie>) = cookies.iter().partition(|it| exists(it));
+    let (there, gone): (Vec<Cookie>, Vec<Cookie>) = cookies.iter().partition(|it| it.exists());
     for cookie in &there {
         ensure!(!told.contains(&cookie.semid), "{cookie:?} is not gone");
     }

@@ -102,6 +102,15 @@ kill_it() {
     wait "$1" 2>/dev/null || true
 }
 
+# kill_udev_worker PID PROGRAM: kills a worker of udev and the program that it waits for. udev gives
+# its programs a parent-death signal, so the program may be gone first.
+kill_udev_worker() {
+    kill -KILL "$1"
+    kill -KILL "$2" 2>/dev/null || true
+    until_ok 10 ended "$1"
+    until_ok 10 ended "$2"
+}
+
 # cookies: how many there are in this namespace.
 cookies() {
     awk '$1 >= 223150080 && $1 <= 223215615 { n++ } END { print n + 0 }' /proc/sysvipc/sem

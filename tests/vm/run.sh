@@ -80,10 +80,11 @@ for entry; do
     limit=$(header limit)
     limit=${limit:-120}
     cut -d' ' -f1 /proc/uptime >"$OUT/began"
+    # Its sleep outlives it, and is not to hold the streams that the guest ends with.
     (
         sleep $((limit - 3))
         state >"$OUT/state" 2>&1
-    ) &
+    ) >/dev/null 2>&1 &
     watcher=$!
     (
         echo 0 >$group/cgroup.procs

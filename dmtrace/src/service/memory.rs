@@ -2,6 +2,12 @@
 
 use std::fs;
 
+/// No huge pages: the kernel would fill up in them what was given back.
+pub fn keep_small() {
+    // SAFETY: numbers. Fails on kernels without huge pages, which need no such word.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+}
+
 /// Gives back what the allocator keeps for later, and the code that is not used now.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]

@@ -82,6 +82,7 @@ pub struct Options {
 /// # Errors
 /// Tracing cannot start, another service runs, or polling fails.
 pub async fn serve(options: &Options) -> Result<()> {
+    memory::keep_small();
     let mut control = Control::open(Path::new(SOCKET), options.access)?;
     let exports = Exports::open(&options.export, options.access.group)?;
     let chronicle = options.history.clone().map(|options| {

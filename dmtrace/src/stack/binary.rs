@@ -167,7 +167,7 @@ impl Binary {
         let text = elf
             .section_by_name(".text")
             .map_or(0, |section| section.address());
-        let go = go::table(&elf, &headers).map(Rc::new);
+        let go = go::table(&elf, &headers, text).map(Rc::new);
         let debug_frame = if eh_frame.is_none() && go.is_none() {
             table(".debug_frame")
         } else {

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::{Read as _, Seek as _},
     process::{Command, Stdio},
     sync::atomic::Ordering,
     thread,
@@ -13,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::{Shared, Storm, sets};
+use super::{Shared, Storm, command::read, sets};
 
 /// Who cleans.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -143,11 +142,4 @@ pub(super) fn round(plan: &Storm, kill: Option<Duration>) -> Result<Cleaned> {
         }
     }
     Ok(out)
-}
-
-fn read(file: &mut File) -> Result<String> {
-    let mut bytes = Vec::new();
-    file.rewind()?;
-    file.read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -82,13 +82,15 @@ pub(super) fn run(words: &[&str], input: &str, lvm: &Path, fate: Fate) -> Result
         thread::sleep(TICK);
     };
     let took = began.elapsed();
-    let mut text = String::new();
-    said.rewind()?;
-    // What a program says need not be text.
+    Ok((end(status, fate, &line, &read(&mut said)?), took))
+}
+
+/// What a program has said, which need not be text.
+pub(super) fn read(file: &mut File) -> Result<String> {
     let mut bytes = Vec::new();
-    said.read_to_end(&mut bytes)?;
-    text.push_str(&String::from_utf8_lossy(&bytes));
-    Ok((end(status, fate, &line, &text), took))
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn end(status: Option<ExitStatus>, fate: Fate, line: &[String], text: &str) -> End {

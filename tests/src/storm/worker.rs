@@ -110,8 +110,7 @@ impl<'a> Worker<'a> {
         match (self.random.u8(..100), killed) {
             (0..32, false) => self.dmsetup(&name),
             (0..32, true) => {
-                let table = ["dmsetup", "create", &name, "--table", "0 2048 zero"];
-                self.killed("dmsetup", &table)?;
+                self.killed("dmsetup", &dm_create(&name))?;
                 self.recover(&name);
                 Ok(())
             }
@@ -132,8 +131,7 @@ impl<'a> Worker<'a> {
 
     /// `dmsetup create`, perhaps `rename`, `remove`.
     fn dmsetup(&mut self, name: &str) -> Result<()> {
-        let table = ["dmsetup", "create", name, "--table", "0 2048 zero"];
-        self.live("dmsetup", &table, Node::Made(name))?;
+        self.live("dmsetup", &dm_create(name), Node::Made(name))?;
         let mut name = name.to_owned();
         if self.random.bool() {
             let new = format!("{name}b");
@@ -147,17 +145,16 @@ impl<'a> Worker<'a> {
 
     /// The library's calls without a tool around them.
     fn library(&mut self, name: &str) -> Result<()> {
-        let device = ["cookie-actor", "device", "--name", name];
-        self.live("library", &device, Node::Removed(name))
+        self.live("library", &device(name), Node::Removed(name))
     }
 
     fn library_killed(&mut self, name: &str) -> Result<()> {
         if self.random.bool() {
-            self.killed("library", &["cookie-actor", "device", "--name", name])?;
+            self.killed("library", &device(name))?;
         } else {
             let step = STEPS[self.random.usize(..STEPS.len())];
-            let mut line = vec!["cookie-actor", "device", "--name", name];
-            line.extend(["--stop-at", step, "--how", "kill"]);
+            let stop = ["--stop-at", step, "--how", "kill"];
+            let line = [device(name), stop].concat();
             // It does so itself; no time is too long.
             let fate = Fate::After(Duration::from_secs(100));
             self.victim("library", &line, fate)?;
@@ -229,9 +226,9 @@ impl<'a> Worker<'a> {
             self.shared.harms.add("failed", &text);
             return Ok(());
         }
-        let create = ["dmsetup", "create", name, "--table", "0 2048 zero"];
         let with = ["--udevcookie", &cookie];
-        self.live("dmsetup", &[&create[..], &with].concat(), Node::Any)?;
+        let create = [&dm_create(name)[..], &with].concat();
+        self.live("dmsetup", &create, Node::Any)?;
         let release = ["dmsetup", "udevreleasecookie", &cookie];
         self.live("dmsetup", &release, Node::Made(name))?;
         let remove = ["dmsetup", "remove", "--retry", name];
@@ -330,6 +327,14 @@ impl<'a> Worker<'a> {
 
 /// The passphrase; whoever reads nothing does not mind.
 const INPUT: &str = "secret\n";
+
+const fn dm_create(name: &str) -> [&str; 5] {
+    ["dmsetup", "create", name, "--table", "0 2048 zero"]
+}
+
+const fn device(name: &str) -> [&str; 4] {
+    ["cookie-actor", "device", "--name", name]
+}
 
 fn open_crypt<'a>(disk: &'a str, name: &'a str) -> Vec<&'a str> {
     let mut line = vec!["cryptsetup", "open", "--type", "plain"];

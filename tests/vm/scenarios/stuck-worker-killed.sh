@@ -9,8 +9,7 @@ until_ok 10 in_semop $pid
 until_ok 10 pidof forever
 program=$(pidof forever)
 worker=$(sed -n 's/^PPid:.//p' "/proc/$program/status")
-kill -KILL "$worker"
-kill -KILL "$program"
+kill_udev_worker "$worker" "$program"
 sleep 2.5
 kill_it $pid
 expect leaked culprit=$pid how=owner_killed signal=9 step=waiting confidence=observed device=a \

@@ -8,6 +8,7 @@ mod boot;
 mod cache;
 mod cli;
 mod cpio;
+mod docs;
 mod frame;
 mod guest;
 mod host;

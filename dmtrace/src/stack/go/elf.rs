@@ -11,10 +11,11 @@ const ALIGNED: usize = 32;
 /// of the table, six slices, and three words.
 const MODULE_TEXT: usize = 22;
 
-/// Go's tables, in a program of Go.
+/// Go's tables, in a program of Go; `code` is the address of its `.text`.
 pub fn table<'d, R: ReadRef<'d>>(
     elf: &ElfFile64<'d, LittleEndian, R>,
     headers: &Headers,
+    code: u64,
 ) -> Option<Pclntab> {
     let is_go = [".go.buildinfo", ".note.go.buildid", ".gopclntab"];
     if !is_go.iter().any(|name| elf.section_by_name(name).is_some()) {
@@ -34,8 +35,7 @@ pub fn table<'d, R: ReadRef<'d>>(
         return merged(&section(".data.rel.ro")?, headers);
     };
     let text = section(".go.module").and_then(|module| text(&module, table.address));
-    let text = text.or_else(|| Some(table_of(elf, ".text")?.address));
-    Pclntab::parse(table.bytes, text.unwrap_or_default())
+    Pclntab::parse(table.bytes, text.unwrap_or(code))
 }
 
 /// The table somewhere in a section: where linkers put it in a position-independent program.

@@ -1,28 +1,16 @@
 //! The table in `docs/cleanup.md`.
 
-use std::fs;
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::{
     Cleaner,
     numbers::{COLUMNS, Numbers},
     results,
 };
-use crate::{host, vm::kernel::MATRIX};
-
-const BEGIN: &str = "<!-- begin: written by cargo xtask storm --write-docs -->\n";
-const END: &str = "<!-- end -->\n";
+use crate::vm::{docs, kernel::MATRIX};
 
 /// Writes the table between its two marks, of what was run with this program.
 pub(super) fn write(program: &str) -> Result<()> {
-    let path = host::root().join("docs/cleanup.md");
-    let shown = path.display().to_string();
-    let text = fs::read_to_string(&path).with_context(|| shown.clone())?;
-    let marks = text
-        .split_once(BEGIN)
-        .and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
-    let (head, tail) = marks.with_context(|| format!("{shown}: its marks are gone"))?;
     let mut rows = Vec::new();
     for kernel in MATRIX {
         for cleaner in Cleaner::ALL {
@@ -30,8 +18,7 @@ pub(super) fn write(program: &str) -> Result<()> {
             rows.extend(kept.map(|numbers| (kernel.name, cleaner.name(), numbers)));
         }
     }
-    let body = body(&rows);
-    fs::write(&path, format!("{head}{BEGIN}{body}{END}{tail}")).context(shown)
+    docs::write("cleanup.md", "storm", &body(&rows))
 }
 
 fn body(rows: &[(&str, &str, Numbers)]) -> String {

@@ -1,26 +1,13 @@
 //! The table in `docs/compatibility.md`.
 
-use std::fs;
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::{scenario::Scenario, table::Table};
-use crate::host;
-
-const BEGIN: &str = "<!-- begin: written by cargo xtask vm --suite --write-docs -->\n";
-const END: &str = "<!-- end -->\n";
+use crate::vm::docs;
 
 /// Writes the table between its two marks.
 pub fn write(scenarios: &[Scenario], table: &Table) -> Result<()> {
-    let path = host::root().join("docs/compatibility.md");
-    let shown = path.display().to_string();
-    let text = fs::read_to_string(&path).with_context(|| shown.clone())?;
-    let marks = text
-        .split_once(BEGIN)
-        .and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
-    let (head, tail) = marks.with_context(|| format!("{shown}: its marks are gone"))?;
-    let body = body(scenarios, table);
-    fs::write(&path, format!("{head}{BEGIN}{body}{END}{tail}")).context(shown)
+    docs::write("compatibility.md", "vm --suite", &body(scenarios, table))
 }
 
 fn body(scenarios: &[Scenario], table: &Table) -> String {
