@@ -103,9 +103,14 @@ fn check(said: &Said, ns: u32, tag: &str, pids: &BTreeSet<i64>, sets: u32) -> Re
                 .with_context(|| change.to_string())?;
             *by_pid.entry(pid).or_default() += 1;
         }
+        let told: BTreeSet<i64> = by_pid.keys().copied().collect();
         ensure!(
-            by_pid.keys().copied().collect::<BTreeSet<_>>() == *pids,
-            "{kind}: other processes than those that did"
+            told == *pids,
+            "{kind}: other processes than those that did: {:?} more, {:?} less, of {}: {}",
+            told.difference(pids).take(5).collect::<Vec<_>>(),
+            pids.difference(&told).take(5).collect::<Vec<_>>(),
+            pids.len(),
+            said.summary
         );
         for (pid, count) in by_pid {
             ensure!(

@@ -23,7 +23,7 @@ use crate::{
     ids::SemId,
     ledger::{Change, ChangeKind, EndKind},
     probe::{Backend, Options, StartError},
-    session::{Accounting, News, Outlook, Pace, Rhythm, Session, Tap, Urgency},
+    session::{Accounting, News, Outlook, Pace, Rhythm, Session, Sink, Tap, Urgency},
     verdict::{self, Context, Judged, Thresholds},
 };
 
@@ -31,8 +31,6 @@ use crate::{
 const COMPARE: Duration = Duration::from_secs(10);
 /// How long messages are taken in before others get a turn: signals, the look, the deadline.
 const TURN: Duration = Duration::from_millis(100);
-/// Dropped messages are made good after this time, while others come.
-const RESYNC: Duration = Duration::from_millis(500);
 
 impl Tuning {
     /// As the tracer takes it.
@@ -85,7 +83,6 @@ pub struct Tracing {
     pace: Pace,
     thresholds: Thresholds,
     compared: Option<Moment>,
-    resynced: Moment,
 }
 
 /// Everything at the end.
@@ -137,7 +134,6 @@ impl Tracing {
             pace: Pace::new(Rhythm::WATCH, Moment::now()),
             thresholds: Thresholds::default(),
             compared: None,
-            resynced: Moment::now(),
         })
     }
 
@@ -243,25 +239,17 @@ impl Tracing {
         let dm_came = self.session.awaits_dm() && self.session.attend_dm();
         let began = Moment::now();
         loop {
-            let mut urgency = None;
-            let mut told = Told::new(observer);
-            self.backlog = self.session.drain(&mut |changes, ledger| {
-                urgency = urgency.max(changes.iter().map(urgency_of).max());
-                told.tell(changes, ledger);
-            });
-            if let Some(urgency) = urgency {
-                self.dirty = true;
-                self.pace.changed(urgency, Moment::now());
-            }
-            told.done()?;
+            self.backlog = self.hear(observer, |session, sink| {
+                let more = session.drain(sink);
+                session.resync_if_crowded(sink);
+                more
+            })?;
             if !self.backlog || observer.enough() || began.elapsed() > TURN {
                 break;
             }
         }
         // Before the maps are full of what the ring did not take.
-        if self.resynced.elapsed() >= RESYNC && self.session.is_behind() {
-            self.resync(observer)?;
-        }
+        self.hear(observer, Session::resync_in_time)?;
         self.session.place_sites();
         if dm_came {
             observer.device_mapper(&self.session.dm_report())?;
@@ -269,20 +257,24 @@ impl Tracing {
         observer.idle()
     }
 
-    /// Makes drops good.
-    fn resync(&mut self, observer: &mut dyn Observer) -> Result<()> {
+    /// Lets the books take something in, and tells what has changed.
+    fn hear<T>(
+        &mut self,
+        observer: &mut dyn Observer,
+        take: impl FnOnce(&mut Session, Sink<'_>) -> T,
+    ) -> Result<T> {
         let mut urgency = None;
         let mut told = Told::new(observer);
-        self.session.resync(&mut |changes, ledger| {
+        let taken = take(&mut self.session, &mut |changes, ledger| {
             urgency = urgency.max(changes.iter().map(urgency_of).max());
             told.tell(changes, ledger);
         });
-        self.resynced = Moment::now();
         if let Some(urgency) = urgency {
             self.dirty = true;
             self.pace.changed(urgency, Moment::now());
         }
-        told.done()
+        told.done()?;
+        Ok(taken)
     }
 
     /// Makes drops good, compares with the kernel, judges, and tells what is new.
@@ -294,7 +286,7 @@ impl Tracing {
     }
 
     fn looked(&mut self, observer: &mut dyn Observer) -> Result<Outlook> {
-        self.resync(observer)?;
+        self.hear(observer, Session::resync)?;
         for message in self.session.kernel_messages() {
             eprintln!("dmtrace: kernel side: {message}");
         }

@@ -26,7 +26,7 @@ use super::{
     pins::{self, Left, Pins},
     shared::SharedArray,
     spec::{Backend, Plan, subjects},
-    tracer::{Options, StartError, Tracer, proc_tombstones},
+    tracer::{Options, StartError, Tracer, proc_tombstones, sem_tombstones},
 };
 use crate::{host::clock::boot_now, ids::BootTime};
 
@@ -91,7 +91,7 @@ impl Tracer {
         let ring_bytes = ring_size(options.ring_bytes);
         let own = std::process::id();
         // Userspace collects tombstones well before half of the map is taken by them.
-        let tombstones = u64::from(options.max_sems / 4);
+        let tombstones = u64::from(sem_tombstones(options.max_sems));
         let proc_tombstones = u64::from(proc_tombstones(options.max_procs));
         let aya_btf = AyaBtf::parse(btf.bytes(), Endianness::default()).ok();
         let plan = environment.preemption.plan();
@@ -179,6 +179,7 @@ impl Tracer {
             chosen,
             attempts,
             ring_bytes,
+            max_sems: options.max_sems,
             max_procs: options.max_procs,
             adopted,
             pins: past.pins,
@@ -196,6 +197,7 @@ impl Tracer {
             chosen,
             attempts,
             ring_bytes,
+            max_sems,
             max_procs,
             adopted,
             pins,
@@ -235,6 +237,7 @@ impl Tracer {
             ring: Some(ring),
             stacks: Some(stacks),
             ring_bytes,
+            max_sems,
             max_procs,
             log: KernelLog::open(&mut ebpf),
             ebpf,
@@ -252,6 +255,7 @@ struct Loaded {
     chosen: Chosen,
     attempts: Vec<Attempt>,
     ring_bytes: u32,
+    max_sems: u32,
     max_procs: u32,
     adopted: Vec<(String, OwnedFd)>,
     pins: Option<Pins>,

@@ -7,17 +7,15 @@ mod health;
 mod meters;
 mod pace;
 mod registry;
+mod resync;
 mod sites;
 mod takeover;
 mod tap;
 
-use std::{collections::BTreeMap, io};
+use std::{io, time::Instant};
 
 use aya::maps::{MapData, RingBuf};
-use dmtrace_common::{
-    Kind, PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, SEM_DM_DROPPED,
-    SEM_TOMBSTONE, SemEvent, SemKey, SemRecord,
-};
+use dmtrace_common::{Kind, SemEvent};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
@@ -40,9 +38,6 @@ pub use tap::{Tap, Tapped};
 
 /// Messages taken from the ring before other work gets a turn.
 const BATCH: usize = 4096;
-
-/// Longer than a program is between taking the time and submitting its message, in nanoseconds.
-const IN_FLIGHT: u64 = 5_000_000;
 
 /// Gets the changes of the books as they are made: a process that has ended is forgotten soon.
 pub type Sink<'a> = &'a mut dyn FnMut(&[Change], &Ledger);
@@ -68,6 +63,8 @@ pub struct Session {
     received: Received,
     /// Messages dropped at the last look into the maps.
     dropped_seen: u64,
+    /// When that was.
+    resynced: Instant,
     /// Records of ended processes that are left in the map on purpose.
     victims_kept: u64,
     /// Changes between attaching and the end of the start.
@@ -153,6 +150,7 @@ impl Session {
             scope,
             received: Received::default(),
             dropped_seen: 0,
+            resynced: Instant::now(),
             victims_kept: 0,
             procs_reaped_at: 0,
             early: Vec::new(),
@@ -239,12 +237,6 @@ impl Session {
         }
     }
 
-    /// Whether the maps hold something that the books have not taken in yet.
-    pub fn is_behind(&self) -> bool {
-        self.tracer.counts().total().dropped != self.dropped_seen
-            || self.tracer.tombstones() != self.victims_kept
-    }
-
     /// Takes messages from the ring into the books, a bounded number; tells whether there may be
     /// more.
     pub fn drain(&mut self, sink: Sink<'_>) -> bool {
@@ -292,86 +284,6 @@ impl Session {
     pub fn drain_all(&mut self, sink: Sink<'_>) {
         let messages = self.tracer.ring_bytes() as usize / size_of::<SemEvent>();
         let _more = (0..=messages / BATCH).all(|_| self.drain(sink));
-    }
-
-    /// If messages were dropped since the last time, reads the maps and makes them good.
-    pub fn resync(&mut self, sink: Sink<'_>) {
-        if !self.is_behind() {
-            return;
-        }
-        let dropped = self.tracer.counts().total().dropped;
-        // What is younger than the horizon may have its message in the ring still: told twice, a
-        // set would be counted twice. It is left for the next time.
-        let horizon = host::clock::boot_now().0.saturating_sub(IN_FLIGHT);
-        self.drain_all(sink);
-        let mut left = false;
-        // Victims of ENOSPC stay for `report` to read, until the room is needed.
-        let crowded = self.tracer.proc_tombstones_crowded();
-        let mut ended: Vec<ProcKey> = Vec::new();
-        let mut removed: Vec<SemKey> = Vec::new();
-        let mut by_creator: BTreeMap<ProcKey, Vec<(SemKey, SemRecord)>> = BTreeMap::new();
-        let procs = self.tracer.maps().procs();
-        for (key, record) in self.tracer.maps().sems() {
-            if record.created.max(record.closed) > horizon {
-                left = true;
-                continue;
-            }
-            if record.state & SEM_TOMBSTONE != 0 {
-                removed.push(key);
-            }
-            by_creator
-                .entry(record.creator)
-                .or_default()
-                .push((key, record));
-        }
-        self.victims_kept = 0;
-        for (key, record) in procs {
-            if record.header.ts.max(record.exited) > horizon {
-                left = true;
-                continue;
-            }
-            if record.state & PROC_TOMBSTONE != 0 {
-                if record.starved == 0 || crowded {
-                    ended.push(key);
-                } else {
-                    self.victims_kept += 1;
-                }
-            }
-            let told = record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) == PROC_ANNOUNCED;
-            if !told {
-                self.tap(Tapped::Proc(&record));
-                let changes = self.ledger.adopt_process(&record);
-                sink(&changes, &self.ledger);
-            }
-            // Right after it: a process that has ended and owns nothing is forgotten soon.
-            for (key, record) in by_creator.remove(&key).unwrap_or_default() {
-                self.adopt(key, &record, sink);
-            }
-        }
-        for (key, record) in by_creator.into_values().flatten() {
-            self.adopt(key, &record, sink);
-        }
-        self.tracer.reap_tombstones(&removed, &ended);
-        if !left {
-            self.dropped_seen = dropped;
-        }
-    }
-
-    fn adopt(&mut self, key: SemKey, record: &SemRecord, sink: Sink<'_>) {
-        self.tap(Tapped::Sem(key, record));
-        let changes = self.ledger.adopt(key.into(), record);
-        if !changes.is_empty() {
-            sink(&changes, &self.ledger);
-        }
-        if record.state & SEM_DM_DROPPED == 0 {
-            return;
-        }
-        if let Some(device) = self.tracer.maps().device(key) {
-            self.tap(Tapped::Message(as_bytes(&device)));
-            if let Ok(event) = decode(as_bytes(&device)) {
-                self.ledger.apply(&event);
-            }
-        }
     }
 
     /// Compares the books with the kernel's own tables. Differences are counted and told, and the
