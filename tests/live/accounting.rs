@@ -115,7 +115,8 @@ fn check(said: &Said, ns: u32, tag: &str, pids: &BTreeSet<i64>, sets: u32) -> Re
         for (pid, count) in by_pid {
             ensure!(
                 count == sets,
-                "{kind}: process {pid}: {count} instead of {sets}"
+                "{kind}: process {pid}: {count} instead of {sets}: {}",
+                said.summary
             );
         }
     }
