@@ -1,6 +1,6 @@
 //! `dmtrace list`: a snapshot of all IPC namespaces, with what a trace knows of it.
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::{collections::BTreeMap, mem::ManuallyDrop, process::ExitCode};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -116,10 +116,10 @@ pub fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         return Ok(exit::CLEAN);
     }
     let case = Case::of_host(args.source.trace.as_deref(), (!args.source.no_trace).into())?;
-    let rows: Vec<Row<'_>> = rows(&case, args.all)
-        .into_iter()
-        .filter(|row| args.filters.pass(&row.candidate()))
-        .collect();
+    // Neither is dropped: the process ends, and taking a full table apart takes as long as judging it.
+    let case = ManuallyDrop::new(case);
+    let mut rows = ManuallyDrop::new(rows(&case, args.all));
+    rows.retain(|row| args.filters.pass(&row.candidate()));
     if as_json {
         out.json(&as_object(&case, &rows))?;
     } else {
@@ -216,35 +216,13 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
         cut: !args.table.no_trunc,
         state: table::find(COLUMNS, "state").ok(),
     };
-    // What is not shown is not made: names of calls come out of binaries, and all cells of a full
-    // table take longer than the rest.
-    let sorted = layout.sort.map(|(column, _)| column);
-    let wanted: Vec<bool> = (0..COLUMNS.len())
-        .map(|column| layout.columns.contains(&column) || sorted == Some(column))
-        .collect();
     if !rows.is_empty() || args.table.no_headers {
-        let cells = rows.iter().map(|row| cells(row, &wanted)).collect();
-        table::print(out, COLUMNS, cells, &layout)?;
+        table::print(out, COLUMNS, rows, |row, column| cell(row, column.name), &layout)?;
     }
     if !args.table.no_headers {
         summary(case, rows, out)?;
     }
     Ok(())
-}
-
-/// A row's cells, those of unwanted columns empty.
-fn cells(row: &Row<'_>, wanted: &[bool]) -> Vec<Cell> {
-    COLUMNS
-        .iter()
-        .zip(wanted)
-        .map(|(column, wanted)| {
-            if *wanted {
-                cell(row, column.name)
-            } else {
-                Cell::default()
-            }
-        })
-        .collect()
 }
 
 fn cell(row: &Row<'_>, column: &str) -> Cell {
