@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, mem::ManuallyDrop, process::ExitCode};
 
 use anyhow::Result;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::{
@@ -342,8 +343,24 @@ fn summary(case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()> {
     Ok(())
 }
 
-fn as_object(case: &Case, rows: &[Row<'_>]) -> Value {
-    let namespaces: Vec<Value> = case
+/// What `--json` prints. The rows become JSON one by one: as one object they would take half a GiB.
+#[derive(Serialize)]
+struct Object<'a> {
+    complete: bool,
+    namespaces: Vec<Value>,
+    notes: &'a [String],
+    schema_version: &'static str,
+    #[serde(serialize_with = "one_by_one")]
+    semaphores: &'a [Row<'a>],
+    r#type: &'static str,
+}
+
+fn one_by_one<S: Serializer>(rows: &&[Row<'_>], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(rows.iter().map(Row::json))
+}
+
+fn as_object<'a>(case: &'a Case, rows: &'a [Row<'a>]) -> Object<'a> {
+    let namespaces = case
         .snapshot
         .namespaces
         .iter()
@@ -356,15 +373,14 @@ fn as_object(case: &Case, rows: &[Row<'_>]) -> Value {
             })
         })
         .collect();
-    json::envelope(
-        "list",
-        &json!({
-            "complete": !case.incomplete,
-            "notes": case.notes,
-            "namespaces": namespaces,
-            "semaphores": rows.iter().map(Row::json).collect::<Vec<_>>(),
-        }),
-    )
+    Object {
+        complete: !case.incomplete,
+        namespaces,
+        notes: &case.notes,
+        schema_version: json::SCHEMA,
+        semaphores: rows,
+        r#type: "list",
+    }
 }
 
 #[cfg(test)]
