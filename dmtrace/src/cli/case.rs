@@ -1,7 +1,10 @@
 //! Everything known about the semaphores of this machine at one moment, put together from a
 //! snapshot, the maps of a running trace, and a recording.
 
-use std::{cell::RefCell, collections::BTreeMap, fs::File, io::BufReader, path::Path, sync::Arc};
+use std::{
+    cell::RefCell, collections::BTreeMap, fs::File, io::BufReader, panic::resume_unwind,
+    path::Path, sync::Arc, thread,
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -43,6 +46,23 @@ enum Live {
     Yes,
     No,
 }
+
+/// What was in the maps of a running trace.
+#[cfg(feature = "live")]
+struct Joined {
+    tracer: crate::session::RunningTracer,
+    procs: Vec<crate::probe::ProcEntry>,
+    sems: Vec<crate::probe::SemEntry>,
+    devices: Vec<dmtrace_common::DmEvent>,
+    lookups: Vec<dmtrace_common::SemEvent>,
+    sites: Vec<(dmtrace_common::SemKey, u64, Vec<u8>)>,
+    /// No recording was named, and that of the trace may be used.
+    alone: bool,
+}
+
+/// Without tracing there are none.
+#[cfg(not(feature = "live"))]
+enum Joined {}
 
 /// The material for judgements.
 pub struct Case {
@@ -87,12 +107,20 @@ impl Case {
                 );
             }
         }
-        if join != Join::No {
-            case.join(join == Join::History);
-        }
-        // After the maps: a set made in between is in the snapshot only, and unknown; the other
+        // The maps first: a set made in between is in the snapshot only, and unknown; the other
         // way round it would look as if it had vanished.
-        let (snapshot, facts) = host::gather(&scope);
+        let maps = match join {
+            Join::No => None,
+            Join::Maps | Join::History => case.read_maps(join == Join::History),
+        };
+        let (snapshot, facts) = thread::scope(|both| {
+            let gathered = both.spawn(|| host::gather(&scope));
+            if let Some(maps) = maps {
+                case.join(maps);
+            }
+            gathered.join()
+        })
+        .unwrap_or_else(|panic| resume_unwind(panic));
         for (ns, why) in &snapshot.unreadable {
             case.notes.push(format!("IPC namespace {ns}: {why}"));
             case.incomplete = true;
@@ -167,74 +195,98 @@ impl Case {
 
     /// Reads the maps of a running trace, the one that has seen most.
     #[cfg(feature = "live")]
-    fn join(&mut self, history: bool) {
+    fn read_maps(&mut self, history: bool) -> Option<Joined> {
         for tracer in crate::session::running_tracers() {
-            match tracer.open() {
-                Ok(maps) => {
-                    // A recording that was named comes first; two histories do not mix.
-                    let alone = history && self.since.is_none();
-                    if let Some(path) = tracer.recording.as_deref().filter(|_| alone) {
-                        self.replay_running(path);
-                    }
-                    for (_, record) in maps.procs() {
-                        self.ledger.adopt_process(&record);
-                    }
-                    let mut behind = 0u64;
-                    for (key, record) in maps.sems() {
-                        behind += u64::from(self.is_behind(key.into(), record.last_op));
-                        self.ledger.adopt(key.into(), &record);
-                    }
-                    if alone && behind > 0 {
-                        self.completeness.lost += behind;
-                        self.notes.push(format!(
-                            "the recording of the trace is behind: {behind} cookies were used since"
-                        ));
-                    }
-                    let mut numbers = crate::session::Directory::default();
-                    for device in maps.devices() {
-                        let bytes = crate::event::as_bytes(&device);
-                        let device = numbers.complete(bytes).unwrap_or(device);
-                        if let Ok(event) = decode(crate::event::as_bytes(&device)) {
-                            self.ledger.apply(&event);
-                        }
-                    }
-                    for lookup in maps.lookups() {
-                        if let Ok(event) = decode(crate::event::as_bytes(&lookup)) {
-                            self.ledger.apply(&event);
-                        }
-                    }
-                    for (key, created, json) in maps.sites() {
-                        if let Ok(site) = serde_json::from_slice::<CallSite>(&json) {
-                            self.ledger
-                                .adopt_call_site(key.into(), BootTime(created), site);
-                        }
-                    }
-                    self.blind(tracer.backend());
-                    self.since = Some(
-                        self.since
-                            .map_or(tracer.since, |since| since.min(tracer.since)),
-                    );
-                    self.notes.push(if tracer.is_attended() {
-                        format!("attributed by the trace of process {}", tracer.pid)
-                    } else {
-                        format!(
-                            "attributed by the trace of the service, which goes on; its process \
-                             {} has ended; start it again: dmtrace serve",
-                            tracer.pid
-                        )
-                    });
-                    return;
+            let maps = match tracer.open() {
+                Ok(maps) => maps,
+                Err(error) => {
+                    self.notes.push(format!(
+                        "the trace of process {} cannot be read: {error:#}; run as root",
+                        tracer.pid
+                    ));
+                    continue;
                 }
-                Err(error) => self.notes.push(format!(
-                    "the trace of process {} cannot be read: {error:#}; run as root",
-                    tracer.pid
-                )),
+            };
+            // A recording that was named comes first; two histories do not mix.
+            let alone = history && self.since.is_none();
+            if let Some(path) = tracer.recording.as_deref().filter(|_| alone) {
+                self.replay_running(path);
             }
+            return Some(Joined {
+                procs: maps.procs(),
+                sems: maps.sems(),
+                devices: maps.devices(),
+                lookups: maps.lookups(),
+                sites: maps.sites(),
+                tracer,
+                alone,
+            });
         }
+        None
     }
 
     #[cfg(not(feature = "live"))]
-    const fn join(&mut self, _history: bool) {}
+    const fn read_maps(&mut self, _history: bool) -> Option<Joined> {
+        None
+    }
+
+    /// Enters what the maps of a running trace have.
+    #[cfg(feature = "live")]
+    fn join(&mut self, maps: Joined) {
+        for (_, record) in &maps.procs {
+            self.ledger.adopt_process(record);
+        }
+        let mut behind = 0u64;
+        for (key, record) in &maps.sems {
+            behind += u64::from(self.is_behind((*key).into(), record.last_op));
+            self.ledger.adopt((*key).into(), record);
+        }
+        if maps.alone && behind > 0 {
+            self.completeness.lost += behind;
+            self.notes.push(format!(
+                "the recording of the trace is behind: {behind} cookies were used since"
+            ));
+        }
+        let mut numbers = crate::session::Directory::default();
+        for device in maps.devices {
+            let bytes = crate::event::as_bytes(&device);
+            let device = numbers.complete(bytes).unwrap_or(device);
+            if let Ok(event) = decode(crate::event::as_bytes(&device)) {
+                self.ledger.apply(&event);
+            }
+        }
+        for lookup in maps.lookups {
+            if let Ok(event) = decode(crate::event::as_bytes(&lookup)) {
+                self.ledger.apply(&event);
+            }
+        }
+        for (key, created, json) in maps.sites {
+            if let Ok(site) = serde_json::from_slice::<CallSite>(&json) {
+                self.ledger
+                    .adopt_call_site(key.into(), BootTime(created), site);
+            }
+        }
+        let tracer = maps.tracer;
+        self.blind(tracer.backend());
+        self.since = Some(
+            self.since
+                .map_or(tracer.since, |since| since.min(tracer.since)),
+        );
+        self.notes.push(if tracer.is_attended() {
+            format!("attributed by the trace of process {}", tracer.pid)
+        } else {
+            format!(
+                "attributed by the trace of the service, which goes on; its process {} has ended; \
+                 start it again: dmtrace serve",
+                tracer.pid
+            )
+        });
+    }
+
+    #[cfg(not(feature = "live"))]
+    const fn join(&mut self, maps: Joined) {
+        match maps {}
+    }
 
     /// Whether a set that the books have was operated on after their last event.
     #[cfg(feature = "live")]

@@ -218,7 +218,13 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
         state: table::find(COLUMNS, "state").ok(),
     };
     if !rows.is_empty() || args.table.no_headers {
-        table::print(out, COLUMNS, rows, |row, column| cell(row, column.name), &layout)?;
+        table::print(
+            out,
+            COLUMNS,
+            rows,
+            |row, column| cell(row, column.name),
+            &layout,
+        )?;
     }
     if !args.table.no_headers {
         summary(case, rows, out)?;

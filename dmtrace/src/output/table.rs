@@ -108,7 +108,11 @@ pub fn print<R>(
         });
         order = ranked.into_iter().map(|(_, row)| row).collect();
     }
-    let columns: Vec<&Column> = layout.columns.iter().map(|&index| &offered[index]).collect();
+    let columns: Vec<&Column> = layout
+        .columns
+        .iter()
+        .map(|&index| &offered[index])
+        .collect();
     // By column, one text behind the other: a string for each cell would take most of the memory.
     let mut texts: Vec<Texts> = columns
         .iter()

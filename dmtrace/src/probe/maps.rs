@@ -8,6 +8,8 @@ use dmtrace_common::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::walk::all;
+
 /// A record of the semaphore map.
 pub type SemEntry = (SemKey, SemRecord);
 /// A record of the process map.
@@ -91,29 +93,32 @@ impl Maps {
     /// All semaphore records. Records that come or go meanwhile may be missed or seen twice, as
     /// with any walk through a live BPF hash; callers key by identity.
     pub fn sems(&self) -> Vec<SemEntry> {
-        self.sems.iter().filter_map(Result::ok).collect()
+        all(&self.sems)
     }
 
     /// All process records.
     pub fn procs(&self) -> Vec<ProcEntry> {
-        self.procs.iter().filter_map(Result::ok).collect()
+        all(&self.procs)
     }
 
     /// The last device-mapper ioctl with each cookie, as far as there was room.
     pub fn devices(&self) -> Vec<DmEvent> {
-        let kept = self.devices.iter().filter_map(Result::ok);
-        kept.map(|(_, mut event)| {
-            event.header.flags |= EVENT_FROM_MAP;
-            event
-        })
-        .filter(|event| event.header.ts != 0)
-        .collect()
+        all(&self.devices)
+            .into_iter()
+            .map(|(_, mut event)| {
+                event.header.flags |= EVENT_FROM_MAP;
+                event
+            })
+            .filter(|event| event.header.ts != 0)
+            .collect()
     }
 
     /// The last failed lookups of cookies, the oldest first, as far as there was room.
     pub fn lookups(&self) -> Vec<SemEvent> {
-        let kept = self.lookups.iter().filter_map(Result::ok);
-        let mut lookups: Vec<SemEvent> = kept.map(|(_, event)| event).collect();
+        let mut lookups: Vec<SemEvent> = all(&self.lookups)
+            .into_iter()
+            .map(|(_, event)| event)
+            .collect();
         lookups.sort_by_key(|event| event.header.ts);
         lookups
     }
@@ -137,12 +142,13 @@ impl Maps {
 
     /// Call sites, with the creation of their sets, as JSON.
     pub fn sites(&self) -> Vec<(SemKey, u64, Vec<u8>)> {
-        let kept = self.sites.iter().filter_map(Result::ok);
-        kept.map(|(key, site)| {
-            let len = (site.len as usize).min(SITE_LEN);
-            (key, site.created, site.text[..len].to_vec())
-        })
-        .collect()
+        let sites = all(&self.sites).into_iter();
+        sites
+            .map(|(key, site)| {
+                let len = (site.len as usize).min(SITE_LEN);
+                (key, site.created, site.text[..len].to_vec())
+            })
+            .collect()
     }
 
     /// Lets other processes see a call site; `false` if it does not fit.
