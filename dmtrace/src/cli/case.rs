@@ -27,6 +27,8 @@ use crate::{
 pub enum Join {
     /// Nothing: a snapshot only.
     No,
+    /// Its maps: what is there now. Without the call sites, which are larger than all the rest.
+    Briefly,
     /// Its maps: what is there now.
     Maps,
     /// Its recording as well, if it writes one: step by step, and what is gone.
@@ -55,7 +57,7 @@ struct Joined {
     sems: Vec<crate::probe::SemEntry>,
     devices: Vec<dmtrace_common::DmEvent>,
     lookups: Vec<dmtrace_common::SemEvent>,
-    sites: Vec<(dmtrace_common::SemKey, u64, Vec<u8>)>,
+    sites: Vec<(dmtrace_common::SemKey, u64, Arc<CallSite>)>,
     /// No recording was named, and that of the trace may be used.
     alone: bool,
 }
@@ -111,7 +113,7 @@ impl Case {
         // way round it would look as if it had vanished.
         let maps = match join {
             Join::No => None,
-            Join::Maps | Join::History => case.read_maps(join == Join::History),
+            _ => case.read_maps(join),
         };
         let (snapshot, facts) = thread::scope(|both| {
             let gathered = both.spawn(|| host::gather(&scope));
@@ -195,7 +197,7 @@ impl Case {
 
     /// Reads the maps of a running trace, the one that has seen most.
     #[cfg(feature = "live")]
-    fn read_maps(&mut self, history: bool) -> Option<Joined> {
+    fn read_maps(&mut self, join: Join) -> Option<Joined> {
         for tracer in crate::session::running_tracers() {
             let maps = match tracer.open() {
                 Ok(maps) => maps,
@@ -208,7 +210,7 @@ impl Case {
                 }
             };
             // A recording that was named comes first; two histories do not mix.
-            let alone = history && self.since.is_none();
+            let alone = join == Join::History && self.since.is_none();
             if let Some(path) = tracer.recording.as_deref().filter(|_| alone) {
                 self.replay_running(path);
             }
@@ -217,7 +219,11 @@ impl Case {
                 sems: maps.sems(),
                 devices: maps.devices(),
                 lookups: maps.lookups(),
-                sites: maps.sites(),
+                sites: if join == Join::Briefly {
+                    Vec::new()
+                } else {
+                    maps.sites()
+                },
                 tracer,
                 alone,
             });
@@ -226,7 +232,7 @@ impl Case {
     }
 
     #[cfg(not(feature = "live"))]
-    const fn read_maps(&mut self, _history: bool) -> Option<Joined> {
+    const fn read_maps(&mut self, _join: Join) -> Option<Joined> {
         None
     }
 
@@ -237,7 +243,10 @@ impl Case {
             self.ledger.adopt_process(record);
         }
         let mut behind = 0u64;
-        for (key, record) in &maps.sems {
+        // In the order of the books, so that neighbours are entered one after the other.
+        let mut sems: Vec<&crate::probe::SemEntry> = maps.sems.iter().collect();
+        sems.sort_unstable_by_key(|(key, _)| (key.ns, key.semid));
+        for (key, record) in sems {
             behind += u64::from(self.is_behind((*key).into(), record.last_op));
             self.ledger.adopt((*key).into(), record);
         }
@@ -260,11 +269,9 @@ impl Case {
                 self.ledger.apply(&event);
             }
         }
-        for (key, created, json) in maps.sites {
-            if let Ok(site) = serde_json::from_slice::<CallSite>(&json) {
-                self.ledger
-                    .adopt_call_site(key.into(), BootTime(created), site);
-            }
+        for (key, created, site) in maps.sites {
+            self.ledger
+                .adopt_call_site(key.into(), BootTime(created), site);
         }
         let tracer = maps.tracer;
         self.blind(tracer.backend());

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::List,
-    case::Case,
+    case::{Case, Join},
     failure::{Failure, exit},
     row::{Known, Row, confidence},
 };
@@ -116,7 +116,13 @@ pub fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         }
         return Ok(exit::CLEAN);
     }
-    let case = Case::of_host(args.source.trace.as_deref(), (!args.source.no_trace).into())?;
+    let shown = args.table.output.iter().chain(&args.table.sort);
+    let join = match args.source.no_trace {
+        true => Join::No,
+        false if as_json || shown.into_iter().any(|name| name.ends_with("site")) => Join::Maps,
+        false => Join::Briefly,
+    };
+    let case = Case::of_host(args.source.trace.as_deref(), join)?;
     // Neither is dropped: the process ends, and taking a full table apart takes as long as judging it.
     let case = ManuallyDrop::new(case);
     let mut rows = ManuallyDrop::new(rows(&case, args.all));

@@ -1,5 +1,7 @@
 //! The maps of a tracer: of this process's, or of a running one found by map number.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
 use dmtrace_common::{
@@ -8,7 +10,8 @@ use dmtrace_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::walk::all;
+use super::walk::{all, each};
+use crate::stack::CallSite;
 
 /// A record of the semaphore map.
 pub type SemEntry = (SemKey, SemRecord);
@@ -140,15 +143,22 @@ impl Maps {
         self.procs.get(&key, 0).ok()
     }
 
-    /// Call sites, with the creation of their sets, as JSON.
-    pub fn sites(&self) -> Vec<(SemKey, u64, Vec<u8>)> {
-        let sites = all(&self.sites).into_iter();
+    /// Call sites, with the creation of their sets. Those of many cookies are the same: each is
+    /// read once.
+    pub fn sites(&self) -> Vec<(SemKey, u64, Arc<CallSite>)> {
+        let mut known: BTreeMap<Vec<u8>, Option<Arc<CallSite>>> = BTreeMap::new();
+        let mut sites = Vec::new();
+        each(&self.sites, |key, site| {
+            let json = &site.text[..(site.len as usize).min(SITE_LEN)];
+            if !known.contains_key(json) {
+                let read = serde_json::from_slice(json).ok().map(Arc::new);
+                known.insert(json.to_vec(), read);
+            }
+            if let Some(Some(read)) = known.get(json) {
+                sites.push((*key, site.created, Arc::clone(read)));
+            }
+        });
         sites
-            .map(|(key, site)| {
-                let len = (site.len as usize).min(SITE_LEN);
-                (key, site.created, site.text[..len].to_vec())
-            })
-            .collect()
     }
 
     /// Lets other processes see a call site; `false` if it does not fit.
