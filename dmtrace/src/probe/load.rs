@@ -4,6 +4,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     rc::Rc,
+    sync::LazyLock,
 };
 
 use anyhow::{Context, Result};
@@ -30,7 +31,13 @@ use super::{
 };
 use crate::{host::clock::boot_now, ids::BootTime};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DMTRACE_BPF_PATH"));
+/// The object, as `build.rs` has packed it: a fifth of its size. For the parser it is in memory of
+/// the alignment that the allocator gives, which is enough for ELF.
+static OBJECT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let packed = include_bytes!(env!("DMTRACE_BPF_PATH"));
+    // What was packed by the build: damaged, it fails to parse, with an error of its own.
+    lz4_flex::block::decompress_size_prepended(packed).unwrap_or_default()
+});
 
 /// The ring for stacks holds at least two.
 const STACKS_MIN: u32 = 256 << 10;
@@ -118,7 +125,7 @@ impl Tracer {
         for (name, value) in &offsets.globals {
             loader.override_global(name, value, true);
         }
-        let mut ebpf = loader.load(OBJECT).map_err(|error| {
+        let mut ebpf = loader.load(&OBJECT).map_err(|error| {
             StartError::Other(format!("cannot load the eBPF object: {}", one_line(&error)))
         })?;
         drop(loader);
@@ -152,7 +159,7 @@ impl Tracer {
             }
         };
         let mut continuity = past.continuity(unseen);
-        let mut dm = DeviceMapper::new(&ebpf, OBJECT, options.backend, plan);
+        let mut dm = DeviceMapper::new(&ebpf, &OBJECT, options.backend, plan);
         let mut pinned = None;
         if let Some(pins) = &past.pins {
             let kept = match &past.left {
@@ -322,7 +329,7 @@ impl Heritage {
         sizes: &Sizes,
         wanted: Option<Backend>,
     ) -> Result<Pins, String> {
-        let object = aya_obj::Object::parse(OBJECT).map_err(|error| error.to_string())?;
+        let object = aya_obj::Object::parse(&OBJECT).map_err(|error| error.to_string())?;
         let mut layout = Vec::new();
         for (name, map) in &object.maps {
             // Names in a BPF file system have no dots: constants are of their programs.
