@@ -64,6 +64,7 @@ struct Joined {
 
 /// Without tracing there are none.
 #[cfg(not(feature = "live"))]
+#[derive(Clone, Copy)]
 enum Joined {}
 
 /// The material for judgements.
