@@ -26,7 +26,7 @@ mod kernel_side {
 
     const TARGET: &str = "bpfel-unknown-none";
 
-    /// The finished object: the one that `DMTRACE_BPF_OBJECT` names, or a new one.
+    /// The finished object, packed: the one that `DMTRACE_BPF_OBJECT` names, or a new one.
     pub fn object() -> Result<PathBuf, String> {
         let out = path_of("OUT_DIR")?;
         let built = match env::var_os("DMTRACE_BPF_OBJECT") {
@@ -36,8 +36,9 @@ mod kernel_side {
         let named = |error: &dyn std::fmt::Display| format!("{}: {error}", built.display());
         let object = fs::read(&built).map_err(|error| named(&error))?;
         let object = without_dwarf(&object).map_err(|error| named(&error))?;
-        let path = out.join("dmtrace.bpf.o");
-        fs::write(&path, object).map_err(|error| format!("{}: {error}", path.display()))?;
+        let path = out.join("dmtrace.bpf.o.lz4");
+        let packed = lz4_flex::block::compress_prepend_size(&object);
+        fs::write(&path, packed).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(path)
     }
 
@@ -66,6 +67,8 @@ mod kernel_side {
             .args([
                 "build",
                 "--package",
+                "dmtrace-ebpf",
+                "--bin",
                 "dmtrace-ebpf",
                 "--release",
                 "--locked",

@@ -3,17 +3,25 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use dmtrace_tests::harness::{actor, in_private_ns, ns_of, test};
+use dmtrace_tests::{
+    harness::{actor, in_private_ns, ns_of, test},
+    load,
+};
 use libtest_mimic::Trial;
 
 use crate::{
     NEEDS,
     tracer::{Said, Tracer},
 };
+
+/// For what a tracer says soon.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn tests() -> Vec<Trial> {
     vec![
@@ -35,6 +43,11 @@ pub fn tests() -> Vec<Trial> {
             "accounting::a_stopped_consumer_and_100000_sets_say_what_is_missing",
             NEEDS,
             stopped_many,
+        ),
+        test(
+            "accounting::a_consumer_that_never_catches_up_ends_at_ctrl_c",
+            NEEDS,
+            never_catches_up,
         ),
         test("accounting::a_full_map_is_said", NEEDS, full_map),
         test(
@@ -90,14 +103,20 @@ fn check(said: &Said, ns: u32, tag: &str, pids: &BTreeSet<i64>, sets: u32) -> Re
                 .with_context(|| change.to_string())?;
             *by_pid.entry(pid).or_default() += 1;
         }
+        let told: BTreeSet<i64> = by_pid.keys().copied().collect();
         ensure!(
-            by_pid.keys().copied().collect::<BTreeSet<_>>() == *pids,
-            "{kind}: other processes than those that did"
+            told == *pids,
+            "{kind}: other processes than those that did: {:?} more, {:?} less, of {}: {}",
+            told.difference(pids).take(5).collect::<Vec<_>>(),
+            pids.difference(&told).take(5).collect::<Vec<_>>(),
+            pids.len(),
+            said.summary
         );
         for (pid, count) in by_pid {
             ensure!(
                 count == sets,
-                "{kind}: process {pid}: {count} instead of {sets}"
+                "{kind}: process {pid}: {count} instead of {sets}: {}",
+                said.summary
             );
         }
     }
@@ -181,6 +200,44 @@ fn stopped_many() -> Result<()> {
             said.code == 4,
             "exit code {} instead of 4: incomplete",
             said.code
+        );
+        Ok(())
+    })?
+}
+
+/// More comes into the ring than the consumer takes out, without a pause: it still hears Ctrl-C, and
+/// its numbers hold.
+fn never_catches_up() -> Result<()> {
+    in_private_ns(|| {
+        let ns = ns_of("thread-self")?;
+        let mut tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
+        let enough = AtomicBool::new(false);
+        let said = thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !enough.load(Ordering::Relaxed) {
+                        let _lives = load::cookies(None, Duration::from_millis(200), 1);
+                    }
+                });
+            }
+            let told = tracer.until(|object| object["change"] == "destroyed", PATIENCE);
+            let said = told.and_then(|_| {
+                // The ring fills.
+                thread::sleep(Duration::from_secs(2));
+                tracer.stop()
+            });
+            enough.store(true, Ordering::Relaxed);
+            said
+        })?;
+        let (seen, sum) = (
+            said.account("seen")?,
+            said.account("submitted")? + said.account("dropped")?,
+        );
+        ensure!(seen == sum, "seen {seen} is not {sum}: {}", said.summary);
+        ensure!(
+            said.account("submitted")? == said.account("received")?,
+            "{}",
+            said.summary
         );
         Ok(())
     })?

@@ -4,5 +4,6 @@
 pub mod actor;
 pub mod dm;
 pub mod harness;
+pub mod load;
 pub mod storm;
 pub mod sysv;

@@ -60,14 +60,32 @@ pub fn main(args: &Args) -> Result<()> {
 /// # Errors
 /// The build fails.
 pub fn binary(package: &str, name: &str, profile: Profile) -> Result<PathBuf> {
+    one(package, "--bin", name, profile)
+}
+
+/// Builds a program, or an example with `--example` as its `kind`, optimised.
+///
+/// # Errors
+/// The build fails.
+pub fn release(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
+    one(package, kind, name, Profile::Release)
+}
+
+/// Where cargo puts what was asked for by this option, below the folder of the profile.
+pub fn folder(kind: &str) -> &'static str {
+    if kind == "--example" { "examples" } else { "" }
+}
+
+fn one(package: &str, kind: &str, name: &str, profile: Profile) -> Result<PathBuf> {
     let mut command = host::cargo();
-    command.args(["build", "--package", package, "--bin", name]);
+    command.args(["build", "--package", package, kind, name]);
     if profile == Profile::Release {
         command.arg("--release");
     }
     host::quiet(&mut command);
     host::check(&mut command, name)?;
-    let path = host::target_dir()?.join(profile.directory()).join(name);
+    let dir = host::target_dir()?.join(profile.directory());
+    let path = dir.join(folder(kind)).join(name);
     ensure!(
         path.is_file(),
         "{}: not there after the build; unset CARGO_BUILD_TARGET",

@@ -1,5 +1,6 @@
 //! `cargo xtask`: build, run, test and measure dmtrace. One file per task.
 
+mod bench;
 mod build;
 mod demo;
 mod host;
@@ -31,6 +32,7 @@ enum Task {
     Lint,
     /// Make some healthy and some leaked cookies to look at
     Demo(demo::Args),
+    Bench(bench::Args),
     Vm(vm::Args),
     Storm(vm::storm::Args),
 }
@@ -53,6 +55,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(args) => return test::main(&args),
         Task::Lint => return lint::main(),
         Task::Demo(args) => demo::main(&args)?,
+        Task::Bench(args) => return bench::main(&args),
         Task::Vm(args) => vm::main(&args),
         Task::Storm(args) => return vm::storm::main(&args),
     }

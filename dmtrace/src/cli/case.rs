@@ -1,7 +1,10 @@
 //! Everything known about the semaphores of this machine at one moment, put together from a
 //! snapshot, the maps of a running trace, and a recording.
 
-use std::{cell::RefCell, collections::BTreeMap, fs::File, io::BufReader, path::Path, sync::Arc};
+use std::{
+    cell::RefCell, collections::BTreeMap, fs::File, io::BufReader, panic::resume_unwind,
+    path::Path, sync::Arc, thread,
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -24,6 +27,8 @@ use crate::{
 pub enum Join {
     /// Nothing: a snapshot only.
     No,
+    /// Its maps: what is there now. Without the call sites, which are larger than all the rest.
+    Briefly,
     /// Its maps: what is there now.
     Maps,
     /// Its recording as well, if it writes one: step by step, and what is gone.
@@ -43,6 +48,24 @@ enum Live {
     Yes,
     No,
 }
+
+/// What was in the maps of a running trace.
+#[cfg(feature = "live")]
+struct Joined {
+    tracer: crate::session::RunningTracer,
+    procs: Vec<crate::probe::ProcEntry>,
+    sems: Vec<crate::probe::SemEntry>,
+    devices: Vec<dmtrace_common::DmEvent>,
+    lookups: Vec<dmtrace_common::SemEvent>,
+    sites: Vec<(dmtrace_common::SemKey, u64, Arc<CallSite>)>,
+    /// No recording was named, and that of the trace may be used.
+    alone: bool,
+}
+
+/// Without tracing there are none.
+#[cfg(not(feature = "live"))]
+#[derive(Clone, Copy)]
+enum Joined {}
 
 /// The material for judgements.
 pub struct Case {
@@ -87,12 +110,20 @@ impl Case {
                 );
             }
         }
-        if join != Join::No {
-            case.join(join == Join::History);
-        }
-        // After the maps: a set made in between is in the snapshot only, and unknown; the other
+        // The maps first: a set made in between is in the snapshot only, and unknown; the other
         // way round it would look as if it had vanished.
-        let (snapshot, facts) = host::gather(&scope);
+        let maps = match join {
+            Join::No => None,
+            _ => case.read_maps(join),
+        };
+        let (snapshot, facts) = thread::scope(|both| {
+            let gathered = both.spawn(|| host::gather(&scope));
+            if let Some(maps) = maps {
+                case.join(maps);
+            }
+            gathered.join()
+        })
+        .unwrap_or_else(|panic| resume_unwind(panic));
         for (ns, why) in &snapshot.unreadable {
             case.notes.push(format!("IPC namespace {ns}: {why}"));
             case.incomplete = true;
@@ -167,78 +198,107 @@ impl Case {
 
     /// Reads the maps of a running trace, the one that has seen most.
     #[cfg(feature = "live")]
-    fn join(&mut self, history: bool) {
+    fn read_maps(&mut self, join: Join) -> Option<Joined> {
         for tracer in crate::session::running_tracers() {
-            match tracer.open() {
-                Ok(maps) => {
-                    // A recording that was named comes first; two histories do not mix.
-                    let alone = history && self.since.is_none();
-                    if let Some(path) = tracer.recording.as_deref().filter(|_| alone) {
-                        self.replay_running(path);
-                    }
-                    let mut behind = 0u64;
-                    for record in crate::ledger::in_order(maps.procs(), maps.sems()) {
-                        match record {
-                            crate::ledger::Record::Process(_, record) => {
-                                self.ledger.adopt_process(&record);
-                            }
-                            crate::ledger::Record::Set(key, record) => {
-                                behind += u64::from(self.is_behind(key.into(), record.last_op));
-                                self.ledger.adopt(key.into(), &record);
-                            }
-                        }
-                    }
-                    if alone && behind > 0 {
-                        self.completeness.lost.add(behind);
-                        self.notes.push(format!(
-                            "the recording of the trace is behind: {behind} cookies were used since"
-                        ));
-                    }
-                    let mut numbers = crate::session::Directory::default();
-                    for device in maps.devices() {
-                        let bytes = crate::event::as_bytes(&device);
-                        let device = numbers.complete(bytes).unwrap_or(device);
-                        if let Ok(event) = decode(crate::event::as_bytes(&device)) {
-                            self.ledger.apply(&event);
-                        }
-                    }
-                    for lookup in maps.lookups() {
-                        if let Ok(event) = decode(crate::event::as_bytes(&lookup)) {
-                            self.ledger.apply(&event);
-                        }
-                    }
-                    for (key, created, json) in maps.sites() {
-                        if let Ok(site) = serde_json::from_slice::<CallSite>(&json) {
-                            self.ledger
-                                .adopt_call_site(key.into(), BootTime(created), site);
-                        }
-                    }
-                    self.blind(tracer.backend());
-                    self.since = Some(
-                        self.since
-                            .map_or(tracer.since, |since| since.min(tracer.since)),
-                    );
-                    self.notes.push(if tracer.is_attended() {
-                        format!("attributed by the trace of process {}", tracer.pid)
-                    } else {
-                        format!(
-                            "attributed by the trace of the service, which goes on; its process \
-                             {} has ended; start it again: dmtrace serve",
-                            tracer.pid
-                        )
-                    });
-                    return;
+            let maps = match tracer.open() {
+                Ok(maps) => maps,
+                Err(error) => {
+                    self.notes.push(format!(
+                        "the trace of process {} cannot be read: {error:#}; run as root",
+                        tracer.pid
+                    ));
+                    continue;
                 }
-                Err(error) => self.notes.push(format!(
-                    "the trace of process {} cannot be read: {error:#}; run as root",
-                    tracer.pid
-                )),
+            };
+            // A recording that was named comes first; two histories do not mix.
+            let alone = join == Join::History && self.since.is_none();
+            if let Some(path) = tracer.recording.as_deref().filter(|_| alone) {
+                self.replay_running(path);
             }
+            return Some(Joined {
+                procs: maps.procs(),
+                sems: maps.sems(),
+                devices: maps.devices(),
+                lookups: maps.lookups(),
+                sites: if join == Join::Briefly {
+                    Vec::new()
+                } else {
+                    maps.sites()
+                },
+                tracer,
+                alone,
+            });
         }
+        None
     }
 
     #[cfg(not(feature = "live"))]
-    const fn join(&mut self, _history: bool) {}
+    const fn read_maps(&mut self, _join: Join) -> Option<Joined> {
+        None
+    }
+
+    /// Enters what the maps of a running trace have.
+    #[cfg(feature = "live")]
+    fn join(&mut self, maps: Joined) {
+        let mut procs = maps.procs;
+        // So that sets come about in the order of the books: neighbours one after the other.
+        procs.sort_unstable_by_key(|(key, _)| (key.start, key.tgid));
+        let mut behind = 0u64;
+        for record in crate::ledger::in_order(procs, maps.sems) {
+            match record {
+                crate::ledger::Record::Process(_, record) => {
+                    self.ledger.adopt_process(&record);
+                }
+                crate::ledger::Record::Set(key, record) => {
+                    behind += u64::from(self.is_behind(key.into(), record.last_op));
+                    self.ledger.adopt(key.into(), &record);
+                }
+            }
+        }
+        if maps.alone && behind > 0 {
+            self.completeness.lost.add(behind);
+            self.notes.push(format!(
+                "the recording of the trace is behind: {behind} cookies were used since"
+            ));
+        }
+        let mut numbers = crate::session::Directory::default();
+        for device in maps.devices {
+            let bytes = crate::event::as_bytes(&device);
+            let device = numbers.complete(bytes).unwrap_or(device);
+            if let Ok(event) = decode(crate::event::as_bytes(&device)) {
+                self.ledger.apply(&event);
+            }
+        }
+        for lookup in maps.lookups {
+            if let Ok(event) = decode(crate::event::as_bytes(&lookup)) {
+                self.ledger.apply(&event);
+            }
+        }
+        for (key, created, site) in maps.sites {
+            self.ledger
+                .adopt_call_site(key.into(), BootTime(created), site);
+        }
+        let tracer = maps.tracer;
+        self.blind(tracer.backend());
+        self.since = Some(
+            self.since
+                .map_or(tracer.since, |since| since.min(tracer.since)),
+        );
+        self.notes.push(if tracer.is_attended() {
+            format!("attributed by the trace of process {}", tracer.pid)
+        } else {
+            format!(
+                "attributed by the trace of the service, which goes on; its process {} has ended; \
+                 start it again: dmtrace serve",
+                tracer.pid
+            )
+        });
+    }
+
+    #[cfg(not(feature = "live"))]
+    const fn join(&mut self, maps: Joined) {
+        match maps {}
+    }
 
     /// Whether a set that the books have was operated on after their last event.
     #[cfg(feature = "live")]

@@ -1,13 +1,14 @@
 //! `dmtrace list`: a snapshot of all IPC namespaces, with what a trace knows of it.
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::{collections::BTreeMap, mem::ManuallyDrop, process::ExitCode};
 
 use anyhow::Result;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::{
     args::List,
-    case::Case,
+    case::{Case, Join},
     failure::{Failure, exit},
     row::{Known, Row, confidence},
 };
@@ -115,11 +116,17 @@ pub fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         }
         return Ok(exit::CLEAN);
     }
-    let case = Case::of_host(args.source.trace.as_deref(), (!args.source.no_trace).into())?;
-    let rows: Vec<Row<'_>> = rows(&case, args.all)
-        .into_iter()
-        .filter(|row| args.filters.pass(&row.candidate()))
-        .collect();
+    let shown = args.table.output.iter().chain(&args.table.sort);
+    let join = match args.source.no_trace {
+        true => Join::No,
+        false if as_json || shown.into_iter().any(|name| name.ends_with("site")) => Join::Maps,
+        false => Join::Briefly,
+    };
+    let case = Case::of_host(args.source.trace.as_deref(), join)?;
+    // Neither is dropped: the process ends, and taking a full table apart takes as long as judging it.
+    let case = ManuallyDrop::new(case);
+    let mut rows = ManuallyDrop::new(rows(&case, args.all));
+    rows.retain(|row| args.filters.pass(&row.candidate()));
     if as_json {
         out.json(&as_object(&case, &rows))?;
     } else {
@@ -216,16 +223,14 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
         cut: !args.table.no_trunc,
         state: table::find(COLUMNS, "state").ok(),
     };
-    // Names of calls come out of binaries: only if they are asked for.
-    let site = table::find(COLUMNS, "site").ok();
-    let wanted = layout
-        .columns
-        .iter()
-        .chain(layout.sort.as_ref().map(|(column, _)| column));
-    let sites = wanted.copied().any(|column| Some(column) == site);
     if !rows.is_empty() || args.table.no_headers {
-        let cells = rows.iter().map(|row| cells(row, sites)).collect();
-        table::print(out, COLUMNS, cells, &layout)?;
+        table::print(
+            out,
+            COLUMNS,
+            rows,
+            |row, column| cell(row, column.name),
+            &layout,
+        )?;
     }
     if !args.table.no_headers {
         summary(case, rows, out)?;
@@ -233,7 +238,7 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
     Ok(())
 }
 
-fn cells(row: &Row<'_>, sites: bool) -> Vec<Cell> {
+fn cell(row: &Row<'_>, column: &str) -> Cell {
     let number = |value: Option<i64>| match value {
         Some(value) => Cell::ranked(value.to_string(), value as f64),
         None => Cell::text("-"),
@@ -247,38 +252,38 @@ fn cells(row: &Row<'_>, sites: bool) -> Vec<Cell> {
     let set = row.set;
     let image = row.image;
     let verdict = row.verdict.as_ref();
-    vec![
-        Cell::ranked(
+    match column {
+        "key" => Cell::ranked(
             row.semaphore.key.to_string(),
             f64::from(row.semaphore.key.0),
         ),
-        number(Some(row.semaphore.id.semid.into())),
-        Cell::text(row.semaphore.id.ns.to_string()),
-        number(row.value().map(i64::from)),
-        number(row.waiting().map(i64::from)),
-        row.age.map_or_else(
+        "semid" => number(Some(row.semaphore.id.semid.into())),
+        "ns" => Cell::text(row.semaphore.id.ns.to_string()),
+        "value" => number(row.value().map(i64::from)),
+        "wait" => number(row.waiting().map(i64::from)),
+        "age" => row.age.map_or_else(
             || Cell::text("-"),
             |age| Cell::ranked(time::age(age), age.as_secs_f64()),
         ),
-        Cell::text(row.state()),
-        Cell::text(row.owner()),
-        words(verdict.map(|verdict| confidence(verdict).to_owned())),
-        words(verdict.map(|verdict| verdict.class.to_string())),
-        number(Some(
+        "state" => Cell::text(row.state()),
+        "owner" => Cell::text(row.owner()),
+        "confidence" => words(verdict.map(|verdict| confidence(verdict).to_owned())),
+        "verdict" => words(verdict.map(|verdict| verdict.class.to_string())),
+        "nsems" => number(Some(
             set.map_or(row.semaphore.nsems, |set| set.nsems).into(),
         )),
-        words(set.map(|set| format!("{:04o}", set.mode & 0o7777))),
-        number(set.map(|set| set.uid.into())),
-        words(set.and_then(|set| time::unix(set.ctime))),
-        words(set.and_then(|set| time::unix(set.otime))),
-        number(set.and_then(|set| set.first).map(|first| first.pid.into())),
-        number(row.pid().map(i64::from)),
-        number(image.map(|image| image.ns_pid.into())),
-        words(Some(row.comm().to_owned())),
-        words(image.and_then(|image| image.exe.clone())),
-        Cell::text(row.workload().to_string()),
-        words(image.map(|image| image.cgroup.clone())),
-        words(image.map(|image| {
+        "mode" => words(set.map(|set| format!("{:04o}", set.mode & 0o7777))),
+        "uid" => number(set.map(|set| set.uid.into())),
+        "ctime" => words(set.and_then(|set| time::unix(set.ctime))),
+        "otime" => words(set.and_then(|set| time::unix(set.otime))),
+        "lastpid" => number(set.and_then(|set| set.first).map(|first| first.pid.into())),
+        "pid" => number(row.pid().map(i64::from)),
+        "nspid" => number(image.map(|image| image.ns_pid.into())),
+        "comm" => words(Some(row.comm().to_owned())),
+        "exe" => words(image.and_then(|image| image.exe.clone())),
+        "container" => Cell::text(row.workload().to_string()),
+        "cgroup" => words(image.map(|image| image.cgroup.clone())),
+        "parents" => words(image.map(|image| {
             let names: Vec<String> = image
                 .parents
                 .iter()
@@ -286,10 +291,11 @@ fn cells(row: &Row<'_>, sites: bool) -> Vec<Cell> {
                 .collect();
             names.join(" < ")
         })),
-        words(image.map(ProcessImage::command_line)),
-        words(Some(row.device())),
-        words(sites.then(|| row.call_site()).flatten().map(CallSite::line)),
-    ]
+        "cmdline" => words(image.map(ProcessImage::command_line)),
+        "device" => words(Some(row.device())),
+        "site" => words(row.call_site().map(CallSite::line)),
+        _ => Cell::default(),
+    }
 }
 
 fn summary(case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()> {
@@ -349,8 +355,24 @@ fn summary(case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()> {
     Ok(())
 }
 
-fn as_object(case: &Case, rows: &[Row<'_>]) -> Value {
-    let namespaces: Vec<Value> = case
+/// What `--json` prints. The rows become JSON one by one: as one object they would take half a GiB.
+#[derive(Serialize)]
+struct Object<'a> {
+    complete: bool,
+    namespaces: Vec<Value>,
+    notes: &'a [String],
+    schema_version: &'static str,
+    #[serde(serialize_with = "one_by_one")]
+    semaphores: &'a [Row<'a>],
+    r#type: &'static str,
+}
+
+fn one_by_one<S: Serializer>(rows: &&[Row<'_>], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(rows.iter().map(Row::json))
+}
+
+fn as_object<'a>(case: &'a Case, rows: &'a [Row<'a>]) -> Object<'a> {
+    let namespaces = case
         .snapshot
         .namespaces
         .iter()
@@ -363,15 +385,14 @@ fn as_object(case: &Case, rows: &[Row<'_>]) -> Value {
             })
         })
         .collect();
-    json::envelope(
-        "list",
-        &json!({
-            "complete": !case.incomplete,
-            "notes": case.notes,
-            "namespaces": namespaces,
-            "semaphores": rows.iter().map(Row::json).collect::<Vec<_>>(),
-        }),
-    )
+    Object {
+        complete: !case.incomplete,
+        namespaces,
+        notes: &case.notes,
+        schema_version: json::SCHEMA,
+        semaphores: rows,
+        r#type: "list",
+    }
 }
 
 #[cfg(test)]
@@ -399,6 +420,8 @@ mod tests {
         });
         let set = ledger.live().next().expect("one set");
         let row = Row::bare(&ledger, set, None, BootTime(2));
-        assert_eq!(cells(&row, true).len(), COLUMNS.len());
+        for column in COLUMNS {
+            assert!(!cell(&row, column.name).text.is_empty(), "{}", column.name);
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    task::yield_now,
     time::{Instant, sleep_until},
 };
 
@@ -22,14 +23,14 @@ use crate::{
     ids::SemId,
     ledger::{Change, ChangeKind, EndKind},
     probe::{Backend, Options, StartError},
-    session::{Accounting, News, Outlook, Pace, Rhythm, Session, Tap, Urgency},
+    session::{Accounting, News, Outlook, Pace, Rhythm, Session, Sink, Tap, Urgency},
     verdict::{self, Context, Judged, Thresholds},
 };
 
 /// The books are compared with the kernel so often at least, if there is a look at all.
 const COMPARE: Duration = Duration::from_secs(10);
-/// Dropped messages are made good after this time, while others come.
-const RESYNC: Duration = Duration::from_millis(500);
+/// How long messages are taken in before others get a turn: signals, the look, the deadline.
+const TURN: Duration = Duration::from_millis(100);
 
 impl Tuning {
     /// As the tracer takes it.
@@ -75,12 +76,13 @@ pub struct Tracing {
     terminate: Signal,
     /// Last class that was told, by cookie.
     told: BTreeMap<SemId, &'static str>,
+    /// Whether there may be messages left in the ring: it tells of new ones only.
+    backlog: bool,
     /// Changes since the last look.
     dirty: bool,
     pace: Pace,
     thresholds: Thresholds,
     compared: Option<Moment>,
-    resynced: Moment,
 }
 
 /// Everything at the end.
@@ -127,11 +129,11 @@ impl Tracing {
             interrupt,
             terminate,
             told: BTreeMap::new(),
+            backlog: false,
             dirty: true,
             pace: Pace::new(Rhythm::WATCH, Moment::now()),
             thresholds: Thresholds::default(),
             compared: None,
-            resynced: Moment::now(),
         })
     }
 
@@ -181,7 +183,7 @@ impl Tracing {
                     return Ok(Ended::Child(status.context("cannot wait for the command")?));
                 }
                 () = at(deadline) => return Ok(Ended::Enough),
-                ready = ready(&self.pace, &mut self.session) => ready?,
+                ready = ready(&self.pace, self.backlog, &mut self.session) => ready?,
             };
             self.act(ready, observer)?;
         }
@@ -211,7 +213,7 @@ impl Tracing {
         tokio::select! {
             biased;
             () = ended(&mut self.interrupt, &mut self.terminate, true) => Ok(None),
-            ready = ready(&self.pace, &mut self.session) => ready.map(Some),
+            ready = ready(&self.pace, self.backlog, &mut self.session) => ready.map(Some),
         }
     }
 
@@ -235,26 +237,19 @@ impl Tracing {
     fn drain(&mut self, observer: &mut dyn Observer) -> Result<()> {
         // Whoever makes a cookie has loaded dm_mod just before.
         let dm_came = self.session.awaits_dm() && self.session.attend_dm();
+        let began = Moment::now();
         loop {
-            let mut urgency = None;
-            let mut told = Told::new(observer);
-            let more = self.session.drain(&mut |changes, ledger| {
-                urgency = urgency.max(changes.iter().map(urgency_of).max());
-                told.tell(changes, ledger);
-            });
-            if let Some(urgency) = urgency {
-                self.dirty = true;
-                self.pace.changed(urgency, Moment::now());
-            }
-            told.done()?;
-            if !more || observer.enough() {
+            self.backlog = self.hear(observer, |session, sink| {
+                let more = session.drain(sink);
+                session.resync_if_crowded(sink);
+                more
+            })?;
+            if !self.backlog || observer.enough() || began.elapsed() > TURN {
                 break;
             }
         }
         // Before the maps are full of what the ring did not take.
-        if self.resynced.elapsed() >= RESYNC && self.session.is_behind() {
-            self.resync(observer)?;
-        }
+        self.hear(observer, Session::resync_in_time)?;
         self.session.place_sites();
         if dm_came {
             observer.device_mapper(&self.session.dm_report())?;
@@ -262,20 +257,24 @@ impl Tracing {
         observer.idle()
     }
 
-    /// Makes drops good.
-    fn resync(&mut self, observer: &mut dyn Observer) -> Result<()> {
+    /// Lets the books take something in, and tells what has changed.
+    fn hear<T>(
+        &mut self,
+        observer: &mut dyn Observer,
+        take: impl FnOnce(&mut Session, Sink<'_>) -> T,
+    ) -> Result<T> {
         let mut urgency = None;
         let mut told = Told::new(observer);
-        self.session.resync(&mut |changes, ledger| {
+        let taken = take(&mut self.session, &mut |changes, ledger| {
             urgency = urgency.max(changes.iter().map(urgency_of).max());
             told.tell(changes, ledger);
         });
-        self.resynced = Moment::now();
         if let Some(urgency) = urgency {
             self.dirty = true;
             self.pace.changed(urgency, Moment::now());
         }
-        told.done()
+        told.done()?;
+        Ok(taken)
     }
 
     /// Makes drops good, compares with the kernel, judges, and tells what is new.
@@ -289,7 +288,7 @@ impl Tracing {
     }
 
     fn looked(&mut self, observer: &mut dyn Observer) -> Result<Outlook> {
-        self.resync(observer)?;
+        self.hear(observer, Session::resync)?;
         for message in self.session.kernel_messages() {
             eprintln!("dmtrace: kernel side: {message}");
         }
@@ -452,11 +451,14 @@ async fn wait(
 }
 
 /// Waits until there is something to do.
-async fn ready(pace: &Pace, session: &mut Session) -> Result<Ready> {
+async fn ready(pace: &Pace, backlog: bool, session: &mut Session) -> Result<Ready> {
+    // Where something is ready all the time, nothing else lets the runtime see signals and timers.
+    yield_now().await;
     let next = pace.next().map(Instant::from_std);
     tokio::select! {
         biased;
         () = at(next) => Ok(Ready::Look),
+        () = std::future::ready(()), if backlog => Ok(Ready::News(News::Messages)),
         news = session.news() => {
             news.map(Ready::News).context("cannot poll the ring buffer")
         }

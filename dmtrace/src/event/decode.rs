@@ -147,8 +147,14 @@ pub(crate) fn text(bytes: &[u8]) -> String {
         .iter()
         .position(|&byte| byte == 0)
         .unwrap_or(bytes.len());
+    let bytes = &bytes[..end];
+    if let Ok(plain) = std::str::from_utf8(bytes)
+        && bytes.iter().all(|byte| (b' '..=b'~').contains(byte))
+    {
+        return plain.to_owned();
+    }
     let mut out = String::with_capacity(end);
-    for c in String::from_utf8_lossy(&bytes[..end]).chars() {
+    for c in String::from_utf8_lossy(bytes).chars() {
         if c.is_control() {
             out.extend(c.escape_default());
         } else {

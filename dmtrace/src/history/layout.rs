@@ -14,7 +14,7 @@ use redb::{
 use super::record::{Entry, Gone, Query, Record};
 
 /// Layout of the file. Another one is set aside.
-pub(super) const SCHEMA: u64 = 1;
+pub(super) const SCHEMA: u64 = 2;
 /// Memory for pages of the file.
 const CACHE: usize = 1 << 20;
 /// Longest record, when it is unpacked.
@@ -29,9 +29,9 @@ pub(super) type Rows<'a> = TableDefinition<'a, u64, Row>;
 pub(super) const FINDINGS: Rows<'_> = TableDefinition::new("findings");
 /// Everything else: small, and worth more than old findings.
 pub(super) const SUMMARIES: Rows<'_> = TableDefinition::new("summaries");
-/// Ends of findings, as JSON: a finding is not written again for it.
-pub(super) const ENDINGS: TableDefinition<'_, u64, (i64, &'static [u8])> =
-    TableDefinition::new("endings");
+/// Ends of findings, twice the same time and JSON: a finding is not written again for it. Rows as
+/// in the other tables: redb's code is there once for each kind of row.
+pub(super) const ENDINGS: Rows<'_> = TableDefinition::new("endings");
 pub(super) const META: TableDefinition<'_, &'static str, u64> = TableDefinition::new("meta");
 
 /// Why the file cannot be used.
@@ -235,7 +235,7 @@ pub(super) fn scan(
                 continue;
             };
             if let (Record::Finding(finding), Some(ending)) = (&mut entry.record, ending) {
-                finding.gone = serde_json::from_slice::<Gone>(ending.value().1).ok();
+                finding.gone = serde_json::from_slice::<Gone>(ending.value().2).ok();
             }
             if query.wants(&entry.record) && tell(entry).is_break() {
                 return Ok(ControlFlow::Break(()));

@@ -184,7 +184,7 @@ impl Store {
             for (id, at, json) in endings {
                 // Of a finding that had to make room nothing is kept.
                 if table.get(id).map_err(trouble)?.is_some() {
-                    ends.insert(id, (*at, *json)).map_err(trouble)?;
+                    ends.insert(id, (*at, *at, *json)).map_err(trouble)?;
                 }
             }
         }

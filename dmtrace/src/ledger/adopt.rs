@@ -2,8 +2,8 @@
 //! runs already is joined. Adopting a record twice changes nothing the second time.
 
 use dmtrace_common::{
-    ProcRecord, SEM_DM_DROPPED, SEM_MAYBE_FOUND, SEM_MISSED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED,
-    SEM_PREEXISTING, SEM_TOMBSTONE, SemRecord,
+    ProcRecord, SEM_ANNOUNCED, SEM_DM_DROPPED, SEM_MAYBE_FOUND, SEM_MISSED, SEM_NS_TEARDOWN,
+    SEM_OPS_DROPPED, SEM_PREEXISTING, SEM_TOMBSTONE, SemRecord,
 };
 
 use super::{
@@ -39,8 +39,21 @@ impl Ledger {
             // Its removal was seen, its creation was not.
             if let (None, Some(created)) = (mark.created, created) {
                 let creator = self.creator_of_record(record);
-                self.created_late(sem, key, created, creator);
+                if self.created_late(sem, key, created, creator) {
+                    out.push(self.creation_of(sem, key, created, creator, record));
+                }
             }
+            if closed.is_some() {
+                self.marks.settle(sem);
+            }
+            return out;
+        }
+        if let Some(closed) = closed
+            && record.state & SEM_ANNOUNCED != 0
+            && !self.live.contains_key(&sem)
+            && self.has_heard(created.unwrap_or(closed))
+        {
+            // Its creation was told, and it is not there: its removal was, too.
             return out;
         }
         if self.live.get(&sem).is_some_and(|known| {
@@ -86,18 +99,12 @@ impl Ledger {
                 if created.is_none() {
                     self.missed(sem);
                 }
-                out.push(Change {
-                    at: created.unwrap_or(seen),
-                    sem,
-                    key,
-                    who: self.who_is(creator),
-                    kind: match created {
-                        Some(_) => ChangeKind::Created {
-                            nsems: record.nsems,
-                        },
-                        None => ChangeKind::Found,
-                    },
-                });
+                let mut change =
+                    self.creation_of(sem, key, created.unwrap_or(seen), creator, record);
+                if created.is_none() {
+                    change.kind = ChangeKind::Found;
+                }
+                out.push(change);
             }
             Some(known_creator) => {
                 self.merge(sem, record, created, creator, known_creator.is_none());
@@ -123,8 +130,34 @@ impl Ledger {
                 self.ending_by(sem, by.as_ref())
             };
             self.close(sem, closed.max(seen), kind, by, &mut out);
+            self.marks.settle(sem);
         }
         out
+    }
+
+    fn creation_of(
+        &self,
+        sem: SemId,
+        key: Key,
+        at: BootTime,
+        creator: Creator,
+        record: &SemRecord,
+    ) -> Change {
+        Change {
+            at,
+            sem,
+            key,
+            who: self.who_is(creator),
+            kind: ChangeKind::Created {
+                nsems: record.nsems,
+            },
+        }
+    }
+
+    /// Whether events of sets from before and after this moment have come.
+    fn has_heard(&self, at: BootTime) -> bool {
+        self.heard
+            .is_some_and(|(first, last)| first <= at && at <= last)
     }
 
     /// Takes over the record of a process: its image, and its end if it has ended.

@@ -34,6 +34,10 @@ impl Ledger {
 
     /// As [`Ledger::apply`], appending to a vector that the caller reuses.
     pub fn apply_into(&mut self, event: &Event, out: &mut Vec<Change>) {
+        if let What::Created { .. } | What::Destroyed { .. } = event.what {
+            let (first, last) = self.heard.unwrap_or((event.at, event.at));
+            self.heard = Some((first.min(event.at), last.max(event.at)));
+        }
         match &event.what {
             What::Process(image) => {
                 let id = ImageId {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{EndKind, FailedLookup, LOOKUPS, Semaphore};
+use super::{EndKind, FailedLookup, LOOKUPS, Origin, Semaphore};
 use crate::ids::{BootTime, Key, SemId};
 
 /// How much is remembered of what is gone.
@@ -39,6 +39,10 @@ const LOOKED_UP: usize = 64;
 /// Slots of the memory of removals.
 const MARKS: usize = 4096;
 
+/// Removals of sets whose creation no event has told: a map record of each is still to come, after
+/// any number of other removals.
+const OWED: usize = 16_384;
+
 /// A removal, remembered for events that arrive after it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Mark {
@@ -52,17 +56,22 @@ pub(super) struct Mark {
     used: bool,
 }
 
-/// The last removals, in constant space and time: a newer one overwrites an older one that has
-/// the same slot. What is overwritten can at worst be counted twice if a map record repeats it.
+/// The last removals, in bounded space: a newer one overwrites an older one that has the same
+/// slot, and those that a map record must follow stay until it has come.
 #[derive(Clone, Debug)]
 pub(super) struct Marks {
     slots: Vec<Mark>,
+    owed: BTreeMap<SemId, Mark>,
+    /// The order of those; settled ones may still stand in it.
+    order: VecDeque<SemId>,
 }
 
 impl Default for Marks {
     fn default() -> Self {
         Self {
             slots: vec![Mark::default(); MARKS],
+            owed: BTreeMap::new(),
+            order: VecDeque::new(),
         }
     }
 }
@@ -75,27 +84,57 @@ impl Marks {
     }
 
     pub(super) fn get(&self, sem: SemId) -> Option<&Mark> {
-        self.slots
-            .get(Self::slot(sem))
-            .filter(|mark| mark.used && mark.sem == sem)
+        let owed = self.owed.get(&sem);
+        owed.or_else(|| {
+            self.slots
+                .get(Self::slot(sem))
+                .filter(|mark| mark.used && mark.sem == sem)
+        })
     }
 
     pub(super) fn get_mut(&mut self, sem: SemId) -> Option<&mut Mark> {
+        if let Some(mark) = self.owed.get_mut(&sem) {
+            return Some(mark);
+        }
         self.slots
             .get_mut(Self::slot(sem))
             .filter(|mark| mark.used && mark.sem == sem)
     }
 
     pub(super) fn put(&mut self, semaphore: &Semaphore, at: BootTime, kind: EndKind) {
-        if let Some(slot) = self.slots.get_mut(Self::slot(semaphore.id)) {
-            *slot = Mark {
-                sem: semaphore.id,
-                key: semaphore.key,
-                created: semaphore.created,
-                closed: at,
-                observed: kind.observed(),
-                used: true,
-            };
+        let mark = Mark {
+            sem: semaphore.id,
+            key: semaphore.key,
+            created: semaphore.created,
+            closed: at,
+            observed: kind.observed(),
+            used: true,
+        };
+        if matches!(semaphore.origin, Origin::Map | Origin::Use) {
+            if self.owed.insert(mark.sem, mark).is_none() {
+                self.order.push_back(mark.sem);
+            }
+            while self.order.len() > OWED {
+                if let Some(oldest) = self.order.pop_front() {
+                    self.settle(oldest);
+                }
+            }
+        } else {
+            self.owed.remove(&mark.sem);
+            self.forgettable(mark);
+        }
+    }
+
+    /// The map record has come.
+    pub(super) fn settle(&mut self, sem: SemId) {
+        if let Some(mark) = self.owed.remove(&sem) {
+            self.forgettable(mark);
+        }
+    }
+
+    fn forgettable(&mut self, mark: Mark) {
+        if let Some(slot) = self.slots.get_mut(Self::slot(mark.sem)) {
+            *slot = mark;
         }
     }
 }

@@ -56,6 +56,8 @@ pub struct Ledger {
     marks: Marks,
     processes: Processes,
     totals: Totals,
+    /// The first and the last creation or removal that an event has told.
+    heard: Option<(BootTime, BootTime)>,
     /// Whether a snapshot was compared before: what the first one finds is no drift.
     reconciled: bool,
 }
@@ -129,6 +131,7 @@ impl Ledger {
             marks: Marks::default(),
             processes: Processes::new(remember.idle),
             totals: Totals::default(),
+            heard: None,
             reconciled: false,
         }
     }

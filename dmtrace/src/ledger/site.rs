@@ -57,11 +57,11 @@ impl Ledger {
     }
 
     /// Enters a call site that a running trace has placed.
-    pub fn adopt_call_site(&mut self, sem: SemId, created: BootTime, site: CallSite) {
+    pub fn adopt_call_site(&mut self, sem: SemId, created: BootTime, site: Arc<CallSite>) {
         let set = self.live.get_mut(&sem);
         let set = set.filter(|set| set.created == Some(created));
         if let Some(cookie) = set.and_then(|set| set.cookie.as_mut()) {
-            cookie.call_site = Some(Arc::new(site));
+            cookie.call_site = Some(site);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Tables in the manner of `lsipc`: chosen columns, no lines, cut to the terminal.
 
-use std::{cmp::Ordering, io};
+use std::{borrow::Cow, cmp::Ordering, io};
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use unicode_width::UnicodeWidthStr;
 
 use super::Out;
 
@@ -84,70 +84,123 @@ pub fn find(offered: &[Column], name: &str) -> Result<usize, String> {
         })
 }
 
-/// Prints rows; each row has a cell for every offered column.
+/// Prints rows. `cell` makes the cell of a row in an offered column: only of columns that are
+/// shown or sorted by, because all cells of a full table take longer than the rest.
 ///
 /// # Errors
 /// Writing fails.
-pub fn print(
+pub fn print<R>(
     out: &mut Out,
     offered: &[Column],
-    mut rows: Vec<Vec<Cell>>,
+    rows: &[R],
+    cell: impl Fn(&R, &Column) -> Cell,
     layout: &Layout,
 ) -> io::Result<()> {
+    let mut order: Vec<&R> = rows.iter().collect();
     if let Some((column, reverse)) = layout.sort {
-        rows.sort_by(|a, b| {
-            let order = a[column].order(&b[column]);
+        let mut ranked: Vec<(Cell, &R)> = rows
+            .iter()
+            .map(|row| (cell(row, &offered[column]), row))
+            .collect();
+        ranked.sort_by(|(a, _), (b, _)| {
+            let order = a.order(b);
             if reverse { order.reverse() } else { order }
         });
+        order = ranked.into_iter().map(|(_, row)| row).collect();
     }
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled);
-    if layout.headers {
-        table.set_header(layout.columns.iter().map(|&index| offered[index].header));
-    }
-    for row in &rows {
-        table.add_row(layout.columns.iter().map(|&index| row[index].text.clone()));
-    }
-    let last = layout.columns.len().saturating_sub(1);
-    for (position, &index) in layout.columns.iter().enumerate() {
-        if let Some(column) = table.column_mut(position) {
-            column.set_padding((0, if position == last { 0 } else { 2 }));
-            if offered[index].right {
-                column.set_cell_alignment(CellAlignment::Right);
+    let columns: Vec<&Column> = layout
+        .columns
+        .iter()
+        .map(|&index| &offered[index])
+        .collect();
+    // By column, one text behind the other: a string for each cell would take most of the memory.
+    let mut texts: Vec<Texts> = columns
+        .iter()
+        .map(|column| {
+            let mut texts = Texts::default();
+            if layout.headers {
+                texts.push(column.header);
+            }
+            for row in &order {
+                texts.push(&cell(row, column).text);
+            }
+            texts
+        })
+        .collect();
+    let state = layout.state.and_then(|state| {
+        let shown = layout.columns.iter();
+        shown.clone().position(|&column| column == state)
+    });
+    let width = if layout.cut { out.width() } else { None };
+    let mut line = String::new();
+    for number in 0..order.len() + usize::from(layout.headers) {
+        line.clear();
+        let mut word = String::new();
+        for (position, (column, texts)) in columns.iter().zip(&mut texts).enumerate() {
+            let width = texts.width;
+            let (text, columns) = texts.next();
+            let blanks = width - columns;
+            let before = if column.right { blanks } else { 0 };
+            line.extend(std::iter::repeat_n(' ', before));
+            line.push_str(text);
+            line.extend(std::iter::repeat_n(' ', blanks - before + 2));
+            if Some(position) == state && !(layout.headers && number == 0) {
+                text.clone_into(&mut word);
             }
         }
-    }
-    let width = if layout.cut { out.width() } else { None };
-    let states: Vec<&str> = match layout.state {
-        Some(index) if layout.columns.contains(&index) => {
-            rows.iter().map(|row| row[index].text.as_str()).collect()
+        let shown = cut(line.trim_end(), width);
+        if word.is_empty() {
+            out.line(&shown)?;
+        } else {
+            out.line(&shown.replacen(&word, &out.state(&word), 1))?;
         }
-        _ => Vec::new(),
-    };
-    let text = table.trim_fmt();
-    for (number, line) in text.lines().enumerate() {
-        let line = cut(line, width);
-        let row = number.checked_sub(usize::from(layout.headers));
-        let line = match row.and_then(|row| states.get(row)) {
-            Some(state) if !state.is_empty() => line.replacen(state, &out.state(state), 1),
-            _ => line,
-        };
-        out.line(&line)?;
     }
     Ok(())
 }
 
+/// The texts of a column.
+#[derive(Default)]
+struct Texts {
+    all: String,
+    /// Ends of the texts, and how many columns of the terminal each takes.
+    ends: Vec<(u32, u32)>,
+    /// The widest.
+    width: usize,
+    next: usize,
+    begin: usize,
+}
+
+impl Texts {
+    fn push(&mut self, text: &str) {
+        let columns = text.width();
+        self.width = self.width.max(columns);
+        self.all.push_str(text);
+        self.ends.push((self.all.len() as u32, columns as u32));
+    }
+
+    /// The next text with its columns; empty after the last one.
+    fn next(&mut self) -> (&str, usize) {
+        let (end, columns) = self
+            .ends
+            .get(self.next)
+            .copied()
+            .unwrap_or((self.begin as u32, 0));
+        let text = &self.all[self.begin..end as usize];
+        self.next += 1;
+        self.begin = end as usize;
+        (text, columns as usize)
+    }
+}
+
 /// Cuts a line to a width, with a mark at the end.
-pub fn cut(line: &str, width: Option<usize>) -> String {
+pub fn cut(line: &str, width: Option<usize>) -> Cow<'_, str> {
     match width {
         Some(width) if line.chars().count() > width && width > 1 => {
             let mut short: String = line.chars().take(width - 1).collect();
             short.push('+');
-            short
+            short.into()
         }
-        _ => line.to_owned(),
+        _ => line.into(),
     }
 }
 
@@ -160,6 +213,19 @@ mod tests {
         assert_eq!(cut("abcdef", Some(4)), "abc+");
         assert_eq!(cut("abcd", Some(4)), "abcd");
         assert_eq!(cut("abcdef", None), "abcdef");
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_text() {
+        let mut texts = Texts::default();
+        for text in ["a", "", "日本"] {
+            texts.push(text);
+        }
+        assert_eq!(texts.width, 4);
+        assert_eq!(texts.next(), ("a", 1));
+        assert_eq!(texts.next(), ("", 0));
+        assert_eq!(texts.next(), ("日本", 4));
+        assert_eq!(texts.next(), ("", 0));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     rc::Rc,
+    sync::LazyLock,
     thread::{self, JoinHandle},
 };
 
@@ -27,11 +28,17 @@ use super::{
     pins::{self, Left, Pins},
     shared::SharedArray,
     spec::{Backend, Plan, subjects},
-    tracer::{Options, StartError, Tracer, proc_tombstones},
+    tracer::{Options, StartError, Tracer, proc_tombstones, sem_tombstones},
 };
 use crate::{host::clock::boot_now, ids::BootTime};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("DMTRACE_BPF_PATH"));
+/// The object, as `build.rs` has packed it: a fifth of its size. For the parser it is in memory of
+/// the alignment that the allocator gives, which is enough for ELF.
+static OBJECT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let packed = include_bytes!(env!("DMTRACE_BPF_PATH"));
+    // What was packed by the build: damaged, it fails to parse, with an error of its own.
+    lz4_flex::block::decompress_size_prepended(packed).unwrap_or_default()
+});
 
 /// The ring for diagnostics of the kernel side, which has next to nothing to say. A ring that is
 /// mapped is resident, twice.
@@ -82,7 +89,8 @@ impl Tracer {
         if !offsets.missing_core.is_empty() {
             return Err(StartError::UnknownKernel(offsets.missing_core.join(", ")));
         }
-        let (mut tracer, continuity) = Self::load(loader, options, root, &environment, &offsets, &btf)?;
+        let (mut tracer, continuity) =
+            Self::load(loader, options, root, &environment, &offsets, &btf)?;
         tracer.attend(Some(&Rc::new(btf)));
         Ok((tracer, continuity))
     }
@@ -98,7 +106,7 @@ impl Tracer {
         let ring_bytes = ring_size(options.ring_bytes);
         let own = std::process::id();
         // Userspace collects tombstones well before half of the map is taken by them.
-        let tombstones = u64::from(options.max_sems / 4);
+        let tombstones = u64::from(sem_tombstones(options.max_sems));
         let proc_tombstones = u64::from(proc_tombstones(options.max_procs));
         let aya_btf = AyaBtf::parse(btf.bytes(), Endianness::default()).ok();
         let plan = environment.preemption.plan();
@@ -125,7 +133,7 @@ impl Tracer {
         for (name, value) in &offsets.globals {
             loader.override_global(name, value, true);
         }
-        let mut ebpf = loader.load(OBJECT).map_err(|error| {
+        let mut ebpf = loader.load(&OBJECT).map_err(|error| {
             StartError::Other(format!("cannot load the eBPF object: {}", one_line(&error)))
         })?;
         drop(loader);
@@ -159,7 +167,7 @@ impl Tracer {
             }
         };
         let mut continuity = past.continuity(unseen);
-        let mut dm = DeviceMapper::new(&ebpf, OBJECT, options.backend, plan);
+        let mut dm = DeviceMapper::new(&ebpf, &OBJECT, options.backend, plan);
         let mut pinned = None;
         if let Some(pins) = &past.pins {
             let kept = match &past.left {
@@ -186,6 +194,7 @@ impl Tracer {
             chosen,
             attempts,
             ring_bytes,
+            max_sems: options.max_sems,
             max_procs: options.max_procs,
             adopted,
             pins: past.pins,
@@ -203,6 +212,7 @@ impl Tracer {
             chosen,
             attempts,
             ring_bytes,
+            max_sems,
             max_procs,
             adopted,
             pins,
@@ -242,6 +252,7 @@ impl Tracer {
             ring: Some(ring),
             stacks: Some(stacks),
             ring_bytes,
+            max_sems,
             max_procs,
             log: KernelLog::open(&mut ebpf),
             ebpf,
@@ -259,6 +270,7 @@ struct Loaded {
     chosen: Chosen,
     attempts: Vec<Attempt>,
     ring_bytes: u32,
+    max_sems: u32,
     max_procs: u32,
     adopted: Vec<(String, OwnedFd)>,
     pins: Option<Pins>,
@@ -326,7 +338,7 @@ impl Heritage {
         sizes: &Sizes,
         wanted: Option<Backend>,
     ) -> Result<Pins, String> {
-        let object = aya_obj::Object::parse(OBJECT).map_err(|error| error.to_string())?;
+        let object = aya_obj::Object::parse(&OBJECT).map_err(|error| error.to_string())?;
         let mut layout = Vec::new();
         for (name, map) in &object.maps {
             // Names in a BPF file system have no dots: constants are of their programs.

@@ -1,5 +1,7 @@
 //! The maps of a tracer: of this process's, or of a running one found by map number.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use anyhow::{Context, Result};
 use aya::maps::{HashMap, Map, MapData};
 use dmtrace_common::{
@@ -7,6 +9,9 @@ use dmtrace_common::{
     SiteText,
 };
 use serde::{Deserialize, Serialize};
+
+use super::walk::{all, each};
+use crate::stack::CallSite;
 
 /// A record of the semaphore map.
 pub type SemEntry = (SemKey, SemRecord);
@@ -91,29 +96,32 @@ impl Maps {
     /// All semaphore records. Records that come or go meanwhile may be missed or seen twice, as
     /// with any walk through a live BPF hash; callers key by identity.
     pub fn sems(&self) -> Vec<SemEntry> {
-        self.sems.iter().filter_map(Result::ok).collect()
+        all(&self.sems)
     }
 
     /// All process records.
     pub fn procs(&self) -> Vec<ProcEntry> {
-        self.procs.iter().filter_map(Result::ok).collect()
+        all(&self.procs)
     }
 
     /// The last device-mapper ioctl with each cookie, as far as there was room.
     pub fn devices(&self) -> Vec<DmEvent> {
-        let kept = self.devices.iter().filter_map(Result::ok);
-        kept.map(|(_, mut event)| {
-            event.header.flags |= EVENT_FROM_MAP;
-            event
-        })
-        .filter(|event| event.header.ts != 0)
-        .collect()
+        all(&self.devices)
+            .into_iter()
+            .map(|(_, mut event)| {
+                event.header.flags |= EVENT_FROM_MAP;
+                event
+            })
+            .filter(|event| event.header.ts != 0)
+            .collect()
     }
 
     /// The last failed lookups of cookies, the oldest first, as far as there was room.
     pub fn lookups(&self) -> Vec<SemEvent> {
-        let kept = self.lookups.iter().filter_map(Result::ok);
-        let mut lookups: Vec<SemEvent> = kept.map(|(_, event)| event).collect();
+        let mut lookups: Vec<SemEvent> = all(&self.lookups)
+            .into_iter()
+            .map(|(_, event)| event)
+            .collect();
         lookups.sort_by_key(|event| event.header.ts);
         lookups
     }
@@ -135,14 +143,22 @@ impl Maps {
         self.procs.get(&key, 0).ok()
     }
 
-    /// Call sites, with the creation of their sets, as JSON.
-    pub fn sites(&self) -> Vec<(SemKey, u64, Vec<u8>)> {
-        let kept = self.sites.iter().filter_map(Result::ok);
-        kept.map(|(key, site)| {
-            let len = (site.len as usize).min(SITE_LEN);
-            (key, site.created, site.text[..len].to_vec())
-        })
-        .collect()
+    /// Call sites, with the creation of their sets. Those of many cookies are the same: each is
+    /// read once.
+    pub fn sites(&self) -> Vec<(SemKey, u64, Arc<CallSite>)> {
+        let mut known: BTreeMap<Vec<u8>, Option<Arc<CallSite>>> = BTreeMap::new();
+        let mut sites = Vec::new();
+        each(&self.sites, |key, site| {
+            let json = &site.text[..(site.len as usize).min(SITE_LEN)];
+            if !known.contains_key(json) {
+                let read = serde_json::from_slice(json).ok().map(Arc::new);
+                known.insert(json.to_vec(), read);
+            }
+            if let Some(Some(read)) = known.get(json) {
+                sites.push((*key, site.created, Arc::clone(read)));
+            }
+        });
+        sites
     }
 
     /// Lets other processes see a call site; `false` if it does not fit.

@@ -41,6 +41,8 @@ mod table;
 mod tracer;
 #[cfg(feature = "live")]
 mod upkeep;
+#[cfg(feature = "live")]
+mod walk;
 
 pub use environment::{Environment, Lockdown};
 pub use preemption::Preemption;

@@ -102,6 +102,7 @@ pub struct Tracer {
     pub(super) ring: Option<RingBuf<MapData>>,
     pub(super) stacks: Option<RingBuf<MapData>>,
     pub(super) ring_bytes: u32,
+    pub(super) max_sems: u32,
     pub(super) max_procs: u32,
     /// Keeps the programs in their places, and the maps, alive.
     pub(super) ebpf: Ebpf,
@@ -265,6 +266,11 @@ impl Tracer {
         self.chosen.attached.links.clear();
         self.dm.detach();
     }
+}
+
+/// How many records of removed sets may wait for userspace.
+pub(super) const fn sem_tombstones(max_sems: u32) -> u32 {
+    max_sems / 4
 }
 
 /// How many records of ended processes may wait for userspace.

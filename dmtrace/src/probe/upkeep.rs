@@ -6,7 +6,7 @@ use dmtrace_common::{
     SEM_PREEXISTING, SEM_TOMBSTONE, SemKey, SemRecord, control,
 };
 
-use super::tracer::{Tracer, proc_tombstones};
+use super::tracer::{Tracer, proc_tombstones, sem_tombstones};
 use crate::facts::Snapshot;
 
 /// Why the kernel side does not know a set of a snapshot.
@@ -104,6 +104,13 @@ impl Tracer {
             self.prefilter
                 .add32(key.semid as u32 & (PREFILTER_SLOTS - 1), u32::MAX);
         }
+    }
+
+    /// Whether so many records of what is gone wait to be taken in that there may soon be no room
+    /// for more.
+    pub fn tombstones_crowded(&self) -> bool {
+        self.control.get64(control::TOMBSTONES) > u64::from(sem_tombstones(self.max_sems)) / 4
+            || self.proc_tombstones_crowded()
     }
 
     /// Whether records of ended processes take more than half of the room that they have.

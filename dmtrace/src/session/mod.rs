@@ -8,17 +8,15 @@ mod losses;
 mod meters;
 mod pace;
 mod registry;
+mod resync;
 mod sites;
 mod takeover;
 mod tap;
 
-use std::io;
+use std::{io, time::Instant};
 
 use aya::maps::{MapData, RingBuf};
-use dmtrace_common::{
-    Kind, PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, SEM_DM_DROPPED,
-    SEM_TOMBSTONE, SemKey, SemRecord,
-};
+use dmtrace_common::{Kind, SemEvent};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
@@ -26,7 +24,7 @@ use crate::{
     facts::{HostFacts, Snapshot},
     host::{self, Scope},
     ids::{BootTime, ProcId},
-    ledger::{Change, DriftKind, Ledger, Reconciliation, Record, Remember, in_order},
+    ledger::{Change, DriftKind, Ledger, Reconciliation, Remember},
     probe::{Continuity, Counts, DmState, Options, Past, Seed, StartError, Tracer},
 };
 
@@ -40,9 +38,6 @@ pub use tap::{Tap, Tapped};
 
 /// Messages taken from the ring before other work gets a turn.
 const BATCH: usize = 4096;
-
-/// Longer than a program is between taking the time and submitting its message, in nanoseconds.
-const IN_FLIGHT: u64 = 5_000_000;
 
 /// Gets the changes of the books as they are made: a process that has ended is forgotten soon.
 pub type Sink<'a> = &'a mut dyn FnMut(&[Change], &Ledger);
@@ -68,6 +63,8 @@ pub struct Session {
     received: Received,
     /// Messages dropped at the last look into the maps.
     dropped_seen: u64,
+    /// When that was.
+    resynced: Instant,
     /// Records of ended processes that are left in the map on purpose.
     victims_kept: u64,
     /// Changes between attaching and the end of the start.
@@ -155,6 +152,7 @@ impl Session {
             scope,
             received: Received::default(),
             dropped_seen: 0,
+            resynced: Instant::now(),
             victims_kept: 0,
             procs_reaped_at: 0,
             early: Vec::new(),
@@ -242,12 +240,6 @@ impl Session {
         }
     }
 
-    /// Whether the maps hold something that the books have not taken in yet.
-    pub fn is_behind(&self) -> bool {
-        self.tracer.counts().total().dropped != self.dropped_seen
-            || self.tracer.tombstones() != self.victims_kept
-    }
-
     /// Takes messages from the ring into the books, a bounded number; tells whether there may be
     /// more.
     pub fn drain(&mut self, sink: Sink<'_>) -> bool {
@@ -291,84 +283,10 @@ impl Session {
         more
     }
 
-    /// Takes everything that is in the ring now.
+    /// Takes everything that is in the ring now: no more than fits in, because it may never be empty.
     pub fn drain_all(&mut self, sink: Sink<'_>) {
-        while self.drain(sink) {}
-    }
-
-    /// If messages were dropped since the last time, reads the maps and makes them good.
-    pub fn resync(&mut self, sink: Sink<'_>) {
-        if !self.is_behind() {
-            return;
-        }
-        let dropped = self.tracer.counts().total().dropped;
-        // What is younger than the horizon may have its message in the ring still: told twice, a
-        // set would be counted twice. It is left for the next time.
-        let horizon = host::clock::boot_now().0.saturating_sub(IN_FLIGHT);
-        self.drain_all(sink);
-        let mut left = false;
-        // Victims of ENOSPC stay for `report` to read, until the room is needed.
-        let crowded = self.tracer.proc_tombstones_crowded();
-        let mut ended: Vec<ProcKey> = Vec::new();
-        let mut removed: Vec<SemKey> = Vec::new();
-        let procs = self.tracer.maps().procs();
-        let sets = self.tracer.maps().sems();
-        self.victims_kept = 0;
-        for record in in_order(procs, sets) {
-            match record {
-                Record::Set(key, record) => {
-                    if record.created.max(record.closed) > horizon {
-                        left = true;
-                        continue;
-                    }
-                    if record.state & SEM_TOMBSTONE != 0 {
-                        removed.push(key);
-                    }
-                    self.adopt(key, &record, sink);
-                }
-                Record::Process(key, record) => {
-                    if record.header.ts.max(record.exited) > horizon {
-                        left = true;
-                        continue;
-                    }
-                    if record.state & PROC_TOMBSTONE != 0 {
-                        if record.starved == 0 || crowded {
-                            ended.push(key);
-                        } else {
-                            self.victims_kept += 1;
-                        }
-                    }
-                    let told =
-                        record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) == PROC_ANNOUNCED;
-                    if !told {
-                        self.tap(Tapped::Proc(&record));
-                        let changes = self.ledger.adopt_process(&record);
-                        sink(&changes, &self.ledger);
-                    }
-                }
-            }
-        }
-        self.tracer.reap_tombstones(&removed, &ended);
-        if !left {
-            self.dropped_seen = dropped;
-        }
-    }
-
-    fn adopt(&mut self, key: SemKey, record: &SemRecord, sink: Sink<'_>) {
-        self.tap(Tapped::Sem(key, record));
-        let changes = self.ledger.adopt(key.into(), record);
-        if !changes.is_empty() {
-            sink(&changes, &self.ledger);
-        }
-        if record.state & SEM_DM_DROPPED == 0 {
-            return;
-        }
-        if let Some(device) = self.tracer.maps().device(key) {
-            self.tap(Tapped::Message(as_bytes(&device)));
-            if let Ok(event) = decode(as_bytes(&device)) {
-                self.ledger.apply(&event);
-            }
-        }
+        let messages = self.tracer.ring_bytes() as usize / size_of::<SemEvent>();
+        let _more = (0..=messages / BATCH).all(|_| self.drain(sink));
     }
 
     /// Compares the books with the kernel's own tables. Differences are counted and told, and the

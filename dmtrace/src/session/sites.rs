@@ -21,11 +21,16 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Call sites that wait.
 const WAITING: usize = 4096;
+/// How often those are tried again that wait, if they are more than a few.
+const AGAIN: Duration = Duration::from_millis(20);
+const FEW: usize = 64;
 
 /// The worker, and what has no place in the books yet.
 pub(super) struct Sites {
     worker: Worker,
     waiting: Vec<(Instant, Found)>,
+    /// When all that wait were tried last.
+    tried: Instant,
 }
 
 impl Sites {
@@ -45,6 +50,7 @@ impl Sites {
         Ok(Some(Self {
             worker,
             waiting: Vec::new(),
+            tried: Instant::now(),
         }))
     }
 
@@ -55,6 +61,7 @@ impl Sites {
     /// Works off everything, at the end.
     pub(super) fn finish(&mut self) {
         self.worker.finish();
+        self.tried = self.tried.checked_sub(AGAIN).unwrap_or(self.tried);
     }
 
     pub(super) fn received(&self) -> u64 {
@@ -70,8 +77,14 @@ impl Session {
         };
         let news = sites.worker.take();
         let any = !news.is_empty();
-        let mut open = std::mem::take(&mut sites.waiting);
         let now = Instant::now();
+        let all = sites.waiting.len() <= FEW || now.duration_since(sites.tried) >= AGAIN;
+        let mut open = if all {
+            sites.tried = now;
+            std::mem::take(&mut sites.waiting)
+        } else {
+            Vec::new()
+        };
         open.extend(news.into_iter().map(|found| (now, found)));
         open.retain(|(since, found)| {
             let placed = self.ledger.place_call_site(
@@ -84,13 +97,13 @@ impl Session {
             if placed == Placed::Yes {
                 self.publish(found);
             }
-            placed == Placed::NotYet && since.elapsed() < PATIENCE
+            placed == Placed::NotYet && now.duration_since(*since) < PATIENCE
         });
-        if open.len() > WAITING {
-            open.drain(..open.len() - WAITING);
-        }
         if let Some(sites) = &mut self.sites {
-            sites.waiting = open;
+            let waiting = &mut sites.waiting;
+            waiting.append(&mut open);
+            let surplus = waiting.len().saturating_sub(WAITING);
+            waiting.drain(..surplus);
         }
         any
     }

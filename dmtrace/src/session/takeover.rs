@@ -11,7 +11,6 @@ use crate::{
     ids::BootTime,
     ledger::{DriftKind, Record, in_order},
     probe::{Continuity, Options, Past, Seed, StartError, Tracer},
-    stack::CallSite,
 };
 
 /// Tries to find the ring at rest.
@@ -92,11 +91,9 @@ impl Session {
                 self.ledger.apply(&event);
             }
         }
-        for (key, created, json) in self.tracer.maps().sites() {
-            if let Ok(site) = serde_json::from_slice::<CallSite>(&json) {
-                let created = BootTime(created);
-                self.ledger.adopt_call_site(key.into(), created, site);
-            }
+        for (key, created, site) in self.tracer.maps().sites() {
+            let created = BootTime(created);
+            self.ledger.adopt_call_site(key.into(), created, site);
         }
         let mut early = Vec::new();
         let mut sink = |changes: &[_], _: &_| early.extend_from_slice(changes);

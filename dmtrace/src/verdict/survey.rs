@@ -81,19 +81,19 @@ pub fn survey<'a>(
     snapshot: Option<&'a Snapshot>,
     context: &Context<'_>,
 ) -> Vec<Judged<'a>> {
-    let mut sets: BTreeMap<SemId, &SetSnapshot> = BTreeMap::new();
-    for ns in snapshot
-        .into_iter()
-        .flat_map(|snapshot| &snapshot.namespaces)
-    {
-        sets.extend(ns.sets.iter().map(|set| {
-            let sem = SemId {
-                ns: ns.ns,
-                semid: set.semid,
-            };
-            (sem, set)
-        }));
-    }
+    let namespaces = snapshot.map_or(&[][..], |snapshot| &snapshot.namespaces);
+    let sets: BTreeMap<SemId, &SetSnapshot> = namespaces
+        .iter()
+        .flat_map(|ns| {
+            ns.sets.iter().map(|set| {
+                let sem = SemId {
+                    ns: ns.ns,
+                    semid: set.semid,
+                };
+                (sem, set)
+            })
+        })
+        .collect();
     let taken = snapshot.map_or(BootTime(0), |snapshot| snapshot.began);
     ledger
         .cookies()

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Result, bail};
 
 use super::{
-    Disks, End, Outcome, RunSpec, Streams,
+    Clock, Disks, End, Outcome, RunSpec, Streams,
     accel::Accel,
     cache::Cache,
     frame::{self, Frame},
@@ -48,7 +48,10 @@ pub fn run(cache: &Cache, kernel: &Kernel, disks: &Disks, spec: &RunSpec) -> Res
     let begun = Instant::now();
     // Not in the cache: a socket's path is limited to 107 bytes.
     let dir = tempfile::Builder::new().prefix("dmtrace-vm-").tempdir()?;
-    let mut accel = Accel::choose(cache);
+    let mut accel = match spec.clock {
+        Clock::Host => Accel::choose(cache),
+        Clock::Instructions => Accel::Tcg,
+    };
     let mut boots = 0;
     let boot = loop {
         boots += 1;

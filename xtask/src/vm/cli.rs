@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Result;
 
 use super::{
-    End, LAB_FAILED, Lab, Outcome, RunSpec, Streams,
+    Clock, End, LAB_FAILED, Lab, Outcome, RunSpec, Streams,
     cache::Cache,
     guest::FileSpec,
     kernel::{self, Spec},
@@ -159,6 +159,7 @@ fn run_spec(args: &Args, kernel: &Spec, several: bool) -> RunSpec {
         layer: args.with,
         memory_mb: args.memory,
         cpus: args.cpus,
+        clock: Clock::Host,
         streams: Streams::Live,
     }
 }

@@ -13,7 +13,7 @@ mod frame;
 mod guest;
 mod host;
 mod image;
-mod kernel;
+pub mod kernel;
 mod layer;
 mod modules;
 mod out;
@@ -24,7 +24,10 @@ pub mod storm;
 pub mod suite;
 mod vmlinux;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -68,6 +71,8 @@ pub struct RunSpec {
     pub memory_mb: u32,
     /// Processors.
     pub cpus: u32,
+    /// What makes the guest's clock go.
+    pub clock: Clock,
     /// What happens to the command's streams.
     pub streams: Streams,
 }
@@ -85,9 +90,20 @@ impl Default for RunSpec {
             layer: None,
             memory_mb: 2048,
             cpus: 2,
+            clock: Clock::Host,
             streams: Streams::Live,
         }
     }
+}
+
+/// What makes the guest's clock go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// The host's clock.
+    Host,
+    /// The guest's instructions, each of which takes a nanosecond. Needs emulation and one
+    /// processor; what the guest measures is the same in each run.
+    Instructions,
 }
 
 /// What happens to the command's standard streams.
@@ -232,6 +248,11 @@ struct Disks {
     image: Image,
     /// Laid over the image.
     layer: Option<PathBuf>,
+}
+
+/// A file of the host at its place in the guest.
+pub fn guest_file(host: &Path, guest: &str) -> Result<FileSpec> {
+    format!("{}:{guest}", host.display()).parse()
 }
 
 /// A line of the lab's own, told from the command's by its prefix.

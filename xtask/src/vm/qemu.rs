@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Disks, RunSpec, accel::Accel, guest, host, kernel::Kernel};
+use super::{Clock, Disks, RunSpec, accel::Accel, guest, host, kernel::Kernel};
 
 /// The run's initramfs in its directory.
 const INITRAMFS: &str = "initramfs";
@@ -57,6 +57,9 @@ impl Qemu {
             .arg(format!("{}M", spec.memory_mb));
         command.args(["-smp", &spec.cpus.to_string()]);
         command.args(accel.options());
+        if spec.clock == Clock::Instructions {
+            command.args(["-icount", "shift=0,sleep=off"]);
+        }
         command.arg("-kernel").arg(kernel.dir.join("vmlinux"));
         command.arg("-initrd").arg(dir.join(INITRAMFS));
         command.args(["-append", CMDLINE]);

@@ -23,6 +23,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
+pub use self::programs::static_program;
 pub(super) use self::{kept::fingerprint, programs::Programs};
 use self::{
     scenario::{Entries, Scenario},

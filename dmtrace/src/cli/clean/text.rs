@@ -171,7 +171,7 @@ fn head(action: &str, entry: &PlanEntry) -> String {
 }
 
 fn fit(text: &str, width: usize) -> String {
-    table::cut(text, Some(width.max(2)))
+    table::cut(text, Some(width.max(2))).into_owned()
 }
 
 fn owner(entry: &PlanEntry) -> String {

@@ -99,6 +99,48 @@ fn found_later_is_not_older_than_the_trace() {
 }
 
 #[test]
+fn a_tombstone_that_comes_long_after_the_removal_is_not_counted_again() {
+    for (told, state) in [
+        (true, SEM_ANNOUNCED | SEM_OPS_DROPPED | SEM_TOMBSTONE),
+        (false, SEM_TOMBSTONE),
+    ] {
+        let mut tombstone = record(state);
+        tombstone.closed = 50;
+        tombstone.closer = tombstone.creator;
+        let mut ledger = Ledger::new();
+        ledger.apply(&created(9, 2, 100, KEY));
+        if told {
+            ledger.apply(&created(10, 2, 1, KEY));
+        }
+        ledger.apply(&destroyed(50, 2, 1, KEY));
+        for semid in 101..10_000 {
+            ledger.apply(&created(60, 2, semid, Key(5)));
+            ledger.apply(&destroyed(61, 2, semid, Key(5)));
+        }
+        let changes = ledger.adopt(sem(1), &tombstone);
+        // Who made it is told, if that was not known.
+        let made: Vec<u32> = changes
+            .iter()
+            .filter(|change| matches!(change.kind, ChangeKind::Created { .. }))
+            .filter_map(|change| Some(change.who.as_ref()?.image.id.tgid))
+            .collect();
+        assert_eq!(made, if told { vec![] } else { vec![2] });
+        let sets = ledger.totals().cookies;
+        assert_eq!((sets.created, sets.found, sets.destroyed), (2, 0, 1));
+        assert_eq!(ledger.check(), Ok(()));
+    }
+}
+
+#[test]
+fn a_tombstone_from_before_the_first_event_is_news() {
+    let mut tombstone = record(SEM_ANNOUNCED | SEM_OPS_DROPPED | SEM_TOMBSTONE);
+    tombstone.closed = 50;
+    let mut ledger = Ledger::new();
+    ledger.apply(&created(60, 2, 100, KEY));
+    assert_eq!(ledger.adopt(sem(1), &tombstone).len(), 2);
+}
+
+#[test]
 fn a_tombstone_opens_and_closes_once_only() {
     let mut tombstone = record(SEM_TOMBSTONE);
     tombstone.closed = 50;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-use crate::host;
+use crate::{build, host};
 
 /// Built programs.
 pub struct Programs {
@@ -45,10 +45,20 @@ impl Programs {
         let scripts = copies.path().join("vm");
         copy_scripts(&host::root().join("tests/vm"), &scripts)?;
         let target = has_target(STATIC).then_some(STATIC);
-        let dmtrace = build("dmtrace", &["dmtrace"], target)?;
-        let tests = build("dmtrace-tests", &["cookie-actor", "cookie-storm"], target)?;
+        let dmtrace = built("dmtrace", "--bin", &["dmtrace"], target)?;
+        let tests = built(
+            "dmtrace-tests",
+            "--bin",
+            &["cookie-actor", "cookie-storm"],
+            target,
+        )?;
         let actor32 = match has_target(STATIC32) {
-            true => Some(build("dmtrace-tests", &["cookie-actor"], Some(STATIC32))?),
+            true => Some(built(
+                "dmtrace-tests",
+                "--bin",
+                &["cookie-actor"],
+                Some(STATIC32),
+            )?),
             false => None,
         };
         Ok(Self {
@@ -79,6 +89,13 @@ fn copy_scripts(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A program, or an example with `--example` as its `kind`, linked statically if the toolchain
+/// has the target for that.
+pub fn static_program(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
+    let target = has_target(STATIC).then_some(STATIC);
+    Ok(built(package, kind, &[name], target)?.join(name))
+}
+
 /// Whether the toolchain has a target, or can get it.
 fn has_target(target: &str) -> bool {
     let installed = || {
@@ -90,13 +107,13 @@ fn has_target(target: &str) -> bool {
 }
 
 /// Builds programs of a package, for the host without `target`; returns the folder they are in.
-fn build(package: &str, names: &[&str], target: Option<&str>) -> Result<PathBuf> {
+fn built(package: &str, kind: &str, names: &[&str], target: Option<&str>) -> Result<PathBuf> {
     let mut command = host::cargo();
     command.args(["build", "--release", "--package", package]);
-    command.args(names.iter().flat_map(|name| ["--bin", name]));
+    command.args(names.iter().flat_map(|name| [kind, name]));
     command.args(target.iter().flat_map(|target| ["--target", target]));
     host::quiet(&mut command);
     host::check(&mut command, package)?;
     let dir = host::target_dir()?.join(target.unwrap_or_default());
-    Ok(dir.join("release"))
+    Ok(dir.join("release").join(build::folder(kind)))
 }

@@ -1,0 +1,103 @@
+//! All records of a hash map, many with each system call.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use aya::{
+    Pod,
+    maps::{HashMap, IterableMap as _, MapData},
+};
+
+use super::bpf::{address, bpf};
+
+const BPF_MAP_LOOKUP_BATCH: u32 = 24;
+
+/// Records taken at once; the kernel asks for more where one bucket has more.
+const BATCH: usize = 512;
+
+/// All records of a map. What comes or goes meanwhile may be missed.
+pub(super) fn all<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>) -> Vec<(K, V)> {
+    let mut records = Vec::new();
+    each(map, |key, value| records.push((*key, *value)));
+    records
+}
+
+/// As [`all`], one by one.
+pub(super) fn each<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, mut take: impl FnMut(&K, &V)) {
+    // Some kinds of maps of some kernels lack batches; then nothing was taken yet.
+    if batches(map, &mut take).is_err() {
+        for (key, value) in map.iter().filter_map(Result::ok) {
+            take(&key, &value);
+        }
+    }
+}
+
+fn batches<K: Pod, V: Pod>(
+    map: &HashMap<MapData, K, V>,
+    take: &mut impl FnMut(&K, &V),
+) -> io::Result<()> {
+    let fd = map.map().fd().as_fd().as_raw_fd() as u32;
+    let (mut keys, mut values): (Vec<K>, Vec<V>) = (Vec::new(), Vec::new());
+    let mut room = BATCH;
+    // The kernel's place in the map: the number of a bucket.
+    let mut place: Option<u32> = None;
+    loop {
+        keys.clear();
+        values.clear();
+        keys.reserve(room);
+        values.reserve(room);
+        let mut next = 0_u32;
+        let mut attr = Batch {
+            in_batch: place.as_ref().map_or(0, |place| address(place)),
+            out_batch: address(&raw mut next),
+            keys: address(keys.as_ptr()),
+            values: address(values.as_ptr()),
+            count: room as u32,
+            map_fd: fd,
+            ..Batch::default()
+        };
+        // SAFETY: all buffers outlive the call, and have room for `count` keys and values.
+        let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) };
+        let end = match result {
+            Ok(_) => false,
+            // `__htab_map_lookup_and_delete_batch`: that was the last bucket.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            // A bucket has more than there is room for.
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && attr.count == 0 => {
+                room *= 2;
+                continue;
+            }
+            Err(error) if place.is_none() => return Err(error),
+            // Unheard of; the rest is missed as if it had gone.
+            Err(_) => return Ok(()),
+        };
+        let got = (attr.count as usize).min(room);
+        // SAFETY: the kernel has written so many keys, for which there was room.
+        unsafe { keys.set_len(got) };
+        // SAFETY: and as many values.
+        unsafe { values.set_len(got) };
+        for (key, value) in keys.iter().zip(&values) {
+            take(key, value);
+        }
+        if end {
+            return Ok(());
+        }
+        place = Some(next);
+    }
+}
+
+/// Members of `union bpf_attr` for batches.
+#[repr(C)]
+#[derive(Default)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}

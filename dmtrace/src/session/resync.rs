@@ -1,0 +1,124 @@
+//! What the ring did not take is read from the maps.
+
+use std::time::{Duration, Instant};
+
+use dmtrace_common::{
+    PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, SEM_DM_DROPPED, SEM_TOMBSTONE,
+    SemKey, SemRecord,
+};
+
+use super::{Session, Sink, Tapped};
+use crate::{
+    event::{as_bytes, decode},
+    host,
+    ledger::{Record, in_order},
+};
+
+/// Dropped messages are made good after this time, while others come.
+const RESYNC: Duration = Duration::from_millis(500);
+
+/// Reading the maps costs a system call or two for each record, most of which may be too young.
+const RESYNC_AGAIN: Duration = Duration::from_millis(50);
+
+/// Longer than a program is between taking the time and submitting its message, in nanoseconds.
+const IN_FLIGHT: u64 = 5_000_000;
+
+impl Session {
+    /// Whether the maps hold something that the books have not taken in yet.
+    pub fn is_behind(&self) -> bool {
+        self.tracer.counts().total().dropped != self.dropped_seen
+            || self.tracer.tombstones() != self.victims_kept
+    }
+
+    /// Makes drops good at once where the kernel side may soon have no room for the records of
+    /// what is gone.
+    pub fn resync_if_crowded(&mut self, sink: Sink<'_>) {
+        if self.resynced.elapsed() >= RESYNC_AGAIN && self.tracer.tombstones_crowded() {
+            self.resync(sink);
+        }
+    }
+
+    /// Makes drops good while messages come without a pause.
+    pub fn resync_in_time(&mut self, sink: Sink<'_>) {
+        if self.resynced.elapsed() >= RESYNC {
+            self.resync(sink);
+        }
+    }
+
+    /// If messages were dropped since the last time, reads the maps and makes them good.
+    pub fn resync(&mut self, sink: Sink<'_>) {
+        if !self.is_behind() {
+            self.resynced = Instant::now();
+            return;
+        }
+        let dropped = self.tracer.counts().total().dropped;
+        // What is younger than the horizon may have its message in the ring still: told twice, a
+        // set would be counted twice. It is left for the next time.
+        let horizon = host::clock::boot_now().0.saturating_sub(IN_FLIGHT);
+        self.drain_all(sink);
+        let mut left = false;
+        // Victims of ENOSPC stay for `report` to read, until the room is needed.
+        let crowded = self.tracer.proc_tombstones_crowded();
+        let mut ended: Vec<ProcKey> = Vec::new();
+        let mut removed: Vec<SemKey> = Vec::new();
+        let procs = self.tracer.maps().procs();
+        let sets = self.tracer.maps().sems();
+        self.victims_kept = 0;
+        for record in in_order(procs, sets) {
+            match record {
+                Record::Set(key, record) => {
+                    if record.created.max(record.closed) > horizon {
+                        left = true;
+                        continue;
+                    }
+                    if record.state & SEM_TOMBSTONE != 0 {
+                        removed.push(key);
+                    }
+                    self.adopt(key, &record, sink);
+                }
+                Record::Process(key, record) => {
+                    if record.header.ts.max(record.exited) > horizon {
+                        left = true;
+                        continue;
+                    }
+                    if record.state & PROC_TOMBSTONE != 0 {
+                        if record.starved == 0 || crowded {
+                            ended.push(key);
+                        } else {
+                            self.victims_kept += 1;
+                        }
+                    }
+                    let told =
+                        record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) == PROC_ANNOUNCED;
+                    if !told {
+                        self.tap(Tapped::Proc(&record));
+                        let changes = self.ledger.adopt_process(&record);
+                        sink(&changes, &self.ledger);
+                    }
+                }
+            }
+        }
+        self.tracer.reap_tombstones(&removed, &ended);
+        if !left {
+            self.dropped_seen = dropped;
+        }
+        self.resynced = Instant::now();
+    }
+
+    fn adopt(&mut self, key: SemKey, record: &SemRecord, sink: Sink<'_>) {
+        self.tap(Tapped::Sem(key, record));
+        let changes = self.ledger.adopt(key.into(), record);
+        if !changes.is_empty() {
+            sink(&changes, &self.ledger);
+        }
+        if record.state & SEM_DM_DROPPED == 0 {
+            return;
+        }
+        if let Some(device) = self.tracer.maps().device(key) {
+            self.tap(Tapped::Message(as_bytes(&device)));
+            if let Ok(event) = decode(as_bytes(&device)) {
+                self.ledger.apply(&event);
+            }
+        }
+    }
+}

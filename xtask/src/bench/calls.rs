@@ -1,0 +1,119 @@
+//! What tracers add to a call: each round measures every tracer once, in a random order, and right
+//! before it the same calls without one.
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use super::{
+    Part,
+    programs::Programs,
+    tracer::{self, Mode},
+};
+
+/// Cost of each kind of call, by name: processor time and time that passes, nanoseconds.
+type Costs = BTreeMap<String, (f64, f64)>;
+
+/// Measures these kinds of calls; returns for each what is kept.
+pub fn measure(
+    programs: &Programs,
+    calls: &[Part],
+    rounds: u32,
+    millis: u64,
+) -> Result<Vec<(Part, Value)>> {
+    let hooks = tracer::hooks(programs)?;
+    let (modes, missing): (Vec<Mode>, Vec<Mode>) =
+        Mode::ALL.into_iter().partition(|mode| mode.is_installed());
+    let load = programs.load()?;
+    let plain = || Command::new(load);
+    let mut pairs: BTreeMap<(&str, String), Vec<[f64; 2]>> = BTreeMap::new();
+    for round in 0..rounds {
+        let mut order = modes.clone();
+        shuffle(&mut order);
+        for mode in order {
+            eprintln!("bench: round {} of {rounds}: {}", round + 1, mode.name());
+            let before = run(&mut plain(), calls, millis)?;
+            let running = mode.start(programs, &hooks)?;
+            let traced = run(&mut mode.load(load), calls, millis);
+            if let Some(running) = running {
+                running.stop()?;
+            }
+            for (call, traced) in traced.with_context(|| mode.name())? {
+                let Some(before) = before.get(&call) else {
+                    continue;
+                };
+                let pair = if mode.stops_the_load() {
+                    [before.1, traced.1]
+                } else {
+                    [before.0, traced.0]
+                };
+                pairs.entry((mode.name(), call)).or_default().push(pair);
+            }
+        }
+    }
+    let missing: Vec<&str> = missing.into_iter().map(Mode::name).collect();
+    Ok(calls
+        .iter()
+        .map(|&part| {
+            let mut by_mode = serde_json::Map::new();
+            for ((mode, call), pairs) in &pairs {
+                if call == part.name() {
+                    by_mode.insert((*mode).to_owned(), json!(pairs));
+                }
+            }
+            let data = json!({
+                "rounds": rounds,
+                "hooks": hooks,
+                "pairs": by_mode,
+                "not_installed": missing,
+            });
+            (part, data)
+        })
+        .collect())
+}
+
+/// Runs the load once.
+fn run(command: &mut Command, calls: &[Part], millis: u64) -> Result<Costs> {
+    let names: Vec<&str> = calls.iter().map(|part| part.name()).collect();
+    command.args(["calls", "--of", &names.join(",")]);
+    command.args(["--millis", &millis.to_string()]);
+    command.args(["--cpu", &tracer::load_cpu().to_string()]);
+    costs(command)
+}
+
+/// What a load prints.
+fn costs(command: &mut Command) -> Result<Costs> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+        .context("bench-load")?;
+    ensure!(
+        output.status.success(),
+        "bench-load: {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(|line| {
+            let cost: Value = serde_json::from_str(line).with_context(|| line.to_owned())?;
+            let number = |name: &str| cost[name].as_f64().with_context(|| line.to_owned());
+            let call = cost["call"].as_str().unwrap_or_default().to_owned();
+            Ok((call, (number("cpu_ns")?, number("wall_ns")?)))
+        })
+        .collect()
+}
+
+/// Another order each time.
+fn shuffle<T>(items: &mut [T]) {
+    for last in (1..items.len()).rev() {
+        let number = RandomState::new().build_hasher().finish() as usize;
+        items.swap(last, number % (last + 1));
+    }
+}

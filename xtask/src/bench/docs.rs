@@ -1,0 +1,108 @@
+//! The tables in `docs/overhead.md`.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum as _;
+use serde_json::Value;
+
+use super::{Part, store::Store, table, target};
+use crate::host;
+
+const BEGIN: &str = "<!-- begin: written by cargo xtask bench --write-docs -->\n";
+const END: &str = "<!-- end -->\n";
+
+/// Writes the tables between their marks.
+pub fn write(store: &Store) -> Result<()> {
+    let path = host::root().join("docs/overhead.md");
+    let shown = path.display().to_string();
+    let text = fs::read_to_string(&path).with_context(|| shown.clone())?;
+    let marks = text
+        .split_once(BEGIN)
+        .and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
+    let (head, tail) = marks.with_context(|| format!("{shown}: its marks are gone"))?;
+    fs::write(&path, format!("{head}{BEGIN}{}{END}{tail}", body(store))).context(shown)
+}
+
+fn body(store: &Store) -> String {
+    let mut text = format!("\n## Targets\n{}", target::text(&target::judge(store)));
+    let mut section = String::new();
+    for &part in Part::value_variants() {
+        let (heading, about) = about(part);
+        let tables = match store.read(part) {
+            Some(whole) => {
+                let data = &whole["data"];
+                let tables = if Part::CALLS.contains(&part) {
+                    table::calls(part, data)
+                } else {
+                    table::other(part, data)
+                };
+                format!("{tables}\n{}\n", circumstances(&whole))
+            }
+            None => "\nNot measured with this version.\n".to_owned(),
+        };
+        if section != heading {
+            heading.clone_into(&mut section);
+            text.push_str(&format!("\n## {heading}\n\n{about}\n"));
+        }
+        text.push_str(&tables);
+    }
+    text.push('\n');
+    text
+}
+
+/// Heading and introduction of a part; parts with the same heading are one section.
+const fn about(part: Part) -> (&'static str, &'static str) {
+    match part {
+        Part::Semop | Part::Life | Part::Syscall | Part::Ioctl | Part::Exit => (
+            "What a call costs more, with syscall tracepoints",
+            "On a machine that takes neither trampolines nor kprobes: the worst case. Processor time \
+             of the\ncaller; with strace, which stops the caller, the time that passes. *Times as \
+             much* is traced\nagainst untraced.",
+        ),
+        Part::Pipeline => (
+            "How much goes through",
+            "A load makes whole lives of cookies at a given rate, and leaves some behind. A message is \
+             what\nthe kernel side tells; a life of 7 operations has 8 messages. *Cookies left, known* \
+             asks `list`,\nwhich reads the maps, right after the load: whatever was dropped, they know \
+             all.",
+        ),
+        Part::Memory => (
+            "Memory",
+            "Maps are as large as `--max-semaphores` and `--max-processes` ask for, \
+             from the start.",
+        ),
+        Part::List => (
+            "`list`",
+            "In pairs with `ipcs -s` in the same IPC namespace, which only prints a table.",
+        ),
+        Part::Report => (
+            "`report`",
+            "Of a recording that dmtrace's own writer made: processes with five cookies each, and a\n\
+             `dmsetup udevcomplete` for each cookie.",
+        ),
+        Part::Startup => ("Start", "From the start of the program."),
+        Part::Size => ("Size", "Default features."),
+        Part::Vm => (
+            "Instructions, by backend",
+            "In QEMU with `-icount`, where each instruction takes the same time: the same numbers in \
+             each\nrun, whatever the machine does besides. Instructions are not time; but zero is \
+             zero. Numbers are\nwhat is added to the untraced call. The tracer shares the only \
+             processor with the load, so that\n`life` and `exit` contain switching to it.",
+        ),
+    }
+}
+
+/// When, where and how it was measured.
+fn circumstances(whole: &Value) -> String {
+    let machine = &whole["machine"];
+    let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+    format!(
+        "Measured with `{}` on kernel {}, {} processors ({}), load {} at the end.",
+        text(&whole["command"]),
+        text(&machine["kernel"]),
+        machine["cpus"],
+        text(&machine["model"]),
+        text(&machine["load"]),
+    )
+}

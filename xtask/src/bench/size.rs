@@ -1,0 +1,15 @@
+//! Size of the static program.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::programs::{self, Programs};
+
+const STATIC: &str = "x86_64-unknown-linux-musl";
+
+/// Measures.
+pub fn measure(programs: &Programs) -> Result<Value> {
+    let path = programs.static_dmtrace()?;
+    let target = path.components().any(|part| part.as_os_str() == STATIC);
+    Ok(json!({ "bytes": programs::size(path)?, "static": target }))
+}

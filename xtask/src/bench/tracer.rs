@@ -1,0 +1,273 @@
+//! Who traces while calls are measured.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, ChildStdout, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use super::{
+    programs::Programs,
+    usage::{self, Usage},
+};
+use crate::host;
+
+/// Tracers that tell nobody when they are ready get this time.
+const SETTLE: Duration = Duration::from_millis(700);
+
+/// Who traces.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Mode {
+    /// Empty programs where dmtrace has its own.
+    Floor,
+    /// `dmtrace watch`.
+    Dmtrace,
+    /// A script of bpftrace with about the same contents.
+    Bpftrace,
+    /// The same, and the stack of who makes a cookie, which dmtrace takes, too.
+    BpftraceStack,
+    /// `perf trace -a`.
+    Perf,
+    /// `strace -f` of the load alone.
+    Strace,
+    /// The same, with a filter that stops at the traced calls only.
+    StraceSeccomp,
+}
+
+impl Mode {
+    /// All.
+    pub const ALL: [Self; 7] = [
+        Self::Floor,
+        Self::Dmtrace,
+        Self::Bpftrace,
+        Self::BpftraceStack,
+        Self::Perf,
+        Self::Strace,
+        Self::StraceSeccomp,
+    ];
+
+    /// As in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "empty programs",
+            Self::Dmtrace => "dmtrace watch",
+            Self::Bpftrace => "bpftrace",
+            Self::BpftraceStack => "bpftrace with stacks",
+            Self::Perf => "perf trace -a",
+            Self::Strace => "strace -f",
+            Self::StraceSeccomp => "strace -f --seccomp-bpf",
+        }
+    }
+
+    /// The program that must be installed.
+    pub const fn needs(self) -> Option<&'static str> {
+        match self {
+            Self::Floor | Self::Dmtrace => None,
+            Self::Bpftrace | Self::BpftraceStack => Some("bpftrace"),
+            Self::Perf => Some("perf"),
+            Self::Strace | Self::StraceSeccomp => Some("strace"),
+        }
+    }
+
+    /// Whether it can be had on this machine.
+    pub fn is_installed(self) -> bool {
+        self.needs().is_none_or(host::has)
+    }
+
+    /// Whether the load sleeps while it is traced, so that only the time that passes tells.
+    pub const fn stops_the_load(self) -> bool {
+        matches!(self, Self::Strace | Self::StraceSeccomp)
+    }
+
+    /// The load, under a tracer that starts what it traces.
+    pub fn load(self, load: &Path) -> Command {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-q", "-o", "/dev/null"]);
+        strace.args(["-e", "trace=semget,semop,semtimedop,semctl"]);
+        match self {
+            Self::Strace => {}
+            Self::StraceSeccomp => {
+                strace.arg("--seccomp-bpf");
+            }
+            _ => return Command::new(load),
+        }
+        strace.arg(load);
+        strace
+    }
+
+    /// Starts it, and waits until it traces. `None` if it starts the load itself.
+    pub fn start(self, programs: &Programs, hooks: &[String]) -> Result<Option<Running>> {
+        let mut command = match self {
+            Self::Strace | Self::StraceSeccomp => return Ok(None),
+            Self::Floor => {
+                let mut floor = elsewhere(programs.floor()?);
+                floor.arg(programs.object()?).args(hooks);
+                floor
+            }
+            Self::Dmtrace => return Running::dmtrace(programs, &["watch"]).map(Some),
+            Self::Bpftrace | Self::BpftraceStack => {
+                let mut bpftrace = elsewhere(Path::new("bpftrace"));
+                bpftrace.args(["-e", &script(self == Self::BpftraceStack)]);
+                bpftrace
+            }
+            Self::Perf => {
+                let mut perf = elsewhere(Path::new("perf"));
+                perf.args(["trace", "-a", "-e", "semget,semop,semtimedop,semctl"]);
+                perf.args(["-o", "/dev/null"]);
+                perf
+            }
+        };
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stderr(Stdio::null());
+        let mut child = command.spawn().context(self.name())?;
+        let mut out = child.stdout.take().map(BufReader::new);
+        if self != Self::Perf {
+            let mut line = String::new();
+            while !line.contains("armed") {
+                line.clear();
+                let got = out.as_mut().map(|out| out.read_line(&mut line));
+                if got.transpose()?.unwrap_or(0) == 0 {
+                    let _gone = child.kill();
+                    let status = child.wait()?;
+                    bail!("{}: does not start ({status})", self.name());
+                }
+            }
+        }
+        if self != Self::Floor {
+            thread::sleep(SETTLE);
+        }
+        // Read, as a pipe to /dev/null would.
+        thread::spawn(move || {
+            let mut sink = [0; 1 << 16];
+            while let Some(out) = &mut out {
+                if !out.read(&mut sink).is_ok_and(|got| got > 0) {
+                    break;
+                }
+            }
+        });
+        Ok(Some(Running {
+            child,
+            stdout: None,
+            stderr: None,
+        }))
+    }
+}
+
+/// A tracer that runs.
+pub struct Running {
+    /// Its process.
+    pub child: Child,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+}
+
+impl Running {
+    /// Starts dmtrace with these arguments, its output to /dev/null, and waits until it traces.
+    pub fn dmtrace(programs: &Programs, args: &[&str]) -> Result<Self> {
+        Self::armed(programs, args, Stdio::null())
+    }
+
+    /// The same, but keeps what it prints: for verbs that print a summary only.
+    pub fn dmtrace_read(programs: &Programs, args: &[&str]) -> Result<Self> {
+        Self::armed(programs, args, Stdio::piped())
+    }
+
+    fn armed(programs: &Programs, args: &[&str], stdout: Stdio) -> Result<Self> {
+        let mut command = elsewhere(programs.dmtrace()?);
+        command.args(args).stdin(Stdio::null());
+        command.stdout(stdout).stderr(Stdio::piped());
+        let mut child = command.spawn().context("dmtrace")?;
+        let mark = mark(&child);
+        let limit = Instant::now() + Duration::from_secs(20);
+        while !mark.exists() {
+            if child.try_wait()?.is_some() || Instant::now() > limit {
+                let _gone = child.kill();
+                let mut said = String::new();
+                if let Some(mut stderr) = child.stderr.take() {
+                    stderr.read_to_string(&mut said)?;
+                }
+                bail!("dmtrace {}: does not trace: {said}", args.join(" "));
+            }
+            thread::sleep(Duration::from_micros(200));
+        }
+        Ok(Self {
+            stdout: child.stdout.take(),
+            stderr: child.stderr.take(),
+            child,
+        })
+    }
+
+    /// Ends it, as Ctrl-C does; what it printed if that is kept, and what it used.
+    pub fn stop(mut self) -> Result<(String, Usage)> {
+        drop(self.child.stdin.take());
+        usage::interrupt(&self.child);
+        let mut said = String::new();
+        if let Some(mut stdout) = self.stdout.take() {
+            stdout.read_to_string(&mut said)?;
+        }
+        drop(self.stderr.take());
+        let usage = usage::wait(&self.child).context("a tracer")?;
+        Ok((said, usage))
+    }
+}
+
+/// The file by which dmtrace makes a trace known, once all probes are armed.
+pub fn mark(child: &Child) -> PathBuf {
+    PathBuf::from(format!("/run/dmtrace/tracer-{}.json", child.id()))
+}
+
+/// Where the load runs: the last processor.
+pub fn load_cpu() -> usize {
+    thread::available_parallelism().map_or(1, usize::from) - 1
+}
+
+/// A tracer away from the load's processor, if there is another one.
+pub fn elsewhere(program: &Path) -> Command {
+    if load_cpu() == 0 || !host::has("taskset") {
+        return Command::new(program);
+    }
+    let mut command = Command::new("taskset");
+    command
+        .args(["-c", &format!("0-{}", load_cpu() - 1)])
+        .arg(program);
+    command
+}
+
+/// Where dmtrace has its programs on this machine, as it says itself.
+pub fn hooks(programs: &Programs) -> Result<Vec<String>> {
+    let output = Command::new(programs.dmtrace()?)
+        .args(["doctor", "--json"])
+        .stdin(Stdio::null())
+        .output()
+        .context("dmtrace doctor")?;
+    let report: Value = serde_json::from_slice(&output.stdout).context("dmtrace doctor")?;
+    let attempts = report["attempts"].as_array().cloned().unwrap_or_default();
+    let hooks: Vec<String> = attempts
+        .iter()
+        .filter(|attempt| attempt["outcome"] == "attached")
+        .filter_map(|attempt| attempt["hooks"].as_array())
+        .flatten()
+        .filter_map(|hook| hook.as_str().map(str::to_owned))
+        .collect();
+    if hooks.is_empty() {
+        bail!("dmtrace doctor: nothing can be attached on this machine");
+    }
+    Ok(hooks)
+}
+
+/// A script for bpftrace that follows cookies from creation to removal and prints every step.
+fn script(stacks: bool) -> String {
+    let stack = if stacks { "print(ustack);" } else { "" };
+    include_str!("cookies.bt").replace("/* stack */", stack)
+}
+
+/// A sink for what is measured elsewhere.
+pub fn null() -> Result<Stdio> {
+    Ok(File::options().write(true).open("/dev/null")?.into())
+}
