@@ -3,7 +3,7 @@
 # capabilities, Docker's own seccomp profile, a read-only root, no IPC namespace of the host. Leaks of
 # the host and of another container are seen and named.
 #
-# cargo xtask vm --with docker --file target/x86_64-unknown-linux-musl/release/dmtrace:/image/dmtrace \
+# cargo xtask vm --with docker --file target/x86_64-unknown-linux-musl/dist/dmtrace:/image/dmtrace \
 #   --file packaging/Dockerfile:/image/Dockerfile --file packaging/kubernetes.yaml \
 #   --file target/release/cookie-actor --file tests/vm/pod.sh -- pod.sh
 set -u

@@ -22,6 +22,8 @@ pub struct Args {
 pub enum Profile {
     /// Optimised.
     Release,
+    /// As it is packaged: small, takes minutes to link.
+    Dist,
     /// With assertions.
     Debug,
 }
@@ -32,10 +34,21 @@ impl Profile {
         if asked { Self::Debug } else { Self::Release }
     }
 
-    fn directory(self) -> &'static str {
+    /// Its folder in cargo's target directory.
+    pub fn directory(self) -> &'static str {
         match self {
             Self::Release => "release",
+            Self::Dist => "dist",
             Self::Debug => "debug",
+        }
+    }
+
+    /// What cargo is told.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Release => "--profile=release",
+            Self::Dist => "--profile=dist",
+            Self::Debug => "--profile=dev",
         }
     }
 }
@@ -63,12 +76,12 @@ pub fn binary(package: &str, name: &str, profile: Profile) -> Result<PathBuf> {
     one(package, "--bin", name, profile)
 }
 
-/// Builds a program, or an example with `--example` as its `kind`, optimised.
+/// Builds a program, or an example with `--example` as its `kind`, as it is packaged.
 ///
 /// # Errors
 /// The build fails.
-pub fn release(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
-    one(package, kind, name, Profile::Release)
+pub fn packaged(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
+    one(package, kind, name, Profile::Dist)
 }
 
 /// Where cargo puts what was asked for by this option, below the folder of the profile.
@@ -78,10 +91,7 @@ pub fn folder(kind: &str) -> &'static str {
 
 fn one(package: &str, kind: &str, name: &str, profile: Profile) -> Result<PathBuf> {
     let mut command = host::cargo();
-    command.args(["build", "--package", package, kind, name]);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
+    command.args(["build", profile.option(), "--package", package, kind, name]);
     host::quiet(&mut command);
     host::check(&mut command, name)?;
     let dir = host::target_dir()?.join(profile.directory());

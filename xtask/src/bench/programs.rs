@@ -36,20 +36,20 @@ impl Programs {
         let guest = has(Part::Vm);
         let calls = Part::CALLS.into_iter().any(has);
         let here = |part: &Part| !matches!(part, Part::Vm | Part::Size);
-        let release = |kind, name| build::release("dmtrace", kind, name);
+        let packaged = |kind, name| build::packaged("dmtrace", kind, name);
         if parts.iter().any(here) {
-            built.dmtrace = Some(release("--bin", "dmtrace")?);
+            built.dmtrace = Some(packaged("--bin", "dmtrace")?);
             let load = build::binary("dmtrace-tests", "bench-load", Profile::Release)?;
             built.load = Some(load);
         }
         if calls {
-            built.floor = Some(release("--example", "bench-floor")?);
+            built.floor = Some(packaged("--example", "bench-floor")?);
         }
         if calls || guest {
             built.object = Some(object()?);
         }
         if has(Part::Report) {
-            built.recording = Some(release("--example", "bench-recording")?);
+            built.recording = Some(packaged("--example", "bench-recording")?);
         }
         if guest || has(Part::Size) {
             built.static_dmtrace = Some(static_program("dmtrace", "--bin", "dmtrace")?);

@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-use crate::{build, host};
+use crate::{
+    build::{self, Profile},
+    host,
+};
 
 /// Built programs.
 pub struct Programs {
@@ -45,20 +48,13 @@ impl Programs {
         let scripts = copies.path().join("vm");
         copy_scripts(&host::root().join("tests/vm"), &scripts)?;
         let target = has_target(STATIC).then_some(STATIC);
-        let dmtrace = built("dmtrace", "--bin", &["dmtrace"], target)?;
-        let tests = built(
-            "dmtrace-tests",
-            "--bin",
-            &["cookie-actor", "cookie-storm"],
-            target,
-        )?;
+        let program = |package: &str, names: &[&str], target: Option<&str>| {
+            built(package, "--bin", names, target, Profile::Release)
+        };
+        let dmtrace = program("dmtrace", &["dmtrace"], target)?;
+        let tests = program("dmtrace-tests", &["cookie-actor", "cookie-storm"], target)?;
         let actor32 = match has_target(STATIC32) {
-            true => Some(built(
-                "dmtrace-tests",
-                "--bin",
-                &["cookie-actor"],
-                Some(STATIC32),
-            )?),
+            true => Some(program("dmtrace-tests", &["cookie-actor"], Some(STATIC32))?),
             false => None,
         };
         Ok(Self {
@@ -89,11 +85,11 @@ fn copy_scripts(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A program, or an example with `--example` as its `kind`, linked statically if the toolchain
-/// has the target for that.
+/// A program, or an example with `--example` as its `kind`, as it is packaged: linked statically
+/// if the toolchain has the target for that.
 pub fn static_program(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
     let target = has_target(STATIC).then_some(STATIC);
-    Ok(built(package, kind, &[name], target)?.join(name))
+    Ok(built(package, kind, &[name], target, Profile::Dist)?.join(name))
 }
 
 /// Whether the toolchain has a target, or can get it.
@@ -107,13 +103,19 @@ fn has_target(target: &str) -> bool {
 }
 
 /// Builds programs of a package, for the host without `target`; returns the folder they are in.
-fn built(package: &str, kind: &str, names: &[&str], target: Option<&str>) -> Result<PathBuf> {
+fn built(
+    package: &str,
+    kind: &str,
+    names: &[&str],
+    target: Option<&str>,
+    profile: Profile,
+) -> Result<PathBuf> {
     let mut command = host::cargo();
-    command.args(["build", "--release", "--package", package]);
+    command.args(["build", profile.option(), "--package", package]);
     command.args(names.iter().flat_map(|name| [kind, name]));
     command.args(target.iter().flat_map(|target| ["--target", target]));
     host::quiet(&mut command);
     host::check(&mut command, package)?;
     let dir = host::target_dir()?.join(target.unwrap_or_default());
-    Ok(dir.join("release").join(build::folder(kind)))
+    Ok(dir.join(profile.directory()).join(build::folder(kind)))
 }
