@@ -17,7 +17,7 @@ const BPF_MAP_LOOKUP_BATCH: u32 = 24;
 /// Records taken at once; the kernel asks for more where one bucket has more.
 const BATCH: usize = 512;
 
-/// All records of a map. What comes or goes meanwhile may be missed.
+/// All records of a map. What comes or goes meanwhile may be missed, or taken twice.
 pub(super) fn all<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>) -> Vec<(K, V)> {
     let mut records = Vec::new();
     each(map, |key, value| records.push((*key, *value)));
@@ -26,7 +26,8 @@ pub(super) fn all<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>) -> Vec<(K, V)> {
 
 /// As [`all`], one by one.
 pub(super) fn each<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, mut take: impl FnMut(&K, &V)) {
-    // Some kinds of maps of some kernels lack batches; then nothing was taken yet.
+    // Some kinds of maps of some kernels lack batches, and a bucket may need more memory than there
+    // is. Then all of it again: better twice than not at all.
     if batches(map, &mut take).is_err() {
         for (key, value) in map.iter().filter_map(Result::ok) {
             take(&key, &value);
@@ -69,9 +70,7 @@ fn batches<K: Pod, V: Pod>(
                 room *= 2;
                 continue;
             }
-            Err(error) if place.is_none() => return Err(error),
-            // Unheard of; the rest is missed as if it had gone.
-            Err(_) => return Ok(()),
+            Err(error) => return Err(error),
         };
         let got = (attr.count as usize).min(room);
         // SAFETY: the kernel has written so many keys, for which there was room.
