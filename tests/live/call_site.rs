@@ -167,7 +167,7 @@ fn without_frame_pointers() -> Result<()> {
     let program = compile(dir.path(), "first_one", &[])?;
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
-        let tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
+        let mut tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
         run(&program)?;
         expect(&leaked(ns)?, CHAIN)?;
         let folded = dmtrace(&["report", "--folded", "--ipc-ns", &ns.to_string()])?;
@@ -187,12 +187,8 @@ fn without_frame_pointers() -> Result<()> {
         expect(&group["call_site"], CHAIN)?;
         ensure!(fs::read_to_string(&svg)?.contains("first_one"));
         // A finding of the trace itself has it, too.
-        let said = tracer.stop()?;
-        let finding = said
-            .objects
-            .iter()
-            .find(|object| object["type"] == "finding");
-        expect(&finding.context("no finding")?["call_site"], CHAIN)
+        let found = |object: &Value| object["type"] == "finding";
+        expect(&tracer.until(found, Duration::from_secs(30))?["call_site"], CHAIN)
     })?
 }
 
