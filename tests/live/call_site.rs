@@ -188,7 +188,10 @@ fn without_frame_pointers() -> Result<()> {
         ensure!(fs::read_to_string(&svg)?.contains("first_one"));
         // A finding of the trace itself has it, too.
         let found = |object: &Value| object["type"] == "finding";
-        expect(&tracer.until(found, Duration::from_secs(30))?["call_site"], CHAIN)
+        expect(
+            &tracer.until(found, Duration::from_secs(30))?["call_site"],
+            CHAIN,
+        )
     })?
 }
 

@@ -274,18 +274,26 @@ pub fn calibrate() -> Result<f64> {
     let mut rest = Vec::new();
     for _ in 0..5 {
         let begun = cpu_time(Call::Syscall)?;
-        // Two instructions a round.
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: changes one register, which is declared.
-        unsafe {
-            std::arch::asm!("2:", "dec {0}", "jnz 2b", inout(reg) ROUNDS => _, options(nomem, nostack));
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        bail!("instructions are counted on x86_64 only");
+        spin(ROUNDS)?;
         let time = cpu_time(Call::Syscall)?.saturating_sub(begun);
         rest.push(per(time, ROUNDS * 2) * 1e6);
     }
     Ok(median(rest))
+}
+
+/// Two instructions a round.
+#[cfg(target_arch = "x86_64")]
+fn spin(rounds: u64) -> Result<()> {
+    // SAFETY: changes one register, which is declared.
+    unsafe {
+        std::arch::asm!("2:", "dec {0}", "jnz 2b", inout(reg) rounds => _, options(nomem, nostack));
+    }
+    Ok(())
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn spin(_rounds: u64) -> Result<()> {
+    bail!("instructions are counted on x86_64 only")
 }
 
 /// What was done.
