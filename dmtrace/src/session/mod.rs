@@ -142,7 +142,11 @@ impl Session {
             .as_ref()
             .map_or(Remember::MUCH, |_| Remember::THRIFTY);
         let stacks_before = tracer.counts().of(Kind::Stack).submitted;
-        let sites = sites::Sites::start(&mut tracer, tap.is_some())?;
+        let sites = sites::Sites::start(
+            &mut tracer,
+            tap.is_some(),
+            continuity.as_ref().map(|_| crate::stack::KEPT),
+        )?;
         let recording = tap.as_ref().and_then(|tap| tap.file.clone());
         let registration = registry::register(&tracer, began, recording);
         let mut session = Self {

@@ -35,7 +35,11 @@ pub(super) struct Sites {
 
 impl Sites {
     /// `names`: resolve at once, for a recording.
-    pub(super) fn start(tracer: &mut Tracer, names: bool) -> Result<Option<Self>, StartError> {
+    pub(super) fn start(
+        tracer: &mut Tracer,
+        names: bool,
+        kept: Option<Duration>,
+    ) -> Result<Option<Self>, StartError> {
         let Some(ring) = tracer.take_stacks() else {
             return Ok(None);
         };
@@ -46,7 +50,7 @@ impl Sites {
             let record = maps.as_ref()?.proc(key)?;
             ProcessImage::from_record(&record).exe
         };
-        let worker = Worker::start(ring, Box::new(programs), names).map_err(other)?;
+        let worker = Worker::start(ring, Box::new(programs), names, kept).map_err(other)?;
         Ok(Some(Self {
             worker,
             waiting: Vec::new(),

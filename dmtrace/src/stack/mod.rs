@@ -24,7 +24,7 @@ pub use site::{CallSite, End, Frame, How, Module, Symbol};
 pub use symbols::Symbolizer;
 pub use unwind::{Registers, unwind};
 #[cfg(feature = "live")]
-pub use worker::{Found, Worker};
+pub use worker::{Found, KEPT, Worker};
 
 #[cfg(test)]
 mod tests;

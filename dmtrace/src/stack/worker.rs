@@ -30,7 +30,7 @@ use crate::{
 
 /// Binaries are kept in memory for the next stack so long. Those of a large program, or of a Go
 /// daemon, are tens of megabytes, and the next stack may come in a month.
-const KEPT: Duration = Duration::from_secs(1);
+pub const KEPT: Duration = Duration::from_secs(1);
 
 /// Call sites that are told apart.
 const DISTINCT: usize = 4096;
@@ -63,11 +63,17 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts. With `names`, call sites are resolved at once: for a recording.
+    /// Starts. With `names`, call sites are resolved at once: for a recording. `kept`: binaries are
+    /// kept for the next stack so long; `None` for as long as it runs.
     ///
     /// # Errors
     /// The system refuses a thread or a socket.
-    pub fn start(ring: RingBuf<MapData>, programs: Programs, names: bool) -> io::Result<Self> {
+    pub fn start(
+        ring: RingBuf<MapData>,
+        programs: Programs,
+        names: bool,
+        kept: Option<Duration>,
+    ) -> io::Result<Self> {
         let (stop, stopped) = UnixStream::pair()?;
         let (send, found) = mpsc::channel();
         let received = Arc::new(AtomicU64::new(0));
@@ -82,6 +88,7 @@ impl Worker {
                     finder: Finder::default(),
                     symbolizer: names.then(Symbolizer::default),
                     known: HashMap::new(),
+                    kept,
                 };
                 work.run(ring, &stopped, &send, &count, &notify);
             })?;
@@ -131,6 +138,7 @@ struct Work {
     symbolizer: Option<Symbolizer>,
     /// Call sites as found, and as handed on.
     known: HashMap<CallSite, Arc<CallSite>>,
+    kept: Option<Duration>,
 }
 
 impl Work {
@@ -143,7 +151,7 @@ impl Work {
         news: &Notify,
     ) {
         loop {
-            let limit = (!self.finder.is_empty()).then_some(KEPT);
+            let limit = self.kept.filter(|_| !self.finder.is_empty());
             let woken = wait(ring.as_raw_fd(), stopped.as_raw_fd(), limit);
             if woken == Woken::TimeIsUp {
                 self.finder = Finder::default();
