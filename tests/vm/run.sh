@@ -31,7 +31,8 @@ kill_all() {
 state() {
     uptime
     for process in /proc/[0-9]*; do
-        [ -s "$process/cmdline" ] || continue
+        # Threads of the kernel have none; files in /proc have no size.
+        [ "$(wc -c <"$process/cmdline")" -gt 0 ] || continue
         printf '%s %s %s: ' "${process#/proc/}" "$(sed 's/.*) \(.\).*/\1/' "$process/stat")" \
             "$(cat "$process/wchan")"
         tr '\0' ' ' <"$process/cmdline"
