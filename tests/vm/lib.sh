@@ -102,13 +102,16 @@ kill_it() {
     wait "$1" 2>/dev/null || true
 }
 
-# kill_udev_worker PID PROGRAM: kills a worker of udev and the program that it waits for. udev gives
-# its programs a parent-death signal, so the program may be gone first.
+# kill_udev_worker NAME: waits until a rule runs the program NAME, kills udev's worker and the
+# program. udev gives its programs a parent-death signal, so that one may be gone first.
 kill_udev_worker() {
-    kill -KILL "$1"
-    kill -KILL "$2" 2>/dev/null || true
-    until_ok 10 ended "$1"
-    until_ok 10 ended "$2"
+    until_ok 10 pidof "$1"
+    program=$(pidof "$1")
+    worker=$(sed -n 's/^PPid:.//p' "/proc/$program/status")
+    kill -KILL "$worker"
+    kill -KILL "$program" 2>/dev/null || true
+    until_ok 10 ended "$worker"
+    until_ok 10 ended "$program"
 }
 
 # cookies: how many there are in this namespace.

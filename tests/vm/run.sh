@@ -31,12 +31,11 @@ kill_all() {
 state() {
     uptime
     for process in /proc/[0-9]*; do
-        # Threads of the kernel have none; files in /proc have no size.
-        [ "$(wc -c <"$process/cmdline")" -gt 0 ] || continue
-        printf '%s %s %s: ' "${process#/proc/}" "$(sed 's/.*) \(.\).*/\1/' "$process/stat")" \
-            "$(cat "$process/wchan")"
-        tr '\0' ' ' <"$process/cmdline"
-        echo
+        # Threads of the kernel have none.
+        command=$(tr '\0' ' ' <"$process/cmdline")
+        [ -n "$command" ] || continue
+        printf '%s %s %s: %s\n' "${process#/proc/}" \
+            "$(sed 's/.*) \(.\).*/\1/' "$process/stat")" "$(cat "$process/wchan")" "$command"
     done
     dmsetup udevcookies
     dmsetup info -c --noheadings

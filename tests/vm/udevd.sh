@@ -30,6 +30,9 @@ udevd_stop() {
     done
 }
 
+# Makes an event that concerns nobody.
+null_event='udevadm trigger --action=change --subsystem-match=mem --sysname-match=null'
+
 # udevd_hold: udevd takes no event from its queue until udevd_go. Once in some hundred times it went on
 # all the same. That an event which concerns nobody stays in the queue is the proof.
 udevd_hold() {
@@ -37,7 +40,7 @@ udevd_hold() {
     tries=0
     while [ $tries -lt 10 ]; do
         udevadm control --stop-exec-queue
-        udevadm trigger --action=change --subsystem-match=mem --sysname-match=null
+        $null_event
         udevadm settle --timeout=1 >/dev/null 2>&1 || return 0
         tries=$((tries + 1))
     done
@@ -51,8 +54,7 @@ udevd_go() {
     tries=0
     while [ $tries -lt 20 ]; do
         udevadm control --start-exec-queue
-        timeout 5 udevadm trigger --settle --action=change --subsystem-match=mem \
-            --sysname-match=null && return 0
+        timeout 5 $null_event --settle && return 0
         tries=$((tries + 1))
     done
     echo 'udevd does not go on with its queue' >&2

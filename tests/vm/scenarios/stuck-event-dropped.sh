@@ -6,10 +6,7 @@ trace
 dmsetup create a --table '0 2048 zero' &
 pid=$!
 until_ok 10 in_semop $pid
-until_ok 10 pidof forever
-program=$(pidof forever)
-worker=$(sed -n 's/^PPid:.//p' "/proc/$program/status")
-kill_udev_worker "$worker" "$program"
+kill_udev_worker forever
 sleep 12
 expect stuck creator=$pid cause=event_dropped confidence=inferred device=a \
     missing=completion lost=1 evidence="1 uevent sent, 0 completed by udev + udev is idle"

@@ -6,10 +6,7 @@ trace
 dmsetup create a --table '0 2048 zero' &
 pid=$!
 until_ok 10 in_semop $pid
-until_ok 10 pidof forever
-program=$(pidof forever)
-worker=$(sed -n 's/^PPid:.//p' "/proc/$program/status")
-kill_udev_worker "$worker" "$program"
+kill_udev_worker forever
 sleep 2.5
 kill_it $pid
 expect leaked culprit=$pid how=owner_killed signal=9 step=waiting confidence=observed device=a \
