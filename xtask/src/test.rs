@@ -24,13 +24,21 @@ const TIER_SECONDS: &str = "1500";
 /// The tier that traces this kernel, and with it whatever else happens on it.
 const LIVE: &str = "live";
 
+/// What runs on real kernels in QEMU. The first name stands for all.
+const GUESTS: [(&str, fn() -> Result<Tally>); 3] = [
+    ("vm", vm::suite::tier),
+    ("storm", vm::storm::tier),
+    ("service", vm::service::tier),
+];
+
 /// The tiers in their order; others that tests/Cargo.toml has come before `live`.
 const ORDER: [&str; 4] = ["harness", "host", "cli", "replay"];
 
 /// `cargo xtask test`
 #[derive(clap::Args)]
 pub struct Args {
-    /// One tier: lint, unit, vm, or a test target of tests/ such as cli, host, replay, live
+    /// One tier: lint, unit, a test target of tests/ such as host or live, or vm, which has the
+    /// tiers storm and service with it
     #[arg(long, default_value = "all")]
     tier: String,
     /// Without the scenarios on real kernels, which boot in QEMU and take most of the time
@@ -46,11 +54,16 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     let targets = targets()?;
     let wanted = |tier: &str| args.tier == "all" || args.tier == tier;
     let black_box: Vec<_> = targets.iter().filter(|name| wanted(name)).collect();
-    if !wanted("lint") && !wanted("unit") && !wanted("vm") && black_box.is_empty() {
+    let guests: Vec<_> = GUESTS
+        .iter()
+        .filter(|(name, _)| wanted(name) || wanted(GUESTS[0].0))
+        .collect();
+    if !wanted("lint") && !wanted("unit") && guests.is_empty() && black_box.is_empty() {
         bail!(
-            "--tier {}: no such tier; use lint, unit, {}, vm or all",
+            "--tier {}: no such tier; use lint, unit, {}, {} or all",
             args.tier,
-            targets.join(", ")
+            targets.join(", "),
+            GUESTS.map(|(name, _)| name).join(", ")
         );
     }
     setup::ensure()?;
@@ -74,17 +87,21 @@ pub fn main(args: &Args) -> Result<ExitCode> {
             }
         }
     }
-    if wanted("vm") && args.no_vm {
-        println!("\n== vm\nSKIPPED: asked for (--no-vm)");
-        tally.skipped += 1;
-    } else if wanted("vm")
-        && let Some(why) = vm::suite::unavailable()
-    {
-        println!("\n== vm\nSKIPPED: {why}");
-        tally.skipped += 1;
-    } else if wanted("vm") {
-        tally += timed("vm", vm::suite::tier);
-        tally += timed("storm", vm::storm::tier);
+    let none = if args.no_vm {
+        Some("asked for (--no-vm)".to_owned())
+    } else {
+        vm::suite::unavailable()
+    };
+    match none.filter(|_| !guests.is_empty()) {
+        Some(why) => {
+            println!("\n== vm\nSKIPPED: {why}");
+            tally.skipped += 1;
+        }
+        None => {
+            for (name, run) in guests {
+                tally += timed(name, run);
+            }
+        }
     }
 
     println!("\n{tally}");

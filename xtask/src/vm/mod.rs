@@ -18,6 +18,7 @@ mod layer;
 mod modules;
 mod out;
 mod qemu;
+pub mod service;
 mod sources;
 mod splat;
 pub mod storm;

@@ -16,8 +16,7 @@ use anyhow::{Context as _, Result, bail};
 
 use self::numbers::Numbers;
 use super::{
-    End, Kernel, Lab, Outcome, RunSpec, Streams,
-    guest::FileSpec,
+    End, Kernel, Lab, Outcome, RunSpec, Streams, guest_file,
     kernel::{self, Spec},
     suite::{self, Programs},
 };
@@ -181,7 +180,6 @@ fn storm(lab: &Lab, kernel: &Kernel, programs: &Programs, run: Run, out: &Path) 
     if out.exists() {
         fs::remove_dir_all(out).with_context(|| out.display().to_string())?;
     }
-    let spec = |host: &Path, guest: &str| format!("{}:{guest}", host.display()).parse::<FileSpec>();
     let outcome = lab.run_one(
         kernel,
         &RunSpec {
@@ -194,10 +192,10 @@ fn storm(lab: &Lab, kernel: &Kernel, programs: &Programs, run: Run, out: &Path) 
                 run.workers.to_string(),
             ],
             files: vec![
-                spec(&programs.scripts.join("storm.sh"), "/job/storm.sh")?,
-                spec(&programs.dmtrace, "/job/dmtrace")?,
-                spec(&programs.actor, "/job/cookie-actor")?,
-                spec(&programs.storm, "/job/cookie-storm")?,
+                guest_file(&programs.scripts.join("storm.sh"), "/job/storm.sh")?,
+                guest_file(&programs.dmtrace, "/job/dmtrace")?,
+                guest_file(&programs.actor, "/job/cookie-actor")?,
+                guest_file(&programs.storm, "/job/cookie-storm")?,
             ],
             out: Some(out.to_owned()),
             // Operations that hang are given up after 120 s, and there may be some in a row.
