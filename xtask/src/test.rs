@@ -24,8 +24,11 @@ const TIER_SECONDS: &str = "1500";
 /// The tier that traces this kernel, and with it whatever else happens on it.
 const LIVE: &str = "live";
 
+/// Runs the tests of a tier.
+type Tier = fn() -> Result<Tally>;
+
 /// What runs on real kernels in QEMU. The first name stands for all.
-const GUESTS: [(&str, fn() -> Result<Tally>); 3] = [
+const GUESTS: [(&str, Tier); 3] = [
     ("vm", vm::suite::tier),
     ("storm", vm::storm::tier),
     ("service", vm::service::tier),
