@@ -212,6 +212,20 @@ pub struct UdevFacts {
     pub details: Option<UdevDetails>,
 }
 
+#[cfg(test)]
+impl UdevFacts {
+    /// A daemon that runs and has its rules.
+    pub(crate) fn working() -> Self {
+        Self {
+            control_socket: true,
+            daemon: Some(1),
+            notify_rule: Some("/usr/lib/udev/rules.d/95-dm-notify.rules".to_owned()),
+            event_timeout: 180,
+            ..Self::default()
+        }
+    }
+}
+
 /// What may keep udevd from completing cookies.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct UdevDetails {

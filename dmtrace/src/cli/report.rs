@@ -27,7 +27,7 @@ use crate::{
     probe::Environment,
     verdict::{Class, Reason},
 };
-use group::{Group, Leak, group};
+use group::{Group, Leak, groups};
 
 /// Somebody who got ENOSPC.
 #[derive(Serialize)]
@@ -96,12 +96,7 @@ pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         .collect();
     let findings = find(&case, &rows, args);
     let leaks: Vec<Leak> = findings.leaked.iter().map(|row| Leak::of(row)).collect();
-    let groups: Vec<(By, Vec<Group>)> = [By::Process, By::Executable, By::Container]
-        .into_iter()
-        .chain(args.by.filter(|by| *by == By::Stack))
-        .filter(|by| args.by.is_none_or(|wanted| wanted == *by))
-        .map(|by| (by, group(&leaks, by, args.top)))
-        .collect();
+    let groups = groups(&leaks, args);
     let bugs = bug::bugs(&case, start.as_ref(), &findings, args.top);
     if args.folded || args.flamegraph.is_some() {
         let lines = stacks::folded(&findings.leaked);

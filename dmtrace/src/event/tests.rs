@@ -203,35 +203,3 @@ proptest! {
         let _event = decode(&noise);
     }
 }
-
-#[test]
-fn call_sites_are_kept_with_their_names() {
-    use super::recording::{Frame, Reader, SiteOf, Start, Writer};
-    use crate::{
-        ids::{BootTime, Key, ProcId, SemId},
-        stack::CallSite,
-    };
-    let site: CallSite = serde_json::from_value(serde_json::json!({
-        "frames": [{"module": 0, "address": 16, "how": "observed",
-            "symbols": [{"function": "main"}]}],
-        "modules": [{"path": "/bin/x", "build_id": "abcd"}],
-        "end": "complete",
-    }))
-    .expect("a call site without a mount namespace");
-    let of = SiteOf {
-        sem: SemId::default(),
-        key: Key(7),
-        at: BootTime(3),
-        maker: ProcId::default(),
-        site: 5,
-    };
-    let mut writer = Writer::begin(Vec::new(), &Start::default()).expect("begin");
-    writer.site(5, &site).expect("site");
-    writer.site_of(&of).expect("site of a cookie");
-    let file = writer.end(&0).expect("end");
-    let (mut reader, _) = Reader::open(&file[..]).expect("open");
-    let frame = reader.next_frame().expect("readable");
-    assert!(matches!(frame, Some(Frame::Site(5, read)) if *read == site));
-    let frame = reader.next_frame().expect("readable");
-    assert!(matches!(frame, Some(Frame::SiteOf(read)) if read == of));
-}

@@ -13,7 +13,7 @@ use crate::{
         args::{By, Report},
         failure::exit,
         filter::Candidate,
-        report::group::{Group, Leak, group},
+        report::group::{Group, Leak, groups},
     },
     event::ProcessImage,
     history::{Entry, Finding, Gap, Head, Lives, Loss, Query, Record, Run, Stamp, Starved},
@@ -66,12 +66,7 @@ pub(in crate::cli) fn run(
     }
     let past = gather(args, since, until)?;
     let leaks: Vec<Leak> = past.leaked.iter().map(story::leak).collect();
-    let groups: Vec<(By, Vec<Group>)> = [By::Process, By::Executable, By::Container]
-        .into_iter()
-        .chain(args.by.filter(|by| *by == By::Stack))
-        .filter(|by| args.by.is_none_or(|wanted| wanted == *by))
-        .map(|by| (by, group(&leaks, by, args.top)))
-        .collect();
+    let groups = groups(&leaks, args);
     if as_json {
         out.json(&past.object(&groups))?;
     } else {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{
-        args::By,
+        args::{By, Report},
         row::{Row, confidence, describe},
     },
     event::ProcessImage,
@@ -105,8 +105,18 @@ impl Leak {
     }
 }
 
+/// Groups them in each way that was asked for.
+pub(crate) fn groups(leaked: &[Leak], args: &Report) -> Vec<(By, Vec<Group>)> {
+    [By::Process, By::Executable, By::Container]
+        .into_iter()
+        .chain(args.by.filter(|by| *by == By::Stack))
+        .filter(|by| args.by.is_none_or(|wanted| wanted == *by))
+        .map(|by| (by, group(leaked, by, args.top)))
+        .collect()
+}
+
 /// Groups them, the largest first.
-pub(crate) fn group(leaked: &[Leak], by: By, top: usize) -> Vec<Group> {
+fn group(leaked: &[Leak], by: By, top: usize) -> Vec<Group> {
     let mut groups: BTreeMap<String, Group> = BTreeMap::new();
     for leak in leaked {
         let name = leak.name(by);

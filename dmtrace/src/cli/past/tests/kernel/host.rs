@@ -67,13 +67,7 @@ impl Kernel {
             processes_complete: true,
             processes: processes.collect(),
             carriers_complete: true,
-            udev: UdevFacts {
-                control_socket: true,
-                daemon: Some(1),
-                notify_rule: Some("/usr/lib/udev/rules.d/95-dm-notify.rules".to_owned()),
-                event_timeout: 180,
-                ..UdevFacts::default()
-            },
+            udev: UdevFacts::working(),
             ..HostFacts::default()
         }
     }
