@@ -174,7 +174,7 @@ impl Case {
             completeness: &self.completeness,
             thresholds,
         };
-        verdict::survey(&self.ledger, Some(&self.snapshot), &context)
+        verdict::survey_together(&self.ledger, Some(&self.snapshot), &context)
     }
 
     /// The remembered cookies that are gone, judged.

@@ -68,11 +68,19 @@ pub fn attach_backend(
     report: &mut Vec<Attempt>,
 ) -> Result<Attached, String> {
     let mut all = Attached::default();
+    let best = || {
+        let ways = subjects(backend, plan, end).filter_map(|subject| subject.ways.first());
+        ways.copied().flatten()
+    };
     for (number, subject) in subjects(backend, plan, end).enumerate() {
-        // Once the kernel has taken one of this backend, it will take most of the others.
-        if number == 1 {
-            let best = subjects(backend, plan, end).filter_map(|subject| subject.ways.first());
-            load_together(ebpf, btf, best.copied().flatten());
+        // Once the kernel has taken one of this backend, it will take most of the others. Where
+        // there are no kprobes, that shows only when one is attached (`perf_event_open`).
+        let taken = match backend {
+            Backend::Kprobe => number == 1,
+            _ => number == 0 && best().next().is_some_and(|it| load(ebpf, btf, *it).is_ok()),
+        };
+        if taken {
+            load_together(ebpf, btf, best());
         }
         match attach_subject(ebpf, btf, backend, subject, report) {
             Ok(more) => {

@@ -34,7 +34,7 @@ pub use due::next_due;
 pub use evidence::{Evidence, Fate};
 pub use lost::{Completion, Vouched, provably_lost};
 pub use provable::{Obstacle, Rules, provably_leaked};
-pub use survey::{Judged, survey, survey_closed, survey_closed_after};
+pub use survey::{Judged, survey, survey_closed, survey_closed_after, survey_together};
 pub use touched::{NodeGoal, Touched, TouchedDevice};
 
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,6 @@
 //! Verdicts on everything at once.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, panic::resume_unwind, thread};
 
 use super::{Context, Subject, Verdict, judge};
 use crate::{
@@ -81,10 +81,52 @@ pub fn survey<'a>(
     snapshot: Option<&'a Snapshot>,
     context: &Context<'_>,
 ) -> Vec<Judged<'a>> {
-    let namespaces = snapshot.map_or(&[][..], |snapshot| &snapshot.namespaces);
-    let sets: BTreeMap<SemId, &SetSnapshot> = namespaces
-        .iter()
-        .flat_map(|ns| {
+    let view = View::new(ledger, snapshot);
+    let cookies = ledger.cookies();
+    cookies.map(|it| view.judge(it, context)).collect()
+}
+
+/// As [`survey`], on all processors: for somebody who waits for a full table.
+pub fn survey_together<'a>(
+    ledger: &'a Ledger,
+    snapshot: Option<&'a Snapshot>,
+    context: &Context<'_>,
+) -> Vec<Judged<'a>> {
+    let view = View::new(ledger, snapshot);
+    let cookies: Vec<&Semaphore> = ledger.cookies().collect();
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let share = cookies.len().div_ceil(workers).max(SHARE);
+    let judge = |part: &[&'a Semaphore]| -> Vec<Judged<'a>> {
+        part.iter().map(|it| view.judge(it, context)).collect()
+    };
+    let (own, others) = cookies.split_at(share.min(cookies.len()));
+    thread::scope(|threads| {
+        let others: Vec<_> = others
+            .chunks(share)
+            .map(|part| threads.spawn(|| judge(part)))
+            .collect();
+        let mut judged = judge(own);
+        for other in others {
+            judged.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        judged
+    })
+}
+
+/// Fewer cookies are judged faster than a thread is started.
+const SHARE: usize = 2048;
+
+/// The books and a snapshot.
+struct View<'a> {
+    ledger: &'a Ledger,
+    sets: BTreeMap<SemId, &'a SetSnapshot>,
+    taken: BootTime,
+}
+
+impl<'a> View<'a> {
+    fn new(ledger: &'a Ledger, snapshot: Option<&'a Snapshot>) -> Self {
+        let namespaces = snapshot.map_or(&[][..], |snapshot| &snapshot.namespaces);
+        let sets = namespaces.iter().flat_map(|ns| {
             ns.sets.iter().map(|set| {
                 let sem = SemId {
                     ns: ns.ns,
@@ -92,28 +134,71 @@ pub fn survey<'a>(
                 };
                 (sem, set)
             })
-        })
-        .collect();
-    let taken = snapshot.map_or(BootTime(0), |snapshot| snapshot.began);
-    ledger
-        .cookies()
-        .map(|semaphore| {
-            let set = sets
-                .get(&semaphore.id)
-                .copied()
-                .filter(|set| set.key == semaphore.key);
-            let subject = Subject {
-                ledger,
-                semaphore,
-                set,
-                taken,
-            };
-            Judged {
-                semaphore,
-                set,
-                taken,
-                verdict: judge(&subject, context),
-            }
-        })
-        .collect()
+        });
+        Self {
+            ledger,
+            sets: sets.collect(),
+            taken: snapshot.map_or(BootTime(0), |snapshot| snapshot.began),
+        }
+    }
+
+    fn judge(&self, semaphore: &'a Semaphore, context: &Context<'_>) -> Judged<'a> {
+        let set = self.sets.get(&semaphore.id).copied();
+        let set = set.filter(|set| set.key == semaphore.key);
+        let subject = Subject {
+            ledger: self.ledger,
+            semaphore,
+            set,
+            taken: self.taken,
+        };
+        Judged {
+            semaphore,
+            set,
+            taken: self.taken,
+            verdict: judge(&subject, context),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{Actor, Event, Quality, What},
+        facts::HostFacts,
+        ids::{IpcNs, Key},
+        verdict::{Completeness, Thresholds},
+    };
+
+    #[test]
+    fn together_is_the_same_in_the_same_order() {
+        let mut ledger = Ledger::new();
+        for number in 0..3 * SHARE as u32 + 7 {
+            ledger.apply(&Event {
+                at: BootTime(u64::from(number)),
+                actor: Actor::default(),
+                quality: Quality::default(),
+                what: What::Created {
+                    sem: SemId {
+                        ns: IpcNs::HOST,
+                        semid: number as i32,
+                    },
+                    key: Key(0x0d4d_0000 | (number * 7919) & 0xffff),
+                    nsems: 1,
+                    semflg: 0o600,
+                },
+            });
+        }
+        let context = Context {
+            facts: &HostFacts::default(),
+            completeness: &Completeness::default(),
+            thresholds: &Thresholds::default(),
+        };
+        let shown = |all: Vec<Judged<'_>>| -> Vec<String> {
+            all.iter().map(|it| format!("{it:?}")).collect()
+        };
+        let one_by_one = shown(survey(&ledger, None, &context));
+        assert_eq!(one_by_one.len(), 3 * SHARE + 7);
+        assert!(shown(survey_together(&ledger, None, &context)) == one_by_one);
+    }
 }

@@ -1,7 +1,7 @@
 //! From the start of the program until it traces.
 
 use std::{
-    process::Stdio,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -30,7 +30,7 @@ pub fn measure(programs: &Programs, rounds: u32) -> Result<Value> {
 /// Milliseconds until all probes are armed, the kernel's tables read, and the trace made known.
 fn dmtrace(programs: &Programs) -> Result<f64> {
     let begun = Instant::now();
-    let mut child = tracer::elsewhere(programs.dmtrace()?)
+    let mut child = Command::new(programs.dmtrace()?)
         .arg("watch")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -52,7 +52,7 @@ fn dmtrace(programs: &Programs) -> Result<f64> {
 
 /// Milliseconds until a script with one empty probe has begun and ended.
 fn bpftrace() -> Result<f64> {
-    let mut bpftrace = tracer::elsewhere("bpftrace".as_ref());
+    let mut bpftrace = Command::new("bpftrace");
     bpftrace.args([
         "-e",
         "BEGIN { exit(); } tracepoint:syscalls:sys_enter_semget { }",
