@@ -17,6 +17,8 @@ pub enum Call {
     Semop,
     /// A cookie's life: made, set, +1, -1, -1, waited for, removed.
     Life,
+    /// The same, one each millisecond: whoever reads what a tracer tells has slept meanwhile.
+    Paced,
     /// `getppid`.
     Syscall,
     /// `FIONREAD` on a pipe.
@@ -30,9 +32,10 @@ pub const LIFE_OPERATIONS: u64 = 7;
 
 impl Call {
     /// All.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Semop,
         Self::Life,
+        Self::Paced,
         Self::Syscall,
         Self::Ioctl,
         Self::Exit,
@@ -43,6 +46,7 @@ impl Call {
         match self {
             Self::Semop => "semop",
             Self::Life => "life",
+            Self::Paced => "paced",
             Self::Syscall => "syscall",
             Self::Ioctl => "ioctl",
             Self::Exit => "exit",
@@ -103,7 +107,7 @@ pub fn measure(call: Call, amount: Amount, batches: u32) -> Result<Cost> {
     // Caches and branch predictors, and how long one takes.
     let begun = Instant::now();
     let warm = match amount {
-        Amount::Time(_) if call == Call::Exit => 20,
+        Amount::Time(_) if matches!(call, Call::Exit | Call::Paced) => 20,
         Amount::Time(_) => 200,
         Amount::Calls(count) => count.div_ceil(10).max(2),
     };
@@ -115,9 +119,10 @@ pub fn measure(call: Call, amount: Amount, batches: u32) -> Result<Cost> {
     }
     .max(5);
     for _ in 0..batches {
-        let (wall, cpu) = (Instant::now(), cpu_time(call)?);
-        place.run(call, count, &mut serial)?;
-        let (wall, cpu) = (wall.elapsed(), cpu_time(call)?.saturating_sub(cpu));
+        let (cpu, wall) = match call {
+            Call::Paced => paced(count, &mut serial)?,
+            _ => timed(call, || place.run(call, count, &mut serial))?,
+        };
         rest.push((per(cpu, count), per(wall, count)));
     }
     place.remove()?;
@@ -127,6 +132,27 @@ pub fn measure(call: Call, amount: Amount, batches: u32) -> Result<Cost> {
         wall_ns: median(rest.iter().map(|(_, wall)| *wall).collect()),
     })
 }
+
+/// Processor time and time that passes.
+fn timed(call: Call, run: impl FnOnce() -> Result<()>) -> Result<(Duration, Duration)> {
+    let (wall, cpu) = (Instant::now(), cpu_time(call)?);
+    run()?;
+    Ok((cpu_time(call)?.saturating_sub(cpu), wall.elapsed()))
+}
+
+/// Lives with pauses, which do not count.
+fn paced(count: u64, serial: &mut u32) -> Result<(Duration, Duration)> {
+    let mut sum = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..count {
+        thread::sleep(PAUSE);
+        let (cpu, wall) = timed(Call::Paced, || life(serial))?;
+        sum = (sum.0 + cpu, sum.1 + wall);
+    }
+    Ok(sum)
+}
+
+/// Between two lives at a pace.
+const PAUSE: Duration = Duration::from_millis(1);
 
 fn per(time: Duration, count: u64) -> f64 {
     time.as_nanos() as f64 / count as f64
@@ -199,6 +225,9 @@ impl Place {
                 for _ in 0..count {
                     life(serial)?;
                 }
+            }
+            Call::Paced => {
+                paced(count, serial)?;
             }
             Call::Syscall => {
                 for _ in 0..count {

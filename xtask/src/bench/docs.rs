@@ -54,11 +54,13 @@ fn body(store: &Store) -> String {
 /// Heading and introduction of a part; parts with the same heading are one section.
 const fn about(part: Part) -> (&'static str, &'static str) {
     match part {
-        Part::Semop | Part::Life | Part::Syscall | Part::Ioctl | Part::Exit => (
+        Part::Semop | Part::Life | Part::Paced | Part::Syscall | Part::Ioctl | Part::Exit => (
             "What a call costs more, with syscall tracepoints",
             "On a machine that takes neither trampolines nor kprobes: the worst case. Processor time \
              of the\ncaller; with strace, which stops the caller, the time that passes. *Times as \
-             much* is traced\nagainst untraced.",
+             much* is traced\nagainst untraced. A tracer that is behind all the time need not be \
+             woken, which is most of what a\nmessage costs: bpftrace that names stacks is, and loses \
+             messages, when cookies come without a pause.",
         ),
         Part::Pipeline => (
             "How much goes through",

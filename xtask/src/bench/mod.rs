@@ -63,6 +63,8 @@ enum Part {
     Semop,
     /// A cookie's whole life
     Life,
+    /// The same, one each millisecond
+    Paced,
     /// An unrelated system call
     Syscall,
     /// An unrelated ioctl
@@ -87,9 +89,10 @@ enum Part {
 
 impl Part {
     /// Calls whose cost is measured with each tracer.
-    const CALLS: [Self; 5] = [
+    const CALLS: [Self; 6] = [
         Self::Semop,
         Self::Life,
+        Self::Paced,
         Self::Syscall,
         Self::Ioctl,
         Self::Exit,
@@ -99,6 +102,7 @@ impl Part {
         match self {
             Self::Semop => "semop",
             Self::Life => "life",
+            Self::Paced => "paced",
             Self::Syscall => "syscall",
             Self::Ioctl => "ioctl",
             Self::Exit => "exit",

@@ -64,8 +64,7 @@ fn one(programs: &Programs, args: &[&str], rate: Option<u64>, threads: u32) -> R
     drop(child.stdin.take());
     child.wait()?;
     let (said, usage) = running.stop()?;
-    let summary = said.lines().last().unwrap_or_default();
-    let summary: Value = serde_json::from_str(summary).context("dmtrace: no summary")?;
+    let summary: Value = serde_json::from_str(&said).context("dmtrace: no summary")?;
     let accounting = &summary["accounting"];
     let received = accounting["received"].as_f64().unwrap_or(0.0);
     let seconds = done["seconds"].as_f64().unwrap_or(1.0);

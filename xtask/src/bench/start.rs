@@ -45,8 +45,7 @@ fn dmtrace(programs: &Programs) -> Result<f64> {
         thread::sleep(Duration::from_micros(100));
     }
     let time = begun.elapsed();
-    usage::interrupt(&child);
-    usage::wait(&child)?;
+    usage::end(&child)?;
     Ok(time.as_secs_f64() * 1e3)
 }
 

@@ -80,7 +80,8 @@ pub fn calls(part: Part, data: &Value) -> String {
 const fn title(part: Part) -> &'static str {
     match part {
         Part::Semop => "semop on an ordinary semaphore",
-        Part::Life => "a cookie's whole life, 7 calls",
+        Part::Life => "a cookie's whole life, 7 calls, one after the other without a pause",
+        Part::Paced => "a cookie's whole life, one each millisecond",
         Part::Syscall => "an unrelated system call (getppid)",
         Part::Ioctl => "an unrelated ioctl (FIONREAD)",
         Part::Exit => "a process: fork, exit, wait",

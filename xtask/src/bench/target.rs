@@ -76,13 +76,15 @@ pub fn judge(store: &Store) -> Vec<Target> {
             data.and_then(|data| whole(&data, Mode::Bpftrace)),
         ));
     }
-    for (part, name, script, limit) in [
-        (Part::Life, "(b) a cookie's life", Mode::BpftraceStack, 0.5),
-        (Part::Life, "(b) a cookie's life", Mode::Bpftrace, 0.5),
+    for (part, name) in [
+        (Part::Paced, "(b) a cookie's life, one each millisecond"),
+        (Part::Life, "(b) cookies' lives without a pause"),
     ] {
-        let share = store.data(part).and_then(|data| share(&data, script));
-        let what = format!("tracepoints, {name}: added cost against {}", script.name());
-        targets.push(Target::at_most(what, limit, "times", share));
+        for script in [Mode::BpftraceStack, Mode::Bpftrace] {
+            let share = store.data(part).and_then(|data| share(&data, script));
+            let what = format!("tracepoints, {name}: added cost against {}", script.name());
+            targets.push(Target::at_most(what, 0.5, "times", share));
+        }
     }
     let pipeline = store.data(Part::Pipeline);
     for verb in ["watch", "record"] {

@@ -2,10 +2,11 @@
 
 use std::{
     fs::File,
-    io::{BufRead as _, BufReader, Read as _},
+    io::{self, BufRead as _, BufReader, Read as _},
+    panic::resume_unwind,
     path::{Path, PathBuf},
     process::{Child, ChildStderr, ChildStdout, Command, Stdio},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -153,7 +154,7 @@ impl Mode {
         });
         Ok(Some(Running {
             child,
-            stdout: None,
+            said: None,
             stderr: None,
         }))
     }
@@ -163,7 +164,8 @@ impl Mode {
 pub struct Running {
     /// Its process.
     pub child: Child,
-    stdout: Option<ChildStdout>,
+    /// Reads what it prints, and keeps the last line.
+    said: Option<JoinHandle<io::Result<String>>>,
     stderr: Option<ChildStderr>,
 }
 
@@ -173,7 +175,7 @@ impl Running {
         Self::armed(programs, args, Stdio::null())
     }
 
-    /// The same, but keeps what it prints: for verbs that print a summary only.
+    /// The same, but reads what it prints, as a program behind a pipe would, and keeps the summary.
     pub fn dmtrace_read(programs: &Programs, args: &[&str]) -> Result<Self> {
         Self::armed(programs, args, Stdio::piped())
     }
@@ -197,24 +199,36 @@ impl Running {
             thread::sleep(Duration::from_micros(200));
         }
         Ok(Self {
-            stdout: child.stdout.take(),
+            said: child
+                .stdout
+                .take()
+                .map(|out| thread::spawn(|| last_line(out))),
             stderr: child.stderr.take(),
             child,
         })
     }
 
-    /// Ends it, as Ctrl-C does; what it printed if that is kept, and what it used.
+    /// Ends it, as Ctrl-C does; its last line if that is kept, and what it used.
     pub fn stop(mut self) -> Result<(String, Usage)> {
         drop(self.child.stdin.take());
-        usage::interrupt(&self.child);
-        let mut said = String::new();
-        if let Some(mut stdout) = self.stdout.take() {
-            stdout.read_to_string(&mut said)?;
-        }
         drop(self.stderr.take());
-        let usage = usage::wait(&self.child).context("a tracer")?;
+        let usage = usage::end(&self.child).context("a tracer")?;
+        let said = match self.said.take() {
+            Some(said) => said.join().unwrap_or_else(|panic| resume_unwind(panic))?,
+            None => String::new(),
+        };
         Ok((said, usage))
     }
+}
+
+fn last_line(out: ChildStdout) -> io::Result<String> {
+    let mut out = BufReader::with_capacity(1 << 16, out);
+    let (mut line, mut last) = (String::new(), String::new());
+    while out.read_line(&mut line)? > 0 {
+        std::mem::swap(&mut line, &mut last);
+        line.clear();
+    }
+    Ok(last)
 }
 
 /// The file by which dmtrace makes a trace known, once all probes are armed.

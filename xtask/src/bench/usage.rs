@@ -3,6 +3,7 @@
 use std::{
     io,
     process::{Child, Command, ExitStatus},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -21,21 +22,50 @@ pub struct Usage {
 
 /// Waits for a child.
 pub fn wait(child: &Child) -> io::Result<Usage> {
+    loop {
+        if let Some(usage) = reap(child, 0)? {
+            return Ok(usage);
+        }
+    }
+}
+
+/// Takes what a child leaves, if it has ended.
+fn reap(child: &Child, flags: i32) -> io::Result<Option<Usage>> {
     use std::os::unix::process::ExitStatusExt as _;
     let mut status = 0;
     // SAFETY: numbers only, for which all zeros is valid.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     let pid = child.id() as libc::pid_t;
     // SAFETY: both buffers outlive the call.
-    if unsafe { libc::wait4(pid, &raw mut status, 0, &raw mut usage) } < 0 {
-        return Err(io::Error::last_os_error());
+    match unsafe { libc::wait4(pid, &raw mut status, flags, &raw mut usage) } {
+        0 => return Ok(None),
+        ..0 => return Err(io::Error::last_os_error()),
+        _ => {}
     }
     let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
-    Ok(Usage {
+    Ok(Some(Usage {
         status: ExitStatus::from_raw(status),
         cpu: time(usage.ru_utime) + time(usage.ru_stime),
         peak: usage.ru_maxrss as u64 * 1024,
-    })
+    }))
+}
+
+/// Ends a tracer as Ctrl-C does, and waits for it. bpftrace misses a signal once in a while: it is
+/// asked again, and killed in the end.
+pub fn end(child: &Child) -> io::Result<Usage> {
+    const ASK_AGAIN: Duration = Duration::from_secs(10);
+    for signal in [libc::SIGINT, libc::SIGINT, libc::SIGINT, libc::SIGKILL] {
+        // SAFETY: a child of ours that was not waited for, so that the number is still its own.
+        unsafe { libc::kill(child.id() as libc::pid_t, signal) };
+        let asked = Instant::now();
+        while asked.elapsed() < ASK_AGAIN {
+            if let Some(usage) = reap(child, libc::WNOHANG)? {
+                return Ok(usage);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+    Err(io::ErrorKind::TimedOut.into())
 }
 
 /// Runs a command to its end.
@@ -45,10 +75,4 @@ pub fn run(command: &mut Command) -> Result<(Duration, Usage)> {
     let child = command.spawn().with_context(|| shown.clone())?;
     let usage = wait(&child).context(shown)?;
     Ok((begun.elapsed(), usage))
-}
-
-/// Asks a process to end, as Ctrl-C does.
-pub fn interrupt(child: &Child) {
-    // SAFETY: a child of ours that was not waited for, so that the number is still its own.
-    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) };
 }
