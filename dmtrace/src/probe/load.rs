@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     rc::Rc,
     sync::LazyLock,
-    thread::{self, JoinHandle, ScopedJoinHandle},
+    thread::{self, JoinHandle},
 };
 
 use anyhow::{Context, Result};
@@ -89,29 +89,26 @@ impl Tracer {
         if !offsets.missing_core.is_empty() {
             return Err(StartError::UnknownKernel(offsets.missing_core.join(", ")));
         }
-        let bytes = btf.bytes();
-        let (mut tracer, continuity) = thread::scope(|threads| {
-            // The loader keeps its own to itself. This one is not needed before there are maps.
-            let types = threads.spawn(|| AyaBtf::parse(bytes, Endianness::default()).ok());
-            Self::load(loader, types, options, root, &environment, &offsets)
-        })?;
+        let (mut tracer, continuity) =
+            Self::load(loader, options, root, &environment, &offsets, &btf)?;
         tracer.attend(Some(&Rc::new(btf)));
         Ok((tracer, continuity))
     }
 
     fn load(
         loader: JoinHandle<EbpfLoader<'static>>,
-        types: ScopedJoinHandle<'_, Option<AyaBtf>>,
         options: Options,
         root: Option<&Path>,
         environment: &Environment,
         offsets: &offsets::Offsets,
+        btf: &Btf,
     ) -> Result<(Self, Continuity), StartError> {
         let ring_bytes = ring_size(options.ring_bytes);
         let own = std::process::id();
         // Userspace collects tombstones well before half of the map is taken by them.
         let tombstones = u64::from(sem_tombstones(options.max_sems));
         let proc_tombstones = u64::from(proc_tombstones(options.max_procs));
+        let aya_btf = AyaBtf::parse(btf.bytes(), Endianness::default()).ok();
         let plan = environment.preemption.plan();
         let sizes = Sizes::of(&options, ring_bytes, plan, root.is_some());
         let mut loader = loader.join().unwrap_or_default();
@@ -129,6 +126,7 @@ impl Tracer {
             }
         }
         loader
+            .btf(aya_btf.as_ref())
             .override_global("SELF_TGID", &own, true)
             .override_global("TOMBSTONES_MAX", &tombstones, true)
             .override_global("PROC_TOMBS_MAX", &proc_tombstones, true);
@@ -139,7 +137,6 @@ impl Tracer {
             StartError::Other(format!("cannot load the eBPF object: {}", one_line(&error)))
         })?;
         drop(loader);
-        let aya_btf = types.join().unwrap_or_default();
         let mut attempts = Vec::new();
         let taken = past.take_over();
         let unseen = match &past.left {
