@@ -24,6 +24,21 @@ pub struct Snapshot {
     pub incomplete: Vec<String>,
 }
 
+impl Snapshot {
+    /// Every set with its identity, by namespace.
+    pub fn sets(&self) -> impl Iterator<Item = (SemId, &SetSnapshot)> {
+        self.namespaces.iter().flat_map(|namespace| {
+            namespace.sets.iter().map(|set| {
+                let sem = SemId {
+                    ns: namespace.ns,
+                    semid: set.semid,
+                };
+                (sem, set)
+            })
+        })
+    }
+}
+
 /// The semaphores of one IPC namespace.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct NsSnapshot {

@@ -119,10 +119,7 @@ pub fn measure(call: Call, amount: Amount, batches: u32) -> Result<Cost> {
     }
     .max(5);
     for _ in 0..batches {
-        let (cpu, wall) = match call {
-            Call::Paced => paced(count, &mut serial)?,
-            _ => timed(call, || place.run(call, count, &mut serial))?,
-        };
+        let (cpu, wall) = place.run(call, count, &mut serial)?;
         rest.push((per(cpu, count), per(wall, count)));
     }
     place.remove()?;
@@ -138,17 +135,6 @@ fn timed(call: Call, run: impl FnOnce() -> Result<()>) -> Result<(Duration, Dura
     let (wall, cpu) = (Instant::now(), cpu_time(call)?);
     run()?;
     Ok((cpu_time(call)?.saturating_sub(cpu), wall.elapsed()))
-}
-
-/// Lives with pauses, which do not count.
-fn paced(count: u64, serial: &mut u32) -> Result<(Duration, Duration)> {
-    let mut sum = (Duration::ZERO, Duration::ZERO);
-    for _ in 0..count {
-        thread::sleep(PAUSE);
-        let (cpu, wall) = timed(Call::Paced, || life(serial))?;
-        sum = (sum.0 + cpu, sum.1 + wall);
-    }
-    Ok(sum)
 }
 
 /// Between two lives at a pace.
@@ -210,7 +196,21 @@ impl Place {
         Ok(())
     }
 
-    fn run(&self, call: Call, count: u64, serial: &mut u32) -> Result<()> {
+    /// Processor time and time that passes, without pauses.
+    fn run(&self, call: Call, count: u64, serial: &mut u32) -> Result<(Duration, Duration)> {
+        if call != Call::Paced {
+            return timed(call, || self.repeat(call, count, serial));
+        }
+        let mut sum = (Duration::ZERO, Duration::ZERO);
+        for _ in 0..count {
+            thread::sleep(PAUSE);
+            let (cpu, wall) = timed(call, || self.repeat(call, 1, serial))?;
+            sum = (sum.0 + cpu, sum.1 + wall);
+        }
+        Ok(sum)
+    }
+
+    fn repeat(&self, call: Call, count: u64, serial: &mut u32) -> Result<()> {
         match call {
             Call::Semop => {
                 for number in 0..count {
@@ -221,13 +221,10 @@ impl Place {
                     sysv::op(Abi::SemTimedOp, self.plain, -1, 0)?;
                 }
             }
-            Call::Life => {
+            Call::Life | Call::Paced => {
                 for _ in 0..count {
                     life(serial)?;
                 }
-            }
-            Call::Paced => {
-                paced(count, serial)?;
             }
             Call::Syscall => {
                 for _ in 0..count {

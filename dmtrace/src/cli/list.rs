@@ -159,22 +159,7 @@ pub fn rows<'a>(case: &'a Case, all: bool) -> Vec<Row<'a>> {
         .map(|judged| Row::new(case, judged))
         .collect();
     if all {
-        let sets: BTreeMap<SemId, &SetSnapshot> = case
-            .snapshot
-            .namespaces
-            .iter()
-            .flat_map(|ns| {
-                ns.sets.iter().map(|set| {
-                    (
-                        SemId {
-                            ns: ns.ns,
-                            semid: set.semid,
-                        },
-                        set,
-                    )
-                })
-            })
-            .collect();
+        let sets: BTreeMap<SemId, &SetSnapshot> = case.snapshot.sets().collect();
         rows.extend(
             case.ledger
                 .live()

@@ -26,20 +26,11 @@ pub struct Waiting {
 
 /// The sets on which threads wait according to a snapshot, and how many.
 pub fn waited_for(snapshot: &Snapshot) -> BTreeMap<SemId, u32> {
-    let mut out = BTreeMap::new();
-    for namespace in &snapshot.namespaces {
-        for set in &namespace.sets {
-            let count = set.first.map_or(0, |state| state.ncnt + state.zcnt);
-            if count > 0 {
-                let sem = SemId {
-                    ns: namespace.ns,
-                    semid: set.semid,
-                };
-                out.insert(sem, count);
-            }
-        }
-    }
-    out
+    let waited = snapshot.sets().map(|(sem, set)| {
+        let count = set.first.map_or(0, |state| state.ncnt + state.zcnt);
+        (sem, count)
+    });
+    waited.filter(|&(_, count)| count > 0).collect()
 }
 
 /// Finds the threads that wait on `sets`. Costs nothing when there are none; else one file for

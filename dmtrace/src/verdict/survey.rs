@@ -67,11 +67,15 @@ fn judge_closed<'a>(
         set: None,
         taken: BootTime(0),
     };
+    judged(&subject, context)
+}
+
+fn judged<'a>(subject: &Subject<'a>, context: &Context<'_>) -> Judged<'a> {
     Judged {
-        semaphore,
-        set: None,
-        taken: BootTime(0),
-        verdict: judge(&subject, context),
+        semaphore: subject.semaphore,
+        set: subject.set,
+        taken: subject.taken,
+        verdict: judge(subject, context),
     }
 }
 
@@ -125,19 +129,9 @@ struct View<'a> {
 
 impl<'a> View<'a> {
     fn new(ledger: &'a Ledger, snapshot: Option<&'a Snapshot>) -> Self {
-        let namespaces = snapshot.map_or(&[][..], |snapshot| &snapshot.namespaces);
-        let sets = namespaces.iter().flat_map(|ns| {
-            ns.sets.iter().map(|set| {
-                let sem = SemId {
-                    ns: ns.ns,
-                    semid: set.semid,
-                };
-                (sem, set)
-            })
-        });
         Self {
             ledger,
-            sets: sets.collect(),
+            sets: snapshot.into_iter().flat_map(Snapshot::sets).collect(),
             taken: snapshot.map_or(BootTime(0), |snapshot| snapshot.began),
         }
     }
@@ -151,12 +145,7 @@ impl<'a> View<'a> {
             set,
             taken: self.taken,
         };
-        Judged {
-            semaphore,
-            set,
-            taken: self.taken,
-            verdict: judge(&subject, context),
-        }
+        judged(&subject, context)
     }
 }
 

@@ -22,11 +22,7 @@ pub struct Usage {
 
 /// Waits for a child.
 pub fn wait(child: &Child) -> io::Result<Usage> {
-    loop {
-        if let Some(usage) = reap(child, 0)? {
-            return Ok(usage);
-        }
-    }
+    Ok(reap(child, 0)?.ok_or(io::ErrorKind::WouldBlock)?)
 }
 
 /// Takes what a child leaves, if it has ended.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::programs::Programs;
 use crate::{
     host,
-    vm::{Clock, End, Lab, RunSpec, Streams, guest_file, kernel},
+    vm::{Clock, Lab, RunSpec, Streams, guest_file, kernel},
 };
 
 /// Measures on these kernels.
@@ -49,7 +49,7 @@ fn one(lab: &Lab, kernel: &kernel::Kernel, programs: &Programs) -> Result<(Strin
         },
     )?;
     let said = String::from_utf8_lossy(&outcome.stdout);
-    if !matches!(outcome.end, End::Exited(0)) || !outcome.splats.is_empty() {
+    if outcome.code() != 0 {
         let errors = String::from_utf8_lossy(&outcome.stderr);
         bail!(
             "kernel {}: {}: {said}{errors}",
