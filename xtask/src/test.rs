@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    env,
+    ffi::OsString,
     fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -23,6 +25,9 @@ const TIER_SECONDS: &str = "1500";
 
 /// The tier that traces this kernel, and with it whatever else happens on it.
 const LIVE: &str = "live";
+
+/// The tier whose tests run programs of others on what `packaging/` has.
+const PACKAGING: &str = "packaging";
 
 /// Runs the tests of a tier.
 type Tier = fn() -> Result<Tally>;
@@ -219,6 +224,9 @@ impl Built {
             println!("SKIPPED: {tier}: needs root; run as root: cargo xtask test --tier {tier}");
             return Ok(Tally::SKIPPED);
         };
+        if tier == PACKAGING {
+            command.env("PATH", path_with_tools()?);
+        }
         if tier == LIVE {
             command.arg("--test-threads=1");
         }
@@ -245,6 +253,17 @@ impl Built {
             .arg(program);
         command
     }
+}
+
+/// `PATH` with the programs of others; those that cannot be had are missed by the tests, which say
+/// so and are skipped.
+fn path_with_tools() -> Result<OsString> {
+    let found = vm::tool::directories().unwrap_or_else(|error| {
+        println!("{PACKAGING}: {error:#}");
+        Vec::new()
+    });
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::join_paths(env::split_paths(&path).chain(found)).context("PATH")
 }
 
 /// Runs test runners, shows what they print and adds up their closing lines.

@@ -8,9 +8,31 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
+    time::{Duration, Instant},
 };
 
 use redb::{BackendError, StorageBackend, backends::FileBackend};
+
+/// How long a lock is waited for that somebody else holds. A reader keeps it while it copies the
+/// file; a child of any thread of a former owner until it has called exec. Neither is a reason to
+/// go on without the file.
+const PATIENCE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Tries to lock until it succeeds or [`PATIENCE`] is over; `false` then.
+pub(super) fn patiently<E>(mut lock: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if lock()? {
+            return Ok(true);
+        }
+        if Instant::now() >= end {
+            return Ok(false);
+        }
+        thread::sleep(PAUSE);
+    }
+}
 
 /// A file that never grows beyond a limit: an attempt fails like a full disk.
 #[derive(Debug)]
@@ -69,7 +91,7 @@ impl StorageBackend for Capped {
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.file.try_lock_range(start, end)
+        patiently(|| self.file.try_lock_range(start, end))
     }
 
     fn try_lock_shared_range(
@@ -77,7 +99,7 @@ impl StorageBackend for Capped {
         start: Bound<u64>,
         end: Bound<u64>,
     ) -> Result<bool, BackendError> {
-        self.file.try_lock_shared_range(start, end)
+        patiently(|| self.file.try_lock_shared_range(start, end))
     }
 
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {

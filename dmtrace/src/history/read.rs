@@ -10,6 +10,7 @@ use std::{
 use redb::{Database, ReadableDatabase as _, StorageBackend as _, backends::InMemoryBackend};
 
 use super::{
+    backend::patiently,
     layout::{META, Meta, Trouble, guarded, open_checked, scan, trouble},
     record::{Entry, Head, Query},
 };
@@ -73,10 +74,13 @@ pub(super) fn head(meta: &Meta) -> Head {
 fn copy(path: &Path) -> Result<Database, Trouble> {
     let mut file = File::open(path).map_err(Trouble::System)?;
     // redb locks the file of a database like this, too; held while it is read.
-    match file.try_lock_shared() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(Trouble::Busy),
-        Err(TryLockError::Error(error)) => return Err(Trouble::System(error)),
+    let locked = patiently(|| match file.try_lock_shared() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(Trouble::System(error)),
+    })?;
+    if !locked {
+        return Err(Trouble::Busy);
     }
     let backend = InMemoryBackend::new();
     let length = fill(&mut file, &backend).map_err(Trouble::System)?;

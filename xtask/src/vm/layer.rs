@@ -99,7 +99,7 @@ impl Layer {
 }
 
 /// The newest version of a package in the suites of the root image.
-fn newest(apt: &mut Apt, package: &str) -> Result<Candidate> {
+pub(super) fn newest(apt: &mut Apt, package: &str) -> Result<Candidate> {
     let mut best: Option<Candidate> = None;
     let mut errors = Vec::new();
     for suite in image::SUITES {

@@ -23,6 +23,7 @@ mod sources;
 mod splat;
 pub mod storm;
 pub mod suite;
+pub mod tool;
 mod vmlinux;
 
 use std::{

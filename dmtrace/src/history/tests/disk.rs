@@ -1,6 +1,6 @@
 //! Space: a bounded file, and no file at all.
 
-use std::fs;
+use std::{fs, thread, time::Duration};
 
 use super::{Desk, at, finding, findings, gone, of_file, options};
 use crate::history::{History, HowGone, Query, read_file};
@@ -62,6 +62,27 @@ fn a_smaller_limit_shrinks_the_file() {
     desk.note(at(7001), finding(9999, "leaked", at(7001)));
     desk.book.commit(at(7001));
     assert!(desk.book.status().on_disk, "{:?}", desk.book.status());
+}
+
+#[test]
+fn somebody_who_reads_the_file_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("h");
+    let mut desk = Desk::open(&path, at(0));
+    desk.note(at(1), finding(7, "leaked", at(1)));
+    desk.book.commit(at(1));
+    drop(desk);
+    let reader = fs::File::open(&path).unwrap();
+    reader.lock_shared().unwrap();
+    let read = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(50));
+        drop(reader);
+    });
+    let mut desk = Desk::open(&path, at(2));
+    assert_eq!(desk.warned(), Vec::<String>::new());
+    assert!(desk.book.status().on_disk, "{:?}", desk.book.status());
+    assert_eq!(findings(&desk.entries(at(2))).len(), 1);
+    read.join().unwrap();
 }
 
 #[test]
