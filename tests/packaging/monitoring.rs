@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeSet,
     fs::File,
+    io::Write as _,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use dmtrace_tests::harness::{Need, test};
 use libtest_mimic::Trial;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     exposition::{self, Exposition},
@@ -35,6 +36,11 @@ pub fn tests() -> Vec<Trial> {
             "monitoring::promtool_reads_the_rules",
             PROMTOOL,
             check_rules,
+        ),
+        test(
+            "monitoring::promtool_reads_the_dashboards_queries",
+            PROMTOOL,
+            check_queries,
         ),
         test("monitoring::promtool_tests_the_rules", PROMTOOL, test_rules),
         test(
@@ -70,26 +76,40 @@ fn rules() -> Result<()> {
     Ok(())
 }
 
+fn board() -> Result<Value> {
+    Ok(serde_json::from_str(&text(DASHBOARD)?)?)
+}
+
+/// What all panels of the dashboard ask for.
+fn queries(board: &Value) -> Result<Vec<&str>> {
+    let panels = board["panels"].as_array().context("panels")?;
+    let targets = panels
+        .iter()
+        .filter_map(|panel| panel["targets"].as_array());
+    let queries: Option<Vec<&str>> = targets
+        .flatten()
+        .map(|target| target["expr"].as_str())
+        .collect();
+    let queries = queries.context("no query")?;
+    ensure!(queries.len() > 20, "{} queries only", queries.len());
+    Ok(queries)
+}
+
 fn dashboard() -> Result<()> {
     let exposition = Exposition::golden()?;
-    let board: Value = serde_json::from_str(&text(DASHBOARD)?)?;
+    let board = board()?;
     let panels = board["panels"].as_array().context("panels")?;
     let mut ids = BTreeSet::new();
-    let mut queries = 0;
     for panel in panels {
         ensure!(ids.insert(panel["id"].as_u64()), "{} twice", panel["id"]);
-        let targets = panel["targets"].as_array();
-        for target in targets.into_iter().flatten() {
-            let query = target["expr"].as_str().context("no query")?;
-            exposition.check(query)?;
-            ensure!(
-                query.contains("instance=~\"$instance\""),
-                "all hosts: {query}"
-            );
-            queries += 1;
-        }
     }
-    ensure!(queries > 20, "{queries} queries only");
+    for query in queries(&board)? {
+        exposition.check(query)?;
+        ensure!(
+            query.contains("instance=~\"$instance\""),
+            "all hosts: {query}"
+        );
+    }
     for variable in board["templating"]["list"]
         .as_array()
         .context("variables")?
@@ -134,6 +154,25 @@ fn check_rules() -> Result<()> {
         &["check", "rules", &path(RULES).display().to_string()],
         Stdio::null(),
     )
+}
+
+/// The dashboard's queries as rules, with a value for Grafana's variable.
+fn check_queries() -> Result<()> {
+    let board = board()?;
+    let rules: Vec<Value> = queries(&board)?
+        .into_iter()
+        .enumerate()
+        .map(|(number, query)| {
+            let expr = query.replace("$instance", ".*");
+            json!({ "record": format!("panel:{number}"), "expr": expr })
+        })
+        .collect();
+    let mut file = tempfile::NamedTempFile::new()?;
+    // JSON is YAML, too.
+    let groups = json!({ "groups": [{ "name": "dashboard", "rules": rules }] });
+    write!(file, "{groups}")?;
+    let path = file.path().display().to_string();
+    promtool(&["check", "rules", &path], Stdio::null())
 }
 
 fn test_rules() -> Result<()> {
