@@ -1,6 +1,9 @@
 //! fentry and fexit: exact, cheap, blind to nothing. The preferred backend.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
+    EbpfContext as _,
     macros::{fentry, fexit},
     programs::{FEntryContext, FExitContext},
 };
@@ -85,15 +88,8 @@ pub fn setval_x(ctx: FExitContext) -> i32 {
 /// host goes through here, 32-bit callers included.
 #[fentry(function = "__do_semtimedop")]
 pub fn semop_e(ctx: FEntryContext) -> i32 {
-    let semid = ctx.arg::<i32>(0);
-    if maybe_cookie(semid) {
-        let ns = u32_at(ctx.arg(4), &O_IPCNS_INUM);
-        op_begins(
-            ns,
-            semid,
-            &read_ops(ctx.arg(1), ctx.arg(2), Memory::Kernel),
-            0,
-        );
+    if maybe_cookie(ctx.arg::<i32>(0)) {
+        dmtrace_op_begins(ctx.as_ptr());
     }
     0
 }
@@ -101,11 +97,8 @@ pub fn semop_e(ctx: FEntryContext) -> i32 {
 /// See [`semop_e`].
 #[fexit(function = "__do_semtimedop")]
 pub fn semop_x(ctx: FExitContext) -> i32 {
-    let semid = ctx.arg::<i32>(0);
-    if maybe_cookie(semid) {
-        let ns = u32_at(ctx.arg(4), &O_IPCNS_INUM);
-        let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::Kernel);
-        op_ended(ns, semid, &ops, ctx.arg::<i64>(5) as i32, 0);
+    if maybe_cookie(ctx.arg::<i32>(0)) {
+        dmtrace_op_ended(ctx.as_ptr());
     }
     0
 }
@@ -114,15 +107,8 @@ pub fn semop_x(ctx: FExitContext) -> i32 {
 /// const struct timespec64 *timeout)`: the whole body of semop before 5.15.
 #[fentry(function = "do_semtimedop")]
 pub fn semop_old_e(ctx: FEntryContext) -> i32 {
-    let semid = ctx.arg::<i32>(0);
-    if maybe_cookie(semid) {
-        let task = current_task();
-        op_begins(
-            ipc_ns(task).1,
-            semid,
-            &read_ops(ctx.arg(1), ctx.arg(2), Memory::User),
-            0,
-        );
+    if maybe_cookie(ctx.arg::<i32>(0)) {
+        dmtrace_old_op_begins(ctx.as_ptr());
     }
     0
 }
@@ -130,12 +116,53 @@ pub fn semop_old_e(ctx: FEntryContext) -> i32 {
 /// See [`semop_old_e`].
 #[fexit(function = "do_semtimedop")]
 pub fn semop_old_x(ctx: FExitContext) -> i32 {
-    let semid = ctx.arg::<i32>(0);
-    if maybe_cookie(semid) {
-        let task = current_task();
-        let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::User);
-        op_ended(ipc_ns(task).1, semid, &ops, ctx.arg::<i64>(4) as i32, 0);
+    if maybe_cookie(ctx.arg::<i32>(0)) {
+        dmtrace_old_op_ended(ctx.as_ptr());
     }
+    0
+}
+
+// The rest of these four. Functions of their own, which take nothing but the context: the JIT saves
+// all registers that a function uses when it begins (`emit_prologue`), and an ordinary semaphore
+// would pay for those of a cookie.
+
+#[inline(never)]
+extern "C" fn dmtrace_op_begins(ctx: *mut c_void) -> u64 {
+    let ctx = FEntryContext::new(ctx);
+    let ns = u32_at(ctx.arg(4), &O_IPCNS_INUM);
+    let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::Kernel);
+    op_begins(ns, ctx.arg(0), &ops, 0);
+    0
+}
+
+#[inline(never)]
+extern "C" fn dmtrace_op_ended(ctx: *mut c_void) -> u64 {
+    let ctx = FExitContext::new(ctx);
+    let ns = u32_at(ctx.arg(4), &O_IPCNS_INUM);
+    let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::Kernel);
+    op_ended(ns, ctx.arg(0), &ops, ctx.arg::<i64>(5) as i32, 0);
+    0
+}
+
+#[inline(never)]
+extern "C" fn dmtrace_old_op_begins(ctx: *mut c_void) -> u64 {
+    let ctx = FEntryContext::new(ctx);
+    let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::User);
+    op_begins(ipc_ns(current_task()).1, ctx.arg(0), &ops, 0);
+    0
+}
+
+#[inline(never)]
+extern "C" fn dmtrace_old_op_ended(ctx: *mut c_void) -> u64 {
+    let ctx = FExitContext::new(ctx);
+    let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::User);
+    op_ended(
+        ipc_ns(current_task()).1,
+        ctx.arg(0),
+        &ops,
+        ctx.arg::<i64>(4) as i32,
+        0,
+    );
     0
 }
 

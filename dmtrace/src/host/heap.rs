@@ -8,3 +8,13 @@ pub fn trim() {
         libc::malloc_trim(0);
     }
 }
+
+/// Makes all threads share one heap. Threads of glibc have one each, and what one of them has had
+/// at the start stays resident for as long as the process lives. musl has one anyway.
+pub fn share() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: two numbers.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}

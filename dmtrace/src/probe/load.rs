@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     rc::Rc,
     sync::LazyLock,
-    thread::{self, JoinHandle},
+    thread::{self, JoinHandle, ScopedJoinHandle},
 };
 
 use anyhow::{Context, Result};
@@ -30,7 +30,10 @@ use super::{
     spec::{Backend, Plan, subjects},
     tracer::{Options, StartError, Tracer, proc_tombstones, sem_tombstones},
 };
-use crate::{host::clock::boot_now, ids::BootTime};
+use crate::{
+    host::{clock::boot_now, heap},
+    ids::BootTime,
+};
 
 /// The object, as `build.rs` has packed it: a fifth of its size. For the parser it is in memory of
 /// the alignment that the allocator gives, which is enough for ELF.
@@ -81,6 +84,7 @@ impl Tracer {
         if !environment.btf {
             return Err(StartError::NoBtf);
         }
+        heap::share();
         // It reads the kernel's types, as we do. That takes long enough to do it side by side.
         let loader = thread::spawn(EbpfLoader::new);
         let btf = Btf::from_file(Path::new(BTF_FILE))
@@ -89,26 +93,29 @@ impl Tracer {
         if !offsets.missing_core.is_empty() {
             return Err(StartError::UnknownKernel(offsets.missing_core.join(", ")));
         }
-        let (mut tracer, continuity) =
-            Self::load(loader, options, root, &environment, &offsets, &btf)?;
+        let bytes = btf.bytes();
+        let (mut tracer, continuity) = thread::scope(|threads| {
+            // The loader keeps its own to itself. This one is not needed before there are maps.
+            let types = threads.spawn(|| AyaBtf::parse(bytes, Endianness::default()).ok());
+            Self::load(loader, types, options, root, &environment, &offsets)
+        })?;
         tracer.attend(Some(&Rc::new(btf)));
         Ok((tracer, continuity))
     }
 
     fn load(
         loader: JoinHandle<EbpfLoader<'static>>,
+        types: ScopedJoinHandle<'_, Option<AyaBtf>>,
         options: Options,
         root: Option<&Path>,
         environment: &Environment,
         offsets: &offsets::Offsets,
-        btf: &Btf,
     ) -> Result<(Self, Continuity), StartError> {
         let ring_bytes = ring_size(options.ring_bytes);
         let own = std::process::id();
         // Userspace collects tombstones well before half of the map is taken by them.
         let tombstones = u64::from(sem_tombstones(options.max_sems));
         let proc_tombstones = u64::from(proc_tombstones(options.max_procs));
-        let aya_btf = AyaBtf::parse(btf.bytes(), Endianness::default()).ok();
         let plan = environment.preemption.plan();
         let sizes = Sizes::of(&options, ring_bytes, plan, root.is_some());
         let mut loader = loader.join().unwrap_or_default();
@@ -126,7 +133,6 @@ impl Tracer {
             }
         }
         loader
-            .btf(aya_btf.as_ref())
             .override_global("SELF_TGID", &own, true)
             .override_global("TOMBSTONES_MAX", &tombstones, true)
             .override_global("PROC_TOMBS_MAX", &proc_tombstones, true);
@@ -137,6 +143,7 @@ impl Tracer {
             StartError::Other(format!("cannot load the eBPF object: {}", one_line(&error)))
         })?;
         drop(loader);
+        let aya_btf = types.join().unwrap_or_default();
         let mut attempts = Vec::new();
         let taken = past.take_over();
         let unseen = match &past.left {
