@@ -6,7 +6,7 @@
 //! before 4.17 lack it; `/proc/sysvipc/sem` says the same there. It is the second choice because
 //! `sysvipc_find_ipc` walks from slot 0 for each line before Linux 5.15: seconds for 32,000 sets.
 
-use std::io;
+use std::{collections::BTreeSet, io, panic::resume_unwind, thread};
 
 use super::{
     HostError, Inside, NsSession, Roots, clock,
@@ -81,7 +81,7 @@ pub fn read_namespace(roots: &Roots, namespace: &Namespace) -> Result<NsSnapshot
 pub fn read_all(inside: &Inside, roots: &Roots, holder: NsHolder) -> Result<NsSnapshot, HostError> {
     let limits = read_limits(inside)?;
     let mut sets = read_sets(inside, roots)?;
-    sets.retain_mut(|set| !set.key.has_cookie_magic() || add_state(set).is_ok());
+    add_states(&mut sets);
     Ok(NsSnapshot {
         ns: inside.ns(),
         holder,
@@ -152,18 +152,65 @@ fn add_state(set: &mut SetSnapshot) -> Result<(), Vanished> {
     Ok(())
 }
 
+/// Fills `first` of all cookies, and drops those that have gone.
+fn add_states(sets: &mut Vec<SetSnapshot>) {
+    let share = share(sets.len());
+    let parts = sets.chunks_mut(share).map(|part| {
+        move || -> Vec<i32> {
+            let cookies = part.iter_mut().filter(|set| set.key.has_cookie_magic());
+            let gone = cookies.filter_map(|set| add_state(set).is_err().then_some(set.semid));
+            gone.collect()
+        }
+    });
+    let gone: BTreeSet<i32> = together(parts).into_iter().flatten().collect();
+    if !gone.is_empty() {
+        sets.retain(|set| !gone.contains(&set.semid));
+    }
+}
+
+/// How many of `all` one processor is to do. Few are done faster than a thread is started.
+fn share(all: usize) -> usize {
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    all.div_ceil(workers).max(4096)
+}
+
+/// Does all parts at once; a new thread is in the namespaces of the one that starts it
+/// (`copy_namespaces`). Their results, in order.
+fn together<R: Send, F: FnOnce() -> R + Send>(mut parts: impl Iterator<Item = F>) -> Vec<R> {
+    let Some(own) = parts.next() else {
+        return Vec::new();
+    };
+    thread::scope(|threads| {
+        let others: Vec<_> = parts.map(|part| threads.spawn(part)).collect();
+        let mut results = vec![own()];
+        results.extend(
+            others
+                .into_iter()
+                .map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic))),
+        );
+        results
+    })
+}
+
 fn read_sets(inside: &Inside, roots: &Roots) -> Result<Vec<SetSnapshot>, HostError> {
     let (highest, count) = sysv::usage().map_err(|source| failed(inside, source))?;
-    let mut sets = Vec::with_capacity(count.max(0).unsigned_abs() as usize);
-    let mut refused = false;
-    for index in 0..=highest {
-        match sysv::stat_any(index) {
-            Ok((semid, ds)) => sets.push(set_of(semid, &ds)),
-            Err(error) if sysv::gone(&error) => {}
-            // A security module. The file in /proc does not ask it.
-            Err(_) => refused = true,
+    let slots: Vec<i32> = (0..=highest).collect();
+    let read = |part: &[i32]| -> io::Result<Vec<SetSnapshot>> {
+        let mut sets = Vec::with_capacity(part.len());
+        for &slot in part {
+            match sysv::stat_any(slot) {
+                Ok((semid, ds)) => sets.push(set_of(semid, &ds)),
+                Err(error) if sysv::gone(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
-    }
+        Ok(sets)
+    };
+    let parts = slots.chunks(share(slots.len()));
+    let parts = together(parts.map(|part| move || read(part)));
+    // A security module. The file in /proc does not ask it.
+    let refused = parts.iter().any(Result::is_err);
+    let sets: Vec<SetSnapshot> = parts.into_iter().flatten().flatten().collect();
     if refused || (sets.is_empty() && count > 0) {
         let lines = roots
             .read_proc("sysvipc/sem")
