@@ -9,12 +9,19 @@ pub fn trim() {
     }
 }
 
-/// Makes all threads share one heap. Threads of glibc have one each, and what one of them has had
-/// at the start stays resident for as long as the process lives. musl has one anyway.
-pub fn share() {
+/// Large blocks for which glibc asks the kernel, and which it gives back when they are free.
+const LARGE: i32 = 128 << 10;
+
+/// For a process that lives long: all threads share one heap, and what is free goes back. Else each
+/// thread of glibc has a heap of its own; and once a large block was freed, such as the types of the
+/// kernel at the start, it keeps all that are not larger (`M_MMAP_THRESHOLD` in `mallopt(3)`). musl
+/// has one heap and gives back anyway.
+pub fn live_long() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: two numbers.
+    // SAFETY: numbers.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
     }
 }

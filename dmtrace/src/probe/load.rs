@@ -84,7 +84,7 @@ impl Tracer {
         if !environment.btf {
             return Err(StartError::NoBtf);
         }
-        heap::share();
+        heap::live_long();
         // It reads the kernel's types, as we do. That takes long enough to do it side by side.
         let loader = thread::spawn(EbpfLoader::new);
         let btf = Btf::from_file(Path::new(BTF_FILE))
