@@ -10,6 +10,7 @@ pub fn trim() {
 }
 
 /// Large blocks for which glibc asks the kernel, and which it gives back when they are free.
+#[cfg(target_env = "gnu")]
 const LARGE: i32 = 128 << 10;
 
 /// For a process that lives long: all threads share one heap, and what is free goes back. Else each

@@ -58,9 +58,12 @@ const fn about(part: Part) -> (&'static str, &'static str) {
             "What a call costs more, with syscall tracepoints",
             "On a machine that takes neither trampolines nor kprobes: the worst case. Processor time \
              of the\ncaller; with strace, which stops the caller, the time that passes. *Times as \
-             much* is traced\nagainst untraced. A tracer that is behind all the time need not be \
-             woken, which is most of what a\nmessage costs: bpftrace that names stacks is, and loses \
-             messages, when cookies come without a pause.",
+             much* is traced\nagainst untraced. Without a pause, rings are full most of the time: what \
+             does not fit in is counted as\nlost and costs little, and a tracer that is behind need \
+             not be woken. One life each millisecond shows\nwhat a cookie costs that is told. Most of \
+             that is the making of the cookie: dmtrace copies up to 32 KiB\nof the stack and the heads \
+             of the libraries, so that calls can be named without frame pointers and\nafter the \
+             process has ended, and wakes the readers of both its rings.",
         ),
         Part::Pipeline => (
             "How much goes through",
