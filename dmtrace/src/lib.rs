@@ -19,4 +19,5 @@ pub mod service;
 #[cfg(feature = "live")]
 pub mod session;
 pub mod stack;
+pub mod together;
 pub mod verdict;

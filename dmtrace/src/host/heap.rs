@@ -19,10 +19,12 @@ const LARGE: i32 = 128 << 10;
 /// has one heap and gives back anyway.
 pub fn live_long() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: numbers.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
+    for (what, value) in [
+        (libc::M_ARENA_MAX, 1),
+        (libc::M_MMAP_THRESHOLD, LARGE),
+        (libc::M_TRIM_THRESHOLD, LARGE),
+    ] {
+        // SAFETY: numbers.
+        unsafe { libc::mallopt(what, value) };
     }
 }

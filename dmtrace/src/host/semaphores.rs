@@ -6,7 +6,7 @@
 //! before 4.17 lack it; `/proc/sysvipc/sem` says the same there. It is the second choice because
 //! `sysvipc_find_ipc` walks from slot 0 for each line before Linux 5.15: seconds for 32,000 sets.
 
-use std::{collections::BTreeSet, io, panic::resume_unwind, thread};
+use std::{collections::BTreeSet, io};
 
 use super::{
     HostError, Inside, NsSession, Roots, clock,
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     facts::{NsHolder, NsSnapshot, SemLimits, SemState, SetSnapshot, Snapshot},
     ids::{IpcNs, Key, UnixTime},
+    together::{share, together},
 };
 
 /// Reads all namespaces, or those that `wanted` accepts.
@@ -154,60 +155,36 @@ fn add_state(set: &mut SetSnapshot) -> Result<(), Vanished> {
 
 /// Fills `first` of all cookies, and drops those that have gone.
 fn add_states(sets: &mut Vec<SetSnapshot>) {
-    let share = share(sets.len());
-    let parts = sets.chunks_mut(share).map(|part| {
-        move || -> Vec<i32> {
-            let cookies = part.iter_mut().filter(|set| set.key.has_cookie_magic());
-            let gone = cookies.filter_map(|set| add_state(set).is_err().then_some(set.semid));
-            gone.collect()
-        }
+    let share = share(sets.len(), SHARE);
+    let gone = together(sets.chunks_mut(share), |part| -> Vec<i32> {
+        let cookies = part.iter_mut().filter(|set| set.key.has_cookie_magic());
+        let gone = cookies.filter_map(|set| add_state(set).is_err().then_some(set.semid));
+        gone.collect()
     });
-    let gone: BTreeSet<i32> = together(parts).into_iter().flatten().collect();
+    let gone: BTreeSet<i32> = gone.into_iter().flatten().collect();
     if !gone.is_empty() {
         sets.retain(|set| !gone.contains(&set.semid));
     }
 }
 
-/// How many of `all` one processor is to do. Few are done faster than a thread is started.
-fn share(all: usize) -> usize {
-    let workers = thread::available_parallelism().map_or(1, usize::from);
-    all.div_ceil(workers).max(4096)
-}
-
-/// Does all parts at once; a new thread is in the namespaces of the one that starts it
-/// (`copy_namespaces`). Their results, in order.
-fn together<R: Send, F: FnOnce() -> R + Send>(mut parts: impl Iterator<Item = F>) -> Vec<R> {
-    let Some(own) = parts.next() else {
-        return Vec::new();
-    };
-    thread::scope(|threads| {
-        let others: Vec<_> = parts.map(|part| threads.spawn(part)).collect();
-        let mut results = vec![own()];
-        results.extend(
-            others
-                .into_iter()
-                .map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic))),
-        );
-        results
-    })
-}
+/// Fewer sets are read faster than a thread is started.
+const SHARE: usize = 4096;
 
 fn read_sets(inside: &Inside, roots: &Roots) -> Result<Vec<SetSnapshot>, HostError> {
     let (highest, count) = sysv::usage().map_err(|source| failed(inside, source))?;
-    let slots: Vec<i32> = (0..=highest).collect();
-    let read = |part: &[i32]| -> io::Result<Vec<SetSnapshot>> {
-        let mut sets = Vec::with_capacity(part.len());
-        for &slot in part {
-            match sysv::stat_any(slot) {
+    let share = share(usize::try_from(highest).unwrap_or(0), SHARE);
+    let last = |first: i32| first.saturating_add(i32::try_from(share - 1).unwrap_or(i32::MAX));
+    let parts = together((0..=highest).step_by(share), |first| {
+        let mut sets = Vec::new();
+        for index in first..=last(first).min(highest) {
+            match sysv::stat_any(index) {
                 Ok((semid, ds)) => sets.push(set_of(semid, &ds)),
                 Err(error) if sysv::gone(&error) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(sets)
-    };
-    let parts = slots.chunks(share(slots.len()));
-    let parts = together(parts.map(|part| move || read(part)));
+    });
     // A security module. The file in /proc does not ask it.
     let refused = parts.iter().any(Result::is_err);
     let sets: Vec<SetSnapshot> = parts.into_iter().flatten().flatten().collect();

@@ -1,12 +1,13 @@
 //! Verdicts on everything at once.
 
-use std::{collections::BTreeMap, panic::resume_unwind, thread};
+use std::collections::BTreeMap;
 
 use super::{Context, Subject, Verdict, judge};
 use crate::{
     facts::{SetSnapshot, Snapshot},
     ids::{BootTime, SemId},
     ledger::{EndKind, Ledger, Semaphore},
+    together::{share, together},
 };
 
 /// A judged cookie.
@@ -101,23 +102,11 @@ pub fn survey_together<'a>(
     // Rows of a table are large to sort.
     let mut cookies: Vec<&Semaphore> = ledger.cookies().collect();
     cookies.sort_unstable_by_key(|it| it.id);
-    let workers = thread::available_parallelism().map_or(1, usize::from);
-    let share = cookies.len().div_ceil(workers).max(SHARE);
-    let judge = |part: &[&'a Semaphore]| -> Vec<Judged<'a>> {
+    let share = share(cookies.len(), SHARE);
+    let judged = together(cookies.chunks(share), |part| -> Vec<Judged<'a>> {
         part.iter().map(|it| view.judge(it, context)).collect()
-    };
-    let (own, others) = cookies.split_at(share.min(cookies.len()));
-    thread::scope(|threads| {
-        let others: Vec<_> = others
-            .chunks(share)
-            .map(|part| threads.spawn(|| judge(part)))
-            .collect();
-        let mut judged = judge(own);
-        for other in others {
-            judged.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
-        }
-        judged
-    })
+    });
+    judged.into_iter().flatten().collect()
 }
 
 /// Fewer cookies are judged faster than a thread is started.
