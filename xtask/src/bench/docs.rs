@@ -90,8 +90,8 @@ const fn about(part: Part) -> (&'static str, &'static str) {
         Part::Size => ("Size", "Default features."),
         Part::Vm => (
             "Instructions, by backend",
-            "In QEMU with `-icount`, where each instruction takes the same time: the same numbers in \
-             each\nrun, whatever the machine does besides. Instructions are not time; but zero is \
+            "In QEMU with `-icount`, where each instruction takes the same time: nearly the same\n\
+             numbers in each run, whatever the machine does besides. Instructions are not time; but zero is \
              zero. Numbers are\nwhat is added to the untraced call. The tracer shares the only \
              processor with the load, so that\n`life` and `exit` contain switching to it.",
         ),
