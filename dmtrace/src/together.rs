@@ -18,8 +18,17 @@ pub fn together<P: Send, R: Send>(
     parts: impl Iterator<Item = P>,
     work: impl Fn(P) -> R + Sync,
 ) -> Vec<R> {
+    together_at_most(usize::MAX, parts, work)
+}
+
+/// As [`together`], in no more than so many threads.
+pub fn together_at_most<P: Send, R: Send>(
+    threads: usize,
+    parts: impl Iterator<Item = P>,
+    work: impl Fn(P) -> R + Sync,
+) -> Vec<R> {
     let parts: Vec<(usize, P)> = parts.enumerate().collect();
-    let helpers = processors().min(parts.len()).saturating_sub(1);
+    let helpers = processors().min(threads).min(parts.len()).saturating_sub(1);
     let queue = Mutex::new(parts.into_iter());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let worker = || -> Vec<(usize, R)> {

@@ -255,12 +255,11 @@ impl Built {
     }
 }
 
-/// `PATH` with the programs of others; those that cannot be had are missed by the tests, which say
-/// so and are skipped.
+/// `PATH` with the promtool; if it cannot be had, the tests that need it say so and are skipped.
 fn path_with_tools() -> Result<OsString> {
-    let found = vm::tool::directories().unwrap_or_else(|error| {
+    let found = vm::tool::promtool().unwrap_or_else(|error| {
         println!("{PACKAGING}: {error:#}");
-        Vec::new()
+        None
     });
     let path = env::var_os("PATH").unwrap_or_default();
     env::join_paths(env::split_paths(&path).chain(found)).context("PATH")

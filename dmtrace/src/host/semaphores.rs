@@ -173,10 +173,9 @@ const SHARE: usize = 4096;
 fn read_sets(inside: &Inside, roots: &Roots) -> Result<Vec<SetSnapshot>, HostError> {
     let (highest, count) = sysv::usage().map_err(|source| failed(inside, source))?;
     let share = share(usize::try_from(highest).unwrap_or(0), SHARE);
-    let last = |first: i32| first.saturating_add(i32::try_from(share - 1).unwrap_or(i32::MAX));
     let parts = together((0..=highest).step_by(share), |first| {
         let mut sets = Vec::new();
-        for index in first..=last(first).min(highest) {
+        for index in (first..=highest).take(share) {
             match sysv::stat_any(index) {
                 Ok((semid, ds)) => sets.push(set_of(semid, &ds)),
                 Err(error) if sysv::gone(&error) => {}

@@ -1,10 +1,5 @@
 //! Attaching the programs of one backend, really, and saying why where it fails.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    thread,
-};
-
 use aya::{
     Btf, Ebpf,
     programs::{Program, ProgramError},
@@ -15,6 +10,7 @@ use super::{
     link::Link,
     spec::{Attachment, Backend, Hook, Plan, Subject, Weight, subjects},
 };
+use crate::together::together_at_most;
 
 /// What came of a way to see a subject.
 #[derive(Clone, Debug, Serialize)]
@@ -192,25 +188,15 @@ pub(super) fn load_together<'a>(
     attachments: impl Iterator<Item = &'a Attachment>,
 ) {
     let wanted: Vec<Attachment> = attachments.copied().collect();
-    let mut work: Vec<(&mut Program, Attachment)> = ebpf
+    let work: Vec<(&mut Program, Attachment)> = ebpf
         .programs_mut()
         .filter_map(|(name, program)| {
             let attachment = wanted.iter().find(|it| it.program == name)?;
             Some((program, *attachment))
         })
         .collect();
-    let workers = thread::available_parallelism().map_or(1, usize::from);
-    let workers = workers.min(LOADERS).min(work.len());
-    let work = Mutex::new(&mut work);
-    let next = || work.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some((program, attachment)) = next() {
-                    let _told_later = load_program(program, btf, attachment);
-                }
-            });
-        }
+    together_at_most(LOADERS, work.into_iter().rev(), |(program, attachment)| {
+        let _told_later = load_program(program, btf, attachment);
     });
 }
 

@@ -162,7 +162,7 @@ impl Apt {
                     self.download(&newest, &target)
                 });
             let Ok(deb) = fetched else { continue };
-            host::run(host::command("dpkg-deb").arg("-x").arg(&deb).arg(&target))?;
+            host::unpack(&deb, &target)?;
             let keyring = target.join(KEYRING.trim_start_matches('/'));
             if keyring.is_file() {
                 super::say(&format!(

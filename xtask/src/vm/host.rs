@@ -91,6 +91,11 @@ pub fn run(command: &mut Command) -> Result<()> {
     output(command).map(drop)
 }
 
+/// Unpacks the files of a Debian package into a directory; nothing of the package is run.
+pub fn unpack(deb: &Path, into: &Path) -> Result<()> {
+    run(command("dpkg-deb").arg("-x").arg(deb).arg(into))
+}
+
 /// Runs a command and returns its standard output; on failure the error carries the end of its
 /// output.
 pub fn output(command: &mut Command) -> Result<Vec<u8>> {

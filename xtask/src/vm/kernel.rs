@@ -223,7 +223,7 @@ fn build(apt: &Apt, spec: &Spec, image: &Candidate, dir: &Path) -> Result<()> {
     }
     for candidate in &wanted {
         let deb = apt.download(candidate, &debs)?;
-        host::run(host::command("dpkg-deb").arg("-x").arg(&deb).arg(&tree))?;
+        host::unpack(&deb, &tree)?;
     }
     let (boot_file, release) = boot_image(&tree)?;
     let image_bytes =

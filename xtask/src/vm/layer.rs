@@ -75,7 +75,7 @@ impl Layer {
             for package in self.packages {
                 let newest = newest(apt, package)?;
                 let deb = apt.download(&newest, &partial.join("debs"))?;
-                host::run(host::command("dpkg-deb").arg("-x").arg(&deb).arg(&packages))?;
+                host::unpack(&deb, &packages)?;
             }
             for file in self.files {
                 let (from, to) = (packages.join(file), tree.join(file));

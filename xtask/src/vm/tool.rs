@@ -14,60 +14,45 @@ use super::{
     host, image, layer,
 };
 
-/// A program and where it is.
-struct Tool {
-    name: &'static str,
-    package: &'static str,
-    file: &'static str,
-}
+const PROMTOOL: &str = "promtool";
+const PACKAGE: &str = "prometheus";
+const FILE: &str = "usr/bin/promtool";
 
-const PROMTOOL: Tool = Tool {
-    name: "promtool",
-    package: "prometheus",
-    file: "usr/bin/promtool",
-};
-
-/// Directories for `PATH` with what this machine lacks; fetched if need be.
+/// The directory that promtool is in, fetched if need be; nothing if `PATH` has it.
 ///
 /// # Errors
 /// It is neither installed nor can it be fetched.
-pub fn directories() -> Result<Vec<PathBuf>> {
-    let dir = PROMTOOL.prepare()?;
-    Ok(dir.into_iter().collect())
+pub fn promtool() -> Result<Option<PathBuf>> {
+    if crate::host::has(PROMTOOL) {
+        return Ok(None);
+    }
+    let cache = Cache::open()?;
+    let key = cache::recipe_key(
+        [PACKAGE, FILE]
+            .into_iter()
+            .chain(image::SUITES.iter().copied()),
+    );
+    let dir = cache.path("tools").join(PROMTOOL).join(key);
+    let _lock = cache.lock()?;
+    if !dir.join(PROMTOOL).is_file() {
+        super::say("promtool: fetching");
+        fetch(&cache, &dir).context("promtool: cannot be fetched")?;
+    }
+    Ok(Some(dir))
 }
 
-impl Tool {
-    /// The directory it is in, or nothing if `PATH` has it.
-    fn prepare(&self) -> Result<Option<PathBuf>> {
-        if crate::host::has(self.name) {
-            return Ok(None);
-        }
-        let cache = Cache::open()?;
-        let suites = image::SUITES.iter().copied();
-        let key = cache::recipe_key([self.package, self.file].into_iter().chain(suites));
-        let dir = cache.path("tools").join(self.name).join(key);
-        let _lock = cache.lock()?;
-        if !dir.join(self.name).is_file() {
-            super::say(&format!("{}: fetching", self.name));
-            self.fetch(&cache, &dir)
-                .with_context(|| format!("{}: cannot be fetched", self.name))?;
-        }
-        Ok(Some(dir))
-    }
-
-    fn fetch(&self, cache: &Cache, dir: &Path) -> Result<()> {
-        let mut apt = Apt::open(&cache.path("apt"))?;
-        let newest = layer::newest(&mut apt, self.package)?;
-        // What former recipes made is of no use any more.
-        cache::remove_dir(&cache.path("tools").join(self.name))?;
-        cache::build_dir(dir, |partial| {
-            let deb = apt.download(&newest, &partial.join("debs"))?;
-            let tree = partial.join("tree");
-            host::run(host::command("dpkg-deb").arg("-x").arg(&deb).arg(&tree))?;
-            fs::rename(tree.join(self.file), partial.join(self.name))
-                .with_context(|| format!("{}: not in package {}", self.file, self.package))?;
-            cache::remove_dir(&tree)?;
-            cache::remove_dir(&partial.join("debs"))
-        })
-    }
+fn fetch(cache: &Cache, dir: &Path) -> Result<()> {
+    let mut apt = Apt::open(&cache.path("apt"))?;
+    let newest = layer::newest(&mut apt, PACKAGE)?;
+    // What former recipes made is of no use any more.
+    cache::remove_dir(&cache.path("tools").join(PROMTOOL))?;
+    cache::build_dir(dir, |partial| {
+        let deb = apt.download(&newest, &partial.join("debs"))?;
+        let tree = partial.join("tree");
+        host::unpack(&deb, &tree)?;
+        fs::rename(tree.join(FILE), partial.join(PROMTOOL))
+            .with_context(|| format!("{FILE}: not in package {PACKAGE}"))?;
+        cache::remove_dir(&tree)?;
+        cache::remove_dir(&partial.join("debs"))
+    })
 }
