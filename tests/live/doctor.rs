@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::{
     NEEDS,
+    fresh::UNMOUNT,
     tracer::{Tracer, dmtrace, dmtrace_json},
 };
 
@@ -23,10 +24,18 @@ pub fn tests() -> Vec<Trial> {
         test("doctor::no_btf", NEEDS, no_btf),
         test("doctor::lockdown", NEEDS, lockdown),
         test("doctor::no_tracefs", NEEDS, no_tracefs),
+        test(
+            "doctor::nothing_passes_that_could_not_be_read",
+            NEEDS,
+            unread,
+        ),
         test("doctor::tight_limits", NEEDS, limits),
         test("doctor::is_udevcomplete_all_safe", NEEDS, accident),
     ]
 }
+
+/// In a mount namespace of its own: nothing of the kernel's is mounted, and root may mount nothing.
+const MAY_NOT_MOUNT: &str = "setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin";
 
 fn check<'a>(report: &'a Value, name: &str) -> Result<&'a Value> {
     report["checks"]
@@ -37,9 +46,17 @@ fn check<'a>(report: &'a Value, name: &str) -> Result<&'a Value> {
 
 /// Runs `doctor --json` in a mount namespace of its own, after `setup`.
 fn in_mount_ns(setup: &str) -> Result<(Value, i32)> {
+    in_mount_ns_by(setup, "")
+}
+
+/// The same, run by another program, or with other options.
+fn in_mount_ns_by(setup: &str, by: &str) -> Result<(Value, i32)> {
+    let attach = if by.is_empty() { "" } else { "--no-attach" };
     let output = Command::new("unshare")
         .args(["-m", "sh", "-ec"])
-        .arg(format!("{setup}\nexec \"$0\" --json doctor"))
+        .arg(format!(
+            "{UNMOUNT}\n{setup}\nexec {by} \"$0\" --json doctor {attach}"
+        ))
         .arg(dmtrace_bin()?)
         .stdin(Stdio::null())
         .output()?;
@@ -101,6 +118,29 @@ fn nobody() -> Result<()> {
     ensure!(capabilities["status"] == "fail", "{capabilities}");
     let text = capabilities.to_string();
     ensure!(text.contains("CAP_BPF") && text.contains("sudo"), "{text}");
+    // What to do is what lets it trace, not what can be done without.
+    let attach = check(&report, "attach")?;
+    let fix = attach["fix"].as_str().unwrap_or_default();
+    ensure!(
+        fix.contains("run as root") && !fix.contains("list"),
+        "{attach}"
+    );
+    // The directory is for root: whether a trace runs is not for others to know.
+    let tracer = Tracer::start(&[])?;
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(&bin)
+        .args(["--json", "doctor"])
+        .stdin(Stdio::null())
+        .output()?;
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    drop(tracer);
+    let traces = check(&report, "traces")?;
+    ensure!(
+        traces["status"] == "warn" && traces["text"].to_string().contains("cannot tell"),
+        "{traces}"
+    );
+    ensure!(report["running_traces"].is_null(), "{report}");
     Ok(())
 }
 
@@ -127,7 +167,7 @@ fn lockdown() -> Result<()> {
         fs::write(&file, mode)?;
         let security = "/sys/kernel/security";
         let (report, got) = in_mount_ns(&format!(
-            "mount -t tmpfs none {security}\n: > {security}/lsm\ncp {} {security}/lockdown",
+            "mount -t securityfs none {security}\nmount --bind {} {security}/lockdown",
             file.display()
         ))?;
         let found = check(&report, "lockdown")?;
@@ -136,25 +176,64 @@ fn lockdown() -> Result<()> {
             "{mode}{got}: {found}"
         );
     }
-    let (report, code) = in_mount_ns("mount -t tmpfs none /sys/kernel/security")?;
+    // Another file system in its place says nothing, and is not believed.
+    let lie = "mount -t tmpfs none /sys/kernel/security\n\
+               echo 'none integrity [confidentiality]' >/sys/kernel/security/lockdown";
+    let (report, code) = in_mount_ns(lie)?;
     let found = check(&report, "lockdown")?;
-    ensure!(found["status"] == "warn" && code == 0, "{code}: {found}");
+    ensure!(found["status"] == "pass" && code == 0, "{code}: {found}");
+    let (report, _) = in_mount_ns_by(lie, MAY_NOT_MOUNT)?;
+    let found = check(&report, "lockdown")?;
+    let fix = found["fix"].as_str().unwrap_or_default();
+    ensure!(
+        found["status"] == "warn" && fix.contains("mount -t securityfs"),
+        "{found}"
+    );
     Ok(())
 }
 
 fn no_tracefs() -> Result<()> {
-    let (report, code) = in_mount_ns(
-        "mount -t tmpfs none /sys/kernel/tracing\nmount -t tmpfs none /sys/kernel/debug || true",
-    )?;
+    let (report, code) = in_mount_ns("")?;
+    let found = check(&report, "tracefs")?;
+    ensure!(
+        found["status"] == "pass" && report["environment"]["tracefs"] == "private",
+        "{report}"
+    );
+    ensure!(code == 0 && report["tracing"] == true, "{code}: {report}");
+    let (report, _) = in_mount_ns_by("", MAY_NOT_MOUNT)?;
     let found = check(&report, "tracefs")?;
     let fix = found["fix"].as_str().unwrap_or_default();
     ensure!(
-        found["status"] == "warn" && fix.starts_with("mount"),
+        found["status"] == "warn" && fix.contains("mount -t tracefs"),
         "{found}"
     );
-    // Only where the last resort is needed is that the end.
-    let expected = if report["tracing"] == true { 0 } else { 3 };
-    ensure!(code == expected, "{code}: {report}");
+    ensure!(report["environment"]["tracefs"].is_null(), "{report}");
+    Ok(())
+}
+
+/// The kind: a check that could not look must not be told as one that found nothing.
+fn unread() -> Result<()> {
+    let (report, _) = in_mount_ns_by("mount -t tmpfs none /proc", "env")?;
+    for name in [
+        "limits",
+        "own_namespace",
+        "perf_event_paranoid",
+        "traces",
+        "udevcomplete_all",
+        "udevd",
+    ] {
+        let found = check(&report, name)?;
+        ensure!(found["status"] != "pass", "{found}");
+    }
+    let all = report["checks"].as_array().context("no checks")?;
+    let read = |name| {
+        all.iter()
+            .any(|it| it["check"] == name && it["status"] == "pass")
+    };
+    ensure!(!read("namespaces"), "{report}");
+    // What the kernel itself tells is known all the same.
+    ensure!(read("kernel") && read("capabilities"), "{report}");
+    ensure!(report["udevcomplete_all"]["safe"] == false, "{report}");
     Ok(())
 }
 

@@ -32,7 +32,6 @@ pub fn tests() -> Vec<Trial> {
             NEEDS,
             nobody,
         ),
-        test("endings::no_tracefs_is_one_line", NEEDS, no_tracefs),
     ]
 }
 
@@ -209,20 +208,5 @@ fn nobody() -> Result<()> {
         text.lines().count() == 1 && text.contains("CAP_BPF") && text.contains("root"),
         "{text}"
     );
-    Ok(())
-}
-
-fn no_tracefs() -> Result<()> {
-    let script = format!(
-        "umount -q /sys/kernel/tracing /sys/kernel/debug/tracing /sys/kernel/debug; {} watch --backend tracepoint -d 1s",
-        dmtrace_bin()?.display()
-    );
-    let output = Command::new("unshare")
-        .args(["-m", "bash", "-c", &script])
-        .output()
-        .context("unshare")?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.code() == Some(3), "{output:?}");
-    ensure!(text.contains("mount -t tracefs"), "{text}");
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::{
     },
     ids::{BootTime, UnixTime},
     output::time::Clock,
-    probe::{Environment, Tracer},
+    probe::{Tracer, environment::kernel_release},
     session::{Tap, Tapped},
     stack::{CallSite, Found},
     verdict::Thresholds,
@@ -79,7 +79,7 @@ impl Recorder {
         let start = Start {
             abi: dmtrace_common::ABI,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: Environment::read().kernel,
+            kernel: kernel_release(),
             boot_id: host::clock::boot_id(&Roots::host()),
             began,
             wall: UnixTime(wall.as_second()),

@@ -156,6 +156,8 @@ pub enum Unread {
     Directory(io::ErrorKind, String),
     /// The file of a living process cannot.
     File(PathBuf),
+    /// Nothing tells whether those who have registered are alive.
+    Processes,
 }
 
 impl Unread {
@@ -165,6 +167,7 @@ impl Unread {
             Self::Directory(io::ErrorKind::PermissionDenied, _) => "run as root",
             Self::Directory(..) => "see what is in the way there",
             Self::File(_) => "use the dmtrace that runs there",
+            Self::Processes => "mount -t proc proc /proc",
         }
     }
 }
@@ -174,6 +177,7 @@ impl fmt::Display for Unread {
         match self {
             Self::Directory(_, reason) => write!(f, "{DIRECTORY}: {reason}"),
             Self::File(path) => write!(f, "{} is of another version", path.display()),
+            Self::Processes => f.write_str("/proc does not show processes"),
         }
     }
 }
@@ -184,6 +188,9 @@ impl fmt::Display for Unread {
 /// It cannot be told.
 pub fn registered_tracers() -> Result<Vec<RunningTracer>, Unread> {
     readable(fs::read_dir(DIRECTORY))?;
+    if start_ticks(std::process::id()).is_none() {
+        return Err(Unread::Processes);
+    }
     for (path, tracer) in files() {
         if tracer.is_none() && pid_of(&path).is_some_and(|pid| start_ticks(pid).is_some()) {
             return Err(Unread::File(path));

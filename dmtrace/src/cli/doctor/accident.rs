@@ -99,7 +99,11 @@ pub(super) fn check(case: &Case, report: &mut Report) {
                 parts.join(", ")
             }
         ),
-        "dmtrace clean removes what has leaked, and nothing else",
+        if parts.is_empty() {
+            "run as root, with /proc mounted"
+        } else {
+            "dmtrace clean removes what has leaked, and nothing else"
+        },
     );
     for it in harms.iter().take(NAMED) {
         report.warn("udevcomplete_all_harm", it.text(), "");

@@ -56,10 +56,16 @@ fn semaphores(case: &Case, report: &mut Report) {
             .map(|ns| ns.limits.semmni)
             .min()
             .unwrap_or_default();
+        let (unread, hidden) = (&case.snapshot.unreadable, &case.snapshot.incomplete);
+        let others = if unread.is_empty() && hidden.is_empty() {
+            ""
+        } else {
+            "; of others nothing is known"
+        };
         report.pass(
             "limits",
             format!(
-                "{sets} semaphore sets in {} IPC namespace{}; the lowest limit is {lowest}",
+                "{sets} semaphore sets in {} IPC namespace{}; the lowest limit is {lowest}{others}",
                 spaces.len(),
                 if spaces.len() == 1 { "" } else { "s" }
             ),
