@@ -25,6 +25,9 @@ pub struct Cli {
     /// Colour the state: when writing to a terminal, always, never.
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
+    /// Show times in UTC instead of the local zone; JSON always has UTC.
+    #[arg(long, global = true)]
+    pub utc: bool,
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
@@ -238,8 +241,8 @@ pub struct Report {
     /// Also draw a flame graph of leaked cookies into this file (SVG).
     #[arg(long, value_name = "FILE")]
     pub flamegraph: Option<PathBuf>,
-    /// What `dmtrace serve` has found since then: how long ago (7d, 12h), or a time (2026-11-20,
-    /// 2026-11-20 14:00).
+    /// What `dmtrace serve` has found since then: how long ago (7d, 12h), or a local time
+    /// (2026-11-20, 2026-11-20 14:00; of UTC with --utc).
     #[arg(long, value_name = "TIME", conflicts_with_all = ["file", "bug", "folded", "flamegraph"])]
     pub since: Option<When>,
     /// The end of that time [default: now].

@@ -20,7 +20,7 @@ use crate::{
         self, Roots,
         package::{self, Package},
     },
-    ids::{BootTime, UnixTime},
+    ids::BootTime,
     output::time::Clock,
     probe::{Environment, Tracer},
     session::{Tap, Tapped},
@@ -75,15 +75,15 @@ impl Recorder {
     /// # Errors
     /// Writing fails.
     pub fn tap(&self, tracer: &Tracer, began: BootTime) -> Result<Tap> {
-        let wall = Clock::now().timestamp(began);
+        let (wall, wall_nanos) = Clock::now().moment(began).parts();
         let start = Start {
             abi: dmtrace_common::ABI,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: Environment::read().kernel,
             boot_id: host::clock::boot_id(&Roots::host()),
             began,
-            wall: UnixTime(wall.as_second()),
-            wall_nanos: wall.subsec_nanosecond().unsigned_abs(),
+            wall,
+            wall_nanos,
             backend: tracer.backend().name().to_owned(),
             command: std::env::args().collect(),
         };
