@@ -15,6 +15,7 @@ mod endings;
 mod exec;
 mod explain;
 mod pins;
+mod recordings;
 mod seed;
 mod serve;
 mod serve_access;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     tests.extend(endings::tests());
     tests.extend(exec::tests());
     tests.extend(explain::tests());
+    tests.extend(recordings::tests());
     tests.extend(seed::tests());
     tests.extend(serve::tests());
     tests.extend(serve_access::tests());

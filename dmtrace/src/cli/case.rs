@@ -2,8 +2,14 @@
 //! snapshot, the maps of a running trace, and a recording.
 
 use std::{
-    cell::RefCell, collections::BTreeMap, fs::File, io::BufReader, panic::resume_unwind,
-    path::Path, sync::Arc, thread,
+    cell::RefCell,
+    collections::BTreeMap,
+    fs::{self, File},
+    io::BufReader,
+    panic::resume_unwind,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -332,7 +338,22 @@ impl Case {
 
     fn read(&mut self, path: &Path, live: Live) -> Result<Start> {
         let shown = path.display();
-        let file = File::open(path).with_context(|| format!("{shown}"))?;
+        let unfinished = unfinished(path);
+        let file = File::open(path).with_context(|| match unfinished.first() {
+            Some(beside) => format!(
+                "{shown}: a recording that was cut short is {}",
+                beside.display()
+            ),
+            None => format!("{shown}"),
+        })?;
+        if live == Live::No {
+            self.notes.extend(unfinished.iter().map(|beside| {
+                format!(
+                    "a recording that did not come to its end is {}",
+                    beside.display()
+                )
+            }));
+        }
         let (mut reader, start) = Reader::open(BufReader::with_capacity(1 << 20, file))
             .map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
         self.since = Some(start.began);
@@ -341,6 +362,11 @@ impl Case {
                 .into_iter()
                 .find(|backend| backend.name() == start.backend),
         );
+        if start.parts_before > 0 {
+            self.notes.push(format!(
+                "{shown}: begins within a trace; what was gone by then is in the earlier files"
+            ));
+        }
         let mut ended = false;
         let mut undecodable = 0u64;
         let mut changes = Vec::new();
@@ -373,6 +399,9 @@ impl Case {
                 }
                 Frame::End(balance) => {
                     ended = true;
+                    if balance["continued"] == true {
+                        self.notes.push(format!("{shown}: goes on in a later file"));
+                    }
                     let deficits = balance.get("deficits").and_then(|list| list.as_array());
                     for deficit in deficits
                         .into_iter()
@@ -423,6 +452,27 @@ impl Case {
         }
         Ok(start)
     }
+}
+
+/// Recordings that were to replace this one: of a `record --force` that still runs, was killed, or
+/// found the disk full.
+fn unfinished(path: &Path) -> Vec<PathBuf> {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return Vec::new();
+    };
+    let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let entries = fs::read_dir(parent.unwrap_or(Path::new(".")));
+    let entries = entries.into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter(|entry| {
+            let other = entry.file_name();
+            let rest = other.to_str().and_then(|it| it.strip_prefix(name));
+            rest.is_some_and(|rest| rest.starts_with(".partial-"))
+        })
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    found
 }
 
 #[cfg(test)]

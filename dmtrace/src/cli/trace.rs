@@ -251,6 +251,7 @@ impl Tracing {
         // Before the maps are full of what the ring did not take.
         self.hear(observer, Session::resync_in_time)?;
         self.session.place_sites();
+        self.hear(observer, Session::rotate_if_full)?;
         if dm_came {
             observer.device_mapper(&self.session.dm_report())?;
         }
@@ -284,6 +285,7 @@ impl Tracing {
         let outlook = self.looked(observer)?;
         let work = cpu_spent().saturating_sub(before);
         self.pace.looked(outlook, work, Moment::now());
+        self.hear(observer, Session::rotate_if_full)?;
         observer.idle()
     }
 

@@ -10,7 +10,7 @@ use super::{
     failure::exit,
     filter::Filters,
     printer::{Printer, Style, remark},
-    recorder::Recorder,
+    recorder::{Recorder, Rotation},
     row::Row,
     trace::{Ending, Observer, Tracing, View, runtime},
 };
@@ -25,11 +25,14 @@ use crate::{
 /// Runs `watch`.
 pub fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let recorder = match &args.record {
-        Some(path) => Some(Recorder::create(path, false)?),
+        Some(path) => Some(Recorder::create(path, false, None)?),
         None => None,
     };
     runtime()?.block_on(async {
         let mut tracing = Tracing::start(&args.tuning, tap(recorder.as_ref()))?;
+        if let Some(recorder) = &recorder {
+            recorder.begun()?;
+        }
         greet(tracing.session(), as_json, args.duration.is_none());
         let style = Style {
             json: as_json,
@@ -49,10 +52,25 @@ pub fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
 
 /// Runs `record`.
 pub fn record(args: &Record, as_json: bool, out: &mut Out) -> Result<ExitCode> {
-    let recorder = Recorder::create(&args.file, args.force)?;
+    let rotation = args.max_size.map(|max| Rotation {
+        max: max.as_u64(),
+        keep: args.keep,
+    });
+    let recorder = Recorder::create(&args.file, args.force, rotation)?;
     runtime()?.block_on(async {
         let mut tracing = Tracing::start(&args.tuning, tap(Some(&recorder)))?;
+        let meanwhile = recorder.begun()?;
         greet(tracing.session(), as_json, args.duration.is_none());
+        if let Some(meanwhile) = meanwhile {
+            remark(
+                as_json,
+                &format!(
+                    "{} is replaced at the end; until then this recording is {}",
+                    args.file.display(),
+                    meanwhile.display()
+                ),
+            );
+        }
         let mut quiet = Quiet {
             recorder: recorder.clone(),
             findings: 0,

@@ -147,7 +147,7 @@ impl Session {
             tap.is_some(),
             continuity.as_ref().map(|_| crate::stack::KEPT),
         )?;
-        let recording = tap.as_ref().and_then(|tap| tap.file.clone());
+        let recording = tap.as_ref().and_then(|tap| (tap.place)());
         let registration = registry::register(&tracer, began, recording);
         let mut session = Self {
             tracer,

@@ -68,10 +68,38 @@ impl RunningTracer {
 pub(super) struct Registration(Option<PathBuf>);
 
 impl Registration {
+    /// The recording is somewhere else from now on.
+    pub(super) fn moved(&self, recording: Option<PathBuf>) {
+        let Some(path) = &self.0 else { return };
+        let entry: Option<RunningTracer> = fs::read(path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let Some(mut entry) = entry.filter(|entry| entry.recording != recording) else {
+            return;
+        };
+        entry.recording = recording;
+        let _best_effort = replace(path, &entry);
+    }
+
     /// Leaves the file: tracing goes on.
     pub(super) fn leave(mut self) {
         self.0 = None;
     }
+}
+
+/// Writes the file anew: readers see the old one or the new one.
+fn replace(path: &Path, entry: &RunningTracer) -> Option<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let beside = path.with_extension("new");
+    let _stale = fs::remove_file(&beside);
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)
+        .ok()?;
+    serde_json::to_writer(file, entry).ok()?;
+    fs::rename(beside, path).ok()
 }
 
 impl Drop for Registration {
