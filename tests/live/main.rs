@@ -1,6 +1,7 @@
 //! Tier `live`: the real binary on the running kernel and real semaphores, as root.
 
 mod accounting;
+mod agree;
 mod call_site;
 mod clean;
 mod clean_complete;
@@ -24,7 +25,9 @@ mod serve_kept;
 mod serve_memory;
 mod serve_quiet;
 mod service;
+mod times;
 mod tracer;
+mod unread;
 
 use std::process::ExitCode;
 
@@ -55,5 +58,8 @@ fn main() -> ExitCode {
     tests.extend(serve_memory::tests());
     tests.extend(serve_quiet::tests());
     tests.extend(serve_export::tests());
+    tests.extend(agree::tests());
+    tests.extend(times::tests());
+    tests.extend(unread::tests());
     run_serially("live", tests)
 }

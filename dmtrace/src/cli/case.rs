@@ -19,7 +19,7 @@ use crate::{
         decode,
         recording::{Frame, Reader, Start, Tail},
     },
-    facts::{HostFacts, Snapshot},
+    facts::{self, HostFacts, Snapshot},
     host::{self, Scope, package::Package},
     ids::BootTime,
     ledger::Ledger,
@@ -59,6 +59,7 @@ enum Live {
 #[cfg(feature = "live")]
 struct Joined {
     tracer: crate::session::RunningTracer,
+    activity: Vec<crate::ledger::Activity>,
     procs: Vec<crate::probe::ProcEntry>,
     sems: Vec<crate::probe::SemEntry>,
     devices: Vec<dmtrace_common::DmEvent>,
@@ -130,17 +131,11 @@ impl Case {
             gathered.join()
         })
         .unwrap_or_else(|panic| resume_unwind(panic));
-        for (ns, why) in &snapshot.unreadable {
-            case.notes.push(format!("IPC namespace {ns}: {why}"));
-            case.incomplete = true;
-        }
-        for what in &facts.incomplete {
-            case.notes.push(what.clone());
-        }
         case.ledger.reconcile(&snapshot);
         case.ledger.observe(&facts);
         case.snapshot = snapshot;
         case.facts = facts;
+        case.note_unread();
         Ok(case)
     }
 
@@ -151,6 +146,7 @@ impl Case {
     pub fn of_recording(path: &Path) -> Result<(Self, Start)> {
         let mut case = Self::empty();
         let start = case.replay(path)?;
+        case.note_unread();
         let here = host::clock::boot_id(&Scope::default().roots);
         if start.boot_id.is_none() || start.boot_id != here {
             case.names = RefCell::new(Symbolizer::foreign());
@@ -170,6 +166,14 @@ impl Case {
             packages: BTreeMap::new(),
             inexact: false,
             names: RefCell::default(),
+        }
+    }
+
+    /// What could not be read makes every answer incomplete.
+    fn note_unread(&mut self) {
+        if let Some(line) = facts::unread(&self.snapshot, &self.facts) {
+            self.notes.push(line);
+            self.incomplete = true;
         }
     }
 
@@ -222,6 +226,8 @@ impl Case {
                 self.replay_running(path);
             }
             return Some(Joined {
+                // Before the maps: what they have is never older.
+                activity: tracer.activity(),
                 procs: maps.procs(),
                 sems: maps.sems(),
                 devices: maps.devices(),
@@ -260,6 +266,9 @@ impl Case {
                     self.ledger.adopt(key.into(), &record);
                 }
             }
+        }
+        for activity in &maps.activity {
+            self.ledger.adopt_activity(activity);
         }
         if maps.alone && behind > 0 {
             self.completeness.lost.add(behind);

@@ -313,8 +313,13 @@ fn summary(case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()> {
     let host = case.snapshot.namespaces.first();
     let limit = host.map_or(0, |ns| ns.limits.semmni);
     let own = host.map_or(0, |ns| ns.sets.len());
+    let seen = if case.incomplete {
+        " seen, there may be more"
+    } else {
+        ""
+    };
     out.line(&format!(
-        "{cookies} cookie{}{detail}; {own} of {limit} sets in use{}.",
+        "{cookies} cookie{}{seen}{detail}; {own} of {limit} sets in use{}.",
         if cookies == 1 { "" } else { "s" },
         if spaces > 1 {
             format!(", {used} in all {spaces} IPC namespaces")

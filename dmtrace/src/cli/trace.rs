@@ -18,7 +18,7 @@ use tokio::{
 pub use super::observer::{Observer, View};
 use super::{args::Tuning, failure::Failure, observer::Told};
 use crate::{
-    facts::{HostFacts, Snapshot},
+    facts::{self, HostFacts, Snapshot},
     host::{self, Scope, clock::cpu_spent},
     ids::SemId,
     ledger::{Change, ChangeKind, EndKind},
@@ -333,6 +333,7 @@ impl Tracing {
         self.session
             .observe(&facts, &mut |changes, ledger| told.tell(changes, ledger));
         told.done()?;
+        self.session.publish_activity();
         let completeness = self.session.completeness();
         let context = Context {
             facts: &facts,
@@ -410,6 +411,11 @@ impl Tracing {
 }
 
 impl Ending {
+    /// What could not be read at the end, in one line; `None` when everything was.
+    pub fn unread(&self) -> Option<String> {
+        facts::unread(&self.snapshot, &self.facts)
+    }
+
     /// Every cookie, judged.
     pub fn judge(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
         let completeness = self.session.completeness();

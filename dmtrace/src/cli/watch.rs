@@ -225,6 +225,8 @@ fn summarize(
         .filter(|judged| matches!(judged.verdict.class, Class::Unknown(_)))
         .count();
     let accounting = &ending.accounting;
+    let unread = ending.unread();
+    let certain = accounting.is_exact() && unread.is_none();
     let elapsed = ending.facts.now.since(ending.session.began());
     if as_json {
         out.json(&json::envelope(
@@ -239,6 +241,8 @@ fn summarize(
                 "accounting": accounting,
                 "device_mapper": ending.session.dm_report(),
                 "exact": accounting.is_exact(),
+                "complete": certain,
+                "unread": unread,
             }),
         ))?;
     } else {
@@ -260,7 +264,10 @@ fn summarize(
                 totals.starved
             ))?;
         }
-        leaks(findings.len(), told, open, accounting.is_exact(), out)?;
+        leaks(findings.len(), told, open, certain, out)?;
+        if let Some(unread) = &unread {
+            out.line(unread)?;
+        }
         out.line(&format!("accounting: {}", accounting.line()))?;
         for deficit in &accounting.deficits {
             out.line(&format!("  {deficit}"))?;
@@ -269,14 +276,14 @@ fn summarize(
     out.flush()?;
     Ok(if !findings.is_empty() || told > 0 {
         exit::findings()
-    } else if accounting.is_exact() {
+    } else if certain {
         exit::CLEAN
     } else {
         exit::incomplete()
     })
 }
 
-fn leaks(findings: usize, told: usize, open: usize, exact: bool, out: &mut Out) -> Result<()> {
+fn leaks(findings: usize, told: usize, open: usize, certain: bool, out: &mut Out) -> Result<()> {
     if findings > 0 {
         out.line(&format!(
             "{findings} findings; who and why: dmtrace report; remove: dmtrace clean"
@@ -285,8 +292,8 @@ fn leaks(findings: usize, told: usize, open: usize, exact: bool, out: &mut Out) 
         out.line(&format!(
             "no leak now; {told} findings meanwhile, which are gone"
         ))?;
-    } else if !exact {
-        out.line("no leak seen, but the accounts do not add up: not certain")?;
+    } else if !certain {
+        out.line("no leak seen, but that is not certain, for the reason below")?;
     } else if open > 0 {
         out.line(&format!(
             "no leak proven; {open} cookies could not be decided: dmtrace list"

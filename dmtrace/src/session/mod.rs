@@ -362,6 +362,13 @@ impl Session {
         sink(&changes, &self.ledger);
     }
 
+    /// Writes down, for other commands, what the verdicts of this trace rest on besides the maps.
+    pub fn publish_activity(&mut self) {
+        if let Some(registration) = &mut self.registration {
+            registration.write_activity(self.ledger.activity());
+        }
+    }
+
     /// Stops the probes, takes in what is left and balances the accounts.
     pub fn finish(&mut self, sink: Sink<'_>) -> (Accounting, Snapshot) {
         // Compared while the probes still see what others do: after detaching, every change by

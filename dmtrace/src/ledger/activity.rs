@@ -1,0 +1,83 @@
+//! What processes did besides the cookies that they left.
+//!
+//! That somebody has gone on without a cookie shows in what it did with other sets, of which the
+//! kernel side keeps nothing once they are gone. A running trace writes it down, so that other
+//! commands come to the same verdict.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cycle, ImageId, Ledger, Process, ThreadTrail};
+use crate::ids::BootTime;
+
+/// Processes whose activity is written down, the latest first.
+const KEPT: usize = 4096;
+
+/// What one process did.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Activity {
+    image: ImageId,
+    active: BootTime,
+    cycle: Option<Cycle>,
+    threads: Vec<(u32, ThreadTrail)>,
+}
+
+impl Ledger {
+    /// What those did who used a cookie that is there, after that.
+    pub fn activity(&self) -> Vec<Activity> {
+        let mut found: Vec<&Process> = self
+            .processes()
+            .filter(|process| self.went_beyond(process))
+            .collect();
+        found.sort_by_key(|process| std::cmp::Reverse((process.active, process.image_id)));
+        found.truncate(KEPT);
+        let activity = found.into_iter().map(|process| Activity {
+            image: process.image_id,
+            active: process.active,
+            cycle: process.cycle,
+            threads: process
+                .trails
+                .iter()
+                .map(|(&tid, &trail)| (tid, trail))
+                .collect(),
+        });
+        activity.collect()
+    }
+
+    fn went_beyond(&self, process: &Process) -> bool {
+        let mut cookies = process.cookies.iter().filter_map(|sem| {
+            let set = self.live.get(sem)?;
+            set.cookie.as_deref()
+        });
+        cookies.any(|cookie| {
+            let mut users = cookie.users.iter();
+            users.any(|user| user.who.image == process.image_id && user.last < process.active)
+        })
+    }
+
+    /// Enters what a running trace has written down.
+    pub fn adopt_activity(&mut self, activity: &Activity) {
+        let Some(process) = self.processes.get_mut(activity.image) else {
+            return;
+        };
+        process.active = process.active.max(activity.active);
+        process.cycle = process.cycle.max_by_creation(activity.cycle);
+        for &(tid, trail) in &activity.threads {
+            let known = process.trail(tid, trail.active);
+            known.cycle = known.cycle.max_by_creation(trail.cycle);
+        }
+    }
+}
+
+/// The one with the later creation.
+trait Later {
+    fn max_by_creation(self, other: Self) -> Self;
+}
+
+impl Later for Option<Cycle> {
+    fn max_by_creation(self, other: Self) -> Self {
+        [self, other]
+            .into_iter()
+            .flatten()
+            .max_by_key(|cycle| cycle.created)
+    }
+}
