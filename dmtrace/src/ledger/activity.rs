@@ -81,3 +81,55 @@ impl Later for Option<Cycle> {
             .max_by_key(|cycle| cycle.created)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{Actor, Event, Quality, What},
+        ids::{IpcNs, Key, ProcId, SemId},
+    };
+
+    fn made(at: u64, semid: i32) -> Event {
+        Event {
+            at: BootTime(at),
+            actor: Actor {
+                id: ProcId { tgid: 7, start: 1 },
+                tid: 7,
+                ..Actor::default()
+            },
+            quality: Quality::default(),
+            what: What::Created {
+                sem: SemId {
+                    ns: IpcNs::HOST,
+                    semid,
+                },
+                key: Key(0x0d4d_0001),
+                nsems: 1,
+                semflg: 0o600,
+            },
+        }
+    }
+
+    #[test]
+    fn what_was_done_after_a_cookie_is_known_to_who_did_not_see_it() {
+        let mut tracer = Ledger::new();
+        tracer.apply(&made(10, 1));
+        assert!(tracer.activity().is_empty());
+        tracer.apply(&made(20, 2));
+        let activity = tracer.activity();
+        assert_eq!(activity.len(), 1);
+        let text = serde_json::to_string(&activity).expect("JSON");
+        let read: Vec<Activity> = serde_json::from_str(&text).expect("activity");
+        assert_eq!(read, activity);
+
+        let mut reader = Ledger::new();
+        reader.apply(&made(10, 1));
+        for _again in 0..2 {
+            read.iter().for_each(|it| reader.adopt_activity(it));
+            let process = reader.processes().next().expect("the process");
+            assert_eq!(process.active, BootTime(20));
+            assert_eq!(process.thread(7).map(|it| it.active), Some(BootTime(20)));
+        }
+    }
+}
