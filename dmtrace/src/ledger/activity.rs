@@ -94,7 +94,10 @@ mod tests {
         Event {
             at: BootTime(at),
             actor: Actor {
-                id: ProcId { tgid: 7, start: 1 },
+                id: ProcId {
+                    tgid: 7,
+                    start: BootTime(1),
+                },
                 tid: 7,
                 ..Actor::default()
             },
