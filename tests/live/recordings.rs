@@ -77,11 +77,11 @@ fn wait(until: impl Fn() -> bool) -> bool {
     false
 }
 
-/// Whether this file tells of a leak of this namespace.
+/// Whether this file tells of the actor that left a cookie in this namespace.
 fn tells(file: &Path, ns: &str) -> bool {
     let file = file.to_string_lossy();
-    let report = dmtrace_json(&["report", &file, "--ipc-ns", ns]);
-    report.is_ok_and(|(report, _)| report["leaked"].as_array().is_some_and(|it| it.len() == 1))
+    let told = dmtrace_json(&["explain", &file, "--ipc-ns", ns]);
+    told.is_ok_and(|(told, _)| told["explanations"].to_string().contains("after-inc"))
 }
 
 fn leak() -> Result<()> {
