@@ -39,6 +39,53 @@ impl Snapshot {
     }
 }
 
+/// What could not be read, and what would help, as one line; `None` when everything was read. "No
+/// cookie is leaked" is certain only then.
+pub fn unread(snapshot: &Snapshot, facts: &HostFacts) -> Option<String> {
+    let mut causes: Vec<&str> = Vec::new();
+    let namespaces = snapshot.unreadable.iter().map(|(_, why)| why);
+    let rest = snapshot.incomplete.iter().chain(&facts.incomplete);
+    for cause in namespaces.take(NAMED).chain(rest) {
+        if !causes.contains(&cause.as_str()) {
+            causes.push(cause);
+        }
+    }
+    let more = snapshot.unreadable.len().saturating_sub(NAMED);
+    let more = (more > 0).then(|| format!("{more} more IPC namespaces"));
+    causes.extend(more.as_deref());
+    let hidden = snapshot
+        .sets()
+        .filter(|(_, set)| set.key.has_cookie_magic() && set.first.is_none())
+        .count();
+    let hidden = match hidden {
+        0 => None,
+        1 => Some("the value of 1 cookie; run as root".to_owned()),
+        count => Some(format!("the values of {count} cookies; run as root")),
+    };
+    causes.extend(hidden.as_deref());
+    if causes.is_empty() {
+        return None;
+    }
+    // What helps stands at the end of each cause, mostly the same.
+    let mut what = Vec::new();
+    let mut fixes = Vec::new();
+    for cause in causes {
+        let (cause, fix) = cause.rsplit_once("; ").unwrap_or((cause, ""));
+        what.push(cause);
+        if !fix.is_empty() && !fixes.contains(&fix) {
+            fixes.push(fix);
+        }
+    }
+    let line = format!("not everything could be read: {}", what.join(", "));
+    Some(match fixes.as_slice() {
+        [] => line,
+        fixes => format!("{line}; {}", fixes.join("; ")),
+    })
+}
+
+/// So many namespaces that cannot be read are named.
+const NAMED: usize = 3;
+
 /// The semaphores of one IPC namespace.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct NsSnapshot {
@@ -339,6 +386,43 @@ mod pairs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_could_not_be_read_is_one_line_that_says_nothing_twice() {
+        let mut snapshot = Snapshot::default();
+        let mut facts = HostFacts::default();
+        assert_eq!(unread(&snapshot, &facts), None);
+        snapshot.incomplete = vec!["a is hidden; run as root".to_owned()];
+        facts.incomplete = vec![
+            "a is hidden; run as root".to_owned(),
+            "b: denied; run as root".to_owned(),
+            "no c; mount it".to_owned(),
+        ];
+        assert_eq!(
+            unread(&snapshot, &facts).as_deref(),
+            Some(
+                "not everything could be read: a is hidden, b: denied, no c; run as root; mount it"
+            )
+        );
+        snapshot.incomplete.clear();
+        facts.incomplete.clear();
+        snapshot.unreadable = (0..9).map(|ns| (IpcNs(ns), format!("{ns}"))).collect();
+        assert_eq!(
+            unread(&snapshot, &facts).as_deref(),
+            Some("not everything could be read: 0, 1, 2, 6 more IPC namespaces")
+        );
+        let cookie = SetSnapshot {
+            key: Key(0x0d4d_0001),
+            ..SetSnapshot::default()
+        };
+        snapshot.unreadable.clear();
+        snapshot.namespaces = vec![NsSnapshot {
+            sets: vec![cookie],
+            ..NsSnapshot::default()
+        }];
+        let line = unread(&snapshot, &facts).unwrap();
+        assert!(line.contains("the value of 1 cookie"), "{line}");
+    }
 
     #[test]
     fn facts_with_waiters_and_carriers_survive_json() {

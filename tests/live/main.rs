@@ -1,6 +1,7 @@
 //! Tier `live`: the real binary on the running kernel and real semaphores, as root.
 
 mod accounting;
+mod agree;
 mod call_site;
 mod clean;
 mod clean_complete;
@@ -16,6 +17,7 @@ mod exec;
 mod explain;
 mod fresh;
 mod pins;
+mod recordings;
 mod seed;
 mod serve;
 mod serve_access;
@@ -24,7 +26,9 @@ mod serve_kept;
 mod serve_memory;
 mod serve_quiet;
 mod service;
+mod times;
 mod tracer;
+mod unread;
 
 use std::process::ExitCode;
 
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
     tests.extend(exec::tests());
     tests.extend(explain::tests());
     tests.extend(fresh::tests());
+    tests.extend(recordings::tests());
     tests.extend(seed::tests());
     tests.extend(serve::tests());
     tests.extend(serve_access::tests());
@@ -55,5 +60,8 @@ fn main() -> ExitCode {
     tests.extend(serve_memory::tests());
     tests.extend(serve_quiet::tests());
     tests.extend(serve_export::tests());
+    tests.extend(agree::tests());
+    tests.extend(times::tests());
+    tests.extend(unread::tests());
     run_serially("live", tests)
 }

@@ -82,6 +82,11 @@ impl Tracer {
         }
     }
 
+    /// What it has said so far.
+    pub fn seen(&self) -> impl Iterator<Item = &Value> {
+        self.seen.iter()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: i32) -> Result<()> {
         let pid = i32::try_from(self.child.id())?;

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     facts::SetSnapshot,
     host::{Roots, clock, identity},
-    output::json::envelope,
+    output::{json::envelope, time::Moment},
 };
 
 /// The audit record cannot be kept.
@@ -198,7 +198,7 @@ impl Audit {
 
     fn write(&mut self, kind: &str, mut body: Value, sync: Sync) -> Result<(), AuditError> {
         body["run"] = json!(self.run);
-        body["at"] = json!(jiff::Timestamp::now().to_string());
+        body["at"] = json!(Moment::now().rfc3339(6));
         body["at_boot_ns"] = json!(clock::boot_now());
         let mut line = envelope(kind, &body).to_string();
         line.push('\n');

@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
+use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{filter::Filters, past::When};
@@ -25,6 +26,9 @@ pub struct Cli {
     /// Colour the state: when writing to a terminal, always, never.
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
+    /// Show times in UTC instead of the local zone; JSON always has UTC.
+    #[arg(long, global = true)]
+    pub utc: bool,
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
@@ -238,8 +242,8 @@ pub struct Report {
     /// Also draw a flame graph of leaked cookies into this file (SVG).
     #[arg(long, value_name = "FILE")]
     pub flamegraph: Option<PathBuf>,
-    /// What `dmtrace serve` has found since then: how long ago (7d, 12h), or a time (2026-11-20,
-    /// 2026-11-20 14:00).
+    /// What `dmtrace serve` has found since then: how long ago (7d, 12h), or a local time
+    /// (2026-11-20, 2026-11-20 14:00; of UTC with --utc).
     #[arg(long, value_name = "TIME", conflicts_with_all = ["file", "bug", "folded", "flamegraph"])]
     pub since: Option<When>,
     /// The end of that time [default: now].
@@ -295,16 +299,40 @@ pub struct Exec {
 /// Arguments of `record`.
 #[derive(Args, Debug)]
 pub struct Record {
-    /// File to write; must not exist.
+    /// File to write; must not exist. It appears when tracing has begun.
     pub file: PathBuf,
     /// Stop after this time, such as 10s or 5m.
     #[arg(short, long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub duration: Option<Duration>,
-    /// Overwrite the file if it exists.
+    /// Replace the file if it exists: at the end, once the new recording is complete.
+    ///
+    /// Until then, and if dmtrace is killed or the disk is full, the new one is FILE.partial-PID.
     #[arg(short, long)]
     pub force: bool,
+    /// Begin the next file when this one has this size, such as 64MiB or 1GB.
+    ///
+    /// FILE is always the current one; FILE.1 is the one before. Each can be read by itself: it
+    /// begins with everything that was there when it was begun.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_size: Option<ByteSize>,
+    /// Keep so many files before the current one.
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "max_size", value_parser = clap::value_parser!(u32).range(..=1000))]
+    pub keep: u32,
     #[command(flatten)]
     pub tuning: Tuning,
+}
+
+/// The smallest file that --max-size takes: it must hold more than its own beginning.
+const SMALLEST: ByteSize = ByteSize::kib(64);
+
+fn size(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = text
+        .parse()
+        .map_err(|_| "give a size, such as 64MiB, 500MB or 1000000".to_owned())?;
+    if size < SMALLEST {
+        return Err(format!("{SMALLEST} is the least"));
+    }
+    Ok(size)
 }
 
 /// How to trace for months: smaller buffers, because the maps make good what is dropped.

@@ -2,8 +2,14 @@
 //! snapshot, the maps of a running trace, and a recording.
 
 use std::{
-    cell::RefCell, collections::BTreeMap, fs::File, io::BufReader, panic::resume_unwind,
-    path::Path, sync::Arc, thread,
+    cell::RefCell,
+    collections::BTreeMap,
+    fs::{self, File},
+    io::BufReader,
+    panic::resume_unwind,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -13,7 +19,7 @@ use crate::{
         decode,
         recording::{Frame, Reader, Start, Tail},
     },
-    facts::{HostFacts, Snapshot},
+    facts::{self, HostFacts, Snapshot},
     host::{self, Scope, package::Package},
     ids::BootTime,
     ledger::Ledger,
@@ -53,6 +59,7 @@ enum Live {
 #[cfg(feature = "live")]
 struct Joined {
     tracer: crate::session::RunningTracer,
+    activity: Vec<crate::ledger::Activity>,
     procs: Vec<crate::probe::ProcEntry>,
     sems: Vec<crate::probe::SemEntry>,
     devices: Vec<dmtrace_common::DmEvent>,
@@ -124,17 +131,11 @@ impl Case {
             gathered.join()
         })
         .unwrap_or_else(|panic| resume_unwind(panic));
-        for (ns, why) in &snapshot.unreadable {
-            case.notes.push(format!("IPC namespace {ns}: {why}"));
-            case.incomplete = true;
-        }
-        for what in &facts.incomplete {
-            case.notes.push(what.clone());
-        }
         case.ledger.reconcile(&snapshot);
         case.ledger.observe(&facts);
         case.snapshot = snapshot;
         case.facts = facts;
+        case.note_unread();
         Ok(case)
     }
 
@@ -145,6 +146,7 @@ impl Case {
     pub fn of_recording(path: &Path) -> Result<(Self, Start)> {
         let mut case = Self::empty();
         let start = case.replay(path)?;
+        case.note_unread();
         let here = host::clock::boot_id(&Scope::default().roots);
         if start.boot_id.is_none() || start.boot_id != here {
             case.names = RefCell::new(Symbolizer::foreign());
@@ -164,6 +166,14 @@ impl Case {
             packages: BTreeMap::new(),
             inexact: false,
             names: RefCell::default(),
+        }
+    }
+
+    /// What could not be read makes every answer incomplete.
+    fn note_unread(&mut self) {
+        if let Some(line) = facts::unread(&self.snapshot, &self.facts) {
+            self.notes.push(line);
+            self.incomplete = true;
         }
     }
 
@@ -216,6 +226,8 @@ impl Case {
                 self.replay_running(path);
             }
             return Some(Joined {
+                // Before the maps: what they have is never older.
+                activity: tracer.activity(),
                 procs: maps.procs(),
                 sems: maps.sems(),
                 devices: maps.devices(),
@@ -254,6 +266,9 @@ impl Case {
                     self.ledger.adopt(key.into(), &record);
                 }
             }
+        }
+        for activity in &maps.activity {
+            self.ledger.adopt_activity(activity);
         }
         if maps.alone && behind > 0 {
             self.completeness.lost.add(behind);
@@ -332,7 +347,22 @@ impl Case {
 
     fn read(&mut self, path: &Path, live: Live) -> Result<Start> {
         let shown = path.display();
-        let file = File::open(path).with_context(|| format!("{shown}"))?;
+        let unfinished = unfinished(path);
+        let file = File::open(path).with_context(|| match unfinished.first() {
+            Some(beside) => format!(
+                "{shown}: a recording that was cut short is {}",
+                beside.display()
+            ),
+            None => format!("{shown}"),
+        })?;
+        if live == Live::No {
+            self.notes.extend(unfinished.iter().map(|beside| {
+                format!(
+                    "a recording that did not come to its end is {}",
+                    beside.display()
+                )
+            }));
+        }
         let (mut reader, start) = Reader::open(BufReader::with_capacity(1 << 20, file))
             .map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
         self.since = Some(start.began);
@@ -341,6 +371,11 @@ impl Case {
                 .into_iter()
                 .find(|backend| backend.name() == start.backend),
         );
+        if start.parts_before > 0 {
+            self.notes.push(format!(
+                "{shown}: begins within a trace; what was gone by then is in the earlier files"
+            ));
+        }
         let mut ended = false;
         let mut undecodable = 0u64;
         let mut changes = Vec::new();
@@ -373,6 +408,9 @@ impl Case {
                 }
                 Frame::End(balance) => {
                     ended = true;
+                    if balance["continued"] == true {
+                        self.notes.push(format!("{shown}: goes on in a later file"));
+                    }
                     let deficits = balance.get("deficits").and_then(|list| list.as_array());
                     for deficit in deficits
                         .into_iter()
@@ -423,6 +461,27 @@ impl Case {
         }
         Ok(start)
     }
+}
+
+/// Recordings that were to replace this one: of a `record --force` that still runs, was killed, or
+/// found the disk full.
+fn unfinished(path: &Path) -> Vec<PathBuf> {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return Vec::new();
+    };
+    let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let entries = fs::read_dir(parent.unwrap_or(Path::new(".")));
+    let entries = entries.into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter(|entry| {
+            let other = entry.file_name();
+            let rest = other.to_str().and_then(|it| it.strip_prefix(name));
+            rest.is_some_and(|rest| rest.starts_with(".partial-"))
+        })
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    found
 }
 
 #[cfg(test)]

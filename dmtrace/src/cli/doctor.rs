@@ -112,6 +112,7 @@ pub fn run(args: &Doctor, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if as_json {
         let mut body = json!({
             "tracing": tracing == Tracing::Works,
+            "complete": !case.incomplete,
             "environment": environment,
             "checks": report.checks,
         });
@@ -125,6 +126,8 @@ pub fn run(args: &Doctor, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         }
     }
     Ok(match tracing {
+        // What does not work may be among what could not be looked at.
+        Tracing::Works if case.incomplete => exit::incomplete(),
         Tracing::Works => exit::CLEAN,
         Tracing::Impossible => ExitCode::from(exit::ENVIRONMENT),
     })

@@ -168,6 +168,7 @@ fn report(
         );
     }
     let accounting = &ending.accounting;
+    let unread = ending.unread();
     if as_json {
         let rows: Vec<_> = left.iter().map(Row::json).collect();
         let body = json!({
@@ -175,6 +176,8 @@ fn report(
             "left": rows,
             "accounting": accounting,
             "exact": accounting.is_exact(),
+            "complete": accounting.is_exact() && unread.is_none(),
+            "unread": unread,
         });
         out.json(&json::envelope("exec", &body))?;
     } else {
@@ -185,11 +188,14 @@ fn report(
                 out.line(&format!("  {deficit}"))?;
             }
         }
+        if let Some(unread) = &unread {
+            out.line(&format!("dmtrace: {unread}"))?;
+        }
     }
     out.flush()?;
     Ok(if !left.is_empty() {
         ExitCode::from(args.error_exitcode)
-    } else if !accounting.is_exact() {
+    } else if !accounting.is_exact() || unread.is_some() {
         exit::incomplete()
     } else {
         ExitCode::from(code)

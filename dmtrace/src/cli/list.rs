@@ -15,7 +15,7 @@ use super::{
 use crate::{
     event::ProcessImage,
     facts::SetSnapshot,
-    ids::SemId,
+    ids::{SemId, UnixTime},
     output::{
         Out, json,
         table::{self, Cell, Column, Layout},
@@ -234,6 +234,11 @@ fn cell(row: &Row<'_>, column: &str) -> Cell {
                 .unwrap_or_else(|| "-".into()),
         )
     };
+    // Sorted by its number: as text it would go by the offset.
+    let moment = |at: Option<UnixTime>| match at.and_then(time::Moment::of_unix) {
+        Some(at) => Cell::ranked(at.to_string(), at.ms() as f64),
+        None => Cell::text("-"),
+    };
     let set = row.set;
     let image = row.image;
     let verdict = row.verdict.as_ref();
@@ -259,8 +264,8 @@ fn cell(row: &Row<'_>, column: &str) -> Cell {
         )),
         "mode" => words(set.map(|set| format!("{:04o}", set.mode & 0o7777))),
         "uid" => number(set.map(|set| set.uid.into())),
-        "ctime" => words(set.and_then(|set| time::unix(set.ctime))),
-        "otime" => words(set.and_then(|set| time::unix(set.otime))),
+        "ctime" => moment(set.map(|set| set.ctime)),
+        "otime" => moment(set.map(|set| set.otime)),
         "lastpid" => number(set.and_then(|set| set.first).map(|first| first.pid.into())),
         "pid" => number(row.pid().map(i64::from)),
         "nspid" => number(image.map(|image| image.ns_pid.into())),
@@ -308,8 +313,13 @@ fn summary(case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()> {
     let host = case.snapshot.namespaces.first();
     let limit = host.map_or(0, |ns| ns.limits.semmni);
     let own = host.map_or(0, |ns| ns.sets.len());
+    let seen = if case.incomplete {
+        " seen, there may be more"
+    } else {
+        ""
+    };
     out.line(&format!(
-        "{cookies} cookie{}{detail}; {own} of {limit} sets in use{}.",
+        "{cookies} cookie{}{seen}{detail}; {own} of {limit} sets in use{}.",
         if cookies == 1 { "" } else { "s" },
         if spaces > 1 {
             format!(", {used} in all {spaces} IPC namespaces")

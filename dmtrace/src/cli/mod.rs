@@ -36,7 +36,7 @@ pub use failure::{Failure, exit};
 #[cfg(feature = "live")]
 pub use past::Chronicle;
 
-use crate::output::Out;
+use crate::output::{Out, time};
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
@@ -51,6 +51,9 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         args::Color::Always => Some(true),
         args::Color::Never => Some(false),
     };
+    if cli.utc {
+        time::show_utc();
+    }
     let mut out = Out::new(color);
     let code = match &cli.verb {
         Verb::List(args) => list::run(args, cli.json, &mut out)?,

@@ -15,7 +15,10 @@ use crate::{
     event::{ProcessImage, errno_word},
     ids::{BootTime, DevNum, IpcNs, SemId},
     ledger::{Change, ChangeKind, Device, EndKind, ImageId, Ledger, Meaning, Name},
-    output::{Out, json, table, time::Clock},
+    output::{
+        Out, json, table,
+        time::{self, Clock},
+    },
     session::DmReport,
     stack::{CallSite, Symbolizer},
     verdict::Judged,
@@ -79,8 +82,10 @@ impl<'a> Printer<'a> {
         if self.style.json {
             self.out.json(&json::envelope("start", start))?;
         } else {
-            self.out
-                .line("TIME          EVENT      COOKIE           SEMID  VAL  PROCESS")?;
+            self.out.line(&format!(
+                "{:12}  EVENT      COOKIE           SEMID  VAL  PROCESS",
+                format!("TIME {}", time::zone())
+            ))?;
         }
         Ok(self.out.flush()?)
     }

@@ -1,10 +1,11 @@
 //! Writing a recording while tracing. A full disk ends the recording, not the trace.
 
+mod file;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
-    fs::{File, OpenOptions},
-    io::{self, BufWriter},
+    io,
     path::{Path, PathBuf},
     rc::Rc,
     sync::Arc,
@@ -12,15 +13,20 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use serde::Serialize;
+use serde_json::json;
 
+pub use self::file::Rotation;
+use self::file::{Output, Target};
 use super::trace::Ending;
 use crate::{
     event::recording::{SiteOf, Start, Writer},
+    facts::HostFacts,
     host::{
         self, Roots,
         package::{self, Package},
     },
-    ids::{BootTime, UnixTime},
+    ids::BootTime,
     output::time::Clock,
     probe::{Tracer, environment::kernel_release},
     session::{Tap, Tapped},
@@ -28,44 +34,42 @@ use crate::{
     verdict::Thresholds,
 };
 
+/// So much is kept in memory before it is written.
+const BUFFER: usize = 1 << 18;
+
 /// A recording in the making; shared between the tap in the session and the verb.
 #[derive(Clone)]
 pub struct Recorder(Rc<RefCell<State>>);
 
 struct State {
-    path: PathBuf,
-    file: Option<File>,
-    writer: Option<Writer<BufWriter<File>>>,
+    target: Target,
+    /// What it is written to; `None` before it has begun, and after it has ended.
+    open: Option<Open>,
+    start: Start,
+    /// Call sites that are in the current file.
+    numbers: SiteNumbers,
     failed: Option<String>,
 }
 
+/// The current file.
+struct Open {
+    writer: Writer<Vec<u8>>,
+    output: Output,
+    /// Size of it when the books were in it.
+    books: u64,
+}
+
 impl Recorder {
-    /// Creates the file.
+    /// Looks at the name. Nothing is created before tracing has begun.
     ///
     /// # Errors
-    /// It exists and must not, or cannot be written.
-    pub fn create(path: &Path, overwrite: bool) -> Result<Self> {
-        use std::os::unix::fs::OpenOptionsExt;
-        let mut options = OpenOptions::new();
-        // It holds command lines of other users.
-        options.write(true).mode(0o600);
-        if overwrite {
-            options.create(true).truncate(true)
-        } else {
-            options.create_new(true)
-        };
-        let file = options.open(path).map_err(|error| {
-            let hint = if error.kind() == io::ErrorKind::AlreadyExists {
-                "; use --force to overwrite it"
-            } else {
-                ""
-            };
-            anyhow::anyhow!("{}: {error}{hint}", path.display())
-        })?;
+    /// It exists and must not, or its directory does not exist.
+    pub fn create(path: &Path, overwrite: bool, rotation: Option<Rotation>) -> Result<Self> {
         Ok(Self(Rc::new(RefCell::new(State {
-            path: path.to_owned(),
-            file: Some(file),
-            writer: None,
+            target: Target::look(path, overwrite, rotation)?,
+            open: None,
+            start: Start::default(),
+            numbers: SiteNumbers::default(),
             failed: None,
         }))))
     }
@@ -75,44 +79,51 @@ impl Recorder {
     /// # Errors
     /// Writing fails.
     pub fn tap(&self, tracer: &Tracer, began: BootTime) -> Result<Tap> {
-        let wall = Clock::now().timestamp(began);
+        let (wall, wall_nanos) = Clock::now().moment(began).parts();
         let start = Start {
             abi: dmtrace_common::ABI,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: kernel_release(),
             boot_id: host::clock::boot_id(&Roots::host()),
             began,
-            wall: UnixTime(wall.as_second()),
-            wall_nanos: wall.subsec_nanosecond().unsigned_abs(),
+            wall,
+            wall_nanos,
             backend: tracer.backend().name().to_owned(),
             command: std::env::args().collect(),
+            parts_before: 0,
         };
         let mut state = self.0.borrow_mut();
-        let file = state.file.take().context("the recording was begun twice")?;
-        let path = state.path.display().to_string();
-        let absolute = std::path::absolute(&state.path).ok();
-        state.writer =
-            Some(Writer::begin(BufWriter::with_capacity(1 << 18, file), &start).context(path)?);
+        state.start = start;
+        let path = state.target.path().display().to_string();
+        state.open = Some(state.begin().context(path)?);
         drop(state);
-        let shared = self.clone();
-        let mut numbers = SiteNumbers::default();
+        let (shared, due, place) = (self.clone(), self.clone(), self.clone());
         Ok(Tap {
-            write: Box::new(move |tapped| {
-                shared.write(|writer| match tapped {
-                    Tapped::Message(bytes) => writer.message(bytes),
-                    Tapped::Sem(key, record) => writer.sem(key, record),
-                    Tapped::Proc(record) => writer.process(record),
-                    Tapped::Snapshot(snapshot) => writer.snapshot(snapshot),
-                    Tapped::Site(found) => numbers.write(writer, found),
-                });
-            }),
-            file: absolute,
+            write: Box::new(move |tapped| shared.take(tapped)),
+            is_full: Box::new(move || due.0.borrow().is_full()),
+            place: Box::new(move || place.0.borrow().target.place()),
         })
+    }
+
+    /// Tracing has begun: from now on the file has its name, unless one with that name is to be
+    /// replaced at the end. Then this returns where it is until then.
+    ///
+    /// # Errors
+    /// Writing fails, or something took the name meanwhile.
+    pub fn begun(&self) -> Result<Option<PathBuf>> {
+        let mut state = self.0.borrow_mut();
+        let State { target, open, .. } = &mut *state;
+        let path = target.path().display().to_string();
+        if let Some(open) = open {
+            open.flush().context(path.clone())?;
+            open.output.begun(target).context(path)?;
+        }
+        Ok(target.meanwhile())
     }
 
     /// Hands what is buffered to the system.
     pub fn flush(&self) {
-        self.write(Writer::flush);
+        self.with(|open, _| open.flush());
     }
 
     /// Why the recording has ended early, if it has.
@@ -122,26 +133,150 @@ impl Recorder {
 
     /// Writes the facts, the packages and the balance, and closes the file.
     pub fn end(&self, ending: &Ending) {
-        self.write(|writer| writer.facts(&ending.facts));
+        self.with(|open, _| open.writer.facts(&ending.facts));
         let packages = packages(ending);
         if !packages.is_empty() {
-            self.write(|writer| writer.packages(&packages));
+            self.with(|open, _| open.writer.packages(&packages));
         }
-        let balance = &ending.accounting;
         let mut state = self.0.borrow_mut();
-        if let Some(writer) = state.writer.take()
-            && let Err(error) = writer.end(balance)
-        {
+        if let Err(error) = state.end(&ending.accounting) {
             state.fail(&error);
         }
     }
 
-    fn write(&self, write: impl FnOnce(&mut Writer<BufWriter<File>>) -> io::Result<()>) {
+    fn take(&self, tapped: Tapped<'_>) {
+        match tapped {
+            Tapped::Message(bytes) => self.with(|open, _| open.writer.message(bytes)),
+            Tapped::Sem(key, record) => self.with(|open, _| open.writer.sem(key, record)),
+            Tapped::Proc(record) => self.with(|open, _| open.writer.process(record)),
+            Tapped::Snapshot(snapshot) => self.with(|open, _| open.writer.snapshot(snapshot)),
+            Tapped::Site(found) => {
+                self.with(|open, numbers| numbers.write(&mut open.writer, found))
+            }
+            Tapped::NextFile { facts, deficits } => self.next_file(facts, deficits),
+            Tapped::BooksWritten => {
+                let mut state = self.0.borrow_mut();
+                if let Err(error) = state.books_written() {
+                    state.fail(&error);
+                }
+            }
+        }
+    }
+
+    /// Ends this file, and begins the next one, beside it.
+    fn next_file(&self, facts: &HostFacts, deficits: &[String]) {
+        self.with(|open, _| open.writer.facts(facts));
         let mut state = self.0.borrow_mut();
-        let result = state.writer.as_mut().map(write);
-        if let Some(Err(error)) = result {
+        let balance = json!({ "deficits": deficits, "continued": true });
+        let begun = state.end(&balance).and_then(|()| {
+            if state.failed.is_none() {
+                state.start.parts_before += 1;
+                state.numbers = SiteNumbers::default();
+                state.open = Some(state.begin()?);
+            }
+            Ok(())
+        });
+        if let Err(error) = begun {
             state.fail(&error);
         }
+    }
+
+    /// Does something with the current file, and writes out what has become much.
+    fn with(&self, write: impl FnOnce(&mut Open, &mut SiteNumbers) -> io::Result<()>) {
+        let mut state = self.0.borrow_mut();
+        let State { open, numbers, .. } = &mut *state;
+        let Some(open) = open else { return };
+        let written = write(open, numbers).and_then(|()| {
+            if open.writer.out().len() < BUFFER {
+                return Ok(());
+            }
+            open.flush()
+        });
+        if let Err(error) = written {
+            state.fail(&error);
+        }
+    }
+}
+
+impl Open {
+    fn flush(&mut self) -> io::Result<()> {
+        let frames = self.writer.out();
+        let written = self.output.write(frames);
+        frames.clear();
+        written
+    }
+}
+
+impl State {
+    /// A file with its first frame.
+    fn begin(&self) -> io::Result<Open> {
+        let mut open = Open {
+            writer: Writer::begin(Vec::with_capacity(BUFFER), &self.start)?,
+            output: self.target.create()?,
+            books: 0,
+        };
+        open.flush()?;
+        Ok(open)
+    }
+
+    /// Whether it is time for the next file. What the books take in a new one does not count much:
+    /// they may be larger than the limit.
+    fn is_full(&self) -> bool {
+        let (Some(open), Some(rotation)) = (&self.open, self.target.rotation) else {
+            return false;
+        };
+        let written = open.output.written();
+        written >= rotation.max && written - open.books >= rotation.max / 4
+    }
+
+    /// The new file can be read by itself: it takes the place of the current one.
+    fn books_written(&mut self) -> io::Result<()> {
+        let Some(open) = &mut self.open else {
+            return Ok(());
+        };
+        open.flush()?;
+        open.output.sync()?;
+        open.books = open.output.written();
+        self.target.shift()?;
+        open.output.begun(&self.target)
+    }
+
+    /// Writes the end, and gives the file its name.
+    fn end(&mut self, balance: &impl Serialize) -> io::Result<()> {
+        let Some(open) = self.open.take() else {
+            return Ok(());
+        };
+        let Open {
+            writer, mut output, ..
+        } = open;
+        let written = writer.end(balance).and_then(|frames| output.write(&frames));
+        let finished = written.and_then(|()| output.finish(&self.target));
+        finished.inspect_err(|_| self.keep(output))
+    }
+
+    /// For the message of an error: where it is.
+    fn keep(&mut self, output: Output) {
+        self.open = Some(Open {
+            writer: Writer::over(Vec::new()),
+            output,
+            books: 0,
+        });
+    }
+
+    /// Keeps what was written: a recording without an end is readable.
+    fn fail(&mut self, error: &io::Error) {
+        let path = self.target.path().display();
+        let meanwhile = self.target.meanwhile();
+        let beside = self.open.take().and(meanwhile);
+        let place = beside.map_or_else(String::new, |beside| {
+            format!(
+                "; {path} is still what it was, the new one is {}",
+                beside.display()
+            )
+        });
+        let message = format!("{path}: {error}; the recording ends here{place}");
+        eprintln!("dmtrace: {message}");
+        self.failed = Some(message);
     }
 }
 
@@ -185,7 +320,7 @@ struct SiteNumbers(HashMap<Arc<CallSite>, u32>);
 
 impl SiteNumbers {
     /// Writes the call site of a cookie; what others have in common only once.
-    fn write(&mut self, writer: &mut Writer<BufWriter<File>>, found: &Found) -> io::Result<()> {
+    fn write(&mut self, writer: &mut Writer<Vec<u8>>, found: &Found) -> io::Result<()> {
         let next = self.0.len() as u32;
         let number = *self.0.entry(Arc::clone(&found.site)).or_insert(next);
         if number == next {
@@ -198,15 +333,5 @@ impl SiteNumbers {
             maker: found.maker,
             site: number,
         })
-    }
-}
-
-impl State {
-    /// Keeps what was written: a recording without an end is readable.
-    fn fail(&mut self, error: &io::Error) {
-        self.writer = None;
-        let message = format!("{}: {error}; the recording ends here", self.path.display());
-        eprintln!("dmtrace: {message}");
-        self.failed = Some(message);
     }
 }

@@ -88,6 +88,22 @@ fn group(name: &str) -> Result<u32> {
         .with_context(|| format!("--group: {file} has no group {name}"))
 }
 
+/// Who made a cookie, as `list` names it; what is not known is not named.
+fn owner(row: &Value) -> String {
+    let owner = &row["owner"];
+    let name = owner["comm"].as_str().filter(|name| !name.is_empty());
+    let mark = match (row["owner_known"].as_str(), owner["ended"].as_bool()) {
+        (Some("inferred"), _) => "?",
+        (_, Some(true)) => "+",
+        _ => "",
+    };
+    match (name, owner["pid"].as_u64()) {
+        (Some(name), Some(pid)) => format!("{name}[{pid}]{mark}"),
+        (None, Some(pid)) => format!("process {pid}{mark}"),
+        (_, None) => "owner unknown".to_owned(),
+    }
+}
+
 fn show(status: &Value, out: &mut Out) -> Result<()> {
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
@@ -129,15 +145,33 @@ fn show(status: &Value, out: &mut Out) -> Result<()> {
         ))?;
     }
     for row in findings["list"].as_array().into_iter().flatten() {
-        let owner = &row["owner"];
         out.line(&format!(
-            "  {}  semid {}  {}[{}]  {}",
+            "  {}  semid {}  {}  {}",
             text(&row["key"]),
             row["semid"],
-            text(&owner["comm"]),
-            owner["pid"],
+            owner(row),
             text(&row["verdict"]["text"]),
         ))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_owner_that_is_not_known_has_no_name_and_no_number() {
+        let of = |row: Value| owner(&row);
+        assert_eq!(of(json!({"owner": null})), "owner unknown");
+        assert_eq!(of(json!({})), "owner unknown");
+        assert_eq!(of(json!({"owner": {"pid": 7, "comm": ""}})), "process 7");
+        let known =
+            json!({"owner_known": "observed", "owner": {"pid": 7, "comm": "lvm", "ended": true}});
+        assert_eq!(of(known), "lvm[7]+");
+        let inferred = json!({"owner_known": "inferred", "owner": {"pid": 7, "comm": "lvm"}});
+        assert_eq!(of(inferred), "lvm[7]?");
+    }
 }

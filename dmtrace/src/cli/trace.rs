@@ -18,7 +18,7 @@ use tokio::{
 pub use super::observer::{Observer, View};
 use super::{args::Tuning, failure::Failure, observer::Told};
 use crate::{
-    facts::{HostFacts, Snapshot},
+    facts::{self, HostFacts, Snapshot},
     host::{self, Scope, clock::cpu_spent},
     ids::SemId,
     ledger::{Change, ChangeKind, EndKind},
@@ -251,6 +251,7 @@ impl Tracing {
         // Before the maps are full of what the ring did not take.
         self.hear(observer, Session::resync_in_time)?;
         self.session.place_sites();
+        self.hear(observer, Session::rotate_if_full)?;
         if dm_came {
             observer.device_mapper(&self.session.dm_report())?;
         }
@@ -284,6 +285,7 @@ impl Tracing {
         let outlook = self.looked(observer)?;
         let work = cpu_spent().saturating_sub(before);
         self.pace.looked(outlook, work, Moment::now());
+        self.hear(observer, Session::rotate_if_full)?;
         observer.idle()
     }
 
@@ -331,6 +333,7 @@ impl Tracing {
         self.session
             .observe(&facts, &mut |changes, ledger| told.tell(changes, ledger));
         told.done()?;
+        self.session.publish_activity();
         let completeness = self.session.completeness();
         let context = Context {
             facts: &facts,
@@ -408,6 +411,11 @@ impl Tracing {
 }
 
 impl Ending {
+    /// What could not be read at the end, in one line; `None` when everything was.
+    pub fn unread(&self) -> Option<String> {
+        facts::unread(&self.snapshot, &self.facts)
+    }
+
     /// Every cookie, judged.
     pub fn judge(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
         let completeness = self.session.completeness();

@@ -10,7 +10,7 @@ use super::{
     failure::exit,
     filter::Filters,
     printer::{Printer, Style, remark},
-    recorder::Recorder,
+    recorder::{Recorder, Rotation},
     row::Row,
     trace::{Ending, Observer, Tracing, View, runtime},
 };
@@ -25,11 +25,14 @@ use crate::{
 /// Runs `watch`.
 pub fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let recorder = match &args.record {
-        Some(path) => Some(Recorder::create(path, false)?),
+        Some(path) => Some(Recorder::create(path, false, None)?),
         None => None,
     };
     runtime()?.block_on(async {
         let mut tracing = Tracing::start(&args.tuning, tap(recorder.as_ref()))?;
+        if let Some(recorder) = &recorder {
+            recorder.begun()?;
+        }
         greet(tracing.session(), as_json, args.duration.is_none());
         let style = Style {
             json: as_json,
@@ -49,10 +52,25 @@ pub fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
 
 /// Runs `record`.
 pub fn record(args: &Record, as_json: bool, out: &mut Out) -> Result<ExitCode> {
-    let recorder = Recorder::create(&args.file, args.force)?;
+    let rotation = args.max_size.map(|max| Rotation {
+        max: max.as_u64(),
+        keep: args.keep,
+    });
+    let recorder = Recorder::create(&args.file, args.force, rotation)?;
     runtime()?.block_on(async {
         let mut tracing = Tracing::start(&args.tuning, tap(Some(&recorder)))?;
+        let meanwhile = recorder.begun()?;
         greet(tracing.session(), as_json, args.duration.is_none());
+        if let Some(meanwhile) = meanwhile {
+            remark(
+                as_json,
+                &format!(
+                    "{} is replaced at the end; until then this recording is {}",
+                    args.file.display(),
+                    meanwhile.display()
+                ),
+            );
+        }
         let mut quiet = Quiet {
             recorder: recorder.clone(),
             findings: 0,
@@ -207,6 +225,8 @@ fn summarize(
         .filter(|judged| matches!(judged.verdict.class, Class::Unknown(_)))
         .count();
     let accounting = &ending.accounting;
+    let unread = ending.unread();
+    let certain = accounting.is_exact() && unread.is_none();
     let elapsed = ending.facts.now.since(ending.session.began());
     if as_json {
         out.json(&json::envelope(
@@ -221,6 +241,8 @@ fn summarize(
                 "accounting": accounting,
                 "device_mapper": ending.session.dm_report(),
                 "exact": accounting.is_exact(),
+                "complete": certain,
+                "unread": unread,
             }),
         ))?;
     } else {
@@ -242,7 +264,10 @@ fn summarize(
                 totals.starved
             ))?;
         }
-        leaks(findings.len(), told, open, accounting.is_exact(), out)?;
+        leaks(findings.len(), told, open, certain, out)?;
+        if let Some(unread) = &unread {
+            out.line(unread)?;
+        }
         out.line(&format!("accounting: {}", accounting.line()))?;
         for deficit in &accounting.deficits {
             out.line(&format!("  {deficit}"))?;
@@ -251,14 +276,14 @@ fn summarize(
     out.flush()?;
     Ok(if !findings.is_empty() || told > 0 {
         exit::findings()
-    } else if accounting.is_exact() {
+    } else if certain {
         exit::CLEAN
     } else {
         exit::incomplete()
     })
 }
 
-fn leaks(findings: usize, told: usize, open: usize, exact: bool, out: &mut Out) -> Result<()> {
+fn leaks(findings: usize, told: usize, open: usize, certain: bool, out: &mut Out) -> Result<()> {
     if findings > 0 {
         out.line(&format!(
             "{findings} findings; who and why: dmtrace report; remove: dmtrace clean"
@@ -267,8 +292,8 @@ fn leaks(findings: usize, told: usize, open: usize, exact: bool, out: &mut Out) 
         out.line(&format!(
             "no leak now; {told} findings meanwhile, which are gone"
         ))?;
-    } else if !exact {
-        out.line("no leak seen, but the accounts do not add up: not certain")?;
+    } else if !certain {
+        out.line("no leak seen, but that is not certain, for the reason below")?;
     } else if open > 0 {
         out.line(&format!(
             "no leak proven; {open} cookies could not be decided: dmtrace list"

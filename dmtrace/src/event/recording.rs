@@ -52,6 +52,10 @@ pub struct Start {
     pub backend: String,
     /// Command line of the recording process.
     pub command: Vec<String>,
+    /// Files of the same trace before this one. What was there when this one was begun is in its
+    /// first entries; what had gone by then is in the earlier files only.
+    #[serde(default)]
+    pub parts_before: u32,
 }
 
 /// One entry of a recording.
@@ -147,6 +151,11 @@ impl<W: Write> Writer<W> {
         Ok(writer)
     }
 
+    /// Goes on with a recording that was begun.
+    pub const fn over(out: W) -> Self {
+        Self { out }
+    }
+
     /// Adds a message of the ring.
     ///
     /// # Errors
@@ -224,12 +233,9 @@ impl<W: Write> Writer<W> {
         Ok(self.out)
     }
 
-    /// Hands what is buffered to the system.
-    ///
-    /// # Errors
-    /// Writing fails.
-    pub fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+    /// What it writes to.
+    pub const fn out(&mut self) -> &mut W {
+        &mut self.out
     }
 
     fn json(&mut self, kind: u16, value: &impl Serialize) -> io::Result<()> {
@@ -251,6 +257,22 @@ impl<W: Write> Writer<W> {
         self.out.write_all(&kind)?;
         parts.iter().try_for_each(|part| self.out.write_all(part))
     }
+}
+
+/// How many of these bytes of a recording are whole frames. `beginning`: they begin the file.
+pub fn whole_frames(bytes: &[u8], beginning: bool) -> usize {
+    let mut end = if beginning { MAGIC.len() } else { 0 };
+    if end > bytes.len() {
+        return 0;
+    }
+    while let Some(length) = bytes.get(end..end + 4) {
+        let length = u32::from_le_bytes([length[0], length[1], length[2], length[3]]) as usize;
+        match end.checked_add(HEADER + length) {
+            Some(next) if next <= bytes.len() => end = next,
+            _ => break,
+        }
+    }
+    end
 }
 
 /// Reads a recording, frame by frame.

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
     host::clock,
     ids::{BootTime, IpcNs, Key, SemId},
+    output::time::Moment,
     stack::CallSite,
 };
 
@@ -43,11 +43,11 @@ impl From<Stamp> for StampText {
 }
 
 impl TryFrom<StampText> for Stamp {
-    type Error = jiff::Error;
+    type Error = &'static str;
 
     fn try_from(text: StampText) -> Result<Self, Self::Error> {
         Ok(Self {
-            wall_ms: text.time.parse::<Timestamp>()?.as_millisecond(),
+            wall_ms: Moment::parse(&text.time).ok_or("not a time")?.ms(),
             boot: text.boot_ns,
         })
     }
@@ -57,15 +57,14 @@ impl Stamp {
     /// This machine, now.
     pub fn now() -> Self {
         Self {
-            wall_ms: Timestamp::now().as_millisecond(),
+            wall_ms: Moment::now().ms(),
             boot: clock::boot_now(),
         }
     }
 
     /// RFC 3339 in UTC.
     pub fn rfc3339(self) -> String {
-        let time = Timestamp::from_millisecond(self.wall_ms).unwrap_or(Timestamp::UNIX_EPOCH);
-        format!("{time:.3}")
+        Moment::of_ms(self.wall_ms).rfc3339(3)
     }
 
     /// Another moment of the same boot.

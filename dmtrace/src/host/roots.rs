@@ -40,7 +40,7 @@ impl Roots {
             _ => true,
         };
         let ours = fs::read_link(proc.join("self/ns/mnt"));
-        let fs = if same(ours, fs::read_link(proc.join("1/ns/mnt"))) {
+        let fs = if same(ours, fs::read_link(proc.join("1/ns/mnt"))) && !is_changed_root(&proc) {
             PathBuf::from("/")
         } else {
             proc.join("1/root")
@@ -193,6 +193,17 @@ fn owned(fd: i64) -> io::Result<OwnedFd> {
         // SAFETY: the kernel has just handed out this descriptor and nobody else knows it.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether this process sees another directory as `/` than process 1 does: a chroot.
+fn is_changed_root(proc: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let of = |path: &Path| fs::metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    match (of(Path::new("/")), of(&proc.join("1/root"))) {
+        (Ok(ours), Ok(theirs)) => ours != theirs,
+        // Without the right to look at process 1 its files are out of reach anyway.
+        _ => false,
     }
 }
 

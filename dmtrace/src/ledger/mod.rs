@@ -3,6 +3,7 @@
 //! Pure: no clock, no I/O. Whatever arrives, in whatever order, the books stay balanced:
 //! `created + found == destroyed + vanished + live`.
 
+mod activity;
 mod adopt;
 mod apply;
 mod change;
@@ -21,6 +22,7 @@ mod site;
 mod tests;
 mod timeline;
 
+pub use activity::Activity;
 pub use change::{Change, ChangeKind, EndKind};
 pub use cookie::{
     COMPLETERS, Cookie, Counts, DEVICES, FailedLookup, Gaps, LOOKUPS, Phase, Stage, USERS, User,

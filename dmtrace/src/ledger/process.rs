@@ -150,7 +150,7 @@ pub struct Exit {
 }
 
 /// A complete cookie cycle of one process: created and removed by itself.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Cycle {
     /// The set.
     pub sem: SemId,
@@ -163,7 +163,7 @@ pub struct Cycle {
 }
 
 /// What one thread did last.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct ThreadTrail {
     /// Its last event.
     pub active: BootTime,

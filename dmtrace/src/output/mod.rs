@@ -1,5 +1,6 @@
 //! The only writer of standard output: tables, JSON, and what to do when the reader has gone.
 
+pub mod duration;
 pub mod json;
 pub mod table;
 pub mod time;

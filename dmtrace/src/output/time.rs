@@ -1,14 +1,174 @@
-//! Times and ages for people, and for JSON.
+//! Times: for people local time with its offset from UTC, in JSON RFC 3339 in UTC.
+//!
+//! People get `2026-11-20 17:34:15 +01:00`. Where many moments stand one below the other there is
+//! the time of day only, and the heading names the [`zone`]. With `--utc` all of it is in UTC.
+//! Nothing else in dmtrace knows calendars.
 
-use std::time::Duration;
+use std::{
+    fmt,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use jiff::Timestamp;
+use jiff::{Timestamp, Zoned, civil, tz::TimeZone};
 
+use super::duration::Span;
 use crate::{
     event::recording::Start,
     host::clock,
     ids::{BootTime, UnixTime},
 };
+
+/// Set by [`show_utc`].
+static UTC: AtomicBool = AtomicBool::new(false);
+
+/// From now on people get UTC, too: `--utc`.
+pub fn show_utc() {
+    UTC.store(true, Ordering::Relaxed);
+}
+
+/// The zone that people get their times in: `TZ`, else `/etc/localtime`, else UTC.
+fn local() -> &'static TimeZone {
+    static LOCAL: OnceLock<TimeZone> = OnceLock::new();
+    if UTC.load(Ordering::Relaxed) {
+        return const { &TimeZone::UTC };
+    }
+    LOCAL.get_or_init(|| {
+        TimeZone::try_system().unwrap_or_else(|_| {
+            // Without the variable and without the file it is UTC by convention.
+            if let Some(name) = std::env::var_os("TZ") {
+                eprintln!(
+                    "dmtrace: TZ={}: no such time zone here, times are in UTC; install tzdata, or \
+                     correct it",
+                    name.to_string_lossy()
+                );
+            }
+            TimeZone::UTC
+        })
+    })
+}
+
+/// A moment on the wall clock.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Moment(Timestamp);
+
+impl Moment {
+    /// Now.
+    pub fn now() -> Self {
+        Self(Timestamp::now())
+    }
+
+    /// From milliseconds since 1970.
+    pub fn of_ms(wall_ms: i64) -> Self {
+        Self(Timestamp::from_millisecond(wall_ms).unwrap_or_default())
+    }
+
+    /// From a time of the kernel; `None` for 0, which it uses for "never".
+    pub fn of_unix(at: UnixTime) -> Option<Self> {
+        (at.0 != 0)
+            .then(|| Timestamp::from_second(at.0).ok())
+            .flatten()
+            .map(Self)
+    }
+
+    /// From RFC 3339.
+    pub fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self)
+    }
+
+    /// Milliseconds since 1970.
+    pub fn ms(self) -> i64 {
+        self.0.as_millisecond()
+    }
+
+    /// Whole seconds since 1970, and nanoseconds beyond them.
+    pub fn parts(self) -> (UnixTime, u32) {
+        let nanos = self.0.subsec_nanosecond().unsigned_abs();
+        (UnixTime(self.0.as_second()), nanos)
+    }
+
+    /// RFC 3339 in UTC, with so many digits of a second: for JSON.
+    pub fn rfc3339(self, digits: usize) -> String {
+        format!("{:.digits$}", self.0)
+    }
+
+    /// `17:34:15.123`, in the [`zone`] that the heading names.
+    pub fn time_of_day(self) -> String {
+        let at = self.zoned();
+        let (hour, minute, second) = (at.hour(), at.minute(), at.second());
+        format!("{hour:02}:{minute:02}:{second:02}.{:03}", at.millisecond())
+    }
+
+    /// `2026-11-20`, in the [`zone`].
+    pub fn date(self) -> String {
+        self.zoned().date().to_string()
+    }
+
+    /// The [`zone`] at this moment: `+01:00`, or `UTC`.
+    pub fn zone(self) -> String {
+        zone_of(&self.zoned())
+    }
+
+    fn zoned(self) -> Zoned {
+        self.0.to_zoned(local().clone())
+    }
+}
+
+/// `2026-11-20 17:34:15 +01:00`.
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.zoned();
+        let (hour, minute, second) = (at.hour(), at.minute(), at.second());
+        let zone = zone_of(&at);
+        write!(f, "{} {hour:02}:{minute:02}:{second:02} {zone}", at.date())
+    }
+}
+
+fn zone_of(at: &Zoned) -> String {
+    let seconds = at.offset().seconds();
+    if seconds == 0
+        && (at.time_zone() == &TimeZone::UTC || at.time_zone().iana_name().is_some_and(is_utc))
+    {
+        return "UTC".to_owned();
+    }
+    let sign = if seconds < 0 { '-' } else { '+' };
+    let minutes = seconds.unsigned_abs() / 60;
+    format!("{sign}{:02}:{:02}", minutes / 60, minutes % 60)
+}
+
+fn is_utc(name: &str) -> bool {
+    let name = name.rsplit('/').next().unwrap_or(name);
+    matches!(name, "UTC" | "UCT" | "Universal" | "Zulu")
+}
+
+/// The zone of now, for a heading: `+01:00`, or `UTC`.
+pub fn zone() -> String {
+    Moment::now().zone()
+}
+
+/// A date and a time without a zone, as people write them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Civil(civil::DateTime);
+
+impl Civil {
+    /// `2026-11-20`, which is its midnight, or `2026-11-20 14:00`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let civil: civil::DateTime = text.parse().ok()?;
+        civil.to_zoned(TimeZone::UTC).ok()?;
+        Some(Self(civil))
+    }
+
+    /// In the zone that people get their times in.
+    pub fn moment(self) -> Moment {
+        let zoned = self.0.to_zoned(local().clone());
+        // Only at the ends of the calendar can a zone make it impossible.
+        let zoned = zoned.or_else(|_| self.0.to_zoned(TimeZone::UTC));
+        Moment(zoned.map(|at| at.timestamp()).unwrap_or_default())
+    }
+}
 
 /// Relates boot time to the wall clock, at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -36,78 +196,41 @@ impl Clock {
     }
 
     /// The wall clock at a boot time; the clock may have been set in between.
-    pub fn timestamp(&self, at: BootTime) -> Timestamp {
+    pub fn moment(&self, at: BootTime) -> Moment {
         let nanos = i128::from(at.0) - i128::from(self.boot.0);
         let total = self.wall.as_nanosecond() + nanos;
-        Timestamp::from_nanosecond(total).unwrap_or(self.wall)
+        Moment(Timestamp::from_nanosecond(total).unwrap_or(self.wall))
     }
 
-    /// `17:34:15.123` in local time.
+    /// `17:34:15.123`, in the [`zone`] that the heading names.
     pub fn time_of_day(&self, at: BootTime) -> String {
-        local::time_of_day(self.timestamp(at))
+        self.moment(at).time_of_day()
     }
 
-    /// RFC 3339 in UTC with microseconds.
+    /// RFC 3339 in UTC with microseconds: for JSON.
     pub fn rfc3339(&self, at: BootTime) -> String {
-        format!("{:.6}", self.timestamp(at))
+        self.moment(at).rfc3339(6)
     }
 }
 
-/// Times in the local zone.
-pub mod local {
-    use jiff::{Timestamp, Zoned, tz::TimeZone};
-
-    fn zoned(at: Timestamp) -> Zoned {
-        at.to_zoned(TimeZone::system())
-    }
-
-    /// `17:34:15.123`.
-    pub fn time_of_day(at: Timestamp) -> String {
-        let at = zoned(at);
-        let (hour, minute, second) = (at.hour(), at.minute(), at.second());
-        format!("{hour:02}:{minute:02}:{second:02}.{:03}", at.millisecond())
-    }
-
-    /// `2026-11-20 17:34`, from milliseconds since 1970.
-    pub fn minute(wall_ms: i64) -> String {
-        let at = zoned(Timestamp::from_millisecond(wall_ms).unwrap_or_default());
-        format!("{} {:02}:{:02}", at.date(), at.hour(), at.minute())
-    }
+/// A moment for people, from milliseconds since 1970.
+pub fn at(wall_ms: i64) -> String {
+    Moment::of_ms(wall_ms).to_string()
 }
 
-/// RFC 3339 in UTC; `None` for 0, which the kernel uses for "never".
-pub fn unix(at: UnixTime) -> Option<String> {
-    (at.0 != 0)
-        .then(|| Timestamp::from_second(at.0).ok())
-        .flatten()
-        .map(|time| time.to_string())
-}
-
-/// An age in one unit and a half: `3s`, `4m12s`, `2h05m`, `3d04h`.
+/// An age, as [`Span`] prints it.
 pub fn age(age: Duration) -> String {
-    let seconds = age.as_secs();
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{minutes}m{:02}s", seconds % 60),
-        3600..86_400 => format!("{hours}h{minutes:02}m"),
-        _ => format!("{days}d{hours:02}h"),
-    }
+    Span(age).to_string()
+}
+
+/// RFC 3339 in UTC, for JSON; `None` for 0, which the kernel uses for "never".
+pub fn unix(at: UnixTime) -> Option<String> {
+    Moment::of_unix(at).map(|at| at.rfc3339(0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ages_have_two_units_at_most() {
-        let text = |seconds| age(Duration::from_secs(seconds));
-        assert_eq!(text(0), "0s");
-        assert_eq!(text(59), "59s");
-        assert_eq!(text(252), "4m12s");
-        assert_eq!(text(7500), "2h05m");
-        assert_eq!(text(273_600), "3d04h");
-    }
 
     #[test]
     fn boot_times_become_wall_times() {
@@ -131,5 +254,23 @@ mod tests {
     fn never_is_not_1970() {
         assert_eq!(unix(UnixTime(0)), None);
         assert_eq!(unix(UnixTime(1)).as_deref(), Some("1970-01-01T00:00:01Z"));
+    }
+
+    #[test]
+    fn the_offset_is_that_of_the_moment_and_utc_has_its_name() {
+        let at = |text: &str, zone: &str| {
+            let posix = TimeZone::posix(zone).expect("a zone");
+            let at = text.parse::<Timestamp>().expect("a time");
+            zone_of(&at.to_zoned(posix))
+        };
+        let new_york = "EST5EDT,M3.2.0,M11.1.0";
+        assert_eq!(at("2026-11-20T12:00:00Z", new_york), "-05:00");
+        assert_eq!(at("2026-07-20T12:00:00Z", new_york), "-04:00");
+        assert_eq!(at("2026-07-20T12:00:00Z", "IST-5:30"), "+05:30");
+        // London in winter is not UTC, though its offset is.
+        let london = "GMT0BST,M3.5.0/1,M10.5.0";
+        assert_eq!(at("2026-11-20T12:00:00Z", london), "+00:00");
+        let utc = Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);
+        assert_eq!(zone_of(&utc), "UTC");
     }
 }

@@ -17,7 +17,12 @@ use tokio::{
     io::AsyncWriteExt as _, process::Command, sync::mpsc, task::JoinHandle, time::timeout,
 };
 
-use crate::{cli::row::Row, host::container::Workload, metrics::HookRun, output::json::envelope};
+use crate::{
+    cli::row::Row,
+    host::container::Workload,
+    metrics::HookRun,
+    output::{duration::Span, json::envelope},
+};
 
 /// Findings that wait while the command runs; more are dropped and counted.
 const QUEUE: usize = 64;
@@ -236,7 +241,7 @@ async fn run(
         Err(_) => {
             drop(group);
             let _reaped = child.wait().await;
-            let why = format!("killed after {} s", limit.as_secs_f64());
+            let why = format!("killed after {}", Span(limit));
             (HookRun::TimedOut, Some(why))
         }
         Ok(Err(error)) => (HookRun::Failed, Some(error.to_string())),

@@ -108,7 +108,7 @@ impl Janitor {
             let said = command.output().await;
             send.send(match said {
                 Ok(output) => {
-                    let lines = if output.status.code().is_some_and(|code| code < 2) {
+                    let lines = if matches!(output.status.code(), Some(0 | 1 | 4)) {
                         Ok(output.stdout)
                     } else {
                         Err([output.stdout, output.stderr].concat())

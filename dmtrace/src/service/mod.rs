@@ -316,7 +316,7 @@ fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
         Past::Gap(gap) => {
             let clock = Clock::now();
             let from = match gap.from {
-                Some(from) => format!("from {} ", clock.rfc3339(from)),
+                Some(from) => format!("from {} ", clock.moment(from)),
                 None => String::new(),
             };
             log.say(
@@ -324,7 +324,7 @@ fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
                 format_args!(
                     "gap: nothing was seen {from}until {}, {}; sets whose creator is unknown \
                      by that: {}; that went: {}; that were used: {}",
-                    clock.rfc3339(gap.to),
+                    clock.moment(gap.to),
                     gap.why.text(),
                     gap.came,
                     gap.went,

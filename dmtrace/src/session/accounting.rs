@@ -101,44 +101,7 @@ impl Accounting {
                 ));
             }
         }
-        if received.undecodable > 0 {
-            deficits.push(format!(
-                "{} messages could not be decoded",
-                received.undecodable
-            ));
-        }
-        if counts.sem_map_full > 0 {
-            deficits.push(format!(
-                "{} sets found the semaphore map full; raise --max-semaphores",
-                counts.sem_map_full
-            ));
-        }
-        if counts.proc_map_full > 0 {
-            deficits.push(format!(
-                "{} times the process map was full: those processes are known by pid, start time \
-                 and name only; raise --max-processes",
-                counts.proc_map_full
-            ));
-        }
-        if counts.call_map_full > 0 {
-            deficits.push(format!(
-                "{} calls in flight were not followed",
-                counts.call_map_full
-            ));
-        }
-        if counts.history_lost > 0 {
-            deficits.push(format!(
-                "{} records of ended sets and processes were dropped; raise --ring",
-                counts.history_lost
-            ));
-        }
-        if skipped.lost > 0 {
-            deficits.push(format!(
-                "the kernel skipped {} runs of probes, interrupted on the same \
-                 processor: what happened then is known by comparing only",
-                skipped.lost
-            ));
-        }
+        deficits.extend(lost(counts, received, skipped));
         if !totals.sets.is_balanced() {
             deficits.push("the books are out of balance; please report this as a bug".to_owned());
         }
@@ -211,6 +174,50 @@ impl Accounting {
             )
         }
     }
+}
+
+/// What is lost for good, in words: these sums hold at any moment.
+pub(super) fn lost(counts: &Counts, received: &Received, skipped: SkippedRuns) -> Vec<String> {
+    let mut deficits = Vec::new();
+    if received.undecodable > 0 {
+        deficits.push(format!(
+            "{} messages could not be decoded",
+            received.undecodable
+        ));
+    }
+    if counts.sem_map_full > 0 {
+        deficits.push(format!(
+            "{} sets found the semaphore map full; raise --max-semaphores",
+            counts.sem_map_full
+        ));
+    }
+    if counts.proc_map_full > 0 {
+        deficits.push(format!(
+            "{} times the process map was full: those processes are known by pid, start time \
+             and name only; raise --max-processes",
+            counts.proc_map_full
+        ));
+    }
+    if counts.call_map_full > 0 {
+        deficits.push(format!(
+            "{} calls in flight were not followed",
+            counts.call_map_full
+        ));
+    }
+    if counts.history_lost > 0 {
+        deficits.push(format!(
+            "{} records of ended sets and processes were dropped; raise --ring",
+            counts.history_lost
+        ));
+    }
+    if skipped.lost > 0 {
+        deficits.push(format!(
+            "the kernel skipped {} runs of probes, interrupted on the same \
+             processor: what happened then is known by comparing only",
+            skipped.lost
+        ));
+    }
+    deficits
 }
 
 /// Kind of a message from its first bytes.

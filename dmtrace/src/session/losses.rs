@@ -1,6 +1,6 @@
 //! What the kernel side has lost for good, and up to when.
 
-use super::Session;
+use super::{Session, accounting};
 use crate::{
     host::clock::boot_now,
     ids::BootTime,
@@ -29,6 +29,12 @@ impl Session {
     pub fn lost(&self) -> u64 {
         let Seen { live, ended } = self.losses_now();
         live.count + ended.count
+    }
+
+    /// What was lost for good so far, in words.
+    pub(super) fn lost_so_far(&self) -> Vec<String> {
+        let counts = self.tracer.counts();
+        accounting::lost(&counts, &self.received, self.tracer.skipped_runs())
     }
 
     /// Remembers up to when something was lost: whatever is made after this moment lacks nothing

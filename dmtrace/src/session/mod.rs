@@ -147,7 +147,7 @@ impl Session {
             tap.is_some(),
             continuity.as_ref().map(|_| crate::stack::KEPT),
         )?;
-        let recording = tap.as_ref().and_then(|tap| tap.file.clone());
+        let recording = tap.as_ref().and_then(|tap| (tap.place)());
         let registration = registry::register(&tracer, began, recording);
         let mut session = Self {
             tracer,
@@ -360,6 +360,13 @@ impl Session {
         self.drain_all(sink);
         let changes = self.ledger.observe(facts);
         sink(&changes, &self.ledger);
+    }
+
+    /// Writes down, for other commands, what the verdicts of this trace rest on besides the maps.
+    pub fn publish_activity(&mut self) {
+        if let Some(registration) = &mut self.registration {
+            registration.write_activity(self.ledger.activity());
+        }
     }
 
     /// Stops the probes, takes in what is left and balances the accounts.

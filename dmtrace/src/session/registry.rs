@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     host::{self, Roots},
     ids::{BootTime, ProcId},
+    ledger::Activity,
     probe::{Backend, MapIds, Maps, Tracer},
 };
 
@@ -47,6 +48,15 @@ impl RunningTracer {
         Maps::open(self.maps)
     }
 
+    /// What processes did besides the cookies that they left, as far as it has looked.
+    pub fn activity(&self) -> Vec<Activity> {
+        let path = file_of(self.pid);
+        fs::read(activity_file(&path))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default()
+    }
+
     /// Whether its process runs, and takes in what happens.
     pub fn is_attended(&self) -> bool {
         start_ticks(self.pid) == Some(self.start_ticks)
@@ -65,18 +75,77 @@ impl RunningTracer {
 }
 
 /// The file of this process; removed on drop.
-pub(super) struct Registration(Option<PathBuf>);
+pub(super) struct Registration {
+    path: Option<PathBuf>,
+    /// What processes did, as it was written last.
+    activity: Vec<Activity>,
+}
 
 impl Registration {
+    /// The recording is somewhere else from now on.
+    pub(super) fn moved(&self, recording: Option<PathBuf>) {
+        let Some(path) = &self.path else { return };
+        let entry: Option<RunningTracer> = fs::read(path)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let Some(mut entry) = entry.filter(|entry| entry.recording != recording) else {
+            return;
+        };
+        entry.recording = recording;
+        let _best_effort = replace(path, &entry);
+    }
+
+    /// Writes down what processes did besides the cookies that they left, if that has changed.
+    pub(super) fn write_activity(&mut self, activity: Vec<Activity>) {
+        let Some(path) = &self.path else { return };
+        if self.activity == activity {
+            return;
+        }
+        let _best_effort = replace(&activity_file(path), &activity);
+        self.activity = activity;
+    }
+
     /// Leaves the file: tracing goes on.
     pub(super) fn leave(mut self) {
-        self.0 = None;
+        self.path = None;
     }
+}
+
+fn file_of(pid: u32) -> PathBuf {
+    Path::new(DIRECTORY).join(format!("tracer-{pid}.json"))
+}
+
+/// Beside the file of a tracer.
+fn activity_file(path: &Path) -> PathBuf {
+    path.with_extension("activity")
+}
+
+/// Removes what a tracer has written.
+fn remove(path: &Path) {
+    let _gone_already = fs::remove_file(path);
+    let _none = fs::remove_file(activity_file(path));
+}
+
+/// Writes the file anew: readers see the old one or the new one.
+fn replace(path: &Path, entry: &impl Serialize) -> Option<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let beside = path.with_extension("new");
+    let _stale = fs::remove_file(&beside);
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&beside)
+        .ok()?;
+    serde_json::to_writer(file, entry).ok()?;
+    fs::rename(beside, path).ok()
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let _best_effort = self.0.take().map(fs::remove_file);
+        if let Some(path) = self.path.take() {
+            remove(&path);
+        }
     }
 }
 
@@ -104,7 +173,7 @@ pub(super) fn register(
         .mode(0o700)
         .create(DIRECTORY)
         .ok()?;
-    let path = Path::new(DIRECTORY).join(format!("tracer-{pid}.json"));
+    let path = file_of(pid);
     let _stale = fs::remove_file(&path);
     remove_stale(entry.pinned.as_deref());
     let file = fs::OpenOptions::new()
@@ -114,7 +183,10 @@ pub(super) fn register(
         .open(&path)
         .ok()?;
     serde_json::to_writer(file, &entry).ok()?;
-    Some(Registration(Some(path)))
+    Some(Registration {
+        path: Some(path),
+        activity: Vec::new(),
+    })
 }
 
 /// Removes the files of tracers that were killed before they could. `pinned`: what this process
@@ -130,7 +202,7 @@ fn remove_stale(pinned: Option<&Path>) {
             None => pid_of(&path).is_none_or(|pid| start_ticks(pid).is_some()),
         };
         if taken || !goes_on {
-            let _gone_already = fs::remove_file(path);
+            remove(&path);
         }
     }
 }

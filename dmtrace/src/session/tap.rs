@@ -4,7 +4,14 @@ use std::path::PathBuf;
 
 use dmtrace_common::{ProcRecord, SemKey, SemRecord};
 
-use crate::{facts::Snapshot, stack::Found};
+use super::{Session, Sink};
+use crate::{
+    event::as_bytes,
+    facts::{HostFacts, Snapshot},
+    host,
+    ledger::{Record, in_order},
+    stack::Found,
+};
 
 /// Something that the books were made from, for a recording.
 #[derive(Clone, Copy, Debug)]
@@ -19,12 +26,80 @@ pub enum Tapped<'a> {
     Snapshot(&'a Snapshot),
     /// The call site of a cookie.
     Site(&'a Found),
+    /// This file ends. The next one begins with the books as they are now, up to
+    /// [`Tapped::BooksWritten`].
+    NextFile {
+        /// What the host says.
+        facts: &'a HostFacts,
+        /// What was lost so far, in words.
+        deficits: &'a [String],
+    },
+    /// The next file can be read by itself.
+    BooksWritten,
 }
 
 /// Gets everything that the books are made from.
 pub struct Tap {
     /// Takes it.
     pub write: Box<dyn FnMut(Tapped<'_>)>,
-    /// Where it goes, for other commands to read.
-    pub file: Option<PathBuf>,
+    /// Whether the next file is due.
+    pub is_full: Box<dyn Fn() -> bool>,
+    /// Where it goes now, for other commands to read.
+    pub place: Box<dyn Fn() -> Option<PathBuf>>,
+}
+
+impl Session {
+    /// Begins the next file of the recording if the current one is full. Its first entries are the
+    /// kernel side's maps: what they say of a set is what a reader needs to judge it.
+    pub fn rotate_if_full(&mut self, sink: Sink<'_>) {
+        if !self.tap.as_ref().is_some_and(|tap| (tap.is_full)()) {
+            return;
+        }
+        let snapshot = self.reconcile(sink);
+        let facts = host::facts(&self.scope, &snapshot);
+        self.observe(&facts, sink);
+        self.tap(Tapped::NextFile {
+            facts: &facts,
+            deficits: &self.lost_so_far(),
+        });
+        let procs = self.tracer.maps().procs();
+        let sets = self.tracer.maps().sems();
+        for record in in_order(procs, sets) {
+            match record {
+                Record::Process(_, record) => self.tap(Tapped::Proc(&record)),
+                Record::Set(key, record) => self.tap(Tapped::Sem(key, &record)),
+            }
+        }
+        for device in self.tracer.maps().devices() {
+            let completed = self.devices.complete(as_bytes(&device));
+            let device = completed.unwrap_or(device);
+            self.tap(Tapped::Message(as_bytes(&device)));
+        }
+        for lookup in self.tracer.maps().lookups() {
+            self.tap(Tapped::Message(as_bytes(&lookup)));
+        }
+        for found in self.placed_sites() {
+            self.tap(Tapped::Site(&found));
+        }
+        self.tap(Tapped::Snapshot(&snapshot));
+        self.tap(Tapped::BooksWritten);
+        let place = self.tap.as_ref().and_then(|tap| (tap.place)());
+        if let Some(registration) = &self.registration {
+            registration.moved(place);
+        }
+    }
+
+    /// Call sites of the cookies that are there.
+    fn placed_sites(&self) -> Vec<Found> {
+        let placed = self.ledger.cookies().filter_map(|set| {
+            Some(Found {
+                sem: set.id,
+                key: set.key,
+                at: set.created?,
+                maker: set.creator.image()?.id,
+                site: set.cookie.as_ref()?.call_site.clone()?,
+            })
+        });
+        placed.collect()
+    }
 }

@@ -1,11 +1,12 @@
 //! Evidence in words.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use super::evidence::{Evidence, Fate};
 use crate::{
     event::{Command, errno_word},
     ledger::Who,
+    output::duration::Span,
 };
 
 impl fmt::Display for Evidence {
@@ -193,21 +194,5 @@ impl fmt::Display for Many {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(count, noun) = self;
         write!(f, "{count} {noun}{}", if *count == 1 { "" } else { "s" })
-    }
-}
-
-/// A duration with its two largest units.
-pub(super) struct Span(pub(super) Duration);
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.as_secs();
-        match seconds {
-            0 => write!(f, "{} ms", self.0.as_millis()),
-            1..60 => write!(f, "{seconds} s"),
-            60..3600 => write!(f, "{} min {} s", seconds / 60, seconds % 60),
-            3600..86_400 => write!(f, "{} h {} min", seconds / 3600, seconds % 3600 / 60),
-            _ => write!(f, "{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
-        }
     }
 }

@@ -8,7 +8,7 @@ use super::{
     Class, Confidence, Context, How, Subject, Touched, Verdict, foreign, life,
     life::{Knowledge, Life},
 };
-use crate::ledger::Stage;
+use crate::{ledger::Stage, output::duration::Span};
 
 /// Why a set must not be removed.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -269,7 +269,8 @@ impl fmt::Display for Obstacle {
             Self::ProcessesUnreadable => f.write_str("the process list is not complete"),
             Self::EventPending { count } => write!(f, "udev may still complete {count} events"),
             Self::TooYoung { seconds, needed } => {
-                write!(f, "touched {seconds} s ago; {needed} s are needed")
+                let (ago, needed) = (Span::seconds(*seconds), Span::seconds(*needed));
+                write!(f, "touched {ago} ago; {needed} needed")
             }
             Self::ClockSet => f.write_str("its times lie in the future: the clock was set"),
             Self::EventsLost => f.write_str("events were lost"),

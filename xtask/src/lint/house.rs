@@ -40,6 +40,37 @@ pub fn ring() -> Result<()> {
     })?)
 }
 
+/// Times and durations are formatted in one place, so that no answer mixes forms or zones.
+pub fn times() -> Result<()> {
+    const CALENDAR: [&str; 5] = [
+        "jiff",
+        "chrono",
+        "strftime",
+        "format_duration",
+        "format_rfc3339",
+    ];
+    // A number with a unit behind it.
+    const UNITS: [&str; 7] = [
+        "}s ago",
+        "} s ago",
+        "seconds}s",
+        "secs}s",
+        "seconds} s",
+        "} ms\"",
+        "} min ",
+    ];
+    complain(&findings(|path, line| {
+        let program = path.starts_with("dmtrace/src") && !path.starts_with("dmtrace/src/output");
+        let found = CALENDAR.into_iter().find(|word| has_word(line, word));
+        let found = found.or_else(|| UNITS.into_iter().find(|unit| line.contains(unit)));
+        found.filter(|_| program).map(|what| {
+            format!(
+                "{what}: times and durations are formatted by output::time and output::duration"
+            )
+        })
+    })?)
+}
+
 /// No source file is longer than a reader bears.
 pub fn lengths() -> Result<()> {
     let mut found = Vec::new();

@@ -36,6 +36,14 @@ pub(super) fn check(case: &Case, environment: &Environment, report: &mut Report)
 /// SEMMNI and SEMMNS of each namespace.
 fn semaphores(case: &Case, report: &mut Report) {
     let spaces = &case.snapshot.namespaces;
+    if spaces.is_empty() {
+        report.fail(
+            "limits",
+            "no IPC namespace can be read: nothing is known of any semaphore",
+            "mount proc on /proc, and run as root",
+        );
+        return;
+    }
     let mut well = true;
     for ns in spaces {
         for (text, fix) in limits(ns) {

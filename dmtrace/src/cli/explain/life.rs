@@ -214,7 +214,11 @@ impl Teller<'_> {
             }
             (Some(at), None) => moments.push(self.at(at, "?".to_owned(), "makes it".to_owned())),
             (None, _) => {
-                if let Some(at) = self.row.set.and_then(|set| time::unix(set.ctime)) {
+                if let Some(at) = self
+                    .row
+                    .set
+                    .and_then(|set| time::Moment::of_unix(set.ctime))
+                {
                     moments.push(self.untimed("?", format!("made, or last set, {at}")));
                 }
                 if let Some(set) = self.row.set {
@@ -222,7 +226,7 @@ impl Teller<'_> {
                         0 => String::new(),
                         pid => format!(" by process {pid} of then"),
                     };
-                    moments.push(match time::unix(set.otime) {
+                    moments.push(match time::Moment::of_unix(set.otime) {
                         Some(at) => self.untimed("?", format!("last operation {at}{by}")),
                         None => self.untimed("?", format!("never operated on; set{by}")),
                     });

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::Story;
-use crate::output::{Out, wrap};
+use crate::output::{Out, time::Moment, wrap};
 
 /// Columns of the text.
 const WIDTH: usize = 80;
@@ -28,7 +28,7 @@ pub(super) fn print(story: &Story, past: &[String], out: &mut Out) -> Result<()>
     paragraph(&story.sure, out)?;
     past.iter().try_for_each(|line| paragraph(line, out))?;
     if !story.life.is_empty() {
-        heading("WHAT HAPPENED", out)?;
+        heading(&happened(story), out)?;
         for moment in &story.life {
             let value = moment
                 .value
@@ -73,6 +73,15 @@ pub(super) fn print(story: &Story, past: &[String], out: &mut Out) -> Result<()>
     }
     list("WHAT TO DO", &story.remedies, out)?;
     list("WHAT NOT TO DO", &story.avoid, out)
+}
+
+/// The heading says what the times of day lack.
+fn happened(story: &Story) -> String {
+    let mut times = story.life.iter().filter_map(|it| it.time.as_deref());
+    match times.find_map(Moment::parse) {
+        Some(first) => format!("WHAT HAPPENED ({}, {})", first.date(), first.zone()),
+        None => "WHAT HAPPENED".to_owned(),
+    }
 }
 
 fn heading(text: &str, out: &mut Out) -> Result<()> {

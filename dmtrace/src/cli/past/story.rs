@@ -11,7 +11,7 @@ use crate::{
     history::{Finding, Gone, HowGone},
     ids::DevNum,
     ledger::Named,
-    output::time::local,
+    output::time::Moment,
 };
 
 /// The calls are kept apart, as they can be shown in more than one way.
@@ -50,8 +50,8 @@ pub(super) fn cookie(finding: &Finding) -> Value {
 pub(super) fn told(finding: &Finding) -> Option<Story> {
     let mut story: Story = serde_json::from_value(value(finding)).ok()?;
     for moment in &mut story.life {
-        let time = moment.time.as_deref().and_then(|time| time.parse().ok());
-        moment.shown = time.map(local::time_of_day).unwrap_or_default();
+        let time = moment.time.as_deref().and_then(Moment::parse);
+        moment.shown = time.map(Moment::time_of_day).unwrap_or_default();
     }
     Some(story)
 }

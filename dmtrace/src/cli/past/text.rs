@@ -11,11 +11,7 @@ use crate::{
         report::{group::Group, text::print_groups},
     },
     history::{Finding, Lives, OTHERS, WhyGap},
-    output::{
-        Out,
-        time::{self, local},
-        wrap,
-    },
+    output::{Out, time, wrap},
 };
 
 /// Columns of the text.
@@ -59,8 +55,8 @@ fn head(past: &Past, out: &mut Out) -> Result<()> {
     out.line(&format!(
         "dmtrace {} report, from {} to {}",
         env!("CARGO_PKG_VERSION"),
-        local::minute(past.since),
-        local::minute(past.until)
+        time::at(past.since),
+        time::at(past.until)
     ))?;
     out.line(&format!(
         "traced for {} of {}",
@@ -71,7 +67,7 @@ fn head(past: &Past, out: &mut Out) -> Result<()> {
         paragraph(
             &format!(
                 "records made room for newer ones: what ended before {} is not complete",
-                local::minute(at)
+                time::at(at)
             ),
             out,
         )?;
@@ -101,7 +97,7 @@ fn list(title: &str, findings: &[Finding], culprit: bool, out: &mut Out) -> Resu
         let cookie = &finding.story["cookie"];
         let mut line = format!(
             "  {}  {}  semid {}",
-            local::minute(finding.found.wall_ms),
+            time::at(finding.found.wall_ms),
             finding.key,
             finding.sem.semid
         );
@@ -151,7 +147,7 @@ fn victims(past: &Past, out: &mut Out) -> Result<()> {
     for burst in past.starved.iter().rev().take(LINES) {
         out.line(&format!(
             "          {} for {}: {} in IPC namespace {}",
-            local::minute(burst.from.wall_ms),
+            time::at(burst.from.wall_ms),
             time::age(burst.to.boot.since(burst.from.boot)),
             times(burst.count),
             burst.ipc_ns
@@ -208,9 +204,9 @@ fn gaps(past: &Past, out: &mut Out) -> Result<()> {
                 WhyGap::Rebooted => (" at most", "machine restarted"),
             };
             out.line(&format!(
-                "  {} - {}  {}{most}  {why}",
-                local::minute(gap.from.wall_ms),
-                local::minute(gap.to.wall_ms),
+                "  {} to {}\n          {}{most}  {why}",
+                time::at(gap.from.wall_ms),
+                time::at(gap.to.wall_ms),
                 time::age(long)
             ))?;
         }
@@ -226,8 +222,8 @@ fn gaps(past: &Past, out: &mut Out) -> Result<()> {
     out.line("LOST MESSAGES")?;
     for loss in past.losses.iter().rev().take(LINES) {
         let text = format!(
-            "{}  {} {}",
-            local::minute(loss.from.wall_ms),
+            "{}: {} {}",
+            time::at(loss.from.wall_ms),
             loss.count,
             loss.what
         );
@@ -250,7 +246,7 @@ fn times(count: u64) -> String {
 
 /// What a story of the past says of its time: when it was found, and how it ended.
 pub(super) fn ending_lines(finding: &Finding) -> Vec<String> {
-    let found = local::minute(finding.found.wall_ms);
+    let found = time::at(finding.found.wall_ms);
     match &finding.gone {
         None => vec![format!(
             "found {found}; stands, as far as the history knows"
@@ -258,7 +254,7 @@ pub(super) fn ending_lines(finding: &Finding) -> Vec<String> {
         Some(gone) => vec![format!(
             "found {found}; {}, {}",
             story::end(Some(gone)),
-            local::minute(gone.at.wall_ms)
+            time::at(gone.at.wall_ms)
         )],
     }
 }

@@ -1,6 +1,6 @@
 //! `--since` and `--until`: a time, or how long ago.
 
-use jiff::{Timestamp, civil, tz::TimeZone};
+use crate::output::time::{Civil, Moment};
 
 /// A moment on the command line.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -9,14 +9,17 @@ pub enum When {
     Ago(i64),
     /// Milliseconds since 1970 in UTC.
     At(i64),
+    /// In local time, or in UTC with `--utc`.
+    Civil(Civil),
 }
 
 impl When {
     /// Milliseconds since 1970 in UTC, `now` being now.
-    pub const fn wall_ms(self, now: i64) -> i64 {
+    pub fn wall_ms(self, now: i64) -> i64 {
         match self {
             Self::Ago(ms) => now.saturating_sub(ms),
             Self::At(ms) => ms,
+            Self::Civil(civil) => civil.moment().ms(),
         }
     }
 }
@@ -31,17 +34,21 @@ impl std::str::FromStr for When {
                 .map(Self::Ago)
                 .map_err(|_| "so long ago is before every history".to_owned());
         }
-        if let Ok(time) = text.parse::<Timestamp>() {
-            return Ok(Self::At(time.as_millisecond()));
+        if let Some(moment) = Moment::parse(&as_rfc3339(text)) {
+            return Ok(Self::At(moment.ms()));
         }
-        // A date alone is its midnight.
-        let civil = text.parse::<civil::DateTime>();
-        let zoned = civil.and_then(|civil| civil.to_zoned(TimeZone::system()));
-        zoned
-            .map(|zoned| Self::At(zoned.timestamp().as_millisecond()))
-            .map_err(|_| {
-                "give how long ago (7d, 12h) or a time (2026-11-20, 2026-11-20 14:00)".to_owned()
-            })
+        Civil::parse(text).map(Self::Civil).ok_or_else(|| {
+            "give how long ago (7d, 12h) or a time (2026-11-20, 2026-11-20 14:00)".to_owned()
+        })
+    }
+}
+
+/// The form that dmtrace prints (`2026-11-20 17:34:15 +01:00`, `… UTC`) as RFC 3339.
+fn as_rfc3339(text: &str) -> String {
+    match text.rsplit_once(' ') {
+        Some((time, "UTC")) => format!("{time}Z"),
+        Some((time, offset)) if offset.starts_with(['+', '-']) => format!("{time}{offset}"),
+        _ => text.to_owned(),
     }
 }
 
@@ -65,5 +72,15 @@ mod tests {
         for wrong in ["", "yesterday", "7", "2026-13-01", "-7d"] {
             assert!(of(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_is_printed_is_read() {
+        let at = Ok(When::At(1_000_000_000_000));
+        assert_eq!("2001-09-09 01:46:40 UTC".parse(), at);
+        assert_eq!("2001-09-09 03:46:40 +02:00".parse(), at);
+        assert_eq!("2001-09-08 20:46:40 -05:00".parse(), at);
+        let printed = Moment::of_ms(1_000_000_000_000).to_string();
+        assert_eq!(printed.parse(), at, "{printed}");
     }
 }

@@ -173,7 +173,7 @@ pub(super) fn head(case: &Case, start: Option<&Start>, out: &mut Out) -> Result<
             format!(
                 "traced {} since {}",
                 time::age(case.facts.now.since(since)),
-                clock.rfc3339(since)
+                clock.moment(since)
             )
         },
     );

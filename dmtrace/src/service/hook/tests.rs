@@ -89,7 +89,7 @@ fn what_hangs_is_killed_with_its_children_and_the_next_runs() {
         assert_eq!(runs, [1, 0, 1, 0]);
         assert!(dir.path().join("second").exists());
         let why = problems.recv().unwrap();
-        assert!(why.ends_with("killed after 2 s"), "{why}");
+        assert!(why.ends_with("killed after 2s"), "{why}");
         let child = fs::read_to_string(dir.path().join("child")).unwrap();
         let stat = PathBuf::from(format!("/proc/{}/stat", child.trim()));
         let lives = || fs::read_to_string(&stat).is_ok_and(|text| !text.contains(") Z"));

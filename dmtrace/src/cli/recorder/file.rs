@@ -1,0 +1,400 @@
+//! Where a recording is on disk. Whatever happens, what was there before is not lost, and what was
+//! recorded is found: nothing is created before tracing has begun; a new name appears whole; a file
+//! that is to be replaced stays until the new recording has ended.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use crate::event::recording;
+
+/// When a new file is begun, and how many older ones are kept.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Rotation {
+    /// Size of a file, bytes.
+    pub max: u64,
+    /// Older files beside the current one: `FILE.1` is the latest of them.
+    pub keep: u32,
+}
+
+/// What a recording is to be written to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    path: PathBuf,
+    there: There,
+    /// When the next file is begun; `None` for never.
+    pub rotation: Option<Rotation>,
+}
+
+/// What has this name before.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum There {
+    Nothing,
+    /// A file that is replaced when the recording has ended.
+    File,
+    /// An earlier file of this recording, which goes as soon as the next one has begun.
+    Own,
+    /// A pipe or a device, which is written to.
+    Special,
+}
+
+impl Target {
+    /// Looks at it. Changes nothing.
+    ///
+    /// # Errors
+    /// Something has the name and must not be replaced, or the directory is not there.
+    pub fn look(path: &Path, overwrite: bool, rotation: Option<Rotation>) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let there = match fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => anyhow::bail!("{shown}: is a directory; name a file"),
+            Ok(meta) if meta.is_file() => There::File,
+            Ok(_) => There::Special,
+            Err(_) => There::Nothing,
+        };
+        // A link to nothing is there, too.
+        let taken = path.symlink_metadata().is_ok();
+        if taken && (!overwrite || there == There::Nothing) {
+            anyhow::bail!("{shown}: File exists; use --force to overwrite it, or another name");
+        }
+        if there == There::Special && rotation.is_some() {
+            anyhow::bail!("{shown}: is no regular file; leave out --max-size");
+        }
+        // The link stays, and the file that it leads to is replaced.
+        let path = match there {
+            There::File => fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
+            _ => path.to_owned(),
+        };
+        let target = Self {
+            path,
+            there,
+            rotation,
+        };
+        let older = (1..=rotation.map_or(0, |it| it.keep)).map(|number| target.older(number));
+        for older in older {
+            if !overwrite && older.symlink_metadata().is_ok() {
+                anyhow::bail!(
+                    "{}: File exists; use --force to overwrite it, or another name",
+                    older.display()
+                );
+            }
+        }
+        let parent = target.path.parent().filter(|it| !it.as_os_str().is_empty());
+        if let Some(parent) = parent
+            && !parent.is_dir()
+        {
+            anyhow::bail!("{}: no such directory; create it", parent.display());
+        }
+        Ok(target)
+    }
+
+    /// The name that was asked for.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where it is until it has ended, if that is not its name.
+    pub fn meanwhile(&self) -> Option<PathBuf> {
+        (self.there == There::File).then(|| self.beside())
+    }
+
+    /// Where others can read it while it is written.
+    pub fn place(&self) -> Option<PathBuf> {
+        let path = self.meanwhile().unwrap_or_else(|| self.path.clone());
+        std::path::absolute(path).ok()
+    }
+
+    /// `FILE.1`: the number counts files back.
+    fn older(&self, number: u32) -> PathBuf {
+        with_suffix(&self.path, &number.to_string())
+    }
+
+    /// In the same directory, so that it can be renamed.
+    fn beside(&self) -> PathBuf {
+        with_suffix(&self.path, &format!("partial-{}", std::process::id()))
+    }
+
+    /// Makes a file for a recording that has nothing in it yet.
+    ///
+    /// # Errors
+    /// It cannot be created.
+    pub fn create(&self) -> io::Result<Output> {
+        let mut options = OpenOptions::new();
+        options.write(true);
+        if self.there == There::Special {
+            return Ok(Output {
+                file: options.open(&self.path)?,
+                at: self.path.clone(),
+                written: 0,
+                stage: Stage::Named,
+            });
+        }
+        let at = self.beside();
+        // It holds command lines of other users.
+        let file = options.create_new(true).mode(0o600).open(&at)?;
+        Ok(Output {
+            file,
+            at,
+            written: 0,
+            stage: Stage::Empty,
+        })
+    }
+
+    /// Makes room for the next file: the current one becomes `FILE.1`, and the oldest goes.
+    ///
+    /// # Errors
+    /// Renaming fails.
+    pub fn shift(&mut self) -> io::Result<()> {
+        let keep = self.rotation.map_or(0, |it| it.keep);
+        for number in (1..=keep).rev() {
+            let from = match number {
+                1 => self.path.clone(),
+                number => self.older(number - 1),
+            };
+            match fs::rename(from, self.older(number)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.there = if keep == 0 {
+            There::Own
+        } else {
+            There::Nothing
+        };
+        Ok(())
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// How far a file has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    /// Tracing may still fail to begin.
+    Empty,
+    /// It is a recording, beside the one that it will replace.
+    Beside,
+    /// It has its name.
+    Named,
+}
+
+/// A file that a recording is written to.
+#[derive(Debug)]
+pub struct Output {
+    file: File,
+    at: PathBuf,
+    written: u64,
+    stage: Stage,
+}
+
+impl Output {
+    /// Bytes in it.
+    pub const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Writes whole frames. What is cut off by an error is taken away again, so that the file ends
+    /// with a whole frame.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn write(&mut self, frames: &[u8]) -> io::Result<()> {
+        let mut done = 0;
+        while done < frames.len() {
+            match self.file.write(&frames[done..]) {
+                Ok(0) => return Err(self.cut(frames, done, io::ErrorKind::WriteZero.into())),
+                Ok(more) => done += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.cut(frames, done, error)),
+            }
+        }
+        self.written += done as u64;
+        Ok(())
+    }
+
+    fn cut(&mut self, frames: &[u8], done: usize, error: io::Error) -> io::Error {
+        let whole = recording::whole_frames(&frames[..done], self.written == 0);
+        self.written += whole as u64;
+        // A pipe or a device cannot be cut.
+        let _as_it_is = self.file.set_len(self.written);
+        error
+    }
+
+    /// What was written is on disk.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn sync(&self) -> io::Result<()> {
+        match self.file.sync_data() {
+            // Pipes and devices have nothing to sync.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Tracing has begun and the first frames are in it: it takes its name, unless there is a file
+    /// to be replaced.
+    ///
+    /// # Errors
+    /// The name was taken meanwhile.
+    pub fn begun(&mut self, target: &Target) -> io::Result<()> {
+        match (self.stage, target.there) {
+            (Stage::Empty, There::Nothing) => {
+                self.sync()?;
+                name_new(&self.at, &target.path)?;
+                self.at.clone_from(&target.path);
+                self.stage = Stage::Named;
+            }
+            (Stage::Empty, There::Own) => self.finish(target)?,
+            (Stage::Empty, _) => self.stage = Stage::Beside,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// It is complete: it takes its name, and replaces what has it.
+    ///
+    /// # Errors
+    /// It is not on disk, or cannot be renamed.
+    pub fn finish(&mut self, target: &Target) -> io::Result<()> {
+        self.sync()?;
+        if self.stage != Stage::Named {
+            fs::rename(&self.at, &target.path)?;
+            self.at.clone_from(&target.path);
+            self.stage = Stage::Named;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if self.stage == Stage::Empty {
+            let _best_effort = fs::remove_file(&self.at);
+        }
+    }
+}
+
+/// Gives a file a name that nothing has.
+fn name_new(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        Ok(()) => fs::remove_file(from),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
+        // A file system without links.
+        Err(_) if to.symlink_metadata().is_err() => fs::rename(from, to),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_start_that_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let target = Target::look(&path, false, None).unwrap();
+        assert!(names(dir.path()).is_empty());
+        let mut output = target.create().unwrap();
+        output.write(b"first").unwrap();
+        drop(output);
+        assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_new_name_appears_with_the_first_frames_and_takes_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let target = Target::look(&path, false, None).unwrap();
+        let mut output = target.create().unwrap();
+        output.write(b"first").unwrap();
+        assert!(!path.exists());
+        output.begun(&target).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(names(dir.path()), ["a"]);
+        // Another one that was faster.
+        let late = dir.path().join("b");
+        let target = Target::look(&late, false, None).unwrap();
+        let mut output = target.create().unwrap();
+        fs::write(&late, "theirs").unwrap();
+        assert!(output.begun(&target).is_err());
+        drop(output);
+        assert_eq!(fs::read(&late).unwrap(), b"theirs");
+        assert_eq!(names(dir.path()), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_stays_to_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "old").unwrap();
+        assert!(Target::look(&path, false, None).is_err());
+        let target = Target::look(&path, true, None).unwrap();
+        let mut output = target.create().unwrap();
+        output.write(b"new").unwrap();
+        output.begun(&target).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        // Dropped without an end, as after a full disk: both are there.
+        let beside = output.at.clone();
+        assert_eq!(Some(&beside), target.meanwhile().as_ref());
+        drop(output);
+        assert_eq!(fs::read(&beside).unwrap(), b"new");
+        fs::remove_file(beside).unwrap();
+        let mut output = target.create().unwrap();
+        output.write(b"new").unwrap();
+        output.begun(&target).unwrap();
+        output.finish(&target).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(names(dir.path()), ["a"]);
+    }
+
+    #[test]
+    fn rotation_keeps_so_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let rotation = Some(Rotation { max: 1, keep: 2 });
+        let mut target = Target::look(&path, false, rotation).unwrap();
+        for part in [b"1", b"2", b"3", b"4"] {
+            if part != b"1" {
+                target.shift().unwrap();
+            }
+            let mut output = target.create().unwrap();
+            output.write(part).unwrap();
+            output.begun(&target).unwrap();
+            output.finish(&target).unwrap();
+        }
+        assert_eq!(names(dir.path()), ["a", "a.1", "a.2"]);
+        let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
+        assert_eq!([read("a"), read("a.1"), read("a.2")], [b"4", b"3", b"2"]);
+        let rotation = Some(Rotation { max: 1, keep: 0 });
+        let mut target = Target::look(&path, true, rotation).unwrap();
+        target.shift().unwrap();
+        let mut output = target.create().unwrap();
+        output.write(b"5").unwrap();
+        output.begun(&target).unwrap();
+        let rotation = Some(Rotation { max: 1, keep: 2 });
+        assert_eq!(names(dir.path()), ["a", "a.1", "a.2"]);
+        assert_eq!([read("a"), read("a.1"), read("a.2")], [b"5", b"3", b"2"]);
+        assert!(Target::look(&path, false, rotation).is_err());
+        fs::remove_file(&path).unwrap();
+        let refused = Target::look(&path, false, rotation).unwrap_err();
+        assert!(refused.to_string().contains("a.1"), "{refused}");
+    }
+}

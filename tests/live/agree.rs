@@ -1,0 +1,87 @@
+//! One set, one word: what `watch` has found of a cookie, `list` finds at the same moment.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use dmtrace_tests::harness::{Trial, actor, in_private_ns, ns_of, test};
+use serde_json::Value;
+
+use super::tracer::{Tracer, dmtrace_json};
+use crate::NEEDS;
+
+pub fn tests() -> Vec<Trial> {
+    vec![test(
+        "watch_and_list_call_a_set_by_one_word",
+        NEEDS,
+        one_word,
+    )]
+}
+
+/// Every way to leave a cookie that needs no device, and some that leave none.
+const ACTORS: [&[&str]; 12] = [
+    &["eintr", "--then-cycle", "--hold"],
+    &["eintr", "--hold"],
+    &["eintr"],
+    &["moby", "--count", "2", "--every-ms", "50", "--hold"],
+    &["cycle", "--stop-at", "after-inc", "--how", "kill"],
+    &["cycle", "--stop-at", "after-complete", "--how", "exit"],
+    &["cycle", "--stop-at", "after-wait", "--how", "kill"],
+    &["cycle", "--stop-at", "in-wait", "--how", "hold"],
+    &["cycle", "--stop-at", "in-wait", "--how", "kill"],
+    &["thread"],
+    &["create"],
+    &["foreign", "--nsems", "3"],
+];
+
+/// Last verdict of each set, by semid: a finding, or not one.
+fn words<'a>(found: impl Iterator<Item = (&'a Value, &'a Value)>) -> BTreeMap<i64, String> {
+    let found = found.filter_map(|(semid, word)| {
+        let word = word
+            .as_str()
+            .filter(|word| matches!(*word, "leaked" | "stuck"));
+        Some((semid.as_i64()?, word?.to_owned()))
+    });
+    found.collect()
+}
+
+fn one_word() -> Result<()> {
+    in_private_ns(|| {
+        let ns = ns_of("thread-self")?;
+        let mut tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
+        let mut actors = Vec::new();
+        for args in ACTORS {
+            actors.push(actor(args)?);
+        }
+        // The last one that is found: it needs its thread to have been quiet for a while.
+        let abandoned = |object: &Value| object["verdict"]["detail"]["how"] == "never_waited";
+        tracer.until(abandoned, Duration::from_secs(60))?;
+        let interrupted = tracer
+            .seen()
+            .any(|it| it["verdict"]["detail"]["how"] == "abandoned_on_eintr");
+        ensure!(interrupted, "no wait that was given up was found");
+        let began = Instant::now();
+        loop {
+            let (list, _) = dmtrace_json(&["list", "--ipc-ns", &ns.to_string()])?;
+            let _more = tracer.until(|_| false, Duration::from_millis(1500));
+            let rows = list["semaphores"].as_array().context("no list")?;
+            let listed = words(rows.iter().map(|row| (&row["semid"], &row["state"])));
+            let watched = words(
+                tracer
+                    .seen()
+                    .filter(|it| it["type"] == "finding")
+                    .map(|it| (&it["semid"], &it["verdict"]["class"])),
+            );
+            if listed == watched {
+                ensure!(listed.len() >= 7, "{listed:?}");
+                return Ok(());
+            }
+            ensure!(
+                began.elapsed() < Duration::from_secs(20),
+                "list: {listed:?}\nwatch: {watched:?}"
+            );
+        }
+    })?
+}

@@ -1,0 +1,150 @@
+//! Whatever could not be read makes the answer incomplete: exit code 4, and one line that says
+//! what. A cookie is there each time, and none of these places shows everything.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use anyhow::{Context, Result, ensure};
+use dmtrace_tests::harness::{Trial, actor, dmtrace_bin, in_private_ns, test};
+use serde_json::Value;
+
+use crate::NEEDS;
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("incomplete_in_a_pid_namespace", NEEDS, || {
+            everywhere(&["unshare", "-p", "-f", "--mount-proc"])
+        }),
+        test("incomplete_without_proc", NEEDS, || {
+            everywhere(&[
+                "unshare",
+                "-m",
+                "sh",
+                "-c",
+                "mount -t tmpfs none /proc; exec \"$@\"",
+                "-",
+            ])
+        }),
+        test("incomplete_in_a_chroot", NEEDS, chroot),
+        test("incomplete_for_nobody", NEEDS, || {
+            everywhere(&[
+                "setpriv",
+                "--reuid=65534",
+                "--regid=65534",
+                "--clear-groups",
+            ])
+        }),
+        test("incomplete_traces_say_so", NEEDS, traces),
+        test("complete_for_root_on_the_host", NEEDS, complete),
+    ]
+}
+
+/// Verbs that need no tracing.
+const VERBS: [&[&str]; 5] = [
+    &["list"],
+    &["report"],
+    &["explain"],
+    &["clean"],
+    &["doctor", "--no-attach"],
+];
+
+/// The program where everybody may run it.
+fn program(dir: &Path) -> Result<PathBuf> {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    let path = dir.join("dmtrace");
+    fs::copy(dmtrace_bin()?, &path)?;
+    Ok(path)
+}
+
+fn run(place: &[&str], program: &Path, words: &[&str]) -> Result<Output> {
+    Command::new(place[0])
+        .args(&place[1..])
+        .arg(program)
+        .args(words)
+        .output()
+        .with_context(|| place[0].to_owned())
+}
+
+fn everywhere(place: &[&str]) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = program(dir.path())?;
+    in_private_ns(|| {
+        let mut there = actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
+        there.until("armed")?;
+        VERBS.iter().try_for_each(|verb| one(place, &program, verb))
+    })?
+}
+
+fn one(place: &[&str], program: &Path, verb: &[&str]) -> Result<()> {
+    let output = run(place, program, verb)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let said = format!("{verb:?} in {place:?}: {text}{errors}");
+    // Without the rights to trace at all, doctor says so first.
+    let code = output.status.code();
+    let doctor = verb[0] == "doctor";
+    ensure!(
+        code == Some(4) || doctor && code == Some(3),
+        "{:?}: {said}",
+        output.status
+    );
+    ensure!(!text.contains("No cookie is leaked."), "{said}");
+    ensure!(!text.contains("No cookie is there"), "{said}");
+    if !doctor {
+        let lines = errors
+            .lines()
+            .filter(|line| line.contains("not everything could be read"));
+        ensure!(lines.count() == 1, "{said}");
+    }
+    let words = [&["--json"], verb].concat();
+    let output = run(place, program, &words)?;
+    let value: Value = serde_json::from_slice(&output.stdout).with_context(|| said.clone())?;
+    ensure!(value["complete"] == false, "{said}: {value}");
+    Ok(())
+}
+
+fn chroot() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let root = dir.path().join("root");
+    fs::create_dir(&root)?;
+    let script = format!(
+        "mount --rbind / {root} && umount -l {root}/proc && exec chroot {root} \"$@\"",
+        root = root.display()
+    );
+    everywhere(&["unshare", "-m", "sh", "-c", &script, "-"])
+}
+
+fn traces() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = program(dir.path())?;
+    let place = ["unshare", "-p", "-f", "--mount-proc"];
+    in_private_ns(|| {
+        let output = run(&place, &program, &["watch", "--json", "-d", "1s"])?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let last = text.lines().last().with_context(|| errors.to_string())?;
+        let summary: Value = serde_json::from_str(last)?;
+        ensure!(summary["complete"] == false, "{summary}");
+        ensure!(summary["unread"].is_string(), "{summary}");
+        ensure!(matches!(output.status.code(), Some(1 | 4)), "{output:?}");
+        let output = run(&place, &program, &["exec", "--", "true"])?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(4), "{errors}");
+        ensure!(errors.contains("not everything could be read"), "{errors}");
+        Ok(())
+    })?
+}
+
+/// The other way round: this machine can be read, and nothing is called incomplete.
+fn complete() -> Result<()> {
+    let output = Command::new(dmtrace_bin()?)
+        .args(["list", "--json"])
+        .output()?;
+    let value: Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(value["complete"] == true, "{}", value["notes"]);
+    Ok(())
+}
