@@ -45,7 +45,7 @@ pub enum Color {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Trace live: one line for each change of a cookie, a summary at Ctrl-C.
-    #[command(after_help = WATCH_EXAMPLES)]
+    #[command(after_help = WATCH_EXAMPLES, after_long_help = watch_help())]
     Watch(Watch),
     /// Show cookies as they are now, in all IPC namespaces; needs no eBPF.
     #[command(after_help = LIST_EXAMPLES)]
@@ -76,6 +76,11 @@ Examples:
   dmtrace watch                  cookies, until Ctrl-C
   dmtrace watch --all -d 10s     every semaphore, for ten seconds
   dmtrace watch --json | jq .    one JSON object per line";
+/// The examples, and what the words in the lines mean.
+fn watch_help() -> String {
+    format!("{WATCH_EXAMPLES}\n\n{}", super::legend::LEGEND)
+}
+
 const LIST_EXAMPLES: &str = "\
 Examples:
   dmtrace list                   cookies in all IPC namespaces
@@ -154,7 +159,7 @@ pub struct Table {
     /// Print no header line, and no summary.
     #[arg(long)]
     pub no_headers: bool,
-    /// Do not cut long columns to the width of the terminal.
+    /// Print each row on one line, however narrow the terminal is.
     #[arg(long)]
     pub no_trunc: bool,
 }

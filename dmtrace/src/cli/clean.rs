@@ -277,9 +277,7 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
         let report = apply(plan, &mut audit, witness(), stop, &mut |applied| {
             if !as_json
                 && broken.is_none()
-                && let Err(error) = out
-                    .line(&text::result_line(applied))
-                    .and_then(|()| out.flush())
+                && let Err(error) = text::print_result(applied, out).and_then(|()| out.flush())
             {
                 // The reader has gone. What was asked for is done all the same.
                 broken = Some(error);

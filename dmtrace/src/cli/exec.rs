@@ -25,7 +25,7 @@ pub fn run(args: &Exec, as_json: bool) -> Result<ExitCode> {
         Some(path) => Out::to(Box::new(
             std::fs::File::create(path).with_context(|| path.display().to_string())?,
         )),
-        None => Out::to(Box::new(io::stderr())),
+        None => Out::to_stderr(),
     };
     runtime()?.block_on(async {
         let mut tracing = Tracing::start(&args.tuning, |_, _| Ok(None))?;

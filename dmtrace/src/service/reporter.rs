@@ -252,12 +252,8 @@ impl Observer for Reporter {
     }
 
     fn device_mapper(&mut self, report: &DmReport) -> Result<()> {
-        let text = format!(
-            "device-mapper was loaded and is traced now; cookies made before, their devices not \
-             known: {}",
-            report.cookies_before
-        );
-        self.log.say(Level::Notice, text);
+        self.log
+            .say(Level::Notice, crate::cli::printer::dm_loaded(report));
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! The report on a time for people, 80 columns wide.
+//! The report on a time for people.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,8 +18,6 @@ use crate::{
     },
 };
 
-/// Columns of the text.
-const WIDTH: usize = 80;
 /// Lines for findings of one kind; more are counted.
 const LINES: usize = 20;
 
@@ -120,7 +118,8 @@ fn list(title: &str, findings: &[Finding], culprit: bool, out: &mut Out) -> Resu
         if !culprit {
             rest.push(story::end(finding.gone.as_ref()));
         }
-        for (number, line) in wrap(&rest.join("; "), WIDTH - 12).iter().enumerate() {
+        let width = out.prose() - 12;
+        for (number, line) in wrap(&rest.join("; "), width).iter().enumerate() {
             let indent = if number == 0 { 10 } else { 12 };
             out.line(&format!("{:indent$}{line}", ""))?;
         }
@@ -231,7 +230,8 @@ fn gaps(past: &Past, out: &mut Out) -> Result<()> {
             loss.count,
             loss.what
         );
-        for (number, line) in wrap(&text, WIDTH - 4).iter().enumerate() {
+        let width = out.prose() - 4;
+        for (number, line) in wrap(&text, width).iter().enumerate() {
             out.line(&format!(
                 "{}{line}",
                 if number == 0 { "  " } else { "    " }
@@ -264,7 +264,7 @@ pub(super) fn ending_lines(finding: &Finding) -> Vec<String> {
 }
 
 fn paragraph(text: &str, out: &mut Out) -> Result<()> {
-    wrap(text, WIDTH)
+    wrap(text, out.prose())
         .iter()
         .try_for_each(|line| Ok(out.line(line)?))
 }
