@@ -56,7 +56,7 @@ pub enum Verb {
     /// Explain one cookie: what happened, which step is missing, whose fault, what (not) to do.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(Explain),
-    /// Run a command and tell which cookies it or its children left behind.
+    /// Run a command and say which cookies it or its children left behind.
     #[command(after_help = EXEC_EXAMPLES)]
     Exec(Exec),
     /// Trace into a file for `report` and `list`, here or on another machine.
@@ -109,7 +109,7 @@ Examples:
   dmtrace serve                  until SIGTERM; findings go to standard error, or the journal
   dmtrace serve --group adm      members of adm may ask how it is, too
   dmtrace serve --status         how the running service is, and what it has found
-  dmtrace serve --keep           tracing goes on while the service is restarted
+  dmtrace serve --keep           tracing continues while the service is restarted
   dmtrace serve --remove         ends that, once no service runs";
 const CLEAN_EXAMPLES: &str = "\
 Examples:
@@ -345,22 +345,22 @@ impl SmallTuning {
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent flags")]
 pub struct Serve {
-    /// Ask the running service how it is; exit code 1 if findings stand.
+    /// Show the status of the running service; exit code 1 if it has active findings.
     #[arg(long)]
     pub status: bool,
     /// Members of this group may ask, too (default: root only).
     #[arg(long, value_name = "GROUP")]
     pub group: Option<String>,
-    /// Say every step of every cookie.
+    /// Log every step of every cookie.
     #[arg(short, long)]
     pub verbose: bool,
-    /// Let tracing go on after SIGTERM, too, for the next start.
+    /// Keep tracing after SIGTERM, too, until the next start.
     ///
-    /// After a crash, and over systemctl restart, it goes on in any case, where the kernel allows.
-    /// Without this any other orderly end leaves nothing behind.
+    /// After a crash, and over systemctl restart, tracing continues in any case, where the kernel
+    /// allows. Without this any other orderly end leaves nothing behind.
     #[arg(long)]
     pub keep: bool,
-    /// Remove what a service that has ended left to go on.
+    /// End the tracing that a service left running in the kernel.
     #[arg(long, conflicts_with = "status")]
     pub remove: bool,
     /// Remove leaks that nobody has touched for this time (default: never remove anything).

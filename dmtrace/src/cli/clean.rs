@@ -31,6 +31,7 @@ use crate::{
     output::Out,
     probe::Environment,
     verdict::{Context, Judged, Obstacle, Rules, Thresholds},
+    wording::causes,
 };
 
 /// What is old enough by default, for a leak that was seen.
@@ -294,7 +295,7 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
         text::conclude(args, draft, &report, out)?;
     }
     if let Some(error) = &report.stopped {
-        eprintln!("dmtrace: {error}");
+        eprintln!("dmtrace: {}", causes(error));
     }
     Ok(if !report.is_complete() {
         exit::partial()

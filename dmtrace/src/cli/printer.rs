@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     event::{ProcessImage, errno_word},
-    ids::{DevNum},
+    ids::DevNum,
     ledger::{Change, ChangeKind, Device, EndKind, ImageId, Ledger, Meaning, Name},
     output::{Out, json, time::Clock},
     session::DmReport,
@@ -304,10 +304,7 @@ impl Observer for Printer<'_> {
         if self.style.json {
             return Ok(self.out.json(&json::envelope("device_mapper", report))?);
         }
-        remark(
-            false,
-            &dm_loaded(report),
-        );
+        remark(false, &dm_loaded(report));
         Ok(())
     }
 

@@ -26,6 +26,7 @@ use crate::{
     session::{Tap, Tapped},
     stack::{CallSite, Found},
     verdict::Thresholds,
+    wording::cause,
 };
 
 /// A recording in the making; shared between the tap in the session and the verb.
@@ -60,7 +61,7 @@ impl Recorder {
             } else {
                 ""
             };
-            anyhow::anyhow!("{}: {error}{hint}", path.display())
+            anyhow::anyhow!("{}: {}{hint}", path.display(), cause(&error))
         })?;
         Ok(Self(Rc::new(RefCell::new(State {
             path: path.to_owned(),
@@ -205,7 +206,11 @@ impl State {
     /// Keeps what was written: a recording without an end is readable.
     fn fail(&mut self, error: &io::Error) {
         self.writer = None;
-        let message = format!("{}: {error}; the recording ends here", self.path.display());
+        let message = format!(
+            "{}: {}; the recording ends here",
+            self.path.display(),
+            cause(error)
+        );
         eprintln!("dmtrace: {message}");
         self.failed = Some(message);
     }

@@ -24,6 +24,8 @@ use super::{
     spec::{Attachment, Backend, Hook, Plan, device_mapper},
 };
 
+use crate::wording::cause;
+
 const MODULE: &str = "/sys/module/dm_mod";
 const MODULE_BTF: &str = "/sys/kernel/btf/dm_mod";
 /// A module is visible a moment before it can be attached to.
@@ -340,7 +342,8 @@ fn types(kernel: Option<&Rc<Btf>>) -> Result<Types, String> {
         return Err("the kernel has no type information of modules".to_owned());
     }
     let btf = Btf::of_module(Path::new(MODULE_BTF), &kernel).map_err(|error| error.to_string())?;
-    let object = module::btf_of("dm_mod").map_err(|error| format!("BTF of dm_mod: {error}"))?;
+    let object =
+        module::btf_of("dm_mod").map_err(|error| format!("BTF of dm_mod: {}", cause(&error)))?;
     Ok(Types {
         btf: Rc::new(btf),
         object: Some(object),

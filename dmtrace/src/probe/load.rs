@@ -33,6 +33,7 @@ use super::{
 use crate::{
     host::{clock::boot_now, heap},
     ids::BootTime,
+    wording::chain,
 };
 
 /// The object, as `build.rs` has packed it: a fifth of its size. For the parser it is in memory of
@@ -207,8 +208,8 @@ impl Tracer {
             pins: past.pins,
             pinned,
         };
-        let tracer = Self::assemble(parts, offsets)
-            .map_err(|error| StartError::Other(format!("{error:#}")))?;
+        let tracer =
+            Self::assemble(parts, offsets).map_err(|error| StartError::Other(chain(&error)))?;
         Ok((tracer, continuity))
     }
 

@@ -41,6 +41,7 @@ use super::{
     spec::{Backend, Plan, Subject},
 };
 use crate::ids::BootTime;
+use crate::wording::cause;
 
 /// `BPF_FS_MAGIC`; the type of the field depends on the C library.
 const BPF_FS: u32 = 0xcafe_4a11;
@@ -96,7 +97,7 @@ impl Pins {
         make(root)
             .and_then(|()| fs::set_permissions(root, fs::Permissions::from_mode(0o700)))
             .and_then(|()| make(&pins.layout))
-            .map_err(|error| format!("{}: {error}", root.display()))?;
+            .map_err(|error| format!("{}: {}", root.display(), cause(&error)))?;
         Ok(pins)
     }
 
@@ -250,7 +251,7 @@ pub(super) fn keep(
     };
     pinned().map_err(|error| {
         let _half = fs::remove_dir_all(&new);
-        format!("{}: {error}", dir.display())
+        format!("{}: {}", dir.display(), cause(&error))
     })
 }
 

@@ -6,6 +6,7 @@ use super::evidence::{Evidence, Fate};
 use crate::{
     event::{Command, errno_word},
     ledger::Who,
+    wording,
 };
 
 impl fmt::Display for Evidence {
@@ -93,7 +94,10 @@ impl fmt::Display for Evidence {
                 uevents,
             } => write!(
                 f,
-                "{announced} operations announced, {ioctls} ioctls returned, {uevents} uevents sent"
+                "{} announced, {} returned, {} sent",
+                Many(*announced, "operation"),
+                Many(*ioctls, "ioctl"),
+                Many(*uevents, "uevent")
             ),
             Self::Stranger { who } => write!(f, "{who} completed it; udev did not start it"),
             Self::SeveralUdevds { pids } => {
@@ -119,7 +123,10 @@ impl fmt::Display for Evidence {
                     "it lives in IPC namespace {ns}; udev completes in the host's"
                 )
             }
-            Self::EventsLost { count } => write!(f, "{count} events were lost"),
+            Self::EventsLost { count } => {
+                let lost = wording::count(*count, "event was", "events were");
+                write!(f, "{lost} lost")
+            }
             Self::OperationsUnseen => f.write_str("not every operation on it was seen"),
             Self::ValueMismatch { events, kernel } => {
                 write!(f, "value {kernel} where the events make {events}")
@@ -167,7 +174,9 @@ impl fmt::Display for Evidence {
                     (Some(errno), ..) => write!(f, "failed with {}", errno_word(*errno)),
                 }
             }
-            Self::MoreDevices { count } => write!(f, "{count} more devices"),
+            Self::MoreDevices { count } => {
+                f.write_str(&wording::count(*count, "more device", "more devices"))
+            }
             Self::Uevents { sent, completed } => {
                 let sent = Many(*sent, "uevent");
                 write!(f, "{sent} sent, {completed} completed by udev")
@@ -191,8 +200,8 @@ struct Many(u32, &'static str);
 
 impl fmt::Display for Many {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(count, noun) = self;
-        write!(f, "{count} {noun}{}", if *count == 1 { "" } else { "s" })
+        let Self(count, noun) = *self;
+        f.write_str(&wording::count(count, noun, &format!("{noun}s")))
     }
 }
 

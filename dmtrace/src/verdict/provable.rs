@@ -9,6 +9,7 @@ use super::{
     life::{Knowledge, Life},
 };
 use crate::ledger::Stage;
+use crate::wording::count as counted;
 
 /// Why a set must not be removed.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -257,7 +258,13 @@ impl fmt::Display for Obstacle {
             Self::NotACookie => f.write_str("it is no cookie"),
             Self::Gone => f.write_str("it is gone"),
             Self::NotRead => f.write_str("its state was not read after its last event"),
-            Self::Waiters { count } => write!(f, "{count} threads wait on it"),
+            Self::Waiters { count } => {
+                write!(
+                    f,
+                    "{} on it",
+                    counted(*count, "thread waits", "threads wait")
+                )
+            }
             Self::NotLeaked { class } => write!(f, "it is not known to be leaked: {class}"),
             Self::Inferred => f.write_str("that it leaked is inferred, not seen"),
             Self::UserAlive { pid } => write!(f, "process {pid}, which uses it, is alive"),
@@ -267,7 +274,10 @@ impl fmt::Display for Obstacle {
                 f.write_str("not every environment and command line could be read")
             }
             Self::ProcessesUnreadable => f.write_str("the process list is not complete"),
-            Self::EventPending { count } => write!(f, "udev may still complete {count} events"),
+            Self::EventPending { count } => {
+                let events = counted(*count, "event", "events");
+                write!(f, "udev may still complete {events}")
+            }
             Self::TooYoung { seconds, needed } => {
                 write!(f, "touched {seconds} s ago; {needed} s are needed")
             }

@@ -9,6 +9,7 @@ use crate::{
     host::{Roots, namespaces::own_ns},
     ids::IpcNs,
     probe::Environment,
+    wording::count,
 };
 
 /// Inode of the initial PID namespace (`PROC_PID_INIT_INO`).
@@ -53,9 +54,9 @@ fn semaphores(case: &Case, report: &mut Report) {
         report.pass(
             "limits",
             format!(
-                "{sets} semaphore sets in {} IPC namespace{}; the lowest limit is {lowest}",
-                spaces.len(),
-                if spaces.len() == 1 { "" } else { "s" }
+                "{} in {}; the lowest limit is {lowest}",
+                count(sets, "semaphore set", "semaphore sets"),
+                count(spaces.len(), "IPC namespace", "IPC namespaces")
             ),
         );
     }
@@ -79,11 +80,14 @@ fn limits(ns: &NsSnapshot) -> Vec<(String, String)> {
     if sets * 100 >= semmni * 80 {
         found.push((
             format!("{name}: {sets} of {semmni} semaphore sets (SEMMNI) in use"),
-            format!("dmtrace report tells who; dmtrace clean; {raise}"),
+            format!("dmtrace report says who; dmtrace clean; {raise}"),
         ));
     } else if semmni <= 128 {
         found.push((
-            format!("{name}: no more than {semmni} semaphore sets (SEMMNI): few leaks exhaust it"),
+            format!(
+                "{name}: no more than {} (SEMMNI): few leaks exhaust it",
+                count(semmni, "semaphore set", "semaphore sets")
+            ),
             raise.clone(),
         ));
     }

@@ -16,6 +16,7 @@ use crate::{
         time::{self, local},
         wrap,
     },
+    wording::{count, times},
 };
 
 /// Lines for findings of one kind; more are counted.
@@ -34,8 +35,8 @@ pub(super) fn print(past: &Past, groups: &[(By, Vec<Group>)], out: &mut Out) -> 
     } else {
         let standing = past.leaked.iter().filter(|it| it.gone.is_none()).count();
         out.line(&format!(
-            "{} cookies leaked: {}{standing} stand",
-            past.leaked.len(),
+            "{} leaked: {}{standing} still there",
+            count(past.leaked.len(), "cookie", "cookies"),
             ends(&past.leaked)
         ))?;
         out.line("")?;
@@ -126,7 +127,7 @@ fn list(title: &str, findings: &[Finding], culprit: bool, out: &mut Out) -> Resu
     }
     let more = findings.len().saturating_sub(LINES);
     if more > 0 {
-        out.line(&format!("  and {more} before that: --json has them all"))?;
+        out.line(&format!("  and {more} earlier: --json has them all"))?;
     }
     Ok(out.line("")?)
 }
@@ -158,7 +159,7 @@ fn victims(past: &Past, out: &mut Out) -> Result<()> {
     }
     let more = past.starved.len().saturating_sub(LINES);
     if more > 0 {
-        out.line(&format!("          and {more} such moments before that"))?;
+        out.line(&format!("          and {more} earlier"))?;
     }
     Ok(out.line("")?)
 }
@@ -190,7 +191,8 @@ fn programs(past: &Past, out: &mut Out) -> Result<()> {
     }
     let more = programs.len().saturating_sub(LINES);
     if more > 0 {
-        out.line(&format!("  and {more} other programs"))?;
+        let more = count(more, "other program", "other programs");
+        out.line(&format!("  and {more}"))?;
     }
     Ok(out.line("")?)
 }
@@ -215,7 +217,7 @@ fn gaps(past: &Past, out: &mut Out) -> Result<()> {
         }
         let more = past.gaps.len().saturating_sub(LINES);
         if more > 0 {
-            out.line(&format!("  and {more} before that"))?;
+            out.line(&format!("  and {more} earlier"))?;
         }
         out.line("")?;
     }
@@ -241,19 +243,12 @@ fn gaps(past: &Past, out: &mut Out) -> Result<()> {
     Ok(out.line("")?)
 }
 
-fn times(count: u64) -> String {
-    match count {
-        1 => "once".to_owned(),
-        count => format!("{count} times"),
-    }
-}
-
 /// What a story of the past says of its time: when it was found, and how it ended.
 pub(super) fn ending_lines(finding: &Finding) -> Vec<String> {
     let found = local::minute(finding.found.wall_ms);
     match &finding.gone {
         None => vec![format!(
-            "found {found}; stands, as far as the history knows"
+            "found {found}; still there, as far as the history knows"
         )],
         Some(gone) => vec![format!(
             "found {found}; {}, {}",
