@@ -24,6 +24,7 @@ mod serve_memory;
 mod serve_quiet;
 mod service;
 mod tracer;
+mod wording;
 
 use std::process::ExitCode;
 
@@ -53,5 +54,6 @@ fn main() -> ExitCode {
     tests.extend(serve_memory::tests());
     tests.extend(serve_quiet::tests());
     tests.extend(serve_export::tests());
+    tests.extend(wording::tests());
     run_serially("live", tests)
 }

@@ -16,12 +16,13 @@ use crate::{host, setup, tally::Tally};
 /// What a check returns: nothing, or what is wrong.
 type Check = fn() -> Result<()>;
 
-const CHECKS: [(&str, Check); 8] = [
+const CHECKS: [(&str, Check); 9] = [
     ("rustfmt", rustfmt),
     ("ring-only-in-emit", house::ring),
     ("file-lengths", house::lengths),
     ("no-local-paths", house::local_paths),
     ("no-registry-hosts", house::registry_hosts),
+    ("numbers-agree", house::plurals),
     ("clippy-workspace", clippy_workspace),
     ("clippy-without-live", clippy_without_live),
     ("clippy-ebpf", clippy_ebpf),

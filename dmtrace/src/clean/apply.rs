@@ -74,7 +74,7 @@ impl Outcome {
         match self {
             Self::Removed | Self::Gone | Self::NotTried => None,
             Self::RemovedLate(_) => {
-                Some("somebody used it between the last look and its removal".to_owned())
+                Some("somebody used it between the last check and its removal".to_owned())
             }
             Self::Completed(Completion { value, count }) => {
                 Some(format!("value {value}, now {}", value - count))

@@ -204,7 +204,7 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
         .collect();
     if args.force_unknown && judged.len() > 1 {
         return Err(Failure::Usage(format!(
-            "--force-unknown: {} cookies match; name one, with --ipc-ns",
+            "--force-unknown: several cookies match ({}); name one, with --ipc-ns",
             judged.len()
         ))
         .into());
@@ -252,7 +252,7 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
     let plan = draft.plan();
     if plan.blown {
         return Err(Failure::Partial(format!(
-            "the plan would {}, more than --max {}: nothing was done; look at it with: dmtrace \
+            "the plan would {}, more than --max {}: nothing was done; show it with: dmtrace \
              clean",
             text::acts(draft),
             args.max

@@ -115,7 +115,7 @@ fn show(status: &Value, out: &mut Out) -> Result<()> {
         number(&cookies["live"]),
     ))?;
     out.line(&format!(
-        "messages: seen {} = submitted {} + dropped {} (made good from the maps); drift {}",
+        "messages: seen {} = submitted {} + dropped {} (recovered from the maps); drift {}",
         number(&health["seen"]),
         number(&health["submitted"]),
         number(&health["dropped"]),

@@ -56,6 +56,13 @@ impl Out {
         }
     }
 
+    /// As if on a terminal of this width.
+    #[cfg(test)]
+    pub(crate) const fn with_width(mut self, width: usize) -> Self {
+        self.width = Some(width);
+        self
+    }
+
     /// Width in columns; `None` for no limit: a pipe or a file, where the whole line is wanted.
     pub const fn width(&self) -> Option<usize> {
         self.width

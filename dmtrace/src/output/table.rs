@@ -320,8 +320,8 @@ mod tests {
              0x0d4d1234      7\n\
              \x20   open\n\
              0x0d4d1235      8\n\
-             \x20   leaked: its owner was killed while it\n\
-             \x20   waited\n"
+             \x20   leaked: its owner was killed while\n\
+             \x20   it waited\n"
         );
     }
 

@@ -86,7 +86,7 @@ impl DeviceMapper {
     pub fn new(ebpf: &Ebpf, object: &'static [u8], wanted: Option<Backend>, plan: Plan) -> Self {
         let (maps, programs) = match MapFds::of(ebpf) {
             Ok(maps) => (Some(maps), Err("not read yet".to_owned())),
-            Err(error) => (None, Err(error.to_string())),
+            Err(error) => (None, Err(cause(&error))),
         };
         Self {
             object,
@@ -330,7 +330,7 @@ fn backend(way: &[Attachment]) -> Backend {
 fn types(kernel: Option<&Rc<Btf>>) -> Result<Types, String> {
     let kernel = match kernel {
         Some(kernel) => Rc::clone(kernel),
-        None => Rc::new(Btf::from_file(Path::new(BTF_FILE)).map_err(|error| error.to_string())?),
+        None => Rc::new(Btf::from_file(Path::new(BTF_FILE)).map_err(|error| cause(&error))?),
     };
     if kernel.has_function("dm_kobject_uevent") {
         return Ok(Types {
@@ -341,7 +341,7 @@ fn types(kernel: Option<&Rc<Btf>>) -> Result<Types, String> {
     if !Path::new(MODULE_BTF).exists() {
         return Err("the kernel has no type information of modules".to_owned());
     }
-    let btf = Btf::of_module(Path::new(MODULE_BTF), &kernel).map_err(|error| error.to_string())?;
+    let btf = Btf::of_module(Path::new(MODULE_BTF), &kernel).map_err(|error| cause(&error))?;
     let object =
         module::btf_of("dm_mod").map_err(|error| format!("BTF of dm_mod: {}", cause(&error)))?;
     Ok(Types {

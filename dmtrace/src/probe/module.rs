@@ -88,7 +88,7 @@ impl Programs {
     /// # Errors
     /// The object and the maps do not fit.
     pub fn new(object: &[u8], maps: MapFds) -> Result<Self, String> {
-        let mut object = aya_obj::Object::parse(object).map_err(|error| error.to_string())?;
+        let mut object = aya_obj::Object::parse(object).map_err(|error| cause(&error))?;
         let sections = object.functions.keys().map(|(section, _)| *section);
         let sections = sections.collect();
         let defined = mem::take(&mut object.maps);
@@ -98,10 +98,10 @@ impl Programs {
         });
         object
             .relocate_maps(placed, &sections)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| cause(&error))?;
         object
             .relocate_calls(&sections)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| cause(&error))?;
         let mut code = HashMap::new();
         for (name, program) in object.programs {
             if let Some(function) = object.functions.get(&program.function_key()) {

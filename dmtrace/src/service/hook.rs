@@ -17,6 +17,7 @@ use tokio::{
     io::AsyncWriteExt as _, process::Command, sync::mpsc, task::JoinHandle, time::timeout,
 };
 
+use crate::wording::cause;
 use crate::{cli::row::Row, host::container::Workload, metrics::HookRun, output::json::envelope};
 
 /// Findings that wait while the command runs; more are dropped and counted.
@@ -215,7 +216,7 @@ async fn run(
         .spawn();
     let mut child = match spawned {
         Ok(child) => child,
-        Err(error) => return (HookRun::Failed, Some(error.to_string())),
+        Err(error) => return (HookRun::Failed, Some(cause(&error))),
     };
     let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
     let stdin = child.stdin.take();
@@ -239,7 +240,7 @@ async fn run(
             let why = format!("killed after {} s", limit.as_secs_f64());
             (HookRun::TimedOut, Some(why))
         }
-        Ok(Err(error)) => (HookRun::Failed, Some(error.to_string())),
+        Ok(Err(error)) => (HookRun::Failed, Some(cause(&error))),
         Ok(Ok(status)) => {
             group.0 = None;
             if status.success() {

@@ -81,7 +81,7 @@ impl fmt::Display for Evidence {
                 pid,
                 runs: Some((child, name)),
             } => write!(f, "udev worker {pid} runs {name}[{child}]"),
-            Self::Worker { pid, runs: None } => write!(f, "udev worker {pid} is there"),
+            Self::Worker { pid, runs: None } => write!(f, "udev worker {pid} exists"),
             Self::UdevYounger { pid } => {
                 write!(
                     f,

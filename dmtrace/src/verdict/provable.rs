@@ -281,7 +281,7 @@ impl fmt::Display for Obstacle {
             Self::TooYoung { seconds, needed } => {
                 write!(f, "touched {seconds} s ago; {needed} s are needed")
             }
-            Self::ClockSet => f.write_str("its times lie in the future: the clock was set"),
+            Self::ClockSet => f.write_str("its times are in the future: the clock was set"),
             Self::EventsLost => f.write_str("events were lost"),
             Self::Suspended { name } => write!(f, "device {name} is suspended"),
             Self::NoWaiter => f.write_str("no thread waits on it"),

@@ -202,7 +202,7 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
     };
     let install = "install the udev rules of the device mapper (package dmsetup or device-mapper)";
     match (&udev.notify_rule, &udev.notify_rule_mask) {
-        (Some(path), _) => report.pass("rule", format!("{path} completes cookies")),
+        (Some(path), _) => report.pass("rule", format!("cookies are completed by {path}")),
         (None, Some(mask)) => report.add(
             "rule",
             wanted,
@@ -221,7 +221,7 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
         .map(|dir| Path::new(dir).join("dmsetup"))
         .find(|path| roots.exists(path));
     match dmsetup {
-        Some(path) => report.pass("dmsetup", format!("{} is there", roots.shown(&path))),
+        Some(path) => report.pass("dmsetup", format!("{} exists", roots.shown(&path))),
         None => report.add(
             "dmsetup",
             wanted,

@@ -11,6 +11,8 @@ use crate::{
 const BEGIN: usize = 12 + 2 + 9 + 2 + 10;
 /// Indentation of what has no room on the line: below the event.
 const INDENT: usize = 14;
+/// The same where there is hardly room.
+const NARROW_INDENT: usize = 4;
 /// Columns that a name with its number usually takes.
 const PROCESS: usize = 16;
 
@@ -52,7 +54,7 @@ impl Columns {
     pub(super) fn header(&self, out: &mut Out) -> io::Result<()> {
         let begin = format!("{:12}  {:9}  {:10}", "TIME", "EVENT", "COOKIE");
         if !self.has_room(out.width().unwrap_or(usize::MAX)) {
-            return out.whole_line(begin.trim_end());
+            return out.hanging(begin.trim_end(), NARROW_INDENT);
         }
         let semid = self.semid;
         out.whole_line(&format!("{begin}  {:>semid$}  VAL  PROCESS", "SEMID"))
@@ -90,12 +92,14 @@ impl Columns {
         let mut shown;
         let mut rest: Vec<&str> = Vec::new();
         let labelled = format!("semid {number}, value {value}");
-        if self.has_room(width) {
+        let indent = if self.has_room(width) {
             shown = columns;
+            INDENT
         } else {
             shown = begin;
             rest.push(&labelled);
-        }
+            NARROW_INDENT
+        };
         rest.push(&line.who);
         // Alone, a process name is enough for the line; what explains it follows whole.
         rest.extend([line.detail.as_str(), ns.as_str()]);
@@ -106,10 +110,13 @@ impl Columns {
             shown.push_str("  ");
             shown.push_str(rest.remove(0));
         }
-        out.whole_line(&shown.replacen(line.event, &out.state(line.event), 1))?;
+        out.hanging(
+            &shown.replacen(line.event, &out.state(line.event), 1),
+            indent,
+        )?;
         if !rest.is_empty() {
-            let rest = format!("{:INDENT$}{}", "", rest.join("  "));
-            out.hanging(&rest, INDENT)?;
+            let rest = format!("{:indent$}{}", "", rest.join("  "));
+            out.hanging(&rest, indent)?;
         }
         Ok(())
     }
@@ -117,10 +124,18 @@ impl Columns {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
     use unicode_width::UnicodeWidthStr;
 
     use super::*;
-    use crate::output::testing::printed;
+    use crate::{
+        cli::printer::word,
+        event::{Action, Command},
+        ids::Key,
+        ledger::{Change, ChangeKind, EndKind, Meaning, Name, Stage},
+        output::testing::printed,
+        verdict::{Cause, Class, How},
+    };
 
     fn line(event: &'static str, ns: IpcNs, detail: &str) -> Line {
         Line {
@@ -150,7 +165,12 @@ mod tests {
         text.lines()
             .map(|line| {
                 let timed = line.get(2..3) == Some(":");
-                if timed { &line[14..] } else { line }.to_owned()
+                if timed {
+                    line.get(14..).unwrap_or_default()
+                } else {
+                    line
+                }
+                .to_owned()
             })
             .collect()
     }
@@ -209,5 +229,109 @@ mod tests {
             [false, false, true, true, false],
             "grep does not"
         );
+    }
+
+    /// All kinds. Without a wildcard, so that a new one has to be added to the list, too.
+    fn all_kinds() -> Vec<ChangeKind> {
+        let (name, device) = (Name::default(), None);
+        let kinds = vec![
+            ChangeKind::Created { nsems: 1 },
+            ChangeKind::Found,
+            ChangeKind::Set { to: 1 },
+            ChangeKind::Up { to: None },
+            ChangeKind::Down {
+                to: None,
+                meaning: Meaning::Completion,
+            },
+            ChangeKind::Starved,
+            ChangeKind::Waiting { value: None },
+            ChangeKind::Released,
+            ChangeKind::WaitFailed { errno: 4 },
+            ChangeKind::Destroyed {
+                ending: EndKind::ByWaiter,
+            },
+            ChangeKind::OwnerExited {
+                status: None,
+                stage: Stage::Created,
+            },
+            ChangeKind::CreateFailed { errno: 28 },
+            ChangeKind::LookupFailed {
+                errno: 2,
+                lives_in: None,
+            },
+            ChangeKind::Ioctl {
+                command: Command::Resume,
+                errno: 0,
+                unseen: false,
+                uevent: true,
+                deferred: false,
+                name: name.clone(),
+                new_name: None,
+                uuid: None,
+                device,
+            },
+            ChangeKind::Uevent {
+                action: Action::Change,
+                name,
+                uuid: None,
+                device,
+            },
+        ];
+        for kind in &kinds {
+            match kind {
+                ChangeKind::Created { .. }
+                | ChangeKind::Found
+                | ChangeKind::Set { .. }
+                | ChangeKind::Up { .. }
+                | ChangeKind::Down { .. }
+                | ChangeKind::Starved
+                | ChangeKind::Waiting { .. }
+                | ChangeKind::Released
+                | ChangeKind::WaitFailed { .. }
+                | ChangeKind::Destroyed { .. }
+                | ChangeKind::OwnerExited { .. }
+                | ChangeKind::CreateFailed { .. }
+                | ChangeKind::LookupFailed { .. }
+                | ChangeKind::Ioctl { .. }
+                | ChangeKind::Uevent { .. } => {}
+            }
+        }
+        kinds
+    }
+
+    #[test]
+    fn help_explains_every_word_of_the_column() {
+        let help = crate::cli::Cli::command()
+            .find_subcommand_mut("watch")
+            .expect("it is one of the verbs")
+            .render_long_help()
+            .to_string();
+        for kind in all_kinds() {
+            let word = word(&Change {
+                at: BootTime(0),
+                sem: SemId::default(),
+                key: Key(0x0d4d_1234),
+                who: None,
+                kind,
+            });
+            let entry = help
+                .lines()
+                .find_map(|line| line.trim_start().strip_prefix(word));
+            assert!(entry.is_some_and(|rest| rest.starts_with("  ")), "{word}");
+        }
+        for class in [
+            Class::Leaked(How::NeverWaited),
+            Class::Stuck(Cause::UdevdDown),
+            Class::Accident,
+            Class::OverCompleted,
+        ] {
+            assert!(
+                class.is_finding() && help.contains(class.label()),
+                "{class}"
+            );
+        }
+        for line in help.lines() {
+            assert!(line.width() <= 100, "{line}");
+        }
     }
 }
