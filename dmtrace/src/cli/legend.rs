@@ -18,7 +18,8 @@ Events:
   no lookup   somebody looked for a cookie that is not there
   ioctl       device-mapper has done what was asked for with the cookie
   uevent      device-mapper tells udev about it
-Findings, each with the reason and how sure it is (more: dmtrace explain COOKIE):
+Findings, with the reason and how sure it is (more: dmtrace explain COOKIE):
   leaked, stuck, accident (removed while in use), over-completed
-VAL is the value after the event: the operations that are not completed, and 1 for the wait to come.
-An IPC namespace is named where it is not the one of the line before (at first: the host's).";
+VAL is the value after the event: operations that are not completed, and 1 for
+the wait to come. An IPC namespace is named where it is not that of the line
+before (at first: that of the host).";
