@@ -21,3 +21,4 @@ pub mod session;
 pub mod stack;
 pub mod together;
 pub mod verdict;
+pub mod wording;

@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::{
     NEEDS,
     clean_scene::{Cookie, Scene, audit_lines, grow_up, outcome, planned},
-    tracer::{dmtrace, dmtrace_json},
+    tracer::{dmtrace, dmtrace_at, dmtrace_json},
 };
 
 /// A terminal to ask on.
@@ -67,7 +67,7 @@ fn proven() -> Result<()> {
             "{plan}"
         );
         let audit = scene.path("audit");
-        let text = dmtrace(&scene.args(&audit, &[]))?;
+        let text = dmtrace_at(Some(80), &scene.args(&audit, &[]))?;
         let text = String::from_utf8(text.stdout)?;
         ensure!(
             text.lines().all(|line| line.chars().count() <= 80),

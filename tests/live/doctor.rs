@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::{
     NEEDS,
     fresh::UNMOUNT,
-    tracer::{Tracer, dmtrace, dmtrace_json},
+    tracer::{Tracer, dmtrace, dmtrace_at, dmtrace_json},
 };
 
 pub fn tests() -> Vec<Trial> {
@@ -67,7 +67,7 @@ fn in_mount_ns_by(setup: &str, by: &str) -> Result<(Value, i32)> {
 }
 
 fn works() -> Result<()> {
-    let output = dmtrace(&["doctor"])?;
+    let output = dmtrace_at(Some(80), &["doctor"])?;
     let text = String::from_utf8(output.stdout)?;
     ensure!(output.status.success(), "{text}");
     for line in text.lines() {

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{
     NEEDS,
-    tracer::{Tracer, dmtrace, dmtrace_json},
+    tracer::{Tracer, dmtrace, dmtrace_at, dmtrace_json},
 };
 
 pub fn tests() -> Vec<Trial> {
@@ -97,7 +97,7 @@ fn leak() -> Result<()> {
         ensure!(avoid.contains("complete_all"), "{avoid}");
         // The same by its semid, for people, on a terminal of 80 columns.
         let ns = ns_of("thread-self")?.to_string();
-        let output = dmtrace(&["explain", &semid, "--ipc-ns", &ns])?;
+        let output = dmtrace_at(Some(80), &["explain", &semid, "--ipc-ns", &ns])?;
         ensure!(output.status.code() == Some(1), "{output:?}");
         let shown = String::from_utf8(output.stdout)?;
         for line in shown.lines() {

@@ -29,6 +29,7 @@ mod service;
 mod times;
 mod tracer;
 mod unread;
+mod wording;
 
 use std::process::ExitCode;
 
@@ -63,5 +64,6 @@ fn main() -> ExitCode {
     tests.extend(agree::tests());
     tests.extend(times::tests());
     tests.extend(unread::tests());
+    tests.extend(wording::tests());
     run_serially("live", tests)
 }

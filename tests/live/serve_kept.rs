@@ -95,7 +95,7 @@ fn down() -> Result<()> {
         ensure!(line.contains("leaked: owner killed by SIGKILL"), "{line}");
         ensure!(line.contains("call site semget < "), "{line}");
         service.until(&format!("by cookie-actor[{before}]"))?;
-        service.until("tracing went on while no service ran: no semaphore was missed")?;
+        service.until("tracing continued while no service ran: no semaphore was missed")?;
         let status = service.status()?;
         let health = &status["health"];
         ensure!(health["continuity"]["past"] == "unbroken", "{health}");
@@ -120,7 +120,7 @@ fn upgrade() -> Result<()> {
         // Asking for one backend is another build for it.
         let mut service = Service::start(&["--pins", &pins, "--backend", "tracepoint"])?;
         let line = service.until("gap: nothing was seen from ")?;
-        ensure!(line.contains("unknown by that: 0;"), "{line}");
+        ensure!(line.contains("created unseen: 0;"), "{line}");
         let list = listed()?;
         ensure!(owner(&list[&first]) == Some(before.into()), "{list:?}");
         ensure!(owner(&list[&semid]) == Some(pid.into()), "{list:?}");
@@ -152,7 +152,7 @@ fn gap() -> Result<()> {
         let line = service.until("gap: nothing was seen from ")?;
         ensure!(
             line.contains("the probes ended with the service")
-                && line.contains("unknown by that: 1; that went: 1; that were used: 0"),
+                && line.contains("sets created unseen: 1; removed: 1; used: 0"),
             "{line}"
         );
         let list = listed()?;
@@ -176,7 +176,7 @@ fn layout() -> Result<()> {
         let mut service = Service::start(&["--pins", &pins, "--max-semaphores", "1000"])?;
         let line = service.until("gap: nothing was seen until ")?;
         ensure!(
-            line.contains("cannot be used") && !line.contains("by that: 0"),
+            line.contains("cannot be used") && !line.contains("unseen: 0"),
             "{line}"
         );
         let list = listed()?;
@@ -201,7 +201,7 @@ fn keep() -> Result<()> {
         let args = ["--keep", "--pins", &pins];
         let (status, said) = Service::start(&args)?.stop()?;
         ensure!(status.success(), "{status}: {said}");
-        ensure!(said.contains("tracing goes on"), "{said}");
+        ensure!(said.contains("tracing continues"), "{said}");
         let (pid, semid, _leaker) = leak()?;
         let mut service = Service::start(&args)?;
         service.until(&format!("by cookie-actor[{pid}]"))?;
@@ -232,7 +232,7 @@ fn keep() -> Result<()> {
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout);
         ensure!(
-            !text.contains("trace of the service, which goes on"),
+            !text.contains("trace of dmtrace serve, which is still in the kernel"),
             "{text}"
         );
         Ok(())

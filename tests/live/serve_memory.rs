@@ -121,7 +121,7 @@ fn once() -> Result<()> {
         })?;
         service.kill()?;
         let mut service = Service::start(&args)?;
-        service.until("told before the start, and stand: ")?;
+        service.until("reported before this start")?;
         let _second = leak(&mut service)?;
         let status = service.status()?;
         ensure!(

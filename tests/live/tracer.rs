@@ -189,7 +189,17 @@ impl Said {
 
 /// Runs `dmtrace` to its end.
 pub fn dmtrace(args: &[&str]) -> Result<Output> {
-    Command::new(dmtrace_bin()?)
+    dmtrace_at(None, args)
+}
+
+/// As [`dmtrace`], on so many columns; `None` for those of a pipe, which have no limit.
+pub fn dmtrace_at(columns: Option<usize>, args: &[&str]) -> Result<Output> {
+    let mut command = Command::new(dmtrace_bin()?);
+    match columns {
+        Some(columns) => command.env("COLUMNS", columns.to_string()),
+        None => command.env_remove("COLUMNS"),
+    };
+    command
         .args(args)
         .stdin(Stdio::null())
         .output()

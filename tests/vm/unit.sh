@@ -67,7 +67,7 @@ pid=$(show MainPID)
 kill -KILL "$pid"
 until_true again || bad "not back after kill -9"
 say "kill -9: restarts $(show NRestarts), pid $pid -> $(show MainPID), $(show SubState)"
-until_true sh -c 'dmtrace serve --status | grep -q "2 findings stand"' || bad "the findings are forgotten"
+until_true sh -c 'dmtrace serve --status | grep -q "2 active findings"' || bad "the findings are forgotten"
 dmtrace serve --status | cut -c1-200
 
 systemctl stop dmtrace.service || bad "stop"

@@ -16,13 +16,14 @@ use crate::{host, setup, tally::Tally};
 /// What a check returns: nothing, or what is wrong.
 type Check = fn() -> Result<()>;
 
-const CHECKS: [(&str, Check); 9] = [
+const CHECKS: [(&str, Check); 10] = [
     ("rustfmt", rustfmt),
     ("ring-only-in-emit", house::ring),
     ("times-only-in-output", house::times),
     ("file-lengths", house::lengths),
     ("no-local-paths", house::local_paths),
     ("no-registry-hosts", house::registry_hosts),
+    ("numbers-agree", house::plurals),
     ("clippy-workspace", clippy_workspace),
     ("clippy-without-live", clippy_without_live),
     ("clippy-ebpf", clippy_ebpf),

@@ -27,6 +27,7 @@ use crate::{
     host::{self, HostError, NsSession, Scope, semaphores},
     ids::{BootTime, IpcNs},
     verdict::Completion,
+    wording::causes,
 };
 
 /// What came of one cookie of a plan.
@@ -73,7 +74,7 @@ impl Outcome {
         match self {
             Self::Removed | Self::Gone | Self::NotTried => None,
             Self::RemovedLate(_) => {
-                Some("somebody used it between the last look and its removal".to_owned())
+                Some("somebody used it between the last check and its removal".to_owned())
             }
             Self::Completed(Completion { value, count }) => {
                 Some(format!("value {value}, now {}", value - count))
@@ -306,9 +307,9 @@ impl Work<'_> {
             Ok(Some((Act::Gone, _))) => Outcome::Gone,
             Ok(Some((Act::Changed(set), _))) => moved(entry, &set, &visit.facts),
             Ok(Some((Act::Forbidden(forbidden), _))) => Outcome::Forbidden(forbidden),
-            Ok(Some((Act::Unread(error), _))) | Err(error) => Outcome::Failed(error.to_string()),
+            Ok(Some((Act::Unread(error), _))) | Err(error) => Outcome::Failed(causes(&error)),
             Ok(Some((Act::Refused(error), _))) => {
-                Outcome::Failed(format!("the kernel refuses: {error}"))
+                Outcome::Failed(format!("the kernel refuses: {}", causes(&error)))
             }
         }
     }

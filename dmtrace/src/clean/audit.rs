@@ -25,11 +25,12 @@ use crate::{
     facts::SetSnapshot,
     host::{Roots, clock, identity},
     output::{json::envelope, time::Moment},
+    wording::cause,
 };
 
 /// The audit record cannot be kept.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: cannot write the audit record: {source}; {hint}", path.display())]
+#[error("{}: cannot write the audit record: {}; {hint}", path.display(), cause(source))]
 pub struct AuditError {
     path: PathBuf,
     source: io::Error,

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::{Plan, VERSION};
 
+use crate::wording::cause;
+
 /// A plan, and what it is valid for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlanFile {
@@ -30,7 +32,7 @@ const SIZE_MAX: u64 = 1 << 30;
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// Input or output.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), cause(source))]
     Io {
         /// The file.
         path: PathBuf,

@@ -49,7 +49,7 @@ pub enum Color {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Trace live: one line for each change of a cookie, a summary at Ctrl-C.
-    #[command(after_help = WATCH_EXAMPLES)]
+    #[command(after_help = WATCH_EXAMPLES, after_long_help = watch_help())]
     Watch(Watch),
     /// Show cookies as they are now, in all IPC namespaces; needs no eBPF.
     #[command(after_help = LIST_EXAMPLES)]
@@ -60,7 +60,7 @@ pub enum Verb {
     /// Explain one cookie: what happened, which step is missing, whose fault, what (not) to do.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(Explain),
-    /// Run a command and tell which cookies it or its children left behind.
+    /// Run a command and say which cookies it or its children left behind.
     #[command(after_help = EXEC_EXAMPLES)]
     Exec(Exec),
     /// Trace into a file for `report` and `list`, here or on another machine.
@@ -80,6 +80,11 @@ Examples:
   dmtrace watch                  cookies, until Ctrl-C
   dmtrace watch --all -d 10s     every semaphore, for ten seconds
   dmtrace watch --json | jq .    one JSON object per line";
+/// The examples, and what the words in the lines mean.
+fn watch_help() -> String {
+    format!("{WATCH_EXAMPLES}\n\n{}", super::legend::LEGEND)
+}
+
 const LIST_EXAMPLES: &str = "\
 Examples:
   dmtrace list                   cookies in all IPC namespaces
@@ -108,7 +113,7 @@ Examples:
   dmtrace serve                  until SIGTERM; findings go to standard error, or the journal
   dmtrace serve --group adm      members of adm may ask how it is, too
   dmtrace serve --status         how the running service is, and what it has found
-  dmtrace serve --keep           tracing goes on while the service is restarted
+  dmtrace serve --keep           tracing continues while the service is restarted
   dmtrace serve --remove         ends that, once no service runs";
 const CLEAN_EXAMPLES: &str = "\
 Examples:
@@ -158,7 +163,7 @@ pub struct Table {
     /// Print no header line, and no summary.
     #[arg(long)]
     pub no_headers: bool,
-    /// Do not cut long columns to the width of the terminal.
+    /// Print each row on one line, however narrow the terminal is.
     #[arg(long)]
     pub no_trunc: bool,
 }
@@ -368,22 +373,22 @@ impl SmallTuning {
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent flags")]
 pub struct Serve {
-    /// Ask the running service how it is; exit code 1 if findings stand.
+    /// Show the status of the running service; exit code 1 if it has active findings.
     #[arg(long)]
     pub status: bool,
     /// Members of this group may ask, too (default: root only).
     #[arg(long, value_name = "GROUP")]
     pub group: Option<String>,
-    /// Say every step of every cookie.
+    /// Log every step of every cookie.
     #[arg(short, long)]
     pub verbose: bool,
-    /// Let tracing go on after SIGTERM, too, for the next start.
+    /// Keep tracing after SIGTERM, too, until the next start.
     ///
-    /// After a crash, and over systemctl restart, it goes on in any case, where the kernel allows.
-    /// Without this any other orderly end leaves nothing behind.
+    /// After a crash, and over systemctl restart, tracing continues in any case, where the kernel
+    /// allows. Without this any other orderly end leaves nothing behind.
     #[arg(long)]
     pub keep: bool,
-    /// Remove what a service that has ended left to go on.
+    /// End the tracing that a service left running in the kernel.
     #[arg(long, conflicts_with = "status")]
     pub remove: bool,
     /// Remove leaks that nobody has touched for this time (default: never remove anything).

@@ -26,6 +26,7 @@ use crate::{
     probe::Backend,
     stack::{CallSite, Symbolizer},
     verdict::{self, Completeness, Context, Judged, Thresholds},
+    wording::{causes, chain, count},
 };
 
 /// How much of a running trace is used.
@@ -214,8 +215,9 @@ impl Case {
                 Ok(maps) => maps,
                 Err(error) => {
                     self.notes.push(format!(
-                        "the trace of process {} cannot be read: {error:#}; run as root",
-                        tracer.pid
+                        "the trace of process {} cannot be read: {}; run as root",
+                        tracer.pid,
+                        chain(&error)
                     ));
                     continue;
                 }
@@ -273,7 +275,8 @@ impl Case {
         if maps.alone && behind > 0 {
             self.completeness.lost.add(behind);
             self.notes.push(format!(
-                "the recording of the trace is behind: {behind} cookies were used since"
+                "the recording lags behind its trace: {} used since",
+                count(behind, "cookie was", "cookies were")
             ));
         }
         let mut numbers = crate::session::Directory::default();
@@ -303,8 +306,8 @@ impl Case {
             format!("attributed by the trace of process {}", tracer.pid)
         } else {
             format!(
-                "attributed by the trace of the service, which goes on; its process {} has ended; \
-                 start it again: dmtrace serve",
+                "attributed by the trace of dmtrace serve, which is still in the kernel although \
+                 its process {} has ended; start it again: dmtrace serve",
                 tracer.pid
             )
         });
@@ -337,7 +340,7 @@ impl Case {
             }
             Err(error) => self
                 .notes
-                .push(format!("recording of the trace: {error:#}")),
+                .push(format!("recording of the trace: {}", chain(&error))),
         }
     }
 
@@ -364,7 +367,7 @@ impl Case {
             }));
         }
         let (mut reader, start) = Reader::open(BufReader::with_capacity(1 << 20, file))
-            .map_err(|error| anyhow::anyhow!("{shown}: {error}"))?;
+            .map_err(|error| anyhow::anyhow!("{shown}: {}", causes(&error)))?;
         self.since = Some(start.began);
         self.blind(
             Backend::ALL
@@ -456,7 +459,8 @@ impl Case {
             self.incomplete = true;
             self.completeness.lost.add(undecodable);
             self.notes.push(format!(
-                "{shown}: {undecodable} messages could not be decoded"
+                "{shown}: {} could not be decoded",
+                count(undecodable, "message", "messages")
             ));
         }
         Ok(start)

@@ -31,6 +31,7 @@ use crate::{
     output::Out,
     probe::environment::Capabilities,
     verdict::{Context, Judged, Obstacle, Rules, Thresholds},
+    wording::causes,
 };
 
 /// What is old enough by default, for a leak that was seen.
@@ -203,7 +204,7 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
         .collect();
     if args.force_unknown && judged.len() > 1 {
         return Err(Failure::Usage(format!(
-            "--force-unknown: {} cookies match; name one, with --ipc-ns",
+            "--force-unknown: several cookies match ({}); name one, with --ipc-ns",
             judged.len()
         ))
         .into());
@@ -251,7 +252,7 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
     let plan = draft.plan();
     if plan.blown {
         return Err(Failure::Partial(format!(
-            "the plan would {}, more than --max {}: nothing was done; look at it with: dmtrace \
+            "the plan would {}, more than --max {}: nothing was done; show it with: dmtrace \
              clean",
             text::acts(draft),
             args.max
@@ -277,9 +278,7 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
         let report = apply(plan, &mut audit, witness(), stop, &mut |applied| {
             if !as_json
                 && broken.is_none()
-                && let Err(error) = out
-                    .line(&text::result_line(applied))
-                    .and_then(|()| out.flush())
+                && let Err(error) = text::print_result(applied, out).and_then(|()| out.flush())
             {
                 // The reader has gone. What was asked for is done all the same.
                 broken = Some(error);
@@ -296,7 +295,7 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
         text::conclude(args, draft, &report, out)?;
     }
     if let Some(error) = &report.stopped {
-        eprintln!("dmtrace: {error}");
+        eprintln!("dmtrace: {}", causes(error));
     }
     Ok(if !report.is_complete() {
         exit::partial()

@@ -148,13 +148,12 @@ fn attach(_environment: &Environment, report: &mut Report) -> Tracing {
     Tracing::Impossible
 }
 
-/// Columns of the report.
-const WIDTH: usize = 80;
 /// Columns of the word in front.
 const INDENT: usize = 6;
 
 fn print(check: &Check, out: &mut Out) -> Result<()> {
-    for (number, line) in wrap(&check.text, WIDTH - INDENT).iter().enumerate() {
+    let width = out.prose() - INDENT;
+    for (number, line) in wrap(&check.text, width).iter().enumerate() {
         if number == 0 {
             out.line(&format!("{}  {line}", check.status))?;
         } else {
@@ -162,7 +161,7 @@ fn print(check: &Check, out: &mut Out) -> Result<()> {
         }
     }
     if let Some(fix) = &check.fix {
-        for line in wrap(&format!("fix: {fix}"), WIDTH - INDENT) {
+        for line in wrap(&format!("fix: {fix}"), width) {
             out.line(&format!("{:INDENT$}{line}", ""))?;
         }
     }

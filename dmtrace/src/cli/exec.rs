@@ -17,6 +17,7 @@ use crate::{
     ledger::{Change, Semaphore},
     output::{Out, json},
     verdict::{Judged, Thresholds},
+    wording::{cause, count},
 };
 
 /// Runs the verb.
@@ -25,7 +26,7 @@ pub fn run(args: &Exec, as_json: bool) -> Result<ExitCode> {
         Some(path) => Out::to(Box::new(
             std::fs::File::create(path).with_context(|| path.display().to_string())?,
         )),
-        None => Out::to(Box::new(io::stderr())),
+        None => Out::to_stderr(),
     };
     runtime()?.block_on(async {
         let mut tracing = Tracing::start(&args.tuning, |_, _| Ok(None))?;
@@ -72,8 +73,9 @@ fn spawn(args: &Exec) -> Result<tokio::process::Child> {
                 ""
             };
             Failure::Usage(format!(
-                "exec: {}: {error}{hint}",
-                program.to_string_lossy()
+                "exec: {}: {}{hint}",
+                program.to_string_lossy(),
+                cause(&error)
             ))
             .into()
         })
@@ -206,16 +208,12 @@ fn print(left: &[Row<'_>], all: bool, out: &mut Out) -> Result<()> {
     if left.is_empty() {
         return Ok(());
     }
-    let what = match (all, left.len()) {
-        (true, 1) => "semaphore set",
-        (true, _) => "semaphore sets",
-        (false, 1) => "cookie",
-        (false, _) => "cookies",
+    let what = if all {
+        count(left.len(), "semaphore set", "semaphore sets")
+    } else {
+        count(left.len(), "cookie", "cookies")
     };
-    out.line(&format!(
-        "dmtrace: {} {what} left by this command",
-        left.len()
-    ))?;
+    out.line(&format!("dmtrace: {what} left by this command"))?;
     for row in left {
         out.line(&format!(
             "  {}  semid {}  {}",

@@ -29,6 +29,7 @@ use crate::{
     ids::Key,
     output::{Out, json, time::Clock},
     verdict::{Class, Confidence, Healthy, Thresholds},
+    wording::{chain, count},
 };
 pub(super) use story::{Story, Telling};
 
@@ -78,7 +79,7 @@ pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         match tell_past(args, target, as_json, out) {
             Ok(Some(code)) => return Ok(code),
             Ok(None) => {}
-            Err(error) => eprintln!("dmtrace: {error:#}"),
+            Err(error) => eprintln!("dmtrace: {}", chain(&error)),
         }
     }
     let stories: Vec<Story> = chosen.iter().map(|row| telling.story(row)).collect();
@@ -135,7 +136,7 @@ fn tell_past(
         semid,
         ..Query::default()
     };
-    let Some((past, count)) = past::explain(args.history.as_deref(), &query)? else {
+    let Some((past, found)) = past::explain(args.history.as_deref(), &query)? else {
         return Ok(None);
     };
     if as_json {
@@ -150,11 +151,11 @@ fn tell_past(
         ))?;
     } else {
         text::print(&past.story, &past.ending, out)?;
-        if count > 1 && target != Target::Worst {
+        if found > 1 && target != Target::Worst {
             out.line("")?;
             out.line(&format!(
-                "{} more of this number before: dmtrace report --since TIME --json",
-                count - 1
+                "{} with this number: dmtrace report --since TIME --json",
+                count(found - 1, "earlier cookie", "earlier cookies")
             ))?;
         }
     }
@@ -287,7 +288,7 @@ fn nothing(target: Target, rows: &[Row<'_>], case: &Case) -> String {
         Target::Worst if rows.iter().any(|row| row.semaphore.is_live()) => {
             return "No cookie is stuck or leaked: dmtrace list shows those in use.".to_owned();
         }
-        Target::Worst => return "No cookie is there.".to_owned(),
+        Target::Worst => return "There is no cookie.".to_owned(),
         Target::Key(key) | Target::Either(key, _) => format!("cookie {key}"),
         Target::SemId(semid) => {
             let other = case.ledger.live().find(|set| set.id.semid == semid);
@@ -302,8 +303,8 @@ fn nothing(target: Target, rows: &[Row<'_>], case: &Case) -> String {
     };
     let spaces = case.snapshot.namespaces.len();
     format!(
-        "{number} is not there ({spaces} IPC namespaces read), and no recording that is in use \
-         remembers it."
+        "{number} does not exist ({} read), and no recording that is in use has it.",
+        count(spaces, "IPC namespace", "IPC namespaces")
     )
 }
 
@@ -317,7 +318,8 @@ fn others(rows: &[Row<'_>], shown: usize, out: &mut Out) -> Result<()> {
     if more > 0 {
         out.line("")?;
         out.line(&format!(
-            "{more} more found: dmtrace list; by program: dmtrace report"
+            "{}: dmtrace list; by program: dmtrace report",
+            count(more, "more finding", "more findings")
         ))?;
     }
     Ok(())

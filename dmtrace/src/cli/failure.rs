@@ -2,6 +2,8 @@
 
 use std::{io, process::ExitCode};
 
+use crate::wording::chain;
+
 /// The exit codes that `--help` lists.
 pub mod exit {
     use std::process::ExitCode;
@@ -63,8 +65,7 @@ pub(super) fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
     if error.chain().any(gone) {
         return exit::CLEAN;
     }
-    let text = format!("{error:#}");
-    eprintln!("dmtrace: {}", text.lines().collect::<Vec<_>>().join(" "));
+    eprintln!("dmtrace: {}", chain(&error));
     ExitCode::from(match error.downcast_ref::<Failure>() {
         Some(Failure::Usage(_)) => exit::USAGE,
         Some(Failure::Partial(_)) => exit::PARTIAL,

@@ -23,6 +23,7 @@ use crate::{
     },
     stack::CallSite,
     verdict::Thresholds,
+    wording::{count, of_number},
 };
 
 const fn column(
@@ -112,7 +113,7 @@ const DEFAULT_NS: &[&str] = &[
 pub fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if args.table.output.iter().any(|name| name == "help") {
         for column in COLUMNS {
-            out.line(&format!("{:<11} {}", column.name, column.about))?;
+            out.hanging(&format!("{:<11} {}", column.name, column.about), 12)?;
         }
         return Ok(exit::CLEAN);
     }
@@ -134,9 +135,11 @@ pub fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     }
     let one = args.filters.key.is_some() || args.filters.semid.is_some();
     if rows.is_empty() && one && !as_json {
+        let spaces = case.snapshot.namespaces.len();
         eprintln!(
-            "dmtrace: no such cookie in the {} IPC namespaces that were read; --all shows other sets",
-            case.snapshot.namespaces.len()
+            "dmtrace: no such cookie in the {} that {} read; --all shows other sets",
+            count(spaces, "IPC namespace", "IPC namespaces"),
+            of_number(&spaces, "was", "were")
         );
     }
     for note in case.notes.iter().filter(|_| !as_json) {
@@ -185,7 +188,11 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
         [] => DEFAULT.to_vec(),
         chosen => chosen.iter().map(String::as_str).collect(),
     };
-    // Last: it is what a narrow terminal cuts.
+    // A column of zeros tells nothing.
+    if args.table.output.is_empty() && !rows.iter().any(|row| row.waiting() > Some(0)) {
+        names.retain(|&name| name != "wait");
+    }
+    // Last: it is what a narrow terminal wraps.
     if args.table.output.is_empty() && rows.iter().any(|row| !row.devices().is_empty()) {
         names.push("device");
     }
@@ -205,7 +212,7 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
         columns,
         sort,
         headers: !args.table.no_headers,
-        cut: !args.table.no_trunc,
+        wrap: !args.table.no_trunc,
         state: table::find(COLUMNS, "state").ok(),
     };
     if !rows.is_empty() || args.table.no_headers {
@@ -290,12 +297,12 @@ fn cell(row: &Row<'_>, column: &str) -> Cell {
 
 fn summary(case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()> {
     let cookies = rows.iter().filter(|row| row.semaphore.is_cookie()).count();
-    let count = |state: &str| rows.iter().filter(|row| row.state() == state).count();
+    let in_state = |state: &str| rows.iter().filter(|row| row.state() == state).count();
     let mut parts: Vec<String> = Vec::new();
     for state in ["leaked", "stuck", "unknown", "foreign"] {
-        let count = count(state);
-        if count > 0 {
-            parts.push(format!("{count} {state}"));
+        let number = in_state(state);
+        if number > 0 {
+            parts.push(format!("{number} {state}"));
         }
     }
     let detail = if parts.is_empty() {
@@ -319,8 +326,8 @@ fn summary(case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()> {
         ""
     };
     out.line(&format!(
-        "{cookies} cookie{}{seen}{detail}; {own} of {limit} sets in use{}.",
-        if cookies == 1 { "" } else { "s" },
+        "{}{seen}{detail}; {own} of {limit} sets in use{}.",
+        count(cookies, "cookie", "cookies"),
         if spaces > 1 {
             format!(", {used} in all {spaces} IPC namespaces")
         } else {

@@ -9,6 +9,7 @@ mod exec;
 mod explain;
 mod failure;
 mod filter;
+mod legend;
 mod list;
 #[cfg(feature = "live")]
 mod observer;

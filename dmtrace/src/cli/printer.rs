@@ -1,8 +1,11 @@
 //! One line for each change, for people and for programs.
 
+mod line;
+
 use std::{cell::RefCell, collections::BTreeSet, io::Write as _};
 
 use anyhow::Result;
+use line::{Columns, Line};
 use serde_json::{Value, json};
 
 use super::{
@@ -13,15 +16,16 @@ use super::{
 };
 use crate::{
     event::{ProcessImage, errno_word},
-    ids::{BootTime, DevNum, IpcNs, SemId},
+    ids::DevNum,
     ledger::{Change, ChangeKind, Device, EndKind, ImageId, Ledger, Meaning, Name},
     output::{
-        Out, json, table,
+        Out, json,
         time::{self, Clock},
     },
     session::DmReport,
     stack::{CallSite, Symbolizer},
     verdict::Judged,
+    wording::count,
 };
 
 /// Prints changes and findings as they come.
@@ -30,6 +34,7 @@ pub struct Printer<'a> {
     style: Style,
     filters: &'a Filters,
     clock: Clock,
+    columns: Columns,
     recorder: Option<Recorder>,
     /// Lines still wanted; `None` for no limit.
     left: Option<u64>,
@@ -65,6 +70,7 @@ impl<'a> Printer<'a> {
             style,
             filters,
             clock: Clock::now(),
+            columns: Columns::default(),
             recorder,
             left,
             introduced: BTreeSet::new(),
@@ -82,10 +88,7 @@ impl<'a> Printer<'a> {
         if self.style.json {
             self.out.json(&json::envelope("start", start))?;
         } else {
-            self.out.line(&format!(
-                "{:12}  EVENT      COOKIE           SEMID  VAL  PROCESS",
-                format!("TIME {}", time::zone())
-            ))?;
+            self.columns.header(self.out)?;
         }
         Ok(self.out.flush()?)
     }
@@ -139,35 +142,7 @@ impl<'a> Printer<'a> {
     }
 
     fn line(&mut self, line: &Line) -> Result<()> {
-        let semid = if line.sem.semid < 0 {
-            "-".to_owned()
-        } else {
-            line.sem.semid.to_string()
-        };
-        // A completion can be told after the waiter that it has woken: the sum is below 0 meanwhile.
-        let value = line
-            .value
-            .map_or_else(|| "-".to_owned(), |value| value.max(0).to_string());
-        let ns = if line.sem.ns == IpcNs::HOST {
-            String::new()
-        } else {
-            format!("  ns={}", line.sem.ns)
-        };
-        let detail = if line.detail.is_empty() {
-            String::new()
-        } else {
-            format!("  {}", line.detail)
-        };
-        let text = format!(
-            "{:12}  {:9}  {:10}  {semid:>10}  {value:>3}  {}{ns}{detail}",
-            self.clock.time_of_day(line.at),
-            line.event,
-            line.key,
-            line.who,
-        );
-        let text = table::cut(&text, self.out.width());
-        let text = text.replacen(line.event, &self.out.state(line.event), 1);
-        Ok(self.out.line(&text)?)
+        Ok(self.columns.print(line, &self.clock, self.out)?)
     }
 
     fn passes(&self, change: &Change, ledger: &Ledger) -> bool {
@@ -323,7 +298,7 @@ impl Observer for Printer<'_> {
         self.line(&line)?;
         if let Some(site) = site {
             let text = format!("{:14}call site  {}", "", site.line());
-            self.out.line(&table::cut(&text, self.out.width()))?;
+            self.out.hanging(&text, 25)?;
         }
         Ok(())
     }
@@ -332,14 +307,7 @@ impl Observer for Printer<'_> {
         if self.style.json {
             return Ok(self.out.json(&json::envelope("device_mapper", report))?);
         }
-        remark(
-            false,
-            &format!(
-                "device-mapper was loaded and is traced now; cookies made before, their devices \
-                 not known: {}",
-                report.cookies_before
-            ),
-        );
+        remark(false, &dm_loaded(report));
         Ok(())
     }
 
@@ -359,14 +327,16 @@ fn image_of(ledger: &Ledger, id: ImageId) -> Option<&ProcessImage> {
     ledger.process(id)?.image.as_deref()
 }
 
-struct Line {
-    at: BootTime,
-    event: &'static str,
-    key: String,
-    sem: SemId,
-    value: Option<i32>,
-    who: String,
-    detail: String,
+/// That device-mapper came later than the trace.
+pub fn dm_loaded(report: &DmReport) -> String {
+    const LOADED: &str = "device-mapper was loaded and is traced now";
+    match report.cookies_before {
+        0 => LOADED.to_owned(),
+        before => format!(
+            "{LOADED}; devices of {} are unknown",
+            count(before, "earlier cookie", "earlier cookies")
+        ),
+    }
 }
 
 /// A change as one word.
@@ -449,7 +419,7 @@ pub fn detail(change: &Change, ledger: &Ledger) -> String {
         } => errno_name(errno),
         ChangeKind::OwnerExited { status, stage } => match status {
             Some(status) => format!("{status} {stage}"),
-            None => format!("has gone {stage}"),
+            None => format!("ended {stage}"),
         },
         ChangeKind::Destroyed { ending } => match ending {
             EndKind::ByWaiter | EndKind::ByCreator => String::new(),

@@ -32,6 +32,7 @@ use crate::{
     session::{Tap, Tapped},
     stack::{CallSite, Found},
     verdict::Thresholds,
+    wording::cause,
 };
 
 /// So much is kept in memory before it is written.
@@ -274,7 +275,7 @@ impl State {
                 beside.display()
             )
         });
-        let message = format!("{path}: {error}; the recording ends here{place}");
+        let message = format!("{path}: {}; the recording ends here{place}", cause(error));
         eprintln!("dmtrace: {message}");
         self.failed = Some(message);
     }

@@ -104,7 +104,7 @@ pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
             stacks::flame_graph(&lines, path)?;
         }
         for line in lines.iter().filter(|_| args.folded) {
-            out.line(line)?;
+            out.whole_line(line)?;
         }
     }
     if args.folded {

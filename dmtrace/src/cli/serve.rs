@@ -12,6 +12,7 @@ use crate::{
     metrics::Exposure,
     output::{Out, time},
     service::{self, Access, ExportOptions},
+    wording::count,
 };
 
 /// Runs the verb.
@@ -30,9 +31,9 @@ pub fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     }
     if args.remove {
         let text = if service::remove(&args.pins)? {
-            "tracing has ended; nothing is left"
+            "tracing has stopped; nothing is left in the kernel"
         } else {
-            "there was nothing"
+            "nothing to remove: no trace was left running"
         };
         out.line(text)?;
         return Ok(exit::CLEAN);
@@ -110,7 +111,7 @@ fn show(status: &Value, out: &mut Out) -> Result<()> {
     let health = &status["health"];
     let findings = &status["findings"];
     out.line(&format!(
-        "dmtrace {} serves since {}, pid {}, {} backend",
+        "dmtrace {} running for {}, pid {}, {} backend",
         text(&status["version"]),
         time::age(std::time::Duration::from_secs(number(&status["seconds"]))),
         number(&status["pid"]),
@@ -119,7 +120,7 @@ fn show(status: &Value, out: &mut Out) -> Result<()> {
     if let Some(seconds) = status["as_of_seconds_ago"].as_u64() {
         let age = time::age(std::time::Duration::from_secs(seconds));
         out.line(&format!(
-            "it is busy with a look; as of {age} ago, without the list"
+            "the service is scanning; this status is {age} old, without the list of findings"
         ))?;
     }
     let cookies = &status["totals"]["cookies"];
@@ -130,7 +131,7 @@ fn show(status: &Value, out: &mut Out) -> Result<()> {
         number(&cookies["live"]),
     ))?;
     out.line(&format!(
-        "messages: seen {} = submitted {} + dropped {} (made good from the maps); drift {}",
+        "messages: seen {} = submitted {} + dropped {} (recovered from the maps); drift {}",
         number(&health["seen"]),
         number(&health["submitted"]),
         number(&health["dropped"]),
@@ -138,10 +139,11 @@ fn show(status: &Value, out: &mut Out) -> Result<()> {
     ))?;
     let standing = number(&findings["standing"]);
     if standing == 0 {
-        out.line("no finding stands")?;
+        out.line("no active findings")?;
     } else {
         out.line(&format!(
-            "{standing} findings stand; who and why: dmtrace report; remove: dmtrace clean"
+            "{}; who and why: dmtrace report; remove: dmtrace clean",
+            count(standing, "active finding", "active findings")
         ))?;
     }
     for row in findings["list"].as_array().into_iter().flatten() {

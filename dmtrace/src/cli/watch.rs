@@ -20,6 +20,7 @@ use crate::{
     probe::{DmState, Environment, StartError},
     session::{Session, Tap},
     verdict::{Class, Judged, Thresholds},
+    wording::{chain, count},
 };
 
 /// Runs `watch`.
@@ -101,7 +102,7 @@ fn tap(
         recorder
             .map(|recorder| recorder.tap(tracer, began))
             .transpose()
-            .map_err(|error| StartError::Other(format!("{error:#}")))
+            .map_err(|error| StartError::Other(chain(&error)))
     }
 }
 
@@ -141,16 +142,16 @@ fn greet(session: &Session, as_json: bool, until_interrupted: bool) {
     remark(
         as_json,
         &format!(
-            "tracing ({} backend), {} sets were there before{until}",
+            "tracing ({} backend); {} existed before{until}",
             tracer.backend(),
-            session.preexisting()
+            count(session.preexisting(), "semaphore set", "semaphore sets")
         ),
     );
     let blind = tracer.backend().blind_spots();
     if !blind.is_empty() {
         remark(
             as_json,
-            "this backend is a last resort (dmtrace doctor tells why); it does not see:",
+            "this backend is a last resort (dmtrace doctor says why); it does not see:",
         );
         for spot in blind {
             remark(as_json, &format!("  {spot}"));
@@ -249,10 +250,10 @@ fn summarize(
         let (sets, cookies) = (&totals.sets, &totals.cookies);
         out.line("")?;
         out.line(&format!(
-            "{}: {} sets made ({} cookies), {} removed ({}), {} there now ({})",
+            "{}: {} made ({}), {} removed ({}), {} there now ({})",
             time::age(elapsed),
-            sets.created,
-            cookies.created,
+            count(sets.created, "set", "sets"),
+            count(cookies.created, "cookie", "cookies"),
             sets.destroyed,
             cookies.destroyed,
             sets.live,
@@ -260,8 +261,8 @@ fn summarize(
         ))?;
         if totals.starved > 0 {
             out.line(&format!(
-                "{} creations failed: the limits of kernel.sem are reached",
-                totals.starved
+                "{} failed: the limits of kernel.sem are reached",
+                count(totals.starved, "creation", "creations")
             ))?;
         }
         leaks(findings.len(), told, open, certain, out)?;
@@ -286,17 +287,20 @@ fn summarize(
 fn leaks(findings: usize, told: usize, open: usize, certain: bool, out: &mut Out) -> Result<()> {
     if findings > 0 {
         out.line(&format!(
-            "{findings} findings; who and why: dmtrace report; remove: dmtrace clean"
+            "{}; who and why: dmtrace report; remove: dmtrace clean",
+            count(findings, "finding", "findings")
         ))?;
     } else if told > 0 {
         out.line(&format!(
-            "no leak now; {told} findings meanwhile, which are gone"
+            "no leak now; {} in between, gone by now",
+            count(told, "finding", "findings")
         ))?;
     } else if !certain {
         out.line("no leak seen, but that is not certain, for the reason below")?;
     } else if open > 0 {
         out.line(&format!(
-            "no leak proven; {open} cookies could not be decided: dmtrace list"
+            "no leak proven; {} undecided: dmtrace list --state unknown",
+            count(open, "cookie is", "cookies are")
         ))?;
     } else {
         out.line("no leak")?;

@@ -56,6 +56,7 @@ use std::{
 
 use serde_json::json;
 
+use crate::wording::cause;
 use crate::{ids::IpcNs, output::json::envelope};
 pub(crate) use book::Book;
 
@@ -126,7 +127,10 @@ impl History {
         let thread = thread::Builder::new().name("history".to_owned()).spawn(run);
         if let Err(error) = &thread {
             let mut warn = warn.lock().unwrap_or_else(PoisonError::into_inner);
-            warn(&format!("no history is kept: no thread: {error}"));
+            warn(&format!(
+                "no history is kept: its thread cannot be started: {}",
+                cause(&error)
+            ));
         }
         Self {
             queue,

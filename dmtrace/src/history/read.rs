@@ -19,7 +19,7 @@ use super::{
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// There is none.
-    #[error("no history is there")]
+    #[error("there is no history")]
     None,
     /// A service has it open: ask that.
     #[error("a service has it open")]

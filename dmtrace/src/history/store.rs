@@ -57,8 +57,8 @@ impl Store {
                 let aside = aside(path);
                 fs::rename(path, &aside).map_err(Trouble::System)?;
                 let told = format!(
-                    "{}: not a history that can be read ({why}); it is {} now, and a new one is \
-                     begun",
+                    "{}: not a history that can be read ({why}); it is {} now, and a new one was \
+                     started",
                     path.display(),
                     aside.display()
                 );

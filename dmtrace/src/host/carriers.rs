@@ -12,6 +12,7 @@ use super::{
     processes::{self, ProcessList},
 };
 use crate::ids::Key;
+use crate::wording::cause;
 
 /// Who carries which cookie.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -44,7 +45,10 @@ pub fn find(roots: &Roots, list: &ProcessList) -> Carriers {
         {
             out.unread.push(pid);
             out.incomplete.get_or_insert_with(|| {
-                format!("cookies carried by process {pid}: {error}; run as root")
+                format!(
+                    "cookies carried by process {pid}: {}; run as root",
+                    cause(&error)
+                )
             });
         }
         keys.sort_unstable();

@@ -33,6 +33,7 @@ pub use session::{Inside, NsSession};
 use crate::{
     facts::{HostFacts, Snapshot},
     ids::IpcNs,
+    wording::cause,
 };
 
 /// Why something of the host could not be read.
@@ -46,7 +47,8 @@ pub enum HostError {
     },
     /// The kernel refuses the way in.
     #[error(
-        "IPC namespace {ns}: cannot enter: {source}; run as root in the user namespace of the host"
+        "IPC namespace {ns}: cannot enter: {}; run as root in the user namespace of the host",
+        cause(source)
     )]
     Enter {
         /// Which.
@@ -55,7 +57,10 @@ pub enum HostError {
         source: io::Error,
     },
     /// No thread.
-    #[error("IPC namespace {ns}: no thread to enter it: {source}; raise the limit of processes")]
+    #[error(
+        "IPC namespace {ns}: no thread to enter it: {}; raise the limit of processes",
+        cause(source)
+    )]
     Thread {
         /// Which.
         ns: IpcNs,
@@ -70,7 +75,8 @@ pub enum HostError {
     },
     /// `semctl` failed.
     #[error(
-        "IPC namespace {ns}: cannot read semaphores: {source}; check seccomp, the security module and CONFIG_SYSVIPC"
+        "IPC namespace {ns}: cannot read semaphores: {}; check seccomp, the security module and CONFIG_SYSVIPC",
+        cause(source)
     )]
     Read {
         /// Which.

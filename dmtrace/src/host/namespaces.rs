@@ -21,6 +21,7 @@ use super::{
     processes::{ProcessList, ns_of_link, tids},
     text::printable,
 };
+use crate::wording;
 use crate::{facts::NsHolder, ids::IpcNs};
 
 /// Where to search besides the processes themselves.
@@ -122,7 +123,8 @@ fn out_of_sight(list: &ProcessList) -> Option<String> {
     };
     let count = hidden.count() + 1;
     Some(format!(
-        "IPC namespaces of {count} processes (the first is {first}) are out of sight; run as root"
+        "IPC namespaces of {} (the first is {first}) are out of sight; run as root",
+        wording::count(count, "process", "processes")
     ))
 }
 

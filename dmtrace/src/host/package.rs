@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Roots, identity};
 use crate::event::ProcessImage;
+use crate::wording::cause;
 
 /// A package.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -152,7 +153,7 @@ fn rpm(file: &Path, until: Instant) -> Result<Package, String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|error| format!("rpm: {error}"))?;
+        .map_err(|error| format!("rpm: {}", cause(&error)))?;
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,

@@ -6,6 +6,7 @@ use super::{
     Roots,
     text::{number, printable},
 };
+use crate::wording::cause;
 use crate::{facts::LiveProcess, ids::IpcNs};
 
 /// Every live process, and whether that is all of them.
@@ -92,7 +93,7 @@ pub fn list(roots: &Roots) -> ProcessList {
         Ok(pids) => pids,
         Err(error) => {
             let path = roots.proc.display();
-            out.incomplete = Some(format!("{path}: {error}; mount proc there"));
+            out.incomplete = Some(format!("{path}: {}; mount proc there", cause(&error)));
             return out;
         }
     };
@@ -104,8 +105,9 @@ pub fn list(roots: &Roots) -> ProcessList {
             Ok(None) => {}
             Err(error) if gone(&error) => {}
             Err(error) => {
-                out.incomplete
-                    .get_or_insert_with(|| format!("process {pid}: {error}; run as root"));
+                out.incomplete.get_or_insert_with(|| {
+                    format!("process {pid}: {}; run as root", cause(&error))
+                });
             }
         }
     }

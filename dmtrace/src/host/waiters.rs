@@ -13,6 +13,7 @@ use super::{
 use crate::{
     facts::{Snapshot, Waiter},
     ids::SemId,
+    wording::cause,
 };
 
 /// Who waits.
@@ -79,7 +80,8 @@ pub fn find(roots: &Roots, list: &ProcessList, sets: &BTreeMap<SemId, u32>) -> W
     // A waiter that was not found although all could be looked at has just woken.
     if let (false, Some((tgid, error))) = (missing.is_empty(), denied) {
         out.incomplete = Some(format!(
-            "waiters: system call of process {tgid}: {error}; run as root"
+            "waiters: system call of process {tgid}: {}; run as root",
+            cause(&error)
         ));
     }
     out

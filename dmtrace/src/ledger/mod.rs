@@ -274,7 +274,7 @@ impl Ledger {
             || self.by_key.len() != cookies
         {
             return Err(format!(
-                "live sets miscounted: {totals:?}, {cookies} cookies"
+                "live sets miscounted: {totals:?}, cookies: {cookies}"
             ));
         }
         for process in self.processes() {

@@ -6,9 +6,16 @@ pub mod table;
 pub mod time;
 mod wrap;
 
-pub use wrap::wrap;
+pub use wrap::{hang, wrap};
 
 use std::io::{self, IsTerminal, Write};
+
+/// Width of a terminal that does not tell.
+const USUAL: usize = 80;
+/// Prose in wider lines is hard to read.
+const PROSE: usize = 100;
+/// Narrower than any terminal that people use; less would only break words.
+const NARROWEST: usize = 20;
 
 /// Standard output, buffered, with what the verbs need to know about it.
 pub struct Out {
@@ -23,7 +30,7 @@ impl Out {
         let stdout = io::stdout();
         let terminal = stdout.is_terminal();
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let width = terminal.then(terminal_width).flatten();
+        let width = width_of(libc::STDOUT_FILENO, terminal);
         Self {
             color: color.unwrap_or(terminal && !plain),
             width,
@@ -31,7 +38,7 @@ impl Out {
         }
     }
 
-    /// Somewhere else: standard error beside a command that owns standard output, or a file.
+    /// Somewhere else, such as a file.
     pub fn to(writer: Box<dyn Write>) -> Self {
         Self {
             color: false,
@@ -40,16 +47,62 @@ impl Out {
         }
     }
 
-    /// Width of the terminal in columns; `None` when it is not a terminal.
+    /// Standard error, beside a command that owns standard output.
+    pub fn to_stderr() -> Self {
+        let stderr = io::stderr();
+        let terminal = stderr.is_terminal();
+        Self {
+            width: width_of(libc::STDERR_FILENO, terminal),
+            ..Self::to(Box::new(stderr))
+        }
+    }
+
+    /// As if on a terminal of this width.
+    #[cfg(test)]
+    pub(crate) const fn with_width(mut self, width: usize) -> Self {
+        self.width = Some(width);
+        self
+    }
+
+    /// Width in columns; `None` for no limit: a pipe or a file, where the whole line is wanted.
     pub const fn width(&self) -> Option<usize> {
         self.width
     }
 
-    /// Prints a line.
+    /// Columns for running text, as [`wrap`] takes them.
+    pub fn prose(&self) -> usize {
+        self.width.map_or(usize::MAX, |width| width.min(PROSE))
+    }
+
+    /// Prints a line, broken at blanks where it is wider than the terminal. The lines that follow
+    /// are indented by four more columns than it is.
     ///
     /// # Errors
     /// Writing fails; a reader that has gone is `BrokenPipe`.
     pub fn line(&mut self, text: &str) -> io::Result<()> {
+        self.hanging(text, wrap::own_indent(text))
+    }
+
+    /// As [`Out::line`]; the lines that follow are indented by so many columns.
+    ///
+    /// # Errors
+    /// As [`Out::line`].
+    pub fn hanging(&mut self, text: &str, indent: usize) -> io::Result<()> {
+        let width = self.width.unwrap_or(usize::MAX);
+        // A table is made of many lines that are not too long.
+        if text.len() <= width {
+            return self.whole_line(text);
+        }
+        hang(text, indent, width)
+            .iter()
+            .try_for_each(|line| self.whole_line(line))
+    }
+
+    /// Prints a line as it is, for programs.
+    ///
+    /// # Errors
+    /// As [`Out::line`].
+    pub fn whole_line(&mut self, text: &str) -> io::Result<()> {
         self.inner.write_all(text.as_bytes())?;
         self.inner.write_all(b"\n")
     }
@@ -86,8 +139,22 @@ impl Out {
     }
 }
 
-/// Width of the terminal on standard output.
-fn terminal_width() -> Option<usize> {
+/// Columns of what a descriptor leads to: of the terminal, or what `COLUMNS` asks for. `None` is no
+/// limit: what goes into a pipe or a file is for `grep` and for reading later, at any width.
+fn width_of(descriptor: libc::c_int, terminal: bool) -> Option<usize> {
+    let asked = std::env::var("COLUMNS").ok();
+    let asked = asked.and_then(|columns| columns.parse().ok());
+    let real = terminal.then(|| terminal_width(descriptor)).flatten();
+    choose_width(real, asked.filter(|&columns| columns > 0), terminal)
+}
+
+fn choose_width(real: Option<usize>, asked: Option<usize>, terminal: bool) -> Option<usize> {
+    let width = real.or(asked).or(terminal.then_some(USUAL));
+    width.map(|width| width.max(NARROWEST))
+}
+
+/// Width of the terminal behind a descriptor, if it says so.
+fn terminal_width(descriptor: libc::c_int) -> Option<usize> {
     let mut size = libc::winsize {
         ws_row: 0,
         ws_col: 0,
@@ -95,6 +162,73 @@ fn terminal_width() -> Option<usize> {
         ws_ypixel: 0,
     };
     // SAFETY: TIOCGWINSZ fills a winsize.
-    let done = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
+    let done = unsafe { libc::ioctl(descriptor, libc::TIOCGWINSZ, &raw mut size) };
     (done == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex, PoisonError},
+    };
+
+    use super::Out;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is printed at a width.
+    pub(crate) fn printed(
+        width: Option<usize>,
+        print: impl FnOnce(&mut Out) -> anyhow::Result<()>,
+    ) -> String {
+        let shared = Shared::default();
+        let mut out = Out::to(Box::new(shared.clone()));
+        out.width = width;
+        print(&mut out).expect("memory can be written");
+        out.flush().expect("memory can be written");
+        let all = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&all).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_terminal_decides_then_columns_and_a_pipe_has_no_limit() {
+        assert_eq!(choose_width(Some(120), Some(60), true), Some(120));
+        assert_eq!(choose_width(None, Some(60), true), Some(60));
+        assert_eq!(choose_width(None, None, true), Some(80));
+        assert_eq!(choose_width(None, Some(60), false), Some(60));
+        assert_eq!(choose_width(None, None, false), None);
+        assert_eq!(choose_width(Some(1), None, true), Some(20));
+    }
+
+    #[test]
+    fn a_long_line_goes_on_below_itself() {
+        let text = "  kept  0x0d4d1234: process 12345, which uses it, is alive";
+        let print = |width| testing::printed(width, |out| Ok(out.line(text)?));
+        assert_eq!(print(None), format!("{text}\n"));
+        assert_eq!(
+            print(Some(40)),
+            "  kept  0x0d4d1234: process 12345, which\n      uses it, is alive\n"
+        );
+        let whole = testing::printed(Some(20), |out| Ok(out.whole_line(text)?));
+        assert_eq!(whole, format!("{text}\n"));
+    }
 }

@@ -1,10 +1,17 @@
-//! Tables in the manner of `lsipc`: chosen columns, no lines, cut to the terminal.
+//! Tables in the manner of `lsipc`: chosen columns, no lines. On a narrow terminal, columns that
+//! have no room go into a second line of the same row, and a long last one is wrapped; nothing is
+//! cut off.
 
-use std::{borrow::Cow, cmp::Ordering, io};
+use std::{cmp::Ordering, io};
 
 use unicode_width::UnicodeWidthStr;
 
-use super::Out;
+use super::{Out, hang};
+
+/// Indentation of the columns that have no room in the first line of a row.
+const INDENT: usize = 4;
+/// A column of words is wrapped in its place only if it has this room there.
+const ROOM: usize = 24;
 
 /// A column that a verb offers.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +71,8 @@ pub struct Layout {
     pub sort: Option<(usize, bool)>,
     /// Print the header line.
     pub headers: bool,
-    /// Cut the last column to the width of the terminal.
-    pub cut: bool,
+    /// Fit it to the width of the terminal; else each row is one line.
+    pub wrap: bool,
     /// Column whose words are coloured as states.
     pub state: Option<usize>,
 }
@@ -131,15 +138,25 @@ pub fn print<R>(
         let shown = layout.columns.iter();
         shown.clone().position(|&column| column == state)
     });
-    let width = if layout.cut { out.width() } else { None };
+    let width = out.width().filter(|_| layout.wrap).unwrap_or(usize::MAX);
+    let widths: Vec<usize> = texts.iter().map(|texts| texts.width).collect();
+    let breaks = breaks(&widths, width);
     let mut line = String::new();
     for number in 0..order.len() + usize::from(layout.headers) {
         line.clear();
         let mut word = String::new();
+        let mut begin = 0;
         for (position, (column, texts)) in columns.iter().zip(&mut texts).enumerate() {
-            let width = texts.width;
+            let widest = texts.width;
             let (text, columns) = texts.next();
-            let blanks = width - columns;
+            if breaks.contains(&position) {
+                show(out, line.trim_end(), begin, width, &word)?;
+                line.clear();
+                line.extend(std::iter::repeat_n(' ', INDENT));
+                word.clear();
+            }
+            begin = line.width();
+            let blanks = widest - columns;
             let before = if column.right { blanks } else { 0 };
             line.extend(std::iter::repeat_n(' ', before));
             line.push_str(text);
@@ -148,14 +165,43 @@ pub fn print<R>(
                 text.clone_into(&mut word);
             }
         }
-        let shown = cut(line.trim_end(), width);
-        if word.is_empty() {
-            out.line(&shown)?;
+        show(out, line.trim_end(), begin, width, &word)?;
+    }
+    Ok(())
+}
+
+/// Prints a line of a row, whose last column begins at `begin`. `state` is a word to colour.
+fn show(out: &mut Out, line: &str, begin: usize, width: usize, state: &str) -> io::Result<()> {
+    // Of thousands of rows nearly all fit.
+    if line.len() <= width && state.is_empty() {
+        return out.whole_line(line);
+    }
+    for (number, part) in hang(line, begin, width).iter().enumerate() {
+        if number == 0 && !state.is_empty() {
+            out.whole_line(&part.replacen(state, &out.state(state), 1))?;
         } else {
-            out.line(&shown.replacen(&word, &out.state(&word), 1))?;
+            out.whole_line(part)?;
         }
     }
     Ok(())
+}
+
+/// Before which columns a row is broken, so that each line fits. The last column need not: it is
+/// wrapped where it is, if that leaves it room.
+fn breaks(widths: &[usize], width: usize) -> Vec<usize> {
+    let mut breaks = Vec::new();
+    let mut used = 0;
+    for (position, &column) in widths.iter().enumerate() {
+        let last = position + 1 == widths.len();
+        let room = width.saturating_sub(used);
+        let fits = column <= room || (last && room >= ROOM);
+        if !fits && used > INDENT {
+            breaks.push(position);
+            used = INDENT;
+        }
+        used = used.saturating_add(column).saturating_add(2);
+    }
+    breaks
 }
 
 /// The texts of a column.
@@ -192,27 +238,91 @@ impl Texts {
     }
 }
 
-/// Cuts a line to a width, with a mark at the end.
-pub fn cut(line: &str, width: Option<usize>) -> Cow<'_, str> {
-    match width {
-        Some(width) if line.chars().count() > width && width > 1 => {
-            let mut short: String = line.chars().take(width - 1).collect();
-            short.push('+');
-            short.into()
-        }
-        _ => line.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const COLUMNS: [Column; 3] = [
+        Column {
+            name: "a",
+            header: "KEY",
+            about: "",
+            right: false,
+        },
+        Column {
+            name: "b",
+            header: "SEMID",
+            about: "",
+            right: true,
+        },
+        Column {
+            name: "c",
+            header: "WHY",
+            about: "",
+            right: false,
+        },
+    ];
+
+    fn shown(width: Option<usize>, wrap: bool) -> String {
+        let rows = [
+            ["0x0d4d1234", "7", "open"],
+            [
+                "0x0d4d1235",
+                "8",
+                "leaked: its owner was killed while it waited",
+            ],
+        ];
+        let layout = Layout {
+            columns: vec![0, 1, 2],
+            headers: true,
+            wrap,
+            ..Layout::default()
+        };
+        crate::output::testing::printed(width, |out| {
+            let cell = |row: &[&str; 3], column: &Column| {
+                let position = COLUMNS.iter().position(|it| it.name == column.name);
+                Cell::text(row[position.unwrap_or_default()])
+            };
+            Ok(print(out, &COLUMNS, &rows, cell, &layout)?)
+        })
+    }
+
     #[test]
-    fn lines_are_cut_with_a_mark() {
-        assert_eq!(cut("abcdef", Some(4)), "abc+");
-        assert_eq!(cut("abcd", Some(4)), "abcd");
-        assert_eq!(cut("abcdef", None), "abcdef");
+    fn nothing_is_cut_off_at_any_width() {
+        let whole = shown(None, true);
+        assert_eq!(whole.lines().count(), 3, "{whole}");
+        assert_eq!(shown(Some(30), false), whole, "one line each if asked");
+        for width in 20..100 {
+            let text = shown(Some(width), true);
+            assert!(text.lines().all(|line| line.width() <= width), "{text}");
+            let words = |text: &str| {
+                let mut words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+                words.sort();
+                words
+            };
+            assert_eq!(words(&text), words(&whole), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_long_last_column_is_wrapped_in_its_place_or_below() {
+        assert_eq!(
+            shown(Some(50), true),
+            "KEY         SEMID  WHY\n\
+             0x0d4d1234      7  open\n\
+             0x0d4d1235      8  leaked: its owner was killed\n\
+             \x20                  while it waited\n"
+        );
+        assert_eq!(
+            shown(Some(40), true),
+            "KEY         SEMID\n\
+             \x20   WHY\n\
+             0x0d4d1234      7\n\
+             \x20   open\n\
+             0x0d4d1235      8\n\
+             \x20   leaked: its owner was killed while\n\
+             \x20   it waited\n"
+        );
     }
 
     #[test]

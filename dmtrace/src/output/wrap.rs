@@ -1,35 +1,44 @@
 //! Lines of a width.
 
+use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm, core::display_width};
+
+/// A continuation is never narrower than this: words in a narrower column cannot be read.
+const NARROWEST: usize = 16;
+
 /// Breaks a text at blanks into lines of at most `width` columns; a longer word is broken itself.
+/// `usize::MAX` for no limit.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut line = String::new();
-    let mut columns = 0;
-    for word in text.split_whitespace() {
-        let mut word: Vec<char> = word.chars().collect();
-        if columns > 0 && columns + 1 + word.len() > width {
-            lines.push(std::mem::take(&mut line));
-            columns = 0;
-        }
-        while word.len() > width {
-            let rest = word.split_off(width);
-            lines.push(word.into_iter().collect());
-            word = rest;
-        }
-        if columns > 0 {
-            line.push(' ');
-            columns += 1;
-        }
-        columns += word.len();
-        line.extend(word);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    hang(&words.join(" "), 0, width)
+}
+
+/// Breaks a line into lines of at most `width` columns. Blanks between words stay as they are;
+/// the lines after the first one are indented.
+pub fn hang(line: &str, indent: usize, width: usize) -> Vec<String> {
+    if width == usize::MAX || display_width(line) <= width {
+        return vec![line.to_owned()];
     }
-    lines.push(line);
-    lines
+    let indent = " ".repeat(indent.min(width.saturating_sub(NARROWEST)));
+    let options = Options::new(width)
+        .word_separator(WordSeparator::AsciiSpace)
+        .word_splitter(WordSplitter::NoHyphenation)
+        .wrap_algorithm(WrapAlgorithm::FirstFit)
+        .subsequent_indent(&indent);
+    textwrap::wrap(line, options)
+        .into_iter()
+        .map(std::borrow::Cow::into_owned)
+        .collect()
+}
+
+/// Where the continuation of a line goes: behind its own indentation.
+pub(super) fn own_indent(line: &str) -> usize {
+    line.len() - line.trim_start_matches(' ').len() + 4
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use unicode_width::UnicodeWidthStr;
 
     use super::*;
 
@@ -38,13 +47,34 @@ mod tests {
         assert_eq!(wrap("a bc def", 4), ["a bc", "def"]);
         assert_eq!(wrap("abcdefgh i", 3), ["abc", "def", "gh", "i"]);
         assert_eq!(wrap("", 3), [""]);
+        assert_eq!(wrap("a  b", usize::MAX), ["a b"]);
+    }
+
+    #[test]
+    fn columns_are_counted_not_letters() {
+        assert_eq!(wrap("日本 日本", 5), ["日本", "日本"]);
+        // Colour takes no room.
+        assert_eq!(
+            hang("\x1b[31mleaked\x1b[0m a", 0, 8),
+            ["\x1b[31mleaked\x1b[0m a"]
+        );
+    }
+
+    #[test]
+    fn continuations_are_indented_and_columns_stay() {
+        assert_eq!(
+            hang("  a    b of many words, which go on", 6, 22),
+            ["  a    b of many", "      words, which go", "      on"]
+        );
+        // Too narrow for the indentation.
+        assert_eq!(hang("aaaa bbbb cccc dddd", 40, 17).len(), 2);
     }
 
     proptest! {
         #[test]
-        fn lines_are_never_too_long_and_nothing_is_lost(text: String, width in 1usize..90) {
+        fn lines_are_never_too_long_and_nothing_is_lost(text: String, width in 2usize..90) {
             let lines = wrap(&text, width);
-            prop_assert!(lines.iter().all(|line| line.chars().count() <= width));
+            prop_assert!(lines.iter().all(|line| line.width() <= width));
             let letters = |text: &str| -> String {
                 text.chars().filter(|letter| !letter.is_whitespace()).collect()
             };

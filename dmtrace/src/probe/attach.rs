@@ -14,6 +14,7 @@ use super::{
     tracepoint::Tracepoints,
 };
 use crate::together::together_at_most;
+use crate::wording::cause;
 
 /// What came of a way to see a subject.
 #[derive(Clone, Debug, Serialize)]
@@ -259,8 +260,8 @@ fn explain(error: &ProgramError) -> String {
         let log = verifier_log.to_string();
         let last = last_words(&log);
         return match last {
-            Some(last) => format!("the verifier says: {last} ({io_error})"),
-            None => format!("the kernel refuses to load it ({io_error})"),
+            Some(last) => format!("the verifier says: {last} ({})", cause(io_error)),
+            None => format!("the kernel refuses to load it ({})", cause(io_error)),
         };
     }
     one_line(error)
@@ -268,10 +269,10 @@ fn explain(error: &ProgramError) -> String {
 
 /// An error and its causes in one line, without saying anything twice.
 pub(super) fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let mut text = cause(error);
     let mut source = error.source();
     while let Some(inner) = source {
-        let inner_text = inner.to_string();
+        let inner_text = cause(inner);
         if !text.contains(&inner_text) {
             text = format!("{text}: {inner_text}");
         }

@@ -5,11 +5,13 @@
 
 use std::{collections::HashMap, fs, path::Path, rc::Rc};
 
+use crate::wording::cause;
+
 /// Why BTF could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// The file cannot be read: the kernel was built without `CONFIG_DEBUG_INFO_BTF`.
-    #[error("{path}: {source}")]
+    #[error("{path}: {}", cause(source))]
     Unreadable {
         /// The file.
         path: String,

@@ -25,6 +25,8 @@ use super::{
     tracepoint::Tracepoints,
 };
 
+use crate::wording::cause;
+
 const MODULE: &str = "/sys/module/dm_mod";
 const MODULE_BTF: &str = "/sys/kernel/btf/dm_mod";
 /// A module is visible a moment before it can be attached to.
@@ -85,7 +87,7 @@ impl DeviceMapper {
     pub fn new(ebpf: &Ebpf, object: &'static [u8], wanted: Option<Backend>, plan: Plan) -> Self {
         let (maps, programs) = match MapFds::of(ebpf) {
             Ok(maps) => (Some(maps), Err("not read yet".to_owned())),
-            Err(error) => (None, Err(error.to_string())),
+            Err(error) => (None, Err(cause(&error))),
         };
         Self {
             object,
@@ -329,7 +331,7 @@ fn backend(way: &[Attachment]) -> Backend {
 fn types(kernel: Option<&Rc<Btf>>) -> Result<Types, String> {
     let kernel = match kernel {
         Some(kernel) => Rc::clone(kernel),
-        None => Rc::new(Btf::from_file(Path::new(BTF_FILE)).map_err(|error| error.to_string())?),
+        None => Rc::new(Btf::from_file(Path::new(BTF_FILE)).map_err(|error| cause(&error))?),
     };
     if kernel.has_function("dm_kobject_uevent") {
         return Ok(Types {
@@ -340,8 +342,9 @@ fn types(kernel: Option<&Rc<Btf>>) -> Result<Types, String> {
     if !Path::new(MODULE_BTF).exists() {
         return Err("the kernel has no type information of modules".to_owned());
     }
-    let btf = Btf::of_module(Path::new(MODULE_BTF), &kernel).map_err(|error| error.to_string())?;
-    let object = module::btf_of("dm_mod").map_err(|error| format!("BTF of dm_mod: {error}"))?;
+    let btf = Btf::of_module(Path::new(MODULE_BTF), &kernel).map_err(|error| cause(&error))?;
+    let object =
+        module::btf_of("dm_mod").map_err(|error| format!("BTF of dm_mod: {}", cause(&error)))?;
     Ok(Types {
         btf: Rc::new(btf),
         object: Some(object),

@@ -30,9 +30,11 @@ use super::{
     spec::{Backend, Plan, subjects},
     tracer::{Options, StartError, Tracer, proc_tombstones, sem_tombstones},
 };
+use crate::wording::cause;
 use crate::{
     host::{clock::boot_now, heap},
     ids::BootTime,
+    wording::chain,
 };
 
 /// The object, as `build.rs` has packed it: a fifth of its size. For the parser it is in memory of
@@ -85,7 +87,7 @@ impl Tracer {
         // It reads the kernel's types, as we do. That takes long enough to do it side by side.
         let loader = thread::spawn(EbpfLoader::new);
         let btf = Btf::from_file(Path::new(BTF_FILE))
-            .map_err(|error| StartError::Other(error.to_string()))?;
+            .map_err(|error| StartError::Other(cause(&error)))?;
         let offsets = offsets::resolve(&btf);
         if !offsets.missing_core.is_empty() {
             return Err(StartError::UnknownKernel(offsets.missing_core.join(", ")));
@@ -204,8 +206,8 @@ impl Tracer {
             pins: past.pins,
             pinned,
         };
-        let tracer = Self::assemble(parts, offsets)
-            .map_err(|error| StartError::Other(format!("{error:#}")))?;
+        let tracer =
+            Self::assemble(parts, offsets).map_err(|error| StartError::Other(chain(&error)))?;
         Ok((tracer, continuity))
     }
 
@@ -342,7 +344,7 @@ impl Heritage {
         sizes: &Sizes,
         wanted: Option<Backend>,
     ) -> Result<Pins, String> {
-        let object = aya_obj::Object::parse(&OBJECT).map_err(|error| error.to_string())?;
+        let object = aya_obj::Object::parse(&OBJECT).map_err(|error| cause(&error))?;
         let mut layout = Vec::new();
         for (name, map) in &object.maps {
             // Names in a BPF file system have no dots: constants are of their programs.

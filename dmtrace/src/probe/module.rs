@@ -20,6 +20,8 @@ use super::{
     bpf::{address, bpf, bpf_fd},
 };
 
+use crate::wording::cause;
+
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
 const BPF_RAW_TRACEPOINT_OPEN: u32 = 17;
@@ -86,7 +88,7 @@ impl Programs {
     /// # Errors
     /// The object and the maps do not fit.
     pub fn new(object: &[u8], maps: MapFds) -> Result<Self, String> {
-        let mut object = aya_obj::Object::parse(object).map_err(|error| error.to_string())?;
+        let mut object = aya_obj::Object::parse(object).map_err(|error| cause(&error))?;
         let sections = object.functions.keys().map(|(section, _)| *section);
         let sections = sections.collect();
         let defined = mem::take(&mut object.maps);
@@ -96,10 +98,10 @@ impl Programs {
         });
         object
             .relocate_maps(placed, &sections)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| cause(&error))?;
         object
             .relocate_calls(&sections)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| cause(&error))?;
         let mut code = HashMap::new();
         for (name, program) in object.programs {
             if let Some(function) = object.functions.get(&program.function_key()) {
@@ -151,7 +153,7 @@ impl Programs {
         };
         // SAFETY: the attribute has no pointers.
         let link = unsafe { bpf_fd(BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
-            .map_err(|error| format!("cannot be attached: {error}"))?;
+            .map_err(|error| format!("cannot be attached: {}", cause(&error)))?;
         Ok((program, link))
     }
 }
@@ -167,8 +169,8 @@ fn refused(mut attr: ProgLoad, error: &io::Error) -> String {
     let end = log.iter().position(|&byte| byte == 0).unwrap_or(0);
     let log = String::from_utf8_lossy(&log[..end]);
     match last_words(&log) {
-        Some(last) => format!("the verifier says: {last} ({error})"),
-        None => format!("the kernel refuses to load it ({error})"),
+        Some(last) => format!("the verifier says: {last} ({})", cause(error)),
+        None => format!("the kernel refuses to load it ({})", cause(error)),
     }
 }
 

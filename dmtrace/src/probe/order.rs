@@ -4,6 +4,7 @@
 //! bpf_trampoline_link_prog (kernel/bpf/trampoline.c) puts a new program before those that are
 //! there; nobody has promised that, so the kernel is asked.
 
+use crate::wording::cause;
 use aya::{Ebpf, maps::Array};
 use dmtrace_common::control;
 
@@ -24,17 +25,17 @@ pub(super) fn check(ebpf: &mut Ebpf) -> Result<(), String> {
     let map = ebpf
         .map_mut("CONTROL")
         .ok_or("the object has no map CONTROL")?;
-    let mut control: Array<_, u64> = Array::try_from(map).map_err(|error| error.to_string())?;
+    let mut control: Array<_, u64> = Array::try_from(map).map_err(|error| cause(&error))?;
     let mut answer = 0;
     for _ in 0..TRIES {
         control
             .set(control::ORDER, 0, 0)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| cause(&error))?;
         // SAFETY: three numbers. Makes nothing.
         unsafe { libc::semget(QUESTION, 0, 0) };
         answer = control
             .get(&control::ORDER, 0)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| cause(&error))?;
         if answer > 9 {
             break;
         }

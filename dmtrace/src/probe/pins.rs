@@ -35,7 +35,7 @@ use super::{
     link::Link,
     spec::{Backend, Plan, Subject},
 };
-use crate::{host::kernel_fs::KernelFs, ids::BootTime};
+use crate::{host::kernel_fs::KernelFs, ids::BootTime, wording::cause};
 
 /// Calls in flight: worth nothing after a time without probes.
 const CALLS: [&str; 4] = ["CALLS", "IN_CALL", "PENDING", "DM_CALLS"];
@@ -89,7 +89,7 @@ impl Pins {
         make(root)
             .and_then(|()| fs::set_permissions(root, fs::Permissions::from_mode(0o700)))
             .and_then(|()| make(&pins.layout))
-            .map_err(|error| format!("{}: {error}", root.display()))?;
+            .map_err(|error| format!("{}: {}", root.display(), cause(&error)))?;
         Ok(pins)
     }
 
@@ -243,7 +243,7 @@ pub(super) fn keep(
     };
     pinned().map_err(|error| {
         let _half = fs::remove_dir_all(&new);
-        format!("{}: {error}", dir.display())
+        format!("{}: {}", dir.display(), cause(&error))
     })
 }
 

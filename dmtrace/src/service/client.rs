@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use super::{SOCKET, request::Request};
 
+use crate::wording::cause;
+
 /// Longest answer that is read.
 const ANSWER_MAX: u64 = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,11 +25,15 @@ pub fn ask_status() -> Result<Value> {
     // In words: a connection that breaks off is no reader of ours that has gone.
     let stream = UnixStream::connect(SOCKET).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            anyhow!("{SOCKET}: {error}; only root, and the group of dmtrace serve --group, may ask")
+            let why = cause(&error);
+            anyhow!("{SOCKET}: {why}; only root, and the group of dmtrace serve --group, may ask")
         }
-        _ => anyhow!("{SOCKET}: no service answers ({error}); start it as root: dmtrace serve"),
+        _ => {
+            let why = cause(&error);
+            anyhow!("{SOCKET}: no service answers ({why}); start it as root: dmtrace serve")
+        }
     })?;
-    let answer = talk(stream).map_err(|error| anyhow!("{SOCKET}: {error}"))?;
+    let answer = talk(stream).map_err(|error| anyhow!("{SOCKET}: {}", cause(&error)))?;
     let answer: Value = serde_json::from_str(&answer)
         .map_err(|error| anyhow!("{SOCKET}: the answer cannot be read: {error}"))?;
     if let Some(error) = answer["error"].as_str() {

@@ -21,6 +21,7 @@ use crate::{
         Sets, Standing,
     },
     verdict::Judged,
+    wording::chain,
 };
 
 /// Scrapes in quick succession see the same look.
@@ -166,7 +167,7 @@ impl Exports {
         let text = self.text(health, Format::Prometheus);
         let failed = metrics::write_textfile(dir, &text).err();
         let again = std::mem::replace(&mut self.silent, failed.is_some());
-        failed.filter(|_| !again).map(|error| format!("{error:#}"))
+        failed.filter(|_| !again).map(|error| chain(&error))
     }
 
     /// Lets the hook tell what waits, for a moment.

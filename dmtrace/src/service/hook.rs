@@ -22,6 +22,7 @@ use crate::{
     host::container::Workload,
     metrics::HookRun,
     output::{duration::Span, json::envelope},
+    wording::cause,
 };
 
 /// Findings that wait while the command runs; more are dropped and counted.
@@ -220,7 +221,7 @@ async fn run(
         .spawn();
     let mut child = match spawned {
         Ok(child) => child,
-        Err(error) => return (HookRun::Failed, Some(error.to_string())),
+        Err(error) => return (HookRun::Failed, Some(cause(&error))),
     };
     let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
     let stdin = child.stdin.take();
@@ -244,7 +245,7 @@ async fn run(
             let why = format!("killed after {}", Span(limit));
             (HookRun::TimedOut, Some(why))
         }
-        Ok(Err(error)) => (HookRun::Failed, Some(error.to_string())),
+        Ok(Err(error)) => (HookRun::Failed, Some(cause(&error))),
         Ok(Ok(status)) => {
             group.0 = None;
             if status.success() {

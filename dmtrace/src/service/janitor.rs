@@ -3,6 +3,7 @@
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
+use crate::wording::cause;
 use tokio::{
     process::Command,
     sync::mpsc,
@@ -119,7 +120,7 @@ impl Janitor {
                     };
                     lines.map(text).map_err(text)
                 }
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(cause(&error)),
             });
         });
     }

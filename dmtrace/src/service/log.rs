@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::wording::count;
+
 /// Priority of a line, as syslog(3) numbers it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Level {
@@ -110,7 +112,10 @@ impl Log {
         if held > 0 {
             self.say(
                 Level::Warning,
-                format_args!("{held} more lines were left out; dmtrace report has all"),
+                format_args!(
+                    "{} left out; dmtrace report has everything",
+                    count(held, "more line was", "more lines were")
+                ),
             );
         }
         if pass {

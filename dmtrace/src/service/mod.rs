@@ -35,6 +35,7 @@ use crate::{
     probe::{Continuity, DmState, Past, environment::kernel_release, remove_pins},
     session::Session,
     verdict::Thresholds,
+    wording::count,
 };
 pub use client::ask_status;
 use export::Exports;
@@ -164,8 +165,11 @@ pub async fn serve(options: &Options) -> Result<()> {
         if told != tracing.told().len() {
             told = tracing.told().len();
             systemd::status(&match told {
-                0 => "tracing; no finding stands".to_owned(),
-                told => format!("tracing; {told} findings stand: dmtrace report"),
+                0 => "tracing; no active findings".to_owned(),
+                told => format!(
+                    "tracing; {}: dmtrace report",
+                    count(told, "active finding", "active findings")
+                ),
             });
         }
     }
@@ -190,7 +194,8 @@ pub async fn serve(options: &Options) -> Result<()> {
     let Some(accounting) = accounting else {
         log.say(
             Level::Info,
-            "stopped; tracing goes on, for the next start; to end it: dmtrace serve --remove",
+            "stopped; tracing continues in the kernel until the next start; to end it: dmtrace serve \
+             --remove",
         );
         return Ok(());
     };
@@ -263,10 +268,10 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
     log.say(
         Level::Info,
         format_args!(
-            "dmtrace {} traces ({} backend); {} sets were there before",
+            "dmtrace {} is tracing ({} backend); {} existed before",
             env!("CARGO_PKG_VERSION"),
             tracer.backend(),
-            session.preexisting()
+            count(session.preexisting(), "semaphore set", "semaphore sets")
         ),
     );
     for spot in tracer.backend().blind_spots() {
@@ -287,8 +292,8 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
         if matches!(continuity.past, Past::Unbroken) && attached && !tracer.dm_went_on() {
             log.say(
                 Level::Notice,
-                "device-mapper was not seen meanwhile, its probes cannot stay: the devices of \
-                 cookies made then are unknown",
+                "device-mapper was not traced meanwhile, because its probes cannot stay: the \
+                 devices of cookies made then are unknown",
             );
         }
     }
@@ -311,7 +316,7 @@ fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
         Past::New => {}
         Past::Unbroken => log.say(
             Level::Info,
-            "tracing went on while no service ran: no semaphore was missed",
+            "tracing continued while no service ran: no semaphore was missed",
         ),
         Past::Gap(gap) => {
             let clock = Clock::now();
@@ -322,8 +327,8 @@ fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
             log.say(
                 Level::Warning,
                 format_args!(
-                    "gap: nothing was seen {from}until {}, {}; sets whose creator is unknown \
-                     by that: {}; that went: {}; that were used: {}",
+                    "gap: nothing was seen {from}until {}, {}; sets created unseen: {}; removed: \
+                     {}; used: {}",
                     clock.moment(gap.to),
                     gap.why.text(),
                     gap.came,

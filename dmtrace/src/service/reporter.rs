@@ -23,6 +23,7 @@ use crate::{
     session::DmReport,
     stack::{CallSite, Symbolizer},
     verdict::{self, Context, Judged},
+    wording::{count, times},
 };
 
 /// Findings that are kept word by word; more are counted.
@@ -105,7 +106,10 @@ impl Reporter {
             let what = "the kernel side had no room for a record";
             self.log.say(
                 Level::Warning,
-                format_args!("{what}, {news} times; see --max-semaphores and --max-processes"),
+                format_args!(
+                    "{what}, {}; see --max-semaphores and --max-processes",
+                    times(news)
+                ),
             );
             if let Some(chronicle) = &self.chronicle {
                 chronicle.lost(what, news);
@@ -217,7 +221,7 @@ impl Observer for Reporter {
             return Ok(());
         };
         let how = if live.is_some() {
-            "is not any more"
+            "is no longer"
         } else {
             "is gone"
         };
@@ -239,8 +243,12 @@ impl Observer for Reporter {
             let again = self.stood.taken();
             if again > 0 {
                 let text = format!(
-                    "findings that were told before the start, and stand: {again}; see: dmtrace \
-                     report"
+                    "{} still active; see: dmtrace report",
+                    count(
+                        again,
+                        "finding reported before this start is",
+                        "findings reported before this start are"
+                    )
                 );
                 self.log.say(Level::Notice, text);
             }
@@ -252,12 +260,8 @@ impl Observer for Reporter {
     }
 
     fn device_mapper(&mut self, report: &DmReport) -> Result<()> {
-        let text = format!(
-            "device-mapper was loaded and is traced now; cookies made before, their devices not \
-             known: {}",
-            report.cookies_before
-        );
-        self.log.say(Level::Notice, text);
+        self.log
+            .say(Level::Notice, crate::cli::printer::dm_loaded(report));
         Ok(())
     }
 

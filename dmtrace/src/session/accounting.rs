@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::{
     ledger::{Reconciliation, Totals},
     probe::{Counts, KindCounts, SkippedRuns},
+    wording::count,
 };
 
 /// Messages that came out of the ring.
@@ -107,7 +108,10 @@ impl Accounting {
         }
         let unreadable = last.map_or(0, |last| last.unreadable.len());
         if unreadable > 0 {
-            deficits.push(format!("{unreadable} IPC namespaces could not be read"));
+            deficits.push(format!(
+                "{} could not be read",
+                count(unreadable, "IPC namespace", "IPC namespaces")
+            ));
         }
         // Of the moment of the last comparison; what was in flight then is in neither.
         let both = last.map_or(0, |last| last.matched + last.preexisting + last.rekeyed);
@@ -118,7 +122,8 @@ impl Accounting {
             deficits.push("the books were not compared with the kernel".to_owned());
         } else if vanished > 0 {
             deficits.push(format!(
-                "{vanished} differences between books and kernel at the end"
+                "{} between books and kernel at the end",
+                count(vanished, "difference", "differences")
             ));
         }
         Self {
@@ -158,19 +163,24 @@ impl Accounting {
             self.seen, self.submitted, self.dropped
         );
         let books = format!(
-            "ledger {} = kernel {} sets",
-            self.ledger_sets, self.kernel_sets
+            "ledger {} = kernel {}",
+            self.ledger_sets,
+            count(self.kernel_sets, "set", "sets")
         );
         let ring = match self.stacks_lost {
             0 => ring,
-            lost => format!("{ring}; {lost} call sites lost, raise --ring"),
+            lost => format!(
+                "{ring}; {} lost, raise --ring",
+                count(lost, "call site", "call sites")
+            ),
         };
         if self.is_exact() {
             format!("{ring}; {books}; drift {}", self.drift)
         } else {
             format!(
-                "{ring}; ledger {}, kernel {} sets; NOT EXACT",
-                self.ledger_sets, self.kernel_sets
+                "{ring}; ledger {}, kernel {}; NOT EXACT",
+                self.ledger_sets,
+                count(self.kernel_sets, "set", "sets")
             )
         }
     }
@@ -181,40 +191,48 @@ pub(super) fn lost(counts: &Counts, received: &Received, skipped: SkippedRuns) -
     let mut deficits = Vec::new();
     if received.undecodable > 0 {
         deficits.push(format!(
-            "{} messages could not be decoded",
-            received.undecodable
+            "{} could not be decoded",
+            count(received.undecodable, "message", "messages")
         ));
     }
     if counts.sem_map_full > 0 {
         deficits.push(format!(
-            "{} sets found the semaphore map full; raise --max-semaphores",
-            counts.sem_map_full
+            "{} found the semaphore map full; raise --max-semaphores",
+            count(counts.sem_map_full, "set", "sets")
         ));
     }
     if counts.proc_map_full > 0 {
         deficits.push(format!(
-            "{} times the process map was full: those processes are known by pid, start time \
-             and name only; raise --max-processes",
-            counts.proc_map_full
+            "{} found the process map full: known by pid, start time and name only; raise \
+             --max-processes",
+            count(counts.proc_map_full, "process", "processes")
         ));
     }
     if counts.call_map_full > 0 {
         deficits.push(format!(
-            "{} calls in flight were not followed",
-            counts.call_map_full
+            "{} not followed",
+            count(
+                counts.call_map_full,
+                "call in flight was",
+                "calls in flight were"
+            )
         ));
     }
     if counts.history_lost > 0 {
         deficits.push(format!(
-            "{} records of ended sets and processes were dropped; raise --ring",
-            counts.history_lost
+            "{} dropped; raise --ring",
+            count(
+                counts.history_lost,
+                "record of an ended set or process was",
+                "records of ended sets and processes were"
+            )
         ));
     }
     if skipped.lost > 0 {
         deficits.push(format!(
-            "the kernel skipped {} runs of probes, interrupted on the same \
-             processor: what happened then is known by comparing only",
-            skipped.lost
+            "the kernel skipped {}, interrupted on the same processor: what happened then \
+             is known by comparing only",
+            count(skipped.lost, "run of a probe", "runs of probes")
         ));
     }
     deficits

@@ -130,7 +130,7 @@ impl Session {
         tap: Option<Tap>,
         continuity: Option<Continuity>,
     ) -> Result<Self, StartError> {
-        let other = |error: &dyn std::fmt::Display| StartError::Other(error.to_string());
+        let other = |error: &dyn std::fmt::Display| StartError::Other(crate::wording::cause(error));
         let ring = tracer
             .take_ring()
             .ok_or_else(|| other(&"the ring buffer is gone"))?;

@@ -15,6 +15,7 @@ use crate::{
     ledger::Placed,
     probe::{Maps, StartError, Tracer},
     stack::{CallSite, Found, Worker},
+    wording::cause,
 };
 
 /// How long a call site waits for its set: the message of its creation may have been dropped.
@@ -43,7 +44,8 @@ impl Sites {
         let Some(ring) = tracer.take_stacks() else {
             return Ok(None);
         };
-        let other = |error: io::Error| StartError::Other(format!("cannot take stacks: {error}"));
+        let other =
+            |error: io::Error| StartError::Other(format!("cannot take stacks: {}", cause(&error)));
         // Its own handles: the worker is another thread.
         let maps = Maps::open(tracer.map_ids()).ok();
         let programs = move |key| {

@@ -93,7 +93,7 @@ impl Walk<'_, '_> {
             return Step::Lost(why.to_owned());
         }
         let Some((function, address)) = self.switch(table, &goroutine) else {
-            let why = "where the goroutine's stack goes on is not known";
+            let why = "where the goroutine's stack continues is not known";
             return Step::Lost(why.to_owned());
         };
         registers.set(RBP, None);

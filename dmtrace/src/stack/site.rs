@@ -197,7 +197,7 @@ impl CallSite {
     pub fn cut(&mut self, most: usize) {
         if self.frames.len() > most {
             self.frames.truncate(most);
-            self.end = End::Truncated(format!("only the innermost {most} calls are kept"));
+            self.end = End::Truncated(format!("calls beyond the innermost {most} are not kept"));
         }
     }
 }

@@ -108,7 +108,7 @@ pub fn unwind(
         site.frames
             .push(frame(Some(number), ip.wrapping_sub(bias), how));
         if site.frames.len() >= FRAMES {
-            site.end = End::Truncated(format!("only the innermost {FRAMES} calls are kept"));
+            site.end = End::Truncated(format!("calls beyond the innermost {FRAMES} are not kept"));
             break;
         }
         let binary = match space.binary(index, finder) {

@@ -160,7 +160,7 @@ impl fmt::Display for Remedy {
                 "install dmsetup where the notify rule looks for it, executable for udevd"
             }
             Self::StartQueue => {
-                "let udevd go on: `udevadm control --start-exec-queue`, or SIGCONT if it is \
+                "let udevd continue: `udevadm control --start-exec-queue`, or SIGCONT if it is \
                  stopped; it completes by itself then"
             }
             Self::ReadJournal => {

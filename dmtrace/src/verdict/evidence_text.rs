@@ -7,6 +7,7 @@ use crate::{
     event::{Command, errno_word},
     ledger::Who,
     output::duration::Span,
+    wording,
 };
 
 impl fmt::Display for Evidence {
@@ -81,7 +82,7 @@ impl fmt::Display for Evidence {
                 pid,
                 runs: Some((child, name)),
             } => write!(f, "udev worker {pid} runs {name}[{child}]"),
-            Self::Worker { pid, runs: None } => write!(f, "udev worker {pid} is there"),
+            Self::Worker { pid, runs: None } => write!(f, "udev worker {pid} exists"),
             Self::UdevYounger { pid } => {
                 write!(
                     f,
@@ -94,7 +95,10 @@ impl fmt::Display for Evidence {
                 uevents,
             } => write!(
                 f,
-                "{announced} operations announced, {ioctls} ioctls returned, {uevents} uevents sent"
+                "{} announced, {} returned, {} sent",
+                Many(*announced, "operation"),
+                Many(*ioctls, "ioctl"),
+                Many(*uevents, "uevent")
             ),
             Self::Stranger { who } => write!(f, "{who} completed it; udev did not start it"),
             Self::SeveralUdevds { pids } => {
@@ -120,7 +124,10 @@ impl fmt::Display for Evidence {
                     "it lives in IPC namespace {ns}; udev completes in the host's"
                 )
             }
-            Self::EventsLost { count } => write!(f, "{count} events were lost"),
+            Self::EventsLost { count } => {
+                let lost = wording::count(*count, "event was", "events were");
+                write!(f, "{lost} lost")
+            }
             Self::OperationsUnseen => f.write_str("not every operation on it was seen"),
             Self::ValueMismatch { events, kernel } => {
                 write!(f, "value {kernel} where the events make {events}")
@@ -168,7 +175,9 @@ impl fmt::Display for Evidence {
                     (Some(errno), ..) => write!(f, "failed with {}", errno_word(*errno)),
                 }
             }
-            Self::MoreDevices { count } => write!(f, "{count} more devices"),
+            Self::MoreDevices { count } => {
+                f.write_str(&wording::count(*count, "more device", "more devices"))
+            }
             Self::Uevents { sent, completed } => {
                 let sent = Many(*sent, "uevent");
                 write!(f, "{sent} sent, {completed} completed by udev")
@@ -192,7 +201,7 @@ struct Many(u32, &'static str);
 
 impl fmt::Display for Many {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(count, noun) = self;
-        write!(f, "{count} {noun}{}", if *count == 1 { "" } else { "s" })
+        let Self(count, noun) = *self;
+        f.write_str(&wording::count(count, noun, &format!("{noun}s")))
     }
 }

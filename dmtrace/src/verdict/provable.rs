@@ -8,7 +8,7 @@ use super::{
     Class, Confidence, Context, How, Subject, Touched, Verdict, foreign, life,
     life::{Knowledge, Life},
 };
-use crate::{ledger::Stage, output::duration::Span};
+use crate::{ledger::Stage, output::duration::Span, wording::count as counted};
 
 /// Why a set must not be removed.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -257,7 +257,13 @@ impl fmt::Display for Obstacle {
             Self::NotACookie => f.write_str("it is no cookie"),
             Self::Gone => f.write_str("it is gone"),
             Self::NotRead => f.write_str("its state was not read after its last event"),
-            Self::Waiters { count } => write!(f, "{count} threads wait on it"),
+            Self::Waiters { count } => {
+                write!(
+                    f,
+                    "{} on it",
+                    counted(*count, "thread waits", "threads wait")
+                )
+            }
             Self::NotLeaked { class } => write!(f, "it is not known to be leaked: {class}"),
             Self::Inferred => f.write_str("that it leaked is inferred, not seen"),
             Self::UserAlive { pid } => write!(f, "process {pid}, which uses it, is alive"),
@@ -267,12 +273,15 @@ impl fmt::Display for Obstacle {
                 f.write_str("not every environment and command line could be read")
             }
             Self::ProcessesUnreadable => f.write_str("the process list is not complete"),
-            Self::EventPending { count } => write!(f, "udev may still complete {count} events"),
+            Self::EventPending { count } => {
+                let events = counted(*count, "event", "events");
+                write!(f, "udev may still complete {events}")
+            }
             Self::TooYoung { seconds, needed } => {
                 let (ago, needed) = (Span::seconds(*seconds), Span::seconds(*needed));
                 write!(f, "touched {ago} ago; {needed} needed")
             }
-            Self::ClockSet => f.write_str("its times lie in the future: the clock was set"),
+            Self::ClockSet => f.write_str("its times are in the future: the clock was set"),
             Self::EventsLost => f.write_str("events were lost"),
             Self::Suspended { name } => write!(f, "device {name} is suspended"),
             Self::NoWaiter => f.write_str("no thread waits on it"),

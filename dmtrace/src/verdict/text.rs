@@ -6,6 +6,7 @@ use super::{Cause, How, MissingStep, NotACookie, Reason, Signature};
 use crate::{
     event::ExitStatus,
     ledger::{Stage, WhyUnknown},
+    wording,
 };
 
 impl fmt::Display for Cause {
@@ -43,7 +44,7 @@ impl fmt::Display for How {
             }
             Self::OwnerGone { step: Some(step) } => write!(f, "owner is gone; it was {step}"),
             Self::OwnerGone { step: None } => f.write_str("owner is gone"),
-            Self::NeverWaited => f.write_str("owner went on and never waited"),
+            Self::NeverWaited => f.write_str("owner moved on and never waited"),
             Self::AbandonedOnEintr => f.write_str("owner's wait was interrupted and not resumed"),
             Self::FinishedAfterDeath { step } => {
                 write!(f, "completed by udev after its owner had ended {step}")
@@ -86,7 +87,7 @@ impl fmt::Display for Reason {
             Self::CreatorUnknown(WhyUnknown::BeforeTracer) => "made before dmtrace was started",
             Self::CreatorUnknown(WhyUnknown::Missed) => "its creation was not seen",
             Self::CreatorUnknown(WhyUnknown::MaybeFound) => {
-                "its creation cannot be told from a lookup with this backend"
+                "its creation cannot be told apart from a look-up with this backend"
             }
             Self::PossibleOwners => "processes that may own it are alive",
             Self::ProcessesUnreadable => "the process list is not complete",
@@ -125,15 +126,14 @@ impl fmt::Display for MissingStep {
         match self {
             Self::SetVal => f.write_str("SETVAL 1 by the owner"),
             Self::Increment => f.write_str("the increment by the owner (dm_task_set_cookie)"),
-            Self::Completion { count: 1 } => {
-                f.write_str("one completion by udev (dmsetup udevcomplete)")
-            }
             Self::Completion { count } => {
-                write!(f, "{count} completions by udev (dmsetup udevcomplete)")
+                let completions = wording::count(*count, "completion", "completions");
+                write!(f, "{completions} by udev (dmsetup udevcomplete)")
             }
             Self::SelfCompletion { count } => write!(
                 f,
-                "{count} decrements by the owner for what sent no uevent (dm_udev_complete)"
+                "{} by the owner for what sent no uevent (dm_udev_complete)",
+                wording::count(*count, "decrement", "decrements")
             ),
             Self::Wait => f.write_str("the wait by the owner (dm_udev_wait)"),
             Self::WaitAgain => f.write_str("another wait by the owner after EINTR"),

@@ -115,6 +115,56 @@ pub fn registry_hosts() -> Result<()> {
     })?)
 }
 
+/// What messages of dmtrace count.
+const COUNTED: [&str; 17] = [
+    "cookies",
+    "findings",
+    "sets",
+    "threads",
+    "processes",
+    "namespaces",
+    "messages",
+    "events",
+    "operations",
+    "completions",
+    "decrements",
+    "devices",
+    "records",
+    "differences",
+    "steps",
+    "times",
+    "calls",
+];
+
+/// A number never stands before a fixed plural: `1 cookies`. `wording::count` chooses.
+pub fn plurals() -> Result<()> {
+    complain(&findings(|path, line| {
+        let of_tests = path.components().any(|part| part.as_os_str() == "tests");
+        let messages =
+            path.starts_with("dmtrace/src") && !of_tests && !path.ends_with("wording.rs");
+        let noun = messages.then(|| counted_plural(line)).flatten()?;
+        Some(format!(
+            "a number before '{noun}', which may be 1; use wording::count"
+        ))
+    })?)
+}
+
+/// The plural behind a placeholder, as in `"{} cookies"` or `"{more} more cookies"`. Of `3 of
+/// {limit} sets` the first number is what counts.
+fn counted_plural(line: &str) -> Option<&str> {
+    let code = line.split("//").next()?;
+    code.match_indices("} ").find_map(|(at, _)| {
+        let begin = code[..at].rfind('{')?;
+        let before = code[..begin].trim_end();
+        let total = before.ends_with(" of") || before.ends_with(" all");
+        let string = code[..begin].contains('"') || code.trim_start().starts_with('{');
+        let mut words = code[at + 2..].split(|c: char| !c.is_alphanumeric() && c != ' ');
+        let mut words = words.next()?.split(' ').take(2);
+        let noun = words.find(|word| COUNTED.contains(word))?;
+        (string && !total).then_some(noun)
+    })
+}
+
 /// Hosts that this machine's apt and cargo are told to use.
 fn mirrors() -> Vec<String> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
@@ -213,6 +263,23 @@ fn around<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_before_plurals_are_found() {
+        assert_eq!(counted_plural(r#"("{} cookies left")"#), Some("cookies"));
+        assert_eq!(
+            counted_plural(r#"("{n:>6} semaphore sets, now")"#),
+            Some("sets")
+        );
+        for not in [
+            r#""{} of {limit} sets in use""#,
+            r#""{} cookie""#,
+            r#""{} wait; cookies""#,
+            r#"let x = match it { A => b } // cookies"#,
+        ] {
+            assert_eq!(counted_plural(not), None, "{not}");
+        }
+    }
 
     #[test]
     fn words_and_paths_have_borders() {

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use unicode_width::UnicodeWidthStr;
 
 use super::Draft;
 use crate::{
@@ -12,15 +13,16 @@ use crate::{
     },
     cli::args::Clean,
     ids::IpcNs,
-    output::{Out, json, table},
+    output::{Out, json},
     verdict::{Completion, Obstacle},
+    wording::{count, of_number},
 };
 
-/// Columns of the text.
-const WIDTH: usize = 80;
+/// Indentation of what has no room on the line: below the cookie.
+const INDENT: usize = 14;
 
-pub(super) fn cookies(count: usize) -> String {
-    format!("{count} cookie{}", if count == 1 { "" } else { "s" })
+pub(super) fn cookies(number: usize) -> String {
+    count(number, "cookie", "cookies")
 }
 
 /// The plan as text.
@@ -28,15 +30,13 @@ pub(super) fn show(draft: &Draft, out: &mut Out) -> Result<()> {
     let mut entries: Vec<&PlanEntry> = draft.plan().entries.iter().collect();
     entries.sort_by_key(|entry| (!entry.action.acts(), entry.sem));
     for entry in entries {
-        out.line(&plan_line(entry))?;
+        let line = plan_line(entry, out.width());
+        out.hanging(&line, INDENT)?;
     }
     for device in &draft.suspended {
-        out.line(&fit(
-            &format!(
-                "warning: {} ({}) is suspended: look before you remove cookies",
-                device.node, device.name
-            ),
-            WIDTH,
+        out.line(&format!(
+            "warning: {} ({}) is suspended: look before you remove cookies",
+            device.node, device.name
         ))?;
     }
     out.flush()?;
@@ -73,19 +73,25 @@ pub(super) fn advise(args: &Clean, draft: &Draft, out: &mut Out) -> Result<()> {
     Ok(out.line(&text)?)
 }
 
-fn plan_line(entry: &PlanEntry) -> String {
+fn plan_line(entry: &PlanEntry, width: Option<usize>) -> String {
     match &entry.action {
-        Action::Destroy if entry.verdict.observed => removal("would remove", entry, ""),
-        Action::Destroy => removal("would remove", entry, " ?"),
+        Action::Destroy if entry.verdict.observed => removal("would remove", entry, "", width),
+        Action::Destroy => removal("would remove", entry, " (inferred)", width),
         Action::Complete(completion) => line("would complete", entry, &lost(*completion)),
         Action::Keep { because } => line("kept", entry, &obstacles(entry, because)),
     }
 }
 
-pub(super) fn result_line(applied: &Applied<'_>) -> String {
+/// Prints what came of one cookie.
+pub(super) fn print_result(applied: &Applied<'_>, out: &mut Out) -> std::io::Result<()> {
+    let line = result_line(applied, out.width());
+    out.hanging(&line, INDENT)
+}
+
+fn result_line(applied: &Applied<'_>, width: Option<usize>) -> String {
     let Applied { entry, outcome } = applied;
     match outcome {
-        Outcome::Removed => removal("removed", entry, ""),
+        Outcome::Removed => removal("removed", entry, "", width),
         Outcome::Completed(completion) => line("completed", entry, &lost(*completion)),
         Outcome::Gone => line("gone", entry, "it had been removed already"),
         Outcome::RemovedLate(_) => line(
@@ -100,8 +106,16 @@ pub(super) fn result_line(applied: &Applied<'_>) -> String {
 
 /// What is made good.
 fn lost(completion: Completion) -> String {
-    let Completion { value, count } = completion;
-    format!("{count} of {value} completions are lost, and a thread waits for them")
+    match completion {
+        Completion { value: 1, .. } => {
+            "its only completion is lost, and a thread waits for it".to_owned()
+        }
+        Completion { value, count } => format!(
+            "{count} of {value} completions {}, and a thread waits for {}",
+            of_number(&count, "is lost", "are lost"),
+            of_number(&count, "it", "them"),
+        ),
+    }
 }
 
 /// What a plan does: `remove 3 cookies`, `complete 1 cookie`, or both.
@@ -115,9 +129,9 @@ pub(super) fn acts(draft: &Draft) -> String {
     }
 }
 
-/// `would remove  0x0d4d1234 semid 7 [ns]  reason  owner`, at most [`WIDTH`] columns: in full if
-/// that fits, else in two words.
-fn removal(action: &str, entry: &PlanEntry, mark: &str) -> String {
+/// `would remove  0x0d4d1234 semid 7 [ns]  reason  owner`: the reason in a few words where only
+/// that keeps it on one line.
+fn removal(action: &str, entry: &PlanEntry, mark: &str, width: Option<usize>) -> String {
     let text = entry.verdict.text.as_str();
     let full = text.strip_prefix("leaked: ").unwrap_or(text);
     let brief = entry.verdict.brief.as_str();
@@ -128,34 +142,24 @@ fn removal(action: &str, entry: &PlanEntry, mark: &str) -> String {
         format!("  {owner}")
     };
     let head = head(action, entry);
-    let room = WIDTH
-        .saturating_sub(head.chars().count() + tail.chars().count() + mark.len())
-        .saturating_sub(2);
-    let reason = if full.chars().count() <= room || brief.is_empty() {
-        fit(full, room)
-    } else {
-        fit(brief, room)
-    };
-    fit(&format!("{head}  {reason}{mark}{tail}"), WIDTH)
+    let whole = |reason: &str| format!("{head}  {reason}{mark}{tail}");
+    let fits = |line: &String| width.is_none_or(|width| line.width() <= width);
+    [full, brief]
+        .into_iter()
+        .filter(|reason| !reason.is_empty())
+        .map(whole)
+        .find(fits)
+        .unwrap_or_else(|| whole(full))
 }
 
-/// `kept          0x0d4d1234 semid 7 [ns]: reason`, at most [`WIDTH`] columns; a long reason goes
-/// on in the next line: it says why not to touch the cookie.
+/// `kept          0x0d4d1234 semid 7 [ns]: reason`.
 fn line(action: &str, entry: &PlanEntry, reason: &str) -> String {
-    let colon = if reason.is_empty() { "" } else { ":" };
-    let mut text = format!("{}{colon}", head(action, entry));
-    let mut column = text.chars().count();
-    for word in reason.split(' ').filter(|word| !word.is_empty()) {
-        let length = word.chars().count();
-        if column + 1 + length > WIDTH {
-            text.push_str("\n             ");
-            column = 13;
-        }
-        text.push(' ');
-        text.push_str(&fit(word, WIDTH - 15));
-        column += 1 + length.min(WIDTH - 15);
+    let head = head(action, entry);
+    if reason.is_empty() {
+        head
+    } else {
+        format!("{head}: {reason}")
     }
-    text
 }
 
 fn head(action: &str, entry: &PlanEntry) -> String {
@@ -168,10 +172,6 @@ fn head(action: &str, entry: &PlanEntry) -> String {
         "{action:<12}  {} semid {}{ns}",
         entry.identity.key, entry.sem.semid
     )
-}
-
-fn fit(text: &str, width: usize) -> String {
-    table::cut(text, Some(width.max(2))).into_owned()
 }
 
 fn owner(entry: &PlanEntry) -> String {

@@ -13,6 +13,7 @@ use crate::{
     host::namespaces::own_ns,
     ledger::Device,
     verdict::{Class, Confidence, Healthy, Thresholds},
+    wording::count,
 };
 
 /// So many are named in the text; JSON has all.
@@ -82,18 +83,18 @@ pub(super) fn check(case: &Case, report: &mut Report) {
         return;
     }
     let parts: Vec<String> = [
-        (live, "live cookies"),
-        (foreign, "sets that are no cookies"),
-        (unknown, "undecided"),
+        (live, "live cookie", "live cookies"),
+        (foreign, "set that is no cookie", "sets that are no cookies"),
+        (unknown, "undecided", "undecided"),
     ]
     .into_iter()
-    .filter(|(count, _)| *count > 0)
-    .map(|(count, what)| format!("{count} {what}"))
+    .filter(|&(number, ..)| number > 0)
+    .map(|(number, one, many)| count(number, one, many))
     .collect();
     report.warn(
         "udevcomplete_all",
         format!(
-            "dmsetup udevcomplete_all is NOT safe now: it removes all it finds, and there are {}",
+            "dmsetup udevcomplete_all is NOT safe now: it removes all it finds: {}",
             if parts.is_empty() {
                 "sets that cannot be read".to_owned()
             } else {

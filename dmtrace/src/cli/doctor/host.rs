@@ -9,6 +9,7 @@ use crate::{
     host::{Roots, kernel_fs::reason, namespaces::own_ns},
     ids::IpcNs,
     probe::Environment,
+    wording::count,
 };
 
 /// Inode of the initial PID namespace (`PROC_PID_INIT_INO`).
@@ -73,9 +74,9 @@ fn semaphores(case: &Case, report: &mut Report) {
         report.pass(
             "limits",
             format!(
-                "{sets} semaphore sets in {} IPC namespace{}; the lowest limit is {lowest}{others}",
-                spaces.len(),
-                if spaces.len() == 1 { "" } else { "s" }
+                "{} in {}; the lowest limit is {lowest}{others}",
+                count(sets, "semaphore set", "semaphore sets"),
+                count(spaces.len(), "IPC namespace", "IPC namespaces")
             ),
         );
     }
@@ -99,11 +100,14 @@ fn limits(ns: &NsSnapshot) -> Vec<(String, String)> {
     if sets * 100 >= semmni * 80 {
         found.push((
             format!("{name}: {sets} of {semmni} semaphore sets (SEMMNI) in use"),
-            format!("dmtrace report tells who; dmtrace clean; {raise}"),
+            format!("dmtrace report says who; dmtrace clean; {raise}"),
         ));
     } else if semmni <= 128 {
         found.push((
-            format!("{name}: no more than {semmni} semaphore sets (SEMMNI): few leaks exhaust it"),
+            format!(
+                "{name}: no more than {} (SEMMNI): few leaks exhaust it",
+                count(semmni, "semaphore set", "semaphore sets")
+            ),
             raise.clone(),
         ));
     }
@@ -243,7 +247,7 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
                 ),
                 "run as root",
             ),
-            _ => report.pass("rule", format!("{path} completes cookies")),
+            _ => report.pass("rule", format!("cookies are completed by {path}")),
         },
         (None, Some(mask)) => report.add(
             "rule",
@@ -263,7 +267,7 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
         .map(|dir| Path::new(dir).join("dmsetup"))
         .find(|path| roots.exists(path));
     match dmsetup {
-        Some(path) => report.pass("dmsetup", format!("{} is there", roots.shown(&path))),
+        Some(path) => report.pass("dmsetup", format!("{} exists", roots.shown(&path))),
         None => report.add(
             "dmsetup",
             wanted,

@@ -17,6 +17,7 @@ use crate::{
     host::namespaces::own_ns,
     ids::{IpcNs, SemId},
     probe::Tracer,
+    wording::cause,
 };
 
 /// Any key does: it is alone in its namespace.
@@ -40,7 +41,10 @@ pub(super) fn check(tracer: &mut Tracer, report: &mut Report) {
         Ok(Ok(Err(error))) | Err(error) => {
             report.warn(
                 "self_test",
-                format!("self-test: no cookie of its own could be made: {error}"),
+                format!(
+                    "self-test: no cookie of its own could be made: {}",
+                    cause(&error)
+                ),
                 "run as root, with IPC namespaces in the kernel",
             );
             return;

@@ -9,6 +9,7 @@ use crate::{
     ids::{BootTime, DevNum},
     ledger::{Call, Cookie, EndKind, Meaning, Step, Who},
     output::time,
+    wording::count,
 };
 
 /// One line of the story.
@@ -51,7 +52,8 @@ pub(super) fn moments(telling: &Telling<'_>, row: &Row<'_>) -> Vec<Moment> {
     }
     moments.extend(head.into_iter().map(|step| teller.moment(step)));
     if cookie.timeline.skipped() > 0 {
-        let what = format!("... {} more steps ...", cookie.timeline.skipped());
+        let skipped = count(cookie.timeline.skipped(), "more step", "more steps");
+        let what = format!("... {skipped} ...");
         moments.push(teller.untimed("", what));
     }
     moments.extend(tail.into_iter().map(|step| teller.moment(step)));
@@ -224,7 +226,9 @@ impl Teller<'_> {
                 if let Some(set) = self.row.set {
                     let by = match set.first.map_or(0, |first| first.pid) {
                         0 => String::new(),
-                        pid => format!(" by process {pid} of then"),
+                        pid => {
+                            format!(" by process {pid} (that number may be another process now)")
+                        }
                     };
                     moments.push(match time::Moment::of_unix(set.otime) {
                         Some(at) => self.untimed("?", format!("last operation {at}{by}")),

@@ -18,6 +18,7 @@ use crate::{
     verdict::{
         Avoid, Cause, Class, Confidence, Culprit, Healthy, How, MissingStep, Reason, Remedy, Role,
     },
+    wording::times,
 };
 
 /// What all stories of one run share.
@@ -346,8 +347,10 @@ impl Telling<'_> {
                 comm: process.name.to_string(),
                 seconds: None,
                 text: format!(
-                    "{}[{}] could not make a semaphore {} times (ENOSPC)",
-                    process.name, process.image_id.id.tgid, process.tally.starved
+                    "{}[{}] was refused a semaphore {} (ENOSPC)",
+                    process.name,
+                    process.image_id.id.tgid,
+                    times(process.tally.starved)
                 ),
             })
             .take(8)
@@ -417,7 +420,7 @@ fn nobody(class: Class) -> String {
             }
             Cause::EventLost => "not the waiter's: udev gave the event up",
             Cause::NoUevent => {
-                "of the program or its library: it waits for what udev was never told"
+                "of the program or its library: it waits for what udev was never asked to complete"
             }
         },
         Class::Leaked(How::TransactionAbandoned) => {
@@ -428,7 +431,7 @@ fn nobody(class: Class) -> String {
         }
         Class::Leaked(_) => "unknown",
         Class::OverCompleted => {
-            "unknown: which of several completions was one too many is not told"
+            "unknown: which of several completions was one too many is not known"
         }
         Class::Accident => "unknown: who removed it was not seen",
         Class::Unknown(reason) => return unknown(reason),

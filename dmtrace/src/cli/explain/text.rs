@@ -1,12 +1,10 @@
-//! A story for a terminal of 80 columns.
+//! A story for a terminal.
 
 use anyhow::Result;
 
 use super::Story;
 use crate::output::{Out, time::Moment, wrap};
 
-/// Columns of the text.
-const WIDTH: usize = 80;
 /// Columns for who did something.
 const WHO: usize = 22;
 
@@ -17,7 +15,7 @@ pub(super) fn print(story: &Story, past: &[String], out: &mut Out) -> Result<()>
         .headline
         .split_once(':')
         .unwrap_or((&story.headline, ""));
-    for (number, line) in wrap(&story.headline, WIDTH).iter().enumerate() {
+    for (number, line) in wrap(&story.headline, out.prose()).iter().enumerate() {
         let shown = if number == 0 && (rest.is_empty() || line.starts_with(label)) {
             line.replacen(label, &out.state(label), 1)
         } else {
@@ -38,17 +36,8 @@ pub(super) fn print(story: &Story, past: &[String], out: &mut Out) -> Result<()>
                 None => moment.who.clone(),
             };
             let text = format!("{}{value}", moment.what);
-            let indent = 2 + 12 + 2 + WHO.max(who.chars().count()) + 1;
-            for (number, line) in wrap(&text, WIDTH.saturating_sub(indent).max(20))
-                .iter()
-                .enumerate()
-            {
-                out.line(&if number == 0 {
-                    format!("  {:12}  {who:WHO$} {line}", moment.shown)
-                } else {
-                    format!("{:indent$}{line}", "")
-                })?;
-            }
+            let line = format!("  {:12}  {who:WHO$} {text}", moment.shown);
+            out.hanging(&line, 2 + 12 + 2 + WHO + 1)?;
         }
     }
     if let Some(missing) = &story.missing {
@@ -98,7 +87,8 @@ fn list(title: &str, lines: &[String], out: &mut Out) -> Result<()> {
 }
 
 fn item(text: &str, out: &mut Out) -> Result<()> {
-    for (number, line) in wrap(text, WIDTH - 4).iter().enumerate() {
+    let width = out.prose() - 4;
+    for (number, line) in wrap(text, width).iter().enumerate() {
         out.line(&format!(
             "{}{line}",
             if number == 0 { "  " } else { "    " }
@@ -108,7 +98,7 @@ fn item(text: &str, out: &mut Out) -> Result<()> {
 }
 
 fn paragraph(text: &str, out: &mut Out) -> Result<()> {
-    wrap(text, WIDTH)
+    wrap(text, out.prose())
         .iter()
         .try_for_each(|line| Ok(out.line(line)?))
 }

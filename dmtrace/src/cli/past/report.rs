@@ -93,7 +93,7 @@ fn gather(args: &Report, since: i64, until: i64) -> Result<Past> {
     let named: Option<&Path> = args.history.as_deref();
     let Some((head, entries)) = source::find(named, &query)? else {
         let text = format!(
-            "{}: no history is there; dmtrace serve keeps one",
+            "{}: there is no history; dmtrace serve keeps one",
             crate::history::PATH
         );
         return Err(Failure::Environment(text).into());

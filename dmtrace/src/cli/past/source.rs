@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::Failure,
     history::{Entry, Head, PATH, Query, ReadError, SOCKET, read_file},
+    wording::{causes, chain},
 };
 
 /// For an answer, and for each part of it.
@@ -31,9 +32,9 @@ pub(super) fn find(named: Option<&Path>, query: &Query) -> Result<Option<(Head, 
             let shown = path.display();
             let text = match error {
                 ReadError::Busy => {
-                    format!("{shown}: {error}; leave out --history to ask the service that runs")
+                    format!("{shown}: {error}; leave out --history to ask the running service")
                 }
-                error => format!("{shown}: {error}"),
+                error => format!("{shown}: {}", causes(&error)),
             };
             Failure::Environment(text).into()
         });
@@ -42,7 +43,8 @@ pub(super) fn find(named: Option<&Path>, query: &Query) -> Result<Option<(Head, 
         let answer = ask(stream, query);
         return answer.map(Some).map_err(|error| {
             // Not as a cause: a connection that breaks off is no reader of ours that has gone.
-            Failure::Environment(format!("{SOCKET}: the service does not answer: {error:#}")).into()
+            let why = chain(&error);
+            Failure::Environment(format!("{SOCKET}: the service does not answer: {why}")).into()
         });
     }
     match read_file(Path::new(PATH), query) {
@@ -53,7 +55,10 @@ pub(super) fn find(named: Option<&Path>, query: &Query) -> Result<Option<(Head, 
              dmtrace serve --group"
         ))
         .into()),
-        Err(error) => Err(Failure::Environment(format!("{PATH}: {error}; run as root")).into()),
+        Err(error) => {
+            let why = causes(&error);
+            Err(Failure::Environment(format!("{PATH}: {why}; run as root")).into())
+        }
     }
 }
 
@@ -72,7 +77,7 @@ fn answer(mut lines: impl io::BufRead) -> Result<(Head, Vec<Entry>)> {
         let mut line = Vec::new();
         let length = io::Read::take(&mut lines, LINE).read_until(b'\n', &mut line)?;
         if length == 0 {
-            bail!("the answer breaks off");
+            bail!("the answer is cut short");
         }
         if line.last() != Some(&b'\n') {
             bail!(io::Error::from(ErrorKind::InvalidData));
@@ -84,7 +89,7 @@ fn answer(mut lines: impl io::BufRead) -> Result<(Head, Vec<Entry>)> {
         match value["type"].as_str() {
             Some("history") => head = Some(serde_json::from_value(value)?),
             Some("end") => {
-                let head = head.ok_or_else(|| anyhow!("the answer has no beginning"))?;
+                let head = head.ok_or_else(|| anyhow!("the answer has no header"))?;
                 return Ok((head, entries));
             }
             // A newer service may know more.

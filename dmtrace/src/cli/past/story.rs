@@ -100,7 +100,7 @@ pub(super) fn device(device: &Value) -> String {
 /// How it ended, in words.
 pub(super) fn end(gone: Option<&Gone>) -> String {
     let Some(gone) = gone else {
-        return "stands".to_owned();
+        return "still there".to_owned();
     };
     let by = match &gone.by {
         Some(by) => format!(" by {by}"),
@@ -113,9 +113,9 @@ pub(super) fn end(gone: Option<&Gone>) -> String {
             "gone when it was found{}",
             by.replace(" by", ", removed by")
         ),
-        HowGone::OtherVerdict => "later judged otherwise".to_owned(),
-        HowGone::Rebooted => "the machine was started again".to_owned(),
-        HowGone::Unseen => "gone, its end was not seen".to_owned(),
+        HowGone::OtherVerdict => "judged differently later".to_owned(),
+        HowGone::Rebooted => "gone with a reboot".to_owned(),
+        HowGone::Unseen => "gone, its removal was not seen".to_owned(),
     }
 }
 
@@ -142,9 +142,9 @@ pub(super) const fn went(how: HowGone) -> &'static str {
         HowGone::Removed => "removed",
         HowGone::WithNamespace => "gone with their IPC namespace",
         HowGone::AlreadyGone => "gone when they were found",
-        HowGone::OtherVerdict => "judged otherwise later",
+        HowGone::OtherVerdict => "judged differently later",
         HowGone::Rebooted => "gone with a reboot",
-        HowGone::Unseen => "gone unseen",
+        HowGone::Unseen => "gone, removal not seen",
     }
 }
 

@@ -1,4 +1,4 @@
-//! The report on a time for people, 80 columns wide.
+//! The report on a time for people.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,10 +12,9 @@ use crate::{
     },
     history::{Finding, Lives, OTHERS, WhyGap},
     output::{Out, time, wrap},
+    wording::{count, times},
 };
 
-/// Columns of the text.
-const WIDTH: usize = 80;
 /// Lines for findings of one kind; more are counted.
 const LINES: usize = 20;
 
@@ -32,8 +31,8 @@ pub(super) fn print(past: &Past, groups: &[(By, Vec<Group>)], out: &mut Out) -> 
     } else {
         let standing = past.leaked.iter().filter(|it| it.gone.is_none()).count();
         out.line(&format!(
-            "{} cookies leaked: {}{standing} stand",
-            past.leaked.len(),
+            "{} leaked: {}{standing} still there",
+            count(past.leaked.len(), "cookie", "cookies"),
             ends(&past.leaked)
         ))?;
         out.line("")?;
@@ -116,14 +115,15 @@ fn list(title: &str, findings: &[Finding], culprit: bool, out: &mut Out) -> Resu
         if !culprit {
             rest.push(story::end(finding.gone.as_ref()));
         }
-        for (number, line) in wrap(&rest.join("; "), WIDTH - 12).iter().enumerate() {
+        let width = out.prose() - 12;
+        for (number, line) in wrap(&rest.join("; "), width).iter().enumerate() {
             let indent = if number == 0 { 10 } else { 12 };
             out.line(&format!("{:indent$}{line}", ""))?;
         }
     }
     let more = findings.len().saturating_sub(LINES);
     if more > 0 {
-        out.line(&format!("  and {more} before that: --json has them all"))?;
+        out.line(&format!("  and {more} earlier: --json has them all"))?;
     }
     Ok(out.line("")?)
 }
@@ -155,7 +155,7 @@ fn victims(past: &Past, out: &mut Out) -> Result<()> {
     }
     let more = past.starved.len().saturating_sub(LINES);
     if more > 0 {
-        out.line(&format!("          and {more} such moments before that"))?;
+        out.line(&format!("          and {more} earlier"))?;
     }
     Ok(out.line("")?)
 }
@@ -187,7 +187,8 @@ fn programs(past: &Past, out: &mut Out) -> Result<()> {
     }
     let more = programs.len().saturating_sub(LINES);
     if more > 0 {
-        out.line(&format!("  and {more} other programs"))?;
+        let more = count(more, "other program", "other programs");
+        out.line(&format!("  and {more}"))?;
     }
     Ok(out.line("")?)
 }
@@ -212,7 +213,7 @@ fn gaps(past: &Past, out: &mut Out) -> Result<()> {
         }
         let more = past.gaps.len().saturating_sub(LINES);
         if more > 0 {
-            out.line(&format!("  and {more} before that"))?;
+            out.line(&format!("  and {more} earlier"))?;
         }
         out.line("")?;
     }
@@ -227,7 +228,8 @@ fn gaps(past: &Past, out: &mut Out) -> Result<()> {
             loss.count,
             loss.what
         );
-        for (number, line) in wrap(&text, WIDTH - 4).iter().enumerate() {
+        let width = out.prose() - 4;
+        for (number, line) in wrap(&text, width).iter().enumerate() {
             out.line(&format!(
                 "{}{line}",
                 if number == 0 { "  " } else { "    " }
@@ -237,19 +239,12 @@ fn gaps(past: &Past, out: &mut Out) -> Result<()> {
     Ok(out.line("")?)
 }
 
-fn times(count: u64) -> String {
-    match count {
-        1 => "once".to_owned(),
-        count => format!("{count} times"),
-    }
-}
-
 /// What a story of the past says of its time: when it was found, and how it ended.
 pub(super) fn ending_lines(finding: &Finding) -> Vec<String> {
     let found = time::at(finding.found.wall_ms);
     match &finding.gone {
         None => vec![format!(
-            "found {found}; stands, as far as the history knows"
+            "found {found}; still there, as far as the history knows"
         )],
         Some(gone) => vec![format!(
             "found {found}; {}, {}",
@@ -260,7 +255,7 @@ pub(super) fn ending_lines(finding: &Finding) -> Vec<String> {
 }
 
 fn paragraph(text: &str, out: &mut Out) -> Result<()> {
-    wrap(text, WIDTH)
+    wrap(text, out.prose())
         .iter()
         .try_for_each(|line| Ok(out.line(line)?))
 }

@@ -32,7 +32,7 @@ impl std::str::FromStr for When {
         if let Ok(ago) = humantime::parse_duration(text) {
             return i64::try_from(ago.as_millis())
                 .map(Self::Ago)
-                .map_err(|_| "so long ago is before every history".to_owned());
+                .map_err(|_| "that is longer ago than any history goes".to_owned());
         }
         if let Some(moment) = Moment::parse(&as_rfc3339(text)) {
             return Ok(Self::At(moment.ms()));

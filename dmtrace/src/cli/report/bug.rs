@@ -18,6 +18,7 @@ use crate::{
     event::recording::Start,
     host::{Roots, package, package::Package},
     output::{Out, time, time::Clock, wrap},
+    wording::count,
 };
 
 /// Time for looking up packages, in all.
@@ -194,8 +195,8 @@ fn one(case: &Case, start: Option<&Start>, bug: &Bug, out: &mut Out) -> Result<(
     } else {
         String::new()
     };
-    let plural = if bug.leaked == 1 { "" } else { "s" };
-    field("leaked", &format!("{} cookie{plural}{unsure}", bug.leaked))?;
+    let leaked = count(bug.leaked, "cookie", "cookies");
+    field("leaked", &format!("{leaked}{unsure}"))?;
     for (what, count) in &bug.how {
         field("what", &format!("{count} x {what}"))?;
     }

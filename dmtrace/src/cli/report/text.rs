@@ -10,6 +10,7 @@ use crate::{
     event::recording::Start,
     output::{Out, time, time::Clock, wrap},
     verdict::Evidence,
+    wording::count,
 };
 
 /// Prints it.
@@ -32,7 +33,7 @@ pub(super) fn print(
     }
     print_groups(groups, out)?;
     if !findings.stuck.is_empty() {
-        out.line("STUCK WAITERS (dmtrace explain COOKIE tells the rest)")?;
+        out.line("STUCK WAITERS (details: dmtrace explain COOKIE)")?;
         for row in &findings.stuck {
             let text = row
                 .verdict
@@ -98,8 +99,8 @@ pub(super) fn print(
     }
     if findings.undecided > 0 {
         out.line(&format!(
-            "{} cookies could not be decided: dmtrace list --state unknown",
-            findings.undecided
+            "{} undecided: dmtrace list --state unknown",
+            count(findings.undecided, "cookie is", "cookies are")
         ))?;
     }
     if !findings.leaked.is_empty() && start.is_none() {

@@ -45,7 +45,7 @@ impl Write for Page {
 
 impl Page {
     fn out(&self) -> Out {
-        Out::to(Box::new(self.clone()))
+        Out::to(Box::new(self.clone())).with_width(80)
     }
 
     fn text(&self) -> String {
@@ -225,9 +225,9 @@ fn a_report_on_a_time_ranks_who_leaks_and_says_what_is_not_known() {
     println!("{text}");
     assert_eq!(code, ExitCode::from(1));
     for wanted in [
-        "4 cookies leaked: 1 removed, 3 stand",
+        "4 cookies leaked: 1 removed, 3 still there",
         "LEAKED COOKIES BY EXECUTABLE\n       3  /usr/sbin/dockerd",
-        "owner went on and never waited",
+        "owner moved on and never waited",
         "VICTIMS",
         "/usr/sbin/mysqld",
         "      500        497        3",

@@ -1,0 +1,138 @@
+//! Words that many messages share: a number with its noun, and the cause of an error.
+
+use std::{error::Error, fmt::Display};
+
+/// A number with its noun: `0 cookies`, `1 cookie`, `2 cookies`.
+pub fn count<N: Display + PartialEq + From<u8>>(number: N, one: &str, many: &str) -> String {
+    let noun = of_number(&number, one, many);
+    format!("{number} {noun}")
+}
+
+/// The word that goes with a number, where other words are between them.
+pub fn of_number<'a, N: PartialEq + From<u8>>(number: &N, one: &'a str, many: &'a str) -> &'a str {
+    if *number == N::from(1) { one } else { many }
+}
+
+/// How often: `once`, `3 times`.
+pub fn times<N: Display + PartialEq + From<u8>>(number: N) -> String {
+    if number == N::from(1) {
+        "once".to_owned()
+    } else {
+        format!("{number} times")
+    }
+}
+
+/// An error as a person reads it: without the number that the standard library puts behind the
+/// text of the system, `Permission denied (os error 13)`.
+pub fn cause(error: &(impl Display + ?Sized)) -> String {
+    const NUMBER: &str = " (os error ";
+    let mut text = error.to_string();
+    while let Some(begin) = text.find(NUMBER) {
+        let digits = &text[begin + NUMBER.len()..];
+        let length = digits.bytes().take_while(u8::is_ascii_digit).count();
+        if length == 0 || digits.as_bytes().get(length) != Some(&b')') {
+            break;
+        }
+        let end = begin + NUMBER.len() + length + 1;
+        text.replace_range(begin..end, "");
+    }
+    text
+}
+
+/// An error with its causes in one line, each said once: many errors print what they come from
+/// themselves, and name the file that their caller names, too.
+pub fn chain(error: &anyhow::Error) -> String {
+    joined(error.chain())
+}
+
+/// As [`chain`], for an error of the library.
+pub fn causes(error: &(dyn Error + 'static)) -> String {
+    joined(std::iter::successors(Some(error), |&error| error.source()))
+}
+
+fn joined<'a>(errors: impl Iterator<Item = &'a (dyn Error + 'static)>) -> String {
+    let mut said = String::new();
+    for error in errors {
+        let text = cause(error);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        if contains_part(&said, &text) {
+            continue;
+        }
+        // `FILE: cannot be read` and then `FILE: Permission denied`.
+        let mut rest = text.as_str();
+        while let Some((part, more)) = rest.split_once(": ")
+            && contains_part(&said, part)
+        {
+            rest = more;
+        }
+        if !said.is_empty() {
+            said.push_str(": ");
+        }
+        said.push_str(rest);
+    }
+    said
+}
+
+/// Whether a text has `part` as one of the parts between its marks.
+fn contains_part(text: &str, part: &str) -> bool {
+    let border = |c: Option<char>| c.is_none_or(|c| ":;() ".contains(c));
+    text.match_indices(part).any(|(at, _)| {
+        let end = at + part.len();
+        let opened = at == 0 || text[..at].ends_with(": ") || text[..at].ends_with(['(', ' ']);
+        !part.is_empty() && opened && border(text[end..].chars().next())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_noun_follows_its_number() {
+        assert_eq!(count(0_usize, "cookie", "cookies"), "0 cookies");
+        assert_eq!(count(1_u64, "cookie", "cookies"), "1 cookie");
+        assert_eq!(count(2_u32, "cookie", "cookies"), "2 cookies");
+        assert_eq!(times(1_u64), "once");
+        assert_eq!(times(0_u64), "0 times");
+    }
+
+    #[test]
+    fn errors_of_the_system_have_no_number() {
+        let denied = io::Error::from_raw_os_error(13);
+        assert_eq!(cause(&denied), "Permission denied");
+        let nested = format!("a: {denied}, b: {denied}");
+        assert_eq!(cause(&nested), "a: Permission denied, b: Permission denied");
+        // Not from the standard library.
+        assert_eq!(cause("x (os error y)"), "x (os error y)");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("/a/file: cannot be read: {source}; run as root")]
+    struct Wrapped {
+        source: io::Error,
+    }
+
+    #[test]
+    fn nothing_is_said_twice() {
+        let source = || io::Error::from_raw_os_error(13);
+        let error = anyhow::Error::from(Wrapped { source: source() });
+        assert_eq!(
+            chain(&error),
+            "/a/file: cannot be read: Permission denied; run as root"
+        );
+        let error = Err::<(), _>(Wrapped { source: source() })
+            .context("/a/file")
+            .expect_err("it is one");
+        assert_eq!(
+            chain(&error),
+            "/a/file: cannot be read: Permission denied; run as root"
+        );
+        // A word that happens to be in the text is no repetition.
+        let error = anyhow::anyhow!("no").context("/a/notes");
+        assert_eq!(chain(&error), "/a/notes: no");
+    }
+}
