@@ -16,7 +16,8 @@ pub enum Width {
     Docs,
 }
 
-const DOCS_COLUMNS: u16 = 80;
+/// Columns of a page of documentation.
+pub const DOCS_COLUMNS: u16 = 80;
 
 /// Standard output, and a copy of what was printed by section.
 pub struct Screen {

@@ -45,7 +45,10 @@ pub fn all(
         programs,
         filter: own_namespace()?,
     };
-    screen.section("watch", "watch: each step of each cookie, and what goes wrong");
+    screen.section(
+        "watch",
+        "watch: each step of each cookie, and what goes wrong",
+    );
     let watch = show.watch(stage, screen)?;
     if !until(&watch, screen, |line| line.starts_with("TIME"))? {
         if stopped() {
@@ -71,12 +74,18 @@ pub fn all(
     show.run(&["report"], stage, screen)?;
     screen.section("explain", "explain: the story of the worst one");
     show.run(&["explain"], stage, screen)?;
-    screen.section("clean", "clean: what it would remove; nothing without --apply");
+    screen.section(
+        "clean",
+        "clean: what it would remove; nothing without --apply",
+    );
     show.run(&["clean", "--older-than", "1s"], stage, screen)?;
     if stopped() {
         return Ok(Outcome::Interrupted);
     }
-    screen.section("end", "the demo removes its cookies; watch at Ctrl-C:");
+    screen.section(
+        "end",
+        "watch at Ctrl-C, after the demo has removed its cookies",
+    );
     stage.clear();
     watch.interrupt();
     let mut last = Vec::new();
@@ -123,14 +132,14 @@ impl Show<'_> {
     }
 
     /// A verb on the cookies of the demo, as a person would type it.
-    fn of_ours<'b>(&'b self, arguments: &[&'b str], screen: &Screen) -> Vec<&'b str> {
+    fn of_ours<'b>(&'b self, arguments: &[&'b str], screen: &mut Screen) -> Vec<&'b str> {
         let mut arguments = arguments.to_vec();
         arguments.extend(["--ipc-ns", &self.filter]);
-        screen.say(&format!("$ dmtrace {}", arguments.join(" ")));
+        screen.line(&format!("$ dmtrace {}", arguments.join(" ")));
         arguments
     }
 
-    fn watch(&self, stage: &Stage, screen: &Screen) -> Result<Terminal> {
+    fn watch(&self, stage: &Stage, screen: &mut Screen) -> Result<Terminal> {
         let arguments = self.of_ours(&["watch", "--record", RECORDING], screen);
         let command = self.command(&arguments, stage, screen);
         Terminal::start(command, screen.columns())
@@ -176,7 +185,8 @@ impl Show<'_> {
 
     /// What is left on a machine that cannot be traced.
     fn without_trace(&self, stage: &mut Stage, screen: &mut Screen) -> Result<()> {
-        screen.say("\nThis machine cannot be traced, see above. Without a trace dmtrace still shows");
+        screen
+            .say("\nThis machine cannot be traced, see above. Without a trace dmtrace still shows");
         screen.say("which cookies are there, not who made them:");
         for part in &CAST {
             if !stopped() {
@@ -195,19 +205,20 @@ impl Show<'_> {
 /// Shows lines up to one of these; whether it came.
 fn until(watch: &Terminal, screen: &mut Screen, wanted: impl Fn(&str) -> bool) -> Result<bool> {
     let deadline = Instant::now() + PATIENCE;
+    let mut came = false;
     while !stopped() && Instant::now() < deadline {
         match watch.next() {
             Heard::Line(line) => {
                 screen.line(&line);
-                if wanted(&line) {
-                    return Ok(true);
-                }
+                came |= wanted(&line);
             }
+            // What belongs to it stands in the lines below.
+            Heard::Nothing if came => return Ok(true),
             Heard::Nothing => {}
             Heard::End => return Ok(false),
         }
     }
-    Ok(false)
+    Ok(came)
 }
 
 /// Whether a line of `watch` has the verdict of a part: its second word, in colour or not.

@@ -120,7 +120,10 @@ impl Stage {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         // That it fails is the point.
-        command.status().context("dmsetup: cannot be started").map(drop)
+        command
+            .status()
+            .context("dmsetup: cannot be started")
+            .map(drop)
     }
 
     /// Notes a set that something else has made in here.
@@ -189,7 +192,13 @@ fn private(programs: &Programs) -> io::Result<PathBuf> {
     unsafe {
         check(libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWIPC))?;
         let ours_only = libc::MS_REC | libc::MS_PRIVATE;
-        check(libc::mount(none, c"/".as_ptr(), none, ours_only, none.cast()))?;
+        check(libc::mount(
+            none,
+            c"/".as_ptr(),
+            none,
+            ours_only,
+            none.cast(),
+        ))?;
         let kind = c"tmpfs".as_ptr();
         check(libc::mount(kind, folder.as_ptr(), kind, 0, none.cast()))?;
     }

@@ -65,7 +65,10 @@ impl Terminal {
             let mut lines = BufReader::new(File::from(ours));
             let mut line = Vec::new();
             // A terminal that the last program has left reads as an error.
-            while lines.read_until(b'\n', &mut line).is_ok_and(|size| size > 0) {
+            while lines
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|size| size > 0)
+            {
                 let text = String::from_utf8_lossy(&line);
                 if send.send(text.trim_end().to_owned()).is_err() {
                     break;
@@ -126,7 +129,15 @@ fn open(columns: u16) -> Result<(OwnedFd, OwnedFd)> {
     };
     let null = std::ptr::null_mut();
     // SAFETY: fills two numbers; name and settings are not asked for, the size is read only.
-    let done = unsafe { libc::openpty(&raw mut ours, &raw mut theirs, null, null.cast(), &raw const size) };
+    let done = unsafe {
+        libc::openpty(
+            &raw mut ours,
+            &raw mut theirs,
+            null,
+            null.cast(),
+            &raw const size,
+        )
+    };
     if done != 0 {
         return Err(std::io::Error::last_os_error()).context("openpty: no terminal can be made");
     }
@@ -155,7 +166,10 @@ mod tests {
     #[test]
     fn a_program_sees_a_terminal_of_the_width_asked_for() -> Result<()> {
         let mut command = Command::new("sh");
-        command.args(["-c", "test -t 1 && test -t 2 && stty size <&1; echo err >&2; exit 3"]);
+        command.args([
+            "-c",
+            "test -t 1 && test -t 2 && stty size <&1; echo err >&2; exit 3",
+        ]);
         let terminal = Terminal::start(command, 77)?;
         let mut lines = Vec::new();
         let status = terminal.finish(|line| lines.push(line.to_owned()))?;
