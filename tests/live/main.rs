@@ -10,10 +10,12 @@ mod clean_model;
 mod clean_plans;
 mod clean_random;
 mod clean_scene;
+mod demo;
 mod doctor;
 mod endings;
 mod exec;
 mod explain;
+mod fresh;
 mod pins;
 mod seed;
 mod serve;
@@ -33,7 +35,9 @@ use dmtrace_tests::harness::{Need, run_serially};
 const NEEDS: &[Need] = &[Need::Root];
 
 fn main() -> ExitCode {
-    let mut tests = accounting::tests();
+    // First: what fails on a machine that nobody has prepared fails at once.
+    let mut tests = fresh::tests();
+    tests.extend(accounting::tests());
     tests.extend(call_site::tests());
     tests.extend(clean::tests());
     tests.extend(clean_complete::tests());
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
     tests.extend(clean_model::tests());
     tests.extend(clean_plans::tests());
     tests.extend(clean_random::tests());
+    tests.extend(demo::tests());
     tests.extend(doctor::tests());
     tests.extend(endings::tests());
     tests.extend(exec::tests());

@@ -183,7 +183,9 @@ impl Varying {
         for line in text.lines() {
             let all: Vec<&str> = line.split_whitespace().collect();
             // The sums of `watch` count whatever happens on the host.
-            let sums = line.starts_with("accounting:") || line.contains(" sets made ");
+            let sums = line.starts_with("accounting:")
+                || line.contains(" sets made ")
+                || line.contains(" sets in use");
             for (at, word) in all.iter().enumerate() {
                 let before = at.checked_sub(1).and_then(|at| all.get(at)).copied();
                 let after = all.get(at + 1).copied();
