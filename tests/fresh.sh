@@ -84,7 +84,7 @@ copy() {
 
 # In the copy: removes what a fresh machine may lack.
 strip() {
-    local pattern found=() dir channel toolchain
+    local pattern found=() dir channel toolchain kept
     if command -v dpkg-query >/dev/null; then
         for pattern in "${packages[@]}"; do
             mapfile -t -O ${#found[@]} found < <(dpkg-query -Wf '${db:Status-Abbrev}${Package}\n' \
@@ -110,9 +110,11 @@ strip() {
     rm -rf "${HOME:?}/.cache" "$HOME/go"
     rm -f "$cargo/bin/bpf-linker"
     channel=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' "$repo/rust-toolchain.toml")
-    # Other toolchains have another LLVM.
-    for toolchain in "${RUSTUP_HOME:-$HOME/.rustup}"/toolchains/*; do
-        case ${toolchain##*/} in "$channel"-*) ;; *) rm -rf "$toolchain" ;; esac
+    # Other toolchains have another LLVM. The pinned one may be a link to one of them.
+    dir=${RUSTUP_HOME:-$HOME/.rustup}/toolchains
+    kept=$(realpath "$dir/$channel"-*)
+    for toolchain in "$dir"/*; do
+        case $(realpath "$toolchain") in "$kept") ;; *) rm -rf "$toolchain" ;; esac
     done
     [ -n "$no_cache" ] || return 0
     rm -rf "$cargo/registry"

@@ -87,7 +87,7 @@ impl Stage {
         command.arg0("cookie-actor").args(part.line);
         command.current_dir(&self.folder);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        die_with_parent(&mut command);
+        die_with_parent(&mut command, libc::SIGKILL);
         let mut child = command.spawn().context("cookie-actor: cannot be started")?;
         let stdout = child.stdout.take().context("cookie-actor: no pipe")?;
         self.held.push((child, BufReader::new(stdout)));
@@ -241,12 +241,12 @@ fn number<T: std::str::FromStr>(line: &str, name: &str) -> Option<T> {
     rest.split([',', '}']).next()?.parse().ok()
 }
 
-/// Lets the kernel kill a child when this process ends, also where that is killed.
-pub fn die_with_parent(command: &mut Command) {
+/// Lets the kernel send this signal to a child when this process ends, also where that is killed.
+pub fn die_with_parent(command: &mut Command, signal: i32) {
     // SAFETY: prctl is safe between fork and exec; numbers only.
     unsafe {
-        command.pre_exec(|| {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        command.pre_exec(move || {
+            libc::prctl(libc::PR_SET_PDEATHSIG, signal);
             Ok(())
         });
     }

@@ -10,7 +10,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -19,7 +19,10 @@ use super::stage::{die_with_parent, stopped};
 
 const TICK: Duration = Duration::from_millis(50);
 
-/// A running program. Killed when dropped.
+/// How long a program may take to end in good order.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running program. Ended when dropped.
 pub struct Terminal {
     child: Child,
     lines: Receiver<String>,
@@ -47,7 +50,7 @@ impl Terminal {
             .stdin(Stdio::null())
             .stdout(theirs.try_clone().context("terminal")?)
             .stderr(theirs);
-        die_with_parent(&mut command);
+        die_with_parent(&mut command, libc::SIGTERM);
         // SAFETY: setsid is safe between fork and exec. Ctrl-C is for us, not for the program.
         unsafe {
             command.pre_exec(|| {
@@ -105,13 +108,26 @@ impl Terminal {
 
     /// Ctrl-C.
     pub fn interrupt(&self) {
+        self.send(libc::SIGINT);
+    }
+
+    fn send(&self, signal: i32) {
         // SAFETY: two numbers; the child is not reaped yet, so the number is its.
-        unsafe { libc::kill(self.child.id().cast_signed(), libc::SIGINT) };
+        unsafe { libc::kill(self.child.id().cast_signed(), signal) };
     }
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        // A trace that is killed leaves its entry in /run/dmtrace.
+        self.send(libc::SIGTERM);
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(TICK);
+        }
         // Ended already is as good.
         let _ = self.child.kill();
         let _ = self.child.wait();
