@@ -15,7 +15,7 @@ use crate::actor::new_ipc_ns;
 /// # Panics
 /// Where `body` does.
 pub fn in_private_ns<R: Send>(body: impl FnOnce() -> R + Send) -> anyhow::Result<R> {
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let thread = scope.spawn(|| {
             new_ipc_ns().context("unshare(CLONE_NEWIPC); run as root")?;
             Ok(body())

@@ -221,10 +221,10 @@ fn until(watch: &Terminal, screen: &mut Screen, wanted: impl Fn(&str) -> bool) -
     Ok(came)
 }
 
-/// Whether a line of `watch` has the verdict of a part: its second word, in colour or not.
+/// Whether a line of `watch` has the verdict of a part near its beginning, in colour or not.
 fn is_about(line: &str, part: &Part) -> bool {
-    let word = line.split_whitespace().nth(1).unwrap_or_default();
-    word.contains(part.verdict)
+    let mut words = line.split_whitespace().take(4);
+    words.any(|word| word.contains(part.verdict))
 }
 
 /// The number of the IPC namespace of this process.
