@@ -29,7 +29,7 @@ use crate::{
     facts::SuspendedDevice,
     host::{Roots, clock, devices},
     output::Out,
-    probe::Environment,
+    probe::environment::Capabilities,
     verdict::{Context, Judged, Obstacle, Rules, Thresholds},
 };
 
@@ -130,7 +130,7 @@ fn check(args: &Clean, as_json: bool) -> Result<()> {
     if !args.yes && as_json {
         return usage("--json --apply: nothing can be asked in JSON; use --apply --yes");
     }
-    if !Environment::read().capabilities.sys_admin {
+    if !Capabilities::of_this_process().sys_admin {
         return Err(Failure::Environment(
             "--apply needs CAP_SYS_ADMIN, to enter IPC namespaces and remove others' semaphores; \
              run as root (sudo dmtrace clean --apply)"

@@ -10,6 +10,7 @@ pub mod container;
 pub mod devices;
 pub mod heap;
 pub mod identity;
+pub mod kernel_fs;
 pub mod module_news;
 pub mod namespaces;
 pub mod package;

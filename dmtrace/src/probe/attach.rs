@@ -1,5 +1,7 @@
 //! Attaching the programs of one backend, really, and saying why where it fails.
 
+use std::os::fd::AsFd as _;
+
 use aya::{
     Btf, Ebpf,
     programs::{Program, ProgramError},
@@ -9,6 +11,7 @@ use serde::Serialize;
 use super::{
     link::Link,
     spec::{Attachment, Backend, Hook, Plan, Subject, Weight, subjects},
+    tracepoint::Tracepoints,
 };
 use crate::together::together_at_most;
 
@@ -61,6 +64,7 @@ pub fn attach_backend(
     backend: Backend,
     plan: Plan,
     end: Plan,
+    tracepoints: &Tracepoints,
     report: &mut Vec<Attempt>,
 ) -> Result<Attached, String> {
     let mut all = Attached::default();
@@ -78,7 +82,7 @@ pub fn attach_backend(
         if taken {
             load_together(ebpf, btf, best());
         }
-        match attach_subject(ebpf, btf, backend, subject, report) {
+        match attach_subject(ebpf, btf, backend, subject, tracepoints, report) {
             Ok(more) => {
                 all.links.extend(more.links);
                 all.attachments.extend(more.attachments);
@@ -95,6 +99,7 @@ fn attach_subject(
     btf: Option<&Btf>,
     backend: Backend,
     subject: &Subject,
+    tracepoints: &Tracepoints,
     report: &mut Vec<Attempt>,
 ) -> Result<Attached, String> {
     let mut result = Err("no way known".to_owned());
@@ -104,7 +109,7 @@ fn attach_subject(
         } else {
             let links: Result<Links, String> = way
                 .iter()
-                .map(|attachment| attach(ebpf, btf, *attachment))
+                .map(|attachment| attach(ebpf, btf, *attachment, tracepoints))
                 .collect();
             result = links.map(|links| Attached {
                 links,
@@ -137,6 +142,7 @@ pub(super) fn attach(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
     attachment: Attachment,
+    tracepoints: &Tracepoints,
 ) -> Result<Link, String> {
     load(ebpf, btf, attachment)?;
     let hook = attachment.hook;
@@ -154,10 +160,12 @@ pub(super) fn attach(
             .attach(function, 0)
             .and_then(|id| program.take_link(id))
             .map(Link::of_perf),
-        (Program::TracePoint(program), Hook::Tracepoint(category, tracepoint)) => program
-            .attach(category, tracepoint)
-            .and_then(|id| program.take_link(id))
-            .map(Link::of_perf),
+        (Program::TracePoint(program), Hook::Tracepoint(category, tracepoint)) => {
+            let program = program.fd().map_err(|error| explain(&error));
+            let link = program
+                .and_then(|program| tracepoints.attach(program.as_fd(), category, tracepoint));
+            return link.map_err(|reason| format!("{hook}: {reason}"));
+        }
         (Program::RawTracePoint(program), Hook::RawTracepoint(tracepoint)) => program
             .attach(tracepoint)
             .and_then(|id| program.take_link(id))

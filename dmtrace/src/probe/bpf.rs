@@ -12,6 +12,8 @@ use std::{
 
 const BPF_OBJ_PIN: u32 = 6;
 const BPF_OBJ_GET: u32 = 7;
+/// `BPF_LINK_CREATE`.
+pub(super) const LINK_CREATE: u32 = 28;
 const BPF_LINK_GET_FD_BY_ID: u32 = 30;
 
 /// # Safety

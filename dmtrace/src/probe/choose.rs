@@ -7,6 +7,7 @@ use super::{
     environment::Environment,
     order,
     spec::{Backend, Plan},
+    tracepoint::Tracepoints,
     tracer::StartError,
 };
 
@@ -33,23 +34,17 @@ pub fn choose(
     attempts: &mut Vec<Attempt>,
 ) -> Result<Chosen, StartError> {
     let end = environment.preemption.plan();
+    let tracepoints = Tracepoints::default();
     let mut reasons = Vec::new();
     for backend in Backend::ALL {
         if wanted.is_some_and(|wanted| wanted != backend) {
             continue;
         }
-        if backend == Backend::Tracepoint && environment.tracefs.is_none() {
-            reasons.push(
-                "tracepoint: tracefs is not mounted; run: mount -t tracefs tracefs /sys/kernel/tracing"
-                    .to_owned(),
-            );
-            continue;
-        }
         for &plan in plans(backend, end) {
             let attached = if plan == Plan::Preempted {
-                preempted(ebpf, btf, backend, missing_preempted, attempts)
+                preempted(ebpf, btf, missing_preempted, &tracepoints, attempts)
             } else {
-                attach_backend(ebpf, btf, backend, plan, end, attempts)
+                attach_backend(ebpf, btf, backend, plan, end, &tracepoints, attempts)
             };
             match attached {
                 Ok(attached) => {
@@ -77,10 +72,11 @@ const fn plans(backend: Backend, best: Plan) -> &'static [Plan] {
 fn preempted(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
-    backend: Backend,
     missing: &[&str],
+    tracepoints: &Tracepoints,
     attempts: &mut Vec<Attempt>,
 ) -> Result<Attached, String> {
+    let backend = Backend::Trampoline;
     let failed = |reason: String, attempts: &mut Vec<Attempt>| {
         attempts.push(Attempt {
             backend,
@@ -101,6 +97,7 @@ fn preempted(
         backend,
         Plan::Preempted,
         Plan::Preempted,
+        tracepoints,
         attempts,
     )?;
     match order::check(ebpf) {

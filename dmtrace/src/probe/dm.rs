@@ -22,6 +22,7 @@ use super::{
     pins,
     skipped::Misses,
     spec::{Attachment, Backend, Hook, Plan, device_mapper},
+    tracepoint::Tracepoints,
 };
 
 const MODULE: &str = "/sys/module/dm_mod";
@@ -296,7 +297,7 @@ impl DeviceMapper {
         let (side, function) = match attachment.hook {
             Hook::Fentry(function) => (Side::Entry, function),
             Hook::Fexit(function) => (Side::Exit, function),
-            _ => return attach(ebpf, None, attachment),
+            _ => return attach(ebpf, None, attachment, &Tracepoints::default()),
         };
         let named = |reason: &dyn std::fmt::Display| format!("{}: {reason}", attachment.hook);
         let types = types.map_err(|reason| named(reason))?;

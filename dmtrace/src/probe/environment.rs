@@ -1,10 +1,12 @@
 //! What stands in the way of tracing, found before the kernel says it cryptically.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
-use serde::Serialize;
+use rustix::thread::CapabilitySet;
+use serde::{Serialize, Serializer};
 
 use super::Preemption;
+use crate::host::kernel_fs::{KernelFs, KernelFsRoot, Place, Unreachable, reason};
 
 /// File with the kernel's type information.
 pub const BTF_FILE: &str = "/sys/kernel/btf/vmlinux";
@@ -19,8 +21,40 @@ pub enum Lockdown {
     Integrity,
     /// Programs may not read kernel memory.
     Confidentiality,
-    /// `/sys/kernel/security/lockdown` cannot be read.
+    /// securityfs does not tell.
     Unknown,
+}
+
+/// Something that could not be found out, in words.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Obstacle {
+    /// Why.
+    pub cause: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+impl From<Unreachable> for Obstacle {
+    fn from(error: Unreachable) -> Self {
+        Self {
+            cause: error.cause(),
+            fix: error.fix(),
+        }
+    }
+}
+
+impl Obstacle {
+    /// A file in one of these file systems could not be read.
+    fn unread(root: &KernelFsRoot, file: &str, error: &io::Error, missing: &str) -> Self {
+        let fix = match error.kind() {
+            io::ErrorKind::PermissionDenied => "run as root",
+            _ => missing,
+        };
+        Self {
+            cause: format!("{}: {}", root.shown(file), reason(error)),
+            fix: fix.to_owned(),
+        }
+    }
 }
 
 /// Capabilities that matter, of this process.
@@ -40,8 +74,24 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// From the kernel itself: `/proc` may be missing.
+    pub fn of_this_process() -> Self {
+        let sets = rustix::thread::capabilities(None);
+        Self::of(sets.map_or(CapabilitySet::empty(), |sets| sets.effective))
+    }
+
+    fn of(effective: CapabilitySet) -> Self {
+        Self {
+            sys_admin: effective.contains(CapabilitySet::SYS_ADMIN),
+            bpf: effective.contains(CapabilitySet::BPF),
+            perfmon: effective.contains(CapabilitySet::PERFMON),
+            sys_ptrace: effective.contains(CapabilitySet::SYS_PTRACE),
+            ipc_owner: effective.contains(CapabilitySet::IPC_OWNER),
+        }
+    }
+
     /// Names of what tracing still needs; empty if nothing.
-    pub fn missing_for_tracing(self) -> Vec<&'static str> {
+    fn missing_for_tracing(self) -> Vec<&'static str> {
         if self.sys_admin {
             return Vec::new();
         }
@@ -61,16 +111,23 @@ pub struct Environment {
     pub machine: String,
     /// Lockdown mode.
     pub lockdown: Lockdown,
+    /// Why that is unknown, if it is.
+    #[serde(skip)]
+    pub lockdown_unread: Option<Obstacle>,
     /// `/sys/kernel/btf/vmlinux` is there.
     pub btf: bool,
     /// Whether the kernel preempts.
     pub preemption: Preemption,
-    /// Where tracefs is mounted.
-    pub tracefs: Option<String>,
+    /// Where the numbers of tracepoints are read: the place of tracefs, `private`, or nothing.
+    #[serde(serialize_with = "place")]
+    pub tracefs: Result<Place, Obstacle>,
     /// `/sys/bus/event_source/devices/kprobe/type` is there.
     pub kprobe_pmu: bool,
     /// Capabilities of this process.
     pub capabilities: Capabilities,
+    /// They are those of another user namespace than the host's, as far as `/proc` tells: nothing
+    /// can be traced with them.
+    pub other_user_ns: bool,
     /// `kernel.perf_event_paranoid`.
     pub perf_event_paranoid: Option<i32>,
 }
@@ -78,67 +135,89 @@ pub struct Environment {
 impl Environment {
     /// Reads it.
     pub fn read() -> Self {
-        let (kernel, machine) = uname();
+        let (lockdown, lockdown_unread) = match lockdown() {
+            Ok(mode) => (mode, None),
+            Err(obstacle) => (Lockdown::Unknown, Some(obstacle)),
+        };
         Self {
-            kernel,
-            machine,
-            lockdown: lockdown(Path::new("/sys/kernel/security/lockdown")),
+            kernel: kernel_release(),
+            machine: std::env::consts::ARCH.to_owned(),
+            lockdown,
+            lockdown_unread,
             btf: Path::new(BTF_FILE).exists(),
             preemption: Preemption::read(),
             tracefs: tracefs(),
             kprobe_pmu: Path::new("/sys/bus/event_source/devices/kprobe/type").exists(),
-            capabilities: capabilities(
-                &fs::read_to_string("/proc/self/status").unwrap_or_default(),
-            ),
+            capabilities: Capabilities::of_this_process(),
+            other_user_ns: in_other_user_ns(),
             perf_event_paranoid: fs::read_to_string("/proc/sys/kernel/perf_event_paranoid")
                 .ok()
                 .and_then(|text| text.trim().parse().ok()),
         }
     }
-}
 
-fn uname() -> (String, String) {
-    let read = |name: &str| {
-        fs::read_to_string(format!("/proc/sys/kernel/{name}"))
-            .map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
-    };
-    (read("osrelease"), std::env::consts::ARCH.to_owned())
-}
-
-/// The mode in brackets: `none [integrity] confidentiality`.
-fn lockdown(file: &Path) -> Lockdown {
-    match fs::read_to_string(file) {
-        Ok(text) if text.contains("[none]") => Lockdown::None,
-        Ok(text) if text.contains("[integrity]") => Lockdown::Integrity,
-        Ok(text) if text.contains("[confidentiality]") => Lockdown::Confidentiality,
-        Ok(_) => Lockdown::Unknown,
-        // Without the file there is no lockdown, if securityfs is mounted at all.
-        Err(_) if file.parent().is_some_and(|dir| dir.join("lsm").exists()) => Lockdown::None,
-        Err(_) => Lockdown::Unknown,
+    /// The capabilities that tracing still needs, in words.
+    pub fn missing_for_tracing(&self) -> Option<String> {
+        if self.other_user_ns {
+            return Some("CAP_BPF and CAP_PERFMON in the user namespace of the host".to_owned());
+        }
+        let missing = self.capabilities.missing_for_tracing();
+        (!missing.is_empty()).then(|| missing.join(" and "))
     }
 }
 
-fn tracefs() -> Option<String> {
-    ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
-        .into_iter()
-        .find(|dir| Path::new(dir).join("events/syscalls").exists())
-        .map(str::to_owned)
+/// By the number that the host's has (`PROC_USER_INIT_INO`).
+fn in_other_user_ns() -> bool {
+    fs::read_link("/proc/self/ns/user").is_ok_and(|link| link.as_os_str() != "user:[4026531837]")
 }
 
-fn capabilities(status: &str) -> Capabilities {
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    let has = |bit: u32| effective >> bit & 1 == 1;
-    // Numbers of include/uapi/linux/capability.h.
-    Capabilities {
-        sys_admin: has(21),
-        bpf: has(39),
-        perfmon: has(38),
-        sys_ptrace: has(19),
-        ipc_owner: has(15),
+/// `uname -r`.
+pub fn kernel_release() -> String {
+    let name = rustix::system::uname();
+    name.release().to_string_lossy().into_owned()
+}
+
+fn lockdown() -> Result<Lockdown, Obstacle> {
+    const FILE: &str = "lockdown";
+    let root = KernelFs::Security.open()?;
+    lockdown_mode(root.read(FILE)).map_err(|error| {
+        let missing = "see the kernel's messages: dmesg | grep -i lockdown";
+        Obstacle::unread(&root, FILE, &error, missing)
+    })
+}
+
+/// The mode in brackets: `none [integrity] confidentiality`. A kernel that knows no lockdown has no
+/// such file.
+fn lockdown_mode(file: io::Result<String>) -> io::Result<Lockdown> {
+    let text = match file {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Lockdown::None),
+        other => other?,
+    };
+    let mode = text.split(['[', ']']).nth(1);
+    match mode {
+        Some("none") => Ok(Lockdown::None),
+        Some("integrity") => Ok(Lockdown::Integrity),
+        Some("confidentiality") => Ok(Lockdown::Confidentiality),
+        _ => Err(io::Error::other(format!("unknown mode in {text:?}"))),
+    }
+}
+
+/// Where tracefs is, if a tracepoint that matters is found in it.
+fn tracefs() -> Result<Place, Obstacle> {
+    const FILE: &str = "events/syscalls/sys_enter_semget/id";
+    let root = KernelFs::Trace.open()?;
+    root.read(FILE).map_err(|error| {
+        let missing = "boot a kernel with CONFIG_FTRACE_SYSCALLS=y";
+        Obstacle::unread(&root, FILE, &error, missing)
+    })?;
+    Ok(root.place().clone())
+}
+
+fn place<S: Serializer>(place: &Result<Place, Obstacle>, to: S) -> Result<S::Ok, S::Error> {
+    match place {
+        Ok(Place::Mounted(path)) => to.collect_str(&path.display()),
+        Ok(Place::Private) => to.serialize_str("private"),
+        Err(_) => to.serialize_none(),
     }
 }
 
@@ -147,23 +226,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn capabilities_are_read_from_the_effective_set() {
-        let none = capabilities("CapPrm:\t000001ffffffffff\nCapEff:\t0000000000000000\n");
+    fn capabilities_are_those_in_effect() {
+        let none = Capabilities::of(CapabilitySet::empty());
         assert_eq!(none.missing_for_tracing(), ["CAP_BPF", "CAP_PERFMON"]);
-        let some = capabilities("CapEff:\t0000008000000000\n");
+        let some = Capabilities::of(CapabilitySet::from_bits_retain(0x80_0000_0000));
         assert_eq!(some.missing_for_tracing(), ["CAP_PERFMON"]);
-        let root = capabilities("CapEff:\t000001ffffffffff\n");
+        let root = Capabilities::of(CapabilitySet::from_bits_retain(0x1ff_ffff_ffff));
         assert!(root.missing_for_tracing().is_empty());
     }
 
     #[test]
     fn lockdown_is_the_mode_in_brackets() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let file = dir.path().join("lockdown");
-        assert_eq!(lockdown(&file), Lockdown::Unknown);
-        fs::write(dir.path().join("lsm"), "capability").expect("write");
-        assert_eq!(lockdown(&file), Lockdown::None);
-        fs::write(&file, "none integrity [confidentiality]\n").expect("write");
-        assert_eq!(lockdown(&file), Lockdown::Confidentiality);
+        let mode = |text: &str| lockdown_mode(Ok(text.to_owned())).ok();
+        let confidential = mode("none integrity [confidentiality]\n");
+        assert_eq!(confidential, Some(Lockdown::Confidentiality));
+        let integrity = mode("none [integrity] confidentiality\n");
+        assert_eq!(integrity, Some(Lockdown::Integrity));
+        assert_eq!(mode("[none] integrity\n"), Some(Lockdown::None));
+    }
+
+    #[test]
+    fn lockdown_is_off_only_where_the_kernel_has_no_such_file() {
+        let mode = |kind: io::ErrorKind| lockdown_mode(Err(kind.into())).ok();
+        assert_eq!(mode(io::ErrorKind::NotFound), Some(Lockdown::None));
+        for unread in [io::ErrorKind::PermissionDenied, io::ErrorKind::Other] {
+            assert_eq!(mode(unread), None);
+        }
+        assert_eq!(lockdown_mode(Ok(String::new())).ok(), None);
+    }
+
+    #[test]
+    fn the_place_of_tracefs_is_one_word_in_json() {
+        let mut environment = Environment::read();
+        let mut json = |place| {
+            environment.tracefs = place;
+            serde_json::to_value(&environment).unwrap()["tracefs"].clone()
+        };
+        assert_eq!(json(Ok(Place::Mounted("/a".into()))), "/a");
+        assert_eq!(json(Ok(Place::Private)), "private");
+        let (cause, fix) = (String::new(), String::new());
+        assert!(json(Err(Obstacle { cause, fix })).is_null());
     }
 }

@@ -22,7 +22,7 @@ pub enum Link {
 }
 
 impl Link {
-    /// A link of a kprobe or tracepoint: before Linux 5.15 these are no links of the kernel.
+    /// A link of a kprobe: before Linux 5.15 that is no link of the kernel.
     pub(super) fn of_perf<T: TryInto<FdLink> + 'static>(link: T) -> Self {
         if !aya::features().bpf_perf_link() {
             return Self::Bound(Box::new(link));

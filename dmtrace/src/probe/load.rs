@@ -72,11 +72,8 @@ impl Tracer {
 
     fn open(options: Options, root: Option<&Path>) -> Result<(Self, Continuity), StartError> {
         let environment = Environment::read();
-        let missing = environment.capabilities.missing_for_tracing();
-        if !missing.is_empty() {
-            return Err(StartError::Privilege {
-                missing: missing.join(" and "),
-            });
+        if let Some(missing) = environment.missing_for_tracing() {
+            return Err(StartError::Privilege { missing });
         }
         if environment.lockdown == Lockdown::Confidentiality {
             return Err(StartError::Lockdown);

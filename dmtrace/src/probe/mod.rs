@@ -38,6 +38,8 @@ mod shared;
 mod skipped;
 mod table;
 #[cfg(feature = "live")]
+mod tracepoint;
+#[cfg(feature = "live")]
 mod tracer;
 #[cfg(feature = "live")]
 mod upkeep;

@@ -13,15 +13,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::CString,
     fs, io,
-    mem::MaybeUninit,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{
-            ffi::OsStrExt,
-            fs::{DirBuilderExt, PermissionsExt},
-        },
+        unix::fs::{DirBuilderExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     thread,
@@ -40,10 +35,8 @@ use super::{
     link::Link,
     spec::{Backend, Plan, Subject},
 };
-use crate::ids::BootTime;
+use crate::{host::kernel_fs::KernelFs, ids::BootTime};
 
-/// `BPF_FS_MAGIC`; the type of the field depends on the C library.
-const BPF_FS: u32 = 0xcafe_4a11;
 /// Calls in flight: worth nothing after a time without probes.
 const CALLS: [&str; 4] = ["CALLS", "IN_CALL", "PENDING", "DM_CALLS"];
 
@@ -346,20 +339,19 @@ pub fn remove_all(root: &Path) -> io::Result<bool> {
 /// Whether `root` is, or would be, in a BPF file system.
 fn check(root: &Path) -> Result<(), String> {
     let there = root.ancestors().find(|path| path.exists());
-    let there = there.unwrap_or(Path::new("/"));
-    let name = CString::new(there.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
-    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: a C string, and room for the structure; both outlive the call.
-    let result = unsafe { libc::statfs(name.as_ptr(), stat.as_mut_ptr()) };
-    // SAFETY: zeros are a valid `statfs`.
-    let stat = unsafe { stat.assume_init() };
-    if result == 0 && stat.f_type as u32 == BPF_FS {
-        return Ok(());
+    match KernelFs::Bpf.contains(there.unwrap_or(Path::new("/"))) {
+        Ok(true) => Ok(()),
+        _ => Err(no_bpf_fs(root, KernelFs::Bpf.mounted().as_deref())),
     }
-    Err(format!(
-        "{}: no BPF file system; run: mount -t bpf bpf /sys/fs/bpf",
-        root.display()
-    ))
+}
+
+/// A mount of our own would be of no use: it ends with the process, and what is pinned with it.
+fn no_bpf_fs(root: &Path, mounted: Option<&Path>) -> String {
+    let fix = mounted.map_or_else(
+        || format!("have root run: {}", KernelFs::Bpf.mount_command()),
+        |dir| format!("use --pins {}", dir.join("dmtrace").display()),
+    );
+    format!("{}: not in a BPF file system; {fix}", root.display())
 }
 
 fn make(dir: &Path) -> io::Result<()> {
@@ -397,7 +389,16 @@ mod tests {
     fn another_file_system_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let error = Pins::open(&dir.path().join("pins"), "", b"").err().unwrap();
-        assert!(error.contains("no BPF file system"), "{error}");
+        assert!(error.contains("not in a BPF file system"), "{error}");
         assert!(!dir.path().join("pins").exists());
+    }
+
+    #[test]
+    fn the_way_to_a_file_system_for_pins_is_said() {
+        let root = Path::new("/sys/fs/bpf/dmtrace");
+        let said = no_bpf_fs(root, None);
+        assert!(said.ends_with("mount -t bpf bpf /sys/fs/bpf"), "{said}");
+        let said = no_bpf_fs(root, Some(Path::new("/mnt/bpf")));
+        assert!(said.ends_with("use --pins /mnt/bpf/dmtrace"), "{said}");
     }
 }

@@ -7,6 +7,7 @@ use std::fs;
 use serde::Serialize;
 
 use super::Plan;
+use crate::host::kernel_fs::KernelFs;
 
 /// Whether the kernel preempts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -38,35 +39,35 @@ impl KnownBy {
     /// In words, with how sure it is.
     const fn text(self) -> &'static str {
         match self {
-            Self::Scheduler => "observed: /sys/kernel/debug/sched/preempt",
+            Self::Scheduler => "observed: sched/preempt in debugfs",
             Self::CommandLine => "inferred from preempt= in /proc/cmdline",
-            Self::Build => "inferred from /proc/version",
+            Self::Build => "inferred from uname -v",
         }
     }
 }
 
 impl Preemption {
     pub(super) fn read() -> Self {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        Self::of(
-            &read("/proc/sys/kernel/version"),
-            &read("/sys/kernel/debug/sched/preempt"),
-            &read("/proc/cmdline"),
-        )
+        let name = rustix::system::uname();
+        let version = name.version().to_string_lossy();
+        if built(&version).is_none() {
+            return Self::NotBuilt;
+        }
+        // Lockdown forbids to read it, also in mode integrity.
+        let debugfs = KernelFs::Debug.open().ok();
+        let scheduler = debugfs.and_then(|root| root.read("sched/preempt").ok());
+        let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+        Self::of(&version, &scheduler.unwrap_or_default(), &command_line)
     }
 
     /// `version` is `uname -v`, `scheduler` has the mode in brackets: `none (voluntary) full`.
     fn of(version: &str, scheduler: &str, command_line: &str) -> Self {
-        // init/Makefile writes PREEMPT, PREEMPT_DYNAMIC or PREEMPT_RT into the version.
-        let built = version
-            .split_whitespace()
-            .find(|word| word.starts_with("PREEMPT"));
         let chosen = || {
             let mut words = command_line.split_whitespace();
             words.find_map(|word| word.strip_prefix("preempt="))
         };
         let mode = scheduler.split(['(', ')']).nth(1);
-        match (built, mode, chosen()) {
+        match (built(version), mode, chosen()) {
             (None, _, _) => Self::NotBuilt,
             (_, Some("none" | "voluntary"), _) => Self::Off(KnownBy::Scheduler),
             (_, Some(_), _) => Self::On(KnownBy::Scheduler),
@@ -90,14 +91,20 @@ impl Preemption {
     /// In words.
     pub fn text(self) -> String {
         match self {
-            Self::NotBuilt => "the kernel does not preempt (observed: /proc/version)".to_owned(),
+            Self::NotBuilt => "the kernel does not preempt (observed: uname -v)".to_owned(),
             Self::Off(by) => format!("the kernel does not preempt ({})", by.text()),
             Self::On(by) => format!("the kernel preempts ({})", by.text()),
-            Self::Maybe => "the kernel may preempt (inferred: /proc/version says PREEMPT_DYNAMIC, \
+            Self::Maybe => "the kernel may preempt (inferred: uname -v says PREEMPT_DYNAMIC, \
                             and debugfs does not say what is switched on)"
                 .to_owned(),
         }
     }
+}
+
+/// init/Makefile writes PREEMPT, PREEMPT_DYNAMIC or PREEMPT_RT into the version.
+fn built(version: &str) -> Option<&str> {
+    let mut words = version.split_whitespace();
+    words.find(|word| word.starts_with("PREEMPT"))
 }
 
 #[cfg(test)]

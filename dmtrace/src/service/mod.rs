@@ -14,7 +14,7 @@ mod systemd;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{LazyLock, atomic::Ordering},
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -32,7 +32,7 @@ use crate::{
     host::clock::boot_now,
     metrics::{self, Scrape},
     output::time::Clock,
-    probe::{Continuity, DmState, Environment, Past, remove_pins},
+    probe::{Continuity, DmState, Past, environment::kernel_release, remove_pins},
     session::Session,
     verdict::Thresholds,
 };
@@ -94,13 +94,13 @@ pub async fn serve(options: &Options) -> Result<()> {
         ..Thresholds::default()
     };
     let mut tracing = Tracing::start_kept(&options.tuning, &options.pins)?.patient(thresholds);
-    greet(reporter.log(), tracing.session());
+    greet(reporter.log(), tracing.session(), options.keep);
     reporter.recall();
     if let Some(chronicle) = reporter.chronicle() {
         let past = tracing.session().continuity().map(|it| &it.past);
         let backend = tracing.session().tracer().backend().name();
         let continuous = matches!(past, Some(Past::Unbroken));
-        chronicle.began(backend, &Environment::read().kernel, continuous);
+        chronicle.began(backend, &kernel_release(), continuous);
     }
     // What an earlier service has lost, it has told.
     reporter.lost_before(tracing.session().lost());
@@ -194,6 +194,12 @@ pub async fn serve(options: &Options) -> Result<()> {
         );
         return Ok(());
     };
+    if options.keep {
+        log.say(
+            Level::Warning,
+            "tracing has ended with the service, in spite of --keep: the start said why",
+        );
+    }
     let line = accounting.line();
     log.say(Level::Info, format_args!("stopped; accounting: {line}"));
     for deficit in &accounting.deficits {
@@ -252,7 +258,7 @@ fn health(tracing: &Tracing, reporter: &Reporter) -> metrics::Health {
     }
 }
 
-fn greet(log: &mut Log, session: &Session) {
+fn greet(log: &mut Log, session: &Session, keep: bool) {
     let tracer = session.tracer();
     log.say(
         Level::Info,
@@ -276,7 +282,7 @@ fn greet(log: &mut Log, session: &Session) {
         );
     }
     if let Some(continuity) = session.continuity() {
-        say_past(log, continuity);
+        say_past(log, continuity, keep);
         let attached = matches!(tracer.dm(), DmState::Attached { .. });
         if matches!(continuity.past, Past::Unbroken) && attached && !tracer.dm_went_on() {
             log.say(
@@ -300,7 +306,7 @@ fn greet(log: &mut Log, session: &Session) {
 }
 
 /// Whether anything may have gone unseen.
-fn say_past(log: &mut Log, continuity: &Continuity) {
+fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
     match &continuity.past {
         Past::New => {}
         Past::Unbroken => log.say(
@@ -328,22 +334,26 @@ fn say_past(log: &mut Log, continuity: &Continuity) {
         }
     }
     if let Some(reason) = &continuity.unpinned {
+        let (level, asked) = if keep {
+            (Level::Warning, ", in spite of --keep")
+        } else {
+            (Level::Notice, "")
+        };
         log.say(
-            Level::Notice,
-            format_args!("tracing will pause whenever the service is down: {reason}"),
+            level,
+            format_args!("tracing will pause whenever the service is down{asked}: {reason}"),
         );
     }
 }
 
 /// How the service is, without the list of what it has found.
 fn status(tracing: &Tracing, reporter: &Reporter, control: &Control) -> Value {
-    static KERNEL: LazyLock<String> = LazyLock::new(|| Environment::read().kernel);
     let session = tracing.session();
     let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
-        "kernel": *KERNEL,
+        "kernel": kernel_release(),
         "seconds": boot_now().since(session.began()).as_secs(),
         "health": session.health(),
         "totals": session.ledger().totals(),

@@ -33,7 +33,7 @@ pub(crate) use devices::Directory;
 pub use devices::DmReport;
 pub use health::Health;
 pub use pace::{Outlook, Pace, Rhythm, Urgency};
-pub use registry::{RunningTracer, running_tracers};
+pub use registry::{RunningTracer, registered_tracers, running_tracers};
 pub use tap::{Tap, Tapped};
 
 /// Messages taken from the ring before other work gets a turn.

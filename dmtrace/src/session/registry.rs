@@ -3,7 +3,7 @@
 //! kernel side outlives it stay with their links, and the file holds as long.
 
 use std::{
-    fs,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -124,17 +124,10 @@ fn remove_stale(pinned: Option<&Path>) {
         let taken = tracer.as_ref().is_some_and(|tracer| {
             !tracer.is_attended() && tracer.pinned.is_some() && tracer.pinned.as_deref() == pinned
         });
-        let number = || {
-            path.file_stem()?
-                .to_str()?
-                .strip_prefix("tracer-")?
-                .parse()
-                .ok()
-        };
         let goes_on = match &tracer {
             Some(tracer) => tracer.goes_on(),
             // Of another version, or being written.
-            None => number().is_none_or(|pid| start_ticks(pid).is_some()),
+            None => pid_of(&path).is_none_or(|pid| start_ticks(pid).is_some()),
         };
         if taken || !goes_on {
             let _gone_already = fs::remove_file(path);
@@ -156,6 +149,66 @@ fn files() -> impl Iterator<Item = (PathBuf, Option<RunningTracer>)> {
     })
 }
 
+/// Why it cannot be told which traces go on.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Unread {
+    /// The directory of their files cannot be read.
+    Directory(io::ErrorKind, String),
+    /// The file of a living process cannot.
+    File(PathBuf),
+}
+
+impl Unread {
+    /// What to do about it.
+    pub const fn fix(&self) -> &'static str {
+        match self {
+            Self::Directory(io::ErrorKind::PermissionDenied, _) => "run as root",
+            Self::Directory(..) => "see what is in the way there",
+            Self::File(_) => "use the dmtrace that runs there",
+        }
+    }
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(_, reason) => write!(f, "{DIRECTORY}: {reason}"),
+            Self::File(path) => write!(f, "{} is of another version", path.display()),
+        }
+    }
+}
+
+/// As [`running_tracers`], where it matters whether there are none or nothing could be read.
+///
+/// # Errors
+/// It cannot be told.
+pub fn registered_tracers() -> Result<Vec<RunningTracer>, Unread> {
+    readable(fs::read_dir(DIRECTORY))?;
+    for (path, tracer) in files() {
+        if tracer.is_none() && pid_of(&path).is_some_and(|pid| start_ticks(pid).is_some()) {
+            return Err(Unread::File(path));
+        }
+    }
+    Ok(running_tracers())
+}
+
+/// Without the directory nobody has registered.
+fn readable<T>(directory: io::Result<T>) -> Result<(), Unread> {
+    match directory {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let reason = host::kernel_fs::reason(&error);
+            Err(Unread::Directory(error.kind(), reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The process that has written a file of this name.
+fn pid_of(path: &Path) -> Option<u32> {
+    let number = path.file_stem()?.to_str()?.strip_prefix("tracer-")?;
+    number.parse().ok()
+}
+
 /// Traces that go on now, the oldest first: it has seen most.
 pub fn running_tracers() -> Vec<RunningTracer> {
     let boot_id = host::clock::boot_id(&Roots::host());
@@ -169,4 +222,19 @@ pub fn running_tracers() -> Vec<RunningTracer> {
 
 fn start_ticks(pid: u32) -> Option<u64> {
     host::identity::image_of(&Roots::host(), pid).map(|image| ProcId::start_ticks(image.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_not_there_is_not_one_that_cannot_be_read() {
+        let of = |kind: io::ErrorKind| readable::<()>(Err(kind.into()));
+        assert_eq!(of(io::ErrorKind::NotFound), Ok(()));
+        let refused = of(io::ErrorKind::PermissionDenied).unwrap_err();
+        assert_eq!(refused.fix(), "run as root");
+        assert!(refused.to_string().starts_with("/run/dmtrace: "));
+        assert!(of(io::ErrorKind::NotADirectory).is_err());
+    }
 }

@@ -1,12 +1,12 @@
 //! What the host does to cookies: limits, namespaces, udev, other traces.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use super::{Report, Status, accident};
 use crate::{
     cli::case::Case,
     facts::{NsHolder, NsSnapshot},
-    host::{Roots, namespaces::own_ns},
+    host::{Roots, kernel_fs::reason, namespaces::own_ns},
     ids::IpcNs,
     probe::Environment,
 };
@@ -43,7 +43,13 @@ fn semaphores(case: &Case, report: &mut Report) {
             report.warn("limits", text, fix);
         }
     }
-    if well {
+    if spaces.is_empty() {
+        report.warn(
+            "limits",
+            "cannot tell how many semaphores there are: no IPC namespace can be read",
+            "run as root, with /proc mounted",
+        );
+    } else if well {
         let sets: usize = spaces.iter().map(|ns| ns.sets.len()).sum();
         let lowest = spaces
             .iter()
@@ -137,15 +143,25 @@ fn namespaces(case: &Case, environment: &Environment, report: &mut Report) {
             ),
             "use --ipc=host or hostIPC for what makes cookies, or DM_DISABLE_UDEV=1",
         ),
-        _ => report.pass("own_namespace", "this is the IPC namespace of the host"),
+        Some(_) => report.pass("own_namespace", "this is the IPC namespace of the host"),
+        None => report.warn(
+            "own_namespace",
+            "cannot tell which IPC namespace this is: no /proc/thread-self/ns/ipc",
+            "mount -t proc proc /proc",
+        ),
     }
-    let pid_ns = fs::read_link("/proc/self/ns/pid").ok();
-    if pid_ns.is_some_and(|ns| ns != Path::new(HOST_PID_NS)) {
-        report.warn(
+    match fs::read_link("/proc/self/ns/pid") {
+        Ok(ns) if ns == Path::new(HOST_PID_NS) => {}
+        Ok(_) => report.warn(
             "own_namespace",
             "this is not the PID namespace of the host: processes outside cannot be looked at",
             format!("run dmtrace {inside}"),
-        );
+        ),
+        Err(_) => report.warn(
+            "own_namespace",
+            "cannot tell which PID namespace this is: no /proc/self/ns/pid",
+            "mount -t proc proc /proc",
+        ),
     }
     if case.snapshot.unreadable.is_empty()
         && case.snapshot.incomplete.is_empty()
@@ -158,7 +174,13 @@ fn namespaces(case: &Case, environment: &Environment, report: &mut Report) {
 
 fn udev(case: &Case, roots: &Roots, report: &mut Report) {
     let udev = &case.facts.udev;
+    let unseen = !case.facts.processes_complete;
     match (udev.daemon, udev.control_socket) {
+        (None, _) if unseen && !udev.activated => report.warn(
+            "udevd",
+            "cannot tell whether udevd runs: not all processes can be seen",
+            "run as root, in the PID namespace of the host",
+        ),
         (Some(pid), true) => report.pass(
             "udevd",
             format!(
@@ -198,7 +220,17 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
     };
     let install = "install the udev rules of the device mapper (package dmsetup or device-mapper)";
     match (&udev.notify_rule, &udev.notify_rule_mask) {
-        (Some(path), _) => report.pass("rule", format!("{path} completes cookies")),
+        (Some(path), _) => match roots.read_fs(Path::new(path)) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => report.warn(
+                "rule",
+                format!(
+                    "cannot tell whether {path} completes cookies: {}",
+                    reason(&error)
+                ),
+                "run as root",
+            ),
+            _ => report.pass("rule", format!("{path} completes cookies")),
+        },
         (None, Some(mask)) => report.add(
             "rule",
             wanted,
@@ -229,7 +261,20 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
 
 #[cfg(feature = "live")]
 fn traces(report: &mut Report) {
-    let running = crate::session::running_tracers();
+    let running = match crate::session::registered_tracers() {
+        Ok(running) => running,
+        Err(unread) => {
+            report
+                .more
+                .push(("running_traces", serde_json::Value::Null));
+            report.warn(
+                "traces",
+                format!("cannot tell whether another trace is running: {unread}"),
+                unread.fix(),
+            );
+            return;
+        }
+    };
     let text: Vec<String> = running
         .iter()
         .map(|tracer| format!("process {} ({})", tracer.pid, tracer.backend))
@@ -238,7 +283,7 @@ fn traces(report: &mut Report) {
         .more
         .push(("running_traces", serde_json::json!(running)));
     if text.is_empty() {
-        report.pass("traces", "no other trace is running");
+        report.pass("traces", "no other trace is running (none in /run/dmtrace)");
     } else {
         report.pass("traces", format!("running traces: {}", text.join(", ")));
     }

@@ -1,7 +1,12 @@
 //! What the kernel and the rights of this process allow.
 
-use super::{Report, Tracing};
-use crate::probe::{Environment, Lockdown, environment::BTF_FILE};
+use std::path::Path;
+
+use super::{Report, Status, Tracing};
+use crate::{
+    host::kernel_fs::Place,
+    probe::{Environment, Lockdown, environment::BTF_FILE},
+};
 
 /// Checks it; each cause that forbids tracing has its own line.
 pub(super) fn check(environment: &Environment, report: &mut Report) -> Tracing {
@@ -10,18 +15,23 @@ pub(super) fn check(environment: &Environment, report: &mut Report) -> Tracing {
         format!("kernel {}, {}", environment.kernel, environment.machine),
     );
     let works = [
-        lockdown(environment.lockdown, report),
+        lockdown(environment, report),
         btf(environment, report),
         capabilities(environment, report),
     ];
     paranoid(environment, report);
     tracefs(environment, report);
     if works.contains(&false) {
-        report.add(
+        let fixes: Vec<String> = report
+            .checks
+            .iter()
+            .filter(|check| check.status == Status::Fail)
+            .filter_map(|check| check.fix.clone())
+            .collect();
+        report.fail(
             "attach",
-            super::Status::Fail,
-            "tracing is not possible, for the reasons above".to_owned(),
-            Some("dmtrace list needs no tracing".to_owned()),
+            "tracing is not possible, for what failed above",
+            fixes.join("; then "),
         );
         Tracing::Impossible
     } else {
@@ -29,18 +39,24 @@ pub(super) fn check(environment: &Environment, report: &mut Report) -> Tracing {
     }
 }
 
-fn lockdown(mode: Lockdown, report: &mut Report) -> bool {
-    match mode {
+fn lockdown(environment: &Environment, report: &mut Report) -> bool {
+    match environment.lockdown {
         Lockdown::None => report.pass("lockdown", "kernel lockdown is off"),
         Lockdown::Integrity => report.pass(
             "lockdown",
             "kernel lockdown is in mode integrity, which allows tracing",
         ),
-        Lockdown::Unknown => report.warn(
-            "lockdown",
-            "whether kernel lockdown is on cannot be read",
-            "mount -t securityfs securityfs /sys/kernel/security",
-        ),
+        Lockdown::Unknown => {
+            let unread = environment.lockdown_unread.as_ref();
+            report.warn(
+                "lockdown",
+                format!(
+                    "cannot tell whether kernel lockdown is on: {}",
+                    unread.map_or("not read", |it| &it.cause)
+                ),
+                unread.map_or("", |it| &it.fix),
+            );
+        }
         Lockdown::Confidentiality => {
             report.fail(
                 "lockdown",
@@ -56,11 +72,17 @@ fn lockdown(mode: Lockdown, report: &mut Report) -> bool {
 fn btf(environment: &Environment, report: &mut Report) -> bool {
     if environment.btf {
         report.pass("btf", "the kernel describes its types (BTF)");
+    } else if !Path::new("/sys/kernel").exists() {
+        report.fail(
+            "btf",
+            format!("cannot tell whether the kernel describes its types: no {BTF_FILE}, because sysfs is not mounted"),
+            "mount -t sysfs sysfs /sys",
+        );
     } else {
         report.fail(
             "btf",
             format!("no {BTF_FILE}: the kernel does not describe its types"),
-            "a kernel with CONFIG_DEBUG_INFO_BTF=y",
+            "boot a kernel with CONFIG_DEBUG_INFO_BTF=y",
         );
     }
     environment.btf
@@ -68,13 +90,14 @@ fn btf(environment: &Environment, report: &mut Report) -> bool {
 
 fn capabilities(environment: &Environment, report: &mut Report) -> bool {
     let has = environment.capabilities;
-    let missing = has.missing_for_tracing();
-    if !missing.is_empty() {
-        report.fail(
-            "capabilities",
-            format!("not permitted to trace: {} missing", missing.join(" and ")),
-            "run as root: sudo dmtrace doctor",
-        );
+    if let Some(missing) = environment.missing_for_tracing() {
+        let fix = if environment.other_user_ns {
+            "run as root outside of this user namespace (container)"
+        } else {
+            "run as root: sudo dmtrace doctor"
+        };
+        let text = format!("not permitted to trace: {missing} missing");
+        report.fail("capabilities", text, fix);
         return false;
     }
     let lost: Vec<String> = [
@@ -108,6 +131,12 @@ fn capabilities(environment: &Environment, report: &mut Report) -> bool {
 
 fn paranoid(environment: &Environment, report: &mut Report) {
     let Some(level) = environment.perf_event_paranoid else {
+        report.warn(
+            "perf_event_paranoid",
+            "cannot tell whether kprobes and tracepoints are permitted: no \
+             kernel.perf_event_paranoid",
+            "mount /proc, or boot a kernel with CONFIG_PERF_EVENTS=y",
+        );
         return;
     };
     // Debian's level 3 forbids perf_event_open to CAP_PERFMON.
@@ -127,11 +156,17 @@ fn paranoid(environment: &Environment, report: &mut Report) {
 
 fn tracefs(environment: &Environment, report: &mut Report) {
     match &environment.tracefs {
-        Some(place) => report.pass("tracefs", format!("tracefs is at {place}")),
-        None => report.warn(
+        Ok(Place::Mounted(path)) => {
+            report.pass("tracefs", format!("tracefs is at {}", path.display()));
+        }
+        Ok(Place::Private) => report.pass(
             "tracefs",
-            "tracefs is not mounted, or not readable: no tracepoints of system calls",
-            "mount -t tracefs tracefs /sys/kernel/tracing",
+            "tracefs is not mounted; dmtrace uses a mount of its own",
+        ),
+        Err(obstacle) => report.warn(
+            "tracefs",
+            format!("no tracepoints of system calls: {}", obstacle.cause),
+            &obstacle.fix,
         ),
     }
 }

@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use super::{Report, Status, Tracing, selftest};
-use crate::probe::{Attempt, Backend, DmState, Environment, Options, Outcome, Plan, Tracer};
+use crate::probe::{
+    Attempt, Backend, DmState, Environment, Options, Outcome, Plan, StartError, Tracer,
+};
 
 /// Small: nothing but the self-test goes through it.
 const OPTIONS: Options = Options {
@@ -18,7 +20,7 @@ pub(super) fn check(environment: &Environment, report: &mut Report) -> Tracing {
     let mut tracer = match Tracer::start(OPTIONS) {
         Ok(tracer) => tracer,
         Err(error) => {
-            report.fail("attach", error.to_string(), "dmtrace list needs no tracing");
+            report.fail("attach", error.to_string(), fix(&error, environment));
             return Tracing::Impossible;
         }
     };
@@ -43,6 +45,33 @@ pub(super) fn check(environment: &Environment, report: &mut Report) -> Tracing {
     }
     selftest::check(&mut tracer, report);
     Tracing::Works
+}
+
+/// What lets it start, as far as that is not in the error.
+fn fix(error: &StartError, environment: &Environment) -> String {
+    let report = "please report the kernel version (uname -r) and this line";
+    match error {
+        StartError::Privilege { .. } => "run as root: sudo dmtrace doctor".to_owned(),
+        StartError::Lockdown => "boot without lockdown=confidentiality".to_owned(),
+        StartError::NoBtf => "boot a kernel with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
+        StartError::UnknownKernel(_) => report.to_owned(),
+        StartError::NoBackend(_) => {
+            let mut fixes = Vec::new();
+            if let Err(obstacle) = &environment.tracefs {
+                fixes.push(obstacle.fix.clone());
+            }
+            let paranoid = environment.perf_event_paranoid.is_some_and(|it| it >= 3);
+            if paranoid && !environment.capabilities.sys_admin {
+                fixes.push("sysctl kernel.perf_event_paranoid=2, or run as root".to_owned());
+            }
+            if fixes.is_empty() {
+                fixes.push(report.to_owned());
+            }
+            fixes.join("; ")
+        }
+        StartError::Other(_) if environment.capabilities.sys_admin => report.to_owned(),
+        StartError::Other(_) => "run as root: sudo dmtrace doctor".to_owned(),
+    }
 }
 
 /// Better backends that do not work here. Only the reason of the last way counts: the others are
