@@ -42,9 +42,14 @@ impl Screen {
         }
     }
 
+    /// Whether it is compared with what was printed elsewhere.
+    pub fn is_for_docs(&self) -> bool {
+        self.width == Width::Docs
+    }
+
     /// Whether programs may use colours.
     pub fn colors(&self) -> bool {
-        self.width == Width::Own
+        !self.is_for_docs()
             && std::io::stdout().is_terminal()
             && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
     }

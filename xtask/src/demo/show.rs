@@ -125,6 +125,9 @@ impl Show<'_> {
     fn command(&self, arguments: &[&str], stage: &Stage, screen: &Screen) -> Command {
         let mut command = Command::new(&self.programs.dmtrace);
         command.args(arguments).current_dir(stage.folder());
+        if screen.is_for_docs() {
+            command.env("TZ", "UTC");
+        }
         if !screen.colors() {
             command.env("NO_COLOR", "1");
         }
