@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use crate::{
     NEEDS,
-    fresh::UNMOUNT,
     tracer::{Tracer, dmtrace, dmtrace_at, dmtrace_json},
+    unmounted::UNMOUNT,
 };
 
 pub fn tests() -> Vec<Trial> {

@@ -1,186 +1,90 @@
-//! A fresh machine: nothing has mounted tracefs, debugfs, securityfs or a BPF file system.
+//! A handful of the tests of this tier once more, on a machine that nobody has prepared: in a mount
+//! namespace without tracefs, debugfs, securityfs and bpffs. Where they are mounted, that hides
+//! what depends on them.
 
-use std::process::{Command, Output, Stdio};
+use std::{
+    ffi::CString,
+    fs, io,
+    os::unix::process::CommandExt as _,
+    process::{Command, Stdio},
+};
 
-use anyhow::{Context as _, Result, ensure};
-use dmtrace_tests::harness::{actor_bin, dmtrace_bin, test};
+use anyhow::{Context, Result, ensure};
+use dmtrace_tests::harness::{Need, test};
 use libtest_mimic::Trial;
-use serde_json::Value;
 
-use crate::NEEDS;
+const NEEDS: &[Need] = &[Need::Root, Need::MountNamespaces];
+
+/// Each needs nothing but root.
+const TESTS: [&str; 7] = [
+    "accounting::all_23_are_attributed",
+    "call_site::of_the_actor_is_complete",
+    "clean::only_proven_leaks_go",
+    "demo::prints_what_the_readme_prints",
+    "doctor::a_machine_that_works",
+    "exec::a_killed_command_is_named",
+    "serve::other_verbs_use_what_it_has_seen",
+];
+
+/// What systemd mounts on most machines.
+const KERNEL_FILESYSTEMS: [&str; 4] = ["tracefs", "debugfs", "securityfs", "bpf"];
 
 pub fn tests() -> Vec<Trial> {
-    vec![
-        test("fresh::watch_needs_no_mount", NEEDS, watch),
-        test("fresh::exec_needs_no_mount", NEEDS, exec),
-        test("fresh::record_needs_no_mount", NEEDS, record),
-        test("fresh::serve_without_pins_says_so", NEEDS, serve),
-        test("fresh::a_mounted_one_is_used", NEEDS, mounted),
-        test(
-            "fresh::where_nothing_helps_one_line_says_it",
-            NEEDS,
-            neither,
-        ),
-    ]
+    let trial = |name| test(&format!("fresh::{name}"), NEEDS, move || again(name));
+    TESTS.into_iter().map(trial).collect()
 }
 
-/// For a shell in a mount namespace of its own.
-pub const UNMOUNT: &str = "\
-    types='tracefs|debugfs|securityfs|bpf'\n\
-    for point in $(grep -E -- \" - ($types) \" /proc/self/mountinfo | cut -d' ' -f5 | tac); do\n\
-        umount -l \"$point\"\n\
-    done\n\
-    if grep -qE -- \" - ($types) \" /proc/self/mountinfo; then exit 99; fi";
-
-/// Runs a script of bash in a mount namespace and an IPC namespace of its own, from which they are
-/// unmounted. `$dmtrace` and `$actor` are the programs; the mounts have to be as before at its end
-/// and, with `same_mounts`, meanwhile.
-fn on_fresh_machine(script: &str) -> Result<Output> {
-    let script = format!(
-        "{UNMOUNT}\n\
-         before=$(cat /proc/self/mountinfo)\n\
-         same_mounts() {{ [ \"$before\" = \"$(cat /proc/self/mountinfo)\" ] || exit 98; }}\n\
-         {script}\n\
-         same_mounts"
+/// Runs a test of this program there.
+fn again(name: &'static str) -> Result<()> {
+    let mounted = mounted()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .args(["--exact", name, "--test-threads=1"])
+        .env("DMTRACE_TESTS_REQUIRE", "all")
+        .stdin(Stdio::null());
+    // SAFETY: system calls on strings that were made before the fork.
+    unsafe { command.pre_exec(move || leave(&mounted)) };
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        text.contains("test result: ok. 1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
     );
-    let dir = tempfile::tempdir()?;
-    let output = Command::new("unshare")
-        .args(["-m", "-i", "bash", "-ec", &script])
-        .env("dmtrace", dmtrace_bin()?)
-        .env("actor", actor_bin()?)
-        .current_dir(dir.path())
-        .stdin(Stdio::null())
-        .output()
-        .context("unshare")?;
-    let code = output.status.code();
-    ensure!(code != Some(99), "something is mounted: {output:?}");
-    ensure!(code != Some(98), "the mounts are not as before: {output:?}");
-    Ok(output)
+    Ok(())
 }
 
-fn text(output: &Output) -> (String, String) {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (text(&output.stdout), text(&output.stderr))
-}
-
-/// Starts `watch` or `record` and waits until it traces, lets an owner die, and ends it.
-const LEAK: &str = "\
-    until grep -qs . said; do kill -0 $! || exit 97; sleep 0.1; done\n\
-    same_mounts\n\
-    $actor cycle --stop-at after-inc --how kill >/dev/null || true\n\
-    same_mounts\n\
-    kill -INT $!\n\
-    wait $! || [ $? = 1 ]";
-
-fn watch() -> Result<()> {
-    // The tracepoint backend is the one that cannot do without tracefs.
-    for backend in ["", "--backend tracepoint"] {
-        let output = on_fresh_machine(&format!(
-            "$dmtrace watch --json {backend} >said &\n{LEAK}\ncat said"
-        ))?;
-        let (said, errors) = text(&output);
-        ensure!(output.status.success(), "{said}{errors}");
-        let objects: Vec<Value> = said
-            .lines()
-            .map(serde_json::from_str)
-            .collect::<Result<_, _>>()?;
-        for change in ["created", "owner_exited"] {
-            ensure!(
-                objects.iter().any(|it| it["change"] == change),
-                "no {change}: {said}"
-            );
+/// Where they are mounted, the last one first.
+fn mounted() -> Result<Vec<CString>> {
+    let path = "/proc/self/mountinfo";
+    let table = fs::read_to_string(path).context(path)?;
+    let mut found = Vec::new();
+    for line in table.lines() {
+        let (mount, source) = line.split_once(" - ").context("mountinfo")?;
+        let kind = source.split(' ').next().unwrap_or_default();
+        if KERNEL_FILESYSTEMS.contains(&kind) {
+            let at = mount.split(' ').nth(4).context("mountinfo")?;
+            found.push(CString::new(at)?);
         }
     }
-    Ok(())
+    found.reverse();
+    Ok(found)
 }
 
-fn exec() -> Result<()> {
-    let output = on_fresh_machine(
-        "code=0; $dmtrace exec --grace 0s -- $actor cycle --stop-at after-inc --how kill || code=$?\n\
-         [ $code = 1 ]",
-    )?;
-    let (said, errors) = text(&output);
-    ensure!(output.status.success(), "{said}{errors}");
-    ensure!(errors.contains("1 cookie left by this command"), "{errors}");
-    Ok(())
-}
-
-fn record() -> Result<()> {
-    let output = on_fresh_machine(&format!(
-        "$dmtrace record leak.dmt 2>said &\n{LEAK}\n\
-         code=0; $dmtrace report leak.dmt || code=$?; [ $code = 1 ]"
-    ))?;
-    let (said, errors) = text(&output);
-    ensure!(output.status.success(), "{said}{errors}");
-    ensure!(said.contains("LEAKED COOKIES"), "{said}{errors}");
-    Ok(())
-}
-
-/// A private BPF file system would end with the service. It traces without one, and says what is
-/// missing: a warning for who has asked for more.
-fn serve() -> Result<()> {
-    for (keep, level) in [("", "notice"), ("--keep", "warning")] {
-        let output = on_fresh_machine(&format!(
-            "$dmtrace serve --no-history {keep} 2>said &\n\
-             until grep -q 'will pause' said; do kill -0 $! || exit 97; sleep 0.1; done\n\
-             same_mounts\n\
-             kill -TERM $!; wait $!; cat said"
-        ))?;
-        let (said, errors) = text(&output);
-        ensure!(output.status.success(), "{said}{errors}");
-        let line = said.lines().find(|line| line.contains("will pause"));
-        let line = line.context("no line")?;
-        ensure!(line.contains(level), "{line}");
-        ensure!(line.contains("mount -t bpf bpf /sys/fs/bpf"), "{line}");
-        let ended = said.contains("tracing has ended with the service, in spite of --keep");
-        ensure!(ended == !keep.is_empty(), "{said}");
-        ensure!(said.contains("accounting"), "{said}");
+/// Moves into a new mount namespace and takes these away in it.
+fn leave(mounted: &[CString]) -> io::Result<()> {
+    let check = |result| match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    };
+    let none = std::ptr::null();
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: numbers, and strings that end with a zero.
+    unsafe {
+        check(libc::unshare(libc::CLONE_NEWNS))?;
+        check(libc::mount(none, c"/".as_ptr(), none, private, none.cast()))?;
+        mounted
+            .iter()
+            .try_for_each(|at| check(libc::umount2(at.as_ptr(), libc::MNT_DETACH)))
     }
-    Ok(())
-}
-
-/// Who may not mount can still trace with what is mounted, wherever that is.
-fn mounted() -> Result<()> {
-    for place in ["/sys/kernel/tracing", "/mnt/a place"] {
-        let output = on_fresh_machine(&format!(
-            "mount -t tmpfs none /mnt; mkdir -p '{place}'; mount -t tracefs tracefs '{place}'\n\
-             before=$(cat /proc/self/mountinfo)\n\
-             {MAY_NOT_MOUNT} $dmtrace doctor --json --no-attach\n\
-             {MAY_NOT_MOUNT} $dmtrace watch --backend tracepoint -d 1s >&2"
-        ))?;
-        let (said, errors) = text(&output);
-        ensure!(output.status.success(), "{said}{errors}");
-        let report: Value = serde_json::from_str(&said)?;
-        ensure!(report["environment"]["tracefs"] == place, "{report}");
-    }
-    // Who may mount does not, either.
-    let output = on_fresh_machine(
-        "mount -t tracefs tracefs /sys/kernel/tracing; before=$(cat /proc/self/mountinfo)\n\
-         $dmtrace doctor --json --no-attach",
-    )?;
-    let report: Value = serde_json::from_slice(&output.stdout)?;
-    let place = &report["environment"]["tracefs"];
-    ensure!(place == "/sys/kernel/tracing", "{report}");
-    Ok(())
-}
-
-/// Root in all but the right to mount.
-const MAY_NOT_MOUNT: &str = "setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin";
-
-fn neither() -> Result<()> {
-    let output = on_fresh_machine(&format!(
-        "code=0; {MAY_NOT_MOUNT} $dmtrace watch --backend tracepoint -d 1s || code=$?\n[ $code = 3 ]"
-    ))?;
-    let (said, errors) = text(&output);
-    ensure!(output.status.success(), "{said}{errors}");
-    ensure!(errors.lines().count() == 1, "{errors}");
-    for part in [
-        "tracefs is not mounted",
-        "a private mount is refused",
-        "run as root",
-        "mount -t tracefs tracefs /sys/kernel/tracing",
-    ] {
-        ensure!(errors.contains(part), "{part}: {errors}");
-    }
-    Ok(())
 }

@@ -11,6 +11,7 @@ mod clean_model;
 mod clean_plans;
 mod clean_random;
 mod clean_scene;
+mod demo;
 mod doctor;
 mod endings;
 mod exec;
@@ -28,6 +29,7 @@ mod serve_quiet;
 mod service;
 mod times;
 mod tracer;
+mod unmounted;
 mod unread;
 mod wording;
 
@@ -39,7 +41,9 @@ use dmtrace_tests::harness::{Need, run_serially};
 const NEEDS: &[Need] = &[Need::Root];
 
 fn main() -> ExitCode {
-    let mut tests = accounting::tests();
+    // First: what fails on a machine that nobody has prepared fails at once.
+    let mut tests = fresh::tests();
+    tests.extend(accounting::tests());
     tests.extend(call_site::tests());
     tests.extend(clean::tests());
     tests.extend(clean_complete::tests());
@@ -48,11 +52,12 @@ fn main() -> ExitCode {
     tests.extend(clean_model::tests());
     tests.extend(clean_plans::tests());
     tests.extend(clean_random::tests());
+    tests.extend(demo::tests());
     tests.extend(doctor::tests());
     tests.extend(endings::tests());
     tests.extend(exec::tests());
     tests.extend(explain::tests());
-    tests.extend(fresh::tests());
+    tests.extend(unmounted::tests());
     tests.extend(recordings::tests());
     tests.extend(seed::tests());
     tests.extend(serve::tests());

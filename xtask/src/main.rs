@@ -30,7 +30,7 @@ enum Task {
     Test(test::Args),
     /// Formatting, clippy on both sides, the rules of the house
     Lint,
-    /// Make some healthy and some leaked cookies to look at
+    /// Show the whole in one terminal: good and bad cookies, and what dmtrace says of them
     Demo(demo::Args),
     Bench(bench::Args),
     Vm(vm::Args),
@@ -54,7 +54,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Run(args) => return run::main(&args),
         Task::Test(args) => return test::main(&args),
         Task::Lint => return lint::main(),
-        Task::Demo(args) => demo::main(&args)?,
+        Task::Demo(args) => return demo::main(&args),
         Task::Bench(args) => return bench::main(&args),
         Task::Vm(args) => vm::main(&args),
         Task::Storm(args) => return vm::storm::main(&args),

@@ -167,6 +167,7 @@ fn name_of_section(section: &str) -> Option<String> {
 /// What the black-box tests run and what they are run against.
 struct Built {
     dmtrace: PathBuf,
+    xtask: PathBuf,
     tests: BTreeMap<String, PathBuf>,
 }
 
@@ -176,7 +177,11 @@ fn timed_build() -> Result<Built> {
     let dmtrace = build::binary("dmtrace", "dmtrace", Profile::Release)?;
     let tests = test_programs()?;
     println!("-- build: {:.1} s", start.elapsed().as_secs_f64());
-    Ok(Built { dmtrace, tests })
+    Ok(Built {
+        dmtrace,
+        xtask: env::current_exe().context("the path of xtask: unreadable")?,
+        tests,
+    })
 }
 
 /// Builds the test targets. The whole workspace is named so that its features are those of the
@@ -233,21 +238,28 @@ impl Built {
         add_up(command.current_dir(host::root().join("tests")))
     }
 
+    /// Where the tests find what they run.
+    fn variables(&self) -> [(&'static str, &Path); 2] {
+        [("DMTRACE_BIN", &self.dmtrace), ("XTASK_BIN", &self.xtask)]
+    }
+
     /// In the foreground, so that Ctrl-C reaches the tests.
     fn plain(&self, program: &Path) -> Command {
         let mut command = Command::new("timeout");
         command
             .args(["--foreground", "--kill-after=10", TIER_SECONDS])
             .arg(program);
-        command.env("DMTRACE_BIN", &self.dmtrace);
+        command.envs(self.variables());
         command
     }
 
-    /// sudo may drop variables in spite of `-E`: the one that matters is passed as an argument.
+    /// sudo may drop variables in spite of `-E`: those that matter are passed as arguments.
     fn through_sudo(&self, program: &Path) -> Command {
         let mut command = Command::new("sudo");
         command.args(["-n", "-E", "env"]);
-        command.arg(format!("DMTRACE_BIN={}", self.dmtrace.display()));
+        for (name, path) in self.variables() {
+            command.arg(format!("{name}={}", path.display()));
+        }
         command
             .args(["timeout", "--foreground", "--kill-after=10", TIER_SECONDS])
             .arg(program);

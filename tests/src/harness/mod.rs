@@ -23,7 +23,7 @@ pub use libtest_mimic::Trial;
 use libtest_mimic::{Arguments, Completion, Failed};
 pub use limits::{GlobalLock, KernelSem};
 pub use private::{in_private_ns, ns_of};
-pub use programs::{actor_bin, dmtrace_bin};
+pub use programs::{actor_bin, dmtrace_bin, xtask_bin};
 
 /// What a test cannot do without.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,6 +32,8 @@ pub enum Need {
     Root,
     /// A new IPC namespace (root, and not forbidden by a sandbox).
     IpcNamespaces,
+    /// A new mount namespace (root, and not forbidden by a sandbox).
+    MountNamespaces,
     /// The device mapper.
     DeviceMapper,
     /// A program in `PATH`.
@@ -46,6 +48,10 @@ impl Need {
             Self::IpcNamespaces => {
                 let error = in_private_ns(|| ()).err()?;
                 Some(format!("needs IPC namespaces: {error:#}"))
+            }
+            Self::MountNamespaces => {
+                let error = private::try_mount_ns().err()?;
+                Some(format!("needs mount namespaces: {error}"))
             }
             Self::DeviceMapper => (!Path::new("/dev/mapper/control").exists())
                 .then(|| "needs the device mapper: no /dev/mapper/control".to_owned()),

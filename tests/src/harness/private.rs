@@ -1,6 +1,6 @@
 //! Tests in an IPC namespace of their own.
 
-use std::fs;
+use std::{fs, io, thread};
 
 use anyhow::{Context, anyhow};
 
@@ -15,7 +15,7 @@ use crate::actor::new_ipc_ns;
 /// # Panics
 /// Where `body` does.
 pub fn in_private_ns<R: Send>(body: impl FnOnce() -> R + Send) -> anyhow::Result<R> {
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let thread = scope.spawn(|| {
             new_ipc_ns().context("unshare(CLONE_NEWIPC); run as root")?;
             Ok(body())
@@ -25,6 +25,22 @@ pub fn in_private_ns<R: Send>(body: impl FnOnce() -> R + Send) -> anyhow::Result
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
+}
+
+/// Whether a mount namespace can be made.
+///
+/// # Errors
+/// `unshare(2)` is not allowed.
+pub fn try_mount_ns() -> io::Result<()> {
+    // Of a thread that ends with it.
+    // SAFETY: one number.
+    let thread = thread::spawn(|| match unsafe { libc::unshare(libc::CLONE_NEWNS) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    });
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
 }
 
 /// Number of the IPC namespace of a process, or of the calling thread (`thread-self`).

@@ -28,6 +28,15 @@ pub fn actor_bin() -> anyhow::Result<PathBuf> {
     find("COOKIE_ACTOR_BIN", "cookie-actor", &args, &BUILT)
 }
 
+/// The binary `xtask`; `XTASK_BIN` overrides.
+///
+/// # Errors
+/// It cannot be built.
+pub fn xtask_bin() -> anyhow::Result<PathBuf> {
+    static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
+    find("XTASK_BIN", "xtask", &["-p", "xtask"], &BUILT)
+}
+
 fn find(
     variable: &str,
     name: &str,

@@ -1,0 +1,167 @@
+//! `cargo xtask demo`, the README's first command: it prints what the README prints, and leaves
+//! nothing behind however it ends.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use dmtrace_tests::harness::{actor_bin, dmtrace_bin, in_private_ns, test, xtask_bin};
+use libtest_mimic::Trial;
+
+use crate::NEEDS;
+
+/// For what happens soon.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("demo::prints_what_the_readme_prints", NEEDS, readme),
+        test("demo::leaves_nothing_however_it_ends", NEEDS, || {
+            [libc::SIGINT, libc::SIGTERM, libc::SIGKILL]
+                .into_iter()
+                .try_for_each(ended_by)
+        }),
+        test("demo::shows_the_rest_where_it_cannot_trace", NEEDS, || {
+            in_private_ns(untraceable)?
+        }),
+    ]
+}
+
+fn demo(programs: [&Path; 3]) -> Command {
+    let [xtask, dmtrace, actor] = programs;
+    let mut command = Command::new(xtask);
+    command.arg("demo").arg("--program").arg(dmtrace);
+    command.arg("--actor").arg(actor);
+    command.stdin(Stdio::null());
+    command
+}
+
+fn built() -> Result<[PathBuf; 3]> {
+    Ok([xtask_bin()?, dmtrace_bin()?, actor_bin()?])
+}
+
+fn readme() -> Result<()> {
+    let built = built()?;
+    let output = demo(built.each_ref().map(|path| &**path))
+        .arg("--check-docs")
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        output.status.success(),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    // What comes next are two lines.
+    let last: Vec<&str> = text.lines().rev().take(2).collect();
+    ensure!(
+        last.iter().all(|line| line.contains("cargo xtask run -- ")),
+        "{last:?}"
+    );
+    Ok(())
+}
+
+/// Ends it when its first leak is known; it has other actors to send out yet.
+fn ended_by(signal: i32) -> Result<()> {
+    let built = built()?;
+    let before = sets()?;
+    let mut child = demo(built.each_ref().map(|path| &**path))
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("no pipe")?);
+    let mut line = String::new();
+    while !line.contains("stuck ") {
+        line.clear();
+        ensure!(lines.read_line(&mut line)? > 0, "no waiter was shown");
+    }
+    let namespace = fs::read_link(format!("/proc/{}/ns/ipc", child.id()))?;
+    ensure!(
+        inside(&namespace).len() > 2,
+        "dmtrace and an actor are to be in it"
+    );
+    // SAFETY: two numbers; the child is not reaped yet, so the number is its.
+    ensure!(unsafe { libc::kill(i32::try_from(child.id())?, signal) } == 0);
+    let status = child.wait()?;
+    if signal == libc::SIGKILL {
+        ensure!(status.signal() == Some(signal), "{status}");
+    } else {
+        ensure!(status.code() == Some(130), "{status}");
+        let mut rest = String::new();
+        lines.read_to_string(&mut rest)?;
+        ensure!(rest.contains("removed"), "{rest}");
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while !inside(&namespace).is_empty() {
+        if Instant::now() > deadline {
+            bail!(
+                "{:?} live on in {}",
+                inside(&namespace),
+                namespace.display()
+            );
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    ensure!(sets()? == before, "sets of the host have changed");
+    Ok(())
+}
+
+/// Processes in an IPC namespace.
+fn inside(namespace: &Path) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            fs::read_link(format!("/proc/{pid}/ns/ipc")).is_ok_and(|link| link == namespace)
+        })
+        .collect()
+}
+
+fn sets() -> Result<String> {
+    let path = "/proc/sysvipc/sem";
+    fs::read_to_string(path).context(path)
+}
+
+/// As a user who may do nothing: neither trace nor make a namespace.
+fn untraceable() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777))?;
+    let mut copies = Vec::new();
+    for program in built()? {
+        let copy = dir.path().join(program.file_name().context("no name")?);
+        fs::copy(&program, &copy)?;
+        copies.push(copy);
+    }
+    let temporary = dir.path().join("temporary");
+    fs::create_dir(&temporary)?;
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(0o777))?;
+    let copies: [PathBuf; 3] = copies.try_into().map_err(|_| anyhow::anyhow!("programs"))?;
+    let inner = demo(copies.each_ref().map(|path| &**path));
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(inner.get_program())
+        .args(inner.get_args())
+        .env("TMPDIR", &temporary)
+        .stdin(Stdio::null())
+        .output()?;
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(output.status.code() == Some(3), "{text}{:?}", output.stderr);
+    for part in [
+        "cannot be traced",
+        "5 cookies",
+        "IPC namespace",
+        "cargo xtask run -- doctor",
+    ] {
+        ensure!(text.contains(part), "no {part} in {text}");
+    }
+    let left = sets()?;
+    ensure!(left.lines().count() == 1, "left: {left}");
+    let left = fs::read_dir(&temporary)?.count();
+    ensure!(left == 0, "{left} files are left");
+    Ok(())
+}

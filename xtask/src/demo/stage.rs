@@ -1,0 +1,301 @@
+//! Where the demo plays: an IPC namespace of its own, whose cookies vanish with its last process
+//! however that ends, and a folder in memory that vanishes likewise. Without the privilege for
+//! that, the namespace and the temporary folder of whoever runs it.
+
+use std::{
+    ffi::CStr,
+    fs,
+    io::{self, BufRead, BufReader},
+    os::unix::{fs::symlink, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use super::{
+    Programs,
+    cast::{Part, Until},
+};
+use crate::host;
+
+/// Set by Ctrl-C.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Folders that every Linux has and hardly a program is in.
+const FOLDERS: [&CStr; 3] = [c"/mnt", c"/media", c"/srv"];
+
+/// The place, the actors that live, and the sets that they made.
+pub struct Stage {
+    folder: PathBuf,
+    temporary: Option<TempDir>,
+    held: Vec<(Child, BufReader<ChildStdout>)>,
+    made: Vec<Made>,
+}
+
+/// A set that an actor made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Made {
+    key: u32,
+    semid: i32,
+}
+
+impl Stage {
+    /// Moves this process there.
+    ///
+    /// # Errors
+    /// No folder can be had, or the actor is not in it.
+    pub fn enter(programs: &Programs) -> Result<Self> {
+        let (folder, temporary) = match private(programs) {
+            Ok(folder) => (folder, None),
+            Err(_) => {
+                let dir = tempfile::tempdir().context("temporary folder")?;
+                (dir.path().to_owned(), Some(dir))
+            }
+        };
+        let actor = folder.join("cookie-actor");
+        fs::copy(&programs.actor, &actor)
+            .with_context(|| format!("{}: cannot be copied", programs.actor.display()))?;
+        // udev's rules complete with `dmsetup`; the actor plays it under that name.
+        symlink(&actor, folder.join("dmsetup")).context("dmsetup")?;
+        Ok(Self {
+            folder,
+            temporary,
+            held: Vec::new(),
+            made: Vec::new(),
+        })
+    }
+
+    /// Where programs run.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Whether nothing of the host is touched.
+    pub fn is_private(&self) -> bool {
+        self.temporary.is_none()
+    }
+
+    /// Lets an actor play up to the end of its part.
+    ///
+    /// # Errors
+    /// It cannot be started or does not come so far.
+    pub fn play(&mut self, part: &Part) -> Result<()> {
+        let mut command = Command::new(self.folder.join("cookie-actor"));
+        command.arg0("cookie-actor").args(part.line);
+        command.current_dir(&self.folder);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        die_with_parent(&mut command, libc::SIGKILL);
+        let mut child = command.spawn().context("cookie-actor: cannot be started")?;
+        let stdout = child.stdout.take().context("cookie-actor: no pipe")?;
+        self.held.push((child, BufReader::new(stdout)));
+        let Some((_, lines)) = self.held.last_mut() else {
+            bail!("cookie-actor: lost");
+        };
+        let mut key = None;
+        let reached = listen(lines, &mut self.made, |line| {
+            key = number(line, "key").or(key);
+            matches!(part.until, Until::Step(step) if is_step(line, step))
+        });
+        ensure!(
+            reached || matches!(part.until, Until::End) || stopped(),
+            "cookie-actor {}: ended too early",
+            part.line.join(" ")
+        );
+        if part.looks_elsewhere {
+            self.look_elsewhere(key.context("cookie-actor: no key")?)?;
+        }
+        Ok(())
+    }
+
+    /// What udev does for a program whose IPC namespace it does not share. In a third namespace, so
+    /// that no cookie of the host can be meant.
+    fn look_elsewhere(&self, key: u32) -> Result<()> {
+        let mut command = Command::new(self.folder.join("dmsetup"));
+        command
+            .args(["complete", "--new-ipc-ns", "--key", &format!("{key:#010x}")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        // That it fails is the point.
+        command
+            .status()
+            .context("dmsetup: cannot be started")
+            .map(drop)
+    }
+
+    /// Notes a set that something else has made in here.
+    pub fn note(&mut self, line: &str) {
+        note(line, &mut self.made);
+    }
+
+    /// Ends the actors and removes the sets that are still theirs. Returns the semids of those that
+    /// could not be removed.
+    pub fn clear(&mut self) -> Vec<String> {
+        for (mut child, mut lines) in self.held.drain(..) {
+            // Gone already is as good.
+            let _ = child.kill();
+            let _ = child.wait();
+            listen(&mut lines, &mut self.made, |_| false);
+        }
+        let left = self.made.drain(..).filter_map(|made| made.remove().err());
+        left.collect()
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl Made {
+    /// Removes it if it still has the key that the actor gave it.
+    fn remove(self) -> Result<(), String> {
+        // SAFETY: a semid_ds is plain data.
+        let mut found: libc::semid_ds = unsafe { std::mem::zeroed() };
+        // SAFETY: IPC_STAT fills it.
+        let there = unsafe { libc::semctl(self.semid, 0, libc::IPC_STAT, &raw mut found) } == 0;
+        if !there || found.sem_perm.__key.cast_unsigned() != self.key {
+            return Ok(());
+        }
+        // SAFETY: three numbers.
+        if unsafe { libc::semctl(self.semid, 0, libc::IPC_RMID) } == 0 {
+            return Ok(());
+        }
+        match io::Error::last_os_error().raw_os_error() {
+            // Gone meanwhile.
+            Some(libc::EINVAL | libc::EIDRM) => Ok(()),
+            _ => Err(self.semid.to_string()),
+        }
+    }
+}
+
+/// New namespaces, and a folder in memory at a place that no program of ours is in.
+fn private(programs: &Programs) -> io::Result<PathBuf> {
+    let root = host::root();
+    let ours = [&*root, &*programs.dmtrace, &*programs.actor];
+    let path = |folder: &CStr| PathBuf::from(folder.to_string_lossy().into_owned());
+    let free = FOLDERS.into_iter().find(|&folder| {
+        let folder = path(folder);
+        folder.is_dir() && !ours.iter().any(|ours| ours.starts_with(&folder))
+    });
+    let folder = free.ok_or(io::ErrorKind::NotFound)?;
+    let check = |result| match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    };
+    let none = std::ptr::null();
+    // SAFETY: numbers, and strings that end with a zero; this process has one thread yet.
+    unsafe {
+        check(libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWIPC))?;
+        let ours_only = libc::MS_REC | libc::MS_PRIVATE;
+        check(libc::mount(
+            none,
+            c"/".as_ptr(),
+            none,
+            ours_only,
+            none.cast(),
+        ))?;
+        let kind = c"tmpfs".as_ptr();
+        check(libc::mount(kind, folder.as_ptr(), kind, 0, none.cast()))?;
+    }
+    Ok(path(folder))
+}
+
+/// Reads what an actor says; whether what was awaited came before the end.
+fn listen(
+    lines: &mut BufReader<ChildStdout>,
+    made: &mut Vec<Made>,
+    mut awaited: impl FnMut(&str) -> bool,
+) -> bool {
+    for line in lines.lines().map_while(Result::ok) {
+        note(&line, made);
+        if awaited(&line) {
+            return true;
+        }
+    }
+    false
+}
+
+fn note(line: &str, made: &mut Vec<Made>) {
+    let (Some(key), Some(semid)) = (number(line, "key"), number(line, "semid")) else {
+        return;
+    };
+    let set = Made { key, semid };
+    if is_step(line, "created") {
+        made.push(set);
+    } else if is_step(line, "destroyed") {
+        made.retain(|made| *made != set);
+    }
+}
+
+fn is_step(line: &str, step: &str) -> bool {
+    line.contains(&format!("\"step\":\"{step}\""))
+}
+
+fn number<T: std::str::FromStr>(line: &str, name: &str) -> Option<T> {
+    let (_, rest) = line.split_once(&format!("\"{name}\":"))?;
+    rest.split([',', '}']).next()?.parse().ok()
+}
+
+/// Lets the kernel send this signal to a child when this process ends, also where that is killed.
+pub fn die_with_parent(command: &mut Command, signal: i32) {
+    // SAFETY: prctl is safe between fork and exec; numbers only.
+    unsafe {
+        command.pre_exec(move || {
+            libc::prctl(libc::PR_SET_PDEATHSIG, signal);
+            Ok(())
+        });
+    }
+}
+
+/// Whether the end was asked for.
+pub fn stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
+/// Asks for the end.
+pub fn stop() {
+    STOP.store(true, Ordering::Relaxed);
+}
+
+/// Ctrl-C, an end by another process and a closed terminal lead through the clean-up.
+pub fn stop_on_signals() {
+    extern "C" fn handler(_: i32) {
+        stop();
+    }
+    let handler: extern "C" fn(i32) = handler;
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: the handler only stores into an atomic.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_account_of_what_actors_say() {
+        let mut made = Vec::new();
+        note(
+            "{\"step\":\"created\",\"pid\":7,\"key\":223155479,\"semid\":12}",
+            &mut made,
+        );
+        let set = Made {
+            key: 223_155_479,
+            semid: 12,
+        };
+        assert_eq!(made, [set]);
+        note("{\"step\":\"holding\",\"pid\":7}", &mut made);
+        assert_eq!(made, [set]);
+        note(
+            "{\"step\":\"destroyed\",\"pid\":7,\"key\":223155479,\"semid\":12}",
+            &mut made,
+        );
+        assert_eq!(made, []);
+    }
+}

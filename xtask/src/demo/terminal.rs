@@ -1,0 +1,196 @@
+//! A program on a terminal of its own, so that it prints what a person would see.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    os::{
+        fd::{FromRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+
+use super::stage::{die_with_parent, stopped};
+
+const TICK: Duration = Duration::from_millis(50);
+
+/// How long a program may take to end in good order.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running program. Ended when dropped.
+pub struct Terminal {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+/// What came from it.
+pub enum Heard {
+    /// A line.
+    Line(String),
+    /// Nothing, for a moment.
+    Nothing,
+    /// It has ended.
+    End,
+}
+
+impl Terminal {
+    /// Starts a program on a terminal this wide.
+    ///
+    /// # Errors
+    /// No terminal, no such program.
+    pub fn start(mut command: Command, columns: u16) -> Result<Self> {
+        let (ours, theirs) = open(columns)?;
+        let shown = command.get_program().display().to_string();
+        command
+            .stdin(Stdio::null())
+            .stdout(theirs.try_clone().context("terminal")?)
+            .stderr(theirs);
+        die_with_parent(&mut command, libc::SIGTERM);
+        // SAFETY: setsid is safe between fork and exec. Ctrl-C is for us, not for the program.
+        unsafe {
+            command.pre_exec(|| {
+                libc::setsid();
+                Ok(())
+            });
+        }
+        let child = command
+            .spawn()
+            .with_context(|| format!("{shown}: cannot be started"))?;
+        // Our copies of its end would keep it open.
+        drop(command);
+        let (send, lines) = channel();
+        thread::spawn(move || {
+            let mut lines = BufReader::new(File::from(ours));
+            let mut line = Vec::new();
+            // A terminal that the last program has left reads as an error.
+            while lines
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|size| size > 0)
+            {
+                let text = String::from_utf8_lossy(&line);
+                if send.send(text.trim_end().to_owned()).is_err() {
+                    break;
+                }
+                line.clear();
+            }
+        });
+        Ok(Self { child, lines })
+    }
+
+    /// The next line, if one comes soon.
+    pub fn next(&self) -> Heard {
+        match self.lines.recv_timeout(TICK) {
+            Ok(line) => Heard::Line(line),
+            Err(RecvTimeoutError::Timeout) => Heard::Nothing,
+            Err(RecvTimeoutError::Disconnected) => Heard::End,
+        }
+    }
+
+    /// All lines to the end, each handed on at once; Ctrl-C here ends the program.
+    ///
+    /// # Errors
+    /// Its end cannot be told.
+    pub fn finish(mut self, mut print: impl FnMut(&str)) -> Result<ExitStatus> {
+        loop {
+            match self.next() {
+                Heard::Line(line) => print(&line),
+                Heard::Nothing if stopped() => self.child.kill().context("kill")?,
+                Heard::Nothing => {}
+                Heard::End => return self.child.wait().context("end of a program"),
+            }
+        }
+    }
+
+    /// Ctrl-C.
+    pub fn interrupt(&self) {
+        self.send(libc::SIGINT);
+    }
+
+    fn send(&self, signal: i32) {
+        // SAFETY: two numbers; the child is not reaped yet, so the number is its.
+        unsafe { libc::kill(self.child.id().cast_signed(), signal) };
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        // A trace that is killed leaves its entry in /run/dmtrace.
+        self.send(libc::SIGTERM);
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(TICK);
+        }
+        // Ended already is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Both ends of a new terminal that passes on what is written as it is.
+fn open(columns: u16) -> Result<(OwnedFd, OwnedFd)> {
+    let (mut ours, mut theirs) = (-1, -1);
+    let size = libc::winsize {
+        ws_row: 24,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let null = std::ptr::null_mut();
+    // SAFETY: fills two numbers; name and settings are not asked for, the size is read only.
+    let done = unsafe {
+        libc::openpty(
+            &raw mut ours,
+            &raw mut theirs,
+            null,
+            null.cast(),
+            &raw const size,
+        )
+    };
+    if done != 0 {
+        return Err(std::io::Error::last_os_error()).context("openpty: no terminal can be made");
+    }
+    for fd in [ours, theirs] {
+        // SAFETY: three numbers. Other programs are not to have them.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    // SAFETY: they were just opened, and nobody else has them.
+    let ends = unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
+    // SAFETY: termios is plain data, filled by the call that follows.
+    let mut settings: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open, and both calls get a termios.
+    unsafe {
+        if libc::tcgetattr(theirs, &raw mut settings) == 0 {
+            settings.c_oflag &= !libc::OPOST;
+            libc::tcsetattr(theirs, libc::TCSANOW, &raw const settings);
+        }
+    }
+    Ok(ends)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_sees_a_terminal_of_the_width_asked_for() -> Result<()> {
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "test -t 1 && test -t 2 && stty size <&1; echo err >&2; exit 3",
+        ]);
+        let terminal = Terminal::start(command, 77)?;
+        let mut lines = Vec::new();
+        let status = terminal.finish(|line| lines.push(line.to_owned()))?;
+        assert_eq!(lines, ["24 77", "err"]);
+        assert_eq!(status.code(), Some(3));
+        Ok(())
+    }
+}
