@@ -47,6 +47,7 @@ fn message(kind: Kind) -> SemEvent {
             SemBuf::default(),
         ],
         comm,
+        began: 0,
     }
 }
 

@@ -242,11 +242,23 @@ impl Ledger {
         }
         let exists = !matches!(errno, libc::EIDRM | libc::EINVAL);
         if !self.live.contains_key(&sem) {
-            let late = self.marks.get(sem).is_some_and(|mark| {
-                mark.closed >= at || !exists || matches!(event.what, What::WaitBegin { .. })
+            let began = event.began.unwrap_or(at);
+            let closed = self.marks.get(sem).map(|mark| mark.closed);
+            let late = closed.is_some_and(|closed| {
+                closed >= began || !exists || matches!(event.what, What::WaitBegin { .. })
             });
             if late || !exists {
-                self.call_late(event, sem, errno, who.as_ref(), action);
+                let kind = self.call_late(event, sem, errno, who.as_ref(), action);
+                if let Some(kind) = kind {
+                    let at = took_effect(event, errno, closed);
+                    out.push(Change {
+                        at,
+                        sem,
+                        key,
+                        who,
+                        kind,
+                    });
+                }
                 return;
             }
             self.enter(Entry {
@@ -285,6 +297,7 @@ impl Ledger {
         };
         let call = CallSeen {
             at,
+            began: event.began.unwrap_or(at),
             who: who.as_ref(),
             creator,
             quality: event.quality,
@@ -352,19 +365,22 @@ impl Ledger {
         errno: i32,
         who: Option<&Who>,
         action: impl FnOnce(&mut Cookie, CallSeen<'_>) -> Option<ChangeKind>,
-    ) {
+    ) -> Option<ChangeKind> {
         let closed = self.history.latest_mut(sem);
-        let Some((creator, cookie)) = closed.and_then(|closed| {
+        let Some((creator, end, cookie)) = closed.and_then(|closed| {
             let creator = closed.creator.image().map(|image| image.id);
-            Some((creator, closed.cookie.as_deref_mut()?))
+            let end = closed.ending.as_ref().map(|ending| ending.at);
+            Some((creator, end, closed.cookie.as_deref_mut()?))
         }) else {
             self.totals.late += 1;
-            return;
+            return None;
         };
-        action(
+        let at = took_effect(event, errno, end);
+        let kind = action(
             cookie,
             CallSeen {
-                at: event.at,
+                at,
+                began: event.began.unwrap_or(at).min(at),
                 who,
                 creator,
                 quality: event.quality,
@@ -372,9 +388,11 @@ impl Ledger {
             },
         );
         cookie.waiters.clear();
+        cookie.timeline.in_time();
         if let Some(who) = who {
             self.hold(sem, who.image, true);
         }
+        kind
     }
 
     fn lookup_failed(
@@ -467,6 +485,20 @@ impl Ledger {
         if let Some(process) = self.processes.get_mut(image) {
             process.cookies = cookies;
         }
+    }
+}
+
+/// When a call had its effect, if it was told after its set had been removed: it had it before.
+fn took_effect(event: &Event, errno: i32, closed: Option<BootTime>) -> BootTime {
+    let Some(closed) = closed.filter(|&closed| errno == 0 && closed < event.at) else {
+        return event.at;
+    };
+    match &event.what {
+        // What ended a wait came before that wait's end.
+        What::Op { ops, .. } if ops.iter().any(|op| op.op != 0) => {
+            event.began.unwrap_or(closed).min(closed)
+        }
+        _ => closed,
     }
 }
 

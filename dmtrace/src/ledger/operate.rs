@@ -10,6 +10,8 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallSeen<'a> {
     pub(super) at: BootTime,
+    /// When it was entered: it took effect between then and `at`.
+    pub(super) began: BootTime,
     pub(super) who: Option<&'a Who>,
     /// The creator's process, if known.
     pub(super) creator: Option<ProcId>,
@@ -39,7 +41,7 @@ impl Cookie {
             }
             self.base = Some(value);
             if let Some(who) = call.who {
-                self.last_actor = Some(who.image);
+                self.operated(who, call.began, call.at);
                 let user = self.user_mut(who, call.at, Stage::Created);
                 if user.stage == Stage::Created {
                     user.stage = Stage::Ready;
@@ -70,7 +72,9 @@ impl Cookie {
             self.sum = self.sum.saturating_add(delta);
             if !before_release {
                 self.first_op = Some(self.first_op.map_or(call.at, |first| first.min(call.at)));
-                self.last_actor = call.who.map(|who| who.image).or(self.last_actor);
+                if let Some(who) = call.who {
+                    self.operated(who, call.began, call.at);
+                }
             }
         }
         if delta > 0 {
@@ -78,6 +82,12 @@ impl Cookie {
         } else {
             self.down(call, delta.saturating_neg())
         }
+    }
+
+    /// An operation has succeeded.
+    fn operated(&mut self, who: &Who, began: BootTime, ended: BootTime) {
+        self.last_actor = Some(who.image);
+        self.operators.note(who.image.id.tgid, began.0, ended.0);
     }
 
     /// What a call changes beyond what the release before it has told already.
@@ -269,7 +279,11 @@ impl Cookie {
             }
         }
         if call.errno == 0 && call.at > self.synced && certain && !call.quality.no_result {
-            self.last_actor = call.who.map(|who| who.image).or(self.last_actor);
+            if let Some(who) = call.who {
+                // It took effect when the wait ended, not when it began: no earlier than the
+                // decrement that ended it.
+                self.operated(who, call.at, call.at);
+            }
             if let Some(value) = self.value().filter(|&value| value != 0)
                 && self.first_op.is_none_or(|first| first <= call.at)
             {
