@@ -1,8 +1,9 @@
 //! What happens to semaphore sets: the handlers behind all backends.
 
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use dmtrace_common::{
-    CookieKey, Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, LookupKey, OPS_KEPT,
-    ProcKey, SEM_ANNOUNCED, SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED,
+    CookieKey, Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, LookupKey, OPERATORS,
+    OPS_KEPT, ProcKey, SEM_ANNOUNCED, SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED,
     SEM_RELEASED, SEM_TOMBSTONE, SemBuf, SemEvent, SemKey, SemRecord, control, has_cookie_magic,
 };
 
@@ -10,11 +11,12 @@ use crate::{
     atomic::add32,
     dm::settle,
     emit,
-    maps::{DEVICES, KEYS, LOOKUPS, PREFILTER, PROCS, SEMS},
+    maps::{Call, DEVICES, KEYS, LOOKUPS, PREFILTER, PROCS, SEMS},
     offsets::TOMBSTONES_MAX,
     process::{
         Current, add, comm, control_add, control_get, current, current_task, intern, release,
     },
+    read::bounded,
 };
 
 const EAGAIN: i32 = -11;
@@ -63,6 +65,26 @@ impl Ops {
     }
 }
 
+/// What the entry of an operation has left for its return.
+#[derive(Clone, Copy, Default)]
+pub struct Entered {
+    /// When that was, nanoseconds since boot; 0 if it was not seen, or the set is locked.
+    pub began: u64,
+    /// Key of the cookie that the set was then, or 0.
+    pub key: u32,
+}
+
+impl Entered {
+    /// Of a `semop`.
+    #[inline(always)]
+    pub fn of(call: &Call) -> Self {
+        Self {
+            began: call.began,
+            key: call.value,
+        }
+    }
+}
+
 /// Slot of a semid in the prefilter (ipc/util.h:ipcid_to_idx).
 #[inline(always)]
 pub fn slot(semid: i32) -> u32 {
@@ -76,8 +98,9 @@ pub fn maybe_cookie(semid: i32) -> bool {
     PREFILTER.get(slot(semid)).is_some_and(|&count| count != 0)
 }
 
+/// Changes how many reasons there are to let operations on this slot pass.
 #[inline(always)]
-fn prefilter_add(semid: i32, by: u32) {
+pub fn prefilter_add(semid: i32, by: u32) {
     if let Some(count) = PREFILTER.get_ptr_mut(slot(semid)) {
         // SAFETY: a live, aligned map value.
         unsafe { add32(count, by) };
@@ -224,9 +247,9 @@ pub fn lookup_failed(ns: u32, key: u32, ret: i32, quality: u16) {
     emit::event(Kind::LookupFailed, &event);
 }
 
-/// `SETVAL` returned.
+/// `SETVAL` returned. `began` as [`Entered::began`].
 #[inline(always)]
-pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16) {
+pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16, began: u64) {
     if !maybe_cookie(semid) {
         return;
     }
@@ -241,7 +264,7 @@ pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16) {
     let who = current();
     if ret == 0 {
         record.value = value;
-        record.last_actor = who.key;
+        operated(record, &who, began);
         record.state &= !SEM_RELEASED;
         bump(&raw mut record.setvals);
     }
@@ -255,6 +278,7 @@ pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16) {
         ret,
         arg: value,
         comm: comm(who.task),
+        began,
         ..SemEvent::default()
     };
     if !emit::event(Kind::SetVal, &event) {
@@ -309,22 +333,30 @@ pub fn op_begins(ns: u32, semid: i32, ops: &Ops, quality: u16) {
 
 /// An operation of the current thread returned.
 #[inline(always)]
-pub fn op_ended(ns: u32, semid: i32, ops: &Ops, ret: i32, quality: u16) {
+pub fn op_ended(ns: u32, semid: i32, ops: &Ops, ret: i32, quality: u16, entered: Entered) {
     let who = current();
-    op_ended_for(&who, SemKey { ns, semid }, ops, ret, quality);
+    op_ended_for(&who, SemKey { ns, semid }, ops, ret, quality, entered);
 }
 
 /// An operation of a thread returned; not of the current one where a sleeper's operation is
 /// carried out by whoever wakes it.
 #[inline(always)]
-pub fn op_ended_for(who: &Current, sem: SemKey, ops: &Ops, ret: i32, quality: u16) {
-    let mut event = op_event(Kind::Op, who, sem, 0, ops);
+pub fn op_ended_for(
+    who: &Current,
+    sem: SemKey,
+    ops: &Ops,
+    ret: i32,
+    quality: u16,
+    entered: Entered,
+) {
+    let mut event = op_event(Kind::Op, who, sem, entered.key, ops);
+    event.began = entered.began;
     event.ret = ret;
     event.header.flags = quality;
     let Some(record) = tracked_cookie(sem.ns, sem.semid) else {
-        // The record of a set that was removed under a sleeper is gone already; the sleeper's
-        // EIDRM still belongs into the cookie's story.
-        if ops.can_sleep() {
+        // The set was removed before this was told: under a sleeper, who gets EIDRM, or by the
+        // waiter that this very decrement has woken. It still belongs into the cookie's story.
+        if ops.can_sleep() || entered.key != 0 {
             emit::count(Counter::seen(Kind::Op));
             event.header.flags |= EVENT_UNTRACKED;
             emit::event(Kind::Op, &event);
@@ -332,7 +364,7 @@ pub fn op_ended_for(who: &Current, sem: SemKey, ops: &Ops, ret: i32, quality: u1
         return;
     };
     event.key = record.key;
-    note_op(record, who, ops, ret);
+    note_op(record, who, ops, ret, entered.began);
     if who.task == current_task() {
         intern(who);
         settle();
@@ -345,7 +377,7 @@ pub fn op_ended_for(who: &Current, sem: SemKey, ops: &Ops, ret: i32, quality: u1
 
 /// Keeps the sums that a verdict needs when messages were dropped.
 #[inline(always)]
-fn note_op(record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32) {
+fn note_op(record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32, began: u64) {
     let op = ops.list[0].op;
     if ops.can_sleep() {
         bump(&raw mut record.waits_done);
@@ -367,7 +399,9 @@ fn note_op(record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32) {
     let sum = total(ops);
     // Whoever decrements to zero wakes the waiter, whose hook may run first.
     if sum >= 0 || record.state & SEM_RELEASED == 0 {
-        record.last_actor = who.key;
+        // A wait takes effect when it ends, not when it begins.
+        let began = if sum == 0 && ops.can_sleep() { 0 } else { began };
+        operated(record, who, began);
     }
     if sum > 0 {
         record.state &= !SEM_RELEASED;
@@ -385,6 +419,19 @@ fn note_op(record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32) {
         (false, true, _) => bump(&raw mut record.other_inc),
         (false, _, true) => bump(&raw mut record.other_dec),
         _ => {}
+    }
+}
+
+/// Keeps who may have done the last operation that succeeded. `began` as [`Entered::began`].
+#[inline(always)]
+fn operated(record: &mut SemRecord, who: &Current, began: u64) {
+    record.last_actor = who.key;
+    let began = if began == 0 { who.now } else { began };
+    // SAFETY: takes no pointers.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    if let Some(place) = record.operators.place(cpu as u32, began, who.now) {
+        let place = bounded(u64::from(place), OPERATORS as u64 - 1) as usize;
+        record.operators.places[place].put(who.key.tgid, began, who.now);
     }
 }
 

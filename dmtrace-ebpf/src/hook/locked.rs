@@ -27,8 +27,8 @@ use crate::{
     process::{current, current_task, ipc_ns, thread},
     read::{Addr, u32_at, u64_at, u64_from},
     sem::{
-        Creation, Ops, created, lookup_failed, maybe_cookie, op_begins, op_ended, op_ended_for,
-        value_set,
+        Creation, Entered, Ops, created, lookup_failed, maybe_cookie, op_begins, op_ended,
+        op_ended_for, value_set,
     },
     stack::dmtrace_stack,
 };
@@ -143,7 +143,7 @@ pub fn setval_px(ctx: FExitContext) -> i32 {
         forget(id);
         if !told {
             let ns = u32_at(ctx.arg(0), &O_IPCNS_INUM);
-            value_set(ns, semid, ctx.arg::<i32>(3), ctx.arg::<i32>(4), 0);
+            value_set(ns, semid, ctx.arg::<i32>(3), ctx.arg::<i32>(4), 0, 0);
         }
     }
     0
@@ -166,7 +166,7 @@ fn set_ended(ret: i32) {
     {
         call.what = SET;
         keep(id, &call);
-        value_set(call.ns, call.target as i32, call.number, ret, 0);
+        value_set(call.ns, call.target as i32, call.number, ret, 0, 0);
     }
 }
 
@@ -216,7 +216,14 @@ fn worked(semid: i32, queue: Addr, ret: i32) {
             return;
         }
     }
-    op_ended_for(&who, SemKey { ns, semid }, &ops, ret, 0);
+    op_ended_for(
+        &who,
+        SemKey { ns, semid },
+        &ops,
+        ret,
+        0,
+        Entered::default(),
+    );
 }
 
 /// Whether an operation waits in the set's list: then this is not its own call. `q->list` is not
@@ -267,7 +274,14 @@ fn failed(ctx: &FExitContext, ret: i32, first: bool) {
     } else if !first || !known || refused_at_once(&ops, ret) {
         return;
     }
-    op_ended(u32_at(ctx.arg(4), &O_IPCNS_INUM), semid, &ops, ret, 0);
+    op_ended(
+        u32_at(ctx.arg(4), &O_IPCNS_INUM),
+        semid,
+        &ops,
+        ret,
+        0,
+        Entered::default(),
+    );
 }
 
 /// Whether `perform_atomic_semop` has failed and [`atomic_x`] told it.
