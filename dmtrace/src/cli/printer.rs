@@ -110,6 +110,7 @@ impl<'a> Printer<'a> {
                 ChangeKind::Set { to } => Some(to),
                 ChangeKind::Up { to } | ChangeKind::Down { to, .. } => to,
                 ChangeKind::Waiting { value } => value,
+                ChangeKind::Released => Some(0),
                 _ => ledger
                     .semaphore(change.sem)
                     .and_then(|set| set.cookie.as_ref()?.value()),

@@ -248,17 +248,7 @@ impl Ledger {
                 closed >= began || !exists || matches!(event.what, What::WaitBegin { .. })
             });
             if late || !exists {
-                let kind = self.call_late(event, sem, errno, who.as_ref(), action);
-                if let Some(kind) = kind {
-                    let at = took_effect(event, errno, closed);
-                    out.push(Change {
-                        at,
-                        sem,
-                        key,
-                        who,
-                        kind,
-                    });
-                }
+                self.call_late(event, sem, key, errno, who, action, out);
                 return;
             }
             self.enter(Entry {
@@ -303,7 +293,13 @@ impl Ledger {
             quality: event.quality,
             errno,
         };
+        let owed = cookie.gaps.late;
         let kind = action(cookie, call);
+        let at = match kind {
+            // It was carried out before the wait ended that was told first.
+            Some(ChangeKind::Down { .. }) if owed => call.began,
+            _ => at,
+        };
         if let Some(who) = &who {
             let image = who.image;
             let uses = cookie.user(image).is_some();
@@ -355,44 +351,6 @@ impl Ledger {
         if let Some(cookie) = self.cookie_mut(sem) {
             cookie.user_exited(image, exit);
         }
-    }
-
-    /// A call on a cookie that is gone: the last waiter's EIDRM, or an event that was overtaken.
-    fn call_late(
-        &mut self,
-        event: &Event,
-        sem: SemId,
-        errno: i32,
-        who: Option<&Who>,
-        action: impl FnOnce(&mut Cookie, CallSeen<'_>) -> Option<ChangeKind>,
-    ) -> Option<ChangeKind> {
-        let closed = self.history.latest_mut(sem);
-        let Some((creator, end, cookie)) = closed.and_then(|closed| {
-            let creator = closed.creator.image().map(|image| image.id);
-            let end = closed.ending.as_ref().map(|ending| ending.at);
-            Some((creator, end, closed.cookie.as_deref_mut()?))
-        }) else {
-            self.totals.late += 1;
-            return None;
-        };
-        let at = took_effect(event, errno, end);
-        let kind = action(
-            cookie,
-            CallSeen {
-                at,
-                began: event.began.unwrap_or(at).min(at),
-                who,
-                creator,
-                quality: event.quality,
-                errno,
-            },
-        );
-        cookie.waiters.clear();
-        cookie.timeline.in_time();
-        if let Some(who) = who {
-            self.hold(sem, who.image, true);
-        }
-        kind
     }
 
     fn lookup_failed(
@@ -485,20 +443,6 @@ impl Ledger {
         if let Some(process) = self.processes.get_mut(image) {
             process.cookies = cookies;
         }
-    }
-}
-
-/// When a call had its effect, if it was told after its set had been removed: it had it before.
-fn took_effect(event: &Event, errno: i32, closed: Option<BootTime>) -> BootTime {
-    let Some(closed) = closed.filter(|&closed| errno == 0 && closed < event.at) else {
-        return event.at;
-    };
-    match &event.what {
-        // What ended a wait came before that wait's end.
-        What::Op { ops, .. } if ops.iter().any(|op| op.op != 0) => {
-            event.began.unwrap_or(closed).min(closed)
-        }
-        _ => closed,
     }
 }
 

@@ -11,6 +11,7 @@ mod cookie;
 mod create;
 mod device;
 mod history;
+mod late;
 mod operate;
 mod process;
 mod reconcile;

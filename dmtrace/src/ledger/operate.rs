@@ -66,8 +66,17 @@ impl Cookie {
         if call.errno != 0 {
             return self.refused(call, delta);
         }
+        let before_release = delta < 0 && self.owed > 0;
+        let call = if before_release {
+            // Carried out before the wait ended that was told first.
+            CallSeen {
+                at: self.not_synced(call.began, call.at),
+                ..call
+            }
+        } else {
+            call
+        };
         if call.at > self.synced {
-            let before_release = delta < 0 && self.owed > 0;
             let delta = self.pay(delta);
             self.sum = self.sum.saturating_add(delta);
             if !before_release {
@@ -80,8 +89,14 @@ impl Cookie {
         if delta > 0 {
             self.up(call, delta)
         } else {
-            self.down(call, delta.saturating_neg())
+            self.down(call, delta.saturating_neg(), before_release)
         }
+    }
+
+    /// An earlier time for a call that was seen at `at`, on the same side of what was taken over
+    /// from the kernel map.
+    pub(super) fn not_synced(&self, earlier: BootTime, at: BootTime) -> BootTime {
+        earlier.max(BootTime(self.synced.0.saturating_add(1))).min(at)
     }
 
     /// An operation has succeeded.
@@ -129,7 +144,7 @@ impl Cookie {
         Some(ChangeKind::Up { to: self.value() })
     }
 
-    fn down(&mut self, call: CallSeen<'_>, by: i32) -> Option<ChangeKind> {
+    fn down(&mut self, call: CallSeen<'_>, by: i32, late: bool) -> Option<ChangeKind> {
         let user = call.who.and_then(|who| self.user(who.image));
         let meaning = if user.is_some() || call.by_creator() {
             Meaning::SelfCompletion
@@ -165,8 +180,12 @@ impl Cookie {
             }
         }
         self.note(call.at, call.who, Call::Down { by, meaning }, 0);
+        if late {
+            self.timeline.in_time();
+        }
         Some(ChangeKind::Down {
-            to: self.value(),
+            // Of those that are told after the wait's end, the value was what still is to come.
+            to: self.value().map(|value| value.saturating_add(self.owed)),
             meaning,
         })
     }

@@ -6,6 +6,7 @@ mod dm_watch;
 mod health;
 mod losses;
 mod meters;
+mod order;
 mod pace;
 mod registry;
 mod resync;
@@ -96,6 +97,8 @@ pub struct Session {
     stacks_before: u64,
     /// What the maps do not make good.
     losses: losses::Seen,
+    /// Puts changes into the order in which they came about.
+    order: order::Order,
 }
 
 impl Session {
@@ -174,6 +177,7 @@ impl Session {
             continuity,
             stacks_before,
             losses: losses::Seen::default(),
+            order: order::Order::default(),
         };
         if matches!(session.tracer.dm(), DmState::Attached { .. }) {
             let past = session.continuity.as_ref().map(|it| &it.past);
@@ -269,6 +273,7 @@ impl Session {
                     }
                     changes.clear();
                     self.ledger.apply_into(&event, &mut changes);
+                    self.order.arrange(&mut changes, &self.ledger);
                     if let What::Destroyed { sem, key } = event.what
                         && key.has_cookie_magic()
                     {
@@ -284,7 +289,16 @@ impl Session {
         for sem in gone {
             self.forget_site(sem);
         }
+        self.tell_held(sink, false);
         more
+    }
+
+    /// Tells what waits in vain for an earlier change; `everything` at the end.
+    fn tell_held(&mut self, sink: Sink<'_>, everything: bool) {
+        let held = self.order.give_up(everything);
+        if !held.is_empty() {
+            sink(&held, &self.ledger);
+        }
     }
 
     /// Takes everything that is in the ring now: no more than fits in, because it may never be empty.
@@ -372,6 +386,7 @@ impl Session {
         let counts = self.settled_counts();
         self.drain_all(sink);
         self.resync(sink);
+        self.tell_held(sink, true);
         if let Some(sites) = &mut self.sites {
             sites.finish();
             self.received.kinds[Kind::Stack as usize] = sites.received() + self.stacks_before;
