@@ -26,6 +26,7 @@ mod hook;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod offsets;
+mod operate;
 #[cfg(target_arch = "bpf")]
 mod pending;
 #[cfg(target_arch = "bpf")]

@@ -62,7 +62,8 @@ pub static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0)
 #[map]
 pub static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(16_384, 0);
 
-/// Threads with an entry in [`CALLS`], by `tid & 0x7fff`: spares a hash lookup at each return.
+/// Threads with an entry in [`CALLS`], by `tid & 0x7fff`: spares a hash lookup at each return. With
+/// the programs for kernels that preempt: threads in a call whose first program has run.
 #[map]
 pub static IN_CALL: Array<u32> = Array::with_max_entries(PREFILTER_SLOTS, 0);
 

@@ -23,6 +23,7 @@ mod serve_kept;
 mod serve_memory;
 mod serve_quiet;
 mod service;
+mod steps;
 mod tracer;
 
 use std::process::ExitCode;
@@ -53,5 +54,6 @@ fn main() -> ExitCode {
     tests.extend(serve_memory::tests());
     tests.extend(serve_quiet::tests());
     tests.extend(serve_export::tests());
+    tests.extend(steps::tests());
     run_serially("live", tests)
 }

@@ -19,11 +19,10 @@ use crate::{
         O_IPCNS_INUM, O_PARAMS_FLG, O_PARAMS_KEY, O_PARAMS_NSEMS, O_PERM_ID, O_SEMQUEUE_NSOPS,
         O_SEMQUEUE_PID, O_SEMQUEUE_SLEEPER, O_SEMQUEUE_SOPS, O_TASK_LEADER, O_TASK_PID,
     },
+    operate::{op_begins, op_ended, op_ended_for},
     process::{current_task, ipc_ns, thread},
     read::{Addr, u32_at, u64_at},
-    sem::{
-        Creation, Entered, Ops, created, maybe_cookie, op_begins, op_ended, op_ended_for, value_set,
-    },
+    sem::{Creation, Entered, Ops, created, maybe_cookie, value_set},
 };
 
 const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
@@ -194,14 +193,7 @@ pub fn semop_do_kx(ctx: RetProbeContext) -> u32 {
             ns: call.ns,
             semid: call.target as i32,
         };
-        op_ended_for(
-            &thread(call.sleeper),
-            sem,
-            &ops,
-            ret,
-            0,
-            Entered::default(),
-        );
+        op_ended_for(&thread(call.sleeper), sem, &ops, ret, 0, Entered::default());
     }
     0
 }

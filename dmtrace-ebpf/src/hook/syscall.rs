@@ -13,10 +13,11 @@ use super::{Memory, read_ops};
 use crate::{
     emit::count,
     maps::{CALLS, Call, IN_CALL},
+    operate::{op_begins, op_ended},
     process::{current_task, ipc_ns},
     sem::{
         Creation, End, Entered, Ops, created, destroyed, is_known, lookup_failed, maybe_cookie,
-        op_begins, op_ended, tracked_cookie, value_set,
+        tracked_cookie, value_set,
     },
 };
 

@@ -18,11 +18,12 @@ use crate::{
     offsets::{
         ABSENT, O_IPCNS_INUM, O_PARAMS_FLG, O_PARAMS_KEY, O_PARAMS_NSEMS, O_PERM_ID, O_PERM_KEY,
     },
+    operate::{op_begins, op_ended},
     process::{current_task, ipc_ns},
     read::{Addr, u32_at},
     sem::{
-        Creation, End, Entered, Ops, created, destroyed, lookup_failed, maybe_cookie, op_begins,
-        op_ended, prefilter_add, tracked_cookie, value_set,
+        Creation, End, Entered, Ops, created, destroyed, lookup_failed, maybe_cookie,
+        prefilter_add, tracked_cookie, value_set,
     },
 };
 

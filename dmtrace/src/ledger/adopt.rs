@@ -2,8 +2,8 @@
 //! runs already is joined. Adopting a record twice changes nothing the second time.
 
 use dmtrace_common::{
-    Operators, ProcRecord, SEM_ANNOUNCED, SEM_DM_DROPPED, SEM_MAYBE_FOUND, SEM_MISSED, SEM_NS_TEARDOWN,
-    SEM_OPS_DROPPED, SEM_PREEXISTING, SEM_TOMBSTONE, SemRecord,
+    Operators, ProcRecord, SEM_ANNOUNCED, SEM_DM_DROPPED, SEM_MAYBE_FOUND, SEM_MISSED,
+    SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_PREEXISTING, SEM_TOMBSTONE, SemRecord,
 };
 
 use super::{

@@ -17,7 +17,10 @@ impl Ledger {
     }
 
     /// A call on a cookie that is gone: the last waiter's EIDRM, or an event that was overtaken.
-    #[expect(clippy::too_many_arguments, reason = "those of the call that came too late")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "those of the call that came too late"
+    )]
     pub(super) fn call_late(
         &mut self,
         event: &Event,

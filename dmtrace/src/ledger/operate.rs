@@ -96,7 +96,9 @@ impl Cookie {
     /// An earlier time for a call that was seen at `at`, on the same side of what was taken over
     /// from the kernel map.
     pub(super) fn not_synced(&self, earlier: BootTime, at: BootTime) -> BootTime {
-        earlier.max(BootTime(self.synced.0.saturating_add(1))).min(at)
+        earlier
+            .max(BootTime(self.synced.0.saturating_add(1)))
+            .min(at)
     }
 
     /// An operation has succeeded.

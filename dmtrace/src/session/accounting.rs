@@ -81,6 +81,7 @@ impl Accounting {
         last: Option<&Reconciliation>,
         drift: u64,
         skipped: SkippedRuns,
+        programs: &[&str],
     ) -> Self {
         let total = counts.total();
         let mut deficits = Vec::new();
@@ -134,9 +135,10 @@ impl Accounting {
         }
         if skipped.lost > 0 {
             deficits.push(format!(
-                "the kernel skipped {} runs of probes, interrupted on the same \
+                "the kernel skipped {} runs of probes ({}), interrupted on the same \
                  processor: what happened then is known by comparing only",
-                skipped.lost
+                skipped.lost,
+                programs.join(", ")
             ));
         }
         if !totals.sets.is_balanced() {

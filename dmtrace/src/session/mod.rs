@@ -3,6 +3,7 @@
 mod accounting;
 mod devices;
 mod dm_watch;
+mod ends;
 mod health;
 mod losses;
 mod meters;
@@ -97,6 +98,8 @@ pub struct Session {
     stacks_before: u64,
     /// What the maps do not make good.
     losses: losses::Seen,
+    /// Records of processes whose end the kernel side has missed, and that were removed since.
+    ends_missed: u64,
     /// Puts changes into the order in which they came about.
     order: order::Order,
 }
@@ -177,6 +180,7 @@ impl Session {
             continuity,
             stacks_before,
             losses: losses::Seen::default(),
+            ends_missed: 0,
             order: order::Order::default(),
         };
         if matches!(session.tracer.dm(), DmState::Attached { .. }) {
@@ -353,6 +357,12 @@ impl Session {
             let idle = record.live == 0 && record.exited == 0 && record.header.ts < horizon;
             if idle && !alive {
                 self.tracer.forget_process(key);
+                // Of a process that has replaced many images the first ones are left over.
+                let told = self
+                    .ledger
+                    .images(id)
+                    .any(|image| image.exit.is_some_and(|exit| exit.status.is_some()));
+                self.ends_missed += u64::from(!told);
             }
         }
     }
@@ -381,6 +391,7 @@ impl Session {
         // Compared while the probes still see what others do: after detaching, every change by
         // anybody would count as a difference.
         let snapshot = self.reconcile(sink);
+        let ends_made_good = self.ends_made_good();
         self.tracer.unpin();
         self.tracer.detach();
         let counts = self.settled_counts();
@@ -398,7 +409,8 @@ impl Session {
             self.ledger.totals(),
             self.last.as_ref(),
             self.drift,
-            self.tracer.skipped_runs(),
+            ends::settle(self.tracer.skipped_runs(), ends_made_good),
+            &self.tracer.skipped_programs(),
         );
         (accounting, snapshot)
     }
