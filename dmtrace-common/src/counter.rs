@@ -42,10 +42,15 @@ impl Counter {
     /// Calls whose end no program saw, because all its runs were skipped: of SETVAL, or of a wait
     /// that was not ended by the semaphore.
     pub const ENDS_UNSEEN: Self = Self(KINDS as u32 * 3 + 6);
+    /// Calls of SETVAL whose first program was skipped, which a later one of the same call has
+    /// noticed.
+    pub const NOTICED_SETVAL: Self = Self(KINDS as u32 * 3 + 7);
+    /// The same of look-ups and creations.
+    pub const NOTICED_LOOKUP: Self = Self(KINDS as u32 * 3 + 8);
 }
 
 /// Length of the counter array.
-pub const COUNTERS: u32 = KINDS as u32 * 3 + 7;
+pub const COUNTERS: u32 = KINDS as u32 * 3 + 9;
 
 /// Slots of the control array, which both sides change atomically through shared memory.
 pub mod control {
@@ -63,6 +68,9 @@ pub mod control {
     /// When the process that has loaded the programs ended, nanoseconds since boot; 0 while it
     /// runs.
     pub const TRACER_ENDED: u32 = 5;
+    /// What [`Counter::NOTICED_LOOKUP`](super::Counter::NOTICED_LOOKUP) counted before both programs
+    /// were attached.
+    pub const NOTICED_BEFORE: u32 = 6;
     /// Length of the control array.
     pub const SLOTS: u32 = 8;
 }

@@ -133,6 +133,10 @@ pub struct SemEvent {
     pub ops: [SemBuf; OPS_KEPT],
     /// Name of the acting thread.
     pub comm: [u8; COMM_LEN],
+    /// When the call was entered, nanoseconds since boot (Op, SetVal): it took effect between then
+    /// and `header.ts`. 0 where the entry was not seen, or the probe ran with the set locked. Came
+    /// with layout 3; older messages end before it.
+    pub began: u64,
 }
 
 /// Bytes of a device's name, as `DM_NAME_LEN` of the kernel.
@@ -205,7 +209,7 @@ pub const MESSAGE_MAX: usize = size_of::<ProcRecord>();
 
 const _: () = assert!(size_of::<Header>() == 32);
 const _: () = assert!(size_of::<SemBuf>() == 6);
-const _: () = assert!(size_of::<SemEvent>() == 32 + 24 + 24 + 16);
+const _: () = assert!(size_of::<SemEvent>() == 32 + 24 + 24 + 16 + 8);
 const _: () = assert!(size_of::<DmEvent>() == 32 + 8 + 48 + 16 + 2 * 128 + 136);
 const _: () = assert!(size_of::<ProcRecord>() >= size_of::<SemEvent>());
 const _: () = assert!(size_of::<ProcRecord>() >= size_of::<DmEvent>());

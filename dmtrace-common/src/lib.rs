@@ -8,6 +8,7 @@
 mod counter;
 mod event;
 mod key;
+mod operators;
 mod record;
 mod stack;
 
@@ -17,11 +18,12 @@ mod user;
 pub use counter::*;
 pub use event::*;
 pub use key::*;
+pub use operators::*;
 pub use record::*;
 pub use stack::*;
 
 /// Version of every layout in this crate. A recording carries it; a reader refuses a newer one.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Bytes kept of a process's name, as `TASK_COMM_LEN` in the kernel.
 pub const COMM_LEN: usize = 16;

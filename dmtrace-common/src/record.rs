@@ -1,6 +1,6 @@
 //! Values of the BPF maps: the truth about what is outstanding.
 
-use crate::{COMM_LEN, Header, ProcKey};
+use crate::{COMM_LEN, Header, Operators, ProcKey};
 
 /// One semaphore set that the tracer knows: value of the map keyed by [`SemKey`](crate::SemKey).
 #[repr(C)]
@@ -58,7 +58,7 @@ pub struct SemRecord {
     /// Name of the creating thread.
     pub comm: [u8; COMM_LEN],
     /// Last device-mapper ioctl with this cookie, its entry or its return, nanoseconds since boot.
-    /// This field and those below came with layout 2; they are 0 in older recordings.
+    /// This field and those up to `minor` came with layout 2; they are 0 in older recordings.
     pub last_dm: u64,
     /// Device-mapper ioctls with this cookie that were entered.
     pub ioctls: u32,
@@ -73,6 +73,9 @@ pub struct SemRecord {
     pub major: u32,
     /// Minor number of the last device.
     pub minor: u32,
+    /// Who may have done the last successful operation. Came with layout 3; empty in older
+    /// recordings.
+    pub operators: Operators,
 }
 
 /// The set carries a key with the cookie magic; its operations are followed.
@@ -201,7 +204,7 @@ pub const PROC_REPLACED: u32 = 1 << 10;
 /// It has ended, owns nothing, and waits for userspace, which was not told everything.
 pub const PROC_TOMBSTONE: u32 = 1 << 8;
 
-const _: () = assert!(size_of::<SemRecord>() == 32 + 64 + 64 + 16 + 32);
+const _: () = assert!(size_of::<SemRecord>() == 32 + 64 + 64 + 16 + 32 + 96);
 const _: () = assert!(size_of::<Parent>() == 32);
 const _: () = assert!(size_of::<ProcRecord>() == 328 + 2 * PATH_LEN + CMDLINE_LEN);
 const _: () = assert!(511 + COMPONENT_LEN < PATH_LEN + CMDLINE_LEN);

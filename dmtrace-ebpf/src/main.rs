@@ -27,6 +27,8 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod offsets;
 #[cfg(target_arch = "bpf")]
+mod operate;
+#[cfg(target_arch = "bpf")]
 mod pending;
 #[cfg(target_arch = "bpf")]
 mod process;

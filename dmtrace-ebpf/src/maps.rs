@@ -57,12 +57,13 @@ pub static CONTROL: Array<u64> = Array::with_max_entries(control::SLOTS, MMAPABL
 #[map]
 pub static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS, 0);
 
-/// Calls between their entry and their return, by `pid_tgid`; only where the return probe does
-/// not see the arguments (kprobes and syscall tracepoints).
+/// Calls between their entry and their return, by `pid_tgid`: where the return probe does not see
+/// the arguments (kprobes and syscall tracepoints), and when an operation on a cookie was entered.
 #[map]
 pub static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(16_384, 0);
 
-/// Threads with an entry in [`CALLS`], by `tid & 0x7fff`: spares a hash lookup at each return.
+/// Threads with an entry in [`CALLS`], by `tid & 0x7fff`: spares a hash lookup at each return. With
+/// the programs for kernels that preempt: threads in a call whose first program has run.
 #[map]
 pub static IN_CALL: Array<u32> = Array::with_max_entries(PREFILTER_SLOTS, 0);
 
@@ -155,11 +156,13 @@ pub struct Call {
     pub target: u32,
     /// `nsems` (semget), `cmd` (semctl), number of operations (semop).
     pub count: u32,
-    /// `semflg` (semget), value (SETVAL).
+    /// `semflg` (semget), value (SETVAL), key of the cookie or 0 (semop).
     pub value: u32,
     /// First operations (semop).
     pub ops: [SemBuf; dmtrace_common::OPS_KEPT],
     /// `struct task_struct *` of the thread that the operation belongs to, if it is not the
     /// current one.
     pub sleeper: u64,
+    /// When it was entered, nanoseconds since boot.
+    pub began: u64,
 }

@@ -4,8 +4,47 @@ use dmtrace_common::Counter;
 
 use crate::{
     emit,
-    maps::{PENDING, Pending, SETS, WAITS},
+    maps::{IN_CALL, PENDING, Pending, SETS, WAITS},
 };
+
+/// Two threads have come upon one another in a slot of [`IN_CALL`]: it says nothing from then on.
+const MIXED_UP: u32 = u32::MAX;
+
+#[inline(always)]
+fn slot(id: u64) -> Option<*mut u32> {
+    IN_CALL.get_ptr_mut(id as u32 & 0x7fff)
+}
+
+/// The first program of a call runs.
+#[inline(always)]
+pub fn runs(id: u64) {
+    let tid = id as u32;
+    if let Some(slot) = slot(id) {
+        // SAFETY: a live map value.
+        let slot = unsafe { &mut *slot };
+        *slot = if *slot == 0 || *slot == tid {
+            tid
+        } else {
+            MIXED_UP
+        };
+    }
+}
+
+/// A later program of the same call runs: notices whether the first was skipped. Where that is not
+/// certain it does not count: what is not noticed is taken for lost.
+#[inline(always)]
+pub fn notice(id: u64, skipped: Counter) {
+    let tid = id as u32;
+    if let Some(slot) = slot(id) {
+        // SAFETY: a live map value.
+        let slot = unsafe { &mut *slot };
+        if *slot == 0 {
+            emit::count(skipped);
+        } else if *slot == tid {
+            *slot = 0;
+        }
+    }
+}
 
 /// What is known of the thread with this `pid_tgid`.
 #[inline(always)]

@@ -1,23 +1,22 @@
 //! What happens to semaphore sets: the handlers behind all backends.
 
 use dmtrace_common::{
-    CookieKey, Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, LookupKey, OPS_KEPT,
-    ProcKey, SEM_ANNOUNCED, SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED,
+    COMM_LEN, CookieKey, Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, LookupKey,
+    OPS_KEPT, SEM_ANNOUNCED, SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED,
     SEM_RELEASED, SEM_TOMBSTONE, SemBuf, SemEvent, SemKey, SemRecord, control, has_cookie_magic,
 };
 
 use crate::{
     atomic::add32,
-    dm::settle,
     emit,
-    maps::{DEVICES, KEYS, LOOKUPS, PREFILTER, PROCS, SEMS},
+    maps::{Call, DEVICES, KEYS, LOOKUPS, PREFILTER, PROCS, SEMS},
     offsets::TOMBSTONES_MAX,
+    operate::operated,
     process::{
         Current, add, comm, control_add, control_get, current, current_task, intern, release,
     },
 };
 
-const EAGAIN: i32 = -11;
 const ENOSPC: i32 = -28;
 const IPC_NOWAIT: i16 = 0o4000;
 
@@ -52,7 +51,7 @@ pub struct Ops {
 impl Ops {
     /// Whether the call can sleep: libdm waits with a plain `{0, 0, 0}`.
     #[inline(always)]
-    fn can_sleep(&self) -> bool {
+    pub fn can_sleep(&self) -> bool {
         self.list[0].op <= 0 && self.list[0].flg & IPC_NOWAIT == 0
     }
 
@@ -60,6 +59,26 @@ impl Ops {
     #[inline(always)]
     pub fn any_nowait(&self) -> bool {
         self.list.iter().any(|op| op.flg & IPC_NOWAIT != 0)
+    }
+}
+
+/// What the entry of an operation has left for its return.
+#[derive(Clone, Copy, Default)]
+pub struct Entered {
+    /// When that was, nanoseconds since boot; 0 if it was not seen, or the set is locked.
+    pub began: u64,
+    /// Key of the cookie that the set was then, or 0.
+    pub key: u32,
+}
+
+impl Entered {
+    /// Of a `semop`.
+    #[inline(always)]
+    pub fn of(call: &Call) -> Self {
+        Self {
+            began: call.began,
+            key: call.value,
+        }
     }
 }
 
@@ -76,8 +95,9 @@ pub fn maybe_cookie(semid: i32) -> bool {
     PREFILTER.get(slot(semid)).is_some_and(|&count| count != 0)
 }
 
+/// Changes how many reasons there are to let operations on this slot pass.
 #[inline(always)]
-fn prefilter_add(semid: i32, by: u32) {
+pub fn prefilter_add(semid: i32, by: u32) {
     if let Some(count) = PREFILTER.get_ptr_mut(slot(semid)) {
         // SAFETY: a live, aligned map value.
         unsafe { add32(count, by) };
@@ -92,7 +112,7 @@ pub fn bump(field: *mut u32) {
 }
 
 #[inline(always)]
-fn header(kind: Kind, flags: u16, who: &Current) -> Header {
+pub fn header(kind: Kind, flags: u16, who: &Current) -> Header {
     Header {
         kind: kind as u16,
         flags,
@@ -145,27 +165,9 @@ pub fn created(call: &Creation) {
         return;
     }
     let cookie = has_cookie_magic(call.key);
-    let record = SemRecord {
-        created: who.now,
-        creator: who.key,
-        key: call.key,
-        nsems: call.nsems,
-        semflg: call.semflg,
-        state: call.doubt
-            | if sent { SEM_ANNOUNCED } else { 0 }
-            | if cookie { SEM_COOKIE } else { 0 },
-        tid: who.tid,
-        uid: aya_ebpf::helpers::bpf_get_current_uid_gid() as u32,
-        comm: name,
-        ..SemRecord::default()
-    };
-    let sem = SemKey {
-        ns: call.ns,
-        semid: call.ret,
-    };
-    // Overwrites: the kernel says that this set is new, so an older record of the same semid is
-    // of a set whose removal went unseen.
-    if SEMS.insert(sem, record, 0).is_err() {
+    let state =
+        call.doubt | if sent { SEM_ANNOUNCED } else { 0 } | if cookie { SEM_COOKIE } else { 0 };
+    if dmtrace_enter(call, &who, &name, state) != 0 {
         emit::count(Counter::SEM_MAP_FULL);
         if !owner.is_null() {
             // SAFETY: as above.
@@ -180,6 +182,36 @@ pub fn created(call: &Creation) {
         // Full: device-mapper's events carry the key all the same.
         let _joined_later = KEYS.insert(name, call.ret, 0);
     }
+}
+
+/// Enters a new set into the map; 0 if there was room. A function of its own: record and message
+/// together do not fit on a stack of 512 bytes.
+#[inline(never)]
+extern "C" fn dmtrace_enter(
+    call: &Creation,
+    who: &Current,
+    name: &[u8; COMM_LEN],
+    state: u32,
+) -> u64 {
+    let record = SemRecord {
+        created: who.now,
+        creator: who.key,
+        key: call.key,
+        nsems: call.nsems,
+        semflg: call.semflg,
+        state,
+        tid: who.tid,
+        uid: aya_ebpf::helpers::bpf_get_current_uid_gid() as u32,
+        comm: *name,
+        ..SemRecord::default()
+    };
+    let sem = SemKey {
+        ns: call.ns,
+        semid: call.ret,
+    };
+    // Overwrites: the kernel says that this set is new, so an older record of the same semid is
+    // of a set whose removal went unseen.
+    u64::from(SEMS.insert(&sem, &record, 0).is_err())
 }
 
 /// Whether a set is known: tells a `semget` that created from one that found.
@@ -224,9 +256,9 @@ pub fn lookup_failed(ns: u32, key: u32, ret: i32, quality: u16) {
     emit::event(Kind::LookupFailed, &event);
 }
 
-/// `SETVAL` returned.
+/// `SETVAL` returned. `began` as [`Entered::began`].
 #[inline(always)]
-pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16) {
+pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16, began: u64) {
     if !maybe_cookie(semid) {
         return;
     }
@@ -241,7 +273,7 @@ pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16) {
     let who = current();
     if ret == 0 {
         record.value = value;
-        record.last_actor = who.key;
+        operated(record, &who, began);
         record.state &= !SEM_RELEASED;
         bump(&raw mut record.setvals);
     }
@@ -255,6 +287,7 @@ pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16) {
         ret,
         arg: value,
         comm: comm(who.task),
+        began,
         ..SemEvent::default()
     };
     if !emit::event(Kind::SetVal, &event) {
@@ -269,139 +302,6 @@ pub fn tracked_cookie(ns: u32, semid: i32) -> Option<&'static mut SemRecord> {
     // SAFETY: a live map value.
     let record = unsafe { &mut *record };
     (record.state & SEM_COOKIE != 0).then_some(record)
-}
-
-#[inline(always)]
-fn op_event(kind: Kind, who: &Current, sem: SemKey, key: u32, ops: &Ops) -> SemEvent {
-    SemEvent {
-        header: header(kind, 0, who),
-        ns: sem.ns,
-        semid: sem.semid,
-        key,
-        extra: ops.count,
-        ops: ops.list,
-        comm: comm(who.task),
-        ..SemEvent::default()
-    }
-}
-
-/// An operation begins. Only one that can sleep is worth an event: the others return at once.
-#[inline(always)]
-pub fn op_begins(ns: u32, semid: i32, ops: &Ops, quality: u16) {
-    if !ops.can_sleep() {
-        return;
-    }
-    let Some(record) = tracked_cookie(ns, semid) else {
-        return;
-    };
-    let who = current();
-    bump(&raw mut record.waits);
-    record.waiter = who.key;
-    record.wait_since = who.now;
-    emit::count(Counter::seen(Kind::WaitBegin));
-    intern(&who);
-    let mut event = op_event(Kind::WaitBegin, &who, SemKey { ns, semid }, record.key, ops);
-    event.header.flags = quality;
-    if !emit::event(Kind::WaitBegin, &event) {
-        record.state |= SEM_OPS_DROPPED;
-    }
-}
-
-/// An operation of the current thread returned.
-#[inline(always)]
-pub fn op_ended(ns: u32, semid: i32, ops: &Ops, ret: i32, quality: u16) {
-    let who = current();
-    op_ended_for(&who, SemKey { ns, semid }, ops, ret, quality);
-}
-
-/// An operation of a thread returned; not of the current one where a sleeper's operation is
-/// carried out by whoever wakes it.
-#[inline(always)]
-pub fn op_ended_for(who: &Current, sem: SemKey, ops: &Ops, ret: i32, quality: u16) {
-    let mut event = op_event(Kind::Op, who, sem, 0, ops);
-    event.ret = ret;
-    event.header.flags = quality;
-    let Some(record) = tracked_cookie(sem.ns, sem.semid) else {
-        // The record of a set that was removed under a sleeper is gone already; the sleeper's
-        // EIDRM still belongs into the cookie's story.
-        if ops.can_sleep() {
-            emit::count(Counter::seen(Kind::Op));
-            event.header.flags |= EVENT_UNTRACKED;
-            emit::event(Kind::Op, &event);
-        }
-        return;
-    };
-    event.key = record.key;
-    note_op(record, who, ops, ret);
-    if who.task == current_task() {
-        intern(who);
-        settle();
-    }
-    emit::count(Counter::seen(Kind::Op));
-    if !emit::event(Kind::Op, &event) {
-        record.state |= SEM_OPS_DROPPED;
-    }
-}
-
-/// Keeps the sums that a verdict needs when messages were dropped.
-#[inline(always)]
-fn note_op(record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32) {
-    let op = ops.list[0].op;
-    if ops.can_sleep() {
-        bump(&raw mut record.waits_done);
-        if same_process(record.waiter, who.key) {
-            record.wait_since = 0;
-        }
-    }
-    if ret != EAGAIN {
-        record.last_op = who.now;
-    }
-    if ret < 0 {
-        if ret == EAGAIN {
-            bump(&raw mut record.starved);
-        } else {
-            record.last_error = ret;
-        }
-        return;
-    }
-    let sum = total(ops);
-    // Whoever decrements to zero wakes the waiter, whose hook may run first.
-    if sum >= 0 || record.state & SEM_RELEASED == 0 {
-        record.last_actor = who.key;
-    }
-    if sum > 0 {
-        record.state &= !SEM_RELEASED;
-    } else if sum == 0 && ops.can_sleep() {
-        record.state |= SEM_RELEASED;
-    }
-    if sum != 0 {
-        // SAFETY: an aligned field of a live map value.
-        unsafe { add32((&raw mut record.value).cast(), sum as u32) };
-    }
-    let owner = same_process(record.creator, who.key);
-    match (owner, op > 0, op < 0) {
-        (true, true, _) => bump(&raw mut record.owner_inc),
-        (true, _, true) => bump(&raw mut record.owner_dec),
-        (false, true, _) => bump(&raw mut record.other_inc),
-        (false, _, true) => bump(&raw mut record.other_dec),
-        _ => {}
-    }
-}
-
-#[inline(always)]
-fn total(ops: &Ops) -> i32 {
-    let mut sum = 0;
-    for index in 0..OPS_KEPT {
-        if (index as u32) < ops.count {
-            sum += i32::from(ops.list[index].op);
-        }
-    }
-    sum
-}
-
-#[inline(always)]
-fn same_process(a: ProcKey, b: ProcKey) -> bool {
-    a.tgid == b.tgid && a.start == b.start
 }
 
 /// How a set ended.

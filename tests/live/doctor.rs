@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     NEEDS,
-    tracer::{Tracer, dmtrace, dmtrace_at, dmtrace_json},
+    tracer::{Tracer, dmtrace_at, dmtrace_json},
     unmounted::UNMOUNT,
 };
 

@@ -27,6 +27,7 @@ mod serve_kept;
 mod serve_memory;
 mod serve_quiet;
 mod service;
+mod steps;
 mod times;
 mod tracer;
 mod unmounted;
@@ -70,5 +71,6 @@ fn main() -> ExitCode {
     tests.extend(times::tests());
     tests.extend(unread::tests());
     tests.extend(wording::tests());
+    tests.extend(steps::tests());
     run_serially("live", tests)
 }

@@ -19,9 +19,10 @@ use crate::{
         O_IPCNS_INUM, O_PARAMS_FLG, O_PARAMS_KEY, O_PARAMS_NSEMS, O_PERM_ID, O_SEMQUEUE_NSOPS,
         O_SEMQUEUE_PID, O_SEMQUEUE_SLEEPER, O_SEMQUEUE_SOPS, O_TASK_LEADER, O_TASK_PID,
     },
+    operate::{op_begins, op_ended, op_ended_for},
     process::{current_task, ipc_ns, thread},
     read::{Addr, u32_at, u64_at},
-    sem::{Creation, Ops, created, maybe_cookie, op_begins, op_ended, op_ended_for, value_set},
+    sem::{Creation, Entered, Ops, created, maybe_cookie, value_set},
 };
 
 const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
@@ -39,13 +40,14 @@ fn argument(ctx: &ProbeContext, index: usize) -> u64 {
 #[kprobe]
 pub fn newary_ke(ctx: ProbeContext) -> u32 {
     let params: Addr = argument(&ctx, 1);
-    enter(&Call {
+    enter(Call {
         ns: u32_at(argument(&ctx, 0), &O_IPCNS_INUM),
         target: u32_at(params, &O_PARAMS_KEY),
         count: u32_at(params, &O_PARAMS_NSEMS),
         value: u32_at(params, &O_PARAMS_FLG),
         ops: NO_OPS,
         sleeper: 0,
+        began: 0,
     });
     0
 }
@@ -78,13 +80,14 @@ pub fn freeary_ke(ctx: ProbeContext) -> u32 {
 pub fn setval_ke(ctx: ProbeContext) -> u32 {
     let semid = argument(&ctx, 1) as i32;
     if maybe_cookie(semid) {
-        enter(&Call {
+        enter(Call {
             ns: u32_at(argument(&ctx, 0), &O_IPCNS_INUM),
             target: semid as u32,
             count: 0,
             value: argument(&ctx, 3) as u32,
             ops: NO_OPS,
             sleeper: 0,
+            began: 0,
         });
     }
     0
@@ -100,6 +103,7 @@ pub fn setval_kx(ctx: RetProbeContext) -> u32 {
             call.value as i32,
             ctx.ret::<i32>(),
             0,
+            call.began,
         );
     }
     0
@@ -149,19 +153,21 @@ pub fn semop_do_ke(ctx: ProbeContext) -> u32 {
         } else {
             0
         };
-        enter(&Call {
+        enter(Call {
             ns: ipc_ns(task).1,
             target: semid as u32,
             count: ops.count,
             value: 0,
             ops: ops.list,
             sleeper,
+            began: 0,
         });
     }
     0
 }
 
-/// `perform_atomic_semop` returns: 0 done, 1 must sleep, or a negative errno.
+/// `perform_atomic_semop` returns, with the semaphore locked: 0 done, 1 must sleep, or a negative
+/// errno.
 #[kretprobe]
 pub fn semop_do_kx(ctx: RetProbeContext) -> u32 {
     let Some(call) = leave() else { return 0 };
@@ -174,13 +180,20 @@ pub fn semop_do_kx(ctx: RetProbeContext) -> u32 {
         list: call.ops,
     };
     if call.sleeper == 0 {
-        op_ended(call.ns, call.target as i32, &ops, ret, 0);
+        op_ended(
+            call.ns,
+            call.target as i32,
+            &ops,
+            ret,
+            0,
+            Entered::default(),
+        );
     } else {
         let sem = SemKey {
             ns: call.ns,
             semid: call.target as i32,
         };
-        op_ended_for(&thread(call.sleeper), sem, &ops, ret, 0);
+        op_ended_for(&thread(call.sleeper), sem, &ops, ret, 0, Entered::default());
     }
     0
 }

@@ -13,7 +13,7 @@ use aya_ebpf::{
     macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext},
 };
-use dmtrace_common::{SemKey, control, has_cookie_magic};
+use dmtrace_common::{Counter, SemKey, control, has_cookie_magic};
 
 use super::{Memory, read_ops, syscall::IPC_CREAT};
 use crate::{
@@ -23,13 +23,11 @@ use crate::{
         O_PERM_MODE, O_SEMARRAY_NSEMS, O_SEMQUEUE_LIST, O_SEMQUEUE_NSOPS, O_SEMQUEUE_SLEEPER,
         O_SEMQUEUE_SOPS, SELF_TGID,
     },
-    pending::{forget, keep, moves_on, pending},
+    operate::{op_begins, op_ended, op_ended_for},
+    pending::{forget, keep, moves_on, notice, pending, runs},
     process::{current, current_task, ipc_ns, thread},
     read::{Addr, u32_at, u64_at, u64_from},
-    sem::{
-        Creation, Ops, created, lookup_failed, maybe_cookie, op_begins, op_ended, op_ended_for,
-        value_set,
-    },
+    sem::{Creation, Entered, Ops, created, lookup_failed, maybe_cookie, value_set},
     stack::dmtrace_stack,
 };
 
@@ -104,8 +102,9 @@ pub fn stack_ax(ctx: FExitContext) -> i32 {
 #[kprobe]
 pub fn setval_pe(ctx: ProbeContext) -> u32 {
     let semid = ctx.arg::<i32>(1).unwrap_or(-1);
+    let id = bpf_get_current_pid_tgid();
+    runs(id);
     if maybe_cookie(semid) {
-        let id = bpf_get_current_pid_tgid();
         moves_on(id);
         keep(
             id,
@@ -137,13 +136,14 @@ pub fn setval_pu(ctx: FEntryContext) -> i32 {
 #[fexit(function = "semctl_setval")]
 pub fn setval_px(ctx: FExitContext) -> i32 {
     let semid = ctx.arg::<i32>(1);
+    let id = bpf_get_current_pid_tgid();
+    notice(id, Counter::NOTICED_SETVAL);
     if maybe_cookie(semid) {
-        let id = bpf_get_current_pid_tgid();
         let told = pending(id).is_some_and(|it| it.what == SET && it.target == semid as u32);
         forget(id);
         if !told {
             let ns = u32_at(ctx.arg(0), &O_IPCNS_INUM);
-            value_set(ns, semid, ctx.arg::<i32>(3), ctx.arg::<i32>(4), 0);
+            value_set(ns, semid, ctx.arg::<i32>(3), ctx.arg::<i32>(4), 0, 0);
         }
     }
     0
@@ -166,7 +166,7 @@ fn set_ended(ret: i32) {
     {
         call.what = SET;
         keep(id, &call);
-        value_set(call.ns, call.target as i32, call.number, ret, 0);
+        value_set(call.ns, call.target as i32, call.number, ret, 0, 0);
     }
 }
 
@@ -216,7 +216,7 @@ fn worked(semid: i32, queue: Addr, ret: i32) {
             return;
         }
     }
-    op_ended_for(&who, SemKey { ns, semid }, &ops, ret, 0);
+    op_ended_for(&who, SemKey { ns, semid }, &ops, ret, 0, Entered::default());
 }
 
 /// Whether an operation waits in the set's list: then this is not its own call. `q->list` is not
@@ -267,7 +267,14 @@ fn failed(ctx: &FExitContext, ret: i32, first: bool) {
     } else if !first || !known || refused_at_once(&ops, ret) {
         return;
     }
-    op_ended(u32_at(ctx.arg(4), &O_IPCNS_INUM), semid, &ops, ret, 0);
+    op_ended(
+        u32_at(ctx.arg(4), &O_IPCNS_INUM),
+        semid,
+        &ops,
+        ret,
+        0,
+        Entered::default(),
+    );
 }
 
 /// Whether `perform_atomic_semop` has failed and [`atomic_x`] told it.
@@ -346,6 +353,7 @@ impl FailedGet {
 /// Failed creations, and lookups of cookies that are not there.
 #[fexit(function = "ipcget")]
 pub fn ipcget_a(ctx: FExitContext) -> i32 {
+    runs(bpf_get_current_pid_tgid());
     let Some(get) = failed_get(&ctx) else {
         return 0;
     };
@@ -369,6 +377,8 @@ pub fn ipcget_a(ctx: FExitContext) -> i32 {
 /// The second of two, see [`ipcget_a`].
 #[fexit(function = "ipcget")]
 pub fn ipcget_b(ctx: FExitContext) -> i32 {
+    let id = bpf_get_current_pid_tgid();
+    notice(id, Counter::NOTICED_LOOKUP);
     let Some(get) = failed_get(&ctx) else {
         return 0;
     };
@@ -376,7 +386,6 @@ pub fn ipcget_b(ctx: FExitContext) -> i32 {
         answer(2);
         return 0;
     }
-    let id = bpf_get_current_pid_tgid();
     if pending(id).is_some_and(|pending| get.is(&pending)) {
         forget(id);
     } else {

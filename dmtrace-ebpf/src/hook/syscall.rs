@@ -2,7 +2,10 @@
 //! see the end of a namespace, and do not see 32-bit callers.
 
 use aya_ebpf::{
-    EbpfContext, helpers::bpf_get_current_pid_tgid, macros::tracepoint, programs::TracePointContext,
+    EbpfContext,
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns},
+    macros::tracepoint,
+    programs::TracePointContext,
 };
 use dmtrace_common::{Counter, EVENT_BY_SYSCALL, OPS_KEPT, SEM_MAYBE_FOUND, SemBuf};
 
@@ -10,10 +13,11 @@ use super::{Memory, read_ops};
 use crate::{
     emit::count,
     maps::{CALLS, Call, IN_CALL},
+    operate::{op_begins, op_ended},
     process::{current_task, ipc_ns},
     sem::{
-        Creation, End, Ops, created, destroyed, is_known, lookup_failed, maybe_cookie, op_begins,
-        op_ended, value_set,
+        Creation, End, Entered, Ops, created, destroyed, is_known, lookup_failed, maybe_cookie,
+        tracked_cookie, value_set,
     },
 };
 
@@ -53,17 +57,29 @@ fn in_call(id: u64) -> Option<*mut u32> {
     IN_CALL.get_ptr_mut(id as u32 & 0x7fff)
 }
 
-/// Keeps the arguments of a call until it returns.
+/// Keeps the arguments of a call until it returns, and the time.
 #[inline(always)]
-pub fn enter(call: &Call) {
-    let id = bpf_get_current_pid_tgid();
-    if CALLS.insert(id, call, 0).is_err() {
+pub fn enter(call: Call) {
+    if !try_enter(call) {
         count(Counter::CALL_MAP_FULL);
-    } else if let Some(flag) = in_call(id) {
+    }
+}
+
+/// The same; tells whether there was room.
+#[inline(always)]
+pub fn try_enter(mut call: Call) -> bool {
+    let id = bpf_get_current_pid_tgid();
+    // SAFETY: takes no pointers.
+    call.began = unsafe { bpf_ktime_get_boot_ns() };
+    if CALLS.insert(id, call, 0).is_err() {
+        return false;
+    }
+    if let Some(flag) = in_call(id) {
         // SAFETY: a live map value. Never cleared by others: threads of the same slot make one
         // another look the call up in vain, no more.
         unsafe { *flag = 1 };
     }
+    true
 }
 
 /// The arguments of the call that returns now.
@@ -82,7 +98,7 @@ pub fn leave() -> Option<Call> {
     call
 }
 
-const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
+pub const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
     num: 0,
     op: 0,
     flg: 0,
@@ -91,13 +107,14 @@ const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
 /// `semget(key, nsems, semflg)`.
 #[tracepoint]
 pub fn semget_te(ctx: TracePointContext) -> i32 {
-    enter(&Call {
+    enter(Call {
         ns: current_ns(),
         target: arg(&ctx, 0) as u32,
         count: arg(&ctx, 1) as u32,
         value: arg(&ctx, 2) as u32,
         ops: NO_OPS,
         sleeper: 0,
+        began: 0,
     });
     0
 }
@@ -144,13 +161,14 @@ fn semop_enters(ctx: &TracePointContext) {
     }
     let ns = current_ns();
     let ops = read_ops(arg(ctx, 1), arg(ctx, 2) as u32, Memory::User);
-    enter(&Call {
+    enter(Call {
         ns,
         target: semid as u32,
         count: ops.count,
-        value: 0,
+        value: tracked_cookie(ns, semid).map_or(0, |record| record.key),
         ops: ops.list,
         sleeper: 0,
+        began: 0,
     });
     op_begins(ns, semid, &ops, EVENT_BY_SYSCALL);
 }
@@ -168,6 +186,7 @@ fn semop_leaves(ctx: &TracePointContext) {
             &ops,
             ret(ctx) as i32,
             EVENT_BY_SYSCALL,
+            Entered::of(&call),
         );
     }
 }
@@ -206,13 +225,14 @@ pub fn semctl_te(ctx: TracePointContext) -> i32 {
     let semid = arg(&ctx, 0) as i32;
     let cmd = arg(&ctx, 2) as u32 & !IPC_64;
     if cmd == IPC_RMID || (cmd == SETVAL && maybe_cookie(semid)) {
-        enter(&Call {
+        enter(Call {
             ns: current_ns(),
             target: semid as u32,
             count: cmd,
             value: arg(&ctx, 3) as u32,
             ops: NO_OPS,
             sleeper: 0,
+            began: 0,
         });
     }
     0
@@ -224,7 +244,14 @@ pub fn semctl_tx(ctx: TracePointContext) -> i32 {
     let Some(call) = leave() else { return 0 };
     let (semid, ret) = (call.target as i32, ret(&ctx) as i32);
     if call.count == SETVAL {
-        value_set(call.ns, semid, call.value as i32, ret, EVENT_BY_SYSCALL);
+        value_set(
+            call.ns,
+            semid,
+            call.value as i32,
+            ret,
+            EVENT_BY_SYSCALL,
+            call.began,
+        );
     } else if ret == 0 {
         destroyed(call.ns, semid, 0, End::Removed, EVENT_BY_SYSCALL);
     }

@@ -9,16 +9,21 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 
-use super::{Memory, read_ops};
+use super::{
+    Memory, read_ops,
+    syscall::{NO_OPS, leave, try_enter},
+};
 use crate::{
+    maps::Call,
     offsets::{
         ABSENT, O_IPCNS_INUM, O_PARAMS_FLG, O_PARAMS_KEY, O_PARAMS_NSEMS, O_PERM_ID, O_PERM_KEY,
     },
+    operate::{op_begins, op_ended},
     process::{current_task, ipc_ns},
     read::{Addr, u32_at},
     sem::{
-        Creation, End, created, destroyed, lookup_failed, maybe_cookie, op_begins, op_ended,
-        value_set,
+        Creation, End, Entered, Ops, created, destroyed, lookup_failed, maybe_cookie,
+        prefilter_add, tracked_cookie, value_set,
     },
 };
 
@@ -78,7 +83,7 @@ pub fn setval_x(ctx: FExitContext) -> i32 {
     let semid = ctx.arg::<i32>(1);
     if maybe_cookie(semid) {
         let ns = u32_at(ctx.arg(0), &O_IPCNS_INUM);
-        value_set(ns, semid, ctx.arg::<i32>(3), ctx.arg::<i32>(4), 0);
+        value_set(ns, semid, ctx.arg::<i32>(3), ctx.arg::<i32>(4), 0, 0);
     }
     0
 }
@@ -131,6 +136,7 @@ extern "C" fn dmtrace_op_begins(ctx: *mut c_void) -> u64 {
     let ctx = FEntryContext::new(ctx);
     let ns = u32_at(ctx.arg(4), &O_IPCNS_INUM);
     let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::Kernel);
+    entered(ns, ctx.arg(0), &ops);
     op_begins(ns, ctx.arg(0), &ops, 0);
     0
 }
@@ -140,7 +146,14 @@ extern "C" fn dmtrace_op_ended(ctx: *mut c_void) -> u64 {
     let ctx = FExitContext::new(ctx);
     let ns = u32_at(ctx.arg(4), &O_IPCNS_INUM);
     let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::Kernel);
-    op_ended(ns, ctx.arg(0), &ops, ctx.arg::<i64>(5) as i32, 0);
+    op_ended(
+        ns,
+        ctx.arg(0),
+        &ops,
+        ctx.arg::<i64>(5) as i32,
+        0,
+        left(ctx.arg(0)),
+    );
     0
 }
 
@@ -148,7 +161,9 @@ extern "C" fn dmtrace_op_ended(ctx: *mut c_void) -> u64 {
 extern "C" fn dmtrace_old_op_begins(ctx: *mut c_void) -> u64 {
     let ctx = FEntryContext::new(ctx);
     let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::User);
-    op_begins(ipc_ns(current_task()).1, ctx.arg(0), &ops, 0);
+    let ns = ipc_ns(current_task()).1;
+    entered(ns, ctx.arg(0), &ops);
+    op_begins(ns, ctx.arg(0), &ops, 0);
     0
 }
 
@@ -162,8 +177,50 @@ extern "C" fn dmtrace_old_op_ended(ctx: *mut c_void) -> u64 {
         &ops,
         ctx.arg::<i64>(4) as i32,
         0,
+        left(ctx.arg(0)),
     );
     0
+}
+
+/// Keeps when an operation on a cookie was entered. Until it returns the prefilter lets it pass,
+/// even if the set is gone by then: whoever it wakes may remove the set before its return is told.
+#[inline(always)]
+fn entered(ns: u32, semid: i32, ops: &Ops) {
+    let Some(key) = tracked_cookie(ns, semid).map(|record| record.key) else {
+        return;
+    };
+    // Of a return that was not seen.
+    if let Some(stale) = leave() {
+        prefilter_add(stale.target as i32, u32::MAX);
+    }
+    let call = Call {
+        ns,
+        target: semid as u32,
+        count: ops.count,
+        value: key,
+        ops: NO_OPS,
+        sleeper: 0,
+        began: 0,
+    };
+    if try_enter(call) {
+        prefilter_add(semid, 1);
+    }
+}
+
+/// What [`entered`] has kept.
+#[inline(always)]
+fn left(semid: i32) -> Entered {
+    match leave() {
+        Some(call) => {
+            prefilter_add(call.target as i32, u32::MAX);
+            if call.target as i32 == semid {
+                Entered::of(&call)
+            } else {
+                Entered::default()
+            }
+        }
+        None => Entered::default(),
+    }
 }
 
 /// `int ipcget(struct ipc_namespace *ns, struct ipc_ids *ids, const struct ipc_ops *ops, struct

@@ -411,6 +411,7 @@ mod tests {
         let mut ledger = Ledger::new();
         ledger.apply(&Event {
             at: BootTime(1),
+            began: None,
             actor: Actor::default(),
             quality: Quality::default(),
             what: What::Created {

@@ -18,10 +18,7 @@ use crate::{
     event::{ProcessImage, errno_word},
     ids::DevNum,
     ledger::{Change, ChangeKind, Device, EndKind, ImageId, Ledger, Meaning, Name},
-    output::{
-        Out, json,
-        time::{self, Clock},
-    },
+    output::{Out, json, time::Clock},
     session::DmReport,
     stack::{CallSite, Symbolizer},
     verdict::Judged,
@@ -118,6 +115,7 @@ impl<'a> Printer<'a> {
                 ChangeKind::Set { to } => Some(to),
                 ChangeKind::Up { to } | ChangeKind::Down { to, .. } => to,
                 ChangeKind::Waiting { value } => value,
+                ChangeKind::Released => Some(0),
                 _ => ledger
                     .semaphore(change.sem)
                     .and_then(|set| set.cookie.as_ref()?.value()),

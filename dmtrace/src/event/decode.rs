@@ -37,6 +37,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         let image = ProcessImage::from_record(&record);
         return Ok(Event {
             at: BootTime(header.ts),
+            began: None,
             actor: actor(&header, image.comm.clone()),
             quality: quality(header.flags),
             what: What::Process(Box::new(image)),
@@ -46,6 +47,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         let event: DmEvent = read_plain(bytes)?;
         return Ok(Event {
             at: BootTime(header.ts),
+            began: None,
             actor: actor(&header, text(&event.comm)),
             quality: quality(header.flags),
             what: dm::what(kind, &event),
@@ -55,9 +57,10 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         // Those have a ring of their own; as an event they arrive as a call site.
         return Err(DecodeError::UnknownKind(header.kind));
     }
-    let event: SemEvent = read_plain(bytes)?;
+    let event = read_sem_event(bytes)?;
     Ok(Event {
         at: BootTime(header.ts),
+        began: (event.began != 0).then_some(BootTime(event.began.min(header.ts))),
         actor: actor(&header, text(&event.comm)),
         quality: quality(header.flags),
         what: what(kind, &event),
@@ -194,14 +197,26 @@ pub(crate) fn read_plain<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
     Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
-/// A record of the semaphore map. Layout 2 has appended fields to it: in recordings of layout 1
+/// A record of the semaphore map. Layouts 2 and 3 have appended fields to it: in older recordings
 /// they are zeros.
 pub(super) fn read_sem_record(bytes: &[u8]) -> Result<SemRecord, DecodeError> {
     const FIRST: usize = std::mem::offset_of!(SemRecord, last_dm);
-    if bytes.len() != FIRST {
+    const SECOND: usize = std::mem::offset_of!(SemRecord, operators);
+    if !matches!(bytes.len(), FIRST | SECOND) {
         return read_plain(bytes);
     }
     let mut whole = [0; size_of::<SemRecord>()];
+    whole[..bytes.len()].copy_from_slice(bytes);
+    read_plain(&whole)
+}
+
+/// A message on a set. Layout 3 has appended a field to it.
+fn read_sem_event(bytes: &[u8]) -> Result<SemEvent, DecodeError> {
+    const FIRST: usize = std::mem::offset_of!(SemEvent, began);
+    if bytes.len() != FIRST {
+        return read_plain(bytes);
+    }
+    let mut whole = [0; size_of::<SemEvent>()];
     whole[..FIRST].copy_from_slice(bytes);
     read_plain(&whole)
 }

@@ -25,6 +25,10 @@ use crate::ids::{BootTime, IpcNs, Key, ProcId, SemId};
 pub struct Event {
     /// When the probe ran.
     pub at: BootTime,
+    /// When the call was entered (operations and `SETVAL`), if that was seen and can differ: it took
+    /// effect between then and `at`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub began: Option<BootTime>,
     /// The process that acted.
     pub actor: Actor,
     /// Restrictions on how much this event proves.

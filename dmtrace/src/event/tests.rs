@@ -47,6 +47,7 @@ fn message(kind: Kind) -> SemEvent {
             SemBuf::default(),
         ],
         comm,
+        began: 0,
     }
 }
 
@@ -178,9 +179,28 @@ fn more_operations_than_are_kept_do_no_harm() {
 }
 
 #[test]
+fn a_message_says_when_its_call_was_entered_if_its_layout_does() {
+    let mut op = message(Kind::Op);
+    let all = bytes(&op);
+    let before = std::mem::offset_of!(SemEvent, began);
+    let old = decode(&all[..before]).unwrap();
+    assert_eq!(old.began, None);
+    assert_eq!(old, decode(&all).unwrap());
+    op.began = 90;
+    let new = decode(&bytes(&op)).unwrap();
+    assert_eq!(new.began, Some(BootTime(90)));
+    assert_eq!(Event { began: None, ..new }, old);
+    // Never after its end, whatever the clocks of two processors say.
+    op.began = op.header.ts + 7;
+    assert_eq!(decode(&bytes(&op)).unwrap().began, Some(BootTime(99)));
+}
+
+#[test]
 fn short_and_unknown_messages_are_errors() {
     let all = bytes(&message(Kind::Created));
-    for len in 0..all.len() {
+    // Layout 2 ended here.
+    let before = std::mem::offset_of!(SemEvent, began);
+    for len in (0..all.len()).filter(|&len| len != before) {
         assert!(matches!(
             decode(&all[..len]),
             Err(DecodeError::Short { .. })

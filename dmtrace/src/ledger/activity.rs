@@ -93,6 +93,7 @@ mod tests {
     fn made(at: u64, semid: i32) -> Event {
         Event {
             at: BootTime(at),
+            began: None,
             actor: Actor {
                 id: ProcId {
                     tgid: 7,

@@ -2,8 +2,8 @@
 //! runs already is joined. Adopting a record twice changes nothing the second time.
 
 use dmtrace_common::{
-    ProcRecord, SEM_ANNOUNCED, SEM_DM_DROPPED, SEM_MAYBE_FOUND, SEM_MISSED, SEM_NS_TEARDOWN,
-    SEM_OPS_DROPPED, SEM_PREEXISTING, SEM_TOMBSTONE, SemRecord,
+    Operators, ProcRecord, SEM_ANNOUNCED, SEM_DM_DROPPED, SEM_MAYBE_FOUND, SEM_MISSED,
+    SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_PREEXISTING, SEM_TOMBSTONE, SemRecord,
 };
 
 use super::{
@@ -339,6 +339,14 @@ impl Cookie {
                 Some(super::later(self.last_completion, BootTime(record.last_op)));
         }
         self.last_actor = last.as_ref().map(|who| who.image).or(self.last_actor);
+        if !record.operators.is_empty() {
+            self.operators = record.operators;
+        } else if let Some(last) = &last {
+            // Layout 2 and before: the last one to be seen.
+            self.operators = Operators::default();
+            self.operators
+                .note(last.image.id.tgid, record.last_op, record.last_op.max(1));
+        }
         if record.other_inc > 0 {
             // The record does not say who incremented.
             self.gaps.operations = true;

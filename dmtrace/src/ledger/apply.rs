@@ -242,11 +242,13 @@ impl Ledger {
         }
         let exists = !matches!(errno, libc::EIDRM | libc::EINVAL);
         if !self.live.contains_key(&sem) {
-            let late = self.marks.get(sem).is_some_and(|mark| {
-                mark.closed >= at || !exists || matches!(event.what, What::WaitBegin { .. })
+            let began = event.began.unwrap_or(at);
+            let closed = self.marks.get(sem).map(|mark| mark.closed);
+            let late = closed.is_some_and(|closed| {
+                closed >= began || !exists || matches!(event.what, What::WaitBegin { .. })
             });
             if late || !exists {
-                self.call_late(event, sem, errno, who.as_ref(), action);
+                self.call_late(event, sem, key, errno, who, action, out);
                 return;
             }
             self.enter(Entry {
@@ -285,12 +287,19 @@ impl Ledger {
         };
         let call = CallSeen {
             at,
+            began: event.began.unwrap_or(at),
             who: who.as_ref(),
             creator,
             quality: event.quality,
             errno,
         };
+        let owed = cookie.gaps.late;
         let kind = action(cookie, call);
+        let at = match kind {
+            // It was carried out before the wait ended that was told first.
+            Some(ChangeKind::Down { .. }) if owed => call.began,
+            _ => at,
+        };
         if let Some(who) = &who {
             let image = who.image;
             let uses = cookie.user(image).is_some();
@@ -341,39 +350,6 @@ impl Ledger {
         // The process had ended before this (late) call arrived.
         if let Some(cookie) = self.cookie_mut(sem) {
             cookie.user_exited(image, exit);
-        }
-    }
-
-    /// A call on a cookie that is gone: the last waiter's EIDRM, or an event that was overtaken.
-    fn call_late(
-        &mut self,
-        event: &Event,
-        sem: SemId,
-        errno: i32,
-        who: Option<&Who>,
-        action: impl FnOnce(&mut Cookie, CallSeen<'_>) -> Option<ChangeKind>,
-    ) {
-        let closed = self.history.latest_mut(sem);
-        let Some((creator, cookie)) = closed.and_then(|closed| {
-            let creator = closed.creator.image().map(|image| image.id);
-            Some((creator, closed.cookie.as_deref_mut()?))
-        }) else {
-            self.totals.late += 1;
-            return;
-        };
-        action(
-            cookie,
-            CallSeen {
-                at: event.at,
-                who,
-                creator,
-                quality: event.quality,
-                errno,
-            },
-        );
-        cookie.waiters.clear();
-        if let Some(who) = who {
-            self.hold(sem, who.image, true);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use dmtrace_common::Operators;
 use serde::Serialize;
 
 use super::{Call, Device, Exit, ImageId, Step, Timeline, Who};
@@ -44,8 +45,11 @@ pub struct Cookie {
     pub last_call: Option<BootTime>,
     /// Last completion.
     pub last_completion: Option<BootTime>,
-    /// Who did the last successful operation: what `sempid` should show.
+    /// Who was the last to be seen to have done a successful operation.
     pub last_actor: Option<ImageId>,
+    /// Who may have done the last one: what `sempid` should show.
+    #[serde(skip)]
+    pub operators: Operators,
     /// Lookups of its key that failed in another namespace while it was there.
     pub lookups: Vec<FailedLookup>,
     /// Devices that ioctls with this cookie worked on, the last one last.

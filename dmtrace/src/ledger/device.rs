@@ -152,6 +152,7 @@ impl Ledger {
         };
         let call = CallSeen {
             at: event.at,
+            began: event.at,
             who: who.as_ref(),
             creator: None,
             quality: event.quality,
@@ -208,6 +209,7 @@ impl Ledger {
         };
         let call = CallSeen {
             at,
+            began: at,
             who: who.as_ref(),
             creator: None,
             quality: event.quality,

@@ -12,6 +12,7 @@ mod cookie;
 mod create;
 mod device;
 mod history;
+mod late;
 mod operate;
 mod process;
 mod reconcile;

@@ -10,6 +10,8 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallSeen<'a> {
     pub(super) at: BootTime,
+    /// When it was entered: it took effect between then and `at`.
+    pub(super) began: BootTime,
     pub(super) who: Option<&'a Who>,
     /// The creator's process, if known.
     pub(super) creator: Option<ProcId>,
@@ -39,7 +41,7 @@ impl Cookie {
             }
             self.base = Some(value);
             if let Some(who) = call.who {
-                self.last_actor = Some(who.image);
+                self.operated(who, call.began, call.at);
                 let user = self.user_mut(who, call.at, Stage::Created);
                 if user.stage == Stage::Created {
                     user.stage = Stage::Ready;
@@ -64,20 +66,45 @@ impl Cookie {
         if call.errno != 0 {
             return self.refused(call, delta);
         }
+        let before_release = delta < 0 && self.owed > 0;
+        let call = if before_release {
+            // Carried out before the wait ended that was told first.
+            CallSeen {
+                at: self.not_synced(call.began, call.at),
+                ..call
+            }
+        } else {
+            call
+        };
         if call.at > self.synced {
-            let before_release = delta < 0 && self.owed > 0;
             let delta = self.pay(delta);
             self.sum = self.sum.saturating_add(delta);
             if !before_release {
                 self.first_op = Some(self.first_op.map_or(call.at, |first| first.min(call.at)));
-                self.last_actor = call.who.map(|who| who.image).or(self.last_actor);
+                if let Some(who) = call.who {
+                    self.operated(who, call.began, call.at);
+                }
             }
         }
         if delta > 0 {
             self.up(call, delta)
         } else {
-            self.down(call, delta.saturating_neg())
+            self.down(call, delta.saturating_neg(), before_release)
         }
+    }
+
+    /// An earlier time for a call that was seen at `at`, on the same side of what was taken over
+    /// from the kernel map.
+    pub(super) fn not_synced(&self, earlier: BootTime, at: BootTime) -> BootTime {
+        earlier
+            .max(BootTime(self.synced.0.saturating_add(1)))
+            .min(at)
+    }
+
+    /// An operation has succeeded.
+    fn operated(&mut self, who: &Who, began: BootTime, ended: BootTime) {
+        self.last_actor = Some(who.image);
+        self.operators.note(who.image.id.tgid, began.0, ended.0);
     }
 
     /// What a call changes beyond what the release before it has told already.
@@ -119,7 +146,7 @@ impl Cookie {
         Some(ChangeKind::Up { to: self.value() })
     }
 
-    fn down(&mut self, call: CallSeen<'_>, by: i32) -> Option<ChangeKind> {
+    fn down(&mut self, call: CallSeen<'_>, by: i32, late: bool) -> Option<ChangeKind> {
         let user = call.who.and_then(|who| self.user(who.image));
         let meaning = if user.is_some() || call.by_creator() {
             Meaning::SelfCompletion
@@ -155,8 +182,12 @@ impl Cookie {
             }
         }
         self.note(call.at, call.who, Call::Down { by, meaning }, 0);
+        if late {
+            self.timeline.in_time();
+        }
         Some(ChangeKind::Down {
-            to: self.value(),
+            // Of those that are told after the wait's end, the value was what still is to come.
+            to: self.value().map(|value| value.saturating_add(self.owed)),
             meaning,
         })
     }
@@ -269,7 +300,11 @@ impl Cookie {
             }
         }
         if call.errno == 0 && call.at > self.synced && certain && !call.quality.no_result {
-            self.last_actor = call.who.map(|who| who.image).or(self.last_actor);
+            if let Some(who) = call.who {
+                // It took effect when the wait ended, not when it began: no earlier than the
+                // decrement that ended it.
+                self.operated(who, call.at, call.at);
+            }
             if let Some(value) = self.value().filter(|&value| value != 0)
                 && self.first_op.is_none_or(|first| first <= call.at)
             {

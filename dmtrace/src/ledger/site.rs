@@ -77,6 +77,7 @@ mod tests {
     fn made(at: u64, maker: ProcId) -> Event {
         Event {
             at: BootTime(at),
+            began: None,
             actor: Actor {
                 id: maker,
                 ..Actor::default()

@@ -136,6 +136,21 @@ impl Timeline {
         self.tail.push_back(step);
     }
 
+    /// Puts the last step to its time: it was told after the removal of its set.
+    pub(super) fn in_time(&mut self) {
+        let steps: &mut [Step] = if self.tail.is_empty() {
+            &mut self.head
+        } else {
+            self.tail.make_contiguous()
+        };
+        if let Some(last) = steps.last().map(|step| step.at) {
+            let earlier = steps.iter().rev().skip(1);
+            let moved = earlier.take_while(|step| step.at > last).count();
+            let from = steps.len() - 1 - moved;
+            steps[from..].rotate_right(1);
+        }
+    }
+
     /// Creation learnt late goes to the front.
     pub(super) fn push_creation(&mut self, step: Step) {
         if self.head.len() >= HEAD

@@ -41,6 +41,7 @@ impl Scene {
     fn event(&mut self, at: u64, tgid: u32, what: What) {
         let event = Event {
             at: BootTime(at),
+            began: None,
             actor: Actor {
                 id: id(tgid),
                 exec: 0,

@@ -36,6 +36,12 @@ pub struct Counts {
     pub dm_entered: u64,
     /// Calls whose end was not seen, because the kernel skipped all runs of probes there.
     pub ends_unseen: u64,
+    /// Calls of SETVAL whose first program was skipped, as a later one has noticed.
+    #[serde(skip)]
+    pub noticed_setvals: u64,
+    /// The same of look-ups.
+    #[serde(skip)]
+    pub noticed_lookups: u64,
 }
 
 impl Counts {
@@ -54,6 +60,8 @@ impl Counts {
             read_fault: sum(Counter::READ_FAULT),
             dm_entered: sum(Counter::DM_ENTERED),
             ends_unseen: sum(Counter::ENDS_UNSEEN),
+            noticed_setvals: sum(Counter::NOTICED_SETVAL),
+            noticed_lookups: sum(Counter::NOTICED_LOOKUP),
             ..Self::default()
         };
         for kind in Kind::ALL {

@@ -4,9 +4,13 @@
 //! bpf_trampoline_link_prog (kernel/bpf/trampoline.c) puts a new program before those that are
 //! there; nobody has promised that, so the kernel is asked.
 
+use aya::{
+    Ebpf,
+    maps::{Array, PerCpuArray},
+};
+use dmtrace_common::{Counter, control};
+
 use crate::wording::cause;
-use aya::{Ebpf, maps::Array};
-use dmtrace_common::control;
 
 /// Looked up in vain; no cookie has this key, its base is 0. The programs answer by writing their
 /// digits into the control array.
@@ -41,10 +45,29 @@ pub(super) fn check(ebpf: &mut Ebpf) -> Result<(), String> {
         }
     }
     match answer {
-        RIGHT => Ok(()),
+        RIGHT => set_base(ebpf),
         0 => Err("fexit:ipcget: the programs do not run".to_owned()),
         other => Err(format!(
             "fexit:ipcget: the kernel runs two programs in another order ({other})"
         )),
     }
+}
+
+/// From here on a look-up whose first program does not run was one that the kernel skipped: before,
+/// the later program was attached alone.
+fn set_base(ebpf: &mut Ebpf) -> Result<(), String> {
+    let map = ebpf.map("COUNTS").ok_or("the object has no map COUNTS")?;
+    let counts: PerCpuArray<_, u64> =
+        PerCpuArray::try_from(map).map_err(|error| error.to_string())?;
+    let noticed = counts
+        .get(&Counter::NOTICED_LOOKUP.0, 0)
+        .map_err(|error| error.to_string())?;
+    let noticed: u64 = noticed.iter().sum();
+    let map = ebpf
+        .map_mut("CONTROL")
+        .ok_or("the object has no map CONTROL")?;
+    let mut control: Array<_, u64> = Array::try_from(map).map_err(|error| error.to_string())?;
+    control
+        .set(control::NOTICED_BEFORE, noticed, 0)
+        .map_err(|error| error.to_string())
 }

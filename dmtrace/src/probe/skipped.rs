@@ -12,6 +12,7 @@ use std::{
 };
 
 use aya::Ebpf;
+use dmtrace_common::Counter;
 
 use super::spec::{Attachment, Skip};
 
@@ -56,8 +57,12 @@ impl Misses {
     }
 
     /// What they cost, where the programs stand.
-    pub fn judged<'a>(&self, attached: impl Iterator<Item = &'a Attachment>) -> SkippedRuns {
-        self.by_program(attached)
+    pub fn judged<'a>(
+        &self,
+        attached: impl Iterator<Item = &'a Attachment>,
+        noticed: impl Fn(Counter) -> u64,
+    ) -> SkippedRuns {
+        self.by_program(attached, noticed)
             .into_values()
             .fold(SkippedRuns::default(), SkippedRuns::plus)
     }
@@ -66,6 +71,7 @@ impl Misses {
     pub fn by_program<'a>(
         &self,
         attached: impl Iterator<Item = &'a Attachment>,
+        noticed: impl Fn(Counter) -> u64,
     ) -> BTreeMap<&'static str, SkippedRuns> {
         // One program can stand in several places; its counter is the same.
         let skips: BTreeMap<&'static str, Skip> =
@@ -77,6 +83,11 @@ impl Misses {
                 Skip::MadeGoodBy(others) => {
                     let others = others.iter().map(|other| self.of_program(other));
                     others.fold(count, u64::min)
+                }
+                // Both are upper bounds.
+                Skip::NoticedBy(other, counter) => {
+                    let unnoticed = count.saturating_sub(noticed(counter));
+                    unnoticed.min(self.of_program(other))
                 }
                 Skip::Harmless => 0,
             };
@@ -127,14 +138,49 @@ mod tests {
             skip,
         };
         let counts = [("first", first), ("second", second), ("alone", alone)];
-        let counts = counts.map(|(name, count)| (name.to_owned(), count));
         let attached = [
             at("first", Skip::MadeGoodBy(&["second"])),
             at("second", Skip::Harmless),
             at("alone", Skip::Lost),
             at("alone", Skip::Lost),
         ];
-        Misses(counts.into()).judged(attached.iter())
+        skipped(&counts).judged(attached.iter(), |_| 0)
+    }
+
+    fn skipped(counts: &[(&str, u64)]) -> Misses {
+        let counts = counts.iter().map(|&(name, count)| (name.to_owned(), count));
+        Misses(counts.collect())
+    }
+
+    #[test]
+    fn what_a_later_program_has_noticed_is_not_lost() {
+        let attached = [
+            Attachment {
+                program: "first",
+                hook: Hook::Fexit("ipcget"),
+                skip: Skip::NoticedBy("second", Counter::NOTICED_LOOKUP),
+            },
+            Attachment {
+                program: "second",
+                hook: Hook::Fexit("ipcget"),
+                skip: Skip::Harmless,
+            },
+        ];
+        let judged = |first, second, noticed| {
+            let misses = skipped(&[("first", first), ("second", second)]);
+            let noticed = |counter| {
+                assert_eq!(counter, Counter::NOTICED_LOOKUP);
+                noticed
+            };
+            misses.judged(attached.iter(), noticed).lost
+        };
+        // Each in its time.
+        assert_eq!(judged(3, 5, 3), 0);
+        // Once both in the same call.
+        assert_eq!(judged(3, 5, 2), 1);
+        // What the second cannot tell counts as lost, up to what it was skipped itself.
+        assert_eq!(judged(3, 0, 0), 0);
+        assert_eq!(judged(3, 2, 0), 2);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use dmtrace_common::Counter;
 use serde::Serialize;
 
 use super::table;
@@ -101,6 +102,9 @@ pub enum Skip {
     Lost,
     /// Nothing, unless all these programs were skipped as well.
     MadeGoodBy(&'static [&'static str]),
+    /// Nothing, unless a later program of the same call was skipped as well: of calls in which it
+    /// was not, it has noticed that this one was, and has counted them.
+    NoticedBy(&'static str, Counter),
     /// Nothing: it is the second of two, or the programs themselves find out and count it, or
     /// what they see has changed nothing.
     Harmless,

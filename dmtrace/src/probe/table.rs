@@ -1,5 +1,7 @@
 //! The table of probes.
 
+use dmtrace_common::Counter;
+
 use super::spec::{Attachment, Hook, Skip, Subject, Weight};
 
 use Hook::{Fentry, Fexit, Kprobe, Kretprobe, RawTracepoint, Tracepoint};
@@ -19,6 +21,20 @@ const fn made_good(program: &'static str, hook: Hook, by: &'static [&'static str
         program,
         hook,
         skip: Skip::MadeGoodBy(by),
+    }
+}
+
+/// A program before one of the same call, which does what the first was kept from.
+const fn noticed(
+    program: &'static str,
+    hook: Hook,
+    by: &'static str,
+    counter: Counter,
+) -> Attachment {
+    Attachment {
+        program,
+        hook,
+        skip: Skip::NoticedBy(by, counter),
     }
 }
 
@@ -61,11 +77,9 @@ pub(super) const END_PREEMPTED: Subject = end(&[
         ),
         spare("exit_f", RawTracepoint("sched_process_exit")),
         spare("exit_t", Tracepoint("sched", "sched_process_exit")),
-        made_good(
-            "exec_e",
-            RawTracepoint("sched_process_exec"),
-            &["exec_f", "exec_t"],
-        ),
+        // Tells userspace nothing: the record of an image that was replaced unseen leaves the map
+        // with its process, at the latest.
+        spare("exec_e", RawTracepoint("sched_process_exec")),
         spare("exec_f", RawTracepoint("sched_process_exec")),
         spare("exec_t", Tracepoint("sched", "sched_process_exec")),
     ],
@@ -159,7 +173,12 @@ pub(super) const TRAMPOLINE_PREEMPTED: &[Subject] = &[
         provides: SETVAL,
         weight: Required,
         ways: &[&[
-            made_good("setval_pe", Kprobe("semctl_setval"), &["setval_px"]),
+            noticed(
+                "setval_pe",
+                Kprobe("semctl_setval"),
+                "setval_px",
+                Counter::NOTICED_SETVAL,
+            ),
             at("setval_pu", Fentry("update_queue")),
             spare("setval_px", Fexit("semctl_setval")),
             spare("setval_pk", Kretprobe("semctl_setval")),
@@ -183,7 +202,12 @@ pub(super) const TRAMPOLINE_PREEMPTED: &[Subject] = &[
         weight: Required,
         ways: &[&[
             spare("ipcget_b", Fexit("ipcget")),
-            made_good("ipcget_a", Fexit("ipcget"), &["ipcget_b"]),
+            noticed(
+                "ipcget_a",
+                Fexit("ipcget"),
+                "ipcget_b",
+                Counter::NOTICED_LOOKUP,
+            ),
         ]],
     },
     call_site(&[&[at("stack_ax", Fexit("ipc_addid"))]]),

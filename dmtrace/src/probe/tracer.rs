@@ -11,7 +11,7 @@ use aya::{
     Ebpf,
     maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
 };
-use dmtrace_common::{CookieKey, control};
+use dmtrace_common::{CookieKey, Counter, control};
 
 use super::{
     attach::Attempt,
@@ -202,23 +202,52 @@ impl Tracer {
     pub fn skipped_runs(&self) -> SkippedRuns {
         let misses = self.misses();
         let own = self.chosen.attached.attachments.iter();
-        let mut runs = misses.judged(own.chain(self.dm.attachments()));
+        let counts = self.counts();
+        let noticed = |counter| self.noticed(&counts, counter);
+        let mut runs = misses.judged(own.chain(self.dm.attachments()), noticed);
         // All runs at a place were skipped, and the programs have noticed.
-        runs.lost += self.counts().ends_unseen;
+        runs.lost += counts.ends_unseen;
         runs
+    }
+
+    /// Skipped runs that a later program has noticed.
+    fn noticed(&self, counts: &Counts, counter: Counter) -> u64 {
+        match counter {
+            Counter::NOTICED_SETVAL => counts.noticed_setvals,
+            Counter::NOTICED_LOOKUP => {
+                // Until the first was attached the later one has noticed that it did not run.
+                let before = self.control.get64(control::NOTICED_BEFORE);
+                counts.noticed_lookups.saturating_sub(before)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Programs of which skipped runs may have been lost.
+    pub fn skipped_programs(&self) -> Vec<&'static str> {
+        let counts = self.counts();
+        let own = self.chosen.attached.attachments.iter();
+        let all = own.chain(self.dm.attachments());
+        let judged = self
+            .misses()
+            .by_program(all, |counter| self.noticed(&counts, counter));
+        let lost = judged.into_iter().filter(|(_, runs)| runs.lost > 0);
+        lost.map(|(program, _)| program).collect()
     }
 
     /// The same by what the programs let us see.
     pub fn skipped_by_subject(&self) -> BTreeMap<&'static str, SkippedRuns> {
         let misses = self.misses();
         let own = self.chosen.attached.attachments.iter();
+        let counts = self.counts();
+        let noticed = |counter| self.noticed(&counts, counter);
         let mut sums = BTreeMap::<_, SkippedRuns>::new();
-        for (program, runs) in misses.by_program(own.chain(self.dm.attachments())) {
+        for (program, runs) in misses.by_program(own.chain(self.dm.attachments()), noticed) {
             let sum = sums.entry(subject_of(program)).or_default();
             *sum = sum.plus(runs);
         }
         let unseen = sums.entry("operate").or_default();
-        unseen.lost += self.counts().ends_unseen;
+        unseen.lost += counts.ends_unseen;
         sums
     }
 

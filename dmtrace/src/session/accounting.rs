@@ -82,6 +82,7 @@ impl Accounting {
         last: Option<&Reconciliation>,
         drift: u64,
         skipped: SkippedRuns,
+        programs: &[&str],
     ) -> Self {
         let total = counts.total();
         let mut deficits = Vec::new();
@@ -102,7 +103,7 @@ impl Accounting {
                 ));
             }
         }
-        deficits.extend(lost(counts, received, skipped));
+        deficits.extend(lost(counts, received, skipped, programs));
         if !totals.sets.is_balanced() {
             deficits.push("the books are out of balance; please report this as a bug".to_owned());
         }
@@ -187,7 +188,12 @@ impl Accounting {
 }
 
 /// What is lost for good, in words: these sums hold at any moment.
-pub(super) fn lost(counts: &Counts, received: &Received, skipped: SkippedRuns) -> Vec<String> {
+pub(super) fn lost(
+    counts: &Counts,
+    received: &Received,
+    skipped: SkippedRuns,
+    programs: &[&str],
+) -> Vec<String> {
     let mut deficits = Vec::new();
     if received.undecodable > 0 {
         deficits.push(format!(
@@ -230,9 +236,10 @@ pub(super) fn lost(counts: &Counts, received: &Received, skipped: SkippedRuns) -
     }
     if skipped.lost > 0 {
         deficits.push(format!(
-            "the kernel skipped {}, interrupted on the same processor: what happened then \
-             is known by comparing only",
-            count(skipped.lost, "run of a probe", "runs of probes")
+            "the kernel skipped {} ({}), interrupted on the same processor: what happened \
+             then is known by comparing only",
+            count(skipped.lost, "run of a probe", "runs of probes"),
+            programs.join(", ")
         ));
     }
     deficits

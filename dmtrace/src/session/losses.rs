@@ -1,6 +1,6 @@
 //! What the kernel side has lost for good, and up to when.
 
-use super::{Session, accounting};
+use super::{Session, accounting, ends};
 use crate::{
     host::clock::boot_now,
     ids::BootTime,
@@ -34,7 +34,13 @@ impl Session {
     /// What was lost for good so far, in words.
     pub(super) fn lost_so_far(&self) -> Vec<String> {
         let counts = self.tracer.counts();
-        accounting::lost(&counts, &self.received, self.tracer.skipped_runs())
+        let skipped = ends::settle(self.tracer.skipped_runs(), self.ends_made_good());
+        accounting::lost(
+            &counts,
+            &self.received,
+            skipped,
+            &self.tracer.skipped_programs(),
+        )
     }
 
     /// Remembers up to when something was lost: whatever is made after this moment lacks nothing

@@ -3,9 +3,11 @@
 mod accounting;
 mod devices;
 mod dm_watch;
+mod ends;
 mod health;
 mod losses;
 mod meters;
+mod order;
 mod pace;
 mod registry;
 mod resync;
@@ -96,6 +98,10 @@ pub struct Session {
     stacks_before: u64,
     /// What the maps do not make good.
     losses: losses::Seen,
+    /// Records of processes whose end the kernel side has missed, and that were removed since.
+    ends_missed: u64,
+    /// Puts changes into the order in which they came about.
+    order: order::Order,
 }
 
 impl Session {
@@ -174,6 +180,8 @@ impl Session {
             continuity,
             stacks_before,
             losses: losses::Seen::default(),
+            ends_missed: 0,
+            order: order::Order::default(),
         };
         if matches!(session.tracer.dm(), DmState::Attached { .. }) {
             let past = session.continuity.as_ref().map(|it| &it.past);
@@ -269,6 +277,7 @@ impl Session {
                     }
                     changes.clear();
                     self.ledger.apply_into(&event, &mut changes);
+                    self.order.arrange(&mut changes, &self.ledger);
                     if let What::Destroyed { sem, key } = event.what
                         && key.has_cookie_magic()
                     {
@@ -284,7 +293,16 @@ impl Session {
         for sem in gone {
             self.forget_site(sem);
         }
+        self.tell_held(sink, false);
         more
+    }
+
+    /// Tells what waits in vain for an earlier change; `everything` at the end.
+    fn tell_held(&mut self, sink: Sink<'_>, everything: bool) {
+        let held = self.order.give_up(everything);
+        if !held.is_empty() {
+            sink(&held, &self.ledger);
+        }
     }
 
     /// Takes everything that is in the ring now: no more than fits in, because it may never be empty.
@@ -339,6 +357,12 @@ impl Session {
             let idle = record.live == 0 && record.exited == 0 && record.header.ts < horizon;
             if idle && !alive {
                 self.tracer.forget_process(key);
+                // Of a process that has replaced many images the first ones are left over.
+                let told = self
+                    .ledger
+                    .images(id)
+                    .any(|image| image.exit.is_some_and(|exit| exit.status.is_some()));
+                self.ends_missed += u64::from(!told);
             }
         }
     }
@@ -374,11 +398,13 @@ impl Session {
         // Compared while the probes still see what others do: after detaching, every change by
         // anybody would count as a difference.
         let snapshot = self.reconcile(sink);
+        let ends_made_good = self.ends_made_good();
         self.tracer.unpin();
         self.tracer.detach();
         let counts = self.settled_counts();
         self.drain_all(sink);
         self.resync(sink);
+        self.tell_held(sink, true);
         if let Some(sites) = &mut self.sites {
             sites.finish();
             self.received.kinds[Kind::Stack as usize] = sites.received() + self.stacks_before;
@@ -390,7 +416,8 @@ impl Session {
             self.ledger.totals(),
             self.last.as_ref(),
             self.drift,
-            self.tracer.skipped_runs(),
+            ends::settle(self.tracer.skipped_runs(), ends_made_good),
+            &self.tracer.skipped_programs(),
         );
         (accounting, snapshot)
     }

@@ -72,9 +72,10 @@ impl Knowledge {
                     kernel: state.value,
                 });
             }
-            if let Some(actor) = cookie.last_actor
+            // Operations that overlap are in no order: any of them may be the kernel's last one.
+            if !cookie.operators.is_empty()
                 && state.pid != 0
-                && actor.id.tgid != state.pid
+                && !cookie.operators.may_end_with(state.pid)
             {
                 known.contradiction = true;
                 known.evidence.push(Evidence::LastOperator {

@@ -157,6 +157,7 @@ mod tests {
         for number in 0..3 * SHARE as u32 + 7 {
             ledger.apply(&Event {
                 at: BootTime(u64::from(number)),
+                began: None,
                 actor: Actor::default(),
                 quality: Quality::default(),
                 what: What::Created {

@@ -25,13 +25,11 @@ sed -n 's/.*"step":"churned","pid":\([0-9]*\),.*/\1/p' /tmp/actor | while read -
 done
 expect change change=set count=120
 expect change change=up count=216
-# Without the programs for kernels that preempt, the last decrement may be told after the set is gone.
-case $(cat /sys/kernel/debug/sched/preempt 2>/dev/null) in
-*"(lazy)"* | *"(full)"*) expect change change=down count=216 ;;
-*) expect change change=down count=156+ ;;
-esac
+expect change change=down count=216
 expect change change=waiting count=60
 expect change change=released count=60
 expect change change=ioctl count=12
 expect change change=uevent count=12
+expect lives up=3 down=4 count=48
+expect lives up=1 down=2 count=12
 expect cookies created=120 destroyed=60 live=60

@@ -8,6 +8,7 @@ mod expect;
 mod explain;
 mod fields;
 mod kept;
+mod lives;
 mod programs;
 mod scenario;
 mod table;

@@ -36,6 +36,7 @@ fn message(kind: Kind, at: u64, arg: i32, op: i16) -> SemEvent {
         extra: if kind == Kind::Created { 0o600 } else { 1 },
         ops: [SemBuf { num: 0, op, flg: 0 }; 4],
         comm: *b"lvm\0\0\0\0\0\0\0\0\0\0\0\0\0",
+        began: 0,
     }
 }
 

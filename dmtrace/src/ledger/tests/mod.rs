@@ -22,6 +22,7 @@ fn sem(semid: i32) -> SemId {
 fn event(at: u64, tgid: u32, what: What) -> Event {
     Event {
         at: BootTime(at),
+        began: None,
         actor: Actor {
             id: ProcId {
                 tgid,

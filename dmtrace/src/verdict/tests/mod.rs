@@ -10,6 +10,7 @@ mod losses;
 mod lost;
 mod old;
 mod over;
+mod overlap;
 mod plans;
 mod play;
 mod scene;

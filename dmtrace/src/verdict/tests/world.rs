@@ -205,6 +205,7 @@ impl World {
         let proc = &self.procs[proc];
         self.ring.push(Event {
             at: BootTime(self.now),
+            began: None,
             actor: Actor {
                 id: proc.id,
                 exec: 0,

@@ -9,6 +9,7 @@
 //! | `row` | a row of `list`, whatever its state |
 //! | `change` | lines of `watch`; `count=N`, or `count=0` for what must not happen |
 //! | `explain` | what `explain` says of the worst cookie: see `explain.rs` |
+//! | `lives` | `count=N` cookies of which `watch` shows every step, with `up=` increments and `down=` decrements |
 //! | `cookies` | totals: created, destroyed, live, found, vanished |
 //! | `victim` | somebody who got ENOSPC; every victim must be expected |
 //! | `undecided` | `count=N` cookies that are rightly not decided |
@@ -22,6 +23,7 @@ use serde_json::Value;
 use super::{
     explain,
     fields::{self, field},
+    lives,
     table::Cell,
 };
 
@@ -135,7 +137,7 @@ impl Expectation {
                     bail!("expect explain: {key} is no key");
                 }
             }
-            "cookies" | "inexact" => {}
+            "lives" | "cookies" | "inexact" => {}
             other => bail!("expect {other}: no such kind"),
         }
         Ok(wanted)
@@ -222,6 +224,7 @@ fn complaints(said: &Said, wanted: &[Expectation]) -> Vec<String> {
             complaints.push(format!("{fitting} times in watch: {}", it.text()));
         }
     }
+    complaints.extend(whole_lives(said, of("lives")));
     let undecided = of("undecided").next().map_or(0, Expectation::count) as u64;
     if said.report["undecided"] != undecided {
         complaints.push(format!(
@@ -375,6 +378,23 @@ fn totals<'a>(said: &Said, wanted: impl Iterator<Item = &'a Expectation>) -> Vec
         .filter(|(name, number)| !fields::is(Some(&cookies[name].to_string()), number))
         .map(|(name, number)| format!("cookies: {} {name}, not {number}", cookies[name]))
         .collect()
+}
+
+/// Each step of a life in good order was shown.
+fn whole_lives<'a>(said: &Said, wanted: impl Iterator<Item = &'a Expectation>) -> Vec<String> {
+    let wanted: Vec<&Expectation> = wanted.collect();
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let (lives, mut complaints) = lives::of(&said.watch);
+    for it in &wanted {
+        let number = |key| it.get(key).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let found = lives.get(&(number("up"), number("down"))).copied();
+        if found.unwrap_or(0) != it.count() {
+            complaints.push(format!("lives by (up, down): {lives:?}, not {}", it.text()));
+        }
+    }
+    complaints
 }
 
 /// The accounts of the trace and the recording add up.

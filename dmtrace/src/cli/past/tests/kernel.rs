@@ -445,6 +445,7 @@ impl Kernel {
         self.now += 20_000;
         self.tell.push(Event {
             at: BootTime(self.now),
+            began: None,
             actor: Actor {
                 id: proc.id,
                 exec: 0,

@@ -1,0 +1,192 @@
+//! Who may have done the last operation on a set, where operations overlap on several processors.
+//!
+//! An operation takes effect at some moment between its entry and its return. Two that overlap may
+//! have taken effect in either order, whatever the order in which their programs told of them. So
+//! the kernel's last operator (`GETPID`) may be any of those that no other one followed entirely.
+
+/// Operations that are kept; of more that overlap all at once, the last operator may be none.
+pub const OPERATORS: usize = 4;
+
+/// One operation that succeeded.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Operator {
+    /// Nothing that ended before this moment, nanoseconds since boot, was the last: the latest
+    /// entry of an operation that had this place.
+    pub began: u64,
+    /// When its return was seen, nanoseconds since boot. 0 for an empty place.
+    pub ended: u64,
+    /// Process number in the initial PID namespace.
+    pub tgid: u32,
+    /// Padding.
+    pub _pad: u32,
+}
+
+/// The operations that may have been the last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Operators {
+    /// In no order. What another one has followed entirely may still be here.
+    pub places: [Operator; OPERATORS],
+}
+
+impl Operators {
+    /// Whether nothing is known.
+    #[inline(always)]
+    pub const fn is_empty(&self) -> bool {
+        let [a, b, c, d] = &self.places;
+        a.ended | b.ended | c.ended | d.ended == 0
+    }
+
+    /// The latest entry.
+    #[inline(always)]
+    fn last_began(&self) -> u64 {
+        let [a, b, c, d] = &self.places;
+        a.began.max(b.began).max(c.began.max(d.began))
+    }
+
+    /// Where an operation is to be put; `None` if it cannot have been the last. `prefer` is where
+    /// to begin: two processors that put at the same time should not want the same place.
+    #[inline(always)]
+    pub fn place(&self, prefer: u32, began: u64, ended: u64) -> Option<u32> {
+        let last = self.last_began().max(began);
+        if ended < last {
+            return None;
+        }
+        // Where all places are needed: the preferred one. That may make the last operator unknown,
+        // never a wrong one.
+        let mut place = prefer % OPERATORS as u32;
+        let mut distance = OPERATORS as u32;
+        let mut index = 0;
+        while index < OPERATORS as u32 {
+            let away = index.wrapping_sub(prefer) % OPERATORS as u32;
+            if self.places[index as usize].ended < last && away < distance {
+                place = index;
+                distance = away;
+            }
+            index += 1;
+        }
+        Some(place)
+    }
+
+    /// Adds an operation. `began` is its entry, or `ended` where that was not seen.
+    pub fn note(&mut self, tgid: u32, began: u64, ended: u64) {
+        if let Some(place) = self.place(0, began, ended) {
+            self.places[place as usize].put(tgid, began, ended);
+        }
+    }
+
+    /// Whether a process may have been the last operator.
+    pub fn may_end_with(&self, tgid: u32) -> bool {
+        let last = self.last_began();
+        self.places
+            .iter()
+            .any(|it| it.ended != 0 && it.ended >= last && it.tgid == tgid)
+    }
+}
+
+impl Operator {
+    /// Replaces what is here.
+    #[inline(always)]
+    pub fn put(&mut self, tgid: u32, began: u64, ended: u64) {
+        self.began = self.began.max(began);
+        self.ended = ended;
+        self.tgid = tgid;
+    }
+}
+
+const _: () = assert!(size_of::<Operators>() == OPERATORS * 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Entry, effect, return of the operation of each process.
+    type Op = (u64, u64, u64);
+
+    /// Every order of the numbers below `n`, by Heap.
+    fn orders(n: usize, visit: &mut dyn FnMut(&[usize])) {
+        fn heap(k: usize, all: &mut [usize], visit: &mut dyn FnMut(&[usize])) {
+            if k <= 1 {
+                return visit(all);
+            }
+            for index in 0..k {
+                heap(k - 1, all, visit);
+                all.swap(if k % 2 == 0 { index } else { 0 }, k - 1);
+            }
+        }
+        let mut all = [0, 1, 2, 3, 4, 5];
+        heap(n, &mut all[..n], visit);
+    }
+
+    /// Told in whatever order, those that may end are those that no other one follows entirely.
+    fn told_in_any_order(ops: &[Op]) {
+        orders(ops.len(), &mut |order| {
+            let mut all = Operators::default();
+            for &index in order {
+                let (began, _, ended) = ops[index];
+                all.note(index as u32 + 1, began, ended);
+            }
+            for (index, op) in ops.iter().enumerate() {
+                let followed = ops.iter().any(|other| other.0 > op.2);
+                assert_eq!(
+                    all.may_end_with(index as u32 + 1),
+                    !followed,
+                    "{index} of {ops:?} told as {order:?}: {all:?}"
+                );
+            }
+            let last = (0..ops.len()).max_by_key(|&index| ops[index].1);
+            assert!(last.is_some_and(|last| all.may_end_with(last as u32 + 1)));
+            assert!(!all.may_end_with(99), "a stranger");
+        });
+    }
+
+    #[test]
+    fn two_and_three_that_overlap_end_with_any_of_them() {
+        told_in_any_order(&[(1, 5, 20), (2, 9, 10)]);
+        told_in_any_order(&[(1, 9, 20), (2, 5, 10)]);
+        told_in_any_order(&[(1, 3, 10), (10, 11, 12)]);
+        told_in_any_order(&[(1, 5, 30), (2, 6, 20), (3, 7, 10)]);
+        told_in_any_order(&[(1, 29, 30), (2, 6, 20), (3, 7, 10)]);
+        // A chain: the first and the last do not overlap.
+        told_in_any_order(&[(1, 2, 10), (5, 15, 20), (12, 13, 30)]);
+    }
+
+    #[test]
+    fn of_two_and_three_in_a_row_the_last_it_is() {
+        told_in_any_order(&[(1, 2, 3), (4, 5, 6)]);
+        told_in_any_order(&[(1, 2, 3), (4, 5, 6), (7, 8, 9)]);
+        // Entries that were not seen: points.
+        told_in_any_order(&[(3, 3, 3), (6, 6, 6), (9, 9, 9)]);
+        // Two that overlap, and one after both.
+        told_in_any_order(&[(1, 2, 6), (3, 4, 5), (7, 8, 9)]);
+    }
+
+    #[test]
+    fn every_history_of_four() {
+        // Entries and returns from a small grid, in all combinations.
+        let spans: [(u64, u64); 6] = [(1, 2), (1, 4), (2, 6), (3, 3), (5, 8), (7, 9)];
+        for a in spans {
+            for b in spans {
+                for c in spans {
+                    for d in spans {
+                        let ops = [a, b, c, d].map(|(began, ended)| (began, ended, ended));
+                        told_in_any_order(&ops);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn more_at_once_than_there_is_room_for_name_no_innocent() {
+        let mut all = Operators::default();
+        for tgid in 1..=9 {
+            all.note(tgid, u64::from(tgid), 100);
+        }
+        assert!((1..=9).any(|tgid| all.may_end_with(tgid)));
+        all.note(10, 101, 102);
+        assert!(all.may_end_with(10));
+        assert!((1..=9).all(|tgid| !all.may_end_with(tgid)));
+    }
+}

@@ -1,0 +1,178 @@
+//! `semop` on a cookie.
+
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use dmtrace_common::{
+    Counter, EVENT_UNTRACKED, Kind, OPERATORS, OPS_KEPT, ProcKey, SEM_OPS_DROPPED, SEM_RELEASED,
+    SemEvent, SemKey, SemRecord,
+};
+
+use crate::{
+    atomic::add32,
+    dm::settle,
+    emit,
+    process::{Current, comm, current, current_task, intern},
+    read::bounded,
+    sem::{Entered, Ops, bump, header, tracked_cookie},
+};
+
+const EAGAIN: i32 = -11;
+
+#[inline(always)]
+fn op_event(kind: Kind, who: &Current, sem: SemKey, key: u32, ops: &Ops) -> SemEvent {
+    SemEvent {
+        header: header(kind, 0, who),
+        ns: sem.ns,
+        semid: sem.semid,
+        key,
+        extra: ops.count,
+        ops: ops.list,
+        comm: comm(who.task),
+        ..SemEvent::default()
+    }
+}
+
+/// An operation begins. Only one that can sleep is worth an event: the others return at once.
+#[inline(always)]
+pub fn op_begins(ns: u32, semid: i32, ops: &Ops, quality: u16) {
+    if !ops.can_sleep() {
+        return;
+    }
+    let Some(record) = tracked_cookie(ns, semid) else {
+        return;
+    };
+    let who = current();
+    bump(&raw mut record.waits);
+    record.waiter = who.key;
+    record.wait_since = who.now;
+    emit::count(Counter::seen(Kind::WaitBegin));
+    intern(&who);
+    let mut event = op_event(Kind::WaitBegin, &who, SemKey { ns, semid }, record.key, ops);
+    event.header.flags = quality;
+    if !emit::event(Kind::WaitBegin, &event) {
+        record.state |= SEM_OPS_DROPPED;
+    }
+}
+
+/// An operation of the current thread returned.
+#[inline(always)]
+pub fn op_ended(ns: u32, semid: i32, ops: &Ops, ret: i32, quality: u16, entered: Entered) {
+    let who = current();
+    op_ended_for(&who, SemKey { ns, semid }, ops, ret, quality, entered);
+}
+
+/// An operation of a thread returned; not of the current one where a sleeper's operation is
+/// carried out by whoever wakes it.
+#[inline(always)]
+pub fn op_ended_for(
+    who: &Current,
+    sem: SemKey,
+    ops: &Ops,
+    ret: i32,
+    quality: u16,
+    entered: Entered,
+) {
+    let mut event = op_event(Kind::Op, who, sem, entered.key, ops);
+    event.began = entered.began;
+    event.ret = ret;
+    event.header.flags = quality;
+    let Some(record) = tracked_cookie(sem.ns, sem.semid) else {
+        // The set was removed before this was told: under a sleeper, who gets EIDRM, or by the
+        // waiter that this very decrement has woken. It still belongs into the cookie's story.
+        if ops.can_sleep() || entered.key != 0 {
+            emit::count(Counter::seen(Kind::Op));
+            event.header.flags |= EVENT_UNTRACKED;
+            emit::event(Kind::Op, &event);
+        }
+        return;
+    };
+    event.key = record.key;
+    note_op(record, who, ops, ret, entered.began);
+    if who.task == current_task() {
+        intern(who);
+        settle();
+    }
+    emit::count(Counter::seen(Kind::Op));
+    if !emit::event(Kind::Op, &event) {
+        record.state |= SEM_OPS_DROPPED;
+    }
+}
+
+/// Keeps the sums that a verdict needs when messages were dropped.
+#[inline(always)]
+fn note_op(record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32, began: u64) {
+    let op = ops.list[0].op;
+    if ops.can_sleep() {
+        bump(&raw mut record.waits_done);
+        if same_process(record.waiter, who.key) {
+            record.wait_since = 0;
+        }
+    }
+    if ret != EAGAIN {
+        record.last_op = who.now;
+    }
+    if ret < 0 {
+        if ret == EAGAIN {
+            bump(&raw mut record.starved);
+        } else {
+            record.last_error = ret;
+        }
+        return;
+    }
+    let sum = total(ops);
+    // Whoever decrements to zero wakes the waiter, whose hook may run first.
+    if sum >= 0 || record.state & SEM_RELEASED == 0 {
+        // A wait takes effect when it ends, not when it begins.
+        let began = if sum == 0 && ops.can_sleep() {
+            0
+        } else {
+            began
+        };
+        operated(record, who, began);
+    }
+    if sum > 0 {
+        record.state &= !SEM_RELEASED;
+    } else if sum == 0 && ops.can_sleep() {
+        record.state |= SEM_RELEASED;
+    }
+    if sum != 0 {
+        // SAFETY: an aligned field of a live map value.
+        unsafe { add32((&raw mut record.value).cast(), sum as u32) };
+    }
+    let owner = same_process(record.creator, who.key);
+    match (owner, op > 0, op < 0) {
+        (true, true, _) => bump(&raw mut record.owner_inc),
+        (true, _, true) => bump(&raw mut record.owner_dec),
+        (false, true, _) => bump(&raw mut record.other_inc),
+        (false, _, true) => bump(&raw mut record.other_dec),
+        _ => {}
+    }
+}
+
+/// Keeps who may have done the last operation that succeeded. `began` as [`Entered::began`].
+#[inline(always)]
+pub fn operated(record: &mut SemRecord, who: &Current, began: u64) {
+    record.last_actor = who.key;
+    let began = if began == 0 { who.now } else { began };
+    // SAFETY: takes no pointers.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    if let Some(place) = record.operators.place(cpu as u32, began, who.now) {
+        let place = bounded(u64::from(place), OPERATORS as u64 - 1) as usize;
+        record.operators.places[place].put(who.key.tgid, began, who.now);
+    }
+}
+
+#[inline(always)]
+fn total(ops: &Ops) -> i32 {
+    let mut sum = 0;
+    for index in 0..OPS_KEPT {
+        if (index as u32) < ops.count {
+            sum += i32::from(ops.list[index].op);
+        }
+    }
+    sum
+}
+
+#[inline(always)]
+fn same_process(a: ProcKey, b: ProcKey) -> bool {
+    a.tgid == b.tgid && a.start == b.start
+}

@@ -1,0 +1,79 @@
+//! `watch` shows every step of a cookie's life, and in its order, whatever is seen late.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use dmtrace_tests::harness::{actor, in_private_ns, ns_of, test};
+use libtest_mimic::Trial;
+
+use crate::{NEEDS, tracer::Tracer};
+
+/// Cookies of each program, programs, uevents of each cookie.
+const CYCLES: usize = 25;
+const PROGRAMS: usize = 4;
+const EVENTS: usize = 3;
+
+pub fn tests() -> Vec<Trial> {
+    vec![test(
+        "steps::watch_shows_what_was_done_and_in_its_order",
+        NEEDS,
+        shown,
+    )]
+}
+
+/// Waiters remove their cookies as soon as the last completion is made: before its return is seen,
+/// now and then.
+fn shown() -> Result<()> {
+    in_private_ns(|| {
+        let ns = ns_of("thread-self")?;
+        let tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
+        let (cycles, events) = (CYCLES.to_string(), EVENTS.to_string());
+        let line = ["cycle", "--events", &events, "--count", &cycles];
+        let mut programs = Vec::new();
+        for _ in 0..PROGRAMS {
+            programs.push(actor(&line)?);
+        }
+        for mut program in programs {
+            let (_, status) = program.finish()?;
+            ensure!(status.success(), "cycle: {status}");
+        }
+        let said = tracer.stop()?;
+        ensure!(said.summary["exact"] == true, "not exact: {}", said.summary);
+        let mut lives: BTreeMap<i64, Vec<&str>> = BTreeMap::new();
+        let changes = said
+            .objects
+            .iter()
+            .filter(|object| object["type"] == "change" && object["sem"]["ns"] == ns);
+        for change in changes {
+            let semid = change["sem"]["semid"].as_i64().context("no semid")?;
+            let step = change["change"].as_str().context("no change")?;
+            lives.entry(semid).or_default().push(step);
+        }
+        ensure!(lives.len() == CYCLES * PROGRAMS, "{} cookies", lives.len());
+        for (semid, steps) in lives {
+            in_order(&steps).with_context(|| format!("semid {semid}: {steps:?}"))?;
+        }
+        Ok(())
+    })?
+}
+
+/// The steps of one life: the completions and the entry into the wait are made by different
+/// processors, in any order.
+fn in_order(steps: &[&str]) -> Result<()> {
+    let (middle, end) = (2 + EVENTS, 2 + EVENTS + EVENTS + 2);
+    ensure!(steps.len() == end + 2, "{} steps", steps.len());
+    ensure!(steps[..2] == ["created", "set"], "the beginning");
+    ensure!(
+        steps[2..middle].iter().all(|step| *step == "up"),
+        "the increments"
+    );
+    let mut between: Vec<&str> = steps[middle..end].to_vec();
+    between.sort_unstable();
+    let downs = between.iter().filter(|step| **step == "down").count();
+    ensure!(
+        downs == EVENTS + 1 && between.last() == Some(&"waiting"),
+        "the decrements"
+    );
+    ensure!(steps[end..] == ["released", "destroyed"], "the end");
+    Ok(())
+}
