@@ -12,10 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{host, sources::Mirror};
-
-/// The keyring the host trusts Debian's archive by.
-pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+use super::{
+    host::{self, KEYRING},
+    sources::Mirror,
+};
 
 /// Suites to take a newer keyring from when the host's lacks a suite's key.
 const KEYRING_SUITES: &[&str] = &["bookworm", "trixie"];

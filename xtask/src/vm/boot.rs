@@ -14,13 +14,15 @@ use std::{
 use anyhow::{Result, bail};
 
 use super::{
-    Clock, Disks, End, Outcome, RunSpec, Streams,
     accel::Accel,
     cache::Cache,
     frame::{self, Frame},
+    guest::Disks,
     kernel::Kernel,
     out,
+    outcome::{End, Outcome},
     qemu::Qemu,
+    run::{Clock, RunSpec, Streams},
     splat,
 };
 

@@ -5,12 +5,14 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Result;
 
 use super::{
-    Clock, End, LAB_FAILED, Lab, Outcome, RunSpec, Streams,
+    Clock, End, Lab, Outcome, RunSpec, Streams,
     cache::Cache,
-    guest::FileSpec,
     kernel::{self, Spec},
     layer::{LAYERS, Layer},
-    out, say, suite,
+    out,
+    outcome::LAB_FAILED,
+    run::FileSpec,
+    say, suite,
 };
 
 /// Run a command as root in a virtual machine with a real kernel, device-mapper and udevd.

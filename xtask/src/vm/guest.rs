@@ -3,16 +3,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Disks, RunSpec, cpio::Archive, kernel::Kernel};
-
-/// Where files go whose place in the guest is not given; it is the command's working directory
-/// and comes first in its `PATH`.
-const WORK: &str = "/job";
+use super::{cpio::Archive, image::Image, kernel::Kernel, run::RunSpec};
 
 const INIT: &str = include_str!("guest/init.sh");
 const PID1: &str = include_str!("guest/pid1.sh");
@@ -21,45 +16,12 @@ const RUN: &str = include_str!("guest/run.sh");
 const SYSTEMD_RUN: &str = include_str!("guest/systemd-run.sh");
 const UNIT: &str = include_str!("guest/lab.service");
 
-/// A host file or directory and its place in the guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileSpec {
-    host: PathBuf,
-    guest: String,
-}
-
-impl FromStr for FileSpec {
-    type Err = anyhow::Error;
-
-    /// Reads `HOST[:GUEST]`. A relative GUEST is below the working directory, and one that ends in
-    /// a slash keeps the host's name.
-    fn from_str(text: &str) -> Result<Self> {
-        let (host, guest) = match text.split_once(':') {
-            Some((host, guest)) => (host, Some(guest)),
-            None => (text, None),
-        };
-        let host = PathBuf::from(host);
-        let Some(name) = host
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-        else {
-            bail!("file {text:?}: no file name before the colon; write HOST or HOST:GUEST");
-        };
-        let guest = match guest {
-            None | Some("") => format!("{WORK}/{name}"),
-            Some(guest) => {
-                let base = if guest.starts_with('/') { "" } else { WORK };
-                let name = if guest.ends_with('/') {
-                    name.as_str()
-                } else {
-                    ""
-                };
-                let slash = if base.is_empty() { "" } else { "/" };
-                format!("{base}{slash}{guest}{name}")
-            }
-        };
-        Ok(Self { host, guest })
-    }
+/// What a guest's root is made of.
+pub struct Disks {
+    /// The root image.
+    pub image: Image,
+    /// Laid over the image.
+    pub layer: Option<PathBuf>,
 }
 
 /// Writes the initramfs of a run to `target`.
@@ -139,21 +101,6 @@ fn quote(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn guest(text: &str) -> String {
-        text.parse::<FileSpec>().unwrap().guest
-    }
-
-    #[test]
-    fn file_specs() {
-        assert_eq!(guest("target/x/dmtrace"), "/job/dmtrace");
-        assert_eq!(guest("a/b:/etc/c"), "/etc/c");
-        assert_eq!(guest("a/b:/etc/"), "/etc/b");
-        assert_eq!(guest("a/b:sub/c"), "/job/sub/c");
-        assert_eq!(guest("a/b:"), "/job/b");
-        assert!("".parse::<FileSpec>().is_err());
-        assert!(":/x".parse::<FileSpec>().is_err());
-    }
 
     fn script(argv: &[&str], shell_less: bool) -> String {
         let argv = argv.iter().map(ToString::to_string).collect();

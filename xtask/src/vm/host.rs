@@ -23,6 +23,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("tar", "tar"),
 ];
 
+/// The keyring the host trusts Debian's archive by.
+pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// Where Debian keeps administrator programs; a user's `PATH` often lacks it.
 const SBIN: &[&str] = &["/usr/sbin", "/sbin"];
 
@@ -52,7 +55,7 @@ pub fn ensure_programs() -> Result<()> {
         .filter(|(program, _)| find(program).is_none())
         .map(|(_, package)| *package)
         .collect();
-    if !Path::new(super::apt::KEYRING).is_file() {
+    if !Path::new(KEYRING).is_file() {
         missing.push("debian-archive-keyring");
     }
     if missing.is_empty() {

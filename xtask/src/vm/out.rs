@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::Outcome;
+use super::outcome::Outcome;
 
 /// Unpacks the guest's `/out` into `dir`. Without a directory it is dropped.
 pub fn unpack(tar: &[u8], dir: Option<&Path>) -> Result<()> {

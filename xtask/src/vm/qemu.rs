@@ -11,7 +11,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Clock, Disks, RunSpec, accel::Accel, guest, host, kernel::Kernel};
+use super::{
+    accel::Accel,
+    guest::{self, Disks},
+    host,
+    kernel::Kernel,
+    run::{Clock, RunSpec},
+};
 
 /// The run's initramfs in its directory.
 const INITRAMFS: &str = "initramfs";

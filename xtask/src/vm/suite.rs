@@ -32,9 +32,9 @@ use self::{
 use super::{
     End, Kernel, Lab, Outcome, RunSpec, Streams,
     cache::Cache,
-    guest::FileSpec,
     image,
     kernel::{self, Spec},
+    run::FileSpec,
     say,
 };
 use crate::{host, tally::Tally};

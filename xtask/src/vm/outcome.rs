@@ -1,0 +1,72 @@
+//! What a run came to.
+
+use std::time::Duration;
+
+use super::kernel::Kernel;
+
+/// The lab itself failed: no kernel, no boot.
+pub const LAB_FAILED: i32 = 120;
+/// The kernel complained in its log.
+pub const SPLAT: i32 = 121;
+/// The command ran out of time.
+pub const TIMED_OUT: i32 = 124;
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The command ended with this code.
+    Exited(i32),
+    /// The command was stopped because its time was over.
+    TimedOut,
+    /// The guest failed, not the command; why.
+    Lab(String),
+}
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The kernel it ran on.
+    pub kernel: Kernel,
+    /// How it ended.
+    pub end: End,
+    /// Lines of the kernel's log that are splats.
+    pub splats: Vec<String>,
+    /// Times the guest was booted.
+    pub boots: u32,
+    /// `kvm` or `tcg`.
+    pub accel: &'static str,
+    /// From power-on to the command's start, in the boot that got there.
+    pub boot_time: Option<Duration>,
+    /// All of it.
+    pub total_time: Duration,
+    /// The command's standard output, if captured.
+    pub stdout: Vec<u8>,
+    /// The command's standard error, if captured.
+    pub stderr: Vec<u8>,
+}
+
+impl Outcome {
+    /// The exit code that tells it. A splat outweighs all: what else went wrong may follow from it.
+    pub fn code(&self) -> i32 {
+        match self.end {
+            _ if !self.splats.is_empty() => SPLAT,
+            End::Exited(code) => code,
+            End::TimedOut => TIMED_OUT,
+            End::Lab(_) => LAB_FAILED,
+        }
+    }
+
+    /// It in a few words.
+    pub fn summary(&self) -> String {
+        let end = match &self.end {
+            End::Exited(0) => "ok".to_owned(),
+            End::Exited(code) => format!("exit {code}"),
+            End::TimedOut => "timed out".to_owned(),
+            End::Lab(why) => format!("lab: {why}"),
+        };
+        match self.splats.first() {
+            Some(line) => format!("{end}; SPLAT: {line}"),
+            None => end,
+        }
+    }
+}
