@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod guests;
 mod host;
 mod lint;
 mod run;

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     build::{self, Profile},
-    host, lint, setup,
+    guests, host, lint, setup,
     tally::Tally,
     vm,
 };
@@ -257,7 +257,7 @@ impl Built {
 
 /// `PATH` with the promtool; if it cannot be had, the tests that need it say so and are skipped.
 fn path_with_tools() -> Result<OsString> {
-    let found = vm::tool::promtool().unwrap_or_else(|error| {
+    let found = guests::promtool().unwrap_or_else(|error| {
         println!("{PACKAGING}: {error:#}");
         None
     });

@@ -8,13 +8,13 @@ use serde_json::{Map, Value, json};
 
 use super::programs::Programs;
 use crate::{
-    host,
-    vm::{Clock, Lab, RunSpec, Streams, guest_file, kernel},
+    guests, host,
+    vm::{Clock, Freshness, Lab, RunSpec, Streams, guest_file, kernel},
 };
 
 /// Measures on these kernels.
 pub fn measure(programs: &Programs, kernels: &[String]) -> Result<Value> {
-    let mut lab = Lab::open(false)?;
+    let mut lab = guests::lab(Freshness::Cached)?;
     let mut rows = Map::new();
     for spec in kernel::resolve(kernels)? {
         eprintln!("bench: kernel {}", spec.name);

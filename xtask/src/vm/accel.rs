@@ -15,13 +15,8 @@ pub enum Accel {
 }
 
 impl Accel {
-    /// KVM if it may work, unless `DMTRACE_VM_ACCEL` says otherwise.
+    /// KVM if it may work.
     pub fn choose(cache: &Cache) -> Self {
-        match std::env::var("DMTRACE_VM_ACCEL").as_deref() {
-            Ok("kvm") => return Self::Kvm,
-            Ok("tcg") => return Self::Tcg,
-            _ => {}
-        }
         let usable = fs::File::options()
             .read(true)
             .write(true)

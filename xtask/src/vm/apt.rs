@@ -165,10 +165,10 @@ impl Apt {
             host::unpack(&deb, &target)?;
             let keyring = target.join(KEYRING.trim_start_matches('/'));
             if keyring.is_file() {
-                super::say(&format!(
+                log::info!(
                     "suite {suite}: signed by a key this machine's keyring lacks; using {package} \
                      of {from}, which it verifies"
-                ));
+                );
                 self.keyring = keyring;
                 self.updated.clear();
                 return Ok(true);

@@ -16,6 +16,7 @@ use anyhow::{Result, bail};
 use super::{
     accel::Accel,
     cache::Cache,
+    config::Config,
     frame::{self, Frame},
     guest::Disks,
     kernel::Kernel,
@@ -46,28 +47,36 @@ struct Boot {
 
 /// Runs a command in a guest of `kernel`. Only what has to do with the host is an error; all the
 /// rest is in the outcome.
-pub fn run(cache: &Cache, kernel: &Kernel, disks: &Disks, spec: &RunSpec) -> Result<Outcome> {
+pub fn run(
+    config: &Config,
+    cache: &Cache,
+    kernel: &Kernel,
+    disks: &Disks,
+    spec: &RunSpec,
+) -> Result<Outcome> {
     let begun = Instant::now();
     // Not in the cache: a socket's path is limited to 107 bytes.
-    let dir = tempfile::Builder::new().prefix("dmtrace-vm-").tempdir()?;
+    let dir = tempfile::Builder::new()
+        .prefix(&format!("{}-", config.name))
+        .tempdir()?;
     let mut accel = match spec.clock {
-        Clock::Host => Accel::choose(cache),
+        Clock::Host => config.accel.unwrap_or_else(|| Accel::choose(cache)),
         Clock::Instructions => Accel::Tcg,
     };
     let mut boots = 0;
     let boot = loop {
         boots += 1;
-        let boot = one_boot(dir.path(), kernel, disks, spec, accel)?;
+        let boot = one_boot(dir.path(), config, kernel, disks, spec, accel)?;
         keep_logs(cache, &kernel.name, dir.path());
         if boot.started.is_some() {
             break boot;
         }
         let why = boot.failure.as_deref().unwrap_or("it died");
         if accel == Accel::Kvm && !boot.hello {
-            super::say(&format!(
+            log::info!(
                 "kernel {}: KVM does not work here ({why}); using TCG",
                 kernel.name
-            ));
+            );
             Accel::give_up_kvm(cache);
             accel = Accel::Tcg;
             boots -= 1;
@@ -76,10 +85,10 @@ pub fn run(cache: &Cache, kernel: &Kernel, disks: &Disks, spec: &RunSpec) -> Res
         if boots == BOOTS {
             break boot;
         }
-        super::say(&format!(
+        log::info!(
             "kernel {}: boot {boots} of at most {BOOTS} failed ({why}); again",
             kernel.name
-        ));
+        );
     };
     let end = match (&boot.failure, boot.code) {
         (Some(failure), _) => End::Lab(failure.clone()),
@@ -103,6 +112,7 @@ pub fn run(cache: &Cache, kernel: &Kernel, disks: &Disks, spec: &RunSpec) -> Res
 /// Boots once and follows the guest to its end.
 fn one_boot(
     dir: &Path,
+    config: &Config,
     kernel: &Kernel,
     disks: &Disks,
     spec: &RunSpec,
@@ -110,7 +120,7 @@ fn one_boot(
 ) -> Result<Boot> {
     let begun = Instant::now();
     let mut boot = Boot::default();
-    let mut qemu = Qemu::start(dir, kernel, disks, spec, accel)?;
+    let mut qemu = Qemu::start(dir, config, kernel, disks, spec, accel)?;
     let ports = match qemu.connect() {
         Ok(ports) => ports,
         Err(error) => {

@@ -14,13 +14,9 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// `DMTRACE_VM_CACHE`, or `vm-lab` in cargo's target directory.
-    pub fn open() -> Result<Self> {
-        let dir = match std::env::var_os("DMTRACE_VM_CACHE") {
-            Some(dir) => PathBuf::from(dir),
-            None => target_dir().join("vm-lab"),
-        };
-        fs::create_dir_all(&dir)
+    /// The cache in `dir`, which is made if it is not there.
+    pub fn open(dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir)
             .with_context(|| format!("{}: the lab's cache cannot be made", dir.display()))?;
         let dir = dir
             .canonicalize()
@@ -39,20 +35,12 @@ impl Cache {
         let file =
             File::create(&path).with_context(|| format!("{}: cannot be made", path.display()))?;
         if file.try_lock().is_err() {
-            super::say("another lab is building in this cache; waiting for it");
+            log::info!("another lab is building in this cache; waiting for it");
             file.lock()
                 .with_context(|| format!("{}: cannot be locked", path.display()))?;
         }
         Ok(file)
     }
-}
-
-/// Cargo's target directory for this workspace.
-fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
-        PathBuf::from,
-    )
 }
 
 /// A key for a recipe: equal texts give equal keys, on every machine and compiler (FNV-1a).
@@ -107,12 +95,12 @@ mod tests {
 
     #[test]
     fn a_failed_build_leaves_no_directory() {
-        let dir = std::env::temp_dir().join(format!("dmtrace-cache-test-{}", std::process::id()));
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = scratch.path();
         let target = dir.join("x");
         assert!(build_dir(&target, |_| anyhow::bail!("no")).is_err());
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 0);
         build_dir(&target, |partial| Ok(fs::write(partial.join("f"), "1")?)).unwrap();
         assert!(target.join("f").exists());
-        remove_dir(&dir).unwrap();
     }
 }

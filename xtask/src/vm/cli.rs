@@ -5,15 +5,15 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Result;
 
 use super::{
-    Clock, End, Lab, Outcome, RunSpec, Streams,
-    cache::Cache,
+    Clock, End, Freshness, Lab, Outcome, RunSpec, Streams,
     kernel::{self, Spec},
-    layer::{LAYERS, Layer},
+    layer::Layer,
     out,
     outcome::LAB_FAILED,
     run::FileSpec,
-    say, suite,
+    suite,
 };
+use crate::guests::{self, LAYERS, say};
 
 /// Run a command as root in a virtual machine with a real kernel, device-mapper and udevd.
 ///
@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
     /// Put more programs into the guest: docker
-    #[arg(long, value_name = "LAYER")]
+    #[arg(long, value_name = "LAYER", value_parser = guests::layer)]
     with: Option<&'static Layer>,
     /// Memory of the guest in MiB
     #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(512..))]
@@ -76,6 +76,16 @@ struct CacheArgs {
     list: bool,
 }
 
+impl CacheArgs {
+    fn freshness(&self) -> Freshness {
+        if self.refresh {
+            Freshness::Newest
+        } else {
+            Freshness::Cached
+        }
+    }
+}
+
 /// Carries out the command line and ends the process with its exit code.
 pub fn main(args: &Args) -> ! {
     let code = dispatch(args).unwrap_or_else(|error| {
@@ -91,7 +101,7 @@ fn dispatch(args: &Args) -> Result<i32> {
             &args.suite,
             &args.kernels,
             args.cache.list,
-            args.cache.refresh,
+            args.cache.freshness(),
         );
     }
     if args.cache.list {
@@ -102,7 +112,7 @@ fn dispatch(args: &Args) -> Result<i32> {
         [] => kernel::resolve(&["6.1".to_owned()])?,
         names => kernel::resolve(names)?,
     };
-    let mut lab = Lab::open(args.cache.refresh)?;
+    let mut lab = guests::lab(args.cache.freshness())?;
     if args.cache.prepare {
         return Ok(prepare_all(&mut lab, &specs, args));
     }
@@ -223,10 +233,10 @@ fn prepare_all(lab: &mut Lab, specs: &[&Spec], args: &Args) -> i32 {
 
 /// Prints the matrix.
 fn list() -> Result<()> {
-    let cache = Cache::open()?;
+    let lab = guests::inspect()?;
     println!("{:8} {:24} {:24} suite", "kernel", "release", "package");
     for spec in kernel::MATRIX {
-        match kernel::cached(&cache, spec) {
+        match lab.cached_kernel(spec) {
             Some(kernel) => println!(
                 "{:8} {:24} {:24} {}",
                 spec.name, kernel.release, kernel.version, kernel.suite

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{cpio::Archive, image::Image, kernel::Kernel, run::RunSpec};
+use super::{config::Config, cpio::Archive, image::Image, kernel::Kernel, run::RunSpec};
 
 const INIT: &str = include_str!("guest/init.sh");
 const PID1: &str = include_str!("guest/pid1.sh");
@@ -25,14 +25,20 @@ pub struct Disks {
 }
 
 /// Writes the initramfs of a run to `target`.
-pub fn initramfs(kernel: &Kernel, disks: &Disks, spec: &RunSpec, target: &Path) -> Result<()> {
+pub fn initramfs(
+    config: &Config,
+    kernel: &Kernel,
+    disks: &Disks,
+    spec: &RunSpec,
+    target: &Path,
+) -> Result<()> {
     let mut archive = Archive::new(Vec::new());
     archive.host_path(&disks.image.busybox, "bin/busybox")?;
     archive.file("init", 0o755, INIT.as_bytes())?;
     archive.host_path(&kernel.dir.join("early"), "early")?;
-    let config = kernel.dir.join("config");
-    if config.is_file() {
-        archive.host_path(&config, "config")?;
+    let options = kernel.dir.join("config");
+    if options.is_file() {
+        archive.host_path(&options, "config")?;
     }
     archive.file("lab/pid1", 0o755, PID1.as_bytes())?;
     archive.file("lab/lib", 0o644, LIB.as_bytes())?;
@@ -53,14 +59,23 @@ pub fn initramfs(kernel: &Kernel, disks: &Disks, spec: &RunSpec, target: &Path) 
     if disks.layer.is_some() {
         archive.file("lab/layer", 0o644, b"")?;
     }
-    let settings = format!("LAB_TIMEOUT={}\n", spec.timeout.as_secs().max(1));
-    archive.file("lab/settings", 0o644, settings.as_bytes())?;
+    archive.file("lab/settings", 0o644, settings(config, spec).as_bytes())?;
     archive.file("lab/command", 0o644, command(spec)?.as_bytes())?;
     for file in &spec.files {
         archive.host_path(&file.host, &format!("files{}", file.guest))?;
     }
     let bytes = archive.finish()?;
     fs::write(target, bytes).with_context(|| format!("{}: cannot be written", target.display()))
+}
+
+/// Variables of the guest's scripts.
+fn settings(config: &Config, spec: &RunSpec) -> String {
+    format!(
+        "LAB_NAME={}\nLAB_MODULES={}\nLAB_TIMEOUT={}\n",
+        quote(config.name),
+        quote(&config.loaded_modules.join(" ")),
+        spec.timeout.as_secs().max(1)
+    )
 }
 
 /// The shell script that becomes the command. One word alone is a shell line, as with ssh;

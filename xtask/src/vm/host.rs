@@ -75,7 +75,7 @@ pub fn ensure_programs() -> Result<()> {
              --no-install-recommends {list}` as root, then this again"
         );
     }
-    super::say(&format!("installing host packages: {list}"));
+    log::info!("installing host packages: {list}");
     // One broken third-party source fails the update, yet the packages may be there all the same.
     let updated = run(command("apt-get").args(["-qq", "update"]));
     let installed = run(command("apt-get")

@@ -1,12 +1,13 @@
-//! The guest's root image: a small Debian with udev, lvm2 and device-mapper's tools.
+//! The guest's root image: a small Debian with udev and what the lab's user wants in it.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::{
     apt::Apt,
     cache::{self, Cache},
+    config::Config,
     host,
 };
 
@@ -16,25 +17,8 @@ const RECIPE: &str = "1";
 /// The guest's distribution.
 pub const SUITES: &[&str] = &["bookworm", "bookworm-updates", "bookworm-security"];
 
-/// What is in it besides the essential packages.
-const PACKAGES: &[&str] = &[
-    "bpftool",
-    "busybox-static",
-    "cryptsetup-bin",
-    "dmsetup",
-    "e2fsprogs",
-    "iproute2",
-    "kmod",
-    "kpartx",
-    "lvm2",
-    "procps",
-    "python3-minimal",
-    "strace",
-    "systemd",
-    "thin-provisioning-tools",
-    "udev",
-    "util-linux",
-];
+/// What the lab's own scripts need besides the essential packages.
+const PACKAGES: &[&str] = &["busybox-static", "kmod", "systemd", "udev", "util-linux"];
 
 /// Files the guest has no use for.
 const EXCLUDED: &[&str] = &[
@@ -56,8 +40,8 @@ pub struct Image {
 }
 
 /// The image of the present recipe, if it is built.
-pub fn cached(cache: &Cache) -> Option<Image> {
-    let dir = cache.path("image").join(key());
+pub fn cached(config: &Config, cache: &Cache) -> Option<Image> {
+    let dir = cache.path("image").join(key(config));
     let image = Image {
         root: dir.join("root.squashfs"),
         busybox: dir.join("busybox"),
@@ -66,19 +50,20 @@ pub fn cached(cache: &Cache) -> Option<Image> {
 }
 
 /// The cached image, or a new one.
-pub fn prepare(cache: &Cache, apt: &Apt) -> Result<Image> {
-    if let Some(image) = cached(cache) {
+pub fn prepare(config: &Config, cache: &Cache, apt: &Apt) -> Result<Image> {
+    if let Some(image) = cached(config, cache) {
         return Ok(image);
     }
     if !host::is_root() {
         bail!(
-            "root image: not built yet, and building needs root; run `cargo xtask vm --prepare` as root"
+            "root image: not built yet, and building needs root; run `{}` as root",
+            config.prepare_command
         );
     }
-    super::say("root image: building (half a minute)");
+    log::info!("root image: building (half a minute)");
     // Images of former recipes are of no use any more.
     cache::remove_dir(&cache.path("image"))?;
-    let dir = cache.path("image").join(key());
+    let dir = cache.path("image").join(key(config));
     cache::build_dir(&dir, |partial| {
         let tree = partial.join("tree");
         let sources = partial.join("sources.list");
@@ -90,7 +75,8 @@ pub fn prepare(cache: &Cache, apt: &Apt) -> Result<Image> {
             "--mode=root",
             "--format=directory",
         ]);
-        command.arg(format!("--include={}", PACKAGES.join(",")));
+        let packages: Vec<&str> = packages(config).into_iter().collect();
+        command.arg(format!("--include={}", packages.join(",")));
         command.arg("--aptopt=APT::Install-Recommends \"false\"");
         for line in Apt::acquire_settings()? {
             command.arg(format!("--aptopt={line}"));
@@ -109,14 +95,17 @@ pub fn prepare(cache: &Cache, apt: &Apt) -> Result<Image> {
         cache::remove_dir(&tree)
     })
     .context("root image: cannot be built")?;
-    cached(cache).context("root image: built, yet not found in the cache")
+    cached(config, cache).context("root image: built, yet not found in the cache")
+}
+
+/// All packages that are asked for.
+fn packages(config: &Config) -> BTreeSet<&'static str> {
+    PACKAGES.iter().chain(config.packages).copied().collect()
 }
 
 /// The key of everything that shapes the image.
-fn key() -> String {
-    cache::recipe_key(
-        [RECIPE]
-            .into_iter()
-            .chain(SUITES.iter().chain(PACKAGES).chain(EXCLUDED).copied()),
-    )
+fn key(config: &Config) -> String {
+    let parts = [RECIPE].into_iter().chain(SUITES.iter().copied());
+    let parts = parts.chain(packages(config));
+    cache::recipe_key(parts.chain(EXCLUDED.iter().copied()))
 }

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{
     apt::{self, Apt, Candidate},
     cache::{self, Cache},
+    config::{Config, Freshness},
     host, modules, vmlinux,
 };
 
@@ -97,7 +98,7 @@ pub fn resolve(names: &[String]) -> Result<Vec<&'static Spec>> {
 }
 
 /// The cached kernel of that name, if its recipe is still this one.
-pub fn cached(cache: &Cache, spec: &Spec) -> Option<Kernel> {
+pub fn cached(config: &Config, cache: &Cache, spec: &Spec) -> Option<Kernel> {
     let base = cache.path("kernels").join(spec.name);
     let dir = base.join(fs::read_to_string(base.join("current")).ok()?.trim());
     let meta = fs::read_to_string(dir.join("meta")).ok()?;
@@ -106,7 +107,7 @@ pub fn cached(cache: &Cache, spec: &Spec) -> Option<Kernel> {
             .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
             .map(str::to_owned)
     };
-    (field("recipe")? == recipe()).then_some(())?;
+    (field("recipe")? == recipe(config)).then_some(())?;
     Some(Kernel {
         name: spec.name.to_owned(),
         suite: field("suite")?,
@@ -116,19 +117,18 @@ pub fn cached(cache: &Cache, spec: &Spec) -> Option<Kernel> {
     })
 }
 
-/// The cached kernel, or a new one from the mirror. `refresh` looks for a newer version even when
-/// one is cached.
-pub fn prepare(cache: &Cache, apt: &mut Apt, spec: &Spec, refresh: bool) -> Result<Kernel> {
-    let present = cached(cache, spec);
+/// The cached kernel, or a new one from the mirror.
+pub fn prepare(config: &Config, cache: &Cache, apt: &mut Apt, spec: &Spec) -> Result<Kernel> {
+    let present = cached(config, cache, spec);
     if let Some(kernel) = &present
-        && !refresh
+        && config.freshness == Freshness::Cached
     {
         return Ok(kernel.clone());
     }
     let image = match (newest_image(apt, spec), &present) {
         (Ok(image), _) => image,
         (Err(error), Some(kernel)) => {
-            super::say(&format!("{error:#}; keeping the cached {}", kernel.version));
+            log::info!("{error:#}; keeping the cached {}", kernel.version);
             return Ok(kernel.clone());
         }
         (Err(error), None) => return Err(error),
@@ -138,17 +138,20 @@ pub fn prepare(cache: &Cache, apt: &mut Apt, spec: &Spec, refresh: bool) -> Resu
     {
         return Ok(kernel);
     }
-    super::say(&format!(
+    log::info!(
         "kernel {}: fetching {} ({})",
-        spec.name, image.version, image.suite
-    ));
+        spec.name,
+        image.version,
+        image.suite
+    );
     let base = cache.path("kernels").join(spec.name);
-    let name = format!("{}-{}", image.version.replace([':', '/'], "_"), recipe());
+    let version = image.version.replace([':', '/'], "_");
+    let name = format!("{version}-{}", recipe(config));
     let dir = base.join(&name);
-    cache::build_dir(&dir, |partial| build(apt, spec, &image, partial))?;
+    cache::build_dir(&dir, |partial| build(config, apt, spec, &image, partial))?;
     fs::write(base.join("current"), &name)?;
     remove_others(&base, &name)?;
-    cached(cache, spec).with_context(|| {
+    cached(config, cache, spec).with_context(|| {
         format!(
             "kernel {}: built, yet not readable in {}",
             spec.name,
@@ -179,8 +182,8 @@ fn newest_image(apt: &mut Apt, spec: &Spec) -> Result<Candidate> {
     }
     let meta = best.with_context(|| {
         format!(
-            "kernel {}: no suite of this machine's mirror offers it ({}); leave it out or try \
-             `--kernel newest`",
+            "kernel {}: no suite of this machine's mirror offers it ({}); leave it out or take \
+             another one, such as newest",
             spec.name,
             seen.join("; ")
         )
@@ -210,7 +213,7 @@ fn exact(apt: &Apt, like: &Candidate, package: &str) -> Result<Candidate> {
 }
 
 /// Downloads and unpacks a kernel and leaves the bootable files in `dir`.
-fn build(apt: &Apt, spec: &Spec, image: &Candidate, dir: &Path) -> Result<()> {
+fn build(config: &Config, apt: &Apt, spec: &Spec, image: &Candidate, dir: &Path) -> Result<()> {
     let tree = dir.join("tree");
     let debs = dir.join("debs");
     // Since 7.2 an image package is empty; its parts are packages of their own.
@@ -233,13 +236,13 @@ fn build(apt: &Apt, spec: &Spec, image: &Candidate, dir: &Path) -> Result<()> {
     if let Some(config) = config_file(&tree, &release) {
         fs::copy(&config, dir.join("config"))?;
     }
-    modules::pack(&tree, &release, dir)
+    modules::pack(config.modules, &tree, &release, dir)
         .with_context(|| format!("kernel {}: its modules cannot be packed", spec.name))?;
     cache::remove_dir(&tree)?;
     cache::remove_dir(&debs)?;
     let meta = format!(
         "recipe={}\nsuite={}\nversion={}\nrelease={release}\n",
-        recipe(),
+        recipe(config),
         image.suite,
         image.version
     );
@@ -302,8 +305,9 @@ fn remove_others(base: &Path, keep: &str) -> Result<()> {
 }
 
 /// The key of everything that shapes a prepared kernel, its version aside.
-fn recipe() -> String {
-    cache::recipe_key([RECIPE].into_iter().chain(modules::recipe()))
+fn recipe(config: &Config) -> String {
+    let modules = modules::recipe(config.modules);
+    cache::recipe_key([RECIPE].into_iter().chain(modules))
 }
 
 #[cfg(test)]

@@ -1,50 +1,68 @@
 //! The lab: what is built in its cache, and what runs on it.
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, Result};
 
 use super::{
     apt::Apt,
     boot,
     cache::Cache,
+    config::{Config, Freshness},
     guest::Disks,
     host, image,
     kernel::{self, Kernel, Spec},
     layer::Layer,
     outcome::Outcome,
     run::RunSpec,
+    tool::Tool,
 };
 
 /// The lab: what is built and what can be run.
 pub struct Lab {
+    config: Config,
     cache: Cache,
     apt: Option<Apt>,
-    refresh: bool,
 }
 
 impl Lab {
-    /// Opens the cache and makes sure of the host's programs. `refresh` looks for newer kernels
-    /// than the cached ones.
-    pub fn open(refresh: bool) -> Result<Self> {
+    /// Opens the cache and makes sure of the host's programs.
+    pub fn open(config: Config) -> Result<Self> {
         host::ensure_programs()?;
+        Self::inspect(config)
+    }
+
+    /// Opens the cache only, to see what is there: nothing is installed on the host.
+    pub fn inspect(config: Config) -> Result<Self> {
         Ok(Self {
-            cache: Cache::open()?,
+            cache: Cache::open(&config.cache)?,
+            config,
             apt: None,
-            refresh,
         })
+    }
+
+    /// The kernel, if it is cached.
+    pub fn cached_kernel(&self, spec: &Spec) -> Option<Kernel> {
+        kernel::cached(&self.config, &self.cache, spec)
+    }
+
+    /// Whether the root image is cached.
+    pub fn has_image(&self) -> bool {
+        image::cached(&self.config, &self.cache).is_some()
     }
 
     /// Makes a kernel, and the root image, ready: from the cache or newly built.
     pub fn prepare(&mut self, spec: &Spec) -> Result<Kernel> {
-        if !self.refresh
-            && let Some(kernel) = kernel::cached(&self.cache, spec)
-            && image::cached(&self.cache).is_some()
+        if self.config.freshness == Freshness::Cached
+            && let Some(kernel) = self.cached_kernel(spec)
+            && self.has_image()
         {
             return Ok(kernel);
         }
         let _lock = self.cache.lock()?;
         let apt = Self::apt(&mut self.apt, &self.cache)?;
-        let kernel = kernel::prepare(&self.cache, apt, spec, self.refresh)?;
-        image::prepare(&self.cache, apt)?;
+        let kernel = kernel::prepare(&self.config, &self.cache, apt, spec)?;
+        image::prepare(&self.config, &self.cache, apt)?;
         Ok(kernel)
     }
 
@@ -57,6 +75,11 @@ impl Lab {
         layer.prepare(&self.cache, Self::apt(&mut self.apt, &self.cache)?)
     }
 
+    /// The directory that a program for this machine is in: from the cache or newly fetched.
+    pub fn prepare_tool(&self, tool: &Tool) -> Result<PathBuf> {
+        tool.prepare(&self.cache)
+    }
+
     /// apt's state, opened when it is first needed.
     fn apt<'a>(apt: &'a mut Option<Apt>, cache: &Cache) -> Result<&'a mut Apt> {
         if apt.is_none() {
@@ -67,17 +90,17 @@ impl Lab {
 
     /// Runs a command on a kernel that is ready.
     pub fn run_one(&self, kernel: &Kernel, run: &RunSpec) -> Result<Outcome> {
-        let image = image::cached(&self.cache)
-            .context("root image: not built; run `cargo xtask vm --prepare`")?;
-        let layer = match run.layer {
-            Some(layer) => Some(layer.cached(&self.cache).with_context(|| {
-                format!(
-                    "layer {}: not built; run `cargo xtask vm --prepare`",
-                    layer.name
-                )
-            })?),
-            None => None,
-        };
-        boot::run(&self.cache, kernel, &Disks { image, layer }, run)
+        let command = self.config.prepare_command;
+        let image = image::cached(&self.config, &self.cache)
+            .with_context(|| format!("root image: not built; run `{command}`"))?;
+        let layer =
+            match run.layer {
+                Some(layer) => Some(layer.cached(&self.cache).with_context(|| {
+                    format!("layer {}: not built; run `{command}`", layer.name)
+                })?),
+                None => None,
+            };
+        let disks = Disks { image, layer };
+        boot::run(&self.config, &self.cache, kernel, &disks, run)
     }
 }

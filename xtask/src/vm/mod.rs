@@ -7,6 +7,7 @@ mod apt;
 mod boot;
 mod cache;
 mod cli;
+mod config;
 mod cpio;
 mod docs;
 mod frame;
@@ -26,18 +27,17 @@ mod sources;
 mod splat;
 pub mod storm;
 pub mod suite;
-pub mod tool;
+mod tool;
 mod vmlinux;
 
 pub use self::{
+    accel::Accel,
     cli::{Args, main},
+    config::{Config, Freshness},
     kernel::Kernel,
     lab::Lab,
+    layer::Layer,
     outcome::{End, Outcome},
     run::{Clock, RunSpec, Streams, guest_file},
+    tool::Tool,
 };
-
-/// A line of the lab's own, told from the command's by its prefix.
-fn say(line: &str) {
-    eprintln!("vm: {line}");
-}

@@ -10,39 +10,6 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{cache, host};
 
-/// Module names and directories (with a slash) to keep; their dependencies come along.
-const WANTED: &[&str] = &[
-    "drivers/md/",
-    "drivers/virtio/",
-    "crypto/",
-    "arch/x86/crypto/",
-    "net/bridge/",
-    "net/netfilter/",
-    "net/ipv4/netfilter/",
-    "net/ipv6/netfilter/",
-    "brd",
-    "dummy",
-    "ext4",
-    "loop",
-    "nbd",
-    "null_blk",
-    "overlay",
-    "scsi_debug",
-    "sd_mod",
-    "sg",
-    "squashfs",
-    "tun",
-    "veth",
-    "virtio_blk",
-    "virtio_console",
-    "virtio_net",
-    "virtio_pci",
-    "virtio_rng",
-    "virtio_scsi",
-    "xfs",
-    "zram",
-];
-
 /// Modules the initramfs loads itself, before the root image is there.
 const EARLY: &[&str] = &[
     "virtio_pci",
@@ -54,13 +21,14 @@ const EARLY: &[&str] = &[
 ];
 
 /// What shapes the packed modules, for the cache's key.
-pub fn recipe() -> impl Iterator<Item = &'static str> {
-    WANTED.iter().chain(EARLY).copied()
+pub fn recipe(wanted: &'static [&'static str]) -> impl Iterator<Item = &'static str> {
+    wanted.iter().chain(EARLY).copied()
 }
 
-/// Packs the wanted modules of the unpacked package `tree` into `dir`: `modules.squashfs`, and
-/// the early ones as `early/NN.ko` in loading order.
-pub fn pack(tree: &Path, release: &str, dir: &Path) -> Result<()> {
+/// Packs modules of the unpacked package `tree` into `dir`: those that `wanted` names or has the
+/// directories of, with their dependencies, into `modules.squashfs`, and the early ones as
+/// `early/NN.ko` in loading order.
+pub fn pack(wanted: &[&str], tree: &Path, release: &str, dir: &Path) -> Result<()> {
     let base = ["usr/lib/modules", "lib/modules"]
         .iter()
         .map(|place| tree.join(place).join(release))
@@ -76,7 +44,7 @@ pub fn pack(tree: &Path, release: &str, dir: &Path) -> Result<()> {
     let deps = Deps::parse(&read(&source.join("modules.dep"))?);
 
     let slim = work.join("slim/lib/modules").join(release);
-    for path in deps.closure(WANTED) {
+    for path in deps.closure(&[wanted, EARLY].concat()) {
         take(&source.join(&path), &slim.join(&path))?;
     }
     for name in [

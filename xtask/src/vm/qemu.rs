@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{
     accel::Accel,
+    config::Config,
     guest::{self, Disks},
     host,
     kernel::Kernel,
@@ -40,12 +41,13 @@ impl Qemu {
     /// Starts a guest of `kernel` with its files in `dir`.
     pub fn start(
         dir: &Path,
+        config: &Config,
         kernel: &Kernel,
         disks: &Disks,
         spec: &RunSpec,
         accel: Accel,
     ) -> Result<Self> {
-        guest::initramfs(kernel, disks, spec, &dir.join(INITRAMFS))?;
+        guest::initramfs(config, kernel, disks, spec, &dir.join(INITRAMFS))?;
         let mut listeners = Vec::new();
         // setpriv: QEMU must not outlive this process, however it ends.
         let mut command = host::command("setpriv");

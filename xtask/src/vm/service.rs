@@ -4,8 +4,8 @@ use std::{os::unix::fs::symlink, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Kernel, Lab, RunSpec, Streams, guest_file, kernel, layer::Layer, suite::Programs};
-use crate::{host, tally::Tally};
+use super::{Freshness, Kernel, Lab, RunSpec, Streams, guest_file, kernel, suite::Programs};
+use crate::{guests, host, tally::Tally};
 
 /// A script of `tests/vm` on a kernel.
 struct Case {
@@ -48,7 +48,7 @@ const CASES: [Case; 7] = [
 /// Runs all, for `cargo xtask test`.
 pub fn tier() -> Result<Tally> {
     let programs = Programs::build()?;
-    let mut lab = Lab::open(false)?;
+    let mut lab = guests::lab(Freshness::Cached)?;
     let mut tally = Tally::default();
     for case in &CASES {
         let name = format!("{} on {}, init {:?}", case.script, case.kernel, case.init);
@@ -88,8 +88,8 @@ fn one(lab: &mut Lab, kernel: &Kernel, programs: &Programs, case: &Case) -> Resu
         let folder = "/etc/systemd/system/sysinit.target.wants";
         files.push(guest_file(wants.path(), folder)?);
     }
-    let layer: Option<&Layer> = match case.init {
-        Init::Docker => Some("docker".parse()?),
+    let layer = match case.init {
+        Init::Docker => Some(guests::layer("docker")?),
         _ => None,
     };
     if let Some(layer) = layer {

@@ -16,11 +16,11 @@ use anyhow::{Context as _, Result, bail};
 
 use self::numbers::Numbers;
 use super::{
-    End, Kernel, Lab, Outcome, RunSpec, Streams, guest_file,
+    End, Freshness, Kernel, Lab, Outcome, RunSpec, Streams, guest_file,
     kernel::{self, Spec},
     suite::{self, Programs},
 };
-use crate::{host, tally::Tally};
+use crate::{guests, host, tally::Tally};
 
 /// Real operations under `clean --apply` in a tight loop, in a virtual machine.
 #[derive(clap::Args)]
@@ -129,7 +129,7 @@ pub fn tier() -> Result<Tally> {
 /// Storms on each kernel, prints a line for each, and what is wrong; returns how much is.
 fn storms(specs: &[&Spec], runs: &[Run], programs: &Programs) -> Result<usize> {
     let program = suite::fingerprint(&programs.dmtrace)?;
-    let mut lab = Lab::open(false)?;
+    let mut lab = guests::lab(Freshness::Cached)?;
     println!("{}", Numbers::head());
     let mut wrong = Vec::new();
     for &spec in specs {

@@ -30,14 +30,15 @@ use self::{
     table::{Cell, Table},
 };
 use super::{
-    End, Kernel, Lab, Outcome, RunSpec, Streams,
-    cache::Cache,
-    image,
+    End, Freshness, Kernel, Lab, Outcome, RunSpec, Streams,
     kernel::{self, Spec},
     run::FileSpec,
-    say,
 };
-use crate::{host, tally::Tally};
+use crate::{
+    guests::{self, say},
+    host,
+    tally::Tally,
+};
 
 /// Kernels of `cargo xtask test`: the oldest and a recent one.
 const USUAL: [&str; 2] = ["5.10", "6.12"];
@@ -61,7 +62,7 @@ pub struct SuiteArgs {
 }
 
 /// The suite as the command line asks for it; returns an exit code.
-pub fn main(args: &SuiteArgs, kernels: &[String], list: bool, refresh: bool) -> Result<i32> {
+pub fn main(args: &SuiteArgs, kernels: &[String], list: bool, freshness: Freshness) -> Result<i32> {
     let all = scenario::load(&host::root().join("tests/vm/scenarios"))?;
     let chosen = scenario::choose(&all, &args.scenarios)?;
     if list {
@@ -73,7 +74,7 @@ pub fn main(args: &SuiteArgs, kernels: &[String], list: bool, refresh: bool) -> 
         names => kernel::resolve(names)?,
     };
     let programs = Programs::build()?;
-    let table = run(&chosen, &specs, refresh, args.logs, &programs)?;
+    let table = run(&chosen, &specs, freshness, args.logs, &programs)?;
     if args.write_docs {
         let program = fingerprint(&programs.dmtrace)?;
         docs::write(&all, &kept::complete(&all, &table, &program))?;
@@ -89,9 +90,9 @@ pub fn unavailable() -> Option<String> {
             "needs Debian: the lab takes kernels and programs from its packages".to_owned(),
         );
     }
-    let has_image = || Cache::open().is_ok_and(|cache| image::cached(&cache).is_some());
-    (!super::host::is_root() && !has_image())
-        .then(|| "needs root once: run as root: cargo xtask vm --prepare".to_owned())
+    let has_image = || guests::inspect().is_ok_and(|lab| lab.has_image());
+    (!host::is_root() && !has_image())
+        .then(|| format!("needs root once: run as root: {}", guests::PREPARE))
 }
 
 /// The suite as a tier of `cargo xtask test`.
@@ -99,7 +100,14 @@ pub fn tier() -> Result<Tally> {
     let all = scenario::load(&host::root().join("tests/vm/scenarios"))?;
     let chosen: Vec<&Scenario> = all.iter().collect();
     let specs = kernel::resolve(&USUAL.map(str::to_owned))?;
-    Ok(run(&chosen, &specs, false, true, &Programs::build()?)?.tally())
+    Ok(run(
+        &chosen,
+        &specs,
+        Freshness::Cached,
+        true,
+        &Programs::build()?,
+    )?
+    .tally())
 }
 
 /// Guests that run at the same time: each of them sleeps half of its time.
@@ -109,11 +117,11 @@ const GUESTS: usize = 2;
 fn run(
     scenarios: &[&Scenario],
     specs: &[&Spec],
-    refresh: bool,
+    freshness: Freshness,
     logs: bool,
     programs: &Programs,
 ) -> Result<Table> {
-    let mut lab = Lab::open(refresh)?;
+    let mut lab = guests::lab(freshness)?;
     let kernels: Vec<(&Spec, Result<Kernel>)> = specs
         .iter()
         .map(|spec| (*spec, lab.prepare(spec)))

@@ -1,5 +1,4 @@
-//! Programs that tests of `packaging/` run on this machine, out of Debian packages that are not
-//! installed: the package of promtool would start a server.
+//! Programs for this machine, out of Debian packages that are not installed.
 
 use std::{
     fs,
@@ -14,45 +13,46 @@ use super::{
     host, image, layer,
 };
 
-const PROMTOOL: &str = "promtool";
-const PACKAGE: &str = "prometheus";
-const FILE: &str = "usr/bin/promtool";
-
-/// The directory that promtool is in, fetched if need be; nothing if `PATH` has it.
-///
-/// # Errors
-/// It is neither installed nor can it be fetched.
-pub fn promtool() -> Result<Option<PathBuf>> {
-    if crate::host::has(PROMTOOL) {
-        return Ok(None);
-    }
-    let cache = Cache::open()?;
-    let key = cache::recipe_key(
-        [PACKAGE, FILE]
-            .into_iter()
-            .chain(image::SUITES.iter().copied()),
-    );
-    let dir = cache.path("tools").join(PROMTOOL).join(key);
-    let _lock = cache.lock()?;
-    if !dir.join(PROMTOOL).is_file() {
-        super::say("promtool: fetching");
-        fetch(&cache, &dir).context("promtool: cannot be fetched")?;
-    }
-    Ok(Some(dir))
+/// A program of a Debian package. Only its file is taken: the package is not installed, and nothing
+/// of it is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tool {
+    /// Name of the program.
+    pub name: &'static str,
+    /// The package that has it.
+    pub package: &'static str,
+    /// Its place in the package, without a leading slash.
+    pub file: &'static str,
 }
 
-fn fetch(cache: &Cache, dir: &Path) -> Result<()> {
-    let mut apt = Apt::open(&cache.path("apt"))?;
-    let newest = layer::newest(&mut apt, PACKAGE)?;
-    // What former recipes made is of no use any more.
-    cache::remove_dir(&cache.path("tools").join(PROMTOOL))?;
-    cache::build_dir(dir, |partial| {
-        let deb = apt.download(&newest, &partial.join("debs"))?;
-        let tree = partial.join("tree");
-        host::unpack(&deb, &tree)?;
-        fs::rename(tree.join(FILE), partial.join(PROMTOOL))
-            .with_context(|| format!("{FILE}: not in package {PACKAGE}"))?;
-        cache::remove_dir(&tree)?;
-        cache::remove_dir(&partial.join("debs"))
-    })
+impl Tool {
+    /// The directory that it is in, fetched if need be.
+    pub(super) fn prepare(&self, cache: &Cache) -> Result<PathBuf> {
+        let parts = [self.package, self.file].into_iter();
+        let key = cache::recipe_key(parts.chain(image::SUITES.iter().copied()));
+        let dir = cache.path("tools").join(self.name).join(key);
+        let _lock = cache.lock()?;
+        if !dir.join(self.name).is_file() {
+            log::info!("{}: fetching", self.name);
+            self.fetch(cache, &dir)
+                .with_context(|| format!("{}: cannot be fetched", self.name))?;
+        }
+        Ok(dir)
+    }
+
+    fn fetch(&self, cache: &Cache, dir: &Path) -> Result<()> {
+        let mut apt = Apt::open(&cache.path("apt"))?;
+        let newest = layer::newest(&mut apt, self.package)?;
+        // What former recipes made is of no use any more.
+        cache::remove_dir(&cache.path("tools").join(self.name))?;
+        cache::build_dir(dir, |partial| {
+            let deb = apt.download(&newest, &partial.join("debs"))?;
+            let tree = partial.join("tree");
+            host::unpack(&deb, &tree)?;
+            fs::rename(tree.join(self.file), partial.join(self.name))
+                .with_context(|| format!("{}: not in package {}", self.file, self.package))?;
+            cache::remove_dir(&tree)?;
+            cache::remove_dir(&partial.join("debs"))
+        })
+    }
 }

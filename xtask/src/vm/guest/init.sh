@@ -65,7 +65,8 @@ else
     mount -t tmpfs -o mode=755 tmpfs /new/run
     mount -t tmpfs -o mode=1777 tmpfs /new/tmp
     mkdir -p /new/run/lock/lvm /new/run/lvm
-    hostname dmtrace-lab
+    . /lab/settings
+    hostname "$LAB_NAME"
     echo 4b1d0000000000000000000000000001 >/new/etc/machine-id
     ip link set lo up
 fi

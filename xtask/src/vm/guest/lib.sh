@@ -21,6 +21,11 @@ frame_file() {
     { printf '%s %s\n' "$1" "$(stat -c %s "$2")"; cat "$2"; } >"$LAB_PORT"
 }
 
+# load_modules: those that the lab says are to be there.
+load_modules() {
+    [ -z "$LAB_MODULES" ] || modprobe -a $LAB_MODULES || broken "modprobe $LAB_MODULES"
+}
+
 # broken WHAT: the guest cannot be used.
 broken() {
     frame broken "$1"

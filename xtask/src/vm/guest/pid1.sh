@@ -1,9 +1,10 @@
 #!/bin/sh
-# PID 1 of the plain mode: what systemd would set up, as far as device-mapper and eBPF need it.
+# PID 1 of the plain mode: what systemd would set up, as far as udev and eBPF need it.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 . /lab/lib
+. /lab/settings
 frame hello "$(uname -r)"
-modprobe -a dm_mod loop || broken "modprobe dm_mod loop"
+load_modules
 
 # udevd kills what is left in its control group, so it gets one of its own, as under systemd.
 mkdir -p /sys/fs/cgroup/system.slice/systemd-udevd.service /sys/fs/cgroup/lab

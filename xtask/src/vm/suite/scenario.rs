@@ -5,7 +5,10 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, Result, bail};
 
 use super::table::Cell;
-use crate::vm::{kernel::MATRIX, layer::Layer};
+use crate::{
+    guests,
+    vm::{Layer, kernel::MATRIX},
+};
 
 /// A scenario.
 #[derive(Debug)]
@@ -146,7 +149,7 @@ impl Scenario {
                 "because" => scenario.because = value.to_owned(),
                 "variants" => scenario.variants = words(value),
                 "boot" => scenario.boot = value.to_owned(),
-                "with" => scenario.layer = Some(value.parse().context("header")?),
+                "with" => scenario.layer = Some(guests::layer(value).context("header")?),
                 "limit" => scenario.limit = value.parse().context("header: limit")?,
                 _ => bail!("header: {field:?} is unknown"),
             }
