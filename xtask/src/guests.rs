@@ -3,11 +3,9 @@
 use std::{env, path::PathBuf};
 
 use anyhow::{Context as _, Result};
+use kernel_lab::{Accel, Config, Freshness, Lab, Layer, Tool};
 
-use crate::{
-    host,
-    vm::{Accel, Config, Freshness, Lab, Layer, Tool},
-};
+use crate::host;
 
 /// How to fill the lab's cache.
 pub(crate) const PREPARE: &str = "cargo xtask vm --prepare";

@@ -4,13 +4,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use kernel_lab::{Clock, Freshness, Lab, RunSpec, Streams, guest_file, kernel};
 use serde_json::{Map, Value, json};
 
 use super::programs::Programs;
-use crate::{
-    guests, host,
-    vm::{Clock, Freshness, Lab, RunSpec, Streams, guest_file, kernel},
-};
+use crate::{guests, host};
 
 /// Measures on these kernels.
 pub fn measure(programs: &Programs, kernels: &[String]) -> Result<Value> {

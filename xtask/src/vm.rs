@@ -1,19 +1,20 @@
-//! The command line of the lab.
+//! `cargo xtask vm`: a command on a real kernel with real device-mapper, udev and lvm2.
+//!
+//! `docs/vm-lab.md` tells how to use it.
 
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
-
-use super::{
-    Clock, End, Freshness, Lab, Outcome, RunSpec, Streams,
+use kernel_lab::{
+    Clock, End, FileSpec, Freshness, LAB_FAILED, Lab, Layer, Outcome, RunSpec, Streams,
     kernel::{self, Spec},
-    layer::Layer,
-    out,
-    outcome::LAB_FAILED,
-    run::FileSpec,
-    suite,
+    table,
 };
-use crate::guests::{self, LAYERS, say};
+
+use crate::{
+    guests::{self, LAYERS, say},
+    scenario,
+};
 
 /// Run a command as root in a virtual machine with a real kernel, device-mapper and udevd.
 ///
@@ -56,7 +57,7 @@ pub struct Args {
     #[command(flatten)]
     cache: CacheArgs,
     #[command(flatten)]
-    suite: suite::SuiteArgs,
+    suite: scenario::SuiteArgs,
     /// Command and arguments; one word alone is a shell line
     #[arg(last = true, required_unless_present_any = ["prepare", "list", "suite"], value_name = "CMD")]
     command: Vec<String>,
@@ -97,7 +98,7 @@ pub fn main(args: &Args) -> ! {
 
 fn dispatch(args: &Args) -> Result<i32> {
     if args.suite.suite {
-        return suite::main(
+        return scenario::main(
             &args.suite,
             &args.kernels,
             args.cache.list,
@@ -147,7 +148,7 @@ fn dispatch(args: &Args) -> Result<i32> {
         rows.push((spec.name.to_owned(), row));
     }
     if several {
-        eprint!("{}", out::table(&rows));
+        eprint!("{}", table(&rows));
     }
     Ok(first_failure)
 }

@@ -8,8 +8,10 @@ mod expect;
 mod explain;
 mod fields;
 mod kept;
-mod programs;
-mod scenario;
+pub mod programs;
+mod script;
+pub mod service;
+pub mod storm;
 mod table;
 
 use std::{
@@ -22,17 +24,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-
-pub use self::programs::static_program;
-pub(super) use self::{kept::fingerprint, programs::Programs};
-use self::{
-    scenario::{Entries, Scenario},
-    table::{Cell, Table},
-};
-use super::{
-    End, Freshness, Kernel, Lab, Outcome, RunSpec, Streams,
+use kernel_lab::{
+    End, FileSpec, Freshness, Kernel, Lab, Outcome, RunSpec, Streams,
     kernel::{self, Spec},
-    run::FileSpec,
+};
+
+use self::{
+    kept::fingerprint,
+    programs::Programs,
+    script::{Entries, Scenario},
+    table::{Cell, Table},
 };
 use crate::{
     guests::{self, say},
@@ -63,10 +64,10 @@ pub struct SuiteArgs {
 
 /// The suite as the command line asks for it; returns an exit code.
 pub fn main(args: &SuiteArgs, kernels: &[String], list: bool, freshness: Freshness) -> Result<i32> {
-    let all = scenario::load(&host::root().join("tests/vm/scenarios"))?;
-    let chosen = scenario::choose(&all, &args.scenarios)?;
+    let all = script::load(&host::root().join("tests/vm/scenarios"))?;
+    let chosen = script::choose(&all, &args.scenarios)?;
     if list {
-        print!("{}", scenario::list(&chosen));
+        print!("{}", script::list(&chosen));
         return Ok(0);
     }
     let specs = match kernels {
@@ -97,7 +98,7 @@ pub fn unavailable() -> Option<String> {
 
 /// The suite as a tier of `cargo xtask test`.
 pub fn tier() -> Result<Tally> {
-    let all = scenario::load(&host::root().join("tests/vm/scenarios"))?;
+    let all = script::load(&host::root().join("tests/vm/scenarios"))?;
     let chosen: Vec<&Scenario> = all.iter().collect();
     let specs = kernel::resolve(&USUAL.map(str::to_owned))?;
     Ok(run(
@@ -139,11 +140,11 @@ fn run(
         let mut cells = Vec::new();
         match kernel {
             Ok(kernel) => {
-                cells.extend(scenario::unfit(scenarios, spec.name));
-                let boots = scenario::boots(scenarios, spec.name).into_iter();
+                cells.extend(script::unfit(scenarios, spec.name));
+                let boots = script::boots(scenarios, spec.name).into_iter();
                 queue.extend(boots.map(|entries| (column, kernel, entries)));
             }
-            Err(error) => cells.extend(scenario::nothing(scenarios, &format!("{error:#}"))),
+            Err(error) => cells.extend(script::nothing(scenarios, &format!("{error:#}"))),
         }
         columns.push((spec.name.to_owned(), cells));
     }

@@ -3,8 +3,9 @@
 use std::{os::unix::fs::symlink, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
+use kernel_lab::{Freshness, Kernel, Lab, RunSpec, Streams, guest_file, kernel};
 
-use super::{Freshness, Kernel, Lab, RunSpec, Streams, guest_file, kernel, suite::Programs};
+use super::programs::Programs;
 use crate::{guests, host, tally::Tally};
 
 /// A script of `tests/vm` on a kernel.

@@ -8,14 +8,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use kernel_lab::kernel::MATRIX;
 use serde_json::{Value, json};
 
 use super::{
     results,
-    scenario::Scenario,
+    script::Scenario,
     table::{Cell, Table},
 };
-use crate::vm::kernel::MATRIX;
 
 /// Name of the file in the folder of a scenario's artefacts.
 const NAME: &str = "outcome.json";

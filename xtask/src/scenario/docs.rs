@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use super::{scenario::Scenario, table::Table};
-use crate::vm::docs;
+use super::{script::Scenario, table::Table};
+use crate::docs;
 
 /// Writes the table between its two marks.
 pub fn write(scenarios: &[Scenario], table: &Table) -> Result<()> {

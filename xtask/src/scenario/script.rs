@@ -3,12 +3,10 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
+use kernel_lab::{Layer, kernel::MATRIX};
 
 use super::table::Cell;
-use crate::{
-    guests,
-    vm::{Layer, kernel::MATRIX},
-};
+use crate::guests;
 
 /// A scenario.
 #[derive(Debug)]

@@ -1,13 +1,14 @@
 //! The table in `docs/cleanup.md`.
 
 use anyhow::Result;
+use kernel_lab::kernel::MATRIX;
 
 use super::{
     Cleaner,
     numbers::{COLUMNS, Numbers},
     results,
 };
-use crate::vm::{docs, kernel::MATRIX};
+use crate::docs;
 
 /// Writes the table between its two marks, of what was run with this program.
 pub(super) fn write(program: &str) -> Result<()> {

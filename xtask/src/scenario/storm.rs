@@ -13,13 +13,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-
-use self::numbers::Numbers;
-use super::{
+use kernel_lab::{
     End, Freshness, Kernel, Lab, Outcome, RunSpec, Streams, guest_file,
     kernel::{self, Spec},
-    suite::{self, Programs},
 };
+
+use self::numbers::Numbers;
+use super::{kept::fingerprint, programs::Programs};
 use crate::{guests, host, tally::Tally};
 
 /// Real operations under `clean --apply` in a tight loop, in a virtual machine.
@@ -101,7 +101,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
     let programs = Programs::build()?;
     let wrong = storms(&specs, &runs, &programs)?;
     if args.write_docs {
-        docs::write(&suite::fingerprint(&programs.dmtrace)?)?;
+        docs::write(&fingerprint(&programs.dmtrace)?)?;
     }
     Ok(if wrong == 0 {
         ExitCode::SUCCESS
@@ -128,7 +128,7 @@ pub fn tier() -> Result<Tally> {
 
 /// Storms on each kernel, prints a line for each, and what is wrong; returns how much is.
 fn storms(specs: &[&Spec], runs: &[Run], programs: &Programs) -> Result<usize> {
-    let program = suite::fingerprint(&programs.dmtrace)?;
+    let program = fingerprint(&programs.dmtrace)?;
     let mut lab = guests::lab(Freshness::Cached)?;
     println!("{}", Numbers::head());
     let mut wrong = Vec::new();
