@@ -16,7 +16,7 @@ pub enum Accel {
 
 impl Accel {
     /// KVM if it may work.
-    pub fn choose(cache: &Cache) -> Self {
+    pub(crate) fn choose(cache: &Cache) -> Self {
         let usable = fs::File::options()
             .read(true)
             .write(true)
@@ -31,7 +31,7 @@ impl Accel {
     }
 
     /// Remembers that KVM does not work, until this machine boots again.
-    pub fn give_up_kvm(cache: &Cache) {
+    pub(crate) fn give_up_kvm(cache: &Cache) {
         // Not remembering costs only another try.
         let _ = fs::write(mark(cache), this_boot());
     }
@@ -42,7 +42,7 @@ impl Accel {
     /// a thread for each CPU that took seconds when static keys were toggled in a loop, with one it
     /// did not happen in thousands of toggles.
     /// Without CX16 because QEMU 7.2's emulation of it breaks some kernels.
-    pub fn options(self) -> [&'static str; 4] {
+    pub(crate) fn options(self) -> [&'static str; 4] {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
             Self::Tcg => ["-accel", "tcg,thread=single", "-cpu", "max,-cx16"],
@@ -50,7 +50,7 @@ impl Accel {
     }
 
     /// How long a guest may take to say its first word.
-    pub fn boot_limit(self) -> Duration {
+    pub(crate) fn boot_limit(self) -> Duration {
         match self {
             Self::Kvm => Duration::from_secs(12),
             Self::Tcg => Duration::from_secs(120),

@@ -22,19 +22,19 @@ const KEYRING_SUITES: &[&str] = &["bookworm", "trixie"];
 
 /// One version of a package in a suite.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// Suite it is in.
-    pub suite: String,
+    pub(crate) suite: String,
     /// Package name.
-    pub package: String,
+    pub(crate) package: String,
     /// Debian version.
-    pub version: String,
+    pub(crate) version: String,
     /// Names of the packages it depends on, first alternatives only.
-    pub depends: Vec<String>,
+    pub(crate) depends: Vec<String>,
 }
 
 /// Private apt state under the lab's cache.
-pub struct Apt {
+pub(crate) struct Apt {
     dir: PathBuf,
     mirror: Mirror,
     keyring: PathBuf,
@@ -43,7 +43,7 @@ pub struct Apt {
 
 impl Apt {
     /// State in `dir`, for the mirror the machine's own sources name.
-    pub fn open(dir: &Path) -> Result<Self> {
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
         let mirror = Mirror::of_this_machine()?;
         fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
         Ok(Self {
@@ -55,7 +55,7 @@ impl Apt {
     }
 
     /// Source lines for `suites`, leaving out those the mirror cannot have.
-    pub fn source_lines(&self, suites: &[&str]) -> String {
+    pub(crate) fn source_lines(&self, suites: &[&str]) -> String {
         suites
             .iter()
             .filter_map(|suite| self.source_line(suite))
@@ -73,7 +73,7 @@ impl Apt {
     }
 
     /// The host's `Acquire` settings (proxies, time-outs), as `name "value";` lines.
-    pub fn acquire_settings() -> Result<Vec<String>> {
+    pub(crate) fn acquire_settings() -> Result<Vec<String>> {
         let dump = host::output(Command::new("apt-config").arg("dump"))?;
         Ok(String::from_utf8_lossy(&dump)
             .lines()
@@ -124,7 +124,7 @@ impl Apt {
 
     /// Fetches the lists of `suite` once per process. A key the host's keyring lacks is looked for
     /// in a newer keyring package that the host's keyring vouches for.
-    pub fn update(&mut self, suite: &str) -> Result<()> {
+    pub(crate) fn update(&mut self, suite: &str) -> Result<()> {
         if self.updated.contains(suite) {
             return Ok(());
         }
@@ -178,7 +178,7 @@ impl Apt {
     }
 
     /// The versions of `package` in `suite`, newest first. The lists must have been fetched.
-    pub fn candidates(&self, suite: &str, package: &str) -> Result<Vec<Candidate>> {
+    pub(crate) fn candidates(&self, suite: &str, package: &str) -> Result<Vec<Candidate>> {
         let mut command = self.command("apt-cache", suite)?;
         let output = command
             .args(["show", package])
@@ -192,7 +192,7 @@ impl Apt {
     }
 
     /// Downloads one package into `dir`; apt verifies it against the signed lists.
-    pub fn download(&self, candidate: &Candidate, dir: &Path) -> Result<PathBuf> {
+    pub(crate) fn download(&self, candidate: &Candidate, dir: &Path) -> Result<PathBuf> {
         fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
         let wanted = format!("{}={}", candidate.package, candidate.version);
         host::run(
@@ -230,7 +230,7 @@ impl Drop for Apt {
 }
 
 /// Whether Debian version `a` is newer than `b`, by dpkg's own rules.
-pub fn newer(a: &str, b: &str) -> bool {
+pub(crate) fn newer(a: &str, b: &str) -> bool {
     host::command("dpkg")
         .args(["--compare-versions", a, "gt", b])
         .status()

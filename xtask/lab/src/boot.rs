@@ -47,7 +47,7 @@ struct Boot {
 
 /// Runs a command in a guest of `kernel`. Only what has to do with the host is an error; all the
 /// rest is in the outcome.
-pub fn run(
+pub(crate) fn run(
     config: &Config,
     cache: &Cache,
     kernel: &Kernel,

@@ -9,13 +9,13 @@ use anyhow::{Context as _, Result};
 
 /// The lab's cache directory.
 #[derive(Clone, Debug)]
-pub struct Cache {
+pub(crate) struct Cache {
     dir: PathBuf,
 }
 
 impl Cache {
     /// The cache in `dir`, which is made if it is not there.
-    pub fn open(dir: &Path) -> Result<Self> {
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir)
             .with_context(|| format!("{}: the lab's cache cannot be made", dir.display()))?;
         let dir = dir
@@ -25,12 +25,12 @@ impl Cache {
     }
 
     /// A path in the cache.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
     /// Waits for other labs that build in this cache; the lock ends with the returned file.
-    pub fn lock(&self) -> Result<File> {
+    pub(crate) fn lock(&self) -> Result<File> {
         let path = self.path("lock");
         let file =
             File::create(&path).with_context(|| format!("{}: cannot be made", path.display()))?;
@@ -44,7 +44,7 @@ impl Cache {
 }
 
 /// A key for a recipe: equal texts give equal keys, on every machine and compiler (FNV-1a).
-pub fn recipe_key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn recipe_key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for part in parts {
         for byte in part.bytes().chain([0]) {
@@ -56,7 +56,7 @@ pub fn recipe_key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
 
 /// Builds a directory under a temporary name and gives it its own name only when complete, so
 /// that an interrupted build is never taken for a cached one.
-pub fn build_dir(dir: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(crate) fn build_dir(dir: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let mut name = dir.file_name().unwrap_or_default().to_owned();
     name.push(".partial");
     let partial = dir.with_file_name(name);
@@ -73,7 +73,7 @@ pub fn build_dir(dir: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<
 }
 
 /// Removes a directory that may not exist.
-pub fn remove_dir(dir: &Path) -> Result<()> {
+pub(crate) fn remove_dir(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("{}: cannot be removed", dir.display()))

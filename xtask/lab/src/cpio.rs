@@ -16,7 +16,7 @@ const SYMLINK: u32 = 0o120_000;
 
 /// An archive being written. Everything belongs to root; times are zero, so equal input gives
 /// equal output.
-pub struct Archive<W> {
+pub(crate) struct Archive<W> {
     out: W,
     inode: u32,
     made: BTreeSet<String>,
@@ -24,7 +24,7 @@ pub struct Archive<W> {
 
 impl<W: Write> Archive<W> {
     /// An archive into `out`.
-    pub fn new(out: W) -> Self {
+    pub(crate) fn new(out: W) -> Self {
         Self {
             out,
             inode: 0,
@@ -33,13 +33,13 @@ impl<W: Write> Archive<W> {
     }
 
     /// Adds a file with its parent directories.
-    pub fn file(&mut self, path: &str, mode: u32, data: &[u8]) -> io::Result<()> {
+    pub(crate) fn file(&mut self, path: &str, mode: u32, data: &[u8]) -> io::Result<()> {
         self.parents(path)?;
         self.entry(path, REGULAR | (mode & 0o7777), data)
     }
 
     /// Adds a directory with its parents.
-    pub fn directory(&mut self, path: &str) -> io::Result<()> {
+    pub(crate) fn directory(&mut self, path: &str) -> io::Result<()> {
         self.parents(path)?;
         if self.made.insert(clean(path).to_owned()) {
             self.entry(path, DIRECTORY | 0o755, &[])?;
@@ -48,13 +48,13 @@ impl<W: Write> Archive<W> {
     }
 
     /// Adds a symlink with its parent directories.
-    pub fn symlink(&mut self, path: &str, target: &str) -> io::Result<()> {
+    pub(crate) fn symlink(&mut self, path: &str, target: &str) -> io::Result<()> {
         self.parents(path)?;
         self.entry(path, SYMLINK | 0o777, target.as_bytes())
     }
 
     /// Adds a host file, symlink or whole directory under `path`.
-    pub fn host_path(&mut self, host: &Path, path: &str) -> Result<()> {
+    pub(crate) fn host_path(&mut self, host: &Path, path: &str) -> Result<()> {
         // The named file itself may be a symlink, as build outputs often are.
         let meta = fs::metadata(host).with_context(|| format!("{}: unreadable", host.display()))?;
         if meta.is_dir() {
@@ -98,7 +98,7 @@ impl<W: Write> Archive<W> {
     }
 
     /// Ends the archive and returns the writer. The next archive may follow directly.
-    pub fn finish(mut self) -> io::Result<W> {
+    pub(crate) fn finish(mut self) -> io::Result<W> {
         self.entry("TRAILER!!!", 0, &[])?;
         Ok(self.out)
     }

@@ -10,7 +10,7 @@ const LIMIT: u64 = 1 << 30;
 
 /// One message of the guest.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Frame {
+pub(crate) enum Frame {
     /// The init runs; payload: kernel release.
     Hello(String),
     /// A step of the preparation failed; payload: which.
@@ -34,7 +34,7 @@ pub enum Frame {
 }
 
 /// Reads the next frame; `None` at the end of the stream. A stream cut inside a frame is an error.
-pub fn read(input: &mut impl BufRead) -> io::Result<Option<Frame>> {
+pub(crate) fn read(input: &mut impl BufRead) -> io::Result<Option<Frame>> {
     let mut line = String::new();
     if input.by_ref().take(128).read_line(&mut line)? == 0 {
         return Ok(None);

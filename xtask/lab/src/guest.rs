@@ -17,15 +17,15 @@ const SYSTEMD_RUN: &str = include_str!("guest/systemd-run.sh");
 const UNIT: &str = include_str!("guest/lab.service");
 
 /// What a guest's root is made of.
-pub struct Disks {
+pub(crate) struct Disks {
     /// The root image.
-    pub image: Image,
+    pub(crate) image: Image,
     /// Laid over the image.
-    pub layer: Option<PathBuf>,
+    pub(crate) layer: Option<PathBuf>,
 }
 
 /// Writes the initramfs of a run to `target`.
-pub fn initramfs(
+pub(crate) fn initramfs(
     config: &Config,
     kernel: &Kernel,
     disks: &Disks,

@@ -24,13 +24,13 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 /// The keyring the host trusts Debian's archive by.
-pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Where Debian keeps administrator programs; a user's `PATH` often lacks it.
 const SBIN: &[&str] = &["/usr/sbin", "/sbin"];
 
 /// The full path of `program`, looked up in `PATH` and the sbin directories.
-pub fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(SBIN.iter().map(PathBuf::from))
@@ -39,17 +39,17 @@ pub fn find(program: &str) -> Option<PathBuf> {
 }
 
 /// A command for `program`, found even when only sbin has it.
-pub fn command(program: &str) -> Command {
+pub(crate) fn command(program: &str) -> Command {
     Command::new(find(program).unwrap_or_else(|| PathBuf::from(program)))
 }
 
 /// Whether this process is root.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }
 
 /// Installs the packages of those programs that are missing.
-pub fn ensure_programs() -> Result<()> {
+pub(crate) fn ensure_programs() -> Result<()> {
     let mut missing: Vec<&str> = PROGRAMS
         .iter()
         .filter(|(program, _)| find(program).is_none())
@@ -90,18 +90,18 @@ pub fn ensure_programs() -> Result<()> {
 }
 
 /// Runs a command to its end; on failure the error carries the end of its output.
-pub fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     output(command).map(drop)
 }
 
 /// Unpacks the files of a Debian package into a directory; nothing of the package is run.
-pub fn unpack(deb: &Path, into: &Path) -> Result<()> {
+pub(crate) fn unpack(deb: &Path, into: &Path) -> Result<()> {
     run(command("dpkg-deb").arg("-x").arg(deb).arg(into))
 }
 
 /// Runs a command and returns its standard output; on failure the error carries the end of its
 /// output.
-pub fn output(command: &mut Command) -> Result<Vec<u8>> {
+pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
     let name = display(command.get_program());
     let output = command
         .stdin(Stdio::null())
@@ -131,7 +131,7 @@ fn errors(text: &str) -> String {
 }
 
 /// The last `lines` non-empty lines of `text`, joined to one.
-pub fn tail(text: &str, lines: usize) -> String {
+pub(crate) fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text
         .lines()
         .map(str::trim)

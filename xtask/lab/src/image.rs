@@ -15,7 +15,7 @@ use super::{
 const RECIPE: &str = "1";
 
 /// The guest's distribution.
-pub const SUITES: &[&str] = &["bookworm", "bookworm-updates", "bookworm-security"];
+pub(crate) const SUITES: &[&str] = &["bookworm", "bookworm-updates", "bookworm-security"];
 
 /// What the lab's own scripts need besides the essential packages.
 const PACKAGES: &[&str] = &["busybox-static", "kmod", "systemd", "udev", "util-linux"];
@@ -32,15 +32,15 @@ const EXCLUDED: &[&str] = &[
 
 /// A built root image.
 #[derive(Clone, Debug)]
-pub struct Image {
+pub(crate) struct Image {
     /// The root file system.
-    pub root: PathBuf,
+    pub(crate) root: PathBuf,
     /// A static busybox for the initramfs.
-    pub busybox: PathBuf,
+    pub(crate) busybox: PathBuf,
 }
 
 /// The image of the present recipe, if it is built.
-pub fn cached(config: &Config, cache: &Cache) -> Option<Image> {
+pub(crate) fn cached(config: &Config, cache: &Cache) -> Option<Image> {
     let dir = cache.path("image").join(key(config));
     let image = Image {
         root: dir.join("root.squashfs"),
@@ -50,7 +50,7 @@ pub fn cached(config: &Config, cache: &Cache) -> Option<Image> {
 }
 
 /// The cached image, or a new one.
-pub fn prepare(config: &Config, cache: &Cache, apt: &Apt) -> Result<Image> {
+pub(crate) fn prepare(config: &Config, cache: &Cache, apt: &Apt) -> Result<Image> {
     if let Some(image) = cached(config, cache) {
         return Ok(image);
     }

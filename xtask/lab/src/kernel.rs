@@ -69,7 +69,7 @@ pub struct Kernel {
     /// What `uname -r` says in it.
     pub release: String,
     /// Its directory in the cache.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 /// Kernels by their names on the command line; `all` is the whole matrix. Each comes once, in the
@@ -98,7 +98,7 @@ pub fn resolve(names: &[String]) -> Result<Vec<&'static Spec>> {
 }
 
 /// The cached kernel of that name, if its recipe is still this one.
-pub fn cached(config: &Config, cache: &Cache, spec: &Spec) -> Option<Kernel> {
+pub(crate) fn cached(config: &Config, cache: &Cache, spec: &Spec) -> Option<Kernel> {
     let base = cache.path("kernels").join(spec.name);
     let dir = base.join(fs::read_to_string(base.join("current")).ok()?.trim());
     let meta = fs::read_to_string(dir.join("meta")).ok()?;
@@ -118,7 +118,12 @@ pub fn cached(config: &Config, cache: &Cache, spec: &Spec) -> Option<Kernel> {
 }
 
 /// The cached kernel, or a new one from the mirror.
-pub fn prepare(config: &Config, cache: &Cache, apt: &mut Apt, spec: &Spec) -> Result<Kernel> {
+pub(crate) fn prepare(
+    config: &Config,
+    cache: &Cache,
+    apt: &mut Apt,
+    spec: &Spec,
+) -> Result<Kernel> {
     let present = cached(config, cache, spec);
     if let Some(kernel) = &present
         && config.freshness == Freshness::Cached

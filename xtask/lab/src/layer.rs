@@ -34,13 +34,13 @@ impl Layer {
     }
 
     /// Its file system, if it is built.
-    pub fn cached(&self, cache: &Cache) -> Option<PathBuf> {
+    pub(crate) fn cached(&self, cache: &Cache) -> Option<PathBuf> {
         let file = self.dir(cache).join("layer.squashfs");
         file.is_file().then_some(file)
     }
 
     /// Builds it if it is not there.
-    pub fn prepare(&self, cache: &Cache, apt: &mut Apt) -> Result<()> {
+    pub(crate) fn prepare(&self, cache: &Cache, apt: &mut Apt) -> Result<()> {
         if self.cached(cache).is_some() {
             return Ok(());
         }
@@ -79,7 +79,7 @@ impl Layer {
 }
 
 /// The newest version of a package in the suites of the root image.
-pub(super) fn newest(apt: &mut Apt, package: &str) -> Result<Candidate> {
+pub(crate) fn newest(apt: &mut Apt, package: &str) -> Result<Candidate> {
     let mut best: Option<Candidate> = None;
     let mut errors = Vec::new();
     for suite in image::SUITES {

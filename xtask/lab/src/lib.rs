@@ -1,5 +1,7 @@
 //! Boots Debian kernels under QEMU and runs commands in them.
 
+#![warn(unreachable_pub)]
+
 mod accel;
 mod apt;
 mod boot;

@@ -21,14 +21,14 @@ const EARLY: &[&str] = &[
 ];
 
 /// What shapes the packed modules, for the cache's key.
-pub fn recipe(wanted: &'static [&'static str]) -> impl Iterator<Item = &'static str> {
+pub(crate) fn recipe(wanted: &'static [&'static str]) -> impl Iterator<Item = &'static str> {
     wanted.iter().chain(EARLY).copied()
 }
 
 /// Packs modules of the unpacked package `tree` into `dir`: those that `wanted` names or has the
 /// directories of, with their dependencies, into `modules.squashfs`, and the early ones as
 /// `early/NN.ko` in loading order.
-pub fn pack(wanted: &[&str], tree: &Path, release: &str, dir: &Path) -> Result<()> {
+pub(crate) fn pack(wanted: &[&str], tree: &Path, release: &str, dir: &Path) -> Result<()> {
     let base = ["usr/lib/modules", "lib/modules"]
         .iter()
         .map(|place| tree.join(place).join(release))

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use super::outcome::Outcome;
 
 /// Unpacks the guest's `/out` into `dir`. Without a directory it is dropped.
-pub fn unpack(tar: &[u8], dir: Option<&Path>) -> Result<()> {
+pub(crate) fn unpack(tar: &[u8], dir: Option<&Path>) -> Result<()> {
     let Some(dir) = dir else { return Ok(()) };
     fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
     let mut child = Command::new("tar")

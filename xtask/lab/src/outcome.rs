@@ -7,9 +7,9 @@ use super::kernel::Kernel;
 /// The lab itself failed: no kernel, no boot.
 pub const LAB_FAILED: i32 = 120;
 /// The kernel complained in its log.
-pub const SPLAT: i32 = 121;
+const SPLAT: i32 = 121;
 /// The command ran out of time.
-pub const TIMED_OUT: i32 = 124;
+const TIMED_OUT: i32 = 124;
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]

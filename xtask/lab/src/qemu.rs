@@ -28,7 +28,7 @@ const CMDLINE: &str = "console=ttyS0 loglevel=5 panic=-1 log_buf_len=4M rdinit=/
                        random.trust_cpu=on net.ifnames=0 no_timer_check";
 
 /// A running QEMU. Dropping it ends it.
-pub struct Qemu {
+pub(crate) struct Qemu {
     child: Child,
     dir: PathBuf,
     listeners: Vec<UnixListener>,
@@ -39,7 +39,7 @@ impl Qemu {
     const PORTS: [&'static str; 3] = ["lab", "stdout", "stderr"];
 
     /// Starts a guest of `kernel` with its files in `dir`.
-    pub fn start(
+    pub(crate) fn start(
         dir: &Path,
         config: &Config,
         kernel: &Kernel,
@@ -115,7 +115,7 @@ impl Qemu {
     }
 
     /// Waits for QEMU to open the guest's ports.
-    pub fn connect(&mut self) -> Result<[UnixStream; 3]> {
+    pub(crate) fn connect(&mut self) -> Result<[UnixStream; 3]> {
         let deadline = Instant::now() + Duration::from_secs(30);
         let mut streams = Vec::new();
         for listener in &self.listeners {
@@ -145,24 +145,24 @@ impl Qemu {
 
     /// Removes the initramfs, which a booted guest needs no more: it is the one large file that an
     /// interrupted run would leave behind.
-    pub fn booted(&self) {
+    pub(crate) fn booted(&self) {
         let _ = fs::remove_file(self.dir.join(INITRAMFS));
     }
 
     /// Puts the guest's kernel log beside the other logs.
-    pub fn save_dmesg(&self, log: &str) -> Result<()> {
+    pub(crate) fn save_dmesg(&self, log: &str) -> Result<()> {
         Ok(fs::write(self.dir.join("dmesg.log"), log)?)
     }
 
     /// Ends it, if it has not ended by itself.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         // Both fail only if it is gone.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
     /// What the guest wrote on its serial console.
-    pub fn console(&self) -> String {
+    pub(crate) fn console(&self) -> String {
         fs::read(self.dir.join("console.log"))
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default()
@@ -174,12 +174,12 @@ impl Qemu {
     }
 
     /// Whether QEMU says that KVM failed; it then waits for ever.
-    pub fn kvm_broke(&self) -> bool {
+    pub(crate) fn kvm_broke(&self) -> bool {
         self.log().contains("KVM internal error") || self.log().contains("kvm run failed")
     }
 
     /// A message with the end of QEMU's and the console's output.
-    pub fn last_words(&self, what: &str) -> String {
+    pub(crate) fn last_words(&self, what: &str) -> String {
         let text = format!("{}\n{}", self.log(), self.console());
         match host::tail(&text, 3) {
             words if words.is_empty() => format!("{what}; it said nothing"),

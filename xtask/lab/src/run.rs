@@ -84,8 +84,8 @@ pub enum Streams {
 /// A host file or directory and its place in the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileSpec {
-    pub(super) host: PathBuf,
-    pub(super) guest: String,
+    pub(crate) host: PathBuf,
+    pub(crate) guest: String,
 }
 
 impl FromStr for FileSpec {

@@ -20,7 +20,7 @@ const DEBIAN: &[&str] = &[
 
 /// The addresses the machine's sources give for Debian's archive.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Mirror {
+pub(crate) struct Mirror {
     main: String,
     security: Option<String>,
 }
@@ -34,7 +34,7 @@ struct Entry {
 
 impl Mirror {
     /// Reads `/etc/apt/sources.list` and `/etc/apt/sources.list.d`.
-    pub fn of_this_machine() -> Result<Self> {
+    pub(crate) fn of_this_machine() -> Result<Self> {
         let mut entries = Vec::new();
         let mut files = vec![Path::new("/etc/apt/sources.list").to_owned()];
         if let Ok(dir) = fs::read_dir("/etc/apt/sources.list.d") {
@@ -76,7 +76,7 @@ impl Mirror {
     }
 
     /// The address that has `suite`; `None` for a security suite without a security mirror.
-    pub fn uri(&self, suite: &str) -> Option<&str> {
+    pub(crate) fn uri(&self, suite: &str) -> Option<&str> {
         if suite.ends_with("-security") {
             self.security.as_deref()
         } else {

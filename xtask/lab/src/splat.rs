@@ -45,7 +45,7 @@ const TAINTS: &[(u32, &str)] = &[
 ];
 
 /// The lines of a kernel log, or of a serial console, that are splats.
-pub fn find(log: &str) -> Vec<&str> {
+pub(crate) fn find(log: &str) -> Vec<&str> {
     log.lines()
         .map(str::trim_end)
         .filter(|line| {
@@ -57,7 +57,7 @@ pub fn find(log: &str) -> Vec<&str> {
 }
 
 /// The splats that a taint value tells of.
-pub fn of_taint(taint: u64) -> Vec<String> {
+pub(crate) fn of_taint(taint: u64) -> Vec<String> {
     TAINTS
         .iter()
         .filter(|(bit, _)| taint & (1 << bit) != 0)

@@ -27,7 +27,7 @@ pub struct Tool {
 
 impl Tool {
     /// The directory that it is in, fetched if need be.
-    pub(super) fn prepare(&self, cache: &Cache) -> Result<PathBuf> {
+    pub(crate) fn prepare(&self, cache: &Cache) -> Result<PathBuf> {
         let parts = [self.package, self.file].into_iter();
         let key = cache::recipe_key(parts.chain(image::SUITES.iter().copied()));
         let dir = cache.path("tools").join(self.name).join(key);

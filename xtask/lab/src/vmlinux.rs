@@ -24,7 +24,7 @@ const FORMATS: &[(&[u8], &str)] = &[
 ];
 
 /// Writes the ELF kernel inside `image` to `target`.
-pub fn extract(image: &[u8], target: &Path) -> Result<()> {
+pub(crate) fn extract(image: &[u8], target: &Path) -> Result<()> {
     let payload = payload(image)?;
     let Some((_, program)) = FORMATS.iter().find(|(magic, _)| payload.starts_with(magic)) else {
         bail!(
