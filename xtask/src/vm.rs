@@ -7,8 +7,8 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Result;
 use kernel_lab::{
     Clock, End, FileSpec, Freshness, LAB_FAILED, Lab, Layer, Outcome, RunSpec, Streams,
-    kernel::{self, Spec},
-    table,
+    format_table,
+    kernel::{self, KernelSpec},
 };
 
 use crate::{
@@ -89,14 +89,14 @@ impl CacheArgs {
 
 /// Carries out the command line and ends the process with its exit code.
 pub fn main(args: &Args) -> ! {
-    let code = dispatch(args).unwrap_or_else(|error| {
+    let code = run_task(args).unwrap_or_else(|error| {
         say(&format!("{error:#}"));
         LAB_FAILED
     });
     std::process::exit(code)
 }
 
-fn dispatch(args: &Args) -> Result<i32> {
+fn run_task(args: &Args) -> Result<i32> {
     if args.suite.suite {
         return scenario::main(
             &args.suite,
@@ -106,7 +106,7 @@ fn dispatch(args: &Args) -> Result<i32> {
         );
     }
     if args.cache.list {
-        return list().map(|()| 0);
+        return list_kernels().map(|()| 0);
     }
     let specs = match args.kernels.as_slice() {
         [] if args.cache.prepare => kernel::resolve(&["all".to_owned()])?,
@@ -115,7 +115,7 @@ fn dispatch(args: &Args) -> Result<i32> {
     };
     let mut lab = guests::lab(args.cache.freshness())?;
     if args.cache.prepare {
-        return Ok(prepare_all(&mut lab, &specs, args));
+        return Ok(fill_cache(&mut lab, &specs, args));
     }
     if let Some(layer) = args.with {
         lab.prepare_layer(layer)?;
@@ -128,8 +128,8 @@ fn dispatch(args: &Args) -> Result<i32> {
             say(&format!("kernel {}", spec.name));
         }
         let row = lab
-            .prepare(spec)
-            .and_then(|kernel| lab.run_one(&kernel, &run_spec(args, spec, several)))
+            .prepare_kernel(spec)
+            .and_then(|kernel| lab.run(&kernel, &run_spec(args, spec, several)))
             .map_err(|error| {
                 let text = format!("{error:#}");
                 say(&text);
@@ -137,8 +137,8 @@ fn dispatch(args: &Args) -> Result<i32> {
             });
         let code = match &row {
             Ok(outcome) => {
-                report(outcome);
-                outcome.code()
+                print_problems(outcome);
+                outcome.exit_code()
             }
             Err(_) => LAB_FAILED,
         };
@@ -148,13 +148,13 @@ fn dispatch(args: &Args) -> Result<i32> {
         rows.push((spec.name.to_owned(), row));
     }
     if several {
-        eprint!("{}", table(&rows));
+        eprint!("{}", format_table(&rows));
     }
     Ok(first_failure)
 }
 
 /// The run that the command line asks for, on one of its kernels.
-fn run_spec(args: &Args, kernel: &Spec, several: bool) -> RunSpec {
+fn run_spec(args: &Args, kernel: &KernelSpec, several: bool) -> RunSpec {
     RunSpec {
         argv: args.command.clone(),
         shell_less: args.shell_less,
@@ -177,15 +177,15 @@ fn run_spec(args: &Args, kernel: &Spec, several: bool) -> RunSpec {
     }
 }
 
-/// Tells what is not the command's own doing.
-fn report(outcome: &Outcome) {
+/// Prints what is not the command's own doing.
+fn print_problems(outcome: &Outcome) {
     let kernel = &outcome.kernel.name;
     match &outcome.end {
         End::Exited(_) => {}
         End::TimedOut => say(&format!(
             "kernel {kernel}: the command ran out of time (--timeout)"
         )),
-        End::Lab(why) => {
+        End::LabFailed(why) => {
             say(&format!(
                 "kernel {kernel}: {} boot(s), the last failed: {why}",
                 outcome.boots
@@ -203,10 +203,10 @@ fn report(outcome: &Outcome) {
 }
 
 /// Fills the cache for all of `specs`; one that cannot be had does not stop the others.
-fn prepare_all(lab: &mut Lab, specs: &[&Spec], args: &Args) -> i32 {
+fn fill_cache(lab: &mut Lab, specs: &[&KernelSpec], args: &Args) -> i32 {
     let mut code = 0;
     for spec in specs {
-        match lab.prepare(spec) {
+        match lab.prepare_kernel(spec) {
             Ok(kernel) => {
                 say(&format!(
                     "kernel {}: ready, {} ({})",
@@ -233,7 +233,7 @@ fn prepare_all(lab: &mut Lab, specs: &[&Spec], args: &Args) -> i32 {
 }
 
 /// Prints the matrix.
-fn list() -> Result<()> {
+fn list_kernels() -> Result<()> {
     let lab = guests::inspect()?;
     println!("{:8} {:24} {:24} suite", "kernel", "release", "package");
     for spec in kernel::MATRIX {

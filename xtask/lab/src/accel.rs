@@ -16,13 +16,14 @@ pub enum Accel {
 
 impl Accel {
     /// KVM if it may work.
-    pub(crate) fn choose(cache: &Cache) -> Self {
+    pub(crate) fn detect(cache: &Cache) -> Self {
         let usable = fs::File::options()
             .read(true)
             .write(true)
             .open("/dev/kvm")
             .is_ok();
-        let failed = fs::read_to_string(mark(cache)).is_ok_and(|boot| boot == this_boot());
+        let failed = fs::read_to_string(kvm_failure_marker(cache))
+            .is_ok_and(|boot| boot == current_boot_id());
         if usable && !failed {
             Self::Kvm
         } else {
@@ -31,9 +32,9 @@ impl Accel {
     }
 
     /// Remembers that KVM does not work, until this machine boots again.
-    pub(crate) fn give_up_kvm(cache: &Cache) {
+    pub(crate) fn remember_kvm_failure(cache: &Cache) {
         // Not remembering costs only another try.
-        let _ = fs::write(mark(cache), this_boot());
+        let _ = fs::write(kvm_failure_marker(cache), current_boot_id());
     }
 
     /// QEMU's options. All CPUs in one thread, because QEMU before 8.1 may translate code while
@@ -42,15 +43,15 @@ impl Accel {
     /// a thread for each CPU that took seconds when static keys were toggled in a loop, with one it
     /// did not happen in thousands of toggles.
     /// Without CX16 because QEMU 7.2's emulation of it breaks some kernels.
-    pub(crate) fn options(self) -> [&'static str; 4] {
+    pub(crate) fn qemu_options(self) -> [&'static str; 4] {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
             Self::Tcg => ["-accel", "tcg,thread=single", "-cpu", "max,-cx16"],
         }
     }
 
-    /// How long a guest may take to say its first word.
-    pub(crate) fn boot_limit(self) -> Duration {
+    /// How long a guest may take to send its first frame.
+    pub(crate) fn boot_timeout(self) -> Duration {
         match self {
             Self::Kvm => Duration::from_secs(12),
             Self::Tcg => Duration::from_secs(120),
@@ -66,11 +67,11 @@ impl Accel {
     }
 }
 
-fn mark(cache: &Cache) -> PathBuf {
+fn kvm_failure_marker(cache: &Cache) -> PathBuf {
     cache.path("kvm-fails")
 }
 
-fn this_boot() -> String {
+fn current_boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
@@ -80,6 +81,6 @@ mod tests {
 
     #[test]
     fn emulated_cpus_share_one_thread() {
-        assert!(Accel::Tcg.options().contains(&"tcg,thread=single"));
+        assert!(Accel::Tcg.qemu_options().contains(&"tcg,thread=single"));
     }
 }

@@ -44,7 +44,7 @@ pub(crate) struct Apt {
 impl Apt {
     /// State in `dir`, for the mirror the machine's own sources name.
     pub(crate) fn open(dir: &Path) -> Result<Self> {
-        let mirror = Mirror::of_this_machine()?;
+        let mirror = Mirror::from_host_sources()?;
         fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -65,7 +65,7 @@ impl Apt {
     /// The one-line source of `suite`, or `None` when it needs a security mirror and none is
     /// configured.
     fn source_line(&self, suite: &str) -> Option<String> {
-        let uri = self.mirror.uri(suite)?;
+        let uri = self.mirror.uri_of(suite)?;
         Some(format!(
             "deb [arch=amd64 signed-by={}] {uri} {suite} main\n",
             self.keyring.display()
@@ -74,10 +74,10 @@ impl Apt {
 
     /// The host's `Acquire` settings (proxies, time-outs), as `name "value";` lines.
     pub(crate) fn acquire_settings() -> Result<Vec<String>> {
-        let dump = host::output(Command::new("apt-config").arg("dump"))?;
+        let dump = host::capture(Command::new("apt-config").arg("dump"))?;
         Ok(String::from_utf8_lossy(&dump)
             .lines()
-            .filter(|line| wanted_setting(line))
+            .filter(|line| keeps_setting(line))
             .map(str::to_owned)
             .collect())
     }
@@ -124,14 +124,17 @@ impl Apt {
 
     /// Fetches the lists of `suite` once per process. A key the host's keyring lacks is looked for
     /// in a newer keyring package that the host's keyring vouches for.
-    pub(crate) fn update(&mut self, suite: &str) -> Result<()> {
+    pub(crate) fn update_lists(&mut self, suite: &str) -> Result<()> {
         if self.updated.contains(suite) {
             return Ok(());
         }
-        let first = self.update_once(suite);
+        let first = self.fetch_lists(suite);
         let result = match first {
-            Err(error) if lacks_key(&format!("{error:#}")) && self.newer_keyring(suite)? => {
-                self.update_once(suite)
+            Err(error)
+                if reports_missing_key(&format!("{error:#}"))
+                    && self.adopt_newer_keyring(suite)? =>
+            {
+                self.fetch_lists(suite)
             }
             other => other,
         };
@@ -141,13 +144,13 @@ impl Apt {
     }
 
     /// One try at fetching the lists of `suite`.
-    fn update_once(&self, suite: &str) -> Result<()> {
+    fn fetch_lists(&self, suite: &str) -> Result<()> {
         host::run(self.command("apt-get", suite)?.args(["-q", "update"]))
     }
 
     /// Replaces the keyring by a newer one out of a suite that the present one verifies. Returns
     /// whether there is a new one to try.
-    fn newer_keyring(&mut self, suite: &str) -> Result<bool> {
+    fn adopt_newer_keyring(&mut self, suite: &str) -> Result<bool> {
         let target = self.dir.join("keyring");
         if self.keyring.starts_with(&target) {
             return Ok(false);
@@ -155,14 +158,14 @@ impl Apt {
         for from in KEYRING_SUITES.iter().filter(|from| **from != suite) {
             let package = "debian-archive-keyring";
             let fetched = self
-                .update_once(from)
+                .fetch_lists(from)
                 .and_then(|()| self.candidates(from, package))
                 .and_then(|found| {
                     let newest = found.into_iter().next().context("not in the suite")?;
                     self.download(&newest, &target)
                 });
             let Ok(deb) = fetched else { continue };
-            host::unpack(&deb, &target)?;
+            host::unpack_package(&deb, &target)?;
             let keyring = target.join(KEYRING.trim_start_matches('/'));
             if keyring.is_file() {
                 log::info!(
@@ -230,7 +233,7 @@ impl Drop for Apt {
 }
 
 /// Whether Debian version `a` is newer than `b`, by dpkg's own rules.
-pub(crate) fn newer(a: &str, b: &str) -> bool {
+pub(crate) fn is_newer(a: &str, b: &str) -> bool {
     host::command("dpkg")
         .args(["--compare-versions", a, "gt", b])
         .status()
@@ -239,7 +242,7 @@ pub(crate) fn newer(a: &str, b: &str) -> bool {
 
 /// Whether a line of the host's configuration is taken over. What weakens the check of signatures
 /// is not, whatever the host thinks of it.
-fn wanted_setting(line: &str) -> bool {
+fn keeps_setting(line: &str) -> bool {
     line.starts_with("Acquire::")
         && ![
             "IndexTargets",
@@ -252,7 +255,7 @@ fn wanted_setting(line: &str) -> bool {
 }
 
 /// Whether apt's words say that a signing key is missing.
-fn lacks_key(words: &str) -> bool {
+fn reports_missing_key(words: &str) -> bool {
     words.contains("NO_PUBKEY") || words.contains("Missing key")
 }
 
@@ -310,18 +313,18 @@ mod tests {
 
     #[test]
     fn settings_that_weaken_signatures_stay_behind() {
-        assert!(wanted_setting(
+        assert!(keeps_setting(
             "Acquire::http::Proxy \"http://proxy.example\";"
         ));
-        assert!(!wanted_setting("Acquire::AllowInsecureRepositories \"1\";"));
-        assert!(!wanted_setting("APT::Architecture \"amd64\";"));
+        assert!(!keeps_setting("Acquire::AllowInsecureRepositories \"1\";"));
+        assert!(!keeps_setting("APT::Architecture \"amd64\";"));
     }
 
     #[test]
     fn missing_keys_are_told_from_other_failures() {
-        assert!(lacks_key(
+        assert!(reports_missing_key(
             "the following signatures ... NO_PUBKEY 6ED0E7B82643E131"
         ));
-        assert!(!lacks_key("404 Not Found"));
+        assert!(!reports_missing_key("404 Not Found"));
     }
 }

@@ -1,4 +1,4 @@
-//! One guest from power-on to its last word, and the policy around it: time limits, second
+//! One guest from power-on to its end, and the policy around it: time limits, second
 //! chances for guests that die before the command starts, splats.
 
 use std::{
@@ -35,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(45);
 /// What one boot came to.
 #[derive(Default)]
 struct Boot {
-    hello: bool,
+    greeted: bool,
     started: Option<Duration>,
     timed_out: bool,
     code: Option<i32>,
@@ -47,7 +47,7 @@ struct Boot {
 
 /// Runs a command in a guest of `kernel`. Only what has to do with the host is an error; all the
 /// rest is in the outcome.
-pub(crate) fn run(
+pub(crate) fn run_in_guest(
     config: &Config,
     cache: &Cache,
     kernel: &Kernel,
@@ -60,24 +60,24 @@ pub(crate) fn run(
         .prefix(&format!("{}-", config.name))
         .tempdir()?;
     let mut accel = match spec.clock {
-        Clock::Host => config.accel.unwrap_or_else(|| Accel::choose(cache)),
+        Clock::Host => config.accel.unwrap_or_else(|| Accel::detect(cache)),
         Clock::Instructions => Accel::Tcg,
     };
     let mut boots = 0;
     let boot = loop {
         boots += 1;
-        let boot = one_boot(dir.path(), config, kernel, disks, spec, accel)?;
+        let boot = boot_once(dir.path(), config, kernel, disks, spec, accel)?;
         keep_logs(cache, &kernel.name, dir.path());
         if boot.started.is_some() {
             break boot;
         }
         let why = boot.failure.as_deref().unwrap_or("it died");
-        if accel == Accel::Kvm && !boot.hello {
+        if accel == Accel::Kvm && !boot.greeted {
             log::info!(
                 "kernel {}: KVM does not work here ({why}); using TCG",
                 kernel.name
             );
-            Accel::give_up_kvm(cache);
+            Accel::remember_kvm_failure(cache);
             accel = Accel::Tcg;
             boots -= 1;
             continue;
@@ -91,17 +91,17 @@ pub(crate) fn run(
         );
     };
     let end = match (&boot.failure, boot.code) {
-        (Some(failure), _) => End::Lab(failure.clone()),
+        (Some(failure), _) => End::LabFailed(failure.clone()),
         (None, Some(_)) if boot.timed_out => End::TimedOut,
         (None, Some(code)) => End::Exited(code),
-        (None, None) => End::Lab("the guest ended without an exit code".to_owned()),
+        (None, None) => End::LabFailed("the guest ended without an exit code".to_owned()),
     };
     Ok(Outcome {
         kernel: kernel.clone(),
         end,
         splats: boot.splats,
         boots,
-        accel: accel.name(),
+        accel,
         boot_time: boot.started,
         total_time: begun.elapsed(),
         stdout: boot.stdout,
@@ -110,7 +110,7 @@ pub(crate) fn run(
 }
 
 /// Boots once and follows the guest to its end.
-fn one_boot(
+fn boot_once(
     dir: &Path,
     config: &Config,
     kernel: &Kernel,
@@ -121,7 +121,7 @@ fn one_boot(
     let begun = Instant::now();
     let mut boot = Boot::default();
     let mut qemu = Qemu::start(dir, config, kernel, disks, spec, accel)?;
-    let ports = match qemu.connect() {
+    let ports = match qemu.accept_ports() {
         Ok(ports) => ports,
         Err(error) => {
             boot.failure = Some(format!("{error:#}"));
@@ -129,16 +129,16 @@ fn one_boot(
         }
     };
     let [lab, stdout, stderr] = ports;
-    let stdout = forward(stdout, io::stdout(), spec.streams);
-    let stderr = forward(stderr, io::stderr(), spec.streams);
-    let frames = receive(lab);
-    follow(&mut boot, &mut qemu, &frames, spec, accel, begun)?;
+    let stdout = forward_stream(stdout, io::stdout(), spec.streams);
+    let stderr = forward_stream(stderr, io::stderr(), spec.streams);
+    let frames = receive_frames(lab);
+    follow_guest(&mut boot, &mut qemu, &frames, spec, accel, begun)?;
     qemu.stop();
     boot.stdout = stdout.join().unwrap_or_default();
     boot.stderr = stderr.join().unwrap_or_default();
     if boot.splats.is_empty() {
-        let console = qemu.console();
-        boot.splats = splat::find(&console)
+        let console = qemu.read_console();
+        boot.splats = splat::find_splats(&console)
             .into_iter()
             .map(str::to_owned)
             .collect();
@@ -147,7 +147,7 @@ fn one_boot(
 }
 
 /// Takes the guest's frames until it is done, dead or out of time.
-fn follow(
+fn follow_guest(
     boot: &mut Boot,
     qemu: &mut Qemu,
     frames: &Receiver<io::Result<Frame>>,
@@ -155,14 +155,14 @@ fn follow(
     accel: Accel,
     begun: Instant,
 ) -> Result<()> {
-    let mut deadline = begun + accel.boot_limit();
+    let mut deadline = begun + accel.boot_timeout();
     loop {
         let wait = deadline.saturating_duration_since(Instant::now());
         match frames.recv_timeout(wait.min(Duration::from_millis(250))) {
             Ok(Ok(Frame::Hello(_))) => {
-                boot.hello = true;
-                qemu.booted();
-                deadline = Instant::now() + Accel::Tcg.boot_limit();
+                boot.greeted = true;
+                qemu.remove_initramfs();
+                deadline = Instant::now() + Accel::Tcg.boot_timeout();
             }
             Ok(Ok(Frame::Start)) => {
                 boot.started = Some(begun.elapsed());
@@ -171,15 +171,18 @@ fn follow(
             Ok(Ok(Frame::Broken(what))) => boot.failure = Some(format!("guest: {what}")),
             Ok(Ok(Frame::TimedOut)) => boot.timed_out = true,
             Ok(Ok(Frame::Exit(code))) => boot.code = Some(code),
-            Ok(Ok(Frame::Taint(taint))) => boot.splats.extend(splat::of_taint(taint)),
+            Ok(Ok(Frame::Taint(taint))) => boot.splats.extend(splat::splats_of_taint(taint)),
             Ok(Ok(Frame::Dmesg(log))) => {
                 let log = String::from_utf8_lossy(&log).into_owned();
-                let found: Vec<String> = splat::find(&log).into_iter().map(str::to_owned).collect();
+                let found: Vec<String> = splat::find_splats(&log)
+                    .into_iter()
+                    .map(str::to_owned)
+                    .collect();
                 // The log's own lines say more than the taint, so they come first.
                 boot.splats.splice(0..0, found);
                 qemu.save_dmesg(&log)?;
             }
-            Ok(Ok(Frame::Out(tar))) => out::unpack(&tar, spec.out.as_deref())?,
+            Ok(Ok(Frame::Out(tar))) => out::unpack_out(&tar, spec.out.as_deref())?,
             Ok(Ok(Frame::Other(name))) => bail!("frame {name:?}: unknown; host and guest differ"),
             Ok(Ok(Frame::End)) => return Ok(()),
             Ok(Err(error)) => {
@@ -187,11 +190,11 @@ fn follow(
                 return Ok(());
             }
             Err(RecvTimeoutError::Disconnected) => {
-                boot.failure = Some(qemu.last_words("the guest died"));
+                boot.failure = Some(qemu.failure_message("the guest died"));
                 return Ok(());
             }
             Err(RecvTimeoutError::Timeout) => {
-                if !boot.hello && accel == Accel::Kvm && qemu.kvm_broke() {
+                if !boot.greeted && accel == Accel::Kvm && qemu.reports_kvm_failure() {
                     boot.failure = Some("KVM internal error".to_owned());
                     return Ok(());
                 }
@@ -200,7 +203,7 @@ fn follow(
                         boot.timed_out = true;
                         boot.code = boot.code.or(Some(124));
                     } else {
-                        boot.failure = Some(qemu.last_words("the guest does not get ready"));
+                        boot.failure = Some(qemu.failure_message("the guest does not get ready"));
                     }
                     return Ok(());
                 }
@@ -210,7 +213,7 @@ fn follow(
 }
 
 /// Copies a guest's stream to the host's, or collects it.
-fn forward(
+fn forward_stream(
     mut from: UnixStream,
     mut to: impl Write + Send + 'static,
     streams: Streams,
@@ -237,11 +240,11 @@ fn forward(
 }
 
 /// Reads frames in a thread, so that the follower can watch the clock.
-fn receive(lab: UnixStream) -> Receiver<io::Result<Frame>> {
+fn receive_frames(lab: UnixStream) -> Receiver<io::Result<Frame>> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut lab = BufReader::new(lab);
-        while let Some(frame) = frame::read(&mut lab).transpose() {
+        while let Some(frame) = frame::read_frame(&mut lab).transpose() {
             let last = frame.is_err();
             if sender.send(frame).is_err() || last {
                 return;

@@ -33,48 +33,48 @@ impl<W: Write> Archive<W> {
     }
 
     /// Adds a file with its parent directories.
-    pub(crate) fn file(&mut self, path: &str, mode: u32, data: &[u8]) -> io::Result<()> {
-        self.parents(path)?;
-        self.entry(path, REGULAR | (mode & 0o7777), data)
+    pub(crate) fn add_file(&mut self, path: &str, mode: u32, data: &[u8]) -> io::Result<()> {
+        self.add_parents(path)?;
+        self.write_entry(path, REGULAR | (mode & 0o7777), data)
     }
 
     /// Adds a directory with its parents.
-    pub(crate) fn directory(&mut self, path: &str) -> io::Result<()> {
-        self.parents(path)?;
-        if self.made.insert(clean(path).to_owned()) {
-            self.entry(path, DIRECTORY | 0o755, &[])?;
+    pub(crate) fn add_directory(&mut self, path: &str) -> io::Result<()> {
+        self.add_parents(path)?;
+        if self.made.insert(relative(path).to_owned()) {
+            self.write_entry(path, DIRECTORY | 0o755, &[])?;
         }
         Ok(())
     }
 
     /// Adds a symlink with its parent directories.
-    pub(crate) fn symlink(&mut self, path: &str, target: &str) -> io::Result<()> {
-        self.parents(path)?;
-        self.entry(path, SYMLINK | 0o777, target.as_bytes())
+    pub(crate) fn add_symlink(&mut self, path: &str, target: &str) -> io::Result<()> {
+        self.add_parents(path)?;
+        self.write_entry(path, SYMLINK | 0o777, target.as_bytes())
     }
 
     /// Adds a host file, symlink or whole directory under `path`.
-    pub(crate) fn host_path(&mut self, host: &Path, path: &str) -> Result<()> {
+    pub(crate) fn add_host_path(&mut self, host: &Path, path: &str) -> Result<()> {
         // The named file itself may be a symlink, as build outputs often are.
         let meta = fs::metadata(host).with_context(|| format!("{}: unreadable", host.display()))?;
         if meta.is_dir() {
-            self.host_dir(host, path)
+            self.add_host_dir(host, path)
         } else {
-            self.host_file(host, path)
+            self.add_host_file(host, path)
         }
     }
 
-    fn host_file(&mut self, host: &Path, path: &str) -> Result<()> {
+    fn add_host_file(&mut self, host: &Path, path: &str) -> Result<()> {
         let data = fs::read(host).with_context(|| format!("{}: unreadable", host.display()))?;
         if u32::try_from(data.len()).is_err() {
             bail!("{}: over 4 GiB, too large for an initramfs", host.display());
         }
         let mode = fs::metadata(host)?.permissions().mode();
-        Ok(self.file(path, mode, &data)?)
+        Ok(self.add_file(path, mode, &data)?)
     }
 
-    fn host_dir(&mut self, host: &Path, path: &str) -> Result<()> {
-        self.directory(path)?;
+    fn add_host_dir(&mut self, host: &Path, path: &str) -> Result<()> {
+        self.add_directory(path)?;
         let list = fs::read_dir(host).with_context(|| format!("{}: unreadable", host.display()))?;
         let mut entries = list.collect::<io::Result<Vec<_>>>()?;
         entries.sort_by_key(fs::DirEntry::file_name);
@@ -83,15 +83,15 @@ impl<W: Write> Archive<W> {
             let kind = entry.file_type()?;
             if kind.is_symlink() {
                 let target = fs::read_link(entry.path())?;
-                self.entry(
+                self.write_entry(
                     &inner,
                     SYMLINK | 0o777,
                     target.as_os_str().as_encoded_bytes(),
                 )?;
             } else if kind.is_dir() {
-                self.host_dir(&entry.path(), &inner)?;
+                self.add_host_dir(&entry.path(), &inner)?;
             } else if kind.is_file() {
-                self.host_file(&entry.path(), &inner)?;
+                self.add_host_file(&entry.path(), &inner)?;
             }
         }
         Ok(())
@@ -99,24 +99,24 @@ impl<W: Write> Archive<W> {
 
     /// Ends the archive and returns the writer. The next archive may follow directly.
     pub(crate) fn finish(mut self) -> io::Result<W> {
-        self.entry("TRAILER!!!", 0, &[])?;
+        self.write_entry("TRAILER!!!", 0, &[])?;
         Ok(self.out)
     }
 
-    fn parents(&mut self, path: &str) -> io::Result<()> {
-        let path = clean(path);
+    fn add_parents(&mut self, path: &str) -> io::Result<()> {
+        let path = relative(path);
         for (end, _) in path.match_indices('/') {
             let parent = &path[..end];
             if self.made.insert(parent.to_owned()) {
-                self.entry(parent, DIRECTORY | 0o755, &[])?;
+                self.write_entry(parent, DIRECTORY | 0o755, &[])?;
             }
         }
         Ok(())
     }
 
-    fn entry(&mut self, path: &str, mode: u32, data: &[u8]) -> io::Result<()> {
+    fn write_entry(&mut self, path: &str, mode: u32, data: &[u8]) -> io::Result<()> {
         self.inode += 1;
-        let name = clean(path);
+        let name = relative(path);
         let links = if mode & DIRECTORY == DIRECTORY { 2 } else { 1 };
         let size = u32::try_from(data.len()).map_err(io::Error::other)?;
         let name_size = u32::try_from(name.len() + 1).map_err(io::Error::other)?;
@@ -130,18 +130,18 @@ impl<W: Write> Archive<W> {
         self.out.write_all(header.as_bytes())?;
         self.out.write_all(name.as_bytes())?;
         self.out.write_all(&[0])?;
-        self.pad(header.len() + name.len() + 1)?;
+        self.write_padding(header.len() + name.len() + 1)?;
         self.out.write_all(data)?;
-        self.pad(data.len())
+        self.write_padding(data.len())
     }
 
-    fn pad(&mut self, written: usize) -> io::Result<()> {
+    fn write_padding(&mut self, written: usize) -> io::Result<()> {
         self.out.write_all(&[0; 3][..written.wrapping_neg() % 4])
     }
 }
 
 /// A path as cpio wants it: without leading slashes.
-fn clean(path: &str) -> &str {
+fn relative(path: &str) -> &str {
     path.trim_start_matches('/')
 }
 
@@ -152,8 +152,8 @@ mod tests {
     #[test]
     fn entries_are_aligned_and_parents_made_once() {
         let mut archive = Archive::new(Vec::new());
-        archive.file("/a/b/one", 0o755, b"12345").unwrap();
-        archive.file("a/b/two", 0o644, b"").unwrap();
+        archive.add_file("/a/b/one", 0o755, b"12345").unwrap();
+        archive.add_file("a/b/two", 0o644, b"").unwrap();
         let bytes = archive.finish().unwrap();
         assert_eq!(bytes.len() % 4, 0);
         assert_eq!(bytes.windows(6).filter(|w| w == b"070701").count(), 5);
@@ -169,7 +169,7 @@ mod tests {
     fn a_missing_host_file_is_named() {
         let mut archive = Archive::new(Vec::new());
         let error = archive
-            .host_path(Path::new("/no/such/file"), "x")
+            .add_host_path(Path::new("/no/such/file"), "x")
             .unwrap_err();
         assert!(format!("{error:#}").contains("/no/such/file"));
     }

@@ -1,4 +1,4 @@
-//! What the guest tells the host: frames over one virtio-serial port.
+//! What the guest reports to the host: frames over one virtio-serial port.
 //!
 //! A frame is the line `NAME LENGTH`, then LENGTH bytes. The guest's shell can write it with
 //! `echo` and `cat`, and a cut stream is told from a complete one.
@@ -34,7 +34,7 @@ pub(crate) enum Frame {
 }
 
 /// Reads the next frame; `None` at the end of the stream. A stream cut inside a frame is an error.
-pub(crate) fn read(input: &mut impl BufRead) -> io::Result<Option<Frame>> {
+pub(crate) fn read_frame(input: &mut impl BufRead) -> io::Result<Option<Frame>> {
     let mut line = String::new();
     if input.by_ref().take(128).read_line(&mut line)? == 0 {
         return Ok(None);
@@ -57,7 +57,7 @@ pub(crate) fn read(input: &mut impl BufRead) -> io::Result<Option<Frame>> {
             ),
         ));
     }
-    frame(name, payload).map(Some)
+    decode(name, payload).map(Some)
 }
 
 /// Splits `NAME LENGTH\n`.
@@ -67,7 +67,7 @@ fn parse_header(line: &str) -> Option<(&str, u64)> {
 }
 
 /// Gives a payload its meaning.
-fn frame(name: &str, payload: Vec<u8>) -> io::Result<Frame> {
+fn decode(name: &str, payload: Vec<u8>) -> io::Result<Frame> {
     let text = || String::from_utf8_lossy(&payload).trim().to_owned();
     let bad = |_| io::Error::other(format!("frame {name}: no number: {:?}", text()));
     Ok(match name {
@@ -91,7 +91,7 @@ mod tests {
     fn all(mut bytes: &[u8]) -> (Vec<Frame>, Option<io::Error>) {
         let mut frames = Vec::new();
         loop {
-            match read(&mut bytes) {
+            match read_frame(&mut bytes) {
                 Ok(Some(frame)) => frames.push(frame),
                 Ok(None) => return (frames, None),
                 Err(error) => return (frames, Some(error)),

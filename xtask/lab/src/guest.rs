@@ -25,7 +25,7 @@ pub(crate) struct Disks {
 }
 
 /// Writes the initramfs of a run to `target`.
-pub(crate) fn initramfs(
+pub(crate) fn write_initramfs(
     config: &Config,
     kernel: &Kernel,
     disks: &Disks,
@@ -33,36 +33,36 @@ pub(crate) fn initramfs(
     target: &Path,
 ) -> Result<()> {
     let mut archive = Archive::new(Vec::new());
-    archive.host_path(&disks.image.busybox, "bin/busybox")?;
-    archive.file("init", 0o755, INIT.as_bytes())?;
-    archive.host_path(&kernel.dir.join("early"), "early")?;
+    archive.add_host_path(&disks.image.busybox, "bin/busybox")?;
+    archive.add_file("init", 0o755, INIT.as_bytes())?;
+    archive.add_host_path(&kernel.dir.join("early"), "early")?;
     let options = kernel.dir.join("config");
     if options.is_file() {
-        archive.host_path(&options, "config")?;
+        archive.add_host_path(&options, "config")?;
     }
-    archive.file("lab/pid1", 0o755, PID1.as_bytes())?;
-    archive.file("lab/lib", 0o644, LIB.as_bytes())?;
-    archive.file("lab/run", 0o755, RUN.as_bytes())?;
+    archive.add_file("lab/pid1", 0o755, PID1.as_bytes())?;
+    archive.add_file("lab/lib", 0o644, LIB.as_bytes())?;
+    archive.add_file("lab/run", 0o755, RUN.as_bytes())?;
     if spec.systemd {
-        archive.file("lab/systemd", 0o755, SYSTEMD_RUN.as_bytes())?;
+        archive.add_file("lab/systemd", 0o755, SYSTEMD_RUN.as_bytes())?;
         let unit = "files/etc/systemd/system";
-        archive.file(&format!("{unit}/lab.service"), 0o644, UNIT.as_bytes())?;
-        archive.symlink(
+        archive.add_file(&format!("{unit}/lab.service"), 0o644, UNIT.as_bytes())?;
+        archive.add_symlink(
             &format!("{unit}/default.target"),
             "/lib/systemd/system/multi-user.target",
         )?;
-        archive.symlink(
+        archive.add_symlink(
             &format!("{unit}/multi-user.target.wants/lab.service"),
             "../lab.service",
         )?;
     }
     if disks.layer.is_some() {
-        archive.file("lab/layer", 0o644, b"")?;
+        archive.add_file("lab/layer", 0o644, b"")?;
     }
-    archive.file("lab/settings", 0o644, settings(config, spec).as_bytes())?;
-    archive.file("lab/command", 0o644, command(spec)?.as_bytes())?;
+    archive.add_file("lab/settings", 0o644, settings(config, spec).as_bytes())?;
+    archive.add_file("lab/command", 0o644, command_script(spec)?.as_bytes())?;
     for file in &spec.files {
-        archive.host_path(&file.host, &format!("files{}", file.guest))?;
+        archive.add_host_path(&file.host, &format!("files{}", file.guest))?;
     }
     let bytes = archive.finish()?;
     fs::write(target, bytes).with_context(|| format!("{}: cannot be written", target.display()))
@@ -72,15 +72,15 @@ pub(crate) fn initramfs(
 fn settings(config: &Config, spec: &RunSpec) -> String {
     format!(
         "LAB_NAME={}\nLAB_MODULES={}\nLAB_TIMEOUT={}\n",
-        quote(config.name),
-        quote(&config.loaded_modules.join(" ")),
+        shell_quote(config.name),
+        shell_quote(&config.loaded_modules.join(" ")),
         spec.timeout.as_secs().max(1)
     )
 }
 
 /// The shell script that becomes the command. One word alone is a shell line, as with ssh;
 /// several words are a program and its arguments.
-fn command(spec: &RunSpec) -> Result<String> {
+fn command_script(spec: &RunSpec) -> Result<String> {
     let mut script = String::new();
     for setting in &spec.env {
         let Some((name, value)) = setting.split_once('=') else {
@@ -93,13 +93,13 @@ fn command(spec: &RunSpec) -> Result<String> {
         {
             bail!("environment {setting:?}: {name:?} is no variable name");
         }
-        script.push_str(&format!("export {name}={}\n", quote(value)));
+        script.push_str(&format!("export {name}={}\n", shell_quote(value)));
     }
     let line = match spec.argv.as_slice() {
         [] => bail!("no command to run; give one after `--`"),
-        [line] if !spec.shell_less => format!("exec /bin/sh -c {}", quote(line)),
+        [line] if !spec.shell_less => format!("exec /bin/sh -c {}", shell_quote(line)),
         words => {
-            let words: Vec<String> = words.iter().map(|word| quote(word)).collect();
+            let words: Vec<String> = words.iter().map(|word| shell_quote(word)).collect();
             format!("exec {}", words.join(" "))
         }
     };
@@ -109,7 +109,7 @@ fn command(spec: &RunSpec) -> Result<String> {
 }
 
 /// A word as the shell reads it back unchanged.
-fn quote(word: &str) -> String {
+fn shell_quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
@@ -119,7 +119,7 @@ mod tests {
 
     fn script(argv: &[&str], shell_less: bool) -> String {
         let argv = argv.iter().map(ToString::to_string).collect();
-        command(&RunSpec {
+        command_script(&RunSpec {
             argv,
             shell_less,
             ..RunSpec::default()
@@ -142,11 +142,11 @@ mod tests {
             ..RunSpec::default()
         };
         assert!(
-            command(&spec("A_1=x y"))
+            command_script(&spec("A_1=x y"))
                 .unwrap()
                 .starts_with("export A_1='x y'\n")
         );
-        assert!(command(&spec("A")).is_err());
-        assert!(command(&spec("A;B=1")).is_err());
+        assert!(command_script(&spec("A")).is_err());
+        assert!(command_script(&spec("A;B=1")).is_err());
     }
 }

@@ -30,7 +30,7 @@ pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg
 const SBIN: &[&str] = &["/usr/sbin", "/sbin"];
 
 /// The full path of `program`, looked up in `PATH` and the sbin directories.
-pub(crate) fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(SBIN.iter().map(PathBuf::from))
@@ -40,7 +40,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 
 /// A command for `program`, found even when only sbin has it.
 pub(crate) fn command(program: &str) -> Command {
-    Command::new(find(program).unwrap_or_else(|| PathBuf::from(program)))
+    Command::new(find_program(program).unwrap_or_else(|| PathBuf::from(program)))
 }
 
 /// Whether this process is root.
@@ -49,10 +49,10 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// Installs the packages of those programs that are missing.
-pub(crate) fn ensure_programs() -> Result<()> {
+pub(crate) fn install_missing_programs() -> Result<()> {
     let mut missing: Vec<&str> = PROGRAMS
         .iter()
-        .filter(|(program, _)| find(program).is_none())
+        .filter(|(program, _)| find_program(program).is_none())
         .map(|(_, package)| *package)
         .collect();
     if !Path::new(KEYRING).is_file() {
@@ -63,7 +63,7 @@ pub(crate) fn ensure_programs() -> Result<()> {
     }
     missing.dedup();
     let list = missing.join(" ");
-    if find("apt-get").is_none() {
+    if find_program("apt-get").is_none() {
         bail!(
             "host packages missing: {list}: this machine has no apt-get; install them by hand \
              (Debian names) or run the lab on Debian 12 or later"
@@ -91,18 +91,18 @@ pub(crate) fn ensure_programs() -> Result<()> {
 
 /// Runs a command to its end; on failure the error carries the end of its output.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
-    output(command).map(drop)
+    capture(command).map(drop)
 }
 
 /// Unpacks the files of a Debian package into a directory; nothing of the package is run.
-pub(crate) fn unpack(deb: &Path, into: &Path) -> Result<()> {
+pub(crate) fn unpack_package(deb: &Path, into: &Path) -> Result<()> {
     run(command("dpkg-deb").arg("-x").arg(deb).arg(into))
 }
 
 /// Runs a command and returns its standard output; on failure the error carries the end of its
 /// output.
-pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
-    let name = display(command.get_program());
+pub(crate) fn capture(command: &mut Command) -> Result<Vec<u8>> {
+    let name = program_name(command.get_program());
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -112,13 +112,17 @@ pub(crate) fn output(command: &mut Command) -> Result<Vec<u8>> {
         if text.trim().is_empty() {
             text = String::from_utf8_lossy(&output.stdout).into_owned();
         }
-        bail!("{name}: {}: {}", output.status, tail(&errors(&text), 6));
+        bail!(
+            "{name}: {}: {}",
+            output.status,
+            last_lines(&apt_errors(&text), 6)
+        );
     }
     Ok(output.stdout)
 }
 
 /// Of apt's output only the errors, if it has any; of other output all.
-fn errors(text: &str) -> String {
+fn apt_errors(text: &str) -> String {
     let only: Vec<&str> = text
         .lines()
         .filter(|line| line.starts_with("E: ") || line.contains("NO_PUBKEY"))
@@ -131,7 +135,7 @@ fn errors(text: &str) -> String {
 }
 
 /// The last `lines` non-empty lines of `text`, joined to one.
-pub(crate) fn tail(text: &str, lines: usize) -> String {
+pub(crate) fn last_lines(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text
         .lines()
         .map(str::trim)
@@ -141,7 +145,7 @@ pub(crate) fn tail(text: &str, lines: usize) -> String {
 }
 
 /// The last component of a program's path, for messages.
-fn display(program: &OsStr) -> String {
+fn program_name(program: &OsStr) -> String {
     Path::new(program)
         .file_name()
         .unwrap_or(program)
@@ -154,15 +158,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tail_keeps_the_end_without_blank_lines() {
-        assert_eq!(tail("a\n\n b \nc\n", 2), "b | c");
-        assert_eq!(tail("", 2), "");
+    fn last_lines_keep_the_end_without_blank_lines() {
+        assert_eq!(last_lines("a\n\n b \nc\n", 2), "b | c");
+        assert_eq!(last_lines("", 2), "");
     }
 
     #[test]
     fn errors_of_apt_come_without_its_warnings() {
-        assert_eq!(errors("W: x\nE: y\nHit:1\n"), "E: y");
-        assert_eq!(errors("x\ny"), "x\ny");
+        assert_eq!(apt_errors("W: x\nE: y\nHit:1\n"), "E: y");
+        assert_eq!(apt_errors("x\ny"), "x\ny");
     }
 
     #[test]

@@ -19,8 +19,8 @@ const RECIPE: &str = "1";
 
 /// A kernel one can ask for by name.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Spec {
-    /// Its name on the command line.
+pub struct KernelSpec {
+    /// Its name.
     pub name: &'static str,
     /// Version series it must be of; empty for any.
     series: &'static str,
@@ -29,28 +29,28 @@ pub struct Spec {
 }
 
 /// Every kernel the lab knows.
-pub const MATRIX: &[Spec] = &[
-    Spec {
+pub const MATRIX: &[KernelSpec] = &[
+    KernelSpec {
         name: "5.10",
         series: "5.10",
         suites: &["bullseye-security", "bullseye"],
     },
-    Spec {
+    KernelSpec {
         name: "6.1",
         series: "6.1",
         suites: &["bookworm-security", "bookworm"],
     },
-    Spec {
+    KernelSpec {
         name: "6.12",
         series: "6.12",
         suites: &["trixie-security", "trixie", "bookworm-backports"],
     },
-    Spec {
+    KernelSpec {
         name: "7.2",
         series: "7.2",
         suites: &["sid", "trixie-backports"],
     },
-    Spec {
+    KernelSpec {
         name: "newest",
         series: "",
         suites: &["sid", "trixie-backports"],
@@ -60,7 +60,7 @@ pub const MATRIX: &[Spec] = &[
 /// A kernel that is ready to boot.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// Its name on the command line.
+    /// Its name.
     pub name: String,
     /// Suite its package came from.
     pub suite: String,
@@ -72,12 +72,12 @@ pub struct Kernel {
     pub(crate) dir: PathBuf,
 }
 
-/// Kernels by their names on the command line; `all` is the whole matrix. Each comes once, in the
+/// Kernels by their names; `all` is the whole matrix. Each comes once, in the
 /// order asked for.
-pub fn resolve(names: &[String]) -> Result<Vec<&'static Spec>> {
-    let mut specs: Vec<&Spec> = Vec::new();
+pub fn resolve(names: &[String]) -> Result<Vec<&'static KernelSpec>> {
+    let mut specs: Vec<&KernelSpec> = Vec::new();
     for name in names {
-        let matching: Vec<&Spec> = MATRIX
+        let matching: Vec<&KernelSpec> = MATRIX
             .iter()
             .filter(|spec| name == "all" || spec.name == name)
             .collect();
@@ -98,7 +98,7 @@ pub fn resolve(names: &[String]) -> Result<Vec<&'static Spec>> {
 }
 
 /// The cached kernel of that name, if its recipe is still this one.
-pub(crate) fn cached(config: &Config, cache: &Cache, spec: &Spec) -> Option<Kernel> {
+pub(crate) fn cached(config: &Config, cache: &Cache, spec: &KernelSpec) -> Option<Kernel> {
     let base = cache.path("kernels").join(spec.name);
     let dir = base.join(fs::read_to_string(base.join("current")).ok()?.trim());
     let meta = fs::read_to_string(dir.join("meta")).ok()?;
@@ -122,7 +122,7 @@ pub(crate) fn prepare(
     config: &Config,
     cache: &Cache,
     apt: &mut Apt,
-    spec: &Spec,
+    spec: &KernelSpec,
 ) -> Result<Kernel> {
     let present = cached(config, cache, spec);
     if let Some(kernel) = &present
@@ -130,7 +130,7 @@ pub(crate) fn prepare(
     {
         return Ok(kernel.clone());
     }
-    let image = match (newest_image(apt, spec), &present) {
+    let image = match (find_newest_image(apt, spec), &present) {
         (Ok(image), _) => image,
         (Err(error), Some(kernel)) => {
             log::info!("{error:#}; keeping the cached {}", kernel.version);
@@ -155,7 +155,7 @@ pub(crate) fn prepare(
     let dir = base.join(&name);
     cache::build_dir(&dir, |partial| build(config, apt, spec, &image, partial))?;
     fs::write(base.join("current"), &name)?;
-    remove_others(&base, &name)?;
+    remove_other_versions(&base, &name)?;
     cached(config, cache, spec).with_context(|| {
         format!(
             "kernel {}: built, yet not readable in {}",
@@ -166,11 +166,11 @@ pub(crate) fn prepare(
 }
 
 /// The concrete image package behind the newest `linux-image-amd64` of the spec's suites.
-fn newest_image(apt: &mut Apt, spec: &Spec) -> Result<Candidate> {
+fn find_newest_image(apt: &mut Apt, spec: &KernelSpec) -> Result<Candidate> {
     let mut best: Option<Candidate> = None;
     let mut seen = Vec::new();
     for suite in spec.suites {
-        if let Err(error) = apt.update(suite) {
+        if let Err(error) = apt.update_lists(suite) {
             // One of several suites may be gone or have no mirror; the others decide.
             seen.push(format!("{error:#}"));
             continue;
@@ -179,8 +179,8 @@ fn newest_image(apt: &mut Apt, spec: &Spec) -> Result<Candidate> {
             seen.push(format!("{suite} has {}", meta.version));
             let newer = best
                 .as_ref()
-                .is_none_or(|best| apt::newer(&meta.version, &best.version));
-            if in_series(&meta.version, spec.series) && newer {
+                .is_none_or(|best| apt::is_newer(&meta.version, &best.version));
+            if is_in_series(&meta.version, spec.series) && newer {
                 best = Some(meta);
             }
         }
@@ -198,11 +198,11 @@ fn newest_image(apt: &mut Apt, spec: &Spec) -> Result<Candidate> {
         .iter()
         .find(|name| name.starts_with("linux-image-"))
         .with_context(|| format!("kernel {}: linux-image-amd64 names no image", spec.name))?;
-    exact(apt, &meta, package)
+    find_exact(apt, &meta, package)
 }
 
 /// Whether a Debian version belongs to a kernel series.
-fn in_series(version: &str, series: &str) -> bool {
+fn is_in_series(version: &str, series: &str) -> bool {
     series.is_empty()
         || version
             .strip_prefix(series)
@@ -210,7 +210,7 @@ fn in_series(version: &str, series: &str) -> bool {
 }
 
 /// The version of `package` that goes with `like`.
-fn exact(apt: &Apt, like: &Candidate, package: &str) -> Result<Candidate> {
+fn find_exact(apt: &Apt, like: &Candidate, package: &str) -> Result<Candidate> {
     apt.candidates(&like.suite, package)?
         .into_iter()
         .find(|found| found.version == like.version)
@@ -218,7 +218,13 @@ fn exact(apt: &Apt, like: &Candidate, package: &str) -> Result<Candidate> {
 }
 
 /// Downloads and unpacks a kernel and leaves the bootable files in `dir`.
-fn build(config: &Config, apt: &Apt, spec: &Spec, image: &Candidate, dir: &Path) -> Result<()> {
+fn build(
+    config: &Config,
+    apt: &Apt,
+    spec: &KernelSpec,
+    image: &Candidate,
+    dir: &Path,
+) -> Result<()> {
     let tree = dir.join("tree");
     let debs = dir.join("debs");
     // Since 7.2 an image package is empty; its parts are packages of their own.
@@ -226,22 +232,22 @@ fn build(config: &Config, apt: &Apt, spec: &Spec, image: &Candidate, dir: &Path)
     let parts = ["linux-base-", "linux-binary-", "linux-modules-"];
     for name in &image.depends {
         if parts.iter().any(|part| name.starts_with(part)) {
-            wanted.push(exact(apt, image, name)?);
+            wanted.push(find_exact(apt, image, name)?);
         }
     }
     for candidate in &wanted {
         let deb = apt.download(candidate, &debs)?;
-        host::unpack(&deb, &tree)?;
+        host::unpack_package(&deb, &tree)?;
     }
-    let (boot_file, release) = boot_image(&tree)?;
+    let (boot_file, release) = find_boot_image(&tree)?;
     let image_bytes =
         fs::read(&boot_file).with_context(|| format!("{}: unreadable", boot_file.display()))?;
-    vmlinux::extract(&image_bytes, &dir.join("vmlinux"))
+    vmlinux::extract_elf(&image_bytes, &dir.join("vmlinux"))
         .with_context(|| format!("kernel {}: its vmlinux cannot be extracted", spec.name))?;
-    if let Some(config) = config_file(&tree, &release) {
+    if let Some(config) = find_config(&tree, &release) {
         fs::copy(&config, dir.join("config"))?;
     }
-    modules::pack(config.modules, &tree, &release, dir)
+    modules::pack_modules(config.modules, &tree, &release, dir)
         .with_context(|| format!("kernel {}: its modules cannot be packed", spec.name))?;
     cache::remove_dir(&tree)?;
     cache::remove_dir(&debs)?;
@@ -256,8 +262,8 @@ fn build(config: &Config, apt: &Apt, spec: &Spec, image: &Candidate, dir: &Path)
 
 /// The compressed kernel in an unpacked package, and its release. It is in `/boot`, since 7.2 in
 /// the directory of the modules.
-fn boot_image(tree: &Path) -> Result<(PathBuf, String)> {
-    for path in children(&tree.join("boot")) {
+fn find_boot_image(tree: &Path) -> Result<(PathBuf, String)> {
+    for path in list_dir(&tree.join("boot")) {
         let name = path
             .file_name()
             .unwrap_or_default()
@@ -267,7 +273,7 @@ fn boot_image(tree: &Path) -> Result<(PathBuf, String)> {
             return Ok((path, release.to_owned()));
         }
     }
-    for dir in children(&tree.join("usr/lib/modules")) {
+    for dir in list_dir(&tree.join("usr/lib/modules")) {
         let path = dir.join("vmlinuz");
         if path.is_file() {
             let release = dir
@@ -282,14 +288,14 @@ fn boot_image(tree: &Path) -> Result<(PathBuf, String)> {
 }
 
 /// The kernel's configuration, wherever the package has it.
-fn config_file(tree: &Path, release: &str) -> Option<PathBuf> {
+fn find_config(tree: &Path, release: &str) -> Option<PathBuf> {
     let boot = tree.join("boot").join(format!("config-{release}"));
     let modules = tree.join("usr/lib/modules").join(release).join("config");
     [boot, modules].into_iter().find(|path| path.is_file())
 }
 
 /// What a directory holds; nothing if it is not there.
-fn children(dir: &Path) -> Vec<PathBuf> {
+fn list_dir(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir)
         .into_iter()
         .flatten()
@@ -299,7 +305,7 @@ fn children(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// Removes versions that are no longer current.
-fn remove_others(base: &Path, keep: &str) -> Result<()> {
+fn remove_other_versions(base: &Path, keep: &str) -> Result<()> {
     for entry in fs::read_dir(base)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() && entry.file_name() != keep {
@@ -349,9 +355,9 @@ mod tests {
 
     #[test]
     fn a_series_is_no_prefix() {
-        assert!(in_series("6.1.192-2", "6.1"));
-        assert!(!in_series("6.12.117-1", "6.1"));
-        assert!(in_series("7.2-1", "7.2"));
-        assert!(in_series("7.3.4-1~bpo13+1", ""));
+        assert!(is_in_series("6.1.192-2", "6.1"));
+        assert!(!is_in_series("6.12.117-1", "6.1"));
+        assert!(is_in_series("7.2-1", "7.2"));
+        assert!(is_in_series("7.3.4-1~bpo13+1", ""));
     }
 }

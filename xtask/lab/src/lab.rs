@@ -11,7 +11,7 @@ use super::{
     config::{Config, Freshness},
     guest::Disks,
     host, image,
-    kernel::{self, Kernel, Spec},
+    kernel::{self, Kernel, KernelSpec},
     layer::Layer,
     outcome::Outcome,
     run::RunSpec,
@@ -28,7 +28,7 @@ pub struct Lab {
 impl Lab {
     /// Opens the cache and makes sure of the host's programs.
     pub fn open(config: Config) -> Result<Self> {
-        host::ensure_programs()?;
+        host::install_missing_programs()?;
         Self::inspect(config)
     }
 
@@ -42,7 +42,7 @@ impl Lab {
     }
 
     /// The kernel, if it is cached.
-    pub fn cached_kernel(&self, spec: &Spec) -> Option<Kernel> {
+    pub fn cached_kernel(&self, spec: &KernelSpec) -> Option<Kernel> {
         kernel::cached(&self.config, &self.cache, spec)
     }
 
@@ -52,7 +52,7 @@ impl Lab {
     }
 
     /// Makes a kernel, and the root image, ready: from the cache or newly built.
-    pub fn prepare(&mut self, spec: &Spec) -> Result<Kernel> {
+    pub fn prepare_kernel(&mut self, spec: &KernelSpec) -> Result<Kernel> {
         if self.config.freshness == Freshness::Cached
             && let Some(kernel) = self.cached_kernel(spec)
             && self.has_image()
@@ -60,7 +60,7 @@ impl Lab {
             return Ok(kernel);
         }
         let _lock = self.cache.lock()?;
-        let apt = Self::apt(&mut self.apt, &self.cache)?;
+        let apt = Self::open_apt(&mut self.apt, &self.cache)?;
         let kernel = kernel::prepare(&self.config, &self.cache, apt, spec)?;
         image::prepare(&self.config, &self.cache, apt)?;
         Ok(kernel)
@@ -72,7 +72,7 @@ impl Lab {
             return Ok(());
         }
         let _lock = self.cache.lock()?;
-        layer.prepare(&self.cache, Self::apt(&mut self.apt, &self.cache)?)
+        layer.prepare(&self.cache, Self::open_apt(&mut self.apt, &self.cache)?)
     }
 
     /// The directory that a program for this machine is in: from the cache or newly fetched.
@@ -81,7 +81,7 @@ impl Lab {
     }
 
     /// apt's state, opened when it is first needed.
-    fn apt<'a>(apt: &'a mut Option<Apt>, cache: &Cache) -> Result<&'a mut Apt> {
+    fn open_apt<'a>(apt: &'a mut Option<Apt>, cache: &Cache) -> Result<&'a mut Apt> {
         if apt.is_none() {
             *apt = Some(Apt::open(&cache.path("apt"))?);
         }
@@ -89,7 +89,7 @@ impl Lab {
     }
 
     /// Runs a command on a kernel that is ready.
-    pub fn run_one(&self, kernel: &Kernel, run: &RunSpec) -> Result<Outcome> {
+    pub fn run(&self, kernel: &Kernel, run: &RunSpec) -> Result<Outcome> {
         let command = self.config.prepare_command;
         let image = image::cached(&self.config, &self.cache)
             .with_context(|| format!("root image: not built; run `{command}`"))?;
@@ -101,6 +101,6 @@ impl Lab {
                 None => None,
             };
         let disks = Disks { image, layer };
-        boot::run(&self.config, &self.cache, kernel, &disks, run)
+        boot::run_in_guest(&self.config, &self.cache, kernel, &disks, run)
     }
 }

@@ -53,9 +53,9 @@ impl Layer {
         cache::build_dir(&self.dir(cache), |partial| {
             let (packages, tree) = (partial.join("packages"), partial.join("tree"));
             for package in self.packages {
-                let newest = newest(apt, package)?;
+                let newest = find_newest(apt, package)?;
                 let deb = apt.download(&newest, &partial.join("debs"))?;
-                host::unpack(&deb, &packages)?;
+                host::unpack_package(&deb, &packages)?;
             }
             for file in self.files {
                 let (from, to) = (packages.join(file), tree.join(file));
@@ -79,11 +79,11 @@ impl Layer {
 }
 
 /// The newest version of a package in the suites of the root image.
-pub(crate) fn newest(apt: &mut Apt, package: &str) -> Result<Candidate> {
+pub(crate) fn find_newest(apt: &mut Apt, package: &str) -> Result<Candidate> {
     let mut best: Option<Candidate> = None;
     let mut errors = Vec::new();
     for suite in image::SUITES {
-        if let Err(error) = apt.update(suite) {
+        if let Err(error) = apt.update_lists(suite) {
             // One of several suites may be gone or have no mirror; the others decide.
             errors.push(format!("{error:#}"));
             continue;
@@ -91,7 +91,7 @@ pub(crate) fn newest(apt: &mut Apt, package: &str) -> Result<Candidate> {
         for found in apt.candidates(suite, package)? {
             let newer = best
                 .as_ref()
-                .is_none_or(|best| apt::newer(&found.version, &best.version));
+                .is_none_or(|best| apt::is_newer(&found.version, &best.version));
             if newer {
                 best = Some(found);
             }

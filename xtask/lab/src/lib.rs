@@ -31,7 +31,7 @@ pub use self::{
     kernel::Kernel,
     lab::Lab,
     layer::Layer,
-    out::table,
+    out::format_table,
     outcome::{End, LAB_FAILED, Outcome},
     run::{Clock, FileSpec, RunSpec, Streams, guest_file},
     tool::Tool,

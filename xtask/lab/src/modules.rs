@@ -28,7 +28,7 @@ pub(crate) fn recipe(wanted: &'static [&'static str]) -> impl Iterator<Item = &'
 /// Packs modules of the unpacked package `tree` into `dir`: those that `wanted` names or has the
 /// directories of, with their dependencies, into `modules.squashfs`, and the early ones as
 /// `early/NN.ko` in loading order.
-pub(crate) fn pack(wanted: &[&str], tree: &Path, release: &str, dir: &Path) -> Result<()> {
+pub(crate) fn pack_modules(wanted: &[&str], tree: &Path, release: &str, dir: &Path) -> Result<()> {
     let base = ["usr/lib/modules", "lib/modules"]
         .iter()
         .map(|place| tree.join(place).join(release))
@@ -41,11 +41,11 @@ pub(crate) fn pack(wanted: &[&str], tree: &Path, release: &str, dir: &Path) -> R
     let source = full.join(release);
     fs::rename(&base, &source)?;
     depmod(&work.join("full"), release)?;
-    let deps = Deps::parse(&read(&source.join("modules.dep"))?);
+    let deps = Dependencies::parse(&read_text(&source.join("modules.dep"))?);
 
     let slim = work.join("slim/lib/modules").join(release);
     for path in deps.closure(&[wanted, EARLY].concat()) {
-        take(&source.join(&path), &slim.join(&path))?;
+        copy_uncompressed(&source.join(&path), &slim.join(&path))?;
     }
     for name in [
         "modules.order",
@@ -62,7 +62,7 @@ pub(crate) fn pack(wanted: &[&str], tree: &Path, release: &str, dir: &Path) -> R
     fs::create_dir_all(&early)?;
     for (number, path) in deps.load_order(EARLY).iter().enumerate() {
         fs::copy(
-            plain(&slim.join(path)),
+            without_compression(&slim.join(path)),
             early.join(format!("{number:02}.ko")),
         )?;
     }
@@ -88,7 +88,7 @@ fn depmod(base: &Path, release: &str) -> Result<()> {
 }
 
 /// Copies a module, uncompressed: the initramfs cannot decompress, and squashfs compresses anyway.
-fn take(from: &Path, to: &Path) -> Result<()> {
+fn copy_uncompressed(from: &Path, to: &Path) -> Result<()> {
     if let Some(parent) = to.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -102,12 +102,12 @@ fn take(from: &Path, to: &Path) -> Result<()> {
         Some("gz") => "gzip",
         _ => bail!("{}: a module in an unknown compression", from.display()),
     };
-    let data = host::output(host::command(program).arg("-dc").arg(from))?;
-    Ok(fs::write(plain(to), data)?)
+    let data = host::capture(host::command(program).arg("-dc").arg(from))?;
+    Ok(fs::write(without_compression(to), data)?)
 }
 
 /// A module's path without the suffix of its compression.
-fn plain(path: &Path) -> PathBuf {
+fn without_compression(path: &Path) -> PathBuf {
     if path.extension().is_some_and(|ext| ext == "ko") {
         path.to_owned()
     } else {
@@ -115,14 +115,14 @@ fn plain(path: &Path) -> PathBuf {
     }
 }
 
-fn read(path: &Path) -> Result<String> {
+fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("{}: unreadable", path.display()))
 }
 
 /// depmod's dependency table: module path to the paths it needs, the first needed last.
-struct Deps(BTreeMap<String, Vec<String>>);
+struct Dependencies(BTreeMap<String, Vec<String>>);
 
-impl Deps {
+impl Dependencies {
     fn parse(text: &str) -> Self {
         Self(
             text.lines()
@@ -138,13 +138,13 @@ impl Deps {
     }
 
     /// Paths of the modules that `wanted` names.
-    fn named<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a String> {
+    fn matching<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a String> {
         self.0.keys().filter(move |path| {
             if wanted.ends_with('/') {
                 path.strip_prefix("kernel/")
                     .is_some_and(|rest| rest.starts_with(wanted))
             } else {
-                name(path) == wanted
+                module_name(path) == wanted
             }
         })
     }
@@ -152,7 +152,7 @@ impl Deps {
     /// Everything `wanted` names and needs.
     fn closure(&self, wanted: &[&str]) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
-        for path in wanted.iter().flat_map(|one| self.named(one)) {
+        for path in wanted.iter().flat_map(|one| self.matching(one)) {
             all.insert(path.clone());
             all.extend(self.0[path].iter().cloned());
         }
@@ -163,7 +163,7 @@ impl Deps {
     /// this kernel has built in is left out.
     fn load_order(&self, wanted: &[&str]) -> Vec<String> {
         let mut order: Vec<String> = Vec::new();
-        for path in wanted.iter().flat_map(|one| self.named(one)) {
+        for path in wanted.iter().flat_map(|one| self.matching(one)) {
             for one in self.0[path].iter().rev().chain([path]) {
                 if !order.contains(one) {
                     order.push(one.clone());
@@ -175,7 +175,7 @@ impl Deps {
 }
 
 /// A module's name as the kernel spells it.
-fn name(path: &str) -> String {
+fn module_name(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
     file.split(".ko").next().unwrap_or(file).replace('-', "_")
 }
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn closure_takes_directories_names_and_dependencies() {
-        let deps = Deps::parse(TABLE);
+        let deps = Dependencies::parse(TABLE);
         let kept = deps.closure(&["drivers/md/", "loop"]);
         assert_eq!(kept.len(), 4);
         assert!(!kept.contains("kernel/sound/snd.ko"));
@@ -199,15 +199,21 @@ mod tests {
 
     #[test]
     fn load_order_puts_needs_first_and_skips_builtins() {
-        let deps = Deps::parse(TABLE);
+        let deps = Dependencies::parse(TABLE);
         let order = deps.load_order(&["built_in", "dm_thin_pool"]);
-        let names: Vec<String> = order.iter().map(|path| name(path)).collect();
+        let names: Vec<String> = order.iter().map(|path| module_name(path)).collect();
         assert_eq!(names, ["dm_mod", "dm_bufio", "dm_thin_pool"]);
     }
 
     #[test]
-    fn plain_paths_lose_only_the_compression() {
-        assert_eq!(plain(Path::new("a/b.ko.xz")), Path::new("a/b.ko"));
-        assert_eq!(plain(Path::new("a/b.ko")), Path::new("a/b.ko"));
+    fn uncompressed_paths_lose_only_the_compression() {
+        assert_eq!(
+            without_compression(Path::new("a/b.ko.xz")),
+            Path::new("a/b.ko")
+        );
+        assert_eq!(
+            without_compression(Path::new("a/b.ko")),
+            Path::new("a/b.ko")
+        );
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use super::outcome::Outcome;
 
 /// Unpacks the guest's `/out` into `dir`. Without a directory it is dropped.
-pub(crate) fn unpack(tar: &[u8], dir: Option<&Path>) -> Result<()> {
+pub(crate) fn unpack_out(tar: &[u8], dir: Option<&Path>) -> Result<()> {
     let Some(dir) = dir else { return Ok(()) };
     fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
     let mut child = Command::new("tar")
@@ -36,7 +36,7 @@ pub(crate) fn unpack(tar: &[u8], dir: Option<&Path>) -> Result<()> {
 }
 
 /// The table of several runs.
-pub fn table(rows: &[(String, std::result::Result<Outcome, String>)]) -> String {
+pub fn format_table(rows: &[(String, std::result::Result<Outcome, String>)]) -> String {
     let mut lines = vec![
         [
             "kernel", "release", "boot", "total", "boots", "by", "result",
@@ -49,11 +49,11 @@ pub fn table(rows: &[(String, std::result::Result<Outcome, String>)]) -> String 
                 name.clone(),
                 run.kernel.release.clone(),
                 run.boot_time
-                    .map_or_else(|| "-".to_owned(), |time| seconds(time.as_secs_f64())),
-                seconds(run.total_time.as_secs_f64()),
+                    .map_or_else(|| "-".to_owned(), |time| format_seconds(time.as_secs_f64())),
+                format_seconds(run.total_time.as_secs_f64()),
                 run.boots.to_string(),
-                run.accel.to_owned(),
-                short(&run.summary()),
+                run.accel.name().to_owned(),
+                shorten(&run.summary()),
             ],
             Err(error) => {
                 let dash = || "-".to_owned();
@@ -64,7 +64,7 @@ pub fn table(rows: &[(String, std::result::Result<Outcome, String>)]) -> String 
                     dash(),
                     dash(),
                     dash(),
-                    short(&format!("lab: {error}")),
+                    shorten(&format!("lab: {error}")),
                 ]
             }
         });
@@ -89,15 +89,15 @@ pub fn table(rows: &[(String, std::result::Result<Outcome, String>)]) -> String 
         .collect()
 }
 
-/// The beginning of a text that was told in full before the table.
-fn short(text: &str) -> String {
+/// The beginning of a text that was shown in full before the table.
+fn shorten(text: &str) -> String {
     match text.char_indices().nth(70) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),
     }
 }
 
-fn seconds(time: f64) -> String {
+fn format_seconds(time: f64) -> String {
     format!("{time:.1}s")
 }
 
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_kernel_that_could_not_be_had_has_a_row() {
-        let text = table(&[("5.10".to_owned(), Err("gone".to_owned()))]);
+        let text = format_table(&[("5.10".to_owned(), Err("gone".to_owned()))]);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 2);
         assert!(lines[0].starts_with("kernel  release"));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::kernel::Kernel;
+use super::{accel::Accel, kernel::Kernel};
 
 /// The lab itself failed: no kernel, no boot.
 pub const LAB_FAILED: i32 = 120;
@@ -19,7 +19,7 @@ pub enum End {
     /// The command was stopped because its time was over.
     TimedOut,
     /// The guest failed, not the command; why.
-    Lab(String),
+    LabFailed(String),
 }
 
 /// What a run came to.
@@ -33,8 +33,8 @@ pub struct Outcome {
     pub splats: Vec<String>,
     /// Times the guest was booted.
     pub boots: u32,
-    /// `kvm` or `tcg`.
-    pub accel: &'static str,
+    /// How QEMU ran it.
+    pub accel: Accel,
     /// From power-on to the command's start, in the boot that got there.
     pub boot_time: Option<Duration>,
     /// All of it.
@@ -46,23 +46,23 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The exit code that tells it. A splat outweighs all: what else went wrong may follow from it.
-    pub fn code(&self) -> i32 {
+    /// The exit code for it. A splat outweighs all: what else went wrong may follow from it.
+    pub fn exit_code(&self) -> i32 {
         match self.end {
             _ if !self.splats.is_empty() => SPLAT,
             End::Exited(code) => code,
             End::TimedOut => TIMED_OUT,
-            End::Lab(_) => LAB_FAILED,
+            End::LabFailed(_) => LAB_FAILED,
         }
     }
 
-    /// It in a few words.
+    /// The outcome in a few words.
     pub fn summary(&self) -> String {
         let end = match &self.end {
             End::Exited(0) => "ok".to_owned(),
             End::Exited(code) => format!("exit {code}"),
             End::TimedOut => "timed out".to_owned(),
-            End::Lab(why) => format!("lab: {why}"),
+            End::LabFailed(why) => format!("lab: {why}"),
         };
         match self.splats.first() {
             Some(line) => format!("{end}; SPLAT: {line}"),

@@ -35,7 +35,7 @@ pub(crate) struct Qemu {
 }
 
 impl Qemu {
-    /// Ports of the guest, in the order of [`Qemu::connect`].
+    /// Ports of the guest, in the order of [`Qemu::accept_ports`].
     const PORTS: [&'static str; 3] = ["lab", "stdout", "stderr"];
 
     /// Starts a guest of `kernel` with its files in `dir`.
@@ -47,12 +47,14 @@ impl Qemu {
         spec: &RunSpec,
         accel: Accel,
     ) -> Result<Self> {
-        guest::initramfs(config, kernel, disks, spec, &dir.join(INITRAMFS))?;
+        guest::write_initramfs(config, kernel, disks, spec, &dir.join(INITRAMFS))?;
         let mut listeners = Vec::new();
         // setpriv: QEMU must not outlive this process, however it ends.
         let mut command = host::command("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
-        command.arg(host::find("qemu-system-x86_64").context("qemu-system-x86_64: not found")?);
+        command.arg(
+            host::find_program("qemu-system-x86_64").context("qemu-system-x86_64: not found")?,
+        );
         command.args([
             "-nodefaults",
             "-no-user-config",
@@ -64,7 +66,7 @@ impl Qemu {
             .args(["-machine", "q35", "-m"])
             .arg(format!("{}M", spec.memory_mb));
         command.args(["-smp", &spec.cpus.to_string()]);
-        command.args(accel.options());
+        command.args(accel.qemu_options());
         if spec.clock == Clock::Instructions {
             command.args(["-icount", "shift=0,sleep=off"]);
         }
@@ -115,7 +117,7 @@ impl Qemu {
     }
 
     /// Waits for QEMU to open the guest's ports.
-    pub(crate) fn connect(&mut self) -> Result<[UnixStream; 3]> {
+    pub(crate) fn accept_ports(&mut self) -> Result<[UnixStream; 3]> {
         let deadline = Instant::now() + Duration::from_secs(30);
         let mut streams = Vec::new();
         for listener in &self.listeners {
@@ -133,7 +135,7 @@ impl Qemu {
                     Err(_) => {}
                 }
                 if self.child.try_wait()?.is_some() || Instant::now() > deadline {
-                    bail!("{}", self.last_words("qemu did not start"));
+                    bail!("{}", self.failure_message("qemu did not start"));
                 }
                 thread::sleep(Duration::from_millis(10));
             }
@@ -145,7 +147,7 @@ impl Qemu {
 
     /// Removes the initramfs, which a booted guest needs no more: it is the one large file that an
     /// interrupted run would leave behind.
-    pub(crate) fn booted(&self) {
+    pub(crate) fn remove_initramfs(&self) {
         let _ = fs::remove_file(self.dir.join(INITRAMFS));
     }
 
@@ -162,28 +164,28 @@ impl Qemu {
     }
 
     /// What the guest wrote on its serial console.
-    pub(crate) fn console(&self) -> String {
+    pub(crate) fn read_console(&self) -> String {
         fs::read(self.dir.join("console.log"))
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .unwrap_or_default()
     }
 
-    /// What QEMU itself said.
-    fn log(&self) -> String {
+    /// What QEMU itself reported.
+    fn read_log(&self) -> String {
         fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default()
     }
 
     /// Whether QEMU says that KVM failed; it then waits for ever.
-    pub(crate) fn kvm_broke(&self) -> bool {
-        self.log().contains("KVM internal error") || self.log().contains("kvm run failed")
+    pub(crate) fn reports_kvm_failure(&self) -> bool {
+        self.read_log().contains("KVM internal error") || self.read_log().contains("kvm run failed")
     }
 
     /// A message with the end of QEMU's and the console's output.
-    pub(crate) fn last_words(&self, what: &str) -> String {
-        let text = format!("{}\n{}", self.log(), self.console());
-        match host::tail(&text, 3) {
-            words if words.is_empty() => format!("{what}; it said nothing"),
-            words => format!("{what}; last words: {words}"),
+    pub(crate) fn failure_message(&self, what: &str) -> String {
+        let text = format!("{}\n{}", self.read_log(), self.read_console());
+        match host::last_lines(&text, 3) {
+            words if words.is_empty() => format!("{what}; it wrote nothing"),
+            words => format!("{what}; last output: {words}"),
         }
     }
 }

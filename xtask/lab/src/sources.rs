@@ -34,7 +34,7 @@ struct Entry {
 
 impl Mirror {
     /// Reads `/etc/apt/sources.list` and `/etc/apt/sources.list.d`.
-    pub(crate) fn of_this_machine() -> Result<Self> {
+    pub(crate) fn from_host_sources() -> Result<Self> {
         let mut entries = Vec::new();
         let mut files = vec![Path::new("/etc/apt/sources.list").to_owned()];
         if let Ok(dir) = fs::read_dir("/etc/apt/sources.list.d") {
@@ -76,7 +76,7 @@ impl Mirror {
     }
 
     /// The address that has `suite`; `None` for a security suite without a security mirror.
-    pub(crate) fn uri(&self, suite: &str) -> Option<&str> {
+    pub(crate) fn uri_of(&self, suite: &str) -> Option<&str> {
         if suite.ends_with("-security") {
             self.security.as_deref()
         } else {
@@ -178,9 +178,9 @@ mod tests {
         assert_eq!(entries.len(), 2);
         assert_eq!(entries[0].suites, ["bookworm", "bookworm-updates"]);
         let mirror = Mirror::from_entries(&entries).unwrap();
-        assert_eq!(mirror.uri("sid"), Some("http://m.example/debian"));
+        assert_eq!(mirror.uri_of("sid"), Some("http://m.example/debian"));
         assert_eq!(
-            mirror.uri("bullseye-security"),
+            mirror.uri_of("bullseye-security"),
             Some("http://m.example/security")
         );
     }
@@ -195,8 +195,8 @@ mod tests {
         );
         assert_eq!(entries.len(), 2);
         let mirror = Mirror::from_entries(&entries).unwrap();
-        assert_eq!(mirror.uri("trixie"), Some("http://m.example/debian"));
-        assert_eq!(mirror.uri("trixie-security"), None);
+        assert_eq!(mirror.uri_of("trixie"), Some("http://m.example/debian"));
+        assert_eq!(mirror.uri_of("trixie-security"), None);
     }
 
     #[test]

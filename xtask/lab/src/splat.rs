@@ -1,4 +1,4 @@
-//! Finds a kernel's cry for help in its log.
+//! Finds the complaints of a kernel in its log: oopses, warnings, lockups.
 
 /// Words that mean trouble wherever they stand in a line.
 const ANYWHERE: &[&str] = &[
@@ -45,11 +45,11 @@ const TAINTS: &[(u32, &str)] = &[
 ];
 
 /// The lines of a kernel log, or of a serial console, that are splats.
-pub(crate) fn find(log: &str) -> Vec<&str> {
+pub(crate) fn find_splats(log: &str) -> Vec<&str> {
     log.lines()
         .map(str::trim_end)
         .filter(|line| {
-            let message = message(line);
+            let message = message_of(line);
             AT_START.iter().any(|word| message.starts_with(word))
                 || ANYWHERE.iter().any(|word| message.contains(word))
         })
@@ -57,7 +57,7 @@ pub(crate) fn find(log: &str) -> Vec<&str> {
 }
 
 /// The splats that a taint value tells of.
-pub(crate) fn of_taint(taint: u64) -> Vec<String> {
+pub(crate) fn splats_of_taint(taint: u64) -> Vec<String> {
     TAINTS
         .iter()
         .filter(|(bit, _)| taint & (1 << bit) != 0)
@@ -66,7 +66,7 @@ pub(crate) fn of_taint(taint: u64) -> Vec<String> {
 }
 
 /// A log line without priority, time stamp and caller.
-fn message(line: &str) -> &str {
+fn message_of(line: &str) -> &str {
     let mut rest = line.trim_start();
     if let Some(after) = rest.strip_prefix('<') {
         rest = after.split_once('>').map_or(rest, |(_, after)| after);
@@ -104,7 +104,7 @@ mod tests {
             "[    1.000000] Kernel panic - not syncing: Attempted to kill init!",
             "kernel BUG at mm/slub.c:305!",
         ] {
-            assert_eq!(find(line), [line.trim_end()], "{line}");
+            assert_eq!(find_splats(line), [line.trim_end()], "{line}");
         }
     }
 
@@ -120,15 +120,18 @@ mod tests {
             "[    3.000000] x86/cpu: Bugs: WARNING comes later",
             "[    3.000000] bpf: debugging BUG: is not at the start",
         ] {
-            assert!(find(line).is_empty(), "{line}");
+            assert!(find_splats(line).is_empty(), "{line}");
         }
     }
 
     #[test]
     fn taint_bits() {
-        assert!(of_taint(0).is_empty());
+        assert!(splats_of_taint(0).is_empty());
         // unsigned and out-of-tree modules are no splat
-        assert!(of_taint((1 << 12) | (1 << 13)).is_empty());
-        assert_eq!(of_taint(1 << 9), ["kernel tainted: warning (bit 9 of 512)"]);
+        assert!(splats_of_taint((1 << 12) | (1 << 13)).is_empty());
+        assert_eq!(
+            splats_of_taint(1 << 9),
+            ["kernel tainted: warning (bit 9 of 512)"]
+        );
     }
 }

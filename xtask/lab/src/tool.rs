@@ -42,13 +42,13 @@ impl Tool {
 
     fn fetch(&self, cache: &Cache, dir: &Path) -> Result<()> {
         let mut apt = Apt::open(&cache.path("apt"))?;
-        let newest = layer::newest(&mut apt, self.package)?;
+        let newest = layer::find_newest(&mut apt, self.package)?;
         // What former recipes made is of no use any more.
         cache::remove_dir(&cache.path("tools").join(self.name))?;
         cache::build_dir(dir, |partial| {
             let deb = apt.download(&newest, &partial.join("debs"))?;
             let tree = partial.join("tree");
-            host::unpack(&deb, &tree)?;
+            host::unpack_package(&deb, &tree)?;
             fs::rename(tree.join(self.file), partial.join(self.name))
                 .with_context(|| format!("{}: not in package {}", self.file, self.package))?;
             cache::remove_dir(&tree)?;

@@ -24,8 +24,8 @@ const FORMATS: &[(&[u8], &str)] = &[
 ];
 
 /// Writes the ELF kernel inside `image` to `target`.
-pub(crate) fn extract(image: &[u8], target: &Path) -> Result<()> {
-    let payload = payload(image)?;
+pub(crate) fn extract_elf(image: &[u8], target: &Path) -> Result<()> {
+    let payload = find_payload(image)?;
     let Some((_, program)) = FORMATS.iter().find(|(magic, _)| payload.starts_with(magic)) else {
         bail!(
             "payload in an unknown compression (starts with {:02x?})",
@@ -56,7 +56,7 @@ pub(crate) fn extract(image: &[u8], target: &Path) -> Result<()> {
 }
 
 /// The compressed payload, without the size that the kernel's build appends.
-fn payload(image: &[u8]) -> Result<&[u8]> {
+fn find_payload(image: &[u8]) -> Result<&[u8]> {
     if image.get(MAGIC..MAGIC + 4) != Some(b"HdrS") {
         bail!("not a bzImage");
     }
@@ -92,14 +92,14 @@ mod tests {
     #[test]
     fn payload_loses_its_size_word() {
         let image = image(2, 7, b"..abcSIZErest");
-        assert_eq!(payload(&image).unwrap(), b"abc");
+        assert_eq!(find_payload(&image).unwrap(), b"abc");
     }
 
     #[test]
     fn hostile_headers_are_errors() {
-        assert!(payload(b"short").is_err());
-        assert!(payload(&image(u32::MAX, 8, b"")).is_err());
-        assert!(payload(&image(0, 2, b"abcdef")).is_err());
-        assert!(payload(&image(0, 100, b"abcdef")).is_err());
+        assert!(find_payload(b"short").is_err());
+        assert!(find_payload(&image(u32::MAX, 8, b"")).is_err());
+        assert!(find_payload(&image(0, 2, b"abcdef")).is_err());
+        assert!(find_payload(&image(0, 100, b"abcdef")).is_err());
     }
 }

@@ -26,7 +26,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use kernel_lab::{
     End, FileSpec, Freshness, Kernel, Lab, Outcome, RunSpec, Streams,
-    kernel::{self, Spec},
+    kernel::{self, KernelSpec},
 };
 
 use self::{
@@ -117,15 +117,15 @@ const GUESTS: usize = 2;
 /// Runs scenarios on kernels and prints the table.
 fn run(
     scenarios: &[&Scenario],
-    specs: &[&Spec],
+    specs: &[&KernelSpec],
     freshness: Freshness,
     logs: bool,
     programs: &Programs,
 ) -> Result<Table> {
     let mut lab = guests::lab(freshness)?;
-    let kernels: Vec<(&Spec, Result<Kernel>)> = specs
+    let kernels: Vec<(&KernelSpec, Result<Kernel>)> = specs
         .iter()
-        .map(|spec| (*spec, lab.prepare(spec)))
+        .map(|spec| (*spec, lab.prepare_kernel(spec)))
         .collect();
     for layer in scenarios.iter().filter_map(|it| it.layer()) {
         // Those that need it fail, the others run.
@@ -257,7 +257,7 @@ fn boot(
                 End::Exited(0) => None,
                 End::Exited(code) => Some(format!("the guest's runner ended with {code}")),
                 End::TimedOut => Some("the guest ran out of time".to_owned()),
-                End::Lab(why) => Some(format!("the guest failed: {why}")),
+                End::LabFailed(why) => Some(format!("the guest failed: {why}")),
             };
             entries
                 .iter()
@@ -298,7 +298,7 @@ fn try_boot(
         .iter()
         .map(|(scenario, _)| scenario.limit() + 30)
         .sum();
-    let outcome = lab.run_one(
+    let outcome = lab.run(
         kernel,
         &RunSpec {
             argv,

@@ -54,7 +54,7 @@ pub fn tier() -> Result<Tally> {
     for case in &CASES {
         let name = format!("{} on {}, init {:?}", case.script, case.kernel, case.init);
         let mut kernels = kernel::resolve(&[case.kernel.to_owned()])?;
-        let kernel = lab.prepare(kernels.pop().context("no kernel")?)?;
+        let kernel = lab.prepare_kernel(kernels.pop().context("no kernel")?)?;
         match one(&mut lab, &kernel, &programs, case) {
             Ok(()) => {
                 println!("service: {name} ... ok");
@@ -105,7 +105,7 @@ fn one(lab: &mut Lab, kernel: &Kernel, programs: &Programs, case: &Case) -> Resu
     for (name, guest) in packaged {
         files.push(guest_file(&packaging.join(name), guest)?);
     }
-    let outcome = lab.run_one(
+    let outcome = lab.run(
         kernel,
         &RunSpec {
             argv: vec!["sh".to_owned(), script],
@@ -117,7 +117,7 @@ fn one(lab: &mut Lab, kernel: &Kernel, programs: &Programs, case: &Case) -> Resu
             ..RunSpec::default()
         },
     )?;
-    if outcome.code() != 0 {
+    if outcome.exit_code() != 0 {
         let said = [&outcome.stdout, &outcome.stderr].map(|text| String::from_utf8_lossy(text));
         bail!(
             "{}\n{}{}{}",

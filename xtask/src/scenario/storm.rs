@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use kernel_lab::{
     End, Freshness, Kernel, Lab, Outcome, RunSpec, Streams, guest_file,
-    kernel::{self, Spec},
+    kernel::{self, KernelSpec},
 };
 
 use self::numbers::Numbers;
@@ -127,13 +127,13 @@ pub fn tier() -> Result<Tally> {
 }
 
 /// Storms on each kernel, prints a line for each, and what is wrong; returns how much is.
-fn storms(specs: &[&Spec], runs: &[Run], programs: &Programs) -> Result<usize> {
+fn storms(specs: &[&KernelSpec], runs: &[Run], programs: &Programs) -> Result<usize> {
     let program = fingerprint(&programs.dmtrace)?;
     let mut lab = guests::lab(Freshness::Cached)?;
     println!("{}", Numbers::head());
     let mut wrong = Vec::new();
     for &spec in specs {
-        let kernel = lab.prepare(spec)?;
+        let kernel = lab.prepare_kernel(spec)?;
         for run in runs {
             let (name, out) = (run.cleaner.name(), results(&kernel.name, run.cleaner));
             let numbers = match storm(&lab, &kernel, programs, *run, &out) {
@@ -180,7 +180,7 @@ fn storm(lab: &Lab, kernel: &Kernel, programs: &Programs, run: Run, out: &Path) 
     if out.exists() {
         fs::remove_dir_all(out).with_context(|| out.display().to_string())?;
     }
-    let outcome = lab.run_one(
+    let outcome = lab.run(
         kernel,
         &RunSpec {
             argv: vec![
