@@ -1,4 +1,4 @@
-//! Tables in the documentation that a command writes.
+//! Tables in the documentation that are written by a command.
 
 use std::fs;
 

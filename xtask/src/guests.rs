@@ -133,7 +133,10 @@ pub(crate) fn layer(name: &str) -> Result<&'static Layer> {
     let found = LAYERS.iter().find(|layer| layer.name == name);
     found.with_context(|| {
         let known: Vec<&str> = LAYERS.iter().map(|layer| layer.name).collect();
-        format!("layer {name}: there is none; there is {}", known.join(", "))
+        format!(
+            "layer {name}: there is no such layer; choose from {}",
+            known.join(", ")
+        )
     })
 }
 
@@ -148,7 +151,7 @@ pub(crate) fn promtool() -> Result<Option<PathBuf>> {
     inspect()?.prepare_tool(&PROMTOOL).map(Some)
 }
 
-/// A line about the lab, told from the command's by its prefix.
+/// Prints a line about the lab. The prefix keeps it apart from what the command prints.
 pub(crate) fn say(line: &str) {
     eprintln!("vm: {line}");
 }
@@ -177,7 +180,30 @@ fn show_progress() {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
+
+    fn visit(dir: &Path, check: &impl Fn(&Path, &str)) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                visit(&path, check);
+            } else {
+                check(&path, &fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn the_lab_knows_nothing_of_dmtrace() {
+        visit(&host::root().join("xtask/lab"), &|path, text| {
+            for word in ["dmtrace", "cookie", "scenario", "cargo xtask"] {
+                let found = text.to_lowercase().contains(word);
+                assert!(!found, "{}: has the word {word}", path.display());
+            }
+        });
+    }
 
     #[test]
     fn layers_have_names() {

@@ -34,6 +34,7 @@ pub(crate) struct Candidate {
 }
 
 /// Private apt state under the lab's cache.
+#[derive(Debug)]
 pub(crate) struct Apt {
     dir: PathBuf,
     mirror: Mirror,
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_keys_are_told_from_other_failures() {
+    fn missing_keys_differ_from_other_failures() {
         assert!(reports_missing_key(
             "the following signatures ... NO_PUBKEY 6ED0E7B82643E131"
         ));

@@ -1,4 +1,4 @@
-//! The kernel matrix: which Debian kernels there are, and how one becomes bootable files.
+//! The kernels a lab can boot, by name: [`MATRIX`], [`resolve`].
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ pub struct KernelSpec {
     suites: &'static [&'static str],
 }
 
-/// Every kernel the lab knows.
+/// Every kernel that a lab can boot. A name stands for the newest package of its series.
 pub const MATRIX: &[KernelSpec] = &[
     KernelSpec {
         name: "5.10",
@@ -72,8 +72,10 @@ pub struct Kernel {
     pub(crate) dir: PathBuf,
 }
 
-/// Kernels by their names; `all` is the whole matrix. Each comes once, in the
-/// order asked for.
+/// Kernels by their names; `all` is the whole matrix. Each comes once, in the order asked for.
+///
+/// # Errors
+/// A name is not in the matrix.
 pub fn resolve(names: &[String]) -> Result<Vec<&'static KernelSpec>> {
     let mut specs: Vec<&KernelSpec> = Vec::new();
     for name in names {

@@ -35,7 +35,7 @@ pub(crate) fn unpack_out(tar: &[u8], dir: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// The table of several runs.
+/// A table of several runs, a line each: the kernel's name, and the outcome or why there is none.
 pub fn format_table(rows: &[(String, std::result::Result<Outcome, String>)]) -> String {
     let mut lines = vec![
         [

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::{accel::Accel, kernel::Kernel};
 
-/// The lab itself failed: no kernel, no boot.
+/// Exit code of a run in which the lab itself failed: no kernel, no boot.
 pub const LAB_FAILED: i32 = 120;
-/// The kernel complained in its log.
+/// Exit code of a run in which the kernel complained in its log.
 const SPLAT: i32 = 121;
-/// The command ran out of time.
+/// Exit code of a command that ran out of time.
 const TIMED_OUT: i32 = 124;
 
 /// How a run ended.
@@ -29,7 +29,8 @@ pub struct Outcome {
     pub kernel: Kernel,
     /// How it ended.
     pub end: End,
-    /// Lines of the kernel's log that are splats.
+    /// Lines of the kernel's log in which it complains of itself (oopses, warnings, lockups), or the
+    /// taint that they left.
     pub splats: Vec<String>,
     /// Times the guest was booted.
     pub boots: u32,
@@ -46,7 +47,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The exit code for it. A splat outweighs all: what else went wrong may follow from it.
+    /// An exit code for the run: the command's own if nothing else happened, 120 if the lab failed,
+    /// 121 if the kernel complained, 124 if the command ran out of time. A splat outweighs all: what else went wrong may follow from it.
     pub fn exit_code(&self) -> i32 {
         match self.end {
             _ if !self.splats.is_empty() => SPLAT,

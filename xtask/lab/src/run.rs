@@ -23,13 +23,13 @@ pub struct RunSpec {
     pub shell_less: bool,
     /// `NAME=VALUE` for the command.
     pub env: Vec<String>,
-    /// Files for the guest.
+    /// Files for the guest, in its memory: they are part of the initramfs.
     pub files: Vec<FileSpec>,
-    /// Where the guest's `/out` goes.
+    /// Where the guest's `/out` goes; nowhere if `None`.
     pub out: Option<PathBuf>,
-    /// Time limit of the command.
+    /// Time limit of the command; whole seconds, at least one.
     pub timeout: Duration,
-    /// Full systemd as PID 1.
+    /// A full systemd as PID 1, instead of a small init that starts udevd only.
     pub systemd: bool,
     /// What is laid over the root image.
     pub layer: Option<&'static Layer>,
@@ -81,7 +81,7 @@ pub enum Streams {
     Capture,
 }
 
-/// A host file or directory and its place in the guest.
+/// A host file or directory and its place in the guest: parsed from `HOST[:GUEST]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileSpec {
     pub(crate) host: PathBuf,
@@ -122,7 +122,10 @@ impl FromStr for FileSpec {
     }
 }
 
-/// A file of the host at its place in the guest.
+/// A file of the host at its place in the guest, which is read as [`FileSpec`] reads it.
+///
+/// # Errors
+/// The host's path has no file name.
 pub fn guest_file(host: &Path, guest: &str) -> Result<FileSpec> {
     format!("{}:{guest}", host.display()).parse()
 }
@@ -137,7 +140,7 @@ mod tests {
 
     #[test]
     fn file_specs() {
-        assert_eq!(guest("target/x/dmtrace"), "/job/dmtrace");
+        assert_eq!(guest("target/x/program"), "/job/program");
         assert_eq!(guest("a/b:/etc/c"), "/etc/c");
         assert_eq!(guest("a/b:/etc/"), "/etc/b");
         assert_eq!(guest("a/b:sub/c"), "/job/sub/c");
