@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::Part;
+use super::part::Part;
 use crate::{
     build::{self, Profile},
     host,

@@ -10,7 +10,7 @@
 
 use serde_json::Value;
 
-use super::{expect::Expectation, fields};
+use super::{expectation::Expectation, fields};
 
 /// Everything that is not as it should be.
 pub(super) fn complaints<'a>(
@@ -26,7 +26,7 @@ pub(super) fn complaints<'a>(
             continue;
         }
         for (key, value) in it.pairs() {
-            let found = found(story, key);
+            let found = fields::of_explanation(story, key);
             let fine = match key {
                 "life" | "evidence" | "remedy" | "avoid" | "victim" if value != "-" => {
                     found.iter().any(|text| text.contains(value))
@@ -83,42 +83,6 @@ fn agreement(story: &Value, report: &Value) -> Vec<String> {
         complaints.push("explain: nobody suffers from what is stuck".to_owned());
     }
     complaints
-}
-
-fn found(story: &Value, key: &str) -> Vec<String> {
-    let texts = |field: &str, part: &str| -> Vec<String> {
-        let items = story[field].as_array().into_iter().flatten();
-        items
-            .map(|item| if part.is_empty() { item } else { &item[part] })
-            .map(|item| match item {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            })
-            .collect()
-    };
-    let one = |value: &Value| match value {
-        Value::Null => Vec::new(),
-        Value::String(text) => vec![text.clone()],
-        other => vec![other.to_string()],
-    };
-    match key {
-        "missing" => one(&story["missing"]["step"]),
-        "count" => one(&story["missing"]["count"]),
-        "life" => texts("life", "what"),
-        "evidence" => texts("evidence", ""),
-        "remedy" => texts("remedy_codes", ""),
-        "avoid" => texts("avoid_codes", ""),
-        "victim" => texts("victims", "pid"),
-        _ => fields::field(&story["cookie"], key).into_iter().collect(),
-    }
-}
-
-/// Whether a key of an expectation exists.
-pub(super) fn is_known(key: &str) -> bool {
-    matches!(
-        key,
-        "missing" | "count" | "life" | "evidence" | "remedy" | "avoid" | "victim"
-    ) || fields::is_known(key)
 }
 
 #[cfg(test)]

@@ -77,6 +77,43 @@ pub fn is_known(key: &str) -> bool {
     ) || !places(key).is_empty()
 }
 
+/// What an explanation says, by the keys of `expect explain`; there may be several texts.
+pub fn of_explanation(story: &Value, key: &str) -> Vec<String> {
+    let texts = |field: &str, part: &str| -> Vec<String> {
+        let items = story[field].as_array().into_iter().flatten();
+        items
+            .map(|item| if part.is_empty() { item } else { &item[part] })
+            .map(|item| match item {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            })
+            .collect()
+    };
+    let one = |value: &Value| match value {
+        Value::Null => Vec::new(),
+        Value::String(text) => vec![text.clone()],
+        other => vec![other.to_string()],
+    };
+    match key {
+        "missing" => one(&story["missing"]["step"]),
+        "count" => one(&story["missing"]["count"]),
+        "life" => texts("life", "what"),
+        "evidence" => texts("evidence", ""),
+        "remedy" => texts("remedy_codes", ""),
+        "avoid" => texts("avoid_codes", ""),
+        "victim" => texts("victims", "pid"),
+        _ => field(&story["cookie"], key).into_iter().collect(),
+    }
+}
+
+/// Whether a key of `expect explain` exists.
+pub fn is_known_of_explain(key: &str) -> bool {
+    matches!(
+        key,
+        "missing" | "count" | "life" | "evidence" | "remedy" | "avoid" | "victim"
+    ) || is_known(key)
+}
+
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,

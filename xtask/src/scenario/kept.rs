@@ -4,7 +4,7 @@
 use std::{
     fs,
     hash::{DefaultHasher, Hasher as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
@@ -12,13 +12,21 @@ use kernel_lab::kernel::MATRIX;
 use serde_json::{Value, json};
 
 use super::{
-    results,
     script::Scenario,
     table::{Cell, Table},
 };
+use crate::host;
 
 /// Name of the file in the folder of a scenario's artefacts.
 const NAME: &str = "outcome.json";
+
+/// Where the artefacts of the last run are kept.
+pub(super) fn results(kernel: &str) -> PathBuf {
+    host::target_dir()
+        .unwrap_or_default()
+        .join("vm-suite")
+        .join(kernel)
+}
 
 /// Names a build of dmtrace.
 pub fn fingerprint(program: &Path) -> Result<String> {

@@ -5,6 +5,7 @@
 
 mod docs;
 mod expect;
+mod expectation;
 mod explain;
 mod fields;
 mod kept;
@@ -17,7 +18,7 @@ mod table;
 use std::{
     collections::VecDeque,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Mutex,
     thread,
     time::{Duration, Instant},
@@ -30,7 +31,7 @@ use kernel_lab::{
 };
 
 use self::{
-    kept::fingerprint,
+    kept::{fingerprint, results},
     programs::Programs,
     script::{Entries, Scenario},
     table::{Cell, Table},
@@ -230,14 +231,6 @@ fn print_log(kernel: &str, entry: &str) {
     for line in fs::read_to_string(&path).unwrap_or_default().lines() {
         println!("  | {line}");
     }
-}
-
-/// Where the artefacts of the last run are kept.
-fn results(kernel: &str) -> PathBuf {
-    host::target_dir()
-        .unwrap_or_default()
-        .join("vm-suite")
-        .join(kernel)
 }
 
 /// Some scenarios in one boot.

@@ -2,15 +2,11 @@
 //! tight loop. With `dmtrace clean` no live operation may fail, and every leak must go; what
 //! `dmsetup udevcomplete_all` does in its place is counted.
 
+mod cleaner;
 mod docs;
 mod numbers;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{fs, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use kernel_lab::{
@@ -18,9 +14,12 @@ use kernel_lab::{
     kernel::{self, KernelSpec},
 };
 
-use self::numbers::Numbers;
+use self::{
+    cleaner::{Cleaner, results},
+    numbers::Numbers,
+};
 use super::{kept::fingerprint, programs::Programs};
-use crate::{guests, host, tally::Tally};
+use crate::{guests, tally::Tally};
 
 /// Real operations under `clean --apply` in a tight loop, in a virtual machine.
 #[derive(clap::Args)]
@@ -49,29 +48,6 @@ pub struct Args {
     /// for what was not run now
     #[arg(long)]
     write_docs: bool,
-}
-
-/// Who cleans while the operations run.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-enum Cleaner {
-    /// Nobody: what the storm does by itself.
-    None,
-    /// `dmtrace clean --apply`
-    Dmtrace,
-    /// `dmsetup udevcomplete_all -y`
-    UdevcompleteAll,
-}
-
-impl Cleaner {
-    const ALL: [Self; 3] = [Self::None, Self::Dmtrace, Self::UdevcompleteAll];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Dmtrace => "dmtrace",
-            Self::UdevcompleteAll => "udevcomplete_all",
-        }
-    }
 }
 
 /// One storm.
@@ -157,12 +133,6 @@ fn storms(specs: &[&KernelSpec], runs: &[Run], programs: &Programs) -> Result<us
         println!("FAIL {why}");
     }
     Ok(wrong.len())
-}
-
-/// Where the artefacts of the last run are kept.
-fn results(kernel: &str, cleaner: Cleaner) -> PathBuf {
-    let target = host::target_dir().unwrap_or_default();
-    target.join("vm-storm").join(kernel).join(cleaner.name())
 }
 
 /// Harms that are printed of each storm; all are in its files.

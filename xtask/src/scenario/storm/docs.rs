@@ -4,9 +4,8 @@ use anyhow::Result;
 use kernel_lab::kernel::MATRIX;
 
 use super::{
-    Cleaner,
+    cleaner::{Cleaner, results},
     numbers::{COLUMNS, Numbers},
-    results,
 };
 use crate::docs;
 
