@@ -86,7 +86,7 @@ const PROMTOOL: Tool = Tool {
 ///
 /// # Errors
 /// Cargo's target directory is not known.
-pub(crate) fn config(freshness: Freshness) -> Result<Config> {
+fn config(freshness: Freshness) -> Result<Config> {
     show_progress();
     let cache = match env::var_os("DMTRACE_VM_CACHE") {
         Some(dir) => PathBuf::from(dir),

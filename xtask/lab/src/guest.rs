@@ -115,7 +115,28 @@ fn shell_quote(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+    use crate::{config::Freshness, host};
+
+    #[test]
+    fn settings_survive_the_shell() {
+        let config = Config {
+            name: "it's",
+            cache: "/nowhere".into(),
+            prepare_command: "",
+            accel: None,
+            freshness: Freshness::Cached,
+            packages: &[],
+            modules: &[],
+            loaded_modules: &["a", "b"],
+        };
+        let script = settings(&config, &RunSpec::default());
+        let echo = format!("{script}echo \"$LAB_NAME|$LAB_MODULES|$LAB_TIMEOUT\"");
+        let output = host::capture(Command::new("/bin/sh").args(["-c", &echo])).unwrap();
+        assert_eq!(output, b"it's|a b|300\n");
+    }
 
     fn script(argv: &[&str], shell_less: bool) -> String {
         let argv = argv.iter().map(ToString::to_string).collect();
