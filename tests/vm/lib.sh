@@ -4,7 +4,7 @@
 #   expect leaked culprit=$pid how=owner_killed ...
 #   finish                      stop the tracer, make the reports (at the end: by itself)
 #
-# `expect KIND KEY=VALUE...` is one line of $OUT/expect. Kinds and keys: xtask/src/vm/suite/expect.rs.
+# `expect KIND KEY=VALUE...` is one line of $OUT/expect. Kinds and keys: xtask/src/scenario/expect.rs.
 # What is not expected must not be there: no other leak, no other culprit, no inexact account.
 tracer=
 trace_args=

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs scenarios in a guest, one after the other: run.sh NAME[@BACKEND]...
-# What each leaves is in /out/NAME; the host judges it (xtask/src/vm/suite).
+# What each leaves is in /out/NAME; the host judges it (xtask/src/scenario).
 export SUITE=/job/suite
 export DM_DISABLE_UDEV=
 unset DM_DISABLE_UDEV

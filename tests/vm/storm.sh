@@ -1,7 +1,7 @@
 #!/bin/sh
 # storm.sh SECONDS none|dmtrace|udevcomplete_all SEED WORKERS
 # Prepares the machine and runs cookie-storm (tests/src/storm). What it leaves in /out is judged by
-# xtask/src/vm/storm.rs.
+# xtask/src/scenario/storm.rs.
 set -e
 # udev gives up an event after the time-out and 10 seconds of grace: only then is it sure that a
 # killed operation has none outstanding.

@@ -3,9 +3,12 @@
 mod bench;
 mod build;
 mod demo;
+mod docs;
+mod guests;
 mod host;
 mod lint;
 mod run;
+mod scenario;
 mod setup;
 mod tally;
 mod test;
@@ -34,7 +37,7 @@ enum Task {
     Demo(demo::Args),
     Bench(bench::Args),
     Vm(vm::Args),
-    Storm(vm::storm::Args),
+    Storm(scenario::storm::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,7 +60,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo(args) => return demo::main(&args),
         Task::Bench(args) => return bench::main(&args),
         Task::Vm(args) => vm::main(&args),
-        Task::Storm(args) => return vm::storm::main(&args),
+        Task::Storm(args) => return scenario::storm::main(&args),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -15,9 +15,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     build::{self, Profile},
-    host, lint, setup,
+    guests, host, lint, scenario, setup,
     tally::Tally,
-    vm,
 };
 
 /// A tier that takes longer hangs. coreutils' `timeout` ends it.
@@ -34,9 +33,9 @@ type Tier = fn() -> Result<Tally>;
 
 /// What runs on real kernels in QEMU. The first name stands for all.
 const GUESTS: [(&str, Tier); 3] = [
-    ("vm", vm::suite::tier),
-    ("storm", vm::storm::tier),
-    ("service", vm::service::tier),
+    ("vm", scenario::tier),
+    ("storm", scenario::storm::tier),
+    ("service", scenario::service::tier),
 ];
 
 /// The tiers in their order; others that tests/Cargo.toml has come before `live`.
@@ -99,7 +98,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
         let none = if args.no_vm {
             Some("asked for (--no-vm)".to_owned())
         } else {
-            vm::suite::unavailable()
+            scenario::unavailable()
         };
         if let Some(why) = none {
             println!("\n== vm\nSKIPPED: {why}");
@@ -269,7 +268,7 @@ impl Built {
 
 /// `PATH` with the promtool; if it cannot be had, the tests that need it say so and are skipped.
 fn path_with_tools() -> Result<OsString> {
-    let found = vm::tool::promtool().unwrap_or_else(|error| {
+    let found = guests::promtool().unwrap_or_else(|error| {
         println!("{PACKAGING}: {error:#}");
         None
     });

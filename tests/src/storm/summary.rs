@@ -28,7 +28,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// As JSON: `xtask/src/vm/storm.rs` judges it.
+    /// As JSON: `xtask/src/scenario/storm.rs` judges it.
     pub fn json(&self) -> Value {
         let cleaned = &self.cleaned;
         let rounds = cleaned.rounds.max(1);

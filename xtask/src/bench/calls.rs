@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{
-    Part,
+    part::Part,
     programs::Programs,
     tracer::{self, Mode},
 };

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
 use serde_json::Value;
 
-use super::{Part, store::Store, table, target};
+use super::{part::Part, store::Store, table, target};
 use crate::host;
 
 const BEGIN: &str = "<!-- begin: written by cargo xtask bench --write-docs -->\n";

@@ -7,11 +7,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::Part;
+use super::part::Part;
 use crate::{
     build::{self, Profile},
-    host, setup,
-    vm::suite::static_program,
+    host,
+    scenario::programs::static_program,
+    setup,
 };
 
 /// Built programs, those that the parts need; those of the guest are linked statically.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::Part;
+use super::part::Part;
 use crate::host;
 
 /// Where results are kept.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Part, stat::Spread, tracer::Mode};
+use super::{part::Part, stat::Spread, tracer::Mode};
 
 /// A table of Markdown.
 pub struct Table {

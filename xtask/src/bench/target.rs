@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    Part,
+    part::Part,
     stat::Spread,
     store::Store,
     table::{Table, added, guest_added, numbers, pairs},

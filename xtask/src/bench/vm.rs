@@ -4,21 +4,19 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use kernel_lab::{Clock, Freshness, Lab, RunSpec, Streams, guest_file, kernel};
 use serde_json::{Map, Value, json};
 
 use super::programs::Programs;
-use crate::{
-    host,
-    vm::{Clock, Lab, RunSpec, Streams, guest_file, kernel},
-};
+use crate::{guests, host};
 
 /// Measures on these kernels.
 pub fn measure(programs: &Programs, kernels: &[String]) -> Result<Value> {
-    let mut lab = Lab::open(false)?;
+    let mut lab = guests::lab(Freshness::Cached)?;
     let mut rows = Map::new();
     for spec in kernel::resolve(kernels)? {
         eprintln!("bench: kernel {}", spec.name);
-        let kernel = lab.prepare(spec)?;
+        let kernel = lab.prepare_kernel(spec)?;
         let (release, modes) = one(&lab, &kernel, programs)?;
         rows.insert(
             spec.name.to_owned(),
@@ -30,7 +28,7 @@ pub fn measure(programs: &Programs, kernels: &[String]) -> Result<Value> {
 
 fn one(lab: &Lab, kernel: &kernel::Kernel, programs: &Programs) -> Result<(String, Value)> {
     let script = host::root().join("tests/vm/bench.sh");
-    let outcome = lab.run_one(
+    let outcome = lab.run(
         kernel,
         &RunSpec {
             argv: vec!["sh".to_owned(), "/job/bench.sh".to_owned()],
@@ -49,7 +47,7 @@ fn one(lab: &Lab, kernel: &kernel::Kernel, programs: &Programs) -> Result<(Strin
         },
     )?;
     let said = String::from_utf8_lossy(&outcome.stdout);
-    if outcome.code() != 0 {
+    if outcome.exit_code() != 0 {
         let errors = String::from_utf8_lossy(&outcome.stderr);
         bail!(
             "kernel {}: {}: {said}{errors}",

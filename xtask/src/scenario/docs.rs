@@ -1,0 +1,37 @@
+//! The table in `docs/compatibility.md`.
+
+use anyhow::Result;
+
+use super::{script::Scenario, table::Table};
+use crate::docs;
+
+/// Writes the table between its two marks.
+pub fn write(scenarios: &[Scenario], table: &Table) -> Result<()> {
+    docs::write("compatibility.md", "vm --suite", &body(scenarios, table))
+}
+
+fn body(scenarios: &[Scenario], table: &Table) -> String {
+    let mut text = String::from("\n| scenario | what dmtrace must say |");
+    let mut line = String::from("\n|---|---|");
+    for kernel in table.kernels() {
+        text.push_str(&format!(" {kernel} |"));
+        line.push_str("---|");
+    }
+    text.push_str(&line);
+    text.push('\n');
+    for (entry, words) in table.rows() {
+        let expect = scenarios.iter().find(|it| it.name == entry);
+        let expect = expect.map_or("the same", |it| it.expect.as_str());
+        text.push_str(&format!("| `{entry}` | {expect} |"));
+        for word in words {
+            text.push_str(&format!(" {word} |"));
+        }
+        text.push('\n');
+    }
+    text.push('\n');
+    for (kernel, entry, reason) in table.skipped() {
+        text.push_str(&format!("* `{entry}` is skipped on {kernel}: {reason}.\n"));
+    }
+    text.push_str(&format!("\nIn sum: {}.\n\n", table.tally()));
+    text
+}

@@ -1,0 +1,336 @@
+//! `cargo xtask vm --suite`: the scenarios of `tests/vm/scenarios` on real kernels.
+//!
+//! A boot runs many scenarios one after the other; the guest only does things and keeps what
+//! dmtrace says, the judgement is made here.
+
+mod docs;
+mod expect;
+mod expectation;
+mod explain;
+mod fields;
+mod kept;
+mod lives;
+pub mod programs;
+mod script;
+pub mod service;
+pub mod storm;
+mod table;
+
+use std::{
+    collections::VecDeque,
+    fs,
+    path::Path,
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use kernel_lab::{
+    End, FileSpec, Freshness, Kernel, Lab, Outcome, RunSpec, Streams,
+    kernel::{self, KernelSpec},
+};
+
+use self::{
+    kept::{fingerprint, results},
+    programs::Programs,
+    script::{Entries, Scenario},
+    table::{Cell, Table},
+};
+use crate::{
+    guests::{self, say},
+    host,
+    tally::Tally,
+};
+
+/// Kernels of `cargo xtask test`: the oldest and a recent one.
+const USUAL: [&str; 2] = ["5.10", "6.12"];
+
+/// Options of `--suite`.
+#[derive(clap::Args)]
+pub struct SuiteArgs {
+    /// Run the scenario suite instead of a command; without --kernel on 5.10 and 6.12
+    #[arg(long, conflicts_with_all = ["command", "prepare", "files", "env", "out"])]
+    pub suite: bool,
+    /// Only this scenario, or those that begin so if it ends in a star; repeatable
+    #[arg(long = "scenario", value_name = "NAME", requires = "suite", value_delimiter = ',', num_args = 1..)]
+    scenarios: Vec<String>,
+    /// Write the table to docs/compatibility.md, with the outcomes of former runs of the same
+    /// dmtrace for what was not run now
+    #[arg(long, requires = "suite")]
+    write_docs: bool,
+    /// Show what each failed scenario left
+    #[arg(long, requires = "suite")]
+    logs: bool,
+}
+
+/// The suite as the command line asks for it; returns an exit code.
+pub fn main(args: &SuiteArgs, kernels: &[String], list: bool, freshness: Freshness) -> Result<i32> {
+    let all = script::load(&host::root().join("tests/vm/scenarios"))?;
+    let chosen = script::choose(&all, &args.scenarios)?;
+    if list {
+        print!("{}", script::list(&chosen));
+        return Ok(0);
+    }
+    let specs = match kernels {
+        [] => kernel::resolve(&USUAL.map(str::to_owned))?,
+        names => kernel::resolve(names)?,
+    };
+    let programs = Programs::build()?;
+    let table = run(&chosen, &specs, freshness, args.logs, &programs)?;
+    if args.write_docs {
+        let program = fingerprint(&programs.dmtrace)?;
+        docs::write(&all, &kept::complete(&all, &table, &program))?;
+    }
+    println!("{}", table.tally());
+    Ok(i32::from(table.tally().failed > 0))
+}
+
+/// Why the tier cannot run on this machine.
+pub fn unavailable() -> Option<String> {
+    if !host::has("apt-get") {
+        return Some(
+            "needs Debian: the lab takes kernels and programs from its packages".to_owned(),
+        );
+    }
+    let has_image = || guests::inspect().is_ok_and(|lab| lab.has_image());
+    (!host::is_root() && !has_image())
+        .then(|| format!("needs root once: run as root: {}", guests::PREPARE))
+}
+
+/// The suite as a tier of `cargo xtask test`.
+pub fn tier() -> Result<Tally> {
+    let all = script::load(&host::root().join("tests/vm/scenarios"))?;
+    let chosen: Vec<&Scenario> = all.iter().collect();
+    let specs = kernel::resolve(&USUAL.map(str::to_owned))?;
+    Ok(run(
+        &chosen,
+        &specs,
+        Freshness::Cached,
+        true,
+        &Programs::build()?,
+    )?
+    .tally())
+}
+
+/// Guests that run at the same time: each of them sleeps half of its time.
+const GUESTS: usize = 2;
+
+/// Runs scenarios on kernels and prints the table.
+fn run(
+    scenarios: &[&Scenario],
+    specs: &[&KernelSpec],
+    freshness: Freshness,
+    logs: bool,
+    programs: &Programs,
+) -> Result<Table> {
+    let mut lab = guests::lab(freshness)?;
+    let kernels: Vec<(&KernelSpec, Result<Kernel>)> = specs
+        .iter()
+        .map(|spec| (*spec, lab.prepare_kernel(spec)))
+        .collect();
+    for layer in scenarios.iter().filter_map(|it| it.layer()) {
+        // Those that need it fail, the others run.
+        if let Err(error) = lab.prepare_layer(layer) {
+            say(&format!("{error:#}"));
+        }
+    }
+    let program = fingerprint(&programs.dmtrace)?;
+    let mut columns: Vec<(String, Vec<(String, Cell)>)> = Vec::new();
+    let mut queue = VecDeque::new();
+    for (column, (spec, kernel)) in kernels.iter().enumerate() {
+        let mut cells = Vec::new();
+        match kernel {
+            Ok(kernel) => {
+                cells.extend(script::unfit(scenarios, spec.name));
+                let boots = script::boots(scenarios, spec.name).into_iter();
+                queue.extend(boots.map(|entries| (column, kernel, entries)));
+            }
+            Err(error) => cells.extend(script::nothing(scenarios, &format!("{error:#}"))),
+        }
+        columns.push((spec.name.to_owned(), cells));
+    }
+    for (column, cells) in in_guests(&lab, programs, queue) {
+        if let Some((kernel, all)) = columns.get_mut(column) {
+            kept::save(kernel, &cells, &program);
+            all.extend(cells);
+        }
+    }
+    let order: Vec<String> = scenarios.iter().flat_map(|it| it.entries()).collect();
+    for (_, cells) in &mut columns {
+        cells.sort_by_key(|(entry, _)| order.iter().position(|known| known == entry));
+    }
+    let table = Table::new(columns);
+    print!("{}", table.text());
+    for (kernel, entry, cell) in table.failures() {
+        if let Cell::Failed(why) = cell {
+            println!("\nFAIL {entry} on {kernel}:");
+            why.iter().for_each(|line| println!("  {line}"));
+            if logs {
+                print_log(kernel, entry);
+            }
+        }
+    }
+    Ok(table)
+}
+
+/// A boot that is to be done: number of the kernel's column, the kernel, the scenarios.
+type Boot<'a> = (usize, &'a Kernel, Vec<(&'a Scenario, String)>);
+
+/// Does all boots, some guests at a time.
+fn in_guests(
+    lab: &Lab,
+    programs: &Programs,
+    queue: VecDeque<Boot<'_>>,
+) -> Vec<(usize, Vec<(String, Cell)>)> {
+    let queue = Mutex::new(queue);
+    let done = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let next = queue.lock().ok().and_then(|mut queue| queue.pop_front());
+            let Some((column, kernel, entries)) = next else {
+                return;
+            };
+            let begun = Instant::now();
+            let cells = boot(lab, kernel, &entries, programs);
+            progress(&kernel.name, &cells, begun.elapsed());
+            if let Ok(mut done) = done.lock() {
+                done.push((column, cells));
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..GUESTS {
+            scope.spawn(work);
+        }
+    });
+    done.into_inner().unwrap_or_default()
+}
+
+/// Tells how a boot went: a whole suite takes minutes.
+fn progress(kernel: &str, cells: &[(String, Cell)], time: Duration) {
+    let passed = cells.iter().filter(|(_, cell)| *cell == Cell::Passed);
+    let failed: Vec<&str> = cells
+        .iter()
+        .filter(|(_, cell)| matches!(cell, Cell::Failed(_)))
+        .map(|(entry, _)| entry.as_str())
+        .collect();
+    let failed = match failed.as_slice() {
+        [] => String::new(),
+        names => format!("; failed: {}", names.join(", ")),
+    };
+    say(&format!(
+        "kernel {kernel}: {} of {} passed in {} s{failed}",
+        passed.count(),
+        cells.len(),
+        time.as_secs()
+    ));
+}
+
+fn print_log(kernel: &str, entry: &str) {
+    let path = results(kernel).join(entry).join("log");
+    for line in fs::read_to_string(&path).unwrap_or_default().lines() {
+        println!("  | {line}");
+    }
+}
+
+/// Some scenarios in one boot.
+fn boot(
+    lab: &Lab,
+    kernel: &Kernel,
+    entries: &Entries<'_>,
+    programs: &Programs,
+) -> Vec<(String, Cell)> {
+    match try_boot(lab, kernel, entries, programs) {
+        Ok(outcome) => {
+            if let Some(line) = outcome.splats.first() {
+                return failed(entries, &format!("the kernel complained: {line}"));
+            }
+            let dir = results(&kernel.name);
+            let after = match &outcome.end {
+                End::Exited(0) => None,
+                End::Exited(code) => Some(format!("the guest's runner ended with {code}")),
+                End::TimedOut => Some("the guest ran out of time".to_owned()),
+                End::LabFailed(why) => Some(format!("the guest failed: {why}")),
+            };
+            entries
+                .iter()
+                .map(|(_, entry)| {
+                    let cell = expect::judge(&dir.join(entry), after.as_deref());
+                    (entry.clone(), cell)
+                })
+                .collect()
+        }
+        Err(error) => failed(entries, &format!("{error:#}")),
+    }
+}
+
+fn failed(entries: &Entries<'_>, why: &str) -> Vec<(String, Cell)> {
+    entries
+        .iter()
+        .map(|(_, entry)| (entry.clone(), Cell::Failed(vec![why.to_owned()])))
+        .collect()
+}
+
+fn try_boot(
+    lab: &Lab,
+    kernel: &Kernel,
+    entries: &Entries<'_>,
+    programs: &Programs,
+) -> Result<Outcome> {
+    let out = results(&kernel.name);
+    for (_, entry) in entries {
+        let dir = out.join(entry);
+        if dir.exists() {
+            fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
+        }
+    }
+    let mut argv = vec!["sh".to_owned(), "/job/suite/run.sh".to_owned()];
+    argv.extend(entries.iter().map(|(_, entry)| entry.clone()));
+    // The limit of each, and what cleaning up may take.
+    let limit: u64 = entries
+        .iter()
+        .map(|(scenario, _)| scenario.limit() + 30)
+        .sum();
+    let outcome = lab.run(
+        kernel,
+        &RunSpec {
+            argv,
+            files: files(programs)?,
+            out: Some(out),
+            timeout: Duration::from_secs(limit),
+            systemd: entries.iter().any(|(scenario, _)| scenario.systemd()),
+            layer: entries.iter().find_map(|(scenario, _)| scenario.layer()),
+            streams: Streams::Capture,
+            ..RunSpec::default()
+        },
+    )?;
+    let text = String::from_utf8_lossy(&outcome.stderr);
+    for line in text.lines() {
+        say(&format!("kernel {}: {line}", kernel.name));
+    }
+    if !matches!(outcome.end, End::Exited(0)) {
+        let done = String::from_utf8_lossy(&outcome.stdout).into_owned();
+        let last = done.lines().last().unwrap_or("none");
+        let summary = outcome.summary();
+        say(&format!(
+            "kernel {}: {summary}; last scenario done: {last}",
+            kernel.name
+        ));
+    }
+    Ok(outcome)
+}
+
+/// What the guest needs.
+fn files(programs: &Programs) -> Result<Vec<FileSpec>> {
+    let spec = |host: &Path, guest: &str| format!("{}:{guest}", host.display()).parse::<FileSpec>();
+    let mut files = vec![
+        spec(&programs.scripts, "/job/suite")?,
+        spec(&programs.dmtrace, "/job/dmtrace")?,
+        spec(&programs.actor, "/job/cookie-actor")?,
+    ];
+    if let Some(actor32) = &programs.actor32 {
+        files.push(spec(actor32, "/job/cookie-actor32")?);
+    }
+    Ok(files)
+}

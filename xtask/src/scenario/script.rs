@@ -1,0 +1,230 @@
+//! The files of `tests/vm/scenarios`: a shell script with a header of `# field: text` lines.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result, bail};
+use kernel_lab::{Layer, kernel::MATRIX};
+
+use super::table::Cell;
+use crate::guests;
+
+/// A scenario.
+#[derive(Debug)]
+pub struct Scenario {
+    /// Its name: that of its file.
+    pub name: String,
+    /// What it does, in a sentence.
+    pub what: String,
+    /// What dmtrace must say of it, in words. The script has it exactly.
+    pub expect: String,
+    /// Kernels that it can run on; empty for all.
+    kernels: Vec<String>,
+    /// Why not on the others.
+    because: String,
+    /// Backends that it is run with beside the one that dmtrace chooses.
+    variants: Vec<String>,
+    /// `own` or `systemd`: a boot of its own.
+    boot: String,
+    /// What it needs beside the root image; then it has a boot of its own, too.
+    layer: Option<&'static Layer>,
+    /// Seconds.
+    limit: u64,
+}
+
+/// Seconds for a scenario that says nothing else; tests/vm/run.sh has the same number.
+const LIMIT: u64 = 120;
+
+/// All scenarios of a directory, by name.
+pub fn load(dir: &Path) -> Result<Vec<Scenario>> {
+    let mut scenarios = Vec::new();
+    let entries = fs::read_dir(dir).with_context(|| dir.display().to_string())?;
+    for entry in entries {
+        let path = entry?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        if let Some(name) = name.strip_suffix(".sh") {
+            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            scenarios
+                .push(Scenario::parse(name, &text).with_context(|| path.display().to_string())?);
+        }
+    }
+    scenarios.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(scenarios)
+}
+
+/// Those that are asked for; all if none is.
+pub fn choose<'a>(all: &'a [Scenario], names: &[String]) -> Result<Vec<&'a Scenario>> {
+    let asked = |name: &str, wanted: &str| match wanted.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == wanted,
+    };
+    for wanted in names {
+        if !all.iter().any(|scenario| asked(&scenario.name, wanted)) {
+            bail!("scenario {wanted}: there is none; see cargo xtask vm --suite --list");
+        }
+    }
+    let wanted = |scenario: &&Scenario| {
+        names.is_empty() || names.iter().any(|name| asked(&scenario.name, name))
+    };
+    Ok(all.iter().filter(wanted).collect())
+}
+
+/// Scenarios with what they do.
+pub fn list(scenarios: &[&Scenario]) -> String {
+    let width = scenarios.iter().map(|it| it.name.len()).max().unwrap_or(0);
+    let lines = scenarios.iter().map(|it| {
+        let Scenario {
+            name, what, expect, ..
+        } = it;
+        format!("{name:width$}  {what}\n{:width$}  -> {expect}\n", "")
+    });
+    lines.collect()
+}
+
+/// Scenarios of one boot, each with its row.
+pub type Entries<'a> = [(&'a Scenario, String)];
+
+/// Rows in one boot, about: a guest that dies takes no more with it.
+const IN_A_BOOT: usize = 12;
+
+/// What is to be run on a kernel, by boots: the modest scenarios together, the others alone.
+pub fn boots<'a>(scenarios: &[&'a Scenario], kernel: &str) -> Vec<Vec<(&'a Scenario, String)>> {
+    let fitting = scenarios.iter().filter(|it| it.unfit(kernel).is_none());
+    let (own, shared): (Vec<&Scenario>, Vec<&Scenario>) = fitting.partition(|it| it.own_boot());
+    let rows = |it: &&'a Scenario| -> Vec<(&'a Scenario, String)> {
+        it.entries().into_iter().map(|entry| (*it, entry)).collect()
+    };
+    let shared: Vec<_> = shared.iter().flat_map(rows).collect();
+    let count = shared.len().div_ceil(IN_A_BOOT).max(1);
+    let mut boots: Vec<Vec<_>> = own.iter().flat_map(rows).map(|row| vec![row]).collect();
+    let size = shared.len().div_ceil(count).max(1);
+    boots.extend(shared.chunks(size).map(<[_]>::to_vec));
+    boots
+}
+
+/// What cannot run on a kernel.
+pub fn unfit(scenarios: &[&Scenario], kernel: &str) -> Vec<(String, Cell)> {
+    let mut cells = Vec::new();
+    for scenario in scenarios {
+        if let Some(reason) = scenario.unfit(kernel) {
+            let skipped = |entry| (entry, Cell::Skipped(reason.clone()));
+            cells.extend(scenario.entries().into_iter().map(skipped));
+        }
+    }
+    cells
+}
+
+/// A column for a kernel that could not be had.
+pub fn nothing(scenarios: &[&Scenario], why: &str) -> Vec<(String, Cell)> {
+    let entries = scenarios.iter().flat_map(|scenario| scenario.entries());
+    let failed = |entry| (entry, Cell::Failed(vec![why.to_owned()]));
+    entries.map(failed).collect()
+}
+
+impl Scenario {
+    fn parse(name: &str, text: &str) -> Result<Self> {
+        let mut scenario = Self {
+            name: name.to_owned(),
+            what: String::new(),
+            expect: String::new(),
+            kernels: Vec::new(),
+            because: String::new(),
+            variants: Vec::new(),
+            boot: String::new(),
+            layer: None,
+            limit: LIMIT,
+        };
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+        for line in text.lines().map_while(|line| line.strip_prefix("# ")) {
+            let Some((field, value)) = line.split_once(": ") else {
+                bail!("header: {line:?} is no `field: text`");
+            };
+            match field {
+                "what" => scenario.what = value.to_owned(),
+                "expect" => scenario.expect = value.to_owned(),
+                "kernels" => scenario.kernels = words(value),
+                "because" => scenario.because = value.to_owned(),
+                "variants" => scenario.variants = words(value),
+                "boot" => scenario.boot = value.to_owned(),
+                "with" => scenario.layer = Some(guests::layer(value).context("header")?),
+                "limit" => scenario.limit = value.parse().context("header: limit")?,
+                _ => bail!("header: {field:?} is unknown"),
+            }
+        }
+        if scenario.what.is_empty() || scenario.expect.is_empty() {
+            bail!("header: `what` and `expect` are missing");
+        }
+        let known = |kernel: &String| MATRIX.iter().any(|spec| spec.name == kernel);
+        if let Some(kernel) = scenario.kernels.iter().find(|kernel| !known(kernel)) {
+            bail!("header: kernel {kernel} is not in the matrix");
+        }
+        if !matches!(scenario.boot.as_str(), "" | "own" | "systemd") {
+            bail!("header: boot {:?}; use own or systemd", scenario.boot);
+        }
+        Ok(scenario)
+    }
+
+    /// Its rows in the table: itself, and itself with each other backend.
+    pub fn entries(&self) -> Vec<String> {
+        let variants = self.variants.iter().map(|it| format!("{}@{it}", self.name));
+        std::iter::once(self.name.clone()).chain(variants).collect()
+    }
+
+    /// Why it cannot run on a kernel.
+    pub fn unfit(&self, kernel: &str) -> Option<String> {
+        let fits = self.kernels.is_empty() || self.kernels.iter().any(|fit| fit == kernel);
+        (!fits).then(|| match self.because.as_str() {
+            "" => format!("only for {}", self.kernels.join(", ")),
+            because => because.to_owned(),
+        })
+    }
+
+    /// Whether it needs a boot of its own.
+    pub fn own_boot(&self) -> bool {
+        !self.boot.is_empty() || self.layer.is_some()
+    }
+
+    /// Whether it needs a whole systemd.
+    pub fn systemd(&self) -> bool {
+        self.boot == "systemd"
+    }
+
+    /// What is to be laid over the root image.
+    pub const fn layer(&self) -> Option<&'static Layer> {
+        self.layer
+    }
+
+    /// Its time limit in seconds.
+    pub const fn limit(&self) -> u64 {
+        self.limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_has_a_good_header() {
+        let all = load(&crate::host::root().join("tests/vm/scenarios")).unwrap();
+        assert!(all.len() > 8);
+        assert_eq!(choose(&all, &["healthy-lvm".to_owned()]).unwrap().len(), 1);
+        assert!(choose(&all, &["healthy-*".to_owned()]).unwrap().len() > 2);
+        assert!(choose(&all, &["no".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn headers_are_checked() {
+        let text = "# what: a\n# expect: b\n# variants: kprobe\n# boot: own\n# limit: 7\n\n# x\n";
+        let scenario = Scenario::parse("n", text).unwrap();
+        assert_eq!(scenario.entries(), ["n", "n@kprobe"]);
+        assert!(scenario.own_boot() && !scenario.systemd() && scenario.limit() == 7);
+        let docker = Scenario::parse("n", "# what: a\n# expect: b\n# with: docker\n").unwrap();
+        assert!(docker.own_boot() && docker.layer().is_some());
+        assert!(Scenario::parse("n", "# what: a\n# expect: b\n# with: no\n").is_err());
+        assert!(Scenario::parse("n", "# what: a\n").is_err());
+        assert!(Scenario::parse("n", "# what: a\n# expect: b\n# kernels: 1.0\n").is_err());
+        assert!(Scenario::parse("n", "# what: a\n# expect: b\n# other: b\n").is_err());
+    }
+}

@@ -1,0 +1,131 @@
+//! The service in guests: what outlives it, its unit under systemd and at boot, its image.
+
+use std::{os::unix::fs::symlink, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use kernel_lab::{Freshness, Kernel, Lab, RunSpec, Streams, guest_file, kernel};
+
+use super::programs::Programs;
+use crate::{guests, host, tally::Tally};
+
+/// A script of `tests/vm` on a kernel.
+struct Case {
+    script: &'static str,
+    kernel: &'static str,
+    init: Init,
+}
+
+/// What the guest is started with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Init {
+    /// The lab's own.
+    Small,
+    /// A full systemd, which knows the unit.
+    Systemd,
+    /// The same, with the unit enabled.
+    Enabled,
+    /// The lab's own, with Docker there.
+    Docker,
+}
+
+const fn case(script: &'static str, kernel: &'static str, init: Init) -> Case {
+    Case {
+        script,
+        kernel,
+        init,
+    }
+}
+
+const CASES: [Case; 7] = [
+    case("kept.sh", "5.10", Init::Small),
+    case("kept.sh", "6.12", Init::Small),
+    case("kept.sh", "5.10", Init::Systemd),
+    case("kept.sh", "6.12", Init::Systemd),
+    case("unit.sh", "6.12", Init::Systemd),
+    case("boot.sh", "6.12", Init::Enabled),
+    case("pod.sh", "6.1", Init::Docker),
+];
+
+/// Runs all, for `cargo xtask test`.
+pub fn tier() -> Result<Tally> {
+    let programs = Programs::build()?;
+    let mut lab = guests::lab(Freshness::Cached)?;
+    let mut tally = Tally::default();
+    for case in &CASES {
+        let name = format!("{} on {}, init {:?}", case.script, case.kernel, case.init);
+        let mut kernels = kernel::resolve(&[case.kernel.to_owned()])?;
+        let kernel = lab.prepare_kernel(kernels.pop().context("no kernel")?)?;
+        match one(&mut lab, &kernel, &programs, case) {
+            Ok(()) => {
+                println!("service: {name} ... ok");
+                tally += Tally::PASSED;
+            }
+            Err(error) => {
+                println!("service: {name} ... FAILED: {error:#}");
+                tally += Tally::FAILED;
+            }
+        }
+    }
+    Ok(tally)
+}
+
+/// Runs one.
+fn one(lab: &mut Lab, kernel: &Kernel, programs: &Programs, case: &Case) -> Result<()> {
+    let script = format!("/job/{}", case.script);
+    let mut files = vec![
+        guest_file(&programs.scripts.join(case.script), &script)?,
+        guest_file(&programs.actor, "/job/cookie-actor")?,
+    ];
+    let systemd = matches!(case.init, Init::Systemd | Init::Enabled);
+    let mut packaged = Vec::new();
+    if systemd {
+        packaged.push(("dmtrace.service", "/etc/systemd/system/dmtrace.service"));
+        packaged.push(("dmtrace.tmpfiles.conf", "/usr/lib/tmpfiles.d/dmtrace.conf"));
+    }
+    let wants = tempfile::tempdir()?;
+    if case.init == Init::Enabled {
+        // What `systemctl enable` leaves.
+        symlink("../dmtrace.service", wants.path().join("dmtrace.service"))?;
+        let folder = "/etc/systemd/system/sysinit.target.wants";
+        files.push(guest_file(wants.path(), folder)?);
+    }
+    let layer = match case.init {
+        Init::Docker => Some(guests::layer("docker")?),
+        _ => None,
+    };
+    if let Some(layer) = layer {
+        lab.prepare_layer(layer)?;
+        packaged.push(("Dockerfile", "/image/Dockerfile"));
+        packaged.push(("kubernetes.yaml", "/job/kubernetes.yaml"));
+        files.push(guest_file(&programs.dmtrace, "/image/dmtrace")?);
+    } else {
+        files.push(guest_file(&programs.dmtrace, "/usr/sbin/dmtrace")?);
+    }
+    let packaging = host::root().join("packaging");
+    for (name, guest) in packaged {
+        files.push(guest_file(&packaging.join(name), guest)?);
+    }
+    let outcome = lab.run(
+        kernel,
+        &RunSpec {
+            argv: vec!["sh".to_owned(), script],
+            files,
+            systemd,
+            layer,
+            timeout: Duration::from_secs(600),
+            streams: Streams::Capture,
+            ..RunSpec::default()
+        },
+    )?;
+    if outcome.exit_code() != 0 {
+        let said = [&outcome.stdout, &outcome.stderr].map(|text| String::from_utf8_lossy(text));
+        bail!(
+            "{}\n{}{}{}",
+            outcome.summary(),
+            said[0],
+            said[1],
+            outcome.splats.join("\n")
+        );
+    }
+    Ok(())
+}

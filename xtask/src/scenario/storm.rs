@@ -1,0 +1,193 @@
+//! `cargo xtask storm`: real operations on a real kernel, some of them killed, and a cleaner in a
+//! tight loop. With `dmtrace clean` no live operation may fail, and every leak must go; what
+//! `dmsetup udevcomplete_all` does in its place is counted.
+
+mod cleaner;
+mod docs;
+mod numbers;
+
+use std::{fs, path::Path, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use kernel_lab::{
+    End, Freshness, Kernel, Lab, Outcome, RunSpec, Streams, guest_file,
+    kernel::{self, KernelSpec},
+};
+
+use self::{
+    cleaner::{Cleaner, results},
+    numbers::Numbers,
+};
+use super::{kept::fingerprint, programs::Programs};
+use crate::{guests, tally::Tally};
+
+/// Real operations under `clean --apply` in a tight loop, in a virtual machine.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Kernel to boot, as for `cargo xtask vm`; repeatable
+    #[arg(
+        long = "kernel",
+        value_name = "KERNEL",
+        value_delimiter = ',',
+        default_value = "6.12"
+    )]
+    kernels: Vec<String>,
+    /// How long operations are begun, in seconds of the guest
+    #[arg(long, value_name = "SECS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=20_000))]
+    seconds: u64,
+    /// Who cleans meanwhile; repeatable
+    #[arg(long = "cleaner", value_enum, value_delimiter = ',', default_values = ["none", "dmtrace", "udevcomplete-all"])]
+    cleaners: Vec<Cleaner>,
+    /// What the random choices begin with; by default another one each time
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Operations at the same time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=9))]
+    workers: u8,
+    /// Write the table to docs/cleanup.md, with the outcomes of former runs of the same dmtrace
+    /// for what was not run now
+    #[arg(long)]
+    write_docs: bool,
+}
+
+/// One storm.
+#[derive(Clone, Copy)]
+struct Run {
+    cleaner: Cleaner,
+    seconds: u64,
+    seed: u64,
+    workers: u8,
+}
+
+/// Carries out the command line.
+pub fn main(args: &Args) -> Result<ExitCode> {
+    let specs = kernel::resolve(&args.kernels)?;
+    let seed = args.seed.unwrap_or_else(|| u64::from(std::process::id()));
+    println!("seed {seed}");
+    let runs: Vec<Run> = args
+        .cleaners
+        .iter()
+        .map(|&cleaner| Run {
+            cleaner,
+            seconds: args.seconds,
+            seed,
+            workers: args.workers,
+        })
+        .collect();
+    let programs = Programs::build()?;
+    let wrong = storms(&specs, &runs, &programs)?;
+    if args.write_docs {
+        docs::write(&fingerprint(&programs.dmtrace)?)?;
+    }
+    Ok(if wrong == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// A short storm, for `cargo xtask test`.
+pub fn tier() -> Result<Tally> {
+    let specs = kernel::resolve(&["6.12".to_owned()])?;
+    let run = Run {
+        cleaner: Cleaner::Dmtrace,
+        seconds: 45,
+        seed: u64::from(std::process::id()),
+        workers: 3,
+    };
+    println!("seed {}", run.seed);
+    Ok(match storms(&specs, &[run], &Programs::build()?)? {
+        0 => Tally::PASSED,
+        _ => Tally::FAILED,
+    })
+}
+
+/// Storms on each kernel, prints a line for each, and what is wrong; returns how much is.
+fn storms(specs: &[&KernelSpec], runs: &[Run], programs: &Programs) -> Result<usize> {
+    let program = fingerprint(&programs.dmtrace)?;
+    let mut lab = guests::lab(Freshness::Cached)?;
+    println!("{}", Numbers::head());
+    let mut wrong = Vec::new();
+    for &spec in specs {
+        let kernel = lab.prepare_kernel(spec)?;
+        for run in runs {
+            let (name, out) = (run.cleaner.name(), results(&kernel.name, run.cleaner));
+            let numbers = match storm(&lab, &kernel, programs, *run, &out) {
+                Ok(numbers) => numbers,
+                Err(error) => {
+                    wrong.push(format!("{name} on {}: {error:#}", kernel.name));
+                    continue;
+                }
+            };
+            println!("{}", numbers.line(&kernel.name, name));
+            numbers.keep(&out, &program)?;
+            for why in numbers.complaints(run.cleaner == Cleaner::UdevcompleteAll) {
+                wrong.push(format!("{name} on {}: {why}", kernel.name));
+            }
+            for harm in harms(&out) {
+                println!("  | {harm}");
+            }
+        }
+    }
+    for why in &wrong {
+        println!("FAIL {why}");
+    }
+    Ok(wrong.len())
+}
+
+/// Harms that are printed of each storm; all are in its files.
+const SHOWN: usize = 5;
+
+fn harms(out: &Path) -> Vec<String> {
+    let text = fs::read_to_string(out.join("harm")).unwrap_or_default();
+    text.lines()
+        .take(SHOWN)
+        .map(|line| line.chars().take(300).collect())
+        .collect()
+}
+
+fn storm(lab: &Lab, kernel: &Kernel, programs: &Programs, run: Run, out: &Path) -> Result<Numbers> {
+    if out.exists() {
+        fs::remove_dir_all(out).with_context(|| out.display().to_string())?;
+    }
+    let outcome = lab.run(
+        kernel,
+        &RunSpec {
+            argv: vec![
+                "sh".to_owned(),
+                "/job/storm.sh".to_owned(),
+                run.seconds.to_string(),
+                run.cleaner.name().to_owned(),
+                run.seed.to_string(),
+                run.workers.to_string(),
+            ],
+            files: vec![
+                guest_file(&programs.scripts.join("storm.sh"), "/job/storm.sh")?,
+                guest_file(&programs.dmtrace, "/job/dmtrace")?,
+                guest_file(&programs.actor, "/job/cookie-actor")?,
+                guest_file(&programs.storm, "/job/cookie-storm")?,
+            ],
+            out: Some(out.to_owned()),
+            // Operations that hang are given up after 120 s, and there may be some in a row.
+            timeout: Duration::from_secs(run.seconds + 900),
+            streams: Streams::Capture,
+            ..RunSpec::default()
+        },
+    )?;
+    check(&outcome)?;
+    Numbers::read(&out.join("summary.json"))
+}
+
+fn check(outcome: &Outcome) -> Result<()> {
+    if let Some(splat) = outcome.splats.first() {
+        bail!("the kernel complained: {splat}");
+    }
+    match outcome.end {
+        End::Exited(0) => Ok(()),
+        _ => bail!(
+            "{}: {}",
+            outcome.summary(),
+            String::from_utf8_lossy(&outcome.stderr)
+        ),
+    }
+}
