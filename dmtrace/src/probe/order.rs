@@ -62,7 +62,7 @@ fn set_base(ebpf: &mut Ebpf) -> Result<(), String> {
     let noticed = counts
         .get(&Counter::NOTICED_LOOKUP.0, 0)
         .map_err(|error| error.to_string())?;
-    let noticed: u64 = noticed.iter().sum();
+    let noticed = noticed.iter().sum::<u64>();
     let map = ebpf
         .map_mut("CONTROL")
         .ok_or("the object has no map CONTROL")?;
