@@ -20,7 +20,7 @@ use crate::{
     probe::Backend,
     stack::{CallSite, Symbolizer},
     verdict::{self, Completeness, Context, Judged, Thresholds},
-    wording::{causes, chain, count},
+    wording::{causes, count},
 };
 
 /// How much of a running trace is used.
@@ -207,7 +207,7 @@ impl Case {
                     self.notes.push(format!(
                         "the trace of process {} cannot be read: {}; run as root",
                         tracer.pid,
-                        chain(&error)
+                        crate::wording::chain(&error)
                     ));
                     continue;
                 }
@@ -323,9 +323,10 @@ impl Case {
                 self.notes.append(&mut past.notes);
                 self.incomplete |= past.incomplete;
             }
-            Err(error) => self
-                .notes
-                .push(format!("recording of the trace: {}", chain(&error))),
+            Err(error) => self.notes.push(format!(
+                "recording of the trace: {}",
+                crate::wording::chain(&error)
+            )),
         }
     }
 
