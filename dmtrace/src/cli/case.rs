@@ -26,7 +26,7 @@ use crate::{
     probe::Backend,
     stack::{CallSite, Symbolizer},
     verdict::{self, Completeness, Context, Judged, Thresholds},
-    wording::{causes, chain, count},
+    wording::{causes, count},
 };
 
 /// How much of a running trace is used.
@@ -217,7 +217,7 @@ impl Case {
                     self.notes.push(format!(
                         "the trace of process {} cannot be read: {}; run as root",
                         tracer.pid,
-                        chain(&error)
+                        crate::wording::chain(&error)
                     ));
                     continue;
                 }
@@ -338,9 +338,10 @@ impl Case {
                 self.notes.append(&mut past.notes);
                 self.incomplete |= past.incomplete;
             }
-            Err(error) => self
-                .notes
-                .push(format!("recording of the trace: {}", chain(&error))),
+            Err(error) => self.notes.push(format!(
+                "recording of the trace: {}",
+                crate::wording::chain(&error)
+            )),
         }
     }
 

@@ -116,7 +116,7 @@ pub fn registry_hosts() -> Result<()> {
 }
 
 /// What messages of dmtrace count.
-const COUNTED: [&str; 17] = [
+const COUNTED: [&str; 20] = [
     "cookies",
     "findings",
     "sets",
@@ -134,6 +134,9 @@ const COUNTED: [&str; 17] = [
     "steps",
     "times",
     "calls",
+    "waits",
+    "ioctls",
+    "uevents",
 ];
 
 /// A number never stands before a fixed plural: `1 cookies`. `wording::count` chooses.

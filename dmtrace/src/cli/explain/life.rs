@@ -244,8 +244,8 @@ impl Teller<'_> {
         );
         if self.cookie.timeline.head().is_empty() && up + down + counts.waits > 0 {
             let what = format!(
-                "in sum: {up} announced, {down} taken back or completed, {} waits",
-                counts.waits
+                "in sum: {up} announced, {down} taken back or completed, {}",
+                count(counts.waits, "wait", "waits")
             );
             moments.push(self.untimed("", what));
         }

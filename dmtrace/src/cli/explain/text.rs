@@ -23,7 +23,10 @@ pub(super) fn print(story: &Story, past: &[String], out: &mut Out) -> Result<()>
         };
         out.line(&shown)?;
     }
-    paragraph(&story.sure, out)?;
+    // What is unknown has its reason in the verdict already.
+    if story.sure != story.headline {
+        paragraph(&story.sure, out)?;
+    }
     past.iter().try_for_each(|line| paragraph(line, out))?;
     if !story.life.is_empty() {
         heading(&happened(story), out)?;
