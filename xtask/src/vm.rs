@@ -1,6 +1,6 @@
 //! `cargo xtask vm`: a command on a real kernel with real device-mapper, udev and lvm2.
 //!
-//! `docs/vm-lab.md` tells how to use it.
+//! `docs/vm-lab.md` explains how to use it.
 
 use std::{path::PathBuf, time::Duration};
 

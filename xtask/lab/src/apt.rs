@@ -255,9 +255,9 @@ fn keeps_setting(line: &str) -> bool {
         .any(|unwanted| line.contains(unwanted))
 }
 
-/// Whether apt's words say that a signing key is missing.
-fn reports_missing_key(words: &str) -> bool {
-    words.contains("NO_PUBKEY") || words.contains("Missing key")
+/// Whether apt's output says that a signing key is missing.
+fn reports_missing_key(output: &str) -> bool {
+    output.contains("NO_PUBKEY") || output.contains("Missing key")
 }
 
 /// Reads `apt-cache show` output.

@@ -1,7 +1,7 @@
 //! What the guest reports to the host: frames over one virtio-serial port.
 //!
 //! A frame is the line `NAME LENGTH`, then LENGTH bytes. The guest's shell can write it with
-//! `echo` and `cat`, and a cut stream is told from a complete one.
+//! `echo` and `cat`, and a stream that was cut off does not look complete.
 
 use std::io::{self, BufRead, Read as _};
 

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_command_names_itself_and_its_words() {
+    fn a_failing_command_is_named_with_its_output() {
         let error = run(Command::new("/bin/sh").args(["-c", "echo why >&2; exit 3"])).unwrap_err();
         let text = format!("{error:#}");
         assert!(

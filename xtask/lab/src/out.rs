@@ -22,7 +22,7 @@ pub(crate) fn unpack_out(tar: &[u8], dir: Option<&Path>) -> Result<()> {
         .spawn()
         .context("tar: cannot be started")?;
     if let Some(mut stdin) = child.stdin.take() {
-        // tar's own status tells more than a broken pipe would.
+        // tar's own status says more than a broken pipe would.
         let _ = stdin.write_all(tar);
     }
     let status = child.wait()?;

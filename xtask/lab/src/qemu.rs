@@ -184,8 +184,8 @@ impl Qemu {
     pub(crate) fn failure_message(&self, what: &str) -> String {
         let text = format!("{}\n{}", self.read_log(), self.read_console());
         match host::last_lines(&text, 3) {
-            words if words.is_empty() => format!("{what}; it wrote nothing"),
-            words => format!("{what}; last output: {words}"),
+            output if output.is_empty() => format!("{what}; it wrote nothing"),
+            output => format!("{what}; last output: {output}"),
         }
     }
 }

@@ -35,7 +35,7 @@ const ANYWHERE: &[&str] = &[
 /// Words that mean trouble only at the start of a message: drivers use them in harmless prose.
 const AT_START: &[&str] = &["BUG:", "WARNING: CPU:", "WARNING: at ", "WARNING: possible"];
 
-/// Taint bits that the kernel sets when it has printed a splat, with their names. They tell of a
+/// Taint bits that the kernel sets when it has printed a splat, with their names. They reveal a
 /// splat that the log no longer holds.
 const TAINTS: &[(u32, &str)] = &[
     (5, "bad page"),
@@ -56,7 +56,7 @@ pub(crate) fn find_splats(log: &str) -> Vec<&str> {
         .collect()
 }
 
-/// The splats that a taint value tells of.
+/// The splats that a taint value stands for.
 pub(crate) fn splats_of_taint(taint: u64) -> Vec<String> {
     TAINTS
         .iter()

@@ -41,7 +41,7 @@ pub(crate) fn extract_elf(image: &[u8], target: &Path) -> Result<()> {
         .spawn()
         .with_context(|| format!("{program}: cannot be started"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // The decompressor's own status tells more than a broken pipe would.
+        // The decompressor's own status says more than a broken pipe would.
         let _ = stdin.write_all(payload);
     }
     let status = child.wait()?;
