@@ -4,7 +4,12 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{filter::Filters, past::When};
+use super::{
+    filter::Filters,
+    list::COLUMNS,
+    past::When,
+    value::{self, Columns, CookieName},
+};
 use crate::metrics::Listen;
 
 /// Exit codes, the same for every verb; part of `--help`.
@@ -23,7 +28,13 @@ pub struct Cli {
     #[arg(long, global = true)]
     pub json: bool,
     /// Colour the state: when writing to a terminal, always, never.
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        ignore_case = true
+    )]
     pub color: Color,
     /// What to do.
     #[command(subcommand)]
@@ -97,8 +108,8 @@ Examples:
   dmtrace explain 0x0d4d1234 leak.dmt    from a recording; needs no root";
 const EXEC_EXAMPLES: &str = "\
 Examples:
-  dmtrace exec -- make check     exit code 1 if cookies were left
-  dmtrace exec --all -- ./test   every semaphore, not only cookies";
+  dmtrace exec make check        exit code 1 if cookies were left
+  dmtrace exec --all ./test -v   every semaphore, not only cookies";
 const SERVE_EXAMPLES: &str = "\
 Examples:
   dmtrace serve                  until SIGTERM; findings go to standard error, or the journal
@@ -118,7 +129,7 @@ Examples:
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Tuning {
     /// Use this backend and no other (default: the best that the kernel takes).
-    #[arg(long, value_name = "BACKEND")]
+    #[arg(long, value_name = "BACKEND", ignore_case = true)]
     pub backend: Option<BackendArg>,
     /// Size of the ring buffer, in KiB; rounded up to a power of two.
     #[arg(long, value_name = "KIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
@@ -146,10 +157,23 @@ pub enum BackendArg {
 #[derive(Args, Clone, Debug)]
 pub struct Table {
     /// Columns, separated by commas; `-o help` lists them.
-    #[arg(short, long, value_name = "COLUMNS", value_delimiter = ',')]
+    #[arg(
+        short,
+        long,
+        value_name = "COLUMNS",
+        value_delimiter = ',',
+        value_parser = Columns::shown(COLUMNS),
+        hide_possible_values = true
+    )]
     pub output: Vec<String>,
     /// Sort by this column; a leading `-` reverses.
-    #[arg(long, value_name = "COLUMN", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "COLUMN",
+        allow_hyphen_values = true,
+        value_parser = Columns::sorted(COLUMNS),
+        hide_possible_values = true
+    )]
     pub sort: Option<String>,
     /// Print no header line, and no summary.
     #[arg(long)]
@@ -166,7 +190,7 @@ pub struct Watch {
     #[arg(short, long)]
     pub all: bool,
     /// Stop after this time, such as 10s or 5m.
-    #[arg(short, long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(short, long, value_name = "TIME", value_parser = value::duration)]
     pub duration: Option<Duration>,
     /// Stop after this many lines.
     #[arg(short = 'n', long, value_name = "N")]
@@ -224,7 +248,7 @@ pub struct Report {
     /// A recording made by `dmtrace record`; without it the running traces and a snapshot.
     pub file: Option<PathBuf>,
     /// Rank by this only (default: process, executable and container).
-    #[arg(long, value_name = "WHAT")]
+    #[arg(long, value_name = "WHAT", ignore_case = true)]
     pub by: Option<By>,
     /// Print what to paste into a bug tracker, for each program that leaks.
     #[arg(long)]
@@ -277,7 +301,7 @@ pub struct Exec {
     #[arg(short, long)]
     pub all: bool,
     /// Wait so long for udev to complete, after the command has ended.
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = value::duration)]
     pub grace: Duration,
     /// Write the result here instead of standard error; standard output belongs to the command.
     #[arg(long, value_name = "FILE")]
@@ -287,8 +311,10 @@ pub struct Exec {
     pub error_exitcode: u8,
     #[command(flatten)]
     pub tuning: Tuning,
-    /// The command, after `--`.
-    #[arg(last = true, required = true, value_name = "CMD")]
+    #[command(flatten)]
+    pub filters: Filters,
+    /// The command and its arguments; `--` before it does no harm.
+    #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
 }
 
@@ -298,7 +324,7 @@ pub struct Record {
     /// File to write; must not exist.
     pub file: PathBuf,
     /// Stop after this time, such as 10s or 5m.
-    #[arg(short, long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(short, long, value_name = "TIME", value_parser = value::duration)]
     pub duration: Option<Duration>,
     /// Overwrite the file if it exists.
     #[arg(short, long)]
@@ -311,7 +337,7 @@ pub struct Record {
 #[derive(Args, Clone, Copy, Debug)]
 pub struct SmallTuning {
     /// Use this backend and no other (default: the best that the kernel takes).
-    #[arg(long, value_name = "BACKEND")]
+    #[arg(long, value_name = "BACKEND", ignore_case = true)]
     backend: Option<BackendArg>,
     /// Size of the ring buffer, in KiB; rounded up to a power of two.
     #[arg(long, value_name = "KIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
@@ -362,7 +388,7 @@ pub struct Serve {
     ///
     /// By the rules of `dmtrace clean --apply`, at most 100 at a time, once a minute at most; each
     /// goes into the audit record.
-    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "AGE", value_parser = value::duration)]
     pub auto_clean: Option<Duration>,
     /// The audit record of --auto-clean [default: that of dmtrace clean].
     #[arg(long, value_name = "FILE", requires = "auto_clean")]
@@ -374,7 +400,7 @@ pub struct Serve {
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(4..=65_536))]
     pub history_limit: u64,
     /// How long findings are kept after their end.
-    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = value::duration)]
     pub history_for: Duration,
     /// Keep no history.
     #[arg(long, conflicts_with_all = ["history", "history_limit", "history_for"])]
@@ -402,6 +428,9 @@ pub struct Serve {
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent flags")]
 pub struct Clean {
+    /// Only these: a cookie (0x0d4d1234) or its semid, several if need be.
+    #[arg(value_name = "COOKIE")]
+    pub cookies: Vec<CookieName>,
     /// Do it. Without this, only the plan is shown.
     #[arg(long)]
     pub apply: bool,
@@ -415,7 +444,7 @@ pub struct Clean {
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub max: usize,
     /// Keep what was touched more recently than this [default: 60s; what is not proven, 10m].
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = value::duration)]
     pub older_than: Option<Duration>,
     /// Also remove cookies of living processes that have provably moved on without waiting.
     #[arg(long)]

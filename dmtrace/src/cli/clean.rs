@@ -16,7 +16,9 @@ use super::{
     args::Clean,
     case::Case,
     failure::{Failure, exit},
+    filter::Filters,
     row::Row,
+    value::CookieName,
 };
 use crate::{
     clean::{
@@ -103,11 +105,14 @@ impl Draft {
 fn check(args: &Clean, as_json: bool) -> Result<()> {
     let usage = |text: &str| Err(Failure::Usage(text.to_owned()).into());
     let filters = &args.filters;
-    if args.force_unknown && filters.semid.is_some() == filters.key.is_some() {
-        return usage("--force-unknown: name one cookie, with either --semid or --key");
+    let named = [filters.semid.is_some(), filters.key.is_some()];
+    let named = named.iter().filter(|it| **it).count() + args.cookies.len();
+    if args.force_unknown && named != 1 {
+        return usage("--force-unknown: name one cookie: dmtrace clean --force-unknown COOKIE");
     }
     if args.apply && args.plan.is_some() {
         let plain = filters.is_empty()
+            && args.cookies.is_empty()
             && !args.abandoned
             && !args.force_unknown
             && !args.complete
@@ -116,8 +121,8 @@ fn check(args: &Clean, as_json: bool) -> Result<()> {
             && !args.source.no_trace;
         if !plain {
             return usage(
-                "--apply --plan carries out the plan in the file as it is; give filters and \
-                 options when it is made",
+                "--apply --plan carries out the plan in the file as it is; give cookies, filters \
+                 and options when it is made",
             );
         }
     }
@@ -198,9 +203,13 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
         .into_iter()
         .filter(|judged| {
             let row = Row::new(&case, judged.clone());
-            args.filters.pass(&row.candidate())
+            let id = judged.semaphore.id;
+            let named = |name: &CookieName| name.is(judged.semaphore.key, id.semid);
+            (args.cookies.is_empty() || args.cookies.iter().any(named))
+                && args.filters.pass(&row.candidate())
         })
         .collect();
+    let absent = absent(&args.cookies, &judged, &args.filters)?;
     if args.force_unknown && judged.len() > 1 {
         return Err(Failure::Usage(format!(
             "--force-unknown: {} cookies match; name one, with --ipc-ns",
@@ -227,9 +236,43 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
             plan,
         },
         incomplete: case.incomplete || unread,
-        notes: case.notes,
+        notes: case.notes.into_iter().chain(absent).collect(),
         suspended: case.facts.dm.suspended,
     })
+}
+
+/// A line for each cookie that was named and is not there.
+///
+/// # Errors
+/// One number names several: nobody is to guess which was meant.
+fn absent(names: &[CookieName], judged: &[Judged<'_>], filters: &Filters) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    for name in names {
+        let found: Vec<_> = judged
+            .iter()
+            .filter(|it| name.is(it.semaphore.key, it.semaphore.id.semid))
+            .collect();
+        if found.is_empty() {
+            notes.push(format!(
+                "{name}: no such cookie is there{}; dmtrace list shows all",
+                filters.scope()
+            ));
+        }
+        if found.len() > 1 {
+            let spaces: Vec<String> = found
+                .iter()
+                .map(|it| it.semaphore.id.ns.to_string())
+                .collect();
+            return Err(Failure::Usage(format!(
+                "{name} names {} cookies, in the IPC namespaces {}; say which with --ipc-ns, or \
+                 give the key",
+                found.len(),
+                spaces.join(", ")
+            ))
+            .into());
+        }
+    }
+    Ok(notes)
 }
 
 /// Whether a cookie that may be leaked is kept because something could not be read.

@@ -1,4 +1,4 @@
-//! `dmtrace exec -- CMD`: which cookies did a command leave behind?
+//! `dmtrace exec CMD`: which cookies did a command leave behind?
 
 use std::{cell::RefCell, io, process::ExitCode, time::Duration};
 
@@ -60,7 +60,7 @@ fn spawn(args: &Exec) -> Result<tokio::process::Child> {
     let (program, rest) = args
         .command
         .split_first()
-        .ok_or_else(|| Failure::Usage("exec: no command given; use: dmtrace exec -- CMD".into()))?;
+        .ok_or_else(|| Failure::Usage("exec: no command given; use: dmtrace exec CMD".into()))?;
     tokio::process::Command::new(program)
         .args(rest)
         .kill_on_drop(false)
@@ -167,6 +167,7 @@ fn report(
                 .map(|set| Row::bare(ledger, set, set_of(set.id), now)),
         );
     }
+    left.retain(|row| args.filters.pass(&row.candidate()));
     let accounting = &ending.accounting;
     if as_json {
         let rows: Vec<_> = left.iter().map(Row::json).collect();

@@ -22,6 +22,7 @@ use super::{
     failure::{Failure, exit},
     past,
     row::Row,
+    value::CookieName,
 };
 use crate::{
     event::recording::Start,
@@ -183,23 +184,15 @@ fn target(first: Option<&str>, second: Option<PathBuf>) -> Result<(Target, Optio
     let Some(word) = first else {
         return Ok((Target::Worst, second));
     };
-    let hex = word.strip_prefix("0x").or_else(|| word.strip_prefix("0X"));
-    let number = match hex {
-        Some(hex) => i64::from_str_radix(hex, 16).ok(),
-        None => word.parse::<i64>().ok(),
+    let (key, semid) = match word.parse::<CookieName>() {
+        Ok(name) => (name.key, name.semid),
+        Err(_) => (None, None),
     };
-    let key = number
-        .and_then(|number| u32::try_from(number).ok())
-        .map(Key)
-        .filter(|key| key.has_cookie_magic());
-    let semid = number
-        .and_then(|number| i32::try_from(number).ok())
-        .filter(|&semid| semid >= 0 && hex.is_none());
     let target = match (key, semid) {
         (Some(key), Some(semid)) => Target::Either(key, semid),
         (Some(key), None) => Target::Key(key),
         (None, Some(semid)) => Target::SemId(semid),
-        (None, None) if second.is_none() && number.is_none() && Path::new(word).exists() => {
+        (None, None) if second.is_none() && Path::new(word).exists() => {
             return Ok((Target::Worst, Some(PathBuf::from(word))));
         }
         (None, None) => {

@@ -39,7 +39,7 @@ const fn column(
     }
 }
 
-const COLUMNS: &[Column] = &[
+pub(super) const COLUMNS: &[Column] = &[
     column(
         "key",
         "COOKIE",

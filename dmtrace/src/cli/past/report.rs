@@ -12,10 +12,8 @@ use crate::{
         Failure,
         args::{By, Report},
         failure::exit,
-        filter::Candidate,
         report::group::{Group, Leak, groups},
     },
-    event::ProcessImage,
     history::{Entry, Finding, Gap, Head, Lives, Loss, Query, Record, Run, Stamp, Starved},
     output::{Out, json},
 };
@@ -133,7 +131,7 @@ fn gather(args: &Report, since: i64, until: i64) -> Result<Past> {
 
 impl Past {
     fn finding(&mut self, finding: Finding, args: &Report) {
-        if !passes(&finding, args) {
+        if !story::passes(&finding, &args.filters) {
             return;
         }
         match finding.state.as_str() {
@@ -229,34 +227,4 @@ impl Past {
             }),
         )
     }
-}
-
-/// Whether the filters let it pass.
-fn passes(finding: &Finding, args: &Report) -> bool {
-    let cookie = &finding.story["cookie"];
-    let image = cookie.get("process").cloned();
-    let image = image.and_then(|image| serde_json::from_value::<ProcessImage>(image).ok());
-    let devices = cookie["devices"].as_array();
-    let device = |wanted: &str| {
-        let mut devices = devices.into_iter().flatten();
-        devices.any(|device| story::is_device(device, wanted))
-    };
-    let mut filters = args.filters.clone();
-    // They look at devices of the books.
-    let wanted = filters.device.take();
-    let candidate = Candidate {
-        pid: cookie["owner"]["pid"]
-            .as_u64()
-            .and_then(|pid| u32::try_from(pid).ok()),
-        comm: cookie["owner"]["comm"].as_str().unwrap_or_default(),
-        uid: image.as_ref().map(|image| image.uid),
-        cgroup: image.as_ref().map_or("", |image| image.cgroup.as_str()),
-        ns: finding.sem.ns,
-        key: finding.key,
-        semid: finding.sem.semid,
-        state: Some(&finding.state),
-        age: cookie["age_seconds"].as_u64().map(Duration::from_secs),
-        devices: &[],
-    };
-    filters.pass(&candidate) && wanted.is_none_or(|wanted| device(&wanted))
 }
