@@ -14,6 +14,7 @@ mod doctor;
 mod endings;
 mod exec;
 mod explain;
+mod filters;
 mod pins;
 mod seed;
 mod serve;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     tests.extend(endings::tests());
     tests.extend(exec::tests());
     tests.extend(explain::tests());
+    tests.extend(filters::tests());
     tests.extend(seed::tests());
     tests.extend(serve::tests());
     tests.extend(serve_access::tests());

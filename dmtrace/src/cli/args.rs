@@ -247,15 +247,18 @@ pub enum By {
 pub struct Report {
     /// A recording made by `dmtrace record`; without it the running traces and a snapshot.
     pub file: Option<PathBuf>,
-    /// Rank by this only (default: process, executable and container).
+    /// Rank by this [default: by program, what happened and the calls, on one screen].
     #[arg(long, value_name = "WHAT", ignore_case = true)]
     pub by: Option<By>,
     /// Print what to paste into a bug tracker, for each program that leaks.
     #[arg(long)]
     pub bug: bool,
-    /// Show at most this many culprits of each kind.
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub top: usize,
+    /// Show at most this many of each kind [default: 5; with --by, --bug or --since 20].
+    #[arg(long, value_name = "N", conflicts_with = "all")]
+    pub top: Option<usize>,
+    /// Show all of them.
+    #[arg(short, long)]
+    pub all: bool,
     /// Print nothing but leaked cookies as folded stacks: `program;outermost;...;innermost COUNT`.
     #[arg(long, conflicts_with = "by")]
     pub folded: bool,
@@ -386,8 +389,8 @@ pub struct Serve {
     pub remove: bool,
     /// Remove leaks that nobody has touched for this time (default: never remove anything).
     ///
-    /// By the rules of `dmtrace clean --apply`, at most 100 at a time, once a minute at most; each
-    /// goes into the audit record.
+    /// By the rules of `dmtrace clean --apply`, once a minute at most; each goes into the audit
+    /// record.
     #[arg(long, value_name = "AGE", value_parser = value::duration)]
     pub auto_clean: Option<Duration>,
     /// The audit record of --auto-clean [default: that of dmtrace clean].
@@ -440,9 +443,10 @@ pub struct Clean {
     /// Write the plan to this file; with --apply, carry out exactly the plan in it.
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
-    /// Refuse a plan that removes more than this.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub max: usize,
+    /// Refuse a plan that does more than this [default: any number of proven leaks whose owners
+    /// have ended, and 100 of everything else].
+    #[arg(long, value_name = "N")]
+    pub max: Option<usize>,
     /// Keep what was touched more recently than this [default: 60s; what is not proven, 10m].
     #[arg(long, value_name = "TIME", value_parser = value::duration)]
     pub older_than: Option<Duration>,

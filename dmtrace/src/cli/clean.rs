@@ -147,11 +147,10 @@ fn check(args: &Clean, as_json: bool) -> Result<()> {
 }
 
 /// The plan in a file.
-fn read(path: &std::path::Path, max: usize) -> Result<Draft> {
+fn read(path: &std::path::Path, max: Option<usize>) -> Result<Draft> {
     let roots = Roots::host();
     let mut file = PlanFile::read(path, clock::boot_id(&roots).as_deref())?;
-    let count = file.plan.acts().count();
-    file.plan.blown |= count > max;
+    file.plan.limit(max);
     Ok(Draft {
         file,
         notes: Vec::new(),
@@ -198,17 +197,7 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
         completeness: &case.completeness,
         thresholds: &thresholds,
     };
-    let judged: Vec<Judged<'_>> = case
-        .judge(&thresholds)
-        .into_iter()
-        .filter(|judged| {
-            let row = Row::new(&case, judged.clone());
-            let id = judged.semaphore.id;
-            let named = |name: &CookieName| name.is(judged.semaphore.key, id.semid);
-            (args.cookies.is_empty() || args.cookies.iter().any(named))
-                && args.filters.pass(&row.candidate())
-        })
-        .collect();
+    let judged = chosen(&case, &thresholds, args);
     let absent = absent(&args.cookies, &judged, &args.filters)?;
     if args.force_unknown && judged.len() > 1 {
         return Err(Failure::Usage(format!(
@@ -222,7 +211,7 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
             inferred: false,
             older_than,
         },
-        max: Some(args.max),
+        max: args.max,
         abandoned: args.abandoned,
         force_unknown: args.force_unknown,
         complete: args.complete,
@@ -239,6 +228,19 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
         notes: case.notes.into_iter().chain(absent).collect(),
         suspended: case.facts.dm.suspended,
     })
+}
+
+/// The cookies that were named and that the filters let pass, judged.
+pub(super) fn chosen<'a>(case: &'a Case, thresholds: &Thresholds, args: &Clean) -> Vec<Judged<'a>> {
+    let mut judged = case.judge(thresholds);
+    judged.retain(|judged| {
+        let row = Row::new(case, judged.clone());
+        let id = judged.semaphore.id;
+        let named = |name: &CookieName| name.is(judged.semaphore.key, id.semid);
+        (args.cookies.is_empty() || args.cookies.iter().any(named))
+            && args.filters.pass(&row.candidate())
+    });
+    judged
 }
 
 /// A line for each cookie that was named and is not there.
@@ -293,13 +295,12 @@ fn is_kept_unread(entry: &PlanEntry) -> bool {
 fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let plan = draft.plan();
     if plan.blown {
-        return Err(Failure::Partial(format!(
-            "the plan would {}, more than --max {}: nothing was done; look at it with: dmtrace \
-             clean",
-            text::acts(draft),
-            args.max
-        ))
-        .into());
+        let text = format!(
+            "{}: nothing was done; {}",
+            text::excess(draft),
+            text::lift(args, draft)
+        );
+        return Err(Failure::Partial(text).into());
     }
     if !args.yes {
         text::show(draft, out)?;

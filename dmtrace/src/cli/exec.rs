@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{
     args::Exec,
     failure::{Failure, exit},
+    filter::Filters,
     row::{Row, confidence},
     trace::{Ended, Ending, Observer, Tracing, View, runtime},
 };
@@ -167,7 +168,7 @@ fn report(
                 .map(|set| Row::bare(ledger, set, set_of(set.id), now)),
         );
     }
-    left.retain(|row| args.filters.pass(&row.candidate()));
+    keep(&mut left, &args.filters);
     let accounting = &ending.accounting;
     if as_json {
         let rows: Vec<_> = left.iter().map(Row::json).collect();
@@ -195,6 +196,11 @@ fn report(
     } else {
         ExitCode::from(code)
     })
+}
+
+/// Keeps what the filters let pass.
+pub(super) fn keep(left: &mut Vec<Row<'_>>, filters: &Filters) {
+    left.retain(|row| filters.pass(&row.candidate()));
 }
 
 fn print(left: &[Row<'_>], all: bool, out: &mut Out) -> Result<()> {

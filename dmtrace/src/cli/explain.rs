@@ -20,6 +20,7 @@ use super::{
     args::Explain,
     case::{Case, Join},
     failure::{Failure, exit},
+    filter::Filters,
     past,
     row::Row,
     value::CookieName,
@@ -28,7 +29,7 @@ use crate::{
     event::recording::Start,
     history::Query,
     ids::Key,
-    output::{Out, json, time::Clock},
+    output::{Out, json, time::Clock, wrap},
     verdict::{Class, Confidence, Healthy, Thresholds},
 };
 pub(super) use story::{Story, Telling};
@@ -55,7 +56,8 @@ pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if args.history.is_some() {
         let told = tell_past(args, target, as_json, out)?;
         return told.ok_or_else(|| {
-            Failure::Usage("the history does not know such a cookie".to_owned()).into()
+            let scope = args.filters.scope();
+            Failure::Usage(format!("the history does not know such a cookie{scope}")).into()
         });
     }
     let (case, start) = material(args, file.as_deref())?;
@@ -63,11 +65,8 @@ pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         Some(start) => Clock::of(start),
         None => Clock::now(),
     };
-    let rows: Vec<Row<'_>> = rows(&case)
-        .into_iter()
-        .filter(|row| args.filters.pass(&row.candidate()))
-        .collect();
-    let chosen = choose(&rows, target, &case);
+    let rows = chosen(&case, &args.filters);
+    let picked = choose(&rows, target, &case);
     let telling = Telling {
         ledger: &case.ledger,
         facts: &case.facts,
@@ -75,14 +74,14 @@ pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         here: start.is_none(),
     };
     // Of this machine; a recording is explained by itself.
-    if chosen.is_empty() && target != Target::Worst && start.is_none() && !args.source.no_trace {
+    if picked.is_empty() && target != Target::Worst && start.is_none() && !args.source.no_trace {
         match tell_past(args, target, as_json, out) {
             Ok(Some(code)) => return Ok(code),
             Ok(None) => {}
             Err(error) => eprintln!("dmtrace: {error:#}"),
         }
     }
-    let stories: Vec<Story> = chosen.iter().map(|row| telling.story(row)).collect();
+    let stories: Vec<Story> = picked.iter().map(|row| telling.story(row)).collect();
     if as_json {
         out.json(&json::envelope(
             "explain",
@@ -101,15 +100,17 @@ pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
             text::print(story, &[], out)?;
         }
         if stories.is_empty() {
-            out.line(&nothing(target, &rows, &case))?;
+            for line in wrap(&nothing(target, &rows, &case, &args.filters), 80) {
+                out.line(&line)?;
+            }
         } else if target == Target::Worst {
-            others(&rows, chosen.len(), out)?;
+            others(&rows, picked.len(), out)?;
         }
         for note in &case.notes {
             eprintln!("dmtrace: {note}");
         }
     }
-    Ok(if chosen.iter().any(|row| row.is_finding()) {
+    Ok(if picked.iter().any(|row| row.is_finding()) {
         exit::findings()
     } else if case.incomplete {
         exit::incomplete()
@@ -136,7 +137,7 @@ fn tell_past(
         semid,
         ..Query::default()
     };
-    let Some((past, count)) = past::explain(args.history.as_deref(), &query)? else {
+    let Some((past, count)) = past::explain(args.history.as_deref(), &query, &args.filters)? else {
         return Ok(None);
     };
     if as_json {
@@ -214,6 +215,13 @@ pub(super) fn rows(case: &Case) -> Vec<Row<'_>> {
         .collect()
 }
 
+/// Those of them that the filters let pass.
+pub(super) fn chosen<'a>(case: &'a Case, filters: &Filters) -> Vec<Row<'a>> {
+    let mut rows = rows(case);
+    rows.retain(|row| filters.pass(&row.candidate()));
+    rows
+}
+
 fn choose<'r, 'a>(rows: &'r [Row<'a>], target: Target, case: &Case) -> Vec<&'r Row<'a>> {
     let is = |row: &Row<'_>| match target {
         Target::Worst => false,
@@ -271,23 +279,34 @@ fn worst<'r, 'a>(rows: &'r [Row<'a>], case: &Case) -> Option<&'r Row<'a>> {
         .map(|(_, row)| row)
 }
 
-fn nothing(target: Target, rows: &[Row<'_>], case: &Case) -> String {
+fn nothing(target: Target, rows: &[Row<'_>], case: &Case, filters: &Filters) -> String {
+    let scope = filters.scope();
     let number = match target {
         Target::Worst if case.incomplete => {
-            return "No stuck or leaked cookie is known, but the data is incomplete: not certain."
-                .to_owned();
+            return format!(
+                "No stuck or leaked cookie is known{scope}, but the data is incomplete: not certain."
+            );
         }
         Target::Worst if rows.iter().any(|row| row.semaphore.is_live()) => {
-            return "No cookie is stuck or leaked: dmtrace list shows those in use.".to_owned();
+            return format!(
+                "No cookie is stuck or leaked{scope}: dmtrace list shows those in use."
+            );
         }
-        Target::Worst => return "No cookie is there.".to_owned(),
+        Target::Worst => return format!("No cookie is there{scope}."),
         Target::Key(key) | Target::Either(key, _) => format!("cookie {key}"),
         Target::SemId(semid) => {
-            let other = case.ledger.live().find(|set| set.id.semid == semid);
+            let sets: BTreeMap<_, _> = case.snapshot.sets().collect();
+            let other = case.ledger.live().find(|set| {
+                let known = sets.get(&set.id).copied();
+                let row = Row::bare(&case.ledger, set, known, case.facts.now);
+                set.id.semid == semid && !set.is_cookie() && filters.pass(&row.candidate())
+            });
             if let Some(set) = other {
                 return format!(
-                    "semid {semid} is no cookie: its key is {:#010x}; dmtrace list --all shows it",
-                    set.key.0
+                    "semid {semid} in IPC namespace {ns} is no cookie: its key is {:#010x}; to see \
+                     it: dmtrace list --all --semid {semid} --ipc-ns {ns}",
+                    set.key.0,
+                    ns = set.id.ns,
                 );
             }
             format!("semid {semid}")
@@ -295,8 +314,8 @@ fn nothing(target: Target, rows: &[Row<'_>], case: &Case) -> String {
     };
     let spaces = case.snapshot.namespaces.len();
     format!(
-        "{number} is not there ({spaces} IPC namespaces read), and no recording that is in use \
-         remembers it."
+        "{number} is not there{scope} ({spaces} IPC namespaces read), and no recording that is in \
+         use remembers it."
     )
 }
 

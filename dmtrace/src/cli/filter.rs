@@ -7,7 +7,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, builder::PossibleValue};
 
+#[cfg(feature = "live")]
+use super::row::devices;
 use super::value;
+#[cfg(feature = "live")]
+use crate::ledger::{Change, Ledger};
 use crate::{
     host::container::Workload,
     ids::{IpcNs, Key},
@@ -116,6 +120,36 @@ impl<'a> Candidate<'a> {
             cgroup: image.map_or("", |image| image.cgroup.as_str()),
             ns: image.map(|image| image.ipc_ns),
             ..Self::default()
+        }
+    }
+}
+
+#[cfg(feature = "live")]
+impl<'a> Candidate<'a> {
+    /// A step in the life of a set. It is in no state: only findings are.
+    pub fn step(change: &Change, ledger: &'a Ledger) -> Self {
+        let semaphore = ledger
+            .semaphore(change.sem)
+            .or_else(|| ledger.closed_cookie(change.sem));
+        // Who failed to make one, or made one that is gone already, stands for its creator. Who
+        // only uses a set of an unknown creator has not made it.
+        let creator = match semaphore {
+            Some(set) => set.creator.image(),
+            None => change.who.as_ref().map(|who| who.image),
+        };
+        let process = creator.and_then(|image| ledger.process(image));
+        let image = process.and_then(|process| process.image.as_deref());
+        Self {
+            pid: creator.map(|image| image.id.tgid),
+            comm: process.map_or("", |process| process.name.as_str()),
+            uid: image.map(|image| image.uid),
+            cgroup: image.map_or("", |image| image.cgroup.as_str()),
+            ns: Some(change.sem.ns),
+            key: Some(change.key),
+            semid: Some(change.sem.semid),
+            state: None,
+            age: semaphore.and_then(|set| Some(change.at.since(set.created?))),
+            devices: semaphore.map_or(&[], devices),
         }
     }
 }

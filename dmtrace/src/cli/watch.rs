@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{Record, Watch},
-    failure::exit,
+    failure::{Failure, exit},
     filter::Filters,
     printer::{Printer, Style, remark},
     recorder::Recorder,
@@ -19,11 +19,12 @@ use crate::{
     output::{Out, json, time},
     probe::{DmState, Environment, StartError},
     session::{Session, Tap},
-    verdict::{Class, Judged, Thresholds},
+    verdict::{Class, Judged, State, Thresholds},
 };
 
 /// Runs `watch`.
 pub fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    check(&args.filters)?;
     let recorder = match &args.record {
         Some(path) => Some(Recorder::create(path, false)?),
         None => None,
@@ -45,6 +46,22 @@ pub fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         let told = printer.findings();
         summarize(&ending, &args.filters, told, as_json, printer.out())
     })
+}
+
+/// What would let nothing pass.
+pub(super) fn check(filters: &Filters) -> Result<()> {
+    let told = |state: &&State| state.is_finding();
+    match filters.state.iter().find(|state| !told(state)) {
+        None => Ok(()),
+        Some(state) => {
+            let told: Vec<&str> = State::ALL.iter().filter(told).map(|it| it.name()).collect();
+            Err(Failure::Usage(format!(
+                "--state {state}: watch tells of findings only ({}); dmtrace list shows the rest",
+                told.join(", ")
+            ))
+            .into())
+        }
+    }
 }
 
 /// Runs `record`.
@@ -190,6 +207,7 @@ fn summarize(
     let totals = ledger.totals();
     let wanted = |judged: &Judged<'_>| {
         let mut row = Row::bare(ledger, judged.semaphore, judged.set, ending.facts.now);
+        row.age = row.age.or_else(|| row.wall_age(ending.facts.wall.0));
         row.verdict = Some(judged.verdict.clone());
         filters.pass(&row.candidate())
     };
@@ -242,7 +260,12 @@ fn summarize(
                 totals.starved
             ))?;
         }
-        leaks(findings.len(), told, open, accounting.is_exact(), out)?;
+        leaks(
+            [findings.len(), told, open],
+            filters,
+            accounting.is_exact(),
+            out,
+        )?;
         out.line(&format!("accounting: {}", accounting.line()))?;
         for deficit in &accounting.deficits {
             out.line(&format!("  {deficit}"))?;
@@ -258,23 +281,27 @@ fn summarize(
     })
 }
 
-fn leaks(findings: usize, told: usize, open: usize, exact: bool, out: &mut Out) -> Result<()> {
+fn leaks(counts: [usize; 3], filters: &Filters, exact: bool, out: &mut Out) -> Result<()> {
+    let [findings, told, open] = counts;
+    let scope = filters.scope();
     if findings > 0 {
         out.line(&format!(
-            "{findings} findings; who and why: dmtrace report; remove: dmtrace clean"
+            "{findings} findings{scope}; who and why: dmtrace report; remove: dmtrace clean"
         ))?;
     } else if told > 0 {
         out.line(&format!(
-            "no leak now; {told} findings meanwhile, which are gone"
+            "no leak now{scope}; {told} findings meanwhile, which are gone"
         ))?;
     } else if !exact {
-        out.line("no leak seen, but the accounts do not add up: not certain")?;
+        out.line(&format!(
+            "no leak seen{scope}, but the accounts do not add up: not certain"
+        ))?;
     } else if open > 0 {
         out.line(&format!(
-            "no leak proven; {open} cookies could not be decided: dmtrace list"
+            "no leak proven{scope}; {open} cookies could not be decided: dmtrace list"
         ))?;
     } else {
-        out.line("no leak")?;
+        out.line(&format!("no leak{scope}"))?;
     }
     Ok(())
 }

@@ -12,7 +12,12 @@ use crate::{
         Failure,
         args::{By, Report},
         failure::exit,
-        report::group::{Group, Leak, groups},
+        filter::Filters,
+        report::{
+            Limit,
+            culprit::culprits,
+            group::{Group, Leak, groups},
+        },
     },
     history::{Entry, Finding, Gap, Head, Lives, Loss, Query, Record, Run, Stamp, Starved},
     output::{Out, json},
@@ -38,6 +43,10 @@ pub(super) struct Past {
     pub(super) programs: BTreeMap<String, Lives>,
     /// Tracing went on for so long in that time.
     pub(super) traced: Duration,
+    /// What a sentence on what is not there is limited to.
+    pub(super) scope: &'static str,
+    /// What the history does not keep by process or set, so that the filters cannot choose.
+    pub(super) left_out: Vec<&'static str>,
 }
 
 /// A program, for JSON.
@@ -65,10 +74,13 @@ pub(in crate::cli) fn run(
     let past = gather(args, since, until)?;
     let leaks: Vec<Leak> = past.leaked.iter().map(story::leak).collect();
     let groups = groups(&leaks, args);
+    let culprits = culprits(&leaks);
     if as_json {
-        out.json(&past.object(&groups))?;
+        let mut object = past.object(&groups);
+        object["culprits"] = json!(culprits);
+        out.json(&object)?;
     } else {
-        text::print(&past, &groups, out)?;
+        text::print(&past, &culprits, &groups, Limit::of(args), out)?;
         for note in &past.head.notes {
             eprintln!("dmtrace: {note}");
         }
@@ -110,19 +122,35 @@ fn gather(args: &Report, since: i64, until: i64) -> Result<Past> {
         runs: Vec::new(),
         programs: BTreeMap::new(),
         traced: Duration::ZERO,
+        scope: args.filters.scope(),
+        left_out: Vec::new(),
     };
+    let filters = &args.filters;
+    let of_one = Filters {
+        ipc_ns: None,
+        ..filters.clone()
+    };
+    let (whole, spaces) = (filters.is_empty(), of_one.is_empty());
+    if !spaces {
+        past.left_out.push("failed creations");
+    }
+    if !whole {
+        past.left_out.push("cookies by program");
+    }
     for Entry { record, .. } in entries {
         match record {
             Record::Finding(finding) => past.finding(*finding, args),
-            Record::Starved(it) => past.starved.push(it),
+            Record::Starved(it) if spaces && filters.wants_ns(it.ipc_ns) => past.starved.push(it),
+            Record::Starved(_) => {}
             Record::Gap(it) => past.gaps.push(it),
             Record::Loss(it) => past.losses.push(it),
             Record::Run(it) => past.runs.push(it),
-            Record::Rates(it) => {
+            Record::Rates(it) if whole => {
                 for (program, lives) in &it.programs {
                     past.programs.entry(program.clone()).or_default().add(lives);
                 }
             }
+            Record::Rates(_) => {}
         }
     }
     past.traced = past.traced_time();
@@ -218,6 +246,7 @@ impl Past {
                 "by_stack": by(By::Stack),
                 "programs": programs.collect::<Vec<_>>(),
                 "failed_creations": self.starved,
+                "left_out_by_filters": self.left_out,
                 "gaps": self.gaps,
                 "losses": self.losses,
                 "runs": self.runs,

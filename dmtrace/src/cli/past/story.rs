@@ -78,6 +78,9 @@ pub(super) fn leak(finding: &Finding) -> Leak {
         owner: owner["pid"]
             .as_u64()
             .map(|pid| format!("{name}[{pid}]{mark}")),
+        pid: owner["pid"]
+            .as_u64()
+            .and_then(|pid| u32::try_from(pid).ok()),
         comm: comm.to_owned(),
         how: verdict["text"].as_str().map(how).unwrap_or_default(),
         observed: verdict["confidence"] == "observed",
