@@ -219,7 +219,9 @@ fn fuse() -> Result<()> {
         let output = dmtrace(&args)?;
         let text = String::from_utf8(output.stdout)?;
         ensure!(
-            output.status.code() == Some(1) && text.contains("--max 1"),
+            output.status.code() == Some(1)
+                && text.contains("more than --max 1;")
+                && text.contains("--max 2"),
             "{text}"
         );
         Ok(())

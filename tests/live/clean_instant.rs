@@ -79,6 +79,7 @@ fn plan(set: &SetSnapshot) -> Result<Plan> {
         made_boot: clock::boot_now(),
         options: Options::default(),
         blown: false,
+        excess: None,
         entries: vec![PlanEntry {
             sem: SemId {
                 ns,

@@ -16,6 +16,7 @@ mod doctor;
 mod endings;
 mod exec;
 mod explain;
+mod filters;
 mod fresh;
 mod pins;
 mod recordings;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
     tests.extend(explain::tests());
     tests.extend(unmounted::tests());
     tests.extend(recordings::tests());
+    tests.extend(filters::tests());
     tests.extend(seed::tests());
     tests.extend(serve::tests());
     tests.extend(serve_access::tests());

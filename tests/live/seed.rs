@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     NEEDS,
-    tracer::{Tracer, dmtrace_json},
+    tracer::{Tracer, dmtrace, dmtrace_json},
 };
 
 pub fn tests() -> Vec<Trial> {
@@ -40,15 +40,7 @@ fn clean(ns: u32) -> Result<(u64, i32)> {
     let ns = ns.to_string();
     let audit = tempfile::NamedTempFile::new()?;
     let audit = audit.path().to_str().context("path")?;
-    let options = [
-        "clean",
-        "--apply",
-        "--yes",
-        "--older-than",
-        "0s",
-        "--max",
-        "1000",
-    ];
+    let options = ["clean", "--apply", "--yes", "--older-than", "0s"];
     let (result, code) =
         dmtrace_json(&[&options[..], &["--ipc-ns", &ns, "--audit", audit]].concat())?;
     let cookies = result["cookies"]
@@ -82,6 +74,21 @@ fn cleaning(ns: u32, daemon: &mut Running, live: &[&Running]) -> Result<()> {
     );
     daemon.kill();
     std::thread::sleep(std::time::Duration::from_secs(2));
+    // A number that was given rules, and the refusal says what lifts it.
+    let ns_text = ns.to_string();
+    let few = [
+        "clean",
+        "--apply",
+        "--yes",
+        "--older-than",
+        "0",
+        "--max",
+        "113",
+    ];
+    let output = dmtrace(&[&few[..], &["--ipc-ns", &ns_text]].concat())?;
+    let text = String::from_utf8(output.stderr)?;
+    ensure!(output.status.code() == Some(5), "{text}");
+    ensure!(text.contains("--max 114"), "{text}");
     let (removed, code) = clean(ns)?;
     ensure!(
         removed == 114 && code == 0,
@@ -143,8 +150,7 @@ fn culprits() -> Result<()> {
         );
         std::thread::sleep(std::time::Duration::from_secs(6));
 
-        let (report, code) =
-            dmtrace_json(&["report", "--ipc-ns", &ns.to_string(), "--top", "100"])?;
+        let (report, code) = dmtrace_json(&["report", "--ipc-ns", &ns.to_string()])?;
         ensure!(code == 1, "exit code {code}");
         let groups = report["by_process"].as_array().context("no groups")?;
         let count_of = |pid: u32| -> u64 {

@@ -90,7 +90,7 @@ fn scrape() -> Result<()> {
         grown("dmtrace_cookies_completed_total", 23.0)?;
         grown("dmtrace_cookie_udev_wait_seconds_count", 23.0)?;
         grown("dmtrace_events_seen_total", 24.0 * 4.0)?;
-        ensure!(after.sum("dmtrace_cookies", "state=\"orphan\"") >= 1.0);
+        ensure!(after.sum("dmtrace_cookies", "state=\"leaked\"") >= 1.0);
         ensure!(after.sum("dmtrace_semaphore_sets", "other") >= 1.0);
         ensure!(after.sum("dmtrace_probe_attached", "create") >= 1.0);
         let lost = after.sum("dmtrace_events_lost_total", "map_full");
@@ -117,7 +117,7 @@ fn textfile() -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let page = Page(std::fs::read_to_string(&file).unwrap_or_default());
-            if page.sum("dmtrace_cookies", "orphan") >= 1.0 {
+            if page.sum("dmtrace_cookies", "leaked") >= 1.0 {
                 break;
             }
             ensure!(Instant::now() < deadline, "no leak: {}", page.0);

@@ -105,8 +105,8 @@ pub fn refuses_what_does_not_exist() -> Result<()> {
     for query in [
         "dmtrace_cookies_total",
         "dmtrace_cookies{status=\"stuck\"}",
-        "dmtrace_cookies{state=\"leaked\"}",
-        "dmtrace_cookies{state=~\"stuck|leaked\"}",
+        "dmtrace_cookies{state=\"orphan\"}",
+        "dmtrace_cookies{state=~\"stuck|orphan\"}",
         "up",
     ] {
         ensure!(exposition.check(query).is_err(), "{query} was accepted");

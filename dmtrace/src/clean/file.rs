@@ -176,6 +176,7 @@ mod tests {
                 made_boot: BootTime(2),
                 options: Options::default(),
                 blown: false,
+                excess: None,
                 entries: Vec::new(),
             },
         }

@@ -8,20 +8,26 @@ use crate::{
     ids::{BootTime, Key, ProcId, SemId, UnixTime},
     ledger::{Ledger, Stage},
     verdict::{
-        Class, Completion, Confidence, Context, How, Judged, Obstacle, Reason, Rules, Touched,
-        Verdict, Vouched, provably_leaked, provably_lost,
+        Class, Completion, Confidence, Context, How, Judged, Obstacle, Reason, Rules, State,
+        Touched, Verdict, Vouched, provably_leaked, provably_lost,
     },
 };
 
 /// Version of the form of a plan. A reader refuses a newer one.
 pub const VERSION: u32 = 2;
 
+/// So much that is not a proven leak of an ended owner is in a plan at most, unless a person gives
+/// the number: what is inferred, forced, completed, or left by a living process. The number of
+/// proven leaks says nothing against them: a host whose limit is reached has thousands.
+pub const UNPROVEN_MAX: usize = 100;
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Options {
     /// Certainty and age.
     pub rules: Rules,
-    /// A fuse: with more removals than this, nothing is removed.
+    /// A fuse: with more to do than this, nothing is done. `None`: [`UNPROVEN_MAX`] of what is not
+    /// proven, and as much as there is of what is.
     pub max: Option<usize>,
     /// Also remove cookies that a living process was seen to leave behind.
     #[serde(default)]
@@ -46,10 +52,34 @@ pub struct Plan {
     pub made_boot: BootTime,
     /// What was asked for.
     pub options: Options,
-    /// Whether the fuse has blown: more was to be removed than allowed.
+    /// Whether the fuse has blown: more was to be done than allowed.
     pub blown: bool,
+    /// By how much, if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub excess: Option<Excess>,
     /// One entry for each judged cookie.
     pub entries: Vec<PlanEntry>,
+}
+
+/// What has blown the fuse.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Excess {
+    /// So much was to be done,
+    pub count: usize,
+    /// more than this.
+    pub max: usize,
+    /// Of what.
+    pub of: Counted,
+}
+
+/// What a fuse counts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Counted {
+    /// Everything that is to be done, because a person gave the number.
+    All,
+    /// What is not proven.
+    Unproven,
 }
 
 /// One cookie in a plan.
@@ -201,9 +231,8 @@ impl Plan {
             .iter()
             .map(|cookie| entry(cookie, ledger, context, options))
             .collect();
-        let wanted = entries.iter().filter(|entry| entry.action.acts()).count();
-        let blown = options.max.is_some_and(|max| wanted > max);
-        if blown {
+        let excess = excess(&entries, options.max);
+        if excess.is_some() {
             for entry in &mut entries {
                 if entry.action.acts() {
                     entry.action = Action::Keep {
@@ -217,14 +246,46 @@ impl Plan {
             made: context.facts.wall,
             made_boot: context.facts.now,
             options,
-            blown,
+            blown: excess.is_some(),
+            excess,
             entries,
         }
+    }
+
+    /// Applies a fuse to a plan that was made before. One that has blown stays so.
+    pub fn limit(&mut self, max: Option<usize>) {
+        let max = max.or(self.options.max);
+        self.excess = self.excess.or_else(|| excess(&self.entries, max));
+        self.blown |= self.excess.is_some();
     }
 
     /// Cookies to remove or to complete.
     pub fn acts(&self) -> impl Iterator<Item = &PlanEntry> {
         self.entries.iter().filter(|entry| entry.action.acts())
+    }
+}
+
+/// By how much a plan exceeds its fuse, if it does.
+fn excess(entries: &[PlanEntry], max: Option<usize>) -> Option<Excess> {
+    let acts = entries.iter().filter(|entry| entry.action.acts());
+    let (count, max, of) = match max {
+        Some(max) => (acts.count(), max, Counted::All),
+        None => {
+            let unproven = acts.filter(|entry| !entry.is_proven_leak());
+            (unproven.count(), UNPROVEN_MAX, Counted::Unproven)
+        }
+    };
+    (count > max).then_some(Excess { count, max, of })
+}
+
+impl PlanEntry {
+    /// Whether it removes what was seen to leak, by an owner that was seen to end.
+    pub fn is_proven_leak(&self) -> bool {
+        let ended = |owner: &Owner| self.gone.contains(&owner.id);
+        self.action == Action::Destroy
+            && self.verdict.observed
+            && self.verdict.class == State::Leaked.name()
+            && self.owner.as_ref().is_some_and(ended)
     }
 }
 

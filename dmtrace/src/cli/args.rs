@@ -5,7 +5,12 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{filter::Filters, past::When};
+use super::{
+    filter::Filters,
+    list::COLUMNS,
+    past::When,
+    value::{self, Columns, CookieName},
+};
 use crate::metrics::Listen;
 
 /// Exit codes, the same for every verb; part of `--help`.
@@ -24,7 +29,13 @@ pub struct Cli {
     #[arg(long, global = true)]
     pub json: bool,
     /// Colour the state: when writing to a terminal, always, never.
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        ignore_case = true
+    )]
     pub color: Color,
     /// Show times in UTC instead of the local zone; JSON always has UTC.
     #[arg(long, global = true)]
@@ -106,8 +117,8 @@ Examples:
   dmtrace explain 0x0d4d1234 leak.dmt    from a recording; needs no root";
 const EXEC_EXAMPLES: &str = "\
 Examples:
-  dmtrace exec -- make check     exit code 1 if cookies were left
-  dmtrace exec --all -- ./test   every semaphore, not only cookies";
+  dmtrace exec make check        exit code 1 if cookies were left
+  dmtrace exec --all ./test -v   every semaphore, not only cookies";
 const SERVE_EXAMPLES: &str = "\
 Examples:
   dmtrace serve                  until SIGTERM; findings go to standard error, or the journal
@@ -127,7 +138,7 @@ Examples:
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Tuning {
     /// Use this backend and no other (default: the best that the kernel takes).
-    #[arg(long, value_name = "BACKEND")]
+    #[arg(long, value_name = "BACKEND", ignore_case = true)]
     pub backend: Option<BackendArg>,
     /// Size of the ring buffer, in KiB; rounded up to a power of two.
     #[arg(long, value_name = "KIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
@@ -155,10 +166,23 @@ pub enum BackendArg {
 #[derive(Args, Clone, Debug)]
 pub struct Table {
     /// Columns, separated by commas; `-o help` lists them.
-    #[arg(short, long, value_name = "COLUMNS", value_delimiter = ',')]
+    #[arg(
+        short,
+        long,
+        value_name = "COLUMNS",
+        value_delimiter = ',',
+        value_parser = Columns::shown(COLUMNS),
+        hide_possible_values = true
+    )]
     pub output: Vec<String>,
     /// Sort by this column; a leading `-` reverses.
-    #[arg(long, value_name = "COLUMN", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "COLUMN",
+        allow_hyphen_values = true,
+        value_parser = Columns::sorted(COLUMNS),
+        hide_possible_values = true
+    )]
     pub sort: Option<String>,
     /// Print no header line, and no summary.
     #[arg(long)]
@@ -175,7 +199,7 @@ pub struct Watch {
     #[arg(short, long)]
     pub all: bool,
     /// Stop after this time, such as 10s or 5m.
-    #[arg(short, long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(short, long, value_name = "TIME", value_parser = value::duration)]
     pub duration: Option<Duration>,
     /// Stop after this many lines.
     #[arg(short = 'n', long, value_name = "N")]
@@ -232,15 +256,18 @@ pub enum By {
 pub struct Report {
     /// A recording made by `dmtrace record`; without it the running traces and a snapshot.
     pub file: Option<PathBuf>,
-    /// Rank by this only (default: process, executable and container).
-    #[arg(long, value_name = "WHAT")]
+    /// Rank by this [default: by program, what happened and the calls, on one screen].
+    #[arg(long, value_name = "WHAT", ignore_case = true)]
     pub by: Option<By>,
     /// Print what to paste into a bug tracker, for each program that leaks.
     #[arg(long)]
     pub bug: bool,
-    /// Show at most this many culprits of each kind.
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub top: usize,
+    /// Show at most this many of each kind [default: 5; with --by, --bug or --since 20].
+    #[arg(long, value_name = "N", conflicts_with = "all")]
+    pub top: Option<usize>,
+    /// Show all of them.
+    #[arg(short, long)]
+    pub all: bool,
     /// Print nothing but leaked cookies as folded stacks: `program;outermost;...;innermost COUNT`.
     #[arg(long, conflicts_with = "by")]
     pub folded: bool,
@@ -286,7 +313,7 @@ pub struct Exec {
     #[arg(short, long)]
     pub all: bool,
     /// Wait so long for udev to complete, after the command has ended.
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = value::duration)]
     pub grace: Duration,
     /// Write the result here instead of standard error; standard output belongs to the command.
     #[arg(long, value_name = "FILE")]
@@ -296,8 +323,10 @@ pub struct Exec {
     pub error_exitcode: u8,
     #[command(flatten)]
     pub tuning: Tuning,
-    /// The command, after `--`.
-    #[arg(last = true, required = true, value_name = "CMD")]
+    #[command(flatten)]
+    pub filters: Filters,
+    /// The command and its arguments; `--` before it does no harm.
+    #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
 }
 
@@ -307,7 +336,7 @@ pub struct Record {
     /// File to write; must not exist. It appears when tracing has begun.
     pub file: PathBuf,
     /// Stop after this time, such as 10s or 5m.
-    #[arg(short, long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(short, long, value_name = "TIME", value_parser = value::duration)]
     pub duration: Option<Duration>,
     /// Replace the file if it exists: at the end, once the new recording is complete.
     ///
@@ -344,7 +373,7 @@ fn size(text: &str) -> Result<ByteSize, String> {
 #[derive(Args, Clone, Copy, Debug)]
 pub struct SmallTuning {
     /// Use this backend and no other (default: the best that the kernel takes).
-    #[arg(long, value_name = "BACKEND")]
+    #[arg(long, value_name = "BACKEND", ignore_case = true)]
     backend: Option<BackendArg>,
     /// Size of the ring buffer, in KiB; rounded up to a power of two.
     #[arg(long, value_name = "KIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
@@ -393,9 +422,9 @@ pub struct Serve {
     pub remove: bool,
     /// Remove leaks that nobody has touched for this time (default: never remove anything).
     ///
-    /// By the rules of `dmtrace clean --apply`, at most 100 at a time, once a minute at most; each
-    /// goes into the audit record.
-    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    /// By the rules of `dmtrace clean --apply`, once a minute at most; each goes into the audit
+    /// record.
+    #[arg(long, value_name = "AGE", value_parser = value::duration)]
     pub auto_clean: Option<Duration>,
     /// The audit record of --auto-clean [default: that of dmtrace clean].
     #[arg(long, value_name = "FILE", requires = "auto_clean")]
@@ -407,7 +436,7 @@ pub struct Serve {
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(4..=65_536))]
     pub history_limit: u64,
     /// How long findings are kept after their end.
-    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = value::duration)]
     pub history_for: Duration,
     /// Keep no history.
     #[arg(long, conflicts_with_all = ["history", "history_limit", "history_for"])]
@@ -435,6 +464,9 @@ pub struct Serve {
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent flags")]
 pub struct Clean {
+    /// Only these: a cookie (0x0d4d1234) or its semid, several if need be.
+    #[arg(value_name = "COOKIE")]
+    pub cookies: Vec<CookieName>,
     /// Do it. Without this, only the plan is shown.
     #[arg(long)]
     pub apply: bool,
@@ -444,11 +476,12 @@ pub struct Clean {
     /// Write the plan to this file; with --apply, carry out exactly the plan in it.
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
-    /// Refuse a plan that removes more than this.
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    pub max: usize,
+    /// Refuse a plan that does more than this [default: any number of proven leaks whose owners
+    /// have ended, and 100 of everything else].
+    #[arg(long, value_name = "N")]
+    pub max: Option<usize>,
     /// Keep what was touched more recently than this [default: 60s; what is not proven, 10m].
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = value::duration)]
     pub older_than: Option<Duration>,
     /// Also remove cookies of living processes that have provably moved on without waiting.
     #[arg(long)]

@@ -155,7 +155,7 @@ impl Case {
         Ok((case, start))
     }
 
-    fn empty() -> Self {
+    pub(super) fn empty() -> Self {
         Self {
             ledger: Ledger::new(),
             snapshot: Snapshot::default(),

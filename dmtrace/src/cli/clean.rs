@@ -16,7 +16,9 @@ use super::{
     args::Clean,
     case::Case,
     failure::{Failure, exit},
+    filter::Filters,
     row::Row,
+    value::CookieName,
 };
 use crate::{
     clean::{
@@ -104,11 +106,14 @@ impl Draft {
 fn check(args: &Clean, as_json: bool) -> Result<()> {
     let usage = |text: &str| Err(Failure::Usage(text.to_owned()).into());
     let filters = &args.filters;
-    if args.force_unknown && filters.semid.is_some() == filters.key.is_some() {
-        return usage("--force-unknown: name one cookie, with either --semid or --key");
+    let named = [filters.semid.is_some(), filters.key.is_some()];
+    let named = named.iter().filter(|it| **it).count() + args.cookies.len();
+    if args.force_unknown && named != 1 {
+        return usage("--force-unknown: name one cookie: dmtrace clean --force-unknown COOKIE");
     }
     if args.apply && args.plan.is_some() {
         let plain = filters.is_empty()
+            && args.cookies.is_empty()
             && !args.abandoned
             && !args.force_unknown
             && !args.complete
@@ -117,8 +122,8 @@ fn check(args: &Clean, as_json: bool) -> Result<()> {
             && !args.source.no_trace;
         if !plain {
             return usage(
-                "--apply --plan carries out the plan in the file as it is; give filters and \
-                 options when it is made",
+                "--apply --plan carries out the plan in the file as it is; give cookies, filters \
+                 and options when it is made",
             );
         }
     }
@@ -143,11 +148,10 @@ fn check(args: &Clean, as_json: bool) -> Result<()> {
 }
 
 /// The plan in a file.
-fn read(path: &std::path::Path, max: usize) -> Result<Draft> {
+fn read(path: &std::path::Path, max: Option<usize>) -> Result<Draft> {
     let roots = Roots::host();
     let mut file = PlanFile::read(path, clock::boot_id(&roots).as_deref())?;
-    let count = file.plan.acts().count();
-    file.plan.blown |= count > max;
+    file.plan.limit(max);
     Ok(Draft {
         file,
         notes: Vec::new(),
@@ -194,14 +198,8 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
         completeness: &case.completeness,
         thresholds: &thresholds,
     };
-    let judged: Vec<Judged<'_>> = case
-        .judge(&thresholds)
-        .into_iter()
-        .filter(|judged| {
-            let row = Row::new(&case, judged.clone());
-            args.filters.pass(&row.candidate())
-        })
-        .collect();
+    let judged = chosen(&case, &thresholds, args);
+    let absent = absent(&args.cookies, &judged, &args.filters)?;
     if args.force_unknown && judged.len() > 1 {
         return Err(Failure::Usage(format!(
             "--force-unknown: several cookies match ({}); name one, with --ipc-ns",
@@ -214,7 +212,7 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
             inferred: false,
             older_than,
         },
-        max: Some(args.max),
+        max: args.max,
         abandoned: args.abandoned,
         force_unknown: args.force_unknown,
         complete: args.complete,
@@ -228,9 +226,56 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
             plan,
         },
         incomplete: case.incomplete || unread,
-        notes: case.notes,
+        notes: case.notes.into_iter().chain(absent).collect(),
         suspended: case.facts.dm.suspended,
     })
+}
+
+/// The cookies that were named and that the filters let pass, judged.
+pub(super) fn chosen<'a>(case: &'a Case, thresholds: &Thresholds, args: &Clean) -> Vec<Judged<'a>> {
+    let mut judged = case.judge(thresholds);
+    judged.retain(|judged| {
+        let row = Row::new(case, judged.clone());
+        let id = judged.semaphore.id;
+        let named = |name: &CookieName| name.is(judged.semaphore.key, id.semid);
+        (args.cookies.is_empty() || args.cookies.iter().any(named))
+            && args.filters.pass(&row.candidate())
+    });
+    judged
+}
+
+/// A line for each cookie that was named and is not there.
+///
+/// # Errors
+/// One number names several: nobody is to guess which was meant.
+fn absent(names: &[CookieName], judged: &[Judged<'_>], filters: &Filters) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    for name in names {
+        let found: Vec<_> = judged
+            .iter()
+            .filter(|it| name.is(it.semaphore.key, it.semaphore.id.semid))
+            .collect();
+        if found.is_empty() {
+            notes.push(format!(
+                "{name}: no such cookie is there{}; dmtrace list shows all",
+                filters.scope()
+            ));
+        }
+        if found.len() > 1 {
+            let spaces: Vec<String> = found
+                .iter()
+                .map(|it| it.semaphore.id.ns.to_string())
+                .collect();
+            return Err(Failure::Usage(format!(
+                "{name} names {} cookies, in the IPC namespaces {}; say which with --ipc-ns, or \
+                 give the key",
+                found.len(),
+                spaces.join(", ")
+            ))
+            .into());
+        }
+    }
+    Ok(notes)
 }
 
 /// Whether a cookie that may be leaked is kept because something could not be read.
@@ -251,13 +296,12 @@ fn is_kept_unread(entry: &PlanEntry) -> bool {
 fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let plan = draft.plan();
     if plan.blown {
-        return Err(Failure::Partial(format!(
-            "the plan would {}, more than --max {}: nothing was done; show it with: dmtrace \
-             clean",
-            text::acts(draft),
-            args.max
-        ))
-        .into());
+        let text = format!(
+            "{}: nothing was done; {}",
+            text::excess(draft),
+            text::lift(args, draft)
+        );
+        return Err(Failure::Partial(text).into());
     }
     if !args.yes {
         text::show(draft, out)?;

@@ -1,4 +1,4 @@
-//! `dmtrace exec -- CMD`: which cookies did a command leave behind?
+//! `dmtrace exec CMD`: which cookies did a command leave behind?
 
 use std::{cell::RefCell, io, process::ExitCode, time::Duration};
 
@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{
     args::Exec,
     failure::{Failure, exit},
+    filter::Filters,
     row::{Row, confidence},
     trace::{Ended, Ending, Observer, Tracing, View, runtime},
 };
@@ -61,7 +62,7 @@ fn spawn(args: &Exec) -> Result<tokio::process::Child> {
     let (program, rest) = args
         .command
         .split_first()
-        .ok_or_else(|| Failure::Usage("exec: no command given; use: dmtrace exec -- CMD".into()))?;
+        .ok_or_else(|| Failure::Usage("exec: no command given; use: dmtrace exec CMD".into()))?;
     tokio::process::Command::new(program)
         .args(rest)
         .kill_on_drop(false)
@@ -169,6 +170,7 @@ fn report(
                 .map(|set| Row::bare(ledger, set, set_of(set.id), now)),
         );
     }
+    keep(&mut left, &args.filters);
     let accounting = &ending.accounting;
     let unread = ending.unread();
     if as_json {
@@ -202,6 +204,11 @@ fn report(
     } else {
         ExitCode::from(code)
     })
+}
+
+/// Keeps what the filters let pass.
+pub(super) fn keep(left: &mut Vec<Row<'_>>, filters: &Filters) {
+    left.retain(|row| filters.pass(&row.candidate()));
 }
 
 fn print(left: &[Row<'_>], all: bool, out: &mut Out) -> Result<()> {

@@ -20,14 +20,16 @@ use super::{
     args::Explain,
     case::{Case, Join},
     failure::{Failure, exit},
+    filter::Filters,
     past,
     row::Row,
+    value::CookieName,
 };
 use crate::{
     event::recording::Start,
     history::Query,
     ids::Key,
-    output::{Out, json, time::Clock},
+    output::{Out, json, time::Clock, wrap},
     verdict::{Class, Confidence, Healthy, Thresholds},
     wording::{chain, count},
 };
@@ -55,7 +57,8 @@ pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if args.history.is_some() {
         let told = tell_past(args, target, as_json, out)?;
         return told.ok_or_else(|| {
-            Failure::Usage("the history does not know such a cookie".to_owned()).into()
+            let scope = args.filters.scope();
+            Failure::Usage(format!("the history does not know such a cookie{scope}")).into()
         });
     }
     let (case, start) = material(args, file.as_deref())?;
@@ -63,11 +66,8 @@ pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         Some(start) => Clock::of(start),
         None => Clock::now(),
     };
-    let rows: Vec<Row<'_>> = rows(&case)
-        .into_iter()
-        .filter(|row| args.filters.pass(&row.candidate()))
-        .collect();
-    let chosen = choose(&rows, target, &case);
+    let rows = chosen(&case, &args.filters);
+    let picked = choose(&rows, target, &case);
     let telling = Telling {
         ledger: &case.ledger,
         facts: &case.facts,
@@ -75,14 +75,14 @@ pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         here: start.is_none(),
     };
     // Of this machine; a recording is explained by itself.
-    if chosen.is_empty() && target != Target::Worst && start.is_none() && !args.source.no_trace {
+    if picked.is_empty() && target != Target::Worst && start.is_none() && !args.source.no_trace {
         match tell_past(args, target, as_json, out) {
             Ok(Some(code)) => return Ok(code),
             Ok(None) => {}
             Err(error) => eprintln!("dmtrace: {}", chain(&error)),
         }
     }
-    let stories: Vec<Story> = chosen.iter().map(|row| telling.story(row)).collect();
+    let stories: Vec<Story> = picked.iter().map(|row| telling.story(row)).collect();
     if as_json {
         out.json(&json::envelope(
             "explain",
@@ -101,15 +101,17 @@ pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
             text::print(story, &[], out)?;
         }
         if stories.is_empty() {
-            out.line(&nothing(target, &rows, &case))?;
+            for line in wrap(&nothing(target, &rows, &case, &args.filters), 80) {
+                out.line(&line)?;
+            }
         } else if target == Target::Worst {
-            others(&rows, chosen.len(), out)?;
+            others(&rows, picked.len(), out)?;
         }
         for note in &case.notes {
             eprintln!("dmtrace: {note}");
         }
     }
-    Ok(if chosen.iter().any(|row| row.is_finding()) {
+    Ok(if picked.iter().any(|row| row.is_finding()) {
         exit::findings()
     } else if case.incomplete {
         exit::incomplete()
@@ -136,7 +138,7 @@ fn tell_past(
         semid,
         ..Query::default()
     };
-    let Some((past, found)) = past::explain(args.history.as_deref(), &query)? else {
+    let Some((past, found)) = past::explain(args.history.as_deref(), &query, &args.filters)? else {
         return Ok(None);
     };
     if as_json {
@@ -184,23 +186,15 @@ fn target(first: Option<&str>, second: Option<PathBuf>) -> Result<(Target, Optio
     let Some(word) = first else {
         return Ok((Target::Worst, second));
     };
-    let hex = word.strip_prefix("0x").or_else(|| word.strip_prefix("0X"));
-    let number = match hex {
-        Some(hex) => i64::from_str_radix(hex, 16).ok(),
-        None => word.parse::<i64>().ok(),
+    let (key, semid) = match word.parse::<CookieName>() {
+        Ok(name) => (name.key, name.semid),
+        Err(_) => (None, None),
     };
-    let key = number
-        .and_then(|number| u32::try_from(number).ok())
-        .map(Key)
-        .filter(|key| key.has_cookie_magic());
-    let semid = number
-        .and_then(|number| i32::try_from(number).ok())
-        .filter(|&semid| semid >= 0 && hex.is_none());
     let target = match (key, semid) {
         (Some(key), Some(semid)) => Target::Either(key, semid),
         (Some(key), None) => Target::Key(key),
         (None, Some(semid)) => Target::SemId(semid),
-        (None, None) if second.is_none() && number.is_none() && Path::new(word).exists() => {
+        (None, None) if second.is_none() && Path::new(word).exists() => {
             return Ok((Target::Worst, Some(PathBuf::from(word))));
         }
         (None, None) => {
@@ -220,6 +214,13 @@ pub(super) fn rows(case: &Case) -> Vec<Row<'_>> {
         .chain(closed)
         .map(|judged| Row::new(case, judged))
         .collect()
+}
+
+/// Those of them that the filters let pass.
+pub(super) fn chosen<'a>(case: &'a Case, filters: &Filters) -> Vec<Row<'a>> {
+    let mut rows = rows(case);
+    rows.retain(|row| filters.pass(&row.candidate()));
+    rows
 }
 
 fn choose<'r, 'a>(rows: &'r [Row<'a>], target: Target, case: &Case) -> Vec<&'r Row<'a>> {
@@ -279,23 +280,34 @@ fn worst<'r, 'a>(rows: &'r [Row<'a>], case: &Case) -> Option<&'r Row<'a>> {
         .map(|(_, row)| row)
 }
 
-fn nothing(target: Target, rows: &[Row<'_>], case: &Case) -> String {
+fn nothing(target: Target, rows: &[Row<'_>], case: &Case, filters: &Filters) -> String {
+    let scope = filters.scope();
     let number = match target {
         Target::Worst if case.incomplete => {
-            return "No stuck or leaked cookie is known, but the data is incomplete: not certain."
-                .to_owned();
+            return format!(
+                "No stuck or leaked cookie is known{scope}, but the data is incomplete: not certain."
+            );
         }
         Target::Worst if rows.iter().any(|row| row.semaphore.is_live()) => {
-            return "No cookie is stuck or leaked: dmtrace list shows those in use.".to_owned();
+            return format!(
+                "No cookie is stuck or leaked{scope}: dmtrace list shows those in use."
+            );
         }
-        Target::Worst => return "There is no cookie.".to_owned(),
+        Target::Worst => return format!("There is no cookie{scope}."),
         Target::Key(key) | Target::Either(key, _) => format!("cookie {key}"),
         Target::SemId(semid) => {
-            let other = case.ledger.live().find(|set| set.id.semid == semid);
+            let sets: BTreeMap<_, _> = case.snapshot.sets().collect();
+            let other = case.ledger.live().find(|set| {
+                let known = sets.get(&set.id).copied();
+                let row = Row::bare(&case.ledger, set, known, case.facts.now);
+                set.id.semid == semid && !set.is_cookie() && filters.pass(&row.candidate())
+            });
             if let Some(set) = other {
                 return format!(
-                    "semid {semid} is no cookie: its key is {:#010x}; dmtrace list --all shows it",
-                    set.key.0
+                    "semid {semid} in IPC namespace {ns} is no cookie: its key is {:#010x}; to see \
+                     it: dmtrace list --all --semid {semid} --ipc-ns {ns}",
+                    set.key.0,
+                    ns = set.id.ns,
                 );
             }
             format!("semid {semid}")
@@ -303,7 +315,7 @@ fn nothing(target: Target, rows: &[Row<'_>], case: &Case) -> String {
     };
     let spaces = case.snapshot.namespaces.len();
     format!(
-        "{number} does not exist ({} read), and no recording that is in use has it.",
+        "{number} does not exist{scope} ({} read), and no recording that is in use has it.",
         count(spaces, "IPC namespace", "IPC namespaces")
     )
 }

@@ -1,78 +1,191 @@
-//! Filters, with the same names in every verb.
+//! Filters: the same names and the same meaning in every verb that has them.
+//!
+//! What lacks the property that is asked for does not pass: a set whose creator is unknown is not
+//! made by user 0, a set that was not judged is in no state.
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum, builder::PossibleValue};
 
+#[cfg(feature = "live")]
+use super::row::devices;
+use super::value;
+#[cfg(feature = "live")]
+use crate::ledger::{Change, Ledger};
 use crate::{
     host::container::Workload,
     ids::{IpcNs, Key},
-    ledger::Device,
+    ledger::{Device, Process},
+    verdict::State,
 };
 
+/// Heading of the filters in `--help`.
+pub const HEADING: &str = "Filters";
+
 /// Which semaphores.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug, Default, PartialEq)]
 pub struct Filters {
     /// Made by this process.
-    #[arg(long, value_name = "PID", help_heading = "Filters")]
+    #[arg(long, value_name = "PID", help_heading = HEADING)]
     pub pid: Option<u32>,
     /// Made by a process of this name.
-    #[arg(long, value_name = "NAME", help_heading = "Filters")]
+    #[arg(long, value_name = "NAME", help_heading = HEADING)]
     pub comm: Option<String>,
-    /// Made by this user (number).
-    #[arg(long, value_name = "UID", help_heading = "Filters")]
+    /// Made by this user: a name or a number.
+    #[arg(long, value_name = "USER", value_parser = value::uid, help_heading = HEADING)]
     pub uid: Option<u32>,
     /// Made in this container or unit: the beginning of its identifier, or its name.
-    #[arg(long, value_name = "ID", help_heading = "Filters")]
+    #[arg(long, value_name = "ID", help_heading = HEADING)]
     pub container: Option<String>,
     /// Used for this device: its name, UUID, number (253:3) or node (dm-3).
-    #[arg(long, value_name = "DEVICE", help_heading = "Filters")]
+    #[arg(long, value_name = "DEVICE", help_heading = HEADING)]
     pub device: Option<String>,
-    /// In this IPC namespace: a number, or `host`.
-    #[arg(long, value_name = "NS", value_parser = parse_ns, help_heading = "Filters")]
+    /// In this IPC namespace: a number, `host`, `self`, or a file such as /proc/1234/ns/ipc.
+    #[arg(long, value_name = "NS", value_parser = value::ipc_ns, help_heading = HEADING)]
     pub ipc_ns: Option<IpcNs>,
     /// With this key: a cookie, in hexadecimal (0x0d4d1234) or decimal.
-    #[arg(long, value_name = "KEY", value_parser = parse_key, help_heading = "Filters")]
+    #[arg(long, value_name = "KEY", value_parser = value::key, allow_negative_numbers = true, help_heading = HEADING)]
     pub key: Option<Key>,
     /// With this semid.
-    #[arg(long, value_name = "SEMID", help_heading = "Filters")]
+    #[arg(long, value_name = "SEMID", help_heading = HEADING)]
     pub semid: Option<i32>,
-    /// In this state, such as leaked, stuck, open, waiting, unknown, foreign.
-    #[arg(long, value_name = "STATE", help_heading = "Filters")]
-    pub state: Option<String>,
-    /// Older than this, such as 10m.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, help_heading = "Filters")]
+    /// In this state, or one of these (separated by commas).
+    #[arg(
+        long,
+        value_name = "STATE",
+        value_delimiter = ',',
+        ignore_case = true,
+        help_heading = HEADING
+    )]
+    pub state: Vec<State>,
+    /// Older than this, such as 10m; a bare number is seconds.
+    #[arg(long, value_name = "TIME", value_parser = value::duration, help_heading = HEADING)]
     pub min_age: Option<Duration>,
 }
 
-/// What filters look at.
+impl ValueEnum for State {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        // Metrics and JSON of earlier versions had these.
+        let earlier: &[&str] = match self {
+            Self::SlowUdev => &["slow_udev"],
+            Self::OverCompleted => &["over_completed"],
+            Self::CleanedUp => &["cleaned_up"],
+            _ => &[],
+        };
+        Some(
+            PossibleValue::new(self.name())
+                .help(self.about())
+                .aliases(earlier),
+        )
+    }
+}
+
+/// What filters look at. `None`: it is not known, or there is no such thing.
 #[derive(Clone, Debug, Default)]
 pub struct Candidate<'a> {
     /// Creator.
     pub pid: Option<u32>,
-    /// Its name.
+    /// Its name; empty if it is not known.
     pub comm: &'a str,
-    /// Its real uid, or the owner's.
+    /// Its real uid, or the set's creator's.
     pub uid: Option<u32>,
-    /// Its cgroup.
+    /// Its cgroup; empty if it is not known.
     pub cgroup: &'a str,
     /// IPC namespace.
-    pub ns: IpcNs,
+    pub ns: Option<IpcNs>,
     /// Key.
-    pub key: Key,
+    pub key: Option<Key>,
     /// semid.
-    pub semid: i32,
-    /// State; `None` where it is not judged.
-    pub state: Option<&'a str>,
+    pub semid: Option<i32>,
+    /// State.
+    pub state: Option<State>,
     /// Age.
     pub age: Option<Duration>,
     /// Devices that it was used for.
     pub devices: &'a [Device],
 }
 
+impl<'a> Candidate<'a> {
+    /// A process that got no semaphore. It has no key, semid, state, age or device.
+    pub fn victim(process: &'a Process) -> Self {
+        let image = process.image.as_deref();
+        Self {
+            pid: Some(process.image_id.id.tgid),
+            comm: process.name.as_str(),
+            uid: image.map(|image| image.uid),
+            cgroup: image.map_or("", |image| image.cgroup.as_str()),
+            ns: image.map(|image| image.ipc_ns),
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(feature = "live")]
+impl<'a> Candidate<'a> {
+    /// A step in the life of a set. It is in no state: only findings are.
+    pub fn step(change: &Change, ledger: &'a Ledger) -> Self {
+        let semaphore = ledger
+            .semaphore(change.sem)
+            .or_else(|| ledger.closed_cookie(change.sem));
+        // Who failed to make one, or made one that is gone already, stands for its creator. Who
+        // only uses a set of an unknown creator has not made it.
+        let creator = match semaphore {
+            Some(set) => set.creator.image(),
+            None => change.who.as_ref().map(|who| who.image),
+        };
+        let process = creator.and_then(|image| ledger.process(image));
+        let image = process.and_then(|process| process.image.as_deref());
+        Self {
+            pid: creator.map(|image| image.id.tgid),
+            comm: process.map_or("", |process| process.name.as_str()),
+            uid: image.map(|image| image.uid),
+            cgroup: image.map_or("", |image| image.cgroup.as_str()),
+            ns: Some(change.sem.ns),
+            key: Some(change.key),
+            semid: Some(change.sem.semid),
+            state: None,
+            age: semaphore.and_then(|set| Some(change.at.since(set.created?))),
+            devices: semaphore.map_or(&[], devices),
+        }
+    }
+}
+
 impl Filters {
     /// Whether nothing is filtered out.
-    pub const fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Behind a sentence on what is not there: it is only said of what the filters choose.
+    pub fn scope(&self) -> &'static str {
+        if self.is_empty() {
+            ""
+        } else {
+            " among those that the filters choose"
+        }
+    }
+
+    /// Whether a namespace is wanted.
+    pub fn wants_ns(&self, ns: IpcNs) -> bool {
+        self.ipc_ns.is_none_or(|wanted| wanted == ns)
+    }
+
+    /// Whether it passes.
+    pub fn pass(&self, it: &Candidate<'_>) -> bool {
+        let devices = |wanted: &str| it.devices.iter().any(|device| device.is(wanted));
+        self.pass_with(it, devices)
+    }
+
+    /// Whether it passes, where somebody else knows its devices.
+    pub fn pass_with(&self, it: &Candidate<'_>, has_device: impl Fn(&str) -> bool) -> bool {
+        fn is<T: PartialEq>(wanted: Option<&T>, got: Option<&T>) -> bool {
+            wanted.is_none() || wanted == got
+        }
+        // All of them: a new one that is not looked at does not compile.
         let Self {
             pid,
             comm,
@@ -85,44 +198,18 @@ impl Filters {
             state,
             min_age,
         } = self;
-        pid.is_none()
-            && comm.is_none()
-            && uid.is_none()
-            && container.is_none()
-            && device.is_none()
-            && ipc_ns.is_none()
-            && key.is_none()
-            && semid.is_none()
-            && state.is_none()
-            && min_age.is_none()
-    }
-
-    /// Whether a semaphore passes.
-    pub fn pass(&self, it: &Candidate<'_>) -> bool {
-        fn is<T: PartialEq>(wanted: Option<&T>, got: Option<&T>) -> bool {
-            wanted.is_none() || wanted == got
-        }
-        is(self.pid.as_ref(), it.pid.as_ref())
-            && self.comm.as_deref().is_none_or(|comm| comm == it.comm)
-            && is(self.uid.as_ref(), it.uid.as_ref())
-            && self
-                .container
+        is(pid.as_ref(), it.pid.as_ref())
+            && comm.as_deref().is_none_or(|comm| comm == it.comm)
+            && is(uid.as_ref(), it.uid.as_ref())
+            && container
                 .as_deref()
                 .is_none_or(|wanted| in_container(wanted, it.cgroup))
-            && self
-                .device
-                .as_deref()
-                .is_none_or(|wanted| it.devices.iter().any(|device| device.is(wanted)))
-            && is(self.ipc_ns.as_ref(), Some(&it.ns))
-            && is(self.key.as_ref(), Some(&it.key))
-            && is(self.semid.as_ref(), Some(&it.semid))
-            && self
-                .state
-                .as_deref()
-                .is_none_or(|state| it.state.is_none_or(|is| is == state))
-            && self
-                .min_age
-                .is_none_or(|min| it.age.is_some_and(|age| age >= min))
+            && device.as_deref().is_none_or(has_device)
+            && is(ipc_ns.as_ref(), it.ns.as_ref())
+            && is(key.as_ref(), it.key.as_ref())
+            && is(semid.as_ref(), it.semid.as_ref())
+            && (state.is_empty() || it.state.is_some_and(|is| state.contains(&is)))
+            && min_age.is_none_or(|min| it.age.is_some_and(|age| age >= min))
     }
 }
 
@@ -136,108 +223,5 @@ fn in_container(wanted: &str, cgroup: &str) -> bool {
         || workload.unit.as_deref() == Some(wanted)
 }
 
-fn parse_ns(text: &str) -> Result<IpcNs, String> {
-    if text == "host" {
-        return Ok(IpcNs::HOST);
-    }
-    let digits = text
-        .strip_prefix("ipc:[")
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(text);
-    digits
-        .parse()
-        .map(IpcNs)
-        .map_err(|_| "give a number such as 4026531839, or host".to_owned())
-}
-
-/// A key as people and tools write it: `0x0d4d1234`, `223150080`, or negative as
-/// `/proc/sysvipc/sem` prints large ones.
-pub fn parse_key(text: &str) -> Result<Key, String> {
-    let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
-    let key = match hex {
-        Some(hex) => u32::from_str_radix(hex, 16).ok(),
-        None => u32::from_str(text)
-            .ok()
-            .or_else(|| i32::from_str(text).ok().map(|key| key as u32)),
-    };
-    key.map(Key)
-        .ok_or_else(|| "give a key such as 0x0d4d1234".to_owned())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_read_as_tools_write_them() {
-        assert_eq!(parse_key("0x0d4d1234"), Ok(Key(0x0d4d_1234)));
-        assert_eq!(parse_key("223154740"), Ok(Key(0x0d4d_1234)));
-        assert_eq!(parse_key("-2"), Ok(Key(0xffff_fffe)));
-        assert!(parse_key("cookie").is_err());
-        assert!(parse_key("0x1ffffffff").is_err());
-    }
-
-    #[test]
-    fn namespaces_are_read_as_tools_write_them() {
-        assert_eq!(parse_ns("host"), Ok(IpcNs::HOST));
-        assert_eq!(parse_ns("ipc:[4026531839]"), Ok(IpcNs::HOST));
-        assert!(parse_ns("mine").is_err());
-    }
-
-    #[test]
-    fn every_filter_restricts() {
-        let it = Candidate {
-            pid: Some(7),
-            comm: "lvm",
-            semid: 3,
-            state: Some("leaked"),
-            ..Candidate::default()
-        };
-        assert!(Filters::default().pass(&it));
-        assert!(
-            Filters {
-                pid: Some(7),
-                comm: Some("lvm".into()),
-                semid: Some(3),
-                ..Filters::default()
-            }
-            .pass(&it)
-        );
-        for wrong in [
-            Filters {
-                pid: Some(8),
-                ..Filters::default()
-            },
-            Filters {
-                comm: Some("dmsetup".into()),
-                ..Filters::default()
-            },
-            Filters {
-                uid: Some(0),
-                ..Filters::default()
-            },
-            Filters {
-                semid: Some(4),
-                ..Filters::default()
-            },
-            Filters {
-                state: Some("open".into()),
-                ..Filters::default()
-            },
-            Filters {
-                min_age: Some(Duration::from_secs(1)),
-                ..Filters::default()
-            },
-            Filters {
-                container: Some("0123".into()),
-                ..Filters::default()
-            },
-            Filters {
-                device: Some("vg-lv".into()),
-                ..Filters::default()
-            },
-        ] {
-            assert!(!wrong.pass(&it), "{wrong:?}");
-        }
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@ use super::{
     args::List,
     case::{Case, Join},
     failure::{Failure, exit},
+    filter::Filters,
     row::{Known, Row, confidence},
 };
 use crate::{
@@ -40,7 +41,7 @@ const fn column(
     }
 }
 
-const COLUMNS: &[Column] = &[
+pub(super) const COLUMNS: &[Column] = &[
     column(
         "key",
         "COOKIE",
@@ -126,10 +127,9 @@ pub fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let case = Case::of_host(args.source.trace.as_deref(), join)?;
     // Neither is dropped: the process ends, and taking a full table apart takes as long as judging it.
     let case = ManuallyDrop::new(case);
-    let mut rows = ManuallyDrop::new(rows(&case, args.all));
-    rows.retain(|row| args.filters.pass(&row.candidate()));
+    let rows = ManuallyDrop::new(chosen(&case, args.all, &args.filters));
     if as_json {
-        out.json(&as_object(&case, &rows))?;
+        out.json(&as_object(&case, &rows, &args.filters))?;
     } else {
         print(args, &case, &rows, out)?;
     }
@@ -137,10 +137,21 @@ pub fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if rows.is_empty() && one && !as_json {
         let spaces = case.snapshot.namespaces.len();
         eprintln!(
-            "dmtrace: no such cookie in the {} that {} read; --all shows other sets",
+            "dmtrace: no such cookie{} in the {} that {} read{}",
+            args.filters.scope(),
             count(spaces, "IPC namespace", "IPC namespaces"),
-            of_number(&spaces, "was", "were")
+            of_number(&spaces, "was", "were"),
+            if args.all {
+                ""
+            } else {
+                "; --all shows other sets"
+            }
         );
+    }
+    if let Some(ns) = args.filters.ipc_ns.filter(|_| !as_json)
+        && !case.snapshot.namespaces.iter().any(|read| read.ns == ns)
+    {
+        eprintln!("dmtrace: --ipc-ns: no IPC namespace {ns} was read; it may have ended");
     }
     for note in case.notes.iter().filter(|_| !as_json) {
         eprintln!("dmtrace: {note}");
@@ -152,6 +163,13 @@ pub fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     } else {
         exit::CLEAN
     })
+}
+
+/// The rows that the filters let pass.
+pub fn chosen<'a>(case: &'a Case, all: bool, filters: &Filters) -> Vec<Row<'a>> {
+    let mut rows = rows(case, all);
+    rows.retain(|row| filters.pass(&row.candidate()));
+    rows
 }
 
 /// Every cookie judged, and with `all` every other set.
@@ -225,7 +243,7 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
         )?;
     }
     if !args.table.no_headers {
-        summary(case, rows, out)?;
+        summary(case, rows, &args.filters, out)?;
     }
     Ok(())
 }
@@ -295,7 +313,7 @@ fn cell(row: &Row<'_>, column: &str) -> Cell {
     }
 }
 
-fn summary(case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()> {
+fn summary(case: &Case, rows: &[Row<'_>], filters: &Filters, out: &mut Out) -> Result<()> {
     let cookies = rows.iter().filter(|row| row.semaphore.is_cookie()).count();
     let in_state = |state: &str| rows.iter().filter(|row| row.state() == state).count();
     let mut parts: Vec<String> = Vec::new();
@@ -317,21 +335,23 @@ fn summary(case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()> {
         .map(|ns| ns.sets.len())
         .sum();
     let spaces = case.snapshot.namespaces.len();
-    let host = case.snapshot.namespaces.first();
-    let limit = host.map_or(0, |ns| ns.limits.semmni);
-    let own = host.map_or(0, |ns| ns.sets.len());
+    let mut wanted = case.snapshot.namespaces.iter();
+    let shown = wanted.find(|ns| filters.wants_ns(ns.ns));
+    let limit = shown.map_or(0, |ns| ns.limits.semmni);
+    let own = shown.map_or(0, |ns| ns.sets.len());
     let seen = if case.incomplete {
         " seen, there may be more"
     } else {
         ""
     };
     out.line(&format!(
-        "{}{seen}{detail}; {own} of {limit} sets in use{}.",
+        "{}{seen}{detail}{}; {own} of {limit} sets in use{}.",
         count(cookies, "cookie", "cookies"),
-        if spaces > 1 {
-            format!(", {used} in all {spaces} IPC namespaces")
-        } else {
-            String::new()
+        filters.scope(),
+        match filters.ipc_ns {
+            Some(ns) => format!(" in IPC namespace {ns}"),
+            None if spaces > 1 => format!(", {used} in all {spaces} IPC namespaces"),
+            None => String::new(),
         },
     ))?;
     let owners = rows
@@ -373,11 +393,12 @@ fn one_by_one<S: Serializer>(rows: &&[Row<'_>], to: S) -> Result<S::Ok, S::Error
     to.collect_seq(rows.iter().map(Row::json))
 }
 
-fn as_object<'a>(case: &'a Case, rows: &'a [Row<'a>]) -> Object<'a> {
+fn as_object<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -> Object<'a> {
     let namespaces = case
         .snapshot
         .namespaces
         .iter()
+        .filter(|ns| filters.wants_ns(ns.ns))
         .map(|ns| {
             json!({
                 "ipc_ns": ns.ns,

@@ -23,8 +23,11 @@ pub(crate) mod row;
 #[cfg(feature = "live")]
 mod serve;
 mod stacks;
+#[cfg(test)]
+mod tests;
 #[cfg(feature = "live")]
 pub(crate) mod trace;
+mod value;
 #[cfg(feature = "live")]
 mod watch;
 

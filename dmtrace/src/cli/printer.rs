@@ -101,7 +101,9 @@ impl<'a> Printer<'a> {
     }
 
     fn print(&mut self, change: &Change, ledger: &Ledger) -> Result<()> {
-        if !(self.style.all || change.is_cookie()) || !self.passes(change, ledger) {
+        if !(self.style.all || change.is_cookie())
+            || !self.filters.pass(&Candidate::step(change, ledger))
+        {
             return Ok(());
         }
         if self.left == Some(0) {
@@ -141,29 +143,6 @@ impl<'a> Printer<'a> {
 
     fn line(&mut self, line: &Line) -> Result<()> {
         Ok(self.columns.print(line, &self.clock, self.out)?)
-    }
-
-    fn passes(&self, change: &Change, ledger: &Ledger) -> bool {
-        let semaphore = ledger
-            .semaphore(change.sem)
-            .or_else(|| ledger.closed_cookie(change.sem));
-        let creator = semaphore
-            .and_then(|set| set.creator.image())
-            .or(change.who.as_ref().map(|who| who.image));
-        let process = creator.and_then(|image| ledger.process(image));
-        let image = process.and_then(|process| process.image.as_deref());
-        self.filters.pass(&Candidate {
-            pid: creator.map(|image| image.id.tgid),
-            comm: process.map_or("", |process| process.name.as_str()),
-            uid: image.map(|image| image.uid),
-            cgroup: image.map_or("", |image| image.cgroup.as_str()),
-            ns: change.sem.ns,
-            key: change.key,
-            semid: change.sem.semid,
-            state: None,
-            age: semaphore.and_then(|set| Some(change.at.since(set.created?))),
-            devices: semaphore.map_or(&[], devices),
-        })
     }
 
     /// Prints the images of processes that became known only after they were printed.
@@ -232,7 +211,10 @@ impl Observer for Printer<'_> {
         let semaphore = judged.semaphore;
         let verdict = &judged.verdict;
         let at = crate::host::clock::boot_now();
-        let row = Row::bare(view.ledger, semaphore, judged.set, at).with_names(&self.names);
+        let mut row = Row::bare(view.ledger, semaphore, judged.set, at).with_names(&self.names);
+        let wall = view.context.map(|context| context.facts.wall.0);
+        row.age = row.age.or_else(|| row.wall_age(wall?));
+        row.verdict = Some(verdict.clone());
         if !self.filters.pass(&row.candidate()) {
             return Ok(());
         }

@@ -1,10 +1,11 @@
 //! `dmtrace report`: who leaks, ranked; who only suffers; how long until nothing works.
 
 mod bug;
+pub(super) mod culprit;
 pub(super) mod group;
 pub(super) mod text;
 
-use std::{process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -15,6 +16,7 @@ use super::{
     case::{Case, Join},
     explain,
     failure::exit,
+    filter::{Candidate, Filters},
     past,
     row::Row,
     stacks,
@@ -22,18 +24,47 @@ use super::{
 use crate::{
     event::recording::Start,
     ids::IpcNs,
-    ledger::{ImageId, Process},
+    ledger::ImageId,
     output::{Out, json},
     probe::Environment,
     verdict::{Class, Reason},
 };
+use culprit::culprits;
 use group::{Group, Leak, groups};
+
+/// So many of a kind are shown to people; JSON has all.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Limit(pub(crate) usize);
+
+impl Limit {
+    /// All.
+    const NONE: Self = Self(usize::MAX);
+
+    /// What was asked for: one screen, unless it is one list.
+    pub(crate) fn of(args: &Report) -> Self {
+        let one_list = args.by.is_some() || args.bug || args.since.is_some();
+        match args.top {
+            _ if args.all => Self::NONE,
+            Some(top) => Self(top),
+            None if one_list => Self(20),
+            None => Self(5),
+        }
+    }
+
+    /// The line for what is left out of so many.
+    pub(crate) fn rest(self, all: usize, out: &mut Out) -> Result<()> {
+        match all.saturating_sub(self.0) {
+            0 => Ok(()),
+            more => Ok(out.line(&format!("  and {more} more: --all"))?),
+        }
+    }
+}
 
 /// Somebody who got ENOSPC.
 #[derive(Serialize)]
-struct Victim {
+pub(super) struct Victim {
     pid: u32,
-    comm: String,
+    pub(super) comm: String,
     command: Option<String>,
     failed: u64,
     /// It leaks as well.
@@ -41,18 +72,20 @@ struct Victim {
 }
 
 /// Everything that is reported.
-struct Findings<'a> {
-    leaked: Vec<&'a Row<'a>>,
-    stuck: Vec<&'a Row<'a>>,
+pub(super) struct Findings<'a> {
+    pub(super) leaked: Vec<&'a Row<'a>>,
+    pub(super) stuck: Vec<&'a Row<'a>>,
     /// Removed while in use; they are gone.
-    accidents: Vec<&'a Row<'a>>,
+    pub(super) accidents: Vec<&'a Row<'a>>,
     /// Completed too often; there, or gone.
-    over_completed: Vec<&'a Row<'a>>,
+    pub(super) over_completed: Vec<&'a Row<'a>>,
     /// Gone with their IPC namespace.
-    ended: Vec<&'a Row<'a>>,
-    undecided: usize,
-    victims: Vec<Victim>,
-    exhaustion: Vec<Exhaustion>,
+    pub(super) ended: Vec<&'a Row<'a>>,
+    pub(super) undecided: usize,
+    pub(super) victims: Vec<Victim>,
+    pub(super) exhaustion: Vec<Exhaustion>,
+    /// What a sentence on what is not there is limited to.
+    pub(super) scope: &'static str,
 }
 
 impl Findings<'_> {
@@ -67,11 +100,11 @@ impl Findings<'_> {
 
 /// Use of a namespace's limit.
 #[derive(Serialize)]
-struct Exhaustion {
-    ipc_ns: IpcNs,
+pub(super) struct Exhaustion {
+    pub(super) ipc_ns: IpcNs,
     sets: usize,
     limit: u32,
-    leaked: usize,
+    pub(super) leaked: usize,
     /// Leaks an hour since tracing began.
     leaks_per_hour: Option<f64>,
     /// Seconds until the limit is reached at that rate.
@@ -90,14 +123,19 @@ pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         }
         None => (Case::of_host(None, Join::History)?, None),
     };
-    let rows: Vec<Row<'_>> = explain::rows(&case)
-        .into_iter()
-        .filter(|row| args.filters.pass(&row.candidate()))
-        .collect();
-    let findings = find(&case, &rows, args);
+    let rows = explain::chosen(&case, &args.filters);
+    let findings = find(&case, &rows, &args.filters);
     let leaks: Vec<Leak> = findings.leaked.iter().map(|row| Leak::of(row)).collect();
     let groups = groups(&leaks, args);
-    let bugs = bug::bugs(&case, start.as_ref(), &findings, args.top);
+    let culprits = culprits(&leaks);
+    let limit = Limit::of(args);
+    let bugs = if as_json {
+        bug::bugs(&case, start.as_ref(), &findings, Limit::NONE)
+    } else if args.bug {
+        bug::bugs(&case, start.as_ref(), &findings, limit)
+    } else {
+        Vec::new()
+    };
     if args.folded || args.flamegraph.is_some() {
         let lines = stacks::folded(&findings.leaked);
         if let Some(path) = &args.flamegraph {
@@ -110,11 +148,24 @@ pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if args.folded {
         // Nothing else: it is for another program.
     } else if as_json {
-        out.json(&object(&case, start.as_ref(), &findings, &groups, &bugs))?;
+        let mut object = object(&case, start.as_ref(), &findings, &groups, &bugs);
+        object["culprits"] = json!(culprits);
+        out.json(&object)?;
     } else if args.bug {
         bug::print(&case, start.as_ref(), &bugs, out)?;
+        let programs: BTreeSet<String> =
+            findings.leaked.iter().map(|row| executable(row)).collect();
+        limit.rest(programs.len(), out)?;
     } else {
-        text::print(&case, start.as_ref(), &findings, &groups, out)?;
+        text::print(
+            &case,
+            start.as_ref(),
+            &findings,
+            &culprits,
+            &groups,
+            limit,
+            out,
+        )?;
         for note in &case.notes {
             eprintln!("dmtrace: {note}");
         }
@@ -128,7 +179,7 @@ pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     })
 }
 
-fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], args: &Report) -> Findings<'a> {
+pub(super) fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -> Findings<'a> {
     let of = |state: &str| {
         rows.iter()
             .filter(|row| row.state() == state)
@@ -144,7 +195,8 @@ fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], args: &Report) -> Findings<'a> 
     let mut victims: Vec<Victim> = case
         .ledger
         .processes()
-        .filter(|process| process.tally.starved > 0 && wanted(args, process))
+        .filter(|process| process.tally.starved > 0)
+        .filter(|process| filters.pass(&Candidate::victim(process)))
         .map(|process| Victim {
             pid: process.image_id.id.tgid,
             comm: process.name.to_string(),
@@ -155,7 +207,8 @@ fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], args: &Report) -> Findings<'a> 
         .collect();
     victims.sort_by_key(|victim| (victim.also_culprit, std::cmp::Reverse(victim.failed)));
     Findings {
-        exhaustion: exhaustion(case, &leaked),
+        exhaustion: exhaustion(case, &leaked, filters),
+        scope: filters.scope(),
         stuck: of("stuck"),
         accidents: of("accident"),
         over_completed: of("over-completed"),
@@ -169,23 +222,12 @@ fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], args: &Report) -> Findings<'a> 
     }
 }
 
-fn wanted(args: &Report, process: &Process) -> bool {
-    args.filters
-        .pid
-        .is_none_or(|pid| pid == process.image_id.id.tgid)
-        && args
-            .filters
-            .comm
-            .as_deref()
-            .is_none_or(|comm| comm == process.name.as_str())
-}
-
-fn exhaustion(case: &Case, leaked: &[&Row<'_>]) -> Vec<Exhaustion> {
+fn exhaustion(case: &Case, leaked: &[&Row<'_>], filters: &Filters) -> Vec<Exhaustion> {
     let traced = case.since.map(|since| case.facts.now.since(since));
     case.snapshot
         .namespaces
         .iter()
-        .filter(|ns| ns.limits.semmni > 0)
+        .filter(|ns| ns.limits.semmni > 0 && filters.wants_ns(ns.ns))
         .map(|ns| {
             let here = leaked.iter().filter(|row| row.semaphore.id.ns == ns.ns);
             let fresh = here
@@ -207,7 +249,8 @@ fn exhaustion(case: &Case, leaked: &[&Row<'_>]) -> Vec<Exhaustion> {
             }
         })
         .filter(|it| {
-            it.ipc_ns == IpcNs::HOST || it.leaked > 0 || it.sets * 5 >= it.limit as usize * 4
+            let full = it.sets * 5 >= it.limit as usize * 4;
+            it.ipc_ns == IpcNs::HOST || filters.ipc_ns.is_some() || it.leaked > 0 || full
         })
         .collect()
 }

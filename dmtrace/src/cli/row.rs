@@ -217,10 +217,10 @@ impl<'a> Row<'a> {
                 .map(|image| image.uid)
                 .or_else(|| self.set.map(|set| set.cuid)),
             cgroup: self.image.map_or("", |image| image.cgroup.as_str()),
-            ns: self.semaphore.id.ns,
-            key: self.semaphore.key,
-            semid: self.semaphore.id.semid,
-            state: self.verdict.as_ref().map(|_| self.state()),
+            ns: Some(self.semaphore.id.ns),
+            key: Some(self.semaphore.key),
+            semid: Some(self.semaphore.id.semid),
+            state: self.verdict.as_ref().map(|verdict| verdict.class.state()),
             age: self.age,
             devices: self.devices(),
         }

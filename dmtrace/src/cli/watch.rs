@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{Record, Watch},
-    failure::exit,
+    failure::{Failure, exit},
     filter::Filters,
     printer::{Printer, Style, remark},
     recorder::{Recorder, Rotation},
@@ -19,12 +19,13 @@ use crate::{
     output::{Out, json, time},
     probe::{DmState, Environment, StartError},
     session::{Session, Tap},
-    verdict::{Class, Judged, Thresholds},
+    verdict::{Class, Judged, State, Thresholds},
     wording::{chain, count},
 };
 
 /// Runs `watch`.
 pub fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    check(&args.filters)?;
     let recorder = match &args.record {
         Some(path) => Some(Recorder::create(path, false, None)?),
         None => None,
@@ -49,6 +50,22 @@ pub fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         let told = printer.findings();
         summarize(&ending, &args.filters, told, as_json, printer.out())
     })
+}
+
+/// What would let nothing pass.
+pub(super) fn check(filters: &Filters) -> Result<()> {
+    let told = |state: &&State| state.is_finding();
+    match filters.state.iter().find(|state| !told(state)) {
+        None => Ok(()),
+        Some(state) => {
+            let told: Vec<&str> = State::ALL.iter().filter(told).map(|it| it.name()).collect();
+            Err(Failure::Usage(format!(
+                "--state {state}: watch tells of findings only ({}); dmtrace list shows the rest",
+                told.join(", ")
+            ))
+            .into())
+        }
+    }
 }
 
 /// Runs `record`.
@@ -209,6 +226,7 @@ fn summarize(
     let totals = ledger.totals();
     let wanted = |judged: &Judged<'_>| {
         let mut row = Row::bare(ledger, judged.semaphore, judged.set, ending.facts.now);
+        row.age = row.age.or_else(|| row.wall_age(ending.facts.wall.0));
         row.verdict = Some(judged.verdict.clone());
         filters.pass(&row.candidate())
     };
@@ -265,7 +283,7 @@ fn summarize(
                 count(totals.starved, "creation", "creations")
             ))?;
         }
-        leaks(findings.len(), told, open, certain, out)?;
+        leaks([findings.len(), told, open], filters, certain, out)?;
         if let Some(unread) = &unread {
             out.line(unread)?;
         }
@@ -284,26 +302,30 @@ fn summarize(
     })
 }
 
-fn leaks(findings: usize, told: usize, open: usize, certain: bool, out: &mut Out) -> Result<()> {
+fn leaks(counts: [usize; 3], filters: &Filters, certain: bool, out: &mut Out) -> Result<()> {
+    let [findings, told, open] = counts;
+    let scope = filters.scope();
     if findings > 0 {
         out.line(&format!(
-            "{}; who and why: dmtrace report; remove: dmtrace clean",
+            "{}{scope}; who and why: dmtrace report; remove: dmtrace clean",
             count(findings, "finding", "findings")
         ))?;
     } else if told > 0 {
         out.line(&format!(
-            "no leak now; {} in between, gone by now",
+            "no leak now{scope}; {} in between, gone by now",
             count(told, "finding", "findings")
         ))?;
     } else if !certain {
-        out.line("no leak seen, but that is not certain, for the reason below")?;
+        out.line(&format!(
+            "no leak seen{scope}, but that is not certain, for the reason below"
+        ))?;
     } else if open > 0 {
         out.line(&format!(
-            "no leak proven; {} undecided: dmtrace list --state unknown",
+            "no leak proven{scope}; {} undecided: dmtrace list --state unknown",
             count(open, "cookie is", "cookies are")
         ))?;
     } else {
-        out.line("no leak")?;
+        out.line(&format!("no leak{scope}"))?;
     }
     Ok(())
 }

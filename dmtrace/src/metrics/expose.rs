@@ -11,7 +11,7 @@ use prometheus_client::{
 };
 
 use super::{
-    Cleanup, Health, HookRun, Lives, Messages, Missed, Origin, Place, Readings, State, Tally, Use,
+    Cleanup, Health, HookRun, Lives, Messages, Missed, Origin, Place, Readings, STATES, Tally, Use,
 };
 use crate::{output::json::SCHEMA, probe::Backend};
 
@@ -132,7 +132,7 @@ impl Page<'_> {
     /// What is there.
     fn standing(&mut self, readings: &Readings) -> fmt::Result {
         let of_state = |value: fn((u64, Duration)) -> Value| {
-            let all = State::ALL.into_iter();
+            let all = STATES.into_iter();
             all.map(move |state| {
                 let label = [("state", state.name())];
                 (label, value(readings.standing.get(state)))

@@ -20,7 +20,7 @@ pub use endpoint::{Endpoint, Scrape};
 pub use expose::{Format, expose};
 pub use health::{Health, Messages, Missed, Unmapped};
 pub use listen::{BadAddress, Exposure, Listen};
-pub use standing::{Place, Sets, Standing, State, Use};
+pub use standing::{Place, STATES, Sets, Standing, Use};
 pub use tally::{Cleanup, Counting, HookRun, Lives, Origin, Tally};
 pub use textfile::write_textfile;
 pub use waits::Waits;

@@ -5,71 +5,24 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     facts::Snapshot,
     ids::{BootTime, IpcNs, UnixTime},
-    verdict::{Class, Healthy, Judged},
+    verdict::{Judged, State},
 };
 
-/// What a cookie is, in the words of the label `state`.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum State {
-    /// In use, nobody waits yet.
-    Open,
-    /// Its owner waits for udev, within udev's time.
-    Waiting,
-    /// Its owner waits for what does not come.
-    Stuck,
-    /// Leaked: nobody will remove it.
-    Orphan,
-    /// More was completed than there was to complete.
-    OverCompleted,
-    /// Not decided.
-    Unknown,
-}
-
-impl State {
-    /// All, in the order of their numbers.
-    pub const ALL: [Self; 6] = [
-        Self::Open,
-        Self::Waiting,
-        Self::Stuck,
-        Self::Orphan,
-        Self::OverCompleted,
-        Self::Unknown,
-    ];
-
-    /// Value of the label.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Waiting => "waiting",
-            Self::Stuck => "stuck",
-            Self::Orphan => "orphan",
-            Self::OverCompleted => "over_completed",
-            Self::Unknown => "unknown",
-        }
-    }
-
-    /// By a verdict; `None` for what is no live cookie.
-    pub const fn of(class: Class) -> Option<Self> {
-        Some(match class {
-            Class::Healthy(Healthy::Open) => Self::Open,
-            Class::Healthy(Healthy::Waiting | Healthy::SlowUdev) => Self::Waiting,
-            Class::Stuck(_) => Self::Stuck,
-            Class::Leaked(_) => Self::Orphan,
-            Class::OverCompleted => Self::OverCompleted,
-            Class::Unknown(_) => Self::Unknown,
-            Class::Healthy(Healthy::Finished)
-            | Class::Accident
-            | Class::CleanedUp(_)
-            | Class::Foreign(_)
-            | Class::Ordinary => return None,
-        })
-    }
-}
+/// What a cookie that is there can be: the values of the label `state`.
+pub const STATES: [State; 7] = [
+    State::Open,
+    State::Waiting,
+    State::SlowUdev,
+    State::Stuck,
+    State::Leaked,
+    State::OverCompleted,
+    State::Unknown,
+];
 
 /// Cookies that are there.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Standing {
-    by_state: [(u64, Duration); State::ALL.len()],
+    by_state: BTreeMap<State, (u64, Duration)>,
 }
 
 impl Standing {
@@ -85,9 +38,10 @@ impl Standing {
             if !semaphore.is_live() {
                 continue;
             }
-            let Some(state) = State::of(judged.verdict.class) else {
+            let state = judged.verdict.class.state();
+            if !STATES.contains(&state) {
                 continue;
-            };
+            }
             // The kernel keeps seconds only, for sets whose creation was not seen.
             let by_wall = || {
                 let seconds = wall.0.saturating_sub(judged.set?.ctime.0);
@@ -101,14 +55,14 @@ impl Standing {
 
     /// One more cookie.
     pub fn add(&mut self, state: State, age: Duration) {
-        let (count, oldest) = &mut self.by_state[state as usize];
+        let (count, oldest) = self.by_state.entry(state).or_default();
         *count += 1;
         *oldest = age.max(*oldest);
     }
 
     /// How many, and the age of the oldest; zero if there is none.
-    pub const fn get(&self, state: State) -> (u64, Duration) {
-        self.by_state[state as usize]
+    pub fn get(&self, state: State) -> (u64, Duration) {
+        self.by_state.get(&state).copied().unwrap_or_default()
     }
 }
 

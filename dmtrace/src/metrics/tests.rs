@@ -9,7 +9,7 @@ use crate::{
     ids::{BootTime, IpcNs, Key, ProcId, SemId, UnixTime},
     ledger::Ledger,
     probe::Backend,
-    verdict::{Completeness, Context, Thresholds, survey},
+    verdict::{Completeness, Context, State, Thresholds, survey},
 };
 
 const KEY: Key = Key(0x0d4d_1234);
@@ -201,7 +201,7 @@ fn a_leak_counts_once_however_often_it_is_seen() {
     for second in [400, 401] {
         let standing = scene.look(second);
         let age = Duration::from_secs(second - 9);
-        assert_eq!(standing.get(State::Orphan), (1, age), "{standing:?}");
+        assert_eq!(standing.get(State::Leaked), (1, age), "{standing:?}");
         assert_eq!(standing.get(State::Open), (0, Duration::ZERO));
     }
     let leaked = scene.counting.tally().lives.map(|lives| lives.leaked);
@@ -209,7 +209,7 @@ fn a_leak_counts_once_however_often_it_is_seen() {
     // The next set with the same number is another one.
     scene.remove(500 * SECOND, 99, 1);
     scene.create(501 * SECOND, 10, 1);
-    assert_eq!(scene.look(502).get(State::Orphan).0, 0);
+    assert_eq!(scene.look(502).get(State::Leaked).0, 0);
 }
 
 #[test]

@@ -5,7 +5,9 @@ use serde_json::{Map, Value, json};
 
 /// Version of all JSON output. The minor part grows when fields are added; readers ignore fields
 /// that they do not know. The major part grows when a field changes or goes.
-pub const SCHEMA: &str = "1.0";
+///
+/// 2.0: the backend `trampoline` is called `fentry`, as on the command line.
+pub const SCHEMA: &str = "2.0";
 
 /// An object with `schema_version` and `type`, and the fields of `body`.
 pub fn envelope(kind: &str, body: &impl Serialize) -> Value {

@@ -14,6 +14,7 @@ use crate::verdict::BlindSpot;
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
     /// fentry and fexit.
+    #[serde(rename = "fentry")]
     Trampoline,
     /// kprobes and kretprobes.
     Kprobe,

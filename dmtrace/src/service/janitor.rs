@@ -14,8 +14,6 @@ use tokio::{
 const PAUSE: Duration = Duration::from_secs(60);
 /// Between two while the same findings stand.
 const AGAIN: Duration = Duration::from_secs(600);
-/// What one may remove at most; with more, something is wrong that a person should look at.
-const MOST: &str = "100";
 /// Ages of the kernel are whole seconds.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -91,15 +89,7 @@ impl Janitor {
         let age = format!("{}ms", age.as_millis());
         let mut command = Command::new("/proc/self/exe");
         command
-            .args([
-                "clean",
-                "--apply",
-                "--yes",
-                "--max",
-                MOST,
-                "--older-than",
-                &age,
-            ])
+            .args(["clean", "--apply", "--yes", "--older-than", &age])
             .stdin(Stdio::null())
             .kill_on_drop(true);
         if let Some(audit) = &self.audit {

@@ -308,28 +308,12 @@ impl Default for Thresholds {
 impl Class {
     /// Whether the administrator should look at it.
     pub const fn is_finding(self) -> bool {
-        matches!(
-            self,
-            Self::Stuck(_) | Self::Leaked(_) | Self::OverCompleted | Self::Accident
-        )
+        self.state().is_finding()
     }
 
     /// The class as one word.
     pub const fn label(self) -> &'static str {
-        match self {
-            Self::Healthy(Healthy::Open) => "open",
-            Self::Healthy(Healthy::Waiting) => "waiting",
-            Self::Healthy(Healthy::SlowUdev) => "slow-udev",
-            Self::Healthy(Healthy::Finished) => "finished",
-            Self::Stuck(_) => "stuck",
-            Self::Leaked(_) => "leaked",
-            Self::OverCompleted => "over-completed",
-            Self::Accident => "accident",
-            Self::CleanedUp(_) => "cleaned-up",
-            Self::Foreign(_) => "foreign",
-            Self::Ordinary => "ordinary",
-            Self::Unknown(_) => "unknown",
-        }
+        self.state().name()
     }
 }
 

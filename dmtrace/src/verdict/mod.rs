@@ -16,6 +16,7 @@ mod lost;
 mod owner;
 mod provable;
 mod signature;
+mod state;
 mod stuck;
 mod survey;
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use due::next_due;
 pub use evidence::{Evidence, Fate};
 pub use lost::{Completion, Vouched, provably_lost};
 pub use provable::{Obstacle, Rules, provably_leaked};
+pub use state::State;
 pub use survey::{Judged, survey, survey_closed, survey_closed_after, survey_together};
 pub use touched::{NodeGoal, Touched, TouchedDevice};
 

@@ -17,7 +17,7 @@ use() {
 }
 use before
 times=3
-if head -n 1 "$OUT/watch.json" | grep -q '"by":"trampoline","state":"attached"'; then
+if head -n 1 "$OUT/watch.json" | grep -q '"by":"fentry","state":"attached"'; then
     [ -z "$BACKEND" ]
     ! modprobe -r dm_mod
     times=0

@@ -9,7 +9,7 @@ use crate::{
     clean::{
         apply::{Applied, Outcome, Report},
         file::KIND,
-        plan::{Action, PlanEntry},
+        plan::{Action, Counted, Excess, PlanEntry},
     },
     cli::args::Clean,
     ids::IpcNs,
@@ -51,11 +51,7 @@ pub(super) fn advise(args: &Clean, draft: &Draft, out: &mut Out) -> Result<()> {
     let wanted = draft.wanted();
     let kept = draft.plan().entries.len() - wanted;
     let text = if draft.plan().blown {
-        format!(
-            "dry run: would {}, more than --max {}; raise it to go on.",
-            acts(draft),
-            args.max
-        )
+        format!("dry run: {}; {}", excess(draft), lift(args, draft))
     } else if wanted == 0 {
         format!("dry run: nothing to do, {kept} kept.")
     } else if let Some(path) = &args.plan {
@@ -71,6 +67,39 @@ pub(super) fn advise(args: &Clean, draft: &Draft, out: &mut Out) -> Result<()> {
         )
     };
     Ok(out.line(&text)?)
+}
+
+/// Why the fuse has blown.
+pub(super) fn excess(draft: &Draft) -> String {
+    let acts = acts(draft);
+    match draft.plan().excess {
+        Some(Excess {
+            count,
+            max,
+            of: Counted::Unproven,
+        }) => format!(
+            "the plan would {acts}; {count} of them are no proven leaks of owners that have ended, \
+             and without --max at most {max} are taken"
+        ),
+        Some(Excess { max, .. }) => format!("the plan would {acts}, more than --max {max}"),
+        None => format!("the plan would {acts}, more than its --max"),
+    }
+}
+
+/// What would make the fuse hold.
+pub(super) fn lift(args: &Clean, draft: &Draft) -> String {
+    let enough = draft.wanted();
+    let acted = draft.plan().acts().count() > 0;
+    match &args.plan {
+        // What has blown when the file was written is not in it any more.
+        Some(path) if args.apply && !acted => {
+            format!(
+                "make it anew with: dmtrace clean --max {enough} --plan {}",
+                path.display()
+            )
+        }
+        _ => format!("look at it (dmtrace clean), then add --max {enough}"),
+    }
 }
 
 fn plan_line(entry: &PlanEntry, width: Option<usize>) -> String {
@@ -122,6 +151,10 @@ fn lost(completion: Completion) -> String {
 pub(super) fn acts(draft: &Draft) -> String {
     let completed = draft.completed();
     let removed = draft.wanted() - completed;
+    // A plan whose fuse has blown says no more which.
+    if draft.plan().blown && draft.plan().options.complete && completed == 0 {
+        return format!("remove or complete {}", cookies(removed));
+    }
     match (removed, completed) {
         (removed, 0) => format!("remove {}", cookies(removed)),
         (0, completed) => format!("complete {}", cookies(completed)),
@@ -188,7 +221,7 @@ fn owner(entry: &PlanEntry) -> String {
 /// Why it is kept; what it is comes first.
 fn obstacles(entry: &PlanEntry, because: &[Obstacle]) -> String {
     if because.is_empty() {
-        return "more would be done than --max allows".to_owned();
+        return "nothing is done, because the plan would do too much (see below)".to_owned();
     }
     let is_class =
         |obstacle: &Obstacle| matches!(obstacle, Obstacle::NotLeaked { .. } | Obstacle::NotACookie);

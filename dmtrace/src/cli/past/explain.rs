@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{source, story, text::ending_lines};
 use crate::{
-    cli::explain::Story,
+    cli::{explain::Story, filter::Filters},
     history::{Entry, Finding, Query, Record},
 };
 
@@ -21,18 +21,24 @@ pub(in crate::cli) struct Past {
     pub(in crate::cli) value: Value,
 }
 
-/// The last finding that a query wants, and how many there are. None where there is no history.
+/// The last finding that a query wants and the filters let pass, and how many there are. None where
+/// there is no history.
 ///
 /// # Errors
 /// There is a history, and it cannot be read.
 pub(in crate::cli) fn explain(
     history: Option<&Path>,
     query: &Query,
+    filters: &Filters,
 ) -> Result<Option<(Past, usize)>> {
     let Some((_, entries)) = source::find(history, query)? else {
         return Ok(None);
     };
-    let findings: Vec<Finding> = entries.into_iter().filter_map(finding).collect();
+    let findings: Vec<Finding> = entries
+        .into_iter()
+        .filter_map(finding)
+        .filter(|finding| story::passes(finding, filters))
+        .collect();
     let told = findings.iter().rev().find_map(|finding| {
         Some(Past {
             story: story::told(finding)?,

@@ -12,10 +12,13 @@ use crate::{
         Failure,
         args::{By, Report},
         failure::exit,
-        filter::Candidate,
-        report::group::{Group, Leak, groups},
+        filter::Filters,
+        report::{
+            Limit,
+            culprit::culprits,
+            group::{Group, Leak, groups},
+        },
     },
-    event::ProcessImage,
     history::{Entry, Finding, Gap, Head, Lives, Loss, Query, Record, Run, Stamp, Starved},
     output::{Out, json},
 };
@@ -40,6 +43,10 @@ pub(super) struct Past {
     pub(super) programs: BTreeMap<String, Lives>,
     /// Tracing went on for so long in that time.
     pub(super) traced: Duration,
+    /// What a sentence on what is not there is limited to.
+    pub(super) scope: &'static str,
+    /// What the history does not keep by process or set, so that the filters cannot choose.
+    pub(super) left_out: Vec<&'static str>,
 }
 
 /// A program, for JSON.
@@ -67,10 +74,13 @@ pub(in crate::cli) fn run(
     let past = gather(args, since, until)?;
     let leaks: Vec<Leak> = past.leaked.iter().map(story::leak).collect();
     let groups = groups(&leaks, args);
+    let culprits = culprits(&leaks);
     if as_json {
-        out.json(&past.object(&groups))?;
+        let mut object = past.object(&groups);
+        object["culprits"] = json!(culprits);
+        out.json(&object)?;
     } else {
-        text::print(&past, &groups, out)?;
+        text::print(&past, &culprits, &groups, Limit::of(args), out)?;
         for note in &past.head.notes {
             eprintln!("dmtrace: {note}");
         }
@@ -112,19 +122,35 @@ fn gather(args: &Report, since: i64, until: i64) -> Result<Past> {
         runs: Vec::new(),
         programs: BTreeMap::new(),
         traced: Duration::ZERO,
+        scope: args.filters.scope(),
+        left_out: Vec::new(),
     };
+    let filters = &args.filters;
+    let of_one = Filters {
+        ipc_ns: None,
+        ..filters.clone()
+    };
+    let (whole, spaces) = (filters.is_empty(), of_one.is_empty());
+    if !spaces {
+        past.left_out.push("failed creations");
+    }
+    if !whole {
+        past.left_out.push("cookies by program");
+    }
     for Entry { record, .. } in entries {
         match record {
             Record::Finding(finding) => past.finding(*finding, args),
-            Record::Starved(it) => past.starved.push(it),
+            Record::Starved(it) if spaces && filters.wants_ns(it.ipc_ns) => past.starved.push(it),
+            Record::Starved(_) => {}
             Record::Gap(it) => past.gaps.push(it),
             Record::Loss(it) => past.losses.push(it),
             Record::Run(it) => past.runs.push(it),
-            Record::Rates(it) => {
+            Record::Rates(it) if whole => {
                 for (program, lives) in &it.programs {
                     past.programs.entry(program.clone()).or_default().add(lives);
                 }
             }
+            Record::Rates(_) => {}
         }
     }
     past.traced = past.traced_time();
@@ -133,7 +159,7 @@ fn gather(args: &Report, since: i64, until: i64) -> Result<Past> {
 
 impl Past {
     fn finding(&mut self, finding: Finding, args: &Report) {
-        if !passes(&finding, args) {
+        if !story::passes(&finding, &args.filters) {
             return;
         }
         match finding.state.as_str() {
@@ -220,6 +246,7 @@ impl Past {
                 "by_stack": by(By::Stack),
                 "programs": programs.collect::<Vec<_>>(),
                 "failed_creations": self.starved,
+                "left_out_by_filters": self.left_out,
                 "gaps": self.gaps,
                 "losses": self.losses,
                 "runs": self.runs,
@@ -229,34 +256,4 @@ impl Past {
             }),
         )
     }
-}
-
-/// Whether the filters let it pass.
-fn passes(finding: &Finding, args: &Report) -> bool {
-    let cookie = &finding.story["cookie"];
-    let image = cookie.get("process").cloned();
-    let image = image.and_then(|image| serde_json::from_value::<ProcessImage>(image).ok());
-    let devices = cookie["devices"].as_array();
-    let device = |wanted: &str| {
-        let mut devices = devices.into_iter().flatten();
-        devices.any(|device| story::is_device(device, wanted))
-    };
-    let mut filters = args.filters.clone();
-    // They look at devices of the books.
-    let wanted = filters.device.take();
-    let candidate = Candidate {
-        pid: cookie["owner"]["pid"]
-            .as_u64()
-            .and_then(|pid| u32::try_from(pid).ok()),
-        comm: cookie["owner"]["comm"].as_str().unwrap_or_default(),
-        uid: image.as_ref().map(|image| image.uid),
-        cgroup: image.as_ref().map_or("", |image| image.cgroup.as_str()),
-        ns: finding.sem.ns,
-        key: finding.key,
-        semid: finding.sem.semid,
-        state: Some(&finding.state),
-        age: cookie["age_seconds"].as_u64().map(Duration::from_secs),
-        devices: &[],
-    };
-    filters.pass(&candidate) && wanted.is_none_or(|wanted| device(&wanted))
 }

@@ -1,10 +1,13 @@
 //! A kept finding as `report` and `explain` show it: the same as one of now.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::{
     cli::{
         explain::Story,
+        filter::{Candidate, Filters},
         report::group::{Leak, how},
     },
     event::ProcessImage,
@@ -12,6 +15,7 @@ use crate::{
     ids::DevNum,
     ledger::Named,
     output::time::Moment,
+    verdict::State,
 };
 
 /// The calls are kept apart, as they can be shown in more than one way.
@@ -74,6 +78,9 @@ pub(super) fn leak(finding: &Finding) -> Leak {
         owner: owner["pid"]
             .as_u64()
             .map(|pid| format!("{name}[{pid}]{mark}")),
+        pid: owner["pid"]
+            .as_u64()
+            .and_then(|pid| u32::try_from(pid).ok()),
         comm: comm.to_owned(),
         how: verdict["text"].as_str().map(how).unwrap_or_default(),
         observed: verdict["confidence"] == "observed",
@@ -134,6 +141,34 @@ pub(super) fn is_device(device: &Value, wanted: &str) -> bool {
             .map(|(major, minor)| DevNum { major, minor }),
     };
     known.is(wanted)
+}
+
+/// Whether the filters let it pass.
+pub(super) fn passes(finding: &Finding, filters: &Filters) -> bool {
+    let cookie = &finding.story["cookie"];
+    let image = cookie.get("process").cloned();
+    let image = image.and_then(|image| serde_json::from_value::<ProcessImage>(image).ok());
+    let number = |value: &Value| value.as_u64().and_then(|it| u32::try_from(it).ok());
+    let candidate = Candidate {
+        pid: number(&cookie["owner"]["pid"]),
+        comm: cookie["owner"]["comm"].as_str().unwrap_or_default(),
+        uid: image
+            .as_ref()
+            .map(|image| image.uid)
+            .or_else(|| number(&cookie["cuid"])),
+        cgroup: image.as_ref().map_or("", |image| image.cgroup.as_str()),
+        ns: Some(finding.sem.ns),
+        key: Some(finding.key),
+        semid: Some(finding.sem.semid),
+        state: State::named(&finding.state),
+        age: cookie["age_seconds"].as_u64().map(Duration::from_secs),
+        devices: &[],
+    };
+    let devices = cookie["devices"].as_array();
+    filters.pass_with(&candidate, |wanted| {
+        let mut devices = devices.into_iter().flatten();
+        devices.any(|device| is_device(device, wanted))
+    })
 }
 
 /// How some went, in words that follow a number.

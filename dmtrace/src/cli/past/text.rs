@@ -8,42 +8,64 @@ use super::{report::Past, story};
 use crate::{
     cli::{
         args::By,
-        report::{group::Group, text::print_groups},
+        report::{Limit, culprit::Culprit, group::Group, text::who_leaks},
     },
     history::{Finding, Lives, OTHERS, WhyGap},
     output::{Out, time, wrap},
     wording::{count, times},
 };
 
-/// Lines for findings of one kind; more are counted.
-const LINES: usize = 20;
-
 /// Prints it.
-pub(super) fn print(past: &Past, groups: &[(By, Vec<Group>)], out: &mut Out) -> Result<()> {
+pub(super) fn print(
+    past: &Past,
+    culprits: &[Culprit],
+    groups: &[(By, Vec<Group>)],
+    limit: Limit,
+    out: &mut Out,
+) -> Result<()> {
     head(past, out)?;
     if past.leaked.is_empty() {
-        out.line(if past.is_complete() {
-            "No cookie leaked in this time."
+        let scope = past.scope;
+        let text = if past.is_complete() {
+            format!("No cookie leaked in this time{scope}.")
         } else {
-            "No leaked cookie is known of this time, but not all of it was seen: not certain."
-        })?;
+            format!(
+                "No leaked cookie is known of this time{scope}, but not all of it was seen: not \
+                 certain."
+            )
+        };
+        paragraph(&text, out)?;
         out.line("")?;
     } else {
         let standing = past.leaked.iter().filter(|it| it.gone.is_none()).count();
         out.line(&format!(
-            "{} leaked: {}{standing} still there",
+            "{} leaked{}: {}{standing} still there",
             count(past.leaked.len(), "cookie", "cookies"),
+            past.scope,
             ends(&past.leaked)
         ))?;
         out.line("")?;
     }
-    print_groups(groups, out)?;
-    list("STUCK WAITERS", &past.stuck, false, out)?;
-    list("REMOVED WHILE IN USE", &past.accidents, true, out)?;
-    list("COMPLETED TOO OFTEN", &past.over_completed, true, out)?;
-    victims(past, out)?;
-    programs(past, out)?;
-    gaps(past, out)?;
+    who_leaks(culprits, groups, limit, out)?;
+    list("STUCK WAITERS", limit, &past.stuck, false, out)?;
+    list("REMOVED WHILE IN USE", limit, &past.accidents, true, out)?;
+    list(
+        "COMPLETED TOO OFTEN",
+        limit,
+        &past.over_completed,
+        true,
+        out,
+    )?;
+    victims(past, limit, out)?;
+    programs(past, limit, out)?;
+    gaps(past, limit, out)?;
+    if !past.left_out.is_empty() {
+        let what = past.left_out.join(" and ");
+        let text = format!(
+            "Left out: {what}, of which the history does not keep what the filters ask for."
+        );
+        paragraph(&text, out)?;
+    }
     if !past.leaked.is_empty() || !past.stuck.is_empty() {
         out.line("One of them, step by step: dmtrace explain COOKIE")?;
     }
@@ -86,12 +108,18 @@ fn ends(findings: &[Finding]) -> String {
 }
 
 /// Findings one by one, with when, who, and how they ended.
-fn list(title: &str, findings: &[Finding], culprit: bool, out: &mut Out) -> Result<()> {
+fn list(
+    title: &str,
+    limit: Limit,
+    findings: &[Finding],
+    culprit: bool,
+    out: &mut Out,
+) -> Result<()> {
     if findings.is_empty() {
         return Ok(());
     }
     out.line(title)?;
-    for finding in findings.iter().rev().take(LINES) {
+    for finding in findings.iter().rev().take(limit.0) {
         let leak = story::leak(finding);
         let cookie = &finding.story["cookie"];
         let mut line = format!(
@@ -121,14 +149,11 @@ fn list(title: &str, findings: &[Finding], culprit: bool, out: &mut Out) -> Resu
             out.line(&format!("{:indent$}{line}", ""))?;
         }
     }
-    let more = findings.len().saturating_sub(LINES);
-    if more > 0 {
-        out.line(&format!("  and {more} earlier: --json has them all"))?;
-    }
+    limit.rest(findings.len(), out)?;
     Ok(out.line("")?)
 }
 
-fn victims(past: &Past, out: &mut Out) -> Result<()> {
+fn victims(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
     if past.starved.is_empty() {
         return Ok(());
     }
@@ -144,7 +169,7 @@ fn victims(past: &Past, out: &mut Out) -> Result<()> {
     for (program, count) in programs {
         out.line(&format!("  {count:>6}  {program}"))?;
     }
-    for burst in past.starved.iter().rev().take(LINES) {
+    for burst in past.starved.iter().rev().take(limit.0) {
         out.line(&format!(
             "          {} for {}: {} in IPC namespace {}",
             time::at(burst.from.wall_ms),
@@ -153,14 +178,14 @@ fn victims(past: &Past, out: &mut Out) -> Result<()> {
             burst.ipc_ns
         ))?;
     }
-    let more = past.starved.len().saturating_sub(LINES);
+    let more = past.starved.len().saturating_sub(limit.0);
     if more > 0 {
-        out.line(&format!("          and {more} earlier"))?;
+        out.line(&format!("          and {more} earlier: --all"))?;
     }
     Ok(out.line("")?)
 }
 
-fn programs(past: &Past, out: &mut Out) -> Result<()> {
+fn programs(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
     let mut programs: Vec<(&str, Lives)> = past
         .programs
         .iter()
@@ -175,7 +200,7 @@ fn programs(past: &Past, out: &mut Out) -> Result<()> {
     });
     out.line("COOKIES BY PROGRAM, of whole hours")?;
     out.line("     MADE  COMPLETED   LEAKED  LEAKS A DAY")?;
-    for (program, lives) in programs.iter().take(LINES) {
+    for (program, lives) in programs.iter().take(limit.0) {
         let rate = match past.a_day(lives.leaked) {
             Some(rate) if lives.leaked > 0 => format!("{rate:.1}"),
             _ => "-".to_owned(),
@@ -185,18 +210,18 @@ fn programs(past: &Past, out: &mut Out) -> Result<()> {
             lives.created, lives.completed, lives.leaked
         ))?;
     }
-    let more = programs.len().saturating_sub(LINES);
+    let more = programs.len().saturating_sub(limit.0);
     if more > 0 {
         let more = count(more, "other program", "other programs");
-        out.line(&format!("  and {more}"))?;
+        out.line(&format!("  and {more}: --all"))?;
     }
     Ok(out.line("")?)
 }
 
-fn gaps(past: &Past, out: &mut Out) -> Result<()> {
+fn gaps(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
     if !past.gaps.is_empty() {
         out.line("TIMES WITHOUT A TRACE: what happened then is not known")?;
-        for gap in past.gaps.iter().rev().take(LINES) {
+        for gap in past.gaps.iter().rev().take(limit.0) {
             let long = gap.to.wall_ms.saturating_sub(gap.from.wall_ms);
             let long = Duration::from_millis(u64::try_from(long).unwrap_or_default());
             let (most, why) = match gap.why {
@@ -211,9 +236,9 @@ fn gaps(past: &Past, out: &mut Out) -> Result<()> {
                 time::age(long)
             ))?;
         }
-        let more = past.gaps.len().saturating_sub(LINES);
+        let more = past.gaps.len().saturating_sub(limit.0);
         if more > 0 {
-            out.line(&format!("  and {more} earlier"))?;
+            out.line(&format!("  and {more} earlier: --all"))?;
         }
         out.line("")?;
     }
@@ -221,7 +246,7 @@ fn gaps(past: &Past, out: &mut Out) -> Result<()> {
         return Ok(());
     }
     out.line("LOST MESSAGES")?;
-    for loss in past.losses.iter().rev().take(LINES) {
+    for loss in past.losses.iter().rev().take(limit.0) {
         let text = format!(
             "{}: {} {}",
             time::at(loss.from.wall_ms),
@@ -236,6 +261,7 @@ fn gaps(past: &Past, out: &mut Out) -> Result<()> {
             ))?;
         }
     }
+    limit.rest(past.losses.len(), out)?;
     Ok(out.line("")?)
 }
 

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{Findings, executable, group::how};
+use super::{Findings, Limit, executable, group::how};
 use crate::{
     cli::{
         case::Case,
@@ -65,7 +65,7 @@ pub(super) fn bugs(
     case: &Case,
     start: Option<&Start>,
     findings: &Findings<'_>,
-    top: usize,
+    limit: Limit,
 ) -> Vec<Bug> {
     let mut programs: BTreeMap<String, Vec<&Row<'_>>> = BTreeMap::new();
     for row in &findings.leaked {
@@ -84,7 +84,7 @@ pub(super) fn bugs(
     };
     ranked
         .into_iter()
-        .take(top)
+        .take(limit.0)
         .filter_map(|(program, rows)| bug(case, &telling, program, &rows, until))
         .collect()
 }

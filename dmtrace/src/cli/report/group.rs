@@ -41,6 +41,9 @@ pub(crate) struct Group {
     pub(crate) call_site: Option<Value>,
     #[serde(skip)]
     pub(crate) lines: Vec<String>,
+    /// Processes that have the same here have done the same.
+    #[serde(skip)]
+    pub(crate) kind: Option<String>,
 }
 
 /// What is needed of a leaked cookie.
@@ -48,6 +51,8 @@ pub(crate) struct Group {
 pub(crate) struct Leak {
     /// `name[pid]` of who made it, with its marks; `None` if that is not known.
     pub(crate) owner: Option<String>,
+    /// Number of who made it.
+    pub(crate) pid: Option<u32>,
     /// Its name.
     pub(crate) comm: String,
     /// What happened to it.
@@ -72,6 +77,7 @@ impl Leak {
         let verdict = row.verdict.as_ref();
         Self {
             owner: row.pid().map(|_| row.owner()),
+            pid: row.pid(),
             comm: row.comm().to_owned(),
             how: verdict.map_or_else(String::new, |verdict| how(&verdict.class.to_string())),
             observed: verdict.is_some_and(|verdict| confidence(verdict) == "observed"),
@@ -111,12 +117,12 @@ pub(crate) fn groups(leaked: &[Leak], args: &Report) -> Vec<(By, Vec<Group>)> {
         .into_iter()
         .chain(args.by.filter(|by| *by == By::Stack))
         .filter(|by| args.by.is_none_or(|wanted| wanted == *by))
-        .map(|by| (by, group(leaked, by, args.top)))
+        .map(|by| (by, group(leaked, by)))
         .collect()
 }
 
 /// Groups them, the largest first.
-fn group(leaked: &[Leak], by: By, top: usize) -> Vec<Group> {
+fn group(leaked: &[Leak], by: By) -> Vec<Group> {
     let mut groups: BTreeMap<String, Group> = BTreeMap::new();
     for leak in leaked {
         let name = leak.name(by);
@@ -138,6 +144,8 @@ fn group(leaked: &[Leak], by: By, top: usize) -> Vec<Group> {
         }
         if by == By::Process && group.process.is_none() {
             group.process = leak.image.as_ref().map(|image| json!(image));
+            let site = leak.site.as_ref().map(CallSite::line);
+            group.kind = Some(format!("{} {site:?}", leak.name(By::Executable)));
             group.lines = leak.image.as_ref().map_or_else(Vec::new, |image| {
                 let lines = describe(image).into_iter();
                 lines
@@ -156,7 +164,6 @@ fn group(leaked: &[Leak], by: By, top: usize) -> Vec<Group> {
     }
     let mut ranked: Vec<Group> = groups.into_values().collect();
     ranked.sort_by(|a, b| b.leaked.cmp(&a.leaked).then_with(|| a.name.cmp(&b.name)));
-    ranked.truncate(top);
     ranked
 }
 

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 
-use super::{Findings, group::Group};
+use super::{
+    Findings, Limit,
+    culprit::{self, Culprit},
+    group::Group,
+};
 use crate::{
     cli::{args::By, case::Case, row::Row},
     event::recording::Start,
@@ -18,23 +22,26 @@ pub(super) fn print(
     case: &Case,
     start: Option<&Start>,
     findings: &Findings<'_>,
+    culprits: &[Culprit],
     groups: &[(By, Vec<Group>)],
+    limit: Limit,
     out: &mut Out,
 ) -> Result<()> {
     head(case, start, out)?;
     if findings.leaked.is_empty() {
-        out.line(if case.incomplete {
-            "No leaked cookie is known, but the data is incomplete: not certain."
+        let scope = findings.scope;
+        out.line(&if case.incomplete {
+            format!("No leaked cookie is known{scope}, but the data is incomplete: not certain.")
         } else if findings.undecided > 0 {
-            "No cookie is known to be leaked."
+            format!("No cookie{scope} is known to be leaked.")
         } else {
-            "No cookie is leaked."
+            format!("No cookie{scope} is leaked.")
         })?;
     }
-    print_groups(groups, out)?;
+    who_leaks(culprits, groups, limit, out)?;
     if !findings.stuck.is_empty() {
         out.line("STUCK WAITERS (details: dmtrace explain COOKIE)")?;
-        for row in &findings.stuck {
+        for row in findings.stuck.iter().take(limit.0) {
             let text = row
                 .verdict
                 .as_ref()
@@ -51,24 +58,26 @@ pub(super) fn print(
                 row.owner()
             ))?;
         }
+        limit.rest(findings.stuck.len(), out)?;
         out.line("")?;
     }
-    closed("REMOVED WHILE IN USE", &findings.accidents, out)?;
-    closed("COMPLETED TOO OFTEN", &findings.over_completed, out)?;
+    closed("REMOVED WHILE IN USE", &findings.accidents, limit, out)?;
+    closed("COMPLETED TOO OFTEN", &findings.over_completed, limit, out)?;
     if !findings.ended.is_empty() {
         out.line("ENDED WITH THEIR IPC NAMESPACE")?;
         let mut owners: BTreeMap<String, usize> = BTreeMap::new();
         for row in &findings.ended {
             *owners.entry(row.owner()).or_default() += 1;
         }
-        for (owner, count) in owners {
+        for (owner, count) in owners.iter().take(limit.0) {
             out.line(&format!("  {count:>6}  {owner}"))?;
         }
+        limit.rest(owners.len(), out)?;
         out.line("")?;
     }
     if !findings.victims.is_empty() {
         out.line("VICTIMS: could not create a semaphore (ENOSPC)")?;
-        for victim in &findings.victims {
+        for victim in findings.victims.iter().take(limit.0) {
             let also = if victim.also_culprit {
                 "  (leaks as well, see above)"
             } else {
@@ -82,6 +91,7 @@ pub(super) fn print(
                 out.line(&format!("          command   {command}"))?;
             }
         }
+        limit.rest(findings.victims.len(), out)?;
         out.line("")?;
     }
     for it in &findings.exhaustion {
@@ -93,8 +103,8 @@ pub(super) fn print(
             _ => String::new(),
         };
         out.line(&format!(
-            "IPC namespace {}: {} of {} sets in use, {} leaked{rate}",
-            it.ipc_ns, it.sets, it.limit, it.leaked
+            "IPC namespace {}: {} of {} sets in use, {} leaked{}{rate}",
+            it.ipc_ns, it.sets, it.limit, it.leaked, findings.scope
         ))?;
     }
     if findings.undecided > 0 {
@@ -109,25 +119,44 @@ pub(super) fn print(
     Ok(())
 }
 
-/// Who leaks, in each of the ways to group them.
-pub(crate) fn print_groups(groups: &[(By, Vec<Group>)], out: &mut Out) -> Result<()> {
-    for (by, groups) in groups {
-        if !groups.is_empty() {
-            out.line(&format!("LEAKED COOKIES BY {}", title(*by)))?;
-            for group in groups {
-                print_group(group, out)?;
-            }
-            out.line("")?;
+/// Who leaks: grouped in the way that was asked for, else on one screen.
+pub(crate) fn who_leaks(
+    culprits: &[Culprit],
+    groups: &[(By, Vec<Group>)],
+    limit: Limit,
+    out: &mut Out,
+) -> Result<()> {
+    let [(by, groups)] = groups else {
+        return culprit::print(culprits, limit.0, out);
+    };
+    if groups.is_empty() {
+        return Ok(());
+    }
+    out.line(&format!("LEAKED COOKIES BY {}", title(*by)))?;
+    let mut told: BTreeMap<String, &str> = BTreeMap::new();
+    for group in groups.iter().take(limit.0) {
+        // Processes that did the same are described once.
+        let kind = group.kind.as_ref();
+        let kind = kind.map(|kind| format!("{kind} {:?}", group.how.keys()));
+        let same = kind.as_ref().and_then(|kind| told.get(kind)).copied();
+        print_group(group, same, out)?;
+        if let Some(kind) = kind {
+            told.entry(kind).or_insert(&group.name);
         }
     }
-    Ok(())
+    limit.rest(groups.len(), out)?;
+    Ok(out.line("")?)
 }
 
-fn print_group(group: &Group, out: &mut Out) -> Result<()> {
+fn print_group(group: &Group, same: Option<&str>, out: &mut Out) -> Result<()> {
     let age = group.oldest_seconds.map_or_else(String::new, |seconds| {
         format!(", oldest {}", time::age(Duration::from_secs(seconds)))
     });
-    out.line(&format!("  {:>6}  {}{age}", group.leaked, group.name))?;
+    let same = same.map_or_else(String::new, |name| format!(", as {name}"));
+    out.line(&format!("  {:>6}  {}{age}{same}", group.leaked, group.name))?;
+    if !same.is_empty() {
+        return Ok(());
+    }
     for (how, count) in &group.how {
         let times = if group.how.len() > 1 {
             format!("{count} x ")
@@ -196,12 +225,12 @@ const fn title(by: By) -> &'static str {
 }
 
 /// Cookies that are gone, or were completed too often, with who did it and who suffered.
-fn closed(title: &str, rows: &[&Row<'_>], out: &mut Out) -> Result<()> {
+fn closed(title: &str, rows: &[&Row<'_>], limit: Limit, out: &mut Out) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
     out.line(title)?;
-    for row in rows {
+    for row in rows.iter().take(limit.0) {
         let culprit = row
             .verdict
             .as_ref()
@@ -235,5 +264,6 @@ fn closed(title: &str, rows: &[&Row<'_>], out: &mut Out) -> Result<()> {
             }
         }
     }
+    limit.rest(rows.len(), out)?;
     Ok(out.line("")?)
 }

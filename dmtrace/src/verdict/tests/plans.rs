@@ -5,11 +5,12 @@ use std::time::Duration;
 use super::scene::Scene;
 use crate::{
     clean::{
-        plan::{Action, Options, Plan},
+        plan::{Action, Counted, Excess, Options, Plan, PlanEntry, UNPROVEN_MAX},
         recheck::{What, recheck},
     },
     facts::{HostFacts, SetSnapshot, Snapshot},
-    verdict::{Completeness, Context, Obstacle, Rules, Thresholds, survey},
+    ids::Key,
+    verdict::{Completeness, Completion, Context, Obstacle, Rules, Thresholds, survey},
 };
 
 fn plan(scene: &Scene, snapshot: &Snapshot, facts: &HostFacts, options: Options) -> Plan {
@@ -76,14 +77,108 @@ fn a_young_leak_is_kept() {
     assert_eq!(removed.acts().count(), 1, "{removed:#?}");
 }
 
+/// So many leaks of owners that were killed.
+fn many(count: u32) -> (Scene, Snapshot, HostFacts) {
+    let mut scene = Scene::new();
+    for number in 0..count {
+        let proc = scene.lvm();
+        let tid = scene.tid(proc);
+        let sem = scene.world.create(proc, tid, Key(0x0d4d_0001 + number));
+        scene.set(proc, sem);
+        scene.kill(proc);
+    }
+    let (snapshot, facts) = scene.after(700);
+    (scene, snapshot, facts)
+}
+
 #[test]
-fn the_fuse_blows_for_all() {
-    let (scene, snapshot, facts) = leaked(700);
+fn the_number_of_proven_leaks_blows_no_fuse() {
+    for count in [1, 100, 128, 5000] {
+        let (scene, snapshot, facts) = many(count);
+        let plan = plan(&scene, &snapshot, &facts, Options::default());
+        assert!(!plan.blown && plan.excess.is_none(), "{count}");
+        assert_eq!(plan.acts().count(), count as usize);
+        assert!(plan.acts().all(PlanEntry::is_proven_leak));
+    }
+}
+
+#[test]
+fn a_number_that_was_given_always_rules() {
+    let (scene, snapshot, facts) = many(128);
+    let with = |max| {
+        let options = Options {
+            max: Some(max),
+            ..Options::default()
+        };
+        plan(&scene, &snapshot, &facts, options)
+    };
+    for max in [0, 1, 100, 127] {
+        let plan = with(max);
+        let (count, of) = (128, Counted::All);
+        assert_eq!(plan.excess, Some(Excess { count, max, of }));
+        assert!(plan.blown);
+        assert_eq!(plan.acts().count(), 0, "part of it would be done");
+    }
+    assert!(!with(128).blown);
+    // And so it does for a plan that was made before, in both directions.
+    let mut made = plan(&scene, &snapshot, &facts, Options::default());
+    made.limit(Some(127));
+    assert!(made.blown);
+    made.limit(Some(1000));
+    assert!(made.blown, "a fuse that has blown mends itself");
+}
+
+#[test]
+fn what_is_not_proven_counts_beside_any_number_of_proven_leaks() {
+    let unproven: [(&str, fn(&mut PlanEntry)); 4] = [
+        ("inferred", |entry| entry.verdict.observed = false),
+        ("its owner lives", |entry| entry.gone.clear()),
+        ("nobody is known", |entry| entry.owner = None),
+        ("to be completed", |entry| {
+            entry.action = Action::Complete(Completion { value: 1, count: 1 });
+        }),
+    ];
+    let (scene, snapshot, facts) = many(300);
+    let proven = plan(&scene, &snapshot, &facts, Options::default());
+    for (what, change) in unproven {
+        let mixed = |count: usize| {
+            let mut plan = proven.clone();
+            plan.entries.iter_mut().take(count).for_each(change);
+            plan.limit(None);
+            plan
+        };
+        let max = UNPROVEN_MAX;
+        assert!(!mixed(max).blown, "{what}");
+        let over = mixed(max + 1);
+        let (count, of) = (max + 1, Counted::Unproven);
+        assert_eq!(over.excess, Some(Excess { count, max, of }), "{what}");
+        assert!(over.blown, "{what}");
+    }
+}
+
+#[test]
+fn leaks_that_a_person_vouches_for_are_not_proven() {
+    let (scene, snapshot, facts) = many(101);
     let options = Options {
-        max: Some(0),
+        rules: Rules {
+            inferred: true,
+            ..Rules::default()
+        },
+        force_unknown: true,
         ..Options::default()
     };
-    let plan = plan(&scene, &snapshot, &facts, options);
+    // A trace that has lost messages proves nothing.
+    let mut completeness = Completeness::default();
+    completeness.lost.add(1);
+    let context = Context {
+        facts: &facts,
+        completeness: &completeness,
+        thresholds: &Thresholds::default(),
+    };
+    let judged = survey(&scene.ledger, Some(&snapshot), &context);
+    let plan = Plan::build(&judged, &scene.ledger, &context, options);
+    let (count, max, of) = (101, UNPROVEN_MAX, Counted::Unproven);
+    assert_eq!(plan.excess, Some(Excess { count, max, of }));
     assert!(plan.blown);
     assert_eq!(plan.acts().count(), 0);
 }

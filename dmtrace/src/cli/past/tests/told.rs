@@ -226,7 +226,7 @@ fn a_report_on_a_time_ranks_who_leaks_and_says_what_is_not_known() {
     assert_eq!(code, ExitCode::from(1));
     for wanted in [
         "4 cookies leaked: 1 removed, 3 still there",
-        "LEAKED COOKIES BY EXECUTABLE\n       3  /usr/sbin/dockerd",
+        "WHO LEAKS\n       3  /usr/sbin/dockerd",
         "owner moved on and never waited",
         "VICTIMS",
         "/usr/sbin/mysqld",
@@ -246,10 +246,27 @@ fn a_report_on_a_time_ranks_who_leaks_and_says_what_is_not_known() {
     assert_eq!(value["type"], "history_report");
     assert_eq!(value["leaked"].as_array().unwrap().len(), 4);
     assert_eq!(value["by_executable"][0]["leaked"], 3);
+    assert_eq!(value["culprits"][0]["executable"], "/usr/sbin/dockerd");
+    let (text, _) = run(&[&words[..], &["--by", "executable"]].concat(), false);
+    let by = "LEAKED COOKIES BY EXECUTABLE\n       3  /usr/sbin/dockerd";
+    assert!(text.contains(by), "{text}");
     assert_eq!(value["gaps"][0]["why"], "killed");
     assert_eq!(value["complete"], false);
     let (text, _) = run(&[&words[..], &["--comm", "lvm", "--json"]].concat(), false);
     assert!(!text.contains("dockerd["), "{text}");
+    // Failed creations are kept by namespace, and not by user.
+    let filtered = |option: &str| run(&[&words[..], &[option]].concat(), false).0;
+    let here = filtered("--ipc-ns=host");
+    assert!(here.contains("/usr/sbin/mysqld"), "{here}");
+    let elsewhere = filtered("--ipc-ns=4026530001");
+    assert!(!elsewhere.contains("mysqld"), "{elsewhere}");
+    assert!(
+        elsewhere.contains("among those that the filters"),
+        "{elsewhere}"
+    );
+    let of_user = filtered("--uid=12345");
+    assert!(!of_user.contains("mysqld"), "{of_user}");
+    assert!(of_user.contains("Left out: failed creations"), "{of_user}");
     // A time in which nothing was kept is no clean one.
     let (text, code) = run(
         &[
@@ -283,6 +300,18 @@ fn a_past_cookie_is_explained_by_its_number() {
         "removed by dmtrace[77]",
     ] {
         assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    // Never with what the filters leave out.
+    for option in ["--ipc-ns=4026530001", "--uid=12345", "--state=stuck"] {
+        let words = ["dmtrace", "explain", &live[0].1, "--history", file, option];
+        let Verb::Explain(args) = Cli::try_parse_from(words).unwrap().verb else {
+            panic!();
+        };
+        let error = explain::run(&args, false, &mut Page::default().out()).unwrap_err();
+        assert!(
+            error.to_string().contains("that the filters choose"),
+            "{error}"
+        );
     }
     let (text, _) = run(&["explain", &live[0].1, "--history", file], true);
     let value: Value = serde_json::from_str(&text).unwrap();

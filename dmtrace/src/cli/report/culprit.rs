@@ -1,0 +1,325 @@
+//! Who leaks, on one screen: processes that did the same are one entry.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::Result;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::group::{Leak, executable};
+use crate::{
+    cli::row::describe,
+    host::container::Workload,
+    output::{Out, time, wrap},
+    stack::CallSite,
+};
+
+/// Columns of the text, and of what stands before it in the lines of an entry.
+const WIDTH: usize = 80;
+const INDENT: usize = 10;
+/// So many of a kind are named in one entry.
+const NAMED: usize = 3;
+
+/// Leaks of processes that did the same: the same program, the same end, the same calls.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Culprit {
+    /// Path of the executable, or its name.
+    pub(crate) executable: String,
+    /// What happened.
+    pub(crate) how: String,
+    /// The calls, in one line.
+    pub(crate) calls: Option<String>,
+    /// Leaked cookies.
+    pub(crate) leaked: usize,
+    /// Of these, seen and not inferred.
+    pub(crate) observed: usize,
+    /// Processes that left them.
+    pub(crate) processes: usize,
+    /// Their numbers, as far as they are known.
+    pub(crate) pids: BTreeSet<u32>,
+    /// Containers and units of systemd that they ran in, with their cookies.
+    pub(crate) workloads: BTreeMap<String, usize>,
+    /// Age of the oldest, seconds.
+    pub(crate) oldest_seconds: Option<u64>,
+    /// Devices that they were used for, the first few.
+    pub(crate) devices: Vec<String>,
+    /// The calls.
+    pub(crate) call_site: Option<Value>,
+    /// `name[pid]` of each; one is named where there is only one.
+    #[serde(skip)]
+    owners: BTreeSet<String>,
+    /// On one of the processes.
+    #[serde(skip)]
+    lines: Vec<(&'static str, String)>,
+}
+
+/// Puts together what did the same. The program that leaks most comes first.
+pub(crate) fn culprits(leaked: &[Leak]) -> Vec<Culprit> {
+    let mut found: BTreeMap<(String, String, Option<String>), Culprit> = BTreeMap::new();
+    let mut programs: BTreeMap<String, usize> = BTreeMap::new();
+    for leak in leaked {
+        let image = leak.image.as_ref();
+        let program = executable(image.and_then(|image| image.exe.as_deref()), &leak.comm);
+        *programs.entry(program.clone()).or_default() += 1;
+        let calls = leak.site.as_ref().map(CallSite::line);
+        let key = (program, leak.how.clone(), calls);
+        let culprit = found.entry(key.clone()).or_insert_with(|| Culprit {
+            executable: key.0,
+            how: key.1,
+            calls: key.2,
+            call_site: leak.site.as_ref().map(CallSite::json),
+            ..Culprit::default()
+        });
+        culprit.leaked += 1;
+        culprit.observed += usize::from(leak.observed);
+        culprit.oldest_seconds = culprit.oldest_seconds.max(leak.age_seconds);
+        culprit.pids.extend(leak.pid);
+        culprit.owners.extend(leak.owner.clone());
+        for device in &leak.devices {
+            if culprit.devices.len() < 5 && !culprit.devices.contains(device) {
+                culprit.devices.push(device.clone());
+            }
+        }
+        if let Some(image) = image {
+            let workload = Workload::from_cgroup(&image.cgroup).to_string();
+            if workload != "-" {
+                *culprit.workloads.entry(workload).or_default() += 1;
+            }
+            if culprit.lines.is_empty() {
+                culprit.lines = describe(image);
+            }
+        }
+    }
+    let mut ranked: Vec<Culprit> = found.into_values().collect();
+    for culprit in &mut ranked {
+        culprit.processes = culprit.owners.len();
+    }
+    ranked.sort_by(|a, b| {
+        let whole = |it: &Culprit| programs.get(&it.executable).copied();
+        whole(b)
+            .cmp(&whole(a))
+            .then_with(|| a.executable.cmp(&b.executable))
+            .then_with(|| b.leaked.cmp(&a.leaked))
+    });
+    ranked
+}
+
+/// Prints so many of them, and what is left out.
+pub(crate) fn print(culprits: &[Culprit], most: usize, out: &mut Out) -> Result<()> {
+    if culprits.is_empty() {
+        return Ok(());
+    }
+    out.line("WHO LEAKS")?;
+    for culprit in culprits.iter().take(most) {
+        one(culprit, out)?;
+    }
+    let rest = culprits.get(most..).unwrap_or_default();
+    if !rest.is_empty() {
+        let cookies: usize = rest.iter().map(|it| it.leaked).sum();
+        let processes: usize = rest.iter().map(|it| it.processes).sum();
+        let text = format!(
+            "and {} of {} more: --all",
+            count(cookies, "cookie"),
+            many(processes)
+        );
+        out.line(&format!("  {text}"))?;
+    }
+    Ok(out.line("")?)
+}
+
+fn one(culprit: &Culprit, out: &mut Out) -> Result<()> {
+    let place = match first_few(culprit.workloads.keys().map(String::as_str)) {
+        text if text.is_empty() => text,
+        text => format!(", in {text}"),
+    };
+    let head = format!("{}{place}", culprit.executable);
+    for (number, line) in wrap(&head, WIDTH - INDENT).iter().enumerate() {
+        if number == 0 {
+            out.line(&format!("  {:>6}  {line}", culprit.leaked))?;
+        } else {
+            out.line(&format!("{:INDENT$}{line}", ""))?;
+        }
+    }
+    let mut line = |label: &str, text: &str| -> Result<()> {
+        for (number, part) in wrap(text, WIDTH - 2 * INDENT).iter().enumerate() {
+            let label = if number == 0 { label } else { "" };
+            out.line(&format!("{:INDENT$}{label:<10}{part}", ""))?;
+        }
+        Ok(())
+    };
+    if let Some(calls) = &culprit.calls {
+        line("calls", calls)?;
+    }
+    line("what", &culprit.how)?;
+    if culprit.observed < culprit.leaked {
+        let inferred = culprit.leaked - culprit.observed;
+        line(
+            "",
+            &format!("{inferred} of {} inferred, not seen", culprit.leaked),
+        )?;
+    }
+    let age = culprit.oldest_seconds.map_or_else(String::new, |seconds| {
+        format!("; oldest {}", time::age(Duration::from_secs(seconds)))
+    });
+    let who = match (culprit.processes, culprit.owners.first()) {
+        (0, _) => "who it was is not known".to_owned(),
+        (1, Some(owner)) => owner.clone(),
+        (processes, _) => {
+            let pids: Vec<String> = culprit.pids.iter().map(ToString::to_string).collect();
+            let pids = first_few(pids.iter().map(String::as_str));
+            format!("{}: {pids}", many(processes))
+        }
+    };
+    line("who", &format!("{who}{age}"))?;
+    if !culprit.devices.is_empty() {
+        line("devices", &culprit.devices.join(", "))?;
+    }
+    for (label, text) in &culprit.lines {
+        // The program and where it runs stand above.
+        if matches!(*label, "command" | "below") {
+            line(label, text)?;
+        }
+    }
+    Ok(())
+}
+
+/// `a, b, c and 125 more`.
+fn first_few<'a>(all: impl Iterator<Item = &'a str> + Clone) -> String {
+    let named: Vec<&str> = all.clone().take(NAMED).collect();
+    let more = all.count().saturating_sub(NAMED);
+    let named = named.join(", ");
+    if more == 0 {
+        named
+    } else {
+        format!("{named} and {more} more")
+    }
+}
+
+/// `1 process`, `7 processes`.
+pub(crate) fn many(processes: usize) -> String {
+    match processes {
+        1 => "1 process".to_owned(),
+        count => format!("{count} processes"),
+    }
+}
+
+/// `1 cookie`, `7 cookies`.
+pub(crate) fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::ProcessImage;
+
+    fn leak(pid: u32, exe: &str, how: &str, cgroup: &str) -> Leak {
+        Leak {
+            owner: Some(format!("actor[{pid}]+")),
+            pid: Some(pid),
+            comm: "actor".to_owned(),
+            how: how.to_owned(),
+            observed: true,
+            age_seconds: Some(u64::from(pid)),
+            key: format!("0x0d4d{pid:04x}"),
+            image: Some(ProcessImage {
+                exe: Some(exe.to_owned()),
+                cmdline: Some(vec!["actor".to_owned(), "cycle".to_owned()]),
+                cgroup: cgroup.to_owned(),
+                ..ProcessImage::default()
+            }),
+            ..Leak::default()
+        }
+    }
+
+    fn text(leaked: &[Leak], most: usize) -> String {
+        let page = crate::cli::tests::Page::default();
+        let mut out = page.out();
+        print(&culprits(leaked), most, &mut out).unwrap();
+        out.flush().unwrap();
+        page.text()
+    }
+
+    #[test]
+    fn equal_processes_are_one_entry_on_one_screen() {
+        let killed = "owner killed by SIGKILL before waiting";
+        let mut leaks: Vec<Leak> = (1..=128)
+            .map(|pid| {
+                leak(
+                    pid,
+                    "/usr/sbin/lvcreate",
+                    killed,
+                    "/system.slice/lvm.service",
+                )
+            })
+            .collect();
+        // One of them left a second one.
+        leaks.push(leak(
+            7,
+            "/usr/sbin/lvcreate",
+            killed,
+            "/system.slice/lvm.service",
+        ));
+        let text = text(&leaks, 5);
+        assert!(text.lines().count() <= 10, "{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+        let first = text.lines().nth(1).unwrap();
+        assert!(
+            first.contains("129  /usr/sbin/lvcreate, in lvm.service"),
+            "{text}"
+        );
+        assert!(
+            text.contains("128 processes: 1, 2, 3 and 125 more; oldest"),
+            "{text}"
+        );
+        assert_eq!(text.matches(killed).count(), 1, "{text}");
+        assert!(!text.contains("--all"), "{text}");
+    }
+
+    #[test]
+    fn what_differs_is_told_apart_and_what_is_left_out_is_counted() {
+        let mut leaks = Vec::new();
+        for program in 0..9 {
+            for pid in 0..=program {
+                let exe = format!("/bin/{program}");
+                leaks.push(leak(100 * program + pid, &exe, "owner exited", "/"));
+            }
+        }
+        leaks.push(leak(899, "/bin/8", "owner went on and never waited", "/"));
+        let found = culprits(&leaks);
+        assert_eq!(found.len(), 10);
+        // The program that leaks most, with both of its entries.
+        assert_eq!(found[0].executable, "/bin/8");
+        assert_eq!(found[1].executable, "/bin/8");
+        assert_eq!((found[0].leaked, found[1].leaked), (9, 1));
+        let short = text(&leaks, 5);
+        // 46 cookies, of which 9 + 1 + 8 + 7 + 6 are shown.
+        assert!(
+            short.contains("and 15 cookies of 15 processes more: --all"),
+            "{short}"
+        );
+        let all = text(&leaks, usize::MAX);
+        assert!(!all.contains("more: --all"), "{all}");
+        for program in 0..9 {
+            assert!(all.contains(&format!("/bin/{program}")), "{all}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_named_where_nobody_is_known() {
+        let leaks = [Leak {
+            how: "owner gone".to_owned(),
+            ..Leak::default()
+        }];
+        let text = text(&leaks, 5);
+        assert!(text.contains("who it was is not known"), "{text}");
+        assert!(text.contains("1 of 1 inferred"), "{text}");
+    }
+}

@@ -1,0 +1,477 @@
+//! Verb by filter: one filter means the same in every verb that has it, and no verb takes one that
+//! it does not heed. A verb or a filter without a row here fails.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::error::ErrorKind;
+
+use super::{Page, least, refused, taken, verbs};
+use crate::{
+    cli::{
+        Verb,
+        case::Case,
+        clean, exec, explain,
+        filter::{Filters, HEADING},
+        list,
+        observer::{Observer as _, View},
+        printer::{Printer, Style},
+        report, watch,
+    },
+    event::{Actor, Command, Event, ExitStatus, Ioctl, ProcessImage, Quality, What},
+    facts::{HostFacts, LiveProcess, NsSnapshot, SemLimits, SemState, SetSnapshot, Snapshot},
+    ids::{BootTime, DevNum, IpcNs, Key, ProcId, SemId, UnixTime},
+    ledger::{Change, Ledger},
+    verdict::Thresholds,
+};
+
+const SECOND: u64 = 1_000_000_000;
+const NOW: u64 = 10_000;
+const OTHER_NS: u32 = 4_026_532_999;
+
+/// Who makes what.
+struct Cast {
+    name: &'static str,
+    tgid: u32,
+    uid: u32,
+    cgroup: &'static str,
+    sem: SemId,
+    key: u32,
+    /// Seconds since boot.
+    made: u64,
+    device: &'static str,
+    killed: bool,
+}
+
+const CAST: [Cast; 3] = [
+    Cast {
+        name: "alpha",
+        tgid: 100,
+        uid: 0,
+        cgroup: "/docker/4f3a1c2b5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708",
+        sem: SemId {
+            ns: IpcNs::HOST,
+            semid: 1,
+        },
+        key: 0x0d4d_000a,
+        made: 1000,
+        device: "vg-a",
+        killed: true,
+    },
+    Cast {
+        name: "beta",
+        tgid: 200,
+        uid: 1000,
+        cgroup: "/system.slice/beta.service",
+        sem: SemId {
+            ns: IpcNs(OTHER_NS),
+            semid: 2,
+        },
+        key: 0x0d4d_000b,
+        made: 9000,
+        device: "vg-b",
+        killed: true,
+    },
+    // The same semid as the first, in another namespace.
+    Cast {
+        name: "gamma",
+        tgid: 300,
+        uid: 1000,
+        cgroup: "/system.slice/gamma.service",
+        sem: SemId {
+            ns: IpcNs(OTHER_NS),
+            semid: 1,
+        },
+        key: 0x0d4d_000c,
+        made: 9500,
+        device: "vg-c",
+        killed: false,
+    },
+];
+
+/// A filter, the names of those whose cookies pass, and of those who pass as victims: all three
+/// got ENOSPC as well.
+type Row = (
+    &'static str,
+    &'static str,
+    &'static [&'static str],
+    &'static [&'static str],
+);
+
+const FILTERS: &[Row] = &[
+    ("pid", "100", &["alpha"], &["alpha"]),
+    ("comm", "beta", &["beta"], &["beta"]),
+    ("uid", "root", &["alpha"], &["alpha"]),
+    ("uid", "1000", &["beta", "gamma"], &["beta", "gamma"]),
+    ("container", "4f3a1c", &["alpha"], &["alpha"]),
+    ("container", "gamma.service", &["gamma"], &["gamma"]),
+    ("ipc-ns", "host", &["alpha"], &["alpha"]),
+    (
+        "ipc-ns",
+        "4026532999",
+        &["beta", "gamma"],
+        &["beta", "gamma"],
+    ),
+    // A victim has no set.
+    ("device", "vg-b", &["beta"], &[]),
+    ("key", "0x0d4d000c", &["gamma"], &[]),
+    ("semid", "1", &["alpha", "gamma"], &[]),
+    ("state", "leaked", &["alpha", "beta"], &[]),
+    ("state", "stuck", &[], &[]),
+    ("min-age", "5000", &["alpha"], &[]),
+];
+
+/// What a verb does with filters.
+enum Rule {
+    /// It tells of these cookies.
+    Chooses(fn(&Scene, &Filters) -> Vec<Key>),
+    /// It is about the whole host, and refuses them.
+    Refuses,
+}
+
+const VERBS: &[(&str, Rule)] = &[
+    ("watch", Rule::Chooses(watched)),
+    ("list", Rule::Chooses(listed)),
+    ("report", Rule::Chooses(reported)),
+    ("explain", Rule::Chooses(explained)),
+    ("exec", Rule::Chooses(left)),
+    ("record", Rule::Refuses),
+    ("serve", Rule::Refuses),
+    ("clean", Rule::Chooses(cleaned)),
+    ("doctor", Rule::Refuses),
+];
+
+struct Scene {
+    case: Case,
+    changes: Vec<Change>,
+}
+
+fn id(tgid: u32) -> ProcId {
+    ProcId {
+        tgid,
+        start: BootTime(SECOND),
+    }
+}
+
+fn scene() -> Scene {
+    let mut ledger = Ledger::new();
+    let mut case = Case::empty();
+    let mut changes = Vec::new();
+    let spaces = [IpcNs::HOST, IpcNs(OTHER_NS)];
+    let mut snapshot = Snapshot {
+        began: BootTime(SECOND),
+        ended: BootTime(SECOND),
+        namespaces: spaces
+            .map(|ns| NsSnapshot {
+                ns,
+                limits: SemLimits {
+                    semmni: 128,
+                    ..SemLimits::default()
+                },
+                ..NsSnapshot::default()
+            })
+            .to_vec(),
+        ..Snapshot::default()
+    };
+    ledger.reconcile(&snapshot);
+    let mut facts = HostFacts {
+        now: BootTime(NOW * SECOND),
+        wall: UnixTime(1_800_000_000),
+        processes_complete: true,
+        carriers_complete: true,
+        ..HostFacts::default()
+    };
+    for it in &CAST {
+        let mut at = it.made * SECOND;
+        let mut say = |what: What| {
+            at += 1000;
+            let event = Event {
+                at: BootTime(at),
+                began: None,
+                actor: Actor {
+                    id: id(it.tgid),
+                    exec: 0,
+                    tid: it.tgid,
+                    comm: it.name.to_owned(),
+                },
+                quality: Quality::default(),
+                what,
+            };
+            changes.extend(ledger.apply(&event));
+        };
+        let (sem, key) = (it.sem, Key(it.key));
+        say(What::Process(Box::new(ProcessImage {
+            id: id(it.tgid),
+            comm: it.name.to_owned(),
+            exe: Some(format!("/usr/bin/{}", it.name)),
+            uid: it.uid,
+            ipc_ns: sem.ns,
+            cgroup: it.cgroup.to_owned(),
+            ..ProcessImage::default()
+        })));
+        say(What::Created {
+            sem,
+            key,
+            nsems: 1,
+            semflg: 0o600,
+        });
+        say(What::SetVal {
+            sem,
+            key,
+            value: 1,
+            errno: 0,
+        });
+        say(What::Ioctl(Box::new(Ioctl {
+            sem,
+            key,
+            command: Command::Resume,
+            errno: 0,
+            began: BootTime(it.made * SECOND),
+            name: it.device.to_owned(),
+            new_name: None,
+            uuid: None,
+            device: DevNum::known(253, it.tgid),
+            uevent: false,
+            deferred: false,
+            udev_flags: 0,
+        })));
+        say(What::CreateFailed {
+            ns: sem.ns,
+            key: Key(0x0d4d_7777),
+            errno: libc::ENOSPC,
+        });
+        if it.killed {
+            say(What::Exit {
+                status: ExitStatus::Signal(9),
+            });
+        } else {
+            let live = LiveProcess {
+                start_ticks: id(it.tgid).start_ticks(),
+                comm: it.name.to_owned(),
+                ..LiveProcess::default()
+            };
+            facts.processes.insert(it.tgid, live);
+        }
+        let spaces = &mut snapshot.namespaces;
+        let space = spaces.iter_mut().find(|space| space.ns == sem.ns);
+        space.unwrap().sets.push(SetSnapshot {
+            semid: sem.semid,
+            key,
+            mode: 0o600,
+            nsems: 1,
+            first: Some(SemState {
+                value: 1,
+                pid: it.tgid,
+                ..SemState::default()
+            }),
+            ..SetSnapshot::default()
+        });
+    }
+    snapshot.began = BootTime(NOW * SECOND);
+    snapshot.ended = snapshot.began;
+    ledger.reconcile(&snapshot);
+    ledger.observe(&facts);
+    case.ledger = ledger;
+    case.snapshot = snapshot;
+    case.facts = facts;
+    case.since = Some(BootTime(SECOND));
+    Scene { case, changes }
+}
+
+fn listed(scene: &Scene, filters: &Filters) -> Vec<Key> {
+    let rows = list::chosen(&scene.case, false, filters);
+    rows.iter().map(|row| row.semaphore.key).collect()
+}
+
+fn explained(scene: &Scene, filters: &Filters) -> Vec<Key> {
+    let rows = explain::chosen(&scene.case, filters);
+    rows.iter().map(|row| row.semaphore.key).collect()
+}
+
+/// Every section of it, by name; the sum is what `explain` may tell.
+fn reported(scene: &Scene, filters: &Filters) -> Vec<Key> {
+    let rows = explain::chosen(&scene.case, filters);
+    let told = report::find(&scene.case, &rows, filters);
+    let listed: BTreeSet<Key> = [&told.leaked, &told.stuck, &told.accidents, &told.ended]
+        .into_iter()
+        .flatten()
+        .map(|row| row.semaphore.key)
+        .collect();
+    // One that is in good order is in no section.
+    let rest = rows.iter().map(|row| row.semaphore.key);
+    let open = rest.filter(|key| *key == Key(CAST[2].key));
+    for space in &told.exhaustion {
+        assert!(filters.wants_ns(space.ipc_ns), "{filters:?}");
+        let here = told.leaked.iter();
+        let here = here.filter(|row| row.semaphore.id.ns == space.ipc_ns);
+        assert_eq!(space.leaked, here.count(), "{filters:?}");
+    }
+    listed.into_iter().chain(open).collect()
+}
+
+fn left(scene: &Scene, filters: &Filters) -> Vec<Key> {
+    let mut rows = list::rows(&scene.case, false);
+    exec::keep(&mut rows, filters);
+    rows.iter().map(|row| row.semaphore.key).collect()
+}
+
+fn cleaned(scene: &Scene, filters: &Filters) -> Vec<Key> {
+    let mut args = match taken(&["clean"]).verb {
+        Verb::Clean(args) => args,
+        other => panic!("{other:?}"),
+    };
+    args.filters = filters.clone();
+    let chosen = clean::chosen(&scene.case, &Thresholds::default(), &args);
+    chosen.iter().map(|it| it.semaphore.key).collect()
+}
+
+/// The lines of `watch` that name a cookie. What a step had no age or state for does not pass, so
+/// findings, which have them, are printed, too.
+fn watched(scene: &Scene, filters: &Filters) -> Vec<Key> {
+    if watch::check(filters).is_err() {
+        return Vec::new();
+    }
+    let page = Page::default();
+    let mut out = page.out();
+    let style = Style {
+        json: true,
+        all: false,
+    };
+    let mut printer = Printer::new(&mut out, style, filters, None, None);
+    let view = View {
+        ledger: &scene.case.ledger,
+        context: None,
+    };
+    printer.changes(&scene.changes, &view).unwrap();
+    for judged in scene.case.judge(&Thresholds::default()) {
+        if judged.verdict.class.is_finding() {
+            printer.finding(&judged, &view).unwrap();
+        }
+    }
+    printer.idle().unwrap();
+    let text = page.text();
+    CAST.iter()
+        .filter(|it| text.contains(&format!("{:#010x}", it.key)))
+        .map(|it| Key(it.key))
+        .collect()
+}
+
+fn filters_of(verb: &str, words: &[&str]) -> Filters {
+    match taken(&[&[verb], words, least(verb)].concat()).verb {
+        Verb::Watch(args) => args.filters,
+        Verb::List(args) => args.filters,
+        Verb::Report(args) => args.filters,
+        Verb::Explain(args) => args.filters,
+        Verb::Exec(args) => args.filters,
+        Verb::Clean(args) => args.filters,
+        Verb::Record(_) | Verb::Serve(_) | Verb::Doctor(_) => panic!("{verb} has none"),
+    }
+}
+
+#[test]
+fn the_table_has_every_verb_and_every_filter() {
+    let rows: BTreeSet<&str> = FILTERS.iter().map(|(name, ..)| *name).collect();
+    let mut named: Vec<String> = Vec::new();
+    for verb in verbs() {
+        let options = verb.get_arguments();
+        let has: BTreeSet<&str> = options
+            .filter(|it| it.get_help_heading() == Some(HEADING))
+            .filter_map(|it| it.get_long())
+            .collect();
+        let rule = VERBS.iter().find(|(name, _)| *name == verb.get_name());
+        match rule {
+            Some((_, Rule::Chooses(_))) => assert_eq!(has, rows, "{}", verb.get_name()),
+            Some((_, Rule::Refuses)) => assert!(has.is_empty(), "{}: {has:?}", verb.get_name()),
+            None => panic!("{} has no row", verb.get_name()),
+        }
+        named.push(verb.get_name().to_owned());
+    }
+    assert_eq!(named.len(), VERBS.len(), "{named:?}");
+    for name in &rows {
+        let of_it = || FILTERS.iter().filter(|(row, ..)| row == name);
+        assert!(of_it().any(|(_, _, pass, _)| !pass.is_empty()), "{name}");
+        assert!(
+            of_it().all(|(_, _, pass, _)| pass.len() < CAST.len()),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_filter_means_the_same_in_every_verb() {
+    let scene = scene();
+    let names: BTreeMap<Key, &str> = CAST.iter().map(|it| (Key(it.key), it.name)).collect();
+    for (verb, rule) in VERBS {
+        for (filter, value, expected, _) in FILTERS {
+            let option = format!("--{filter}={value}");
+            let Rule::Chooses(choose) = rule else {
+                let error = refused(&[&[*verb, &option], least(verb)].concat());
+                assert_eq!(error.kind(), ErrorKind::UnknownArgument, "{verb} {option}");
+                continue;
+            };
+            let filters = filters_of(verb, &[&option]);
+            let told: BTreeSet<&str> = choose(&scene, &filters)
+                .iter()
+                .map(|key| names[key])
+                .collect();
+            // What watch tells while it traces happens now: nothing of it is old.
+            let expected: BTreeSet<&str> = match (*verb, *filter) {
+                ("watch", "min-age") => told.clone(),
+                _ => expected.iter().copied().collect(),
+            };
+            assert_eq!(told, expected, "{verb} {option}");
+        }
+        if let Rule::Chooses(choose) = rule {
+            assert_eq!(
+                choose(&scene, &Filters::default()).len(),
+                CAST.len(),
+                "{verb}"
+            );
+        }
+    }
+}
+
+#[test]
+fn victims_obey_the_filters() {
+    let scene = scene();
+    for (filter, value, _, expected) in FILTERS {
+        let option = format!("--{filter}={value}");
+        let filters = filters_of("report", &[&option]);
+        let rows = explain::chosen(&scene.case, &filters);
+        let told = report::find(&scene.case, &rows, &filters);
+        let told: BTreeSet<&str> = told.victims.iter().map(|it| it.comm.as_str()).collect();
+        let expected: BTreeSet<&str> = expected.iter().copied().collect();
+        assert_eq!(told, expected, "{option}");
+    }
+}
+
+#[test]
+fn watch_refuses_a_state_that_it_never_tells() {
+    for (state, fine) in [("leaked", true), ("stuck,accident", true), ("open", false)] {
+        let filters = filters_of("watch", &["--state", state]);
+        assert_eq!(watch::check(&filters).is_ok(), fine, "{state}");
+    }
+}
+
+#[test]
+fn a_set_without_a_verdict_is_in_no_state() {
+    let mut scene = scene();
+    let general = SemId {
+        ns: IpcNs::HOST,
+        semid: 9,
+    };
+    scene.case.snapshot.namespaces[0].sets.push(SetSnapshot {
+        semid: general.semid,
+        nsems: 3,
+        ..SetSnapshot::default()
+    });
+    scene.case.snapshot.began = BootTime((NOW + 1) * SECOND);
+    scene.case.snapshot.ended = scene.case.snapshot.began;
+    scene.case.ledger.reconcile(&scene.case.snapshot);
+    let shown = |words: &[&str]| {
+        let rows = list::chosen(&scene.case, true, &filters_of("list", words));
+        rows.iter().any(|row| row.semaphore.id == general)
+    };
+    assert!(shown(&["--all"]));
+    assert!(!shown(&["--all", "--state", "leaked"]));
+    assert!(!shown(&["--all", "--state", "unknown"]));
+}

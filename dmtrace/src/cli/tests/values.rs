@@ -1,0 +1,167 @@
+//! Values of options: unknown ones are never taken for something that finds nothing.
+
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+
+use super::{least, refused, taken, verbs};
+use crate::{
+    cli::{Verb, args::BackendArg},
+    ids::{IpcNs, Key},
+    probe::Backend,
+    verdict::State,
+};
+
+#[test]
+fn unknown_words_are_refused_with_those_that_are_known() {
+    let mut options = Vec::new();
+    for verb in verbs() {
+        for option in verb.get_arguments() {
+            let known = option.get_possible_values();
+            let (Some(long), false) = (option.get_long(), known.is_empty()) else {
+                continue;
+            };
+            if !option.get_action().takes_values() {
+                continue;
+            }
+            options.push(long.to_owned());
+            let word = format!("--{long}=nothing-of-this-kind");
+            let words = [&[verb.get_name(), &word], least(verb.get_name())].concat();
+            let error = refused(&words);
+            assert_eq!(error.kind(), ErrorKind::InvalidValue, "{words:?}: {error}");
+            assert_eq!(error.exit_code(), 2, "{words:?}");
+            let text = error.to_string();
+            for value in known {
+                assert!(text.contains(value.get_name()), "{words:?}: {text}");
+            }
+        }
+    }
+    for option in ["state", "output", "sort", "by", "backend", "color"] {
+        assert!(
+            options.iter().any(|it| it == option),
+            "{option}: {options:?}"
+        );
+    }
+}
+
+#[test]
+fn a_slip_of_the_finger_gets_the_word_that_was_meant() {
+    for (words, meant) in [
+        (["list", "--state", "leakd"], "leaked"),
+        (["list", "--state", "leaked,stuk"], "stuck"),
+        (["clean", "--state", "stucked"], "stuck"),
+        (["list", "-o", "key,semdi"], "semid"),
+        (["list", "--sort", "-agee"], "age"),
+        (["report", "--by", "proces"], "process"),
+        (["watch", "--backend", "kprobes"], "kprobe"),
+        (["list", "--color", "alway"], "always"),
+    ] {
+        let text = refused(&words).to_string();
+        assert!(text.contains(&format!("'{meant}'")), "{words:?}: {text}");
+    }
+}
+
+#[test]
+fn a_filter_takes_several_states_in_any_case() {
+    let states = |words: &[&str]| match taken(words).verb {
+        Verb::List(args) => args.filters.state,
+        other => panic!("{other:?}"),
+    };
+    let both = [State::Leaked, State::Stuck];
+    assert_eq!(states(&["list", "--state", "leaked,stuck"]), both);
+    assert_eq!(states(&["list", "--state=leaked", "--state=stuck"]), both);
+    assert_eq!(states(&["list", "--state", "LEAKED,Stuck"]), both);
+    for state in State::ALL {
+        assert_eq!(states(&["list", "--state", state.name()]), [state]);
+    }
+    assert_eq!(
+        states(&["list", "--state", "over_completed"]),
+        [State::OverCompleted]
+    );
+}
+
+#[test]
+fn a_backend_has_one_name() {
+    for backend in Backend::ALL {
+        let named = match taken(&["watch", "--backend", backend.name()]).verb {
+            Verb::Watch(args) => args.tuning.backend,
+            other => panic!("{other:?}"),
+        };
+        let same = match named {
+            Some(BackendArg::Fentry) => Backend::Trampoline,
+            Some(BackendArg::Kprobe) => Backend::Kprobe,
+            Some(BackendArg::Tracepoint) => Backend::Tracepoint,
+            None => panic!("none"),
+        };
+        assert_eq!(same, backend);
+        assert_eq!(serde_json::json!(backend), backend.name(), "in JSON");
+        assert_eq!(backend.to_string(), backend.name());
+    }
+}
+
+#[test]
+fn values_are_taken_as_people_write_them() {
+    match taken(&[
+        "list",
+        "--uid",
+        "root",
+        "--min-age",
+        "90",
+        "--ipc-ns",
+        "self",
+    ])
+    .verb
+    {
+        Verb::List(args) => {
+            assert_eq!(args.filters.uid, Some(0));
+            assert_eq!(args.filters.min_age, Some(Duration::from_secs(90)));
+            assert!(args.filters.ipc_ns.is_some_and(|ns| ns != IpcNs(0)));
+        }
+        other => panic!("{other:?}"),
+    }
+    match taken(&["clean", "0x0d4d1234", "7", "--older-than", "5"]).verb {
+        Verb::Clean(args) => {
+            let [by_key, by_semid] = args.cookies[..] else {
+                panic!("{:?}", args.cookies);
+            };
+            assert_eq!(by_key.key, Some(Key(0x0d4d_1234)));
+            assert_eq!((by_semid.key, by_semid.semid), (None, Some(7)));
+            assert_eq!(args.older_than, Some(Duration::from_secs(5)));
+        }
+        other => panic!("{other:?}"),
+    }
+    for wrong in [
+        ["list", "--uid", "no-such-user-here"],
+        ["list", "--ipc-ns", "mine"],
+        ["list", "--min-age", "soon"],
+        ["clean", "--older-than", "soon"],
+        ["clean", "--apply", "cookie"],
+    ] {
+        assert_eq!(refused(&wrong).exit_code(), 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_command_needs_no_dashes() {
+    let command = |words: &[&str]| match taken(words).verb {
+        Verb::Exec(args) => (args.command, args.grace),
+        other => panic!("{other:?}"),
+    };
+    let grace = Duration::from_secs(1);
+    let plain = command(&["exec", "--grace", "1", "make", "-j", "--json", "check"]);
+    assert_eq!(plain.0, ["make", "-j", "--json", "check"]);
+    assert_eq!(plain.1, grace);
+    let dashes = command(&[
+        "exec", "--grace", "1", "--", "make", "-j", "--json", "check",
+    ]);
+    assert_eq!(dashes, plain);
+    // What stands before the command is an option of exec, and may be a slip of the finger.
+    assert_eq!(
+        refused(&["exec", "--grac", "1", "make"]).kind(),
+        ErrorKind::UnknownArgument
+    );
+    assert_eq!(
+        refused(&["exec"]).kind(),
+        ErrorKind::MissingRequiredArgument
+    );
+}

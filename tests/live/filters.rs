@@ -1,0 +1,135 @@
+//! Filters and values of options, with the binary: what a typo does, and that no answer is of
+//! another namespace.
+
+use anyhow::{Context as _, Result, ensure};
+use dmtrace_tests::harness::{Running, actor, in_private_ns, ns_of, test};
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::{
+    NEEDS,
+    tracer::{dmtrace, dmtrace_json},
+};
+
+pub fn tests() -> Vec<Trial> {
+    vec![
+        test("filters::a_typo_is_no_empty_answer", NEEDS, typo),
+        test("filters::one_number_in_two_namespaces", NEEDS, two),
+        test(
+            "filters::a_set_without_a_verdict_is_in_no_state",
+            NEEDS,
+            states,
+        ),
+    ]
+}
+
+fn typo() -> Result<()> {
+    for (words, meant) in [
+        (&["list", "--state", "leakd"][..], "leaked"),
+        (&["clean", "--state", "leakt"], "leaked"),
+        (&["list", "--json", "-o", "smeid"], "semid"),
+        (&["list", "--json", "--sort", "ages"], "age"),
+        (&["report", "--by", "stak"], "stack"),
+        (&["watch", "--backend", "fentri"], "fentry"),
+        (&["list", "--color", "nevr"], "never"),
+    ] {
+        let output = dmtrace(words)?;
+        let text = String::from_utf8(output.stderr)?;
+        ensure!(output.status.code() == Some(2), "{words:?}: {text}");
+        ensure!(output.stdout.is_empty(), "{words:?} prints an answer");
+        ensure!(text.contains(meant), "{words:?}: {text}");
+    }
+    // The words of before are no words any more.
+    let output = dmtrace(&["list", "--state", "orphan"])?;
+    ensure!(output.status.code() == Some(2), "{output:?}");
+    Ok(())
+}
+
+/// semids begin at 0 in each new namespace: an actor there has the number of the one here.
+fn there(args: &[&str]) -> Result<(Running, String, i32)> {
+    let mut actor = actor(args)?;
+    let ns = actor.until("namespace")?.number("ns")?.to_string();
+    let semid = actor.until("created")?.semid()?;
+    Ok((actor, ns, semid))
+}
+
+fn spaces(object: &Value) -> Vec<String> {
+    let list = object["explanations"].as_array();
+    list.into_iter()
+        .flatten()
+        .map(|it| it["cookie"]["ipc_ns"].to_string())
+        .collect()
+}
+
+fn two() -> Result<()> {
+    in_private_ns(|| {
+        let here = ns_of("thread-self")?.to_string();
+        let mut own = actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
+        let semid = own.until("created")?.semid()?;
+        own.until("armed")?;
+        let hold = [
+            "cycle",
+            "--new-ipc-ns",
+            "--stop-at",
+            "after-inc",
+            "--how",
+            "hold",
+        ];
+        let (_cookie, other, same) = there(&hold)?;
+        let general = ["foreign", "--new-ipc-ns", "--key", "0x51e0", "--hold"];
+        let (_general, third, also) = there(&general)?;
+        ensure!(same == semid && also == semid, "{semid}, {same}, {also}");
+        let number = semid.to_string();
+        for (ns, told) in [
+            (&here, &here),
+            (&other, &other),
+            (&"self".to_owned(), &here),
+        ] {
+            let (object, _) = dmtrace_json(&["explain", &number, "--ipc-ns", ns])?;
+            ensure!(spaces(&object) == [told.clone()], "{ns}: {object}");
+            let (list, _) = dmtrace_json(&["list", "--all", "--semid", &number, "--ipc-ns", ns])?;
+            let rows = list["semaphores"].as_array().context("no list")?;
+            ensure!(rows.len() == 1, "{ns}: {list}");
+            ensure!(rows[0]["ipc_ns"].to_string() == *told, "{ns}: {list}");
+            let read = list["namespaces"].as_array().context("no namespaces")?;
+            ensure!(read.len() == 1, "{ns}: {list}");
+        }
+        // A set that is no cookie: it is told of, and not the cookie elsewhere.
+        let output = dmtrace(&["explain", &number, "--ipc-ns", &third])?;
+        let text = String::from_utf8(output.stdout)?;
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let wanted = format!("semid {number} in IPC namespace {third} is no cookie");
+        ensure!(words.contains(&wanted), "{text}");
+        ensure!(words.contains("0x000051e0"), "{text}");
+        // Nobody is to guess which of them is to be removed.
+        let output = dmtrace(&["clean", &number])?;
+        let text = String::from_utf8(output.stderr)?;
+        ensure!(output.status.code() == Some(2), "{text}");
+        ensure!(text.contains("--ipc-ns") && text.contains(&other), "{text}");
+        let (plan, _) = dmtrace_json(&["clean", &number, "--ipc-ns", "self"])?;
+        let entries = plan["plan"]["entries"].as_array().context("no plan")?;
+        ensure!(entries.len() == 1, "{plan}");
+        ensure!(entries[0]["ns"].to_string() == here, "{plan}");
+        Ok(())
+    })?
+}
+
+fn states() -> Result<()> {
+    in_private_ns(|| {
+        let _general = {
+            let mut actor = actor(&["foreign", "--nsems", "3", "--key", "0x51e1", "--hold"])?;
+            actor.until("created")?;
+            actor
+        };
+        let all = ["list", "--all", "--ipc-ns", "self"];
+        let rows = |more: &[&str]| -> Result<usize> {
+            let (list, _) = dmtrace_json(&[&all, more].concat())?;
+            Ok(list["semaphores"].as_array().context("no list")?.len())
+        };
+        ensure!(rows(&[])? == 1, "it is not shown at all");
+        for state in ["leaked", "unknown", "open,leaked,stuck"] {
+            ensure!(rows(&["--state", state])? == 0, "{state}");
+        }
+        Ok(())
+    })?
+}
