@@ -204,7 +204,7 @@ pub const PROC_REPLACED: u32 = 1 << 10;
 /// It has ended, owns nothing, and waits for userspace, which was not told everything.
 pub const PROC_TOMBSTONE: u32 = 1 << 8;
 
-const _: () = assert!(size_of::<SemRecord>() == 32 + 64 + 64 + 16 + 32 + 96);
+const _: () = assert!(size_of::<SemRecord>() == 32 + 64 + 64 + 16 + 32 + 48);
 const _: () = assert!(size_of::<Parent>() == 32);
 const _: () = assert!(size_of::<ProcRecord>() == 328 + 2 * PATH_LEN + CMDLINE_LEN);
 const _: () = assert!(511 + COMPONENT_LEN < PATH_LEN + CMDLINE_LEN);
