@@ -165,7 +165,7 @@ pub fn created(call: &Creation) {
     };
     // Overwrites: the kernel says that this set is new, so an older record of the same semid is
     // of a set whose removal went unseen.
-    if SEMS.insert(sem, record, 0).is_err() {
+    if SEMS.insert(&sem, &record, 0).is_err() {
         emit::count(Counter::SEM_MAP_FULL);
         if !owner.is_null() {
             // SAFETY: as above.
@@ -178,21 +178,21 @@ pub fn created(call: &Creation) {
             key: call.key,
         };
         // Full: device-mapper's events carry the key all the same.
-        let _joined_later = KEYS.insert(name, call.ret, 0);
+        let _joined_later = KEYS.insert(&name, &call.ret, 0);
     }
 }
 
 /// Whether a set is known: tells a `semget` that created from one that found.
 #[inline(always)]
 pub fn is_known(ns: u32, semid: i32) -> bool {
-    SEMS.get_ptr(SemKey { ns, semid }).is_some()
+    SEMS.get_ptr(&SemKey { ns, semid }).is_some()
 }
 
 /// The set of a live cookie, or -1.
 #[inline(always)]
 pub fn known_semid(name: CookieKey) -> i32 {
     // SAFETY: a value of four bytes, read at once.
-    unsafe { KEYS.get(name) }.copied().unwrap_or(-1)
+    unsafe { KEYS.get(&name) }.copied().unwrap_or(-1)
 }
 
 /// A key with the cookie magic was looked up in vain.
@@ -214,11 +214,11 @@ pub fn lookup_failed(ns: u32, key: u32, ret: i32, quality: u16) {
         ..SemEvent::default()
     };
     let _room_is_made = LOOKUPS.insert(
-        LookupKey {
+        &LookupKey {
             key,
             tid: event.header.tid,
         },
-        event,
+        &event,
         0,
     );
     emit::event(Kind::LookupFailed, &event);
@@ -230,7 +230,7 @@ pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16) {
     if !maybe_cookie(semid) {
         return;
     }
-    let Some(record) = SEMS.get_ptr_mut(SemKey { ns, semid }) else {
+    let Some(record) = SEMS.get_ptr_mut(&SemKey { ns, semid }) else {
         return;
     };
     // SAFETY: a live map value.
@@ -265,7 +265,7 @@ pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16) {
 /// The record of a cookie.
 #[inline(always)]
 pub fn tracked_cookie(ns: u32, semid: i32) -> Option<&'static mut SemRecord> {
-    let record = SEMS.get_ptr_mut(SemKey { ns, semid })?;
+    let record = SEMS.get_ptr_mut(&SemKey { ns, semid })?;
     // SAFETY: a live map value.
     let record = unsafe { &mut *record };
     (record.state & SEM_COOKIE != 0).then_some(record)
@@ -432,7 +432,7 @@ pub fn destroyed(ns: u32, semid: i32, key: u32, end: End, quality: u16) {
     } else {
         intern(&who);
     }
-    let Some(record) = SEMS.get_ptr_mut(sem) else {
+    let Some(record) = SEMS.get_ptr_mut(&sem) else {
         event.header.flags |= EVENT_UNTRACKED;
         emit::event(Kind::Destroyed, &event);
         return;
@@ -450,15 +450,15 @@ pub fn destroyed(ns: u32, semid: i32, key: u32, end: End, quality: u16) {
         };
         // The key may have been used again by the time the syscall backend hears of the removal.
         if known_semid(name) == semid {
-            let _gone_already = KEYS.remove(name);
+            let _gone_already = KEYS.remove(&name);
         }
     }
     let whole = SEM_ANNOUNCED | SEM_OPS_DROPPED | SEM_DM_DROPPED;
     let known = record.state & whole == SEM_ANNOUNCED;
     if sent && known {
-        let _gone_already = SEMS.remove(sem);
+        let _gone_already = SEMS.remove(&sem);
         if record.ioctls != 0 {
-            let _gone_already = DEVICES.remove(sem);
+            let _gone_already = DEVICES.remove(&sem);
         }
     } else if control_get(control::TOMBSTONES) < TOMBSTONES_MAX.load() {
         control_add(control::TOMBSTONES, 1);
@@ -471,10 +471,10 @@ pub fn destroyed(ns: u32, semid: i32, key: u32, end: End, quality: u16) {
                 0
             };
     } else {
-        let _gone_already = SEMS.remove(sem);
+        let _gone_already = SEMS.remove(&sem);
         emit::count(Counter::HISTORY_LOST);
     }
-    if let Some(owner_record) = PROCS.get_ptr_mut(owner) {
+    if let Some(owner_record) = PROCS.get_ptr_mut(&owner) {
         // SAFETY: a live map value.
         let owner_record = unsafe { &mut *owner_record };
         add(&raw mut owner_record.live, -1);

@@ -4,6 +4,7 @@ mod bench;
 mod build;
 mod demo;
 mod host;
+mod linker;
 mod lint;
 mod run;
 mod setup;

@@ -57,7 +57,7 @@ fn in_call(id: u64) -> Option<*mut u32> {
 #[inline(always)]
 pub fn enter(call: &Call) {
     let id = bpf_get_current_pid_tgid();
-    if CALLS.insert(id, call, 0).is_err() {
+    if CALLS.insert(&id, call, 0).is_err() {
         count(Counter::CALL_MAP_FULL);
     } else if let Some(flag) = in_call(id) {
         // SAFETY: a live map value. Never cleared by others: threads of the same slot make one
@@ -75,9 +75,9 @@ pub fn leave() -> Option<Call> {
         return None;
     }
     // SAFETY: only this thread writes this entry.
-    let call = unsafe { CALLS.get(id) }.copied();
+    let call = unsafe { CALLS.get(&id) }.copied();
     if call.is_some() {
-        let _present = CALLS.remove(id);
+        let _present = CALLS.remove(&id);
     }
     call
 }

@@ -55,10 +55,10 @@ impl Clock {
 
 /// Times in the local zone.
 pub mod local {
-    use jiff::{Timestamp, Zoned, tz::TimeZone};
+    use jiff::{Timestamp, ZonedDateTime, tz::TimeZone};
 
-    fn zoned(at: Timestamp) -> Zoned {
-        at.to_zoned(TimeZone::system())
+    fn zoned(at: Timestamp) -> ZonedDateTime {
+        at.to_zoned_datetime(TimeZone::system())
     }
 
     /// `17:34:15.123`.

@@ -28,7 +28,7 @@ pub(super) fn check(ebpf: &mut Ebpf) -> Result<(), String> {
     let mut answer = 0;
     for _ in 0..TRIES {
         control
-            .set(control::ORDER, 0, 0)
+            .set(control::ORDER, &0, 0)
             .map_err(|error| error.to_string())?;
         // SAFETY: three numbers. Makes nothing.
         unsafe { libc::semget(QUESTION, 0, 0) };

@@ -36,7 +36,7 @@ impl std::str::FromStr for When {
         }
         // A date alone is its midnight.
         let civil = text.parse::<civil::DateTime>();
-        let zoned = civil.and_then(|civil| civil.to_zoned(TimeZone::system()));
+        let zoned = civil.and_then(|civil| civil.to_zoned_datetime(TimeZone::system()));
         zoned
             .map(|zoned| Self::At(zoned.timestamp().as_millisecond()))
             .map_err(|_| {
