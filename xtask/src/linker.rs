@@ -13,6 +13,17 @@ pub const VERSION: &str = "0.13.0";
 /// With it, cargo is told to use another one.
 pub const VARIABLE: &str = "CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER";
 
+/// Where tools are that are our own: below cargo's home, which is kept between builds.
+///
+/// # Errors
+/// Nobody knows where that is.
+pub fn tools() -> Result<PathBuf, String> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
+    let home = home.ok_or("cargo: no home directory; set CARGO_HOME")?;
+    Ok(home.join("dmtrace"))
+}
+
 /// The place of a bpf-linker that uses the LLVM of one Rust toolchain.
 pub struct Place {
     /// The library that rustc itself uses.
@@ -41,11 +52,8 @@ impl Place {
                 dir.display()
             )
         })?;
-        let home = env::var_os("CARGO_HOME").map(PathBuf::from);
-        let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
-        let home = home.ok_or("cargo: no home directory; set CARGO_HOME")?;
         let version = soname.trim_start_matches("libLLVM.so.");
-        let root = home.join(format!("dmtrace/bpf-linker-{VERSION}-llvm-{version}"));
+        let root = tools()?.join(format!("bpf-linker-{VERSION}-llvm-{version}"));
         Ok(Self {
             llvm: dir.join(&soname),
             soname,
@@ -73,5 +81,55 @@ impl Place {
             let said = String::from_utf8_lossy(&output.stdout);
             output.status.success() && said.trim() == format!("bpf-linker {VERSION}")
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    const SONAME: &str = "libLLVM.so.23.1-rust-1.99.1-stable";
+
+    /// Whether a program is taken that says this version and this library.
+    fn taken(version: &str, library: &str, end: i32) -> bool {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place {
+            llvm: dir.path().join(SONAME),
+            soname: SONAME.to_owned(),
+            root: dir.path().to_owned(),
+        };
+        fs::create_dir(dir.path().join("bin")).unwrap();
+        let script = format!("#!/bin/sh\n# {library}\necho 'bpf-linker {version}'\nexit {end}\n");
+        fs::write(place.program(), script).unwrap();
+        let mode = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(place.program(), mode).unwrap();
+        place.is_ready()
+    }
+
+    #[test]
+    fn only_this_version_with_this_llvm_is_taken() {
+        assert!(taken(VERSION, SONAME, 0));
+        assert!(!taken("0.10.4", SONAME, 0));
+        assert!(!taken(VERSION, "libLLVM.so.22.1-rust-1.95.0-stable", 0));
+        // The loader ends so where the library is gone.
+        assert!(!taken(VERSION, SONAME, 127));
+    }
+
+    #[test]
+    fn each_rust_has_a_place_of_its_own() {
+        let root = |soname: &str| {
+            let sysroot = tempfile::tempdir().unwrap();
+            let lib = sysroot.path().join("lib");
+            fs::create_dir(&lib).unwrap();
+            fs::write(lib.join(soname), "").unwrap();
+            Place::of(sysroot.path()).map(|place| place.root)
+        };
+        let one = root(SONAME).unwrap();
+        assert_eq!(one, root(SONAME).unwrap());
+        assert_ne!(one, root("libLLVM.so.23.1-rust-1.99.2-stable").unwrap());
+        let none = root("libstd.so").unwrap_err();
+        assert!(none.contains("install Rust with rustup"), "{none}");
     }
 }

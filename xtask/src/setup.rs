@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     os::unix::fs::symlink,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{self, Command},
 };
 
@@ -14,7 +14,22 @@ use crate::{
     linker::{self, VERSION},
 };
 
-/// Installs what is missing.
+/// A program of cargo's registry, in a folder for its version, so that none in `PATH` is replaced.
+struct Tool {
+    name: &'static str,
+    version: &'static str,
+}
+
+const CARGO_DENY: Tool = Tool {
+    name: "cargo-deny",
+    version: "0.20.2",
+};
+const CARGO_MACHETE: Tool = Tool {
+    name: "cargo-machete",
+    version: "0.9.2",
+};
+
+/// Installs what is missing for a build.
 ///
 /// # Errors
 /// Something is missing and cannot be installed.
@@ -116,19 +131,14 @@ fn bpf_linker() -> Result<()> {
     if place.is_ready() {
         return Ok(());
     }
-    say(&format!(
-        "installing bpf-linker {VERSION}, which takes a minute or two"
-    ));
-    let mut command = host::cargo();
-    command.args(["install", "bpf-linker", "--version", VERSION, "--locked"]);
-    command.args(["--quiet", "--force", "--no-track", "--root"]);
+    let tool = Tool {
+        name: "bpf-linker",
+        version: VERSION,
+    };
     // It remembers the folder `lib` below this one, and finds LLVM there whoever runs it.
-    command.arg(&place.root).env("LLVM_PREFIX", &place.root);
-    // Its build is thrown away: it has no place in our target directory, and our flags none in it.
-    for variable in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTFLAGS"] {
-        command.env_remove(variable);
-    }
-    host::check(&mut command, "bpf-linker")?;
+    tool.install(&place.root, |command| {
+        command.env("LLVM_PREFIX", &place.root);
+    })?;
     if !place.is_ready() {
         bail!(
             "{}: does not run with {}; remove {} and run: cargo xtask setup",
@@ -156,6 +166,56 @@ fn lay_llvm(place: &linker::Place) -> Result<()> {
         laid.with_context(|| format!("{}: cannot be made", link.display()))?;
     }
     Ok(())
+}
+
+/// Where cargo-deny is, after installing it if need be.
+///
+/// # Errors
+/// It cannot be installed.
+pub fn cargo_deny() -> Result<PathBuf> {
+    CARGO_DENY.ensure()
+}
+
+/// Where cargo-machete is, after installing it if need be.
+///
+/// # Errors
+/// It cannot be installed.
+pub fn cargo_machete() -> Result<PathBuf> {
+    CARGO_MACHETE.ensure()
+}
+
+impl Tool {
+    fn ensure(&self) -> Result<PathBuf> {
+        let root = linker::tools().map_err(Error::msg)?;
+        let root = root.join(format!("{}-{}", self.name, self.version));
+        let program = root.join("bin").join(self.name);
+        if !program.is_file() {
+            // What it takes longer to run is less than what it takes longer to build.
+            self.install(&root, |command| {
+                command
+                    .arg("--debug")
+                    .env("CARGO_PROFILE_DEV_DEBUG", "false");
+            })?;
+        }
+        Ok(program)
+    }
+
+    fn install(&self, root: &Path, more: impl FnOnce(&mut Command)) -> Result<()> {
+        let Self { name, version } = self;
+        say(&format!(
+            "installing {name} {version}, which takes a minute or two"
+        ));
+        let mut command = host::cargo();
+        command.args(["install", name, "--version", version, "--locked", "--quiet"]);
+        command.args(["--force", "--no-track", "--root"]).arg(root);
+        more(&mut command);
+        // Its build is thrown away: it has no place in our target directory, and our flags none in
+        // it.
+        for variable in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTFLAGS"] {
+            command.env_remove(variable);
+        }
+        host::check(&mut command, name)
+    }
 }
 
 fn say(what: &str) {

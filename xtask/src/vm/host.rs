@@ -21,7 +21,11 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("gpgv", "gpgv"),
     ("setpriv", "util-linux"),
     ("tar", "tar"),
+    (CC32, "gcc-i686-linux-gnu"),
 ];
+
+/// Links programs for 32 bits, with a C library that can be linked statically.
+pub const CC32: &str = "i686-linux-gnu-gcc";
 
 /// Where Debian keeps administrator programs; a user's `PATH` often lacks it.
 const SBIN: &[&str] = &["/usr/sbin", "/sbin"];

@@ -11,7 +11,7 @@ mod cpio;
 mod docs;
 mod frame;
 mod guest;
-mod host;
+pub mod host;
 mod image;
 pub mod kernel;
 mod layer;
