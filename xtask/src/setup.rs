@@ -29,6 +29,14 @@ const CARGO_MACHETE: Tool = Tool {
     version: "0.9.2",
 };
 
+/// What may be set for a build of ours, and changes that of a tool.
+const FOREIGN: [&str; 4] = [
+    "CARGO_TARGET_DIR",
+    "CARGO_BUILD_TARGET",
+    "CARGO_ENCODED_RUSTFLAGS",
+    "RUSTFLAGS",
+];
+
 /// Installs what is missing for a build.
 ///
 /// # Errors
@@ -209,9 +217,8 @@ impl Tool {
         command.args(["install", name, "--version", version, "--locked", "--quiet"]);
         command.args(["--force", "--no-track", "--root"]).arg(root);
         more(&mut command);
-        // Its build is thrown away: it has no place in our target directory, and our flags none in
-        // it.
-        for variable in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTFLAGS"] {
+        // Its build is thrown away: it has no place in our target directory.
+        for variable in FOREIGN {
             command.env_remove(variable);
         }
         host::check(&mut command, name)

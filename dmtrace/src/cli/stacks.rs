@@ -65,7 +65,7 @@ mod tests {
         let file = dir.path().join("a.svg");
         let lines = ["lvm;main;create_lv 3", "lvm;main;remove<lv> 1"].map(str::to_owned);
         flame_graph(&lines, &file).unwrap();
-        let svg = std::fs::read_to_string(&file).unwrap();
+        let svg = fs::read_to_string(&file).unwrap();
         for wanted in [
             "create_lv (3 cookies",
             "remove&lt;lv&gt; (1 cookies",
@@ -75,7 +75,7 @@ mod tests {
         }
         flame_graph(&[], &file).unwrap();
         assert!(
-            std::fs::read_to_string(&file)
+            fs::read_to_string(&file)
                 .unwrap()
                 .contains("no leaked cookie")
         );

@@ -27,6 +27,13 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// Links programs for 32 bits, with a C library that can be linked statically.
 pub const CC32: &str = "i686-linux-gnu-gcc";
 
+/// What else the lab uses, and the Debian package each comes from.
+const FILES: &[(&str, &str)] = &[
+    (super::apt::KEYRING, "debian-archive-keyring"),
+    // The compiler only recommends it.
+    ("/usr/i686-linux-gnu/lib/libc.a", "libc6-dev-i386-cross"),
+];
+
 /// Where Debian keeps administrator programs; a user's `PATH` often lacks it.
 const SBIN: &[&str] = &["/usr/sbin", "/sbin"];
 
@@ -49,16 +56,13 @@ pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }
 
-/// Installs the packages of those programs that are missing.
+/// Installs the packages of those programs and files that are missing.
 pub fn ensure_programs() -> Result<()> {
-    let mut missing: Vec<&str> = PROGRAMS
+    let programs = PROGRAMS
         .iter()
-        .filter(|(program, _)| find(program).is_none())
-        .map(|(_, package)| *package)
-        .collect();
-    if !Path::new(super::apt::KEYRING).is_file() {
-        missing.push("debian-archive-keyring");
-    }
+        .filter(|(program, _)| find(program).is_none());
+    let files = FILES.iter().filter(|(file, _)| !Path::new(file).is_file());
+    let mut missing: Vec<&str> = programs.chain(files).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
