@@ -1,8 +1,8 @@
 //! What happens to semaphore sets: the handlers behind all backends.
 
 use dmtrace_common::{
-    CookieKey, Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, LookupKey, OPS_KEPT,
-    ProcKey, SEM_ANNOUNCED, SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED,
+    COMM_LEN, CookieKey, Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, LookupKey,
+    OPS_KEPT, ProcKey, SEM_ANNOUNCED, SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED,
     SEM_RELEASED, SEM_TOMBSTONE, SemBuf, SemEvent, SemKey, SemRecord, control, has_cookie_magic,
 };
 
@@ -145,27 +145,9 @@ pub fn created(call: &Creation) {
         return;
     }
     let cookie = has_cookie_magic(call.key);
-    let record = SemRecord {
-        created: who.now,
-        creator: who.key,
-        key: call.key,
-        nsems: call.nsems,
-        semflg: call.semflg,
-        state: call.doubt
-            | if sent { SEM_ANNOUNCED } else { 0 }
-            | if cookie { SEM_COOKIE } else { 0 },
-        tid: who.tid,
-        uid: aya_ebpf::helpers::bpf_get_current_uid_gid() as u32,
-        comm: name,
-        ..SemRecord::default()
-    };
-    let sem = SemKey {
-        ns: call.ns,
-        semid: call.ret,
-    };
-    // Overwrites: the kernel says that this set is new, so an older record of the same semid is
-    // of a set whose removal went unseen.
-    if SEMS.insert(&sem, &record, 0).is_err() {
+    let state =
+        call.doubt | if sent { SEM_ANNOUNCED } else { 0 } | if cookie { SEM_COOKIE } else { 0 };
+    if dmtrace_enter(call, &who, &name, state) != 0 {
         emit::count(Counter::SEM_MAP_FULL);
         if !owner.is_null() {
             // SAFETY: as above.
@@ -180,6 +162,39 @@ pub fn created(call: &Creation) {
         // Full: device-mapper's events carry the key all the same.
         let _joined_later = KEYS.insert(&name, &call.ret, 0);
     }
+}
+
+/// Enters a new set into the map; 0 if there was room. A function of its own: record and message
+/// together do not fit on a stack of 512 bytes.
+#[inline(never)]
+#[expect(
+    clippy::field_reassign_with_default,
+    reason = "takes less of the stack"
+)]
+extern "C" fn dmtrace_enter(
+    call: &Creation,
+    who: &Current,
+    name: &[u8; COMM_LEN],
+    state: u32,
+) -> u64 {
+    // Field by field: the compiler would make an expression with `..` beside the record.
+    let mut record = SemRecord::default();
+    record.created = who.now;
+    record.creator = who.key;
+    record.key = call.key;
+    record.nsems = call.nsems;
+    record.semflg = call.semflg;
+    record.state = state;
+    record.tid = who.tid;
+    record.uid = aya_ebpf::helpers::bpf_get_current_uid_gid() as u32;
+    record.comm = *name;
+    let sem = SemKey {
+        ns: call.ns,
+        semid: call.ret,
+    };
+    // Overwrites: the kernel says that this set is new, so an older record of the same semid is
+    // of a set whose removal went unseen.
+    u64::from(SEMS.insert(&sem, &record, 0).is_err())
 }
 
 /// Whether a set is known: tells a `semget` that created from one that found.
