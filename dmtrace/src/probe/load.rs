@@ -37,7 +37,7 @@ use crate::{
 
 /// The object, as `build.rs` has packed it: a fifth of its size. For the parser it is in memory of
 /// the alignment that the allocator gives, which is enough for ELF.
-static OBJECT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+pub(super) static OBJECT: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let packed = include_bytes!(env!("DMTRACE_BPF_PATH"));
     // What was packed by the build: damaged, it fails to parse, with an error of its own.
     lz4_flex::block::decompress_size_prepended(packed).unwrap_or_default()
