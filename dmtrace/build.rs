@@ -15,6 +15,10 @@ fn main() {
 }
 
 #[cfg(feature = "live")]
+#[path = "../xtask/src/linker.rs"]
+mod linker;
+
+#[cfg(feature = "live")]
 mod kernel_side {
     use std::{
         env,
@@ -23,6 +27,8 @@ mod kernel_side {
         path::{Path, PathBuf},
         process::{Command, exit},
     };
+
+    use super::linker::{self, Place};
 
     const TARGET: &str = "bpfel-unknown-none";
 
@@ -48,7 +54,7 @@ mod kernel_side {
         for watched in ["dmtrace-ebpf", "dmtrace-common", "Cargo.toml", "Cargo.lock"] {
             println!("cargo::rerun-if-changed={}", root.join(watched).display());
         }
-        let sources = tools()?;
+        let Tools { sources, linker } = tools()?;
         let target_dir = target_dir(out);
         let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| "x86_64".into());
         let mut flags: Vec<OsString> = vec![
@@ -76,6 +82,7 @@ mod kernel_side {
             .args(["-Zbuild-std=core", "--target", TARGET, "--target-dir"])
             .arg(&target_dir)
             .env("RUSTC_BOOTSTRAP", "1")
+            .env(linker::VARIABLE, linker)
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f".as_ref()))
             .env("CARGO_PROFILE_RELEASE_LTO", "false")
             .env("CARGO_PROFILE_RELEASE_STRIP", "none")
@@ -95,26 +102,45 @@ mod kernel_side {
         Ok(target_dir.join(TARGET).join("release/dmtrace-ebpf"))
     }
 
-    /// One line with the command that fixes it beats a page of linker output. Returns where the
-    /// sources of the standard library are.
-    fn tools() -> Result<PathBuf, String> {
-        let linker = Command::new("bpf-linker").arg("--version").output();
-        if !linker.is_ok_and(|output| output.status.success()) {
-            return Err(
-                "bpf-linker: missing, it links the kernel side; run: cargo xtask setup".into(),
-            );
-        }
+    struct Tools {
+        /// The standard library.
+        sources: PathBuf,
+        /// bpf-linker.
+        linker: OsString,
+    }
+
+    /// One line with the command that fixes it beats a page of linker output.
+    fn tools() -> Result<Tools, String> {
         let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let output = Command::new(rustc).args(["--print", "sysroot"]).output();
         let output = output.map_err(|error| format!("rustc: cannot be run: {error}"))?;
-        let sysroot = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        let sources = Path::new(&sysroot).join("lib/rustlib/src/rust");
+        let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        let sources = sysroot.join("lib/rustlib/src/rust");
         if !sources.join("library/core").exists() {
             return Err(format!(
-                "rust-src: missing in {sysroot}, the kernel side needs it; run: cargo xtask setup"
+                "rust-src: missing in {}, the kernel side needs it; run: cargo xtask setup",
+                sysroot.display()
             ));
         }
-        Ok(sources)
+        println!("cargo::rerun-if-env-changed={}", linker::VARIABLE);
+        let linker = match env::var_os(linker::VARIABLE) {
+            Some(chosen) => chosen,
+            None => own_linker(&sysroot)?.into(),
+        };
+        Ok(Tools { sources, linker })
+    }
+
+    fn own_linker(sysroot: &Path) -> Result<PathBuf, String> {
+        let place = Place::of(sysroot)?;
+        println!("cargo::rerun-if-changed={}", place.program().display());
+        if !place.is_ready() {
+            return Err(format!(
+                "bpf-linker {} for {}: missing, it links the kernel side; run: cargo xtask setup",
+                linker::VERSION,
+                place.llvm.display()
+            ));
+        }
+        Ok(place.program())
     }
 
     /// One directory for all profiles, beside them: the kernel side is the same for all. Ours is

@@ -45,7 +45,7 @@ pub fn begins(command: u32, param: Addr, by: By) {
         return;
     }
     let id = bpf_get_current_pid_tgid();
-    if let Some(call) = DM_CALLS.get_ptr_mut(id) {
+    if let Some(call) = DM_CALLS.get_ptr_mut(&id) {
         // SAFETY: a live map value; only this thread writes it.
         let call = unsafe { &mut *call };
         let same = call.param == param && call.word == word && call.command == command;
@@ -85,14 +85,14 @@ pub fn begins(command: u32, param: Addr, by: By) {
     }
     // Least recently used entries make room: this fails only for lack of memory, and then the
     // return is missing among the seen ones.
-    let _counted = DM_CALLS.insert(id, call, 0);
+    let _counted = DM_CALLS.insert(&id, &call, 0);
 }
 
 /// The ioctl returns. Whichever program comes first tells, and takes the call away.
 #[inline(always)]
 pub fn ended(ret: i32) {
     let id = bpf_get_current_pid_tgid();
-    let Some(call) = DM_CALLS.get_ptr_mut(id) else {
+    let Some(call) = DM_CALLS.get_ptr_mut(&id) else {
         return;
     };
     // SAFETY: a live map value; only this thread writes it.
@@ -132,7 +132,7 @@ pub fn ended(ret: i32) {
             record.state |= SEM_DM_DROPPED;
         }
     }
-    let _present = DM_CALLS.remove(id);
+    let _present = DM_CALLS.remove(&id);
 }
 
 /// A thread works on a semaphore while its ioctl has not returned: a kretprobe has lost the
@@ -142,7 +142,7 @@ pub fn ended(ret: i32) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn dmtrace_lost(id: u64) -> u64 {
-    let Some(call) = DM_CALLS.get_ptr_mut(id) else {
+    let Some(call) = DM_CALLS.get_ptr_mut(&id) else {
         return 0;
     };
     // SAFETY: a live map value; only this thread writes it.
@@ -164,7 +164,7 @@ extern "C" fn dmtrace_lost(id: u64) -> u64 {
             record.state |= SEM_DM_DROPPED;
         }
     }
-    let _present = DM_CALLS.remove(id);
+    let _present = DM_CALLS.remove(&id);
     0
 }
 
@@ -172,7 +172,7 @@ extern "C" fn dmtrace_lost(id: u64) -> u64 {
 #[inline(always)]
 pub fn settle() {
     let id = bpf_get_current_pid_tgid();
-    if DM_CALLS.get_ptr(id).is_some() {
+    if DM_CALLS.get_ptr(&id).is_some() {
         dmtrace_lost(id);
     }
 }
@@ -189,8 +189,8 @@ fn keep(call: &DmCall, describe: impl FnOnce(&mut DmEvent)) {
     };
     // SAFETY: slot 0 always exists and is never written.
     let zero = unsafe { &*zero };
-    if DEVICES.insert(sem, zero, 0).is_ok()
-        && let Some(event) = DEVICES.get_ptr_mut(sem)
+    if DEVICES.insert(&sem, zero, 0).is_ok()
+        && let Some(event) = DEVICES.get_ptr_mut(&sem)
     {
         // SAFETY: a live map value. Two threads in ioctls with the same cookie may mix their
         // devices here; their messages do not.
@@ -202,7 +202,7 @@ fn keep(call: &DmCall, describe: impl FnOnce(&mut DmEvent)) {
 /// flags of the returning ioctl.
 #[inline(always)]
 pub fn uevent(md: Addr, action: u32, word: u32, by: By) {
-    let Some(call) = DM_CALLS.get_ptr_mut(bpf_get_current_pid_tgid()) else {
+    let Some(call) = DM_CALLS.get_ptr_mut(&bpf_get_current_pid_tgid()) else {
         return;
     };
     // SAFETY: a live map value; only this thread writes it.

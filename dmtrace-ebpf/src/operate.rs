@@ -154,7 +154,7 @@ pub fn operated(record: &mut SemRecord, who: &Current, began: u64) {
     let began = if began == 0 { who.now } else { began };
     // SAFETY: takes no pointers.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let place = record.operators.place(cpu as u32, began, who.now);
+    let place = record.operators.place(cpu, began, who.now);
     // Behind the optimizer's back: the verifier wants to see the comparison.
     let place = place.map(core::hint::black_box);
     if let Some(place) = place

@@ -51,13 +51,13 @@ pub fn notice(id: u64, skipped: Counter) {
 pub fn pending(id: u64) -> Option<Pending> {
     // SAFETY: sixteen bytes, changed by the thread itself, or by one that wakes it, with the
     // semaphore locked.
-    unsafe { PENDING.get(id) }.copied()
+    unsafe { PENDING.get(&id) }.copied()
 }
 
 /// Keeps it; tells whether there was room. Lack of room is counted.
 #[inline(always)]
 pub fn keep(id: u64, what: &Pending) -> bool {
-    let kept = PENDING.insert(id, what, 0).is_ok();
+    let kept = PENDING.insert(&id, what, 0).is_ok();
     if !kept {
         emit::count(Counter::CALL_MAP_FULL);
     }
@@ -67,7 +67,7 @@ pub fn keep(id: u64, what: &Pending) -> bool {
 /// Takes it away.
 #[inline(always)]
 pub fn forget(id: u64) {
-    let _nothing_there = PENDING.remove(id);
+    let _nothing_there = PENDING.remove(&id);
 }
 
 /// The thread does something else while it is still said to sleep or to set a value: all programs

@@ -106,11 +106,11 @@ pub fn comm(task: Addr) -> [u8; COMM_LEN] {
 /// Null when the process map is full (counted): events still carry pid, start time and comm.
 #[inline(always)]
 pub fn intern(who: &Current) -> *mut ProcRecord {
-    if let Some(record) = PROCS.get_ptr_mut(who.key) {
+    if let Some(record) = PROCS.get_ptr_mut(&who.key) {
         return record;
     }
     dmtrace_capture(who.now);
-    PROCS.get_ptr_mut(who.key).unwrap_or_else(|| {
+    PROCS.get_ptr_mut(&who.key).unwrap_or_else(|| {
         emit::count(Counter::PROC_MAP_FULL);
         ptr::null_mut()
     })
@@ -131,8 +131,8 @@ extern "C" fn dmtrace_capture(now: u64) -> u64 {
     // SAFETY: slot 0 of ZERO always exists and is never written.
     let zero = unsafe { &*zero };
     // Fails if another thread of the same process was faster, or the map is full.
-    if PROCS.insert(who.key, zero, u64::from(BPF_NOEXIST)).is_ok()
-        && let Some(pointer) = PROCS.get_ptr_mut(who.key)
+    if PROCS.insert(&who.key, zero, u64::from(BPF_NOEXIST)).is_ok()
+        && let Some(pointer) = PROCS.get_ptr_mut(&who.key)
     {
         // SAFETY: a live map value; until PROC_READY others only count in its atomics.
         let record = unsafe { &mut *pointer };
@@ -393,7 +393,7 @@ fn tracer_ended(now: u64) {
 
 #[inline(always)]
 fn image_exited(who: &Current, task: Addr) {
-    let Some(pointer) = PROCS.get_ptr_mut(who.key) else {
+    let Some(pointer) = PROCS.get_ptr_mut(&who.key) else {
         return;
     };
     // SAFETY: a live map value.
@@ -433,7 +433,7 @@ pub fn replaced() {
     let mut key = current().key;
     // begin_new_exec has counted up before the tracepoint fires.
     key.exec = key.exec.wrapping_sub(1);
-    let Some(pointer) = PROCS.get_ptr_mut(key) else {
+    let Some(pointer) = PROCS.get_ptr_mut(&key) else {
         return;
     };
     // SAFETY: a live map value.
@@ -453,12 +453,12 @@ pub fn release(key: ProcKey, record: &mut ProcRecord) {
     let told = record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) == PROC_ANNOUNCED;
     // A victim of ENOSPC stays while there is room: `dmtrace report` reads it from the map.
     if told && record.starved == 0 {
-        let _gone_already = PROCS.remove(key);
+        let _gone_already = PROCS.remove(&key);
     } else if control_get(control::PROC_TOMBSTONES) < PROC_TOMBS_MAX.load() {
         record.state |= PROC_TOMBSTONE;
         control_add(control::PROC_TOMBSTONES, 1);
     } else {
-        let _gone_already = PROCS.remove(key);
+        let _gone_already = PROCS.remove(&key);
         if !told {
             emit::count(Counter::HISTORY_LOST);
         }

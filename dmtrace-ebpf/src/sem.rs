@@ -1,9 +1,9 @@
 //! What happens to semaphore sets: the handlers behind all backends.
 
 use dmtrace_common::{
-    CookieKey, Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, LookupKey, OPS_KEPT,
-    SEM_ANNOUNCED, SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED, SEM_RELEASED,
-    SEM_TOMBSTONE, SemBuf, SemEvent, SemKey, SemRecord, control, has_cookie_magic,
+    COMM_LEN, CookieKey, Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, LookupKey,
+    OPS_KEPT, SEM_ANNOUNCED, SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED,
+    SEM_RELEASED, SEM_TOMBSTONE, SemBuf, SemEvent, SemKey, SemRecord, control, has_cookie_magic,
 };
 
 use crate::{
@@ -12,9 +12,7 @@ use crate::{
     maps::{Call, DEVICES, KEYS, LOOKUPS, PREFILTER, PROCS, SEMS},
     offsets::TOMBSTONES_MAX,
     operate::operated,
-    process::{
-        Current, add, comm, control_add, control_get, current, current_task, intern, release,
-    },
+    process::{Current, add, comm, control_add, control_get, current, intern, release},
 };
 
 const ENOSPC: i32 = -28;
@@ -127,12 +125,7 @@ pub fn header(kind: Kind, flags: u16, who: &Current) -> Header {
 pub fn created(call: &Creation) {
     let who = current();
     let failed = call.ret < 0;
-    let kind = if failed {
-        Kind::CreateFailed
-    } else {
-        Kind::Created
-    };
-    emit::count(Counter::seen(kind));
+    emit::count(Counter::seen(kind_of_creation(call)));
     let owner = intern(&who);
     let name = comm(who.task);
     if !owner.is_null() {
@@ -149,43 +142,14 @@ pub fn created(call: &Creation) {
             add(starved, 1);
         }
     }
-    let event = SemEvent {
-        header: header(kind, call.quality, &who),
-        ns: call.ns,
-        semid: if failed { -1 } else { call.ret },
-        key: call.key,
-        ret: call.ret,
-        arg: call.nsems as i32,
-        extra: call.semflg,
-        comm: name,
-        ..SemEvent::default()
-    };
-    let sent = emit::event(kind, &event);
+    let sent = dmtrace_announce(call, &who, &name) != 0;
     if failed {
         return;
     }
     let cookie = has_cookie_magic(call.key);
-    let record = SemRecord {
-        created: who.now,
-        creator: who.key,
-        key: call.key,
-        nsems: call.nsems,
-        semflg: call.semflg,
-        state: call.doubt
-            | if sent { SEM_ANNOUNCED } else { 0 }
-            | if cookie { SEM_COOKIE } else { 0 },
-        tid: who.tid,
-        uid: aya_ebpf::helpers::bpf_get_current_uid_gid() as u32,
-        comm: name,
-        ..SemRecord::default()
-    };
-    let sem = SemKey {
-        ns: call.ns,
-        semid: call.ret,
-    };
-    // Overwrites: the kernel says that this set is new, so an older record of the same semid is
-    // of a set whose removal went unseen.
-    if SEMS.insert(sem, &record, 0).is_err() {
+    let state =
+        call.doubt | if sent { SEM_ANNOUNCED } else { 0 } | if cookie { SEM_COOKIE } else { 0 };
+    if dmtrace_enter(call, &who, &name, state) != 0 {
         emit::count(Counter::SEM_MAP_FULL);
         if !owner.is_null() {
             // SAFETY: as above.
@@ -198,21 +162,81 @@ pub fn created(call: &Creation) {
             key: call.key,
         };
         // Full: device-mapper's events carry the key all the same.
-        let _joined_later = KEYS.insert(name, call.ret, 0);
+        let _joined_later = KEYS.insert(&name, &call.ret, 0);
     }
+}
+
+#[inline(always)]
+const fn kind_of_creation(call: &Creation) -> Kind {
+    if call.ret < 0 {
+        Kind::CreateFailed
+    } else {
+        Kind::Created
+    }
+}
+
+/// Sends the message of a creation; 0 if there was no room. A function of its own, as
+/// [`dmtrace_enter`]: record and message together do not fit on a stack of 512 bytes.
+#[inline(never)]
+extern "C" fn dmtrace_announce(call: &Creation, who: &Current, name: &[u8; COMM_LEN]) -> u64 {
+    let kind = kind_of_creation(call);
+    let event = SemEvent {
+        header: header(kind, call.quality, who),
+        ns: call.ns,
+        semid: call.ret.max(-1),
+        key: call.key,
+        ret: call.ret,
+        arg: call.nsems as i32,
+        extra: call.semflg,
+        comm: *name,
+        ..SemEvent::default()
+    };
+    u64::from(emit::event(kind, &event))
+}
+
+/// Enters a new set into the map; 0 if there was room.
+#[inline(never)]
+#[expect(
+    clippy::field_reassign_with_default,
+    reason = "takes less of the stack"
+)]
+extern "C" fn dmtrace_enter(
+    call: &Creation,
+    who: &Current,
+    name: &[u8; COMM_LEN],
+    state: u32,
+) -> u64 {
+    // Field by field: the compiler would make an expression with `..` beside the record.
+    let mut record = SemRecord::default();
+    record.created = who.now;
+    record.creator = who.key;
+    record.key = call.key;
+    record.nsems = call.nsems;
+    record.semflg = call.semflg;
+    record.state = state;
+    record.tid = who.tid;
+    record.uid = aya_ebpf::helpers::bpf_get_current_uid_gid() as u32;
+    record.comm = *name;
+    let sem = SemKey {
+        ns: call.ns,
+        semid: call.ret,
+    };
+    // Overwrites: the kernel says that this set is new, so an older record of the same semid is
+    // of a set whose removal went unseen.
+    u64::from(SEMS.insert(&sem, &record, 0).is_err())
 }
 
 /// Whether a set is known: tells a `semget` that created from one that found.
 #[inline(always)]
 pub fn is_known(ns: u32, semid: i32) -> bool {
-    SEMS.get_ptr(SemKey { ns, semid }).is_some()
+    SEMS.get_ptr(&SemKey { ns, semid }).is_some()
 }
 
 /// The set of a live cookie, or -1.
 #[inline(always)]
 pub fn known_semid(name: CookieKey) -> i32 {
     // SAFETY: a value of four bytes, read at once.
-    unsafe { KEYS.get(name) }.copied().unwrap_or(-1)
+    unsafe { KEYS.get(&name) }.copied().unwrap_or(-1)
 }
 
 /// A key with the cookie magic was looked up in vain.
@@ -234,11 +258,11 @@ pub fn lookup_failed(ns: u32, key: u32, ret: i32, quality: u16) {
         ..SemEvent::default()
     };
     let _room_is_made = LOOKUPS.insert(
-        LookupKey {
+        &LookupKey {
             key,
             tid: event.header.tid,
         },
-        event,
+        &event,
         0,
     );
     emit::event(Kind::LookupFailed, &event);
@@ -250,7 +274,7 @@ pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16, began:
     if !maybe_cookie(semid) {
         return;
     }
-    let Some(record) = SEMS.get_ptr_mut(SemKey { ns, semid }) else {
+    let Some(record) = SEMS.get_ptr_mut(&SemKey { ns, semid }) else {
         return;
     };
     // SAFETY: a live map value.
@@ -286,7 +310,7 @@ pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16, began:
 /// The record of a cookie.
 #[inline(always)]
 pub fn tracked_cookie(ns: u32, semid: i32) -> Option<&'static mut SemRecord> {
-    let record = SEMS.get_ptr_mut(SemKey { ns, semid })?;
+    let record = SEMS.get_ptr_mut(&SemKey { ns, semid })?;
     // SAFETY: a live map value.
     let record = unsafe { &mut *record };
     (record.state & SEM_COOKIE != 0).then_some(record)
@@ -320,7 +344,7 @@ pub fn destroyed(ns: u32, semid: i32, key: u32, end: End, quality: u16) {
     } else {
         intern(&who);
     }
-    let Some(record) = SEMS.get_ptr_mut(sem) else {
+    let Some(record) = SEMS.get_ptr_mut(&sem) else {
         event.header.flags |= EVENT_UNTRACKED;
         emit::event(Kind::Destroyed, &event);
         return;
@@ -338,15 +362,15 @@ pub fn destroyed(ns: u32, semid: i32, key: u32, end: End, quality: u16) {
         };
         // The key may have been used again by the time the syscall backend hears of the removal.
         if known_semid(name) == semid {
-            let _gone_already = KEYS.remove(name);
+            let _gone_already = KEYS.remove(&name);
         }
     }
     let whole = SEM_ANNOUNCED | SEM_OPS_DROPPED | SEM_DM_DROPPED;
     let known = record.state & whole == SEM_ANNOUNCED;
     if sent && known {
-        let _gone_already = SEMS.remove(sem);
+        let _gone_already = SEMS.remove(&sem);
         if record.ioctls != 0 {
-            let _gone_already = DEVICES.remove(sem);
+            let _gone_already = DEVICES.remove(&sem);
         }
     } else if control_get(control::TOMBSTONES) < TOMBSTONES_MAX.load() {
         control_add(control::TOMBSTONES, 1);
@@ -359,10 +383,10 @@ pub fn destroyed(ns: u32, semid: i32, key: u32, end: End, quality: u16) {
                 0
             };
     } else {
-        let _gone_already = SEMS.remove(sem);
+        let _gone_already = SEMS.remove(&sem);
         emit::count(Counter::HISTORY_LOST);
     }
-    if let Some(owner_record) = PROCS.get_ptr_mut(owner) {
+    if let Some(owner_record) = PROCS.get_ptr_mut(&owner) {
         // SAFETY: a live map value.
         let owner_record = unsafe { &mut *owner_record };
         add(&raw mut owner_record.live, -1);

@@ -133,14 +133,17 @@ impl Call {
     /// Makes it; returns whether a uevent was made.
     fn make(mut self, command: u32) -> io::Result<bool> {
         let control = control()?;
+        // Each C library has a type of its own for the command; the kernel has one.
         // SAFETY: the structure says its own length, and outlives the call.
-        check(unsafe {
-            libc::ioctl(
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_ioctl,
                 control.as_raw_fd(),
-                command as libc::Ioctl,
+                libc::c_ulong::from(command),
                 self.args.as_mut_ptr(),
             )
-        })?;
+        };
+        check(i32::try_from(result).map_err(io::Error::other)?)?;
         Ok(self.flags() & UEVENT_GENERATED != 0)
     }
 }

@@ -16,13 +16,15 @@ use crate::{host, setup, tally::Tally};
 /// What a check returns: nothing, or what is wrong.
 type Check = fn() -> Result<()>;
 
-const CHECKS: [(&str, Check); 10] = [
+const CHECKS: [(&str, Check); 12] = [
     ("rustfmt", rustfmt),
     ("ring-only-in-emit", house::ring),
     ("times-only-in-output", house::times),
     ("file-lengths", house::lengths),
     ("no-local-paths", house::local_paths),
     ("no-registry-hosts", house::registry_hosts),
+    ("dependencies-allowed", dependencies_allowed),
+    ("dependencies-used", dependencies_used),
     ("numbers-agree", house::plurals),
     ("clippy-workspace", clippy_workspace),
     ("clippy-without-live", clippy_without_live),
@@ -74,6 +76,37 @@ fn rustfmt() -> Result<()> {
         host::cargo().args(["fmt", "--all", "--check"]),
         "cargo fmt --all",
     )
+}
+
+/// Licences, duplicates and sources, by deny.toml.
+fn dependencies_allowed() -> Result<()> {
+    let mut command = Command::new(setup::cargo_deny()?);
+    command.current_dir(host::root()).stdin(Stdio::null());
+    command.args(["--workspace", "check", "bans", "licenses", "sources"]);
+    silent(&mut command, "cargo deny")
+}
+
+/// No member of the workspace asks for what it does not use.
+fn dependencies_used() -> Result<()> {
+    let mut command = Command::new(setup::cargo_machete()?);
+    command.current_dir(host::root()).stdin(Stdio::null());
+    silent(&mut command, "cargo machete")
+}
+
+/// Shows what a command says only if it fails.
+fn silent(command: &mut Command, what: &str) -> Result<()> {
+    let output = command
+        .output()
+        .with_context(|| format!("{what}: cannot run {}", command.get_program().display()))?;
+    if !output.status.success() {
+        bail!(
+            "{}{}\n{what}: {}",
+            String::from_utf8_lossy(&output.stdout).trim(),
+            String::from_utf8_lossy(&output.stderr).trim(),
+            output.status
+        );
+    }
+    Ok(())
 }
 
 fn clippy_workspace() -> Result<()> {

@@ -6,6 +6,7 @@ mod demo;
 mod docs;
 mod guests;
 mod host;
+mod linker;
 mod lint;
 mod run;
 mod scenario;

@@ -1,16 +1,43 @@
 //! Makes a fresh machine able to build. Does nothing, quickly, where nothing is to do.
 
-use std::{env, fs, path::Path, process::Command};
+use std::{
+    env, fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{self, Command},
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 
-use crate::host;
+use crate::{
+    host,
+    linker::{self, VERSION},
+};
 
-/// The last series that loads the LLVM of the pinned Rust toolchain, instead of asking for one.
-const BPF_LINKER: &str = "0.10.4";
-const BPF_LINKER_SERIES: &str = "bpf-linker 0.10.";
+/// A program of cargo's registry, in a folder for its version, so that none in `PATH` is replaced.
+struct Tool {
+    name: &'static str,
+    version: &'static str,
+}
 
-/// Installs what is missing.
+const CARGO_DENY: Tool = Tool {
+    name: "cargo-deny",
+    version: "0.20.2",
+};
+const CARGO_MACHETE: Tool = Tool {
+    name: "cargo-machete",
+    version: "0.9.2",
+};
+
+/// What may be set for a build of ours, and changes that of a tool.
+const FOREIGN: [&str; 4] = [
+    "CARGO_TARGET_DIR",
+    "CARGO_BUILD_TARGET",
+    "CARGO_ENCODED_RUSTFLAGS",
+    "RUSTFLAGS",
+];
+
+/// Installs what is missing for a build.
 ///
 /// # Errors
 /// Something is missing and cannot be installed.
@@ -44,11 +71,7 @@ fn c_linker() -> Result<()> {
 
 fn components() -> Result<()> {
     let toolchain = toolchain()?;
-    let sysroot = host::output("rustc", &["--print", "sysroot"]).with_context(|| {
-        format!(
-            "rustc: toolchain {toolchain} does not run; run: rustup toolchain install {toolchain}"
-        )
-    })?;
+    let sysroot = sysroot()?;
     let parts = [
         ("rust-src", "lib/rustlib/src/rust/library/core"),
         ("rustfmt", "bin/cargo-fmt"),
@@ -56,7 +79,7 @@ fn components() -> Result<()> {
     ];
     let missing: Vec<_> = parts
         .iter()
-        .filter(|(_, path)| !Path::new(&sysroot).join(path).exists())
+        .filter(|(_, path)| !sysroot.join(path).exists())
         .map(|(name, _)| *name)
         .collect();
     if missing.is_empty() {
@@ -64,13 +87,30 @@ fn components() -> Result<()> {
     }
     let names = missing.join(" ");
     if !host::has("rustup") {
-        bail!("{names}: missing in {sysroot} and there is no rustup; install Rust with rustup");
+        bail!(
+            "{names}: missing in {} and there is no rustup; install Rust with rustup",
+            sysroot.display()
+        );
     }
     say(&format!("adding {names} to {toolchain}"));
     let mut command = Command::new("rustup");
     command.args(["component", "add", "--toolchain", &toolchain]);
     host::check(command.args(&missing), &names).with_context(|| {
         format!("{toolchain}: run: rustup component add --toolchain {toolchain} {names}")
+    })
+}
+
+/// Where the toolchain in use is.
+///
+/// # Errors
+/// It does not run.
+pub fn sysroot() -> Result<PathBuf> {
+    let path = host::output("rustc", &["--print", "sysroot"]);
+    path.map(PathBuf::from).with_context(|| {
+        let toolchain = toolchain().unwrap_or_default();
+        format!(
+            "rustc: toolchain {toolchain} does not run; run: rustup toolchain install {toolchain}"
+        )
     })
 }
 
@@ -91,27 +131,98 @@ fn toolchain() -> Result<String> {
     channel.with_context(|| format!("{}: names no channel; restore it", path.display()))
 }
 
+/// Linked to the LLVM that rustc uses, so that it reads what that rustc writes, and so that no other
+/// LLVM has to be installed.
 fn bpf_linker() -> Result<()> {
-    let version = host::output("bpf-linker", &["--version"]);
-    if version
-        .as_ref()
-        .is_some_and(|version| version.starts_with(BPF_LINKER_SERIES))
-    {
+    let place = linker::Place::of(&sysroot()?).map_err(Error::msg)?;
+    lay_llvm(&place)?;
+    if place.is_ready() {
         return Ok(());
     }
-    say(&format!(
-        "installing bpf-linker {BPF_LINKER}, which takes a minute or two"
-    ));
-    let mut command = host::cargo();
-    command.args(["install", "bpf-linker", "--version", BPF_LINKER, "--locked"]);
-    if version.is_some() {
-        command.arg("--force");
+    let tool = Tool {
+        name: "bpf-linker",
+        version: VERSION,
+    };
+    // It remembers the folder `lib` below this one, and finds LLVM there whoever runs it.
+    tool.install(&place.root, |command| {
+        command.env("LLVM_PREFIX", &place.root);
+    })?;
+    if !place.is_ready() {
+        bail!(
+            "{}: does not run with {}; remove {} and run: cargo xtask setup",
+            place.program().display(),
+            place.llvm.display(),
+            place.root.display()
+        );
     }
-    // Its build is thrown away: it has no place in our target directory.
-    command.env_remove("CARGO_TARGET_DIR");
-    host::check(&mut command, "bpf-linker").with_context(|| {
-        format!("bpf-linker: run: cargo install bpf-linker --version {BPF_LINKER} --locked")
-    })
+    Ok(())
+}
+
+/// Puts rustc's LLVM where bpf-linker looks for it, under the name that a linker looks for and the
+/// one that a loader does.
+fn lay_llvm(place: &linker::Place) -> Result<()> {
+    let dir = place.root.join("lib");
+    fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    for name in ["libLLVM.so", &place.soname] {
+        let link = dir.join(name);
+        if fs::read_link(&link).is_ok_and(|target| target == place.llvm) {
+            continue;
+        }
+        // Another setup may be at work: what is there is replaced at once.
+        let fresh = dir.join(format!("{name}.{}", process::id()));
+        let laid = symlink(&place.llvm, &fresh).and_then(|()| fs::rename(&fresh, &link));
+        laid.with_context(|| format!("{}: cannot be made", link.display()))?;
+    }
+    Ok(())
+}
+
+/// Where cargo-deny is, after installing it if need be.
+///
+/// # Errors
+/// It cannot be installed.
+pub fn cargo_deny() -> Result<PathBuf> {
+    CARGO_DENY.ensure()
+}
+
+/// Where cargo-machete is, after installing it if need be.
+///
+/// # Errors
+/// It cannot be installed.
+pub fn cargo_machete() -> Result<PathBuf> {
+    CARGO_MACHETE.ensure()
+}
+
+impl Tool {
+    fn ensure(&self) -> Result<PathBuf> {
+        let root = linker::tools().map_err(Error::msg)?;
+        let root = root.join(format!("{}-{}", self.name, self.version));
+        let program = root.join("bin").join(self.name);
+        if !program.is_file() {
+            // What it takes longer to run is less than what it takes longer to build.
+            self.install(&root, |command| {
+                command
+                    .arg("--debug")
+                    .env("CARGO_PROFILE_DEV_DEBUG", "false");
+            })?;
+        }
+        Ok(program)
+    }
+
+    fn install(&self, root: &Path, more: impl FnOnce(&mut Command)) -> Result<()> {
+        let Self { name, version } = self;
+        say(&format!(
+            "installing {name} {version}, which takes a minute or two"
+        ));
+        let mut command = host::cargo();
+        command.args(["install", name, "--version", version, "--locked", "--quiet"]);
+        command.args(["--force", "--no-track", "--root"]).arg(root);
+        more(&mut command);
+        // Its build is thrown away: it has no place in our target directory.
+        for variable in FOREIGN {
+            command.env_remove(variable);
+        }
+        host::check(&mut command, name)
+    }
 }
 
 fn say(what: &str) {

@@ -71,7 +71,7 @@ pub fn try_enter(mut call: Call) -> bool {
     let id = bpf_get_current_pid_tgid();
     // SAFETY: takes no pointers.
     call.began = unsafe { bpf_ktime_get_boot_ns() };
-    if CALLS.insert(id, call, 0).is_err() {
+    if CALLS.insert(&id, &call, 0).is_err() {
         return false;
     }
     if let Some(flag) = in_call(id) {
@@ -91,9 +91,9 @@ pub fn leave() -> Option<Call> {
         return None;
     }
     // SAFETY: only this thread writes this entry.
-    let call = unsafe { CALLS.get(id) }.copied();
+    let call = unsafe { CALLS.get(&id) }.copied();
     if call.is_some() {
-        let _present = CALLS.remove(id);
+        let _present = CALLS.remove(&id);
     }
     call
 }

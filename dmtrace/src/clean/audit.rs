@@ -111,7 +111,7 @@ impl Audit {
     /// Ends a line that an earlier run could not end, so that ours are readable.
     fn mend(&mut self) -> io::Result<()> {
         let length = self.file.metadata()?.len();
-        let mut last = [b'\n'];
+        let mut last = *b"\n";
         if length > 0 {
             self.file.seek(SeekFrom::Start(length - 1))?;
             self.file.read_exact(&mut last)?;

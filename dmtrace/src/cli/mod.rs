@@ -9,6 +9,7 @@ mod exec;
 mod explain;
 mod failure;
 mod filter;
+mod flame;
 mod legend;
 mod list;
 #[cfg(feature = "live")]

@@ -1,16 +1,12 @@
 //! Call sites of leaked cookies for other tools: folded stacks, and a flame graph.
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{BufWriter, Write as _},
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result};
-use inferno::flamegraph::{Options, from_lines};
 
-use super::row::Row;
+use super::{flame, row::Row};
+
+const TITLE: &str = "Leaked device-mapper cookies by call site";
 
 /// What stands for the calls of a cookie whose creation was not seen.
 const UNKNOWN: &str = "[unknown]";
@@ -39,26 +35,24 @@ fn plain(name: &str) -> String {
     name.replace(';', ":").replace(['\n', '\r'], " ")
 }
 
-/// Draws folded stacks; a width of one cookie for each.
+/// Draws folded stacks.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn flame_graph(lines: &[String], path: &Path) -> Result<()> {
-    let shown = || path.display().to_string();
-    let mut options = Options::default();
-    options.title = "Leaked device-mapper cookies by call site".to_owned();
-    options.count_name = "cookies".to_owned();
-    options.deterministic = true;
-    let file = File::create(path).with_context(shown)?;
-    let mut out = BufWriter::new(file);
-    let lines = if lines.is_empty() {
-        // The library refuses to draw nothing.
-        vec!["no leaked cookie 1".to_owned()]
+    let stacks: Vec<_> = lines.iter().filter_map(|line| parsed(line)).collect();
+    let title = if stacks.is_empty() {
+        "no leaked cookie"
     } else {
-        lines.to_vec()
+        TITLE
     };
-    from_lines(&mut options, lines.iter().map(String::as_str), &mut out).with_context(shown)?;
-    out.flush().with_context(shown)
+    fs::write(path, flame::svg(title, &stacks)).with_context(|| path.display().to_string())
+}
+
+/// A line of [`folded`].
+fn parsed(line: &str) -> Option<(Vec<&str>, usize)> {
+    let (stack, count) = line.rsplit_once(' ')?;
+    Some((stack.split(';').collect(), count.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -71,7 +65,7 @@ mod tests {
         let file = dir.path().join("a.svg");
         let lines = ["lvm;main;create_lv 3", "lvm;main;remove<lv> 1"].map(str::to_owned);
         flame_graph(&lines, &file).unwrap();
-        let svg = std::fs::read_to_string(&file).unwrap();
+        let svg = fs::read_to_string(&file).unwrap();
         for wanted in [
             "create_lv (3 cookies",
             "remove&lt;lv&gt; (1 cookies",
@@ -81,7 +75,7 @@ mod tests {
         }
         flame_graph(&[], &file).unwrap();
         assert!(
-            std::fs::read_to_string(&file)
+            fs::read_to_string(&file)
                 .unwrap()
                 .contains("no leaked cookie")
         );

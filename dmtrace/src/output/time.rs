@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::{Timestamp, Zoned, civil, tz::TimeZone};
+use jiff::{Timestamp, ZonedDateTime, civil, tz::TimeZone};
 
 use super::duration::Span;
 use crate::{
@@ -112,8 +112,8 @@ impl Moment {
         zone_of(&self.zoned())
     }
 
-    fn zoned(self) -> Zoned {
-        self.0.to_zoned(local().clone())
+    fn zoned(self) -> ZonedDateTime {
+        self.0.to_zoned_datetime(local().clone())
     }
 }
 
@@ -127,7 +127,7 @@ impl fmt::Display for Moment {
     }
 }
 
-fn zone_of(at: &Zoned) -> String {
+fn zone_of(at: &ZonedDateTime) -> String {
     let seconds = at.offset().seconds();
     if seconds == 0
         && (at.time_zone() == &TimeZone::UTC || at.time_zone().iana_name().is_some_and(is_utc))
@@ -157,15 +157,15 @@ impl Civil {
     /// `2026-11-20`, which is its midnight, or `2026-11-20 14:00`.
     pub fn parse(text: &str) -> Option<Self> {
         let civil: civil::DateTime = text.parse().ok()?;
-        civil.to_zoned(TimeZone::UTC).ok()?;
+        civil.to_zoned_datetime(TimeZone::UTC).ok()?;
         Some(Self(civil))
     }
 
     /// In the zone that people get their times in.
     pub fn moment(self) -> Moment {
-        let zoned = self.0.to_zoned(local().clone());
+        let zoned = self.0.to_zoned_datetime(local().clone());
         // Only at the ends of the calendar can a zone make it impossible.
-        let zoned = zoned.or_else(|_| self.0.to_zoned(TimeZone::UTC));
+        let zoned = zoned.or_else(|_| self.0.to_zoned_datetime(TimeZone::UTC));
         Moment(zoned.map(|at| at.timestamp()).unwrap_or_default())
     }
 }
@@ -261,7 +261,7 @@ mod tests {
         let at = |text: &str, zone: &str| {
             let posix = TimeZone::posix(zone).expect("a zone");
             let at = text.parse::<Timestamp>().expect("a time");
-            zone_of(&at.to_zoned(posix))
+            zone_of(&at.to_zoned_datetime(posix))
         };
         let new_york = "EST5EDT,M3.2.0,M11.1.0";
         assert_eq!(at("2026-11-20T12:00:00Z", new_york), "-05:00");
@@ -270,7 +270,7 @@ mod tests {
         // London in winter is not UTC, though its offset is.
         let london = "GMT0BST,M3.5.0/1,M10.5.0";
         assert_eq!(at("2026-11-20T12:00:00Z", london), "+00:00");
-        let utc = Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);
+        let utc = Timestamp::UNIX_EPOCH.to_zoned_datetime(TimeZone::UTC);
         assert_eq!(zone_of(&utc), "UTC");
     }
 }

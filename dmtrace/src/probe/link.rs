@@ -5,11 +5,16 @@ use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
     path::Path,
+    sync::LazyLock,
 };
 
 use aya::programs::links::FdLink;
 
 use super::bpf;
+
+/// Whether the kernel makes links of its own for kprobes and tracepoints, so that aya does, too.
+pub(super) static PERF_LINKS: LazyLock<bool> =
+    LazyLock::new(|| aya::sys::is_perf_link_supported().unwrap_or(false));
 
 /// A link. Dropping it detaches the program, unless it is pinned.
 pub enum Link {
@@ -24,7 +29,7 @@ pub enum Link {
 impl Link {
     /// A link of a kprobe: before Linux 5.15 that is no link of the kernel.
     pub(super) fn of_perf<T: TryInto<FdLink> + 'static>(link: T) -> Self {
-        if !aya::features().bpf_perf_link() {
+        if !*PERF_LINKS {
             return Self::Bound(Box::new(link));
         }
         match link.try_into() {

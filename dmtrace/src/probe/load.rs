@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     rc::Rc,
     sync::LazyLock,
-    thread::{self, JoinHandle, ScopedJoinHandle},
+    thread::{self, ScopedJoinHandle},
 };
 
 use anyhow::{Context, Result};
@@ -39,7 +39,7 @@ use crate::{
 
 /// The object, as `build.rs` has packed it: a fifth of its size. For the parser it is in memory of
 /// the alignment that the allocator gives, which is enough for ELF.
-static OBJECT: LazyLock<Vec<u8>> = LazyLock::new(|| {
+pub(super) static OBJECT: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let packed = include_bytes!(env!("DMTRACE_BPF_PATH"));
     // What was packed by the build: damaged, it fails to parse, with an error of its own.
     lz4_flex::block::decompress_size_prepended(packed).unwrap_or_default()
@@ -84,8 +84,6 @@ impl Tracer {
             return Err(StartError::NoBtf);
         }
         heap::live_long();
-        // It reads the kernel's types, as we do. That takes long enough to do it side by side.
-        let loader = thread::spawn(EbpfLoader::new);
         let btf = Btf::from_file(Path::new(BTF_FILE))
             .map_err(|error| StartError::Other(cause(&error)))?;
         let offsets = offsets::resolve(&btf);
@@ -94,16 +92,15 @@ impl Tracer {
         }
         let bytes = btf.bytes();
         let (mut tracer, continuity) = thread::scope(|threads| {
-            // The loader keeps its own to itself. This one is not needed before there are maps.
+            // aya finds functions in types of its own. They are not needed before there are maps.
             let types = threads.spawn(|| AyaBtf::parse(bytes, Endianness::default()).ok());
-            Self::load(loader, types, options, root, &environment, &offsets)
+            Self::load(types, options, root, &environment, &offsets)
         })?;
         tracer.attend(Some(&Rc::new(btf)));
         Ok((tracer, continuity))
     }
 
     fn load(
-        loader: JoinHandle<EbpfLoader<'static>>,
         types: ScopedJoinHandle<'_, Option<AyaBtf>>,
         options: Options,
         root: Option<&Path>,
@@ -117,7 +114,7 @@ impl Tracer {
         let proc_tombstones = u64::from(proc_tombstones(options.max_procs));
         let plan = environment.preemption.plan();
         let sizes = Sizes::of(&options, ring_bytes, plan, root.is_some());
-        let mut loader = loader.join().unwrap_or_default();
+        let mut loader = EbpfLoader::new();
         for (name, size) in &sizes.0 {
             loader.map_max_entries(name, *size);
         }

@@ -173,7 +173,7 @@ impl Maps {
             return false;
         };
         text.copy_from_slice(json);
-        self.sites.insert(key, site, 0).is_ok()
+        self.sites.insert(&key, &site, 0).is_ok()
     }
 
     /// Removes the call site of a set that is gone.
@@ -185,7 +185,7 @@ impl Maps {
     /// has written meanwhile. Tells whether it was entered.
     pub(super) fn seed(&mut self, key: SemKey, record: SemRecord) -> bool {
         const BPF_NOEXIST: u64 = 1;
-        self.sems.insert(key, record, BPF_NOEXIST).is_ok()
+        self.sems.insert(&key, &record, BPF_NOEXIST).is_ok()
     }
 
     pub(super) fn remove_sem(&mut self, key: SemKey) -> bool {

@@ -36,6 +36,8 @@ mod pins;
 mod shared;
 #[cfg(feature = "live")]
 mod skipped;
+#[cfg(all(test, feature = "live"))]
+mod stack_depth;
 mod table;
 #[cfg(feature = "live")]
 mod tracepoint;

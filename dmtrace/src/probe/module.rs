@@ -1,5 +1,5 @@
 //! Trampolines into a kernel module. Types of a module continue those of the kernel in a BTF
-//! object of their own, which aya 0.14 cannot attach by: the programs are taken from the same
+//! object of their own, which aya 0.16 cannot attach by: the programs are taken from the same
 //! object, use the same maps, and are loaded here with `bpf(2)`.
 
 use std::{

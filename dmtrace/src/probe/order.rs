@@ -33,7 +33,7 @@ pub(super) fn check(ebpf: &mut Ebpf) -> Result<(), String> {
     let mut answer = 0;
     for _ in 0..TRIES {
         control
-            .set(control::ORDER, 0, 0)
+            .set(control::ORDER, &0, 0)
             .map_err(|error| cause(&error))?;
         // SAFETY: three numbers. Makes nothing.
         unsafe { libc::semget(QUESTION, 0, 0) };
@@ -68,6 +68,6 @@ fn set_base(ebpf: &mut Ebpf) -> Result<(), String> {
         .ok_or("the object has no map CONTROL")?;
     let mut control: Array<_, u64> = Array::try_from(map).map_err(|error| error.to_string())?;
     control
-        .set(control::NOTICED_BEFORE, noticed, 0)
+        .set(control::NOTICED_BEFORE, &noticed, 0)
         .map_err(|error| error.to_string())
 }

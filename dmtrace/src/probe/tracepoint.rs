@@ -13,7 +13,10 @@ use aya_obj::generated::{
     perf_type_id::PERF_TYPE_TRACEPOINT,
 };
 
-use super::{bpf, link::Link};
+use super::{
+    bpf,
+    link::{Link, PERF_LINKS},
+};
 use crate::host::kernel_fs::{KernelFs, KernelFsRoot, reason};
 
 /// The tracepoints of this kernel. tracefs is opened when the first is asked for, and let go with
@@ -36,7 +39,7 @@ impl Tracepoints {
     ) -> Result<Link, String> {
         let event = open_event(self.id(category, name)?)
             .map_err(|error| format!("perf_event_open: {}", reason(&error)))?;
-        if aya::features().bpf_perf_link() {
+        if *PERF_LINKS {
             let link = link(program, event.as_fd())
                 .map_err(|error| format!("bpf_link_create: {}", reason(&error)))?;
             return Ok(Link::Raw(link));

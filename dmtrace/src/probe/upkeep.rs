@@ -61,7 +61,7 @@ impl Tracer {
                             key: set.key.0,
                         };
                         // Full: the books join by the key.
-                        let _joined_later = self.keys.insert(name, set.semid, 0);
+                        let _joined_later = self.keys.insert(&name, &set.semid, 0);
                     }
                 } else if cookie {
                     self.prefilter.add32(slot, u32::MAX);

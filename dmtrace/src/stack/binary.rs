@@ -5,7 +5,9 @@ use std::{fmt, fs::File, ops::Range, rc::Rc};
 
 use object::{
     LittleEndian, Object as _, ObjectSection as _, ReadCache, ReadRef,
-    elf::{ET_DYN, FileHeader64, PF_X, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE},
+    elf::{
+        ET_DYN, FileHeader64, NT_GNU_BUILD_ID, PF_X, PT_DYNAMIC, PT_GNU_EH_FRAME, PT_LOAD, PT_NOTE,
+    },
     read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _},
 };
 use serde::{Deserialize, Serialize};
@@ -90,7 +92,7 @@ impl Headers {
                 PT_LOAD => headers.loads.push(Load {
                     addresses: range,
                     offset: segment.p_offset(endian),
-                    code: segment.p_flags(endian) & PF_X != 0,
+                    code: segment.p_flags(endian).contains(PF_X),
                 }),
                 PT_GNU_EH_FRAME => headers.eh_frame_hdr = Some(range),
                 PT_DYNAMIC => headers.dynamic = Some(start),
@@ -102,7 +104,9 @@ impl Headers {
                             .flatten()
                             .and_then(|mut notes| {
                                 while let Ok(Some(note)) = notes.next() {
-                                    if note.name() == b"GNU" && note.n_type(endian) == 3 {
+                                    if note.name() == b"GNU"
+                                        && note.n_type(endian) == NT_GNU_BUILD_ID
+                                    {
                                         return BuildId::from_bytes(note.desc());
                                     }
                                 }

@@ -75,7 +75,11 @@ impl AddressSpace {
             .flatten();
         let mut bias = sample.bias;
         if program && let Some(headers) = &headers {
-            let entry = auxv.chunks_exact(2).find(|pair| pair[0] == AT_ENTRY);
+            let entry = auxv
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .find(|pair| pair[0] == AT_ENTRY);
             bias = entry.map_or(bias, |pair| pair[1].wrapping_sub(headers.entry));
         }
         self.modules.push(Mapped {

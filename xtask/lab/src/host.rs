@@ -23,6 +23,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("tar", "tar"),
 ];
 
+/// What else the lab uses, and the Debian package each comes from.
+const FILES: &[(&str, &str)] = &[(KEYRING, "debian-archive-keyring")];
+
 /// The keyring the host trusts Debian's archive by.
 pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
@@ -48,16 +51,23 @@ pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
 }
 
-/// Installs the packages of those programs that are missing.
+/// Installs what the lab itself uses, as far as it is missing.
 pub(crate) fn install_missing_programs() -> Result<()> {
-    let mut missing: Vec<&str> = PROGRAMS
+    install_missing(PROGRAMS, FILES)
+}
+
+/// Installs the Debian packages of those programs (looked up in `PATH`) and files that are missing:
+/// what is to run in a guest may need more to be built than the lab itself.
+///
+/// # Errors
+/// The machine has no apt-get, this process is not root, or apt-get fails; the error names the
+/// packages.
+pub fn install_missing(programs: &[(&str, &str)], files: &[(&str, &str)]) -> Result<()> {
+    let programs = programs
         .iter()
-        .filter(|(program, _)| find_program(program).is_none())
-        .map(|(_, package)| *package)
-        .collect();
-    if !Path::new(KEYRING).is_file() {
-        missing.push("debian-archive-keyring");
-    }
+        .filter(|(program, _)| find_program(program).is_none());
+    let files = files.iter().filter(|(file, _)| !Path::new(file).is_file());
+    let mut missing: Vec<&str> = programs.chain(files).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }

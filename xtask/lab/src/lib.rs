@@ -83,6 +83,7 @@ mod vmlinux;
 pub use self::{
     accel::Accel,
     config::{Config, Freshness},
+    host::install_missing,
     kernel::Kernel,
     lab::Lab,
     layer::Layer,

@@ -5,12 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 
 use super::part::Part;
 use crate::{
     build::{self, Profile},
     host,
+    linker::{self, Place},
     scenario::programs::static_program,
     setup,
 };
@@ -121,6 +122,8 @@ fn object() -> Result<PathBuf> {
     command.args(["--target", TARGET, "--target-dir"]);
     command.arg(&target_dir);
     command.env("RUSTC_BOOTSTRAP", "1");
+    let place = Place::of(&setup::sysroot()?).map_err(Error::msg)?;
+    command.env(linker::VARIABLE, place.program());
     let flags = [
         &*format!("--cfg=bpf_target_arch=\"{ARCH}\""),
         "-Cdebuginfo=2",

@@ -7,12 +7,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use kernel_lab::install_missing;
 use tempfile::TempDir;
 
 use crate::{
     build::{self, Profile},
     host,
 };
+
+/// Links programs for 32 bits, with a C library that can be linked statically.
+const CC32: &str = "i686-linux-gnu-gcc";
+/// That C library, and its package: the compiler only recommends it.
+const LIBC32: (&str, &str) = ("/usr/i686-linux-gnu/lib/libc.a", "libc6-dev-i386-cross");
 
 /// Built programs.
 pub struct Programs {
@@ -31,12 +37,14 @@ pub struct Programs {
 }
 
 const STATIC: &str = "x86_64-unknown-linux-musl";
-const STATIC32: &str = "i686-unknown-linux-musl";
+/// For musl, rustup has no standard library at 32 bits since Rust 1.99.
+const STATIC32: &str = "i686-unknown-linux-gnu";
 
 impl Programs {
     /// Builds them statically linked, so that the guest's C library does not matter. Without the
     /// target for that they are those of the host, which must not be newer than Debian 12.
     pub fn build() -> Result<Self> {
+        install_missing(&[(CC32, "gcc-i686-linux-gnu")], &[LIBC32])?;
         let copies = tempfile::Builder::new()
             .prefix("dmtrace-suite-")
             .tempdir()?;
@@ -114,6 +122,11 @@ fn built(
     command.args(["build", profile.option(), "--package", package]);
     command.args(names.iter().flat_map(|name| [kind, name]));
     command.args(target.iter().flat_map(|target| ["--target", target]));
+    command.env("CARGO_TARGET_I686_UNKNOWN_LINUX_GNU_LINKER", CC32);
+    command.env(
+        "CARGO_TARGET_I686_UNKNOWN_LINUX_GNU_RUSTFLAGS",
+        "-Ctarget-feature=+crt-static",
+    );
     host::quiet(&mut command);
     host::check(&mut command, package)?;
     let dir = host::target_dir()?.join(target.unwrap_or_default());

@@ -59,11 +59,11 @@ fn text(module: &Table, table: u64) -> Option<u64> {
 
 /// Puts in what the linker has left to relocations relative to the program.
 fn relocate(table: &mut Table, relocations: &Table) {
-    for entry in relocations.bytes.chunks_exact(24) {
+    for entry in relocations.bytes.as_chunks::<24>().0 {
         let word = |index: usize| super::u64_at(entry, index * 8);
         let place = word(0).and_then(|place| place.checked_sub(table.address));
         let place = place.and_then(|place| usize::try_from(place).ok());
-        if word(1) == Some(R_X86_64_RELATIVE.into())
+        if word(1) == Some(R_X86_64_RELATIVE.0.into())
             && let Some(start) = place
             && let Some(slot) = start
                 .checked_add(8)
