@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn details_are_left_out_with_their_continuation() {
         let lines = [
-            "dmtrace: attributed",
+            "dmtrace: attributed by process 7",
             "1  x",
             "    runs as  uid 0",
             "      in y",
