@@ -10,14 +10,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use dmtrace::{
-    event::recording::{Start, Writer},
-    facts::{HostFacts, NsSnapshot, SemLimits, SemState, SetSnapshot, Snapshot},
-    ids::{BootTime, IpcNs, Key, UnixTime},
-};
+use dmtrace::recording::{Start, Writer};
 use dmtrace_common::{
     ABI, CMDLINE_LEN, COMM_LEN, Header, Kind, OPS_KEPT, PATH_LEN, PROC_ANNOUNCED, PROC_READY,
     Parent, ProcKey, ProcRecord, SemBuf, SemEvent,
+};
+use dmtrace_core::{
+    facts::{HostFacts, NsSnapshot, SemLimits, SemState, SetSnapshot, Snapshot},
+    ids::{BootTime, IpcNs, Key, UnixTime},
 };
 
 /// Cookies of one owner.

@@ -2,25 +2,7 @@
 
 use std::{error::Error, fmt::Display};
 
-/// A number with its noun: `0 cookies`, `1 cookie`, `2 cookies`.
-pub fn count<N: Display + PartialEq + From<u8>>(number: N, one: &str, many: &str) -> String {
-    let noun = of_number(&number, one, many);
-    format!("{number} {noun}")
-}
-
-/// The word that goes with a number, where other words are between them.
-pub fn of_number<'a, N: PartialEq + From<u8>>(number: &N, one: &'a str, many: &'a str) -> &'a str {
-    if *number == N::from(1) { one } else { many }
-}
-
-/// How often: `once`, `3 times`.
-pub fn times<N: Display + PartialEq + From<u8>>(number: N) -> String {
-    if number == N::from(1) {
-        "once".to_owned()
-    } else {
-        format!("{number} times")
-    }
-}
+pub use dmtrace_core::wording::{count, of_number, times};
 
 /// An error as a person reads it: without the number that the standard library puts behind the
 /// text of the system, `Permission denied (os error 13)`.
@@ -90,15 +72,6 @@ mod tests {
     use anyhow::Context as _;
 
     use super::*;
-
-    #[test]
-    fn a_noun_follows_its_number() {
-        assert_eq!(count(0_usize, "cookie", "cookies"), "0 cookies");
-        assert_eq!(count(1_u64, "cookie", "cookies"), "1 cookie");
-        assert_eq!(count(2_u32, "cookie", "cookies"), "2 cookies");
-        assert_eq!(times(1_u64), "once");
-        assert_eq!(times(0_u64), "0 times");
-    }
 
     #[test]
     fn errors_of_the_system_have_no_number() {

@@ -10,10 +10,8 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use dmtrace::{
-    history::{Finding, History, Note, Options, Query, Record, Stamp, read_file},
-    ids::{IpcNs, Key, SemId},
-};
+use dmtrace::history::{Finding, History, Note, Options, Query, Record, Stamp, read_file};
+use dmtrace_core::ids::{IpcNs, Key, SemId};
 use dmtrace_tests::harness::{Need, Trial, test};
 
 const NEEDS: &[Need] = &[Need::Root];

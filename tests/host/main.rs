@@ -6,7 +6,7 @@ mod semaphores;
 
 use std::process::ExitCode;
 
-use dmtrace::{
+use dmtrace_core::{
     facts::{NsSnapshot, SetSnapshot, Snapshot},
     ids::IpcNs,
 };

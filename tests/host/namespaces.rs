@@ -9,9 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use dmtrace::{
+use dmtrace::host::{
+    self, HostError, NsSession, Roots, Scope, Search, namespaces, processes, semaphores,
+};
+use dmtrace_core::{
     facts::NsHolder,
-    host::{self, HostError, NsSession, Roots, Scope, Search, namespaces, processes, semaphores},
     ids::{IpcNs, Key},
 };
 use dmtrace_tests::harness::{Need, Running, Trial, actor, ns_of, test};
@@ -50,7 +52,11 @@ fn holder(key: u32) -> anyhow::Result<(Running, u32, i32)> {
     Ok((running, ns, semid))
 }
 
-fn value(snapshot: &dmtrace::facts::Snapshot, ns: u32, semid: i32) -> anyhow::Result<(Key, i32)> {
+fn value(
+    snapshot: &dmtrace_core::facts::Snapshot,
+    ns: u32,
+    semid: i32,
+) -> anyhow::Result<(Key, i32)> {
     let set = set_in(ns_in(snapshot, ns)?, semid).context("no set")?;
     Ok((set.key, set.first.context("not read")?.value))
 }

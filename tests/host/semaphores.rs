@@ -3,10 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use dmtrace::{
-    host::{self, NsSession, Roots, Scope, semaphores},
-    ids::{IpcNs, Key, SemId},
-};
+use dmtrace::host::{self, NsSession, Roots, Scope, semaphores};
+use dmtrace_core::ids::{IpcNs, Key, SemId};
 use dmtrace_tests::{
     harness::{KernelSem, Need, Running, Trial, actor, in_private_ns, ns_of, test},
     sysv,

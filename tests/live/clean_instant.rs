@@ -11,11 +11,13 @@ use dmtrace::{
     clean::{
         apply::{Outcome, apply},
         audit::Audit,
-        plan::{Action, Identity, Options, Plan, PlanEntry, Summary, VERSION},
         witness::{Nobody, Sighting, Witness},
     },
-    facts::SetSnapshot,
     host::{NsSession, Roots, clock, semaphores},
+};
+use dmtrace_core::{
+    cleanup::plan::{Action, Identity, Options, Plan, PlanEntry, Summary, VERSION},
+    facts::SetSnapshot,
     ids::{BootTime, IpcNs, SemId},
     verdict::Touched,
 };

@@ -28,8 +28,8 @@ use dmtrace::{
         witness::{Sighting, Witness},
     },
     host::{Roots, clock},
-    ids::{BootTime, SemId},
 };
+use dmtrace_core::ids::{BootTime, SemId};
 use dmtrace_tests::{
     harness::{actor, test},
     sysv::{self, Abi},
@@ -426,7 +426,11 @@ fn carry(items: &mut [Item], random: &mut fastrand::Rng) -> Result<Vec<Child>> {
 }
 
 /// Carries the plan out, and compares what is left with the model.
-fn play(scene: &Scene, boundary: &Arc<Boundary>, plan: &dmtrace::clean::plan::Plan) -> Result<()> {
+fn play(
+    scene: &Scene,
+    boundary: &Arc<Boundary>,
+    plan: &dmtrace_core::cleanup::plan::Plan,
+) -> Result<()> {
     let lock = || boundary.model.lock().map_err(|_| anyhow!("panicked"));
     {
         let mut model = lock()?;

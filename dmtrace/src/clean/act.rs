@@ -2,11 +2,9 @@
 
 use std::io;
 
-use crate::{
-    facts::SetSnapshot,
-    host::{HostError, Inside, semaphores},
-    verdict::Completion,
-};
+use dmtrace_core::{facts::SetSnapshot, verdict::Completion};
+
+use crate::host::{HostError, Inside, semaphores};
 
 /// Why a set is out of bounds, whatever a plan says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -156,7 +154,7 @@ pub(super) fn remove(inside: &Inside, expected: &SetSnapshot) -> Act {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{facts::SemState, ids::Key};
+    use dmtrace_core::{facts::SemState, ids::Key};
 
     fn cookie() -> SetSnapshot {
         SetSnapshot {

@@ -13,20 +13,24 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dmtrace_core::{
+    cleanup::{
+        plan::{Action, Plan, PlanEntry},
+        recheck::{Moved, What, recheck},
+    },
+    facts::{HostFacts, SetSnapshot},
+    ids::{BootTime, IpcNs},
+    verdict::Completion,
+};
 use serde_json::json;
 
 use super::{
     act::{self, Act, Forbidden},
     audit::{Audit, AuditError},
-    plan::{Action, Plan, PlanEntry},
-    recheck::{Moved, What, recheck},
     witness::{Sighting, Witness},
 };
 use crate::{
-    facts::{HostFacts, SetSnapshot},
     host::{self, HostError, NsSession, Scope, semaphores},
-    ids::{BootTime, IpcNs},
-    verdict::Completion,
     wording::causes,
 };
 

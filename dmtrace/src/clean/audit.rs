@@ -14,15 +14,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use dmtrace_core::{
+    cleanup::plan::{Plan, PlanEntry},
+    facts::SetSnapshot,
+};
 use serde_json::{Value, json};
 
-use super::{
-    file::trusted,
-    plan::{Plan, PlanEntry},
-    witness::Sighting,
-};
+use super::{file::trusted, witness::Sighting};
 use crate::{
-    facts::SetSnapshot,
     host::{Roots, clock, identity},
     output::{json::envelope, time::Moment},
     wording::cause,
@@ -267,8 +266,8 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use crate::{
-        clean::plan::{Action, Identity, Summary},
+    use dmtrace_core::{
+        cleanup::plan::{Action, Identity, Summary},
         ids::SemId,
         verdict::Touched,
     };

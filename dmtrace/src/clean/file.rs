@@ -7,9 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use dmtrace_core::cleanup::plan::{Plan, VERSION};
 use serde::{Deserialize, Serialize};
-
-use super::plan::{Plan, VERSION};
 
 use crate::wording::cause;
 
@@ -161,10 +160,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{
-        clean::plan::Options,
+    use crate::output::json::envelope;
+    use dmtrace_core::{
+        cleanup::plan::Options,
         ids::{BootTime, UnixTime},
-        output::json::envelope,
     };
 
     fn plan() -> PlanFile {

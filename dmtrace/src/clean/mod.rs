@@ -5,6 +5,4 @@ mod act;
 pub mod apply;
 pub mod audit;
 pub mod file;
-pub mod plan;
-pub mod recheck;
 pub mod witness;

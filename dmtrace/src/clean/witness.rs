@@ -1,6 +1,6 @@
 //! What a running trace has seen of a cookie: finer than the kernel's times, which have seconds.
 
-use crate::ids::{BootTime, SemId};
+use dmtrace_core::ids::{BootTime, SemId};
 
 /// What was seen of a cookie up to now.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -13,19 +13,19 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-
-use crate::{
-    event::{
-        decode,
-        recording::{Frame, Reader, Start, Tail},
-    },
+use dmtrace_core::{
+    backend::Backend,
+    event::{CallSite, Package, decode},
     facts::{self, HostFacts, Snapshot},
-    host::{self, Scope, package::Package},
     ids::BootTime,
     ledger::Ledger,
-    probe::Backend,
-    stack::{CallSite, Symbolizer},
     verdict::{self, Completeness, Context, Judged, Thresholds},
+};
+
+use crate::{
+    host::{self, Scope},
+    recording::{Frame, Reader, Start, Tail},
+    stack::Symbolizer,
     wording::{causes, count},
 };
 
@@ -60,7 +60,7 @@ enum Live {
 #[cfg(feature = "live")]
 struct Joined {
     tracer: crate::session::RunningTracer,
-    activity: Vec<crate::ledger::Activity>,
+    activity: Vec<dmtrace_core::ledger::Activity>,
     procs: Vec<crate::probe::ProcEntry>,
     sems: Vec<crate::probe::SemEntry>,
     devices: Vec<dmtrace_common::DmEvent>,
@@ -258,12 +258,12 @@ impl Case {
         // So that sets come about in the order of the books: neighbours one after the other.
         procs.sort_unstable_by_key(|(key, _)| (key.start, key.tgid));
         let mut behind = 0u64;
-        for record in crate::ledger::in_order(procs, maps.sems) {
+        for record in dmtrace_core::ledger::in_order(procs, maps.sems) {
             match record {
-                crate::ledger::Record::Process(_, record) => {
+                dmtrace_core::ledger::Record::Process(_, record) => {
                     self.ledger.adopt_process(&record);
                 }
-                crate::ledger::Record::Set(key, record) => {
+                dmtrace_core::ledger::Record::Set(key, record) => {
                     behind += u64::from(self.is_behind(key.into(), record.last_op));
                     self.ledger.adopt(key.into(), &record);
                 }
@@ -281,14 +281,14 @@ impl Case {
         }
         let mut numbers = crate::session::Directory::default();
         for device in maps.devices {
-            let bytes = crate::event::as_bytes(&device);
+            let bytes = dmtrace_core::event::as_bytes(&device);
             let device = numbers.complete(bytes).unwrap_or(device);
-            if let Ok(event) = decode(crate::event::as_bytes(&device)) {
+            if let Ok(event) = decode(dmtrace_core::event::as_bytes(&device)) {
                 self.ledger.apply(&event);
             }
         }
         for lookup in maps.lookups {
-            if let Ok(event) = decode(crate::event::as_bytes(&lookup)) {
+            if let Ok(event) = decode(dmtrace_core::event::as_bytes(&lookup)) {
                 self.ledger.apply(&event);
             }
         }
@@ -320,7 +320,7 @@ impl Case {
 
     /// Whether a set that the books have was operated on after their last event.
     #[cfg(feature = "live")]
-    fn is_behind(&self, sem: crate::ids::SemId, last_op: u64) -> bool {
+    fn is_behind(&self, sem: dmtrace_core::ids::SemId, last_op: u64) -> bool {
         let cookie = self.ledger.semaphore(sem);
         let cookie = cookie.and_then(|known| known.cookie.as_deref());
         last_op != 0

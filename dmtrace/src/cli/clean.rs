@@ -11,6 +11,11 @@ use std::{
 };
 
 use anyhow::Result;
+use dmtrace_core::{
+    cleanup::plan::{Action, Options, Plan, PlanEntry},
+    facts::SuspendedDevice,
+    verdict::{Context, Judged, Obstacle, Rules, Thresholds},
+};
 
 use super::{
     args::Clean,
@@ -25,14 +30,11 @@ use crate::{
         apply::{Report, apply},
         audit::Audit,
         file::PlanFile,
-        plan::{Action, Options, Plan, PlanEntry},
         witness::Witness,
     },
-    facts::SuspendedDevice,
     host::{Roots, clock, devices},
     output::Out,
     probe::environment::Capabilities,
-    verdict::{Context, Judged, Obstacle, Rules, Thresholds},
     wording::causes,
 };
 

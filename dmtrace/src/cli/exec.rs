@@ -3,6 +3,12 @@
 use std::{cell::RefCell, io, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
+use dmtrace_core::{
+    facts::SetSnapshot,
+    ids::SemId,
+    ledger::{Change, Semaphore},
+    verdict::{Judged, Thresholds},
+};
 use serde_json::json;
 
 use super::{
@@ -13,11 +19,7 @@ use super::{
     trace::{Ended, Ending, Observer, Tracing, View, runtime},
 };
 use crate::{
-    facts::SetSnapshot,
-    ids::SemId,
-    ledger::{Change, Semaphore},
     output::{Out, json},
-    verdict::{Judged, Thresholds},
     wording::{cause, count},
 };
 
@@ -116,7 +118,7 @@ fn leaves_cookies(tracing: &Tracing, pid: Option<u32>) -> bool {
 }
 
 /// Whether the command made it, or a descendant of it.
-fn is_ours(ledger: &crate::ledger::Ledger, set: &Semaphore, pid: Option<u32>) -> bool {
+fn is_ours(ledger: &dmtrace_core::ledger::Ledger, set: &Semaphore, pid: Option<u32>) -> bool {
     let Some(process) = set.creator.image().and_then(|image| ledger.process(image)) else {
         return false;
     };

@@ -14,6 +14,10 @@ use std::{
 };
 
 use anyhow::Result;
+use dmtrace_core::{
+    ids::Key,
+    verdict::{Class, Confidence, Healthy, Thresholds},
+};
 use serde_json::json;
 
 use super::{
@@ -26,11 +30,9 @@ use super::{
     value::CookieName,
 };
 use crate::{
-    event::recording::Start,
     history::Query,
-    ids::Key,
     output::{Out, json, time::Clock, wrap},
-    verdict::{Class, Confidence, Healthy, Thresholds},
+    recording::Start,
     wording::{chain, count},
 };
 pub(super) use story::{Story, Telling};

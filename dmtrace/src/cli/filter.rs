@@ -5,19 +5,21 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum, builder::PossibleValue};
+use clap::{
+    Args,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
+use dmtrace_core::{
+    event::workload::Workload,
+    ids::{IpcNs, Key},
+    ledger::{Change, Device, Ledger, Process},
+    verdict::State,
+};
 
 #[cfg(feature = "live")]
 use super::row::devices;
 use super::value;
 #[cfg(feature = "live")]
-use crate::ledger::{Change, Ledger};
-use crate::{
-    host::container::Workload,
-    ids::{IpcNs, Key},
-    ledger::{Device, Process},
-    verdict::State,
-};
 
 /// Heading of the filters in `--help`.
 pub const HEADING: &str = "Filters";
@@ -54,6 +56,7 @@ pub struct Filters {
         long,
         value_name = "STATE",
         value_delimiter = ',',
+        value_parser = states(),
         ignore_case = true,
         help_heading = HEADING
     )]
@@ -63,25 +66,27 @@ pub struct Filters {
     pub min_age: Option<Duration>,
 }
 
-impl ValueEnum for State {
-    fn value_variants<'a>() -> &'a [Self] {
-        &Self::ALL
-    }
+/// A state as an option takes it.
+fn possible_value(state: State) -> PossibleValue {
+    // Metrics and JSON of earlier versions had these.
+    let earlier: &[&str] = match state {
+        State::SlowUdev => &["slow_udev"],
+        State::OverCompleted => &["over_completed"],
+        State::CleanedUp => &["cleaned_up"],
+        _ => &[],
+    };
+    PossibleValue::new(state.name())
+        .help(state.about())
+        .aliases(earlier)
+}
 
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        // Metrics and JSON of earlier versions had these.
-        let earlier: &[&str] = match self {
-            Self::SlowUdev => &["slow_udev"],
-            Self::OverCompleted => &["over_completed"],
-            Self::CleanedUp => &["cleaned_up"],
-            _ => &[],
-        };
-        Some(
-            PossibleValue::new(self.name())
-                .help(self.about())
-                .aliases(earlier),
-        )
-    }
+/// Reads the name of a state; what is none is a usage error that lists them.
+fn states() -> impl TypedValueParser<Value = State> {
+    PossibleValuesParser::new(State::ALL.map(possible_value)).try_map(|text| {
+        let mut states = State::ALL.into_iter();
+        let named = states.find(|state| possible_value(*state).matches(&text, true));
+        named.ok_or("no such state")
+    })
 }
 
 /// What filters look at. `None`: it is not known, or there is no such thing.

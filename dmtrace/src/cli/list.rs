@@ -3,6 +3,12 @@
 use std::{collections::BTreeMap, mem::ManuallyDrop, process::ExitCode};
 
 use anyhow::Result;
+use dmtrace_core::{
+    event::{CallSite, ProcessImage},
+    facts::SetSnapshot,
+    ids::{SemId, UnixTime},
+    verdict::Thresholds,
+};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
@@ -14,16 +20,11 @@ use super::{
     row::{Known, Row, confidence},
 };
 use crate::{
-    event::ProcessImage,
-    facts::SetSnapshot,
-    ids::{SemId, UnixTime},
     output::{
         Out, json,
         table::{self, Cell, Column, Layout},
         time,
     },
-    stack::CallSite,
-    verdict::Thresholds,
     wording::{count, of_number},
 };
 
@@ -421,7 +422,7 @@ fn as_object<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -> Obje
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
+    use dmtrace_core::{
         event::{Actor, Event, Quality, What},
         ids::{BootTime, Key},
         ledger::Ledger,

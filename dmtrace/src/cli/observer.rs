@@ -1,14 +1,14 @@
 //! What the loop of a trace tells its verb.
 
 use anyhow::Result;
-
-use crate::{
+use dmtrace_core::{
     facts::Snapshot,
     ids::SemId,
     ledger::{Change, Ledger},
-    session::DmReport,
     verdict::{Context, Judged},
 };
+
+use crate::session::DmReport;
 
 /// What the loop tells its verb.
 pub trait Observer {

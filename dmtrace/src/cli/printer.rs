@@ -5,6 +5,12 @@ mod line;
 use std::{cell::RefCell, collections::BTreeSet, io::Write as _};
 
 use anyhow::Result;
+use dmtrace_core::{
+    event::{CallSite, ProcessImage, errno_word},
+    ids::DevNum,
+    ledger::{Change, ChangeKind, Device, EndKind, ImageId, Ledger, Meaning, Name},
+    verdict::Judged,
+};
 use line::{Columns, Line};
 use serde_json::{Value, json};
 
@@ -15,13 +21,9 @@ use super::{
     trace::{Observer, View},
 };
 use crate::{
-    event::{ProcessImage, errno_word},
-    ids::DevNum,
-    ledger::{Change, ChangeKind, Device, EndKind, ImageId, Ledger, Meaning, Name},
     output::{Out, json, time::Clock},
     session::DmReport,
-    stack::{CallSite, Symbolizer},
-    verdict::Judged,
+    stack::Symbolizer,
     wording::count,
 };
 

@@ -13,6 +13,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use dmtrace_core::{
+    event::{CallSite, Package},
+    facts::HostFacts,
+    ids::BootTime,
+    verdict::Thresholds,
+};
 use serde::Serialize;
 use serde_json::json;
 
@@ -20,18 +26,12 @@ pub use self::file::Rotation;
 use self::file::{Output, Target};
 use super::trace::Ending;
 use crate::{
-    event::recording::{SiteOf, Start, Writer},
-    facts::HostFacts,
-    host::{
-        self, Roots,
-        package::{self, Package},
-    },
-    ids::BootTime,
+    host::{self, Roots, package},
     output::time::Clock,
     probe::{Tracer, environment::kernel_release},
+    recording::{SiteOf, Start, Writer},
     session::{Tap, Tapped},
-    stack::{CallSite, Found},
-    verdict::Thresholds,
+    stack::Found,
     wording::cause,
 };
 

@@ -8,6 +8,11 @@ pub(super) mod text;
 use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
 use anyhow::Result;
+use dmtrace_core::{
+    ids::IpcNs,
+    ledger::ImageId,
+    verdict::{Class, Reason},
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -22,12 +27,9 @@ use super::{
     stacks,
 };
 use crate::{
-    event::recording::Start,
-    ids::IpcNs,
-    ledger::ImageId,
     output::{Out, json},
     probe::Environment,
-    verdict::{Class, Reason},
+    recording::Start,
 };
 use culprit::culprits;
 use group::{Group, Leak, groups};

@@ -5,20 +5,18 @@ use std::{
     time::Duration,
 };
 
+use dmtrace_core::{
+    event::{CallSite, ProcessImage, workload::Workload},
+    facts::SetSnapshot,
+    ids::{BootTime, SemId},
+    ledger::{Creator, Device, Ledger, Process, Semaphore},
+    verdict::{Confidence, Judged, Verdict},
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{case::Case, filter::Candidate};
-use crate::{
-    event::ProcessImage,
-    facts::SetSnapshot,
-    host::container::Workload,
-    ids::{BootTime, SemId},
-    ledger::{Creator, Device, Ledger, Process, Semaphore},
-    output::time,
-    stack::{CallSite, Symbolizer},
-    verdict::{Confidence, Judged, Verdict},
-};
+use crate::{output::time, stack::Symbolizer};
 
 /// How it is known who made a set.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]

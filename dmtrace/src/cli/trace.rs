@@ -9,6 +9,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use dmtrace_core::{
+    backend::Backend,
+    facts::{self, HostFacts, Snapshot},
+    ids::SemId,
+    ledger::{Change, ChangeKind, EndKind},
+    verdict::{self, Context, Judged, Thresholds},
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     task::yield_now,
@@ -18,13 +25,9 @@ use tokio::{
 pub use super::observer::{Observer, View};
 use super::{args::Tuning, failure::Failure, observer::Told};
 use crate::{
-    facts::{self, HostFacts, Snapshot},
     host::{self, Scope, clock::cpu_spent},
-    ids::SemId,
-    ledger::{Change, ChangeKind, EndKind},
-    probe::{Backend, Options, StartError},
+    probe::{Options, StartError},
     session::{Accounting, News, Outlook, Pace, Rhythm, Session, Sink, Tap, Urgency},
-    verdict::{self, Context, Judged, Thresholds},
 };
 
 /// The books are compared with the kernel so often at least, if there is a look at all.
@@ -104,7 +107,10 @@ impl Tracing {
     /// A [`Failure::Environment`] where the machine does not allow it.
     pub fn start(
         tuning: &Tuning,
-        tap: impl FnOnce(&crate::probe::Tracer, crate::ids::BootTime) -> Result<Option<Tap>, StartError>,
+        tap: impl FnOnce(
+            &crate::probe::Tracer,
+            dmtrace_core::ids::BootTime,
+        ) -> Result<Option<Tap>, StartError>,
     ) -> Result<Self> {
         let session = Session::start(tuning.options(), Scope::default(), tap)
             .map_err(|error| Failure::Environment(error.to_string()))?;

@@ -7,10 +7,10 @@ use clap::{
     Arg, Command, Error,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
+use dmtrace_core::ids::{IpcNs, Key};
 
 use crate::{
     host::{Roots, users::Users},
-    ids::{IpcNs, Key},
     output::table::Column,
 };
 

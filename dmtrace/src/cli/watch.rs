@@ -3,6 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use dmtrace_core::{
+    ledger::Change,
+    verdict::{Class, Judged, State, Thresholds},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -15,11 +19,9 @@ use super::{
     trace::{Ending, Observer, Tracing, View, runtime},
 };
 use crate::{
-    ledger::Change,
     output::{Out, json, time},
     probe::{DmState, Environment, StartError},
     session::{Session, Tap},
-    verdict::{Class, Judged, State, Thresholds},
     wording::{chain, count},
 };
 
@@ -114,7 +116,8 @@ pub fn record(args: &Record, as_json: bool, out: &mut Out) -> Result<ExitCode> {
 /// The tap of a recording, if there is one.
 fn tap(
     recorder: Option<&Recorder>,
-) -> impl FnOnce(&crate::probe::Tracer, crate::ids::BootTime) -> Result<Option<Tap>, StartError> {
+) -> impl FnOnce(&crate::probe::Tracer, dmtrace_core::ids::BootTime) -> Result<Option<Tap>, StartError>
+{
     move |tracer, began| {
         recorder
             .map(|recorder| recorder.tap(tracer, began))

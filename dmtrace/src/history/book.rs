@@ -6,6 +6,8 @@ mod sums;
 
 use std::{collections::BTreeMap, ops::ControlFlow, path::PathBuf, time::Duration};
 
+use dmtrace_core::ids::{BootTime, IpcNs, Key, SemId};
+
 use super::{
     layout::{Kind, Stored},
     record::{
@@ -14,7 +16,6 @@ use super::{
     store::Store,
     tallies::Tallies,
 };
-use crate::ids::{BootTime, IpcNs, Key, SemId};
 
 /// Between two commits at least.
 pub(crate) const COMMIT: Duration = Duration::from_secs(1);

@@ -35,6 +35,7 @@ mod tallies;
 mod tests;
 
 pub use book::{Note, Options, Status, Stood};
+use dmtrace_core::ids::IpcNs;
 pub use read::{ReadError, read_file};
 pub use record::{
     Entry, Finding, Gap, Gone, Head, HowGone, Lives, Loss, OTHERS, PROGRAMS, Query, Rates, Record,
@@ -56,8 +57,8 @@ use std::{
 
 use serde_json::json;
 
+use crate::output::json::envelope;
 use crate::wording::cause;
-use crate::{ids::IpcNs, output::json::envelope};
 pub(crate) use book::Book;
 
 /// Where a service that runs is asked for it, and for everything else.

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use dmtrace_core::{
+    event::CallSite,
+    ids::{BootTime, IpcNs, Key, SemId},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{
-    host::clock,
-    ids::{BootTime, IpcNs, Key, SemId},
-    output::time::Moment,
-    stack::CallSite,
-};
+use crate::{host::clock, output::time::Moment};
 
 /// Programs that are told apart in one record; more are summed up.
 pub const PROGRAMS: usize = 64;

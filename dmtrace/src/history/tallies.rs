@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use dmtrace_core::ids::IpcNs;
+
 use super::record::{Lives, OTHERS, PROGRAMS, Stamp};
-use crate::ids::IpcNs;
 
 /// IPC namespaces in which failed creations are told apart.
 const NAMESPACES: usize = 64;

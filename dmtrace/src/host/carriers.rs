@@ -7,11 +7,12 @@
 
 use std::{collections::BTreeMap, io};
 
+use dmtrace_core::ids::Key;
+
 use super::{
     Roots,
     processes::{self, ProcessList},
 };
-use crate::ids::Key;
 use crate::wording::cause;
 
 /// Who carries which cookie.

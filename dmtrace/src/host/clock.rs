@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use crate::{
-    host::Roots,
-    ids::{BootTime, UnixTime},
-};
+use dmtrace_core::ids::{BootTime, UnixTime};
+
+use crate::host::Roots;
 
 /// Now on the clock that verdicts use (`CLOCK_BOOTTIME`, as `ktime_get_boot_ns` in the probes).
 pub fn boot_now() -> BootTime {

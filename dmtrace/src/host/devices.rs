@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use dmtrace_core::facts::{DmFacts, SuspendedDevice};
+
 use super::Roots;
-use crate::facts::{DmFacts, SuspendedDevice};
 
 /// Directory of the nodes that udev (or libdm without it) makes.
 const NODES: &str = "dev/mapper";

@@ -2,16 +2,16 @@
 
 use std::{fs, os::unix::ffi::OsStrExt, os::unix::fs::MetadataExt, path::Path};
 
+use dmtrace_core::{
+    event::{Ancestor, ProcessImage},
+    ids::{BootTime, IpcNs, ProcId},
+};
 use procfs::{FromRead, process::Status};
 
 use super::{
     Roots, clock,
     processes::{self, Stat},
     text::printable,
-};
-use crate::{
-    event::{Ancestor, ProcessImage},
-    ids::{BootTime, IpcNs, ProcId},
 };
 
 /// Bytes of a command line that are kept, as `CMDLINE_LEN` in the probes.

@@ -1,4 +1,4 @@
-//! What is read from the host: all input and output behind the plain types of [`crate::facts`].
+//! What is read from the host: all input and output behind the plain types of [`dmtrace_core::facts`].
 //!
 //! Nothing here changes the host, except that a thread enters IPC namespaces for the moment of a
 //! reading. As an ordinary user everything works on what that user may see; what is missing is
@@ -6,7 +6,6 @@
 
 pub mod carriers;
 pub mod clock;
-pub mod container;
 pub mod devices;
 pub mod heap;
 pub mod identity;
@@ -26,15 +25,15 @@ pub mod waiters;
 
 use std::{collections::BTreeSet, io};
 
+use dmtrace_core::{
+    facts::{HostFacts, Snapshot},
+    ids::IpcNs,
+};
 pub use namespaces::{Namespace, Search};
 pub use roots::Roots;
 pub use session::{Inside, NsSession};
 
-use crate::{
-    facts::{HostFacts, Snapshot},
-    ids::IpcNs,
-    wording::cause,
-};
+use crate::wording::cause;
 
 /// Why something of the host could not be read.
 #[derive(Debug, thiserror::Error)]

@@ -16,13 +16,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use dmtrace_core::{facts::NsHolder, ids::IpcNs};
+
 use super::{
     Roots,
     processes::{ProcessList, ns_of_link, tids},
     text::printable,
 };
 use crate::wording;
-use crate::{facts::NsHolder, ids::IpcNs};
 
 /// Where to search besides the processes themselves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -253,7 +254,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{facts::LiveProcess, host::processes::Process};
+    use crate::host::processes::Process;
+    use dmtrace_core::facts::LiveProcess;
 
     #[test]
     fn mount_lines() {

@@ -9,22 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
+use dmtrace_core::event::{Package, ProcessImage};
 
 use super::{Roots, identity};
-use crate::event::ProcessImage;
 use crate::wording::cause;
-
-/// A package.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Package {
-    /// Its name.
-    pub name: String,
-    /// Its version, as its manager writes it.
-    pub version: String,
-    /// `dpkg`, `rpm` or `apk`.
-    pub manager: String,
-}
 
 /// What tells executables apart: the same path is another file in another mount namespace.
 pub fn key(image: &ProcessImage) -> Option<String> {

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, fs, io};
 
+use dmtrace_core::{facts::LiveProcess, ids::IpcNs};
+
 use super::{
     Roots,
     text::{number, printable},
 };
 use crate::wording::cause;
-use crate::{facts::LiveProcess, ids::IpcNs};
 
 /// Every live process, and whether that is all of them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -8,17 +8,18 @@
 
 use std::{collections::BTreeSet, io};
 
+use dmtrace_core::{
+    facts::{NsHolder, NsSnapshot, SemLimits, SemState, SetSnapshot, Snapshot},
+    ids::{IpcNs, Key, UnixTime},
+    parallel::{share, together},
+};
+
 use super::{
     HostError, Inside, NsSession, Roots, clock,
     namespaces::{Namespace, Search, discover},
     processes::{self, ProcessList},
     sysv,
     text::number,
-};
-use crate::{
-    facts::{NsHolder, NsSnapshot, SemLimits, SemState, SetSnapshot, Snapshot},
-    ids::{IpcNs, Key, UnixTime},
-    together::{share, together},
 };
 
 /// Reads all namespaces, or those that `wanted` accepts.

@@ -14,12 +14,13 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use dmtrace_core::ids::IpcNs;
+
 use super::{
     HostError, Roots,
     namespaces::{Namespace, Search, discover, own_ns},
     processes,
 };
-use crate::ids::IpcNs;
 
 type Request = Box<dyn FnOnce(&Inside) + Send>;
 

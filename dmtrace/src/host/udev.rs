@@ -13,9 +13,9 @@ use super::{
     Roots,
     processes::{Process, ProcessList},
 };
-use crate::facts::UdevFacts;
 
 pub use details::read as details;
+use dmtrace_core::facts::UdevFacts;
 
 /// The rule that completes cookies; nothing else does.
 const NOTIFY_RULE: &str = "95-dm-notify.rules";
@@ -192,7 +192,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::facts::LiveProcess;
+    use dmtrace_core::facts::LiveProcess;
 
     struct Host(TempDir);
 

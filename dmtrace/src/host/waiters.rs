@@ -6,15 +6,16 @@
 
 use std::{collections::BTreeMap, io};
 
+use dmtrace_core::{
+    facts::{Snapshot, Waiter},
+    ids::SemId,
+};
+
 use super::{
     Roots,
     processes::{self, ProcessList, tids},
 };
-use crate::{
-    facts::{Snapshot, Waiter},
-    ids::SemId,
-    wording::cause,
-};
+use crate::wording::cause;
 
 /// Who waits.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -3,6 +3,7 @@
 
 use std::{fmt, time::Duration};
 
+use dmtrace_core::backend::Backend;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, prometheus_text, text},
@@ -13,7 +14,7 @@ use prometheus_client::{
 use super::{
     Cleanup, Health, HookRun, Lives, Messages, Missed, Origin, Place, Readings, STATES, Tally, Use,
 };
-use crate::{output::json::SCHEMA, probe::Backend};
+use crate::output::json::SCHEMA;
 
 /// In which of Prometheus' two text formats.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

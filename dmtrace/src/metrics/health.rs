@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::probe::Backend;
+use dmtrace_core::backend::Backend;
 
 /// Messages of one kind, from the probes to the books.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::{
+use dmtrace_core::{
     facts::Snapshot,
     ids::{BootTime, IpcNs, UnixTime},
     verdict::{Judged, State},

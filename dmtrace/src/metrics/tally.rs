@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Waits;
-use crate::{
-    host::container::Workload,
+use dmtrace_core::{
+    event::workload::Workload,
     ids::{BootTime, SemId},
     ledger::{Change, ChangeKind, EndKind, Ledger, Semaphore},
     verdict::{Class, Judged},
 };
+
+use super::Waits;
 
 /// Cookies whose waits are measured at the same time.
 const FOLLOWED: usize = 4096;
@@ -179,7 +180,7 @@ impl Counting {
                     let threads = self.waiting.entry(sem).or_default();
                     // After EINTR libdm waits again: one wait for whoever watches.
                     if threads.iter().all(|(known, _)| *known != tid)
-                        && threads.len() < crate::ledger::WAITERS
+                        && threads.len() < dmtrace_core::ledger::WAITERS
                     {
                         threads.push((tid, change.at));
                     }

@@ -2,15 +2,16 @@
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
-use super::*;
-use crate::{
+use dmtrace_core::{
+    backend::Backend,
     event::{Actor, Event, ExitStatus, Operation, ProcessImage, Quality, What},
     facts::{HostFacts, NsSnapshot, SemLimits, SetSnapshot, Snapshot},
     ids::{BootTime, IpcNs, Key, ProcId, SemId, UnixTime},
     ledger::Ledger,
-    probe::Backend,
     verdict::{Completeness, Context, State, Thresholds, survey},
 };
+
+use super::*;
 
 const KEY: Key = Key(0x0d4d_1234);
 const SECOND: u64 = 1_000_000_000;

@@ -1,6 +1,5 @@
 //! The only writer of standard output: tables, JSON, and what to do when the reader has gone.
 
-pub mod duration;
 pub mod json;
 pub mod table;
 pub mod time;

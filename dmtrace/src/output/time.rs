@@ -13,14 +13,13 @@ use std::{
     time::Duration,
 };
 
-use jiff::{Timestamp, ZonedDateTime, civil, tz::TimeZone};
-
-use super::duration::Span;
-use crate::{
-    event::recording::Start,
-    host::clock,
+use dmtrace_core::{
+    duration::Span,
     ids::{BootTime, UnixTime},
 };
+use jiff::{Timestamp, ZonedDateTime, civil, tz::TimeZone};
+
+use crate::{host::clock, recording::Start};
 
 /// Set by [`show_utc`].
 static UTC: AtomicBool = AtomicBool::new(false);

@@ -6,14 +6,14 @@ use aya::{
     Btf, Ebpf,
     programs::{Program, ProgramError},
 };
+use dmtrace_core::{backend::Backend, parallel::together_at_most};
 use serde::Serialize;
 
 use super::{
     link::Link,
-    spec::{Attachment, Backend, Hook, Plan, Subject, Weight, subjects},
+    spec::{Attachment, Hook, Plan, Subject, Weight, subjects},
     tracepoint::Tracepoints,
 };
-use crate::together::together_at_most;
 use crate::wording::cause;
 
 /// What came of a way to see a subject.

@@ -1,12 +1,13 @@
 //! Which backend, by really attaching.
 
 use aya::{Btf, Ebpf};
+use dmtrace_core::backend::Backend;
 
 use super::{
     attach::{Attached, Attempt, Outcome, attach_backend},
     environment::Environment,
     order,
-    spec::{Backend, Plan},
+    spec::Plan,
     tracepoint::Tracepoints,
     tracer::StartError,
 };

@@ -1,8 +1,7 @@
 //! Whether tracing has gone on since an earlier process.
 
+use dmtrace_core::ids::BootTime;
 use serde::Serialize;
-
-use crate::ids::BootTime;
 
 /// What a tracer that outlives its process has begun with, and whether it will outlive this one.
 #[derive(Clone, Debug, Serialize)]

@@ -11,6 +11,7 @@ use std::{
 };
 
 use aya::Ebpf;
+use dmtrace_core::backend::Backend;
 use serde::Serialize;
 
 use super::{
@@ -21,7 +22,7 @@ use super::{
     module::{self, MapFds, Programs, Side},
     pins,
     skipped::Misses,
-    spec::{Attachment, Backend, Hook, Plan, device_mapper},
+    spec::{Attachment, Hook, Plan, device_mapper},
     tracepoint::Tracepoints,
 };
 

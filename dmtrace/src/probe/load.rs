@@ -14,6 +14,7 @@ use aya::{
     maps::{HashMap, Map, PerCpuArray, RingBuf},
 };
 use dmtrace_common::{PREFILTER_SLOTS, control};
+use dmtrace_core::{backend::Backend, ids::BootTime};
 
 use super::{
     attach::{self, Attempt, one_line},
@@ -27,13 +28,12 @@ use super::{
     offsets,
     pins::{self, Left, Pins},
     shared::SharedArray,
-    spec::{Backend, Plan, subjects},
+    spec::{Plan, subjects},
     tracer::{Options, StartError, Tracer, proc_tombstones, sem_tombstones},
 };
 use crate::wording::cause;
 use crate::{
     host::{clock::boot_now, heap},
-    ids::BootTime,
     wording::chain,
 };
 

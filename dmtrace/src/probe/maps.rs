@@ -8,10 +8,10 @@ use dmtrace_common::{
     DmEvent, EVENT_FROM_MAP, LookupKey, ProcKey, ProcRecord, SITE_LEN, SemEvent, SemKey, SemRecord,
     SiteText,
 };
+use dmtrace_core::event::CallSite;
 use serde::{Deserialize, Serialize};
 
 use super::walk::{all, each};
-use crate::stack::CallSite;
 
 /// A record of the semaphore map.
 pub type SemEntry = (SemKey, SemRecord);

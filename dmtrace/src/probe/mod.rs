@@ -50,7 +50,7 @@ mod walk;
 
 pub use environment::{Environment, Lockdown};
 pub use preemption::Preemption;
-pub use spec::{Backend, Plan};
+pub use spec::Plan;
 
 #[cfg(feature = "live")]
 pub use attach::{Attempt, Outcome};

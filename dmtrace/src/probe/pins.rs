@@ -28,14 +28,15 @@ use aya::{
     programs::links::{FdLink, PinnedLink},
 };
 use dmtrace_common::{ABI, control};
+use dmtrace_core::{backend::Backend, ids::BootTime};
 
 use super::{
     attach::{Attached, Attempt, Links, Outcome},
     bpf,
     link::Link,
-    spec::{Backend, Plan, Subject},
+    spec::{Plan, Subject},
 };
-use crate::{host::kernel_fs::KernelFs, ids::BootTime, wording::cause};
+use crate::{host::kernel_fs::KernelFs, wording::cause};
 
 /// Calls in flight: worth nothing after a time without probes.
 const CALLS: [&str; 4] = ["CALLS", "IN_CALL", "PENDING", "DM_CALLS"];

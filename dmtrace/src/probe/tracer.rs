@@ -12,6 +12,7 @@ use aya::{
     maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
 };
 use dmtrace_common::{CookieKey, Counter, control};
+use dmtrace_core::{backend::Backend, ids::BootTime};
 
 use super::{
     attach::Attempt,
@@ -25,9 +26,8 @@ use super::{
     pins::Pins,
     shared::SharedArray,
     skipped::{Misses, SkippedRuns},
-    spec::{Backend, Plan, subject_of},
+    spec::{Plan, subject_of},
 };
-use crate::ids::BootTime;
 
 /// How to trace.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -5,9 +5,9 @@ use dmtrace_common::{
     CookieKey, PREFILTER_SLOTS, PROC_TOMBSTONE, SEM_ANNOUNCED, SEM_COOKIE, SEM_MISSED,
     SEM_PREEXISTING, SEM_TOMBSTONE, SemKey, SemRecord, control,
 };
+use dmtrace_core::facts::Snapshot;
 
 use super::tracer::{Tracer, proc_tombstones, sem_tombstones};
-use crate::facts::Snapshot;
 
 /// Why the kernel side does not know a set of a snapshot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

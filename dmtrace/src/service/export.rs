@@ -6,6 +6,12 @@ use std::{
 };
 
 use anyhow::Result;
+use dmtrace_core::{
+    facts::Snapshot,
+    ids::BootTime,
+    ledger::{Change, Ledger},
+    verdict::Judged,
+};
 
 use super::{
     hook::{CommandLine, Finding, Hook},
@@ -13,14 +19,10 @@ use super::{
 };
 use crate::{
     cli::row::Row,
-    facts::Snapshot,
-    ids::BootTime,
-    ledger::{Change, Ledger},
     metrics::{
         self, Cleanup, Counting, Endpoint, Exposure, Format, Health, Listen, Readings, Scrape,
         Sets, Standing,
     },
-    verdict::Judged,
     wording::chain,
 };
 

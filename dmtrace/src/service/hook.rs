@@ -13,17 +13,12 @@ use std::{
     time::Duration,
 };
 
+use dmtrace_core::{duration::Span, event::workload::Workload};
 use tokio::{
     io::AsyncWriteExt as _, process::Command, sync::mpsc, task::JoinHandle, time::timeout,
 };
 
-use crate::{
-    cli::row::Row,
-    host::container::Workload,
-    metrics::HookRun,
-    output::{duration::Span, json::envelope},
-    wording::cause,
-};
+use crate::{cli::row::Row, metrics::HookRun, output::json::envelope, wording::cause};
 
 /// Findings that wait while the command runs; more are dropped and counted.
 const QUEUE: usize = 64;

@@ -19,6 +19,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use dmtrace_core::verdict::Thresholds;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -34,7 +35,6 @@ use crate::{
     output::time::Clock,
     probe::{Continuity, DmState, Past, environment::kernel_release, remove_pins},
     session::Session,
-    verdict::Thresholds,
     wording::count,
 };
 pub use client::ask_status;

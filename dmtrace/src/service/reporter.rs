@@ -3,6 +3,13 @@
 use std::{cell::RefCell, collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
+use dmtrace_core::{
+    event::CallSite,
+    facts::Snapshot,
+    ids::{BootTime, SemId},
+    ledger::{Change, ChangeKind, Semaphore},
+    verdict::{self, Context, Judged},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -16,13 +23,9 @@ use crate::{
         row::{Row, confidence},
         trace::{Observer, View},
     },
-    facts::Snapshot,
     host::clock::boot_now,
-    ids::{BootTime, SemId},
-    ledger::{Change, ChangeKind, Semaphore},
     session::DmReport,
-    stack::{CallSite, Symbolizer},
-    verdict::{self, Context, Judged},
+    stack::Symbolizer,
     wording::{count, times},
 };
 

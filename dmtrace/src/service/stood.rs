@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::{
-    history,
+use dmtrace_core::{
     ids::{BootTime, Key, SemId},
     ledger::Semaphore,
 };
+
+use crate::history;
 
 /// Findings that an earlier run has told and left standing.
 #[derive(Debug, Default)]
@@ -51,7 +52,7 @@ mod tests {
     use dmtrace_common::{ProcKey, SEM_COOKIE, SemKey, SemRecord};
 
     use super::*;
-    use crate::ledger::Ledger;
+    use dmtrace_core::ledger::Ledger;
 
     const SEM: SemKey = SemKey { ns: 1, semid: 7 };
     const KEY: Key = Key(0x0d4d_0007);

@@ -1,10 +1,10 @@
 //! "No leak" is only said when these numbers add up.
 
 use dmtrace_common::{KINDS, Kind};
+use dmtrace_core::ledger::{Reconciliation, Totals};
 use serde::Serialize;
 
 use crate::{
-    ledger::{Reconciliation, Totals},
     probe::{Counts, KindCounts, SkippedRuns},
     wording::count,
 };

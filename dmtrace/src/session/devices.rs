@@ -5,15 +5,15 @@
 use std::{collections::HashMap, fs, path::Path, time::Instant};
 
 use dmtrace_common::{DM_RENAME, DmEvent, EVENT_DEVICE_BY_NAME, Header, Kind};
+use dmtrace_core::{
+    backend::Backend,
+    event::{read_plain, text::text},
+    ids::{BootTime, DevNum},
+};
 use serde::Serialize;
 
 use super::Session;
-use crate::{
-    event::{read_plain, text},
-    host,
-    ids::{BootTime, DevNum},
-    probe::{Backend, DmState},
-};
+use crate::{host, probe::DmState};
 
 /// Looks into sysfs for a name that is not known are at least so far apart.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);

@@ -5,9 +5,13 @@
 //! the map has the record of a process that has not ended, and there is no such process.
 
 use dmtrace_common::{ProcKey, ProcRecord};
+use dmtrace_core::ids::ProcId;
 
 use super::Session;
-use crate::{host, host::processes::ProcessList, ids::ProcId, probe::SkippedRuns};
+use crate::{
+    host::{self, processes::ProcessList},
+    probe::SkippedRuns,
+};
 
 /// What the table of probes calls the subject.
 const SUBJECT: &str = "exit";
@@ -68,7 +72,8 @@ pub(super) fn settle(skipped: SkippedRuns, made_good: u64) -> SkippedRuns {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{facts::LiveProcess, host::processes::Process, ids::BootTime};
+    use crate::host::processes::Process;
+    use dmtrace_core::{facts::LiveProcess, ids::BootTime};
 
     fn record(tgid: u32, exited: u64) -> (ProcKey, ProcRecord) {
         let key = ProcKey {

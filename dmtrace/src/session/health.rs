@@ -1,9 +1,10 @@
 //! How a running trace is, apart from what it has found.
 
+use dmtrace_core::backend::Backend;
 use serde::Serialize;
 
 use super::{DmReport, Session};
-use crate::probe::{Backend, Continuity, Counts};
+use crate::probe::{Continuity, Counts};
 
 /// How a running trace is. Messages on their way make `submitted` larger than `received` for a
 /// moment.

@@ -1,11 +1,12 @@
 //! What the kernel side has lost for good, and up to when.
 
-use super::{Session, accounting, ends};
-use crate::{
-    host::clock::boot_now,
+use dmtrace_core::{
     ids::BootTime,
     verdict::{Completeness, Losses},
 };
+
+use super::{Session, accounting, ends};
+use crate::host::clock::boot_now;
 
 /// Losses as they were noticed last.
 #[derive(Clone, Copy, Debug, Default)]

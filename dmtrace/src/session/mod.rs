@@ -19,14 +19,16 @@ use std::{io, time::Instant};
 
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{Kind, SemEvent};
+use dmtrace_core::{
+    event::{Event, What, as_bytes, decode},
+    facts::{HostFacts, Snapshot},
+    ids::{BootTime, ProcId},
+    ledger::{Change, DriftKind, Ledger, Reconciliation, Remember},
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
-    event::{Event, What, as_bytes, decode},
-    facts::{HostFacts, Snapshot},
     host::{self, Scope},
-    ids::{BootTime, ProcId},
-    ledger::{Change, DriftKind, Ledger, Reconciliation, Remember},
     probe::{Continuity, Counts, DmState, Options, Past, Seed, StartError, Tracer},
 };
 

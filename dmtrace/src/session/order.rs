@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
+use dmtrace_core::{
     ids::SemId,
     ledger::{Change, Ledger},
 };
@@ -73,7 +73,7 @@ fn in_time(mut changes: Vec<Change>) -> Vec<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
+    use dmtrace_core::{
         event::{Actor, Event, Operation, Quality, What},
         ids::{BootTime, IpcNs, Key, ProcId},
         ledger::ChangeKind,

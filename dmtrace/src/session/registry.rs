@@ -7,13 +7,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use dmtrace_core::{
+    backend::Backend,
+    ids::{BootTime, ProcId},
+    ledger::Activity,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     host::{self, Roots},
-    ids::{BootTime, ProcId},
-    ledger::Activity,
-    probe::{Backend, MapIds, Maps, Tracer},
+    probe::{MapIds, Maps, Tracer},
 };
 
 const DIRECTORY: &str = "/run/dmtrace";

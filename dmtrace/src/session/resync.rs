@@ -6,13 +6,13 @@ use dmtrace_common::{
     PROC_ANNOUNCED, PROC_EXIT_DROPPED, PROC_TOMBSTONE, ProcKey, SEM_DM_DROPPED, SEM_TOMBSTONE,
     SemKey, SemRecord,
 };
-
-use super::{Session, Sink, Tapped};
-use crate::{
+use dmtrace_core::{
     event::{as_bytes, decode},
-    host,
     ledger::{Record, in_order},
 };
+
+use super::{Session, Sink, Tapped};
+use crate::host;
 
 /// Dropped messages are made good after this time, while others come.
 const RESYNC: Duration = Duration::from_millis(500);

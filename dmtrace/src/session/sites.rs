@@ -7,14 +7,16 @@ use std::{
 };
 
 use dmtrace_common::SITE_LEN;
+use dmtrace_core::{
+    event::{CallSite, ProcessImage},
+    ids::SemId,
+    ledger::Placed,
+};
 
 use super::{Session, Tapped};
 use crate::{
-    event::ProcessImage,
-    ids::SemId,
-    ledger::Placed,
     probe::{Maps, StartError, Tracer},
-    stack::{CallSite, Found, Worker},
+    stack::{Found, Worker},
     wording::cause,
 };
 

@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use dmtrace_common::{KINDS, Kind, SEM_TOMBSTONE};
+use dmtrace_core::{
+    event::{as_bytes, decode},
+    ids::BootTime,
+    ledger::{DriftKind, Record, in_order},
+};
 
 use super::{Session, Sink};
 use crate::{
-    event::{as_bytes, decode},
     host::{self, Scope},
-    ids::BootTime,
-    ledger::{DriftKind, Record, in_order},
     probe::{Continuity, Options, Past, Seed, StartError, Tracer},
 };
 
@@ -119,7 +121,8 @@ impl Session {
         {
             // Explained by the gap.
             self.drift = drift;
-            let rekeyed = |it: &&crate::ledger::Drift| matches!(it.kind, DriftKind::Rekeyed { .. });
+            let rekeyed =
+                |it: &&dmtrace_core::ledger::Drift| matches!(it.kind, DriftKind::Rekeyed { .. });
             let rekeyed = report.drifts.iter().filter(rekeyed).count() as u64;
             gap.came = report.unknown + rekeyed;
             gap.went = report.vanished + rekeyed;

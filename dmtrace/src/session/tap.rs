@@ -3,15 +3,14 @@
 use std::path::PathBuf;
 
 use dmtrace_common::{ProcRecord, SemKey, SemRecord};
-
-use super::{Session, Sink};
-use crate::{
+use dmtrace_core::{
     event::as_bytes,
     facts::{HostFacts, Snapshot},
-    host,
     ledger::{Record, in_order},
-    stack::Found,
 };
+
+use super::{Session, Sink};
+use crate::{host, stack::Found};
 
 /// Something that the books were made from, for a recording.
 #[derive(Clone, Copy, Debug)]

@@ -10,8 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Binary, BuildId};
-use crate::{host::Roots, ids::ProcId};
+use dmtrace_core::{event::BuildId, ids::ProcId};
+
+use super::Binary;
+use crate::host::Roots;
 
 /// Binaries that are kept.
 const KEPT: usize = 128;

@@ -5,8 +5,7 @@ mod elf;
 
 use std::cmp::Ordering;
 
-use super::Symbol;
-
+use dmtrace_core::event::Symbol;
 pub use elf::table;
 
 /// The table of Go 1.2 and later.

@@ -2,9 +2,9 @@
 //! goroutine runs, to the goroutine's own.
 
 use dmtrace_common::GoroutineSample;
+use dmtrace_core::event::How;
 
 use super::{
-    How,
     go::{Function, Pclntab},
     unwind::{IP, RBP, RSP, Registers, Step, Walk},
 };

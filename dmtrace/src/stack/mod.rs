@@ -10,17 +10,15 @@ mod go;
 mod goroutine;
 mod memory;
 mod sample;
-mod site;
 mod symbols;
 mod unwind;
 #[cfg(feature = "live")]
 mod worker;
 
-pub use binary::{Binary, BuildId};
+pub use binary::Binary;
 pub use find::{Finder, Place};
 pub use memory::Memory;
 pub use sample::AddressSpace;
-pub use site::{CallSite, End, Frame, How, Module, Symbol};
 pub use symbols::Symbolizer;
 pub use unwind::{Registers, unwind};
 #[cfg(feature = "live")]

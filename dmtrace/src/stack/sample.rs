@@ -5,9 +5,9 @@ use std::{fs, rc::Rc};
 use dmtrace_common::{
     AUXV_WORDS, MODULE_PATH, ModuleSample, STACK_MODULES_CUT, STACK_MORE_MODULES, StackSample,
 };
+use dmtrace_core::{event::text::text, ids::ProcId};
 
 use super::{Binary, Finder, Place, binary::Headers, find::is_alive};
-use crate::{event::text, ids::ProcId};
 
 /// `AT_ENTRY`, `AT_EXECFN` is not used: it is what the caller of `execve` has said.
 const AT_ENTRY: u64 = 9;

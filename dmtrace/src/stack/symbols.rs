@@ -2,10 +2,11 @@
 
 use std::{collections::HashMap, rc::Rc};
 
+use dmtrace_core::event::{BuildId, CallSite, Frame, Module, Symbol};
 use gimli::{Dwarf, EndianRcSlice, LittleEndian, SectionId};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
 
-use super::{Binary, BuildId, CallSite, Finder, Frame, Module, Place, Symbol, go::Pclntab};
+use super::{Binary, Finder, Place, go::Pclntab};
 
 type Slice = EndianRcSlice<LittleEndian>;
 

@@ -2,8 +2,12 @@
 
 use std::arch::asm;
 
+use dmtrace_core::{
+    event::{BuildId, CallSite, End, Frame, How, Module, Symbol},
+    ids::{BootTime, ProcId},
+};
+
 use super::*;
-use crate::ids::{BootTime, ProcId};
 
 /// A copy of the own stack, and the registers at that moment.
 struct Copied {

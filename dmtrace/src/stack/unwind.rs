@@ -4,16 +4,14 @@
 //! why there is no next one.
 
 use dmtrace_common::UserRegs;
+use dmtrace_core::event::{CallSite, End, FRAMES, Frame, How, Module};
 use gimli::{
     BaseAddresses, CfaRule, DebugFrame, EhFrame, EhFrameHdr, EndianSlice, Evaluation,
     EvaluationResult, Expression, LittleEndian, Location, Piece, Register, RegisterRule,
     UnwindContext, UnwindExpression, UnwindSection, UnwindTableRow, Value, X86_64,
 };
 
-use super::{
-    AddressSpace, Binary, CallSite, End, Finder, Frame, How, Memory, Module, binary::Table,
-    site::FRAMES,
-};
+use super::{AddressSpace, Binary, Finder, Memory, binary::Table};
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 

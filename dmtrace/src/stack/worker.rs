@@ -19,14 +19,14 @@ use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{
     CS_64, GoroutineSample, PAGE, ProcKey, STACK_NO_REGS, STACK_PAGES, StackSample,
 };
-use tokio::sync::Notify;
-
-use super::{AddressSpace, CallSite, End, Finder, Memory, Registers, Symbolizer, unwind};
-use crate::{
-    event::read_plain,
-    host::heap,
+use dmtrace_core::{
+    event::{CallSite, End, read_plain},
     ids::{BootTime, Key, ProcId, SemId},
 };
+use tokio::sync::Notify;
+
+use super::{AddressSpace, Finder, Memory, Registers, Symbolizer, unwind};
+use crate::host::heap;
 
 /// Binaries are kept in memory for the next stack so long. Those of a large program, or of a Go
 /// daemon, are tens of megabytes, and the next stack may come in a month.
@@ -198,7 +198,7 @@ impl Work {
         });
         Found {
             sem: SemId {
-                ns: crate::ids::IpcNs(sample.ns),
+                ns: dmtrace_core::ids::IpcNs(sample.ns),
                 semid: sample.semid,
             },
             key: Key(sample.key),

@@ -3,14 +3,15 @@
 use std::io::Write as _;
 
 use dmtrace_common::{ABI, Header, Kind, ProcKey, SemBuf, SemEvent};
-
-use super::*;
-use crate::{
-    event::{as_bytes, recording::Writer},
+use dmtrace_core::{
+    event::as_bytes,
     facts::{NsSnapshot, SemLimits, SemState, SetSnapshot},
     ids::{IpcNs, Key},
     verdict::{Class, Confidence},
 };
+
+use super::*;
+use crate::recording::Writer;
 
 const KEY: u32 = 0x0d4d_1234;
 const SECOND: u64 = 1_000_000_000;

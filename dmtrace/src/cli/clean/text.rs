@@ -1,6 +1,11 @@
 //! Plans and results of `clean` as text and as JSON.
 
 use anyhow::Result;
+use dmtrace_core::{
+    cleanup::plan::{Action, Counted, Excess, PlanEntry},
+    ids::IpcNs,
+    verdict::{Completion, Obstacle},
+};
 use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
 
@@ -9,12 +14,9 @@ use crate::{
     clean::{
         apply::{Applied, Outcome, Report},
         file::KIND,
-        plan::{Action, Counted, Excess, PlanEntry},
     },
     cli::args::Clean,
-    ids::IpcNs,
     output::{Out, json},
-    verdict::{Completion, Obstacle},
     wording::{count, of_number},
 };
 

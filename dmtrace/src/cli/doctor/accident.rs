@@ -1,6 +1,10 @@
 //! Is it safe to run `dmsetup udevcomplete_all` now? It removes every set with a cookie's key in the
 //! namespace that it runs in, whatever it is.
 
+use dmtrace_core::{
+    ledger::Device,
+    verdict::{Class, Confidence, Healthy, Thresholds},
+};
 use serde::Serialize;
 use serde_json::json;
 
@@ -11,8 +15,6 @@ use crate::{
         row::{Row, confidence},
     },
     host::namespaces::own_ns,
-    ledger::Device,
-    verdict::{Class, Confidence, Healthy, Thresholds},
     wording::count,
 };
 

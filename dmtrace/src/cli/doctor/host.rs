@@ -2,12 +2,15 @@
 
 use std::{fs, io, path::Path};
 
+use dmtrace_core::{
+    facts::{NsHolder, NsSnapshot},
+    ids::IpcNs,
+};
+
 use super::{Report, Status, accident};
 use crate::{
     cli::case::Case,
-    facts::{NsHolder, NsSnapshot},
     host::{Roots, kernel_fs::reason, namespaces::own_ns},
-    ids::IpcNs,
     probe::Environment,
     wording::count,
 };

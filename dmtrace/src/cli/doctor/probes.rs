@@ -1,11 +1,10 @@
 //! Attaching for real: which backend, which probe, and why not a better one.
 
+use dmtrace_core::backend::Backend;
 use serde_json::json;
 
 use super::{Report, Status, Tracing, selftest};
-use crate::probe::{
-    Attempt, Backend, DmState, Environment, Options, Outcome, Plan, StartError, Tracer,
-};
+use crate::probe::{Attempt, DmState, Environment, Options, Outcome, Plan, StartError, Tracer};
 
 /// Small: nothing but the self-test goes through it.
 const OPTIONS: Options = Options {

@@ -9,16 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dmtrace_core::{
+    event::{What, decode},
+    ids::{IpcNs, SemId},
+};
 use serde_json::json;
 
 use super::Report;
-use crate::{
-    event::{What, decode},
-    host::namespaces::own_ns,
-    ids::{IpcNs, SemId},
-    probe::Tracer,
-    wording::cause,
-};
+use crate::{host::namespaces::own_ns, probe::Tracer, wording::cause};
 
 /// Any key does: it is alone in its namespace.
 const KEY: i32 = 0x0d4d_0001;

@@ -1,16 +1,14 @@
 //! A cookie's life, step by step, in the words of the protocol.
 
-use serde::{Deserialize, Serialize};
-
-use super::Telling;
-use crate::{
-    cli::row::Row,
+use dmtrace_core::{
     event::{ExitStatus, errno_word},
     ids::{BootTime, DevNum},
     ledger::{Call, Cookie, EndKind, Meaning, Step, Who},
-    output::time,
-    wording::count,
 };
+use serde::{Deserialize, Serialize};
+
+use super::Telling;
+use crate::{cli::row::Row, output::time, wording::count};
 
 /// One line of the story.
 #[derive(Clone, Debug, Serialize, Deserialize)]

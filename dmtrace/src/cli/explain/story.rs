@@ -2,6 +2,14 @@
 
 use std::time::Duration;
 
+use dmtrace_core::{
+    event::ExitStatus,
+    facts::HostFacts,
+    ledger::{Ledger, Process, WhyUnknown},
+    verdict::{
+        Avoid, Cause, Class, Confidence, Culprit, Healthy, How, MissingStep, Reason, Remedy, Role,
+    },
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -11,13 +19,7 @@ use super::{
 };
 use crate::{
     cli::row::{Row, describe},
-    event::ExitStatus,
-    facts::HostFacts,
-    ledger::{Ledger, Process, WhyUnknown},
-    output::{time, time::Clock},
-    verdict::{
-        Avoid, Cause, Class, Confidence, Culprit, Healthy, How, MissingStep, Reason, Remedy, Role,
-    },
+    output::time::{self, Clock},
     wording::times,
 };
 
@@ -138,7 +140,7 @@ impl Telling<'_> {
         let alive = row.ended() == Some(false);
         let abandoned = if left && alive { " --abandoned" } else { "" };
         let ns = match row.semaphore.id.ns {
-            crate::ids::IpcNs::HOST => String::new(),
+            dmtrace_core::ids::IpcNs::HOST => String::new(),
             ns => format!(" --ipc-ns {ns}"),
         };
         let place = if self.here { "" } else { " on that machine" };
@@ -183,7 +185,7 @@ impl Telling<'_> {
             }
             let calls = row.call_site().map_or_else(
                 || "unknown (not captured)".to_owned(),
-                crate::stack::CallSite::line,
+                dmtrace_core::event::CallSite::line,
             );
             lines.push(format!("call site: {calls}"));
         }

@@ -2,18 +2,20 @@
 
 use std::{cell::RefCell, time::Duration};
 
+use dmtrace_core::{
+    facts::HostFacts,
+    ids::{BootTime, SemId},
+    ledger::{Change, ChangeKind, EndKind, Ledger, Process},
+    verdict::{self, Context, Judged, Subject},
+};
 use serde_json::Value;
 
 use super::story;
 use crate::{
     cli::{explain::Telling, report::group::executable, row::Row},
-    facts::HostFacts,
     history::{Asker, Finding, Gone, History, HowGone, Lives, Note, Options, Stamp, Status, Stood},
-    ids::{BootTime, SemId},
-    ledger::{Change, ChangeKind, EndKind, Ledger, Process},
     output::time::Clock,
     stack::Symbolizer,
-    verdict::{self, Context, Judged, Subject},
 };
 
 /// Keeps what a trace finds. Every method returns at once; see [`History`].

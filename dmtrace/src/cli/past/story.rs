@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dmtrace_core::{event::ProcessImage, ids::DevNum, ledger::Named, verdict::State};
 use serde_json::{Value, json};
 
 use crate::{
@@ -10,12 +11,8 @@ use crate::{
         filter::{Candidate, Filters},
         report::group::{Leak, how},
     },
-    event::ProcessImage,
     history::{Finding, Gone, HowGone},
-    ids::DevNum,
-    ledger::Named,
     output::time::Moment,
-    verdict::State,
 };
 
 /// The calls are kept apart, as they can be shown in more than one way.

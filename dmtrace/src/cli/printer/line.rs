@@ -2,12 +2,11 @@
 
 use std::io;
 
-use crate::{
-    ids::{BootTime, IpcNs, SemId},
-    output::{
-        Out,
-        time::{self, Clock},
-    },
+use dmtrace_core::ids::{BootTime, IpcNs, SemId};
+
+use crate::output::{
+    Out,
+    time::{self, Clock},
 };
 
 /// Columns of what every line begins with: time, event, cookie.
@@ -132,12 +131,11 @@ mod tests {
     use unicode_width::UnicodeWidthStr;
 
     use super::*;
-    use crate::{
-        cli::printer::word,
+    use crate::{cli::printer::word, output::testing::printed};
+    use dmtrace_core::{
         event::{Action, Command},
         ids::Key,
         ledger::{Change, ChangeKind, EndKind, Meaning, Name, Stage},
-        output::testing::printed,
         verdict::{Cause, Class, How},
     };
 

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::event::recording;
+use crate::recording;
 
 /// When a new file is begun, and how many older ones are kept.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
+use dmtrace_core::event::Package;
 use serde::Serialize;
 
 use super::{Findings, Limit, executable, group::how};
@@ -15,9 +16,13 @@ use crate::{
         explain::{Story, Telling},
         row::{Row, confidence},
     },
-    event::recording::Start,
-    host::{Roots, package, package::Package},
-    output::{Out, time, time::Clock, wrap},
+    host::{Roots, package},
+    output::{
+        Out,
+        time::{self, Clock},
+        wrap,
+    },
+    recording::Start,
     wording::count,
 };
 

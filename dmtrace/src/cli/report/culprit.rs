@@ -6,15 +6,14 @@ use std::{
 };
 
 use anyhow::Result;
+use dmtrace_core::event::{CallSite, workload::Workload};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::group::{Leak, executable};
 use crate::{
     cli::row::describe,
-    host::container::Workload,
     output::{Out, time, wrap},
-    stack::CallSite,
 };
 
 /// Columns of the text, and of what stands before it in the lines of an entry.
@@ -215,7 +214,7 @@ pub(crate) fn count(number: usize, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::ProcessImage;
+    use dmtrace_core::event::ProcessImage;
 
     fn leak(pid: u32, exe: &str, how: &str, cgroup: &str) -> Leak {
         Leak {

@@ -2,18 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use dmtrace_core::{
+    event::{CallSite, ProcessImage, workload::Workload},
+    ledger::Device,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{
-    cli::{
-        args::{By, Report},
-        row::{Row, confidence, describe},
-    },
-    event::ProcessImage,
-    host::container::Workload,
-    ledger::Device,
-    stack::CallSite,
+use crate::cli::{
+    args::{By, Report},
+    row::{Row, confidence, describe},
 };
 
 /// Leaks of one process, executable or container.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
+use dmtrace_core::verdict::Evidence;
 
 use super::{
     Findings, Limit,
@@ -11,9 +12,12 @@ use super::{
 };
 use crate::{
     cli::{args::By, case::Case, row::Row},
-    event::recording::Start,
-    output::{Out, time, time::Clock, wrap},
-    verdict::Evidence,
+    output::{
+        Out,
+        time::{self, Clock},
+        wrap,
+    },
+    recording::Start,
     wording::count,
 };
 

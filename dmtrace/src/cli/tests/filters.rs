@@ -4,24 +4,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::error::ErrorKind;
-
-use super::{Page, least, refused, taken, verbs};
-use crate::{
-    cli::{
-        Verb,
-        case::Case,
-        clean, exec, explain,
-        filter::{Filters, HEADING},
-        list,
-        observer::{Observer as _, View},
-        printer::{Printer, Style},
-        report, watch,
-    },
+use dmtrace_core::{
     event::{Actor, Command, Event, ExitStatus, Ioctl, ProcessImage, Quality, What},
     facts::{HostFacts, LiveProcess, NsSnapshot, SemLimits, SemState, SetSnapshot, Snapshot},
     ids::{BootTime, DevNum, IpcNs, Key, ProcId, SemId, UnixTime},
     ledger::{Change, Ledger},
     verdict::Thresholds,
+};
+
+use super::{Page, least, refused, taken, verbs};
+use crate::cli::{
+    Verb,
+    case::Case,
+    clean, exec, explain,
+    filter::{Filters, HEADING},
+    list,
+    observer::{Observer as _, View},
+    printer::{Printer, Style},
+    report, watch,
 };
 
 const SECOND: u64 = 1_000_000_000;

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-
-use super::{least, refused, taken, verbs};
-use crate::{
-    cli::{Verb, args::BackendArg},
+use dmtrace_core::{
+    backend::Backend,
     ids::{IpcNs, Key},
-    probe::Backend,
     verdict::State,
 };
+
+use super::{least, refused, taken, verbs};
+use crate::cli::{Verb, args::BackendArg};
 
 #[test]
 fn unknown_words_are_refused_with_those_that_are_known() {

@@ -2,14 +2,13 @@
 
 use std::{collections::BTreeMap, ops::ControlFlow};
 
+use dmtrace_core::ids::BootTime;
+
 use super::{Book, PENDING, RETRY, Standing};
-use crate::{
-    history::{
-        layout::{Stored, Trouble},
-        record::{Entry, Gap, Gone, HowGone, Query, Record, Stamp, WhyGap},
-        store::Store,
-    },
-    ids::BootTime,
+use crate::history::{
+    layout::{Stored, Trouble},
+    record::{Entry, Gap, Gone, HowGone, Query, Record, Stamp, WhyGap},
+    store::Store,
 };
 
 impl Book {

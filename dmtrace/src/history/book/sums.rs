@@ -2,13 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use dmtrace_core::ids::IpcNs;
+
 use super::Book;
-use crate::{
-    history::{
-        record::{Loss, Rates, Record, Stamp, Starved},
-        tallies::{Failures, Tallies, slot},
-    },
-    ids::IpcNs,
+use crate::history::{
+    record::{Loss, Rates, Record, Stamp, Starved},
+    tallies::{Failures, Tallies, slot},
 };
 
 /// Failures that follow one another within this time are one record.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use dmtrace_core::ids::{BootTime, IpcNs};
+
 use super::{DAY, Desk, at, began, finding, findings, gone, of_file, options};
-use crate::{
-    history::{Gap, HowGone, Lives, Note, ReadError, Record, Stamp, Tallies, WhyGap, read_file},
-    ids::{BootTime, IpcNs},
+use crate::history::{
+    Gap, HowGone, Lives, Note, ReadError, Record, Stamp, Tallies, WhyGap, read_file,
 };
 
 #[test]

@@ -11,8 +11,9 @@ use std::{
     time::Duration,
 };
 
+use dmtrace_core::ids::{BootTime, IpcNs, Key, SemId};
+
 use super::{Entry, Finding, HowGone, Note, Options, Query, Record, Stamp, book::Book, read_file};
-use crate::ids::{BootTime, IpcNs, Key, SemId};
 
 const DAY: u64 = 86_400;
 

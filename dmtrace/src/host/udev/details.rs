@@ -3,13 +3,12 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use dmtrace_core::facts::{UdevDetails, UdevFacts, UdevWorker};
+
 use super::{NOTIFY_RULE, PLACES};
-use crate::{
-    facts::{UdevDetails, UdevFacts, UdevWorker},
-    host::{
-        Roots,
-        processes::{self, ProcessList},
-    },
+use crate::host::{
+    Roots,
+    processes::{self, ProcessList},
 };
 
 /// Where a rule's program is searched if the rule takes its directory from a variable.

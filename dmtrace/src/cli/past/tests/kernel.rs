@@ -5,7 +5,7 @@ mod host;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::{
+use dmtrace_core::{
     event::{Actor, Command, Event, ExitStatus, Ioctl, Operation, ProcessImage, Quality, What},
     ids::{BootTime, DevNum, IpcNs, Key, ProcId, SemId},
 };

@@ -12,14 +12,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dmtrace_core::{
+    ids::{BootTime, SemId},
+    ledger::{Ledger, Remember},
+    verdict::{Completeness, Context, Thresholds, survey},
+};
+
 use super::kernel::{Kernel, Truth, WALL0};
 use crate::{
     cli::past::chronicle::{Counted, closed_since, counted, finding, gone},
     history::{Book, Entry, Lives, Note, Options, Query, Record, Stamp, Tallies},
-    ids::{BootTime, SemId},
-    ledger::{Ledger, Remember},
     stack::Symbolizer,
-    verdict::{Completeness, Context, Thresholds, survey},
 };
 
 const DAYS: u64 = 30;

@@ -9,6 +9,11 @@ use std::{
 };
 
 use clap::Parser as _;
+use dmtrace_core::{
+    ids::{BootTime, IpcNs},
+    ledger::Ledger,
+    verdict::{Completeness, Context, Judged, Thresholds, survey},
+};
 use serde_json::Value;
 
 use super::{
@@ -24,10 +29,7 @@ use crate::{
         row::Row,
     },
     history::{Gone, HowGone, Note, Query, Record, Tallies, read_file},
-    ids::{BootTime, IpcNs},
-    ledger::Ledger,
     output::{Out, time::Clock},
-    verdict::{Completeness, Context, Judged, Thresholds, survey},
 };
 
 #[derive(Clone, Default)]
@@ -150,7 +152,11 @@ fn written(path: &Path) -> Vec<(Story, String)> {
 }
 
 /// A finding as it is told while it is there.
-fn live(judged: &Judged<'_>, ledger: &Ledger, facts: &crate::facts::HostFacts) -> (Story, String) {
+fn live(
+    judged: &Judged<'_>,
+    ledger: &Ledger,
+    facts: &dmtrace_core::facts::HostFacts,
+) -> (Story, String) {
     let names = RefCell::default();
     let mut row = Row::bare(ledger, judged.semaphore, judged.set, facts.now).with_names(&names);
     row.judged(judged.verdict.clone());

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Kernel, WALL0};
-use crate::{
+use dmtrace_core::{
     facts::{HostFacts, LiveProcess, NsSnapshot, SemState, SetSnapshot, Snapshot, UdevFacts},
     ids::{BootTime, IpcNs, UnixTime},
 };
+
+use super::{Kernel, WALL0};
 
 impl Kernel {
     fn wall(&self, at: u64) -> UnixTime {

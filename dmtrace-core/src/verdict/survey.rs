@@ -7,7 +7,7 @@ use crate::{
     facts::{SetSnapshot, Snapshot},
     ids::{BootTime, SemId},
     ledger::{EndKind, Ledger, Semaphore},
-    together::{share, together},
+    parallel::{share, together},
 };
 
 /// A judged cookie.

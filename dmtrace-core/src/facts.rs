@@ -274,10 +274,10 @@ pub struct UdevFacts {
     pub details: Option<UdevDetails>,
 }
 
-#[cfg(test)]
 impl UdevFacts {
-    /// A daemon that runs and has its rules.
-    pub(crate) fn working() -> Self {
+    /// A daemon that runs and has its rules, for tests.
+    #[doc(hidden)]
+    pub fn working() -> Self {
         Self {
             control_socket: true,
             daemon: Some(1),

@@ -2,19 +2,21 @@
 //!
 //! The same decoder reads the ring buffer and a recording.
 
+mod call_site;
 mod decode;
 mod dm;
 mod image;
-pub mod recording;
+mod package;
 #[cfg(test)]
 mod tests;
+pub mod text;
+pub mod workload;
 
-pub(crate) use decode::text;
-pub use decode::{DecodeError, decode};
-#[cfg(feature = "live")]
-pub(crate) use decode::{as_bytes, read_plain};
+pub use call_site::{BuildId, CallSite, End, FRAMES, Frame, How, Module, Symbol};
+pub use decode::{DecodeError, Plain, as_bytes, decode, read_plain, read_sem_record};
 pub use dm::{Action, Command, Ioctl, Uevent, errno_word};
 pub use image::{Ancestor, ExitStatus, ProcessImage};
+pub use package::Package;
 
 use serde::Serialize;
 

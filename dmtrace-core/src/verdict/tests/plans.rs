@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::scene::Scene;
 use crate::{
-    clean::{
+    cleanup::{
         plan::{Action, Counted, Excess, Options, Plan, PlanEntry, UNPROVEN_MAX},
         recheck::{What, recheck},
     },

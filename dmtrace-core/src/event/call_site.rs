@@ -5,7 +5,35 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::BuildId;
+/// The identity of a build, as the linker has written it into the file.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BuildId(String);
+
+impl BuildId {
+    /// From its bytes; `None` for what is no build-id.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        (bytes.len() >= 2 && bytes.len() <= 64)
+            .then(|| Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+    }
+
+    /// As hexadecimal digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Directory and file below `.build-id`; `None` for one that a recording has made up.
+    pub fn split(&self) -> Option<(&str, &str)> {
+        let hex = self.0.bytes().all(|byte| byte.is_ascii_hexdigit());
+        (hex && self.0.len() > 2).then(|| self.0.split_at(2))
+    }
+}
+
+impl fmt::Display for BuildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// Frames that are kept, the innermost ones.
 pub const FRAMES: usize = 128;

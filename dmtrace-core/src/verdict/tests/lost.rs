@@ -2,7 +2,7 @@
 
 use super::scene::{KEY, Scene};
 use crate::{
-    clean::plan::{Action, Options, Plan},
+    cleanup::plan::{Action, Options, Plan},
     event::{Command, Ioctl, Quality, What},
     facts::{HostFacts, SuspendedDevice},
     ids::{BootTime, DevNum, IpcNs, SemId},

@@ -15,15 +15,12 @@ use std::{
 };
 
 use dmtrace_common::{ABI, ProcRecord, SemKey, SemRecord};
-use serde::{Deserialize, Serialize};
-
-use super::decode::{Plain, as_bytes, read_plain, read_sem_record};
-use crate::{
+use dmtrace_core::{
+    event::{CallSite, Package, Plain, as_bytes, read_plain, read_sem_record},
     facts::{HostFacts, Snapshot},
-    host::package::Package,
     ids::{BootTime, Key, ProcId, SemId, UnixTime},
-    stack::CallSite,
 };
+use serde::{Deserialize, Serialize};
 
 const MAGIC: [u8; 8] = *b"DMTRACE\x01";
 const HEADER: usize = 12;

@@ -8,7 +8,7 @@ use dmtrace_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::decode::text;
+use super::text::text;
 use crate::ids::{BootTime, IpcNs, ProcId};
 
 /// Everything that names a process, also after it has gone.

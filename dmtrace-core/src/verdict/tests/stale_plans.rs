@@ -12,7 +12,7 @@ use super::{
     play::Play,
 };
 use crate::{
-    clean::{
+    cleanup::{
         plan::{Options, Plan},
         recheck::{What, recheck},
     },

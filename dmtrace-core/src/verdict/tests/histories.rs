@@ -8,7 +8,7 @@ use proptest::{prelude::*, test_runner::TestCaseResult};
 
 use super::play::Play;
 use crate::{
-    clean::{
+    cleanup::{
         plan::{Options, Plan},
         recheck::recheck,
     },

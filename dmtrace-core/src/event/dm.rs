@@ -7,7 +7,7 @@ use dmtrace_common::{
 };
 use serde::Serialize;
 
-use super::{What, decode::text};
+use super::{What, text::text};
 use crate::ids::{BootTime, DevNum, IpcNs, Key, SemId};
 
 /// An ioctl that may carry a cookie.
@@ -200,10 +200,7 @@ mod tests {
     use dmtrace_common::{DM_NAME_LEN, DM_SUSPEND, DM_UUID_LEN, Header};
 
     use super::*;
-    use crate::event::{
-        decode,
-        decode::{as_bytes, read_plain},
-    };
+    use crate::event::{as_bytes, decode, read_plain};
 
     fn sample(kind: Kind) -> DmEvent {
         let mut event: DmEvent = read_plain(&[0; size_of::<DmEvent>()]).expect("zeros");

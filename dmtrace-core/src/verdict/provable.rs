@@ -8,7 +8,7 @@ use super::{
     Class, Confidence, Context, How, Subject, Touched, Verdict, foreign, life,
     life::{Knowledge, Life},
 };
-use crate::{ledger::Stage, output::duration::Span, wording::count as counted};
+use crate::{duration::Span, ledger::Stage, wording::count as counted};
 
 /// Why a set must not be removed.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]

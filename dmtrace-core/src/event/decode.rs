@@ -6,7 +6,7 @@ use dmtrace_common::{
     SemRecord, StackSample,
 };
 
-use super::{Actor, Event, ExitStatus, Operation, ProcessImage, Quality, What, dm};
+use super::{Actor, Event, ExitStatus, Operation, ProcessImage, Quality, What, dm, text::text};
 use crate::ids::{BootTime, IpcNs, Key, SemId};
 
 /// Why a message could not be decoded.
@@ -143,32 +143,8 @@ const fn quality(flags: u16) -> Quality {
     }
 }
 
-/// A C string, with control characters made visible: names come from unprivileged processes and
-/// end up on terminals.
-pub(crate) fn text(bytes: &[u8]) -> String {
-    let end = bytes
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(bytes.len());
-    let bytes = &bytes[..end];
-    if let Ok(plain) = std::str::from_utf8(bytes)
-        && bytes.iter().all(|byte| (b' '..=b'~').contains(byte))
-    {
-        return plain.to_owned();
-    }
-    let mut out = String::with_capacity(end);
-    for c in String::from_utf8_lossy(bytes).chars() {
-        if c.is_control() {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
-}
-
 /// Types of the kernel's border: `repr(C)`, integers only, no padding.
-pub(crate) trait Plain: Copy {}
+pub trait Plain: Copy {}
 impl Plain for Header {}
 impl Plain for SemEvent {}
 impl Plain for DmEvent {}
@@ -178,13 +154,13 @@ impl Plain for ProcRecord {}
 impl Plain for StackSample {}
 
 /// The bytes of a value.
-pub(crate) const fn as_bytes<T: Plain>(value: &T) -> &[u8] {
+pub const fn as_bytes<T: Plain>(value: &T) -> &[u8] {
     // SAFETY: `Plain` types have no padding, so every byte is initialised.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
 /// A value from its bytes; more bytes than needed are ignored.
-pub(crate) fn read_plain<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
+pub fn read_plain<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
     let need = size_of::<T>();
     if bytes.len() < need {
         return Err(DecodeError::Short {
@@ -199,7 +175,7 @@ pub(crate) fn read_plain<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
 
 /// A record of the semaphore map. Layouts 2 and 3 have appended fields to it: in older recordings
 /// they are zeros.
-pub(super) fn read_sem_record(bytes: &[u8]) -> Result<SemRecord, DecodeError> {
+pub fn read_sem_record(bytes: &[u8]) -> Result<SemRecord, DecodeError> {
     const FIRST: usize = std::mem::offset_of!(SemRecord, last_dm);
     const SECOND: usize = std::mem::offset_of!(SemRecord, operators);
     if !matches!(bytes.len(), FIRST | SECOND) {

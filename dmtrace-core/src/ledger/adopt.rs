@@ -202,7 +202,7 @@ impl Ledger {
                 WhyUnknown::Missed
             });
         }
-        let name = crate::event::text(&record.comm);
+        let name = crate::event::text::text(&record.comm);
         match self.actor(record.creator, &name) {
             Some(who) => Creator::Known {
                 image: who.image,

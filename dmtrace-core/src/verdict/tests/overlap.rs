@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{histories::cases, scene::Scene};
 use crate::{
-    clean::plan::{Action, Options, Plan},
+    cleanup::plan::{Action, Options, Plan},
     event::{ExitStatus, What},
     facts::{HostFacts, Snapshot},
     ids::{BootTime, IpcNs},

@@ -4,9 +4,9 @@ use std::fmt;
 
 use super::evidence::{Evidence, Fate};
 use crate::{
+    duration::Span,
     event::{Command, errno_word},
     ledger::Who,
-    output::duration::Span,
     wording,
 };
 

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Creator, Ledger, Semaphore};
 use crate::{
+    event::CallSite,
     ids::{BootTime, Key, ProcId, SemId},
-    stack::CallSite,
 };
 
 /// Stack and creation are taken by two programs in the same call.
@@ -69,10 +69,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        event::{Actor, Event, Quality, What},
-        stack::End,
-    };
+    use crate::event::{Actor, End, Event, Quality, What};
 
     fn made(at: u64, maker: ProcId) -> Event {
         Event {

@@ -42,6 +42,7 @@ pub use touched::{NodeGoal, Touched, TouchedDevice};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    backend::BlindSpot,
     facts::{HostFacts, SetSnapshot},
     ids::BootTime,
     ledger::{Ledger, Semaphore},
@@ -121,20 +122,6 @@ impl Completeness {
         };
         self.lost.since(set.created) + ended
     }
-}
-
-/// Something that a backend cannot see.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BlindSpot {
-    /// System calls of 32-bit programs (syscall tracepoints).
-    Compat,
-    /// Removal with an IPC namespace (syscall tracepoints).
-    NamespaceTeardown,
-    /// Results of calls that sleep (kretprobe).
-    Results,
-    /// Ends of processes.
-    Exits,
 }
 
 /// Judges one set.

@@ -7,9 +7,8 @@ use serde::Serialize;
 
 use super::{Call, Device, Exit, ImageId, Step, Timeline, Who};
 use crate::{
-    event::ExitStatus,
+    event::{CallSite, ExitStatus},
     ids::{BootTime, IpcNs},
-    stack::CallSite,
 };
 
 /// Users of a cookie that are told apart; more make the cookie "crowded".
