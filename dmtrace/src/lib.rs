@@ -3,7 +3,8 @@
 //! The library is usable without root and without eBPF. Events, the ledger and the verdicts are in
 //! [`dmtrace_core`].
 
-pub mod clean;
+mod case;
+pub mod cleanup;
 pub mod cli;
 pub mod history;
 pub mod host;
@@ -11,9 +12,10 @@ pub mod metrics;
 pub mod output;
 pub mod probe;
 pub mod recording;
+mod render;
 #[cfg(feature = "live")]
 pub mod service;
-#[cfg(feature = "live")]
-pub mod session;
 pub mod stack;
+#[cfg(feature = "live")]
+pub mod trace;
 pub mod wording;

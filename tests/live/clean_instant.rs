@@ -8,7 +8,7 @@ use std::sync::{
 
 use anyhow::{Context as _, Result, ensure};
 use dmtrace::{
-    clean::{
+    cleanup::{
         apply::{Outcome, apply},
         audit::Audit,
         witness::{Nobody, Sighting, Witness},

@@ -21,7 +21,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use dmtrace::{
-    clean::{
+    cleanup::{
         apply::{Outcome, apply},
         audit::Audit,
         file::PlanFile,

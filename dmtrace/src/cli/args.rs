@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::{
     filter::Filters,
     list::COLUMNS,
-    past::When,
     value::{self, Columns, CookieName},
+    when::When,
 };
 use crate::metrics::Listen;
 

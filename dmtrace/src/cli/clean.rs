@@ -19,14 +19,13 @@ use dmtrace_core::{
 
 use super::{
     args::Clean,
-    case::Case,
     failure::{Failure, exit},
     filter::Filters,
-    row::Row,
     value::CookieName,
 };
 use crate::{
-    clean::{
+    case::Case,
+    cleanup::{
         apply::{Report, apply},
         audit::Audit,
         file::PlanFile,
@@ -35,6 +34,7 @@ use crate::{
     host::{Roots, clock, devices},
     output::Out,
     probe::environment::Capabilities,
+    render::row::Row,
     wording::causes,
 };
 
@@ -354,12 +354,12 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
 
 #[cfg(feature = "live")]
 fn witness() -> Arc<dyn Witness> {
-    Arc::new(crate::clean::witness::Traces::open())
+    Arc::new(crate::cleanup::witness::Traces::open())
 }
 
 #[cfg(not(feature = "live"))]
 fn witness() -> Arc<dyn Witness> {
-    Arc::new(crate::clean::witness::Nobody)
+    Arc::new(crate::cleanup::witness::Nobody)
 }
 
 /// Asks on the terminal.

@@ -14,12 +14,9 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{
-    args::Doctor,
-    case::{Case, Join},
-    failure::exit,
-};
+use super::{args::Doctor, failure::exit};
 use crate::{
+    case::{Case, Join},
     output::{Out, json, wrap},
     probe::Environment,
 };

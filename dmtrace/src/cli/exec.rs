@@ -15,11 +15,11 @@ use super::{
     args::Exec,
     failure::{Failure, exit},
     filter::Filters,
-    row::{Row, confidence},
-    trace::{Ended, Ending, Observer, Tracing, View, runtime},
 };
 use crate::{
     output::{Out, json},
+    render::row::{Row, confidence},
+    trace::run::{Ended, Ending, Observer, Tracing, View, runtime},
     wording::{cause, count},
 };
 

@@ -1,8 +1,7 @@
 //! `dmtrace explain`: what happened to one cookie, which step is missing, whose fault it is, who
 //! only suffers, what to do and what not to do.
 
-mod life;
-mod story;
+mod history;
 mod text;
 
 use std::{
@@ -16,26 +15,27 @@ use std::{
 use anyhow::Result;
 use dmtrace_core::{
     ids::Key,
-    verdict::{Class, Confidence, Healthy, Thresholds},
+    verdict::{Class, Healthy, Thresholds},
 };
 use serde_json::json;
 
 use super::{
     args::Explain,
-    case::{Case, Join},
     failure::{Failure, exit},
     filter::Filters,
-    past,
-    row::Row,
     value::CookieName,
 };
 use crate::{
+    case::{Case, Join},
     history::Query,
     output::{Out, json, time::Clock, wrap},
     recording::Start,
+    render::{
+        explanation::{Story, Telling},
+        row::Row,
+    },
     wording::{chain, count},
 };
-pub(super) use story::{Story, Telling};
 
 /// Stories of one number at most: the same key may be in several namespaces.
 const STORIES: usize = 8;
@@ -140,7 +140,8 @@ fn tell_past(
         semid,
         ..Query::default()
     };
-    let Some((past, found)) = past::explain(args.history.as_deref(), &query, &args.filters)? else {
+    let Some((past, found)) = history::explain(args.history.as_deref(), &query, &args.filters)?
+    else {
         return Ok(None);
     };
     if as_json {
@@ -337,16 +338,6 @@ fn others(rows: &[Row<'_>], shown: usize, out: &mut Out) -> Result<()> {
         ))?;
     }
     Ok(())
-}
-
-/// The sentence on how sure a verdict is.
-fn sure(row: &Row<'_>) -> String {
-    match row.verdict.as_ref().map(|verdict| verdict.confidence) {
-        Some(Confidence::Observed) => "observed: every fact it rests on was seen".to_owned(),
-        Some(Confidence::Inferred) => "inferred: the best explanation of what was seen".to_owned(),
-        Some(Confidence::Unknown(reason)) => format!("unknown: {reason}"),
-        None => String::new(),
-    }
 }
 
 #[cfg(test)]

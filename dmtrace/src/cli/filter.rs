@@ -10,16 +10,17 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
 use dmtrace_core::{
-    event::workload::Workload,
+    event::{ProcessImage, workload::Workload},
     ids::{IpcNs, Key},
-    ledger::{Change, Device, Ledger, Process},
     verdict::State,
 };
+use serde_json::Value;
 
-#[cfg(feature = "live")]
-use super::row::devices;
 use super::value;
-#[cfg(feature = "live")]
+use crate::{
+    history::Finding,
+    render::{candidate::Candidate, stored},
+};
 
 /// Heading of the filters in `--help`.
 pub const HEADING: &str = "Filters";
@@ -89,76 +90,6 @@ fn states() -> impl TypedValueParser<Value = State> {
     })
 }
 
-/// What filters look at. `None`: it is not known, or there is no such thing.
-#[derive(Clone, Debug, Default)]
-pub struct Candidate<'a> {
-    /// Creator.
-    pub pid: Option<u32>,
-    /// Its name; empty if it is not known.
-    pub comm: &'a str,
-    /// Its real uid, or the set's creator's.
-    pub uid: Option<u32>,
-    /// Its cgroup; empty if it is not known.
-    pub cgroup: &'a str,
-    /// IPC namespace.
-    pub ns: Option<IpcNs>,
-    /// Key.
-    pub key: Option<Key>,
-    /// semid.
-    pub semid: Option<i32>,
-    /// State.
-    pub state: Option<State>,
-    /// Age.
-    pub age: Option<Duration>,
-    /// Devices that it was used for.
-    pub devices: &'a [Device],
-}
-
-impl<'a> Candidate<'a> {
-    /// A process that got no semaphore. It has no key, semid, state, age or device.
-    pub fn victim(process: &'a Process) -> Self {
-        let image = process.image.as_deref();
-        Self {
-            pid: Some(process.image_id.id.tgid),
-            comm: process.name.as_str(),
-            uid: image.map(|image| image.uid),
-            cgroup: image.map_or("", |image| image.cgroup.as_str()),
-            ns: image.map(|image| image.ipc_ns),
-            ..Self::default()
-        }
-    }
-}
-
-#[cfg(feature = "live")]
-impl<'a> Candidate<'a> {
-    /// A step in the life of a set. It is in no state: only findings are.
-    pub fn step(change: &Change, ledger: &'a Ledger) -> Self {
-        let semaphore = ledger
-            .semaphore(change.sem)
-            .or_else(|| ledger.closed_cookie(change.sem));
-        // Who failed to make one, or made one that is gone already, stands for its creator. Who
-        // only uses a set of an unknown creator has not made it.
-        let creator = match semaphore {
-            Some(set) => set.creator.image(),
-            None => change.who.as_ref().map(|who| who.image),
-        };
-        let process = creator.and_then(|image| ledger.process(image));
-        let image = process.and_then(|process| process.image.as_deref());
-        Self {
-            pid: creator.map(|image| image.id.tgid),
-            comm: process.map_or("", |process| process.name.as_str()),
-            uid: image.map(|image| image.uid),
-            cgroup: image.map_or("", |image| image.cgroup.as_str()),
-            ns: Some(change.sem.ns),
-            key: Some(change.key),
-            semid: Some(change.sem.semid),
-            state: None,
-            age: semaphore.and_then(|set| Some(change.at.since(set.created?))),
-            devices: semaphore.map_or(&[], devices),
-        }
-    }
-}
-
 impl Filters {
     /// Whether nothing is filtered out.
     pub fn is_empty(&self) -> bool {
@@ -226,6 +157,34 @@ fn in_container(wanted: &str, cgroup: &str) -> bool {
         .is_some_and(|id| id.starts_with(wanted))
         || workload.pod.as_deref() == Some(wanted)
         || workload.unit.as_deref() == Some(wanted)
+}
+
+/// Whether the filters let a finding of the history pass.
+pub(crate) fn passes(finding: &Finding, filters: &Filters) -> bool {
+    let cookie = &finding.story["cookie"];
+    let image = cookie.get("process").cloned();
+    let image = image.and_then(|image| serde_json::from_value::<ProcessImage>(image).ok());
+    let number = |value: &Value| value.as_u64().and_then(|it| u32::try_from(it).ok());
+    let candidate = Candidate {
+        pid: number(&cookie["owner"]["pid"]),
+        comm: cookie["owner"]["comm"].as_str().unwrap_or_default(),
+        uid: image
+            .as_ref()
+            .map(|image| image.uid)
+            .or_else(|| number(&cookie["cuid"])),
+        cgroup: image.as_ref().map_or("", |image| image.cgroup.as_str()),
+        ns: Some(finding.sem.ns),
+        key: Some(finding.key),
+        semid: Some(finding.sem.semid),
+        state: State::named(&finding.state),
+        age: cookie["age_seconds"].as_u64().map(Duration::from_secs),
+        devices: &[],
+    };
+    let devices = cookie["devices"].as_array();
+    filters.pass_with(&candidate, |wanted| {
+        let mut devices = devices.into_iter().flatten();
+        devices.any(|device| stored::is_device(device, wanted))
+    })
 }
 
 #[cfg(test)]

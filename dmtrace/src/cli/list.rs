@@ -14,17 +14,17 @@ use serde_json::{Value, json};
 
 use super::{
     args::List,
-    case::{Case, Join},
     failure::{Failure, exit},
     filter::Filters,
-    row::{Known, Row, confidence},
 };
 use crate::{
+    case::{Case, Join},
     output::{
         Out, json,
         table::{self, Cell, Column, Layout},
         time,
     },
+    render::row::{Known, Row, confidence},
     wording::{count, of_number},
 };
 

@@ -1,36 +1,25 @@
 //! The verbs, and what they share: parsing, exit codes, errors of one line.
 
 pub(crate) mod args;
-mod case;
 mod clean;
 mod doctor;
 #[cfg(feature = "live")]
 mod exec;
-mod explain;
-mod failure;
+pub(crate) mod explain;
+pub(crate) mod failure;
 mod filter;
 mod flame;
 mod legend;
 mod list;
-#[cfg(feature = "live")]
-mod observer;
-pub(crate) mod past;
-#[cfg(feature = "live")]
-pub(crate) mod printer;
-#[cfg(feature = "live")]
-mod recorder;
-mod report;
-pub(crate) mod row;
+pub(crate) mod report;
 #[cfg(feature = "live")]
 mod serve;
-mod stacks;
 #[cfg(test)]
 mod tests;
-#[cfg(feature = "live")]
-pub(crate) mod trace;
 mod value;
 #[cfg(feature = "live")]
-mod watch;
+pub(crate) mod watch;
+pub(crate) mod when;
 
 use std::process::ExitCode;
 
@@ -38,8 +27,6 @@ use clap::Parser;
 
 pub use args::{Cli, Verb};
 pub use failure::{Failure, exit};
-#[cfg(feature = "live")]
-pub use past::Chronicle;
 
 use crate::output::{Out, time};
 

@@ -2,7 +2,9 @@
 
 mod bug;
 pub(super) mod culprit;
-pub(super) mod group;
+mod flamegraph;
+mod history;
+pub(super) mod history_text;
 pub(super) mod text;
 
 use std::{collections::BTreeSet, process::ExitCode, time::Duration};
@@ -18,21 +20,22 @@ use serde_json::{Value, json};
 
 use super::{
     args::{By, Report},
-    case::{Case, Join},
     explain,
     failure::exit,
-    filter::{Candidate, Filters},
-    past,
-    row::Row,
-    stacks,
+    filter::Filters,
 };
 use crate::{
+    case::{Case, Join},
     output::{Out, json},
     probe::Environment,
     recording::Start,
+    render::{
+        candidate::Candidate,
+        culprits::{Group, Leak, groups},
+        row::Row,
+    },
 };
 use culprit::culprits;
-use group::{Group, Leak, groups};
 
 /// So many of a kind are shown to people; JSON has all.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -116,7 +119,7 @@ pub(super) struct Exhaustion {
 /// Runs the verb.
 pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if let Some(since) = args.since {
-        return past::report(args, since, as_json, out);
+        return history::run(args, since, as_json, out);
     }
     let (case, start) = match &args.file {
         Some(path) => {
@@ -139,9 +142,9 @@ pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         Vec::new()
     };
     if args.folded || args.flamegraph.is_some() {
-        let lines = stacks::folded(&findings.leaked);
+        let lines = flamegraph::folded(&findings.leaked);
         if let Some(path) = &args.flamegraph {
-            stacks::flame_graph(&lines, path)?;
+            flamegraph::flame_graph(&lines, path)?;
         }
         for line in lines.iter().filter(|_| args.folded) {
             out.whole_line(line)?;
@@ -258,7 +261,10 @@ fn exhaustion(case: &Case, leaked: &[&Row<'_>], filters: &Filters) -> Vec<Exhaus
 }
 
 fn executable(row: &Row<'_>) -> String {
-    group::executable(row.image.and_then(|image| image.exe.as_deref()), row.comm())
+    crate::render::culprits::executable(
+        row.image.and_then(|image| image.exe.as_deref()),
+        row.comm(),
+    )
 }
 
 fn object(

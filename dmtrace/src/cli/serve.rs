@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::{args::Serve, failure::exit, trace::runtime};
+use super::{args::Serve, failure::exit};
 use crate::{
     history,
     host::{self, Roots},
     metrics::Exposure,
     output::{Out, time},
     service::{self, Access, ExportOptions},
+    trace::run::runtime,
     wording::count,
 };
 

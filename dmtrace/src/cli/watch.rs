@@ -1,5 +1,7 @@
 //! `dmtrace watch` and `dmtrace record`.
 
+pub(crate) mod printer;
+
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -13,15 +15,17 @@ use super::{
     args::{Record, Watch},
     failure::{Failure, exit},
     filter::Filters,
-    printer::{Printer, Style, remark},
-    recorder::{Recorder, Rotation},
-    row::Row,
-    trace::{Ending, Observer, Tracing, View, runtime},
+    watch::printer::{Printer, Style, remark},
 };
 use crate::{
     output::{Out, json, time},
     probe::{DmState, Environment, StartError},
-    session::{Session, Tap},
+    render::row::Row,
+    trace::{
+        recorder::{Recorder, Rotation},
+        run::{Ending, Observer, Tracing, View, runtime},
+        session::{Session, Tap},
+    },
     wording::{chain, count},
 };
 

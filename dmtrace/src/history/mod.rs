@@ -27,6 +27,7 @@
 mod backend;
 mod book;
 mod layout;
+pub(crate) mod query;
 mod read;
 mod record;
 mod store;
@@ -57,8 +58,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::output::json::envelope;
-use crate::wording::cause;
+use crate::{output::json::envelope, wording::cause};
 pub(crate) use book::Book;
 
 /// Where a service that runs is asked for it, and for everything else.

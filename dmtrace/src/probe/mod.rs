@@ -4,6 +4,8 @@ pub mod btf;
 pub mod environment;
 pub mod offsets;
 mod preemption;
+#[cfg(feature = "live")]
+pub(crate) mod registry;
 pub mod spec;
 
 #[cfg(feature = "live")]

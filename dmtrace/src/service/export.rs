@@ -18,11 +18,11 @@ use super::{
     log::{Level, Log},
 };
 use crate::{
-    cli::row::Row,
     metrics::{
         self, Cleanup, Counting, Endpoint, Exposure, Format, Health, Listen, Readings, Scrape,
         Sets, Standing,
     },
+    render::row::Row,
     wording::chain,
 };
 

@@ -18,7 +18,7 @@ use tokio::{
     io::AsyncWriteExt as _, process::Command, sync::mpsc, task::JoinHandle, time::timeout,
 };
 
-use crate::{cli::row::Row, metrics::HookRun, output::json::envelope, wording::cause};
+use crate::{metrics::HookRun, output::json::envelope, render::row::Row, wording::cause};
 
 /// Findings that wait while the command runs; more are dropped and counted.
 const QUEUE: usize = 64;

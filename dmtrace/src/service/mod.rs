@@ -1,15 +1,16 @@
 //! Continuous tracing: a small daemon that an administrator leaves running for months.
 
+mod chronicle;
 mod client;
 mod export;
 pub mod hook;
 mod janitor;
+mod known_findings;
 mod log;
 mod memory;
 mod reporter;
 mod request;
 mod socket;
-mod stood;
 mod systemd;
 
 use std::{
@@ -24,19 +25,19 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    cli::{
-        args::Tuning,
-        past::Chronicle,
-        trace::{Ready, Tracing},
-    },
+    cli::args::Tuning,
     history,
     host::clock::boot_now,
     metrics::{self, Scrape},
     output::time::Clock,
     probe::{Continuity, DmState, Past, environment::kernel_release, remove_pins},
-    session::Session,
+    trace::{
+        run::{Ready, Tracing},
+        session::Session,
+    },
     wording::count,
 };
+use chronicle::Chronicle;
 pub use client::ask_status;
 use export::Exports;
 pub use export::Options as ExportOptions;

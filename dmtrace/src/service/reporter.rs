@@ -13,19 +13,19 @@ use dmtrace_core::{
 use serde_json::{Value, json};
 
 use super::{
+    chronicle::Chronicle,
     export::Exports,
+    known_findings::Stood,
     log::{Level, Log},
-    stood::Stood,
 };
 use crate::{
-    cli::{
-        past::Chronicle,
-        row::{Row, confidence},
-        trace::{Observer, View},
-    },
     host::clock::boot_now,
-    session::DmReport,
+    render::row::{Row, confidence},
     stack::Symbolizer,
+    trace::{
+        run::{Observer, View},
+        session::DmReport,
+    },
     wording::{count, times},
 };
 
@@ -264,7 +264,7 @@ impl Observer for Reporter {
 
     fn device_mapper(&mut self, report: &DmReport) -> Result<()> {
         self.log
-            .say(Level::Notice, crate::cli::printer::dm_loaded(report));
+            .say(Level::Notice, crate::cli::watch::printer::dm_loaded(report));
         Ok(())
     }
 
@@ -345,8 +345,8 @@ impl std::fmt::Display for Step<'_, '_> {
             || "kernel".to_owned(),
             |who| format!("{}[{}]", who.name, who.image.id.tgid),
         );
-        let word = crate::cli::printer::word(self.change);
-        let detail = crate::cli::printer::detail(self.change, self.view.ledger);
+        let word = crate::cli::watch::printer::word(self.change);
+        let detail = crate::cli::watch::printer::detail(self.change, self.view.ledger);
         write!(f, "{key} semid {}: {word} by {who} {detail}", sem.semid)
     }
 }

@@ -11,7 +11,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::Draft;
 use crate::{
-    clean::{
+    cleanup::{
         apply::{Applied, Outcome, Report},
         file::KIND,
     },

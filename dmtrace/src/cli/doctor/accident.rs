@@ -10,11 +10,9 @@ use serde_json::json;
 
 use super::Report;
 use crate::{
-    cli::{
-        case::Case,
-        row::{Row, confidence},
-    },
+    case::Case,
     host::namespaces::own_ns,
+    render::row::{Row, confidence},
     wording::count,
 };
 

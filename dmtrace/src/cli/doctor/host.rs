@@ -9,7 +9,7 @@ use dmtrace_core::{
 
 use super::{Report, Status, accident};
 use crate::{
-    cli::case::Case,
+    case::Case,
     host::{Roots, kernel_fs::reason, namespaces::own_ns},
     probe::Environment,
     wording::count,
@@ -282,7 +282,7 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
 
 #[cfg(feature = "live")]
 fn traces(report: &mut Report) {
-    let running = match crate::session::registered_tracers() {
+    let running = match crate::trace::session::registered_tracers() {
         Ok(running) => running,
         Err(unread) => {
             report

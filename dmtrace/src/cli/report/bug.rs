@@ -9,13 +9,9 @@ use anyhow::Result;
 use dmtrace_core::event::Package;
 use serde::Serialize;
 
-use super::{Findings, Limit, executable, group::how};
+use super::{Findings, Limit, executable};
 use crate::{
-    cli::{
-        case::Case,
-        explain::{Story, Telling},
-        row::{Row, confidence},
-    },
+    case::Case,
     host::{Roots, package},
     output::{
         Out,
@@ -23,6 +19,11 @@ use crate::{
         wrap,
     },
     recording::Start,
+    render::{
+        culprits::how,
+        explanation::{Story, Telling},
+        row::{Row, confidence},
+    },
     wording::count,
 };
 

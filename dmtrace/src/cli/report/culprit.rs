@@ -10,10 +10,12 @@ use dmtrace_core::event::{CallSite, workload::Workload};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::group::{Leak, executable};
 use crate::{
-    cli::row::describe,
     output::{Out, time, wrap},
+    render::{
+        culprits::{Leak, executable},
+        row::describe,
+    },
 };
 
 /// Columns of the text, and of what stands before it in the lines of an entry.

@@ -8,16 +8,17 @@ use dmtrace_core::verdict::Evidence;
 use super::{
     Findings, Limit,
     culprit::{self, Culprit},
-    group::Group,
 };
 use crate::{
-    cli::{args::By, case::Case, row::Row},
+    case::Case,
+    cli::args::By,
     output::{
         Out,
         time::{self, Clock},
         wrap,
     },
     recording::Start,
+    render::{culprits::Group, row::Row},
     wording::count,
 };
 

@@ -13,15 +13,18 @@ use dmtrace_core::{
 };
 
 use super::{Page, least, refused, taken, verbs};
-use crate::cli::{
-    Verb,
+use crate::{
     case::Case,
-    clean, exec, explain,
-    filter::{Filters, HEADING},
-    list,
-    observer::{Observer as _, View},
-    printer::{Printer, Style},
-    report, watch,
+    cli::{
+        Verb, clean, exec, explain,
+        filter::{Filters, HEADING},
+        list, report,
+        watch::{
+            self,
+            printer::{Printer, Style},
+        },
+    },
+    trace::observer::{Observer as _, View},
 };
 
 const SECOND: u64 = 1_000_000_000;

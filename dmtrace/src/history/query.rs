@@ -25,7 +25,7 @@ const LINE: u64 = 1 << 20;
 ///
 /// # Errors
 /// There is one, but it cannot be read; or the file that was named is not there.
-pub(super) fn find(named: Option<&Path>, query: &Query) -> Result<Option<(Head, Vec<Entry>)>> {
+pub(crate) fn find(named: Option<&Path>, query: &Query) -> Result<Option<(Head, Vec<Entry>)>> {
     if let Some(path) = named {
         let read = read_file(path, query);
         return read.map(Some).map_err(|error| {

@@ -7,8 +7,7 @@ use dmtrace_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::Telling;
-use crate::{cli::row::Row, output::time, wording::count};
+use crate::{output::time, render::explanation::Telling, render::row::Row, wording::count};
 
 /// One line of the story.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,7 +28,7 @@ pub(crate) struct Moment {
 }
 
 /// The whole life, as far as it is known, and whether that is all.
-pub(super) fn moments(telling: &Telling<'_>, row: &Row<'_>) -> Vec<Moment> {
+pub(crate) fn moments(telling: &Telling<'_>, row: &Row<'_>) -> Vec<Moment> {
     let Some(cookie) = row.semaphore.cookie.as_deref() else {
         return Vec::new();
     };

@@ -59,7 +59,7 @@ enum Live {
 /// What was in the maps of a running trace.
 #[cfg(feature = "live")]
 struct Joined {
-    tracer: crate::session::RunningTracer,
+    tracer: crate::probe::registry::RunningTracer,
     activity: Vec<dmtrace_core::ledger::Activity>,
     procs: Vec<crate::probe::ProcEntry>,
     sems: Vec<crate::probe::SemEntry>,
@@ -210,7 +210,7 @@ impl Case {
     /// Reads the maps of a running trace, the one that has seen most.
     #[cfg(feature = "live")]
     fn read_maps(&mut self, join: Join) -> Option<Joined> {
-        for tracer in crate::session::running_tracers() {
+        for tracer in crate::probe::registry::running_tracers() {
             let maps = match tracer.open() {
                 Ok(maps) => maps,
                 Err(error) => {
@@ -279,7 +279,7 @@ impl Case {
                 count(behind, "cookie was", "cookies were")
             ));
         }
-        let mut numbers = crate::session::Directory::default();
+        let mut numbers = crate::trace::session::Directory::default();
         for device in maps.devices {
             let bytes = dmtrace_core::event::as_bytes(&device);
             let device = numbers.complete(bytes).unwrap_or(device);

@@ -14,16 +14,17 @@ use dmtrace_core::{
 use line::{Columns, Line};
 use serde_json::{Value, json};
 
-use super::{
-    filter::{Candidate, Filters},
-    recorder::Recorder,
-    row::{Row, confidence, devices},
-    trace::{Observer, View},
-};
 use crate::{
+    cli::filter::Filters,
     output::{Out, json, time::Clock},
-    session::DmReport,
+    render::candidate::Candidate,
+    render::row::{Row, confidence, devices},
     stack::Symbolizer,
+    trace::{
+        recorder::Recorder,
+        run::{Observer, View},
+        session::DmReport,
+    },
     wording::count,
 };
 

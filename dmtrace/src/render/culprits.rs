@@ -9,9 +9,9 @@ use dmtrace_core::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::{
-    args::{By, Report},
-    row::{Row, confidence, describe},
+use crate::{
+    cli::args::{By, Report},
+    render::row::{Row, confidence, describe},
 };
 
 /// Leaks of one process, executable or container.

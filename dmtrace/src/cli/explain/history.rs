@@ -5,10 +5,11 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::Value;
 
-use super::{source, story, text::ending_lines};
+use crate::cli::filter::passes;
 use crate::{
-    cli::{explain::Story, filter::Filters},
-    history::{Entry, Finding, Query, Record},
+    cli::{explain::Story, filter::Filters, report::history_text::ending_lines},
+    history::{Entry, Finding, Query, Record, query},
+    render::stored,
 };
 
 /// A finding of the past, for people and for programs.
@@ -31,19 +32,19 @@ pub(in crate::cli) fn explain(
     query: &Query,
     filters: &Filters,
 ) -> Result<Option<(Past, usize)>> {
-    let Some((_, entries)) = source::find(history, query)? else {
+    let Some((_, entries)) = query::find(history, query)? else {
         return Ok(None);
     };
     let findings: Vec<Finding> = entries
         .into_iter()
         .filter_map(finding)
-        .filter(|finding| story::passes(finding, filters))
+        .filter(|finding| passes(finding, filters))
         .collect();
     let told = findings.iter().rev().find_map(|finding| {
         Some(Past {
-            story: story::told(finding)?,
+            story: stored::told(finding)?,
             ending: ending_lines(finding),
-            value: story::value(finding),
+            value: stored::value(finding),
         })
     });
     Ok(told.map(|past| (past, findings.len())))

@@ -70,7 +70,7 @@ impl Traces {
     /// Opens the maps of all traces that can be opened.
     pub fn open() -> Self {
         Self(
-            crate::session::running_tracers()
+            crate::probe::registry::running_tracers()
                 .iter()
                 .filter_map(|tracer| tracer.open().ok())
                 .collect(),

@@ -131,7 +131,7 @@ mod tests {
     use unicode_width::UnicodeWidthStr;
 
     use super::*;
-    use crate::{cli::printer::word, output::testing::printed};
+    use crate::{cli::watch::printer::word, output::testing::printed};
     use dmtrace_core::{
         event::{Action, Command},
         ids::Key,

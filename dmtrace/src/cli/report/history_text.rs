@@ -4,14 +4,15 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 
-use super::{report::Past, story};
+use super::history::Past;
 use crate::{
     cli::{
         args::By,
-        report::{Limit, culprit::Culprit, group::Group, text::who_leaks},
+        report::{Limit, culprit::Culprit, text::who_leaks},
     },
     history::{Finding, Lives, OTHERS, WhyGap},
     output::{Out, time, wrap},
+    render::{culprits::Group, stored},
     wording::{count, times},
 };
 
@@ -100,7 +101,7 @@ fn head(past: &Past, out: &mut Out) -> Result<()> {
 fn ends(findings: &[Finding]) -> String {
     let mut ends: BTreeMap<&str, usize> = BTreeMap::new();
     for gone in findings.iter().filter_map(|it| it.gone.as_ref()) {
-        *ends.entry(story::went(gone.how)).or_default() += 1;
+        *ends.entry(stored::went(gone.how)).or_default() += 1;
     }
     ends.iter()
         .map(|(how, count)| format!("{count} {how}, "))
@@ -120,7 +121,7 @@ fn list(
     }
     out.line(title)?;
     for finding in findings.iter().rev().take(limit.0) {
-        let leak = story::leak(finding);
+        let leak = stored::leak(finding);
         let cookie = &finding.story["cookie"];
         let mut line = format!(
             "  {}  {}  semid {}",
@@ -132,16 +133,16 @@ fn list(
         out.line(&line)?;
         let mut rest: Vec<String> = Vec::new();
         if !culprit {
-            rest.push(story::headline(finding));
+            rest.push(stored::headline(finding));
         }
-        if let Some(by) = story::culprit(cookie).filter(|_| culprit) {
+        if let Some(by) = stored::culprit(cookie).filter(|_| culprit) {
             rest.push(format!("by {by}"));
         }
         if !leak.devices.is_empty() {
             rest.push(leak.devices.join(", "));
         }
         if !culprit {
-            rest.push(story::end(finding.gone.as_ref()));
+            rest.push(stored::end(finding.gone.as_ref()));
         }
         let width = out.prose() - 12;
         for (number, line) in wrap(&rest.join("; "), width).iter().enumerate() {
@@ -266,7 +267,7 @@ fn gaps(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
 }
 
 /// What a story of the past says of its time: when it was found, and how it ended.
-pub(super) fn ending_lines(finding: &Finding) -> Vec<String> {
+pub(crate) fn ending_lines(finding: &Finding) -> Vec<String> {
     let found = time::at(finding.found.wall_ms);
     match &finding.gone {
         None => vec![format!(
@@ -274,7 +275,7 @@ pub(super) fn ending_lines(finding: &Finding) -> Vec<String> {
         )],
         Some(gone) => vec![format!(
             "found {found}; {}, {}",
-            story::end(Some(gone)),
+            stored::end(Some(gone)),
             time::at(gone.at.wall_ms)
         )],
     }

@@ -13,13 +13,10 @@ use dmtrace_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{
-    life::{self, Moment},
-    sure,
-};
+use super::timeline::{self, Moment};
 use crate::{
-    cli::row::{Row, describe},
     output::time::{self, Clock},
+    render::row::{Row, describe},
     wording::times,
 };
 
@@ -104,7 +101,7 @@ impl Telling<'_> {
             title: title(row),
             headline: class.map_or_else(String::new, |class| class.to_string()),
             sure: sure(row),
-            life: life::moments(self, row),
+            life: timeline::moments(self, row),
             missing: verdict
                 .and_then(|verdict| verdict.missing)
                 .map(|step| Missing {
@@ -450,5 +447,15 @@ fn unknown(reason: Reason) -> String {
             "nobody's now: the kernel removed it with its namespace".to_owned()
         }
         reason => format!("unknown: {reason}"),
+    }
+}
+
+/// The sentence on how sure a verdict is.
+pub(crate) fn sure(row: &Row<'_>) -> String {
+    match row.verdict.as_ref().map(|verdict| verdict.confidence) {
+        Some(Confidence::Observed) => "observed: every fact it rests on was seen".to_owned(),
+        Some(Confidence::Inferred) => "inferred: the best explanation of what was seen".to_owned(),
+        Some(Confidence::Unknown(reason)) => format!("unknown: {reason}"),
+        None => String::new(),
     }
 }

@@ -22,12 +22,13 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use super::observer::Told;
 pub use super::observer::{Observer, View};
-use super::{args::Tuning, failure::Failure, observer::Told};
 use crate::{
+    cli::{args::Tuning, failure::Failure},
     host::{self, Scope, clock::cpu_spent},
     probe::{Options, StartError},
-    session::{Accounting, News, Outlook, Pace, Rhythm, Session, Sink, Tap, Urgency},
+    trace::session::{Accounting, News, Outlook, Pace, Rhythm, Session, Sink, Tap, Urgency},
 };
 
 /// The books are compared with the kernel so often at least, if there is a look at all.
@@ -38,7 +39,7 @@ const TURN: Duration = Duration::from_millis(100);
 impl Tuning {
     /// As the tracer takes it.
     pub fn options(&self) -> Options {
-        use super::args::BackendArg;
+        use crate::cli::args::BackendArg;
         Options {
             backend: self.backend.map(|backend| match backend {
                 BackendArg::Fentry => Backend::Trampoline,

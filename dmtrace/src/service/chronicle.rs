@@ -10,11 +10,11 @@ use dmtrace_core::{
 };
 use serde_json::Value;
 
-use super::story;
 use crate::{
-    cli::{explain::Telling, report::group::executable, row::Row},
     history::{Asker, Finding, Gone, History, HowGone, Lives, Note, Options, Stamp, Status, Stood},
     output::time::Clock,
+    render::explanation::Telling,
+    render::{culprits::executable, row::Row, stored},
     stack::Symbolizer,
 };
 
@@ -249,7 +249,7 @@ pub(super) fn finding(
     };
     let mut story = serde_json::to_value(telling.story(&row)).unwrap_or(Value::Null);
     let calls = row.call_site().cloned();
-    story::leave_out_calls(&mut story);
+    stored::leave_out_calls(&mut story);
     Finding {
         sem: semaphore.id,
         key: semaphore.key,

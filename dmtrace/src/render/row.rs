@@ -15,8 +15,7 @@ use dmtrace_core::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{case::Case, filter::Candidate};
-use crate::{output::time, stack::Symbolizer};
+use crate::{case::Case, output::time, render::candidate::Candidate, stack::Symbolizer};
 
 /// How it is known who made a set.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]

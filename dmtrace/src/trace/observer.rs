@@ -8,7 +8,7 @@ use dmtrace_core::{
     verdict::{Context, Judged},
 };
 
-use crate::session::DmReport;
+use crate::trace::session::DmReport;
 
 /// What the loop tells its verb.
 pub trait Observer {

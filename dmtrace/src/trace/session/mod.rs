@@ -9,7 +9,6 @@ mod losses;
 mod meters;
 mod order;
 mod pace;
-mod registry;
 mod resync;
 mod sites;
 mod takeover;
@@ -29,7 +28,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     host::{self, Scope},
-    probe::{Continuity, Counts, DmState, Options, Past, Seed, StartError, Tracer},
+    probe::{Continuity, Counts, DmState, Options, Past, Seed, StartError, Tracer, registry},
 };
 
 pub use accounting::{Accounting, Received};

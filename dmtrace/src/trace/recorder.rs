@@ -22,16 +22,18 @@ use dmtrace_core::{
 use serde::Serialize;
 use serde_json::json;
 
-pub use self::file::Rotation;
-use self::file::{Output, Target};
-use super::trace::Ending;
+use super::run::Ending;
+pub use crate::trace::recorder::file::Rotation;
 use crate::{
     host::{self, Roots, package},
     output::time::Clock,
     probe::{Tracer, environment::kernel_release},
     recording::{SiteOf, Start, Writer},
-    session::{Tap, Tapped},
     stack::Found,
+    trace::{
+        recorder::file::{Output, Target},
+        session::{Tap, Tapped},
+    },
     wording::cause,
 };
 

@@ -1,30 +1,27 @@
 //! A kept finding as `report` and `explain` show it: the same as one of now.
 
-use std::time::Duration;
-
-use dmtrace_core::{event::ProcessImage, ids::DevNum, ledger::Named, verdict::State};
+use dmtrace_core::{event::ProcessImage, ids::DevNum, ledger::Named};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{
-        explain::Story,
-        filter::{Candidate, Filters},
-        report::group::{Leak, how},
-    },
     history::{Finding, Gone, HowGone},
     output::time::Moment,
+    render::{
+        culprits::{Leak, how},
+        explanation::Story,
+    },
 };
 
 /// The calls are kept apart, as they can be shown in more than one way.
 #[cfg(feature = "live")]
-pub(super) fn leave_out_calls(story: &mut Value) {
+pub(crate) fn leave_out_calls(story: &mut Value) {
     if let Some(cookie) = story["cookie"].as_object_mut() {
         cookie.remove("call_site");
     }
 }
 
 /// The story as JSON, with the calls, and with when it was found and gone.
-pub(super) fn value(finding: &Finding) -> Value {
+pub(crate) fn value(finding: &Finding) -> Value {
     let mut story = finding.story.clone();
     if let (Some(calls), Some(cookie)) = (&finding.calls, story["cookie"].as_object_mut()) {
         cookie.insert("call_site".to_owned(), calls.json());
@@ -37,7 +34,7 @@ pub(super) fn value(finding: &Finding) -> Value {
 }
 
 /// The cookie as JSON, likewise.
-pub(super) fn cookie(finding: &Finding) -> Value {
+pub(crate) fn cookie(finding: &Finding) -> Value {
     let mut story = value(finding);
     let mut cookie = story["cookie"].take();
     if let Some(cookie) = cookie.as_object_mut() {
@@ -48,7 +45,7 @@ pub(super) fn cookie(finding: &Finding) -> Value {
 }
 
 /// The story for people; `None` for one that this dmtrace cannot read.
-pub(super) fn told(finding: &Finding) -> Option<Story> {
+pub(crate) fn told(finding: &Finding) -> Option<Story> {
     let mut story: Story = serde_json::from_value(value(finding)).ok()?;
     for moment in &mut story.life {
         let time = moment.time.as_deref().and_then(Moment::parse);
@@ -58,7 +55,7 @@ pub(super) fn told(finding: &Finding) -> Option<Story> {
 }
 
 /// What a report counts.
-pub(super) fn leak(finding: &Finding) -> Leak {
+pub(crate) fn leak(finding: &Finding) -> Leak {
     let cookie = &finding.story["cookie"];
     let owner = &cookie["owner"];
     let comm = owner["comm"].as_str().unwrap_or_default();
@@ -90,7 +87,7 @@ pub(super) fn leak(finding: &Finding) -> Leak {
 }
 
 /// Name and number, as far as they are known: `vg-lv (253:3)`.
-pub(super) fn device(device: &Value) -> String {
+pub(crate) fn device(device: &Value) -> String {
     let name = device["name"].as_str().unwrap_or_default();
     let part = |part: &str| device["number"][part].as_u64();
     match (name, part("major"), part("minor")) {
@@ -102,7 +99,7 @@ pub(super) fn device(device: &Value) -> String {
 }
 
 /// How it ended, in words.
-pub(super) fn end(gone: Option<&Gone>) -> String {
+pub(crate) fn end(gone: Option<&Gone>) -> String {
     let Some(gone) = gone else {
         return "still there".to_owned();
     };
@@ -124,7 +121,7 @@ pub(super) fn end(gone: Option<&Gone>) -> String {
 }
 
 /// Whether somebody means this device: by name, UUID, number (253:3) or node (dm-3).
-pub(super) fn is_device(device: &Value, wanted: &str) -> bool {
+pub(crate) fn is_device(device: &Value, wanted: &str) -> bool {
     let part = |part: &str| {
         device["number"][part]
             .as_u64()
@@ -140,36 +137,8 @@ pub(super) fn is_device(device: &Value, wanted: &str) -> bool {
     known.is(wanted)
 }
 
-/// Whether the filters let it pass.
-pub(super) fn passes(finding: &Finding, filters: &Filters) -> bool {
-    let cookie = &finding.story["cookie"];
-    let image = cookie.get("process").cloned();
-    let image = image.and_then(|image| serde_json::from_value::<ProcessImage>(image).ok());
-    let number = |value: &Value| value.as_u64().and_then(|it| u32::try_from(it).ok());
-    let candidate = Candidate {
-        pid: number(&cookie["owner"]["pid"]),
-        comm: cookie["owner"]["comm"].as_str().unwrap_or_default(),
-        uid: image
-            .as_ref()
-            .map(|image| image.uid)
-            .or_else(|| number(&cookie["cuid"])),
-        cgroup: image.as_ref().map_or("", |image| image.cgroup.as_str()),
-        ns: Some(finding.sem.ns),
-        key: Some(finding.key),
-        semid: Some(finding.sem.semid),
-        state: State::named(&finding.state),
-        age: cookie["age_seconds"].as_u64().map(Duration::from_secs),
-        devices: &[],
-    };
-    let devices = cookie["devices"].as_array();
-    filters.pass_with(&candidate, |wanted| {
-        let mut devices = devices.into_iter().flatten();
-        devices.any(|device| is_device(device, wanted))
-    })
-}
-
 /// How some went, in words that follow a number.
-pub(super) const fn went(how: HowGone) -> &'static str {
+pub(crate) const fn went(how: HowGone) -> &'static str {
     match how {
         HowGone::Removed => "removed",
         HowGone::WithNamespace => "gone with their IPC namespace",
@@ -181,7 +150,7 @@ pub(super) const fn went(how: HowGone) -> &'static str {
 }
 
 /// The verdict in words.
-pub(super) fn headline(finding: &Finding) -> String {
+pub(crate) fn headline(finding: &Finding) -> String {
     finding.story["headline"]
         .as_str()
         .unwrap_or_default()
@@ -189,7 +158,7 @@ pub(super) fn headline(finding: &Finding) -> String {
 }
 
 /// Who is to blame: `name[pid]`.
-pub(super) fn culprit(cookie: &Value) -> Option<String> {
+pub(crate) fn culprit(cookie: &Value) -> Option<String> {
     let culprit = cookie["verdict"].get("culprit")?;
     let pid = culprit["id"]["tgid"].as_u64()?;
     Some(format!("{}[{pid}]", culprit["name"].as_str()?))

@@ -78,7 +78,7 @@ impl RunningTracer {
 }
 
 /// The file of this process; removed on drop.
-pub(super) struct Registration {
+pub(crate) struct Registration {
     path: Option<PathBuf>,
     /// What processes did, as it was written last.
     activity: Vec<Activity>,
@@ -86,7 +86,7 @@ pub(super) struct Registration {
 
 impl Registration {
     /// The recording is somewhere else from now on.
-    pub(super) fn moved(&self, recording: Option<PathBuf>) {
+    pub(crate) fn moved(&self, recording: Option<PathBuf>) {
         let Some(path) = &self.path else { return };
         let entry: Option<RunningTracer> = fs::read(path)
             .ok()
@@ -99,7 +99,7 @@ impl Registration {
     }
 
     /// Writes down what processes did besides the cookies that they left, if that has changed.
-    pub(super) fn write_activity(&mut self, activity: Vec<Activity>) {
+    pub(crate) fn write_activity(&mut self, activity: Vec<Activity>) {
         let Some(path) = &self.path else { return };
         if self.activity == activity {
             return;
@@ -109,7 +109,7 @@ impl Registration {
     }
 
     /// Leaves the file: tracing goes on.
-    pub(super) fn leave(mut self) {
+    pub(crate) fn leave(mut self) {
         self.path = None;
     }
 }
@@ -153,7 +153,7 @@ impl Drop for Registration {
 }
 
 /// Makes a trace known. `None` where `/run` cannot be written: tracing works all the same.
-pub(super) fn register(
+pub(crate) fn register(
     tracer: &Tracer,
     since: BootTime,
     recording: Option<PathBuf>,

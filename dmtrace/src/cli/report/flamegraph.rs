@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use super::{flame, row::Row};
+use crate::{cli::flame, render::row::Row};
 
 const TITLE: &str = "Leaked device-mapper cookies by call site";
 

@@ -6,21 +6,23 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{When, source, story, text};
+use super::history_text;
+use crate::cli::filter::passes;
 use crate::{
     cli::{
         Failure,
         args::{By, Report},
         failure::exit,
         filter::Filters,
-        report::{
-            Limit,
-            culprit::culprits,
-            group::{Group, Leak, groups},
-        },
+        report::{Limit, culprit::culprits},
+        when::When,
     },
-    history::{Entry, Finding, Gap, Head, Lives, Loss, Query, Record, Run, Stamp, Starved},
+    history::{Entry, Finding, Gap, Head, Lives, Loss, Query, Record, Run, Stamp, Starved, query},
     output::{Out, json},
+    render::{
+        culprits::{Group, Leak, groups},
+        stored,
+    },
 };
 
 /// Without a trace for so long in all is as good as never.
@@ -72,7 +74,7 @@ pub(in crate::cli) fn run(
         return Err(Failure::Usage("--since must be before --until".to_owned()).into());
     }
     let past = gather(args, since, until)?;
-    let leaks: Vec<Leak> = past.leaked.iter().map(story::leak).collect();
+    let leaks: Vec<Leak> = past.leaked.iter().map(stored::leak).collect();
     let groups = groups(&leaks, args);
     let culprits = culprits(&leaks);
     if as_json {
@@ -80,7 +82,7 @@ pub(in crate::cli) fn run(
         object["culprits"] = json!(culprits);
         out.json(&object)?;
     } else {
-        text::print(&past, &culprits, &groups, Limit::of(args), out)?;
+        history_text::print(&past, &culprits, &groups, Limit::of(args), out)?;
         for note in &past.head.notes {
             eprintln!("dmtrace: {note}");
         }
@@ -101,7 +103,7 @@ fn gather(args: &Report, since: i64, until: i64) -> Result<Past> {
         ..Query::default()
     };
     let named: Option<&Path> = args.history.as_deref();
-    let Some((head, entries)) = source::find(named, &query)? else {
+    let Some((head, entries)) = query::find(named, &query)? else {
         let text = format!(
             "{}: there is no history; dmtrace serve keeps one",
             crate::history::PATH
@@ -159,7 +161,7 @@ fn gather(args: &Report, since: i64, until: i64) -> Result<Past> {
 
 impl Past {
     fn finding(&mut self, finding: Finding, args: &Report) {
-        if !story::passes(&finding, &args.filters) {
+        if !passes(&finding, &args.filters) {
             return;
         }
         match finding.state.as_str() {
@@ -215,7 +217,7 @@ impl Past {
             let found = groups.iter().find(|(by, _)| *by == wanted);
             found.map(|(_, groups)| groups)
         };
-        let rows = |list: &[Finding]| list.iter().map(story::cookie).collect::<Vec<_>>();
+        let rows = |list: &[Finding]| list.iter().map(stored::cookie).collect::<Vec<_>>();
         let moment = |wall_ms| {
             let stamp = Stamp {
                 wall_ms,

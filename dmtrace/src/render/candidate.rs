@@ -1,0 +1,84 @@
+//! What a filter looks at.
+
+use std::time::Duration;
+
+#[cfg(feature = "live")]
+use dmtrace_core::ledger::{Change, Ledger};
+use dmtrace_core::{
+    ids::{IpcNs, Key},
+    ledger::{Device, Process},
+    verdict::State,
+};
+
+#[cfg(feature = "live")]
+use super::row::devices;
+
+/// What filters look at. `None`: it is not known, or there is no such thing.
+#[derive(Clone, Debug, Default)]
+pub struct Candidate<'a> {
+    /// Creator.
+    pub pid: Option<u32>,
+    /// Its name; empty if it is not known.
+    pub comm: &'a str,
+    /// Its real uid, or the set's creator's.
+    pub uid: Option<u32>,
+    /// Its cgroup; empty if it is not known.
+    pub cgroup: &'a str,
+    /// IPC namespace.
+    pub ns: Option<IpcNs>,
+    /// Key.
+    pub key: Option<Key>,
+    /// semid.
+    pub semid: Option<i32>,
+    /// State.
+    pub state: Option<State>,
+    /// Age.
+    pub age: Option<Duration>,
+    /// Devices that it was used for.
+    pub devices: &'a [Device],
+}
+
+impl<'a> Candidate<'a> {
+    /// A process that got no semaphore. It has no key, semid, state, age or device.
+    pub fn victim(process: &'a Process) -> Self {
+        let image = process.image.as_deref();
+        Self {
+            pid: Some(process.image_id.id.tgid),
+            comm: process.name.as_str(),
+            uid: image.map(|image| image.uid),
+            cgroup: image.map_or("", |image| image.cgroup.as_str()),
+            ns: image.map(|image| image.ipc_ns),
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(feature = "live")]
+impl<'a> Candidate<'a> {
+    /// A step in the life of a set. It is in no state: only findings are.
+    pub fn step(change: &Change, ledger: &'a Ledger) -> Self {
+        let semaphore = ledger
+            .semaphore(change.sem)
+            .or_else(|| ledger.closed_cookie(change.sem));
+        // Who failed to make one, or made one that is gone already, stands for its creator. Who
+        // only uses a set of an unknown creator has not made it.
+        let creator = match semaphore {
+            Some(set) => set.creator.image(),
+            None => change.who.as_ref().map(|who| who.image),
+        };
+        let process = creator.and_then(|image| ledger.process(image));
+        let image = process.and_then(|process| process.image.as_deref());
+        Self {
+            pid: creator.map(|image| image.id.tgid),
+            comm: process.map_or("", |process| process.name.as_str()),
+            uid: image.map(|image| image.uid),
+            cgroup: image.map_or("", |image| image.cgroup.as_str()),
+            ns: Some(change.sem.ns),
+            key: Some(change.key),
+            semid: Some(change.sem.semid),
+            state: None,
+            age: semaphore.and_then(|set| Some(change.at.since(set.created?))),
+            devices: semaphore.map_or(&[], devices),
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What a person or a program is shown of a case: rows, explanations, timelines, culprits.
+
+pub(crate) mod candidate;
+pub(crate) mod culprits;
+pub(crate) mod explanation;
+pub(crate) mod row;
+pub(crate) mod stored;
+pub(crate) mod timeline;
