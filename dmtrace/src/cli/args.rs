@@ -4,6 +4,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use dmtrace_core::backend::Backend;
 
 use super::{
     filter::Filters,
@@ -11,7 +12,7 @@ use super::{
     value::{self, Columns, CookieName},
     when::When,
 };
-use crate::metrics::Listen;
+use crate::{metrics::Listen, probe::Options};
 
 /// Exit codes, the same for every verb; part of `--help`.
 const EXIT_CODES: &str = "\
@@ -151,6 +152,18 @@ pub struct Tuning {
     pub max_processes: u32,
 }
 
+impl Tuning {
+    /// As the tracer takes it.
+    pub fn options(&self) -> Options {
+        Options {
+            backend: self.backend.map(BackendArg::backend),
+            ring_bytes: self.ring.saturating_mul(1024),
+            max_sems: self.max_semaphores,
+            max_procs: self.max_processes,
+        }
+    }
+}
+
 /// Names of backends on the command line.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum BackendArg {
@@ -160,6 +173,17 @@ pub enum BackendArg {
     Kprobe,
     /// Syscall tracepoints: the last resort.
     Tracepoint,
+}
+
+impl BackendArg {
+    /// As the tracer takes it.
+    const fn backend(self) -> Backend {
+        match self {
+            Self::Fentry => Backend::Trampoline,
+            Self::Kprobe => Backend::Kprobe,
+            Self::Tracepoint => Backend::Tracepoint,
+        }
+    }
 }
 
 /// Columns and headers of a table.
@@ -387,14 +411,15 @@ pub struct SmallTuning {
 }
 
 impl SmallTuning {
-    /// As other verbs have it.
-    pub const fn tuning(self) -> Tuning {
+    /// As the tracer takes it.
+    pub fn options(self) -> Options {
         Tuning {
             backend: self.backend,
             ring: self.ring,
             max_semaphores: self.max_semaphores,
             max_processes: self.max_processes,
         }
+        .options()
     }
 }
 

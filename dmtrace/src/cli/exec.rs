@@ -32,7 +32,7 @@ pub fn run(args: &Exec, as_json: bool) -> Result<ExitCode> {
         None => Out::to_stderr(),
     };
     runtime()?.block_on(async {
-        let mut tracing = Tracing::start(&args.tuning, |_, _| Ok(None))?;
+        let mut tracing = Tracing::start(args.tuning.options(), |_, _| Ok(None))?;
         adopt_orphans();
         let mut child = spawn(args)?;
         let pid = child.id();

@@ -41,7 +41,7 @@ pub fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     }
     let hook = args.on_leak.as_deref().map(str::parse).transpose();
     let options = service::Options {
-        tuning: args.tuning.tuning(),
+        tracing: args.tuning.options(),
         access: Access {
             group: args.group.as_deref().map(group).transpose()?,
         },

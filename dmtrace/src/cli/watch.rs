@@ -37,7 +37,7 @@ pub fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
         None => None,
     };
     runtime()?.block_on(async {
-        let mut tracing = Tracing::start(&args.tuning, tap(recorder.as_ref()))?;
+        let mut tracing = Tracing::start(args.tuning.options(), tap(recorder.as_ref()))?;
         if let Some(recorder) = &recorder {
             recorder.begun()?;
         }
@@ -82,7 +82,7 @@ pub fn record(args: &Record, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     });
     let recorder = Recorder::create(&args.file, args.force, rotation)?;
     runtime()?.block_on(async {
-        let mut tracing = Tracing::start(&args.tuning, tap(Some(&recorder)))?;
+        let mut tracing = Tracing::start(args.tuning.options(), tap(Some(&recorder)))?;
         let meanwhile = recorder.begun()?;
         greet(tracing.session(), as_json, args.duration.is_none());
         if let Some(meanwhile) = meanwhile {

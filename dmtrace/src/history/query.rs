@@ -11,7 +11,6 @@ use anyhow::{Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::Failure,
     history::{Entry, Head, PATH, Query, ReadError, SOCKET, read_file},
     wording::{causes, chain},
 };
@@ -36,7 +35,7 @@ pub(crate) fn find(named: Option<&Path>, query: &Query) -> Result<Option<(Head, 
                 }
                 error => format!("{shown}: {}", causes(&error)),
             };
-            Failure::Environment(text).into()
+            anyhow!(text)
         });
     }
     if let Ok(stream) = UnixStream::connect(SOCKET) {
@@ -44,21 +43,17 @@ pub(crate) fn find(named: Option<&Path>, query: &Query) -> Result<Option<(Head, 
         return answer.map(Some).map_err(|error| {
             // Not as a cause: a connection that breaks off is no reader of ours that has gone.
             let why = chain(&error);
-            Failure::Environment(format!("{SOCKET}: the service does not answer: {why}")).into()
+            anyhow!("{SOCKET}: the service does not answer: {why}")
         });
     }
     match read_file(Path::new(PATH), query) {
         Ok(found) => Ok(Some(found)),
         Err(ReadError::None) => Ok(None),
-        Err(ReadError::Busy) => Err(Failure::Environment(format!(
+        Err(ReadError::Busy) => Err(anyhow!(
             "{PATH}: a service has it open and does not answer on {SOCKET}; run as root, or see \
              dmtrace serve --group"
-        ))
-        .into()),
-        Err(error) => {
-            let why = causes(&error);
-            Err(Failure::Environment(format!("{PATH}: {why}; run as root")).into())
-        }
+        )),
+        Err(error) => Err(anyhow!("{PATH}: {}; run as root", causes(&error))),
     }
 }
 

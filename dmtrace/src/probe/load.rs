@@ -17,6 +17,7 @@ use dmtrace_common::{PREFILTER_SLOTS, control};
 use dmtrace_core::{backend::Backend, ids::BootTime};
 
 use super::{
+    Options,
     attach::{self, Attempt, one_line},
     btf::Btf,
     choose::{Chosen, choose},
@@ -29,7 +30,7 @@ use super::{
     pins::{self, Left, Pins},
     shared::SharedArray,
     spec::{Plan, subjects},
-    tracer::{Options, StartError, Tracer, proc_tombstones, sem_tombstones},
+    tracer::{StartError, Tracer, proc_tombstones, sem_tombstones},
 };
 use crate::wording::cause;
 use crate::{

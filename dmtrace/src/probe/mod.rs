@@ -3,6 +3,7 @@
 pub mod btf;
 pub mod environment;
 pub mod offsets;
+mod options;
 mod preemption;
 #[cfg(feature = "live")]
 pub(crate) mod registry;
@@ -51,6 +52,7 @@ mod upkeep;
 mod walk;
 
 pub use environment::{Environment, Lockdown};
+pub use options::Options;
 pub use preemption::Preemption;
 pub use spec::Plan;
 
@@ -69,6 +71,6 @@ pub use pins::remove_all as remove_pins;
 #[cfg(feature = "live")]
 pub use skipped::SkippedRuns;
 #[cfg(feature = "live")]
-pub use tracer::{Options, StartError, Tracer};
+pub use tracer::{StartError, Tracer};
 #[cfg(feature = "live")]
 pub use upkeep::Seed;

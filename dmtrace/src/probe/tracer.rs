@@ -15,6 +15,7 @@ use dmtrace_common::{CookieKey, Counter, control};
 use dmtrace_core::{backend::Backend, ids::BootTime};
 
 use super::{
+    Options,
     attach::Attempt,
     btf::Btf,
     choose::Chosen,
@@ -28,30 +29,6 @@ use super::{
     skipped::{Misses, SkippedRuns},
     spec::{Plan, subject_of},
 };
-
-/// How to trace.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Options {
-    /// This backend and no other.
-    pub backend: Option<Backend>,
-    /// Bytes of the ring buffer; rounded up to a power of two pages.
-    pub ring_bytes: u32,
-    /// Semaphore sets that can be followed at the same time.
-    pub max_sems: u32,
-    /// Processes that can be kept at the same time.
-    pub max_procs: u32,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            backend: None,
-            ring_bytes: 4 << 20,
-            max_sems: 65_536,
-            max_procs: 8192,
-        }
-    }
-}
 
 /// Why tracing cannot start: one line that names the cause and the fix.
 #[derive(Debug, thiserror::Error)]

@@ -25,12 +25,11 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    cli::args::Tuning,
     history,
     host::clock::boot_now,
     metrics::{self, Scrape},
     output::time::Clock,
-    probe::{Continuity, DmState, Past, environment::kernel_release, remove_pins},
+    probe::{self, Continuity, DmState, Past, environment::kernel_release, remove_pins},
     trace::{
         run::{Ready, Tracing},
         session::Session,
@@ -58,7 +57,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How to trace.
-    pub tuning: Tuning,
+    pub tracing: probe::Options,
     /// Who may ask.
     pub access: Access,
     /// Every step of every cookie.
@@ -95,7 +94,7 @@ pub async fn serve(options: &Options) -> Result<()> {
         young: YOUNG,
         ..Thresholds::default()
     };
-    let mut tracing = Tracing::start_kept(&options.tuning, &options.pins)?.patient(thresholds);
+    let mut tracing = Tracing::start_kept(options.tracing, &options.pins)?.patient(thresholds);
     greet(reporter.log(), tracing.session(), options.keep);
     reporter.recall();
     if let Some(chronicle) = reporter.chronicle() {

@@ -10,7 +10,6 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use dmtrace_core::{
-    backend::Backend,
     facts::{self, HostFacts, Snapshot},
     ids::SemId,
     ledger::{Change, ChangeKind, EndKind},
@@ -25,7 +24,6 @@ use tokio::{
 use super::observer::Told;
 pub use super::observer::{Observer, View};
 use crate::{
-    cli::{args::Tuning, failure::Failure},
     host::{self, Scope, clock::cpu_spent},
     probe::{Options, StartError},
     trace::session::{Accounting, News, Outlook, Pace, Rhythm, Session, Sink, Tap, Urgency},
@@ -35,23 +33,6 @@ use crate::{
 const COMPARE: Duration = Duration::from_secs(10);
 /// How long messages are taken in before others get a turn: signals, the look, the deadline.
 const TURN: Duration = Duration::from_millis(100);
-
-impl Tuning {
-    /// As the tracer takes it.
-    pub fn options(&self) -> Options {
-        use crate::cli::args::BackendArg;
-        Options {
-            backend: self.backend.map(|backend| match backend {
-                BackendArg::Fentry => Backend::Trampoline,
-                BackendArg::Kprobe => Backend::Kprobe,
-                BackendArg::Tracepoint => Backend::Tracepoint,
-            }),
-            ring_bytes: self.ring.saturating_mul(1024),
-            max_sems: self.max_semaphores,
-            max_procs: self.max_processes,
-        }
-    }
-}
 
 /// Why the loop ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -105,16 +86,15 @@ impl Tracing {
     /// Attaches.
     ///
     /// # Errors
-    /// A [`Failure::Environment`] where the machine does not allow it.
+    /// A [`StartError`] where the machine does not allow it.
     pub fn start(
-        tuning: &Tuning,
+        options: Options,
         tap: impl FnOnce(
             &crate::probe::Tracer,
             dmtrace_core::ids::BootTime,
         ) -> Result<Option<Tap>, StartError>,
     ) -> Result<Self> {
-        let session = Session::start(tuning.options(), Scope::default(), tap)
-            .map_err(|error| Failure::Environment(error.to_string()))?;
+        let session = Session::start(options, Scope::default(), tap)?;
         Self::of(session)
     }
 
@@ -122,9 +102,8 @@ impl Tracing {
     ///
     /// # Errors
     /// As above.
-    pub fn start_kept(tuning: &Tuning, root: &Path) -> Result<Self> {
-        let session = Session::start_kept(tuning.options(), Scope::default(), root)
-            .map_err(|error| Failure::Environment(error.to_string()))?;
+    pub fn start_kept(options: Options, root: &Path) -> Result<Self> {
+        let session = Session::start_kept(options, Scope::default(), root)?;
         Self::of(session)
     }
 
