@@ -2,6 +2,7 @@
 //! compiler knows.
 
 mod house;
+mod layers;
 
 use std::{
     env::consts::ARCH,
@@ -16,7 +17,7 @@ use crate::{host, setup, tally::Tally};
 /// What a check returns: nothing, or what is wrong.
 type Check = fn() -> Result<()>;
 
-const CHECKS: [(&str, Check); 12] = [
+const CHECKS: [(&str, Check); 15] = [
     ("rustfmt", rustfmt),
     ("ring-only-in-emit", house::ring),
     ("times-only-in-output", house::times),
@@ -26,6 +27,9 @@ const CHECKS: [(&str, Check); 12] = [
     ("dependencies-allowed", dependencies_allowed),
     ("dependencies-used", dependencies_used),
     ("numbers-agree", house::plurals),
+    ("floors", layers::floors),
+    ("circles", layers::circles),
+    ("pure-core", layers::pure_core),
     ("clippy-workspace", clippy_workspace),
     ("clippy-without-live", clippy_without_live),
     ("clippy-ebpf", clippy_ebpf),

@@ -4,6 +4,7 @@
 //! `created + found == destroyed + vanished + live`.
 
 mod activity;
+mod actor;
 mod adopt;
 mod apply;
 mod change;
@@ -12,6 +13,7 @@ mod cookie;
 mod create;
 mod device;
 mod history;
+mod ioctl;
 mod late;
 mod operate;
 mod process;
@@ -24,6 +26,7 @@ mod tests;
 mod timeline;
 
 pub use activity::Activity;
+pub use actor::{Exit, ImageId, Name, Who};
 pub use change::{Change, ChangeKind, EndKind};
 pub use cookie::{
     COMPLETERS, Cookie, Counts, DEVICES, FailedLookup, Gaps, LOOKUPS, Phase, Stage, USERS, User,
@@ -31,7 +34,7 @@ pub use cookie::{
 };
 pub use device::{Device, Named};
 pub use history::Remember;
-pub use process::{Cycle, Exit, ImageId, Name, Process, Tally, ThreadTrail, Who};
+pub use process::{Cycle, Process, Tally, ThreadTrail};
 pub use reconcile::{Drift, DriftKind, Reconciliation};
 pub use records::{Record, in_order};
 pub use semaphore::{Creator, Ending, Origin, Semaphore, WhyUnknown};

@@ -2,94 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
-    fmt,
-    sync::Arc,
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use super::User;
+use super::{Exit, ImageId, Name, User, Who};
 use crate::{
-    event::{Actor, ExitStatus, ProcessImage},
-    ids::{BootTime, Key, ProcId, ProcKey, SemId},
+    event::{Actor, ProcessImage},
+    ids::{BootTime, Key, ProcId, SemId},
 };
-
-/// A process image: the process and how many `execve` calls led to it.
-#[derive(
-    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
-)]
-pub struct ImageId {
-    /// The process.
-    pub id: ProcId,
-    /// Which of its images.
-    pub exec: u32,
-}
-
-impl From<ProcKey> for ImageId {
-    fn from(key: ProcKey) -> Self {
-        Self {
-            id: key.into(),
-            exec: key.exec,
-        }
-    }
-}
-
-impl From<&Actor> for ImageId {
-    fn from(actor: &Actor) -> Self {
-        Self {
-            id: actor.id,
-            exec: actor.exec,
-        }
-    }
-}
-
-/// A name that many records share: cloning it does not allocate.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Name(Arc<str>);
-
-impl Name {
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Default for Name {
-    fn default() -> Self {
-        Self::from("")
-    }
-}
-
-impl From<&str> for Name {
-    fn from(text: &str) -> Self {
-        Self(Arc::from(text))
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-impl Serialize for Name {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
-
-/// Who did something.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
-pub struct Who {
-    /// The process image; finds the [`Process`] in the ledger while that is kept.
-    #[serde(flatten)]
-    pub image: ImageId,
-    /// The thread, a hint: work moves between threads (Go, tokio).
-    pub tid: u32,
-    /// Name of the process.
-    pub name: Name,
-}
 
 /// What a process, a program or everything did in sum. Sets are counted with their creator:
 /// `created == destroyed + live`.
@@ -138,15 +60,6 @@ impl Tally {
         self.starved += other.starved;
         self.failed += other.failed;
     }
-}
-
-/// The end of a process.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-pub struct Exit {
-    /// When it ended; when its absence was noticed, if `status` is `None`.
-    pub at: BootTime,
-    /// How; `None` when only its absence from the process list is known.
-    pub status: Option<ExitStatus>,
 }
 
 /// A complete cookie cycle of one process: created and removed by itself.
@@ -409,11 +322,5 @@ impl Processes {
 
     pub(super) fn len(&self) -> usize {
         self.map.len()
-    }
-}
-
-impl std::borrow::Borrow<str> for Name {
-    fn borrow(&self) -> &str {
-        &self.0
     }
 }

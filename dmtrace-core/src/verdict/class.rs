@@ -4,31 +4,11 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Advice, Evidence};
 use crate::{
     event::ExitStatus,
     ids::IpcNs,
     ledger::{Stage, Who, WhyUnknown},
 };
-
-/// The judgement on one set.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Verdict {
-    /// What it is.
-    pub class: Class,
-    /// How sure that is.
-    pub confidence: Confidence,
-    /// What it rests on, most important first.
-    pub evidence: Vec<Evidence>,
-    /// The step of the protocol that did not happen.
-    pub missing: Option<MissingStep>,
-    /// What to do and what not to do.
-    pub advice: Advice,
-    /// Who is responsible, if that is established.
-    pub culprit: Option<Culprit>,
-    /// How far the owner had come when it ended.
-    pub died_at: Option<Stage>,
-}
 
 /// What a set is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]

@@ -7,17 +7,21 @@
 mod advice;
 mod class;
 mod closed;
+mod completeness;
 mod completer;
 mod due;
 mod evidence;
 mod evidence_text;
+mod judgement;
 mod life;
 mod lost;
+mod outcomes;
 mod owner;
 mod provable;
 mod signature;
 mod state;
 mod stuck;
+mod subject;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -29,100 +33,20 @@ mod waiting;
 pub use advice::{Advice, Avoid, Remedy};
 pub use class::{
     Cause, Class, Confidence, Culprit, Healthy, How, MissingStep, NotACookie, Reason, Role,
-    Signature, Thresholds, Verdict,
+    Signature, Thresholds,
 };
+pub use completeness::{Completeness, Losses};
 pub use due::next_due;
 pub use evidence::{Evidence, Fate};
+pub use judgement::Verdict;
 pub use lost::{Completion, Vouched, provably_lost};
 pub use provable::{Obstacle, Rules, provably_leaked};
 pub use state::State;
+pub use subject::{Context, Subject};
 pub use survey::{Judged, survey, survey_closed, survey_closed_after, survey_together};
 pub use touched::{NodeGoal, Touched, TouchedDevice};
 
-use serde::{Deserialize, Serialize};
-
-use crate::{
-    backend::BlindSpot,
-    facts::{HostFacts, SetSnapshot},
-    ids::BootTime,
-    ledger::{Ledger, Semaphore},
-};
 use life::Knowledge;
-
-/// One set to judge.
-#[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
-    /// The books, for processes.
-    pub ledger: &'a Ledger,
-    /// The set in the books, live or closed.
-    pub semaphore: &'a Semaphore,
-    /// The set in a snapshot, if there is one.
-    pub set: Option<&'a SetSnapshot>,
-    /// When that snapshot began. Events after it make it stale.
-    pub taken: BootTime,
-}
-
-/// What is the same for all sets.
-#[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
-    /// What the host says.
-    pub facts: &'a HostFacts,
-    /// What may be missing in the books.
-    pub completeness: &'a Completeness,
-    /// Limits of time.
-    pub thresholds: &'a Thresholds,
-}
-
-/// What may be missing in the books as a whole. What is missing for one cookie is in its
-/// [`Gaps`](crate::ledger::Gaps).
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Completeness {
-    /// Messages on live sets that were lost, and not yet made good by adopting the kernel maps.
-    pub lost: Losses,
-    /// The same on what has ended since: the story of a cookie that is gone may lack something.
-    pub ended: Losses,
-    /// What the backend cannot see.
-    pub blind: Vec<BlindSpot>,
-}
-
-/// Messages that were lost.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Losses {
-    /// How many.
-    pub count: u64,
-    /// The last one was lost before this moment; `None` if that is not known.
-    pub until: Option<BootTime>,
-}
-
-impl Losses {
-    /// One was lost, at whatever time.
-    pub const fn add(&mut self, count: u64) {
-        if count > 0 {
-            self.count += count;
-            self.until = None;
-        }
-    }
-
-    /// How many a set made at that moment may lack: none if all were lost before.
-    fn since(self, created: Option<BootTime>) -> u64 {
-        match (created, self.until) {
-            (Some(created), Some(until)) if created > until => 0,
-            _ => self.count,
-        }
-    }
-}
-
-impl Completeness {
-    /// How many messages this set may lack. A trace runs for months: what was lost before the set
-    /// was made does not matter to it.
-    fn lost_of(&self, set: &Semaphore) -> u64 {
-        let ended = match set.ending {
-            Some(_) => self.ended.since(set.created),
-            None => 0,
-        };
-        self.lost.since(set.created) + ended
-    }
-}
 
 /// Judges one set.
 pub fn judge(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
@@ -174,32 +98,4 @@ fn foreign(subject: &Subject<'_>) -> Option<NotACookie> {
         uid: set.uid,
         cuid: set.cuid,
     })
-}
-
-impl Verdict {
-    fn of(class: Class, confidence: Confidence) -> Self {
-        Self {
-            class,
-            confidence,
-            evidence: Vec::new(),
-            missing: None,
-            advice: advice::advice(class),
-            culprit: None,
-            died_at: None,
-        }
-    }
-
-    fn unknown(reason: Reason) -> Self {
-        Self::of(Class::Unknown(reason), Confidence::Unknown(reason))
-    }
-
-    fn with(mut self, evidence: impl IntoIterator<Item = Evidence>) -> Self {
-        self.evidence.extend(evidence);
-        self
-    }
-
-    fn missing(mut self, step: Option<MissingStep>) -> Self {
-        self.missing = step;
-        self
-    }
 }

@@ -1,14 +1,15 @@
 //! A cookie that nobody waits for: open, or leaked.
 
 use super::{
-    Class, Confidence, Context, Culprit, Evidence, Healthy, How, MissingStep, Reason, Role,
-    Subject, Verdict, completer, life,
+    Class, Confidence, Context, Culprit, Evidence, How, MissingStep, Reason, Role, Subject,
+    Verdict, life,
     life::{Knowledge, Life},
+    outcomes::{open, over, over_completed},
     signature, transaction,
 };
 use crate::{
     event::ExitStatus,
-    ledger::{Cookie, Creator, Exit, Ledger, Stage, User},
+    ledger::{Cookie, Creator, Exit, Stage, User},
 };
 
 pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowledge) -> Verdict {
@@ -77,48 +78,6 @@ fn users<'a>(lives: &[(&'a User, Life)], wanted: impl Fn(Life) -> bool) -> Vec<&
         .filter(|(_, life)| wanted(*life))
         .map(|(user, _)| *user)
         .collect()
-}
-
-pub(super) fn open(known: Knowledge, evidence: Vec<Evidence>) -> Verdict {
-    Verdict::of(Class::Healthy(Healthy::Open), known.confidence())
-        .with(evidence)
-        .with(known.evidence)
-}
-
-/// More completions than announced operations: the next of the owner's decrements fails.
-pub(super) fn over_completed(cookie: &Cookie, known: &Knowledge) -> bool {
-    let complete = !known.unseen && !known.contradiction;
-    // Whoever decremented last may have been about to wait, and was killed or stopped before: the
-    // entry into a wait completes nothing.
-    let entering = cookie
-        .users
-        .iter()
-        .filter(|user| user.stage == Stage::SelfCompleted)
-        .count() as i64;
-    complete && cookie.counts.setvals > 0 && cookie.counts.outstanding() + entering < 0
-}
-
-pub(super) fn over(
-    ledger: &Ledger,
-    cookie: &Cookie,
-    known: Knowledge,
-    mut evidence: Vec<Evidence>,
-) -> Verdict {
-    evidence.push(Evidence::Completed {
-        count: cookie.counts.completions,
-    });
-    if cookie.counts.starved > 0 {
-        evidence.push(Evidence::Starved {
-            count: cookie.counts.starved,
-        });
-    }
-    let (culprit, strangers) = completer::blame(cookie, ledger);
-    evidence.extend(strangers);
-    let mut verdict = Verdict::of(Class::OverCompleted, known.confidence())
-        .with(evidence)
-        .with(known.evidence);
-    verdict.culprit = culprit;
-    verdict
 }
 
 /// What proves that a living user will not come back to the cookie.

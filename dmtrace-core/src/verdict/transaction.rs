@@ -3,7 +3,7 @@
 use super::{
     Class, Confidence, Context, Evidence, How, MissingStep, Reason, Subject, Verdict,
     life::{self, Knowledge, Life},
-    owner::{open, over, over_completed},
+    outcomes::{open, over, over_completed},
 };
 use crate::{
     event::{Ancestor, ExitStatus, ProcessImage},

@@ -206,7 +206,7 @@ fn findings(rule: impl Fn(&Path, &str) -> Option<String>) -> Result<Vec<String>>
     Ok(found)
 }
 
-fn complain(found: &[String]) -> Result<()> {
+pub(super) fn complain(found: &[String]) -> Result<()> {
     if !found.is_empty() {
         bail!("{}", found.join("\n"));
     }

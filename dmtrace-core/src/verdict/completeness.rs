@@ -1,0 +1,56 @@
+//! What may be missing in the books.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{backend::BlindSpot, ids::BootTime, ledger::Semaphore};
+
+/// What may be missing in the books as a whole. What is missing for one cookie is in its
+/// [`Gaps`](crate::ledger::Gaps).
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Completeness {
+    /// Messages on live sets that were lost, and not yet made good by adopting the kernel maps.
+    pub lost: Losses,
+    /// The same on what has ended since: the story of a cookie that is gone may lack something.
+    pub ended: Losses,
+    /// What the backend cannot see.
+    pub blind: Vec<BlindSpot>,
+}
+
+/// Messages that were lost.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Losses {
+    /// How many.
+    pub count: u64,
+    /// The last one was lost before this moment; `None` if that is not known.
+    pub until: Option<BootTime>,
+}
+
+impl Losses {
+    /// One was lost, at whatever time.
+    pub const fn add(&mut self, count: u64) {
+        if count > 0 {
+            self.count += count;
+            self.until = None;
+        }
+    }
+
+    /// How many a set made at that moment may lack: none if all were lost before.
+    pub(super) fn since(self, created: Option<BootTime>) -> u64 {
+        match (created, self.until) {
+            (Some(created), Some(until)) if created > until => 0,
+            _ => self.count,
+        }
+    }
+}
+
+impl Completeness {
+    /// How many messages this set may lack. A trace runs for months: what was lost before the set
+    /// was made does not matter to it.
+    pub(super) fn lost_of(&self, set: &Semaphore) -> u64 {
+        let ended = match set.ending {
+            Some(_) => self.ended.since(set.created),
+            None => 0,
+        };
+        self.lost.since(set.created) + ended
+    }
+}

@@ -1,0 +1,46 @@
+//! Verdicts that several judges reach.
+
+use super::{Class, Evidence, Healthy, Verdict, completer, life::Knowledge};
+use crate::ledger::{Cookie, Ledger, Stage};
+
+pub(super) fn open(known: Knowledge, evidence: Vec<Evidence>) -> Verdict {
+    Verdict::of(Class::Healthy(Healthy::Open), known.confidence())
+        .with(evidence)
+        .with(known.evidence)
+}
+
+/// More completions than announced operations: the next of the owner's decrements fails.
+pub(super) fn over_completed(cookie: &Cookie, known: &Knowledge) -> bool {
+    let complete = !known.unseen && !known.contradiction;
+    // Whoever decremented last may have been about to wait, and was killed or stopped before: the
+    // entry into a wait completes nothing.
+    let entering = cookie
+        .users
+        .iter()
+        .filter(|user| user.stage == Stage::SelfCompleted)
+        .count() as i64;
+    complete && cookie.counts.setvals > 0 && cookie.counts.outstanding() + entering < 0
+}
+
+pub(super) fn over(
+    ledger: &Ledger,
+    cookie: &Cookie,
+    known: Knowledge,
+    mut evidence: Vec<Evidence>,
+) -> Verdict {
+    evidence.push(Evidence::Completed {
+        count: cookie.counts.completions,
+    });
+    if cookie.counts.starved > 0 {
+        evidence.push(Evidence::Starved {
+            count: cookie.counts.starved,
+        });
+    }
+    let (culprit, strangers) = completer::blame(cookie, ledger);
+    evidence.extend(strangers);
+    let mut verdict = Verdict::of(Class::OverCompleted, known.confidence())
+        .with(evidence)
+        .with(known.evidence);
+    verdict.culprit = culprit;
+    verdict
+}
