@@ -30,10 +30,7 @@ use crate::{
     history::Query,
     output::{Out, json, time::Clock, wrap},
     recording::Start,
-    render::{
-        explanation::{Story, Telling},
-        row::Row,
-    },
+    render::{explanation::Story, row::Row, timeline::Telling},
     wording::{chain, count},
 };
 

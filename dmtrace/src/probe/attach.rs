@@ -10,8 +10,9 @@ use dmtrace_core::{backend::Backend, parallel::together_at_most};
 use serde::Serialize;
 
 use super::{
+    catalog::subjects,
     link::Link,
-    spec::{Attachment, Hook, Plan, Subject, Weight, subjects},
+    spec::{Attachment, Hook, Plan, Subject, Weight},
     tracepoint::Tracepoints,
 };
 use crate::wording::cause;

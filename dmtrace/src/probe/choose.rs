@@ -6,10 +6,10 @@ use dmtrace_core::backend::Backend;
 use super::{
     attach::{Attached, Attempt, Outcome, attach_backend},
     environment::Environment,
+    error::StartError,
     order,
     spec::Plan,
     tracepoint::Tracepoints,
-    tracer::StartError,
 };
 
 /// What was taken.

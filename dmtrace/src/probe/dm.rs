@@ -17,12 +17,13 @@ use serde::Serialize;
 use super::{
     attach::{Attached, Attempt, Links, Outcome, attach},
     btf::Btf,
+    catalog::device_mapper,
     environment::BTF_FILE,
     link::Link,
     module::{self, MapFds, Programs, Side},
     pins,
     skipped::Misses,
-    spec::{Attachment, Hook, Plan, device_mapper},
+    spec::{Attachment, Hook, Plan},
     tracepoint::Tracepoints,
 };
 

@@ -20,17 +20,19 @@ use super::{
     Options,
     attach::{self, Attempt, one_line},
     btf::Btf,
+    catalog::subjects,
     choose::{Chosen, choose},
     continuity::{Continuity, Gap, Past, Why},
     dm::DeviceMapper,
     environment::{BTF_FILE, Environment, Lockdown},
+    error::StartError,
     kernel_log::KernelLog,
     maps::{Maps, Parts},
     offsets,
     pins::{self, Left, Pins},
     shared::SharedArray,
-    spec::{Plan, subjects},
-    tracer::{StartError, Tracer, proc_tombstones, sem_tombstones},
+    spec::Plan,
+    tracer::{Tracer, proc_tombstones, sem_tombstones},
 };
 use crate::wording::cause;
 use crate::{

@@ -1,6 +1,8 @@
 //! Kernel probes: which there are, which of them this kernel takes, and what they have counted.
 
 pub mod btf;
+#[cfg(feature = "live")]
+mod catalog;
 pub mod environment;
 pub mod offsets;
 mod options;
@@ -22,6 +24,8 @@ mod counters;
 #[cfg(feature = "live")]
 mod dm;
 #[cfg(feature = "live")]
+mod error;
+#[cfg(feature = "live")]
 mod kernel_log;
 #[cfg(feature = "live")]
 mod link;
@@ -41,6 +45,7 @@ mod shared;
 mod skipped;
 #[cfg(all(test, feature = "live"))]
 mod stack_depth;
+#[cfg(feature = "live")]
 mod table;
 #[cfg(feature = "live")]
 mod tracepoint;
@@ -65,12 +70,14 @@ pub use counters::{Counts, KindCounts};
 #[cfg(feature = "live")]
 pub use dm::DmState;
 #[cfg(feature = "live")]
+pub use error::StartError;
+#[cfg(feature = "live")]
 pub use maps::{MapIds, Maps, ProcEntry, SemEntry};
 #[cfg(feature = "live")]
 pub use pins::remove_all as remove_pins;
 #[cfg(feature = "live")]
 pub use skipped::SkippedRuns;
 #[cfg(feature = "live")]
-pub use tracer::{StartError, Tracer};
+pub use tracer::Tracer;
 #[cfg(feature = "live")]
 pub use upkeep::Seed;

@@ -15,51 +15,19 @@ use dmtrace_common::{CookieKey, Counter, control};
 use dmtrace_core::{backend::Backend, ids::BootTime};
 
 use super::{
-    Options,
     attach::Attempt,
     btf::Btf,
+    catalog::subject_of,
     choose::Chosen,
     counters::Counts,
     dm::{DeviceMapper, DmState},
-    environment::BTF_FILE,
     kernel_log::KernelLog,
     maps::{MapIds, Maps},
     pins::Pins,
     shared::SharedArray,
     skipped::{Misses, SkippedRuns},
-    spec::{Plan, subject_of},
+    spec::Plan,
 };
-
-/// Why tracing cannot start: one line that names the cause and the fix.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Capabilities are missing.
-    #[error("not permitted to trace: {missing} missing; run as root (sudo dmtrace ...)")]
-    Privilege {
-        /// Names of the capabilities.
-        missing: String,
-    },
-    /// Lockdown forbids it.
-    #[error(
-        "kernel lockdown is in mode confidentiality, which forbids programs to read kernel \
-         memory; boot without lockdown=confidentiality, or use: dmtrace list"
-    )]
-    Lockdown,
-    /// The kernel has no BTF.
-    #[error(
-        "{BTF_FILE} is missing: the kernel was built without CONFIG_DEBUG_INFO_BTF; use: dmtrace list"
-    )]
-    NoBtf,
-    /// The kernel lacks fields that the programs need.
-    #[error("this kernel's BTF lacks {0}; please report the kernel version; use: dmtrace list")]
-    UnknownKernel(String),
-    /// No backend could be attached.
-    #[error("no way to attach: {0}")]
-    NoBackend(String),
-    /// Anything else.
-    #[error("{0}")]
-    Other(String),
-}
 
 /// The kernel side, loaded and attached. Dropping it detaches everything.
 pub struct Tracer {

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use dmtrace_core::{
     event::ExitStatus,
-    facts::HostFacts,
-    ledger::{Ledger, Process, WhyUnknown},
+    ledger::{Process, WhyUnknown},
     verdict::{
         Avoid, Cause, Class, Confidence, Culprit, Healthy, How, MissingStep, Reason, Remedy, Role,
     },
@@ -13,24 +12,12 @@ use dmtrace_core::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::timeline::{self, Moment};
+use super::timeline::{self, Moment, Telling};
 use crate::{
-    output::time::{self, Clock},
+    output::time::{self},
     render::row::{Row, describe},
     wording::times,
 };
-
-/// What all stories of one run share.
-pub(crate) struct Telling<'a> {
-    /// The books.
-    pub(crate) ledger: &'a Ledger,
-    /// What the host says.
-    pub(crate) facts: &'a HostFacts,
-    /// Boot time to wall clock.
-    pub(crate) clock: Clock,
-    /// It is about this machine, now.
-    pub(crate) here: bool,
-}
 
 /// One cookie's story.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -2,12 +2,29 @@
 
 use dmtrace_core::{
     event::{ExitStatus, errno_word},
+    facts::HostFacts,
     ids::{BootTime, DevNum},
-    ledger::{Call, Cookie, EndKind, Meaning, Step, Who},
+    ledger::{Call, Cookie, EndKind, Ledger, Meaning, Step, Who},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{output::time, render::explanation::Telling, render::row::Row, wording::count};
+use crate::{
+    output::time::{self, Clock},
+    render::row::Row,
+    wording::count,
+};
+
+/// What all stories of one run share.
+pub(crate) struct Telling<'a> {
+    /// The books.
+    pub(crate) ledger: &'a Ledger,
+    /// What the host says.
+    pub(crate) facts: &'a HostFacts,
+    /// Boot time to wall clock.
+    pub(crate) clock: Clock,
+    /// It is about this machine, now.
+    pub(crate) here: bool,
+}
 
 /// One line of the story.
 #[derive(Clone, Debug, Serialize, Deserialize)]

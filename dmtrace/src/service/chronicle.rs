@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     history::{Asker, Finding, Gone, History, HowGone, Lives, Note, Options, Stamp, Status, Stood},
     output::time::Clock,
-    render::explanation::Telling,
+    render::timeline::Telling,
     render::{culprits::executable, row::Row, stored},
     stack::Symbolizer,
 };

@@ -17,12 +17,12 @@ use crate::host;
 /// Rooms of `dmtrace/src`, lowest floor first. A room imports from its own floor's files and from
 /// lower floors only.
 const FLOORS: [&[&str]; 9] = [
-    &["host", "output"],
+    &["host", "metrics", "output"],
     &["stack"],
     &["recording"],
     &["probe"],
     &["history", "trace"],
-    &["metrics", "render", "cleanup"],
+    &["cleanup", "render"],
     &["case"],
     &["service"],
     &["cli"],

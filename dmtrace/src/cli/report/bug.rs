@@ -21,8 +21,9 @@ use crate::{
     recording::Start,
     render::{
         culprits::how,
-        explanation::{Story, Telling},
+        explanation::Story,
         row::{Row, confidence},
+        timeline::Telling,
     },
     wording::count,
 };

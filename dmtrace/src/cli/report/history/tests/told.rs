@@ -20,7 +20,7 @@ use super::{
     kernel::Kernel,
     months::{open, stamp},
 };
-use crate::{cli::{Cli, Verb, explain::{self, Story, Telling}, report}, service::chronicle::finding, render::{stored, row::Row}, history::{Gone, HowGone, Note, Query, Record, Tallies, read_file}, output::{Out, time::Clock}};
+use crate::{cli::{Cli, Verb, explain, report}, service::chronicle::finding, render::{explanation::Story, timeline::Telling, stored, row::Row}, history::{Gone, HowGone, Note, Query, Record, Tallies, read_file}, output::{Out, time::Clock}};
 
 #[derive(Clone, Default)]
 struct Page(Rc<RefCell<Vec<u8>>>);

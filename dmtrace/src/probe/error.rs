@@ -1,0 +1,34 @@
+//! Why tracing cannot start.
+
+use super::environment::BTF_FILE;
+
+/// Why tracing cannot start: one line that names the cause and the fix.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Capabilities are missing.
+    #[error("not permitted to trace: {missing} missing; run as root (sudo dmtrace ...)")]
+    Privilege {
+        /// Names of the capabilities.
+        missing: String,
+    },
+    /// Lockdown forbids it.
+    #[error(
+        "kernel lockdown is in mode confidentiality, which forbids programs to read kernel \
+         memory; boot without lockdown=confidentiality, or use: dmtrace list"
+    )]
+    Lockdown,
+    /// The kernel has no BTF.
+    #[error(
+        "{BTF_FILE} is missing: the kernel was built without CONFIG_DEBUG_INFO_BTF; use: dmtrace list"
+    )]
+    NoBtf,
+    /// The kernel lacks fields that the programs need.
+    #[error("this kernel's BTF lacks {0}; please report the kernel version; use: dmtrace list")]
+    UnknownKernel(String),
+    /// No backend could be attached.
+    #[error("no way to attach: {0}")]
+    NoBackend(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
