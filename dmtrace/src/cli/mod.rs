@@ -8,7 +8,6 @@ mod exec;
 pub(crate) mod explain;
 pub(crate) mod failure;
 mod filter;
-mod flame;
 mod legend;
 mod list;
 pub(crate) mod report;

@@ -2,6 +2,7 @@
 
 mod bug;
 pub(super) mod culprit;
+mod flame;
 mod flamegraph;
 mod history;
 pub(super) mod history_text;

@@ -519,28 +519,3 @@ mod tests {
         }
     }
 }
-#[cfg(test)]
-mod tmp {
-    #[test]
-    fn show() {
-        for r in [super::floors(), super::circles(), super::pure_core()] {
-            if let Err(e) = r {
-                println!("{e:#}\n----");
-            }
-        }
-        for folder in ["dmtrace-core/src", "dmtrace/src"] {
-            let tree = super::Tree::read(&crate::host::root().join(folder)).unwrap();
-            for circle in tree.circles() {
-                for a in &circle {
-                    println!(
-                        "{a} -> {:?}",
-                        tree.imports[a]
-                            .iter()
-                            .filter(|b| circle.contains(b))
-                            .collect::<Vec<_>>()
-                    );
-                }
-            }
-        }
-    }
-}

@@ -142,7 +142,7 @@ proptest! {
     /// a contradiction, and whoever was followed entirely always is.
     #[test]
     fn exactly_those_that_may_have_been_the_last(
-        spans in prop::collection::vec((0..3 * APART, 0..3 * APART), 2..5),
+        spans in prop::collection::vec((0..3 * APART, 0..3 * APART), 2..=3),
         seed in any::<u64>(),
     ) {
         let orders = orders(spans.len());
@@ -155,5 +155,24 @@ proptest! {
             prop_assert_eq!(contradicts(&scene, &snapshot, &facts, tgid), followed);
         }
         prop_assert!(!contradicts(&scene, &snapshot, &facts, tgids[spans.len() - 1]));
+    }
+
+    /// There is room for three that overlap. Of more, one that may have been the last can be taken
+    /// for a contradiction, which keeps the cookie; one that was followed is always one.
+    #[test]
+    fn of_four_none_that_was_followed_may_have_been_the_last(
+        spans in prop::collection::vec((0..3 * APART, 0..3 * APART), 4),
+        seed in any::<u64>(),
+    ) {
+        let orders = orders(spans.len());
+        let told = &orders[seed as usize % orders.len()];
+        let (scene, tgids, snapshot, facts) = completed(&spans, told);
+        let effect = |index: usize| 10 * APART + index as u64 * APART;
+        for (index, &tgid) in tgids.iter().enumerate() {
+            let ended = effect(index) + spans[index].1;
+            if (0..spans.len()).any(|other| effect(other) - spans[other].0 > ended) {
+                prop_assert!(contradicts(&scene, &snapshot, &facts, tgid));
+            }
+        }
     }
 }

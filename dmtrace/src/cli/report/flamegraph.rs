@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use crate::{cli::flame, render::row::Row};
+use crate::{cli::report::flame, render::row::Row};
 
 const TITLE: &str = "Leaked device-mapper cookies by call site";
 
@@ -68,7 +68,7 @@ mod tests {
         let svg = fs::read_to_string(&file).unwrap();
         for wanted in [
             "create_lv (3 cookies",
-            "remove&lt;lv&gt; (1 cookies",
+            "remove&lt;lv&gt; (1 cookie,",
             "</svg>",
         ] {
             assert!(svg.contains(wanted), "{wanted}: {svg}");
