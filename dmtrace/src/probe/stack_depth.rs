@@ -46,7 +46,8 @@ fn depth(code: &[bpf_insn], starts: &BTreeSet<usize>, from: usize) -> i64 {
         }
         lowest = lowest.min(places[usize::from(to)].unwrap_or(0));
     }
-    (-lowest as u64).next_multiple_of(32) as i64 + deepest
+    // A function that takes nothing counts all the same.
+    (-lowest.min(-1) as u64).next_multiple_of(32) as i64 + deepest
 }
 
 fn target(at: usize, insn: &bpf_insn) -> usize {
