@@ -10,6 +10,7 @@ use crate::{
     atomic::add32,
     dm::settle,
     emit,
+    maps::SEMS,
     process::{Current, comm, current, current_task, intern},
     sem::{Entered, Ops, bump, header, tracked_cookie},
 };
@@ -85,7 +86,7 @@ pub fn op_ended_for(
         return;
     };
     event.key = record.key;
-    note_op(record, who, ops, ret, entered.began);
+    note_op(sem, record, who, ops, ret, entered.began);
     if who.task == current_task() {
         intern(who);
         settle();
@@ -98,7 +99,7 @@ pub fn op_ended_for(
 
 /// Keeps the sums that a verdict needs when messages were dropped.
 #[inline(always)]
-fn note_op(record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32, began: u64) {
+fn note_op(sem: SemKey, record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32, began: u64) {
     let op = ops.list[0].op;
     if ops.can_sleep() {
         bump(&raw mut record.waits_done);
@@ -126,7 +127,7 @@ fn note_op(record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32, began: u6
         } else {
             began
         };
-        operated(record, who, began);
+        operated(sem, record, who, began);
     }
     if sum > 0 {
         record.state &= !SEM_RELEASED;
@@ -149,19 +150,41 @@ fn note_op(record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32, began: u6
 
 /// Keeps who may have done the last operation that succeeded. `began` as [`Entered::began`].
 #[inline(always)]
-pub fn operated(record: &mut SemRecord, who: &Current, began: u64) {
+pub fn operated(sem: SemKey, record: &mut SemRecord, who: &Current, began: u64) {
     record.last_actor = who.key;
     let began = if began == 0 { who.now } else { began };
+    let set = u64::from(sem.ns) << 32 | u64::from(sem.semid as u32);
+    dmtrace_operated(set, u64::from(who.key.tgid), began, who.now);
+}
+
+/// Puts an operation where it belongs among those that may have been the last.
+///
+/// Exported, as `dmtrace_capture`: its many branches are verified once, not once for each state in
+/// which it is called. So it takes numbers only, and finds the record itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn dmtrace_operated(set: u64, tgid: u64, began: u64, ended: u64) -> u64 {
+    let sem = SemKey {
+        ns: (set >> 32) as u32,
+        semid: set as i32,
+    };
+    let Some(record) = SEMS.get_ptr_mut(&sem) else {
+        return 0;
+    };
+    // SAFETY: a live map value; what another processor writes meanwhile makes the last operator
+    // unknown, never a wrong one.
+    let operators = unsafe { &mut (*record).operators };
     // SAFETY: takes no pointers.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let place = record.operators.place(cpu, began, who.now);
+    let place = operators.place(cpu, began, ended);
     // Behind the optimizer's back: the verifier wants to see the comparison.
     let place = place.map(core::hint::black_box);
     if let Some(place) = place
-        && let Some(place) = record.operators.places.get_mut(place)
+        && let Some(place) = operators.places.get_mut(place)
     {
-        place.put(who.key.tgid, began, who.now);
+        place.put(tgid as u32, began, ended);
     }
+    0
 }
 
 #[inline(always)]

@@ -146,13 +146,12 @@ extern "C" fn dmtrace_capture(now: u64) -> u64 {
 fn fill(record: &mut ProcRecord, who: &Current) {
     let task = who.task;
     let leader = u64_at(task, &O_TASK_LEADER);
-    record.header = Header {
-        kind: Kind::Proc as u16,
-        flags: 0,
-        tid: who.tid,
-        ts: who.now,
-        actor: who.key,
-    };
+    // Field by field: a whole one would be made on the stack first.
+    record.header.kind = Kind::Proc as u16;
+    record.header.flags = 0;
+    record.header.tid = who.tid;
+    record.header.ts = who.now;
+    record.header.actor = who.key;
     // SAFETY: takes no pointers.
     record.cgroup_id = unsafe { bpf_get_current_cgroup_id() };
     let uid_gid = bpf_get_current_uid_gid();

@@ -1,5 +1,7 @@
 //! What happens to semaphore sets: the handlers behind all backends.
 
+use core::mem::MaybeUninit;
+
 use dmtrace_common::{
     COMM_LEN, CookieKey, Counter, EVENT_NS_TEARDOWN, EVENT_UNTRACKED, Header, Kind, LookupKey,
     OPS_KEPT, SEM_ANNOUNCED, SEM_COOKIE, SEM_DM_DROPPED, SEM_NS_TEARDOWN, SEM_OPS_DROPPED,
@@ -196,10 +198,6 @@ extern "C" fn dmtrace_announce(call: &Creation, who: &Current, name: &[u8; COMM_
 
 /// Enters a new set into the map; 0 if there was room.
 #[inline(never)]
-#[expect(
-    clippy::field_reassign_with_default,
-    reason = "takes less of the stack"
-)]
 extern "C" fn dmtrace_enter(
     call: &Creation,
     who: &Current,
@@ -207,7 +205,8 @@ extern "C" fn dmtrace_enter(
     state: u32,
 ) -> u64 {
     // Field by field: the compiler would make an expression with `..` beside the record.
-    let mut record = SemRecord::default();
+    let mut record = MaybeUninit::uninit();
+    let record = zero(&mut record);
     record.created = who.now;
     record.creator = who.key;
     record.key = call.key;
@@ -223,7 +222,23 @@ extern "C" fn dmtrace_enter(
     };
     // Overwrites: the kernel says that this set is new, so an older record of the same semid is
     // of a set whose removal went unseen.
-    u64::from(SEMS.insert(&sem, &record, 0).is_err())
+    u64::from(SEMS.insert(&sem, record, 0).is_err())
+}
+
+/// Fills a record with zeros, word by word: `memset` would be a function with a frame of its own.
+#[inline(always)]
+fn zero(record: &mut MaybeUninit<SemRecord>) -> &mut SemRecord {
+    const WORDS: usize = size_of::<SemRecord>() / size_of::<u64>();
+    const { assert!(WORDS * size_of::<u64>() == size_of::<SemRecord>()) };
+    let words = record.as_mut_ptr().cast::<u64>();
+    for index in 0..WORDS {
+        // SAFETY: within the record, which is aligned for its words.
+        let word = unsafe { words.add(index) };
+        // SAFETY: as above. Volatile, so that no `memset` is made of it.
+        unsafe { word.write_volatile(0) };
+    }
+    // SAFETY: integers only; all zeros are a valid record.
+    unsafe { record.assume_init_mut() }
 }
 
 /// Whether a set is known: tells a `semget` that created from one that found.
@@ -285,7 +300,7 @@ pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16, began:
     let who = current();
     if ret == 0 {
         record.value = value;
-        operated(record, &who, began);
+        operated(SemKey { ns, semid }, record, &who, began);
         record.state &= !SEM_RELEASED;
         bump(&raw mut record.setvals);
     }
