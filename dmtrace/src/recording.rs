@@ -22,6 +22,8 @@ use dmtrace_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::output::time::Clock;
+
 const MAGIC: [u8; 8] = *b"DMTRACE\x01";
 const HEADER: usize = 12;
 /// No frame is larger: a snapshot of 32,000 sets takes about 10 MiB.
@@ -53,6 +55,13 @@ pub struct Start {
     /// first entries; what had gone by then is in the earlier files only.
     #[serde(default)]
     pub parts_before: u32,
+}
+
+impl Start {
+    /// Relates its boot times to the wall clock, as it was when the recording began.
+    pub fn clock(&self) -> Clock {
+        Clock::at(self.began, self.wall, self.wall_nanos)
+    }
 }
 
 /// One entry of a recording.

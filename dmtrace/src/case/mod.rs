@@ -25,6 +25,7 @@ use dmtrace_core::{
 use crate::{
     host::{self, Scope},
     recording::{Frame, Reader, Start, Tail},
+    render::row::Row,
     stack::Symbolizer,
     wording::{causes, count},
 };
@@ -101,6 +102,15 @@ pub struct Case {
 }
 
 impl Case {
+    /// A cookie of this case with its judgement, as it is shown.
+    pub(crate) fn row<'a>(&'a self, judged: Judged<'a>) -> Row<'a> {
+        let mut row = Row::bare(&self.ledger, judged.semaphore, judged.set, self.facts.now)
+            .with_names(&self.names);
+        row.age = row.age.or_else(|| row.wall_age(self.facts.wall.0));
+        row.judged(judged.verdict);
+        row
+    }
+
     /// This machine, now.
     ///
     /// # Errors

@@ -3,16 +3,19 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use dmtrace_core::backend::Backend;
 
 use super::{
+    columns::COLUMNS,
     filter::Filters,
-    list::COLUMNS,
     value::{self, Columns, CookieName},
     when::When,
 };
-use crate::{metrics::Listen, probe::Options};
+use crate::{metrics::Listen, probe::Options, render::culprits::By};
 
 /// Exit codes, the same for every verb; part of `--help`.
 const EXIT_CODES: &str = "\
@@ -262,17 +265,15 @@ pub struct List {
     pub source: Source,
 }
 
-/// What to group a report by.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum By {
-    /// One process.
-    Process,
-    /// One executable.
-    Executable,
-    /// One container, or unit of systemd.
-    Container,
-    /// One call site: the chain of calls that made the cookie.
-    Stack,
+/// Reads what a report is ranked by; what is none of these is a usage error that lists them.
+fn ways() -> impl TypedValueParser<Value = By> {
+    let value = |by: By| PossibleValue::new(by.name()).help(by.about());
+    PossibleValuesParser::new(By::ALL.map(value)).try_map(move |text| {
+        let named = By::ALL
+            .into_iter()
+            .find(|by| value(*by).matches(&text, true));
+        named.ok_or("no such way to rank")
+    })
 }
 
 /// Arguments of `report`.
@@ -281,7 +282,7 @@ pub struct Report {
     /// A recording made by `dmtrace record`; without it the running traces and a snapshot.
     pub file: Option<PathBuf>,
     /// Rank by this [default: by program, what happened and the calls, on one screen].
-    #[arg(long, value_name = "WHAT", ignore_case = true)]
+    #[arg(long, value_name = "WHAT", value_parser = ways(), ignore_case = true)]
     pub by: Option<By>,
     /// Print what to paste into a bug tracker, for each program that leaks.
     #[arg(long)]

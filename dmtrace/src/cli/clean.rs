@@ -34,7 +34,6 @@ use crate::{
     host::{Roots, clock, devices},
     output::Out,
     probe::environment::Capabilities,
-    render::row::Row,
     wording::causes,
 };
 
@@ -237,7 +236,7 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
 pub(super) fn chosen<'a>(case: &'a Case, thresholds: &Thresholds, args: &Clean) -> Vec<Judged<'a>> {
     let mut judged = case.judge(thresholds);
     judged.retain(|judged| {
-        let row = Row::new(case, judged.clone());
+        let row = case.row(judged.clone());
         let id = judged.semaphore.id;
         let named = |name: &CookieName| name.is(judged.semaphore.key, id.semid);
         (args.cookies.is_empty() || args.cookies.iter().any(named))

@@ -62,7 +62,7 @@ pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     }
     let (case, start) = material(args, file.as_deref())?;
     let clock = match &start {
-        Some(start) => Clock::of(start),
+        Some(start) => start.clock(),
         None => Clock::now(),
     };
     let rows = chosen(&case, &args.filters);
@@ -212,7 +212,7 @@ pub(super) fn rows(case: &Case) -> Vec<Row<'_>> {
     let closed = case.judge_closed(&thresholds);
     live.into_iter()
         .chain(closed)
-        .map(|judged| Row::new(case, judged))
+        .map(|judged| case.row(judged))
         .collect()
 }
 

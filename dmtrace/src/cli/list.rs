@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::List,
+    columns::COLUMNS,
     failure::{Failure, exit},
     filter::Filters,
 };
@@ -21,90 +22,12 @@ use crate::{
     case::{Case, Join},
     output::{
         Out, json,
-        table::{self, Cell, Column, Layout},
+        table::{self, Cell, Layout},
         time,
     },
     render::row::{Known, Row, confidence},
     wording::{count, of_number},
 };
-
-const fn column(
-    name: &'static str,
-    header: &'static str,
-    right: bool,
-    about: &'static str,
-) -> Column {
-    Column {
-        name,
-        header,
-        about,
-        right,
-    }
-}
-
-pub(super) const COLUMNS: &[Column] = &[
-    column(
-        "key",
-        "COOKIE",
-        false,
-        "System V key; for a cookie, the cookie",
-    ),
-    column("semid", "SEMID", true, "identifier of the set"),
-    column("ns", "IPC-NS", false, "IPC namespace, by inode number"),
-    column("value", "VAL", true, "value of semaphore 0"),
-    column("wait", "WAIT", true, "threads that wait on it"),
-    column("age", "AGE", true, "time since it was made"),
-    column("state", "STATE", false, "verdict in one word"),
-    column(
-        "owner",
-        "OWNER",
-        false,
-        "who made it: + has ended, ? inferred",
-    ),
-    column(
-        "confidence",
-        "CONFIDENCE",
-        false,
-        "observed, inferred or unknown",
-    ),
-    column("verdict", "VERDICT", false, "verdict in words"),
-    column("nsems", "NSEMS", true, "semaphores in the set"),
-    column("mode", "MODE", false, "permission bits"),
-    column("uid", "UID", true, "owner of the set"),
-    column("ctime", "CTIME", false, "creation or last SETVAL"),
-    column("otime", "OTIME", false, "last successful semop"),
-    column(
-        "lastpid",
-        "LASTPID",
-        true,
-        "last process that changed it; may be reused",
-    ),
-    column("pid", "PID", true, "process that made it"),
-    column(
-        "nspid",
-        "NSPID",
-        true,
-        "its number inside its PID namespace",
-    ),
-    column("comm", "COMM", false, "its name"),
-    column("exe", "EXE", false, "its executable"),
-    column(
-        "container",
-        "CONTAINER",
-        false,
-        "its container, or unit of systemd",
-    ),
-    column("cgroup", "CGROUP", false, "its cgroup"),
-    column("parents", "PARENTS", false, "its ancestors"),
-    column("cmdline", "COMMAND", false, "its command line"),
-    column(
-        "device",
-        "DEVICE",
-        false,
-        "devices that it was used for, the last one first",
-    ),
-    column("site", "CALL SITE", false, "the calls that made it"),
-];
 
 const DEFAULT: &[&str] = &["key", "semid", "value", "wait", "age", "state", "owner"];
 const DEFAULT_NS: &[&str] = &[
@@ -178,7 +101,7 @@ pub fn rows<'a>(case: &'a Case, all: bool) -> Vec<Row<'a>> {
     let mut rows: Vec<Row<'a>> = case
         .judge(&Thresholds::default())
         .into_iter()
-        .map(|judged| Row::new(case, judged))
+        .map(|judged| case.row(judged))
         .collect();
     if all {
         let sets: BTreeMap<SemId, &SetSnapshot> = case.snapshot.sets().collect();

@@ -2,6 +2,7 @@
 
 pub(crate) mod args;
 mod clean;
+mod columns;
 mod doctor;
 #[cfg(feature = "live")]
 mod exec;

@@ -5,6 +5,7 @@ pub(super) mod culprit;
 mod flame;
 mod flamegraph;
 mod history;
+mod history_model;
 pub(super) mod history_text;
 pub(super) mod text;
 
@@ -19,12 +20,7 @@ use dmtrace_core::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{
-    args::{By, Report},
-    explain,
-    failure::exit,
-    filter::Filters,
-};
+use super::{args::Report, explain, failure::exit, filter::Filters};
 use crate::{
     case::{Case, Join},
     output::{Out, json},
@@ -32,7 +28,7 @@ use crate::{
     recording::Start,
     render::{
         candidate::Candidate,
-        culprits::{Group, Leak, groups},
+        culprits::{By, Group, Leak, groups},
         row::Row,
     },
 };
@@ -132,7 +128,7 @@ pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let rows = explain::chosen(&case, &args.filters);
     let findings = find(&case, &rows, &args.filters);
     let leaks: Vec<Leak> = findings.leaked.iter().map(|row| Leak::of(row)).collect();
-    let groups = groups(&leaks, args);
+    let groups = groups(&leaks, args.by);
     let culprits = culprits(&leaks);
     let limit = Limit::of(args);
     let bugs = if as_json {

@@ -19,7 +19,7 @@ use dmtrace_core::{
 };
 use jiff::{Timestamp, ZonedDateTime, civil, tz::TimeZone};
 
-use crate::{host::clock, recording::Start};
+use crate::host::clock;
 
 /// Set by [`show_utc`].
 static UTC: AtomicBool = AtomicBool::new(false);
@@ -185,12 +185,12 @@ impl Clock {
         }
     }
 
-    /// As a recording says.
-    pub fn of(start: &Start) -> Self {
-        let nanos = i32::try_from(start.wall_nanos).unwrap_or(0);
+    /// That of another machine or moment: at `boot` it was `wall` and so many nanoseconds.
+    pub fn at(boot: BootTime, wall: UnixTime, nanos: u32) -> Self {
+        let nanos = i32::try_from(nanos).unwrap_or(0);
         Self {
-            boot: start.began,
-            wall: Timestamp::new(start.wall.0, nanos).unwrap_or(Timestamp::UNIX_EPOCH),
+            boot,
+            wall: Timestamp::new(wall.0, nanos).unwrap_or(Timestamp::UNIX_EPOCH),
         }
     }
 
@@ -233,12 +233,11 @@ mod tests {
 
     #[test]
     fn boot_times_become_wall_times() {
-        let clock = Clock::of(&Start {
-            began: BootTime(10_000_000_000),
-            wall: UnixTime(1_000_000_000),
-            wall_nanos: 250_000_000,
-            ..Start::default()
-        });
+        let clock = Clock::at(
+            BootTime(10_000_000_000),
+            UnixTime(1_000_000_000),
+            250_000_000,
+        );
         assert_eq!(
             clock.rfc3339(BootTime(9_500_000_000)),
             "2001-09-09T01:46:39.750000Z"

@@ -6,12 +6,9 @@ use std::time::Duration;
 use dmtrace_core::ledger::{Change, Ledger};
 use dmtrace_core::{
     ids::{IpcNs, Key},
-    ledger::{Device, Process},
+    ledger::{Device, Process, Semaphore},
     verdict::State,
 };
-
-#[cfg(feature = "live")]
-use super::row::devices;
 
 /// What filters look at. `None`: it is not known, or there is no such thing.
 #[derive(Clone, Debug, Default)]
@@ -81,4 +78,12 @@ impl<'a> Candidate<'a> {
             devices: semaphore.map_or(&[], devices),
         }
     }
+}
+
+/// Devices of a cookie.
+pub fn devices(semaphore: &Semaphore) -> &[Device] {
+    semaphore
+        .cookie
+        .as_deref()
+        .map_or(&[], |cookie| &cookie.devices)
 }

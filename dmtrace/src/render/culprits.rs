@@ -9,10 +9,7 @@ use dmtrace_core::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{
-    cli::args::{By, Report},
-    render::row::{Row, confidence, describe},
-};
+use crate::render::row::{Row, confidence, describe};
 
 /// Leaks of one process, executable or container.
 #[derive(Default, Serialize)]
@@ -42,6 +39,49 @@ pub(crate) struct Group {
     /// Processes that have the same here have done the same.
     #[serde(skip)]
     pub(crate) kind: Option<String>,
+}
+
+/// What to group a report by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum By {
+    /// One process.
+    Process,
+    /// One executable.
+    Executable,
+    /// One container, or unit of systemd.
+    Container,
+    /// One call site: the chain of calls that made the cookie.
+    Stack,
+}
+
+impl By {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Process,
+        Self::Executable,
+        Self::Container,
+        Self::Stack,
+    ];
+
+    /// Its name, as options and JSON have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Executable => "executable",
+            Self::Container => "container",
+            Self::Stack => "stack",
+        }
+    }
+
+    /// What it stands for.
+    pub const fn about(self) -> &'static str {
+        match self {
+            Self::Process => "One process",
+            Self::Executable => "One executable",
+            Self::Container => "One container, or unit of systemd",
+            Self::Stack => "One call site: the chain of calls that made the cookie",
+        }
+    }
 }
 
 /// What is needed of a leaked cookie.
@@ -110,11 +150,11 @@ impl Leak {
 }
 
 /// Groups them in each way that was asked for.
-pub(crate) fn groups(leaked: &[Leak], args: &Report) -> Vec<(By, Vec<Group>)> {
+pub(crate) fn groups(leaked: &[Leak], asked: Option<By>) -> Vec<(By, Vec<Group>)> {
     [By::Process, By::Executable, By::Container]
         .into_iter()
-        .chain(args.by.filter(|by| *by == By::Stack))
-        .filter(|by| args.by.is_none_or(|wanted| wanted == *by))
+        .chain(asked.filter(|by| *by == By::Stack))
+        .filter(|by| asked.is_none_or(|wanted| wanted == *by))
         .map(|by| (by, group(leaked, by)))
         .collect()
 }

@@ -1,6 +1,8 @@
 //! What a person or a program is shown of a case: rows, explanations, timelines, culprits.
 
 pub(crate) mod candidate;
+#[cfg(feature = "live")]
+pub(crate) mod change;
 pub(crate) mod culprits;
 pub(crate) mod explanation;
 pub(crate) mod row;

@@ -10,12 +10,16 @@ use dmtrace_core::{
     facts::SetSnapshot,
     ids::{BootTime, SemId},
     ledger::{Creator, Device, Ledger, Process, Semaphore},
-    verdict::{Confidence, Judged, Verdict},
+    verdict::{Confidence, Verdict},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{case::Case, output::time, render::candidate::Candidate, stack::Symbolizer};
+use crate::{
+    output::time,
+    render::candidate::{Candidate, devices},
+    stack::Symbolizer,
+};
 
 /// How it is known who made a set.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
@@ -52,15 +56,6 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// From a judgement, or from the books alone.
-    pub fn new(case: &'a Case, judged: Judged<'a>) -> Self {
-        let mut row = Self::bare(&case.ledger, judged.semaphore, judged.set, case.facts.now);
-        row.names = Some(&case.names);
-        row.age = row.age.or_else(|| row.wall_age(case.facts.wall.0));
-        row.judged(judged.verdict);
-        row
-    }
-
     /// With this judgement.
     pub fn judged(&mut self, verdict: Verdict) {
         if self.known == Known::Unknown && verdict.culprit.is_some() {
@@ -184,7 +179,6 @@ impl<'a> Row<'a> {
     }
 
     /// Names its calls with this.
-    #[cfg(feature = "live")]
     pub const fn with_names(mut self, names: &'a RefCell<Symbolizer>) -> Self {
         self.names = Some(names);
         self
@@ -297,14 +291,6 @@ impl<'a> Row<'a> {
         }
         object
     }
-}
-
-/// Devices of a cookie.
-pub fn devices(semaphore: &Semaphore) -> &[Device] {
-    semaphore
-        .cookie
-        .as_deref()
-        .map_or(&[], |cookie| &cookie.devices)
 }
 
 /// `observed`, `inferred` or `unknown`.

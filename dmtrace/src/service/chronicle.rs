@@ -126,7 +126,7 @@ impl Chronicle {
 }
 
 /// What is counted of a change.
-pub(super) enum Counted {
+pub(crate) enum Counted {
     /// A cookie of this program.
     Lives(String, Lives),
     /// A creation by this program that failed because the limits were reached.
@@ -134,7 +134,7 @@ pub(super) enum Counted {
 }
 
 /// What is counted of a change, if anything.
-pub(super) fn counted(change: &Change, ledger: &Ledger) -> Option<Counted> {
+pub(crate) fn counted(change: &Change, ledger: &Ledger) -> Option<Counted> {
     let who = change.who.as_ref();
     let actor = || program(who.and_then(|who| ledger.process(who.image)));
     match change.kind {
@@ -165,7 +165,7 @@ pub(super) fn counted(change: &Change, ledger: &Ledger) -> Option<Counted> {
 }
 
 /// The end of a finding.
-pub(super) fn gone(sem: SemId, ledger: &Ledger) -> Note {
+pub(crate) fn gone(sem: SemId, ledger: &Ledger) -> Note {
     if let Some(live) = ledger.semaphore(sem) {
         return Note::Gone {
             sem,
@@ -187,7 +187,7 @@ pub(super) fn gone(sem: SemId, ledger: &Ledger) -> Note {
 }
 
 /// Findings among the cookies that have ended after `since`, and when the last of those ended.
-pub(super) fn closed_since(
+pub(crate) fn closed_since(
     since: BootTime,
     ledger: &Ledger,
     context: &Context<'_>,
@@ -231,7 +231,7 @@ pub(super) fn closed_since(
 }
 
 /// As it is kept.
-pub(super) fn finding(
+pub(crate) fn finding(
     judged: &Judged<'_>,
     ledger: &Ledger,
     facts: &HostFacts,

@@ -1,6 +1,6 @@
 //! Continuous tracing: a small daemon that an administrator leaves running for months.
 
-mod chronicle;
+pub(crate) mod chronicle;
 mod client;
 mod export;
 pub mod hook;

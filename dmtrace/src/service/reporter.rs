@@ -264,7 +264,7 @@ impl Observer for Reporter {
 
     fn device_mapper(&mut self, report: &DmReport) -> Result<()> {
         self.log
-            .say(Level::Notice, crate::cli::watch::printer::dm_loaded(report));
+            .say(Level::Notice, crate::render::change::dm_loaded(report));
         Ok(())
     }
 
@@ -345,8 +345,8 @@ impl std::fmt::Display for Step<'_, '_> {
             || "kernel".to_owned(),
             |who| format!("{}[{}]", who.name, who.image.id.tgid),
         );
-        let word = crate::cli::watch::printer::word(self.change);
-        let detail = crate::cli::watch::printer::detail(self.change, self.view.ledger);
+        let word = crate::render::change::word(self.change);
+        let detail = crate::render::change::detail(self.change, self.view.ledger);
         write!(f, "{key} semid {}: {word} by {who} {detail}", sem.semid)
     }
 }

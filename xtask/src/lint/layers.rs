@@ -17,7 +17,7 @@ use crate::host;
 /// Rooms of `dmtrace/src`, lowest floor first. A room imports from its own floor's files and from
 /// lower floors only.
 const FLOORS: [&[&str]; 9] = [
-    &["host", "metrics", "output"],
+    &["host", "metrics", "output", "wording"],
     &["stack"],
     &["recording"],
     &["probe"],
@@ -30,7 +30,7 @@ const FLOORS: [&[&str]; 9] = [
 
 /// Rooms of `dmtrace-core/src`, lowest floor first.
 const CORE_FLOORS: [&[&str]; 7] = [
-    &["ids", "backend", "parallel"],
+    &["backend", "duration", "ids", "parallel", "wording"],
     &["event"],
     &["facts"],
     &["ledger"],

@@ -40,7 +40,7 @@ pub(super) fn check(case: &Case, report: &mut Report) {
     let judged = case.judge(&Thresholds::default()).into_iter();
     let rows: Vec<Row<'_>> = judged
         .filter(|judged| Some(judged.semaphore.id.ns) == own)
-        .map(|judged| Row::new(case, judged))
+        .map(|judged| case.row(judged))
         .collect();
     let (mut live, mut leaked, mut foreign, mut unknown) = (0, 0, 0, 0);
     let mut harms = Vec::new();

@@ -97,7 +97,7 @@ pub(super) fn bugs(
 }
 
 fn clock(start: Option<&Start>) -> Clock {
-    start.map_or_else(Clock::now, Clock::of)
+    start.map_or_else(Clock::now, Start::clock)
 }
 
 fn bug(

@@ -4,15 +4,15 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 
-use super::history::Past;
+use super::history_model::Past;
 use crate::{
-    cli::{
-        args::By,
-        report::{Limit, culprit::Culprit, text::who_leaks},
-    },
+    cli::report::{Limit, culprit::Culprit, text::who_leaks},
     history::{Finding, Lives, OTHERS, WhyGap},
     output::{Out, time, wrap},
-    render::{culprits::Group, stored},
+    render::{
+        culprits::{By, Group},
+        stored,
+    },
     wording::{count, times},
 };
 

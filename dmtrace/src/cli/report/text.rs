@@ -11,14 +11,16 @@ use super::{
 };
 use crate::{
     case::Case,
-    cli::args::By,
     output::{
         Out,
         time::{self, Clock},
         wrap,
     },
     recording::Start,
-    render::{culprits::Group, row::Row},
+    render::{
+        culprits::{By, Group},
+        row::Row,
+    },
     wording::count,
 };
 
@@ -199,7 +201,7 @@ fn print_group(group: &Group, same: Option<&str>, out: &mut Out) -> Result<()> {
 pub(super) fn head(case: &Case, start: Option<&Start>, out: &mut Out) -> Result<()> {
     let kernel = super::kernel(start);
     let clock = match start {
-        Some(start) => Clock::of(start),
+        Some(start) => start.clock(),
         None => Clock::now(),
     };
     let traced = case.since.map_or_else(

@@ -131,7 +131,7 @@ mod tests {
     use unicode_width::UnicodeWidthStr;
 
     use super::*;
-    use crate::{cli::watch::printer::word, output::testing::printed};
+    use crate::{output::testing::printed, render::change::word};
     use dmtrace_core::{
         event::{Action, Command},
         ids::Key,

@@ -19,7 +19,11 @@ use dmtrace_core::{
 };
 
 use super::kernel::{Kernel, Truth, WALL0};
-use crate::{service::chronicle::{Counted, closed_since, counted, finding, gone}, history::{Book, Entry, Lives, Note, Options, Query, Record, Stamp, Tallies}, stack::Symbolizer};
+use crate::{
+    history::{Book, Entry, Lives, Note, Options, Query, Record, Stamp, Tallies},
+    service::chronicle::{Counted, closed_since, counted, finding, gone},
+    stack::Symbolizer,
+};
 
 const DAYS: u64 = 30;
 const LIMIT: u64 = 64 << 20;

@@ -20,7 +20,13 @@ use super::{
     kernel::Kernel,
     months::{open, stamp},
 };
-use crate::{cli::{Cli, Verb, explain, report}, service::chronicle::finding, render::{explanation::Story, timeline::Telling, stored, row::Row}, history::{Gone, HowGone, Note, Query, Record, Tallies, read_file}, output::{Out, time::Clock}};
+use crate::{
+    cli::{Cli, Verb, explain, report},
+    history::{Gone, HowGone, Note, Query, Record, Tallies, read_file},
+    output::{Out, time::Clock},
+    render::{explanation::Story, row::Row, stored, timeline::Telling},
+    service::chronicle::finding,
+};
 
 #[derive(Clone, Default)]
 struct Page(Rc<RefCell<Vec<u8>>>);
@@ -172,7 +178,7 @@ fn a_kept_finding_is_told_as_a_live_one() {
     }
     assert_eq!(kept.len(), live.len());
     for ((live, _), kept) in live.iter().zip(&kept) {
-        let told = story::told(kept).unwrap();
+        let told = stored::told(kept).unwrap();
         // The clock that relates boot time to the wall was read twice.
         let lines = |story: &Story| -> Vec<String> {
             let life = story.life.iter();
@@ -196,7 +202,7 @@ fn a_kept_finding_is_told_as_a_live_one() {
                 .iter()
                 .all(|it| it.shown.len() == 12 || it.time.is_none())
         );
-        let value = story::value(kept);
+        let value = stored::value(kept);
         assert_eq!(value["cookie"]["verdict"], live.cookie["verdict"]);
         assert!(value["found"]["time"].is_string());
     }
