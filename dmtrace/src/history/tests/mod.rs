@@ -3,6 +3,7 @@
 mod damage;
 mod disk;
 mod kept;
+mod releases;
 
 use std::{
     ops::ControlFlow,
