@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 /// A number with its noun: `0 cookies`, `1 cookie`, `2 cookies`.
-pub fn count<N: Display + PartialEq + From<u8>>(number: N, one: &str, many: &str) -> String {
+pub fn count<N: Copy + Display + PartialEq + From<u8>>(number: N, one: &str, many: &str) -> String {
     let noun = of_number(&number, one, many);
     format!("{number} {noun}")
 }
@@ -14,7 +14,7 @@ pub fn of_number<'a, N: PartialEq + From<u8>>(number: &N, one: &'a str, many: &'
 }
 
 /// How often: `once`, `3 times`.
-pub fn times<N: Display + PartialEq + From<u8>>(number: N) -> String {
+pub fn times<N: Copy + Display + PartialEq + From<u8>>(number: N) -> String {
     if number == N::from(1) {
         "once".to_owned()
     } else {

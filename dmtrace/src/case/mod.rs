@@ -1,6 +1,8 @@
 //! Everything known about the semaphores of this machine at one moment, put together from a
 //! snapshot, the maps of a running trace, and a recording.
 
+mod rows;
+
 use std::{
     cell::RefCell,
     collections::BTreeMap,
@@ -25,7 +27,6 @@ use dmtrace_core::{
 use crate::{
     host::{self, Scope},
     recording::{Frame, Reader, Start, Tail},
-    render::row::Row,
     stack::Symbolizer,
     wording::{causes, count},
 };
@@ -102,15 +103,6 @@ pub struct Case {
 }
 
 impl Case {
-    /// A cookie of this case with its judgement, as it is shown.
-    pub(crate) fn row<'a>(&'a self, judged: Judged<'a>) -> Row<'a> {
-        let mut row = Row::bare(&self.ledger, judged.semaphore, judged.set, self.facts.now)
-            .with_names(&self.names);
-        row.age = row.age.or_else(|| row.wall_age(self.facts.wall.0));
-        row.judged(judged.verdict);
-        row
-    }
-
     /// This machine, now.
     ///
     /// # Errors

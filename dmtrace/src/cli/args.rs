@@ -11,6 +11,10 @@ use dmtrace_core::backend::Backend;
 
 use super::{
     columns::COLUMNS,
+    examples::{
+        CLEAN_EXAMPLES, EXEC_EXAMPLES, EXPLAIN_EXAMPLES, LIST_EXAMPLES, REPORT_EXAMPLES,
+        SERVE_EXAMPLES, WATCH_EXAMPLES, watch_help,
+    },
     filter::Filters,
     value::{self, Columns, CookieName},
     when::When,
@@ -89,54 +93,6 @@ pub enum Verb {
     /// Check whether this machine can be traced, and what will not work.
     Doctor(Doctor),
 }
-
-const WATCH_EXAMPLES: &str = "\
-Examples:
-  dmtrace watch                  cookies, until Ctrl-C
-  dmtrace watch --all -d 10s     every semaphore, for ten seconds
-  dmtrace watch --json | jq .    one JSON object per line";
-/// The examples, and what the words in the lines mean.
-fn watch_help() -> String {
-    format!("{WATCH_EXAMPLES}\n\n{}", super::legend::LEGEND)
-}
-
-const LIST_EXAMPLES: &str = "\
-Examples:
-  dmtrace list                   cookies in all IPC namespaces
-  dmtrace list --all             every semaphore set
-  dmtrace list --state leaked -o key,semid,pid,cmdline --no-headers";
-const REPORT_EXAMPLES: &str = "\
-Examples:
-  dmtrace report                 from a running `dmtrace watch` or `record`, and a snapshot
-  dmtrace report leak.dmt        from a recording; needs no root
-  dmtrace report --by container
-  dmtrace report --bug           program, package, rate: for a bug tracker
-  dmtrace report --by stack      the calls that made the leaked cookies
-  dmtrace report --since 7d      what dmtrace serve has found, and how often it leaks
-  dmtrace report leak.dmt --flamegraph leak.svg";
-const EXPLAIN_EXAMPLES: &str = "\
-Examples:
-  dmtrace explain                the worst one: stuck first, then the leaks of who leaks most
-  dmtrace explain 0x0d4d1234     this cookie; a semid will do, too
-  dmtrace explain 0x0d4d1234 leak.dmt    from a recording; needs no root";
-const EXEC_EXAMPLES: &str = "\
-Examples:
-  dmtrace exec make check        exit code 1 if cookies were left
-  dmtrace exec --all ./test -v   every semaphore, not only cookies";
-const SERVE_EXAMPLES: &str = "\
-Examples:
-  dmtrace serve                  until SIGTERM; findings go to standard error, or the journal
-  dmtrace serve --group adm      members of adm may ask how it is, too
-  dmtrace serve --status         how the running service is, and what it has found
-  dmtrace serve --keep           tracing continues while the service is restarted
-  dmtrace serve --remove         ends that, once no service runs";
-const CLEAN_EXAMPLES: &str = "\
-Examples:
-  dmtrace clean                  show what would be removed, and why the rest is kept
-  dmtrace clean --apply          remove it, after asking
-  dmtrace clean --apply --yes --max 10 --older-than 10m
-  dmtrace clean --plan FILE      write the plan down; later, exactly that:
-  dmtrace clean --apply --plan FILE";
 
 /// How to trace.
 #[derive(Args, Clone, Copy, Debug)]

@@ -34,7 +34,7 @@ use crate::{
     host::{Roots, clock, devices},
     output::Out,
     probe::environment::Capabilities,
-    wording::causes,
+    wording::{causes, count},
 };
 
 /// What is old enough by default, for a leak that was seen.
@@ -268,9 +268,8 @@ fn absent(names: &[CookieName], judged: &[Judged<'_>], filters: &Filters) -> Res
                 .map(|it| it.semaphore.id.ns.to_string())
                 .collect();
             return Err(Failure::Usage(format!(
-                "{name} names {} cookies, in the IPC namespaces {}; say which with --ipc-ns, or \
-                 give the key",
-                found.len(),
+                "{name} names {}, in the IPC namespaces {}; say which with --ipc-ns, or give the key",
+                count(found.len(), "cookie", "cookies"),
                 spaces.join(", ")
             ))
             .into());

@@ -4,6 +4,7 @@ pub(crate) mod args;
 mod clean;
 mod columns;
 mod doctor;
+mod examples;
 #[cfg(feature = "live")]
 mod exec;
 pub(crate) mod explain;

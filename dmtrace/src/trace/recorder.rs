@@ -154,7 +154,7 @@ impl Recorder {
             Tapped::Proc(record) => self.with(|open, _| open.writer.process(record)),
             Tapped::Snapshot(snapshot) => self.with(|open, _| open.writer.snapshot(snapshot)),
             Tapped::Site(found) => {
-                self.with(|open, numbers| numbers.write(&mut open.writer, found))
+                self.with(|open, numbers| numbers.write(&mut open.writer, found));
             }
             Tapped::NextFile { facts, deficits } => self.next_file(facts, deficits),
             Tapped::BooksWritten => {

@@ -91,7 +91,7 @@ pub fn all(
     let mut last = Vec::new();
     watch.finish(|line| last.push(line.to_owned()))?;
     // Its sum stands after the last empty line.
-    let sum = last.rsplit(|line| line.is_empty()).next();
+    let sum = last.rsplit(String::is_empty).next();
     sum.into_iter().flatten().for_each(|line| screen.line(line));
     if with_exec {
         show.exec(stage, screen)?;

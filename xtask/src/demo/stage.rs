@@ -188,20 +188,14 @@ fn private(programs: &Programs) -> io::Result<PathBuf> {
         _ => Err(io::Error::last_os_error()),
     };
     let none = std::ptr::null();
-    // SAFETY: numbers, and strings that end with a zero; this process has one thread yet.
-    unsafe {
-        check(libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWIPC))?;
-        let ours_only = libc::MS_REC | libc::MS_PRIVATE;
-        check(libc::mount(
-            none,
-            c"/".as_ptr(),
-            none,
-            ours_only,
-            none.cast(),
-        ))?;
-        let kind = c"tmpfs".as_ptr();
-        check(libc::mount(kind, folder.as_ptr(), kind, 0, none.cast()))?;
-    }
+    // SAFETY: numbers; this process has one thread yet.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS | libc::CLONE_NEWIPC) })?;
+    let (root, ours_only) = (c"/".as_ptr(), libc::MS_REC | libc::MS_PRIVATE);
+    // SAFETY: numbers, and a string that ends with a zero.
+    check(unsafe { libc::mount(none, root, none, ours_only, none.cast()) })?;
+    let kind = c"tmpfs".as_ptr();
+    // SAFETY: as above.
+    check(unsafe { libc::mount(kind, folder.as_ptr(), kind, 0, none.cast()) })?;
     Ok(path(folder))
 }
 
@@ -243,13 +237,13 @@ fn number<T: std::str::FromStr>(line: &str, name: &str) -> Option<T> {
 
 /// Lets the kernel send this signal to a child when this process ends, also where that is killed.
 pub fn die_with_parent(command: &mut Command, signal: i32) {
-    // SAFETY: prctl is safe between fork and exec; numbers only.
-    unsafe {
-        command.pre_exec(move || {
-            libc::prctl(libc::PR_SET_PDEATHSIG, signal);
-            Ok(())
-        });
-    }
+    let ask = move || {
+        // SAFETY: numbers only.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) };
+        Ok(())
+    };
+    // SAFETY: prctl is safe between fork and exec.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// Whether the end was asked for.

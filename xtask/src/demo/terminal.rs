@@ -51,13 +51,14 @@ impl Terminal {
             .stdout(theirs.try_clone().context("terminal")?)
             .stderr(theirs);
         die_with_parent(&mut command, libc::SIGTERM);
-        // SAFETY: setsid is safe between fork and exec. Ctrl-C is for us, not for the program.
-        unsafe {
-            command.pre_exec(|| {
-                libc::setsid();
-                Ok(())
-            });
-        }
+        // Ctrl-C is for us, not for the program.
+        let leave = || {
+            // SAFETY: takes nothing.
+            unsafe { libc::setsid() };
+            Ok(())
+        };
+        // SAFETY: setsid is safe between fork and exec.
+        unsafe { command.pre_exec(leave) };
         let child = command
             .spawn()
             .with_context(|| format!("{shown}: cannot be started"))?;
@@ -161,18 +162,19 @@ fn open(columns: u16) -> Result<(OwnedFd, OwnedFd)> {
         // SAFETY: three numbers. Other programs are not to have them.
         unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
-    // SAFETY: they were just opened, and nobody else has them.
-    let ends = unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
+    // SAFETY: it was just opened, and nobody else has it.
+    let our_end = unsafe { OwnedFd::from_raw_fd(ours) };
+    // SAFETY: as above.
+    let their_end = unsafe { OwnedFd::from_raw_fd(theirs) };
     // SAFETY: termios is plain data, filled by the call that follows.
     let mut settings: libc::termios = unsafe { std::mem::zeroed() };
-    // SAFETY: the descriptor is open, and both calls get a termios.
-    unsafe {
-        if libc::tcgetattr(theirs, &raw mut settings) == 0 {
-            settings.c_oflag &= !libc::OPOST;
-            libc::tcsetattr(theirs, libc::TCSANOW, &raw const settings);
-        }
+    // SAFETY: the descriptor is open, and the call gets a termios.
+    if unsafe { libc::tcgetattr(theirs, &raw mut settings) } == 0 {
+        settings.c_oflag &= !libc::OPOST;
+        // SAFETY: as above.
+        unsafe { libc::tcsetattr(theirs, libc::TCSANOW, &raw const settings) };
     }
-    Ok(ends)
+    Ok((our_end, their_end))
 }
 
 #[cfg(test)]

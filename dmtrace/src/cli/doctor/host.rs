@@ -245,7 +245,7 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => report.warn(
                 "rule",
                 format!(
-                    "cannot tell whether {path} completes cookies: {}",
+                    "cannot tell whether cookies are completed by {path}: {}",
                     reason(&error)
                 ),
                 "run as root",

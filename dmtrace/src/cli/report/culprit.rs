@@ -16,6 +16,7 @@ use crate::{
         culprits::{Leak, executable},
         row::describe,
     },
+    wording::count,
 };
 
 /// Columns of the text, and of what stands before it in the lines of an entry.
@@ -123,7 +124,7 @@ pub(crate) fn print(culprits: &[Culprit], most: usize, out: &mut Out) -> Result<
         let processes: usize = rest.iter().map(|it| it.processes).sum();
         let text = format!(
             "and {} of {} more: --all",
-            count(cookies, "cookie"),
+            count(cookies, "cookie", "cookies"),
             many(processes)
         );
         out.line(&format!("  {text}"))?;
@@ -201,16 +202,7 @@ fn first_few<'a>(all: impl Iterator<Item = &'a str> + Clone) -> String {
 
 /// `1 process`, `7 processes`.
 pub(crate) fn many(processes: usize) -> String {
-    match processes {
-        1 => "1 process".to_owned(),
-        count => format!("{count} processes"),
-    }
-}
-
-/// `1 cookie`, `7 cookies`.
-pub(crate) fn count(number: usize, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{plural}")
+    count(processes, "process", "processes")
 }
 
 #[cfg(test)]

@@ -1,0 +1,17 @@
+//! A case as rows.
+
+use dmtrace_core::verdict::Judged;
+
+use super::Case;
+use crate::render::row::Row;
+
+impl Case {
+    /// A cookie of this case with its judgement, as it is shown.
+    pub(crate) fn row<'a>(&'a self, judged: Judged<'a>) -> Row<'a> {
+        let mut row = Row::bare(&self.ledger, judged.semaphore, judged.set, self.facts.now)
+            .with_names(&self.names);
+        row.age = row.age.or_else(|| row.wall_age(self.facts.wall.0));
+        row.judged(judged.verdict);
+        row
+    }
+}
