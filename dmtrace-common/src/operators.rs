@@ -123,7 +123,7 @@ mod tests {
             }
             for index in 0..k {
                 heap(k - 1, all, visit);
-                all.swap(if k % 2 == 0 { index } else { 0 }, k - 1);
+                all.swap(if k.is_multiple_of(2) { index } else { 0 }, k - 1);
             }
         }
         let mut all = [0, 1, 2, 3, 4, 5];

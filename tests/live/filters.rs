@@ -90,7 +90,10 @@ fn two() -> Result<()> {
             let (list, _) = dmtrace_json(&["list", "--all", "--semid", &number, "--ipc-ns", ns])?;
             let rows = list["semaphores"].as_array().context("no list")?;
             ensure!(rows.len() == 1, "{ns}: {list}");
-            ensure!(rows[0]["ipc_ns"].to_string() == *told, "{ns}: {list}");
+            ensure!(
+                told.parse() == Ok(rows[0]["ipc_ns"].as_u64().unwrap_or_default()),
+                "{ns}: {list}"
+            );
             let read = list["namespaces"].as_array().context("no namespaces")?;
             ensure!(read.len() == 1, "{ns}: {list}");
         }
@@ -109,7 +112,10 @@ fn two() -> Result<()> {
         let (plan, _) = dmtrace_json(&["clean", &number, "--ipc-ns", "self"])?;
         let entries = plan["plan"]["entries"].as_array().context("no plan")?;
         ensure!(entries.len() == 1, "{plan}");
-        ensure!(entries[0]["ns"].to_string() == here, "{plan}");
+        ensure!(
+            here.parse() == Ok(entries[0]["ns"].as_u64().unwrap_or_default()),
+            "{plan}"
+        );
         Ok(())
     })?
 }

@@ -79,12 +79,11 @@ fn leave(mounted: &[CString]) -> io::Result<()> {
     };
     let none = std::ptr::null();
     let private = libc::MS_REC | libc::MS_PRIVATE;
-    // SAFETY: numbers, and strings that end with a zero.
-    unsafe {
-        check(libc::unshare(libc::CLONE_NEWNS))?;
-        check(libc::mount(none, c"/".as_ptr(), none, private, none.cast()))?;
-        mounted
-            .iter()
-            .try_for_each(|at| check(libc::umount2(at.as_ptr(), libc::MNT_DETACH)))
-    }
+    // SAFETY: numbers only.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    // SAFETY: numbers, and a string that ends with a zero.
+    check(unsafe { libc::mount(none, c"/".as_ptr(), none, private, none.cast()) })?;
+    // SAFETY: as above.
+    let unmount = |at: &CString| check(unsafe { libc::umount2(at.as_ptr(), libc::MNT_DETACH) });
+    mounted.iter().try_for_each(unmount)
 }

@@ -131,7 +131,8 @@ fn a_number_that_was_given_always_rules() {
 
 #[test]
 fn what_is_not_proven_counts_beside_any_number_of_proven_leaks() {
-    let unproven: [(&str, fn(&mut PlanEntry)); 4] = [
+    type Change = fn(&mut PlanEntry);
+    let unproven: [(&str, Change); 4] = [
         ("inferred", |entry| entry.verdict.observed = false),
         ("its owner lives", |entry| entry.gone.clear()),
         ("nobody is known", |entry| entry.owner = None),
