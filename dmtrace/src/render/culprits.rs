@@ -149,6 +149,15 @@ impl Leak {
     }
 }
 
+/// The calls next to the one that made the cookie: a line, or one screen, is no place for all.
+pub(crate) fn innermost(calls: &str) -> String {
+    const CALLS: usize = 6;
+    match calls.match_indices(" < ").nth(CALLS - 1) {
+        Some((end, _)) => format!("{} < ...", &calls[..end]),
+        None => calls.to_owned(),
+    }
+}
+
 /// Groups them in each way that was asked for.
 pub(crate) fn groups(leaked: &[Leak], asked: Option<By>) -> Vec<(By, Vec<Group>)> {
     [By::Process, By::Executable, By::Container]

@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     host::clock::boot_now,
-    render::row::{Row, confidence},
+    render::{
+        culprits,
+        row::{Row, confidence},
+    },
     stack::Symbolizer,
     trace::{
         run::{Observer, View},
@@ -317,19 +320,10 @@ fn sentence(row: &Row<'_>, judged: &Judged<'_>) -> String {
     add("in ", &row.workload().to_string());
     add("device ", &row.device());
     if let Some(site) = row.call_site() {
-        add("call site ", &innermost(&CallSite::line(site)));
+        add("call site ", &culprits::innermost(&CallSite::line(site)));
     }
     add("", &format!("see: dmtrace explain {}", semaphore.key));
     text
-}
-
-/// The calls next to the one that made the cookie: a line of a log is no place for all of them.
-fn innermost(calls: &str) -> String {
-    const CALLS: usize = 6;
-    match calls.match_indices(" < ").nth(CALLS - 1) {
-        Some((end, _)) => format!("{} < ...", &calls[..end]),
-        None => calls.to_owned(),
-    }
 }
 
 /// One change, for those who want every step.

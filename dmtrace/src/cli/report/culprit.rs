@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     output::{Out, time, wrap},
     render::{
-        culprits::{Leak, executable},
+        culprits::{Leak, executable, innermost},
         row::describe,
     },
     wording::count,
@@ -153,7 +153,7 @@ fn one(culprit: &Culprit, out: &mut Out) -> Result<()> {
         Ok(())
     };
     if let Some(calls) = &culprit.calls {
-        line("calls", calls)?;
+        line("calls", &innermost(calls))?;
     }
     line("what", &culprit.how)?;
     if culprit.observed < culprit.leaked {
