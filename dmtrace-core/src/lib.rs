@@ -61,7 +61,14 @@
 //!     (4, What::Exit { status: ExitStatus::from_wait(9) }),
 //! ] {
 //!     let at = BootTime(second * 1_000_000_000);
-//!     ledger.apply(&Event { at, actor: owner.clone(), quality: Quality::default(), what });
+//!     let event = Event {
+//!         at,
+//!         began: None,
+//!         actor: owner.clone(),
+//!         quality: Quality::default(),
+//!         what,
+//!     };
+//!     ledger.apply(&event);
 //! }
 //!
 //! let facts = HostFacts {

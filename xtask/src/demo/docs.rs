@@ -12,7 +12,8 @@ use crate::host;
 const CUT: &str = "...";
 
 /// Details with these labels are left out: they are long, and differ on each machine.
-const SHORTENED: [&str; 4] = [
+const SHORTENED: [&str; 5] = [
+    "calls ",
     "call site ",
     "below ",
     "runs as ",
