@@ -114,7 +114,7 @@ fn record() -> Result<()> {
     ))?;
     let (said, errors) = text(&output);
     ensure!(output.status.success(), "{said}{errors}");
-    ensure!(said.contains("LEAKED COOKIES"), "{said}{errors}");
+    ensure!(said.contains("WHO LEAKS"), "{said}{errors}");
     Ok(())
 }
 

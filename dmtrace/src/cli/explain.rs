@@ -28,7 +28,7 @@ use super::{
 use crate::{
     case::{Case, Join},
     history::Query,
-    output::{Out, json, time::Clock, wrap},
+    output::{Out, json, time::Clock},
     recording::Start,
     render::{explanation::Story, row::Row, timeline::Telling},
     wording::{chain, count},
@@ -100,9 +100,7 @@ pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
             text::print(story, &[], out)?;
         }
         if stories.is_empty() {
-            for line in wrap(&nothing(target, &rows, &case, &args.filters), 80) {
-                out.line(&line)?;
-            }
+            out.line(&nothing(target, &rows, &case, &args.filters))?;
         } else if target == Target::Worst {
             others(&rows, picked.len(), out)?;
         }
