@@ -41,6 +41,14 @@ const LONG: Duration = Duration::from_secs(60);
 /// A `dmtrace record` that has begun.
 struct Recording(Child);
 
+/// A test that fails leaves no trace behind: other tests would be answered by it.
+impl Drop for Recording {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
 impl Recording {
     fn start(file: &Path, more: &[&str]) -> Result<Self> {
         let mut child = Command::new(dmtrace_bin()?)
