@@ -60,7 +60,7 @@ start
 until_true told "by dmsetup\[$leaker\]" || bad "the second is not told: $(cat $log)"
 until_true told "by dmsetup\[$first\]" || bad "the first is not told again"
 told "no semaphore was missed" || bad "a gap"
-if ! told "device-mapper was not seen meanwhile"; then
+if ! told "device-mapper was not traced meanwhile"; then
     grep "dmsetup\[$leaker\]" $log | grep -q "device second" || bad "its device is not known"
 fi
 kill $service

@@ -64,7 +64,7 @@ while True:
     if not c: break
     b += c
 print(b.decode().split("\r\n\r\n", 1)[1])' > /tmp/page || { ip link; bad "no metrics"; }
-grep -E '^dmtrace_(cookies\{state="orphan"|cookies_leaked|ipc_namespaces_unreadable|tracer_info)|attached.* 0$' /tmp/page
+grep -E '^dmtrace_(cookies\{state="leaked"|cookies_leaked|ipc_namespaces_unreadable|tracer_info)|attached.* 0$' /tmp/page
 grep -q 'leaked_total{origin="container"} 1' /tmp/page || bad "the container's leak is not counted as one"
 grep -q 'ipc_namespaces_unreadable 0' /tmp/page || bad "a namespace is not readable"
 grep -q 'probe_attached{.*} 0' /tmp/page && bad "a probe is not attached"

@@ -52,8 +52,8 @@ while True:
     b += c
 sys.stdout.write(b.decode().split("\r\n\r\n", 1)[1])'; }
 get > /tmp/page || bad "no metrics"
-grep -E '^dmtrace_(cookies\{state="orphan"|cookies_leaked|probe_attached|semaphore_sets|tracer_info|ipc_namespaces_unreadable|program_missed.*lost)' /tmp/page
-grep -q 'cookies{state="orphan"} 2' /tmp/page || bad "not two orphans"
+grep -E '^dmtrace_(cookies\{state="leaked"|cookies_leaked|probe_attached|semaphore_sets|tracer_info|ipc_namespaces_unreadable|program_missed.*lost)' /tmp/page
+grep -q 'cookies{state="leaked"} 2' /tmp/page || bad "not two leaked"
 grep -q 'ipc_namespaces_unreadable 0' /tmp/page || bad "a namespace is not readable"
 grep -q 'probe_attached{.*} 0' /tmp/page && bad "a probe is not attached"
 say "memory $(show MemoryCurrent) bytes, RSS $(awk '/VmRSS/ {print $2}' "/proc/$pid/status") kB, tasks $(show TasksCurrent)"
