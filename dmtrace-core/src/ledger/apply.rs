@@ -4,7 +4,7 @@ use dmtrace_common::SemKey;
 
 use super::{
     Call, Change, ChangeKind, Cookie, Creator, EndKind, Exit, FailedLookup, ImageId, Ledger,
-    Origin, Semaphore, Who, WhyUnknown, cookie, operate::CallSeen,
+    Origin, Semaphore, Who, cookie, operate::CallSeen,
 };
 use crate::{
     event::{Event, What},
@@ -251,19 +251,7 @@ impl Ledger {
                 self.call_late(event, sem, key, errno, who, action, out);
                 return;
             }
-            self.enter(Entry {
-                id: sem,
-                key,
-                nsems: 0,
-                semflg: None,
-                origin: Origin::Use,
-                created: None,
-                seen: at,
-                creator: Creator::Unknown(WhyUnknown::Missed),
-            });
-            if let Some(cookie) = self.cookie_mut(sem) {
-                cookie.gaps.operations = true;
-            }
+            self.enter_unseen(sem, key, at);
             out.push(Change {
                 at,
                 sem,

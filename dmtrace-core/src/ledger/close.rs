@@ -65,7 +65,8 @@ impl Ledger {
         self.close(sem, at, kind, who, out);
     }
 
-    fn enter_unseen(&mut self, sem: SemId, key: Key, at: BootTime) {
+    /// Enters a set whose creation was not seen, by its use.
+    pub(super) fn enter_unseen(&mut self, sem: SemId, key: Key, at: BootTime) {
         self.enter(Entry {
             id: sem,
             key,

@@ -125,7 +125,7 @@ pub(crate) fn print(culprits: &[Culprit], most: usize, out: &mut Out) -> Result<
         let text = format!(
             "and {} of {} more: --all",
             count(cookies, "cookie", "cookies"),
-            many(processes)
+            count(processes, "process", "processes")
         );
         out.line(&format!("  {text}"))?;
     }
@@ -172,7 +172,7 @@ fn one(culprit: &Culprit, out: &mut Out) -> Result<()> {
         (processes, _) => {
             let pids: Vec<String> = culprit.pids.iter().map(ToString::to_string).collect();
             let pids = first_few(pids.iter().map(String::as_str));
-            format!("{}: {pids}", many(processes))
+            format!("{}: {pids}", count(processes, "process", "processes"))
         }
     };
     line("who", &format!("{who}{age}"))?;
@@ -198,11 +198,6 @@ fn first_few<'a>(all: impl Iterator<Item = &'a str> + Clone) -> String {
     } else {
         format!("{named} and {more} more")
     }
-}
-
-/// `1 process`, `7 processes`.
-pub(crate) fn many(processes: usize) -> String {
-    count(processes, "process", "processes")
 }
 
 #[cfg(test)]
