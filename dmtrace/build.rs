@@ -33,7 +33,7 @@ mod kernel_side {
     const TARGET: &str = "bpfel-unknown-none";
 
     /// The finished object, packed: the one that `DMTRACE_BPF_OBJECT` names, or a new one.
-    pub fn object() -> Result<PathBuf, String> {
+    pub(crate) fn object() -> Result<PathBuf, String> {
         let out = path_of("OUT_DIR")?;
         let built = match env::var_os("DMTRACE_BPF_OBJECT") {
             Some(given) => PathBuf::from(given),
@@ -103,9 +103,7 @@ mod kernel_side {
     }
 
     struct Tools {
-        /// The standard library.
         sources: PathBuf,
-        /// bpf-linker.
         linker: OsString,
     }
 

@@ -112,12 +112,12 @@ pub enum NsHolder {
     },
     /// A file descriptor of a process outside.
     Descriptor {
-        /// That process.
+        /// Process number.
         pid: u32,
     },
     /// A bind mount of its nsfs file.
     Mount {
-        /// Where.
+        /// Absolute path.
         path: String,
     },
     /// Not established.

@@ -8,7 +8,7 @@ use core::arch::asm;
 /// # Safety
 /// `word` must point to an aligned word of a live map value.
 #[inline(always)]
-pub unsafe fn add64(word: *mut u64, by: u64) {
+pub(crate) unsafe fn add64(word: *mut u64, by: u64) {
     // SAFETY: the caller vouches for the pointer; the verifier checks it.
     unsafe {
         asm!("lock *(u64 *)({word} + 0) += {by}", word = in(reg) word, by = in(reg) by, options(nostack));
@@ -20,7 +20,7 @@ pub unsafe fn add64(word: *mut u64, by: u64) {
 /// # Safety
 /// `word` must point to an aligned word of a live map value.
 #[inline(always)]
-pub unsafe fn add32(word: *mut u32, by: u32) {
+pub(crate) unsafe fn add32(word: *mut u32, by: u32) {
     let by = u64::from(by);
     // SAFETY: the caller vouches for the pointer; the verifier checks it.
     unsafe {

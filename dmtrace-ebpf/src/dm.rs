@@ -29,17 +29,15 @@ const UUID: u64 = 176;
 
 /// Which program sees it: index of [`DmCall::seen`] and [`DmCall::entered`].
 #[derive(Clone, Copy)]
-pub enum By {
-    /// The trampoline.
+pub(crate) enum By {
     Trampoline,
-    /// The kprobe.
     Kprobe,
 }
 
 /// An ioctl is entered. `event_nr` has to be read now: `__dev_status` overwrites it with the
 /// device's event counter on return.
 #[inline(always)]
-pub fn begins(command: u32, param: Addr, by: By) {
+pub(crate) fn begins(command: u32, param: Addr, by: By) {
     let word = u32_from(param + EVENT_NR);
     if word & 0xffff == 0 {
         return;
@@ -90,7 +88,7 @@ pub fn begins(command: u32, param: Addr, by: By) {
 
 /// The ioctl returns. Whichever program comes first tells, and takes the call away.
 #[inline(always)]
-pub fn ended(ret: i32) {
+pub(crate) fn ended(ret: i32) {
     let id = bpf_get_current_pid_tgid();
     let Some(call) = DM_CALLS.get_ptr_mut(&id) else {
         return;
@@ -170,7 +168,7 @@ extern "C" fn dmtrace_lost(id: u64) -> u64 {
 
 /// Whether the current thread's last ioctl was not seen to return, as it must have by now.
 #[inline(always)]
-pub fn settle() {
+pub(crate) fn settle() {
     let id = bpf_get_current_pid_tgid();
     if DM_CALLS.get_ptr(&id).is_some() {
         dmtrace_lost(id);
@@ -201,7 +199,7 @@ fn keep(call: &DmCall, describe: impl FnOnce(&mut DmEvent)) {
 /// `dm_kobject_uevent` is entered: the uevent is about to be sent. Whether that worked is in the
 /// flags of the returning ioctl.
 #[inline(always)]
-pub fn uevent(md: Addr, action: u32, word: u32, by: By) {
+pub(crate) fn uevent(md: Addr, action: u32, word: u32, by: By) {
     let Some(call) = DM_CALLS.get_ptr_mut(&bpf_get_current_pid_tgid()) else {
         return;
     };

@@ -10,7 +10,7 @@ use crate::{
 /// Adds one to a counter. Atomic although it is per CPU: a program of ours can be preempted by
 /// another one on the same CPU.
 #[inline(always)]
-pub fn count(counter: Counter) {
+pub(crate) fn count(counter: Counter) {
     if let Some(slot) = COUNTS.get_ptr_mut(counter.0) {
         // SAFETY: the pointer is a live, aligned map value.
         unsafe { add64(slot, 1) };
@@ -19,7 +19,7 @@ pub fn count(counter: Counter) {
 
 /// Sends an event; tells whether it went into the ring.
 #[inline(always)]
-pub fn event(kind: Kind, event: &SemEvent) -> bool {
+pub(crate) fn event(kind: Kind, event: &SemEvent) -> bool {
     match RING.reserve::<SemEvent>(0) {
         Some(mut entry) => {
             entry.write(*event);
@@ -37,7 +37,7 @@ pub fn event(kind: Kind, event: &SemEvent) -> bool {
 /// Sends an event of device-mapper, which is too large for the stack: `fill` writes it into the
 /// ring, where it starts as zeros. Tells whether it went there.
 #[inline(always)]
-pub fn dm(kind: Kind, fill: impl FnOnce(&mut DmEvent)) -> bool {
+pub(crate) fn dm(kind: Kind, fill: impl FnOnce(&mut DmEvent)) -> bool {
     count(Counter::seen(kind));
     match RING.reserve::<DmEvent>(0) {
         Some(mut entry) => {
@@ -59,7 +59,7 @@ pub fn dm(kind: Kind, fill: impl FnOnce(&mut DmEvent)) -> bool {
 
 /// Sends a whole process record; tells whether it went into the ring.
 #[inline(always)]
-pub fn process(record: &mut ProcRecord) -> bool {
+pub(crate) fn process(record: &mut ProcRecord) -> bool {
     count(Counter::seen(Kind::Proc));
     record.state |= PROC_ANNOUNCED;
     if RING.output::<ProcRecord>(&*record, 0).is_ok() {
@@ -75,7 +75,7 @@ pub fn process(record: &mut ProcRecord) -> bool {
 /// Sends a stack into the ring for stacks; `fill` gets the reserved space as it is, not zeroed:
 /// it is large.
 #[inline(always)]
-pub fn stack(fill: impl FnOnce(*mut StackSample)) {
+pub(crate) fn stack(fill: impl FnOnce(*mut StackSample)) {
     count(Counter::seen(Kind::Stack));
     match STACKS.reserve::<StackSample>(0) {
         Some(mut entry) => {

@@ -14,37 +14,34 @@ mod programs {
 
     /// A trampoline at an entry.
     #[fentry]
-    pub fn floor_fentry(_ctx: FEntryContext) -> i32 {
+    pub(crate) fn floor_fentry(_ctx: FEntryContext) -> i32 {
         0
     }
 
     /// A trampoline at a return.
     #[fexit]
-    pub fn floor_fexit(_ctx: FExitContext) -> i32 {
+    pub(crate) fn floor_fexit(_ctx: FExitContext) -> i32 {
         0
     }
 
-    /// A kprobe.
     #[kprobe]
-    pub fn floor_ke(_ctx: ProbeContext) -> u32 {
+    pub(crate) fn floor_ke(_ctx: ProbeContext) -> u32 {
         0
     }
 
-    /// A kretprobe.
     #[kretprobe]
-    pub fn floor_kx(_ctx: RetProbeContext) -> u32 {
+    pub(crate) fn floor_kx(_ctx: RetProbeContext) -> u32 {
         0
     }
 
     /// A tracepoint of the perf kind.
     #[tracepoint]
-    pub fn floor_tp(_ctx: TracePointContext) -> u32 {
+    pub(crate) fn floor_tp(_ctx: TracePointContext) -> u32 {
         0
     }
 
-    /// A raw tracepoint.
     #[raw_tracepoint]
-    pub fn floor_raw(_ctx: RawTracePointContext) -> i32 {
+    pub(crate) fn floor_raw(_ctx: RawTracePointContext) -> i32 {
         0
     }
 }

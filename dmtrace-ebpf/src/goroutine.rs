@@ -26,13 +26,13 @@ const CURG_WORDS: u64 = 24;
 /// Fields of `runtime.g`. They are read one by one: the stacks of all functions of a program must
 /// fit into 512 bytes.
 mod g {
-    pub const LOW: u64 = 0;
-    pub const HIGH: u64 = 8;
-    pub const M: u64 = 48;
-    pub const SP: u64 = 56;
-    pub const PC: u64 = 64;
+    pub(super) const LOW: u64 = 0;
+    pub(super) const HIGH: u64 = 8;
+    pub(super) const M: u64 = 48;
+    pub(super) const SP: u64 = 56;
+    pub(super) const PC: u64 = 64;
     /// Itself, for all but the system's own.
-    pub const SELF: u64 = 72;
+    pub(super) const SELF: u64 = 72;
 }
 
 /// A word of user memory; 0 if it cannot be read.
@@ -49,7 +49,7 @@ fn word(address: Addr) -> u64 {
 /// Looks for a goroutine that waits for the code which runs with this stack pointer. Returns where
 /// on the thread's stack that code begins (`g0.sched.sp`); 0 if there is no such goroutine.
 #[inline(always)]
-pub fn waiting(sp: u64, into: &mut GoroutineSample) -> Addr {
+pub(crate) fn waiting(sp: u64, into: &mut GoroutineSample) -> Addr {
     let goroutine = dmtrace_curg(sp);
     if goroutine == 0 {
         return 0;

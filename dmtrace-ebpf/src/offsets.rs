@@ -7,12 +7,12 @@ use aya_ebpf::Global;
 
 macro_rules! offsets {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
-        $($(#[$doc])* #[unsafe(no_mangle)] pub static $name: Global<u32> = Global::new(u32::MAX);)+
+        $($(#[$doc])* #[unsafe(no_mangle)] pub(crate) static $name: Global<u32> = Global::new(u32::MAX);)+
     };
 }
 
 /// The field does not exist in this kernel.
-pub const ABSENT: u32 = u32::MAX;
+pub(crate) const ABSENT: u32 = u32::MAX;
 
 offsets! {
     O_TASK_TGID, O_TASK_TID, O_TASK_LEADER, O_TASK_PARENT, O_TASK_START, O_TASK_EXEC_ID, O_TASK_COMM,
@@ -44,12 +44,12 @@ offsets! {
 
 /// Process number of dmtrace itself: whose descendants `dmtrace exec` watches.
 #[unsafe(no_mangle)]
-pub static SELF_TGID: Global<u32> = Global::new(0);
+pub(crate) static SELF_TGID: Global<u32> = Global::new(0);
 
 /// How many records of removed sets may wait for userspace.
 #[unsafe(no_mangle)]
-pub static TOMBSTONES_MAX: Global<u64> = Global::new(16_384);
+pub(crate) static TOMBSTONES_MAX: Global<u64> = Global::new(16_384);
 
 /// How many records of ended processes may wait for userspace.
 #[unsafe(no_mangle)]
-pub static PROC_TOMBS_MAX: Global<u64> = Global::new(2048);
+pub(crate) static PROC_TOMBS_MAX: Global<u64> = Global::new(2048);

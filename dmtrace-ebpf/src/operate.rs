@@ -33,7 +33,7 @@ fn op_event(kind: Kind, who: &Current, sem: SemKey, key: u32, ops: &Ops) -> SemE
 
 /// An operation begins. Only one that can sleep is worth an event: the others return at once.
 #[inline(always)]
-pub fn op_begins(ns: u32, semid: i32, ops: &Ops, quality: u16) {
+pub(crate) fn op_begins(ns: u32, semid: i32, ops: &Ops, quality: u16) {
     if !ops.can_sleep() {
         return;
     }
@@ -55,7 +55,7 @@ pub fn op_begins(ns: u32, semid: i32, ops: &Ops, quality: u16) {
 
 /// An operation of the current thread returned.
 #[inline(always)]
-pub fn op_ended(ns: u32, semid: i32, ops: &Ops, ret: i32, quality: u16, entered: Entered) {
+pub(crate) fn op_ended(ns: u32, semid: i32, ops: &Ops, ret: i32, quality: u16, entered: Entered) {
     let who = current();
     op_ended_for(&who, SemKey { ns, semid }, ops, ret, quality, entered);
 }
@@ -63,7 +63,7 @@ pub fn op_ended(ns: u32, semid: i32, ops: &Ops, ret: i32, quality: u16, entered:
 /// An operation of a thread returned; not of the current one where a sleeper's operation is
 /// carried out by whoever wakes it.
 #[inline(always)]
-pub fn op_ended_for(
+pub(crate) fn op_ended_for(
     who: &Current,
     sem: SemKey,
     ops: &Ops,
@@ -150,7 +150,7 @@ fn note_op(sem: SemKey, record: &mut SemRecord, who: &Current, ops: &Ops, ret: i
 
 /// Keeps who may have done the last operation that succeeded. `began` as [`Entered::began`].
 #[inline(always)]
-pub fn operated(sem: SemKey, record: &mut SemRecord, who: &Current, began: u64) {
+pub(crate) fn operated(sem: SemKey, record: &mut SemRecord, who: &Current, began: u64) {
     record.last_actor = who.key;
     let began = if began == 0 { who.now } else { began };
     let set = u64::from(sem.ns) << 32 | u64::from(sem.semid as u32);

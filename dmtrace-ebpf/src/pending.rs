@@ -17,7 +17,7 @@ fn slot(id: u64) -> Option<*mut u32> {
 
 /// The first program of a call runs.
 #[inline(always)]
-pub fn runs(id: u64) {
+pub(crate) fn runs(id: u64) {
     let tid = id as u32;
     if let Some(slot) = slot(id) {
         // SAFETY: a live map value.
@@ -33,7 +33,7 @@ pub fn runs(id: u64) {
 /// A later program of the same call runs: notices whether the first was skipped. Where that is not
 /// certain it does not count: what is not noticed is taken for lost.
 #[inline(always)]
-pub fn notice(id: u64, skipped: Counter) {
+pub(crate) fn notice(id: u64, skipped: Counter) {
     let tid = id as u32;
     if let Some(slot) = slot(id) {
         // SAFETY: a live map value.
@@ -48,7 +48,7 @@ pub fn notice(id: u64, skipped: Counter) {
 
 /// What is known of the thread with this `pid_tgid`.
 #[inline(always)]
-pub fn pending(id: u64) -> Option<Pending> {
+pub(crate) fn pending(id: u64) -> Option<Pending> {
     // SAFETY: sixteen bytes, changed by the thread itself, or by one that wakes it, with the
     // semaphore locked.
     unsafe { PENDING.get(&id) }.copied()
@@ -56,7 +56,7 @@ pub fn pending(id: u64) -> Option<Pending> {
 
 /// Keeps it; tells whether there was room. Lack of room is counted.
 #[inline(always)]
-pub fn keep(id: u64, what: &Pending) -> bool {
+pub(crate) fn keep(id: u64, what: &Pending) -> bool {
     let kept = PENDING.insert(&id, what, 0).is_ok();
     if !kept {
         emit::count(Counter::CALL_MAP_FULL);
@@ -64,16 +64,15 @@ pub fn keep(id: u64, what: &Pending) -> bool {
     kept
 }
 
-/// Takes it away.
 #[inline(always)]
-pub fn forget(id: u64) {
+pub(crate) fn forget(id: u64) {
     let _nothing_there = PENDING.remove(&id);
 }
 
 /// The thread does something else while it is still said to sleep or to set a value: all programs
 /// that stand at the end of that call were kept from running.
 #[inline(always)]
-pub fn moves_on(id: u64) {
+pub(crate) fn moves_on(id: u64) {
     if let Some(it) = pending(id) {
         if it.what == WAITS || it.what == SETS {
             emit::count(Counter::ENDS_UNSEEN);

@@ -36,12 +36,10 @@ const CGROUP_DEPTH: usize = 8;
 
 /// The current thread, as events name it.
 #[derive(Clone, Copy)]
-pub struct Current {
+pub(crate) struct Current {
     /// `struct task_struct *`.
     pub task: Addr,
-    /// Process image.
     pub key: ProcKey,
-    /// Thread.
     pub tid: u32,
     /// Now, nanoseconds since boot.
     pub now: u64,
@@ -49,14 +47,14 @@ pub struct Current {
 
 /// `struct task_struct *` of the current thread.
 #[inline(always)]
-pub fn current_task() -> Addr {
+pub(crate) fn current_task() -> Addr {
     // SAFETY: takes no pointers.
     unsafe { bpf_get_current_task() }
 }
 
 /// Identifies the current thread.
 #[inline(always)]
-pub fn current() -> Current {
+pub(crate) fn current() -> Current {
     let task = current_task();
     let pid_tgid = bpf_get_current_pid_tgid();
     identify(task, (pid_tgid >> 32) as u32, pid_tgid as u32)
@@ -64,7 +62,7 @@ pub fn current() -> Current {
 
 /// Identifies a thread that is not the current one.
 #[inline(always)]
-pub fn thread(task: Addr) -> Current {
+pub(crate) fn thread(task: Addr) -> Current {
     identify(task, u32_at(task, &O_TASK_TGID), u32_at(task, &O_TASK_TID))
 }
 
@@ -84,7 +82,7 @@ fn identify(task: Addr, tgid: u32, tid: u32) -> Current {
 
 /// IPC namespace of the current thread: the object, and its inode number.
 #[inline(always)]
-pub fn ipc_ns(task: Addr) -> (Addr, u32) {
+pub(crate) fn ipc_ns(task: Addr) -> (Addr, u32) {
     // NULL late in the exit of a task (kernel/nsproxy.c:exit_task_namespaces): reads give 0.
     let ns = u64_at(u64_at(task, &O_TASK_NSPROXY), &O_NSPROXY_IPC);
     (ns, u32_at(ns, &O_IPCNS_INUM))
@@ -92,7 +90,7 @@ pub fn ipc_ns(task: Addr) -> (Addr, u32) {
 
 /// Name of a task.
 #[inline(always)]
-pub fn comm(task: Addr) -> [u8; COMM_LEN] {
+pub(crate) fn comm(task: Addr) -> [u8; COMM_LEN] {
     let mut name = [0; COMM_LEN];
     let offset = O_TASK_COMM.load();
     if task != 0 && offset != ABSENT {
@@ -105,7 +103,7 @@ pub fn comm(task: Addr) -> [u8; COMM_LEN] {
 ///
 /// Null when the process map is full (counted): events still carry pid, start time and comm.
 #[inline(always)]
-pub fn intern(who: &Current) -> *mut ProcRecord {
+pub(crate) fn intern(who: &Current) -> *mut ProcRecord {
     if let Some(record) = PROCS.get_ptr_mut(&who.key) {
         return record;
     }
@@ -337,14 +335,14 @@ fn v1_node(set: Addr, subsys: u32) -> Addr {
 
 /// Counts in a process record, atomically: threads of one process race.
 #[inline(always)]
-pub fn add(field: *mut u64, by: i64) {
+pub(crate) fn add(field: *mut u64, by: i64) {
     // SAFETY: the callers pass an aligned field of a live map value.
     unsafe { add64(field, by as u64) };
 }
 
 /// Adds to a word of the control array.
 #[inline(always)]
-pub fn control_add(slot: u32, by: i64) {
+pub(crate) fn control_add(slot: u32, by: i64) {
     if let Some(word) = CONTROL.get_ptr_mut(slot) {
         add(word, by);
     }
@@ -352,13 +350,13 @@ pub fn control_add(slot: u32, by: i64) {
 
 /// Reads a word of the control array.
 #[inline(always)]
-pub fn control_get(slot: u32) -> u64 {
+pub(crate) fn control_get(slot: u32) -> u64 {
     CONTROL.get(slot).copied().unwrap_or(u64::MAX)
 }
 
 /// `sched_process_exit`: runs for each thread; the last one of a process in the map counts.
 #[inline(always)]
-pub fn exited() {
+pub(crate) fn exited() {
     let task = current_task();
     moves_on(bpf_get_current_pid_tgid());
     // do_exit decrements `live` before it fires the tracepoint. Two last threads may both see 0;
@@ -428,7 +426,7 @@ fn image_exited(who: &Current, task: Addr) {
 
 /// `sched_process_exec`: the image before it can own sets, and can do nothing more.
 #[inline(always)]
-pub fn replaced() {
+pub(crate) fn replaced() {
     let mut key = current().key;
     // begin_new_exec has counted up before the tracepoint fires.
     key.exec = key.exec.wrapping_sub(1);
@@ -444,7 +442,7 @@ pub fn replaced() {
 /// Drops the record of an ended or replaced image once nothing needs it: no set of its own is left, and
 /// userspace has been told of it. What userspace has not been told stays, up to a limit.
 #[inline(always)]
-pub fn release(key: ProcKey, record: &mut ProcRecord) {
+pub(crate) fn release(key: ProcKey, record: &mut ProcRecord) {
     let over = record.exited != 0 || record.state & PROC_REPLACED != 0;
     if !over || record.live != 0 || record.state & PROC_TOMBSTONE != 0 {
         return;

@@ -22,10 +22,8 @@ const IPC_NOWAIT: i16 = 0o4000;
 
 /// A call of `semget` that was to make a set.
 #[derive(Clone, Copy)]
-pub struct Creation {
-    /// IPC namespace.
+pub(crate) struct Creation {
     pub ns: u32,
-    /// System V key.
     pub key: u32,
     /// Semaphores in the set.
     pub nsems: u32,
@@ -41,7 +39,7 @@ pub struct Creation {
 
 /// Operations of a `semop` call, the first few of them.
 #[derive(Clone, Copy, Default)]
-pub struct Ops {
+pub(crate) struct Ops {
     /// Elements in the call.
     pub count: u32,
     /// The first ones.
@@ -51,20 +49,20 @@ pub struct Ops {
 impl Ops {
     /// Whether the call can sleep: libdm waits with a plain `{0, 0, 0}`.
     #[inline(always)]
-    pub fn can_sleep(&self) -> bool {
+    pub(crate) fn can_sleep(&self) -> bool {
         self.list[0].op <= 0 && self.list[0].flg & IPC_NOWAIT == 0
     }
 
     /// Whether one of the operations forbids to sleep.
     #[inline(always)]
-    pub fn any_nowait(&self) -> bool {
+    pub(crate) fn any_nowait(&self) -> bool {
         self.list.iter().any(|op| op.flg & IPC_NOWAIT != 0)
     }
 }
 
 /// What the entry of an operation has left for its return.
 #[derive(Clone, Copy, Default)]
-pub struct Entered {
+pub(crate) struct Entered {
     /// When that was, nanoseconds since boot; 0 if it was not seen, or the set is locked.
     pub began: u64,
     /// Key of the cookie that the set was then, or 0.
@@ -74,7 +72,7 @@ pub struct Entered {
 impl Entered {
     /// Of a `semop`.
     #[inline(always)]
-    pub fn of(call: &Call) -> Self {
+    pub(crate) fn of(call: &Call) -> Self {
         Self {
             began: call.began,
             key: call.value,
@@ -84,20 +82,20 @@ impl Entered {
 
 /// Slot of a semid in the prefilter (ipc/util.h:ipcid_to_idx).
 #[inline(always)]
-pub fn slot(semid: i32) -> u32 {
+pub(crate) fn slot(semid: i32) -> u32 {
     semid as u32 & 0x7fff
 }
 
 /// Whether a live cookie may have this semid: the question that every operation on any semaphore
 /// of the host is asked first.
 #[inline(always)]
-pub fn maybe_cookie(semid: i32) -> bool {
+pub(crate) fn maybe_cookie(semid: i32) -> bool {
     PREFILTER.get(slot(semid)).is_some_and(|&count| count != 0)
 }
 
 /// Changes how many reasons there are to let operations on this slot pass.
 #[inline(always)]
-pub fn prefilter_add(semid: i32, by: u32) {
+pub(crate) fn prefilter_add(semid: i32, by: u32) {
     if let Some(count) = PREFILTER.get_ptr_mut(slot(semid)) {
         // SAFETY: a live, aligned map value.
         unsafe { add32(count, by) };
@@ -106,13 +104,13 @@ pub fn prefilter_add(semid: i32, by: u32) {
 
 /// Adds one to a field of a live map value.
 #[inline(always)]
-pub fn bump(field: *mut u32) {
+pub(crate) fn bump(field: *mut u32) {
     // SAFETY: the callers pass an aligned field of a live map value.
     unsafe { add32(field, 1) };
 }
 
 #[inline(always)]
-pub fn header(kind: Kind, flags: u16, who: &Current) -> Header {
+pub(crate) fn header(kind: Kind, flags: u16, who: &Current) -> Header {
     Header {
         kind: kind as u16,
         flags,
@@ -124,7 +122,7 @@ pub fn header(kind: Kind, flags: u16, who: &Current) -> Header {
 
 /// `newary` returned, or `semget` did.
 #[inline(always)]
-pub fn created(call: &Creation) {
+pub(crate) fn created(call: &Creation) {
     let who = current();
     let failed = call.ret < 0;
     emit::count(Counter::seen(kind_of_creation(call)));
@@ -243,20 +241,20 @@ fn zero(record: &mut MaybeUninit<SemRecord>) -> &mut SemRecord {
 
 /// Whether a set is known: tells a `semget` that created from one that found.
 #[inline(always)]
-pub fn is_known(ns: u32, semid: i32) -> bool {
+pub(crate) fn is_known(ns: u32, semid: i32) -> bool {
     SEMS.get_ptr(&SemKey { ns, semid }).is_some()
 }
 
 /// The set of a live cookie, or -1.
 #[inline(always)]
-pub fn known_semid(name: CookieKey) -> i32 {
+pub(crate) fn known_semid(name: CookieKey) -> i32 {
     // SAFETY: a value of four bytes, read at once.
     unsafe { KEYS.get(&name) }.copied().unwrap_or(-1)
 }
 
 /// A key with the cookie magic was looked up in vain.
 #[inline(always)]
-pub fn lookup_failed(ns: u32, key: u32, ret: i32, quality: u16) {
+pub(crate) fn lookup_failed(ns: u32, key: u32, ret: i32, quality: u16) {
     if !has_cookie_magic(key) {
         return;
     }
@@ -285,7 +283,7 @@ pub fn lookup_failed(ns: u32, key: u32, ret: i32, quality: u16) {
 
 /// `SETVAL` returned. `began` as [`Entered::began`].
 #[inline(always)]
-pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16, began: u64) {
+pub(crate) fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16, began: u64) {
     if !maybe_cookie(semid) {
         return;
     }
@@ -324,7 +322,7 @@ pub fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16, began:
 
 /// The record of a cookie.
 #[inline(always)]
-pub fn tracked_cookie(ns: u32, semid: i32) -> Option<&'static mut SemRecord> {
+pub(crate) fn tracked_cookie(ns: u32, semid: i32) -> Option<&'static mut SemRecord> {
     let record = SEMS.get_ptr_mut(&SemKey { ns, semid })?;
     // SAFETY: a live map value.
     let record = unsafe { &mut *record };
@@ -333,7 +331,7 @@ pub fn tracked_cookie(ns: u32, semid: i32) -> Option<&'static mut SemRecord> {
 
 /// How a set ended.
 #[derive(Clone, Copy, Eq, PartialEq)]
-pub enum End {
+pub(crate) enum End {
     /// `semctl(IPC_RMID)` by the current process.
     Removed,
     /// Its IPC namespace ended; the current process is a kernel worker or the last one to leave.
@@ -342,7 +340,7 @@ pub enum End {
 
 /// `freeary` runs, or `semctl(IPC_RMID)` returned. `key` is 0 where the backend does not see it.
 #[inline(always)]
-pub fn destroyed(ns: u32, semid: i32, key: u32, end: End, quality: u16) {
+pub(crate) fn destroyed(ns: u32, semid: i32, key: u32, end: End, quality: u16) {
     let sem = SemKey { ns, semid };
     let who = current();
     emit::count(Counter::seen(Kind::Destroyed));

@@ -39,7 +39,7 @@ const PT_PHDR: u64 = 6;
 const DT_DEBUG: u64 = 21;
 
 /// Arguments of the system call that the current thread is in.
-pub struct UserCall {
+pub(crate) struct UserCall {
     /// `rdi`.
     pub first: u32,
     /// `rdx`.
@@ -74,14 +74,14 @@ fn kernel_into<T>(into: *mut T, from: Addr) -> bool {
 }
 
 #[inline(always)]
-pub fn user_into<T>(into: *mut T, from: Addr) -> bool {
+pub(crate) fn user_into<T>(into: *mut T, from: Addr) -> bool {
     // SAFETY: as above.
     unsafe { bpf_probe_read_user(into.cast(), size_of::<T>() as u32, from as *const _) == 0 }
 }
 
 /// The system call of the current thread; `None` for 32-bit callers.
 #[inline(always)]
-pub fn user_call() -> Option<UserCall> {
+pub(crate) fn user_call() -> Option<UserCall> {
     let regs = user_regs();
     // One by one: see `goroutine::g`.
     let word = |offset: usize| {
@@ -100,7 +100,7 @@ pub fn user_call() -> Option<UserCall> {
 /// Exported: see `process::dmtrace_capture`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn dmtrace_stack(ns: u32, semid: u32, key: u32) -> u64 {
+pub(crate) extern "C" fn dmtrace_stack(ns: u32, semid: u32, key: u32) -> u64 {
     let who = current();
     emit::stack(|sample| {
         // SAFETY: the reserved space is large and aligned enough, and ours until submitted. Every

@@ -14,7 +14,7 @@ mod floor {
     use aya::{Btf, Ebpf, EbpfLoader, programs::Program};
 
     /// Attaches, says so, and waits.
-    pub fn run() -> Result<()> {
+    pub(crate) fn run() -> Result<()> {
         let mut args = std::env::args().skip(1);
         let path = args.next().context("usage: bench-floor OBJECT HOOK...")?;
         let object = std::fs::read(&path).with_context(|| path.clone())?;

@@ -68,7 +68,6 @@ struct Play {
     left: Vec<SetSnapshot>,
 }
 
-/// Who acts.
 #[derive(Clone, Copy)]
 struct Process {
     key: ProcKey,

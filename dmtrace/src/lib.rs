@@ -3,19 +3,24 @@
 //! The library is usable without root and without eBPF. Events, the ledger and the verdicts are in
 //! [`dmtrace_core`].
 
+#![cfg_attr(
+    not(feature = "live"),
+    expect(dead_code, unused_imports, reason = "a live trace alone uses it")
+)]
+
 mod case;
 pub mod cleanup;
 pub mod cli;
 pub mod history;
 pub mod host;
-pub mod metrics;
-pub mod output;
-pub mod probe;
+mod metrics;
+mod output;
+mod probe;
 pub mod recording;
 mod render;
 #[cfg(feature = "live")]
-pub mod service;
-pub mod stack;
+mod service;
+mod stack;
 #[cfg(feature = "live")]
-pub mod trace;
-pub mod wording;
+mod trace;
+mod wording;

@@ -2,11 +2,11 @@
 
 use std::{error::Error, fmt::Display};
 
-pub use dmtrace_core::wording::{count, of_number, times};
+pub(crate) use dmtrace_core::wording::{count, of_number, times};
 
 /// An error as a person reads it: without the number that the standard library puts behind the
 /// text of the system, `Permission denied (os error 13)`.
-pub fn cause(error: &(impl Display + ?Sized)) -> String {
+pub(crate) fn cause(error: &(impl Display + ?Sized)) -> String {
     const NUMBER: &str = " (os error ";
     let mut text = error.to_string();
     while let Some(begin) = text.find(NUMBER) {
@@ -23,12 +23,12 @@ pub fn cause(error: &(impl Display + ?Sized)) -> String {
 
 /// An error with its causes in one line, each said once: many errors print what they come from
 /// themselves, and name the file that their caller names, too.
-pub fn chain(error: &anyhow::Error) -> String {
+pub(crate) fn chain(error: &anyhow::Error) -> String {
     joined(error.chain())
 }
 
 /// As [`chain`], for an error of the library.
-pub fn causes(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn causes(error: &(dyn Error + 'static)) -> String {
     joined(std::iter::successors(Some(error), |&error| error.source()))
 }
 

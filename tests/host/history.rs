@@ -16,7 +16,7 @@ use dmtrace_tests::harness::{Need, Trial, test};
 
 const NEEDS: &[Need] = &[Need::Root];
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("history_on_a_full_disk", NEEDS, full),
         test("history_on_a_read_only_disk", NEEDS, read_only),

@@ -22,7 +22,7 @@ use crate::{become_nobody, ns_in, set_in};
 
 const NEEDS: &[Need] = &[Need::Root, Need::IpcNamespaces];
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("the_same_key_in_two_namespaces", NEEDS, same_key),
         test("a_namespace_pinned_by_a_descriptor", NEEDS, descriptor),

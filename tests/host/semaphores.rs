@@ -14,7 +14,7 @@ use crate::{become_nobody, ns_in, set_in};
 
 const PRIVATE: &[Need] = &[Need::IpcNamespaces];
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         private("states_of_every_step", states),
         private("a_waiter_has_a_name", waiter),

@@ -23,7 +23,7 @@ use crate::{
 /// For what a tracer says soon.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("accounting::all_23_are_attributed", NEEDS, || {
             attributed(23, 1)

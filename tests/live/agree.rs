@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::tracer::{Tracer, dmtrace_json};
 use crate::NEEDS;
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![test(
         "watch_and_list_call_a_set_by_one_word",
         NEEDS,

@@ -23,7 +23,7 @@ const CONTAINED: &[Need] = &[Need::Root, Need::Program("cc"), Need::Program("uns
 const GO: &[Need] = &[Need::Root, Need::Program("go")];
 const CGO: &[Need] = &[Need::Root, Need::Program("cc"), Need::Program("go")];
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("call_site::of_the_actor_is_complete", NEEDS, of_the_actor),
         test(

@@ -23,7 +23,7 @@ use crate::{
 /// A terminal to ask on.
 const TERMINAL: &[Need] = &[Need::Root, Need::Program("script")];
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("clean::only_proven_leaks_go", NEEDS, proven),
         test("clean::nothing_is_proven_without_a_trace", NEEDS, unproven),

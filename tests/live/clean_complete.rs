@@ -15,7 +15,7 @@ use crate::{
     clean_scene::{Cookie, Scene, grow_up, outcome, planned},
 };
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("clean::completes_exactly_what_is_lost", NEEDS, exactly),
         test("clean::completes_nothing_that_moved", NEEDS, moved),

@@ -29,7 +29,7 @@ use libtest_mimic::Trial;
 
 use crate::{NEEDS, clean_scene::Scene};
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("clean::nothing_moves_and_it_goes", NEEDS, undisturbed),
         test("clean::an_operation_at_the_last_instant", NEEDS, operation),

@@ -26,7 +26,7 @@ const COOKIES: usize = 12;
 /// otherwise.
 const MANY: usize = 150;
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("clean::killed_at_any_moment", NEEDS, killed),
         test("clean::killed_in_the_act", NEEDS, killed_in_the_act),

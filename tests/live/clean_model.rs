@@ -50,7 +50,7 @@ const CROWD: u64 = 200;
 /// Sets that are no cookies.
 const FOREIGN: u64 = 10;
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![test("clean::interleavings", NEEDS, || {
         let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
         let seed = number("DMTRACE_RANDOM_SEED").unwrap_or_else(|| fastrand::u64(..));
@@ -94,7 +94,6 @@ struct Item {
     used: Option<BootTime>,
     waits: u32,
     setvals: u32,
-    /// Somebody carries it.
     carried: bool,
     /// Somebody else has removed it.
     removed: bool,

@@ -24,7 +24,7 @@ use crate::{
     tracer::{dmtrace, dmtrace_json},
 };
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("clean::plans_in_files", NEEDS, plan_files),
         test("clean::forged_plans_destroy_nothing", NEEDS, forged),

@@ -23,7 +23,7 @@ const ROUNDS: u32 = 3;
 /// Sets in a round.
 const POPULATION: usize = 40;
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![test("clean::random_worlds_stay_whole", NEEDS, || {
         let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
         let seed = number("DMTRACE_RANDOM_SEED").unwrap_or_else(|| {
@@ -63,7 +63,6 @@ impl Random {
 /// What a set is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Nature {
-    /// Its owner lives.
     Live,
     /// Its owner has ended, and nothing is outstanding: to be removed.
     Leaked,

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::tracer::{Tracer, dmtrace_json};
 
 /// A private IPC namespace with a trace over it, and a directory for files.
-pub struct Scene {
+pub(crate) struct Scene {
     /// Its number, as text.
     pub ns: String,
     /// For plans and audit records.
@@ -25,7 +25,10 @@ pub struct Scene {
 
 impl Scene {
     /// Runs `body` in one.
-    pub fn run(traced: bool, body: impl FnOnce(&mut Self) -> Result<()> + Send) -> Result<()> {
+    pub(crate) fn run(
+        traced: bool,
+        body: impl FnOnce(&mut Self) -> Result<()> + Send,
+    ) -> Result<()> {
         in_private_ns(|| {
             let mut scene = Self {
                 ns: ns_of("thread-self")?.to_string(),
@@ -38,7 +41,7 @@ impl Scene {
     }
 
     /// Plays, and returns what was made.
-    pub fn play(&mut self, args: &[&str], until: &str) -> Result<Cookie> {
+    pub(crate) fn play(&mut self, args: &[&str], until: &str) -> Result<Cookie> {
         let mut running = actor(args)?;
         let line = running.until(until)?;
         if !args.contains(&"hold") && !args.contains(&"--hold") {
@@ -49,18 +52,18 @@ impl Scene {
     }
 
     /// A cookie whose owner has ended at this step.
-    pub fn leak(&mut self, step: &str) -> Result<Cookie> {
+    pub(crate) fn leak(&mut self, step: &str) -> Result<Cookie> {
         let args = ["cycle", "--stop-at", step, "--how", "kill"];
         self.play(&args, "created")
     }
 
     /// Path of a file in the directory.
-    pub fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
 
     /// Arguments for this namespace only, with an audit record of its own.
-    pub fn args<'a>(&'a self, audit: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    pub(crate) fn args<'a>(&'a self, audit: &'a str, more: &[&'a str]) -> Vec<&'a str> {
         let mut args = vec!["clean", "--audit", audit];
         args.extend(more);
         if !(more.contains(&"--plan") && more.contains(&"--apply")) {
@@ -70,19 +73,19 @@ impl Scene {
     }
 
     /// Runs `clean --json` here.
-    pub fn clean(&self, more: &[&str]) -> Result<(Value, i32)> {
+    pub(crate) fn clean(&self, more: &[&str]) -> Result<(Value, i32)> {
         let audit = self.path("audit");
         dmtrace_json(&self.args(&audit, more))
     }
 
     /// Lines of the audit record.
-    pub fn audit(&self) -> Result<Vec<Value>> {
+    pub(crate) fn audit(&self) -> Result<Vec<Value>> {
         audit_lines(&fs::read_to_string(self.path("audit"))?)
     }
 }
 
 /// The readable lines; only the last may be torn.
-pub fn audit_lines(text: &str) -> Result<Vec<Value>> {
+pub(crate) fn audit_lines(text: &str) -> Result<Vec<Value>> {
     let mut lines = Vec::new();
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     for line in whole.lines() {
@@ -91,18 +94,15 @@ pub fn audit_lines(text: &str) -> Result<Vec<Value>> {
     Ok(lines)
 }
 
-/// A set.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Cookie {
-    /// Its key.
+pub(crate) struct Cookie {
     pub key: u32,
-    /// Its semid.
     pub semid: i32,
 }
 
 impl Cookie {
     /// The set of a line of an actor.
-    pub fn of(line: &Line) -> Result<Self> {
+    pub(crate) fn of(line: &Line) -> Result<Self> {
         Ok(Self {
             key: line.key()?,
             semid: line.semid()?,
@@ -110,23 +110,23 @@ impl Cookie {
     }
 
     /// Whether it is there.
-    pub fn exists(self) -> bool {
+    pub(crate) fn exists(self) -> bool {
         sysv::key(self.semid).is_ok_and(|key| key == self.key)
     }
 
     /// Its key, as arguments and output write it.
-    pub fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         format!("{:#010x}", self.key)
     }
 }
 
 /// Long enough to be no longer too young to tell.
-pub fn grow_up() {
+pub(crate) fn grow_up() {
     thread::sleep(Duration::from_millis(1500));
 }
 
 /// semids that a plan removes.
-pub fn planned(plan: &Value) -> BTreeSet<i64> {
+pub(crate) fn planned(plan: &Value) -> BTreeSet<i64> {
     let entries = plan["plan"]["entries"].as_array();
     entries
         .into_iter()
@@ -137,7 +137,7 @@ pub fn planned(plan: &Value) -> BTreeSet<i64> {
 }
 
 /// Outcome of one set.
-pub fn outcome(result: &Value, cookie: Cookie) -> Option<&str> {
+pub(crate) fn outcome(result: &Value, cookie: Cookie) -> Option<&str> {
     result["cookies"]
         .as_array()?
         .iter()

@@ -20,7 +20,7 @@ use crate::NEEDS;
 /// For what happens soon.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("demo::prints_what_the_readme_prints", NEEDS, readme),
         test("demo::leaves_nothing_however_it_ends", NEEDS, || {

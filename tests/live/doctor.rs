@@ -17,7 +17,7 @@ use crate::{
     unmounted::UNMOUNT,
 };
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("doctor::a_machine_that_works", NEEDS, works),
         test("doctor::not_root", NEEDS, nobody),

@@ -11,7 +11,7 @@ use crate::{
     tracer::{Tracer, dmtrace, dmtrace_json},
 };
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("endings::a_closed_pipe_is_no_error", NEEDS, closed_pipe),
         test("endings::sigterm_ends_like_ctrl_c", NEEDS, sigterm),

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{NEEDS, tracer::dmtrace};
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("exec::a_clean_command_keeps_its_exit_code", NEEDS, clean),
         test("exec::a_killed_command_is_named", NEEDS, killed),

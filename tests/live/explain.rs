@@ -17,7 +17,7 @@ use crate::{
     tracer::{Tracer, dmtrace, dmtrace_at, dmtrace_json},
 };
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("explain::a_leak_and_its_culprit", NEEDS, leak),
         test("explain::the_worst_is_a_waiter", NEEDS, worst),

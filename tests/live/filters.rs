@@ -11,7 +11,7 @@ use crate::{
     tracer::{dmtrace, dmtrace_json},
 };
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("filters::a_typo_is_no_empty_answer", NEEDS, typo),
         test("filters::one_number_in_two_namespaces", NEEDS, two),

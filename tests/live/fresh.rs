@@ -29,7 +29,7 @@ const TESTS: [&str; 7] = [
 /// What systemd mounts on most machines.
 const KERNEL_FILESYSTEMS: [&str; 4] = ["tracefs", "debugfs", "securityfs", "bpf"];
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     let trial = |name| test(&format!("fresh::{name}"), NEEDS, move || again(name));
     TESTS.into_iter().map(trial).collect()
 }

@@ -5,12 +5,12 @@ use std::{ffi::CString, os::unix::ffi::OsStrExt, path::PathBuf};
 use anyhow::{Context, Result, ensure};
 
 /// Mounted as long as it lives; what is pinned there ends with it.
-pub struct BpfFs {
+pub(crate) struct BpfFs {
     mount: tempfile::TempDir,
 }
 
 impl BpfFs {
-    pub fn mount() -> Result<Self> {
+    pub(crate) fn mount() -> Result<Self> {
         let mount = tempfile::Builder::new()
             .prefix("dmtrace-bpf")
             .tempdir_in("/run")?;
@@ -34,16 +34,16 @@ impl BpfFs {
     }
 
     /// For `--pins`.
-    pub fn pins(&self) -> String {
+    pub(crate) fn pins(&self) -> String {
         self.dir().display().to_string()
     }
 
-    pub fn dir(&self) -> PathBuf {
+    pub(crate) fn dir(&self) -> PathBuf {
         self.mount.path().join("dmtrace")
     }
 
     /// Removes the links, as if this kernel could not pin them.
-    pub fn remove_links(&self) -> Result<()> {
+    pub(crate) fn remove_links(&self) -> Result<()> {
         for layout in std::fs::read_dir(self.dir())? {
             for entry in std::fs::read_dir(layout?.path())? {
                 let path = entry?.path();

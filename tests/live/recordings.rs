@@ -14,7 +14,7 @@ use dmtrace_tests::harness::{Trial, actor, actor_bin, dmtrace_bin, in_private_ns
 use super::tracer::{dmtrace, dmtrace_json};
 use crate::NEEDS;
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(
             "a_start_that_fails_leaves_no_file_and_harms_none",

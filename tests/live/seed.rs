@@ -10,7 +10,7 @@ use crate::{
     tracer::{Tracer, dmtrace, dmtrace_json},
 };
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(
             "seed::culprits_are_named_and_victims_are_not_blamed",

@@ -21,7 +21,7 @@ use crate::{
     service::{SOCKET, Service},
 };
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(
             "serve::a_leak_is_told_and_stands_until_it_is_gone",

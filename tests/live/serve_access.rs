@@ -25,7 +25,7 @@ use crate::{
 const SOMEBODY: u32 = 61_234;
 const GROUP: u32 = 61_235;
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("serve_access::only_root_by_default", NEEDS, only_root),
         test("serve_access::members_of_the_group", NEEDS, group),

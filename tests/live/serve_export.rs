@@ -21,7 +21,7 @@ use crate::{NEEDS, service::Service};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("serve_export::a_scrape_adds_up", NEEDS, scrape),
         test("serve_export::the_textfile_follows", NEEDS, textfile),

@@ -15,7 +15,7 @@ use crate::{NEEDS, pins::BpfFs, service::Service};
 /// How often the service is killed, unless this variable says otherwise.
 const KILLS: (&str, u32) = ("DMTRACE_KILLS", 40);
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(
             "serve_kept::a_leak_while_it_was_down_is_attributed",

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::{NEEDS, pins::BpfFs, service::Service};
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("serve_memory::a_leak_of_the_past_is_told", NEEDS, past),
         test(

@@ -28,7 +28,7 @@ const FORGOTTEN: Duration = Duration::from_secs(3);
 /// KiB of memory of its own, that no file is behind.
 const OWN: u64 = 6 << 10;
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("serve_quiet::no_wake_up_while_nothing_happens", NEEDS, idle),
         test("serve_quiet::it_is_small", NEEDS, small),

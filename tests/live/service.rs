@@ -12,14 +12,13 @@ use anyhow::{Context, Result, bail, ensure};
 use dmtrace_tests::harness::dmtrace_bin;
 use serde_json::Value;
 
-/// Where it listens.
-pub const SOCKET: &str = "/run/dmtrace/serve.sock";
+pub(crate) const SOCKET: &str = "/run/dmtrace/serve.sock";
 
 /// Longest time for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A service in the background. Killed when dropped.
-pub struct Service {
+pub(crate) struct Service {
     child: Child,
     stderr: File,
     said: String,
@@ -28,7 +27,7 @@ pub struct Service {
 impl Service {
     /// Starts it and waits until it traces. `prepare` may set the environment; it gets the file
     /// that will be standard error.
-    pub fn start_with(
+    pub(crate) fn start_with(
         args: &[&str],
         prepare: impl FnOnce(&mut Command, &File) -> Result<()>,
     ) -> Result<Self> {
@@ -40,7 +39,7 @@ impl Service {
     }
 
     /// Starts it, without waiting for anything.
-    pub fn spawn(args: &[&str]) -> Result<Self> {
+    pub(crate) fn spawn(args: &[&str]) -> Result<Self> {
         Self::spawn_with(args, |_, _| Ok(()))
     }
 
@@ -68,16 +67,16 @@ impl Service {
         })
     }
 
-    pub fn start(args: &[&str]) -> Result<Self> {
+    pub(crate) fn start(args: &[&str]) -> Result<Self> {
         Self::start_with(args, |_, _| Ok(()))
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Everything on standard error so far.
-    pub fn said(&mut self) -> Result<&str> {
+    pub(crate) fn said(&mut self) -> Result<&str> {
         // Without moving the position, which belongs to the child as well.
         let length = usize::try_from(self.stderr.metadata()?.len())?;
         let mut bytes = vec![0; length];
@@ -87,7 +86,7 @@ impl Service {
     }
 
     /// Waits for a line with this text, and returns it.
-    pub fn until(&mut self, text: &str) -> Result<String> {
+    pub(crate) fn until(&mut self, text: &str) -> Result<String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let found = self.said()?.lines().find(|line| line.contains(text));
@@ -107,26 +106,24 @@ impl Service {
     }
 
     /// Its answer to `serve --status`.
-    pub fn status(&self) -> Result<Value> {
+    pub(crate) fn status(&self) -> Result<Value> {
         status_as(&mut Command::new(dmtrace_bin()?))
     }
 
     /// SIGTERM, then its exit status and everything that it said.
-    pub fn stop(mut self) -> Result<(ExitStatus, String)> {
+    pub(crate) fn stop(mut self) -> Result<(ExitStatus, String)> {
         self.signal(libc::SIGTERM)?;
         let status = self.child.wait()?;
         Ok((status, self.said()?.to_owned()))
     }
 
-    /// SIGKILL.
-    pub fn kill(mut self) -> Result<()> {
+    pub(crate) fn kill(mut self) -> Result<()> {
         self.signal(libc::SIGKILL)?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// Sends a signal.
-    pub fn signal(&self, signal: i32) -> Result<()> {
+    pub(crate) fn signal(&self, signal: i32) -> Result<()> {
         let pid = i32::try_from(self.child.id())?;
         // SAFETY: two numbers; the child is not reaped yet, so the number is its.
         let sent = unsafe { libc::kill(pid, signal) };
@@ -136,7 +133,7 @@ impl Service {
 }
 
 /// `dmtrace serve --status --json` by this command.
-pub fn status_as(command: &mut Command) -> Result<Value> {
+pub(crate) fn status_as(command: &mut Command) -> Result<Value> {
     let output = command.args(["serve", "--status", "--json"]).output()?;
     let error = String::from_utf8_lossy(&output.stderr);
     serde_json::from_slice(&output.stdout).with_context(|| error.trim().to_owned())

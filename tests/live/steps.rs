@@ -13,7 +13,7 @@ const CYCLES: usize = 25;
 const PROGRAMS: usize = 4;
 const EVENTS: usize = 3;
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![test(
         "steps::watch_shows_what_was_done_and_in_its_order",
         NEEDS,

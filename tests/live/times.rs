@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::NEEDS;
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("tz_is_honoured_in_all_its_forms", NEEDS, zones),
         test(

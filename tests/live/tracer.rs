@@ -14,25 +14,23 @@ use dmtrace_tests::harness::dmtrace_bin;
 use serde_json::Value;
 
 /// A tracer in the background. Killed when dropped.
-pub struct Tracer {
+pub(crate) struct Tracer {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<Value>,
 }
 
 /// Everything a tracer has said.
-pub struct Said {
+pub(crate) struct Said {
     /// All objects, in order.
     pub objects: Vec<Value>,
-    /// The summary.
     pub summary: Value,
-    /// Exit code.
     pub code: i32,
 }
 
 impl Tracer {
     /// Starts `dmtrace watch --json` and waits until it is attached.
-    pub fn start(args: &[&str]) -> Result<Self> {
+    pub(crate) fn start(args: &[&str]) -> Result<Self> {
         let mut child = Command::new(dmtrace_bin()?)
             .args(["watch", "--json"])
             .args(args)
@@ -60,13 +58,16 @@ impl Tracer {
         Ok(tracer)
     }
 
-    /// Its process number.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Reads until an object of this kind comes.
-    pub fn until(&mut self, wanted: impl Fn(&Value) -> bool, patience: Duration) -> Result<Value> {
+    pub(crate) fn until(
+        &mut self,
+        wanted: impl Fn(&Value) -> bool,
+        patience: Duration,
+    ) -> Result<Value> {
         let deadline = Instant::now() + patience;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -83,12 +84,11 @@ impl Tracer {
     }
 
     /// What it has said so far.
-    pub fn seen(&self) -> impl Iterator<Item = &Value> {
+    pub(crate) fn seen(&self) -> impl Iterator<Item = &Value> {
         self.seen.iter()
     }
 
-    /// Sends a signal.
-    pub fn signal(&self, signal: i32) -> Result<()> {
+    pub(crate) fn signal(&self, signal: i32) -> Result<()> {
         let pid = i32::try_from(self.child.id())?;
         // SAFETY: two numbers; the child is not reaped yet, so the number is its.
         let sent = unsafe { libc::kill(pid, signal) };
@@ -97,7 +97,7 @@ impl Tracer {
     }
 
     /// Ctrl-C, then everything to the end.
-    pub fn stop(mut self) -> Result<Said> {
+    pub(crate) fn stop(mut self) -> Result<Said> {
         self.signal(libc::SIGINT)?;
         self.end()
     }
@@ -136,14 +136,14 @@ impl Drop for Tracer {
 
 impl Said {
     /// Changes of one kind in one namespace.
-    pub fn changes<'a>(&'a self, kind: &'a str, ns: u32) -> impl Iterator<Item = &'a Value> {
+    pub(crate) fn changes<'a>(&'a self, kind: &'a str, ns: u32) -> impl Iterator<Item = &'a Value> {
         self.objects.iter().filter(move |object| {
             object["type"] == "change" && object["change"] == kind && object["sem"]["ns"] == ns
         })
     }
 
     /// Command lines of processes, by number. A process is introduced once.
-    pub fn command_lines(&self) -> BTreeMap<u64, String> {
+    pub(crate) fn command_lines(&self) -> BTreeMap<u64, String> {
         self.objects
             .iter()
             .filter_map(|object| {
@@ -159,14 +159,14 @@ impl Said {
     }
 
     /// A number of the accounting.
-    pub fn account(&self, name: &str) -> Result<u64> {
+    pub(crate) fn account(&self, name: &str) -> Result<u64> {
         self.summary["accounting"][name]
             .as_u64()
             .with_context(|| format!("no {name} in {}", self.summary))
     }
 
     /// The identities that must hold whatever happens to the consumer.
-    pub fn check_identities(&self) -> Result<()> {
+    pub(crate) fn check_identities(&self) -> Result<()> {
         let (seen, submitted, dropped, received) = (
             self.account("seen")?,
             self.account("submitted")?,
@@ -188,12 +188,12 @@ impl Said {
 }
 
 /// Runs `dmtrace` to its end.
-pub fn dmtrace(args: &[&str]) -> Result<Output> {
+pub(crate) fn dmtrace(args: &[&str]) -> Result<Output> {
     dmtrace_at(None, args)
 }
 
 /// As [`dmtrace`], on so many columns; `None` for those of a pipe, which have no limit.
-pub fn dmtrace_at(columns: Option<usize>, args: &[&str]) -> Result<Output> {
+pub(crate) fn dmtrace_at(columns: Option<usize>, args: &[&str]) -> Result<Output> {
     let mut command = Command::new(dmtrace_bin()?);
     match columns {
         Some(columns) => command.env("COLUMNS", columns.to_string()),
@@ -207,7 +207,7 @@ pub fn dmtrace_at(columns: Option<usize>, args: &[&str]) -> Result<Output> {
 }
 
 /// Runs `dmtrace` with `--json` and reads its one object.
-pub fn dmtrace_json(args: &[&str]) -> Result<(Value, i32)> {
+pub(crate) fn dmtrace_json(args: &[&str]) -> Result<(Value, i32)> {
     let output = Command::new(dmtrace_bin()?)
         .arg("--json")
         .args(args)

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::NEEDS;
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("unmounted::watch_needs_no_mount", NEEDS, watch),
         test("unmounted::exec_needs_no_mount", NEEDS, exec),
@@ -25,7 +25,7 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// For a shell in a mount namespace of its own.
-pub const UNMOUNT: &str = "\
+pub(crate) const UNMOUNT: &str = "\
     types='tracefs|debugfs|securityfs|bpf'\n\
     for point in $(grep -E -- \" - ($types) \" /proc/self/mountinfo | cut -d' ' -f5 | tac); do\n\
         umount -l \"$point\"\n\

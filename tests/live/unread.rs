@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::NEEDS;
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("incomplete_in_a_pid_namespace", NEEDS, || {
             everywhere(&["unshare", "-p", "-f", "--mount-proc"])

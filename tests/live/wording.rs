@@ -16,7 +16,7 @@ use crate::{
     tracer::{Tracer, dmtrace, dmtrace_at},
 };
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("wording::numbers_agree", NEEDS, numbers),
         test("wording::nothing_is_said_twice", NEEDS, errors),

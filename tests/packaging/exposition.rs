@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result, bail, ensure};
 
 /// Labels of each sample, by its name.
-pub struct Exposition(BTreeMap<String, Vec<BTreeMap<String, String>>>);
+pub(crate) struct Exposition(BTreeMap<String, Vec<BTreeMap<String, String>>>);
 
 impl Exposition {
     /// The text that the program's own tests compare with what it writes.
-    pub fn golden() -> Result<Self> {
+    pub(crate) fn golden() -> Result<Self> {
         let mut samples = BTreeMap::<_, Vec<_>>::new();
         for line in crate::text("dmtrace/src/metrics/golden.prom")?.lines() {
             if line.starts_with('#') {
@@ -28,7 +28,7 @@ impl Exposition {
     }
 
     /// Names of the metrics, a histogram's as one.
-    pub fn names(&self) -> BTreeSet<String> {
+    pub(crate) fn names(&self) -> BTreeSet<String> {
         let names = self.0.keys().map(|name| {
             let family = ["_bucket", "_sum", "_count"]
                 .iter()
@@ -39,7 +39,7 @@ impl Exposition {
     }
 
     /// Whether each metric of a query exists, with the labels and values that it selects.
-    pub fn check(&self, query: &str) -> Result<()> {
+    pub(crate) fn check(&self, query: &str) -> Result<()> {
         let mut rest = query;
         let mut found = 0;
         while let Some(start) = rest.find("dmtrace_") {
@@ -99,7 +99,7 @@ fn check_matcher(matcher: &str, samples: &[BTreeMap<String, String>]) -> Result<
     Ok(())
 }
 
-pub fn refuses_what_does_not_exist() -> Result<()> {
+pub(crate) fn refuses_what_does_not_exist() -> Result<()> {
     let exposition = Exposition::golden()?;
     exposition.check("sum(dmtrace_cookies{state=\"stuck\"}) / dmtrace_semaphore_sets")?;
     for query in [

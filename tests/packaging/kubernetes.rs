@@ -11,7 +11,7 @@ use crate::{known_options, text, unit, yaml};
 
 const MANIFEST: &str = "packaging/kubernetes.yaml";
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test("kubernetes::no_more_rights_than_the_unit_has", &[], rights),
         test("kubernetes::volumes_and_ports_fit", &[], fits),

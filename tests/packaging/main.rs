@@ -26,7 +26,6 @@ fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
 }
 
-/// Its text.
 fn text(name: &str) -> Result<String> {
     std::fs::read_to_string(path(name)).with_context(|| name.to_owned())
 }

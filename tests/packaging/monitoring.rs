@@ -22,7 +22,7 @@ const RULE_TESTS: &str = "packaging/prometheus/dmtrace.rules.test.yml";
 const DASHBOARD: &str = "packaging/prometheus/grafana-dashboard.json";
 const PROMTOOL: &[Need] = &[Need::Program("promtool")];
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     vec![
         test(
             "monitoring::the_check_of_queries_is_one",

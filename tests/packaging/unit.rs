@@ -10,7 +10,7 @@ use crate::{known_options, text};
 
 const UNIT: &str = "packaging/dmtrace.service";
 
-pub fn tests() -> Vec<Trial> {
+pub(crate) fn tests() -> Vec<Trial> {
     const SYSTEMD: &[Need] = &[Need::Program("systemd-analyze")];
     vec![
         test("unit::systemd_understands_all_of_it", SYSTEMD, verify),
@@ -20,7 +20,7 @@ pub fn tests() -> Vec<Trial> {
 }
 
 /// Values of a setting, from all its lines.
-pub fn setting(name: &str) -> Result<BTreeSet<String>> {
+pub(crate) fn setting(name: &str) -> Result<BTreeSet<String>> {
     let unit = text(UNIT)?;
     let lines = unit.lines().filter_map(|line| line.split_once('='));
     let values = lines

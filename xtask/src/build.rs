@@ -8,7 +8,7 @@ use crate::{host, setup};
 
 /// `cargo xtask build`
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Optimised: the default
     #[arg(long, conflicts_with = "debug")]
     release: bool,
@@ -19,7 +19,7 @@ pub struct Args {
 
 /// How to build.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Profile {
+pub(crate) enum Profile {
     /// Optimised.
     Release,
     /// As it is packaged: small, takes minutes to link.
@@ -30,12 +30,12 @@ pub enum Profile {
 
 impl Profile {
     /// From the option `--debug`.
-    pub fn debug(asked: bool) -> Self {
+    pub(crate) fn debug(asked: bool) -> Self {
         if asked { Self::Debug } else { Self::Release }
     }
 
     /// Its folder in cargo's target directory.
-    pub fn directory(self) -> &'static str {
+    pub(crate) fn directory(self) -> &'static str {
         match self {
             Self::Release => "release",
             Self::Dist => "dist",
@@ -44,7 +44,7 @@ impl Profile {
     }
 
     /// What cargo is told.
-    pub fn option(self) -> &'static str {
+    pub(crate) fn option(self) -> &'static str {
         match self {
             Self::Release => "--profile=release",
             Self::Dist => "--profile=dist",
@@ -57,7 +57,7 @@ impl Profile {
 ///
 /// # Errors
 /// Something to build with is missing, or the build fails.
-pub fn main(args: &Args) -> Result<()> {
+pub(crate) fn main(args: &Args) -> Result<()> {
     setup::ensure()?;
     let path = binary(
         "dmtrace",
@@ -72,7 +72,7 @@ pub fn main(args: &Args) -> Result<()> {
 ///
 /// # Errors
 /// The build fails.
-pub fn binary(package: &str, name: &str, profile: Profile) -> Result<PathBuf> {
+pub(crate) fn binary(package: &str, name: &str, profile: Profile) -> Result<PathBuf> {
     one(package, "--bin", name, profile)
 }
 
@@ -80,12 +80,12 @@ pub fn binary(package: &str, name: &str, profile: Profile) -> Result<PathBuf> {
 ///
 /// # Errors
 /// The build fails.
-pub fn packaged(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
+pub(crate) fn packaged(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
     one(package, kind, name, Profile::Dist)
 }
 
 /// Where cargo puts what was asked for by this option, below the folder of the profile.
-pub fn folder(kind: &str) -> &'static str {
+pub(crate) fn folder(kind: &str) -> &'static str {
     if kind == "--example" { "examples" } else { "" }
 }
 

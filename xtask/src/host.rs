@@ -11,35 +11,35 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 /// The root of the workspace.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     let manifest = env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
     manifest.parent().map_or(manifest.clone(), Path::to_owned)
 }
 
 /// Where cargo builds: two levels above this program, however that was configured.
-pub fn target_dir() -> Result<PathBuf> {
+pub(crate) fn target_dir() -> Result<PathBuf> {
     let exe = env::current_exe().context("the path of xtask: unreadable")?;
     let dir = exe.ancestors().nth(2);
     Ok(dir.context("xtask: not in a target directory")?.to_owned())
 }
 
 /// cargo, in the root of the workspace.
-pub fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).stdin(Stdio::null());
     command
 }
 
 /// Keeps cargo silent unless somebody watches: what it says is not what the task was asked for.
-pub fn quiet(command: &mut Command) {
+pub(crate) fn quiet(command: &mut Command) {
     if !std::io::stderr().is_terminal() {
         command.arg("--quiet");
     }
 }
 
 /// Runs a command that reports its own errors on stderr.
-pub fn check(command: &mut Command, what: &str) -> Result<()> {
+pub(crate) fn check(command: &mut Command, what: &str) -> Result<()> {
     let status = command
         .status()
         .with_context(|| format!("{what}: cannot run {}", command.get_program().display()))?;
@@ -50,7 +50,7 @@ pub fn check(command: &mut Command, what: &str) -> Result<()> {
 }
 
 /// What a command prints, if it succeeds.
-pub fn output(program: &str, args: &[&str]) -> Option<String> {
+pub(crate) fn output(program: &str, args: &[&str]) -> Option<String> {
     let mut command = Command::new(program);
     command.args(args).current_dir(root()).stdin(Stdio::null());
     let output = command.output().ok()?;
@@ -59,12 +59,12 @@ pub fn output(program: &str, args: &[&str]) -> Option<String> {
 }
 
 /// Whether `PATH` has a program.
-pub fn has(program: &str) -> bool {
+pub(crate) fn has(program: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
 /// Whether this process is root.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }

@@ -9,15 +9,15 @@ use std::{
 };
 
 /// The version that the kernel side is linked with.
-pub const VERSION: &str = "0.13.0";
+pub(crate) const VERSION: &str = "0.13.0";
 /// With it, cargo is told to use another one.
-pub const VARIABLE: &str = "CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER";
+pub(crate) const VARIABLE: &str = "CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER";
 
 /// Where tools are that are our own: below cargo's home, which is kept between builds.
 ///
 /// # Errors
 /// Nobody knows where that is.
-pub fn tools() -> Result<PathBuf, String> {
+pub(crate) fn tools() -> Result<PathBuf, String> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
     let home = home.ok_or("cargo: no home directory; set CARGO_HOME")?;
@@ -25,7 +25,7 @@ pub fn tools() -> Result<PathBuf, String> {
 }
 
 /// The place of a bpf-linker that uses the LLVM of one Rust toolchain.
-pub struct Place {
+pub(crate) struct Place {
     /// The library that rustc itself uses.
     pub llvm: PathBuf,
     /// Its name, which tells the versions of LLVM and of Rust.
@@ -37,7 +37,7 @@ pub struct Place {
 impl Place {
     /// # Errors
     /// The toolchain has no LLVM of its own, or nobody knows where cargo's home is.
-    pub fn of(sysroot: &Path) -> Result<Self, String> {
+    pub(crate) fn of(sysroot: &Path) -> Result<Self, String> {
         let dir = sysroot.join("lib");
         let entries = fs::read_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         let mut names: Vec<_> = entries
@@ -61,13 +61,12 @@ impl Place {
         })
     }
 
-    /// The program.
-    pub fn program(&self) -> PathBuf {
+    pub(crate) fn program(&self) -> PathBuf {
         self.root.join("bin/bpf-linker")
     }
 
     /// Whether it is there, of this version, linked to this LLVM, and runs.
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         let program = self.program();
         let Ok(bytes) = fs::read(&program) else {
             return false;

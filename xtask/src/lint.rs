@@ -39,7 +39,7 @@ const CHECKS: [(&str, Check); 15] = [
 ///
 /// # Errors
 /// The machine cannot be set up.
-pub fn main() -> Result<ExitCode> {
+pub(crate) fn main() -> Result<ExitCode> {
     setup::ensure()?;
     let tally = all();
     println!("\n{tally}");
@@ -51,7 +51,7 @@ pub fn main() -> Result<ExitCode> {
 }
 
 /// Runs all checks, each counted as a test.
-pub fn all() -> Tally {
+pub(crate) fn all() -> Tally {
     println!("\n== lint");
     let start = Instant::now();
     let mut tally = Tally::default();

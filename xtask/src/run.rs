@@ -19,7 +19,7 @@ const PRIVILEGED: [&str; 7] = ["watch", "exec", "record", "clean", "serve", "top
 
 /// `cargo xtask run`
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Run the debug build
     #[arg(long)]
     debug: bool,
@@ -32,7 +32,7 @@ pub struct Args {
 ///
 /// # Errors
 /// The build fails, or the program cannot be started.
-pub fn main(args: &Args) -> Result<ExitCode> {
+pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     setup::ensure()?;
     let program = build::binary("dmtrace", "dmtrace", Profile::debug(args.debug))?;
     let mut command = if host::is_root() {

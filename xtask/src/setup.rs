@@ -41,7 +41,7 @@ const FOREIGN: [&str; 4] = [
 ///
 /// # Errors
 /// Something is missing and cannot be installed.
-pub fn ensure() -> Result<()> {
+pub(crate) fn ensure() -> Result<()> {
     c_linker()?;
     components()?;
     bpf_linker()
@@ -104,7 +104,7 @@ fn components() -> Result<()> {
 ///
 /// # Errors
 /// It does not run.
-pub fn sysroot() -> Result<PathBuf> {
+pub(crate) fn sysroot() -> Result<PathBuf> {
     let path = host::output("rustc", &["--print", "sysroot"]);
     path.map(PathBuf::from).with_context(|| {
         let toolchain = toolchain().unwrap_or_default();
@@ -180,7 +180,7 @@ fn lay_llvm(place: &linker::Place) -> Result<()> {
 ///
 /// # Errors
 /// It cannot be installed.
-pub fn cargo_deny() -> Result<PathBuf> {
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
     CARGO_DENY.ensure()
 }
 
@@ -188,7 +188,7 @@ pub fn cargo_deny() -> Result<PathBuf> {
 ///
 /// # Errors
 /// It cannot be installed.
-pub fn cargo_machete() -> Result<PathBuf> {
+pub(crate) fn cargo_machete() -> Result<PathBuf> {
     CARGO_MACHETE.ensure()
 }
 

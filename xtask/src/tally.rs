@@ -4,7 +4,7 @@ use std::{fmt, ops::AddAssign};
 
 /// How many checks ended how.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// They did what they should.
     pub passed: u64,
     /// They did not.
@@ -14,27 +14,25 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// One that passed.
-    pub const PASSED: Self = Self {
+    pub(crate) const PASSED: Self = Self {
         passed: 1,
         failed: 0,
         skipped: 0,
     };
-    /// One that failed.
-    pub const FAILED: Self = Self {
+    pub(crate) const FAILED: Self = Self {
         passed: 0,
         failed: 1,
         skipped: 0,
     };
     /// One that could not run.
-    pub const SKIPPED: Self = Self {
+    pub(crate) const SKIPPED: Self = Self {
         passed: 0,
         failed: 0,
         skipped: 1,
     };
 
     /// The closing line of a test runner: libtest and libtest-mimic write it alike.
-    pub fn of_line(line: &str) -> Option<Self> {
+    pub(crate) fn of_line(line: &str) -> Option<Self> {
         let rest = line.strip_prefix("test result: ")?;
         let (_, counts) = rest.split_once(". ")?;
         let mut tally = Self::default();

@@ -43,7 +43,7 @@ const ORDER: [&str; 4] = ["harness", "host", "cli", "replay"];
 
 /// `cargo xtask test`
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// One tier: lint, unit, a test target of tests/ such as host or live, or vm, which has the
     /// tiers storm and service with it
     #[arg(long, default_value = "all")]
@@ -57,7 +57,7 @@ pub struct Args {
 ///
 /// # Errors
 /// No test could be started.
-pub fn main(args: &Args) -> Result<ExitCode> {
+pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let targets = targets()?;
     let wanted = |tier: &str| args.tier == "all" || args.tier == tier;
     let black_box: Vec<_> = targets.iter().filter(|name| wanted(name)).collect();

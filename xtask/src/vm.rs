@@ -21,7 +21,7 @@ use crate::{
 /// Exit codes: the command's own; 120 the lab failed; 121 the kernel's log has a splat; 124 the
 /// command ran out of time. With several kernels: that of the first that failed.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Kernel to boot: 5.10, 6.1, 6.12, 7.2, newest or all; repeatable. If not given: 6.1, with
     /// --prepare all
     #[arg(long = "kernel", value_name = "KERNEL", value_delimiter = ',')]
@@ -88,7 +88,7 @@ impl CacheArgs {
 }
 
 /// Carries out the command line and ends the process with its exit code.
-pub fn main(args: &Args) -> ! {
+pub(crate) fn main(args: &Args) -> ! {
     let code = run_task(args).unwrap_or_else(|error| {
         say(&format!("{error:#}"));
         LAB_FAILED

@@ -133,14 +133,14 @@ pub enum What {
     },
     /// A set was removed.
     Destroyed {
-        /// The set.
+        /// Namespace and semid.
         sem: SemId,
-        /// Its key.
+        /// System V key.
         key: Key,
     },
     /// A process that made a semaphore or touched a cookie has ended.
     Exit {
-        /// How.
+        /// How the process ended.
         status: ExitStatus,
     },
     /// A key with the cookie magic was looked up in vain.

@@ -194,7 +194,6 @@ const PROCESSES: usize = 65_536;
 /// Names in the tallies of processes that are gone.
 const PROGRAMS: usize = 4096;
 
-/// All processes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Processes {
     map: BTreeMap<ImageId, Box<Process>>,

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Differences that are listed one by one; the counts are always exact.
-pub const DRIFTS: usize = 256;
+pub(super) const DRIFTS: usize = 256;
 
 /// Result of comparing the books with a snapshot.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -71,7 +71,6 @@ pub enum Avoid {
     KillWaiter,
 }
 
-/// The table.
 pub(super) const fn advice(class: Class) -> Advice {
     use {Avoid as A, Remedy as R};
     let (remedy, avoid): (&'static [Remedy], &'static [Avoid]) = match class {

@@ -114,7 +114,7 @@ pub enum How {
     TransactionAbandoned,
     /// Older than the tracer; its fields show this signature.
     Signature {
-        /// This one.
+        /// Fields of the set that were compared.
         fields: Signature,
     },
 }
@@ -210,12 +210,12 @@ pub enum MissingStep {
     Increment,
     /// udev's decrements (`dmsetup udevcomplete`).
     Completion {
-        /// How many.
+        /// Number of decrements.
         count: u32,
     },
     /// The owner's own decrements: the ioctl failed or sent no uevent.
     SelfCompletion {
-        /// How many.
+        /// Number of decrements.
         count: u32,
     },
     /// The wait (`dm_udev_wait`).

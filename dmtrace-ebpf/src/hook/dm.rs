@@ -11,35 +11,35 @@ use crate::dm::{By, begins, ended, uevent};
 
 /// `dev_suspend` is entered: suspend and resume.
 #[fentry]
-pub fn dm_suspend_e(ctx: FEntryContext) -> i32 {
+pub(crate) fn dm_suspend_e(ctx: FEntryContext) -> i32 {
     begins(DM_SUSPEND, ctx.arg(1), By::Trampoline);
     0
 }
 
 /// `dev_remove` is entered.
 #[fentry]
-pub fn dm_remove_e(ctx: FEntryContext) -> i32 {
+pub(crate) fn dm_remove_e(ctx: FEntryContext) -> i32 {
     begins(DM_REMOVE, ctx.arg(1), By::Trampoline);
     0
 }
 
 /// `dev_rename` is entered.
 #[fentry]
-pub fn dm_rename_e(ctx: FEntryContext) -> i32 {
+pub(crate) fn dm_rename_e(ctx: FEntryContext) -> i32 {
     begins(DM_RENAME, ctx.arg(1), By::Trampoline);
     0
 }
 
 /// One of these returns.
 #[fexit]
-pub fn dm_x(ctx: FExitContext) -> i32 {
+pub(crate) fn dm_x(ctx: FExitContext) -> i32 {
     ended(ctx.arg::<i32>(3));
     0
 }
 
 /// See [`dm_x`]: runs after it, and finds something to do only if that was skipped.
 #[fexit]
-pub fn dm_y(ctx: FExitContext) -> i32 {
+pub(crate) fn dm_y(ctx: FExitContext) -> i32 {
     ended(ctx.arg::<i32>(3));
     0
 }
@@ -47,7 +47,7 @@ pub fn dm_y(ctx: FExitContext) -> i32 {
 /// `int dm_kobject_uevent(struct mapped_device *md, enum kobject_action action,
 /// unsigned cookie, ...)` is entered. A fourth argument came in 6.3 and in stable kernels.
 #[fentry]
-pub fn dm_uevent_e(ctx: FEntryContext) -> i32 {
+pub(crate) fn dm_uevent_e(ctx: FEntryContext) -> i32 {
     uevent(
         ctx.arg(0),
         ctx.arg::<u32>(1),
@@ -59,21 +59,21 @@ pub fn dm_uevent_e(ctx: FEntryContext) -> i32 {
 
 /// See [`dm_suspend_e`].
 #[kprobe]
-pub fn dm_suspend_ke(ctx: ProbeContext) -> u32 {
+pub(crate) fn dm_suspend_ke(ctx: ProbeContext) -> u32 {
     begins(DM_SUSPEND, ctx.arg(1).unwrap_or(0), By::Kprobe);
     0
 }
 
 /// See [`dm_remove_e`].
 #[kprobe]
-pub fn dm_remove_ke(ctx: ProbeContext) -> u32 {
+pub(crate) fn dm_remove_ke(ctx: ProbeContext) -> u32 {
     begins(DM_REMOVE, ctx.arg(1).unwrap_or(0), By::Kprobe);
     0
 }
 
 /// See [`dm_rename_e`].
 #[kprobe]
-pub fn dm_rename_ke(ctx: ProbeContext) -> u32 {
+pub(crate) fn dm_rename_ke(ctx: ProbeContext) -> u32 {
     begins(DM_RENAME, ctx.arg(1).unwrap_or(0), By::Kprobe);
     0
 }
@@ -81,14 +81,14 @@ pub fn dm_rename_ke(ctx: ProbeContext) -> u32 {
 /// See [`dm_x`]. These functions can sleep: with more of them in flight than the kernel has
 /// instances (one for each CPU at least), returns are lost; `DM_ENTERED` tells how many.
 #[kretprobe]
-pub fn dm_kx(ctx: RetProbeContext) -> u32 {
+pub(crate) fn dm_kx(ctx: RetProbeContext) -> u32 {
     ended(ctx.ret::<i32>());
     0
 }
 
 /// See [`dm_uevent_e`].
 #[kprobe]
-pub fn dm_uevent_ke(ctx: ProbeContext) -> u32 {
+pub(crate) fn dm_uevent_ke(ctx: ProbeContext) -> u32 {
     uevent(
         ctx.arg(0).unwrap_or(0),
         ctx.arg::<u32>(1).unwrap_or(0),

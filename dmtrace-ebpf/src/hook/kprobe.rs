@@ -38,7 +38,7 @@ fn argument(ctx: &ProbeContext, index: usize) -> u64 {
 
 /// `newary` is entered.
 #[kprobe]
-pub fn newary_ke(ctx: ProbeContext) -> u32 {
+pub(crate) fn newary_ke(ctx: ProbeContext) -> u32 {
     let params: Addr = argument(&ctx, 1);
     enter(Call {
         ns: u32_at(argument(&ctx, 0), &O_IPCNS_INUM),
@@ -54,7 +54,7 @@ pub fn newary_ke(ctx: ProbeContext) -> u32 {
 
 /// `newary` returns.
 #[kretprobe]
-pub fn newary_kx(ctx: RetProbeContext) -> u32 {
+pub(crate) fn newary_kx(ctx: RetProbeContext) -> u32 {
     let Some(call) = leave() else { return 0 };
     created(&Creation {
         ns: call.ns,
@@ -70,14 +70,14 @@ pub fn newary_kx(ctx: RetProbeContext) -> u32 {
 
 /// `freeary` is entered.
 #[kprobe]
-pub fn freeary_ke(ctx: ProbeContext) -> u32 {
+pub(crate) fn freeary_ke(ctx: ProbeContext) -> u32 {
     freed(argument(&ctx, 0), argument(&ctx, 1));
     0
 }
 
 /// `semctl_setval` is entered.
 #[kprobe]
-pub fn setval_ke(ctx: ProbeContext) -> u32 {
+pub(crate) fn setval_ke(ctx: ProbeContext) -> u32 {
     let semid = argument(&ctx, 1) as i32;
     if maybe_cookie(semid) {
         enter(Call {
@@ -95,7 +95,7 @@ pub fn setval_ke(ctx: ProbeContext) -> u32 {
 
 /// `semctl_setval` returns.
 #[kretprobe]
-pub fn setval_kx(ctx: RetProbeContext) -> u32 {
+pub(crate) fn setval_kx(ctx: RetProbeContext) -> u32 {
     if let Some(call) = leave() {
         value_set(
             call.ns,
@@ -111,7 +111,7 @@ pub fn setval_kx(ctx: RetProbeContext) -> u32 {
 
 /// `__do_semtimedop` is entered (since 5.15).
 #[kprobe]
-pub fn semop_ke(ctx: ProbeContext) -> u32 {
+pub(crate) fn semop_ke(ctx: ProbeContext) -> u32 {
     let semid = argument(&ctx, 0) as i32;
     if maybe_cookie(semid) {
         let ns = u32_at(argument(&ctx, 4), &O_IPCNS_INUM);
@@ -123,7 +123,7 @@ pub fn semop_ke(ctx: ProbeContext) -> u32 {
 
 /// `do_semtimedop` is entered (before 5.15).
 #[kprobe]
-pub fn semop_old_ke(ctx: ProbeContext) -> u32 {
+pub(crate) fn semop_old_ke(ctx: ProbeContext) -> u32 {
     let semid = argument(&ctx, 0) as i32;
     if maybe_cookie(semid) {
         let ns = ipc_ns(current_task()).1;
@@ -136,7 +136,7 @@ pub fn semop_old_ke(ctx: ProbeContext) -> u32 {
 /// `int perform_atomic_semop(struct sem_array *sma, struct sem_queue *q)` is entered: by the
 /// caller of semop, or for a sleeper by the one who wakes it.
 #[kprobe]
-pub fn semop_do_ke(ctx: ProbeContext) -> u32 {
+pub(crate) fn semop_do_ke(ctx: ProbeContext) -> u32 {
     // `sem_perm` is the first field of `struct sem_array`.
     let semid = u32_at(argument(&ctx, 0), &O_PERM_ID) as i32;
     if maybe_cookie(semid) {
@@ -169,7 +169,7 @@ pub fn semop_do_ke(ctx: ProbeContext) -> u32 {
 /// `perform_atomic_semop` returns, with the semaphore locked: 0 done, 1 must sleep, or a negative
 /// errno.
 #[kretprobe]
-pub fn semop_do_kx(ctx: RetProbeContext) -> u32 {
+pub(crate) fn semop_do_kx(ctx: RetProbeContext) -> u32 {
     let Some(call) = leave() else { return 0 };
     let ret = ctx.ret::<i32>();
     if ret > 0 {

@@ -70,7 +70,7 @@ fn made(ctx: &FExitContext) -> Option<Made> {
 
 /// A set is made.
 #[fexit(function = "ipc_addid")]
-pub fn addid_x(ctx: FExitContext) -> i32 {
+pub(crate) fn addid_x(ctx: FExitContext) -> i32 {
     if let Some(made) = made(&ctx) {
         created(&Creation {
             ns: made.ns,
@@ -88,7 +88,7 @@ pub fn addid_x(ctx: FExitContext) -> i32 {
 
 /// The call site of a cookie that is made.
 #[fexit(function = "ipc_addid")]
-pub fn stack_ax(ctx: FExitContext) -> i32 {
+pub(crate) fn stack_ax(ctx: FExitContext) -> i32 {
     if let Some(made) = made(&ctx)
         && has_cookie_magic(made.key)
     {
@@ -100,7 +100,7 @@ pub fn stack_ax(ctx: FExitContext) -> i32 {
 /// `int semctl_setval(struct ipc_namespace *ns, int semid, int semnum, int val)` is entered. A
 /// kprobe, because its programs run with preemption off (kernel/kprobes.c).
 #[kprobe]
-pub fn setval_pe(ctx: ProbeContext) -> u32 {
+pub(crate) fn setval_pe(ctx: ProbeContext) -> u32 {
     let semid = ctx.arg::<i32>(1).unwrap_or(-1);
     let id = bpf_get_current_pid_tgid();
     runs(id);
@@ -124,7 +124,7 @@ pub fn setval_pe(ctx: ProbeContext) -> u32 {
 /// unlocks: told later, a snapshot would know the value before the ledger. `semop` comes here, too;
 /// by then [`atomic_x`] has taken the mark of a SETVAL away, if there was one.
 #[fentry(function = "update_queue")]
-pub fn setval_pu(ctx: FEntryContext) -> i32 {
+pub(crate) fn setval_pu(ctx: FEntryContext) -> i32 {
     if maybe_cookie(u32_at(ctx.arg(0), &O_PERM_ID) as i32) {
         set_ended(0);
     }
@@ -134,7 +134,7 @@ pub fn setval_pu(ctx: FEntryContext) -> i32 {
 /// `semctl_setval` returns: it failed, or [`setval_pe`] was skipped. The kernel skips the programs
 /// of kprobes while it has preempted a task in a system call on a map (`bpf_prog_active`).
 #[fexit(function = "semctl_setval")]
-pub fn setval_px(ctx: FExitContext) -> i32 {
+pub(crate) fn setval_px(ctx: FExitContext) -> i32 {
     let semid = ctx.arg::<i32>(1);
     let id = bpf_get_current_pid_tgid();
     notice(id, Counter::NOTICED_SETVAL);
@@ -152,7 +152,7 @@ pub fn setval_px(ctx: FExitContext) -> i32 {
 /// See [`setval_px`], before or after which it runs. Loses returns while many threads are in the
 /// function, and only then.
 #[kretprobe]
-pub fn setval_pk(ctx: RetProbeContext) -> u32 {
+pub(crate) fn setval_pk(ctx: RetProbeContext) -> u32 {
     set_ended(ctx.ret::<i32>());
     0
 }
@@ -174,7 +174,7 @@ fn set_ended(ret: i32) {
 /// semaphore locked: 0 done, 1 must sleep, or a negative errno. Called once by each `semop`, and
 /// for each sleeper by whoever changes the set.
 #[fexit(function = "perform_atomic_semop")]
-pub fn atomic_x(ctx: FExitContext) -> i32 {
+pub(crate) fn atomic_x(ctx: FExitContext) -> i32 {
     let semid = u32_at(ctx.arg(0), &O_PERM_ID) as i32;
     if maybe_cookie(semid) {
         worked(semid, ctx.arg(1), ctx.arg::<i32>(2));
@@ -231,7 +231,7 @@ fn in_a_list(queue: Addr) -> bool {
 
 /// `__do_semtimedop` returns. What it did it did in `perform_atomic_semop`, unless it failed.
 #[fexit(function = "__do_semtimedop")]
-pub fn semend_a(ctx: FExitContext) -> i32 {
+pub(crate) fn semend_a(ctx: FExitContext) -> i32 {
     let ret = ctx.arg::<i64>(5) as i32;
     if ret < 0 {
         failed(&ctx, ret, true);
@@ -241,7 +241,7 @@ pub fn semend_a(ctx: FExitContext) -> i32 {
 
 /// The second of two, see [`semend_a`].
 #[fexit(function = "__do_semtimedop")]
-pub fn semend_b(ctx: FExitContext) -> i32 {
+pub(crate) fn semend_b(ctx: FExitContext) -> i32 {
     let ret = ctx.arg::<i64>(5) as i32;
     if ret < 0 {
         failed(&ctx, ret, false);
@@ -352,7 +352,7 @@ impl FailedGet {
 
 /// Failed creations, and lookups of cookies that are not there.
 #[fexit(function = "ipcget")]
-pub fn ipcget_a(ctx: FExitContext) -> i32 {
+pub(crate) fn ipcget_a(ctx: FExitContext) -> i32 {
     runs(bpf_get_current_pid_tgid());
     let Some(get) = failed_get(&ctx) else {
         return 0;
@@ -376,7 +376,7 @@ pub fn ipcget_a(ctx: FExitContext) -> i32 {
 
 /// The second of two, see [`ipcget_a`].
 #[fexit(function = "ipcget")]
-pub fn ipcget_b(ctx: FExitContext) -> i32 {
+pub(crate) fn ipcget_b(ctx: FExitContext) -> i32 {
     let id = bpf_get_current_pid_tgid();
     notice(id, Counter::NOTICED_LOOKUP);
     let Some(get) = failed_get(&ctx) else {

@@ -9,28 +9,28 @@ use crate::process::{exited, replaced};
 
 /// `sched_process_exit`, fired by do_exit for each thread.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
-pub fn exit_e(_ctx: RawTracePointContext) -> i32 {
+pub(crate) fn exit_e(_ctx: RawTracePointContext) -> i32 {
     exited();
     0
 }
 
 /// `sched_process_exec`, fired by exec_binprm once the new image is in place.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
-pub fn exec_e(_ctx: RawTracePointContext) -> i32 {
+pub(crate) fn exec_e(_ctx: RawTracePointContext) -> i32 {
     replaced();
     0
 }
 
 /// See [`exit_e`]: for kernels that preempt, where whichever comes second finds nothing to do.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
-pub fn exit_f(_ctx: RawTracePointContext) -> i32 {
+pub(crate) fn exit_f(_ctx: RawTracePointContext) -> i32 {
     exited();
     0
 }
 
 /// See [`exec_e`] and [`exit_f`].
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
-pub fn exec_f(_ctx: RawTracePointContext) -> i32 {
+pub(crate) fn exec_f(_ctx: RawTracePointContext) -> i32 {
     replaced();
     0
 }
@@ -39,14 +39,14 @@ pub fn exec_f(_ctx: RawTracePointContext) -> i32 {
 /// (include/trace/perf.h); raw ones do not any more since 7.0, and then are skipped where another
 /// task has been preempted in them.
 #[tracepoint]
-pub fn exit_t(_ctx: TracePointContext) -> u32 {
+pub(crate) fn exit_t(_ctx: TracePointContext) -> u32 {
     exited();
     0
 }
 
 /// See [`exec_e`] and [`exit_t`].
 #[tracepoint]
-pub fn exec_t(_ctx: TracePointContext) -> u32 {
+pub(crate) fn exec_t(_ctx: TracePointContext) -> u32 {
     replaced();
     0
 }

@@ -17,7 +17,7 @@ use crate::{
 
 /// `int newary(struct ipc_namespace *ns, struct ipc_params *params)` returns.
 #[fexit(function = "newary")]
-pub fn stack_x(ctx: FExitContext) -> i32 {
+pub(crate) fn stack_x(ctx: FExitContext) -> i32 {
     let (ns, params): (Addr, Addr) = (ctx.arg(0), ctx.arg(1));
     let semid = ctx.arg::<i32>(2);
     let key = u32_at(params, &O_PARAMS_KEY);
@@ -30,7 +30,7 @@ pub fn stack_x(ctx: FExitContext) -> i32 {
 /// `newary` returns. Its arguments are gone; those of the system call are still in the caller's
 /// registers.
 #[kretprobe]
-pub fn stack_kx(ctx: RetProbeContext) -> u32 {
+pub(crate) fn stack_kx(ctx: RetProbeContext) -> u32 {
     let semid = ctx.ret::<i32>();
     if semid >= 0
         && let Some(call) = user_call()
@@ -44,7 +44,7 @@ pub fn stack_kx(ctx: RetProbeContext) -> u32 {
 /// `semget` returns. Whether it has made or found the set is not seen here: userspace takes the
 /// stack only for a set that is known to be made by this call.
 #[tracepoint]
-pub fn stack_tx(ctx: TracePointContext) -> i32 {
+pub(crate) fn stack_tx(ctx: TracePointContext) -> i32 {
     let semid = super::syscall::ret(&ctx) as i32;
     if semid >= 0
         && let Some(call) = user_call()

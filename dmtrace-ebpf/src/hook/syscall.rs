@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// `IPC_CREAT`.
-pub const IPC_CREAT: i32 = 0o1000;
+pub(super) const IPC_CREAT: i32 = 0o1000;
 const IPC_EXCL: u32 = 0o2000;
 const IPC_RMID: u32 = 0;
 const SETVAL: u32 = 16;
@@ -43,7 +43,7 @@ fn arg(ctx: &TracePointContext, index: usize) -> u64 {
 
 /// Return value of a `sys_exit_*` tracepoint.
 #[inline(always)]
-pub fn ret(ctx: &TracePointContext) -> i64 {
+pub(super) fn ret(ctx: &TracePointContext) -> i64 {
     arg(ctx, 0) as i64
 }
 
@@ -59,7 +59,7 @@ fn in_call(id: u64) -> Option<*mut u32> {
 
 /// Keeps the arguments of a call until it returns, and the time.
 #[inline(always)]
-pub fn enter(call: Call) {
+pub(super) fn enter(call: Call) {
     if !try_enter(call) {
         count(Counter::CALL_MAP_FULL);
     }
@@ -67,7 +67,7 @@ pub fn enter(call: Call) {
 
 /// The same; tells whether there was room.
 #[inline(always)]
-pub fn try_enter(mut call: Call) -> bool {
+pub(super) fn try_enter(mut call: Call) -> bool {
     let id = bpf_get_current_pid_tgid();
     // SAFETY: takes no pointers.
     call.began = unsafe { bpf_ktime_get_boot_ns() };
@@ -84,7 +84,7 @@ pub fn try_enter(mut call: Call) -> bool {
 
 /// The arguments of the call that returns now.
 #[inline(always)]
-pub fn leave() -> Option<Call> {
+pub(super) fn leave() -> Option<Call> {
     let id = bpf_get_current_pid_tgid();
     // SAFETY: a live map value.
     if unsafe { *in_call(id)? } == 0 {
@@ -98,7 +98,7 @@ pub fn leave() -> Option<Call> {
     call
 }
 
-pub const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
+pub(super) const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
     num: 0,
     op: 0,
     flg: 0,
@@ -106,7 +106,7 @@ pub const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
 
 /// `semget(key, nsems, semflg)`.
 #[tracepoint]
-pub fn semget_te(ctx: TracePointContext) -> i32 {
+pub(crate) fn semget_te(ctx: TracePointContext) -> i32 {
     enter(Call {
         ns: current_ns(),
         target: arg(&ctx, 0) as u32,
@@ -121,7 +121,7 @@ pub fn semget_te(ctx: TracePointContext) -> i32 {
 
 /// `semget` returns.
 #[tracepoint]
-pub fn semget_tx(ctx: TracePointContext) -> i32 {
+pub(crate) fn semget_tx(ctx: TracePointContext) -> i32 {
     let ret = ret(&ctx) as i32;
     let Some(call) = leave() else { return 0 };
     let private = call.target == 0;
@@ -193,35 +193,35 @@ fn semop_leaves(ctx: &TracePointContext) {
 
 /// `semop(semid, sops, nsops)`.
 #[tracepoint]
-pub fn semop_te(ctx: TracePointContext) -> i32 {
+pub(crate) fn semop_te(ctx: TracePointContext) -> i32 {
     semop_enters(&ctx);
     0
 }
 
 /// `semop` returns.
 #[tracepoint]
-pub fn semop_tx(ctx: TracePointContext) -> i32 {
+pub(crate) fn semop_tx(ctx: TracePointContext) -> i32 {
     semop_leaves(&ctx);
     0
 }
 
 /// `semtimedop(semid, sops, nsops, timeout)`: what glibc's `semop` calls.
 #[tracepoint]
-pub fn semtimedop_te(ctx: TracePointContext) -> i32 {
+pub(crate) fn semtimedop_te(ctx: TracePointContext) -> i32 {
     semop_enters(&ctx);
     0
 }
 
 /// `semtimedop` returns.
 #[tracepoint]
-pub fn semtimedop_tx(ctx: TracePointContext) -> i32 {
+pub(crate) fn semtimedop_tx(ctx: TracePointContext) -> i32 {
     semop_leaves(&ctx);
     0
 }
 
 /// `semctl(semid, semnum, cmd, arg)`: only removals, and SETVAL on what may be a cookie.
 #[tracepoint]
-pub fn semctl_te(ctx: TracePointContext) -> i32 {
+pub(crate) fn semctl_te(ctx: TracePointContext) -> i32 {
     let semid = arg(&ctx, 0) as i32;
     let cmd = arg(&ctx, 2) as u32 & !IPC_64;
     if cmd == IPC_RMID || (cmd == SETVAL && maybe_cookie(semid)) {
@@ -240,7 +240,7 @@ pub fn semctl_te(ctx: TracePointContext) -> i32 {
 
 /// `semctl` returns.
 #[tracepoint]
-pub fn semctl_tx(ctx: TracePointContext) -> i32 {
+pub(crate) fn semctl_tx(ctx: TracePointContext) -> i32 {
     let Some(call) = leave() else { return 0 };
     let (semid, ret) = (call.target as i32, ret(&ctx) as i32);
     if call.count == SETVAL {

@@ -30,7 +30,7 @@ use crate::{
 /// `int newary(struct ipc_namespace *ns, struct ipc_params *params)`: runs only for a real
 /// creation, so there is no doubt about created or found.
 #[fexit(function = "newary")]
-pub fn newary_x(ctx: FExitContext) -> i32 {
+pub(crate) fn newary_x(ctx: FExitContext) -> i32 {
     let (ns, params): (Addr, Addr) = (ctx.arg(0), ctx.arg(1));
     if O_PARAMS_KEY.load() == ABSENT {
         warn!(&ctx, "struct ipc_params is unknown: a creation has no key");
@@ -50,14 +50,14 @@ pub fn newary_x(ctx: FExitContext) -> i32 {
 /// `void freeary(struct ipc_namespace *ns, struct kern_ipc_perm *ipcp)`: every removal, also with
 /// a namespace.
 #[fentry(function = "freeary")]
-pub fn freeary_e(ctx: FEntryContext) -> i32 {
+pub(crate) fn freeary_e(ctx: FEntryContext) -> i32 {
     freed(ctx.arg(0), ctx.arg(1));
     0
 }
 
 /// Common to fentry and kprobe on `freeary`.
 #[inline(always)]
-pub fn freed(ns: Addr, perm: Addr) {
+pub(super) fn freed(ns: Addr, perm: Addr) {
     // IPC_RMID works in the caller's namespace (semctl takes current->nsproxy->ipc_ns); free_ipcs
     // runs in a kernel worker since 5.8, before that in the last task to leave, whose nsproxy is
     // gone by then.
@@ -79,7 +79,7 @@ pub fn freed(ns: Addr, perm: Addr) {
 
 /// `int semctl_setval(struct ipc_namespace *ns, int semid, int semnum, int val)`.
 #[fexit(function = "semctl_setval")]
-pub fn setval_x(ctx: FExitContext) -> i32 {
+pub(crate) fn setval_x(ctx: FExitContext) -> i32 {
     let semid = ctx.arg::<i32>(1);
     if maybe_cookie(semid) {
         let ns = u32_at(ctx.arg(0), &O_IPCNS_INUM);
@@ -92,7 +92,7 @@ pub fn setval_x(ctx: FExitContext) -> i32 {
 /// const struct timespec64 *timeout, struct ipc_namespace *ns)`, since 5.15: every semop of the
 /// host goes through here, 32-bit callers included.
 #[fentry(function = "__do_semtimedop")]
-pub fn semop_e(ctx: FEntryContext) -> i32 {
+pub(crate) fn semop_e(ctx: FEntryContext) -> i32 {
     if maybe_cookie(ctx.arg::<i32>(0)) {
         dmtrace_op_begins(ctx.as_ptr());
     }
@@ -101,7 +101,7 @@ pub fn semop_e(ctx: FEntryContext) -> i32 {
 
 /// See [`semop_e`].
 #[fexit(function = "__do_semtimedop")]
-pub fn semop_x(ctx: FExitContext) -> i32 {
+pub(crate) fn semop_x(ctx: FExitContext) -> i32 {
     if maybe_cookie(ctx.arg::<i32>(0)) {
         dmtrace_op_ended(ctx.as_ptr());
     }
@@ -111,7 +111,7 @@ pub fn semop_x(ctx: FExitContext) -> i32 {
 /// `long do_semtimedop(int semid, struct sembuf __user *tsops, unsigned nsops,
 /// const struct timespec64 *timeout)`: the whole body of semop before 5.15.
 #[fentry(function = "do_semtimedop")]
-pub fn semop_old_e(ctx: FEntryContext) -> i32 {
+pub(crate) fn semop_old_e(ctx: FEntryContext) -> i32 {
     if maybe_cookie(ctx.arg::<i32>(0)) {
         dmtrace_old_op_begins(ctx.as_ptr());
     }
@@ -120,7 +120,7 @@ pub fn semop_old_e(ctx: FEntryContext) -> i32 {
 
 /// See [`semop_old_e`].
 #[fexit(function = "do_semtimedop")]
-pub fn semop_old_x(ctx: FExitContext) -> i32 {
+pub(crate) fn semop_old_x(ctx: FExitContext) -> i32 {
     if maybe_cookie(ctx.arg::<i32>(0)) {
         dmtrace_old_op_ended(ctx.as_ptr());
     }
@@ -227,7 +227,7 @@ fn left(semid: i32) -> Entered {
 /// ipc_params *params)`: lookups of cookies that are not there. The compiler inlines
 /// `ksys_semget` into the system call of the same file.
 #[fexit(function = "ipcget")]
-pub fn ipcget_x(ctx: FExitContext) -> i32 {
+pub(crate) fn ipcget_x(ctx: FExitContext) -> i32 {
     let (ns, ids, params): (Addr, Addr, Addr) = (ctx.arg(0), ctx.arg(1), ctx.arg(3));
     let ret = ctx.arg::<i32>(4);
     // The namespace's three `ipc_ids` stand at its beginning, that of semaphores first. One is

@@ -33,7 +33,7 @@ use crate::{
 
 /// How much of a running trace is used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Join {
+pub(crate) enum Join {
     /// Nothing: a snapshot only.
     No,
     /// Its maps: what is there now. Without the call sites, which are larger than all the rest.
@@ -78,10 +78,8 @@ struct Joined {
 enum Joined {}
 
 /// The material for judgements.
-pub struct Case {
-    /// The books.
+pub(crate) struct Case {
     pub ledger: Ledger,
-    /// The kernel's tables.
     pub snapshot: Snapshot,
     /// What the host says.
     pub facts: HostFacts,
@@ -107,7 +105,7 @@ impl Case {
     ///
     /// # Errors
     /// The given recording cannot be read, or is of another boot.
-    pub fn of_host(recording: Option<&Path>, join: Join) -> Result<Self> {
+    pub(crate) fn of_host(recording: Option<&Path>, join: Join) -> Result<Self> {
         let scope = Scope::default();
         let mut case = Self::empty();
         if let Some(path) = recording {
@@ -146,7 +144,7 @@ impl Case {
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn of_recording(path: &Path) -> Result<(Self, Start)> {
+    pub(crate) fn of_recording(path: &Path) -> Result<(Self, Start)> {
         let mut case = Self::empty();
         let start = case.replay(path)?;
         case.note_unread();
@@ -181,7 +179,7 @@ impl Case {
     }
 
     /// Everything with a cookie's key, judged.
-    pub fn judge<'a>(&'a self, thresholds: &Thresholds) -> Vec<Judged<'a>> {
+    pub(crate) fn judge<'a>(&'a self, thresholds: &Thresholds) -> Vec<Judged<'a>> {
         let context = Context {
             facts: &self.facts,
             completeness: &self.completeness,
@@ -191,7 +189,7 @@ impl Case {
     }
 
     /// The remembered cookies that are gone, judged.
-    pub fn judge_closed<'a>(&'a self, thresholds: &Thresholds) -> Vec<Judged<'a>> {
+    pub(crate) fn judge_closed<'a>(&'a self, thresholds: &Thresholds) -> Vec<Judged<'a>> {
         let context = Context {
             facts: &self.facts,
             completeness: &self.completeness,

@@ -26,11 +26,8 @@ pub enum Forbidden {
 /// What came of the last look and the removal.
 #[derive(Debug)]
 pub(super) enum Act {
-    /// It is removed.
     Removed,
-    /// It is completed.
     Completed,
-    /// It had gone.
     Gone,
     /// It is not what it was.
     Changed(Box<SetSnapshot>),
@@ -38,7 +35,6 @@ pub(super) enum Act {
     Forbidden(Forbidden),
     /// It cannot be read.
     Unread(HostError),
-    /// The kernel refused.
     Refused(io::Error),
 }
 

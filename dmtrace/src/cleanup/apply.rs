@@ -273,7 +273,6 @@ impl Work<'_> {
         report.add(entry, outcome, sink);
     }
 
-    /// One cookie.
     fn one(&mut self, visit: &Visit, entry: &PlanEntry, report: &mut Report<'_>) -> Outcome {
         let (set, seen) = match self.check(visit, entry) {
             Ok(checked) => checked,

@@ -33,9 +33,9 @@ pub enum FileError {
     /// Input or output.
     #[error("{}: {}", path.display(), cause(source))]
     Io {
-        /// The file.
+        /// Absolute path.
         path: PathBuf,
-        /// Cause.
+        /// What the system call returned.
         source: io::Error,
     },
     /// Somebody else could have written it.
@@ -44,15 +44,15 @@ pub enum FileError {
         path.display(), path.display()
     )]
     Untrusted {
-        /// The file.
+        /// Absolute path.
         path: PathBuf,
     },
     /// It is no plan.
     #[error("{}: not a plan: {why}; make one with: dmtrace clean --plan FILE", path.display())]
     NotAPlan {
-        /// The file.
+        /// Absolute path.
         path: PathBuf,
-        /// Cause.
+        /// What is wrong with it.
         why: String,
     },
     /// It is of another boot.
@@ -61,7 +61,7 @@ pub enum FileError {
         path.display()
     )]
     OtherBoot {
-        /// The file.
+        /// Absolute path.
         path: PathBuf,
     },
 }

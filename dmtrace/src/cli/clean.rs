@@ -52,8 +52,7 @@ struct Draft {
     suspended: Vec<SuspendedDevice>,
 }
 
-/// Runs the verb.
-pub fn run(args: &Clean, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+pub(super) fn run(args: &Clean, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     check(args, as_json)?;
     let draft = match args.plan.as_deref().filter(|_| args.apply) {
         Some(path) => read(path, args.max)?,

@@ -50,13 +50,10 @@ struct Check {
     check: &'static str,
     /// How it came out.
     status: Status,
-    /// What was found.
     text: String,
-    /// What to do.
     fix: Option<String>,
 }
 
-/// The report.
 #[derive(Debug, Default)]
 struct Report {
     checks: Vec<Check>,
@@ -96,8 +93,7 @@ enum Tracing {
     Impossible,
 }
 
-/// Runs the verb.
-pub fn run(args: &Doctor, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+pub(super) fn run(args: &Doctor, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let mut report = Report::default();
     let environment = Environment::read();
     let mut tracing = kernel::check(&environment, &mut report);

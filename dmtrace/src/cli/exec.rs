@@ -23,8 +23,7 @@ use crate::{
     wording::{cause, count},
 };
 
-/// Runs the verb.
-pub fn run(args: &Exec, as_json: bool) -> Result<ExitCode> {
+pub(super) fn run(args: &Exec, as_json: bool) -> Result<ExitCode> {
     let mut out = match &args.report {
         Some(path) => Out::to(Box::new(
             std::fs::File::create(path).with_context(|| path.display().to_string())?,

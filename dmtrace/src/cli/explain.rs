@@ -37,7 +37,6 @@ use crate::{
 /// Stories of one number at most: the same key may be in several namespaces.
 const STORIES: usize = 8;
 
-/// Which cookie.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Target {
     /// The one that needs attention most.
@@ -50,8 +49,7 @@ enum Target {
     Either(Key, i32),
 }
 
-/// Runs the verb.
-pub fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+pub(crate) fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let (target, file) = target(args.cookie.as_deref(), args.file.clone())?;
     if args.history.is_some() {
         let told = tell_past(args, target, as_json, out)?;

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Heading of the filters in `--help`.
-pub const HEADING: &str = "Filters";
+pub(super) const HEADING: &str = "Filters";
 
 /// Which semaphores.
 #[derive(Args, Clone, Debug, Default, PartialEq)]

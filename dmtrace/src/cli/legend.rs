@@ -1,7 +1,7 @@
 //! What `watch` prints, explained.
 
 /// What the words in the column EVENT mean; part of `watch --help`.
-pub const LEGEND: &str = "\
+pub(super) const LEGEND: &str = "\
 Events:
   create      a cookie is made
   found       one that was made unseen, found by comparing with the kernel

@@ -34,8 +34,7 @@ const DEFAULT_NS: &[&str] = &[
     "key", "semid", "ns", "value", "wait", "age", "state", "owner",
 ];
 
-/// Runs the verb.
-pub fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+pub(super) fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if args.table.output.iter().any(|name| name == "help") {
         for column in COLUMNS {
             out.hanging(&format!("{:<11} {}", column.name, column.about), 12)?;
@@ -90,14 +89,14 @@ pub fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
 }
 
 /// The rows that the filters let pass.
-pub fn chosen<'a>(case: &'a Case, all: bool, filters: &Filters) -> Vec<Row<'a>> {
+pub(super) fn chosen<'a>(case: &'a Case, all: bool, filters: &Filters) -> Vec<Row<'a>> {
     let mut rows = rows(case, all);
     rows.retain(|row| filters.pass(&row.candidate()));
     rows
 }
 
 /// Every cookie judged, and with `all` every other set.
-pub fn rows<'a>(case: &'a Case, all: bool) -> Vec<Row<'a>> {
+pub(super) fn rows<'a>(case: &'a Case, all: bool) -> Vec<Row<'a>> {
     let mut rows: Vec<Row<'a>> = case
         .judge(&Thresholds::default())
         .into_iter()

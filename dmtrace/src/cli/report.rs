@@ -39,7 +39,6 @@ use culprit::culprits;
 pub(crate) struct Limit(pub(crate) usize);
 
 impl Limit {
-    /// All.
     const NONE: Self = Self(usize::MAX);
 
     /// What was asked for: one screen, unless it is one list.
@@ -113,8 +112,7 @@ pub(super) struct Exhaustion {
     exhausted_in_seconds: Option<u64>,
 }
 
-/// Runs the verb.
-pub fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+pub(crate) fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if let Some(since) = args.since {
         return history::run(args, since, as_json, out);
     }

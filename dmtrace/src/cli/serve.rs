@@ -16,8 +16,7 @@ use crate::{
     wording::count,
 };
 
-/// Runs the verb.
-pub fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+pub(super) fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if args.status {
         let status = service::ask_status()?;
         if as_json {

@@ -18,7 +18,7 @@ use crate::{
 ///
 /// # Errors
 /// It is something else.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.trim().parse() {
         return Ok(Duration::from_secs(seconds));
     }
@@ -30,7 +30,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// There is no such user.
-pub fn uid(text: &str) -> Result<u32, String> {
+pub(super) fn uid(text: &str) -> Result<u32, String> {
     Users::read(&Roots::host())
         .uid(text)
         .ok_or_else(|| "no user of this name is in /etc/passwd; give the number".to_owned())
@@ -41,7 +41,7 @@ pub fn uid(text: &str) -> Result<u32, String> {
 ///
 /// # Errors
 /// It is something else, or cannot be read.
-pub fn ipc_ns(text: &str) -> Result<IpcNs, String> {
+pub(super) fn ipc_ns(text: &str) -> Result<IpcNs, String> {
     let linked = |path: &str| {
         let link = fs::read_link(path).map_err(|error| format!("{path}: {error}"))?;
         number(&link.to_string_lossy()).ok_or_else(|| format!("{path} is no IPC namespace"))
@@ -72,7 +72,7 @@ fn number(text: &str) -> Option<IpcNs> {
 ///
 /// # Errors
 /// It is something else.
-pub fn key(text: &str) -> Result<Key, String> {
+pub(super) fn key(text: &str) -> Result<Key, String> {
     let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
     let key = match hex {
         Some(hex) => u32::from_str_radix(hex, 16).ok(),
@@ -135,7 +135,7 @@ impl FromStr for CookieName {
 
 /// Names of columns. Unknown ones are refused with the known ones, and the nearest.
 #[derive(Clone)]
-pub struct Columns {
+pub(super) struct Columns {
     names: PossibleValuesParser,
     /// A leading `-` is taken, too.
     reversible: bool,
@@ -143,7 +143,7 @@ pub struct Columns {
 
 impl Columns {
     /// For `-o`, where `help` is one, too.
-    pub fn shown(columns: &'static [Column]) -> Self {
+    pub(super) fn shown(columns: &'static [Column]) -> Self {
         let names = columns.iter().map(|column| PossibleValue::new(column.name));
         Self {
             names: names.chain([PossibleValue::new("help")]).into(),
@@ -152,7 +152,7 @@ impl Columns {
     }
 
     /// For `--sort`.
-    pub fn sorted(columns: &'static [Column]) -> Self {
+    pub(super) fn sorted(columns: &'static [Column]) -> Self {
         let names = columns.iter().map(|column| PossibleValue::new(column.name));
         Self {
             names: names.collect::<Vec<_>>().into(),

@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Runs `watch`.
-pub fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+pub(crate) fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     check(&args.filters)?;
     let recorder = match &args.record {
         Some(path) => Some(Recorder::create(path, false, None)?),
@@ -75,7 +75,7 @@ pub(super) fn check(filters: &Filters) -> Result<()> {
 }
 
 /// Runs `record`.
-pub fn record(args: &Record, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+pub(crate) fn record(args: &Record, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let rotation = args.max_size.map(|max| Rotation {
         max: max.as_u64(),
         keep: args.keep,

@@ -174,7 +174,6 @@ impl Book {
         book
     }
 
-    /// Takes something over.
     pub(crate) fn note(&mut self, now: Stamp, note: Note) {
         match note {
             Note::Began {
@@ -248,7 +247,6 @@ impl Book {
         }
     }
 
-    /// Writes what waits.
     pub(crate) fn commit(&mut self, now: Stamp) {
         if self.store.is_none() && self.retry.0 <= now.boot {
             self.reopen(now);
@@ -292,7 +290,6 @@ impl Book {
             .collect()
     }
 
-    /// How it is.
     pub(crate) fn status(&self) -> Status {
         let meta = self.store.as_ref().map(|store| store.meta);
         let meta = meta.unwrap_or_default();

@@ -127,7 +127,6 @@ fn unpack(packed: &[u8], id: u64) -> Option<Entry> {
 /// What was dropped so far, and what the file remembers of its writer.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Meta {
-    /// The next number.
     pub(super) next: u64,
     /// Records that made room for newer ones.
     pub(super) dropped_for_space: u64,

@@ -247,7 +247,6 @@ impl Shared {
     }
 }
 
-/// The thread.
 struct Keeper {
     book: Book,
     shared: Arc<Shared>,

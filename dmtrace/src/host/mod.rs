@@ -41,7 +41,7 @@ pub enum HostError {
     /// No way into the namespace exists any more.
     #[error("IPC namespace {ns}: it has gone, with all semaphores in it")]
     Gone {
-        /// Which.
+        /// Inode number of the IPC namespace.
         ns: IpcNs,
     },
     /// The kernel refuses the way in.
@@ -50,26 +50,26 @@ pub enum HostError {
         cause(source)
     )]
     Enter {
-        /// Which.
+        /// Inode number of the IPC namespace.
         ns: IpcNs,
-        /// Cause.
+        /// What the system call returned.
         source: io::Error,
     },
-    /// No thread.
     #[error(
         "IPC namespace {ns}: no thread to enter it: {}; raise the limit of processes",
         cause(source)
     )]
+    /// A thread for the namespace cannot be started.
     Thread {
-        /// Which.
+        /// Inode number of the IPC namespace.
         ns: IpcNs,
-        /// Cause.
+        /// What the system call returned.
         source: io::Error,
     },
     /// The thread inside has ended before its time.
     #[error("IPC namespace {ns}: the thread inside has ended; please report this as a bug")]
     Ended {
-        /// Which.
+        /// Inode number of the IPC namespace.
         ns: IpcNs,
     },
     /// `semctl` failed.
@@ -78,9 +78,9 @@ pub enum HostError {
         cause(source)
     )]
     Read {
-        /// Which.
+        /// Inode number of the IPC namespace.
         ns: IpcNs,
-        /// Cause.
+        /// What the system call returned.
         source: io::Error,
     },
 }

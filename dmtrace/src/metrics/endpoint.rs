@@ -33,8 +33,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LEFT_OVER: u64 = 64 << 10;
 
 /// Somebody wants the metrics.
-pub struct Scrape {
-    /// In this format.
+pub(crate) struct Scrape {
     pub format: Format,
     /// Takes the text, see [`expose`](super::expose).
     pub answer: oneshot::Sender<String>,
@@ -42,10 +41,14 @@ pub struct Scrape {
 
 /// A socket on which metrics are asked for. On drop nobody is answered any more, and the file of a
 /// socket in the file system is removed.
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// Requests that wait for an answer.
     pub scrapes: mpsc::Receiver<Scrape>,
     /// The port that the kernel chose for port 0.
+    #[cfg_attr(
+        all(not(test), feature = "live"),
+        expect(dead_code, reason = "for tests: port 0")
+    )]
     address: Option<SocketAddr>,
     listener: tokio::task::JoinHandle<()>,
     path: Option<PathBuf>,
@@ -57,7 +60,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// The address is not permitted, or taken.
-    pub fn open(listen: &Listen, exposure: Exposure, group: Option<u32>) -> Result<Self> {
+    pub(crate) fn open(listen: &Listen, exposure: Exposure, group: Option<u32>) -> Result<Self> {
         listen.permitted(exposure)?;
         let (send, scrapes) = mpsc::channel(CONVERSATIONS);
         let failed = |place: String| format!("{place}: metrics cannot be served there");
@@ -83,7 +86,8 @@ impl Endpoint {
     }
 
     /// The address of a TCP socket, with the port that the kernel chose for port 0.
-    pub const fn address(&self) -> Option<SocketAddr> {
+    #[cfg(test)]
+    pub(crate) const fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 }

@@ -18,16 +18,15 @@ use crate::output::json::SCHEMA;
 
 /// In which of Prometheus' two text formats.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Format {
+pub(crate) enum Format {
     /// The old one, 0.0.4: also what node_exporter reads from files.
     Prometheus,
-    /// OpenMetrics 1.0.
     OpenMetrics,
 }
 
 impl Format {
     /// `Content-Type` of HTTP.
-    pub const fn content_type(self) -> &'static str {
+    pub(crate) const fn content_type(self) -> &'static str {
         match self {
             Self::Prometheus => prometheus_text::CONTENT_TYPE,
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -36,7 +35,7 @@ impl Format {
 }
 
 /// The readings as text.
-pub fn expose(readings: &Readings, format: Format) -> String {
+pub(crate) fn expose(readings: &Readings, format: Format) -> String {
     let mut registry = Registry::with_prefix("dmtrace");
     registry.register_collector(Box::new(Collected(readings.clone())));
     let mut out = String::new();
@@ -130,7 +129,6 @@ impl Page<'_> {
         self.family(name, help, unit, [([], value)])
     }
 
-    /// What is there.
     fn standing(&mut self, readings: &Readings) -> fmt::Result {
         let of_state = |value: fn((u64, Duration)) -> Value| {
             let all = STATES.into_iter();
@@ -178,7 +176,6 @@ impl Page<'_> {
         )
     }
 
-    /// What has happened.
     fn tally(&mut self, tally: &Tally) -> fmt::Result {
         let of_origin = |value: fn(&Lives) -> u64| {
             let all = Origin::ALL.into_iter();
@@ -294,7 +291,6 @@ impl Page<'_> {
         )
     }
 
-    /// The probes.
     fn probes(&mut self, health: &Health) -> fmt::Result {
         self.family(
             "probe_attached",

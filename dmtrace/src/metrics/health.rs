@@ -6,7 +6,7 @@ use dmtrace_core::backend::Backend;
 
 /// Messages of one kind, from the probes to the books.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Messages {
+pub(crate) struct Messages {
     /// What the probes had to report.
     pub seen: u64,
     /// What went into the ring.
@@ -19,10 +19,8 @@ pub struct Messages {
 
 /// Records that a full map of the kernel side did not take.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Unmapped {
-    /// Sets.
+pub(crate) struct Unmapped {
     pub sets: u64,
-    /// Processes.
     pub processes: u64,
     /// Calls between entry and return.
     pub calls: u64,
@@ -32,7 +30,7 @@ pub struct Unmapped {
 
 /// Runs of a probe's programs that the kernel skipped.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Missed {
+pub(crate) struct Missed {
     /// Nobody else saw what happened.
     pub lost: u64,
     /// Another program saw it, or there was nothing to see.
@@ -41,7 +39,7 @@ pub struct Missed {
 
 /// How the trace is.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Health {
+pub(crate) struct Health {
     /// How semaphores are seen; `None` if they are not traced.
     pub backend: Option<Backend>,
     /// By kind of message.

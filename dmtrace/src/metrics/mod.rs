@@ -16,18 +16,18 @@ mod tests;
 mod textfile;
 mod waits;
 
-pub use endpoint::{Endpoint, Scrape};
-pub use expose::{Format, expose};
-pub use health::{Health, Messages, Missed, Unmapped};
-pub use listen::{BadAddress, Exposure, Listen};
-pub use standing::{Place, STATES, Sets, Standing, Use};
-pub use tally::{Cleanup, Counting, HookRun, Lives, Origin, Tally};
-pub use textfile::write_textfile;
-pub use waits::Waits;
+pub(crate) use endpoint::{Endpoint, Scrape};
+pub(crate) use expose::{Format, expose};
+pub(crate) use health::{Health, Messages, Missed, Unmapped};
+pub(crate) use listen::{Exposure, Listen};
+pub(crate) use standing::{Place, STATES, Sets, Standing, Use};
+pub(crate) use tally::{Cleanup, Counting, HookRun, Lives, Origin, Tally};
+pub(crate) use textfile::write_textfile;
+pub(crate) use waits::Waits;
 
 /// Everything that is exposed, at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Readings {
+pub(crate) struct Readings {
     /// Cookies that are there, by what they are.
     pub standing: Standing,
     /// How full the kernel's tables are.

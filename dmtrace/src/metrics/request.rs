@@ -10,11 +10,8 @@ const HEADERS_MAX: usize = 64;
 /// What a request gets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Wanted {
-    /// The metrics.
     Metrics(Format),
-    /// Their head alone.
     Head(Format),
-    /// An error.
     Error(Refusal),
 }
 

@@ -9,7 +9,7 @@ use dmtrace_core::{
 };
 
 /// What a cookie that is there can be: the values of the label `state`.
-pub const STATES: [State; 7] = [
+pub(crate) const STATES: [State; 7] = [
     State::Open,
     State::Waiting,
     State::SlowUdev,
@@ -21,13 +21,13 @@ pub const STATES: [State; 7] = [
 
 /// Cookies that are there.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Standing {
+pub(crate) struct Standing {
     by_state: BTreeMap<State, (u64, Duration)>,
 }
 
 impl Standing {
     /// Counts judged cookies. `now` and `wall`: when they were judged.
-    pub fn of<'a>(
+    pub(crate) fn of<'a>(
         judged: impl IntoIterator<Item = &'a Judged<'a>>,
         now: BootTime,
         wall: UnixTime,
@@ -53,22 +53,21 @@ impl Standing {
         standing
     }
 
-    /// One more cookie.
-    pub fn add(&mut self, state: State, age: Duration) {
+    pub(crate) fn add(&mut self, state: State, age: Duration) {
         let (count, oldest) = self.by_state.entry(state).or_default();
         *count += 1;
         *oldest = age.max(*oldest);
     }
 
     /// How many, and the age of the oldest; zero if there is none.
-    pub fn get(&self, state: State) -> (u64, Duration) {
+    pub(crate) fn get(&self, state: State) -> (u64, Duration) {
         self.by_state.get(&state).copied().unwrap_or_default()
     }
 }
 
 /// Where a set is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Place {
+pub(crate) enum Place {
     /// In the host's IPC namespace.
     Host,
     /// In any other one.
@@ -76,11 +75,10 @@ pub enum Place {
 }
 
 impl Place {
-    /// All.
-    pub const ALL: [Self; 2] = [Self::Host, Self::Other];
+    pub(crate) const ALL: [Self; 2] = [Self::Host, Self::Other];
 
     /// Value of the label `ipc_ns`.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
             Self::Other => "other",
@@ -90,7 +88,7 @@ impl Place {
 
 /// How full the tables of a place are.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Use {
+pub(crate) struct Use {
     /// Sets in its namespaces.
     pub sets: u64,
     /// Sets that they can hold (SEMMNI).
@@ -101,13 +99,13 @@ pub struct Use {
 
 /// How full the kernel's tables are.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Sets {
+pub(crate) struct Sets {
     places: BTreeMap<Place, Use>,
 }
 
 impl Sets {
     /// Of the namespaces that could be read.
-    pub fn of(snapshot: &Snapshot) -> Self {
+    pub(crate) fn of(snapshot: &Snapshot) -> Self {
         let mut sets = Self::default();
         for ns in &snapshot.namespaces {
             let place = if ns.ns == IpcNs::HOST {
@@ -128,7 +126,7 @@ impl Sets {
     }
 
     /// Of one place; `None` if it has no namespace that could be read.
-    pub fn get(&self, place: Place) -> Option<Use> {
+    pub(crate) fn get(&self, place: Place) -> Option<Use> {
         self.places.get(&place).copied()
     }
 }

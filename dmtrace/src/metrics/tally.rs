@@ -16,8 +16,7 @@ const FOLLOWED: usize = 4096;
 
 /// Where the maker of a cookie ran.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Origin {
-    /// On the host.
+pub(crate) enum Origin {
     Host,
     /// In a container, by its cgroup.
     Container,
@@ -27,10 +26,10 @@ pub enum Origin {
 
 impl Origin {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Host, Self::Container, Self::Unknown];
+    pub(crate) const ALL: [Self; 3] = [Self::Host, Self::Container, Self::Unknown];
 
     /// Value of the label.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Host => "host",
             Self::Container => "container",
@@ -39,7 +38,7 @@ impl Origin {
     }
 
     /// Of a set in the books.
-    pub fn of(semaphore: &Semaphore, ledger: &Ledger) -> Self {
+    pub(crate) fn of(semaphore: &Semaphore, ledger: &Ledger) -> Self {
         let image = semaphore.creator.image();
         let process = image.and_then(|image| ledger.process(image));
         let cgroup = process
@@ -57,8 +56,7 @@ impl Origin {
 
 /// What became of a cookie that an automatic clean-up looked at.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Cleanup {
-    /// Removed.
+pub(crate) enum Cleanup {
     Removed,
     /// Left alone: in use again, changed, or not proven.
     Kept,
@@ -68,10 +66,10 @@ pub enum Cleanup {
 
 impl Cleanup {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Removed, Self::Kept, Self::Failed];
+    pub(crate) const ALL: [Self; 3] = [Self::Removed, Self::Kept, Self::Failed];
 
     /// Value of the label `result`.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Removed => "removed",
             Self::Kept => "kept",
@@ -82,7 +80,7 @@ impl Cleanup {
 
 /// What came of telling the hook about a finding.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum HookRun {
+pub(crate) enum HookRun {
     /// It ended with status 0.
     Ok,
     /// It could not be started, or ended otherwise.
@@ -95,10 +93,10 @@ pub enum HookRun {
 
 impl HookRun {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Ok, Self::Failed, Self::TimedOut, Self::Dropped];
+    pub(crate) const ALL: [Self; 4] = [Self::Ok, Self::Failed, Self::TimedOut, Self::Dropped];
 
     /// Value of the label `result`.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Failed => "failed",
@@ -110,18 +108,15 @@ impl HookRun {
 
 /// Cookies of one origin.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Lives {
-    /// Made.
+pub(crate) struct Lives {
     pub created: u64,
     /// Removed as the protocol says, by who had waited for it or made it.
     pub completed: u64,
-    /// Found leaked.
     pub leaked: u64,
 }
 
-/// The sums.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// By [`Origin`].
     pub lives: [Lives; Origin::ALL.len()],
     /// Waits for udev that ended well.
@@ -138,7 +133,7 @@ pub struct Tally {
 
 /// Sums while it happens.
 #[derive(Clone, Debug, Default)]
-pub struct Counting {
+pub(crate) struct Counting {
     tally: Tally,
     /// Threads that wait for zero, and since when, by cookie.
     waiting: BTreeMap<SemId, Vec<(u32, BootTime)>>,
@@ -148,12 +143,12 @@ pub struct Counting {
 
 impl Counting {
     /// The sums so far.
-    pub const fn tally(&self) -> &Tally {
+    pub(crate) const fn tally(&self) -> &Tally {
         &self.tally
     }
 
     /// Changes of the books, as an observer gets them.
-    pub fn changes(&mut self, changes: &[Change], ledger: &Ledger) {
+    pub(crate) fn changes(&mut self, changes: &[Change], ledger: &Ledger) {
         for change in changes {
             self.change(change, ledger);
         }
@@ -208,7 +203,7 @@ impl Counting {
     }
 
     /// A finding, as an observer gets it. Each cookie counts as leaked once.
-    pub fn finding(&mut self, judged: &Judged<'_>, ledger: &Ledger) {
+    pub(crate) fn finding(&mut self, judged: &Judged<'_>, ledger: &Ledger) {
         let semaphore = judged.semaphore;
         if matches!(judged.verdict.class, Class::Leaked(_)) && self.leaked.insert(semaphore.id) {
             let origin = Origin::of(semaphore, ledger);
@@ -217,7 +212,7 @@ impl Counting {
     }
 
     /// Cookies that an automatic clean-up has looked at.
-    pub const fn cleaned(&mut self, result: Cleanup, count: u64) {
+    pub(crate) const fn cleaned(&mut self, result: Cleanup, count: u64) {
         self.tally.cleanup[result as usize] += count;
     }
 

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 ///
 /// # Errors
 /// The directory is not there or cannot be written.
-pub fn write_textfile(dir: &Path, text: &str) -> Result<()> {
+pub(crate) fn write_textfile(dir: &Path, text: &str) -> Result<()> {
     let shown = dir.display();
     ensure!(
         dir.is_dir(),

@@ -9,28 +9,26 @@ pub(super) const BOUNDS: [f64; 14] = [
 
 /// A histogram of waits that ended well.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Waits {
+pub(crate) struct Waits {
     /// Of each bucket alone, the last without an upper bound.
     counts: [u64; BOUNDS.len() + 1],
     seconds: f64,
 }
 
 impl Waits {
-    /// One more.
-    pub fn observe(&mut self, time: Duration) {
+    pub(crate) fn observe(&mut self, time: Duration) {
         let seconds = time.as_secs_f64();
         let bucket = BOUNDS.partition_point(|bound| *bound < seconds);
         self.counts[bucket] += 1;
         self.seconds += seconds;
     }
 
-    /// How many.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
     /// Their sum in seconds.
-    pub const fn seconds(&self) -> f64 {
+    pub(crate) const fn seconds(&self) -> f64 {
         self.seconds
     }
 

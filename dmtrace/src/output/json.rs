@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 /// that they do not know. The major part grows when a field changes or goes.
 ///
 /// 2.0: the backend `trampoline` is called `fentry`, as on the command line.
-pub const SCHEMA: &str = "2.0";
+pub(crate) const SCHEMA: &str = "2.0";
 
 /// An object with `schema_version` and `type`, and the fields of `body`.
-pub fn envelope(kind: &str, body: &impl Serialize) -> Value {
+pub(crate) fn envelope(kind: &str, body: &impl Serialize) -> Value {
     let mut object = Map::new();
     object.insert("schema_version".into(), json!(SCHEMA));
     object.insert("type".into(), json!(kind));

@@ -1,11 +1,11 @@
 //! The only writer of standard output: tables, JSON, and what to do when the reader has gone.
 
-pub mod json;
-pub mod table;
-pub mod time;
+pub(crate) mod json;
+pub(crate) mod table;
+pub(crate) mod time;
 mod wrap;
 
-pub use wrap::{hang, wrap};
+pub(crate) use wrap::{hang, wrap};
 
 use std::io::{self, IsTerminal, Write};
 
@@ -17,7 +17,7 @@ const PROSE: usize = 100;
 const NARROWEST: usize = 20;
 
 /// Standard output, buffered, with what the verbs need to know about it.
-pub struct Out {
+pub(crate) struct Out {
     inner: io::BufWriter<Box<dyn Write>>,
     color: bool,
     width: Option<usize>,
@@ -25,7 +25,7 @@ pub struct Out {
 
 impl Out {
     /// Opens it. `color` is what `--color` decided; `None` asks the terminal and `NO_COLOR`.
-    pub fn new(color: Option<bool>) -> Self {
+    pub(crate) fn new(color: Option<bool>) -> Self {
         let stdout = io::stdout();
         let terminal = stdout.is_terminal();
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
@@ -38,7 +38,7 @@ impl Out {
     }
 
     /// Somewhere else, such as a file.
-    pub fn to(writer: Box<dyn Write>) -> Self {
+    pub(crate) fn to(writer: Box<dyn Write>) -> Self {
         Self {
             color: false,
             width: None,
@@ -47,7 +47,7 @@ impl Out {
     }
 
     /// Standard error, beside a command that owns standard output.
-    pub fn to_stderr() -> Self {
+    pub(crate) fn to_stderr() -> Self {
         let stderr = io::stderr();
         let terminal = stderr.is_terminal();
         Self {
@@ -64,12 +64,12 @@ impl Out {
     }
 
     /// Width in columns; `None` for no limit: a pipe or a file, where the whole line is wanted.
-    pub const fn width(&self) -> Option<usize> {
+    pub(crate) const fn width(&self) -> Option<usize> {
         self.width
     }
 
     /// Columns for running text, as [`wrap`] takes them.
-    pub fn prose(&self) -> usize {
+    pub(crate) fn prose(&self) -> usize {
         self.width.map_or(usize::MAX, |width| width.min(PROSE))
     }
 
@@ -78,7 +78,7 @@ impl Out {
     ///
     /// # Errors
     /// Writing fails; a reader that has gone is `BrokenPipe`.
-    pub fn line(&mut self, text: &str) -> io::Result<()> {
+    pub(crate) fn line(&mut self, text: &str) -> io::Result<()> {
         self.hanging(text, wrap::own_indent(text))
     }
 
@@ -86,7 +86,7 @@ impl Out {
     ///
     /// # Errors
     /// As [`Out::line`].
-    pub fn hanging(&mut self, text: &str, indent: usize) -> io::Result<()> {
+    pub(crate) fn hanging(&mut self, text: &str, indent: usize) -> io::Result<()> {
         let width = self.width.unwrap_or(usize::MAX);
         // A table is made of many lines that are not too long.
         if text.len() <= width {
@@ -101,7 +101,7 @@ impl Out {
     ///
     /// # Errors
     /// As [`Out::line`].
-    pub fn whole_line(&mut self, text: &str) -> io::Result<()> {
+    pub(crate) fn whole_line(&mut self, text: &str) -> io::Result<()> {
         self.inner.write_all(text.as_bytes())?;
         self.inner.write_all(b"\n")
     }
@@ -110,7 +110,7 @@ impl Out {
     ///
     /// # Errors
     /// As [`Out::line`].
-    pub fn json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
+    pub(crate) fn json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
         serde_json::to_writer(&mut self.inner, value).map_err(io::Error::from)?;
         self.inner.write_all(b"\n")
     }
@@ -119,12 +119,12 @@ impl Out {
     ///
     /// # Errors
     /// As [`Out::line`].
-    pub fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
     }
 
     /// A state in its colour: red for findings, yellow for what is not certain, plain otherwise.
-    pub fn state(&self, state: &str) -> String {
+    pub(crate) fn state(&self, state: &str) -> String {
         let code = match state {
             "leaked" | "stuck" | "accident" | "over-completed" => "31",
             "unknown" | "slow-udev" => "33",

@@ -15,21 +15,16 @@ const ROOM: usize = 24;
 
 /// A column that a verb offers.
 #[derive(Clone, Copy, Debug)]
-pub struct Column {
+pub(crate) struct Column {
     /// Name for `-o` and `--sort`.
     pub name: &'static str,
-    /// Header.
     pub header: &'static str,
-    /// What it shows.
     pub about: &'static str,
-    /// Numbers go right.
     pub right: bool,
 }
 
-/// One cell.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Cell {
-    /// What is printed.
+pub(crate) struct Cell {
     pub text: String,
     /// What it is sorted by, where that is not the text.
     pub rank: Option<f64>,
@@ -37,7 +32,7 @@ pub struct Cell {
 
 impl Cell {
     /// A cell that is sorted by its text.
-    pub fn text(text: impl Into<String>) -> Self {
+    pub(crate) fn text(text: impl Into<String>) -> Self {
         Self {
             text: text.into(),
             rank: None,
@@ -45,7 +40,7 @@ impl Cell {
     }
 
     /// A cell that is sorted by a number.
-    pub fn ranked(text: impl Into<String>, rank: f64) -> Self {
+    pub(crate) fn ranked(text: impl Into<String>, rank: f64) -> Self {
         Self {
             text: text.into(),
             rank: Some(rank),
@@ -64,7 +59,7 @@ impl Cell {
 
 /// How to print a table.
 #[derive(Clone, Debug, Default)]
-pub struct Layout {
+pub(crate) struct Layout {
     /// Columns, as indexes into the offered ones.
     pub columns: Vec<usize>,
     /// Column to sort by, and whether in reverse.
@@ -81,7 +76,7 @@ pub struct Layout {
 ///
 /// # Errors
 /// The first unknown name, with all known ones.
-pub fn find(offered: &[Column], name: &str) -> Result<usize, String> {
+pub(crate) fn find(offered: &[Column], name: &str) -> Result<usize, String> {
     offered
         .iter()
         .position(|column| column.name == name)
@@ -96,7 +91,7 @@ pub fn find(offered: &[Column], name: &str) -> Result<usize, String> {
 ///
 /// # Errors
 /// Writing fails.
-pub fn print<R>(
+pub(crate) fn print<R>(
     out: &mut Out,
     offered: &[Column],
     rows: &[R],
@@ -210,7 +205,6 @@ struct Texts {
     all: String,
     /// Ends of the texts, and how many columns of the terminal each takes.
     ends: Vec<(u32, u32)>,
-    /// The widest.
     width: usize,
     next: usize,
     begin: usize,

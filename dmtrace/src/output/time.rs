@@ -25,7 +25,7 @@ use crate::host::clock;
 static UTC: AtomicBool = AtomicBool::new(false);
 
 /// From now on people get UTC, too: `--utc`.
-pub fn show_utc() {
+pub(crate) fn show_utc() {
     UTC.store(true, Ordering::Relaxed);
 }
 
@@ -55,7 +55,6 @@ fn local() -> &'static TimeZone {
 pub struct Moment(Timestamp);
 
 impl Moment {
-    /// Now.
     pub fn now() -> Self {
         Self(Timestamp::now())
     }
@@ -144,7 +143,7 @@ fn is_utc(name: &str) -> bool {
 }
 
 /// The zone of now, for a heading: `+01:00`, or `UTC`.
-pub fn zone() -> String {
+pub(crate) fn zone() -> String {
     Moment::now().zone()
 }
 
@@ -177,7 +176,6 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// This machine, now.
     pub fn now() -> Self {
         Self {
             boot: clock::boot_now(),
@@ -213,17 +211,17 @@ impl Clock {
 }
 
 /// A moment for people, from milliseconds since 1970.
-pub fn at(wall_ms: i64) -> String {
+pub(crate) fn at(wall_ms: i64) -> String {
     Moment::of_ms(wall_ms).to_string()
 }
 
 /// An age, as [`Span`] prints it.
-pub fn age(age: Duration) -> String {
+pub(crate) fn age(age: Duration) -> String {
     Span(age).to_string()
 }
 
 /// RFC 3339 in UTC, for JSON; `None` for 0, which the kernel uses for "never".
-pub fn unix(at: UnixTime) -> Option<String> {
+pub(crate) fn unix(at: UnixTime) -> Option<String> {
     Moment::of_unix(at).map(|at| at.rfc3339(0))
 }
 

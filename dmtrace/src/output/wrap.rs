@@ -7,14 +7,14 @@ const NARROWEST: usize = 16;
 
 /// Breaks a text at blanks into lines of at most `width` columns; a longer word is broken itself.
 /// `usize::MAX` for no limit.
-pub fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
     let words: Vec<&str> = text.split_whitespace().collect();
     hang(&words.join(" "), 0, width)
 }
 
 /// Breaks a line into lines of at most `width` columns. Blanks between words stay as they are;
 /// the lines after the first one are indented.
-pub fn hang(line: &str, indent: usize, width: usize) -> Vec<String> {
+pub(crate) fn hang(line: &str, indent: usize, width: usize) -> Vec<String> {
     if width == usize::MAX || display_width(line) <= width {
         return vec![line.to_owned()];
     }

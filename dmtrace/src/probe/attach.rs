@@ -20,7 +20,7 @@ use crate::wording::cause;
 /// What came of a way to see a subject.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// Its programs are attached.
     Attached,
     /// They are not, for this reason.
@@ -31,10 +31,8 @@ pub enum Outcome {
 
 /// One line of the attach report.
 #[derive(Clone, Debug, Serialize)]
-pub struct Attempt {
-    /// Backend.
+pub(crate) struct Attempt {
     pub backend: Backend,
-    /// Subject.
     pub subject: &'static str,
     /// What it provides, in words.
     pub provides: &'static str,
@@ -45,14 +43,13 @@ pub struct Attempt {
 }
 
 /// Links that hold the programs in place; dropping them detaches, unless they are pinned.
-pub type Links = Vec<Link>;
+pub(super) type Links = Vec<Link>;
 
 /// Programs in their places.
 #[derive(Default)]
-pub struct Attached {
+pub(super) struct Attached {
     /// What holds them there.
     pub links: Links,
-    /// What they are.
     pub attachments: Vec<Attachment>,
 }
 
@@ -60,7 +57,7 @@ pub struct Attached {
 ///
 /// # Errors
 /// The first required subject that no way leads to, with the reason of its last way.
-pub fn attach_backend(
+pub(super) fn attach_backend(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
     backend: Backend,

@@ -9,13 +9,11 @@ use crate::wording::cause;
 
 /// Why BTF could not be read.
 #[derive(Debug, thiserror::Error)]
-pub enum BtfError {
+pub(crate) enum BtfError {
     /// The file cannot be read: the kernel was built without `CONFIG_DEBUG_INFO_BTF`.
     #[error("{path}: {}", cause(source))]
     Unreadable {
-        /// The file.
         path: String,
-        /// Why.
         source: std::io::Error,
     },
     /// The bytes are not BTF.
@@ -30,7 +28,7 @@ const KIND_ENUM: u32 = 6;
 const KIND_FUNC: u32 = 12;
 
 /// Types of the kernel, by name.
-pub struct Btf {
+pub(crate) struct Btf {
     bytes: Vec<u8>,
     types: usize,
     strings: usize,
@@ -53,7 +51,7 @@ impl Btf {
     ///
     /// # Errors
     /// The file is missing, not readable, or not BTF.
-    pub fn from_file(path: &Path) -> Result<Self, BtfError> {
+    pub(crate) fn from_file(path: &Path) -> Result<Self, BtfError> {
         Self::read(path, None)
     }
 
@@ -61,12 +59,12 @@ impl Btf {
     ///
     /// # Errors
     /// As [`Btf::from_file`].
-    pub fn of_module(path: &Path, kernel: &Rc<Self>) -> Result<Self, BtfError> {
+    pub(crate) fn of_module(path: &Path, kernel: &Rc<Self>) -> Result<Self, BtfError> {
         Self::read(path, Some(Rc::clone(kernel)))
     }
 
     /// The file as it was read.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
@@ -128,23 +126,23 @@ impl Btf {
     }
 
     /// Whether a function is there under this very name, so that a trampoline may attach to it.
-    pub fn has_function(&self, name: &str) -> bool {
+    pub(crate) fn has_function(&self, name: &str) -> bool {
         self.functions.contains_key(name.as_bytes())
     }
 
     /// Type id of an own function: what a trampoline attaches to.
-    pub fn function(&self, name: &str) -> Option<u32> {
+    pub(crate) fn function(&self, name: &str) -> Option<u32> {
         self.functions.get(name.as_bytes()).copied()
     }
 
     /// Size of a struct in bytes.
-    pub fn size_of(&self, name: &str) -> Option<u32> {
+    pub(crate) fn size_of(&self, name: &str) -> Option<u32> {
         self.word(*self.structs.get(name.as_bytes())?, 8)
     }
 
     /// Offset in bytes of a member: `task_struct.group_leader`; `ipc_namespace.ns.inum` goes
     /// through a member that is itself a struct. Members of anonymous structs count as the outer's.
-    pub fn offset(&self, path: &str) -> Option<u32> {
+    pub(crate) fn offset(&self, path: &str) -> Option<u32> {
         let mut parts = path.split('.');
         let mut id = *self.structs.get(parts.next()?.as_bytes())?;
         let mut offset = 0;
@@ -157,7 +155,7 @@ impl Btf {
     }
 
     /// Value of an enumerator.
-    pub fn enumerator(&self, name: &str) -> Option<u32> {
+    pub(crate) fn enumerator(&self, name: &str) -> Option<u32> {
         for &id in &self.enums {
             let count = self.word(id, 4)? & 0xffff;
             for index in 0..count as usize {

@@ -7,8 +7,7 @@ use super::{
     table,
 };
 
-/// Subjects of device-mapper.
-pub const fn device_mapper(plan: Plan) -> &'static [Subject] {
+pub(super) const fn device_mapper(plan: Plan) -> &'static [Subject] {
     match plan {
         Plan::Plain => table::DEVICE_MAPPER,
         Plan::Preempted => table::DEVICE_MAPPER_PREEMPTED,
@@ -16,7 +15,11 @@ pub const fn device_mapper(plan: Plan) -> &'static [Subject] {
 }
 
 /// Subjects of a backend; `end` is the plan for the end of processes.
-pub fn subjects(backend: Backend, plan: Plan, end: Plan) -> impl Iterator<Item = &'static Subject> {
+pub(super) fn subjects(
+    backend: Backend,
+    plan: Plan,
+    end: Plan,
+) -> impl Iterator<Item = &'static Subject> {
     let own = match (backend, plan) {
         (Backend::Trampoline, Plan::Plain) => table::TRAMPOLINE,
         (Backend::Trampoline, Plan::Preempted) => table::TRAMPOLINE_PREEMPTED,
@@ -32,7 +35,7 @@ pub fn subjects(backend: Backend, plan: Plan, end: Plan) -> impl Iterator<Item =
 
 /// What a program lets us see; the programs of all backends have different names.
 #[cfg(feature = "live")]
-pub fn subject_of(program: &str) -> &'static str {
+pub(super) fn subject_of(program: &str) -> &'static str {
     let plans = [Plan::Plain, Plan::Preempted].into_iter();
     let mut all = plans.flat_map(|plan| {
         let backends = Backend::ALL.into_iter();

@@ -12,9 +12,7 @@ use super::{
     tracepoint::Tracepoints,
 };
 
-/// What was taken.
-pub struct Chosen {
-    /// The backend.
+pub(super) struct Chosen {
     pub backend: Backend,
     /// Which of its programs.
     pub plan: Plan,
@@ -26,7 +24,7 @@ pub struct Chosen {
 ///
 /// # Errors
 /// None, with the reason of each.
-pub fn choose(
+pub(super) fn choose(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
     wanted: Option<Backend>,

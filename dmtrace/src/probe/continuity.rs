@@ -5,8 +5,7 @@ use serde::Serialize;
 
 /// What a tracer that outlives its process has begun with, and whether it will outlive this one.
 #[derive(Clone, Debug, Serialize)]
-pub struct Continuity {
-    /// What was there.
+pub(crate) struct Continuity {
     #[serde(flatten)]
     pub past: Past,
     /// Why the programs end with this process; `None` if they stay.
@@ -16,7 +15,7 @@ pub struct Continuity {
 /// What an earlier process has left.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case", tag = "past")]
-pub enum Past {
+pub(crate) enum Past {
     /// Nothing.
     New,
     /// Its programs, which went on tracing.
@@ -27,7 +26,7 @@ pub enum Past {
 
 /// A time in which nothing was seen. What there was before and after is known by comparing.
 #[derive(Clone, Debug, Serialize)]
-pub struct Gap {
+pub(crate) struct Gap {
     /// When it began; `None` if that is not known, or where nothing from before could be kept.
     pub from: Option<BootTime>,
     /// When it ended.
@@ -58,7 +57,7 @@ impl Gap {
 /// Why there was a gap.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Why {
+pub(crate) enum Why {
     /// The programs ended with their process.
     Unpinned,
     /// Those of another build took their places.
@@ -68,8 +67,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// In words.
-    pub const fn text(self) -> &'static str {
+    pub(crate) const fn text(self) -> &'static str {
         match self {
             Self::Unpinned => "the probes ended with the service",
             Self::Upgrade => "other probes took the places of the old ones",

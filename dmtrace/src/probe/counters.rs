@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// Counts of one kind of message.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-pub struct KindCounts {
+pub(crate) struct KindCounts {
     /// What the probes had to report.
     pub seen: u64,
     /// What went into the ring.
@@ -15,9 +15,8 @@ pub struct KindCounts {
     pub dropped: u64,
 }
 
-/// All counters.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// By [`Kind`].
     #[serde(skip)]
     pub kinds: [KindCounts; KINDS],
@@ -29,7 +28,6 @@ pub struct Counts {
     pub call_map_full: u64,
     /// Records of removed sets and ended processes that userspace did not collect in time.
     pub history_lost: u64,
-    /// Failed reads.
     pub read_fault: u64,
     /// Device-mapper ioctls with a cookie that were entered; their returns are counted as
     /// messages.
@@ -45,8 +43,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Reads them.
-    pub fn read(map: &PerCpuArray<MapData, u64>) -> Self {
+    pub(crate) fn read(map: &PerCpuArray<MapData, u64>) -> Self {
         // A read of an array slot cannot fail while the map is open; 0 would show as a deficit.
         let sum = |counter: Counter| {
             map.get(&counter.0, 0)
@@ -76,7 +73,7 @@ impl Counts {
 
     /// Sums over all kinds but [`Kind::Stack`], which has a ring of its own: the maps do not make
     /// good what is dropped there, and no verdict rests on it.
-    pub fn total(&self) -> KindCounts {
+    pub(crate) fn total(&self) -> KindCounts {
         let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Stack);
         kinds
             .map(|kind| self.of(kind))
@@ -88,12 +85,7 @@ impl Counts {
     }
 
     /// Counts of one kind.
-    pub const fn of(&self, kind: Kind) -> KindCounts {
+    pub(crate) const fn of(&self, kind: Kind) -> KindCounts {
         self.kinds[kind as usize]
-    }
-
-    /// Whether anything was lost that the maps do not make good.
-    pub const fn lost_for_good(&self) -> bool {
-        self.sem_map_full != 0 || self.history_lost != 0 || self.call_map_full != 0
     }
 }

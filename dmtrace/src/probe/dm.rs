@@ -37,7 +37,7 @@ const TRIES: u32 = 3;
 /// How device-mapper is seen.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
-pub enum DmState {
+pub(crate) enum DmState {
     /// dm_mod is not there; dmtrace attaches when it is.
     NotLoaded,
     /// Its programs are attached.
@@ -86,7 +86,12 @@ struct Types {
 
 impl DeviceMapper {
     /// Not attached yet. Must be made before the maps are taken out of the object.
-    pub fn new(ebpf: &Ebpf, object: &'static [u8], wanted: Option<Backend>, plan: Plan) -> Self {
+    pub(super) fn new(
+        ebpf: &Ebpf,
+        object: &'static [u8],
+        wanted: Option<Backend>,
+        plan: Plan,
+    ) -> Self {
         let (maps, programs) = match MapFds::of(ebpf) {
             Ok(maps) => (Some(maps), Err("not read yet".to_owned())),
             Err(error) => (None, Err(cause(&error))),
@@ -110,7 +115,7 @@ impl DeviceMapper {
 
     /// Programs in trampolines are to outlive this process, under this directory; those that are
     /// there are taken over. Must be called before the first [`DeviceMapper::attend`].
-    pub fn keep_in(&mut self, dir: Option<&Path>) {
+    pub(super) fn keep_in(&mut self, dir: Option<&Path>) {
         self.keep = dir.map(Path::to_owned);
     }
 
@@ -158,29 +163,29 @@ impl DeviceMapper {
     }
 
     /// Whether its programs were in their places already.
-    pub const fn went_on(&self) -> bool {
+    pub(super) const fn went_on(&self) -> bool {
         !self.adopted.is_empty()
     }
 
-    pub const fn state(&self) -> &DmState {
+    pub(super) const fn state(&self) -> &DmState {
         &self.state
     }
 
-    pub fn attempts(&self) -> &[Attempt] {
+    pub(super) fn attempts(&self) -> &[Attempt] {
         &self.attempts
     }
 
-    pub fn detach(&mut self) {
+    pub(super) fn detach(&mut self) {
         self.attached.links.clear();
     }
 
     /// Where programs stand, or stood before they were detached.
-    pub fn attachments(&self) -> &[Attachment] {
+    pub(super) fn attachments(&self) -> &[Attachment] {
         &self.attached.attachments
     }
 
     /// Adds the skipped runs of the programs that were loaded here.
-    pub fn count_misses(&self, misses: &mut Misses) {
+    pub(super) fn count_misses(&self, misses: &mut Misses) {
         for (name, program) in &self.loaded {
             misses.add(name, program.as_fd());
         }
@@ -191,7 +196,7 @@ impl DeviceMapper {
 
     /// Attaches if dm_mod is there and nothing is attached to it. Returns the offset of
     /// `mapped_device.disk`, or 0, if something was attached now.
-    pub fn attend(&mut self, ebpf: &mut Ebpf, kernel: Option<&Rc<Btf>>) -> Option<u32> {
+    pub(super) fn attend(&mut self, ebpf: &mut Ebpf, kernel: Option<&Rc<Btf>>) -> Option<u32> {
         let inode = fs::metadata(MODULE).ok().map(|meta| meta.ino());
         if inode != self.seen {
             // Gone, or another incarnation: kprobes have died with the old one.

@@ -9,15 +9,14 @@ use super::Preemption;
 use crate::host::kernel_fs::{KernelFs, KernelFsRoot, Place, Unreachable, reason};
 
 /// File with the kernel's type information.
-pub const BTF_FILE: &str = "/sys/kernel/btf/vmlinux";
+pub(crate) const BTF_FILE: &str = "/sys/kernel/btf/vmlinux";
 
 /// Kernel lockdown, see `man 7 kernel_lockdown`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Lockdown {
+pub(crate) enum Lockdown {
     /// Off, or not built in.
     None,
-    /// Tracing works.
     Integrity,
     /// Programs may not read kernel memory.
     Confidentiality,
@@ -27,8 +26,7 @@ pub enum Lockdown {
 
 /// Something that could not be found out, in words.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Obstacle {
-    /// Why.
+pub(crate) struct Obstacle {
     pub cause: String,
     /// What to do about it.
     pub fix: String,
@@ -60,7 +58,7 @@ impl Obstacle {
 /// Capabilities that matter, of this process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "one bit per capability")]
-pub struct Capabilities {
+pub(crate) struct Capabilities {
     /// `CAP_SYS_ADMIN`: everything, `setns` and `IPC_RMID` of others' sets included.
     pub sys_admin: bool,
     /// `CAP_BPF`.
@@ -75,7 +73,7 @@ pub struct Capabilities {
 
 impl Capabilities {
     /// From the kernel itself: `/proc` may be missing.
-    pub fn of_this_process() -> Self {
+    pub(crate) fn of_this_process() -> Self {
         let sets = rustix::thread::capabilities(None);
         Self::of(sets.map_or(CapabilitySet::empty(), |sets| sets.effective))
     }
@@ -104,12 +102,10 @@ impl Capabilities {
 
 /// The state of the machine as far as tracing depends on it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Environment {
+pub(crate) struct Environment {
     /// `uname -r`.
     pub kernel: String,
-    /// Architecture.
     pub machine: String,
-    /// Lockdown mode.
     pub lockdown: Lockdown,
     /// Why that is unknown, if it is.
     #[serde(skip)]
@@ -133,8 +129,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Reads it.
-    pub fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let (lockdown, lockdown_unread) = match lockdown() {
             Ok(mode) => (mode, None),
             Err(obstacle) => (Lockdown::Unknown, Some(obstacle)),
@@ -157,7 +152,7 @@ impl Environment {
     }
 
     /// The capabilities that tracing still needs, in words.
-    pub fn missing_for_tracing(&self) -> Option<String> {
+    pub(crate) fn missing_for_tracing(&self) -> Option<String> {
         if self.other_user_ns {
             return Some("CAP_BPF and CAP_PERFMON in the user namespace of the host".to_owned());
         }
@@ -172,7 +167,7 @@ fn in_other_user_ns() -> bool {
 }
 
 /// `uname -r`.
-pub fn kernel_release() -> String {
+pub(crate) fn kernel_release() -> String {
     let name = rustix::system::uname();
     name.release().to_string_lossy().into_owned()
 }

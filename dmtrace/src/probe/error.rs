@@ -4,14 +4,12 @@ use super::environment::BTF_FILE;
 
 /// Why tracing cannot start: one line that names the cause and the fix.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Capabilities are missing.
+pub(crate) enum StartError {
     #[error("not permitted to trace: {missing} missing; run as root (sudo dmtrace ...)")]
     Privilege {
         /// Names of the capabilities.
         missing: String,
     },
-    /// Lockdown forbids it.
     #[error(
         "kernel lockdown is in mode confidentiality, which forbids programs to read kernel \
          memory; boot without lockdown=confidentiality, or use: dmtrace list"
@@ -28,7 +26,6 @@ pub enum StartError {
     /// No backend could be attached.
     #[error("no way to attach: {0}")]
     NoBackend(String),
-    /// Anything else.
     #[error("{0}")]
     Other(String),
 }

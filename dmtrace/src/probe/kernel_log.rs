@@ -9,7 +9,6 @@ use log::{Log, Metadata, Record};
 /// Lines kept until somebody takes them; a program that goes wrong does so all the time.
 const KEPT: usize = 20;
 
-/// Collects the lines.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Vec<String>>>);
 

@@ -17,7 +17,7 @@ pub(super) static PERF_LINKS: LazyLock<bool> =
     LazyLock::new(|| aya::sys::is_perf_link_supported().unwrap_or(false));
 
 /// A link. Dropping it detaches the program, unless it is pinned.
-pub enum Link {
+pub(super) enum Link {
     /// Of the kernel's own kind: can be pinned.
     Fd(FdLink),
     /// The same, made or found without aya.

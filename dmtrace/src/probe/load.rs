@@ -61,7 +61,7 @@ impl Tracer {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn start(options: Options) -> Result<Self, StartError> {
+    pub(crate) fn start(options: Options) -> Result<Self, StartError> {
         Self::open(options, None).map(|(tracer, _)| tracer)
     }
 
@@ -71,7 +71,10 @@ impl Tracer {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn start_kept(options: Options, root: &Path) -> Result<(Self, Continuity), StartError> {
+    pub(crate) fn start_kept(
+        options: Options,
+        root: &Path,
+    ) -> Result<(Self, Continuity), StartError> {
         Self::open(options, Some(root))
     }
 

@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 use super::walk::{all, each};
 
 /// A record of the semaphore map.
-pub type SemEntry = (SemKey, SemRecord);
+pub(crate) type SemEntry = (SemKey, SemRecord);
 /// A record of the process map.
-pub type ProcEntry = (ProcKey, ProcRecord);
+pub(crate) type ProcEntry = (ProcKey, ProcRecord);
 
 /// The maps that hold the truth.
-pub struct Maps {
+pub(crate) struct Maps {
     sems: HashMap<MapData, SemKey, SemRecord>,
     procs: HashMap<MapData, ProcKey, ProcRecord>,
     devices: HashMap<MapData, SemKey, DmEvent>,
@@ -29,7 +29,7 @@ pub struct Maps {
 
 /// Numbers by which another process opens the maps.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct MapIds {
+pub(crate) struct MapIds {
     /// Of the semaphore map.
     pub sems: u32,
     /// Of the process map.
@@ -66,7 +66,7 @@ impl Maps {
     ///
     /// # Errors
     /// The tracer has ended, or this process lacks `CAP_SYS_ADMIN`.
-    pub fn open(ids: MapIds) -> Result<Self> {
+    pub(crate) fn open(ids: MapIds) -> Result<Self> {
         let open = |id| MapData::from_id(id).with_context(|| format!("BPF map {id}"));
         Self::new(Parts {
             sems: Map::HashMap(open(ids.sems)?),
@@ -95,17 +95,16 @@ impl Maps {
 
     /// All semaphore records. Records that come or go meanwhile may be missed or seen twice, as
     /// with any walk through a live BPF hash; callers key by identity.
-    pub fn sems(&self) -> Vec<SemEntry> {
+    pub(crate) fn sems(&self) -> Vec<SemEntry> {
         all(&self.sems)
     }
 
-    /// All process records.
-    pub fn procs(&self) -> Vec<ProcEntry> {
+    pub(crate) fn procs(&self) -> Vec<ProcEntry> {
         all(&self.procs)
     }
 
     /// The last device-mapper ioctl with each cookie, as far as there was room.
-    pub fn devices(&self) -> Vec<DmEvent> {
+    pub(crate) fn devices(&self) -> Vec<DmEvent> {
         all(&self.devices)
             .into_iter()
             .map(|(_, mut event)| {
@@ -117,7 +116,7 @@ impl Maps {
     }
 
     /// The last failed lookups of cookies, the oldest first, as far as there was room.
-    pub fn lookups(&self) -> Vec<SemEvent> {
+    pub(crate) fn lookups(&self) -> Vec<SemEvent> {
         let mut lookups: Vec<SemEvent> = all(&self.lookups)
             .into_iter()
             .map(|(_, event)| event)
@@ -127,25 +126,23 @@ impl Maps {
     }
 
     /// The last device-mapper ioctl with one cookie.
-    pub fn device(&self, key: SemKey) -> Option<DmEvent> {
+    pub(crate) fn device(&self, key: SemKey) -> Option<DmEvent> {
         let mut event = self.devices.get(&key, 0).ok()?;
         event.header.flags |= EVENT_FROM_MAP;
         (event.header.ts != 0).then_some(event)
     }
 
-    /// One semaphore record.
-    pub fn sem(&self, key: SemKey) -> Option<SemRecord> {
+    pub(crate) fn sem(&self, key: SemKey) -> Option<SemRecord> {
         self.sems.get(&key, 0).ok()
     }
 
-    /// One process record.
-    pub fn proc(&self, key: ProcKey) -> Option<ProcRecord> {
+    pub(crate) fn proc(&self, key: ProcKey) -> Option<ProcRecord> {
         self.procs.get(&key, 0).ok()
     }
 
     /// Call sites, with the creation of their sets. Those of many cookies are the same: each is
     /// read once.
-    pub fn sites(&self) -> Vec<(SemKey, u64, Arc<CallSite>)> {
+    pub(crate) fn sites(&self) -> Vec<(SemKey, u64, Arc<CallSite>)> {
         let mut known: BTreeMap<Vec<u8>, Option<Arc<CallSite>>> = BTreeMap::new();
         let mut sites = Vec::new();
         each(&self.sites, |key, site| {
@@ -162,7 +159,7 @@ impl Maps {
     }
 
     /// Lets other processes see a call site; `false` if it does not fit.
-    pub fn put_site(&mut self, key: SemKey, created: u64, json: &[u8]) -> bool {
+    pub(crate) fn put_site(&mut self, key: SemKey, created: u64, json: &[u8]) -> bool {
         let mut site = SiteText {
             created,
             len: json.len() as u32,
@@ -177,7 +174,7 @@ impl Maps {
     }
 
     /// Removes the call site of a set that is gone.
-    pub fn remove_site(&mut self, key: SemKey) {
+    pub(crate) fn remove_site(&mut self, key: SemKey) {
         let _none = self.sites.remove(&key);
     }
 

@@ -1,15 +1,15 @@
 //! Kernel probes: which there are, which of them this kernel takes, and what they have counted.
 
-pub mod btf;
+pub(crate) mod btf;
 #[cfg(feature = "live")]
 mod catalog;
-pub mod environment;
-pub mod offsets;
+pub(crate) mod environment;
+pub(crate) mod offsets;
 mod options;
 mod preemption;
 #[cfg(feature = "live")]
 pub(crate) mod registry;
-pub mod spec;
+pub(crate) mod spec;
 
 #[cfg(feature = "live")]
 mod attach;
@@ -56,28 +56,28 @@ mod upkeep;
 #[cfg(feature = "live")]
 mod walk;
 
-pub use environment::{Environment, Lockdown};
-pub use options::Options;
-pub use preemption::Preemption;
-pub use spec::Plan;
+pub(crate) use environment::{Environment, Lockdown};
+pub(crate) use options::Options;
+pub(crate) use preemption::Preemption;
+pub(crate) use spec::Plan;
 
 #[cfg(feature = "live")]
-pub use attach::{Attempt, Outcome};
+pub(crate) use attach::{Attempt, Outcome};
 #[cfg(feature = "live")]
-pub use continuity::{Continuity, Gap, Past, Why};
+pub(crate) use continuity::{Continuity, Past};
 #[cfg(feature = "live")]
-pub use counters::{Counts, KindCounts};
+pub(crate) use counters::{Counts, KindCounts};
 #[cfg(feature = "live")]
-pub use dm::DmState;
+pub(crate) use dm::DmState;
 #[cfg(feature = "live")]
-pub use error::StartError;
+pub(crate) use error::StartError;
 #[cfg(feature = "live")]
-pub use maps::{MapIds, Maps, ProcEntry, SemEntry};
+pub(crate) use maps::{MapIds, Maps, ProcEntry, SemEntry};
 #[cfg(feature = "live")]
-pub use pins::remove_all as remove_pins;
+pub(crate) use pins::remove_all as remove_pins;
 #[cfg(feature = "live")]
-pub use skipped::SkippedRuns;
+pub(crate) use skipped::SkippedRuns;
 #[cfg(feature = "live")]
-pub use tracer::Tracer;
+pub(crate) use tracer::Tracer;
 #[cfg(feature = "live")]
-pub use upkeep::Seed;
+pub(crate) use upkeep::Seed;

@@ -32,7 +32,7 @@ const BPF_PROG_TYPE_TRACING: u32 = 26;
 
 /// On which side of a function.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Side {
+pub(super) enum Side {
     /// `BPF_TRACE_FENTRY`.
     Entry = 24,
     /// `BPF_TRACE_FEXIT`.
@@ -40,14 +40,14 @@ pub enum Side {
 }
 
 /// The maps of a loaded object, by name.
-pub struct MapFds(Vec<(String, OwnedFd)>);
+pub(super) struct MapFds(Vec<(String, OwnedFd)>);
 
 impl MapFds {
     /// Own descriptors of all maps: the loaded object may close its own.
     ///
     /// # Errors
     /// No more descriptors.
-    pub fn of(ebpf: &Ebpf) -> io::Result<Self> {
+    pub(super) fn of(ebpf: &Ebpf) -> io::Result<Self> {
         let mut fds = Vec::new();
         for (name, map) in ebpf.maps() {
             if let Some(data) = data(map) {
@@ -71,7 +71,7 @@ const fn data(map: &Map) -> Option<&MapData> {
 }
 
 /// Programs with their maps in place, not loaded yet.
-pub struct Programs {
+pub(super) struct Programs {
     code: HashMap<String, Code>,
     /// The code names them by number.
     _maps: MapFds,
@@ -87,7 +87,7 @@ impl Programs {
     ///
     /// # Errors
     /// The object and the maps do not fit.
-    pub fn new(object: &[u8], maps: MapFds) -> Result<Self, String> {
+    pub(super) fn new(object: &[u8], maps: MapFds) -> Result<Self, String> {
         let mut object = aya_obj::Object::parse(object).map_err(|error| cause(&error))?;
         let sections = object.functions.keys().map(|(section, _)| *section);
         let sections = sections.collect();
@@ -120,7 +120,7 @@ impl Programs {
     ///
     /// # Errors
     /// The kernel refuses it; in words.
-    pub fn attach(
+    pub(super) fn attach(
         &self,
         name: &str,
         side: Side,
@@ -178,7 +178,7 @@ fn refused(mut attr: ProgLoad, error: &io::Error) -> String {
 ///
 /// # Errors
 /// There is none, or this process may not open it.
-pub fn btf_of(module: &str) -> io::Result<OwnedFd> {
+pub(super) fn btf_of(module: &str) -> io::Result<OwnedFd> {
     let mut id = 0;
     loop {
         let mut attr = GetId {

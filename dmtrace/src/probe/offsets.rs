@@ -14,7 +14,7 @@ enum Source {
 
 /// What depends on a field.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Need {
+pub(crate) enum Need {
     /// Without it no backend that reads kernel structures works.
     Core,
     /// Without it something is not captured.
@@ -177,7 +177,7 @@ const FIELDS: &[Field] = &[
 ];
 
 /// Offsets for the programs, and what this kernel does not have.
-pub struct Offsets {
+pub(crate) struct Offsets {
     /// Name of the global in the object, and its value.
     pub globals: Vec<(&'static str, u32)>,
     /// Fields without which the programs cannot work.
@@ -189,7 +189,7 @@ pub struct Offsets {
 }
 
 /// Looks every field up.
-pub fn resolve(btf: &Btf) -> Offsets {
+pub(crate) fn resolve(btf: &Btf) -> Offsets {
     let mut found = Offsets {
         globals: Vec::new(),
         missing_core: Vec::new(),

@@ -2,7 +2,6 @@
 
 use dmtrace_core::backend::Backend;
 
-/// How to trace.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Options {
     /// This backend and no other.

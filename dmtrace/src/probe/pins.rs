@@ -56,10 +56,7 @@ pub(super) enum Left {
     /// Nothing that can be used.
     Nothing,
     /// Maps. Tracing ended with it, at this time if that was seen.
-    Maps {
-        /// Its end.
-        ended: Option<BootTime>,
-    },
+    Maps { ended: Option<BootTime> },
     /// Maps, and programs of another build in their places.
     OtherBuild(PathBuf),
     /// Maps, and the programs of this build in their places.
@@ -79,7 +76,7 @@ impl Pins {
     ///
     /// # Errors
     /// There is no BPF file system; in words.
-    pub fn open(root: &Path, maps: &str, build: &[u8]) -> Result<Self, String> {
+    pub(super) fn open(root: &Path, maps: &str, build: &[u8]) -> Result<Self, String> {
         check(root)?;
         let layout = crc32fast::hash(format!("{ABI} {maps}").as_bytes());
         let pins = Self {
@@ -95,7 +92,7 @@ impl Pins {
     }
 
     /// Removes what other layouts have left, their programs included. Tells whether there was any.
-    pub fn remove_other_layouts(&self) -> bool {
+    pub(super) fn remove_other_layouts(&self) -> bool {
         let mut any = false;
         for path in entries(self.layout.parent()) {
             if path != self.layout {
@@ -107,7 +104,7 @@ impl Pins {
     }
 
     /// What is left, made fit for use.
-    pub fn left(&self) -> Left {
+    pub(super) fn left(&self) -> Left {
         let Some(control) = self.control() else {
             self.clear();
             return Left::Nothing;
@@ -164,7 +161,7 @@ impl Pins {
     }
 
     /// Where a map is, or will be.
-    pub fn map(&self, name: &str) -> PathBuf {
+    pub(super) fn map(&self, name: &str) -> PathBuf {
         self.layout.join(format!("m_{name}"))
     }
 
@@ -172,7 +169,7 @@ impl Pins {
     ///
     /// # Errors
     /// One of them cannot be pinned; in words.
-    pub fn keep(
+    pub(super) fn keep(
         &self,
         backend: Backend,
         plans: (Plan, Plan),
@@ -187,7 +184,7 @@ impl Pins {
     }
 
     /// Removes everything of this layout: with the last descriptor the programs go.
-    pub fn remove(&self) {
+    pub(super) fn remove(&self) {
         let _left = fs::remove_dir_all(&self.layout);
         // Stays if there is another layout.
         let _left = self.layout.parent().map(fs::remove_dir);
@@ -328,7 +325,7 @@ pub(super) fn take_out(dir: &Path) {
 ///
 /// # Errors
 /// As of the file system.
-pub fn remove_all(root: &Path) -> io::Result<bool> {
+pub(crate) fn remove_all(root: &Path) -> io::Result<bool> {
     if check(root).is_err() || !root.exists() {
         return Ok(false);
     }

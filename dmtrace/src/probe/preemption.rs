@@ -12,12 +12,11 @@ use crate::host::kernel_fs::KernelFs;
 /// Whether the kernel preempts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Preemption {
+pub(crate) enum Preemption {
     /// Built without it.
     NotBuilt,
     /// Built with it, and switched off.
     Off(KnownBy),
-    /// It does.
     On(KnownBy),
     /// It may: nothing says whether it is switched on.
     Maybe,
@@ -26,7 +25,7 @@ pub enum Preemption {
 /// Where that is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum KnownBy {
+pub(crate) enum KnownBy {
     /// The scheduler's own word, in debugfs.
     Scheduler,
     /// `preempt=` on the kernel's command line.
@@ -81,15 +80,14 @@ impl Preemption {
     }
 
     /// Which programs reckon with it.
-    pub const fn plan(self) -> Plan {
+    pub(crate) const fn plan(self) -> Plan {
         match self {
             Self::On(_) | Self::Maybe => Plan::Preempted,
             Self::NotBuilt | Self::Off(_) => Plan::Plain,
         }
     }
 
-    /// In words.
-    pub fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         match self {
             Self::NotBuilt => "the kernel does not preempt (observed: uname -v)".to_owned(),
             Self::Off(by) => format!("the kernel does not preempt ({})", by.text()),

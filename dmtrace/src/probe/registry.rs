@@ -23,7 +23,7 @@ const DIRECTORY: &str = "/run/dmtrace";
 
 /// A trace that runs now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RunningTracer {
+pub(crate) struct RunningTracer {
     /// The process that traces.
     pub pid: u32,
     /// Its start, clock ticks since boot.
@@ -47,12 +47,12 @@ impl RunningTracer {
     ///
     /// # Errors
     /// It has ended meanwhile, or this process may not.
-    pub fn open(&self) -> anyhow::Result<Maps> {
+    pub(crate) fn open(&self) -> anyhow::Result<Maps> {
         Maps::open(self.maps)
     }
 
     /// What processes did besides the cookies that they left, as far as it has looked.
-    pub fn activity(&self) -> Vec<Activity> {
+    pub(crate) fn activity(&self) -> Vec<Activity> {
         let path = file_of(self.pid);
         fs::read(activity_file(&path))
             .ok()
@@ -61,7 +61,7 @@ impl RunningTracer {
     }
 
     /// Whether its process runs, and takes in what happens.
-    pub fn is_attended(&self) -> bool {
+    pub(crate) fn is_attended(&self) -> bool {
         start_ticks(self.pid) == Some(self.start_ticks)
     }
 
@@ -69,8 +69,7 @@ impl RunningTracer {
         self.is_attended() || self.pinned.as_deref().is_some_and(Path::exists)
     }
 
-    /// Its backend.
-    pub fn backend(&self) -> Option<Backend> {
+    pub(crate) fn backend(&self) -> Option<Backend> {
         Backend::ALL
             .into_iter()
             .find(|backend| backend.name() == self.backend)
@@ -226,7 +225,7 @@ fn files() -> impl Iterator<Item = (PathBuf, Option<RunningTracer>)> {
 
 /// Why it cannot be told which traces go on.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Unread {
+pub(crate) enum Unread {
     /// The directory of their files cannot be read.
     Directory(io::ErrorKind, String),
     /// The file of a living process cannot.
@@ -237,7 +236,7 @@ pub enum Unread {
 
 impl Unread {
     /// What to do about it.
-    pub const fn fix(&self) -> &'static str {
+    pub(crate) const fn fix(&self) -> &'static str {
         match self {
             Self::Directory(io::ErrorKind::PermissionDenied, _) => "run as root",
             Self::Directory(..) => "see what is in the way there",
@@ -261,7 +260,7 @@ impl fmt::Display for Unread {
 ///
 /// # Errors
 /// It cannot be told.
-pub fn registered_tracers() -> Result<Vec<RunningTracer>, Unread> {
+pub(crate) fn registered_tracers() -> Result<Vec<RunningTracer>, Unread> {
     readable(fs::read_dir(DIRECTORY))?;
     if start_ticks(std::process::id()).is_none() {
         return Err(Unread::Processes);
@@ -292,7 +291,7 @@ fn pid_of(path: &Path) -> Option<u32> {
 }
 
 /// Traces that go on now, the oldest first: it has seen most.
-pub fn running_tracers() -> Vec<RunningTracer> {
+pub(crate) fn running_tracers() -> Vec<RunningTracer> {
     let boot_id = host::clock::boot_id(&Roots::host());
     let mut found: Vec<RunningTracer> = files()
         .filter_map(|(_, tracer)| tracer)

@@ -9,7 +9,7 @@ use std::{
 
 /// A mapped BPF array (`BPF_F_MMAPABLE`). The kernel rounds each element up to eight bytes
 /// (kernel/bpf/arraymap.c:array_map_alloc).
-pub struct SharedArray {
+pub(super) struct SharedArray {
     base: NonNull<u8>,
     slots: u32,
 }
@@ -18,7 +18,7 @@ const STRIDE: usize = 8;
 
 impl SharedArray {
     /// Maps an array of `slots` elements of up to eight bytes.
-    pub fn map(fd: &impl AsFd, slots: u32) -> io::Result<Self> {
+    pub(super) fn map(fd: &impl AsFd, slots: u32) -> io::Result<Self> {
         // SAFETY: a fresh mapping of a file descriptor that we own; the kernel checks the length.
         let address = unsafe {
             libc::mmap(
@@ -47,7 +47,7 @@ impl SharedArray {
     }
 
     /// Adds to a 32-bit element.
-    pub fn add32(&self, index: u32, by: u32) {
+    pub(super) fn add32(&self, index: u32, by: u32) {
         if let Some(slot) = self.slot(index) {
             // SAFETY: aligned, mapped for as long as `self`; the kernel uses atomics on it, too.
             let word = unsafe { AtomicU32::from_ptr(slot.as_ptr().cast()) };
@@ -56,7 +56,7 @@ impl SharedArray {
     }
 
     /// Subtracts from a 64-bit element.
-    pub fn sub64(&self, index: u32, by: u64) {
+    pub(super) fn sub64(&self, index: u32, by: u64) {
         if let Some(slot) = self.slot(index) {
             // SAFETY: as in `add32`.
             let word = unsafe { AtomicU64::from_ptr(slot.as_ptr().cast()) };
@@ -65,7 +65,7 @@ impl SharedArray {
     }
 
     /// Sets a 64-bit element.
-    pub fn set64(&self, index: u32, value: u64) {
+    pub(super) fn set64(&self, index: u32, value: u64) {
         if let Some(slot) = self.slot(index) {
             // SAFETY: as in `add32`.
             let word = unsafe { AtomicU64::from_ptr(slot.as_ptr().cast()) };
@@ -74,7 +74,7 @@ impl SharedArray {
     }
 
     /// Reads a 64-bit element.
-    pub fn get64(&self, index: u32) -> u64 {
+    pub(super) fn get64(&self, index: u32) -> u64 {
         self.slot(index).map_or(0, |slot| {
             // SAFETY: as in `add32`.
             let word = unsafe { AtomicU64::from_ptr(slot.as_ptr().cast()) };

@@ -16,9 +16,8 @@ use dmtrace_common::Counter;
 
 use super::spec::{Attachment, Skip};
 
-/// Skipped runs.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct SkippedRuns {
+pub(crate) struct SkippedRuns {
     /// Of these nobody else saw what happened; an upper bound where one of two programs would
     /// have been enough.
     pub lost: u64,
@@ -33,7 +32,7 @@ pub(super) struct Misses(BTreeMap<String, u64>);
 impl Misses {
     /// Those of the programs that aya has loaded. Kernels before 5.12 do not count them, and those
     /// before 6.7 not all.
-    pub fn of(ebpf: &Ebpf) -> Self {
+    pub(super) fn of(ebpf: &Ebpf) -> Self {
         let mut all = Self::default();
         for (name, program) in ebpf.programs() {
             if let Ok(fd) = program.fd() {
@@ -44,7 +43,7 @@ impl Misses {
     }
 
     /// Those of one more program.
-    pub fn add(&mut self, name: &str, program: BorrowedFd<'_>) {
+    pub(super) fn add(&mut self, name: &str, program: BorrowedFd<'_>) {
         let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
         let info = fs::read_to_string(path).unwrap_or_default();
         if let Some(count) = misses(&info) {
@@ -57,7 +56,7 @@ impl Misses {
     }
 
     /// What they cost, where the programs stand.
-    pub fn judged<'a>(
+    pub(super) fn judged<'a>(
         &self,
         attached: impl Iterator<Item = &'a Attachment>,
         noticed: impl Fn(Counter) -> u64,
@@ -68,7 +67,7 @@ impl Misses {
     }
 
     /// The same, program by program.
-    pub fn by_program<'a>(
+    pub(super) fn by_program<'a>(
         &self,
         attached: impl Iterator<Item = &'a Attachment>,
         noticed: impl Fn(Counter) -> u64,
@@ -102,9 +101,8 @@ impl Misses {
 }
 
 impl SkippedRuns {
-    /// Both in sum.
     #[must_use]
-    pub const fn plus(self, other: Self) -> Self {
+    pub(crate) const fn plus(self, other: Self) -> Self {
         Self {
             lost: self.lost + other.lost,
             made_good: self.made_good + other.made_good,

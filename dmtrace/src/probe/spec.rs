@@ -8,7 +8,7 @@ use serde::Serialize;
 
 /// Where a program goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Hook {
+pub(crate) enum Hook {
     /// Entry of a kernel function, by trampoline.
     Fentry(&'static str),
     /// Return of a kernel function, by trampoline.
@@ -38,7 +38,7 @@ impl fmt::Display for Hook {
 
 /// What it costs when the kernel skips a run of a program.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Skip {
+pub(crate) enum Skip {
     /// What happened then is not seen.
     Lost,
     /// Nothing, unless all these programs were skipped as well.
@@ -53,10 +53,9 @@ pub enum Skip {
 
 /// One program in its place.
 #[derive(Clone, Copy, Debug)]
-pub struct Attachment {
+pub(crate) struct Attachment {
     /// Name of the program in the object.
     pub program: &'static str,
-    /// Where it goes.
     pub hook: Hook,
     /// What a skipped run costs.
     pub skip: Skip,
@@ -65,7 +64,7 @@ pub struct Attachment {
 /// Which programs: whether for a kernel that preempts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Plan {
+pub(crate) enum Plan {
     /// One program for each thing to see.
     Plain,
     /// The kernel skips a program where another task has been preempted in it. These stand where
@@ -75,8 +74,7 @@ pub enum Plan {
 
 /// Whether a backend is of use without a subject.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Weight {
-    /// No.
+pub(crate) enum Weight {
     Required,
     /// Yes; something is then unseen.
     Optional,
@@ -84,10 +82,9 @@ pub enum Weight {
 
 /// What a group of programs lets dmtrace see.
 #[derive(Clone, Copy, Debug)]
-pub struct Subject {
+pub(crate) struct Subject {
     /// Short name, as in `doctor`.
     pub name: &'static str,
-    /// In words.
     pub provides: &'static str,
     /// Whether the backend needs it.
     pub weight: Weight,

@@ -31,7 +31,7 @@ impl Tracepoints {
     ///
     /// # Errors
     /// There is no such tracepoint, or the kernel refuses; in words.
-    pub fn attach(
+    pub(super) fn attach(
         &self,
         program: BorrowedFd<'_>,
         category: &str,

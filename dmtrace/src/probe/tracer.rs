@@ -30,7 +30,7 @@ use super::{
 };
 
 /// The kernel side, loaded and attached. Dropping it detaches everything.
-pub struct Tracer {
+pub(crate) struct Tracer {
     pub(super) chosen: Chosen,
     pub(super) dm: DeviceMapper,
     /// Semids of live cookies by key.
@@ -61,33 +61,33 @@ pub struct Tracer {
 
 impl Tracer {
     /// The backend in use.
-    pub const fn backend(&self) -> Backend {
+    pub(crate) const fn backend(&self) -> Backend {
         self.chosen.backend
     }
 
     /// Which of the backend's programs.
-    pub const fn plan(&self) -> Plan {
+    pub(crate) const fn plan(&self) -> Plan {
         self.chosen.plan
     }
 
     /// How device-mapper is seen.
-    pub const fn dm(&self) -> &DmState {
+    pub(crate) const fn dm(&self) -> &DmState {
         self.dm.state()
     }
 
     /// Whether device-mapper has been seen all the time since an earlier process.
-    pub const fn dm_went_on(&self) -> bool {
+    pub(crate) const fn dm_went_on(&self) -> bool {
         self.dm.went_on()
     }
 
     /// What was tried to see device-mapper, and what came of it.
-    pub fn dm_attempts(&self) -> &[Attempt] {
+    pub(crate) fn dm_attempts(&self) -> &[Attempt] {
         self.dm.attempts()
     }
 
     /// Attaches to device-mapper if it is there and was not before. Cheap otherwise. Tells
     /// whether something was attached now.
-    pub fn attend_dm(&mut self) -> bool {
+    pub(crate) fn attend_dm(&mut self) -> bool {
         self.attend(None)
     }
 
@@ -100,37 +100,37 @@ impl Tracer {
     }
 
     /// What was tried, and what came of it.
-    pub fn attempts(&self) -> &[Attempt] {
+    pub(crate) fn attempts(&self) -> &[Attempt] {
         &self.attempts
     }
 
     /// What this kernel does not let the programs capture.
-    pub fn missing_detail(&self) -> &[&'static str] {
+    pub(crate) fn missing_detail(&self) -> &[&'static str] {
         &self.missing_detail
     }
 
     /// The ring buffer; taken once, by the consumer.
-    pub const fn take_ring(&mut self) -> Option<RingBuf<MapData>> {
+    pub(crate) const fn take_ring(&mut self) -> Option<RingBuf<MapData>> {
         self.ring.take()
     }
 
     /// The ring with the stacks of those who make cookies; taken once, by its consumer.
-    pub const fn take_stacks(&mut self) -> Option<RingBuf<MapData>> {
+    pub(crate) const fn take_stacks(&mut self) -> Option<RingBuf<MapData>> {
         self.stacks.take()
     }
 
     /// The maps, to write what other processes read.
-    pub const fn maps_mut(&mut self) -> &mut Maps {
+    pub(crate) const fn maps_mut(&mut self) -> &mut Maps {
         &mut self.maps
     }
 
     /// Size of the ring buffer in bytes.
-    pub const fn ring_bytes(&self) -> u32 {
+    pub(crate) const fn ring_bytes(&self) -> u32 {
         self.ring_bytes
     }
 
     /// The kernel side's counters now.
-    pub fn counts(&self) -> Counts {
+    pub(crate) fn counts(&self) -> Counts {
         Counts::read(&self.counts)
     }
 
@@ -144,7 +144,7 @@ impl Tracer {
     }
 
     /// Runs of the probes that the kernel has skipped.
-    pub fn skipped_runs(&self) -> SkippedRuns {
+    pub(crate) fn skipped_runs(&self) -> SkippedRuns {
         let misses = self.misses();
         let own = self.chosen.attached.attachments.iter();
         let counts = self.counts();
@@ -169,7 +169,7 @@ impl Tracer {
     }
 
     /// Programs of which skipped runs may have been lost.
-    pub fn skipped_programs(&self) -> Vec<&'static str> {
+    pub(crate) fn skipped_programs(&self) -> Vec<&'static str> {
         let counts = self.counts();
         let own = self.chosen.attached.attachments.iter();
         let all = own.chain(self.dm.attachments());
@@ -181,7 +181,7 @@ impl Tracer {
     }
 
     /// The same by what the programs let us see.
-    pub fn skipped_by_subject(&self) -> BTreeMap<&'static str, SkippedRuns> {
+    pub(crate) fn skipped_by_subject(&self) -> BTreeMap<&'static str, SkippedRuns> {
         let misses = self.misses();
         let own = self.chosen.attached.attachments.iter();
         let counts = self.counts();
@@ -197,38 +197,38 @@ impl Tracer {
     }
 
     /// The maps that hold the truth.
-    pub const fn maps(&self) -> &Maps {
+    pub(crate) const fn maps(&self) -> &Maps {
         &self.maps
     }
 
     /// Numbers by which another process finds the maps.
-    pub const fn map_ids(&self) -> MapIds {
+    pub(crate) const fn map_ids(&self) -> MapIds {
         self.ids
     }
 
     /// Diagnostics of the kernel side since the last time, one line each.
-    pub fn kernel_messages(&mut self) -> Vec<String> {
+    pub(crate) fn kernel_messages(&mut self) -> Vec<String> {
         self.log.as_mut().map(KernelLog::take).unwrap_or_default()
     }
 
     /// Where the links are pinned, if they are.
-    pub fn pinned(&self) -> Option<&Path> {
+    pub(crate) fn pinned(&self) -> Option<&Path> {
         self.pinned.as_deref()
     }
 
     /// When tracing began, by the maps; 0 before [`Tracer::begins`].
-    pub fn began(&self) -> BootTime {
+    pub(crate) fn began(&self) -> BootTime {
         BootTime(self.control.get64(control::BEGAN))
     }
 
     /// Everything that was there before is entered: from here on the maps are worth keeping.
-    pub fn begins(&self, at: BootTime) {
+    pub(crate) fn begins(&self, at: BootTime) {
         self.control.set64(control::TRACER_ENDED, 0);
         self.control.set64(control::BEGAN, at.0);
     }
 
     /// Gives up what is pinned: the kernel side ends with this process.
-    pub fn unpin(&mut self) {
+    pub(crate) fn unpin(&mut self) {
         if let Some(pins) = self.pins.take() {
             pins.remove();
         }
@@ -236,7 +236,7 @@ impl Tracer {
     }
 
     /// Stops the probes; maps and ring stay readable.
-    pub fn detach(&mut self) {
+    pub(crate) fn detach(&mut self) {
         self.chosen.attached.links.clear();
         self.dm.detach();
     }

@@ -11,7 +11,7 @@ use super::tracer::{Tracer, proc_tombstones, sem_tombstones};
 
 /// Why the kernel side does not know a set of a snapshot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Seed {
+pub(crate) enum Seed {
     /// It is older than the trace.
     Older,
     /// Its creation was not seen.
@@ -21,7 +21,7 @@ pub enum Seed {
 impl Tracer {
     /// Enters the sets of a snapshot that the kernel side does not know, so that their operations
     /// and removals are followed. Returns how many were entered.
-    pub fn seed(&mut self, snapshot: &Snapshot, why: Seed) -> usize {
+    pub(crate) fn seed(&mut self, snapshot: &Snapshot, why: Seed) -> usize {
         let missed = match why {
             Seed::Older => 0,
             Seed::Missed => SEM_MISSED,
@@ -72,7 +72,7 @@ impl Tracer {
     }
 
     /// Removes records that userspace has taken in.
-    pub fn reap_tombstones(&mut self, sems: &[SemKey], procs: &[dmtrace_common::ProcKey]) {
+    pub(crate) fn reap_tombstones(&mut self, sems: &[SemKey], procs: &[dmtrace_common::ProcKey]) {
         let sems = sems
             .iter()
             .filter(|key| self.maps.remove_sem(**key))
@@ -86,7 +86,7 @@ impl Tracer {
     }
 
     /// Removes the record of a set whose removal the kernel side did not see.
-    pub fn forget(&mut self, key: SemKey) {
+    pub(crate) fn forget(&mut self, key: SemKey) {
         let Some(record) = self.maps.sem(key) else {
             return;
         };
@@ -108,30 +108,30 @@ impl Tracer {
 
     /// Whether so many records of what is gone wait to be taken in that there may soon be no room
     /// for more.
-    pub fn tombstones_crowded(&self) -> bool {
+    pub(crate) fn tombstones_crowded(&self) -> bool {
         self.control.get64(control::TOMBSTONES) > u64::from(sem_tombstones(self.max_sems)) / 4
             || self.proc_tombstones_crowded()
     }
 
     /// Whether records of ended processes take more than half of the room that they have.
-    pub fn proc_tombstones_crowded(&self) -> bool {
+    pub(crate) fn proc_tombstones_crowded(&self) -> bool {
         self.control.get64(control::PROC_TOMBSTONES)
             > u64::from(proc_tombstones(self.max_procs)) / 2
     }
 
     /// Processes that can be kept at the same time.
-    pub const fn max_procs(&self) -> u32 {
+    pub(crate) const fn max_procs(&self) -> u32 {
         self.max_procs
     }
 
     /// Removes the record of a process whose end the kernel side could not connect with it.
-    pub fn forget_process(&mut self, key: dmtrace_common::ProcKey) {
+    pub(crate) fn forget_process(&mut self, key: dmtrace_common::ProcKey) {
         self.maps.remove_proc(key);
     }
 
     /// Corrects the numbers of tombstones: a process that was killed while it collected them has
     /// removed records that are still counted.
-    pub fn recount_tombstones(&self) {
+    pub(crate) fn recount_tombstones(&self) {
         let before = self.control.get64(control::TOMBSTONES);
         let sems = self.maps.sems();
         let sems = sems
@@ -156,7 +156,7 @@ impl Tracer {
     }
 
     /// Records of removed sets that wait to be taken in.
-    pub fn tombstones(&self) -> u64 {
+    pub(crate) fn tombstones(&self) -> u64 {
         self.control.get64(control::TOMBSTONES) + self.control.get64(control::PROC_TOMBSTONES)
     }
 }

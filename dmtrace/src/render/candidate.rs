@@ -13,7 +13,6 @@ use dmtrace_core::{
 /// What filters look at. `None`: it is not known, or there is no such thing.
 #[derive(Clone, Debug, Default)]
 pub struct Candidate<'a> {
-    /// Creator.
     pub pid: Option<u32>,
     /// Its name; empty if it is not known.
     pub comm: &'a str,
@@ -21,15 +20,10 @@ pub struct Candidate<'a> {
     pub uid: Option<u32>,
     /// Its cgroup; empty if it is not known.
     pub cgroup: &'a str,
-    /// IPC namespace.
     pub ns: Option<IpcNs>,
-    /// Key.
     pub key: Option<Key>,
-    /// semid.
     pub semid: Option<i32>,
-    /// State.
     pub state: Option<State>,
-    /// Age.
     pub age: Option<Duration>,
     /// Devices that it was used for.
     pub devices: &'a [Device],
@@ -81,7 +75,7 @@ impl<'a> Candidate<'a> {
 }
 
 /// Devices of a cookie.
-pub fn devices(semaphore: &Semaphore) -> &[Device] {
+pub(crate) fn devices(semaphore: &Semaphore) -> &[Device] {
     semaphore
         .cookie
         .as_deref()

@@ -10,7 +10,7 @@ use super::candidate::devices;
 use crate::{trace::session::DmReport, wording::count};
 
 /// A change as one word.
-pub fn word(change: &Change) -> &'static str {
+pub(crate) fn word(change: &Change) -> &'static str {
     match change.kind {
         ChangeKind::Created { .. } => "create",
         ChangeKind::Found => "found",
@@ -31,7 +31,7 @@ pub fn word(change: &Change) -> &'static str {
 }
 
 /// What a change needs beside its word.
-pub fn detail(change: &Change, ledger: &Ledger) -> String {
+pub(crate) fn detail(change: &Change, ledger: &Ledger) -> String {
     match change.kind {
         ChangeKind::Ioctl {
             command,
@@ -121,7 +121,7 @@ fn target(name: &Name, device: Option<DevNum>) -> String {
 }
 
 /// The errors that semaphore calls return, by name.
-pub fn errno_name(errno: i32) -> String {
+pub(crate) fn errno_name(errno: i32) -> String {
     match errno {
         libc::ENOSPC => "ENOSPC: the limits of kernel.sem are reached".to_owned(),
         libc::ENOMEM => "ENOMEM".to_owned(),
@@ -136,7 +136,7 @@ pub fn errno_name(errno: i32) -> String {
 }
 
 /// That device-mapper came later than the trace.
-pub fn dm_loaded(report: &DmReport) -> String {
+pub(crate) fn dm_loaded(report: &DmReport) -> String {
     const LOADED: &str = "device-mapper was loaded and is traced now";
     match report.cookies_before {
         0 => LOADED.to_owned(),

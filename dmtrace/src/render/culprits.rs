@@ -16,7 +16,6 @@ use crate::render::row::{Row, confidence, describe};
 pub(crate) struct Group {
     /// What they have in common, for people.
     pub(crate) name: String,
-    /// Leaked cookies.
     pub(crate) leaked: usize,
     /// Of these, seen and not inferred.
     pub(crate) observed: usize,
@@ -31,7 +30,6 @@ pub(crate) struct Group {
     /// Details of one process behind it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) process: Option<Value>,
-    /// The calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) call_site: Option<Value>,
     #[serde(skip)]
@@ -44,9 +42,7 @@ pub(crate) struct Group {
 /// What to group a report by.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum By {
-    /// One process.
     Process,
-    /// One executable.
     Executable,
     /// One container, or unit of systemd.
     Container,
@@ -55,7 +51,6 @@ pub enum By {
 }
 
 impl By {
-    /// All of them.
     pub const ALL: [Self; 4] = [
         Self::Process,
         Self::Executable,
@@ -91,7 +86,6 @@ pub(crate) struct Leak {
     pub(crate) owner: Option<String>,
     /// Number of who made it.
     pub(crate) pid: Option<u32>,
-    /// Its name.
     pub(crate) comm: String,
     /// What happened to it.
     pub(crate) how: String,
@@ -103,7 +97,6 @@ pub(crate) struct Leak {
     pub(crate) key: String,
     /// Devices, by name and number.
     pub(crate) devices: Vec<String>,
-    /// Who made it.
     pub(crate) image: Option<ProcessImage>,
     /// The calls that made it.
     pub(crate) site: Option<CallSite>,

@@ -19,14 +19,12 @@ use crate::{
     wording::times,
 };
 
-/// One cookie's story.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Story {
     /// The cookie as `list` and `report` have it, verdict included.
     pub(crate) cookie: Value,
     /// Which cookie, in a line.
     pub(crate) title: String,
-    /// The verdict.
     pub(crate) headline: String,
     /// How sure it is.
     pub(crate) sure: String,
@@ -56,27 +54,22 @@ pub(crate) struct Missing {
     /// As a word of the program.
     #[serde(flatten)]
     pub(crate) step: MissingStep,
-    /// In words.
     pub(crate) text: String,
 }
 
 /// Somebody who suffers and is not to blame.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Victim {
-    /// Process.
     pub(crate) pid: u32,
     /// Thread, for a waiter.
     pub(crate) tid: Option<u32>,
-    /// Name.
     pub(crate) comm: String,
     /// For so long, if that is known.
     pub(crate) seconds: Option<u64>,
-    /// In words.
     pub(crate) text: String,
 }
 
 impl Telling<'_> {
-    /// Tells it.
     pub(crate) fn story(&self, row: &Row<'_>) -> Story {
         let key = row.semaphore.key.to_string();
         let verdict = row.verdict.as_ref();

@@ -24,7 +24,7 @@ use crate::{
 /// How it is known who made a set.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Known {
+pub(crate) enum Known {
     /// Its creation was seen.
     Observed,
     /// From its fields.
@@ -34,7 +34,7 @@ pub enum Known {
 }
 
 /// A set with everything that can be said of it.
-pub struct Row<'a> {
+pub(crate) struct Row<'a> {
     /// The set in the books.
     pub semaphore: &'a Semaphore,
     /// The set in the snapshot.
@@ -45,9 +45,7 @@ pub struct Row<'a> {
     pub known: Known,
     /// Who made it, as far as it was captured.
     pub image: Option<&'a ProcessImage>,
-    /// Who made it.
     pub process: Option<&'a Process>,
-    /// Age.
     pub age: Option<Duration>,
     /// Names calls; `None` where nobody asks for them.
     names: Option<&'a RefCell<Symbolizer>>,
@@ -57,7 +55,7 @@ pub struct Row<'a> {
 
 impl<'a> Row<'a> {
     /// With this judgement.
-    pub fn judged(&mut self, verdict: Verdict) {
+    pub(crate) fn judged(&mut self, verdict: Verdict) {
         if self.known == Known::Unknown && verdict.culprit.is_some() {
             self.known = Known::Inferred;
         }
@@ -65,7 +63,7 @@ impl<'a> Row<'a> {
     }
 
     /// From the books alone.
-    pub fn bare(
+    pub(crate) fn bare(
         ledger: &'a Ledger,
         semaphore: &'a Semaphore,
         set: Option<&'a SetSnapshot>,
@@ -92,7 +90,7 @@ impl<'a> Row<'a> {
     }
 
     /// Age by the kernel's wall-clock stamp, for sets whose creation was not seen.
-    pub fn wall_age(&self, wall: i64) -> Option<Duration> {
+    pub(crate) fn wall_age(&self, wall: i64) -> Option<Duration> {
         let ctime = self.set?.ctime.0;
         u64::try_from(wall.saturating_sub(ctime))
             .ok()
@@ -100,21 +98,21 @@ impl<'a> Row<'a> {
     }
 
     /// The state as one word; `-` for a set that was not judged.
-    pub fn state(&self) -> &'static str {
+    pub(crate) fn state(&self) -> &'static str {
         self.verdict
             .as_ref()
             .map_or("-", |verdict| verdict.class.label())
     }
 
     /// Whether the administrator should look at it.
-    pub fn is_finding(&self) -> bool {
+    pub(crate) fn is_finding(&self) -> bool {
         self.verdict
             .as_ref()
             .is_some_and(|verdict| verdict.class.is_finding())
     }
 
     /// Number of the process that made it, or is held responsible.
-    pub fn pid(&self) -> Option<u32> {
+    pub(crate) fn pid(&self) -> Option<u32> {
         self.semaphore
             .creator
             .image()
@@ -129,7 +127,7 @@ impl<'a> Row<'a> {
     }
 
     /// Name of the process that made it, or is held responsible.
-    pub fn comm(&self) -> &str {
+    pub(crate) fn comm(&self) -> &str {
         match self.process {
             Some(process) => process.name.as_str(),
             None => self
@@ -141,13 +139,13 @@ impl<'a> Row<'a> {
     }
 
     /// Whether the process that made it has ended, if that is known.
-    pub fn ended(&self) -> Option<bool> {
+    pub(crate) fn ended(&self) -> Option<bool> {
         let process = self.process?;
         Some(process.exit.is_some())
     }
 
     /// `name[pid]`, with `+` if it has ended and `?` if it is inferred; `-` if it is not known.
-    pub fn owner(&self) -> String {
+    pub(crate) fn owner(&self) -> String {
         let Some(pid) = self.pid() else {
             return "-".to_owned();
         };
@@ -161,32 +159,32 @@ impl<'a> Row<'a> {
     }
 
     /// What its cgroup says.
-    pub fn workload(&self) -> Workload {
+    pub(crate) fn workload(&self) -> Workload {
         self.image
             .map(|image| Workload::from_cgroup(&image.cgroup))
             .unwrap_or_default()
     }
 
     /// Devices that ioctls with the cookie worked on, as far as they were seen.
-    pub fn devices(&self) -> &'a [Device] {
+    pub(crate) fn devices(&self) -> &'a [Device] {
         devices(self.semaphore)
     }
 
     /// Their names: the last one first, it is the one that matters.
-    pub fn device(&self) -> String {
+    pub(crate) fn device(&self) -> String {
         let labels: Vec<String> = self.devices().iter().rev().map(Device::label).collect();
         labels.join(",")
     }
 
     /// Names its calls with this.
-    pub const fn with_names(mut self, names: &'a RefCell<Symbolizer>) -> Self {
+    pub(crate) const fn with_names(mut self, names: &'a RefCell<Symbolizer>) -> Self {
         self.names = Some(names);
         self
     }
 
     /// The calls that led to it, with their names as far as they can be had. Looks into binaries
     /// at the first call.
-    pub fn call_site(&self) -> Option<&CallSite> {
+    pub(crate) fn call_site(&self) -> Option<&CallSite> {
         let resolve = || {
             let captured = self.semaphore.cookie.as_ref()?.call_site.as_ref()?;
             let mut site = CallSite::clone(captured);
@@ -199,7 +197,7 @@ impl<'a> Row<'a> {
     }
 
     /// What the filters look at.
-    pub fn candidate(&self) -> Candidate<'_> {
+    pub(crate) fn candidate(&self) -> Candidate<'_> {
         Candidate {
             pid: self.pid(),
             comm: self.comm(),
@@ -218,7 +216,7 @@ impl<'a> Row<'a> {
     }
 
     /// Value of semaphore 0: from the kernel, else from the books.
-    pub fn value(&self) -> Option<i32> {
+    pub(crate) fn value(&self) -> Option<i32> {
         self.set
             .and_then(|set| set.first)
             .map(|first| first.value)
@@ -226,14 +224,14 @@ impl<'a> Row<'a> {
     }
 
     /// Threads that wait, by the kernel's count.
-    pub fn waiting(&self) -> Option<u32> {
+    pub(crate) fn waiting(&self) -> Option<u32> {
         self.set
             .and_then(|set| set.first)
             .map(|first| first.zcnt + first.ncnt)
     }
 
     /// The fields of the JSON object.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let SemId { ns, semid } = self.semaphore.id;
         let mut object = json!({
             "ipc_ns": ns,
@@ -294,7 +292,7 @@ impl<'a> Row<'a> {
 }
 
 /// `observed`, `inferred` or `unknown`.
-pub fn confidence(verdict: &Verdict) -> &'static str {
+pub(crate) fn confidence(verdict: &Verdict) -> &'static str {
     match verdict.confidence {
         Confidence::Observed => "observed",
         Confidence::Inferred => "inferred",
@@ -311,7 +309,7 @@ fn reason(verdict: &Verdict) -> Option<String> {
 }
 
 /// What a person needs to find a process again, or its like: labels and texts.
-pub fn describe(image: &ProcessImage) -> Vec<(&'static str, String)> {
+pub(crate) fn describe(image: &ProcessImage) -> Vec<(&'static str, String)> {
     let mut lines = vec![("command", image.command_line())];
     if let Some(exe) = &image.exe {
         let deleted = if image.exe_deleted { " (deleted)" } else { "" };

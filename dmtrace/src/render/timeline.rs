@@ -16,7 +16,6 @@ use crate::{
 
 /// What all stories of one run share.
 pub(crate) struct Telling<'a> {
-    /// The books.
     pub(crate) ledger: &'a Ledger,
     /// What the host says.
     pub(crate) facts: &'a HostFacts,
@@ -38,7 +37,6 @@ pub(crate) struct Moment {
     pub(crate) who: String,
     /// Thread, where it is not the first one of its process.
     pub(crate) tid: Option<u32>,
-    /// What happened.
     pub(crate) what: String,
     /// Value after it.
     pub(crate) value: Option<i32>,

@@ -25,7 +25,7 @@ use crate::{
 /// (or not yet told by this process), [`cleared`](Self::cleared) for each that was told and is
 /// none any more, [`closed`](Self::closed) once; [`settled`](Self::settled) after the first look;
 /// [`close`](Self::close).
-pub struct Chronicle {
+pub(crate) struct Chronicle {
     history: History,
     /// Cookies that ended up to here were judged.
     closed_until: BootTime,
@@ -33,7 +33,7 @@ pub struct Chronicle {
 
 impl Chronicle {
     /// Opens the history; see [`History::open`].
-    pub fn open(options: Options, warn: impl FnMut(&str) + Send + 'static) -> Self {
+    pub(crate) fn open(options: Options, warn: impl FnMut(&str) + Send + 'static) -> Self {
         Self {
             history: History::open(options, warn),
             closed_until: BootTime::default(),
@@ -41,13 +41,13 @@ impl Chronicle {
     }
 
     /// What an earlier run has told and left standing; see [`History::stood`].
-    pub fn stood(&self, patience: Duration) -> Vec<Stood> {
+    pub(crate) fn stood(&self, patience: Duration) -> Vec<Stood> {
         self.history.stood(patience)
     }
 
     /// Tracing has begun. `continuous`: the probes of the run before have stayed, nothing was
     /// missed.
-    pub fn began(&self, backend: &str, kernel: &str, continuous: bool) {
+    pub(crate) fn began(&self, backend: &str, kernel: &str, continuous: bool) {
         self.history.note(Note::Began {
             backend: backend.to_owned(),
             kernel: kernel.to_owned(),
@@ -56,7 +56,7 @@ impl Chronicle {
     }
 
     /// Counts cookies that were made, those that came to a normal end, and failed creations.
-    pub fn changes(&self, changes: &[Change], ledger: &Ledger) {
+    pub(crate) fn changes(&self, changes: &[Change], ledger: &Ledger) {
         for change in changes {
             match counted(change, ledger) {
                 Some(Counted::Lives(program, lives)) => self.history.lives(&program, &lives),
@@ -70,7 +70,7 @@ impl Chronicle {
     }
 
     /// A finding. To tell one again that stands already does no harm.
-    pub fn found(
+    pub(crate) fn found(
         &self,
         judged: &Judged<'_>,
         ledger: &Ledger,
@@ -83,13 +83,18 @@ impl Chronicle {
     }
 
     /// A finding that was told is none any more: the cookie is gone, or the verdict is another.
-    pub fn cleared(&self, sem: SemId, ledger: &Ledger) {
+    pub(crate) fn cleared(&self, sem: SemId, ledger: &Ledger) {
         self.history.note(gone(sem, ledger));
     }
 
     /// Judges the cookies that have ended since the last call: accidents, and what was completed
     /// too often.
-    pub fn closed(&mut self, ledger: &Ledger, context: &Context<'_>, names: &RefCell<Symbolizer>) {
+    pub(crate) fn closed(
+        &mut self,
+        ledger: &Ledger,
+        context: &Context<'_>,
+        names: &RefCell<Symbolizer>,
+    ) {
         let now = Stamp::now();
         let (until, found) = closed_since(self.closed_until, ledger, context, names, now);
         self.closed_until = until;
@@ -99,27 +104,26 @@ impl Chronicle {
     }
 
     /// Every finding that stands was told: what else an earlier run left standing is gone.
-    pub fn settled(&self) {
+    pub(crate) fn settled(&self) {
         self.history.note(Note::Settled);
     }
 
     /// Messages of the kernel side were lost; `what` says in words what that means.
-    pub fn lost(&self, what: &'static str, count: u64) {
+    pub(crate) fn lost(&self, what: &'static str, count: u64) {
         self.history.lost(what, count);
     }
 
-    /// Answers queries.
-    pub fn asker(&self) -> Asker {
+    pub(crate) fn asker(&self) -> Asker {
         self.history.asker()
     }
 
     /// How the history is.
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         self.history.status()
     }
 
     /// Tracing ends. Waits no longer than `patience` for the disk.
-    pub fn close(self, patience: Duration) -> bool {
+    pub(crate) fn close(self, patience: Duration) -> bool {
         self.history.note(Note::Stopped);
         self.history.close(patience)
     }

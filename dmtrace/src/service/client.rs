@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// None runs, or this user may not ask.
-pub fn ask_status() -> Result<Value> {
+pub(crate) fn ask_status() -> Result<Value> {
     // In words: a connection that breaks off is no reader of ours that has gone.
     let stream = UnixStream::connect(SOCKET).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => {

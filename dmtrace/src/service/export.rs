@@ -33,21 +33,18 @@ const HOOK_LIMIT: Duration = Duration::from_secs(30);
 /// Time for what it has not told yet, at the end of the service.
 const HOOK_REST: Duration = Duration::from_secs(5);
 
-/// Where to.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// Metrics on request.
+pub(crate) struct Options {
     pub listen: Option<Listen>,
     /// Who may ask over the network.
     pub exposure: Exposure,
-    /// Directory of node_exporter.
     pub textfile: Option<PathBuf>,
     /// Told of each new finding.
     pub hook: Option<CommandLine>,
 }
 
 /// Counts, and passes on.
-pub struct Exports {
+pub(super) struct Exports {
     endpoint: Option<Endpoint>,
     textfile: Option<PathBuf>,
     hook: Option<Hook>,
@@ -64,7 +61,7 @@ impl Exports {
     ///
     /// # Errors
     /// The address is taken, or not permitted.
-    pub fn open(options: &Options, group: Option<u32>) -> Result<Self> {
+    pub(super) fn open(options: &Options, group: Option<u32>) -> Result<Self> {
         let listen = options.listen.as_ref();
         let endpoint = listen.map(|listen| Endpoint::open(listen, options.exposure, group));
         let hook = options.hook.clone().map(|command| {
@@ -85,7 +82,7 @@ impl Exports {
     }
 
     /// Waits for somebody who wants metrics. May be dropped and called again.
-    pub async fn asked(&mut self) -> Scrape {
+    pub(super) async fn asked(&mut self) -> Scrape {
         if let Some(endpoint) = &mut self.endpoint
             && let Some(scrape) = endpoint.scrapes.recv().await
         {
@@ -95,18 +92,24 @@ impl Exports {
     }
 
     /// Whether the last look is too old for whoever asks now.
-    pub fn is_stale(&self) -> bool {
+    pub(super) fn is_stale(&self) -> bool {
         self.looked.is_none_or(|looked| looked.elapsed() >= FRESH)
     }
 
     /// Changes of the books.
-    pub fn changes(&mut self, changes: &[Change], ledger: &Ledger) {
+    pub(super) fn changes(&mut self, changes: &[Change], ledger: &Ledger) {
         self.counting.changes(changes, ledger);
     }
 
     /// A finding. One that is not `new` was told by an earlier run: counters begin with each run,
     /// and the hook has been told.
-    pub fn finding(&mut self, row: &Row<'_>, judged: &Judged<'_>, ledger: &Ledger, new: bool) {
+    pub(super) fn finding(
+        &mut self,
+        row: &Row<'_>,
+        judged: &Judged<'_>,
+        ledger: &Ledger,
+        new: bool,
+    ) {
         self.counting.finding(judged, ledger);
         if let Some(hook) = self.hook.as_ref().filter(|_| new) {
             hook.tell(Finding::of(row));
@@ -114,18 +117,18 @@ impl Exports {
     }
 
     /// All cookies were judged.
-    pub fn surveyed(&mut self, judged: &[Judged<'_>], snapshot: &Snapshot, now: BootTime) {
+    pub(super) fn surveyed(&mut self, judged: &[Judged<'_>], snapshot: &Snapshot, now: BootTime) {
         self.standing = Standing::of(judged, now, snapshot.wall);
         self.sets = Sets::of(snapshot);
     }
 
     /// A look is over: what was found then is what whoever asks now gets.
-    pub fn looked(&mut self) {
+    pub(super) fn looked(&mut self) {
         self.looked = Some(Instant::now());
     }
 
     /// The metrics as text.
-    pub fn text(&self, health: Health, format: Format) -> String {
+    pub(super) fn text(&self, health: Health, format: Format) -> String {
         let mut tally = self.counting.tally().clone();
         if let Some(hook) = &self.hook {
             tally.hook = hook.runs();
@@ -140,7 +143,7 @@ impl Exports {
     }
 
     /// A clean-up by `dmtrace clean` is over: its lines, or what went wrong.
-    pub fn cleaned(&mut self, said: &Result<String, String>) {
+    pub(super) fn cleaned(&mut self, said: &Result<String, String>) {
         let (Ok(text) | Err(text)) = said;
         // `removed  0x0d4d50b2 semid 4 ...`; other lines are about the whole.
         let count = |wanted: &str| {
@@ -159,12 +162,12 @@ impl Exports {
     }
 
     /// Whether there is a file to write.
-    pub const fn writes(&self) -> bool {
+    pub(super) const fn writes(&self) -> bool {
         self.textfile.is_some()
     }
 
     /// Writes the file, if there is to be one. A failure is told once, and does not stop anything.
-    pub fn write(&mut self, health: Health) -> Option<String> {
+    pub(super) fn write(&mut self, health: Health) -> Option<String> {
         let dir = self.textfile.as_ref()?;
         let text = self.text(health, Format::Prometheus);
         let failed = metrics::write_textfile(dir, &text).err();
@@ -173,7 +176,7 @@ impl Exports {
     }
 
     /// Lets the hook tell what waits, for a moment.
-    pub async fn finish(self) {
+    pub(super) async fn finish(self) {
         if let Some(hook) = self.hook {
             hook.finish(HOOK_REST).await;
         }

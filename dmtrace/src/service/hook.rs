@@ -29,14 +29,14 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// A command line. No shell sees it: quotes group words, and nothing is expanded.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct CommandLine {
+pub(crate) struct CommandLine {
     program: String,
     arguments: Vec<String>,
 }
 
 /// It cannot be run.
 #[derive(Debug, thiserror::Error)]
-pub enum BadCommand {
+pub(crate) enum BadCommand {
     /// No words, or a quote without its end.
     #[error("{0:?}: a quote is not closed, or there is no word; give: PROGRAM ARGUMENT ...")]
     Malformed(String),
@@ -80,16 +80,14 @@ impl fmt::Display for CommandLine {
 
 /// What the command is told.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Finding {
-    /// On standard input.
+pub(crate) struct Finding {
     json: String,
-    /// In the environment.
     variables: Vec<(&'static str, String)>,
 }
 
 impl Finding {
     /// Of a judged cookie.
-    pub fn of(row: &Row<'_>) -> Self {
+    pub(crate) fn of(row: &Row<'_>) -> Self {
         let id = row.semaphore.id;
         let Workload { container, pod, .. } = row.workload();
         let text = row
@@ -129,7 +127,7 @@ fn plain(text: &str) -> String {
 
 /// The running hook: at most one command at a time, each with its limit of time.
 #[derive(Debug)]
-pub struct Hook {
+pub(crate) struct Hook {
     queue: mpsc::Sender<Finding>,
     runs: Arc<[AtomicU64; HookRun::ALL.len()]>,
     runner: JoinHandle<()>,
@@ -137,7 +135,7 @@ pub struct Hook {
 
 impl Hook {
     /// Waits for findings. Must be called in a runtime. `problem` is told why a run failed.
-    pub fn start(
+    pub(crate) fn start(
         command: CommandLine,
         limit: Duration,
         problem: impl Fn(String) + Send + 'static,
@@ -162,19 +160,19 @@ impl Hook {
     }
 
     /// Tells the command soon. Never waits: without room the finding is dropped and counted.
-    pub fn tell(&self, finding: Finding) {
+    pub(crate) fn tell(&self, finding: Finding) {
         if self.queue.try_send(finding).is_err() {
             self.runs[HookRun::Dropped as usize].fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// How its runs ended, by [`HookRun`].
-    pub fn runs(&self) -> [u64; HookRun::ALL.len()] {
+    pub(crate) fn runs(&self) -> [u64; HookRun::ALL.len()] {
         HookRun::ALL.map(|run| self.runs[run as usize].load(Ordering::Relaxed))
     }
 
     /// Lets it tell what waits, for this time; then what runs is killed.
-    pub async fn finish(self, patience: Duration) {
+    pub(crate) async fn finish(self, patience: Duration) {
         let Self {
             queue, mut runner, ..
         } = self;

@@ -18,7 +18,7 @@ const AGAIN: Duration = Duration::from_secs(600);
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Cleans up when leaks stand long enough.
-pub struct Janitor {
+pub(super) struct Janitor {
     /// Untouched for so long; `None`: never.
     age: Option<Duration>,
     audit: Option<PathBuf>,
@@ -32,7 +32,7 @@ pub struct Janitor {
 
 impl Janitor {
     /// `age`: how long leaks must have been left alone; `None` never cleans.
-    pub fn new(age: Option<Duration>, audit: Option<PathBuf>) -> Self {
+    pub(super) fn new(age: Option<Duration>, audit: Option<PathBuf>) -> Self {
         let (send, said) = mpsc::channel(1);
         Self {
             age,
@@ -46,7 +46,7 @@ impl Janitor {
     }
 
     /// So many leaks stand now.
-    pub fn looked(&mut self, leaks: usize, now: Instant) {
+    pub(super) fn looked(&mut self, leaks: usize, now: Instant) {
         let Some(age) = self.age else {
             return;
         };
@@ -66,7 +66,7 @@ impl Janitor {
     }
 
     /// Waits until it is time, or until a clean-up is over: its words, or why there was none.
-    pub async fn due(&mut self) -> Option<Result<String, String>> {
+    pub(super) async fn due(&mut self) -> Option<Result<String, String>> {
         let next = self.next;
         tokio::select! {
             said = self.said.recv() => said,
@@ -80,7 +80,7 @@ impl Janitor {
     }
 
     /// Cleans up, beside everything else.
-    pub fn clean(&mut self, now: Instant) {
+    pub(super) fn clean(&mut self, now: Instant) {
         self.last = Some(now);
         self.next = None;
         let (Some(age), Ok(send)) = (self.age, self.send.clone().try_reserve_owned()) else {

@@ -11,7 +11,7 @@ use crate::history;
 
 /// Findings that an earlier run has told and left standing.
 #[derive(Debug, Default)]
-pub struct Stood {
+pub(super) struct Stood {
     /// What they were found to be, and when.
     findings: BTreeMap<(SemId, Key), (String, BootTime)>,
     taken: usize,
@@ -19,7 +19,7 @@ pub struct Stood {
 
 impl Stood {
     /// By the history.
-    pub fn of(findings: Vec<history::Stood>) -> Self {
+    pub(super) fn of(findings: Vec<history::Stood>) -> Self {
         let findings = findings.into_iter();
         Self {
             findings: findings
@@ -31,7 +31,7 @@ impl Stood {
 
     /// Whether this finding is one of them; each is once. A set that was made after the finding
     /// has its numbers and is another one.
-    pub fn takes(&mut self, set: &Semaphore, state: &str) -> bool {
+    pub(super) fn takes(&mut self, set: &Semaphore, state: &str) -> bool {
         let place = (set.id, set.key);
         let Some((told, found)) = self.findings.remove(&place) else {
             return false;
@@ -42,7 +42,7 @@ impl Stood {
     }
 
     /// How many were found again.
-    pub const fn taken(&self) -> usize {
+    pub(super) const fn taken(&self) -> usize {
         self.taken
     }
 }

@@ -12,7 +12,7 @@ use crate::wording::count;
 
 /// Priority of a line, as syslog(3) numbers it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Level {
+pub(super) enum Level {
     /// Something does not work any more.
     Error = 3,
     /// Somebody should look at it.
@@ -21,7 +21,6 @@ pub enum Level {
     Notice = 5,
     /// For the record.
     Info = 6,
-    /// Every step.
     Debug = 7,
 }
 
@@ -70,7 +69,7 @@ impl Limiter {
 }
 
 /// Where the lines go.
-pub struct Log {
+pub(super) struct Log {
     out: Box<dyn Write>,
     journal: bool,
     verbose: bool,
@@ -79,7 +78,7 @@ pub struct Log {
 
 impl Log {
     /// Standard error. `verbose` lets [`Level::Debug`] pass.
-    pub fn to_stderr(verbose: bool) -> Self {
+    pub(super) fn to_stderr(verbose: bool) -> Self {
         Self {
             out: Box::new(io::stderr()),
             journal: is_journal(&io::stderr()),
@@ -88,8 +87,7 @@ impl Log {
         }
     }
 
-    /// Says something.
-    pub fn say(&mut self, level: Level, text: impl fmt::Display) {
+    pub(super) fn say(&mut self, level: Level, text: impl fmt::Display) {
         if level == Level::Debug && !self.verbose {
             return;
         }
@@ -104,7 +102,7 @@ impl Log {
     }
 
     /// Says something of which there may be very much.
-    pub fn say_often(&mut self, level: Level, text: impl fmt::Display) {
+    pub(super) fn say_often(&mut self, level: Level, text: impl fmt::Display) {
         if level == Level::Debug && !self.verbose {
             return;
         }

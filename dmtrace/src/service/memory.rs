@@ -5,14 +5,14 @@ use std::fs;
 use crate::host::heap;
 
 /// No huge pages: the kernel would fill up in them what was given back.
-pub fn keep_small() {
+pub(super) fn keep_small() {
     // SAFETY: numbers. Fails on kernels without huge pages, which need no such word.
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
 
 /// Gives back what the allocator keeps for later, and the code and constants that are not used
 /// now: starting up takes far more of them than waiting.
-pub fn give_back() {
+pub(super) fn give_back() {
     heap::trim();
     let maps = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     for (start, length) in of_files(&maps) {

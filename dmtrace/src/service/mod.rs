@@ -3,7 +3,7 @@
 pub(crate) mod chronicle;
 mod client;
 mod export;
-pub mod hook;
+pub(crate) mod hook;
 mod janitor;
 mod known_findings;
 mod log;
@@ -37,13 +37,13 @@ use crate::{
     wording::count,
 };
 use chronicle::Chronicle;
-pub use client::ask_status;
+pub(crate) use client::ask_status;
 use export::Exports;
-pub use export::Options as ExportOptions;
+pub(crate) use export::Options as ExportOptions;
 use janitor::Janitor;
 use log::{Level, Log};
 use reporter::Reporter;
-pub use socket::{Access, SOCKET};
+pub(crate) use socket::{Access, SOCKET};
 use socket::{Control, Reply, lock_of};
 use systemd::Watchdog;
 
@@ -53,12 +53,9 @@ const YOUNG: Duration = Duration::from_millis(500);
 /// Time for the history to reach the disk at the end.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// How to serve.
 #[derive(Clone, Debug)]
-pub struct Options {
-    /// How to trace.
+pub(crate) struct Options {
     pub tracing: probe::Options,
-    /// Who may ask.
     pub access: Access,
     /// Every step of every cookie.
     pub verbose: bool,
@@ -80,7 +77,7 @@ pub struct Options {
 ///
 /// # Errors
 /// Tracing cannot start, another service runs, or polling fails.
-pub async fn serve(options: &Options) -> Result<()> {
+pub(crate) async fn serve(options: &Options) -> Result<()> {
     memory::keep_small();
     let mut control = Control::open(Path::new(SOCKET), options.access)?;
     let exports = Exports::open(&options.export, options.access.group)?;
@@ -217,7 +214,7 @@ pub async fn serve(options: &Options) -> Result<()> {
 ///
 /// # Errors
 /// A service runs, or this process may not.
-pub fn remove(pins: &Path) -> Result<bool> {
+pub(crate) fn remove(pins: &Path) -> Result<bool> {
     let _lock = lock_of(Path::new(SOCKET))?;
     remove_pins(pins).with_context(|| pins.display().to_string())
 }

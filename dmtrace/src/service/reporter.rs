@@ -39,11 +39,10 @@ const KEPT: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The observer of a service.
-pub struct Reporter {
+pub(super) struct Reporter {
     log: Log,
     /// Metrics and the hook.
     pub exports: Exports,
-    /// What is kept.
     chronicle: Option<Chronicle>,
     /// Records that the kernel side could not keep, as told last.
     lost: u64,
@@ -65,8 +64,7 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Says it there.
-    pub fn new(log: Log, exports: Exports, chronicle: Option<Chronicle>) -> Self {
+    pub(super) fn new(log: Log, exports: Exports, chronicle: Option<Chronicle>) -> Self {
         Self {
             log,
             exports,
@@ -84,28 +82,28 @@ impl Reporter {
     }
 
     /// Asks what an earlier run has told, before this one tells anything.
-    pub fn recall(&mut self) {
+    pub(super) fn recall(&mut self) {
         let stood = self.chronicle.as_ref().map(|it| it.stood(PATIENCE));
         self.stood = Stood::of(stood.unwrap_or_default());
     }
 
     /// For other lines.
-    pub const fn log(&mut self) -> &mut Log {
+    pub(super) const fn log(&mut self) -> &mut Log {
         &mut self.log
     }
 
     /// What is needed to the end.
-    pub fn into_parts(self) -> (Log, Exports, Option<Chronicle>) {
+    pub(super) fn into_parts(self) -> (Log, Exports, Option<Chronicle>) {
         (self.log, self.exports, self.chronicle)
     }
 
     /// So many records were lost before this service began.
-    pub const fn lost_before(&mut self, records: u64) {
+    pub(super) const fn lost_before(&mut self, records: u64) {
         self.lost = records;
     }
 
     /// So many records have been lost, since the kernel side began.
-    pub fn lost(&mut self, records: u64) {
+    pub(super) fn lost(&mut self, records: u64) {
         let news = records.saturating_sub(self.lost);
         self.lost = records;
         if news > 0 {
@@ -123,8 +121,7 @@ impl Reporter {
         }
     }
 
-    /// What is kept.
-    pub const fn chronicle(&self) -> Option<&Chronicle> {
+    pub(super) const fn chronicle(&self) -> Option<&Chronicle> {
         self.chronicle.as_ref()
     }
 
@@ -162,7 +159,7 @@ impl Reporter {
     }
 
     /// What was found, without a list of it. `standing`: how many findings stand, kept or not.
-    pub fn findings(&self, standing: usize) -> Value {
+    pub(super) fn findings(&self, standing: usize) -> Value {
         json!({
             "standing": standing,
             "told": self.told,
@@ -172,7 +169,7 @@ impl Reporter {
     }
 
     /// The findings that stand, as far as they are kept.
-    pub fn list(&self) -> Value {
+    pub(super) fn list(&self) -> Value {
         self.standing.values().cloned().collect()
     }
 }

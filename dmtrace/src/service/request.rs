@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use crate::history::Query;
 
 /// Longest request, its line feed included.
-pub const REQUEST_MAX: usize = 1024;
+pub(super) const REQUEST_MAX: usize = 1024;
 
 /// What may be asked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Request {
+pub(super) enum Request {
     /// How the service is, and what it has found.
     Status,
     /// What it has found before. The answer has many lines.
@@ -26,7 +26,7 @@ struct Line {
 
 impl Request {
     /// As it is sent, with its end of line.
-    pub fn line(self) -> String {
+    pub(super) fn line(self) -> String {
         let request = serde_json::json!(Line { request: self });
         format!("{request}\n")
     }
@@ -34,7 +34,7 @@ impl Request {
 
 /// Why a request is not answered.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum BadRequest {
+pub(super) enum BadRequest {
     /// Longer than [`REQUEST_MAX`].
     #[error("the request is longer than {REQUEST_MAX} bytes")]
     TooLong,
@@ -53,7 +53,7 @@ pub enum BadRequest {
 ///
 /// # Errors
 /// They will never be a request.
-pub fn parse(bytes: &[u8]) -> Result<Option<Request>, BadRequest> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<Request>, BadRequest> {
     let Some(end) = bytes.iter().position(|&byte| byte == b'\n') else {
         return if bytes.len() >= REQUEST_MAX {
             Err(BadRequest::TooLong)

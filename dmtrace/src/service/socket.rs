@@ -33,7 +33,7 @@ use tokio::{
 use super::request::{BadRequest, REQUEST_MAX, Request, parse};
 use crate::{history::Asker, output::json::envelope};
 
-pub use crate::history::SOCKET;
+pub(crate) use crate::history::SOCKET;
 
 /// Conversations at the same time; others wait in the kernel's queue.
 const CONVERSATIONS: usize = 8;
@@ -50,26 +50,25 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Who may ask: root, and the members of this group.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Access {
+pub(crate) struct Access {
     /// Number of the group.
     pub group: Option<u32>,
 }
 
 /// How many were answered and refused.
 #[derive(Debug, Default)]
-pub struct Tally {
-    /// Answered.
+pub(super) struct Tally {
     pub answered: AtomicU64,
     /// Refused: not permitted, or no request.
     pub refused: AtomicU64,
 }
 
 /// Takes the answer to the question how the service is.
-pub type Reply = oneshot::Sender<Value>;
+pub(super) type Reply = oneshot::Sender<Value>;
 
 /// The socket. Its file is removed on drop, and the lock that says that a service runs is given
 /// up.
-pub struct Control {
+pub(super) struct Control {
     path: PathBuf,
     /// Questions that wait for an answer.
     pub questions: mpsc::Receiver<Reply>,
@@ -98,7 +97,7 @@ impl Control {
     ///
     /// # Errors
     /// Another service runs, or the directory cannot be written.
-    pub fn open(path: &Path, access: Access) -> Result<Self> {
+    pub(super) fn open(path: &Path, access: Access) -> Result<Self> {
         let dir = path.parent().context("the socket has no directory")?;
         let shown = path.display();
         fs::DirBuilder::new()
@@ -148,7 +147,7 @@ impl Control {
     ///
     /// # Errors
     /// The system refuses a thread.
-    pub fn listen(&mut self, history: Option<Asker>) -> Result<()> {
+    pub(super) fn listen(&mut self, history: Option<Asker>) -> Result<()> {
         let Some(door) = self.door.take() else {
             return Ok(());
         };
@@ -180,7 +179,7 @@ impl Control {
     }
 
     /// How the service is now: the answer while it is busy.
-    pub fn publish(&self, status: Value) {
+    pub(super) fn publish(&self, status: Value) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         *latest = Some((Instant::now(), status));
     }
@@ -197,7 +196,7 @@ impl Drop for Control {
 ///
 /// # Errors
 /// One runs, or this process may not.
-pub fn lock_of(socket: &Path) -> Result<fs::File> {
+pub(super) fn lock_of(socket: &Path) -> Result<fs::File> {
     let path = &socket.with_extension("lock");
     let file = fs::File::options()
         .write(true)

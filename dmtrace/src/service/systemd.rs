@@ -12,14 +12,14 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The watchdog of the unit, if it has one.
-pub struct Watchdog {
+pub(super) struct Watchdog {
     period: Option<Duration>,
     next: Instant,
 }
 
 impl Watchdog {
     /// As the unit says.
-    pub fn of_unit() -> Self {
+    pub(super) fn of_unit() -> Self {
         // Twice in the time after which systemd would lose its patience.
         let period = sd_notify::watchdog_enabled().map(|limit| limit / 2);
         Self {
@@ -29,38 +29,36 @@ impl Watchdog {
     }
 
     /// Waits until a sign of life is due; for ever without a watchdog.
-    pub async fn due(&self) {
+    pub(super) async fn due(&self) {
         match self.period {
             Some(_) => sleep_until(self.next).await,
             None => std::future::pending().await,
         }
     }
 
-    /// Gives it.
-    pub fn alive(&mut self) {
+    pub(super) fn alive(&mut self) {
         tell(&[NotifyState::Watchdog]);
         self.next = Instant::now() + self.period.unwrap_or_default();
     }
 }
 
-/// Tracing has begun.
-pub fn ready(status: &str) {
+pub(super) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// The line that `systemctl status` shows.
-pub fn status(text: &str) {
+pub(super) fn status(text: &str) {
     tell(&[NotifyState::Status(text)]);
 }
 
 /// The end has begun.
-pub fn stopping() {
+pub(super) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
 /// Whether systemd ends this service in order to start it again at once (`systemctl restart`): its
 /// job on the unit says so. The signal is the same as for an end for good.
-pub async fn restarts() -> bool {
+pub(super) async fn restarts() -> bool {
     if std::env::var_os("INVOCATION_ID").is_none() {
         return false;
     }

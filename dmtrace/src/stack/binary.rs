@@ -17,9 +17,8 @@ use super::go::{self, Pclntab};
 /// Larger sections are not read.
 const SECTION_MAX: u64 = 512 << 20;
 
-/// A loadable piece.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Load {
+pub(crate) struct Load {
     /// Addresses in the file.
     pub addresses: Range<u64>,
     /// Offset of its bytes.
@@ -30,12 +29,11 @@ pub struct Load {
 
 /// The program headers, from a file or from its first bytes in memory.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Headers {
+pub(crate) struct Headers {
     /// `e_entry`.
     pub entry: u64,
     /// Whether it can be loaded anywhere.
     pub relocatable: bool,
-    /// Loadable pieces.
     pub loads: Vec<Load>,
     /// Where the table of frames is.
     pub eh_frame_hdr: Option<Range<u64>>,
@@ -47,7 +45,7 @@ pub struct Headers {
 
 impl Headers {
     /// Reads them; `None` for what is no ELF file of this kind, or is cut off before its end.
-    pub fn parse<'d, R: ReadRef<'d>>(data: R) -> Option<Self> {
+    pub(crate) fn parse<'d, R: ReadRef<'d>>(data: R) -> Option<Self> {
         let header = FileHeader64::<LittleEndian>::parse(data).ok()?;
         let endian = header.endian().ok()?;
         let mut headers = Self {
@@ -89,15 +87,14 @@ impl Headers {
         (!headers.loads.is_empty()).then_some(headers)
     }
 
-    /// All addresses.
-    pub fn span(&self) -> Range<u64> {
+    pub(crate) fn span(&self) -> Range<u64> {
         let starts = self.loads.iter().map(|load| load.addresses.start);
         let ends = self.loads.iter().map(|load| load.addresses.end);
         starts.min().unwrap_or(0)..ends.max().unwrap_or(0)
     }
 
     /// Whether an address is code.
-    pub fn is_code(&self, address: u64) -> bool {
+    pub(crate) fn is_code(&self, address: u64) -> bool {
         let mut code = self.loads.iter().filter(|load| load.code);
         code.any(|load| load.addresses.contains(&address))
     }
@@ -105,7 +102,7 @@ impl Headers {
 
 /// A section with unwind information, and where it is.
 #[derive(Clone, Debug, Default)]
-pub struct Table {
+pub(crate) struct Table {
     /// Address in the file.
     pub address: u64,
     /// Its bytes.
@@ -113,8 +110,7 @@ pub struct Table {
 }
 
 /// An ELF file with its unwind information.
-pub struct Binary {
-    /// Program headers.
+pub(crate) struct Binary {
     pub headers: Headers,
     /// `.eh_frame`.
     pub eh_frame: Option<Table>,
@@ -124,14 +120,13 @@ pub struct Binary {
     pub debug_frame: Option<Table>,
     /// Address of `.text`.
     pub text: u64,
-    /// Go's own tables.
     pub go: Option<Rc<Pclntab>>,
     data: ReadCache<File>,
 }
 
 impl Binary {
     /// Reads an open file; `None` for what is no 64-bit little-endian ELF file.
-    pub fn open(file: File) -> Option<Self> {
+    pub(crate) fn open(file: File) -> Option<Self> {
         let data = ReadCache::new(file);
         let headers = Headers::parse(&data)?;
         let elf: ElfFile64<'_, LittleEndian, _> = ElfFile64::parse(&data).ok()?;
@@ -164,7 +159,7 @@ impl Binary {
     }
 
     /// Bytes at an address, as they are in the file.
-    pub fn bytes_at(&self, address: u64, len: u64) -> Option<&[u8]> {
+    pub(crate) fn bytes_at(&self, address: u64, len: u64) -> Option<&[u8]> {
         let mut loads = self.headers.loads.iter();
         let load = loads.find(|load| load.addresses.contains(&address))?;
         let offset = load.offset + (address - load.addresses.start);
@@ -172,7 +167,7 @@ impl Binary {
     }
 
     /// Whether the instruction before an address is a call: what a return address is behind.
-    pub fn follows_call(&self, address: u64) -> bool {
+    pub(crate) fn follows_call(&self, address: u64) -> bool {
         let Some(before) = address
             .checked_sub(7)
             .and_then(|start| self.bytes_at(start, 7))
@@ -211,7 +206,7 @@ impl Binary {
     }
 
     /// Whether frames can be found with it; a file of debug information has none.
-    pub fn has_unwind_info(&self) -> bool {
+    pub(crate) fn has_unwind_info(&self) -> bool {
         self.frames().is_some() || self.go.is_some()
     }
 }

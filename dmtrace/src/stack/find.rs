@@ -24,10 +24,9 @@ const DEBUG_FILES: &str = "/usr/lib/debug/.build-id";
 
 /// What is known of a binary.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
-pub struct Place {
+pub(crate) struct Place {
     /// Its path as the process knows it; empty if that is not known.
     pub path: String,
-    /// Its build-id.
     pub build_id: Option<BuildId>,
     /// Mount namespace of the process; 0 if not known.
     pub mnt_ns: u32,
@@ -42,7 +41,7 @@ type FileId = (u64, u64, u64, i64, i64);
 
 /// Finds binaries, and keeps those that it has found.
 #[derive(Default)]
-pub struct Finder {
+pub(crate) struct Finder {
     by_build: HashMap<BuildId, Rc<Binary>>,
     by_file: HashMap<FileId, Rc<Binary>>,
     missing: HashMap<Place, (Instant, String)>,
@@ -61,7 +60,7 @@ impl Finder {
     ///
     /// # Errors
     /// Why not, in words that name it.
-    pub fn find(&mut self, place: &Place) -> Result<Rc<Binary>, String> {
+    pub(crate) fn find(&mut self, place: &Place) -> Result<Rc<Binary>, String> {
         if let Some(found) = place.build_id.as_ref().and_then(|id| self.by_build.get(id)) {
             return Ok(Rc::clone(found));
         }
@@ -80,7 +79,7 @@ impl Finder {
     }
 
     /// The file with what was stripped off a binary.
-    pub fn debug_file(&mut self, build_id: &BuildId) -> Option<Rc<Binary>> {
+    pub(crate) fn debug_file(&mut self, build_id: &BuildId) -> Option<Rc<Binary>> {
         let (dir, file) = build_id.split()?;
         let path = format!("{DEBUG_FILES}/{dir}/{file}.debug");
         let file = Roots::host().open_regular(Path::new(&path)).ok()?;

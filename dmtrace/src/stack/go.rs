@@ -6,11 +6,11 @@ mod elf;
 use std::cmp::Ordering;
 
 use dmtrace_core::event::Symbol;
-pub use elf::table;
+pub(super) use elf::table;
 
 /// The table of Go 1.2 and later.
 #[derive(Debug)]
-pub struct Pclntab {
+pub(crate) struct Pclntab {
     bytes: Vec<u8>,
     layout: Layout,
     /// Address that the table's offsets count from.
@@ -37,7 +37,7 @@ enum Layout {
 
 /// A function in the table.
 #[derive(Clone, Copy, Debug)]
-pub struct Function<'a> {
+pub(crate) struct Function<'a> {
     table: &'a Pclntab,
     /// Offset of its record.
     record: usize,
@@ -47,7 +47,7 @@ pub struct Function<'a> {
 
 impl Pclntab {
     /// Reads the header; `text` is the address of the code if the header does not have it.
-    pub fn parse(bytes: Vec<u8>, text: u64) -> Option<Self> {
+    pub(crate) fn parse(bytes: Vec<u8>, text: u64) -> Option<Self> {
         let layout = match u32_at(&bytes, 0)? {
             0xffff_fffb => Layout::Whole,
             0xffff_fffa => Layout::Absolute,
@@ -114,7 +114,7 @@ impl Pclntab {
     }
 
     /// The function of an instruction.
-    pub fn function(&self, address: u64) -> Option<Function<'_>> {
+    pub(crate) fn function(&self, address: u64) -> Option<Function<'_>> {
         let (mut low, mut high) = (0, self.functions);
         while low < high {
             let middle = usize::midpoint(low, high);
@@ -167,19 +167,18 @@ impl Function<'_> {
         u32_at(&self.table.bytes, self.record + first + index * 4)
     }
 
-    /// Its name.
-    pub fn name(&self) -> Option<String> {
+    pub(crate) fn name(&self) -> Option<String> {
         let offset = self.field(0)? as usize;
         self.table.text_at(self.table.names.checked_add(offset)?)
     }
 
     /// Bytes between the stack pointer and the return address at an instruction.
-    pub fn frame_size(&self, address: u64) -> Option<u64> {
+    pub(crate) fn frame_size(&self, address: u64) -> Option<u64> {
         u64::try_from(self.value(self.field(3)?, address)?).ok()
     }
 
     /// Name, file and line at an instruction.
-    pub fn symbol(&self, address: u64) -> Option<Symbol> {
+    pub(crate) fn symbol(&self, address: u64) -> Option<Symbol> {
         let line = self.value(self.field(5)?, address);
         Some(Symbol {
             function: self.name()?,

@@ -26,14 +26,14 @@ impl Part<'_> {
 /// Bytes of user memory at their address: of the stack in use, and of the goroutine's that waits
 /// for the code on it.
 #[derive(Clone, Copy, Debug)]
-pub struct Memory<'a> {
+pub(crate) struct Memory<'a> {
     thread: Part<'a>,
     goroutine: Option<(GoroutineSample, Part<'a>)>,
 }
 
 impl<'a> Memory<'a> {
     /// Bytes from `start` on. `full`: there may be more behind them, which was not copied.
-    pub const fn new(start: u64, bytes: &'a [u8], full: bool) -> Self {
+    pub(crate) const fn new(start: u64, bytes: &'a [u8], full: bool) -> Self {
         let thread = Part { start, bytes, full };
         Self {
             thread,
@@ -43,7 +43,7 @@ impl<'a> Memory<'a> {
 
     /// With the stack of a goroutine, of which these bytes from `start` on are copied.
     #[must_use]
-    pub const fn with_goroutine(
+    pub(crate) const fn with_goroutine(
         self,
         goroutine: GoroutineSample,
         start: u64,
@@ -58,18 +58,18 @@ impl<'a> Memory<'a> {
     }
 
     /// The goroutine that waits for the code on the stack in use.
-    pub fn goroutine(&self) -> Option<GoroutineSample> {
+    pub(crate) fn goroutine(&self) -> Option<GoroutineSample> {
         self.goroutine.map(|(goroutine, _)| goroutine)
     }
 
     /// A word of 64 bits.
-    pub fn word(&self, address: u64) -> Option<u64> {
+    pub(crate) fn word(&self, address: u64) -> Option<u64> {
         let of_goroutine = || self.goroutine.and_then(|(_, part)| part.word(address));
         self.thread.word(address).or_else(of_goroutine)
     }
 
     /// Why a word is not there.
-    pub fn missing(&self, address: u64) -> String {
+    pub(crate) fn missing(&self, address: u64) -> String {
         if let Some((goroutine, part)) = &self.goroutine
             && (part.start..goroutine.end).contains(&address)
         {

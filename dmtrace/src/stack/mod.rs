@@ -15,14 +15,14 @@ mod unwind;
 #[cfg(feature = "live")]
 mod worker;
 
-pub use binary::Binary;
-pub use find::{Finder, Place};
-pub use memory::Memory;
-pub use sample::AddressSpace;
-pub use symbols::Symbolizer;
-pub use unwind::{Registers, unwind};
+pub(crate) use binary::Binary;
+pub(crate) use find::{Finder, Place};
+pub(crate) use memory::Memory;
+pub(crate) use sample::AddressSpace;
+pub(crate) use symbols::Symbolizer;
+pub(crate) use unwind::{Registers, unwind};
 #[cfg(feature = "live")]
-pub use worker::{Found, KEPT, Worker};
+pub(crate) use worker::{Found, KEPT, Worker};
 
 #[cfg(test)]
 mod tests;

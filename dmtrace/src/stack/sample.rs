@@ -13,7 +13,7 @@ use super::{Binary, Finder, Place, binary::Headers, find::is_alive};
 const AT_ENTRY: u64 = 9;
 
 /// A program or library in memory.
-pub struct Mapped {
+pub(crate) struct Mapped {
     /// What is known of its file.
     pub place: Place,
     /// Address in memory less address in the file.
@@ -26,7 +26,7 @@ pub struct Mapped {
 
 /// All programs in the memory of a process.
 #[derive(Default)]
-pub struct AddressSpace {
+pub(crate) struct AddressSpace {
     modules: Vec<Mapped>,
     process: Option<ProcId>,
     mnt_ns: u32,
@@ -36,7 +36,7 @@ pub struct AddressSpace {
 
 impl AddressSpace {
     /// From what the kernel side has copied. `program` is the path of the executable.
-    pub fn of_sample(sample: &StackSample, program: Option<&str>) -> Self {
+    pub(crate) fn of_sample(sample: &StackSample, program: Option<&str>) -> Self {
         let process = ProcId::from(sample.header.actor);
         let mut space = Self {
             modules: Vec::new(),
@@ -98,7 +98,8 @@ impl AddressSpace {
     }
 
     /// Adds a program whose place in memory is known otherwise.
-    pub fn add_file(&mut self, place: Place, bias: u64) {
+    #[cfg(test)]
+    pub(crate) fn add_file(&mut self, place: Place, bias: u64) {
         self.modules.push(Mapped {
             place,
             bias,
@@ -109,18 +110,18 @@ impl AddressSpace {
     }
 
     /// The module at an address, by number.
-    pub fn locate(&mut self, address: u64, finder: &mut Finder) -> Option<usize> {
+    pub(crate) fn locate(&mut self, address: u64, finder: &mut Finder) -> Option<usize> {
         let found = (0..self.modules.len()).find(|index| self.has(*index, address, finder));
         found.or_else(|| self.learn(address, finder))
     }
 
     /// A module by number.
-    pub fn module(&self, index: usize) -> &Mapped {
+    pub(crate) fn module(&self, index: usize) -> &Mapped {
         &self.modules[index]
     }
 
     /// Why an address may be in no module.
-    pub fn why_nowhere(&self, address: u64) -> String {
+    pub(crate) fn why_nowhere(&self, address: u64) -> String {
         match self.incomplete {
             Some(why) => format!("{address:#x} is in no known file of the process: {why}"),
             None if self.modules.is_empty() => {
@@ -134,7 +135,11 @@ impl AddressSpace {
     ///
     /// # Errors
     /// Why it cannot be had.
-    pub fn binary(&mut self, index: usize, finder: &mut Finder) -> Result<Rc<Binary>, String> {
+    pub(crate) fn binary(
+        &mut self,
+        index: usize,
+        finder: &mut Finder,
+    ) -> Result<Rc<Binary>, String> {
         let module = &mut self.modules[index];
         if let Some(known) = &module.binary {
             return known.clone();

@@ -17,7 +17,7 @@ const UNSIZED: u64 = 64 << 10;
 
 /// Gives names to frames.
 #[derive(Default)]
-pub struct Symbolizer {
+pub(crate) struct Symbolizer {
     finder: Finder,
     names: HashMap<Module, Option<Rc<Names>>>,
     /// The frames are of another machine or boot: a file counts only by its build-id.
@@ -34,7 +34,7 @@ struct Names {
 
 impl Symbolizer {
     /// For frames that were taken on another machine, or before the last boot.
-    pub fn foreign() -> Self {
+    pub(crate) fn foreign() -> Self {
         Self {
             foreign: true,
             ..Self::default()
@@ -42,7 +42,7 @@ impl Symbolizer {
     }
 
     /// Names all frames that have no name yet, as far as their binaries can be found.
-    pub fn resolve(&mut self, site: &mut CallSite) {
+    pub(crate) fn resolve(&mut self, site: &mut CallSite) {
         let mnt_ns = site.mnt_ns;
         for frame in &mut site.frames {
             if !frame.symbols.is_empty() {

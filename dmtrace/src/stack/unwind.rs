@@ -18,7 +18,7 @@ type Slice<'a> = EndianSlice<'a, LittleEndian>;
 /// Registers by their DWARF number, as far as they are known. The last one is the address of the
 /// next instruction.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Registers([Option<u64>; 17]);
+pub(crate) struct Registers([Option<u64>; 17]);
 
 /// DWARF numbers of x86-64, in the order of `pt_regs`: r15 to r12, rbp, rbx, r11 to r8, rax, rcx,
 /// rdx, rsi, rdi.
@@ -31,7 +31,7 @@ const LEAF_WORDS: u64 = 8;
 
 impl Registers {
     /// As the kernel has saved them.
-    pub fn of_user(regs: &UserRegs) -> Self {
+    pub(crate) fn of_user(regs: &UserRegs) -> Self {
         let mut registers = Self::default();
         for (value, number) in regs.general.iter().zip(PT_REGS) {
             registers.set(number, Some(*value));
@@ -75,7 +75,7 @@ pub(super) enum Step {
 }
 
 /// Walks up the stack.
-pub fn unwind(
+pub(crate) fn unwind(
     space: &mut AddressSpace,
     finder: &mut Finder,
     mut registers: Registers,

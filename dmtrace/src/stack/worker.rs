@@ -30,31 +30,27 @@ use crate::host::heap;
 
 /// Binaries are kept in memory for the next stack so long. Those of a large program, or of a Go
 /// daemon, are tens of megabytes, and the next stack may come in a month.
-pub const KEPT: Duration = Duration::from_secs(1);
+pub(crate) const KEPT: Duration = Duration::from_secs(1);
 
 /// Call sites that are told apart.
 const DISTINCT: usize = 4096;
 
 /// The call site of a set that was made.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Found {
-    /// The set.
+pub(crate) struct Found {
     pub sem: SemId,
-    /// Its key.
     pub key: Key,
     /// When the stack was taken: right before or after the creation is told.
     pub at: BootTime,
-    /// Who made it.
     pub maker: ProcId,
-    /// The calls.
     pub site: Arc<CallSite>,
 }
 
 /// Looks up the path of a program.
-pub type Programs = Box<dyn FnMut(ProcKey) -> Option<String> + Send>;
+pub(super) type Programs = Box<dyn FnMut(ProcKey) -> Option<String> + Send>;
 
 /// The thread, and what it has found.
-pub struct Worker {
+pub(crate) struct Worker {
     thread: Option<JoinHandle<()>>,
     found: Receiver<Found>,
     stop: UnixStream,
@@ -68,7 +64,7 @@ impl Worker {
     ///
     /// # Errors
     /// The system refuses a thread or a socket.
-    pub fn start(
+    pub(crate) fn start(
         ring: RingBuf<MapData>,
         programs: Programs,
         names: bool,
@@ -102,22 +98,22 @@ impl Worker {
     }
 
     /// What was found since the last time.
-    pub fn take(&self) -> Vec<Found> {
+    pub(crate) fn take(&self) -> Vec<Found> {
         self.found.try_iter().collect()
     }
 
     /// Messages taken from the ring.
-    pub fn received(&self) -> u64 {
+    pub(crate) fn received(&self) -> u64 {
         self.received.load(Ordering::Acquire)
     }
 
     /// Waits until something is found.
-    pub async fn news(&self) {
+    pub(crate) async fn news(&self) {
         self.news.notified().await;
     }
 
     /// Works off what is in the ring, and ends the thread.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         let _gone = self.stop.write_all(&[0]);
         if let Some(thread) = self.thread.take() {
             // A panic there has lost call sites, which the count of what was received shows.

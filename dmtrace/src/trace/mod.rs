@@ -3,4 +3,4 @@
 pub(crate) mod observer;
 pub(crate) mod recorder;
 pub(crate) mod run;
-pub mod session;
+pub(crate) mod session;

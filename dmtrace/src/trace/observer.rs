@@ -11,7 +11,7 @@ use dmtrace_core::{
 use crate::trace::session::DmReport;
 
 /// What the loop tells its verb.
-pub trait Observer {
+pub(crate) trait Observer {
     /// Changes of the books; none where only a process became known.
     ///
     /// # Errors
@@ -63,8 +63,7 @@ pub trait Observer {
 }
 
 /// What an observer may look at.
-pub struct View<'a> {
-    /// The books.
+pub(crate) struct View<'a> {
     pub ledger: &'a Ledger,
     /// What was judged by; `None` apart from a look at the whole.
     pub context: Option<&'a Context<'a>>,

@@ -23,7 +23,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::run::Ending;
-pub use crate::trace::recorder::file::Rotation;
+pub(crate) use crate::trace::recorder::file::Rotation;
 use crate::{
     host::{self, Roots, package},
     output::time::Clock,
@@ -42,7 +42,7 @@ const BUFFER: usize = 1 << 18;
 
 /// A recording in the making; shared between the tap in the session and the verb.
 #[derive(Clone)]
-pub struct Recorder(Rc<RefCell<State>>);
+pub(crate) struct Recorder(Rc<RefCell<State>>);
 
 struct State {
     target: Target,
@@ -54,7 +54,6 @@ struct State {
     failed: Option<String>,
 }
 
-/// The current file.
 struct Open {
     writer: Writer<Vec<u8>>,
     output: Output,
@@ -67,7 +66,7 @@ impl Recorder {
     ///
     /// # Errors
     /// It exists and must not, or its directory does not exist.
-    pub fn create(path: &Path, overwrite: bool, rotation: Option<Rotation>) -> Result<Self> {
+    pub(crate) fn create(path: &Path, overwrite: bool, rotation: Option<Rotation>) -> Result<Self> {
         Ok(Self(Rc::new(RefCell::new(State {
             target: Target::look(path, overwrite, rotation)?,
             open: None,
@@ -81,7 +80,7 @@ impl Recorder {
     ///
     /// # Errors
     /// Writing fails.
-    pub fn tap(&self, tracer: &Tracer, began: BootTime) -> Result<Tap> {
+    pub(crate) fn tap(&self, tracer: &Tracer, began: BootTime) -> Result<Tap> {
         let (wall, wall_nanos) = Clock::now().moment(began).parts();
         let start = Start {
             abi: dmtrace_common::ABI,
@@ -113,7 +112,7 @@ impl Recorder {
     ///
     /// # Errors
     /// Writing fails, or something took the name meanwhile.
-    pub fn begun(&self) -> Result<Option<PathBuf>> {
+    pub(crate) fn begun(&self) -> Result<Option<PathBuf>> {
         let mut state = self.0.borrow_mut();
         let State { target, open, .. } = &mut *state;
         let path = target.path().display().to_string();
@@ -125,17 +124,17 @@ impl Recorder {
     }
 
     /// Hands what is buffered to the system.
-    pub fn flush(&self) {
+    pub(crate) fn flush(&self) {
         self.with(|open, _| open.flush());
     }
 
     /// Why the recording has ended early, if it has.
-    pub fn failed(&self) -> Option<String> {
+    pub(crate) fn failed(&self) -> Option<String> {
         self.0.borrow().failed.clone()
     }
 
     /// Writes the facts, the packages and the balance, and closes the file.
-    pub fn end(&self, ending: &Ending) {
+    pub(crate) fn end(&self, ending: &Ending) {
         self.with(|open, _| open.writer.facts(&ending.facts));
         let packages = packages(ending);
         if !packages.is_empty() {

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use super::observer::Told;
-pub use super::observer::{Observer, View};
+pub(crate) use super::observer::{Observer, View};
 use crate::{
     host::{self, Scope, clock::cpu_spent},
     probe::{Options, StartError},
@@ -36,7 +36,7 @@ const TURN: Duration = Duration::from_millis(100);
 
 /// Why the loop ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// Ctrl-C, or SIGTERM.
     Signal,
     /// The time was up, or the observer had enough.
@@ -47,15 +47,14 @@ pub enum Ended {
 
 /// What there is to do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Ready {
-    /// Something has happened.
+pub(crate) enum Ready {
     News(News),
     /// It is time for a look at the whole.
     Look,
 }
 
 /// A trace with its loop.
-pub struct Tracing {
+pub(crate) struct Tracing {
     session: Session,
     interrupt: Signal,
     terminate: Signal,
@@ -71,10 +70,8 @@ pub struct Tracing {
 }
 
 /// Everything at the end.
-pub struct Ending {
-    /// The books.
+pub(crate) struct Ending {
     pub session: Session,
-    /// The balance.
     pub accounting: Accounting,
     /// The kernel's tables at the end.
     pub snapshot: Snapshot,
@@ -87,7 +84,7 @@ impl Tracing {
     ///
     /// # Errors
     /// A [`StartError`] where the machine does not allow it.
-    pub fn start(
+    pub(crate) fn start(
         options: Options,
         tap: impl FnOnce(
             &crate::probe::Tracer,
@@ -102,7 +99,7 @@ impl Tracing {
     ///
     /// # Errors
     /// As above.
-    pub fn start_kept(options: Options, root: &Path) -> Result<Self> {
+    pub(crate) fn start_kept(options: Options, root: &Path) -> Result<Self> {
         let session = Session::start_kept(options, Scope::default(), root)?;
         Self::of(session)
     }
@@ -125,19 +122,18 @@ impl Tracing {
 
     /// For a long time: rare looks while nothing happens, and these limits of time.
     #[must_use]
-    pub fn patient(mut self, thresholds: Thresholds) -> Self {
+    pub(crate) fn patient(mut self, thresholds: Thresholds) -> Self {
         self.pace = Pace::new(Rhythm::SERVE, Moment::now());
         self.thresholds = thresholds;
         self
     }
 
-    /// The trace.
-    pub const fn session(&self) -> &Session {
+    pub(crate) const fn session(&self) -> &Session {
         &self.session
     }
 
     /// Findings as they were told last.
-    pub const fn told(&self) -> &BTreeMap<SemId, &'static str> {
+    pub(crate) const fn told(&self) -> &BTreeMap<SemId, &'static str> {
         &self.told
     }
 
@@ -145,7 +141,7 @@ impl Tracing {
     ///
     /// # Errors
     /// Polling fails, or the observer fails.
-    pub async fn run(
+    pub(crate) async fn run(
         &mut self,
         observer: &mut dyn Observer,
         duration: Option<Duration>,
@@ -179,7 +175,7 @@ impl Tracing {
     ///
     /// # Errors
     /// The observer fails.
-    pub fn begin(&mut self, observer: &mut dyn Observer) -> Result<()> {
+    pub(crate) fn begin(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let early = self.session.take_early();
         observer.changes(
             &early,
@@ -195,7 +191,7 @@ impl Tracing {
     ///
     /// # Errors
     /// Polling fails.
-    pub async fn ready(&mut self) -> Result<Option<Ready>> {
+    pub(crate) async fn ready(&mut self) -> Result<Option<Ready>> {
         tokio::select! {
             biased;
             () = ended(&mut self.interrupt, &mut self.terminate, true) => Ok(None),
@@ -207,7 +203,7 @@ impl Tracing {
     ///
     /// # Errors
     /// The observer fails.
-    pub fn act(&mut self, what: Ready, observer: &mut dyn Observer) -> Result<()> {
+    pub(crate) fn act(&mut self, what: Ready, observer: &mut dyn Observer) -> Result<()> {
         match what {
             Ready::News(News::Messages) => self.drain(observer),
             Ready::Look => self.look(observer),
@@ -363,7 +359,7 @@ impl Tracing {
     ///
     /// # Errors
     /// The observer fails.
-    pub fn leave(&mut self, observer: &mut dyn Observer) -> Result<bool> {
+    pub(crate) fn leave(&mut self, observer: &mut dyn Observer) -> Result<bool> {
         let mut told = Told::new(observer);
         let left = self
             .session
@@ -377,7 +373,7 @@ impl Tracing {
     ///
     /// # Errors
     /// The observer fails.
-    pub fn finish(mut self, observer: &mut dyn Observer) -> Result<Ending> {
+    pub(crate) fn finish(mut self, observer: &mut dyn Observer) -> Result<Ending> {
         let mut told = Told::new(observer);
         let (accounting, snapshot) = self
             .session
@@ -398,12 +394,11 @@ impl Tracing {
 
 impl Ending {
     /// What could not be read at the end, in one line; `None` when everything was.
-    pub fn unread(&self) -> Option<String> {
+    pub(crate) fn unread(&self) -> Option<String> {
         facts::unread(&self.snapshot, &self.facts)
     }
 
-    /// Every cookie, judged.
-    pub fn judge(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
+    pub(crate) fn judge(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
         let completeness = self.session.completeness();
         let context = Context {
             facts: &self.facts,
@@ -414,7 +409,7 @@ impl Ending {
     }
 
     /// The remembered cookies that are gone, judged.
-    pub fn judge_closed(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
+    pub(crate) fn judge_closed(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
         let completeness = self.session.completeness();
         let context = Context {
             facts: &self.facts,
@@ -429,7 +424,7 @@ impl Ending {
 ///
 /// # Errors
 /// The system refuses an epoll instance.
-pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

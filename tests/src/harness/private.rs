@@ -31,7 +31,7 @@ pub fn in_private_ns<R: Send>(body: impl FnOnce() -> R + Send) -> anyhow::Result
 ///
 /// # Errors
 /// `unshare(2)` is not allowed.
-pub fn try_mount_ns() -> io::Result<()> {
+pub(super) fn try_mount_ns() -> io::Result<()> {
     // Of a thread that ends with it.
     // SAFETY: one number.
     let thread = thread::spawn(|| match unsafe { libc::unshare(libc::CLONE_NEWNS) } {

@@ -54,7 +54,6 @@ struct Shared {
     end: Instant,
     /// The cleaner works until then.
     done: AtomicBool,
-    /// What went wrong.
     harms: Harms,
     /// What was done, by name.
     counts: Mutex<std::collections::BTreeMap<String, u64>>,

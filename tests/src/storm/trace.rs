@@ -114,7 +114,6 @@ pub(super) struct Audit {
     pub(super) untrue: u64,
 }
 
-/// Compares them.
 pub(super) fn compare(path: &Path, cleaned: &Cleaned, seen: &Seen) -> Result<Audit> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,

@@ -25,9 +25,7 @@ const KEYRING_SUITES: &[&str] = &["bookworm", "trixie"];
 pub(crate) struct Candidate {
     /// Suite it is in.
     pub(crate) suite: String,
-    /// Package name.
     pub(crate) package: String,
-    /// Debian version.
     pub(crate) version: String,
     /// Names of the packages it depends on, first alternatives only.
     pub(crate) depends: Vec<String>,

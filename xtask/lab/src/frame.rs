@@ -23,7 +23,6 @@ pub(crate) enum Frame {
     Exit(i32),
     /// `/proc/sys/kernel/tainted` at the end.
     Taint(u64),
-    /// The kernel's log.
     Dmesg(Vec<u8>),
     /// A tar archive of `/out`.
     Out(Vec<u8>),

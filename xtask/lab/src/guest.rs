@@ -18,7 +18,6 @@ const UNIT: &str = include_str!("guest/lab.service");
 
 /// What a guest's root is made of.
 pub(crate) struct Disks {
-    /// The root image.
     pub(crate) image: Image,
     /// Laid over the image.
     pub(crate) layer: Option<PathBuf>,

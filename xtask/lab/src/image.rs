@@ -14,7 +14,6 @@ use super::{
 /// Raised when the way the image is built changes, so that caches are rebuilt.
 const RECIPE: &str = "1";
 
-/// The guest's distribution.
 pub(crate) const SUITES: &[&str] = &["bookworm", "bookworm-updates", "bookworm-security"];
 
 /// What the lab's own scripts need besides the essential packages.

@@ -55,8 +55,6 @@
 //! # }
 //! ```
 
-#![warn(unreachable_pub)]
-
 mod accel;
 mod apt;
 mod boot;

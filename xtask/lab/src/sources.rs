@@ -109,7 +109,6 @@ fn parse_one_line(text: &str) -> Vec<Entry> {
         .collect()
 }
 
-/// Reads deb822 stanzas.
 fn parse_deb822(text: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
     let text: String =

@@ -20,7 +20,7 @@ use super::{
 type Costs = BTreeMap<String, (f64, f64)>;
 
 /// Measures these kinds of calls; returns for each what is kept.
-pub fn measure(
+pub(super) fn measure(
     programs: &Programs,
     calls: &[Part],
     rounds: u32,

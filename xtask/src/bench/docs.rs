@@ -13,7 +13,7 @@ const BEGIN: &str = "<!-- begin: written by cargo xtask bench --write-docs -->\n
 const END: &str = "<!-- end -->\n";
 
 /// Writes the tables between their marks.
-pub fn write(store: &Store) -> Result<()> {
+pub(super) fn write(store: &Store) -> Result<()> {
     let path = host::root().join("docs/overhead.md");
     let shown = path.display().to_string();
     let text = fs::read_to_string(&path).with_context(|| shown.clone())?;

@@ -15,8 +15,7 @@ use super::{pipeline, programs::Programs, tracer::Running};
 /// Cookies that are there at the same time.
 const COUNT: u32 = 30_000;
 
-/// Measures.
-pub fn measure(programs: &Programs) -> Result<Value> {
+pub(super) fn measure(programs: &Programs) -> Result<Value> {
     let running = Running::dmtrace(programs, &["watch"])?;
     thread::sleep(Duration::from_millis(1500));
     let before = Sizes::of(&running.child)?;

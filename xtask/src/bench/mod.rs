@@ -30,7 +30,7 @@ use crate::host;
 
 /// Measure what dmtrace costs.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// What to measure; repeatable; all if not given
     #[arg(long = "part", value_enum, value_delimiter = ',')]
     parts: Vec<Part>,
@@ -58,7 +58,7 @@ pub struct Args {
 }
 
 /// Carries out the command line.
-pub fn main(args: &Args) -> Result<ExitCode> {
+pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let all = args.parts.is_empty();
     let parts: Vec<Part> = Part::value_variants()
         .iter()

@@ -28,8 +28,7 @@ const SECONDS: &str = "5";
 /// Cookies that stay while the rest goes past the limit.
 const LEFT: u64 = 500;
 
-/// Measures.
-pub fn measure(programs: &Programs) -> Result<Value> {
+pub(super) fn measure(programs: &Programs) -> Result<Value> {
     let file = host::target_dir()?.join("bench/pipeline.dmt");
     let path = file.display().to_string();
     let record = ["record", "--json", "--force", &path];
@@ -88,7 +87,7 @@ fn one(programs: &Programs, args: &[&str], rate: Option<u64>, threads: u32) -> R
 }
 
 /// A line of JSON from a load.
-pub fn line(child: &mut Child) -> Result<Value> {
+pub(super) fn line(child: &mut Child) -> Result<Value> {
     let out = child.stdout.as_mut().context("bench-load: no output")?;
     let mut text = String::new();
     BufReader::new(out).read_line(&mut text)?;

@@ -18,7 +18,7 @@ use crate::{
 
 /// Built programs, those that the parts need; those of the guest are linked statically.
 #[derive(Default)]
-pub struct Programs {
+pub(super) struct Programs {
     dmtrace: Option<PathBuf>,
     load: Option<PathBuf>,
     floor: Option<PathBuf>,
@@ -31,7 +31,7 @@ pub struct Programs {
 
 impl Programs {
     /// Builds what the parts need.
-    pub fn build(parts: &[Part]) -> Result<Self> {
+    pub(super) fn build(parts: &[Part]) -> Result<Self> {
         setup::ensure()?;
         let mut built = Self::default();
         let has = |part: Part| parts.contains(&part);
@@ -65,43 +65,41 @@ impl Programs {
         Ok(built)
     }
 
-    /// dmtrace.
-    pub fn dmtrace(&self) -> Result<&Path> {
+    pub(super) fn dmtrace(&self) -> Result<&Path> {
         built(&self.dmtrace, "dmtrace")
     }
 
     /// `bench-load`.
-    pub fn load(&self) -> Result<&Path> {
+    pub(super) fn load(&self) -> Result<&Path> {
         built(&self.load, "bench-load")
     }
 
     /// `bench-floor`.
-    pub fn floor(&self) -> Result<&Path> {
+    pub(super) fn floor(&self) -> Result<&Path> {
         built(&self.floor, "bench-floor")
     }
 
     /// The object with the empty programs.
-    pub fn object(&self) -> Result<&Path> {
+    pub(super) fn object(&self) -> Result<&Path> {
         built(&self.object, "the empty programs")
     }
 
     /// `bench-recording`.
-    pub fn recording(&self) -> Result<&Path> {
+    pub(super) fn recording(&self) -> Result<&Path> {
         built(&self.recording, "bench-recording")
     }
 
-    /// dmtrace, linked statically.
-    pub fn static_dmtrace(&self) -> Result<&Path> {
+    pub(super) fn static_dmtrace(&self) -> Result<&Path> {
         built(&self.static_dmtrace, "static dmtrace")
     }
 
     /// `bench-load`, linked statically.
-    pub fn static_load(&self) -> Result<&Path> {
+    pub(super) fn static_load(&self) -> Result<&Path> {
         built(&self.static_load, "static bench-load")
     }
 
     /// `bench-floor`, linked statically.
-    pub fn static_floor(&self) -> Result<&Path> {
+    pub(super) fn static_floor(&self) -> Result<&Path> {
         built(&self.static_floor, "static bench-floor")
     }
 }
@@ -140,7 +138,7 @@ fn object() -> Result<PathBuf> {
 }
 
 /// Size of a file in bytes.
-pub fn size(path: &Path) -> Result<u64> {
+pub(super) fn size(path: &Path) -> Result<u64> {
     let meta = path
         .metadata()
         .with_context(|| path.display().to_string())?;

@@ -20,7 +20,7 @@ use crate::host;
 const SETS: u32 = 32_000;
 
 /// `list` with that many sets, in pairs with `ipcs`.
-pub fn list(programs: &Programs, rounds: u32) -> Result<Value> {
+pub(super) fn list(programs: &Programs, rounds: u32) -> Result<Value> {
     let mut cases = Vec::new();
     for (name, plain, traced) in [
         ("cookies", false, false),
@@ -85,7 +85,7 @@ fn pair(programs: &Programs, load: &Child) -> Result<(f64, f64, u64)> {
 }
 
 /// `report` of a recording with this many events.
-pub fn report(programs: &Programs, events: u64) -> Result<Value> {
+pub(super) fn report(programs: &Programs, events: u64) -> Result<Value> {
     let path = host::target_dir()?.join("bench/long.dmt");
     let output = Command::new(programs.recording()?)
         .arg(&path)

@@ -7,8 +7,7 @@ use super::programs::{self, Programs};
 
 const STATIC: &str = "x86_64-unknown-linux-musl";
 
-/// Measures.
-pub fn measure(programs: &Programs) -> Result<Value> {
+pub(super) fn measure(programs: &Programs) -> Result<Value> {
     let path = programs.static_dmtrace()?;
     let target = path.components().any(|part| part.as_os_str() == STATIC);
     Ok(json!({ "bytes": programs::size(path)?, "static": target }))

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Measures it, in pairs with bpftrace if that is there.
-pub fn measure(programs: &Programs, rounds: u32) -> Result<Value> {
+pub(super) fn measure(programs: &Programs, rounds: u32) -> Result<Value> {
     let (mut own, mut other) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         own.push(dmtrace(programs)?);

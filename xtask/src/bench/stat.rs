@@ -2,7 +2,7 @@
 
 /// A median with the quarter of the values below and above it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread {
+pub(super) struct Spread {
     /// Half of the values are below.
     pub median: f64,
     /// A quarter is below.
@@ -13,7 +13,7 @@ pub struct Spread {
 
 impl Spread {
     /// Of some values; `None` of none.
-    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+    pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().filter(|it| it.is_finite()).collect();
         values.sort_by(f64::total_cmp);
         let last = values.len().checked_sub(1)?;
@@ -33,7 +33,7 @@ impl Spread {
     }
 
     /// `median (low to high)`, with so many digits behind the point.
-    pub fn text(self, digits: usize) -> String {
+    pub(super) fn text(self, digits: usize) -> String {
         let Self { median, low, high } = self;
         format!("{median:.digits$} ({low:.digits$} to {high:.digits$})")
     }

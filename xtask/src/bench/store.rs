@@ -14,14 +14,14 @@ use super::part::Part;
 use crate::host;
 
 /// Where results are kept.
-pub struct Store {
+pub(super) struct Store {
     dir: PathBuf,
     program: String,
 }
 
 impl Store {
     /// Opens it for dmtrace as its sources are now.
-    pub fn open() -> Result<Self> {
+    pub(super) fn open() -> Result<Self> {
         let dir = host::target_dir()?.join("bench");
         fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
         Ok(Self {
@@ -31,7 +31,7 @@ impl Store {
     }
 
     /// Keeps what a part came to.
-    pub fn keep(&self, part: Part, data: &Value) -> Result<()> {
+    pub(super) fn keep(&self, part: Part, data: &Value) -> Result<()> {
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let command: Vec<String> = std::env::args().skip(1).collect();
         let whole = json!({
@@ -46,14 +46,13 @@ impl Store {
     }
 
     /// What was kept of this dmtrace, with the circumstances.
-    pub fn read(&self, part: Part) -> Option<Value> {
+    pub(super) fn read(&self, part: Part) -> Option<Value> {
         let text = fs::read_to_string(self.path(part)).ok()?;
         let whole: Value = serde_json::from_str(&text).ok()?;
         (whole["program"] == self.program.as_str()).then_some(whole)
     }
 
-    /// The numbers alone.
-    pub fn data(&self, part: Part) -> Option<Value> {
+    pub(super) fn data(&self, part: Part) -> Option<Value> {
         self.read(part).map(|whole| whole["data"].clone())
     }
 

@@ -5,38 +5,36 @@ use serde_json::Value;
 use super::{part::Part, stat::Spread, tracer::Mode};
 
 /// A table of Markdown.
-pub struct Table {
+pub(super) struct Table {
     text: String,
 }
 
 impl Table {
     /// With these columns; all but the first are to the right.
-    pub fn new(columns: &[&str]) -> Self {
+    pub(super) fn new(columns: &[&str]) -> Self {
         let line = "--:|".repeat(columns.len().saturating_sub(1));
         Self {
             text: format!("\n| {} |\n|---|{line}\n", columns.join(" | ")),
         }
     }
 
-    /// Adds a row.
-    pub fn row(&mut self, cells: &[String]) {
+    pub(super) fn row(&mut self, cells: &[String]) {
         self.text.push_str(&format!("| {} |\n", cells.join(" | ")));
     }
 
-    /// The text.
-    pub fn text(self) -> String {
+    pub(super) fn text(self) -> String {
         self.text
     }
 }
 
 /// Numbers of a list.
-pub fn numbers(list: &Value) -> Vec<f64> {
+pub(super) fn numbers(list: &Value) -> Vec<f64> {
     let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
     list.iter().filter_map(Value::as_f64).collect()
 }
 
 /// Pairs of cost without and with a tracer, round by round.
-pub fn pairs(data: &Value, mode: &str) -> Vec<[f64; 2]> {
+pub(super) fn pairs(data: &Value, mode: &str) -> Vec<[f64; 2]> {
     let list = data["pairs"][mode].as_array().map(Vec::as_slice);
     list.unwrap_or_default()
         .iter()
@@ -45,12 +43,12 @@ pub fn pairs(data: &Value, mode: &str) -> Vec<[f64; 2]> {
 }
 
 /// What a tracer adds, round by round, nanoseconds.
-pub fn added(data: &Value, mode: &str) -> Vec<f64> {
+pub(super) fn added(data: &Value, mode: &str) -> Vec<f64> {
     pairs(data, mode).iter().map(|[off, on]| on - off).collect()
 }
 
 /// What a kind of call costs with each tracer.
-pub fn calls(part: Part, data: &Value) -> String {
+pub(super) fn calls(part: Part, data: &Value) -> String {
     let off = Mode::ALL
         .into_iter()
         .filter(|mode| !mode.stops_the_load())
@@ -90,7 +88,7 @@ const fn title(part: Part) -> &'static str {
 }
 
 /// The tables of the other parts.
-pub fn other(part: Part, data: &Value) -> String {
+pub(super) fn other(part: Part, data: &Value) -> String {
     match part {
         Part::Pipeline => pipeline(data),
         Part::Memory => memory(data),
@@ -249,7 +247,7 @@ fn size(data: &Value) -> String {
 /// Calls in the tables of the guests.
 const GUEST_CALLS: [&str; 5] = ["semop", "life", "syscall", "ioctl", "exit"];
 /// Modes of `tests/vm/bench.sh`, except the first.
-pub const GUEST_MODES: [&str; 7] = [
+pub(super) const GUEST_MODES: [&str; 7] = [
     "empty fentry",
     "dmtrace fentry",
     "empty kprobe",
@@ -260,7 +258,7 @@ pub const GUEST_MODES: [&str; 7] = [
 ];
 
 /// Instructions that a mode adds to a call of a guest.
-pub fn guest_added(modes: &Value, mode: &str, call: &str) -> Option<f64> {
+pub(super) fn guest_added(modes: &Value, mode: &str, call: &str) -> Option<f64> {
     Some(modes[mode][call].as_f64()? - modes["none"][call].as_f64()?)
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// A promise: at most, or at least, so much.
-pub struct Target {
+pub(super) struct Target {
     what: String,
     limit: f64,
     bound: Bound,
@@ -57,7 +57,7 @@ impl Target {
 }
 
 /// All targets with what was measured of this dmtrace.
-pub fn judge(store: &Store) -> Vec<Target> {
+pub(super) fn judge(store: &Store) -> Vec<Target> {
     let mut targets = Vec::new();
     if let Some(data) = store.data(Part::Vm) {
         for (kernel, all) in data["kernels"].as_object().into_iter().flatten() {
@@ -200,8 +200,7 @@ fn sustained(data: &Value, verb: &str) -> f64 {
         .fold(0.0, f64::max)
 }
 
-/// As a table.
-pub fn text(targets: &[Target]) -> String {
+pub(super) fn text(targets: &[Target]) -> String {
     let mut table = Table::new(&["target", "limit", "measured", "verdict"]);
     for target in targets {
         let digits = if target.limit < 100.0 { 2 } else { 0 };

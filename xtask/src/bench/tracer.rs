@@ -22,9 +22,8 @@ use crate::host;
 /// Tracers that tell nobody when they are ready get this time.
 const SETTLE: Duration = Duration::from_millis(700);
 
-/// Who traces.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Mode {
+pub(super) enum Mode {
     /// Empty programs where dmtrace has its own.
     Floor,
     /// `dmtrace watch`.
@@ -42,8 +41,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// All.
-    pub const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Floor,
         Self::Dmtrace,
         Self::Bpftrace,
@@ -53,8 +51,7 @@ impl Mode {
         Self::StraceSeccomp,
     ];
 
-    /// As in tables.
-    pub const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Floor => "empty programs",
             Self::Dmtrace => "dmtrace watch",
@@ -67,7 +64,7 @@ impl Mode {
     }
 
     /// The program that must be installed.
-    pub const fn needs(self) -> Option<&'static str> {
+    pub(super) const fn needs(self) -> Option<&'static str> {
         match self {
             Self::Floor | Self::Dmtrace => None,
             Self::Bpftrace | Self::BpftraceStack => Some("bpftrace"),
@@ -77,17 +74,17 @@ impl Mode {
     }
 
     /// Whether it can be had on this machine.
-    pub fn is_installed(self) -> bool {
+    pub(super) fn is_installed(self) -> bool {
         self.needs().is_none_or(host::has)
     }
 
     /// Whether the load sleeps while it is traced, so that only the time that passes tells.
-    pub const fn stops_the_load(self) -> bool {
+    pub(super) const fn stops_the_load(self) -> bool {
         matches!(self, Self::Strace | Self::StraceSeccomp)
     }
 
     /// The load, under a tracer that starts what it traces.
-    pub fn load(self, load: &Path) -> Command {
+    pub(super) fn load(self, load: &Path) -> Command {
         let mut strace = Command::new("strace");
         strace.args(["-f", "-q", "-o", "/dev/null"]);
         strace.args(["-e", "trace=semget,semop,semtimedop,semctl"]);
@@ -103,7 +100,7 @@ impl Mode {
     }
 
     /// Starts it, and waits until it traces. `None` if it starts the load itself.
-    pub fn start(self, programs: &Programs, hooks: &[String]) -> Result<Option<Running>> {
+    pub(super) fn start(self, programs: &Programs, hooks: &[String]) -> Result<Option<Running>> {
         let mut command = match self {
             Self::Strace | Self::StraceSeccomp => return Ok(None),
             Self::Floor => {
@@ -161,8 +158,7 @@ impl Mode {
 }
 
 /// A tracer that runs.
-pub struct Running {
-    /// Its process.
+pub(super) struct Running {
     pub child: Child,
     /// Reads what it prints, and keeps the last line.
     said: Option<JoinHandle<io::Result<String>>>,
@@ -171,12 +167,12 @@ pub struct Running {
 
 impl Running {
     /// Starts dmtrace with these arguments, its output to /dev/null, and waits until it traces.
-    pub fn dmtrace(programs: &Programs, args: &[&str]) -> Result<Self> {
+    pub(super) fn dmtrace(programs: &Programs, args: &[&str]) -> Result<Self> {
         Self::armed(programs, args, Stdio::null())
     }
 
     /// The same, but reads what it prints, as a program behind a pipe would, and keeps the summary.
-    pub fn dmtrace_read(programs: &Programs, args: &[&str]) -> Result<Self> {
+    pub(super) fn dmtrace_read(programs: &Programs, args: &[&str]) -> Result<Self> {
         Self::armed(programs, args, Stdio::piped())
     }
 
@@ -209,7 +205,7 @@ impl Running {
     }
 
     /// Ends it, as Ctrl-C does; its last line if that is kept, and what it used.
-    pub fn stop(mut self) -> Result<(String, Usage)> {
+    pub(super) fn stop(mut self) -> Result<(String, Usage)> {
         drop(self.child.stdin.take());
         drop(self.stderr.take());
         let usage = usage::end(&self.child).context("a tracer")?;
@@ -232,17 +228,17 @@ fn last_line(out: ChildStdout) -> io::Result<String> {
 }
 
 /// The file by which dmtrace makes a trace known, once all probes are armed.
-pub fn mark(child: &Child) -> PathBuf {
+pub(super) fn mark(child: &Child) -> PathBuf {
     PathBuf::from(format!("/run/dmtrace/tracer-{}.json", child.id()))
 }
 
 /// Where the load runs: the last processor.
-pub fn load_cpu() -> usize {
+pub(super) fn load_cpu() -> usize {
     thread::available_parallelism().map_or(1, usize::from) - 1
 }
 
 /// A tracer away from the load's processor, if there is another one.
-pub fn elsewhere(program: &Path) -> Command {
+pub(super) fn elsewhere(program: &Path) -> Command {
     if load_cpu() == 0 || !host::has("taskset") {
         return Command::new(program);
     }
@@ -254,7 +250,7 @@ pub fn elsewhere(program: &Path) -> Command {
 }
 
 /// Where dmtrace has its programs on this machine, as it says itself.
-pub fn hooks(programs: &Programs) -> Result<Vec<String>> {
+pub(super) fn hooks(programs: &Programs) -> Result<Vec<String>> {
     let output = Command::new(programs.dmtrace()?)
         .args(["doctor", "--json"])
         .stdin(Stdio::null())
@@ -282,6 +278,6 @@ fn script(stacks: bool) -> String {
 }
 
 /// A sink for what is measured elsewhere.
-pub fn null() -> Result<Stdio> {
+pub(super) fn null() -> Result<Stdio> {
     Ok(File::options().write(true).open("/dev/null")?.into())
 }

@@ -11,8 +11,7 @@ use anyhow::{Context as _, Result};
 
 /// What a process used until it ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Usage {
-    /// How it ended.
+pub(super) struct Usage {
     pub status: ExitStatus,
     /// Processor time.
     pub cpu: Duration,
@@ -21,7 +20,7 @@ pub struct Usage {
 }
 
 /// Waits for a child.
-pub fn wait(child: &Child) -> io::Result<Usage> {
+pub(super) fn wait(child: &Child) -> io::Result<Usage> {
     Ok(reap(child, 0)?.ok_or(io::ErrorKind::WouldBlock)?)
 }
 
@@ -48,7 +47,7 @@ fn reap(child: &Child, flags: i32) -> io::Result<Option<Usage>> {
 
 /// Ends a tracer as Ctrl-C does, and waits for it. bpftrace misses a signal once in a while: it is
 /// asked again, and killed in the end.
-pub fn end(child: &Child) -> io::Result<Usage> {
+pub(super) fn end(child: &Child) -> io::Result<Usage> {
     const ASK_AGAIN: Duration = Duration::from_secs(10);
     for signal in [libc::SIGINT, libc::SIGINT, libc::SIGINT, libc::SIGKILL] {
         // SAFETY: a child of ours that was not waited for, so that the number is still its own.
@@ -65,7 +64,7 @@ pub fn end(child: &Child) -> io::Result<Usage> {
 }
 
 /// Runs a command to its end.
-pub fn run(command: &mut Command) -> Result<(Duration, Usage)> {
+pub(super) fn run(command: &mut Command) -> Result<(Duration, Usage)> {
     let shown = command.get_program().display().to_string();
     let begun = Instant::now();
     let child = command.spawn().with_context(|| shown.clone())?;

@@ -11,7 +11,7 @@ use super::programs::Programs;
 use crate::{guests, host};
 
 /// Measures on these kernels.
-pub fn measure(programs: &Programs, kernels: &[String]) -> Result<Value> {
+pub(super) fn measure(programs: &Programs, kernels: &[String]) -> Result<Value> {
     let mut lab = guests::lab(Freshness::Cached)?;
     let mut rows = Map::new();
     for spec in kernel::resolve(kernels)? {

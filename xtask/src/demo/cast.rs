@@ -1,16 +1,13 @@
 //! Who makes cookies in the demo. The program `cookie-actor` of the tests plays them and udev.
 
 /// When an actor has done its part.
-pub enum Until {
-    /// It has ended.
+pub(super) enum Until {
     End,
     /// It has said this and lives on.
     Step(&'static str),
 }
 
-/// One actor.
-pub struct Part {
-    /// What happens.
+pub(super) struct Part {
     pub about: &'static str,
     /// How the actor plays it.
     pub line: &'static [&'static str],
@@ -22,8 +19,7 @@ pub struct Part {
     pub verdict: &'static str,
 }
 
-/// In their order.
-pub const CAST: [Part; 5] = [
+pub(super) const CAST: [Part; 5] = [
     Part {
         about: "made, completed by udev 0.3 s later, waited for, removed: healthy",
         line: &["cycle", "--delay-ms", "300"],

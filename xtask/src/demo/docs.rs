@@ -38,7 +38,7 @@ const GROUP: &str = "/user.slice/user-0.slice/session-3.scope";
 ///
 /// # Errors
 /// It cannot be read or written, or has no place for it.
-pub fn write(screen: &Screen) -> Result<()> {
+pub(super) fn write(screen: &Screen) -> Result<()> {
     let (path, mut text) = readme()?;
     for name in marks(&text)? {
         let (start, end) = block(&text, &name)?;
@@ -52,7 +52,7 @@ pub fn write(screen: &Screen) -> Result<()> {
 ///
 /// # Errors
 /// They differ, or a line is too long for a terminal.
-pub fn check(screen: &Screen) -> Result<()> {
+pub(super) fn check(screen: &Screen) -> Result<()> {
     let (_, text) = readme()?;
     let (mut says, mut prints) = (Varying::default(), Varying::default());
     for name in marks(&text)? {

@@ -31,7 +31,7 @@ const ENVIRONMENT: u8 = 3;
 
 /// `cargo xtask demo`
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Write what is printed into the samples of README.md
     #[arg(long)]
     write_docs: bool,
@@ -56,7 +56,7 @@ struct Programs {
 ///
 /// # Errors
 /// A build fails, a program cannot be started, or the README says something else.
-pub fn main(args: &Args) -> Result<ExitCode> {
+pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     if let (Some(dmtrace), Some(actor)) = (&args.program, &args.actor) {
         let programs = Programs {
             dmtrace: dmtrace.clone(),

@@ -9,7 +9,7 @@ use super::stage;
 
 /// How wide it is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Width {
+pub(super) enum Width {
     /// As the terminal, or 80 columns.
     Own,
     /// As a page of documentation.
@@ -17,17 +17,17 @@ pub enum Width {
 }
 
 /// Columns of a page of documentation.
-pub const DOCS_COLUMNS: u16 = 80;
+pub(super) const DOCS_COLUMNS: u16 = 80;
 
 /// Standard output, and a copy of what was printed by section.
-pub struct Screen {
+pub(super) struct Screen {
     width: Width,
     sections: Vec<(&'static str, Vec<String>)>,
 }
 
 impl Screen {
     /// Nothing was printed.
-    pub fn new(width: Width) -> Self {
+    pub(super) fn new(width: Width) -> Self {
         Self {
             width,
             sections: Vec::new(),
@@ -35,7 +35,7 @@ impl Screen {
     }
 
     /// Columns of the terminals that programs get.
-    pub fn columns(&self) -> u16 {
+    pub(super) fn columns(&self) -> u16 {
         match self.width {
             Width::Own => own_columns().unwrap_or(DOCS_COLUMNS),
             Width::Docs => DOCS_COLUMNS,
@@ -43,19 +43,19 @@ impl Screen {
     }
 
     /// Whether it is compared with what was printed elsewhere.
-    pub fn is_for_docs(&self) -> bool {
+    pub(super) fn is_for_docs(&self) -> bool {
         self.width == Width::Docs
     }
 
     /// Whether programs may use colours.
-    pub fn colors(&self) -> bool {
+    pub(super) fn colors(&self) -> bool {
         !self.is_for_docs()
             && std::io::stdout().is_terminal()
             && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
     }
 
     /// A line of the demo itself.
-    pub fn say(&self, line: &str) {
+    pub(super) fn say(&self, line: &str) {
         // Whoever reads has gone: no use in going on.
         if writeln!(std::io::stdout(), "{line}").is_err() {
             stage::stop();
@@ -63,13 +63,13 @@ impl Screen {
     }
 
     /// What follows is the section of this name.
-    pub fn section(&mut self, name: &'static str, heading: &str) {
+    pub(super) fn section(&mut self, name: &'static str, heading: &str) {
         self.say(&format!("\n=== {heading}"));
         self.sections.push((name, Vec::new()));
     }
 
     /// A line of the section.
-    pub fn line(&mut self, line: &str) {
+    pub(super) fn line(&mut self, line: &str) {
         self.say(line);
         if let Some((_, lines)) = self.sections.last_mut() {
             lines.push(line.to_owned());
@@ -77,7 +77,7 @@ impl Screen {
     }
 
     /// What a section has.
-    pub fn lines(&self, name: &str) -> Option<&[String]> {
+    pub(super) fn lines(&self, name: &str) -> Option<&[String]> {
         let found = self.sections.iter().find(|(section, _)| *section == name);
         found.map(|(_, lines)| &**lines)
     }

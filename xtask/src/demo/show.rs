@@ -21,11 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const RECORDING: &str = "demo.dmt";
 
-/// How it went.
-pub enum Outcome {
-    /// All was shown.
+pub(super) enum Outcome {
     Complete,
-    /// Ctrl-C.
     Interrupted,
     /// The machine cannot be traced; what needs no trace was shown.
     Untraceable,
@@ -34,7 +31,7 @@ pub enum Outcome {
 }
 
 /// Shows it all; the leaks are still there at the end.
-pub fn all(
+pub(super) fn all(
     programs: &Programs,
     stage: &mut Stage,
     screen: &mut Screen,

@@ -28,7 +28,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 const FOLDERS: [&CStr; 3] = [c"/mnt", c"/media", c"/srv"];
 
 /// The place, the actors that live, and the sets that they made.
-pub struct Stage {
+pub(super) struct Stage {
     folder: PathBuf,
     temporary: Option<TempDir>,
     held: Vec<(Child, BufReader<ChildStdout>)>,
@@ -47,7 +47,7 @@ impl Stage {
     ///
     /// # Errors
     /// No folder can be had, or the actor is not in it.
-    pub fn enter(programs: &Programs) -> Result<Self> {
+    pub(super) fn enter(programs: &Programs) -> Result<Self> {
         let (folder, temporary) = match private(programs) {
             Ok(folder) => (folder, None),
             Err(_) => {
@@ -68,13 +68,12 @@ impl Stage {
         })
     }
 
-    /// Where programs run.
-    pub fn folder(&self) -> &Path {
+    pub(super) fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// Whether nothing of the host is touched.
-    pub fn is_private(&self) -> bool {
+    pub(super) fn is_private(&self) -> bool {
         self.temporary.is_none()
     }
 
@@ -82,7 +81,7 @@ impl Stage {
     ///
     /// # Errors
     /// It cannot be started or does not come so far.
-    pub fn play(&mut self, part: &Part) -> Result<()> {
+    pub(super) fn play(&mut self, part: &Part) -> Result<()> {
         let mut command = Command::new(self.folder.join("cookie-actor"));
         command.arg0("cookie-actor").args(part.line);
         command.current_dir(&self.folder);
@@ -127,13 +126,13 @@ impl Stage {
     }
 
     /// Notes a set that something else has made in here.
-    pub fn note(&mut self, line: &str) {
+    pub(super) fn note(&mut self, line: &str) {
         note(line, &mut self.made);
     }
 
     /// Ends the actors and removes the sets that are still theirs. Returns the semids of those that
     /// could not be removed.
-    pub fn clear(&mut self) -> Vec<String> {
+    pub(super) fn clear(&mut self) -> Vec<String> {
         for (mut child, mut lines) in self.held.drain(..) {
             // Gone already is as good.
             let _ = child.kill();
@@ -236,7 +235,7 @@ fn number<T: std::str::FromStr>(line: &str, name: &str) -> Option<T> {
 }
 
 /// Lets the kernel send this signal to a child when this process ends, also where that is killed.
-pub fn die_with_parent(command: &mut Command, signal: i32) {
+pub(super) fn die_with_parent(command: &mut Command, signal: i32) {
     let ask = move || {
         // SAFETY: numbers only.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) };
@@ -247,17 +246,17 @@ pub fn die_with_parent(command: &mut Command, signal: i32) {
 }
 
 /// Whether the end was asked for.
-pub fn stopped() -> bool {
+pub(super) fn stopped() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
 /// Asks for the end.
-pub fn stop() {
+pub(super) fn stop() {
     STOP.store(true, Ordering::Relaxed);
 }
 
 /// Ctrl-C, an end by another process and a closed terminal lead through the clean-up.
-pub fn stop_on_signals() {
+pub(super) fn stop_on_signals() {
     extern "C" fn handler(_: i32) {
         stop();
     }

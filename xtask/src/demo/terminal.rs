@@ -23,18 +23,16 @@ const TICK: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running program. Ended when dropped.
-pub struct Terminal {
+pub(super) struct Terminal {
     child: Child,
     lines: Receiver<String>,
 }
 
 /// What came from it.
-pub enum Heard {
-    /// A line.
+pub(super) enum Heard {
     Line(String),
     /// Nothing, for a moment.
     Nothing,
-    /// It has ended.
     End,
 }
 
@@ -43,7 +41,7 @@ impl Terminal {
     ///
     /// # Errors
     /// No terminal, no such program.
-    pub fn start(mut command: Command, columns: u16) -> Result<Self> {
+    pub(super) fn start(mut command: Command, columns: u16) -> Result<Self> {
         let (ours, theirs) = open(columns)?;
         let shown = command.get_program().display().to_string();
         command
@@ -84,7 +82,7 @@ impl Terminal {
     }
 
     /// The next line, if one comes soon.
-    pub fn next(&self) -> Heard {
+    pub(super) fn next(&self) -> Heard {
         match self.lines.recv_timeout(TICK) {
             Ok(line) => Heard::Line(line),
             Err(RecvTimeoutError::Timeout) => Heard::Nothing,
@@ -96,7 +94,7 @@ impl Terminal {
     ///
     /// # Errors
     /// Its end cannot be told.
-    pub fn finish(mut self, mut print: impl FnMut(&str)) -> Result<ExitStatus> {
+    pub(super) fn finish(mut self, mut print: impl FnMut(&str)) -> Result<ExitStatus> {
         loop {
             match self.next() {
                 Heard::Line(line) => print(&line),
@@ -107,8 +105,7 @@ impl Terminal {
         }
     }
 
-    /// Ctrl-C.
-    pub fn interrupt(&self) {
+    pub(super) fn interrupt(&self) {
         self.send(libc::SIGINT);
     }
 

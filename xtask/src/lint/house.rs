@@ -31,7 +31,7 @@ const REGISTRIES: [&str; 10] = [
 ];
 
 /// Only `emit.rs` touches the ring, so that no drop goes uncounted; `maps.rs` declares it.
-pub fn ring() -> Result<()> {
+pub(super) fn ring() -> Result<()> {
     complain(&findings(|path, line| {
         let kernel_side = path.starts_with("dmtrace-ebpf/src");
         let allowed = path.ends_with("emit.rs") || path.ends_with("maps.rs");
@@ -41,7 +41,7 @@ pub fn ring() -> Result<()> {
 }
 
 /// Times and durations are formatted in one place, so that no answer mixes forms or zones.
-pub fn times() -> Result<()> {
+pub(super) fn times() -> Result<()> {
     const CALENDAR: [&str; 5] = [
         "jiff",
         "chrono",
@@ -72,7 +72,7 @@ pub fn times() -> Result<()> {
 }
 
 /// No source file is longer than a reader bears.
-pub fn lengths() -> Result<()> {
+pub(super) fn lengths() -> Result<()> {
     let mut found = Vec::new();
     for path in committed()? {
         if path.extension().is_none_or(|extension| extension != "rs") {
@@ -92,7 +92,7 @@ pub fn lengths() -> Result<()> {
 }
 
 /// No path of the machine that something was written on.
-pub fn local_paths() -> Result<()> {
+pub(super) fn local_paths() -> Result<()> {
     complain(&findings(|file, line| {
         // A guest has its own root.
         if file.starts_with("xtask/lab/src/guest") {
@@ -104,7 +104,7 @@ pub fn local_paths() -> Result<()> {
 }
 
 /// No name of a package registry: not the public ones, and not those of this machine.
-pub fn registry_hosts() -> Result<()> {
+pub(super) fn registry_hosts() -> Result<()> {
     let mut hosts: Vec<_> = REGISTRIES.into_iter().map(str::to_owned).collect();
     hosts.extend(mirrors());
     complain(&findings(|path, line| {
@@ -140,7 +140,7 @@ const COUNTED: [&str; 20] = [
 ];
 
 /// A number never stands before a fixed plural: `1 cookies`. `wording::count` chooses.
-pub fn plurals() -> Result<()> {
+pub(super) fn plurals() -> Result<()> {
     complain(&findings(|path, line| {
         let of_tests = path.components().any(|part| part.as_os_str() == "tests");
         let messages =

@@ -62,7 +62,7 @@ const IMPURE: [&str; 18] = [
 ];
 
 /// No file of `dmtrace` or of the core imports from a room on a higher floor.
-pub fn floors() -> Result<()> {
+pub(super) fn floors() -> Result<()> {
     let mut found = Vec::new();
     for (folder, floors) in [
         ("dmtrace-core/src", &CORE_FLOORS[..]),
@@ -79,7 +79,7 @@ pub fn floors() -> Result<()> {
 }
 
 /// No file imports itself by way of others.
-pub fn circles() -> Result<()> {
+pub(super) fn circles() -> Result<()> {
     let mut found = Vec::new();
     for folder in ["dmtrace-core/src", "dmtrace/src"] {
         let tree = Tree::read(&host::root().join(folder))?;
@@ -91,7 +91,7 @@ pub fn circles() -> Result<()> {
 }
 
 /// The core has no clock and does no input or output.
-pub fn pure_core() -> Result<()> {
+pub(super) fn pure_core() -> Result<()> {
     let tree = Tree::read(&host::root().join("dmtrace-core/src"))?;
     complain(&impurities(&tree))
 }

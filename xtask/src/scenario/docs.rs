@@ -6,7 +6,7 @@ use super::{script::Scenario, table::Table};
 use crate::docs;
 
 /// Writes the table between its two marks.
-pub fn write(scenarios: &[Scenario], table: &Table) -> Result<()> {
+pub(super) fn write(scenarios: &[Scenario], table: &Table) -> Result<()> {
     docs::write("compatibility.md", "vm --suite", &body(scenarios, table))
 }
 

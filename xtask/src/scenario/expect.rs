@@ -28,7 +28,6 @@ use super::{
     table::Cell,
 };
 
-/// What dmtrace said.
 #[derive(Default)]
 struct Said {
     watch: Vec<Value>,
@@ -38,7 +37,7 @@ struct Said {
 }
 
 /// Judges what a scenario left in `dir`; `after` is what became of the guest.
-pub fn judge(dir: &Path, after: Option<&str>) -> Cell {
+pub(super) fn judge(dir: &Path, after: Option<&str>) -> Cell {
     if let Ok(reason) = fs::read_to_string(dir.join("skip")) {
         return Cell::Skipped(reason.trim().to_owned());
     }

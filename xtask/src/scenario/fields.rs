@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// A field of a row of `list` or `report`, or of a finding or a change of `watch`, as text;
 /// `None` if it is not there or null.
-pub fn field(object: &Value, key: &str) -> Option<String> {
+pub(super) fn field(object: &Value, key: &str) -> Option<String> {
     match key {
         "command" => object.pointer("/process/cmdline").and_then(words),
         "device" => devices(object),
@@ -70,7 +70,7 @@ fn places(key: &str) -> &[&str] {
 }
 
 /// Whether a key of an expectation exists: a wrong one would never match, or always.
-pub fn is_known(key: &str) -> bool {
+pub(super) fn is_known(key: &str) -> bool {
     matches!(
         key,
         "command" | "device" | "site" | "named" | "through" | "evidence" | "count" | "list"
@@ -78,7 +78,7 @@ pub fn is_known(key: &str) -> bool {
 }
 
 /// What an explanation says, by the keys of `expect explain`; there may be several texts.
-pub fn of_explanation(story: &Value, key: &str) -> Vec<String> {
+pub(super) fn of_explanation(story: &Value, key: &str) -> Vec<String> {
     let texts = |field: &str, part: &str| -> Vec<String> {
         let items = story[field].as_array().into_iter().flatten();
         items
@@ -107,7 +107,7 @@ pub fn of_explanation(story: &Value, key: &str) -> Vec<String> {
 }
 
 /// Whether a key of `expect explain` exists.
-pub fn is_known_of_explain(key: &str) -> bool {
+pub(super) fn is_known_of_explain(key: &str) -> bool {
     matches!(
         key,
         "missing" | "count" | "life" | "evidence" | "remedy" | "avoid" | "victim"
@@ -171,7 +171,7 @@ fn devices(object: &Value) -> Option<String> {
 /// Whether the field of this key is what an expectation wants: evidence must have all parts of
 /// `a + b`, `through` the names it gives in this order, with others between them; other fields
 /// must be it.
-pub fn fits(key: &str, actual: Option<&str>, wanted: &str) -> bool {
+pub(super) fn fits(key: &str, actual: Option<&str>, wanted: &str) -> bool {
     match (key, actual) {
         ("evidence", Some(actual)) => wanted.split(" + ").all(|part| actual.contains(part)),
         ("through", Some(actual)) => {
@@ -196,7 +196,7 @@ fn is_like(name: &str, wanted: &str) -> bool {
 
 /// Whether a field is what an expectation wants: `-` for nothing, `a|b` for one of several, `3+`
 /// for at least 3.
-pub fn is(actual: Option<&str>, wanted: &str) -> bool {
+pub(super) fn is(actual: Option<&str>, wanted: &str) -> bool {
     let Some(actual) = actual else {
         return wanted == "-";
     };

@@ -29,7 +29,7 @@ pub(super) fn results(kernel: &str) -> PathBuf {
 }
 
 /// Names a build of dmtrace.
-pub fn fingerprint(program: &Path) -> Result<String> {
+pub(super) fn fingerprint(program: &Path) -> Result<String> {
     let bytes = fs::read(program).with_context(|| program.display().to_string())?;
     let mut hasher = DefaultHasher::new();
     hasher.write(&bytes);
@@ -37,7 +37,7 @@ pub fn fingerprint(program: &Path) -> Result<String> {
 }
 
 /// Keeps outcomes. What cannot be kept is missing in a later table, no more.
-pub fn save(kernel: &str, cells: &[(String, Cell)], program: &str) {
+pub(super) fn save(kernel: &str, cells: &[(String, Cell)], program: &str) {
     for (entry, cell) in cells {
         let (word, why) = match cell {
             Cell::Passed => ("pass", Vec::new()),
@@ -52,7 +52,7 @@ pub fn save(kernel: &str, cells: &[(String, Cell)], program: &str) {
 }
 
 /// The table of all kernels: this run's outcomes, else those of former runs.
-pub fn complete(scenarios: &[Scenario], run: &Table, program: &str) -> Table {
+pub(super) fn complete(scenarios: &[Scenario], run: &Table, program: &str) -> Table {
     let mut columns = Vec::new();
     for spec in MATRIX {
         let entries = scenarios.iter().flat_map(|scenario| {

@@ -10,7 +10,7 @@ type Steps = (usize, usize);
 /// Lives by the numbers of their steps, and what is wrong with them: made, set, incremented and
 /// decremented, one wait begun and ended, removed; in this order, as far as one thing is the
 /// consequence of another.
-pub fn of(watch: &[Value]) -> (BTreeMap<Steps, usize>, Vec<String>) {
+pub(super) fn of(watch: &[Value]) -> (BTreeMap<Steps, usize>, Vec<String>) {
     let mut all: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for line in watch.iter().filter(|line| line["type"] == "change") {
         let set = format!(

@@ -10,10 +10,10 @@ mod explain;
 mod fields;
 mod kept;
 mod lives;
-pub mod programs;
+pub(crate) mod programs;
 mod script;
-pub mod service;
-pub mod storm;
+pub(crate) mod service;
+pub(crate) mod storm;
 mod table;
 
 use std::{
@@ -48,7 +48,7 @@ const USUAL: [&str; 2] = ["5.10", "6.12"];
 
 /// Options of `--suite`.
 #[derive(clap::Args)]
-pub struct SuiteArgs {
+pub(crate) struct SuiteArgs {
     /// Run the scenario suite instead of a command; without --kernel on 5.10 and 6.12
     #[arg(long, conflicts_with_all = ["command", "prepare", "files", "env", "out"])]
     pub suite: bool,
@@ -65,7 +65,12 @@ pub struct SuiteArgs {
 }
 
 /// The suite as the command line asks for it; returns an exit code.
-pub fn main(args: &SuiteArgs, kernels: &[String], list: bool, freshness: Freshness) -> Result<i32> {
+pub(crate) fn main(
+    args: &SuiteArgs,
+    kernels: &[String],
+    list: bool,
+    freshness: Freshness,
+) -> Result<i32> {
     let all = script::load(&host::root().join("tests/vm/scenarios"))?;
     let chosen = script::choose(&all, &args.scenarios)?;
     if list {
@@ -87,7 +92,7 @@ pub fn main(args: &SuiteArgs, kernels: &[String], list: bool, freshness: Freshne
 }
 
 /// Why the tier cannot run on this machine.
-pub fn unavailable() -> Option<String> {
+pub(crate) fn unavailable() -> Option<String> {
     if !host::has("apt-get") {
         return Some(
             "needs Debian: the lab takes kernels and programs from its packages".to_owned(),
@@ -99,7 +104,7 @@ pub fn unavailable() -> Option<String> {
 }
 
 /// The suite as a tier of `cargo xtask test`.
-pub fn tier() -> Result<Tally> {
+pub(crate) fn tier() -> Result<Tally> {
     let all = script::load(&host::root().join("tests/vm/scenarios"))?;
     let chosen: Vec<&Scenario> = all.iter().collect();
     let specs = kernel::resolve(&USUAL.map(str::to_owned))?;

@@ -20,19 +20,14 @@ const CC32: &str = "i686-linux-gnu-gcc";
 /// That C library, and its package: the compiler only recommends it.
 const LIBC32: (&str, &str) = ("/usr/i686-linux-gnu/lib/libc.a", "libc6-dev-i386-cross");
 
-/// Built programs.
-pub struct Programs {
-    /// dmtrace.
+pub(crate) struct Programs {
     pub dmtrace: PathBuf,
-    /// cookie-actor.
     pub actor: PathBuf,
-    /// cookie-storm.
     pub storm: PathBuf,
     /// cookie-actor for 32 bits, if the target can be had.
     pub actor32: Option<PathBuf>,
     /// The folder `tests/vm`.
     pub scripts: PathBuf,
-    /// Holds the copies.
     _copies: TempDir,
 }
 
@@ -43,7 +38,7 @@ const STATIC32: &str = "i686-unknown-linux-gnu";
 impl Programs {
     /// Builds them statically linked, so that the guest's C library does not matter. Without the
     /// target for that they are those of the host, which must not be newer than Debian 12.
-    pub fn build() -> Result<Self> {
+    pub(crate) fn build() -> Result<Self> {
         install_missing(&[(CC32, "gcc-i686-linux-gnu")], &[LIBC32])?;
         let copies = tempfile::Builder::new()
             .prefix("dmtrace-suite-")
@@ -95,7 +90,7 @@ fn copy_scripts(from: &Path, to: &Path) -> Result<()> {
 
 /// A program, or an example with `--example` as its `kind`, as it is packaged: linked statically
 /// if the toolchain has the target for that.
-pub fn static_program(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
+pub(crate) fn static_program(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
     let target = has_target(STATIC).then_some(STATIC);
     Ok(built(package, kind, &[name], target, Profile::Dist)?.join(name))
 }

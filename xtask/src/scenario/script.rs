@@ -8,9 +8,8 @@ use kernel_lab::{Layer, kernel::MATRIX};
 use super::table::Cell;
 use crate::guests;
 
-/// A scenario.
 #[derive(Debug)]
-pub struct Scenario {
+pub(super) struct Scenario {
     /// Its name: that of its file.
     pub name: String,
     /// What it does, in a sentence.
@@ -35,7 +34,7 @@ pub struct Scenario {
 const LIMIT: u64 = 120;
 
 /// All scenarios of a directory, by name.
-pub fn load(dir: &Path) -> Result<Vec<Scenario>> {
+pub(super) fn load(dir: &Path) -> Result<Vec<Scenario>> {
     let mut scenarios = Vec::new();
     let entries = fs::read_dir(dir).with_context(|| dir.display().to_string())?;
     for entry in entries {
@@ -54,7 +53,7 @@ pub fn load(dir: &Path) -> Result<Vec<Scenario>> {
 }
 
 /// Those that are asked for; all if none is.
-pub fn choose<'a>(all: &'a [Scenario], names: &[String]) -> Result<Vec<&'a Scenario>> {
+pub(super) fn choose<'a>(all: &'a [Scenario], names: &[String]) -> Result<Vec<&'a Scenario>> {
     let asked = |name: &str, wanted: &str| match wanted.strip_suffix('*') {
         Some(start) => name.starts_with(start),
         None => name == wanted,
@@ -71,7 +70,7 @@ pub fn choose<'a>(all: &'a [Scenario], names: &[String]) -> Result<Vec<&'a Scena
 }
 
 /// Scenarios with what they do.
-pub fn list(scenarios: &[&Scenario]) -> String {
+pub(super) fn list(scenarios: &[&Scenario]) -> String {
     let width = scenarios.iter().map(|it| it.name.len()).max().unwrap_or(0);
     let lines = scenarios.iter().map(|it| {
         let Scenario {
@@ -83,13 +82,16 @@ pub fn list(scenarios: &[&Scenario]) -> String {
 }
 
 /// Scenarios of one boot, each with its row.
-pub type Entries<'a> = [(&'a Scenario, String)];
+pub(super) type Entries<'a> = [(&'a Scenario, String)];
 
 /// Rows in one boot, about: a guest that dies takes no more with it.
 const IN_A_BOOT: usize = 12;
 
 /// What is to be run on a kernel, by boots: the modest scenarios together, the others alone.
-pub fn boots<'a>(scenarios: &[&'a Scenario], kernel: &str) -> Vec<Vec<(&'a Scenario, String)>> {
+pub(super) fn boots<'a>(
+    scenarios: &[&'a Scenario],
+    kernel: &str,
+) -> Vec<Vec<(&'a Scenario, String)>> {
     let fitting = scenarios.iter().filter(|it| it.unfit(kernel).is_none());
     let (own, shared): (Vec<&Scenario>, Vec<&Scenario>) = fitting.partition(|it| it.own_boot());
     let rows = |it: &&'a Scenario| -> Vec<(&'a Scenario, String)> {
@@ -104,7 +106,7 @@ pub fn boots<'a>(scenarios: &[&'a Scenario], kernel: &str) -> Vec<Vec<(&'a Scena
 }
 
 /// What cannot run on a kernel.
-pub fn unfit(scenarios: &[&Scenario], kernel: &str) -> Vec<(String, Cell)> {
+pub(super) fn unfit(scenarios: &[&Scenario], kernel: &str) -> Vec<(String, Cell)> {
     let mut cells = Vec::new();
     for scenario in scenarios {
         if let Some(reason) = scenario.unfit(kernel) {
@@ -116,7 +118,7 @@ pub fn unfit(scenarios: &[&Scenario], kernel: &str) -> Vec<(String, Cell)> {
 }
 
 /// A column for a kernel that could not be had.
-pub fn nothing(scenarios: &[&Scenario], why: &str) -> Vec<(String, Cell)> {
+pub(super) fn nothing(scenarios: &[&Scenario], why: &str) -> Vec<(String, Cell)> {
     let entries = scenarios.iter().flat_map(|scenario| scenario.entries());
     let failed = |entry| (entry, Cell::Failed(vec![why.to_owned()]));
     entries.map(failed).collect()
@@ -166,13 +168,13 @@ impl Scenario {
     }
 
     /// Its rows in the table: itself, and itself with each other backend.
-    pub fn entries(&self) -> Vec<String> {
+    pub(super) fn entries(&self) -> Vec<String> {
         let variants = self.variants.iter().map(|it| format!("{}@{it}", self.name));
         std::iter::once(self.name.clone()).chain(variants).collect()
     }
 
     /// Why it cannot run on a kernel.
-    pub fn unfit(&self, kernel: &str) -> Option<String> {
+    pub(super) fn unfit(&self, kernel: &str) -> Option<String> {
         let fits = self.kernels.is_empty() || self.kernels.iter().any(|fit| fit == kernel);
         (!fits).then(|| match self.because.as_str() {
             "" => format!("only for {}", self.kernels.join(", ")),
@@ -181,22 +183,22 @@ impl Scenario {
     }
 
     /// Whether it needs a boot of its own.
-    pub fn own_boot(&self) -> bool {
+    pub(super) fn own_boot(&self) -> bool {
         !self.boot.is_empty() || self.layer.is_some()
     }
 
     /// Whether it needs a whole systemd.
-    pub fn systemd(&self) -> bool {
+    pub(super) fn systemd(&self) -> bool {
         self.boot == "systemd"
     }
 
     /// What is to be laid over the root image.
-    pub const fn layer(&self) -> Option<&'static Layer> {
+    pub(super) const fn layer(&self) -> Option<&'static Layer> {
         self.layer
     }
 
     /// Its time limit in seconds.
-    pub const fn limit(&self) -> u64 {
+    pub(super) const fn limit(&self) -> u64 {
         self.limit
     }
 }

@@ -18,7 +18,6 @@ struct Case {
 /// What the guest is started with.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Init {
-    /// The lab's own.
     Small,
     /// A full systemd, which knows the unit.
     Systemd,
@@ -47,7 +46,7 @@ const CASES: [Case; 7] = [
 ];
 
 /// Runs all, for `cargo xtask test`.
-pub fn tier() -> Result<Tally> {
+pub(crate) fn tier() -> Result<Tally> {
     let programs = Programs::build()?;
     let mut lab = guests::lab(Freshness::Cached)?;
     let mut tally = Tally::default();
@@ -69,7 +68,6 @@ pub fn tier() -> Result<Tally> {
     Ok(tally)
 }
 
-/// Runs one.
 fn one(lab: &mut Lab, kernel: &Kernel, programs: &Programs, case: &Case) -> Result<()> {
     let script = format!("/job/{}", case.script);
     let mut files = vec![

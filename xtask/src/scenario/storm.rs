@@ -23,7 +23,7 @@ use crate::{guests, tally::Tally};
 
 /// Real operations under `clean --apply` in a tight loop, in a virtual machine.
 #[derive(clap::Args)]
-pub struct Args {
+pub(crate) struct Args {
     /// Kernel to boot, as for `cargo xtask vm`; repeatable
     #[arg(
         long = "kernel",
@@ -60,7 +60,7 @@ struct Run {
 }
 
 /// Carries out the command line.
-pub fn main(args: &Args) -> Result<ExitCode> {
+pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let specs = kernel::resolve(&args.kernels)?;
     let seed = args.seed.unwrap_or_else(|| u64::from(std::process::id()));
     println!("seed {seed}");
@@ -87,7 +87,7 @@ pub fn main(args: &Args) -> Result<ExitCode> {
 }
 
 /// A short storm, for `cargo xtask test`.
-pub fn tier() -> Result<Tally> {
+pub(crate) fn tier() -> Result<Tally> {
     let specs = kernel::resolve(&["6.12".to_owned()])?;
     let run = Run {
         cleaner: Cleaner::Dmtrace,

@@ -4,8 +4,7 @@ use crate::tally::Tally;
 
 /// How a scenario ended on a kernel.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Cell {
-    /// As written down.
+pub(super) enum Cell {
     Passed,
     /// Otherwise; what was wrong.
     Failed(Vec<String>),
@@ -15,7 +14,7 @@ pub enum Cell {
 
 /// Columns of cells, each with its kernel's name.
 #[derive(Debug)]
-pub struct Table {
+pub(super) struct Table {
     columns: Vec<(String, Vec<(String, Cell)>)>,
 }
 
@@ -31,24 +30,24 @@ impl Cell {
 
 impl Table {
     /// Of columns with the same rows.
-    pub const fn new(columns: Vec<(String, Vec<(String, Cell)>)>) -> Self {
+    pub(super) const fn new(columns: Vec<(String, Vec<(String, Cell)>)>) -> Self {
         Self { columns }
     }
 
     /// The outcome of a row on a kernel, if it was to be run there.
-    pub fn cell(&self, kernel: &str, entry: &str) -> Option<&Cell> {
+    pub(super) fn cell(&self, kernel: &str, entry: &str) -> Option<&Cell> {
         let (_, cells) = self.columns.iter().find(|(name, _)| name == kernel)?;
         let found = cells.iter().find(|(name, _)| name == entry);
         found.map(|(_, cell)| cell)
     }
 
     /// Names of the kernels.
-    pub fn kernels(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn kernels(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|(name, _)| name.as_str())
     }
 
     /// Name and words of each row.
-    pub fn rows(&self) -> Vec<(&str, Vec<&'static str>)> {
+    pub(super) fn rows(&self) -> Vec<(&str, Vec<&'static str>)> {
         let Some((_, first)) = self.columns.first() else {
             return Vec::new();
         };
@@ -68,7 +67,7 @@ impl Table {
     }
 
     /// As text, with the reasons of what was skipped.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let rows = self.rows();
         let width = rows.iter().map(|(entry, _)| entry.len()).max().unwrap_or(0);
         let mut text = format!("{:width$}", "scenario");
@@ -97,21 +96,19 @@ impl Table {
     }
 
     /// What was skipped: kernel, scenario, reason.
-    pub fn skipped(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+    pub(super) fn skipped(&self) -> impl Iterator<Item = (&str, &str, &str)> {
         self.cells().filter_map(|(kernel, entry, cell)| match cell {
             Cell::Skipped(reason) => Some((kernel, entry, reason.as_str())),
             _ => None,
         })
     }
 
-    /// What failed.
-    pub fn failures(&self) -> impl Iterator<Item = (&str, &str, &Cell)> {
+    pub(super) fn failures(&self) -> impl Iterator<Item = (&str, &str, &Cell)> {
         self.cells()
             .filter(|(.., cell)| matches!(cell, Cell::Failed(_)))
     }
 
-    /// The sum.
-    pub fn tally(&self) -> Tally {
+    pub(super) fn tally(&self) -> Tally {
         let mut tally = Tally::default();
         for (.., cell) in self.cells() {
             tally += match cell {

@@ -7,7 +7,7 @@ use dmtrace_common::{
 
 use super::*;
 
-pub fn record(state: u32) -> SemRecord {
+pub(super) fn record(state: u32) -> SemRecord {
     SemRecord {
         created: 10,
         last_op: 30,

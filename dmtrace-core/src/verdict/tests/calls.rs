@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl World {
-    pub fn set(&mut self, proc: usize, tid: u32, sem: SemId) -> Outcome {
+    pub(super) fn set(&mut self, proc: usize, tid: u32, sem: SemId) -> Outcome {
         self.tick(1000);
         let now = self.now;
         let wall = self.wall();
@@ -38,7 +38,7 @@ impl World {
         Ok(())
     }
 
-    pub fn key(&self, proc: usize) -> ProcKey {
+    pub(super) fn key(&self, proc: usize) -> ProcKey {
         let id = self.procs[proc].id;
         ProcKey {
             start: id.start.0,
@@ -47,7 +47,7 @@ impl World {
         }
     }
 
-    pub fn with_record(&mut self, sem: SemId, change: impl FnOnce(&mut SemRecord)) {
+    pub(super) fn with_record(&mut self, sem: SemId, change: impl FnOnce(&mut SemRecord)) {
         if let Some(record) = self.records.get_mut(&sem)
             && self.traced
         {
@@ -56,7 +56,7 @@ impl World {
     }
 
     /// A message on an operation; the map remembers if it was lost.
-    pub fn operated(&mut self, proc: usize, tid: u32, sem: SemId, what: What) {
+    pub(super) fn operated(&mut self, proc: usize, tid: u32, sem: SemId, what: What) {
         if !self.traced || !self.records.contains_key(&sem) {
             return;
         }
@@ -67,7 +67,7 @@ impl World {
     }
 
     /// `semop {0, delta, IPC_NOWAIT}`. Returns the threads that it wakes.
-    pub fn add(
+    pub(super) fn add(
         &mut self,
         proc: usize,
         tid: u32,
@@ -127,7 +127,13 @@ impl World {
     }
 
     /// `semop {0,0,0}` begins. Returns whether the thread sleeps.
-    pub fn wait(&mut self, thread: usize, proc: usize, tid: u32, sem: SemId) -> Result<bool, i32> {
+    pub(super) fn wait(
+        &mut self,
+        thread: usize,
+        proc: usize,
+        tid: u32,
+        sem: SemId,
+    ) -> Result<bool, i32> {
         self.tick(1000);
         let now = self.now;
         let set = self.sems.get_mut(&sem).ok_or(libc::EINVAL)?;
@@ -156,7 +162,7 @@ impl World {
     }
 
     /// `semop {0,0,0}` returns.
-    pub fn waited(&mut self, proc: usize, tid: u32, sem: SemId, errno: i32) {
+    pub(super) fn waited(&mut self, proc: usize, tid: u32, sem: SemId, errno: i32) {
         self.tick(1000);
         let (now, wall) = (self.now, self.wall());
         let actor = self.key(proc);
@@ -207,7 +213,7 @@ impl World {
     }
 
     /// `semctl(IPC_RMID)`. Returns the threads that get EIDRM.
-    pub fn remove(&mut self, proc: usize, tid: u32, sem: SemId) -> Result<Vec<usize>, i32> {
+    pub(super) fn remove(&mut self, proc: usize, tid: u32, sem: SemId) -> Result<Vec<usize>, i32> {
         self.tick(1000);
         let set = self.sems.remove(&sem).ok_or(libc::EINVAL)?;
         if !self.traced {
@@ -241,7 +247,7 @@ impl World {
         Ok(set.waiters)
     }
 
-    pub fn lookup_failed(&mut self, proc: usize, tid: u32, key: Key) {
+    pub(super) fn lookup_failed(&mut self, proc: usize, tid: u32, key: Key) {
         self.tick(1000);
         if !self.traced {
             return;
@@ -256,7 +262,7 @@ impl World {
     }
 
     /// What userspace enters into the map when the tracer starts.
-    pub fn seed(&mut self) {
+    pub(super) fn seed(&mut self) {
         for (&sem, set) in &self.sems {
             self.records.entry(sem).or_insert(SemRecord {
                 key: set.key.0,

@@ -7,8 +7,7 @@ use crate::{
 };
 
 impl Play {
-    /// SIGKILL.
-    pub fn kill(&mut self, detail: u32) {
+    pub(super) fn kill(&mut self, detail: u32) {
         let alive: Vec<usize> = (0..self.world.procs.len())
             .filter(|&index| self.world.procs[index].alive)
             .collect();
@@ -40,14 +39,14 @@ impl Play {
         self.world.exit(proc, ExitStatus::Signal(9));
     }
 
-    pub fn stop_waiting(&mut self, index: usize) {
+    pub(super) fn stop_waiting(&mut self, index: usize) {
         for set in self.world.sems.values_mut() {
             set.waiters.retain(|&waiter| waiter != index);
         }
     }
 
     /// A signal handler, or SIGSTOP and much later SIGCONT.
-    pub fn interrupt(&mut self, detail: u32) {
+    pub(super) fn interrupt(&mut self, detail: u32) {
         let blocked: Vec<usize> = (0..self.threads.len())
             .filter(|&index| {
                 self.threads[index].at == At::Blocked && self.alive(&self.threads[index])
@@ -77,7 +76,7 @@ impl Play {
     }
 
     /// Programs that have nothing to do with cookies.
-    pub fn noise(&mut self, detail: u32) {
+    pub(super) fn noise(&mut self, detail: u32) {
         if detail.is_multiple_of(3) && !self.noise.is_empty() {
             let (proc, sem) = self.noise.remove(detail as usize % self.noise.len());
             let alive = self.world.procs[proc].alive;
@@ -105,7 +104,7 @@ impl Play {
     }
 
     /// `dmsetup udevcomplete_all`.
-    pub fn admin(&mut self, detail: u32) {
+    pub(super) fn admin(&mut self, detail: u32) {
         let ns = Self::ns(detail);
         let proc = self
             .world
@@ -126,7 +125,7 @@ impl Play {
     }
 
     /// `dmsetup udevcomplete` of somebody's cookie.
-    pub fn stranger(&mut self, detail: u32) {
+    pub(super) fn stranger(&mut self, detail: u32) {
         let all: Vec<SemId> = self
             .world
             .sems

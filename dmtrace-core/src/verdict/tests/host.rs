@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl World {
-    pub fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         let mut namespaces: BTreeMap<IpcNs, Vec<SetSnapshot>> = BTreeMap::new();
         namespaces.entry(IpcNs::HOST).or_default();
         for (sem, set) in &self.sems {
@@ -52,7 +52,7 @@ impl World {
     }
 
     /// `threads` gives process and tid of a waiting thread.
-    pub fn facts(&self, threads: impl Fn(usize) -> (u32, u32)) -> HostFacts {
+    pub(super) fn facts(&self, threads: impl Fn(usize) -> (u32, u32)) -> HostFacts {
         let alive = || self.procs.iter().filter(|proc| proc.alive);
         let mut carriers: BTreeMap<Key, Vec<u32>> = BTreeMap::new();
         for proc in alive() {

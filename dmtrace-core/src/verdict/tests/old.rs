@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A cookie from before the tracer, with these fields; `pid` is its last operator.
-pub fn found(value: i32, pid: u32, otime: bool) -> Scene {
+pub(super) fn found(value: i32, pid: u32, otime: bool) -> Scene {
     let mut scene = Scene::new();
     scene.ledger = Ledger::new();
     scene.world.traced = false;

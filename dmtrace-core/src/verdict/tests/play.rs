@@ -8,12 +8,10 @@ use crate::{
     ids::{IpcNs, Key, SemId},
 };
 
-/// A container's namespace.
-pub const OTHER: IpcNs = IpcNs(4_026_532_000);
+pub(super) const OTHER: IpcNs = IpcNs(4_026_532_000);
 
-/// How a program behaves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Habit {
+pub(super) enum Habit {
     /// As libdm: waits always, again after EINTR.
     Libdm,
     /// moby before its fix: does not wait after an error of the ioctl.
@@ -30,9 +28,8 @@ pub enum Habit {
     Fork,
 }
 
-/// Where a thread is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum At {
+pub(super) enum At {
     Start,
     Made,
     Ready,
@@ -46,9 +43,8 @@ pub enum At {
     End,
 }
 
-/// A thread.
 #[derive(Clone, Copy, Debug)]
-pub struct Thread {
+pub(super) struct Thread {
     pub proc: usize,
     pub tid: u32,
     pub habit: Habit,
@@ -65,7 +61,7 @@ pub struct Thread {
 /// A script with a cookie in a variable: `dmsetup udevcreatecookie`, some dmsetup,
 /// `dmsetup udevreleasecookie`.
 #[derive(Clone, Copy, Debug)]
-pub struct Shell {
+pub(super) struct Shell {
     pub proc: usize,
     pub cookie: Option<(SemId, Key)>,
     pub child: Option<usize>,
@@ -75,14 +71,13 @@ pub struct Shell {
 
 /// A uevent that udev has to complete.
 #[derive(Clone, Copy, Debug)]
-pub struct Job {
+pub(super) struct Job {
     pub ns: IpcNs,
     pub key: Key,
 }
 
-/// Everything that runs.
 #[derive(Clone, Debug)]
-pub struct Play {
+pub(super) struct Play {
     pub world: World,
     pub threads: Vec<Thread>,
     pub shells: Vec<Shell>,
@@ -95,7 +90,7 @@ pub struct Play {
 }
 
 impl Play {
-    pub fn new(losses: Vec<bool>) -> Self {
+    pub(super) fn new(losses: Vec<bool>) -> Self {
         Self {
             world: World::new(losses),
             threads: Vec::new(),
@@ -108,7 +103,7 @@ impl Play {
     }
 
     /// One step, chosen by a number.
-    pub fn step(&mut self, choice: u32) {
+    pub(super) fn step(&mut self, choice: u32) {
         let (what, detail) = (choice & 0xff, choice >> 8);
         self.world.tick(u64::from(detail % 97) * 10_000);
         match what {
@@ -128,7 +123,7 @@ impl Play {
 
     /// Time passes. A process with one thread may be stopped anywhere; of one with several, no
     /// single thread stands still, except in its ioctl or in a wait.
-    pub fn pass(&mut self, ns: u64) {
+    pub(super) fn pass(&mut self, ns: u64) {
         for index in 0..self.threads.len() {
             for _ in 0..16 {
                 let thread = &self.threads[index];
@@ -149,7 +144,7 @@ impl Play {
         self.world.tick(ns);
     }
 
-    pub fn ns(detail: u32) -> IpcNs {
+    pub(super) fn ns(detail: u32) -> IpcNs {
         if detail.is_multiple_of(7) {
             OTHER
         } else {
@@ -157,7 +152,7 @@ impl Play {
         }
     }
 
-    pub fn start(&mut self, detail: u32) {
+    pub(super) fn start(&mut self, detail: u32) {
         if self.threads.len() > 24 {
             return;
         }
@@ -197,7 +192,14 @@ impl Play {
         }
     }
 
-    pub fn thread(&mut self, proc: usize, n: u32, habit: Habit, tasks: u8, cycles: u8) -> usize {
+    pub(super) fn thread(
+        &mut self,
+        proc: usize,
+        n: u32,
+        habit: Habit,
+        tasks: u8,
+        cycles: u8,
+    ) -> usize {
         let tid = self.world.procs[proc].id.tgid + n * 1000;
         self.threads.push(Thread {
             proc,
@@ -214,11 +216,11 @@ impl Play {
         self.threads.len() - 1
     }
 
-    pub fn alive(&self, thread: &Thread) -> bool {
+    pub(super) fn alive(&self, thread: &Thread) -> bool {
         self.world.procs[thread.proc].alive
     }
 
-    pub fn run_thread(&mut self, detail: u32) {
+    pub(super) fn run_thread(&mut self, detail: u32) {
         let ready: Vec<usize> = (0..self.threads.len())
             .filter(|&index| {
                 let thread = &self.threads[index];
@@ -238,7 +240,7 @@ impl Play {
         }
     }
 
-    pub fn advance(&mut self, index: usize, detail: u32) {
+    pub(super) fn advance(&mut self, index: usize, detail: u32) {
         let mut thread = self.threads[index];
         let next = self.one_step(index, &mut thread, detail);
         thread.at = match next {
@@ -263,7 +265,7 @@ impl Play {
         }
     }
 
-    pub fn next_cycle(&mut self, thread: &mut Thread) -> At {
+    pub(super) fn next_cycle(&mut self, thread: &mut Thread) -> At {
         thread.cookie = None;
         thread.cycles = thread.cycles.saturating_sub(1);
         if thread.cycles == 0 || !matches!(thread.habit, Habit::Moby | Habit::Eintr) {
@@ -274,7 +276,12 @@ impl Play {
         }
     }
 
-    pub fn one_step(&mut self, index: usize, thread: &mut Thread, detail: u32) -> Result<At, i32> {
+    pub(super) fn one_step(
+        &mut self,
+        index: usize,
+        thread: &mut Thread,
+        detail: u32,
+    ) -> Result<At, i32> {
         let (proc, tid) = (thread.proc, thread.tid);
         thread.acted = true;
         let sem = thread.cookie.map(|(sem, _)| sem).ok_or(libc::EINVAL);
@@ -368,7 +375,7 @@ impl Play {
     }
 
     /// The kernel sends the uevent, or it gets lost.
-    pub fn complete(&mut self, thread: &Thread, detail: u32) {
+    pub(super) fn complete(&mut self, thread: &Thread, detail: u32) {
         let lost = detail % 13 == 12;
         if let (Some((sem, key)), false) = (thread.cookie, lost) {
             // Host udev completes in its own namespace; some containers have their own.
@@ -381,7 +388,7 @@ impl Play {
         }
     }
 
-    pub fn run_udev(&mut self, detail: u32) {
+    pub(super) fn run_udev(&mut self, detail: u32) {
         if self.jobs.is_empty() {
             return;
         }
@@ -402,7 +409,7 @@ impl Play {
     }
 
     /// Waiters whose value has become zero.
-    pub fn wake(&mut self, woken: Vec<usize>, sem: SemId) {
+    pub(super) fn wake(&mut self, woken: Vec<usize>, sem: SemId) {
         for index in woken {
             let thread = self.threads[index];
             self.world.waited(thread.proc, thread.tid, sem, 0);
@@ -411,7 +418,7 @@ impl Play {
     }
 
     /// Waiters whose set was removed.
-    pub fn removed_under(&mut self, woken: Vec<usize>, sem: SemId) {
+    pub(super) fn removed_under(&mut self, woken: Vec<usize>, sem: SemId) {
         for index in woken {
             self.accidents.push(sem);
             let mut thread = self.threads[index];
@@ -424,7 +431,7 @@ impl Play {
         }
     }
 
-    pub fn run_shell(&mut self, detail: u32) {
+    pub(super) fn run_shell(&mut self, detail: u32) {
         let alive: Vec<usize> = (0..self.shells.len())
             .filter(|&index| {
                 let shell = &self.shells[index];

@@ -13,10 +13,10 @@ use crate::{
     },
 };
 
-pub const KEY: Key = Key(0x0d4d_1234);
+pub(super) const KEY: Key = Key(0x0d4d_1234);
 
 /// A kernel and the books that follow it.
-pub struct Scene {
+pub(super) struct Scene {
     pub world: World,
     pub ledger: Ledger,
     pub completeness: Completeness,
@@ -24,7 +24,7 @@ pub struct Scene {
 }
 
 impl Scene {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut scene = Self {
             world: World::new(Vec::new()),
             ledger: Ledger::new(),
@@ -35,45 +35,45 @@ impl Scene {
         scene
     }
 
-    pub fn lvm(&mut self) -> usize {
+    pub(super) fn lvm(&mut self) -> usize {
         self.world
             .spawn("lvm", &["lvm", "lvcreate"], None, IpcNs::HOST)
     }
 
-    pub fn tid(&self, proc: usize) -> u32 {
+    pub(super) fn tid(&self, proc: usize) -> u32 {
         self.world.procs[proc].id.tgid
     }
 
-    pub fn create(&mut self, proc: usize) -> SemId {
+    pub(super) fn create(&mut self, proc: usize) -> SemId {
         self.world.create(proc, self.tid(proc), KEY)
     }
 
-    pub fn set(&mut self, proc: usize, sem: SemId) {
+    pub(super) fn set(&mut self, proc: usize, sem: SemId) {
         self.world.set(proc, self.tid(proc), sem).unwrap();
     }
 
-    pub fn add(&mut self, proc: usize, sem: SemId, delta: i16) {
+    pub(super) fn add(&mut self, proc: usize, sem: SemId, delta: i16) {
         self.world.add(proc, self.tid(proc), sem, delta).unwrap();
     }
 
-    pub fn wait(&mut self, proc: usize, sem: SemId) {
+    pub(super) fn wait(&mut self, proc: usize, sem: SemId) {
         self.world.wait(0, proc, self.tid(proc), sem).unwrap();
     }
 
     /// The kernel ends the sleep of the only waiter.
-    pub fn wake(&mut self, proc: usize, sem: SemId, errno: i32) {
+    pub(super) fn wake(&mut self, proc: usize, sem: SemId, errno: i32) {
         if let Some(set) = self.world.sems.get_mut(&sem) {
             set.waiters.clear();
         }
         self.world.waited(proc, self.tid(proc), sem, errno);
     }
 
-    pub fn remove(&mut self, proc: usize, sem: SemId) {
+    pub(super) fn remove(&mut self, proc: usize, sem: SemId) {
         self.world.remove(proc, self.tid(proc), sem).unwrap();
     }
 
     /// A cookie with one operation.
-    pub fn armed(&mut self) -> (usize, SemId) {
+    pub(super) fn armed(&mut self) -> (usize, SemId) {
         let proc = self.lvm();
         let sem = self.create(proc);
         self.set(proc, sem);
@@ -82,14 +82,14 @@ impl Scene {
     }
 
     /// A cookie that its owner waits for.
-    pub fn blocked(&mut self) -> (usize, SemId) {
+    pub(super) fn blocked(&mut self) -> (usize, SemId) {
         let (proc, sem) = self.armed();
         self.add(proc, sem, -1);
         self.wait(proc, sem);
         (proc, sem)
     }
 
-    pub fn udev(&mut self, sem: SemId) -> usize {
+    pub(super) fn udev(&mut self, sem: SemId) -> usize {
         let proc = self
             .world
             .spawn("dmsetup", &["dmsetup", "udevcomplete", "1"], None, sem.ns);
@@ -99,7 +99,7 @@ impl Scene {
     }
 
     /// An ioctl with the cookie returned.
-    pub fn ioctl(&mut self, proc: usize, sem: SemId, errno: i32, uevent: bool) {
+    pub(super) fn ioctl(&mut self, proc: usize, sem: SemId, errno: i32, uevent: bool) {
         let tid = self.tid(proc);
         let what = What::Ioctl(Box::new(Ioctl {
             sem,
@@ -120,7 +120,7 @@ impl Scene {
     }
 
     /// A complete cycle of another cookie.
-    pub fn cycle(&mut self, proc: usize, tid: u32) {
+    pub(super) fn cycle(&mut self, proc: usize, tid: u32) {
         let sem = self.world.create(proc, tid, Key(0x0d4d_7777));
         self.world.set(proc, tid, sem).unwrap();
         for delta in [1, -1, -1] {
@@ -130,11 +130,11 @@ impl Scene {
         self.world.remove(proc, tid, sem).unwrap();
     }
 
-    pub fn kill(&mut self, proc: usize) {
+    pub(super) fn kill(&mut self, proc: usize) {
         self.world.exit(proc, ExitStatus::Signal(9));
     }
 
-    pub fn after(&mut self, seconds: u64) -> (Snapshot, HostFacts) {
+    pub(super) fn after(&mut self, seconds: u64) -> (Snapshot, HostFacts) {
         self.world.tick(seconds * 1_000_000_000);
         let events: Vec<Event> = self.world.ring[self.read..].to_vec();
         self.read = self.world.ring.len();
@@ -145,12 +145,12 @@ impl Scene {
         (self.world.snapshot(), self.world.facts(|_| (proc, proc)))
     }
 
-    pub fn judged(&mut self, seconds: u64, change: impl Fn(&mut HostFacts)) -> Verdict {
+    pub(super) fn judged(&mut self, seconds: u64, change: impl Fn(&mut HostFacts)) -> Verdict {
         self.judged_until(seconds, change).0
     }
 
     /// The verdict, and for how long time alone does not change it.
-    pub fn judged_until(
+    pub(super) fn judged_until(
         &mut self,
         seconds: u64,
         change: impl Fn(&mut HostFacts),
@@ -170,15 +170,15 @@ impl Scene {
         (judged.verdict, due)
     }
 
-    pub fn verdict(&mut self, seconds: u64) -> Verdict {
+    pub(super) fn verdict(&mut self, seconds: u64) -> Verdict {
         self.judged(seconds, |_| {})
     }
 
-    pub fn closed(&mut self, sem: SemId) -> Verdict {
+    pub(super) fn closed(&mut self, sem: SemId) -> Verdict {
         self.closed_with(sem, |_| {})
     }
 
-    pub fn closed_with(&mut self, sem: SemId, change: impl Fn(&mut HostFacts)) -> Verdict {
+    pub(super) fn closed_with(&mut self, sem: SemId, change: impl Fn(&mut HostFacts)) -> Verdict {
         let (_, mut facts) = self.after(0);
         change(&mut facts);
         let context = Context {
@@ -196,7 +196,7 @@ impl Scene {
     }
 }
 
-pub fn leaked(verdict: &Verdict) -> How {
+pub(super) fn leaked(verdict: &Verdict) -> How {
     match verdict.class {
         Class::Leaked(how) => how,
         _ => panic!("not leaked: {verdict:#?}"),

@@ -5,7 +5,7 @@ use crate::ids::{Key, SemId};
 
 impl Play {
     /// Whether somebody alive will still use or remove the set.
-    pub fn needed(&self, sem: SemId) -> bool {
+    pub(super) fn needed(&self, sem: SemId) -> bool {
         let by_thread = self.threads.iter().any(|thread| {
             self.alive(thread)
                 && thread.at != At::End
@@ -25,7 +25,7 @@ impl Play {
         by_thread || by_shell
     }
 
-    pub fn shell_of(&self, thread: &Thread) -> bool {
+    pub(super) fn shell_of(&self, thread: &Thread) -> bool {
         self.shells.iter().any(|shell| {
             self.world.procs[shell.proc].alive
                 && shell
@@ -35,7 +35,7 @@ impl Play {
     }
 
     /// Whether nobody who ever used the set is alive, the script included.
-    pub fn deserted(&self, sem: SemId) -> bool {
+    pub(super) fn deserted(&self, sem: SemId) -> bool {
         let touches = |cookie: Option<(SemId, Key)>| cookie.is_some_and(|(own, _)| own == sem);
         let users = self
             .threads
@@ -53,7 +53,7 @@ impl Play {
     }
 
     /// Whether a living thread has left the set and completed a later one since.
-    pub fn left_behind(&self, sem: SemId) -> bool {
+    pub(super) fn left_behind(&self, sem: SemId) -> bool {
         self.left.get(&sem).is_some_and(|&(at, thread)| {
             let thread = &self.threads[thread];
             self.alive(thread) && thread.last_cycle > at

@@ -15,9 +15,8 @@ use crate::{
 /// Wall clock at boot.
 const WALL0: i64 = 1_800_000_000;
 
-/// A semaphore set.
 #[derive(Clone, Debug)]
-pub struct Sem {
+pub(super) struct Sem {
     pub key: Key,
     pub value: i32,
     pub pid: u32,
@@ -29,9 +28,8 @@ pub struct Sem {
     pub touched: u64,
 }
 
-/// A process.
 #[derive(Clone, Debug)]
-pub struct Proc {
+pub(super) struct Proc {
     pub id: ProcId,
     pub name: &'static str,
     pub args: Vec<String>,
@@ -45,11 +43,10 @@ pub struct Proc {
 }
 
 /// Result of a call on a set.
-pub type Outcome = Result<(), i32>;
+pub(super) type Outcome = Result<(), i32>;
 
-/// The kernel.
 #[derive(Clone, Debug, Default)]
-pub struct World {
+pub(super) struct World {
     pub now: u64,
     pub sems: BTreeMap<SemId, Sem>,
     pub procs: Vec<Proc>,
@@ -74,7 +71,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(losses: Vec<bool>) -> Self {
+    pub(super) fn new(losses: Vec<bool>) -> Self {
         Self {
             now: 1_000_000_000_000,
             traced: true,
@@ -88,13 +85,13 @@ impl World {
         WALL0 + (self.now / 1_000_000_000) as i64
     }
 
-    pub fn tick(&mut self, ns: u64) {
+    pub(super) fn tick(&mut self, ns: u64) {
         self.now += ns.max(1);
     }
 
     // Processes.
 
-    pub fn spawn(
+    pub(super) fn spawn(
         &mut self,
         name: &'static str,
         args: &[&str],
@@ -144,7 +141,7 @@ impl World {
         self.procs.len() - 1
     }
 
-    pub fn image(&self, proc: usize) -> ProcessImage {
+    pub(super) fn image(&self, proc: usize) -> ProcessImage {
         let proc = &self.procs[proc];
         ProcessImage {
             id: proc.id,
@@ -158,7 +155,7 @@ impl World {
         }
     }
 
-    pub fn intern(&mut self, proc: usize) {
+    pub(super) fn intern(&mut self, proc: usize) {
         if !self.traced || self.procs[proc].known {
             return;
         }
@@ -172,7 +169,7 @@ impl World {
         self.say(proc, 0, What::Process(Box::new(image)), Quality::default());
     }
 
-    pub fn exit(&mut self, proc: usize, status: ExitStatus) {
+    pub(super) fn exit(&mut self, proc: usize, status: ExitStatus) {
         self.tick(1000);
         self.procs[proc].alive = false;
         if self.traced && self.procs[proc].known {
@@ -192,7 +189,7 @@ impl World {
     }
 
     /// Puts a message into the ring, or loses it.
-    pub fn say(&mut self, proc: usize, tid: u32, what: What, quality: Quality) -> bool {
+    pub(super) fn say(&mut self, proc: usize, tid: u32, what: What, quality: Quality) -> bool {
         if !self.traced {
             return true;
         }
@@ -220,14 +217,14 @@ impl World {
 
     // Semaphores.
 
-    pub fn find(&self, ns: IpcNs, key: Key) -> Option<SemId> {
+    pub(super) fn find(&self, ns: IpcNs, key: Key) -> Option<SemId> {
         self.sems
             .iter()
             .find(|(sem, set)| sem.ns == ns && set.key == key)
             .map(|(&sem, _)| sem)
     }
 
-    pub fn create(&mut self, proc: usize, tid: u32, key: Key) -> SemId {
+    pub(super) fn create(&mut self, proc: usize, tid: u32, key: Key) -> SemId {
         self.tick(1000);
         self.intern(proc);
         self.tick(1000);
@@ -288,7 +285,7 @@ impl World {
         sem
     }
 
-    pub fn create_fails(&mut self, proc: usize, tid: u32, key: Key) {
+    pub(super) fn create_fails(&mut self, proc: usize, tid: u32, key: Key) {
         self.tick(1000);
         self.intern(proc);
         self.starved += u64::from(self.traced);

@@ -31,7 +31,6 @@ struct Harm {
     /// Who waits on it.
     waiters: Vec<String>,
     devices: Vec<String>,
-    /// What would happen.
     harm: String,
 }
 

@@ -27,7 +27,6 @@ const PROGRAMS: [&str; 6] = [
     "usr/local/bin",
 ];
 
-/// Checks it.
 pub(super) fn check(case: &Case, environment: &Environment, report: &mut Report) {
     let roots = Roots::host();
     semaphores(case, report);

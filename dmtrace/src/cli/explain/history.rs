@@ -14,7 +14,6 @@ use crate::{
 
 /// A finding of the past, for people and for programs.
 pub(in crate::cli) struct Past {
-    /// The story.
     pub(in crate::cli) story: Story,
     /// What comes after its first lines: when it was found, and how it ended.
     pub(in crate::cli) ending: Vec<String>,

@@ -41,11 +41,9 @@ const DETAILS: [&str; 4] = ["command", "runs as", "below", "call site"];
 pub(super) struct Bug {
     /// Path of the executable, or its name.
     pub(super) program: String,
-    /// Its package.
     pub(super) package: Option<Package>,
     /// Why the package is not known.
     pub(super) package_unknown: Option<String>,
-    /// Leaked cookies.
     pub(super) leaked: usize,
     /// Of these, seen and not inferred.
     pub(super) observed: usize,
@@ -61,7 +59,6 @@ pub(super) struct Bug {
     pub(super) exhausted_in_seconds: Option<u64>,
     /// Sets in use and the limit, in the namespace of the example.
     pub(super) sets: usize,
-    /// The limit.
     pub(super) limit: u32,
     /// Its story: command line, devices, step by step.
     pub(super) example: Story,
@@ -161,7 +158,6 @@ fn bug(
     })
 }
 
-/// Prints the texts.
 pub(super) fn print(case: &Case, start: Option<&Start>, bugs: &[Bug], out: &mut Out) -> Result<()> {
     if bugs.is_empty() {
         return Ok(out.line("No program is known to leak cookies: there is nothing to report.")?);

@@ -30,11 +30,9 @@ const NAMED: usize = 3;
 pub(crate) struct Culprit {
     /// Path of the executable, or its name.
     pub(crate) executable: String,
-    /// What happened.
     pub(crate) how: String,
     /// The calls, in one line.
     pub(crate) calls: Option<String>,
-    /// Leaked cookies.
     pub(crate) leaked: usize,
     /// Of these, seen and not inferred.
     pub(crate) observed: usize,
@@ -48,7 +46,6 @@ pub(crate) struct Culprit {
     pub(crate) oldest_seconds: Option<u64>,
     /// Devices that they were used for, the first few.
     pub(crate) devices: Vec<String>,
-    /// The calls.
     pub(crate) call_site: Option<Value>,
     /// `name[pid]` of each; one is named where there is only one.
     #[serde(skip)]

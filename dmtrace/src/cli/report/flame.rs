@@ -25,7 +25,7 @@ struct Frame<'a> {
 }
 
 /// Draws stacks, each from the outermost call to the innermost and with a number of cookies.
-pub fn svg(title: &str, stacks: &[(Vec<&str>, usize)]) -> String {
+pub(super) fn svg(title: &str, stacks: &[(Vec<&str>, usize)]) -> String {
     let frames = frames(stacks);
     let all = frames.iter().map(|frame| frame.to).max().unwrap_or(0);
     let rows = frames

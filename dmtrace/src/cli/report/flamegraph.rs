@@ -12,7 +12,7 @@ const TITLE: &str = "Leaked device-mapper cookies by call site";
 const UNKNOWN: &str = "[unknown]";
 
 /// One line for each distinct stack: `program;outermost;...;innermost COUNT`, sorted.
-pub fn folded(rows: &[&Row<'_>]) -> Vec<String> {
+pub(super) fn folded(rows: &[&Row<'_>]) -> Vec<String> {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for row in rows {
         let program = match row.comm() {
@@ -39,7 +39,7 @@ fn plain(name: &str) -> String {
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn flame_graph(lines: &[String], path: &Path) -> Result<()> {
+pub(super) fn flame_graph(lines: &[String], path: &Path) -> Result<()> {
     let stacks: Vec<_> = lines.iter().filter_map(|line| parsed(line)).collect();
     let title = if stacks.is_empty() {
         "no leaked cookie"

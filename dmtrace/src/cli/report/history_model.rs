@@ -139,7 +139,6 @@ impl Past {
         Duration::from_millis(traced.sum())
     }
 
-    /// The whole time.
     pub(super) fn whole(&self) -> Duration {
         Duration::from_millis(u64::try_from(self.until - self.since).unwrap_or_default())
     }

@@ -16,7 +16,6 @@ use crate::{
     wording::{count, times},
 };
 
-/// Prints it.
 pub(super) fn print(
     past: &Past,
     culprits: &[Culprit],

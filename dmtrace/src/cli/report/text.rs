@@ -24,7 +24,6 @@ use crate::{
     wording::count,
 };
 
-/// Prints it.
 pub(super) fn print(
     case: &Case,
     start: Option<&Start>,

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Prints changes and findings as they come.
-pub struct Printer<'a> {
+pub(crate) struct Printer<'a> {
     out: &'a mut Out,
     style: Style,
     filters: &'a Filters,
@@ -42,13 +42,12 @@ pub struct Printer<'a> {
     findings: usize,
     /// Processes that were printed before their image was known (its message was dropped).
     nameless: BTreeSet<ImageId>,
-    /// Names calls.
     names: RefCell<Symbolizer>,
 }
 
 /// What is printed, and how.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Style {
+pub(crate) struct Style {
     /// JSON instead of text.
     pub json: bool,
     /// Every semaphore instead of cookies only.
@@ -57,7 +56,7 @@ pub struct Style {
 
 impl<'a> Printer<'a> {
     /// A printer to standard output.
-    pub fn new(
+    pub(crate) fn new(
         out: &'a mut Out,
         style: Style,
         filters: &'a Filters,
@@ -83,7 +82,7 @@ impl<'a> Printer<'a> {
     ///
     /// # Errors
     /// Writing fails.
-    pub fn begin(&mut self, start: &Value) -> Result<()> {
+    pub(crate) fn begin(&mut self, start: &Value) -> Result<()> {
         if self.style.json {
             self.out.json(&json::envelope("start", start))?;
         } else {
@@ -93,12 +92,12 @@ impl<'a> Printer<'a> {
     }
 
     /// Findings that were told.
-    pub const fn findings(&self) -> usize {
+    pub(crate) const fn findings(&self) -> usize {
         self.findings
     }
 
     /// Standard output, for the summary.
-    pub const fn out(&mut self) -> &mut Out {
+    pub(crate) const fn out(&mut self) -> &mut Out {
         self.out
     }
 
@@ -310,7 +309,7 @@ fn image_of(ledger: &Ledger, id: ImageId) -> Option<&ProcessImage> {
 }
 
 /// A line on standard error, for people only.
-pub fn remark(json: bool, text: &str) {
+pub(crate) fn remark(json: bool, text: &str) {
     if !json {
         // Standard error may be closed, too; that must not end the trace.
         let _closed = writeln!(std::io::stderr(), "dmtrace: {text}");

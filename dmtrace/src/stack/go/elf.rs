@@ -12,7 +12,7 @@ const ALIGNED: usize = 32;
 const MODULE_TEXT: usize = 22;
 
 /// Go's tables, in a program of Go; `code` is the address of its `.text`.
-pub fn table<'d, R: ReadRef<'d>>(
+pub(crate) fn table<'d, R: ReadRef<'d>>(
     elf: &ElfFile64<'d, LittleEndian, R>,
     headers: &Headers,
     code: u64,

@@ -13,7 +13,7 @@ use crate::recording;
 
 /// When a new file is begun, and how many older ones are kept.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Rotation {
+pub(crate) struct Rotation {
     /// Size of a file, bytes.
     pub max: u64,
     /// Older files beside the current one: `FILE.1` is the latest of them.
@@ -22,7 +22,7 @@ pub struct Rotation {
 
 /// What a recording is to be written to.
 #[derive(Clone, Debug)]
-pub struct Target {
+pub(super) struct Target {
     path: PathBuf,
     there: There,
     /// When the next file is begun; `None` for never.
@@ -46,7 +46,11 @@ impl Target {
     ///
     /// # Errors
     /// Something has the name and must not be replaced, or the directory is not there.
-    pub fn look(path: &Path, overwrite: bool, rotation: Option<Rotation>) -> anyhow::Result<Self> {
+    pub(super) fn look(
+        path: &Path,
+        overwrite: bool,
+        rotation: Option<Rotation>,
+    ) -> anyhow::Result<Self> {
         let shown = path.display();
         let there = match fs::metadata(path) {
             Ok(meta) if meta.is_dir() => anyhow::bail!("{shown}: is a directory; name a file"),
@@ -91,17 +95,17 @@ impl Target {
     }
 
     /// The name that was asked for.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Where it is until it has ended, if that is not its name.
-    pub fn meanwhile(&self) -> Option<PathBuf> {
+    pub(super) fn meanwhile(&self) -> Option<PathBuf> {
         (self.there == There::File).then(|| self.beside())
     }
 
     /// Where others can read it while it is written.
-    pub fn place(&self) -> Option<PathBuf> {
+    pub(super) fn place(&self) -> Option<PathBuf> {
         let path = self.meanwhile().unwrap_or_else(|| self.path.clone());
         std::path::absolute(path).ok()
     }
@@ -120,7 +124,7 @@ impl Target {
     ///
     /// # Errors
     /// It cannot be created.
-    pub fn create(&self) -> io::Result<Output> {
+    pub(super) fn create(&self) -> io::Result<Output> {
         let mut options = OpenOptions::new();
         options.write(true);
         if self.there == There::Special {
@@ -146,7 +150,7 @@ impl Target {
     ///
     /// # Errors
     /// Renaming fails.
-    pub fn shift(&mut self) -> io::Result<()> {
+    pub(super) fn shift(&mut self) -> io::Result<()> {
         let keep = self.rotation.map_or(0, |it| it.keep);
         for number in (1..=keep).rev() {
             let from = match number {
@@ -187,7 +191,7 @@ enum Stage {
 
 /// A file that a recording is written to.
 #[derive(Debug)]
-pub struct Output {
+pub(super) struct Output {
     file: File,
     at: PathBuf,
     written: u64,
@@ -196,7 +200,7 @@ pub struct Output {
 
 impl Output {
     /// Bytes in it.
-    pub const fn written(&self) -> u64 {
+    pub(super) const fn written(&self) -> u64 {
         self.written
     }
 
@@ -205,7 +209,7 @@ impl Output {
     ///
     /// # Errors
     /// Writing fails.
-    pub fn write(&mut self, frames: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&mut self, frames: &[u8]) -> io::Result<()> {
         let mut done = 0;
         while done < frames.len() {
             match self.file.write(&frames[done..]) {
@@ -231,7 +235,7 @@ impl Output {
     ///
     /// # Errors
     /// It is not.
-    pub fn sync(&self) -> io::Result<()> {
+    pub(super) fn sync(&self) -> io::Result<()> {
         match self.file.sync_data() {
             // Pipes and devices have nothing to sync.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
@@ -244,7 +248,7 @@ impl Output {
     ///
     /// # Errors
     /// The name was taken meanwhile.
-    pub fn begun(&mut self, target: &Target) -> io::Result<()> {
+    pub(super) fn begun(&mut self, target: &Target) -> io::Result<()> {
         match (self.stage, target.there) {
             (Stage::Empty, There::Nothing) => {
                 self.sync()?;
@@ -263,7 +267,7 @@ impl Output {
     ///
     /// # Errors
     /// It is not on disk, or cannot be renamed.
-    pub fn finish(&mut self, target: &Target) -> io::Result<()> {
+    pub(super) fn finish(&mut self, target: &Target) -> io::Result<()> {
         self.sync()?;
         if self.stage != Stage::Named {
             fs::rename(&self.at, &target.path)?;

@@ -11,7 +11,7 @@ use crate::{
 
 /// Messages that came out of the ring.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-pub struct Received {
+pub(crate) struct Received {
     /// By kind.
     #[serde(skip)]
     pub kinds: [u64; KINDS],
@@ -27,7 +27,7 @@ impl Received {
     }
 
     /// All of them; stacks have a ring of their own.
-    pub fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         let stacks = self.kinds[Kind::Stack as usize];
         self.kinds.iter().sum::<u64>() - stacks + self.undecodable
     }
@@ -35,7 +35,7 @@ impl Received {
 
 /// The balance of a trace.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
-pub struct Accounting {
+pub(crate) struct Accounting {
     /// What the probes had to report.
     pub seen: u64,
     /// What went into the ring.
@@ -153,12 +153,11 @@ impl Accounting {
     }
 
     /// Whether everything adds up.
-    pub const fn is_exact(&self) -> bool {
+    pub(crate) const fn is_exact(&self) -> bool {
         self.deficits.is_empty()
     }
 
-    /// One line.
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let ring = format!(
             "seen {} = submitted {} + dropped {}",
             self.seen, self.submitted, self.dropped

@@ -17,13 +17,11 @@ use crate::{host, probe::DmState};
 
 /// Looks into sysfs for a name that is not known are at least so far apart.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
-/// Names kept.
 const NAMES: usize = 16_384;
 
 /// What is seen of device-mapper.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct DmReport {
-    /// How.
+pub(crate) struct DmReport {
     pub how: DmState,
     /// Since when; `None` if it is not.
     pub since: Option<BootTime>,
@@ -37,7 +35,7 @@ pub struct DmReport {
 
 impl Session {
     /// Attaches to device-mapper if it has come since. Cheap if not. Tells whether it did now.
-    pub fn attend_dm(&mut self) -> bool {
+    pub(crate) fn attend_dm(&mut self) -> bool {
         let now = self.tracer.attend_dm();
         if now {
             self.dm_since = Some(host::clock::boot_now());
@@ -49,12 +47,12 @@ impl Session {
     }
 
     /// Whether device-mapper is not traced because it is not there yet.
-    pub fn awaits_dm(&self) -> bool {
+    pub(crate) fn awaits_dm(&self) -> bool {
         *self.tracer.dm() == DmState::NotLoaded
     }
 
     /// Whether device-mapper may go unnoticed: a trampoline holds the module, a kprobe does not.
-    pub fn may_lose_dm(&self) -> bool {
+    pub(crate) fn may_lose_dm(&self) -> bool {
         matches!(
             self.tracer.dm(),
             DmState::Attached {
@@ -65,7 +63,7 @@ impl Session {
     }
 
     /// What is seen of device-mapper.
-    pub fn dm_report(&self) -> DmReport {
+    pub(crate) fn dm_report(&self) -> DmReport {
         let counts = self.tracer.counts();
         DmReport {
             how: self.tracer.dm().clone(),
@@ -86,7 +84,7 @@ pub(crate) struct Directory {
 
 impl Directory {
     /// Reads all devices that are there.
-    pub fn read(&mut self) {
+    pub(crate) fn read(&mut self) {
         self.read = Some(Instant::now());
         if self.names.len() > NAMES {
             self.names.clear();
@@ -103,7 +101,7 @@ impl Directory {
 
     /// A message of device-mapper with the number that it lacks; `None` for every other message.
     /// Learns from those that have it.
-    pub fn complete(&mut self, message: &[u8]) -> Option<DmEvent> {
+    pub(crate) fn complete(&mut self, message: &[u8]) -> Option<DmEvent> {
         let header: Header = read_plain(message).ok()?;
         if header.kind != Kind::Ioctl as u16 && header.kind != Kind::Uevent as u16 {
             return None;

@@ -9,7 +9,7 @@ use crate::probe::{Continuity, Counts};
 /// How a running trace is. Messages on their way make `submitted` larger than `received` for a
 /// moment.
 #[derive(Clone, Debug, Serialize)]
-pub struct Health {
+pub(crate) struct Health {
     /// How semaphores are seen.
     pub backend: Backend,
     /// What the probes had to report.
@@ -41,7 +41,7 @@ pub struct Health {
 
 impl Session {
     /// How it is now.
-    pub fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         let counts = self.tracer.counts();
         let total = counts.total();
         let skipped = self.tracer.skipped_runs();

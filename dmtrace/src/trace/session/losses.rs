@@ -17,7 +17,7 @@ pub(super) struct Seen {
 
 impl Session {
     /// What may be missing in the books.
-    pub fn completeness(&self) -> Completeness {
+    pub(crate) fn completeness(&self) -> Completeness {
         let Seen { live, ended } = self.losses_now();
         Completeness {
             lost: live,
@@ -27,7 +27,7 @@ impl Session {
     }
 
     /// Records that the kernel side had no room for, since it began.
-    pub fn lost(&self) -> u64 {
+    pub(crate) fn lost(&self) -> u64 {
         let Seen { live, ended } = self.losses_now();
         live.count + ended.count
     }

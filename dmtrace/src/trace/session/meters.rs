@@ -12,7 +12,7 @@ use crate::{
 
 impl Session {
     /// How it is now. Messages on their way make `submitted` larger than `received` for a moment.
-    pub fn meters(&self) -> Health {
+    pub(crate) fn meters(&self) -> Health {
         let counts = self.tracer.counts();
         let messages = Kind::ALL.into_iter().map(|kind| {
             let count = counts.of(kind);

@@ -31,34 +31,32 @@ use crate::{
     probe::{Continuity, Counts, DmState, Options, Past, Seed, StartError, Tracer, registry},
 };
 
-pub use accounting::{Accounting, Received};
+pub(crate) use accounting::{Accounting, Received};
 pub(crate) use devices::Directory;
-pub use devices::DmReport;
-pub use health::Health;
-pub use pace::{Outlook, Pace, Rhythm, Urgency};
-pub use registry::{RunningTracer, registered_tracers, running_tracers};
-pub use tap::{Tap, Tapped};
+pub(crate) use devices::DmReport;
+pub(crate) use pace::{Outlook, Pace, Rhythm, Urgency};
+pub(crate) use registry::registered_tracers;
+pub(crate) use tap::{Tap, Tapped};
 
 /// Messages taken from the ring before other work gets a turn.
 const BATCH: usize = 4096;
 
 /// Gets the changes of the books as they are made: a process that has ended is forgotten soon.
-pub type Sink<'a> = &'a mut dyn FnMut(&[Change], &Ledger);
+pub(crate) type Sink<'a> = &'a mut dyn FnMut(&[Change], &Ledger);
 
 /// A record of a process younger than this is not searched for in the process list, nanoseconds.
 const REAP_AFTER: u64 = 10_000_000_000;
 
 /// What a trace waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum News {
+pub(crate) enum News {
     /// Messages in the ring, or call sites that were found.
     Messages,
     /// device-mapper may have come or gone: [`Session::attend_dm`].
     Module,
 }
 
-/// A running trace.
-pub struct Session {
+pub(crate) struct Session {
     tracer: Tracer,
     ring: AsyncFd<RingBuf<MapData>>,
     ledger: Ledger,
@@ -83,7 +81,6 @@ pub struct Session {
     tap: Option<Tap>,
     /// Makes this trace known to `list`, `report` and `clean` as long as it lives.
     registration: Option<registry::Registration>,
-    /// Call sites.
     sites: Option<sites::Sites>,
     /// Numbers of devices by name.
     devices: Directory,
@@ -110,7 +107,7 @@ impl Session {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn start(
+    pub(crate) fn start(
         options: Options,
         scope: Scope,
         tap: impl FnOnce(&Tracer, BootTime) -> Result<Option<Tap>, StartError>,
@@ -196,38 +193,36 @@ impl Session {
         Ok(session)
     }
 
-    /// The books.
-    pub const fn ledger(&self) -> &Ledger {
+    pub(crate) const fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// The kernel side.
-    pub const fn tracer(&self) -> &Tracer {
+    pub(crate) const fn tracer(&self) -> &Tracer {
         &self.tracer
     }
 
     /// Changes between attaching and the end of the start; once.
-    pub fn take_early(&mut self) -> Vec<Change> {
+    pub(crate) fn take_early(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.early)
     }
 
     /// Diagnostics of the kernel side since the last time, one line each.
-    pub fn kernel_messages(&mut self) -> Vec<String> {
+    pub(crate) fn kernel_messages(&mut self) -> Vec<String> {
         self.tracer.kernel_messages()
     }
 
     /// When tracing began.
-    pub const fn began(&self) -> BootTime {
+    pub(crate) const fn began(&self) -> BootTime {
         self.began
     }
 
     /// Sets that were there when tracing began.
-    pub const fn preexisting(&self) -> u64 {
+    pub(crate) const fn preexisting(&self) -> u64 {
         self.preexisting
     }
 
     /// Whether other commands can find this trace.
-    pub const fn is_registered(&self) -> bool {
+    pub(crate) const fn is_registered(&self) -> bool {
         self.registration.is_some()
     }
 
@@ -235,7 +230,7 @@ impl Session {
     ///
     /// # Errors
     /// Polling fails.
-    pub async fn news(&mut self) -> io::Result<News> {
+    pub(crate) async fn news(&mut self) -> io::Result<News> {
         let wanted = self.awaits_dm() || self.may_lose_dm();
         let found = async {
             match &self.sites {
@@ -255,7 +250,7 @@ impl Session {
 
     /// Takes messages from the ring into the books, a bounded number; tells whether there may be
     /// more.
-    pub fn drain(&mut self, sink: Sink<'_>) -> bool {
+    pub(crate) fn drain(&mut self, sink: Sink<'_>) -> bool {
         let mut changes = Vec::new();
         let mut gone = Vec::new();
         let ring = self.ring.get_mut();
@@ -307,14 +302,14 @@ impl Session {
     }
 
     /// Takes everything that is in the ring now: no more than fits in, because it may never be empty.
-    pub fn drain_all(&mut self, sink: Sink<'_>) {
+    pub(crate) fn drain_all(&mut self, sink: Sink<'_>) {
         let messages = self.tracer.ring_bytes() as usize / size_of::<SemEvent>();
         let _more = (0..=messages / BATCH).all(|_| self.drain(sink));
     }
 
     /// Compares the books with the kernel's own tables. Differences are counted and told, and the
     /// maps are corrected where the kernel side missed a removal.
-    pub fn reconcile(&mut self, sink: Sink<'_>) -> Snapshot {
+    pub(crate) fn reconcile(&mut self, sink: Sink<'_>) -> Snapshot {
         let snapshot = host::take_snapshot(&self.scope);
         self.drain_all(sink);
         self.resync(sink);
@@ -380,7 +375,7 @@ impl Session {
     }
 
     /// Learns from the process list which processes have ended unseen.
-    pub fn observe(&mut self, facts: &HostFacts, sink: Sink<'_>) {
+    pub(crate) fn observe(&mut self, facts: &HostFacts, sink: Sink<'_>) {
         // A process leaves the list after its end went into the ring: the ring says how it ended.
         self.drain_all(sink);
         let changes = self.ledger.observe(facts);
@@ -388,14 +383,14 @@ impl Session {
     }
 
     /// Writes down, for other commands, what the verdicts of this trace rest on besides the maps.
-    pub fn publish_activity(&mut self) {
+    pub(crate) fn publish_activity(&mut self) {
         if let Some(registration) = &mut self.registration {
             registration.write_activity(self.ledger.activity());
         }
     }
 
     /// Stops the probes, takes in what is left and balances the accounts.
-    pub fn finish(&mut self, sink: Sink<'_>) -> (Accounting, Snapshot) {
+    pub(crate) fn finish(&mut self, sink: Sink<'_>) -> (Accounting, Snapshot) {
         // Compared while the probes still see what others do: after detaching, every change by
         // anybody would count as a difference.
         let snapshot = self.reconcile(sink);

@@ -26,7 +26,7 @@ pub(super) struct Order {
 
 impl Order {
     /// Takes out of `changes` what has to wait, and puts in what has waited and need not any more.
-    pub fn arrange(&mut self, changes: &mut Vec<Change>, ledger: &Ledger) {
+    pub(super) fn arrange(&mut self, changes: &mut Vec<Change>, ledger: &Ledger) {
         let waits = |sem: &SemId| ledger.owes(*sem);
         if self.held.is_empty() && !changes.iter().any(|change| waits(&change.sem)) {
             return;
@@ -51,7 +51,7 @@ impl Order {
     }
 
     /// What has waited too long, or everything.
-    pub fn give_up(&mut self, everything: bool) -> Vec<Change> {
+    pub(super) fn give_up(&mut self, everything: bool) -> Vec<Change> {
         let over = |since: &Instant| everything || since.elapsed() >= PATIENCE;
         let old: Vec<SemId> = self
             .held

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// How eager a trace is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Rhythm {
+pub(crate) struct Rhythm {
     /// Looks are at least so far apart, unless something ends.
     pub at_least: Duration,
     /// Longest pause while cookies are there whose fate is open.
@@ -19,7 +19,7 @@ pub struct Rhythm {
 
 impl Rhythm {
     /// Somebody watches: a look each second while there is anything to look at.
-    pub const WATCH: Self = Self {
+    pub(crate) const WATCH: Self = Self {
         at_least: Duration::from_secs(1),
         open: Duration::from_secs(1),
         quiet: Duration::from_secs(1),
@@ -27,7 +27,7 @@ impl Rhythm {
     };
     /// For months: the pauses double up to a minute, and grow faster up to an hour where only the comparison
     /// with the kernel's tables is left to do.
-    pub const SERVE: Self = Self {
+    pub(crate) const SERVE: Self = Self {
         at_least: Duration::from_secs(1),
         open: Duration::from_secs(60),
         quiet: Duration::from_secs(3600),
@@ -47,7 +47,7 @@ const REST: Duration = Duration::from_secs(10);
 
 /// What a change calls for.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Urgency {
+pub(crate) enum Urgency {
     /// A look in due time.
     Normal,
     /// The end of a process, or of a wait: a verdict can be final now.
@@ -56,8 +56,7 @@ pub enum Urgency {
 
 /// What a look has left open.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Outlook {
-    /// Sets are there.
+pub(crate) struct Outlook {
     pub sets: bool,
     /// Cookies are there whose fate is open.
     pub open: bool,
@@ -67,7 +66,7 @@ pub struct Outlook {
 
 /// The clock of looks.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub(crate) struct Pace {
     rhythm: Rhythm,
     next: Option<Instant>,
     last: Option<Instant>,
@@ -78,7 +77,7 @@ pub struct Pace {
 
 impl Pace {
     /// The first look is due at once.
-    pub const fn new(rhythm: Rhythm, now: Instant) -> Self {
+    pub(crate) const fn new(rhythm: Rhythm, now: Instant) -> Self {
         Self {
             rhythm,
             next: Some(now),
@@ -89,12 +88,12 @@ impl Pace {
     }
 
     /// When the next look is due; `None` while there is nothing to look at.
-    pub const fn next(&self) -> Option<Instant> {
+    pub(crate) const fn next(&self) -> Option<Instant> {
         self.next
     }
 
     /// The books have changed.
-    pub fn changed(&mut self, urgency: Urgency, now: Instant) {
+    pub(crate) fn changed(&mut self, urgency: Urgency, now: Instant) {
         self.pause = self.rhythm.at_least;
         let gap = match urgency {
             Urgency::Normal => self.rhythm.at_least,
@@ -108,7 +107,7 @@ impl Pace {
     }
 
     /// A look has begun: the time from which the next one is counted.
-    pub fn looks(&mut self, now: Instant) {
+    pub(crate) fn looks(&mut self, now: Instant) {
         let pause = self
             .last
             .map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
@@ -119,7 +118,7 @@ impl Pace {
     }
 
     /// The look is over; `work`: the time of a processor that it took.
-    pub fn looked(&mut self, outlook: Outlook, work: Duration, now: Instant) {
+    pub(crate) fn looked(&mut self, outlook: Outlook, work: Duration, now: Instant) {
         let last = self.last.unwrap_or(now);
         if self.rhythm.share != 0 {
             self.debt = (self.debt + work).min(AT_ONCE + REST / self.rhythm.share);

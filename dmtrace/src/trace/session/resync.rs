@@ -25,28 +25,28 @@ const IN_FLIGHT: u64 = 5_000_000;
 
 impl Session {
     /// Whether the maps hold something that the books have not taken in yet.
-    pub fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         self.tracer.counts().total().dropped != self.dropped_seen
             || self.tracer.tombstones() != self.victims_kept
     }
 
     /// Makes drops good at once where the kernel side may soon have no room for the records of
     /// what is gone.
-    pub fn resync_if_crowded(&mut self, sink: Sink<'_>) {
+    pub(crate) fn resync_if_crowded(&mut self, sink: Sink<'_>) {
         if self.resynced.elapsed() >= RESYNC_AGAIN && self.tracer.tombstones_crowded() {
             self.resync(sink);
         }
     }
 
     /// Makes drops good while messages come without a pause.
-    pub fn resync_in_time(&mut self, sink: Sink<'_>) {
+    pub(crate) fn resync_in_time(&mut self, sink: Sink<'_>) {
         if self.resynced.elapsed() >= RESYNC {
             self.resync(sink);
         }
     }
 
     /// If messages were dropped since the last time, reads the maps and makes them good.
-    pub fn resync(&mut self, sink: Sink<'_>) {
+    pub(crate) fn resync(&mut self, sink: Sink<'_>) {
         if !self.is_behind() {
             self.resynced = Instant::now();
             return;

@@ -79,7 +79,7 @@ impl Sites {
 
 impl Session {
     /// Enters what the worker has found. Tells whether there was any.
-    pub fn place_sites(&mut self) -> bool {
+    pub(crate) fn place_sites(&mut self) -> bool {
         let Some(sites) = &mut self.sites else {
             return false;
         };

@@ -24,7 +24,11 @@ impl Session {
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn start_kept(options: Options, scope: Scope, root: &Path) -> Result<Self, StartError> {
+    pub(crate) fn start_kept(
+        options: Options,
+        scope: Scope,
+        root: &Path,
+    ) -> Result<Self, StartError> {
         let now = host::clock::boot_now();
         let (mut tracer, continuity) = Tracer::start_kept(options, root)?;
         let new = matches!(continuity.past, Past::New) || tracer.began() == BootTime(0);
@@ -51,13 +55,13 @@ impl Session {
 
     /// Whether this trace goes on with that of an earlier process, and whether a later one will
     /// go on with it; `None` for one that ends with its process.
-    pub const fn continuity(&self) -> Option<&Continuity> {
+    pub(crate) const fn continuity(&self) -> Option<&Continuity> {
         self.continuity.as_ref()
     }
 
     /// Ends this process's part: what is in the ring is taken in, and tracing goes on for a later
     /// one. `false` where it cannot.
-    pub fn leave(&mut self, sink: Sink<'_>) -> bool {
+    pub(crate) fn leave(&mut self, sink: Sink<'_>) -> bool {
         if self.tracer.pinned().is_none() {
             return false;
         }

@@ -14,14 +14,13 @@ use crate::{host, stack::Found};
 
 /// Something that the books were made from, for a recording.
 #[derive(Clone, Copy, Debug)]
-pub enum Tapped<'a> {
+pub(crate) enum Tapped<'a> {
     /// A message of the ring.
     Message(&'a [u8]),
     /// A record of the semaphore map, read because messages were dropped.
     Sem(SemKey, &'a SemRecord),
     /// A record of the process map, likewise.
     Proc(&'a ProcRecord),
-    /// The kernel's tables.
     Snapshot(&'a Snapshot),
     /// The call site of a cookie.
     Site(&'a Found),
@@ -38,8 +37,7 @@ pub enum Tapped<'a> {
 }
 
 /// Gets everything that the books are made from.
-pub struct Tap {
-    /// Takes it.
+pub(crate) struct Tap {
     pub write: Box<dyn FnMut(Tapped<'_>)>,
     /// Whether the next file is due.
     pub is_full: Box<dyn Fn() -> bool>,
@@ -50,7 +48,7 @@ pub struct Tap {
 impl Session {
     /// Begins the next file of the recording if the current one is full. Its first entries are the
     /// kernel side's maps: what they say of a set is what a reader needs to judge it.
-    pub fn rotate_if_full(&mut self, sink: Sink<'_>) {
+    pub(crate) fn rotate_if_full(&mut self, sink: Sink<'_>) {
         if !self.tap.as_ref().is_some_and(|tap| (tap.is_full)()) {
             return;
         }

@@ -11,7 +11,7 @@ use dmtrace_core::{
 };
 
 /// Wall clock at boot.
-pub const WALL0: i64 = 1_800_000_000;
+pub(super) const WALL0: i64 = 1_800_000_000;
 /// Sets that the namespace may have.
 const SEMMNI: usize = 32_000;
 
@@ -24,9 +24,8 @@ struct Set {
     waits: bool,
 }
 
-/// A process.
 #[derive(Clone, Debug)]
-pub struct Proc {
+pub(super) struct Proc {
     id: ProcId,
     name: &'static str,
     ns: IpcNs,
@@ -34,7 +33,7 @@ pub struct Proc {
 
 /// What is true, to compare with.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Truth {
+pub(super) struct Truth {
     pub created: u64,
     pub completed: u64,
     pub left: u64,
@@ -42,8 +41,7 @@ pub struct Truth {
     pub starved: u64,
 }
 
-/// The machine.
-pub struct Kernel {
+pub(super) struct Kernel {
     pub now: u64,
     pub truth: Truth,
     tell: Vec<Event>,
@@ -60,7 +58,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut kernel = Self {
             now: 100_000_000_000,
             truth: Truth::default(),
@@ -82,7 +80,7 @@ impl Kernel {
     }
 
     /// What was told since the last call.
-    pub fn take(&mut self) -> Vec<Event> {
+    pub(super) fn take(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.tell)
     }
 
@@ -94,7 +92,7 @@ impl Kernel {
     }
 
     /// One life of a cookie: good, mostly.
-    pub fn life(&mut self, pause: u64) {
+    pub(super) fn life(&mut self, pause: u64) {
         self.now += pause / 2 + self.random(pause.max(1));
         match self.random(100_000) {
             0..100 => self.killed(),
@@ -149,7 +147,7 @@ impl Kernel {
     }
 
     /// The owner is killed at some step.
-    pub fn killed(&mut self) {
+    pub(super) fn killed(&mut self) {
         let name = ["lvm", "cryptsetup"][self.random(2) as usize];
         let proc = self.spawn(name, IpcNs::HOST);
         let tid = proc.id.tgid;
@@ -164,7 +162,7 @@ impl Kernel {
     }
 
     /// moby: the ioctl fails, and nobody waits.
-    pub fn never_waited(&mut self) {
+    pub(super) fn never_waited(&mut self) {
         let proc = self.daemons[0].clone();
         let tid = proc.id.tgid + self.random(400) as u32;
         let sem = self.create(&proc, tid);
@@ -259,7 +257,7 @@ impl Kernel {
     }
 
     /// The administrator removes what was left behind, the newest excepted.
-    pub fn clean(&mut self, keep: usize) {
+    pub(super) fn clean(&mut self, keep: usize) {
         let admin = self.spawn("dmtrace", IpcNs::HOST);
         while self.left.len() > keep {
             let sem = self.left.pop_front().unwrap();

@@ -48,14 +48,14 @@ struct Most {
     file: u64,
 }
 
-pub fn stamp(boot: BootTime) -> Stamp {
+pub(super) fn stamp(boot: BootTime) -> Stamp {
     Stamp {
         wall_ms: WALL0 * 1000 + (boot.0 / 1_000_000) as i64,
         boot,
     }
 }
 
-pub fn open(path: &Path, now: Stamp) -> Book {
+pub(super) fn open(path: &Path, now: Stamp) -> Book {
     let options = Options {
         path: path.to_owned(),
         limit: LIMIT,

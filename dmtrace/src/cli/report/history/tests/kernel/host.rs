@@ -14,7 +14,7 @@ impl Kernel {
         UnixTime(WALL0 + (at / 1_000_000_000) as i64)
     }
 
-    pub fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let mut namespaces = BTreeMap::new();
         namespaces.insert(IpcNs::HOST, Vec::new());
         for (sem, set) in &self.sets {
@@ -51,7 +51,7 @@ impl Kernel {
         }
     }
 
-    pub fn facts(&self) -> HostFacts {
+    pub(crate) fn facts(&self) -> HostFacts {
         let processes = self.alive.values().map(|proc| {
             let live = LiveProcess {
                 start_ticks: proc.id.start_ticks(),
