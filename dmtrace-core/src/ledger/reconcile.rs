@@ -268,16 +268,38 @@ impl Ledger {
         }
     }
 
+    /// Whether [`reconcile`](Self::reconcile) would close sets because their namespace is not
+    /// found any more. Whoever can see namespaces end may rather wait for that: the kernel removes
+    /// the sets some time after the last process has left (`ipc/namespace.c:free_ipc`).
+    pub fn misses_namespaces(&self, snapshot: &Snapshot) -> bool {
+        snapshot.incomplete.is_empty()
+            && self
+                .of_missing_namespaces(snapshot)
+                .any(|(_, last_seen)| last_seen < snapshot.began)
+    }
+
+    /// Sets of namespaces that a snapshot neither shows nor failed to read, and when they were
+    /// last seen.
+    fn of_missing_namespaces(
+        &self,
+        snapshot: &Snapshot,
+    ) -> impl Iterator<Item = (SemId, BootTime)> {
+        let unreadable = snapshot.unreadable.iter().map(|(ns, _)| *ns);
+        let kept: BTreeSet<IpcNs> = snapshot
+            .namespaces
+            .iter()
+            .map(|ns| ns.ns)
+            .chain(unreadable)
+            .collect();
+        self.live
+            .values()
+            .filter(move |known| !snapshot.namespaces.is_empty() && !kept.contains(&known.id.ns))
+            .map(|known| (known.id, known.last_seen))
+    }
+
     /// Closes the sets of namespaces that are not found any more.
     fn absent_namespaces(&mut self, snapshot: &Snapshot, report: &mut Reconciliation) {
-        let mut kept: BTreeSet<IpcNs> = snapshot.namespaces.iter().map(|ns| ns.ns).collect();
-        kept.extend(&report.unreadable);
-        let missing: Vec<(SemId, BootTime)> = self
-            .live
-            .values()
-            .filter(|known| !kept.contains(&known.id.ns))
-            .map(|known| (known.id, known.last_seen))
-            .collect();
+        let missing: Vec<(SemId, BootTime)> = self.of_missing_namespaces(snapshot).collect();
         for (sem, last_seen) in missing {
             if last_seen >= snapshot.began {
                 report.in_flight += 1;

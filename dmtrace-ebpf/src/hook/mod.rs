@@ -9,6 +9,7 @@ mod dm;
 mod kprobe;
 mod locked;
 mod process;
+mod raw;
 mod stack;
 mod syscall;
 mod trampoline;

@@ -24,7 +24,8 @@ pub(super) fn subjects(
         (Backend::Trampoline, Plan::Plain) => table::TRAMPOLINE,
         (Backend::Trampoline, Plan::Preempted) => table::TRAMPOLINE_PREEMPTED,
         (Backend::Kprobe, _) => table::KPROBE,
-        (Backend::Tracepoint, _) => table::TRACEPOINT,
+        (Backend::Tracepoint, Plan::Plain) => table::TRACEPOINT,
+        (Backend::Tracepoint, Plan::Preempted) => table::TRACEPOINT_PREEMPTED,
     };
     let end = match end {
         Plan::Plain => &table::END,

@@ -41,7 +41,8 @@ pub(super) fn choose(
         }
         for &plan in plans(backend, end) {
             let attached = if plan == Plan::Preempted {
-                preempted(ebpf, btf, missing_preempted, &tracepoints, attempts)
+                let missing = missing_preempted;
+                preempted(ebpf, btf, backend, missing, &tracepoints, attempts)
             } else {
                 attach_backend(ebpf, btf, backend, plan, end, &tracepoints, attempts)
             };
@@ -60,10 +61,12 @@ pub(super) fn choose(
     Err(StartError::NoBackend(reasons.join("; ")))
 }
 
-/// Only trampolines have programs of their own for kernels that preempt.
+/// kprobes have no programs of their own for kernels that preempt.
 const fn plans(backend: Backend, best: Plan) -> &'static [Plan] {
     match (backend, best) {
-        (Backend::Trampoline, Plan::Preempted) => &[Plan::Preempted, Plan::Plain],
+        (Backend::Trampoline | Backend::Tracepoint, Plan::Preempted) => {
+            &[Plan::Preempted, Plan::Plain]
+        }
         _ => &[Plan::Plain],
     }
 }
@@ -71,11 +74,11 @@ const fn plans(backend: Backend, best: Plan) -> &'static [Plan] {
 fn preempted(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
+    backend: Backend,
     missing: &[&str],
     tracepoints: &Tracepoints,
     attempts: &mut Vec<Attempt>,
 ) -> Result<Attached, String> {
-    let backend = Backend::Trampoline;
     let failed = |reason: String, attempts: &mut Vec<Attempt>| {
         attempts.push(Attempt {
             backend,
@@ -99,6 +102,9 @@ fn preempted(
         tracepoints,
         attempts,
     )?;
+    if backend != Backend::Trampoline {
+        return Ok(attached);
+    }
     match order::check(ebpf) {
         Ok(()) => Ok(attached),
         Err(reason) => Err(failed(reason, attempts)),

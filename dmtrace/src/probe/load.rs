@@ -303,7 +303,7 @@ impl Sizes {
             ("PROCS", options.max_procs.max(1)),
         ];
         if plan == Plan::Plain {
-            sizes.push(("PENDING", 1));
+            sizes.extend([("PENDING", 1), ("RAN", 1)]);
         }
         Self(sizes)
     }

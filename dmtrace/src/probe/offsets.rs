@@ -160,6 +160,11 @@ const FIELDS: &[Field] = &[
     member("O_PARAMS_KEY", &["ipc_params.key"], Core),
     member("O_PARAMS_FLG", &["ipc_params.flg"], Core),
     member("O_PARAMS_NSEMS", &["ipc_params.u.nsems"], Core),
+    member(
+        "O_TASK_STATUS",
+        &["task_struct.thread_info.status"],
+        Preempted,
+    ),
     member("O_TASK_STACK", &["task_struct.stack"], STACK),
     member(
         "O_TASK_FSBASE",

@@ -39,7 +39,7 @@ use super::{
 use crate::{host::kernel_fs::KernelFs, wording::cause};
 
 /// Calls in flight: worth nothing after a time without probes.
-const CALLS: [&str; 4] = ["CALLS", "IN_CALL", "PENDING", "DM_CALLS"];
+const CALLS: [&str; 5] = ["CALLS", "IN_CALL", "RAN", "PENDING", "DM_CALLS"];
 
 /// Longest wait for the kernel to let programs go.
 const GRACE: Duration = Duration::from_secs(5);

@@ -1,10 +1,12 @@
 //! The table of probes.
 
-use dmtrace_common::Counter;
+use dmtrace_common::{CallEnd, Counter, SemCall};
 
 use super::spec::{Attachment, Hook, Skip, Subject, Weight};
 
+use CallEnd::{Entry, Return};
 use Hook::{Fentry, Fexit, Kprobe, Kretprobe, RawTracepoint, Tracepoint};
+use SemCall::{Semctl, Semget, Semop, Semtimedop};
 use Weight::{Optional, Required};
 
 const fn at(program: &'static str, hook: Hook) -> Attachment {
@@ -44,14 +46,6 @@ const fn spare(program: &'static str, hook: Hook) -> Attachment {
         program,
         hook,
         skip: Skip::Harmless,
-    }
-}
-
-const fn syscall(program: &'static str, name: &'static str) -> Attachment {
-    Attachment {
-        program,
-        hook: Tracepoint("syscalls", name),
-        skip: Skip::Lost,
     }
 }
 
@@ -258,38 +252,95 @@ pub(super) const KPROBE: &[Subject] = &[
     call_site(&[&[at("stack_kx", Kretprobe("newary"))]]),
 ];
 
-pub(super) const TRACEPOINT: &[Subject] = &[
+/// The programs of system calls, in their places by `$at`, and what else there is.
+macro_rules! syscalls {
+    ($at:ident $(, $more:expr)?) => {
+        &[
+            Subject {
+                name: "create",
+                provides: "creation of semaphores, creations that failed, failed look-ups",
+                weight: Required,
+                ways: &[&[
+                    $at("semget_te", Semget, Entry),
+                    $at("semget_tx", Semget, Return),
+                ]],
+            },
+            Subject {
+                name: "destroy",
+                provides: "IPC_RMID of semaphores, SETVAL on cookies",
+                weight: Required,
+                ways: &[&[
+                    $at("semctl_te", Semctl, Entry),
+                    $at("semctl_tx", Semctl, Return),
+                ]],
+            },
+            Subject {
+                name: "operate",
+                provides: OPERATE,
+                weight: Required,
+                ways: &[&[
+                    $at("semop_te", Semop, Entry),
+                    $at("semop_tx", Semop, Return),
+                    $at("semtimedop_te", Semtimedop, Entry),
+                    $at("semtimedop_tx", Semtimedop, Return),
+                ]],
+            },
+            call_site(&[&[at("stack_tx", syscall(Semget, Return))]]),
+            $($more)?
+        ]
+    };
+}
+
+pub(super) const TRACEPOINT: &[Subject] = syscalls!(alone);
+
+/// For a kernel that preempts: programs of the perf kind are skipped where a task was preempted in
+/// a system call on a map, and a raw program at the same place makes that good. It must come after
+/// them, so it is attached last (`kernel/tracepoint.c:func_add`).
+pub(super) const TRACEPOINT_PREEMPTED: &[Subject] = syscalls!(
+    before_raw,
     Subject {
-        name: "create",
-        provides: "creation of semaphores, creations that failed, failed look-ups",
+        name: "skipped",
+        provides: "system calls on semaphores of which another program was skipped",
         weight: Required,
         ways: &[&[
-            syscall("semget_te", "sys_enter_semget"),
-            syscall("semget_tx", "sys_exit_semget"),
+            spare(RAW_ENTRY, RawTracepoint("sys_enter")),
+            spare(RAW_RETURN, RawTracepoint("sys_exit")),
+            spare(RAW_SEMGET_RETURN, RawTracepoint("sys_exit")),
         ]],
-    },
-    Subject {
-        name: "destroy",
-        provides: "IPC_RMID of semaphores, SETVAL on cookies",
-        weight: Required,
-        ways: &[&[
-            syscall("semctl_te", "sys_enter_semctl"),
-            syscall("semctl_tx", "sys_exit_semctl"),
-        ]],
-    },
-    Subject {
-        name: "operate",
-        provides: OPERATE,
-        weight: Required,
-        ways: &[&[
-            syscall("semop_te", "sys_enter_semop"),
-            syscall("semop_tx", "sys_exit_semop"),
-            syscall("semtimedop_te", "sys_enter_semtimedop"),
-            syscall("semtimedop_tx", "sys_exit_semtimedop"),
-        ]],
-    },
-    call_site(&[&[syscall("stack_tx", "sys_exit_semget")]]),
-];
+    }
+);
+
+const RAW_ENTRY: &str = "sys_re";
+const RAW_RETURN: &str = "sys_rx";
+const RAW_SEMGET_RETURN: &str = "semget_rx";
+
+const fn alone(program: &'static str, call: SemCall, end: CallEnd) -> Attachment {
+    at(program, syscall(call, end))
+}
+
+const fn before_raw(program: &'static str, call: SemCall, end: CallEnd) -> Attachment {
+    let raw = match (call, end) {
+        (_, Entry) => RAW_ENTRY,
+        (Semget, Return) => RAW_SEMGET_RETURN,
+        (_, Return) => RAW_RETURN,
+    };
+    let counter = Counter::noticed_syscall(call, end);
+    noticed(program, syscall(call, end), raw, counter)
+}
+
+const fn syscall(call: SemCall, end: CallEnd) -> Hook {
+    let name = match (call, end) {
+        (Semget, Entry) => "sys_enter_semget",
+        (Semget, Return) => "sys_exit_semget",
+        (Semop, Entry) => "sys_enter_semop",
+        (Semop, Return) => "sys_exit_semop",
+        (Semctl, Entry) => "sys_enter_semctl",
+        (Semctl, Return) => "sys_exit_semctl",
+        (Semtimedop, Entry) => "sys_enter_semtimedop",
+        (Semtimedop, Return) => "sys_exit_semtimedop",
+    };
+    Tracepoint("syscalls", name)
+}
 
 const DM_IOCTL: &str = "device-mapper's resume, remove and rename, their devices and results";
 const DM_UEVENT: &str = "uevents that carry a cookie";

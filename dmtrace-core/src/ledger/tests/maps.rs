@@ -210,6 +210,7 @@ fn each_difference_from_a_snapshot_is_reported() {
 fn a_namespace_that_is_gone_closes_its_sets() {
     let mut ledger = Ledger::new();
     ledger.reconcile(&snapshot(1, &[]));
+    assert!(!ledger.misses_namespaces(&snapshot(2, &[])));
     let other = IpcNs(77);
     let hidden = IpcNs(78);
     for ns in [other, hidden] {
@@ -224,7 +225,9 @@ fn a_namespace_that_is_gone_closes_its_sets() {
     }
     let mut now = snapshot(100, &[]);
     now.unreadable.push((hidden, "no way in".to_owned()));
+    assert!(ledger.misses_namespaces(&now));
     let report = ledger.reconcile(&now);
+    assert!(!ledger.misses_namespaces(&now));
     assert_eq!(report.namespaces_gone, [(other, 1)]);
     assert_eq!(report.unreadable, [hidden]);
     assert_eq!(ledger.live_in(hidden).count(), 1);
@@ -232,6 +235,7 @@ fn a_namespace_that_is_gone_closes_its_sets() {
     // Where namespaces may have been overlooked, absence says nothing.
     let mut now = snapshot(200, &[]);
     now.incomplete.push("not root".to_owned());
+    assert!(!ledger.misses_namespaces(&now));
     assert!(ledger.reconcile(&now).namespaces_gone.is_empty());
     // A snapshot of nothing at all says nothing.
     assert_eq!(ledger.reconcile(&Snapshot::default()).drift(), 0);

@@ -1,13 +1,22 @@
-//! Whether the end of every process was seen, where programs that tell of it were skipped.
+//! Ends that take their time: of namespaces, and of processes.
+//!
+//! # Processes
+//!
+//! Whether the end of each was seen, where programs that tell of it were skipped.
 //!
 //! How often they were skipped says too much: three programs tell of each end, and each of them is
 //! skipped now and then without the others. Whether an end was missed is seen by comparing: then
 //! the map has the record of a process that has not ended, and there is no such process.
 
-use dmtrace_common::{ProcKey, ProcRecord};
-use dmtrace_core::ids::ProcId;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
-use super::Session;
+use dmtrace_common::{ProcKey, ProcRecord};
+use dmtrace_core::{backend::BlindSpot, facts::Snapshot, ids::ProcId};
+
+use super::{Session, Sink};
 use crate::{
     host::{self, processes::ProcessList},
     probe::SkippedRuns,
@@ -16,7 +25,26 @@ use crate::{
 /// What the table of probes calls the subject.
 const SUBJECT: &str = "exit";
 
+/// Longest wait for the kernel to remove the sets of a namespace that has gone: its worker waits
+/// for all processors first (`synchronize_rcu`), which on a busy host takes tenths of a second.
+const TEARDOWN: Duration = Duration::from_secs(1);
+const TEARDOWN_STEP: Duration = Duration::from_millis(10);
+
 impl Session {
+    /// Lets the probes tell of the sets that go with their namespace, where they can: that is then
+    /// observed, and not inferred from the namespace's absence.
+    pub(super) fn await_teardown(&mut self, snapshot: &Snapshot, sink: Sink<'_>) {
+        let hidden = self.tracer.backend().hides();
+        if hidden.contains(&BlindSpot::NamespaceTeardown) {
+            return;
+        }
+        let begun = Instant::now();
+        while self.ledger.misses_namespaces(snapshot) && begun.elapsed() < TEARDOWN {
+            thread::sleep(TEARDOWN_STEP);
+            self.drain_all(sink);
+        }
+    }
+
     /// Of the skipped runs of programs that tell of the ends of processes: those of which it is
     /// certain that nothing was missed. For as long as the programs are in their places.
     pub(super) fn ends_made_good(&self) -> u64 {

@@ -313,6 +313,7 @@ impl Session {
         let snapshot = host::take_snapshot(&self.scope);
         self.drain_all(sink);
         self.resync(sink);
+        self.await_teardown(&snapshot, sink);
         let report = self.compare(&snapshot);
         for drift in &report.drifts {
             if matches!(drift.kind, DriftKind::Vanished | DriftKind::Rekeyed { .. }) {
