@@ -171,7 +171,18 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
         }
     }
     systemd::stopping();
-    let keep = options.keep || systemd::restarts().await;
+    let restarts = if options.keep {
+        Some(true)
+    } else {
+        systemd::restarts().await
+    };
+    if restarts.is_none() {
+        reporter.log().say(
+            Level::Warning,
+            "systemd does not say whether this is a restart: tracing pauses until the next start",
+        );
+    }
+    let keep = restarts == Some(true);
     let stays = keep && tracing.leave(&mut reporter)?;
     let accounting = if stays {
         None
