@@ -138,14 +138,14 @@ fn preemption(tracer: &Tracer, environment: &Environment, report: &mut Report) {
             "preemption",
             format!("{kernel}; probes are where it cannot, or twice"),
         ),
-        (_, Plan::Plain, Backend::Trampoline) => report.warn(
+        (_, Plan::Plain, Backend::Trampoline | Backend::Tracepoint) => report.warn(
             "preemption",
             format!("{kernel}, and the probes for that do not work here: runs may be skipped"),
             "dmtrace watch --backend kprobe, which the kernel does not preempt",
         ),
-        (_, Plan::Plain, backend) => report.pass(
+        (_, Plan::Plain, Backend::Kprobe) => report.pass(
             "preemption",
-            format!("{kernel}, but not while a probe of {backend} runs"),
+            format!("{kernel}, but not inside a kprobe; a probe that it skips is counted"),
         ),
     }
 }
