@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use dmtrace_core::{
     backend::Backend,
-    event::{CallSite, Package, decode},
+    event::{CallSite, Package, decode_event},
     facts::{self, HostFacts, Snapshot},
     ids::BootTime,
     ledger::Ledger,
@@ -28,7 +28,7 @@ use crate::{
     host::{self, Scope},
     recording::{Frame, Reader, Start, Tail},
     stack::Symbolizer,
-    wording::{causes, count},
+    wording::{causes, count_noun},
 };
 
 /// How much of a running trace is used.
@@ -133,7 +133,7 @@ impl Case {
         })
         .unwrap_or_else(|panic| resume_unwind(panic));
         case.ledger.reconcile(&snapshot);
-        case.ledger.observe(&facts);
+        case.ledger.observe_exits(&facts);
         case.snapshot = snapshot;
         case.facts = facts;
         case.note_unread();
@@ -172,7 +172,7 @@ impl Case {
 
     /// What could not be read makes every answer incomplete.
     fn note_unread(&mut self) {
-        if let Some(line) = facts::unread(&self.snapshot, &self.facts) {
+        if let Some(line) = facts::unread_summary(&self.snapshot, &self.facts) {
             self.notes.push(line);
             self.incomplete = true;
         }
@@ -185,7 +185,7 @@ impl Case {
             completeness: &self.completeness,
             thresholds,
         };
-        verdict::survey_together(&self.ledger, Some(&self.snapshot), &context)
+        verdict::survey_parallel(&self.ledger, Some(&self.snapshot), &context)
     }
 
     /// The remembered cookies that are gone, judged.
@@ -199,7 +199,7 @@ impl Case {
     }
 
     fn blind(&mut self, backend: Option<Backend>) {
-        let spots = backend.map_or(Backend::Tracepoint.hides(), Backend::hides);
+        let spots = backend.map_or(Backend::Tracepoint.blind_spots(), Backend::blind_spots);
         for &spot in spots {
             if !self.completeness.blind.contains(&spot) {
                 self.completeness.blind.push(spot);
@@ -260,12 +260,12 @@ impl Case {
         let mut behind = 0u64;
         for record in dmtrace_core::ledger::in_order(procs, maps.sems) {
             match record {
-                dmtrace_core::ledger::Record::Process(_, record) => {
+                dmtrace_core::ledger::MapRecord::Process(_, record) => {
                     self.ledger.adopt_process(&record);
                 }
-                dmtrace_core::ledger::Record::Set(key, record) => {
+                dmtrace_core::ledger::MapRecord::Set(key, record) => {
                     behind += u64::from(self.is_behind(key.into(), record.last_op));
-                    self.ledger.adopt(key.into(), &record);
+                    self.ledger.adopt_record(key.into(), &record);
                 }
             }
         }
@@ -276,19 +276,19 @@ impl Case {
             self.completeness.lost.add(behind);
             self.notes.push(format!(
                 "the recording lags behind its trace: {} used since",
-                count(behind, "cookie was", "cookies were")
+                count_noun(behind, "cookie was", "cookies were")
             ));
         }
         let mut numbers = crate::trace::session::Directory::default();
         for device in maps.devices {
             let bytes = dmtrace_core::event::as_bytes(&device);
             let device = numbers.complete(bytes).unwrap_or(device);
-            if let Ok(event) = decode(dmtrace_core::event::as_bytes(&device)) {
+            if let Ok(event) = decode_event(dmtrace_core::event::as_bytes(&device)) {
                 self.ledger.apply(&event);
             }
         }
         for lookup in maps.lookups {
-            if let Ok(event) = decode(dmtrace_core::event::as_bytes(&lookup)) {
+            if let Ok(event) = decode_event(dmtrace_core::event::as_bytes(&lookup)) {
                 self.ledger.apply(&event);
             }
         }
@@ -387,7 +387,7 @@ impl Case {
         let mut sites: BTreeMap<u32, Arc<CallSite>> = BTreeMap::new();
         while let Some(frame) = reader.next_frame().with_context(|| format!("{shown}"))? {
             match frame {
-                Frame::Message(bytes) => match decode(&bytes) {
+                Frame::Message(bytes) => match decode_event(&bytes) {
                     Ok(event) => {
                         last = last.max(event.at);
                         changes.clear();
@@ -396,7 +396,7 @@ impl Case {
                     Err(_) => undecodable += 1,
                 },
                 Frame::Sem(key, record) => {
-                    self.ledger.adopt(key.into(), &record);
+                    self.ledger.adopt_record(key.into(), &record);
                 }
                 Frame::Proc(record) => {
                     self.ledger.adopt_process(&record);
@@ -407,7 +407,7 @@ impl Case {
                 }
                 Frame::Facts(facts) => {
                     last = last.max(facts.now);
-                    self.ledger.observe(&facts);
+                    self.ledger.observe_exits(&facts);
                     self.facts = *facts;
                 }
                 Frame::End(balance) => {
@@ -461,7 +461,7 @@ impl Case {
             self.completeness.lost.add(undecodable);
             self.notes.push(format!(
                 "{shown}: {} could not be decoded",
-                count(undecodable, "message", "messages")
+                count_noun(undecodable, "message", "messages")
             ));
         }
         Ok(start)

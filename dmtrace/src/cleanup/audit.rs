@@ -267,7 +267,7 @@ mod tests {
 
     use super::*;
     use dmtrace_core::{
-        cleanup::plan::{Action, Identity, Summary},
+        cleanup::plan::{CookieIdentity, PlannedAction, VerdictSummary},
         ids::SemId,
         verdict::Touched,
     };
@@ -275,18 +275,18 @@ mod tests {
     fn entry() -> PlanEntry {
         PlanEntry {
             sem: SemId::default(),
-            identity: Identity::default(),
+            identity: CookieIdentity::default(),
             owner: None,
             gone: Vec::new(),
             touched: Touched::default(),
-            verdict: Summary {
+            verdict: VerdictSummary {
                 class: "leaked".to_owned(),
                 text: String::new(),
                 brief: String::new(),
                 observed: true,
                 evidence: Vec::new(),
             },
-            action: Action::Destroy,
+            action: PlannedAction::Destroy,
         }
     }
 

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
     use crate::output::json::envelope;
     use dmtrace_core::{
-        cleanup::plan::Options,
+        cleanup::plan::PlanOptions,
         ids::{BootTime, UnixTime},
     };
 
@@ -173,8 +173,8 @@ mod tests {
                 version: VERSION,
                 made: UnixTime(1),
                 made_boot: BootTime(2),
-                options: Options::default(),
-                blown: false,
+                options: PlanOptions::default(),
+                over_limit: false,
                 excess: None,
                 entries: Vec::new(),
             },

@@ -20,7 +20,7 @@ use crate::{
     output::{Out, json},
     render::row::{Row, confidence},
     trace::run::{Ended, Ending, Observer, Tracing, View, runtime},
-    wording::{cause, count},
+    wording::{cause, count_noun},
 };
 
 pub(super) fn run(args: &Exec, as_json: bool) -> Result<ExitCode> {
@@ -113,7 +113,7 @@ impl Observer for Silent {
 
 fn leaves_cookies(tracing: &Tracing, pid: Option<u32>) -> bool {
     let ledger = tracing.session().ledger();
-    ledger.cookies().any(|set| is_ours(ledger, set, pid))
+    ledger.live_cookies().any(|set| is_ours(ledger, set, pid))
 }
 
 /// Whether the command made it, or a descendant of it.
@@ -166,7 +166,7 @@ fn report(
         };
         left.extend(
             ledger
-                .live()
+                .live_sets()
                 .filter(|set| !set.is_cookie() && is_ours(ledger, set, pid))
                 .map(|set| Row::bare(ledger, set, set_of(set.id), now)),
         );
@@ -217,9 +217,9 @@ fn print(left: &[Row<'_>], all: bool, out: &mut Out) -> Result<()> {
         return Ok(());
     }
     let what = if all {
-        count(left.len(), "semaphore set", "semaphore sets")
+        count_noun(left.len(), "semaphore set", "semaphore sets")
     } else {
-        count(left.len(), "cookie", "cookies")
+        count_noun(left.len(), "cookie", "cookies")
     };
     out.line(&format!("dmtrace: {what} left by this command"))?;
     for row in left {
@@ -246,7 +246,7 @@ fn print(left: &[Row<'_>], all: bool, out: &mut Out) -> Result<()> {
             out.line(&format!("      below {}", parents.join(" < ")))?;
         }
         if let Some(site) = row.call_site() {
-            out.line(&format!("      call site {}", site.line()))?;
+            out.line(&format!("      call site {}", site.chain_line()))?;
         }
     }
     Ok(())

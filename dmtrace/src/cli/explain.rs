@@ -31,7 +31,7 @@ use crate::{
     output::{Out, json, time::Clock},
     recording::Start,
     render::{explanation::Story, row::Row, timeline::Telling},
-    wording::{chain, count},
+    wording::{chain, count_noun},
 };
 
 /// Stories of one number at most: the same key may be in several namespaces.
@@ -153,7 +153,7 @@ fn tell_past(
             out.line("")?;
             out.line(&format!(
                 "{} with this number: dmtrace report --since TIME --json",
-                count(found - 1, "earlier cookie", "earlier cookies")
+                count_noun(found - 1, "earlier cookie", "earlier cookies")
             ))?;
         }
     }
@@ -256,7 +256,7 @@ fn worst<'r, 'a>(rows: &'r [Row<'a>], case: &Case) -> Option<&'r Row<'a>> {
             Class::Stuck(_) => {
                 let since = row.semaphore.cookie.as_ref().and_then(|cookie| {
                     let since = cookie.waiters.iter().map(|waiting| waiting.since).min()?;
-                    Some(case.facts.now.since(since))
+                    Some(case.facts.now.duration_since(since))
                 });
                 return Some((0, Reverse(0), since.map_or(age, Reverse)));
             }
@@ -293,7 +293,7 @@ fn nothing(target: Target, rows: &[Row<'_>], case: &Case, filters: &Filters) -> 
         Target::Key(key) | Target::Either(key, _) => format!("cookie {key}"),
         Target::SemId(semid) => {
             let sets: BTreeMap<_, _> = case.snapshot.sets().collect();
-            let other = case.ledger.live().find(|set| {
+            let other = case.ledger.live_sets().find(|set| {
                 let known = sets.get(&set.id).copied();
                 let row = Row::bare(&case.ledger, set, known, case.facts.now);
                 set.id.semid == semid && !set.is_cookie() && filters.pass(&row.candidate())
@@ -312,7 +312,7 @@ fn nothing(target: Target, rows: &[Row<'_>], case: &Case, filters: &Filters) -> 
     let spaces = case.snapshot.namespaces.len();
     format!(
         "{number} does not exist{scope} ({} read), and no recording that is in use has it.",
-        count(spaces, "IPC namespace", "IPC namespaces")
+        count_noun(spaces, "IPC namespace", "IPC namespaces")
     )
 }
 
@@ -327,7 +327,7 @@ fn others(rows: &[Row<'_>], shown: usize, out: &mut Out) -> Result<()> {
         out.line("")?;
         out.line(&format!(
             "{}: dmtrace list; by program: dmtrace report",
-            count(more, "more finding", "more findings")
+            count_noun(more, "more finding", "more findings")
         ))?;
     }
     Ok(())

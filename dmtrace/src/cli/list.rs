@@ -26,7 +26,7 @@ use crate::{
         time,
     },
     render::row::{Known, Row, confidence},
-    wording::{count, of_number},
+    wording::{count_noun, of_number},
 };
 
 const DEFAULT: &[&str] = &["key", "semid", "value", "wait", "age", "state", "owner"];
@@ -62,7 +62,7 @@ pub(super) fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode>
         eprintln!(
             "dmtrace: no such cookie{} in the {} that {} read{}",
             args.filters.scope(),
-            count(spaces, "IPC namespace", "IPC namespaces"),
+            count_noun(spaces, "IPC namespace", "IPC namespaces"),
             of_number(&spaces, "was", "were"),
             if args.all {
                 ""
@@ -106,7 +106,7 @@ pub(super) fn rows<'a>(case: &'a Case, all: bool) -> Vec<Row<'a>> {
         let sets: BTreeMap<SemId, &SetSnapshot> = case.snapshot.sets().collect();
         rows.extend(
             case.ledger
-                .live()
+                .live_sets()
                 .filter(|set| !set.is_cookie())
                 .map(|semaphore| {
                     let set = sets.get(&semaphore.id).copied();
@@ -231,7 +231,7 @@ fn cell(row: &Row<'_>, column: &str) -> Cell {
         })),
         "cmdline" => words(image.map(ProcessImage::command_line)),
         "device" => words(Some(row.device())),
-        "site" => words(row.call_site().map(CallSite::line)),
+        "site" => words(row.call_site().map(CallSite::chain_line)),
         _ => Cell::default(),
     }
 }
@@ -269,7 +269,7 @@ fn summary(case: &Case, rows: &[Row<'_>], filters: &Filters, out: &mut Out) -> R
     };
     out.line(&format!(
         "{}{seen}{detail}{}; {own} of {limit} sets in use{}.",
-        count(cookies, "cookie", "cookies"),
+        count_noun(cookies, "cookie", "cookies"),
         filters.scope(),
         match filters.ipc_ns {
             Some(ns) => format!(" in IPC namespace {ns}"),
@@ -345,7 +345,7 @@ fn as_object<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -> Obje
 mod tests {
     use super::*;
     use dmtrace_core::{
-        event::{Actor, Event, Quality, What},
+        event::{Actor, Event, EventKind, Quality},
         ids::{BootTime, Key},
         ledger::Ledger,
     };
@@ -358,14 +358,14 @@ mod tests {
             began: None,
             actor: Actor::default(),
             quality: Quality::default(),
-            what: What::Created {
+            what: EventKind::Created {
                 sem: SemId::default(),
                 key: Key(0x0d4d_1234),
                 nsems: 1,
                 semflg: 0o600,
             },
         });
-        let set = ledger.live().next().expect("one set");
+        let set = ledger.live_sets().next().expect("one set");
         let row = Row::bare(&ledger, set, None, BootTime(2));
         for column in COLUMNS {
             assert!(!cell(&row, column.name).text.is_empty(), "{}", column.name);

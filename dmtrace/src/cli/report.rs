@@ -15,7 +15,7 @@ use anyhow::Result;
 use dmtrace_core::{
     ids::IpcNs,
     ledger::ImageId,
-    verdict::{Class, Reason},
+    verdict::{Class, Undecided},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -186,7 +186,8 @@ pub(super) fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -
             .collect::<Vec<_>>()
     };
     let class = |row: &Row<'_>| row.verdict.as_ref().map(|verdict| verdict.class);
-    let ended = |row: &&Row<'_>| matches!(class(row), Some(Class::Unknown(Reason::NamespaceEnded)));
+    let ended =
+        |row: &&Row<'_>| matches!(class(row), Some(Class::Unknown(Undecided::NamespaceEnded)));
     let leaked = of("leaked");
     let culprits: Vec<ImageId> = leaked
         .iter()
@@ -223,7 +224,7 @@ pub(super) fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -
 }
 
 fn exhaustion(case: &Case, leaked: &[&Row<'_>], filters: &Filters) -> Vec<Exhaustion> {
-    let traced = case.since.map(|since| case.facts.now.since(since));
+    let traced = case.since.map(|since| case.facts.now.duration_since(since));
     case.snapshot
         .namespaces
         .iter()

@@ -13,7 +13,7 @@ use crate::{
     output::{Out, time},
     service::{self, Access, ExportOptions},
     trace::run::runtime,
-    wording::count,
+    wording::count_noun,
 };
 
 pub(super) fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
@@ -143,7 +143,7 @@ fn show(status: &Value, out: &mut Out) -> Result<()> {
     } else {
         out.line(&format!(
             "{}; who and why: dmtrace report; remove: dmtrace clean",
-            count(standing, "active finding", "active findings")
+            count_noun(standing, "active finding", "active findings")
         ))?;
     }
     for row in findings["list"].as_array().into_iter().flatten() {

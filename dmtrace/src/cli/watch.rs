@@ -26,7 +26,7 @@ use crate::{
         run::{Ending, Observer, Tracing, View, runtime},
         session::{Session, Tap},
     },
-    wording::{chain, count},
+    wording::{chain, count_noun},
 };
 
 /// Runs `watch`.
@@ -168,10 +168,10 @@ fn greet(session: &Session, as_json: bool, until_interrupted: bool) {
         &format!(
             "tracing ({} backend); {} existed before{until}",
             tracer.backend(),
-            count(session.preexisting(), "semaphore set", "semaphore sets")
+            count_noun(session.preexisting(), "semaphore set", "semaphore sets")
         ),
     );
-    let blind = tracer.backend().blind_spots();
+    let blind = tracer.backend().blind_spot_texts();
     if !blind.is_empty() {
         remark(
             as_json,
@@ -209,7 +209,7 @@ fn start_record(session: &Session) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "kernel": Environment::read().kernel,
         "backend": tracer.backend(),
-        "blind_spots": tracer.backend().blind_spots(),
+        "blind_spots": tracer.backend().blind_spot_texts(),
         "missing_detail": tracer.missing_detail(),
         "device_mapper": session.dm_report(),
         "ring_bytes": tracer.ring_bytes(),
@@ -253,7 +253,7 @@ fn summarize(
     let accounting = &ending.accounting;
     let unread = ending.unread();
     let certain = accounting.is_exact() && unread.is_none();
-    let elapsed = ending.facts.now.since(ending.session.began());
+    let elapsed = ending.facts.now.duration_since(ending.session.began());
     if as_json {
         out.json(&json::envelope(
             "summary",
@@ -277,8 +277,8 @@ fn summarize(
         out.line(&format!(
             "{}: {} made ({}), {} removed ({}), {} there now ({})",
             time::age(elapsed),
-            count(sets.created, "set", "sets"),
-            count(cookies.created, "cookie", "cookies"),
+            count_noun(sets.created, "set", "sets"),
+            count_noun(cookies.created, "cookie", "cookies"),
             sets.destroyed,
             cookies.destroyed,
             sets.live,
@@ -287,7 +287,7 @@ fn summarize(
         if totals.starved > 0 {
             out.line(&format!(
                 "{} failed: the limits of kernel.sem are reached",
-                count(totals.starved, "creation", "creations")
+                count_noun(totals.starved, "creation", "creations")
             ))?;
         }
         leaks([findings.len(), told, open], filters, certain, out)?;
@@ -315,12 +315,12 @@ fn leaks(counts: [usize; 3], filters: &Filters, certain: bool, out: &mut Out) ->
     if findings > 0 {
         out.line(&format!(
             "{}{scope}; who and why: dmtrace report; remove: dmtrace clean",
-            count(findings, "finding", "findings")
+            count_noun(findings, "finding", "findings")
         ))?;
     } else if told > 0 {
         out.line(&format!(
             "no leak now{scope}; {} in between, gone by now",
-            count(told, "finding", "findings")
+            count_noun(told, "finding", "findings")
         ))?;
     } else if !certain {
         out.line(&format!(
@@ -329,7 +329,7 @@ fn leaks(counts: [usize; 3], filters: &Filters, certain: bool, out: &mut Out) ->
     } else if open > 0 {
         out.line(&format!(
             "no leak proven{scope}; {} undecided: dmtrace list --state unknown",
-            count(open, "cookie is", "cookies are")
+            count_noun(open, "cookie is", "cookies are")
         ))?;
     } else {
         out.line(&format!("no leak{scope}"))?;

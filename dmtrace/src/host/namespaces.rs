@@ -125,7 +125,7 @@ fn out_of_sight(list: &ProcessList) -> Option<String> {
     let count = hidden.count() + 1;
     Some(format!(
         "IPC namespaces of {} (the first is {first}) are out of sight; run as root",
-        wording::count(count, "process", "processes")
+        wording::count_noun(count, "process", "processes")
     ))
 }
 

@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, io};
 use dmtrace_core::{
     facts::{NsHolder, NsSnapshot, SemLimits, SemState, SetSnapshot, Snapshot},
     ids::{IpcNs, Key, UnixTime},
-    parallel::{share, together},
+    parallel::{chunk_size, map},
 };
 
 use super::{
@@ -156,8 +156,8 @@ fn add_state(set: &mut SetSnapshot) -> Result<(), Vanished> {
 
 /// Fills `first` of all cookies, and drops those that have gone.
 fn add_states(sets: &mut Vec<SetSnapshot>) {
-    let share = share(sets.len(), SHARE);
-    let gone = together(sets.chunks_mut(share), |part| -> Vec<i32> {
+    let share = chunk_size(sets.len(), SHARE);
+    let gone = map(sets.chunks_mut(share), |part| -> Vec<i32> {
         let cookies = part.iter_mut().filter(|set| set.key.has_cookie_magic());
         let gone = cookies.filter_map(|set| add_state(set).is_err().then_some(set.semid));
         gone.collect()
@@ -173,8 +173,8 @@ const SHARE: usize = 4096;
 
 fn read_sets(inside: &Inside, roots: &Roots) -> Result<Vec<SetSnapshot>, HostError> {
     let (highest, count) = sysv::usage().map_err(|source| failed(inside, source))?;
-    let share = share(usize::try_from(highest).unwrap_or(0), SHARE);
-    let parts = together((0..=highest).step_by(share), |first| {
+    let share = chunk_size(usize::try_from(highest).unwrap_or(0), SHARE);
+    let parts = map((0..=highest).step_by(share), |first| {
         let mut sets = Vec::new();
         for index in (first..=highest).take(share) {
             match sysv::stat_any(index) {

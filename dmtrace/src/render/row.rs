@@ -83,7 +83,7 @@ impl<'a> Row<'a> {
             },
             image: process.and_then(|process| process.image.as_deref()),
             process,
-            age: semaphore.created.map(|created| now.since(created)),
+            age: semaphore.created.map(|created| now.duration_since(created)),
             names: None,
             site: OnceCell::new(),
         }
@@ -262,7 +262,7 @@ impl<'a> Row<'a> {
             });
         }
         if let Some(site) = self.call_site() {
-            object["call_site"] = site.json();
+            object["call_site"] = site.to_json();
         }
         if let Some(set) = self.set {
             object["mode"] = json!(format!("{:04o}", set.mode & 0o7777));

@@ -34,7 +34,7 @@ use crate::{
         run::{Ready, Tracing},
         session::Session,
     },
-    wording::count,
+    wording::count_noun,
 };
 use chronicle::Chronicle;
 pub(crate) use client::ask_status;
@@ -165,7 +165,7 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
                 0 => "tracing; no active findings".to_owned(),
                 told => format!(
                     "tracing; {}: dmtrace report",
-                    count(told, "active finding", "active findings")
+                    count_noun(told, "active finding", "active findings")
                 ),
             });
         }
@@ -268,10 +268,10 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
             "dmtrace {} is tracing ({} backend); {} existed before",
             env!("CARGO_PKG_VERSION"),
             tracer.backend(),
-            count(session.preexisting(), "semaphore set", "semaphore sets")
+            count_noun(session.preexisting(), "semaphore set", "semaphore sets")
         ),
     );
-    for spot in tracer.backend().blind_spots() {
+    for spot in tracer.backend().blind_spot_texts() {
         log.say(
             Level::Notice,
             format_args!("this backend does not see: {spot}"),
@@ -356,7 +356,7 @@ fn status(tracing: &Tracing, reporter: &Reporter, control: &Control) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "kernel": kernel_release(),
-        "seconds": boot_now().since(session.began()).as_secs(),
+        "seconds": boot_now().duration_since(session.began()).as_secs(),
         "health": session.health(),
         "totals": session.ledger().totals(),
         "findings": reporter.findings(tracing.told().len()),

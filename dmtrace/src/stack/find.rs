@@ -80,7 +80,7 @@ impl Finder {
 
     /// The file with what was stripped off a binary.
     pub(crate) fn debug_file(&mut self, build_id: &BuildId) -> Option<Rc<Binary>> {
-        let (dir, file) = build_id.split()?;
+        let (dir, file) = build_id.path_parts()?;
         let path = format!("{DEBUG_FILES}/{dir}/{file}.debug");
         let file = Roots::host().open_regular(Path::new(&path)).ok()?;
         let binary = self.load(file)?;

@@ -2,7 +2,7 @@
 //! goroutine runs, to the goroutine's own.
 
 use dmtrace_common::GoroutineSample;
-use dmtrace_core::event::How;
+use dmtrace_core::event::FrameSource;
 
 use super::{
     go::{Function, Pclntab},
@@ -41,7 +41,7 @@ impl Walk<'_, '_> {
         };
         match self.undo(&function, self.lookup, sp, registers) {
             Ok(()) => Step::Caller {
-                how: How::Observed,
+                how: FrameSource::Observed,
                 exact: false,
             },
             Err(why) => Step::Lost(why),

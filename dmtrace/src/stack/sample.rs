@@ -5,7 +5,7 @@ use std::{fs, rc::Rc};
 use dmtrace_common::{
     AUXV_WORDS, MODULE_PATH, ModuleSample, STACK_MODULES_CUT, STACK_MORE_MODULES, StackSample,
 };
-use dmtrace_core::{event::text::text, ids::ProcId};
+use dmtrace_core::{event::text::decode_c_string, ids::ProcId};
 
 use super::{Binary, Finder, Place, binary::Headers, find::is_alive};
 
@@ -217,7 +217,7 @@ impl AddressSpace {
 
 fn path(module: &ModuleSample) -> String {
     match usize::try_from(module.path_len) {
-        Ok(len) => text(&module.path[..len.min(MODULE_PATH)]),
+        Ok(len) => decode_c_string(&module.path[..len.min(MODULE_PATH)]),
         Err(_) => String::new(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use dmtrace_core::event::{BuildId, CallSite, Frame, Module, Symbol};
+use dmtrace_core::event::{BuildId, CallFrame, CallSite, Module, Symbol};
 use gimli::{Dwarf, EndianRcSlice, LittleEndian, SectionId};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
 
@@ -98,7 +98,7 @@ impl Symbolizer {
 
 impl Names {
     /// Functions of a frame, the innermost of inlined ones first.
-    fn at(&self, frame: &Frame) -> Vec<Symbol> {
+    fn at(&self, frame: &CallFrame) -> Vec<Symbol> {
         // The address is that of the next instruction, perhaps of the next function.
         let address = frame.address.saturating_sub(1);
         let go = self.go.as_ref().and_then(|table| table.function(address));

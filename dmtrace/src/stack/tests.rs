@@ -3,7 +3,7 @@
 use std::arch::asm;
 
 use dmtrace_core::{
-    event::{BuildId, CallSite, End, Frame, How, Module, Symbol},
+    event::{BuildId, CallFrame, CallSite, ChainEnd, FrameSource, Module, Symbol},
     ids::{BootTime, ProcId},
 };
 
@@ -80,13 +80,13 @@ fn own_space() -> AddressSpace {
 }
 
 /// Names of the functions, and why the walk ended.
-fn walked(copied: &Copied, most: usize) -> (Vec<String>, End) {
+fn walked(copied: &Copied, most: usize) -> (Vec<String>, ChainEnd) {
     let full = copied.bytes.len() == most;
     let memory = Memory::new(copied.start, &copied.bytes, full);
     let mut finder = Finder::default();
     let mut site = unwind(&mut own_space(), &mut finder, copied.registers, &memory);
     Symbolizer::default().resolve(&mut site);
-    (site.folded(), site.end)
+    (site.folded_stack(), site.end)
 }
 
 fn has(names: &[String], function: &str) -> bool {
@@ -110,7 +110,7 @@ fn a_copied_stack_is_unwound_without_frame_pointers() {
     );
     // The test's thread begins in libc, which the address space above does not have.
     assert!(
-        matches!(&end, End::Truncated(why) if why.contains("in no file")),
+        matches!(&end, ChainEnd::Truncated(why) if why.contains("in no file")),
         "{end:?}"
     );
 }
@@ -124,7 +124,7 @@ fn a_copy_that_is_too_short_says_so() {
     assert_eq!(names[0], "[truncated]");
     assert_eq!(
         end,
-        End::Truncated("the copied 1 KiB of the stack are used up".to_owned())
+        ChainEnd::Truncated("the copied 1 KiB of the stack are used up".to_owned())
     );
 }
 
@@ -151,7 +151,11 @@ fn a_binary_that_is_another_build_is_not_taken() {
         &memory,
     );
     assert_eq!(site.frames.len(), 1);
-    assert!(site.line().ends_with("< ..."), "{}", site.line());
+    assert!(
+        site.chain_line().ends_with("< ..."),
+        "{}",
+        site.chain_line()
+    );
 }
 
 #[test]
@@ -170,10 +174,10 @@ fn a_path_that_leads_to_a_device_is_not_opened() {
 #[test]
 fn a_call_site_survives_json() {
     let site = CallSite {
-        frames: vec![Frame {
+        frames: vec![CallFrame {
             module: Some(0),
             address: 0x1234,
-            how: How::Inferred,
+            how: FrameSource::Inferred,
             symbols: vec![Symbol {
                 function: "make_cookie".into(),
                 file: Some("a.c".into()),
@@ -184,17 +188,17 @@ fn a_call_site_survives_json() {
             path: "/usr/sbin/dmsetup".into(),
             build_id: BuildId::from_bytes(&[1, 2, 3]),
         }],
-        end: End::Truncated("why".into()),
+        end: ChainEnd::Truncated("why".into()),
         mnt_ns: 7,
     };
     let json = serde_json::to_string(&site).unwrap();
     assert_eq!(serde_json::from_str::<CallSite>(&json).unwrap(), site);
     assert_eq!(
-        site.lines(),
+        site.chain_lines(),
         ["make_cookie  a.c:7  dmsetup  (inferred)", "truncated: why"]
     );
-    assert_eq!(site.folded(), ["[truncated]", "make_cookie"]);
-    assert_eq!(site.line(), "make_cookie < ...");
+    assert_eq!(site.folded_stack(), ["[truncated]", "make_cookie"]);
+    assert_eq!(site.chain_line(), "make_cookie < ...");
 }
 
 #[test]

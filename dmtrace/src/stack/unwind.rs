@@ -4,7 +4,7 @@
 //! why there is no next one.
 
 use dmtrace_common::UserRegs;
-use dmtrace_core::event::{CallSite, End, FRAMES, Frame, How, Module};
+use dmtrace_core::event::{CallFrame, CallSite, ChainEnd, FrameSource, MAX_FRAMES, Module};
 use gimli::{
     BaseAddresses, CfaRule, DebugFrame, EhFrame, EhFrameHdr, EndianSlice, Evaluation,
     EvaluationResult, Expression, LittleEndian, Location, Piece, Register, RegisterRule,
@@ -65,7 +65,7 @@ impl Registers {
 /// What is behind a frame.
 pub(super) enum Step {
     /// A caller: `exact` if its address is an instruction to be executed, not one to return to.
-    Caller { how: How, exact: bool },
+    Caller { how: FrameSource, exact: bool },
     /// A caller on the stack of the goroutine that waits for the code on the thread's.
     OnGoroutine,
     /// Nothing: it is the first function of its thread.
@@ -83,18 +83,18 @@ pub(crate) fn unwind(
 ) -> CallSite {
     let mut site = CallSite::default();
     let mut numbers: Vec<usize> = Vec::new();
-    let mut how = How::Observed;
+    let mut how = FrameSource::Observed;
     let mut exact = true;
     let mut on_goroutine = false;
     loop {
         let Some(ip) = registers.get(IP).filter(|ip| *ip != 0) else {
-            site.end = End::Complete;
+            site.end = ChainEnd::Complete;
             break;
         };
         let lookup = if exact { ip } else { ip - 1 };
         let Some(index) = space.locate(lookup, finder) else {
             site.frames.push(frame(None, ip, how));
-            site.end = End::Truncated(space.why_nowhere(ip));
+            site.end = ChainEnd::Truncated(space.why_nowhere(ip));
             break;
         };
         let bias = space.module(index).bias;
@@ -105,14 +105,16 @@ pub(crate) fn unwind(
         });
         site.frames
             .push(frame(Some(number), ip.wrapping_sub(bias), how));
-        if site.frames.len() >= FRAMES {
-            site.end = End::Truncated(format!("calls beyond the innermost {FRAMES} are not kept"));
+        if site.frames.len() >= MAX_FRAMES {
+            site.end = ChainEnd::Truncated(format!(
+                "calls beyond the innermost {MAX_FRAMES} are not kept"
+            ));
             break;
         }
         let binary = match space.binary(index, finder) {
             Ok(binary) => binary,
             Err(why) => {
-                site.end = End::Truncated(why);
+                site.end = ChainEnd::Truncated(why);
                 break;
             }
         };
@@ -130,16 +132,16 @@ pub(crate) fn unwind(
         match walk.step(&mut registers) {
             // Only the innermost function may use no stack at all; anything else goes in circles.
             Step::Caller { .. } if !innermost && registers.get(RSP) <= sp => {
-                site.end = End::Truncated("the stack leads back into itself".to_owned());
+                site.end = ChainEnd::Truncated("the stack leads back into itself".to_owned());
                 break;
             }
             Step::OnGoroutine if on_goroutine => {
-                site.end = End::Truncated("the stack leads back into itself".to_owned());
+                site.end = ChainEnd::Truncated("the stack leads back into itself".to_owned());
                 break;
             }
             Step::OnGoroutine => {
                 on_goroutine = true;
-                how = How::Observed;
+                how = FrameSource::Observed;
                 exact = false;
             }
             Step::Caller {
@@ -150,11 +152,11 @@ pub(crate) fn unwind(
                 exact = is_exact;
             }
             Step::Outermost => {
-                site.end = End::Complete;
+                site.end = ChainEnd::Complete;
                 break;
             }
             Step::Lost(why) => {
-                site.end = End::Truncated(why);
+                site.end = ChainEnd::Truncated(why);
                 break;
             }
         }
@@ -169,8 +171,8 @@ pub(crate) fn unwind(
     site
 }
 
-const fn frame(module: Option<usize>, address: u64, how: How) -> Frame {
-    Frame {
+const fn frame(module: Option<usize>, address: u64, how: FrameSource) -> CallFrame {
+    CallFrame {
         module,
         address,
         how,
@@ -201,7 +203,7 @@ impl Walk<'_, '_> {
         match row(self.binary, self.lookup, &mut context) {
             Ok(Some((row, exact))) => match self.apply(row, registers) {
                 Ok(true) => Step::Caller {
-                    how: How::Observed,
+                    how: FrameSource::Observed,
                     exact,
                 },
                 Ok(false) => Step::Outermost,
@@ -323,7 +325,7 @@ impl Walk<'_, '_> {
     fn without_information(&mut self, registers: &mut Registers) -> Step {
         let (sp, bp) = (registers.get(RSP), registers.get(RBP));
         let inferred = Step::Caller {
-            how: How::Inferred,
+            how: FrameSource::Inferred,
             exact: false,
         };
         let name = self.at();

@@ -20,7 +20,7 @@ use dmtrace_common::{
     CS_64, GoroutineSample, PAGE, ProcKey, STACK_NO_REGS, STACK_PAGES, StackSample,
 };
 use dmtrace_core::{
-    event::{CallSite, End, read_plain},
+    event::{CallSite, ChainEnd, read_plain},
     ids::{BootTime, Key, ProcId, SemId},
 };
 use tokio::sync::Notify;
@@ -206,7 +206,7 @@ impl Work {
 
     fn unwound(&mut self, sample: &StackSample) -> CallSite {
         let nothing = |why: &str| CallSite {
-            end: End::Truncated(why.to_owned()),
+            end: ChainEnd::Truncated(why.to_owned()),
             ..CallSite::default()
         };
         if sample.state & STACK_NO_REGS != 0 {

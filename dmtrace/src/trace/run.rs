@@ -280,7 +280,7 @@ impl Tracing {
         let cookies = ledger.totals().cookies.live > 0
             || !self.told.is_empty()
             || ledger
-                .closed()
+                .closed_cookies()
                 .next_back()
                 .and_then(|last| last.ending.as_ref())
                 .is_some_and(|ending| ending.kind == EndKind::WhileLive);
@@ -329,7 +329,7 @@ impl Tracing {
         };
         let mut outlook = Outlook::default();
         let mut seen = BTreeMap::new();
-        let survey = verdict::survey(ledger, Some(snapshot), &context);
+        let survey = verdict::survey_cookies(ledger, Some(snapshot), &context);
         observer.surveyed(&survey, snapshot);
         for judged in &survey {
             let class = judged.verdict.class;
@@ -395,7 +395,7 @@ impl Tracing {
 impl Ending {
     /// What could not be read at the end, in one line; `None` when everything was.
     pub(crate) fn unread(&self) -> Option<String> {
-        facts::unread(&self.snapshot, &self.facts)
+        facts::unread_summary(&self.snapshot, &self.facts)
     }
 
     pub(crate) fn judge(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
@@ -405,7 +405,7 @@ impl Ending {
             completeness: &completeness,
             thresholds,
         };
-        verdict::survey(self.session.ledger(), Some(&self.snapshot), &context)
+        verdict::survey_cookies(self.session.ledger(), Some(&self.snapshot), &context)
     }
 
     /// The remembered cookies that are gone, judged.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use dmtrace_core::{
-    cleanup::plan::{Action, Counted, Excess, PlanEntry},
+    cleanup::plan::{Excess, FuseScope, PlanEntry, PlannedAction},
     ids::IpcNs,
     verdict::{Completion, Obstacle},
 };
@@ -17,20 +17,20 @@ use crate::{
     },
     cli::args::Clean,
     output::{Out, json},
-    wording::{count, of_number},
+    wording::{count_noun, of_number},
 };
 
 /// Indentation of what has no room on the line: below the cookie.
 const INDENT: usize = 14;
 
 pub(super) fn cookies(number: usize) -> String {
-    count(number, "cookie", "cookies")
+    count_noun(number, "cookie", "cookies")
 }
 
 /// The plan as text.
 pub(super) fn show(draft: &Draft, out: &mut Out) -> Result<()> {
     let mut entries: Vec<&PlanEntry> = draft.plan().entries.iter().collect();
-    entries.sort_by_key(|entry| (!entry.action.acts(), entry.sem));
+    entries.sort_by_key(|entry| (!entry.action.changes_cookie(), entry.sem));
     for entry in entries {
         let line = plan_line(entry, out.width());
         out.hanging(&line, INDENT)?;
@@ -52,7 +52,7 @@ pub(super) fn show(draft: &Draft, out: &mut Out) -> Result<()> {
 pub(super) fn advise(args: &Clean, draft: &Draft, out: &mut Out) -> Result<()> {
     let wanted = draft.wanted();
     let kept = draft.plan().entries.len() - wanted;
-    let text = if draft.plan().blown {
+    let text = if draft.plan().over_limit {
         format!("dry run: {}; {}", excess(draft), lift(args, draft))
     } else if wanted == 0 {
         format!("dry run: nothing to do, {kept} kept.")
@@ -78,7 +78,7 @@ pub(super) fn excess(draft: &Draft) -> String {
         Some(Excess {
             count,
             max,
-            of: Counted::Unproven,
+            of: FuseScope::Unproven,
         }) => format!(
             "the plan would {acts}; {count} of them are no proven leaks of owners that have ended, \
              and without --max at most {max} are taken"
@@ -91,7 +91,7 @@ pub(super) fn excess(draft: &Draft) -> String {
 /// What would make the fuse hold.
 pub(super) fn lift(args: &Clean, draft: &Draft) -> String {
     let enough = draft.wanted();
-    let acted = draft.plan().acts().count() > 0;
+    let acted = draft.plan().pending().count() > 0;
     match &args.plan {
         // What has blown when the file was written is not in it any more.
         Some(path) if args.apply && !acted => {
@@ -106,10 +106,12 @@ pub(super) fn lift(args: &Clean, draft: &Draft) -> String {
 
 fn plan_line(entry: &PlanEntry, width: Option<usize>) -> String {
     match &entry.action {
-        Action::Destroy if entry.verdict.observed => removal("would remove", entry, "", width),
-        Action::Destroy => removal("would remove", entry, " (inferred)", width),
-        Action::Complete(completion) => line("would complete", entry, &lost(*completion)),
-        Action::Keep { because } => line("kept", entry, &obstacles(entry, because)),
+        PlannedAction::Destroy if entry.verdict.observed => {
+            removal("would remove", entry, "", width)
+        }
+        PlannedAction::Destroy => removal("would remove", entry, " (inferred)", width),
+        PlannedAction::Complete(completion) => line("would complete", entry, &lost(*completion)),
+        PlannedAction::Keep { because } => line("kept", entry, &obstacles(entry, because)),
     }
 }
 
@@ -154,7 +156,7 @@ pub(super) fn acts(draft: &Draft) -> String {
     let completed = draft.completed();
     let removed = draft.wanted() - completed;
     // A plan whose fuse has blown says no more which.
-    if draft.plan().blown && draft.plan().options.complete && completed == 0 {
+    if draft.plan().over_limit && draft.plan().options.complete && completed == 0 {
         return format!("remove or complete {}", cookies(removed));
     }
     match (removed, completed) {

@@ -101,7 +101,7 @@ fn skipped(tracer: &Tracer, report: &mut Report) {
 
 fn chosen(tracer: &Tracer, report: &mut Report) {
     let backend = tracer.backend();
-    let blind = backend.blind_spots();
+    let blind = backend.blind_spot_texts();
     if blind.is_empty() {
         report.pass("backend", format!("{backend}: chosen; sees everything"));
     } else {

@@ -25,7 +25,7 @@ use crate::{
         row::{Row, confidence},
         timeline::Telling,
     },
-    wording::count,
+    wording::count_noun,
 };
 
 /// Time for looking up packages, in all.
@@ -127,7 +127,7 @@ fn bug(
             *missing.entry(step.to_string()).or_default() += 1;
         }
     }
-    let traced = case.since.map(|since| case.facts.now.since(since));
+    let traced = case.since.map(|since| case.facts.now.duration_since(since));
     let fresh = rows
         .iter()
         .filter(|row| row.semaphore.created.is_some() && row.semaphore.created >= case.since)
@@ -198,7 +198,7 @@ fn one(case: &Case, start: Option<&Start>, bug: &Bug, out: &mut Out) -> Result<(
     } else {
         String::new()
     };
-    let leaked = count(bug.leaked, "cookie", "cookies");
+    let leaked = count_noun(bug.leaked, "cookie", "cookies");
     field("leaked", &format!("{leaked}{unsure}"))?;
     for (what, count) in &bug.how {
         field("what", &format!("{count} x {what}"))?;

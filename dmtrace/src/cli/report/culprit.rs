@@ -16,7 +16,7 @@ use crate::{
         culprits::{Leak, executable, innermost},
         row::describe,
     },
-    wording::count,
+    wording::count_noun,
 };
 
 /// Columns of the text, and of what stands before it in the lines of an entry.
@@ -63,13 +63,13 @@ pub(crate) fn culprits(leaked: &[Leak]) -> Vec<Culprit> {
         let image = leak.image.as_ref();
         let program = executable(image.and_then(|image| image.exe.as_deref()), &leak.comm);
         *programs.entry(program.clone()).or_default() += 1;
-        let calls = leak.site.as_ref().map(CallSite::line);
+        let calls = leak.site.as_ref().map(CallSite::chain_line);
         let key = (program, leak.how.clone(), calls);
         let culprit = found.entry(key.clone()).or_insert_with(|| Culprit {
             executable: key.0,
             how: key.1,
             calls: key.2,
-            call_site: leak.site.as_ref().map(CallSite::json),
+            call_site: leak.site.as_ref().map(CallSite::to_json),
             ..Culprit::default()
         });
         culprit.leaked += 1;
@@ -121,8 +121,8 @@ pub(crate) fn print(culprits: &[Culprit], most: usize, out: &mut Out) -> Result<
         let processes: usize = rest.iter().map(|it| it.processes).sum();
         let text = format!(
             "and {} of {} more: --all",
-            count(cookies, "cookie", "cookies"),
-            count(processes, "process", "processes")
+            count_noun(cookies, "cookie", "cookies"),
+            count_noun(processes, "process", "processes")
         );
         out.line(&format!("  {text}"))?;
     }
@@ -169,7 +169,7 @@ fn one(culprit: &Culprit, out: &mut Out) -> Result<()> {
         (processes, _) => {
             let pids: Vec<String> = culprit.pids.iter().map(ToString::to_string).collect();
             let pids = first_few(pids.iter().map(String::as_str));
-            format!("{}: {pids}", count(processes, "process", "processes"))
+            format!("{}: {pids}", count_noun(processes, "process", "processes"))
         }
     };
     line("who", &format!("{who}{age}"))?;

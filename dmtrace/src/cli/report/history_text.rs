@@ -13,7 +13,7 @@ use crate::{
         culprits::{By, Group},
         stored,
     },
-    wording::{count, times},
+    wording::{count_noun, times_text},
 };
 
 pub(super) fn print(
@@ -40,7 +40,7 @@ pub(super) fn print(
         let standing = past.leaked.iter().filter(|it| it.gone.is_none()).count();
         out.line(&format!(
             "{} leaked{}: {}{standing} still there",
-            count(past.leaked.len(), "cookie", "cookies"),
+            count_noun(past.leaked.len(), "cookie", "cookies"),
             past.scope,
             ends(&past.leaked)
         ))?;
@@ -173,8 +173,8 @@ fn victims(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
         out.line(&format!(
             "          {} for {}: {} in IPC namespace {}",
             time::at(burst.from.wall_ms),
-            time::age(burst.to.boot.since(burst.from.boot)),
-            times(burst.count),
+            time::age(burst.to.boot.duration_since(burst.from.boot)),
+            times_text(burst.count),
             burst.ipc_ns
         ))?;
     }
@@ -212,7 +212,7 @@ fn programs(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
     }
     let more = programs.len().saturating_sub(limit.0);
     if more > 0 {
-        let more = count(more, "other program", "other programs");
+        let more = count_noun(more, "other program", "other programs");
         out.line(&format!("  and {more}: --all"))?;
     }
     Ok(out.line("")?)

@@ -21,7 +21,7 @@ use crate::{
         culprits::{By, Group},
         row::Row,
     },
-    wording::count,
+    wording::count_noun,
 };
 
 pub(super) fn print(
@@ -116,7 +116,7 @@ pub(super) fn print(
     if findings.undecided > 0 {
         out.line(&format!(
             "{} undecided: dmtrace list --state unknown",
-            count(findings.undecided, "cookie is", "cookies are")
+            count_noun(findings.undecided, "cookie is", "cookies are")
         ))?;
     }
     if !findings.leaked.is_empty() && start.is_none() {
@@ -208,7 +208,7 @@ pub(super) fn head(case: &Case, start: Option<&Start>, out: &mut Out) -> Result<
         |since| {
             format!(
                 "traced {} since {}",
-                time::age(case.facts.now.since(since)),
+                time::age(case.facts.now.duration_since(since)),
                 clock.moment(since)
             )
         },

@@ -232,7 +232,7 @@ impl Observer for Printer<'_> {
                 "confidence": confidence(verdict),
                 "culprit": verdict.culprit,
                 "devices": devices(semaphore),
-                "call_site": site.as_ref().map(CallSite::json),
+                "call_site": site.as_ref().map(CallSite::to_json),
                 "evidence": verdict.evidence.iter().map(ToString::to_string).collect::<Vec<_>>(),
             });
             // Who made it, as rows of `list` have it: a culprit may be gone by the time that
@@ -268,7 +268,7 @@ impl Observer for Printer<'_> {
             detail: format!(
                 "{}{} ({})",
                 device
-                    .map(|device| format!("{}: ", device.full()))
+                    .map(|device| format!("{}: ", device.full_label()))
                     .unwrap_or_default(),
                 text.strip_prefix(label)
                     .unwrap_or(&text)
@@ -278,7 +278,7 @@ impl Observer for Printer<'_> {
         };
         self.line(&line)?;
         if let Some(site) = site {
-            let text = format!("{:14}call site  {}", "", site.line());
+            let text = format!("{:14}call site  {}", "", site.chain_line());
             self.out.hanging(&text, 25)?;
         }
         Ok(())

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     probe::{Counts, KindCounts, SkippedRuns},
-    wording::count,
+    wording::count_noun,
 };
 
 /// Messages that came out of the ring.
@@ -111,20 +111,20 @@ impl Accounting {
         if unreadable > 0 {
             deficits.push(format!(
                 "{} could not be read",
-                count(unreadable, "IPC namespace", "IPC namespaces")
+                count_noun(unreadable, "IPC namespace", "IPC namespaces")
             ));
         }
         // Of the moment of the last comparison; what was in flight then is in neither.
         let both = last.map_or(0, |last| last.matched + last.preexisting + last.rekeyed);
         let ledger_sets = both + last.map_or(0, |last| last.vanished);
         let kernel_sets = both + last.map_or(0, |last| last.unknown);
-        let vanished = last.map_or(0, Reconciliation::drift);
+        let vanished = last.map_or(0, Reconciliation::drift_count);
         if last.is_none() {
             deficits.push("the books were not compared with the kernel".to_owned());
         } else if vanished > 0 {
             deficits.push(format!(
                 "{} between books and kernel at the end",
-                count(vanished, "difference", "differences")
+                count_noun(vanished, "difference", "differences")
             ));
         }
         Self {
@@ -165,13 +165,13 @@ impl Accounting {
         let books = format!(
             "ledger {} = kernel {}",
             self.ledger_sets,
-            count(self.kernel_sets, "set", "sets")
+            count_noun(self.kernel_sets, "set", "sets")
         );
         let ring = match self.stacks_lost {
             0 => ring,
             lost => format!(
                 "{ring}; {} lost, raise --ring",
-                count(lost, "call site", "call sites")
+                count_noun(lost, "call site", "call sites")
             ),
         };
         if self.is_exact() {
@@ -180,7 +180,7 @@ impl Accounting {
             format!(
                 "{ring}; ledger {}, kernel {}; NOT EXACT",
                 self.ledger_sets,
-                count(self.kernel_sets, "set", "sets")
+                count_noun(self.kernel_sets, "set", "sets")
             )
         }
     }
@@ -197,26 +197,26 @@ pub(super) fn lost(
     if received.undecodable > 0 {
         deficits.push(format!(
             "{} could not be decoded",
-            count(received.undecodable, "message", "messages")
+            count_noun(received.undecodable, "message", "messages")
         ));
     }
     if counts.sem_map_full > 0 {
         deficits.push(format!(
             "{} found the semaphore map full; raise --max-semaphores",
-            count(counts.sem_map_full, "set", "sets")
+            count_noun(counts.sem_map_full, "set", "sets")
         ));
     }
     if counts.proc_map_full > 0 {
         deficits.push(format!(
             "{} found the process map full: known by pid, start time and name only; raise \
              --max-processes",
-            count(counts.proc_map_full, "process", "processes")
+            count_noun(counts.proc_map_full, "process", "processes")
         ));
     }
     if counts.call_map_full > 0 {
         deficits.push(format!(
             "{} not followed",
-            count(
+            count_noun(
                 counts.call_map_full,
                 "call in flight was",
                 "calls in flight were"
@@ -226,7 +226,7 @@ pub(super) fn lost(
     if counts.history_lost > 0 {
         deficits.push(format!(
             "{} dropped; raise --ring",
-            count(
+            count_noun(
                 counts.history_lost,
                 "record of an ended set or process was",
                 "records of ended sets and processes were"
@@ -237,7 +237,7 @@ pub(super) fn lost(
         deficits.push(format!(
             "the kernel skipped {} ({}), interrupted on the same processor: what happened \
              then is known by comparing only",
-            count(skipped.lost, "run of a probe", "runs of probes"),
+            count_noun(skipped.lost, "run of a probe", "runs of probes"),
             programs.join(", ")
         ));
     }

@@ -7,7 +7,7 @@ use std::{collections::HashMap, fs, path::Path, time::Instant};
 use dmtrace_common::{DM_RENAME, DmEvent, EVENT_DEVICE_BY_NAME, Header, Kind};
 use dmtrace_core::{
     backend::Backend,
-    event::{read_plain, text::text},
+    event::{read_plain, text::decode_c_string},
     ids::{BootTime, DevNum},
 };
 use serde::Serialize;
@@ -107,13 +107,17 @@ impl Directory {
             return None;
         }
         let mut event: DmEvent = read_plain(message).ok()?;
-        let name = text(&event.name);
+        let name = decode_c_string(&event.name);
         if name.is_empty() {
             return None;
         }
-        if let Some(number) = DevNum::known(event.major, event.minor) {
+        if let Some(number) = DevNum::from_kernel(event.major, event.minor) {
             let renamed = event.command == DM_RENAME && event.new_name[0] != 0;
-            let name = if renamed { text(&event.new_name) } else { name };
+            let name = if renamed {
+                decode_c_string(&event.new_name)
+            } else {
+                name
+            };
             self.names.insert(name, number);
             return None;
         }
@@ -136,5 +140,5 @@ fn device(dir: &Path) -> Option<(String, DevNum)> {
         major: major.parse().ok()?,
         minor: minor.parse().ok()?,
     };
-    Some((text(name.trim_ascii_end()), number))
+    Some((decode_c_string(name.trim_ascii_end()), number))
 }

@@ -69,7 +69,8 @@ impl Session {
             unreadable: last.map_or(0, |last| last.unreadable.len() as u64),
             gaps: u64::from(gap.is_some()),
             gap_time: gap.map_or(Duration::ZERO, |gap| {
-                gap.from.map_or(Duration::ZERO, |from| gap.to.since(from))
+                gap.from
+                    .map_or(Duration::ZERO, |from| gap.to.duration_since(from))
             }),
             ..Health::default()
         }

@@ -19,10 +19,10 @@ use std::{io, time::Instant};
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{Kind, SemEvent};
 use dmtrace_core::{
-    event::{Event, What, as_bytes, decode},
+    event::{Event, EventKind, as_bytes, decode_event},
     facts::{HostFacts, Snapshot},
     ids::{BootTime, ProcId},
-    ledger::{Change, DriftKind, Ledger, Reconciliation, Remember},
+    ledger::{Change, DriftKind, Ledger, Reconciliation, Retention},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -144,7 +144,7 @@ impl Session {
             .map_err(|_| other(&"cannot poll the ring buffer"))?;
         let remember = continuity
             .as_ref()
-            .map_or(Remember::MUCH, |_| Remember::THRIFTY);
+            .map_or(Retention::FULL, |_| Retention::THRIFTY);
         let stacks_before = tracer.counts().of(Kind::Stack).submitted;
         let sites = sites::Sites::start(
             &mut tracer,
@@ -156,7 +156,7 @@ impl Session {
         let mut session = Self {
             tracer,
             ring,
-            ledger: Ledger::remembering(remember),
+            ledger: Ledger::with_retention(remember),
             scope,
             received: Received::default(),
             dropped_seen: 0,
@@ -265,7 +265,7 @@ impl Session {
             if let Some(tap) = &mut self.tap {
                 (tap.write)(Tapped::Message(message));
             }
-            match decode(message) {
+            match decode_event(message) {
                 Ok(event) => {
                     self.received.count(item.first_chunk());
                     if makes_cookie(&event) && self.dm_since.is_none_or(|since| event.at < since) {
@@ -274,7 +274,7 @@ impl Session {
                     changes.clear();
                     self.ledger.apply_into(&event, &mut changes);
                     self.order.arrange(&mut changes, &self.ledger);
-                    if let What::Destroyed { sem, key } = event.what
+                    if let EventKind::Destroyed { sem, key } = event.what
                         && key.has_cookie_magic()
                     {
                         gone.push(sem);
@@ -325,7 +325,7 @@ impl Session {
         sink(&report.changes, &self.ledger);
         self.reap_processes();
         self.note_losses();
-        self.drift += report.drift();
+        self.drift += report.drift_count();
         self.last = Some(report);
         snapshot
     }
@@ -356,7 +356,7 @@ impl Session {
                 // Of a process that has replaced many images the first ones are left over.
                 let told = self
                     .ledger
-                    .images(id)
+                    .images_of(id)
                     .any(|image| image.exit.is_some_and(|exit| exit.status.is_some()));
                 self.ends_missed += u64::from(!told);
             }
@@ -378,14 +378,14 @@ impl Session {
     pub(crate) fn observe(&mut self, facts: &HostFacts, sink: Sink<'_>) {
         // A process leaves the list after its end went into the ring: the ring says how it ended.
         self.drain_all(sink);
-        let changes = self.ledger.observe(facts);
+        let changes = self.ledger.observe_exits(facts);
         sink(&changes, &self.ledger);
     }
 
     /// Writes down, for other commands, what the verdicts of this trace rest on besides the maps.
     pub(crate) fn publish_activity(&mut self) {
         if let Some(registration) = &mut self.registration {
-            registration.write_activity(self.ledger.activity());
+            registration.write_activity(self.ledger.process_activities());
         }
     }
 
@@ -436,5 +436,5 @@ impl Session {
 }
 
 fn makes_cookie(event: &Event) -> bool {
-    matches!(&event.what, What::Created { key, .. } if key.has_cookie_magic())
+    matches!(&event.what, EventKind::Created { key, .. } if key.has_cookie_magic())
 }

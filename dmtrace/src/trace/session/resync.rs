@@ -7,8 +7,8 @@ use dmtrace_common::{
     SemKey, SemRecord,
 };
 use dmtrace_core::{
-    event::{as_bytes, decode},
-    ledger::{Record, in_order},
+    event::{as_bytes, decode_event},
+    ledger::{MapRecord, in_order},
 };
 
 use super::{Session, Sink, Tapped};
@@ -66,7 +66,7 @@ impl Session {
         self.victims_kept = 0;
         for record in in_order(procs, sets) {
             match record {
-                Record::Set(key, record) => {
+                MapRecord::Set(key, record) => {
                     if record.created.max(record.closed) > horizon {
                         left = true;
                         continue;
@@ -76,7 +76,7 @@ impl Session {
                     }
                     self.adopt(key, &record, sink);
                 }
-                Record::Process(key, record) => {
+                MapRecord::Process(key, record) => {
                     if record.header.ts.max(record.exited) > horizon {
                         left = true;
                         continue;
@@ -107,7 +107,7 @@ impl Session {
 
     fn adopt(&mut self, key: SemKey, record: &SemRecord, sink: Sink<'_>) {
         self.tap(Tapped::Sem(key, record));
-        let changes = self.ledger.adopt(key.into(), record);
+        let changes = self.ledger.adopt_record(key.into(), record);
         if !changes.is_empty() {
             sink(&changes, &self.ledger);
         }
@@ -116,7 +116,7 @@ impl Session {
         }
         if let Some(device) = self.tracer.maps().device(key) {
             self.tap(Tapped::Message(as_bytes(&device)));
-            if let Ok(event) = decode(as_bytes(&device)) {
+            if let Ok(event) = decode_event(as_bytes(&device)) {
                 self.ledger.apply(&event);
             }
         }

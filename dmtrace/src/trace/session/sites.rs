@@ -10,7 +10,7 @@ use dmtrace_common::SITE_LEN;
 use dmtrace_core::{
     event::{CallSite, ProcessImage},
     ids::SemId,
-    ledger::Placed,
+    ledger::SitePlacement,
 };
 
 use super::{Session, Tapped};
@@ -102,10 +102,10 @@ impl Session {
                 found.maker,
                 &found.site,
             );
-            if placed == Placed::Yes {
+            if placed == SitePlacement::Yes {
                 self.publish(found);
             }
-            placed == Placed::NotYet && now.duration_since(*since) < PATIENCE
+            placed == SitePlacement::NotYet && now.duration_since(*since) < PATIENCE
         });
         if let Some(sites) = &mut self.sites {
             let waiting = &mut sites.waiting;
@@ -148,6 +148,6 @@ fn fitting(site: &CallSite) -> Option<Vec<u8>> {
             return Some(json);
         }
         let fewer = site.frames.len().checked_sub(4).filter(|left| *left > 0)?;
-        site.cut(fewer);
+        site.truncate(fewer);
     }
 }

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use dmtrace_common::{KINDS, Kind, SEM_TOMBSTONE};
 use dmtrace_core::{
-    event::{as_bytes, decode},
+    event::{as_bytes, decode_event},
     ids::BootTime,
-    ledger::{DriftKind, Record, in_order},
+    ledger::{DriftKind, MapRecord, in_order},
 };
 
 use super::{Session, Sink};
@@ -81,19 +81,19 @@ impl Session {
         let live = sets.len() as u64;
         for record in in_order(self.tracer.maps().procs(), sets) {
             match record {
-                Record::Process(_, record) => self.ledger.adopt_process(&record),
-                Record::Set(key, record) => self.ledger.adopt(key.into(), &record),
+                MapRecord::Process(_, record) => self.ledger.adopt_process(&record),
+                MapRecord::Set(key, record) => self.ledger.adopt_record(key.into(), &record),
             };
         }
         self.preexisting = live;
         for device in self.tracer.maps().devices() {
             let completed = self.devices.complete(as_bytes(&device));
-            if let Ok(event) = decode(as_bytes(&completed.unwrap_or(device))) {
+            if let Ok(event) = decode_event(as_bytes(&completed.unwrap_or(device))) {
                 self.ledger.apply(&event);
             }
         }
         for lookup in self.tracer.maps().lookups() {
-            if let Ok(event) = decode(as_bytes(&lookup)) {
+            if let Ok(event) = decode_event(as_bytes(&lookup)) {
                 self.ledger.apply(&event);
             }
         }

@@ -6,7 +6,7 @@ use dmtrace_common::{ProcRecord, SemKey, SemRecord};
 use dmtrace_core::{
     event::as_bytes,
     facts::{HostFacts, Snapshot},
-    ledger::{Record, in_order},
+    ledger::{MapRecord, in_order},
 };
 
 use super::{Session, Sink};
@@ -63,8 +63,8 @@ impl Session {
         let sets = self.tracer.maps().sems();
         for record in in_order(procs, sets) {
             match record {
-                Record::Process(_, record) => self.tap(Tapped::Proc(&record)),
-                Record::Set(key, record) => self.tap(Tapped::Sem(key, &record)),
+                MapRecord::Process(_, record) => self.tap(Tapped::Proc(&record)),
+                MapRecord::Set(key, record) => self.tap(Tapped::Sem(key, &record)),
             }
         }
         for device in self.tracer.maps().devices() {
@@ -88,7 +88,7 @@ impl Session {
 
     /// Call sites of the cookies that are there.
     fn placed_sites(&self) -> Vec<Found> {
-        let placed = self.ledger.cookies().filter_map(|set| {
+        let placed = self.ledger.live_cookies().filter_map(|set| {
             Some(Found {
                 sem: set.id,
                 key: set.key,

@@ -133,10 +133,10 @@ mod tests {
     use super::*;
     use crate::{output::testing::printed, render::change::word};
     use dmtrace_core::{
-        event::{Action, Command},
+        event::{DmCommand, UeventAction},
         ids::Key,
-        ledger::{Change, ChangeKind, EndKind, Meaning, Name, Stage},
-        verdict::{Cause, Class, How},
+        ledger::{Change, ChangeKind, DecrementMeaning, EndKind, Name, UserStage},
+        verdict::{Class, LeakKind, StuckCause},
     };
 
     fn line(event: &'static str, ns: IpcNs, detail: &str) -> Line {
@@ -243,7 +243,7 @@ mod tests {
             ChangeKind::Up { to: None },
             ChangeKind::Down {
                 to: None,
-                meaning: Meaning::Completion,
+                meaning: DecrementMeaning::Completion,
             },
             ChangeKind::Starved,
             ChangeKind::Waiting { value: None },
@@ -254,7 +254,7 @@ mod tests {
             },
             ChangeKind::OwnerExited {
                 status: None,
-                stage: Stage::Created,
+                stage: UserStage::Created,
             },
             ChangeKind::CreateFailed { errno: 28 },
             ChangeKind::LookupFailed {
@@ -262,7 +262,7 @@ mod tests {
                 lives_in: None,
             },
             ChangeKind::Ioctl {
-                command: Command::Resume,
+                command: DmCommand::Resume,
                 errno: 0,
                 unseen: false,
                 uevent: true,
@@ -273,7 +273,7 @@ mod tests {
                 device,
             },
             ChangeKind::Uevent {
-                action: Action::Change,
+                action: UeventAction::Change,
                 name,
                 uuid: None,
                 device,
@@ -323,8 +323,8 @@ mod tests {
             assert!(explained, "{word}");
         }
         for class in [
-            Class::Leaked(How::NeverWaited),
-            Class::Stuck(Cause::UdevdDown),
+            Class::Leaked(LeakKind::NeverWaited),
+            Class::Stuck(StuckCause::UdevdDown),
             Class::Accident,
             Class::OverCompleted,
         ] {
