@@ -244,7 +244,7 @@ fn visit(ns: IpcNs) -> Result<Visit, HostError> {
         namespaces: [ns].into(),
         ..Scope::default()
     };
-    let (_, facts) = host::gather(&scope);
+    let (_, facts) = host::gather_facts(&scope);
     let began = Instant::now();
     let session = NsSession::find(&scope.roots, ns)?;
     Ok(Visit {

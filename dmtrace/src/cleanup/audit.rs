@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::{file::trusted, witness::Sighting};
 use crate::{
     host::{Roots, clock, identity},
-    output::{json::envelope, time::Moment},
+    output::{json::json_envelope, time::Moment},
     wording::cause,
 };
 
@@ -198,9 +198,9 @@ impl Audit {
 
     fn write(&mut self, kind: &str, mut body: Value, sync: Sync) -> Result<(), AuditError> {
         body["run"] = json!(self.run);
-        body["at"] = json!(Moment::now().rfc3339(6));
+        body["at"] = json!(Moment::now().to_rfc3339(6));
         body["at_boot_ns"] = json!(clock::boot_now());
-        let mut line = envelope(kind, &body).to_string();
+        let mut line = json_envelope(kind, &body).to_string();
         line.push('\n');
         self.append(line.as_bytes(), sync)
             .map_err(|source| AuditError {

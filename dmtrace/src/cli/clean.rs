@@ -67,7 +67,7 @@ pub(super) fn run(args: &Clean, as_json: bool, out: &mut Out) -> Result<ExitCode
         PlanFile::write(path, &object.to_string())?;
     }
     if as_json {
-        out.json(&object)?;
+        out.print_json(&object)?;
     } else {
         text::show(&draft, out)?;
         text::advise(args, &draft, out)?;
@@ -156,7 +156,7 @@ fn read(path: &std::path::Path, max: Option<usize>) -> Result<Draft> {
         file,
         notes: Vec::new(),
         incomplete: false,
-        suspended: devices::read(&roots).suspended,
+        suspended: devices::read_devices(&roots).suspended,
     })
 }
 
@@ -307,7 +307,7 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
         if draft.wanted() > 0 {
             out.flush()?;
             if !confirmed(&text::acts(draft))? {
-                out.line("nothing was done.")?;
+                out.print_line("nothing was done.")?;
                 return Ok(exit::findings());
             }
         }
@@ -333,7 +333,7 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
         report
     };
     if as_json {
-        out.json(&text::result(args, draft, &report))?;
+        out.print_json(&text::result(args, draft, &report))?;
     } else {
         text::conclude(args, draft, &report, out)?;
     }

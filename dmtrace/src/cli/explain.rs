@@ -29,7 +29,7 @@ use crate::{
     case::{Case, Join},
     history::Query,
     output::{Out, json, time::Clock},
-    recording::Start,
+    recording::RecordingStart,
     render::{explanation::Story, row::Row, timeline::Telling},
     wording::{chain, count_noun},
 };
@@ -81,7 +81,7 @@ pub(crate) fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCo
     }
     let stories: Vec<Story> = picked.iter().map(|row| telling.story(row)).collect();
     if as_json {
-        out.json(&json::envelope(
+        out.print_json(&json::json_envelope(
             "explain",
             &json!({
                 "complete": !case.incomplete,
@@ -93,12 +93,12 @@ pub(crate) fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCo
     } else {
         for (number, story) in stories.iter().enumerate() {
             if number > 0 {
-                out.line("")?;
+                out.print_line("")?;
             }
             text::print(story, &[], out)?;
         }
         if stories.is_empty() {
-            out.line(&nothing(target, &rows, &case, &args.filters))?;
+            out.print_line(&nothing(target, &rows, &case, &args.filters))?;
         } else if target == Target::Worst {
             others(&rows, picked.len(), out)?;
         }
@@ -138,7 +138,7 @@ fn tell_past(
         return Ok(None);
     };
     if as_json {
-        out.json(&json::envelope(
+        out.print_json(&json::json_envelope(
             "explain",
             &json!({
                 "complete": true,
@@ -150,8 +150,8 @@ fn tell_past(
     } else {
         text::print(&past.story, &past.ending, out)?;
         if found > 1 && target != Target::Worst {
-            out.line("")?;
-            out.line(&format!(
+            out.print_line("")?;
+            out.print_line(&format!(
                 "{} with this number: dmtrace report --since TIME --json",
                 count_noun(found - 1, "earlier cookie", "earlier cookies")
             ))?;
@@ -160,7 +160,7 @@ fn tell_past(
     Ok(Some(exit::findings()))
 }
 
-fn material(args: &Explain, file: Option<&Path>) -> Result<(Case, Option<Start>)> {
+fn material(args: &Explain, file: Option<&Path>) -> Result<(Case, Option<RecordingStart>)> {
     if let Some(path) = file {
         if args.source.trace.is_some() || args.source.no_trace {
             let text = "a recording is explained by itself: leave out --trace and --no-trace";
@@ -324,8 +324,8 @@ fn others(rows: &[Row<'_>], shown: usize, out: &mut Out) -> Result<()> {
         .count();
     let more = findings.saturating_sub(shown);
     if more > 0 {
-        out.line("")?;
-        out.line(&format!(
+        out.print_line("")?;
+        out.print_line(&format!(
             "{}: dmtrace list; by program: dmtrace report",
             count_noun(more, "more finding", "more findings")
         ))?;

@@ -25,7 +25,7 @@ use crate::{
     case::{Case, Join},
     output::{Out, json},
     probe::Environment,
-    recording::Start,
+    recording::RecordingStart,
     render::{
         candidate::Candidate,
         culprits::{By, Group, Leak, groups},
@@ -56,7 +56,7 @@ impl Limit {
     pub(crate) fn rest(self, all: usize, out: &mut Out) -> Result<()> {
         match all.saturating_sub(self.0) {
             0 => Ok(()),
-            more => Ok(out.line(&format!("  and {more} more: --all"))?),
+            more => Ok(out.print_line(&format!("  and {more} more: --all"))?),
         }
     }
 }
@@ -150,7 +150,7 @@ pub(crate) fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCod
     } else if as_json {
         let mut object = object(&case, start.as_ref(), &findings, &groups, &bugs);
         object["culprits"] = json!(culprits);
-        out.json(&object)?;
+        out.print_json(&object)?;
     } else if args.bug {
         bug::print(&case, start.as_ref(), &bugs, out)?;
         let programs: BTreeSet<String> =
@@ -265,7 +265,7 @@ fn executable(row: &Row<'_>) -> String {
 
 fn object(
     case: &Case,
-    start: Option<&Start>,
+    start: Option<&RecordingStart>,
     findings: &Findings<'_>,
     groups: &[(By, Vec<Group>)],
     bugs: &[bug::Bug],
@@ -277,7 +277,7 @@ fn object(
             .find(|(by, _)| *by == wanted)
             .map(|(_, groups)| groups)
     };
-    json::envelope(
+    json::json_envelope(
         "report",
         &json!({
             "kernel": kernel(start),
@@ -304,6 +304,6 @@ fn object(
 }
 
 /// Of the machine that it is about.
-fn kernel(start: Option<&Start>) -> String {
+fn kernel(start: Option<&RecordingStart>) -> String {
     start.map_or_else(|| Environment::read().kernel, |start| start.kernel.clone())
 }

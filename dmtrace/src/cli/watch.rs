@@ -184,7 +184,7 @@ fn greet(session: &Session, as_json: bool, until_interrupted: bool) {
     for what in tracer.missing_detail() {
         remark(as_json, &format!("this kernel does not show: {what}"));
     }
-    match tracer.dm() {
+    match tracer.dm_state() {
         DmState::Attached { .. } => {}
         DmState::NotLoaded => remark(
             as_json,
@@ -255,7 +255,7 @@ fn summarize(
     let certain = accounting.is_exact() && unread.is_none();
     let elapsed = ending.facts.now.duration_since(ending.session.began());
     if as_json {
-        out.json(&json::envelope(
+        out.print_json(&json::json_envelope(
             "summary",
             &json!({
                 "seconds": elapsed.as_secs_f64(),
@@ -273,10 +273,10 @@ fn summarize(
         ))?;
     } else {
         let (sets, cookies) = (&totals.sets, &totals.cookies);
-        out.line("")?;
-        out.line(&format!(
+        out.print_line("")?;
+        out.print_line(&format!(
             "{}: {} made ({}), {} removed ({}), {} there now ({})",
-            time::age(elapsed),
+            time::age_text(elapsed),
             count_noun(sets.created, "set", "sets"),
             count_noun(cookies.created, "cookie", "cookies"),
             sets.destroyed,
@@ -285,18 +285,18 @@ fn summarize(
             cookies.live
         ))?;
         if totals.starved > 0 {
-            out.line(&format!(
+            out.print_line(&format!(
                 "{} failed: the limits of kernel.sem are reached",
                 count_noun(totals.starved, "creation", "creations")
             ))?;
         }
         leaks([findings.len(), told, open], filters, certain, out)?;
         if let Some(unread) = &unread {
-            out.line(unread)?;
+            out.print_line(unread)?;
         }
-        out.line(&format!("accounting: {}", accounting.line()))?;
+        out.print_line(&format!("accounting: {}", accounting.line()))?;
         for deficit in &accounting.deficits {
-            out.line(&format!("  {deficit}"))?;
+            out.print_line(&format!("  {deficit}"))?;
         }
     }
     out.flush()?;
@@ -313,26 +313,26 @@ fn leaks(counts: [usize; 3], filters: &Filters, certain: bool, out: &mut Out) ->
     let [findings, told, open] = counts;
     let scope = filters.scope();
     if findings > 0 {
-        out.line(&format!(
+        out.print_line(&format!(
             "{}{scope}; who and why: dmtrace report; remove: dmtrace clean",
             count_noun(findings, "finding", "findings")
         ))?;
     } else if told > 0 {
-        out.line(&format!(
+        out.print_line(&format!(
             "no leak now{scope}; {} in between, gone by now",
             count_noun(told, "finding", "findings")
         ))?;
     } else if !certain {
-        out.line(&format!(
+        out.print_line(&format!(
             "no leak seen{scope}, but that is not certain, for the reason below"
         ))?;
     } else if open > 0 {
-        out.line(&format!(
+        out.print_line(&format!(
             "no leak proven{scope}; {} undecided: dmtrace list --state unknown",
             count_noun(open, "cookie is", "cookies are")
         ))?;
     } else {
-        out.line(&format!("no leak{scope}"))?;
+        out.print_line(&format!("no leak{scope}"))?;
     }
     Ok(())
 }

@@ -232,13 +232,13 @@ impl Telling<'_> {
             };
             let since = waiting.map(|it| facts.now.duration_since(it.since));
             let long = match (since, first) {
-                (Some(since), _) => format!("waits for {}", time::age(since)),
+                (Some(since), _) => format!("waits for {}", time::age_text(since)),
                 // Its decrement, right before its sleep, is the set's last operation.
                 (None, Some((otime, last))) if otime != 0 && last == pid => {
                     let about = u64::try_from(facts.wall.0.saturating_sub(otime)).unwrap_or(0);
                     format!(
                         "waits for {} (inferred)",
-                        time::age(Duration::from_secs(about))
+                        time::age_text(Duration::from_secs(about))
                     )
                 }
                 (None, _) => "waits, since when is unknown (older than the trace)".to_owned(),
@@ -278,7 +278,7 @@ impl Telling<'_> {
         }
         let waiters = ending.waiters.iter().map(|waiting| {
             let (pid, tid) = (waiting.who.image.id.tgid, waiting.who.tid);
-            let after = time::age(ending.at.duration_since(waiting.since));
+            let after = time::age_text(ending.at.duration_since(waiting.since));
             Victim {
                 pid,
                 tid: Some(tid),
@@ -346,7 +346,7 @@ fn title(row: &Row<'_>) -> String {
         _ => String::new(),
     };
     let age = match row.age {
-        Some(age) if row.semaphore.is_live() => format!(", {} old", time::age(age)),
+        Some(age) if row.semaphore.is_live() => format!(", {} old", time::age_text(age)),
         _ => String::new(),
     };
     let gone = if row.semaphore.is_live() {

@@ -84,7 +84,7 @@ impl Teller<'_> {
     fn at(&self, at: BootTime, who: String, what: String) -> Moment {
         let clock = &self.telling.clock;
         Moment {
-            time: Some(clock.rfc3339(at)),
+            time: Some(clock.rfc3339_at(at)),
             shown: clock.time_of_day(at),
             who,
             tid: None,
@@ -272,7 +272,7 @@ impl Teller<'_> {
     fn since(&self) -> Option<Moment> {
         let last = self.cookie.timeline.iter().map(|step| step.at).max()?;
         let live = self.row.semaphore.is_live();
-        let quiet = time::age(self.telling.facts.now.duration_since(last));
+        let quiet = time::age_text(self.telling.facts.now.duration_since(last));
         live.then(|| self.untimed("", format!("nothing since then, for {quiet}")))
     }
 

@@ -29,7 +29,7 @@ use crate::{
     host::clock::boot_now,
     metrics::{self, Scrape},
     output::time::Clock,
-    probe::{self, Continuity, DmState, Past, environment::kernel_release, remove_pins},
+    probe::{self, Continuity, DmState, PinnedPast, environment::kernel_release, remove_pins},
     trace::{
         run::{Ready, Tracing},
         session::Session,
@@ -97,7 +97,7 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
     if let Some(chronicle) = reporter.chronicle() {
         let past = tracing.session().continuity().map(|it| &it.past);
         let backend = tracing.session().tracer().backend().name();
-        let continuous = matches!(past, Some(Past::Unbroken));
+        let continuous = matches!(past, Some(PinnedPast::Unbroken));
         chronicle.began(backend, &kernel_release(), continuous);
     }
     // What an earlier service has lost, it has told.
@@ -285,8 +285,8 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
     }
     if let Some(continuity) = session.continuity() {
         say_past(log, continuity, keep);
-        let attached = matches!(tracer.dm(), DmState::Attached { .. });
-        if matches!(continuity.past, Past::Unbroken) && attached && !tracer.dm_went_on() {
+        let attached = matches!(tracer.dm_state(), DmState::Attached { .. });
+        if matches!(continuity.past, PinnedPast::Unbroken) && attached && !tracer.dm_went_on() {
             log.say(
                 Level::Notice,
                 "device-mapper was not traced meanwhile, because its probes cannot stay: the \
@@ -294,7 +294,7 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
             );
         }
     }
-    match tracer.dm() {
+    match tracer.dm_state() {
         DmState::Attached { .. } => {}
         DmState::NotLoaded => log.say(
             Level::Info,
@@ -310,15 +310,15 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
 /// Whether anything may have gone unseen.
 fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
     match &continuity.past {
-        Past::New => {}
-        Past::Unbroken => log.say(
+        PinnedPast::New => {}
+        PinnedPast::Unbroken => log.say(
             Level::Info,
             "tracing continued while no service ran: no semaphore was missed",
         ),
-        Past::Gap(gap) => {
+        PinnedPast::Gap(gap) => {
             let clock = Clock::now();
             let from = match gap.from {
-                Some(from) => format!("from {} ", clock.moment(from)),
+                Some(from) => format!("from {} ", clock.moment_at(from)),
                 None => String::new(),
             };
             log.say(
@@ -326,7 +326,7 @@ fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
                 format_args!(
                     "gap: nothing was seen {from}until {}, {}; sets created unseen: {}; removed: \
                      {}; used: {}",
-                    clock.moment(gap.to),
+                    clock.moment_at(gap.to),
                     gap.why.text(),
                     gap.came,
                     gap.went,

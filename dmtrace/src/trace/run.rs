@@ -310,7 +310,7 @@ impl Tracing {
 
     /// Judges every cookie and tells new findings. Returns whether a verdict is still open.
     fn judge(&mut self, observer: &mut dyn Observer, snapshot: &Snapshot) -> Result<Outlook> {
-        let facts = host::facts(&Scope::default(), snapshot);
+        let facts = host::read_facts(&Scope::default(), snapshot);
         let mut told = Told::new(observer);
         self.session
             .observe(&facts, &mut |changes, ledger| told.tell(changes, ledger));
@@ -378,7 +378,7 @@ impl Tracing {
         let (accounting, snapshot) = self
             .session
             .finish(&mut |changes, ledger| told.tell(changes, ledger));
-        let facts = host::facts(&Scope::default(), &snapshot);
+        let facts = host::read_facts(&Scope::default(), &snapshot);
         self.session
             .observe(&facts, &mut |changes, ledger| told.tell(changes, ledger));
         told.done()?;

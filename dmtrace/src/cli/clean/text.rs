@@ -33,10 +33,10 @@ pub(super) fn show(draft: &Draft, out: &mut Out) -> Result<()> {
     entries.sort_by_key(|entry| (!entry.action.changes_cookie(), entry.sem));
     for entry in entries {
         let line = plan_line(entry, out.width());
-        out.hanging(&line, INDENT)?;
+        out.print_hanging(&line, INDENT)?;
     }
     for device in &draft.suspended {
-        out.line(&format!(
+        out.print_line(&format!(
             "warning: {} ({}) is suspended: look before you remove cookies",
             device.node, device.name
         ))?;
@@ -68,7 +68,7 @@ pub(super) fn advise(args: &Clean, draft: &Draft, out: &mut Out) -> Result<()> {
             acts(draft)
         )
     };
-    Ok(out.line(&text)?)
+    Ok(out.print_line(&text)?)
 }
 
 /// Why the fuse has blown.
@@ -118,7 +118,7 @@ fn plan_line(entry: &PlanEntry, width: Option<usize>) -> String {
 /// Prints what came of one cookie.
 pub(super) fn print_result(applied: &Applied<'_>, out: &mut Out) -> std::io::Result<()> {
     let line = result_line(applied, out.width());
-    out.hanging(&line, INDENT)
+    out.print_hanging(&line, INDENT)
 }
 
 fn result_line(applied: &Applied<'_>, width: Option<usize>) -> String {
@@ -255,7 +255,7 @@ pub(super) fn conclude(
 ) -> Result<()> {
     let planned = draft.wanted();
     if planned == 0 {
-        out.line("nothing to do.")?;
+        out.print_line("nothing to do.")?;
     } else {
         let removed =
             report.count(|outcome| matches!(outcome, Outcome::Removed | Outcome::RemovedLate(_)));
@@ -267,7 +267,7 @@ pub(super) fn conclude(
                 cookies(planned - to_complete)
             ),
         };
-        out.line(&format!(
+        out.print_line(&format!(
             "{}{done}; audit record in {}",
             if report.interrupted {
                 "interrupted: "
@@ -292,7 +292,7 @@ pub(super) fn as_object(draft: &Draft) -> Value {
     body["complete"] = json!(!draft.incomplete);
     body["notes"] = json!(draft.notes);
     body["suspended_devices"] = json!(draft.suspended);
-    json::envelope(KIND, &body)
+    json::json_envelope(KIND, &body)
 }
 
 pub(super) fn result(args: &Clean, draft: &Draft, report: &Report<'_>) -> Value {
@@ -311,7 +311,7 @@ pub(super) fn result(args: &Clean, draft: &Draft, report: &Report<'_>) -> Value 
             })
         })
         .collect();
-    json::envelope(
+    json::json_envelope(
         "clean_result",
         &json!({
             "complete": report.is_complete(),

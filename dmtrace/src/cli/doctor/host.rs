@@ -10,7 +10,7 @@ use dmtrace_core::{
 use super::{Report, Status, accident};
 use crate::{
     case::Case,
-    host::{Roots, kernel_fs::reason, namespaces::own_ns},
+    host::{Roots, kernel_fs::error_text, namespaces::own_ns},
     probe::Environment,
     wording::count_noun,
 };
@@ -245,7 +245,7 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
                 "rule",
                 format!(
                     "cannot tell whether cookies are completed by {path}: {}",
-                    reason(&error)
+                    error_text(&error)
                 ),
                 "run as root",
             ),
@@ -269,7 +269,7 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
         .map(|dir| Path::new(dir).join("dmsetup"))
         .find(|path| roots.exists(path));
     match dmsetup {
-        Some(path) => report.pass("dmsetup", format!("{} exists", roots.shown(&path))),
+        Some(path) => report.pass("dmsetup", format!("{} exists", roots.display_path(&path))),
         None => report.add(
             "dmsetup",
             wanted,

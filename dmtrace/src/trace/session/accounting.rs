@@ -5,7 +5,7 @@ use dmtrace_core::ledger::{Reconciliation, Totals};
 use serde::Serialize;
 
 use crate::{
-    probe::{Counts, KindCounts, SkippedRuns},
+    probe::{KernelCounts, KindCounts, SkippedRuns},
     wording::count_noun,
 };
 
@@ -76,7 +76,7 @@ pub(crate) struct Accounting {
 
 impl Accounting {
     pub(super) fn balance(
-        counts: &Counts,
+        counts: &KernelCounts,
         received: &Received,
         totals: &Totals,
         last: Option<&Reconciliation>,
@@ -84,11 +84,11 @@ impl Accounting {
         skipped: SkippedRuns,
         programs: &[&str],
     ) -> Self {
-        let total = counts.total();
+        let total = counts.total_counts();
         let mut deficits = Vec::new();
         // A call site that is lost makes no leak uncertain.
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Stack) {
-            let count = counts.of(kind);
+            let count = counts.counts_of(kind);
             if count.seen != count.submitted + count.dropped {
                 deficits.push(format!(
                     "{kind:?}: seen {} is not submitted {} + dropped {}",
@@ -132,12 +132,12 @@ impl Accounting {
             submitted: total.submitted,
             dropped: total.dropped,
             received: received.total(),
-            stacks: counts.of(Kind::Stack),
+            stacks: counts.counts_of(Kind::Stack),
             stacks_lost: counts
-                .of(Kind::Stack)
+                .counts_of(Kind::Stack)
                 .seen
                 .saturating_sub(received.kinds[Kind::Stack as usize]),
-            created_seen: counts.of(Kind::Created).seen,
+            created_seen: counts.counts_of(Kind::Created).seen,
             sem_map_full: counts.sem_map_full,
             proc_map_full: counts.proc_map_full,
             call_map_full: counts.call_map_full,
@@ -188,7 +188,7 @@ impl Accounting {
 
 /// What is lost for good, in words: these sums hold at any moment.
 pub(super) fn lost(
-    counts: &Counts,
+    counts: &KernelCounts,
     received: &Received,
     skipped: SkippedRuns,
     programs: &[&str],

@@ -26,9 +26,9 @@ impl Session {
         if lost == 0 || self.ends_missed > 0 {
             return 0;
         }
-        let list = host::processes::list(&self.scope.roots);
-        let procs = self.tracer.maps().procs();
-        let missed = missed(&list, procs, |key| self.tracer.maps().proc(key));
+        let list = host::processes::list_processes(&self.scope.roots);
+        let procs = self.tracer.maps().proc_records();
+        let missed = missed(&list, procs, |key| self.tracer.maps().proc_record(key));
         if missed == Some(0) { lost } else { 0 }
     }
 }

@@ -28,7 +28,10 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     host::{self, Scope},
-    probe::{Continuity, Counts, DmState, Options, Past, Seed, StartError, Tracer, registry},
+    probe::{
+        Continuity, DmState, KernelCounts, Options, PinnedPast, SeedReason, StartError, Tracer,
+        registry,
+    },
 };
 
 pub(crate) use accounting::{Accounting, Received};
@@ -117,7 +120,7 @@ impl Session {
         let tap = tap(&tracer, began)?;
         // After attaching: what is made between a snapshot and attaching would stay unknown.
         let snapshot = host::take_snapshot(&scope);
-        tracer.seed(&snapshot, Seed::Older);
+        tracer.seed_sets(&snapshot, SeedReason::Older);
         let mut session = Self::open(tracer, began, scope, tap, None)?;
         let mut early = Vec::new();
         session.drain_all(&mut |changes, _| early.extend_from_slice(changes));
@@ -145,14 +148,14 @@ impl Session {
         let remember = continuity
             .as_ref()
             .map_or(Retention::FULL, |_| Retention::THRIFTY);
-        let stacks_before = tracer.counts().of(Kind::Stack).submitted;
+        let stacks_before = tracer.counts().counts_of(Kind::Stack).submitted;
         let sites = sites::Sites::start(
             &mut tracer,
             tap.is_some(),
-            continuity.as_ref().map(|_| crate::stack::KEPT),
+            continuity.as_ref().map(|_| crate::stack::BINARY_CACHE_TTL),
         )?;
         let recording = tap.as_ref().and_then(|tap| (tap.place)());
-        let registration = registry::register(&tracer, began, recording);
+        let registration = registry::register_trace(&tracer, began, recording);
         let mut session = Self {
             tracer,
             ring,
@@ -181,9 +184,9 @@ impl Session {
             ends_missed: 0,
             order: order::Order::default(),
         };
-        if matches!(session.tracer.dm(), DmState::Attached { .. }) {
+        if matches!(session.tracer.dm_state(), DmState::Attached { .. }) {
             let past = session.continuity.as_ref().map(|it| &it.past);
-            let fresh = matches!(past, None | Some(Past::New));
+            let fresh = matches!(past, None | Some(PinnedPast::New));
             session.dm_since = Some(match fresh || session.tracer.dm_went_on() {
                 true => began,
                 false => host::clock::boot_now(),
@@ -316,11 +319,11 @@ impl Session {
         let report = self.compare(&snapshot);
         for drift in &report.drifts {
             if matches!(drift.kind, DriftKind::Vanished | DriftKind::Rekeyed { .. }) {
-                self.tracer.forget(drift.sem.into());
+                self.tracer.forget_set(drift.sem.into());
             }
         }
         if report.unknown > 0 {
-            self.tracer.seed(&snapshot, Seed::Missed);
+            self.tracer.seed_sets(&snapshot, SeedReason::Missed);
         }
         sink(&report.changes, &self.ledger);
         self.reap_processes();
@@ -334,17 +337,17 @@ impl Session {
     /// remove: the end of a process finds the record of its last image only, not of those before
     /// `execve`. Done when so many processes came that it may matter.
     fn reap_processes(&mut self) {
-        let seen = self.tracer.counts().of(Kind::Proc).seen;
+        let seen = self.tracer.counts().counts_of(Kind::Proc).seen;
         if seen - self.procs_reaped_at < u64::from(self.tracer.max_procs() / 4) {
             return;
         }
-        let list = host::processes::list(&self.scope.roots);
+        let list = host::processes::list_processes(&self.scope.roots);
         if list.incomplete.is_some() {
             return;
         }
         self.procs_reaped_at = seen;
         let horizon = host::clock::boot_now().0.saturating_sub(REAP_AFTER);
-        for (key, record) in self.tracer.maps().procs() {
+        for (key, record) in self.tracer.maps().proc_records() {
             let id = ProcId::from(key);
             let alive = list
                 .processes
@@ -420,12 +423,12 @@ impl Session {
 
     /// Detaching does not wait for a program that runs on another CPU at this moment: the counts
     /// are final once what was seen has either been submitted or dropped, twice in a row.
-    fn settled_counts(&self) -> Counts {
+    fn settled_counts(&self) -> KernelCounts {
         let mut counts = self.tracer.counts();
         for _ in 0..50 {
             std::thread::sleep(std::time::Duration::from_millis(2));
             let again = self.tracer.counts();
-            let total = again.total();
+            let total = again.total_counts();
             if again == counts && total.seen == total.submitted + total.dropped {
                 break;
             }

@@ -54,10 +54,10 @@ impl Columns {
 
     /// The header line.
     pub(super) fn header(&self, out: &mut Out) -> io::Result<()> {
-        let time = format!("TIME {}", time::zone());
+        let time = format!("TIME {}", time::zone_now());
         let begin = format!("{time:12}  {:9}  {:10}", "EVENT", "COOKIE");
         if !self.has_room(out.width().unwrap_or(usize::MAX)) {
-            return out.hanging(begin.trim_end(), NARROW_INDENT);
+            return out.print_hanging(begin.trim_end(), NARROW_INDENT);
         }
         let semid = self.semid;
         out.whole_line(&format!("{begin}  {:>semid$}  VAL  PROCESS", "SEMID"))
@@ -113,13 +113,13 @@ impl Columns {
             shown.push_str("  ");
             shown.push_str(rest.remove(0));
         }
-        out.hanging(
-            &shown.replacen(line.event, &out.state(line.event), 1),
+        out.print_hanging(
+            &shown.replacen(line.event, &out.paint_state(line.event), 1),
             indent,
         )?;
         if !rest.is_empty() {
             let rest = format!("{:indent$}{}", "", rest.join("  "));
-            out.hanging(&rest, indent)?;
+            out.print_hanging(&rest, indent)?;
         }
         Ok(())
     }
@@ -131,7 +131,7 @@ mod tests {
     use unicode_width::UnicodeWidthStr;
 
     use super::*;
-    use crate::{output::testing::printed, render::change::word};
+    use crate::{output::testing::capture_output, render::change::word};
     use dmtrace_core::{
         event::{DmCommand, UeventAction},
         ids::Key,
@@ -156,7 +156,7 @@ mod tests {
 
     /// Lines at a width, without their times.
     fn shown(width: Option<usize>, lines: &[Line]) -> Vec<String> {
-        let text = printed(width, |out| {
+        let text = capture_output(width, |out| {
             let mut columns = Columns::default();
             columns.header(out)?;
             for line in lines {
