@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt::Display};
 
-pub(crate) use dmtrace_core::wording::{count, of_number, times};
+pub(crate) use dmtrace_core::wording::{count_noun, of_number, times_text};
 
 /// An error as a person reads it: without the number that the standard library puts behind the
 /// text of the system, `Permission denied (os error 13)`.

@@ -16,7 +16,9 @@ use dmtrace::{
     host::{NsSession, Roots, clock, semaphores},
 };
 use dmtrace_core::{
-    cleanup::plan::{Action, Identity, Options, Plan, PlanEntry, Summary, VERSION},
+    cleanup::plan::{
+        CookieIdentity, Plan, PlanEntry, PlanOptions, PlannedAction, VERSION, VerdictSummary,
+    },
     facts::SetSnapshot,
     ids::{BootTime, IpcNs, SemId},
     verdict::Touched,
@@ -79,26 +81,26 @@ fn plan(set: &SetSnapshot) -> Result<Plan> {
         version: VERSION,
         made: clock::wall_now(),
         made_boot: clock::boot_now(),
-        options: Options::default(),
-        blown: false,
+        options: PlanOptions::default(),
+        over_limit: false,
         excess: None,
         entries: vec![PlanEntry {
             sem: SemId {
                 ns,
                 semid: set.semid,
             },
-            identity: Identity::from(set),
+            identity: CookieIdentity::from(set),
             owner: None,
             gone: Vec::new(),
             touched: Touched::default(),
-            verdict: Summary {
+            verdict: VerdictSummary {
                 class: "leaked".to_owned(),
                 text: "leaked".to_owned(),
                 brief: String::new(),
                 observed: true,
                 evidence: Vec::new(),
             },
-            action: Action::Destroy,
+            action: PlannedAction::Destroy,
         }],
     })
 }

@@ -350,7 +350,7 @@ fn round(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<Counts> {
     let index: BTreeMap<i32, usize> = (items.iter().enumerate())
         .map(|(at, item)| (item.cookie.semid, at))
         .collect();
-    for entry in plan.acts() {
+    for entry in plan.pending() {
         let at = index.get(&entry.sem.semid).context("a stranger")?;
         items[*at].planned = true;
     }
@@ -463,7 +463,7 @@ fn play(
         outcomes.insert(applied.entry.sem.semid, &applied.outcome);
     }
     ensure!(
-        outcomes.len() == plan.acts().count(),
+        outcomes.len() == plan.pending().count(),
         "an outcome is missing"
     );
     for (at, item) in model.items.iter().enumerate() {

@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use dmtrace_core::{
     backend::Backend,
-    event::{CallSite, Package, decode},
+    event::{CallSite, Package, decode_event},
     facts::{self, HostFacts, Snapshot},
     ids::BootTime,
     ledger::Ledger,
@@ -26,9 +26,9 @@ use dmtrace_core::{
 
 use crate::{
     host::{self, Scope},
-    recording::{Frame, Reader, Start, Tail},
+    recording::{RecordedFrame, RecordingReader, RecordingStart, RecordingTail},
     stack::Symbolizer,
-    wording::{causes, count},
+    wording::{causes, count_noun},
 };
 
 /// How much of a running trace is used.
@@ -91,7 +91,7 @@ pub(crate) struct Case {
     pub notes: Vec<String>,
     /// Whether the material is incomplete, so that "nothing found" is not certain.
     pub incomplete: bool,
-    /// Packages of executables that the recording knows, by [`key`](crate::host::package::key); where it is not
+    /// Packages of executables that the recording knows, by [`package_key`](crate::host::package::package_key); where it is not
     /// known, why.
     pub packages: BTreeMap<String, Result<Package, String>>,
     /// Whether the accounts of the recording do not add up: some of its events were lost.
@@ -125,7 +125,7 @@ impl Case {
             _ => case.read_maps(join),
         };
         let (snapshot, facts) = thread::scope(|both| {
-            let gathered = both.spawn(|| host::gather(&scope));
+            let gathered = both.spawn(|| host::gather_facts(&scope));
             if let Some(maps) = maps {
                 case.join(maps);
             }
@@ -133,7 +133,7 @@ impl Case {
         })
         .unwrap_or_else(|panic| resume_unwind(panic));
         case.ledger.reconcile(&snapshot);
-        case.ledger.observe(&facts);
+        case.ledger.observe_exits(&facts);
         case.snapshot = snapshot;
         case.facts = facts;
         case.note_unread();
@@ -144,13 +144,13 @@ impl Case {
     ///
     /// # Errors
     /// It cannot be read.
-    pub(crate) fn of_recording(path: &Path) -> Result<(Self, Start)> {
+    pub(crate) fn of_recording(path: &Path) -> Result<(Self, RecordingStart)> {
         let mut case = Self::empty();
         let start = case.replay(path)?;
         case.note_unread();
         let here = host::clock::boot_id(&Scope::default().roots);
         if start.boot_id.is_none() || start.boot_id != here {
-            case.names = RefCell::new(Symbolizer::foreign());
+            case.names = RefCell::new(Symbolizer::for_foreign());
         }
         Ok((case, start))
     }
@@ -172,7 +172,7 @@ impl Case {
 
     /// What could not be read makes every answer incomplete.
     fn note_unread(&mut self) {
-        if let Some(line) = facts::unread(&self.snapshot, &self.facts) {
+        if let Some(line) = facts::unread_summary(&self.snapshot, &self.facts) {
             self.notes.push(line);
             self.incomplete = true;
         }
@@ -185,7 +185,7 @@ impl Case {
             completeness: &self.completeness,
             thresholds,
         };
-        verdict::survey_together(&self.ledger, Some(&self.snapshot), &context)
+        verdict::survey_parallel(&self.ledger, Some(&self.snapshot), &context)
     }
 
     /// The remembered cookies that are gone, judged.
@@ -199,7 +199,7 @@ impl Case {
     }
 
     fn blind(&mut self, backend: Option<Backend>) {
-        let spots = backend.map_or(Backend::Tracepoint.hides(), Backend::hides);
+        let spots = backend.map_or(Backend::Tracepoint.blind_spots(), Backend::blind_spots);
         for &spot in spots {
             if !self.completeness.blind.contains(&spot) {
                 self.completeness.blind.push(spot);
@@ -211,7 +211,7 @@ impl Case {
     #[cfg(feature = "live")]
     fn read_maps(&mut self, join: Join) -> Option<Joined> {
         for tracer in crate::probe::registry::running_tracers() {
-            let maps = match tracer.open() {
+            let maps = match tracer.open_maps() {
                 Ok(maps) => maps,
                 Err(error) => {
                     self.notes.push(format!(
@@ -229,15 +229,15 @@ impl Case {
             }
             return Some(Joined {
                 // Before the maps: what they have is never older.
-                activity: tracer.activity(),
-                procs: maps.procs(),
-                sems: maps.sems(),
-                devices: maps.devices(),
-                lookups: maps.lookups(),
+                activity: tracer.read_activity(),
+                procs: maps.proc_records(),
+                sems: maps.sem_records(),
+                devices: maps.last_ioctls(),
+                lookups: maps.failed_lookups(),
                 sites: if join == Join::Briefly {
                     Vec::new()
                 } else {
-                    maps.sites()
+                    maps.call_sites()
                 },
                 tracer,
                 alone,
@@ -260,12 +260,12 @@ impl Case {
         let mut behind = 0u64;
         for record in dmtrace_core::ledger::in_order(procs, maps.sems) {
             match record {
-                dmtrace_core::ledger::Record::Process(_, record) => {
+                dmtrace_core::ledger::MapRecord::Process(_, record) => {
                     self.ledger.adopt_process(&record);
                 }
-                dmtrace_core::ledger::Record::Set(key, record) => {
+                dmtrace_core::ledger::MapRecord::Set(key, record) => {
                     behind += u64::from(self.is_behind(key.into(), record.last_op));
-                    self.ledger.adopt(key.into(), &record);
+                    self.ledger.adopt_record(key.into(), &record);
                 }
             }
         }
@@ -276,19 +276,19 @@ impl Case {
             self.completeness.lost.add(behind);
             self.notes.push(format!(
                 "the recording lags behind its trace: {} used since",
-                count(behind, "cookie was", "cookies were")
+                count_noun(behind, "cookie was", "cookies were")
             ));
         }
         let mut numbers = crate::trace::session::Directory::default();
         for device in maps.devices {
             let bytes = dmtrace_core::event::as_bytes(&device);
             let device = numbers.complete(bytes).unwrap_or(device);
-            if let Ok(event) = decode(dmtrace_core::event::as_bytes(&device)) {
+            if let Ok(event) = decode_event(dmtrace_core::event::as_bytes(&device)) {
                 self.ledger.apply(&event);
             }
         }
         for lookup in maps.lookups {
-            if let Ok(event) = decode(dmtrace_core::event::as_bytes(&lookup)) {
+            if let Ok(event) = decode_event(dmtrace_core::event::as_bytes(&lookup)) {
                 self.ledger.apply(&event);
             }
         }
@@ -345,11 +345,11 @@ impl Case {
         }
     }
 
-    fn replay(&mut self, path: &Path) -> Result<Start> {
+    fn replay(&mut self, path: &Path) -> Result<RecordingStart> {
         self.read(path, Live::No)
     }
 
-    fn read(&mut self, path: &Path, live: Live) -> Result<Start> {
+    fn read(&mut self, path: &Path, live: Live) -> Result<RecordingStart> {
         let shown = path.display();
         let unfinished = unfinished(path);
         let file = File::open(path).with_context(|| match unfinished.first() {
@@ -367,7 +367,7 @@ impl Case {
                 )
             }));
         }
-        let (mut reader, start) = Reader::open(BufReader::with_capacity(1 << 20, file))
+        let (mut reader, start) = RecordingReader::open(BufReader::with_capacity(1 << 20, file))
             .map_err(|error| anyhow::anyhow!("{shown}: {}", causes(&error)))?;
         self.since = Some(start.began);
         self.blind(
@@ -387,7 +387,7 @@ impl Case {
         let mut sites: BTreeMap<u32, Arc<CallSite>> = BTreeMap::new();
         while let Some(frame) = reader.next_frame().with_context(|| format!("{shown}"))? {
             match frame {
-                Frame::Message(bytes) => match decode(&bytes) {
+                RecordedFrame::Message(bytes) => match decode_event(&bytes) {
                     Ok(event) => {
                         last = last.max(event.at);
                         changes.clear();
@@ -395,22 +395,22 @@ impl Case {
                     }
                     Err(_) => undecodable += 1,
                 },
-                Frame::Sem(key, record) => {
-                    self.ledger.adopt(key.into(), &record);
+                RecordedFrame::Sem(key, record) => {
+                    self.ledger.adopt_record(key.into(), &record);
                 }
-                Frame::Proc(record) => {
+                RecordedFrame::Proc(record) => {
                     self.ledger.adopt_process(&record);
                 }
-                Frame::Snapshot(snapshot) => {
+                RecordedFrame::Snapshot(snapshot) => {
                     self.ledger.reconcile(&snapshot);
                     self.snapshot = *snapshot;
                 }
-                Frame::Facts(facts) => {
+                RecordedFrame::Facts(facts) => {
                     last = last.max(facts.now);
-                    self.ledger.observe(&facts);
+                    self.ledger.observe_exits(&facts);
                     self.facts = *facts;
                 }
-                Frame::End(balance) => {
+                RecordedFrame::End(balance) => {
                     ended = true;
                     if balance["continued"] == true {
                         self.notes.push(format!("{shown}: goes on in a later file"));
@@ -427,23 +427,23 @@ impl Case {
                         self.inexact = true;
                     }
                 }
-                Frame::Packages(packages) => self.packages = packages,
-                Frame::Site(number, site) => {
+                RecordedFrame::Packages(packages) => self.packages = packages,
+                RecordedFrame::Site(number, site) => {
                     sites.insert(number, Arc::new(*site));
                 }
-                Frame::SiteOf(of) => {
+                RecordedFrame::SiteOf(of) => {
                     if let Some(site) = sites.get(&of.site) {
                         self.ledger
                             .place_call_site(of.sem, of.key, of.at, of.maker, site);
                     }
                 }
-                Frame::Start(_) | Frame::Unknown(_) => {}
+                RecordedFrame::Start(_) | RecordedFrame::Unknown(_) => {}
             }
         }
         if live != Live::No {
             // The last entry may be in the making, and the end is still to come.
             ended = true;
-        } else if let Some(Tail::Cut { at, why }) = reader.tail() {
+        } else if let Some(RecordingTail::Cut { at, why }) = reader.tail() {
             self.notes.push(format!(
                 "{shown}: cut off at byte {at}: {why}; read up to there"
             ));
@@ -461,7 +461,7 @@ impl Case {
             self.completeness.lost.add(undecodable);
             self.notes.push(format!(
                 "{shown}: {} could not be decoded",
-                count(undecodable, "message", "messages")
+                count_noun(undecodable, "message", "messages")
             ));
         }
         Ok(start)

@@ -11,7 +11,7 @@ use dmtrace_core::{
 };
 
 use super::*;
-use crate::recording::Writer;
+use crate::recording::RecordingWriter;
 
 const KEY: u32 = 0x0d4d_1234;
 const SECOND: u64 = 1_000_000_000;
@@ -43,13 +43,13 @@ fn message(kind: Kind, at: u64, arg: i32, op: i16) -> SemEvent {
 
 /// A cookie that is announced and left: its owner is not in the process list.
 fn recording() -> Vec<u8> {
-    let start = Start {
+    let start = RecordingStart {
         abi: ABI,
         began: BootTime(SECOND),
         backend: "fentry".to_owned(),
-        ..Start::default()
+        ..RecordingStart::default()
     };
-    let mut writer = Writer::begin(Vec::new(), &start).unwrap();
+    let mut writer = RecordingWriter::begin(Vec::new(), &start).unwrap();
     let empty = Snapshot {
         began: BootTime(SECOND),
         ended: BootTime(SECOND),
@@ -63,7 +63,7 @@ fn recording() -> Vec<u8> {
         }],
         ..Snapshot::default()
     };
-    writer.snapshot(&empty).unwrap();
+    writer.write_snapshot(&empty).unwrap();
     for (kind, at, arg, op) in [
         (Kind::Created, 2, 1, 0),
         (Kind::SetVal, 3, 1, 0),
@@ -71,7 +71,7 @@ fn recording() -> Vec<u8> {
         (Kind::Exit, 5, 9, 0),
     ] {
         let message = message(kind, at * SECOND, arg, op);
-        writer.message(as_bytes(&message)).unwrap();
+        writer.write_message(as_bytes(&message)).unwrap();
     }
     let mut full = empty;
     full.began = BootTime(100 * SECOND);
@@ -88,15 +88,15 @@ fn recording() -> Vec<u8> {
         }),
         ..SetSnapshot::default()
     }];
-    writer.snapshot(&full).unwrap();
+    writer.write_snapshot(&full).unwrap();
     let facts = HostFacts {
         now: BootTime(101 * SECOND),
         processes_complete: true,
         carriers_complete: true,
         ..HostFacts::default()
     };
-    writer.facts(&facts).unwrap();
-    writer.end(&serde_json::json!({"deficits": []})).unwrap()
+    writer.write_facts(&facts).unwrap();
+    writer.finish(&serde_json::json!({"deficits": []})).unwrap()
 }
 
 fn case(bytes: &[u8]) -> Result<Case> {

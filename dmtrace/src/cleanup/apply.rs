@@ -15,8 +15,8 @@ use std::{
 
 use dmtrace_core::{
     cleanup::{
-        plan::{Action, Plan, PlanEntry},
-        recheck::{Moved, What, recheck},
+        plan::{Plan, PlanEntry, PlannedAction},
+        recheck::{IdentityMismatch, MismatchedField, recheck_entry},
     },
     facts::{HostFacts, SetSnapshot},
     ids::{BootTime, IpcNs},
@@ -46,7 +46,7 @@ pub enum Outcome {
     /// It had gone by itself.
     Gone,
     /// It is not what it was when the plan was made; left alone.
-    Moved(Moved),
+    Moved(IdentityMismatch),
     /// Somebody uses it now, as a running trace has seen; left alone.
     InUse,
     /// It is out of bounds, whatever the plan says; left alone.
@@ -166,7 +166,7 @@ pub fn apply<'a>(
         report.stopped = Some(error);
     }
     let mut spaces: BTreeMap<IpcNs, Vec<&PlanEntry>> = BTreeMap::new();
-    for entry in plan.acts() {
+    for entry in plan.pending() {
         spaces.entry(entry.sem.ns).or_default().push(entry);
     }
     let mut work = Work {
@@ -244,7 +244,7 @@ fn visit(ns: IpcNs) -> Result<Visit, HostError> {
         namespaces: [ns].into(),
         ..Scope::default()
     };
-    let (_, facts) = host::gather(&scope);
+    let (_, facts) = host::gather_facts(&scope);
     let began = Instant::now();
     let session = NsSession::find(&scope.roots, ns)?;
     Ok(Visit {
@@ -333,9 +333,9 @@ impl Work<'_> {
             .and_then(|read| read)
             .map_err(failed)?
             .ok_or(Outcome::Gone)?;
-        recheck(entry, &set, &visit.facts).map_err(Outcome::Moved)?;
+        recheck_entry(entry, &set, &visit.facts).map_err(Outcome::Moved)?;
         let permitted = match entry.action {
-            Action::Complete(_) => act::completable(&set),
+            PlannedAction::Complete(_) => act::completable(&set),
             _ => act::permitted(&set),
         };
         permitted.map_err(Outcome::Forbidden)?;
@@ -356,11 +356,11 @@ fn used_since(seen: Sighting, made: BootTime) -> bool {
 
 /// What has changed between two readings.
 fn moved(entry: &PlanEntry, set: &SetSnapshot, facts: &HostFacts) -> Outcome {
-    match recheck(entry, set, facts) {
+    match recheck_entry(entry, set, facts) {
         Err(moved) => Outcome::Moved(moved),
         // A field that is in no plan.
-        Ok(()) => Outcome::Moved(Moved {
-            what: What::Readable,
+        Ok(()) => Outcome::Moved(IdentityMismatch {
+            what: MismatchedField::Readable,
             was: "the same".to_owned(),
             is: "changed".to_owned(),
         }),

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::{file::trusted, witness::Sighting};
 use crate::{
     host::{Roots, clock, identity},
-    output::{json::envelope, time::Moment},
+    output::{json::json_envelope, time::Moment},
     wording::cause,
 };
 
@@ -198,9 +198,9 @@ impl Audit {
 
     fn write(&mut self, kind: &str, mut body: Value, sync: Sync) -> Result<(), AuditError> {
         body["run"] = json!(self.run);
-        body["at"] = json!(Moment::now().rfc3339(6));
+        body["at"] = json!(Moment::now().to_rfc3339(6));
         body["at_boot_ns"] = json!(clock::boot_now());
-        let mut line = envelope(kind, &body).to_string();
+        let mut line = json_envelope(kind, &body).to_string();
         line.push('\n');
         self.append(line.as_bytes(), sync)
             .map_err(|source| AuditError {
@@ -267,7 +267,7 @@ mod tests {
 
     use super::*;
     use dmtrace_core::{
-        cleanup::plan::{Action, Identity, Summary},
+        cleanup::plan::{CookieIdentity, PlannedAction, VerdictSummary},
         ids::SemId,
         verdict::Touched,
     };
@@ -275,18 +275,18 @@ mod tests {
     fn entry() -> PlanEntry {
         PlanEntry {
             sem: SemId::default(),
-            identity: Identity::default(),
+            identity: CookieIdentity::default(),
             owner: None,
             gone: Vec::new(),
             touched: Touched::default(),
-            verdict: Summary {
+            verdict: VerdictSummary {
                 class: "leaked".to_owned(),
                 text: String::new(),
                 brief: String::new(),
                 observed: true,
                 evidence: Vec::new(),
             },
-            action: Action::Destroy,
+            action: PlannedAction::Destroy,
         }
     }
 

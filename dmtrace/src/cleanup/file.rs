@@ -160,9 +160,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::output::json::envelope;
+    use crate::output::json::json_envelope;
     use dmtrace_core::{
-        cleanup::plan::Options,
+        cleanup::plan::PlanOptions,
         ids::{BootTime, UnixTime},
     };
 
@@ -173,8 +173,8 @@ mod tests {
                 version: VERSION,
                 made: UnixTime(1),
                 made_boot: BootTime(2),
-                options: Options::default(),
-                blown: false,
+                options: PlanOptions::default(),
+                over_limit: false,
                 excess: None,
                 entries: Vec::new(),
             },
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_plan_comes_back() {
-        let text = envelope(KIND, &plan()).to_string();
+        let text = json_envelope(KIND, &plan()).to_string();
         assert_eq!(read(&text).unwrap(), plan());
     }
 
@@ -199,10 +199,10 @@ mod tests {
     fn other_boots_and_other_files_are_refused() {
         let mut other = plan();
         other.boot_id = Some("c".to_owned());
-        let text = envelope(KIND, &other).to_string();
+        let text = json_envelope(KIND, &other).to_string();
         assert!(matches!(read(&text), Err(FileError::OtherBoot { .. })));
         other.boot_id = None;
-        let text = envelope(KIND, &other).to_string();
+        let text = json_envelope(KIND, &other).to_string();
         assert!(matches!(read(&text), Err(FileError::OtherBoot { .. })));
         let mut newer = plan();
         newer.plan.version += 1;
@@ -211,9 +211,9 @@ mod tests {
             "{}",
             "[1]",
             "\u{0}",
-            &envelope("list", &plan()).to_string(),
-            &envelope(KIND, &newer).to_string(),
-            &envelope(KIND, &json!({"plan": {"version": 1}})).to_string(),
+            &json_envelope("list", &plan()).to_string(),
+            &json_envelope(KIND, &newer).to_string(),
+            &json_envelope(KIND, &json!({"plan": {"version": 1}})).to_string(),
         ] {
             assert!(
                 matches!(read(text), Err(FileError::NotAPlan { .. })),
@@ -226,7 +226,7 @@ mod tests {
     fn a_file_that_others_can_write_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("plan");
-        PlanFile::write(&path, &envelope(KIND, &plan()).to_string()).unwrap();
+        PlanFile::write(&path, &json_envelope(KIND, &plan()).to_string()).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
         let read = |path: &Path| PlanFile::read(path, Some("b"));
         assert!(matches!(read(&path), Err(FileError::Untrusted { .. })));

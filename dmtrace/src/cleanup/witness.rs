@@ -72,7 +72,7 @@ impl Traces {
         Self(
             crate::probe::registry::running_tracers()
                 .iter()
-                .filter_map(|tracer| tracer.open().ok())
+                .filter_map(|tracer| tracer.open_maps().ok())
                 .collect(),
         )
     }
@@ -83,7 +83,7 @@ impl Witness for Traces {
     fn look(&self, sem: SemId) -> Option<Sighting> {
         self.0
             .iter()
-            .filter_map(|maps| maps.sem(sem.into()))
+            .filter_map(|maps| maps.sem_record(sem.into()))
             .filter(|record| record.state & dmtrace_common::SEM_TOMBSTONE == 0)
             .map(|record| Sighting {
                 last_op: BootTime(record.last_op),

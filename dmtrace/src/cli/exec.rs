@@ -20,12 +20,12 @@ use crate::{
     output::{Out, json},
     render::row::{Row, confidence},
     trace::run::{Ended, Ending, Observer, Tracing, View, runtime},
-    wording::{cause, count},
+    wording::{cause, count_noun},
 };
 
 pub(super) fn run(args: &Exec, as_json: bool) -> Result<ExitCode> {
     let mut out = match &args.report {
-        Some(path) => Out::to(Box::new(
+        Some(path) => Out::with_writer(Box::new(
             std::fs::File::create(path).with_context(|| path.display().to_string())?,
         )),
         None => Out::to_stderr(),
@@ -113,7 +113,7 @@ impl Observer for Silent {
 
 fn leaves_cookies(tracing: &Tracing, pid: Option<u32>) -> bool {
     let ledger = tracing.session().ledger();
-    ledger.cookies().any(|set| is_ours(ledger, set, pid))
+    ledger.live_cookies().any(|set| is_ours(ledger, set, pid))
 }
 
 /// Whether the command made it, or a descendant of it.
@@ -166,7 +166,7 @@ fn report(
         };
         left.extend(
             ledger
-                .live()
+                .live_sets()
                 .filter(|set| !set.is_cookie() && is_ours(ledger, set, pid))
                 .map(|set| Row::bare(ledger, set, set_of(set.id), now)),
         );
@@ -184,17 +184,17 @@ fn report(
             "complete": accounting.is_exact() && unread.is_none(),
             "unread": unread,
         });
-        out.json(&json::envelope("exec", &body))?;
+        out.print_json(&json::json_envelope("exec", &body))?;
     } else {
         print(&left, args.all, out)?;
         if !accounting.is_exact() {
-            out.line(&format!("accounting: {}", accounting.line()))?;
+            out.print_line(&format!("accounting: {}", accounting.line()))?;
             for deficit in &accounting.deficits {
-                out.line(&format!("  {deficit}"))?;
+                out.print_line(&format!("  {deficit}"))?;
             }
         }
         if let Some(unread) = &unread {
-            out.line(&format!("dmtrace: {unread}"))?;
+            out.print_line(&format!("dmtrace: {unread}"))?;
         }
     }
     out.flush()?;
@@ -217,36 +217,36 @@ fn print(left: &[Row<'_>], all: bool, out: &mut Out) -> Result<()> {
         return Ok(());
     }
     let what = if all {
-        count(left.len(), "semaphore set", "semaphore sets")
+        count_noun(left.len(), "semaphore set", "semaphore sets")
     } else {
-        count(left.len(), "cookie", "cookies")
+        count_noun(left.len(), "cookie", "cookies")
     };
-    out.line(&format!("dmtrace: {what} left by this command"))?;
+    out.print_line(&format!("dmtrace: {what} left by this command"))?;
     for row in left {
-        out.line(&format!(
+        out.print_line(&format!(
             "  {}  semid {}  {}",
             row.semaphore.key,
             row.semaphore.id.semid,
             row.owner()
         ))?;
         if let Some(verdict) = &row.verdict {
-            out.line(&format!(
+            out.print_line(&format!(
                 "      {} ({})",
                 verdict.class,
                 confidence(verdict)
             ))?;
         }
         if let Some(image) = row.image {
-            out.line(&format!("      {}", image.command_line()))?;
+            out.print_line(&format!("      {}", image.command_line()))?;
             let parents: Vec<String> = image
                 .parents
                 .iter()
                 .map(|parent| format!("{}[{}]", parent.comm, parent.id.tgid))
                 .collect();
-            out.line(&format!("      below {}", parents.join(" < ")))?;
+            out.print_line(&format!("      below {}", parents.join(" < ")))?;
         }
         if let Some(site) = row.call_site() {
-            out.line(&format!("      call site {}", site.line()))?;
+            out.print_line(&format!("      call site {}", site.chain_line()))?;
         }
     }
     Ok(())

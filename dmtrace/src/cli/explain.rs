@@ -29,9 +29,9 @@ use crate::{
     case::{Case, Join},
     history::Query,
     output::{Out, json, time::Clock},
-    recording::Start,
+    recording::RecordingStart,
     render::{explanation::Story, row::Row, timeline::Telling},
-    wording::{chain, count},
+    wording::{chain, count_noun},
 };
 
 /// Stories of one number at most: the same key may be in several namespaces.
@@ -81,7 +81,7 @@ pub(crate) fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCo
     }
     let stories: Vec<Story> = picked.iter().map(|row| telling.story(row)).collect();
     if as_json {
-        out.json(&json::envelope(
+        out.print_json(&json::json_envelope(
             "explain",
             &json!({
                 "complete": !case.incomplete,
@@ -93,12 +93,12 @@ pub(crate) fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCo
     } else {
         for (number, story) in stories.iter().enumerate() {
             if number > 0 {
-                out.line("")?;
+                out.print_line("")?;
             }
             text::print(story, &[], out)?;
         }
         if stories.is_empty() {
-            out.line(&nothing(target, &rows, &case, &args.filters))?;
+            out.print_line(&nothing(target, &rows, &case, &args.filters))?;
         } else if target == Target::Worst {
             others(&rows, picked.len(), out)?;
         }
@@ -138,7 +138,7 @@ fn tell_past(
         return Ok(None);
     };
     if as_json {
-        out.json(&json::envelope(
+        out.print_json(&json::json_envelope(
             "explain",
             &json!({
                 "complete": true,
@@ -150,17 +150,17 @@ fn tell_past(
     } else {
         text::print(&past.story, &past.ending, out)?;
         if found > 1 && target != Target::Worst {
-            out.line("")?;
-            out.line(&format!(
+            out.print_line("")?;
+            out.print_line(&format!(
                 "{} with this number: dmtrace report --since TIME --json",
-                count(found - 1, "earlier cookie", "earlier cookies")
+                count_noun(found - 1, "earlier cookie", "earlier cookies")
             ))?;
         }
     }
     Ok(Some(exit::findings()))
 }
 
-fn material(args: &Explain, file: Option<&Path>) -> Result<(Case, Option<Start>)> {
+fn material(args: &Explain, file: Option<&Path>) -> Result<(Case, Option<RecordingStart>)> {
     if let Some(path) = file {
         if args.source.trace.is_some() || args.source.no_trace {
             let text = "a recording is explained by itself: leave out --trace and --no-trace";
@@ -256,7 +256,7 @@ fn worst<'r, 'a>(rows: &'r [Row<'a>], case: &Case) -> Option<&'r Row<'a>> {
             Class::Stuck(_) => {
                 let since = row.semaphore.cookie.as_ref().and_then(|cookie| {
                     let since = cookie.waiters.iter().map(|waiting| waiting.since).min()?;
-                    Some(case.facts.now.since(since))
+                    Some(case.facts.now.duration_since(since))
                 });
                 return Some((0, Reverse(0), since.map_or(age, Reverse)));
             }
@@ -293,7 +293,7 @@ fn nothing(target: Target, rows: &[Row<'_>], case: &Case, filters: &Filters) -> 
         Target::Key(key) | Target::Either(key, _) => format!("cookie {key}"),
         Target::SemId(semid) => {
             let sets: BTreeMap<_, _> = case.snapshot.sets().collect();
-            let other = case.ledger.live().find(|set| {
+            let other = case.ledger.live_sets().find(|set| {
                 let known = sets.get(&set.id).copied();
                 let row = Row::bare(&case.ledger, set, known, case.facts.now);
                 set.id.semid == semid && !set.is_cookie() && filters.pass(&row.candidate())
@@ -312,7 +312,7 @@ fn nothing(target: Target, rows: &[Row<'_>], case: &Case, filters: &Filters) -> 
     let spaces = case.snapshot.namespaces.len();
     format!(
         "{number} does not exist{scope} ({} read), and no recording that is in use has it.",
-        count(spaces, "IPC namespace", "IPC namespaces")
+        count_noun(spaces, "IPC namespace", "IPC namespaces")
     )
 }
 
@@ -324,10 +324,10 @@ fn others(rows: &[Row<'_>], shown: usize, out: &mut Out) -> Result<()> {
         .count();
     let more = findings.saturating_sub(shown);
     if more > 0 {
-        out.line("")?;
-        out.line(&format!(
+        out.print_line("")?;
+        out.print_line(&format!(
             "{}: dmtrace list; by program: dmtrace report",
-            count(more, "more finding", "more findings")
+            count_noun(more, "more finding", "more findings")
         ))?;
     }
     Ok(())

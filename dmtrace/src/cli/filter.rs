@@ -77,7 +77,7 @@ fn possible_value(state: State) -> PossibleValue {
         _ => &[],
     };
     PossibleValue::new(state.name())
-        .help(state.about())
+        .help(state.description())
         .aliases(earlier)
 }
 
@@ -112,7 +112,7 @@ impl Filters {
 
     /// Whether it passes.
     pub fn pass(&self, it: &Candidate<'_>) -> bool {
-        let devices = |wanted: &str| it.devices.iter().any(|device| device.is(wanted));
+        let devices = |wanted: &str| it.devices.iter().any(|device| device.matches(wanted));
         self.pass_with(it, devices)
     }
 
@@ -176,7 +176,7 @@ pub(crate) fn passes(finding: &Finding, filters: &Filters) -> bool {
         ns: Some(finding.sem.ns),
         key: Some(finding.key),
         semid: Some(finding.sem.semid),
-        state: State::named(&finding.state),
+        state: State::from_name(&finding.state),
         age: cookie["age_seconds"].as_u64().map(Duration::from_secs),
         devices: &[],
     };

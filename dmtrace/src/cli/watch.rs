@@ -26,7 +26,7 @@ use crate::{
         run::{Ending, Observer, Tracing, View, runtime},
         session::{Session, Tap},
     },
-    wording::{chain, count},
+    wording::{chain, count_noun},
 };
 
 /// Runs `watch`.
@@ -168,10 +168,10 @@ fn greet(session: &Session, as_json: bool, until_interrupted: bool) {
         &format!(
             "tracing ({} backend); {} existed before{until}",
             tracer.backend(),
-            count(session.preexisting(), "semaphore set", "semaphore sets")
+            count_noun(session.preexisting(), "semaphore set", "semaphore sets")
         ),
     );
-    let blind = tracer.backend().blind_spots();
+    let blind = tracer.backend().blind_spot_texts();
     if !blind.is_empty() {
         remark(
             as_json,
@@ -184,7 +184,7 @@ fn greet(session: &Session, as_json: bool, until_interrupted: bool) {
     for what in tracer.missing_detail() {
         remark(as_json, &format!("this kernel does not show: {what}"));
     }
-    match tracer.dm() {
+    match tracer.dm_state() {
         DmState::Attached { .. } => {}
         DmState::NotLoaded => remark(
             as_json,
@@ -209,7 +209,7 @@ fn start_record(session: &Session) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "kernel": Environment::read().kernel,
         "backend": tracer.backend(),
-        "blind_spots": tracer.backend().blind_spots(),
+        "blind_spots": tracer.backend().blind_spot_texts(),
         "missing_detail": tracer.missing_detail(),
         "device_mapper": session.dm_report(),
         "ring_bytes": tracer.ring_bytes(),
@@ -253,9 +253,9 @@ fn summarize(
     let accounting = &ending.accounting;
     let unread = ending.unread();
     let certain = accounting.is_exact() && unread.is_none();
-    let elapsed = ending.facts.now.since(ending.session.began());
+    let elapsed = ending.facts.now.duration_since(ending.session.began());
     if as_json {
-        out.json(&json::envelope(
+        out.print_json(&json::json_envelope(
             "summary",
             &json!({
                 "seconds": elapsed.as_secs_f64(),
@@ -273,30 +273,30 @@ fn summarize(
         ))?;
     } else {
         let (sets, cookies) = (&totals.sets, &totals.cookies);
-        out.line("")?;
-        out.line(&format!(
+        out.print_line("")?;
+        out.print_line(&format!(
             "{}: {} made ({}), {} removed ({}), {} there now ({})",
-            time::age(elapsed),
-            count(sets.created, "set", "sets"),
-            count(cookies.created, "cookie", "cookies"),
+            time::age_text(elapsed),
+            count_noun(sets.created, "set", "sets"),
+            count_noun(cookies.created, "cookie", "cookies"),
             sets.destroyed,
             cookies.destroyed,
             sets.live,
             cookies.live
         ))?;
         if totals.starved > 0 {
-            out.line(&format!(
+            out.print_line(&format!(
                 "{} failed: the limits of kernel.sem are reached",
-                count(totals.starved, "creation", "creations")
+                count_noun(totals.starved, "creation", "creations")
             ))?;
         }
         leaks([findings.len(), told, open], filters, certain, out)?;
         if let Some(unread) = &unread {
-            out.line(unread)?;
+            out.print_line(unread)?;
         }
-        out.line(&format!("accounting: {}", accounting.line()))?;
+        out.print_line(&format!("accounting: {}", accounting.line()))?;
         for deficit in &accounting.deficits {
-            out.line(&format!("  {deficit}"))?;
+            out.print_line(&format!("  {deficit}"))?;
         }
     }
     out.flush()?;
@@ -313,26 +313,26 @@ fn leaks(counts: [usize; 3], filters: &Filters, certain: bool, out: &mut Out) ->
     let [findings, told, open] = counts;
     let scope = filters.scope();
     if findings > 0 {
-        out.line(&format!(
+        out.print_line(&format!(
             "{}{scope}; who and why: dmtrace report; remove: dmtrace clean",
-            count(findings, "finding", "findings")
+            count_noun(findings, "finding", "findings")
         ))?;
     } else if told > 0 {
-        out.line(&format!(
+        out.print_line(&format!(
             "no leak now{scope}; {} in between, gone by now",
-            count(told, "finding", "findings")
+            count_noun(told, "finding", "findings")
         ))?;
     } else if !certain {
-        out.line(&format!(
+        out.print_line(&format!(
             "no leak seen{scope}, but that is not certain, for the reason below"
         ))?;
     } else if open > 0 {
-        out.line(&format!(
+        out.print_line(&format!(
             "no leak proven{scope}; {} undecided: dmtrace list --state unknown",
-            count(open, "cookie is", "cookies are")
+            count_noun(open, "cookie is", "cookies are")
         ))?;
     } else {
-        out.line(&format!("no leak{scope}"))?;
+        out.print_line(&format!("no leak{scope}"))?;
     }
     Ok(())
 }

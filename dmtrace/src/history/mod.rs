@@ -58,7 +58,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::{output::json::envelope, wording::cause};
+use crate::{output::json::json_envelope, wording::cause};
 pub(crate) use book::Book;
 
 /// Where a service that runs is asked for it, and for everything else.
@@ -329,7 +329,7 @@ impl Keeper {
         writeln!(
             out,
             "{}",
-            envelope("history", &self.book.head(Stamp::now()))
+            json_envelope("history", &self.book.head(Stamp::now()))
         )?;
         let mut failed = None;
         self.book.read(Stamp::now(), query, &mut |entry| {

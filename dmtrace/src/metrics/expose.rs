@@ -14,7 +14,7 @@ use prometheus_client::{
 use super::{
     Cleanup, Health, HookRun, Lives, Messages, Missed, Origin, Place, Readings, STATES, Tally, Use,
 };
-use crate::output::json::SCHEMA;
+use crate::output::json::SCHEMA_VERSION;
 
 /// In which of Prometheus' two text formats.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -366,7 +366,10 @@ impl Page<'_> {
         )?;
         let tracer = [("backend", health.backend.map_or("none", Backend::name))];
         self.info("tracer", "How semaphores are seen", &tracer)?;
-        let build = [("version", env!("CARGO_PKG_VERSION")), ("schema", SCHEMA)];
+        let build = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("schema", SCHEMA_VERSION),
+        ];
         self.info(
             "build",
             "Version of dmtrace, and of its JSON output",

@@ -47,7 +47,7 @@ impl Standing {
                 let seconds = wall.0.saturating_sub(judged.set?.ctime.0);
                 u64::try_from(seconds).ok().map(Duration::from_secs)
             };
-            let age = semaphore.created.map(|created| now.since(created));
+            let age = semaphore.created.map(|created| now.duration_since(created));
             standing.add(state, age.or_else(by_wall).unwrap_or_default());
         }
         standing

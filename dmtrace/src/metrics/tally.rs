@@ -175,7 +175,7 @@ impl Counting {
                     let threads = self.waiting.entry(sem).or_default();
                     // After EINTR libdm waits again: one wait for whoever watches.
                     if threads.iter().all(|(known, _)| *known != tid)
-                        && threads.len() < dmtrace_core::ledger::WAITERS
+                        && threads.len() < dmtrace_core::ledger::MAX_WAITERS
                     {
                         threads.push((tid, change.at));
                     }
@@ -188,7 +188,7 @@ impl Counting {
                     .and_then(|threads| threads.iter().position(|(known, _)| Some(*known) == tid));
                 if let (Some(threads), Some(place)) = (threads, place) {
                     let (_, since) = threads.swap_remove(place);
-                    self.tally.waits.observe(change.at.since(since));
+                    self.tally.waits.observe(change.at.duration_since(since));
                 }
             }
             ChangeKind::Destroyed { ending } => {

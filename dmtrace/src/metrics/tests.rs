@@ -4,11 +4,11 @@ use std::{os::unix::fs::PermissionsExt, time::Duration};
 
 use dmtrace_core::{
     backend::Backend,
-    event::{Actor, Event, ExitStatus, Operation, ProcessImage, Quality, What},
+    event::{Actor, Event, EventKind, ExitStatus, Operation, ProcessImage, Quality},
     facts::{HostFacts, NsSnapshot, SemLimits, SetSnapshot, Snapshot},
     ids::{BootTime, IpcNs, Key, ProcId, SemId, UnixTime},
     ledger::Ledger,
-    verdict::{Completeness, Context, State, Thresholds, survey},
+    verdict::{Completeness, Context, State, Thresholds, survey_cookies},
 };
 
 use super::*;
@@ -39,7 +39,7 @@ fn sem(semid: i32) -> SemId {
 }
 
 impl Scene {
-    fn event(&mut self, at: u64, tgid: u32, what: What) {
+    fn event(&mut self, at: u64, tgid: u32, what: EventKind) {
         let event = Event {
             at: BootTime(at),
             began: None,
@@ -63,18 +63,18 @@ impl Scene {
             cgroup: cgroup.to_owned(),
             ..ProcessImage::default()
         };
-        self.event(SECOND, tgid, What::Process(Box::new(image)));
+        self.event(SECOND, tgid, EventKind::Process(Box::new(image)));
     }
 
     fn create(&mut self, at: u64, tgid: u32, semid: i32) {
-        let what = What::Created {
+        let what = EventKind::Created {
             sem: sem(semid),
             key: KEY,
             nsems: 1,
             semflg: 0o600,
         };
         self.event(at, tgid, what);
-        let what = What::SetVal {
+        let what = EventKind::SetVal {
             sem: sem(semid),
             key: KEY,
             value: 1,
@@ -84,7 +84,7 @@ impl Scene {
     }
 
     fn op(&mut self, at: u64, tgid: u32, semid: i32, op: i16, errno: i32) {
-        let what = What::Op {
+        let what = EventKind::Op {
             sem: sem(semid),
             key: KEY,
             ops: vec![Operation { num: 0, op, flg: 0 }],
@@ -94,7 +94,7 @@ impl Scene {
     }
 
     fn wait_begins(&mut self, at: u64, tgid: u32, semid: i32) {
-        let what = What::WaitBegin {
+        let what = EventKind::WaitBegin {
             sem: sem(semid),
             key: KEY,
             ops: vec![Operation {
@@ -107,7 +107,7 @@ impl Scene {
     }
 
     fn remove(&mut self, at: u64, tgid: u32, semid: i32) {
-        let what = What::Destroyed {
+        let what = EventKind::Destroyed {
             sem: sem(semid),
             key: KEY,
         };
@@ -142,7 +142,7 @@ impl Scene {
             completeness: &completeness,
             thresholds: &thresholds,
         };
-        let judged = survey(&self.ledger, None, &context);
+        let judged = survey_cookies(&self.ledger, None, &context);
         for one in &judged {
             self.counting.finding(one, &self.ledger);
         }
@@ -198,7 +198,7 @@ fn a_leak_counts_once_however_often_it_is_seen() {
     scene.create(9 * SECOND, 10, 1);
     scene.op(9 * SECOND + 2, 10, 1, 1, 0);
     let status = ExitStatus::Signal(9);
-    scene.event(10 * SECOND, 10, What::Exit { status });
+    scene.event(10 * SECOND, 10, EventKind::Exit { status });
     for second in [400, 401] {
         let standing = scene.look(second);
         let age = Duration::from_secs(second - 9);
@@ -222,7 +222,7 @@ fn creations_that_failed_are_told_apart() {
         (KEY, libc::ENOMEM),
     ] {
         let ns = IpcNs::HOST;
-        scene.event(SECOND, 10, What::CreateFailed { ns, key, errno });
+        scene.event(SECOND, 10, EventKind::CreateFailed { ns, key, errno });
     }
     let tally = scene.counting.tally();
     assert_eq!((tally.refused_by_limit, tally.refused_otherwise), (2, 1));

@@ -16,7 +16,7 @@ pub(crate) struct KindCounts {
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-pub(crate) struct Counts {
+pub(crate) struct KernelCounts {
     /// By [`Kind`].
     #[serde(skip)]
     pub kinds: [KindCounts; KINDS],
@@ -45,7 +45,7 @@ pub(crate) struct Counts {
     pub noticed_syscalls: [[u64; CallEnd::ALL.len()]; SemCall::ALL.len()],
 }
 
-impl Counts {
+impl KernelCounts {
     pub(crate) fn read(map: &PerCpuArray<MapData, u64>) -> Self {
         // A read of an array slot cannot fail while the map is open; 0 would show as a deficit.
         let sum = |counter: Counter| {
@@ -78,10 +78,10 @@ impl Counts {
 
     /// Sums over all kinds but [`Kind::Stack`], which has a ring of its own: the maps do not make
     /// good what is dropped there, and no verdict rests on it.
-    pub(crate) fn total(&self) -> KindCounts {
+    pub(crate) fn total_counts(&self) -> KindCounts {
         let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Stack);
         kinds
-            .map(|kind| self.of(kind))
+            .map(|kind| self.counts_of(kind))
             .fold(KindCounts::default(), |sum, kind| KindCounts {
                 seen: sum.seen + kind.seen,
                 submitted: sum.submitted + kind.submitted,
@@ -100,7 +100,7 @@ impl Counts {
     }
 
     /// Counts of one kind.
-    pub(crate) const fn of(&self, kind: Kind) -> KindCounts {
+    pub(crate) const fn counts_of(&self, kind: Kind) -> KindCounts {
         self.kinds[kind as usize]
     }
 }

@@ -68,7 +68,7 @@ impl<'a> Candidate<'a> {
             key: Some(change.key),
             semid: Some(change.sem.semid),
             state: None,
-            age: semaphore.and_then(|set| Some(change.at.since(set.created?))),
+            age: semaphore.and_then(|set| Some(change.at.duration_since(set.created?))),
             devices: semaphore.map_or(&[], devices),
         }
     }

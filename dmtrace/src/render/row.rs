@@ -83,7 +83,7 @@ impl<'a> Row<'a> {
             },
             image: process.and_then(|process| process.image.as_deref()),
             process,
-            age: semaphore.created.map(|created| now.since(created)),
+            age: semaphore.created.map(|created| now.duration_since(created)),
             names: None,
             site: OnceCell::new(),
         }
@@ -189,7 +189,7 @@ impl<'a> Row<'a> {
             let captured = self.semaphore.cookie.as_ref()?.call_site.as_ref()?;
             let mut site = CallSite::clone(captured);
             if let Some(names) = self.names {
-                names.borrow_mut().resolve(&mut site);
+                names.borrow_mut().resolve_site(&mut site);
             }
             Some(site)
         };
@@ -262,14 +262,14 @@ impl<'a> Row<'a> {
             });
         }
         if let Some(site) = self.call_site() {
-            object["call_site"] = site.json();
+            object["call_site"] = site.to_json();
         }
         if let Some(set) = self.set {
             object["mode"] = json!(format!("{:04o}", set.mode & 0o7777));
             object["uid"] = json!(set.uid);
             object["cuid"] = json!(set.cuid);
-            object["ctime"] = json!(time::unix(set.ctime));
-            object["otime"] = json!(time::unix(set.otime));
+            object["ctime"] = json!(time::unix_rfc3339(set.ctime));
+            object["otime"] = json!(time::unix_rfc3339(set.otime));
             object["last_pid"] = json!(set.first.map(|first| first.pid));
         }
         if let Some(image) = self.image {

@@ -1,6 +1,6 @@
 //! A kept finding as `report` and `explain` show it: the same as one of now.
 
-use dmtrace_core::{event::ProcessImage, ids::DevNum, ledger::Named};
+use dmtrace_core::{event::ProcessImage, ids::DevNum, ledger::DeviceName};
 use serde_json::{Value, json};
 
 use crate::{
@@ -24,7 +24,7 @@ pub(crate) fn leave_out_calls(story: &mut Value) {
 pub(crate) fn value(finding: &Finding) -> Value {
     let mut story = finding.story.clone();
     if let (Some(calls), Some(cookie)) = (&finding.calls, story["cookie"].as_object_mut()) {
-        cookie.insert("call_site".to_owned(), calls.json());
+        cookie.insert("call_site".to_owned(), calls.to_json());
     }
     if let Some(story) = story.as_object_mut() {
         story.insert("found".to_owned(), json!(finding.found));
@@ -127,14 +127,14 @@ pub(crate) fn is_device(device: &Value, wanted: &str) -> bool {
             .as_u64()
             .and_then(|it| u32::try_from(it).ok())
     };
-    let known = Named {
+    let known = DeviceName {
         name: device["name"].as_str().unwrap_or_default(),
         uuid: device["uuid"].as_str(),
         number: part("major")
             .zip(part("minor"))
             .map(|(major, minor)| DevNum { major, minor }),
     };
-    known.is(wanted)
+    known.matches(wanted)
 }
 
 /// How some went, in words that follow a number.

@@ -200,7 +200,7 @@ pub(crate) fn closed_since(
 ) -> (BootTime, Vec<Finding>) {
     let mut latest = since;
     let mut found = Vec::new();
-    for semaphore in ledger.closed().rev() {
+    for semaphore in ledger.closed_cookies().rev() {
         let Some(ending) = &semaphore.ending else {
             continue;
         };
@@ -218,7 +218,7 @@ pub(crate) fn closed_since(
             semaphore,
             set: None,
             taken: BootTime(0),
-            verdict: verdict::judge(&subject, context),
+            verdict: verdict::judge_set(&subject, context),
         };
         if judged.verdict.class.is_finding() {
             let mut finding = finding(&judged, ledger, context.facts, names, now);

@@ -18,7 +18,7 @@ use tokio::{
     io::AsyncWriteExt as _, process::Command, sync::mpsc, task::JoinHandle, time::timeout,
 };
 
-use crate::{metrics::HookRun, output::json::envelope, render::row::Row, wording::cause};
+use crate::{metrics::HookRun, output::json::json_envelope, render::row::Row, wording::cause};
 
 /// Findings that wait while the command runs; more are dropped and counted.
 const QUEUE: usize = 64;
@@ -108,7 +108,7 @@ impl Finding {
         let known = variables.into_iter();
         let known = known.filter_map(|(name, value)| Some((name, plain(&value?))));
         Self {
-            json: format!("{}\n", envelope("finding", &row.json())),
+            json: format!("{}\n", json_envelope("finding", &row.json())),
             variables: known.filter(|(_, value)| !value.is_empty()).collect(),
         }
     }

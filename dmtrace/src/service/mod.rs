@@ -29,12 +29,12 @@ use crate::{
     host::clock::boot_now,
     metrics::{self, Scrape},
     output::time::Clock,
-    probe::{self, Continuity, DmState, Past, environment::kernel_release, remove_pins},
+    probe::{self, Continuity, DmState, PinnedPast, environment::kernel_release, remove_pins},
     trace::{
         run::{Ready, Tracing},
         session::Session,
     },
-    wording::count,
+    wording::count_noun,
 };
 use chronicle::Chronicle;
 pub(crate) use client::ask_status;
@@ -97,7 +97,7 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
     if let Some(chronicle) = reporter.chronicle() {
         let past = tracing.session().continuity().map(|it| &it.past);
         let backend = tracing.session().tracer().backend().name();
-        let continuous = matches!(past, Some(Past::Unbroken));
+        let continuous = matches!(past, Some(PinnedPast::Unbroken));
         chronicle.began(backend, &kernel_release(), continuous);
     }
     // What an earlier service has lost, it has told.
@@ -165,7 +165,7 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
                 0 => "tracing; no active findings".to_owned(),
                 told => format!(
                     "tracing; {}: dmtrace report",
-                    count(told, "active finding", "active findings")
+                    count_noun(told, "active finding", "active findings")
                 ),
             });
         }
@@ -279,10 +279,10 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
             "dmtrace {} is tracing ({} backend); {} existed before",
             env!("CARGO_PKG_VERSION"),
             tracer.backend(),
-            count(session.preexisting(), "semaphore set", "semaphore sets")
+            count_noun(session.preexisting(), "semaphore set", "semaphore sets")
         ),
     );
-    for spot in tracer.backend().blind_spots() {
+    for spot in tracer.backend().blind_spot_texts() {
         log.say(
             Level::Notice,
             format_args!("this backend does not see: {spot}"),
@@ -296,8 +296,8 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
     }
     if let Some(continuity) = session.continuity() {
         say_past(log, continuity, keep);
-        let attached = matches!(tracer.dm(), DmState::Attached { .. });
-        if matches!(continuity.past, Past::Unbroken) && attached && !tracer.dm_went_on() {
+        let attached = matches!(tracer.dm_state(), DmState::Attached { .. });
+        if matches!(continuity.past, PinnedPast::Unbroken) && attached && !tracer.dm_went_on() {
             log.say(
                 Level::Notice,
                 "device-mapper was not traced meanwhile, because its probes cannot stay: the \
@@ -305,7 +305,7 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
             );
         }
     }
-    match tracer.dm() {
+    match tracer.dm_state() {
         DmState::Attached { .. } => {}
         DmState::NotLoaded => log.say(
             Level::Info,
@@ -321,15 +321,15 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
 /// Whether anything may have gone unseen.
 fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
     match &continuity.past {
-        Past::New => {}
-        Past::Unbroken => log.say(
+        PinnedPast::New => {}
+        PinnedPast::Unbroken => log.say(
             Level::Info,
             "tracing continued while no service ran: no semaphore was missed",
         ),
-        Past::Gap(gap) => {
+        PinnedPast::Gap(gap) => {
             let clock = Clock::now();
             let from = match gap.from {
-                Some(from) => format!("from {} ", clock.moment(from)),
+                Some(from) => format!("from {} ", clock.moment_at(from)),
                 None => String::new(),
             };
             log.say(
@@ -337,7 +337,7 @@ fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
                 format_args!(
                     "gap: nothing was seen {from}until {}, {}; sets created unseen: {}; removed: \
                      {}; used: {}",
-                    clock.moment(gap.to),
+                    clock.moment_at(gap.to),
                     gap.why.text(),
                     gap.came,
                     gap.went,
@@ -367,7 +367,7 @@ fn status(tracing: &Tracing, reporter: &Reporter, control: &Control) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "kernel": kernel_release(),
-        "seconds": boot_now().since(session.began()).as_secs(),
+        "seconds": boot_now().duration_since(session.began()).as_secs(),
         "health": session.health(),
         "totals": session.ledger().totals(),
         "findings": reporter.findings(tracing.told().len()),

@@ -29,7 +29,7 @@ use crate::{
         run::{Observer, View},
         session::DmReport,
     },
-    wording::{count, times},
+    wording::{count_noun, times_text},
 };
 
 /// Findings that are kept word by word; more are counted.
@@ -112,7 +112,7 @@ impl Reporter {
                 Level::Warning,
                 format_args!(
                     "{what}, {}; see --max-semaphores and --max-processes",
-                    times(news)
+                    times_text(news)
                 ),
             );
             if let Some(chronicle) = &self.chronicle {
@@ -247,7 +247,7 @@ impl Observer for Reporter {
             if again > 0 {
                 let text = format!(
                     "{} still active; see: dmtrace report",
-                    count(
+                    count_noun(
                         again,
                         "finding reported before this start is",
                         "findings reported before this start are"
@@ -317,7 +317,10 @@ fn sentence(row: &Row<'_>, judged: &Judged<'_>) -> String {
     add("in ", &row.workload().to_string());
     add("device ", &row.device());
     if let Some(site) = row.call_site() {
-        add("call site ", &culprits::innermost(&CallSite::line(site)));
+        add(
+            "call site ",
+            &culprits::innermost(&CallSite::chain_line(site)),
+        );
     }
     add("", &format!("see: dmtrace explain {}", semaphore.key));
     text

@@ -28,8 +28,8 @@ use crate::{
     host::{self, Roots, package},
     output::time::Clock,
     probe::{Tracer, environment::kernel_release},
-    recording::{SiteOf, Start, Writer},
-    stack::Found,
+    recording::{RecordingStart, RecordingWriter, SiteOf},
+    stack::FoundSite,
     trace::{
         recorder::file::{Output, Target},
         session::{Tap, Tapped},
@@ -48,14 +48,14 @@ struct State {
     target: Target,
     /// What it is written to; `None` before it has begun, and after it has ended.
     open: Option<Open>,
-    start: Start,
+    start: RecordingStart,
     /// Call sites that are in the current file.
     numbers: SiteNumbers,
     failed: Option<String>,
 }
 
 struct Open {
-    writer: Writer<Vec<u8>>,
+    writer: RecordingWriter<Vec<u8>>,
     output: Output,
     /// Size of it when the books were in it.
     books: u64,
@@ -70,7 +70,7 @@ impl Recorder {
         Ok(Self(Rc::new(RefCell::new(State {
             target: Target::look(path, overwrite, rotation)?,
             open: None,
-            start: Start::default(),
+            start: RecordingStart::default(),
             numbers: SiteNumbers::default(),
             failed: None,
         }))))
@@ -81,8 +81,8 @@ impl Recorder {
     /// # Errors
     /// Writing fails.
     pub(crate) fn tap(&self, tracer: &Tracer, began: BootTime) -> Result<Tap> {
-        let (wall, wall_nanos) = Clock::now().moment(began).parts();
-        let start = Start {
+        let (wall, wall_nanos) = Clock::now().moment_at(began).as_parts();
+        let start = RecordingStart {
             abi: dmtrace_common::ABI,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: kernel_release(),
@@ -135,10 +135,10 @@ impl Recorder {
 
     /// Writes the facts, the packages and the balance, and closes the file.
     pub(crate) fn end(&self, ending: &Ending) {
-        self.with(|open, _| open.writer.facts(&ending.facts));
+        self.with(|open, _| open.writer.write_facts(&ending.facts));
         let packages = packages(ending);
         if !packages.is_empty() {
-            self.with(|open, _| open.writer.packages(&packages));
+            self.with(|open, _| open.writer.write_packages(&packages));
         }
         let mut state = self.0.borrow_mut();
         if let Err(error) = state.end(&ending.accounting) {
@@ -148,10 +148,10 @@ impl Recorder {
 
     fn take(&self, tapped: Tapped<'_>) {
         match tapped {
-            Tapped::Message(bytes) => self.with(|open, _| open.writer.message(bytes)),
-            Tapped::Sem(key, record) => self.with(|open, _| open.writer.sem(key, record)),
-            Tapped::Proc(record) => self.with(|open, _| open.writer.process(record)),
-            Tapped::Snapshot(snapshot) => self.with(|open, _| open.writer.snapshot(snapshot)),
+            Tapped::Message(bytes) => self.with(|open, _| open.writer.write_message(bytes)),
+            Tapped::Sem(key, record) => self.with(|open, _| open.writer.write_sem(key, record)),
+            Tapped::Proc(record) => self.with(|open, _| open.writer.write_process(record)),
+            Tapped::Snapshot(snapshot) => self.with(|open, _| open.writer.write_snapshot(snapshot)),
             Tapped::Site(found) => {
                 self.with(|open, numbers| numbers.write(&mut open.writer, found));
             }
@@ -167,7 +167,7 @@ impl Recorder {
 
     /// Ends this file, and begins the next one, beside it.
     fn next_file(&self, facts: &HostFacts, deficits: &[String]) {
-        self.with(|open, _| open.writer.facts(facts));
+        self.with(|open, _| open.writer.write_facts(facts));
         let mut state = self.0.borrow_mut();
         let balance = json!({ "deficits": deficits, "continued": true });
         let begun = state.end(&balance).and_then(|()| {
@@ -189,7 +189,7 @@ impl Recorder {
         let State { open, numbers, .. } = &mut *state;
         let Some(open) = open else { return };
         let written = write(open, numbers).and_then(|()| {
-            if open.writer.out().len() < BUFFER {
+            if open.writer.writer_mut().len() < BUFFER {
                 return Ok(());
             }
             open.flush()
@@ -202,7 +202,7 @@ impl Recorder {
 
 impl Open {
     fn flush(&mut self) -> io::Result<()> {
-        let frames = self.writer.out();
+        let frames = self.writer.writer_mut();
         let written = self.output.write(frames);
         frames.clear();
         written
@@ -213,7 +213,7 @@ impl State {
     /// A file with its first frame.
     fn begin(&self) -> io::Result<Open> {
         let mut open = Open {
-            writer: Writer::begin(Vec::with_capacity(BUFFER), &self.start)?,
+            writer: RecordingWriter::begin(Vec::with_capacity(BUFFER), &self.start)?,
             output: self.target.create()?,
             books: 0,
         };
@@ -251,7 +251,9 @@ impl State {
         let Open {
             writer, mut output, ..
         } = open;
-        let written = writer.end(balance).and_then(|frames| output.write(&frames));
+        let written = writer
+            .finish(balance)
+            .and_then(|frames| output.write(&frames));
         let finished = written.and_then(|()| output.finish(&self.target));
         finished.inspect_err(|_| self.keep(output))
     }
@@ -259,7 +261,7 @@ impl State {
     /// For the message of an error: where it is.
     fn keep(&mut self, output: Output) {
         self.open = Some(Open {
-            writer: Writer::over(Vec::new()),
+            writer: RecordingWriter::resume(Vec::new()),
             output,
             books: 0,
         });
@@ -304,7 +306,9 @@ fn packages(ending: &Ending) -> BTreeMap<String, Result<Package, String>> {
             .creator
             .image()
             .and_then(|image| ledger.process(image)?.image.as_deref());
-        let Some((image, key)) = image.and_then(|image| Some((image, package::key(image)?))) else {
+        let Some((image, key)) =
+            image.and_then(|image| Some((image, package::package_key(image)?)))
+        else {
             continue;
         };
         if found.len() < LOOKED_UP {
@@ -322,11 +326,15 @@ struct SiteNumbers(HashMap<Arc<CallSite>, u32>);
 
 impl SiteNumbers {
     /// Writes the call site of a cookie; what others have in common only once.
-    fn write(&mut self, writer: &mut Writer<Vec<u8>>, found: &Found) -> io::Result<()> {
+    fn write(
+        &mut self,
+        writer: &mut RecordingWriter<Vec<u8>>,
+        found: &FoundSite,
+    ) -> io::Result<()> {
         let next = self.0.len() as u32;
         let number = *self.0.entry(Arc::clone(&found.site)).or_insert(next);
         if number == next {
-            writer.site(number, &found.site)?;
+            writer.write_site(number, &found.site)?;
         }
         writer.site_of(&SiteOf {
             sem: found.sem,

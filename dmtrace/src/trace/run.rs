@@ -280,7 +280,7 @@ impl Tracing {
         let cookies = ledger.totals().cookies.live > 0
             || !self.told.is_empty()
             || ledger
-                .closed()
+                .closed_cookies()
                 .next_back()
                 .and_then(|last| last.ending.as_ref())
                 .is_some_and(|ending| ending.kind == EndKind::WhileLive);
@@ -310,7 +310,7 @@ impl Tracing {
 
     /// Judges every cookie and tells new findings. Returns whether a verdict is still open.
     fn judge(&mut self, observer: &mut dyn Observer, snapshot: &Snapshot) -> Result<Outlook> {
-        let facts = host::facts(&Scope::default(), snapshot);
+        let facts = host::read_facts(&Scope::default(), snapshot);
         let mut told = Told::new(observer);
         self.session
             .observe(&facts, &mut |changes, ledger| told.tell(changes, ledger));
@@ -329,7 +329,7 @@ impl Tracing {
         };
         let mut outlook = Outlook::default();
         let mut seen = BTreeMap::new();
-        let survey = verdict::survey(ledger, Some(snapshot), &context);
+        let survey = verdict::survey_cookies(ledger, Some(snapshot), &context);
         observer.surveyed(&survey, snapshot);
         for judged in &survey {
             let class = judged.verdict.class;
@@ -378,7 +378,7 @@ impl Tracing {
         let (accounting, snapshot) = self
             .session
             .finish(&mut |changes, ledger| told.tell(changes, ledger));
-        let facts = host::facts(&Scope::default(), &snapshot);
+        let facts = host::read_facts(&Scope::default(), &snapshot);
         self.session
             .observe(&facts, &mut |changes, ledger| told.tell(changes, ledger));
         told.done()?;
@@ -395,7 +395,7 @@ impl Tracing {
 impl Ending {
     /// What could not be read at the end, in one line; `None` when everything was.
     pub(crate) fn unread(&self) -> Option<String> {
-        facts::unread(&self.snapshot, &self.facts)
+        facts::unread_summary(&self.snapshot, &self.facts)
     }
 
     pub(crate) fn judge(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
@@ -405,7 +405,7 @@ impl Ending {
             completeness: &completeness,
             thresholds,
         };
-        verdict::survey(self.session.ledger(), Some(&self.snapshot), &context)
+        verdict::survey_cookies(self.session.ledger(), Some(&self.snapshot), &context)
     }
 
     /// The remembered cookies that are gone, judged.

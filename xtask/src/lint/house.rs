@@ -139,7 +139,7 @@ const COUNTED: [&str; 20] = [
     "uevents",
 ];
 
-/// A number never stands before a fixed plural: `1 cookies`. `wording::count` chooses.
+/// A number never stands before a fixed plural: `1 cookies`. `wording::count_noun` chooses.
 pub(super) fn plurals() -> Result<()> {
     complain(&findings(|path, line| {
         let of_tests = path.components().any(|part| part.as_os_str() == "tests");

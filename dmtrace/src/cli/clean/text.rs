@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use dmtrace_core::{
-    cleanup::plan::{Action, Counted, Excess, PlanEntry},
+    cleanup::plan::{Excess, FuseScope, PlanEntry, PlannedAction},
     ids::IpcNs,
     verdict::{Completion, Obstacle},
 };
@@ -17,26 +17,26 @@ use crate::{
     },
     cli::args::Clean,
     output::{Out, json},
-    wording::{count, of_number},
+    wording::{count_noun, of_number},
 };
 
 /// Indentation of what has no room on the line: below the cookie.
 const INDENT: usize = 14;
 
 pub(super) fn cookies(number: usize) -> String {
-    count(number, "cookie", "cookies")
+    count_noun(number, "cookie", "cookies")
 }
 
 /// The plan as text.
 pub(super) fn show(draft: &Draft, out: &mut Out) -> Result<()> {
     let mut entries: Vec<&PlanEntry> = draft.plan().entries.iter().collect();
-    entries.sort_by_key(|entry| (!entry.action.acts(), entry.sem));
+    entries.sort_by_key(|entry| (!entry.action.changes_cookie(), entry.sem));
     for entry in entries {
         let line = plan_line(entry, out.width());
-        out.hanging(&line, INDENT)?;
+        out.print_hanging(&line, INDENT)?;
     }
     for device in &draft.suspended {
-        out.line(&format!(
+        out.print_line(&format!(
             "warning: {} ({}) is suspended: look before you remove cookies",
             device.node, device.name
         ))?;
@@ -52,7 +52,7 @@ pub(super) fn show(draft: &Draft, out: &mut Out) -> Result<()> {
 pub(super) fn advise(args: &Clean, draft: &Draft, out: &mut Out) -> Result<()> {
     let wanted = draft.wanted();
     let kept = draft.plan().entries.len() - wanted;
-    let text = if draft.plan().blown {
+    let text = if draft.plan().over_limit {
         format!("dry run: {}; {}", excess(draft), lift(args, draft))
     } else if wanted == 0 {
         format!("dry run: nothing to do, {kept} kept.")
@@ -68,7 +68,7 @@ pub(super) fn advise(args: &Clean, draft: &Draft, out: &mut Out) -> Result<()> {
             acts(draft)
         )
     };
-    Ok(out.line(&text)?)
+    Ok(out.print_line(&text)?)
 }
 
 /// Why the fuse has blown.
@@ -78,7 +78,7 @@ pub(super) fn excess(draft: &Draft) -> String {
         Some(Excess {
             count,
             max,
-            of: Counted::Unproven,
+            of: FuseScope::Unproven,
         }) => format!(
             "the plan would {acts}; {count} of them are no proven leaks of owners that have ended, \
              and without --max at most {max} are taken"
@@ -91,7 +91,7 @@ pub(super) fn excess(draft: &Draft) -> String {
 /// What would make the fuse hold.
 pub(super) fn lift(args: &Clean, draft: &Draft) -> String {
     let enough = draft.wanted();
-    let acted = draft.plan().acts().count() > 0;
+    let acted = draft.plan().pending().count() > 0;
     match &args.plan {
         // What has blown when the file was written is not in it any more.
         Some(path) if args.apply && !acted => {
@@ -106,17 +106,19 @@ pub(super) fn lift(args: &Clean, draft: &Draft) -> String {
 
 fn plan_line(entry: &PlanEntry, width: Option<usize>) -> String {
     match &entry.action {
-        Action::Destroy if entry.verdict.observed => removal("would remove", entry, "", width),
-        Action::Destroy => removal("would remove", entry, " (inferred)", width),
-        Action::Complete(completion) => line("would complete", entry, &lost(*completion)),
-        Action::Keep { because } => line("kept", entry, &obstacles(entry, because)),
+        PlannedAction::Destroy if entry.verdict.observed => {
+            removal("would remove", entry, "", width)
+        }
+        PlannedAction::Destroy => removal("would remove", entry, " (inferred)", width),
+        PlannedAction::Complete(completion) => line("would complete", entry, &lost(*completion)),
+        PlannedAction::Keep { because } => line("kept", entry, &obstacles(entry, because)),
     }
 }
 
 /// Prints what came of one cookie.
 pub(super) fn print_result(applied: &Applied<'_>, out: &mut Out) -> std::io::Result<()> {
     let line = result_line(applied, out.width());
-    out.hanging(&line, INDENT)
+    out.print_hanging(&line, INDENT)
 }
 
 fn result_line(applied: &Applied<'_>, width: Option<usize>) -> String {
@@ -154,7 +156,7 @@ pub(super) fn acts(draft: &Draft) -> String {
     let completed = draft.completed();
     let removed = draft.wanted() - completed;
     // A plan whose fuse has blown says no more which.
-    if draft.plan().blown && draft.plan().options.complete && completed == 0 {
+    if draft.plan().over_limit && draft.plan().options.complete && completed == 0 {
         return format!("remove or complete {}", cookies(removed));
     }
     match (removed, completed) {
@@ -253,7 +255,7 @@ pub(super) fn conclude(
 ) -> Result<()> {
     let planned = draft.wanted();
     if planned == 0 {
-        out.line("nothing to do.")?;
+        out.print_line("nothing to do.")?;
     } else {
         let removed =
             report.count(|outcome| matches!(outcome, Outcome::Removed | Outcome::RemovedLate(_)));
@@ -265,7 +267,7 @@ pub(super) fn conclude(
                 cookies(planned - to_complete)
             ),
         };
-        out.line(&format!(
+        out.print_line(&format!(
             "{}{done}; audit record in {}",
             if report.interrupted {
                 "interrupted: "
@@ -290,7 +292,7 @@ pub(super) fn as_object(draft: &Draft) -> Value {
     body["complete"] = json!(!draft.incomplete);
     body["notes"] = json!(draft.notes);
     body["suspended_devices"] = json!(draft.suspended);
-    json::envelope(KIND, &body)
+    json::json_envelope(KIND, &body)
 }
 
 pub(super) fn result(args: &Clean, draft: &Draft, report: &Report<'_>) -> Value {
@@ -309,7 +311,7 @@ pub(super) fn result(args: &Clean, draft: &Draft, report: &Report<'_>) -> Value 
             })
         })
         .collect();
-    json::envelope(
+    json::json_envelope(
         "clean_result",
         &json!({
             "complete": report.is_complete(),

@@ -5,8 +5,8 @@ use dmtrace_core::ledger::{Reconciliation, Totals};
 use serde::Serialize;
 
 use crate::{
-    probe::{Counts, KindCounts, SkippedRuns},
-    wording::count,
+    probe::{KernelCounts, KindCounts, SkippedRuns},
+    wording::count_noun,
 };
 
 /// Messages that came out of the ring.
@@ -76,7 +76,7 @@ pub(crate) struct Accounting {
 
 impl Accounting {
     pub(super) fn balance(
-        counts: &Counts,
+        counts: &KernelCounts,
         received: &Received,
         totals: &Totals,
         last: Option<&Reconciliation>,
@@ -84,11 +84,11 @@ impl Accounting {
         skipped: SkippedRuns,
         programs: &[&str],
     ) -> Self {
-        let total = counts.total();
+        let total = counts.total_counts();
         let mut deficits = Vec::new();
         // A call site that is lost makes no leak uncertain.
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Stack) {
-            let count = counts.of(kind);
+            let count = counts.counts_of(kind);
             if count.seen != count.submitted + count.dropped {
                 deficits.push(format!(
                     "{kind:?}: seen {} is not submitted {} + dropped {}",
@@ -111,20 +111,20 @@ impl Accounting {
         if unreadable > 0 {
             deficits.push(format!(
                 "{} could not be read",
-                count(unreadable, "IPC namespace", "IPC namespaces")
+                count_noun(unreadable, "IPC namespace", "IPC namespaces")
             ));
         }
         // Of the moment of the last comparison; what was in flight then is in neither.
         let both = last.map_or(0, |last| last.matched + last.preexisting + last.rekeyed);
         let ledger_sets = both + last.map_or(0, |last| last.vanished);
         let kernel_sets = both + last.map_or(0, |last| last.unknown);
-        let vanished = last.map_or(0, Reconciliation::drift);
+        let vanished = last.map_or(0, Reconciliation::drift_count);
         if last.is_none() {
             deficits.push("the books were not compared with the kernel".to_owned());
         } else if vanished > 0 {
             deficits.push(format!(
                 "{} between books and kernel at the end",
-                count(vanished, "difference", "differences")
+                count_noun(vanished, "difference", "differences")
             ));
         }
         Self {
@@ -132,12 +132,12 @@ impl Accounting {
             submitted: total.submitted,
             dropped: total.dropped,
             received: received.total(),
-            stacks: counts.of(Kind::Stack),
+            stacks: counts.counts_of(Kind::Stack),
             stacks_lost: counts
-                .of(Kind::Stack)
+                .counts_of(Kind::Stack)
                 .seen
                 .saturating_sub(received.kinds[Kind::Stack as usize]),
-            created_seen: counts.of(Kind::Created).seen,
+            created_seen: counts.counts_of(Kind::Created).seen,
             sem_map_full: counts.sem_map_full,
             proc_map_full: counts.proc_map_full,
             call_map_full: counts.call_map_full,
@@ -165,13 +165,13 @@ impl Accounting {
         let books = format!(
             "ledger {} = kernel {}",
             self.ledger_sets,
-            count(self.kernel_sets, "set", "sets")
+            count_noun(self.kernel_sets, "set", "sets")
         );
         let ring = match self.stacks_lost {
             0 => ring,
             lost => format!(
                 "{ring}; {} lost, raise --ring",
-                count(lost, "call site", "call sites")
+                count_noun(lost, "call site", "call sites")
             ),
         };
         if self.is_exact() {
@@ -180,7 +180,7 @@ impl Accounting {
             format!(
                 "{ring}; ledger {}, kernel {}; NOT EXACT",
                 self.ledger_sets,
-                count(self.kernel_sets, "set", "sets")
+                count_noun(self.kernel_sets, "set", "sets")
             )
         }
     }
@@ -188,7 +188,7 @@ impl Accounting {
 
 /// What is lost for good, in words: these sums hold at any moment.
 pub(super) fn lost(
-    counts: &Counts,
+    counts: &KernelCounts,
     received: &Received,
     skipped: SkippedRuns,
     programs: &[&str],
@@ -197,26 +197,26 @@ pub(super) fn lost(
     if received.undecodable > 0 {
         deficits.push(format!(
             "{} could not be decoded",
-            count(received.undecodable, "message", "messages")
+            count_noun(received.undecodable, "message", "messages")
         ));
     }
     if counts.sem_map_full > 0 {
         deficits.push(format!(
             "{} found the semaphore map full; raise --max-semaphores",
-            count(counts.sem_map_full, "set", "sets")
+            count_noun(counts.sem_map_full, "set", "sets")
         ));
     }
     if counts.proc_map_full > 0 {
         deficits.push(format!(
             "{} found the process map full: known by pid, start time and name only; raise \
              --max-processes",
-            count(counts.proc_map_full, "process", "processes")
+            count_noun(counts.proc_map_full, "process", "processes")
         ));
     }
     if counts.call_map_full > 0 {
         deficits.push(format!(
             "{} not followed",
-            count(
+            count_noun(
                 counts.call_map_full,
                 "call in flight was",
                 "calls in flight were"
@@ -226,7 +226,7 @@ pub(super) fn lost(
     if counts.history_lost > 0 {
         deficits.push(format!(
             "{} dropped; raise --ring",
-            count(
+            count_noun(
                 counts.history_lost,
                 "record of an ended set or process was",
                 "records of ended sets and processes were"
@@ -237,7 +237,7 @@ pub(super) fn lost(
         deficits.push(format!(
             "the kernel skipped {} ({}), interrupted on the same processor: what happened \
              then is known by comparing only",
-            count(skipped.lost, "run of a probe", "runs of probes"),
+            count_noun(skipped.lost, "run of a probe", "runs of probes"),
             programs.join(", ")
         ));
     }

@@ -7,7 +7,7 @@ use std::{collections::HashMap, fs, path::Path, time::Instant};
 use dmtrace_common::{DM_RENAME, DmEvent, EVENT_DEVICE_BY_NAME, Header, Kind};
 use dmtrace_core::{
     backend::Backend,
-    event::{read_plain, text::text},
+    event::{read_plain, text::decode_c_string},
     ids::{BootTime, DevNum},
 };
 use serde::Serialize;
@@ -36,11 +36,11 @@ pub(crate) struct DmReport {
 impl Session {
     /// Attaches to device-mapper if it has come since. Cheap if not. Tells whether it did now.
     pub(crate) fn attend_dm(&mut self) -> bool {
-        let now = self.tracer.attend_dm();
+        let now = self.tracer.try_attach_dm();
         if now {
             self.dm_since = Some(host::clock::boot_now());
             self.devices.read();
-        } else if !matches!(self.tracer.dm(), DmState::Attached { .. }) {
+        } else if !matches!(self.tracer.dm_state(), DmState::Attached { .. }) {
             self.dm_since = None;
         }
         now
@@ -48,13 +48,13 @@ impl Session {
 
     /// Whether device-mapper is not traced because it is not there yet.
     pub(crate) fn awaits_dm(&self) -> bool {
-        *self.tracer.dm() == DmState::NotLoaded
+        *self.tracer.dm_state() == DmState::NotLoaded
     }
 
     /// Whether device-mapper may go unnoticed: a trampoline holds the module, a kprobe does not.
     pub(crate) fn may_lose_dm(&self) -> bool {
         matches!(
-            self.tracer.dm(),
+            self.tracer.dm_state(),
             DmState::Attached {
                 by: Backend::Kprobe,
                 ..
@@ -66,11 +66,11 @@ impl Session {
     pub(crate) fn dm_report(&self) -> DmReport {
         let counts = self.tracer.counts();
         DmReport {
-            how: self.tracer.dm().clone(),
+            how: self.tracer.dm_state().clone(),
             since: self.dm_since,
             cookies_before: self.dm_missed,
             entered: counts.dm_entered,
-            returned: counts.of(Kind::Ioctl).seen,
+            returned: counts.counts_of(Kind::Ioctl).seen,
         }
     }
 }
@@ -107,13 +107,17 @@ impl Directory {
             return None;
         }
         let mut event: DmEvent = read_plain(message).ok()?;
-        let name = text(&event.name);
+        let name = decode_c_string(&event.name);
         if name.is_empty() {
             return None;
         }
-        if let Some(number) = DevNum::known(event.major, event.minor) {
+        if let Some(number) = DevNum::from_kernel(event.major, event.minor) {
             let renamed = event.command == DM_RENAME && event.new_name[0] != 0;
-            let name = if renamed { text(&event.new_name) } else { name };
+            let name = if renamed {
+                decode_c_string(&event.new_name)
+            } else {
+                name
+            };
             self.names.insert(name, number);
             return None;
         }
@@ -136,5 +140,5 @@ fn device(dir: &Path) -> Option<(String, DevNum)> {
         major: major.parse().ok()?,
         minor: minor.parse().ok()?,
     };
-    Some((text(name.trim_ascii_end()), number))
+    Some((decode_c_string(name.trim_ascii_end()), number))
 }

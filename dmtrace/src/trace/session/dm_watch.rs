@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use crate::host::module_news::ModuleNews;
+use crate::host::module_news::ModuleWatch;
 
 /// A module is announced before it can be attached to.
 const AFTER_NEWS: [Duration; 3] = [
@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_secs(1);
 
 /// News of the module, and what is to be done about them.
 pub(super) struct DmWatch {
-    news: Option<AsyncFd<ModuleNews>>,
+    news: Option<AsyncFd<ModuleWatch>>,
     tries: VecDeque<Instant>,
 }
 
@@ -31,7 +31,7 @@ impl DmWatch {
         // SAFETY: the descriptor belongs to the socket inside, lives as long as it, and is the same
         // at every call.
         let register = |news| unsafe { AsyncFd::register_with_interest(news, Interest::READABLE) };
-        let news = ModuleNews::of("dm_mod")
+        let news = ModuleWatch::listen("dm_mod")
             .ok()
             .and_then(|news| register(news).ok());
         Self {
@@ -58,7 +58,7 @@ impl DmWatch {
         let Ok(mut ready) = news.readable().await else {
             return pending().await;
         };
-        news.get_ref().take();
+        news.get_ref().take_announcements();
         ready.clear_ready();
         let now = Instant::now();
         self.tries.extend(AFTER_NEWS.map(|after| now + after));

@@ -34,7 +34,7 @@ impl Session {
     /// Lets the probes tell of the sets that go with their namespace, where they can: that is then
     /// observed, and not inferred from the namespace's absence.
     pub(super) fn await_teardown(&mut self, snapshot: &Snapshot, sink: Sink<'_>) {
-        let hidden = self.tracer.backend().hides();
+        let hidden = self.tracer.backend().blind_spots();
         if hidden.contains(&BlindSpot::NamespaceTeardown) {
             return;
         }
@@ -54,9 +54,9 @@ impl Session {
         if lost == 0 || self.ends_missed > 0 {
             return 0;
         }
-        let list = host::processes::list(&self.scope.roots);
-        let procs = self.tracer.maps().procs();
-        let missed = missed(&list, procs, |key| self.tracer.maps().proc(key));
+        let list = host::processes::list_processes(&self.scope.roots);
+        let procs = self.tracer.maps().proc_records();
+        let missed = missed(&list, procs, |key| self.tracer.maps().proc_record(key));
         if missed == Some(0) { lost } else { 0 }
     }
 }

@@ -4,7 +4,7 @@ use dmtrace_core::backend::Backend;
 use serde::Serialize;
 
 use super::{DmReport, Session};
-use crate::probe::{Continuity, Counts};
+use crate::probe::{Continuity, KernelCounts};
 
 /// How a running trace is. Messages on their way make `submitted` larger than `received` for a
 /// moment.
@@ -23,7 +23,7 @@ pub(crate) struct Health {
     /// Messages that could not be decoded.
     pub undecodable: u64,
     /// What was lost for good, and other counts of the kernel side.
-    pub counts: Counts,
+    pub counts: KernelCounts,
     /// Runs of probes that the kernel skipped, and no other probe made good.
     pub skipped_runs: u64,
     /// Runs that it skipped, and another probe made good.
@@ -43,7 +43,7 @@ impl Session {
     /// How it is now.
     pub(crate) fn health(&self) -> Health {
         let counts = self.tracer.counts();
-        let total = counts.total();
+        let total = counts.total_counts();
         let skipped = self.tracer.skipped_runs();
         Health {
             backend: self.tracer.backend(),

@@ -22,7 +22,7 @@ impl Session {
         Completeness {
             lost: live,
             ended,
-            blind: self.tracer.backend().hides().to_vec(),
+            blind: self.tracer.backend().blind_spots().to_vec(),
         }
     }
 

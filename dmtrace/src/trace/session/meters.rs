@@ -7,7 +7,7 @@ use dmtrace_common::Kind;
 use super::Session;
 use crate::{
     metrics::{Health, Messages, Missed, Unmapped},
-    probe::{Attempt, DmState, Outcome, Past},
+    probe::{AttachOutcome, Attempt, DmState, PinnedPast},
 };
 
 impl Session {
@@ -15,7 +15,7 @@ impl Session {
     pub(crate) fn meters(&self) -> Health {
         let counts = self.tracer.counts();
         let messages = Kind::ALL.into_iter().map(|kind| {
-            let count = counts.of(kind);
+            let count = counts.counts_of(kind);
             let messages = Messages {
                 seen: count.seen,
                 submitted: count.submitted,
@@ -28,7 +28,7 @@ impl Session {
             (probe(kind), messages)
         });
         let mut attached = subjects(self.tracer.attempts());
-        match self.tracer.dm() {
+        match self.tracer.dm_state() {
             // Not there yet is not blind.
             DmState::NotLoaded => {}
             DmState::Attached { uevents, .. } => {
@@ -48,8 +48,8 @@ impl Session {
         });
         let last = self.last.as_ref();
         let gap = self.continuity.as_ref().and_then(|it| match &it.past {
-            Past::Gap(gap) => Some(gap),
-            Past::New | Past::Unbroken => None,
+            PinnedPast::Gap(gap) => Some(gap),
+            PinnedPast::New | PinnedPast::Unbroken => None,
         });
         Health {
             backend: Some(self.tracer.backend()),
@@ -69,7 +69,8 @@ impl Session {
             unreadable: last.map_or(0, |last| last.unreadable.len() as u64),
             gaps: u64::from(gap.is_some()),
             gap_time: gap.map_or(Duration::ZERO, |gap| {
-                gap.from.map_or(Duration::ZERO, |from| gap.to.since(from))
+                gap.from
+                    .map_or(Duration::ZERO, |from| gap.to.duration_since(from))
             }),
             ..Health::default()
         }
@@ -104,9 +105,9 @@ fn subjects(attempts: &[Attempt]) -> BTreeMap<&'static str, bool> {
             continue;
         }
         match attempt.outcome {
-            Outcome::Attached => attached.insert(attempt.subject, true),
-            Outcome::Failed(_) => attached.insert(attempt.subject, false),
-            Outcome::NotNeeded => None,
+            AttachOutcome::Attached => attached.insert(attempt.subject, true),
+            AttachOutcome::Failed(_) => attached.insert(attempt.subject, false),
+            AttachOutcome::NotNeeded => None,
         };
     }
     attached

@@ -19,16 +19,19 @@ use std::{io, time::Instant};
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{Kind, SemEvent};
 use dmtrace_core::{
-    event::{Event, What, as_bytes, decode},
+    event::{Event, EventKind, as_bytes, decode_event},
     facts::{HostFacts, Snapshot},
     ids::{BootTime, ProcId},
-    ledger::{Change, DriftKind, Ledger, Reconciliation, Remember},
+    ledger::{Change, DriftKind, Ledger, Reconciliation, Retention},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     host::{self, Scope},
-    probe::{Continuity, Counts, DmState, Options, Past, Seed, StartError, Tracer, registry},
+    probe::{
+        Continuity, DmState, KernelCounts, Options, PinnedPast, SeedReason, StartError, Tracer,
+        registry,
+    },
 };
 
 pub(crate) use accounting::{Accounting, Received};
@@ -117,7 +120,7 @@ impl Session {
         let tap = tap(&tracer, began)?;
         // After attaching: what is made between a snapshot and attaching would stay unknown.
         let snapshot = host::take_snapshot(&scope);
-        tracer.seed(&snapshot, Seed::Older);
+        tracer.seed_sets(&snapshot, SeedReason::Older);
         let mut session = Self::open(tracer, began, scope, tap, None)?;
         let mut early = Vec::new();
         session.drain_all(&mut |changes, _| early.extend_from_slice(changes));
@@ -144,19 +147,19 @@ impl Session {
             .map_err(|_| other(&"cannot poll the ring buffer"))?;
         let remember = continuity
             .as_ref()
-            .map_or(Remember::MUCH, |_| Remember::THRIFTY);
-        let stacks_before = tracer.counts().of(Kind::Stack).submitted;
+            .map_or(Retention::FULL, |_| Retention::THRIFTY);
+        let stacks_before = tracer.counts().counts_of(Kind::Stack).submitted;
         let sites = sites::Sites::start(
             &mut tracer,
             tap.is_some(),
-            continuity.as_ref().map(|_| crate::stack::KEPT),
+            continuity.as_ref().map(|_| crate::stack::BINARY_CACHE_TTL),
         )?;
         let recording = tap.as_ref().and_then(|tap| (tap.place)());
-        let registration = registry::register(&tracer, began, recording);
+        let registration = registry::register_trace(&tracer, began, recording);
         let mut session = Self {
             tracer,
             ring,
-            ledger: Ledger::remembering(remember),
+            ledger: Ledger::with_retention(remember),
             scope,
             received: Received::default(),
             dropped_seen: 0,
@@ -181,9 +184,9 @@ impl Session {
             ends_missed: 0,
             order: order::Order::default(),
         };
-        if matches!(session.tracer.dm(), DmState::Attached { .. }) {
+        if matches!(session.tracer.dm_state(), DmState::Attached { .. }) {
             let past = session.continuity.as_ref().map(|it| &it.past);
-            let fresh = matches!(past, None | Some(Past::New));
+            let fresh = matches!(past, None | Some(PinnedPast::New));
             session.dm_since = Some(match fresh || session.tracer.dm_went_on() {
                 true => began,
                 false => host::clock::boot_now(),
@@ -265,7 +268,7 @@ impl Session {
             if let Some(tap) = &mut self.tap {
                 (tap.write)(Tapped::Message(message));
             }
-            match decode(message) {
+            match decode_event(message) {
                 Ok(event) => {
                     self.received.count(item.first_chunk());
                     if makes_cookie(&event) && self.dm_since.is_none_or(|since| event.at < since) {
@@ -274,7 +277,7 @@ impl Session {
                     changes.clear();
                     self.ledger.apply_into(&event, &mut changes);
                     self.order.arrange(&mut changes, &self.ledger);
-                    if let What::Destroyed { sem, key } = event.what
+                    if let EventKind::Destroyed { sem, key } = event.what
                         && key.has_cookie_magic()
                     {
                         gone.push(sem);
@@ -317,16 +320,16 @@ impl Session {
         let report = self.compare(&snapshot);
         for drift in &report.drifts {
             if matches!(drift.kind, DriftKind::Vanished | DriftKind::Rekeyed { .. }) {
-                self.tracer.forget(drift.sem.into());
+                self.tracer.forget_set(drift.sem.into());
             }
         }
         if report.unknown > 0 {
-            self.tracer.seed(&snapshot, Seed::Missed);
+            self.tracer.seed_sets(&snapshot, SeedReason::Missed);
         }
         sink(&report.changes, &self.ledger);
         self.reap_processes();
         self.note_losses();
-        self.drift += report.drift();
+        self.drift += report.drift_count();
         self.last = Some(report);
         snapshot
     }
@@ -335,17 +338,17 @@ impl Session {
     /// remove: the end of a process finds the record of its last image only, not of those before
     /// `execve`. Done when so many processes came that it may matter.
     fn reap_processes(&mut self) {
-        let seen = self.tracer.counts().of(Kind::Proc).seen;
+        let seen = self.tracer.counts().counts_of(Kind::Proc).seen;
         if seen - self.procs_reaped_at < u64::from(self.tracer.max_procs() / 4) {
             return;
         }
-        let list = host::processes::list(&self.scope.roots);
+        let list = host::processes::list_processes(&self.scope.roots);
         if list.incomplete.is_some() {
             return;
         }
         self.procs_reaped_at = seen;
         let horizon = host::clock::boot_now().0.saturating_sub(REAP_AFTER);
-        for (key, record) in self.tracer.maps().procs() {
+        for (key, record) in self.tracer.maps().proc_records() {
             let id = ProcId::from(key);
             let alive = list
                 .processes
@@ -357,7 +360,7 @@ impl Session {
                 // Of a process that has replaced many images the first ones are left over.
                 let told = self
                     .ledger
-                    .images(id)
+                    .images_of(id)
                     .any(|image| image.exit.is_some_and(|exit| exit.status.is_some()));
                 self.ends_missed += u64::from(!told);
             }
@@ -379,14 +382,14 @@ impl Session {
     pub(crate) fn observe(&mut self, facts: &HostFacts, sink: Sink<'_>) {
         // A process leaves the list after its end went into the ring: the ring says how it ended.
         self.drain_all(sink);
-        let changes = self.ledger.observe(facts);
+        let changes = self.ledger.observe_exits(facts);
         sink(&changes, &self.ledger);
     }
 
     /// Writes down, for other commands, what the verdicts of this trace rest on besides the maps.
     pub(crate) fn publish_activity(&mut self) {
         if let Some(registration) = &mut self.registration {
-            registration.write_activity(self.ledger.activity());
+            registration.write_activity(self.ledger.process_activities());
         }
     }
 
@@ -421,12 +424,12 @@ impl Session {
 
     /// Detaching does not wait for a program that runs on another CPU at this moment: the counts
     /// are final once what was seen has either been submitted or dropped, twice in a row.
-    fn settled_counts(&self) -> Counts {
+    fn settled_counts(&self) -> KernelCounts {
         let mut counts = self.tracer.counts();
         for _ in 0..50 {
             std::thread::sleep(std::time::Duration::from_millis(2));
             let again = self.tracer.counts();
-            let total = again.total();
+            let total = again.total_counts();
             if again == counts && total.seen == total.submitted + total.dropped {
                 break;
             }
@@ -437,5 +440,5 @@ impl Session {
 }
 
 fn makes_cookie(event: &Event) -> bool {
-    matches!(&event.what, What::Created { key, .. } if key.has_cookie_magic())
+    matches!(&event.what, EventKind::Created { key, .. } if key.has_cookie_magic())
 }

@@ -2,7 +2,7 @@
 //!
 //! Whoever completes the last operation of a cookie wakes its waiter, which may be seen to go on,
 //! and to remove the cookie, before the return of the completion is seen. The books know that it is
-//! still to come ([`Ledger::owes`]); what would be told of that cookie waits for it.
+//! still to come ([`Ledger::awaits_decrements`]); what would be told of that cookie waits for it.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ pub(super) struct Order {
 impl Order {
     /// Takes out of `changes` what has to wait, and puts in what has waited and need not any more.
     pub(super) fn arrange(&mut self, changes: &mut Vec<Change>, ledger: &Ledger) {
-        let waits = |sem: &SemId| ledger.owes(*sem);
+        let waits = |sem: &SemId| ledger.awaits_decrements(*sem);
         if self.held.is_empty() && !changes.iter().any(|change| waits(&change.sem)) {
             return;
         }
@@ -74,7 +74,7 @@ fn in_time(mut changes: Vec<Change>) -> Vec<Change> {
 mod tests {
     use super::*;
     use dmtrace_core::{
-        event::{Actor, Event, Operation, Quality, What},
+        event::{Actor, Event, EventKind, Operation, Quality},
         ids::{BootTime, IpcNs, Key, ProcId},
         ledger::ChangeKind,
     };
@@ -85,7 +85,7 @@ mod tests {
         semid: 5,
     };
 
-    fn event(at: u64, began: u64, tgid: u32, what: What) -> Event {
+    fn event(at: u64, began: u64, tgid: u32, what: EventKind) -> Event {
         Event {
             at: BootTime(at),
             began: Some(BootTime(began)),
@@ -103,7 +103,7 @@ mod tests {
     }
 
     fn op(at: u64, began: u64, tgid: u32, op: i16) -> Event {
-        let what = What::Op {
+        let what = EventKind::Op {
             sem: SEM,
             key: KEY,
             ops: vec![Operation { num: 0, op, flg: 0 }],
@@ -125,7 +125,7 @@ mod tests {
                 10,
                 10,
                 2,
-                What::Created {
+                EventKind::Created {
                     sem,
                     key,
                     nsems: 1,
@@ -136,7 +136,7 @@ mod tests {
                 20,
                 19,
                 2,
-                What::SetVal {
+                EventKind::SetVal {
                     sem,
                     key,
                     value: 1,
@@ -146,12 +146,12 @@ mod tests {
             op(30, 29, 2, 1),
             op(40, 39, 2, 1),
             op(50, 49, 2, -1),
-            event(60, 60, 2, What::WaitBegin { sem, key, ops }),
+            event(60, 60, 2, EventKind::WaitBegin { sem, key, ops }),
             // Told at 95 and 99, with the cookie gone at 90.
             op(95, 70, 8, -1),
             op(99, 75, 9, -1),
             op(80, 60, 2, 0),
-            event(90, 90, 2, What::Destroyed { sem, key }),
+            event(90, 90, 2, EventKind::Destroyed { sem, key }),
         ]
     }
 

@@ -7,8 +7,8 @@ use dmtrace_common::{
     SemKey, SemRecord,
 };
 use dmtrace_core::{
-    event::{as_bytes, decode},
-    ledger::{Record, in_order},
+    event::{as_bytes, decode_event},
+    ledger::{MapRecord, in_order},
 };
 
 use super::{Session, Sink, Tapped};
@@ -26,8 +26,8 @@ const IN_FLIGHT: u64 = 5_000_000;
 impl Session {
     /// Whether the maps hold something that the books have not taken in yet.
     pub(crate) fn is_behind(&self) -> bool {
-        self.tracer.counts().total().dropped != self.dropped_seen
-            || self.tracer.tombstones() != self.victims_kept
+        self.tracer.counts().total_counts().dropped != self.dropped_seen
+            || self.tracer.tombstone_count() != self.victims_kept
     }
 
     /// Makes drops good at once where the kernel side may soon have no room for the records of
@@ -51,7 +51,7 @@ impl Session {
             self.resynced = Instant::now();
             return;
         }
-        let dropped = self.tracer.counts().total().dropped;
+        let dropped = self.tracer.counts().total_counts().dropped;
         // What is younger than the horizon may have its message in the ring still: told twice, a
         // set would be counted twice. It is left for the next time.
         let horizon = host::clock::boot_now().0.saturating_sub(IN_FLIGHT);
@@ -61,12 +61,12 @@ impl Session {
         let crowded = self.tracer.proc_tombstones_crowded();
         let mut ended: Vec<ProcKey> = Vec::new();
         let mut removed: Vec<SemKey> = Vec::new();
-        let procs = self.tracer.maps().procs();
-        let sets = self.tracer.maps().sems();
+        let procs = self.tracer.maps().proc_records();
+        let sets = self.tracer.maps().sem_records();
         self.victims_kept = 0;
         for record in in_order(procs, sets) {
             match record {
-                Record::Set(key, record) => {
+                MapRecord::Set(key, record) => {
                     if record.created.max(record.closed) > horizon {
                         left = true;
                         continue;
@@ -76,7 +76,7 @@ impl Session {
                     }
                     self.adopt(key, &record, sink);
                 }
-                Record::Process(key, record) => {
+                MapRecord::Process(key, record) => {
                     if record.header.ts.max(record.exited) > horizon {
                         left = true;
                         continue;
@@ -107,16 +107,16 @@ impl Session {
 
     fn adopt(&mut self, key: SemKey, record: &SemRecord, sink: Sink<'_>) {
         self.tap(Tapped::Sem(key, record));
-        let changes = self.ledger.adopt(key.into(), record);
+        let changes = self.ledger.adopt_record(key.into(), record);
         if !changes.is_empty() {
             sink(&changes, &self.ledger);
         }
         if record.state & SEM_DM_DROPPED == 0 {
             return;
         }
-        if let Some(device) = self.tracer.maps().device(key) {
+        if let Some(device) = self.tracer.maps().last_ioctl(key) {
             self.tap(Tapped::Message(as_bytes(&device)));
-            if let Ok(event) = decode(as_bytes(&device)) {
+            if let Ok(event) = decode_event(as_bytes(&device)) {
                 self.ledger.apply(&event);
             }
         }

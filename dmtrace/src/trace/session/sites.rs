@@ -10,13 +10,13 @@ use dmtrace_common::SITE_LEN;
 use dmtrace_core::{
     event::{CallSite, ProcessImage},
     ids::SemId,
-    ledger::Placed,
+    ledger::SitePlacement,
 };
 
 use super::{Session, Tapped};
 use crate::{
     probe::{Maps, StartError, Tracer},
-    stack::{Found, Worker},
+    stack::{FoundSite, Worker},
     wording::cause,
 };
 
@@ -31,7 +31,7 @@ const FEW: usize = 64;
 /// The worker, and what has no place in the books yet.
 pub(super) struct Sites {
     worker: Worker,
-    waiting: Vec<(Instant, Found)>,
+    waiting: Vec<(Instant, FoundSite)>,
     /// When all that wait were tried last.
     tried: Instant,
 }
@@ -51,7 +51,7 @@ impl Sites {
         // Its own handles: the worker is another thread.
         let maps = Maps::open(tracer.map_ids()).ok();
         let programs = move |key| {
-            let record = maps.as_ref()?.proc(key)?;
+            let record = maps.as_ref()?.proc_record(key)?;
             ProcessImage::from_record(&record).exe
         };
         let worker = Worker::start(ring, Box::new(programs), names, kept).map_err(other)?;
@@ -63,7 +63,7 @@ impl Sites {
     }
 
     pub(super) async fn news(&self) {
-        self.worker.news().await;
+        self.worker.wait_sites().await;
     }
 
     /// Works off everything, at the end.
@@ -73,7 +73,7 @@ impl Sites {
     }
 
     pub(super) fn received(&self) -> u64 {
-        self.worker.received()
+        self.worker.received_count()
     }
 }
 
@@ -83,7 +83,7 @@ impl Session {
         let Some(sites) = &mut self.sites else {
             return false;
         };
-        let news = sites.worker.take();
+        let news = sites.worker.take_sites();
         let any = !news.is_empty();
         let now = Instant::now();
         let all = sites.waiting.len() <= FEW || now.duration_since(sites.tried) >= AGAIN;
@@ -102,10 +102,10 @@ impl Session {
                 found.maker,
                 &found.site,
             );
-            if placed == Placed::Yes {
+            if placed == SitePlacement::Yes {
                 self.publish(found);
             }
-            placed == Placed::NotYet && now.duration_since(*since) < PATIENCE
+            placed == SitePlacement::NotYet && now.duration_since(*since) < PATIENCE
         });
         if let Some(sites) = &mut self.sites {
             let waiting = &mut sites.waiting;
@@ -116,7 +116,7 @@ impl Session {
         any
     }
 
-    fn publish(&mut self, found: &Found) {
+    fn publish(&mut self, found: &FoundSite) {
         self.tap(Tapped::Site(found));
         let live = self.ledger.semaphore(found.sem);
         if let Some(created) = live.and_then(|set| set.created)
@@ -148,6 +148,6 @@ fn fitting(site: &CallSite) -> Option<Vec<u8>> {
             return Some(json);
         }
         let fewer = site.frames.len().checked_sub(4).filter(|left| *left > 0)?;
-        site.cut(fewer);
+        site.truncate(fewer);
     }
 }

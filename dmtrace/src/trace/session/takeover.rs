@@ -4,15 +4,15 @@ use std::path::Path;
 
 use dmtrace_common::{KINDS, Kind, SEM_TOMBSTONE};
 use dmtrace_core::{
-    event::{as_bytes, decode},
+    event::{as_bytes, decode_event},
     ids::BootTime,
-    ledger::{DriftKind, Record, in_order},
+    ledger::{DriftKind, MapRecord, in_order},
 };
 
 use super::{Session, Sink};
 use crate::{
     host::{self, Scope},
-    probe::{Continuity, Options, Past, Seed, StartError, Tracer},
+    probe::{Continuity, Options, PinnedPast, SeedReason, StartError, Tracer},
 };
 
 /// Tries to find the ring at rest.
@@ -31,23 +31,23 @@ impl Session {
     ) -> Result<Self, StartError> {
         let now = host::clock::boot_now();
         let (mut tracer, continuity) = Tracer::start_kept(options, root)?;
-        let new = matches!(continuity.past, Past::New) || tracer.began() == BootTime(0);
+        let new = matches!(continuity.past, PinnedPast::New) || tracer.trace_start() == BootTime(0);
         if new {
             let snapshot = host::take_snapshot(&scope);
-            tracer.seed(&snapshot, Seed::Older);
-            tracer.begins(now);
+            tracer.seed_sets(&snapshot, SeedReason::Older);
+            tracer.mark_started(now);
             let mut session = Self::open(tracer, now, scope, None, Some(continuity))?;
             let mut early = Vec::new();
             session.drain_all(&mut |changes, _| early.extend_from_slice(changes));
             session.early = early;
             session.preexisting = session.compare(&snapshot).preexisting;
-            if let Some(Past::Gap(gap)) = session.continuity.as_mut().map(|it| &mut it.past) {
+            if let Some(PinnedPast::Gap(gap)) = session.continuity.as_mut().map(|it| &mut it.past) {
                 gap.came = session.preexisting;
             }
             return Ok(session);
         }
-        let began = tracer.began();
-        tracer.begins(began);
+        let began = tracer.trace_start();
+        tracer.mark_started(began);
         let mut session = Self::open(tracer, began, scope, None, Some(continuity))?;
         session.take_over();
         Ok(session)
@@ -62,42 +62,42 @@ impl Session {
     /// Ends this process's part: what is in the ring is taken in, and tracing goes on for a later
     /// one. `false` where it cannot.
     pub(crate) fn leave(&mut self, sink: Sink<'_>) -> bool {
-        if self.tracer.pinned().is_none() {
+        if self.tracer.pin_dir().is_none() {
             return false;
         }
         self.drain_all(sink);
         self.resync(sink);
         if let Some(registration) = self.registration.take() {
-            registration.leave();
+            registration.leave_file();
         }
         true
     }
 
     /// The books are made from the maps; what nobody has read is in the ring.
     fn take_over(&mut self) {
-        let mut sets = self.tracer.maps().sems();
+        let mut sets = self.tracer.maps().sem_records();
         // What is gone comes after the messages that tell of it.
         sets.retain(|(_, record)| record.state & SEM_TOMBSTONE == 0);
         let live = sets.len() as u64;
-        for record in in_order(self.tracer.maps().procs(), sets) {
+        for record in in_order(self.tracer.maps().proc_records(), sets) {
             match record {
-                Record::Process(_, record) => self.ledger.adopt_process(&record),
-                Record::Set(key, record) => self.ledger.adopt(key.into(), &record),
+                MapRecord::Process(_, record) => self.ledger.adopt_process(&record),
+                MapRecord::Set(key, record) => self.ledger.adopt_record(key.into(), &record),
             };
         }
         self.preexisting = live;
-        for device in self.tracer.maps().devices() {
+        for device in self.tracer.maps().last_ioctls() {
             let completed = self.devices.complete(as_bytes(&device));
-            if let Ok(event) = decode(as_bytes(&completed.unwrap_or(device))) {
+            if let Ok(event) = decode_event(as_bytes(&completed.unwrap_or(device))) {
                 self.ledger.apply(&event);
             }
         }
-        for lookup in self.tracer.maps().lookups() {
-            if let Ok(event) = decode(as_bytes(&lookup)) {
+        for lookup in self.tracer.maps().failed_lookups() {
+            if let Ok(event) = decode_event(as_bytes(&lookup)) {
                 self.ledger.apply(&event);
             }
         }
-        for (key, created, site) in self.tracer.maps().sites() {
+        for (key, created, site) in self.tracer.maps().call_sites() {
             let created = BootTime(created);
             self.ledger.adopt_call_site(key.into(), created, site);
         }
@@ -108,7 +108,7 @@ impl Session {
         self.tracer.recount_tombstones();
         let gap = matches!(
             self.continuity.as_ref().map(|it| &it.past),
-            Some(Past::Gap(_))
+            Some(PinnedPast::Gap(_))
         );
         if gap {
             self.ledger.was_blind();
@@ -119,7 +119,7 @@ impl Session {
         self.early = early;
         let report = self.last.clone().unwrap_or_default();
         if let Some(Continuity {
-            past: Past::Gap(gap),
+            past: PinnedPast::Gap(gap),
             ..
         }) = &mut self.continuity
         {
@@ -138,7 +138,7 @@ impl Session {
     /// as good as received here, because the maps hold it.
     fn count_from_here(&mut self, sink: Sink<'_>) {
         let submitted = |session: &Self| -> [u64; KINDS] {
-            Kind::ALL.map(|kind| session.tracer.counts().of(kind).submitted)
+            Kind::ALL.map(|kind| session.tracer.counts().counts_of(kind).submitted)
         };
         // A message is counted right after it was submitted. Once nothing is submitted while the
         // ring is emptied, everything counted is here.

@@ -6,11 +6,11 @@ use dmtrace_common::{ProcRecord, SemKey, SemRecord};
 use dmtrace_core::{
     event::as_bytes,
     facts::{HostFacts, Snapshot},
-    ledger::{Record, in_order},
+    ledger::{MapRecord, in_order},
 };
 
 use super::{Session, Sink};
-use crate::{host, stack::Found};
+use crate::{host, stack::FoundSite};
 
 /// Something that the books were made from, for a recording.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub(crate) enum Tapped<'a> {
     Proc(&'a ProcRecord),
     Snapshot(&'a Snapshot),
     /// The call site of a cookie.
-    Site(&'a Found),
+    Site(&'a FoundSite),
     /// This file ends. The next one begins with the books as they are now, up to
     /// [`Tapped::BooksWritten`].
     NextFile {
@@ -53,26 +53,26 @@ impl Session {
             return;
         }
         let snapshot = self.reconcile(sink);
-        let facts = host::facts(&self.scope, &snapshot);
+        let facts = host::read_facts(&self.scope, &snapshot);
         self.observe(&facts, sink);
         self.tap(Tapped::NextFile {
             facts: &facts,
             deficits: &self.lost_so_far(),
         });
-        let procs = self.tracer.maps().procs();
-        let sets = self.tracer.maps().sems();
+        let procs = self.tracer.maps().proc_records();
+        let sets = self.tracer.maps().sem_records();
         for record in in_order(procs, sets) {
             match record {
-                Record::Process(_, record) => self.tap(Tapped::Proc(&record)),
-                Record::Set(key, record) => self.tap(Tapped::Sem(key, &record)),
+                MapRecord::Process(_, record) => self.tap(Tapped::Proc(&record)),
+                MapRecord::Set(key, record) => self.tap(Tapped::Sem(key, &record)),
             }
         }
-        for device in self.tracer.maps().devices() {
+        for device in self.tracer.maps().last_ioctls() {
             let completed = self.devices.complete(as_bytes(&device));
             let device = completed.unwrap_or(device);
             self.tap(Tapped::Message(as_bytes(&device)));
         }
-        for lookup in self.tracer.maps().lookups() {
+        for lookup in self.tracer.maps().failed_lookups() {
             self.tap(Tapped::Message(as_bytes(&lookup)));
         }
         for found in self.placed_sites() {
@@ -82,14 +82,14 @@ impl Session {
         self.tap(Tapped::BooksWritten);
         let place = self.tap.as_ref().and_then(|tap| (tap.place)());
         if let Some(registration) = &self.registration {
-            registration.moved(place);
+            registration.set_recording(place);
         }
     }
 
     /// Call sites of the cookies that are there.
-    fn placed_sites(&self) -> Vec<Found> {
-        let placed = self.ledger.cookies().filter_map(|set| {
-            Some(Found {
+    fn placed_sites(&self) -> Vec<FoundSite> {
+        let placed = self.ledger.live_cookies().filter_map(|set| {
+            Some(FoundSite {
                 sem: set.id,
                 key: set.key,
                 at: set.created?,
