@@ -4,6 +4,8 @@ use aya::maps::{MapData, PerCpuArray};
 use dmtrace_common::{CallEnd, Counter, KINDS, Kind, SemCall};
 use serde::Serialize;
 
+use super::undisturbed::undisturbed;
+
 /// Counts of one kind of message.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 pub(crate) struct KindCounts {
@@ -47,6 +49,10 @@ pub(crate) struct KernelCounts {
 
 impl KernelCounts {
     pub(crate) fn read(map: &PerCpuArray<MapData, u64>) -> Self {
+        undisturbed(|| Self::sum_all(map))
+    }
+
+    fn sum_all(map: &PerCpuArray<MapData, u64>) -> Self {
         // A read of an array slot cannot fail while the map is open; 0 would show as a deficit.
         let sum = |counter: Counter| {
             map.get(&counter.0, 0)

@@ -51,6 +51,7 @@ mod table;
 mod tracepoint;
 #[cfg(feature = "live")]
 mod tracer;
+mod undisturbed;
 #[cfg(feature = "live")]
 mod upkeep;
 #[cfg(feature = "live")]

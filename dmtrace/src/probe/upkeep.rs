@@ -7,7 +7,10 @@ use dmtrace_common::{
 };
 use dmtrace_core::facts::Snapshot;
 
-use super::tracer::{Tracer, proc_tombstones, sem_tombstones};
+use super::{
+    tracer::{Tracer, proc_tombstones, sem_tombstones},
+    undisturbed::undisturbed,
+};
 
 /// Why the kernel side does not know a set of a snapshot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -61,7 +64,7 @@ impl Tracer {
                             key: set.key.0,
                         };
                         // Full: the books join by the key.
-                        let _joined_later = self.keys.insert(&name, &set.semid, 0);
+                        let _joined_later = undisturbed(|| self.keys.insert(&name, &set.semid, 0));
                     }
                 } else if cookie {
                     self.prefilter.add32(slot, u32::MAX);
@@ -98,8 +101,8 @@ impl Tracer {
                 ns: key.ns,
                 key: record.key,
             };
-            if self.keys.get(&name, 0).ok() == Some(key.semid) {
-                let _gone_already = self.keys.remove(&name);
+            if undisturbed(|| self.keys.get(&name, 0)).ok() == Some(key.semid) {
+                let _gone_already = undisturbed(|| self.keys.remove(&name));
             }
             self.prefilter
                 .add32(key.semid as u32 & (PREFILTER_SLOTS - 1), u32::MAX);

@@ -10,7 +10,10 @@ use aya::{
     maps::{HashMap, IterableMap as _, MapData},
 };
 
-use super::bpf::{bpf_call, pointer_address};
+use super::{
+    bpf::{bpf_call, pointer_address},
+    undisturbed::undisturbed,
+};
 
 const BPF_MAP_LOOKUP_BATCH: u32 = 24;
 
@@ -63,7 +66,7 @@ fn walk_batches<K: Pod, V: Pod>(
             ..BatchAttr::default()
         };
         // SAFETY: all buffers outlive the call, and have room for `count` keys and values.
-        let result = unsafe { bpf_call(BPF_MAP_LOOKUP_BATCH, &mut attr) };
+        let result = undisturbed(|| unsafe { bpf_call(BPF_MAP_LOOKUP_BATCH, &mut attr) });
         let end = match result {
             Ok(_) => false,
             // `__htab_map_lookup_and_delete_batch`: that was the last bucket.

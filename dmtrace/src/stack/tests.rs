@@ -100,9 +100,9 @@ fn a_copied_stack_is_unwound_without_frame_pointers() {
     let (names, end) = walk_copied(&copied, 1 << 20);
     let position = |function: &str| names.iter().position(|name| name.ends_with(function));
     let order = [
-        position("::first"),
-        position("::second"),
-        position("::third"),
+        position("::call_first"),
+        position("::call_second"),
+        position("::call_third"),
     ];
     assert!(
         order.iter().all(Option::is_some) && order.is_sorted(),
@@ -119,8 +119,8 @@ fn a_copied_stack_is_unwound_without_frame_pointers() {
 fn a_copy_that_is_too_short_says_so() {
     let copied = call_first(1024);
     let (names, end) = walk_copied(&copied, 1024);
-    assert!(has_function(&names, "::third"), "{names:?}");
-    assert!(!has_function(&names, "::first"), "{names:?}");
+    assert!(has_function(&names, "::call_third"), "{names:?}");
+    assert!(!has_function(&names, "::call_first"), "{names:?}");
     assert_eq!(names[0], "[truncated]");
     assert_eq!(
         end,
