@@ -60,7 +60,7 @@ pub(crate) static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNT
 /// Calls between their entry and their return, by `pid_tgid`: where the return probe does not see
 /// the arguments (kprobes and syscall tracepoints), and when an operation on a cookie was entered.
 #[map]
-pub(crate) static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(16_384, 0);
+pub(crate) static CALLS: HashMap<u64, PendingCall> = HashMap::with_max_entries(16_384, 0);
 
 /// Threads with an entry in [`CALLS`], by `tid & 0x7fff`: spares a hash lookup at each return. With
 /// the programs for kernels that preempt: threads in a call whose first program has run.
@@ -150,7 +150,7 @@ pub(crate) struct DmCall {
 /// Arguments of a call in flight.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(crate) struct Call {
+pub(crate) struct PendingCall {
     pub ns: u32,
     /// semid, or key for `semget`.
     pub target: u32,

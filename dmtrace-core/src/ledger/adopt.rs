@@ -348,8 +348,11 @@ impl Cookie {
         } else if let Some(last) = &last {
             // Layout 2 and before: the last one to be seen.
             self.operators = Operators::default();
-            self.operators
-                .note(last.image.id.tgid, record.last_op, record.last_op.max(1));
+            self.operators.note_operation(
+                last.image.id.tgid,
+                record.last_op,
+                record.last_op.max(1),
+            );
         }
         if record.other_inc > 0 {
             // The record does not say who incremented.

@@ -111,7 +111,8 @@ impl Cookie {
     /// An operation has succeeded.
     fn record_operator(&mut self, who: &ActorRef, began: BootTime, ended: BootTime) {
         self.last_actor = Some(who.image);
-        self.operators.note(who.image.id.tgid, began.0, ended.0);
+        self.operators
+            .note_operation(who.image.id.tgid, began.0, ended.0);
     }
 
     /// What a call changes beyond what the release before it has told already.

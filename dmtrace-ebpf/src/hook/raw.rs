@@ -15,7 +15,7 @@ use super::syscall::{
     semop_returns,
 };
 use crate::{
-    emit::count,
+    emit::count_event,
     maps::RAN,
     offsets::O_TASK_STATUS,
     process::current_task,
@@ -64,7 +64,7 @@ fn first_ran(call: SemCall, end: CallEnd) -> bool {
         return true;
     }
     if *slot == 0 {
-        count(Counter::noticed_syscall(call, end));
+        count_event(Counter::noticed_syscall(call, end));
     }
     false
 }

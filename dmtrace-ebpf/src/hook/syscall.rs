@@ -9,16 +9,16 @@ use aya_ebpf::{
 };
 use dmtrace_common::{CallEnd, Counter, EVENT_BY_SYSCALL, OPS_KEPT, SEM_MAYBE_FOUND, SemBuf};
 
-use super::{Memory, raw::runs, read_ops};
+use super::{OpsMemory, raw::runs, read_ops};
 use crate::{
-    emit::count,
-    maps::{CALLS, Call, IN_CALL},
+    emit::count_event,
+    maps::{CALLS, IN_CALL, PendingCall},
     operate::{op_begins, op_ended},
     process::{current_task, ipc_ns},
     read::Addr,
     sem::{
-        Creation, End, Entered, Ops, created, destroyed, is_known, lookup_failed, maybe_cookie,
-        tracked_cookie, value_set,
+        Creation, Entered, Ops, SetEnd, is_known, lookup_failed, maybe_cookie, set_created,
+        set_destroyed, tracked_cookie, value_set,
     },
 };
 
@@ -36,7 +36,7 @@ const ENOSPC: i32 = -28;
 /// Argument of a `sys_enter_*` tracepoint: after the common header (8 bytes) and the number of
 /// the syscall, in slots of 8 bytes.
 #[inline(always)]
-fn arg(ctx: &TracePointContext, index: usize) -> u64 {
+fn syscall_arg(ctx: &TracePointContext, index: usize) -> u64 {
     let slot = ctx.as_ptr().cast::<u64>().wrapping_add(2 + index);
     // SAFETY: syscall tracepoints have six argument slots; the verifier checks the bound.
     unsafe { slot.read_volatile() }
@@ -44,8 +44,8 @@ fn arg(ctx: &TracePointContext, index: usize) -> u64 {
 
 /// Return value of a `sys_exit_*` tracepoint.
 #[inline(always)]
-pub(super) fn ret(ctx: &TracePointContext) -> i64 {
-    arg(ctx, 0) as i64
+pub(super) fn syscall_ret(ctx: &TracePointContext) -> i64 {
+    syscall_arg(ctx, 0) as i64
 }
 
 #[inline(always)]
@@ -60,15 +60,15 @@ fn in_call(id: u64) -> Option<*mut u32> {
 
 /// Keeps the arguments of a call until it returns, and the time.
 #[inline(always)]
-pub(super) fn enter(call: Call) {
+pub(super) fn keep_call(call: PendingCall) {
     if !try_enter(call) {
-        count(Counter::CALL_MAP_FULL);
+        count_event(Counter::CALL_MAP_FULL);
     }
 }
 
 /// The same; tells whether there was room.
 #[inline(always)]
-pub(super) fn try_enter(mut call: Call) -> bool {
+pub(super) fn try_enter(mut call: PendingCall) -> bool {
     let id = bpf_get_current_pid_tgid();
     // SAFETY: takes no pointers.
     call.began = unsafe { bpf_ktime_get_boot_ns() };
@@ -85,14 +85,14 @@ pub(super) fn try_enter(mut call: Call) -> bool {
 
 /// The arguments of the call that returns now.
 #[inline(always)]
-pub(super) fn leave() -> Option<Call> {
+pub(super) fn take_call() -> Option<PendingCall> {
     leave_with(|call| *call)
 }
 
 /// What is wanted of the arguments of the call that returns now: a copy of all takes much of the
 /// stack.
 #[inline(always)]
-fn leave_with<T>(wanted: impl FnOnce(&Call) -> T) -> Option<T> {
+fn leave_with<T>(wanted: impl FnOnce(&PendingCall) -> T) -> Option<T> {
     let id = bpf_get_current_pid_tgid();
     // SAFETY: a live map value.
     if unsafe { *in_call(id)? } == 0 {
@@ -122,7 +122,7 @@ pub(super) fn is_entered() -> bool {
 
 #[inline(always)]
 pub(super) fn semget_enters(key: u32, nsems: u32, semflg: u32) {
-    enter(Call {
+    keep_call(PendingCall {
         ns: current_ns(),
         target: key,
         count: nsems,
@@ -135,7 +135,7 @@ pub(super) fn semget_enters(key: u32, nsems: u32, semflg: u32) {
 
 #[inline(always)]
 pub(super) fn semget_returns(ret: i32) {
-    let wanted = |call: &Call| (call.ns, call.target, call.count, call.value);
+    let wanted = |call: &PendingCall| (call.ns, call.target, call.count, call.value);
     let Some((ns, key, nsems, semflg)) = leave_with(wanted) else {
         return;
     };
@@ -156,7 +156,7 @@ pub(super) fn semget_returns(ret: i32) {
     if ret >= 0 && !sure && is_known(ns, ret) {
         return;
     }
-    created(&Creation {
+    set_created(&Creation {
         ns,
         key,
         nsems,
@@ -173,8 +173,8 @@ pub(super) fn semop_enters(semid: i32, sops: Addr, nsops: u32) {
         return;
     }
     let ns = current_ns();
-    let ops = read_ops(sops, nsops, Memory::User);
-    enter(Call {
+    let ops = read_ops(sops, nsops, OpsMemory::User);
+    keep_call(PendingCall {
         ns,
         target: semid as u32,
         count: ops.count,
@@ -188,7 +188,7 @@ pub(super) fn semop_enters(semid: i32, sops: Addr, nsops: u32) {
 
 #[inline(always)]
 pub(super) fn semop_returns(ret: i32) {
-    if let Some(call) = leave() {
+    if let Some(call) = take_call() {
         let ops = Ops {
             count: call.count,
             list: call.ops,
@@ -199,7 +199,7 @@ pub(super) fn semop_returns(ret: i32) {
             &ops,
             ret,
             EVENT_BY_SYSCALL,
-            Entered::of(&call),
+            Entered::of_call(&call),
         );
     }
 }
@@ -209,7 +209,7 @@ pub(super) fn semop_returns(ret: i32) {
 pub(super) fn semctl_enters(semid: i32, cmd: u32, value: u32) {
     let cmd = cmd & !IPC_64;
     if cmd == IPC_RMID || (cmd == SETVAL && maybe_cookie(semid)) {
-        enter(Call {
+        keep_call(PendingCall {
             ns: current_ns(),
             target: semid as u32,
             count: cmd,
@@ -223,7 +223,7 @@ pub(super) fn semctl_enters(semid: i32, cmd: u32, value: u32) {
 
 #[inline(always)]
 pub(super) fn semctl_returns(ret: i32) {
-    let Some(call) = leave() else { return };
+    let Some(call) = take_call() else { return };
     let semid = call.target as i32;
     if call.count == SETVAL {
         value_set(
@@ -235,7 +235,7 @@ pub(super) fn semctl_returns(ret: i32) {
             call.began,
         );
     } else if ret == 0 {
-        destroyed(call.ns, semid, 0, End::Removed, EVENT_BY_SYSCALL);
+        set_destroyed(call.ns, semid, 0, SetEnd::Removed, EVENT_BY_SYSCALL);
     }
 }
 
@@ -244,9 +244,9 @@ pub(super) fn semctl_returns(ret: i32) {
 pub(crate) fn semget_te(ctx: TracePointContext) -> i32 {
     runs(CallEnd::Entry);
     semget_enters(
-        arg(&ctx, 0) as u32,
-        arg(&ctx, 1) as u32,
-        arg(&ctx, 2) as u32,
+        syscall_arg(&ctx, 0) as u32,
+        syscall_arg(&ctx, 1) as u32,
+        syscall_arg(&ctx, 2) as u32,
     );
     0
 }
@@ -255,21 +255,25 @@ pub(crate) fn semget_te(ctx: TracePointContext) -> i32 {
 #[tracepoint]
 pub(crate) fn semget_tx(ctx: TracePointContext) -> i32 {
     runs(CallEnd::Return);
-    semget_returns(ret(&ctx) as i32);
+    semget_returns(syscall_ret(&ctx) as i32);
     0
 }
 
 #[inline(always)]
 fn semop_entry(ctx: &TracePointContext) -> i32 {
     runs(CallEnd::Entry);
-    semop_enters(arg(ctx, 0) as i32, arg(ctx, 1), arg(ctx, 2) as u32);
+    semop_enters(
+        syscall_arg(ctx, 0) as i32,
+        syscall_arg(ctx, 1),
+        syscall_arg(ctx, 2) as u32,
+    );
     0
 }
 
 #[inline(always)]
 fn semop_return(ctx: &TracePointContext) -> i32 {
     runs(CallEnd::Return);
-    semop_returns(ret(ctx) as i32);
+    semop_returns(syscall_ret(ctx) as i32);
     0
 }
 
@@ -302,9 +306,9 @@ pub(crate) fn semtimedop_tx(ctx: TracePointContext) -> i32 {
 pub(crate) fn semctl_te(ctx: TracePointContext) -> i32 {
     runs(CallEnd::Entry);
     semctl_enters(
-        arg(&ctx, 0) as i32,
-        arg(&ctx, 2) as u32,
-        arg(&ctx, 3) as u32,
+        syscall_arg(&ctx, 0) as i32,
+        syscall_arg(&ctx, 2) as u32,
+        syscall_arg(&ctx, 3) as u32,
     );
     0
 }
@@ -313,6 +317,6 @@ pub(crate) fn semctl_te(ctx: TracePointContext) -> i32 {
 #[tracepoint]
 pub(crate) fn semctl_tx(ctx: TracePointContext) -> i32 {
     runs(CallEnd::Return);
-    semctl_returns(ret(&ctx) as i32);
+    semctl_returns(syscall_ret(&ctx) as i32);
     0
 }

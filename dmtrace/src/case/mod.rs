@@ -28,23 +28,23 @@ use crate::{
     host::{self, Scope},
     recording::{RecordedFrame, RecordingReader, RecordingStart, RecordingTail},
     stack::Symbolizer,
-    wording::{causes, count_noun},
+    wording::{causes_text, count_noun},
 };
 
 /// How much of a running trace is used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Join {
+pub(crate) enum TraceUse {
     /// Nothing: a snapshot only.
     No,
     /// Its maps: what is there now. Without the call sites, which are larger than all the rest.
-    Briefly,
+    MapsWithoutStacks,
     /// Its maps: what is there now.
     Maps,
     /// Its recording as well, if it writes one: step by step, and what is gone.
     History,
 }
 
-impl From<bool> for Join {
+impl From<bool> for TraceUse {
     fn from(join: bool) -> Self {
         if join { Self::Maps } else { Self::No }
     }
@@ -52,7 +52,7 @@ impl From<bool> for Join {
 
 /// Whether a recording is still being written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Live {
+enum RecordingState {
     #[cfg(feature = "live")]
     Yes,
     No,
@@ -60,7 +60,7 @@ enum Live {
 
 /// What was in the maps of a running trace.
 #[cfg(feature = "live")]
-struct Joined {
+struct TraceMaps {
     tracer: crate::probe::registry::RunningTracer,
     activity: Vec<dmtrace_core::ledger::Activity>,
     procs: Vec<crate::probe::ProcEntry>,
@@ -75,7 +75,7 @@ struct Joined {
 /// Without tracing there are none.
 #[cfg(not(feature = "live"))]
 #[derive(Clone, Copy)]
-enum Joined {}
+enum TraceMaps {}
 
 /// The material for judgements.
 pub(crate) struct Case {
@@ -105,11 +105,11 @@ impl Case {
     ///
     /// # Errors
     /// The given recording cannot be read, or is of another boot.
-    pub(crate) fn of_host(recording: Option<&Path>, join: Join) -> Result<Self> {
+    pub(crate) fn of_host(recording: Option<&Path>, join: TraceUse) -> Result<Self> {
         let scope = Scope::default();
         let mut case = Self::empty();
         if let Some(path) = recording {
-            let start = case.replay(path)?;
+            let start = case.replay_recording(path)?;
             if start.boot_id.is_some() && start.boot_id != host::clock::boot_id(&scope.roots) {
                 bail!(
                     "{}: recorded in another boot or on another machine; use: dmtrace report {}",
@@ -121,13 +121,13 @@ impl Case {
         // The maps first: a set made in between is in the snapshot only, and unknown; the other
         // way round it would look as if it had vanished.
         let maps = match join {
-            Join::No => None,
+            TraceUse::No => None,
             _ => case.read_maps(join),
         };
         let (snapshot, facts) = thread::scope(|both| {
             let gathered = both.spawn(|| host::gather_facts(&scope));
             if let Some(maps) = maps {
-                case.join(maps);
+                case.join_maps(maps);
             }
             gathered.join()
         })
@@ -146,7 +146,7 @@ impl Case {
     /// It cannot be read.
     pub(crate) fn of_recording(path: &Path) -> Result<(Self, RecordingStart)> {
         let mut case = Self::empty();
-        let start = case.replay(path)?;
+        let start = case.replay_recording(path)?;
         case.note_unread();
         let here = host::clock::boot_id(&Scope::default().roots);
         if start.boot_id.is_none() || start.boot_id != here {
@@ -179,7 +179,7 @@ impl Case {
     }
 
     /// Everything with a cookie's key, judged.
-    pub(crate) fn judge<'a>(&'a self, thresholds: &Thresholds) -> Vec<Judged<'a>> {
+    pub(crate) fn judge_all<'a>(&'a self, thresholds: &Thresholds) -> Vec<Judged<'a>> {
         let context = Context {
             facts: &self.facts,
             completeness: &self.completeness,
@@ -198,7 +198,7 @@ impl Case {
         verdict::survey_closed(&self.ledger, &context)
     }
 
-    fn blind(&mut self, backend: Option<Backend>) {
+    fn add_blind_spots(&mut self, backend: Option<Backend>) {
         let spots = backend.map_or(Backend::Tracepoint.blind_spots(), Backend::blind_spots);
         for &spot in spots {
             if !self.completeness.blind.contains(&spot) {
@@ -209,7 +209,7 @@ impl Case {
 
     /// Reads the maps of a running trace, the one that has seen most.
     #[cfg(feature = "live")]
-    fn read_maps(&mut self, join: Join) -> Option<Joined> {
+    fn read_maps(&mut self, join: TraceUse) -> Option<TraceMaps> {
         for tracer in crate::probe::registry::running_tracers() {
             let maps = match tracer.open_maps() {
                 Ok(maps) => maps,
@@ -217,24 +217,24 @@ impl Case {
                     self.notes.push(format!(
                         "the trace of process {} cannot be read: {}; run as root",
                         tracer.pid,
-                        crate::wording::chain(&error)
+                        crate::wording::chain_text(&error)
                     ));
                     continue;
                 }
             };
             // A recording that was named comes first; two histories do not mix.
-            let alone = join == Join::History && self.since.is_none();
+            let alone = join == TraceUse::History && self.since.is_none();
             if let Some(path) = tracer.recording.as_deref().filter(|_| alone) {
                 self.replay_running(path);
             }
-            return Some(Joined {
+            return Some(TraceMaps {
                 // Before the maps: what they have is never older.
                 activity: tracer.read_activity(),
                 procs: maps.proc_records(),
                 sems: maps.sem_records(),
                 devices: maps.last_ioctls(),
                 lookups: maps.failed_lookups(),
-                sites: if join == Join::Briefly {
+                sites: if join == TraceUse::MapsWithoutStacks {
                     Vec::new()
                 } else {
                     maps.call_sites()
@@ -247,13 +247,13 @@ impl Case {
     }
 
     #[cfg(not(feature = "live"))]
-    const fn read_maps(&mut self, _join: Join) -> Option<Joined> {
+    const fn read_maps(&mut self, _join: TraceUse) -> Option<TraceMaps> {
         None
     }
 
     /// Enters what the maps of a running trace have.
     #[cfg(feature = "live")]
-    fn join(&mut self, maps: Joined) {
+    fn join_maps(&mut self, maps: TraceMaps) {
         let mut procs = maps.procs;
         // So that sets come about in the order of the books: neighbours one after the other.
         procs.sort_unstable_by_key(|(key, _)| (key.start, key.tgid));
@@ -279,10 +279,10 @@ impl Case {
                 count_noun(behind, "cookie was", "cookies were")
             ));
         }
-        let mut numbers = crate::trace::session::Directory::default();
+        let mut numbers = crate::trace::session::DeviceDirectory::default();
         for device in maps.devices {
             let bytes = dmtrace_core::event::as_bytes(&device);
-            let device = numbers.complete(bytes).unwrap_or(device);
+            let device = numbers.complete_message(bytes).unwrap_or(device);
             if let Ok(event) = decode_event(dmtrace_core::event::as_bytes(&device)) {
                 self.ledger.apply(&event);
             }
@@ -297,7 +297,7 @@ impl Case {
                 .adopt_call_site(key.into(), BootTime(created), site);
         }
         let tracer = maps.tracer;
-        self.blind(tracer.backend());
+        self.add_blind_spots(tracer.backend());
         self.since = Some(
             self.since
                 .map_or(tracer.since, |since| since.min(tracer.since)),
@@ -314,7 +314,7 @@ impl Case {
     }
 
     #[cfg(not(feature = "live"))]
-    const fn join(&mut self, maps: Joined) {
+    const fn join_maps(&mut self, maps: TraceMaps) {
         match maps {}
     }
 
@@ -331,7 +331,7 @@ impl Case {
     #[cfg(feature = "live")]
     fn replay_running(&mut self, path: &Path) {
         let mut past = Self::empty();
-        match past.read(path, Live::Yes) {
+        match past.read_recording(path, RecordingState::Yes) {
             Ok(_) => {
                 self.ledger = past.ledger;
                 self.completeness = past.completeness;
@@ -340,18 +340,18 @@ impl Case {
             }
             Err(error) => self.notes.push(format!(
                 "recording of the trace: {}",
-                crate::wording::chain(&error)
+                crate::wording::chain_text(&error)
             )),
         }
     }
 
-    fn replay(&mut self, path: &Path) -> Result<RecordingStart> {
-        self.read(path, Live::No)
+    fn replay_recording(&mut self, path: &Path) -> Result<RecordingStart> {
+        self.read_recording(path, RecordingState::No)
     }
 
-    fn read(&mut self, path: &Path, live: Live) -> Result<RecordingStart> {
+    fn read_recording(&mut self, path: &Path, live: RecordingState) -> Result<RecordingStart> {
         let shown = path.display();
-        let unfinished = unfinished(path);
+        let unfinished = unfinished_recordings(path);
         let file = File::open(path).with_context(|| match unfinished.first() {
             Some(beside) => format!(
                 "{shown}: a recording that was cut short is {}",
@@ -359,7 +359,7 @@ impl Case {
             ),
             None => format!("{shown}"),
         })?;
-        if live == Live::No {
+        if live == RecordingState::No {
             self.notes.extend(unfinished.iter().map(|beside| {
                 format!(
                     "a recording that did not come to its end is {}",
@@ -368,9 +368,9 @@ impl Case {
             }));
         }
         let (mut reader, start) = RecordingReader::open(BufReader::with_capacity(1 << 20, file))
-            .map_err(|error| anyhow::anyhow!("{shown}: {}", causes(&error)))?;
+            .map_err(|error| anyhow::anyhow!("{shown}: {}", causes_text(&error)))?;
         self.since = Some(start.began);
-        self.blind(
+        self.add_blind_spots(
             Backend::ALL
                 .into_iter()
                 .find(|backend| backend.name() == start.backend),
@@ -440,7 +440,7 @@ impl Case {
                 RecordedFrame::Start(_) | RecordedFrame::Unknown(_) => {}
             }
         }
-        if live != Live::No {
+        if live != RecordingState::No {
             // The last entry may be in the making, and the end is still to come.
             ended = true;
         } else if let Some(RecordingTail::Cut { at, why }) = reader.tail() {
@@ -470,7 +470,7 @@ impl Case {
 
 /// Recordings that were to replace this one: of a `record --force` that still runs, was killed, or
 /// found the disk full.
-fn unfinished(path: &Path) -> Vec<PathBuf> {
+fn unfinished_recordings(path: &Path) -> Vec<PathBuf> {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
         return Vec::new();
     };

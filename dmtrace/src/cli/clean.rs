@@ -26,7 +26,7 @@ use super::{
 use crate::{
     case::Case,
     cleanup::{
-        apply::{Report, apply},
+        apply::{CleanupReport, apply_plan},
         audit::Audit,
         file::PlanFile,
         witness::Witness,
@@ -34,7 +34,7 @@ use crate::{
     host::{Roots, clock, devices},
     output::Out,
     probe::environment::Capabilities,
-    wording::{causes, count_noun},
+    wording::{causes_text, count_noun},
 };
 
 /// What is old enough by default, for a leak that was seen.
@@ -233,9 +233,9 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
 
 /// The cookies that were named and that the filters let pass, judged.
 pub(super) fn chosen<'a>(case: &'a Case, thresholds: &Thresholds, args: &Clean) -> Vec<Judged<'a>> {
-    let mut judged = case.judge(thresholds);
+    let mut judged = case.judge_all(thresholds);
     judged.retain(|judged| {
-        let row = case.row(judged.clone());
+        let row = case.row_of(judged.clone());
         let id = judged.semaphore.id;
         let named = |name: &CookieName| name.is(judged.semaphore.key, id.semid);
         (args.cookies.is_empty() || args.cookies.iter().any(named))
@@ -313,12 +313,12 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
         }
     }
     let report = if draft.wanted() == 0 {
-        Report::default()
+        CleanupReport::default()
     } else {
         let mut audit = Audit::open(&args.audit)?;
         let stop = stop_on_signals();
         let mut broken = None;
-        let report = apply(plan, &mut audit, witness(), stop, &mut |applied| {
+        let report = apply_plan(plan, &mut audit, witness(), stop, &mut |applied| {
             if !as_json
                 && broken.is_none()
                 && let Err(error) = text::print_result(applied, out).and_then(|()| out.flush())
@@ -338,7 +338,7 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
         text::conclude(args, draft, &report, out)?;
     }
     if let Some(error) = &report.stopped {
-        eprintln!("dmtrace: {}", causes(error));
+        eprintln!("dmtrace: {}", causes_text(error));
     }
     Ok(if !report.is_complete() {
         exit::partial()
@@ -351,12 +351,12 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
 
 #[cfg(feature = "live")]
 fn witness() -> Arc<dyn Witness> {
-    Arc::new(crate::cleanup::witness::Traces::open())
+    Arc::new(crate::cleanup::witness::TraceWitness::open())
 }
 
 #[cfg(not(feature = "live"))]
 fn witness() -> Arc<dyn Witness> {
-    Arc::new(crate::cleanup::witness::Nobody)
+    Arc::new(crate::cleanup::witness::NoWitness)
 }
 
 /// Asks on the terminal.

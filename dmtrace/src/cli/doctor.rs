@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::{args::Doctor, failure::exit};
 use crate::{
-    case::{Case, Join},
+    case::{Case, TraceUse},
     output::{Out, json, wrap_text},
     probe::Environment,
 };
@@ -100,7 +100,7 @@ pub(super) fn run(args: &Doctor, as_json: bool, out: &mut Out) -> Result<ExitCod
     if tracing == Tracing::Works && !args.no_attach {
         tracing = attach(&environment, &mut report);
     }
-    let case = Case::of_host(None, Join::Maps)?;
+    let case = Case::of_host(None, TraceUse::Maps)?;
     host::check(&case, &environment, &mut report);
     if as_json {
         let mut body = json!({

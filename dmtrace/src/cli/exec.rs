@@ -19,8 +19,8 @@ use super::{
 use crate::{
     output::{Out, json},
     render::row::{Row, confidence},
-    trace::run::{Ended, Ending, Observer, Tracing, View, runtime},
-    wording::{cause, count_noun},
+    trace::run::{BooksView, EndReason, Observer, TraceEnd, Tracing, build_runtime},
+    wording::{cause_text, count_noun},
 };
 
 pub(super) fn run(args: &Exec, as_json: bool) -> Result<ExitCode> {
@@ -30,15 +30,15 @@ pub(super) fn run(args: &Exec, as_json: bool) -> Result<ExitCode> {
         )),
         None => Out::to_stderr(),
     };
-    runtime()?.block_on(async {
+    build_runtime()?.block_on(async {
         let mut tracing = Tracing::start(args.tuning.options(), |_, _| Ok(None))?;
         adopt_orphans();
         let mut child = spawn(args)?;
         let pid = child.id();
         let ended = tracing.run(&mut Silent, None, Some(&mut child)).await?;
         let code = match ended {
-            Ended::Child(status) => exit_code(status),
-            Ended::Signal | Ended::Enough => 143,
+            EndReason::Child(status) => exit_code(status),
+            EndReason::Signal | EndReason::Enough => 143,
         };
         // udev completes asynchronously: give it the time that it was promised, no more.
         let waited = std::time::Instant::now();
@@ -77,7 +77,7 @@ fn spawn(args: &Exec) -> Result<tokio::process::Child> {
             Failure::Usage(format!(
                 "exec: {}: {}{hint}",
                 program.to_string_lossy(),
-                cause(&error)
+                cause_text(&error)
             ))
             .into()
         })
@@ -94,19 +94,19 @@ fn exit_code(status: std::process::ExitStatus) -> u8 {
 struct Silent;
 
 impl Observer for Silent {
-    fn changes(&mut self, _changes: &[Change], _view: &View<'_>) -> Result<()> {
+    fn on_changes(&mut self, _changes: &[Change], _view: &BooksView<'_>) -> Result<()> {
         Ok(())
     }
 
-    fn finding(&mut self, _judged: &Judged<'_>, _view: &View<'_>) -> Result<()> {
+    fn on_finding(&mut self, _judged: &Judged<'_>, _view: &BooksView<'_>) -> Result<()> {
         Ok(())
     }
 
-    fn idle(&mut self) -> Result<()> {
+    fn on_idle(&mut self) -> Result<()> {
         Ok(())
     }
 
-    fn enough(&self) -> bool {
+    fn should_stop(&self) -> bool {
         false
     }
 }
@@ -130,7 +130,7 @@ fn is_ours(ledger: &dmtrace_core::ledger::Ledger, set: &Semaphore, pid: Option<u
 
 fn report(
     args: &Exec,
-    ending: &Ending,
+    ending: &TraceEnd,
     pid: Option<u32>,
     code: u8,
     as_json: bool,
@@ -145,7 +145,7 @@ fn report(
         ..Thresholds::default()
     };
     let mut left: Vec<Row<'_>> = ending
-        .judge(&thresholds)
+        .judge_cookies(&thresholds)
         .into_iter()
         .filter(|judged| is_ours(ledger, judged.semaphore, pid))
         .map(|judged| {
@@ -173,7 +173,7 @@ fn report(
     }
     keep(&mut left, &args.filters);
     let accounting = &ending.accounting;
-    let unread = ending.unread();
+    let unread = ending.unread_summary();
     if as_json {
         let rows: Vec<_> = left.iter().map(Row::json).collect();
         let body = json!({
@@ -188,7 +188,7 @@ fn report(
     } else {
         print(&left, args.all, out)?;
         if !accounting.is_exact() {
-            out.print_line(&format!("accounting: {}", accounting.line()))?;
+            out.print_line(&format!("accounting: {}", accounting.summary_line()))?;
             for deficit in &accounting.deficits {
                 out.print_line(&format!("  {deficit}"))?;
             }

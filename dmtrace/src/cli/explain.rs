@@ -26,12 +26,12 @@ use super::{
     value::CookieName,
 };
 use crate::{
-    case::{Case, Join},
+    case::{Case, TraceUse},
     history::Query,
     output::{Out, json, time::Clock},
     recording::RecordingStart,
     render::{explanation::Story, row::Row, timeline::Telling},
-    wording::{chain, count_noun},
+    wording::{chain_text, count_noun},
 };
 
 /// Stories of one number at most: the same key may be in several namespaces.
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCo
         match tell_past(args, target, as_json, out) {
             Ok(Some(code)) => return Ok(code),
             Ok(None) => {}
-            Err(error) => eprintln!("dmtrace: {}", chain(&error)),
+            Err(error) => eprintln!("dmtrace: {}", chain_text(&error)),
         }
     }
     let stories: Vec<Story> = picked.iter().map(|row| telling.story(row)).collect();
@@ -170,9 +170,9 @@ fn material(args: &Explain, file: Option<&Path>) -> Result<(Case, Option<Recordi
         return Ok((case, Some(start)));
     }
     let join = if args.source.no_trace {
-        Join::No
+        TraceUse::No
     } else {
-        Join::History
+        TraceUse::History
     };
     Ok((Case::of_host(args.source.trace.as_deref(), join)?, None))
 }
@@ -204,11 +204,11 @@ fn target(first: Option<&str>, second: Option<PathBuf>) -> Result<(Target, Optio
 /// Every cookie, live ones first, then those that are gone.
 pub(super) fn rows(case: &Case) -> Vec<Row<'_>> {
     let thresholds = Thresholds::default();
-    let live = case.judge(&thresholds);
+    let live = case.judge_all(&thresholds);
     let closed = case.judge_closed(&thresholds);
     live.into_iter()
         .chain(closed)
-        .map(|judged| case.row(judged))
+        .map(|judged| case.row_of(judged))
         .collect()
 }
 

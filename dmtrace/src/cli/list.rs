@@ -19,7 +19,7 @@ use super::{
     filter::Filters,
 };
 use crate::{
-    case::{Case, Join},
+    case::{Case, TraceUse},
     output::{
         Out, json,
         table::{self, TableCell, TableLayout},
@@ -43,9 +43,9 @@ pub(super) fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode>
     }
     let shown = args.table.output.iter().chain(&args.table.sort);
     let join = match args.source.no_trace {
-        true => Join::No,
-        false if as_json || shown.into_iter().any(|name| name.ends_with("site")) => Join::Maps,
-        false => Join::Briefly,
+        true => TraceUse::No,
+        false if as_json || shown.into_iter().any(|name| name.ends_with("site")) => TraceUse::Maps,
+        false => TraceUse::MapsWithoutStacks,
     };
     let case = Case::of_host(args.source.trace.as_deref(), join)?;
     // Neither is dropped: the process ends, and taking a full table apart takes as long as judging it.
@@ -98,9 +98,9 @@ pub(super) fn chosen<'a>(case: &'a Case, all: bool, filters: &Filters) -> Vec<Ro
 /// Every cookie judged, and with `all` every other set.
 pub(super) fn rows<'a>(case: &'a Case, all: bool) -> Vec<Row<'a>> {
     let mut rows: Vec<Row<'a>> = case
-        .judge(&Thresholds::default())
+        .judge_all(&Thresholds::default())
         .into_iter()
-        .map(|judged| case.row(judged))
+        .map(|judged| case.row_of(judged))
         .collect();
     if all {
         let sets: BTreeMap<SemId, &SetSnapshot> = case.snapshot.sets().collect();

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use super::{args::Report, explain, failure::exit, filter::Filters};
 use crate::{
-    case::{Case, Join},
+    case::{Case, TraceUse},
     output::{Out, json},
     probe::Environment,
     recording::RecordingStart,
@@ -121,7 +121,7 @@ pub(crate) fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCod
             let (case, start) = Case::of_recording(path)?;
             (case, Some(start))
         }
-        None => (Case::of_host(None, Join::History)?, None),
+        None => (Case::of_host(None, TraceUse::History)?, None),
     };
     let rows = explain::chosen(&case, &args.filters);
     let findings = find(&case, &rows, &args.filters);

@@ -12,7 +12,7 @@ use crate::{
     metrics::Exposure,
     output::{Out, time},
     service::{self, Access, ExportOptions},
-    trace::run::runtime,
+    trace::run::build_runtime,
     wording::count_noun,
 };
 
@@ -66,7 +66,7 @@ pub(super) fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode
             hook: hook.context("--on-leak")?,
         },
     };
-    runtime()?.block_on(service::serve(&options))?;
+    build_runtime()?.block_on(service::serve(&options))?;
     Ok(exit::CLEAN)
 }
 

@@ -13,7 +13,7 @@ use super::{
     Roots,
     processes::{self, ProcessList},
 };
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// Who carries which cookie.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -48,7 +48,7 @@ pub fn find_carriers(roots: &Roots, list: &ProcessList) -> Carriers {
             out.incomplete.get_or_insert_with(|| {
                 format!(
                     "cookies carried by process {pid}: {}; run as root",
-                    cause(&error)
+                    cause_text(&error)
                 )
             });
         }

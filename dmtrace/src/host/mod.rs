@@ -33,7 +33,7 @@ pub use namespaces::{Namespace, Search};
 pub use roots::Roots;
 pub use session::{Inside, NsSession};
 
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// Why something of the host could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,7 @@ pub enum HostError {
     /// The kernel refuses the way in.
     #[error(
         "IPC namespace {ns}: cannot enter: {}; run as root in the user namespace of the host",
-        cause(source)
+        cause_text(source)
     )]
     Enter {
         /// Inode number of the IPC namespace.
@@ -57,7 +57,7 @@ pub enum HostError {
     },
     #[error(
         "IPC namespace {ns}: no thread to enter it: {}; raise the limit of processes",
-        cause(source)
+        cause_text(source)
     )]
     /// A thread for the namespace cannot be started.
     Thread {
@@ -75,7 +75,7 @@ pub enum HostError {
     /// `semctl` failed.
     #[error(
         "IPC namespace {ns}: cannot read semaphores: {}; check seccomp, the security module and CONFIG_SYSVIPC",
-        cause(source)
+        cause_text(source)
     )]
     Read {
         /// Inode number of the IPC namespace.

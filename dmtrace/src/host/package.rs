@@ -12,7 +12,7 @@ use std::{
 use dmtrace_core::event::{Package, ProcessImage};
 
 use super::{Roots, identity};
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// What tells executables apart: the same path is another file in another mount namespace.
 pub fn package_key(image: &ProcessImage) -> Option<String> {
@@ -141,7 +141,7 @@ fn find_rpm(file: &Path, until: Instant) -> Result<Package, String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|error| format!("rpm: {}", cause(&error)))?;
+        .map_err(|error| format!("rpm: {}", cause_text(&error)))?;
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,

@@ -8,7 +8,7 @@ use super::{
     Roots,
     text::{parse_number, printable},
 };
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// Every live process, and whether that is all of them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -94,7 +94,7 @@ pub fn list_processes(roots: &Roots) -> ProcessList {
         Ok(pids) => pids,
         Err(error) => {
             let path = roots.proc.display();
-            out.incomplete = Some(format!("{path}: {}; mount proc there", cause(&error)));
+            out.incomplete = Some(format!("{path}: {}; mount proc there", cause_text(&error)));
             return out;
         }
     };
@@ -107,7 +107,7 @@ pub fn list_processes(roots: &Roots) -> ProcessList {
             Err(error) if is_gone(&error) => {}
             Err(error) => {
                 out.incomplete.get_or_insert_with(|| {
-                    format!("process {pid}: {}; run as root", cause(&error))
+                    format!("process {pid}: {}; run as root", cause_text(&error))
                 });
             }
         }

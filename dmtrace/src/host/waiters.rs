@@ -15,7 +15,7 @@ use super::{
     Roots,
     processes::{self, ProcessList, list_tids},
 };
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// Who waits.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -86,7 +86,7 @@ pub fn find_waiters(
     if let (false, Some((tgid, error))) = (missing.is_empty(), denied) {
         out.incomplete = Some(format!(
             "waiters: system call of process {tgid}: {}; run as root",
-            cause(&error)
+            cause_text(&error)
         ));
     }
     out

@@ -15,7 +15,7 @@ use super::{
     spec::{Attachment, ProbeHook, ProbeSubject, ProgramPlan, SubjectWeight},
     tracepoint::Tracepoints,
 };
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// What came of a way to see a subject.
 #[derive(Clone, Debug, Serialize)]
@@ -273,8 +273,8 @@ fn error_text(error: &ProgramError) -> String {
         let log = verifier_log.to_string();
         let last = last_words(&log);
         return match last {
-            Some(last) => format!("the verifier says: {last} ({})", cause(io_error)),
-            None => format!("the kernel refuses to load it ({})", cause(io_error)),
+            Some(last) => format!("the verifier says: {last} ({})", cause_text(io_error)),
+            None => format!("the kernel refuses to load it ({})", cause_text(io_error)),
         };
     }
     one_line(error)
@@ -282,10 +282,10 @@ fn error_text(error: &ProgramError) -> String {
 
 /// An error and its causes in one line, without saying anything twice.
 pub(super) fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = cause(error);
+    let mut text = cause_text(error);
     let mut source = error.source();
     while let Some(inner) = source {
-        let inner_text = cause(inner);
+        let inner_text = cause_text(inner);
         if !text.contains(&inner_text) {
             text = format!("{text}: {inner_text}");
         }

@@ -5,13 +5,13 @@
 
 use std::{collections::HashMap, fs, path::Path, rc::Rc};
 
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// Why BTF could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BtfError {
     /// The file cannot be read: the kernel was built without `CONFIG_DEBUG_INFO_BTF`.
-    #[error("{path}: {}", cause(source))]
+    #[error("{path}: {}", cause_text(source))]
     Unreadable {
         path: String,
         source: std::io::Error,

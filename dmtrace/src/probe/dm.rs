@@ -27,7 +27,7 @@ use super::{
     tracepoint::Tracepoints,
 };
 
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 const MODULE: &str = "/sys/module/dm_mod";
 const MODULE_BTF: &str = "/sys/kernel/btf/dm_mod";
@@ -94,7 +94,7 @@ impl DeviceMapper {
     ) -> Self {
         let (maps, programs) = match MapFds::from_ebpf(ebpf) {
             Ok(maps) => (Some(maps), Err("not read yet".to_owned())),
-            Err(error) => (None, Err(cause(&error))),
+            Err(error) => (None, Err(cause_text(&error))),
         };
         Self {
             object,
@@ -340,7 +340,7 @@ fn backend_of(way: &[Attachment]) -> Backend {
 fn read_types(kernel: Option<&Rc<Btf>>) -> Result<DmTypes, String> {
     let kernel = match kernel {
         Some(kernel) => Rc::clone(kernel),
-        None => Rc::new(Btf::from_file(Path::new(BTF_FILE)).map_err(|error| cause(&error))?),
+        None => Rc::new(Btf::from_file(Path::new(BTF_FILE)).map_err(|error| cause_text(&error))?),
     };
     if kernel.has_function("dm_kobject_uevent") {
         return Ok(DmTypes {
@@ -351,9 +351,9 @@ fn read_types(kernel: Option<&Rc<Btf>>) -> Result<DmTypes, String> {
     if !Path::new(MODULE_BTF).exists() {
         return Err("the kernel has no type information of modules".to_owned());
     }
-    let btf = Btf::of_module(Path::new(MODULE_BTF), &kernel).map_err(|error| cause(&error))?;
-    let object =
-        module::btf_of("dm_mod").map_err(|error| format!("BTF of dm_mod: {}", cause(&error)))?;
+    let btf = Btf::of_module(Path::new(MODULE_BTF), &kernel).map_err(|error| cause_text(&error))?;
+    let object = module::btf_of("dm_mod")
+        .map_err(|error| format!("BTF of dm_mod: {}", cause_text(&error)))?;
     Ok(DmTypes {
         btf: Rc::new(btf),
         object: Some(object),

@@ -34,10 +34,10 @@ use super::{
     spec::ProgramPlan,
     tracer::{Tracer, proc_tombstones, sem_tombstones},
 };
-use crate::wording::cause;
+use crate::wording::cause_text;
 use crate::{
     host::{clock::boot_now, heap},
-    wording::chain,
+    wording::chain_text,
 };
 
 /// The object, as `build.rs` has packed it: a fifth of its size. For the parser it is in memory of
@@ -91,7 +91,7 @@ impl Tracer {
         }
         heap::live_long();
         let btf = Btf::from_file(Path::new(BTF_FILE))
-            .map_err(|error| StartError::Other(cause(&error)))?;
+            .map_err(|error| StartError::Other(cause_text(&error)))?;
         let offsets = offsets::resolve_offsets(&btf);
         if !offsets.missing_core.is_empty() {
             return Err(StartError::UnknownKernel(offsets.missing_core.join(", ")));
@@ -209,8 +209,8 @@ impl Tracer {
             pins: past.pins,
             pinned,
         };
-        let tracer =
-            Self::from_parts(parts, offsets).map_err(|error| StartError::Other(chain(&error)))?;
+        let tracer = Self::from_parts(parts, offsets)
+            .map_err(|error| StartError::Other(chain_text(&error)))?;
         Ok((tracer, continuity))
     }
 
@@ -347,7 +347,7 @@ impl Heritage {
         sizes: &MapSizes,
         wanted: Option<Backend>,
     ) -> Result<Pins, String> {
-        let object = aya_obj::Object::parse(&OBJECT).map_err(|error| cause(&error))?;
+        let object = aya_obj::Object::parse(&OBJECT).map_err(|error| cause_text(&error))?;
         let mut layout = Vec::new();
         for (name, map) in &object.maps {
             // Names in a BPF file system have no dots: constants are of their programs.

@@ -20,7 +20,7 @@ use super::{
     bpf::{bpf_call, bpf_fd, pointer_address},
 };
 
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
@@ -88,7 +88,7 @@ impl ModulePrograms {
     /// # Errors
     /// The object and the maps do not fit.
     pub(super) fn new(object: &[u8], maps: MapFds) -> Result<Self, String> {
-        let mut object = aya_obj::Object::parse(object).map_err(|error| cause(&error))?;
+        let mut object = aya_obj::Object::parse(object).map_err(|error| cause_text(&error))?;
         let sections = object.functions.keys().map(|(section, _)| *section);
         let sections = sections.collect();
         let defined = mem::take(&mut object.maps);
@@ -98,10 +98,10 @@ impl ModulePrograms {
         });
         object
             .relocate_maps(placed, &sections)
-            .map_err(|error| cause(&error))?;
+            .map_err(|error| cause_text(&error))?;
         object
             .relocate_calls(&sections)
-            .map_err(|error| cause(&error))?;
+            .map_err(|error| cause_text(&error))?;
         let mut code = HashMap::new();
         for (name, program) in object.programs {
             if let Some(function) = object.functions.get(&program.function_key()) {
@@ -153,7 +153,7 @@ impl ModulePrograms {
         };
         // SAFETY: the attribute has no pointers.
         let link = unsafe { bpf_fd(BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
-            .map_err(|error| format!("cannot be attached: {}", cause(&error)))?;
+            .map_err(|error| format!("cannot be attached: {}", cause_text(&error)))?;
         Ok((program, link))
     }
 }
@@ -169,8 +169,8 @@ fn verifier_text(mut attr: ProgLoad, error: &io::Error) -> String {
     let end = log.iter().position(|&byte| byte == 0).unwrap_or(0);
     let log = String::from_utf8_lossy(&log[..end]);
     match last_words(&log) {
-        Some(last) => format!("the verifier says: {last} ({})", cause(error)),
-        None => format!("the kernel refuses to load it ({})", cause(error)),
+        Some(last) => format!("the verifier says: {last} ({})", cause_text(error)),
+        None => format!("the kernel refuses to load it ({})", cause_text(error)),
     }
 }
 

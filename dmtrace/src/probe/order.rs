@@ -10,7 +10,7 @@ use aya::{
 };
 use dmtrace_common::{Counter, control};
 
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// Looked up in vain; no cookie has this key, its base is 0. The programs answer by writing their
 /// digits into the control array.
@@ -29,17 +29,17 @@ pub(super) fn check_order(ebpf: &mut Ebpf) -> Result<(), String> {
     let map = ebpf
         .map_mut("CONTROL")
         .ok_or("the object has no map CONTROL")?;
-    let mut control: Array<_, u64> = Array::try_from(map).map_err(|error| cause(&error))?;
+    let mut control: Array<_, u64> = Array::try_from(map).map_err(|error| cause_text(&error))?;
     let mut answer = 0;
     for _ in 0..MAX_TRIES {
         control
             .set(control::ORDER, &0, 0)
-            .map_err(|error| cause(&error))?;
+            .map_err(|error| cause_text(&error))?;
         // SAFETY: three numbers. Makes nothing.
         unsafe { libc::semget(QUESTION, 0, 0) };
         answer = control
             .get(&control::ORDER, 0)
-            .map_err(|error| cause(&error))?;
+            .map_err(|error| cause_text(&error))?;
         if answer > 9 {
             break;
         }

@@ -36,7 +36,7 @@ use super::{
     link::Link,
     spec::{ProbeSubject, ProgramPlan},
 };
-use crate::{host::kernel_fs::KernelFs, wording::cause};
+use crate::{host::kernel_fs::KernelFs, wording::cause_text};
 
 /// Calls in flight: worth nothing after a time without probes.
 const CALL_MAPS: [&str; 5] = ["CALLS", "IN_CALL", "RAN", "PENDING", "DM_CALLS"];
@@ -87,7 +87,7 @@ impl Pins {
         make_dir(root)
             .and_then(|()| fs::set_permissions(root, fs::Permissions::from_mode(0o700)))
             .and_then(|()| make_dir(&pins.layout))
-            .map_err(|error| format!("{}: {}", root.display(), cause(&error)))?;
+            .map_err(|error| format!("{}: {}", root.display(), cause_text(&error)))?;
         Ok(pins)
     }
 
@@ -241,7 +241,7 @@ pub(super) fn pin_all(
     };
     pinned().map_err(|error| {
         let _half = fs::remove_dir_all(&new);
-        format!("{}: {}", dir.display(), cause(&error))
+        format!("{}: {}", dir.display(), cause_text(&error))
     })
 }
 

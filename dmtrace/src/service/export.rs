@@ -19,11 +19,11 @@ use super::{
 };
 use crate::{
     metrics::{
-        self, Cleanup, Counting, Endpoint, Exposure, Format, Health, Listen, Readings, Scrape,
-        Sets, Standing,
+        self, CleanupResult, Endpoint, ExpositionFormat, Exposure, ListenAddress, LiveCookies,
+        MetricsCounter, Readings, ScrapeRequest, TableSizes, TraceHealth,
     },
     render::row::Row,
-    wording::chain,
+    wording::chain_text,
 };
 
 /// Scrapes in quick succession see the same look.
@@ -35,7 +35,7 @@ const HOOK_REST: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
-    pub listen: Option<Listen>,
+    pub listen: Option<ListenAddress>,
     /// Who may ask over the network.
     pub exposure: Exposure,
     pub textfile: Option<PathBuf>,
@@ -48,9 +48,9 @@ pub(super) struct Exports {
     endpoint: Option<Endpoint>,
     textfile: Option<PathBuf>,
     hook: Option<Hook>,
-    counting: Counting,
-    standing: Standing,
-    sets: Sets,
+    counting: MetricsCounter,
+    standing: LiveCookies,
+    sets: TableSizes,
     looked: Option<Instant>,
     /// Whether the last writing of the file failed: that is said once.
     silent: bool,
@@ -73,16 +73,16 @@ impl Exports {
             endpoint: endpoint.transpose()?,
             textfile: options.textfile.clone(),
             hook,
-            counting: Counting::default(),
-            standing: Standing::default(),
-            sets: Sets::default(),
+            counting: MetricsCounter::default(),
+            standing: LiveCookies::default(),
+            sets: TableSizes::default(),
             looked: None,
             silent: false,
         })
     }
 
     /// Waits for somebody who wants metrics. May be dropped and called again.
-    pub(super) async fn asked(&mut self) -> Scrape {
+    pub(super) async fn asked(&mut self) -> ScrapeRequest {
         if let Some(endpoint) = &mut self.endpoint
             && let Some(scrape) = endpoint.scrapes.recv().await
         {
@@ -98,7 +98,7 @@ impl Exports {
 
     /// Changes of the books.
     pub(super) fn changes(&mut self, changes: &[Change], ledger: &Ledger) {
-        self.counting.changes(changes, ledger);
+        self.counting.count_changes(changes, ledger);
     }
 
     /// A finding. One that is not `new` was told by an earlier run: counters begin with each run,
@@ -110,7 +110,7 @@ impl Exports {
         ledger: &Ledger,
         new: bool,
     ) {
-        self.counting.finding(judged, ledger);
+        self.counting.count_finding(judged, ledger);
         if let Some(hook) = self.hook.as_ref().filter(|_| new) {
             hook.tell(Finding::of(row));
         }
@@ -118,8 +118,8 @@ impl Exports {
 
     /// All cookies were judged.
     pub(super) fn surveyed(&mut self, judged: &[Judged<'_>], snapshot: &Snapshot, now: BootTime) {
-        self.standing = Standing::of(judged, now, snapshot.wall);
-        self.sets = Sets::of(snapshot);
+        self.standing = LiveCookies::from_judged(judged, now, snapshot.wall);
+        self.sets = TableSizes::from_snapshot(snapshot);
     }
 
     /// A look is over: what was found then is what whoever asks now gets.
@@ -128,7 +128,7 @@ impl Exports {
     }
 
     /// The metrics as text.
-    pub(super) fn text(&self, health: Health, format: Format) -> String {
+    pub(super) fn text(&self, health: TraceHealth, format: ExpositionFormat) -> String {
         let mut tally = self.counting.tally().clone();
         if let Some(hook) = &self.hook {
             tally.hook = hook.runs();
@@ -139,7 +139,7 @@ impl Exports {
             tally,
             health,
         };
-        metrics::expose(&readings, format)
+        metrics::expose_readings(&readings, format)
     }
 
     /// A clean-up by `dmtrace clean` is over: its lines, or what went wrong.
@@ -156,9 +156,11 @@ impl Exports {
             cookies.count() as u64
         };
         let failed = u64::from(said.is_err());
-        self.counting.cleaned(Cleanup::Removed, count("removed"));
-        self.counting.cleaned(Cleanup::Kept, count("kept"));
-        self.counting.cleaned(Cleanup::Failed, failed);
+        self.counting
+            .count_cleaned(CleanupResult::Removed, count("removed"));
+        self.counting
+            .count_cleaned(CleanupResult::Kept, count("kept"));
+        self.counting.count_cleaned(CleanupResult::Failed, failed);
     }
 
     /// Whether there is a file to write.
@@ -167,12 +169,12 @@ impl Exports {
     }
 
     /// Writes the file, if there is to be one. A failure is told once, and does not stop anything.
-    pub(super) fn write(&mut self, health: Health) -> Option<String> {
+    pub(super) fn write(&mut self, health: TraceHealth) -> Option<String> {
         let dir = self.textfile.as_ref()?;
-        let text = self.text(health, Format::Prometheus);
+        let text = self.text(health, ExpositionFormat::Prometheus);
         let failed = metrics::write_textfile(dir, &text).err();
         let again = std::mem::replace(&mut self.silent, failed.is_some());
-        failed.filter(|_| !again).map(|error| chain(&error))
+        failed.filter(|_| !again).map(|error| chain_text(&error))
     }
 
     /// Lets the hook tell what waits, for a moment.
@@ -196,7 +198,7 @@ mod tests {
                     removed 2 cookies, 1 kept";
         exports.cleaned(&Ok(said.to_owned()));
         exports.cleaned(&Err("the audit record cannot be written".to_owned()));
-        let text = exports.text(Health::default(), Format::Prometheus);
+        let text = exports.text(TraceHealth::default(), ExpositionFormat::Prometheus);
         for (result, count) in [("removed", 2), ("kept", 1), ("failed", 1)] {
             let line = format!("dmtrace_cleanup_total{{result=\"{result}\"}} {count}\n");
             assert!(text.contains(&line), "{line}{text}");

@@ -18,7 +18,7 @@ use tokio::{
     io::AsyncWriteExt as _, process::Command, sync::mpsc, task::JoinHandle, time::timeout,
 };
 
-use crate::{metrics::HookRun, output::json::json_envelope, render::row::Row, wording::cause};
+use crate::{metrics::HookRun, output::json::json_envelope, render::row::Row, wording::cause_text};
 
 /// Findings that wait while the command runs; more are dropped and counted.
 const QUEUE: usize = 64;
@@ -214,7 +214,7 @@ async fn run(
         .spawn();
     let mut child = match spawned {
         Ok(child) => child,
-        Err(error) => return (HookRun::Failed, Some(cause(&error))),
+        Err(error) => return (HookRun::Failed, Some(cause_text(&error))),
     };
     let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
     let stdin = child.stdin.take();
@@ -238,7 +238,7 @@ async fn run(
             let why = format!("killed after {}", Span(limit));
             (HookRun::TimedOut, Some(why))
         }
-        Ok(Err(error)) => (HookRun::Failed, Some(cause(&error))),
+        Ok(Err(error)) => (HookRun::Failed, Some(cause_text(&error))),
         Ok(Ok(status)) => {
             group.0 = None;
             if status.success() {

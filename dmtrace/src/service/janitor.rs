@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
-use crate::wording::cause;
+use crate::wording::cause_text;
 use tokio::{
     process::Command,
     sync::mpsc,
@@ -110,7 +110,7 @@ impl Janitor {
                     };
                     lines.map(text).map_err(text)
                 }
-                Err(error) => Err(cause(&error)),
+                Err(error) => Err(cause_text(&error)),
             });
         });
     }

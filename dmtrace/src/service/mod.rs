@@ -27,11 +27,11 @@ use tokio::time::Instant;
 use crate::{
     history,
     host::clock::boot_now,
-    metrics::{self, Scrape},
+    metrics::{self, ScrapeRequest},
     output::time::Clock,
     probe::{self, Continuity, DmState, PinnedPast, environment::kernel_release, remove_pins},
     trace::{
-        run::{Ready, Tracing},
+        run::{Readiness, Tracing},
         session::Session,
     },
     wording::count_noun,
@@ -91,20 +91,21 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
         young: YOUNG,
         ..Thresholds::default()
     };
-    let mut tracing = Tracing::start_kept(options.tracing, &options.pins)?.patient(thresholds);
+    let mut tracing =
+        Tracing::start_kept(options.tracing, &options.pins)?.with_service_pacing(thresholds);
     greet(reporter.log(), tracing.session(), options.keep);
     reporter.recall();
     if let Some(chronicle) = reporter.chronicle() {
-        let past = tracing.session().continuity().map(|it| &it.past);
+        let past = tracing.session().tracing_continuity().map(|it| &it.past);
         let backend = tracing.session().tracer().backend().name();
         let continuous = matches!(past, Some(PinnedPast::Unbroken));
         chronicle.began(backend, &kernel_release(), continuous);
     }
     // What an earlier service has lost, it has told.
-    reporter.lost_before(tracing.session().lost());
+    reporter.lost_before(tracing.session().lost_count());
     control.publish(status(&tracing, &reporter, &control));
     control.listen(reporter.chronicle().map(Chronicle::asker))?;
-    tracing.begin(&mut reporter)?;
+    tracing.report_backlog(&mut reporter)?;
     let mut watchdog = Watchdog::of_unit();
     let mut janitor = Janitor::new(options.auto_clean, options.audit.clone());
     let mut told = usize::MAX;
@@ -112,7 +113,7 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
     loop {
         let next = tokio::select! {
             biased;
-            ready = tracing.ready() => match ready? {
+            ready = tracing.next_readiness() => match ready? {
                 Some(ready) => Next::Trace(ready),
                 None => break,
             },
@@ -126,20 +127,23 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
         };
         match next {
             Next::Trace(ready) => {
-                tracing.act(ready, &mut reporter)?;
-                if ready == Ready::Look {
+                tracing.handle_readiness(ready, &mut reporter)?;
+                if ready == Readiness::SurveyDue {
                     looked(&tracing, &mut reporter);
                     control.publish(status(&tracing, &reporter, &control));
-                    let leaks = tracing.told().values().filter(|it| **it == "leaked");
+                    let leaks = tracing
+                        .reported_findings()
+                        .values()
+                        .filter(|it| **it == "leaked");
                     janitor.looked(leaks.count(), Instant::now());
                     // The start has read the types of the whole kernel, and each look all
                     // processes.
                     memory::give_back();
                 }
             }
-            Next::Scrape(Scrape { format, answer }) => {
+            Next::Scrape(ScrapeRequest { format, answer }) => {
                 if reporter.exports.is_stale() {
-                    tracing.act(Ready::Look, &mut reporter)?;
+                    tracing.handle_readiness(Readiness::SurveyDue, &mut reporter)?;
                     looked(&tracing, &mut reporter);
                 }
                 let text = reporter.exports.text(health(&tracing, &reporter), format);
@@ -159,8 +163,8 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
             }
             Next::SignOfLife => watchdog.alive(),
         }
-        if told != tracing.told().len() {
-            told = tracing.told().len();
+        if told != tracing.reported_findings().len() {
+            told = tracing.reported_findings().len();
             systemd::status(&match told {
                 0 => "tracing; no active findings".to_owned(),
                 told => format!(
@@ -183,7 +187,7 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
         );
     }
     let keep = restarts == Some(true);
-    let stays = keep && tracing.leave(&mut reporter)?;
+    let stays = keep && tracing.hand_over(&mut reporter)?;
     let accounting = if stays {
         None
     } else {
@@ -213,7 +217,7 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
             "tracing has ended with the service, in spite of --keep: the start said why",
         );
     }
-    let line = accounting.line();
+    let line = accounting.summary_line();
     log.say(Level::Info, format_args!("stopped; accounting: {line}"));
     for deficit in &accounting.deficits {
         log.say(Level::Warning, format_args!("not exact: {deficit}"));
@@ -231,9 +235,9 @@ pub(crate) fn remove(pins: &Path) -> Result<bool> {
 }
 
 enum Next {
-    Trace(Ready),
+    Trace(Readiness),
     Answer(Reply),
-    Scrape(Scrape),
+    Scrape(ScrapeRequest),
     /// It is due, or this is what came of it.
     CleanUp(Option<Result<String, String>>),
     SignOfLife,
@@ -251,7 +255,7 @@ fn say_clean_up(log: &mut Log, said: Result<String, String>) {
 
 /// After a look there are new numbers.
 fn looked(tracing: &Tracing, reporter: &mut Reporter) {
-    reporter.lost(tracing.session().lost());
+    reporter.lost(tracing.session().lost_count());
     reporter.exports.looked();
     if reporter.exports.writes() {
         let health = health(tracing, reporter);
@@ -262,12 +266,12 @@ fn looked(tracing: &Tracing, reporter: &mut Reporter) {
 }
 
 /// How everything is, for metrics.
-fn health(tracing: &Tracing, reporter: &Reporter) -> metrics::Health {
+fn health(tracing: &Tracing, reporter: &Reporter) -> metrics::TraceHealth {
     let history = reporter.chronicle().map(Chronicle::status);
-    metrics::Health {
+    metrics::TraceHealth {
         history_dropped: history.as_ref().map_or(0, |status| status.lost),
         history_on_disk: history.map(|status| status.on_disk),
-        ..tracing.session().meters()
+        ..tracing.session().read_meters()
     }
 }
 
@@ -279,7 +283,11 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
             "dmtrace {} is tracing ({} backend); {} existed before",
             env!("CARGO_PKG_VERSION"),
             tracer.backend(),
-            count_noun(session.preexisting(), "semaphore set", "semaphore sets")
+            count_noun(
+                session.preexisting_sets(),
+                "semaphore set",
+                "semaphore sets"
+            )
         ),
     );
     for spot in tracer.backend().blind_spot_texts() {
@@ -294,7 +302,7 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
             format_args!("this kernel does not show: {what}"),
         );
     }
-    if let Some(continuity) = session.continuity() {
+    if let Some(continuity) = session.tracing_continuity() {
         say_past(log, continuity, keep);
         let attached = matches!(tracer.dm_state(), DmState::Attached { .. });
         if matches!(continuity.past, PinnedPast::Unbroken) && attached && !tracer.dm_went_on() {
@@ -367,10 +375,10 @@ fn status(tracing: &Tracing, reporter: &Reporter, control: &Control) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "kernel": kernel_release(),
-        "seconds": boot_now().duration_since(session.began()).as_secs(),
+        "seconds": boot_now().duration_since(session.trace_start()).as_secs(),
         "health": session.health(),
         "totals": session.ledger().totals(),
-        "findings": reporter.findings(tracing.told().len()),
+        "findings": reporter.findings(tracing.reported_findings().len()),
         "history": reporter.chronicle().map(Chronicle::status),
         "requests": {
             "answered": count(&control.tally.answered),

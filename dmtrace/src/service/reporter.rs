@@ -26,7 +26,7 @@ use crate::{
     },
     stack::Symbolizer,
     trace::{
-        run::{Observer, View},
+        run::{BooksView, Observer},
         session::DmReport,
     },
     wording::{count_noun, times_text},
@@ -126,7 +126,7 @@ impl Reporter {
     }
 
     /// Says a finding, and tells it to whoever wants to know. Returns it as JSON.
-    fn tell(&mut self, judged: &Judged<'_>, view: &View<'_>) -> Value {
+    fn tell(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> Value {
         self.named = true;
         let class = judged.verdict.class;
         let new = !self.stood.takes(judged.semaphore, class.label());
@@ -144,7 +144,7 @@ impl Reporter {
 
     /// Tells of cookies that were gone before they could be judged: accidents, and what was
     /// completed too often.
-    fn tell_closed(&mut self, view: &View<'_>, context: &Context<'_>) {
+    fn tell_closed(&mut self, view: &BooksView<'_>, context: &Context<'_>) {
         let until = self.closed_until;
         let ended = |set: &Semaphore| set.ending.as_ref().map_or(until, |ending| ending.at);
         for judged in verdict::survey_closed_after(view.ledger, context, until) {
@@ -175,7 +175,7 @@ impl Reporter {
 }
 
 impl Observer for Reporter {
-    fn changes(&mut self, changes: &[Change], view: &View<'_>) -> Result<()> {
+    fn on_changes(&mut self, changes: &[Change], view: &BooksView<'_>) -> Result<()> {
         self.exports.changes(changes, view.ledger);
         if let Some(chronicle) = &self.chronicle {
             chronicle.changes(changes, view.ledger);
@@ -201,7 +201,7 @@ impl Observer for Reporter {
         Ok(())
     }
 
-    fn finding(&mut self, judged: &Judged<'_>, view: &View<'_>) -> Result<()> {
+    fn on_finding(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> Result<()> {
         let json = self.tell(judged, view);
         if let (Some(chronicle), Some(context)) = (&self.chronicle, view.context) {
             chronicle.found(judged, view.ledger, context.facts, &self.names);
@@ -213,7 +213,7 @@ impl Observer for Reporter {
         Ok(())
     }
 
-    fn cleared(&mut self, sem: SemId, label: &str, view: &View<'_>) -> Result<()> {
+    fn on_cleared(&mut self, sem: SemId, label: &str, view: &BooksView<'_>) -> Result<()> {
         self.standing.remove(&sem);
         let ledger = view.ledger;
         if let Some(chronicle) = &self.chronicle {
@@ -233,11 +233,11 @@ impl Observer for Reporter {
         Ok(())
     }
 
-    fn surveyed(&mut self, judged: &[Judged<'_>], snapshot: &Snapshot) {
+    fn on_survey(&mut self, judged: &[Judged<'_>], snapshot: &Snapshot) {
         self.exports.surveyed(judged, snapshot, boot_now());
     }
 
-    fn judged(&mut self, view: &View<'_>) -> Result<()> {
+    fn on_judged(&mut self, view: &BooksView<'_>) -> Result<()> {
         if let Some(context) = view.context {
             self.tell_closed(view, context);
         }
@@ -262,13 +262,13 @@ impl Observer for Reporter {
         Ok(())
     }
 
-    fn device_mapper(&mut self, report: &DmReport) -> Result<()> {
+    fn on_device_mapper(&mut self, report: &DmReport) -> Result<()> {
         self.log
             .say(Level::Notice, crate::render::change::dm_loaded(report));
         Ok(())
     }
 
-    fn idle(&mut self) -> Result<()> {
+    fn on_idle(&mut self) -> Result<()> {
         // Names of calls come from whole binaries, which nobody needs until the next finding.
         if self.named {
             self.named = false;
@@ -277,7 +277,7 @@ impl Observer for Reporter {
         Ok(())
     }
 
-    fn enough(&self) -> bool {
+    fn should_stop(&self) -> bool {
         false
     }
 }
@@ -329,7 +329,7 @@ fn sentence(row: &Row<'_>, judged: &Judged<'_>) -> String {
 /// One change, for those who want every step.
 struct Step<'a, 'b> {
     change: &'a Change,
-    view: &'a View<'b>,
+    view: &'a BooksView<'b>,
 }
 
 impl std::fmt::Display for Step<'_, '_> {

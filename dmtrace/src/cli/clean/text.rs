@@ -12,7 +12,7 @@ use unicode_width::UnicodeWidthStr;
 use super::Draft;
 use crate::{
     cleanup::{
-        apply::{Applied, Outcome, Report},
+        apply::{AppliedEntry, CleanupOutcome, CleanupReport},
         file::KIND,
     },
     cli::args::Clean,
@@ -116,23 +116,23 @@ fn plan_line(entry: &PlanEntry, width: Option<usize>) -> String {
 }
 
 /// Prints what came of one cookie.
-pub(super) fn print_result(applied: &Applied<'_>, out: &mut Out) -> std::io::Result<()> {
+pub(super) fn print_result(applied: &AppliedEntry<'_>, out: &mut Out) -> std::io::Result<()> {
     let line = result_line(applied, out.width());
     out.print_hanging(&line, INDENT)
 }
 
-fn result_line(applied: &Applied<'_>, width: Option<usize>) -> String {
-    let Applied { entry, outcome } = applied;
+fn result_line(applied: &AppliedEntry<'_>, width: Option<usize>) -> String {
+    let AppliedEntry { entry, outcome } = applied;
     match outcome {
-        Outcome::Removed => removal("removed", entry, "", width),
-        Outcome::Completed(completion) => line("completed", entry, &lost(*completion)),
-        Outcome::Gone => line("gone", entry, "it had been removed already"),
-        Outcome::RemovedLate(_) => line(
+        CleanupOutcome::Removed => removal("removed", entry, "", width),
+        CleanupOutcome::Completed(completion) => line("completed", entry, &lost(*completion)),
+        CleanupOutcome::Gone => line("gone", entry, "it had been removed already"),
+        CleanupOutcome::RemovedLate(_) => line(
             "REMOVED",
             entry,
             "IT WAS USED at this moment: look at its owner",
         ),
-        Outcome::NotTried => line("not tried", entry, ""),
+        CleanupOutcome::NotTried => line("not tried", entry, ""),
         other => line("kept", entry, &other.detail().unwrap_or_default()),
     }
 }
@@ -250,16 +250,21 @@ fn obstacles(entry: &PlanEntry, because: &[Obstacle]) -> String {
 pub(super) fn conclude(
     args: &Clean,
     draft: &Draft,
-    report: &Report<'_>,
+    report: &CleanupReport<'_>,
     out: &mut Out,
 ) -> Result<()> {
     let planned = draft.wanted();
     if planned == 0 {
         out.print_line("nothing to do.")?;
     } else {
-        let removed =
-            report.count(|outcome| matches!(outcome, Outcome::Removed | Outcome::RemovedLate(_)));
-        let completed = report.count(|outcome| matches!(outcome, Outcome::Completed(_)));
+        let removed = report.count_where(|outcome| {
+            matches!(
+                outcome,
+                CleanupOutcome::Removed | CleanupOutcome::RemovedLate(_)
+            )
+        });
+        let completed =
+            report.count_where(|outcome| matches!(outcome, CleanupOutcome::Completed(_)));
         let done = match (draft.completed(), completed) {
             (0, _) => format!("{removed} of {} removed", cookies(planned)),
             (to_complete, completed) => format!(
@@ -295,11 +300,11 @@ pub(super) fn as_object(draft: &Draft) -> Value {
     json::json_envelope(KIND, &body)
 }
 
-pub(super) fn result(args: &Clean, draft: &Draft, report: &Report<'_>) -> Value {
+pub(super) fn result(args: &Clean, draft: &Draft, report: &CleanupReport<'_>) -> Value {
     let applied: Vec<Value> = report
         .applied
         .iter()
-        .map(|Applied { entry, outcome }| {
+        .map(|AppliedEntry { entry, outcome }| {
             json!({
                 "ipc_ns": entry.sem.ns,
                 "semid": entry.sem.semid,

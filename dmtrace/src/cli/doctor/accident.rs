@@ -36,10 +36,10 @@ struct Harm {
 
 pub(super) fn check(case: &Case, report: &mut Report) {
     let own = own_ns();
-    let judged = case.judge(&Thresholds::default()).into_iter();
+    let judged = case.judge_all(&Thresholds::default()).into_iter();
     let rows: Vec<Row<'_>> = judged
         .filter(|judged| Some(judged.semaphore.id.ns) == own)
-        .map(|judged| case.row(judged))
+        .map(|judged| case.row_of(judged))
         .collect();
     let (mut live, mut leaked, mut foreign, mut unknown) = (0, 0, 0, 0);
     let mut harms = Vec::new();

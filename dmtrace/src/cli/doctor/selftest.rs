@@ -16,7 +16,7 @@ use dmtrace_core::{
 use serde_json::json;
 
 use super::Report;
-use crate::{host::namespaces::own_ns, probe::Tracer, wording::cause};
+use crate::{host::namespaces::own_ns, probe::Tracer, wording::cause_text};
 
 /// Any key does: it is alone in its namespace.
 const KEY: i32 = 0x0d4d_0001;
@@ -41,7 +41,7 @@ pub(super) fn check(tracer: &mut Tracer, report: &mut Report) {
                 "self_test",
                 format!(
                     "self-test: no cookie of its own could be made: {}",
-                    cause(&error)
+                    cause_text(&error)
                 ),
                 "run as root, with IPC namespaces in the kernel",
             );

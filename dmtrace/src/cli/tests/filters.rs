@@ -24,7 +24,7 @@ use crate::{
             printer::{Printer, Style},
         },
     },
-    trace::observer::{Observer as _, View},
+    trace::observer::{BooksView, Observer as _},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -340,17 +340,17 @@ fn watched(scene: &Scene, filters: &Filters) -> Vec<Key> {
         all: false,
     };
     let mut printer = Printer::new(&mut out, style, filters, None, None);
-    let view = View {
+    let view = BooksView {
         ledger: &scene.case.ledger,
         context: None,
     };
-    printer.changes(&scene.changes, &view).unwrap();
-    for judged in scene.case.judge(&Thresholds::default()) {
+    printer.on_changes(&scene.changes, &view).unwrap();
+    for judged in scene.case.judge_all(&Thresholds::default()) {
         if judged.verdict.class.is_finding() {
-            printer.finding(&judged, &view).unwrap();
+            printer.on_finding(&judged, &view).unwrap();
         }
     }
-    printer.idle().unwrap();
+    printer.on_idle().unwrap();
     let text = page.text();
     CAST.iter()
         .filter(|it| text.contains(&format!("{:#010x}", it.key)))

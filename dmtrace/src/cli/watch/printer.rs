@@ -22,7 +22,7 @@ use crate::{
     stack::Symbolizer,
     trace::{
         recorder::Recorder,
-        run::{Observer, View},
+        run::{BooksView, Observer},
         session::DmReport,
     },
 };
@@ -203,14 +203,14 @@ impl<'a> Printer<'a> {
 }
 
 impl Observer for Printer<'_> {
-    fn changes(&mut self, changes: &[Change], view: &View<'_>) -> Result<()> {
+    fn on_changes(&mut self, changes: &[Change], view: &BooksView<'_>) -> Result<()> {
         changes
             .iter()
             .try_for_each(|change| self.print(change, view.ledger))?;
         self.introduce_late(view.ledger)
     }
 
-    fn finding(&mut self, judged: &Judged<'_>, view: &View<'_>) -> Result<()> {
+    fn on_finding(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> Result<()> {
         let semaphore = judged.semaphore;
         let verdict = &judged.verdict;
         let at = crate::host::clock::boot_now();
@@ -288,7 +288,7 @@ impl Observer for Printer<'_> {
         Ok(())
     }
 
-    fn device_mapper(&mut self, report: &DmReport) -> Result<()> {
+    fn on_device_mapper(&mut self, report: &DmReport) -> Result<()> {
         if self.style.json {
             return Ok(self
                 .out
@@ -298,14 +298,14 @@ impl Observer for Printer<'_> {
         Ok(())
     }
 
-    fn idle(&mut self) -> Result<()> {
+    fn on_idle(&mut self) -> Result<()> {
         if let Some(recorder) = &self.recorder {
             recorder.flush();
         }
         Ok(self.out.flush()?)
     }
 
-    fn enough(&self) -> bool {
+    fn should_stop(&self) -> bool {
         self.left == Some(0)
     }
 }

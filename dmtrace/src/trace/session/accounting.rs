@@ -11,7 +11,7 @@ use crate::{
 
 /// Messages that came out of the ring.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-pub(crate) struct Received {
+pub(crate) struct ReceivedCounts {
     /// By kind.
     #[serde(skip)]
     pub kinds: [u64; KINDS],
@@ -19,15 +19,15 @@ pub(crate) struct Received {
     pub undecodable: u64,
 }
 
-impl Received {
-    pub(super) fn count(&mut self, header: Option<&[u8; 2]>) {
+impl ReceivedCounts {
+    pub(super) fn count_message(&mut self, header: Option<&[u8; 2]>) {
         if let Some(kind) = kind_of(header) {
             self.kinds[kind as usize] += 1;
         }
     }
 
     /// All of them; stacks have a ring of their own.
-    pub(crate) fn total(&self) -> u64 {
+    pub(crate) fn total_count(&self) -> u64 {
         let stacks = self.kinds[Kind::Stack as usize];
         self.kinds.iter().sum::<u64>() - stacks + self.undecodable
     }
@@ -75,9 +75,9 @@ pub(crate) struct Accounting {
 }
 
 impl Accounting {
-    pub(super) fn balance(
+    pub(super) fn from_counts(
         counts: &KernelCounts,
-        received: &Received,
+        received: &ReceivedCounts,
         totals: &Totals,
         last: Option<&Reconciliation>,
         drift: u64,
@@ -103,7 +103,7 @@ impl Accounting {
                 ));
             }
         }
-        deficits.extend(lost(counts, received, skipped, programs));
+        deficits.extend(lost_texts(counts, received, skipped, programs));
         if !totals.sets.is_balanced() {
             deficits.push("the books are out of balance; please report this as a bug".to_owned());
         }
@@ -131,7 +131,7 @@ impl Accounting {
             seen: total.seen,
             submitted: total.submitted,
             dropped: total.dropped,
-            received: received.total(),
+            received: received.total_count(),
             stacks: counts.counts_of(Kind::Stack),
             stacks_lost: counts
                 .counts_of(Kind::Stack)
@@ -157,7 +157,7 @@ impl Accounting {
         self.deficits.is_empty()
     }
 
-    pub(crate) fn line(&self) -> String {
+    pub(crate) fn summary_line(&self) -> String {
         let ring = format!(
             "seen {} = submitted {} + dropped {}",
             self.seen, self.submitted, self.dropped
@@ -187,9 +187,9 @@ impl Accounting {
 }
 
 /// What is lost for good, in words: these sums hold at any moment.
-pub(super) fn lost(
+pub(super) fn lost_texts(
     counts: &KernelCounts,
-    received: &Received,
+    received: &ReceivedCounts,
     skipped: SkippedRuns,
     programs: &[&str],
 ) -> Vec<String> {

@@ -11,13 +11,13 @@ use tokio::{
 use crate::host::module_news::ModuleWatch;
 
 /// A module is announced before it can be attached to.
-const AFTER_NEWS: [Duration; 3] = [
+const ATTACH_DELAY: [Duration; 3] = [
     Duration::from_millis(20),
     Duration::from_millis(200),
     Duration::from_secs(1),
 ];
 /// Where no announcements can be had.
-const POLL: Duration = Duration::from_secs(1);
+const POLL_PERIOD: Duration = Duration::from_secs(1);
 
 /// News of the module, and what is to be done about them.
 pub(super) struct DmWatch {
@@ -42,7 +42,7 @@ impl DmWatch {
 
     /// Waits until it is time to look for the module, which may be never. `wanted`: it is missing,
     /// or may go unnoticed.
-    pub(super) async fn due(&mut self, wanted: bool) {
+    pub(super) async fn wait_due(&mut self, wanted: bool) {
         if let Some(next) = self.tries.front().copied() {
             sleep_until(next).await;
             self.tries.pop_front();
@@ -50,7 +50,7 @@ impl DmWatch {
         }
         let Some(news) = &self.news else {
             return match wanted {
-                true => sleep(POLL).await,
+                true => sleep(POLL_PERIOD).await,
                 false => pending().await,
             };
         };
@@ -61,6 +61,6 @@ impl DmWatch {
         news.get_ref().take_announcements();
         ready.clear_ready();
         let now = Instant::now();
-        self.tries.extend(AFTER_NEWS.map(|after| now + after));
+        self.tries.extend(ATTACH_DELAY.map(|after| now + after));
     }
 }

@@ -16,7 +16,7 @@ use std::{
 use dmtrace_common::{ProcKey, ProcRecord};
 use dmtrace_core::{backend::BlindSpot, facts::Snapshot, ids::ProcId};
 
-use super::{Session, Sink};
+use super::{ChangeSink, Session};
 use crate::{
     host::{self, processes::ProcessList},
     probe::SkippedRuns,
@@ -33,7 +33,7 @@ const TEARDOWN_STEP: Duration = Duration::from_millis(10);
 impl Session {
     /// Lets the probes tell of the sets that go with their namespace, where they can: that is then
     /// observed, and not inferred from the namespace's absence.
-    pub(super) fn await_teardown(&mut self, snapshot: &Snapshot, sink: Sink<'_>) {
+    pub(super) fn await_teardown(&mut self, snapshot: &Snapshot, sink: ChangeSink<'_>) {
         let hidden = self.tracer.backend().blind_spots();
         if hidden.contains(&BlindSpot::NamespaceTeardown) {
             return;
@@ -56,7 +56,7 @@ impl Session {
         }
         let list = host::processes::list_processes(&self.scope.roots);
         let procs = self.tracer.maps().proc_records();
-        let missed = missed(&list, procs, |key| self.tracer.maps().proc_record(key));
+        let missed = missed_ends(&list, procs, |key| self.tracer.maps().proc_record(key));
         if missed == Some(0) { lost } else { 0 }
     }
 }
@@ -67,7 +67,7 @@ impl Session {
 /// The list is older than the records: what it does not have may have begun since, or has ended
 /// before it was made. `again` reads a record once more: the end is in it before the process leaves
 /// the list, if it was seen at all.
-fn missed(
+fn missed_ends(
     list: &ProcessList,
     procs: Vec<(ProcKey, ProcRecord)>,
     again: impl Fn(ProcKey) -> Option<ProcRecord>,
@@ -89,7 +89,7 @@ fn missed(
 }
 
 /// Takes what was made good from what was lost.
-pub(super) fn settle(skipped: SkippedRuns, made_good: u64) -> SkippedRuns {
+pub(super) fn subtract_made_good(skipped: SkippedRuns, made_good: u64) -> SkippedRuns {
     let made_good = made_good.min(skipped.lost);
     SkippedRuns {
         lost: skipped.lost - made_good,
@@ -103,7 +103,7 @@ mod tests {
     use crate::host::processes::Process;
     use dmtrace_core::{facts::LiveProcess, ids::BootTime};
 
-    fn record(tgid: u32, exited: u64) -> (ProcKey, ProcRecord) {
+    fn ended_record(tgid: u32, exited: u64) -> (ProcKey, ProcRecord) {
         let key = ProcKey {
             start: 1_000_000_000,
             tgid,
@@ -116,7 +116,7 @@ mod tests {
         (key, record)
     }
 
-    fn list(alive: &[u32]) -> ProcessList {
+    fn process_list(alive: &[u32]) -> ProcessList {
         let start = ProcId {
             tgid: 1,
             start: BootTime(1_000_000_000),
@@ -136,32 +136,48 @@ mod tests {
 
     #[test]
     fn an_end_was_missed_if_the_map_has_a_living_record_of_nobody() {
-        let procs = vec![record(10, 0), record(11, 55), record(12, 0)];
-        let unchanged = |key: ProcKey| Some(record(key.tgid, 0).1);
-        assert_eq!(missed(&list(&[10, 12]), procs.clone(), unchanged), Some(0));
-        assert_eq!(missed(&list(&[10]), procs.clone(), unchanged), Some(1));
+        let procs = vec![
+            ended_record(10, 0),
+            ended_record(11, 55),
+            ended_record(12, 0),
+        ];
+        let unchanged = |key: ProcKey| Some(ended_record(key.tgid, 0).1);
+        assert_eq!(
+            missed_ends(&process_list(&[10, 12]), procs.clone(), unchanged),
+            Some(0)
+        );
+        assert_eq!(
+            missed_ends(&process_list(&[10]), procs.clone(), unchanged),
+            Some(1)
+        );
         // It ended between the two looks, and that was seen.
-        let ended = |key: ProcKey| Some(record(key.tgid, 77).1);
-        assert_eq!(missed(&list(&[10]), procs.clone(), ended), Some(0));
-        assert_eq!(missed(&list(&[10]), procs.clone(), |_| None), Some(0));
+        let ended = |key: ProcKey| Some(ended_record(key.tgid, 77).1);
+        assert_eq!(
+            missed_ends(&process_list(&[10]), procs.clone(), ended),
+            Some(0)
+        );
+        assert_eq!(
+            missed_ends(&process_list(&[10]), procs.clone(), |_| None),
+            Some(0)
+        );
         // Another process has its number.
-        let mut reused = list(&[10, 12]);
+        let mut reused = process_list(&[10, 12]);
         if let Some(process) = reused.processes.get_mut(&12) {
             process.live.start_ticks += 1;
         }
-        assert_eq!(missed(&reused, procs.clone(), unchanged), Some(1));
+        assert_eq!(missed_ends(&reused, procs.clone(), unchanged), Some(1));
         let partial = ProcessList {
             incomplete: Some("hidepid".to_owned()),
-            ..list(&[10, 12])
+            ..process_list(&[10, 12])
         };
-        assert_eq!(missed(&partial, procs, unchanged), None);
+        assert_eq!(missed_ends(&partial, procs, unchanged), None);
     }
 
     #[test]
     fn only_what_is_proven_is_made_good() {
         let runs = |lost, made_good| SkippedRuns { lost, made_good };
-        assert_eq!(settle(runs(3, 1), 2), runs(1, 3));
-        assert_eq!(settle(runs(3, 1), 9), runs(0, 4));
-        assert_eq!(settle(runs(3, 1), 0), runs(3, 1));
+        assert_eq!(subtract_made_good(runs(3, 1), 2), runs(1, 3));
+        assert_eq!(subtract_made_good(runs(3, 1), 9), runs(0, 4));
+        assert_eq!(subtract_made_good(runs(3, 1), 0), runs(3, 1));
     }
 }

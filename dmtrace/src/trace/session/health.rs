@@ -9,7 +9,7 @@ use crate::probe::{Continuity, KernelCounts};
 /// How a running trace is. Messages on their way make `submitted` larger than `received` for a
 /// moment.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Health {
+pub(crate) struct SessionHealth {
     /// How semaphores are seen.
     pub backend: Backend,
     /// What the probes had to report.
@@ -41,15 +41,15 @@ pub(crate) struct Health {
 
 impl Session {
     /// How it is now.
-    pub(crate) fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> SessionHealth {
         let counts = self.tracer.counts();
         let total = counts.total_counts();
         let skipped = self.tracer.skipped_runs();
-        Health {
+        SessionHealth {
             backend: self.tracer.backend(),
             seen: total.seen,
             submitted: total.submitted,
-            received: self.received.total(),
+            received: self.received.total_count(),
             dropped: total.dropped,
             undecodable: self.received.undecodable,
             counts,

@@ -11,17 +11,17 @@ use dmtrace_core::{
     ledger::{MapRecord, in_order},
 };
 
-use super::{Session, Sink, Tapped};
+use super::{ChangeSink, Session, TappedInput};
 use crate::host;
 
 /// Dropped messages are made good after this time, while others come.
-const RESYNC: Duration = Duration::from_millis(500);
+const RESYNC_DELAY: Duration = Duration::from_millis(500);
 
 /// Reading the maps costs a system call or two for each record, most of which may be too young.
-const RESYNC_AGAIN: Duration = Duration::from_millis(50);
+const MIN_RESYNC_PAUSE: Duration = Duration::from_millis(50);
 
 /// Longer than a program is between taking the time and submitting its message, in nanoseconds.
-const IN_FLIGHT: u64 = 5_000_000;
+const MAX_IN_FLIGHT: u64 = 5_000_000;
 
 impl Session {
     /// Whether the maps hold something that the books have not taken in yet.
@@ -32,21 +32,21 @@ impl Session {
 
     /// Makes drops good at once where the kernel side may soon have no room for the records of
     /// what is gone.
-    pub(crate) fn resync_if_crowded(&mut self, sink: Sink<'_>) {
-        if self.resynced.elapsed() >= RESYNC_AGAIN && self.tracer.tombstones_crowded() {
-            self.resync(sink);
+    pub(crate) fn resync_if_crowded(&mut self, sink: ChangeSink<'_>) {
+        if self.resynced.elapsed() >= MIN_RESYNC_PAUSE && self.tracer.tombstones_crowded() {
+            self.resync_maps(sink);
         }
     }
 
     /// Makes drops good while messages come without a pause.
-    pub(crate) fn resync_in_time(&mut self, sink: Sink<'_>) {
-        if self.resynced.elapsed() >= RESYNC {
-            self.resync(sink);
+    pub(crate) fn resync_in_time(&mut self, sink: ChangeSink<'_>) {
+        if self.resynced.elapsed() >= RESYNC_DELAY {
+            self.resync_maps(sink);
         }
     }
 
     /// If messages were dropped since the last time, reads the maps and makes them good.
-    pub(crate) fn resync(&mut self, sink: Sink<'_>) {
+    pub(crate) fn resync_maps(&mut self, sink: ChangeSink<'_>) {
         if !self.is_behind() {
             self.resynced = Instant::now();
             return;
@@ -54,7 +54,7 @@ impl Session {
         let dropped = self.tracer.counts().total_counts().dropped;
         // What is younger than the horizon may have its message in the ring still: told twice, a
         // set would be counted twice. It is left for the next time.
-        let horizon = host::clock::boot_now().0.saturating_sub(IN_FLIGHT);
+        let horizon = host::clock::boot_now().0.saturating_sub(MAX_IN_FLIGHT);
         self.drain_all(sink);
         let mut left = false;
         // Victims of ENOSPC stay for `report` to read, until the room is needed.
@@ -74,7 +74,7 @@ impl Session {
                     if record.state & SEM_TOMBSTONE != 0 {
                         removed.push(key);
                     }
-                    self.adopt(key, &record, sink);
+                    self.adopt_record(key, &record, sink);
                 }
                 MapRecord::Process(key, record) => {
                     if record.header.ts.max(record.exited) > horizon {
@@ -88,10 +88,10 @@ impl Session {
                             self.victims_kept += 1;
                         }
                     }
-                    let told =
+                    let announced =
                         record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) == PROC_ANNOUNCED;
-                    if !told {
-                        self.tap(Tapped::Proc(&record));
+                    if !announced {
+                        self.tap_input(TappedInput::Proc(&record));
                         let changes = self.ledger.adopt_process(&record);
                         sink(&changes, &self.ledger);
                     }
@@ -105,8 +105,8 @@ impl Session {
         self.resynced = Instant::now();
     }
 
-    fn adopt(&mut self, key: SemKey, record: &SemRecord, sink: Sink<'_>) {
-        self.tap(Tapped::Sem(key, record));
+    fn adopt_record(&mut self, key: SemKey, record: &SemRecord, sink: ChangeSink<'_>) {
+        self.tap_input(TappedInput::Sem(key, record));
         let changes = self.ledger.adopt_record(key.into(), record);
         if !changes.is_empty() {
             sink(&changes, &self.ledger);
@@ -115,7 +115,7 @@ impl Session {
             return;
         }
         if let Some(device) = self.tracer.maps().last_ioctl(key) {
-            self.tap(Tapped::Message(as_bytes(&device)));
+            self.tap_input(TappedInput::Message(as_bytes(&device)));
             if let Ok(event) = decode_event(as_bytes(&device)) {
                 self.ledger.apply(&event);
             }

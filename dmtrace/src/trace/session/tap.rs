@@ -9,12 +9,12 @@ use dmtrace_core::{
     ledger::{MapRecord, in_order},
 };
 
-use super::{Session, Sink};
+use super::{ChangeSink, Session};
 use crate::{host, stack::FoundSite};
 
 /// Something that the books were made from, for a recording.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Tapped<'a> {
+pub(crate) enum TappedInput<'a> {
     /// A message of the ring.
     Message(&'a [u8]),
     /// A record of the semaphore map, read because messages were dropped.
@@ -25,7 +25,7 @@ pub(crate) enum Tapped<'a> {
     /// The call site of a cookie.
     Site(&'a FoundSite),
     /// This file ends. The next one begins with the books as they are now, up to
-    /// [`Tapped::BooksWritten`].
+    /// [`TappedInput::BooksWritten`].
     NextFile {
         /// What the host says.
         facts: &'a HostFacts,
@@ -38,7 +38,7 @@ pub(crate) enum Tapped<'a> {
 
 /// Gets everything that the books are made from.
 pub(crate) struct Tap {
-    pub write: Box<dyn FnMut(Tapped<'_>)>,
+    pub write: Box<dyn FnMut(TappedInput<'_>)>,
     /// Whether the next file is due.
     pub is_full: Box<dyn Fn() -> bool>,
     /// Where it goes now, for other commands to read.
@@ -48,14 +48,14 @@ pub(crate) struct Tap {
 impl Session {
     /// Begins the next file of the recording if the current one is full. Its first entries are the
     /// kernel side's maps: what they say of a set is what a reader needs to judge it.
-    pub(crate) fn rotate_if_full(&mut self, sink: Sink<'_>) {
+    pub(crate) fn rotate_if_full(&mut self, sink: ChangeSink<'_>) {
         if !self.tap.as_ref().is_some_and(|tap| (tap.is_full)()) {
             return;
         }
-        let snapshot = self.reconcile(sink);
+        let snapshot = self.reconcile_books(sink);
         let facts = host::read_facts(&self.scope, &snapshot);
-        self.observe(&facts, sink);
-        self.tap(Tapped::NextFile {
+        self.observe_exits(&facts, sink);
+        self.tap_input(TappedInput::NextFile {
             facts: &facts,
             deficits: &self.lost_so_far(),
         });
@@ -63,23 +63,23 @@ impl Session {
         let sets = self.tracer.maps().sem_records();
         for record in in_order(procs, sets) {
             match record {
-                MapRecord::Process(_, record) => self.tap(Tapped::Proc(&record)),
-                MapRecord::Set(key, record) => self.tap(Tapped::Sem(key, &record)),
+                MapRecord::Process(_, record) => self.tap_input(TappedInput::Proc(&record)),
+                MapRecord::Set(key, record) => self.tap_input(TappedInput::Sem(key, &record)),
             }
         }
         for device in self.tracer.maps().last_ioctls() {
-            let completed = self.devices.complete(as_bytes(&device));
+            let completed = self.devices.complete_message(as_bytes(&device));
             let device = completed.unwrap_or(device);
-            self.tap(Tapped::Message(as_bytes(&device)));
+            self.tap_input(TappedInput::Message(as_bytes(&device)));
         }
         for lookup in self.tracer.maps().failed_lookups() {
-            self.tap(Tapped::Message(as_bytes(&lookup)));
+            self.tap_input(TappedInput::Message(as_bytes(&lookup)));
         }
         for found in self.placed_sites() {
-            self.tap(Tapped::Site(&found));
+            self.tap_input(TappedInput::Site(&found));
         }
-        self.tap(Tapped::Snapshot(&snapshot));
-        self.tap(Tapped::BooksWritten);
+        self.tap_input(TappedInput::Snapshot(&snapshot));
+        self.tap_input(TappedInput::BooksWritten);
         let place = self.tap.as_ref().and_then(|tap| (tap.place)());
         if let Some(registration) = &self.registration {
             registration.set_recording(place);
