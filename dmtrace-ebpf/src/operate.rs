@@ -176,13 +176,13 @@ extern "C" fn dmtrace_operated(set: u64, tgid: u64, began: u64, ended: u64) -> u
     let operators = unsafe { &mut (*record).operators };
     // SAFETY: takes no pointers.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let place = operators.place(cpu, began, ended);
+    let place = operators.place_of(cpu, began, ended);
     // Behind the optimizer's back: the verifier wants to see the comparison.
     let place = place.map(core::hint::black_box);
     if let Some(place) = place
         && let Some(place) = operators.places.get_mut(place)
     {
-        place.put(tgid as u32, began, ended);
+        place.replace(tgid as u32, began, ended);
     }
     0
 }
