@@ -23,37 +23,40 @@ pub(super) fn undisturbed<T>(calls: impl FnOnce() -> T) -> T {
 /// How the thread is scheduled otherwise; so again when this is dropped.
 struct Scheduling {
     policy: i32,
-    param: libc::sched_param,
 }
 
 impl Scheduling {
     fn raise() -> Option<Self> {
-        let mut before = Self {
-            policy: 0,
-            param: libc::sched_param { sched_priority: 0 },
-        };
-        // SAFETY: takes no pointers; 0 is the calling thread.
-        before.policy = unsafe { libc::sched_getscheduler(0) };
-        // Whoever has chosen a real-time policy for us, or the lowest one, knows why.
-        if before.policy != libc::SCHED_OTHER && before.policy != libc::SCHED_BATCH {
+        let policy = policy()?;
+        // Whoever has chosen another policy for us knows why. These two have no priority.
+        if policy != libc::SCHED_OTHER && policy != libc::SCHED_BATCH {
             return None;
         }
-        let lowest = libc::sched_param { sched_priority: 1 };
-        set(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, &lowest).ok()?;
-        Some(before)
+        let (fifo, lowest_priority) = (libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1);
+        set_policy(fifo, lowest_priority).ok()?;
+        Some(Self { policy })
     }
 }
 
 impl Drop for Scheduling {
     fn drop(&mut self) {
-        // Back to a lower policy is always permitted.
-        let _back = set(self.policy, &self.param);
+        // Always permitted: it is a lower policy.
+        let _back = set_policy(self.policy, 0);
     }
 }
 
-fn set(policy: i32, param: &libc::sched_param) -> io::Result<()> {
-    // SAFETY: the parameter outlives the call; 0 is the calling thread.
-    match unsafe { libc::sched_setscheduler(0, policy, param) } {
+/// Of the calling thread. By system call: musl has no such functions.
+fn policy() -> Option<i32> {
+    // SAFETY: takes no pointers; 0 is the calling thread.
+    let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) };
+    i32::try_from(policy).ok().filter(|policy| *policy >= 0)
+}
+
+fn set_policy(policy: i32, priority: i32) -> io::Result<()> {
+    // SAFETY: the kernel's `struct sched_param` is one number, which outlives the call.
+    let done =
+        unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const priority) };
+    match done {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -63,17 +66,13 @@ fn set(policy: i32, param: &libc::sched_param) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn policy() -> i32 {
-        // SAFETY: takes no pointers.
-        unsafe { libc::sched_getscheduler(0) }
-    }
-
     #[test]
     fn the_thread_is_scheduled_as_before_afterwards() {
         let before = policy();
         let raised = Scheduling::raise();
         if raised.is_some() {
-            assert_eq!(policy() & !libc::SCHED_RESET_ON_FORK, libc::SCHED_FIFO);
+            let fifo = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+            assert_eq!(policy(), Some(fifo));
         }
         drop(raised);
         assert_eq!(policy(), before);

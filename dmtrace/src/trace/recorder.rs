@@ -149,16 +149,16 @@ impl Recorder {
     fn record_input(&self, tapped: TappedInput<'_>) {
         match tapped {
             TappedInput::Message(bytes) => {
-                self.with_file(|open, _| open.writer.write_message(bytes))
+                self.with_file(|open, _| open.writer.write_message(bytes));
             }
             TappedInput::Sem(key, record) => {
-                self.with_file(|open, _| open.writer.write_sem(key, record))
+                self.with_file(|open, _| open.writer.write_sem(key, record));
             }
             TappedInput::Proc(record) => {
-                self.with_file(|open, _| open.writer.write_process(record))
+                self.with_file(|open, _| open.writer.write_process(record));
             }
             TappedInput::Snapshot(snapshot) => {
-                self.with_file(|open, _| open.writer.write_snapshot(snapshot))
+                self.with_file(|open, _| open.writer.write_snapshot(snapshot));
             }
             TappedInput::Site(found) => {
                 self.with_file(|open, numbers| numbers.write_site(&mut open.writer, found));

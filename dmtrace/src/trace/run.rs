@@ -323,7 +323,7 @@ impl Tracing {
         let facts = host::read_facts(&Scope::default(), snapshot);
         let mut sink = ObserverSink::new(observer);
         self.session.observe_exits(&facts, &mut |changes, ledger| {
-            sink.pass_changes(changes, ledger)
+            sink.pass_changes(changes, ledger);
         });
         sink.finish()?;
         self.session.publish_activity();
@@ -391,7 +391,7 @@ impl Tracing {
             .finish(&mut |changes, ledger| sink.pass_changes(changes, ledger));
         let facts = host::read_facts(&Scope::default(), &snapshot);
         self.session.observe_exits(&facts, &mut |changes, ledger| {
-            sink.pass_changes(changes, ledger)
+            sink.pass_changes(changes, ledger);
         });
         sink.finish()?;
         observer.on_idle()?;
