@@ -86,9 +86,9 @@ impl Witness for Meddler {
 }
 
 /// Answers from a list.
-struct Told(Mutex<Vec<Sighting>>);
+struct SightingScript(Mutex<Vec<Sighting>>);
 
-impl Witness for Told {
+impl Witness for SightingScript {
     fn sighting_of(&self, _: SemId) -> Option<Sighting> {
         let mut answers = self.0.lock().ok()?;
         if answers.len() > 1 {
@@ -267,18 +267,24 @@ fn a_trace_that_sees_more() -> Result<()> {
         last_op: BootTime(u64::MAX),
         ..Sighting::default()
     };
-    expect_outcome(|_| Ok(Arc::new(Told(Mutex::new(vec![late])))), in_use)?;
+    expect_outcome(
+        |_| Ok(Arc::new(SightingScript(Mutex::new(vec![late])))),
+        in_use,
+    )?;
     // Between the check and the removal, without a mark in the set.
     let quiet = Sighting::default();
     for now in [
         Sighting { waits: 1, ..quiet },
         Sighting {
-            starved: 1,
+            failed_decrements: 1,
             ..quiet
         },
     ] {
         let answers = vec![quiet, now];
-        expect_outcome(|_| Ok(Arc::new(Told(Mutex::new(answers)))), in_use)?;
+        expect_outcome(
+            |_| Ok(Arc::new(SightingScript(Mutex::new(answers)))),
+            in_use,
+        )?;
     }
     Ok(())
 }
@@ -287,7 +293,11 @@ fn too_late() -> Result<()> {
     let quiet = Sighting::default();
     let late = Sighting { waits: 1, ..quiet };
     expect_outcome(
-        |_| Ok(Arc::new(Told(Mutex::new(vec![quiet, quiet, late])))),
+        |_| {
+            Ok(Arc::new(SightingScript(Mutex::new(vec![
+                quiet, quiet, late,
+            ]))))
+        },
         |outcome, _| {
             ensure!(
                 matches!(outcome, CleanupOutcome::RemovedLate(_)),
