@@ -49,24 +49,21 @@ pub(super) fn runs(end: CallEnd) {
     }
 }
 
-/// The second runs: whether the first did. Counts if it certainly did not; what is not counted
-/// here is taken for lost.
+/// The second runs: takes the mark away, and tells whether the first was certainly skipped. A mark
+/// may be left over from a call in which the second was skipped.
 #[inline(always)]
-fn first_ran(call: SemCall, end: CallEnd) -> bool {
+fn first_was_skipped(end: CallEnd) -> bool {
     let id = bpf_get_current_pid_tgid();
     let Some(slot) = slot(id, end) else {
         return false;
     };
     // SAFETY: a live map value.
     let slot = unsafe { &mut *slot };
+    let unmarked = *slot == 0;
     if *slot == id as u32 {
         *slot = 0;
-        return true;
     }
-    if *slot == 0 {
-        count_event(Counter::noticed_syscall(call, end));
-    }
-    false
+    unmarked
 }
 
 /// The system call, if it is one on semaphores.
@@ -99,17 +96,22 @@ pub(crate) fn sys_re(ctx: RawTracePointContext) -> i32 {
     let Some(call) = sem_call(word(&ctx, 1)) else {
         return 0;
     };
-    if first_ran(call, CallEnd::Entry) || is_entered() {
-        return 0;
-    }
-    let regs: Addr = word(&ctx, 0);
-    let arg = |index: usize| u64_from(regs + ARGUMENTS[index]);
-    match call {
-        SemCall::Semget => semget_enters(arg(0) as u32, arg(1) as u32, arg(2) as u32),
-        SemCall::Semctl => semctl_enters(arg(0) as i32, arg(2) as u32, arg(3) as u32),
-        SemCall::Semop | SemCall::Semtimedop => {
-            semop_enters(arg(0) as i32, arg(1), arg(2) as u32);
+    let mut skipped = first_was_skipped(CallEnd::Entry);
+    // What the first has entered is there until the call returns.
+    if !is_entered() {
+        let regs: Addr = word(&ctx, 0);
+        let arg = |index: usize| u64_from(regs + ARGUMENTS[index]);
+        match call {
+            SemCall::Semget => semget_enters(arg(0) as u32, arg(1) as u32, arg(2) as u32),
+            SemCall::Semctl => semctl_enters(arg(0) as i32, arg(2) as u32, arg(3) as u32),
+            SemCall::Semop | SemCall::Semtimedop => {
+                semop_enters(arg(0) as i32, arg(1), arg(2) as u32);
+            }
         }
+        skipped |= is_entered();
+    }
+    if skipped {
+        count_event(Counter::noticed_syscall(call, CallEnd::Entry));
     }
     0
 }
@@ -125,19 +127,23 @@ fn semop_ended(ret: i32) {
     semop_returns(ret);
 }
 
-/// The system call that returns, and its result.
+/// The system call that returns, with its result, if it is still there: the first takes it away.
+/// Notices whether that was skipped.
 #[inline(always)]
-fn returns(ctx: &RawTracePointContext) -> Option<(SemCall, i32)> {
-    let call = sem_call(u64_from(word(ctx, 0) + NUMBER))?;
-    Some((call, word(ctx, 1) as i32))
+fn returns(ctx: &RawTracePointContext, wanted: impl Fn(SemCall) -> bool) -> Option<(SemCall, i32)> {
+    let call = sem_call(u64_from(word(ctx, 0) + NUMBER)).filter(|call| wanted(*call))?;
+    let there = is_entered();
+    if first_was_skipped(CallEnd::Return) || there {
+        count_event(Counter::noticed_syscall(call, CallEnd::Return));
+    }
+    there.then_some((call, word(ctx, 1) as i32))
 }
 
 /// `sys_exit(struct pt_regs *regs, long ret)`.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub(crate) fn sys_rx(ctx: RawTracePointContext) -> i32 {
-    match returns(&ctx) {
-        Some((SemCall::Semget, _)) | None => {}
-        Some((call, _)) if first_ran(call, CallEnd::Return) => {}
+    match returns(&ctx, |call| call != SemCall::Semget) {
+        None => {}
         Some((SemCall::Semctl, ret)) => semctl_ended(ret),
         Some((_, ret)) => semop_ended(ret),
     }
@@ -147,9 +153,7 @@ pub(crate) fn sys_rx(ctx: RawTracePointContext) -> i32 {
 /// The same of `semget`, which takes all of the stack.
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub(crate) fn semget_rx(ctx: RawTracePointContext) -> i32 {
-    if let Some((call @ SemCall::Semget, ret)) = returns(&ctx)
-        && !first_ran(call, CallEnd::Return)
-    {
+    if let Some((_, ret)) = returns(&ctx, |call| call == SemCall::Semget) {
         semget_returns(ret);
     }
     0
