@@ -242,15 +242,26 @@ pub(crate) fn finding(
     names: &RefCell<Symbolizer>,
     now: Stamp,
 ) -> Finding {
-    let semaphore = judged.semaphore;
-    let mut row = Row::bare(ledger, semaphore, judged.set, facts.now).with_names(names);
-    row.judged(judged.verdict.clone());
     let telling = Telling {
         ledger,
         facts,
         clock: Clock::now(),
         here: true,
     };
+    finding_told(judged, &telling, names, now)
+}
+
+/// The same, by a clock that is given.
+pub(crate) fn finding_told(
+    judged: &Judged<'_>,
+    telling: &Telling<'_>,
+    names: &RefCell<Symbolizer>,
+    now: Stamp,
+) -> Finding {
+    let semaphore = judged.semaphore;
+    let set = judged.set;
+    let mut row = Row::bare(telling.ledger, semaphore, set, telling.facts.now).with_names(names);
+    row.judged(judged.verdict.clone());
     let mut story = serde_json::to_value(telling.story(&row)).unwrap_or(Value::Null);
     let calls = row.call_site().cloned();
     stored::leave_out_calls(&mut story);

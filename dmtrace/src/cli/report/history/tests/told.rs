@@ -52,7 +52,7 @@ impl Page {
 }
 
 /// Runs a verb as from the command line.
-fn run(words: &[&str], json: bool) -> (String, ExitCode) {
+pub(super) fn run(words: &[&str], json: bool) -> (String, ExitCode) {
     let cli = Cli::try_parse_from([&["dmtrace"], words].concat()).unwrap();
     let page = Page::default();
     let mut out = page.out();
