@@ -27,10 +27,11 @@ use super::{
 };
 use crate::{
     case::{Case, Join},
+    finding::Story,
     history::Query,
     output::{Out, json, time::Clock},
     recording::Start,
-    render::{explanation::Story, row::Row, timeline::Telling},
+    render::{row::Row, timeline::Telling},
     wording::{chain, count},
 };
 

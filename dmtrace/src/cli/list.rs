@@ -20,12 +20,13 @@ use super::{
 };
 use crate::{
     case::{Case, Join},
+    finding::Known,
     output::{
         Out, json,
         table::{self, Cell, Layout},
         time,
     },
-    render::row::{Known, Row, confidence},
+    render::row::{Row, confidence},
     wording::{count, of_number},
 };
 

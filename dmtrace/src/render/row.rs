@@ -12,26 +12,14 @@ use dmtrace_core::{
     ledger::{Creator, Device, Ledger, Process, Semaphore},
     verdict::{Confidence, Verdict},
 };
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
+    finding::Known,
     output::time,
     render::candidate::{Candidate, devices},
     stack::Symbolizer,
 };
-
-/// How it is known who made a set.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Known {
-    /// Its creation was seen.
-    Observed,
-    /// From its fields.
-    Inferred,
-    /// Not known.
-    Unknown,
-}
 
 /// A set with everything that can be said of it.
 pub(crate) struct Row<'a> {

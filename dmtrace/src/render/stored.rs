@@ -4,12 +4,10 @@ use dmtrace_core::{event::ProcessImage, ids::DevNum, ledger::Named};
 use serde_json::{Value, json};
 
 use crate::{
+    finding::Story,
     history::{Finding, Gone, HowGone},
     output::time::Moment,
-    render::{
-        culprits::{Leak, how},
-        explanation::Story,
-    },
+    render::culprits::{Leak, how},
 };
 
 /// The calls are kept apart, as they can be shown in more than one way.

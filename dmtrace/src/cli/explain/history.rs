@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::cli::filter::passes;
 use crate::{
-    cli::{explain::Story, filter::Filters, report::history_text::ending_lines},
+    cli::{filter::Filters, report::history_text::ending_lines},
+    finding::Story,
     history::{Entry, Finding, Query, Record, query},
     render::stored,
 };

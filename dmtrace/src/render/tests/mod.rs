@@ -6,6 +6,8 @@ pub(crate) mod scene;
 use golden::assert_golden;
 use scene::Scene;
 
+use crate::render::row::Row;
+
 /// A line of JSON for each.
 fn lines<T: std::fmt::Display>(values: impl IntoIterator<Item = T>) -> String {
     values.into_iter().map(|it| format!("{it}\n")).collect()
@@ -16,7 +18,7 @@ fn rows_are_the_same_bytes() {
     let scene = Scene::new();
     assert_golden(
         "render/tests/golden/rows.jsonl",
-        &lines(scene.rows().iter().map(|row| row.json())),
+        &lines(scene.rows().iter().map(Row::json)),
     );
 }
 

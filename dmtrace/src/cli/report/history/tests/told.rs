@@ -22,9 +22,10 @@ use super::{
 };
 use crate::{
     cli::{Cli, Verb, explain, report},
+    finding::Story,
     history::{Gone, HowGone, Note, Query, Record, Tallies, read_file},
     output::{Out, time::Clock},
-    render::{explanation::Story, row::Row, stored, timeline::Telling},
+    render::{row::Row, stored, timeline::Telling},
     service::chronicle::finding,
 };
 
