@@ -11,7 +11,7 @@
 mod case;
 pub mod cleanup;
 pub mod cli;
-mod finding;
+pub mod finding;
 pub mod history;
 pub mod host;
 mod metrics;

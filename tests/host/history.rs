@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use dmtrace::history::{Finding, History, Note, Options, Query, Record, Stamp, read_file};
+use dmtrace::{
+    finding::Story,
+    history::{Finding, History, Note, Options, Query, Record, Stamp, read_file},
+};
 use dmtrace_core::ids::{IpcNs, Key, SemId};
 use dmtrace_tests::harness::{Need, Trial, test};
 
@@ -95,9 +98,10 @@ fn note(history: &History, semid: i32) {
         found: Stamp::now(),
         gone: None,
         calls: None,
-        story: serde_json::json!({"noise": (0..20)
-            .map(|_| fastrand::u64(..).to_string())
-            .collect::<Vec<_>>()}),
+        story: Story {
+            evidence: (0..20).map(|_| fastrand::u64(..).to_string()).collect(),
+            ..Story::default()
+        },
     })));
 }
 

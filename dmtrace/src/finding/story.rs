@@ -2,71 +2,110 @@
 
 use dmtrace_core::verdict::{Avoid, MissingStep, Remedy};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Story {
+use super::{
+    SetReport,
+    lenient::{lenient, lenient_list},
+};
+
+/// What `explain` says of a cookie: text and JSON are made of the same.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Story {
     /// The cookie as `list` and `report` have it, verdict included.
-    pub(crate) cookie: Value,
+    #[serde(deserialize_with = "lenient")]
+    pub cookie: SetReport,
     /// Which cookie, in a line.
-    pub(crate) title: String,
-    pub(crate) headline: String,
+    #[serde(deserialize_with = "lenient")]
+    pub title: String,
+    /// The verdict in words.
+    #[serde(deserialize_with = "lenient")]
+    pub headline: String,
     /// How sure it is.
-    pub(crate) sure: String,
+    #[serde(deserialize_with = "lenient")]
+    pub sure: String,
     /// Step by step.
-    pub(crate) life: Vec<Moment>,
+    #[serde(deserialize_with = "lenient_list")]
+    pub life: Vec<Moment>,
     /// The step that did not happen.
-    pub(crate) missing: Option<Missing>,
+    #[serde(deserialize_with = "lenient")]
+    pub missing: Option<Missing>,
     /// Whose fault it is, line by line.
-    pub(crate) fault: Vec<String>,
+    #[serde(deserialize_with = "lenient_list")]
+    pub fault: Vec<String>,
     /// Who only suffers.
-    pub(crate) victims: Vec<Victim>,
+    #[serde(deserialize_with = "lenient_list")]
+    pub victims: Vec<Victim>,
     /// What the verdict rests on.
-    pub(crate) evidence: Vec<String>,
+    #[serde(deserialize_with = "lenient_list")]
+    pub evidence: Vec<String>,
     /// What to do, in this order.
-    pub(crate) remedies: Vec<String>,
+    #[serde(deserialize_with = "lenient_list")]
+    pub remedies: Vec<String>,
     /// What not to do, and why.
-    pub(crate) avoid: Vec<String>,
+    #[serde(deserialize_with = "lenient_list")]
+    pub avoid: Vec<String>,
     /// What to do, as words of the program.
-    pub(crate) remedy_codes: Vec<Remedy>,
+    #[serde(deserialize_with = "lenient_list")]
+    pub remedy_codes: Vec<Remedy>,
     /// What not to do, likewise.
-    pub(crate) avoid_codes: Vec<Avoid>,
+    #[serde(deserialize_with = "lenient_list")]
+    pub avoid_codes: Vec<Avoid>,
 }
 
 /// The step that did not happen.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Missing {
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Missing {
     /// As a word of the program.
     #[serde(flatten)]
-    pub(crate) step: MissingStep,
-    pub(crate) text: String,
+    pub step: Option<MissingStep>,
+    /// In words.
+    #[serde(deserialize_with = "lenient")]
+    pub text: String,
 }
 
 /// Somebody who suffers and is not to blame.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Victim {
-    pub(crate) pid: u32,
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Victim {
+    /// Number of the process.
+    #[serde(deserialize_with = "lenient")]
+    pub pid: u32,
     /// Thread, for a waiter.
-    pub(crate) tid: Option<u32>,
-    pub(crate) comm: String,
+    #[serde(deserialize_with = "lenient")]
+    pub tid: Option<u32>,
+    /// Its name.
+    #[serde(deserialize_with = "lenient")]
+    pub comm: String,
     /// For so long, if that is known.
-    pub(crate) seconds: Option<u64>,
-    pub(crate) text: String,
+    #[serde(deserialize_with = "lenient")]
+    pub seconds: Option<u64>,
+    /// All of that in words.
+    #[serde(deserialize_with = "lenient")]
+    pub text: String,
 }
 
 /// One line of the story.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Moment {
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Moment {
     /// RFC 3339; `None` where only the order is known.
-    pub(crate) time: Option<String>,
+    #[serde(deserialize_with = "lenient")]
+    pub time: Option<String>,
     /// Time of day, for people.
     #[serde(skip)]
-    pub(crate) shown: String,
+    pub shown: String,
     /// `name[pid]`, or `kernel`.
-    pub(crate) who: String,
+    #[serde(deserialize_with = "lenient")]
+    pub who: String,
     /// Thread, where it is not the first one of its process.
-    pub(crate) tid: Option<u32>,
-    pub(crate) what: String,
+    #[serde(deserialize_with = "lenient")]
+    pub tid: Option<u32>,
+    /// What happened, in words.
+    #[serde(deserialize_with = "lenient")]
+    pub what: String,
     /// Value after it.
-    pub(crate) value: Option<i32>,
+    #[serde(deserialize_with = "lenient")]
+    pub value: Option<i32>,
 }

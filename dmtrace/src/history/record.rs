@@ -7,9 +7,12 @@ use dmtrace_core::{
     ids::{BootTime, IpcNs, Key, SemId},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::{host::clock, output::time::Moment};
+use crate::{
+    finding::{Story, lenient},
+    host::clock,
+    output::time::Moment,
+};
 
 /// Programs that are told apart in one record; more are summed up.
 pub const PROGRAMS: usize = 64;
@@ -130,8 +133,9 @@ pub struct Finding {
     /// The calls that made it, with their names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calls: Option<CallSite>,
-    /// Everything that `explain --json` says of it; the calls are left out.
-    pub story: Value,
+    /// Everything that `explain` says of it; the calls are left out.
+    #[serde(default, deserialize_with = "lenient")]
+    pub story: Story,
 }
 
 /// The end of a finding.
@@ -369,7 +373,7 @@ mod tests {
             found: stamp(100),
             gone: None,
             calls: None,
-            story: Value::Null,
+            story: Story::default(),
         };
         let standing = Record::Finding(Box::new(finding.clone()));
         finding.gone = Some(Gone {

@@ -6,7 +6,7 @@ use dmtrace_core::{
     ledger::{Change, ChangeKind, Device, EndKind, Ledger, Meaning, Name},
 };
 
-use super::candidate::devices;
+use super::row::devices;
 use crate::{trace::session::DmReport, wording::count};
 
 /// A change as one word.

@@ -24,7 +24,7 @@ impl Telling<'_> {
         let advice = verdict.map(|verdict| verdict.advice).unwrap_or_default();
         let ours = |text: String| text.replace("COOKIE", &key);
         Story {
-            cookie: row.json(),
+            cookie: row.report(),
             title: title(row),
             headline: class.map_or_else(String::new, |class| class.to_string()),
             sure: sure(row),
@@ -32,7 +32,7 @@ impl Telling<'_> {
             missing: verdict
                 .and_then(|verdict| verdict.missing)
                 .map(|step| Missing {
-                    step,
+                    step: Some(step),
                     text: step.to_string(),
                 }),
             fault: self.fault(row),

@@ -8,13 +8,12 @@ use dmtrace_core::{
     ledger::{Change, ChangeKind, EndKind, Ledger, Process},
     verdict::{self, Context, Judged, Subject},
 };
-use serde_json::Value;
 
 use crate::{
     history::{Asker, Finding, Gone, History, HowGone, Lives, Note, Options, Stamp, Status, Stood},
     output::time::Clock,
     render::timeline::Telling,
-    render::{culprits::executable, row::Row, stored},
+    render::{culprits::executable, row::Row},
     stack::Symbolizer,
 };
 
@@ -262,9 +261,9 @@ pub(crate) fn finding_told(
     let set = judged.set;
     let mut row = Row::bare(telling.ledger, semaphore, set, telling.facts.now).with_names(names);
     row.judged(judged.verdict.clone());
-    let mut story = serde_json::to_value(telling.story(&row)).unwrap_or(Value::Null);
-    let calls = row.call_site().cloned();
-    stored::leave_out_calls(&mut story);
+    let mut story = telling.story(&row);
+    // They are kept apart, as they can be shown in more than one way.
+    let calls = story.cookie.call_site.take();
     Finding {
         sem: semaphore.id,
         key: semaphore.key,

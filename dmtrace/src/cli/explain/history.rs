@@ -5,12 +5,11 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::cli::filter::passes;
 use crate::{
     cli::{filter::Filters, report::history_text::ending_lines},
     finding::Story,
     history::{Entry, Finding, Query, Record, query},
-    render::stored,
+    render::{candidate::Candidate, stored},
 };
 
 /// A finding of the past, for people and for programs.
@@ -38,7 +37,7 @@ pub(in crate::cli) fn explain(
     let findings: Vec<Finding> = entries
         .into_iter()
         .filter_map(finding)
-        .filter(|finding| passes(finding, filters))
+        .filter(|finding| filters.pass(&Candidate::stored(finding)))
         .collect();
     let told = findings.iter().rev().find_map(|finding| {
         Some(Past {

@@ -6,12 +6,12 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::filter::passes;
 use crate::{
     cli::{Failure, args::Report, filter::Filters},
     history::{Entry, Finding, Gap, Head, Lives, Loss, Query, Record, Run, Stamp, Starved, query},
     output::json,
     render::{
+        candidate::Candidate,
         culprits::{By, Group},
         stored,
     },
@@ -117,7 +117,7 @@ pub(super) fn gather(args: &Report, since: i64, until: i64) -> Result<Past> {
 
 impl Past {
     fn finding(&mut self, finding: Finding, args: &Report) {
-        if !passes(&finding, &args.filters) {
+        if !args.filters.pass(&Candidate::stored(&finding)) {
             return;
         }
         match finding.state.as_str() {

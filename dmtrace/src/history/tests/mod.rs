@@ -14,6 +14,8 @@ use std::{
 
 use dmtrace_core::ids::{BootTime, IpcNs, Key, SemId};
 
+use crate::finding::Story;
+
 use super::{Entry, Finding, HowGone, Note, Options, Query, Record, Stamp, book::Book, read_file};
 
 const DAY: u64 = 86_400;
@@ -42,7 +44,10 @@ fn finding(semid: i32, state: &str, found: Stamp) -> Note {
         found,
         gone: None,
         calls: None,
-        story: serde_json::json!({"headline": "leaked", "pad": noise(semid)}),
+        story: Story {
+            headline: noise(semid),
+            ..Story::default()
+        },
     }))
 }
 
@@ -53,7 +58,7 @@ fn noise(seed: i32) -> String {
         state = state.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
         char::from(b' ' + (state >> 24) as u8 % 90)
     };
-    (0..1000).map(|_| next()).collect()
+    (0..300).map(|_| next()).collect()
 }
 
 fn gone(semid: i32, how: HowGone) -> Note {

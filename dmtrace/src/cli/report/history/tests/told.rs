@@ -204,7 +204,8 @@ fn a_kept_finding_is_told_as_a_live_one() {
                 .all(|it| it.shown.len() == 12 || it.time.is_none())
         );
         let value = stored::value(kept);
-        assert_eq!(value["cookie"]["verdict"], live.cookie["verdict"]);
+        let verdict = serde_json::to_value(&live.cookie.verdict).unwrap();
+        assert_eq!(value["cookie"]["verdict"], verdict);
         assert!(value["found"]["time"].is_string());
     }
     assert!(matches!(

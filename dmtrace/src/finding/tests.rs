@@ -1,0 +1,1 @@
+//! What others have written is read as far as it goes.
