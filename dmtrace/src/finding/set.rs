@@ -7,6 +7,7 @@ use dmtrace_core::{
     verdict::{Class, Culprit, MissingStep},
 };
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 
 use super::lenient::{key, lenient, lenient_list};
 
@@ -187,6 +188,12 @@ pub struct VerdictReport {
 }
 
 impl SetReport {
+    /// The JSON object.
+    pub(crate) fn json(&self) -> Value {
+        // The types have no maps with keys that are no strings, the only cause.
+        serde_json::to_value(self).unwrap_or_default()
+    }
+
     /// `name[pid]` of who made it, with `?` if that is inferred and `+` if it has ended.
     pub(crate) fn owner_label(&self) -> Option<String> {
         let Owner { pid, comm, .. } = self.owner.as_ref()?;

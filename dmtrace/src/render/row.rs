@@ -230,8 +230,7 @@ impl<'a> Row<'a> {
 
     /// The JSON object.
     pub(crate) fn json(&self) -> Value {
-        // The types have no maps with keys that are no strings, the only cause.
-        serde_json::to_value(self.report()).unwrap_or_default()
+        self.report().json()
     }
 }
 

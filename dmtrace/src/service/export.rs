@@ -18,11 +18,11 @@ use super::{
     log::{Level, Log},
 };
 use crate::{
+    finding::SetReport,
     metrics::{
         self, Cleanup, Counting, Endpoint, Exposure, Format, Health, Listen, Readings, Scrape,
         Sets, Standing,
     },
-    render::row::Row,
     wording::chain,
 };
 
@@ -105,14 +105,14 @@ impl Exports {
     /// and the hook has been told.
     pub(super) fn finding(
         &mut self,
-        row: &Row<'_>,
+        set: &SetReport,
         judged: &Judged<'_>,
         ledger: &Ledger,
         new: bool,
     ) {
         self.counting.finding(judged, ledger);
         if let Some(hook) = self.hook.as_ref().filter(|_| new) {
-            hook.tell(Finding::of(row));
+            hook.tell(Finding::of(set));
         }
     }
 

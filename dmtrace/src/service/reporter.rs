@@ -19,6 +19,7 @@ use super::{
     log::{Level, Log},
 };
 use crate::{
+    finding::SetReport,
     host::clock::boot_now,
     render::{
         culprits,
@@ -56,7 +57,7 @@ pub(super) struct Reporter {
     /// Whether there may be something in them.
     named: bool,
     /// Findings that stand, as far as they are kept.
-    standing: BTreeMap<SemId, Value>,
+    standing: BTreeMap<SemId, SetReport>,
     /// Findings by their label that were told since the start.
     told: BTreeMap<&'static str, u64>,
     /// Creations that failed because the limits were reached.
@@ -125,21 +126,22 @@ impl Reporter {
         self.chronicle.as_ref()
     }
 
-    /// Says a finding, and tells it to whoever wants to know. Returns it as JSON.
-    fn tell(&mut self, judged: &Judged<'_>, view: &View<'_>) -> Value {
+    /// Says a finding, and tells it to whoever wants to know. Returns it.
+    fn tell(&mut self, judged: &Judged<'_>, view: &View<'_>) -> SetReport {
         self.named = true;
         let class = judged.verdict.class;
         let new = !self.stood.takes(judged.semaphore, class.label());
         let mut row = Row::bare(view.ledger, judged.semaphore, judged.set, boot_now())
             .with_names(&self.names);
         row.verdict = Some(judged.verdict.clone());
-        self.exports.finding(&row, judged, view.ledger, new);
+        let report = row.report();
+        self.exports.finding(&report, judged, view.ledger, new);
         if new {
             *self.told.entry(class.label()).or_default() += 1;
             let line = sentence(&row, judged);
             self.log.say_often(Level::Warning, line);
         }
-        row.json()
+        report
     }
 
     /// Tells of cookies that were gone before they could be judged: accidents, and what was
@@ -170,7 +172,7 @@ impl Reporter {
 
     /// The findings that stand, as far as they are kept.
     pub(super) fn list(&self) -> Value {
-        self.standing.values().cloned().collect()
+        self.standing.values().map(SetReport::json).collect()
     }
 }
 
@@ -202,13 +204,13 @@ impl Observer for Reporter {
     }
 
     fn finding(&mut self, judged: &Judged<'_>, view: &View<'_>) -> Result<()> {
-        let json = self.tell(judged, view);
+        let report = self.tell(judged, view);
         if let (Some(chronicle), Some(context)) = (&self.chronicle, view.context) {
             chronicle.found(judged, view.ledger, context.facts, &self.names);
         }
         let id = judged.semaphore.id;
         if self.standing.len() < KEPT || self.standing.contains_key(&id) {
-            self.standing.insert(id, json);
+            self.standing.insert(id, report);
         }
         Ok(())
     }

@@ -162,7 +162,7 @@ fn what_the_command_is_told_is_the_same_bytes() {
     let rows = scene.rows();
     let told: String = rows
         .iter()
-        .map(Finding::of)
+        .map(|row| Finding::of(&row.report()))
         .map(|it| format!("{}{:?}\n", it.json, it.variables))
         .collect();
     assert_golden("service/hook/tests/golden.txt", &told);
