@@ -88,6 +88,7 @@ fn open(path: &Path) -> (History, Warned) {
 
 fn note(history: &History, semid: i32) {
     history.note(Note::Found(Box::new(Finding {
+        version: Finding::VERSION,
         sem: SemId {
             ns: IpcNs::HOST,
             semid,

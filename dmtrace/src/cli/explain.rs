@@ -139,11 +139,13 @@ fn tell_past(
         return Ok(None);
     };
     if as_json {
+        let mut notes = vec!["from the history of dmtrace serve".to_owned()];
+        notes.extend(past.notes);
         out.json(&json::envelope(
             "explain",
             &json!({
                 "complete": true,
-                "notes": ["from the history of dmtrace serve"],
+                "notes": notes,
                 "recording": null,
                 "explanations": [past.value],
             }),

@@ -9,6 +9,7 @@ use crate::{
     history::{Finding, Gone, HowGone, Stamp},
     output::time::Moment,
     render::culprits::{Leak, how},
+    wording::{count, of_number},
 };
 
 /// A story, and the time of what is stored.
@@ -84,6 +85,27 @@ pub(crate) fn leak(finding: &Finding) -> Leak {
         image: cookie.image().cloned(),
         site: finding.calls.clone(),
     }
+}
+
+/// What is to be said of findings that cannot be shown: those that a newer dmtrace has kept, and
+/// those that are damaged.
+pub(crate) fn unread_notes(newer: usize, unreadable: usize) -> Vec<String> {
+    let mut notes = Vec::new();
+    if newer > 0 {
+        notes.push(format!(
+            "{} kept by a newer dmtrace, which alone can show {}",
+            count(newer, "finding was", "findings were"),
+            of_number(&newer, "it", "them")
+        ));
+    }
+    if unreadable > 0 {
+        notes.push(format!(
+            "{} in the history cannot be read, and {} left out",
+            count(unreadable, "finding", "findings"),
+            of_number(&unreadable, "is", "are")
+        ));
+    }
+    notes
 }
 
 /// How it ended, in words.

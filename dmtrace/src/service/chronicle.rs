@@ -265,6 +265,7 @@ pub(crate) fn finding_told(
     // They are kept apart, as they can be shown in more than one way.
     let calls = story.cookie.call_site.take();
     Finding {
+        version: Finding::VERSION,
         sem: semaphore.id,
         key: semaphore.key,
         state: judged.verdict.class.label().to_owned(),

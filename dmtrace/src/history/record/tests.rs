@@ -22,6 +22,7 @@ fn a_finding_is_asked_for_by_time_and_number() {
         boot: BootTime(0),
     };
     let mut finding = Finding {
+        version: Finding::VERSION,
         sem: SemId {
             ns: IpcNs::HOST,
             semid: 7,

@@ -4,6 +4,7 @@ mod damage;
 mod disk;
 mod kept;
 mod releases;
+mod unread;
 
 use std::{
     ops::ControlFlow,
@@ -37,6 +38,7 @@ fn sem(semid: i32) -> SemId {
 
 fn finding(semid: i32, state: &str, found: Stamp) -> Note {
     Note::Found(Box::new(Finding {
+        version: Finding::VERSION,
         sem: sem(semid),
         key: Key(0x0d4d_0001),
         state: state.to_owned(),
