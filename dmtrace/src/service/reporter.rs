@@ -7,13 +7,14 @@ use dmtrace_core::{
     event::CallSite,
     facts::Snapshot,
     ids::{BootTime, SemId},
-    ledger::{Change, ChangeKind, Semaphore},
-    verdict::{self, Context, Judged},
+    ledger::{Change, ChangeKind},
+    verdict::{Context, Judged},
 };
 use serde_json::{Value, json};
 
 use super::{
     chronicle::Chronicle,
+    ended::{EndedCookies, ended_at},
     export::Exports,
     known_findings::Stood,
     log::{Level, Log},
@@ -51,8 +52,9 @@ pub(super) struct Reporter {
     settled: bool,
     /// What an earlier run has told, and was not found again yet.
     stood: Stood,
-    /// Cookies that ended up to here were judged.
-    closed_until: BootTime,
+    /// When this run began: what ended before it, an earlier one has told.
+    began: BootTime,
+    ended: EndedCookies,
     names: RefCell<Symbolizer>,
     /// Whether there may be something in them.
     named: bool,
@@ -73,13 +75,20 @@ impl Reporter {
             lost: 0,
             settled: false,
             stood: Stood::default(),
-            closed_until: boot_now(),
+            began: boot_now(),
+            ended: EndedCookies::default(),
             names: RefCell::default(),
             named: false,
             standing: BTreeMap::new(),
             told: BTreeMap::new(),
             starved: 0,
         }
+    }
+
+    /// As if it had begun then.
+    #[cfg(test)]
+    pub(super) const fn began_at(&mut self, at: BootTime) {
+        self.began = at;
     }
 
     /// Asks what an earlier run has told, before this one tells anything.
@@ -147,16 +156,13 @@ impl Reporter {
     /// Tells of cookies that were gone before they could be judged: accidents, and what was
     /// completed too often.
     fn tell_closed(&mut self, view: &View<'_>, context: &Context<'_>) {
-        let until = self.closed_until;
-        let ended = |set: &Semaphore| set.ending.as_ref().map_or(until, |ending| ending.at);
-        for judged in verdict::survey_closed_after(view.ledger, context, until) {
-            self.closed_until = self.closed_until.max(ended(judged.semaphore));
-            if judged.verdict.class.is_finding() {
+        for judged in self.ended.take_findings(view.ledger, context) {
+            if ended_at(&judged) > Some(self.began) {
                 self.tell(&judged, view);
             }
-        }
-        if let Some(chronicle) = &mut self.chronicle {
-            chronicle.closed(view.ledger, context, &self.names);
+            if let Some(chronicle) = &self.chronicle {
+                chronicle.ended(&judged, view.ledger, context.facts, &self.names);
+            }
         }
     }
 

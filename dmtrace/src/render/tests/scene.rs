@@ -399,7 +399,7 @@ impl Scene {
     pub(crate) fn kept(&self) -> Vec<crate::history::Finding> {
         use crate::{
             history::{Gone, HowGone, Stamp},
-            service::chronicle::finding_told,
+            service::chronicle::finding_by_clock,
         };
         let now = Stamp {
             wall_ms: WALL * 1000,
@@ -408,7 +408,7 @@ impl Scene {
         let judged = self.judged().into_iter();
         let mut kept: Vec<_> = judged
             .filter(|it| it.verdict.class.is_finding())
-            .map(|it| finding_told(&it, &self.telling(), &self.names, now))
+            .map(|it| finding_by_clock(&it, &self.telling(), &self.names, now))
             .collect();
         kept[0].gone = Some(Gone {
             at: now.at(BootTime((NOW + 60) * SECOND)),
