@@ -28,7 +28,7 @@ mod kernel_side {
         process::{Command, exit},
     };
 
-    use super::linker::{self, Place};
+    use super::linker::{self, LinkerPlace};
 
     const TARGET: &str = "bpfel-unknown-none";
 
@@ -129,8 +129,8 @@ mod kernel_side {
     }
 
     fn own_linker(sysroot: &Path) -> Result<PathBuf, String> {
-        let place = Place::of(sysroot)?;
-        println!("cargo::rerun-if-changed={}", place.program().display());
+        let place = LinkerPlace::for_sysroot(sysroot)?;
+        println!("cargo::rerun-if-changed={}", place.program_path().display());
         if !place.is_ready() {
             return Err(format!(
                 "bpf-linker {} for {}: missing, it links the kernel side; run: cargo xtask setup",
@@ -138,7 +138,7 @@ mod kernel_side {
                 place.llvm.display()
             ));
         }
-        Ok(place.program())
+        Ok(place.program_path())
     }
 
     /// One directory for all profiles, beside them: the kernel side is the same for all. Ours is

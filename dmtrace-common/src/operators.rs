@@ -47,7 +47,7 @@ impl Operators {
     /// Where an operation is to be put; `None` if it cannot have been the last. `prefer` is where
     /// to begin: two processors that put at the same time should not want the same place.
     #[inline(always)]
-    pub fn place(&self, prefer: u32, began: u64, ended: u64) -> Option<usize> {
+    pub fn place_of(&self, prefer: u32, began: u64, ended: u64) -> Option<usize> {
         let last = self.last_began().max(began);
         if ended < last {
             return None;
@@ -69,9 +69,9 @@ impl Operators {
     }
 
     /// Adds an operation. `began` is its entry, or `ended` where that was not seen.
-    pub fn note(&mut self, tgid: u32, began: u64, ended: u64) {
-        if let Some(place) = self.place(0, began, ended) {
-            self.places[place].put(tgid, began, ended);
+    pub fn note_operation(&mut self, tgid: u32, began: u64, ended: u64) {
+        if let Some(place) = self.place_of(0, began, ended) {
+            self.places[place].replace(tgid, began, ended);
         }
     }
 
@@ -93,7 +93,7 @@ impl Operator {
 
     /// Replaces what is here.
     #[inline(always)]
-    pub fn put(&mut self, tgid: u32, began: u64, ended: u64) {
+    pub fn replace(&mut self, tgid: u32, began: u64, ended: u64) {
         let span = ended.saturating_sub(self.began().max(began));
         self.span = if span > u32::MAX as u64 {
             // A later entry than there was: who is not the last by this may be it all the same.
@@ -116,27 +116,27 @@ mod tests {
     type Op = (u64, u64, u64);
 
     /// Every order of the numbers below `n`, by Heap.
-    fn orders(n: usize, visit: &mut dyn FnMut(&[usize])) {
-        fn heap(k: usize, all: &mut [usize], visit: &mut dyn FnMut(&[usize])) {
+    fn visit_orders(n: usize, visit: &mut dyn FnMut(&[usize])) {
+        fn heap_permute(k: usize, all: &mut [usize], visit: &mut dyn FnMut(&[usize])) {
             if k <= 1 {
                 return visit(all);
             }
             for index in 0..k {
-                heap(k - 1, all, visit);
+                heap_permute(k - 1, all, visit);
                 all.swap(if k.is_multiple_of(2) { index } else { 0 }, k - 1);
             }
         }
         let mut all = [0, 1, 2, 3, 4, 5];
-        heap(n, &mut all[..n], visit);
+        heap_permute(n, &mut all[..n], visit);
     }
 
     /// Told in whatever order, those that may end are those that no other one follows entirely.
     fn told_in_any_order(ops: &[Op]) {
-        orders(ops.len(), &mut |order| {
+        visit_orders(ops.len(), &mut |order| {
             let mut all = Operators::default();
             for &index in order {
                 let (began, _, ended) = ops[index];
-                all.note(index as u32 + 1, began, ended);
+                all.note_operation(index as u32 + 1, began, ended);
             }
             for (index, op) in ops.iter().enumerate() {
                 let followed = ops.iter().any(|other| other.0 > op.2);
@@ -190,8 +190,8 @@ mod tests {
     #[test]
     fn an_operation_of_many_seconds_says_less_and_nothing_wrong() {
         let mut all = Operators::default();
-        all.note(1, 10, 20_000_000_000);
-        all.note(2, 15, 16);
+        all.note_operation(1, 10, 20_000_000_000);
+        all.note_operation(2, 15, 16);
         assert!(all.may_end_with(1));
         assert!(!all.may_end_with(3));
     }
@@ -200,10 +200,10 @@ mod tests {
     fn more_at_once_than_there_is_room_for_name_no_innocent() {
         let mut all = Operators::default();
         for tgid in 1..=9 {
-            all.note(tgid, u64::from(tgid), 100);
+            all.note_operation(tgid, u64::from(tgid), 100);
         }
         assert!((1..=9).any(|tgid| all.may_end_with(tgid)));
-        all.note(10, 101, 102);
+        all.note_operation(10, 101, 102);
         assert!(all.may_end_with(10));
         assert!((1..=9).all(|tgid| !all.may_end_with(tgid)));
     }

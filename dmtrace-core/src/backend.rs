@@ -31,7 +31,7 @@ impl Backend {
     }
 
     /// What this backend cannot see, as verdicts take it into account.
-    pub const fn hides(self) -> &'static [BlindSpot] {
+    pub const fn blind_spots(self) -> &'static [BlindSpot] {
         match self {
             Self::Trampoline => &[],
             Self::Kprobe => &[BlindSpot::Results],
@@ -40,7 +40,7 @@ impl Backend {
     }
 
     /// What this backend cannot see, in words; empty for the best one.
-    pub const fn blind_spots(self) -> &'static [&'static str] {
+    pub const fn blind_spot_texts(self) -> &'static [&'static str] {
         match self {
             Self::Trampoline => &[],
             Self::Kprobe => &[

@@ -9,7 +9,7 @@ pub struct Span(pub Duration);
 
 impl Span {
     /// Of whole seconds.
-    pub const fn seconds(seconds: u64) -> Self {
+    pub const fn from_secs(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }
 }
@@ -34,7 +34,7 @@ mod tests {
 
     #[test]
     fn durations_have_two_units_at_most() {
-        let text = |seconds| Span::seconds(seconds).to_string();
+        let text = |seconds| Span::from_secs(seconds).to_string();
         assert_eq!(text(0), "0s");
         assert_eq!(text(59), "59s");
         assert_eq!(text(252), "4m12s");
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn what_is_printed_is_read_by_options() {
         for seconds in [0, 1, 59, 60, 252, 3599, 3600, 7500, 86_400, 273_600] {
-            let text = Span::seconds(seconds).to_string();
+            let text = Span::from_secs(seconds).to_string();
             let read = humantime::parse_duration(&text).expect("a duration");
             assert!(read.as_secs() <= seconds, "{text}");
             assert_eq!(Span(read).to_string(), text);

@@ -41,16 +41,19 @@ impl Snapshot {
 
 /// What could not be read, and what would help, as one line; `None` when everything was read. "No
 /// cookie is leaked" is certain only then.
-pub fn unread(snapshot: &Snapshot, facts: &HostFacts) -> Option<String> {
+pub fn unread_summary(snapshot: &Snapshot, facts: &HostFacts) -> Option<String> {
     let mut causes: Vec<&str> = Vec::new();
     let namespaces = snapshot.unreadable.iter().map(|(_, why)| why);
     let rest = snapshot.incomplete.iter().chain(&facts.incomplete);
-    for cause in namespaces.take(NAMED).chain(rest) {
+    for cause in namespaces.take(MAX_NAMED_NAMESPACES).chain(rest) {
         if !causes.contains(&cause.as_str()) {
             causes.push(cause);
         }
     }
-    let more = snapshot.unreadable.len().saturating_sub(NAMED);
+    let more = snapshot
+        .unreadable
+        .len()
+        .saturating_sub(MAX_NAMED_NAMESPACES);
     let more = (more > 0).then(|| format!("{more} more IPC namespaces"));
     causes.extend(more.as_deref());
     let hidden = snapshot
@@ -84,7 +87,7 @@ pub fn unread(snapshot: &Snapshot, facts: &HostFacts) -> Option<String> {
 }
 
 /// So many namespaces that cannot be read are named.
-const NAMED: usize = 3;
+const MAX_NAMED_NAMESPACES: usize = 3;
 
 /// The semaphores of one IPC namespace.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
@@ -277,7 +280,7 @@ pub struct UdevFacts {
 impl UdevFacts {
     /// A daemon that runs and has its rules, for tests.
     #[doc(hidden)]
-    pub fn working() -> Self {
+    pub fn new_working() -> Self {
         Self {
             control_socket: true,
             daemon: Some(1),
@@ -391,7 +394,7 @@ mod tests {
     fn what_could_not_be_read_is_one_line_that_says_nothing_twice() {
         let mut snapshot = Snapshot::default();
         let mut facts = HostFacts::default();
-        assert_eq!(unread(&snapshot, &facts), None);
+        assert_eq!(unread_summary(&snapshot, &facts), None);
         snapshot.incomplete = vec!["a is hidden; run as root".to_owned()];
         facts.incomplete = vec![
             "a is hidden; run as root".to_owned(),
@@ -399,7 +402,7 @@ mod tests {
             "no c; mount it".to_owned(),
         ];
         assert_eq!(
-            unread(&snapshot, &facts).as_deref(),
+            unread_summary(&snapshot, &facts).as_deref(),
             Some(
                 "not everything could be read: a is hidden, b: denied, no c; run as root; mount it"
             )
@@ -408,7 +411,7 @@ mod tests {
         facts.incomplete.clear();
         snapshot.unreadable = (0..9).map(|ns| (IpcNs(ns), format!("{ns}"))).collect();
         assert_eq!(
-            unread(&snapshot, &facts).as_deref(),
+            unread_summary(&snapshot, &facts).as_deref(),
             Some("not everything could be read: 0, 1, 2, 6 more IPC namespaces")
         );
         let cookie = SetSnapshot {
@@ -420,7 +423,7 @@ mod tests {
             sets: vec![cookie],
             ..NsSnapshot::default()
         }];
-        let line = unread(&snapshot, &facts).unwrap();
+        let line = unread_summary(&snapshot, &facts).unwrap();
         assert!(line.contains("the value of 1 cookie"), "{line}");
     }
 

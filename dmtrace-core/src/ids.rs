@@ -16,7 +16,7 @@ pub struct BootTime(pub u64);
 
 impl BootTime {
     /// Time from `earlier` to `self`; zero if the order is reversed (events of two CPUs).
-    pub const fn since(self, earlier: Self) -> Duration {
+    pub const fn duration_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
@@ -110,7 +110,7 @@ pub struct DevNum {
 
 impl DevNum {
     /// From a kernel message, where zeros mean that it is not known.
-    pub const fn known(major: u32, minor: u32) -> Option<Self> {
+    pub const fn from_kernel(major: u32, minor: u32) -> Option<Self> {
         if major == 0 {
             None
         } else {

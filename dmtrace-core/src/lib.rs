@@ -11,13 +11,13 @@
 //! 1. [`event`]: what a probe reported, decoded; [`facts`]: what the host says at one moment
 //!    (a snapshot of all sets, the processes, udevd).
 //! 2. [`ledger`]: the books. [`Ledger::apply`](ledger::Ledger::apply) enters an event,
-//!    [`Ledger::adopt`](ledger::Ledger::adopt) a record of the kernel's maps,
+//!    [`Ledger::adopt_record`](ledger::Ledger::adopt_record) a record of the kernel's maps,
 //!    [`Ledger::reconcile`](ledger::Ledger::reconcile) compares with a snapshot and counts each
 //!    difference as drift.
-//! 3. [`verdict`]: [`survey`](verdict::survey) judges every live cookie: healthy, stuck, leaked,
+//! 3. [`verdict`]: [`survey_cookies`](verdict::survey_cookies) judges every live cookie: healthy, stuck, leaked,
 //!    completed too often, or unknown with the reason; each with its evidence.
 //! 4. [`cleanup`]: [`Plan::build`](cleanup::plan::Plan::build) decides what may be removed, and
-//!    [`recheck`](cleanup::recheck::recheck) whether that is still so at the last instant.
+//!    [`recheck_entry`](cleanup::recheck::recheck_entry) whether that is still so at the last instant.
 //!    Removing is done elsewhere.
 //!
 //! [`ids`] has the newtypes, [`backend`] the ways to observe a kernel and what each cannot see,
@@ -36,11 +36,11 @@
 //!
 //! ```
 //! use dmtrace_core::{
-//!     event::{Actor, Event, ExitStatus, Operation, Quality, What},
+//!     event::{Actor, Event, EventKind, ExitStatus, Operation, Quality},
 //!     facts::HostFacts,
 //!     ids::{BootTime, IpcNs, Key, ProcId, SemId},
 //!     ledger::Ledger,
-//!     verdict::{Class, Completeness, Confidence, Context, Thresholds, survey},
+//!     verdict::{Class, Completeness, Confidence, Context, Thresholds, survey_cookies},
 //! };
 //!
 //! let sem = SemId { ns: IpcNs::HOST, semid: 7 };
@@ -55,10 +55,10 @@
 //!
 //! let mut ledger = Ledger::new();
 //! for (second, what) in [
-//!     (1, What::Created { sem, key, nsems: 1, semflg: 0o3600 }),
-//!     (2, What::SetVal { sem, key, value: 1, errno: 0 }),
-//!     (3, What::Op { sem, key, ops: vec![add_one], errno: 0 }),
-//!     (4, What::Exit { status: ExitStatus::from_wait(9) }),
+//!     (1, EventKind::Created { sem, key, nsems: 1, semflg: 0o3600 }),
+//!     (2, EventKind::SetVal { sem, key, value: 1, errno: 0 }),
+//!     (3, EventKind::Op { sem, key, ops: vec![add_one], errno: 0 }),
+//!     (4, EventKind::Exit { status: ExitStatus::from_wait(9) }),
 //! ] {
 //!     let at = BootTime(second * 1_000_000_000);
 //!     let event = Event {
@@ -80,7 +80,7 @@
 //! let completeness = Completeness::default();
 //! let thresholds = Thresholds::default();
 //! let context = Context { facts: &facts, completeness: &completeness, thresholds: &thresholds };
-//! let judged = survey(&ledger, None, &context);
+//! let judged = survey_cookies(&ledger, None, &context);
 //!
 //! assert!(matches!(judged[0].verdict.class, Class::Leaked(_)));
 //! assert_eq!(judged[0].verdict.confidence, Confidence::Observed);

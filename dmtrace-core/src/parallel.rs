@@ -8,27 +8,30 @@ use std::{
 
 /// Slices of this length give each processor one. `least`: fewer are done faster than a thread is
 /// started.
-pub fn share(all: usize, least: usize) -> usize {
-    all.div_ceil(processors()).max(least).max(1)
+pub fn chunk_size(all: usize, least: usize) -> usize {
+    all.div_ceil(processor_count()).max(least).max(1)
 }
 
 /// Does all parts; their results, in order. Where no thread can be had, the calling one does it all.
 /// A new thread is in the namespaces of the one that starts it (`copy_namespaces`).
-pub fn together<P: Send, R: Send>(
+pub fn map<P: Send, R: Send>(
     parts: impl Iterator<Item = P>,
     work: impl Fn(P) -> R + Sync,
 ) -> Vec<R> {
     together_at_most(usize::MAX, parts, work)
 }
 
-/// As [`together`], in no more than so many threads.
+/// As [`map`], in no more than so many threads.
 pub fn together_at_most<P: Send, R: Send>(
     threads: usize,
     parts: impl Iterator<Item = P>,
     work: impl Fn(P) -> R + Sync,
 ) -> Vec<R> {
     let parts: Vec<(usize, P)> = parts.enumerate().collect();
-    let helpers = processors().min(threads).min(parts.len()).saturating_sub(1);
+    let helpers = processor_count()
+        .min(threads)
+        .min(parts.len())
+        .saturating_sub(1);
     let queue = Mutex::new(parts.into_iter());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let worker = || -> Vec<(usize, R)> {
@@ -48,7 +51,7 @@ pub fn together_at_most<P: Send, R: Send>(
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-fn processors() -> usize {
+fn processor_count() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
@@ -59,7 +62,7 @@ mod tests {
     #[test]
     fn results_are_in_the_order_of_the_parts() {
         for count in [0, 1, 2, 1000] {
-            let squares = together(0..count, |number: u64| number * number);
+            let squares = map(0..count, |number: u64| number * number);
             assert!(squares.into_iter().eq((0..count).map(|it| it * it)));
         }
     }
@@ -67,8 +70,8 @@ mod tests {
     #[test]
     fn shares_leave_nothing_out() {
         for all in [0, 1, 4095, 4096, 100_000] {
-            let share = share(all, 4096);
-            assert!(share >= 4096 && share * processors() >= all);
+            let share = chunk_size(all, 4096);
+            assert!(share >= 4096 && share * processor_count() >= all);
         }
     }
 }

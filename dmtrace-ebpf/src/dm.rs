@@ -15,9 +15,9 @@ use crate::{
     emit,
     maps::{DEVICES, DM_CALLS, DmCall, ZERO_DM},
     offsets::{O_DISK_MAJOR, O_DISK_MINOR},
-    process::{Current, comm, control_get, current, current_task, ipc_ns},
+    process::{Current, control_get, current_task, current_thread, ipc_ns, task_comm},
     read::{Addr, kernel_string, u32_at, u32_from, u64_from},
-    sem::{bump, known_semid, tracked_cookie},
+    sem::{increment_field, known_semid, tracked_cookie},
 };
 
 const DATA_START: u64 = 16;
@@ -29,7 +29,7 @@ const UUID: u64 = 176;
 
 /// Which program sees it: index of [`DmCall::seen`] and [`DmCall::entered`].
 #[derive(Clone, Copy)]
-pub(crate) enum By {
+pub(crate) enum SeenBy {
     Trampoline,
     Kprobe,
 }
@@ -37,7 +37,7 @@ pub(crate) enum By {
 /// An ioctl is entered. `event_nr` has to be read now: `__dev_status` overwrites it with the
 /// device's event counter on return.
 #[inline(always)]
-pub(crate) fn begins(command: u32, param: Addr, by: By) {
+pub(crate) fn ioctl_entered(command: u32, param: Addr, by: SeenBy) {
     let word = u32_from(param + EVENT_NR);
     if word & 0xffff == 0 {
         return;
@@ -55,12 +55,12 @@ pub(crate) fn begins(command: u32, param: Addr, by: By) {
     }
     let mut entered = [0; 2];
     entered[by as usize] = 1;
-    emit::count(Counter::DM_ENTERED);
+    emit::count_event(Counter::DM_ENTERED);
     let name = CookieKey {
         ns: ipc_ns(current_task()).1,
         key: COOKIE_MAGIC << 16 | word & 0xffff,
     };
-    let who = current();
+    let who = current_thread();
     let mut call = DmCall {
         param,
         began: who.now,
@@ -77,8 +77,8 @@ pub(crate) fn begins(command: u32, param: Addr, by: By) {
         name: [0; DM_NAME_LEN],
     };
     kernel_string(param + NAME, call.name.as_mut_ptr(), DM_NAME_LEN as u32);
-    if let Some(record) = record(&call) {
-        bump(&raw mut record.ioctls);
+    if let Some(record) = cookie_record(&call) {
+        increment_field(&raw mut record.ioctls);
         record.last_dm = who.now;
     }
     // Least recently used entries make room: this fails only for lack of memory, and then the
@@ -88,7 +88,7 @@ pub(crate) fn begins(command: u32, param: Addr, by: By) {
 
 /// The ioctl returns. Whichever program comes first tells, and takes the call away.
 #[inline(always)]
-pub(crate) fn ended(ret: i32) {
+pub(crate) fn ioctl_returned(ret: i32) {
     let id = bpf_get_current_pid_tgid();
     let Some(call) = DM_CALLS.get_ptr_mut(&id) else {
         return;
@@ -97,13 +97,13 @@ pub(crate) fn ended(ret: i32) {
     let call = unsafe { &mut *call };
     let flags_out = u32_from(call.param + FLAGS);
     if call.dev == 0 && (ret == 0 && call.command != DM_REMOVE || named_by_number(call)) {
-        call.dev = decoded(u64_from(call.param + DEV));
+        call.dev = decode_dev(u64_from(call.param + DEV));
     }
-    let who = current();
-    let record = record(call);
+    let who = current_thread();
+    let record = cookie_record(call);
     let call = &*call;
     let outcome = |event: &mut DmEvent| {
-        fill(event, Kind::Ioctl, call, &who);
+        fill_event(event, Kind::Ioctl, call, &who);
         event.ret = ret;
         event.flags_out = flags_out;
         if ret == 0 && call.command == DM_RENAME && call.flags & DM_UUID_FLAG == 0 {
@@ -112,14 +112,14 @@ pub(crate) fn ended(ret: i32) {
             kernel_string(from, event.new_name.as_mut_ptr(), DM_NAME_LEN as u32);
         }
     };
-    let sent = emit::dm(Kind::Ioctl, outcome);
+    let sent = emit::send_dm_event(Kind::Ioctl, outcome);
     if let Some(record) = record {
-        keep(call, outcome);
+        keep_ioctl(call, outcome);
         if ret < 0 {
-            bump(&raw mut record.ioctls_failed);
+            increment_field(&raw mut record.ioctls_failed);
             record.ioctl_error = ret;
         } else if flags_out & DM_UEVENT_GENERATED != 0 {
-            bump(&raw mut record.uevents);
+            increment_field(&raw mut record.uevents);
         }
         if call.dev != 0 {
             record.major = call.dev >> 20;
@@ -145,18 +145,18 @@ extern "C" fn dmtrace_lost(id: u64) -> u64 {
     };
     // SAFETY: a live map value; only this thread writes it.
     let call = unsafe { &*call };
-    let who = current();
-    let sent = emit::dm(Kind::Ioctl, |event| {
-        describe(event, Kind::Ioctl, call, &who);
+    let who = current_thread();
+    let sent = emit::send_dm_event(Kind::Ioctl, |event| {
+        describe_device(event, Kind::Ioctl, call, &who);
         event.header.flags = EVENT_NO_RESULT;
         event.name = call.name;
         if call.uevents != 0 {
             event.flags_out = DM_UEVENT_GENERATED;
         }
     });
-    if let Some(record) = record(call) {
+    if let Some(record) = cookie_record(call) {
         if call.uevents != 0 {
-            bump(&raw mut record.uevents);
+            increment_field(&raw mut record.uevents);
         }
         if !sent {
             record.state |= SEM_DM_DROPPED;
@@ -168,7 +168,7 @@ extern "C" fn dmtrace_lost(id: u64) -> u64 {
 
 /// Whether the current thread's last ioctl was not seen to return, as it must have by now.
 #[inline(always)]
-pub(crate) fn settle() {
+pub(crate) fn settle_ioctl() {
     let id = bpf_get_current_pid_tgid();
     if DM_CALLS.get_ptr(&id).is_some() {
         dmtrace_lost(id);
@@ -177,7 +177,7 @@ pub(crate) fn settle() {
 
 /// Keeps what the ioctl was about beside the record of the cookie.
 #[inline(always)]
-fn keep(call: &DmCall, describe: impl FnOnce(&mut DmEvent)) {
+fn keep_ioctl(call: &DmCall, describe: impl FnOnce(&mut DmEvent)) {
     let sem = SemKey {
         ns: call.ns,
         semid: call.semid,
@@ -199,7 +199,7 @@ fn keep(call: &DmCall, describe: impl FnOnce(&mut DmEvent)) {
 /// `dm_kobject_uevent` is entered: the uevent is about to be sent. Whether that worked is in the
 /// flags of the returning ioctl.
 #[inline(always)]
-pub(crate) fn uevent(md: Addr, action: u32, word: u32, by: By) {
+pub(crate) fn uevent_sent(md: Addr, action: u32, word: u32, by: SeenBy) {
     let Some(call) = DM_CALLS.get_ptr_mut(&bpf_get_current_pid_tgid()) else {
         return;
     };
@@ -215,24 +215,24 @@ pub(crate) fn uevent(md: Addr, action: u32, word: u32, by: By) {
         return;
     }
     call.uevents += 1;
-    let dev = device(md);
+    let dev = device_number(md);
     if dev != 0 {
         call.dev = dev;
     }
     let call = &*call;
-    let who = current();
-    let sent = emit::dm(Kind::Uevent, |event| {
-        fill(event, Kind::Uevent, call, &who);
+    let who = current_thread();
+    let sent = emit::send_dm_event(Kind::Uevent, |event| {
+        fill_event(event, Kind::Uevent, call, &who);
         event.action = action;
     });
-    if !sent && let Some(record) = record(call) {
+    if !sent && let Some(record) = cookie_record(call) {
         record.state |= SEM_DM_DROPPED;
     }
 }
 
 #[inline(always)]
-fn fill(event: &mut DmEvent, kind: Kind, call: &DmCall, who: &Current) {
-    describe(event, kind, call, who);
+fn fill_event(event: &mut DmEvent, kind: Kind, call: &DmCall, who: &Current) {
+    describe_device(event, kind, call, who);
     // __find_device_hash_cell has written both into `param` by now, if the device was found.
     let (name, uuid) = (call.param + NAME, call.param + UUID);
     kernel_string(name, event.name.as_mut_ptr(), DM_NAME_LEN as u32);
@@ -240,7 +240,7 @@ fn fill(event: &mut DmEvent, kind: Kind, call: &DmCall, who: &Current) {
 }
 
 #[inline(always)]
-fn describe(event: &mut DmEvent, kind: Kind, call: &DmCall, who: &Current) {
+fn describe_device(event: &mut DmEvent, kind: Kind, call: &DmCall, who: &Current) {
     event.header = Header {
         kind: kind as u16,
         flags: 0,
@@ -258,11 +258,11 @@ fn describe(event: &mut DmEvent, kind: Kind, call: &DmCall, who: &Current) {
     event.uevents = call.uevents;
     event.major = call.dev >> 20;
     event.minor = call.dev & 0xf_ffff;
-    event.comm = comm(who.task);
+    event.comm = task_comm(who.task);
 }
 
 #[inline(always)]
-fn record(call: &DmCall) -> Option<&'static mut SemRecord> {
+fn cookie_record(call: &DmCall) -> Option<&'static mut SemRecord> {
     let sem = SemKey {
         ns: call.ns,
         semid: call.semid,
@@ -280,7 +280,7 @@ fn named_by_number(call: &DmCall) -> bool {
 
 /// `huge_decode_dev` and `MKDEV` of the kernel (include/linux/kdev_t.h).
 #[inline(always)]
-fn decoded(dev: u64) -> u32 {
+fn decode_dev(dev: u64) -> u32 {
     let dev = dev as u32;
     let (major, minor) = ((dev & 0xf_ff00) >> 8, dev & 0xff | dev >> 12 & 0xf_ff00);
     major << 20 | minor
@@ -288,7 +288,7 @@ fn decoded(dev: u64) -> u32 {
 
 /// Number of the device behind a `struct mapped_device`, whose layout only dm's own BTF tells.
 #[inline(always)]
-fn device(md: Addr) -> u32 {
+fn device_number(md: Addr) -> u32 {
     let offset = control_get(control::MD_DISK);
     if offset == 0 || offset > 0xffff {
         return 0;

@@ -10,7 +10,7 @@ use crate::{
 /// Adds one to a counter. Atomic although it is per CPU: a program of ours can be preempted by
 /// another one on the same CPU.
 #[inline(always)]
-pub(crate) fn count(counter: Counter) {
+pub(crate) fn count_event(counter: Counter) {
     if let Some(slot) = COUNTS.get_ptr_mut(counter.0) {
         // SAFETY: the pointer is a live, aligned map value.
         unsafe { add64(slot, 1) };
@@ -19,16 +19,16 @@ pub(crate) fn count(counter: Counter) {
 
 /// Sends an event; tells whether it went into the ring.
 #[inline(always)]
-pub(crate) fn event(kind: Kind, event: &SemEvent) -> bool {
+pub(crate) fn send_event(kind: Kind, event: &SemEvent) -> bool {
     match RING.reserve::<SemEvent>(0) {
         Some(mut entry) => {
             entry.write(*event);
             entry.submit(0);
-            count(Counter::submitted(kind));
+            count_event(Counter::submitted(kind));
             true
         }
         None => {
-            count(Counter::dropped(kind));
+            count_event(Counter::dropped(kind));
             false
         }
     }
@@ -37,8 +37,8 @@ pub(crate) fn event(kind: Kind, event: &SemEvent) -> bool {
 /// Sends an event of device-mapper, which is too large for the stack: `fill` writes it into the
 /// ring, where it starts as zeros. Tells whether it went there.
 #[inline(always)]
-pub(crate) fn dm(kind: Kind, fill: impl FnOnce(&mut DmEvent)) -> bool {
-    count(Counter::seen(kind));
+pub(crate) fn send_dm_event(kind: Kind, fill: impl FnOnce(&mut DmEvent)) -> bool {
+    count_event(Counter::seen(kind));
     match RING.reserve::<DmEvent>(0) {
         Some(mut entry) => {
             let event = entry.as_mut_ptr();
@@ -47,11 +47,11 @@ pub(crate) fn dm(kind: Kind, fill: impl FnOnce(&mut DmEvent)) -> bool {
             // SAFETY: all zeros are a valid event.
             fill(unsafe { &mut *event });
             entry.submit(0);
-            count(Counter::submitted(kind));
+            count_event(Counter::submitted(kind));
             true
         }
         None => {
-            count(Counter::dropped(kind));
+            count_event(Counter::dropped(kind));
             false
         }
     }
@@ -59,15 +59,15 @@ pub(crate) fn dm(kind: Kind, fill: impl FnOnce(&mut DmEvent)) -> bool {
 
 /// Sends a whole process record; tells whether it went into the ring.
 #[inline(always)]
-pub(crate) fn process(record: &mut ProcRecord) -> bool {
-    count(Counter::seen(Kind::Proc));
+pub(crate) fn send_process(record: &mut ProcRecord) -> bool {
+    count_event(Counter::seen(Kind::Proc));
     record.state |= PROC_ANNOUNCED;
     if RING.output::<ProcRecord>(&*record, 0).is_ok() {
-        count(Counter::submitted(Kind::Proc));
+        count_event(Counter::submitted(Kind::Proc));
         true
     } else {
         record.state &= !PROC_ANNOUNCED;
-        count(Counter::dropped(Kind::Proc));
+        count_event(Counter::dropped(Kind::Proc));
         false
     }
 }
@@ -75,14 +75,14 @@ pub(crate) fn process(record: &mut ProcRecord) -> bool {
 /// Sends a stack into the ring for stacks; `fill` gets the reserved space as it is, not zeroed:
 /// it is large.
 #[inline(always)]
-pub(crate) fn stack(fill: impl FnOnce(*mut StackSample)) {
-    count(Counter::seen(Kind::Stack));
+pub(crate) fn send_stack(fill: impl FnOnce(*mut StackSample)) {
+    count_event(Counter::seen(Kind::Stack));
     match STACKS.reserve::<StackSample>(0) {
         Some(mut entry) => {
             fill(entry.as_mut_ptr());
             entry.submit(0);
-            count(Counter::submitted(Kind::Stack));
+            count_event(Counter::submitted(Kind::Stack));
         }
-        None => count(Counter::dropped(Kind::Stack)),
+        None => count_event(Counter::dropped(Kind::Stack)),
     }
 }

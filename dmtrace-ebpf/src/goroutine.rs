@@ -37,7 +37,7 @@ mod g {
 
 /// A word of user memory; 0 if it cannot be read.
 #[inline(always)]
-fn word(address: Addr) -> u64 {
+fn read_word(address: Addr) -> u64 {
     let mut word = 0u64;
     if user_into(&raw mut word, address) {
         word
@@ -49,20 +49,20 @@ fn word(address: Addr) -> u64 {
 /// Looks for a goroutine that waits for the code which runs with this stack pointer. Returns where
 /// on the thread's stack that code begins (`g0.sched.sp`); 0 if there is no such goroutine.
 #[inline(always)]
-pub(crate) fn waiting(sp: u64, into: &mut GoroutineSample) -> Addr {
+pub(crate) fn find_waiting(sp: u64, into: &mut GoroutineSample) -> Addr {
     let goroutine = dmtrace_curg(sp);
     if goroutine == 0 {
         return 0;
     }
-    let g0 = word(word(goroutine + g::M));
-    let entered = word(g0 + g::SP);
-    if entered <= sp || entered > word(g0 + g::HIGH) {
+    let g0 = read_word(read_word(goroutine + g::M));
+    let entered = read_word(g0 + g::SP);
+    if entered <= sp || entered > read_word(g0 + g::HIGH) {
         return 0;
     }
     into.g = goroutine;
-    into.end = word(goroutine + g::HIGH);
-    into.sp = word(goroutine + g::SP);
-    into.pc = word(goroutine + g::PC);
+    into.end = read_word(goroutine + g::HIGH);
+    into.sp = read_word(goroutine + g::SP);
+    into.pc = read_word(goroutine + g::PC);
     entered
 }
 
@@ -86,12 +86,12 @@ extern "C" fn dmtrace_g0(sp: u64) -> u64 {
         return 0;
     }
     for index in 1..=THREAD_WORDS {
-        let g0 = word(thread - 8 * index);
+        let g0 = read_word(thread - 8 * index);
         let is_it = g0 != 0
             && g0 & 7 == 0
-            && word(g0 + g::LOW) < sp
-            && sp <= word(g0 + g::HIGH)
-            && word(word(g0 + g::M)) == g0;
+            && read_word(g0 + g::LOW) < sp
+            && sp <= read_word(g0 + g::HIGH)
+            && read_word(read_word(g0 + g::M)) == g0;
         if is_it {
             return g0;
         }
@@ -103,15 +103,15 @@ extern "C" fn dmtrace_g0(sp: u64) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn dmtrace_left(g0: u64) -> u64 {
-    let m = word(g0 + g::M);
+    let m = read_word(g0 + g::M);
     for index in 0..CURG_WORDS {
-        let address = word(m + CURG_FROM + 8 * index);
+        let address = read_word(m + CURG_FROM + 8 * index);
         let is_it = address != 0
             && address != g0
-            && word(address + g::M) == m
-            && word(address + g::SELF) == address
-            && word(address + g::LOW) < word(address + g::SP)
-            && word(address + g::SP) < word(address + g::HIGH);
+            && read_word(address + g::M) == m
+            && read_word(address + g::SELF) == address
+            && read_word(address + g::LOW) < read_word(address + g::SP)
+            && read_word(address + g::SP) < read_word(address + g::HIGH);
         if is_it {
             return address;
         }

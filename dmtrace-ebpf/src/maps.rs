@@ -60,12 +60,17 @@ pub(crate) static COUNTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNT
 /// Calls between their entry and their return, by `pid_tgid`: where the return probe does not see
 /// the arguments (kprobes and syscall tracepoints), and when an operation on a cookie was entered.
 #[map]
-pub(crate) static CALLS: HashMap<u64, Call> = HashMap::with_max_entries(16_384, 0);
+pub(crate) static CALLS: HashMap<u64, PendingCall> = HashMap::with_max_entries(16_384, 0);
 
 /// Threads with an entry in [`CALLS`], by `tid & 0x7fff`: spares a hash lookup at each return. With
 /// the programs for kernels that preempt: threads in a call whose first program has run.
 #[map]
 pub(crate) static IN_CALL: Array<u32> = Array::with_max_entries(PREFILTER_SLOTS, 0);
+
+/// Threads whose program of the perf kind has run at the entry of a system call, and at its return,
+/// by `tid & 0x7fff`; the raw program at the same place takes the mark away. See `hook/raw.rs`.
+#[map]
+pub(crate) static RAN: Array<[u32; 2]> = Array::with_max_entries(PREFILTER_SLOTS, 0);
 
 /// What one program knows of a thread's call and a later one of the same call takes up, by
 /// `pid_tgid`; only with the programs for kernels that preempt. Resized.
@@ -145,7 +150,7 @@ pub(crate) struct DmCall {
 /// Arguments of a call in flight.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(crate) struct Call {
+pub(crate) struct PendingCall {
     pub ns: u32,
     /// semid, or key for `semget`.
     pub target: u32,

@@ -8,11 +8,11 @@ use dmtrace_common::{
 
 use crate::{
     atomic::add32,
-    dm::settle,
+    dm::settle_ioctl,
     emit,
     maps::SEMS,
-    process::{Current, comm, current, current_task, intern},
-    sem::{Entered, Ops, bump, header, tracked_cookie},
+    process::{Current, current_task, current_thread, intern_process, task_comm},
+    sem::{Entered, Ops, event_header, increment_field, tracked_cookie},
 };
 
 const EAGAIN: i32 = -11;
@@ -20,13 +20,13 @@ const EAGAIN: i32 = -11;
 #[inline(always)]
 fn op_event(kind: Kind, who: &Current, sem: SemKey, key: u32, ops: &Ops) -> SemEvent {
     SemEvent {
-        header: header(kind, 0, who),
+        header: event_header(kind, 0, who),
         ns: sem.ns,
         semid: sem.semid,
         key,
         extra: ops.count,
         ops: ops.list,
-        comm: comm(who.task),
+        comm: task_comm(who.task),
         ..SemEvent::default()
     }
 }
@@ -40,15 +40,15 @@ pub(crate) fn op_begins(ns: u32, semid: i32, ops: &Ops, quality: u16) {
     let Some(record) = tracked_cookie(ns, semid) else {
         return;
     };
-    let who = current();
-    bump(&raw mut record.waits);
+    let who = current_thread();
+    increment_field(&raw mut record.waits);
     record.waiter = who.key;
     record.wait_since = who.now;
-    emit::count(Counter::seen(Kind::WaitBegin));
-    intern(&who);
+    emit::count_event(Counter::seen(Kind::WaitBegin));
+    intern_process(&who);
     let mut event = op_event(Kind::WaitBegin, &who, SemKey { ns, semid }, record.key, ops);
     event.header.flags = quality;
-    if !emit::event(Kind::WaitBegin, &event) {
+    if !emit::send_event(Kind::WaitBegin, &event) {
         record.state |= SEM_OPS_DROPPED;
     }
 }
@@ -56,7 +56,7 @@ pub(crate) fn op_begins(ns: u32, semid: i32, ops: &Ops, quality: u16) {
 /// An operation of the current thread returned.
 #[inline(always)]
 pub(crate) fn op_ended(ns: u32, semid: i32, ops: &Ops, ret: i32, quality: u16, entered: Entered) {
-    let who = current();
+    let who = current_thread();
     op_ended_for(&who, SemKey { ns, semid }, ops, ret, quality, entered);
 }
 
@@ -79,20 +79,20 @@ pub(crate) fn op_ended_for(
         // The set was removed before this was told: under a sleeper, who gets EIDRM, or by the
         // waiter that this very decrement has woken. It still belongs into the cookie's story.
         if ops.can_sleep() || entered.key != 0 {
-            emit::count(Counter::seen(Kind::Op));
+            emit::count_event(Counter::seen(Kind::Op));
             event.header.flags |= EVENT_UNTRACKED;
-            emit::event(Kind::Op, &event);
+            emit::send_event(Kind::Op, &event);
         }
         return;
     };
     event.key = record.key;
     note_op(sem, record, who, ops, ret, entered.began);
     if who.task == current_task() {
-        intern(who);
-        settle();
+        intern_process(who);
+        settle_ioctl();
     }
-    emit::count(Counter::seen(Kind::Op));
-    if !emit::event(Kind::Op, &event) {
+    emit::count_event(Counter::seen(Kind::Op));
+    if !emit::send_event(Kind::Op, &event) {
         record.state |= SEM_OPS_DROPPED;
     }
 }
@@ -102,7 +102,7 @@ pub(crate) fn op_ended_for(
 fn note_op(sem: SemKey, record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32, began: u64) {
     let op = ops.list[0].op;
     if ops.can_sleep() {
-        bump(&raw mut record.waits_done);
+        increment_field(&raw mut record.waits_done);
         if same_process(record.waiter, who.key) {
             record.wait_since = 0;
         }
@@ -112,13 +112,13 @@ fn note_op(sem: SemKey, record: &mut SemRecord, who: &Current, ops: &Ops, ret: i
     }
     if ret < 0 {
         if ret == EAGAIN {
-            bump(&raw mut record.starved);
+            increment_field(&raw mut record.starved);
         } else {
             record.last_error = ret;
         }
         return;
     }
-    let sum = total(ops);
+    let sum = total_delta(ops);
     // Whoever decrements to zero wakes the waiter, whose hook may run first.
     if sum >= 0 || record.state & SEM_RELEASED == 0 {
         // A wait takes effect when it ends, not when it begins.
@@ -127,7 +127,7 @@ fn note_op(sem: SemKey, record: &mut SemRecord, who: &Current, ops: &Ops, ret: i
         } else {
             began
         };
-        operated(sem, record, who, began);
+        note_operator(sem, record, who, began);
     }
     if sum > 0 {
         record.state &= !SEM_RELEASED;
@@ -140,17 +140,17 @@ fn note_op(sem: SemKey, record: &mut SemRecord, who: &Current, ops: &Ops, ret: i
     }
     let owner = same_process(record.creator, who.key);
     match (owner, op > 0, op < 0) {
-        (true, true, _) => bump(&raw mut record.owner_inc),
-        (true, _, true) => bump(&raw mut record.owner_dec),
-        (false, true, _) => bump(&raw mut record.other_inc),
-        (false, _, true) => bump(&raw mut record.other_dec),
+        (true, true, _) => increment_field(&raw mut record.owner_inc),
+        (true, _, true) => increment_field(&raw mut record.owner_dec),
+        (false, true, _) => increment_field(&raw mut record.other_inc),
+        (false, _, true) => increment_field(&raw mut record.other_dec),
         _ => {}
     }
 }
 
 /// Keeps who may have done the last operation that succeeded. `began` as [`Entered::began`].
 #[inline(always)]
-pub(crate) fn operated(sem: SemKey, record: &mut SemRecord, who: &Current, began: u64) {
+pub(crate) fn note_operator(sem: SemKey, record: &mut SemRecord, who: &Current, began: u64) {
     record.last_actor = who.key;
     let began = if began == 0 { who.now } else { began };
     let set = u64::from(sem.ns) << 32 | u64::from(sem.semid as u32);
@@ -176,19 +176,19 @@ extern "C" fn dmtrace_operated(set: u64, tgid: u64, began: u64, ended: u64) -> u
     let operators = unsafe { &mut (*record).operators };
     // SAFETY: takes no pointers.
     let cpu = unsafe { bpf_get_smp_processor_id() };
-    let place = operators.place(cpu, began, ended);
+    let place = operators.place_of(cpu, began, ended);
     // Behind the optimizer's back: the verifier wants to see the comparison.
     let place = place.map(core::hint::black_box);
     if let Some(place) = place
         && let Some(place) = operators.places.get_mut(place)
     {
-        place.put(tgid as u32, began, ended);
+        place.replace(tgid as u32, began, ended);
     }
     0
 }
 
 #[inline(always)]
-fn total(ops: &Ops) -> i32 {
+fn total_delta(ops: &Ops) -> i32 {
     let mut sum = 0;
     for index in 0..OPS_KEPT {
         if (index as u32) < ops.count {

@@ -11,15 +11,15 @@ use crate::{
 const MIXED_UP: u32 = u32::MAX;
 
 #[inline(always)]
-fn slot(id: u64) -> Option<*mut u32> {
+fn pending_slot(id: u64) -> Option<*mut u32> {
     IN_CALL.get_ptr_mut(id as u32 & 0x7fff)
 }
 
 /// The first program of a call runs.
 #[inline(always)]
-pub(crate) fn runs(id: u64) {
+pub(crate) fn mark_run(id: u64) {
     let tid = id as u32;
-    if let Some(slot) = slot(id) {
+    if let Some(slot) = pending_slot(id) {
         // SAFETY: a live map value.
         let slot = unsafe { &mut *slot };
         *slot = if *slot == 0 || *slot == tid {
@@ -33,13 +33,13 @@ pub(crate) fn runs(id: u64) {
 /// A later program of the same call runs: notices whether the first was skipped. Where that is not
 /// certain it does not count: what is not noticed is taken for lost.
 #[inline(always)]
-pub(crate) fn notice(id: u64, skipped: Counter) {
+pub(crate) fn notice_skip(id: u64, skipped: Counter) {
     let tid = id as u32;
-    if let Some(slot) = slot(id) {
+    if let Some(slot) = pending_slot(id) {
         // SAFETY: a live map value.
         let slot = unsafe { &mut *slot };
         if *slot == 0 {
-            emit::count(skipped);
+            emit::count_event(skipped);
         } else if *slot == tid {
             *slot = 0;
         }
@@ -48,7 +48,7 @@ pub(crate) fn notice(id: u64, skipped: Counter) {
 
 /// What is known of the thread with this `pid_tgid`.
 #[inline(always)]
-pub(crate) fn pending(id: u64) -> Option<Pending> {
+pub(crate) fn read_pending(id: u64) -> Option<Pending> {
     // SAFETY: sixteen bytes, changed by the thread itself, or by one that wakes it, with the
     // semaphore locked.
     unsafe { PENDING.get(&id) }.copied()
@@ -56,16 +56,16 @@ pub(crate) fn pending(id: u64) -> Option<Pending> {
 
 /// Keeps it; tells whether there was room. Lack of room is counted.
 #[inline(always)]
-pub(crate) fn keep(id: u64, what: &Pending) -> bool {
+pub(crate) fn keep_pending(id: u64, what: &Pending) -> bool {
     let kept = PENDING.insert(&id, what, 0).is_ok();
     if !kept {
-        emit::count(Counter::CALL_MAP_FULL);
+        emit::count_event(Counter::CALL_MAP_FULL);
     }
     kept
 }
 
 #[inline(always)]
-pub(crate) fn forget(id: u64) {
+pub(crate) fn forget_pending(id: u64) {
     let _nothing_there = PENDING.remove(&id);
 }
 
@@ -73,10 +73,10 @@ pub(crate) fn forget(id: u64) {
 /// that stand at the end of that call were kept from running.
 #[inline(always)]
 pub(crate) fn moves_on(id: u64) {
-    if let Some(it) = pending(id) {
+    if let Some(it) = read_pending(id) {
         if it.what == WAITS || it.what == SETS {
-            emit::count(Counter::ENDS_UNSEEN);
+            emit::count_event(Counter::ENDS_UNSEEN);
         }
-        forget(id);
+        forget_pending(id);
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     maps::{CONTROL, PROCS, ZERO},
     offsets::*,
     pending::moves_on,
-    read::{Addr, bounded, kernel_bytes, kernel_string, u32_at, u64_at, u64_from, user_some},
+    read::{Addr, bounded_index, kernel_bytes, kernel_string, u32_at, u64_at, u64_from, user_some},
 };
 
 /// Images of a process whose end is told: the last one, and those before it.
@@ -54,20 +54,20 @@ pub(crate) fn current_task() -> Addr {
 
 /// Identifies the current thread.
 #[inline(always)]
-pub(crate) fn current() -> Current {
+pub(crate) fn current_thread() -> Current {
     let task = current_task();
     let pid_tgid = bpf_get_current_pid_tgid();
-    identify(task, (pid_tgid >> 32) as u32, pid_tgid as u32)
+    identify_thread(task, (pid_tgid >> 32) as u32, pid_tgid as u32)
 }
 
 /// Identifies a thread that is not the current one.
 #[inline(always)]
-pub(crate) fn thread(task: Addr) -> Current {
-    identify(task, u32_at(task, &O_TASK_TGID), u32_at(task, &O_TASK_TID))
+pub(crate) fn other_thread(task: Addr) -> Current {
+    identify_thread(task, u32_at(task, &O_TASK_TGID), u32_at(task, &O_TASK_TID))
 }
 
 #[inline(always)]
-fn identify(task: Addr, tgid: u32, tid: u32) -> Current {
+fn identify_thread(task: Addr, tgid: u32, tid: u32) -> Current {
     let start = u64_at(u64_at(task, &O_TASK_LEADER), &O_TASK_START);
     let exec = u32_at(task, &O_TASK_EXEC_ID);
     // SAFETY: takes no pointers.
@@ -90,7 +90,7 @@ pub(crate) fn ipc_ns(task: Addr) -> (Addr, u32) {
 
 /// Name of a task.
 #[inline(always)]
-pub(crate) fn comm(task: Addr) -> [u8; COMM_LEN] {
+pub(crate) fn task_comm(task: Addr) -> [u8; COMM_LEN] {
     let mut name = [0; COMM_LEN];
     let offset = O_TASK_COMM.load();
     if task != 0 && offset != ABSENT {
@@ -103,13 +103,13 @@ pub(crate) fn comm(task: Addr) -> [u8; COMM_LEN] {
 ///
 /// Null when the process map is full (counted): events still carry pid, start time and comm.
 #[inline(always)]
-pub(crate) fn intern(who: &Current) -> *mut ProcRecord {
+pub(crate) fn intern_process(who: &Current) -> *mut ProcRecord {
     if let Some(record) = PROCS.get_ptr_mut(&who.key) {
         return record;
     }
     dmtrace_capture(who.now);
     PROCS.get_ptr_mut(&who.key).unwrap_or_else(|| {
-        emit::count(Counter::PROC_MAP_FULL);
+        emit::count_event(Counter::PROC_MAP_FULL);
         ptr::null_mut()
     })
 }
@@ -121,7 +121,7 @@ pub(crate) fn intern(who: &Current) -> *mut ProcRecord {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn dmtrace_capture(now: u64) -> u64 {
-    let mut who = current();
+    let mut who = current_thread();
     who.now = now;
     let Some(zero) = ZERO.get_ptr(0) else {
         return 0;
@@ -134,14 +134,14 @@ extern "C" fn dmtrace_capture(now: u64) -> u64 {
     {
         // SAFETY: a live map value; until PROC_READY others only count in its atomics.
         let record = unsafe { &mut *pointer };
-        fill(record, &who);
-        emit::process(record);
+        fill_record(record, &who);
+        emit::send_process(record);
     }
     0
 }
 
 #[inline(always)]
-fn fill(record: &mut ProcRecord, who: &Current) {
+fn fill_record(record: &mut ProcRecord, who: &Current) {
     let task = who.task;
     let leader = u64_at(task, &O_TASK_LEADER);
     // Field by field: a whole one would be made on the stack first.
@@ -155,16 +155,16 @@ fn fill(record: &mut ProcRecord, who: &Current) {
     let uid_gid = bpf_get_current_uid_gid();
     record.uid = uid_gid as u32;
     record.gid = (uid_gid >> 32) as u32;
-    record.comm = comm(leader);
+    record.comm = task_comm(leader);
     record.ipc_ns = ipc_ns(task).1;
     let nsproxy = u64_at(task, &O_TASK_NSPROXY);
     record.mnt_ns = u32_at(u64_at(nsproxy, &O_NSPROXY_MNT), &O_MNTNS_INUM);
     own_pid(record, leader);
-    parents(record, leader);
+    fill_parents(record, leader);
     let mm = u64_at(task, &O_TASK_MM);
     command_line(record, mm);
-    executable(record, mm, u64_at(task, &O_TASK_FS));
-    cgroup(record, task);
+    fill_executable(record, mm, u64_at(task, &O_TASK_FS));
+    fill_cgroup(record, task);
     record.state |= PROC_READY;
 }
 
@@ -185,7 +185,7 @@ fn own_pid(record: &mut ProcRecord, leader: Addr) {
 }
 
 #[inline(always)]
-fn parents(record: &mut ProcRecord, leader: Addr) {
+fn fill_parents(record: &mut ProcRecord, leader: Addr) {
     let mut task = leader;
     for index in 0..ANCESTRY {
         // real_parent is the thread that forked, not necessarily a leader.
@@ -200,7 +200,7 @@ fn parents(record: &mut ProcRecord, leader: Addr) {
         if let Some(parent) = record.parents.get_mut(index) {
             parent.start = u64_at(task, &O_TASK_START);
             parent.tgid = tgid;
-            parent.comm = comm(task);
+            parent.comm = task_comm(task);
         }
     }
 }
@@ -220,7 +220,11 @@ fn command_line(record: &mut ProcRecord, mm: Addr) {
         user_some(start, into, CMDLINE_LEN as u32)
     } else {
         record.cmdline_len = len as u32;
-        user_some(start, into, bounded(len, CMDLINE_LEN as u64 - 1) as u32)
+        user_some(
+            start,
+            into,
+            bounded_index(len, CMDLINE_LEN as u64 - 1) as u32,
+        )
     };
     if !read {
         record.cmdline_len = 0;
@@ -231,7 +235,7 @@ fn command_line(record: &mut ProcRecord, mm: Addr) {
 /// Walks from the executable's dentry to the root of the process, crossing mounts, as `d_path`
 /// does (fs/d_path.c:prepend_path); that helper is not allowed in these programs.
 #[inline(always)]
-fn executable(record: &mut ProcRecord, mm: Addr, fs: Addr) {
+fn fill_executable(record: &mut ProcRecord, mm: Addr, fs: Addr) {
     let file = u64_at(mm, &O_MM_EXE);
     let path_offset = O_FILE_PATH.load();
     let root_offset = O_FS_ROOT.load();
@@ -277,19 +281,24 @@ fn executable(record: &mut ProcRecord, mm: Addr, fs: Addr) {
         }
         let name = u64_at(dentry, &O_DENTRY_NAME);
         // SAFETY: 511 + COMPONENT_LEN stays inside the record, see `ProcRecord::exe`.
-        let into = unsafe { record.exe.as_mut_ptr().add(bounded(used, 511) as usize) };
+        let into = unsafe {
+            record
+                .exe
+                .as_mut_ptr()
+                .add(bounded_index(used, 511) as usize)
+        };
         let len = kernel_string(name, into, COMPONENT_LEN as u32);
         if len <= 0 {
             break;
         }
-        record.exe_len = (used + bounded(len as u64, 255)) as u32;
+        record.exe_len = (used + bounded_index(len as u64, 255)) as u32;
         dentry = parent;
     }
 }
 
 /// Path of the unified cgroup; where that is the root (cgroup v1 hosts), of a v1 controller.
 #[inline(always)]
-fn cgroup(record: &mut ProcRecord, task: Addr) {
+fn fill_cgroup(record: &mut ProcRecord, task: Addr) {
     let set = u64_at(task, &O_TASK_CGROUPS);
     let mut node = u64_at(u64_at(set, &O_CSSSET_DFL), &O_CGROUP_KN);
     if u64_at(node, &O_KN_PARENT) == 0 {
@@ -313,12 +322,17 @@ fn cgroup(record: &mut ProcRecord, task: Addr) {
         }
         let name = u64_at(node, &O_KN_NAME);
         // SAFETY: 511 + COMPONENT_LEN stays inside the record, see `ProcRecord::exe`.
-        let into = unsafe { record.cgroup.as_mut_ptr().add(bounded(used, 511) as usize) };
+        let into = unsafe {
+            record
+                .cgroup
+                .as_mut_ptr()
+                .add(bounded_index(used, 511) as usize)
+        };
         let len = kernel_string(name, into, COMPONENT_LEN as u32);
         if len <= 0 {
             break;
         }
-        record.cgroup_len = (used + bounded(len as u64, 255)) as u32;
+        record.cgroup_len = (used + bounded_index(len as u64, 255)) as u32;
         node = parent;
     }
 }
@@ -335,7 +349,7 @@ fn v1_node(set: Addr, subsys: u32) -> Addr {
 
 /// Counts in a process record, atomically: threads of one process race.
 #[inline(always)]
-pub(crate) fn add(field: *mut u64, by: i64) {
+pub(crate) fn add_signed(field: *mut u64, by: i64) {
     // SAFETY: the callers pass an aligned field of a live map value.
     unsafe { add64(field, by as u64) };
 }
@@ -344,7 +358,7 @@ pub(crate) fn add(field: *mut u64, by: i64) {
 #[inline(always)]
 pub(crate) fn control_add(slot: u32, by: i64) {
     if let Some(word) = CONTROL.get_ptr_mut(slot) {
-        add(word, by);
+        add_signed(word, by);
     }
 }
 
@@ -356,7 +370,7 @@ pub(crate) fn control_get(slot: u32) -> u64 {
 
 /// `sched_process_exit`: runs for each thread; the last one of a process in the map counts.
 #[inline(always)]
-pub(crate) fn exited() {
+pub(crate) fn process_exited() {
     let task = current_task();
     moves_on(bpf_get_current_pid_tgid());
     // do_exit decrements `live` before it fires the tracepoint. Two last threads may both see 0;
@@ -364,7 +378,7 @@ pub(crate) fn exited() {
     if u32_at(u64_at(task, &O_TASK_SIGNAL), &O_SIGNAL_LIVE) != 0 {
         return;
     }
-    let mut who = current();
+    let mut who = current_thread();
     if who.key.tgid == SELF_TGID.load() {
         tracer_ended(who.now);
     }
@@ -400,8 +414,8 @@ fn image_exited(who: &Current, task: Addr) {
     }
     record.exited = who.now;
     record.exit_code = u32_at(task, &O_TASK_EXIT_CODE) as i32;
-    emit::count(Counter::seen(Kind::Exit));
-    let sent = emit::event(
+    emit::count_event(Counter::seen(Kind::Exit));
+    let sent = emit::send_event(
         Kind::Exit,
         &SemEvent {
             header: Header {
@@ -421,13 +435,13 @@ fn image_exited(who: &Current, task: Addr) {
     if !sent {
         record.state |= PROC_EXIT_DROPPED;
     }
-    release(who.key, record);
+    release_record(who.key, record);
 }
 
 /// `sched_process_exec`: the image before it can own sets, and can do nothing more.
 #[inline(always)]
-pub(crate) fn replaced() {
-    let mut key = current().key;
+pub(crate) fn image_replaced() {
+    let mut key = current_thread().key;
     // begin_new_exec has counted up before the tracepoint fires.
     key.exec = key.exec.wrapping_sub(1);
     let Some(pointer) = PROCS.get_ptr_mut(&key) else {
@@ -436,13 +450,13 @@ pub(crate) fn replaced() {
     // SAFETY: a live map value.
     let record = unsafe { &mut *pointer };
     record.state |= PROC_REPLACED;
-    release(key, record);
+    release_record(key, record);
 }
 
 /// Drops the record of an ended or replaced image once nothing needs it: no set of its own is left, and
 /// userspace has been told of it. What userspace has not been told stays, up to a limit.
 #[inline(always)]
-pub(crate) fn release(key: ProcKey, record: &mut ProcRecord) {
+pub(crate) fn release_record(key: ProcKey, record: &mut ProcRecord) {
     let over = record.exited != 0 || record.state & PROC_REPLACED != 0;
     if !over || record.live != 0 || record.state & PROC_TOMBSTONE != 0 {
         return;
@@ -457,7 +471,7 @@ pub(crate) fn release(key: ProcKey, record: &mut ProcRecord) {
     } else {
         let _gone_already = PROCS.remove(&key);
         if !told {
-            emit::count(Counter::HISTORY_LOST);
+            emit::count_event(Counter::HISTORY_LOST);
         }
     }
 }

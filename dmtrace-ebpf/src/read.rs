@@ -89,6 +89,6 @@ pub(crate) fn kernel_string(address: Addr, into: *mut u8, len: u32) -> i64 {
 /// `value & mask`, kept by the optimizer even where it can prove that the mask changes nothing:
 /// the verifier cannot.
 #[inline(always)]
-pub(crate) fn bounded(value: u64, mask: u64) -> u64 {
+pub(crate) fn bounded_index(value: u64, mask: u64) -> u64 {
     core::hint::black_box(value) & mask
 }

@@ -11,10 +11,13 @@ use dmtrace_common::{
 use crate::{
     atomic::add32,
     emit,
-    maps::{Call, DEVICES, KEYS, LOOKUPS, PREFILTER, PROCS, SEMS},
+    maps::{DEVICES, KEYS, LOOKUPS, PREFILTER, PROCS, PendingCall, SEMS},
     offsets::TOMBSTONES_MAX,
-    operate::operated,
-    process::{Current, add, comm, control_add, control_get, current, intern, release},
+    operate::note_operator,
+    process::{
+        Current, add_signed, control_add, control_get, current_thread, intern_process,
+        release_record, task_comm,
+    },
 };
 
 const ENOSPC: i32 = -28;
@@ -72,7 +75,7 @@ pub(crate) struct Entered {
 impl Entered {
     /// Of a `semop`.
     #[inline(always)]
-    pub(crate) fn of(call: &Call) -> Self {
+    pub(crate) fn of_call(call: &PendingCall) -> Self {
         Self {
             began: call.began,
             key: call.value,
@@ -82,7 +85,7 @@ impl Entered {
 
 /// Slot of a semid in the prefilter (ipc/util.h:ipcid_to_idx).
 #[inline(always)]
-pub(crate) fn slot(semid: i32) -> u32 {
+pub(crate) fn prefilter_slot(semid: i32) -> u32 {
     semid as u32 & 0x7fff
 }
 
@@ -90,13 +93,15 @@ pub(crate) fn slot(semid: i32) -> u32 {
 /// of the host is asked first.
 #[inline(always)]
 pub(crate) fn maybe_cookie(semid: i32) -> bool {
-    PREFILTER.get(slot(semid)).is_some_and(|&count| count != 0)
+    PREFILTER
+        .get(prefilter_slot(semid))
+        .is_some_and(|&count| count != 0)
 }
 
 /// Changes how many reasons there are to let operations on this slot pass.
 #[inline(always)]
 pub(crate) fn prefilter_add(semid: i32, by: u32) {
-    if let Some(count) = PREFILTER.get_ptr_mut(slot(semid)) {
+    if let Some(count) = PREFILTER.get_ptr_mut(prefilter_slot(semid)) {
         // SAFETY: a live, aligned map value.
         unsafe { add32(count, by) };
     }
@@ -104,13 +109,13 @@ pub(crate) fn prefilter_add(semid: i32, by: u32) {
 
 /// Adds one to a field of a live map value.
 #[inline(always)]
-pub(crate) fn bump(field: *mut u32) {
+pub(crate) fn increment_field(field: *mut u32) {
     // SAFETY: the callers pass an aligned field of a live map value.
     unsafe { add32(field, 1) };
 }
 
 #[inline(always)]
-pub(crate) fn header(kind: Kind, flags: u16, who: &Current) -> Header {
+pub(crate) fn event_header(kind: Kind, flags: u16, who: &Current) -> Header {
     Header {
         kind: kind as u16,
         flags,
@@ -122,12 +127,12 @@ pub(crate) fn header(kind: Kind, flags: u16, who: &Current) -> Header {
 
 /// `newary` returned, or `semget` did.
 #[inline(always)]
-pub(crate) fn created(call: &Creation) {
-    let who = current();
+pub(crate) fn set_created(call: &Creation) {
+    let who = current_thread();
     let failed = call.ret < 0;
-    emit::count(Counter::seen(kind_of_creation(call)));
-    let owner = intern(&who);
-    let name = comm(who.task);
+    emit::count_event(Counter::seen(kind_of_creation(call)));
+    let owner = intern_process(&who);
+    let name = task_comm(who.task);
     if !owner.is_null() {
         // SAFETY: a live map value; this field is only counted in.
         let live = unsafe { &raw mut (*owner).live };
@@ -136,10 +141,10 @@ pub(crate) fn created(call: &Creation) {
         // SAFETY: as above.
         let starved = unsafe { &raw mut (*owner).starved };
         if !failed {
-            add(live, 1);
-            add(created, 1);
+            add_signed(live, 1);
+            add_signed(created, 1);
         } else if call.ret == ENOSPC {
-            add(starved, 1);
+            add_signed(starved, 1);
         }
     }
     let sent = dmtrace_announce(call, &who, &name) != 0;
@@ -150,10 +155,10 @@ pub(crate) fn created(call: &Creation) {
     let state =
         call.doubt | if sent { SEM_ANNOUNCED } else { 0 } | if cookie { SEM_COOKIE } else { 0 };
     if dmtrace_enter(call, &who, &name, state) != 0 {
-        emit::count(Counter::SEM_MAP_FULL);
+        emit::count_event(Counter::SEM_MAP_FULL);
         if !owner.is_null() {
             // SAFETY: as above.
-            add(unsafe { &raw mut (*owner).live }, -1);
+            add_signed(unsafe { &raw mut (*owner).live }, -1);
         }
     } else if cookie {
         prefilter_add(call.ret, 1);
@@ -181,7 +186,7 @@ const fn kind_of_creation(call: &Creation) -> Kind {
 extern "C" fn dmtrace_announce(call: &Creation, who: &Current, name: &[u8; COMM_LEN]) -> u64 {
     let kind = kind_of_creation(call);
     let event = SemEvent {
-        header: header(kind, call.quality, who),
+        header: event_header(kind, call.quality, who),
         ns: call.ns,
         semid: call.ret.max(-1),
         key: call.key,
@@ -191,7 +196,7 @@ extern "C" fn dmtrace_announce(call: &Creation, who: &Current, name: &[u8; COMM_
         comm: *name,
         ..SemEvent::default()
     };
-    u64::from(emit::event(kind, &event))
+    u64::from(emit::send_event(kind, &event))
 }
 
 /// Enters a new set into the map; 0 if there was room.
@@ -204,7 +209,7 @@ extern "C" fn dmtrace_enter(
 ) -> u64 {
     // Field by field: the compiler would make an expression with `..` beside the record.
     let mut record = MaybeUninit::uninit();
-    let record = zero(&mut record);
+    let record = zero_record(&mut record);
     record.created = who.now;
     record.creator = who.key;
     record.key = call.key;
@@ -225,7 +230,7 @@ extern "C" fn dmtrace_enter(
 
 /// Fills a record with zeros, word by word: `memset` would be a function with a frame of its own.
 #[inline(always)]
-fn zero(record: &mut MaybeUninit<SemRecord>) -> &mut SemRecord {
+fn zero_record(record: &mut MaybeUninit<SemRecord>) -> &mut SemRecord {
     const WORDS: usize = size_of::<SemRecord>() / size_of::<u64>();
     const { assert!(WORDS * size_of::<u64>() == size_of::<SemRecord>()) };
     let words = record.as_mut_ptr().cast::<u64>();
@@ -258,16 +263,16 @@ pub(crate) fn lookup_failed(ns: u32, key: u32, ret: i32, quality: u16) {
     if !has_cookie_magic(key) {
         return;
     }
-    let who = current();
-    emit::count(Counter::seen(Kind::LookupFailed));
-    intern(&who);
+    let who = current_thread();
+    emit::count_event(Counter::seen(Kind::LookupFailed));
+    intern_process(&who);
     let event = SemEvent {
-        header: header(Kind::LookupFailed, quality, &who),
+        header: event_header(Kind::LookupFailed, quality, &who),
         ns,
         semid: -1,
         key,
         ret,
-        comm: comm(who.task),
+        comm: task_comm(who.task),
         ..SemEvent::default()
     };
     let _room_is_made = LOOKUPS.insert(
@@ -278,7 +283,7 @@ pub(crate) fn lookup_failed(ns: u32, key: u32, ret: i32, quality: u16) {
         &event,
         0,
     );
-    emit::event(Kind::LookupFailed, &event);
+    emit::send_event(Kind::LookupFailed, &event);
 }
 
 /// `SETVAL` returned. `began` as [`Entered::began`].
@@ -295,27 +300,27 @@ pub(crate) fn value_set(ns: u32, semid: i32, value: i32, ret: i32, quality: u16,
     if record.state & SEM_COOKIE == 0 {
         return;
     }
-    let who = current();
+    let who = current_thread();
     if ret == 0 {
         record.value = value;
-        operated(SemKey { ns, semid }, record, &who, began);
+        note_operator(SemKey { ns, semid }, record, &who, began);
         record.state &= !SEM_RELEASED;
-        bump(&raw mut record.setvals);
+        increment_field(&raw mut record.setvals);
     }
-    emit::count(Counter::seen(Kind::SetVal));
-    intern(&who);
+    emit::count_event(Counter::seen(Kind::SetVal));
+    intern_process(&who);
     let event = SemEvent {
-        header: header(Kind::SetVal, quality, &who),
+        header: event_header(Kind::SetVal, quality, &who),
         ns,
         semid,
         key: record.key,
         ret,
         arg: value,
-        comm: comm(who.task),
+        comm: task_comm(who.task),
         began,
         ..SemEvent::default()
     };
-    if !emit::event(Kind::SetVal, &event) {
+    if !emit::send_event(Kind::SetVal, &event) {
         record.state |= SEM_OPS_DROPPED;
     }
 }
@@ -331,7 +336,7 @@ pub(crate) fn tracked_cookie(ns: u32, semid: i32) -> Option<&'static mut SemReco
 
 /// How a set ended.
 #[derive(Clone, Copy, Eq, PartialEq)]
-pub(crate) enum End {
+pub(crate) enum SetEnd {
     /// `semctl(IPC_RMID)` by the current process.
     Removed,
     /// Its IPC namespace ended; the current process is a kernel worker or the last one to leave.
@@ -340,33 +345,33 @@ pub(crate) enum End {
 
 /// `freeary` runs, or `semctl(IPC_RMID)` returned. `key` is 0 where the backend does not see it.
 #[inline(always)]
-pub(crate) fn destroyed(ns: u32, semid: i32, key: u32, end: End, quality: u16) {
+pub(crate) fn set_destroyed(ns: u32, semid: i32, key: u32, end: SetEnd, quality: u16) {
     let sem = SemKey { ns, semid };
-    let who = current();
-    emit::count(Counter::seen(Kind::Destroyed));
+    let who = current_thread();
+    emit::count_event(Counter::seen(Kind::Destroyed));
     let mut event = SemEvent {
-        header: header(Kind::Destroyed, quality, &who),
+        header: event_header(Kind::Destroyed, quality, &who),
         ns,
         semid,
         key,
-        comm: comm(who.task),
+        comm: task_comm(who.task),
         ..SemEvent::default()
     };
-    if end == End::NsTeardown {
+    if end == SetEnd::NsTeardown {
         event.header.flags |= EVENT_NS_TEARDOWN;
     } else {
-        intern(&who);
+        intern_process(&who);
     }
     let Some(record) = SEMS.get_ptr_mut(&sem) else {
         event.header.flags |= EVENT_UNTRACKED;
-        emit::event(Kind::Destroyed, &event);
+        emit::send_event(Kind::Destroyed, &event);
         return;
     };
     // SAFETY: a live map value.
     let record = unsafe { &mut *record };
     event.key = record.key;
     let owner = record.creator;
-    let sent = emit::event(Kind::Destroyed, &event);
+    let sent = emit::send_event(Kind::Destroyed, &event);
     if record.state & SEM_COOKIE != 0 {
         prefilter_add(semid, u32::MAX);
         let name = CookieKey {
@@ -390,19 +395,19 @@ pub(crate) fn destroyed(ns: u32, semid: i32, key: u32, end: End, quality: u16) {
         record.closed = who.now;
         record.closer = who.key;
         record.state |= SEM_TOMBSTONE
-            | if end == End::NsTeardown {
+            | if end == SetEnd::NsTeardown {
                 SEM_NS_TEARDOWN
             } else {
                 0
             };
     } else {
         let _gone_already = SEMS.remove(&sem);
-        emit::count(Counter::HISTORY_LOST);
+        emit::count_event(Counter::HISTORY_LOST);
     }
     if let Some(owner_record) = PROCS.get_ptr_mut(&owner) {
         // SAFETY: a live map value.
         let owner_record = unsafe { &mut *owner_record };
-        add(&raw mut owner_record.live, -1);
-        release(owner, owner_record);
+        add_signed(&raw mut owner_record.live, -1);
+        release_record(owner, owner_record);
     }
 }

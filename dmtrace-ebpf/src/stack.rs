@@ -21,7 +21,7 @@ use crate::{
         ABSENT, F_TASK_PT_REGS, O_MM_AUXV, O_MNTNS_INUM, O_NSPROXY_MNT, O_TASK_MM, O_TASK_NSPROXY,
         O_TASK_STACK,
     },
-    process::{current, current_task},
+    process::{current_task, current_thread},
     read::{Addr, u32_at, u64_at},
 };
 
@@ -101,8 +101,8 @@ pub(crate) fn user_call() -> Option<UserCall> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn dmtrace_stack(ns: u32, semid: u32, key: u32) -> u64 {
-    let who = current();
-    emit::stack(|sample| {
+    let who = current_thread();
+    emit::send_stack(|sample| {
         // SAFETY: the reserved space is large and aligned enough, and ours until submitted. Every
         // bit pattern is valid.
         let sample = unsafe { &mut *sample };
@@ -120,7 +120,7 @@ pub(crate) extern "C" fn dmtrace_stack(ns: u32, semid: u32, key: u32) -> u64 {
         let nsproxy = u64_at(who.task, &O_TASK_NSPROXY);
         sample.mnt_ns = u32_at(u64_at(nsproxy, &O_NSPROXY_MNT), &O_MNTNS_INUM);
         copy_stack(sample);
-        modules(sample, u64_at(who.task, &O_TASK_MM));
+        read_modules(sample, u64_at(who.task, &O_TASK_MM));
     });
     0
 }
@@ -137,7 +137,7 @@ fn copy_stack(sample: &mut StackSample) {
     }
     let start = page_of(sample.regs.sp);
     sample.start = start;
-    let entered = goroutine::waiting(sample.regs.sp, &mut sample.goroutine);
+    let entered = goroutine::find_waiting(sample.regs.sp, &mut sample.goroutine);
     if entered > start {
         // All frames of C are below.
         let used = (entered - start).div_ceil(PAGE as u64);
@@ -169,7 +169,7 @@ const fn page_of(address: Addr) -> Addr {
 
 /// The program itself, then what the dynamic linker has loaded.
 #[inline(always)]
-fn modules(sample: &mut StackSample, mm: Addr) {
+fn read_modules(sample: &mut StackSample, mm: Addr) {
     sample.modules_len = 0;
     let auxv = O_MM_AUXV.load();
     let from = if mm == 0 || auxv == ABSENT {
@@ -193,7 +193,7 @@ fn modules(sample: &mut StackSample, mm: Addr) {
     if headers == 0 {
         return;
     }
-    let (bias, dynamic) = program(headers, count);
+    let (bias, dynamic) = read_program(headers, count);
     let module = &mut sample.modules[0];
     module.bias = bias;
     module.dynamic = 0;
@@ -205,13 +205,13 @@ fn modules(sample: &mut StackSample, mm: Addr) {
     ));
     sample.modules_len = 1;
     if dynamic != 0 {
-        libraries(sample, dynamic);
+        read_libraries(sample, dynamic);
     }
 }
 
 /// Bias of the program, and the address of its dynamic section; 0 if it has none.
 #[inline(always)]
-fn program(headers: Addr, count: u64) -> (u64, Addr) {
+fn read_program(headers: Addr, count: u64) -> (u64, Addr) {
     let (mut bias, mut dynamic) = (0u64, 0u64);
     for index in 0..HEADERS {
         if index >= count {
@@ -235,7 +235,7 @@ fn program(headers: Addr, count: u64) -> (u64, Addr) {
 }
 
 #[inline(always)]
-fn libraries(sample: &mut StackSample, dynamic: Addr) {
+fn read_libraries(sample: &mut StackSample, dynamic: Addr) {
     let mut debug = 0u64;
     for index in 0..DYNAMIC {
         let mut entry = [0u64; 2];

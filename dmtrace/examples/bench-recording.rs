@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use dmtrace::recording::{Start, Writer};
+use dmtrace::recording::{RecordingStart, RecordingWriter};
 use dmtrace_common::{
     ABI, CMDLINE_LEN, COMM_LEN, Header, Kind, OPS_KEPT, PATH_LEN, PROC_ANNOUNCED, PROC_READY,
     Parent, ProcKey, ProcRecord, SemBuf, SemEvent,
@@ -33,17 +33,17 @@ fn main() -> Result<()> {
     let path = args.next().context(usage)?;
     let wanted: u64 = args.next().context(usage)?.parse().context(usage)?;
     let file = File::create(&path).with_context(|| path.clone())?;
-    let start = Start {
+    let start = RecordingStart {
         abi: ABI,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: "6.12.0".to_owned(),
         began: BootTime(SECOND),
         wall: UnixTime(WALL),
         backend: "fentry".to_owned(),
-        ..Start::default()
+        ..RecordingStart::default()
     };
     let mut play = Play {
-        writer: Writer::begin(BufWriter::with_capacity(1 << 20, file), &start)?,
+        writer: RecordingWriter::begin(BufWriter::with_capacity(1 << 20, file), &start)?,
         events: 0,
         now: SECOND,
         pid: 1000,
@@ -60,7 +60,7 @@ fn main() -> Result<()> {
 }
 
 struct Play {
-    writer: Writer<BufWriter<File>>,
+    writer: RecordingWriter<BufWriter<File>>,
     events: u64,
     now: u64,
     pid: u32,
@@ -232,12 +232,12 @@ impl Play {
         // SAFETY: messages of the kernel side are repr(C) without padding (their sizes are
         // asserted), so every byte is initialised.
         self.writer
-            .message(unsafe { std::slice::from_raw_parts(at, size_of::<T>()) })
+            .write_message(unsafe { std::slice::from_raw_parts(at, size_of::<T>()) })
     }
 
     fn end(mut self) -> io::Result<()> {
         let (now, wall) = (BootTime(self.now), wall(self.now));
-        self.writer.snapshot(&Snapshot {
+        self.writer.write_snapshot(&Snapshot {
             began: now,
             ended: now,
             wall,
@@ -254,7 +254,7 @@ impl Play {
             }],
             ..Snapshot::default()
         })?;
-        self.writer.facts(&HostFacts {
+        self.writer.write_facts(&HostFacts {
             now,
             wall,
             processes_complete: true,
@@ -262,7 +262,7 @@ impl Play {
             ..HostFacts::default()
         })?;
         self.writer
-            .end(&serde_json::json!({ "deficits": [] }))
+            .finish(&serde_json::json!({ "deficits": [] }))
             .map(drop)
     }
 }

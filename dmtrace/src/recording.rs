@@ -5,7 +5,7 @@
 //! frame   = length:u32 crc:u32 kind:u16 zero:u16 payload[length]     (little endian)
 //! crc     = CRC-32 of kind, zero and payload
 //! ```
-//! The first frame is [`Frame::Start`] and carries the layout version of the messages. A reader
+//! The first frame is [`RecordedFrame::Start`] and carries the layout version of the messages. A reader
 //! takes every whole frame and says where it stopped: a file cut off at any byte is read up to
 //! there.
 
@@ -31,7 +31,7 @@ const FRAME_MAX: usize = 256 << 20;
 
 /// What a recording begins with.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Start {
+pub struct RecordingStart {
     /// Layout of the messages, [`ABI`].
     pub abi: u32,
     /// Version of dmtrace that wrote it.
@@ -57,18 +57,18 @@ pub struct Start {
     pub parts_before: u32,
 }
 
-impl Start {
+impl RecordingStart {
     /// Relates its boot times to the wall clock, as it was when the recording began.
     pub fn clock(&self) -> Clock {
-        Clock::at(self.began, self.wall, self.wall_nanos)
+        Clock::relating(self.began, self.wall, self.wall_nanos)
     }
 }
 
 /// One entry of a recording.
 #[derive(Clone, Debug)]
-pub enum Frame {
+pub enum RecordedFrame {
     /// The beginning.
-    Start(Box<Start>),
+    Start(Box<RecordingStart>),
     /// A message of the ring, undecoded.
     Message(Vec<u8>),
     /// A record of the semaphore map, read because messages were dropped.
@@ -108,7 +108,7 @@ pub struct SiteOf {
 
 /// How a recording ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Tail {
+pub enum RecordingTail {
     /// After a whole frame.
     Whole,
     /// In the middle of a frame: the bytes from this offset on are missing or damaged.
@@ -141,24 +141,24 @@ pub enum RecordingError {
 }
 
 /// Writes a recording.
-pub struct Writer<W> {
+pub struct RecordingWriter<W> {
     out: W,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> RecordingWriter<W> {
     /// Begins a recording.
     ///
     /// # Errors
     /// Writing fails.
-    pub fn begin(mut out: W, start: &Start) -> io::Result<Self> {
+    pub fn begin(mut out: W, start: &RecordingStart) -> io::Result<Self> {
         out.write_all(&MAGIC)?;
         let mut writer = Self { out };
-        writer.json(0, start)?;
+        writer.write_json(0, start)?;
         Ok(writer)
     }
 
     /// Goes on with a recording that was begun.
-    pub const fn over(out: W) -> Self {
+    pub const fn resume(out: W) -> Self {
         Self { out }
     }
 
@@ -166,59 +166,59 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// Writing fails.
-    pub fn message(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.frame(1, &[bytes])
+    pub fn write_message(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_frame(1, &[bytes])
     }
 
     /// Adds a record of the semaphore map.
     ///
     /// # Errors
     /// Writing fails.
-    pub fn sem(&mut self, key: SemKey, record: &SemRecord) -> io::Result<()> {
-        self.frame(2, &[as_bytes(&key), as_bytes(record)])
+    pub fn write_sem(&mut self, key: SemKey, record: &SemRecord) -> io::Result<()> {
+        self.write_frame(2, &[as_bytes(&key), as_bytes(record)])
     }
 
     /// Adds a record of the process map.
     ///
     /// # Errors
     /// Writing fails.
-    pub fn process(&mut self, record: &ProcRecord) -> io::Result<()> {
-        self.frame(3, &[as_bytes(record)])
+    pub fn write_process(&mut self, record: &ProcRecord) -> io::Result<()> {
+        self.write_frame(3, &[as_bytes(record)])
     }
 
     /// Adds a snapshot.
     ///
     /// # Errors
     /// Writing fails.
-    pub fn snapshot(&mut self, snapshot: &Snapshot) -> io::Result<()> {
-        self.json(4, snapshot)
+    pub fn write_snapshot(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        self.write_json(4, snapshot)
     }
 
     /// Adds facts of the host.
     ///
     /// # Errors
     /// Writing fails.
-    pub fn facts(&mut self, facts: &HostFacts) -> io::Result<()> {
-        self.json(5, facts)
+    pub fn write_facts(&mut self, facts: &HostFacts) -> io::Result<()> {
+        self.write_json(5, facts)
     }
 
     /// Adds packages of executables, by mount namespace and path; where it is not known, why.
     ///
     /// # Errors
     /// Writing fails.
-    pub fn packages(
+    pub fn write_packages(
         &mut self,
         packages: &BTreeMap<String, Result<Package, String>>,
     ) -> io::Result<()> {
-        self.json(20, packages)
+        self.write_json(20, packages)
     }
 
     /// Adds a call site under a number.
     ///
     /// # Errors
     /// Writing fails.
-    pub fn site(&mut self, number: u32, site: &CallSite) -> io::Result<()> {
-        self.json(7, &(number, site))
+    pub fn write_site(&mut self, number: u32, site: &CallSite) -> io::Result<()> {
+        self.write_json(7, &(number, site))
     }
 
     /// Adds which call site a cookie has.
@@ -226,30 +226,30 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Writing fails.
     pub fn site_of(&mut self, which: &SiteOf) -> io::Result<()> {
-        self.json(8, which)
+        self.write_json(8, which)
     }
 
     /// Ends the recording and hands the file back.
     ///
     /// # Errors
     /// Writing fails.
-    pub fn end(mut self, balance: &impl Serialize) -> io::Result<W> {
-        self.json(6, balance)?;
+    pub fn finish(mut self, balance: &impl Serialize) -> io::Result<W> {
+        self.write_json(6, balance)?;
         self.out.flush()?;
         Ok(self.out)
     }
 
     /// What it writes to.
-    pub const fn out(&mut self) -> &mut W {
+    pub const fn writer_mut(&mut self) -> &mut W {
         &mut self.out
     }
 
-    fn json(&mut self, kind: u16, value: &impl Serialize) -> io::Result<()> {
+    fn write_json(&mut self, kind: u16, value: &impl Serialize) -> io::Result<()> {
         let bytes = serde_json::to_vec(value).map_err(io::Error::other)?;
-        self.frame(kind, &[&bytes])
+        self.write_frame(kind, &[&bytes])
     }
 
-    fn frame(&mut self, kind: u16, parts: &[&[u8]]) -> io::Result<()> {
+    fn write_frame(&mut self, kind: u16, parts: &[&[u8]]) -> io::Result<()> {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let length = u32::try_from(length).map_err(io::Error::other)?;
         let mut crc = crc32fast::Hasher::new();
@@ -282,21 +282,21 @@ pub fn whole_frames(bytes: &[u8], beginning: bool) -> usize {
 }
 
 /// Reads a recording, frame by frame.
-pub struct Reader<R> {
+pub struct RecordingReader<R> {
     input: R,
     offset: u64,
-    tail: Option<Tail>,
+    tail: Option<RecordingTail>,
     payload: Vec<u8>,
 }
 
-impl<R: Read> Reader<R> {
+impl<R: Read> RecordingReader<R> {
     /// Opens a recording.
     ///
     /// # Errors
     /// It is not one, is too new, or is cut off before its first frame.
-    pub fn open(mut input: R) -> Result<(Self, Start), RecordingError> {
+    pub fn open(mut input: R) -> Result<(Self, RecordingStart), RecordingError> {
         let mut magic = [0; MAGIC.len()];
-        let got = fill(&mut input, &mut magic)?;
+        let got = fill_buffer(&mut input, &mut magic)?;
         if got < magic.len() {
             return Err(if MAGIC.starts_with(&magic[..got]) {
                 RecordingError::Empty
@@ -314,38 +314,38 @@ impl<R: Read> Reader<R> {
             payload: Vec::new(),
         };
         match reader.next_frame()? {
-            Some(Frame::Start(start)) if start.abi > ABI => {
+            Some(RecordedFrame::Start(start)) if start.abi > ABI => {
                 Err(RecordingError::TooNew { found: start.abi })
             }
-            Some(Frame::Start(start)) => Ok((reader, *start)),
+            Some(RecordedFrame::Start(start)) => Ok((reader, *start)),
             Some(_) => Err(RecordingError::NotARecording),
             None => Err(RecordingError::Empty),
         }
     }
 
-    /// The next frame; `None` at the end, whole or not: see [`Reader::tail`].
+    /// The next frame; `None` at the end, whole or not: see [`RecordingReader::tail`].
     ///
     /// # Errors
     /// Reading fails.
-    pub fn next_frame(&mut self) -> io::Result<Option<Frame>> {
+    pub fn next_frame(&mut self) -> io::Result<Option<RecordedFrame>> {
         if self.tail.is_some() {
             return Ok(None);
         }
         let mut header = [0u8; HEADER];
-        let got = fill(&mut self.input, &mut header)?;
+        let got = fill_buffer(&mut self.input, &mut header)?;
         if got == 0 {
-            self.tail = Some(Tail::Whole);
+            self.tail = Some(RecordingTail::Whole);
             return Ok(None);
         }
         if got < HEADER {
-            return Ok(self.cut("its header is incomplete"));
+            return Ok(self.mark_cut("its header is incomplete"));
         }
         let word = |at: usize| {
             u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
         };
         let (length, crc, kind) = (word(0) as usize, word(4), word(8));
         if length > FRAME_MAX {
-            return Ok(self.cut("its length is not plausible"));
+            return Ok(self.mark_cut("its length is not plausible"));
         }
         self.payload.clear();
         // Grows with what is really there: a damaged length must not reserve 256 MiB.
@@ -353,28 +353,28 @@ impl<R: Read> Reader<R> {
             .take(length as u64)
             .read_to_end(&mut self.payload)?;
         if read < length {
-            return Ok(self.cut("its content is incomplete"));
+            return Ok(self.mark_cut("its content is incomplete"));
         }
         let mut check = crc32fast::Hasher::new();
         check.update(&kind.to_le_bytes());
         check.update(&self.payload);
         if check.finalize() != crc {
-            return Ok(self.cut("its checksum is wrong"));
+            return Ok(self.mark_cut("its checksum is wrong"));
         }
-        let Some(frame) = parse(kind as u16, &self.payload) else {
-            return Ok(self.cut("its content is not readable"));
+        let Some(frame) = parse_frame(kind as u16, &self.payload) else {
+            return Ok(self.mark_cut("its content is not readable"));
         };
         self.offset += (HEADER + length) as u64;
         Ok(Some(frame))
     }
 
-    /// How the recording ended, once [`Reader::next_frame`] has returned `None`.
-    pub const fn tail(&self) -> Option<&Tail> {
+    /// How the recording ended, once [`RecordingReader::next_frame`] has returned `None`.
+    pub const fn tail(&self) -> Option<&RecordingTail> {
         self.tail.as_ref()
     }
 
-    fn cut(&mut self, why: &str) -> Option<Frame> {
-        self.tail = Some(Tail::Cut {
+    fn mark_cut(&mut self, why: &str) -> Option<RecordedFrame> {
+        self.tail = Some(RecordingTail::Cut {
             at: self.offset,
             why: why.to_owned(),
         });
@@ -382,36 +382,39 @@ impl<R: Read> Reader<R> {
     }
 }
 
-fn parse(kind: u16, payload: &[u8]) -> Option<Frame> {
-    fn json<T: for<'de> Deserialize<'de>>(payload: &[u8]) -> Option<T> {
+fn parse_frame(kind: u16, payload: &[u8]) -> Option<RecordedFrame> {
+    fn parse_json<T: for<'de> Deserialize<'de>>(payload: &[u8]) -> Option<T> {
         serde_json::from_slice(payload).ok()
     }
-    fn plain<T: Plain>(payload: &[u8]) -> Option<T> {
+    fn parse_plain<T: Plain>(payload: &[u8]) -> Option<T> {
         read_plain(payload).ok()
     }
     Some(match kind {
-        0 => Frame::Start(json(payload)?),
-        1 => Frame::Message(payload.to_vec()),
+        0 => RecordedFrame::Start(parse_json(payload)?),
+        1 => RecordedFrame::Message(payload.to_vec()),
         2 => {
             let record = payload.get(size_of::<SemKey>()..)?;
-            Frame::Sem(plain(payload)?, Box::new(read_sem_record(record).ok()?))
+            RecordedFrame::Sem(
+                parse_plain(payload)?,
+                Box::new(read_sem_record(record).ok()?),
+            )
         }
-        3 => Frame::Proc(Box::new(plain(payload)?)),
-        4 => Frame::Snapshot(json(payload)?),
-        5 => Frame::Facts(json(payload)?),
-        6 => Frame::End(json(payload)?),
-        20 => Frame::Packages(json(payload)?),
+        3 => RecordedFrame::Proc(Box::new(parse_plain(payload)?)),
+        4 => RecordedFrame::Snapshot(parse_json(payload)?),
+        5 => RecordedFrame::Facts(parse_json(payload)?),
+        6 => RecordedFrame::End(parse_json(payload)?),
+        20 => RecordedFrame::Packages(parse_json(payload)?),
         7 => {
-            let (number, site) = json(payload)?;
-            Frame::Site(number, site)
+            let (number, site) = parse_json(payload)?;
+            RecordedFrame::Site(number, site)
         }
-        8 => Frame::SiteOf(json(payload)?),
-        other => Frame::Unknown(other),
+        8 => RecordedFrame::SiteOf(parse_json(payload)?),
+        other => RecordedFrame::Unknown(other),
     })
 }
 
 /// Reads until the buffer is full or the input ends.
-fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+fn fill_buffer(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
     while done < buffer.len() {
         match input.read(&mut buffer[done..]) {

@@ -2,11 +2,11 @@
 
 use std::{error::Error, fmt::Display};
 
-pub(crate) use dmtrace_core::wording::{count, of_number, times};
+pub(crate) use dmtrace_core::wording::{count_noun, of_number, times_text};
 
 /// An error as a person reads it: without the number that the standard library puts behind the
 /// text of the system, `Permission denied (os error 13)`.
-pub(crate) fn cause(error: &(impl Display + ?Sized)) -> String {
+pub(crate) fn cause_text(error: &(impl Display + ?Sized)) -> String {
     const NUMBER: &str = " (os error ";
     let mut text = error.to_string();
     while let Some(begin) = text.find(NUMBER) {
@@ -23,19 +23,19 @@ pub(crate) fn cause(error: &(impl Display + ?Sized)) -> String {
 
 /// An error with its causes in one line, each said once: many errors print what they come from
 /// themselves, and name the file that their caller names, too.
-pub(crate) fn chain(error: &anyhow::Error) -> String {
-    joined(error.chain())
+pub(crate) fn chain_text(error: &anyhow::Error) -> String {
+    join_errors(error.chain())
 }
 
-/// As [`chain`], for an error of the library.
-pub(crate) fn causes(error: &(dyn Error + 'static)) -> String {
-    joined(std::iter::successors(Some(error), |&error| error.source()))
+/// As [`chain_text`], for an error of the library.
+pub(crate) fn causes_text(error: &(dyn Error + 'static)) -> String {
+    join_errors(std::iter::successors(Some(error), |&error| error.source()))
 }
 
-fn joined<'a>(errors: impl Iterator<Item = &'a (dyn Error + 'static)>) -> String {
+fn join_errors<'a>(errors: impl Iterator<Item = &'a (dyn Error + 'static)>) -> String {
     let mut said = String::new();
     for error in errors {
-        let text = cause(error);
+        let text = cause_text(error);
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         if contains_part(&said, &text) {
             continue;
@@ -76,11 +76,14 @@ mod tests {
     #[test]
     fn errors_of_the_system_have_no_number() {
         let denied = io::Error::from_raw_os_error(13);
-        assert_eq!(cause(&denied), "Permission denied");
+        assert_eq!(cause_text(&denied), "Permission denied");
         let nested = format!("a: {denied}, b: {denied}");
-        assert_eq!(cause(&nested), "a: Permission denied, b: Permission denied");
+        assert_eq!(
+            cause_text(&nested),
+            "a: Permission denied, b: Permission denied"
+        );
         // Not from the standard library.
-        assert_eq!(cause("x (os error y)"), "x (os error y)");
+        assert_eq!(cause_text("x (os error y)"), "x (os error y)");
     }
 
     #[derive(Debug, thiserror::Error)]
@@ -94,18 +97,18 @@ mod tests {
         let source = || io::Error::from_raw_os_error(13);
         let error = anyhow::Error::from(Wrapped { source: source() });
         assert_eq!(
-            chain(&error),
+            chain_text(&error),
             "/a/file: cannot be read: Permission denied; run as root"
         );
         let error = Err::<(), _>(Wrapped { source: source() })
             .context("/a/file")
             .expect_err("it is one");
         assert_eq!(
-            chain(&error),
+            chain_text(&error),
             "/a/file: cannot be read: Permission denied; run as root"
         );
         // A word that happens to be in the text is no repetition.
         let error = anyhow::anyhow!("no").context("/a/notes");
-        assert_eq!(chain(&error), "/a/notes: no");
+        assert_eq!(chain_text(&error), "/a/notes: no");
     }
 }

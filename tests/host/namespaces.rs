@@ -138,8 +138,8 @@ fn thread() -> anyhow::Result<()> {
 fn refused() -> anyhow::Result<()> {
     let (_maker, ns, _) = holder(0x0d4d_0501)?;
     let roots = Roots::host();
-    let list = processes::list(&roots);
-    let found = namespaces::discover(&roots, &list, Search::default());
+    let list = processes::list_processes(&roots);
+    let found = namespaces::discover_namespaces(&roots, &list, Search::default());
     let target = found.namespaces.iter().find(|found| found.ns.0 == ns);
     let target = target.context("not found")?;
     let error = std::thread::scope(|threads| {

@@ -59,7 +59,7 @@ fn states() -> anyhow::Result<()> {
             let created = running.until("created")?;
             running.finish()?;
             let (scope, ns) = scope()?;
-            let (snapshot, facts) = host::gather(&scope);
+            let (snapshot, facts) = host::gather_facts(&scope);
             let namespace = ns_in(&snapshot, ns)?;
             let set = set_in(namespace, created.semid()?).context(step)?;
             ensure!(
@@ -106,7 +106,7 @@ fn waiter() -> anyhow::Result<()> {
         ];
         let (running, semid) = sleeping(&args)?;
         let (scope, ns) = scope()?;
-        let (snapshot, facts) = host::gather(&scope);
+        let (snapshot, facts) = host::gather_facts(&scope);
         let set = set_in(ns_in(&snapshot, ns)?, semid).context("no set")?;
         ensure!(set.first.is_some_and(|state| state.zcnt == 1), "{set:?}");
         let sem = SemId {
@@ -148,7 +148,7 @@ fn ordinary_user() -> anyhow::Result<()> {
     let (snapshot, facts) = std::thread::scope(|threads| {
         let reader = threads.spawn(|| {
             become_nobody()?;
-            anyhow::Ok(host::gather(&scope))
+            anyhow::Ok(host::gather_facts(&scope))
         });
         reader.join().map_err(|_| anyhow::anyhow!("panicked"))?
     })?;
@@ -173,7 +173,7 @@ fn carrier() -> anyhow::Result<()> {
     let (scope, _) = scope()?;
     let patience = Instant::now() + Duration::from_secs(30);
     let found = loop {
-        let (_, facts) = host::gather(&scope);
+        let (_, facts) = host::gather_facts(&scope);
         let carriers = facts.carriers.get(&Key(0x0d4d_0c0c));
         if carriers.is_some_and(|pids| pids == &[child.id()]) {
             break (facts.carriers_complete, facts.incomplete);
@@ -197,7 +197,7 @@ fn exhausted() -> anyhow::Result<()> {
     let errno = victim.until("victim")?.number("errno")?;
     ensure!(errno == i64::from(libc::ENOSPC), "errno {errno}");
     let (scope, ns) = scope()?;
-    let (snapshot, facts) = host::gather(&scope);
+    let (snapshot, facts) = host::gather_facts(&scope);
     let namespace = ns_in(&snapshot, ns)?;
     ensure!(namespace.limits.semmni == 5, "{:?}", namespace.limits);
     ensure!(namespace.sets.len() == 5, "{} sets", namespace.sets.len());
@@ -248,7 +248,7 @@ fn many() -> anyhow::Result<()> {
     ensure!(values.filter(|state| state.value == 1).count() == 32_000);
     // The other source must tell the same.
     let lines = std::fs::read("/proc/sysvipc/sem")?;
-    let mut listed = semaphores::parse(&lines);
+    let mut listed = semaphores::parse_sets(&lines);
     for (set, read) in listed.iter_mut().zip(&read.sets) {
         set.first = read.first;
     }
@@ -296,7 +296,7 @@ fn interrupted() -> anyhow::Result<()> {
     let line = running.until("abandoned")?;
     ensure!(line.number("errno")? == i64::from(libc::EINTR), "{line:?}");
     let (scope, ns) = scope()?;
-    let (snapshot, facts) = host::gather(&scope);
+    let (snapshot, facts) = host::gather_facts(&scope);
     let set = set_in(ns_in(&snapshot, ns)?, line.semid()?).context("no set")?;
     let state = set.first.context("not read")?;
     ensure!(state.value == 1 && state.zcnt == 0, "{state:?}");

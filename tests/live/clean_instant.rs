@@ -9,14 +9,16 @@ use std::sync::{
 use anyhow::{Context as _, Result, ensure};
 use dmtrace::{
     cleanup::{
-        apply::{Outcome, apply},
+        apply::{CleanupOutcome, apply_plan},
         audit::Audit,
-        witness::{Nobody, Sighting, Witness},
+        witness::{NoWitness, Sighting, Witness},
     },
     host::{NsSession, Roots, clock, semaphores},
 };
 use dmtrace_core::{
-    cleanup::plan::{Action, Identity, Options, Plan, PlanEntry, Summary, VERSION},
+    cleanup::plan::{
+        CookieIdentity, Plan, PlanEntry, PlanOptions, PlannedAction, VERSION, VerdictSummary,
+    },
     facts::SetSnapshot,
     ids::{BootTime, IpcNs, SemId},
     verdict::Touched,
@@ -51,7 +53,7 @@ struct Meddler {
 }
 
 impl Witness for Meddler {
-    fn look(&self, _: SemId) -> Option<Sighting> {
+    fn sighting_of(&self, _: SemId) -> Option<Sighting> {
         if self.asked.fetch_add(1, Ordering::Relaxed) == 1 {
             (self.deed)();
         }
@@ -63,7 +65,7 @@ impl Witness for Meddler {
 struct Told(Mutex<Vec<Sighting>>);
 
 impl Witness for Told {
-    fn look(&self, _: SemId) -> Option<Sighting> {
+    fn sighting_of(&self, _: SemId) -> Option<Sighting> {
         let mut answers = self.0.lock().ok()?;
         if answers.len() > 1 {
             Some(answers.remove(0))
@@ -79,26 +81,26 @@ fn plan(set: &SetSnapshot) -> Result<Plan> {
         version: VERSION,
         made: clock::wall_now(),
         made_boot: clock::boot_now(),
-        options: Options::default(),
-        blown: false,
+        options: PlanOptions::default(),
+        over_limit: false,
         excess: None,
         entries: vec![PlanEntry {
             sem: SemId {
                 ns,
                 semid: set.semid,
             },
-            identity: Identity::from(set),
+            identity: CookieIdentity::from(set),
             owner: None,
             gone: Vec::new(),
             touched: Touched::default(),
-            verdict: Summary {
+            verdict: VerdictSummary {
                 class: "leaked".to_owned(),
                 text: "leaked".to_owned(),
                 brief: String::new(),
                 observed: true,
                 evidence: Vec::new(),
             },
-            action: Action::Destroy,
+            action: PlannedAction::Destroy,
         }],
     })
 }
@@ -112,7 +114,7 @@ fn read(semid: i32) -> Result<SetSnapshot> {
 /// A leaked cookie, and what comes of a plan to remove it with this witness.
 fn expect(
     witness: impl FnOnce(i32) -> Result<Arc<dyn Witness>> + Send,
-    check: impl FnOnce(&Outcome, i32) -> Result<()> + Send,
+    check: impl FnOnce(&CleanupOutcome, i32) -> Result<()> + Send,
 ) -> Result<()> {
     Scene::run(false, |scene| {
         let cookie = scene.leak("after-setval")?;
@@ -121,7 +123,7 @@ fn expect(
         let mut audit = Audit::open(path.as_ref())?;
         let stop = AtomicBool::new(false);
         let witness = witness(cookie.semid)?;
-        let report = apply(&plan, &mut audit, witness, &stop, &mut |_| {});
+        let report = apply_plan(&plan, &mut audit, witness, &stop, &mut |_| {});
         let applied = report.applied.first().context("no outcome")?;
         check(&applied.outcome, cookie.semid)?;
         let last = scene.audit()?;
@@ -140,17 +142,17 @@ fn meddle(deed: impl Fn() + Send + Sync + 'static) -> Arc<dyn Witness> {
 }
 
 /// The deed was done, and the set is still there.
-fn moved(outcome: &Outcome, semid: i32) -> Result<()> {
-    ensure!(matches!(outcome, Outcome::Moved(_)), "{outcome:?}");
+fn moved(outcome: &CleanupOutcome, semid: i32) -> Result<()> {
+    ensure!(matches!(outcome, CleanupOutcome::Moved(_)), "{outcome:?}");
     ensure!(sysv::key(semid).is_ok(), "it is gone");
     Ok(())
 }
 
 fn undisturbed() -> Result<()> {
     expect(
-        |_| Ok(Arc::new(Nobody)),
+        |_| Ok(Arc::new(NoWitness)),
         |outcome, semid| {
-            ensure!(matches!(outcome, Outcome::Removed), "{outcome:?}");
+            ensure!(matches!(outcome, CleanupOutcome::Removed), "{outcome:?}");
             ensure!(sysv::key(semid).is_err(), "it is left");
             Ok(())
         },
@@ -210,7 +212,7 @@ fn reborn() -> Result<()> {
             }))
         },
         move |outcome, _| {
-            ensure!(matches!(outcome, Outcome::Gone), "{outcome:?}");
+            ensure!(matches!(outcome, CleanupOutcome::Gone), "{outcome:?}");
             let new = new.lock().ok().and_then(|new| *new).context("not made")?;
             ensure!(sysv::key(new).is_ok(), "the new one is gone");
             sysv::remove(new)?;
@@ -231,8 +233,8 @@ fn rights() -> Result<()> {
 }
 
 fn seen() -> Result<()> {
-    let in_use = |outcome: &Outcome, semid: i32| {
-        ensure!(matches!(outcome, Outcome::InUse), "{outcome:?}");
+    let in_use = |outcome: &CleanupOutcome, semid: i32| {
+        ensure!(matches!(outcome, CleanupOutcome::InUse), "{outcome:?}");
         ensure!(sysv::key(semid).is_ok(), "it is gone");
         Ok(())
     };
@@ -263,7 +265,10 @@ fn too_late() -> Result<()> {
     expect(
         |_| Ok(Arc::new(Told(Mutex::new(vec![quiet, quiet, late])))),
         |outcome, _| {
-            ensure!(matches!(outcome, Outcome::RemovedLate(_)), "{outcome:?}");
+            ensure!(
+                matches!(outcome, CleanupOutcome::RemovedLate(_)),
+                "{outcome:?}"
+            );
             Ok(())
         },
     )

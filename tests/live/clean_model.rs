@@ -22,7 +22,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, ensure};
 use dmtrace::{
     cleanup::{
-        apply::{Outcome, apply},
+        apply::{CleanupOutcome, apply_plan},
         audit::Audit,
         file::PlanFile,
         witness::{Sighting, Witness},
@@ -128,7 +128,7 @@ struct Boundary {
 }
 
 impl Witness for Boundary {
-    fn look(&self, sem: SemId) -> Option<Sighting> {
+    fn sighting_of(&self, sem: SemId) -> Option<Sighting> {
         let mut model = self.model.lock().ok()?;
         let at = *model.index.get(&sem.semid)?;
         model.items[at].asked += 1;
@@ -250,23 +250,22 @@ impl Model {
     }
 
     /// What there is now, against what there must be.
-    fn judge(&self, at: usize, outcome: Option<&Outcome>) -> Result<()> {
+    fn judge(&self, at: usize, outcome: Option<&CleanupOutcome>) -> Result<()> {
+        use CleanupOutcome::{Gone, InUse, Moved, NotTried, Removed};
+
         let item = &self.items[at];
         let there = item.cookie.exists();
-        let tried = outcome.filter(|it| !matches!(it, Outcome::NotTried));
+        let tried = outcome.filter(|it| !matches!(it, NotTried));
         match tried {
             _ if item.removed => {
                 ensure!(!there, "it is back");
                 ensure!(
-                    tried.is_none_or(|it| matches!(
-                        it,
-                        Outcome::Gone | Outcome::Moved(_) | Outcome::InUse
-                    )),
+                    tried.is_none_or(|it| matches!(it, Gone | Moved(_) | InUse)),
                     "it had been removed"
                 );
             }
             Some(outcome) if item.used.is_none() && !item.carried => {
-                ensure!(matches!(outcome, Outcome::Removed), "leaked, and left");
+                ensure!(matches!(outcome, Removed), "leaked, and left");
                 ensure!(!there, "said to be removed, and is there");
             }
             _ => {
@@ -274,7 +273,7 @@ impl Model {
                 let value = sysv::value(item.cookie.semid)?;
                 ensure!(value == item.value, "value {value}");
                 ensure!(
-                    tried.is_none_or(|it| matches!(it, Outcome::Moved(_) | Outcome::InUse)),
+                    tried.is_none_or(|it| matches!(it, Moved(_) | InUse)),
                     "needed"
                 );
             }
@@ -350,7 +349,7 @@ fn round(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<Counts> {
     let index: BTreeMap<i32, usize> = (items.iter().enumerate())
         .map(|(at, item)| (item.cookie.semid, at))
         .collect();
-    for entry in plan.acts() {
+    for entry in plan.pending() {
         let at = index.get(&entry.sem.semid).context("a stranger")?;
         items[*at].planned = true;
     }
@@ -443,7 +442,7 @@ fn play(
     let path = dir.path().join("audit");
     let mut audit = Audit::open(&path)?;
     let witness: Arc<dyn Witness> = Arc::<Boundary>::clone(boundary);
-    let report = apply(plan, &mut audit, witness, &boundary.stop, &mut |_| {
+    let report = apply_plan(plan, &mut audit, witness, &boundary.stop, &mut |_| {
         // Between two cookies.
         if let Ok(mut model) = boundary.model.lock()
             && let Err(error) = model.meddle(None)
@@ -463,7 +462,7 @@ fn play(
         outcomes.insert(applied.entry.sem.semid, &applied.outcome);
     }
     ensure!(
-        outcomes.len() == plan.acts().count(),
+        outcomes.len() == plan.pending().count(),
         "an outcome is missing"
     );
     for (at, item) in model.items.iter().enumerate() {
@@ -472,10 +471,10 @@ fn play(
         model.judge(at, outcome).with_context(shown)?;
     }
     for outcome in outcomes.values() {
-        if !matches!(outcome, Outcome::NotTried) {
+        if !matches!(outcome, CleanupOutcome::NotTried) {
             model.count("interleavings");
         }
-        if matches!(outcome, Outcome::Removed) {
+        if matches!(outcome, CleanupOutcome::Removed) {
             model.count("removed");
         }
     }
@@ -487,7 +486,7 @@ fn play(
     }
     for (&semid, outcome) in &outcomes {
         let said = told.get(&Some(semid.into())).copied().flatten();
-        let tried = !matches!(outcome, Outcome::NotTried);
+        let tried = !matches!(outcome, CleanupOutcome::NotTried);
         let right = said == tried.then_some(outcome.label());
         ensure!(right, "{semid}: {outcome:?}, recorded {said:?}");
     }

@@ -30,12 +30,12 @@ pub(crate) enum Profile {
 
 impl Profile {
     /// From the option `--debug`.
-    pub(crate) fn debug(asked: bool) -> Self {
+    pub(crate) fn from_debug(asked: bool) -> Self {
         if asked { Self::Debug } else { Self::Release }
     }
 
     /// Its folder in cargo's target directory.
-    pub(crate) fn directory(self) -> &'static str {
+    pub(crate) fn target_folder(self) -> &'static str {
         match self {
             Self::Release => "release",
             Self::Dist => "dist",
@@ -44,7 +44,7 @@ impl Profile {
     }
 
     /// What cargo is told.
-    pub(crate) fn option(self) -> &'static str {
+    pub(crate) fn cargo_option(self) -> &'static str {
         match self {
             Self::Release => "--profile=release",
             Self::Dist => "--profile=dist",
@@ -58,11 +58,11 @@ impl Profile {
 /// # Errors
 /// Something to build with is missing, or the build fails.
 pub(crate) fn main(args: &Args) -> Result<()> {
-    setup::ensure()?;
-    let path = binary(
+    setup::ensure_setup()?;
+    let path = build_binary(
         "dmtrace",
         "dmtrace",
-        Profile::debug(args.debug && !args.release),
+        Profile::from_debug(args.debug && !args.release),
     )?;
     println!("{}", path.display());
     Ok(())
@@ -72,30 +72,37 @@ pub(crate) fn main(args: &Args) -> Result<()> {
 ///
 /// # Errors
 /// The build fails.
-pub(crate) fn binary(package: &str, name: &str, profile: Profile) -> Result<PathBuf> {
-    one(package, "--bin", name, profile)
+pub(crate) fn build_binary(package: &str, name: &str, profile: Profile) -> Result<PathBuf> {
+    build_one(package, "--bin", name, profile)
 }
 
 /// Builds a program, or an example with `--example` as its `kind`, as it is packaged.
 ///
 /// # Errors
 /// The build fails.
-pub(crate) fn packaged(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
-    one(package, kind, name, Profile::Dist)
+pub(crate) fn build_packaged(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
+    build_one(package, kind, name, Profile::Dist)
 }
 
 /// Where cargo puts what was asked for by this option, below the folder of the profile.
-pub(crate) fn folder(kind: &str) -> &'static str {
+pub(crate) fn output_folder(kind: &str) -> &'static str {
     if kind == "--example" { "examples" } else { "" }
 }
 
-fn one(package: &str, kind: &str, name: &str, profile: Profile) -> Result<PathBuf> {
-    let mut command = host::cargo();
-    command.args(["build", profile.option(), "--package", package, kind, name]);
-    host::quiet(&mut command);
-    host::check(&mut command, name)?;
-    let dir = host::target_dir()?.join(profile.directory());
-    let path = dir.join(folder(kind)).join(name);
+fn build_one(package: &str, kind: &str, name: &str, profile: Profile) -> Result<PathBuf> {
+    let mut command = host::cargo_command();
+    command.args([
+        "build",
+        profile.cargo_option(),
+        "--package",
+        package,
+        kind,
+        name,
+    ]);
+    host::quiet_unless_terminal(&mut command);
+    host::check_command(&mut command, name)?;
+    let dir = host::target_dir()?.join(profile.target_folder());
+    let path = dir.join(output_folder(kind)).join(name);
     ensure!(
         path.is_file(),
         "{}: not there after the build; unset CARGO_BUILD_TARGET",

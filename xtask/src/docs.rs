@@ -10,9 +10,9 @@ const END: &str = "<!-- end -->\n";
 
 /// Writes `body` into `docs/FILE`, between the mark of `cargo xtask COMMAND --write-docs` and the
 /// end.
-pub(super) fn write(file: &str, command: &str, body: &str) -> Result<()> {
+pub(super) fn write_generated(file: &str, command: &str, body: &str) -> Result<()> {
     let begin = format!("<!-- begin: written by cargo xtask {command} --write-docs -->\n");
-    let path = host::root().join("docs").join(file);
+    let path = host::workspace_root().join("docs").join(file);
     let shown = path.display().to_string();
     let text = fs::read_to_string(&path).with_context(|| shown.clone())?;
     let marks = text

@@ -3,7 +3,7 @@
 use std::{env, path::PathBuf};
 
 use anyhow::{Context as _, Result};
-use kernel_lab::{Accel, Config, Freshness, Lab, Layer, Tool};
+use kernel_lab::{Accel, Config, DebianTool, Freshness, Lab, Layer};
 
 use crate::host;
 
@@ -75,7 +75,7 @@ pub(crate) const LAYERS: &[Layer] = &[Layer {
 }];
 
 /// Checks the alerts of `packaging/`. Its package would start a server.
-const PROMTOOL: Tool = Tool {
+const PROMTOOL: DebianTool = DebianTool {
     name: "promtool",
     package: "prometheus",
     file: "usr/bin/promtool",
@@ -86,7 +86,7 @@ const PROMTOOL: Tool = Tool {
 ///
 /// # Errors
 /// Cargo's target directory is not known.
-fn config(freshness: Freshness) -> Result<Config> {
+fn lab_config(freshness: Freshness) -> Result<Config> {
     show_progress();
     let cache = match env::var_os("DMTRACE_VM_CACHE") {
         Some(dir) => PathBuf::from(dir),
@@ -113,23 +113,23 @@ fn config(freshness: Freshness) -> Result<Config> {
 ///
 /// # Errors
 /// A program is missing and cannot be installed, or there is no cache.
-pub(crate) fn lab(freshness: Freshness) -> Result<Lab> {
-    Lab::open(config(freshness)?)
+pub(crate) fn open_lab(freshness: Freshness) -> Result<Lab> {
+    Lab::open(lab_config(freshness)?)
 }
 
 /// The lab as it is, to see what is cached.
 ///
 /// # Errors
 /// There is no cache.
-pub(crate) fn inspect() -> Result<Lab> {
-    Lab::inspect(config(Freshness::Cached)?)
+pub(crate) fn inspect_lab() -> Result<Lab> {
+    Lab::inspect(lab_config(Freshness::Cached)?)
 }
 
 /// A layer by its name on the command line and in the headers of scenarios.
 ///
 /// # Errors
 /// There is none of that name.
-pub(crate) fn layer(name: &str) -> Result<&'static Layer> {
+pub(crate) fn layer_named(name: &str) -> Result<&'static Layer> {
     let found = LAYERS.iter().find(|layer| layer.name == name);
     found.with_context(|| {
         let known: Vec<&str> = LAYERS.iter().map(|layer| layer.name).collect();
@@ -144,15 +144,15 @@ pub(crate) fn layer(name: &str) -> Result<&'static Layer> {
 ///
 /// # Errors
 /// It is neither installed nor can it be fetched.
-pub(crate) fn promtool() -> Result<Option<PathBuf>> {
-    if host::has(PROMTOOL.name) {
+pub(crate) fn promtool_dir() -> Result<Option<PathBuf>> {
+    if host::has_program(PROMTOOL.name) {
         return Ok(None);
     }
-    inspect()?.prepare_tool(&PROMTOOL).map(Some)
+    inspect_lab()?.prepare_tool(&PROMTOOL).map(Some)
 }
 
 /// Prints a line about the lab. The prefix keeps it apart from what the command prints.
-pub(crate) fn say(line: &str) {
+pub(crate) fn print_note(line: &str) {
     eprintln!("vm: {line}");
 }
 
@@ -166,7 +166,7 @@ fn show_progress() {
         }
 
         fn log(&self, record: &log::Record<'_>) {
-            say(&record.args().to_string());
+            print_note(&record.args().to_string());
         }
 
         fn flush(&self) {}
@@ -184,11 +184,11 @@ mod tests {
 
     use super::*;
 
-    fn visit(dir: &Path, check: &impl Fn(&Path, &str)) {
+    fn visit_files(dir: &Path, check: &impl Fn(&Path, &str)) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                visit(&path, check);
+                visit_files(&path, check);
             } else {
                 check(&path, &fs::read_to_string(&path).unwrap());
             }
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_lab_knows_nothing_of_dmtrace() {
-        visit(&host::root().join("xtask/lab"), &|path, text| {
+        visit_files(&host::workspace_root().join("xtask/lab"), &|path, text| {
             for word in ["dmtrace", "cookie", "scenario", "cargo xtask"] {
                 let found = text.to_lowercase().contains(word);
                 assert!(!found, "{}: has the word {word}", path.display());
@@ -207,8 +207,8 @@ mod tests {
 
     #[test]
     fn layers_have_names() {
-        assert_eq!(layer("docker").unwrap(), &LAYERS[0]);
-        let error = layer("no").unwrap_err().to_string();
+        assert_eq!(layer_named("docker").unwrap(), &LAYERS[0]);
+        let error = layer_named("no").unwrap_err().to_string();
         assert!(error.contains("docker"), "{error}");
     }
 

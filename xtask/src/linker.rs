@@ -17,7 +17,7 @@ pub(crate) const VARIABLE: &str = "CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER";
 ///
 /// # Errors
 /// Nobody knows where that is.
-pub(crate) fn tools() -> Result<PathBuf, String> {
+pub(crate) fn tools_dir() -> Result<PathBuf, String> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
     let home = home.ok_or("cargo: no home directory; set CARGO_HOME")?;
@@ -25,7 +25,7 @@ pub(crate) fn tools() -> Result<PathBuf, String> {
 }
 
 /// The place of a bpf-linker that uses the LLVM of one Rust toolchain.
-pub(crate) struct Place {
+pub(crate) struct LinkerPlace {
     /// The library that rustc itself uses.
     pub llvm: PathBuf,
     /// Its name, which tells the versions of LLVM and of Rust.
@@ -34,10 +34,10 @@ pub(crate) struct Place {
     pub root: PathBuf,
 }
 
-impl Place {
+impl LinkerPlace {
     /// # Errors
     /// The toolchain has no LLVM of its own, or nobody knows where cargo's home is.
-    pub(crate) fn of(sysroot: &Path) -> Result<Self, String> {
+    pub(crate) fn for_sysroot(sysroot: &Path) -> Result<Self, String> {
         let dir = sysroot.join("lib");
         let entries = fs::read_dir(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         let mut names: Vec<_> = entries
@@ -53,7 +53,7 @@ impl Place {
             )
         })?;
         let version = soname.trim_start_matches("libLLVM.so.");
-        let root = tools()?.join(format!("bpf-linker-{VERSION}-llvm-{version}"));
+        let root = tools_dir()?.join(format!("bpf-linker-{VERSION}-llvm-{version}"));
         Ok(Self {
             llvm: dir.join(&soname),
             soname,
@@ -61,13 +61,13 @@ impl Place {
         })
     }
 
-    pub(crate) fn program(&self) -> PathBuf {
+    pub(crate) fn program_path(&self) -> PathBuf {
         self.root.join("bin/bpf-linker")
     }
 
     /// Whether it is there, of this version, linked to this LLVM, and runs.
     pub(crate) fn is_ready(&self) -> bool {
-        let program = self.program();
+        let program = self.program_path();
         let Ok(bytes) = fs::read(&program) else {
             return false;
         };
@@ -92,28 +92,28 @@ mod tests {
     const SONAME: &str = "libLLVM.so.23.1-rust-1.99.1-stable";
 
     /// Whether a program is taken that says this version and this library.
-    fn taken(version: &str, library: &str, end: i32) -> bool {
+    fn is_taken(version: &str, library: &str, end: i32) -> bool {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place {
+        let place = LinkerPlace {
             llvm: dir.path().join(SONAME),
             soname: SONAME.to_owned(),
             root: dir.path().to_owned(),
         };
         fs::create_dir(dir.path().join("bin")).unwrap();
         let script = format!("#!/bin/sh\n# {library}\necho 'bpf-linker {version}'\nexit {end}\n");
-        fs::write(place.program(), script).unwrap();
+        fs::write(place.program_path(), script).unwrap();
         let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(place.program(), mode).unwrap();
+        fs::set_permissions(place.program_path(), mode).unwrap();
         place.is_ready()
     }
 
     #[test]
     fn only_this_version_with_this_llvm_is_taken() {
-        assert!(taken(VERSION, SONAME, 0));
-        assert!(!taken("0.10.4", SONAME, 0));
-        assert!(!taken(VERSION, "libLLVM.so.22.1-rust-1.95.0-stable", 0));
+        assert!(is_taken(VERSION, SONAME, 0));
+        assert!(!is_taken("0.10.4", SONAME, 0));
+        assert!(!is_taken(VERSION, "libLLVM.so.22.1-rust-1.95.0-stable", 0));
         // The loader ends so where the library is gone.
-        assert!(!taken(VERSION, SONAME, 127));
+        assert!(!is_taken(VERSION, SONAME, 127));
     }
 
     #[test]
@@ -123,7 +123,7 @@ mod tests {
             let lib = sysroot.path().join("lib");
             fs::create_dir(&lib).unwrap();
             fs::write(lib.join(soname), "").unwrap();
-            Place::of(sysroot.path()).map(|place| place.root)
+            LinkerPlace::for_sysroot(sysroot.path()).map(|place| place.root)
         };
         let one = root(SONAME).unwrap();
         assert_eq!(one, root(SONAME).unwrap());

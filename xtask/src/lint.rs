@@ -12,23 +12,23 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{host, setup, tally::Tally};
+use crate::{host, setup, tally::TestTally};
 
 /// What a check returns: nothing, or what is wrong.
 type Check = fn() -> Result<()>;
 
 const CHECKS: [(&str, Check); 15] = [
-    ("rustfmt", rustfmt),
-    ("ring-only-in-emit", house::ring),
-    ("times-only-in-output", house::times),
-    ("file-lengths", house::lengths),
+    ("rustfmt", check_rustfmt),
+    ("ring-only-in-emit", house::check_ring),
+    ("times-only-in-output", house::check_times),
+    ("file-lengths", house::check_lengths),
     ("no-local-paths", house::local_paths),
     ("no-registry-hosts", house::registry_hosts),
     ("dependencies-allowed", dependencies_allowed),
     ("dependencies-used", dependencies_used),
-    ("numbers-agree", house::plurals),
-    ("floors", layers::floors),
-    ("circles", layers::circles),
+    ("numbers-agree", house::check_plurals),
+    ("floors", layers::check_floors),
+    ("circles", layers::check_circles),
     ("pure-core", layers::pure_core),
     ("clippy-workspace", clippy_workspace),
     ("clippy-without-live", clippy_without_live),
@@ -40,8 +40,8 @@ const CHECKS: [(&str, Check); 15] = [
 /// # Errors
 /// The machine cannot be set up.
 pub(crate) fn main() -> Result<ExitCode> {
-    setup::ensure()?;
-    let tally = all();
+    setup::ensure_setup()?;
+    let tally = run_checks();
     println!("\n{tally}");
     Ok(if tally.failed == 0 {
         ExitCode::SUCCESS
@@ -51,10 +51,10 @@ pub(crate) fn main() -> Result<ExitCode> {
 }
 
 /// Runs all checks, each counted as a test.
-pub(crate) fn all() -> Tally {
+pub(crate) fn run_checks() -> TestTally {
     println!("\n== lint");
     let start = Instant::now();
-    let mut tally = Tally::default();
+    let mut tally = TestTally::default();
     for (name, check) in CHECKS {
         let start = Instant::now();
         match check() {
@@ -63,11 +63,11 @@ pub(crate) fn all() -> Tally {
                     "lint {name} ... ok ({:.1} s)",
                     start.elapsed().as_secs_f64()
                 );
-                tally += Tally::PASSED;
+                tally += TestTally::PASSED;
             }
             Err(error) => {
                 println!("lint {name} ... FAILED\n{error:#}");
-                tally += Tally::FAILED;
+                tally += TestTally::FAILED;
             }
         }
     }
@@ -75,9 +75,9 @@ pub(crate) fn all() -> Tally {
     tally
 }
 
-fn rustfmt() -> Result<()> {
-    host::check(
-        host::cargo().args(["fmt", "--all", "--check"]),
+fn check_rustfmt() -> Result<()> {
+    host::check_command(
+        host::cargo_command().args(["fmt", "--all", "--check"]),
         "cargo fmt --all",
     )
 }
@@ -85,20 +85,24 @@ fn rustfmt() -> Result<()> {
 /// Licences, duplicates and sources, by deny.toml.
 fn dependencies_allowed() -> Result<()> {
     let mut command = Command::new(setup::cargo_deny()?);
-    command.current_dir(host::root()).stdin(Stdio::null());
+    command
+        .current_dir(host::workspace_root())
+        .stdin(Stdio::null());
     command.args(["--workspace", "check", "bans", "licenses", "sources"]);
-    silent(&mut command, "cargo deny")
+    run_silent(&mut command, "cargo deny")
 }
 
 /// No member of the workspace asks for what it does not use.
 fn dependencies_used() -> Result<()> {
     let mut command = Command::new(setup::cargo_machete()?);
-    command.current_dir(host::root()).stdin(Stdio::null());
-    silent(&mut command, "cargo machete")
+    command
+        .current_dir(host::workspace_root())
+        .stdin(Stdio::null());
+    run_silent(&mut command, "cargo machete")
 }
 
 /// Shows what a command says only if it fails.
-fn silent(command: &mut Command, what: &str) -> Result<()> {
+fn run_silent(command: &mut Command, what: &str) -> Result<()> {
     let output = command
         .output()
         .with_context(|| format!("{what}: cannot run {}", command.get_program().display()))?;
@@ -114,17 +118,22 @@ fn silent(command: &mut Command, what: &str) -> Result<()> {
 }
 
 fn clippy_workspace() -> Result<()> {
-    clippy(host::cargo().args(["clippy", "--workspace", "--all-targets"]))
+    check_clippy(host::cargo_command().args(["clippy", "--workspace", "--all-targets"]))
 }
 
 fn clippy_without_live() -> Result<()> {
-    clippy(host::cargo().args(["clippy", "--package", "dmtrace", "--no-default-features"]))
+    check_clippy(host::cargo_command().args([
+        "clippy",
+        "--package",
+        "dmtrace",
+        "--no-default-features",
+    ]))
 }
 
 /// The kernel side, with the configuration that dmtrace/build.rs gives it. In a target directory
 /// of its own, because the flags would otherwise make cargo build the userspace side anew.
 fn clippy_ebpf() -> Result<()> {
-    let mut command = host::cargo();
+    let mut command = host::cargo_command();
     command.args([
         "clippy",
         "--package",
@@ -139,12 +148,12 @@ fn clippy_ebpf() -> Result<()> {
         "CARGO_ENCODED_RUSTFLAGS",
         format!("--cfg=bpf_target_arch=\"{ARCH}\""),
     );
-    clippy(&mut command)
+    check_clippy(&mut command)
 }
 
 /// Fails on any warning. Not with `-D warnings`: the first crate that has one would then keep
 /// clippy from those that depend on it, and their findings would come to light one run later.
-fn clippy(command: &mut Command) -> Result<()> {
+fn check_clippy(command: &mut Command) -> Result<()> {
     let output = command
         .args(["--quiet", "--keep-going"])
         .stderr(Stdio::piped())

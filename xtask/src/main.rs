@@ -42,7 +42,7 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    match run(Task::parse()) {
+    match run_task(Task::parse()) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: {error:#}");
@@ -51,9 +51,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(task: Task) -> Result<ExitCode> {
+fn run_task(task: Task) -> Result<ExitCode> {
     match task {
-        Task::Setup => setup::ensure()?,
+        Task::Setup => setup::ensure_setup()?,
         Task::Build(args) => build::main(&args)?,
         Task::Run(args) => return run::main(&args),
         Task::Test(args) => return test::main(&args),

@@ -33,13 +33,13 @@ pub(crate) struct Args {
 /// # Errors
 /// The build fails, or the program cannot be started.
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
-    setup::ensure()?;
-    let program = build::binary("dmtrace", "dmtrace", Profile::debug(args.debug))?;
+    setup::ensure_setup()?;
+    let program = build::build_binary("dmtrace", "dmtrace", Profile::from_debug(args.debug))?;
     let mut command = if host::is_root() {
         Command::new(&program)
     } else {
-        match privileged(&args.arguments) {
-            Some(verb) => sudo(&program, verb)?,
+        match privileged_verb(&args.arguments) {
+            Some(verb) => sudo_command(&program, verb)?,
             None => Command::new(&program),
         }
     };
@@ -48,7 +48,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
 }
 
 /// The verb, if it needs root; `--help` does not.
-fn privileged(arguments: &[OsString]) -> Option<&'static str> {
+fn privileged_verb(arguments: &[OsString]) -> Option<&'static str> {
     let own = || arguments.iter().take_while(|argument| *argument != "--");
     if own().any(|argument| argument == "--help" || argument == "-h") {
         return None;
@@ -57,8 +57,8 @@ fn privileged(arguments: &[OsString]) -> Option<&'static str> {
     PRIVILEGED.into_iter().find(|name| OsStr::new(name) == verb)
 }
 
-fn sudo(program: &Path, verb: &str) -> Result<Command> {
-    if !host::has("sudo") {
+fn sudo_command(program: &Path, verb: &str) -> Result<Command> {
+    if !host::has_program("sudo") {
         bail!(
             "{verb}: needs root and there is no sudo; as root run: {} {verb}",
             program.display()
@@ -73,18 +73,18 @@ fn sudo(program: &Path, verb: &str) -> Result<Command> {
 mod tests {
     use super::*;
 
-    fn verb(line: &str) -> Option<&'static str> {
+    fn parse_verb(line: &str) -> Option<&'static str> {
         let arguments: Vec<_> = line.split_whitespace().map(OsString::from).collect();
-        privileged(&arguments)
+        privileged_verb(&arguments)
     }
 
     #[test]
     fn only_verbs_that_trace_or_destroy_need_root() {
-        assert_eq!(verb("--json watch --pid 3"), Some("watch"));
-        assert_eq!(verb("exec -- make -h"), Some("exec"));
-        assert_eq!(verb("list"), None);
-        assert_eq!(verb("report watch"), None);
-        assert_eq!(verb("watch --help"), None);
-        assert_eq!(verb(""), None);
+        assert_eq!(parse_verb("--json watch --pid 3"), Some("watch"));
+        assert_eq!(parse_verb("exec -- make -h"), Some("exec"));
+        assert_eq!(parse_verb("list"), None);
+        assert_eq!(parse_verb("report watch"), None);
+        assert_eq!(parse_verb("watch --help"), None);
+        assert_eq!(parse_verb(""), None);
     }
 }

@@ -15,16 +15,16 @@ use crate::{
 };
 
 /// A program of cargo's registry, in a folder for its version, so that none in `PATH` is replaced.
-struct Tool {
+struct CargoTool {
     name: &'static str,
     version: &'static str,
 }
 
-const CARGO_DENY: Tool = Tool {
+const CARGO_DENY: CargoTool = CargoTool {
     name: "cargo-deny",
     version: "0.20.2",
 };
-const CARGO_MACHETE: Tool = Tool {
+const CARGO_MACHETE: CargoTool = CargoTool {
     name: "cargo-machete",
     version: "0.9.2",
 };
@@ -41,26 +41,26 @@ const FOREIGN: [&str; 4] = [
 ///
 /// # Errors
 /// Something is missing and cannot be installed.
-pub(crate) fn ensure() -> Result<()> {
+pub(crate) fn ensure_setup() -> Result<()> {
     c_linker()?;
-    components()?;
+    add_components()?;
     bpf_linker()
 }
 
 fn c_linker() -> Result<()> {
-    if host::has("cc") {
+    if host::has_program("cc") {
         return Ok(());
     }
     let fix = "apt-get install -y gcc libc6-dev";
-    if !host::is_root() || !host::has("apt-get") {
+    if !host::is_root() || !host::has_program("apt-get") {
         bail!("cc: no C linker in PATH; as root run: {fix}");
     }
-    say("installing gcc");
+    print_note("installing gcc");
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");
         command.env("DEBIAN_FRONTEND", "noninteractive");
         command.args(args).args(["--quiet", "--yes"]);
-        host::check(&mut command, "gcc")
+        host::check_command(&mut command, "gcc")
     };
     // The lists of a fresh machine may be stale or missing.
     let install = || apt(&["install", "gcc", "libc6-dev"]);
@@ -69,9 +69,9 @@ fn c_linker() -> Result<()> {
         .with_context(|| format!("cc: cannot be installed; run: {fix}"))
 }
 
-fn components() -> Result<()> {
-    let toolchain = toolchain()?;
-    let sysroot = sysroot()?;
+fn add_components() -> Result<()> {
+    let toolchain = active_toolchain()?;
+    let sysroot = rustc_sysroot()?;
     let parts = [
         ("rust-src", "lib/rustlib/src/rust/library/core"),
         ("rustfmt", "bin/cargo-fmt"),
@@ -86,16 +86,16 @@ fn components() -> Result<()> {
         return Ok(());
     }
     let names = missing.join(" ");
-    if !host::has("rustup") {
+    if !host::has_program("rustup") {
         bail!(
             "{names}: missing in {} and there is no rustup; install Rust with rustup",
             sysroot.display()
         );
     }
-    say(&format!("adding {names} to {toolchain}"));
+    print_note(&format!("adding {names} to {toolchain}"));
     let mut command = Command::new("rustup");
     command.args(["component", "add", "--toolchain", &toolchain]);
-    host::check(command.args(&missing), &names).with_context(|| {
+    host::check_command(command.args(&missing), &names).with_context(|| {
         format!("{toolchain}: run: rustup component add --toolchain {toolchain} {names}")
     })
 }
@@ -104,10 +104,10 @@ fn components() -> Result<()> {
 ///
 /// # Errors
 /// It does not run.
-pub(crate) fn sysroot() -> Result<PathBuf> {
-    let path = host::output("rustc", &["--print", "sysroot"]);
+pub(crate) fn rustc_sysroot() -> Result<PathBuf> {
+    let path = host::output_of("rustc", &["--print", "sysroot"]);
     path.map(PathBuf::from).with_context(|| {
-        let toolchain = toolchain().unwrap_or_default();
+        let toolchain = active_toolchain().unwrap_or_default();
         format!(
             "rustc: toolchain {toolchain} does not run; run: rustup toolchain install {toolchain}"
         )
@@ -115,11 +115,11 @@ pub(crate) fn sysroot() -> Result<PathBuf> {
 }
 
 /// The toolchain in use: what rustup has chosen, else the one that is pinned.
-fn toolchain() -> Result<String> {
+fn active_toolchain() -> Result<String> {
     if let Ok(chosen) = env::var("RUSTUP_TOOLCHAIN") {
         return Ok(chosen);
     }
-    let path = host::root().join("rust-toolchain.toml");
+    let path = host::workspace_root().join("rust-toolchain.toml");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let channel = text.lines().find_map(|line| {
         let value = line
@@ -134,23 +134,23 @@ fn toolchain() -> Result<String> {
 /// Linked to the LLVM that rustc uses, so that it reads what that rustc writes, and so that no other
 /// LLVM has to be installed.
 fn bpf_linker() -> Result<()> {
-    let place = linker::Place::of(&sysroot()?).map_err(Error::msg)?;
+    let place = linker::LinkerPlace::for_sysroot(&rustc_sysroot()?).map_err(Error::msg)?;
     lay_llvm(&place)?;
     if place.is_ready() {
         return Ok(());
     }
-    let tool = Tool {
+    let tool = CargoTool {
         name: "bpf-linker",
         version: VERSION,
     };
     // It remembers the folder `lib` below this one, and finds LLVM there whoever runs it.
-    tool.install(&place.root, |command| {
+    tool.install_tool(&place.root, |command| {
         command.env("LLVM_PREFIX", &place.root);
     })?;
     if !place.is_ready() {
         bail!(
             "{}: does not run with {}; remove {} and run: cargo xtask setup",
-            place.program().display(),
+            place.program_path().display(),
             place.llvm.display(),
             place.root.display()
         );
@@ -160,7 +160,7 @@ fn bpf_linker() -> Result<()> {
 
 /// Puts rustc's LLVM where bpf-linker looks for it, under the name that a linker looks for and the
 /// one that a loader does.
-fn lay_llvm(place: &linker::Place) -> Result<()> {
+fn lay_llvm(place: &linker::LinkerPlace) -> Result<()> {
     let dir = place.root.join("lib");
     fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
     for name in ["libLLVM.so", &place.soname] {
@@ -181,7 +181,7 @@ fn lay_llvm(place: &linker::Place) -> Result<()> {
 /// # Errors
 /// It cannot be installed.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    CARGO_DENY.ensure()
+    CARGO_DENY.ensure_tool()
 }
 
 /// Where cargo-machete is, after installing it if need be.
@@ -189,17 +189,17 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
 /// # Errors
 /// It cannot be installed.
 pub(crate) fn cargo_machete() -> Result<PathBuf> {
-    CARGO_MACHETE.ensure()
+    CARGO_MACHETE.ensure_tool()
 }
 
-impl Tool {
-    fn ensure(&self) -> Result<PathBuf> {
-        let root = linker::tools().map_err(Error::msg)?;
+impl CargoTool {
+    fn ensure_tool(&self) -> Result<PathBuf> {
+        let root = linker::tools_dir().map_err(Error::msg)?;
         let root = root.join(format!("{}-{}", self.name, self.version));
         let program = root.join("bin").join(self.name);
         if !program.is_file() {
             // What it takes longer to run is less than what it takes longer to build.
-            self.install(&root, |command| {
+            self.install_tool(&root, |command| {
                 command
                     .arg("--debug")
                     .env("CARGO_PROFILE_DEV_DEBUG", "false");
@@ -208,12 +208,12 @@ impl Tool {
         Ok(program)
     }
 
-    fn install(&self, root: &Path, more: impl FnOnce(&mut Command)) -> Result<()> {
+    fn install_tool(&self, root: &Path, more: impl FnOnce(&mut Command)) -> Result<()> {
         let Self { name, version } = self;
-        say(&format!(
+        print_note(&format!(
             "installing {name} {version}, which takes a minute or two"
         ));
-        let mut command = host::cargo();
+        let mut command = host::cargo_command();
         command.args(["install", name, "--version", version, "--locked", "--quiet"]);
         command.args(["--force", "--no-track", "--root"]).arg(root);
         more(&mut command);
@@ -221,10 +221,10 @@ impl Tool {
         for variable in FOREIGN {
             command.env_remove(variable);
         }
-        host::check(&mut command, name)
+        host::check_command(&mut command, name)
     }
 }
 
-fn say(what: &str) {
+fn print_note(what: &str) {
     eprintln!("setup: {what}");
 }

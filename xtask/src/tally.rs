@@ -4,7 +4,7 @@ use std::{fmt, ops::AddAssign};
 
 /// How many checks ended how.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Tally {
+pub(crate) struct TestTally {
     /// They did what they should.
     pub passed: u64,
     /// They did not.
@@ -13,7 +13,7 @@ pub(crate) struct Tally {
     pub skipped: u64,
 }
 
-impl Tally {
+impl TestTally {
     pub(crate) const PASSED: Self = Self {
         passed: 1,
         failed: 0,
@@ -48,7 +48,7 @@ impl Tally {
     }
 }
 
-impl AddAssign for Tally {
+impl AddAssign for TestTally {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
@@ -56,7 +56,7 @@ impl AddAssign for Tally {
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for TestTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             passed,
@@ -75,14 +75,14 @@ mod tests {
     fn reads_closing_lines() {
         let line = "test result: FAILED. 12 passed; 2 failed; 1 ignored; 0 measured; 3 filtered \
                     out; finished in 0.01s";
-        let tally = Tally {
+        let tally = TestTally {
             passed: 12,
             failed: 2,
             skipped: 1,
         };
-        assert_eq!(Tally::of_line(line), Some(tally));
+        assert_eq!(TestTally::of_line(line), Some(tally));
         assert_eq!(tally.to_string(), "12 passed, 2 failed, 1 skipped");
-        assert_eq!(Tally::of_line("test result of nothing"), None);
-        assert_eq!(Tally::of_line("test a::b ... ok"), None);
+        assert_eq!(TestTally::of_line("test result of nothing"), None);
+        assert_eq!(TestTally::of_line("test a::b ... ok"), None);
     }
 }

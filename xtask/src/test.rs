@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     build::{self, Profile},
     guests, host, lint, scenario, setup,
-    tally::Tally,
+    tally::TestTally,
 };
 
 /// A tier that takes longer hangs. coreutils' `timeout` ends it.
@@ -29,13 +29,13 @@ const LIVE: &str = "live";
 const PACKAGING: &str = "packaging";
 
 /// Runs the tests of a tier.
-type Tier = fn() -> Result<Tally>;
+type Tier = fn() -> Result<TestTally>;
 
 /// What runs on real kernels in QEMU. The first name stands for all.
 const GUESTS: [(&str, Tier); 3] = [
-    ("vm", scenario::tier),
-    ("storm", scenario::storm::tier),
-    ("service", scenario::service::tier),
+    ("vm", scenario::run_tier),
+    ("storm", scenario::storm::run_tier),
+    ("service", scenario::service::run_tier),
 ];
 
 /// The tiers in their order; others that tests/Cargo.toml has come before `live`.
@@ -58,7 +58,7 @@ pub(crate) struct Args {
 /// # Errors
 /// No test could be started.
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
-    let targets = targets()?;
+    let targets = test_targets()?;
     let wanted = |tier: &str| args.tier == "all" || args.tier == tier;
     let black_box: Vec<_> = targets.iter().filter(|name| wanted(name)).collect();
     let guests: Vec<_> = GUESTS
@@ -73,24 +73,24 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             GUESTS.map(|(name, _)| name).join(", ")
         );
     }
-    setup::ensure()?;
-    let mut tally = Tally::default();
+    setup::ensure_setup()?;
+    let mut tally = TestTally::default();
     if wanted("lint") {
-        tally += lint::all();
+        tally += lint::run_checks();
     }
     if wanted("unit") {
-        tally += timed("unit", unit);
+        tally += run_timed("unit", run_unit);
     }
     if !black_box.is_empty() {
         match timed_build() {
             Ok(built) => {
                 for tier in black_box {
-                    tally += timed(tier, || built.run(tier));
+                    tally += run_timed(tier, || built.run_tier(tier));
                 }
             }
             Err(error) => {
                 println!("build: {error:#}");
-                tally += Tally::FAILED;
+                tally += TestTally::FAILED;
             }
         }
     }
@@ -98,14 +98,14 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         let none = if args.no_vm {
             Some("asked for (--no-vm)".to_owned())
         } else {
-            scenario::unavailable()
+            scenario::unavailable_reason()
         };
         if let Some(why) = none {
             println!("\n== vm\nSKIPPED: {why}");
             tally.skipped += 1;
         } else {
             for (name, run) in guests {
-                tally += timed(name, run);
+                tally += run_timed(name, run);
             }
         }
     }
@@ -120,28 +120,28 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
 
 /// Runs a tier between two lines that tell its name, its sum and its time. One that broke off
 /// counts as failed.
-fn timed(tier: &str, run: impl FnOnce() -> Result<Tally>) -> Tally {
+fn run_timed(tier: &str, run: impl FnOnce() -> Result<TestTally>) -> TestTally {
     println!("\n== {tier}");
     let start = Instant::now();
     let tally = run().unwrap_or_else(|error| {
         println!("{tier}: {error:#}");
-        Tally::FAILED
+        TestTally::FAILED
     });
     println!("-- {tier}: {tally}, {:.1} s", start.elapsed().as_secs_f64());
     tally
 }
 
 /// What stands beside the code; needs neither root nor a kernel.
-fn unit() -> Result<Tally> {
-    let mut command = host::cargo();
+fn run_unit() -> Result<TestTally> {
+    let mut command = host::cargo_command();
     command.args(["test", "--workspace", "--exclude", "dmtrace-tests"]);
-    host::quiet(&mut command);
+    host::quiet_unless_terminal(&mut command);
     add_up(&mut command)
 }
 
 /// Test targets of the package dmtrace-tests, in the order in which they are to run.
-fn targets() -> Result<Vec<String>> {
-    let path = host::root().join("tests/Cargo.toml");
+fn test_targets() -> Result<Vec<String>> {
+    let path = host::workspace_root().join("tests/Cargo.toml");
     let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let mut names: Vec<_> = text
         .split("[[test]]")
@@ -164,19 +164,19 @@ fn name_of_section(section: &str) -> Option<String> {
 }
 
 /// What the black-box tests run and what they are run against.
-struct Built {
+struct BuiltPrograms {
     dmtrace: PathBuf,
     xtask: PathBuf,
     tests: BTreeMap<String, PathBuf>,
 }
 
-fn timed_build() -> Result<Built> {
+fn timed_build() -> Result<BuiltPrograms> {
     println!("\n== build");
     let start = Instant::now();
-    let dmtrace = build::binary("dmtrace", "dmtrace", Profile::Release)?;
+    let dmtrace = build::build_binary("dmtrace", "dmtrace", Profile::Release)?;
     let tests = test_programs()?;
     println!("-- build: {:.1} s", start.elapsed().as_secs_f64());
-    Ok(Built {
+    Ok(BuiltPrograms {
         dmtrace,
         xtask: env::current_exe().context("the path of xtask: unreadable")?,
         tests,
@@ -186,10 +186,10 @@ fn timed_build() -> Result<Built> {
 /// Builds the test targets. The whole workspace is named so that its features are those of the
 /// unit tests, and nothing is compiled twice.
 fn test_programs() -> Result<BTreeMap<String, PathBuf>> {
-    let mut command = host::cargo();
+    let mut command = host::cargo_command();
     command.args(["test", "--workspace", "--no-run"]);
     command.arg("--message-format=json-render-diagnostics");
-    host::quiet(&mut command);
+    host::quiet_unless_terminal(&mut command);
     let output = command
         .stderr(Stdio::inherit())
         .output()
@@ -198,11 +198,11 @@ fn test_programs() -> Result<BTreeMap<String, PathBuf>> {
         bail!("tests: do not build; see the messages above");
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.lines().filter_map(artifact).collect())
+    Ok(text.lines().filter_map(parse_artifact).collect())
 }
 
 /// Name and path of a test target of tests/, from one of cargo's messages.
-fn artifact(message: &str) -> Option<(String, PathBuf)> {
+fn parse_artifact(message: &str) -> Option<(String, PathBuf)> {
     let field = |name: &str| {
         let (_, rest) = message.split_once(&format!("\"{name}\":\""))?;
         rest.split('"').next()
@@ -216,17 +216,17 @@ fn artifact(message: &str) -> Option<(String, PathBuf)> {
     ours.then(|| (name.to_owned(), path.into()))
 }
 
-impl Built {
-    fn run(&self, tier: &str) -> Result<Tally> {
+impl BuiltPrograms {
+    fn run_tier(&self, tier: &str) -> Result<TestTally> {
         let program = self.tests.get(tier);
         let program = program.with_context(|| format!("{tier}: cargo has not built it"))?;
         let mut command = if tier != LIVE || host::is_root() {
-            self.plain(program)
-        } else if host::output("sudo", &["-n", "-E", "true"]).is_some() {
+            self.plain_command(program)
+        } else if host::output_of("sudo", &["-n", "-E", "true"]).is_some() {
             self.through_sudo(program)
         } else {
             println!("SKIPPED: {tier}: needs root; run as root: cargo xtask test --tier {tier}");
-            return Ok(Tally::SKIPPED);
+            return Ok(TestTally::SKIPPED);
         };
         if tier == PACKAGING {
             command.env("PATH", path_with_tools()?);
@@ -234,21 +234,21 @@ impl Built {
         if tier == LIVE {
             command.arg("--test-threads=1");
         }
-        add_up(command.current_dir(host::root().join("tests")))
+        add_up(command.current_dir(host::workspace_root().join("tests")))
     }
 
     /// Where the tests find what they run.
-    fn variables(&self) -> [(&'static str, &Path); 2] {
+    fn test_variables(&self) -> [(&'static str, &Path); 2] {
         [("DMTRACE_BIN", &self.dmtrace), ("XTASK_BIN", &self.xtask)]
     }
 
     /// In the foreground, so that Ctrl-C reaches the tests.
-    fn plain(&self, program: &Path) -> Command {
+    fn plain_command(&self, program: &Path) -> Command {
         let mut command = Command::new("timeout");
         command
             .args(["--foreground", "--kill-after=10", TIER_SECONDS])
             .arg(program);
-        command.envs(self.variables());
+        command.envs(self.test_variables());
         command
     }
 
@@ -256,7 +256,7 @@ impl Built {
     fn through_sudo(&self, program: &Path) -> Command {
         let mut command = Command::new("sudo");
         command.args(["-n", "-E", "env"]);
-        for (name, path) in self.variables() {
+        for (name, path) in self.test_variables() {
             command.arg(format!("{name}={}", path.display()));
         }
         command
@@ -268,7 +268,7 @@ impl Built {
 
 /// `PATH` with the promtool; if it cannot be had, the tests that need it say so and are skipped.
 fn path_with_tools() -> Result<OsString> {
-    let found = guests::promtool().unwrap_or_else(|error| {
+    let found = guests::promtool_dir().unwrap_or_else(|error| {
         println!("{PACKAGING}: {error:#}");
         None
     });
@@ -277,19 +277,19 @@ fn path_with_tools() -> Result<OsString> {
 }
 
 /// Runs test runners, shows what they print and adds up their closing lines.
-fn add_up(command: &mut Command) -> Result<Tally> {
+fn add_up(command: &mut Command) -> Result<TestTally> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command
         .spawn()
         .with_context(|| format!("cannot run {}", command.get_program().display()))?;
-    let mut tally = Tally::default();
+    let mut tally = TestTally::default();
     let mut closed = false;
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).split(b'\n') {
             let line = line.context("output of the tests")?;
             let line = String::from_utf8_lossy(&line);
             println!("{line}");
-            if let Some(more) = Tally::of_line(&line) {
+            if let Some(more) = TestTally::of_line(&line) {
                 tally += more;
                 closed = true;
             }
@@ -303,7 +303,7 @@ fn add_up(command: &mut Command) -> Result<Tally> {
     } else {
         return Ok(tally);
     }
-    tally += Tally::FAILED;
+    tally += TestTally::FAILED;
     Ok(tally)
 }
 
@@ -315,11 +315,14 @@ mod tests {
     fn finds_test_programs_in_messages() {
         let message = r#"{"reason":"compiler-artifact","package_id":"x","manifest_path":"/a/tests/Cargo.toml","target":{"kind":["test"],"crate_types":["bin"],"name":"host","src_path":"/a"},"executable":"/t/host-1","fresh":true}"#;
         assert_eq!(
-            artifact(message),
+            parse_artifact(message),
             Some(("host".to_owned(), "/t/host-1".into()))
         );
-        assert_eq!(artifact(&message.replace("[\"test\"]", "[\"bin\"]")), None);
-        assert_eq!(artifact(&message.replace("/tests/", "/xtask/")), None);
+        assert_eq!(
+            parse_artifact(&message.replace("[\"test\"]", "[\"bin\"]")),
+            None
+        );
+        assert_eq!(parse_artifact(&message.replace("/tests/", "/xtask/")), None);
     }
 
     #[test]

@@ -6,13 +6,13 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use kernel_lab::{
-    Clock, End, FileSpec, Freshness, LAB_FAILED, Lab, Layer, Outcome, RunSpec, Streams,
+    FileSpec, Freshness, GuestClock, LAB_FAILED, Lab, Layer, RunEnd, RunOutcome, RunSpec, Streams,
     format_table,
     kernel::{self, KernelSpec},
 };
 
 use crate::{
-    guests::{self, LAYERS, say},
+    guests::{self, LAYERS, print_note},
     scenario,
 };
 
@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
     /// Put more programs into the guest: docker
-    #[arg(long, value_name = "LAYER", value_parser = guests::layer)]
+    #[arg(long, value_name = "LAYER", value_parser = guests::layer_named)]
     with: Option<&'static Layer>,
     /// Memory of the guest in MiB
     #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(512..))]
@@ -90,7 +90,7 @@ impl CacheArgs {
 /// Carries out the command line and ends the process with its exit code.
 pub(crate) fn main(args: &Args) -> ! {
     let code = run_task(args).unwrap_or_else(|error| {
-        say(&format!("{error:#}"));
+        print_note(&format!("{error:#}"));
         LAB_FAILED
     });
     std::process::exit(code)
@@ -109,11 +109,11 @@ fn run_task(args: &Args) -> Result<i32> {
         return list_kernels().map(|()| 0);
     }
     let specs = match args.kernels.as_slice() {
-        [] if args.cache.prepare => kernel::resolve(&["all".to_owned()])?,
-        [] => kernel::resolve(&["6.1".to_owned()])?,
-        names => kernel::resolve(names)?,
+        [] if args.cache.prepare => kernel::resolve_kernels(&["all".to_owned()])?,
+        [] => kernel::resolve_kernels(&["6.1".to_owned()])?,
+        names => kernel::resolve_kernels(names)?,
     };
-    let mut lab = guests::lab(args.cache.freshness())?;
+    let mut lab = guests::open_lab(args.cache.freshness())?;
     if args.cache.prepare {
         return Ok(fill_cache(&mut lab, &specs, args));
     }
@@ -125,14 +125,14 @@ fn run_task(args: &Args) -> Result<i32> {
     let mut first_failure = 0;
     for spec in specs {
         if several {
-            say(&format!("kernel {}", spec.name));
+            print_note(&format!("kernel {}", spec.name));
         }
         let row = lab
             .prepare_kernel(spec)
             .and_then(|kernel| lab.run(&kernel, &run_spec(args, spec, several)))
             .map_err(|error| {
                 let text = format!("{error:#}");
-                say(&text);
+                print_note(&text);
                 text
             });
         let code = match &row {
@@ -172,31 +172,31 @@ fn run_spec(args: &Args, kernel: &KernelSpec, several: bool) -> RunSpec {
         layer: args.with,
         memory_mb: args.memory,
         cpus: args.cpus,
-        clock: Clock::Host,
+        clock: GuestClock::Host,
         streams: Streams::Live,
     }
 }
 
 /// Prints what is not the command's own doing.
-fn print_problems(outcome: &Outcome) {
+fn print_problems(outcome: &RunOutcome) {
     let kernel = &outcome.kernel.name;
     match &outcome.end {
-        End::Exited(_) => {}
-        End::TimedOut => say(&format!(
+        RunEnd::Exited(_) => {}
+        RunEnd::TimedOut => print_note(&format!(
             "kernel {kernel}: the command ran out of time (--timeout)"
         )),
-        End::LabFailed(why) => {
-            say(&format!(
+        RunEnd::LabFailed(why) => {
+            print_note(&format!(
                 "kernel {kernel}: {} boot(s), the last failed: {why}",
                 outcome.boots
             ));
         }
     }
     for line in outcome.splats.iter().take(5) {
-        say(&format!("kernel {kernel}: splat: {line}"));
+        print_note(&format!("kernel {kernel}: splat: {line}"));
     }
     if let Some(more) = outcome.splats.len().checked_sub(5).filter(|more| *more > 0) {
-        say(&format!(
+        print_note(&format!(
             "kernel {kernel}: and {more} splats more, see dmesg.log in the cache's runs"
         ));
     }
@@ -208,13 +208,13 @@ fn fill_cache(lab: &mut Lab, specs: &[&KernelSpec], args: &Args) -> i32 {
     for spec in specs {
         match lab.prepare_kernel(spec) {
             Ok(kernel) => {
-                say(&format!(
+                print_note(&format!(
                     "kernel {}: ready, {} ({})",
                     spec.name, kernel.release, kernel.version
                 ));
             }
             Err(error) => {
-                say(&format!("{error:#}"));
+                print_note(&format!("{error:#}"));
                 code = LAB_FAILED;
             }
         }
@@ -222,9 +222,9 @@ fn fill_cache(lab: &mut Lab, specs: &[&KernelSpec], args: &Args) -> i32 {
     let all = args.kernels.is_empty() && args.with.is_none();
     for layer in LAYERS.iter().filter(|it| all || args.with == Some(*it)) {
         match lab.prepare_layer(layer) {
-            Ok(()) => say(&format!("layer {}: ready", layer.name)),
+            Ok(()) => print_note(&format!("layer {}: ready", layer.name)),
             Err(error) => {
-                say(&format!("{error:#}"));
+                print_note(&format!("{error:#}"));
                 code = LAB_FAILED;
             }
         }
@@ -234,7 +234,7 @@ fn fill_cache(lab: &mut Lab, specs: &[&KernelSpec], args: &Args) -> i32 {
 
 /// Prints the matrix.
 fn list_kernels() -> Result<()> {
-    let lab = guests::inspect()?;
+    let lab = guests::inspect_lab()?;
     println!("{:8} {:24} {:24} suite", "kernel", "release", "package");
     for spec in kernel::MATRIX {
         match lab.cached_kernel(spec) {

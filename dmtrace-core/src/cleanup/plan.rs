@@ -6,10 +6,10 @@ use crate::{
     event::{ExitStatus, ProcessImage},
     facts::{SemState, SetSnapshot},
     ids::{BootTime, Key, ProcId, SemId, UnixTime},
-    ledger::{Ledger, Stage},
+    ledger::{Ledger, UserStage},
     verdict::{
-        Class, Completion, Confidence, Context, How, Judged, Obstacle, Reason, Rules, State,
-        Touched, Verdict, Vouched, provably_leaked, provably_lost,
+        Class, Completion, Confidence, Context, Judged, LeakKind, Obstacle, RemovalRules, State,
+        Touched, Undecided, Verdict, Vouched, provably_leaked, provably_lost,
     },
 };
 
@@ -23,9 +23,9 @@ pub const UNPROVEN_MAX: usize = 100;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Options {
+pub struct PlanOptions {
     /// Certainty and age.
-    pub rules: Rules,
+    pub rules: RemovalRules,
     /// A fuse: with more to do than this, nothing is done. `None`: [`UNPROVEN_MAX`] of what is not
     /// proven, and as much as there is of what is.
     pub max: Option<usize>,
@@ -51,9 +51,10 @@ pub struct Plan {
     /// The same, since boot: a plan from before a boot has no meaning after it.
     pub made_boot: BootTime,
     /// What was asked for.
-    pub options: Options,
+    pub options: PlanOptions,
     /// Whether the fuse has blown: more was to be done than allowed.
-    pub blown: bool,
+    #[serde(rename = "blown")]
+    pub over_limit: bool,
     /// By how much, if it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub excess: Option<Excess>,
@@ -69,13 +70,13 @@ pub struct Excess {
     /// more than this.
     pub max: usize,
     /// Of what.
-    pub of: Counted,
+    pub of: FuseScope,
 }
 
 /// What a fuse counts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Counted {
+pub enum FuseScope {
     /// Everything that is to be done, because a person gave the number.
     All,
     /// What is not proven.
@@ -89,22 +90,22 @@ pub struct PlanEntry {
     #[serde(flatten)]
     pub sem: SemId,
     /// Its state when the plan was made: all of it must be the same when it is removed.
-    pub identity: Identity,
+    pub identity: CookieIdentity,
     /// Who left it.
-    pub owner: Option<Owner>,
+    pub owner: Option<CookieOwner>,
     /// The processes that used it and had all ended.
     pub gone: Vec<ProcId>,
     /// The devices that its operations worked on.
     pub touched: Touched,
     /// The verdict.
-    pub verdict: Summary,
+    pub verdict: VerdictSummary,
     /// What to do.
-    pub action: Action,
+    pub action: PlannedAction,
 }
 
 /// Everything that the kernel shows of a cookie.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Identity {
+pub struct CookieIdentity {
     /// System V key.
     pub key: Key,
     /// Creation, or the last SETVAL/IPC_SET.
@@ -127,7 +128,7 @@ pub struct Identity {
     pub state: Option<SemState>,
 }
 
-impl From<&SetSnapshot> for Identity {
+impl From<&SetSnapshot> for CookieIdentity {
     fn from(set: &SetSnapshot) -> Self {
         Self {
             key: set.key,
@@ -146,7 +147,7 @@ impl From<&SetSnapshot> for Identity {
 
 /// Who left a cookie.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Owner {
+pub struct CookieOwner {
     /// The process.
     #[serde(flatten)]
     pub id: ProcId,
@@ -158,7 +159,7 @@ pub struct Owner {
 
 /// A verdict in words.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
+pub struct VerdictSummary {
     /// Class as one word.
     pub class: String,
     /// Class in full.
@@ -172,12 +173,12 @@ pub struct Summary {
     pub evidence: Vec<String>,
 }
 
-impl From<&Verdict> for Summary {
+impl From<&Verdict> for VerdictSummary {
     fn from(verdict: &Verdict) -> Self {
         Self {
             class: verdict.class.label().to_owned(),
             text: verdict.class.to_string(),
-            brief: brief(verdict.class),
+            brief: class_text(verdict.class),
             observed: verdict.confidence == Confidence::Observed,
             evidence: verdict.evidence.iter().map(ToString::to_string).collect(),
         }
@@ -185,29 +186,29 @@ impl From<&Verdict> for Summary {
 }
 
 /// For a line of 80 columns.
-fn brief(class: Class) -> String {
+fn class_text(class: Class) -> String {
     let Class::Leaked(how) = class else {
         return String::new();
     };
     match how {
-        How::OwnerKilled { signal, .. } => {
+        LeakKind::OwnerKilled { signal, .. } => {
             let text = ExitStatus::Signal(signal).to_string();
             text.strip_prefix("killed by ").unwrap_or(&text).to_owned()
         }
-        How::OwnerExited { status, .. } => format!("exit {status}"),
-        How::OwnerGone { .. } => "owner gone".to_owned(),
-        How::NeverWaited => "never waited".to_owned(),
-        How::AbandonedOnEintr => "gave up waiting".to_owned(),
-        How::FinishedAfterDeath { .. } => "owner had ended".to_owned(),
-        How::TransactionAbandoned => "never released".to_owned(),
-        How::Signature { .. } => "by its fields".to_owned(),
+        LeakKind::OwnerExited { status, .. } => format!("exit {status}"),
+        LeakKind::OwnerGone { .. } => "owner gone".to_owned(),
+        LeakKind::NeverWaited => "never waited".to_owned(),
+        LeakKind::AbandonedOnEintr => "gave up waiting".to_owned(),
+        LeakKind::FinishedAfterDeath { .. } => "owner had ended".to_owned(),
+        LeakKind::TransactionAbandoned => "never released".to_owned(),
+        LeakKind::Signature { .. } => "by its fields".to_owned(),
     }
 }
 
 /// What to do with a cookie.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "action")]
-pub enum Action {
+pub enum PlannedAction {
     /// `semctl(IPC_RMID)`.
     Destroy,
     /// `semop`: so many less, if the value is still the same.
@@ -225,17 +226,17 @@ impl Plan {
         judged: &[Judged<'_>],
         ledger: &Ledger,
         context: &Context<'_>,
-        options: Options,
+        options: PlanOptions,
     ) -> Self {
         let mut entries: Vec<PlanEntry> = judged
             .iter()
-            .map(|cookie| entry(cookie, ledger, context, options))
+            .map(|cookie| plan_entry(cookie, ledger, context, options))
             .collect();
-        let excess = excess(&entries, options.max);
+        let excess = limit_excess(&entries, options.max);
         if excess.is_some() {
             for entry in &mut entries {
-                if entry.action.acts() {
-                    entry.action = Action::Keep {
+                if entry.action.changes_cookie() {
+                    entry.action = PlannedAction::Keep {
                         because: Vec::new(),
                     };
                 }
@@ -246,33 +247,35 @@ impl Plan {
             made: context.facts.wall,
             made_boot: context.facts.now,
             options,
-            blown: excess.is_some(),
+            over_limit: excess.is_some(),
             excess,
             entries,
         }
     }
 
     /// Applies a fuse to a plan that was made before. One that has blown stays so.
-    pub fn limit(&mut self, max: Option<usize>) {
+    pub fn apply_limit(&mut self, max: Option<usize>) {
         let max = max.or(self.options.max);
-        self.excess = self.excess.or_else(|| excess(&self.entries, max));
-        self.blown |= self.excess.is_some();
+        self.excess = self.excess.or_else(|| limit_excess(&self.entries, max));
+        self.over_limit |= self.excess.is_some();
     }
 
     /// Cookies to remove or to complete.
-    pub fn acts(&self) -> impl Iterator<Item = &PlanEntry> {
-        self.entries.iter().filter(|entry| entry.action.acts())
+    pub fn pending(&self) -> impl Iterator<Item = &PlanEntry> {
+        self.entries
+            .iter()
+            .filter(|entry| entry.action.changes_cookie())
     }
 }
 
 /// By how much a plan exceeds its fuse, if it does.
-fn excess(entries: &[PlanEntry], max: Option<usize>) -> Option<Excess> {
-    let acts = entries.iter().filter(|entry| entry.action.acts());
+fn limit_excess(entries: &[PlanEntry], max: Option<usize>) -> Option<Excess> {
+    let acts = entries.iter().filter(|entry| entry.action.changes_cookie());
     let (count, max, of) = match max {
-        Some(max) => (acts.count(), max, Counted::All),
+        Some(max) => (acts.count(), max, FuseScope::All),
         None => {
             let unproven = acts.filter(|entry| !entry.is_proven_leak());
-            (unproven.count(), UNPROVEN_MAX, Counted::Unproven)
+            (unproven.count(), UNPROVEN_MAX, FuseScope::Unproven)
         }
     };
     (count > max).then_some(Excess { count, max, of })
@@ -281,17 +284,17 @@ fn excess(entries: &[PlanEntry], max: Option<usize>) -> Option<Excess> {
 impl PlanEntry {
     /// Whether it removes what was seen to leak, by an owner that was seen to end.
     pub fn is_proven_leak(&self) -> bool {
-        let ended = |owner: &Owner| self.gone.contains(&owner.id);
-        self.action == Action::Destroy
+        let ended = |owner: &CookieOwner| self.gone.contains(&owner.id);
+        self.action == PlannedAction::Destroy
             && self.verdict.observed
             && self.verdict.class == State::Leaked.name()
             && self.owner.as_ref().is_some_and(ended)
     }
 }
 
-impl Action {
+impl PlannedAction {
     /// Whether something is done to the cookie.
-    pub const fn acts(&self) -> bool {
+    pub const fn changes_cookie(&self) -> bool {
         !matches!(self, Self::Keep { .. })
     }
 
@@ -304,21 +307,21 @@ impl Action {
     }
 }
 
-fn entry(
+fn plan_entry(
     judged: &Judged<'_>,
     ledger: &Ledger,
     context: &Context<'_>,
-    options: Options,
+    options: PlanOptions,
 ) -> PlanEntry {
     let semaphore = judged.semaphore;
     let verdict = &judged.verdict;
-    let action = decide(judged, ledger, context, options);
+    let action = decide_action(judged, ledger, context, options);
     let identity = judged.set.map_or_else(
-        || Identity {
+        || CookieIdentity {
             key: semaphore.key,
-            ..Identity::default()
+            ..CookieIdentity::default()
         },
-        Identity::from,
+        CookieIdentity::from,
     );
     let left = verdict.culprit.as_ref().map(|culprit| &culprit.who);
     let users = semaphore
@@ -329,7 +332,7 @@ fn entry(
     PlanEntry {
         sem: semaphore.id,
         identity,
-        owner: left.map(|who| Owner {
+        owner: left.map(|who| CookieOwner {
             id: who.image.id,
             name: who.name.to_string(),
             command: ledger
@@ -341,14 +344,19 @@ fn entry(
         touched: semaphore
             .cookie
             .as_deref()
-            .map(Touched::of)
+            .map(Touched::from_cookie)
             .unwrap_or_default(),
         verdict: verdict.into(),
         action,
     }
 }
 
-fn decide(judged: &Judged<'_>, ledger: &Ledger, context: &Context<'_>, options: Options) -> Action {
+fn decide_action(
+    judged: &Judged<'_>,
+    ledger: &Ledger,
+    context: &Context<'_>,
+    options: PlanOptions,
+) -> PlannedAction {
     let verdict = &judged.verdict;
     if options.complete && matches!(verdict.class, Class::Stuck(_)) {
         let vouched = if options.force_unknown {
@@ -357,11 +365,11 @@ fn decide(judged: &Judged<'_>, ledger: &Ledger, context: &Context<'_>, options: 
             Vouched::No
         };
         return match provably_lost(&judged.subject(ledger), context, verdict, vouched) {
-            Ok(completion) => Action::Complete(completion),
-            Err(because) => Action::Keep { because },
+            Ok(completion) => PlannedAction::Complete(completion),
+            Err(because) => PlannedAction::Keep { because },
         };
     }
-    let rules = Rules {
+    let rules = RemovalRules {
         inferred: options.rules.inferred || options.force_unknown,
         ..options.rules
     };
@@ -381,7 +389,7 @@ fn decide(judged: &Judged<'_>, ledger: &Ledger, context: &Context<'_>, options: 
     }
     let abandoned = matches!(
         verdict.class,
-        Class::Leaked(How::NeverWaited | How::AbandonedOnEintr)
+        Class::Leaked(LeakKind::NeverWaited | LeakKind::AbandonedOnEintr)
     );
     if abandoned && !(options.abandoned && verdict.confidence == Confidence::Observed) {
         let cookie = judged.semaphore.cookie.as_deref();
@@ -394,9 +402,9 @@ fn decide(judged: &Judged<'_>, ledger: &Ledger, context: &Context<'_>, options: 
         );
     }
     if because.is_empty() {
-        Action::Destroy
+        PlannedAction::Destroy
     } else {
-        Action::Keep { because }
+        PlannedAction::Keep { because }
     }
 }
 
@@ -405,9 +413,9 @@ fn decide(judged: &Judged<'_>, ledger: &Ledger, context: &Context<'_>, options: 
 const fn may_be_handed_on(verdict: &Verdict) -> bool {
     matches!(
         verdict.class,
-        Class::Leaked(How::OwnerExited {
+        Class::Leaked(LeakKind::OwnerExited {
             status: 0,
-            step: Stage::Ready
+            step: UserStage::Ready
         })
     )
 }
@@ -418,10 +426,10 @@ const fn may_be_forced(verdict: &Verdict) -> bool {
     matches!(
         verdict.class,
         Class::Unknown(
-            Reason::CreatorUnknown(_)
-                | Reason::EventsLost
-                | Reason::Contradiction
-                | Reason::Crowded
+            Undecided::CreatorUnknown(_)
+                | Undecided::EventsLost
+                | Undecided::Contradiction
+                | Undecided::Crowded
         )
     )
 }

@@ -4,15 +4,15 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::plan::{Action, Identity, PlanEntry};
+use super::plan::{CookieIdentity, PlanEntry, PlannedAction};
 use crate::facts::{HostFacts, SetSnapshot};
 
 /// A cookie is no longer what it was when the plan was made.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, thiserror::Error)]
 #[error("{what} was {was}, is {is}")]
-pub struct Moved {
+pub struct IdentityMismatch {
     /// In what it differs.
-    pub what: What,
+    pub what: MismatchedField,
     /// Then.
     pub was: String,
     /// Now.
@@ -22,7 +22,7 @@ pub struct Moved {
 /// In what a cookie may differ from the plan.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum What {
+pub enum MismatchedField {
     /// The semid.
     Semid,
     /// The key.
@@ -57,7 +57,7 @@ pub enum What {
     Action,
 }
 
-impl fmt::Display for What {
+impl fmt::Display for MismatchedField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Semid => "semid",
@@ -85,45 +85,57 @@ impl fmt::Display for What {
 ///
 /// # Errors
 /// The first difference.
-pub fn recheck(entry: &PlanEntry, set: &SetSnapshot, facts: &HostFacts) -> Result<(), Moved> {
-    if !entry.action.acts() {
-        return Err(moved(What::Action, "keep", "act"));
+pub fn recheck_entry(
+    entry: &PlanEntry,
+    set: &SetSnapshot,
+    facts: &HostFacts,
+) -> Result<(), IdentityMismatch> {
+    if !entry.action.changes_cookie() {
+        return Err(new_mismatch(MismatchedField::Action, "keep", "act"));
     }
     let was = &entry.identity;
-    let is = Identity::from(set);
-    same(What::Semid, entry.sem.semid, set.semid)?;
-    same(What::Key, was.key, is.key)?;
-    same(What::Ctime, was.ctime.0, is.ctime.0)?;
-    same(What::Otime, was.otime.0, is.otime.0)?;
-    same(What::Nsems, was.nsems, is.nsems)?;
-    same(What::Mode, was.mode, is.mode)?;
+    let is = CookieIdentity::from(set);
+    ensure_equal(MismatchedField::Semid, entry.sem.semid, set.semid)?;
+    ensure_equal(MismatchedField::Key, was.key, is.key)?;
+    ensure_equal(MismatchedField::Ctime, was.ctime.0, is.ctime.0)?;
+    ensure_equal(MismatchedField::Otime, was.otime.0, is.otime.0)?;
+    ensure_equal(MismatchedField::Nsems, was.nsems, is.nsems)?;
+    ensure_equal(MismatchedField::Mode, was.mode, is.mode)?;
     for (was, is) in [
         (was.uid, is.uid),
         (was.gid, is.gid),
         (was.cuid, is.cuid),
         (was.cgid, is.cgid),
     ] {
-        same(What::Owner, was, is)?;
+        ensure_equal(MismatchedField::Owner, was, is)?;
     }
     let (Some(was), Some(is)) = (was.state, is.state) else {
-        return Err(moved(What::Readable, "readable", "unreadable"));
+        return Err(new_mismatch(
+            MismatchedField::Readable,
+            "readable",
+            "unreadable",
+        ));
     };
-    same(What::Value, was.value, is.value)?;
-    same(What::Operator, was.pid, is.pid)?;
-    same(What::Waiters, was.zcnt, is.zcnt)?;
-    same(What::Waiters, was.ncnt, is.ncnt)?;
-    if matches!(entry.action, Action::Complete(_)) {
+    ensure_equal(MismatchedField::Value, was.value, is.value)?;
+    ensure_equal(MismatchedField::Operator, was.pid, is.pid)?;
+    ensure_equal(MismatchedField::Waiters, was.zcnt, is.zcnt)?;
+    ensure_equal(MismatchedField::Waiters, was.ncnt, is.ncnt)?;
+    if matches!(entry.action, PlannedAction::Complete(_)) {
         return Ok(());
     }
-    same(What::Waiters, 0, is.zcnt)?;
-    same(What::Waiters, 0, is.ncnt)?;
+    ensure_equal(MismatchedField::Waiters, 0, is.zcnt)?;
+    ensure_equal(MismatchedField::Waiters, 0, is.ncnt)?;
     let waiting = facts.waiters.get(&entry.sem).map_or(0, Vec::len);
-    same(What::Waiters, 0, waiting)?;
-    if let Some(name) = entry.touched.suspended(&facts.dm).next() {
-        return Err(moved(What::Suspended, "none", name));
+    ensure_equal(MismatchedField::Waiters, 0, waiting)?;
+    if let Some(name) = entry.touched.suspended_names(&facts.dm).next() {
+        return Err(new_mismatch(MismatchedField::Suspended, "none", name));
     }
     if !facts.processes_complete || !facts.carriers_complete {
-        return Err(moved(What::Processes, "complete", "incomplete"));
+        return Err(new_mismatch(
+            MismatchedField::Processes,
+            "complete",
+            "incomplete",
+        ));
     }
     let carriers = facts.carriers.get(&entry.identity.key);
     let reaches = |pid: &&u32| {
@@ -133,11 +145,15 @@ pub fn recheck(entry: &PlanEntry, set: &SetSnapshot, facts: &HostFacts) -> Resul
             .is_none_or(|ns| ns == entry.sem.ns)
     };
     if let Some(pid) = carriers.into_iter().flatten().find(reaches) {
-        return Err(moved(What::Carriers, "none", &format!("process {pid}")));
+        return Err(new_mismatch(
+            MismatchedField::Carriers,
+            "none",
+            &format!("process {pid}"),
+        ));
     }
     if let Some(id) = entry.gone.iter().find(|id| facts.is_alive(**id)) {
-        return Err(moved(
-            What::Users,
+        return Err(new_mismatch(
+            MismatchedField::Users,
             "gone",
             &format!("process {} alive", id.tgid),
         ));
@@ -145,16 +161,20 @@ pub fn recheck(entry: &PlanEntry, set: &SetSnapshot, facts: &HostFacts) -> Resul
     Ok(())
 }
 
-fn same<T: Copy + PartialEq + fmt::Display>(what: What, was: T, is: T) -> Result<(), Moved> {
+fn ensure_equal<T: Copy + PartialEq + fmt::Display>(
+    what: MismatchedField,
+    was: T,
+    is: T,
+) -> Result<(), IdentityMismatch> {
     if was == is {
         Ok(())
     } else {
-        Err(moved(what, &was.to_string(), &is.to_string()))
+        Err(new_mismatch(what, &was.to_string(), &is.to_string()))
     }
 }
 
-fn moved(what: What, was: &str, is: &str) -> Moved {
-    Moved {
+fn new_mismatch(what: MismatchedField, was: &str, is: &str) -> IdentityMismatch {
+    IdentityMismatch {
         what,
         was: was.to_owned(),
         is: is.to_owned(),

@@ -23,7 +23,7 @@ impl BuildId {
     }
 
     /// Directory and file below `.build-id`; `None` for one that a recording has made up.
-    pub fn split(&self) -> Option<(&str, &str)> {
+    pub fn path_parts(&self) -> Option<(&str, &str)> {
         let hex = self.0.bytes().all(|byte| byte.is_ascii_hexdigit());
         (hex && self.0.len() > 2).then(|| self.0.split_at(2))
     }
@@ -36,17 +36,17 @@ impl fmt::Display for BuildId {
 }
 
 /// Frames that are kept, the innermost ones.
-pub const FRAMES: usize = 128;
+pub const MAX_FRAMES: usize = 128;
 
 /// The chain of calls that led to a cookie, innermost first.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq, Serialize, Deserialize)]
 pub struct CallSite {
     /// The calls; the first frame is the one that made the system call.
-    pub frames: Vec<Frame>,
+    pub frames: Vec<CallFrame>,
     /// Programs and libraries that the frames are in.
     pub modules: Vec<Module>,
     /// Whether that is all of it.
-    pub end: End,
+    pub end: ChainEnd,
     /// Inode number of the mount namespace that the paths are in; 0 if not known.
     #[serde(default)]
     pub mnt_ns: u32,
@@ -54,13 +54,13 @@ pub struct CallSite {
 
 /// One call.
 #[derive(Clone, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
-pub struct Frame {
+pub struct CallFrame {
     /// Index into [`CallSite::modules`]; `None` for an address in no file.
     pub module: Option<usize>,
     /// Address of the next instruction: as in the file (`readelf -s`), or in memory without one.
     pub address: u64,
     /// How it was found.
-    pub how: How,
+    pub how: FrameSource,
     /// Functions at the address, the innermost of inlined ones first; empty until resolved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub symbols: Vec<Symbol>,
@@ -69,7 +69,7 @@ pub struct Frame {
 /// How a frame was found.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum How {
+pub enum FrameSource {
     /// By the registers or the binary's unwind information.
     Observed,
     /// By the frame pointer, or by a return address on the stack: the binary has no unwind
@@ -112,14 +112,14 @@ pub struct Symbol {
 /// Whether the chain is complete.
 #[derive(Clone, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum End {
+pub enum ChainEnd {
     /// Up to the first function of the thread.
     Complete,
     /// Frames are missing at the outer end, for this reason.
     Truncated(String),
 }
 
-impl Default for End {
+impl Default for ChainEnd {
     fn default() -> Self {
         Self::Truncated("nothing was captured".to_owned())
     }
@@ -127,9 +127,9 @@ impl Default for End {
 
 impl CallSite {
     /// As `report --json` and `list --json` show it.
-    pub fn json(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         let frames = self.frames.iter().map(|frame| {
-            let module = self.module(frame);
+            let module = self.frame_module(frame);
             json!({
                 "module": module.map(|module| &module.path),
                 "build_id": module.and_then(|module| module.build_id.as_ref()),
@@ -139,31 +139,31 @@ impl CallSite {
             })
         });
         json!({
-            "line": self.line(),
-            "complete": self.end == End::Complete,
+            "line": self.chain_line(),
+            "complete": self.end == ChainEnd::Complete,
             "truncated": match &self.end {
-                End::Complete => None,
-                End::Truncated(why) => Some(why),
+                ChainEnd::Complete => None,
+                ChainEnd::Truncated(why) => Some(why),
             },
             "frames": frames.collect::<Vec<_>>(),
         })
     }
 
     /// The module of a frame.
-    pub fn module(&self, frame: &Frame) -> Option<&Module> {
+    pub fn frame_module(&self, frame: &CallFrame) -> Option<&Module> {
         self.modules.get(frame.module?)
     }
 
     /// Names of the calls, outermost first, inlined ones included: a line of a folded stack. A
     /// chain that is not complete begins with `[truncated]`.
-    pub fn folded(&self) -> Vec<String> {
+    pub fn folded_stack(&self) -> Vec<String> {
         let mut names = Vec::new();
-        if self.end != End::Complete {
+        if self.end != ChainEnd::Complete {
             names.push("[truncated]".to_owned());
         }
         for frame in self.frames.iter().rev() {
             if frame.symbols.is_empty() {
-                names.push(self.place(frame));
+                names.push(self.frame_location(frame));
             } else {
                 let functions = frame.symbols.iter().rev();
                 names.extend(functions.map(|symbol| symbol.function.clone()));
@@ -174,37 +174,37 @@ impl CallSite {
 
     /// The whole chain, one line for each call, innermost first; the last line says why it ends
     /// where it is not complete.
-    pub fn lines(&self) -> Vec<String> {
+    pub fn chain_lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for frame in &self.frames {
             let inferred = match frame.how {
-                How::Observed => "",
-                How::Inferred => "  (inferred)",
+                FrameSource::Observed => "",
+                FrameSource::Inferred => "  (inferred)",
             };
             if frame.symbols.is_empty() {
-                lines.push(format!("{}{inferred}", self.place(frame)));
+                lines.push(format!("{}{inferred}", self.frame_location(frame)));
             }
             let last = frame.symbols.len().saturating_sub(1);
             for (index, symbol) in frame.symbols.iter().enumerate() {
                 let inlined = if index < last { "  (inlined)" } else { "" };
-                let module = self.module(frame).map_or("?", Module::name);
+                let module = self.frame_module(frame).map_or("?", Module::name);
                 lines.push(format!("{symbol}  {module}{inlined}{inferred}"));
             }
         }
-        if let End::Truncated(why) = &self.end {
+        if let ChainEnd::Truncated(why) = &self.end {
             lines.push(format!("truncated: {why}"));
         }
         lines
     }
 
     /// The chain in one line: functions, innermost first; `...` where it is not complete.
-    pub fn line(&self) -> String {
-        let mut names = self.folded();
-        if self.end != End::Complete {
+    pub fn chain_line(&self) -> String {
+        let mut names = self.folded_stack();
+        if self.end != ChainEnd::Complete {
             names.remove(0);
         }
         names.reverse();
-        if let End::Truncated(why) = &self.end {
+        if let ChainEnd::Truncated(why) = &self.end {
             if names.is_empty() {
                 return format!("truncated: {why}");
             }
@@ -214,18 +214,19 @@ impl CallSite {
     }
 
     /// A frame without a name: its file and the address in it.
-    fn place(&self, frame: &Frame) -> String {
-        match self.module(frame) {
+    fn frame_location(&self, frame: &CallFrame) -> String {
+        match self.frame_module(frame) {
             Some(module) => format!("{}+{:#x}", module.name(), frame.address),
             None => format!("{:#x}", frame.address),
         }
     }
 
     /// Drops the outermost frames beyond `most`, and says so.
-    pub fn cut(&mut self, most: usize) {
+    pub fn truncate(&mut self, most: usize) {
         if self.frames.len() > most {
             self.frames.truncate(most);
-            self.end = End::Truncated(format!("calls beyond the innermost {most} are not kept"));
+            self.end =
+                ChainEnd::Truncated(format!("calls beyond the innermost {most} are not kept"));
         }
     }
 }

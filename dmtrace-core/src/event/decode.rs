@@ -6,7 +6,10 @@ use dmtrace_common::{
     SemRecord, StackSample,
 };
 
-use super::{Actor, Event, ExitStatus, Operation, ProcessImage, Quality, What, dm, text::text};
+use super::{
+    Actor, Event, EventKind, ExitStatus, Operation, ProcessImage, Quality, dm,
+    text::decode_c_string,
+};
 use crate::ids::{BootTime, IpcNs, Key, SemId};
 
 /// Why a message could not be decoded.
@@ -29,7 +32,7 @@ pub enum DecodeError {
 ///
 /// # Errors
 /// The message is too short for its kind, or its kind is not known.
-pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
+pub fn decode_event(bytes: &[u8]) -> Result<Event, DecodeError> {
     let header: Header = read_plain(bytes)?;
     let kind = Kind::from_u16(header.kind).ok_or(DecodeError::UnknownKind(header.kind))?;
     if kind == Kind::Proc {
@@ -38,9 +41,9 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         return Ok(Event {
             at: BootTime(header.ts),
             began: None,
-            actor: actor(&header, image.comm.clone()),
-            quality: quality(header.flags),
-            what: What::Process(Box::new(image)),
+            actor: decode_actor(&header, image.comm.clone()),
+            quality: decode_quality(header.flags),
+            what: EventKind::Process(Box::new(image)),
         });
     }
     if matches!(kind, Kind::Ioctl | Kind::Uevent) {
@@ -48,9 +51,9 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         return Ok(Event {
             at: BootTime(header.ts),
             began: None,
-            actor: actor(&header, text(&event.comm)),
-            quality: quality(header.flags),
-            what: dm::what(kind, &event),
+            actor: decode_actor(&header, decode_c_string(&event.comm)),
+            quality: decode_quality(header.flags),
+            what: dm::decode_dm_event(kind, &event),
         });
     }
     if kind == Kind::Stack {
@@ -61,13 +64,13 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
     Ok(Event {
         at: BootTime(header.ts),
         began: (event.began != 0).then_some(BootTime(event.began.min(header.ts))),
-        actor: actor(&header, text(&event.comm)),
-        quality: quality(header.flags),
-        what: what(kind, &event),
+        actor: decode_actor(&header, decode_c_string(&event.comm)),
+        quality: decode_quality(header.flags),
+        what: decode_sem_event(kind, &event),
     })
 }
 
-fn what(kind: Kind, event: &SemEvent) -> What {
+fn decode_sem_event(kind: Kind, event: &SemEvent) -> EventKind {
     let sem = SemId {
         ns: IpcNs(event.ns),
         semid: event.semid,
@@ -76,41 +79,41 @@ fn what(kind: Kind, event: &SemEvent) -> What {
     let key = Key(event.key);
     let errno = event.ret.min(0).saturating_neg();
     match kind {
-        Kind::Created => What::Created {
+        Kind::Created => EventKind::Created {
             sem,
             key,
             nsems: event.arg.max(0) as u32,
             semflg: event.extra,
         },
-        Kind::CreateFailed => What::CreateFailed { ns, key, errno },
-        Kind::SetVal => What::SetVal {
+        Kind::CreateFailed => EventKind::CreateFailed { ns, key, errno },
+        Kind::SetVal => EventKind::SetVal {
             sem,
             key,
             value: event.arg,
             errno,
         },
-        Kind::Op => What::Op {
+        Kind::Op => EventKind::Op {
             sem,
             key,
-            ops: operations(event),
+            ops: decode_operations(event),
             errno,
         },
-        Kind::WaitBegin => What::WaitBegin {
+        Kind::WaitBegin => EventKind::WaitBegin {
             sem,
             key,
-            ops: operations(event),
+            ops: decode_operations(event),
         },
-        Kind::Destroyed => What::Destroyed { sem, key },
-        Kind::Exit => What::Exit {
+        Kind::Destroyed => EventKind::Destroyed { sem, key },
+        Kind::Exit => EventKind::Exit {
             status: ExitStatus::from_wait(event.arg),
         },
         Kind::Proc | Kind::LookupFailed | Kind::Ioctl | Kind::Uevent | Kind::Stack => {
-            What::LookupFailed { ns, key, errno }
+            EventKind::LookupFailed { ns, key, errno }
         }
     }
 }
 
-fn operations(event: &SemEvent) -> Vec<Operation> {
+fn decode_operations(event: &SemEvent) -> Vec<Operation> {
     event
         .ops
         .iter()
@@ -123,7 +126,7 @@ fn operations(event: &SemEvent) -> Vec<Operation> {
         .collect()
 }
 
-fn actor(header: &Header, comm: String) -> Actor {
+fn decode_actor(header: &Header, comm: String) -> Actor {
     Actor {
         id: header.actor.into(),
         exec: header.actor.exec,
@@ -132,7 +135,7 @@ fn actor(header: &Header, comm: String) -> Actor {
     }
 }
 
-const fn quality(flags: u16) -> Quality {
+const fn decode_quality(flags: u16) -> Quality {
     Quality {
         untracked: flags & EVENT_UNTRACKED != 0,
         ns_teardown: flags & EVENT_NS_TEARDOWN != 0,

@@ -7,13 +7,13 @@ use dmtrace_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{What, text::text};
+use super::{EventKind, text::decode_c_string};
 use crate::ids::{BootTime, DevNum, IpcNs, Key, SemId};
 
 /// An ioctl that may carry a cookie.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Command {
+pub enum DmCommand {
     /// `DM_DEV_SUSPEND` without the suspend flag.
     Resume,
     /// `DM_DEV_SUSPEND`: never makes a uevent, so that a cookie on it is never completed.
@@ -24,9 +24,9 @@ pub enum Command {
     Rename,
 }
 
-impl Command {
+impl DmCommand {
     /// Name as in the kernel's header.
-    pub const fn ioctl(self) -> &'static str {
+    pub const fn ioctl_name(self) -> &'static str {
         match self {
             Self::Resume | Self::Suspend => "DM_DEV_SUSPEND",
             Self::Remove => "DM_DEV_REMOVE",
@@ -35,7 +35,7 @@ impl Command {
     }
 }
 
-impl fmt::Display for Command {
+impl fmt::Display for DmCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Resume => "resume",
@@ -49,7 +49,7 @@ impl fmt::Display for Command {
 /// Action of a uevent, `enum kobject_action`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Action {
+pub enum UeventAction {
     /// `KOBJ_ADD`.
     Add,
     /// `KOBJ_REMOVE`.
@@ -60,7 +60,7 @@ pub enum Action {
     Other,
 }
 
-impl Action {
+impl UeventAction {
     const fn from_raw(raw: u32) -> Self {
         match raw {
             0 => Self::Add,
@@ -71,7 +71,7 @@ impl Action {
     }
 }
 
-impl fmt::Display for Action {
+impl fmt::Display for UeventAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Add => "add",
@@ -84,13 +84,13 @@ impl fmt::Display for Action {
 
 /// A device-mapper ioctl that has returned.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct Ioctl {
+pub struct DmIoctl {
     /// The cookie's set, as the kernel side knows it: semid -1 if it does not.
     pub sem: SemId,
     /// The cookie.
     pub key: Key,
     /// Which.
-    pub command: Command,
+    pub command: DmCommand,
     /// 0, or a positive errno.
     pub errno: i32,
     /// When it was entered.
@@ -120,9 +120,9 @@ pub struct Uevent {
     /// The cookie.
     pub key: Key,
     /// What it announces.
-    pub action: Action,
+    pub action: UeventAction,
     /// The ioctl that sends it.
-    pub command: Command,
+    pub command: DmCommand,
     /// Name of the device.
     pub name: String,
     /// UUID of the device.
@@ -131,40 +131,43 @@ pub struct Uevent {
     pub device: Option<DevNum>,
 }
 
-pub(super) fn what(kind: Kind, event: &DmEvent) -> What {
+pub(super) fn decode_dm_event(kind: Kind, event: &DmEvent) -> EventKind {
     let sem = SemId {
         ns: IpcNs(event.ns),
         semid: event.semid,
     };
     let key = Key(event.key);
     let command = match event.command {
-        DM_REMOVE => Command::Remove,
-        DM_RENAME => Command::Rename,
-        _ if event.flags & DM_SUSPEND_FLAG != 0 => Command::Suspend,
-        _ => Command::Resume,
+        DM_REMOVE => DmCommand::Remove,
+        DM_RENAME => DmCommand::Rename,
+        _ if event.flags & DM_SUSPEND_FLAG != 0 => DmCommand::Suspend,
+        _ => DmCommand::Resume,
     };
     let some = |text: String| (!text.is_empty()).then_some(text);
-    let (name, uuid) = (text(&event.name), some(text(&event.uuid)));
-    let device = DevNum::known(event.major, event.minor);
+    let (name, uuid) = (
+        decode_c_string(&event.name),
+        some(decode_c_string(&event.uuid)),
+    );
+    let device = DevNum::from_kernel(event.major, event.minor);
     if kind == Kind::Uevent {
-        return What::Uevent(Box::new(Uevent {
+        return EventKind::Uevent(Box::new(Uevent {
             sem,
             key,
-            action: Action::from_raw(event.action),
+            action: UeventAction::from_raw(event.action),
             command,
             name,
             uuid,
             device,
         }));
     }
-    What::Ioctl(Box::new(Ioctl {
+    EventKind::Ioctl(Box::new(DmIoctl {
         sem,
         key,
         command,
         errno: if event.ret < 0 { -event.ret } else { 0 },
         began: BootTime(event.began),
         name,
-        new_name: some(text(&event.new_name)),
+        new_name: some(decode_c_string(&event.new_name)),
         uuid,
         device,
         // The flag is also set in what the caller hands in, if it reuses its buffer: dm clears it.
@@ -200,9 +203,9 @@ mod tests {
     use dmtrace_common::{DM_NAME_LEN, DM_SUSPEND, DM_UUID_LEN, Header};
 
     use super::*;
-    use crate::event::{as_bytes, decode, read_plain};
+    use crate::event::{as_bytes, decode_event, read_plain};
 
-    fn sample(kind: Kind) -> DmEvent {
+    fn sample_event(kind: Kind) -> DmEvent {
         let mut event: DmEvent = read_plain(&[0; size_of::<DmEvent>()]).expect("zeros");
         event.header = Header {
             kind: kind as u16,
@@ -221,18 +224,18 @@ mod tests {
 
     #[test]
     fn an_ioctl_is_decoded() {
-        let mut event = sample(Kind::Ioctl);
+        let mut event = sample_event(Kind::Ioctl);
         event.command = DM_REMOVE;
         event.ret = -libc::EBUSY;
         event.flags = DM_DEFERRED_REMOVE;
         event.flags_out = DM_UEVENT_GENERATED;
         event.major = 253;
         event.minor = 3;
-        let decoded = decode(as_bytes(&event)).expect("decodes");
-        let What::Ioctl(ioctl) = decoded.what else {
+        let decoded = decode_event(as_bytes(&event)).expect("decodes");
+        let EventKind::Ioctl(ioctl) = decoded.what else {
             panic!("{decoded:?}")
         };
-        assert_eq!(ioctl.command, Command::Remove);
+        assert_eq!(ioctl.command, DmCommand::Remove);
         assert_eq!(ioctl.errno, libc::EBUSY);
         assert!(!ioctl.uevent, "a failed call has sent nothing");
         assert!(ioctl.deferred);
@@ -245,34 +248,37 @@ mod tests {
 
     #[test]
     fn suspend_and_resume_are_one_ioctl() {
-        for (flags, command) in [(0, Command::Resume), (DM_SUSPEND_FLAG, Command::Suspend)] {
-            let mut event = sample(Kind::Uevent);
+        for (flags, command) in [
+            (0, DmCommand::Resume),
+            (DM_SUSPEND_FLAG, DmCommand::Suspend),
+        ] {
+            let mut event = sample_event(Kind::Uevent);
             event.command = DM_SUSPEND;
             event.flags = flags;
             event.action = 2;
-            let decoded = decode(as_bytes(&event)).expect("decodes");
-            let What::Uevent(uevent) = decoded.what else {
+            let decoded = decode_event(as_bytes(&event)).expect("decodes");
+            let EventKind::Uevent(uevent) = decoded.what else {
                 panic!("{decoded:?}")
             };
             assert_eq!(uevent.command, command);
-            assert_eq!(uevent.action, Action::Change);
+            assert_eq!(uevent.action, UeventAction::Change);
             assert_eq!(uevent.device, None);
         }
     }
 
     #[test]
     fn names_without_an_end_and_short_messages_are_no_danger() {
-        let mut event = sample(Kind::Ioctl);
+        let mut event = sample_event(Kind::Ioctl);
         event.name = [b'n'; DM_NAME_LEN];
         event.uuid = [b'\n'; DM_UUID_LEN];
         let whole = as_bytes(&event);
-        let What::Ioctl(ioctl) = decode(whole).expect("decodes").what else {
+        let EventKind::Ioctl(ioctl) = decode_event(whole).expect("decodes").what else {
             panic!("not an ioctl")
         };
         assert_eq!(ioctl.name.len(), DM_NAME_LEN);
         assert!(!ioctl.uuid.expect("a uuid").contains('\n'));
         for len in 0..whole.len() {
-            assert!(decode(&whole[..len]).is_err());
+            assert!(decode_event(&whole[..len]).is_err());
         }
     }
 }

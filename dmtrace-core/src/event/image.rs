@@ -8,7 +8,7 @@ use dmtrace_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::text::text;
+use super::text::decode_c_string;
 use crate::ids::{BootTime, IpcNs, ProcId};
 
 /// Everything that names a process, also after it has gone.
@@ -74,11 +74,11 @@ impl ProcessImage {
             id: record.header.actor.into(),
             exec: record.header.actor.exec,
             seen: BootTime(record.header.ts),
-            comm: text(&record.comm),
-            exe: (!exe.is_empty()).then(|| path(&exe, has(PROC_EXE_CUT))),
+            comm: decode_c_string(&record.comm),
+            exe: (!exe.is_empty()).then(|| join_path(&exe, has(PROC_EXE_CUT))),
             exe_deleted: has(PROC_EXE_DELETED),
             cmdline: (!has(PROC_CMDLINE_UNREAD) && !cmdline.is_empty())
-                .then(|| arguments(&cmdline)),
+                .then(|| parse_arguments(&cmdline)),
             cmdline_cut: has(PROC_CMDLINE_CUT),
             uid: record.uid,
             gid: record.gid,
@@ -87,7 +87,7 @@ impl ProcessImage {
             ipc_ns: IpcNs(record.ipc_ns),
             mnt_ns: record.mnt_ns,
             cgroup_id: record.cgroup_id,
-            cgroup: path(&cgroup, has(PROC_CGROUP_CUT)),
+            cgroup: join_path(&cgroup, has(PROC_CGROUP_CUT)),
             descendant: has(PROC_DESCENDANT),
             parents: record
                 .parents
@@ -98,7 +98,7 @@ impl ProcessImage {
                         tgid: parent.tgid,
                         start: BootTime(parent.start),
                     },
-                    comm: text(&parent.comm),
+                    comm: decode_c_string(&parent.comm),
                 })
                 .collect(),
         }
@@ -130,17 +130,20 @@ impl ProcessImage {
 }
 
 /// Arguments from the kernel's NUL-separated form; control characters are made visible.
-fn arguments(bytes: &[u8]) -> Vec<String> {
+fn parse_arguments(bytes: &[u8]) -> Vec<String> {
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
-    bytes.split(|&byte| byte == 0).map(text).collect()
+    bytes
+        .split(|&byte| byte == 0)
+        .map(decode_c_string)
+        .collect()
 }
 
 /// A path from its components, last one first.
-fn path(bytes: &[u8], cut: bool) -> String {
+fn join_path(bytes: &[u8], cut: bool) -> String {
     let mut components: Vec<String> = bytes
         .split(|&byte| byte == 0)
         .filter(|part| !part.is_empty())
-        .map(text)
+        .map(decode_c_string)
         .collect();
     components.reverse();
     let joined = components.join("/");

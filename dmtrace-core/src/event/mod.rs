@@ -12,9 +12,11 @@ mod tests;
 pub mod text;
 pub mod workload;
 
-pub use call_site::{BuildId, CallSite, End, FRAMES, Frame, How, Module, Symbol};
-pub use decode::{DecodeError, Plain, as_bytes, decode, read_plain, read_sem_record};
-pub use dm::{Action, Command, Ioctl, Uevent, errno_word};
+pub use call_site::{
+    BuildId, CallFrame, CallSite, ChainEnd, FrameSource, MAX_FRAMES, Module, Symbol,
+};
+pub use decode::{DecodeError, Plain, as_bytes, decode_event, read_plain, read_sem_record};
+pub use dm::{DmCommand, DmIoctl, Uevent, UeventAction, errno_word};
 pub use image::{Ancestor, ExitStatus, ProcessImage};
 pub use package::Package;
 
@@ -37,7 +39,7 @@ pub struct Event {
     pub quality: Quality,
     /// What it did.
     #[serde(flatten)]
-    pub what: What,
+    pub what: EventKind,
 }
 
 /// Who acted, as far as the event itself says.
@@ -77,7 +79,7 @@ pub struct Quality {
 /// What happened.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
-pub enum What {
+pub enum EventKind {
     /// A process image is known from now on.
     Process(Box<ProcessImage>),
     /// A set was made.
@@ -153,7 +155,7 @@ pub enum What {
         errno: i32,
     },
     /// A device-mapper ioctl that carried a cookie returned.
-    Ioctl(Box<Ioctl>),
+    Ioctl(Box<DmIoctl>),
     /// device-mapper is about to send a uevent with a cookie.
     Uevent(Box<Uevent>),
 }

@@ -9,13 +9,13 @@ use proptest::prelude::*;
 use super::*;
 
 /// The bytes of a message.
-fn bytes<T: Copy>(message: &T) -> Vec<u8> {
+fn message_bytes<T: Copy>(message: &T) -> Vec<u8> {
     // SAFETY: the layouts of dmtrace-common have no padding; every byte is initialised.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(message).cast(), size_of::<T>()) }
         .to_vec()
 }
 
-fn message(kind: Kind) -> SemEvent {
+fn sample_message(kind: Kind) -> SemEvent {
     let mut comm = [0; 16];
     comm[..7].copy_from_slice(b"lvm\x1b[2J");
     SemEvent {
@@ -68,7 +68,7 @@ fn every_kind_is_decoded() {
     let table = [
         (
             Kind::Created,
-            What::Created {
+            EventKind::Created {
                 sem: SEM,
                 key: KEY,
                 nsems: 8,
@@ -77,7 +77,7 @@ fn every_kind_is_decoded() {
         ),
         (
             Kind::CreateFailed,
-            What::CreateFailed {
+            EventKind::CreateFailed {
                 ns: SEM.ns,
                 key: KEY,
                 errno,
@@ -85,7 +85,7 @@ fn every_kind_is_decoded() {
         ),
         (
             Kind::SetVal,
-            What::SetVal {
+            EventKind::SetVal {
                 sem: SEM,
                 key: KEY,
                 value: 8,
@@ -94,7 +94,7 @@ fn every_kind_is_decoded() {
         ),
         (
             Kind::Op,
-            What::Op {
+            EventKind::Op {
                 sem: SEM,
                 key: KEY,
                 ops: ops.clone(),
@@ -103,22 +103,22 @@ fn every_kind_is_decoded() {
         ),
         (
             Kind::WaitBegin,
-            What::WaitBegin {
+            EventKind::WaitBegin {
                 sem: SEM,
                 key: KEY,
                 ops,
             },
         ),
-        (Kind::Destroyed, What::Destroyed { sem: SEM, key: KEY }),
+        (Kind::Destroyed, EventKind::Destroyed { sem: SEM, key: KEY }),
         (
             Kind::Exit,
-            What::Exit {
+            EventKind::Exit {
                 status: ExitStatus::Signal(8),
             },
         ),
         (
             Kind::LookupFailed,
-            What::LookupFailed {
+            EventKind::LookupFailed {
                 ns: SEM.ns,
                 key: KEY,
                 errno,
@@ -126,9 +126,9 @@ fn every_kind_is_decoded() {
         ),
     ];
     for (kind, what) in table {
-        let mut message = message(kind);
+        let mut message = sample_message(kind);
         message.ret = -errno;
-        let event = decode(&bytes(&message)).unwrap();
+        let event = decode_event(&message_bytes(&message)).unwrap();
         assert_eq!(event.what, what);
         assert_eq!(event.at, BootTime(99));
         assert_eq!((event.actor.id.tgid, event.actor.tid), (11, 12));
@@ -140,9 +140,9 @@ fn every_kind_is_decoded() {
 
 #[test]
 fn restrictions_are_decoded() {
-    let mut message = message(Kind::Destroyed);
+    let mut message = sample_message(Kind::Destroyed);
     message.header.flags = EVENT_UNTRACKED | EVENT_NS_TEARDOWN;
-    let quality = decode(&bytes(&message)).unwrap().quality;
+    let quality = decode_event(&message_bytes(&message)).unwrap().quality;
     assert!(quality.untracked && quality.ns_teardown && !quality.no_result);
 }
 
@@ -150,14 +150,14 @@ fn restrictions_are_decoded() {
 fn a_process_is_decoded() {
     // SAFETY: integers only; zeros are valid.
     let mut record: ProcRecord = unsafe { std::mem::zeroed() };
-    record.header = message(Kind::Proc).header;
+    record.header = sample_message(Kind::Proc).header;
     record.comm[..3].copy_from_slice(b"lvm");
     record.cmdline[..8].copy_from_slice(b"lvm\0a b\0");
     record.cmdline_len = 8;
     record.exe[..9].copy_from_slice(b"lvm\0sbin\0");
     record.exe_len = 9;
     record.parents[0].tgid = 4;
-    let What::Process(image) = decode(&bytes(&record)).unwrap().what else {
+    let EventKind::Process(image) = decode_event(&message_bytes(&record)).unwrap().what else {
         panic!("not a process");
     };
     assert_eq!(image.exe.as_deref(), Some("/sbin/lvm"));
@@ -170,9 +170,9 @@ fn a_process_is_decoded() {
 
 #[test]
 fn more_operations_than_are_kept_do_no_harm() {
-    let mut message = message(Kind::Op);
+    let mut message = sample_message(Kind::Op);
     message.extra = u32::MAX;
-    let What::Op { ops, .. } = decode(&bytes(&message)).unwrap().what else {
+    let EventKind::Op { ops, .. } = decode_event(&message_bytes(&message)).unwrap().what else {
         panic!("not an operation");
     };
     assert_eq!(ops.len(), OPS_KEPT);
@@ -180,35 +180,41 @@ fn more_operations_than_are_kept_do_no_harm() {
 
 #[test]
 fn a_message_says_when_its_call_was_entered_if_its_layout_does() {
-    let mut op = message(Kind::Op);
-    let all = bytes(&op);
+    let mut op = sample_message(Kind::Op);
+    let all = message_bytes(&op);
     let before = std::mem::offset_of!(SemEvent, began);
-    let old = decode(&all[..before]).unwrap();
+    let old = decode_event(&all[..before]).unwrap();
     assert_eq!(old.began, None);
-    assert_eq!(old, decode(&all).unwrap());
+    assert_eq!(old, decode_event(&all).unwrap());
     op.began = 90;
-    let new = decode(&bytes(&op)).unwrap();
+    let new = decode_event(&message_bytes(&op)).unwrap();
     assert_eq!(new.began, Some(BootTime(90)));
     assert_eq!(Event { began: None, ..new }, old);
     // Never after its end, whatever the clocks of two processors say.
     op.began = op.header.ts + 7;
-    assert_eq!(decode(&bytes(&op)).unwrap().began, Some(BootTime(99)));
+    assert_eq!(
+        decode_event(&message_bytes(&op)).unwrap().began,
+        Some(BootTime(99))
+    );
 }
 
 #[test]
 fn short_and_unknown_messages_are_errors() {
-    let all = bytes(&message(Kind::Created));
+    let all = message_bytes(&sample_message(Kind::Created));
     // Layout 2 ended here.
     let before = std::mem::offset_of!(SemEvent, began);
     for len in (0..all.len()).filter(|&len| len != before) {
         assert!(matches!(
-            decode(&all[..len]),
+            decode_event(&all[..len]),
             Err(DecodeError::Short { .. })
         ));
     }
-    let mut unknown = message(Kind::Created);
+    let mut unknown = sample_message(Kind::Created);
     unknown.header.kind = 999;
-    assert_eq!(decode(&bytes(&unknown)), Err(DecodeError::UnknownKind(999)));
+    assert_eq!(
+        decode_event(&message_bytes(&unknown)),
+        Err(DecodeError::UnknownKind(999))
+    );
 }
 
 proptest! {
@@ -220,6 +226,6 @@ proptest! {
         if let Some(second) = noise.get_mut(1) {
             *second = 0;
         }
-        let _event = decode(&noise);
+        let _event = decode_event(&noise);
     }
 }

@@ -2,7 +2,7 @@
 
 /// A C string, with control characters made visible: names come from unprivileged processes and
 /// end up on terminals.
-pub fn text(bytes: &[u8]) -> String {
+pub fn decode_c_string(bytes: &[u8]) -> String {
     let end = bytes
         .iter()
         .position(|&byte| byte == 0)

@@ -88,7 +88,7 @@ impl Workload {
         let mut before = "";
         let mut ecs = false;
         for part in path.split('/').filter(|part| !part.is_empty()) {
-            out.see(before, part);
+            out.add_component(before, part);
             before = part;
             ecs |= part == "ecs";
         }
@@ -99,7 +99,7 @@ impl Workload {
         out
     }
 
-    fn see(&mut self, before: &str, part: &str) {
+    fn add_component(&mut self, before: &str, part: &str) {
         // `kubepods-pod12.slice:cri-containerd:0123…`: the systemd form given to the driver
         // `cgroupfs`.
         let mut colons = part.splitn(3, ':');
@@ -111,7 +111,7 @@ impl Workload {
             if let Some(runtime) = runtime_of(prefix)
                 && is_id(id)
             {
-                self.contain(runtime, id);
+                self.set_container(runtime, id);
             }
             return;
         }
@@ -120,7 +120,7 @@ impl Workload {
             return;
         }
         if let Some((runtime, id)) = container_of(before, part) {
-            self.contain(runtime, id);
+            self.set_container(runtime, id);
             return;
         }
         if let Some(uid) = user_of(part) {
@@ -128,11 +128,11 @@ impl Workload {
         }
         // Units inside of a container are the container's business.
         if self.container.is_none() && (part.ends_with(".service") || part.ends_with(".scope")) {
-            self.unit = Some(unescape(part));
+            self.unit = Some(unescape_unit_name(part));
         }
     }
 
-    fn contain(&mut self, runtime: Runtime, container: &str) {
+    fn set_container(&mut self, runtime: Runtime, container: &str) {
         self.runtime = Some(runtime);
         self.container = Some(container.to_owned());
         self.unit = None;
@@ -237,7 +237,7 @@ fn user_of(part: &str) -> Option<u32> {
 }
 
 /// Undoes `unit_name_escape`: `\x2d` is `-`.
-fn unescape(unit: &str) -> String {
+fn unescape_unit_name(unit: &str) -> String {
     let mut out = String::with_capacity(unit.len());
     let mut rest = unit;
     while let Some((start, tail)) = rest.split_once("\\x") {

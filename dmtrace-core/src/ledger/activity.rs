@@ -10,7 +10,7 @@ use super::{Cycle, ImageId, Ledger, Process, ThreadTrail};
 use crate::ids::BootTime;
 
 /// Processes whose activity is written down, the latest first.
-const KEPT: usize = 4096;
+const MAX_ACTIVITIES: usize = 4096;
 
 /// What one process did.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -23,13 +23,13 @@ pub struct Activity {
 
 impl Ledger {
     /// What those did who used a cookie that is there, after that.
-    pub fn activity(&self) -> Vec<Activity> {
+    pub fn process_activities(&self) -> Vec<Activity> {
         let mut found: Vec<&Process> = self
             .processes()
             .filter(|process| self.went_beyond(process))
             .collect();
         found.sort_by_key(|process| std::cmp::Reverse((process.active, process.image_id)));
-        found.truncate(KEPT);
+        found.truncate(MAX_ACTIVITIES);
         let activity = found.into_iter().map(|process| Activity {
             image: process.image_id,
             active: process.active,
@@ -62,7 +62,7 @@ impl Ledger {
         process.active = process.active.max(activity.active);
         process.cycle = process.cycle.max_by_creation(activity.cycle);
         for &(tid, trail) in &activity.threads {
-            let known = process.trail(tid, trail.active);
+            let known = process.trail_mut(tid, trail.active);
             known.cycle = known.cycle.max_by_creation(trail.cycle);
         }
     }
@@ -86,11 +86,11 @@ impl Later for Option<Cycle> {
 mod tests {
     use super::*;
     use crate::{
-        event::{Actor, Event, Quality, What},
+        event::{Actor, Event, EventKind, Quality},
         ids::{IpcNs, Key, ProcId, SemId},
     };
 
-    fn made(at: u64, semid: i32) -> Event {
+    fn created_event(at: u64, semid: i32) -> Event {
         Event {
             at: BootTime(at),
             began: None,
@@ -103,7 +103,7 @@ mod tests {
                 ..Actor::default()
             },
             quality: Quality::default(),
-            what: What::Created {
+            what: EventKind::Created {
                 sem: SemId {
                     ns: IpcNs::HOST,
                     semid,
@@ -118,22 +118,25 @@ mod tests {
     #[test]
     fn what_was_done_after_a_cookie_is_known_to_who_did_not_see_it() {
         let mut tracer = Ledger::new();
-        tracer.apply(&made(10, 1));
-        assert!(tracer.activity().is_empty());
-        tracer.apply(&made(20, 2));
-        let activity = tracer.activity();
+        tracer.apply(&created_event(10, 1));
+        assert!(tracer.process_activities().is_empty());
+        tracer.apply(&created_event(20, 2));
+        let activity = tracer.process_activities();
         assert_eq!(activity.len(), 1);
         let text = serde_json::to_string(&activity).expect("JSON");
         let read: Vec<Activity> = serde_json::from_str(&text).expect("activity");
         assert_eq!(read, activity);
 
         let mut reader = Ledger::new();
-        reader.apply(&made(10, 1));
+        reader.apply(&created_event(10, 1));
         for _again in 0..2 {
             read.iter().for_each(|it| reader.adopt_activity(it));
             let process = reader.processes().next().expect("the process");
             assert_eq!(process.active, BootTime(20));
-            assert_eq!(process.thread(7).map(|it| it.active), Some(BootTime(20)));
+            assert_eq!(
+                process.thread_trail(7).map(|it| it.active),
+                Some(BootTime(20))
+            );
         }
     }
 }

@@ -82,7 +82,7 @@ impl<'de> Deserialize<'de> for Name {
 
 /// Who did something.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Who {
+pub struct ActorRef {
     /// The process image; finds the [`Process`](super::Process) in the ledger while that is kept.
     #[serde(flatten)]
     pub image: ImageId,
@@ -94,7 +94,7 @@ pub struct Who {
 
 /// The end of a process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Exit {
+pub struct ProcessExit {
     /// When it ended; when its absence was noticed, if `status` is `None`.
     pub at: BootTime,
     /// How; `None` when only its absence from the process list is known.

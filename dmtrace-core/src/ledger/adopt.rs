@@ -7,8 +7,8 @@ use dmtrace_common::{
 };
 
 use super::{
-    Change, ChangeKind, Cookie, Counts, Creator, EndKind, Exit, ImageId, Ledger, Origin, Stage,
-    WaitEnd, Waiting, Who, WhyUnknown, apply::Entry,
+    ActorRef, Change, ChangeKind, Cookie, CookieCounts, Creator, EndKind, ImageId, Ledger, Origin,
+    ProcessExit, UserStage, WaitEnd, WaitingThread, WhyUnknown, apply::NewSet,
 };
 use crate::{
     event::{ExitStatus, ProcessImage},
@@ -23,7 +23,7 @@ impl Ledger {
     /// Adopt its creator right before, so that it has a name and an end: [`in_order`].
     ///
     /// [`in_order`]: super::in_order
-    pub fn adopt(&mut self, sem: SemId, record: &SemRecord) -> Vec<Change> {
+    pub fn adopt_record(&mut self, sem: SemId, record: &SemRecord) -> Vec<Change> {
         let mut out = Vec::new();
         let key = Key(record.key);
         let created = (record.created != 0 && record.state & SEM_PREEXISTING == 0)
@@ -44,7 +44,7 @@ impl Ledger {
                 }
             }
             if closed.is_some() {
-                self.marks.settle(sem);
+                self.marks.record_arrived(sem);
             }
             return out;
         }
@@ -61,7 +61,7 @@ impl Ledger {
                 || matches!((known.created, created), (Some(old), Some(new)) if old < new)
         }) {
             let at = created.unwrap_or(BootTime(record.last_op));
-            self.close(sem, at, EndKind::Vanished, None, &mut out);
+            self.close_set(sem, at, EndKind::Vanished, None, &mut out);
         }
         if let Some(known) = self.live.get(&sem)
             && let (Some(old), Some(new)) = (known.created, created)
@@ -78,7 +78,7 @@ impl Ledger {
             .is_some_and(|known| known.created.is_none());
         match self.live.get(&sem).map(|known| known.creator.image()) {
             None => {
-                self.enter(Entry {
+                self.enter_set(NewSet {
                     id: sem,
                     key,
                     nsems: record.nsems,
@@ -97,7 +97,7 @@ impl Ledger {
                     process.active_on(record.tid, at);
                 }
                 if created.is_none() {
-                    self.missed(sem);
+                    self.mark_missed_operations(sem);
                 }
                 let mut change =
                     self.creation_of(sem, key, created.unwrap_or(seen), creator, record);
@@ -107,7 +107,7 @@ impl Ledger {
                 out.push(change);
             }
             Some(known_creator) => {
-                self.merge(sem, record, created, creator, known_creator.is_none());
+                self.merge_record(sem, record, created, creator, known_creator.is_none());
                 let complete = overtaken && created.is_some();
                 if complete || record.state & SEM_OPS_DROPPED != 0 {
                     self.take_over(sem, record, seen);
@@ -117,20 +117,20 @@ impl Ledger {
         // A record has every operation from the creation on, whether its message was dropped or
         // not. What was before the tracer is in neither.
         if record.state & SEM_OPS_DROPPED != 0 && record.state & SEM_PREEXISTING != 0 {
-            self.missed(sem);
+            self.mark_missed_operations(sem);
         }
         if let Some(cookie) = self.cookie_mut(sem) {
             cookie.take_over_dm(record);
         }
         if let Some(closed) = closed {
-            let by = self.actor(record.closer, "");
+            let by = self.actor_of_key(record.closer, "");
             let kind = if record.state & SEM_NS_TEARDOWN != 0 {
                 EndKind::WithNamespace
             } else {
                 self.ending_by(sem, by.as_ref())
             };
-            self.close(sem, closed.max(seen), kind, by, &mut out);
-            self.marks.settle(sem);
+            self.close_set(sem, closed.max(seen), kind, by, &mut out);
+            self.marks.record_arrived(sem);
         }
         out
     }
@@ -168,15 +168,15 @@ impl Ledger {
             id: image.id,
             exec: image.exec,
         };
-        let Some(process) = self.processes.enter(id, &image.comm, image.seen) else {
+        let Some(process) = self.processes.enter_process(id, &image.comm, image.seen) else {
             return out;
         };
-        process.learn(&image);
+        process.learn_image(&image);
         let starved = record.starved.saturating_sub(process.tally.starved);
         process.tally.starved += starved;
         self.totals.starved += starved;
         if record.exited != 0 {
-            let exit = Exit {
+            let exit = ProcessExit {
                 at: BootTime(record.exited),
                 status: Some(ExitStatus::from_wait(record.exit_code)),
             };
@@ -185,7 +185,7 @@ impl Ledger {
         out
     }
 
-    fn missed(&mut self, sem: SemId) {
+    fn mark_missed_operations(&mut self, sem: SemId) {
         if let Some(cookie) = self.cookie_mut(sem) {
             cookie.gaps.operations = true;
         }
@@ -202,8 +202,8 @@ impl Ledger {
                 WhyUnknown::Missed
             });
         }
-        let name = crate::event::text::text(&record.comm);
-        match self.actor(record.creator, &name) {
+        let name = crate::event::text::decode_c_string(&record.comm);
+        match self.actor_of_key(record.creator, &name) {
             Some(who) => Creator::Known {
                 image: who.image,
                 tid: record.tid,
@@ -212,20 +212,22 @@ impl Ledger {
         }
     }
 
-    fn actor(&mut self, key: ProcKey, name: &str) -> Option<Who> {
-        let process = self.processes.enter(key.into(), name, BootTime(0))?;
-        Some(process.who(0))
+    fn actor_of_key(&mut self, key: ProcKey, name: &str) -> Option<ActorRef> {
+        let process = self
+            .processes
+            .enter_process(key.into(), name, BootTime(0))?;
+        Some(process.actor_ref(0))
     }
 
-    fn who_is(&self, creator: Creator) -> Option<Who> {
+    fn who_is(&self, creator: Creator) -> Option<ActorRef> {
         let Creator::Known { image, tid } = creator else {
             return None;
         };
-        Some(self.processes.get(image)?.who(tid))
+        Some(self.processes.get(image)?.actor_ref(tid))
     }
 
     /// Completes what the books know of a set that they have already.
-    fn merge(
+    fn merge_record(
         &mut self,
         sem: SemId,
         record: &SemRecord,
@@ -247,7 +249,7 @@ impl Ledger {
             known.first_seen = known.first_seen.min(created);
             known.semflg = Some(record.semflg);
             known.origin = Origin::Map;
-            self.totals.both(key, |count| {
+            self.totals.update_both(key, |count| {
                 count.found = count.found.saturating_sub(1);
                 count.created += 1;
             });
@@ -259,7 +261,7 @@ impl Ledger {
             return;
         };
         known.creator = creator;
-        self.credit(sem, key, creator);
+        self.credit_creator(sem, key, creator);
         if let (Some(who), Some(created)) = (self.who_is(creator), created)
             && let Some(cookie) = self.cookie_mut(sem)
         {
@@ -271,21 +273,21 @@ impl Ledger {
     fn take_over(&mut self, sem: SemId, record: &SemRecord, seen: BootTime) {
         let creator = self.live.get(&sem).map(|known| known.creator);
         let creator = creator.and_then(|creator| self.who_is(creator));
-        let waiter = self.actor(record.waiter, "");
-        let last = self.actor(record.last_actor, "");
+        let waiter = self.actor_of_key(record.waiter, "");
+        let last = self.actor_of_key(record.last_actor, "");
         let Some(cookie) = self.cookie_mut(sem) else {
             return;
         };
         cookie.synced = cookie.synced.max(seen);
         cookie.take_over(record, creator, waiter, last, seen);
-        let users: Vec<Who> = cookie.users.iter().map(|user| user.who.clone()).collect();
+        let users: Vec<ActorRef> = cookie.users.iter().map(|user| user.who.clone()).collect();
         let completers: Vec<ImageId> = cookie.completers.iter().map(|who| who.image).collect();
         for who in users {
-            self.hold(sem, who.image, false);
-            self.follow(who.image, who.tid, BootTime(0), sem, true);
+            self.hold_image(sem, who.image, false);
+            self.follow_trail(who.image, who.tid, BootTime(0), sem, true);
         }
         for image in completers {
-            self.hold(sem, image, false);
+            self.hold_image(sem, image, false);
         }
     }
 }
@@ -294,9 +296,9 @@ impl Cookie {
     fn take_over(
         &mut self,
         record: &SemRecord,
-        creator: Option<Who>,
-        waiter: Option<Who>,
-        last: Option<Who>,
+        creator: Option<ActorRef>,
+        waiter: Option<ActorRef>,
+        last: Option<ActorRef>,
         seen: BootTime,
     ) {
         let owner_waits = match (&creator, &waiter) {
@@ -306,7 +308,7 @@ impl Cookie {
         let waited = record.waits > 0;
         let by_other = u32::from(waited && !owner_waits).min(record.other_dec);
         let by_owner = u32::from(waited && owner_waits).min(record.owner_dec);
-        self.counts = Counts {
+        self.counts = CookieCounts {
             owner_inc: record.owner_inc,
             owner_dec: record.owner_dec,
             other_inc: record.other_inc,
@@ -316,13 +318,13 @@ impl Cookie {
             setvals: record.setvals,
             waits: record.waits,
             waits_done: record.waits_done,
-            starved: record.starved,
+            failed_decrements: record.starved,
             ..self.counts
         };
         if record.state & SEM_PREEXISTING == 0 {
             self.base = Some(record.value);
             self.sum = 0;
-            self.forgive();
+            self.clear_owed();
             self.first_op = None;
             if record.state & SEM_MAYBE_FOUND == 0 && !self.doubt {
                 // What the messages lacked is in the record: all that was done from the creation
@@ -331,12 +333,14 @@ impl Cookie {
             }
         }
         if record.last_op != 0 {
-            self.last_call = Some(super::later(self.last_call, BootTime(record.last_op)));
+            self.last_call = Some(super::later_time(self.last_call, BootTime(record.last_op)));
         }
         if self.counts.completions > 0 {
             // The record has one time for all operations: the latest is the safe assumption.
-            self.last_completion =
-                Some(super::later(self.last_completion, BootTime(record.last_op)));
+            self.last_completion = Some(super::later_time(
+                self.last_completion,
+                BootTime(record.last_op),
+            ));
         }
         self.last_actor = last.as_ref().map(|who| who.image).or(self.last_actor);
         if !record.operators.is_empty() {
@@ -344,8 +348,11 @@ impl Cookie {
         } else if let Some(last) = &last {
             // Layout 2 and before: the last one to be seen.
             self.operators = Operators::default();
-            self.operators
-                .note(last.image.id.tgid, record.last_op, record.last_op.max(1));
+            self.operators.note_operation(
+                last.image.id.tgid,
+                record.last_op,
+                record.last_op.max(1),
+            );
         }
         if record.other_inc > 0 {
             // The record does not say who incremented.
@@ -353,7 +360,7 @@ impl Cookie {
         }
         if let Some(creator) = creator {
             let stage = owner_stage(record, owner_waits);
-            self.gaps.order = stage == Stage::SelfCompleted && record.owner_inc > 1;
+            self.gaps.order = stage == UserStage::SelfCompleted && record.owner_inc > 1;
             // The end of a wait is the last that is known of a waiter, also if it failed.
             let waits_done = owner_waits && record.waits_done > 0;
             let acted = waits_done || last.is_some_and(|last| last.image == creator.image);
@@ -390,7 +397,7 @@ impl Cookie {
                 .iter()
                 .any(|known| known.who.image == waiter.image);
             if !known {
-                self.waiters.push(Waiting { who: waiter, since });
+                self.waiters.push(WaitingThread { who: waiter, since });
             }
         } else {
             self.waiters.retain(|known| known.who.image != waiter.image);
@@ -418,7 +425,7 @@ impl Cookie {
             return;
         }
         self.dm_synced = last;
-        self.last_dm = Some(super::later(self.last_dm, last));
+        self.last_dm = Some(super::later_time(self.last_dm, last));
         self.counts.ioctls = record.ioctls;
         self.counts.ioctls_failed = record.ioctls_failed;
         self.counts.uevents = record.uevents;
@@ -427,31 +434,31 @@ impl Cookie {
 }
 
 /// How far the creator has come by its record.
-fn owner_stage(record: &SemRecord, owner_waits: bool) -> Stage {
+fn owner_stage(record: &SemRecord, owner_waits: bool) -> UserStage {
     if owner_waits && record.waits > 0 {
         wait_stage(record)
     } else if record.owner_dec > 0 {
-        Stage::SelfCompleted
+        UserStage::SelfCompleted
     } else if record.owner_inc > 0 {
-        Stage::Armed
+        UserStage::Armed
     } else if record.setvals > 0 {
-        Stage::Ready
+        UserStage::Ready
     } else {
-        Stage::Created
+        UserStage::Created
     }
 }
 
 /// How a wait stands by the record of its cookie.
-const fn wait_stage(record: &SemRecord) -> Stage {
+const fn wait_stage(record: &SemRecord) -> UserStage {
     if record.wait_since != 0 {
-        Stage::Waiting
+        UserStage::Waiting
     } else if record.last_error == -libc::EINTR {
-        Stage::Interrupted
+        UserStage::Interrupted
     } else if record.last_error != 0 {
-        Stage::WaitFailed
+        UserStage::WaitFailed
     } else if record.value == 0 {
-        Stage::Released
+        UserStage::Released
     } else {
-        Stage::Interrupted
+        UserStage::Interrupted
     }
 }

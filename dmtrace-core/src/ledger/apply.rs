@@ -3,17 +3,17 @@
 use dmtrace_common::SemKey;
 
 use super::{
-    Call, Change, ChangeKind, Cookie, Creator, EndKind, Exit, FailedLookup, ImageId, Ledger,
-    Origin, Semaphore, Who, cookie, operate::CallSeen,
+    ActorRef, Change, ChangeKind, Cookie, CookieCall, Creator, EndKind, FailedLookup, ImageId,
+    Ledger, Origin, ProcessExit, Semaphore, cookie, operate::CallSeen,
 };
 use crate::{
-    event::{Event, What},
+    event::{Event, EventKind},
     ids::{BootTime, IpcNs, Key, SemId},
 };
 
 /// What a new set is entered with.
 #[derive(Clone, Copy)]
-pub(super) struct Entry {
+pub(super) struct NewSet {
     pub(super) id: SemId,
     pub(super) key: Key,
     pub(super) nsems: u32,
@@ -34,90 +34,90 @@ impl Ledger {
 
     /// As [`Ledger::apply`], appending to a vector that the caller reuses.
     pub fn apply_into(&mut self, event: &Event, out: &mut Vec<Change>) {
-        if let What::Created { .. } | What::Destroyed { .. } = event.what {
+        if let EventKind::Created { .. } | EventKind::Destroyed { .. } = event.what {
             let (first, last) = self.heard.unwrap_or((event.at, event.at));
             self.heard = Some((first.min(event.at), last.max(event.at)));
         }
         match &event.what {
-            What::Process(image) => {
+            EventKind::Process(image) => {
                 let id = ImageId {
                     id: image.id,
                     exec: image.exec,
                 };
-                if let Some(process) = self.processes.enter(id, &image.comm, event.at) {
-                    process.learn(image);
+                if let Some(process) = self.processes.enter_process(id, &image.comm, event.at) {
+                    process.learn_image(image);
                 }
             }
-            What::Created {
+            EventKind::Created {
                 sem,
                 key,
                 nsems,
                 semflg,
-            } => self.created(event, *sem, *key, *nsems, *semflg, out),
-            What::CreateFailed { ns, key, errno } => {
+            } => self.apply_created(event, *sem, *key, *nsems, *semflg, out),
+            EventKind::CreateFailed { ns, key, errno } => {
                 self.create_failed(event, *ns, *key, *errno, out);
             }
-            What::SetVal {
+            EventKind::SetVal {
                 sem,
                 key,
                 value,
                 errno,
-            } => self.call(event, *sem, *key, *errno, out, |cookie, call| {
-                cookie.set(call, *value)
+            } => self.apply_call(event, *sem, *key, *errno, out, |cookie, call| {
+                cookie.apply_setval(call, *value)
             }),
-            What::Op {
+            EventKind::Op {
                 sem,
                 key,
                 ops,
                 errno,
-            } => self.call(event, *sem, *key, *errno, out, |cookie, call| {
-                cookie.operate(call, ops)
+            } => self.apply_call(event, *sem, *key, *errno, out, |cookie, call| {
+                cookie.apply_operation(call, ops)
             }),
-            What::WaitBegin { sem, key, ops } => {
+            EventKind::WaitBegin { sem, key, ops } => {
                 if ops.iter().any(|op| op.waits_for_zero()) {
-                    self.call(event, *sem, *key, 0, out, Cookie::wait_begins);
+                    self.apply_call(event, *sem, *key, 0, out, Cookie::wait_begins);
                 }
             }
-            What::Destroyed { sem, key } => self.destroyed(event, *sem, *key, out),
-            What::Exit { status } => {
-                let exit = Exit {
+            EventKind::Destroyed { sem, key } => self.apply_destroyed(event, *sem, *key, out),
+            EventKind::Exit { status } => {
+                let exit = ProcessExit {
                     at: event.at,
                     status: Some(*status),
                 };
-                for image in self.processes.ids(event.actor.id) {
+                for image in self.processes.image_ids(event.actor.id) {
                     self.image_exited(image, exit, out);
                 }
             }
-            What::LookupFailed { ns, key, errno } => {
+            EventKind::LookupFailed { ns, key, errno } => {
                 self.lookup_failed(event, *ns, *key, *errno, out);
             }
-            What::Ioctl(ioctl) => self.ioctl(event, ioctl, out),
-            What::Uevent(uevent) => self.uevent(event, uevent, out),
+            EventKind::Ioctl(ioctl) => self.apply_ioctl(event, ioctl, out),
+            EventKind::Uevent(uevent) => self.apply_uevent(event, uevent, out),
         }
     }
 
-    pub(super) fn who(&mut self, event: &Event) -> Option<Who> {
-        let process = self.processes.touch(&event.actor, event.at)?;
-        Some(process.who(event.actor.tid))
+    pub(super) fn actor_of_event(&mut self, event: &Event) -> Option<ActorRef> {
+        let process = self.processes.touch_actor(&event.actor, event.at)?;
+        Some(process.actor_ref(event.actor.tid))
     }
 
     /// The creator of a live set gets it into its tally and is remembered for it.
-    pub(super) fn credit(&mut self, sem: SemId, key: Key, creator: Creator) {
+    pub(super) fn credit_creator(&mut self, sem: SemId, key: Key, creator: Creator) {
         let Some(image) = creator.image() else {
             return;
         };
         if let Some(process) = self.processes.get_mut(image) {
-            process.tally.open(key);
+            process.tally.count_created(key);
             if key.has_cookie_magic() {
                 process.cookies.insert(sem);
             }
         }
-        self.hold(sem, image, false);
+        self.hold_image(sem, image, false);
     }
 
     /// A set refers to an image. For an ordinary set only its creator counts; a cookie refers to
     /// everybody who took part, once.
-    pub(super) fn hold(&mut self, sem: SemId, image: ImageId, closed: bool) {
+    pub(super) fn hold_image(&mut self, sem: SemId, image: ImageId, closed: bool) {
         let semaphore = if closed {
             self.history.latest_mut(sem)
         } else {
@@ -127,12 +127,12 @@ impl Ledger {
             return;
         };
         if let Some(cookie) = &mut semaphore.cookie {
-            if cookie.held.contains(&image) || cookie.held.len() >= cookie::HELD {
+            if cookie.held.contains(&image) || cookie.held.len() >= cookie::MAX_HELD_IMAGES {
                 return;
             }
             cookie.held.push(image);
         }
-        self.processes.hold(image);
+        self.processes.hold_image(image);
     }
 
     pub(super) fn cookie_mut(&mut self, sem: SemId) -> Option<&mut Cookie> {
@@ -140,8 +140,8 @@ impl Ledger {
     }
 
     /// Opens the account of a set.
-    pub(super) fn enter(&mut self, entry: Entry) {
-        let Entry {
+    pub(super) fn enter_set(&mut self, entry: NewSet) {
+        let NewSet {
             id,
             key,
             nsems,
@@ -151,7 +151,7 @@ impl Ledger {
             seen,
             creator,
         } = entry;
-        self.totals.both(key, |count| {
+        self.totals.update_both(key, |count| {
             count.live += 1;
             if created.is_some() {
                 count.created += 1;
@@ -179,7 +179,7 @@ impl Ledger {
                 cookie,
             },
         );
-        self.credit(id, key, creator);
+        self.credit_creator(id, key, creator);
     }
 
     fn create_failed(
@@ -196,7 +196,7 @@ impl Ledger {
         } else {
             self.totals.failed += 1;
         }
-        let process = self.processes.touch(&event.actor, event.at);
+        let process = self.processes.touch_actor(&event.actor, event.at);
         let who = process.map(|process| {
             if starved {
                 process.tally.starved += 1;
@@ -206,11 +206,11 @@ impl Ledger {
             if key.has_cookie_magic() {
                 process.active_on(event.actor.tid, event.at);
             }
-            process.who(event.actor.tid)
+            process.actor_ref(event.actor.tid)
         });
         out.push(Change {
             at: event.at,
-            sem: nowhere(ns),
+            sem: no_set(ns),
             key,
             who,
             kind: ChangeKind::CreateFailed { errno },
@@ -218,7 +218,7 @@ impl Ledger {
     }
 
     /// A call on a cookie.
-    fn call(
+    fn apply_call(
         &mut self,
         event: &Event,
         sem: SemId,
@@ -227,25 +227,25 @@ impl Ledger {
         out: &mut Vec<Change>,
         action: impl FnOnce(&mut Cookie, CallSeen<'_>) -> Option<ChangeKind>,
     ) {
-        let key = self.resolve(event, sem, key);
+        let key = self.resolve_key(event, sem, key);
         if !key.has_cookie_magic() {
             return;
         }
         let at = event.at;
-        let who = self.who(event);
+        let who = self.actor_of_event(event);
         if self
             .live
             .get(&sem)
             .is_some_and(|known| known.key != key && known.last_seen < at)
         {
-            self.close(sem, at, EndKind::Vanished, None, out);
+            self.close_set(sem, at, EndKind::Vanished, None, out);
         }
         let exists = !matches!(errno, libc::EIDRM | libc::EINVAL);
         if !self.live.contains_key(&sem) {
             let began = event.began.unwrap_or(at);
             let closed = self.marks.get(sem).map(|mark| mark.closed);
             let late = closed.is_some_and(|closed| {
-                closed >= began || !exists || matches!(event.what, What::WaitBegin { .. })
+                closed >= began || !exists || matches!(event.what, EventKind::WaitBegin { .. })
             });
             if late || !exists {
                 self.call_late(event, sem, key, errno, who, action, out);
@@ -291,8 +291,8 @@ impl Ledger {
         if let Some(who) = &who {
             let image = who.image;
             let uses = cookie.user(image).is_some();
-            self.hold(sem, image, false);
-            self.follow(image, who.tid, at, sem, uses);
+            self.hold_image(sem, image, false);
+            self.follow_trail(image, who.tid, at, sem, uses);
         }
         if let Some(kind) = kind {
             out.push(Change {
@@ -307,7 +307,7 @@ impl Ledger {
 
     /// The kernel side does not know the key of a set that it does not track: a waiter's EIDRM
     /// after the removal, a removal seen by the syscall backend. The books may.
-    pub(super) fn resolve(&self, event: &Event, sem: SemId, key: Key) -> Key {
+    pub(super) fn resolve_key(&self, event: &Event, sem: SemId, key: Key) -> Key {
         if key.0 != 0 || !event.quality.untracked {
             return key;
         }
@@ -316,7 +316,7 @@ impl Ledger {
     }
 
     /// Keeps the trail of a cookie user.
-    pub(super) fn follow(
+    pub(super) fn follow_trail(
         &mut self,
         image: ImageId,
         tid: u32,
@@ -330,7 +330,7 @@ impl Ledger {
         if !uses {
             return;
         }
-        process.trail(tid, at);
+        process.trail_mut(tid, at);
         process.cookies.insert(sem);
         let Some(exit) = process.exit else {
             return;
@@ -351,7 +351,7 @@ impl Ledger {
     ) {
         let at = event.at;
         self.totals.lookups_failed += 1;
-        let who = self.who(event);
+        let who = self.actor_of_event(event);
         let elsewhere: Option<SemId> = self.ids_with_key(key).find(|&sem| {
             // A map may tell of a lookup that another cookie with this key was meant by.
             let made = self.semaphore(sem).and_then(|set| set.created);
@@ -366,12 +366,12 @@ impl Ledger {
                 errno,
             };
             if let (Some(sem), Some(who)) = (self.history.looked_up(key, failed), &who) {
-                self.hold(sem, who.image, true);
+                self.hold_image(sem, who.image, true);
             }
         }
         if let Some(sem) = elsewhere {
             if let Some(cookie) = self.cookie_mut(sem) {
-                if cookie.lookups.len() >= cookie::LOOKUPS {
+                if cookie.lookups.len() >= cookie::MAX_LOOKUPS {
                     cookie.lookups.remove(0);
                 }
                 cookie.lookups.push(FailedLookup {
@@ -382,12 +382,12 @@ impl Ledger {
                 });
             }
             if let Some(who) = &who {
-                self.hold(sem, who.image, false);
+                self.hold_image(sem, who.image, false);
             }
         }
         out.push(Change {
             at,
-            sem: nowhere(ns),
+            sem: no_set(ns),
             key,
             who,
             kind: ChangeKind::LookupFailed {
@@ -397,7 +397,12 @@ impl Ledger {
         });
     }
 
-    pub(super) fn image_exited(&mut self, image: ImageId, exit: Exit, out: &mut Vec<Change>) {
+    pub(super) fn image_exited(
+        &mut self,
+        image: ImageId,
+        exit: ProcessExit,
+        out: &mut Vec<Change>,
+    ) {
         let Some(process) = self.processes.get_mut(image) else {
             return;
         };
@@ -415,7 +420,7 @@ impl Ledger {
                 continue;
             };
             if let Some((who, stage)) = cookie.user_exited(image, exit) {
-                cookie.note(exit.at, Some(&who), Call::Exit, 0);
+                cookie.push_step(exit.at, Some(&who), CookieCall::Exit, 0);
                 out.push(Change {
                     at: exit.at,
                     sem,
@@ -435,7 +440,7 @@ impl Ledger {
 }
 
 /// The id of "no set" in a namespace.
-pub(super) fn nowhere(ns: IpcNs) -> SemId {
+pub(super) fn no_set(ns: IpcNs) -> SemId {
     SemKey {
         ns: ns.0,
         semid: -1,

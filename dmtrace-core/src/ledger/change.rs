@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::{Meaning, Name, Stage, Who};
+use super::{ActorRef, DecrementMeaning, Name, UserStage};
 use crate::{
-    event::{Action, Command, ExitStatus},
+    event::{DmCommand, ExitStatus, UeventAction},
     ids::{BootTime, DevNum, IpcNs, Key, SemId},
 };
 
@@ -18,7 +18,7 @@ pub struct Change {
     /// Its key.
     pub key: Key,
     /// Who did it; `None` for a kernel worker, a reconciliation, an actor that was not captured.
-    pub who: Option<Who>,
+    pub who: Option<ActorRef>,
     /// What.
     #[serde(flatten)]
     pub kind: ChangeKind,
@@ -58,7 +58,7 @@ pub enum ChangeKind {
         /// New value, if known.
         to: Option<i32>,
         /// Who it was in the protocol.
-        meaning: Meaning,
+        meaning: DecrementMeaning,
     },
     /// A decrement found the value at 0 (EAGAIN): somebody completed too much.
     Starved,
@@ -84,7 +84,7 @@ pub enum ChangeKind {
         /// How; `None` if only its absence was noticed.
         status: Option<ExitStatus>,
         /// How far it had come.
-        stage: Stage,
+        stage: UserStage,
     },
     /// A set could not be made.
     CreateFailed {
@@ -101,7 +101,7 @@ pub enum ChangeKind {
     /// A device-mapper ioctl with the cookie returned.
     Ioctl {
         /// Which.
-        command: Command,
+        command: DmCommand,
         /// 0, or a positive errno.
         errno: i32,
         /// The return, and with it the result, was lost (kretprobe).
@@ -123,7 +123,7 @@ pub enum ChangeKind {
     /// A uevent with the cookie is sent.
     Uevent {
         /// What it announces.
-        action: Action,
+        action: UeventAction,
         /// Name of the device, as far as it is known.
         name: Name,
         /// Its UUID.
@@ -156,7 +156,7 @@ pub enum EndKind {
 
 impl EndKind {
     /// Whether the removal itself was seen.
-    pub const fn observed(self) -> bool {
+    pub const fn is_observed(self) -> bool {
         !matches!(self, Self::NamespaceGone | Self::Vanished)
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Call, Change, ChangeKind, Cookie, Creator, Cycle, EndKind, Ending, Ledger, Origin, Semaphore,
-    Stage, User, Who, WhyUnknown, apply::Entry,
+    ActorRef, Change, ChangeKind, Cookie, CookieCall, Creator, Cycle, EndKind, Ending, Ledger,
+    Origin, Semaphore, User, UserStage, WhyUnknown, apply::NewSet,
 };
 use crate::{
     event::Event,
@@ -12,14 +12,24 @@ use crate::{
 };
 
 /// After this time another thread's later cookie shows that a user has left its own.
-const LEFT: Duration = Duration::from_secs(60);
+const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 
 impl Ledger {
-    pub(super) fn destroyed(&mut self, event: &Event, sem: SemId, key: Key, out: &mut Vec<Change>) {
+    pub(super) fn apply_destroyed(
+        &mut self,
+        event: &Event,
+        sem: SemId,
+        key: Key,
+        out: &mut Vec<Change>,
+    ) {
         let at = event.at;
-        let key = self.resolve(event, sem, key);
+        let key = self.resolve_key(event, sem, key);
         let teardown = event.quality.ns_teardown;
-        let who = if teardown { None } else { self.who(event) };
+        let who = if teardown {
+            None
+        } else {
+            self.actor_of_event(event)
+        };
         if let Some(mark) = self.marks.get_mut(sem)
             && mark.key == key
             && !self.live.contains_key(&sem)
@@ -34,7 +44,7 @@ impl Ledger {
                 // A reconciliation noticed its absence before this event was read.
                 mark.observed = true;
                 mark.closed = at;
-                self.totals.both(key, |count| {
+                self.totals.update_both(key, |count| {
                     count.vanished = count.vanished.saturating_sub(1);
                     count.destroyed += 1;
                 });
@@ -51,7 +61,7 @@ impl Ledger {
                 return;
             }
             Some(known) if known.key != key => {
-                self.close(sem, at, EndKind::Vanished, None, out);
+                self.close_set(sem, at, EndKind::Vanished, None, out);
                 self.enter_unseen(sem, key, at);
             }
             Some(_) => {}
@@ -62,12 +72,12 @@ impl Ledger {
         } else {
             self.ending_by(sem, who.as_ref())
         };
-        self.close(sem, at, kind, who, out);
+        self.close_set(sem, at, kind, who, out);
     }
 
     /// Enters a set whose creation was not seen, by its use.
     pub(super) fn enter_unseen(&mut self, sem: SemId, key: Key, at: BootTime) {
-        self.enter(Entry {
+        self.enter_set(NewSet {
             id: sem,
             key,
             nsems: 0,
@@ -83,7 +93,7 @@ impl Ledger {
     }
 
     /// In which way a set ends when this actor removes it.
-    pub(super) fn ending_by(&self, sem: SemId, who: Option<&Who>) -> EndKind {
+    pub(super) fn ending_by(&self, sem: SemId, who: Option<&ActorRef>) -> EndKind {
         let Some(semaphore) = self.live.get(&sem) else {
             return EndKind::ByOther;
         };
@@ -110,12 +120,15 @@ impl Ledger {
             return EndKind::WhileLive;
         }
         match user.map(|user| user.stage) {
-            Some(Stage::Released | Stage::Waiting | Stage::Interrupted | Stage::WaitFailed) => {
-                EndKind::ByWaiter
-            }
+            Some(
+                UserStage::Released
+                | UserStage::Waiting
+                | UserStage::Interrupted
+                | UserStage::WaitFailed,
+            ) => EndKind::ByWaiter,
             Some(_) if by_creator => EndKind::ByCreator,
             // libdm removes a cookie whose own decrement found 0.
-            Some(Stage::Starved) => EndKind::ByWaiter,
+            Some(UserStage::Starved) => EndKind::ByWaiter,
             _ if cookie
                 .users
                 .iter()
@@ -132,31 +145,35 @@ impl Ledger {
     fn has_left(&self, user: &User) -> bool {
         let over = matches!(
             user.stage,
-            Stage::SelfCompleted | Stage::Released | Stage::Interrupted | Stage::WaitFailed
+            UserStage::SelfCompleted
+                | UserStage::Released
+                | UserStage::Interrupted
+                | UserStage::WaitFailed
         );
         let Some(process) = self.processes.get(user.who.image).filter(|_| over) else {
             return false;
         };
-        process.later_cycle_of_thread(user).is_some() || process.later_cycle(user, LEFT).is_some()
+        process.later_cycle_of_thread(user).is_some()
+            || process.later_cycle(user, ABANDONED_AFTER).is_some()
     }
 
     /// Closes the account of a live set.
-    pub(super) fn close(
+    pub(super) fn close_set(
         &mut self,
         sem: SemId,
         at: BootTime,
         kind: EndKind,
-        by: Option<Who>,
+        by: Option<ActorRef>,
         out: &mut Vec<Change>,
     ) {
         let Some(mut semaphore) = self.live.remove(&sem) else {
             return;
         };
         let key = semaphore.key;
-        self.marks.put(&semaphore, at, kind);
-        self.totals.both(key, |count| {
+        self.marks.add_removal(&semaphore, at, kind);
+        self.totals.update_both(key, |count| {
             count.live = count.live.saturating_sub(1);
-            if kind.observed() {
+            if kind.is_observed() {
                 count.destroyed += 1;
             } else {
                 count.vanished += 1;
@@ -164,7 +181,7 @@ impl Ledger {
         });
         let creator = semaphore.creator.image();
         if let Some(process) = creator.and_then(|image| self.processes.get_mut(image)) {
-            process.tally.close(key);
+            process.tally.count_ended(key);
         }
         out.push(Change {
             at,
@@ -175,7 +192,7 @@ impl Ledger {
         });
         let Some(mut cookie) = semaphore.cookie.take() else {
             if let Some(image) = creator {
-                self.processes.release(image);
+                self.processes.release_image(image);
             }
             return;
         };
@@ -193,7 +210,7 @@ impl Ledger {
         if let (Some(by), Some(created)) = (&by, semaphore.created) {
             self.cycle_done(&semaphore, by, created, at);
         }
-        cookie.note(at, by.as_ref(), Call::Remove, 0);
+        cookie.push_step(at, by.as_ref(), CookieCall::Remove, 0);
         let mut waiters = std::mem::take(&mut cookie.waiters);
         waiters.retain(|waiting| {
             by.as_ref()
@@ -203,7 +220,7 @@ impl Ledger {
             && !cookie.held.contains(&by.image)
         {
             cookie.held.push(by.image);
-            self.processes.hold(by.image);
+            self.processes.hold_image(by.image);
         }
         semaphore.last_seen = semaphore.last_seen.max(at);
         semaphore.ending = Some(Ending {
@@ -214,13 +231,19 @@ impl Ledger {
         });
         semaphore.cookie = Some(cookie);
         if let Some(evicted) = self.history.push(Box::new(semaphore)) {
-            self.forget(&evicted);
+            self.forget_semaphore(&evicted);
         }
     }
 
     /// A process removed a cookie of its own: a complete cycle. Other cookies of the same thread
     /// that were touched last before this one was made are left behind.
-    fn cycle_done(&mut self, semaphore: &Semaphore, by: &Who, created: BootTime, at: BootTime) {
+    fn cycle_done(
+        &mut self,
+        semaphore: &Semaphore,
+        by: &ActorRef,
+        created: BootTime,
+        at: BootTime,
+    ) {
         let Creator::Known { image, tid } = semaphore.creator else {
             return;
         };
@@ -240,16 +263,16 @@ impl Ledger {
         if newer(process.cycle) {
             process.cycle = Some(cycle);
         }
-        let trail = process.trail(by.tid, at);
+        let trail = process.trail_mut(by.tid, at);
         if tid == by.tid && newer(trail.cycle) {
             trail.cycle = Some(cycle);
         }
     }
 
-    fn forget(&mut self, evicted: &Semaphore) {
+    fn forget_semaphore(&mut self, evicted: &Semaphore) {
         let held = evicted.cookie.as_deref().map(|cookie| &cookie.held);
         for &image in held.into_iter().flatten() {
-            self.processes.release(image);
+            self.processes.release_image(image);
         }
     }
 }
@@ -257,11 +280,11 @@ impl Ledger {
 impl Cookie {
     /// The creation was learnt after the first calls: put the creator first, and count what it
     /// did as its own.
-    pub(super) fn creation_learnt(&mut self, at: BootTime, who: &Who) {
+    pub(super) fn creation_learnt(&mut self, at: BootTime, who: &ActorRef) {
         if self.base.is_none() {
             self.base = Some(0);
         }
-        self.user_mut(who, at, Stage::Created);
+        self.user_mut(who, at, UserStage::Created);
         if let Some(index) = self
             .users
             .iter()
@@ -292,8 +315,11 @@ impl Cookie {
             dec = dec.saturating_add(own);
             if let Some(user) = self.users.first_mut() {
                 user.decs = user.decs.saturating_add(own);
-                if matches!(user.stage, Stage::Created | Stage::Ready | Stage::Armed) {
-                    user.stage = Stage::SelfCompleted;
+                if matches!(
+                    user.stage,
+                    UserStage::Created | UserStage::Ready | UserStage::Armed
+                ) {
+                    user.stage = UserStage::SelfCompleted;
                 }
             }
         }
@@ -303,10 +329,10 @@ impl Cookie {
         self.counts.owner_inc = self.counts.owner_inc.saturating_add(inc);
         self.counts.other_dec -= dec;
         self.counts.owner_dec = self.counts.owner_dec.saturating_add(dec);
-        self.timeline.push_creation(super::Step {
+        self.timeline.push_creation(super::TimelineStep {
             at,
             who: Some(who.clone()),
-            what: Call::Create,
+            what: CookieCall::Create,
             errno: 0,
             value: Some(0),
         });

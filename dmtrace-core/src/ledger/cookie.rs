@@ -5,24 +5,24 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use dmtrace_common::Operators;
 use serde::{Deserialize, Serialize};
 
-use super::{Call, Device, Exit, ImageId, Step, Timeline, Who};
+use super::{ActorRef, CookieCall, Device, ImageId, ProcessExit, Timeline, TimelineStep};
 use crate::{
     event::{CallSite, ExitStatus},
     ids::{BootTime, IpcNs},
 };
 
 /// Users of a cookie that are told apart; more make the cookie "crowded".
-pub const USERS: usize = 32;
+pub const MAX_USERS: usize = 32;
 /// Last completers that are named.
-pub const COMPLETERS: usize = 8;
+pub const MAX_COMPLETERS: usize = 8;
 /// Failed lookups that are kept.
-pub const LOOKUPS: usize = 4;
+pub const MAX_LOOKUPS: usize = 4;
 /// Devices that are told apart; of more the last ones are kept.
-pub const DEVICES: usize = 16;
+pub const MAX_DEVICES: usize = 16;
 /// Images that one cookie keeps in the books.
-pub(super) const HELD: usize = 64;
+pub(super) const MAX_HELD_IMAGES: usize = 64;
 /// Waiting threads that are kept.
-pub const WAITERS: usize = 32;
+pub const MAX_WAITERS: usize = 32;
 
 /// From the EINTR of a killed waiter to the end of its process, at most.
 const KILL_DELAY: Duration = Duration::from_secs(1);
@@ -31,13 +31,13 @@ const KILL_DELAY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Cookie {
     /// Sums over its life.
-    pub counts: Counts,
+    pub counts: CookieCounts,
     /// Processes that made it, incremented it or waited for it; the creator first if known.
     pub users: Vec<User>,
     /// The last processes that only decremented it: `dmsetup udevcomplete`, one for each uevent.
-    pub completers: VecDeque<Who>,
+    pub completers: VecDeque<ActorRef>,
     /// Threads that wait for zero.
-    pub waiters: Vec<Waiting>,
+    pub waiters: Vec<WaitingThread>,
     /// The last wait that ended.
     pub last_wait: Option<WaitEnd>,
     /// Last call that reached it, failed ones included.
@@ -87,7 +87,7 @@ pub struct Cookie {
 
 /// Sums over the life of a cookie. Without a known creator everything is "other".
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-pub struct Counts {
+pub struct CookieCounts {
     /// Increments by the creator.
     pub owner_inc: u32,
     /// Decrements by the creator.
@@ -107,7 +107,8 @@ pub struct Counts {
     /// Waits for zero that ended, whatever the result.
     pub waits_done: u32,
     /// Decrements that found the value at 0 (EAGAIN).
-    pub starved: u32,
+    #[serde(rename = "starved")]
+    pub failed_decrements: u32,
     /// Device-mapper ioctls with the cookie.
     pub ioctls: u32,
     /// Of these, failed.
@@ -116,10 +117,10 @@ pub struct Counts {
     pub uevents: u32,
 }
 
-impl Counts {
+impl CookieCounts {
     /// Increments that nobody has completed yet: operations under way, or lost uevents. Negative
     /// when more was completed than there was.
-    pub const fn outstanding(&self) -> i64 {
+    pub const fn outstanding_increments(&self) -> i64 {
         let up = self.owner_inc as i64 + self.other_inc as i64;
         let down = self.owner_dec as i64 + self.other_dec as i64;
         up - (down - self.wait_entries as i64)
@@ -138,7 +139,7 @@ impl Counts {
 pub struct User {
     /// Who; the thread is that of its last call.
     #[serde(flatten)]
-    pub who: Who,
+    pub who: ActorRef,
     /// Increments by it.
     pub incs: u32,
     /// Decrements by it.
@@ -148,22 +149,22 @@ pub struct User {
     /// Its last call.
     pub last: BootTime,
     /// How far it has come.
-    pub stage: Stage,
+    pub stage: UserStage,
     /// Its end, once known.
-    pub exit: Option<Exit>,
+    pub exit: Option<ProcessExit>,
 }
 
 /// How far a user of a cookie has come in the protocol.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stage {
+pub enum UserStage {
     /// Made the set; `SETVAL` has not happened.
     Created,
     /// Set it to 1; nothing is announced yet.
     Ready,
     /// Incremented: its ioctl is under way, or its uevents are.
     Armed,
-    /// As [`Stage::Armed`], and udev has completed everything.
+    /// As [`UserStage::Armed`], and udev has completed everything.
     Done,
     /// Decremented, and no wait followed (so far).
     SelfCompleted,
@@ -181,10 +182,10 @@ pub enum Stage {
 
 /// A thread that waits for zero.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct Waiting {
+pub struct WaitingThread {
     /// Who.
     #[serde(flatten)]
-    pub who: Who,
+    pub who: ActorRef,
     /// Since when.
     pub since: BootTime,
 }
@@ -194,7 +195,7 @@ pub struct Waiting {
 pub struct WaitEnd {
     /// Who had waited.
     #[serde(flatten)]
-    pub who: Who,
+    pub who: ActorRef,
     /// When the wait ended.
     pub at: BootTime,
     /// 0, or a positive errno: EINTR, EIDRM.
@@ -205,7 +206,7 @@ pub struct WaitEnd {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 pub struct FailedLookup {
     /// Who looked.
-    pub who: Option<Who>,
+    pub who: Option<ActorRef>,
     /// When.
     pub at: BootTime,
     /// Where it looked.
@@ -236,7 +237,7 @@ pub struct Gaps {
 
 impl Gaps {
     /// Whether anything is missing that every verdict rests on.
-    pub const fn any(self) -> bool {
+    pub const fn affects_verdicts(self) -> bool {
         self.operations || self.results || self.crowded || self.late
     }
 }
@@ -283,7 +284,10 @@ impl Cookie {
 
     /// State in the protocol.
     pub fn phase(&self) -> Phase {
-        let outstanding = self.counts.outstanding().clamp(0, i64::from(u32::MAX)) as u32;
+        let outstanding = self
+            .counts
+            .outstanding_increments()
+            .clamp(0, i64::from(u32::MAX)) as u32;
         if !self.waiters.is_empty() {
             return Phase::Waiting { outstanding };
         }
@@ -305,34 +309,34 @@ impl Cookie {
     }
 
     /// How far a user has come, completions considered.
-    pub fn stage(&self, user: &User) -> Stage {
-        let completed = self.counts.completions > 0 && self.counts.outstanding() <= 0;
+    pub fn user_stage(&self, user: &User) -> UserStage {
+        let completed = self.counts.completions > 0 && self.counts.outstanding_increments() <= 0;
         let before_end = match (user.exit, self.last_completion) {
             (Some(exit), Some(completion)) => completion <= exit.at,
             _ => true,
         };
         match user.stage {
-            Stage::Armed if completed && before_end => Stage::Done,
+            UserStage::Armed if completed && before_end => UserStage::Done,
             // A fatal signal ends the wait with EINTR a moment before it ends the process.
-            Stage::Interrupted
+            UserStage::Interrupted
                 if user.exit.is_some_and(|exit| {
                     matches!(exit.status, Some(ExitStatus::Signal(_)))
-                        && exit.at.since(user.last) < KILL_DELAY
+                        && exit.at.duration_since(user.last) < KILL_DELAY
                 }) =>
             {
-                Stage::Waiting
+                UserStage::Waiting
             }
             stage => stage,
         }
     }
 
-    pub(super) fn user_mut(&mut self, who: &Who, at: BootTime, stage: Stage) -> &mut User {
+    pub(super) fn user_mut(&mut self, who: &ActorRef, at: BootTime, stage: UserStage) -> &mut User {
         let found = self
             .users
             .iter()
             .position(|user| user.who.image == who.image);
         let index = found.unwrap_or_else(|| {
-            if self.users.len() >= USERS {
+            if self.users.len() >= MAX_USERS {
                 self.drop_user();
             }
             self.users.push(User {
@@ -370,12 +374,18 @@ impl Cookie {
         }
     }
 
-    pub(super) fn note(&mut self, at: BootTime, who: Option<&Who>, what: Call, errno: i32) {
-        if what != Call::Exit {
+    pub(super) fn push_step(
+        &mut self,
+        at: BootTime,
+        who: Option<&ActorRef>,
+        what: CookieCall,
+        errno: i32,
+    ) {
+        if what != CookieCall::Exit {
             self.last_call = Some(self.last_call.map_or(at, |last| last.max(at)));
         }
         let value = self.value();
-        self.timeline.push(Step {
+        self.timeline.push(TimelineStep {
             at,
             who: who.cloned(),
             what,
@@ -385,7 +395,11 @@ impl Cookie {
     }
 
     /// Marks a user as ended; its waits end with it. Returns its stage if it was not known before.
-    pub(super) fn user_exited(&mut self, image: ImageId, exit: Exit) -> Option<(Who, Stage)> {
+    pub(super) fn user_exited(
+        &mut self,
+        image: ImageId,
+        exit: ProcessExit,
+    ) -> Option<(ActorRef, UserStage)> {
         self.waiters.retain(|waiting| waiting.who.image != image);
         let index = self.users.iter().position(|user| user.who.image == image)?;
         let user = self.users.get_mut(index)?;
@@ -394,7 +408,7 @@ impl Cookie {
         }
         user.exit = Some(exit);
         let who = user.who.clone();
-        let stage = self.users.get(index).map(|user| self.stage(user))?;
+        let stage = self.users.get(index).map(|user| self.user_stage(user))?;
         Some((who, stage))
     }
 }

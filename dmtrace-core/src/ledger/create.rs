@@ -1,8 +1,8 @@
 //! The beginning of a set.
 
 use super::{
-    Call, Change, ChangeKind, Creator, EndKind, Ledger, Origin, Stage, Who, WhyUnknown,
-    apply::Entry,
+    ActorRef, Change, ChangeKind, CookieCall, Creator, EndKind, Ledger, Origin, UserStage,
+    WhyUnknown, apply::NewSet,
 };
 use crate::{
     event::Event,
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Ledger {
-    pub(super) fn created(
+    pub(super) fn apply_created(
         &mut self,
         event: &Event,
         sem: SemId,
@@ -20,7 +20,7 @@ impl Ledger {
         out: &mut Vec<Change>,
     ) {
         let at = event.at;
-        let who = self.who(event);
+        let who = self.actor_of_event(event);
         let creator = creator_of(who.as_ref());
         let change = Change {
             at,
@@ -47,7 +47,7 @@ impl Ledger {
             }
             if known.last_seen > at {
                 // An older incarnation, long replaced: enter and close it at once.
-                self.totals.both(key, |count| {
+                self.totals.update_both(key, |count| {
                     count.created += 1;
                     count.vanished += 1;
                 });
@@ -55,9 +55,9 @@ impl Ledger {
                 self.tally_closed(creator, key);
                 return;
             }
-            self.close(sem, at, EndKind::Vanished, None, out);
+            self.close_set(sem, at, EndKind::Vanished, None, out);
         }
-        self.enter(Entry {
+        self.enter_set(NewSet {
             id: sem,
             key,
             nsems,
@@ -70,11 +70,11 @@ impl Ledger {
         if let Some(cookie) = self.cookie_mut(sem) {
             cookie.base = Some(0);
             if let Some(who) = &who {
-                cookie.user_mut(who, at, Stage::Created);
+                cookie.user_mut(who, at, UserStage::Created);
             }
-            cookie.note(at, who.as_ref(), Call::Create, 0);
+            cookie.push_step(at, who.as_ref(), CookieCall::Create, 0);
             if let Some(who) = &who {
-                self.follow(who.image, who.tid, at, sem, true);
+                self.follow_trail(who.image, who.tid, at, sem, true);
             }
         }
         out.push(change);
@@ -99,7 +99,7 @@ impl Ledger {
             return true;
         }
         mark.created = Some(at);
-        self.totals.both(key, |count| {
+        self.totals.update_both(key, |count| {
             count.found = count.found.saturating_sub(1);
             count.created += 1;
         });
@@ -114,7 +114,7 @@ impl Ledger {
             }
             if let (true, Some(image)) = (unknown, creator.image()) {
                 // The set held no reference for its creator so far.
-                self.hold(sem, image, true);
+                self.hold_image(sem, image, true);
             }
         }
         true
@@ -123,8 +123,8 @@ impl Ledger {
     fn tally_closed(&mut self, creator: Creator, key: Key) {
         let process = creator.image().and_then(|id| self.processes.get_mut(id));
         if let Some(process) = process {
-            process.tally.open(key);
-            process.tally.close(key);
+            process.tally.count_created(key);
+            process.tally.count_ended(key);
         }
     }
 
@@ -136,7 +136,7 @@ impl Ledger {
         nsems: u32,
         semflg: u32,
         creator: Creator,
-        who: Option<&Who>,
+        who: Option<&ActorRef>,
     ) -> bool {
         let Some(known) = self.live.get_mut(&sem) else {
             return false;
@@ -150,7 +150,7 @@ impl Ledger {
             known.nsems = nsems;
             known.semflg = Some(semflg);
             known.origin = Origin::Event;
-            self.totals.both(key, |count| {
+            self.totals.update_both(key, |count| {
                 count.found = count.found.saturating_sub(1);
                 count.created += 1;
             });
@@ -159,7 +159,7 @@ impl Ledger {
             return news;
         }
         known.creator = creator;
-        self.credit(sem, key, creator);
+        self.credit_creator(sem, key, creator);
         if let Some(cookie) = self.cookie_mut(sem)
             && let Some(who) = who
         {
@@ -168,13 +168,13 @@ impl Ledger {
                 // Its first operations merely arrived before its creation.
                 cookie.gaps.operations = false;
             }
-            self.follow(who.image, who.tid, at, sem, true);
+            self.follow_trail(who.image, who.tid, at, sem, true);
         }
         news
     }
 }
 
-fn creator_of(who: Option<&Who>) -> Creator {
+fn creator_of(who: Option<&ActorRef>) -> Creator {
     who.map_or(Creator::Unknown(WhyUnknown::Missed), |who| Creator::Known {
         image: who.image,
         tid: who.tid,

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Name, Who};
+use super::{ActorRef, Name};
 use crate::{
-    event::{Action, Command},
+    event::{DmCommand, UeventAction},
     ids::{BootTime, DevNum},
 };
 
@@ -18,17 +18,17 @@ pub struct Device {
     /// Number.
     pub number: Option<DevNum>,
     /// The last ioctl on it.
-    pub command: Command,
+    pub command: DmCommand,
     /// When that returned, or when its uevent was sent.
     pub at: BootTime,
     /// Who made it.
-    pub who: Option<Who>,
+    pub who: Option<ActorRef>,
     /// Its result: 0, or a positive errno; `None` as long as its return was not seen.
     pub errno: Option<i32>,
     /// Whether the kernel has sent a uevent for it.
     pub uevent: bool,
     /// Action of that uevent, if it was seen.
-    pub action: Option<Action>,
+    pub action: Option<UeventAction>,
     /// A busy device was to be removed later: no uevent carries the cookie then.
     pub deferred: bool,
 }
@@ -44,17 +44,17 @@ impl Device {
     }
 
     /// Whether somebody means this device: by name, UUID, number (253:3) or node (dm-3).
-    pub fn is(&self, wanted: &str) -> bool {
-        let known = Named {
+    pub fn matches(&self, wanted: &str) -> bool {
+        let known = DeviceName {
             name: self.name.as_str(),
             uuid: self.uuid.as_ref().map(Name::as_str),
             number: self.number,
         };
-        known.is(wanted)
+        known.matches(wanted)
     }
 
     /// Name and number, as far as they are known: `vg-lv (253:3)`.
-    pub fn full(&self) -> String {
+    pub fn full_label(&self) -> String {
         match (self.name.as_str(), self.number) {
             (name, Some(number)) if !name.is_empty() => format!("{name} ({number})"),
             _ => self.label(),
@@ -64,7 +64,7 @@ impl Device {
 
 /// What a device is called.
 #[derive(Clone, Copy, Debug)]
-pub struct Named<'a> {
+pub struct DeviceName<'a> {
     /// Name; empty where it is not known.
     pub name: &'a str,
     /// UUID.
@@ -73,9 +73,9 @@ pub struct Named<'a> {
     pub number: Option<DevNum>,
 }
 
-impl Named<'_> {
-    /// As [`Device::is`].
-    pub fn is(&self, wanted: &str) -> bool {
+impl DeviceName<'_> {
+    /// As [`Device::matches`].
+    pub fn matches(&self, wanted: &str) -> bool {
         let wanted = wanted.strip_prefix("/dev/").unwrap_or(wanted);
         let wanted = wanted.strip_prefix("mapper/").unwrap_or(wanted);
         self.name == wanted

@@ -2,21 +2,21 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{EndKind, FailedLookup, LOOKUPS, Origin, Semaphore};
+use super::{EndKind, FailedLookup, MAX_LOOKUPS, Origin, Semaphore};
 use crate::ids::{BootTime, Key, SemId};
 
 /// How much is remembered of what is gone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Remember {
+pub struct Retention {
     /// Closed cookies of each of two groups: normal ends, and all others.
     pub closed: usize,
     /// Processes that have nothing to do with a remembered cookie.
     pub idle: usize,
 }
 
-impl Remember {
+impl Retention {
     /// For a trace of minutes or hours, and for a recording: some ten MiB.
-    pub const MUCH: Self = Self {
+    pub const FULL: Self = Self {
         closed: 1024,
         idle: 4096,
     };
@@ -27,25 +27,25 @@ impl Remember {
     };
 }
 
-impl Default for Remember {
+impl Default for Retention {
     fn default() -> Self {
-        Self::MUCH
+        Self::FULL
     }
 }
 
 /// So many removals that were no normal ends are searched for a lookup in vain.
-const LOOKED_UP: usize = 64;
+const MAX_SEARCHED_REMOVALS: usize = 64;
 
 /// Slots of the memory of removals.
-const MARKS: usize = 4096;
+const MARK_SLOTS: usize = 4096;
 
 /// Removals of sets whose creation no event has told: a map record of each is still to come, after
 /// any number of other removals.
-const OWED: usize = 16_384;
+const MAX_OWED_RECORDS: usize = 16_384;
 
 /// A removal, remembered for events that arrive after it.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Mark {
+pub(super) struct RemovalMark {
     pub(super) sem: SemId,
     pub(super) key: Key,
     /// Creation, if it was seen.
@@ -59,81 +59,81 @@ pub(super) struct Mark {
 /// The last removals, in bounded space: a newer one overwrites an older one that has the same
 /// slot, and those that a map record must follow stay until it has come.
 #[derive(Clone, Debug)]
-pub(super) struct Marks {
-    slots: Vec<Mark>,
-    owed: BTreeMap<SemId, Mark>,
+pub(super) struct RemovalMarks {
+    slots: Vec<RemovalMark>,
+    owed: BTreeMap<SemId, RemovalMark>,
     /// The order of those; settled ones may still stand in it.
     order: VecDeque<SemId>,
 }
 
-impl Default for Marks {
+impl Default for RemovalMarks {
     fn default() -> Self {
         Self {
-            slots: vec![Mark::default(); MARKS],
+            slots: vec![RemovalMark::default(); MARK_SLOTS],
             owed: BTreeMap::new(),
             order: VecDeque::new(),
         }
     }
 }
 
-impl Marks {
-    fn slot(sem: SemId) -> usize {
+impl RemovalMarks {
+    fn slot_of(sem: SemId) -> usize {
         let mixed = (u64::from(sem.ns.0) << 32 | u64::from(sem.semid as u32))
             .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> 52) as usize % MARKS
+        (mixed >> 52) as usize % MARK_SLOTS
     }
 
-    pub(super) fn get(&self, sem: SemId) -> Option<&Mark> {
+    pub(super) fn get(&self, sem: SemId) -> Option<&RemovalMark> {
         let owed = self.owed.get(&sem);
         owed.or_else(|| {
             self.slots
-                .get(Self::slot(sem))
+                .get(Self::slot_of(sem))
                 .filter(|mark| mark.used && mark.sem == sem)
         })
     }
 
-    pub(super) fn get_mut(&mut self, sem: SemId) -> Option<&mut Mark> {
+    pub(super) fn get_mut(&mut self, sem: SemId) -> Option<&mut RemovalMark> {
         if let Some(mark) = self.owed.get_mut(&sem) {
             return Some(mark);
         }
         self.slots
-            .get_mut(Self::slot(sem))
+            .get_mut(Self::slot_of(sem))
             .filter(|mark| mark.used && mark.sem == sem)
     }
 
-    pub(super) fn put(&mut self, semaphore: &Semaphore, at: BootTime, kind: EndKind) {
-        let mark = Mark {
+    pub(super) fn add_removal(&mut self, semaphore: &Semaphore, at: BootTime, kind: EndKind) {
+        let mark = RemovalMark {
             sem: semaphore.id,
             key: semaphore.key,
             created: semaphore.created,
             closed: at,
-            observed: kind.observed(),
+            observed: kind.is_observed(),
             used: true,
         };
         if matches!(semaphore.origin, Origin::Map | Origin::Use) {
             if self.owed.insert(mark.sem, mark).is_none() {
                 self.order.push_back(mark.sem);
             }
-            while self.order.len() > OWED {
+            while self.order.len() > MAX_OWED_RECORDS {
                 if let Some(oldest) = self.order.pop_front() {
-                    self.settle(oldest);
+                    self.record_arrived(oldest);
                 }
             }
         } else {
             self.owed.remove(&mark.sem);
-            self.forgettable(mark);
+            self.put_forgettable(mark);
         }
     }
 
     /// The map record has come.
-    pub(super) fn settle(&mut self, sem: SemId) {
+    pub(super) fn record_arrived(&mut self, sem: SemId) {
         if let Some(mark) = self.owed.remove(&sem) {
-            self.forgettable(mark);
+            self.put_forgettable(mark);
         }
     }
 
-    fn forgettable(&mut self, mark: Mark) {
-        if let Some(slot) = self.slots.get_mut(Self::slot(mark.sem)) {
+    fn put_forgettable(&mut self, mark: RemovalMark) {
+        if let Some(slot) = self.slots.get_mut(Self::slot_of(mark.sem)) {
             *slot = mark;
         }
     }
@@ -141,7 +141,7 @@ impl Marks {
 
 /// Cookies that are gone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct History {
+pub(super) struct ClosedCookies {
     by_number: BTreeMap<u64, Box<Semaphore>>,
     latest: BTreeMap<SemId, u64>,
     normal: VecDeque<u64>,
@@ -150,7 +150,7 @@ pub(super) struct History {
     most: usize,
 }
 
-impl History {
+impl ClosedCookies {
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
@@ -203,7 +203,7 @@ impl History {
             .special
             .iter()
             .rev()
-            .take(LOOKED_UP)
+            .take(MAX_SEARCHED_REMOVALS)
             .copied()
             .find(|number| {
                 self.by_number
@@ -212,7 +212,7 @@ impl History {
             })?;
         let closed = self.by_number.get_mut(&number)?;
         let cookie = closed.cookie.as_deref_mut()?;
-        if cookie.lookups.len() >= LOOKUPS {
+        if cookie.lookups.len() >= MAX_LOOKUPS {
             return None;
         }
         cookie.lookups.push(lookup);

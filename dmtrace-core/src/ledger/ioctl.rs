@@ -1,32 +1,32 @@
 //! What ioctls and uevents of device-mapper do to the books of a cookie.
 
 use super::{
-    Call, Change, ChangeKind, Cookie, Device, Ledger, Name, Who, apply::nowhere, cookie::DEVICES,
-    operate::CallSeen,
+    ActorRef, Change, ChangeKind, Cookie, CookieCall, Device, Ledger, Name, apply::no_set,
+    cookie::MAX_DEVICES, operate::CallSeen,
 };
 use crate::{
-    event::{Command, Event, Ioctl, Uevent},
+    event::{DmCommand, DmIoctl, Event, Uevent},
     ids::{DevNum, Key, SemId},
 };
 
 /// What is done to which device.
-struct Seen<'a> {
+struct DeviceUse<'a> {
     name: &'a str,
     uuid: Option<&'a str>,
     number: Option<DevNum>,
-    command: Command,
+    command: DmCommand,
 }
 
 impl Ledger {
     /// An ioctl with a cookie returned.
-    pub(super) fn ioctl(&mut self, event: &Event, ioctl: &Ioctl, out: &mut Vec<Change>) {
+    pub(super) fn apply_ioctl(&mut self, event: &Event, ioctl: &DmIoctl, out: &mut Vec<Change>) {
         let sem = self.cookie_of(ioctl.sem, ioctl.key);
         if event.quality.from_map {
             self.device_of_map(event, sem, ioctl);
             return;
         }
         self.on_device(event, sem, ioctl.key, out, |cookie, call| {
-            cookie.ioctl(call, ioctl);
+            cookie.record_ioctl(call, ioctl);
             ChangeKind::Ioctl {
                 command: ioctl.command,
                 errno: ioctl.errno,
@@ -42,10 +42,10 @@ impl Ledger {
     }
 
     /// A uevent with a cookie is about to be sent.
-    pub(super) fn uevent(&mut self, event: &Event, uevent: &Uevent, out: &mut Vec<Change>) {
+    pub(super) fn apply_uevent(&mut self, event: &Event, uevent: &Uevent, out: &mut Vec<Change>) {
         let sem = self.cookie_of(uevent.sem, uevent.key);
         self.on_device(event, sem, uevent.key, out, |cookie, call| {
-            cookie.uevent(call, uevent);
+            cookie.record_uevent(call, uevent);
             ChangeKind::Uevent {
                 action: uevent.action,
                 name: Name::from(uevent.name.as_str()),
@@ -57,8 +57,8 @@ impl Ledger {
 
     /// The last device by the kernel map, where the message was not received. The sums are in the
     /// record of the set.
-    fn device_of_map(&mut self, event: &Event, sem: SemId, ioctl: &Ioctl) {
-        let who = self.who(event);
+    fn device_of_map(&mut self, event: &Event, sem: SemId, ioctl: &DmIoctl) {
+        let who = self.actor_of_event(event);
         let known = match self.live.get_mut(&sem) {
             Some(known) => Some(known),
             None => self.history.latest_mut(sem),
@@ -78,9 +78,9 @@ impl Ledger {
             quality: event.quality,
             errno: 0,
         };
-        cookie.settle(call, ioctl);
+        cookie.settle_ioctl(call, ioctl);
         if let Some(who) = &who {
-            self.hold(sem, who.image, closed);
+            self.hold_image(sem, who.image, closed);
         }
     }
 
@@ -104,7 +104,7 @@ impl Ledger {
         action: impl FnOnce(&mut Cookie, CallSeen<'_>) -> ChangeKind,
     ) {
         let at = event.at;
-        let who = self.who(event);
+        let who = self.actor_of_event(event);
         let live = self
             .live
             .get(&sem)
@@ -137,9 +137,9 @@ impl Ledger {
         };
         let kind = action(cookie, call);
         if found && let Some(who) = &who {
-            self.hold(sem, who.image, !live);
+            self.hold_image(sem, who.image, !live);
         }
-        let sem = if found { sem } else { nowhere(sem.ns) };
+        let sem = if found { sem } else { no_set(sem.ns) };
         out.push(Change {
             at,
             sem,
@@ -151,7 +151,7 @@ impl Ledger {
 }
 
 impl Cookie {
-    fn ioctl(&mut self, call: CallSeen<'_>, ioctl: &Ioctl) {
+    fn record_ioctl(&mut self, call: CallSeen<'_>, ioctl: &DmIoctl) {
         if call.at > self.dm_synced {
             self.counts.ioctls = self.counts.ioctls.saturating_add(1);
             if ioctl.errno != 0 {
@@ -161,10 +161,10 @@ impl Cookie {
                 self.counts.uevents = self.counts.uevents.saturating_add(1);
             }
         }
-        self.settle(call, ioctl);
-        self.step(
+        self.settle_ioctl(call, ioctl);
+        self.push_dm_step(
             call,
-            Call::Ioctl {
+            CookieCall::Ioctl {
                 command: ioctl.command,
                 device: ioctl.device,
                 uevent: ioctl.uevent,
@@ -174,14 +174,14 @@ impl Cookie {
     }
 
     /// Enters the result of an ioctl at its device.
-    fn settle(&mut self, call: CallSeen<'_>, ioctl: &Ioctl) {
-        let seen = Seen {
+    fn settle_ioctl(&mut self, call: CallSeen<'_>, ioctl: &DmIoctl) {
+        let seen = DeviceUse {
             name: &ioctl.name,
             uuid: ioctl.uuid.as_deref(),
             number: ioctl.device,
             command: ioctl.command,
         };
-        if let Some(device) = self.device(&seen, call) {
+        if let Some(device) = self.device_entry(&seen, call) {
             let unseen = call.quality.no_result && !ioctl.uevent;
             device.errno = (!unseen).then_some(ioctl.errno);
             device.uevent = ioctl.uevent;
@@ -195,20 +195,20 @@ impl Cookie {
         }
     }
 
-    fn uevent(&mut self, call: CallSeen<'_>, uevent: &Uevent) {
-        let seen = Seen {
+    fn record_uevent(&mut self, call: CallSeen<'_>, uevent: &Uevent) {
+        let seen = DeviceUse {
             name: &uevent.name,
             uuid: uevent.uuid.as_deref(),
             number: uevent.device,
             command: uevent.command,
         };
-        if let Some(device) = self.device(&seen, call) {
+        if let Some(device) = self.device_entry(&seen, call) {
             device.action = Some(uevent.action);
             device.errno = None;
         }
-        self.step(
+        self.push_dm_step(
             call,
-            Call::Uevent {
+            CookieCall::Uevent {
                 action: uevent.action,
                 device: uevent.device,
             },
@@ -217,10 +217,10 @@ impl Cookie {
     }
 
     /// The entry of a device, the last one in the list from now on.
-    fn device(&mut self, seen: &Seen<'_>, call: CallSeen<'_>) -> Option<&mut Device> {
+    fn device_entry(&mut self, seen: &DeviceUse<'_>, call: CallSeen<'_>) -> Option<&mut Device> {
         // By name first: within one cookie lvm removes dm-0 and makes another dm-0.
         let unsettled = |device: &Device| {
-            let same = |who: &Who| call.who.is_some_and(|it| it.tid == who.tid);
+            let same = |who: &ActorRef| call.who.is_some_and(|it| it.tid == who.tid);
             device.errno.is_none() && device.who.as_ref().is_some_and(same)
         };
         let nameless = seen.name.is_empty() && seen.number.is_none();
@@ -233,7 +233,7 @@ impl Cookie {
         let mut device = match self.devices.iter().position(same) {
             Some(index) => self.devices.remove(index),
             None => {
-                if self.devices.len() >= DEVICES {
+                if self.devices.len() >= MAX_DEVICES {
                     // One that failed, or whose uevent is out, tells more than one that is done.
                     let dull = self.devices.iter().position(|it| it.errno == Some(0));
                     self.devices.remove(dull.unwrap_or(0));
@@ -266,11 +266,11 @@ impl Cookie {
     }
 
     /// A step that does not touch the semaphore: it is activity on the cookie all the same.
-    fn step(&mut self, call: CallSeen<'_>, what: Call, errno: i32) {
+    fn push_dm_step(&mut self, call: CallSeen<'_>, what: CookieCall, errno: i32) {
         let last = self.last_call;
-        self.note(call.at, call.who, what, errno);
+        self.push_step(call.at, call.who, what, errno);
         // The kernel's value is not older for it: a snapshot stays comparable.
         self.last_call = last;
-        self.last_dm = Some(super::later(self.last_dm, call.at));
+        self.last_dm = Some(super::later_time(self.last_dm, call.at));
     }
 }

@@ -1,16 +1,16 @@
 //! Calls that are told after their set has gone: whoever completes an operation wakes the waiter,
 //! and that one may have removed the set before the return of the completion is seen.
 
-use super::{Change, ChangeKind, Cookie, Ledger, Who, operate::CallSeen};
+use super::{ActorRef, Change, ChangeKind, Cookie, Ledger, operate::CallSeen};
 use crate::{
-    event::{Event, What},
+    event::{Event, EventKind},
     ids::{BootTime, Key, SemId},
 };
 
 impl Ledger {
     /// Whether a wait on a cookie has ended that decrements must have ended which are not told
     /// yet.
-    pub fn owes(&self, sem: SemId) -> bool {
+    pub fn awaits_decrements(&self, sem: SemId) -> bool {
         let known = self.live.get(&sem).or_else(|| self.history.latest(sem));
         let cookie = known.and_then(|known| known.cookie.as_deref());
         cookie.is_some_and(|cookie| cookie.gaps.late)
@@ -27,7 +27,7 @@ impl Ledger {
         sem: SemId,
         key: Key,
         errno: i32,
-        who: Option<Who>,
+        who: Option<ActorRef>,
         action: impl FnOnce(&mut Cookie, CallSeen<'_>) -> Option<ChangeKind>,
         out: &mut Vec<Change>,
     ) {
@@ -55,7 +55,7 @@ impl Ledger {
         cookie.waiters.clear();
         cookie.timeline.in_time();
         if let Some(who) = &who {
-            self.hold(sem, who.image, true);
+            self.hold_image(sem, who.image, true);
         }
         if let Some(kind) = kind {
             out.push(Change {
@@ -76,7 +76,7 @@ fn took_effect(event: &Event, errno: i32, closed: Option<BootTime>) -> BootTime 
     };
     match &event.what {
         // What ended a wait came before that wait's end.
-        What::Op { ops, .. } if ops.iter().any(|op| op.op != 0) => {
+        EventKind::Op { ops, .. } if ops.iter().any(|op| op.op != 0) => {
             event.began.unwrap_or(closed).min(closed)
         }
         _ => closed,

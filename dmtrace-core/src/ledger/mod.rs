@@ -26,20 +26,20 @@ mod tests;
 mod timeline;
 
 pub use activity::Activity;
-pub use actor::{Exit, ImageId, Name, Who};
+pub use actor::{ActorRef, ImageId, Name, ProcessExit};
 pub use change::{Change, ChangeKind, EndKind};
 pub use cookie::{
-    COMPLETERS, Cookie, Counts, DEVICES, FailedLookup, Gaps, LOOKUPS, Phase, Stage, USERS, User,
-    WAITERS, WaitEnd, Waiting,
+    Cookie, CookieCounts, FailedLookup, Gaps, MAX_COMPLETERS, MAX_DEVICES, MAX_LOOKUPS, MAX_USERS,
+    MAX_WAITERS, Phase, User, UserStage, WaitEnd, WaitingThread,
 };
-pub use device::{Device, Named};
-pub use history::Remember;
-pub use process::{Cycle, Process, Tally, ThreadTrail};
+pub use device::{Device, DeviceName};
+pub use history::Retention;
+pub use process::{Cycle, Process, ProcessTally, ThreadTrail};
 pub use reconcile::{Drift, DriftKind, Reconciliation};
-pub use records::{Record, in_order};
+pub use records::{MapRecord, in_order};
 pub use semaphore::{Creator, Ending, Origin, Semaphore, WhyUnknown};
-pub use site::Placed;
-pub use timeline::{Call, HEAD, Meaning, Step, TAIL, Timeline};
+pub use site::SitePlacement;
+pub use timeline::{CookieCall, DecrementMeaning, HEAD_STEPS, TAIL_STEPS, Timeline, TimelineStep};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,7 +49,7 @@ use crate::{
     facts::HostFacts,
     ids::{BootTime, IpcNs, Key, ProcId, SemId},
 };
-use history::{History, Marks};
+use history::{ClosedCookies, RemovalMarks};
 use process::Processes;
 
 /// The books.
@@ -58,8 +58,8 @@ pub struct Ledger {
     live: BTreeMap<SemId, Semaphore>,
     /// Live sets with the cookie magic.
     by_key: BTreeSet<(Key, SemId)>,
-    history: History,
-    marks: Marks,
+    history: ClosedCookies,
+    marks: RemovalMarks,
     processes: Processes,
     totals: Totals,
     /// The first and the last creation or removal that an event has told.
@@ -70,13 +70,13 @@ pub struct Ledger {
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self::remembering(Remember::default())
+        Self::with_retention(Retention::default())
     }
 }
 
 /// Sets in sum. `created + found == destroyed + vanished + live`, always.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-pub struct Count {
+pub struct SetCount {
     /// Creation seen (or in the kernel map).
     pub created: u64,
     /// Entered without a creation: pre-existing, or its creation was missed.
@@ -89,7 +89,7 @@ pub struct Count {
     pub live: u64,
 }
 
-impl Count {
+impl SetCount {
     /// Whether the identity holds.
     pub const fn is_balanced(&self) -> bool {
         self.created + self.found == self.destroyed + self.vanished + self.live
@@ -100,9 +100,9 @@ impl Count {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Totals {
     /// All sets.
-    pub sets: Count,
+    pub sets: SetCount,
     /// Of these, with a cookie's key.
-    pub cookies: Count,
+    pub cookies: SetCount,
     /// Creations that failed with ENOSPC.
     pub starved: u64,
     /// Creations that failed otherwise.
@@ -114,7 +114,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    fn both(&mut self, key: Key, change: impl Fn(&mut Count)) {
+    fn update_both(&mut self, key: Key, change: impl Fn(&mut SetCount)) {
         change(&mut self.sets);
         if key.has_cookie_magic() {
             change(&mut self.cookies);
@@ -129,12 +129,12 @@ impl Ledger {
     }
 
     /// Empty books that remember so much of what is gone.
-    pub fn remembering(remember: Remember) -> Self {
+    pub fn with_retention(remember: Retention) -> Self {
         Self {
             live: BTreeMap::new(),
             by_key: BTreeSet::new(),
-            history: History::new(remember.closed),
-            marks: Marks::default(),
+            history: ClosedCookies::new(remember.closed),
+            marks: RemovalMarks::default(),
             processes: Processes::new(remember.idle),
             totals: Totals::default(),
             heard: None,
@@ -153,7 +153,7 @@ impl Ledger {
     }
 
     /// Every live set, by namespace and semid.
-    pub fn live(&self) -> impl Iterator<Item = &Semaphore> {
+    pub fn live_sets(&self) -> impl Iterator<Item = &Semaphore> {
         self.live.values()
     }
 
@@ -163,7 +163,7 @@ impl Ledger {
     }
 
     /// Every live set with the cookie magic, by key.
-    pub fn cookies(&self) -> impl Iterator<Item = &Semaphore> {
+    pub fn live_cookies(&self) -> impl Iterator<Item = &Semaphore> {
         self.by_key.iter().filter_map(|(_, sem)| self.live.get(sem))
     }
 
@@ -187,7 +187,7 @@ impl Ledger {
     }
 
     /// Cookies that are gone, in the order of their ends; a bounded number.
-    pub fn closed(&self) -> impl DoubleEndedIterator<Item = &Semaphore> {
+    pub fn closed_cookies(&self) -> impl DoubleEndedIterator<Item = &Semaphore> {
         self.history.iter()
     }
 
@@ -197,8 +197,8 @@ impl Ledger {
     }
 
     /// Every remembered image of a process.
-    pub fn images(&self, id: ProcId) -> impl Iterator<Item = &Process> {
-        self.processes.images(id)
+    pub fn images_of(&self, id: ProcId) -> impl Iterator<Item = &Process> {
+        self.processes.images_of(id)
     }
 
     /// Every remembered process image, by number and start.
@@ -212,8 +212,8 @@ impl Ledger {
     }
 
     /// Sums by program (path of the executable, or name), forgotten processes included.
-    pub fn programs(&self) -> BTreeMap<Name, Tally> {
-        self.processes.programs()
+    pub fn program_tallies(&self) -> BTreeMap<Name, ProcessTally> {
+        self.processes.program_tallies()
     }
 
     /// Everything in sum.
@@ -239,7 +239,7 @@ impl Ledger {
 
     /// Learns the ends of processes from the process list, for ends that were not seen. Does
     /// nothing if the list is not complete.
-    pub fn observe(&mut self, facts: &HostFacts) -> Vec<Change> {
+    pub fn observe_exits(&mut self, facts: &HostFacts) -> Vec<Change> {
         let mut changes = Vec::new();
         if !facts.processes_complete {
             return changes;
@@ -255,7 +255,7 @@ impl Ledger {
             })
             .map(|process| process.image_id)
             .collect();
-        let exit = Exit {
+        let exit = ProcessExit {
             at: facts.now,
             status: None,
         };
@@ -267,12 +267,12 @@ impl Ledger {
 
     /// Checks what must hold after every call; for tests.
     #[doc(hidden)]
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check_invariants(&self) -> Result<(), String> {
         let totals = &self.totals;
         if !totals.sets.is_balanced() || !totals.cookies.is_balanced() {
             return Err(format!("out of balance: {totals:?}"));
         }
-        let cookies = self.live().filter(|set| set.is_cookie()).count();
+        let cookies = self.live_sets().filter(|set| set.is_cookie()).count();
         if totals.sets.live != self.live.len() as u64
             || totals.cookies.live != cookies as u64
             || self.by_key.len() != cookies
@@ -284,7 +284,7 @@ impl Ledger {
         for process in self.processes() {
             let tally = process.tally;
             let live = self
-                .live()
+                .live_sets()
                 .filter(|set| set.creator.image() == Some(process.image_id))
                 .count() as u64;
             if tally.created != tally.destroyed + tally.live || tally.live != live {
@@ -306,6 +306,6 @@ fn all_of(ns: IpcNs) -> std::ops::RangeInclusive<SemId> {
 }
 
 /// The later of a time and an optional one.
-fn later(old: Option<BootTime>, new: BootTime) -> BootTime {
+fn later_time(old: Option<BootTime>, new: BootTime) -> BootTime {
     old.map_or(new, |old| old.max(new))
 }

@@ -1,6 +1,9 @@
 //! What one call does to the books of a cookie.
 
-use super::{Call, ChangeKind, Cookie, Meaning, Stage, WaitEnd, Waiting, Who, cookie};
+use super::{
+    ActorRef, ChangeKind, Cookie, CookieCall, DecrementMeaning, UserStage, WaitEnd, WaitingThread,
+    cookie,
+};
 use crate::{
     event::{Operation, Quality},
     ids::{BootTime, ProcId},
@@ -12,7 +15,7 @@ pub(super) struct CallSeen<'a> {
     pub(super) at: BootTime,
     /// When it was entered: it took effect between then and `at`.
     pub(super) began: BootTime,
-    pub(super) who: Option<&'a Who>,
+    pub(super) who: Option<&'a ActorRef>,
     /// The creator's process, if known.
     pub(super) creator: Option<ProcId>,
     pub(super) quality: Quality,
@@ -30,30 +33,34 @@ impl CallSeen<'_> {
 
 impl Cookie {
     /// `semctl(SETVAL)`.
-    pub(super) fn set(&mut self, call: CallSeen<'_>, value: i32) -> Option<ChangeKind> {
+    pub(super) fn apply_setval(&mut self, call: CallSeen<'_>, value: i32) -> Option<ChangeKind> {
         if call.errno == 0 && call.at > self.synced {
             self.counts.setvals = self.counts.setvals.saturating_add(1);
             // Operations that happened after this call may have arrived before it.
             if self.first_op.is_none_or(|first| first <= call.at) {
                 self.sum = 0;
                 self.first_op = None;
-                self.forgive();
+                self.clear_owed();
             }
             self.base = Some(value);
             if let Some(who) = call.who {
-                self.operated(who, call.began, call.at);
-                let user = self.user_mut(who, call.at, Stage::Created);
-                if user.stage == Stage::Created {
-                    user.stage = Stage::Ready;
+                self.record_operator(who, call.began, call.at);
+                let user = self.user_mut(who, call.at, UserStage::Created);
+                if user.stage == UserStage::Created {
+                    user.stage = UserStage::Ready;
                 }
             }
         }
-        self.note(call.at, call.who, Call::SetVal, call.errno);
+        self.push_step(call.at, call.who, CookieCall::SetVal, call.errno);
         (call.errno == 0).then_some(ChangeKind::Set { to: value })
     }
 
     /// `semop` returned.
-    pub(super) fn operate(&mut self, call: CallSeen<'_>, ops: &[Operation]) -> Option<ChangeKind> {
+    pub(super) fn apply_operation(
+        &mut self,
+        call: CallSeen<'_>,
+        ops: &[Operation],
+    ) -> Option<ChangeKind> {
         if call.quality.no_result {
             self.gaps.results = true;
         }
@@ -61,10 +68,10 @@ impl Cookie {
         let delta: i32 = first.map(|op| i32::from(op.op)).sum();
         let zero = ops.iter().any(|op| op.op == 0);
         if zero && delta == 0 {
-            return self.waited(call, ops.len() == 1);
+            return self.record_wait_end(call, ops.len() == 1);
         }
         if call.errno != 0 {
-            return self.refused(call, delta);
+            return self.record_failed_call(call, delta);
         }
         let before_release = delta < 0 && self.owed > 0;
         let call = if before_release {
@@ -77,19 +84,19 @@ impl Cookie {
             call
         };
         if call.at > self.synced {
-            let delta = self.pay(delta);
+            let delta = self.deduct_owed(delta);
             self.sum = self.sum.saturating_add(delta);
             if !before_release {
                 self.first_op = Some(self.first_op.map_or(call.at, |first| first.min(call.at)));
                 if let Some(who) = call.who {
-                    self.operated(who, call.began, call.at);
+                    self.record_operator(who, call.began, call.at);
                 }
             }
         }
         if delta > 0 {
-            self.up(call, delta)
+            self.count_increment(call, delta)
         } else {
-            self.down(call, delta.saturating_neg(), before_release)
+            self.count_decrement(call, delta.saturating_neg(), before_release)
         }
     }
 
@@ -102,18 +109,19 @@ impl Cookie {
     }
 
     /// An operation has succeeded.
-    fn operated(&mut self, who: &Who, began: BootTime, ended: BootTime) {
+    fn record_operator(&mut self, who: &ActorRef, began: BootTime, ended: BootTime) {
         self.last_actor = Some(who.image);
-        self.operators.note(who.image.id.tgid, began.0, ended.0);
+        self.operators
+            .note_operation(who.image.id.tgid, began.0, ended.0);
     }
 
     /// What a call changes beyond what the release before it has told already.
-    fn pay(&mut self, delta: i32) -> i32 {
+    fn deduct_owed(&mut self, delta: i32) -> i32 {
         let paid = delta.saturating_neg().clamp(0, self.owed);
         self.owed -= paid;
         if delta > 0 && self.owed > 0 {
             // From here on a decrement may be a later one.
-            self.forgive();
+            self.clear_owed();
             self.gaps.operations = true;
         }
         self.gaps.late = self.owed > 0;
@@ -121,12 +129,12 @@ impl Cookie {
     }
 
     /// The value is certain by other means.
-    pub(super) fn forgive(&mut self) {
+    pub(super) fn clear_owed(&mut self) {
         self.owed = 0;
         self.gaps.late = false;
     }
 
-    fn up(&mut self, call: CallSeen<'_>, by: i32) -> Option<ChangeKind> {
+    fn count_increment(&mut self, call: CallSeen<'_>, by: i32) -> Option<ChangeKind> {
         if call.at > self.synced {
             let count = if call.by_creator() {
                 &mut self.counts.owner_inc
@@ -135,23 +143,23 @@ impl Cookie {
             };
             *count = count.saturating_add(by.unsigned_abs());
             if let Some(who) = call.who {
-                let user = self.user_mut(who, call.at, Stage::Ready);
+                let user = self.user_mut(who, call.at, UserStage::Ready);
                 user.incs = user.incs.saturating_add(by.unsigned_abs());
                 if user.last == call.at {
-                    user.stage = Stage::Armed;
+                    user.stage = UserStage::Armed;
                 }
             }
         }
-        self.note(call.at, call.who, Call::Up { by }, 0);
+        self.push_step(call.at, call.who, CookieCall::Up { by }, 0);
         Some(ChangeKind::Up { to: self.value() })
     }
 
-    fn down(&mut self, call: CallSeen<'_>, by: i32, late: bool) -> Option<ChangeKind> {
+    fn count_decrement(&mut self, call: CallSeen<'_>, by: i32, late: bool) -> Option<ChangeKind> {
         let user = call.who.and_then(|who| self.user(who.image));
         let meaning = if user.is_some() || call.by_creator() {
-            Meaning::SelfCompletion
+            DecrementMeaning::SelfCompletion
         } else {
-            Meaning::Completion
+            DecrementMeaning::Completion
         };
         if call.at > self.synced {
             let n = by.unsigned_abs();
@@ -161,27 +169,27 @@ impl Cookie {
                 &mut self.counts.other_dec
             };
             *count = count.saturating_add(n);
-            if meaning == Meaning::Completion {
+            if meaning == DecrementMeaning::Completion {
                 self.counts.completions = self.counts.completions.saturating_add(n);
                 self.last_completion = Some(
                     self.last_completion
                         .map_or(call.at, |last| last.max(call.at)),
                 );
                 if let Some(who) = call.who {
-                    if self.completers.len() >= cookie::COMPLETERS {
+                    if self.completers.len() >= cookie::MAX_COMPLETERS {
                         self.completers.pop_front();
                     }
                     self.completers.push_back(who.clone());
                 }
             } else if let Some(who) = call.who {
-                let user = self.user_mut(who, call.at, Stage::Ready);
+                let user = self.user_mut(who, call.at, UserStage::Ready);
                 user.decs = user.decs.saturating_add(n);
                 if user.last == call.at {
-                    user.stage = Stage::SelfCompleted;
+                    user.stage = UserStage::SelfCompleted;
                 }
             }
         }
-        self.note(call.at, call.who, Call::Down { by, meaning }, 0);
+        self.push_step(call.at, call.who, CookieCall::Down { by, meaning }, 0);
         if late {
             self.timeline.in_time();
         }
@@ -192,25 +200,25 @@ impl Cookie {
         })
     }
 
-    fn refused(&mut self, call: CallSeen<'_>, delta: i32) -> Option<ChangeKind> {
+    fn record_failed_call(&mut self, call: CallSeen<'_>, delta: i32) -> Option<ChangeKind> {
         let what = if delta > 0 {
-            Call::Up { by: delta }
+            CookieCall::Up { by: delta }
         } else {
-            Call::Down {
+            CookieCall::Down {
                 by: delta.saturating_neg(),
-                meaning: Meaning::Completion,
+                meaning: DecrementMeaning::Completion,
             }
         };
         let starved = delta < 0 && call.errno == libc::EAGAIN;
         if starved {
-            self.counts.starved = self.counts.starved.saturating_add(1);
+            self.counts.failed_decrements = self.counts.failed_decrements.saturating_add(1);
             if let Some(who) = call.who
                 && self.user(who.image).is_some()
             {
-                self.user_mut(who, call.at, Stage::Starved).stage = Stage::Starved;
+                self.user_mut(who, call.at, UserStage::Starved).stage = UserStage::Starved;
             }
         }
-        self.note(call.at, call.who, what, call.errno);
+        self.push_step(call.at, call.who, what, call.errno);
         starved.then_some(ChangeKind::Starved)
     }
 
@@ -224,12 +232,12 @@ impl Cookie {
         if call.at > self.synced {
             self.counts.waits = self.counts.waits.saturating_add(1);
             self.enter_wait(call, who);
-            let user = self.user_mut(who, call.at, Stage::Ready);
+            let user = self.user_mut(who, call.at, UserStage::Ready);
             if user.last == call.at && !ended_later {
-                user.stage = Stage::Waiting;
+                user.stage = UserStage::Waiting;
             }
         }
-        self.note(call.at, call.who, Call::Wait, 0);
+        self.push_step(call.at, call.who, CookieCall::Wait, 0);
         if ended_later {
             return None;
         }
@@ -237,8 +245,8 @@ impl Cookie {
             .waiters
             .iter()
             .any(|waiting| waiting.who.tid == who.tid && waiting.who.image == who.image);
-        if !known && self.waiters.len() < cookie::WAITERS {
-            self.waiters.push(Waiting {
+        if !known && self.waiters.len() < cookie::MAX_WAITERS {
+            self.waiters.push(WaitingThread {
                 who: who.clone(),
                 since: call.at,
             });
@@ -249,14 +257,14 @@ impl Cookie {
     }
 
     /// The decrement of the same thread right before was the entry into this wait.
-    fn enter_wait(&mut self, call: CallSeen<'_>, who: &Who) {
+    fn enter_wait(&mut self, call: CallSeen<'_>, who: &ActorRef) {
         match self
             .users
             .iter_mut()
             .find(|user| user.who.image == who.image)
         {
             Some(user) => {
-                if user.stage != Stage::SelfCompleted || user.who.tid != who.tid {
+                if user.stage != UserStage::SelfCompleted || user.who.tid != who.tid {
                     return;
                 }
                 user.wait_entries = user.wait_entries.saturating_add(1);
@@ -269,7 +277,7 @@ impl Cookie {
                 }
                 self.completers.pop_back();
                 self.counts.completions = self.counts.completions.saturating_sub(1);
-                let user = self.user_mut(who, call.at, Stage::Ready);
+                let user = self.user_mut(who, call.at, UserStage::Ready);
                 user.decs = 1;
                 user.wait_entries = 1;
             }
@@ -278,18 +286,18 @@ impl Cookie {
         self.timeline.entered_wait(who.tid);
     }
 
-    fn waited(&mut self, call: CallSeen<'_>, certain: bool) -> Option<ChangeKind> {
+    fn record_wait_end(&mut self, call: CallSeen<'_>, certain: bool) -> Option<ChangeKind> {
         if let Some(who) = call.who {
             self.waiters
                 .retain(|waiting| waiting.who.tid != who.tid || waiting.who.image != who.image);
             if call.at > self.synced {
                 self.counts.waits_done = self.counts.waits_done.saturating_add(1);
-                let user = self.user_mut(who, call.at, Stage::Ready);
+                let user = self.user_mut(who, call.at, UserStage::Ready);
                 if user.last == call.at {
                     user.stage = match call.errno {
-                        0 => Stage::Released,
-                        libc::EINTR => Stage::Interrupted,
-                        _ => Stage::WaitFailed,
+                        0 => UserStage::Released,
+                        libc::EINTR => UserStage::Interrupted,
+                        _ => UserStage::WaitFailed,
                     };
                 }
                 self.last_wait = Some(WaitEnd {
@@ -303,7 +311,7 @@ impl Cookie {
             if let Some(who) = call.who {
                 // It took effect when the wait ended, not when it began: no earlier than the
                 // decrement that ended it.
-                self.operated(who, call.at, call.at);
+                self.record_operator(who, call.at, call.at);
             }
             if let Some(value) = self.value().filter(|&value| value != 0)
                 && self.first_op.is_none_or(|first| first <= call.at)
@@ -320,7 +328,7 @@ impl Cookie {
             self.sum = 0;
             self.first_op = None;
         }
-        self.note(call.at, call.who, Call::Waited, call.errno);
+        self.push_step(call.at, call.who, CookieCall::Waited, call.errno);
         Some(match call.errno {
             0 => ChangeKind::Released,
             errno => ChangeKind::WaitFailed { errno },

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Exit, ImageId, Name, User, Who};
+use super::{ActorRef, ImageId, Name, ProcessExit, User};
 use crate::{
     event::{Actor, ProcessImage},
     ids::{BootTime, Key, ProcId, SemId},
@@ -16,7 +16,7 @@ use crate::{
 /// What a process, a program or everything did in sum. Sets are counted with their creator:
 /// `created == destroyed + live`.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-pub struct Tally {
+pub struct ProcessTally {
     /// Sets that it made.
     pub created: u64,
     /// Of these, gone (removed by anybody, or found missing).
@@ -33,8 +33,8 @@ pub struct Tally {
     pub failed: u64,
 }
 
-impl Tally {
-    pub(super) fn open(&mut self, key: Key) {
+impl ProcessTally {
+    pub(super) fn count_created(&mut self, key: Key) {
         self.created += 1;
         self.live += 1;
         if key.has_cookie_magic() {
@@ -43,7 +43,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn close(&mut self, key: Key) {
+    pub(super) fn count_ended(&mut self, key: Key) {
         self.destroyed += 1;
         self.live = self.live.saturating_sub(1);
         if key.has_cookie_magic() {
@@ -51,7 +51,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    pub(super) fn merge(&mut self, other: &Self) {
         self.created += other.created;
         self.destroyed += other.destroyed;
         self.live += other.live;
@@ -85,7 +85,7 @@ pub struct ThreadTrail {
 }
 
 /// Threads of one process whose trail is kept.
-const TRAILS: usize = 256;
+const MAX_TRAILS: usize = 256;
 
 /// One process image.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -97,9 +97,9 @@ pub struct Process {
     /// What the kernel side captured of it; `None` if that was lost.
     pub image: Option<Box<ProcessImage>>,
     /// Its end, once known.
-    pub exit: Option<Exit>,
+    pub exit: Option<ProcessExit>,
     /// What it did.
-    pub tally: Tally,
+    pub tally: ProcessTally,
     /// Its last event.
     pub active: BootTime,
     /// The last complete cookie cycle of the process, on whatever threads.
@@ -120,30 +120,31 @@ pub struct Process {
 
 impl Process {
     /// What a thread of it did last, if that is kept.
-    pub fn thread(&self, tid: u32) -> Option<&ThreadTrail> {
+    pub fn thread_trail(&self, tid: u32) -> Option<&ThreadTrail> {
         self.trails.get(&tid)
     }
 
     /// A complete cookie cycle that began after the last call of a user of another cookie, on
     /// the same thread.
     pub fn later_cycle_of_thread(&self, user: &User) -> Option<Cycle> {
-        let cycle = self.thread(user.who.tid)?.cycle?;
+        let cycle = self.thread_trail(user.who.tid)?.cycle?;
         (cycle.created > user.last).then_some(cycle)
     }
 
     /// As [`Process::later_cycle_of_thread`], on whatever thread, and ended so much later.
     pub fn later_cycle(&self, user: &User, after: Duration) -> Option<Cycle> {
         let cycle = self.cycle?;
-        (cycle.created > user.last && cycle.closed.since(user.last) >= after).then_some(cycle)
+        (cycle.created > user.last && cycle.closed.duration_since(user.last) >= after)
+            .then_some(cycle)
     }
 
     /// Live cookies that it uses.
-    pub fn cookies(&self) -> impl Iterator<Item = SemId> + '_ {
+    pub fn live_cookies(&self) -> impl Iterator<Item = SemId> + '_ {
         self.cookies.iter().copied()
     }
 
     /// What stands for the program in aggregated tallies: path of the executable, or the name.
-    pub fn program(&self) -> &str {
+    pub fn program_name(&self) -> &str {
         match self.image.as_ref().and_then(|image| image.exe.as_deref()) {
             Some(exe) => exe,
             None => self.name.as_str(),
@@ -151,15 +152,15 @@ impl Process {
     }
 
     /// The process as an actor.
-    pub fn who(&self, tid: u32) -> Who {
-        Who {
+    pub fn actor_ref(&self, tid: u32) -> ActorRef {
+        ActorRef {
             image: self.image_id,
             tid,
             name: self.name.clone(),
         }
     }
 
-    pub(super) fn learn(&mut self, image: &ProcessImage) {
+    pub(super) fn learn_image(&mut self, image: &ProcessImage) {
         if self.name.as_str().is_empty() {
             self.name = Name::from(image.comm.as_str());
         }
@@ -175,8 +176,8 @@ impl Process {
         }
     }
 
-    pub(super) fn trail(&mut self, tid: u32, at: BootTime) -> &mut ThreadTrail {
-        if self.trails.len() >= TRAILS && !self.trails.contains_key(&tid) {
+    pub(super) fn trail_mut(&mut self, tid: u32, at: BootTime) -> &mut ThreadTrail {
+        if self.trails.len() >= MAX_TRAILS && !self.trails.contains_key(&tid) {
             // Forget the thread that was quiet longest: at worst a verdict becomes less certain.
             let oldest = self.trails.iter().min_by_key(|(_, trail)| trail.active);
             if let Some(tid) = oldest.map(|(&tid, _)| tid) {
@@ -190,9 +191,9 @@ impl Process {
 }
 
 /// Processes kept at most, idle ones included, when their ends are not seen.
-const PROCESSES: usize = 65_536;
+const MAX_PROCESSES: usize = 65_536;
 /// Names in the tallies of processes that are gone.
-const PROGRAMS: usize = 4096;
+const MAX_PROGRAMS: usize = 4096;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Processes {
@@ -200,7 +201,7 @@ pub(super) struct Processes {
     /// Nothing refers to them; they are remembered for late events.
     idle: VecDeque<ImageId>,
     most_idle: usize,
-    gone: BTreeMap<Name, Tally>,
+    gone: BTreeMap<Name, ProcessTally>,
 }
 
 impl Processes {
@@ -223,22 +224,27 @@ impl Processes {
         self.map.values().map(Box::as_ref)
     }
 
-    pub(super) fn images(&self, id: ProcId) -> impl Iterator<Item = &Process> {
+    pub(super) fn images_of(&self, id: ProcId) -> impl Iterator<Item = &Process> {
         let first = ImageId { id, exec: 0 };
         let last = ImageId { id, exec: u32::MAX };
         self.map.range(first..=last).map(|(_, process)| &**process)
     }
 
-    pub(super) fn ids(&self, id: ProcId) -> Vec<ImageId> {
-        self.images(id).map(|process| process.image_id).collect()
+    pub(super) fn image_ids(&self, id: ProcId) -> Vec<ImageId> {
+        self.images_of(id).map(|process| process.image_id).collect()
     }
 
     /// The acting process, entered if it is new; `None` for a kernel worker or an unknown actor.
-    pub(super) fn touch(&mut self, actor: &Actor, at: BootTime) -> Option<&mut Process> {
-        self.enter(actor.into(), &actor.comm, at)
+    pub(super) fn touch_actor(&mut self, actor: &Actor, at: BootTime) -> Option<&mut Process> {
+        self.enter_process(actor.into(), &actor.comm, at)
     }
 
-    pub(super) fn enter(&mut self, id: ImageId, name: &str, at: BootTime) -> Option<&mut Process> {
+    pub(super) fn enter_process(
+        &mut self,
+        id: ImageId,
+        name: &str,
+        at: BootTime,
+    ) -> Option<&mut Process> {
         if !id.id.is_known() {
             return None;
         }
@@ -250,7 +256,7 @@ impl Processes {
                 ..Process::default()
             }));
             self.idle.push_back(id);
-            self.prune(id);
+            self.prune_idle(id);
         }
         let process = self.map.get_mut(&id)?;
         process.active = process.active.max(at);
@@ -258,14 +264,14 @@ impl Processes {
     }
 
     /// A semaphore refers to the process from now on.
-    pub(super) fn hold(&mut self, id: ImageId) {
+    pub(super) fn hold_image(&mut self, id: ImageId) {
         if let Some(process) = self.map.get_mut(&id) {
             process.refs = process.refs.saturating_add(1);
         }
     }
 
-    /// The opposite of [`Processes::hold`].
-    pub(super) fn release(&mut self, id: ImageId) {
+    /// The opposite of [`Processes::hold_image`].
+    pub(super) fn release_image(&mut self, id: ImageId) {
         let Some(process) = self.map.get_mut(&id) else {
             return;
         };
@@ -273,19 +279,19 @@ impl Processes {
         if process.refs == 0 && !process.queued {
             process.queued = true;
             self.idle.push_back(id);
-            self.prune(id);
+            self.prune_idle(id);
         }
     }
 
     /// Forgets idle processes that have ended, oldest first; others only above the hard limit.
-    fn prune(&mut self, keep: ImageId) {
+    fn prune_idle(&mut self, keep: ImageId) {
         let mut tries = 4;
         while self.idle.len() > self.most_idle && tries > 0 {
             tries -= 1;
             let Some(id) = self.idle.pop_front() else {
                 return;
             };
-            let crowded = self.map.len() > PROCESSES;
+            let crowded = self.map.len() > MAX_PROCESSES;
             let Some(process) = self.map.get_mut(&id) else {
                 continue;
             };
@@ -294,27 +300,29 @@ impl Processes {
             } else if (process.exit.is_none() && !crowded) || id == keep {
                 self.idle.push_back(id);
             } else if let Some(process) = self.map.remove(&id) {
-                self.fold(&process);
+                self.fold_into_program(&process);
             }
         }
     }
 
-    fn fold(&mut self, process: &Process) {
-        let known = self.gone.contains_key(process.program());
-        let name = if known || self.gone.len() < PROGRAMS {
-            Name::from(process.program())
+    fn fold_into_program(&mut self, process: &Process) {
+        let known = self.gone.contains_key(process.program_name());
+        let name = if known || self.gone.len() < MAX_PROGRAMS {
+            Name::from(process.program_name())
         } else {
             Name::from("(others)")
         };
-        self.gone.entry(name).or_default().add(&process.tally);
+        self.gone.entry(name).or_default().merge(&process.tally);
     }
 
     /// Sums by program, processes that are forgotten included.
-    pub(super) fn programs(&self) -> BTreeMap<Name, Tally> {
+    pub(super) fn program_tallies(&self) -> BTreeMap<Name, ProcessTally> {
         let mut programs = self.gone.clone();
         for process in self.iter() {
-            let tally = programs.entry(Name::from(process.program())).or_default();
-            tally.add(&process.tally);
+            let tally = programs
+                .entry(Name::from(process.program_name()))
+                .or_default();
+            tally.merge(&process.tally);
         }
         programs
     }

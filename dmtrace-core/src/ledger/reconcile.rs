@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::{
-    Change, ChangeKind, Creator, EndKind, Ledger, Origin, WhyUnknown, all_of, apply::Entry,
+    Change, ChangeKind, Creator, EndKind, Ledger, Origin, WhyUnknown, all_of, apply::NewSet,
 };
 use crate::{
     facts::{NsSnapshot, SetSnapshot, Snapshot},
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Differences that are listed one by one; the counts are always exact.
-pub(super) const DRIFTS: usize = 256;
+pub(super) const MAX_LISTED_DRIFTS: usize = 256;
 
 /// Result of comparing the books with a snapshot.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -36,7 +36,7 @@ pub struct Reconciliation {
     pub namespaces_gone: Vec<(IpcNs, u64)>,
     /// Namespaces that were not compared because they could not be read.
     pub unreadable: Vec<IpcNs>,
-    /// The differences, at most [`DRIFTS`].
+    /// The differences, a bounded number.
     pub drifts: Vec<Drift>,
     /// What changed in the books.
     pub changes: Vec<Change>,
@@ -44,12 +44,12 @@ pub struct Reconciliation {
 
 impl Reconciliation {
     /// Number of differences that events should have told.
-    pub fn drift(&self) -> u64 {
+    pub fn drift_count(&self) -> u64 {
         self.unknown + self.vanished + self.rekeyed + self.revalued
     }
 
-    fn note(&mut self, sem: SemId, key: Key, kind: DriftKind) {
-        if self.drifts.len() < DRIFTS {
+    fn note_drift(&mut self, sem: SemId, key: Key, kind: DriftKind) {
+        if self.drifts.len() < MAX_LISTED_DRIFTS {
             self.drifts.push(Drift { sem, key, kind });
         }
     }
@@ -112,8 +112,8 @@ impl Ledger {
                 continue;
             }
             let present: BTreeSet<i32> = ns.sets.iter().map(|set| set.semid).collect();
-            self.absent(ns.ns, &present, snapshot.began, &mut report);
-            self.present(ns, snapshot, &mut report);
+            self.close_absent(ns.ns, &present, snapshot.began, &mut report);
+            self.reconcile_present(ns, snapshot, &mut report);
         }
         if snapshot.incomplete.is_empty() {
             self.absent_namespaces(snapshot, &mut report);
@@ -122,7 +122,12 @@ impl Ledger {
         report
     }
 
-    fn present(&mut self, ns: &NsSnapshot, snapshot: &Snapshot, report: &mut Reconciliation) {
+    fn reconcile_present(
+        &mut self,
+        ns: &NsSnapshot,
+        snapshot: &Snapshot,
+        report: &mut Reconciliation,
+    ) {
         for set in &ns.sets {
             let sem = SemId {
                 ns: ns.ns,
@@ -131,15 +136,15 @@ impl Ledger {
             match self.live.get(&sem) {
                 Some(known) if known.key == set.key => {
                     report.matched += 1;
-                    self.confirm(sem, set, snapshot, report);
+                    self.confirm_set(sem, set, snapshot, report);
                 }
                 Some(known) if known.last_seen >= snapshot.began => report.in_flight += 1,
                 Some(known) => {
                     report.rekeyed += 1;
-                    report.note(sem, set.key, DriftKind::Rekeyed { was: known.key });
+                    report.note_drift(sem, set.key, DriftKind::Rekeyed { was: known.key });
                     let changes = &mut report.changes;
-                    self.close(sem, snapshot.began, EndKind::Vanished, None, changes);
-                    self.find(sem, set, WhyUnknown::Missed, snapshot, report);
+                    self.close_set(sem, snapshot.began, EndKind::Vanished, None, changes);
+                    self.enter_found(sem, set, WhyUnknown::Missed, snapshot, report);
                 }
                 None if self.marks.get(sem).is_some_and(|mark| {
                     mark.key == set.key && mark.observed && mark.closed >= snapshot.began
@@ -149,19 +154,19 @@ impl Ledger {
                 }
                 None if self.reconciled => {
                     report.unknown += 1;
-                    report.note(sem, set.key, DriftKind::Unknown);
-                    self.find(sem, set, WhyUnknown::Missed, snapshot, report);
+                    report.note_drift(sem, set.key, DriftKind::Unknown);
+                    self.enter_found(sem, set, WhyUnknown::Missed, snapshot, report);
                 }
                 None => {
                     report.preexisting += 1;
-                    self.find(sem, set, WhyUnknown::BeforeTracer, snapshot, report);
+                    self.enter_found(sem, set, WhyUnknown::BeforeTracer, snapshot, report);
                 }
             }
         }
     }
 
     /// Enters a set that only the snapshot knows.
-    fn find(
+    fn enter_found(
         &mut self,
         sem: SemId,
         set: &SetSnapshot,
@@ -169,7 +174,7 @@ impl Ledger {
         snapshot: &Snapshot,
         report: &mut Reconciliation,
     ) {
-        self.enter(Entry {
+        self.enter_set(NewSet {
             id: sem,
             key: set.key,
             nsems: set.nsems,
@@ -194,7 +199,7 @@ impl Ledger {
     }
 
     /// A set that both have: completes and compares it.
-    fn confirm(
+    fn confirm_set(
         &mut self,
         sem: SemId,
         set: &SetSnapshot,
@@ -227,7 +232,7 @@ impl Ledger {
         cookie.base = Some(first.value);
         cookie.sum = 0;
         cookie.first_op = None;
-        cookie.forgive();
+        cookie.clear_owed();
         cookie.synced = cookie.synced.max(snapshot.began);
         cookie.gaps.operations = true;
         // A drift. Without a value in the books messages are missing, and a record has them all.
@@ -235,12 +240,12 @@ impl Ledger {
         if let Some(was) = was {
             report.revalued += 1;
             let is = first.value;
-            report.note(sem, set.key, DriftKind::Revalued { was, is });
+            report.note_drift(sem, set.key, DriftKind::Revalued { was, is });
         }
     }
 
     /// Closes the sets of a namespace that the snapshot does not show.
-    fn absent(
+    fn close_absent(
         &mut self,
         ns: IpcNs,
         present: &BTreeSet<i32>,
@@ -262,22 +267,44 @@ impl Ledger {
                 continue;
             }
             report.vanished += 1;
-            report.note(sem, known.key, DriftKind::Vanished);
+            report.note_drift(sem, known.key, DriftKind::Vanished);
             let changes = &mut report.changes;
-            self.close(sem, began, EndKind::Vanished, None, changes);
+            self.close_set(sem, began, EndKind::Vanished, None, changes);
         }
+    }
+
+    /// Whether [`reconcile`](Self::reconcile) would close sets because their namespace is not
+    /// found any more. Whoever can see namespaces end may rather wait for that: the kernel removes
+    /// the sets some time after the last process has left (`ipc/namespace.c:free_ipc`).
+    pub fn misses_namespaces(&self, snapshot: &Snapshot) -> bool {
+        snapshot.incomplete.is_empty()
+            && self
+                .of_missing_namespaces(snapshot)
+                .any(|(_, last_seen)| last_seen < snapshot.began)
+    }
+
+    /// Sets of namespaces that a snapshot neither shows nor failed to read, and when they were
+    /// last seen.
+    fn of_missing_namespaces(
+        &self,
+        snapshot: &Snapshot,
+    ) -> impl Iterator<Item = (SemId, BootTime)> {
+        let unreadable = snapshot.unreadable.iter().map(|(ns, _)| *ns);
+        let kept: BTreeSet<IpcNs> = snapshot
+            .namespaces
+            .iter()
+            .map(|ns| ns.ns)
+            .chain(unreadable)
+            .collect();
+        self.live
+            .values()
+            .filter(move |known| !snapshot.namespaces.is_empty() && !kept.contains(&known.id.ns))
+            .map(|known| (known.id, known.last_seen))
     }
 
     /// Closes the sets of namespaces that are not found any more.
     fn absent_namespaces(&mut self, snapshot: &Snapshot, report: &mut Reconciliation) {
-        let mut kept: BTreeSet<IpcNs> = snapshot.namespaces.iter().map(|ns| ns.ns).collect();
-        kept.extend(&report.unreadable);
-        let missing: Vec<(SemId, BootTime)> = self
-            .live
-            .values()
-            .filter(|known| !kept.contains(&known.id.ns))
-            .map(|known| (known.id, known.last_seen))
-            .collect();
+        let missing: Vec<(SemId, BootTime)> = self.of_missing_namespaces(snapshot).collect();
         for (sem, last_seen) in missing {
             if last_seen >= snapshot.began {
                 report.in_flight += 1;
@@ -288,7 +315,7 @@ impl Ledger {
                 _ => report.namespaces_gone.push((sem.ns, 1)),
             }
             let changes = &mut report.changes;
-            self.close(sem, snapshot.began, EndKind::NamespaceGone, None, changes);
+            self.close_set(sem, snapshot.began, EndKind::NamespaceGone, None, changes);
         }
     }
 }

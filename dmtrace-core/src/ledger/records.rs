@@ -7,7 +7,7 @@ use dmtrace_common::{ProcKey, ProcRecord, SemKey, SemRecord};
 /// One record.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::large_enum_variant, reason = "one at a time, on the stack")]
-pub enum Record {
+pub enum MapRecord {
     /// Of a process.
     Process(ProcKey, ProcRecord),
     /// Of a set.
@@ -19,7 +19,7 @@ pub enum Record {
 pub fn in_order(
     processes: Vec<(ProcKey, ProcRecord)>,
     sets: Vec<(SemKey, SemRecord)>,
-) -> impl Iterator<Item = Record> {
+) -> impl Iterator<Item = MapRecord> {
     let mut by_creator: BTreeMap<ProcKey, Vec<(SemKey, SemRecord)>> = BTreeMap::new();
     for (key, record) in sets {
         let of_creator = by_creator.entry(record.creator).or_default();
@@ -29,15 +29,15 @@ pub fn in_order(
     let mut sets: Vec<(SemKey, SemRecord)> = Vec::new();
     std::iter::from_fn(move || {
         if let Some((key, record)) = sets.pop() {
-            return Some(Record::Set(key, record));
+            return Some(MapRecord::Set(key, record));
         }
         if let Some((key, record)) = processes.next() {
             sets = by_creator.remove(&key).unwrap_or_default();
-            return Some(Record::Process(key, record));
+            return Some(MapRecord::Process(key, record));
         }
         let (_, rest) = by_creator.pop_first()?;
         sets = rest;
         let (key, record) = sets.pop()?;
-        Some(Record::Set(key, record))
+        Some(MapRecord::Set(key, record))
     })
 }

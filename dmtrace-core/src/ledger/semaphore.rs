@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cookie, EndKind, ImageId, Waiting, Who};
+use super::{ActorRef, Cookie, EndKind, ImageId, WaitingThread};
 use crate::ids::{BootTime, Key, SemId};
 
 /// A semaphore set.
@@ -100,9 +100,9 @@ pub struct Ending {
     /// In which way.
     pub kind: EndKind,
     /// Who removed it.
-    pub by: Option<Who>,
+    pub by: Option<ActorRef>,
     /// Threads that waited at that moment, the remover's excepted.
-    pub waiters: Vec<Waiting>,
+    pub waiters: Vec<WaitingThread>,
 }
 
 impl Semaphore {

@@ -9,11 +9,11 @@ use crate::{
 };
 
 /// Stack and creation are taken by two programs in the same call.
-const APART: Duration = Duration::from_secs(2);
+const MAX_SITE_DELAY: Duration = Duration::from_secs(2);
 
 /// What became of a call site.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Placed {
+pub enum SitePlacement {
     /// It is in the books.
     Yes,
     /// The set is not in the books, or not yet.
@@ -31,11 +31,12 @@ impl Ledger {
         at: BootTime,
         maker: ProcId,
         site: &Arc<CallSite>,
-    ) -> Placed {
+    ) -> SitePlacement {
         let fits = |set: &Semaphore| {
-            let made = set
-                .created
-                .is_some_and(|created| created.since(at) <= APART && at.since(created) <= APART);
+            let made = set.created.is_some_and(|created| {
+                created.duration_since(at) <= MAX_SITE_DELAY
+                    && at.duration_since(created) <= MAX_SITE_DELAY
+            });
             let by = match set.creator {
                 Creator::Known { image, .. } => image.id == maker,
                 Creator::Unknown(_) => false,
@@ -49,10 +50,10 @@ impl Ledger {
         match set.and_then(|set| set.cookie.as_mut()) {
             Some(cookie) => {
                 cookie.call_site = Some(Arc::clone(site));
-                Placed::Yes
+                SitePlacement::Yes
             }
-            None if is_live => Placed::Never,
-            None => Placed::NotYet,
+            None if is_live => SitePlacement::Never,
+            None => SitePlacement::NotYet,
         }
     }
 
@@ -69,9 +70,9 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Actor, End, Event, Quality, What};
+    use crate::event::{Actor, ChainEnd, Event, EventKind, Quality};
 
-    fn made(at: u64, maker: ProcId) -> Event {
+    fn created_event(at: u64, maker: ProcId) -> Event {
         Event {
             at: BootTime(at),
             began: None,
@@ -80,7 +81,7 @@ mod tests {
                 ..Actor::default()
             },
             quality: Quality::default(),
-            what: What::Created {
+            what: EventKind::Created {
                 sem: SemId::default(),
                 key: Key(0x0d4d_0001),
                 nsems: 1,
@@ -99,7 +100,7 @@ mod tests {
         let sem = SemId::default();
         let key = Key(0x0d4d_0001);
         let site = Arc::new(CallSite {
-            end: End::Complete,
+            end: ChainEnd::Complete,
             ..CallSite::default()
         });
         let second = 1_000_000_000;
@@ -107,9 +108,9 @@ mod tests {
         let at = BootTime(10 * second + 5);
         assert_eq!(
             ledger.place_call_site(sem, key, at, maker, &site),
-            Placed::NotYet
+            SitePlacement::NotYet
         );
-        ledger.apply(&made(10 * second, maker));
+        ledger.apply(&created_event(10 * second, maker));
         // A later semget without IPC_EXCL, which has found the set; another process; another key.
         let late = BootTime(20 * second);
         for (key, at, maker) in [
@@ -119,12 +120,12 @@ mod tests {
         ] {
             assert_eq!(
                 ledger.place_call_site(sem, key, at, maker, &site),
-                Placed::Never
+                SitePlacement::Never
             );
         }
         assert_eq!(
             ledger.place_call_site(sem, key, at, maker, &site),
-            Placed::Yes
+            SitePlacement::Yes
         );
         let cookie = ledger.semaphore(sem).and_then(|set| set.cookie.as_ref());
         assert_eq!(

@@ -4,27 +4,27 @@ use std::collections::VecDeque;
 
 use serde::Serialize;
 
-use super::Who;
+use super::ActorRef;
 use crate::{
-    event::{Action, Command},
+    event::{DmCommand, UeventAction},
     ids::{BootTime, DevNum},
 };
 
 /// Steps kept from the beginning of a cookie's life.
-pub const HEAD: usize = 16;
+pub const HEAD_STEPS: usize = 16;
 /// Steps kept from its end.
-pub const TAIL: usize = 16;
+pub const TAIL_STEPS: usize = 16;
 
 /// One call on a cookie.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct Step {
+pub struct TimelineStep {
     /// When.
     pub at: BootTime,
     /// Who; `None` for a kernel worker or an actor that was not captured.
-    pub who: Option<Who>,
+    pub who: Option<ActorRef>,
     /// What.
     #[serde(flatten)]
-    pub what: Call,
+    pub what: CookieCall,
     /// 0, or a positive errno.
     pub errno: i32,
     /// Value after the call, as far as the events make it known.
@@ -34,7 +34,7 @@ pub struct Step {
 /// A call on a cookie, in the terms of the protocol.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "call")]
-pub enum Call {
+pub enum CookieCall {
     /// `semget(IPC_CREAT | IPC_EXCL)` made it (libdm: `_udev_notify_sem_create`).
     Create,
     /// `semctl(SETVAL)`.
@@ -49,7 +49,7 @@ pub enum Call {
         /// n.
         by: i32,
         /// What the decrement stands for.
-        meaning: Meaning,
+        meaning: DecrementMeaning,
     },
     /// `semop {0,0,0}` began: the thread waits for zero.
     Wait,
@@ -60,7 +60,7 @@ pub enum Call {
     /// A device-mapper ioctl with the cookie returned.
     Ioctl {
         /// Which.
-        command: Command,
+        command: DmCommand,
         /// On this device; its name is in the cookie's list of devices.
         device: Option<DevNum>,
         /// The kernel sent a uevent: udev is to complete it.
@@ -69,7 +69,7 @@ pub enum Call {
     /// A uevent with the cookie is sent.
     Uevent {
         /// What it announces.
-        action: Action,
+        action: UeventAction,
         /// For this device.
         device: Option<DevNum>,
     },
@@ -83,7 +83,7 @@ pub enum Call {
 /// call (libdm: `_udev_complete` and `_udev_wait`); they differ by what the thread does next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Meaning {
+pub enum DecrementMeaning {
     /// By a process that did not use the cookie before: `dmsetup udevcomplete` for one uevent.
     Completion,
     /// By a user, and no wait followed (so far): the ioctl failed or produced no uevent.
@@ -92,11 +92,11 @@ pub enum Meaning {
     WaitEntry,
 }
 
-/// The first [`HEAD`] and the last [`TAIL`] steps.
+/// The first [`HEAD_STEPS`] and the last [`TAIL_STEPS`] steps.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 pub struct Timeline {
-    head: Vec<Step>,
-    tail: VecDeque<Step>,
+    head: Vec<TimelineStep>,
+    tail: VecDeque<TimelineStep>,
     skipped: u64,
 }
 
@@ -107,29 +107,29 @@ impl Timeline {
     }
 
     /// The first steps; complete if nothing was skipped and [`Timeline::tail`] is empty.
-    pub fn head(&self) -> &[Step] {
+    pub fn head(&self) -> &[TimelineStep] {
         &self.head
     }
 
     /// The last steps, after the gap.
-    pub fn tail(&self) -> impl Iterator<Item = &Step> {
+    pub fn tail(&self) -> impl Iterator<Item = &TimelineStep> {
         self.tail.iter()
     }
 
     /// Every kept step, in the order of arrival (events of two CPUs may be swapped).
-    pub fn iter(&self) -> impl Iterator<Item = &Step> {
+    pub fn iter(&self) -> impl Iterator<Item = &TimelineStep> {
         self.head.iter().chain(&self.tail)
     }
 
-    pub(super) fn push(&mut self, step: Step) {
-        if self.head.len() < HEAD {
+    pub(super) fn push(&mut self, step: TimelineStep) {
+        if self.head.len() < HEAD_STEPS {
             if self.head.is_empty() {
                 self.head.reserve_exact(8);
             }
             self.head.push(step);
             return;
         }
-        if self.tail.len() >= TAIL {
+        if self.tail.len() >= TAIL_STEPS {
             self.tail.pop_front();
             self.skipped = self.skipped.saturating_add(1);
         }
@@ -138,7 +138,7 @@ impl Timeline {
 
     /// Puts the last step to its time: it was told after the removal of its set.
     pub(super) fn in_time(&mut self) {
-        let steps: &mut [Step] = if self.tail.is_empty() {
+        let steps: &mut [TimelineStep] = if self.tail.is_empty() {
             &mut self.head
         } else {
             self.tail.make_contiguous()
@@ -152,10 +152,10 @@ impl Timeline {
     }
 
     /// Creation learnt late goes to the front.
-    pub(super) fn push_creation(&mut self, step: Step) {
-        if self.head.len() >= HEAD
+    pub(super) fn push_creation(&mut self, step: TimelineStep) {
+        if self.head.len() >= HEAD_STEPS
             && let Some(displaced) = self.head.pop()
-            && self.tail.len() < TAIL
+            && self.tail.len() < TAIL_STEPS
             && self.skipped == 0
         {
             self.tail.push_front(displaced);
@@ -168,9 +168,9 @@ impl Timeline {
         let steps = self.head.iter_mut().chain(self.tail.iter_mut()).rev();
         for step in steps {
             if step.who.as_ref().is_some_and(|who| who.tid == tid)
-                && let Call::Down { meaning, .. } = &mut step.what
+                && let CookieCall::Down { meaning, .. } = &mut step.what
             {
-                *meaning = Meaning::WaitEntry;
+                *meaning = DecrementMeaning::WaitEntry;
                 return;
             }
         }

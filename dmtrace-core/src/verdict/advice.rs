@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cause, Class, Healthy, How};
+use super::{Class, Healthy, LeakKind, StuckCause};
 
 /// What to do, in this order, and what not to do.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
@@ -71,7 +71,7 @@ pub enum Avoid {
     KillWaiter,
 }
 
-pub(super) const fn advice(class: Class) -> Advice {
+pub(super) const fn advice_for(class: Class) -> Advice {
     use {Avoid as A, Remedy as R};
     let (remedy, avoid): (&'static [Remedy], &'static [Avoid]) = match class {
         Class::Healthy(Healthy::Finished) | Class::Ordinary | Class::CleanedUp(_) => {
@@ -83,50 +83,52 @@ pub(super) const fn advice(class: Class) -> Advice {
         Class::Healthy(Healthy::SlowUdev) => {
             (&[R::Settle], &[A::CompleteAll, A::Destroy, A::Complete])
         }
-        Class::Stuck(Cause::UdevdDown) => (
+        Class::Stuck(StuckCause::UdevdDown) => (
             &[R::StartUdevd, R::RepairThenComplete],
             &[A::CompleteAll, A::Destroy, A::KillWaiter],
         ),
-        Class::Stuck(Cause::RuleMissing) => (
+        Class::Stuck(StuckCause::RuleMissing) => (
             &[R::InstallRule, R::RepairThenComplete],
             &[A::CompleteAll, A::Destroy, A::KillWaiter],
         ),
-        Class::Stuck(Cause::NamespaceSplit { .. }) => (
+        Class::Stuck(StuckCause::NamespaceSplit { .. }) => (
             &[R::ShareIpc, R::RepairThenComplete],
             &[A::CompleteAll, A::Destroy, A::KillWaiter],
         ),
-        Class::Stuck(Cause::RunCleared) => (
+        Class::Stuck(StuckCause::RunCleared) => (
             &[R::RepairRule, R::RepairThenComplete],
             &[A::CompleteAll, A::Destroy, A::KillWaiter],
         ),
-        Class::Stuck(Cause::DmsetupMissing) => (
+        Class::Stuck(StuckCause::DmsetupMissing) => (
             &[R::InstallDmsetup, R::RepairThenComplete],
             &[A::CompleteAll, A::Destroy, A::KillWaiter],
         ),
-        Class::Stuck(Cause::QueueStopped) => (
+        Class::Stuck(StuckCause::QueueStopped) => (
             &[R::StartQueue],
             &[A::CompleteAll, A::Destroy, A::KillWaiter, A::Complete],
         ),
-        Class::Stuck(Cause::NotReceived | Cause::EventDropped) => (
+        Class::Stuck(StuckCause::NotReceived | StuckCause::EventDropped) => (
             &[R::RepairThenComplete, R::ReadJournal],
             &[A::CompleteAll, A::Destroy, A::KillWaiter],
         ),
-        Class::Stuck(Cause::NoUevent) => (
+        Class::Stuck(StuckCause::NoUevent) => (
             &[R::CompleteOwn, R::ReportProgram],
             &[A::CompleteAll, A::Destroy, A::KillWaiter],
         ),
-        Class::Stuck(Cause::EventLost) => (
+        Class::Stuck(StuckCause::EventLost) => (
             &[R::RepairThenComplete, R::ReadJournal],
             &[A::CompleteAll, A::Destroy, A::KillWaiter],
         ),
-        Class::Leaked(How::OwnerKilled { .. }) => {
+        Class::Leaked(LeakKind::OwnerKilled { .. }) => {
             (&[R::Destroy, R::FixKiller], &[A::CompleteAll, A::Complete])
         }
-        Class::Leaked(How::NeverWaited | How::AbandonedOnEintr | How::OwnerExited { .. }) => (
+        Class::Leaked(
+            LeakKind::NeverWaited | LeakKind::AbandonedOnEintr | LeakKind::OwnerExited { .. },
+        ) => (
             &[R::Destroy, R::ReportProgram],
             &[A::CompleteAll, A::Complete],
         ),
-        Class::Leaked(How::TransactionAbandoned) => {
+        Class::Leaked(LeakKind::TransactionAbandoned) => {
             (&[R::Release, R::Destroy], &[A::CompleteAll, A::Complete])
         }
         Class::Leaked(_) => (&[R::Destroy], &[A::CompleteAll, A::Complete]),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     event::ExitStatus,
     ids::IpcNs,
-    ledger::{Stage, Who, WhyUnknown},
+    ledger::{ActorRef, UserStage, WhyUnknown},
 };
 
 /// What a set is.
@@ -17,21 +17,21 @@ pub enum Class {
     /// A cookie in good order.
     Healthy(Healthy),
     /// Somebody waits for a completion that does not come.
-    Stuck(Cause),
+    Stuck(StuckCause),
     /// Nobody will remove it.
-    Leaked(How),
+    Leaked(LeakKind),
     /// More was completed than there was to complete.
     OverCompleted,
     /// Removed while in use.
     Accident,
     /// A leaked cookie that somebody has removed.
-    CleanedUp(How),
+    CleanedUp(LeakKind),
     /// The key is a cookie's, the set is not: never touch it.
     Foreign(NotACookie),
     /// A set without a cookie's key.
     Ordinary,
     /// Not decided.
-    Unknown(Reason),
+    Unknown(Undecided),
 }
 
 /// A cookie in good order.
@@ -51,7 +51,7 @@ pub enum Healthy {
 /// Why a waiter is stuck.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "cause")]
-pub enum Cause {
+pub enum StuckCause {
     /// No udevd runs.
     UdevdDown,
     /// `95-dm-notify.rules` is missing or masked.
@@ -81,25 +81,25 @@ pub enum Cause {
 /// How a cookie leaked.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "how")]
-pub enum How {
+pub enum LeakKind {
     /// Its owner was killed.
     OwnerKilled {
         /// By this signal.
         signal: u8,
         /// How far it had come.
-        step: Stage,
+        step: UserStage,
     },
     /// Its owner exited without removing it.
     OwnerExited {
         /// With this status.
         status: u8,
         /// How far it had come.
-        step: Stage,
+        step: UserStage,
     },
     /// Its owner is gone; how it ended was not seen.
     OwnerGone {
         /// How far it had come, if known.
-        step: Option<Stage>,
+        step: Option<UserStage>,
     },
     /// Its owner went on to later cookies and never waited for this one.
     NeverWaited,
@@ -108,7 +108,7 @@ pub enum How {
     /// udev completed it after its owner had ended.
     FinishedAfterDeath {
         /// How far the owner had come.
-        step: Stage,
+        step: UserStage,
     },
     /// A transaction (`dmsetup udevcreatecookie`) that nobody released.
     TransactionAbandoned,
@@ -167,13 +167,13 @@ pub enum Confidence {
     /// The best explanation of what was seen.
     Inferred,
     /// Not decided, for this reason.
-    Unknown(Reason),
+    Unknown(Undecided),
 }
 
 /// Why something is not decided.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
+pub enum Undecided {
     /// Its creator is not known.
     CreatorUnknown(WhyUnknown),
     /// Processes that may own it are alive.
@@ -232,10 +232,10 @@ pub enum MissingStep {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Culprit {
     /// In which role.
-    pub role: Role,
+    pub role: CulpritRole,
     /// Who.
     #[serde(flatten)]
-    pub who: Who,
+    pub who: ActorRef,
     /// How it ended, if it has and that was seen.
     pub exit: Option<ExitStatus>,
 }
@@ -243,7 +243,7 @@ pub struct Culprit {
 /// In which role somebody is responsible.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Role {
+pub enum CulpritRole {
     /// Made it and left it.
     Owner,
     /// Removed it while it was in use.

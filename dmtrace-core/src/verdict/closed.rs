@@ -1,85 +1,91 @@
 //! A cookie that is gone: how it ended.
 
 use super::{
-    Class, Confidence, Context, Culprit, Evidence, Healthy, How, Reason, Role, Subject, Verdict,
-    completer,
+    Class, Confidence, Context, Culprit, CulpritRole, Evidence, Healthy, LeakKind, Subject,
+    Undecided, Verdict, completer,
 };
 use crate::{
     event::ExitStatus,
-    ledger::{Call, Cookie, EndKind, Ending, Stage, User},
+    ledger::{Cookie, CookieCall, EndKind, Ending, User, UserStage},
 };
 
-pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
+pub(super) fn judge_closed(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
     let (Some(ending), Some(cookie)) = (
         subject.semaphore.ending.as_ref(),
         subject.semaphore.cookie.as_deref(),
     ) else {
-        return Verdict::unknown(Reason::RemovalUnseen);
+        return Verdict::unknown(Undecided::RemovalUnseen);
     };
     let lost = context.completeness.lost_of(subject.semaphore);
-    let confidence = if cookie.gaps.any() || lost > 0 {
+    let confidence = if cookie.gaps.affects_verdicts() || lost > 0 {
         Confidence::Inferred
     } else {
         Confidence::Observed
     };
     let verdict = match ending.kind {
-        EndKind::ByWaiter | EndKind::ByCreator | EndKind::ByOther if starved(cookie, ending) => {
-            let (culprit, strangers) = completer::blame(cookie, subject.ledger);
+        EndKind::ByWaiter | EndKind::ByCreator | EndKind::ByOther
+            if decrement_failed(cookie, ending) =>
+        {
+            let (culprit, strangers) = completer::blame_completer(cookie, subject.ledger);
             let mut verdict =
-                Verdict::of(Class::OverCompleted, confidence).with([Evidence::Starved {
-                    count: cookie.counts.starved,
+                Verdict::new(Class::OverCompleted, confidence).with_evidence([Evidence::Starved {
+                    count: cookie.counts.failed_decrements,
                 }]);
             verdict.culprit = culprit;
-            verdict.with(strangers)
+            verdict.with_evidence(strangers)
         }
         EndKind::ByWaiter | EndKind::ByCreator => {
-            Verdict::of(Class::Healthy(Healthy::Finished), confidence)
+            Verdict::new(Class::Healthy(Healthy::Finished), confidence)
         }
-        EndKind::WhileLive => accident(ending, confidence).with(harm(cookie, ending, context)),
+        EndKind::WhileLive => accident_verdict(ending, confidence)
+            .with_evidence(harm_evidence(cookie, ending, context)),
         EndKind::ByOther => match left_by(cookie) {
-            Some(user) => Verdict::of(Class::CleanedUp(how(cookie, user, ending)), confidence),
-            None => Verdict::unknown(Reason::RemovalUnseen),
+            Some(user) => Verdict::new(
+                Class::CleanedUp(leak_kind(cookie, user, ending)),
+                confidence,
+            ),
+            None => Verdict::unknown(Undecided::RemovalUnseen),
         },
         EndKind::WithNamespace | EndKind::NamespaceGone => {
             let left = left_by(cookie).map(|user| Evidence::Stage {
                 who: user.who.clone(),
-                stage: cookie.stage(user),
+                stage: cookie.user_stage(user),
             });
-            Verdict::unknown(Reason::NamespaceEnded)
-                .with([Evidence::NamespaceEnded])
-                .with(left)
+            Verdict::unknown(Undecided::NamespaceEnded)
+                .with_evidence([Evidence::NamespaceEnded])
+                .with_evidence(left)
         }
-        EndKind::Vanished => Verdict::unknown(Reason::RemovalUnseen),
+        EndKind::Vanished => Verdict::unknown(Undecided::RemovalUnseen),
     };
     let removed = ending.by.as_ref().map(|who| Evidence::RemovedBy {
         who: who.clone(),
         waiters: u32::try_from(ending.waiters.len()).unwrap_or(u32::MAX),
     });
-    verdict.with(removed)
+    verdict.with_evidence(removed)
 }
 
 /// Whether whoever removed it found nothing left to decrement before its wait: libdm then removes
 /// the set at once.
-fn starved(cookie: &Cookie, ending: &Ending) -> bool {
+fn decrement_failed(cookie: &Cookie, ending: &Ending) -> bool {
     let by = ending.by.as_ref().map(|who| who.image);
     let found_zero = cookie.timeline.iter().any(|step| {
-        matches!(step.what, Call::Down { .. })
+        matches!(step.what, CookieCall::Down { .. })
             && step.errno == libc::EAGAIN
             && step.who.as_ref().map(|who| who.image) == by
     });
-    cookie.counts.starved > 0 && (found_zero || ending.kind != EndKind::ByOther)
+    cookie.counts.failed_decrements > 0 && (found_zero || ending.kind != EndKind::ByOther)
 }
 
-fn accident(ending: &Ending, confidence: Confidence) -> Verdict {
+fn accident_verdict(ending: &Ending, confidence: Confidence) -> Verdict {
     // A user that lives does not yet use it: only a waiter does for certain.
     let confidence = if ending.waiters.is_empty() {
         Confidence::Inferred
     } else {
         confidence
     };
-    let mut verdict = Verdict::of(Class::Accident, confidence);
+    let mut verdict = Verdict::new(Class::Accident, confidence);
     verdict.culprit = ending.by.as_ref().map(|who| Culprit {
-        role: Role::Remover,
+        role: CulpritRole::Remover,
         who: who.clone(),
         exit: None,
     });
@@ -88,9 +94,9 @@ fn accident(ending: &Ending, confidence: Confidence) -> Verdict {
 
 /// What an accident has done: operations that were not completed, what failed after it, devices of
 /// the cookie that are suspended.
-fn harm(cookie: &Cookie, ending: &Ending, context: &Context<'_>) -> Vec<Evidence> {
+fn harm_evidence(cookie: &Cookie, ending: &Ending, context: &Context<'_>) -> Vec<Evidence> {
     let mut facts = Vec::new();
-    let open = cookie.counts.outstanding();
+    let open = cookie.counts.outstanding_increments();
     if let Ok(count) = u32::try_from(open)
         && count > 0
     {
@@ -105,7 +111,7 @@ fn harm(cookie: &Cookie, ending: &Ending, context: &Context<'_>) -> Vec<Evidence
     }));
     let suspended = context.facts.dm.suspended.iter().filter(|it| {
         let mut devices = cookie.devices.iter();
-        devices.any(|device| device.is(&it.node) || device.is(&it.name))
+        devices.any(|device| device.matches(&it.node) || device.matches(&it.name))
     });
     facts.extend(suspended.map(|it| Evidence::Suspended {
         device: it.name.clone(),
@@ -118,18 +124,18 @@ fn left_by(cookie: &Cookie) -> Option<&User> {
     cookie.users.iter().max_by_key(|user| user.last)
 }
 
-fn how(cookie: &Cookie, user: &User, ending: &Ending) -> How {
-    let step = cookie.stage(user);
+fn leak_kind(cookie: &Cookie, user: &User, ending: &Ending) -> LeakKind {
+    let step = cookie.user_stage(user);
     // Alive at the removal: it had left the cookie behind.
     if user.exit.is_none_or(|exit| exit.at > ending.at) {
         return match step {
-            Stage::Interrupted | Stage::WaitFailed => How::AbandonedOnEintr,
-            _ => How::NeverWaited,
+            UserStage::Interrupted | UserStage::WaitFailed => LeakKind::AbandonedOnEintr,
+            _ => LeakKind::NeverWaited,
         };
     }
     match user.exit.and_then(|exit| exit.status) {
-        Some(ExitStatus::Signal(signal)) => How::OwnerKilled { signal, step },
-        Some(ExitStatus::Code(status)) => How::OwnerExited { status, step },
-        None => How::OwnerGone { step: Some(step) },
+        Some(ExitStatus::Signal(signal)) => LeakKind::OwnerKilled { signal, step },
+        Some(ExitStatus::Code(status)) => LeakKind::OwnerExited { status, step },
+        None => LeakKind::OwnerGone { step: Some(step) },
     }
 }

@@ -1,21 +1,27 @@
 //! Who completed too much: a completion that udev did not start, or a second udevd.
 
-use super::{Culprit, Evidence, Role};
+use super::{Culprit, CulpritRole, Evidence};
 use crate::{
     event::{Ancestor, ProcessImage},
-    ledger::{Cookie, Ledger, Who},
+    ledger::{ActorRef, Cookie, Ledger},
 };
 
 /// What can be said of the completers of a cookie that was completed too often.
-pub(super) fn blame(cookie: &Cookie, ledger: &Ledger) -> (Option<Culprit>, Vec<Evidence>) {
-    let mut strangers: Vec<&Who> = Vec::new();
+pub(super) fn blame_completer(
+    cookie: &Cookie,
+    ledger: &Ledger,
+) -> (Option<Culprit>, Vec<Evidence>) {
+    let mut strangers: Vec<&ActorRef> = Vec::new();
     let mut daemons: Vec<u32> = Vec::new();
     let mut all_known = cookie.completers.len() as u64 == u64::from(cookie.counts.completions);
     for who in &cookie.completers {
         let image = ledger
             .process(who.image)
             .and_then(|process| process.image.as_deref());
-        match image.filter(|image| !image.parents.is_empty()).map(udevd) {
+        match image
+            .filter(|image| !image.parents.is_empty())
+            .map(udevd_pid)
+        {
             Some(Some(daemon)) if !daemons.contains(&daemon) => daemons.push(daemon),
             Some(Some(_)) => {}
             Some(None) => strangers.push(who),
@@ -37,7 +43,7 @@ pub(super) fn blame(cookie: &Cookie, ledger: &Ledger) -> (Option<Culprit>, Vec<E
         _ => None,
     };
     let culprit = who.map(|who| Culprit {
-        role: Role::Completer,
+        role: CulpritRole::Completer,
         who,
         exit: None,
     });
@@ -45,7 +51,7 @@ pub(super) fn blame(cookie: &Cookie, ledger: &Ledger) -> (Option<Culprit>, Vec<E
 }
 
 /// The udevd below which a process runs: the topmost ancestor with its name.
-fn udevd(image: &ProcessImage) -> Option<u32> {
+fn udevd_pid(image: &ProcessImage) -> Option<u32> {
     let named = |ancestor: &&Ancestor| {
         matches!(
             ancestor.comm.as_str(),

@@ -13,7 +13,7 @@ use crate::ids::BootTime;
 pub fn next_due(judged: &Judged<'_>, context: &Context<'_>) -> Option<Duration> {
     let (facts, limits) = (context.facts, context.thresholds);
     let semaphore = judged.semaphore;
-    let elapsed = |at: BootTime| facts.now.since(at);
+    let elapsed = |at: BootTime| facts.now.duration_since(at);
     let mut since: Vec<Duration> = semaphore.created.map(elapsed).into_iter().collect();
     if let Some(cookie) = semaphore.cookie.as_deref() {
         since.extend(cookie.last_call.map(elapsed));

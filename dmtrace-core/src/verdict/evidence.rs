@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::{
-    event::{Command, ExitStatus},
+    event::{DmCommand, ExitStatus},
     ids::{BootTime, DevNum, IpcNs, Key},
-    ledger::{Cookie, Stage, Who},
+    ledger::{ActorRef, Cookie, UserStage},
 };
 
 /// One fact.
@@ -17,21 +17,21 @@ pub enum Evidence {
     /// Its creation was seen.
     CreatedBy {
         /// By whom.
-        who: Who,
+        who: ActorRef,
         /// When.
         at: BootTime,
     },
     /// How far a user of the cookie has come.
     Stage {
         /// Who.
-        who: Who,
+        who: ActorRef,
         /// How far.
-        stage: Stage,
+        stage: UserStage,
     },
     /// A user of the cookie has ended, seen.
     Ended {
         /// Who.
-        who: Who,
+        who: ActorRef,
         /// When.
         at: BootTime,
         /// How.
@@ -40,12 +40,12 @@ pub enum Evidence {
     /// A user of the cookie is not in the process list any more.
     Absent {
         /// Who.
-        who: Who,
+        who: ActorRef,
     },
     /// A user of the cookie is alive.
     Alive {
         /// Who.
-        who: Who,
+        who: ActorRef,
     },
     /// A thread waits for zero.
     Waiter {
@@ -184,7 +184,7 @@ pub enum Evidence {
     /// A completion that was not started by udev.
     Stranger {
         /// Who made it.
-        who: Who,
+        who: ActorRef,
     },
     /// Workers of several udevds completed it.
     SeveralUdevds {
@@ -194,7 +194,7 @@ pub enum Evidence {
     /// Somebody looked for it after its removal: a next operation, or udev's completion, failed.
     LookupAfter {
         /// Who.
-        who: Option<Who>,
+        who: Option<ActorRef>,
     },
     /// A device is suspended now.
     Suspended {
@@ -204,7 +204,7 @@ pub enum Evidence {
     /// Its key was looked up in vain elsewhere.
     LookupFailed {
         /// By whom.
-        who: Option<Who>,
+        who: Option<ActorRef>,
         /// Where.
         ns: IpcNs,
     },
@@ -230,7 +230,7 @@ pub enum Evidence {
     /// Who removed it.
     RemovedBy {
         /// Who.
-        who: Who,
+        who: ActorRef,
         /// How many threads waited at that moment.
         waiters: u32,
     },
@@ -241,7 +241,7 @@ pub enum Evidence {
         /// Its number.
         pid: u32,
         /// What became of that process.
-        fate: Fate,
+        fate: ProcessFate,
     },
     /// A process that may own it.
     Candidate {
@@ -260,7 +260,7 @@ pub enum Evidence {
     /// A device-mapper ioctl with the cookie, the last one on its device.
     Ioctl {
         /// Which.
-        command: Command,
+        command: DmCommand,
         /// On this device, in words.
         device: String,
         /// Its number.
@@ -289,7 +289,7 @@ pub enum Evidence {
 /// What became of the process behind a number from the past.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Fate {
+pub enum ProcessFate {
     /// It is alive: its start is old enough.
     Alive,
     /// It is gone.
@@ -301,7 +301,7 @@ pub enum Fate {
 }
 
 /// Devices named in the evidence.
-const DEVICES: usize = 4;
+const MAX_NAMED_DEVICES: usize = 4;
 
 impl Evidence {
     /// What device-mapper was seen to do with a cookie: what failed first, then what sent no
@@ -315,17 +315,17 @@ impl Evidence {
         });
         let mut evidence: Vec<Self> = devices
             .iter()
-            .take(DEVICES)
+            .take(MAX_NAMED_DEVICES)
             .map(|device| Self::Ioctl {
                 command: device.command,
-                device: device.full(),
+                device: device.full_label(),
                 number: device.number,
                 errno: device.errno,
                 uevent: device.uevent,
                 deferred: device.deferred,
             })
             .collect();
-        let more = devices.len().saturating_sub(DEVICES) + cookie.devices_more as usize;
+        let more = devices.len().saturating_sub(MAX_NAMED_DEVICES) + cookie.devices_more as usize;
         if more > 0 {
             evidence.push(Self::MoreDevices { count: more });
         }

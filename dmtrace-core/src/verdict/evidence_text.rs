@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use super::evidence::{Evidence, Fate};
+use super::evidence::{Evidence, ProcessFate};
 use crate::{
     duration::Span,
-    event::{Command, errno_word},
-    ledger::Who,
+    event::{DmCommand, errno_word},
+    ledger::ActorRef,
     wording,
 };
 
@@ -23,20 +23,30 @@ impl fmt::Display for Evidence {
                 name => write!(f, "thread {tid} of {name}[{tgid}] waits for it"),
             },
             Self::Waiters { count } => {
-                write!(f, "the kernel counts {}", Many(*count, "waiting thread"))
+                write!(
+                    f,
+                    "the kernel counts {}",
+                    CountedNoun(*count, "waiting thread")
+                )
             }
             Self::NoWaiter => f.write_str("nobody waits for it"),
             Self::WaitedFor { time } => write!(f, "somebody has waited for {}", Span(*time)),
             Self::Value { value } => write!(f, "value {value}"),
-            Self::Outstanding { count } => write!(f, "{} not completed", Many(*count, "operation")),
-            Self::Completed { count } => write!(f, "{} so far", Many(*count, "completion")),
+            Self::Outstanding { count } => {
+                write!(f, "{} not completed", CountedNoun(*count, "operation"))
+            }
+            Self::Completed { count } => write!(f, "{} so far", CountedNoun(*count, "completion")),
             Self::SelfCompleted { count } => write!(
                 f,
                 "{} by its user without a wait: the ioctl failed or made no uevent",
-                Many(*count, "decrement")
+                CountedNoun(*count, "decrement")
             ),
             Self::Starved { count } => {
-                write!(f, "{} found the value at 0", Many(*count, "decrement"))
+                write!(
+                    f,
+                    "{} found the value at 0",
+                    CountedNoun(*count, "decrement")
+                )
             }
             Self::MovedOn {
                 key, same_thread, ..
@@ -96,9 +106,9 @@ impl fmt::Display for Evidence {
             } => write!(
                 f,
                 "{} announced, {} returned, {} sent",
-                Many(*announced, "operation"),
-                Many(*ioctls, "ioctl"),
-                Many(*uevents, "uevent")
+                CountedNoun(*announced, "operation"),
+                CountedNoun(*ioctls, "ioctl"),
+                CountedNoun(*uevents, "uevent")
             ),
             Self::Stranger { who } => write!(f, "{who} completed it; udev did not start it"),
             Self::SeveralUdevds { pids } => {
@@ -125,7 +135,7 @@ impl fmt::Display for Evidence {
                 )
             }
             Self::EventsLost { count } => {
-                let lost = wording::count(*count, "event was", "events were");
+                let lost = wording::count_noun(*count, "event was", "events were");
                 write!(f, "{lost} lost")
             }
             Self::OperationsUnseen => f.write_str("not every operation on it was seen"),
@@ -137,7 +147,7 @@ impl fmt::Display for Evidence {
                 write!(
                     f,
                     "removed by {who} while {} waited",
-                    Many(*waiters, "thread")
+                    CountedNoun(*waiters, "thread")
                 )
             }
             Self::NamespaceEnded => f.write_str("its IPC namespace ended"),
@@ -145,10 +155,10 @@ impl fmt::Display for Evidence {
                 f,
                 "last operation by process {pid}, which {}",
                 match fate {
-                    Fate::Alive => "is alive",
-                    Fate::Gone => "is gone",
-                    Fate::Reused => "is gone (its number belongs to a younger process)",
-                    Fate::Unknown => "may be gone",
+                    ProcessFate::Alive => "is alive",
+                    ProcessFate::Gone => "is gone",
+                    ProcessFate::Reused => "is gone (its number belongs to a younger process)",
+                    ProcessFate::Unknown => "may be gone",
                 }
             ),
             Self::Candidate { pid, name } => write!(f, "{name}[{pid}] may own it"),
@@ -163,10 +173,10 @@ impl fmt::Display for Evidence {
                 ..
             } => {
                 let which = match command {
-                    Command::Resume | Command::Suspend => format!(" ({command})"),
-                    Command::Remove | Command::Rename => String::new(),
+                    DmCommand::Resume | DmCommand::Suspend => format!(" ({command})"),
+                    DmCommand::Remove | DmCommand::Rename => String::new(),
                 };
-                write!(f, "ioctl {}{which} of {device} ", command.ioctl())?;
+                write!(f, "ioctl {}{which} of {device} ", command.ioctl_name())?;
                 match (errno, uevent, deferred) {
                     (None, ..) => f.write_str("was not seen to return"),
                     (Some(0), true, _) => f.write_str("sent a uevent"),
@@ -176,17 +186,17 @@ impl fmt::Display for Evidence {
                 }
             }
             Self::MoreDevices { count } => {
-                f.write_str(&wording::count(*count, "more device", "more devices"))
+                f.write_str(&wording::count_noun(*count, "more device", "more devices"))
             }
             Self::Uevents { sent, completed } => {
-                let sent = Many(*sent, "uevent");
+                let sent = CountedNoun(*sent, "uevent");
                 write!(f, "{sent} sent, {completed} completed by udev")
             }
         }
     }
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for ActorRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.name.as_str() {
             "" => "process",
@@ -197,11 +207,11 @@ impl fmt::Display for Who {
 }
 
 /// A number with its noun.
-struct Many(u32, &'static str);
+struct CountedNoun(u32, &'static str);
 
-impl fmt::Display for Many {
+impl fmt::Display for CountedNoun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(count, noun) = *self;
-        f.write_str(&wording::count(count, noun, &format!("{noun}s")))
+        f.write_str(&wording::count_noun(count, noun, &format!("{noun}s")))
     }
 }

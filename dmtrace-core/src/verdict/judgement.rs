@@ -2,8 +2,10 @@
 
 use serde::Serialize;
 
-use super::{Advice, Class, Confidence, Culprit, Evidence, MissingStep, Reason, advice::advice};
-use crate::ledger::Stage;
+use super::{
+    Advice, Class, Confidence, Culprit, Evidence, MissingStep, Undecided, advice::advice_for,
+};
+use crate::ledger::UserStage;
 
 /// The judgement on one set.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,32 +23,32 @@ pub struct Verdict {
     /// Who is responsible, if that is established.
     pub culprit: Option<Culprit>,
     /// How far the owner had come when it ended.
-    pub died_at: Option<Stage>,
+    pub died_at: Option<UserStage>,
 }
 
 impl Verdict {
-    pub(super) fn of(class: Class, confidence: Confidence) -> Self {
+    pub(super) fn new(class: Class, confidence: Confidence) -> Self {
         Self {
             class,
             confidence,
             evidence: Vec::new(),
             missing: None,
-            advice: advice(class),
+            advice: advice_for(class),
             culprit: None,
             died_at: None,
         }
     }
 
-    pub(super) fn unknown(reason: Reason) -> Self {
-        Self::of(Class::Unknown(reason), Confidence::Unknown(reason))
+    pub(super) fn unknown(reason: Undecided) -> Self {
+        Self::new(Class::Unknown(reason), Confidence::Unknown(reason))
     }
 
-    pub(super) fn with(mut self, evidence: impl IntoIterator<Item = Evidence>) -> Self {
+    pub(super) fn with_evidence(mut self, evidence: impl IntoIterator<Item = Evidence>) -> Self {
         self.evidence.extend(evidence);
         self
     }
 
-    pub(super) fn missing(mut self, step: Option<MissingStep>) -> Self {
+    pub(super) fn with_missing_step(mut self, step: Option<MissingStep>) -> Self {
         self.missing = step;
         self
     }

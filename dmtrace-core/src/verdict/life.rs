@@ -6,15 +6,15 @@ use super::{Confidence, Context, Evidence, Subject, Thresholds};
 use crate::{
     facts::HostFacts,
     ids::{BootTime, Key, ProcId, SemId},
-    ledger::{Cookie, Exit, User},
+    ledger::{Cookie, ProcessExit, User},
 };
 
 /// State of a process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Life {
+pub(super) enum ProcessState {
     Alive,
     /// Ended; how, if that was seen.
-    Dead(Option<Exit>),
+    Dead(Option<ProcessExit>),
     /// The process list does not tell.
     Unknown,
 }
@@ -55,9 +55,9 @@ impl Knowledge {
             value: events,
             waiting: false,
             since: None,
-            quiet: quiet(subject, context, cookie),
+            quiet: quiet_time(subject, context, cookie),
             fresh,
-            unseen: cookie.gaps.any() || lost > 0,
+            unseen: cookie.gaps.affects_verdicts() || lost > 0,
             contradiction: false,
             evidence: Vec::new(),
         };
@@ -80,11 +80,11 @@ impl Knowledge {
                 known.contradiction = true;
                 known.evidence.push(Evidence::LastOperator {
                     pid: state.pid,
-                    fate: super::Fate::Unknown,
+                    fate: super::ProcessFate::Unknown,
                 });
             }
         }
-        known.waiters(subject, facts, cookie, state.map_or(0, |state| state.zcnt));
+        known.add_waiters(subject, facts, cookie, state.map_or(0, |state| state.zcnt));
         if known.unseen {
             known.evidence.push(match lost {
                 0 => Evidence::OperationsUnseen,
@@ -95,7 +95,13 @@ impl Knowledge {
     }
 
     /// Waiting threads: by the process list, by the kernel's count, by the events.
-    fn waiters(&mut self, subject: &Subject<'_>, facts: &HostFacts, cookie: &Cookie, counted: u32) {
+    fn add_waiters(
+        &mut self,
+        subject: &Subject<'_>,
+        facts: &HostFacts,
+        cookie: &Cookie,
+        counted: u32,
+    ) {
         let seen = facts.waiters.get(&subject.semaphore.id);
         for waiter in seen.into_iter().flatten() {
             let live = facts.processes.get(&waiter.tgid);
@@ -106,9 +112,10 @@ impl Knowledge {
             });
         }
         let blocked = seen.is_some_and(|waiters| !waiters.is_empty());
-        let listed = listed(subject.taken, facts);
+        let listed = listed_until(subject.taken, facts);
         let by_events = cookie.waiters.iter().filter(|waiting| {
-            life(waiting.who.image.id, waiting.since, None, facts, listed) != Life::Dead(None)
+            process_state(waiting.who.image.id, waiting.since, None, facts, listed)
+                != ProcessState::Dead(None)
         });
         self.since = by_events.clone().map(|waiting| waiting.since).min();
         let expected = self.since.is_some();
@@ -152,12 +159,12 @@ impl Knowledge {
 }
 
 /// Time since anybody touched the cookie: by events, or by the wall clock of the snapshot.
-fn quiet(subject: &Subject<'_>, context: &Context<'_>, cookie: &Cookie) -> Duration {
+fn quiet_time(subject: &Subject<'_>, context: &Context<'_>, cookie: &Cookie) -> Duration {
     let facts = context.facts;
     let by_events = cookie
         .last_call
         .or(subject.semaphore.created)
-        .map(|last| facts.now.since(last));
+        .map(|last| facts.now.duration_since(last));
     let by_wall = subject.set.map(|set| {
         let last = set.otime.0.max(set.ctime.0);
         Duration::from_secs(u64::try_from(facts.wall.0.saturating_sub(last)).unwrap_or(0))
@@ -165,7 +172,7 @@ fn quiet(subject: &Subject<'_>, context: &Context<'_>, cookie: &Cookie) -> Durat
     match (by_events, by_wall) {
         // Calls that were not seen make it less quiet; a clock that was set makes the wall clock
         // useless, but never in the direction of guilt: the shorter time counts.
-        (Some(events), Some(wall)) if cookie.gaps.any() => events.min(wall),
+        (Some(events), Some(wall)) if cookie.gaps.affects_verdicts() => events.min(wall),
         (Some(events), _) => events,
         (None, Some(wall)) => wall,
         (None, None) => Duration::ZERO,
@@ -173,12 +180,17 @@ fn quiet(subject: &Subject<'_>, context: &Context<'_>, cookie: &Cookie) -> Durat
 }
 
 /// Reading the process list takes no longer than this.
-const LISTING: Duration = Duration::from_secs(5);
+const MAX_LISTING_TIME: Duration = Duration::from_secs(5);
 
 /// Up to when the process list knows every process for certain: it is read after the snapshot,
 /// and its time is that of the end of the reading.
-pub(super) fn listed(taken: BootTime, facts: &HostFacts) -> BootTime {
-    let at_worst = BootTime(facts.now.0.saturating_sub(LISTING.as_nanos() as u64));
+pub(super) fn listed_until(taken: BootTime, facts: &HostFacts) -> BootTime {
+    let at_worst = BootTime(
+        facts
+            .now
+            .0
+            .saturating_sub(MAX_LISTING_TIME.as_nanos() as u64),
+    );
     if taken <= facts.now {
         at_worst.max(taken)
     } else {
@@ -188,40 +200,40 @@ pub(super) fn listed(taken: BootTime, facts: &HostFacts) -> BootTime {
 
 /// State of a process that did something at `active`, given a process list that is complete for
 /// everything that started before `listed`.
-pub(super) fn life(
+pub(super) fn process_state(
     id: ProcId,
     active: BootTime,
-    exit: Option<Exit>,
+    exit: Option<ProcessExit>,
     facts: &HostFacts,
     listed: BootTime,
-) -> Life {
+) -> ProcessState {
     if let Some(exit) = exit {
-        return Life::Dead(Some(exit));
+        return ProcessState::Dead(Some(exit));
     }
     // It was active when the process list was being made, or after: the list says nothing.
     if active >= listed && active.0 != 0 {
-        return Life::Alive;
+        return ProcessState::Alive;
     }
     if !id.is_known() {
-        return Life::Unknown;
+        return ProcessState::Unknown;
     }
     match facts.processes.get(&id.tgid) {
         // Its start is not known: the number alone proves nothing.
-        Some(_) if id.start.0 == 0 => Life::Unknown,
-        Some(live) if live.start_ticks == id.start_ticks() => Life::Alive,
-        _ if facts.processes_complete => Life::Dead(None),
-        Some(_) => Life::Dead(None),
-        None => Life::Unknown,
+        Some(_) if id.start.0 == 0 => ProcessState::Unknown,
+        Some(live) if live.start_ticks == id.start_ticks() => ProcessState::Alive,
+        _ if facts.processes_complete => ProcessState::Dead(None),
+        Some(_) => ProcessState::Dead(None),
+        None => ProcessState::Unknown,
     }
 }
 
 /// State of a user of a cookie.
-pub(super) fn user_life(user: &User, facts: &HostFacts, listed: BootTime) -> Life {
-    life(user.who.image.id, user.last, user.exit, facts, listed)
+pub(super) fn user_life(user: &User, facts: &HostFacts, listed: BootTime) -> ProcessState {
+    process_state(user.who.image.id, user.last, user.exit, facts, listed)
 }
 
 /// Processes that carry the cookie, as far as they can reach its namespace.
-pub(super) fn carriers(key: Key, sem: SemId, facts: &HostFacts) -> Vec<u32> {
+pub(super) fn reachable_carriers(key: Key, sem: SemId, facts: &HostFacts) -> Vec<u32> {
     let carriers = facts.carriers.get(&key);
     carriers
         .into_iter()

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Cause, Class, Context, Obstacle, Subject, Verdict, foreign,
+    Class, Context, Obstacle, StuckCause, Subject, Verdict, foreign_reason,
     life::Knowledge,
     stuck::lost_elsewhere,
     touched::{Touched, Unfinished},
@@ -49,7 +49,7 @@ pub fn provably_lost(
     let Some(set) = subject.set else {
         return Err(vec![Obstacle::NotRead]);
     };
-    if !set.looks_like_cookie() || set.key != semaphore.key || foreign(subject).is_some() {
+    if !set.looks_like_cookie() || set.key != semaphore.key || foreign_reason(subject).is_some() {
         return Err(vec![Obstacle::NotACookie]);
     }
     let (Some(state), Some(cookie)) = (set.first, semaphore.cookie.as_deref()) else {
@@ -80,7 +80,7 @@ pub fn provably_lost(
     let elsewhere = match cause {
         // Each of these was seen, whatever else was not. A completion that came all the same may
         // have been made good by hand.
-        Cause::NamespaceSplit { looked_in: Some(_) } => {
+        StuckCause::NamespaceSplit { looked_in: Some(_) } => {
             let lost =
                 u32::try_from(lost_elsewhere(cookie, semaphore.id.ns).count()).unwrap_or(u32::MAX);
             let rest = lost.saturating_sub(cookie.counts.completions);
@@ -102,8 +102,8 @@ pub fn provably_lost(
         });
         0
     };
-    let touched = Touched::of(cookie);
-    match touched.unfinished(&facts.dm) {
+    let touched = Touched::from_cookie(cookie);
+    match touched.first_unfinished(&facts.dm) {
         None => {}
         Some(Unfinished::Unknown) if vouched == Vouched::Yes => {}
         Some(Unfinished::Unknown) => obstacles.push(Obstacle::NodesUnknown),

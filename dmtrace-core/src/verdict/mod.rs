@@ -32,28 +32,28 @@ mod waiting;
 
 pub use advice::{Advice, Avoid, Remedy};
 pub use class::{
-    Cause, Class, Confidence, Culprit, Healthy, How, MissingStep, NotACookie, Reason, Role,
-    Signature, Thresholds,
+    Class, Confidence, Culprit, CulpritRole, Healthy, LeakKind, MissingStep, NotACookie, Signature,
+    StuckCause, Thresholds, Undecided,
 };
 pub use completeness::{Completeness, Losses};
 pub use due::next_due;
-pub use evidence::{Evidence, Fate};
+pub use evidence::{Evidence, ProcessFate};
 pub use judgement::Verdict;
 pub use lost::{Completion, Vouched, provably_lost};
-pub use provable::{Obstacle, Rules, provably_leaked};
+pub use provable::{Obstacle, RemovalRules, provably_leaked};
 pub use state::State;
 pub use subject::{Context, Subject};
-pub use survey::{Judged, survey, survey_closed, survey_closed_after, survey_together};
+pub use survey::{Judged, survey_closed, survey_closed_after, survey_cookies, survey_parallel};
 pub use touched::{NodeGoal, Touched, TouchedDevice};
 
 use life::Knowledge;
 
 /// Judges one set.
-pub fn judge(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
+pub fn judge_set(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
     let verdict = by_state(subject, context);
     // Additional: no verdict rests on what device-mapper did, because it may be unseen.
     match subject.semaphore.cookie.as_deref() {
-        Some(cookie) => verdict.with(Evidence::of_devices(cookie)),
+        Some(cookie) => verdict.with_evidence(Evidence::of_devices(cookie)),
         None => verdict,
     }
 }
@@ -61,23 +61,24 @@ pub fn judge(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
 fn by_state(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
     let semaphore = subject.semaphore;
     if !semaphore.is_cookie() {
-        return Verdict::of(Class::Ordinary, Confidence::Observed);
+        return Verdict::new(Class::Ordinary, Confidence::Observed);
     }
-    if let Some(why) = foreign(subject) {
-        return Verdict::of(Class::Foreign(why), Confidence::Observed).with([Evidence::NotACookie]);
+    if let Some(why) = foreign_reason(subject) {
+        return Verdict::new(Class::Foreign(why), Confidence::Observed)
+            .with_evidence([Evidence::NotACookie]);
     }
     if semaphore.ending.is_some() {
-        return closed::judge(subject, context);
+        return closed::judge_closed(subject, context);
     }
     let known = Knowledge::gather(subject, context);
     if known.waiting {
-        return waiting::judge(subject, context, known);
+        return waiting::judge_waiting(subject, context, known);
     }
-    owner::judge(subject, context, known)
+    owner::judge_by_owner(subject, context, known)
 }
 
 /// Why a set with a cookie's key is no cookie.
-fn foreign(subject: &Subject<'_>) -> Option<NotACookie> {
+fn foreign_reason(subject: &Subject<'_>) -> Option<NotACookie> {
     let semaphore = subject.semaphore;
     let nsems = subject.set.map_or(semaphore.nsems, |set| set.nsems);
     if nsems > 1 || (nsems == 0 && subject.set.is_some()) {

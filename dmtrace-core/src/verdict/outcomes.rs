@@ -1,12 +1,12 @@
 //! Verdicts that several judges reach.
 
 use super::{Class, Evidence, Healthy, Verdict, completer, life::Knowledge};
-use crate::ledger::{Cookie, Ledger, Stage};
+use crate::ledger::{Cookie, Ledger, UserStage};
 
-pub(super) fn open(known: Knowledge, evidence: Vec<Evidence>) -> Verdict {
-    Verdict::of(Class::Healthy(Healthy::Open), known.confidence())
-        .with(evidence)
-        .with(known.evidence)
+pub(super) fn open_verdict(known: Knowledge, evidence: Vec<Evidence>) -> Verdict {
+    Verdict::new(Class::Healthy(Healthy::Open), known.confidence())
+        .with_evidence(evidence)
+        .with_evidence(known.evidence)
 }
 
 /// More completions than announced operations: the next of the owner's decrements fails.
@@ -17,12 +17,12 @@ pub(super) fn over_completed(cookie: &Cookie, known: &Knowledge) -> bool {
     let entering = cookie
         .users
         .iter()
-        .filter(|user| user.stage == Stage::SelfCompleted)
+        .filter(|user| user.stage == UserStage::SelfCompleted)
         .count() as i64;
-    complete && cookie.counts.setvals > 0 && cookie.counts.outstanding() + entering < 0
+    complete && cookie.counts.setvals > 0 && cookie.counts.outstanding_increments() + entering < 0
 }
 
-pub(super) fn over(
+pub(super) fn over_completed_verdict(
     ledger: &Ledger,
     cookie: &Cookie,
     known: Knowledge,
@@ -31,16 +31,16 @@ pub(super) fn over(
     evidence.push(Evidence::Completed {
         count: cookie.counts.completions,
     });
-    if cookie.counts.starved > 0 {
+    if cookie.counts.failed_decrements > 0 {
         evidence.push(Evidence::Starved {
-            count: cookie.counts.starved,
+            count: cookie.counts.failed_decrements,
         });
     }
-    let (culprit, strangers) = completer::blame(cookie, ledger);
+    let (culprit, strangers) = completer::blame_completer(cookie, ledger);
     evidence.extend(strangers);
-    let mut verdict = Verdict::of(Class::OverCompleted, known.confidence())
-        .with(evidence)
-        .with(known.evidence);
+    let mut verdict = Verdict::new(Class::OverCompleted, known.confidence())
+        .with_evidence(evidence)
+        .with_evidence(known.evidence);
     verdict.culprit = culprit;
     verdict
 }

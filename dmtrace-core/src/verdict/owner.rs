@@ -1,61 +1,65 @@
 //! A cookie that nobody waits for: open, or leaked.
 
 use super::{
-    Class, Confidence, Context, Culprit, Evidence, How, MissingStep, Reason, Role, Subject,
-    Verdict, life,
-    life::{Knowledge, Life},
-    outcomes::{open, over, over_completed},
+    Class, Confidence, Context, Culprit, CulpritRole, Evidence, LeakKind, MissingStep, Subject,
+    Undecided, Verdict, life,
+    life::{Knowledge, ProcessState},
+    outcomes::{open_verdict, over_completed, over_completed_verdict},
     signature, transaction,
 };
 use crate::{
     event::ExitStatus,
-    ledger::{Cookie, Creator, Exit, Stage, User},
+    ledger::{Cookie, Creator, ProcessExit, User, UserStage},
 };
 
-pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowledge) -> Verdict {
+pub(super) fn judge_by_owner(
+    subject: &Subject<'_>,
+    context: &Context<'_>,
+    known: Knowledge,
+) -> Verdict {
     let facts = context.facts;
     let limits = context.thresholds;
     let semaphore = subject.semaphore;
     let Some(cookie) = semaphore.cookie.as_deref() else {
-        return Verdict::unknown(Reason::Unreadable);
+        return Verdict::unknown(Undecided::Unreadable);
     };
     let mut evidence = Vec::new();
     if let Some(value) = known.value {
         evidence.push(Evidence::Value { value });
     }
     // Somebody who was told the cookie may use it at any time.
-    let carriers = life::carriers(semaphore.key, semaphore.id, facts);
+    let carriers = life::reachable_carriers(semaphore.key, semaphore.id, facts);
     if !carriers.is_empty() {
         evidence.extend(carriers.iter().map(|&pid| Evidence::Carrier { pid }));
-        return open(known, evidence);
+        return open_verdict(known, evidence);
     }
-    let listed = life::listed(subject.taken, facts);
-    let lives: Vec<(&User, Life)> = cookie
+    let listed = life::listed_until(subject.taken, facts);
+    let lives: Vec<(&User, ProcessState)> = cookie
         .users
         .iter()
         .map(|user| (user, life::user_life(user, facts, listed)))
         .collect();
     let ends = cookie.users.iter().filter_map(|user| user.exit);
-    let ended = ends.map(|exit| facts.now.since(exit.at)).min();
+    let ended = ends.map(|exit| facts.now.duration_since(exit.at)).min();
     if known.quiet.min(ended.unwrap_or(known.quiet)) < limits.young {
-        return open(known, evidence);
+        return open_verdict(known, evidence);
     }
-    let alive: Vec<&User> = users(&lives, |life| life == Life::Alive);
+    let alive: Vec<&User> = users_where(&lives, |life| life == ProcessState::Alive);
     if !alive.is_empty() {
-        return living(subject, context, known, evidence, cookie, &alive);
+        return judge_living(subject, context, known, evidence, cookie, &alive);
     }
-    if lives.iter().any(|(_, life)| *life == Life::Unknown) {
-        return Verdict::unknown(Reason::ProcessesUnreadable)
-            .with(evidence)
-            .with(known.evidence);
+    if lives.iter().any(|(_, life)| *life == ProcessState::Unknown) {
+        return Verdict::unknown(Undecided::ProcessesUnreadable)
+            .with_evidence(evidence)
+            .with_evidence(known.evidence);
     }
     if cookie.gaps.crowded {
-        return Verdict::unknown(Reason::Crowded)
-            .with(evidence)
-            .with(known.evidence);
+        return Verdict::unknown(Undecided::Crowded)
+            .with_evidence(evidence)
+            .with_evidence(known.evidence);
     }
     let Creator::Known { image, .. } = semaphore.creator else {
-        return signature::judge(subject, context, known, evidence);
+        return signature::judge_by_signature(subject, context, known, evidence);
     };
     let owner = cookie
         .users
@@ -63,16 +67,19 @@ pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowled
         .find(|user| user.who.image == image)
         .or(cookie.users.first());
     let Some(owner) = owner else {
-        return signature::judge(subject, context, known, evidence);
+        return signature::judge_by_signature(subject, context, known, evidence);
     };
     let process = subject.ledger.process(image);
     if transaction::may_be(owner, process) {
-        return transaction::judge(subject, context, known, evidence, process);
+        return transaction::judge_transaction(subject, context, known, evidence, process);
     }
-    dead(subject, context, known, evidence, cookie, owner, &lives)
+    judge_dead(subject, context, known, evidence, cookie, owner, &lives)
 }
 
-fn users<'a>(lives: &[(&'a User, Life)], wanted: impl Fn(Life) -> bool) -> Vec<&'a User> {
+fn users_where<'a>(
+    lives: &[(&'a User, ProcessState)],
+    wanted: impl Fn(ProcessState) -> bool,
+) -> Vec<&'a User> {
     lives
         .iter()
         .filter(|(_, life)| wanted(*life))
@@ -84,12 +91,12 @@ fn users<'a>(lives: &[(&'a User, Life)], wanted: impl Fn(Life) -> bool) -> Vec<&
 enum Abandoned {
     No,
     /// It may have, or it may be stopped.
-    Maybe(Reason),
-    Yes(How, Confidence, Evidence),
+    Maybe(Undecided),
+    Yes(LeakKind, Confidence, Evidence),
 }
 
 /// At least one user is alive.
-fn living(
+fn judge_living(
     subject: &Subject<'_>,
     context: &Context<'_>,
     known: Knowledge,
@@ -100,16 +107,18 @@ fn living(
     evidence.extend(alive.iter().map(|user| Evidence::Alive {
         who: user.who.clone(),
     }));
-    evidence.extend(alive.iter().filter_map(|user| interrupted(user)));
+    evidence.extend(alive.iter().filter_map(|user| interrupted_wait(user)));
     let mut found = None;
     for user in alive {
-        match abandoned(subject, context, &known, user) {
+        match find_abandonment(subject, context, &known, user) {
             Abandoned::No if over_completed(cookie, &known) => {
-                return over(subject.ledger, cookie, known, evidence);
+                return over_completed_verdict(subject.ledger, cookie, known, evidence);
             }
-            Abandoned::No => return open(known, evidence),
+            Abandoned::No => return open_verdict(known, evidence),
             Abandoned::Maybe(reason) => {
-                return Verdict::unknown(reason).with(evidence).with(known.evidence);
+                return Verdict::unknown(reason)
+                    .with_evidence(evidence)
+                    .with_evidence(known.evidence);
             }
             Abandoned::Yes(how, confidence, proof) => {
                 evidence.push(proof);
@@ -118,11 +127,11 @@ fn living(
         }
     }
     let Some((how, confidence, user)) = found else {
-        return open(known, evidence);
+        return open_verdict(known, evidence);
     };
     if known.unseen || known.contradiction || cookie.gaps.order {
         // What was not seen may have been the wait, or the begin of one more operation.
-        return incomplete(known, evidence);
+        return incomplete_verdict(known, evidence);
     }
     let self_completed = cookie.counts.self_completions();
     if self_completed > 0 {
@@ -131,16 +140,16 @@ fn living(
         });
     }
     evidence.push(Evidence::Quiet { time: known.quiet });
-    let mut verdict = Verdict::of(Class::Leaked(how), confidence)
-        .missing(Some(match how {
-            How::AbandonedOnEintr => MissingStep::WaitAgain,
-            _ if user.stage == Stage::Released => MissingStep::Removal,
+    let mut verdict = Verdict::new(Class::Leaked(how), confidence)
+        .with_missing_step(Some(match how {
+            LeakKind::AbandonedOnEintr => MissingStep::WaitAgain,
+            _ if user.stage == UserStage::Released => MissingStep::Removal,
             _ => MissingStep::Wait,
         }))
-        .with(evidence)
-        .with(known.evidence);
+        .with_evidence(evidence)
+        .with_evidence(known.evidence);
     verdict.culprit = Some(Culprit {
-        role: Role::Owner,
+        role: CulpritRole::Owner,
         who: user.who.clone(),
         exit: None,
     });
@@ -148,7 +157,7 @@ fn living(
 }
 
 /// Whether a living user has left the cookie behind.
-fn abandoned(
+fn find_abandonment(
     subject: &Subject<'_>,
     context: &Context<'_>,
     known: &Knowledge,
@@ -158,33 +167,33 @@ fn abandoned(
     let Some(process) = subject.ledger.process(user.who.image) else {
         return Abandoned::No;
     };
-    let thread = process.thread(user.who.tid);
+    let thread = process.thread_trail(user.who.tid);
     let active_here = thread
         .map(|trail| trail.active)
         .filter(|&active| active > user.last);
     let active = Some(process.active).filter(|&active| active > user.last);
-    if matches!(user.stage, Stage::Interrupted | Stage::WaitFailed) {
+    if matches!(user.stage, UserStage::Interrupted | UserStage::WaitFailed) {
         // libdm begins the wait again at once; a process that is stopped (SIGSTOP makes semop
         // return EINTR too) or traced does so much later. What shows the difference is that the
         // thread went on with something else.
         return match (active_here, active) {
             (Some(at), _) => Abandoned::Yes(
-                How::AbandonedOnEintr,
+                LeakKind::AbandonedOnEintr,
                 Confidence::Observed,
                 Evidence::ActiveSince {
                     at,
                     same_thread: true,
                 },
             ),
-            (None, Some(at)) if at.since(user.last) >= limits.abandoned => Abandoned::Yes(
-                How::AbandonedOnEintr,
+            (None, Some(at)) if at.duration_since(user.last) >= limits.abandoned => Abandoned::Yes(
+                LeakKind::AbandonedOnEintr,
                 Confidence::Inferred,
                 Evidence::ActiveSince {
                     at,
                     same_thread: false,
                 },
             ),
-            _ => Abandoned::Maybe(Reason::MaybeStopped),
+            _ => Abandoned::Maybe(Undecided::MaybeStopped),
         };
     }
     let later_here = process.later_cycle_of_thread(user);
@@ -193,7 +202,7 @@ fn abandoned(
         let cycle = if same_thread { later_here } else { later };
         cycle.map_or(Abandoned::No, |cycle| {
             Abandoned::Yes(
-                How::NeverWaited,
+                LeakKind::NeverWaited,
                 confidence,
                 Evidence::MovedOn {
                     key: cycle.key,
@@ -205,7 +214,7 @@ fn abandoned(
     };
     // After its own decrement, or after the wait, the ioctl is over: the thread that completes a
     // whole later cookie has left this one behind. Before, it may serve two cookies in turn.
-    let ioctl_over = matches!(user.stage, Stage::SelfCompleted | Stage::Released);
+    let ioctl_over = matches!(user.stage, UserStage::SelfCompleted | UserStage::Released);
     let long = known.quiet >= limits.abandoned;
     match (later_here.is_some(), ioctl_over, long) {
         (true, true, _) => moved(true, Confidence::Observed),
@@ -215,9 +224,9 @@ fn abandoned(
         (false, true, true) if later.is_some() => moved(false, Confidence::Inferred),
         // No later cookie came to its end either, as when every ioctl fails (moby in 2017): the
         // thread made or tried to make other cookies since, and did not wait for this one.
-        (false, true, _) if user.stage == Stage::SelfCompleted => match active_here {
+        (false, true, _) if user.stage == UserStage::SelfCompleted => match active_here {
             Some(at) if known.quiet >= limits.moved_on => Abandoned::Yes(
-                How::NeverWaited,
+                LeakKind::NeverWaited,
                 Confidence::Inferred,
                 Evidence::ActiveSince {
                     at,
@@ -230,24 +239,26 @@ fn abandoned(
     }
 }
 
-fn incomplete(known: Knowledge, evidence: Vec<Evidence>) -> Verdict {
+fn incomplete_verdict(known: Knowledge, evidence: Vec<Evidence>) -> Verdict {
     let reason = if known.contradiction {
-        Reason::Contradiction
+        Undecided::Contradiction
     } else {
-        Reason::EventsLost
+        Undecided::EventsLost
     };
-    Verdict::unknown(reason).with(evidence).with(known.evidence)
+    Verdict::unknown(reason)
+        .with_evidence(evidence)
+        .with_evidence(known.evidence)
 }
 
 /// Every user has ended, nobody waits, nobody carries the cookie: leaked.
-fn dead(
+fn judge_dead(
     subject: &Subject<'_>,
     context: &Context<'_>,
     known: Knowledge,
     mut evidence: Vec<Evidence>,
     cookie: &Cookie,
     owner: &User,
-    lives: &[(&User, Life)],
+    lives: &[(&User, ProcessState)],
 ) -> Verdict {
     if let Some(created) = subject.semaphore.created {
         evidence.push(Evidence::CreatedBy {
@@ -257,7 +268,7 @@ fn dead(
     }
     for (user, life) in lives {
         evidence.push(match life {
-            Life::Dead(Some(Exit {
+            ProcessState::Dead(Some(ProcessExit {
                 at,
                 status: Some(status),
             })) => Evidence::Ended {
@@ -273,7 +284,7 @@ fn dead(
     // Unseen calls may have been those of a user that is not in the books: what remains is what
     // the kernel shows.
     if known.unseen || known.contradiction {
-        return signature::judge(subject, context, known, evidence);
+        return signature::judge_by_signature(subject, context, known, evidence);
     }
     // Who did the last step is who left it: a script's last dmsetup, or the owner itself.
     let left = cookie
@@ -281,20 +292,20 @@ fn dead(
         .iter()
         .max_by_key(|user| user.last)
         .unwrap_or(owner);
-    let step = cookie.stage(left);
+    let step = cookie.user_stage(left);
     evidence.push(Evidence::Stage {
         who: left.who.clone(),
         stage: step,
     });
-    evidence.extend(interrupted(left));
-    let how = how(subject, cookie, left, step);
-    let mut verdict = Verdict::of(Class::Leaked(how), known.confidence())
-        .missing(missing(cookie, step, &known))
-        .with(evidence)
-        .with(known.evidence);
+    evidence.extend(interrupted_wait(left));
+    let how = leak_kind(subject, cookie, left, step);
+    let mut verdict = Verdict::new(Class::Leaked(how), known.confidence())
+        .with_missing_step(missing_step(cookie, step, &known))
+        .with_evidence(evidence)
+        .with_evidence(known.evidence);
     verdict.died_at = Some(step);
     verdict.culprit = Some(Culprit {
-        role: Role::Owner,
+        role: CulpritRole::Owner,
         who: left.who.clone(),
         exit: left.exit.and_then(|exit| exit.status),
     });
@@ -302,45 +313,50 @@ fn dead(
 }
 
 /// The wait that ended without a result is what its user did last.
-fn interrupted(user: &User) -> Option<Evidence> {
-    (user.stage == Stage::Interrupted).then_some(Evidence::Interrupted { at: user.last })
+fn interrupted_wait(user: &User) -> Option<Evidence> {
+    (user.stage == UserStage::Interrupted).then_some(Evidence::Interrupted { at: user.last })
 }
 
-fn how(subject: &Subject<'_>, cookie: &Cookie, left: &User, step: Stage) -> How {
+fn leak_kind(subject: &Subject<'_>, cookie: &Cookie, left: &User, step: UserStage) -> LeakKind {
     let process = subject.ledger.process(left.who.image);
     let later = process.and_then(|process| process.later_cycle_of_thread(left));
     if later.is_some() {
-        return if step == Stage::Interrupted {
-            How::AbandonedOnEintr
+        return if step == UserStage::Interrupted {
+            LeakKind::AbandonedOnEintr
         } else {
-            How::NeverWaited
+            LeakKind::NeverWaited
         };
     }
     let completed_later = match (left.exit, cookie.last_completion) {
         (Some(exit), Some(completion)) => completion > exit.at && exit.status.is_some(),
         _ => false,
     };
-    if completed_later && cookie.counts.outstanding() <= 0 {
-        return How::FinishedAfterDeath { step };
+    if completed_later && cookie.counts.outstanding_increments() <= 0 {
+        return LeakKind::FinishedAfterDeath { step };
     }
     match left.exit.and_then(|exit| exit.status) {
-        Some(ExitStatus::Signal(signal)) => How::OwnerKilled { signal, step },
-        Some(ExitStatus::Code(status)) => How::OwnerExited { status, step },
-        None => How::OwnerGone { step: Some(step) },
+        Some(ExitStatus::Signal(signal)) => LeakKind::OwnerKilled { signal, step },
+        Some(ExitStatus::Code(status)) => LeakKind::OwnerExited { status, step },
+        None => LeakKind::OwnerGone { step: Some(step) },
     }
 }
 
-fn missing(cookie: &Cookie, step: Stage, known: &Knowledge) -> Option<MissingStep> {
+fn missing_step(cookie: &Cookie, step: UserStage, known: &Knowledge) -> Option<MissingStep> {
     Some(match step {
-        Stage::Created => MissingStep::SetVal,
-        Stage::Ready => MissingStep::Increment,
-        Stage::Armed | Stage::Done | Stage::SelfCompleted => MissingStep::Wait,
-        Stage::Waiting if known.value.is_some_and(|value| value > 0) => MissingStep::Completion {
-            count: cookie.counts.outstanding().clamp(1, i64::from(u32::MAX)) as u32,
-        },
-        Stage::Waiting | Stage::Released | Stage::WaitFailed | Stage::Starved => {
+        UserStage::Created => MissingStep::SetVal,
+        UserStage::Ready => MissingStep::Increment,
+        UserStage::Armed | UserStage::Done | UserStage::SelfCompleted => MissingStep::Wait,
+        UserStage::Waiting if known.value.is_some_and(|value| value > 0) => {
+            MissingStep::Completion {
+                count: cookie
+                    .counts
+                    .outstanding_increments()
+                    .clamp(1, i64::from(u32::MAX)) as u32,
+            }
+        }
+        UserStage::Waiting | UserStage::Released | UserStage::WaitFailed | UserStage::Starved => {
             MissingStep::Removal
         }
-        Stage::Interrupted => MissingStep::WaitAgain,
+        UserStage::Interrupted => MissingStep::WaitAgain,
     })
 }

@@ -5,10 +5,10 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Class, Confidence, Context, How, Subject, Touched, Verdict, foreign, life,
-    life::{Knowledge, Life},
+    Class, Confidence, Context, LeakKind, Subject, Touched, Verdict, foreign_reason, life,
+    life::{Knowledge, ProcessState},
 };
-use crate::{duration::Span, ledger::Stage, wording::count as counted};
+use crate::{duration::Span, ledger::UserStage, wording::count_noun as counted};
 
 /// Why a set must not be removed.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -101,7 +101,7 @@ pub enum Obstacle {
 
 /// How much certainty and age a removal needs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Rules {
+pub struct RemovalRules {
     /// Accept a verdict that is inferred: for a person who was asked.
     pub inferred: bool,
     /// Time since the cookie was touched. An inferred verdict needs [`Thresholds::old`] at least.
@@ -110,7 +110,7 @@ pub struct Rules {
     pub older_than: Duration,
 }
 
-impl Default for Rules {
+impl Default for RemovalRules {
     fn default() -> Self {
         Self {
             inferred: false,
@@ -127,7 +127,7 @@ pub fn provably_leaked(
     subject: &Subject<'_>,
     context: &Context<'_>,
     verdict: &Verdict,
-    rules: Rules,
+    rules: RemovalRules,
 ) -> Result<(), Vec<Obstacle>> {
     let facts = context.facts;
     let limits = context.thresholds;
@@ -139,7 +139,7 @@ pub fn provably_leaked(
     let Some(set) = subject.set else {
         return Err(vec![Obstacle::NotRead]);
     };
-    if !set.looks_like_cookie() || set.key != semaphore.key || foreign(subject).is_some() {
+    if !set.looks_like_cookie() || set.key != semaphore.key || foreign_reason(subject).is_some() {
         return Err(vec![Obstacle::NotACookie]);
     }
     let (Some(state), Some(cookie)) = (set.first, semaphore.cookie.as_deref()) else {
@@ -171,18 +171,18 @@ pub fn provably_leaked(
     }
     let left = matches!(
         verdict.class,
-        Class::Leaked(How::NeverWaited | How::AbandonedOnEintr)
+        Class::Leaked(LeakKind::NeverWaited | LeakKind::AbandonedOnEintr)
     );
-    let listed = life::listed(subject.taken, facts);
+    let listed = life::listed_until(subject.taken, facts);
     for user in &cookie.users {
         let pid = user.who.image.id.tgid;
         match life::user_life(user, facts, listed) {
-            Life::Alive if !left => obstacles.push(Obstacle::UserAlive { pid }),
-            Life::Unknown => obstacles.push(Obstacle::UserUnknown { pid }),
-            Life::Alive | Life::Dead(_) => {}
+            ProcessState::Alive if !left => obstacles.push(Obstacle::UserAlive { pid }),
+            ProcessState::Unknown => obstacles.push(Obstacle::UserUnknown { pid }),
+            ProcessState::Alive | ProcessState::Dead(_) => {}
         }
     }
-    let carriers = life::carriers(semaphore.key, semaphore.id, facts);
+    let carriers = life::reachable_carriers(semaphore.key, semaphore.id, facts);
     obstacles.extend(carriers.into_iter().map(|pid| Obstacle::Carrier { pid }));
     if !facts.carriers_complete {
         obstacles.push(Obstacle::CarriersUnreadable);
@@ -196,14 +196,14 @@ pub fn provably_leaked(
         rules.older_than.max(limits.old)
     };
     obstacles.extend(
-        Touched::of(cookie)
-            .suspended(&facts.dm)
+        Touched::from_cookie(cookie)
+            .suspended_names(&facts.dm)
             .map(|name| Obstacle::Suspended {
                 name: name.to_owned(),
             }),
     );
-    obstacles.extend(pending(subject, context, &known));
-    obstacles.extend(young(context, set, &known, needed));
+    obstacles.extend(pending_uevent(subject, context, &known));
+    obstacles.extend(touched_recently(context, set, &known, needed));
     if obstacles.is_empty() {
         Ok(())
     } else {
@@ -212,14 +212,18 @@ pub fn provably_leaked(
 }
 
 /// A uevent that udev may still complete.
-fn pending(subject: &Subject<'_>, context: &Context<'_>, known: &Knowledge) -> Option<Obstacle> {
+fn pending_uevent(
+    subject: &Subject<'_>,
+    context: &Context<'_>,
+    known: &Knowledge,
+) -> Option<Obstacle> {
     let facts = context.facts;
     let cookie = subject.semaphore.cookie.as_deref()?;
     let entered_wait = cookie.counts.wait_entries > 0
         || cookie
             .users
             .iter()
-            .any(|user| matches!(user.stage, Stage::Waiting | Stage::Interrupted));
+            .any(|user| matches!(user.stage, UserStage::Waiting | UserStage::Interrupted));
     let floor = i32::from(!entered_wait);
     let rest = known.value?.saturating_sub(floor);
     if rest <= 0 && !known.unseen {
@@ -232,7 +236,7 @@ fn pending(subject: &Subject<'_>, context: &Context<'_>, known: &Knowledge) -> O
 }
 
 /// Touched too recently, by the events and by the kernel's times.
-fn young(
+fn touched_recently(
     context: &Context<'_>,
     set: &crate::facts::SetSnapshot,
     known: &Knowledge,
@@ -278,7 +282,7 @@ impl fmt::Display for Obstacle {
                 write!(f, "udev may still complete {events}")
             }
             Self::TooYoung { seconds, needed } => {
-                let (ago, needed) = (Span::seconds(*seconds), Span::seconds(*needed));
+                let (ago, needed) = (Span::from_secs(*seconds), Span::from_secs(*needed));
                 write!(f, "touched {ago} ago; {needed} needed")
             }
             Self::ClockSet => f.write_str("its times are in the future: the clock was set"),

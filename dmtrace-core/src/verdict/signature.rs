@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Class, Confidence, Context, Evidence, Fate, Healthy, How, MissingStep, Reason, Signature,
-    Subject, Verdict, life::Knowledge,
+    Class, Confidence, Context, Evidence, Healthy, LeakKind, MissingStep, ProcessFate, Signature,
+    Subject, Undecided, Verdict, life::Knowledge,
 };
 use crate::{
     facts::{HostFacts, SemState, SetSnapshot},
@@ -57,9 +57,9 @@ const INTERPRETERS: &[&str] = &[
 ];
 
 /// One second: the grain of `sem_ctime` and `sem_otime`.
-const GRAIN: i64 = 1;
+const CLOCK_GRAIN: i64 = 1;
 
-pub(super) fn judge(
+pub(super) fn judge_by_signature(
     subject: &Subject<'_>,
     context: &Context<'_>,
     known: Knowledge,
@@ -68,9 +68,9 @@ pub(super) fn judge(
     let facts = context.facts;
     let limits = context.thresholds;
     let unknown = match subject.semaphore.creator {
-        Creator::Unknown(why) => Reason::CreatorUnknown(why),
-        Creator::Known { .. } if known.contradiction => Reason::Contradiction,
-        Creator::Known { .. } => Reason::EventsLost,
+        Creator::Unknown(why) => Undecided::CreatorUnknown(why),
+        Creator::Known { .. } if known.contradiction => Undecided::Contradiction,
+        Creator::Known { .. } => Undecided::EventsLost,
     };
     let Some((set, state)) = subject
         .set
@@ -78,12 +78,14 @@ pub(super) fn judge(
         .filter(|_| known.fresh)
     else {
         let reason = match subject.set {
-            Some(set) if set.first.is_none() => Reason::Unreadable,
+            Some(set) if set.first.is_none() => Undecided::Unreadable,
             _ => unknown,
         };
-        return Verdict::unknown(reason).with(evidence).with(known.evidence);
+        return Verdict::unknown(reason)
+            .with_evidence(evidence)
+            .with_evidence(known.evidence);
     };
-    let age = since(facts, set.ctime);
+    let age = time_since(facts, set.ctime);
     evidence.push(Evidence::Age { time: age });
     if state.pid != 0 {
         // The last operator acted at `otime`, or at the SETVAL if there was no operation.
@@ -92,12 +94,12 @@ pub(super) fn judge(
         } else {
             set.ctime
         };
-        let fate = fate(facts, state.pid, acted);
+        let fate = process_fate(facts, state.pid, acted);
         evidence.push(Evidence::LastOperator {
             pid: state.pid,
             fate,
         });
-        if fate == Fate::Alive && known.quiet >= limits.old && age >= limits.old {
+        if fate == ProcessFate::Alive && known.quiet >= limits.old && age >= limits.old {
             // It may have forgotten the cookie (moby in 2017) or still need it: only its history
             // tells.
             let name = facts.processes.get(&state.pid);
@@ -106,57 +108,59 @@ pub(super) fn judge(
                 name: name.map_or_else(String::new, |live| live.comm.clone()),
             });
             evidence.push(Evidence::Quiet { time: known.quiet });
-            return Verdict::unknown(Reason::PossibleOwners)
-                .with(evidence)
-                .with(known.evidence);
+            return Verdict::unknown(Undecided::PossibleOwners)
+                .with_evidence(evidence)
+                .with_evidence(known.evidence);
         }
-        if fate == Fate::Alive {
+        if fate == ProcessFate::Alive {
             // The creator, or whoever incremented it: in the middle of its work. A completer
             // that lives on is no completer.
-            return Verdict::of(Class::Healthy(Healthy::Open), Confidence::Inferred)
-                .with(evidence)
-                .with(known.evidence);
+            return Verdict::new(Class::Healthy(Healthy::Open), Confidence::Inferred)
+                .with_evidence(evidence)
+                .with_evidence(known.evidence);
         }
     }
     let undecided = |reason, evidence: Vec<Evidence>, known: Knowledge| {
-        Verdict::unknown(reason).with(evidence).with(known.evidence)
+        Verdict::unknown(reason)
+            .with_evidence(evidence)
+            .with_evidence(known.evidence)
     };
     if age < limits.old || known.quiet < limits.old {
         return undecided(unknown, evidence, known);
     }
     if !facts.processes_complete {
-        return undecided(Reason::ProcessesUnreadable, evidence, known);
+        return undecided(Undecided::ProcessesUnreadable, evidence, known);
     }
     if !facts.carriers_complete {
-        return undecided(Reason::CarriersUnreadable, evidence, known);
+        return undecided(Undecided::CarriersUnreadable, evidence, known);
     }
     if context.completeness.lost_of(subject.semaphore) > 0 {
         // The kernel maps still tell what the lost messages said: they come first.
-        return undecided(Reason::EventsLost, evidence, known);
+        return undecided(Undecided::EventsLost, evidence, known);
     }
-    let fields = signature(set, state);
-    let candidates: Vec<Evidence> = candidates(facts, set, subject, fields).collect();
+    let fields = classify_signature(set, state);
+    let candidates: Vec<Evidence> = candidate_culprits(facts, set, subject, fields).collect();
     if !candidates.is_empty() {
         evidence.extend(candidates);
-        return undecided(Reason::PossibleOwners, evidence, known);
+        return undecided(Undecided::PossibleOwners, evidence, known);
     }
     evidence.push(Evidence::Quiet { time: known.quiet });
-    Verdict::of(
-        Class::Leaked(How::Signature { fields }),
+    Verdict::new(
+        Class::Leaked(LeakKind::Signature { fields }),
         Confidence::Inferred,
     )
-    .missing(Some(match fields {
+    .with_missing_step(Some(match fields {
         Signature::NeverSet => MissingStep::SetVal,
         Signature::NeverUsed => MissingStep::Release,
         Signature::NotCompleted | Signature::OneLeft => MissingStep::Wait,
         Signature::NotRemoved => MissingStep::Removal,
     }))
-    .with(evidence)
-    .with(known.evidence)
+    .with_evidence(evidence)
+    .with_evidence(known.evidence)
 }
 
 /// The table of signatures.
-const fn signature(set: &SetSnapshot, state: SemState) -> Signature {
+const fn classify_signature(set: &SetSnapshot, state: SemState) -> Signature {
     match (state.value, set.otime.0 != 0) {
         (0, false) => Signature::NeverSet,
         (1, false) => Signature::NeverUsed,
@@ -167,13 +171,13 @@ const fn signature(set: &SetSnapshot, state: SemState) -> Signature {
 }
 
 /// Time since a moment of the wall clock; zero if that lies in the future (the clock was set).
-fn since(facts: &HostFacts, then: UnixTime) -> Duration {
+fn time_since(facts: &HostFacts, then: UnixTime) -> Duration {
     let seconds = facts.wall.0.saturating_sub(then.0);
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
 /// When a process started, by the wall clock.
-fn started(facts: &HostFacts, start_ticks: u64) -> i64 {
+fn start_time(facts: &HostFacts, start_ticks: u64) -> i64 {
     let age = facts
         .now
         .0
@@ -185,26 +189,26 @@ fn started(facts: &HostFacts, start_ticks: u64) -> i64 {
 }
 
 /// What became of the process that had this number at that moment.
-fn fate(facts: &HostFacts, pid: u32, then: UnixTime) -> Fate {
+fn process_fate(facts: &HostFacts, pid: u32, then: UnixTime) -> ProcessFate {
     match facts.processes.get(&pid) {
-        Some(live) if started(facts, live.start_ticks) <= then.0.saturating_add(GRAIN) => {
-            Fate::Alive
+        Some(live) if start_time(facts, live.start_ticks) <= then.0.saturating_add(CLOCK_GRAIN) => {
+            ProcessFate::Alive
         }
-        Some(_) => Fate::Reused,
-        None if facts.processes_complete => Fate::Gone,
-        None => Fate::Unknown,
+        Some(_) => ProcessFate::Reused,
+        None if facts.processes_complete => ProcessFate::Gone,
+        None => ProcessFate::Unknown,
     }
 }
 
 /// Living processes that may have made or used the set: known programs that were there when it
 /// was touched last, and can reach it.
-fn candidates<'a>(
+fn candidate_culprits<'a>(
     facts: &'a HostFacts,
     set: &'a SetSnapshot,
     subject: &'a Subject<'_>,
     fields: Signature,
 ) -> impl Iterator<Item = Evidence> + 'a {
-    let touched = set.ctime.0.max(set.otime.0).saturating_add(GRAIN);
+    let touched = set.ctime.0.max(set.otime.0).saturating_add(CLOCK_GRAIN);
     facts
         .processes
         .iter()
@@ -213,7 +217,7 @@ fn candidates<'a>(
             // to a script.
             let script = fields == Signature::NeverUsed && INTERPRETERS.contains(&&*live.comm);
             (makes_cookies(&live.comm) || script)
-                && started(facts, live.start_ticks) <= touched
+                && start_time(facts, live.start_ticks) <= touched
                 && live.ipc_ns.is_none_or(|ns| ns == subject.semaphore.id.ns)
         })
         .map(|(&pid, live)| Evidence::Candidate {

@@ -72,7 +72,7 @@ impl State {
     }
 
     /// What it means, in a few words.
-    pub const fn about(self) -> &'static str {
+    pub const fn description(self) -> &'static str {
         match self {
             Self::Open => "in use, nobody waits yet",
             Self::Waiting => "its owner waits for udev",
@@ -98,7 +98,7 @@ impl State {
     }
 
     /// The state of this name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|state| state.name() == name)
     }
 }
@@ -143,7 +143,7 @@ mod tests {
     fn a_word_is_the_same_wherever_it_is_written() {
         for state in State::ALL {
             assert_eq!(serde_json::json!(state), state.name());
-            assert_eq!(State::named(state.name()), Some(state));
+            assert_eq!(State::from_name(state.name()), Some(state));
         }
     }
 }

@@ -2,21 +2,21 @@
 
 use std::time::Duration;
 
-use super::{Cause, Context, Evidence, Subject};
+use super::{Context, Evidence, StuckCause, Subject};
 use crate::{
     facts::HostFacts,
     ids::{BootTime, IpcNs},
-    ledger::{Call, Cookie, FailedLookup},
+    ledger::{Cookie, CookieCall, FailedLookup},
 };
 
 /// What keeps the completion away, and whether that is certain.
-pub(super) fn cause(
+pub(super) fn find_cause(
     subject: &Subject<'_>,
     context: &Context<'_>,
     cookie: &Cookie,
     waited: Duration,
     evidence: &mut Vec<Evidence>,
-) -> Option<(Cause, bool)> {
+) -> Option<(StuckCause, bool)> {
     let facts = context.facts;
     let udev = &facts.udev;
     let ns = subject.semaphore.id.ns;
@@ -28,7 +28,7 @@ pub(super) fn cause(
             ns: lookup.ns,
         });
         return Some((
-            Cause::NamespaceSplit {
+            StuckCause::NamespaceSplit {
                 looked_in: Some(lookup.ns),
             },
             true,
@@ -40,23 +40,23 @@ pub(super) fn cause(
             activated: udev.activated,
         });
         // systemd starts it on demand, and may be about to.
-        return (!udev.activated || timeout).then_some((Cause::UdevdDown, !udev.activated));
+        return (!udev.activated || timeout).then_some((StuckCause::UdevdDown, !udev.activated));
     };
     // A worker that had read the rules before they were removed may still complete.
     if udev.notify_rule.is_none() && cookie.counts.completions == 0 {
         evidence.push(Evidence::NoNotifyRule);
-        return Some((Cause::RuleMissing, timeout));
+        return Some((StuckCause::RuleMissing, timeout));
     }
     // Nor does one that has the program open already need it again.
     let details = udev.details.as_ref();
     if details.is_some_and(|details| details.dmsetup.is_none()) && cookie.counts.completions == 0 {
         evidence.push(Evidence::NoDmsetup);
-        return Some((Cause::DmsetupMissing, timeout));
+        return Some((StuckCause::DmsetupMissing, timeout));
     }
     let long = waited >= context.thresholds.slow;
     if long && let Some(fact) = no_uevent(cookie) {
         evidence.push(fact);
-        return Some((Cause::NoUevent, false));
+        return Some((StuckCause::NoUevent, false));
     }
     if long
         && let Some(details) = details
@@ -67,17 +67,17 @@ pub(super) fn cause(
         }
     {
         evidence.push(fact);
-        return Some((Cause::QueueStopped, false));
+        return Some((StuckCause::QueueStopped, false));
     }
     let idle = details.filter(|_| long && !udev.queue_busy);
     if (timeout || idle.is_some()) && ns != IpcNs::HOST && cookie.counts.completions == 0 {
         evidence.push(Evidence::OutsideHost { ns });
-        return Some((Cause::NamespaceSplit { looked_in: None }, false));
+        return Some((StuckCause::NamespaceSplit { looked_in: None }, false));
     }
     let Some(details) = idle else {
         return timeout.then(|| {
-            evidence.extend(progress(facts));
-            (Cause::EventLost, false)
+            evidence.extend(udev_progress(facts));
+            (StuckCause::EventLost, false)
         });
     };
     evidence.push(Evidence::UdevIdle);
@@ -87,18 +87,18 @@ pub(super) fn cause(
     let sent = cookie.last_dm.or(armed).or(waits);
     if details.started_ticks > 0 && sent.is_some_and(|sent| started.0 > sent.0 + 20_000_000) {
         evidence.push(Evidence::UdevYounger { pid: daemon });
-        return Some((Cause::NotReceived, false));
+        return Some((StuckCause::NotReceived, false));
     }
     if cookie.counts.completions == 0 && !details.run_cleared.is_empty() {
         let rules = details.run_cleared.iter().take(3);
         evidence.extend(rules.map(|at| Evidence::RunCleared { at: at.clone() }));
-        return Some((Cause::RunCleared, false));
+        return Some((StuckCause::RunCleared, false));
     }
     let early = waited < Duration::from_secs(udev.event_timeout);
     let cause = if early {
-        Cause::EventDropped
+        StuckCause::EventDropped
     } else {
-        Cause::EventLost
+        StuckCause::EventLost
     };
     Some((cause, false))
 }
@@ -118,7 +118,7 @@ pub(super) fn lost_elsewhere(cookie: &Cookie, ns: IpcNs) -> impl Iterator<Item =
 }
 
 /// What udev is doing.
-pub(super) fn progress(facts: &HostFacts) -> Vec<Evidence> {
+pub(super) fn udev_progress(facts: &HostFacts) -> Vec<Evidence> {
     let udev = &facts.udev;
     if !udev.queue_busy {
         return Vec::new();
@@ -139,14 +139,14 @@ pub(super) fn progress(facts: &HostFacts) -> Vec<Evidence> {
 fn no_uevent(cookie: &Cookie) -> Option<Evidence> {
     let counts = &cookie.counts;
     let announced = counts.owner_inc.saturating_add(counts.other_inc);
-    let seen = !cookie.gaps.any() && !cookie.gaps.devices;
+    let seen = !cookie.gaps.affects_verdicts() && !cookie.gaps.devices;
     let returned = counts.ioctls > 0 && counts.ioctls >= announced;
     // An ioctl whose return was lost has its uevent counted, if there was one.
     let settled = cookie.devices.iter().all(|device| device.errno.is_some());
     (seen
         && returned
         && settled
-        && counts.outstanding() > 0
+        && counts.outstanding_increments() > 0
         && counts.uevents <= counts.completions)
         .then_some(Evidence::NoUevent {
             announced,
@@ -160,6 +160,6 @@ fn armed_since(cookie: &Cookie) -> Option<BootTime> {
     cookie
         .timeline
         .iter()
-        .find(|step| matches!(step.what, Call::Up { .. }) && step.errno == 0)
+        .find(|step| matches!(step.what, CookieCall::Up { .. }) && step.errno == 0)
         .map(|step| step.at)
 }

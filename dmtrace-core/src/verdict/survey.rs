@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Context, Subject, Verdict, judge};
+use super::{Context, Subject, Verdict, judge_set};
 use crate::{
     facts::{SetSnapshot, Snapshot},
     ids::{BootTime, SemId},
     ledger::{EndKind, Ledger, Semaphore},
-    parallel::{share, together},
+    parallel::{chunk_size, map},
 };
 
 /// A judged cookie.
@@ -37,7 +37,7 @@ impl<'a> Judged<'a> {
 
 /// Judges the remembered cookies that are gone, in the order of their ends.
 pub fn survey_closed<'a>(ledger: &'a Ledger, context: &Context<'_>) -> Vec<Judged<'a>> {
-    let closed = ledger.closed();
+    let closed = ledger.closed_cookies();
     closed.map(|it| judge_closed(ledger, it, context)).collect()
 }
 
@@ -47,7 +47,7 @@ pub fn survey_closed_after<'a>(
     context: &Context<'_>,
     after: BootTime,
 ) -> Vec<Judged<'a>> {
-    let closed = ledger.closed().filter(|semaphore| {
+    let closed = ledger.closed_cookies().filter(|semaphore| {
         semaphore.ending.as_ref().is_some_and(|ending| {
             let with_namespace =
                 matches!(ending.kind, EndKind::WithNamespace | EndKind::NamespaceGone);
@@ -68,49 +68,49 @@ fn judge_closed<'a>(
         set: None,
         taken: BootTime(0),
     };
-    judged(&subject, context)
+    judge_subject(&subject, context)
 }
 
-fn judged<'a>(subject: &Subject<'a>, context: &Context<'_>) -> Judged<'a> {
+fn judge_subject<'a>(subject: &Subject<'a>, context: &Context<'_>) -> Judged<'a> {
     Judged {
         semaphore: subject.semaphore,
         set: subject.set,
         taken: subject.taken,
-        verdict: judge(subject, context),
+        verdict: judge_set(subject, context),
     }
 }
 
 /// Judges every live cookie, in the order of keys. Reconcile the books with the snapshot before.
-pub fn survey<'a>(
+pub fn survey_cookies<'a>(
     ledger: &'a Ledger,
     snapshot: Option<&'a Snapshot>,
     context: &Context<'_>,
 ) -> Vec<Judged<'a>> {
     let view = View::new(ledger, snapshot);
-    let cookies = ledger.cookies();
+    let cookies = ledger.live_cookies();
     cookies.map(|it| view.judge(it, context)).collect()
 }
 
-/// As [`survey`], on all processors, and in the order of the sets' identities: for somebody who
+/// As [`survey_cookies`], on all processors, and in the order of the sets' identities: for somebody who
 /// waits for a full table.
-pub fn survey_together<'a>(
+pub fn survey_parallel<'a>(
     ledger: &'a Ledger,
     snapshot: Option<&'a Snapshot>,
     context: &Context<'_>,
 ) -> Vec<Judged<'a>> {
     let view = View::new(ledger, snapshot);
     // Rows of a table are large to sort.
-    let mut cookies: Vec<&Semaphore> = ledger.cookies().collect();
+    let mut cookies: Vec<&Semaphore> = ledger.live_cookies().collect();
     cookies.sort_unstable_by_key(|it| it.id);
-    let share = share(cookies.len(), SHARE);
-    let judged = together(cookies.chunks(share), |part| -> Vec<Judged<'a>> {
+    let share = chunk_size(cookies.len(), MIN_CHUNK);
+    let judged = map(cookies.chunks(share), |part| -> Vec<Judged<'a>> {
         part.iter().map(|it| view.judge(it, context)).collect()
     });
     judged.into_iter().flatten().collect()
 }
 
 /// Fewer cookies are judged faster than a thread is started.
-const SHARE: usize = 2048;
+const MIN_CHUNK: usize = 2048;
 
 /// The books and a snapshot.
 struct View<'a> {
@@ -137,7 +137,7 @@ impl<'a> View<'a> {
             set,
             taken: self.taken,
         };
-        judged(&subject, context)
+        judge_subject(&subject, context)
     }
 }
 
@@ -145,7 +145,7 @@ impl<'a> View<'a> {
 mod tests {
     use super::*;
     use crate::{
-        event::{Actor, Event, Quality, What},
+        event::{Actor, Event, EventKind, Quality},
         facts::HostFacts,
         ids::{IpcNs, Key},
         verdict::{Completeness, Thresholds},
@@ -154,13 +154,13 @@ mod tests {
     #[test]
     fn together_is_the_same_by_identity() {
         let mut ledger = Ledger::new();
-        for number in 0..3 * SHARE as u32 + 7 {
+        for number in 0..3 * MIN_CHUNK as u32 + 7 {
             ledger.apply(&Event {
                 at: BootTime(u64::from(number)),
                 began: None,
                 actor: Actor::default(),
                 quality: Quality::default(),
-                what: What::Created {
+                what: EventKind::Created {
                     sem: SemId {
                         ns: IpcNs::HOST,
                         semid: number as i32,
@@ -179,10 +179,10 @@ mod tests {
         let shown = |all: Vec<Judged<'_>>| -> Vec<String> {
             all.iter().map(|it| format!("{it:?}")).collect()
         };
-        let mut one_by_one = survey(&ledger, None, &context);
+        let mut one_by_one = survey_cookies(&ledger, None, &context);
         one_by_one.sort_by_key(|it| it.semaphore.id);
         let one_by_one = shown(one_by_one);
-        assert_eq!(one_by_one.len(), 3 * SHARE + 7);
-        assert!(shown(survey_together(&ledger, None, &context)) == one_by_one);
+        assert_eq!(one_by_one.len(), 3 * MIN_CHUNK + 7);
+        assert!(shown(survey_parallel(&ledger, None, &context)) == one_by_one);
     }
 }

@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use super::{Cause, How, MissingStep, NotACookie, Reason, Signature};
+use super::{LeakKind, MissingStep, NotACookie, Signature, StuckCause, Undecided};
 use crate::{
     event::ExitStatus,
-    ledger::{Stage, WhyUnknown},
+    ledger::{UserStage, WhyUnknown},
     wording,
 };
 
-impl fmt::Display for Cause {
+impl fmt::Display for StuckCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UdevdDown => f.write_str("no udevd runs"),
@@ -33,7 +33,7 @@ impl fmt::Display for Cause {
     }
 }
 
-impl fmt::Display for How {
+impl fmt::Display for LeakKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::OwnerKilled { signal, step } => {
@@ -81,7 +81,7 @@ impl fmt::Display for NotACookie {
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for Undecided {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::CreatorUnknown(WhyUnknown::BeforeTracer) => "made before dmtrace was started",
@@ -104,7 +104,7 @@ impl fmt::Display for Reason {
     }
 }
 
-impl fmt::Display for Stage {
+impl fmt::Display for UserStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Created => "between making it and setting it to 1",
@@ -127,13 +127,13 @@ impl fmt::Display for MissingStep {
             Self::SetVal => f.write_str("SETVAL 1 by the owner"),
             Self::Increment => f.write_str("the increment by the owner (dm_task_set_cookie)"),
             Self::Completion { count } => {
-                let completions = wording::count(*count, "completion", "completions");
+                let completions = wording::count_noun(*count, "completion", "completions");
                 write!(f, "{completions} by udev (dmsetup udevcomplete)")
             }
             Self::SelfCompletion { count } => write!(
                 f,
                 "{} by the owner for what sent no uevent (dm_udev_complete)",
-                wording::count(*count, "decrement", "decrements")
+                wording::count_noun(*count, "decrement", "decrements")
             ),
             Self::Wait => f.write_str("the wait by the owner (dm_udev_wait)"),
             Self::WaitAgain => f.write_str("another wait by the owner after EINTR"),

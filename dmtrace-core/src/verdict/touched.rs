@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    event::Command,
+    event::DmCommand,
     facts::DmFacts,
     ids::DevNum,
     ledger::{Cookie, Device},
@@ -54,20 +54,24 @@ pub(super) enum Unfinished<'a> {
 
 impl Touched {
     /// From the books.
-    pub fn of(cookie: &Cookie) -> Self {
+    pub fn from_cookie(cookie: &Cookie) -> Self {
         let counts = &cookie.counts;
         let announced = counts.owner_inc > 0 || counts.other_inc > 0;
         // An announced operation without a device: killed before its ioctl, or not seen.
         let seen = !cookie.devices.is_empty() || !announced;
         Self {
-            devices: cookie.devices.iter().map(TouchedDevice::of).collect(),
+            devices: cookie
+                .devices
+                .iter()
+                .map(TouchedDevice::from_device)
+                .collect(),
             complete: seen && cookie.devices_more == 0 && !cookie.gaps.devices,
         }
     }
 
     /// Names of those that are suspended now. While it is not known which devices an operation
     /// worked on, any suspended device may be one of them.
-    pub fn suspended<'a>(&'a self, dm: &'a DmFacts) -> impl Iterator<Item = &'a str> {
+    pub fn suspended_names<'a>(&'a self, dm: &'a DmFacts) -> impl Iterator<Item = &'a str> {
         let suspended = dm.suspended.iter();
         suspended
             .filter(|suspended| {
@@ -75,13 +79,13 @@ impl Touched {
                     || self
                         .devices
                         .iter()
-                        .any(|device| device.is(&suspended.name, &suspended.node))
+                        .any(|device| device.matches(&suspended.name, &suspended.node))
             })
             .map(|suspended| suspended.name.as_str())
     }
 
     /// The first node that udev has not made or removed.
-    pub(super) fn unfinished(&self, dm: &DmFacts) -> Option<Unfinished<'_>> {
+    pub(super) fn first_unfinished(&self, dm: &DmFacts) -> Option<Unfinished<'_>> {
         let Some(nodes) = dm.nodes.as_ref().filter(|_| self.complete) else {
             return Some(Unfinished::Unknown);
         };
@@ -99,20 +103,20 @@ impl Touched {
 }
 
 impl TouchedDevice {
-    fn of(device: &Device) -> Self {
+    fn from_device(device: &Device) -> Self {
         let done = device.errno == Some(0) && device.uevent;
         Self {
             name: device.name.to_string(),
             number: device.number,
             node: match device.command {
-                Command::Resume | Command::Rename if done => NodeGoal::Present,
-                Command::Remove if done => NodeGoal::Absent,
+                DmCommand::Resume | DmCommand::Rename if done => NodeGoal::Present,
+                DmCommand::Remove if done => NodeGoal::Absent,
                 _ => NodeGoal::Either,
             },
         }
     }
 
-    fn is(&self, name: &str, node: &str) -> bool {
+    fn matches(&self, name: &str, node: &str) -> bool {
         let by_number = |number: DevNum| format!("dm-{}", number.minor) == node;
         (!self.name.is_empty() && self.name == name) || self.number.is_some_and(by_number)
     }

@@ -1,14 +1,14 @@
 //! A cookie that may outlive its creator by design: `dmsetup udevcreatecookie`.
 
 use super::{
-    Class, Confidence, Context, Evidence, How, MissingStep, Reason, Subject, Verdict,
-    life::{self, Knowledge, Life},
-    outcomes::{open, over, over_completed},
+    Class, Confidence, Context, Evidence, LeakKind, MissingStep, Subject, Undecided, Verdict,
+    life::{self, Knowledge, ProcessState},
+    outcomes::{open_verdict, over_completed, over_completed_verdict},
 };
 use crate::{
     event::{Ancestor, ExitStatus, ProcessImage},
     ids::BootTime,
-    ledger::{Cookie, Process, Stage, User, Who},
+    ledger::{ActorRef, Cookie, Process, User, UserStage},
 };
 
 /// Whether a cookie may outlive its creator by design: `dmsetup udevcreatecookie` exits at once,
@@ -16,7 +16,7 @@ use crate::{
 /// program that ends well at this point may have done the same.
 pub(super) fn may_be(owner: &User, process: Option<&Process>) -> bool {
     // It prints the cookie after SETVAL, and does nothing else with it.
-    if owner.stage != Stage::Ready || owner.incs > 0 || owner.decs > 0 {
+    if owner.stage != UserStage::Ready || owner.incs > 0 || owner.decs > 0 {
         return false;
     }
     let status = owner.exit.and_then(|exit| exit.status);
@@ -60,12 +60,12 @@ const SUPERVISORS: &[&str] = &[
 ];
 
 /// Whether an ancestor is only there to start others. The first process inherits orphans.
-fn supervises(ancestor: &Ancestor) -> bool {
+fn is_supervisor(ancestor: &Ancestor) -> bool {
     ancestor.id.tgid <= 1 || SUPERVISORS.contains(&ancestor.comm.as_str())
 }
 
 /// The creator of a transaction has ended, and no user of it is alive.
-pub(super) fn judge(
+pub(super) fn judge_transaction(
     subject: &Subject<'_>,
     context: &Context<'_>,
     known: Knowledge,
@@ -77,52 +77,55 @@ pub(super) fn judge(
     if let Some(cookie) = subject.semaphore.cookie.as_deref()
         && completed_too_often(subject, cookie, &known)
     {
-        return over(subject.ledger, cookie, known, evidence);
+        return over_completed_verdict(subject.ledger, cookie, known, evidence);
     }
     let ancestors = process
         .and_then(|process| process.image.as_deref())
         .map_or(&[][..], |image| &image.parents);
     // A subshell in between may have ended: any ancestor may be the script.
     let holder = ancestors.iter().find(|ancestor| {
-        !supervises(ancestor)
-            && life::life(ancestor.id, BootTime(0), None, facts, facts.now) != Life::Dead(None)
+        !is_supervisor(ancestor)
+            && life::process_state(ancestor.id, BootTime(0), None, facts, facts.now)
+                != ProcessState::Dead(None)
     });
     if let Some(holder) = holder {
         evidence.push(Evidence::ParentAlive {
             pid: holder.id.tgid,
             name: holder.comm.clone(),
         });
-        return open(known, evidence);
+        return open_verdict(known, evidence);
     }
     if known.quiet < context.thresholds.old {
-        return open(known, evidence);
+        return open_verdict(known, evidence);
     }
     let reason = if ancestors.is_empty() || known.unseen || known.contradiction {
-        Some(Reason::EventsLost)
+        Some(Undecided::EventsLost)
     } else if !facts.processes_complete {
-        Some(Reason::ProcessesUnreadable)
+        Some(Undecided::ProcessesUnreadable)
     } else if !facts.carriers_complete {
-        Some(Reason::CarriersUnreadable)
+        Some(Undecided::CarriersUnreadable)
     } else {
         None
     };
     if let Some(reason) = reason {
-        return Verdict::unknown(reason).with(evidence).with(known.evidence);
+        return Verdict::unknown(reason)
+            .with_evidence(evidence)
+            .with_evidence(known.evidence);
     }
     evidence.push(Evidence::Quiet { time: known.quiet });
-    Verdict::of(
-        Class::Leaked(How::TransactionAbandoned),
+    Verdict::new(
+        Class::Leaked(LeakKind::TransactionAbandoned),
         Confidence::Inferred,
     )
-    .missing(Some(MissingStep::Release))
-    .with(evidence)
-    .with(known.evidence)
+    .with_missing_step(Some(MissingStep::Release))
+    .with_evidence(evidence)
+    .with_evidence(known.evidence)
 }
 
 /// Whether more was completed than announced. Any process may release the cookie, and `dmsetup
 /// udevreleasecookie` decrements it once before it waits: until then it looks like a completer.
 fn completed_too_often(subject: &Subject<'_>, cookie: &Cookie, known: &Knowledge) -> bool {
-    let completes = |who: &Who| {
+    let completes = |who: &ActorRef| {
         subject
             .ledger
             .process(who.image)

@@ -1,17 +1,21 @@
 //! A cookie that somebody waits for: never leaked; healthy, slow or stuck.
 
 use super::{
-    Cause, Class, Confidence, Context, Evidence, Healthy, MissingStep, Subject, Verdict,
+    Class, Confidence, Context, Evidence, Healthy, MissingStep, StuckCause, Subject, Verdict,
     life::Knowledge, stuck,
 };
 use crate::ledger::Cookie;
 
-pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowledge) -> Verdict {
+pub(super) fn judge_waiting(
+    subject: &Subject<'_>,
+    context: &Context<'_>,
+    known: Knowledge,
+) -> Verdict {
     let facts = context.facts;
     let limits = context.thresholds;
     let empty = Cookie::default();
     let cookie = subject.semaphore.cookie.as_deref().unwrap_or(&empty);
-    let seen = known.since.map(|since| facts.now.since(since));
+    let seen = known.since.map(|since| facts.now.duration_since(since));
     let waited = seen.unwrap_or(known.quiet);
     let mut evidence = vec![Evidence::WaitedFor { time: waited }];
     let outstanding = known.value.filter(|&value| value > 0);
@@ -26,7 +30,7 @@ pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowled
     let found = if waited < limits.young {
         None
     } else {
-        stuck::cause(subject, context, cookie, waited, &mut evidence)
+        stuck::find_cause(subject, context, cookie, waited, &mut evidence)
     };
     let verdict = match found {
         Some((cause, certain)) => {
@@ -35,21 +39,21 @@ pub(super) fn judge(subject: &Subject<'_>, context: &Context<'_>, known: Knowled
             } else {
                 Confidence::Inferred
             };
-            Verdict::of(Class::Stuck(cause), confidence)
+            Verdict::new(Class::Stuck(cause), confidence)
         }
         None if waited >= limits.slow => {
-            evidence.extend(stuck::progress(facts));
-            Verdict::of(Class::Healthy(Healthy::SlowUdev), observed)
+            evidence.extend(stuck::udev_progress(facts));
+            Verdict::new(Class::Healthy(Healthy::SlowUdev), observed)
         }
-        None => Verdict::of(Class::Healthy(Healthy::Waiting), observed),
+        None => Verdict::new(Class::Healthy(Healthy::Waiting), observed),
     };
     let count = outstanding.map_or(0, i32::unsigned_abs);
     let missing = match verdict.class {
-        Class::Stuck(Cause::NoUevent) => MissingStep::SelfCompletion { count },
+        Class::Stuck(StuckCause::NoUevent) => MissingStep::SelfCompletion { count },
         _ => MissingStep::Completion { count },
     };
     verdict
-        .missing((count > 0).then_some(missing))
-        .with(evidence)
-        .with(known.evidence)
+        .with_missing_step((count > 0).then_some(missing))
+        .with_evidence(evidence)
+        .with_evidence(known.evidence)
 }

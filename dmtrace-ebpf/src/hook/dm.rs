@@ -7,40 +7,40 @@ use aya_ebpf::{
 };
 use dmtrace_common::{DM_REMOVE, DM_RENAME, DM_SUSPEND};
 
-use crate::dm::{By, begins, ended, uevent};
+use crate::dm::{SeenBy, ioctl_entered, ioctl_returned, uevent_sent};
 
 /// `dev_suspend` is entered: suspend and resume.
 #[fentry]
 pub(crate) fn dm_suspend_e(ctx: FEntryContext) -> i32 {
-    begins(DM_SUSPEND, ctx.arg(1), By::Trampoline);
+    ioctl_entered(DM_SUSPEND, ctx.arg(1), SeenBy::Trampoline);
     0
 }
 
 /// `dev_remove` is entered.
 #[fentry]
 pub(crate) fn dm_remove_e(ctx: FEntryContext) -> i32 {
-    begins(DM_REMOVE, ctx.arg(1), By::Trampoline);
+    ioctl_entered(DM_REMOVE, ctx.arg(1), SeenBy::Trampoline);
     0
 }
 
 /// `dev_rename` is entered.
 #[fentry]
 pub(crate) fn dm_rename_e(ctx: FEntryContext) -> i32 {
-    begins(DM_RENAME, ctx.arg(1), By::Trampoline);
+    ioctl_entered(DM_RENAME, ctx.arg(1), SeenBy::Trampoline);
     0
 }
 
 /// One of these returns.
 #[fexit]
 pub(crate) fn dm_x(ctx: FExitContext) -> i32 {
-    ended(ctx.arg::<i32>(3));
+    ioctl_returned(ctx.arg::<i32>(3));
     0
 }
 
 /// See [`dm_x`]: runs after it, and finds something to do only if that was skipped.
 #[fexit]
 pub(crate) fn dm_y(ctx: FExitContext) -> i32 {
-    ended(ctx.arg::<i32>(3));
+    ioctl_returned(ctx.arg::<i32>(3));
     0
 }
 
@@ -48,11 +48,11 @@ pub(crate) fn dm_y(ctx: FExitContext) -> i32 {
 /// unsigned cookie, ...)` is entered. A fourth argument came in 6.3 and in stable kernels.
 #[fentry]
 pub(crate) fn dm_uevent_e(ctx: FEntryContext) -> i32 {
-    uevent(
+    uevent_sent(
         ctx.arg(0),
         ctx.arg::<u32>(1),
         ctx.arg::<u32>(2),
-        By::Trampoline,
+        SeenBy::Trampoline,
     );
     0
 }
@@ -60,21 +60,21 @@ pub(crate) fn dm_uevent_e(ctx: FEntryContext) -> i32 {
 /// See [`dm_suspend_e`].
 #[kprobe]
 pub(crate) fn dm_suspend_ke(ctx: ProbeContext) -> u32 {
-    begins(DM_SUSPEND, ctx.arg(1).unwrap_or(0), By::Kprobe);
+    ioctl_entered(DM_SUSPEND, ctx.arg(1).unwrap_or(0), SeenBy::Kprobe);
     0
 }
 
 /// See [`dm_remove_e`].
 #[kprobe]
 pub(crate) fn dm_remove_ke(ctx: ProbeContext) -> u32 {
-    begins(DM_REMOVE, ctx.arg(1).unwrap_or(0), By::Kprobe);
+    ioctl_entered(DM_REMOVE, ctx.arg(1).unwrap_or(0), SeenBy::Kprobe);
     0
 }
 
 /// See [`dm_rename_e`].
 #[kprobe]
 pub(crate) fn dm_rename_ke(ctx: ProbeContext) -> u32 {
-    begins(DM_RENAME, ctx.arg(1).unwrap_or(0), By::Kprobe);
+    ioctl_entered(DM_RENAME, ctx.arg(1).unwrap_or(0), SeenBy::Kprobe);
     0
 }
 
@@ -82,18 +82,18 @@ pub(crate) fn dm_rename_ke(ctx: ProbeContext) -> u32 {
 /// instances (one for each CPU at least), returns are lost; `DM_ENTERED` tells how many.
 #[kretprobe]
 pub(crate) fn dm_kx(ctx: RetProbeContext) -> u32 {
-    ended(ctx.ret::<i32>());
+    ioctl_returned(ctx.ret::<i32>());
     0
 }
 
 /// See [`dm_uevent_e`].
 #[kprobe]
 pub(crate) fn dm_uevent_ke(ctx: ProbeContext) -> u32 {
-    uevent(
+    uevent_sent(
         ctx.arg(0).unwrap_or(0),
         ctx.arg::<u32>(1).unwrap_or(0),
         ctx.arg::<u32>(2).unwrap_or(0),
-        By::Kprobe,
+        SeenBy::Kprobe,
     );
     0
 }

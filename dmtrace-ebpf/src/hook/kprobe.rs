@@ -9,20 +9,20 @@ use aya_ebpf::{
 use dmtrace_common::{EVENT_NO_RESULT, OPS_KEPT, SemBuf, SemKey};
 
 use super::{
-    Memory, read_ops,
-    syscall::{enter, leave},
-    trampoline::freed,
+    OpsMemory, read_ops,
+    syscall::{keep_call, take_call},
+    trampoline::set_freed,
 };
 use crate::{
-    maps::Call,
+    maps::PendingCall,
     offsets::{
         O_IPCNS_INUM, O_PARAMS_FLG, O_PARAMS_KEY, O_PARAMS_NSEMS, O_PERM_ID, O_SEMQUEUE_NSOPS,
         O_SEMQUEUE_PID, O_SEMQUEUE_SLEEPER, O_SEMQUEUE_SOPS, O_TASK_LEADER, O_TASK_PID,
     },
     operate::{op_begins, op_ended, op_ended_for},
-    process::{current_task, ipc_ns, thread},
+    process::{current_task, ipc_ns, other_thread},
     read::{Addr, u32_at, u64_at},
-    sem::{Creation, Entered, Ops, created, maybe_cookie, value_set},
+    sem::{Creation, Entered, Ops, maybe_cookie, set_created, value_set},
 };
 
 const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
@@ -32,16 +32,16 @@ const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
 }; OPS_KEPT];
 
 #[inline(always)]
-fn argument(ctx: &ProbeContext, index: usize) -> u64 {
+fn kprobe_argument(ctx: &ProbeContext, index: usize) -> u64 {
     ctx.arg(index).unwrap_or(0)
 }
 
 /// `newary` is entered.
 #[kprobe]
 pub(crate) fn newary_ke(ctx: ProbeContext) -> u32 {
-    let params: Addr = argument(&ctx, 1);
-    enter(Call {
-        ns: u32_at(argument(&ctx, 0), &O_IPCNS_INUM),
+    let params: Addr = kprobe_argument(&ctx, 1);
+    keep_call(PendingCall {
+        ns: u32_at(kprobe_argument(&ctx, 0), &O_IPCNS_INUM),
         target: u32_at(params, &O_PARAMS_KEY),
         count: u32_at(params, &O_PARAMS_NSEMS),
         value: u32_at(params, &O_PARAMS_FLG),
@@ -55,8 +55,8 @@ pub(crate) fn newary_ke(ctx: ProbeContext) -> u32 {
 /// `newary` returns.
 #[kretprobe]
 pub(crate) fn newary_kx(ctx: RetProbeContext) -> u32 {
-    let Some(call) = leave() else { return 0 };
-    created(&Creation {
+    let Some(call) = take_call() else { return 0 };
+    set_created(&Creation {
         ns: call.ns,
         key: call.target,
         nsems: call.count,
@@ -71,20 +71,20 @@ pub(crate) fn newary_kx(ctx: RetProbeContext) -> u32 {
 /// `freeary` is entered.
 #[kprobe]
 pub(crate) fn freeary_ke(ctx: ProbeContext) -> u32 {
-    freed(argument(&ctx, 0), argument(&ctx, 1));
+    set_freed(kprobe_argument(&ctx, 0), kprobe_argument(&ctx, 1));
     0
 }
 
 /// `semctl_setval` is entered.
 #[kprobe]
 pub(crate) fn setval_ke(ctx: ProbeContext) -> u32 {
-    let semid = argument(&ctx, 1) as i32;
+    let semid = kprobe_argument(&ctx, 1) as i32;
     if maybe_cookie(semid) {
-        enter(Call {
-            ns: u32_at(argument(&ctx, 0), &O_IPCNS_INUM),
+        keep_call(PendingCall {
+            ns: u32_at(kprobe_argument(&ctx, 0), &O_IPCNS_INUM),
             target: semid as u32,
             count: 0,
-            value: argument(&ctx, 3) as u32,
+            value: kprobe_argument(&ctx, 3) as u32,
             ops: NO_OPS,
             sleeper: 0,
             began: 0,
@@ -96,7 +96,7 @@ pub(crate) fn setval_ke(ctx: ProbeContext) -> u32 {
 /// `semctl_setval` returns.
 #[kretprobe]
 pub(crate) fn setval_kx(ctx: RetProbeContext) -> u32 {
-    if let Some(call) = leave() {
+    if let Some(call) = take_call() {
         value_set(
             call.ns,
             call.target as i32,
@@ -112,10 +112,14 @@ pub(crate) fn setval_kx(ctx: RetProbeContext) -> u32 {
 /// `__do_semtimedop` is entered (since 5.15).
 #[kprobe]
 pub(crate) fn semop_ke(ctx: ProbeContext) -> u32 {
-    let semid = argument(&ctx, 0) as i32;
+    let semid = kprobe_argument(&ctx, 0) as i32;
     if maybe_cookie(semid) {
-        let ns = u32_at(argument(&ctx, 4), &O_IPCNS_INUM);
-        let ops = read_ops(argument(&ctx, 1), argument(&ctx, 2) as u32, Memory::Kernel);
+        let ns = u32_at(kprobe_argument(&ctx, 4), &O_IPCNS_INUM);
+        let ops = read_ops(
+            kprobe_argument(&ctx, 1),
+            kprobe_argument(&ctx, 2) as u32,
+            OpsMemory::Kernel,
+        );
         op_begins(ns, semid, &ops, EVENT_NO_RESULT);
     }
     0
@@ -124,10 +128,14 @@ pub(crate) fn semop_ke(ctx: ProbeContext) -> u32 {
 /// `do_semtimedop` is entered (before 5.15).
 #[kprobe]
 pub(crate) fn semop_old_ke(ctx: ProbeContext) -> u32 {
-    let semid = argument(&ctx, 0) as i32;
+    let semid = kprobe_argument(&ctx, 0) as i32;
     if maybe_cookie(semid) {
         let ns = ipc_ns(current_task()).1;
-        let ops = read_ops(argument(&ctx, 1), argument(&ctx, 2) as u32, Memory::User);
+        let ops = read_ops(
+            kprobe_argument(&ctx, 1),
+            kprobe_argument(&ctx, 2) as u32,
+            OpsMemory::User,
+        );
         op_begins(ns, semid, &ops, EVENT_NO_RESULT);
     }
     0
@@ -138,11 +146,11 @@ pub(crate) fn semop_old_ke(ctx: ProbeContext) -> u32 {
 #[kprobe]
 pub(crate) fn semop_do_ke(ctx: ProbeContext) -> u32 {
     // `sem_perm` is the first field of `struct sem_array`.
-    let semid = u32_at(argument(&ctx, 0), &O_PERM_ID) as i32;
+    let semid = u32_at(kprobe_argument(&ctx, 0), &O_PERM_ID) as i32;
     if maybe_cookie(semid) {
-        let queue: Addr = argument(&ctx, 1);
+        let queue: Addr = kprobe_argument(&ctx, 1);
         let sops = u64_at(queue, &O_SEMQUEUE_SOPS);
-        let ops = read_ops(sops, u32_at(queue, &O_SEMQUEUE_NSOPS), Memory::Kernel);
+        let ops = read_ops(sops, u32_at(queue, &O_SEMQUEUE_NSOPS), OpsMemory::Kernel);
         let task = current_task();
         // `q->pid` is always set; `q->sleeper` only once its owner sleeps, and then another
         // process works on it. A waker out of the sleeper's own process counts as the sleeper.
@@ -153,7 +161,7 @@ pub(crate) fn semop_do_ke(ctx: ProbeContext) -> u32 {
         } else {
             0
         };
-        enter(Call {
+        keep_call(PendingCall {
             ns: ipc_ns(task).1,
             target: semid as u32,
             count: ops.count,
@@ -170,7 +178,7 @@ pub(crate) fn semop_do_ke(ctx: ProbeContext) -> u32 {
 /// errno.
 #[kretprobe]
 pub(crate) fn semop_do_kx(ctx: RetProbeContext) -> u32 {
-    let Some(call) = leave() else { return 0 };
+    let Some(call) = take_call() else { return 0 };
     let ret = ctx.ret::<i32>();
     if ret > 0 {
         return 0;
@@ -193,7 +201,14 @@ pub(crate) fn semop_do_kx(ctx: RetProbeContext) -> u32 {
             ns: call.ns,
             semid: call.target as i32,
         };
-        op_ended_for(&thread(call.sleeper), sem, &ops, ret, 0, Entered::default());
+        op_ended_for(
+            &other_thread(call.sleeper),
+            sem,
+            &ops,
+            ret,
+            0,
+            Entered::default(),
+        );
     }
     0
 }

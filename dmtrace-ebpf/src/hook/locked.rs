@@ -15,7 +15,7 @@ use aya_ebpf::{
 };
 use dmtrace_common::{Counter, SemKey, control, has_cookie_magic};
 
-use super::{Memory, read_ops, syscall::IPC_CREAT};
+use super::{OpsMemory, read_ops, syscall::IPC_CREAT};
 use crate::{
     maps::{CONTROL, Pending, SET, SETS, TOLD, WAITS},
     offsets::{
@@ -24,10 +24,10 @@ use crate::{
         O_SEMQUEUE_SOPS, SELF_TGID,
     },
     operate::{op_begins, op_ended, op_ended_for},
-    pending::{forget, keep, moves_on, notice, pending, runs},
-    process::{current, current_task, ipc_ns, thread},
+    pending::{forget_pending, keep_pending, mark_run, moves_on, notice_skip, read_pending},
+    process::{current_task, current_thread, ipc_ns, other_thread},
     read::{Addr, u32_at, u64_at, u64_from},
-    sem::{Creation, Entered, Ops, created, lookup_failed, maybe_cookie, value_set},
+    sem::{Creation, Entered, Ops, lookup_failed, maybe_cookie, set_created, value_set},
     stack::dmtrace_stack,
 };
 
@@ -41,7 +41,7 @@ const EIDRM: i32 = -43;
 const ORDER_KEY: u32 = 0x0d4d_0000;
 
 /// A set that was made.
-struct Made {
+struct MadeSet {
     ns: u32,
     semid: i32,
     key: u32,
@@ -52,7 +52,7 @@ struct Made {
 /// with `new->lock` held. Called by `newary`, after which nothing fails any more, and by those who
 /// make other objects. `sem_perm` is the first field of `struct sem_array`.
 #[inline(always)]
-fn made(ctx: &FExitContext) -> Option<Made> {
+fn read_made(ctx: &FExitContext) -> Option<MadeSet> {
     // Out of the context by a helper: the verifier does not let a number be subtracted from what
     // it knows as a pointer.
     let ids = u64_from(ctx.as_ptr() as Addr);
@@ -60,7 +60,7 @@ fn made(ctx: &FExitContext) -> Option<Made> {
     // ksys_semget works in the caller's namespace. Its three `ipc_ids` stand at its beginning,
     // that of semaphores first. One is larger than 64 bytes.
     let (at, ns) = ipc_ns(current_task());
-    (ctx.arg::<i32>(3) >= 0 && ids.wrapping_sub(at) < 64).then(|| Made {
+    (ctx.arg::<i32>(3) >= 0 && ids.wrapping_sub(at) < 64).then(|| MadeSet {
         ns,
         semid: u32_at(perm, &O_PERM_ID) as i32,
         key: u32_at(perm, &O_PERM_KEY),
@@ -71,8 +71,8 @@ fn made(ctx: &FExitContext) -> Option<Made> {
 /// A set is made.
 #[fexit(function = "ipc_addid")]
 pub(crate) fn addid_x(ctx: FExitContext) -> i32 {
-    if let Some(made) = made(&ctx) {
-        created(&Creation {
+    if let Some(made) = read_made(&ctx) {
+        set_created(&Creation {
             ns: made.ns,
             key: made.key,
             nsems: u32_at(made.perm, &O_SEMARRAY_NSEMS),
@@ -89,7 +89,7 @@ pub(crate) fn addid_x(ctx: FExitContext) -> i32 {
 /// The call site of a cookie that is made.
 #[fexit(function = "ipc_addid")]
 pub(crate) fn stack_ax(ctx: FExitContext) -> i32 {
-    if let Some(made) = made(&ctx)
+    if let Some(made) = read_made(&ctx)
         && has_cookie_magic(made.key)
     {
         dmtrace_stack(made.ns, made.semid as u32, made.key);
@@ -103,10 +103,10 @@ pub(crate) fn stack_ax(ctx: FExitContext) -> i32 {
 pub(crate) fn setval_pe(ctx: ProbeContext) -> u32 {
     let semid = ctx.arg::<i32>(1).unwrap_or(-1);
     let id = bpf_get_current_pid_tgid();
-    runs(id);
+    mark_run(id);
     if maybe_cookie(semid) {
         moves_on(id);
-        keep(
+        keep_pending(
             id,
             &Pending {
                 what: SETS,
@@ -137,10 +137,10 @@ pub(crate) fn setval_pu(ctx: FEntryContext) -> i32 {
 pub(crate) fn setval_px(ctx: FExitContext) -> i32 {
     let semid = ctx.arg::<i32>(1);
     let id = bpf_get_current_pid_tgid();
-    notice(id, Counter::NOTICED_SETVAL);
+    notice_skip(id, Counter::NOTICED_SETVAL);
     if maybe_cookie(semid) {
-        let told = pending(id).is_some_and(|it| it.what == SET && it.target == semid as u32);
-        forget(id);
+        let told = read_pending(id).is_some_and(|it| it.what == SET && it.target == semid as u32);
+        forget_pending(id);
         if !told {
             let ns = u32_at(ctx.arg(0), &O_IPCNS_INUM);
             value_set(ns, semid, ctx.arg::<i32>(3), ctx.arg::<i32>(4), 0, 0);
@@ -161,11 +161,11 @@ pub(crate) fn setval_pk(ctx: RetProbeContext) -> u32 {
 #[inline(always)]
 fn set_ended(ret: i32) {
     let id = bpf_get_current_pid_tgid();
-    if let Some(mut call) = pending(id)
+    if let Some(mut call) = read_pending(id)
         && call.what == SETS
     {
         call.what = SET;
-        keep(id, &call);
+        keep_pending(id, &call);
         value_set(call.ns, call.target as i32, call.number, ret, 0, 0);
     }
 }
@@ -177,13 +177,13 @@ fn set_ended(ret: i32) {
 pub(crate) fn atomic_x(ctx: FExitContext) -> i32 {
     let semid = u32_at(ctx.arg(0), &O_PERM_ID) as i32;
     if maybe_cookie(semid) {
-        worked(semid, ctx.arg(1), ctx.arg::<i32>(2));
+        operation_worked(semid, ctx.arg(1), ctx.arg::<i32>(2));
     }
     0
 }
 
 #[inline(always)]
-fn worked(semid: i32, queue: Addr, ret: i32) {
+fn operation_worked(semid: i32, queue: Addr, ret: i32) {
     let other = in_a_list(queue);
     if other && ret > 0 {
         // The sleeper goes on sleeping.
@@ -191,20 +191,20 @@ fn worked(semid: i32, queue: Addr, ret: i32) {
     }
     let ns = ipc_ns(current_task()).1;
     let sops = u64_at(queue, &O_SEMQUEUE_SOPS);
-    let ops = read_ops(sops, u32_at(queue, &O_SEMQUEUE_NSOPS), Memory::Kernel);
+    let ops = read_ops(sops, u32_at(queue, &O_SEMQUEUE_NSOPS), OpsMemory::Kernel);
     let who = if other {
-        thread(u64_at(queue, &O_SEMQUEUE_SLEEPER))
+        other_thread(u64_at(queue, &O_SEMQUEUE_SLEEPER))
     } else {
-        current()
+        current_thread()
     };
     let id = u64::from(who.key.tgid) << 32 | u64::from(who.tid);
     if other {
-        forget(id);
+        forget_pending(id);
     } else {
         moves_on(id);
         op_begins(ns, semid, &ops, 0);
         if ret > 0 {
-            keep(
+            keep_pending(
                 id,
                 &Pending {
                     what: WAITS,
@@ -234,7 +234,7 @@ fn in_a_list(queue: Addr) -> bool {
 pub(crate) fn semend_a(ctx: FExitContext) -> i32 {
     let ret = ctx.arg::<i64>(5) as i32;
     if ret < 0 {
-        failed(&ctx, ret, true);
+        operation_failed(&ctx, ret, true);
     }
     0
 }
@@ -244,7 +244,7 @@ pub(crate) fn semend_a(ctx: FExitContext) -> i32 {
 pub(crate) fn semend_b(ctx: FExitContext) -> i32 {
     let ret = ctx.arg::<i64>(5) as i32;
     if ret < 0 {
-        failed(&ctx, ret, false);
+        operation_failed(&ctx, ret, false);
     }
     0
 }
@@ -252,7 +252,7 @@ pub(crate) fn semend_b(ctx: FExitContext) -> i32 {
 /// A call failed: a sleeper was woken by a signal, by a time-out or by the end of the set, or it
 /// did not come so far. Only waits have two programs: without one nothing has changed.
 #[inline(always)]
-fn failed(ctx: &FExitContext, ret: i32, first: bool) {
+fn operation_failed(ctx: &FExitContext, ret: i32, first: bool) {
     let semid = ctx.arg::<i32>(0);
     let known = maybe_cookie(semid);
     // `freeary` has taken the set out of the prefilter already.
@@ -260,10 +260,10 @@ fn failed(ctx: &FExitContext, ret: i32, first: bool) {
         return;
     }
     let id = bpf_get_current_pid_tgid();
-    let waited = pending(id).is_some_and(|it| it.what == WAITS && it.target == semid as u32);
-    let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::Kernel);
+    let waited = read_pending(id).is_some_and(|it| it.what == WAITS && it.target == semid as u32);
+    let ops = read_ops(ctx.arg(1), ctx.arg(2), OpsMemory::Kernel);
     if waited {
-        forget(id);
+        forget_pending(id);
     } else if !first || !known || refused_at_once(&ops, ret) {
         return;
     }
@@ -307,13 +307,13 @@ fn failed_get(ctx: &FExitContext) -> Option<FailedGet> {
         semflg: u32_at(params, &O_PARAMS_FLG),
         ret,
     };
-    (get.creates() || !get.asks_to_create() && has_cookie_magic(get.key)).then_some(get)
+    (get.is_creation() || !get.asks_to_create() && has_cookie_magic(get.key)).then_some(get)
 }
 
 impl FailedGet {
     /// Whether it was to make a set, and only that failed.
     #[inline(always)]
-    fn creates(&self) -> bool {
+    fn is_creation(&self) -> bool {
         self.asks_to_create() && (self.ret == ENOSPC || self.ret == ENOMEM)
     }
 
@@ -323,9 +323,9 @@ impl FailedGet {
     }
 
     #[inline(always)]
-    fn tell(&self) {
-        if self.creates() {
-            created(&Creation {
+    fn send_failed(&self) {
+        if self.is_creation() {
+            set_created(&Creation {
                 ns: self.ns,
                 key: self.key,
                 nsems: self.nsems,
@@ -345,7 +345,7 @@ impl FailedGet {
     }
 
     #[inline(always)]
-    fn is(&self, pending: &Pending) -> bool {
+    fn matches(&self, pending: &Pending) -> bool {
         pending.what == TOLD && pending.target == self.key && pending.number == self.ret
     }
 }
@@ -353,12 +353,12 @@ impl FailedGet {
 /// Failed creations, and lookups of cookies that are not there.
 #[fexit(function = "ipcget")]
 pub(crate) fn ipcget_a(ctx: FExitContext) -> i32 {
-    runs(bpf_get_current_pid_tgid());
+    mark_run(bpf_get_current_pid_tgid());
     let Some(get) = failed_get(&ctx) else {
         return 0;
     };
     if get.is_question() {
-        answer(1);
+        append_digit(1);
         return 0;
     }
     let told = Pending {
@@ -368,8 +368,8 @@ pub(crate) fn ipcget_a(ctx: FExitContext) -> i32 {
         ns: get.ns,
     };
     // What does not fit is left to the second.
-    if keep(bpf_get_current_pid_tgid(), &told) {
-        get.tell();
+    if keep_pending(bpf_get_current_pid_tgid(), &told) {
+        get.send_failed();
     }
     0
 }
@@ -378,25 +378,25 @@ pub(crate) fn ipcget_a(ctx: FExitContext) -> i32 {
 #[fexit(function = "ipcget")]
 pub(crate) fn ipcget_b(ctx: FExitContext) -> i32 {
     let id = bpf_get_current_pid_tgid();
-    notice(id, Counter::NOTICED_LOOKUP);
+    notice_skip(id, Counter::NOTICED_LOOKUP);
     let Some(get) = failed_get(&ctx) else {
         return 0;
     };
     if get.is_question() {
-        answer(2);
+        append_digit(2);
         return 0;
     }
-    if pending(id).is_some_and(|pending| get.is(&pending)) {
-        forget(id);
+    if read_pending(id).is_some_and(|pending| get.matches(&pending)) {
+        forget_pending(id);
     } else {
-        get.tell();
+        get.send_failed();
     }
     0
 }
 
 /// Writes down which program runs, behind those that did before.
 #[inline(always)]
-fn answer(digit: u64) {
+fn append_digit(digit: u64) {
     if let Some(word) = CONTROL.get_ptr_mut(control::ORDER) {
         // SAFETY: a live map value, and only this thread writes it.
         let word = unsafe { &mut *word };

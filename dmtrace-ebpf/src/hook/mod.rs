@@ -9,6 +9,7 @@ mod dm;
 mod kprobe;
 mod locked;
 mod process;
+mod raw;
 mod stack;
 mod syscall;
 mod trampoline;
@@ -22,7 +23,7 @@ use crate::{
 
 /// Where the elements of a `semop` call are.
 #[derive(Clone, Copy, Eq, PartialEq)]
-enum Memory {
+enum OpsMemory {
     Kernel,
     User,
 }
@@ -30,7 +31,7 @@ enum Memory {
 /// Reads the first elements of a `semop` call. One, in every implementation of the cookie
 /// protocol; the others are read one by one because the count is not known to the verifier.
 #[inline(always)]
-fn read_ops(address: Addr, count: u32, memory: Memory) -> Ops {
+fn read_ops(address: Addr, count: u32, memory: OpsMemory) -> Ops {
     let mut list = [SemBuf::default(); OPS_KEPT];
     for (index, buf) in list.iter_mut().enumerate() {
         if index as u32 >= count {
@@ -39,8 +40,8 @@ fn read_ops(address: Addr, count: u32, memory: Memory) -> Ops {
         let mut bytes = [0u8; size_of::<SemBuf>()];
         let from = address + (index * size_of::<SemBuf>()) as u64;
         match memory {
-            Memory::Kernel => kernel_bytes(from, &mut bytes),
-            Memory::User => user_bytes(from, &mut bytes),
+            OpsMemory::Kernel => kernel_bytes(from, &mut bytes),
+            OpsMemory::User => user_bytes(from, &mut bytes),
         };
         *buf = SemBuf {
             num: u16::from_ne_bytes([bytes[0], bytes[1]]),

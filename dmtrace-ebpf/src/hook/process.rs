@@ -5,33 +5,33 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TracePointContext},
 };
 
-use crate::process::{exited, replaced};
+use crate::process::{image_replaced, process_exited};
 
 /// `sched_process_exit`, fired by do_exit for each thread.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub(crate) fn exit_e(_ctx: RawTracePointContext) -> i32 {
-    exited();
+    process_exited();
     0
 }
 
 /// `sched_process_exec`, fired by exec_binprm once the new image is in place.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub(crate) fn exec_e(_ctx: RawTracePointContext) -> i32 {
-    replaced();
+    image_replaced();
     0
 }
 
 /// See [`exit_e`]: for kernels that preempt, where whichever comes second finds nothing to do.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub(crate) fn exit_f(_ctx: RawTracePointContext) -> i32 {
-    exited();
+    process_exited();
     0
 }
 
 /// See [`exec_e`] and [`exit_f`].
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub(crate) fn exec_f(_ctx: RawTracePointContext) -> i32 {
-    replaced();
+    image_replaced();
     0
 }
 
@@ -40,13 +40,13 @@ pub(crate) fn exec_f(_ctx: RawTracePointContext) -> i32 {
 /// task has been preempted in them.
 #[tracepoint]
 pub(crate) fn exit_t(_ctx: TracePointContext) -> u32 {
-    exited();
+    process_exited();
     0
 }
 
 /// See [`exec_e`] and [`exit_t`].
 #[tracepoint]
 pub(crate) fn exec_t(_ctx: TracePointContext) -> u32 {
-    replaced();
+    image_replaced();
     0
 }

@@ -45,7 +45,7 @@ pub(crate) fn stack_kx(ctx: RetProbeContext) -> u32 {
 /// stack only for a set that is known to be made by this call.
 #[tracepoint]
 pub(crate) fn stack_tx(ctx: TracePointContext) -> i32 {
-    let semid = super::syscall::ret(&ctx) as i32;
+    let semid = super::syscall::syscall_ret(&ctx) as i32;
     if semid >= 0
         && let Some(call) = user_call()
         && has_cookie_magic(call.first)

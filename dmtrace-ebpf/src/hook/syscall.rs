@@ -7,17 +7,18 @@ use aya_ebpf::{
     macros::tracepoint,
     programs::TracePointContext,
 };
-use dmtrace_common::{Counter, EVENT_BY_SYSCALL, OPS_KEPT, SEM_MAYBE_FOUND, SemBuf};
+use dmtrace_common::{CallEnd, Counter, EVENT_BY_SYSCALL, OPS_KEPT, SEM_MAYBE_FOUND, SemBuf};
 
-use super::{Memory, read_ops};
+use super::{OpsMemory, raw::runs, read_ops};
 use crate::{
-    emit::count,
-    maps::{CALLS, Call, IN_CALL},
+    emit::count_event,
+    maps::{CALLS, IN_CALL, PendingCall},
     operate::{op_begins, op_ended},
     process::{current_task, ipc_ns},
+    read::Addr,
     sem::{
-        Creation, End, Entered, Ops, created, destroyed, is_known, lookup_failed, maybe_cookie,
-        tracked_cookie, value_set,
+        Creation, Entered, Ops, SetEnd, is_known, lookup_failed, maybe_cookie, set_created,
+        set_destroyed, tracked_cookie, value_set,
     },
 };
 
@@ -35,7 +36,7 @@ const ENOSPC: i32 = -28;
 /// Argument of a `sys_enter_*` tracepoint: after the common header (8 bytes) and the number of
 /// the syscall, in slots of 8 bytes.
 #[inline(always)]
-fn arg(ctx: &TracePointContext, index: usize) -> u64 {
+fn syscall_arg(ctx: &TracePointContext, index: usize) -> u64 {
     let slot = ctx.as_ptr().cast::<u64>().wrapping_add(2 + index);
     // SAFETY: syscall tracepoints have six argument slots; the verifier checks the bound.
     unsafe { slot.read_volatile() }
@@ -43,8 +44,8 @@ fn arg(ctx: &TracePointContext, index: usize) -> u64 {
 
 /// Return value of a `sys_exit_*` tracepoint.
 #[inline(always)]
-pub(super) fn ret(ctx: &TracePointContext) -> i64 {
-    arg(ctx, 0) as i64
+pub(super) fn syscall_ret(ctx: &TracePointContext) -> i64 {
+    syscall_arg(ctx, 0) as i64
 }
 
 #[inline(always)]
@@ -59,15 +60,15 @@ fn in_call(id: u64) -> Option<*mut u32> {
 
 /// Keeps the arguments of a call until it returns, and the time.
 #[inline(always)]
-pub(super) fn enter(call: Call) {
+pub(super) fn keep_call(call: PendingCall) {
     if !try_enter(call) {
-        count(Counter::CALL_MAP_FULL);
+        count_event(Counter::CALL_MAP_FULL);
     }
 }
 
 /// The same; tells whether there was room.
 #[inline(always)]
-pub(super) fn try_enter(mut call: Call) -> bool {
+pub(super) fn try_enter(mut call: PendingCall) -> bool {
     let id = bpf_get_current_pid_tgid();
     // SAFETY: takes no pointers.
     call.began = unsafe { bpf_ktime_get_boot_ns() };
@@ -84,18 +85,25 @@ pub(super) fn try_enter(mut call: Call) -> bool {
 
 /// The arguments of the call that returns now.
 #[inline(always)]
-pub(super) fn leave() -> Option<Call> {
+pub(super) fn take_call() -> Option<PendingCall> {
+    leave_with(|call| *call)
+}
+
+/// What is wanted of the arguments of the call that returns now: a copy of all takes much of the
+/// stack.
+#[inline(always)]
+fn leave_with<T>(wanted: impl FnOnce(&PendingCall) -> T) -> Option<T> {
     let id = bpf_get_current_pid_tgid();
     // SAFETY: a live map value.
     if unsafe { *in_call(id)? } == 0 {
         return None;
     }
     // SAFETY: only this thread writes this entry.
-    let call = unsafe { CALLS.get(&id) }.copied();
-    if call.is_some() {
+    let wanted = unsafe { CALLS.get(&id) }.map(wanted);
+    if wanted.is_some() {
         let _present = CALLS.remove(&id);
     }
-    call
+    wanted
 }
 
 pub(super) const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
@@ -104,64 +112,69 @@ pub(super) const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
     flg: 0,
 }; OPS_KEPT];
 
-/// `semget(key, nsems, semflg)`.
-#[tracepoint]
-pub(crate) fn semget_te(ctx: TracePointContext) -> i32 {
-    enter(Call {
+/// Whether the call of the current thread is kept already.
+#[inline(always)]
+pub(super) fn is_entered() -> bool {
+    let id = bpf_get_current_pid_tgid();
+    // SAFETY: the value is not looked at.
+    unsafe { CALLS.get(&id) }.is_some()
+}
+
+#[inline(always)]
+pub(super) fn semget_enters(key: u32, nsems: u32, semflg: u32) {
+    keep_call(PendingCall {
         ns: current_ns(),
-        target: arg(&ctx, 0) as u32,
-        count: arg(&ctx, 1) as u32,
-        value: arg(&ctx, 2) as u32,
+        target: key,
+        count: nsems,
+        value: semflg,
         ops: NO_OPS,
         sleeper: 0,
         began: 0,
     });
-    0
 }
 
-/// `semget` returns.
-#[tracepoint]
-pub(crate) fn semget_tx(ctx: TracePointContext) -> i32 {
-    let ret = ret(&ctx) as i32;
-    let Some(call) = leave() else { return 0 };
-    let private = call.target == 0;
-    if call.value & IPC_CREAT as u32 == 0 && !private {
+#[inline(always)]
+pub(super) fn semget_returns(ret: i32) {
+    let wanted = |call: &PendingCall| (call.ns, call.target, call.count, call.value);
+    let Some((ns, key, nsems, semflg)) = leave_with(wanted) else {
+        return;
+    };
+    let private = key == 0;
+    if semflg & IPC_CREAT as u32 == 0 && !private {
         if ret < 0 {
-            lookup_failed(call.ns, call.target, ret, EVENT_BY_SYSCALL);
+            lookup_failed(ns, key, ret, EVENT_BY_SYSCALL);
         }
-        return 0;
+        return;
     }
-    let sure = private || call.value & IPC_EXCL != 0;
+    let sure = private || semflg & IPC_EXCL != 0;
     if ret < 0 && ret != ENOSPC && ret != ENOMEM {
         if ret != EEXIST {
-            lookup_failed(call.ns, call.target, ret, EVENT_BY_SYSCALL);
+            lookup_failed(ns, key, ret, EVENT_BY_SYSCALL);
         }
-        return 0;
+        return;
     }
-    if ret >= 0 && !sure && is_known(call.ns, ret) {
-        return 0;
+    if ret >= 0 && !sure && is_known(ns, ret) {
+        return;
     }
-    created(&Creation {
-        ns: call.ns,
-        key: call.target,
-        nsems: call.count,
-        semflg: call.value,
+    set_created(&Creation {
+        ns,
+        key,
+        nsems,
+        semflg,
         ret,
         quality: EVENT_BY_SYSCALL,
         doubt: if sure { 0 } else { SEM_MAYBE_FOUND },
     });
-    0
 }
 
 #[inline(always)]
-fn semop_enters(ctx: &TracePointContext) {
-    let semid = arg(ctx, 0) as i32;
+pub(super) fn semop_enters(semid: i32, sops: Addr, nsops: u32) {
     if !maybe_cookie(semid) {
         return;
     }
     let ns = current_ns();
-    let ops = read_ops(arg(ctx, 1), arg(ctx, 2) as u32, Memory::User);
-    enter(Call {
+    let ops = read_ops(sops, nsops, OpsMemory::User);
+    keep_call(PendingCall {
         ns,
         target: semid as u32,
         count: ops.count,
@@ -174,8 +187,8 @@ fn semop_enters(ctx: &TracePointContext) {
 }
 
 #[inline(always)]
-fn semop_leaves(ctx: &TracePointContext) {
-    if let Some(call) = leave() {
+pub(super) fn semop_returns(ret: i32) {
+    if let Some(call) = take_call() {
         let ops = Ops {
             count: call.count,
             list: call.ops,
@@ -184,65 +197,34 @@ fn semop_leaves(ctx: &TracePointContext) {
             call.ns,
             call.target as i32,
             &ops,
-            ret(ctx) as i32,
+            ret,
             EVENT_BY_SYSCALL,
-            Entered::of(&call),
+            Entered::of_call(&call),
         );
     }
 }
 
-/// `semop(semid, sops, nsops)`.
-#[tracepoint]
-pub(crate) fn semop_te(ctx: TracePointContext) -> i32 {
-    semop_enters(&ctx);
-    0
-}
-
-/// `semop` returns.
-#[tracepoint]
-pub(crate) fn semop_tx(ctx: TracePointContext) -> i32 {
-    semop_leaves(&ctx);
-    0
-}
-
-/// `semtimedop(semid, sops, nsops, timeout)`: what glibc's `semop` calls.
-#[tracepoint]
-pub(crate) fn semtimedop_te(ctx: TracePointContext) -> i32 {
-    semop_enters(&ctx);
-    0
-}
-
-/// `semtimedop` returns.
-#[tracepoint]
-pub(crate) fn semtimedop_tx(ctx: TracePointContext) -> i32 {
-    semop_leaves(&ctx);
-    0
-}
-
-/// `semctl(semid, semnum, cmd, arg)`: only removals, and SETVAL on what may be a cookie.
-#[tracepoint]
-pub(crate) fn semctl_te(ctx: TracePointContext) -> i32 {
-    let semid = arg(&ctx, 0) as i32;
-    let cmd = arg(&ctx, 2) as u32 & !IPC_64;
+/// Only removals, and SETVAL on what may be a cookie.
+#[inline(always)]
+pub(super) fn semctl_enters(semid: i32, cmd: u32, value: u32) {
+    let cmd = cmd & !IPC_64;
     if cmd == IPC_RMID || (cmd == SETVAL && maybe_cookie(semid)) {
-        enter(Call {
+        keep_call(PendingCall {
             ns: current_ns(),
             target: semid as u32,
             count: cmd,
-            value: arg(&ctx, 3) as u32,
+            value,
             ops: NO_OPS,
             sleeper: 0,
             began: 0,
         });
     }
-    0
 }
 
-/// `semctl` returns.
-#[tracepoint]
-pub(crate) fn semctl_tx(ctx: TracePointContext) -> i32 {
-    let Some(call) = leave() else { return 0 };
-    let (semid, ret) = (call.target as i32, ret(&ctx) as i32);
+#[inline(always)]
+pub(super) fn semctl_returns(ret: i32) {
+    let Some(call) = take_call() else { return };
+    let semid = call.target as i32;
     if call.count == SETVAL {
         value_set(
             call.ns,
@@ -253,7 +235,88 @@ pub(crate) fn semctl_tx(ctx: TracePointContext) -> i32 {
             call.began,
         );
     } else if ret == 0 {
-        destroyed(call.ns, semid, 0, End::Removed, EVENT_BY_SYSCALL);
+        set_destroyed(call.ns, semid, 0, SetEnd::Removed, EVENT_BY_SYSCALL);
     }
+}
+
+/// `semget(key, nsems, semflg)`.
+#[tracepoint]
+pub(crate) fn semget_te(ctx: TracePointContext) -> i32 {
+    runs(CallEnd::Entry);
+    semget_enters(
+        syscall_arg(&ctx, 0) as u32,
+        syscall_arg(&ctx, 1) as u32,
+        syscall_arg(&ctx, 2) as u32,
+    );
+    0
+}
+
+/// `semget` returns.
+#[tracepoint]
+pub(crate) fn semget_tx(ctx: TracePointContext) -> i32 {
+    runs(CallEnd::Return);
+    semget_returns(syscall_ret(&ctx) as i32);
+    0
+}
+
+#[inline(always)]
+fn semop_entry(ctx: &TracePointContext) -> i32 {
+    runs(CallEnd::Entry);
+    semop_enters(
+        syscall_arg(ctx, 0) as i32,
+        syscall_arg(ctx, 1),
+        syscall_arg(ctx, 2) as u32,
+    );
+    0
+}
+
+#[inline(always)]
+fn semop_return(ctx: &TracePointContext) -> i32 {
+    runs(CallEnd::Return);
+    semop_returns(syscall_ret(ctx) as i32);
+    0
+}
+
+/// `semop(semid, sops, nsops)`.
+#[tracepoint]
+pub(crate) fn semop_te(ctx: TracePointContext) -> i32 {
+    semop_entry(&ctx)
+}
+
+/// `semop` returns.
+#[tracepoint]
+pub(crate) fn semop_tx(ctx: TracePointContext) -> i32 {
+    semop_return(&ctx)
+}
+
+/// `semtimedop(semid, sops, nsops, timeout)`: what glibc's `semop` calls.
+#[tracepoint]
+pub(crate) fn semtimedop_te(ctx: TracePointContext) -> i32 {
+    semop_entry(&ctx)
+}
+
+/// `semtimedop` returns.
+#[tracepoint]
+pub(crate) fn semtimedop_tx(ctx: TracePointContext) -> i32 {
+    semop_return(&ctx)
+}
+
+/// `semctl(semid, semnum, cmd, arg)`.
+#[tracepoint]
+pub(crate) fn semctl_te(ctx: TracePointContext) -> i32 {
+    runs(CallEnd::Entry);
+    semctl_enters(
+        syscall_arg(&ctx, 0) as i32,
+        syscall_arg(&ctx, 2) as u32,
+        syscall_arg(&ctx, 3) as u32,
+    );
+    0
+}
+
+/// `semctl` returns.
+#[tracepoint]
+pub(crate) fn semctl_tx(ctx: TracePointContext) -> i32 {
+    runs(CallEnd::Return);
+    semctl_returns(syscall_ret(&ctx) as i32);
     0
 }

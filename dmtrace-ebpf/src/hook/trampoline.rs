@@ -10,11 +10,11 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 
 use super::{
-    Memory, read_ops,
-    syscall::{NO_OPS, leave, try_enter},
+    OpsMemory, read_ops,
+    syscall::{NO_OPS, take_call, try_enter},
 };
 use crate::{
-    maps::Call,
+    maps::PendingCall,
     offsets::{
         ABSENT, O_IPCNS_INUM, O_PARAMS_FLG, O_PARAMS_KEY, O_PARAMS_NSEMS, O_PERM_ID, O_PERM_KEY,
     },
@@ -22,8 +22,8 @@ use crate::{
     process::{current_task, ipc_ns},
     read::{Addr, u32_at},
     sem::{
-        Creation, End, Entered, Ops, created, destroyed, lookup_failed, maybe_cookie,
-        prefilter_add, tracked_cookie, value_set,
+        Creation, Entered, Ops, SetEnd, lookup_failed, maybe_cookie, prefilter_add, set_created,
+        set_destroyed, tracked_cookie, value_set,
     },
 };
 
@@ -35,7 +35,7 @@ pub(crate) fn newary_x(ctx: FExitContext) -> i32 {
     if O_PARAMS_KEY.load() == ABSENT {
         warn!(&ctx, "struct ipc_params is unknown: a creation has no key");
     }
-    created(&Creation {
+    set_created(&Creation {
         ns: u32_at(ns, &O_IPCNS_INUM),
         key: u32_at(params, &O_PARAMS_KEY),
         nsems: u32_at(params, &O_PARAMS_NSEMS),
@@ -51,24 +51,24 @@ pub(crate) fn newary_x(ctx: FExitContext) -> i32 {
 /// a namespace.
 #[fentry(function = "freeary")]
 pub(crate) fn freeary_e(ctx: FEntryContext) -> i32 {
-    freed(ctx.arg(0), ctx.arg(1));
+    set_freed(ctx.arg(0), ctx.arg(1));
     0
 }
 
 /// Common to fentry and kprobe on `freeary`.
 #[inline(always)]
-pub(super) fn freed(ns: Addr, perm: Addr) {
+pub(super) fn set_freed(ns: Addr, perm: Addr) {
     // IPC_RMID works in the caller's namespace (semctl takes current->nsproxy->ipc_ns); free_ipcs
     // runs in a kernel worker since 5.8, before that in the last task to leave, whose nsproxy is
     // gone by then.
     let task = current_task();
     let end = if ipc_ns(task).0 == ns {
-        End::Removed
+        SetEnd::Removed
     } else {
-        End::NsTeardown
+        SetEnd::NsTeardown
     };
     let semid = u32_at(perm, &O_PERM_ID) as i32;
-    destroyed(
+    set_destroyed(
         u32_at(ns, &O_IPCNS_INUM),
         semid,
         u32_at(perm, &O_PERM_KEY),
@@ -135,8 +135,8 @@ pub(crate) fn semop_old_x(ctx: FExitContext) -> i32 {
 extern "C" fn dmtrace_op_begins(ctx: *mut c_void) -> u64 {
     let ctx = FEntryContext::new(ctx);
     let ns = u32_at(ctx.arg(4), &O_IPCNS_INUM);
-    let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::Kernel);
-    entered(ns, ctx.arg(0), &ops);
+    let ops = read_ops(ctx.arg(1), ctx.arg(2), OpsMemory::Kernel);
+    operation_entered(ns, ctx.arg(0), &ops);
     op_begins(ns, ctx.arg(0), &ops, 0);
     0
 }
@@ -145,14 +145,14 @@ extern "C" fn dmtrace_op_begins(ctx: *mut c_void) -> u64 {
 extern "C" fn dmtrace_op_ended(ctx: *mut c_void) -> u64 {
     let ctx = FExitContext::new(ctx);
     let ns = u32_at(ctx.arg(4), &O_IPCNS_INUM);
-    let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::Kernel);
+    let ops = read_ops(ctx.arg(1), ctx.arg(2), OpsMemory::Kernel);
     op_ended(
         ns,
         ctx.arg(0),
         &ops,
         ctx.arg::<i64>(5) as i32,
         0,
-        left(ctx.arg(0)),
+        take_entered(ctx.arg(0)),
     );
     0
 }
@@ -160,9 +160,9 @@ extern "C" fn dmtrace_op_ended(ctx: *mut c_void) -> u64 {
 #[inline(never)]
 extern "C" fn dmtrace_old_op_begins(ctx: *mut c_void) -> u64 {
     let ctx = FEntryContext::new(ctx);
-    let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::User);
+    let ops = read_ops(ctx.arg(1), ctx.arg(2), OpsMemory::User);
     let ns = ipc_ns(current_task()).1;
-    entered(ns, ctx.arg(0), &ops);
+    operation_entered(ns, ctx.arg(0), &ops);
     op_begins(ns, ctx.arg(0), &ops, 0);
     0
 }
@@ -170,14 +170,14 @@ extern "C" fn dmtrace_old_op_begins(ctx: *mut c_void) -> u64 {
 #[inline(never)]
 extern "C" fn dmtrace_old_op_ended(ctx: *mut c_void) -> u64 {
     let ctx = FExitContext::new(ctx);
-    let ops = read_ops(ctx.arg(1), ctx.arg(2), Memory::User);
+    let ops = read_ops(ctx.arg(1), ctx.arg(2), OpsMemory::User);
     op_ended(
         ipc_ns(current_task()).1,
         ctx.arg(0),
         &ops,
         ctx.arg::<i64>(4) as i32,
         0,
-        left(ctx.arg(0)),
+        take_entered(ctx.arg(0)),
     );
     0
 }
@@ -185,15 +185,15 @@ extern "C" fn dmtrace_old_op_ended(ctx: *mut c_void) -> u64 {
 /// Keeps when an operation on a cookie was entered. Until it returns the prefilter lets it pass,
 /// even if the set is gone by then: whoever it wakes may remove the set before its return is told.
 #[inline(always)]
-fn entered(ns: u32, semid: i32, ops: &Ops) {
+fn operation_entered(ns: u32, semid: i32, ops: &Ops) {
     let Some(key) = tracked_cookie(ns, semid).map(|record| record.key) else {
         return;
     };
     // Of a return that was not seen.
-    if let Some(stale) = leave() {
+    if let Some(stale) = take_call() {
         prefilter_add(stale.target as i32, u32::MAX);
     }
-    let call = Call {
+    let call = PendingCall {
         ns,
         target: semid as u32,
         count: ops.count,
@@ -207,14 +207,14 @@ fn entered(ns: u32, semid: i32, ops: &Ops) {
     }
 }
 
-/// What [`entered`] has kept.
+/// What [`operation_entered`] has kept.
 #[inline(always)]
-fn left(semid: i32) -> Entered {
-    match leave() {
+fn take_entered(semid: i32) -> Entered {
+    match take_call() {
         Some(call) => {
             prefilter_add(call.target as i32, u32::MAX);
             if call.target as i32 == semid {
-                Entered::of(&call)
+                Entered::of_call(&call)
             } else {
                 Entered::default()
             }

@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use dmtrace_core::{
     backend::Backend,
-    event::{CallSite, Package, decode},
+    event::{CallSite, Package, decode_event},
     facts::{self, HostFacts, Snapshot},
     ids::BootTime,
     ledger::Ledger,
@@ -26,25 +26,25 @@ use dmtrace_core::{
 
 use crate::{
     host::{self, Scope},
-    recording::{Frame, Reader, Start, Tail},
+    recording::{RecordedFrame, RecordingReader, RecordingStart, RecordingTail},
     stack::Symbolizer,
-    wording::{causes, count},
+    wording::{causes_text, count_noun},
 };
 
 /// How much of a running trace is used.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Join {
+pub(crate) enum TraceUse {
     /// Nothing: a snapshot only.
     No,
     /// Its maps: what is there now. Without the call sites, which are larger than all the rest.
-    Briefly,
+    MapsWithoutStacks,
     /// Its maps: what is there now.
     Maps,
     /// Its recording as well, if it writes one: step by step, and what is gone.
     History,
 }
 
-impl From<bool> for Join {
+impl From<bool> for TraceUse {
     fn from(join: bool) -> Self {
         if join { Self::Maps } else { Self::No }
     }
@@ -52,7 +52,7 @@ impl From<bool> for Join {
 
 /// Whether a recording is still being written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Live {
+enum RecordingState {
     #[cfg(feature = "live")]
     Yes,
     No,
@@ -60,7 +60,7 @@ enum Live {
 
 /// What was in the maps of a running trace.
 #[cfg(feature = "live")]
-struct Joined {
+struct TraceMaps {
     tracer: crate::probe::registry::RunningTracer,
     activity: Vec<dmtrace_core::ledger::Activity>,
     procs: Vec<crate::probe::ProcEntry>,
@@ -75,7 +75,7 @@ struct Joined {
 /// Without tracing there are none.
 #[cfg(not(feature = "live"))]
 #[derive(Clone, Copy)]
-enum Joined {}
+enum TraceMaps {}
 
 /// The material for judgements.
 pub(crate) struct Case {
@@ -91,7 +91,7 @@ pub(crate) struct Case {
     pub notes: Vec<String>,
     /// Whether the material is incomplete, so that "nothing found" is not certain.
     pub incomplete: bool,
-    /// Packages of executables that the recording knows, by [`key`](crate::host::package::key); where it is not
+    /// Packages of executables that the recording knows, by [`package_key`](crate::host::package::package_key); where it is not
     /// known, why.
     pub packages: BTreeMap<String, Result<Package, String>>,
     /// Whether the accounts of the recording do not add up: some of its events were lost.
@@ -105,11 +105,11 @@ impl Case {
     ///
     /// # Errors
     /// The given recording cannot be read, or is of another boot.
-    pub(crate) fn of_host(recording: Option<&Path>, join: Join) -> Result<Self> {
+    pub(crate) fn of_host(recording: Option<&Path>, join: TraceUse) -> Result<Self> {
         let scope = Scope::default();
         let mut case = Self::empty();
         if let Some(path) = recording {
-            let start = case.replay(path)?;
+            let start = case.replay_recording(path)?;
             if start.boot_id.is_some() && start.boot_id != host::clock::boot_id(&scope.roots) {
                 bail!(
                     "{}: recorded in another boot or on another machine; use: dmtrace report {}",
@@ -121,19 +121,19 @@ impl Case {
         // The maps first: a set made in between is in the snapshot only, and unknown; the other
         // way round it would look as if it had vanished.
         let maps = match join {
-            Join::No => None,
+            TraceUse::No => None,
             _ => case.read_maps(join),
         };
         let (snapshot, facts) = thread::scope(|both| {
-            let gathered = both.spawn(|| host::gather(&scope));
+            let gathered = both.spawn(|| host::gather_facts(&scope));
             if let Some(maps) = maps {
-                case.join(maps);
+                case.join_maps(maps);
             }
             gathered.join()
         })
         .unwrap_or_else(|panic| resume_unwind(panic));
         case.ledger.reconcile(&snapshot);
-        case.ledger.observe(&facts);
+        case.ledger.observe_exits(&facts);
         case.snapshot = snapshot;
         case.facts = facts;
         case.note_unread();
@@ -144,13 +144,13 @@ impl Case {
     ///
     /// # Errors
     /// It cannot be read.
-    pub(crate) fn of_recording(path: &Path) -> Result<(Self, Start)> {
+    pub(crate) fn of_recording(path: &Path) -> Result<(Self, RecordingStart)> {
         let mut case = Self::empty();
-        let start = case.replay(path)?;
+        let start = case.replay_recording(path)?;
         case.note_unread();
         let here = host::clock::boot_id(&Scope::default().roots);
         if start.boot_id.is_none() || start.boot_id != here {
-            case.names = RefCell::new(Symbolizer::foreign());
+            case.names = RefCell::new(Symbolizer::for_foreign());
         }
         Ok((case, start))
     }
@@ -172,20 +172,20 @@ impl Case {
 
     /// What could not be read makes every answer incomplete.
     fn note_unread(&mut self) {
-        if let Some(line) = facts::unread(&self.snapshot, &self.facts) {
+        if let Some(line) = facts::unread_summary(&self.snapshot, &self.facts) {
             self.notes.push(line);
             self.incomplete = true;
         }
     }
 
     /// Everything with a cookie's key, judged.
-    pub(crate) fn judge<'a>(&'a self, thresholds: &Thresholds) -> Vec<Judged<'a>> {
+    pub(crate) fn judge_all<'a>(&'a self, thresholds: &Thresholds) -> Vec<Judged<'a>> {
         let context = Context {
             facts: &self.facts,
             completeness: &self.completeness,
             thresholds,
         };
-        verdict::survey_together(&self.ledger, Some(&self.snapshot), &context)
+        verdict::survey_parallel(&self.ledger, Some(&self.snapshot), &context)
     }
 
     /// The remembered cookies that are gone, judged.
@@ -198,8 +198,8 @@ impl Case {
         verdict::survey_closed(&self.ledger, &context)
     }
 
-    fn blind(&mut self, backend: Option<Backend>) {
-        let spots = backend.map_or(Backend::Tracepoint.hides(), Backend::hides);
+    fn add_blind_spots(&mut self, backend: Option<Backend>) {
+        let spots = backend.map_or(Backend::Tracepoint.blind_spots(), Backend::blind_spots);
         for &spot in spots {
             if !self.completeness.blind.contains(&spot) {
                 self.completeness.blind.push(spot);
@@ -209,35 +209,35 @@ impl Case {
 
     /// Reads the maps of a running trace, the one that has seen most.
     #[cfg(feature = "live")]
-    fn read_maps(&mut self, join: Join) -> Option<Joined> {
+    fn read_maps(&mut self, join: TraceUse) -> Option<TraceMaps> {
         for tracer in crate::probe::registry::running_tracers() {
-            let maps = match tracer.open() {
+            let maps = match tracer.open_maps() {
                 Ok(maps) => maps,
                 Err(error) => {
                     self.notes.push(format!(
                         "the trace of process {} cannot be read: {}; run as root",
                         tracer.pid,
-                        crate::wording::chain(&error)
+                        crate::wording::chain_text(&error)
                     ));
                     continue;
                 }
             };
             // A recording that was named comes first; two histories do not mix.
-            let alone = join == Join::History && self.since.is_none();
+            let alone = join == TraceUse::History && self.since.is_none();
             if let Some(path) = tracer.recording.as_deref().filter(|_| alone) {
                 self.replay_running(path);
             }
-            return Some(Joined {
+            return Some(TraceMaps {
                 // Before the maps: what they have is never older.
-                activity: tracer.activity(),
-                procs: maps.procs(),
-                sems: maps.sems(),
-                devices: maps.devices(),
-                lookups: maps.lookups(),
-                sites: if join == Join::Briefly {
+                activity: tracer.read_activity(),
+                procs: maps.proc_records(),
+                sems: maps.sem_records(),
+                devices: maps.last_ioctls(),
+                lookups: maps.failed_lookups(),
+                sites: if join == TraceUse::MapsWithoutStacks {
                     Vec::new()
                 } else {
-                    maps.sites()
+                    maps.call_sites()
                 },
                 tracer,
                 alone,
@@ -247,25 +247,25 @@ impl Case {
     }
 
     #[cfg(not(feature = "live"))]
-    const fn read_maps(&mut self, _join: Join) -> Option<Joined> {
+    const fn read_maps(&mut self, _join: TraceUse) -> Option<TraceMaps> {
         None
     }
 
     /// Enters what the maps of a running trace have.
     #[cfg(feature = "live")]
-    fn join(&mut self, maps: Joined) {
+    fn join_maps(&mut self, maps: TraceMaps) {
         let mut procs = maps.procs;
         // So that sets come about in the order of the books: neighbours one after the other.
         procs.sort_unstable_by_key(|(key, _)| (key.start, key.tgid));
         let mut behind = 0u64;
         for record in dmtrace_core::ledger::in_order(procs, maps.sems) {
             match record {
-                dmtrace_core::ledger::Record::Process(_, record) => {
+                dmtrace_core::ledger::MapRecord::Process(_, record) => {
                     self.ledger.adopt_process(&record);
                 }
-                dmtrace_core::ledger::Record::Set(key, record) => {
+                dmtrace_core::ledger::MapRecord::Set(key, record) => {
                     behind += u64::from(self.is_behind(key.into(), record.last_op));
-                    self.ledger.adopt(key.into(), &record);
+                    self.ledger.adopt_record(key.into(), &record);
                 }
             }
         }
@@ -276,19 +276,19 @@ impl Case {
             self.completeness.lost.add(behind);
             self.notes.push(format!(
                 "the recording lags behind its trace: {} used since",
-                count(behind, "cookie was", "cookies were")
+                count_noun(behind, "cookie was", "cookies were")
             ));
         }
-        let mut numbers = crate::trace::session::Directory::default();
+        let mut numbers = crate::trace::session::DeviceDirectory::default();
         for device in maps.devices {
             let bytes = dmtrace_core::event::as_bytes(&device);
-            let device = numbers.complete(bytes).unwrap_or(device);
-            if let Ok(event) = decode(dmtrace_core::event::as_bytes(&device)) {
+            let device = numbers.complete_message(bytes).unwrap_or(device);
+            if let Ok(event) = decode_event(dmtrace_core::event::as_bytes(&device)) {
                 self.ledger.apply(&event);
             }
         }
         for lookup in maps.lookups {
-            if let Ok(event) = decode(dmtrace_core::event::as_bytes(&lookup)) {
+            if let Ok(event) = decode_event(dmtrace_core::event::as_bytes(&lookup)) {
                 self.ledger.apply(&event);
             }
         }
@@ -297,7 +297,7 @@ impl Case {
                 .adopt_call_site(key.into(), BootTime(created), site);
         }
         let tracer = maps.tracer;
-        self.blind(tracer.backend());
+        self.add_blind_spots(tracer.backend());
         self.since = Some(
             self.since
                 .map_or(tracer.since, |since| since.min(tracer.since)),
@@ -314,7 +314,7 @@ impl Case {
     }
 
     #[cfg(not(feature = "live"))]
-    const fn join(&mut self, maps: Joined) {
+    const fn join_maps(&mut self, maps: TraceMaps) {
         match maps {}
     }
 
@@ -331,7 +331,7 @@ impl Case {
     #[cfg(feature = "live")]
     fn replay_running(&mut self, path: &Path) {
         let mut past = Self::empty();
-        match past.read(path, Live::Yes) {
+        match past.read_recording(path, RecordingState::Yes) {
             Ok(_) => {
                 self.ledger = past.ledger;
                 self.completeness = past.completeness;
@@ -340,18 +340,18 @@ impl Case {
             }
             Err(error) => self.notes.push(format!(
                 "recording of the trace: {}",
-                crate::wording::chain(&error)
+                crate::wording::chain_text(&error)
             )),
         }
     }
 
-    fn replay(&mut self, path: &Path) -> Result<Start> {
-        self.read(path, Live::No)
+    fn replay_recording(&mut self, path: &Path) -> Result<RecordingStart> {
+        self.read_recording(path, RecordingState::No)
     }
 
-    fn read(&mut self, path: &Path, live: Live) -> Result<Start> {
+    fn read_recording(&mut self, path: &Path, live: RecordingState) -> Result<RecordingStart> {
         let shown = path.display();
-        let unfinished = unfinished(path);
+        let unfinished = unfinished_recordings(path);
         let file = File::open(path).with_context(|| match unfinished.first() {
             Some(beside) => format!(
                 "{shown}: a recording that was cut short is {}",
@@ -359,7 +359,7 @@ impl Case {
             ),
             None => format!("{shown}"),
         })?;
-        if live == Live::No {
+        if live == RecordingState::No {
             self.notes.extend(unfinished.iter().map(|beside| {
                 format!(
                     "a recording that did not come to its end is {}",
@@ -367,10 +367,10 @@ impl Case {
                 )
             }));
         }
-        let (mut reader, start) = Reader::open(BufReader::with_capacity(1 << 20, file))
-            .map_err(|error| anyhow::anyhow!("{shown}: {}", causes(&error)))?;
+        let (mut reader, start) = RecordingReader::open(BufReader::with_capacity(1 << 20, file))
+            .map_err(|error| anyhow::anyhow!("{shown}: {}", causes_text(&error)))?;
         self.since = Some(start.began);
-        self.blind(
+        self.add_blind_spots(
             Backend::ALL
                 .into_iter()
                 .find(|backend| backend.name() == start.backend),
@@ -387,7 +387,7 @@ impl Case {
         let mut sites: BTreeMap<u32, Arc<CallSite>> = BTreeMap::new();
         while let Some(frame) = reader.next_frame().with_context(|| format!("{shown}"))? {
             match frame {
-                Frame::Message(bytes) => match decode(&bytes) {
+                RecordedFrame::Message(bytes) => match decode_event(&bytes) {
                     Ok(event) => {
                         last = last.max(event.at);
                         changes.clear();
@@ -395,22 +395,22 @@ impl Case {
                     }
                     Err(_) => undecodable += 1,
                 },
-                Frame::Sem(key, record) => {
-                    self.ledger.adopt(key.into(), &record);
+                RecordedFrame::Sem(key, record) => {
+                    self.ledger.adopt_record(key.into(), &record);
                 }
-                Frame::Proc(record) => {
+                RecordedFrame::Proc(record) => {
                     self.ledger.adopt_process(&record);
                 }
-                Frame::Snapshot(snapshot) => {
+                RecordedFrame::Snapshot(snapshot) => {
                     self.ledger.reconcile(&snapshot);
                     self.snapshot = *snapshot;
                 }
-                Frame::Facts(facts) => {
+                RecordedFrame::Facts(facts) => {
                     last = last.max(facts.now);
-                    self.ledger.observe(&facts);
+                    self.ledger.observe_exits(&facts);
                     self.facts = *facts;
                 }
-                Frame::End(balance) => {
+                RecordedFrame::End(balance) => {
                     ended = true;
                     if balance["continued"] == true {
                         self.notes.push(format!("{shown}: goes on in a later file"));
@@ -427,23 +427,23 @@ impl Case {
                         self.inexact = true;
                     }
                 }
-                Frame::Packages(packages) => self.packages = packages,
-                Frame::Site(number, site) => {
+                RecordedFrame::Packages(packages) => self.packages = packages,
+                RecordedFrame::Site(number, site) => {
                     sites.insert(number, Arc::new(*site));
                 }
-                Frame::SiteOf(of) => {
+                RecordedFrame::SiteOf(of) => {
                     if let Some(site) = sites.get(&of.site) {
                         self.ledger
                             .place_call_site(of.sem, of.key, of.at, of.maker, site);
                     }
                 }
-                Frame::Start(_) | Frame::Unknown(_) => {}
+                RecordedFrame::Start(_) | RecordedFrame::Unknown(_) => {}
             }
         }
-        if live != Live::No {
+        if live != RecordingState::No {
             // The last entry may be in the making, and the end is still to come.
             ended = true;
-        } else if let Some(Tail::Cut { at, why }) = reader.tail() {
+        } else if let Some(RecordingTail::Cut { at, why }) = reader.tail() {
             self.notes.push(format!(
                 "{shown}: cut off at byte {at}: {why}; read up to there"
             ));
@@ -461,7 +461,7 @@ impl Case {
             self.completeness.lost.add(undecodable);
             self.notes.push(format!(
                 "{shown}: {} could not be decoded",
-                count(undecodable, "message", "messages")
+                count_noun(undecodable, "message", "messages")
             ));
         }
         Ok(start)
@@ -470,7 +470,7 @@ impl Case {
 
 /// Recordings that were to replace this one: of a `record --force` that still runs, was killed, or
 /// found the disk full.
-fn unfinished(path: &Path) -> Vec<PathBuf> {
+fn unfinished_recordings(path: &Path) -> Vec<PathBuf> {
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
         return Vec::new();
     };

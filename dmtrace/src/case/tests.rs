@@ -11,12 +11,12 @@ use dmtrace_core::{
 };
 
 use super::*;
-use crate::recording::Writer;
+use crate::recording::RecordingWriter;
 
 const KEY: u32 = 0x0d4d_1234;
 const SECOND: u64 = 1_000_000_000;
 
-fn message(kind: Kind, at: u64, arg: i32, op: i16) -> SemEvent {
+fn message_at(kind: Kind, at: u64, arg: i32, op: i16) -> SemEvent {
     SemEvent {
         header: Header {
             kind: kind as u16,
@@ -42,14 +42,14 @@ fn message(kind: Kind, at: u64, arg: i32, op: i16) -> SemEvent {
 }
 
 /// A cookie that is announced and left: its owner is not in the process list.
-fn recording() -> Vec<u8> {
-    let start = Start {
+fn sample_recording() -> Vec<u8> {
+    let start = RecordingStart {
         abi: ABI,
         began: BootTime(SECOND),
         backend: "fentry".to_owned(),
-        ..Start::default()
+        ..RecordingStart::default()
     };
-    let mut writer = Writer::begin(Vec::new(), &start).unwrap();
+    let mut writer = RecordingWriter::begin(Vec::new(), &start).unwrap();
     let empty = Snapshot {
         began: BootTime(SECOND),
         ended: BootTime(SECOND),
@@ -63,15 +63,15 @@ fn recording() -> Vec<u8> {
         }],
         ..Snapshot::default()
     };
-    writer.snapshot(&empty).unwrap();
+    writer.write_snapshot(&empty).unwrap();
     for (kind, at, arg, op) in [
         (Kind::Created, 2, 1, 0),
         (Kind::SetVal, 3, 1, 0),
         (Kind::Op, 4, 0, 1),
         (Kind::Exit, 5, 9, 0),
     ] {
-        let message = message(kind, at * SECOND, arg, op);
-        writer.message(as_bytes(&message)).unwrap();
+        let message = message_at(kind, at * SECOND, arg, op);
+        writer.write_message(as_bytes(&message)).unwrap();
     }
     let mut full = empty;
     full.began = BootTime(100 * SECOND);
@@ -88,25 +88,25 @@ fn recording() -> Vec<u8> {
         }),
         ..SetSnapshot::default()
     }];
-    writer.snapshot(&full).unwrap();
+    writer.write_snapshot(&full).unwrap();
     let facts = HostFacts {
         now: BootTime(101 * SECOND),
         processes_complete: true,
         carriers_complete: true,
         ..HostFacts::default()
     };
-    writer.facts(&facts).unwrap();
-    writer.end(&serde_json::json!({"deficits": []})).unwrap()
+    writer.write_facts(&facts).unwrap();
+    writer.finish(&serde_json::json!({"deficits": []})).unwrap()
 }
 
-fn case(bytes: &[u8]) -> Result<Case> {
+fn case_from(bytes: &[u8]) -> Result<Case> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
     Case::of_recording(file.path()).map(|(case, _)| case)
 }
 
-fn verdicts(case: &Case) -> Vec<(Class, Confidence)> {
-    case.judge(&Thresholds::default())
+fn case_verdicts(case: &Case) -> Vec<(Class, Confidence)> {
+    case.judge_all(&Thresholds::default())
         .into_iter()
         .map(|judged| (judged.verdict.class, judged.verdict.confidence))
         .collect()
@@ -114,15 +114,15 @@ fn verdicts(case: &Case) -> Vec<(Class, Confidence)> {
 
 #[test]
 fn cut_at_any_byte_it_is_read_up_to_there_and_nothing_is_certain() {
-    let whole = recording();
-    let judged = verdicts(&case(&whole).unwrap());
+    let whole = sample_recording();
+    let judged = case_verdicts(&case_from(&whole).unwrap());
     assert!(
         matches!(judged[..], [(Class::Leaked(_), Confidence::Observed)]),
         "{judged:?}"
     );
     let mut opened = 0;
     for length in 0..whole.len() {
-        match case(&whole[..length]) {
+        match case_from(&whole[..length]) {
             Err(error) => {
                 assert_eq!(opened, 0, "read further with fewer bytes: {length}");
                 assert_eq!(format!("{error:#}").lines().count(), 1);
@@ -132,7 +132,7 @@ fn cut_at_any_byte_it_is_read_up_to_there_and_nothing_is_certain() {
                 assert!(case.incomplete, "{length}");
                 let told = case.notes.iter().any(|note| note.contains("has no end"));
                 assert!(told, "{length}: {:?}", case.notes);
-                for (class, confidence) in verdicts(&case) {
+                for (class, confidence) in case_verdicts(&case) {
                     assert_ne!(confidence, Confidence::Observed, "{length}: {class:?}");
                 }
             }

@@ -8,7 +8,7 @@ use crate::host::{HostError, Inside, semaphores};
 
 /// Why a set is out of bounds, whatever a plan says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Forbidden {
+pub enum ForbiddenReason {
     /// It has not the form of a cookie: key, one semaphore, mode 0600, made and owned by root.
     #[error("it is no cookie")]
     NotACookie,
@@ -25,14 +25,14 @@ pub enum Forbidden {
 
 /// What came of the last look and the removal.
 #[derive(Debug)]
-pub(super) enum Act {
+pub(super) enum ActResult {
     Removed,
     Completed,
     Gone,
     /// It is not what it was.
     Changed(Box<SetSnapshot>),
     /// It is out of bounds.
-    Forbidden(Forbidden),
+    Forbidden(ForbiddenReason),
     /// It cannot be read.
     Unread(HostError),
     Refused(io::Error),
@@ -42,13 +42,13 @@ pub(super) enum Act {
 ///
 /// # Errors
 /// The first that is broken.
-pub(super) fn permitted(set: &SetSnapshot) -> Result<(), Forbidden> {
+pub(super) fn check_permitted(set: &SetSnapshot) -> Result<(), ForbiddenReason> {
     if !set.looks_like_cookie() {
-        return Err(Forbidden::NotACookie);
+        return Err(ForbiddenReason::NotACookie);
     }
-    let state = set.first.ok_or(Forbidden::Unreadable)?;
+    let state = set.first.ok_or(ForbiddenReason::Unreadable)?;
     if state.zcnt != 0 || state.ncnt != 0 {
-        return Err(Forbidden::Waiters);
+        return Err(ForbiddenReason::Waiters);
     }
     Ok(())
 }
@@ -57,13 +57,13 @@ pub(super) fn permitted(set: &SetSnapshot) -> Result<(), Forbidden> {
 ///
 /// # Errors
 /// The first that is broken.
-pub(super) fn completable(set: &SetSnapshot) -> Result<(), Forbidden> {
+pub(super) fn check_completable(set: &SetSnapshot) -> Result<(), ForbiddenReason> {
     if !set.looks_like_cookie() {
-        return Err(Forbidden::NotACookie);
+        return Err(ForbiddenReason::NotACookie);
     }
     match set.first {
-        None => Err(Forbidden::Unreadable),
-        Some(state) if state.zcnt == 0 => Err(Forbidden::NoWaiter),
+        None => Err(ForbiddenReason::Unreadable),
+        Some(state) if state.zcnt == 0 => Err(ForbiddenReason::NoWaiter),
         Some(_) => Ok(()),
     }
 }
@@ -73,25 +73,29 @@ pub(super) fn completable(set: &SetSnapshot) -> Result<(), Forbidden> {
 /// The three operations are one for the kernel (`perform_atomic_semop`): the first two succeed
 /// only if the value is exactly what was planned, the third leaves what is not lost. A sleeper is
 /// woken if the result is 0.
-pub(super) fn complete(inside: &Inside, expected: &SetSnapshot, completion: Completion) -> Act {
+pub(super) fn complete_cookie(
+    inside: &Inside,
+    expected: &SetSnapshot,
+    completion: Completion,
+) -> ActResult {
     let set = match semaphores::read_one(inside, expected.semid) {
         Ok(Some(set)) => set,
-        Ok(None) => return Act::Gone,
-        Err(error) => return Act::Unread(error),
+        Ok(None) => return ActResult::Gone,
+        Err(error) => return ActResult::Unread(error),
     };
     if set != *expected {
-        return Act::Changed(Box::new(set));
+        return ActResult::Changed(Box::new(set));
     }
-    if let Err(forbidden) = completable(&set) {
-        return Act::Forbidden(forbidden);
+    if let Err(forbidden) = check_completable(&set) {
+        return ActResult::Forbidden(forbidden);
     }
     let Completion { value, count } = completion;
     let rest = value.saturating_sub(count);
     let (Ok(down), Ok(up)) = (i16::try_from(-value), i16::try_from(rest)) else {
-        return Act::Refused(io::ErrorKind::InvalidInput.into());
+        return ActResult::Refused(io::ErrorKind::InvalidInput.into());
     };
     if down >= 0 || up < 0 {
-        return Act::Refused(io::ErrorKind::InvalidInput.into());
+        return ActResult::Refused(io::ErrorKind::InvalidInput.into());
     }
     let operation = |sem_op| libc::sembuf {
         sem_num: 0,
@@ -104,18 +108,18 @@ pub(super) fn complete(inside: &Inside, expected: &SetSnapshot, completion: Comp
     // SAFETY: `operations` is valid for `length` entries. `inside` proves that the semid is one of
     // the namespace that was looked at.
     if unsafe { libc::semop(set.semid, operations.as_mut_ptr(), length) } == 0 {
-        return Act::Completed;
+        return ActResult::Completed;
     }
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
-        Some(libc::EINVAL | libc::EIDRM) => Act::Gone,
+        Some(libc::EINVAL | libc::EIDRM) => ActResult::Gone,
         // Another value than expected.
         Some(libc::EAGAIN) => match semaphores::read_one(inside, expected.semid) {
-            Ok(Some(set)) => Act::Changed(Box::new(set)),
-            Ok(None) => Act::Gone,
-            Err(error) => Act::Unread(error),
+            Ok(Some(set)) => ActResult::Changed(Box::new(set)),
+            Ok(None) => ActResult::Gone,
+            Err(error) => ActResult::Unread(error),
         },
-        _ => Act::Refused(error),
+        _ => ActResult::Refused(error),
     }
 }
 
@@ -123,27 +127,27 @@ pub(super) fn complete(inside: &Inside, expected: &SetSnapshot, completion: Comp
 ///
 /// System V has no conditional removal: between the last reading (`GETZCNT`) and `IPC_RMID` lie
 /// the few instructions of this function.
-pub(super) fn remove(inside: &Inside, expected: &SetSnapshot) -> Act {
+pub(super) fn remove_set(inside: &Inside, expected: &SetSnapshot) -> ActResult {
     let set = match semaphores::read_one(inside, expected.semid) {
         Ok(Some(set)) => set,
-        Ok(None) => return Act::Gone,
-        Err(error) => return Act::Unread(error),
+        Ok(None) => return ActResult::Gone,
+        Err(error) => return ActResult::Unread(error),
     };
     if set != *expected {
-        return Act::Changed(Box::new(set));
+        return ActResult::Changed(Box::new(set));
     }
-    if let Err(forbidden) = permitted(&set) {
-        return Act::Forbidden(forbidden);
+    if let Err(forbidden) = check_permitted(&set) {
+        return ActResult::Forbidden(forbidden);
     }
     // SAFETY: IPC_RMID takes no argument, and no memory is involved. `inside` proves that the
     // semid is one of the namespace that was looked at.
     if unsafe { libc::semctl(set.semid, 0, libc::IPC_RMID) } == 0 {
-        return Act::Removed;
+        return ActResult::Removed;
     }
     let error = io::Error::last_os_error();
     match error.raw_os_error() {
-        Some(libc::EINVAL | libc::EIDRM) => Act::Gone,
-        _ => Act::Refused(error),
+        Some(libc::EINVAL | libc::EIDRM) => ActResult::Gone,
+        _ => ActResult::Refused(error),
     }
 }
 
@@ -152,7 +156,7 @@ mod tests {
     use super::*;
     use dmtrace_core::{facts::SemState, ids::Key};
 
-    fn cookie() -> SetSnapshot {
+    fn sample_set() -> SetSnapshot {
         SetSnapshot {
             key: Key(0x0d4d_0001),
             mode: 0o600,
@@ -164,45 +168,61 @@ mod tests {
 
     #[test]
     fn foreign_sets_are_out_of_bounds() {
-        assert_eq!(permitted(&cookie()), Ok(()));
+        assert_eq!(check_permitted(&sample_set()), Ok(()));
         for set in [
             SetSnapshot {
                 key: Key(0x0d4e_0001),
-                ..cookie()
+                ..sample_set()
             },
             SetSnapshot {
                 nsems: 2,
-                ..cookie()
+                ..sample_set()
             },
             SetSnapshot {
                 nsems: 0,
-                ..cookie()
+                ..sample_set()
             },
             SetSnapshot {
                 mode: 0o666,
-                ..cookie()
+                ..sample_set()
             },
-            SetSnapshot { uid: 1, ..cookie() },
+            SetSnapshot {
+                uid: 1,
+                ..sample_set()
+            },
             SetSnapshot {
                 cuid: 1,
-                ..cookie()
+                ..sample_set()
             },
         ] {
-            assert_eq!(permitted(&set), Err(Forbidden::NotACookie), "{set:?}");
+            assert_eq!(
+                check_permitted(&set),
+                Err(ForbiddenReason::NotACookie),
+                "{set:?}"
+            );
         }
     }
 
     #[test]
     fn waiters_and_the_unreadable_are_out_of_bounds() {
-        let with = |first| SetSnapshot { first, ..cookie() };
-        assert_eq!(permitted(&with(None)), Err(Forbidden::Unreadable));
+        let with = |first| SetSnapshot {
+            first,
+            ..sample_set()
+        };
+        assert_eq!(
+            check_permitted(&with(None)),
+            Err(ForbiddenReason::Unreadable)
+        );
         for (zcnt, ncnt) in [(1, 0), (0, 1)] {
             let state = SemState {
                 zcnt,
                 ncnt,
                 ..SemState::default()
             };
-            assert_eq!(permitted(&with(Some(state))), Err(Forbidden::Waiters));
+            assert_eq!(
+                check_permitted(&with(Some(state))),
+                Err(ForbiddenReason::Waiters)
+            );
         }
     }
 }

@@ -15,8 +15,8 @@ use std::{
 
 use dmtrace_core::{
     cleanup::{
-        plan::{Action, Plan, PlanEntry},
-        recheck::{Moved, What, recheck},
+        plan::{Plan, PlanEntry, PlannedAction},
+        recheck::{IdentityMismatch, MismatchedField, recheck_entry},
     },
     facts::{HostFacts, SetSnapshot},
     ids::{BootTime, IpcNs},
@@ -25,19 +25,19 @@ use dmtrace_core::{
 use serde_json::json;
 
 use super::{
-    act::{self, Act, Forbidden},
+    act::{self, ActResult, ForbiddenReason},
     audit::{Audit, AuditError},
     result::OutcomeKind,
     witness::{Sighting, Witness},
 };
 use crate::{
     host::{self, HostError, NsSession, Scope, semaphores},
-    wording::causes,
+    wording::causes_text,
 };
 
 /// What came of one cookie of a plan.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum CleanupOutcome {
     /// It is removed.
     Removed,
     /// It is removed, and somebody used it between the last look and the removal.
@@ -47,18 +47,18 @@ pub enum Outcome {
     /// It had gone by itself.
     Gone,
     /// It is not what it was when the plan was made; left alone.
-    Moved(Moved),
+    Moved(IdentityMismatch),
     /// Somebody uses it now, as a running trace has seen; left alone.
     InUse,
     /// It is out of bounds, whatever the plan says; left alone.
-    Forbidden(Forbidden),
+    Forbidden(ForbiddenReason),
     /// It could not be reached, read or removed.
     Failed(String),
     /// Not tried: interrupted, or the audit record could not be kept.
     NotTried,
 }
 
-impl Outcome {
+impl CleanupOutcome {
     /// Which it is, without its details.
     pub const fn kind(&self) -> OutcomeKind {
         match self {
@@ -107,27 +107,27 @@ impl Outcome {
 
 /// One cookie of a plan, and what came of it.
 #[derive(Debug)]
-pub struct Applied<'a> {
+pub struct AppliedEntry<'a> {
     /// The cookie.
     pub entry: &'a PlanEntry,
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: CleanupOutcome,
 }
 
 /// What came of a plan.
 #[derive(Debug, Default)]
-pub struct Report<'a> {
+pub struct CleanupReport<'a> {
     /// One for each removal in the plan.
-    pub applied: Vec<Applied<'a>>,
+    pub applied: Vec<AppliedEntry<'a>>,
     /// Why the rest was not tried.
     pub stopped: Option<AuditError>,
     /// Whether a signal ended it early.
     pub interrupted: bool,
 }
 
-impl Report<'_> {
+impl CleanupReport<'_> {
     /// How many came out like this.
-    pub fn count(&self, wanted: impl Fn(&Outcome) -> bool) -> usize {
+    pub fn count_where(&self, wanted: impl Fn(&CleanupOutcome) -> bool) -> usize {
         self.applied
             .iter()
             .filter(|applied| wanted(&applied.outcome))
@@ -145,7 +145,7 @@ impl Report<'_> {
 const BATCH_TIME: Duration = Duration::from_secs(1);
 
 /// What is used for each removal.
-struct Work<'a> {
+struct CleanupWork<'a> {
     plan: &'a Plan,
     audit: &'a mut Audit,
     witness: Arc<dyn Witness>,
@@ -153,29 +153,29 @@ struct Work<'a> {
 }
 
 /// A visit to one namespace.
-struct Visit {
+struct NamespaceVisit {
     session: NsSession,
     facts: HostFacts,
     began: Instant,
 }
 
 /// Carries out a plan. `stop` ends it between two cookies; `sink` gets each outcome as it comes.
-pub fn apply<'a>(
+pub fn apply_plan<'a>(
     plan: &'a Plan,
     audit: &mut Audit,
     witness: Arc<dyn Witness>,
     stop: &AtomicBool,
-    sink: &mut dyn FnMut(&Applied<'a>),
-) -> Report<'a> {
-    let mut report = Report::default();
-    if let Err(error) = audit.begin(plan) {
+    sink: &mut dyn FnMut(&AppliedEntry<'a>),
+) -> CleanupReport<'a> {
+    let mut report = CleanupReport::default();
+    if let Err(error) = audit.write_begin(plan) {
         report.stopped = Some(error);
     }
     let mut spaces: BTreeMap<IpcNs, Vec<&PlanEntry>> = BTreeMap::new();
-    for entry in plan.acts() {
+    for entry in plan.pending() {
         spaces.entry(entry.sem.ns).or_default().push(entry);
     }
-    let mut work = Work {
+    let mut work = CleanupWork {
         plan,
         audit,
         witness,
@@ -187,35 +187,35 @@ pub fn apply<'a>(
             let visit = if report.stopped.is_some() || stop.load(Ordering::Relaxed) {
                 None
             } else {
-                Some(visit(ns))
+                Some(visit_namespace(ns))
             };
             match visit {
                 None => {
                     for entry in std::mem::take(&mut rest) {
-                        report.add(entry, Outcome::NotTried, sink);
+                        report.add_outcome(entry, CleanupOutcome::NotTried, sink);
                     }
                 }
                 Some(Err(error)) => {
                     // The same for all: without a way in, none of them can be touched.
                     for entry in std::mem::take(&mut rest) {
                         let outcome = match &error {
-                            HostError::Gone { .. } => Outcome::Gone,
-                            error => Outcome::Failed(error.to_string()),
+                            HostError::Gone { .. } => CleanupOutcome::Gone,
+                            error => CleanupOutcome::Failed(error.to_string()),
                         };
-                        work.tell(entry, outcome, &mut report, sink);
+                        work.record_outcome(entry, outcome, &mut report, sink);
                     }
                 }
                 Some(Ok(visit)) => {
-                    let outcome = work.one(&visit, first, &mut report);
-                    work.tell(first, outcome, &mut report, sink);
+                    let outcome = work.apply_entry(&visit, first, &mut report);
+                    work.record_outcome(first, outcome, &mut report, sink);
                     rest = &rest[1..];
                     while let Some((next, _)) = rest.split_first()
                         && visit.began.elapsed() < BATCH_TIME
                         && report.stopped.is_none()
                         && !stop.load(Ordering::Relaxed)
                     {
-                        let outcome = work.one(&visit, next, &mut report);
-                        work.tell(next, outcome, &mut report, sink);
+                        let outcome = work.apply_entry(&visit, next, &mut report);
+                        work.record_outcome(next, outcome, &mut report, sink);
                         rest = &rest[1..];
                     }
                 }
@@ -225,130 +225,147 @@ pub fn apply<'a>(
     report.interrupted = stop.load(Ordering::Relaxed);
     if report.stopped.is_none() {
         let counts = json!({
-            "removed": report.count(|outcome| matches!(outcome, Outcome::Removed | Outcome::RemovedLate(_))),
-            "completed": report.count(|outcome| matches!(outcome, Outcome::Completed(_))),
-            "gone": report.count(|outcome| matches!(outcome, Outcome::Gone)),
-            "left": report.count(|outcome| !outcome.is_done()),
+            "removed": report.count_where(|outcome| matches!(outcome, CleanupOutcome::Removed | CleanupOutcome::RemovedLate(_))),
+            "completed": report.count_where(|outcome| matches!(outcome, CleanupOutcome::Completed(_))),
+            "gone": report.count_where(|outcome| matches!(outcome, CleanupOutcome::Gone)),
+            "left": report.count_where(|outcome| !outcome.is_done()),
             "interrupted": report.interrupted,
         });
-        report.stopped = work.audit.end(counts).err();
+        report.stopped = work.audit.write_end(counts).err();
     }
     report
 }
 
-impl<'a> Report<'a> {
-    fn add(&mut self, entry: &'a PlanEntry, outcome: Outcome, sink: &mut dyn FnMut(&Applied<'a>)) {
-        let applied = Applied { entry, outcome };
+impl<'a> CleanupReport<'a> {
+    fn add_outcome(
+        &mut self,
+        entry: &'a PlanEntry,
+        outcome: CleanupOutcome,
+        sink: &mut dyn FnMut(&AppliedEntry<'a>),
+    ) {
+        let applied = AppliedEntry { entry, outcome };
         sink(&applied);
         self.applied.push(applied);
     }
 }
 
 /// Gathers the facts, then enters.
-fn visit(ns: IpcNs) -> Result<Visit, HostError> {
+fn visit_namespace(ns: IpcNs) -> Result<NamespaceVisit, HostError> {
     let scope = Scope {
         namespaces: [ns].into(),
         ..Scope::default()
     };
-    let (_, facts) = host::gather(&scope);
+    let (_, facts) = host::gather_facts(&scope);
     let began = Instant::now();
     let session = NsSession::find(&scope.roots, ns)?;
-    Ok(Visit {
+    Ok(NamespaceVisit {
         session,
         facts,
         began,
     })
 }
 
-impl Work<'_> {
+impl CleanupWork<'_> {
     /// Writes the outcome down and tells it.
-    fn tell<'a>(
+    fn record_outcome<'a>(
         &mut self,
         entry: &'a PlanEntry,
-        outcome: Outcome,
-        report: &mut Report<'a>,
-        sink: &mut dyn FnMut(&Applied<'a>),
+        outcome: CleanupOutcome,
+        report: &mut CleanupReport<'a>,
+        sink: &mut dyn FnMut(&AppliedEntry<'a>),
     ) {
-        if report.stopped.is_none() && !matches!(outcome, Outcome::NotTried) {
+        if report.stopped.is_none() && !matches!(outcome, CleanupOutcome::NotTried) {
             let detail = outcome.detail();
             let done = self
                 .audit
-                .outcome(entry, outcome.label(), detail.as_deref());
+                .write_outcome(entry, outcome.label(), detail.as_deref());
             report.stopped = done.err();
         }
-        report.add(entry, outcome, sink);
+        report.add_outcome(entry, outcome, sink);
     }
 
-    fn one(&mut self, visit: &Visit, entry: &PlanEntry, report: &mut Report<'_>) -> Outcome {
-        let (set, seen) = match self.check(visit, entry) {
+    fn apply_entry(
+        &mut self,
+        visit: &NamespaceVisit,
+        entry: &PlanEntry,
+        report: &mut CleanupReport<'_>,
+    ) -> CleanupOutcome {
+        let (set, seen) = match self.check_entry(visit, entry) {
             Ok(checked) => checked,
             Err(outcome) => return outcome,
         };
         if self.stop.load(Ordering::Relaxed) {
-            return Outcome::NotTried;
+            return CleanupOutcome::NotTried;
         }
-        if let Err(error) = self.audit.intent(entry, &set, seen) {
+        if let Err(error) = self.audit.write_intent(entry, &set, seen) {
             report.stopped = Some(error);
-            return Outcome::NotTried;
+            return CleanupOutcome::NotTried;
         }
         let (witness, sem) = (Arc::clone(&self.witness), entry.sem);
         let completion = entry.action.completion();
         let done = visit.session.run(move |inside| {
             // The sync took its time.
-            if witness.look(sem).is_some_and(|now| now.is_news_after(seen)) {
+            if witness
+                .sighting_of(sem)
+                .is_some_and(|now| now.is_news_after(seen))
+            {
                 return None;
             }
             if let Some(completion) = completion {
-                return Some((act::complete(inside, &set, completion), None));
+                return Some((act::complete_cookie(inside, &set, completion), None));
             }
-            let act = act::remove(inside, &set);
+            let act = act::remove_set(inside, &set);
             // The record of a removed set goes at once, unless the tracer is behind.
-            let late = witness.look(sem).filter(|now| now.is_news_after(seen));
+            let late = witness
+                .sighting_of(sem)
+                .filter(|now| now.is_news_after(seen));
             Some((act, late))
         });
         match done {
-            Ok(None) => Outcome::InUse,
-            Ok(Some((Act::Removed, Some(late)))) => Outcome::RemovedLate(late),
-            Ok(Some((Act::Removed, None))) => Outcome::Removed,
-            Ok(Some((Act::Completed, _))) => {
-                completion.map_or(Outcome::NotTried, Outcome::Completed)
+            Ok(None) => CleanupOutcome::InUse,
+            Ok(Some((ActResult::Removed, Some(late)))) => CleanupOutcome::RemovedLate(late),
+            Ok(Some((ActResult::Removed, None))) => CleanupOutcome::Removed,
+            Ok(Some((ActResult::Completed, _))) => {
+                completion.map_or(CleanupOutcome::NotTried, CleanupOutcome::Completed)
             }
-            Ok(Some((Act::Gone, _))) => Outcome::Gone,
-            Ok(Some((Act::Changed(set), _))) => moved(entry, &set, &visit.facts),
-            Ok(Some((Act::Forbidden(forbidden), _))) => Outcome::Forbidden(forbidden),
-            Ok(Some((Act::Unread(error), _))) | Err(error) => Outcome::Failed(causes(&error)),
-            Ok(Some((Act::Refused(error), _))) => {
-                Outcome::Failed(format!("the kernel refuses: {}", causes(&error)))
+            Ok(Some((ActResult::Gone, _))) => CleanupOutcome::Gone,
+            Ok(Some((ActResult::Changed(set), _))) => change_between(entry, &set, &visit.facts),
+            Ok(Some((ActResult::Forbidden(forbidden), _))) => CleanupOutcome::Forbidden(forbidden),
+            Ok(Some((ActResult::Unread(error), _))) | Err(error) => {
+                CleanupOutcome::Failed(causes_text(&error))
+            }
+            Ok(Some((ActResult::Refused(error), _))) => {
+                CleanupOutcome::Failed(format!("the kernel refuses: {}", causes_text(&error)))
             }
         }
     }
 
     /// Reads a cookie and compares it with the plan.
-    fn check(
+    fn check_entry(
         &self,
-        visit: &Visit,
+        visit: &NamespaceVisit,
         entry: &PlanEntry,
-    ) -> Result<(SetSnapshot, Option<Sighting>), Outcome> {
+    ) -> Result<(SetSnapshot, Option<Sighting>), CleanupOutcome> {
         let semid = entry.sem.semid;
         // Before the reading: what happens in between is in the reading or seen later.
-        let seen = self.witness.look(entry.sem);
-        let failed = |error: HostError| Outcome::Failed(error.to_string());
+        let seen = self.witness.sighting_of(entry.sem);
+        let failed = |error: HostError| CleanupOutcome::Failed(error.to_string());
         let set = visit
             .session
             .run(move |inside| semaphores::read_one(inside, semid))
             .and_then(|read| read)
             .map_err(failed)?
-            .ok_or(Outcome::Gone)?;
-        recheck(entry, &set, &visit.facts).map_err(Outcome::Moved)?;
+            .ok_or(CleanupOutcome::Gone)?;
+        recheck_entry(entry, &set, &visit.facts).map_err(CleanupOutcome::Moved)?;
         let permitted = match entry.action {
-            Action::Complete(_) => act::completable(&set),
-            _ => act::permitted(&set),
+            PlannedAction::Complete(_) => act::check_completable(&set),
+            _ => act::check_permitted(&set),
         };
-        permitted.map_err(Outcome::Forbidden)?;
+        permitted.map_err(CleanupOutcome::Forbidden)?;
         if let Some(seen) = seen
             && used_since(seen, self.plan.made_boot)
         {
-            return Err(Outcome::InUse);
+            return Err(CleanupOutcome::InUse);
         }
         Ok((set, seen))
     }
@@ -361,12 +378,12 @@ fn used_since(seen: Sighting, made: BootTime) -> bool {
 }
 
 /// What has changed between two readings.
-fn moved(entry: &PlanEntry, set: &SetSnapshot, facts: &HostFacts) -> Outcome {
-    match recheck(entry, set, facts) {
-        Err(moved) => Outcome::Moved(moved),
+fn change_between(entry: &PlanEntry, set: &SetSnapshot, facts: &HostFacts) -> CleanupOutcome {
+    match recheck_entry(entry, set, facts) {
+        Err(moved) => CleanupOutcome::Moved(moved),
         // A field that is in no plan.
-        Ok(()) => Outcome::Moved(Moved {
-            what: What::Readable,
+        Ok(()) => CleanupOutcome::Moved(IdentityMismatch {
+            what: MismatchedField::Readable,
             was: "the same".to_owned(),
             is: "changed".to_owned(),
         }),

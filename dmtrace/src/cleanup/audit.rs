@@ -20,16 +20,16 @@ use dmtrace_core::{
 };
 use serde_json::{Value, json};
 
-use super::{file::trusted, witness::Sighting};
+use super::{file::is_trusted, witness::Sighting};
 use crate::{
     host::{Roots, clock, identity},
-    output::{json::envelope, time::Moment},
-    wording::cause,
+    output::{json::json_envelope, time::Moment},
+    wording::cause_text,
 };
 
 /// The audit record cannot be kept.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: cannot write the audit record: {}; {hint}", path.display(), cause(source))]
+#[error("{}: cannot write the audit record: {}; {hint}", path.display(), cause_text(source))]
 pub struct AuditError {
     path: PathBuf,
     source: io::Error,
@@ -39,7 +39,7 @@ pub struct AuditError {
 /// When a line must be on disk. A line that was written survives the end of the program at once,
 /// and that of the machine once it is synced.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Sync {
+enum SyncPolicy {
     /// Before the next step.
     Now,
     /// With a later line.
@@ -77,7 +77,7 @@ impl Audit {
             .open(path)
             .map_err(|error| failed(error, elsewhere))?;
         let meta = file.metadata().map_err(|error| failed(error, elsewhere))?;
-        if !meta.is_file() || !trusted(&meta) || meta.nlink() != 1 {
+        if !meta.is_file() || !is_trusted(&meta) || meta.nlink() != 1 {
             let error = io::Error::other("not a file that only you or root can write");
             return Err(failed(error, elsewhere));
         }
@@ -95,7 +95,9 @@ impl Audit {
             file,
             run: format!("{}-{}", std::process::id(), clock::boot_now().0),
         };
-        audit.mend().map_err(|error| failed(error, elsewhere))?;
+        audit
+            .end_torn_line()
+            .map_err(|error| failed(error, elsewhere))?;
         if new {
             sync_directory(path).map_err(|error| failed(error, elsewhere))?;
         }
@@ -103,12 +105,12 @@ impl Audit {
     }
 
     /// Name of this run in the file.
-    pub fn run(&self) -> &str {
+    pub fn run_name(&self) -> &str {
         &self.run
     }
 
     /// Ends a line that an earlier run could not end, so that ours are readable.
-    fn mend(&mut self) -> io::Result<()> {
+    fn end_torn_line(&mut self) -> io::Result<()> {
         let length = self.file.metadata()?.len();
         let mut last = *b"\n";
         if length > 0 {
@@ -118,7 +120,7 @@ impl Audit {
         if last == *b"\n" {
             Ok(())
         } else {
-            self.append(b"\n", Sync::Later)
+            self.append_line(b"\n", SyncPolicy::Later)
         }
     }
 
@@ -126,16 +128,16 @@ impl Audit {
     ///
     /// # Errors
     /// It is not safely on disk: nothing may be removed.
-    pub fn begin(&mut self, plan: &Plan) -> Result<(), AuditError> {
+    pub fn write_begin(&mut self, plan: &Plan) -> Result<(), AuditError> {
         let roots = Roots::host();
-        self.write(
+        self.write_record(
             "clean_begin",
             json!({
                 "boot_id": clock::boot_id(&roots),
-                "who": who(&roots),
+                "who": requester_json(&roots),
                 "plan": plan,
             }),
-            Sync::Now,
+            SyncPolicy::Now,
         )
     }
 
@@ -143,13 +145,13 @@ impl Audit {
     ///
     /// # Errors
     /// It is not safely on disk: the cookie may not be removed.
-    pub fn intent(
+    pub fn write_intent(
         &mut self,
         entry: &PlanEntry,
         set: &SetSnapshot,
         seen: Option<Sighting>,
     ) -> Result<(), AuditError> {
-        self.write(
+        self.write_record(
             "clean_intent",
             json!({
                 "ipc_ns": entry.sem.ns,
@@ -161,7 +163,7 @@ impl Audit {
                 "owner": entry.owner,
                 "verdict": entry.verdict,
             }),
-            Sync::Now,
+            SyncPolicy::Now,
         )
     }
 
@@ -169,13 +171,13 @@ impl Audit {
     ///
     /// # Errors
     /// It cannot be written. The intent is on disk.
-    pub fn outcome(
+    pub fn write_outcome(
         &mut self,
         entry: &PlanEntry,
         outcome: &str,
         detail: Option<&str>,
     ) -> Result<(), AuditError> {
-        self.write(
+        self.write_record(
             "clean_outcome",
             json!({
                 "ipc_ns": entry.sem.ns,
@@ -184,7 +186,7 @@ impl Audit {
                 "outcome": outcome,
                 "detail": detail,
             }),
-            Sync::Later,
+            SyncPolicy::Later,
         )
     }
 
@@ -192,17 +194,22 @@ impl Audit {
     ///
     /// # Errors
     /// It is not safely on disk.
-    pub fn end(&mut self, counts: Value) -> Result<(), AuditError> {
-        self.write("clean_end", counts, Sync::Now)
+    pub fn write_end(&mut self, counts: Value) -> Result<(), AuditError> {
+        self.write_record("clean_end", counts, SyncPolicy::Now)
     }
 
-    fn write(&mut self, kind: &str, mut body: Value, sync: Sync) -> Result<(), AuditError> {
+    fn write_record(
+        &mut self,
+        kind: &str,
+        mut body: Value,
+        sync: SyncPolicy,
+    ) -> Result<(), AuditError> {
         body["run"] = json!(self.run);
-        body["at"] = json!(Moment::now().rfc3339(6));
+        body["at"] = json!(Moment::now().to_rfc3339(6));
         body["at_boot_ns"] = json!(clock::boot_now());
-        let mut line = envelope(kind, &body).to_string();
+        let mut line = json_envelope(kind, &body).to_string();
         line.push('\n');
-        self.append(line.as_bytes(), sync)
+        self.append_line(line.as_bytes(), sync)
             .map_err(|source| AuditError {
                 path: self.path.clone(),
                 source,
@@ -211,11 +218,11 @@ impl Audit {
     }
 
     /// Appends with one `write`. A line that does not fit is taken back.
-    fn append(&mut self, line: &[u8], sync: Sync) -> io::Result<()> {
+    fn append_line(&mut self, line: &[u8], sync: SyncPolicy) -> io::Result<()> {
         let before = self.file.metadata()?.len();
         let done = self.file.write_all(line).and_then(|()| match sync {
-            Sync::Now => self.file.sync_data(),
-            Sync::Later => Ok(()),
+            SyncPolicy::Now => self.file.sync_data(),
+            SyncPolicy::Later => Ok(()),
         });
         if done.is_err() {
             // What remains of it would be ended by `mend` the next time.
@@ -235,7 +242,7 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 /// Who asks for it: the process, and the person as far as the system knows.
-fn who(roots: &Roots) -> Value {
+fn requester_json(roots: &Roots) -> Value {
     let number = |name: &str| -> Option<u32> {
         let text = fs::read_to_string(roots.proc_path("self").join(name)).ok()?;
         text.trim().parse().ok()
@@ -267,30 +274,30 @@ mod tests {
 
     use super::*;
     use dmtrace_core::{
-        cleanup::plan::{Action, Identity, Summary},
+        cleanup::plan::{CookieIdentity, PlannedAction, VerdictSummary},
         ids::SemId,
         verdict::Touched,
     };
 
-    fn entry() -> PlanEntry {
+    fn sample_entry() -> PlanEntry {
         PlanEntry {
             sem: SemId::default(),
-            identity: Identity::default(),
+            identity: CookieIdentity::default(),
             owner: None,
             gone: Vec::new(),
             touched: Touched::default(),
-            verdict: Summary {
+            verdict: VerdictSummary {
                 class: "leaked".to_owned(),
                 text: String::new(),
                 brief: String::new(),
                 observed: true,
                 evidence: Vec::new(),
             },
-            action: Action::Destroy,
+            action: PlannedAction::Destroy,
         }
     }
 
-    fn lines(path: &Path) -> Vec<Value> {
+    fn read_lines(path: &Path) -> Vec<Value> {
         fs::read_to_string(path)
             .unwrap()
             .lines()
@@ -302,13 +309,15 @@ mod tests {
     fn runs_follow_each_other_and_a_torn_line_harms_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit");
-        let entry = entry();
+        let entry = sample_entry();
         for run in 1..=3 {
             let mut audit = Audit::open(&path).unwrap();
-            audit.intent(&entry, &SetSnapshot::default(), None).unwrap();
-            audit.outcome(&entry, "removed", None).unwrap();
+            audit
+                .write_intent(&entry, &SetSnapshot::default(), None)
+                .unwrap();
+            audit.write_outcome(&entry, "removed", None).unwrap();
             drop(audit);
-            assert_eq!(lines(&path).len(), 2 * run);
+            assert_eq!(read_lines(&path).len(), 2 * run);
             let mut file = File::options().append(true).open(&path).unwrap();
             file.write_all(b"{\"type\":\"clean_out").unwrap();
         }
@@ -352,8 +361,8 @@ mod tests {
             file,
             run: String::new(),
         };
-        let entry = entry();
-        let error = audit.intent(&entry, &SetSnapshot::default(), None);
+        let entry = sample_entry();
+        let error = audit.write_intent(&entry, &SetSnapshot::default(), None);
         assert!(error.unwrap_err().to_string().contains("No space left"));
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use dmtrace_core::cleanup::plan::{Plan, VERSION};
 use serde::{Deserialize, Serialize};
 
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// A plan, and what it is valid for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,9 +29,9 @@ const SIZE_MAX: u64 = 1 << 30;
 
 /// Why a plan in a file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum FileError {
+pub enum PlanFileError {
     /// Input or output.
-    #[error("{}: {}", path.display(), cause(source))]
+    #[error("{}: {}", path.display(), cause_text(source))]
     Io {
         /// Absolute path.
         path: PathBuf,
@@ -71,8 +71,8 @@ impl PlanFile {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write(path: &Path, text: &str) -> Result<(), FileError> {
-        let failed = |source| FileError::Io {
+    pub fn write(path: &Path, text: &str) -> Result<(), PlanFileError> {
+        let failed = |source| PlanFileError::Io {
             path: path.to_owned(),
             source,
         };
@@ -99,13 +99,13 @@ impl PlanFile {
     /// Reads a plan of this boot.
     ///
     /// # Errors
-    /// See [`FileError`].
-    pub fn read(path: &Path, boot_id: Option<&str>) -> Result<Self, FileError> {
-        let failed = |source| FileError::Io {
+    /// See [`PlanFileError`].
+    pub fn read(path: &Path, boot_id: Option<&str>) -> Result<Self, PlanFileError> {
+        let failed = |source| PlanFileError::Io {
             path: path.to_owned(),
             source,
         };
-        let not_a_plan = |why: String| FileError::NotAPlan {
+        let not_a_plan = |why: String| PlanFileError::NotAPlan {
             path: path.to_owned(),
             why,
         };
@@ -115,8 +115,8 @@ impl PlanFile {
             .open(path)
             .map_err(failed)?;
         let meta = file.metadata().map_err(failed)?;
-        if !meta.is_file() || !trusted(&meta) {
-            return Err(FileError::Untrusted {
+        if !meta.is_file() || !is_trusted(&meta) {
+            return Err(PlanFileError::Untrusted {
                 path: path.to_owned(),
             });
         }
@@ -138,7 +138,7 @@ impl PlanFile {
         let file: Self =
             serde_json::from_value(value).map_err(|error| not_a_plan(error.to_string()))?;
         if file.boot_id.is_none() || file.boot_id.as_deref() != boot_id {
-            return Err(FileError::OtherBoot {
+            return Err(PlanFileError::OtherBoot {
                 path: path.to_owned(),
             });
         }
@@ -147,7 +147,7 @@ impl PlanFile {
 }
 
 /// Whether nobody but this user and root can have written a file.
-pub(super) fn trusted(meta: &fs::Metadata) -> bool {
+pub(super) fn is_trusted(meta: &fs::Metadata) -> bool {
     // SAFETY: no argument, cannot fail.
     let own = unsafe { libc::geteuid() };
     (meta.uid() == 0 || meta.uid() == own) && meta.mode() & 0o022 == 0
@@ -160,28 +160,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::output::json::envelope;
+    use crate::output::json::json_envelope;
     use dmtrace_core::{
-        cleanup::plan::Options,
+        cleanup::plan::PlanOptions,
         ids::{BootTime, UnixTime},
     };
 
-    fn plan() -> PlanFile {
+    fn sample_plan() -> PlanFile {
         PlanFile {
             boot_id: Some("b".to_owned()),
             plan: Plan {
                 version: VERSION,
                 made: UnixTime(1),
                 made_boot: BootTime(2),
-                options: Options::default(),
-                blown: false,
+                options: PlanOptions::default(),
+                over_limit: false,
                 excess: None,
                 entries: Vec::new(),
             },
         }
     }
 
-    fn read(text: &str) -> Result<PlanFile, FileError> {
+    fn read_text(text: &str) -> Result<PlanFile, PlanFileError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("plan");
         PlanFile::write(&path, text).unwrap();
@@ -191,32 +191,38 @@ mod tests {
 
     #[test]
     fn a_plan_comes_back() {
-        let text = envelope(KIND, &plan()).to_string();
-        assert_eq!(read(&text).unwrap(), plan());
+        let text = json_envelope(KIND, &sample_plan()).to_string();
+        assert_eq!(read_text(&text).unwrap(), sample_plan());
     }
 
     #[test]
     fn other_boots_and_other_files_are_refused() {
-        let mut other = plan();
+        let mut other = sample_plan();
         other.boot_id = Some("c".to_owned());
-        let text = envelope(KIND, &other).to_string();
-        assert!(matches!(read(&text), Err(FileError::OtherBoot { .. })));
+        let text = json_envelope(KIND, &other).to_string();
+        assert!(matches!(
+            read_text(&text),
+            Err(PlanFileError::OtherBoot { .. })
+        ));
         other.boot_id = None;
-        let text = envelope(KIND, &other).to_string();
-        assert!(matches!(read(&text), Err(FileError::OtherBoot { .. })));
-        let mut newer = plan();
+        let text = json_envelope(KIND, &other).to_string();
+        assert!(matches!(
+            read_text(&text),
+            Err(PlanFileError::OtherBoot { .. })
+        ));
+        let mut newer = sample_plan();
         newer.plan.version += 1;
         for text in [
             "",
             "{}",
             "[1]",
             "\u{0}",
-            &envelope("list", &plan()).to_string(),
-            &envelope(KIND, &newer).to_string(),
-            &envelope(KIND, &json!({"plan": {"version": 1}})).to_string(),
+            &json_envelope("list", &sample_plan()).to_string(),
+            &json_envelope(KIND, &newer).to_string(),
+            &json_envelope(KIND, &json!({"plan": {"version": 1}})).to_string(),
         ] {
             assert!(
-                matches!(read(text), Err(FileError::NotAPlan { .. })),
+                matches!(read_text(text), Err(PlanFileError::NotAPlan { .. })),
                 "{text}"
             );
         }
@@ -226,12 +232,15 @@ mod tests {
     fn a_file_that_others_can_write_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("plan");
-        PlanFile::write(&path, &envelope(KIND, &plan()).to_string()).unwrap();
+        PlanFile::write(&path, &json_envelope(KIND, &sample_plan()).to_string()).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
         let read = |path: &Path| PlanFile::read(path, Some("b"));
-        assert!(matches!(read(&path), Err(FileError::Untrusted { .. })));
-        assert!(matches!(read(dir.path()), Err(FileError::Untrusted { .. })));
+        assert!(matches!(read(&path), Err(PlanFileError::Untrusted { .. })));
+        assert!(matches!(
+            read(dir.path()),
+            Err(PlanFileError::Untrusted { .. })
+        ));
         let none = dir.path().join("none");
-        assert!(matches!(read(&none), Err(FileError::Io { .. })));
+        assert!(matches!(read(&none), Err(PlanFileError::Io { .. })));
     }
 }

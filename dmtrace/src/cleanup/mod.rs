@@ -1,4 +1,4 @@
-//! Removing leaked cookies. [`plan`] decides and is pure; [`apply`] carries out, and [`act`] in it
+//! Removing leaked cookies. [`plan`](dmtrace_core::cleanup::plan) decides and is pure; [`apply`] carries out, and [`act`] in it
 //! is the only line of the program that destroys anything.
 
 mod act;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use dmtrace_core::{
-    cleanup::plan::{Owner, Summary},
+    cleanup::plan::{CookieOwner, VerdictSummary},
     facts::SuspendedDevice,
     ids::IpcNs,
 };
@@ -49,9 +49,9 @@ pub struct CleanedCookie {
     /// The same in words, where there is more to say.
     pub detail: Option<String>,
     /// Who left it.
-    pub owner: Option<Owner>,
+    pub owner: Option<CookieOwner>,
     /// What it was.
-    pub verdict: Summary,
+    pub verdict: VerdictSummary,
 }
 
 /// What came of a cookie, in a word.
@@ -137,7 +137,7 @@ mod tests {
                 outcome: OutcomeKind::RemovedInUse,
                 detail: Some("d".to_owned()),
                 owner: None,
-                verdict: Summary {
+                verdict: VerdictSummary {
                     class: "leaked".to_owned(),
                     text: "leaked: t".to_owned(),
                     brief: "b".to_owned(),

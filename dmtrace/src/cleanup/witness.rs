@@ -34,7 +34,7 @@ impl Sighting {
 
     /// What two traces have seen together: one may have begun later.
     #[cfg(feature = "live")]
-    fn and(self, other: Self) -> Self {
+    fn combine(self, other: Self) -> Self {
         Self {
             last_op: self.last_op.max(other.last_op),
             waits: self.waits.max(other.waits),
@@ -48,42 +48,42 @@ impl Sighting {
 /// Somebody who watches cookies.
 pub trait Witness: Send + Sync {
     /// What it has seen of this one; `None` if it does not know it.
-    fn look(&self, sem: SemId) -> Option<Sighting>;
+    fn sighting_of(&self, sem: SemId) -> Option<Sighting>;
 }
 
 /// Nobody watches.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Nobody;
+pub struct NoWitness;
 
-impl Witness for Nobody {
-    fn look(&self, _: SemId) -> Option<Sighting> {
+impl Witness for NoWitness {
+    fn sighting_of(&self, _: SemId) -> Option<Sighting> {
         None
     }
 }
 
 /// The maps of the traces that run now.
 #[cfg(feature = "live")]
-pub struct Traces(Vec<crate::probe::Maps>);
+pub struct TraceWitness(Vec<crate::probe::Maps>);
 
 #[cfg(feature = "live")]
-impl Traces {
+impl TraceWitness {
     /// Opens the maps of all traces that can be opened.
     pub fn open() -> Self {
         Self(
             crate::probe::registry::running_tracers()
                 .iter()
-                .filter_map(|tracer| tracer.open().ok())
+                .filter_map(|tracer| tracer.open_maps().ok())
                 .collect(),
         )
     }
 }
 
 #[cfg(feature = "live")]
-impl Witness for Traces {
-    fn look(&self, sem: SemId) -> Option<Sighting> {
+impl Witness for TraceWitness {
+    fn sighting_of(&self, sem: SemId) -> Option<Sighting> {
         self.0
             .iter()
-            .filter_map(|maps| maps.sem(sem.into()))
+            .filter_map(|maps| maps.sem_record(sem.into()))
             .filter(|record| record.state & dmtrace_common::SEM_TOMBSTONE == 0)
             .map(|record| Sighting {
                 last_op: BootTime(record.last_op),
@@ -92,7 +92,7 @@ impl Witness for Traces {
                 setvals: record.setvals,
                 starved: record.starved,
             })
-            .reduce(Sighting::and)
+            .reduce(Sighting::combine)
     }
 }
 

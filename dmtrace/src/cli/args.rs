@@ -19,7 +19,7 @@ use super::{
     value::{self, Columns, CookieName},
     when::When,
 };
-use crate::{metrics::Listen, probe::Options, render::culprits::By};
+use crate::{metrics::ListenAddress, probe::Options, render::culprits::By};
 
 /// Exit codes, the same for every verb; part of `--help`.
 const EXIT_CODES: &str = "\
@@ -428,7 +428,7 @@ pub struct Serve {
     pub pins: PathBuf,
     /// Serve metrics for Prometheus there: ADDRESS:PORT, or the path of a socket.
     #[arg(long, value_name = "ADDRESS")]
-    pub metrics: Option<Listen>,
+    pub metrics: Option<ListenAddress>,
     /// Serve them also on an address that others can reach.
     #[arg(long, requires = "metrics")]
     pub metrics_exposed: bool,

@@ -12,9 +12,9 @@ use std::{
 
 use anyhow::Result;
 use dmtrace_core::{
-    cleanup::plan::{Action, Options, Plan, PlanEntry},
+    cleanup::plan::{Plan, PlanEntry, PlanOptions, PlannedAction},
     facts::SuspendedDevice,
-    verdict::{Context, Judged, Obstacle, Rules, Thresholds},
+    verdict::{Context, Judged, Obstacle, RemovalRules, Thresholds},
 };
 
 use super::{
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     case::Case,
     cleanup::{
-        apply::{Report, apply},
+        apply::{CleanupReport, apply_plan},
         audit::Audit,
         file::PlanFile,
         witness::Witness,
@@ -34,7 +34,7 @@ use crate::{
     host::{Roots, clock, devices},
     output::Out,
     probe::environment::Capabilities,
-    wording::{causes, count},
+    wording::{causes_text, count_noun},
 };
 
 /// What is old enough by default, for a leak that was seen.
@@ -67,7 +67,7 @@ pub(super) fn run(args: &Clean, as_json: bool, out: &mut Out) -> Result<ExitCode
         PlanFile::write(path, &object.to_string())?;
     }
     if as_json {
-        out.json(&object)?;
+        out.print_json(&object)?;
     } else {
         text::show(&draft, out)?;
         text::advise(args, &draft, out)?;
@@ -95,8 +95,8 @@ impl Draft {
     /// What would be done if the fuse allowed it.
     fn wanted(&self) -> usize {
         let wanted = |entry: &&PlanEntry| match &entry.action {
-            Action::Destroy | Action::Complete(_) => true,
-            Action::Keep { because } => because.is_empty(),
+            PlannedAction::Destroy | PlannedAction::Complete(_) => true,
+            PlannedAction::Keep { because } => because.is_empty(),
         };
         self.plan().entries.iter().filter(wanted).count()
     }
@@ -151,12 +151,12 @@ fn check(args: &Clean, as_json: bool) -> Result<()> {
 fn read(path: &std::path::Path, max: Option<usize>) -> Result<Draft> {
     let roots = Roots::host();
     let mut file = PlanFile::read(path, clock::boot_id(&roots).as_deref())?;
-    file.plan.limit(max);
+    file.plan.apply_limit(max);
     Ok(Draft {
         file,
         notes: Vec::new(),
         incomplete: false,
-        suspended: devices::read(&roots).suspended,
+        suspended: devices::read_devices(&roots).suspended,
     })
 }
 
@@ -165,7 +165,7 @@ fn draft(args: &Clean) -> Result<Draft> {
     let draft = draft_once(args, Duration::ZERO)?;
     let plan = draft.plan();
     let touched = plan
-        .acts()
+        .pending()
         .map(|entry| entry.identity.ctime.0.max(entry.identity.otime.0))
         .max();
     match touched {
@@ -207,8 +207,8 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
         ))
         .into());
     }
-    let options = Options {
-        rules: Rules {
+    let options = PlanOptions {
+        rules: RemovalRules {
             inferred: false,
             older_than,
         },
@@ -233,9 +233,9 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
 
 /// The cookies that were named and that the filters let pass, judged.
 pub(super) fn chosen<'a>(case: &'a Case, thresholds: &Thresholds, args: &Clean) -> Vec<Judged<'a>> {
-    let mut judged = case.judge(thresholds);
+    let mut judged = case.judge_all(thresholds);
     judged.retain(|judged| {
-        let row = case.row(judged.clone());
+        let row = case.row_of(judged.clone());
         let id = judged.semaphore.id;
         let named = |name: &CookieName| name.is(judged.semaphore.key, id.semid);
         (args.cookies.is_empty() || args.cookies.iter().any(named))
@@ -268,7 +268,7 @@ fn absent(names: &[CookieName], judged: &[Judged<'_>], filters: &Filters) -> Res
                 .collect();
             return Err(Failure::Usage(format!(
                 "{name} names {}, in the IPC namespaces {}; say which with --ipc-ns, or give the key",
-                count(found.len(), "cookie", "cookies"),
+                count_noun(found.len(), "cookie", "cookies"),
                 spaces.join(", ")
             ))
             .into());
@@ -279,7 +279,7 @@ fn absent(names: &[CookieName], judged: &[Judged<'_>], filters: &Filters) -> Res
 
 /// Whether a cookie that may be leaked is kept because something could not be read.
 fn is_kept_unread(entry: &PlanEntry) -> bool {
-    let Action::Keep { because } = &entry.action else {
+    let PlannedAction::Keep { because } = &entry.action else {
         return false;
     };
     matches!(entry.verdict.class.as_str(), "leaked" | "unknown")
@@ -294,7 +294,7 @@ fn is_kept_unread(entry: &PlanEntry) -> bool {
 /// Asks, and carries out.
 fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let plan = draft.plan();
-    if plan.blown {
+    if plan.over_limit {
         let text = format!(
             "{}: nothing was done; {}",
             text::excess(draft),
@@ -307,18 +307,18 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
         if draft.wanted() > 0 {
             out.flush()?;
             if !confirmed(&text::acts(draft))? {
-                out.line("nothing was done.")?;
+                out.print_line("nothing was done.")?;
                 return Ok(exit::findings());
             }
         }
     }
     let report = if draft.wanted() == 0 {
-        Report::default()
+        CleanupReport::default()
     } else {
         let mut audit = Audit::open(&args.audit)?;
         let stop = stop_on_signals();
         let mut broken = None;
-        let report = apply(plan, &mut audit, witness(), stop, &mut |applied| {
+        let report = apply_plan(plan, &mut audit, witness(), stop, &mut |applied| {
             if !as_json
                 && broken.is_none()
                 && let Err(error) = text::print_result(applied, out).and_then(|()| out.flush())
@@ -333,12 +333,12 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
         report
     };
     if as_json {
-        out.json(&text::result(args, draft, &report))?;
+        out.print_json(&text::result(args, draft, &report))?;
     } else {
         text::conclude(args, draft, &report, out)?;
     }
     if let Some(error) = &report.stopped {
-        eprintln!("dmtrace: {}", causes(error));
+        eprintln!("dmtrace: {}", causes_text(error));
     }
     Ok(if !report.is_complete() {
         exit::partial()
@@ -351,12 +351,12 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
 
 #[cfg(feature = "live")]
 fn witness() -> Arc<dyn Witness> {
-    Arc::new(crate::cleanup::witness::Traces::open())
+    Arc::new(crate::cleanup::witness::TraceWitness::open())
 }
 
 #[cfg(not(feature = "live"))]
 fn witness() -> Arc<dyn Witness> {
-    Arc::new(crate::cleanup::witness::Nobody)
+    Arc::new(crate::cleanup::witness::NoWitness)
 }
 
 /// Asks on the terminal.

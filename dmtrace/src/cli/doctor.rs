@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 
 use super::{args::Doctor, failure::exit};
 use crate::{
-    case::{Case, Join},
-    output::{Out, json, wrap},
+    case::{Case, TraceUse},
+    output::{Out, json, wrap_text},
     probe::Environment,
 };
 
@@ -100,7 +100,7 @@ pub(super) fn run(args: &Doctor, as_json: bool, out: &mut Out) -> Result<ExitCod
     if tracing == Tracing::Works && !args.no_attach {
         tracing = attach(&environment, &mut report);
     }
-    let case = Case::of_host(None, Join::Maps)?;
+    let case = Case::of_host(None, TraceUse::Maps)?;
     host::check(&case, &environment, &mut report);
     if as_json {
         let mut body = json!({
@@ -112,7 +112,7 @@ pub(super) fn run(args: &Doctor, as_json: bool, out: &mut Out) -> Result<ExitCod
         for (name, value) in report.more {
             body[name] = value;
         }
-        out.json(&json::envelope("doctor", &body))?;
+        out.print_json(&json::json_envelope("doctor", &body))?;
     } else {
         for check in &report.checks {
             print(check, out)?;
@@ -145,17 +145,17 @@ fn attach(_environment: &Environment, report: &mut Report) -> Tracing {
 const INDENT: usize = 6;
 
 fn print(check: &Check, out: &mut Out) -> Result<()> {
-    let width = out.prose() - INDENT;
-    for (number, line) in wrap(&check.text, width).iter().enumerate() {
+    let width = out.prose_width() - INDENT;
+    for (number, line) in wrap_text(&check.text, width).iter().enumerate() {
         if number == 0 {
-            out.line(&format!("{}  {line}", check.status))?;
+            out.print_line(&format!("{}  {line}", check.status))?;
         } else {
-            out.line(&format!("{:INDENT$}{line}", ""))?;
+            out.print_line(&format!("{:INDENT$}{line}", ""))?;
         }
     }
     if let Some(fix) = &check.fix {
-        for line in wrap(&format!("fix: {fix}"), width) {
-            out.line(&format!("{:INDENT$}{line}", ""))?;
+        for line in wrap_text(&format!("fix: {fix}"), width) {
+            out.print_line(&format!("{:INDENT$}{line}", ""))?;
         }
     }
     Ok(())

@@ -19,26 +19,26 @@ use super::{
 use crate::{
     output::{Out, json},
     render::row::{Row, confidence},
-    trace::run::{Ended, Ending, Observer, Tracing, View, runtime},
-    wording::{cause, count},
+    trace::run::{BooksView, EndReason, Observer, TraceEnd, Tracing, build_runtime},
+    wording::{cause_text, count_noun},
 };
 
 pub(super) fn run(args: &Exec, as_json: bool) -> Result<ExitCode> {
     let mut out = match &args.report {
-        Some(path) => Out::to(Box::new(
+        Some(path) => Out::with_writer(Box::new(
             std::fs::File::create(path).with_context(|| path.display().to_string())?,
         )),
         None => Out::to_stderr(),
     };
-    runtime()?.block_on(async {
+    build_runtime()?.block_on(async {
         let mut tracing = Tracing::start(args.tuning.options(), |_, _| Ok(None))?;
         adopt_orphans();
         let mut child = spawn(args)?;
         let pid = child.id();
         let ended = tracing.run(&mut Silent, None, Some(&mut child)).await?;
         let code = match ended {
-            Ended::Child(status) => exit_code(status),
-            Ended::Signal | Ended::Enough => 143,
+            EndReason::Child(status) => exit_code(status),
+            EndReason::Signal | EndReason::Enough => 143,
         };
         // udev completes asynchronously: give it the time that it was promised, no more.
         let waited = std::time::Instant::now();
@@ -77,7 +77,7 @@ fn spawn(args: &Exec) -> Result<tokio::process::Child> {
             Failure::Usage(format!(
                 "exec: {}: {}{hint}",
                 program.to_string_lossy(),
-                cause(&error)
+                cause_text(&error)
             ))
             .into()
         })
@@ -94,26 +94,26 @@ fn exit_code(status: std::process::ExitStatus) -> u8 {
 struct Silent;
 
 impl Observer for Silent {
-    fn changes(&mut self, _changes: &[Change], _view: &View<'_>) -> Result<()> {
+    fn on_changes(&mut self, _changes: &[Change], _view: &BooksView<'_>) -> Result<()> {
         Ok(())
     }
 
-    fn finding(&mut self, _judged: &Judged<'_>, _view: &View<'_>) -> Result<()> {
+    fn on_finding(&mut self, _judged: &Judged<'_>, _view: &BooksView<'_>) -> Result<()> {
         Ok(())
     }
 
-    fn idle(&mut self) -> Result<()> {
+    fn on_idle(&mut self) -> Result<()> {
         Ok(())
     }
 
-    fn enough(&self) -> bool {
+    fn should_stop(&self) -> bool {
         false
     }
 }
 
 fn leaves_cookies(tracing: &Tracing, pid: Option<u32>) -> bool {
     let ledger = tracing.session().ledger();
-    ledger.cookies().any(|set| is_ours(ledger, set, pid))
+    ledger.live_cookies().any(|set| is_ours(ledger, set, pid))
 }
 
 /// Whether the command made it, or a descendant of it.
@@ -130,7 +130,7 @@ fn is_ours(ledger: &dmtrace_core::ledger::Ledger, set: &Semaphore, pid: Option<u
 
 fn report(
     args: &Exec,
-    ending: &Ending,
+    ending: &TraceEnd,
     pid: Option<u32>,
     code: u8,
     as_json: bool,
@@ -145,7 +145,7 @@ fn report(
         ..Thresholds::default()
     };
     let mut left: Vec<Row<'_>> = ending
-        .judge(&thresholds)
+        .judge_cookies(&thresholds)
         .into_iter()
         .filter(|judged| is_ours(ledger, judged.semaphore, pid))
         .map(|judged| {
@@ -166,14 +166,14 @@ fn report(
         };
         left.extend(
             ledger
-                .live()
+                .live_sets()
                 .filter(|set| !set.is_cookie() && is_ours(ledger, set, pid))
                 .map(|set| Row::bare(ledger, set, set_of(set.id), now)),
         );
     }
     keep(&mut left, &args.filters);
     let accounting = &ending.accounting;
-    let unread = ending.unread();
+    let unread = ending.unread_summary();
     if as_json {
         let rows: Vec<_> = left.iter().map(Row::json).collect();
         let body = json!({
@@ -184,17 +184,17 @@ fn report(
             "complete": accounting.is_exact() && unread.is_none(),
             "unread": unread,
         });
-        out.json(&json::envelope("exec", &body))?;
+        out.print_json(&json::json_envelope("exec", &body))?;
     } else {
         print(&left, args.all, out)?;
         if !accounting.is_exact() {
-            out.line(&format!("accounting: {}", accounting.line()))?;
+            out.print_line(&format!("accounting: {}", accounting.summary_line()))?;
             for deficit in &accounting.deficits {
-                out.line(&format!("  {deficit}"))?;
+                out.print_line(&format!("  {deficit}"))?;
             }
         }
         if let Some(unread) = &unread {
-            out.line(&format!("dmtrace: {unread}"))?;
+            out.print_line(&format!("dmtrace: {unread}"))?;
         }
     }
     out.flush()?;
@@ -217,36 +217,36 @@ fn print(left: &[Row<'_>], all: bool, out: &mut Out) -> Result<()> {
         return Ok(());
     }
     let what = if all {
-        count(left.len(), "semaphore set", "semaphore sets")
+        count_noun(left.len(), "semaphore set", "semaphore sets")
     } else {
-        count(left.len(), "cookie", "cookies")
+        count_noun(left.len(), "cookie", "cookies")
     };
-    out.line(&format!("dmtrace: {what} left by this command"))?;
+    out.print_line(&format!("dmtrace: {what} left by this command"))?;
     for row in left {
-        out.line(&format!(
+        out.print_line(&format!(
             "  {}  semid {}  {}",
             row.semaphore.key,
             row.semaphore.id.semid,
             row.owner()
         ))?;
         if let Some(verdict) = &row.verdict {
-            out.line(&format!(
+            out.print_line(&format!(
                 "      {} ({})",
                 verdict.class,
                 confidence(verdict)
             ))?;
         }
         if let Some(image) = row.image {
-            out.line(&format!("      {}", image.command_line()))?;
+            out.print_line(&format!("      {}", image.command_line()))?;
             let parents: Vec<String> = image
                 .parents
                 .iter()
                 .map(|parent| format!("{}[{}]", parent.comm, parent.id.tgid))
                 .collect();
-            out.line(&format!("      below {}", parents.join(" < ")))?;
+            out.print_line(&format!("      below {}", parents.join(" < ")))?;
         }
         if let Some(site) = row.call_site() {
-            out.line(&format!("      call site {}", site.line()))?;
+            out.print_line(&format!("      call site {}", site.chain_line()))?;
         }
     }
     Ok(())

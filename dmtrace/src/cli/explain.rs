@@ -26,13 +26,13 @@ use super::{
     value::CookieName,
 };
 use crate::{
-    case::{Case, Join},
+    case::{Case, TraceUse},
     finding::Story,
     history::Query,
     output::{Out, json, time::Clock},
-    recording::Start,
+    recording::RecordingStart,
     render::{row::Row, timeline::Telling},
-    wording::{chain, count},
+    wording::{chain_text, count_noun},
 };
 
 /// Stories of one number at most: the same key may be in several namespaces.
@@ -77,12 +77,12 @@ pub(crate) fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCo
         match tell_past(args, target, as_json, out) {
             Ok(Some(code)) => return Ok(code),
             Ok(None) => {}
-            Err(error) => eprintln!("dmtrace: {}", chain(&error)),
+            Err(error) => eprintln!("dmtrace: {}", chain_text(&error)),
         }
     }
     let stories: Vec<Story> = picked.iter().map(|row| telling.story(row)).collect();
     if as_json {
-        out.json(&json::envelope(
+        out.print_json(&json::json_envelope(
             "explain",
             &json!({
                 "complete": !case.incomplete,
@@ -94,12 +94,12 @@ pub(crate) fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCo
     } else {
         for (number, story) in stories.iter().enumerate() {
             if number > 0 {
-                out.line("")?;
+                out.print_line("")?;
             }
             text::print(story, &[], out)?;
         }
         if stories.is_empty() {
-            out.line(&nothing(target, &rows, &case, &args.filters))?;
+            out.print_line(&nothing(target, &rows, &case, &args.filters))?;
         } else if target == Target::Worst {
             others(&rows, picked.len(), out)?;
         }
@@ -141,7 +141,7 @@ fn tell_past(
     if as_json {
         let mut notes = vec!["from the history of dmtrace serve".to_owned()];
         notes.extend(past.notes);
-        out.json(&json::envelope(
+        out.print_json(&json::json_envelope(
             "explain",
             &json!({
                 "complete": true,
@@ -153,17 +153,17 @@ fn tell_past(
     } else {
         text::print(&past.story, &past.ending, out)?;
         if found > 1 && target != Target::Worst {
-            out.line("")?;
-            out.line(&format!(
+            out.print_line("")?;
+            out.print_line(&format!(
                 "{} with this number: dmtrace report --since TIME --json",
-                count(found - 1, "earlier cookie", "earlier cookies")
+                count_noun(found - 1, "earlier cookie", "earlier cookies")
             ))?;
         }
     }
     Ok(Some(exit::findings()))
 }
 
-fn material(args: &Explain, file: Option<&Path>) -> Result<(Case, Option<Start>)> {
+fn material(args: &Explain, file: Option<&Path>) -> Result<(Case, Option<RecordingStart>)> {
     if let Some(path) = file {
         if args.source.trace.is_some() || args.source.no_trace {
             let text = "a recording is explained by itself: leave out --trace and --no-trace";
@@ -173,9 +173,9 @@ fn material(args: &Explain, file: Option<&Path>) -> Result<(Case, Option<Start>)
         return Ok((case, Some(start)));
     }
     let join = if args.source.no_trace {
-        Join::No
+        TraceUse::No
     } else {
-        Join::History
+        TraceUse::History
     };
     Ok((Case::of_host(args.source.trace.as_deref(), join)?, None))
 }
@@ -207,11 +207,11 @@ fn target(first: Option<&str>, second: Option<PathBuf>) -> Result<(Target, Optio
 /// Every cookie, live ones first, then those that are gone.
 pub(super) fn rows(case: &Case) -> Vec<Row<'_>> {
     let thresholds = Thresholds::default();
-    let live = case.judge(&thresholds);
+    let live = case.judge_all(&thresholds);
     let closed = case.judge_closed(&thresholds);
     live.into_iter()
         .chain(closed)
-        .map(|judged| case.row(judged))
+        .map(|judged| case.row_of(judged))
         .collect()
 }
 
@@ -259,7 +259,7 @@ fn worst<'r, 'a>(rows: &'r [Row<'a>], case: &Case) -> Option<&'r Row<'a>> {
             Class::Stuck(_) => {
                 let since = row.semaphore.cookie.as_ref().and_then(|cookie| {
                     let since = cookie.waiters.iter().map(|waiting| waiting.since).min()?;
-                    Some(case.facts.now.since(since))
+                    Some(case.facts.now.duration_since(since))
                 });
                 return Some((0, Reverse(0), since.map_or(age, Reverse)));
             }
@@ -296,7 +296,7 @@ fn nothing(target: Target, rows: &[Row<'_>], case: &Case, filters: &Filters) -> 
         Target::Key(key) | Target::Either(key, _) => format!("cookie {key}"),
         Target::SemId(semid) => {
             let sets: BTreeMap<_, _> = case.snapshot.sets().collect();
-            let other = case.ledger.live().find(|set| {
+            let other = case.ledger.live_sets().find(|set| {
                 let known = sets.get(&set.id).copied();
                 let row = Row::bare(&case.ledger, set, known, case.facts.now);
                 set.id.semid == semid && !set.is_cookie() && filters.pass(&row.candidate())
@@ -315,7 +315,7 @@ fn nothing(target: Target, rows: &[Row<'_>], case: &Case, filters: &Filters) -> 
     let spaces = case.snapshot.namespaces.len();
     format!(
         "{number} does not exist{scope} ({} read), and no recording that is in use has it.",
-        count(spaces, "IPC namespace", "IPC namespaces")
+        count_noun(spaces, "IPC namespace", "IPC namespaces")
     )
 }
 
@@ -327,10 +327,10 @@ fn others(rows: &[Row<'_>], shown: usize, out: &mut Out) -> Result<()> {
         .count();
     let more = findings.saturating_sub(shown);
     if more > 0 {
-        out.line("")?;
-        out.line(&format!(
+        out.print_line("")?;
+        out.print_line(&format!(
             "{}: dmtrace list; by program: dmtrace report",
-            count(more, "more finding", "more findings")
+            count_noun(more, "more finding", "more findings")
         ))?;
     }
     Ok(())

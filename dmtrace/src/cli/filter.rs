@@ -73,7 +73,7 @@ fn possible_value(state: State) -> PossibleValue {
         _ => &[],
     };
     PossibleValue::new(state.name())
-        .help(state.about())
+        .help(state.description())
         .aliases(earlier)
 }
 
@@ -108,7 +108,7 @@ impl Filters {
 
     /// Whether it passes.
     pub fn pass(&self, it: &Candidate<'_>) -> bool {
-        let has_device = |wanted: &str| it.devices.iter().any(|device| device.is(wanted));
+        let has_device = |wanted: &str| it.devices.iter().any(|device| device.matches(wanted));
         fn is<T: PartialEq>(wanted: Option<&T>, got: Option<&T>) -> bool {
             wanted.is_none() || wanted == got
         }

@@ -19,15 +19,15 @@ use super::{
     filter::Filters,
 };
 use crate::{
-    case::{Case, Join},
+    case::{Case, TraceUse},
     finding::Known,
     output::{
         Out, json,
-        table::{self, Cell, Layout},
+        table::{self, TableCell, TableLayout},
         time,
     },
     render::row::{Row, confidence},
-    wording::{count, of_number},
+    wording::{count_noun, of_number},
 };
 
 const DEFAULT: &[&str] = &["key", "semid", "value", "wait", "age", "state", "owner"];
@@ -38,22 +38,22 @@ const DEFAULT_NS: &[&str] = &[
 pub(super) fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if args.table.output.iter().any(|name| name == "help") {
         for column in COLUMNS {
-            out.hanging(&format!("{:<11} {}", column.name, column.about), 12)?;
+            out.print_hanging(&format!("{:<11} {}", column.name, column.about), 12)?;
         }
         return Ok(exit::CLEAN);
     }
     let shown = args.table.output.iter().chain(&args.table.sort);
     let join = match args.source.no_trace {
-        true => Join::No,
-        false if as_json || shown.into_iter().any(|name| name.ends_with("site")) => Join::Maps,
-        false => Join::Briefly,
+        true => TraceUse::No,
+        false if as_json || shown.into_iter().any(|name| name.ends_with("site")) => TraceUse::Maps,
+        false => TraceUse::MapsWithoutStacks,
     };
     let case = Case::of_host(args.source.trace.as_deref(), join)?;
     // Neither is dropped: the process ends, and taking a full table apart takes as long as judging it.
     let case = ManuallyDrop::new(case);
     let rows = ManuallyDrop::new(chosen(&case, args.all, &args.filters));
     if as_json {
-        out.json(&as_object(&case, &rows, &args.filters))?;
+        out.print_json(&as_object(&case, &rows, &args.filters))?;
     } else {
         print(args, &case, &rows, out)?;
     }
@@ -63,7 +63,7 @@ pub(super) fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode>
         eprintln!(
             "dmtrace: no such cookie{} in the {} that {} read{}",
             args.filters.scope(),
-            count(spaces, "IPC namespace", "IPC namespaces"),
+            count_noun(spaces, "IPC namespace", "IPC namespaces"),
             of_number(&spaces, "was", "were"),
             if args.all {
                 ""
@@ -99,15 +99,15 @@ pub(super) fn chosen<'a>(case: &'a Case, all: bool, filters: &Filters) -> Vec<Ro
 /// Every cookie judged, and with `all` every other set.
 pub(super) fn rows<'a>(case: &'a Case, all: bool) -> Vec<Row<'a>> {
     let mut rows: Vec<Row<'a>> = case
-        .judge(&Thresholds::default())
+        .judge_all(&Thresholds::default())
         .into_iter()
-        .map(|judged| case.row(judged))
+        .map(|judged| case.row_of(judged))
         .collect();
     if all {
         let sets: BTreeMap<SemId, &SetSnapshot> = case.snapshot.sets().collect();
         rows.extend(
             case.ledger
-                .live()
+                .live_sets()
                 .filter(|set| !set.is_cookie())
                 .map(|semaphore| {
                     let set = sets.get(&semaphore.id).copied();
@@ -138,7 +138,7 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
     if args.table.output.is_empty() && rows.iter().any(|row| !row.devices().is_empty()) {
         names.push("device");
     }
-    let find = |name: &str| table::find(COLUMNS, name).map_err(Failure::Usage);
+    let find = |name: &str| table::find_columns(COLUMNS, name).map_err(Failure::Usage);
     let columns = names
         .iter()
         .map(|name| find(name))
@@ -150,15 +150,15 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
             None => Some((find(name)?, false)),
         },
     };
-    let layout = Layout {
+    let layout = TableLayout {
         columns,
         sort,
         headers: !args.table.no_headers,
         wrap: !args.table.no_trunc,
-        state: table::find(COLUMNS, "state").ok(),
+        state: table::find_columns(COLUMNS, "state").ok(),
     };
     if !rows.is_empty() || args.table.no_headers {
-        table::print(
+        table::print_table(
             out,
             COLUMNS,
             rows,
@@ -172,40 +172,40 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
     Ok(())
 }
 
-fn cell(row: &Row<'_>, column: &str) -> Cell {
+fn cell(row: &Row<'_>, column: &str) -> TableCell {
     let number = |value: Option<i64>| match value {
-        Some(value) => Cell::ranked(value.to_string(), value as f64),
-        None => Cell::text("-"),
+        Some(value) => TableCell::ranked(value.to_string(), value as f64),
+        None => TableCell::text("-"),
     };
     let words = |text: Option<String>| {
-        Cell::text(
+        TableCell::text(
             text.filter(|text| !text.is_empty())
                 .unwrap_or_else(|| "-".into()),
         )
     };
     // Sorted by its number: as text it would go by the offset.
     let moment = |at: Option<UnixTime>| match at.and_then(time::Moment::of_unix) {
-        Some(at) => Cell::ranked(at.to_string(), at.ms() as f64),
-        None => Cell::text("-"),
+        Some(at) => TableCell::ranked(at.to_string(), at.as_millis() as f64),
+        None => TableCell::text("-"),
     };
     let set = row.set;
     let image = row.image;
     let verdict = row.verdict.as_ref();
     match column {
-        "key" => Cell::ranked(
+        "key" => TableCell::ranked(
             row.semaphore.key.to_string(),
             f64::from(row.semaphore.key.0),
         ),
         "semid" => number(Some(row.semaphore.id.semid.into())),
-        "ns" => Cell::text(row.semaphore.id.ns.to_string()),
+        "ns" => TableCell::text(row.semaphore.id.ns.to_string()),
         "value" => number(row.value().map(i64::from)),
         "wait" => number(row.waiting().map(i64::from)),
         "age" => row.age.map_or_else(
-            || Cell::text("-"),
-            |age| Cell::ranked(time::age(age), age.as_secs_f64()),
+            || TableCell::text("-"),
+            |age| TableCell::ranked(time::age_text(age), age.as_secs_f64()),
         ),
-        "state" => Cell::text(row.state()),
-        "owner" => Cell::text(row.owner()),
+        "state" => TableCell::text(row.state()),
+        "owner" => TableCell::text(row.owner()),
         "confidence" => words(verdict.map(|verdict| confidence(verdict).to_owned())),
         "verdict" => words(verdict.map(|verdict| verdict.class.to_string())),
         "nsems" => number(Some(
@@ -220,7 +220,7 @@ fn cell(row: &Row<'_>, column: &str) -> Cell {
         "nspid" => number(image.map(|image| image.ns_pid.into())),
         "comm" => words(Some(row.comm().to_owned())),
         "exe" => words(image.and_then(|image| image.exe.clone())),
-        "container" => Cell::text(row.workload().to_string()),
+        "container" => TableCell::text(row.workload().to_string()),
         "cgroup" => words(image.map(|image| image.cgroup.clone())),
         "parents" => words(image.map(|image| {
             let names: Vec<String> = image
@@ -232,8 +232,8 @@ fn cell(row: &Row<'_>, column: &str) -> Cell {
         })),
         "cmdline" => words(image.map(ProcessImage::command_line)),
         "device" => words(Some(row.device())),
-        "site" => words(row.call_site().map(CallSite::line)),
-        _ => Cell::default(),
+        "site" => words(row.call_site().map(CallSite::chain_line)),
+        _ => TableCell::default(),
     }
 }
 
@@ -268,9 +268,9 @@ fn summary(case: &Case, rows: &[Row<'_>], filters: &Filters, out: &mut Out) -> R
     } else {
         ""
     };
-    out.line(&format!(
+    out.print_line(&format!(
         "{}{seen}{detail}{}; {own} of {limit} sets in use{}.",
-        count(cookies, "cookie", "cookies"),
+        count_noun(cookies, "cookie", "cookies"),
         filters.scope(),
         match filters.ipc_ns {
             Some(ns) => format!(" in IPC namespace {ns}"),
@@ -283,9 +283,9 @@ fn summary(case: &Case, rows: &[Row<'_>], filters: &Filters, out: &mut Out) -> R
         .any(|row| row.ended() == Some(true) && row.known == Known::Observed);
     let inferred = rows.iter().any(|row| row.known == Known::Inferred);
     match (owners, inferred) {
-        (true, true) => out.line("+ has ended  ? inferred from the set's fields")?,
-        (true, false) => out.line("+ has ended")?,
-        (false, true) => out.line("? inferred from the set's fields")?,
+        (true, true) => out.print_line("+ has ended  ? inferred from the set's fields")?,
+        (true, false) => out.print_line("+ has ended")?,
+        (false, true) => out.print_line("? inferred from the set's fields")?,
         (false, false) => {}
     }
     let unowned = rows
@@ -293,7 +293,7 @@ fn summary(case: &Case, rows: &[Row<'_>], filters: &Filters, out: &mut Out) -> R
         .filter(|row| row.known == Known::Unknown)
         .count();
     if unowned > 0 && case.since.is_none() {
-        out.line(&format!(
+        out.print_line(&format!(
             "{unowned} without an owner: the kernel does not keep who made a semaphore; run dmtrace \
              watch while they are made."
         ))?;
@@ -336,7 +336,7 @@ fn as_object<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -> Obje
         complete: !case.incomplete,
         namespaces,
         notes: &case.notes,
-        schema_version: json::SCHEMA,
+        schema_version: json::SCHEMA_VERSION,
         semaphores: rows,
         r#type: "list",
     }
@@ -346,7 +346,7 @@ fn as_object<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -> Obje
 mod tests {
     use super::*;
     use dmtrace_core::{
-        event::{Actor, Event, Quality, What},
+        event::{Actor, Event, EventKind, Quality},
         ids::{BootTime, Key},
         ledger::Ledger,
     };
@@ -359,14 +359,14 @@ mod tests {
             began: None,
             actor: Actor::default(),
             quality: Quality::default(),
-            what: What::Created {
+            what: EventKind::Created {
                 sem: SemId::default(),
                 key: Key(0x0d4d_1234),
                 nsems: 1,
                 semflg: 0o600,
             },
         });
-        let set = ledger.live().next().expect("one set");
+        let set = ledger.live_sets().next().expect("one set");
         let row = Row::bare(&ledger, set, None, BootTime(2));
         for column in COLUMNS {
             assert!(!cell(&row, column.name).text.is_empty(), "{}", column.name);

@@ -15,17 +15,17 @@ use anyhow::Result;
 use dmtrace_core::{
     ids::IpcNs,
     ledger::ImageId,
-    verdict::{Class, Reason},
+    verdict::{Class, Undecided},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{args::Report, explain, failure::exit, filter::Filters};
 use crate::{
-    case::{Case, Join},
+    case::{Case, TraceUse},
     output::{Out, json},
     probe::Environment,
-    recording::Start,
+    recording::RecordingStart,
     render::{
         candidate::Candidate,
         culprits::{By, Group, Leak, groups},
@@ -56,7 +56,7 @@ impl Limit {
     pub(crate) fn rest(self, all: usize, out: &mut Out) -> Result<()> {
         match all.saturating_sub(self.0) {
             0 => Ok(()),
-            more => Ok(out.line(&format!("  and {more} more: --all"))?),
+            more => Ok(out.print_line(&format!("  and {more} more: --all"))?),
         }
     }
 }
@@ -121,7 +121,7 @@ pub(crate) fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCod
             let (case, start) = Case::of_recording(path)?;
             (case, Some(start))
         }
-        None => (Case::of_host(None, Join::History)?, None),
+        None => (Case::of_host(None, TraceUse::History)?, None),
     };
     let rows = explain::chosen(&case, &args.filters);
     let findings = find(&case, &rows, &args.filters);
@@ -150,7 +150,7 @@ pub(crate) fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCod
     } else if as_json {
         let mut object = object(&case, start.as_ref(), &findings, &groups, &bugs);
         object["culprits"] = json!(culprits);
-        out.json(&object)?;
+        out.print_json(&object)?;
     } else if args.bug {
         bug::print(&case, start.as_ref(), &bugs, out)?;
         let programs: BTreeSet<String> =
@@ -186,7 +186,8 @@ pub(super) fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -
             .collect::<Vec<_>>()
     };
     let class = |row: &Row<'_>| row.verdict.as_ref().map(|verdict| verdict.class);
-    let ended = |row: &&Row<'_>| matches!(class(row), Some(Class::Unknown(Reason::NamespaceEnded)));
+    let ended =
+        |row: &&Row<'_>| matches!(class(row), Some(Class::Unknown(Undecided::NamespaceEnded)));
     let leaked = of("leaked");
     let culprits: Vec<ImageId> = leaked
         .iter()
@@ -223,7 +224,7 @@ pub(super) fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -
 }
 
 fn exhaustion(case: &Case, leaked: &[&Row<'_>], filters: &Filters) -> Vec<Exhaustion> {
-    let traced = case.since.map(|since| case.facts.now.since(since));
+    let traced = case.since.map(|since| case.facts.now.duration_since(since));
     case.snapshot
         .namespaces
         .iter()
@@ -264,7 +265,7 @@ fn executable(row: &Row<'_>) -> String {
 
 fn object(
     case: &Case,
-    start: Option<&Start>,
+    start: Option<&RecordingStart>,
     findings: &Findings<'_>,
     groups: &[(By, Vec<Group>)],
     bugs: &[bug::Bug],
@@ -276,7 +277,7 @@ fn object(
             .find(|(by, _)| *by == wanted)
             .map(|(_, groups)| groups)
     };
-    json::envelope(
+    json::json_envelope(
         "report",
         &json!({
             "kernel": kernel(start),
@@ -303,6 +304,6 @@ fn object(
 }
 
 /// Of the machine that it is about.
-fn kernel(start: Option<&Start>) -> String {
+fn kernel(start: Option<&RecordingStart>) -> String {
     start.map_or_else(|| Environment::read().kernel, |start| start.kernel.clone())
 }

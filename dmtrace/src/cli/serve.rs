@@ -14,15 +14,15 @@ use crate::{
     metrics::Exposure,
     output::{Out, time},
     service::{self, Access, ExportOptions},
-    trace::run::runtime,
-    wording::count,
+    trace::run::build_runtime,
+    wording::count_noun,
 };
 
 pub(super) fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if args.status {
         let status = service::ask_status()?;
         if as_json {
-            out.json(&status)?;
+            out.print_json(&status)?;
         } else {
             show(&status, out)?;
         }
@@ -37,7 +37,7 @@ pub(super) fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode
         } else {
             "nothing to remove: no trace was left running"
         };
-        out.line(text)?;
+        out.print_line(text)?;
         return Ok(exit::CLEAN);
     }
     let hook = args.on_leak.as_deref().map(str::parse).transpose();
@@ -68,7 +68,7 @@ pub(super) fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode
             hook: hook.context("--on-leak")?,
         },
     };
-    runtime()?.block_on(service::serve(&options))?;
+    build_runtime()?.block_on(service::serve(&options))?;
     Ok(exit::CLEAN)
 }
 
@@ -106,27 +106,27 @@ fn show(status: &Value, out: &mut Out) -> Result<()> {
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     let health = &status["health"];
     let findings = &status["findings"];
-    out.line(&format!(
+    out.print_line(&format!(
         "dmtrace {} running for {}, pid {}, {} backend",
         text(&status["version"]),
-        time::age(std::time::Duration::from_secs(number(&status["seconds"]))),
+        time::age_text(std::time::Duration::from_secs(number(&status["seconds"]))),
         number(&status["pid"]),
         text(&health["backend"]),
     ))?;
     if let Some(seconds) = status["as_of_seconds_ago"].as_u64() {
-        let age = time::age(std::time::Duration::from_secs(seconds));
-        out.line(&format!(
+        let age = time::age_text(std::time::Duration::from_secs(seconds));
+        out.print_line(&format!(
             "the service is scanning; this status is {age} old, without the list of findings"
         ))?;
     }
     let cookies = &status["totals"]["cookies"];
-    out.line(&format!(
+    out.print_line(&format!(
         "cookies: {} made, {} removed, {} there now",
         number(&cookies["created"]),
         number(&cookies["destroyed"]),
         number(&cookies["live"]),
     ))?;
-    out.line(&format!(
+    out.print_line(&format!(
         "messages: seen {} = submitted {} + dropped {} (recovered from the maps); drift {}",
         number(&health["seen"]),
         number(&health["submitted"]),
@@ -135,17 +135,17 @@ fn show(status: &Value, out: &mut Out) -> Result<()> {
     ))?;
     let standing = number(&findings["standing"]);
     if standing == 0 {
-        out.line("no active findings")?;
+        out.print_line("no active findings")?;
     } else {
-        out.line(&format!(
+        out.print_line(&format!(
             "{}; who and why: dmtrace report; remove: dmtrace clean",
-            count(standing, "active finding", "active findings")
+            count_noun(standing, "active finding", "active findings")
         ))?;
     }
     let listed = findings["list"].as_array().into_iter().flatten();
     for set in listed.filter_map(|row| SetReport::deserialize(row).ok()) {
         let verdict = set.verdict.as_ref().map_or("?", |it| it.text.as_str());
-        out.line(&format!(
+        out.print_line(&format!(
             "  {}  semid {}  {}  {verdict}",
             set.key,
             set.semid,

@@ -23,10 +23,10 @@ use crate::{
     render::row::Row,
     trace::{
         recorder::{Recorder, Rotation},
-        run::{Ending, Observer, Tracing, View, runtime},
+        run::{BooksView, Observer, TraceEnd, Tracing, build_runtime},
         session::{Session, Tap},
     },
-    wording::{chain, count},
+    wording::{chain_text, count_noun},
 };
 
 /// Runs `watch`.
@@ -36,10 +36,10 @@ pub(crate) fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode
         Some(path) => Some(Recorder::create(path, false, None)?),
         None => None,
     };
-    runtime()?.block_on(async {
+    build_runtime()?.block_on(async {
         let mut tracing = Tracing::start(args.tuning.options(), tap(recorder.as_ref()))?;
         if let Some(recorder) = &recorder {
-            recorder.begun()?;
+            recorder.name_file()?;
         }
         greet(tracing.session(), as_json, args.duration.is_none());
         let style = Style {
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode
         tracing.run(&mut printer, args.duration, None).await?;
         let ending = tracing.finish(&mut printer)?;
         if let Some(recorder) = &recorder {
-            recorder.end(&ending);
+            recorder.finish(&ending);
         }
         let told = printer.findings();
         summarize(&ending, &args.filters, told, as_json, printer.out())
@@ -81,9 +81,9 @@ pub(crate) fn record(args: &Record, as_json: bool, out: &mut Out) -> Result<Exit
         keep: args.keep,
     });
     let recorder = Recorder::create(&args.file, args.force, rotation)?;
-    runtime()?.block_on(async {
+    build_runtime()?.block_on(async {
         let mut tracing = Tracing::start(args.tuning.options(), tap(Some(&recorder)))?;
-        let meanwhile = recorder.begun()?;
+        let meanwhile = recorder.name_file()?;
         greet(tracing.session(), as_json, args.duration.is_none());
         if let Some(meanwhile) = meanwhile {
             remark(
@@ -101,9 +101,9 @@ pub(crate) fn record(args: &Record, as_json: bool, out: &mut Out) -> Result<Exit
         };
         tracing.run(&mut quiet, args.duration, None).await?;
         let ending = tracing.finish(&mut quiet)?;
-        recorder.end(&ending);
+        recorder.finish(&ending);
         let code = summarize(&ending, &Filters::default(), quiet.findings, as_json, out)?;
-        if recorder.failed().is_some() {
+        if recorder.failure_text().is_some() {
             return Ok(exit::incomplete());
         }
         remark(
@@ -124,9 +124,9 @@ fn tap(
 {
     move |tracer, began| {
         recorder
-            .map(|recorder| recorder.tap(tracer, began))
+            .map(|recorder| recorder.start_tap(tracer, began))
             .transpose()
-            .map_err(|error| StartError::Other(chain(&error)))
+            .map_err(|error| StartError::Other(chain_text(&error)))
     }
 }
 
@@ -137,22 +137,22 @@ struct Quiet {
 }
 
 impl Observer for Quiet {
-    fn changes(&mut self, _changes: &[Change], _view: &View<'_>) -> Result<()> {
+    fn on_changes(&mut self, _changes: &[Change], _view: &BooksView<'_>) -> Result<()> {
         Ok(())
     }
 
-    fn finding(&mut self, _judged: &Judged<'_>, _view: &View<'_>) -> Result<()> {
+    fn on_finding(&mut self, _judged: &Judged<'_>, _view: &BooksView<'_>) -> Result<()> {
         self.findings += 1;
         Ok(())
     }
 
-    fn idle(&mut self) -> Result<()> {
+    fn on_idle(&mut self) -> Result<()> {
         self.recorder.flush();
         Ok(())
     }
 
-    fn enough(&self) -> bool {
-        self.recorder.failed().is_some()
+    fn should_stop(&self) -> bool {
+        self.recorder.failure_text().is_some()
     }
 }
 
@@ -168,10 +168,14 @@ fn greet(session: &Session, as_json: bool, until_interrupted: bool) {
         &format!(
             "tracing ({} backend); {} existed before{until}",
             tracer.backend(),
-            count(session.preexisting(), "semaphore set", "semaphore sets")
+            count_noun(
+                session.preexisting_sets(),
+                "semaphore set",
+                "semaphore sets"
+            )
         ),
     );
-    let blind = tracer.backend().blind_spots();
+    let blind = tracer.backend().blind_spot_texts();
     if !blind.is_empty() {
         remark(
             as_json,
@@ -184,7 +188,7 @@ fn greet(session: &Session, as_json: bool, until_interrupted: bool) {
     for what in tracer.missing_detail() {
         remark(as_json, &format!("this kernel does not show: {what}"));
     }
-    match tracer.dm() {
+    match tracer.dm_state() {
         DmState::Attached { .. } => {}
         DmState::NotLoaded => remark(
             as_json,
@@ -209,12 +213,12 @@ fn start_record(session: &Session) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "kernel": Environment::read().kernel,
         "backend": tracer.backend(),
-        "blind_spots": tracer.backend().blind_spots(),
+        "blind_spots": tracer.backend().blind_spot_texts(),
         "missing_detail": tracer.missing_detail(),
         "device_mapper": session.dm_report(),
         "ring_bytes": tracer.ring_bytes(),
-        "preexisting_sets": session.preexisting(),
-        "began_boot_ns": session.began(),
+        "preexisting_sets": session.preexisting_sets(),
+        "began_boot_ns": session.trace_start(),
         "command": std::env::args().collect::<Vec<_>>(),
     })
 }
@@ -223,7 +227,7 @@ fn start_record(session: &Session) -> Value {
 ///
 /// `told` is how many findings were told while the trace ran.
 fn summarize(
-    ending: &Ending,
+    ending: &TraceEnd,
     filters: &Filters,
     told: usize,
     as_json: bool,
@@ -238,7 +242,7 @@ fn summarize(
         filters.pass(&row.candidate())
     };
     let judged: Vec<Judged<'_>> = ending
-        .judge(&Thresholds::default())
+        .judge_cookies(&Thresholds::default())
         .into_iter()
         .filter(wanted)
         .collect();
@@ -251,11 +255,14 @@ fn summarize(
         .filter(|judged| matches!(judged.verdict.class, Class::Unknown(_)))
         .count();
     let accounting = &ending.accounting;
-    let unread = ending.unread();
+    let unread = ending.unread_summary();
     let certain = accounting.is_exact() && unread.is_none();
-    let elapsed = ending.facts.now.since(ending.session.began());
+    let elapsed = ending
+        .facts
+        .now
+        .duration_since(ending.session.trace_start());
     if as_json {
-        out.json(&json::envelope(
+        out.print_json(&json::json_envelope(
             "summary",
             &json!({
                 "seconds": elapsed.as_secs_f64(),
@@ -273,30 +280,30 @@ fn summarize(
         ))?;
     } else {
         let (sets, cookies) = (&totals.sets, &totals.cookies);
-        out.line("")?;
-        out.line(&format!(
+        out.print_line("")?;
+        out.print_line(&format!(
             "{}: {} made ({}), {} removed ({}), {} there now ({})",
-            time::age(elapsed),
-            count(sets.created, "set", "sets"),
-            count(cookies.created, "cookie", "cookies"),
+            time::age_text(elapsed),
+            count_noun(sets.created, "set", "sets"),
+            count_noun(cookies.created, "cookie", "cookies"),
             sets.destroyed,
             cookies.destroyed,
             sets.live,
             cookies.live
         ))?;
         if totals.starved > 0 {
-            out.line(&format!(
+            out.print_line(&format!(
                 "{} failed: the limits of kernel.sem are reached",
-                count(totals.starved, "creation", "creations")
+                count_noun(totals.starved, "creation", "creations")
             ))?;
         }
         leaks([findings.len(), told, open], filters, certain, out)?;
         if let Some(unread) = &unread {
-            out.line(unread)?;
+            out.print_line(unread)?;
         }
-        out.line(&format!("accounting: {}", accounting.line()))?;
+        out.print_line(&format!("accounting: {}", accounting.summary_line()))?;
         for deficit in &accounting.deficits {
-            out.line(&format!("  {deficit}"))?;
+            out.print_line(&format!("  {deficit}"))?;
         }
     }
     out.flush()?;
@@ -313,26 +320,26 @@ fn leaks(counts: [usize; 3], filters: &Filters, certain: bool, out: &mut Out) ->
     let [findings, told, open] = counts;
     let scope = filters.scope();
     if findings > 0 {
-        out.line(&format!(
+        out.print_line(&format!(
             "{}{scope}; who and why: dmtrace report; remove: dmtrace clean",
-            count(findings, "finding", "findings")
+            count_noun(findings, "finding", "findings")
         ))?;
     } else if told > 0 {
-        out.line(&format!(
+        out.print_line(&format!(
             "no leak now{scope}; {} in between, gone by now",
-            count(told, "finding", "findings")
+            count_noun(told, "finding", "findings")
         ))?;
     } else if !certain {
-        out.line(&format!(
+        out.print_line(&format!(
             "no leak seen{scope}, but that is not certain, for the reason below"
         ))?;
     } else if open > 0 {
-        out.line(&format!(
+        out.print_line(&format!(
             "no leak proven{scope}; {} undecided: dmtrace list --state unknown",
-            count(open, "cookie is", "cookies are")
+            count_noun(open, "cookie is", "cookies are")
         ))?;
     } else {
-        out.line(&format!("no leak{scope}"))?;
+        out.print_line(&format!("no leak{scope}"))?;
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ impl When {
         match self {
             Self::Ago(ms) => now.saturating_sub(ms),
             Self::At(ms) => ms,
-            Self::Civil(civil) => civil.moment().ms(),
+            Self::Civil(civil) => civil.to_moment().as_millis(),
         }
     }
 }
@@ -35,7 +35,7 @@ impl std::str::FromStr for When {
                 .map_err(|_| "that is longer ago than any history goes".to_owned());
         }
         if let Some(moment) = Moment::parse(&as_rfc3339(text)) {
-            return Ok(Self::At(moment.ms()));
+            return Ok(Self::At(moment.as_millis()));
         }
         Civil::parse(text).map(Self::Civil).ok_or_else(|| {
             "give how long ago (7d, 12h) or a time (2026-11-20, 2026-11-20 14:00)".to_owned()

@@ -3,7 +3,7 @@
 use dmtrace_core::{
     event::{CallSite, ProcessImage, workload::Workload},
     ids::{BootTime, IpcNs, Key},
-    ledger::{Device, Exit},
+    ledger::{Device, ProcessExit},
     verdict::{Class, Culprit, MissingStep},
 };
 use serde::{Deserialize, Serialize, Serializer};
@@ -99,7 +99,7 @@ pub struct Owner {
     pub ended: Option<bool>,
     /// Its end.
     #[serde(default, deserialize_with = "lenient")]
-    pub exit: Option<Exit>,
+    pub exit: Option<ProcessExit>,
 }
 
 /// What a cookie was used for.
@@ -228,5 +228,5 @@ pub(crate) const fn owner_mark(known: Known, ended: Option<bool>) -> &'static st
 }
 
 fn calls_as_shown<S: Serializer>(calls: &Option<CallSite>, to: S) -> Result<S::Ok, S::Error> {
-    calls.as_ref().map(CallSite::json).serialize(to)
+    calls.as_ref().map(CallSite::to_json).serialize(to)
 }

@@ -231,12 +231,12 @@ impl Book {
             return None;
         }
         if self.store.is_none() {
-            return Some(self.retry.0.since(now));
+            return Some(self.retry.0.duration_since(now));
         }
         if self.pending_bytes > PRESSING {
             return Some(Duration::ZERO);
         }
-        let wait = |committed| COMMIT.saturating_sub(now.since(committed));
+        let wait = |committed| COMMIT.saturating_sub(now.duration_since(committed));
         Some(self.committed.map_or(Duration::ZERO, wait))
     }
 

@@ -12,7 +12,7 @@ use redb::{
 };
 
 use super::record::{Entry, Gone, Query, Record, Unread};
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// Layout of the file. Another one is set aside.
 pub(super) const SCHEMA: u64 = 2;
@@ -45,7 +45,7 @@ pub(super) enum Trouble {
     #[error("{0}")]
     Damaged(String),
     /// The system refuses: no space, no permission, read-only.
-    #[error("{}", cause(.0))]
+    #[error("{}", cause_text(.0))]
     System(io::Error),
 }
 
@@ -280,12 +280,12 @@ pub(super) fn trouble(error: impl Into<redb::Error>) -> Trouble {
         redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => Trouble::Busy,
         redb::Error::Io(error) => match error.kind() {
             ErrorKind::InvalidData | ErrorKind::UnexpectedEof | ErrorKind::InvalidInput => {
-                Trouble::Damaged(cause(&error))
+                Trouble::Damaged(cause_text(&error))
             }
             // What the system says has a number; the rest is what redb thinks of the file.
             _ if error.raw_os_error().is_some() => Trouble::System(error),
             ErrorKind::FileTooLarge => Trouble::System(error),
-            _ => Trouble::Damaged(cause(&error)),
+            _ => Trouble::Damaged(cause_text(&error)),
         },
         redb::Error::PreviousIo | redb::Error::DatabaseClosed => {
             Trouble::System(io::Error::other("an earlier write failed"))

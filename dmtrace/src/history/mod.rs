@@ -58,7 +58,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::{output::json::envelope, wording::cause};
+use crate::{output::json::json_envelope, wording::cause_text};
 pub(crate) use book::Book;
 
 /// Where a service that runs is asked for it, and for everything else.
@@ -130,7 +130,7 @@ impl History {
             let mut warn = warn.lock().unwrap_or_else(PoisonError::into_inner);
             warn(&format!(
                 "no history is kept: its thread cannot be started: {}",
-                cause(&error)
+                cause_text(&error)
             ));
         }
         Self {
@@ -329,7 +329,7 @@ impl Keeper {
         writeln!(
             out,
             "{}",
-            envelope("history", &self.book.head(Stamp::now()))
+            json_envelope("history", &self.book.head(Stamp::now()))
         )?;
         let mut failed = None;
         self.book.read(Stamp::now(), query, &mut |entry| {

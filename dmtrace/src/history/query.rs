@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     history::{Entry, Head, PATH, Query, ReadError, SOCKET, read_file},
-    wording::{causes, chain},
+    wording::{causes_text, chain_text},
 };
 
 /// For an answer, and for each part of it.
@@ -33,7 +33,7 @@ pub(crate) fn find(named: Option<&Path>, query: &Query) -> Result<Option<(Head, 
                 ReadError::Busy => {
                     format!("{shown}: {error}; leave out --history to ask the running service")
                 }
-                error => format!("{shown}: {}", causes(&error)),
+                error => format!("{shown}: {}", causes_text(&error)),
             };
             anyhow!(text)
         });
@@ -42,7 +42,7 @@ pub(crate) fn find(named: Option<&Path>, query: &Query) -> Result<Option<(Head, 
         let answer = ask(stream, query);
         return answer.map(Some).map_err(|error| {
             // Not as a cause: a connection that breaks off is no reader of ours that has gone.
-            let why = chain(&error);
+            let why = chain_text(&error);
             anyhow!("{SOCKET}: the service does not answer: {why}")
         });
     }
@@ -53,7 +53,7 @@ pub(crate) fn find(named: Option<&Path>, query: &Query) -> Result<Option<(Head, 
             "{PATH}: a service has it open and does not answer on {SOCKET}; run as root, or see \
              dmtrace serve --group"
         )),
-        Err(error) => Err(anyhow!("{PATH}: {}; run as root", causes(&error))),
+        Err(error) => Err(anyhow!("{PATH}: {}; run as root", causes_text(&error))),
     }
 }
 

@@ -49,7 +49,7 @@ impl TryFrom<StampText> for Stamp {
 
     fn try_from(text: StampText) -> Result<Self, Self::Error> {
         Ok(Self {
-            wall_ms: Moment::parse(&text.time).ok_or("not a time")?.ms(),
+            wall_ms: Moment::parse(&text.time).ok_or("not a time")?.as_millis(),
             boot: text.boot_ns,
         })
     }
@@ -59,14 +59,14 @@ impl Stamp {
     /// This machine, now.
     pub fn now() -> Self {
         Self {
-            wall_ms: Moment::now().ms(),
+            wall_ms: Moment::now().as_millis(),
             boot: clock::boot_now(),
         }
     }
 
     /// RFC 3339 in UTC.
     pub fn rfc3339(self) -> String {
-        Moment::of_ms(self.wall_ms).rfc3339(3)
+        Moment::of_ms(self.wall_ms).to_rfc3339(3)
     }
 
     /// Another moment of the same boot.

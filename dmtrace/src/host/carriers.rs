@@ -13,7 +13,7 @@ use super::{
     Roots,
     processes::{self, ProcessList},
 };
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// Who carries which cookie.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -27,7 +27,7 @@ pub struct Carriers {
 }
 
 /// Looks at the environment and the arguments of every process.
-pub fn find(roots: &Roots, list: &ProcessList) -> Carriers {
+pub fn find_carriers(roots: &Roots, list: &ProcessList) -> Carriers {
     let mut out = Carriers::default();
     for (&pid, process) in &list.processes {
         if process.kernel {
@@ -40,7 +40,7 @@ pub fn find(roots: &Roots, list: &ProcessList) -> Carriers {
         };
         let read = look("environ", in_environment).and_then(|()| look("cmdline", in_arguments));
         if let Err(error) = read
-            && !processes::gone(&error)
+            && !processes::is_gone(&error)
             // Init started before the first cookie; only a sandbox forbids root to look at it.
             && pid != 1
         {
@@ -48,7 +48,7 @@ pub fn find(roots: &Roots, list: &ProcessList) -> Carriers {
             out.incomplete.get_or_insert_with(|| {
                 format!(
                     "cookies carried by process {pid}: {}; run as root",
-                    cause(&error)
+                    cause_text(&error)
                 )
             });
         }
@@ -68,7 +68,7 @@ pub fn find(roots: &Roots, list: &ProcessList) -> Carriers {
 fn in_environment(block: &[u8]) -> Vec<Key> {
     block
         .split(|&byte| byte == 0)
-        .filter_map(|variable| cookie(variable.strip_prefix(b"DM_UDEV_COOKIE=")?))
+        .filter_map(|variable| parse_cookie(variable.strip_prefix(b"DM_UDEV_COOKIE=")?))
         .collect()
 }
 
@@ -80,10 +80,10 @@ fn in_arguments(block: &[u8]) -> Vec<Key> {
     for (at, argument) in arguments.iter().enumerate() {
         let next = || arguments.get(at + 1).copied();
         let value = match *argument {
-            b"udevreleasecookie" | b"udevcomplete" => next().and_then(complete),
+            b"udevreleasecookie" | b"udevcomplete" => next().and_then(parse_operand),
             option => match option.iter().position(|&byte| byte == b'=') {
-                Some(end) if is_option(&option[..end]) => cookie(&option[end + 1..]),
-                None if is_option(option) => next().and_then(cookie),
+                Some(end) if is_option(&option[..end]) => parse_cookie(&option[end + 1..]),
+                None if is_option(option) => next().and_then(parse_cookie),
                 _ => None,
             },
         };
@@ -99,18 +99,20 @@ fn is_option(argument: &[u8]) -> bool {
 
 /// A cookie as `_get_cookie_value` of dmsetup reads it: `strtoul` with base 0. A number without
 /// the magic is no cookie.
-fn cookie(text: &[u8]) -> Option<Key> {
-    strtoul(text).map(Key).filter(|key| key.has_cookie_magic())
+fn parse_cookie(text: &[u8]) -> Option<Key> {
+    parse_strtoul(text)
+        .map(Key)
+        .filter(|key| key.has_cookie_magic())
 }
 
 /// The operand of `udevcomplete` comes from a uevent: it has flags where the magic belongs
 /// (`_udevcomplete` puts the magic back).
-fn complete(text: &[u8]) -> Option<Key> {
-    let base = strtoul(text)? & 0xffff;
+fn parse_operand(text: &[u8]) -> Option<Key> {
+    let base = parse_strtoul(text)? & 0xffff;
     (base != 0).then_some(Key(dmtrace_common::COOKIE_MAGIC << 16 | base))
 }
 
-fn strtoul(text: &[u8]) -> Option<u32> {
+fn parse_strtoul(text: &[u8]) -> Option<u32> {
     let text = std::str::from_utf8(text).ok()?.trim_ascii_start();
     let text = text.strip_prefix('+').unwrap_or(text);
     let lower = text.to_ascii_lowercase();
@@ -147,7 +149,7 @@ mod tests {
             "01523337357",
             " +223198959",
         ] {
-            assert_eq!(cookie(form.as_bytes()), Some(KEY), "{form}");
+            assert_eq!(parse_cookie(form.as_bytes()), Some(KEY), "{form}");
         }
         for form in [
             "",
@@ -159,7 +161,7 @@ mod tests {
             "99999999999",
             "0x+1",
         ] {
-            assert_eq!(cookie(form.as_bytes()), None, "{form}");
+            assert_eq!(parse_cookie(form.as_bytes()), None, "{form}");
         }
     }
 
@@ -186,7 +188,7 @@ mod tests {
         let roots = Roots::host();
         // Between fork and exec the environment is still ours.
         let found = (0..1000).find_map(|_| {
-            let found = find(&roots, &processes::list(&roots));
+            let found = find_carriers(&roots, &processes::list_processes(&roots));
             let pids = found.carriers.get(&KEY)?;
             pids.contains(&child.id()).then_some(())
         });

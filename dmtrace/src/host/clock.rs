@@ -8,7 +8,7 @@ use crate::host::Roots;
 
 /// Now on the clock that verdicts use (`CLOCK_BOOTTIME`, as `ktime_get_boot_ns` in the probes).
 pub fn boot_now() -> BootTime {
-    let (sec, nsec) = read(libc::CLOCK_BOOTTIME);
+    let (sec, nsec) = read_clock(libc::CLOCK_BOOTTIME);
     let nanos = u64::try_from(sec)
         .unwrap_or(0)
         .saturating_mul(1_000_000_000);
@@ -18,12 +18,12 @@ pub fn boot_now() -> BootTime {
 /// Now on the clock of `sem_ctime` and `sem_otime`. The kernel stamps those with
 /// `ktime_get_real_seconds`, which is up to one tick behind this value.
 pub fn wall_now() -> UnixTime {
-    UnixTime(read(libc::CLOCK_REALTIME).0)
+    UnixTime(read_clock(libc::CLOCK_REALTIME).0)
 }
 
 /// Time that this process has spent computing, all of its threads together.
 pub fn cpu_spent() -> Duration {
-    let (sec, nsec) = read(libc::CLOCK_PROCESS_CPUTIME_ID);
+    let (sec, nsec) = read_clock(libc::CLOCK_PROCESS_CPUTIME_ID);
     let (sec, nsec) = (u64::try_from(sec), u32::try_from(nsec));
     Duration::new(sec.unwrap_or(0), nsec.unwrap_or(0))
 }
@@ -35,7 +35,7 @@ pub fn boot_id(roots: &Roots) -> Option<String> {
     Some(id.trim().to_owned())
 }
 
-fn read(clock: libc::clockid_t) -> (i64, i64) {
+fn read_clock(clock: libc::clockid_t) -> (i64, i64) {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

@@ -10,26 +10,26 @@ use super::Roots;
 const NODES: &str = "dev/mapper";
 
 /// Reads what there is.
-pub fn read(roots: &Roots) -> DmFacts {
-    let names = roots.names(NODES).into_iter();
+pub fn read_devices(roots: &Roots) -> DmFacts {
+    let names = roots.read_names(NODES).into_iter();
     let nodes = names
         .filter_map(|name| name.into_os_string().into_string().ok())
         .collect();
     DmFacts {
-        suspended: suspended(roots),
+        suspended: suspended_devices(roots),
         nodes: roots.exists(NODES).then_some(nodes),
     }
 }
 
 /// Devices that are suspended now: removing a cookie of the command that will resume them leaves
 /// them suspended (LVM before 2.03.40). None without sysfs.
-fn suspended(roots: &Roots) -> Vec<SuspendedDevice> {
+fn suspended_devices(roots: &Roots) -> Vec<SuspendedDevice> {
     let read = |path: &Path| -> Option<String> {
         let text = String::from_utf8(roots.read_fs(path).ok()?).ok()?;
         Some(text.trim().to_owned())
     };
     roots
-        .names("sys/block")
+        .read_names("sys/block")
         .into_iter()
         .filter_map(|node| {
             let node = node.to_str()?.to_owned();
@@ -62,7 +62,7 @@ mod tests {
         }
         fs::create_dir_all(host.path().join("dev/mapper")).unwrap();
         fs::write(host.path().join("dev/mapper/vg-root"), "").unwrap();
-        let found = read(&Roots::below(host.path()));
+        let found = read_devices(&Roots::below(host.path()));
         let suspended = SuspendedDevice {
             node: "dm-7".to_owned(),
             name: "vg-root".to_owned(),
@@ -70,6 +70,9 @@ mod tests {
         assert_eq!(found.suspended, [suspended]);
         assert!(found.nodes.unwrap().contains("vg-root"));
         let empty = tempfile::tempdir().unwrap();
-        assert_eq!(read(&Roots::below(empty.path())), DmFacts::default());
+        assert_eq!(
+            read_devices(&Roots::below(empty.path())),
+            DmFacts::default()
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The memory of this process.
 
 /// Gives back what the allocator keeps for later. That of musl keeps little.
-pub fn trim() {
+pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: a number; glibc locks its own arenas.
     unsafe {

@@ -23,21 +23,21 @@ const PARENTS_MAX: usize = dmtrace_common::PARENTS;
 ///
 /// `exec` is 0: the count of `execve` calls is not in `/proc`. The start is that of field 22 of
 /// `/proc/PID/stat`, so it has its resolution of 10 ms; use [`ProcId::start_ticks`] to compare.
-pub fn image(roots: &Roots, id: ProcId) -> Option<ProcessImage> {
+pub fn image_if_alive(roots: &Roots, id: ProcId) -> Option<ProcessImage> {
     let image = image_of(roots, id.tgid)?;
     (image.id.start_ticks() == id.start_ticks()).then_some(image)
 }
 
 /// The image of whatever process has this number now.
 pub fn image_of(roots: &Roots, pid: u32) -> Option<ProcessImage> {
-    let before = live(roots, pid)?;
+    let before = live_stat(roots, pid)?;
     let link = |name: &str| fs::read_link(roots.proc_path(format!("{pid}/{name}"))).ok();
     let inode = |name: &str| link(name).and_then(|link| ns_number(&link)).unwrap_or(0);
-    let (exe, exe_deleted) = link("exe").map_or((None, false), |path| executable(&path));
+    let (exe, exe_deleted) = link("exe").map_or((None, false), |path| parse_executable(&path));
     let line = roots
         .read_proc(format!("{pid}/cmdline"))
         .unwrap_or_default();
-    let (cmdline, cmdline_cut) = arguments(&line);
+    let (cmdline, cmdline_cut) = parse_arguments(&line);
     let status = roots
         .read_proc(format!("{pid}/status"))
         .ok()
@@ -66,19 +66,19 @@ pub fn image_of(roots: &Roots, pid: u32) -> Option<ProcessImage> {
         mnt_ns: inode("ns/mnt"),
         cgroup_id: cgroup_id(roots, &cgroup),
         cgroup,
-        parents: parents(roots, before.ppid),
+        parents: read_parents(roots, before.ppid),
     };
     // Everything above may be of the next process with this number, unless it is still the same.
-    (live(roots, pid)?.start_ticks == before.start_ticks).then_some(image)
+    (live_stat(roots, pid)?.start_ticks == before.start_ticks).then_some(image)
 }
 
 /// Start of whatever process has this number now, clock ticks since boot.
 pub fn start_ticks(roots: &Roots, pid: u32) -> Option<u64> {
-    live(roots, pid).map(|stat| stat.start_ticks)
+    live_stat(roots, pid).map(|stat| stat.start_ticks)
 }
 
-fn live(roots: &Roots, pid: u32) -> Option<Stat> {
-    let stat = processes::stat(roots, pid).ok()?;
+fn live_stat(roots: &Roots, pid: u32) -> Option<Stat> {
+    let stat = processes::read_stat(roots, pid).ok()?;
     (!stat.is_dead() || stat.threads > 1).then_some(stat)
 }
 
@@ -89,11 +89,11 @@ fn proc_id(tgid: u32, stat: &Stat) -> ProcId {
     }
 }
 
-fn parents(roots: &Roots, first: u32) -> Vec<Ancestor> {
+fn read_parents(roots: &Roots, first: u32) -> Vec<Ancestor> {
     let mut out = Vec::new();
     let mut pid = first;
     while pid != 0 && out.len() < PARENTS_MAX {
-        let Ok(stat) = processes::stat(roots, pid) else {
+        let Ok(stat) = processes::read_stat(roots, pid) else {
             break;
         };
         out.push(Ancestor {
@@ -106,7 +106,7 @@ fn parents(roots: &Roots, first: u32) -> Vec<Ancestor> {
 }
 
 /// Path of an executable and whether `d_path` marked it as unlinked.
-fn executable(path: &Path) -> (Option<String>, bool) {
+fn parse_executable(path: &Path) -> (Option<String>, bool) {
     let bytes = path.as_os_str().as_bytes();
     match bytes.strip_suffix(b" (deleted)") {
         Some(path) => (Some(printable(path)), true),
@@ -115,7 +115,7 @@ fn executable(path: &Path) -> (Option<String>, bool) {
 }
 
 /// Arguments, and whether some are missing. `None` for a kernel thread.
-fn arguments(block: &[u8]) -> (Option<Vec<String>>, bool) {
+fn parse_arguments(block: &[u8]) -> (Option<Vec<String>>, bool) {
     if block.is_empty() {
         return (None, false);
     }
@@ -182,12 +182,12 @@ mod tests {
         );
         assert_eq!(Some(us.ipc_ns), crate::host::namespaces::own_ns());
         assert_eq!(us.parents[0].id.tgid, std::os::unix::process::parent_id());
-        assert_eq!(image(&roots, us.id).unwrap().id, us.id);
+        assert_eq!(image_if_alive(&roots, us.id).unwrap().id, us.id);
         let other = ProcId {
             start: BootTime(us.id.start.0 + 10_000_000),
             ..us.id
         };
-        assert_eq!(image(&roots, other), None);
+        assert_eq!(image_if_alive(&roots, other), None);
         assert_eq!(image_of(&roots, u32::MAX), None);
     }
 
@@ -209,18 +209,18 @@ mod tests {
 
     #[test]
     fn command_lines() {
-        assert_eq!(arguments(b""), (None, false));
-        let (line, cut) = arguments(b"lvcreate\0-L\0\0");
+        assert_eq!(parse_arguments(b""), (None, false));
+        let (line, cut) = parse_arguments(b"lvcreate\0-L\0\0");
         let expected = ["lvcreate", "-L", ""].map(String::from);
         assert_eq!((line.as_deref(), cut), (Some(&expected[..]), false));
-        assert!(arguments(&[b'x'; 5000]).1);
+        assert!(parse_arguments(&[b'x'; 5000]).1);
     }
 
     #[test]
     fn unlinked_executables() {
         let path = Path::new("/usr/bin/dockerd (deleted)");
         assert_eq!(
-            executable(path),
+            parse_executable(path),
             (Some("/usr/bin/dockerd".to_owned()), true)
         );
     }

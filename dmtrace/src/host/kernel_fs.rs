@@ -104,9 +104,11 @@ impl KernelFs {
     }
 
     /// Where it is mounted in this mount namespace.
-    pub fn mounted(self) -> Option<PathBuf> {
+    pub fn mount_point(self) -> Option<PathBuf> {
         let mounts = || fs::read("/proc/self/mountinfo");
-        let (path, _) = self.find(mounts, |path| self.open_mounted(path)).ok()?;
+        let (path, _) = self
+            .find_root(mounts, |path| self.open_mounted(path))
+            .ok()?;
         Some(path)
     }
 
@@ -124,12 +126,12 @@ impl KernelFs {
         open: impl Fn(&Path) -> io::Result<OwnedFd>,
         create: impl FnOnce() -> Result<OwnedFd, Errno>,
     ) -> Result<KernelFsRoot, Unreachable> {
-        let mounted = match self.find(mounts, open) {
+        let mounted = match self.find_root(mounts, open) {
             Ok((path, root)) => {
                 return Ok(KernelFsRoot {
                     fs: self,
                     root,
-                    place: Place::Mounted(path),
+                    place: FsPlace::Mounted(path),
                 });
             }
             Err(why) => why,
@@ -138,7 +140,7 @@ impl KernelFs {
             Ok(root) => Ok(KernelFsRoot {
                 fs: self,
                 root,
-                place: Place::Private,
+                place: FsPlace::Private,
             }),
             Err(private) => Err(Unreachable {
                 fs: self,
@@ -149,7 +151,7 @@ impl KernelFs {
     }
 
     /// The usual place first: who has many mounts need not read their list.
-    fn find(
+    fn find_root(
         self,
         mounts: impl FnOnce() -> io::Result<Vec<u8>>,
         open: impl Fn(&Path) -> io::Result<OwnedFd>,
@@ -158,13 +160,13 @@ impl KernelFs {
         if let Ok(root) = open(&usual) {
             return Ok((usual, root));
         }
-        let list = mounts().map_err(|error| NotMounted::Unknown(reason(&error)))?;
+        let list = mounts().map_err(|error| NotMounted::Unknown(error_text(&error)))?;
         let mut refused = NotMounted::Nowhere;
         for path in mount_points(&list, self.properties().fs_type) {
             match open(&path) {
                 Ok(root) => return Ok((path, root)),
                 Err(error) => {
-                    let why = format!("{}: {}", path.display(), reason(&error));
+                    let why = format!("{}: {}", path.display(), error_text(&error));
                     refused = NotMounted::Refused(why);
                 }
             }
@@ -199,12 +201,12 @@ impl KernelFs {
 pub struct KernelFsRoot {
     fs: KernelFs,
     root: OwnedFd,
-    place: Place,
+    place: FsPlace,
 }
 
 /// Where it is.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Place {
+pub enum FsPlace {
     /// Mounted there, for all.
     Mounted(PathBuf),
     /// For us alone.
@@ -213,7 +215,7 @@ pub enum Place {
 
 impl KernelFsRoot {
     /// Where it is.
-    pub const fn place(&self) -> &Place {
+    pub const fn place(&self) -> &FsPlace {
         &self.place
     }
 
@@ -230,10 +232,10 @@ impl KernelFsRoot {
     }
 
     /// A file in it, for messages.
-    pub fn shown(&self, file: &str) -> String {
+    pub fn display_path(&self, file: &str) -> String {
         match &self.place {
-            Place::Mounted(dir) => dir.join(file).display().to_string(),
-            Place::Private => format!("{file} in {}", self.fs.name()),
+            FsPlace::Mounted(dir) => dir.join(file).display().to_string(),
+            FsPlace::Private => format!("{file} in {}", self.fs.name()),
         }
     }
 }
@@ -271,7 +273,7 @@ impl Unreachable {
                 format!("is not where it usually is (/proc/self/mountinfo: {why})")
             }
         };
-        let private = reason(&self.private.into());
+        let private = error_text(&self.private.into());
         format!("{name} {mounted}, and a private mount is refused ({private})")
     }
 
@@ -300,7 +302,7 @@ impl fmt::Display for Unreachable {
 impl std::error::Error for Unreachable {}
 
 /// An error without its number, which says the same again.
-pub fn reason(error: &io::Error) -> String {
+pub fn error_text(error: &io::Error) -> String {
     let text = error.to_string();
     let words = text.split(" (os error ").next().unwrap_or(&text);
     words.to_owned()
@@ -314,12 +316,12 @@ fn mount_points<'a>(mountinfo: &'a [u8], fs_type: &'a str) -> impl Iterator<Item
             let mut words = line.split(|&byte| byte == b' ').skip(3);
             let (root, path) = (words.next()?, words.next()?);
             let found = words.skip_while(|word| *word != b"-").nth(1)?;
-            (root == b"/" && found == fs_type.as_bytes()).then(|| unescape(path))
+            (root == b"/" && found == fs_type.as_bytes()).then(|| unescape_path(path))
         })
 }
 
 /// Undoes the kernel's `seq_escape`: `\040` is a blank.
-fn unescape(path: &[u8]) -> PathBuf {
+fn unescape_path(path: &[u8]) -> PathBuf {
     let mut plain = Vec::with_capacity(path.len());
     let mut rest = path;
     while let [first, after @ ..] = rest {
@@ -349,28 +351,28 @@ mod tests {
         41 22 0:12 /instances/x /mnt/x rw - tracefs tracefs rw\n\
         42 22 0:13 / /mnt/tracefs rw - tmpfs tracefs rw\n";
 
-    fn null() -> OwnedFd {
+    fn open_null() -> OwnedFd {
         fs::File::open("/dev/null").unwrap().into()
     }
 
     /// What is chosen where these can be opened, and what was tried.
-    fn choose(
+    fn choose_place(
         mounts: &[u8],
         there: &[&str],
         private: Result<(), Errno>,
-    ) -> (Result<Place, Unreachable>, Vec<String>) {
+    ) -> (Result<FsPlace, Unreachable>, Vec<String>) {
         let tried = RefCell::new(Vec::new());
         let open = |path: &Path| {
             tried.borrow_mut().push(path.display().to_string());
             if there.iter().any(|it| Path::new(it) == path) {
-                Ok(null())
+                Ok(open_null())
             } else {
                 Err(io::Error::from_raw_os_error(libc::EACCES))
             }
         };
         let create = || {
             tried.borrow_mut().push("private".to_owned());
-            private.map(|()| null())
+            private.map(|()| open_null())
         };
         let chosen = KernelFs::Trace.open_by(|| Ok(mounts.to_vec()), open, create);
         let chosen = chosen.map(|root| root.place().clone());
@@ -380,27 +382,32 @@ mod tests {
     #[test]
     fn a_mounted_one_is_used_and_nothing_is_mounted_then() {
         let usual = "/sys/kernel/tracing";
-        let (chosen, tried) = choose(MOUNTS, &[usual], Ok(()));
-        assert_eq!(chosen, Ok(Place::Mounted(usual.into())));
+        let (chosen, tried) = choose_place(MOUNTS, &[usual], Ok(()));
+        assert_eq!(chosen, Ok(FsPlace::Mounted(usual.into())));
         assert_eq!(tried, [usual]);
         // Elsewhere, under a name that the kernel writes in its own way.
-        let (chosen, tried) = choose(MOUNTS, &["/mnt/a b"], Ok(()));
-        assert_eq!(chosen, Ok(Place::Mounted("/mnt/a b".into())));
+        let (chosen, tried) = choose_place(MOUNTS, &["/mnt/a b"], Ok(()));
+        assert_eq!(chosen, Ok(FsPlace::Mounted("/mnt/a b".into())));
         assert_eq!(tried, [usual, "/mnt/a b"]);
     }
 
     #[test]
     fn else_a_private_one() {
         for mounts in [b"".as_slice(), MOUNTS] {
-            let (chosen, tried) = choose(mounts, &[], Ok(()));
-            assert_eq!(chosen, Ok(Place::Private));
+            let (chosen, tried) = choose_place(mounts, &[], Ok(()));
+            assert_eq!(chosen, Ok(FsPlace::Private));
             assert_eq!(tried.last().unwrap(), "private");
         }
     }
 
     #[test]
     fn where_both_fail_both_are_said_in_one_line_with_the_fix() {
-        let said = |mounts, error| choose(mounts, &[], Err(error)).0.unwrap_err().to_string();
+        let said = |mounts, error| {
+            choose_place(mounts, &[], Err(error))
+                .0
+                .unwrap_err()
+                .to_string()
+        };
         assert_eq!(
             said(b"", Errno::PERM),
             "tracefs is not mounted, and a private mount is refused (Operation not permitted); \

@@ -33,7 +33,7 @@ pub use namespaces::{Namespace, Search};
 pub use roots::Roots;
 pub use session::{Inside, NsSession};
 
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// Why something of the host could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,7 @@ pub enum HostError {
     /// The kernel refuses the way in.
     #[error(
         "IPC namespace {ns}: cannot enter: {}; run as root in the user namespace of the host",
-        cause(source)
+        cause_text(source)
     )]
     Enter {
         /// Inode number of the IPC namespace.
@@ -57,7 +57,7 @@ pub enum HostError {
     },
     #[error(
         "IPC namespace {ns}: no thread to enter it: {}; raise the limit of processes",
-        cause(source)
+        cause_text(source)
     )]
     /// A thread for the namespace cannot be started.
     Thread {
@@ -75,7 +75,7 @@ pub enum HostError {
     /// `semctl` failed.
     #[error(
         "IPC namespace {ns}: cannot read semaphores: {}; check seccomp, the security module and CONFIG_SYSVIPC",
-        cause(source)
+        cause_text(source)
     )]
     Read {
         /// Inode number of the IPC namespace.
@@ -97,7 +97,7 @@ pub struct Scope {
 }
 
 impl Scope {
-    fn wants(&self, ns: IpcNs) -> bool {
+    fn includes(&self, ns: IpcNs) -> bool {
         self.namespaces.is_empty() || self.namespaces.contains(&ns)
     }
 }
@@ -107,25 +107,25 @@ impl Scope {
 /// The order matters: a process that starts and makes a cookie between the two readings is in the
 /// process list and its cookie in no snapshot. The other way round its cookie would look like one
 /// without an owner.
-pub fn gather(scope: &Scope) -> (Snapshot, HostFacts) {
+pub fn gather_facts(scope: &Scope) -> (Snapshot, HostFacts) {
     let snapshot = take_snapshot(scope);
-    let facts = facts(scope, &snapshot);
+    let facts = read_facts(scope, &snapshot);
     (snapshot, facts)
 }
 
 /// Reads the semaphores only.
 pub fn take_snapshot(scope: &Scope) -> Snapshot {
-    semaphores::snapshot(&scope.roots, scope.search, |ns| scope.wants(ns))
+    semaphores::take_snapshot(&scope.roots, scope.search, |ns| scope.includes(ns))
 }
 
 /// Reads everything but the semaphores. `snapshot` says on which of them threads wait.
-pub fn facts(scope: &Scope, snapshot: &Snapshot) -> HostFacts {
+pub fn read_facts(scope: &Scope, snapshot: &Snapshot) -> HostFacts {
     let roots = &scope.roots;
-    let list = processes::list(roots);
+    let list = processes::list_processes(roots);
     let waited_for = waiters::waited_for(snapshot);
-    let waiting = waiters::find(roots, &list, &waited_for);
-    let carried = carriers::find(roots, &list);
-    let mut udev = udev::read(roots, &list);
+    let waiting = waiters::find_waiters(roots, &list, &waited_for);
+    let carried = carriers::find_carriers(roots, &list);
+    let mut udev = udev::read_udev(roots, &list);
     if !waited_for.is_empty() {
         udev.details = Some(udev::details(roots, &list, &udev));
     }
@@ -155,7 +155,7 @@ pub fn facts(scope: &Scope, snapshot: &Snapshot) -> HostFacts {
         carriers_complete: carried.incomplete.is_none(),
         carriers_unread: carried.unread,
         udev,
-        dm: devices::read(roots),
+        dm: devices::read_devices(roots),
         commands,
         incomplete,
     }

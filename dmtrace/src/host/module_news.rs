@@ -9,17 +9,17 @@ use std::{
 /// Group of the kernel's own uevents; 2 is udevd's.
 const KERNEL: u32 = 1;
 /// Announcements taken at once: a socket that overflows drops some, and stays readable.
-const BATCH: usize = 64;
+const MAX_BATCH: usize = 64;
 
 /// A socket on which nothing arrives but news of one module.
-pub struct ModuleNews(OwnedFd);
+pub struct ModuleWatch(OwnedFd);
 
-impl ModuleNews {
+impl ModuleWatch {
     /// Listens. Announcements of anything else are dropped in the kernel.
     ///
     /// # Errors
     /// The system refuses the socket, or the name is too long for the filter.
-    pub fn of(module: &str) -> io::Result<Self> {
+    pub fn listen(module: &str) -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: three numbers.
         let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_KOBJECT_UEVENT) };
@@ -28,7 +28,7 @@ impl ModuleNews {
         }
         // SAFETY: the kernel has just made this descriptor for us.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mut filter = filter(module)?;
+        let mut filter = build_filter(module)?;
         let program = libc::sock_fprog {
             len: filter.len() as u16,
             filter: filter.as_mut_ptr(),
@@ -66,10 +66,10 @@ impl ModuleNews {
     }
 
     /// Takes what has arrived, a bounded number; tells whether there was anything.
-    pub fn take(&self) -> bool {
+    pub fn take_announcements(&self) -> bool {
         let mut any = false;
         let mut buffer = [0u8; 64];
-        for _ in 0..BATCH {
+        for _ in 0..MAX_BATCH {
             // SAFETY: the buffer is ours and has this size; what does not fit is cut off.
             let got = unsafe {
                 libc::recv(
@@ -93,7 +93,7 @@ impl ModuleNews {
     }
 }
 
-impl AsRawFd for ModuleNews {
+impl AsRawFd for ModuleWatch {
     fn as_raw_fd(&self) -> i32 {
         self.0.as_raw_fd()
     }
@@ -101,7 +101,7 @@ impl AsRawFd for ModuleNews {
 
 /// Lets announcements pass that begin with `ACTION@/module/NAME` and NUL, for the actions `add` and
 /// `remove`, in classic BPF.
-fn filter(module: &str) -> io::Result<Vec<libc::sock_filter>> {
+fn build_filter(module: &str) -> io::Result<Vec<libc::sock_filter>> {
     const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
     const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     /// What the kernel's interpreter does with it; a load beyond the end drops the packet.
-    fn passes(program: &[libc::sock_filter], packet: &[u8]) -> bool {
+    fn filter_passes(program: &[libc::sock_filter], packet: &[u8]) -> bool {
         let mut at = 0;
         let mut loaded = 0;
         loop {
@@ -148,12 +148,12 @@ mod tests {
 
     #[test]
     fn only_news_of_the_module_pass() {
-        let filter = filter("dm_mod").unwrap();
+        let filter = build_filter("dm_mod").unwrap();
         for packet in [
             "add@/module/dm_mod\0ACTION=add\0SUBSYSTEM=module\0",
             "remove@/module/dm_mod\0ACTION=remove\0",
         ] {
-            assert!(passes(&filter, packet.as_bytes()), "{packet}");
+            assert!(filter_passes(&filter, packet.as_bytes()), "{packet}");
         }
         for packet in [
             "",
@@ -163,18 +163,18 @@ mod tests {
             "change@/module/dm_mod\0",
             "add@/devices/virtual/block/dm-0\0ACTION=add\0DEVPATH=/module/dm_mod\0",
         ] {
-            assert!(!passes(&filter, packet.as_bytes()), "{packet}");
+            assert!(!filter_passes(&filter, packet.as_bytes()), "{packet}");
         }
     }
 
     #[test]
     fn a_name_that_no_jump_can_span_is_refused() {
-        assert!(filter(&"x".repeat(200)).is_err());
+        assert!(build_filter(&"x".repeat(200)).is_err());
     }
 
     #[test]
     fn the_kernel_takes_the_filter_and_nothing_comes_by_itself() {
-        let news = ModuleNews::of("dm_mod").unwrap();
-        assert!(!news.take());
+        let news = ModuleWatch::listen("dm_mod").unwrap();
+        assert!(!news.take_announcements());
     }
 }

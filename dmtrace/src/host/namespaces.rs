@@ -20,7 +20,7 @@ use dmtrace_core::{facts::NsHolder, ids::IpcNs};
 
 use super::{
     Roots,
-    processes::{ProcessList, ns_of_link, tids},
+    processes::{ProcessList, list_tids, ns_of_link},
     text::printable,
 };
 use crate::wording;
@@ -67,27 +67,27 @@ pub struct Discovery {
 }
 
 /// Ways in that are remembered for each namespace.
-const WAYS: usize = 4;
+const MAX_PATHS: usize = 4;
 
 #[derive(Default)]
-struct Found {
+struct NamespacePaths {
     processes: BTreeSet<u32>,
     descriptor: Option<u32>,
     mount: Option<String>,
     ways: Vec<PathBuf>,
 }
 
-impl Found {
-    fn way(&mut self, path: PathBuf) {
-        if self.ways.len() < WAYS {
+impl NamespacePaths {
+    fn add_path(&mut self, path: PathBuf) {
+        if self.ways.len() < MAX_PATHS {
             self.ways.push(path);
         }
     }
 }
 
 /// Finds all IPC namespaces.
-pub fn discover(roots: &Roots, list: &ProcessList, search: Search) -> Discovery {
-    let mut found: BTreeMap<IpcNs, Found> = BTreeMap::new();
+pub fn discover_namespaces(roots: &Roots, list: &ProcessList, search: Search) -> Discovery {
+    let mut found: BTreeMap<IpcNs, NamespacePaths> = BTreeMap::new();
     if let Some(own) = own_ns() {
         // Always reachable, also where /proc does not show us.
         found.entry(own).or_default();
@@ -96,7 +96,7 @@ pub fn discover(roots: &Roots, list: &ProcessList, search: Search) -> Discovery 
         if let Some(ns) = process.live.ipc_ns {
             let entry = found.entry(ns).or_default();
             entry.processes.insert(pid);
-            entry.way(roots.proc_path(format!("{pid}/ns/ipc")));
+            entry.add_path(roots.proc_path(format!("{pid}/ns/ipc")));
         }
     }
     if search.threads {
@@ -108,7 +108,7 @@ pub fn discover(roots: &Roots, list: &ProcessList, search: Search) -> Discovery 
     if search.mounts {
         search_mounts(roots, list, &mut found);
     }
-    let mut namespaces: Vec<Namespace> = found.into_iter().map(named).collect();
+    let mut namespaces: Vec<Namespace> = found.into_iter().map(with_holder).collect();
     namespaces.sort_by_key(|namespace| (namespace.ns != IpcNs::HOST, namespace.ns));
     Discovery {
         namespaces,
@@ -125,7 +125,7 @@ fn out_of_sight(list: &ProcessList) -> Option<String> {
     let count = hidden.count() + 1;
     Some(format!(
         "IPC namespaces of {} (the first is {first}) are out of sight; run as root",
-        wording::count(count, "process", "processes")
+        wording::count_noun(count, "process", "processes")
     ))
 }
 
@@ -134,7 +134,7 @@ pub fn own_ns() -> Option<IpcNs> {
     ns_of_link(&fs::read_link("/proc/thread-self/ns/ipc").ok()?)
 }
 
-fn named((ns, found): (IpcNs, Found)) -> Namespace {
+fn with_holder((ns, found): (IpcNs, NamespacePaths)) -> Namespace {
     let holder = if let Some(&first) = found.processes.first() {
         NsHolder::Processes {
             count: found.processes.len(),
@@ -154,26 +154,30 @@ fn named((ns, found): (IpcNs, Found)) -> Namespace {
     }
 }
 
-fn search_threads(roots: &Roots, list: &ProcessList, found: &mut BTreeMap<IpcNs, Found>) {
+fn search_threads(roots: &Roots, list: &ProcessList, found: &mut BTreeMap<IpcNs, NamespacePaths>) {
     // Our own threads that sit in a namespace to read it do not make it lived in.
     let us = std::process::id();
     for (&pid, process) in &list.processes {
         if process.threads < 2 || pid == us {
             continue;
         }
-        for tid in tids(roots, pid) {
+        for tid in list_tids(roots, pid) {
             let path = roots.proc_path(format!("{pid}/task/{tid}/ns/ipc"));
             let Some(ns) = link_ns(&path) else { continue };
             if Some(ns) != process.live.ipc_ns {
                 let entry = found.entry(ns).or_default();
                 entry.processes.insert(pid);
-                entry.way(path);
+                entry.add_path(path);
             }
         }
     }
 }
 
-fn search_descriptors(roots: &Roots, list: &ProcessList, found: &mut BTreeMap<IpcNs, Found>) {
+fn search_descriptors(
+    roots: &Roots,
+    list: &ProcessList,
+    found: &mut BTreeMap<IpcNs, NamespacePaths>,
+) {
     for &pid in list.processes.keys() {
         let Ok(entries) = fs::read_dir(roots.proc_path(format!("{pid}/fd"))) else {
             continue;
@@ -182,13 +186,13 @@ fn search_descriptors(roots: &Roots, list: &ProcessList, found: &mut BTreeMap<Ip
             if let Some(ns) = link_ns(&path) {
                 let entry = found.entry(ns).or_default();
                 entry.descriptor.get_or_insert(pid);
-                entry.way(path);
+                entry.add_path(path);
             }
         }
     }
 }
 
-fn search_mounts(roots: &Roots, list: &ProcessList, found: &mut BTreeMap<IpcNs, Found>) {
+fn search_mounts(roots: &Roots, list: &ProcessList, found: &mut BTreeMap<IpcNs, NamespacePaths>) {
     let mut seen = BTreeSet::new();
     for &pid in list.processes.keys() {
         // Without the link (no permission) mountinfo is out of reach as well.
@@ -208,7 +212,7 @@ fn search_mounts(roots: &Roots, list: &ProcessList, found: &mut BTreeMap<IpcNs, 
                 entry.mount.get_or_insert(shown);
                 let point = PathBuf::from(OsString::from_vec(point));
                 let inside = point.strip_prefix("/").unwrap_or(&point);
-                entry.way(roots.proc_path(format!("{pid}/root")).join(inside));
+                entry.add_path(roots.proc_path(format!("{pid}/root")).join(inside));
             }
         }
     }
@@ -224,13 +228,13 @@ fn nsfs_mount(line: &[u8]) -> Option<(IpcNs, Vec<u8>)> {
     let mut fields = line.split(|&byte| byte == b' ');
     let root = fields.nth(3)?;
     let ns = ns_of_link(Path::new(std::str::from_utf8(root).ok()?))?;
-    let point = unescape(fields.next()?);
+    let point = unescape_field(fields.next()?);
     let fs = fields.skip_while(|&field| field != b"-").nth(1)?;
     (fs == b"nsfs").then_some((ns, point))
 }
 
 /// Undoes `mangle_path`: blanks, tabs, newlines and backslashes are `\ooo`.
-fn unescape(field: &[u8]) -> Vec<u8> {
+fn unescape_field(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, tail)) = rest.split_first() {
@@ -298,11 +302,12 @@ mod tests {
             ..Process::default()
         };
         list.processes.insert(70_000_001, process);
-        let holders: BTreeMap<u32, NsHolder> = discover(&roots, &list, Search::default())
-            .namespaces
-            .into_iter()
-            .map(|namespace| (namespace.ns.0, namespace.holder))
-            .collect();
+        let holders: BTreeMap<u32, NsHolder> =
+            discover_namespaces(&roots, &list, Search::default())
+                .namespaces
+                .into_iter()
+                .map(|namespace| (namespace.ns.0, namespace.holder))
+                .collect();
         let process = NsHolder::Processes {
             count: 1,
             first: 70_000_001,
@@ -318,7 +323,7 @@ mod tests {
         #[test]
         fn no_line_panics(line: Vec<u8>) {
             let _parsed = nsfs_mount(&line);
-            let _path = unescape(&line);
+            let _path = unescape_field(&line);
         }
     }
 }

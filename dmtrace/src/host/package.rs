@@ -12,10 +12,10 @@ use std::{
 use dmtrace_core::event::{Package, ProcessImage};
 
 use super::{Roots, identity};
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// What tells executables apart: the same path is another file in another mount namespace.
-pub fn key(image: &ProcessImage) -> Option<String> {
+pub fn package_key(image: &ProcessImage) -> Option<String> {
     let exe = image.exe.as_deref()?;
     Some(format!("{}:{exe}", image.mnt_ns))
 }
@@ -36,7 +36,7 @@ pub fn of_process(roots: &Roots, image: &ProcessImage, until: Instant) -> Result
     if image.mnt_ns == 0 || host.is_ok_and(|host| host == u64::from(image.mnt_ns)) {
         return of_file(roots, exe, until);
     }
-    if identity::image(roots, image.id).is_none() {
+    if identity::image_if_alive(roots, image.id).is_none() {
         return Err("it ran with files of its own (a container) and has ended".to_owned());
     }
     let inside = Roots {
@@ -51,15 +51,15 @@ pub fn of_process(roots: &Roots, image: &ProcessImage, until: Instant) -> Result
 /// # Errors
 /// As [`of_process`].
 pub fn of_file(roots: &Roots, file: &Path, until: Instant) -> Result<Package, String> {
-    let names = aliases(file);
+    let names = path_aliases(file);
     if roots.exists("var/lib/dpkg/info") {
-        return dpkg(roots, &names, until);
+        return find_dpkg(roots, &names, until);
     }
     if roots.exists("lib/apk/db/installed") {
-        return apk(roots, &names);
+        return find_apk(roots, &names);
     }
     if roots.fs == Path::new("/") && roots.is_executable("usr/bin/rpm") {
-        return rpm(file, until);
+        return find_rpm(file, until);
     }
     Err("no package database was found".to_owned())
 }
@@ -67,7 +67,7 @@ pub fn of_file(roots: &Roots, file: &Path, until: Instant) -> Result<Package, St
 const NO_PACKAGE: &str = "no package has this file";
 
 /// A file by the names that a package may have for it: `/usr` may be merged.
-fn aliases(file: &Path) -> Vec<String> {
+fn path_aliases(file: &Path) -> Vec<String> {
     let name = file.display().to_string();
     let other = match name.strip_prefix("/usr") {
         Some(rest) => rest.to_owned(),
@@ -76,9 +76,9 @@ fn aliases(file: &Path) -> Vec<String> {
     vec![name, other]
 }
 
-fn dpkg(roots: &Roots, files: &[String], until: Instant) -> Result<Package, String> {
+fn find_dpkg(roots: &Roots, files: &[String], until: Instant) -> Result<Package, String> {
     let dir = Path::new("var/lib/dpkg/info");
-    for list in roots.names(dir) {
+    for list in roots.read_names(dir) {
         if list.extension().is_none_or(|extension| extension != "list") {
             continue;
         }
@@ -111,7 +111,7 @@ fn dpkg(roots: &Roots, files: &[String], until: Instant) -> Result<Package, Stri
     Err(NO_PACKAGE.to_owned())
 }
 
-fn apk(roots: &Roots, files: &[String]) -> Result<Package, String> {
+fn find_apk(roots: &Roots, files: &[String]) -> Result<Package, String> {
     let text = roots.read_fs("lib/apk/db/installed").unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let (mut name, mut version, mut dir) = ("", "", "");
@@ -133,7 +133,7 @@ fn apk(roots: &Roots, files: &[String]) -> Result<Package, String> {
     Err(NO_PACKAGE.to_owned())
 }
 
-fn rpm(file: &Path, until: Instant) -> Result<Package, String> {
+fn find_rpm(file: &Path, until: Instant) -> Result<Package, String> {
     let mut child = Command::new("/usr/bin/rpm")
         .args(["-qf", "--qf", "%{NAME}\\t%{VERSION}-%{RELEASE}\\n"])
         .arg(file)
@@ -141,7 +141,7 @@ fn rpm(file: &Path, until: Instant) -> Result<Package, String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|error| format!("rpm: {}", cause(&error)))?;
+        .map_err(|error| format!("rpm: {}", cause_text(&error)))?;
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,
@@ -173,11 +173,11 @@ fn rpm(file: &Path, until: Instant) -> Result<Package, String> {
 mod tests {
     use super::*;
 
-    fn soon() -> Instant {
+    fn near_deadline() -> Instant {
         Instant::now() + Duration::from_secs(60)
     }
 
-    fn write(dir: &Path, path: &str, text: &str) {
+    fn write_file(dir: &Path, path: &str, text: &str) {
         let path = dir.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
@@ -187,19 +187,19 @@ mod tests {
     fn dpkg_knows_a_file_under_either_name() {
         let host = tempfile::tempdir().unwrap();
         let info = "var/lib/dpkg/info";
-        write(
+        write_file(
             host.path(),
             &format!("{info}/other.list"),
             "/.\n/sbin/dmsetup2\n",
         );
-        write(
+        write_file(
             host.path(),
             &format!("{info}/dmsetup:amd64.list"),
             "/.\n/sbin/dmsetup\n",
         );
         let status = "Package: dmsetup-udeb\nVersion: 9\n\nPackage: dmsetup\nStatus: x\nVersion: \
                       2:1.02.185-2\n";
-        write(host.path(), "var/lib/dpkg/status", status);
+        write_file(host.path(), "var/lib/dpkg/status", status);
         let roots = Roots::below(host.path());
         let expected = Package {
             name: "dmsetup".to_owned(),
@@ -207,10 +207,10 @@ mod tests {
             manager: "dpkg".to_owned(),
         };
         for file in ["/sbin/dmsetup", "/usr/sbin/dmsetup"] {
-            let found = of_file(&roots, Path::new(file), soon());
+            let found = of_file(&roots, Path::new(file), near_deadline());
             assert_eq!(found.as_ref(), Ok(&expected), "{file}");
         }
-        let none = of_file(&roots, Path::new("/usr/local/bin/tool"), soon());
+        let none = of_file(&roots, Path::new("/usr/local/bin/tool"), near_deadline());
         assert_eq!(none, Err(NO_PACKAGE.to_owned()));
         let late = of_file(&roots, Path::new("/sbin/dmsetup"), Instant::now());
         assert!(late.is_err(), "the time limit holds");
@@ -221,11 +221,11 @@ mod tests {
         let host = tempfile::tempdir().unwrap();
         let text =
             "P:musl\nV:1.2\nF:lib\nR:libc.so\n\nP:device-mapper\nV:2.03-r1\nF:sbin\nR:dmsetup\n";
-        write(host.path(), "lib/apk/db/installed", text);
+        write_file(host.path(), "lib/apk/db/installed", text);
         let found = of_file(
             &Roots::below(host.path()),
             Path::new("/sbin/dmsetup"),
-            soon(),
+            near_deadline(),
         );
         assert_eq!(found.unwrap().name, "device-mapper");
     }
@@ -240,17 +240,17 @@ mod tests {
             ..ProcessImage::default()
         };
         assert!(
-            of_process(&roots, &image, soon())
+            of_process(&roots, &image, near_deadline())
                 .unwrap_err()
                 .contains("replaced")
         );
         image.exe = None;
         assert!(
-            of_process(&roots, &image, soon())
+            of_process(&roots, &image, near_deadline())
                 .unwrap_err()
                 .contains("path")
         );
-        let none = of_file(&roots, Path::new("/bin/a"), soon()).unwrap_err();
+        let none = of_file(&roots, Path::new("/bin/a"), near_deadline()).unwrap_err();
         assert!(none.contains("database"), "{none}");
     }
 }

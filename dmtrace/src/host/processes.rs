@@ -6,9 +6,9 @@ use dmtrace_core::{facts::LiveProcess, ids::IpcNs};
 
 use super::{
     Roots,
-    text::{number, printable},
+    text::{parse_number, printable},
 };
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// Every live process, and whether that is all of them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -60,11 +60,11 @@ impl Stat {
             .filter(|field| !field.is_empty());
         // `nth` counts from where the previous one stopped; the comments give proc(5) numbers.
         let state = *fields.next()?.first()?; // 3
-        let ppid = number(fields.next()?)?; // 4
-        let session = number::<i64>(fields.nth(1)?)?; // 6
-        let flags: u32 = number(fields.nth(2)?)?; // 9
-        let threads = number(fields.nth(10)?)?; // 20
-        let start_ticks = number(fields.nth(1)?)?; // 22
+        let ppid = parse_number(fields.next()?)?; // 4
+        let session = parse_number::<i64>(fields.nth(1)?)?; // 6
+        let flags: u32 = parse_number(fields.nth(2)?)?; // 9
+        let threads = parse_number(fields.nth(10)?)?; // 20
+        let start_ticks = parse_number(fields.nth(1)?)?; // 22
         Some(Self {
             comm: printable(comm),
             state,
@@ -85,29 +85,29 @@ impl Stat {
 
 /// Reads the list. A process that starts later than the call may be missing, one that ends during
 /// the call may be present: a caller that asks "is the owner dead?" reads semaphores first.
-pub fn list(roots: &Roots) -> ProcessList {
+pub fn list_processes(roots: &Roots) -> ProcessList {
     let mut out = ProcessList {
-        incomplete: hidden(roots),
+        incomplete: hidden_reason(roots),
         ..ProcessList::default()
     };
-    let pids = match pids(roots) {
+    let pids = match list_pids(roots) {
         Ok(pids) => pids,
         Err(error) => {
             let path = roots.proc.display();
-            out.incomplete = Some(format!("{path}: {}; mount proc there", cause(&error)));
+            out.incomplete = Some(format!("{path}: {}; mount proc there", cause_text(&error)));
             return out;
         }
     };
     for pid in pids {
-        match read(roots, pid) {
+        match read_process(roots, pid) {
             Ok(Some(process)) => {
                 out.processes.insert(pid, process);
             }
             Ok(None) => {}
-            Err(error) if gone(&error) => {}
+            Err(error) if is_gone(&error) => {}
             Err(error) => {
                 out.incomplete.get_or_insert_with(|| {
-                    format!("process {pid}: {}; run as root", cause(&error))
+                    format!("process {pid}: {}; run as root", cause_text(&error))
                 });
             }
         }
@@ -120,14 +120,14 @@ pub fn list(roots: &Roots) -> ProcessList {
 }
 
 /// Numbers of all processes in `/proc`, zombies included.
-pub(super) fn pids(roots: &Roots) -> io::Result<Vec<u32>> {
+pub(super) fn list_pids(roots: &Roots) -> io::Result<Vec<u32>> {
     let mut pids = numbers_in(&roots.proc)?;
     pids.sort_unstable();
     Ok(pids)
 }
 
 /// Threads of a process; empty when it has gone.
-pub(super) fn tids(roots: &Roots, pid: u32) -> Vec<u32> {
+pub(super) fn list_tids(roots: &Roots, pid: u32) -> Vec<u32> {
     numbers_in(&roots.proc_path(format!("{pid}/task"))).unwrap_or_default()
 }
 
@@ -138,7 +138,7 @@ fn numbers_in(dir: &std::path::Path) -> io::Result<Vec<u32>> {
 }
 
 /// `/proc/PID/stat`, parsed.
-pub(super) fn stat(roots: &Roots, pid: u32) -> io::Result<Stat> {
+pub(super) fn read_stat(roots: &Roots, pid: u32) -> io::Result<Stat> {
     let line = roots.read_proc(format!("{pid}/stat"))?;
     Stat::parse(&line).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
@@ -155,22 +155,22 @@ pub(super) fn ns_of_link(link: &std::path::Path) -> Option<IpcNs> {
     number.parse().ok().map(IpcNs)
 }
 
-fn read(roots: &Roots, pid: u32) -> io::Result<Option<Process>> {
-    let stat = stat(roots, pid)?;
+fn read_process(roots: &Roots, pid: u32) -> io::Result<Option<Process>> {
+    let stat = read_stat(roots, pid)?;
     let dead = stat.is_dead() && (stat.threads <= 1 || !any_thread_lives(roots, pid));
     if dead {
         return Ok(None);
     }
     let link = match fs::read_link(roots.proc_path(format!("{pid}/ns/ipc"))) {
         // A leader that ended before its threads has no namespaces (`exit_task_namespaces`).
-        Err(error) if gone(&error) && stat.is_dead() => Ok(tids(roots, pid)
+        Err(error) if is_gone(&error) && stat.is_dead() => Ok(list_tids(roots, pid)
             .iter()
             .find_map(|tid| ipc_ns(roots, &format!("{pid}/task/{tid}")))),
         link => link.map(|link| ns_of_link(&link)),
     };
     let (ipc_ns, hidden) = match link {
         Ok(ns) => (ns, false),
-        Err(error) if gone(&error) => (None, false),
+        Err(error) if is_gone(&error) => (None, false),
         // Root may lack a capability of init in a sandbox. It is where the kernel started it, and
         // was so before the first cookie; outside of PID namespaces nobody else has the number.
         Err(_) if pid == 1 => (Some(IpcNs::HOST), false),
@@ -191,7 +191,7 @@ fn read(roots: &Roots, pid: u32) -> io::Result<Option<Process>> {
 }
 
 fn any_thread_lives(roots: &Roots, pid: u32) -> bool {
-    tids(roots, pid).iter().any(|tid| {
+    list_tids(roots, pid).iter().any(|tid| {
         roots
             .read_proc(format!("{pid}/task/{tid}/stat"))
             .ok()
@@ -201,12 +201,12 @@ fn any_thread_lives(roots: &Roots, pid: u32) -> bool {
 }
 
 /// Whether an error means that the process ended meanwhile.
-pub(super) fn gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
 /// Why processes of this `/proc` may be out of sight.
-fn hidden(roots: &Roots) -> Option<String> {
+fn hidden_reason(roots: &Roots) -> Option<String> {
     let proc = roots.proc.display();
     let mounts = roots.read_proc("self/mountinfo").unwrap_or_default();
     let mounts = String::from_utf8_lossy(&mounts);
@@ -269,13 +269,13 @@ mod tests {
     const LINE: &[u8] =
         b"814 (a) R 1 (b) S 7 814 800 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 3 0 1234 5 6\n";
 
-    fn host(dir: &Path) -> Roots {
+    fn fake_host(dir: &Path) -> Roots {
         fs::create_dir_all(dir.join("proc/self/ns")).unwrap();
         symlink("pid:[4026531836]", dir.join("proc/self/ns/pid")).unwrap();
         Roots::below(dir)
     }
 
-    fn add(dir: &Path, pid: u32, stat: &[u8]) {
+    fn add_process(dir: &Path, pid: u32, stat: &[u8]) {
         let at = dir.join(format!("proc/{pid}"));
         fs::create_dir_all(at.join("ns")).unwrap();
         fs::write(at.join("stat"), stat).unwrap();
@@ -293,17 +293,17 @@ mod tests {
     #[test]
     fn zombies_are_not_alive_unless_a_thread_lives() {
         let dir = tempfile::tempdir().unwrap();
-        let roots = host(dir.path());
+        let roots = fake_host(dir.path());
         let zombie = |threads| {
             format!("9 (z) Z 1 9 9 0 -1 0 0 0 0 0 0 0 0 0 20 0 {threads} 0 77 0 0").into_bytes()
         };
-        add(dir.path(), 9, &zombie(1));
-        add(dir.path(), 10, &zombie(2));
+        add_process(dir.path(), 9, &zombie(1));
+        add_process(dir.path(), 10, &zombie(2));
         let task = dir.path().join("proc/10/task/11");
         fs::create_dir_all(&task).unwrap();
         fs::write(task.join("stat"), LINE).unwrap();
-        add(dir.path(), 814, LINE);
-        let list = list(&roots);
+        add_process(dir.path(), 814, LINE);
+        let list = list_processes(&roots);
         assert_eq!(list.incomplete, None);
         assert_eq!(list.processes.keys().collect::<Vec<_>>(), [&10, &814]);
         assert_eq!(list.processes[&814].live.ipc_ns, Some(IpcNs::HOST));
@@ -312,25 +312,39 @@ mod tests {
     #[test]
     fn hidepid_and_foreign_pid_namespaces_are_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let roots = host(dir.path());
-        add(dir.path(), 814, LINE);
+        let roots = fake_host(dir.path());
+        add_process(dir.path(), 814, LINE);
         let proc = roots.proc.display();
         let mounts = format!("25 1 0:22 / {proc} rw,nosuid - proc proc rw,hidepid=invisible\n");
         let this = dir.path().join("proc/self");
         fs::write(this.join("mountinfo"), mounts).unwrap();
         fs::write(this.join("status"), "CapEff:\t0000000000000000\n").unwrap();
-        assert!(list(&roots).incomplete.unwrap().contains("hidepid"));
+        assert!(
+            list_processes(&roots)
+                .incomplete
+                .unwrap()
+                .contains("hidepid")
+        );
         fs::write(this.join("status"), "CapEff:\t000001ffffffffff\n").unwrap();
-        assert_eq!(list(&roots).incomplete, None);
+        assert_eq!(list_processes(&roots).incomplete, None);
         fs::remove_file(this.join("ns/pid")).unwrap();
         symlink("pid:[4026532000]", this.join("ns/pid")).unwrap();
-        assert!(list(&roots).incomplete.unwrap().contains("PID namespace"));
+        assert!(
+            list_processes(&roots)
+                .incomplete
+                .unwrap()
+                .contains("PID namespace")
+        );
     }
 
     #[test]
     fn a_missing_proc_is_incomplete() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(list(&Roots::below(dir.path())).incomplete.is_some());
+        assert!(
+            list_processes(&Roots::below(dir.path()))
+                .incomplete
+                .is_some()
+        );
     }
 
     #[test]
@@ -341,10 +355,10 @@ mod tests {
             .spawn()
             .unwrap();
         let roots = Roots::host();
-        while !stat(&roots, child.id()).unwrap().is_dead() {
+        while !read_stat(&roots, child.id()).unwrap().is_dead() {
             std::thread::yield_now();
         }
-        let list = list(&roots);
+        let list = list_processes(&roots);
         let us = &list.processes[&std::process::id()];
         assert!(us.live.ipc_ns.is_some());
         assert!(!list.processes.contains_key(&child.id()));

@@ -62,7 +62,7 @@ impl Roots {
     }
 
     /// Path of a file of the host, as text for messages and facts: without the root in front.
-    pub fn shown(&self, path: &Path) -> String {
+    pub fn display_path(&self, path: &Path) -> String {
         Path::new("/").join(path).display().to_string()
     }
 
@@ -108,7 +108,7 @@ impl Roots {
     }
 
     /// Names in a directory of the host, sorted; empty when it cannot be read.
-    pub fn names(&self, path: impl AsRef<Path>) -> Vec<PathBuf> {
+    pub fn read_names(&self, path: impl AsRef<Path>) -> Vec<PathBuf> {
         let Ok(dir) = self.open_fs(path.as_ref(), libc::O_RDONLY | libc::O_DIRECTORY) else {
             return Vec::new();
         };
@@ -157,7 +157,7 @@ fn open_path(dir: RawFd, path: &OsStr, flags: i32) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
     // SAFETY: `path` is a C string that outlives the call; the kernel checks `dir`.
     let fd = unsafe { libc::openat(dir, path.as_ptr(), flags | libc::O_CLOEXEC) };
-    owned(fd.into())
+    owned_fd(fd.into())
 }
 
 /// `openat2` with `RESOLVE_IN_ROOT`: absolute links in the host's tree stay in the host's tree.
@@ -185,10 +185,10 @@ fn open_in_root(root: &OwnedFd, path: &OsStr, flags: i32) -> io::Result<OwnedFd>
             size_of::<OpenHow>(),
         )
     };
-    owned(fd)
+    owned_fd(fd)
 }
 
-fn owned(fd: i64) -> io::Result<OwnedFd> {
+fn owned_fd(fd: i64) -> io::Result<OwnedFd> {
     match RawFd::try_from(fd) {
         // SAFETY: the kernel has just handed out this descriptor and nobody else knows it.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
@@ -224,10 +224,10 @@ mod tests {
         assert!(roots.exists("etc/link"));
         assert!(!roots.exists("/etc/passwd"));
         assert_eq!(
-            roots.names("/etc"),
+            roots.read_names("/etc"),
             [PathBuf::from("here"), PathBuf::from("link")]
         );
-        assert_eq!(roots.shown(Path::new("etc/here")), "/etc/here");
+        assert_eq!(roots.display_path(Path::new("etc/here")), "/etc/here");
     }
 
     #[test]
@@ -235,6 +235,6 @@ mod tests {
         let roots = Roots::below(Path::new("/nonexistent/tree"));
         assert!(roots.read_proc("1/stat").is_err());
         assert!(roots.read_fs("etc/passwd").is_err());
-        assert!(roots.names("etc").is_empty());
+        assert!(roots.read_names("etc").is_empty());
     }
 }

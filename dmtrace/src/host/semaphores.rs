@@ -11,40 +11,40 @@ use std::{collections::BTreeSet, io};
 use dmtrace_core::{
     facts::{NsHolder, NsSnapshot, SemLimits, SemState, SetSnapshot, Snapshot},
     ids::{IpcNs, Key, UnixTime},
-    parallel::{share, together},
+    parallel::{chunk_size, map},
 };
 
 use super::{
     HostError, Inside, NsSession, Roots, clock,
-    namespaces::{Namespace, Search, discover},
+    namespaces::{Namespace, Search, discover_namespaces},
     processes::{self, ProcessList},
     sysv,
-    text::number,
+    text::parse_number,
 };
 
 /// Reads all namespaces, or those that `wanted` accepts.
-pub fn snapshot(roots: &Roots, search: Search, wanted: impl Fn(IpcNs) -> bool) -> Snapshot {
+pub fn take_snapshot(roots: &Roots, search: Search, wanted: impl Fn(IpcNs) -> bool) -> Snapshot {
     let mut out = Snapshot {
         began: clock::boot_now(),
         ..Snapshot::default()
     };
-    let list = processes::list(roots);
+    let list = processes::list_processes(roots);
     let mut retry = false;
-    let found = discover(roots, &list, search);
+    let found = discover_namespaces(roots, &list, search);
     out.incomplete.extend(found.incomplete);
     for namespace in found.namespaces {
         if wanted(namespace.ns) {
-            retry |= add(&mut out, roots, &namespace);
+            retry |= add_namespace(&mut out, roots, &namespace);
         }
     }
     if retry {
         // The ways into a namespace were processes that ended meanwhile; others may be in it.
-        let list: ProcessList = processes::list(roots);
-        for namespace in discover(roots, &list, search).namespaces {
+        let list: ProcessList = processes::list_processes(roots);
+        for namespace in discover_namespaces(roots, &list, search).namespaces {
             let known = out.namespaces.iter().any(|read| read.ns == namespace.ns)
                 || out.unreadable.iter().any(|(ns, _)| *ns == namespace.ns);
             if !known && wanted(namespace.ns) {
-                add(&mut out, roots, &namespace);
+                add_namespace(&mut out, roots, &namespace);
             }
         }
         out.namespaces
@@ -56,7 +56,7 @@ pub fn snapshot(roots: &Roots, search: Search, wanted: impl Fn(IpcNs) -> bool) -
 }
 
 /// Adds one namespace; says whether it vanished.
-fn add(out: &mut Snapshot, roots: &Roots, namespace: &Namespace) -> bool {
+fn add_namespace(out: &mut Snapshot, roots: &Roots, namespace: &Namespace) -> bool {
     match read_namespace(roots, namespace) {
         Ok(read) => out.namespaces.push(read),
         Err(HostError::Gone { .. }) => return true,
@@ -85,7 +85,7 @@ pub fn read_all(inside: &Inside, roots: &Roots, holder: NsHolder) -> Result<NsSn
     let mut sets = read_sets(inside, roots)?;
     add_states(&mut sets);
     Ok(NsSnapshot {
-        ns: inside.ns(),
+        ns: inside.namespace(),
         holder,
         limits,
         sets,
@@ -97,7 +97,7 @@ pub fn read_all(inside: &Inside, roots: &Roots, holder: NsHolder) -> Result<NsSn
 /// # Errors
 /// The kernel has no System V semaphores, or a sandbox forbids `semctl`.
 pub fn read_limits(inside: &Inside) -> Result<SemLimits, HostError> {
-    let info = sysv::limits().map_err(|source| failed(inside, source))?;
+    let info = sysv::read_limits().map_err(|source| read_error(inside, source))?;
     Ok(SemLimits {
         semmsl: info.semmsl.max(0).unsigned_abs(),
         semmns: info.semmns.max(0).unsigned_abs(),
@@ -112,17 +112,17 @@ pub fn read_limits(inside: &Inside) -> Result<SemLimits, HostError> {
 /// # Errors
 /// The set exists and may not be looked at.
 pub fn read_one(inside: &Inside, semid: i32) -> Result<Option<SetSnapshot>, HostError> {
-    let ds = match sysv::stat(semid) {
+    let ds = match sysv::stat_set(semid) {
         Ok(ds) => ds,
-        Err(error) if sysv::gone(&error) => return Ok(None),
+        Err(error) if sysv::is_gone(&error) => return Ok(None),
         // Not ours to read by semid; the slot can be looked at by everybody.
         Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
             match sysv::stat_any(semid & SLOT_MASK) {
                 Ok((found, ds)) if found == semid => ds,
-                _ => return Err(failed(inside, error)),
+                _ => return Err(read_error(inside, error)),
             }
         }
-        Err(source) => return Err(failed(inside, source)),
+        Err(source) => return Err(read_error(inside, source)),
     };
     let mut set = set_of(semid, &ds);
     Ok(add_state(&mut set).is_ok().then_some(set))
@@ -137,7 +137,7 @@ struct Vanished;
 
 /// Fills `first`; it stays empty where it may not be read.
 fn add_state(set: &mut SetSnapshot) -> Result<(), Vanished> {
-    let read = |what| sysv::get(set.semid, what);
+    let read = |what| sysv::get_number(set.semid, what);
     let state = || -> io::Result<SemState> {
         Ok(SemState {
             value: read(libc::GETVAL)?,
@@ -148,7 +148,7 @@ fn add_state(set: &mut SetSnapshot) -> Result<(), Vanished> {
     };
     match state() {
         Ok(state) => set.first = Some(state),
-        Err(error) if sysv::gone(&error) => return Err(Vanished),
+        Err(error) if sysv::is_gone(&error) => return Err(Vanished),
         Err(_) => set.first = None,
     }
     Ok(())
@@ -156,8 +156,8 @@ fn add_state(set: &mut SetSnapshot) -> Result<(), Vanished> {
 
 /// Fills `first` of all cookies, and drops those that have gone.
 fn add_states(sets: &mut Vec<SetSnapshot>) {
-    let share = share(sets.len(), SHARE);
-    let gone = together(sets.chunks_mut(share), |part| -> Vec<i32> {
+    let share = chunk_size(sets.len(), MIN_CHUNK);
+    let gone = map(sets.chunks_mut(share), |part| -> Vec<i32> {
         let cookies = part.iter_mut().filter(|set| set.key.has_cookie_magic());
         let gone = cookies.filter_map(|set| add_state(set).is_err().then_some(set.semid));
         gone.collect()
@@ -169,17 +169,17 @@ fn add_states(sets: &mut Vec<SetSnapshot>) {
 }
 
 /// Fewer sets are read faster than a thread is started.
-const SHARE: usize = 4096;
+const MIN_CHUNK: usize = 4096;
 
 fn read_sets(inside: &Inside, roots: &Roots) -> Result<Vec<SetSnapshot>, HostError> {
-    let (highest, count) = sysv::usage().map_err(|source| failed(inside, source))?;
-    let share = share(usize::try_from(highest).unwrap_or(0), SHARE);
-    let parts = together((0..=highest).step_by(share), |first| {
+    let (highest, count) = sysv::read_usage().map_err(|source| read_error(inside, source))?;
+    let share = chunk_size(usize::try_from(highest).unwrap_or(0), MIN_CHUNK);
+    let parts = map((0..=highest).step_by(share), |first| {
         let mut sets = Vec::new();
         for index in (first..=highest).take(share) {
             match sysv::stat_any(index) {
                 Ok((semid, ds)) => sets.push(set_of(semid, &ds)),
-                Err(error) if sysv::gone(&error) => {}
+                Err(error) if sysv::is_gone(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -191,8 +191,8 @@ fn read_sets(inside: &Inside, roots: &Roots) -> Result<Vec<SetSnapshot>, HostErr
     if refused || (sets.is_empty() && count > 0) {
         let lines = roots
             .read_proc("sysvipc/sem")
-            .map_err(|source| failed(inside, source))?;
-        return Ok(parse(&lines));
+            .map_err(|source| read_error(inside, source))?;
+        return Ok(parse_sets(&lines));
     }
     Ok(sets)
 }
@@ -213,16 +213,16 @@ fn set_of(semid: i32, ds: &sysv::SemidDs) -> SetSnapshot {
     }
 }
 
-fn failed(inside: &Inside, source: io::Error) -> HostError {
+fn read_error(inside: &Inside, source: io::Error) -> HostError {
     HostError::Read {
-        ns: inside.ns(),
+        ns: inside.namespace(),
         source,
     }
 }
 
 /// Reads the lines of `/proc/sysvipc/sem` (`sysvipc_sem_proc_show`): `key semid perms nsems uid
 /// gid cuid cgid otime ctime`. What is not such a line is skipped.
-pub fn parse(lines: &[u8]) -> Vec<SetSnapshot> {
+pub fn parse_sets(lines: &[u8]) -> Vec<SetSnapshot> {
     lines
         .split(|&byte| byte == b'\n')
         .filter_map(parse_line)
@@ -234,16 +234,16 @@ fn parse_line(line: &[u8]) -> Option<SetSnapshot> {
         .split(u8::is_ascii_whitespace)
         .filter(|field| !field.is_empty());
     Some(SetSnapshot {
-        key: Key(number::<i32>(fields.next()?)?.cast_unsigned()),
-        semid: number(fields.next()?)?,
+        key: Key(parse_number::<i32>(fields.next()?)?.cast_unsigned()),
+        semid: parse_number(fields.next()?)?,
         mode: u32::from_str_radix(std::str::from_utf8(fields.next()?).ok()?, 8).ok()? & 0o777,
-        nsems: number(fields.next()?)?,
-        uid: number(fields.next()?)?,
-        gid: number(fields.next()?)?,
-        cuid: number(fields.next()?)?,
-        cgid: number(fields.next()?)?,
-        otime: UnixTime(number(fields.next()?)?),
-        ctime: UnixTime(number(fields.next()?)?),
+        nsems: parse_number(fields.next()?)?,
+        uid: parse_number(fields.next()?)?,
+        gid: parse_number(fields.next()?)?,
+        cuid: parse_number(fields.next()?)?,
+        cgid: parse_number(fields.next()?)?,
+        otime: UnixTime(parse_number(fields.next()?)?),
+        ctime: UnixTime(parse_number(fields.next()?)?),
         first: None,
     })
 }
@@ -259,7 +259,7 @@ mod tests {
         let text = b"       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n \
               223155259          3   600          1     0     0     0     0          0 1795369761\n\
                -559038737      32771   666          3  1000  1000 65534 65534 1795369761 1795369760\n";
-        let sets = parse(text);
+        let sets = parse_sets(text);
         assert_eq!(sets.len(), 2);
         assert_eq!(sets[0].key, Key(0x0d4d_143b));
         assert_eq!((sets[0].semid, sets[0].mode), (3, 0o600));
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn the_own_namespace_is_read_without_privilege() {
-        let taken = snapshot(&Roots::host(), Search::default(), |_| true);
+        let taken = take_snapshot(&Roots::host(), Search::default(), |_| true);
         let own = crate::host::namespaces::own_ns().unwrap();
         let read = taken.namespaces.iter().find(|read| read.ns == own).unwrap();
         assert!(read.limits.semmni > 0);
@@ -281,7 +281,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_line_panics(lines: Vec<u8>) {
-            let _sets = parse(&lines);
+            let _sets = parse_sets(&lines);
         }
     }
 }

@@ -18,7 +18,7 @@ use dmtrace_core::ids::IpcNs;
 
 use super::{
     HostError, Roots,
-    namespaces::{Namespace, Search, discover, own_ns},
+    namespaces::{Namespace, Search, discover_namespaces, own_ns},
     processes,
 };
 
@@ -34,7 +34,7 @@ pub struct Inside {
 
 impl Inside {
     /// The namespace.
-    pub const fn ns(&self) -> IpcNs {
+    pub const fn namespace(&self) -> IpcNs {
         self.ns
     }
 }
@@ -66,7 +66,7 @@ impl NsSession {
         let ns = namespace.ns;
         let thread = thread::Builder::new()
             .name(format!("ipcns {}", ns.0))
-            .spawn(move || serve(&target, &report, &inbox))
+            .spawn(move || serve_requests(&target, &report, &inbox))
             .map_err(|source| HostError::Thread { ns, source })?;
         let session = Self {
             ns,
@@ -89,8 +89,8 @@ impl NsSession {
                 ..Namespace::default()
             });
         }
-        let list = processes::list(roots);
-        discover(roots, &list, Search::default())
+        let list = processes::list_processes(roots);
+        discover_namespaces(roots, &list, Search::default())
             .namespaces
             .iter()
             .find(|namespace| namespace.ns == ns)
@@ -98,7 +98,7 @@ impl NsSession {
     }
 
     /// The namespace.
-    pub const fn ns(&self) -> IpcNs {
+    pub const fn namespace(&self) -> IpcNs {
         self.ns
     }
 
@@ -138,12 +138,12 @@ impl Drop for NsSession {
 }
 
 /// The thread of a session.
-fn serve(
+fn serve_requests(
     target: &Namespace,
     report: &mpsc::SyncSender<Result<(), HostError>>,
     inbox: &mpsc::Receiver<Request>,
 ) {
-    let home = match go(target) {
+    let home = match enter_namespace(target) {
         Ok(home) => home,
         Err(error) => {
             let _ = report.send(Err(error));
@@ -165,7 +165,7 @@ fn serve(
 }
 
 /// Enters, and returns the way home if the thread has moved.
-fn go(target: &Namespace) -> Result<Option<File>, HostError> {
+fn enter_namespace(target: &Namespace) -> Result<Option<File>, HostError> {
     let ns = target.ns;
     if own_ns() == Some(ns) {
         return Ok(None);
@@ -176,7 +176,7 @@ fn go(target: &Namespace) -> Result<Option<File>, HostError> {
     for way in &target.ways {
         match enter_by(way, ns) {
             Ok(()) => return Ok(Some(home)),
-            Err(error) if processes::gone(&error) => {}
+            Err(error) if processes::is_gone(&error) => {}
             Err(source) => refused = Some(source),
         }
     }
@@ -235,8 +235,8 @@ mod tests {
     fn the_own_namespace_needs_no_privilege() {
         let ns = own_ns().unwrap();
         let session = NsSession::find(&Roots::host(), ns).unwrap();
-        assert_eq!(session.run(Inside::ns).unwrap(), ns);
-        assert_eq!(session.ns(), ns);
+        assert_eq!(session.run(Inside::namespace).unwrap(), ns);
+        assert_eq!(session.namespace(), ns);
     }
 
     #[test]

@@ -61,16 +61,16 @@ const IPC_INFO: i32 = 3;
 const SEM_STAT_ANY: i32 = 20;
 
 /// Limits of the caller's namespace.
-pub(super) fn limits() -> io::Result<SemInfo> {
+pub(super) fn read_limits() -> io::Result<SemInfo> {
     let mut info = SemInfo::default();
-    call(0, IPC_INFO, &raw mut info as u64)?;
+    semctl(0, IPC_INFO, &raw mut info as u64)?;
     Ok(info)
 }
 
 /// Highest index in use, and how many sets there are (in `semusz`).
-pub(super) fn usage() -> io::Result<(i32, i32)> {
+pub(super) fn read_usage() -> io::Result<(i32, i32)> {
     let mut info = SemInfo::default();
-    let highest = call(0, libc::SEM_INFO, &raw mut info as u64)?;
+    let highest = semctl(0, libc::SEM_INFO, &raw mut info as u64)?;
     Ok((highest, info.semusz))
 }
 
@@ -78,28 +78,28 @@ pub(super) fn usage() -> io::Result<(i32, i32)> {
 /// Linux 4.17.
 pub(super) fn stat_any(index: i32) -> io::Result<(i32, SemidDs)> {
     let mut ds = SemidDs::default();
-    let semid = call(index, SEM_STAT_ANY, &raw mut ds as u64)?;
+    let semid = semctl(index, SEM_STAT_ANY, &raw mut ds as u64)?;
     Ok((semid, ds))
 }
 
 /// The set `semid`.
-pub(super) fn stat(semid: i32) -> io::Result<SemidDs> {
+pub(super) fn stat_set(semid: i32) -> io::Result<SemidDs> {
     let mut ds = SemidDs::default();
-    call(semid, libc::IPC_STAT, &raw mut ds as u64)?;
+    semctl(semid, libc::IPC_STAT, &raw mut ds as u64)?;
     Ok(ds)
 }
 
 /// One number of semaphore 0: `GETVAL`, `GETPID`, `GETNCNT`, `GETZCNT`.
-pub(super) fn get(semid: i32, what: i32) -> io::Result<i32> {
-    call(semid, what, 0)
+pub(super) fn get_number(semid: i32, what: i32) -> io::Result<i32> {
+    semctl(semid, what, 0)
 }
 
 /// Whether an error of a call by semid means that the set has gone.
-pub(super) fn gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIDRM))
 }
 
-fn call(id: i32, cmd: i32, arg: u64) -> io::Result<i32> {
+fn semctl(id: i32, cmd: i32, arg: u64) -> io::Result<i32> {
     // SAFETY: `arg` is 0 for commands without argument, else the address of a structure that the
     // caller in this file owns and that has the size the command writes.
     let result = unsafe { libc::syscall(libc::SYS_semctl, id, 0, cmd, arg) };

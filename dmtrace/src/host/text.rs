@@ -14,7 +14,7 @@ pub(super) fn printable(bytes: &[u8]) -> String {
 }
 
 /// A number in decimal, from bytes.
-pub(super) fn number<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {
+pub(super) fn parse_number<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 

@@ -14,7 +14,7 @@ use super::{
     processes::{Process, ProcessList},
 };
 
-pub use details::read as details;
+pub use details::read_details as details;
 use dmtrace_core::facts::UdevFacts;
 
 /// The rule that completes cookies; nothing else does.
@@ -26,13 +26,13 @@ const DEFAULT_EVENT_TIMEOUT: u64 = 180;
 const PLACES: [&str; 5] = ["etc", "run", "usr/local/lib", "usr/lib", "lib"];
 
 /// Reads it.
-pub fn read(roots: &Roots, list: &ProcessList) -> UdevFacts {
-    let daemon = daemon(roots, list);
+pub fn read_udev(roots: &Roots, list: &ProcessList) -> UdevFacts {
+    let daemon = find_daemon(roots, list);
     let (notify_rule, notify_rule_mask) = notify_rule(roots);
     UdevFacts {
         control_socket: roots.exists("run/udev/control"),
         daemon,
-        activated: daemon.is_none() && listened(roots),
+        activated: daemon.is_none() && is_listened(roots),
         queue_busy: roots.exists("run/udev/queue"),
         notify_rule,
         notify_rule_mask,
@@ -43,7 +43,7 @@ pub fn read(roots: &Roots, list: &ProcessList) -> UdevFacts {
 
 /// The udevd of the host. A container can have one too, in its own PID namespace; the mount
 /// namespace tells nothing because the unit has `PrivateMounts=yes`.
-fn daemon(roots: &Roots, list: &ProcessList) -> Option<u32> {
+fn find_daemon(roots: &Roots, list: &ProcessList) -> Option<u32> {
     let named = |process: &Process| matches!(&*process.live.comm, "systemd-udevd" | "udevd");
     let host_ns = fs::read_link(roots.proc_path("1/ns/pid")).ok();
     let candidates = list.processes.iter().filter(|(pid, process)| {
@@ -62,7 +62,7 @@ fn daemon(roots: &Roots, list: &ProcessList) -> Option<u32> {
 
 /// Whether the control socket is open in some process. The path alone may be left over from a
 /// udevd that was killed; a socket that systemd holds belongs to a udevd that is started on demand.
-fn listened(roots: &Roots) -> bool {
+fn is_listened(roots: &Roots) -> bool {
     const LISTENS: &str = "00010000";
     let sockets = roots.read_proc("1/net/unix").unwrap_or_default();
     // Num RefCount Protocol Flags Type St Inode Path
@@ -86,12 +86,12 @@ fn notify_rule(roots: &Roots) -> (Option<String>, Option<String>) {
         let path = PathBuf::from(place).join("udev/rules.d").join(NOTIFY_RULE);
         let mask = fs::read_link(roots.fs.join(&path)).is_ok_and(|to| to == Path::new("/dev/null"));
         match roots.read_fs(&path) {
-            _ if mask => return (None, Some(roots.shown(&path))),
-            Ok(text) if text.is_empty() => return (None, Some(roots.shown(&path))),
-            Ok(_) => return (Some(roots.shown(&path)), None),
+            _ if mask => return (None, Some(roots.display_path(&path))),
+            Ok(text) if text.is_empty() => return (None, Some(roots.display_path(&path))),
+            Ok(_) => return (Some(roots.display_path(&path)), None),
             // There, only not for us.
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
-                return (Some(roots.shown(&path)), None);
+                return (Some(roots.display_path(&path)), None);
             }
             // Missing, or a link whose target is missing: udev ignores both.
             Err(_) => {}
@@ -110,7 +110,7 @@ fn event_timeout(roots: &Roots, daemon: Option<u32>) -> u64 {
         .filter_map(|word| {
             let (name, value) = word.split_once('=')?;
             (name.replace('-', "_") == "udev.event_timeout").then_some(())?;
-            seconds(value)
+            parse_seconds(value)
         })
         .next_back();
     kernel
@@ -130,7 +130,7 @@ fn timeout_of_arguments(block: &[u8]) -> Option<u64> {
                 .strip_prefix("--event-timeout=")
                 .or_else(|| argument.strip_prefix("-t")),
         };
-        found = value.and_then(seconds).or(found);
+        found = value.and_then(parse_seconds).or(found);
     }
     found
 }
@@ -144,7 +144,7 @@ fn timeout_of_files(roots: &Roots) -> Option<u64> {
     let mut drop_ins: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
     for place in PLACES {
         let dir = Path::new(place).join("udev/udev.conf.d");
-        for name in roots.names(&dir) {
+        for name in roots.read_names(&dir) {
             if name
                 .extension()
                 .is_some_and(|extension| extension == "conf")
@@ -164,7 +164,7 @@ fn timeout_of_files(roots: &Roots) -> Option<u64> {
                 && name.trim() == "event_timeout"
             {
                 let value = value.trim().trim_matches(['"', '\'']);
-                found = seconds(value).or(found);
+                found = parse_seconds(value).or(found);
             }
         }
     }
@@ -172,7 +172,7 @@ fn timeout_of_files(roots: &Roots) -> Option<u64> {
 }
 
 /// A time span of systemd: seconds, or numbers with units.
-fn seconds(text: &str) -> Option<u64> {
+fn parse_seconds(text: &str) -> Option<u64> {
     let text = text.trim();
     if text == "infinity" {
         return Some(u64::MAX);
@@ -194,9 +194,9 @@ mod tests {
     use super::*;
     use dmtrace_core::facts::LiveProcess;
 
-    struct Host(TempDir);
+    struct FakeHost(TempDir);
 
-    impl Host {
+    impl FakeHost {
         fn new() -> Self {
             Self(tempfile::tempdir().unwrap())
         }
@@ -224,8 +224,8 @@ mod tests {
 
     #[test]
     fn a_bare_host_has_no_udev() {
-        let host = Host::new();
-        let facts = read(&host.roots(), &ProcessList::default());
+        let host = FakeHost::new();
+        let facts = read_udev(&host.roots(), &ProcessList::default());
         let expected = UdevFacts {
             event_timeout: 180,
             ..UdevFacts::default()
@@ -235,22 +235,22 @@ mod tests {
 
     #[test]
     fn control_socket_and_queue() {
-        let host = Host::new();
+        let host = FakeHost::new();
         host.write("run/udev/control", "");
         host.write("run/udev/queue", "");
-        let facts = read(&host.roots(), &ProcessList::default());
+        let facts = read_udev(&host.roots(), &ProcessList::default());
         assert!(facts.control_socket && facts.queue_busy);
     }
 
     #[test]
     fn a_socket_that_systemd_holds() {
-        let host = Host::new();
+        let host = FakeHost::new();
         host.write("run/udev/control", "");
         let head = "Num       RefCount Protocol Flags    Type St Inode Path\n";
         let socket = |flags: &str, path: &str| {
             format!("{head}0000000000000000: 00000002 00000000 {flags} 0005 01 1234 {path}\n")
         };
-        let activated = || read(&host.roots(), &ProcessList::default()).activated;
+        let activated = || read_udev(&host.roots(), &ProcessList::default()).activated;
         assert!(!activated());
         host.write("proc/1/net/unix", &socket("00010000", "/run/udev/control"));
         assert!(activated());
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn the_rule_and_what_overrides_it() {
-        let host = Host::new();
+        let host = FakeHost::new();
         let rule = || notify_rule(&host.roots());
         let path = |place: &str| Some(format!("/{place}/udev/rules.d/{NOTIFY_RULE}"));
         host.write("lib/udev/rules.d/95-dm-notify.rules", "x");
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn sources_of_the_timeout_in_order() {
-        let host = Host::new();
+        let host = FakeHost::new();
         host.write("usr/lib/udev/udev.conf", "event_timeout=1\n");
         host.write("etc/udev/udev.conf", "# event_timeout=2\nudev_log=info\n");
         assert_eq!(host.timeout(), 180);
@@ -303,15 +303,15 @@ mod tests {
 
     #[test]
     fn time_spans() {
-        assert_eq!(seconds("180"), Some(180));
-        assert_eq!(seconds("2min 30s"), Some(150));
-        assert_eq!(seconds("infinity"), Some(u64::MAX));
-        assert_eq!(seconds("soon"), None);
+        assert_eq!(parse_seconds("180"), Some(180));
+        assert_eq!(parse_seconds("2min 30s"), Some(150));
+        assert_eq!(parse_seconds("infinity"), Some(u64::MAX));
+        assert_eq!(parse_seconds("soon"), None);
     }
 
     #[test]
     fn the_daemon_of_the_host_and_not_its_workers() {
-        let host = Host::new();
+        let host = FakeHost::new();
         host.link("proc/1/ns/pid", "pid:[1]");
         let mut list = ProcessList::default();
         let mut add = |pid: u32, ppid, comm: &str, ns: &str| {
@@ -330,6 +330,6 @@ mod tests {
         add(40, 30, "systemd-udevd", "pid:[2]");
         add(50, 60, "systemd-udevd", "pid:[1]");
         add(60, 1, "systemd-udevd", "pid:[1]");
-        assert_eq!(daemon(&host.roots(), &list), Some(60));
+        assert_eq!(find_daemon(&host.roots(), &list), Some(60));
     }
 }

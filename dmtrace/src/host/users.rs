@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{
     Roots,
-    text::{number, printable},
+    text::{parse_number, printable},
 };
 
 /// The users of the host's `/etc/passwd`. Directory services are not asked: dmtrace must not wait
@@ -25,7 +25,8 @@ impl Users {
         let mut names = HashMap::new();
         for line in text.split(|&byte| byte == b'\n') {
             let mut fields = line.split(|&byte| byte == b':');
-            let (Some(name), Some(uid)) = (fields.next(), fields.nth(1).and_then(number)) else {
+            let (Some(name), Some(uid)) = (fields.next(), fields.nth(1).and_then(parse_number))
+            else {
                 continue;
             };
             if !name.is_empty() && !name.starts_with(b"#") {

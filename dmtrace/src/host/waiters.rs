@@ -13,13 +13,13 @@ use dmtrace_core::{
 
 use super::{
     Roots,
-    processes::{self, ProcessList, tids},
+    processes::{self, ProcessList, list_tids},
 };
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// Who waits.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Waiting {
+pub struct FoundWaiters {
     /// By semaphore set.
     pub waiters: BTreeMap<SemId, Vec<Waiter>>,
     /// Why waiters may be missing.
@@ -37,8 +37,12 @@ pub fn waited_for(snapshot: &Snapshot) -> BTreeMap<SemId, u32> {
 
 /// Finds the threads that wait on `sets`. Costs nothing when there are none; else one file for
 /// each thread of the processes in those namespaces, until all are found.
-pub fn find(roots: &Roots, list: &ProcessList, sets: &BTreeMap<SemId, u32>) -> Waiting {
-    let mut out = Waiting::default();
+pub fn find_waiters(
+    roots: &Roots,
+    list: &ProcessList,
+    sets: &BTreeMap<SemId, u32>,
+) -> FoundWaiters {
+    let mut out = FoundWaiters::default();
     let mut missing = sets.clone();
     let mut denied = None;
     for (&tgid, process) in &list.processes {
@@ -57,10 +61,10 @@ pub fn find(roots: &Roots, list: &ProcessList, sets: &BTreeMap<SemId, u32>) -> W
         let tids = if single {
             vec![tgid]
         } else {
-            tids(roots, tgid)
+            list_tids(roots, tgid)
         };
         for tid in tids {
-            match waiter(roots, tgid, tid, &missing) {
+            match waits_on(roots, tgid, tid, &missing) {
                 Ok(None) => {}
                 Ok(Some(sem)) => {
                     let waiters = out.waiters.entry(sem).or_default();
@@ -82,14 +86,14 @@ pub fn find(roots: &Roots, list: &ProcessList, sets: &BTreeMap<SemId, u32>) -> W
     if let (false, Some((tgid, error))) = (missing.is_empty(), denied) {
         out.incomplete = Some(format!(
             "waiters: system call of process {tgid}: {}; run as root",
-            cause(&error)
+            cause_text(&error)
         ));
     }
     out
 }
 
 /// On which of `sets` a thread waits.
-fn waiter(
+fn waits_on(
     roots: &Roots,
     tgid: u32,
     tid: u32,
@@ -98,7 +102,7 @@ fn waiter(
     let task = format!("{tgid}/task/{tid}");
     let line = match roots.read_proc(format!("{task}/syscall")) {
         Ok(line) => line,
-        Err(error) if processes::gone(&error) => return Ok(None),
+        Err(error) if processes::is_gone(&error) => return Ok(None),
         Err(error) => return Err(error),
     };
     let Some(semid) = semid_of(&line, |semid| sets.keys().any(|sem| sem.semid == semid)) else {

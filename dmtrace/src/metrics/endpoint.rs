@@ -19,22 +19,22 @@ use tokio::{
 };
 
 use super::{
-    Exposure, Format, Listen,
-    request::{HEAD_MAX, Wanted, read},
+    ExpositionFormat, Exposure, ListenAddress,
+    request::{HEAD_MAX, RequestedResource, read_request},
 };
 
 /// Conversations at the same time; others wait in the kernel's queue.
-const CONVERSATIONS: usize = 4;
+const MAX_CONVERSATIONS: usize = 4;
 /// Time for one.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CONVERSATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed `accept`, such as for want of descriptors.
-const PAUSE: Duration = Duration::from_secs(1);
+const ACCEPT_RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// What a scraper may send after its request before it hears the answer.
-const LEFT_OVER: u64 = 64 << 10;
+const MAX_DRAIN_BYTES: u64 = 64 << 10;
 
 /// Somebody wants the metrics.
-pub(crate) struct Scrape {
-    pub format: Format,
+pub(crate) struct ScrapeRequest {
+    pub format: ExpositionFormat,
     /// Takes the text, see [`expose`](super::expose).
     pub answer: oneshot::Sender<String>,
 }
@@ -43,7 +43,7 @@ pub(crate) struct Scrape {
 /// socket in the file system is removed.
 pub(crate) struct Endpoint {
     /// Requests that wait for an answer.
-    pub scrapes: mpsc::Receiver<Scrape>,
+    pub scrapes: mpsc::Receiver<ScrapeRequest>,
     /// The port that the kernel chose for port 0.
     #[cfg_attr(
         all(not(test), feature = "live"),
@@ -60,21 +60,28 @@ impl Endpoint {
     ///
     /// # Errors
     /// The address is not permitted, or taken.
-    pub(crate) fn open(listen: &Listen, exposure: Exposure, group: Option<u32>) -> Result<Self> {
-        listen.permitted(exposure)?;
-        let (send, scrapes) = mpsc::channel(CONVERSATIONS);
+    pub(crate) fn open(
+        listen: &ListenAddress,
+        exposure: Exposure,
+        group: Option<u32>,
+    ) -> Result<Self> {
+        listen.check_exposure(exposure)?;
+        let (send, scrapes) = mpsc::channel(MAX_CONVERSATIONS);
         let failed = |place: String| format!("{place}: metrics cannot be served there");
         let mut local = None;
         let (listener, path) = match listen {
-            Listen::Tcp(address) => {
+            ListenAddress::Tcp(address) => {
                 let listener = bind_tcp(*address).with_context(|| failed(address.to_string()))?;
                 local = listener.local_addr().ok();
-                (tokio::spawn(serve(listener, send)), None)
+                (tokio::spawn(serve_listener(listener, send)), None)
             }
-            Listen::Unix(path) => {
+            ListenAddress::Unix(path) => {
                 let listener =
-                    bind(path, group).with_context(|| failed(path.display().to_string()))?;
-                (tokio::spawn(serve(listener, send)), Some(path.clone()))
+                    bind_socket(path, group).with_context(|| failed(path.display().to_string()))?;
+                (
+                    tokio::spawn(serve_listener(listener, send)),
+                    Some(path.clone()),
+                )
             }
         };
         Ok(Self {
@@ -87,7 +94,7 @@ impl Endpoint {
 
     /// The address of a TCP socket, with the port that the kernel chose for port 0.
     #[cfg(test)]
-    pub(crate) const fn address(&self) -> Option<SocketAddr> {
+    pub(crate) const fn tcp_address(&self) -> Option<SocketAddr> {
         self.address
     }
 }
@@ -109,7 +116,7 @@ impl Drop for Endpoint {
 
 /// A socket in the file system. What lies there is replaced if it is a socket that nobody listens
 /// on any more.
-fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener> {
+fn bind_socket(path: &Path, group: Option<u32>) -> Result<UnixListener> {
     if let Ok(meta) = fs::symlink_metadata(path) {
         if !meta.file_type().is_socket() {
             bail!("something else lies there; remove it, or choose another path");
@@ -127,50 +134,50 @@ fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener> {
 }
 
 /// What both kinds of sockets have.
-trait Accept: Send + 'static {
+trait AcceptConnection: Send + 'static {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn accept_stream(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
-impl Accept for TcpListener {
+impl AcceptConnection for TcpListener {
     type Stream = tokio::net::TcpStream;
 
-    async fn accept(&self) -> io::Result<Self::Stream> {
+    async fn accept_stream(&self) -> io::Result<Self::Stream> {
         Ok(Self::accept(self).await?.0)
     }
 }
 
-impl Accept for UnixListener {
+impl AcceptConnection for UnixListener {
     type Stream = tokio::net::UnixStream;
 
-    async fn accept(&self) -> io::Result<Self::Stream> {
+    async fn accept_stream(&self) -> io::Result<Self::Stream> {
         Ok(Self::accept(self).await?.0)
     }
 }
 
-async fn serve(listener: impl Accept, send: mpsc::Sender<Scrape>) {
-    let places = Arc::new(Semaphore::new(CONVERSATIONS));
+async fn serve_listener(listener: impl AcceptConnection, send: mpsc::Sender<ScrapeRequest>) {
+    let places = Arc::new(Semaphore::new(MAX_CONVERSATIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
         };
-        let Ok(stream) = listener.accept().await else {
-            tokio::time::sleep(PAUSE).await;
+        let Ok(stream) = listener.accept_stream().await else {
+            tokio::time::sleep(ACCEPT_RETRY_PAUSE).await;
             continue;
         };
         let send = send.clone();
         tokio::spawn(async move {
             // Whoever is too slow, or breaks off, gets no answer.
-            let _unheard = timeout(PATIENCE, converse(stream, send)).await;
+            let _unheard = timeout(CONVERSATION_TIMEOUT, handle_conversation(stream, send)).await;
             drop(place);
         });
     }
 }
 
-async fn converse(
+async fn handle_conversation(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    send: mpsc::Sender<Scrape>,
+    send: mpsc::Sender<ScrapeRequest>,
 ) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(1024);
     let wanted = loop {
@@ -178,37 +185,37 @@ async fn converse(
         if (&mut stream).take(room).read_buf(&mut bytes).await? == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        if let Some(wanted) = read(&bytes) {
+        if let Some(wanted) = read_request(&bytes) {
             break wanted;
         }
     };
     let answer = match wanted {
-        Wanted::Metrics(format) | Wanted::Head(format) => {
+        RequestedResource::Metrics(format) | RequestedResource::Head(format) => {
             let gone = || io::Error::from(ErrorKind::BrokenPipe);
             let (answer, reply) = oneshot::channel();
-            let scrape = Scrape { format, answer };
+            let scrape = ScrapeRequest { format, answer };
             send.send(scrape).await.map_err(|_| gone())?;
             let body = reply.await.map_err(|_| gone())?;
-            let head = head("200 OK", format.content_type(), body.len());
+            let head = response_head("200 OK", format.content_type(), body.len());
             match wanted {
-                Wanted::Head(_) => head,
+                RequestedResource::Head(_) => head,
                 _ => head + &body,
             }
         }
-        Wanted::Error(why) => {
-            let body = format!("{}; there is GET /metrics\n", why.status());
-            head(why.status(), "text/plain; charset=utf-8", body.len()) + &body
+        RequestedResource::Error(why) => {
+            let body = format!("{}; there is GET /metrics\n", why.status_line());
+            response_head(why.status_line(), "text/plain; charset=utf-8", body.len()) + &body
         }
     };
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await?;
     // Closing a socket with something unread breaks off the answer (RFC 9112, 9.6).
-    let mut rest = stream.take(LEFT_OVER);
+    let mut rest = stream.take(MAX_DRAIN_BYTES);
     tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
     Ok(())
 }
 
-fn head(status: &str, content_type: &str, length: usize) -> String {
+fn response_head(status: &str, content_type: &str, length: usize) -> String {
     format!(
         "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\
          Connection: close\r\nCache-Control: no-store\r\n\r\n"

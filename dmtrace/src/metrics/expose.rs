@@ -12,19 +12,20 @@ use prometheus_client::{
 };
 
 use super::{
-    Cleanup, Health, HookRun, Lives, Messages, Missed, Origin, Place, Readings, STATES, Tally, Use,
+    CleanupResult, CookieTally, HookRun, MessageCounts, MetricsTally, MissedRuns, Readings, STATES,
+    SetPlace, TableUse, TraceHealth, WorkloadOrigin,
 };
-use crate::output::json::SCHEMA;
+use crate::output::json::SCHEMA_VERSION;
 
 /// In which of Prometheus' two text formats.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Format {
+pub(crate) enum ExpositionFormat {
     /// The old one, 0.0.4: also what node_exporter reads from files.
     Prometheus,
     OpenMetrics,
 }
 
-impl Format {
+impl ExpositionFormat {
     /// `Content-Type` of HTTP.
     pub(crate) const fn content_type(self) -> &'static str {
         match self {
@@ -35,13 +36,13 @@ impl Format {
 }
 
 /// The readings as text.
-pub(crate) fn expose(readings: &Readings, format: Format) -> String {
+pub(crate) fn expose_readings(readings: &Readings, format: ExpositionFormat) -> String {
     let mut registry = Registry::with_prefix("dmtrace");
     registry.register_collector(Box::new(Collected(readings.clone())));
     let mut out = String::new();
     let written = match format {
-        Format::Prometheus => prometheus_text::encode(&mut out, &registry),
-        Format::OpenMetrics => text::encode(&mut out, &registry),
+        ExpositionFormat::Prometheus => prometheus_text::encode(&mut out, &registry),
+        ExpositionFormat::OpenMetrics => text::encode(&mut out, &registry),
     };
     // A String takes everything, and there is no native histogram, which alone can be refused.
     debug_assert_eq!(written, Ok(()));
@@ -53,25 +54,25 @@ struct Collected(Readings);
 
 impl Collector for Collected {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut page = Page(encoder);
-        page.standing(&self.0)?;
-        page.tally(&self.0.tally)?;
-        page.messages(&self.0.health)?;
-        page.probes(&self.0.health)?;
-        page.trace(&self.0.health)
+        let mut page = MetricsPage(encoder);
+        page.write_standing(&self.0)?;
+        page.write_tally(&self.0.tally)?;
+        page.write_messages(&self.0.health)?;
+        page.write_probes(&self.0.health)?;
+        page.write_trace(&self.0.health)
     }
 }
 
 /// A value, by the type of its metric.
 #[derive(Clone, Copy)]
-enum Value {
+enum MetricValue {
     Counter(u64),
     CounterSeconds(f64),
     Gauge(u64),
     GaugeShare(f64),
 }
 
-impl Value {
+impl MetricValue {
     const fn metric_type(self) -> MetricType {
         match self {
             Self::Counter(_) | Self::CounterSeconds(_) => MetricType::Counter,
@@ -79,7 +80,7 @@ impl Value {
         }
     }
 
-    fn encode(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
+    fn encode_value(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
         match self {
             Self::Counter(value) => encoder.encode_counter::<NoLabelSet, _, u64>(&value, None),
             Self::CounterSeconds(value) => {
@@ -91,21 +92,21 @@ impl Value {
     }
 }
 
-use Value::{Counter, CounterSeconds, Gauge, GaugeShare};
+use MetricValue::{Counter, CounterSeconds, Gauge, GaugeShare};
 
 /// A label: its name and its value.
-type Label = (&'static str, &'static str);
+type MetricLabel = (&'static str, &'static str);
 
-struct Page<'a>(DescriptorEncoder<'a>);
+struct MetricsPage<'a>(DescriptorEncoder<'a>);
 
-impl Page<'_> {
+impl MetricsPage<'_> {
     /// A metric with one sample for each set of labels. Without samples it is left out.
-    fn family<const N: usize>(
+    fn write_family<const N: usize>(
         &mut self,
         name: &str,
         help: &str,
         unit: Option<&Unit>,
-        samples: impl IntoIterator<Item = ([Label; N], Value)>,
+        samples: impl IntoIterator<Item = ([MetricLabel; N], MetricValue)>,
     ) -> fmt::Result {
         let mut samples = samples.into_iter().peekable();
         let Some((_, first)) = samples.peek() else {
@@ -116,59 +117,65 @@ impl Page<'_> {
             .encode_descriptor(name, help, unit, first.metric_type())?;
         for (labels, value) in samples {
             if N == 0 {
-                value.encode(&mut metric)?;
+                value.encode_value(&mut metric)?;
             } else {
-                value.encode(&mut metric.encode_family(&labels)?)?;
+                value.encode_value(&mut metric.encode_family(&labels)?)?;
             }
         }
         Ok(())
     }
 
     /// A metric without labels.
-    fn single(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: Value) -> fmt::Result {
-        self.family(name, help, unit, [([], value)])
+    fn write_single(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        value: MetricValue,
+    ) -> fmt::Result {
+        self.write_family(name, help, unit, [([], value)])
     }
 
-    fn standing(&mut self, readings: &Readings) -> fmt::Result {
-        let of_state = |value: fn((u64, Duration)) -> Value| {
+    fn write_standing(&mut self, readings: &Readings) -> fmt::Result {
+        let of_state = |value: fn((u64, Duration)) -> MetricValue| {
             let all = STATES.into_iter();
             all.map(move |state| {
                 let label = [("state", state.name())];
                 (label, value(readings.standing.get(state)))
             })
         };
-        self.family(
+        self.write_family(
             "cookies",
             "udev cookies that are there, by what they are",
             None,
             of_state(|(count, _)| Gauge(count)),
         )?;
-        self.family(
+        self.write_family(
             "cookie_oldest_age",
             "Age of the oldest cookie in a state, 0 without one",
             Some(&Unit::Seconds),
             of_state(|(_, age)| GaugeShare(age.as_secs_f64())),
         )?;
-        let of_place = |value: fn(Use) -> Value| {
-            let all = Place::ALL.into_iter();
+        let of_place = |value: fn(TableUse) -> MetricValue| {
+            let all = SetPlace::ALL.into_iter();
             all.filter_map(move |place| {
                 let used = readings.sets.get(place)?;
                 Some(([("ipc_ns", place.name())], value(used)))
             })
         };
-        self.family(
+        self.write_family(
             "semaphore_sets",
             "Semaphore sets of any kind in the tables of the kernel",
             None,
             of_place(|used| Gauge(used.sets)),
         )?;
-        self.family(
+        self.write_family(
             "semaphore_sets_limit",
             "Sets that these tables can hold (SEMMNI), summed over their namespaces",
             None,
             of_place(|used| Gauge(used.limit)),
         )?;
-        self.family(
+        self.write_family(
             "semaphore_sets_used_ratio",
             "Share of SEMMNI in use in the fullest of the namespaces",
             None,
@@ -176,27 +183,27 @@ impl Page<'_> {
         )
     }
 
-    fn tally(&mut self, tally: &Tally) -> fmt::Result {
-        let of_origin = |value: fn(&Lives) -> u64| {
-            let all = Origin::ALL.into_iter();
+    fn write_tally(&mut self, tally: &MetricsTally) -> fmt::Result {
+        let of_origin = |value: fn(&CookieTally) -> u64| {
+            let all = WorkloadOrigin::ALL.into_iter();
             all.map(move |origin| {
                 let label = [("origin", origin.name())];
                 (label, Counter(value(&tally.lives[origin as usize])))
             })
         };
-        self.family(
+        self.write_family(
             "cookies_created",
             "Cookies made",
             None,
             of_origin(|lives| lives.created),
         )?;
-        self.family(
+        self.write_family(
             "cookies_completed",
             "Cookies removed by who had made them or waited for them",
             None,
             of_origin(|lives| lives.completed),
         )?;
-        self.family(
+        self.write_family(
             "cookies_leaked",
             "Cookies found leaked, each once",
             None,
@@ -209,12 +216,12 @@ impl Page<'_> {
             MetricType::Histogram,
         )?;
         waits.encode_histogram::<NoLabelSet>(
-            tally.waits.seconds(),
+            tally.waits.sum_seconds(),
             tally.waits.count(),
-            &tally.waits.buckets(),
+            &tally.waits.bucket_counts(),
             None,
         )?;
-        self.family(
+        self.write_family(
             "semaphore_create_failures",
             "Sets of any kind that could not be made; limit: kernel.sem is exhausted",
             None,
@@ -223,16 +230,16 @@ impl Page<'_> {
                 ([("reason", "other")], Counter(tally.refused_otherwise)),
             ],
         )?;
-        self.family(
+        self.write_family(
             "cleanup",
             "Cookies that the automatic clean-up removed or kept; failed: clean-ups",
             None,
-            Cleanup::ALL.map(|result| {
+            CleanupResult::ALL.map(|result| {
                 let count = tally.cleanup[result as usize];
                 ([("result", result.name())], Counter(count))
             }),
         )?;
-        self.family(
+        self.write_family(
             "hook_runs",
             "Findings for the hook command",
             None,
@@ -244,24 +251,24 @@ impl Page<'_> {
     }
 
     /// From the probes to the books.
-    fn messages(&mut self, health: &Health) -> fmt::Result {
-        let of_probe = |value: fn(&Messages) -> u64| {
+    fn write_messages(&mut self, health: &TraceHealth) -> fmt::Result {
+        let of_probe = |value: fn(&MessageCounts) -> u64| {
             let all = health.messages.iter();
             all.map(move |(probe, messages)| ([("probe", *probe)], Counter(value(messages))))
         };
-        self.family(
+        self.write_family(
             "events_seen",
             "What the probes had to report: submitted and ring_full together",
             None,
             of_probe(|messages| messages.seen),
         )?;
-        self.family(
+        self.write_family(
             "events_submitted",
             "What went into the ring",
             None,
             of_probe(|messages| messages.submitted),
         )?;
-        self.family(
+        self.write_family(
             "events_received",
             "What came out of the ring",
             None,
@@ -283,7 +290,7 @@ impl Page<'_> {
             let labels = [("probe", probe), ("reason", reason)];
             (labels, Counter(count))
         });
-        self.family(
+        self.write_family(
             "events_lost",
             "Losses; the maps make ring_full good, but for call-site",
             None,
@@ -291,8 +298,8 @@ impl Page<'_> {
         )
     }
 
-    fn probes(&mut self, health: &Health) -> fmt::Result {
-        self.family(
+    fn write_probes(&mut self, health: &TraceHealth) -> fmt::Result {
+        self.write_family(
             "probe_attached",
             "Whether a probe is attached",
             None,
@@ -301,12 +308,12 @@ impl Page<'_> {
                 (label, Gauge(u64::from(*attached)))
             }),
         )?;
-        self.family(
+        self.write_family(
             "program_missed",
             "Runs of a probe that the kernel skipped; lost: nobody else saw what happened",
             None,
             health.missed.iter().flat_map(|(probe, missed)| {
-                let Missed { lost, made_good } = *missed;
+                let MissedRuns { lost, made_good } = *missed;
                 [("lost", lost), ("made_good", made_good)].map(|(effect, count)| {
                     let labels = [("probe", *probe), ("effect", effect)];
                     (labels, Counter(count))
@@ -316,8 +323,8 @@ impl Page<'_> {
     }
 
     /// The trace as a whole.
-    fn trace(&mut self, health: &Health) -> fmt::Result {
-        self.family(
+    fn write_trace(&mut self, health: &TraceHealth) -> fmt::Result {
+        self.write_family(
             "reconcile_drift",
             "Differences between books and kernel at the last comparison",
             None,
@@ -326,37 +333,37 @@ impl Page<'_> {
                 ([("kind", "missing_remove")], Gauge(health.missing_remove)),
             ],
         )?;
-        self.single(
+        self.write_single(
             "reconcile_corrections",
             "Differences between books and kernel that were found and corrected",
             None,
             Counter(health.corrected),
         )?;
-        self.single(
+        self.write_single(
             "ipc_namespaces_unreadable",
             "IPC namespaces that the last comparison could not read",
             None,
             Gauge(health.unreadable),
         )?;
-        self.single(
+        self.write_single(
             "gaps",
             "Times when nothing was traced",
             None,
             Counter(health.gaps),
         )?;
-        self.single(
+        self.write_single(
             "gap",
             "Length in sum of the times when nothing was traced",
             Some(&Unit::Seconds),
             CounterSeconds(health.gap_time.as_secs_f64()),
         )?;
-        self.single(
+        self.write_single(
             "history_dropped",
             "Entries that the history could not keep",
             None,
             Counter(health.history_dropped),
         )?;
-        self.family(
+        self.write_family(
             "history_on_disk",
             "Whether the history goes to disk, and not into memory only",
             None,
@@ -365,16 +372,24 @@ impl Page<'_> {
                 .map(|on_disk| ([], Gauge(u64::from(on_disk)))),
         )?;
         let tracer = [("backend", health.backend.map_or("none", Backend::name))];
-        self.info("tracer", "How semaphores are seen", &tracer)?;
-        let build = [("version", env!("CARGO_PKG_VERSION")), ("schema", SCHEMA)];
-        self.info(
+        self.write_info("tracer", "How semaphores are seen", &tracer)?;
+        let build = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("schema", SCHEMA_VERSION),
+        ];
+        self.write_info(
             "build",
             "Version of dmtrace, and of its JSON output",
             &build,
         )
     }
 
-    fn info<const N: usize>(&mut self, name: &str, help: &str, labels: &[Label; N]) -> fmt::Result {
+    fn write_info<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: &[MetricLabel; N],
+    ) -> fmt::Result {
         self.0
             .encode_descriptor(name, help, None, MetricType::Info)?
             .encode_info(labels)

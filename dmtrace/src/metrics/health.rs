@@ -6,7 +6,7 @@ use dmtrace_core::backend::Backend;
 
 /// Messages of one kind, from the probes to the books.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Messages {
+pub(crate) struct MessageCounts {
     /// What the probes had to report.
     pub seen: u64,
     /// What went into the ring.
@@ -19,7 +19,7 @@ pub(crate) struct Messages {
 
 /// Records that a full map of the kernel side did not take.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Unmapped {
+pub(crate) struct UnmappedCounts {
     pub sets: u64,
     pub processes: u64,
     /// Calls between entry and return.
@@ -30,7 +30,7 @@ pub(crate) struct Unmapped {
 
 /// Runs of a probe's programs that the kernel skipped.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Missed {
+pub(crate) struct MissedRuns {
     /// Nobody else saw what happened.
     pub lost: u64,
     /// Another program saw it, or there was nothing to see.
@@ -39,19 +39,19 @@ pub(crate) struct Missed {
 
 /// How the trace is.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Health {
+pub(crate) struct TraceHealth {
     /// How semaphores are seen; `None` if they are not traced.
     pub backend: Option<Backend>,
     /// By kind of message.
-    pub messages: BTreeMap<&'static str, Messages>,
+    pub messages: BTreeMap<&'static str, MessageCounts>,
     /// Messages that could not be decoded.
     pub undecodable: u64,
     /// What full maps did not take.
-    pub unmapped: Unmapped,
+    pub unmapped: UnmappedCounts,
     /// Whether it is attached, by probe.
     pub attached: BTreeMap<&'static str, bool>,
     /// Skipped runs, by probe.
-    pub missed: BTreeMap<&'static str, Missed>,
+    pub missed: BTreeMap<&'static str, MissedRuns>,
     /// Sets that the last comparison with the kernel found and the books did not have.
     pub missing_create: u64,
     /// Sets that the last comparison did not find and the books had.

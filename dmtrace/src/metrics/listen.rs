@@ -9,7 +9,7 @@ use std::{
 
 /// An address to listen on.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Listen {
+pub enum ListenAddress {
     /// `127.0.0.1:9942`, `[::1]:9942`.
     Tcp(SocketAddr),
     /// `/run/dmtrace/metrics.sock`, or the same with `unix:` before it.
@@ -28,7 +28,7 @@ pub enum Exposure {
 
 /// It is no address, or not one to listen on.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum BadAddress {
+pub enum ListenError {
     /// Neither an address with a port nor an absolute path.
     #[error("{0:?}: give ADDRESS:PORT, such as 127.0.0.1:9942, or the absolute path of a socket")]
     Malformed(String),
@@ -40,22 +40,22 @@ pub enum BadAddress {
     Exposed(SocketAddr),
 }
 
-impl FromStr for Listen {
-    type Err = BadAddress;
+impl FromStr for ListenAddress {
+    type Err = ListenError;
 
-    fn from_str(text: &str) -> Result<Self, BadAddress> {
+    fn from_str(text: &str) -> Result<Self, ListenError> {
         let path = text.strip_prefix("unix:").unwrap_or(text);
         if Path::new(path).is_absolute() {
             return Ok(Self::Unix(path.into()));
         }
         match text.parse() {
             Ok(address) => Ok(Self::Tcp(address)),
-            Err(_) => Err(BadAddress::Malformed(text.to_owned())),
+            Err(_) => Err(ListenError::Malformed(text.to_owned())),
         }
     }
 }
 
-impl fmt::Display for Listen {
+impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "http://{address}/metrics"),
@@ -64,15 +64,15 @@ impl fmt::Display for Listen {
     }
 }
 
-impl Listen {
+impl ListenAddress {
     /// Checks that nobody gets more to read than the administrator wants.
     ///
     /// # Errors
-    /// [`BadAddress::Exposed`].
-    pub fn permitted(&self, exposure: Exposure) -> Result<(), BadAddress> {
+    /// [`ListenError::Exposed`].
+    pub fn check_exposure(&self, exposure: Exposure) -> Result<(), ListenError> {
         match self {
             Self::Tcp(address) if !is_loopback(address) && exposure == Exposure::Loopback => {
-                Err(BadAddress::Exposed(*address))
+                Err(ListenError::Exposed(*address))
             }
             _ => Ok(()),
         }
@@ -90,17 +90,21 @@ mod tests {
 
     #[test]
     fn addresses() {
-        let read = |text: &str| text.parse::<Listen>();
+        let read = |text: &str| text.parse::<ListenAddress>();
         for text in ["/run/m.sock", "unix:/run/m.sock"] {
-            assert_eq!(read(text), Ok(Listen::Unix("/run/m.sock".into())), "{text}");
+            assert_eq!(
+                read(text),
+                Ok(ListenAddress::Unix("/run/m.sock".into())),
+                "{text}"
+            );
         }
         for text in ["127.0.0.1:9942", "[::1]:9942"] {
             let listen = read(text).unwrap();
-            assert_eq!(listen.permitted(Exposure::Loopback), Ok(()), "{text}");
+            assert_eq!(listen.check_exposure(Exposure::Loopback), Ok(()), "{text}");
         }
         for text in ["", "9942", ":9942", "localhost:9942", "127.0.0.1", "m.sock"] {
             let error = read(text).unwrap_err();
-            assert_eq!(error, BadAddress::Malformed(text.to_owned()));
+            assert_eq!(error, ListenError::Malformed(text.to_owned()));
         }
     }
 
@@ -112,12 +116,12 @@ mod tests {
             "192.0.2.1:9942",
             "[::ffff:192.0.2.1]:9942",
         ] {
-            let listen = text.parse::<Listen>().unwrap();
-            let refused = listen.permitted(Exposure::Loopback).unwrap_err();
+            let listen = text.parse::<ListenAddress>().unwrap();
+            let refused = listen.check_exposure(Exposure::Loopback).unwrap_err();
             assert!(refused.to_string().contains("--metrics-exposed"), "{text}");
-            assert_eq!(listen.permitted(Exposure::Network), Ok(()), "{text}");
+            assert_eq!(listen.check_exposure(Exposure::Network), Ok(()), "{text}");
         }
-        let mapped = "[::ffff:127.0.0.1]:9942".parse::<Listen>().unwrap();
-        assert_eq!(mapped.permitted(Exposure::Loopback), Ok(()));
+        let mapped = "[::ffff:127.0.0.1]:9942".parse::<ListenAddress>().unwrap();
+        assert_eq!(mapped.check_exposure(Exposure::Loopback), Ok(()));
     }
 }

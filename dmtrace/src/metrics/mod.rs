@@ -16,12 +16,14 @@ mod tests;
 mod textfile;
 mod waits;
 
-pub(crate) use endpoint::{Endpoint, Scrape};
-pub(crate) use expose::{Format, expose};
-pub(crate) use health::{Health, Messages, Missed, Unmapped};
-pub(crate) use listen::{Exposure, Listen};
-pub(crate) use standing::{Place, STATES, Sets, Standing, Use};
-pub(crate) use tally::{Cleanup, Counting, HookRun, Lives, Origin, Tally};
+pub(crate) use endpoint::{Endpoint, ScrapeRequest};
+pub(crate) use expose::{ExpositionFormat, expose_readings};
+pub(crate) use health::{MessageCounts, MissedRuns, TraceHealth, UnmappedCounts};
+pub(crate) use listen::{Exposure, ListenAddress};
+pub(crate) use standing::{LiveCookies, STATES, SetPlace, TableSizes, TableUse};
+pub(crate) use tally::{
+    CleanupResult, CookieTally, HookRun, MetricsCounter, MetricsTally, WorkloadOrigin,
+};
 pub(crate) use textfile::write_textfile;
 pub(crate) use waits::Waits;
 
@@ -29,11 +31,11 @@ pub(crate) use waits::Waits;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Readings {
     /// Cookies that are there, by what they are.
-    pub standing: Standing,
+    pub standing: LiveCookies,
     /// How full the kernel's tables are.
-    pub sets: Sets,
+    pub sets: TableSizes,
     /// What has happened since the start.
-    pub tally: Tally,
+    pub tally: MetricsTally,
     /// How the trace is, apart from what it finds.
-    pub health: Health,
+    pub health: TraceHealth,
 }

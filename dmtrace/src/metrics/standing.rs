@@ -21,13 +21,13 @@ pub(crate) const STATES: [State; 7] = [
 
 /// Cookies that are there.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Standing {
+pub(crate) struct LiveCookies {
     by_state: BTreeMap<State, (u64, Duration)>,
 }
 
-impl Standing {
+impl LiveCookies {
     /// Counts judged cookies. `now` and `wall`: when they were judged.
-    pub(crate) fn of<'a>(
+    pub(crate) fn from_judged<'a>(
         judged: impl IntoIterator<Item = &'a Judged<'a>>,
         now: BootTime,
         wall: UnixTime,
@@ -47,13 +47,13 @@ impl Standing {
                 let seconds = wall.0.saturating_sub(judged.set?.ctime.0);
                 u64::try_from(seconds).ok().map(Duration::from_secs)
             };
-            let age = semaphore.created.map(|created| now.since(created));
-            standing.add(state, age.or_else(by_wall).unwrap_or_default());
+            let age = semaphore.created.map(|created| now.duration_since(created));
+            standing.add_cookie(state, age.or_else(by_wall).unwrap_or_default());
         }
         standing
     }
 
-    pub(crate) fn add(&mut self, state: State, age: Duration) {
+    pub(crate) fn add_cookie(&mut self, state: State, age: Duration) {
         let (count, oldest) = self.by_state.entry(state).or_default();
         *count += 1;
         *oldest = age.max(*oldest);
@@ -67,14 +67,14 @@ impl Standing {
 
 /// Where a set is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) enum Place {
+pub(crate) enum SetPlace {
     /// In the host's IPC namespace.
     Host,
     /// In any other one.
     Other,
 }
 
-impl Place {
+impl SetPlace {
     pub(crate) const ALL: [Self; 2] = [Self::Host, Self::Other];
 
     /// Value of the label `ipc_ns`.
@@ -88,7 +88,7 @@ impl Place {
 
 /// How full the tables of a place are.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Use {
+pub(crate) struct TableUse {
     /// Sets in its namespaces.
     pub sets: u64,
     /// Sets that they can hold (SEMMNI).
@@ -99,19 +99,19 @@ pub(crate) struct Use {
 
 /// How full the kernel's tables are.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Sets {
-    places: BTreeMap<Place, Use>,
+pub(crate) struct TableSizes {
+    places: BTreeMap<SetPlace, TableUse>,
 }
 
-impl Sets {
+impl TableSizes {
     /// Of the namespaces that could be read.
-    pub(crate) fn of(snapshot: &Snapshot) -> Self {
+    pub(crate) fn from_snapshot(snapshot: &Snapshot) -> Self {
         let mut sets = Self::default();
         for ns in &snapshot.namespaces {
             let place = if ns.ns == IpcNs::HOST {
-                Place::Host
+                SetPlace::Host
             } else {
-                Place::Other
+                SetPlace::Other
             };
             let count = ns.sets.len() as u64;
             let limit = u64::from(ns.limits.semmni);
@@ -126,7 +126,7 @@ impl Sets {
     }
 
     /// Of one place; `None` if it has no namespace that could be read.
-    pub(crate) fn get(&self, place: Place) -> Option<Use> {
+    pub(crate) fn get(&self, place: SetPlace) -> Option<TableUse> {
         self.places.get(&place).copied()
     }
 }

@@ -12,11 +12,11 @@ use dmtrace_core::{
 use super::Waits;
 
 /// Cookies whose waits are measured at the same time.
-const FOLLOWED: usize = 4096;
+const MAX_FOLLOWED_WAITS: usize = 4096;
 
 /// Where the maker of a cookie ran.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Origin {
+pub(crate) enum WorkloadOrigin {
     Host,
     /// In a container, by its cgroup.
     Container,
@@ -24,7 +24,7 @@ pub(crate) enum Origin {
     Unknown,
 }
 
-impl Origin {
+impl WorkloadOrigin {
     /// All, in the order of their numbers.
     pub(crate) const ALL: [Self; 3] = [Self::Host, Self::Container, Self::Unknown];
 
@@ -38,7 +38,7 @@ impl Origin {
     }
 
     /// Of a set in the books.
-    pub(crate) fn of(semaphore: &Semaphore, ledger: &Ledger) -> Self {
+    pub(crate) fn of_semaphore(semaphore: &Semaphore, ledger: &Ledger) -> Self {
         let image = semaphore.creator.image();
         let process = image.and_then(|image| ledger.process(image));
         let cgroup = process
@@ -56,7 +56,7 @@ impl Origin {
 
 /// What became of a cookie that an automatic clean-up looked at.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Cleanup {
+pub(crate) enum CleanupResult {
     Removed,
     /// Left alone: in use again, changed, or not proven.
     Kept,
@@ -64,7 +64,7 @@ pub(crate) enum Cleanup {
     Failed,
 }
 
-impl Cleanup {
+impl CleanupResult {
     /// All, in the order of their numbers.
     pub(crate) const ALL: [Self; 3] = [Self::Removed, Self::Kept, Self::Failed];
 
@@ -108,7 +108,7 @@ impl HookRun {
 
 /// Cookies of one origin.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Lives {
+pub(crate) struct CookieTally {
     pub created: u64,
     /// Removed as the protocol says, by who had waited for it or made it.
     pub completed: u64,
@@ -116,45 +116,45 @@ pub(crate) struct Lives {
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Tally {
-    /// By [`Origin`].
-    pub lives: [Lives; Origin::ALL.len()],
+pub(crate) struct MetricsTally {
+    /// By [`WorkloadOrigin`].
+    pub lives: [CookieTally; WorkloadOrigin::ALL.len()],
     /// Waits for udev that ended well.
     pub waits: Waits,
     /// Sets of any kind that could not be made because the limits of `kernel.sem` were reached.
     pub refused_by_limit: u64,
     /// Sets that could not be made for another reason.
     pub refused_otherwise: u64,
-    /// By [`Cleanup`].
-    pub cleanup: [u64; Cleanup::ALL.len()],
+    /// By [`CleanupResult`].
+    pub cleanup: [u64; CleanupResult::ALL.len()],
     /// By [`HookRun`].
     pub hook: [u64; HookRun::ALL.len()],
 }
 
 /// Sums while it happens.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Counting {
-    tally: Tally,
+pub(crate) struct MetricsCounter {
+    tally: MetricsTally,
     /// Threads that wait for zero, and since when, by cookie.
     waiting: BTreeMap<SemId, Vec<(u32, BootTime)>>,
     /// Cookies that are counted as leaked already.
     leaked: BTreeSet<SemId>,
 }
 
-impl Counting {
+impl MetricsCounter {
     /// The sums so far.
-    pub(crate) const fn tally(&self) -> &Tally {
+    pub(crate) const fn tally(&self) -> &MetricsTally {
         &self.tally
     }
 
     /// Changes of the books, as an observer gets them.
-    pub(crate) fn changes(&mut self, changes: &[Change], ledger: &Ledger) {
+    pub(crate) fn count_changes(&mut self, changes: &[Change], ledger: &Ledger) {
         for change in changes {
-            self.change(change, ledger);
+            self.count_change(change, ledger);
         }
     }
 
-    fn change(&mut self, change: &Change, ledger: &Ledger) {
+    fn count_change(&mut self, change: &Change, ledger: &Ledger) {
         if let ChangeKind::CreateFailed { errno } = change.kind {
             if errno == libc::ENOSPC {
                 self.tally.refused_by_limit += 1;
@@ -168,14 +168,15 @@ impl Counting {
         let sem = change.sem;
         let tid = change.who.as_ref().map(|who| who.tid);
         match change.kind {
-            ChangeKind::Created { .. } => self.lives(sem, ledger).created += 1,
+            ChangeKind::Created { .. } => self.tally_of_cookie(sem, ledger).created += 1,
             ChangeKind::Waiting { .. } => {
-                let room = self.waiting.len() < FOLLOWED || self.waiting.contains_key(&sem);
+                let room =
+                    self.waiting.len() < MAX_FOLLOWED_WAITS || self.waiting.contains_key(&sem);
                 if let (Some(tid), true) = (tid, room) {
                     let threads = self.waiting.entry(sem).or_default();
                     // After EINTR libdm waits again: one wait for whoever watches.
                     if threads.iter().all(|(known, _)| *known != tid)
-                        && threads.len() < dmtrace_core::ledger::WAITERS
+                        && threads.len() < dmtrace_core::ledger::MAX_WAITERS
                     {
                         threads.push((tid, change.at));
                     }
@@ -188,14 +189,16 @@ impl Counting {
                     .and_then(|threads| threads.iter().position(|(known, _)| Some(*known) == tid));
                 if let (Some(threads), Some(place)) = (threads, place) {
                     let (_, since) = threads.swap_remove(place);
-                    self.tally.waits.observe(change.at.since(since));
+                    self.tally
+                        .waits
+                        .observe_wait(change.at.duration_since(since));
                 }
             }
             ChangeKind::Destroyed { ending } => {
                 self.waiting.remove(&sem);
                 self.leaked.remove(&sem);
                 if matches!(ending, EndKind::ByWaiter | EndKind::ByCreator) {
-                    self.lives(sem, ledger).completed += 1;
+                    self.tally_of_cookie(sem, ledger).completed += 1;
                 }
             }
             _ => {}
@@ -203,22 +206,24 @@ impl Counting {
     }
 
     /// A finding, as an observer gets it. Each cookie counts as leaked once.
-    pub(crate) fn finding(&mut self, judged: &Judged<'_>, ledger: &Ledger) {
+    pub(crate) fn count_finding(&mut self, judged: &Judged<'_>, ledger: &Ledger) {
         let semaphore = judged.semaphore;
         if matches!(judged.verdict.class, Class::Leaked(_)) && self.leaked.insert(semaphore.id) {
-            let origin = Origin::of(semaphore, ledger);
+            let origin = WorkloadOrigin::of_semaphore(semaphore, ledger);
             self.tally.lives[origin as usize].leaked += 1;
         }
     }
 
     /// Cookies that an automatic clean-up has looked at.
-    pub(crate) const fn cleaned(&mut self, result: Cleanup, count: u64) {
+    pub(crate) const fn count_cleaned(&mut self, result: CleanupResult, count: u64) {
         self.tally.cleanup[result as usize] += count;
     }
 
-    fn lives(&mut self, sem: SemId, ledger: &Ledger) -> &mut Lives {
+    fn tally_of_cookie(&mut self, sem: SemId, ledger: &Ledger) -> &mut CookieTally {
         let found = ledger.semaphore(sem).or_else(|| ledger.closed_cookie(sem));
-        let origin = found.map_or(Origin::Unknown, |found| Origin::of(found, ledger));
+        let origin = found.map_or(WorkloadOrigin::Unknown, |found| {
+            WorkloadOrigin::of_semaphore(found, ledger)
+        });
         &mut self.tally.lives[origin as usize]
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn write_textfile(dir: &Path, text: &str) -> Result<()> {
     let path = dir.join("dmtrace.prom");
     // node_exporter reads *.prom only.
     let new = dir.join(".dmtrace.prom.new");
-    let written = write(&new, text).and_then(|()| fs::rename(&new, &path));
+    let written = replace_textfile(&new, text).and_then(|()| fs::rename(&new, &path));
     if written.is_err() {
         let _not_made_at_all = fs::remove_file(&new);
     }
@@ -36,7 +36,7 @@ pub(crate) fn write_textfile(dir: &Path, text: &str) -> Result<()> {
     })
 }
 
-fn write(path: &Path, text: &str) -> io::Result<()> {
+fn replace_textfile(path: &Path, text: &str) -> io::Result<()> {
     // What lies there is of a run that was killed, or a trap: never written through.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -16,7 +16,7 @@ pub(crate) struct Waits {
 }
 
 impl Waits {
-    pub(crate) fn observe(&mut self, time: Duration) {
+    pub(crate) fn observe_wait(&mut self, time: Duration) {
         let seconds = time.as_secs_f64();
         let bucket = BOUNDS.partition_point(|bound| *bound < seconds);
         self.counts[bucket] += 1;
@@ -28,12 +28,12 @@ impl Waits {
     }
 
     /// Their sum in seconds.
-    pub(crate) const fn seconds(&self) -> f64 {
+    pub(crate) const fn sum_seconds(&self) -> f64 {
         self.seconds
     }
 
     /// Upper bound and count of each bucket alone.
-    pub(super) fn buckets(&self) -> Vec<(f64, u64)> {
+    pub(super) fn bucket_counts(&self) -> Vec<(f64, u64)> {
         let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
         bounds.zip(self.counts).collect()
     }

@@ -7,12 +7,12 @@ use serde_json::{Map, Value, json};
 /// that they do not know. The major part grows when a field changes or goes.
 ///
 /// 2.0: the backend `trampoline` is called `fentry`, as on the command line.
-pub(crate) const SCHEMA: &str = "2.0";
+pub(crate) const SCHEMA_VERSION: &str = "2.0";
 
 /// An object with `schema_version` and `type`, and the fields of `body`.
-pub(crate) fn envelope(kind: &str, body: &impl Serialize) -> Value {
+pub(crate) fn json_envelope(kind: &str, body: &impl Serialize) -> Value {
     let mut object = Map::new();
-    object.insert("schema_version".into(), json!(SCHEMA));
+    object.insert("schema_version".into(), json!(SCHEMA_VERSION));
     object.insert("type".into(), json!(kind));
     match serde_json::to_value(body) {
         Ok(Value::Object(fields)) => object.extend(fields),
@@ -33,9 +33,9 @@ mod tests {
 
     #[test]
     fn the_envelope_comes_first_and_the_fields_stay() {
-        let text = envelope("thing", &json!({"b": 1})).to_string();
+        let text = json_envelope("thing", &json!({"b": 1})).to_string();
         let value: Value = serde_json::from_str(&text).expect("JSON");
-        assert_eq!(value["schema_version"], SCHEMA);
+        assert_eq!(value["schema_version"], SCHEMA_VERSION);
         assert_eq!(value["type"], "thing");
         assert_eq!(value["b"], 1);
     }

@@ -5,16 +5,16 @@ pub(crate) mod table;
 pub(crate) mod time;
 mod wrap;
 
-pub(crate) use wrap::{hang, wrap};
+pub(crate) use wrap::{wrap_hanging, wrap_text};
 
 use std::io::{self, IsTerminal, Write};
 
 /// Width of a terminal that does not tell.
-const USUAL: usize = 80;
+const DEFAULT_WIDTH: usize = 80;
 /// Prose in wider lines is hard to read.
-const PROSE: usize = 100;
+const MAX_PROSE_WIDTH: usize = 100;
 /// Narrower than any terminal that people use; less would only break words.
-const NARROWEST: usize = 20;
+const MIN_WIDTH: usize = 20;
 
 /// Standard output, buffered, with what the verbs need to know about it.
 pub(crate) struct Out {
@@ -38,7 +38,7 @@ impl Out {
     }
 
     /// Somewhere else, such as a file.
-    pub(crate) fn to(writer: Box<dyn Write>) -> Self {
+    pub(crate) fn with_writer(writer: Box<dyn Write>) -> Self {
         Self {
             color: false,
             width: None,
@@ -52,7 +52,7 @@ impl Out {
         let terminal = stderr.is_terminal();
         Self {
             width: width_of(libc::STDERR_FILENO, terminal),
-            ..Self::to(Box::new(stderr))
+            ..Self::with_writer(Box::new(stderr))
         }
     }
 
@@ -69,8 +69,9 @@ impl Out {
     }
 
     /// Columns for running text, as [`wrap`] takes them.
-    pub(crate) fn prose(&self) -> usize {
-        self.width.map_or(usize::MAX, |width| width.min(PROSE))
+    pub(crate) fn prose_width(&self) -> usize {
+        self.width
+            .map_or(usize::MAX, |width| width.min(MAX_PROSE_WIDTH))
     }
 
     /// Prints a line, broken at blanks where it is wider than the terminal. The lines that follow
@@ -78,21 +79,21 @@ impl Out {
     ///
     /// # Errors
     /// Writing fails; a reader that has gone is `BrokenPipe`.
-    pub(crate) fn line(&mut self, text: &str) -> io::Result<()> {
-        self.hanging(text, wrap::own_indent(text))
+    pub(crate) fn print_line(&mut self, text: &str) -> io::Result<()> {
+        self.print_hanging(text, wrap::own_indent(text))
     }
 
-    /// As [`Out::line`]; the lines that follow are indented by so many columns.
+    /// As [`Out::print_line`]; the lines that follow are indented by so many columns.
     ///
     /// # Errors
-    /// As [`Out::line`].
-    pub(crate) fn hanging(&mut self, text: &str, indent: usize) -> io::Result<()> {
+    /// As [`Out::print_line`].
+    pub(crate) fn print_hanging(&mut self, text: &str, indent: usize) -> io::Result<()> {
         let width = self.width.unwrap_or(usize::MAX);
         // A table is made of many lines that are not too long.
         if text.len() <= width {
             return self.whole_line(text);
         }
-        hang(text, indent, width)
+        wrap_hanging(text, indent, width)
             .iter()
             .try_for_each(|line| self.whole_line(line))
     }
@@ -100,7 +101,7 @@ impl Out {
     /// Prints a line as it is, for programs.
     ///
     /// # Errors
-    /// As [`Out::line`].
+    /// As [`Out::print_line`].
     pub(crate) fn whole_line(&mut self, text: &str) -> io::Result<()> {
         self.inner.write_all(text.as_bytes())?;
         self.inner.write_all(b"\n")
@@ -109,8 +110,8 @@ impl Out {
     /// Prints a value as one line of JSON.
     ///
     /// # Errors
-    /// As [`Out::line`].
-    pub(crate) fn json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
+    /// As [`Out::print_line`].
+    pub(crate) fn print_json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
         serde_json::to_writer(&mut self.inner, value).map_err(io::Error::from)?;
         self.inner.write_all(b"\n")
     }
@@ -118,13 +119,13 @@ impl Out {
     /// Hands what was printed to the reader.
     ///
     /// # Errors
-    /// As [`Out::line`].
+    /// As [`Out::print_line`].
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
     }
 
     /// A state in its colour: red for findings, yellow for what is not certain, plain otherwise.
-    pub(crate) fn state(&self, state: &str) -> String {
+    pub(crate) fn paint_state(&self, state: &str) -> String {
         let code = match state {
             "leaked" | "stuck" | "accident" | "over-completed" => "31",
             "unknown" | "slow-udev" => "33",
@@ -148,8 +149,8 @@ fn width_of(descriptor: libc::c_int, terminal: bool) -> Option<usize> {
 }
 
 fn choose_width(real: Option<usize>, asked: Option<usize>, terminal: bool) -> Option<usize> {
-    let width = real.or(asked).or(terminal.then_some(USUAL));
-    width.map(|width| width.max(NARROWEST))
+    let width = real.or(asked).or(terminal.then_some(DEFAULT_WIDTH));
+    width.map(|width| width.max(MIN_WIDTH))
 }
 
 /// Width of the terminal behind a descriptor, if it says so.
@@ -175,9 +176,9 @@ pub(crate) mod testing {
     use super::Out;
 
     #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
+    struct SharedBuffer(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Shared {
+    impl Write for SharedBuffer {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             all.extend_from_slice(bytes);
@@ -190,12 +191,12 @@ pub(crate) mod testing {
     }
 
     /// What is printed at a width.
-    pub(crate) fn printed(
+    pub(crate) fn capture_output(
         width: Option<usize>,
         print: impl FnOnce(&mut Out) -> anyhow::Result<()>,
     ) -> String {
-        let shared = Shared::default();
-        let mut out = Out::to(Box::new(shared.clone()));
+        let shared = SharedBuffer::default();
+        let mut out = Out::with_writer(Box::new(shared.clone()));
         out.width = width;
         print(&mut out).expect("memory can be written");
         out.flush().expect("memory can be written");
@@ -221,13 +222,13 @@ mod tests {
     #[test]
     fn a_long_line_goes_on_below_itself() {
         let text = "  kept  0x0d4d1234: process 12345, which uses it, is alive";
-        let print = |width| testing::printed(width, |out| Ok(out.line(text)?));
+        let print = |width| testing::capture_output(width, |out| Ok(out.print_line(text)?));
         assert_eq!(print(None), format!("{text}\n"));
         assert_eq!(
             print(Some(40)),
             "  kept  0x0d4d1234: process 12345, which\n      uses it, is alive\n"
         );
-        let whole = testing::printed(Some(20), |out| Ok(out.whole_line(text)?));
+        let whole = testing::capture_output(Some(20), |out| Ok(out.whole_line(text)?));
         assert_eq!(whole, format!("{text}\n"));
     }
 }

@@ -6,12 +6,12 @@ use std::{cmp::Ordering, io};
 
 use unicode_width::UnicodeWidthStr;
 
-use super::{Out, hang};
+use super::{Out, wrap_hanging};
 
 /// Indentation of the columns that have no room in the first line of a row.
 const INDENT: usize = 4;
 /// A column of words is wrapped in its place only if it has this room there.
-const ROOM: usize = 24;
+const MIN_WRAP_ROOM: usize = 24;
 
 /// A column that a verb offers.
 #[derive(Clone, Copy, Debug)]
@@ -24,13 +24,13 @@ pub(crate) struct Column {
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Cell {
+pub(crate) struct TableCell {
     pub text: String,
     /// What it is sorted by, where that is not the text.
     pub rank: Option<f64>,
 }
 
-impl Cell {
+impl TableCell {
     /// A cell that is sorted by its text.
     pub(crate) fn text(text: impl Into<String>) -> Self {
         Self {
@@ -47,7 +47,7 @@ impl Cell {
         }
     }
 
-    fn order(&self, other: &Self) -> Ordering {
+    fn compare(&self, other: &Self) -> Ordering {
         match (self.rank, other.rank) {
             (Some(a), Some(b)) => a.total_cmp(&b),
             (Some(_), None) => Ordering::Less,
@@ -59,7 +59,7 @@ impl Cell {
 
 /// How to print a table.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Layout {
+pub(crate) struct TableLayout {
     /// Columns, as indexes into the offered ones.
     pub columns: Vec<usize>,
     /// Column to sort by, and whether in reverse.
@@ -76,7 +76,7 @@ pub(crate) struct Layout {
 ///
 /// # Errors
 /// The first unknown name, with all known ones.
-pub(crate) fn find(offered: &[Column], name: &str) -> Result<usize, String> {
+pub(crate) fn find_columns(offered: &[Column], name: &str) -> Result<usize, String> {
     offered
         .iter()
         .position(|column| column.name == name)
@@ -91,21 +91,21 @@ pub(crate) fn find(offered: &[Column], name: &str) -> Result<usize, String> {
 ///
 /// # Errors
 /// Writing fails.
-pub(crate) fn print<R>(
+pub(crate) fn print_table<R>(
     out: &mut Out,
     offered: &[Column],
     rows: &[R],
-    cell: impl Fn(&R, &Column) -> Cell,
-    layout: &Layout,
+    cell: impl Fn(&R, &Column) -> TableCell,
+    layout: &TableLayout,
 ) -> io::Result<()> {
     let mut order: Vec<&R> = rows.iter().collect();
     if let Some((column, reverse)) = layout.sort {
-        let mut ranked: Vec<(Cell, &R)> = rows
+        let mut ranked: Vec<(TableCell, &R)> = rows
             .iter()
             .map(|row| (cell(row, &offered[column]), row))
             .collect();
         ranked.sort_by(|(a, _), (b, _)| {
-            let order = a.order(b);
+            let order = a.compare(b);
             if reverse { order.reverse() } else { order }
         });
         order = ranked.into_iter().map(|(_, row)| row).collect();
@@ -135,7 +135,7 @@ pub(crate) fn print<R>(
     });
     let width = out.width().filter(|_| layout.wrap).unwrap_or(usize::MAX);
     let widths: Vec<usize> = texts.iter().map(|texts| texts.width).collect();
-    let breaks = breaks(&widths, width);
+    let breaks = row_breaks(&widths, width);
     let mut line = String::new();
     for number in 0..order.len() + usize::from(layout.headers) {
         line.clear();
@@ -145,7 +145,7 @@ pub(crate) fn print<R>(
             let widest = texts.width;
             let (text, columns) = texts.next();
             if breaks.contains(&position) {
-                show(out, line.trim_end(), begin, width, &word)?;
+                print_row(out, line.trim_end(), begin, width, &word)?;
                 line.clear();
                 line.extend(std::iter::repeat_n(' ', INDENT));
                 word.clear();
@@ -160,20 +160,20 @@ pub(crate) fn print<R>(
                 text.clone_into(&mut word);
             }
         }
-        show(out, line.trim_end(), begin, width, &word)?;
+        print_row(out, line.trim_end(), begin, width, &word)?;
     }
     Ok(())
 }
 
 /// Prints a line of a row, whose last column begins at `begin`. `state` is a word to colour.
-fn show(out: &mut Out, line: &str, begin: usize, width: usize, state: &str) -> io::Result<()> {
+fn print_row(out: &mut Out, line: &str, begin: usize, width: usize, state: &str) -> io::Result<()> {
     // Of thousands of rows nearly all fit.
     if line.len() <= width && state.is_empty() {
         return out.whole_line(line);
     }
-    for (number, part) in hang(line, begin, width).iter().enumerate() {
+    for (number, part) in wrap_hanging(line, begin, width).iter().enumerate() {
         if number == 0 && !state.is_empty() {
-            out.whole_line(&part.replacen(state, &out.state(state), 1))?;
+            out.whole_line(&part.replacen(state, &out.paint_state(state), 1))?;
         } else {
             out.whole_line(part)?;
         }
@@ -183,13 +183,13 @@ fn show(out: &mut Out, line: &str, begin: usize, width: usize, state: &str) -> i
 
 /// Before which columns a row is broken, so that each line fits. The last column need not: it is
 /// wrapped where it is, if that leaves it room.
-fn breaks(widths: &[usize], width: usize) -> Vec<usize> {
+fn row_breaks(widths: &[usize], width: usize) -> Vec<usize> {
     let mut breaks = Vec::new();
     let mut used = 0;
     for (position, &column) in widths.iter().enumerate() {
         let last = position + 1 == widths.len();
         let room = width.saturating_sub(used);
-        let fits = column <= room || (last && room >= ROOM);
+        let fits = column <= room || (last && room >= MIN_WRAP_ROOM);
         if !fits && used > INDENT {
             breaks.push(position);
             used = INDENT;
@@ -257,7 +257,7 @@ mod tests {
         },
     ];
 
-    fn shown(width: Option<usize>, wrap: bool) -> String {
+    fn print_sample(width: Option<usize>, wrap: bool) -> String {
         let rows = [
             ["0x0d4d1234", "7", "open"],
             [
@@ -266,28 +266,32 @@ mod tests {
                 "leaked: its owner was killed while it waited",
             ],
         ];
-        let layout = Layout {
+        let layout = TableLayout {
             columns: vec![0, 1, 2],
             headers: true,
             wrap,
-            ..Layout::default()
+            ..TableLayout::default()
         };
-        crate::output::testing::printed(width, |out| {
+        crate::output::testing::capture_output(width, |out| {
             let cell = |row: &[&str; 3], column: &Column| {
                 let position = COLUMNS.iter().position(|it| it.name == column.name);
-                Cell::text(row[position.unwrap_or_default()])
+                TableCell::text(row[position.unwrap_or_default()])
             };
-            Ok(print(out, &COLUMNS, &rows, cell, &layout)?)
+            Ok(print_table(out, &COLUMNS, &rows, cell, &layout)?)
         })
     }
 
     #[test]
     fn nothing_is_cut_off_at_any_width() {
-        let whole = shown(None, true);
+        let whole = print_sample(None, true);
         assert_eq!(whole.lines().count(), 3, "{whole}");
-        assert_eq!(shown(Some(30), false), whole, "one line each if asked");
+        assert_eq!(
+            print_sample(Some(30), false),
+            whole,
+            "one line each if asked"
+        );
         for width in 20..100 {
-            let text = shown(Some(width), true);
+            let text = print_sample(Some(width), true);
             assert!(text.lines().all(|line| line.width() <= width), "{text}");
             let words = |text: &str| {
                 let mut words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
@@ -301,14 +305,14 @@ mod tests {
     #[test]
     fn a_long_last_column_is_wrapped_in_its_place_or_below() {
         assert_eq!(
-            shown(Some(50), true),
+            print_sample(Some(50), true),
             "KEY         SEMID  WHY\n\
              0x0d4d1234      7  open\n\
              0x0d4d1235      8  leaked: its owner was killed\n\
              \x20                  while it waited\n"
         );
         assert_eq!(
-            shown(Some(40), true),
+            print_sample(Some(40), true),
             "KEY         SEMID\n\
              \x20   WHY\n\
              0x0d4d1234      7\n\
@@ -335,11 +339,11 @@ mod tests {
     #[test]
     fn numbers_sort_as_numbers_and_unknown_last() {
         let mut cells = [
-            Cell::text("-"),
-            Cell::ranked("10", 10.0),
-            Cell::ranked("9", 9.0),
+            TableCell::text("-"),
+            TableCell::ranked("10", 10.0),
+            TableCell::ranked("9", 9.0),
         ];
-        cells.sort_by(Cell::order);
+        cells.sort_by(TableCell::compare);
         assert_eq!(cells.map(|cell| cell.text), ["9", "10", "-"]);
     }
 }

@@ -1,7 +1,7 @@
 //! Times: for people local time with its offset from UTC, in JSON RFC 3339 in UTC.
 //!
 //! People get `2026-11-20 17:34:15 +01:00`. Where many moments stand one below the other there is
-//! the time of day only, and the heading names the [`zone`]. With `--utc` all of it is in UTC.
+//! the time of day only, and the heading names the [`zone_now`]. With `--utc` all of it is in UTC.
 //! Nothing else in dmtrace knows calendars.
 
 use std::{
@@ -30,7 +30,7 @@ pub(crate) fn show_utc() {
 }
 
 /// The zone that people get their times in: `TZ`, else `/etc/localtime`, else UTC.
-fn local() -> &'static TimeZone {
+fn local_zone() -> &'static TimeZone {
     static LOCAL: OnceLock<TimeZone> = OnceLock::new();
     if UTC.load(Ordering::Relaxed) {
         return const { &TimeZone::UTC };
@@ -78,47 +78,47 @@ impl Moment {
     }
 
     /// Milliseconds since 1970.
-    pub fn ms(self) -> i64 {
+    pub fn as_millis(self) -> i64 {
         self.0.as_millisecond()
     }
 
     /// Whole seconds since 1970, and nanoseconds beyond them.
-    pub fn parts(self) -> (UnixTime, u32) {
+    pub fn as_parts(self) -> (UnixTime, u32) {
         let nanos = self.0.subsec_nanosecond().unsigned_abs();
         (UnixTime(self.0.as_second()), nanos)
     }
 
     /// RFC 3339 in UTC, with so many digits of a second: for JSON.
-    pub fn rfc3339(self, digits: usize) -> String {
+    pub fn to_rfc3339(self, digits: usize) -> String {
         format!("{:.digits$}", self.0)
     }
 
-    /// `17:34:15.123`, in the [`zone`] that the heading names.
+    /// `17:34:15.123`, in the [`zone_now`] that the heading names.
     pub fn time_of_day(self) -> String {
-        let at = self.zoned();
+        let at = self.to_zoned();
         let (hour, minute, second) = (at.hour(), at.minute(), at.second());
         format!("{hour:02}:{minute:02}:{second:02}.{:03}", at.millisecond())
     }
 
-    /// `2026-11-20`, in the [`zone`].
-    pub fn date(self) -> String {
-        self.zoned().date().to_string()
+    /// `2026-11-20`, in the [`zone_now`].
+    pub fn date_text(self) -> String {
+        self.to_zoned().date().to_string()
     }
 
-    /// The [`zone`] at this moment: `+01:00`, or `UTC`.
-    pub fn zone(self) -> String {
-        zone_of(&self.zoned())
+    /// The [`zone_now`] at this moment: `+01:00`, or `UTC`.
+    pub fn zone_text(self) -> String {
+        zone_of(&self.to_zoned())
     }
 
-    fn zoned(self) -> ZonedDateTime {
-        self.0.to_zoned_datetime(local().clone())
+    fn to_zoned(self) -> ZonedDateTime {
+        self.0.to_zoned_datetime(local_zone().clone())
     }
 }
 
 /// `2026-11-20 17:34:15 +01:00`.
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = self.zoned();
+        let at = self.to_zoned();
         let (hour, minute, second) = (at.hour(), at.minute(), at.second());
         let zone = zone_of(&at);
         write!(f, "{} {hour:02}:{minute:02}:{second:02} {zone}", at.date())
@@ -143,8 +143,8 @@ fn is_utc(name: &str) -> bool {
 }
 
 /// The zone of now, for a heading: `+01:00`, or `UTC`.
-pub(crate) fn zone() -> String {
-    Moment::now().zone()
+pub(crate) fn zone_now() -> String {
+    Moment::now().zone_text()
 }
 
 /// A date and a time without a zone, as people write them.
@@ -160,8 +160,8 @@ impl Civil {
     }
 
     /// In the zone that people get their times in.
-    pub fn moment(self) -> Moment {
-        let zoned = self.0.to_zoned_datetime(local().clone());
+    pub fn to_moment(self) -> Moment {
+        let zoned = self.0.to_zoned_datetime(local_zone().clone());
         // Only at the ends of the calendar can a zone make it impossible.
         let zoned = zoned.or_else(|_| self.0.to_zoned_datetime(TimeZone::UTC));
         Moment(zoned.map(|at| at.timestamp()).unwrap_or_default())
@@ -184,7 +184,7 @@ impl Clock {
     }
 
     /// That of another machine or moment: at `boot` it was `wall` and so many nanoseconds.
-    pub fn at(boot: BootTime, wall: UnixTime, nanos: u32) -> Self {
+    pub fn relating(boot: BootTime, wall: UnixTime, nanos: u32) -> Self {
         let nanos = i32::try_from(nanos).unwrap_or(0);
         Self {
             boot,
@@ -193,36 +193,36 @@ impl Clock {
     }
 
     /// The wall clock at a boot time; the clock may have been set in between.
-    pub fn moment(&self, at: BootTime) -> Moment {
+    pub fn moment_at(&self, at: BootTime) -> Moment {
         let nanos = i128::from(at.0) - i128::from(self.boot.0);
         let total = self.wall.as_nanosecond() + nanos;
         Moment(Timestamp::from_nanosecond(total).unwrap_or(self.wall))
     }
 
-    /// `17:34:15.123`, in the [`zone`] that the heading names.
+    /// `17:34:15.123`, in the [`zone_now`] that the heading names.
     pub fn time_of_day(&self, at: BootTime) -> String {
-        self.moment(at).time_of_day()
+        self.moment_at(at).time_of_day()
     }
 
     /// RFC 3339 in UTC with microseconds: for JSON.
-    pub fn rfc3339(&self, at: BootTime) -> String {
-        self.moment(at).rfc3339(6)
+    pub fn rfc3339_at(&self, at: BootTime) -> String {
+        self.moment_at(at).to_rfc3339(6)
     }
 }
 
 /// A moment for people, from milliseconds since 1970.
-pub(crate) fn at(wall_ms: i64) -> String {
+pub(crate) fn moment_text(wall_ms: i64) -> String {
     Moment::of_ms(wall_ms).to_string()
 }
 
 /// An age, as [`Span`] prints it.
-pub(crate) fn age(age: Duration) -> String {
+pub(crate) fn age_text(age: Duration) -> String {
     Span(age).to_string()
 }
 
 /// RFC 3339 in UTC, for JSON; `None` for 0, which the kernel uses for "never".
-pub(crate) fn unix(at: UnixTime) -> Option<String> {
-    Moment::of_unix(at).map(|at| at.rfc3339(0))
+pub(crate) fn unix_rfc3339(at: UnixTime) -> Option<String> {
+    Moment::of_unix(at).map(|at| at.to_rfc3339(0))
 }
 
 #[cfg(test)]
@@ -231,25 +231,28 @@ mod tests {
 
     #[test]
     fn boot_times_become_wall_times() {
-        let clock = Clock::at(
+        let clock = Clock::relating(
             BootTime(10_000_000_000),
             UnixTime(1_000_000_000),
             250_000_000,
         );
         assert_eq!(
-            clock.rfc3339(BootTime(9_500_000_000)),
+            clock.rfc3339_at(BootTime(9_500_000_000)),
             "2001-09-09T01:46:39.750000Z"
         );
         assert_eq!(
-            clock.rfc3339(BootTime(11_000_001_000)),
+            clock.rfc3339_at(BootTime(11_000_001_000)),
             "2001-09-09T01:46:41.250001Z"
         );
     }
 
     #[test]
     fn never_is_not_1970() {
-        assert_eq!(unix(UnixTime(0)), None);
-        assert_eq!(unix(UnixTime(1)).as_deref(), Some("1970-01-01T00:00:01Z"));
+        assert_eq!(unix_rfc3339(UnixTime(0)), None);
+        assert_eq!(
+            unix_rfc3339(UnixTime(1)).as_deref(),
+            Some("1970-01-01T00:00:01Z")
+        );
     }
 
     #[test]

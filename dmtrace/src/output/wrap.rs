@@ -3,22 +3,22 @@
 use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm, core::display_width};
 
 /// A continuation is never narrower than this: words in a narrower column cannot be read.
-const NARROWEST: usize = 16;
+const MIN_WIDTH: usize = 16;
 
 /// Breaks a text at blanks into lines of at most `width` columns; a longer word is broken itself.
 /// `usize::MAX` for no limit.
-pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(crate) fn wrap_text(text: &str, width: usize) -> Vec<String> {
     let words: Vec<&str> = text.split_whitespace().collect();
-    hang(&words.join(" "), 0, width)
+    wrap_hanging(&words.join(" "), 0, width)
 }
 
 /// Breaks a line into lines of at most `width` columns. Blanks between words stay as they are;
 /// the lines after the first one are indented.
-pub(crate) fn hang(line: &str, indent: usize, width: usize) -> Vec<String> {
+pub(crate) fn wrap_hanging(line: &str, indent: usize, width: usize) -> Vec<String> {
     if width == usize::MAX || display_width(line) <= width {
         return vec![line.to_owned()];
     }
-    let indent = " ".repeat(indent.min(width.saturating_sub(NARROWEST)));
+    let indent = " ".repeat(indent.min(width.saturating_sub(MIN_WIDTH)));
     let options = Options::new(width)
         .word_separator(WordSeparator::AsciiSpace)
         .word_splitter(WordSplitter::NoHyphenation)
@@ -44,18 +44,18 @@ mod tests {
 
     #[test]
     fn texts_are_broken_at_blanks() {
-        assert_eq!(wrap("a bc def", 4), ["a bc", "def"]);
-        assert_eq!(wrap("abcdefgh i", 3), ["abc", "def", "gh", "i"]);
-        assert_eq!(wrap("", 3), [""]);
-        assert_eq!(wrap("a  b", usize::MAX), ["a b"]);
+        assert_eq!(wrap_text("a bc def", 4), ["a bc", "def"]);
+        assert_eq!(wrap_text("abcdefgh i", 3), ["abc", "def", "gh", "i"]);
+        assert_eq!(wrap_text("", 3), [""]);
+        assert_eq!(wrap_text("a  b", usize::MAX), ["a b"]);
     }
 
     #[test]
     fn columns_are_counted_not_letters() {
-        assert_eq!(wrap("日本 日本", 5), ["日本", "日本"]);
+        assert_eq!(wrap_text("日本 日本", 5), ["日本", "日本"]);
         // Colour takes no room.
         assert_eq!(
-            hang("\x1b[31mleaked\x1b[0m a", 0, 8),
+            wrap_hanging("\x1b[31mleaked\x1b[0m a", 0, 8),
             ["\x1b[31mleaked\x1b[0m a"]
         );
     }
@@ -63,17 +63,17 @@ mod tests {
     #[test]
     fn continuations_are_indented_and_columns_stay() {
         assert_eq!(
-            hang("  a    b of many words, which go on", 6, 22),
+            wrap_hanging("  a    b of many words, which go on", 6, 22),
             ["  a    b of many", "      words, which go", "      on"]
         );
         // Too narrow for the indentation.
-        assert_eq!(hang("aaaa bbbb cccc dddd", 40, 17).len(), 2);
+        assert_eq!(wrap_hanging("aaaa bbbb cccc dddd", 40, 17).len(), 2);
     }
 
     proptest! {
         #[test]
         fn lines_are_never_too_long_and_nothing_is_lost(text: String, width in 2usize..90) {
-            let lines = wrap(&text, width);
+            let lines = wrap_text(&text, width);
             prop_assert!(lines.iter().all(|line| line.width() <= width));
             let letters = |text: &str| -> String {
                 text.chars().filter(|letter| !letter.is_whitespace()).collect()

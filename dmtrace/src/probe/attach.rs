@@ -10,17 +10,17 @@ use dmtrace_core::{backend::Backend, parallel::together_at_most};
 use serde::Serialize;
 
 use super::{
-    catalog::subjects,
+    catalog::subjects_of,
     link::Link,
-    spec::{Attachment, Hook, Plan, Subject, Weight},
+    spec::{Attachment, ProbeHook, ProbeSubject, ProgramPlan, SubjectWeight},
     tracepoint::Tracepoints,
 };
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// What came of a way to see a subject.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Outcome {
+pub(crate) enum AttachOutcome {
     /// Its programs are attached.
     Attached,
     /// They are not, for this reason.
@@ -39,7 +39,7 @@ pub(crate) struct Attempt {
     /// Hooks of this way.
     pub hooks: Vec<String>,
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: AttachOutcome,
 }
 
 /// Links that hold the programs in place; dropping them detaches, unless they are pinned.
@@ -61,22 +61,27 @@ pub(super) fn attach_backend(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
     backend: Backend,
-    plan: Plan,
-    end: Plan,
+    plan: ProgramPlan,
+    end: ProgramPlan,
     tracepoints: &Tracepoints,
     report: &mut Vec<Attempt>,
 ) -> Result<Attached, String> {
     let mut all = Attached::default();
     let best = || {
-        let ways = subjects(backend, plan, end).filter_map(|subject| subject.ways.first());
+        let ways = subjects_of(backend, plan, end).filter_map(|subject| subject.ways.first());
         ways.copied().flatten()
     };
-    for (number, subject) in subjects(backend, plan, end).enumerate() {
+    for (number, subject) in subjects_of(backend, plan, end).enumerate() {
         // Once the kernel has taken one of this backend, it will take most of the others. Where
         // there are no kprobes, that shows only when one is attached (`perf_event_open`).
         let taken = match backend {
             Backend::Kprobe => number == 1,
-            _ => number == 0 && best().next().is_some_and(|it| load(ebpf, btf, *it).is_ok()),
+            _ => {
+                number == 0
+                    && best()
+                        .next()
+                        .is_some_and(|it| ensure_loaded(ebpf, btf, *it).is_ok())
+            }
         };
         if taken {
             load_together(ebpf, btf, best());
@@ -86,7 +91,7 @@ pub(super) fn attach_backend(
                 all.links.extend(more.links);
                 all.attachments.extend(more.attachments);
             }
-            Err(reason) if subject.weight == Weight::Required => return Err(reason),
+            Err(reason) if subject.weight == SubjectWeight::Required => return Err(reason),
             Err(_) => {}
         }
     }
@@ -97,26 +102,26 @@ fn attach_subject(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
     backend: Backend,
-    subject: &Subject,
+    subject: &ProbeSubject,
     tracepoints: &Tracepoints,
     report: &mut Vec<Attempt>,
 ) -> Result<Attached, String> {
     let mut result = Err("no way known".to_owned());
     for way in subject.ways {
         let outcome = if result.is_ok() {
-            Outcome::NotNeeded
+            AttachOutcome::NotNeeded
         } else {
             let links: Result<Links, String> = way
                 .iter()
-                .map(|attachment| attach(ebpf, btf, *attachment, tracepoints))
+                .map(|attachment| attach_program(ebpf, btf, *attachment, tracepoints))
                 .collect();
             result = links.map(|links| Attached {
                 links,
                 attachments: way.to_vec(),
             });
             match &result {
-                Ok(_) => Outcome::Attached,
-                Err(reason) => Outcome::Failed(reason.clone()),
+                Ok(_) => AttachOutcome::Attached,
+                Err(reason) => AttachOutcome::Failed(reason.clone()),
             }
         };
         report.push(Attempt {
@@ -137,53 +142,57 @@ fn attach_subject(
 ///
 /// # Errors
 /// The kernel refuses; in words.
-pub(super) fn attach(
+pub(super) fn attach_program(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
     attachment: Attachment,
     tracepoints: &Tracepoints,
 ) -> Result<Link, String> {
-    load(ebpf, btf, attachment)?;
+    ensure_loaded(ebpf, btf, attachment)?;
     let hook = attachment.hook;
-    let program = find(ebpf, attachment)?;
+    let program = find_program(ebpf, attachment)?;
     let result = match (program, hook) {
-        (Program::FEntry(program), Hook::Fentry(_)) => program
+        (Program::FEntry(program), ProbeHook::Fentry(_)) => program
             .attach()
             .and_then(|id| program.take_link(id))
             .map(|link| Link::Fd(link.into())),
-        (Program::FExit(program), Hook::Fexit(_)) => program
+        (Program::FExit(program), ProbeHook::Fexit(_)) => program
             .attach()
             .and_then(|id| program.take_link(id))
             .map(|link| Link::Fd(link.into())),
-        (Program::KProbe(program), Hook::Kprobe(function) | Hook::Kretprobe(function)) => program
+        (
+            Program::KProbe(program),
+            ProbeHook::Kprobe(function) | ProbeHook::Kretprobe(function),
+        ) => program
             .attach(function, 0)
             .and_then(|id| program.take_link(id))
             .map(Link::of_perf),
-        (Program::TracePoint(program), Hook::Tracepoint(category, tracepoint)) => {
-            let program = program.fd().map_err(|error| explain(&error));
-            let link = program
-                .and_then(|program| tracepoints.attach(program.as_fd(), category, tracepoint));
+        (Program::TracePoint(program), ProbeHook::Tracepoint(category, tracepoint)) => {
+            let program = program.fd().map_err(|error| error_text(&error));
+            let link = program.and_then(|program| {
+                tracepoints.attach_program(program.as_fd(), category, tracepoint)
+            });
             return link.map_err(|reason| format!("{hook}: {reason}"));
         }
-        (Program::RawTracePoint(program), Hook::RawTracepoint(tracepoint)) => program
+        (Program::RawTracePoint(program), ProbeHook::RawTracepoint(tracepoint)) => program
             .attach(tracepoint)
             .and_then(|id| program.take_link(id))
             .map(|link| Link::Fd(link.into())),
         _ => return Err(other_type(attachment)),
     };
-    result.map_err(|error| format!("{hook}: {}", explain(&error)))
+    result.map_err(|error| format!("{hook}: {}", error_text(&error)))
 }
 
 /// Loads a program, if that has not been done.
 ///
 /// # Errors
 /// The kernel refuses; in words.
-pub(super) fn load(
+pub(super) fn ensure_loaded(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
     attachment: Attachment,
 ) -> Result<(), String> {
-    load_program(find(ebpf, attachment)?, btf, attachment)
+    load_program(find_program(ebpf, attachment)?, btf, attachment)
 }
 
 /// Loads programs beforehand, on all processors: the verifier, which takes most of a start, holds
@@ -202,13 +211,17 @@ pub(super) fn load_together<'a>(
             Some((program, *attachment))
         })
         .collect();
-    together_at_most(LOADERS, work.into_iter().rev(), |(program, attachment)| {
-        let _told_later = load_program(program, btf, attachment);
-    });
+    together_at_most(
+        MAX_LOADER_THREADS,
+        work.into_iter().rev(),
+        |(program, attachment)| {
+            let _told_later = load_program(program, btf, attachment);
+        },
+    );
 }
 
 /// Threads that load programs; more gain little.
-const LOADERS: usize = 4;
+const MAX_LOADER_THREADS: usize = 4;
 
 fn load_program(
     program: &mut Program,
@@ -218,17 +231,19 @@ fn load_program(
     let hook = attachment.hook;
     let types = || btf.ok_or_else(|| format!("{hook}: the kernel has no BTF"));
     let result = match (program, hook) {
-        (Program::FEntry(program), Hook::Fentry(function)) => program.load(function, types()?),
-        (Program::FExit(program), Hook::Fexit(function)) => program.load(function, types()?),
-        (Program::KProbe(program), Hook::Kprobe(_) | Hook::Kretprobe(_)) => program.load(),
-        (Program::TracePoint(program), Hook::Tracepoint(..)) => program.load(),
-        (Program::RawTracePoint(program), Hook::RawTracepoint(_)) => program.load(),
+        (Program::FEntry(program), ProbeHook::Fentry(function)) => program.load(function, types()?),
+        (Program::FExit(program), ProbeHook::Fexit(function)) => program.load(function, types()?),
+        (Program::KProbe(program), ProbeHook::Kprobe(_) | ProbeHook::Kretprobe(_)) => {
+            program.load()
+        }
+        (Program::TracePoint(program), ProbeHook::Tracepoint(..)) => program.load(),
+        (Program::RawTracePoint(program), ProbeHook::RawTracepoint(_)) => program.load(),
         _ => return Err(other_type(attachment)),
     };
-    loaded(result).map_err(|error| format!("{hook}: {}", explain(&error)))
+    allow_loaded(result).map_err(|error| format!("{hook}: {}", error_text(&error)))
 }
 
-fn find(
+fn find_program(
     ebpf: &mut Ebpf,
     Attachment { program, hook, .. }: Attachment,
 ) -> Result<&mut Program, String> {
@@ -241,7 +256,7 @@ fn other_type(Attachment { program, hook, .. }: Attachment) -> String {
 }
 
 /// A program that an earlier attempt has loaded is as good as one loaded now.
-fn loaded(result: Result<(), ProgramError>) -> Result<(), ProgramError> {
+fn allow_loaded(result: Result<(), ProgramError>) -> Result<(), ProgramError> {
     match result {
         Err(ProgramError::AlreadyLoaded) => Ok(()),
         other => other,
@@ -249,7 +264,7 @@ fn loaded(result: Result<(), ProgramError>) -> Result<(), ProgramError> {
 }
 
 /// One line. The verifier's log has hundreds, of which the end says what is wrong.
-fn explain(error: &ProgramError) -> String {
+fn error_text(error: &ProgramError) -> String {
     if let ProgramError::LoadError {
         io_error,
         verifier_log,
@@ -258,8 +273,8 @@ fn explain(error: &ProgramError) -> String {
         let log = verifier_log.to_string();
         let last = last_words(&log);
         return match last {
-            Some(last) => format!("the verifier says: {last} ({})", cause(io_error)),
-            None => format!("the kernel refuses to load it ({})", cause(io_error)),
+            Some(last) => format!("the verifier says: {last} ({})", cause_text(io_error)),
+            None => format!("the kernel refuses to load it ({})", cause_text(io_error)),
         };
     }
     one_line(error)
@@ -267,10 +282,10 @@ fn explain(error: &ProgramError) -> String {
 
 /// An error and its causes in one line, without saying anything twice.
 pub(super) fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = cause(error);
+    let mut text = cause_text(error);
     let mut source = error.source();
     while let Some(inner) = source {
-        let inner_text = cause(inner);
+        let inner_text = cause_text(inner);
         if !text.contains(&inner_text) {
             text = format!("{text}: {inner_text}");
         }

@@ -5,13 +5,13 @@
 
 use std::{collections::HashMap, fs, path::Path, rc::Rc};
 
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// Why BTF could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BtfError {
     /// The file cannot be read: the kernel was built without `CONFIG_DEBUG_INFO_BTF`.
-    #[error("{path}: {}", cause(source))]
+    #[error("{path}: {}", cause_text(source))]
     Unreadable {
         path: String,
         source: std::io::Error,
@@ -107,19 +107,19 @@ impl Btf {
             let kind = info >> 24 & 0x1f;
             match kind {
                 KIND_STRUCT | KIND_UNION => {
-                    if let Some(name) = btf.name(u32_at(&btf.bytes, at)?) {
+                    if let Some(name) = btf.string_at(u32_at(&btf.bytes, at)?) {
                         btf.structs.entry(name.into()).or_insert(id);
                     }
                 }
                 KIND_FUNC => {
-                    if let Some(name) = btf.name(u32_at(&btf.bytes, at)?) {
+                    if let Some(name) = btf.string_at(u32_at(&btf.bytes, at)?) {
                         btf.functions.entry(name.into()).or_insert(id);
                     }
                 }
                 KIND_ENUM => btf.enums.push(id),
                 _ => {}
             }
-            at += 12 + trailer(kind, info & 0xffff)?;
+            at += 12 + trailer_len(kind, info & 0xffff)?;
         }
         btf.ends.0 = first + btf.entries.len() as u32;
         Some(btf)
@@ -131,23 +131,23 @@ impl Btf {
     }
 
     /// Type id of an own function: what a trampoline attaches to.
-    pub(crate) fn function(&self, name: &str) -> Option<u32> {
+    pub(crate) fn function_id(&self, name: &str) -> Option<u32> {
         self.functions.get(name.as_bytes()).copied()
     }
 
     /// Size of a struct in bytes.
     pub(crate) fn size_of(&self, name: &str) -> Option<u32> {
-        self.word(*self.structs.get(name.as_bytes())?, 8)
+        self.word_at(*self.structs.get(name.as_bytes())?, 8)
     }
 
     /// Offset in bytes of a member: `task_struct.group_leader`; `ipc_namespace.ns.inum` goes
     /// through a member that is itself a struct. Members of anonymous structs count as the outer's.
-    pub(crate) fn offset(&self, path: &str) -> Option<u32> {
+    pub(crate) fn member_offset(&self, path: &str) -> Option<u32> {
         let mut parts = path.split('.');
         let mut id = *self.structs.get(parts.next()?.as_bytes())?;
         let mut offset = 0;
         for part in parts {
-            let (member, bits) = self.member(self.resolve(id)?, part.as_bytes(), 0)?;
+            let (member, bits) = self.find_member(self.resolve_type(id)?, part.as_bytes(), 0)?;
             offset += bits / 8;
             id = member;
         }
@@ -155,12 +155,12 @@ impl Btf {
     }
 
     /// Value of an enumerator.
-    pub(crate) fn enumerator(&self, name: &str) -> Option<u32> {
+    pub(crate) fn enumerator_value(&self, name: &str) -> Option<u32> {
         for &id in &self.enums {
-            let count = self.word(id, 4)? & 0xffff;
+            let count = self.word_at(id, 4)? & 0xffff;
             for index in 0..count as usize {
-                if self.name(self.word(id, 12 + index * 8)?) == Some(name.as_bytes()) {
-                    return self.word(id, 12 + index * 8 + 4);
+                if self.string_at(self.word_at(id, 12 + index * 8)?) == Some(name.as_bytes()) {
+                    return self.word_at(id, 12 + index * 8 + 4);
                 }
             }
         }
@@ -168,35 +168,36 @@ impl Btf {
     }
 
     /// Through typedefs and qualifiers to the type itself.
-    fn resolve(&self, mut id: u32) -> Option<u32> {
+    fn resolve_type(&self, mut id: u32) -> Option<u32> {
         // typedef 8, volatile 9, const 10, restrict 11, type_tag 18: all point on in word 2.
         for _ in 0..16 {
-            let kind = self.word(id, 4)? >> 24 & 0x1f;
+            let kind = self.word_at(id, 4)? >> 24 & 0x1f;
             if !matches!(kind, 8..=11 | 18) {
                 return Some(id);
             }
-            id = self.word(id, 8)?;
+            id = self.word_at(id, 8)?;
         }
         None
     }
 
     /// Type and bit offset of a member.
-    fn member(&self, id: u32, wanted: &[u8], depth: u32) -> Option<(u32, u32)> {
-        let info = self.word(id, 4)?;
+    fn find_member(&self, id: u32, wanted: &[u8], depth: u32) -> Option<(u32, u32)> {
+        let info = self.word_at(id, 4)?;
         if !matches!(info >> 24 & 0x1f, KIND_STRUCT | KIND_UNION) || depth > 8 {
             return None;
         }
         let bitfields = info >> 31 != 0;
         for index in 0..(info & 0xffff) as usize {
             let at = 12 + index * 12;
-            let kind = self.word(id, at + 4)?;
-            let raw = self.word(id, at + 8)?;
+            let kind = self.word_at(id, at + 4)?;
+            let raw = self.word_at(id, at + 8)?;
             let bits = if bitfields { raw & 0xff_ffff } else { raw };
-            match self.name(self.word(id, at)?) {
+            match self.string_at(self.word_at(id, at)?) {
                 Some(name) if name == wanted => return Some((kind, bits)),
                 Some(_) => {}
                 None => {
-                    if let Some((kind, inner)) = self.member(self.resolve(kind)?, wanted, depth + 1)
+                    if let Some((kind, inner)) =
+                        self.find_member(self.resolve_type(kind)?, wanted, depth + 1)
                     {
                         return Some((kind, bits + inner));
                     }
@@ -208,26 +209,26 @@ impl Btf {
 
     #[cfg(test)]
     fn name_at(&self, name: &str) -> u32 {
-        let wanted = |&at: &u32| self.name(at) == Some(name.as_bytes());
+        let wanted = |&at: &u32| self.string_at(at) == Some(name.as_bytes());
         (1..self.ends.1).find(wanted).expect("a name of the sample")
     }
 
-    fn word(&self, id: u32, offset: usize) -> Option<u32> {
+    fn word_at(&self, id: u32, offset: usize) -> Option<u32> {
         let first = self.base.as_ref().map_or(0, |base| base.ends.0);
         let Some(own) = id.checked_sub(first) else {
-            return self.base.as_ref()?.word(id, offset);
+            return self.base.as_ref()?.word_at(id, offset);
         };
         let entry = *self.entries.get(own as usize)? as usize;
         u32_at(&self.bytes, self.types + entry + offset)
     }
 
-    fn name(&self, offset: u32) -> Option<&[u8]> {
+    fn string_at(&self, offset: u32) -> Option<&[u8]> {
         if offset == 0 {
             return None;
         }
         let first = self.base.as_ref().map_or(0, |base| base.ends.1);
         let Some(own) = offset.checked_sub(first) else {
-            return self.base.as_ref()?.name(offset);
+            return self.base.as_ref()?.string_at(offset);
         };
         let rest = self.bytes.get(self.strings + own as usize..)?;
         let end = rest.iter().position(|&byte| byte == 0)?;
@@ -236,7 +237,7 @@ impl Btf {
 }
 
 /// Bytes after the common 12 of an entry.
-fn trailer(kind: u32, count: u32) -> Option<usize> {
+fn trailer_len(kind: u32, count: u32) -> Option<usize> {
     let count = count as usize;
     Some(match kind {
         1 | 14 | 17 => 4, // int, var, decl_tag
@@ -262,7 +263,7 @@ mod tests {
     use super::*;
 
     /// What follows the kernel's types: a struct with a member of the kernel's type and name.
-    fn module(kernel: &Btf) -> Vec<u8> {
+    fn sample_module(kernel: &Btf) -> Vec<u8> {
         let x = kernel.name_at("x");
         let (_, strings) = kernel.ends;
         let own = b"\0mapped_device\0dev_remove\0";
@@ -270,21 +271,22 @@ mod tests {
         types.extend([strings + 1, 4 << 24 | 1, 8, x, 4, 32]);
         types.extend([0, 13 << 24, 0]);
         types.extend([strings + 15, 12 << 24, kernel.ends.0 + 1]);
-        blob(&types, own)
+        btf_blob(&types, own)
     }
 
     #[test]
     fn a_module_continues_the_kernels_types_and_strings() {
-        let kernel = Rc::new(Btf::parse(sample(), None).expect("sample parses"));
-        let module = Btf::parse(module(&kernel), Some(Rc::clone(&kernel))).expect("module parses");
-        assert_eq!(module.offset("mapped_device.x"), Some(4));
-        assert_eq!(module.offset("mapped_device.x.inum"), Some(8));
-        assert_eq!(module.function("dev_remove"), Some(kernel.ends.0 + 2));
-        assert_eq!(module.function("newary"), None);
+        let kernel = Rc::new(Btf::parse(sample_btf(), None).expect("sample parses"));
+        let module =
+            Btf::parse(sample_module(&kernel), Some(Rc::clone(&kernel))).expect("module parses");
+        assert_eq!(module.member_offset("mapped_device.x"), Some(4));
+        assert_eq!(module.member_offset("mapped_device.x.inum"), Some(8));
+        assert_eq!(module.function_id("dev_remove"), Some(kernel.ends.0 + 2));
+        assert_eq!(module.function_id("newary"), None);
     }
 
     /// Two structs, one holding the other and an anonymous union; an enum; a function.
-    fn sample() -> Vec<u8> {
+    fn sample_btf() -> Vec<u8> {
         let mut strings = vec![0u8];
         let mut name = |text: &str| {
             let at = strings.len() as u32;
@@ -310,10 +312,10 @@ mod tests {
         // 7: func_proto, 8: func newary
         types.extend([0, 13 << 24, 0]);
         types.extend([name("newary"), 12 << 24, 7]);
-        blob(&types, &strings)
+        btf_blob(&types, &strings)
     }
 
-    fn blob(types: &[u32], strings: &[u8]) -> Vec<u8> {
+    fn btf_blob(types: &[u32], strings: &[u8]) -> Vec<u8> {
         let types: Vec<u8> = types.iter().flat_map(|word| word.to_le_bytes()).collect();
         let mut out = Vec::new();
         out.extend(MAGIC.to_le_bytes());
@@ -334,25 +336,25 @@ mod tests {
 
     #[test]
     fn offsets_go_through_typedefs_and_anonymous_members() {
-        let btf = Btf::parse(sample(), None).expect("sample parses");
-        assert_eq!(btf.offset("outer.x"), Some(0));
-        assert_eq!(btf.offset("outer.nsems"), Some(4));
-        assert_eq!(btf.offset("outer.ns.inum"), Some(12));
-        assert_eq!(btf.offset("outer.gone"), None);
-        assert_eq!(btf.offset("nothing.x"), None);
+        let btf = Btf::parse(sample_btf(), None).expect("sample parses");
+        assert_eq!(btf.member_offset("outer.x"), Some(0));
+        assert_eq!(btf.member_offset("outer.nsems"), Some(4));
+        assert_eq!(btf.member_offset("outer.ns.inum"), Some(12));
+        assert_eq!(btf.member_offset("outer.gone"), None);
+        assert_eq!(btf.member_offset("nothing.x"), None);
         assert_eq!(btf.size_of("outer"), Some(16));
-        assert_eq!(btf.enumerator("one_id"), Some(7));
+        assert_eq!(btf.enumerator_value("one_id"), Some(7));
         assert!(btf.has_function("newary"));
         assert!(!btf.has_function("freeary"));
     }
 
     #[test]
     fn cut_short_at_any_byte_never_panics() {
-        let whole = sample();
+        let whole = sample_btf();
         for len in 0..whole.len() {
             if let Some(btf) = Btf::parse(whole[..len].to_vec(), None) {
-                let _some_or_none = btf.offset("outer.ns.inum");
-                let _some_or_none = btf.enumerator("one_id");
+                let _some_or_none = btf.member_offset("outer.ns.inum");
+                let _some_or_none = btf.enumerator_value("one_id");
             }
         }
     }

@@ -3,32 +3,33 @@
 use dmtrace_core::backend::Backend;
 
 use super::{
-    spec::{Plan, Subject},
+    spec::{ProbeSubject, ProgramPlan},
     table,
 };
 
-pub(super) const fn device_mapper(plan: Plan) -> &'static [Subject] {
+pub(super) const fn device_mapper(plan: ProgramPlan) -> &'static [ProbeSubject] {
     match plan {
-        Plan::Plain => table::DEVICE_MAPPER,
-        Plan::Preempted => table::DEVICE_MAPPER_PREEMPTED,
+        ProgramPlan::Plain => table::DEVICE_MAPPER,
+        ProgramPlan::Preempted => table::DEVICE_MAPPER_PREEMPTED,
     }
 }
 
 /// Subjects of a backend; `end` is the plan for the end of processes.
-pub(super) fn subjects(
+pub(super) fn subjects_of(
     backend: Backend,
-    plan: Plan,
-    end: Plan,
-) -> impl Iterator<Item = &'static Subject> {
+    plan: ProgramPlan,
+    end: ProgramPlan,
+) -> impl Iterator<Item = &'static ProbeSubject> {
     let own = match (backend, plan) {
-        (Backend::Trampoline, Plan::Plain) => table::TRAMPOLINE,
-        (Backend::Trampoline, Plan::Preempted) => table::TRAMPOLINE_PREEMPTED,
+        (Backend::Trampoline, ProgramPlan::Plain) => table::TRAMPOLINE,
+        (Backend::Trampoline, ProgramPlan::Preempted) => table::TRAMPOLINE_PREEMPTED,
         (Backend::Kprobe, _) => table::KPROBE,
-        (Backend::Tracepoint, _) => table::TRACEPOINT,
+        (Backend::Tracepoint, ProgramPlan::Plain) => table::TRACEPOINT,
+        (Backend::Tracepoint, ProgramPlan::Preempted) => table::TRACEPOINT_PREEMPTED,
     };
     let end = match end {
-        Plan::Plain => &table::END,
-        Plan::Preempted => &table::END_PREEMPTED,
+        ProgramPlan::Plain => &table::END,
+        ProgramPlan::Preempted => &table::END_PREEMPTED,
     };
     own.iter().chain(std::iter::once(end))
 }
@@ -36,10 +37,10 @@ pub(super) fn subjects(
 /// What a program lets us see; the programs of all backends have different names.
 #[cfg(feature = "live")]
 pub(super) fn subject_of(program: &str) -> &'static str {
-    let plans = [Plan::Plain, Plan::Preempted].into_iter();
+    let plans = [ProgramPlan::Plain, ProgramPlan::Preempted].into_iter();
     let mut all = plans.flat_map(|plan| {
         let backends = Backend::ALL.into_iter();
-        let own = backends.flat_map(move |backend| subjects(backend, plan, plan));
+        let own = backends.flat_map(move |backend| subjects_of(backend, plan, plan));
         own.chain(device_mapper(plan))
     });
     let found = all.find(|subject| {
@@ -51,14 +52,14 @@ pub(super) fn subject_of(program: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::spec::{Attachment, Skip};
+    use super::super::spec::{Attachment, SkipCost};
     use super::*;
 
-    fn ways() -> impl Iterator<Item = &'static [Attachment]> {
-        let plans = [Plan::Plain, Plan::Preempted].into_iter();
+    fn all_ways() -> impl Iterator<Item = &'static [Attachment]> {
+        let plans = [ProgramPlan::Plain, ProgramPlan::Preempted].into_iter();
         let subjects = plans.flat_map(|plan| {
             let backends = Backend::ALL.into_iter();
-            let all = backends.flat_map(move |backend| subjects(backend, plan, plan));
+            let all = backends.flat_map(move |backend| subjects_of(backend, plan, plan));
             all.chain(device_mapper(plan))
         });
         subjects.flat_map(|subject| subject.ways).copied()
@@ -66,16 +67,16 @@ mod tests {
 
     #[test]
     fn names_survive_the_kernels_cut_at_15_bytes() {
-        for attachment in ways().flatten() {
+        for attachment in all_ways().flatten() {
             assert!(attachment.program.len() <= 15, "{}", attachment.program);
         }
     }
 
     #[test]
     fn who_makes_good_is_attached_as_well() {
-        for way in ways() {
+        for way in all_ways() {
             for attachment in way {
-                let Skip::MadeGoodBy(others) = attachment.skip else {
+                let SkipCost::MadeGoodBy(others) = attachment.skip else {
                     continue;
                 };
                 for other in others {

@@ -4,18 +4,18 @@ use aya::{Btf, Ebpf};
 use dmtrace_core::backend::Backend;
 
 use super::{
-    attach::{Attached, Attempt, Outcome, attach_backend},
+    attach::{AttachOutcome, Attached, Attempt, attach_backend},
     environment::Environment,
     error::StartError,
     order,
-    spec::Plan,
+    spec::ProgramPlan,
     tracepoint::Tracepoints,
 };
 
 pub(super) struct Chosen {
     pub backend: Backend,
     /// Which of its programs.
-    pub plan: Plan,
+    pub plan: ProgramPlan,
     /// The programs in their places.
     pub attached: Attached,
 }
@@ -24,7 +24,7 @@ pub(super) struct Chosen {
 ///
 /// # Errors
 /// None, with the reason of each.
-pub(super) fn choose(
+pub(super) fn choose_backend(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
     wanted: Option<Backend>,
@@ -39,9 +39,10 @@ pub(super) fn choose(
         if wanted.is_some_and(|wanted| wanted != backend) {
             continue;
         }
-        for &plan in plans(backend, end) {
-            let attached = if plan == Plan::Preempted {
-                preempted(ebpf, btf, missing_preempted, &tracepoints, attempts)
+        for &plan in plans_of(backend, end) {
+            let attached = if plan == ProgramPlan::Preempted {
+                let missing = missing_preempted;
+                attach_preempted(ebpf, btf, backend, missing, &tracepoints, attempts)
             } else {
                 attach_backend(ebpf, btf, backend, plan, end, &tracepoints, attempts)
             };
@@ -60,29 +61,31 @@ pub(super) fn choose(
     Err(StartError::NoBackend(reasons.join("; ")))
 }
 
-/// Only trampolines have programs of their own for kernels that preempt.
-const fn plans(backend: Backend, best: Plan) -> &'static [Plan] {
+/// kprobes have no programs of their own for kernels that preempt.
+const fn plans_of(backend: Backend, best: ProgramPlan) -> &'static [ProgramPlan] {
     match (backend, best) {
-        (Backend::Trampoline, Plan::Preempted) => &[Plan::Preempted, Plan::Plain],
-        _ => &[Plan::Plain],
+        (Backend::Trampoline | Backend::Tracepoint, ProgramPlan::Preempted) => {
+            &[ProgramPlan::Preempted, ProgramPlan::Plain]
+        }
+        _ => &[ProgramPlan::Plain],
     }
 }
 
-fn preempted(
+fn attach_preempted(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
+    backend: Backend,
     missing: &[&str],
     tracepoints: &Tracepoints,
     attempts: &mut Vec<Attempt>,
 ) -> Result<Attached, String> {
-    let backend = Backend::Trampoline;
     let failed = |reason: String, attempts: &mut Vec<Attempt>| {
         attempts.push(Attempt {
             backend,
             subject: "preemption",
             provides: "everything, also where the kernel preempts",
             hooks: Vec::new(),
-            outcome: Outcome::Failed(reason.clone()),
+            outcome: AttachOutcome::Failed(reason.clone()),
         });
         reason
     };
@@ -94,12 +97,15 @@ fn preempted(
         ebpf,
         btf,
         backend,
-        Plan::Preempted,
-        Plan::Preempted,
+        ProgramPlan::Preempted,
+        ProgramPlan::Preempted,
         tracepoints,
         attempts,
     )?;
-    match order::check(ebpf) {
+    if backend != Backend::Trampoline {
+        return Ok(attached);
+    }
+    match order::check_order(ebpf) {
         Ok(()) => Ok(attached),
         Err(reason) => Err(failed(reason, attempts)),
     }

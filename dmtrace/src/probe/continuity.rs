@@ -7,7 +7,7 @@ use serde::Serialize;
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Continuity {
     #[serde(flatten)]
-    pub past: Past,
+    pub past: PinnedPast,
     /// Why the programs end with this process; `None` if they stay.
     pub unpinned: Option<String>,
 }
@@ -15,24 +15,24 @@ pub(crate) struct Continuity {
 /// What an earlier process has left.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case", tag = "past")]
-pub(crate) enum Past {
+pub(crate) enum PinnedPast {
     /// Nothing.
     New,
     /// Its programs, which went on tracing.
     Unbroken,
     /// Its maps, or less: for a time nothing was seen.
-    Gap(Gap),
+    Gap(TracingGap),
 }
 
 /// A time in which nothing was seen. What there was before and after is known by comparing.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Gap {
+pub(crate) struct TracingGap {
     /// When it began; `None` if that is not known, or where nothing from before could be kept.
     pub from: Option<BootTime>,
     /// When it ended.
     pub to: BootTime,
     /// Why there was one.
-    pub why: Why,
+    pub why: GapReason,
     /// Sets that came in it: their creators are unknown.
     pub came: u64,
     /// Sets that went in it.
@@ -41,8 +41,8 @@ pub(crate) struct Gap {
     pub used: u64,
 }
 
-impl Gap {
-    pub(super) const fn new(from: Option<BootTime>, to: BootTime, why: Why) -> Self {
+impl TracingGap {
+    pub(super) const fn new(from: Option<BootTime>, to: BootTime, why: GapReason) -> Self {
         Self {
             from,
             to,
@@ -57,7 +57,7 @@ impl Gap {
 /// Why there was a gap.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Why {
+pub(crate) enum GapReason {
     /// The programs ended with their process.
     Unpinned,
     /// Those of another build took their places.
@@ -66,7 +66,7 @@ pub(crate) enum Why {
     Layout,
 }
 
-impl Why {
+impl GapReason {
     pub(crate) const fn text(self) -> &'static str {
         match self {
             Self::Unpinned => "the probes ended with the service",

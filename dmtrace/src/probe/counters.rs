@@ -1,8 +1,10 @@
 //! What the kernel side has counted, summed over the CPUs.
 
 use aya::maps::{MapData, PerCpuArray};
-use dmtrace_common::{Counter, KINDS, Kind};
+use dmtrace_common::{CallEnd, Counter, KINDS, Kind, SemCall};
 use serde::Serialize;
+
+use super::undisturbed::undisturbed;
 
 /// Counts of one kind of message.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
@@ -16,7 +18,7 @@ pub(crate) struct KindCounts {
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-pub(crate) struct Counts {
+pub(crate) struct KernelCounts {
     /// By [`Kind`].
     #[serde(skip)]
     pub kinds: [KindCounts; KINDS],
@@ -40,10 +42,17 @@ pub(crate) struct Counts {
     /// The same of look-ups.
     #[serde(skip)]
     pub noticed_lookups: u64,
+    /// The same of system calls, by call and end.
+    #[serde(skip)]
+    pub noticed_syscalls: [[u64; CallEnd::ALL.len()]; SemCall::ALL.len()],
 }
 
-impl Counts {
+impl KernelCounts {
     pub(crate) fn read(map: &PerCpuArray<MapData, u64>) -> Self {
+        undisturbed(|| Self::sum_all(map))
+    }
+
+    fn sum_all(map: &PerCpuArray<MapData, u64>) -> Self {
         // A read of an array slot cannot fail while the map is open; 0 would show as a deficit.
         let sum = |counter: Counter| {
             map.get(&counter.0, 0)
@@ -59,6 +68,8 @@ impl Counts {
             ends_unseen: sum(Counter::ENDS_UNSEEN),
             noticed_setvals: sum(Counter::NOTICED_SETVAL),
             noticed_lookups: sum(Counter::NOTICED_LOOKUP),
+            noticed_syscalls: SemCall::ALL
+                .map(|call| CallEnd::ALL.map(|end| sum(Counter::noticed_syscall(call, end)))),
             ..Self::default()
         };
         for kind in Kind::ALL {
@@ -73,10 +84,10 @@ impl Counts {
 
     /// Sums over all kinds but [`Kind::Stack`], which has a ring of its own: the maps do not make
     /// good what is dropped there, and no verdict rests on it.
-    pub(crate) fn total(&self) -> KindCounts {
+    pub(crate) fn total_counts(&self) -> KindCounts {
         let kinds = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Stack);
         kinds
-            .map(|kind| self.of(kind))
+            .map(|kind| self.counts_of(kind))
             .fold(KindCounts::default(), |sum, kind| KindCounts {
                 seen: sum.seen + kind.seen,
                 submitted: sum.submitted + kind.submitted,
@@ -84,8 +95,18 @@ impl Counts {
             })
     }
 
+    /// System calls of which the raw program has noticed that the one before it was skipped.
+    pub(crate) fn noticed_syscalls(&self, counter: Counter) -> u64 {
+        let all = SemCall::ALL
+            .into_iter()
+            .flat_map(|call| CallEnd::ALL.map(|end| (call, end)));
+        all.filter(|(call, end)| Counter::noticed_syscall(*call, *end) == counter)
+            .map(|(call, end)| self.noticed_syscalls[call as usize][end as usize])
+            .sum()
+    }
+
     /// Counts of one kind.
-    pub(crate) const fn of(&self, kind: Kind) -> KindCounts {
+    pub(crate) const fn counts_of(&self, kind: Kind) -> KindCounts {
         self.kinds[kind as usize]
     }
 }

@@ -15,24 +15,24 @@ use dmtrace_core::backend::Backend;
 use serde::Serialize;
 
 use super::{
-    attach::{Attached, Attempt, Links, Outcome, attach},
+    attach::{AttachOutcome, Attached, Attempt, Links, attach_program},
     btf::Btf,
     catalog::device_mapper,
     environment::BTF_FILE,
     link::Link,
-    module::{self, MapFds, Programs, Side},
+    module::{self, AttachSide, MapFds, ModulePrograms},
     pins,
     skipped::Misses,
-    spec::{Attachment, Hook, Plan},
+    spec::{Attachment, ProbeHook, ProgramPlan},
     tracepoint::Tracepoints,
 };
 
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 const MODULE: &str = "/sys/module/dm_mod";
 const MODULE_BTF: &str = "/sys/kernel/btf/dm_mod";
 /// A module is visible a moment before it can be attached to.
-const TRIES: u32 = 3;
+const MAX_ATTACH_TRIES: u32 = 3;
 
 /// How device-mapper is seen.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
@@ -58,7 +58,7 @@ pub(crate) enum DmState {
 pub(super) struct DeviceMapper {
     /// What was asked for on the command line.
     wanted: Option<Backend>,
-    plan: Plan,
+    plan: ProgramPlan,
     state: DmState,
     attempts: Vec<Attempt>,
     attached: Attached,
@@ -69,7 +69,7 @@ pub(super) struct DeviceMapper {
     object: &'static [u8],
     /// Until it is needed: on many hosts it never is.
     maps: Option<MapFds>,
-    programs: Result<Programs, String>,
+    programs: Result<ModulePrograms, String>,
     /// Which incarnation of the module was attached to or tried: its inode number in sysfs.
     seen: Option<u64>,
     tries: u32,
@@ -78,7 +78,7 @@ pub(super) struct DeviceMapper {
 }
 
 /// Types of device-mapper, and where its functions are.
-struct Types {
+struct DmTypes {
     btf: Rc<Btf>,
     /// BTF object of the module; `None` if dm is built in.
     object: Option<OwnedFd>,
@@ -90,11 +90,11 @@ impl DeviceMapper {
         ebpf: &Ebpf,
         object: &'static [u8],
         wanted: Option<Backend>,
-        plan: Plan,
+        plan: ProgramPlan,
     ) -> Self {
-        let (maps, programs) = match MapFds::of(ebpf) {
+        let (maps, programs) = match MapFds::from_ebpf(ebpf) {
             Ok(maps) => (Some(maps), Err("not read yet".to_owned())),
-            Err(error) => (None, Err(cause(&error))),
+            Err(error) => (None, Err(cause_text(&error))),
         };
         Self {
             object,
@@ -114,21 +114,21 @@ impl DeviceMapper {
     }
 
     /// Programs in trampolines are to outlive this process, under this directory; those that are
-    /// there are taken over. Must be called before the first [`DeviceMapper::attend`].
+    /// there are taken over. Must be called before the first [`DeviceMapper::try_attach`].
     pub(super) fn keep_in(&mut self, dir: Option<&Path>) {
         self.keep = dir.map(Path::to_owned);
     }
 
     /// Takes over what is in its place already. Only trampolines are kept, which hold the module:
     /// it is still the same.
-    fn adopt(&mut self) -> bool {
+    fn adopt_pinned(&mut self) -> bool {
         let Some(keep) = &self.keep else {
             return false;
         };
         for uevents in [true, false] {
-            let dir = kept(keep, uevents);
+            let dir = pin_dir(keep, uevents);
             let Ok(adopted) =
-                pins::adopt(&dir, Backend::Trampoline, device_mapper(self.plan).iter())
+                pins::adopt_links(&dir, Backend::Trampoline, device_mapper(self.plan).iter())
             else {
                 continue;
             };
@@ -145,7 +145,7 @@ impl DeviceMapper {
     }
 
     /// Lets the programs outlive this process. Where that fails they end with it.
-    fn keep(&self, ebpf: &Ebpf, by: Backend, uevents: bool) {
+    fn pin_links(&self, ebpf: &Ebpf, by: Backend, uevents: bool) {
         if let (Some(keep), Backend::Trampoline) = (&self.keep, by) {
             let program = |name: &str| {
                 let own = self.loaded.iter().find(|(program, _)| *program == name);
@@ -158,7 +158,8 @@ impl DeviceMapper {
                 };
                 fd.ok()
             };
-            let _for_this_process_only = pins::keep(&kept(keep, uevents), &self.attached, program);
+            let _for_this_process_only =
+                pins::pin_all(&pin_dir(keep, uevents), &self.attached, program);
         }
     }
 
@@ -187,16 +188,16 @@ impl DeviceMapper {
     /// Adds the skipped runs of the programs that were loaded here.
     pub(super) fn count_misses(&self, misses: &mut Misses) {
         for (name, program) in &self.loaded {
-            misses.add(name, program.as_fd());
+            misses.add_program(name, program.as_fd());
         }
         for (name, program) in &self.adopted {
-            misses.add(name, program.as_fd());
+            misses.add_program(name, program.as_fd());
         }
     }
 
     /// Attaches if dm_mod is there and nothing is attached to it. Returns the offset of
     /// `mapped_device.disk`, or 0, if something was attached now.
-    pub(super) fn attend(&mut self, ebpf: &mut Ebpf, kernel: Option<&Rc<Btf>>) -> Option<u32> {
+    pub(super) fn try_attach(&mut self, ebpf: &mut Ebpf, kernel: Option<&Rc<Btf>>) -> Option<u32> {
         let inode = fs::metadata(MODULE).ok().map(|meta| meta.ino());
         if inode != self.seen {
             // Gone, or another incarnation: kprobes have died with the old one.
@@ -206,31 +207,32 @@ impl DeviceMapper {
             self.tries = 0;
             let first = self.seen.is_none();
             self.seen = inode;
-            if first && inode.is_some() && self.adopt() {
+            if first && inode.is_some() && self.adopt_pinned() {
                 return None;
             }
         }
         inode?;
         let attached = matches!(self.state, DmState::Attached { .. });
-        if attached || self.tries >= TRIES {
+        if attached || self.tries >= MAX_ATTACH_TRIES {
             return None;
         }
         self.tries += 1;
-        let types = types(kernel);
+        let types = read_types(kernel);
         if let Some(maps) = self.maps.take_if(|_| types.is_ok()) {
-            self.programs = Programs::new(self.object, maps);
+            self.programs = ModulePrograms::new(self.object, maps);
         }
         let by = self.attach_all(ebpf, types.as_ref());
         match by {
             Ok(by) => {
                 let uevents = self.attempts.iter().any(|attempt| {
-                    attempt.subject == "uevent" && matches!(attempt.outcome, Outcome::Attached)
+                    attempt.subject == "uevent"
+                        && matches!(attempt.outcome, AttachOutcome::Attached)
                 });
                 self.state = DmState::Attached { by, uevents };
-                self.keep(ebpf, by, uevents);
+                self.pin_links(ebpf, by, uevents);
                 let offset = types
                     .ok()
-                    .and_then(|it| it.btf.offset("mapped_device.disk"));
+                    .and_then(|it| it.btf.member_offset("mapped_device.disk"));
                 Some(offset.unwrap_or(0))
             }
             Err(reason) => {
@@ -244,18 +246,18 @@ impl DeviceMapper {
     fn attach_all(
         &mut self,
         ebpf: &mut Ebpf,
-        types: Result<&Types, &String>,
+        types: Result<&DmTypes, &String>,
     ) -> Result<Backend, String> {
         self.attempts.clear();
         let mut by = Err("no way known".to_owned());
         for subject in device_mapper(self.plan) {
             let mut done = false;
             for way in subject.ways {
-                let backend = backend(way);
+                let backend = backend_of(way);
                 let outcome = if done {
-                    Outcome::NotNeeded
+                    AttachOutcome::NotNeeded
                 } else if self.wanted == Some(Backend::Kprobe) && backend == Backend::Trampoline {
-                    Outcome::Failed("kprobe was asked for".to_owned())
+                    AttachOutcome::Failed("kprobe was asked for".to_owned())
                 } else {
                     let links: Result<Links, String> = way
                         .iter()
@@ -266,15 +268,15 @@ impl DeviceMapper {
                             done = true;
                             self.attached.links.extend(links);
                             self.attached.attachments.extend(way.iter());
-                            Outcome::Attached
+                            AttachOutcome::Attached
                         }
-                        Err(reason) => Outcome::Failed(reason),
+                        Err(reason) => AttachOutcome::Failed(reason),
                     }
                 };
                 if subject.name == "dm" {
                     match &outcome {
-                        Outcome::Attached => by = Ok(backend),
-                        Outcome::Failed(reason) if by.is_err() => by = Err(reason.clone()),
+                        AttachOutcome::Attached => by = Ok(backend),
+                        AttachOutcome::Failed(reason) if by.is_err() => by = Err(reason.clone()),
                         _ => {}
                     }
                 }
@@ -300,48 +302,48 @@ impl DeviceMapper {
     fn attach_one(
         &mut self,
         ebpf: &mut Ebpf,
-        types: Result<&Types, &String>,
+        types: Result<&DmTypes, &String>,
         attachment: Attachment,
     ) -> Result<Link, String> {
         let (side, function) = match attachment.hook {
-            Hook::Fentry(function) => (Side::Entry, function),
-            Hook::Fexit(function) => (Side::Exit, function),
-            _ => return attach(ebpf, None, attachment, &Tracepoints::default()),
+            ProbeHook::Fentry(function) => (AttachSide::Entry, function),
+            ProbeHook::Fexit(function) => (AttachSide::Exit, function),
+            _ => return attach_program(ebpf, None, attachment, &Tracepoints::default()),
         };
         let named = |reason: &dyn std::fmt::Display| format!("{}: {reason}", attachment.hook);
         let types = types.map_err(|reason| named(reason))?;
         let programs = self.programs.as_ref().map_err(|reason| named(reason))?;
         let id = types
             .btf
-            .function(function)
+            .function_id(function)
             .ok_or_else(|| named(&"dm_mod has no such function"))?;
         let (program, link) = programs
-            .attach(attachment.program, side, id, types.object.as_ref())
+            .attach_program(attachment.program, side, id, types.object.as_ref())
             .map_err(|reason| named(&reason))?;
         self.loaded.push((attachment.program, program));
         Ok(Link::Raw(link))
     }
 }
 
-fn kept(dir: &Path, uevents: bool) -> PathBuf {
+fn pin_dir(dir: &Path, uevents: bool) -> PathBuf {
     dir.join(if uevents { "dm_1" } else { "dm_0" })
 }
 
-fn backend(way: &[Attachment]) -> Backend {
+fn backend_of(way: &[Attachment]) -> Backend {
     match way.first().map(|attachment| attachment.hook) {
-        Some(Hook::Fentry(_) | Hook::Fexit(_)) => Backend::Trampoline,
+        Some(ProbeHook::Fentry(_) | ProbeHook::Fexit(_)) => Backend::Trampoline,
         _ => Backend::Kprobe,
     }
 }
 
 /// The module's types, or the kernel's if dm is built in.
-fn types(kernel: Option<&Rc<Btf>>) -> Result<Types, String> {
+fn read_types(kernel: Option<&Rc<Btf>>) -> Result<DmTypes, String> {
     let kernel = match kernel {
         Some(kernel) => Rc::clone(kernel),
-        None => Rc::new(Btf::from_file(Path::new(BTF_FILE)).map_err(|error| cause(&error))?),
+        None => Rc::new(Btf::from_file(Path::new(BTF_FILE)).map_err(|error| cause_text(&error))?),
     };
     if kernel.has_function("dm_kobject_uevent") {
-        return Ok(Types {
+        return Ok(DmTypes {
             btf: kernel,
             object: None,
         });
@@ -349,10 +351,10 @@ fn types(kernel: Option<&Rc<Btf>>) -> Result<Types, String> {
     if !Path::new(MODULE_BTF).exists() {
         return Err("the kernel has no type information of modules".to_owned());
     }
-    let btf = Btf::of_module(Path::new(MODULE_BTF), &kernel).map_err(|error| cause(&error))?;
-    let object =
-        module::btf_of("dm_mod").map_err(|error| format!("BTF of dm_mod: {}", cause(&error)))?;
-    Ok(Types {
+    let btf = Btf::of_module(Path::new(MODULE_BTF), &kernel).map_err(|error| cause_text(&error))?;
+    let object = module::btf_of("dm_mod")
+        .map_err(|error| format!("BTF of dm_mod: {}", cause_text(&error)))?;
+    Ok(DmTypes {
         btf: Rc::new(btf),
         object: Some(object),
     })

@@ -6,7 +6,7 @@ use rustix::thread::CapabilitySet;
 use serde::{Serialize, Serializer};
 
 use super::Preemption;
-use crate::host::kernel_fs::{KernelFs, KernelFsRoot, Place, Unreachable, reason};
+use crate::host::kernel_fs::{FsPlace, KernelFs, KernelFsRoot, Unreachable, error_text};
 
 /// File with the kernel's type information.
 pub(crate) const BTF_FILE: &str = "/sys/kernel/btf/vmlinux";
@@ -26,13 +26,13 @@ pub(crate) enum Lockdown {
 
 /// Something that could not be found out, in words.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Obstacle {
+pub(crate) struct UnreadFact {
     pub cause: String,
     /// What to do about it.
     pub fix: String,
 }
 
-impl From<Unreachable> for Obstacle {
+impl From<Unreachable> for UnreadFact {
     fn from(error: Unreachable) -> Self {
         Self {
             cause: error.cause(),
@@ -41,15 +41,15 @@ impl From<Unreachable> for Obstacle {
     }
 }
 
-impl Obstacle {
+impl UnreadFact {
     /// A file in one of these file systems could not be read.
-    fn unread(root: &KernelFsRoot, file: &str, error: &io::Error, missing: &str) -> Self {
+    fn from_read_error(root: &KernelFsRoot, file: &str, error: &io::Error, missing: &str) -> Self {
         let fix = match error.kind() {
             io::ErrorKind::PermissionDenied => "run as root",
             _ => missing,
         };
         Self {
-            cause: format!("{}: {}", root.shown(file), reason(error)),
+            cause: format!("{}: {}", root.display_path(file), error_text(error)),
             fix: fix.to_owned(),
         }
     }
@@ -75,10 +75,10 @@ impl Capabilities {
     /// From the kernel itself: `/proc` may be missing.
     pub(crate) fn of_this_process() -> Self {
         let sets = rustix::thread::capabilities(None);
-        Self::of(sets.map_or(CapabilitySet::empty(), |sets| sets.effective))
+        Self::from_effective(sets.map_or(CapabilitySet::empty(), |sets| sets.effective))
     }
 
-    fn of(effective: CapabilitySet) -> Self {
+    fn from_effective(effective: CapabilitySet) -> Self {
         Self {
             sys_admin: effective.contains(CapabilitySet::SYS_ADMIN),
             bpf: effective.contains(CapabilitySet::BPF),
@@ -109,14 +109,14 @@ pub(crate) struct Environment {
     pub lockdown: Lockdown,
     /// Why that is unknown, if it is.
     #[serde(skip)]
-    pub lockdown_unread: Option<Obstacle>,
+    pub lockdown_unread: Option<UnreadFact>,
     /// `/sys/kernel/btf/vmlinux` is there.
     pub btf: bool,
     /// Whether the kernel preempts.
     pub preemption: Preemption,
     /// Where the numbers of tracepoints are read: the place of tracefs, `private`, or nothing.
-    #[serde(serialize_with = "place")]
-    pub tracefs: Result<Place, Obstacle>,
+    #[serde(serialize_with = "serialize_place")]
+    pub tracefs: Result<FsPlace, UnreadFact>,
     /// `/sys/bus/event_source/devices/kprobe/type` is there.
     pub kprobe_pmu: bool,
     /// Capabilities of this process.
@@ -130,7 +130,7 @@ pub(crate) struct Environment {
 
 impl Environment {
     pub(crate) fn read() -> Self {
-        let (lockdown, lockdown_unread) = match lockdown() {
+        let (lockdown, lockdown_unread) = match read_lockdown() {
             Ok(mode) => (mode, None),
             Err(obstacle) => (Lockdown::Unknown, Some(obstacle)),
         };
@@ -140,8 +140,8 @@ impl Environment {
             lockdown,
             lockdown_unread,
             btf: Path::new(BTF_FILE).exists(),
-            preemption: Preemption::read(),
-            tracefs: tracefs(),
+            preemption: Preemption::detect(),
+            tracefs: find_tracefs(),
             kprobe_pmu: Path::new("/sys/bus/event_source/devices/kprobe/type").exists(),
             capabilities: Capabilities::of_this_process(),
             other_user_ns: in_other_user_ns(),
@@ -172,12 +172,12 @@ pub(crate) fn kernel_release() -> String {
     name.release().to_string_lossy().into_owned()
 }
 
-fn lockdown() -> Result<Lockdown, Obstacle> {
+fn read_lockdown() -> Result<Lockdown, UnreadFact> {
     const FILE: &str = "lockdown";
     let root = KernelFs::Security.open()?;
     lockdown_mode(root.read(FILE)).map_err(|error| {
         let missing = "see the kernel's messages: dmesg | grep -i lockdown";
-        Obstacle::unread(&root, FILE, &error, missing)
+        UnreadFact::from_read_error(&root, FILE, &error, missing)
     })
 }
 
@@ -198,20 +198,23 @@ fn lockdown_mode(file: io::Result<String>) -> io::Result<Lockdown> {
 }
 
 /// Where tracefs is, if a tracepoint that matters is found in it.
-fn tracefs() -> Result<Place, Obstacle> {
+fn find_tracefs() -> Result<FsPlace, UnreadFact> {
     const FILE: &str = "events/syscalls/sys_enter_semget/id";
     let root = KernelFs::Trace.open()?;
     root.read(FILE).map_err(|error| {
         let missing = "boot a kernel with CONFIG_FTRACE_SYSCALLS=y";
-        Obstacle::unread(&root, FILE, &error, missing)
+        UnreadFact::from_read_error(&root, FILE, &error, missing)
     })?;
     Ok(root.place().clone())
 }
 
-fn place<S: Serializer>(place: &Result<Place, Obstacle>, to: S) -> Result<S::Ok, S::Error> {
+fn serialize_place<S: Serializer>(
+    place: &Result<FsPlace, UnreadFact>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
     match place {
-        Ok(Place::Mounted(path)) => to.collect_str(&path.display()),
-        Ok(Place::Private) => to.serialize_str("private"),
+        Ok(FsPlace::Mounted(path)) => to.collect_str(&path.display()),
+        Ok(FsPlace::Private) => to.serialize_str("private"),
         Err(_) => to.serialize_none(),
     }
 }
@@ -222,11 +225,11 @@ mod tests {
 
     #[test]
     fn capabilities_are_those_in_effect() {
-        let none = Capabilities::of(CapabilitySet::empty());
+        let none = Capabilities::from_effective(CapabilitySet::empty());
         assert_eq!(none.missing_for_tracing(), ["CAP_BPF", "CAP_PERFMON"]);
-        let some = Capabilities::of(CapabilitySet::from_bits_retain(0x80_0000_0000));
+        let some = Capabilities::from_effective(CapabilitySet::from_bits_retain(0x80_0000_0000));
         assert_eq!(some.missing_for_tracing(), ["CAP_PERFMON"]);
-        let root = Capabilities::of(CapabilitySet::from_bits_retain(0x1ff_ffff_ffff));
+        let root = Capabilities::from_effective(CapabilitySet::from_bits_retain(0x1ff_ffff_ffff));
         assert!(root.missing_for_tracing().is_empty());
     }
 
@@ -257,9 +260,9 @@ mod tests {
             environment.tracefs = place;
             serde_json::to_value(&environment).unwrap()["tracefs"].clone()
         };
-        assert_eq!(json(Ok(Place::Mounted("/a".into()))), "/a");
-        assert_eq!(json(Ok(Place::Private)), "private");
+        assert_eq!(json(Ok(FsPlace::Mounted("/a".into()))), "/a");
+        assert_eq!(json(Ok(FsPlace::Private)), "private");
         let (cause, fix) = (String::new(), String::new());
-        assert!(json(Err(Obstacle { cause, fix })).is_null());
+        assert!(json(Err(UnreadFact { cause, fix })).is_null());
     }
 }

@@ -7,7 +7,7 @@ use aya_log::EbpfLogger;
 use log::{Log, Metadata, Record};
 
 /// Lines kept until somebody takes them; a program that goes wrong does so all the time.
-const KEPT: usize = 20;
+const MAX_KEPT_LINES: usize = 20;
 
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Vec<String>>>);
@@ -19,7 +19,7 @@ impl Log for Collector {
 
     fn log(&self, record: &Record<'_>) {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() < KEPT {
+        if lines.len() < MAX_KEPT_LINES {
             lines.push(record.args().to_string());
         }
     }
@@ -42,7 +42,7 @@ impl KernelLog {
     }
 
     /// Lines since the last time.
-    pub(super) fn take(&mut self) -> Vec<String> {
+    pub(super) fn take_lines(&mut self) -> Vec<String> {
         self.reader.flush();
         std::mem::take(&mut self.lines.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -53,9 +53,9 @@ impl Link {
             Self::Fd(link) => {
                 // aya would give up its descriptor, and with it the link where pinning fails.
                 let id = link.info().map_err(io::Error::other)?.id();
-                bpf::pin(bpf::link(id)?.as_fd(), path)
+                bpf::pin_object(bpf::open_link(id)?.as_fd(), path)
             }
-            Self::Raw(link) => bpf::pin(link.as_fd(), path),
+            Self::Raw(link) => bpf::pin_object(link.as_fd(), path),
             Self::Bound(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }

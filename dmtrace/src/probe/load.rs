@@ -20,24 +20,24 @@ use super::{
     Options,
     attach::{self, Attempt, one_line},
     btf::Btf,
-    catalog::subjects,
-    choose::{Chosen, choose},
-    continuity::{Continuity, Gap, Past, Why},
+    catalog::subjects_of,
+    choose::{Chosen, choose_backend},
+    continuity::{Continuity, GapReason, PinnedPast, TracingGap},
     dm::DeviceMapper,
     environment::{BTF_FILE, Environment, Lockdown},
     error::StartError,
     kernel_log::KernelLog,
-    maps::{Maps, Parts},
+    maps::{MapParts, Maps},
     offsets,
-    pins::{self, Left, Pins},
+    pins::{self, Pins, PinsLeft},
     shared::SharedArray,
-    spec::Plan,
+    spec::ProgramPlan,
     tracer::{Tracer, proc_tombstones, sem_tombstones},
 };
-use crate::wording::cause;
+use crate::wording::cause_text;
 use crate::{
     host::{clock::boot_now, heap},
-    wording::chain,
+    wording::chain_text,
 };
 
 /// The object, as `build.rs` has packed it: a fifth of its size. For the parser it is in memory of
@@ -54,7 +54,7 @@ const LOG_BYTES: u32 = 16 << 10;
 /// The ring for stacks holds at least two.
 const STACKS_MIN: u32 = 256 << 10;
 /// Where the kernel side outlives its process, it holds at least these, for later.
-const STACKS_KEPT: u32 = 512 << 10;
+const PINNED_STACKS_MIN: u32 = 512 << 10;
 
 impl Tracer {
     /// Loads, and attaches the best backend that this kernel takes.
@@ -91,8 +91,8 @@ impl Tracer {
         }
         heap::live_long();
         let btf = Btf::from_file(Path::new(BTF_FILE))
-            .map_err(|error| StartError::Other(cause(&error)))?;
-        let offsets = offsets::resolve(&btf);
+            .map_err(|error| StartError::Other(cause_text(&error)))?;
+        let offsets = offsets::resolve_offsets(&btf);
         if !offsets.missing_core.is_empty() {
             return Err(StartError::UnknownKernel(offsets.missing_core.join(", ")));
         }
@@ -100,13 +100,13 @@ impl Tracer {
         let (mut tracer, continuity) = thread::scope(|threads| {
             // aya finds functions in types of its own. They are not needed before there are maps.
             let types = threads.spawn(|| AyaBtf::parse(bytes, Endianness::default()).ok());
-            Self::load(types, options, root, &environment, &offsets)
+            Self::load_object(types, options, root, &environment, &offsets)
         })?;
-        tracer.attend(Some(&Rc::new(btf)));
+        tracer.attach_dm_with(Some(&Rc::new(btf)));
         Ok((tracer, continuity))
     }
 
-    fn load(
+    fn load_object(
         types: ScopedJoinHandle<'_, Option<AyaBtf>>,
         options: Options,
         root: Option<&Path>,
@@ -119,7 +119,7 @@ impl Tracer {
         let tombstones = u64::from(sem_tombstones(options.max_sems));
         let proc_tombstones = u64::from(proc_tombstones(options.max_procs));
         let plan = environment.preemption.plan();
-        let sizes = Sizes::of(&options, ring_bytes, plan, root.is_some());
+        let sizes = MapSizes::for_options(&options, ring_bytes, plan, root.is_some());
         let mut loader = EbpfLoader::new();
         for (name, size) in &sizes.0 {
             loader.map_max_entries(name, *size);
@@ -131,7 +131,7 @@ impl Tracer {
         let names = std::mem::take(&mut past.maps);
         if let Some(pins) = &past.pins {
             for name in &names {
-                loader.map_pin_path(name, pins.map(name));
+                loader.map_pin_path(name, pins.map_path(name));
             }
         }
         loader
@@ -149,9 +149,9 @@ impl Tracer {
         let mut attempts = Vec::new();
         let taken = past.take_over();
         let unseen = match &past.left {
-            Left::OtherBuild(dir) => {
+            PinsLeft::OtherBuild(dir) => {
                 // Verified before the old ones go: that is what takes long.
-                preload(&mut ebpf, aya_btf.as_ref(), dir);
+                preload_programs(&mut ebpf, aya_btf.as_ref(), dir);
                 let from = boot_now();
                 pins::take_out(dir);
                 Some(from)
@@ -164,7 +164,7 @@ impl Tracer {
                 (chosen, programs)
             }
             None => {
-                let chosen = choose(
+                let chosen = choose_backend(
                     &mut ebpf,
                     aya_btf.as_ref(),
                     options.backend,
@@ -180,8 +180,8 @@ impl Tracer {
         let mut pinned = None;
         if let Some(pins) = &past.pins {
             let kept = match &past.left {
-                Left::Links(dir) => Ok(dir.clone()),
-                _ => pins.keep(
+                PinsLeft::Links(dir) => Ok(dir.clone()),
+                _ => pins.keep_links(
                     chosen.backend,
                     (chosen.plan, plan),
                     &chosen.attached,
@@ -209,12 +209,12 @@ impl Tracer {
             pins: past.pins,
             pinned,
         };
-        let tracer =
-            Self::assemble(parts, offsets).map_err(|error| StartError::Other(chain(&error)))?;
+        let tracer = Self::from_parts(parts, offsets)
+            .map_err(|error| StartError::Other(chain_text(&error)))?;
         Ok((tracer, continuity))
     }
 
-    fn assemble(parts: Loaded, offsets: &offsets::Offsets) -> Result<Self> {
+    fn from_parts(parts: Loaded, offsets: &offsets::Offsets) -> Result<Self> {
         let Loaded {
             mut ebpf,
             dm,
@@ -231,17 +231,17 @@ impl Tracer {
             ebpf.take_map(name)
                 .with_context(|| format!("the object has no map {name}"))
         };
-        let parts = Parts {
+        let parts = MapParts {
             sems: take("SEMS")?,
             procs: take("PROCS")?,
             devices: take("DEVICES")?,
             lookups: take("LOOKUPS")?,
             sites: take("SITES")?,
         };
-        let ids = Maps::ids(&parts)?;
+        let ids = Maps::map_ids(&parts)?;
         let mapped = [take("PREFILTER")?, take("CONTROL")?];
-        let prefilter = shared(&mapped[0], PREFILTER_SLOTS)?;
-        let control = shared(&mapped[1], control::SLOTS)?;
+        let prefilter = map_shared(&mapped[0], PREFILTER_SLOTS)?;
+        let control = map_shared(&mapped[1], control::SLOTS)?;
         let counts = PerCpuArray::try_from(take("COUNTS")?)?;
         let ring = RingBuf::try_from(take("RING")?).context("cannot map the ring buffer")?;
         let stacks =
@@ -287,14 +287,14 @@ struct Loaded {
 }
 
 /// What was in place already: programs there, what is told of them, and the programs themselves.
-type Taken = (Chosen, Vec<Attempt>, Vec<(String, OwnedFd)>);
+type AdoptedParts = (Chosen, Vec<Attempt>, Vec<(String, OwnedFd)>);
 
 /// Sizes of maps that are not the object's.
-struct Sizes(Vec<(&'static str, u32)>);
+struct MapSizes(Vec<(&'static str, u32)>);
 
-impl Sizes {
-    fn of(options: &Options, ring_bytes: u32, plan: Plan, kept: bool) -> Self {
-        let least = if kept { STACKS_KEPT } else { STACKS_MIN };
+impl MapSizes {
+    fn for_options(options: &Options, ring_bytes: u32, plan: ProgramPlan, kept: bool) -> Self {
+        let least = if kept { PINNED_STACKS_MIN } else { STACKS_MIN };
         let mut sizes = vec![
             ("RING", ring_bytes),
             ("AYA_LOGS", LOG_BYTES),
@@ -302,8 +302,8 @@ impl Sizes {
             ("SEMS", options.max_sems.max(1)),
             ("PROCS", options.max_procs.max(1)),
         ];
-        if plan == Plan::Plain {
-            sizes.push(("PENDING", 1));
+        if plan == ProgramPlan::Plain {
+            sizes.extend([("PENDING", 1), ("RAN", 1)]);
         }
         Self(sizes)
     }
@@ -314,7 +314,7 @@ struct Heritage {
     pins: Option<Pins>,
     /// Names of the maps that are pinned: all but constants.
     maps: Vec<String>,
-    left: Left,
+    left: PinsLeft,
     /// Maps of another layout were there.
     foreign: bool,
     /// Why nothing can be pinned.
@@ -326,28 +326,28 @@ impl Heritage {
         Self {
             pins: None,
             maps: Vec::new(),
-            left: Left::Nothing,
+            left: PinsLeft::Nothing,
             foreign: false,
             refused: None,
         }
     }
 
-    fn open(root: &Path, sizes: &Sizes, wanted: Option<Backend>) -> Self {
+    fn open(root: &Path, sizes: &MapSizes, wanted: Option<Backend>) -> Self {
         let mut heritage = Self::none();
-        match heritage.find(root, sizes, wanted) {
+        match heritage.find_pins(root, sizes, wanted) {
             Ok(pins) => heritage.pins = Some(pins),
             Err(reason) => heritage.refused = Some(reason),
         }
         heritage
     }
 
-    fn find(
+    fn find_pins(
         &mut self,
         root: &Path,
-        sizes: &Sizes,
+        sizes: &MapSizes,
         wanted: Option<Backend>,
     ) -> Result<Pins, String> {
-        let object = aya_obj::Object::parse(&OBJECT).map_err(|error| cause(&error))?;
+        let object = aya_obj::Object::parse(&OBJECT).map_err(|error| cause_text(&error))?;
         let mut layout = Vec::new();
         for (name, map) in &object.maps {
             // Names in a BPF file system have no dots: constants are of their programs.
@@ -364,17 +364,17 @@ impl Heritage {
         build.extend(format!("{wanted:?}").bytes());
         let pins = Pins::open(root, &layout, &build)?;
         self.foreign = pins.remove_other_layouts();
-        self.left = pins.left();
+        self.left = pins.inspect_left();
         Ok(pins)
     }
 
     /// The programs that are in their places.
-    fn take_over(&mut self) -> Option<Taken> {
-        let Left::Links(dir) = &self.left else {
+    fn take_over(&mut self) -> Option<AdoptedParts> {
+        let PinsLeft::Links(dir) = &self.left else {
             return None;
         };
         let adopted = pins::read_name(dir).and_then(|(backend, plan, end)| {
-            let adopted = pins::adopt(dir, backend, subjects(backend, plan, end)).ok()?;
+            let adopted = pins::adopt_links(dir, backend, subjects_of(backend, plan, end)).ok()?;
             let chosen = Chosen {
                 backend,
                 plan,
@@ -385,19 +385,19 @@ impl Heritage {
         if adopted.is_none() {
             // Somebody has removed a part: start again with the maps.
             pins::take_out(dir);
-            self.left = Left::Maps { ended: None };
+            self.left = PinsLeft::Maps { ended: None };
         }
         adopted
     }
 
     fn continuity(&mut self, unseen: Option<BootTime>) -> Continuity {
-        let gap = |from, why| Past::Gap(Gap::new(from, boot_now(), why));
+        let gap = |from, why| PinnedPast::Gap(TracingGap::new(from, boot_now(), why));
         let past = match (&self.left, unseen) {
-            (Left::Links(_), _) => Past::Unbroken,
-            (Left::OtherBuild(_), from) => gap(from, Why::Upgrade),
-            (Left::Maps { ended }, _) => gap(*ended, Why::Unpinned),
-            (Left::Nothing, _) if self.foreign => gap(None, Why::Layout),
-            (Left::Nothing, _) => Past::New,
+            (PinsLeft::Links(_), _) => PinnedPast::Unbroken,
+            (PinsLeft::OtherBuild(_), from) => gap(from, GapReason::Upgrade),
+            (PinsLeft::Maps { ended }, _) => gap(*ended, GapReason::Unpinned),
+            (PinsLeft::Nothing, _) if self.foreign => gap(None, GapReason::Layout),
+            (PinsLeft::Nothing, _) => PinnedPast::New,
         };
         Continuity {
             past,
@@ -407,14 +407,17 @@ impl Heritage {
 }
 
 /// Loads the programs that will take the places of those of another build.
-fn preload(ebpf: &mut Ebpf, btf: Option<&AyaBtf>, dir: &Path) {
+fn preload_programs(ebpf: &mut Ebpf, btf: Option<&AyaBtf>, dir: &Path) {
     let Some((backend, plan, end)) = pins::read_name(dir) else {
         return;
     };
-    for subject in subjects(backend, plan, end) {
+    for subject in subjects_of(backend, plan, end) {
         for way in subject.ways {
             // What fails here fails again, with its reason told, when it is attached.
-            if way.iter().all(|at| attach::load(ebpf, btf, *at).is_ok()) {
+            if way
+                .iter()
+                .all(|at| attach::ensure_loaded(ebpf, btf, *at).is_ok())
+            {
                 break;
             }
         }
@@ -426,9 +429,9 @@ fn ring_size(wanted: u32) -> u32 {
     wanted.clamp(4096, 1 << 30).next_power_of_two()
 }
 
-fn shared(map: &Map, slots: u32) -> Result<SharedArray> {
+fn map_shared(map: &Map, slots: u32) -> Result<SharedArray> {
     let Map::Array(data) = map else {
         anyhow::bail!("a control map is not an array")
     };
-    SharedArray::map(data.fd(), slots).context("cannot map a control array")
+    SharedArray::map_array(data.fd(), slots).context("cannot map a control array")
 }

@@ -11,7 +11,10 @@ use dmtrace_common::{
 use dmtrace_core::event::CallSite;
 use serde::{Deserialize, Serialize};
 
-use super::walk::{all, each};
+use super::{
+    undisturbed::undisturbed,
+    walk::{all_records, for_each_record},
+};
 
 /// A record of the semaphore map.
 pub(crate) type SemEntry = (SemKey, SemRecord);
@@ -43,7 +46,7 @@ pub(crate) struct MapIds {
 }
 
 /// The maps themselves, before their types are checked.
-pub(super) struct Parts {
+pub(super) struct MapParts {
     pub(super) sems: Map,
     pub(super) procs: Map,
     pub(super) devices: Map,
@@ -52,7 +55,7 @@ pub(super) struct Parts {
 }
 
 impl Maps {
-    pub(super) fn new(parts: Parts) -> Result<Self> {
+    pub(super) fn new(parts: MapParts) -> Result<Self> {
         Ok(Self {
             sems: HashMap::try_from(parts.sems)?,
             procs: HashMap::try_from(parts.procs)?,
@@ -68,7 +71,7 @@ impl Maps {
     /// The tracer has ended, or this process lacks `CAP_SYS_ADMIN`.
     pub(crate) fn open(ids: MapIds) -> Result<Self> {
         let open = |id| MapData::from_id(id).with_context(|| format!("BPF map {id}"));
-        Self::new(Parts {
+        Self::new(MapParts {
             sems: Map::HashMap(open(ids.sems)?),
             procs: Map::HashMap(open(ids.procs)?),
             devices: Map::LruHashMap(open(ids.devices)?),
@@ -77,7 +80,7 @@ impl Maps {
         })
     }
 
-    pub(super) fn ids(parts: &Parts) -> Result<MapIds> {
+    pub(super) fn map_ids(parts: &MapParts) -> Result<MapIds> {
         let id = |map: &Map| -> Result<u32> {
             let (Map::HashMap(data) | Map::LruHashMap(data)) = map else {
                 anyhow::bail!("not a hash map")
@@ -95,17 +98,17 @@ impl Maps {
 
     /// All semaphore records. Records that come or go meanwhile may be missed or seen twice, as
     /// with any walk through a live BPF hash; callers key by identity.
-    pub(crate) fn sems(&self) -> Vec<SemEntry> {
-        all(&self.sems)
+    pub(crate) fn sem_records(&self) -> Vec<SemEntry> {
+        all_records(&self.sems)
     }
 
-    pub(crate) fn procs(&self) -> Vec<ProcEntry> {
-        all(&self.procs)
+    pub(crate) fn proc_records(&self) -> Vec<ProcEntry> {
+        all_records(&self.procs)
     }
 
     /// The last device-mapper ioctl with each cookie, as far as there was room.
-    pub(crate) fn devices(&self) -> Vec<DmEvent> {
-        all(&self.devices)
+    pub(crate) fn last_ioctls(&self) -> Vec<DmEvent> {
+        all_records(&self.devices)
             .into_iter()
             .map(|(_, mut event)| {
                 event.header.flags |= EVENT_FROM_MAP;
@@ -116,8 +119,8 @@ impl Maps {
     }
 
     /// The last failed lookups of cookies, the oldest first, as far as there was room.
-    pub(crate) fn lookups(&self) -> Vec<SemEvent> {
-        let mut lookups: Vec<SemEvent> = all(&self.lookups)
+    pub(crate) fn failed_lookups(&self) -> Vec<SemEvent> {
+        let mut lookups: Vec<SemEvent> = all_records(&self.lookups)
             .into_iter()
             .map(|(_, event)| event)
             .collect();
@@ -126,26 +129,26 @@ impl Maps {
     }
 
     /// The last device-mapper ioctl with one cookie.
-    pub(crate) fn device(&self, key: SemKey) -> Option<DmEvent> {
-        let mut event = self.devices.get(&key, 0).ok()?;
+    pub(crate) fn last_ioctl(&self, key: SemKey) -> Option<DmEvent> {
+        let mut event = undisturbed(|| self.devices.get(&key, 0)).ok()?;
         event.header.flags |= EVENT_FROM_MAP;
         (event.header.ts != 0).then_some(event)
     }
 
-    pub(crate) fn sem(&self, key: SemKey) -> Option<SemRecord> {
-        self.sems.get(&key, 0).ok()
+    pub(crate) fn sem_record(&self, key: SemKey) -> Option<SemRecord> {
+        undisturbed(|| self.sems.get(&key, 0)).ok()
     }
 
-    pub(crate) fn proc(&self, key: ProcKey) -> Option<ProcRecord> {
-        self.procs.get(&key, 0).ok()
+    pub(crate) fn proc_record(&self, key: ProcKey) -> Option<ProcRecord> {
+        undisturbed(|| self.procs.get(&key, 0)).ok()
     }
 
     /// Call sites, with the creation of their sets. Those of many cookies are the same: each is
     /// read once.
-    pub(crate) fn sites(&self) -> Vec<(SemKey, u64, Arc<CallSite>)> {
+    pub(crate) fn call_sites(&self) -> Vec<(SemKey, u64, Arc<CallSite>)> {
         let mut known: BTreeMap<Vec<u8>, Option<Arc<CallSite>>> = BTreeMap::new();
         let mut sites = Vec::new();
-        each(&self.sites, |key, site| {
+        for_each_record(&self.sites, |key, site| {
             let json = &site.text[..(site.len as usize).min(SITE_LEN)];
             if !known.contains_key(json) {
                 let read = serde_json::from_slice(json).ok().map(Arc::new);
@@ -170,28 +173,28 @@ impl Maps {
             return false;
         };
         text.copy_from_slice(json);
-        self.sites.insert(&key, &site, 0).is_ok()
+        undisturbed(|| self.sites.insert(&key, &site, 0)).is_ok()
     }
 
     /// Removes the call site of a set that is gone.
     pub(crate) fn remove_site(&mut self, key: SemKey) {
-        let _none = self.sites.remove(&key);
+        let _none = undisturbed(|| self.sites.remove(&key));
     }
 
     /// Enters a set that is older than the tracer; leaves a record alone that the kernel side
     /// has written meanwhile. Tells whether it was entered.
-    pub(super) fn seed(&mut self, key: SemKey, record: SemRecord) -> bool {
+    pub(super) fn seed_record(&mut self, key: SemKey, record: SemRecord) -> bool {
         const BPF_NOEXIST: u64 = 1;
-        self.sems.insert(&key, &record, BPF_NOEXIST).is_ok()
+        undisturbed(|| self.sems.insert(&key, &record, BPF_NOEXIST)).is_ok()
     }
 
     pub(super) fn remove_sem(&mut self, key: SemKey) -> bool {
-        let _none = self.devices.remove(&key);
+        let _none = undisturbed(|| self.devices.remove(&key));
         self.remove_site(key);
-        self.sems.remove(&key).is_ok()
+        undisturbed(|| self.sems.remove(&key)).is_ok()
     }
 
     pub(super) fn remove_proc(&mut self, key: ProcKey) -> bool {
-        self.procs.remove(&key).is_ok()
+        undisturbed(|| self.procs.remove(&key)).is_ok()
     }
 }

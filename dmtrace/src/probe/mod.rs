@@ -51,6 +51,7 @@ mod table;
 mod tracepoint;
 #[cfg(feature = "live")]
 mod tracer;
+mod undisturbed;
 #[cfg(feature = "live")]
 mod upkeep;
 #[cfg(feature = "live")]
@@ -59,14 +60,14 @@ mod walk;
 pub(crate) use environment::{Environment, Lockdown};
 pub(crate) use options::Options;
 pub(crate) use preemption::Preemption;
-pub(crate) use spec::Plan;
+pub(crate) use spec::ProgramPlan;
 
 #[cfg(feature = "live")]
-pub(crate) use attach::{Attempt, Outcome};
+pub(crate) use attach::{AttachOutcome, Attempt};
 #[cfg(feature = "live")]
-pub(crate) use continuity::{Continuity, Past};
+pub(crate) use continuity::{Continuity, PinnedPast};
 #[cfg(feature = "live")]
-pub(crate) use counters::{Counts, KindCounts};
+pub(crate) use counters::{KernelCounts, KindCounts};
 #[cfg(feature = "live")]
 pub(crate) use dm::DmState;
 #[cfg(feature = "live")]
@@ -80,4 +81,4 @@ pub(crate) use skipped::SkippedRuns;
 #[cfg(feature = "live")]
 pub(crate) use tracer::Tracer;
 #[cfg(feature = "live")]
-pub(crate) use upkeep::Seed;
+pub(crate) use upkeep::SeedReason;

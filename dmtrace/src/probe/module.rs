@@ -17,10 +17,10 @@ use aya_obj::generated::bpf_insn;
 
 use super::{
     attach::last_words,
-    bpf::{address, bpf, bpf_fd},
+    bpf::{bpf_call, bpf_fd, pointer_address},
 };
 
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
@@ -32,7 +32,7 @@ const BPF_PROG_TYPE_TRACING: u32 = 26;
 
 /// On which side of a function.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Side {
+pub(super) enum AttachSide {
     /// `BPF_TRACE_FENTRY`.
     Entry = 24,
     /// `BPF_TRACE_FEXIT`.
@@ -47,10 +47,10 @@ impl MapFds {
     ///
     /// # Errors
     /// No more descriptors.
-    pub(super) fn of(ebpf: &Ebpf) -> io::Result<Self> {
+    pub(super) fn from_ebpf(ebpf: &Ebpf) -> io::Result<Self> {
         let mut fds = Vec::new();
         for (name, map) in ebpf.maps() {
-            if let Some(data) = data(map) {
+            if let Some(data) = map_data(map) {
                 fds.push((name.to_owned(), data.fd().as_fd().try_clone_to_owned()?));
             }
         }
@@ -59,7 +59,7 @@ impl MapFds {
 }
 
 /// The kinds of maps that our object has.
-const fn data(map: &Map) -> Option<&MapData> {
+const fn map_data(map: &Map) -> Option<&MapData> {
     match map {
         Map::Array(data)
         | Map::HashMap(data)
@@ -71,7 +71,7 @@ const fn data(map: &Map) -> Option<&MapData> {
 }
 
 /// Programs with their maps in place, not loaded yet.
-pub(super) struct Programs {
+pub(super) struct ModulePrograms {
     code: HashMap<String, Code>,
     /// The code names them by number.
     _maps: MapFds,
@@ -82,13 +82,13 @@ struct Code {
     license: CString,
 }
 
-impl Programs {
+impl ModulePrograms {
     /// Reads the object again, and puts the maps of the loaded one in place.
     ///
     /// # Errors
     /// The object and the maps do not fit.
     pub(super) fn new(object: &[u8], maps: MapFds) -> Result<Self, String> {
-        let mut object = aya_obj::Object::parse(object).map_err(|error| cause(&error))?;
+        let mut object = aya_obj::Object::parse(object).map_err(|error| cause_text(&error))?;
         let sections = object.functions.keys().map(|(section, _)| *section);
         let sections = sections.collect();
         let defined = mem::take(&mut object.maps);
@@ -98,10 +98,10 @@ impl Programs {
         });
         object
             .relocate_maps(placed, &sections)
-            .map_err(|error| cause(&error))?;
+            .map_err(|error| cause_text(&error))?;
         object
             .relocate_calls(&sections)
-            .map_err(|error| cause(&error))?;
+            .map_err(|error| cause_text(&error))?;
         let mut code = HashMap::new();
         for (name, program) in object.programs {
             if let Some(function) = object.functions.get(&program.function_key()) {
@@ -120,10 +120,10 @@ impl Programs {
     ///
     /// # Errors
     /// The kernel refuses it; in words.
-    pub(super) fn attach(
+    pub(super) fn attach_program(
         &self,
         name: &str,
-        side: Side,
+        side: AttachSide,
         function: u32,
         module: Option<&OwnedFd>,
     ) -> Result<(OwnedFd, OwnedFd), String> {
@@ -134,9 +134,9 @@ impl Programs {
         let mut attr = ProgLoad {
             prog_type: BPF_PROG_TYPE_TRACING,
             insn_cnt: u32::try_from(code.instructions.len()).map_err(|error| error.to_string())?,
-            insns: address(code.instructions.as_ptr()),
-            license: address(code.license.as_ptr()),
-            prog_name: short(name),
+            insns: pointer_address(code.instructions.as_ptr()),
+            license: pointer_address(code.license.as_ptr()),
+            prog_name: kernel_name(name),
             expected_attach_type: side as u32,
             attach_btf_id: function,
             attach_btf_obj_fd: module.map_or(0, |fd| fd.as_raw_fd() as u32),
@@ -145,7 +145,7 @@ impl Programs {
         // SAFETY: the attribute points to instructions and a C string that outlive the call.
         let program = match unsafe { bpf_fd(BPF_PROG_LOAD, &mut attr) } {
             Ok(program) => program,
-            Err(error) => return Err(refused(attr, &error)),
+            Err(error) => return Err(verifier_text(attr, &error)),
         };
         let mut attr = RawTracepointOpen {
             prog_fd: program.as_raw_fd() as u32,
@@ -153,24 +153,24 @@ impl Programs {
         };
         // SAFETY: the attribute has no pointers.
         let link = unsafe { bpf_fd(BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
-            .map_err(|error| format!("cannot be attached: {}", cause(&error)))?;
+            .map_err(|error| format!("cannot be attached: {}", cause_text(&error)))?;
         Ok((program, link))
     }
 }
 
 /// Loads once more for the verifier's words: a log costs time, so the first attempt has none.
-fn refused(mut attr: ProgLoad, error: &io::Error) -> String {
+fn verifier_text(mut attr: ProgLoad, error: &io::Error) -> String {
     let mut log = vec![0u8; 1 << 16];
     attr.log_level = 1;
     attr.log_size = log.len() as u32;
-    attr.log_buf = address(log.as_mut_ptr());
+    attr.log_buf = pointer_address(log.as_mut_ptr());
     // SAFETY: as in the first attempt; the log buffer outlives the call and has this size.
     let _refused_again = unsafe { bpf_fd(BPF_PROG_LOAD, &mut attr) };
     let end = log.iter().position(|&byte| byte == 0).unwrap_or(0);
     let log = String::from_utf8_lossy(&log[..end]);
     match last_words(&log) {
-        Some(last) => format!("the verifier says: {last} ({})", cause(error)),
-        None => format!("the kernel refuses to load it ({})", cause(error)),
+        Some(last) => format!("the verifier says: {last} ({})", cause_text(error)),
+        None => format!("the kernel refuses to load it ({})", cause_text(error)),
     }
 }
 
@@ -186,7 +186,7 @@ pub(super) fn btf_of(module: &str) -> io::Result<OwnedFd> {
             ..GetId::default()
         };
         // SAFETY: the attribute has no pointers; the kernel writes inside it.
-        unsafe { bpf(BPF_BTF_GET_NEXT_ID, &mut attr) }?;
+        unsafe { bpf_call(BPF_BTF_GET_NEXT_ID, &mut attr) }?;
         id = attr.next_id;
         let mut attr = GetId {
             id,
@@ -207,18 +207,18 @@ pub(super) fn btf_of(module: &str) -> io::Result<OwnedFd> {
 fn name_of(fd: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
     let mut name = [0u8; 64];
     let mut info = BtfInfo {
-        name: address(name.as_mut_ptr()),
+        name: pointer_address(name.as_mut_ptr()),
         name_len: name.len() as u32,
         ..BtfInfo::default()
     };
     let mut attr = GetInfo {
         bpf_fd: fd.as_raw_fd() as u32,
         info_len: size_of::<BtfInfo>() as u32,
-        info: address(&raw mut info),
+        info: pointer_address(&raw mut info),
     };
     // SAFETY: the attribute points to an info struct of this size, and that to a buffer for the
     // name of this size; both outlive the call.
-    match unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) } {
+    match unsafe { bpf_call(BPF_OBJ_GET_INFO_BY_FD, &mut attr) } {
         Ok(_) => {}
         // A name that does not fit is not ours.
         Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => return Ok(None),
@@ -229,7 +229,7 @@ fn name_of(fd: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// A program's name, as far as the kernel keeps it, NUL included.
-fn short(name: &str) -> [u8; 16] {
+fn kernel_name(name: &str) -> [u8; 16] {
     let mut out = [0; 16];
     for (to, from) in out.iter_mut().zip(name.bytes().take(15)) {
         *to = from;

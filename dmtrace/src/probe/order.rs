@@ -10,42 +10,42 @@ use aya::{
 };
 use dmtrace_common::{Counter, control};
 
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// Looked up in vain; no cookie has this key, its base is 0. The programs answer by writing their
 /// digits into the control array.
 const QUESTION: i32 = 0x0d4d_0000;
 /// First program `a`, then `b`.
-const RIGHT: u64 = 12;
+const RIGHT_ORDER: u64 = 12;
 /// One of the two may be skipped, in which case there is one digit only.
-const TRIES: u32 = 20;
+const MAX_TRIES: u32 = 20;
 
 /// Whether the programs at the end of `ipcget` run in the right order; then those of other
 /// functions do, too, which are attached in the same way.
 ///
 /// # Errors
 /// They do not, or do not run; in words.
-pub(super) fn check(ebpf: &mut Ebpf) -> Result<(), String> {
+pub(super) fn check_order(ebpf: &mut Ebpf) -> Result<(), String> {
     let map = ebpf
         .map_mut("CONTROL")
         .ok_or("the object has no map CONTROL")?;
-    let mut control: Array<_, u64> = Array::try_from(map).map_err(|error| cause(&error))?;
+    let mut control: Array<_, u64> = Array::try_from(map).map_err(|error| cause_text(&error))?;
     let mut answer = 0;
-    for _ in 0..TRIES {
+    for _ in 0..MAX_TRIES {
         control
             .set(control::ORDER, &0, 0)
-            .map_err(|error| cause(&error))?;
+            .map_err(|error| cause_text(&error))?;
         // SAFETY: three numbers. Makes nothing.
         unsafe { libc::semget(QUESTION, 0, 0) };
         answer = control
             .get(&control::ORDER, 0)
-            .map_err(|error| cause(&error))?;
+            .map_err(|error| cause_text(&error))?;
         if answer > 9 {
             break;
         }
     }
     match answer {
-        RIGHT => set_base(ebpf),
+        RIGHT_ORDER => set_base(ebpf),
         0 => Err("fexit:ipcget: the programs do not run".to_owned()),
         other => Err(format!(
             "fexit:ipcget: the kernel runs two programs in another order ({other})"

@@ -31,18 +31,18 @@ use dmtrace_common::{ABI, control};
 use dmtrace_core::{backend::Backend, ids::BootTime};
 
 use super::{
-    attach::{Attached, Attempt, Links, Outcome},
+    attach::{AttachOutcome, Attached, Attempt, Links},
     bpf,
     link::Link,
-    spec::{Plan, Subject},
+    spec::{ProbeSubject, ProgramPlan},
 };
-use crate::{host::kernel_fs::KernelFs, wording::cause};
+use crate::{host::kernel_fs::KernelFs, wording::cause_text};
 
 /// Calls in flight: worth nothing after a time without probes.
-const CALLS: [&str; 4] = ["CALLS", "IN_CALL", "PENDING", "DM_CALLS"];
+const CALL_MAPS: [&str; 5] = ["CALLS", "IN_CALL", "RAN", "PENDING", "DM_CALLS"];
 
 /// Longest wait for the kernel to let programs go.
-const GRACE: Duration = Duration::from_secs(5);
+const MAX_RELEASE_WAIT: Duration = Duration::from_secs(5);
 
 /// Names of one layout and one build.
 pub(super) struct Pins {
@@ -52,7 +52,7 @@ pub(super) struct Pins {
 
 /// What an earlier process has left.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Left {
+pub(super) enum PinsLeft {
     /// Nothing that can be used.
     Nothing,
     /// Maps. Tracing ended with it, at this time if that was seen.
@@ -64,7 +64,7 @@ pub(super) enum Left {
 }
 
 /// Programs in their places, found there.
-pub(super) struct Adopted {
+pub(super) struct AdoptedLinks {
     pub attached: Attached,
     pub attempts: Vec<Attempt>,
     pub programs: Vec<(String, OwnedFd)>,
@@ -77,24 +77,24 @@ impl Pins {
     /// # Errors
     /// There is no BPF file system; in words.
     pub(super) fn open(root: &Path, maps: &str, build: &[u8]) -> Result<Self, String> {
-        check(root)?;
+        check_root(root)?;
         let layout = crc32fast::hash(format!("{ABI} {maps}").as_bytes());
         let pins = Self {
             layout: root.join(format!("layout-{layout:08x}")),
             build: format!("build-{:08x}", crc32fast::hash(build)),
         };
         // Who may read the maps is decided here: a BPF file system is open to all by default.
-        make(root)
+        make_dir(root)
             .and_then(|()| fs::set_permissions(root, fs::Permissions::from_mode(0o700)))
-            .and_then(|()| make(&pins.layout))
-            .map_err(|error| format!("{}: {}", root.display(), cause(&error)))?;
+            .and_then(|()| make_dir(&pins.layout))
+            .map_err(|error| format!("{}: {}", root.display(), cause_text(&error)))?;
         Ok(pins)
     }
 
     /// Removes what other layouts have left, their programs included. Tells whether there was any.
     pub(super) fn remove_other_layouts(&self) -> bool {
         let mut any = false;
-        for path in entries(self.layout.parent()) {
+        for path in dir_entries(self.layout.parent()) {
             if path != self.layout {
                 any = true;
                 let _left = fs::remove_dir_all(path);
@@ -104,46 +104,46 @@ impl Pins {
     }
 
     /// What is left, made fit for use.
-    pub(super) fn left(&self) -> Left {
-        let Some(control) = self.control() else {
-            self.clear();
-            return Left::Nothing;
+    pub(super) fn inspect_left(&self) -> PinsLeft {
+        let Some(control) = self.open_control() else {
+            self.clear_transient();
+            return PinsLeft::Nothing;
         };
         let word = |slot| control.get(&slot, 0).ok().filter(|word| *word != 0);
         if word(control::BEGAN).is_none() {
             // Killed at its start, before the sets that were there were entered.
-            self.clear();
-            return Left::Nothing;
+            self.clear_transient();
+            return PinsLeft::Nothing;
         }
-        let mut builds: Vec<PathBuf> = self.builds().collect();
+        let mut builds: Vec<PathBuf> = self.complete_builds().collect();
         let own = builds.iter().position(|path| self.is_own(path));
         let kept = own.map(|own| builds.swap_remove(own));
         if let Some(kept) = kept {
             for other in builds {
                 take_out(&other);
             }
-            return Left::Links(kept);
+            return PinsLeft::Links(kept);
         }
         if let Some(other) = builds.pop() {
-            return Left::OtherBuild(other);
+            return PinsLeft::OtherBuild(other);
         }
-        for name in CALLS {
-            let _none = fs::remove_file(self.map(name));
+        for name in CALL_MAPS {
+            let _none = fs::remove_file(self.map_path(name));
         }
-        Left::Maps {
+        PinsLeft::Maps {
             ended: word(control::TRACER_ENDED).map(BootTime),
         }
     }
 
-    fn control(&self) -> Option<Array<MapData, u64>> {
-        let map = MapData::from_pin(self.map("CONTROL")).ok()?;
+    fn open_control(&self) -> Option<Array<MapData, u64>> {
+        let map = MapData::from_pin(self.map_path("CONTROL")).ok()?;
         Array::try_from(Map::Array(map)).ok()
     }
 
     /// Directories of links that are whole; others are removed.
-    fn builds(&self) -> impl Iterator<Item = PathBuf> {
-        entries(Some(&self.layout)).filter(|path| {
-            let whole = name(path).starts_with("build-");
+    fn complete_builds(&self) -> impl Iterator<Item = PathBuf> {
+        dir_entries(Some(&self.layout)).filter(|path| {
+            let whole = file_name(path).starts_with("build-");
             if !whole && path.is_dir() {
                 let _left = fs::remove_dir_all(path);
             }
@@ -152,16 +152,16 @@ impl Pins {
     }
 
     fn is_own(&self, path: &Path) -> bool {
-        name(path).split('_').next() == Some(&self.build)
+        file_name(path).split('_').next() == Some(&self.build)
     }
 
-    fn clear(&self) {
+    fn clear_transient(&self) {
         let _left = fs::remove_dir_all(&self.layout);
-        let _made = make(&self.layout);
+        let _made = make_dir(&self.layout);
     }
 
     /// Where a map is, or will be.
-    pub(super) fn map(&self, name: &str) -> PathBuf {
+    pub(super) fn map_path(&self, name: &str) -> PathBuf {
         self.layout.join(format!("m_{name}"))
     }
 
@@ -169,22 +169,22 @@ impl Pins {
     ///
     /// # Errors
     /// One of them cannot be pinned; in words.
-    pub(super) fn keep(
+    pub(super) fn keep_links(
         &self,
         backend: Backend,
-        plans: (Plan, Plan),
+        plans: (ProgramPlan, ProgramPlan),
         attached: &Attached,
         program: impl Fn(&str) -> Option<OwnedFd>,
     ) -> Result<PathBuf, String> {
         let (plan, end) = (word_of(plans.0), word_of(plans.1));
         let dir = format!("{}_{backend}_{plan}_{end}", self.build);
         let dir = self.layout.join(dir);
-        keep(&dir, attached, program)?;
+        pin_all(&dir, attached, program)?;
         Ok(dir)
     }
 
     /// Removes everything of this layout: with the last descriptor the programs go.
-    pub(super) fn remove(&self) {
+    pub(super) fn remove_all(&self) {
         let _left = fs::remove_dir_all(&self.layout);
         // Stays if there is another layout.
         let _left = self.layout.parent().map(fs::remove_dir);
@@ -192,12 +192,12 @@ impl Pins {
 }
 
 /// Backend and plans of a directory of links.
-pub(super) fn read_name(dir: &Path) -> Option<(Backend, Plan, Plan)> {
-    let name = name(dir);
+pub(super) fn read_name(dir: &Path) -> Option<(Backend, ProgramPlan, ProgramPlan)> {
+    let name = file_name(dir);
     let mut words = name.split('_').skip(1);
     let backend = words.next()?;
     let backend = Backend::ALL.into_iter().find(|it| it.name() == backend)?;
-    let plans = [Plan::Plain, Plan::Preempted];
+    let plans = [ProgramPlan::Plain, ProgramPlan::Preempted];
     let mut plan = || {
         let word = words.next()?;
         plans.into_iter().find(|plan| word_of(*plan) == word)
@@ -205,10 +205,10 @@ pub(super) fn read_name(dir: &Path) -> Option<(Backend, Plan, Plan)> {
     Some((backend, plan()?, plan()?))
 }
 
-const fn word_of(plan: Plan) -> &'static str {
+const fn word_of(plan: ProgramPlan) -> &'static str {
     match plan {
-        Plan::Plain => "plain",
-        Plan::Preempted => "preempted",
+        ProgramPlan::Plain => "plain",
+        ProgramPlan::Preempted => "preempted",
     }
 }
 
@@ -216,7 +216,7 @@ const fn word_of(plan: Plan) -> &'static str {
 ///
 /// # Errors
 /// One of them cannot be pinned; in words.
-pub(super) fn keep(
+pub(super) fn pin_all(
     dir: &Path,
     attached: &Attached,
     program: impl Fn(&str) -> Option<OwnedFd>,
@@ -227,21 +227,21 @@ pub(super) fn keep(
     let new = dir.with_file_name("new");
     let pinned = || -> io::Result<()> {
         let _none = fs::remove_dir_all(&new);
-        make(&new)?;
+        make_dir(&new)?;
         let mut programs = BTreeSet::new();
         for (index, (link, at)) in attached.links.iter().zip(&attached.attachments).enumerate() {
             link.pin(&new.join(format!("l_{index}_{}", at.program)))?;
             if programs.insert(at.program)
                 && let Some(fd) = program(at.program)
             {
-                bpf::pin(fd.as_fd(), &new.join(format!("p_{}", at.program)))?;
+                bpf::pin_object(fd.as_fd(), &new.join(format!("p_{}", at.program)))?;
             }
         }
         fs::rename(&new, dir)
     };
     pinned().map_err(|error| {
         let _half = fs::remove_dir_all(&new);
-        format!("{}: {}", dir.display(), cause(&error))
+        format!("{}: {}", dir.display(), cause_text(&error))
     })
 }
 
@@ -249,21 +249,21 @@ pub(super) fn keep(
 ///
 /// # Errors
 /// One of them is gone, or is of no use.
-pub(super) fn adopt<'a>(
+pub(super) fn adopt_links<'a>(
     dir: &Path,
     backend: Backend,
-    subjects: impl Iterator<Item = &'a Subject>,
-) -> io::Result<Adopted> {
+    subjects: impl Iterator<Item = &'a ProbeSubject>,
+) -> io::Result<AdoptedLinks> {
     let mut links: BTreeMap<usize, (String, OwnedFd)> = BTreeMap::new();
     let mut programs = Vec::new();
-    for path in entries(Some(dir)) {
-        let name = name(&path);
+    for path in dir_entries(Some(dir)) {
+        let name = file_name(&path);
         if let Some(rest) = name.strip_prefix("l_") {
             let (index, program) = rest.split_once('_').ok_or(io::ErrorKind::InvalidData)?;
             let index = index.parse().map_err(io::Error::other)?;
-            links.insert(index, (program.to_owned(), bpf::pinned(&path)?));
+            links.insert(index, (program.to_owned(), bpf::open_pinned(&path)?));
         } else if let Some(program) = name.strip_prefix("p_") {
-            programs.push((program.to_owned(), bpf::pinned(&path)?));
+            programs.push((program.to_owned(), bpf::open_pinned(&path)?));
         }
     }
     if links.is_empty() {
@@ -282,15 +282,15 @@ pub(super) fn adopt<'a>(
             provides: subject.provides,
             hooks: way.iter().map(|at| at.hook.to_string()).collect(),
             outcome: if way.is_empty() {
-                Outcome::Failed("an earlier start could not attach it".to_owned())
+                AttachOutcome::Failed("an earlier start could not attach it".to_owned())
             } else {
-                Outcome::Attached
+                AttachOutcome::Attached
             },
         });
         attachments.extend(way);
     }
     let links: Links = links.into_values().map(|(_, fd)| Link::Raw(fd)).collect();
-    Ok(Adopted {
+    Ok(AdoptedLinks {
         attached: Attached { links, attachments },
         attempts,
         programs,
@@ -301,9 +301,9 @@ pub(super) fn adopt<'a>(
 /// a removed pin go only after a grace period (kernel/bpf/inode.c:bpf_free_inode), and two programs
 /// in one place would count everything twice.
 pub(super) fn take_out(dir: &Path) {
-    let links = entries(Some(dir)).chain(entries(Some(&dir.join("dm_0"))));
-    let links = links.chain(entries(Some(&dir.join("dm_1"))));
-    let links = links.filter(|path| name(path).starts_with("l_"));
+    let links = dir_entries(Some(dir)).chain(dir_entries(Some(&dir.join("dm_0"))));
+    let links = links.chain(dir_entries(Some(&dir.join("dm_1"))));
+    let links = links.filter(|path| file_name(path).starts_with("l_"));
     let ids: Vec<u32> = links
         .filter_map(|path| {
             let link = FdLink::from(PinnedLink::from_pin(path).ok()?);
@@ -311,9 +311,9 @@ pub(super) fn take_out(dir: &Path) {
         })
         .collect();
     let _left = fs::remove_dir_all(dir);
-    let until = Instant::now() + GRACE;
+    let until = Instant::now() + MAX_RELEASE_WAIT;
     for id in ids {
-        while bpf::link(id).is_ok() && Instant::now() < until {
+        while bpf::open_link(id).is_ok() && Instant::now() < until {
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -326,20 +326,20 @@ pub(super) fn take_out(dir: &Path) {
 /// # Errors
 /// As of the file system.
 pub(crate) fn remove_all(root: &Path) -> io::Result<bool> {
-    if check(root).is_err() || !root.exists() {
+    if check_root(root).is_err() || !root.exists() {
         return Ok(false);
     }
-    let any = entries(Some(root)).next().is_some();
+    let any = dir_entries(Some(root)).next().is_some();
     fs::remove_dir_all(root)?;
     Ok(any)
 }
 
 /// Whether `root` is, or would be, in a BPF file system.
-fn check(root: &Path) -> Result<(), String> {
+fn check_root(root: &Path) -> Result<(), String> {
     let there = root.ancestors().find(|path| path.exists());
     match KernelFs::Bpf.contains(there.unwrap_or(Path::new("/"))) {
         Ok(true) => Ok(()),
-        _ => Err(no_bpf_fs(root, KernelFs::Bpf.mounted().as_deref())),
+        _ => Err(no_bpf_fs(root, KernelFs::Bpf.mount_point().as_deref())),
     }
 }
 
@@ -352,19 +352,19 @@ fn no_bpf_fs(root: &Path, mounted: Option<&Path>) -> String {
     format!("{}: not in a BPF file system; {fix}", root.display())
 }
 
-fn make(dir: &Path) -> io::Result<()> {
+fn make_dir(dir: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
 }
 
-fn entries(dir: Option<&Path>) -> impl Iterator<Item = PathBuf> + use<> {
+fn dir_entries(dir: Option<&Path>) -> impl Iterator<Item = PathBuf> + use<> {
     let entries = dir.and_then(|dir| fs::read_dir(dir).ok());
     entries.into_iter().flatten().flatten().map(|it| it.path())
 }
 
-fn name(path: &Path) -> String {
+fn file_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default();
     name.to_string_lossy().into_owned()
 }
@@ -378,7 +378,10 @@ mod tests {
         for backend in Backend::ALL {
             let dir = format!("/x/build-0123abcd_{backend}_plain_preempted");
             let read = read_name(Path::new(&dir));
-            assert_eq!(read, Some((backend, Plan::Plain, Plan::Preempted)));
+            assert_eq!(
+                read,
+                Some((backend, ProgramPlan::Plain, ProgramPlan::Preempted))
+            );
         }
         assert_eq!(read_name(Path::new("/x/build-0123abcd_fentry_plain")), None);
     }

@@ -6,7 +6,7 @@ use std::fs;
 
 use serde::Serialize;
 
-use super::Plan;
+use super::ProgramPlan;
 use crate::host::kernel_fs::KernelFs;
 
 /// Whether the kernel preempts.
@@ -46,27 +46,27 @@ impl KnownBy {
 }
 
 impl Preemption {
-    pub(super) fn read() -> Self {
+    pub(super) fn detect() -> Self {
         let name = rustix::system::uname();
         let version = name.version().to_string_lossy();
-        if built(&version).is_none() {
+        if preempt_word(&version).is_none() {
             return Self::NotBuilt;
         }
         // Lockdown forbids to read it, also in mode integrity.
         let debugfs = KernelFs::Debug.open().ok();
         let scheduler = debugfs.and_then(|root| root.read("sched/preempt").ok());
         let command_line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-        Self::of(&version, &scheduler.unwrap_or_default(), &command_line)
+        Self::from_texts(&version, &scheduler.unwrap_or_default(), &command_line)
     }
 
     /// `version` is `uname -v`, `scheduler` has the mode in brackets: `none (voluntary) full`.
-    fn of(version: &str, scheduler: &str, command_line: &str) -> Self {
+    fn from_texts(version: &str, scheduler: &str, command_line: &str) -> Self {
         let chosen = || {
             let mut words = command_line.split_whitespace();
             words.find_map(|word| word.strip_prefix("preempt="))
         };
         let mode = scheduler.split(['(', ')']).nth(1);
-        match (built(version), mode, chosen()) {
+        match (preempt_word(version), mode, chosen()) {
             (None, _, _) => Self::NotBuilt,
             (_, Some("none" | "voluntary"), _) => Self::Off(KnownBy::Scheduler),
             (_, Some(_), _) => Self::On(KnownBy::Scheduler),
@@ -80,10 +80,10 @@ impl Preemption {
     }
 
     /// Which programs reckon with it.
-    pub(crate) const fn plan(self) -> Plan {
+    pub(crate) const fn plan(self) -> ProgramPlan {
         match self {
-            Self::On(_) | Self::Maybe => Plan::Preempted,
-            Self::NotBuilt | Self::Off(_) => Plan::Plain,
+            Self::On(_) | Self::Maybe => ProgramPlan::Preempted,
+            Self::NotBuilt | Self::Off(_) => ProgramPlan::Plain,
         }
     }
 
@@ -100,7 +100,7 @@ impl Preemption {
 }
 
 /// init/Makefile writes PREEMPT, PREEMPT_DYNAMIC or PREEMPT_RT into the version.
-fn built(version: &str) -> Option<&str> {
+fn preempt_word(version: &str) -> Option<&str> {
     let mut words = version.split_whitespace();
     words.find(|word| word.starts_with("PREEMPT"))
 }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn the_schedulers_own_word_counts_most() {
-        let of = |mode| Preemption::of(DYNAMIC, mode, "quiet preempt=full\n");
+        let of = |mode| Preemption::from_texts(DYNAMIC, mode, "quiet preempt=full\n");
         assert_eq!(
             of("none (voluntary) full \n"),
             Preemption::Off(KnownBy::Scheduler)
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn without_debugfs_the_build_and_the_command_line_tell() {
-        let of = |version, line| Preemption::of(version, "", line);
+        let of = |version, line| Preemption::from_texts(version, "", line);
         assert_eq!(
             of("#1 SMP Debian 5.10.262-1 (2026-07-31)", ""),
             Preemption::NotBuilt
@@ -138,6 +138,6 @@ mod tests {
             of("#1 SMP PREEMPT_RT Debian", "preempt=none"),
             Preemption::On(KnownBy::Build)
         );
-        assert_eq!(Preemption::Maybe.plan(), Plan::Preempted);
+        assert_eq!(Preemption::Maybe.plan(), ProgramPlan::Preempted);
     }
 }

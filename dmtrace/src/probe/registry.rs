@@ -47,12 +47,12 @@ impl RunningTracer {
     ///
     /// # Errors
     /// It has ended meanwhile, or this process may not.
-    pub(crate) fn open(&self) -> anyhow::Result<Maps> {
+    pub(crate) fn open_maps(&self) -> anyhow::Result<Maps> {
         Maps::open(self.maps)
     }
 
     /// What processes did besides the cookies that they left, as far as it has looked.
-    pub(crate) fn activity(&self) -> Vec<Activity> {
+    pub(crate) fn read_activity(&self) -> Vec<Activity> {
         let path = file_of(self.pid);
         fs::read(activity_file(&path))
             .ok()
@@ -85,7 +85,7 @@ pub(crate) struct Registration {
 
 impl Registration {
     /// The recording is somewhere else from now on.
-    pub(crate) fn moved(&self, recording: Option<PathBuf>) {
+    pub(crate) fn set_recording(&self, recording: Option<PathBuf>) {
         let Some(path) = &self.path else { return };
         let entry: Option<RunningTracer> = fs::read(path)
             .ok()
@@ -94,7 +94,7 @@ impl Registration {
             return;
         };
         entry.recording = recording;
-        let _best_effort = replace(path, &entry);
+        let _best_effort = replace_file(path, &entry);
     }
 
     /// Writes down what processes did besides the cookies that they left, if that has changed.
@@ -103,12 +103,12 @@ impl Registration {
         if self.activity == activity {
             return;
         }
-        let _best_effort = replace(&activity_file(path), &activity);
+        let _best_effort = replace_file(&activity_file(path), &activity);
         self.activity = activity;
     }
 
     /// Leaves the file: tracing goes on.
-    pub(crate) fn leave(mut self) {
+    pub(crate) fn leave_file(mut self) {
         self.path = None;
     }
 }
@@ -123,13 +123,13 @@ fn activity_file(path: &Path) -> PathBuf {
 }
 
 /// Removes what a tracer has written.
-fn remove(path: &Path) {
+fn remove_files(path: &Path) {
     let _gone_already = fs::remove_file(path);
     let _none = fs::remove_file(activity_file(path));
 }
 
 /// Writes the file anew: readers see the old one or the new one.
-fn replace(path: &Path, entry: &impl Serialize) -> Option<()> {
+fn replace_file(path: &Path, entry: &impl Serialize) -> Option<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let beside = path.with_extension("new");
     let _stale = fs::remove_file(&beside);
@@ -146,13 +146,13 @@ fn replace(path: &Path, entry: &impl Serialize) -> Option<()> {
 impl Drop for Registration {
     fn drop(&mut self) {
         if let Some(path) = self.path.take() {
-            remove(&path);
+            remove_files(&path);
         }
     }
 }
 
 /// Makes a trace known. `None` where `/run` cannot be written: tracing works all the same.
-pub(crate) fn register(
+pub(crate) fn register_trace(
     tracer: &Tracer,
     since: BootTime,
     recording: Option<PathBuf>,
@@ -166,7 +166,7 @@ pub(crate) fn register(
         since,
         backend: tracer.backend().name().to_owned(),
         recording,
-        pinned: tracer.pinned().map(Path::to_owned),
+        pinned: tracer.pin_dir().map(Path::to_owned),
         maps: tracer.map_ids(),
         boot_id: host::clock::boot_id(&Roots::host()),
     };
@@ -194,7 +194,7 @@ pub(crate) fn register(
 /// Removes the files of tracers that were killed before they could. `pinned`: what this process
 /// has taken over.
 fn remove_stale(pinned: Option<&Path>) {
-    for (path, tracer) in files() {
+    for (path, tracer) in tracer_files() {
         let taken = tracer.as_ref().is_some_and(|tracer| {
             !tracer.is_attended() && tracer.pinned.is_some() && tracer.pinned.as_deref() == pinned
         });
@@ -204,13 +204,13 @@ fn remove_stale(pinned: Option<&Path>) {
             None => pid_of(&path).is_none_or(|pid| start_ticks(pid).is_some()),
         };
         if taken || !goes_on {
-            remove(&path);
+            remove_files(&path);
         }
     }
 }
 
 /// Files of tracers, and what is in them.
-fn files() -> impl Iterator<Item = (PathBuf, Option<RunningTracer>)> {
+fn tracer_files() -> impl Iterator<Item = (PathBuf, Option<RunningTracer>)> {
     let entries = fs::read_dir(DIRECTORY).into_iter().flatten().flatten();
     entries.filter_map(|entry| {
         let name = entry.file_name();
@@ -225,7 +225,7 @@ fn files() -> impl Iterator<Item = (PathBuf, Option<RunningTracer>)> {
 
 /// Why it cannot be told which traces go on.
 #[derive(Debug, Eq, PartialEq)]
-pub(crate) enum Unread {
+pub(crate) enum UnreadRegistry {
     /// The directory of their files cannot be read.
     Directory(io::ErrorKind, String),
     /// The file of a living process cannot.
@@ -234,7 +234,7 @@ pub(crate) enum Unread {
     Processes,
 }
 
-impl Unread {
+impl UnreadRegistry {
     /// What to do about it.
     pub(crate) const fn fix(&self) -> &'static str {
         match self {
@@ -246,7 +246,7 @@ impl Unread {
     }
 }
 
-impl fmt::Display for Unread {
+impl fmt::Display for UnreadRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(_, reason) => write!(f, "{DIRECTORY}: {reason}"),
@@ -260,25 +260,25 @@ impl fmt::Display for Unread {
 ///
 /// # Errors
 /// It cannot be told.
-pub(crate) fn registered_tracers() -> Result<Vec<RunningTracer>, Unread> {
-    readable(fs::read_dir(DIRECTORY))?;
+pub(crate) fn registered_tracers() -> Result<Vec<RunningTracer>, UnreadRegistry> {
+    check_readable(fs::read_dir(DIRECTORY))?;
     if start_ticks(std::process::id()).is_none() {
-        return Err(Unread::Processes);
+        return Err(UnreadRegistry::Processes);
     }
-    for (path, tracer) in files() {
+    for (path, tracer) in tracer_files() {
         if tracer.is_none() && pid_of(&path).is_some_and(|pid| start_ticks(pid).is_some()) {
-            return Err(Unread::File(path));
+            return Err(UnreadRegistry::File(path));
         }
     }
     Ok(running_tracers())
 }
 
 /// Without the directory nobody has registered.
-fn readable<T>(directory: io::Result<T>) -> Result<(), Unread> {
+fn check_readable<T>(directory: io::Result<T>) -> Result<(), UnreadRegistry> {
     match directory {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            let reason = host::kernel_fs::reason(&error);
-            Err(Unread::Directory(error.kind(), reason))
+            let reason = host::kernel_fs::error_text(&error);
+            Err(UnreadRegistry::Directory(error.kind(), reason))
         }
         _ => Ok(()),
     }
@@ -293,7 +293,7 @@ fn pid_of(path: &Path) -> Option<u32> {
 /// Traces that go on now, the oldest first: it has seen most.
 pub(crate) fn running_tracers() -> Vec<RunningTracer> {
     let boot_id = host::clock::boot_id(&Roots::host());
-    let mut found: Vec<RunningTracer> = files()
+    let mut found: Vec<RunningTracer> = tracer_files()
         .filter_map(|(_, tracer)| tracer)
         .filter(|tracer| tracer.boot_id == boot_id && tracer.goes_on())
         .collect();
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_is_not_there_is_not_one_that_cannot_be_read() {
-        let of = |kind: io::ErrorKind| readable::<()>(Err(kind.into()));
+        let of = |kind: io::ErrorKind| check_readable::<()>(Err(kind.into()));
         assert_eq!(of(io::ErrorKind::NotFound), Ok(()));
         let refused = of(io::ErrorKind::PermissionDenied).unwrap_err();
         assert_eq!(refused.fix(), "run as root");

@@ -14,7 +14,7 @@ use std::{
 use aya::Ebpf;
 use dmtrace_common::Counter;
 
-use super::spec::{Attachment, Skip};
+use super::spec::{Attachment, SkipCost};
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct SkippedRuns {
@@ -32,21 +32,21 @@ pub(super) struct Misses(BTreeMap<String, u64>);
 impl Misses {
     /// Those of the programs that aya has loaded. Kernels before 5.12 do not count them, and those
     /// before 6.7 not all.
-    pub(super) fn of(ebpf: &Ebpf) -> Self {
+    pub(super) fn from_ebpf(ebpf: &Ebpf) -> Self {
         let mut all = Self::default();
         for (name, program) in ebpf.programs() {
             if let Ok(fd) = program.fd() {
-                all.add(name, fd.as_fd());
+                all.add_program(name, fd.as_fd());
             }
         }
         all
     }
 
     /// Those of one more program.
-    pub(super) fn add(&mut self, name: &str, program: BorrowedFd<'_>) {
+    pub(super) fn add_program(&mut self, name: &str, program: BorrowedFd<'_>) {
         let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
         let info = fs::read_to_string(path).unwrap_or_default();
-        if let Some(count) = misses(&info) {
+        if let Some(count) = parse_misses(&info) {
             *self.0.entry(name.to_owned()).or_default() += count;
         }
     }
@@ -56,14 +56,14 @@ impl Misses {
     }
 
     /// What they cost, where the programs stand.
-    pub(super) fn judged<'a>(
+    pub(super) fn judge_attached<'a>(
         &self,
         attached: impl Iterator<Item = &'a Attachment>,
         noticed: impl Fn(Counter) -> u64,
     ) -> SkippedRuns {
         self.by_program(attached, noticed)
             .into_values()
-            .fold(SkippedRuns::default(), SkippedRuns::plus)
+            .fold(SkippedRuns::default(), SkippedRuns::saturating_sum)
     }
 
     /// The same, program by program.
@@ -73,22 +73,22 @@ impl Misses {
         noticed: impl Fn(Counter) -> u64,
     ) -> BTreeMap<&'static str, SkippedRuns> {
         // One program can stand in several places; its counter is the same.
-        let skips: BTreeMap<&'static str, Skip> =
+        let skips: BTreeMap<&'static str, SkipCost> =
             attached.map(|it| (it.program, it.skip)).collect();
         let judged = skips.into_iter().map(|(name, skip)| {
             let count = self.of_program(name);
             let lost = match skip {
-                Skip::Lost => count,
-                Skip::MadeGoodBy(others) => {
+                SkipCost::Lost => count,
+                SkipCost::MadeGoodBy(others) => {
                     let others = others.iter().map(|other| self.of_program(other));
                     others.fold(count, u64::min)
                 }
                 // Both are upper bounds.
-                Skip::NoticedBy(other, counter) => {
+                SkipCost::NoticedBy(other, counter) => {
                     let unnoticed = count.saturating_sub(noticed(counter));
                     unnoticed.min(self.of_program(other))
                 }
-                Skip::Harmless => 0,
+                SkipCost::Harmless => 0,
             };
             let runs = SkippedRuns {
                 lost,
@@ -102,7 +102,7 @@ impl Misses {
 
 impl SkippedRuns {
     #[must_use]
-    pub(crate) const fn plus(self, other: Self) -> Self {
+    pub(crate) const fn saturating_sum(self, other: Self) -> Self {
         Self {
             lost: self.lost + other.lost,
             made_good: self.made_good + other.made_good,
@@ -110,7 +110,7 @@ impl SkippedRuns {
     }
 }
 
-fn misses(info: &str) -> Option<u64> {
+fn parse_misses(info: &str) -> Option<u64> {
     info.lines()
         .find_map(|line| line.strip_prefix("recursion_misses:"))
         .and_then(|count| count.trim().parse().ok())
@@ -119,33 +119,33 @@ fn misses(info: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::spec::Hook;
+    use crate::probe::spec::ProbeHook;
 
     #[test]
     fn fdinfo_of_a_program() {
         let info =
             "pos:\t0\nflags:\t02000002\nprog_type:\t26\nrun_cnt:\t0\nrecursion_misses:\t35\n";
-        assert_eq!(misses(info), Some(35));
-        assert_eq!(misses("pos:\t0\nprog_type:\t26\n"), None);
+        assert_eq!(parse_misses(info), Some(35));
+        assert_eq!(parse_misses("pos:\t0\nprog_type:\t26\n"), None);
     }
 
-    fn judged(first: u64, second: u64, alone: u64) -> SkippedRuns {
+    fn judge_counts(first: u64, second: u64, alone: u64) -> SkippedRuns {
         let at = |program, skip| Attachment {
             program,
-            hook: Hook::Fexit("ipcget"),
+            hook: ProbeHook::Fexit("ipcget"),
             skip,
         };
         let counts = [("first", first), ("second", second), ("alone", alone)];
         let attached = [
-            at("first", Skip::MadeGoodBy(&["second"])),
-            at("second", Skip::Harmless),
-            at("alone", Skip::Lost),
-            at("alone", Skip::Lost),
+            at("first", SkipCost::MadeGoodBy(&["second"])),
+            at("second", SkipCost::Harmless),
+            at("alone", SkipCost::Lost),
+            at("alone", SkipCost::Lost),
         ];
-        skipped(&counts).judged(attached.iter(), |_| 0)
+        sample_misses(&counts).judge_attached(attached.iter(), |_| 0)
     }
 
-    fn skipped(counts: &[(&str, u64)]) -> Misses {
+    fn sample_misses(counts: &[(&str, u64)]) -> Misses {
         let counts = counts.iter().map(|&(name, count)| (name.to_owned(), count));
         Misses(counts.collect())
     }
@@ -155,22 +155,22 @@ mod tests {
         let attached = [
             Attachment {
                 program: "first",
-                hook: Hook::Fexit("ipcget"),
-                skip: Skip::NoticedBy("second", Counter::NOTICED_LOOKUP),
+                hook: ProbeHook::Fexit("ipcget"),
+                skip: SkipCost::NoticedBy("second", Counter::NOTICED_LOOKUP),
             },
             Attachment {
                 program: "second",
-                hook: Hook::Fexit("ipcget"),
-                skip: Skip::Harmless,
+                hook: ProbeHook::Fexit("ipcget"),
+                skip: SkipCost::Harmless,
             },
         ];
         let judged = |first, second, noticed| {
-            let misses = skipped(&[("first", first), ("second", second)]);
+            let misses = sample_misses(&[("first", first), ("second", second)]);
             let noticed = |counter| {
                 assert_eq!(counter, Counter::NOTICED_LOOKUP);
                 noticed
             };
-            misses.judged(attached.iter(), noticed).lost
+            misses.judge_attached(attached.iter(), noticed).lost
         };
         // Each in its time.
         assert_eq!(judged(3, 5, 3), 0);
@@ -184,9 +184,9 @@ mod tests {
     #[test]
     fn only_what_nobody_saw_is_lost() {
         let runs = |lost, made_good| SkippedRuns { lost, made_good };
-        assert_eq!(judged(7, 0, 0), runs(0, 7));
+        assert_eq!(judge_counts(7, 0, 0), runs(0, 7));
         // At most twice both were skipped at once.
-        assert_eq!(judged(7, 2, 0), runs(2, 7));
-        assert_eq!(judged(0, 3, 4), runs(4, 3));
+        assert_eq!(judge_counts(7, 2, 0), runs(2, 7));
+        assert_eq!(judge_counts(0, 3, 4), runs(4, 3));
     }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 /// Where a program goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Hook {
+pub(crate) enum ProbeHook {
     /// Entry of a kernel function, by trampoline.
     Fentry(&'static str),
     /// Return of a kernel function, by trampoline.
@@ -23,7 +23,7 @@ pub(crate) enum Hook {
     RawTracepoint(&'static str),
 }
 
-impl fmt::Display for Hook {
+impl fmt::Display for ProbeHook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fentry(function) => write!(f, "fentry:{function}"),
@@ -38,7 +38,7 @@ impl fmt::Display for Hook {
 
 /// What it costs when the kernel skips a run of a program.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Skip {
+pub(crate) enum SkipCost {
     /// What happened then is not seen.
     Lost,
     /// Nothing, unless all these programs were skipped as well.
@@ -56,15 +56,15 @@ pub(crate) enum Skip {
 pub(crate) struct Attachment {
     /// Name of the program in the object.
     pub program: &'static str,
-    pub hook: Hook,
+    pub hook: ProbeHook,
     /// What a skipped run costs.
-    pub skip: Skip,
+    pub skip: SkipCost,
 }
 
 /// Which programs: whether for a kernel that preempts.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Plan {
+pub(crate) enum ProgramPlan {
     /// One program for each thing to see.
     Plain,
     /// The kernel skips a program where another task has been preempted in it. These stand where
@@ -74,7 +74,7 @@ pub(crate) enum Plan {
 
 /// Whether a backend is of use without a subject.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Weight {
+pub(crate) enum SubjectWeight {
     Required,
     /// Yes; something is then unseen.
     Optional,
@@ -82,12 +82,12 @@ pub(crate) enum Weight {
 
 /// What a group of programs lets dmtrace see.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Subject {
+pub(crate) struct ProbeSubject {
     /// Short name, as in `doctor`.
     pub name: &'static str,
     pub provides: &'static str,
     /// Whether the backend needs it.
-    pub weight: Weight,
+    pub weight: SubjectWeight,
     /// Ways to see it, best first; all programs of a way go together.
     pub ways: &'static [&'static [Attachment]],
 }

@@ -7,11 +7,11 @@ use aya_obj::generated::bpf_insn;
 
 use super::load::OBJECT;
 
-const MOST: i64 = 512;
+const MAX_STACK_BYTES: i64 = 512;
 const FRAME_POINTER: u8 = 10;
 
 /// As the verifier reckons it (`check_max_stack_depth`): deepest of all chains of calls.
-fn depth(code: &[bpf_insn], starts: &BTreeSet<usize>, from: usize) -> i64 {
+fn deepest_stack(code: &[bpf_insn], starts: &BTreeSet<usize>, from: usize) -> i64 {
     let to = starts.range(from + 1..).next().copied();
     let (mut lowest, mut deepest) = (0, 0);
     // Where a register points into the frame.
@@ -31,7 +31,7 @@ fn depth(code: &[bpf_insn], starts: &BTreeSet<usize>, from: usize) -> i64 {
             }
             0x85 => {
                 if by == 1 {
-                    deepest = deepest.max(depth(code, starts, target(at, insn)));
+                    deepest = deepest.max(deepest_stack(code, starts, jump_target(at, insn)));
                 }
                 places[..6].fill(None);
             }
@@ -50,7 +50,7 @@ fn depth(code: &[bpf_insn], starts: &BTreeSet<usize>, from: usize) -> i64 {
     (-lowest.min(-1) as u64).next_multiple_of(32) as i64 + deepest
 }
 
-fn target(at: usize, insn: &bpf_insn) -> usize {
+fn jump_target(at: usize, insn: &bpf_insn) -> usize {
     at.wrapping_add_signed(insn.imm as isize) + 1
 }
 
@@ -67,10 +67,10 @@ fn every_program_fits_the_stack_of_old_kernels() {
         let code = &object.functions[&program.function_key()].instructions;
         let calls = code.iter().enumerate();
         let calls = calls.filter(|(_, insn)| insn.code == 0x85 && insn.src_reg() == 1);
-        let starts: BTreeSet<usize> = calls.map(|(at, insn)| target(at, insn)).collect();
-        let depth = depth(code, &starts, 0);
-        if depth > MOST {
-            too_deep.push(format!("{name}: takes {depth} bytes of {MOST}"));
+        let starts: BTreeSet<usize> = calls.map(|(at, insn)| jump_target(at, insn)).collect();
+        let depth = deepest_stack(code, &starts, 0);
+        if depth > MAX_STACK_BYTES {
+            too_deep.push(format!("{name}: takes {depth} bytes of {MAX_STACK_BYTES}"));
         }
         deepest = deepest.max(depth);
     }

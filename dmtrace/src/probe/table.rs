@@ -1,57 +1,55 @@
 //! The table of probes.
 
-use dmtrace_common::Counter;
+use dmtrace_common::{CallEnd, Counter, SemCall};
 
-use super::spec::{Attachment, Hook, Skip, Subject, Weight};
+use super::spec::{Attachment, ProbeHook, ProbeSubject, SkipCost, SubjectWeight};
 
-use Hook::{Fentry, Fexit, Kprobe, Kretprobe, RawTracepoint, Tracepoint};
-use Weight::{Optional, Required};
+use CallEnd::{Entry, Return};
+use ProbeHook::{Fentry, Fexit, Kprobe, Kretprobe, RawTracepoint, Tracepoint};
+use SemCall::{Semctl, Semget, Semop, Semtimedop};
+use SubjectWeight::{Optional, Required};
 
-const fn at(program: &'static str, hook: Hook) -> Attachment {
+const fn program_at(program: &'static str, hook: ProbeHook) -> Attachment {
     Attachment {
         program,
         hook,
-        skip: Skip::Lost,
+        skip: SkipCost::Lost,
     }
 }
 
 /// A program beside one that sees the same.
-const fn made_good(program: &'static str, hook: Hook, by: &'static [&'static str]) -> Attachment {
+const fn made_good(
+    program: &'static str,
+    hook: ProbeHook,
+    by: &'static [&'static str],
+) -> Attachment {
     Attachment {
         program,
         hook,
-        skip: Skip::MadeGoodBy(by),
+        skip: SkipCost::MadeGoodBy(by),
     }
 }
 
 /// A program before one of the same call, which does what the first was kept from.
-const fn noticed(
+const fn noticed_program(
     program: &'static str,
-    hook: Hook,
+    hook: ProbeHook,
     by: &'static str,
     counter: Counter,
 ) -> Attachment {
     Attachment {
         program,
         hook,
-        skip: Skip::NoticedBy(by, counter),
+        skip: SkipCost::NoticedBy(by, counter),
     }
 }
 
 /// A program of which no run is missed.
-const fn spare(program: &'static str, hook: Hook) -> Attachment {
+const fn spare_program(program: &'static str, hook: ProbeHook) -> Attachment {
     Attachment {
         program,
         hook,
-        skip: Skip::Harmless,
-    }
-}
-
-const fn syscall(program: &'static str, name: &'static str) -> Attachment {
-    Attachment {
-        program,
-        hook: Tracepoint("syscalls", name),
-        skip: Skip::Lost,
+        skip: SkipCost::Harmless,
     }
 }
 
@@ -64,35 +62,35 @@ const CALL_SITE: &str = "user stacks of those who make cookies";
 const LOOKUP: &str = "look-ups of cookies that are not there";
 
 /// The end of processes, the same for every backend.
-pub(super) const END: Subject = end(&[END_PLAIN]);
+pub(super) const END: ProbeSubject = end_subject(&[END_PLAIN]);
 
 /// Raw tracepoints can be preempted since 7.0. Those of the perf kind cannot, but are skipped where
 /// a task was preempted in a system call on a map (`bpf_prog_active`); they need tracefs.
-pub(super) const END_PREEMPTED: Subject = end(&[
+pub(super) const END_PREEMPTED: ProbeSubject = end_subject(&[
     &[
         made_good(
             "exit_e",
             RawTracepoint("sched_process_exit"),
             &["exit_f", "exit_t"],
         ),
-        spare("exit_f", RawTracepoint("sched_process_exit")),
-        spare("exit_t", Tracepoint("sched", "sched_process_exit")),
+        spare_program("exit_f", RawTracepoint("sched_process_exit")),
+        spare_program("exit_t", Tracepoint("sched", "sched_process_exit")),
         // Tells userspace nothing: the record of an image that was replaced unseen leaves the map
         // with its process, at the latest.
-        spare("exec_e", RawTracepoint("sched_process_exec")),
-        spare("exec_f", RawTracepoint("sched_process_exec")),
-        spare("exec_t", Tracepoint("sched", "sched_process_exec")),
+        spare_program("exec_e", RawTracepoint("sched_process_exec")),
+        spare_program("exec_f", RawTracepoint("sched_process_exec")),
+        spare_program("exec_t", Tracepoint("sched", "sched_process_exec")),
     ],
     END_PLAIN,
 ]);
 
 const END_PLAIN: &[Attachment] = &[
-    at("exit_e", RawTracepoint("sched_process_exit")),
-    at("exec_e", RawTracepoint("sched_process_exec")),
+    program_at("exit_e", RawTracepoint("sched_process_exit")),
+    program_at("exec_e", RawTracepoint("sched_process_exec")),
 ];
 
-const fn end(ways: &'static [&'static [Attachment]]) -> Subject {
-    Subject {
+const fn end_subject(ways: &'static [&'static [Attachment]]) -> ProbeSubject {
+    ProbeSubject {
         name: "exit",
         provides: EXIT,
         weight: Required,
@@ -101,8 +99,8 @@ const fn end(ways: &'static [&'static [Attachment]]) -> Subject {
 }
 
 /// Programs beside those of "create", so that these work whatever becomes of them.
-const fn call_site(ways: &'static [&'static [Attachment]]) -> Subject {
-    Subject {
+const fn call_site(ways: &'static [&'static [Attachment]]) -> ProbeSubject {
+    ProbeSubject {
         name: "call-site",
         provides: CALL_SITE,
         weight: Optional,
@@ -110,99 +108,99 @@ const fn call_site(ways: &'static [&'static [Attachment]]) -> Subject {
     }
 }
 
-pub(super) const TRAMPOLINE: &[Subject] = &[
-    Subject {
+pub(super) const TRAMPOLINE: &[ProbeSubject] = &[
+    ProbeSubject {
         name: "create",
         provides: CREATE,
         weight: Required,
-        ways: &[&[at("newary_x", Fexit("newary"))]],
+        ways: &[&[program_at("newary_x", Fexit("newary"))]],
     },
-    Subject {
+    ProbeSubject {
         name: "destroy",
         provides: DESTROY,
         weight: Required,
-        ways: &[&[at("freeary_e", Fentry("freeary"))]],
+        ways: &[&[program_at("freeary_e", Fentry("freeary"))]],
     },
-    Subject {
+    ProbeSubject {
         name: "setval",
         provides: SETVAL,
         weight: Required,
-        ways: &[&[at("setval_x", Fexit("semctl_setval"))]],
+        ways: &[&[program_at("setval_x", Fexit("semctl_setval"))]],
     },
-    Subject {
+    ProbeSubject {
         name: "operate",
         provides: OPERATE,
         weight: Required,
         ways: &[
             &[
-                at("semop_e", Fentry("__do_semtimedop")),
-                at("semop_x", Fexit("__do_semtimedop")),
+                program_at("semop_e", Fentry("__do_semtimedop")),
+                program_at("semop_x", Fexit("__do_semtimedop")),
             ],
             &[
-                at("semop_old_e", Fentry("do_semtimedop")),
-                at("semop_old_x", Fexit("do_semtimedop")),
+                program_at("semop_old_e", Fentry("do_semtimedop")),
+                program_at("semop_old_x", Fexit("do_semtimedop")),
             ],
         ],
     },
-    Subject {
+    ProbeSubject {
         name: "lookup",
         provides: LOOKUP,
         weight: Optional,
-        ways: &[&[at("ipcget_x", Fexit("ipcget"))]],
+        ways: &[&[program_at("ipcget_x", Fexit("ipcget"))]],
     },
-    call_site(&[&[at("stack_x", Fexit("newary"))]]),
+    call_site(&[&[program_at("stack_x", Fexit("newary"))]]),
 ];
 
 /// For a kernel that preempts. `ipc_addid`, `freeary`, `update_queue` and `perform_atomic_semop`
 /// run, or return, with the set locked by a spinlock: nobody is preempted there. Where one of them cannot be traced, [`TRAMPOLINE`] is taken.
-pub(super) const TRAMPOLINE_PREEMPTED: &[Subject] = &[
-    Subject {
+pub(super) const TRAMPOLINE_PREEMPTED: &[ProbeSubject] = &[
+    ProbeSubject {
         name: "create",
         provides: "creation of semaphores",
         weight: Required,
-        ways: &[&[at("addid_x", Fexit("ipc_addid"))]],
+        ways: &[&[program_at("addid_x", Fexit("ipc_addid"))]],
     },
-    Subject {
+    ProbeSubject {
         name: "destroy",
         provides: DESTROY,
         weight: Required,
-        ways: &[&[at("freeary_e", Fentry("freeary"))]],
+        ways: &[&[program_at("freeary_e", Fentry("freeary"))]],
     },
-    Subject {
+    ProbeSubject {
         name: "setval",
         provides: SETVAL,
         weight: Required,
         ways: &[&[
-            noticed(
+            noticed_program(
                 "setval_pe",
                 Kprobe("semctl_setval"),
                 "setval_px",
                 Counter::NOTICED_SETVAL,
             ),
-            at("setval_pu", Fentry("update_queue")),
-            spare("setval_px", Fexit("semctl_setval")),
-            spare("setval_pk", Kretprobe("semctl_setval")),
+            program_at("setval_pu", Fentry("update_queue")),
+            spare_program("setval_px", Fexit("semctl_setval")),
+            spare_program("setval_pk", Kretprobe("semctl_setval")),
         ]],
     },
-    Subject {
+    ProbeSubject {
         name: "operate",
         provides: OPERATE,
         weight: Required,
         // What was attached last runs first (kernel/bpf/trampoline.c:bpf_trampoline_link_prog);
         // `order.rs` asks the kernel.
         ways: &[&[
-            at("atomic_x", Fexit("perform_atomic_semop")),
-            spare("semend_b", Fexit("__do_semtimedop")),
-            spare("semend_a", Fexit("__do_semtimedop")),
+            program_at("atomic_x", Fexit("perform_atomic_semop")),
+            spare_program("semend_b", Fexit("__do_semtimedop")),
+            spare_program("semend_a", Fexit("__do_semtimedop")),
         ]],
     },
-    Subject {
+    ProbeSubject {
         name: "lookup",
         provides: "creations that failed, look-ups of cookies that are not there",
         weight: Required,
         ways: &[&[
-            spare("ipcget_b", Fexit("ipcget")),
-            noticed(
+            spare_program("ipcget_b", Fexit("ipcget")),
+            noticed_program(
                 "ipcget_a",
                 Fexit("ipcget"),
                 "ipcget_b",
@@ -210,86 +208,143 @@ pub(super) const TRAMPOLINE_PREEMPTED: &[Subject] = &[
             ),
         ]],
     },
-    call_site(&[&[at("stack_ax", Fexit("ipc_addid"))]]),
+    call_site(&[&[program_at("stack_ax", Fexit("ipc_addid"))]]),
 ];
 
-pub(super) const KPROBE: &[Subject] = &[
-    Subject {
+pub(super) const KPROBE: &[ProbeSubject] = &[
+    ProbeSubject {
         name: "create",
         provides: CREATE,
         weight: Required,
         ways: &[&[
-            at("newary_ke", Kprobe("newary")),
-            at("newary_kx", Kretprobe("newary")),
+            program_at("newary_ke", Kprobe("newary")),
+            program_at("newary_kx", Kretprobe("newary")),
         ]],
     },
-    Subject {
+    ProbeSubject {
         name: "destroy",
         provides: DESTROY,
         weight: Required,
-        ways: &[&[at("freeary_ke", Kprobe("freeary"))]],
+        ways: &[&[program_at("freeary_ke", Kprobe("freeary"))]],
     },
-    Subject {
+    ProbeSubject {
         name: "setval",
         provides: SETVAL,
         weight: Required,
         ways: &[&[
-            at("setval_ke", Kprobe("semctl_setval")),
-            at("setval_kx", Kretprobe("semctl_setval")),
+            program_at("setval_ke", Kprobe("semctl_setval")),
+            program_at("setval_kx", Kretprobe("semctl_setval")),
         ]],
     },
-    Subject {
+    ProbeSubject {
         name: "operate",
         provides: OPERATE,
         weight: Required,
         ways: &[
             &[
-                at("semop_ke", Kprobe("__do_semtimedop")),
-                at("semop_do_ke", Kprobe("perform_atomic_semop")),
-                at("semop_do_kx", Kretprobe("perform_atomic_semop")),
+                program_at("semop_ke", Kprobe("__do_semtimedop")),
+                program_at("semop_do_ke", Kprobe("perform_atomic_semop")),
+                program_at("semop_do_kx", Kretprobe("perform_atomic_semop")),
             ],
             &[
-                at("semop_old_ke", Kprobe("do_semtimedop")),
-                at("semop_do_ke", Kprobe("perform_atomic_semop")),
-                at("semop_do_kx", Kretprobe("perform_atomic_semop")),
+                program_at("semop_old_ke", Kprobe("do_semtimedop")),
+                program_at("semop_do_ke", Kprobe("perform_atomic_semop")),
+                program_at("semop_do_kx", Kretprobe("perform_atomic_semop")),
             ],
         ],
     },
-    call_site(&[&[at("stack_kx", Kretprobe("newary"))]]),
+    call_site(&[&[program_at("stack_kx", Kretprobe("newary"))]]),
 ];
 
-pub(super) const TRACEPOINT: &[Subject] = &[
-    Subject {
-        name: "create",
-        provides: "creation of semaphores, creations that failed, failed look-ups",
+/// The programs of system calls, in their places by `$place`, and what else there is.
+macro_rules! syscalls {
+    ($place:ident $(, $more:expr)?) => {
+        &[
+            ProbeSubject {
+                name: "create",
+                provides: "creation of semaphores, creations that failed, failed look-ups",
+                weight: Required,
+                ways: &[&[
+                    $place("semget_te", Semget, Entry),
+                    $place("semget_tx", Semget, Return),
+                ]],
+            },
+            ProbeSubject {
+                name: "destroy",
+                provides: "IPC_RMID of semaphores, SETVAL on cookies",
+                weight: Required,
+                ways: &[&[
+                    $place("semctl_te", Semctl, Entry),
+                    $place("semctl_tx", Semctl, Return),
+                ]],
+            },
+            ProbeSubject {
+                name: "operate",
+                provides: OPERATE,
+                weight: Required,
+                ways: &[&[
+                    $place("semop_te", Semop, Entry),
+                    $place("semop_tx", Semop, Return),
+                    $place("semtimedop_te", Semtimedop, Entry),
+                    $place("semtimedop_tx", Semtimedop, Return),
+                ]],
+            },
+            call_site(&[&[program_at("stack_tx", syscall_tracepoint(Semget, Return))]]),
+            $($more)?
+        ]
+    };
+}
+
+pub(super) const TRACEPOINT: &[ProbeSubject] = syscalls!(sole_program);
+
+/// For a kernel that preempts: programs of the perf kind are skipped where a task was preempted in
+/// a system call on a map, and a raw program at the same place makes that good. It must come after
+/// them, so it is attached last (`kernel/tracepoint.c:func_add`).
+pub(super) const TRACEPOINT_PREEMPTED: &[ProbeSubject] = syscalls!(
+    first_program,
+    ProbeSubject {
+        name: "skipped",
+        provides: "system calls on semaphores of which another program was skipped",
         weight: Required,
         ways: &[&[
-            syscall("semget_te", "sys_enter_semget"),
-            syscall("semget_tx", "sys_exit_semget"),
+            spare_program(RAW_ENTRY, RawTracepoint("sys_enter")),
+            spare_program(RAW_RETURN, RawTracepoint("sys_exit")),
+            spare_program(RAW_SEMGET_RETURN, RawTracepoint("sys_exit")),
         ]],
-    },
-    Subject {
-        name: "destroy",
-        provides: "IPC_RMID of semaphores, SETVAL on cookies",
-        weight: Required,
-        ways: &[&[
-            syscall("semctl_te", "sys_enter_semctl"),
-            syscall("semctl_tx", "sys_exit_semctl"),
-        ]],
-    },
-    Subject {
-        name: "operate",
-        provides: OPERATE,
-        weight: Required,
-        ways: &[&[
-            syscall("semop_te", "sys_enter_semop"),
-            syscall("semop_tx", "sys_exit_semop"),
-            syscall("semtimedop_te", "sys_enter_semtimedop"),
-            syscall("semtimedop_tx", "sys_exit_semtimedop"),
-        ]],
-    },
-    call_site(&[&[syscall("stack_tx", "sys_exit_semget")]]),
-];
+    }
+);
+
+const RAW_ENTRY: &str = "sys_re";
+const RAW_RETURN: &str = "sys_rx";
+const RAW_SEMGET_RETURN: &str = "semget_rx";
+
+const fn sole_program(program: &'static str, call: SemCall, end: CallEnd) -> Attachment {
+    program_at(program, syscall_tracepoint(call, end))
+}
+
+const fn first_program(program: &'static str, call: SemCall, end: CallEnd) -> Attachment {
+    let raw = match (call, end) {
+        (_, Entry) => RAW_ENTRY,
+        (Semget, Return) => RAW_SEMGET_RETURN,
+        (_, Return) => RAW_RETURN,
+    };
+    let counter = Counter::noticed_syscall(call, end);
+    noticed_program(program, syscall_tracepoint(call, end), raw, counter)
+}
+
+const fn syscall_tracepoint(call: SemCall, end: CallEnd) -> ProbeHook {
+    let name = match (call, end) {
+        (Semget, Entry) => "sys_enter_semget",
+        (Semget, Return) => "sys_exit_semget",
+        (Semop, Entry) => "sys_enter_semop",
+        (Semop, Return) => "sys_exit_semop",
+        (Semctl, Entry) => "sys_enter_semctl",
+        (Semctl, Return) => "sys_exit_semctl",
+        (Semtimedop, Entry) => "sys_enter_semtimedop",
+        (Semtimedop, Return) => "sys_exit_semtimedop",
+    };
+    Tracepoint("syscalls", name)
+}
 
 const DM_IOCTL: &str = "device-mapper's resume, remove and rename, their devices and results";
 const DM_UEVENT: &str = "uevents that carry a cookie";
@@ -298,12 +353,12 @@ const DM_UEVENT: &str = "uevents that carry a cookie";
 macro_rules! dm_kprobe {
     ($module:literal) => {
         &[
-            at("dm_suspend_ke", Kprobe(concat!($module, "dev_suspend"))),
-            at("dm_kx", Kretprobe(concat!($module, "dev_suspend"))),
-            at("dm_remove_ke", Kprobe(concat!($module, "dev_remove"))),
-            at("dm_kx", Kretprobe(concat!($module, "dev_remove"))),
-            at("dm_rename_ke", Kprobe(concat!($module, "dev_rename"))),
-            at("dm_kx", Kretprobe(concat!($module, "dev_rename"))),
+            program_at("dm_suspend_ke", Kprobe(concat!($module, "dev_suspend"))),
+            program_at("dm_kx", Kretprobe(concat!($module, "dev_suspend"))),
+            program_at("dm_remove_ke", Kprobe(concat!($module, "dev_remove"))),
+            program_at("dm_kx", Kretprobe(concat!($module, "dev_remove"))),
+            program_at("dm_rename_ke", Kprobe(concat!($module, "dev_rename"))),
+            program_at("dm_kx", Kretprobe(concat!($module, "dev_rename"))),
         ]
     };
 }
@@ -315,18 +370,18 @@ macro_rules! dm_twice {
             made_good("dm_suspend_e", Fentry("dev_suspend"), &["dm_suspend_ke"]),
             made_good("dm_remove_e", Fentry("dev_remove"), &["dm_remove_ke"]),
             made_good("dm_rename_e", Fentry("dev_rename"), &["dm_rename_ke"]),
-            spare("dm_suspend_ke", Kprobe(concat!($module, "dev_suspend"))),
-            spare("dm_remove_ke", Kprobe(concat!($module, "dev_remove"))),
-            spare("dm_rename_ke", Kprobe(concat!($module, "dev_rename"))),
-            spare("dm_x", Fexit("dev_suspend")),
-            spare("dm_y", Fexit("dev_suspend")),
-            spare("dm_kx", Kretprobe(concat!($module, "dev_suspend"))),
-            spare("dm_x", Fexit("dev_remove")),
-            spare("dm_y", Fexit("dev_remove")),
-            spare("dm_kx", Kretprobe(concat!($module, "dev_remove"))),
-            spare("dm_x", Fexit("dev_rename")),
-            spare("dm_y", Fexit("dev_rename")),
-            spare("dm_kx", Kretprobe(concat!($module, "dev_rename"))),
+            spare_program("dm_suspend_ke", Kprobe(concat!($module, "dev_suspend"))),
+            spare_program("dm_remove_ke", Kprobe(concat!($module, "dev_remove"))),
+            spare_program("dm_rename_ke", Kprobe(concat!($module, "dev_rename"))),
+            spare_program("dm_x", Fexit("dev_suspend")),
+            spare_program("dm_y", Fexit("dev_suspend")),
+            spare_program("dm_kx", Kretprobe(concat!($module, "dev_suspend"))),
+            spare_program("dm_x", Fexit("dev_remove")),
+            spare_program("dm_y", Fexit("dev_remove")),
+            spare_program("dm_kx", Kretprobe(concat!($module, "dev_remove"))),
+            spare_program("dm_x", Fexit("dev_rename")),
+            spare_program("dm_y", Fexit("dev_rename")),
+            spare_program("dm_kx", Kretprobe(concat!($module, "dev_rename"))),
         ]
     };
 }
@@ -340,7 +395,7 @@ macro_rules! uevent_twice {
                 Fentry("dm_kobject_uevent"),
                 &["dm_uevent_ke"],
             ),
-            spare(
+            spare_program(
                 "dm_uevent_ke",
                 Kprobe(concat!($module, "dm_kobject_uevent")),
             ),
@@ -350,23 +405,23 @@ macro_rules! uevent_twice {
 
 /// device-mapper, apart from the backend of the semaphores: dm_mod may be a module that is loaded
 /// later, and its types are not the kernel's.
-pub(super) const DEVICE_MAPPER: &[Subject] = &[
-    dm(&[DM_FENTRY, DM_KPROBE, DM_KPROBE_BUILT_IN]),
-    uevent(&[UEVENT_FENTRY, UEVENT_KPROBE, UEVENT_KPROBE_BUILT_IN]),
+pub(super) const DEVICE_MAPPER: &[ProbeSubject] = &[
+    dm_subject(&[DM_FENTRY, DM_KPROBE, DM_KPROBE_BUILT_IN]),
+    uevent_subject(&[UEVENT_FENTRY, UEVENT_KPROBE, UEVENT_KPROBE_BUILT_IN]),
 ];
 
 /// For a kernel that preempts: no lock is held here, but the programs of kprobes run with
 /// preemption off. A return has two trampolines besides, because a kretprobe loses returns of
 /// functions that sleep; one that all have missed is settled, and told without a result.
-pub(super) const DEVICE_MAPPER_PREEMPTED: &[Subject] = &[
-    dm(&[
+pub(super) const DEVICE_MAPPER_PREEMPTED: &[ProbeSubject] = &[
+    dm_subject(&[
         dm_twice!("dm_mod:"),
         dm_twice!(""),
         DM_FENTRY,
         DM_KPROBE,
         DM_KPROBE_BUILT_IN,
     ]),
-    uevent(&[
+    uevent_subject(&[
         uevent_twice!("dm_mod:"),
         uevent_twice!(""),
         UEVENT_FENTRY,
@@ -375,8 +430,8 @@ pub(super) const DEVICE_MAPPER_PREEMPTED: &[Subject] = &[
     ]),
 ];
 
-const fn dm(ways: &'static [&'static [Attachment]]) -> Subject {
-    Subject {
+const fn dm_subject(ways: &'static [&'static [Attachment]]) -> ProbeSubject {
+    ProbeSubject {
         name: "dm",
         provides: DM_IOCTL,
         weight: Optional,
@@ -384,8 +439,8 @@ const fn dm(ways: &'static [&'static [Attachment]]) -> Subject {
     }
 }
 
-const fn uevent(ways: &'static [&'static [Attachment]]) -> Subject {
-    Subject {
+const fn uevent_subject(ways: &'static [&'static [Attachment]]) -> ProbeSubject {
+    ProbeSubject {
         name: "uevent",
         provides: DM_UEVENT,
         weight: Optional,
@@ -394,12 +449,12 @@ const fn uevent(ways: &'static [&'static [Attachment]]) -> Subject {
 }
 
 const DM_FENTRY: &[Attachment] = &[
-    at("dm_suspend_e", Fentry("dev_suspend")),
-    at("dm_x", Fexit("dev_suspend")),
-    at("dm_remove_e", Fentry("dev_remove")),
-    at("dm_x", Fexit("dev_remove")),
-    at("dm_rename_e", Fentry("dev_rename")),
-    at("dm_x", Fexit("dev_rename")),
+    program_at("dm_suspend_e", Fentry("dev_suspend")),
+    program_at("dm_x", Fexit("dev_suspend")),
+    program_at("dm_remove_e", Fentry("dev_remove")),
+    program_at("dm_x", Fexit("dev_remove")),
+    program_at("dm_rename_e", Fentry("dev_rename")),
+    program_at("dm_x", Fexit("dev_rename")),
 ];
 
 const DM_KPROBE: &[Attachment] = dm_kprobe!("dm_mod:");
@@ -408,6 +463,10 @@ const DM_KPROBE: &[Attachment] = dm_kprobe!("dm_mod:");
 /// name that is not unique.
 const DM_KPROBE_BUILT_IN: &[Attachment] = dm_kprobe!("");
 
-const UEVENT_FENTRY: &[Attachment] = &[at("dm_uevent_e", Fentry("dm_kobject_uevent"))];
-const UEVENT_KPROBE: &[Attachment] = &[at("dm_uevent_ke", Kprobe("dm_mod:dm_kobject_uevent"))];
-const UEVENT_KPROBE_BUILT_IN: &[Attachment] = &[at("dm_uevent_ke", Kprobe("dm_kobject_uevent"))];
+const UEVENT_FENTRY: &[Attachment] = &[program_at("dm_uevent_e", Fentry("dm_kobject_uevent"))];
+const UEVENT_KPROBE: &[Attachment] = &[program_at(
+    "dm_uevent_ke",
+    Kprobe("dm_mod:dm_kobject_uevent"),
+)];
+const UEVENT_KPROBE_BUILT_IN: &[Attachment] =
+    &[program_at("dm_uevent_ke", Kprobe("dm_kobject_uevent"))];

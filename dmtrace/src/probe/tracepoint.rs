@@ -17,7 +17,7 @@ use super::{
     bpf,
     link::{Link, PERF_LINKS},
 };
-use crate::host::kernel_fs::{KernelFs, KernelFsRoot, reason};
+use crate::host::kernel_fs::{KernelFs, KernelFsRoot, error_text};
 
 /// The tracepoints of this kernel. tracefs is opened when the first is asked for, and let go with
 /// this: a mount that is held cannot be unmounted.
@@ -31,26 +31,26 @@ impl Tracepoints {
     ///
     /// # Errors
     /// There is no such tracepoint, or the kernel refuses; in words.
-    pub(super) fn attach(
+    pub(super) fn attach_program(
         &self,
         program: BorrowedFd<'_>,
         category: &str,
         name: &str,
     ) -> Result<Link, String> {
-        let event = open_event(self.id(category, name)?)
-            .map_err(|error| format!("perf_event_open: {}", reason(&error)))?;
+        let event = open_event(self.tracepoint_id(category, name)?)
+            .map_err(|error| format!("perf_event_open: {}", error_text(&error)))?;
         if *PERF_LINKS {
-            let link = link(program, event.as_fd())
-                .map_err(|error| format!("bpf_link_create: {}", reason(&error)))?;
+            let link = link_program(program, event.as_fd())
+                .map_err(|error| format!("bpf_link_create: {}", error_text(&error)))?;
             return Ok(Link::Raw(link));
         }
-        enable(program, event.as_fd())
-            .map_err(|error| format!("PERF_EVENT_IOC_SET_BPF: {}", reason(&error)))?;
+        enable_program(program, event.as_fd())
+            .map_err(|error| format!("PERF_EVENT_IOC_SET_BPF: {}", error_text(&error)))?;
         Ok(Link::Bound(Box::new(event)))
     }
 
     /// The number of a tracepoint.
-    fn id(&self, category: &str, name: &str) -> Result<u64, String> {
+    fn tracepoint_id(&self, category: &str, name: &str) -> Result<u64, String> {
         let tracefs = self
             .tracefs
             .get_or_init(|| KernelFs::Trace.open().map_err(|error| error.to_string()));
@@ -58,10 +58,10 @@ impl Tracepoints {
         let file = format!("events/{category}/{name}/id");
         let text = tracefs
             .read(&file)
-            .map_err(|error| format!("{}: {}", tracefs.shown(&file), reason(&error)))?;
+            .map_err(|error| format!("{}: {}", tracefs.display_path(&file), error_text(&error)))?;
         text.trim()
             .parse()
-            .map_err(|_| format!("{}: not a number", tracefs.shown(&file)))
+            .map_err(|_| format!("{}: not a number", tracefs.display_path(&file)))
     }
 }
 
@@ -96,7 +96,7 @@ fn open_event(id: u64) -> io::Result<OwnedFd> {
 }
 
 /// A link of the kernel, which holds the event. Linux 5.15.
-fn link(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+fn link_program(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut attr = LinkCreate {
         program: program.as_raw_fd() as u32,
         target: event.as_raw_fd() as u32,
@@ -109,7 +109,7 @@ fn link(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 /// Before that the program stands as long as the event is open.
-fn enable(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<()> {
+fn enable_program(program: BorrowedFd<'_>, event: BorrowedFd<'_>) -> io::Result<()> {
     let event = event.as_raw_fd();
     for (request, argument) in [
         (PERF_EVENT_IOC_SET_BPF, program.as_raw_fd()),

@@ -19,14 +19,14 @@ use super::{
     btf::Btf,
     catalog::subject_of,
     choose::Chosen,
-    counters::Counts,
+    counters::KernelCounts,
     dm::{DeviceMapper, DmState},
     kernel_log::KernelLog,
     maps::{MapIds, Maps},
     pins::Pins,
     shared::SharedArray,
     skipped::{Misses, SkippedRuns},
-    spec::Plan,
+    spec::ProgramPlan,
 };
 
 /// The kernel side, loaded and attached. Dropping it detaches everything.
@@ -66,12 +66,12 @@ impl Tracer {
     }
 
     /// Which of the backend's programs.
-    pub(crate) const fn plan(&self) -> Plan {
+    pub(crate) const fn plan(&self) -> ProgramPlan {
         self.chosen.plan
     }
 
     /// How device-mapper is seen.
-    pub(crate) const fn dm(&self) -> &DmState {
+    pub(crate) const fn dm_state(&self) -> &DmState {
         self.dm.state()
     }
 
@@ -87,12 +87,12 @@ impl Tracer {
 
     /// Attaches to device-mapper if it is there and was not before. Cheap otherwise. Tells
     /// whether something was attached now.
-    pub(crate) fn attend_dm(&mut self) -> bool {
-        self.attend(None)
+    pub(crate) fn try_attach_dm(&mut self) -> bool {
+        self.attach_dm_with(None)
     }
 
-    pub(super) fn attend(&mut self, kernel: Option<&Rc<Btf>>) -> bool {
-        let Some(md_disk) = self.dm.attend(&mut self.ebpf, kernel) else {
+    pub(super) fn attach_dm_with(&mut self, kernel: Option<&Rc<Btf>>) -> bool {
+        let Some(md_disk) = self.dm.try_attach(&mut self.ebpf, kernel) else {
             return false;
         };
         self.control.set64(control::MD_DISK, u64::from(md_disk));
@@ -130,14 +130,14 @@ impl Tracer {
     }
 
     /// The kernel side's counters now.
-    pub(crate) fn counts(&self) -> Counts {
-        Counts::read(&self.counts)
+    pub(crate) fn counts(&self) -> KernelCounts {
+        KernelCounts::read(&self.counts)
     }
 
     fn misses(&self) -> Misses {
-        let mut misses = Misses::of(&self.ebpf);
+        let mut misses = Misses::from_ebpf(&self.ebpf);
         for (name, program) in &self.adopted {
-            misses.add(name, program.as_fd());
+            misses.add_program(name, program.as_fd());
         }
         self.dm.count_misses(&mut misses);
         misses
@@ -148,15 +148,15 @@ impl Tracer {
         let misses = self.misses();
         let own = self.chosen.attached.attachments.iter();
         let counts = self.counts();
-        let noticed = |counter| self.noticed(&counts, counter);
-        let mut runs = misses.judged(own.chain(self.dm.attachments()), noticed);
+        let noticed = |counter| self.noticed_skips(&counts, counter);
+        let mut runs = misses.judge_attached(own.chain(self.dm.attachments()), noticed);
         // All runs at a place were skipped, and the programs have noticed.
         runs.lost += counts.ends_unseen;
         runs
     }
 
     /// Skipped runs that a later program has noticed.
-    fn noticed(&self, counts: &Counts, counter: Counter) -> u64 {
+    fn noticed_skips(&self, counts: &KernelCounts, counter: Counter) -> u64 {
         match counter {
             Counter::NOTICED_SETVAL => counts.noticed_setvals,
             Counter::NOTICED_LOOKUP => {
@@ -164,7 +164,7 @@ impl Tracer {
                 let before = self.control.get64(control::NOTICED_BEFORE);
                 counts.noticed_lookups.saturating_sub(before)
             }
-            _ => 0,
+            other => counts.noticed_syscalls(other),
         }
     }
 
@@ -175,7 +175,7 @@ impl Tracer {
         let all = own.chain(self.dm.attachments());
         let judged = self
             .misses()
-            .by_program(all, |counter| self.noticed(&counts, counter));
+            .by_program(all, |counter| self.noticed_skips(&counts, counter));
         let lost = judged.into_iter().filter(|(_, runs)| runs.lost > 0);
         lost.map(|(program, _)| program).collect()
     }
@@ -185,11 +185,11 @@ impl Tracer {
         let misses = self.misses();
         let own = self.chosen.attached.attachments.iter();
         let counts = self.counts();
-        let noticed = |counter| self.noticed(&counts, counter);
+        let noticed = |counter| self.noticed_skips(&counts, counter);
         let mut sums = BTreeMap::<_, SkippedRuns>::new();
         for (program, runs) in misses.by_program(own.chain(self.dm.attachments()), noticed) {
             let sum = sums.entry(subject_of(program)).or_default();
-            *sum = sum.plus(runs);
+            *sum = sum.saturating_sum(runs);
         }
         let unseen = sums.entry("operate").or_default();
         unseen.lost += counts.ends_unseen;
@@ -208,21 +208,24 @@ impl Tracer {
 
     /// Diagnostics of the kernel side since the last time, one line each.
     pub(crate) fn kernel_messages(&mut self) -> Vec<String> {
-        self.log.as_mut().map(KernelLog::take).unwrap_or_default()
+        self.log
+            .as_mut()
+            .map(KernelLog::take_lines)
+            .unwrap_or_default()
     }
 
     /// Where the links are pinned, if they are.
-    pub(crate) fn pinned(&self) -> Option<&Path> {
+    pub(crate) fn pin_dir(&self) -> Option<&Path> {
         self.pinned.as_deref()
     }
 
-    /// When tracing began, by the maps; 0 before [`Tracer::begins`].
-    pub(crate) fn began(&self) -> BootTime {
+    /// When tracing began, by the maps; 0 before [`Tracer::mark_started`].
+    pub(crate) fn trace_start(&self) -> BootTime {
         BootTime(self.control.get64(control::BEGAN))
     }
 
     /// Everything that was there before is entered: from here on the maps are worth keeping.
-    pub(crate) fn begins(&self, at: BootTime) {
+    pub(crate) fn mark_started(&self, at: BootTime) {
         self.control.set64(control::TRACER_ENDED, 0);
         self.control.set64(control::BEGAN, at.0);
     }
@@ -230,7 +233,7 @@ impl Tracer {
     /// Gives up what is pinned: the kernel side ends with this process.
     pub(crate) fn unpin(&mut self) {
         if let Some(pins) = self.pins.take() {
-            pins.remove();
+            pins.remove_all();
         }
         self.pinned = None;
     }

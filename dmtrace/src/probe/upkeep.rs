@@ -7,11 +7,14 @@ use dmtrace_common::{
 };
 use dmtrace_core::facts::Snapshot;
 
-use super::tracer::{Tracer, proc_tombstones, sem_tombstones};
+use super::{
+    tracer::{Tracer, proc_tombstones, sem_tombstones},
+    undisturbed::undisturbed,
+};
 
 /// Why the kernel side does not know a set of a snapshot.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Seed {
+pub(crate) enum SeedReason {
     /// It is older than the trace.
     Older,
     /// Its creation was not seen.
@@ -21,10 +24,10 @@ pub(crate) enum Seed {
 impl Tracer {
     /// Enters the sets of a snapshot that the kernel side does not know, so that their operations
     /// and removals are followed. Returns how many were entered.
-    pub(crate) fn seed(&mut self, snapshot: &Snapshot, why: Seed) -> usize {
+    pub(crate) fn seed_sets(&mut self, snapshot: &Snapshot, why: SeedReason) -> usize {
         let missed = match why {
-            Seed::Older => 0,
-            Seed::Missed => SEM_MISSED,
+            SeedReason::Older => 0,
+            SeedReason::Missed => SEM_MISSED,
         };
         let mut entered = 0;
         for ns in &snapshot.namespaces {
@@ -47,7 +50,7 @@ impl Tracer {
                 if cookie {
                     self.prefilter.add32(slot, 1);
                 }
-                if self.maps.seed(
+                if self.maps.seed_record(
                     SemKey {
                         ns: ns.ns.0,
                         semid: set.semid,
@@ -61,7 +64,7 @@ impl Tracer {
                             key: set.key.0,
                         };
                         // Full: the books join by the key.
-                        let _joined_later = self.keys.insert(&name, &set.semid, 0);
+                        let _joined_later = undisturbed(|| self.keys.insert(&name, &set.semid, 0));
                     }
                 } else if cookie {
                     self.prefilter.add32(slot, u32::MAX);
@@ -86,8 +89,8 @@ impl Tracer {
     }
 
     /// Removes the record of a set whose removal the kernel side did not see.
-    pub(crate) fn forget(&mut self, key: SemKey) {
-        let Some(record) = self.maps.sem(key) else {
+    pub(crate) fn forget_set(&mut self, key: SemKey) {
+        let Some(record) = self.maps.sem_record(key) else {
             return;
         };
         if record.state & SEM_TOMBSTONE == 0
@@ -98,8 +101,8 @@ impl Tracer {
                 ns: key.ns,
                 key: record.key,
             };
-            if self.keys.get(&name, 0).ok() == Some(key.semid) {
-                let _gone_already = self.keys.remove(&name);
+            if undisturbed(|| self.keys.get(&name, 0)).ok() == Some(key.semid) {
+                let _gone_already = undisturbed(|| self.keys.remove(&name));
             }
             self.prefilter
                 .add32(key.semid as u32 & (PREFILTER_SLOTS - 1), u32::MAX);
@@ -133,7 +136,7 @@ impl Tracer {
     /// removed records that are still counted.
     pub(crate) fn recount_tombstones(&self) {
         let before = self.control.get64(control::TOMBSTONES);
-        let sems = self.maps.sems();
+        let sems = self.maps.sem_records();
         let sems = sems
             .iter()
             .filter(|(_, record)| record.state & SEM_TOMBSTONE != 0)
@@ -144,7 +147,7 @@ impl Tracer {
                 .sub64(control::TOMBSTONES, before.saturating_sub(sems));
         }
         let before = self.control.get64(control::PROC_TOMBSTONES);
-        let procs = self.maps.procs();
+        let procs = self.maps.proc_records();
         let procs = procs
             .iter()
             .filter(|(_, record)| record.state & PROC_TOMBSTONE != 0)
@@ -156,7 +159,7 @@ impl Tracer {
     }
 
     /// Records of removed sets that wait to be taken in.
-    pub(crate) fn tombstones(&self) -> u64 {
+    pub(crate) fn tombstone_count(&self) -> u64 {
         self.control.get64(control::TOMBSTONES) + self.control.get64(control::PROC_TOMBSTONES)
     }
 }

@@ -10,38 +10,44 @@ use aya::{
     maps::{HashMap, IterableMap as _, MapData},
 };
 
-use super::bpf::{address, bpf};
+use super::{
+    bpf::{bpf_call, pointer_address},
+    undisturbed::undisturbed,
+};
 
 const BPF_MAP_LOOKUP_BATCH: u32 = 24;
 
 /// Records taken at once; the kernel asks for more where one bucket has more.
-const BATCH: usize = 512;
+const BATCH_LEN: usize = 512;
 
 /// All records of a map. What comes or goes meanwhile may be missed, or taken twice.
-pub(super) fn all<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>) -> Vec<(K, V)> {
+pub(super) fn all_records<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>) -> Vec<(K, V)> {
     let mut records = Vec::new();
-    each(map, |key, value| records.push((*key, *value)));
+    for_each_record(map, |key, value| records.push((*key, *value)));
     records
 }
 
-/// As [`all`], one by one.
-pub(super) fn each<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, mut take: impl FnMut(&K, &V)) {
+/// As [`all_records`], one by one.
+pub(super) fn for_each_record<K: Pod, V: Pod>(
+    map: &HashMap<MapData, K, V>,
+    mut take: impl FnMut(&K, &V),
+) {
     // Some kinds of maps of some kernels lack batches, and a bucket may need more memory than there
     // is. Then all of it again: better twice than not at all.
-    if batches(map, &mut take).is_err() {
+    if walk_batches(map, &mut take).is_err() {
         for (key, value) in map.iter().filter_map(Result::ok) {
             take(&key, &value);
         }
     }
 }
 
-fn batches<K: Pod, V: Pod>(
+fn walk_batches<K: Pod, V: Pod>(
     map: &HashMap<MapData, K, V>,
     take: &mut impl FnMut(&K, &V),
 ) -> io::Result<()> {
     let fd = map.map().fd().as_fd().as_raw_fd() as u32;
     let (mut keys, mut values): (Vec<K>, Vec<V>) = (Vec::new(), Vec::new());
-    let mut room = BATCH;
+    let mut room = BATCH_LEN;
     // The kernel's place in the map: the number of a bucket.
     let mut place: Option<u32> = None;
     loop {
@@ -50,17 +56,17 @@ fn batches<K: Pod, V: Pod>(
         keys.reserve(room);
         values.reserve(room);
         let mut next = 0_u32;
-        let mut attr = Batch {
-            in_batch: place.as_ref().map_or(0, |place| address(place)),
-            out_batch: address(&raw mut next),
-            keys: address(keys.as_ptr()),
-            values: address(values.as_ptr()),
+        let mut attr = BatchAttr {
+            in_batch: place.as_ref().map_or(0, |place| pointer_address(place)),
+            out_batch: pointer_address(&raw mut next),
+            keys: pointer_address(keys.as_ptr()),
+            values: pointer_address(values.as_ptr()),
             count: room as u32,
             map_fd: fd,
-            ..Batch::default()
+            ..BatchAttr::default()
         };
         // SAFETY: all buffers outlive the call, and have room for `count` keys and values.
-        let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) };
+        let result = undisturbed(|| unsafe { bpf_call(BPF_MAP_LOOKUP_BATCH, &mut attr) });
         let end = match result {
             Ok(_) => false,
             // `__htab_map_lookup_and_delete_batch`: that was the last bucket.
@@ -90,7 +96,7 @@ fn batches<K: Pod, V: Pod>(
 /// Members of `union bpf_attr` for batches.
 #[repr(C)]
 #[derive(Default)]
-struct Batch {
+struct BatchAttr {
     in_batch: u64,
     out_batch: u64,
     keys: u64,

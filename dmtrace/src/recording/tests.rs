@@ -4,16 +4,16 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn sample() -> Vec<u8> {
-    let start = Start {
+fn sample_bytes() -> Vec<u8> {
+    let start = RecordingStart {
         abi: ABI,
         version: "test".into(),
-        ..Start::default()
+        ..RecordingStart::default()
     };
-    let mut writer = Writer::begin(Vec::new(), &start).expect("begin");
-    writer.message(&[1, 2, 3]).expect("message");
+    let mut writer = RecordingWriter::begin(Vec::new(), &start).expect("begin");
+    writer.write_message(&[1, 2, 3]).expect("message");
     writer
-        .sem(
+        .write_sem(
             SemKey { ns: 1, semid: 2 },
             &SemRecord {
                 key: 7,
@@ -21,13 +21,15 @@ fn sample() -> Vec<u8> {
             },
         )
         .expect("record");
-    writer.snapshot(&Snapshot::default()).expect("snapshot");
-    writer.message(&[4]).expect("message");
-    writer.end(&serde_json::json!({"seen": 2})).expect("end")
+    writer
+        .write_snapshot(&Snapshot::default())
+        .expect("snapshot");
+    writer.write_message(&[4]).expect("message");
+    writer.finish(&serde_json::json!({"seen": 2})).expect("end")
 }
 
-fn frames(bytes: &[u8]) -> Result<(usize, Tail), RecordingError> {
-    let (mut reader, _) = Reader::open(bytes)?;
+fn read_frames(bytes: &[u8]) -> Result<(usize, RecordingTail), RecordingError> {
+    let (mut reader, _) = RecordingReader::open(bytes)?;
     let mut count = 0;
     while reader.next_frame()?.is_some() {
         count += 1;
@@ -37,20 +39,26 @@ fn frames(bytes: &[u8]) -> Result<(usize, Tail), RecordingError> {
 
 #[test]
 fn a_whole_recording_is_read_whole() {
-    assert_eq!(frames(&sample()).expect("readable"), (5, Tail::Whole));
+    assert_eq!(
+        read_frames(&sample_bytes()).expect("readable"),
+        (5, RecordingTail::Whole)
+    );
 }
 
 #[test]
 fn a_recording_cut_at_any_byte_is_read_up_to_there_and_says_so() {
-    let whole = sample();
+    let whole = sample_bytes();
     let mut last = 0;
     for len in 0..whole.len() {
-        match frames(&whole[..len]) {
+        match read_frames(&whole[..len]) {
             Ok((count, tail)) => {
                 assert!(count >= last, "frames must not get fewer with more bytes");
                 last = count;
-                let at_boundary = tail == Tail::Whole;
-                assert!(at_boundary || matches!(tail, Tail::Cut { at, .. } if at < len as u64 + 1));
+                let at_boundary = tail == RecordingTail::Whole;
+                assert!(
+                    at_boundary
+                        || matches!(tail, RecordingTail::Cut { at, .. } if at < len as u64 + 1)
+                );
             }
             Err(RecordingError::Empty) => assert_eq!(last, 0),
             Err(other) => panic!("cut at {len}: {other}"),
@@ -61,12 +69,12 @@ fn a_recording_cut_at_any_byte_is_read_up_to_there_and_says_so() {
 
 #[test]
 fn a_flipped_bit_is_noticed() {
-    let whole = sample();
-    let (count, _) = frames(&whole).expect("readable");
+    let whole = sample_bytes();
+    let (count, _) = read_frames(&whole).expect("readable");
     for at in MAGIC.len()..whole.len() {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x10;
-        if let Ok((got, tail)) = frames(&damaged) {
+        if let Ok((got, tail)) = read_frames(&damaged) {
             assert!(got < count, "bit flipped at {at} went unnoticed: {tail:?}");
         }
     }
@@ -88,42 +96,45 @@ fn call_sites_are_kept_with_their_names() {
         maker: ProcId::default(),
         site: 5,
     };
-    let mut writer = Writer::begin(Vec::new(), &Start::default()).expect("begin");
-    writer.site(5, &site).expect("site");
+    let mut writer = RecordingWriter::begin(Vec::new(), &RecordingStart::default()).expect("begin");
+    writer.write_site(5, &site).expect("site");
     writer.site_of(&of).expect("site of a cookie");
-    let file = writer.end(&0).expect("end");
-    let (mut reader, _) = Reader::open(&file[..]).expect("open");
+    let file = writer.finish(&0).expect("end");
+    let (mut reader, _) = RecordingReader::open(&file[..]).expect("open");
     let frame = reader.next_frame().expect("readable");
-    assert!(matches!(frame, Some(Frame::Site(5, read)) if *read == site));
+    assert!(matches!(frame, Some(RecordedFrame::Site(5, read)) if *read == site));
     let frame = reader.next_frame().expect("readable");
-    assert!(matches!(frame, Some(Frame::SiteOf(read)) if read == of));
+    assert!(matches!(frame, Some(RecordedFrame::SiteOf(read)) if read == of));
 }
 
 #[test]
 fn a_newer_layout_is_refused() {
-    let start = Start {
+    let start = RecordingStart {
         abi: ABI + 1,
-        ..Start::default()
+        ..RecordingStart::default()
     };
-    let file = Writer::begin(Vec::new(), &start)
+    let file = RecordingWriter::begin(Vec::new(), &start)
         .expect("begin")
-        .end(&0)
+        .finish(&0)
         .expect("end");
-    assert!(matches!(frames(&file), Err(RecordingError::TooNew { .. })));
+    assert!(matches!(
+        read_frames(&file),
+        Err(RecordingError::TooNew { .. })
+    ));
 }
 
 #[test]
 fn something_else_is_not_a_recording() {
     assert!(matches!(
-        frames(b"#!/bin/sh\necho hello\n"),
+        read_frames(b"#!/bin/sh\necho hello\n"),
         Err(RecordingError::NotARecording)
     ));
-    assert!(matches!(frames(b""), Err(RecordingError::Empty)));
+    assert!(matches!(read_frames(b""), Err(RecordingError::Empty)));
 }
 
 /// Frames of any kind and content.
 #[derive(Clone, Debug)]
-enum Any {
+enum AnyFrame {
     Message(Vec<u8>),
     Sem(i32, u32),
     Snapshot(i64),
@@ -132,21 +143,21 @@ enum Any {
     Later(Vec<u8>),
 }
 
-fn any_frame() -> impl Strategy<Value = Any> {
+fn any_frame() -> impl Strategy<Value = AnyFrame> {
     prop_oneof![
-        prop::collection::vec(any::<u8>(), 0..40).prop_map(Any::Message),
-        (any::<i32>(), any::<u32>()).prop_map(|(semid, key)| Any::Sem(semid, key)),
-        any::<i64>().prop_map(Any::Snapshot),
-        any::<u64>().prop_map(Any::Facts),
-        "[a-z/]{0,12}".prop_map(Any::Packages),
-        prop::collection::vec(any::<u8>(), 0..40).prop_map(Any::Later),
+        prop::collection::vec(any::<u8>(), 0..40).prop_map(AnyFrame::Message),
+        (any::<i32>(), any::<u32>()).prop_map(|(semid, key)| AnyFrame::Sem(semid, key)),
+        any::<i64>().prop_map(AnyFrame::Snapshot),
+        any::<u64>().prop_map(AnyFrame::Facts),
+        "[a-z/]{0,12}".prop_map(AnyFrame::Packages),
+        prop::collection::vec(any::<u8>(), 0..40).prop_map(AnyFrame::Later),
     ]
 }
 
-fn write(writer: &mut Writer<Vec<u8>>, frame: &Any) -> io::Result<()> {
+fn write_any(writer: &mut RecordingWriter<Vec<u8>>, frame: &AnyFrame) -> io::Result<()> {
     match frame {
-        Any::Message(bytes) => writer.message(bytes),
-        Any::Sem(semid, key) => {
+        AnyFrame::Message(bytes) => writer.write_message(bytes),
+        AnyFrame::Sem(semid, key) => {
             let record = SemRecord {
                 key: *key,
                 ..SemRecord::default()
@@ -155,36 +166,36 @@ fn write(writer: &mut Writer<Vec<u8>>, frame: &Any) -> io::Result<()> {
                 ns: 1,
                 semid: *semid,
             };
-            writer.sem(sem, &record)
+            writer.write_sem(sem, &record)
         }
-        Any::Snapshot(wall) => writer.snapshot(&Snapshot {
+        AnyFrame::Snapshot(wall) => writer.write_snapshot(&Snapshot {
             wall: UnixTime(*wall),
             ..Snapshot::default()
         }),
-        Any::Facts(now) => writer.facts(&HostFacts {
+        AnyFrame::Facts(now) => writer.write_facts(&HostFacts {
             now: BootTime(*now),
             ..HostFacts::default()
         }),
-        Any::Packages(path) => {
-            writer.packages(&[(path.clone(), Err("not known".to_owned()))].into())
+        AnyFrame::Packages(path) => {
+            writer.write_packages(&[(path.clone(), Err("not known".to_owned()))].into())
         }
-        Any::Later(bytes) => writer.frame(999, &[bytes]),
+        AnyFrame::Later(bytes) => writer.write_frame(999, &[bytes]),
     }
 }
 
 /// Content of a frame, comparable.
-fn content(frame: &Frame) -> String {
+fn frame_content(frame: &RecordedFrame) -> String {
     match frame {
-        Frame::Sem(key, record) => format!("sem {} {}", key.semid, record.key),
+        RecordedFrame::Sem(key, record) => format!("sem {} {}", key.semid, record.key),
         other => format!("{other:?}"),
     }
 }
 
-fn contents(bytes: &[u8]) -> Result<(Vec<String>, Tail), RecordingError> {
-    let (mut reader, _) = Reader::open(bytes)?;
+fn read_contents(bytes: &[u8]) -> Result<(Vec<String>, RecordingTail), RecordingError> {
+    let (mut reader, _) = RecordingReader::open(bytes)?;
     let mut found = Vec::new();
     while let Some(frame) = reader.next_frame()? {
-        found.push(content(&frame));
+        found.push(frame_content(&frame));
     }
     Ok((found, reader.tail().cloned().expect("a tail at the end")))
 }
@@ -196,19 +207,19 @@ proptest! {
     /// the offset of the first that is not.
     #[test]
     fn any_recording_cut_at_any_byte(frames in prop::collection::vec(any_frame(), 0..8)) {
-        let start = Start { abi: ABI, ..Start::default() };
-        let mut writer = Writer::begin(Vec::new(), &start).expect("begin");
+        let start = RecordingStart { abi: ABI, ..RecordingStart::default() };
+        let mut writer = RecordingWriter::begin(Vec::new(), &start).expect("begin");
         let mut ends = vec![writer.out.len()];
         for frame in &frames {
-            write(&mut writer, frame).expect("written");
+            write_any(&mut writer, frame).expect("written");
             ends.push(writer.out.len());
         }
         let whole = writer.out;
-        let (all, tail) = contents(&whole).expect("readable");
+        let (all, tail) = read_contents(&whole).expect("readable");
         prop_assert_eq!(all.len(), frames.len());
-        prop_assert_eq!(tail, Tail::Whole);
+        prop_assert_eq!(tail, RecordingTail::Whole);
         for length in 0..whole.len() {
-            let found = contents(&whole[..length]);
+            let found = read_contents(&whole[..length]);
             if length < ends[0] {
                 prop_assert!(matches!(found, Err(RecordingError::Empty)), "{length}");
                 continue;
@@ -218,8 +229,8 @@ proptest! {
             prop_assert_eq!(&found[..], &all[..complete]);
             let expected = u64::try_from(ends[complete]).expect("small");
             match tail {
-                Tail::Whole => prop_assert_eq!(ends[complete], length),
-                Tail::Cut { at, .. } => {
+                RecordingTail::Whole => prop_assert_eq!(ends[complete], length),
+                RecordingTail::Cut { at, .. } => {
                     prop_assert_eq!(at, expected);
                     prop_assert!(length > ends[complete]);
                 }

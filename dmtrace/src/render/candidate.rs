@@ -71,7 +71,7 @@ impl<'a> Candidate<'a> {
             ns: Some(finding.sem.ns),
             key: Some(finding.key),
             semid: Some(finding.sem.semid),
-            state: State::named(&finding.state),
+            state: State::from_name(&finding.state),
             age: cookie.age_seconds.map(Duration::from_secs),
             devices: cookie.devices(),
         }
@@ -115,7 +115,7 @@ impl<'a> Candidate<'a> {
             key: Some(change.key),
             semid: Some(change.sem.semid),
             state: None,
-            age: semaphore.and_then(|set| Some(change.at.since(set.created?))),
+            age: semaphore.and_then(|set| Some(change.at.duration_since(set.created?))),
             devices: semaphore.map_or(&[], devices),
         }
     }

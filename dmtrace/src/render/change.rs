@@ -3,11 +3,11 @@
 use dmtrace_core::{
     event::{ProcessImage, errno_word},
     ids::DevNum,
-    ledger::{Change, ChangeKind, Device, EndKind, Ledger, Meaning, Name},
+    ledger::{Change, ChangeKind, DecrementMeaning, Device, EndKind, Ledger, Name},
 };
 
 use super::row::devices;
-use crate::{trace::session::DmReport, wording::count};
+use crate::{trace::session::DmReport, wording::count_noun};
 
 /// A change as one word.
 pub(crate) fn word(change: &Change) -> &'static str {
@@ -74,7 +74,7 @@ pub(crate) fn detail(change: &Change, ledger: &Ledger) -> String {
             .map(ProcessImage::command_line)
             .unwrap_or_default(),
         ChangeKind::Down {
-            meaning: Meaning::Completion,
+            meaning: DecrementMeaning::Completion,
             ..
         } => "completion".to_owned(),
         ChangeKind::WaitFailed { errno } | ChangeKind::CreateFailed { errno } => errno_name(errno),
@@ -96,7 +96,7 @@ pub(crate) fn detail(change: &Change, ledger: &Ledger) -> String {
             EndKind::ByWaiter | EndKind::ByCreator => String::new(),
             EndKind::WhileLive => {
                 let of = ledger.closed_cookie(change.sem).map_or(&[][..], devices);
-                let names: Vec<String> = of.iter().map(Device::full).collect();
+                let names: Vec<String> = of.iter().map(Device::full_label).collect();
                 format!("while in use! {}", names.join(", "))
                     .trim_end()
                     .to_owned()
@@ -142,7 +142,7 @@ pub(crate) fn dm_loaded(report: &DmReport) -> String {
         0 => LOADED.to_owned(),
         before => format!(
             "{LOADED}; devices of {} are unknown",
-            count(before, "earlier cookie", "earlier cookies")
+            count_noun(before, "earlier cookie", "earlier cookies")
         ),
     }
 }

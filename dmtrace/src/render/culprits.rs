@@ -114,7 +114,7 @@ impl Leak {
             observed: verdict.is_some_and(|verdict| confidence(verdict) == "observed"),
             age_seconds: row.age.map(|age| age.as_secs()),
             key: format!("{:#010x}", row.semaphore.key.0),
-            devices: row.devices().iter().map(Device::full).collect(),
+            devices: row.devices().iter().map(Device::full_label).collect(),
             image: row.image.cloned(),
             site: row.call_site().cloned(),
         }
@@ -137,7 +137,7 @@ impl Leak {
             By::Stack => self
                 .site
                 .as_ref()
-                .map_or_else(|| "unknown".to_owned(), CallSite::line),
+                .map_or_else(|| "unknown".to_owned(), CallSite::chain_line),
         }
     }
 }
@@ -184,7 +184,7 @@ fn group(leaked: &[Leak], by: By) -> Vec<Group> {
         }
         if by == By::Process && group.process.is_none() {
             group.process = leak.image.as_ref().map(|image| json!(image));
-            let site = leak.site.as_ref().map(CallSite::line);
+            let site = leak.site.as_ref().map(CallSite::chain_line);
             group.kind = Some(format!("{} {site:?}", leak.name(By::Executable)));
             group.lines = leak.image.as_ref().map_or_else(Vec::new, |image| {
                 let lines = describe(image).into_iter();
@@ -192,14 +192,18 @@ fn group(leaked: &[Leak], by: By) -> Vec<Group> {
                     .map(|(label, text)| format!("{label:<10}{text}"))
                     .collect()
             });
-            let site = leak.site.as_ref().map(CallSite::line);
+            let site = leak.site.as_ref().map(CallSite::chain_line);
             group
                 .lines
                 .extend(site.map(|calls| format!("call site {calls}")));
         }
         if by == By::Stack && group.call_site.is_none() {
-            group.call_site = leak.site.as_ref().map(CallSite::json);
-            group.lines = leak.site.as_ref().map(CallSite::lines).unwrap_or_default();
+            group.call_site = leak.site.as_ref().map(CallSite::to_json);
+            group.lines = leak
+                .site
+                .as_ref()
+                .map(CallSite::chain_lines)
+                .unwrap_or_default();
         }
     }
     let mut ranked: Vec<Group> = groups.into_values().collect();

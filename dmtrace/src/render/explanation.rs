@@ -5,7 +5,9 @@ use std::time::Duration;
 use dmtrace_core::{
     event::ExitStatus,
     ledger::{Process, WhyUnknown},
-    verdict::{Cause, Class, Confidence, Culprit, Healthy, How, Reason, Remedy, Role},
+    verdict::{
+        Class, Confidence, Culprit, CulpritRole, Healthy, LeakKind, Remedy, StuckCause, Undecided,
+    },
 };
 
 use super::timeline::{self, Telling};
@@ -13,7 +15,7 @@ use crate::{
     finding::{Missing, Story, Victim},
     output::time::{self},
     render::row::{Row, describe},
-    wording::times,
+    wording::times_text,
 };
 
 impl Telling<'_> {
@@ -59,7 +61,9 @@ impl Telling<'_> {
         }
         let left = matches!(
             row.verdict.as_ref().map(|verdict| verdict.class),
-            Some(Class::Leaked(How::NeverWaited | How::AbandonedOnEintr))
+            Some(Class::Leaked(
+                LeakKind::NeverWaited | LeakKind::AbandonedOnEintr
+            ))
         );
         let alive = row.ended() == Some(false);
         let abandoned = if left && alive { " --abandoned" } else { "" };
@@ -94,7 +98,7 @@ impl Telling<'_> {
         let mut lines = vec![format!("{}{inferred}", blame(culprit))];
         let process = self.ledger.process(culprit.who.image);
         lines.extend(details(process));
-        if culprit.role == Role::Owner {
+        if culprit.role == CulpritRole::Owner {
             let other = row
                 .process
                 .filter(|process| process.image_id != culprit.who.image);
@@ -109,7 +113,7 @@ impl Telling<'_> {
             }
             let calls = row.call_site().map_or_else(
                 || "unknown (not captured)".to_owned(),
-                dmtrace_core::event::CallSite::line,
+                dmtrace_core::event::CallSite::chain_line,
             );
             lines.push(format!("call site: {calls}"));
         }
@@ -174,15 +178,15 @@ impl Telling<'_> {
                 (None, Some(live)) => live.comm.clone(),
                 (None, None) => "?".to_owned(),
             };
-            let since = waiting.map(|it| facts.now.since(it.since));
+            let since = waiting.map(|it| facts.now.duration_since(it.since));
             let long = match (since, first) {
-                (Some(since), _) => format!("waits for {}", time::age(since)),
+                (Some(since), _) => format!("waits for {}", time::age_text(since)),
                 // Its decrement, right before its sleep, is the set's last operation.
                 (None, Some((otime, last))) if otime != 0 && last == pid => {
                     let about = u64::try_from(facts.wall.0.saturating_sub(otime)).unwrap_or(0);
                     format!(
                         "waits for {} (inferred)",
-                        time::age(Duration::from_secs(about))
+                        time::age_text(Duration::from_secs(about))
                     )
                 }
                 (None, _) => "waits, since when is unknown (older than the trace)".to_owned(),
@@ -222,12 +226,12 @@ impl Telling<'_> {
         }
         let waiters = ending.waiters.iter().map(|waiting| {
             let (pid, tid) = (waiting.who.image.id.tgid, waiting.who.tid);
-            let after = time::age(ending.at.since(waiting.since));
+            let after = time::age_text(ending.at.duration_since(waiting.since));
             Victim {
                 pid,
                 tid: Some(tid),
                 comm: waiting.who.name.to_string(),
-                seconds: Some(ending.at.since(waiting.since).as_secs()),
+                seconds: Some(ending.at.duration_since(waiting.since).as_secs()),
                 text: format!(
                     "{} thread {tid} had waited for {after}{on}; libdm takes that for success",
                     waiting.who
@@ -276,7 +280,7 @@ impl Telling<'_> {
                     "{}[{}] was refused a semaphore {} (ENOSPC)",
                     process.name,
                     process.image_id.id.tgid,
-                    times(process.tally.starved)
+                    times_text(process.tally.starved)
                 ),
             })
             .take(8)
@@ -290,7 +294,7 @@ fn title(row: &Row<'_>) -> String {
         _ => String::new(),
     };
     let age = match row.age {
-        Some(age) if row.semaphore.is_live() => format!(", {} old", time::age(age)),
+        Some(age) if row.semaphore.is_live() => format!(", {} old", time::age_text(age)),
         _ => String::new(),
     };
     let gone = if row.semaphore.is_live() {
@@ -307,10 +311,10 @@ fn title(row: &Row<'_>) -> String {
 fn blame(culprit: &Culprit) -> String {
     let who = &culprit.who;
     match (culprit.role, culprit.exit) {
-        (Role::Owner, Some(status)) => format!("{who} left it: {status}"),
-        (Role::Owner, None) => format!("{who} left it"),
-        (Role::Remover, _) => format!("{who} removed it while it was in use"),
-        (Role::Completer, _) => format!("{who} completed it without need"),
+        (CulpritRole::Owner, Some(status)) => format!("{who} left it: {status}"),
+        (CulpritRole::Owner, None) => format!("{who} left it"),
+        (CulpritRole::Remover, _) => format!("{who} removed it while it was in use"),
+        (CulpritRole::Completer, _) => format!("{who} completed it without need"),
     }
 }
 
@@ -332,27 +336,29 @@ fn nobody(class: Class) -> String {
         Class::Healthy(_) | Class::Ordinary | Class::CleanedUp(_) => "nobody's",
         Class::Foreign(_) => "nobody's: another program has a key like a cookie's",
         Class::Stuck(cause) => match cause {
-            Cause::UdevdDown => "not the waiter's: udevd does not run",
-            Cause::RuleMissing => "not the waiter's: udev has no rule that completes",
-            Cause::RunCleared => "not the waiter's: a udev rule drops the completion",
-            Cause::DmsetupMissing => "not the waiter's: udevd has no dmsetup that it can run",
-            Cause::QueueStopped => "not the waiter's: somebody stopped udevd or its queue",
-            Cause::NamespaceSplit { .. } => {
+            StuckCause::UdevdDown => "not the waiter's: udevd does not run",
+            StuckCause::RuleMissing => "not the waiter's: udev has no rule that completes",
+            StuckCause::RunCleared => "not the waiter's: a udev rule drops the completion",
+            StuckCause::DmsetupMissing => "not the waiter's: udevd has no dmsetup that it can run",
+            StuckCause::QueueStopped => "not the waiter's: somebody stopped udevd or its queue",
+            StuckCause::NamespaceSplit { .. } => {
                 "of how the program was started: in an IPC namespace in which udev does not complete"
             }
-            Cause::NotReceived => "not the waiter's: udevd was not there when the uevent was sent",
-            Cause::EventDropped => {
+            StuckCause::NotReceived => {
+                "not the waiter's: udevd was not there when the uevent was sent"
+            }
+            StuckCause::EventDropped => {
                 "not the waiter's: udev lost the event, or its worker was killed"
             }
-            Cause::EventLost => "not the waiter's: udev gave the event up",
-            Cause::NoUevent => {
+            StuckCause::EventLost => "not the waiter's: udev gave the event up",
+            StuckCause::NoUevent => {
                 "of the program or its library: it waits for what udev was never asked to complete"
             }
         },
-        Class::Leaked(How::TransactionAbandoned) => {
+        Class::Leaked(LeakKind::TransactionAbandoned) => {
             "unknown: whoever should have released it (dmsetup udevreleasecookie) has ended"
         }
-        Class::Leaked(How::Signature { .. }) => {
+        Class::Leaked(LeakKind::Signature { .. }) => {
             "unknown: it is older than the trace, and the kernel does not keep who made it"
         }
         Class::Leaked(_) => "unknown",
@@ -365,12 +371,12 @@ fn nobody(class: Class) -> String {
     text.to_owned()
 }
 
-fn unknown(reason: Reason) -> String {
+fn unknown(reason: Undecided) -> String {
     match reason {
-        Reason::CreatorUnknown(WhyUnknown::BeforeTracer) => {
+        Undecided::CreatorUnknown(WhyUnknown::BeforeTracer) => {
             "unknown: it was made before dmtrace was started".to_owned()
         }
-        Reason::NamespaceEnded => {
+        Undecided::NamespaceEnded => {
             "nobody's now: the kernel removed it with its namespace".to_owned()
         }
         reason => format!("unknown: {reason}"),

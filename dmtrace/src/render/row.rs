@@ -72,7 +72,7 @@ impl<'a> Row<'a> {
             },
             image: process.and_then(|process| process.image.as_deref()),
             process,
-            age: semaphore.created.map(|created| now.since(created)),
+            age: semaphore.created.map(|created| now.duration_since(created)),
             names: None,
             site: OnceCell::new(),
         }
@@ -174,7 +174,7 @@ impl<'a> Row<'a> {
             let captured = self.semaphore.cookie.as_ref()?.call_site.as_ref()?;
             let mut site = CallSite::clone(captured);
             if let Some(names) = self.names {
-                names.borrow_mut().resolve(&mut site);
+                names.borrow_mut().resolve_site(&mut site);
             }
             Some(site)
         };
@@ -251,8 +251,8 @@ fn fields(set: &SetSnapshot) -> SetFields {
         mode: format!("{:04o}", set.mode & 0o7777),
         uid: Some(set.uid),
         cuid: Some(set.cuid),
-        ctime: time::unix(set.ctime),
-        otime: time::unix(set.otime),
+        ctime: time::unix_rfc3339(set.ctime),
+        otime: time::unix_rfc3339(set.otime),
         last_pid: set.first.map(|first| first.pid),
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     history::{Finding, Gone, HowGone, Stamp},
     output::time::Moment,
     render::culprits::{Leak, how},
-    wording::{count, of_number},
+    wording::{count_noun, of_number},
 };
 
 /// A story, and the time of what is stored.
@@ -81,7 +81,7 @@ pub(crate) fn leak(finding: &Finding) -> Leak {
         observed: verdict.is_some_and(|verdict| verdict.confidence == Known::Observed),
         age_seconds: None,
         key: finding.key.to_string(),
-        devices: cookie.devices().iter().map(Device::full).collect(),
+        devices: cookie.devices().iter().map(Device::full_label).collect(),
         image: cookie.image().cloned(),
         site: finding.calls.clone(),
     }
@@ -94,14 +94,14 @@ pub(crate) fn unread_notes(newer: usize, unreadable: usize) -> Vec<String> {
     if newer > 0 {
         notes.push(format!(
             "{} kept by a newer dmtrace, which alone can show {}",
-            count(newer, "finding was", "findings were"),
+            count_noun(newer, "finding was", "findings were"),
             of_number(&newer, "it", "them")
         ));
     }
     if unreadable > 0 {
         notes.push(format!(
             "{} in the history cannot be read, and {} left out",
-            count(unreadable, "finding", "findings"),
+            count_noun(unreadable, "finding", "findings"),
             of_number(&unreadable, "is", "are")
         ));
     }

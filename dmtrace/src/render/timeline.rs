@@ -4,14 +4,14 @@ use dmtrace_core::{
     event::{ExitStatus, errno_word},
     facts::HostFacts,
     ids::{BootTime, DevNum},
-    ledger::{Call, Cookie, EndKind, Ledger, Meaning, Step, Who},
+    ledger::{ActorRef, Cookie, CookieCall, DecrementMeaning, EndKind, Ledger, TimelineStep},
 };
 
 use crate::{
     finding::Moment,
     output::time::{self, Clock},
     render::row::Row,
-    wording::count,
+    wording::count_noun,
 };
 
 /// What all stories of one run share.
@@ -35,19 +35,19 @@ pub(crate) fn moments(telling: &Telling<'_>, row: &Row<'_>) -> Vec<Moment> {
         row,
         cookie,
     };
-    let mut head: Vec<&Step> = cookie.timeline.head().iter().collect();
-    let mut tail: Vec<&Step> = cookie.timeline.tail().collect();
+    let mut head: Vec<&TimelineStep> = cookie.timeline.head().iter().collect();
+    let mut tail: Vec<&TimelineStep> = cookie.timeline.tail().collect();
     // Events of two CPUs may have arrived in the wrong order.
     head.sort_by_key(|step| step.at);
     tail.sort_by_key(|step| step.at);
     let mut moments = Vec::new();
-    let created = head.iter().any(|step| step.what == Call::Create);
+    let created = head.iter().any(|step| step.what == CookieCall::Create);
     if !created {
         moments.extend(teller.before());
     }
     moments.extend(head.into_iter().map(|step| teller.moment(step)));
     if cookie.timeline.skipped() > 0 {
-        let skipped = count(cookie.timeline.skipped(), "more step", "more steps");
+        let skipped = count_noun(cookie.timeline.skipped(), "more step", "more steps");
         let what = format!("... {skipped} ...");
         moments.push(teller.untimed("", what));
     }
@@ -67,7 +67,7 @@ impl Teller<'_> {
     fn at(&self, at: BootTime, who: String, what: String) -> Moment {
         let clock = &self.telling.clock;
         Moment {
-            time: Some(clock.rfc3339(at)),
+            time: Some(clock.rfc3339_at(at)),
             shown: clock.time_of_day(at),
             who,
             tid: None,
@@ -87,17 +87,21 @@ impl Teller<'_> {
         }
     }
 
-    fn moment(&self, step: &Step) -> Moment {
+    fn moment(&self, step: &TimelineStep) -> Moment {
         let who = match (&step.who, step.what) {
-            (_, Call::Uevent { .. }) | (None, _) => "kernel".to_owned(),
+            (_, CookieCall::Uevent { .. }) | (None, _) => "kernel".to_owned(),
             (Some(who), _) => who.to_string(),
         };
         let mut moment = self.at(step.at, who, self.what(step));
-        let other = |who: &&Who| who.tid != 0 && who.tid != who.image.id.tgid;
+        let other = |who: &&ActorRef| who.tid != 0 && who.tid != who.image.id.tgid;
         moment.tid = step.who.as_ref().filter(other).map(|who| who.tid);
         let touches = matches!(
             step.what,
-            Call::Create | Call::SetVal | Call::Up { .. } | Call::Down { .. } | Call::Waited
+            CookieCall::Create
+                | CookieCall::SetVal
+                | CookieCall::Up { .. }
+                | CookieCall::Down { .. }
+                | CookieCall::Waited
         );
         // A completion can be told after the waiter that it has woken.
         let fine = touches && step.errno == 0;
@@ -105,34 +109,34 @@ impl Teller<'_> {
         moment
     }
 
-    fn what(&self, step: &Step) -> String {
+    fn what(&self, step: &TimelineStep) -> String {
         let failed = |what: &str| format!("{what} fails: {}", errno_word(step.errno));
         match step.what {
-            Call::Create => "makes it".to_owned(),
-            Call::SetVal if step.errno != 0 => failed("SETVAL"),
-            Call::SetVal => "sets it".to_owned(),
-            Call::Up { by } if step.errno != 0 => failed(&format!("+{by}")),
-            Call::Up { by } => format!("+{by}: announces an operation"),
-            Call::Down { by, .. } if step.errno == libc::EAGAIN => {
+            CookieCall::Create => "makes it".to_owned(),
+            CookieCall::SetVal if step.errno != 0 => failed("SETVAL"),
+            CookieCall::SetVal => "sets it".to_owned(),
+            CookieCall::Up { by } if step.errno != 0 => failed(&format!("+{by}")),
+            CookieCall::Up { by } => format!("+{by}: announces an operation"),
+            CookieCall::Down { by, .. } if step.errno == libc::EAGAIN => {
                 format!("-{by} fails: the value was 0 already (EAGAIN)")
             }
-            Call::Down { by, .. } if step.errno != 0 => failed(&format!("-{by}")),
-            Call::Down { by, meaning } => match meaning {
-                Meaning::Completion => format!("-{by}: completes{}", self.completer(step)),
-                Meaning::SelfCompletion => {
+            CookieCall::Down { by, .. } if step.errno != 0 => failed(&format!("-{by}")),
+            CookieCall::Down { by, meaning } => match meaning {
+                DecrementMeaning::Completion => format!("-{by}: completes{}", self.completer(step)),
+                DecrementMeaning::SelfCompletion => {
                     format!("-{by}: takes back its own, as after a failed ioctl")
                 }
-                Meaning::WaitEntry => format!("-{by}: is done, and goes to wait"),
+                DecrementMeaning::WaitEntry => format!("-{by}: is done, and goes to wait"),
             },
-            Call::Wait => "sleeps until the value is 0".to_owned(),
-            Call::Waited => match step.errno {
+            CookieCall::Wait => "sleeps until the value is 0".to_owned(),
+            CookieCall::Waited => match step.errno {
                 0 => "wakes up: the value is 0".to_owned(),
                 libc::EINTR => "its sleep is interrupted by a signal (EINTR)".to_owned(),
                 libc::EIDRM => "wakes up: the set was removed under it (EIDRM)".to_owned(),
                 errno => format!("its sleep fails: {}", errno_word(errno)),
             },
-            Call::Other => "another semop".to_owned(),
-            Call::Ioctl {
+            CookieCall::Other => "another semop".to_owned(),
+            CookieCall::Ioctl {
                 command,
                 device,
                 uevent,
@@ -145,10 +149,10 @@ impl Teller<'_> {
                 };
                 format!("ioctl {command} {name}: {result}")
             }
-            Call::Uevent { action, device } => {
+            CookieCall::Uevent { action, device } => {
                 format!("uevent {action} for {}", self.device(device))
             }
-            Call::Remove => match self.row.semaphore.ending.as_ref().map(|end| end.kind) {
+            CookieCall::Remove => match self.row.semaphore.ending.as_ref().map(|end| end.kind) {
                 Some(EndKind::WhileLive) => "removes it while it is in use".to_owned(),
                 Some(EndKind::WithNamespace) => "its IPC namespace ends, and it with it".to_owned(),
                 Some(EndKind::NamespaceGone) => {
@@ -157,7 +161,7 @@ impl Teller<'_> {
                 Some(EndKind::Vanished) => "it is gone; its removal was not seen".to_owned(),
                 _ => "removes it".to_owned(),
             },
-            Call::Exit => match self.exit(step) {
+            CookieCall::Exit => match self.exit(step) {
                 Some(status) => format!("ends: {status}"),
                 None => "has ended".to_owned(),
             },
@@ -165,7 +169,7 @@ impl Teller<'_> {
     }
 
     /// What a completer is, if that is known.
-    fn completer(&self, step: &Step) -> &'static str {
+    fn completer(&self, step: &TimelineStep) -> &'static str {
         let image = step
             .who
             .as_ref()
@@ -178,7 +182,7 @@ impl Teller<'_> {
         }
     }
 
-    fn exit(&self, step: &Step) -> Option<ExitStatus> {
+    fn exit(&self, step: &TimelineStep) -> Option<ExitStatus> {
         let image = step.who.as_ref()?.image;
         let user = self
             .cookie
@@ -193,8 +197,8 @@ impl Teller<'_> {
         let known = self.cookie.devices.iter().rev();
         let mut fitting = known.filter(|device| number.is_none() || device.number == number);
         match (fitting.next(), number) {
-            (Some(device), Some(_)) => device.full(),
-            (Some(device), None) if self.cookie.devices.len() == 1 => device.full(),
+            (Some(device), Some(_)) => device.full_label(),
+            (Some(device), None) if self.cookie.devices.len() == 1 => device.full_label(),
             (_, Some(number)) => number.to_string(),
             (_, None) => "a device".to_owned(),
         }
@@ -240,7 +244,7 @@ impl Teller<'_> {
         if self.cookie.timeline.head().is_empty() && up + down + counts.waits > 0 {
             let what = format!(
                 "in sum: {up} announced, {down} taken back or completed, {}",
-                count(counts.waits, "wait", "waits")
+                count_noun(counts.waits, "wait", "waits")
             );
             moments.push(self.untimed("", what));
         }
@@ -251,7 +255,7 @@ impl Teller<'_> {
     fn since(&self) -> Option<Moment> {
         let last = self.cookie.timeline.iter().map(|step| step.at).max()?;
         let live = self.row.semaphore.is_live();
-        let quiet = time::age(self.telling.facts.now.since(last));
+        let quiet = time::age_text(self.telling.facts.now.duration_since(last));
         live.then(|| self.untimed("", format!("nothing since then, for {quiet}")))
     }
 
@@ -262,7 +266,7 @@ impl Teller<'_> {
             .cookie
             .timeline
             .iter()
-            .any(|step| step.what == Call::Remove);
+            .any(|step| step.what == CookieCall::Remove);
         (!told).then(|| self.at(ending.at, "kernel".to_owned(), "it is gone".to_owned()))
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{SOCKET, request::Request};
 
-use crate::wording::cause;
+use crate::wording::cause_text;
 
 /// Longest answer that is read.
 const ANSWER_MAX: u64 = 16 << 20;
@@ -25,15 +25,15 @@ pub(crate) fn ask_status() -> Result<Value> {
     // In words: a connection that breaks off is no reader of ours that has gone.
     let stream = UnixStream::connect(SOCKET).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => {
-            let why = cause(&error);
+            let why = cause_text(&error);
             anyhow!("{SOCKET}: {why}; only root, and the group of dmtrace serve --group, may ask")
         }
         _ => {
-            let why = cause(&error);
+            let why = cause_text(&error);
             anyhow!("{SOCKET}: no service answers ({why}); start it as root: dmtrace serve")
         }
     })?;
-    let answer = talk(stream).map_err(|error| anyhow!("{SOCKET}: {}", cause(&error)))?;
+    let answer = talk(stream).map_err(|error| anyhow!("{SOCKET}: {}", cause_text(&error)))?;
     let answer: Value = serde_json::from_str(&answer)
         .map_err(|error| anyhow!("{SOCKET}: the answer cannot be read: {error}"))?;
     if let Some(error) = answer["error"].as_str() {

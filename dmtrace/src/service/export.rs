@@ -22,10 +22,10 @@ use crate::{
     cleanup::result::OutcomeKind,
     finding::SetReport,
     metrics::{
-        self, Cleanup, Counting, Endpoint, Exposure, Format, Health, Listen, Readings, Scrape,
-        Sets, Standing,
+        self, CleanupResult, Endpoint, ExpositionFormat, Exposure, ListenAddress, LiveCookies,
+        MetricsCounter, Readings, ScrapeRequest, TableSizes, TraceHealth,
     },
-    wording::chain,
+    wording::chain_text,
 };
 
 /// Scrapes in quick succession see the same look.
@@ -37,7 +37,7 @@ const HOOK_REST: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
-    pub listen: Option<Listen>,
+    pub listen: Option<ListenAddress>,
     /// Who may ask over the network.
     pub exposure: Exposure,
     pub textfile: Option<PathBuf>,
@@ -50,9 +50,9 @@ pub(super) struct Exports {
     endpoint: Option<Endpoint>,
     textfile: Option<PathBuf>,
     hook: Option<Hook>,
-    counting: Counting,
-    standing: Standing,
-    sets: Sets,
+    counting: MetricsCounter,
+    standing: LiveCookies,
+    sets: TableSizes,
     looked: Option<Instant>,
     /// Whether the last writing of the file failed: that is said once.
     silent: bool,
@@ -75,16 +75,16 @@ impl Exports {
             endpoint: endpoint.transpose()?,
             textfile: options.textfile.clone(),
             hook,
-            counting: Counting::default(),
-            standing: Standing::default(),
-            sets: Sets::default(),
+            counting: MetricsCounter::default(),
+            standing: LiveCookies::default(),
+            sets: TableSizes::default(),
             looked: None,
             silent: false,
         })
     }
 
     /// Waits for somebody who wants metrics. May be dropped and called again.
-    pub(super) async fn asked(&mut self) -> Scrape {
+    pub(super) async fn asked(&mut self) -> ScrapeRequest {
         if let Some(endpoint) = &mut self.endpoint
             && let Some(scrape) = endpoint.scrapes.recv().await
         {
@@ -100,7 +100,7 @@ impl Exports {
 
     /// Changes of the books.
     pub(super) fn changes(&mut self, changes: &[Change], ledger: &Ledger) {
-        self.counting.changes(changes, ledger);
+        self.counting.count_changes(changes, ledger);
     }
 
     /// A finding. One that is not `new` was told by an earlier run: counters begin with each run,
@@ -112,7 +112,7 @@ impl Exports {
         ledger: &Ledger,
         new: bool,
     ) {
-        self.counting.finding(judged, ledger);
+        self.counting.count_finding(judged, ledger);
         if let Some(hook) = self.hook.as_ref().filter(|_| new) {
             hook.tell(Finding::of(set));
         }
@@ -120,8 +120,8 @@ impl Exports {
 
     /// All cookies were judged.
     pub(super) fn surveyed(&mut self, judged: &[Judged<'_>], snapshot: &Snapshot, now: BootTime) {
-        self.standing = Standing::of(judged, now, snapshot.wall);
-        self.sets = Sets::of(snapshot);
+        self.standing = LiveCookies::from_judged(judged, now, snapshot.wall);
+        self.sets = TableSizes::from_snapshot(snapshot);
     }
 
     /// A look is over: what was found then is what whoever asks now gets.
@@ -130,7 +130,7 @@ impl Exports {
     }
 
     /// The metrics as text.
-    pub(super) fn text(&self, health: Health, format: Format) -> String {
+    pub(super) fn text(&self, health: TraceHealth, format: ExpositionFormat) -> String {
         let mut tally = self.counting.tally().clone();
         if let Some(hook) = &self.hook {
             tally.hook = hook.runs();
@@ -141,17 +141,17 @@ impl Exports {
             tally,
             health,
         };
-        metrics::expose(&readings, format)
+        metrics::expose_readings(&readings, format)
     }
 
     /// A clean-up by `dmtrace clean` is over.
-    pub(super) fn cleaned(&mut self, clean_up: &CleanUp) {
+    pub(super) fn count_cleaned(&mut self, clean_up: &CleanUp) {
         let removed = clean_up.count(OutcomeKind::is_removal);
         let kept = clean_up.count(OutcomeKind::is_kept);
         let failed = u64::from(clean_up.failure.is_some());
-        self.counting.cleaned(Cleanup::Removed, removed);
-        self.counting.cleaned(Cleanup::Kept, kept);
-        self.counting.cleaned(Cleanup::Failed, failed);
+        self.counting.count_cleaned(CleanupResult::Removed, removed);
+        self.counting.count_cleaned(CleanupResult::Kept, kept);
+        self.counting.count_cleaned(CleanupResult::Failed, failed);
     }
 
     /// Whether there is a file to write.
@@ -160,12 +160,12 @@ impl Exports {
     }
 
     /// Writes the file, if there is to be one. A failure is told once, and does not stop anything.
-    pub(super) fn write(&mut self, health: Health) -> Option<String> {
+    pub(super) fn write(&mut self, health: TraceHealth) -> Option<String> {
         let dir = self.textfile.as_ref()?;
-        let text = self.text(health, Format::Prometheus);
+        let text = self.text(health, ExpositionFormat::Prometheus);
         let failed = metrics::write_textfile(dir, &text).err();
         let again = std::mem::replace(&mut self.silent, failed.is_some());
-        failed.filter(|_| !again).map(|error| chain(&error))
+        failed.filter(|_| !again).map(|error| chain_text(&error))
     }
 
     /// Lets the hook tell what waits, for a moment.
@@ -178,7 +178,7 @@ impl Exports {
 
 #[cfg(test)]
 mod tests {
-    use dmtrace_core::{cleanup::plan::Summary, ids::IpcNs};
+    use dmtrace_core::{cleanup::plan::VerdictSummary, ids::IpcNs};
 
     use super::*;
     use crate::cleanup::result::{CleanResult, CleanedCookie};
@@ -193,7 +193,7 @@ mod tests {
             outcome,
             detail: None,
             owner: None,
-            verdict: Summary {
+            verdict: VerdictSummary {
                 class: "leaked".to_owned(),
                 text: String::new(),
                 brief: String::new(),
@@ -212,15 +212,15 @@ mod tests {
             cookies: outcomes.map(cookie).to_vec(),
             ..CleanResult::default()
         };
-        exports.cleaned(&CleanUp {
+        exports.count_cleaned(&CleanUp {
             result: Some(result),
             failure: None,
         });
-        exports.cleaned(&CleanUp {
+        exports.count_cleaned(&CleanUp {
             result: None,
             failure: Some("the audit record cannot be written".to_owned()),
         });
-        let text = exports.text(Health::default(), Format::Prometheus);
+        let text = exports.text(TraceHealth::default(), ExpositionFormat::Prometheus);
         for (result, count) in [("removed", 2), ("kept", 1), ("failed", 1)] {
             let line = format!("dmtrace_cleanup_total{{result=\"{result}\"}} {count}\n");
             assert!(text.contains(&line), "{line}{text}");

@@ -18,7 +18,9 @@ use tokio::{
     io::AsyncWriteExt as _, process::Command, sync::mpsc, task::JoinHandle, time::timeout,
 };
 
-use crate::{finding::SetReport, metrics::HookRun, output::json::envelope, wording::cause};
+use crate::{
+    finding::SetReport, metrics::HookRun, output::json::json_envelope, wording::cause_text,
+};
 
 /// Findings that wait while the command runs; more are dropped and counted.
 const QUEUE: usize = 64;
@@ -106,7 +108,7 @@ impl Finding {
         let known = variables.into_iter();
         let known = known.filter_map(|(name, value)| Some((name, plain(&value?))));
         Self {
-            json: format!("{}\n", envelope("finding", set)),
+            json: format!("{}\n", json_envelope("finding", set)),
             variables: known.filter(|(_, value)| !value.is_empty()).collect(),
         }
     }
@@ -212,7 +214,7 @@ async fn run(
         .spawn();
     let mut child = match spawned {
         Ok(child) => child,
-        Err(error) => return (HookRun::Failed, Some(cause(&error))),
+        Err(error) => return (HookRun::Failed, Some(cause_text(&error))),
     };
     let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
     let stdin = child.stdin.take();
@@ -236,7 +238,7 @@ async fn run(
             let why = format!("killed after {}", Span(limit));
             (HookRun::TimedOut, Some(why))
         }
-        Ok(Err(error)) => (HookRun::Failed, Some(cause(&error))),
+        Ok(Err(error)) => (HookRun::Failed, Some(cause_text(&error))),
         Ok(Ok(status)) => {
             group.0 = None;
             if status.success() {

@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     cleanup::result::{CleanResult, CleanedCookie, OutcomeKind},
-    wording::{cause, count},
+    wording::{cause_text, count_noun},
 };
 
 /// Between two clean-ups at least.
@@ -64,7 +64,7 @@ impl CleanUp {
                 format!(
                     "{} of {} removed; audit record in {}",
                     result.count(OutcomeKind::is_removal),
-                    count(result.planned, "cookie", "cookies"),
+                    count_noun(result.planned, "cookie", "cookies"),
                     result.audit.display()
                 )
             });
@@ -181,7 +181,7 @@ impl Janitor {
                 Ok(output) => CleanUp::of(&output),
                 Err(error) => CleanUp {
                     result: None,
-                    failure: Some(cause(&error)),
+                    failure: Some(cause_text(&error)),
                 },
             });
         });
@@ -190,10 +190,10 @@ impl Janitor {
 
 #[cfg(test)]
 mod tests {
-    use dmtrace_core::cleanup::plan::Summary;
+    use dmtrace_core::cleanup::plan::VerdictSummary;
 
     use super::*;
-    use crate::{cleanup::result::KIND, output::json::envelope};
+    use crate::{cleanup::result::KIND, output::json::json_envelope};
 
     const AGE: Duration = Duration::from_secs(300);
 
@@ -247,7 +247,7 @@ mod tests {
             outcome,
             detail: detail.map(str::to_owned),
             owner: None,
-            verdict: Summary {
+            verdict: VerdictSummary {
                 class: "leaked".to_owned(),
                 text: "leaked: owner gone".to_owned(),
                 brief: String::new(),
@@ -265,7 +265,7 @@ mod tests {
             ],
             ..CleanResult::default()
         };
-        let text = envelope(KIND, &result).to_string();
+        let text = json_envelope(KIND, &result).to_string();
         let clean_up = CleanUp::of(&output(0, &text, "dmtrace: a note\n"));
         assert_eq!(clean_up.result.as_ref(), Some(&result));
         let (done, failed) = clean_up.lines();

@@ -71,7 +71,7 @@ mod tests {
             state: SEM_COOKIE,
             ..SemRecord::default()
         };
-        ledger.adopt(SEM.into(), &record);
+        ledger.adopt_record(SEM.into(), &record);
         ledger.semaphore(SEM.into()).unwrap().clone()
     }
 

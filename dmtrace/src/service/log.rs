@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::wording::count;
+use crate::wording::count_noun;
 
 /// Priority of a line, as syslog(3) numbers it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -123,7 +123,7 @@ impl Log {
                 Level::Warning,
                 format_args!(
                     "{} left out; dmtrace report has everything",
-                    count(held, "more line was", "more lines were")
+                    count_noun(held, "more line was", "more lines were")
                 ),
             );
         }

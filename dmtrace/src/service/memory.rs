@@ -13,7 +13,7 @@ pub(super) fn keep_small() {
 /// Gives back what the allocator keeps for later, and the code and constants that are not used
 /// now: starting up takes far more of them than waiting.
 pub(super) fn give_back() {
-    heap::trim();
+    heap::trim_heap();
     let maps = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     for (start, length) in of_files(&maps) {
         let start = std::ptr::with_exposed_provenance_mut(start);

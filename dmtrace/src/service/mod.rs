@@ -28,14 +28,14 @@ use tokio::time::Instant;
 use crate::{
     history,
     host::clock::boot_now,
-    metrics::{self, Scrape},
+    metrics::{self, ScrapeRequest},
     output::time::Clock,
-    probe::{self, Continuity, DmState, Past, environment::kernel_release, remove_pins},
+    probe::{self, Continuity, DmState, PinnedPast, environment::kernel_release, remove_pins},
     trace::{
-        run::{Ready, Tracing},
+        run::{Readiness, Tracing},
         session::Session,
     },
-    wording::count,
+    wording::count_noun,
 };
 use chronicle::Chronicle;
 pub(crate) use client::ask_status;
@@ -92,20 +92,21 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
         young: YOUNG,
         ..Thresholds::default()
     };
-    let mut tracing = Tracing::start_kept(options.tracing, &options.pins)?.patient(thresholds);
+    let mut tracing =
+        Tracing::start_kept(options.tracing, &options.pins)?.with_service_pacing(thresholds);
     greet(reporter.log(), tracing.session(), options.keep);
     reporter.recall();
     if let Some(chronicle) = reporter.chronicle() {
-        let past = tracing.session().continuity().map(|it| &it.past);
+        let past = tracing.session().tracing_continuity().map(|it| &it.past);
         let backend = tracing.session().tracer().backend().name();
-        let continuous = matches!(past, Some(Past::Unbroken));
+        let continuous = matches!(past, Some(PinnedPast::Unbroken));
         chronicle.began(backend, &kernel_release(), continuous);
     }
     // What an earlier service has lost, it has told.
-    reporter.lost_before(tracing.session().lost());
+    reporter.lost_before(tracing.session().lost_count());
     control.publish(status(&tracing, &reporter, &control));
     control.listen(reporter.chronicle().map(Chronicle::asker))?;
-    tracing.begin(&mut reporter)?;
+    tracing.report_backlog(&mut reporter)?;
     let mut watchdog = Watchdog::of_unit();
     let mut janitor = Janitor::new(options.auto_clean, options.audit.clone());
     let mut told = usize::MAX;
@@ -113,7 +114,7 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
     loop {
         let next = tokio::select! {
             biased;
-            ready = tracing.ready() => match ready? {
+            ready = tracing.next_readiness() => match ready? {
                 Some(ready) => Next::Trace(ready),
                 None => break,
             },
@@ -127,20 +128,23 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
         };
         match next {
             Next::Trace(ready) => {
-                tracing.act(ready, &mut reporter)?;
-                if ready == Ready::Look {
+                tracing.handle_readiness(ready, &mut reporter)?;
+                if ready == Readiness::SurveyDue {
                     looked(&tracing, &mut reporter);
                     control.publish(status(&tracing, &reporter, &control));
-                    let leaks = tracing.told().values().filter(|it| **it == "leaked");
+                    let leaks = tracing
+                        .reported_findings()
+                        .values()
+                        .filter(|it| **it == "leaked");
                     janitor.looked(leaks.count(), Instant::now());
                     // The start has read the types of the whole kernel, and each look all
                     // processes.
                     memory::give_back();
                 }
             }
-            Next::Scrape(Scrape { format, answer }) => {
+            Next::Scrape(ScrapeRequest { format, answer }) => {
                 if reporter.exports.is_stale() {
-                    tracing.act(Ready::Look, &mut reporter)?;
+                    tracing.handle_readiness(Readiness::SurveyDue, &mut reporter)?;
                     looked(&tracing, &mut reporter);
                 }
                 let text = reporter.exports.text(health(&tracing, &reporter), format);
@@ -155,25 +159,36 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
             }
             Next::CleanUp(None) => janitor.clean(Instant::now()),
             Next::CleanUp(Some(clean_up)) => {
-                reporter.exports.cleaned(&clean_up);
+                reporter.exports.count_cleaned(&clean_up);
                 say_clean_up(reporter.log(), &clean_up);
             }
             Next::SignOfLife => watchdog.alive(),
         }
-        if told != tracing.told().len() {
-            told = tracing.told().len();
+        if told != tracing.reported_findings().len() {
+            told = tracing.reported_findings().len();
             systemd::status(&match told {
                 0 => "tracing; no active findings".to_owned(),
                 told => format!(
                     "tracing; {}: dmtrace report",
-                    count(told, "active finding", "active findings")
+                    count_noun(told, "active finding", "active findings")
                 ),
             });
         }
     }
     systemd::stopping();
-    let keep = options.keep || systemd::restarts().await;
-    let stays = keep && tracing.leave(&mut reporter)?;
+    let restarts = if options.keep {
+        Some(true)
+    } else {
+        systemd::restarts().await
+    };
+    if restarts.is_none() {
+        reporter.log().say(
+            Level::Warning,
+            "systemd does not say whether this is a restart: tracing pauses until the next start",
+        );
+    }
+    let keep = restarts == Some(true);
+    let stays = keep && tracing.hand_over(&mut reporter)?;
     let accounting = if stays {
         None
     } else {
@@ -203,7 +218,7 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
             "tracing has ended with the service, in spite of --keep: the start said why",
         );
     }
-    let line = accounting.line();
+    let line = accounting.summary_line();
     log.say(Level::Info, format_args!("stopped; accounting: {line}"));
     for deficit in &accounting.deficits {
         log.say(Level::Warning, format_args!("not exact: {deficit}"));
@@ -221,9 +236,9 @@ pub(crate) fn remove(pins: &Path) -> Result<bool> {
 }
 
 enum Next {
-    Trace(Ready),
+    Trace(Readiness),
     Answer(Reply),
-    Scrape(Scrape),
+    Scrape(ScrapeRequest),
     /// It is due, or this is what came of it.
     CleanUp(Option<CleanUp>),
     SignOfLife,
@@ -240,7 +255,7 @@ fn say_clean_up(log: &mut Log, clean_up: &CleanUp) {
 
 /// After a look there are new numbers.
 fn looked(tracing: &Tracing, reporter: &mut Reporter) {
-    reporter.lost(tracing.session().lost());
+    reporter.lost(tracing.session().lost_count());
     reporter.exports.looked();
     if reporter.exports.writes() {
         let health = health(tracing, reporter);
@@ -251,12 +266,12 @@ fn looked(tracing: &Tracing, reporter: &mut Reporter) {
 }
 
 /// How everything is, for metrics.
-fn health(tracing: &Tracing, reporter: &Reporter) -> metrics::Health {
+fn health(tracing: &Tracing, reporter: &Reporter) -> metrics::TraceHealth {
     let history = reporter.chronicle().map(Chronicle::status);
-    metrics::Health {
+    metrics::TraceHealth {
         history_dropped: history.as_ref().map_or(0, |status| status.lost),
         history_on_disk: history.map(|status| status.on_disk),
-        ..tracing.session().meters()
+        ..tracing.session().read_meters()
     }
 }
 
@@ -268,10 +283,14 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
             "dmtrace {} is tracing ({} backend); {} existed before",
             env!("CARGO_PKG_VERSION"),
             tracer.backend(),
-            count(session.preexisting(), "semaphore set", "semaphore sets")
+            count_noun(
+                session.preexisting_sets(),
+                "semaphore set",
+                "semaphore sets"
+            )
         ),
     );
-    for spot in tracer.backend().blind_spots() {
+    for spot in tracer.backend().blind_spot_texts() {
         log.say(
             Level::Notice,
             format_args!("this backend does not see: {spot}"),
@@ -283,10 +302,10 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
             format_args!("this kernel does not show: {what}"),
         );
     }
-    if let Some(continuity) = session.continuity() {
+    if let Some(continuity) = session.tracing_continuity() {
         say_past(log, continuity, keep);
-        let attached = matches!(tracer.dm(), DmState::Attached { .. });
-        if matches!(continuity.past, Past::Unbroken) && attached && !tracer.dm_went_on() {
+        let attached = matches!(tracer.dm_state(), DmState::Attached { .. });
+        if matches!(continuity.past, PinnedPast::Unbroken) && attached && !tracer.dm_went_on() {
             log.say(
                 Level::Notice,
                 "device-mapper was not traced meanwhile, because its probes cannot stay: the \
@@ -294,7 +313,7 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
             );
         }
     }
-    match tracer.dm() {
+    match tracer.dm_state() {
         DmState::Attached { .. } => {}
         DmState::NotLoaded => log.say(
             Level::Info,
@@ -310,15 +329,15 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
 /// Whether anything may have gone unseen.
 fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
     match &continuity.past {
-        Past::New => {}
-        Past::Unbroken => log.say(
+        PinnedPast::New => {}
+        PinnedPast::Unbroken => log.say(
             Level::Info,
             "tracing continued while no service ran: no semaphore was missed",
         ),
-        Past::Gap(gap) => {
+        PinnedPast::Gap(gap) => {
             let clock = Clock::now();
             let from = match gap.from {
-                Some(from) => format!("from {} ", clock.moment(from)),
+                Some(from) => format!("from {} ", clock.moment_at(from)),
                 None => String::new(),
             };
             log.say(
@@ -326,7 +345,7 @@ fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
                 format_args!(
                     "gap: nothing was seen {from}until {}, {}; sets created unseen: {}; removed: \
                      {}; used: {}",
-                    clock.moment(gap.to),
+                    clock.moment_at(gap.to),
                     gap.why.text(),
                     gap.came,
                     gap.went,
@@ -356,10 +375,10 @@ fn status(tracing: &Tracing, reporter: &Reporter, control: &Control) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "kernel": kernel_release(),
-        "seconds": boot_now().since(session.began()).as_secs(),
+        "seconds": boot_now().duration_since(session.trace_start()).as_secs(),
         "health": session.health(),
         "totals": session.ledger().totals(),
-        "findings": reporter.findings(tracing.told().len()),
+        "findings": reporter.findings(tracing.reported_findings().len()),
         "history": reporter.chronicle().map(Chronicle::status),
         "requests": {
             "answered": count(&control.tally.answered),

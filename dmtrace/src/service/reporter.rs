@@ -28,10 +28,10 @@ use crate::{
     },
     stack::Symbolizer,
     trace::{
-        run::{Observer, View},
+        run::{BooksView, Observer},
         session::DmReport,
     },
-    wording::{count, times},
+    wording::{count_noun, times_text},
 };
 
 /// Findings that are kept word by word; more are counted.
@@ -122,7 +122,7 @@ impl Reporter {
                 Level::Warning,
                 format_args!(
                     "{what}, {}; see --max-semaphores and --max-processes",
-                    times(news)
+                    times_text(news)
                 ),
             );
             if let Some(chronicle) = &self.chronicle {
@@ -136,7 +136,7 @@ impl Reporter {
     }
 
     /// Says a finding, and tells it to whoever wants to know. Returns it.
-    fn tell(&mut self, judged: &Judged<'_>, view: &View<'_>) -> SetReport {
+    fn tell(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> SetReport {
         self.named = true;
         let class = judged.verdict.class;
         let new = !self.stood.takes(judged.semaphore, class.label());
@@ -155,7 +155,7 @@ impl Reporter {
 
     /// Tells of cookies that were gone before they could be judged: accidents, and what was
     /// completed too often.
-    fn tell_closed(&mut self, view: &View<'_>, context: &Context<'_>) {
+    fn tell_closed(&mut self, view: &BooksView<'_>, context: &Context<'_>) {
         for judged in self.ended.take_findings(view.ledger, context) {
             if ended_at(&judged) > Some(self.began) {
                 self.tell(&judged, view);
@@ -183,7 +183,7 @@ impl Reporter {
 }
 
 impl Observer for Reporter {
-    fn changes(&mut self, changes: &[Change], view: &View<'_>) -> Result<()> {
+    fn on_changes(&mut self, changes: &[Change], view: &BooksView<'_>) -> Result<()> {
         self.exports.changes(changes, view.ledger);
         if let Some(chronicle) = &self.chronicle {
             chronicle.changes(changes, view.ledger);
@@ -209,7 +209,7 @@ impl Observer for Reporter {
         Ok(())
     }
 
-    fn finding(&mut self, judged: &Judged<'_>, view: &View<'_>) -> Result<()> {
+    fn on_finding(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> Result<()> {
         let report = self.tell(judged, view);
         if let (Some(chronicle), Some(context)) = (&self.chronicle, view.context) {
             chronicle.found(judged, view.ledger, context.facts, &self.names);
@@ -221,7 +221,7 @@ impl Observer for Reporter {
         Ok(())
     }
 
-    fn cleared(&mut self, sem: SemId, label: &str, view: &View<'_>) -> Result<()> {
+    fn on_cleared(&mut self, sem: SemId, label: &str, view: &BooksView<'_>) -> Result<()> {
         self.standing.remove(&sem);
         let ledger = view.ledger;
         if let Some(chronicle) = &self.chronicle {
@@ -241,11 +241,11 @@ impl Observer for Reporter {
         Ok(())
     }
 
-    fn surveyed(&mut self, judged: &[Judged<'_>], snapshot: &Snapshot) {
+    fn on_survey(&mut self, judged: &[Judged<'_>], snapshot: &Snapshot) {
         self.exports.surveyed(judged, snapshot, boot_now());
     }
 
-    fn judged(&mut self, view: &View<'_>) -> Result<()> {
+    fn on_judged(&mut self, view: &BooksView<'_>) -> Result<()> {
         if let Some(context) = view.context {
             self.tell_closed(view, context);
         }
@@ -255,7 +255,7 @@ impl Observer for Reporter {
             if again > 0 {
                 let text = format!(
                     "{} still active; see: dmtrace report",
-                    count(
+                    count_noun(
                         again,
                         "finding reported before this start is",
                         "findings reported before this start are"
@@ -270,13 +270,13 @@ impl Observer for Reporter {
         Ok(())
     }
 
-    fn device_mapper(&mut self, report: &DmReport) -> Result<()> {
+    fn on_device_mapper(&mut self, report: &DmReport) -> Result<()> {
         self.log
             .say(Level::Notice, crate::render::change::dm_loaded(report));
         Ok(())
     }
 
-    fn idle(&mut self) -> Result<()> {
+    fn on_idle(&mut self) -> Result<()> {
         // Names of calls come from whole binaries, which nobody needs until the next finding.
         if self.named {
             self.named = false;
@@ -285,7 +285,7 @@ impl Observer for Reporter {
         Ok(())
     }
 
-    fn enough(&self) -> bool {
+    fn should_stop(&self) -> bool {
         false
     }
 }
@@ -325,7 +325,10 @@ fn sentence(row: &Row<'_>, judged: &Judged<'_>) -> String {
     add("in ", &row.workload().to_string());
     add("device ", &row.device());
     if let Some(site) = row.call_site() {
-        add("call site ", &culprits::innermost(&CallSite::line(site)));
+        add(
+            "call site ",
+            &culprits::innermost(&CallSite::chain_line(site)),
+        );
     }
     add("", &format!("see: dmtrace explain {}", semaphore.key));
     text
@@ -334,7 +337,7 @@ fn sentence(row: &Row<'_>, judged: &Judged<'_>) -> String {
 /// One change, for those who want every step.
 struct Step<'a, 'b> {
     change: &'a Change,
-    view: &'a View<'b>,
+    view: &'a BooksView<'b>,
 }
 
 impl std::fmt::Display for Step<'_, '_> {

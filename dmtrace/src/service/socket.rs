@@ -31,7 +31,7 @@ use tokio::{
 };
 
 use super::request::{BadRequest, REQUEST_MAX, Request, parse};
-use crate::{history::Asker, output::json::envelope};
+use crate::{history::Asker, output::json::json_envelope};
 
 pub(crate) use crate::history::SOCKET;
 
@@ -266,7 +266,7 @@ impl Post {
                 Err(ErrorKind::InvalidInput.into())
             }
             Ok(Request::Status) => {
-                let line = format!("{}\n", envelope("status", &self.status().await?));
+                let line = format!("{}\n", json_envelope("status", &self.status().await?));
                 stream.write_all(line.as_bytes()).await
             }
             Ok(Request::History(query)) => {
@@ -318,7 +318,7 @@ async fn read(stream: &mut UnixStream) -> io::Result<Result<Request, BadRequest>
 }
 
 async fn refuse(stream: &mut UnixStream, text: &str) -> io::Result<()> {
-    let line = format!("{}\n", envelope("error", &json!({ "error": text })));
+    let line = format!("{}\n", json_envelope("error", &json!({ "error": text })));
     stream.write_all(line.as_bytes()).await
 }
 

@@ -8,8 +8,9 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-/// For an answer of systemd, which has given us more time to end.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// For an answer of systemd, which on a busy host takes seconds. It gives a service 90 s to end
+/// (`DefaultTimeoutStopSec=`).
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The watchdog of the unit, if it has one.
 pub(super) struct Watchdog {
@@ -57,22 +58,23 @@ pub(super) fn stopping() {
 }
 
 /// Whether systemd ends this service in order to start it again at once (`systemctl restart`): its
-/// job on the unit says so. The signal is the same as for an end for good.
-pub(super) async fn restarts() -> bool {
+/// job on the unit says so. The signal is the same as for an end for good. `None` if systemd does
+/// not answer in time.
+pub(super) async fn restarts() -> Option<bool> {
     if std::env::var_os("INVOCATION_ID").is_none() {
-        return false;
+        return Some(false);
     }
     let Some(unit) = unit() else {
-        return false;
+        return Some(false);
     };
     let mut command = Command::new("systemctl");
     command
         .args(["list-jobs", "--no-legend", "--plain", "--full", &unit])
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    match timeout(PATIENCE, command.output()).await {
-        Ok(Ok(output)) => is_restart(&String::from_utf8_lossy(&output.stdout), &unit),
-        _ => false,
+    match timeout(ANSWER_TIMEOUT, command.output()).await {
+        Ok(Ok(output)) => Some(is_restart(&String::from_utf8_lossy(&output.stdout), &unit)),
+        _ => None,
     }
 }
 

@@ -18,7 +18,7 @@ use super::go::{self, Pclntab};
 const SECTION_MAX: u64 = 512 << 20;
 
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Load {
+pub(crate) struct LoadSegment {
     /// Addresses in the file.
     pub addresses: Range<u64>,
     /// Offset of its bytes.
@@ -34,7 +34,7 @@ pub(crate) struct Headers {
     pub entry: u64,
     /// Whether it can be loaded anywhere.
     pub relocatable: bool,
-    pub loads: Vec<Load>,
+    pub loads: Vec<LoadSegment>,
     /// Where the table of frames is.
     pub eh_frame_hdr: Option<Range<u64>>,
     /// Address of the dynamic section.
@@ -57,7 +57,7 @@ impl Headers {
             let start = segment.p_vaddr(endian);
             let range = start..start.saturating_add(segment.p_memsz(endian));
             match segment.p_type(endian) {
-                PT_LOAD => headers.loads.push(Load {
+                PT_LOAD => headers.loads.push(LoadSegment {
                     addresses: range,
                     offset: segment.p_offset(endian),
                     code: segment.p_flags(endian).contains(PF_X),
@@ -87,7 +87,7 @@ impl Headers {
         (!headers.loads.is_empty()).then_some(headers)
     }
 
-    pub(crate) fn span(&self) -> Range<u64> {
+    pub(crate) fn load_range(&self) -> Range<u64> {
         let starts = self.loads.iter().map(|load| load.addresses.start);
         let ends = self.loads.iter().map(|load| load.addresses.end);
         starts.min().unwrap_or(0)..ends.max().unwrap_or(0)
@@ -102,7 +102,7 @@ impl Headers {
 
 /// A section with unwind information, and where it is.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Table {
+pub(crate) struct EhSection {
     /// Address in the file.
     pub address: u64,
     /// Its bytes.
@@ -113,11 +113,11 @@ pub(crate) struct Table {
 pub(crate) struct Binary {
     pub headers: Headers,
     /// `.eh_frame`.
-    pub eh_frame: Option<Table>,
+    pub eh_frame: Option<EhSection>,
     /// `.eh_frame_hdr`, its index.
-    pub eh_frame_hdr: Option<Table>,
+    pub eh_frame_hdr: Option<EhSection>,
     /// `.debug_frame`, where there is no `.eh_frame`.
-    pub debug_frame: Option<Table>,
+    pub debug_frame: Option<EhSection>,
     /// Address of `.text`.
     pub text: u64,
     pub go: Option<Rc<Pclntab>>,
@@ -136,7 +136,7 @@ impl Binary {
         let text = elf
             .section_by_name(".text")
             .map_or(0, |section| section.address());
-        let go = go::table(&elf, &headers, text).map(Rc::new);
+        let go = go::find_pclntab(&elf, &headers, text).map(Rc::new);
         let debug_frame = if eh_frame.is_none() && go.is_none() {
             table(".debug_frame")
         } else {
@@ -184,13 +184,13 @@ impl Binary {
 pub(super) fn table_of<'d, R: ReadRef<'d>>(
     elf: &ElfFile64<'d, LittleEndian, R>,
     name: &str,
-) -> Option<Table> {
+) -> Option<EhSection> {
     let section = elf.section_by_name(name)?;
     if section.size() > SECTION_MAX {
         return None;
     }
     let bytes = section.data().ok()?.to_vec();
-    (!bytes.is_empty()).then(|| Table {
+    (!bytes.is_empty()).then(|| EhSection {
         address: section.address(),
         bytes,
     })
@@ -198,7 +198,7 @@ pub(super) fn table_of<'d, R: ReadRef<'d>>(
 
 impl Binary {
     /// The section that rows come from.
-    pub(super) const fn frames(&self) -> Option<&Table> {
+    pub(super) const fn unwind_section(&self) -> Option<&EhSection> {
         match &self.eh_frame {
             Some(table) => Some(table),
             None => self.debug_frame.as_ref(),
@@ -207,6 +207,6 @@ impl Binary {
 
     /// Whether frames can be found with it; a file of debug information has none.
     pub(crate) fn has_unwind_info(&self) -> bool {
-        self.frames().is_some() || self.go.is_some()
+        self.unwind_section().is_some() || self.go.is_some()
     }
 }

@@ -16,15 +16,15 @@ use super::Binary;
 use crate::host::Roots;
 
 /// Binaries that are kept.
-const KEPT: usize = 128;
+const MAX_CACHED_BINARIES: usize = 128;
 /// How long it is believed that a binary is nowhere, and which mount namespaces there are.
-const BELIEVED: Duration = Duration::from_secs(5);
+const ABSENCE_TTL: Duration = Duration::from_secs(5);
 /// Where distributions put what they have stripped, by build-id.
 const DEBUG_FILES: &str = "/usr/lib/debug/.build-id";
 
 /// What is known of a binary.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
-pub(crate) struct Place {
+pub(crate) struct BinaryLocation {
     /// Its path as the process knows it; empty if that is not known.
     pub path: String,
     pub build_id: Option<BuildId>,
@@ -44,7 +44,7 @@ type FileId = (u64, u64, u64, i64, i64);
 pub(crate) struct Finder {
     by_build: HashMap<BuildId, Rc<Binary>>,
     by_file: HashMap<FileId, Rc<Binary>>,
-    missing: HashMap<Place, (Instant, String)>,
+    missing: HashMap<BinaryLocation, (Instant, String)>,
     /// A process of each mount namespace.
     namespaces: Option<(Instant, BTreeMap<u32, u32>)>,
 }
@@ -60,18 +60,18 @@ impl Finder {
     ///
     /// # Errors
     /// Why not, in words that name it.
-    pub(crate) fn find(&mut self, place: &Place) -> Result<Rc<Binary>, String> {
+    pub(crate) fn find_binary(&mut self, place: &BinaryLocation) -> Result<Rc<Binary>, String> {
         if let Some(found) = place.build_id.as_ref().and_then(|id| self.by_build.get(id)) {
             return Ok(Rc::clone(found));
         }
         if let Some((at, why)) = self.missing.get(place)
-            && at.elapsed() < BELIEVED
+            && at.elapsed() < ABSENCE_TTL
         {
             return Err(why.clone());
         }
-        let found = self.search(place);
+        let found = self.search_binary(place);
         if let Err(why) = &found {
-            bound(&mut self.missing);
+            clear_if_full(&mut self.missing);
             self.missing
                 .insert(place.clone(), (Instant::now(), why.clone()));
         }
@@ -80,21 +80,21 @@ impl Finder {
 
     /// The file with what was stripped off a binary.
     pub(crate) fn debug_file(&mut self, build_id: &BuildId) -> Option<Rc<Binary>> {
-        let (dir, file) = build_id.split()?;
+        let (dir, file) = build_id.path_parts()?;
         let path = format!("{DEBUG_FILES}/{dir}/{file}.debug");
         let file = Roots::host().open_regular(Path::new(&path)).ok()?;
-        let binary = self.load(file)?;
+        let binary = self.load_binary(file)?;
         (binary.headers.build_id.as_ref() == Some(build_id)).then_some(binary)
     }
 
-    fn search(&mut self, place: &Place) -> Result<Rc<Binary>, String> {
+    fn search_binary(&mut self, place: &BinaryLocation) -> Result<Rc<Binary>, String> {
         let alive = place.process.filter(|process| is_alive(*process));
         if let Some(process) = alive {
             if place.program {
                 // Also of a file that is deleted by now.
                 let link = PathBuf::from(format!("/proc/{}/exe", process.tgid));
                 let open = File::open(link).ok();
-                if let Some(found) = open.and_then(|file| self.accept(file, place, true)) {
+                if let Some(found) = open.and_then(|file| self.accept_file(file, place, true)) {
                     return Ok(found);
                 }
             }
@@ -109,14 +109,14 @@ impl Finder {
             });
         }
         let path = Path::new(&place.path);
-        let host = namespace(1).or_else(|| namespace(std::process::id()));
+        let host = mount_namespace(1).or_else(|| mount_namespace(std::process::id()));
         let same = host.is_some_and(|host| host == place.mnt_ns) || place.mnt_ns == 0;
         if let Ok(file) = Roots::host().open_regular(path)
-            && let Some(found) = self.accept(file, place, same)
+            && let Some(found) = self.accept_file(file, place, same)
         {
             return Ok(found);
         }
-        let namespaces = self.namespaces().clone();
+        let namespaces = self.mount_namespaces().clone();
         if let Some(pid) = namespaces.get(&place.mnt_ns)
             && let Some(found) = self.below_process(*pid, place, true)
         {
@@ -135,19 +135,29 @@ impl Finder {
         })
     }
 
-    fn below_process(&mut self, pid: u32, place: &Place, same: bool) -> Option<Rc<Binary>> {
+    fn below_process(
+        &mut self,
+        pid: u32,
+        place: &BinaryLocation,
+        same: bool,
+    ) -> Option<Rc<Binary>> {
         let roots = Roots {
             proc: PathBuf::from("/proc"),
             fs: PathBuf::from(format!("/proc/{pid}/root")),
         };
         let file = roots.open_regular(Path::new(&place.path)).ok()?;
-        self.accept(file, place, same)
+        self.accept_file(file, place, same)
     }
 
     /// Takes a file if it is the right one: by its build-id, or without one, by its path in the
     /// right mount namespace.
-    fn accept(&mut self, file: File, place: &Place, same: bool) -> Option<Rc<Binary>> {
-        let binary = self.load(file)?;
+    fn accept_file(
+        &mut self,
+        file: File,
+        place: &BinaryLocation,
+        same: bool,
+    ) -> Option<Rc<Binary>> {
+        let binary = self.load_binary(file)?;
         let right = match &place.build_id {
             Some(id) => binary.headers.build_id.as_ref() == Some(id),
             None => same,
@@ -155,7 +165,7 @@ impl Finder {
         right.then_some(binary)
     }
 
-    fn load(&mut self, file: File) -> Option<Rc<Binary>> {
+    fn load_binary(&mut self, file: File) -> Option<Rc<Binary>> {
         let meta = file.metadata().ok()?;
         let id = (
             meta.dev(),
@@ -168,19 +178,19 @@ impl Finder {
             return Some(Rc::clone(found));
         }
         let binary = Rc::new(Binary::open(file)?);
-        bound(&mut self.by_file);
+        clear_if_full(&mut self.by_file);
         self.by_file.insert(id, Rc::clone(&binary));
         if let Some(build_id) = &binary.headers.build_id
             && binary.has_unwind_info()
         {
-            bound(&mut self.by_build);
+            clear_if_full(&mut self.by_build);
             self.by_build.insert(build_id.clone(), Rc::clone(&binary));
         }
         Some(binary)
     }
 
-    fn namespaces(&mut self) -> &BTreeMap<u32, u32> {
-        let fresh = |known: &(Instant, BTreeMap<u32, u32>)| known.0.elapsed() < BELIEVED;
+    fn mount_namespaces(&mut self) -> &BTreeMap<u32, u32> {
+        let fresh = |known: &(Instant, BTreeMap<u32, u32>)| known.0.elapsed() < ABSENCE_TTL;
         let known = self.namespaces.take().filter(fresh);
         &self
             .namespaces
@@ -190,8 +200,8 @@ impl Finder {
 }
 
 /// Forgets everything once it is too much: what is needed comes back.
-fn bound<K, V>(map: &mut HashMap<K, V>) {
-    if map.len() >= KEPT {
+fn clear_if_full<K, V>(map: &mut HashMap<K, V>) {
+    if map.len() >= MAX_CACHED_BINARIES {
         map.clear();
     }
 }
@@ -203,7 +213,7 @@ pub(super) fn is_alive(process: ProcId) -> bool {
 }
 
 /// Mount namespace of a process.
-fn namespace(pid: u32) -> Option<u32> {
+fn mount_namespace(pid: u32) -> Option<u32> {
     let meta = fs::metadata(format!("/proc/{pid}/ns/mnt")).ok()?;
     u32::try_from(meta.ino()).ok()
 }
@@ -211,6 +221,6 @@ fn namespace(pid: u32) -> Option<u32> {
 fn mount_namespaces() -> BTreeMap<u32, u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten();
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter_map(|pid| Some((namespace(pid)?, pid)))
+    pids.filter_map(|pid| Some((mount_namespace(pid)?, pid)))
         .collect()
 }

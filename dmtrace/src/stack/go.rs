@@ -6,13 +6,13 @@ mod elf;
 use std::cmp::Ordering;
 
 use dmtrace_core::event::Symbol;
-pub(super) use elf::table;
+pub(super) use elf::find_pclntab;
 
 /// The table of Go 1.2 and later.
 #[derive(Debug)]
 pub(crate) struct Pclntab {
     bytes: Vec<u8>,
-    layout: Layout,
+    layout: PclntabLayout,
     /// Address that the table's offsets count from.
     text: u64,
     functions: usize,
@@ -26,7 +26,7 @@ pub(crate) struct Pclntab {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Layout {
+enum PclntabLayout {
     /// To 1.15: no parts; addresses as 64-bit words.
     Whole,
     /// 1.16 and 1.17: addresses as 64-bit words.
@@ -49,9 +49,9 @@ impl Pclntab {
     /// Reads the header; `text` is the address of the code if the header does not have it.
     pub(crate) fn parse(bytes: Vec<u8>, text: u64) -> Option<Self> {
         let layout = match u32_at(&bytes, 0)? {
-            0xffff_fffb => Layout::Whole,
-            0xffff_fffa => Layout::Absolute,
-            0xffff_fff0 | 0xffff_fff1 => Layout::Relative,
+            0xffff_fffb => PclntabLayout::Whole,
+            0xffff_fffa => PclntabLayout::Absolute,
+            0xffff_fff0 | 0xffff_fff1 => PclntabLayout::Relative,
             _ => return None,
         };
         // x86-64: instructions of one byte, pointers of eight.
@@ -59,12 +59,12 @@ impl Pclntab {
             return None;
         }
         let word = |index: usize| usize::try_from(u64_at(&bytes, 8 + index * 8)?).ok();
-        if layout == Layout::Whole {
-            return Self::whole(word(0)?, bytes);
+        if layout == PclntabLayout::Whole {
+            return Self::from_whole(word(0)?, bytes);
         }
         let mut at = 2;
         let mut start = 0;
-        if layout == Layout::Relative {
+        if layout == PclntabLayout::Relative {
             start = u64_at(&bytes, 8 + 16)?;
             at = 3;
         }
@@ -80,7 +80,11 @@ impl Pclntab {
             text: if start == 0 { text } else { start },
             bytes,
         };
-        let entry = if layout == Layout::Absolute { 16 } else { 8 };
+        let entry = if layout == PclntabLayout::Absolute {
+            16
+        } else {
+            8
+        };
         let end = parsed
             .table
             .checked_add(parsed.functions.checked_mul(entry)?)?;
@@ -88,13 +92,13 @@ impl Pclntab {
     }
 
     /// All offsets count from the beginning; behind the functions is where the files are.
-    fn whole(functions: usize, bytes: Vec<u8>) -> Option<Self> {
+    fn from_whole(functions: usize, bytes: Vec<u8>) -> Option<Self> {
         let table = 16usize;
         let end = table.checked_add(functions.checked_mul(16)?)?;
         let files = u32_at(&bytes, end.checked_add(8)?)? as usize;
         Some(Self {
             bytes,
-            layout: Layout::Whole,
+            layout: PclntabLayout::Whole,
             text: 0,
             functions,
             names: 0,
@@ -107,44 +111,46 @@ impl Pclntab {
     }
 
     /// Whether its first and its last function are code.
-    fn fits(&self, is_code: impl Fn(u64) -> bool) -> bool {
+    fn matches_code(&self, is_code: impl Fn(u64) -> bool) -> bool {
         let last = self.functions.checked_sub(1);
-        let ends = [Some(0), last].map(|index| self.entry(index?));
+        let ends = [Some(0), last].map(|index| self.function_entry(index?));
         matches!(ends, [Some(first), Some(last)] if first <= last && is_code(first) && is_code(last))
     }
 
     /// The function of an instruction.
-    pub(crate) fn function(&self, address: u64) -> Option<Function<'_>> {
+    pub(crate) fn function_at(&self, address: u64) -> Option<Function<'_>> {
         let (mut low, mut high) = (0, self.functions);
         while low < high {
             let middle = usize::midpoint(low, high);
-            match self.entry(middle)?.cmp(&address) {
+            match self.function_entry(middle)?.cmp(&address) {
                 Ordering::Greater => high = middle,
                 _ => low = middle + 1,
             }
         }
         let index = low.checked_sub(1)?;
         // After the last function stands its end.
-        if address >= self.entry(index + 1)? {
+        if address >= self.function_entry(index + 1)? {
             return None;
         }
         let record = match self.layout {
-            Layout::Whole | Layout::Absolute => {
+            PclntabLayout::Whole | PclntabLayout::Absolute => {
                 usize::try_from(u64_at(&self.bytes, self.table + index * 16 + 8)?).ok()?
             }
-            Layout::Relative => u32_at(&self.bytes, self.table + index * 8 + 4)? as usize,
+            PclntabLayout::Relative => u32_at(&self.bytes, self.table + index * 8 + 4)? as usize,
         };
         Some(Function {
             table: self,
             record: self.records.checked_add(record)?,
-            entry: self.entry(index)?,
+            entry: self.function_entry(index)?,
         })
     }
 
-    fn entry(&self, index: usize) -> Option<u64> {
+    fn function_entry(&self, index: usize) -> Option<u64> {
         match self.layout {
-            Layout::Whole | Layout::Absolute => u64_at(&self.bytes, self.table + index * 16),
-            Layout::Relative => {
+            PclntabLayout::Whole | PclntabLayout::Absolute => {
+                u64_at(&self.bytes, self.table + index * 16)
+            }
+            PclntabLayout::Relative => {
                 let distance = u32_at(&self.bytes, self.table + index * 8)?;
                 Some(self.text.wrapping_add(distance.into()))
             }
@@ -159,40 +165,40 @@ impl Pclntab {
 }
 
 impl Function<'_> {
-    fn field(&self, index: usize) -> Option<u32> {
+    fn read_field(&self, index: usize) -> Option<u32> {
         let first = match self.table.layout {
-            Layout::Whole | Layout::Absolute => 8,
-            Layout::Relative => 4,
+            PclntabLayout::Whole | PclntabLayout::Absolute => 8,
+            PclntabLayout::Relative => 4,
         };
         u32_at(&self.table.bytes, self.record + first + index * 4)
     }
 
     pub(crate) fn name(&self) -> Option<String> {
-        let offset = self.field(0)? as usize;
+        let offset = self.read_field(0)? as usize;
         self.table.text_at(self.table.names.checked_add(offset)?)
     }
 
     /// Bytes between the stack pointer and the return address at an instruction.
     pub(crate) fn frame_size(&self, address: u64) -> Option<u64> {
-        u64::try_from(self.value(self.field(3)?, address)?).ok()
+        u64::try_from(self.value_at(self.read_field(3)?, address)?).ok()
     }
 
     /// Name, file and line at an instruction.
-    pub(crate) fn symbol(&self, address: u64) -> Option<Symbol> {
-        let line = self.value(self.field(5)?, address);
+    pub(crate) fn symbol_at(&self, address: u64) -> Option<Symbol> {
+        let line = self.value_at(self.read_field(5)?, address);
         Some(Symbol {
             function: self.name()?,
-            file: self.file(address),
+            file: self.file_at(address),
             line: line.and_then(|line| u32::try_from(line).ok()),
         })
     }
 
-    fn file(&self, address: u64) -> Option<String> {
-        let number = u32::try_from(self.value(self.field(4)?, address)?).ok()?;
+    fn file_at(&self, address: u64) -> Option<String> {
+        let number = u32::try_from(self.value_at(self.read_field(4)?, address)?).ok()?;
         // Numbers count in the whole table, or in those of the unit.
         let first = match self.table.layout {
-            Layout::Whole => 0,
-            _ => self.field(7)?,
+            PclntabLayout::Whole => 0,
+            _ => self.read_field(7)?,
         };
         let unit = first.checked_add(number)? as usize;
         let offset = u32_at(&self.table.bytes, self.table.units.checked_add(unit * 4)?)?;
@@ -201,7 +207,7 @@ impl Function<'_> {
     }
 
     /// Value of a table of steps: pairs of a difference of the value and of the address.
-    fn value(&self, offset: u32, address: u64) -> Option<i64> {
+    fn value_at(&self, offset: u32, address: u64) -> Option<i64> {
         if offset == 0 {
             return None;
         }
@@ -211,14 +217,14 @@ impl Function<'_> {
         let mut at = self.entry;
         let mut first = true;
         loop {
-            let step = varint(&mut bytes)?;
+            let step = read_varint(&mut bytes)?;
             if step == 0 && !first {
                 return None;
             }
             first = false;
             let difference = (step >> 1) as i64 ^ -((step & 1) as i64);
             value = value.wrapping_add(difference);
-            at = at.wrapping_add(varint(&mut bytes)?.into());
+            at = at.wrapping_add(read_varint(&mut bytes)?.into());
             if address < at {
                 return Some(value);
             }
@@ -226,7 +232,7 @@ impl Function<'_> {
     }
 }
 
-fn varint(bytes: &mut impl Iterator<Item = u8>) -> Option<u32> {
+fn read_varint(bytes: &mut impl Iterator<Item = u8>) -> Option<u32> {
     let mut value = 0u32;
     for shift in (0..35).step_by(7) {
         let byte = bytes.next()?;

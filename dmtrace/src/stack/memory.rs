@@ -4,15 +4,15 @@ use dmtrace_common::GoroutineSample;
 
 /// A part of a stack, from an address on.
 #[derive(Clone, Copy, Debug)]
-struct Part<'a> {
+struct StackPart<'a> {
     start: u64,
     bytes: &'a [u8],
     /// Whether the copy ended because enough was copied, not because memory ended.
     full: bool,
 }
 
-impl Part<'_> {
-    fn word(&self, address: u64) -> Option<u64> {
+impl StackPart<'_> {
+    fn read_word(&self, address: u64) -> Option<u64> {
         let at = usize::try_from(address.checked_sub(self.start)?).ok()?;
         let bytes = self.bytes.get(at..at.checked_add(8)?)?;
         Some(u64::from_le_bytes(bytes.try_into().ok()?))
@@ -27,14 +27,14 @@ impl Part<'_> {
 /// for the code on it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory<'a> {
-    thread: Part<'a>,
-    goroutine: Option<(GoroutineSample, Part<'a>)>,
+    thread: StackPart<'a>,
+    goroutine: Option<(GoroutineSample, StackPart<'a>)>,
 }
 
 impl<'a> Memory<'a> {
     /// Bytes from `start` on. `full`: there may be more behind them, which was not copied.
     pub(crate) const fn new(start: u64, bytes: &'a [u8], full: bool) -> Self {
-        let thread = Part { start, bytes, full };
+        let thread = StackPart { start, bytes, full };
         Self {
             thread,
             goroutine: None,
@@ -50,7 +50,7 @@ impl<'a> Memory<'a> {
         bytes: &'a [u8],
         full: bool,
     ) -> Self {
-        let part = Part { start, bytes, full };
+        let part = StackPart { start, bytes, full };
         Self {
             thread: self.thread,
             goroutine: Some((goroutine, part)),
@@ -58,18 +58,18 @@ impl<'a> Memory<'a> {
     }
 
     /// The goroutine that waits for the code on the stack in use.
-    pub(crate) fn goroutine(&self) -> Option<GoroutineSample> {
+    pub(crate) fn waiting_goroutine(&self) -> Option<GoroutineSample> {
         self.goroutine.map(|(goroutine, _)| goroutine)
     }
 
     /// A word of 64 bits.
-    pub(crate) fn word(&self, address: u64) -> Option<u64> {
-        let of_goroutine = || self.goroutine.and_then(|(_, part)| part.word(address));
-        self.thread.word(address).or_else(of_goroutine)
+    pub(crate) fn read_word(&self, address: u64) -> Option<u64> {
+        let of_goroutine = || self.goroutine.and_then(|(_, part)| part.read_word(address));
+        self.thread.read_word(address).or_else(of_goroutine)
     }
 
     /// Why a word is not there.
-    pub(crate) fn missing(&self, address: u64) -> String {
+    pub(crate) fn missing_reason(&self, address: u64) -> String {
         if let Some((goroutine, part)) = &self.goroutine
             && (part.start..goroutine.end).contains(&address)
         {

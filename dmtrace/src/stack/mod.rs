@@ -16,13 +16,13 @@ mod unwind;
 mod worker;
 
 pub(crate) use binary::Binary;
-pub(crate) use find::{Finder, Place};
+pub(crate) use find::{BinaryLocation, Finder};
 pub(crate) use memory::Memory;
 pub(crate) use sample::AddressSpace;
 pub(crate) use symbols::Symbolizer;
-pub(crate) use unwind::{Registers, unwind};
+pub(crate) use unwind::{Registers, unwind_stack};
 #[cfg(feature = "live")]
-pub(crate) use worker::{Found, KEPT, Worker};
+pub(crate) use worker::{BINARY_CACHE_TTL, FoundSite, Worker};
 
 #[cfg(test)]
 mod tests;

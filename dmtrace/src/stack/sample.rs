@@ -5,17 +5,17 @@ use std::{fs, rc::Rc};
 use dmtrace_common::{
     AUXV_WORDS, MODULE_PATH, ModuleSample, STACK_MODULES_CUT, STACK_MORE_MODULES, StackSample,
 };
-use dmtrace_core::{event::text::text, ids::ProcId};
+use dmtrace_core::{event::text::decode_c_string, ids::ProcId};
 
-use super::{Binary, Finder, Place, binary::Headers, find::is_alive};
+use super::{Binary, BinaryLocation, Finder, binary::Headers, find::is_alive};
 
 /// `AT_ENTRY`, `AT_EXECFN` is not used: it is what the caller of `execve` has said.
 const AT_ENTRY: u64 = 9;
 
 /// A program or library in memory.
-pub(crate) struct Mapped {
+pub(crate) struct MappedModule {
     /// What is known of its file.
-    pub place: Place,
+    pub place: BinaryLocation,
     /// Address in memory less address in the file.
     pub bias: u64,
     headers: Option<Headers>,
@@ -27,7 +27,7 @@ pub(crate) struct Mapped {
 /// All programs in the memory of a process.
 #[derive(Default)]
 pub(crate) struct AddressSpace {
-    modules: Vec<Mapped>,
+    modules: Vec<MappedModule>,
     process: Option<ProcId>,
     mnt_ns: u32,
     /// Why libraries may be missing.
@@ -56,14 +56,14 @@ impl AddressSpace {
             let path = if is_program {
                 program.unwrap_or_default().to_owned()
             } else {
-                path(module)
+                module_path(module)
             };
-            space.add(module, path, is_program, &sample.auxv);
+            space.add_module(module, path, is_program, &sample.auxv);
         }
         space
     }
 
-    fn add(
+    fn add_module(
         &mut self,
         sample: &ModuleSample,
         path: String,
@@ -82,8 +82,8 @@ impl AddressSpace {
                 .find(|pair| pair[0] == AT_ENTRY);
             bias = entry.map_or(bias, |pair| pair[1].wrapping_sub(headers.entry));
         }
-        self.modules.push(Mapped {
-            place: Place {
+        self.modules.push(MappedModule {
+            place: BinaryLocation {
                 path,
                 build_id: headers.as_ref().and_then(|it| it.build_id.clone()),
                 mnt_ns: self.mnt_ns,
@@ -99,8 +99,8 @@ impl AddressSpace {
 
     /// Adds a program whose place in memory is known otherwise.
     #[cfg(test)]
-    pub(crate) fn add_file(&mut self, place: Place, bias: u64) {
-        self.modules.push(Mapped {
+    pub(crate) fn add_file(&mut self, place: BinaryLocation, bias: u64) {
+        self.modules.push(MappedModule {
             place,
             bias,
             headers: None,
@@ -110,13 +110,13 @@ impl AddressSpace {
     }
 
     /// The module at an address, by number.
-    pub(crate) fn locate(&mut self, address: u64, finder: &mut Finder) -> Option<usize> {
-        let found = (0..self.modules.len()).find(|index| self.has(*index, address, finder));
-        found.or_else(|| self.learn(address, finder))
+    pub(crate) fn locate_module(&mut self, address: u64, finder: &mut Finder) -> Option<usize> {
+        let found = (0..self.modules.len()).find(|index| self.has_code(*index, address, finder));
+        found.or_else(|| self.learn_module(address, finder))
     }
 
     /// A module by number.
-    pub(crate) fn module(&self, index: usize) -> &Mapped {
+    pub(crate) fn module_at(&self, index: usize) -> &MappedModule {
         &self.modules[index]
     }
 
@@ -135,7 +135,7 @@ impl AddressSpace {
     ///
     /// # Errors
     /// Why it cannot be had.
-    pub(crate) fn binary(
+    pub(crate) fn module_binary(
         &mut self,
         index: usize,
         finder: &mut Finder,
@@ -144,7 +144,7 @@ impl AddressSpace {
         if let Some(known) = &module.binary {
             return known.clone();
         }
-        let found = finder.find(&module.place).and_then(|binary| {
+        let found = finder.find_binary(&module.place).and_then(|binary| {
             // Without a build-id, the dynamic section tells most other builds apart.
             let moved = module.dynamic != 0
                 && binary.headers.dynamic != Some(module.dynamic.wrapping_sub(module.bias));
@@ -167,34 +167,34 @@ impl AddressSpace {
         found
     }
 
-    fn has(&mut self, index: usize, address: u64, finder: &mut Finder) -> bool {
+    fn has_code(&mut self, index: usize, address: u64, finder: &mut Finder) -> bool {
         if self.modules[index].headers.is_none() {
-            let _headers_from_file = self.binary(index, finder);
+            let _headers_from_file = self.module_binary(index, finder);
         }
         let module = &self.modules[index];
         let inside = address.wrapping_sub(module.bias);
         module
             .headers
             .as_ref()
-            .is_some_and(|headers| headers.span().contains(&inside))
+            .is_some_and(|headers| headers.load_range().contains(&inside))
     }
 
     /// Asks the process itself, if it is still there.
-    fn learn(&mut self, address: u64, finder: &mut Finder) -> Option<usize> {
+    fn learn_module(&mut self, address: u64, finder: &mut Finder) -> Option<usize> {
         let process = self.process.filter(|process| is_alive(*process))?;
         let maps = fs::read_to_string(format!("/proc/{}/maps", process.tgid)).ok()?;
         let mapping = maps
             .lines()
             .filter_map(Mapping::parse)
             .find(|mapping| mapping.start <= address && address < mapping.end)?;
-        let place = Place {
+        let place = BinaryLocation {
             path: mapping.path.to_owned(),
             build_id: None,
             mnt_ns: self.mnt_ns,
             process: Some(process),
             program: false,
         };
-        let binary = finder.find(&place).ok()?;
+        let binary = finder.find_binary(&place).ok()?;
         let load = binary.headers.loads.iter().find(|load| {
             let end = load.offset + (load.addresses.end - load.addresses.start);
             (load.offset..end).contains(&mapping.offset) || load.offset & !0xfff == mapping.offset
@@ -204,7 +204,7 @@ impl AddressSpace {
             .start
             .wrapping_add(mapping.offset)
             .wrapping_sub(load.offset);
-        self.modules.push(Mapped {
+        self.modules.push(MappedModule {
             place,
             bias: mapping.start.wrapping_sub(in_file),
             headers: Some(binary.headers.clone()),
@@ -215,9 +215,9 @@ impl AddressSpace {
     }
 }
 
-fn path(module: &ModuleSample) -> String {
+fn module_path(module: &ModuleSample) -> String {
     match usize::try_from(module.path_len) {
-        Ok(len) => text(&module.path[..len.min(MODULE_PATH)]),
+        Ok(len) => decode_c_string(&module.path[..len.min(MODULE_PATH)]),
         Err(_) => String::new(),
     }
 }

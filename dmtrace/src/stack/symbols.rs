@@ -2,18 +2,18 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use dmtrace_core::event::{BuildId, CallSite, Frame, Module, Symbol};
+use dmtrace_core::event::{BuildId, CallFrame, CallSite, Module, Symbol};
 use gimli::{Dwarf, EndianRcSlice, LittleEndian, SectionId};
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
 
-use super::{Binary, Finder, Place, go::Pclntab};
+use super::{Binary, BinaryLocation, Finder, go::Pclntab};
 
 type Slice = EndianRcSlice<LittleEndian>;
 
 /// Binaries whose names are kept.
-const KEPT: usize = 64;
+const MAX_CACHED_SYMBOLS: usize = 64;
 /// A function without a size is believed to be no longer than this.
-const UNSIZED: u64 = 64 << 10;
+const MAX_UNSIZED_LEN: u64 = 64 << 10;
 
 /// Gives names to frames.
 #[derive(Default)]
@@ -34,7 +34,7 @@ struct Names {
 
 impl Symbolizer {
     /// For frames that were taken on another machine, or before the last boot.
-    pub(crate) fn foreign() -> Self {
+    pub(crate) fn for_foreign() -> Self {
         Self {
             foreign: true,
             ..Self::default()
@@ -42,7 +42,7 @@ impl Symbolizer {
     }
 
     /// Names all frames that have no name yet, as far as their binaries can be found.
-    pub(crate) fn resolve(&mut self, site: &mut CallSite) {
+    pub(crate) fn resolve_site(&mut self, site: &mut CallSite) {
         let mnt_ns = site.mnt_ns;
         for frame in &mut site.frames {
             if !frame.symbols.is_empty() {
@@ -52,7 +52,7 @@ impl Symbolizer {
             if let Some(module) = module
                 && let Some(names) = self.names_of(module, mnt_ns)
             {
-                frame.symbols = names.at(frame);
+                frame.symbols = names.symbols_at(frame);
             }
         }
     }
@@ -61,19 +61,19 @@ impl Symbolizer {
         if let Some(known) = self.names.get(module) {
             return known.clone();
         }
-        let names = self.read(module, mnt_ns).map(Rc::new);
-        if self.names.len() >= KEPT {
+        let names = self.read_names(module, mnt_ns).map(Rc::new);
+        if self.names.len() >= MAX_CACHED_SYMBOLS {
             self.names.clear();
         }
         self.names.insert(module.clone(), names.clone());
         names
     }
 
-    fn read(&mut self, module: &Module, mnt_ns: u32) -> Option<Names> {
+    fn read_names(&mut self, module: &Module, mnt_ns: u32) -> Option<Names> {
         if self.foreign && module.build_id.is_none() {
             return None;
         }
-        let binary = self.finder.find(&Place {
+        let binary = self.finder.find_binary(&BinaryLocation {
             path: module.path.clone(),
             build_id: module.build_id.clone(),
             mnt_ns,
@@ -89,20 +89,23 @@ impl Symbolizer {
             .map(Rc::as_ref)
             .collect();
         (!sources.is_empty()).then(|| Names {
-            symbols: symbols(&sources),
+            symbols: read_symbols(&sources),
             go: binary.as_ref().and_then(|binary| binary.go.clone()),
-            lines: sources.iter().find_map(|binary| lines(binary)),
+            lines: sources.iter().find_map(|binary| line_context(binary)),
         })
     }
 }
 
 impl Names {
     /// Functions of a frame, the innermost of inlined ones first.
-    fn at(&self, frame: &Frame) -> Vec<Symbol> {
+    fn symbols_at(&self, frame: &CallFrame) -> Vec<Symbol> {
         // The address is that of the next instruction, perhaps of the next function.
         let address = frame.address.saturating_sub(1);
-        let go = self.go.as_ref().and_then(|table| table.function(address));
-        if let Some(symbol) = go.and_then(|function| function.symbol(address)) {
+        let go = self
+            .go
+            .as_ref()
+            .and_then(|table| table.function_at(address));
+        if let Some(symbol) = go.and_then(|function| function.symbol_at(address)) {
             return vec![symbol];
         }
         let mut found = self.by_lines(address);
@@ -129,7 +132,8 @@ impl Names {
         if let Ok(mut frames) = context.find_frames(address).skip_all_loads() {
             while let Ok(Some(frame)) = frames.next() {
                 let name = frame.function.as_ref();
-                let name = name.and_then(|function| Some(demangled(&function.raw_name().ok()?)));
+                let name =
+                    name.and_then(|function| Some(demangle_name(&function.raw_name().ok()?)));
                 let place = frame.location;
                 symbols.push(Symbol {
                     function: name.unwrap_or_default(),
@@ -151,7 +155,7 @@ impl Names {
 }
 
 /// Functions of the symbol tables, one for each address.
-fn symbols(sources: &[&Binary]) -> Vec<(u64, u64, String)> {
+fn read_symbols(sources: &[&Binary]) -> Vec<(u64, u64, String)> {
     let mut all: Vec<(u64, u64, u8, String)> = Vec::new();
     for binary in sources {
         let Some(elf) = binary.elf() else { continue };
@@ -177,14 +181,14 @@ fn symbols(sources: &[&Binary]) -> Vec<(u64, u64, String)> {
             let end = if end > start {
                 end
             } else {
-                next.min(start.saturating_add(UNSIZED))
+                next.min(start.saturating_add(MAX_UNSIZED_LEN))
             };
-            (start, end, demangled(&name))
+            (start, end, demangle_name(&name))
         })
         .collect()
 }
 
-fn lines(binary: &Binary) -> Option<addr2line::Context<Slice>> {
+fn line_context(binary: &Binary) -> Option<addr2line::Context<Slice>> {
     let elf = binary.elf()?;
     elf.section_by_name(".debug_info")?;
     let load = |id: SectionId| -> Result<Slice, gimli::Error> {
@@ -197,6 +201,6 @@ fn lines(binary: &Binary) -> Option<addr2line::Context<Slice>> {
     addr2line::Context::from_dwarf(Dwarf::load(load).ok()?).ok()
 }
 
-fn demangled(name: &str) -> String {
+fn demangle_name(name: &str) -> String {
     format!("{:#}", rustc_demangle::demangle(name))
 }

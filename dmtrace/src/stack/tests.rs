@@ -3,7 +3,7 @@
 use std::arch::asm;
 
 use dmtrace_core::{
-    event::{BuildId, CallSite, End, Frame, How, Module, Symbol},
+    event::{BuildId, CallFrame, CallSite, ChainEnd, FrameSource, Module, Symbol},
     ids::{BootTime, ProcId},
 };
 
@@ -18,7 +18,7 @@ struct Copied {
 
 /// Copies at most `most` bytes from here outwards.
 #[inline(never)]
-fn copy(most: usize) -> Copied {
+fn copy_stack(most: usize) -> Copied {
     let (ip, sp, bp): (u64, u64, u64);
     // SAFETY: reads three registers.
     unsafe {
@@ -43,23 +43,23 @@ fn copy(most: usize) -> Copied {
 }
 
 #[inline(never)]
-fn third(most: usize) -> Copied {
-    let copied = copy(most);
+fn call_third(most: usize) -> Copied {
+    let copied = copy_stack(most);
     std::hint::black_box(copied)
 }
 
 #[inline(never)]
-fn second(most: usize) -> Copied {
+fn call_second(most: usize) -> Copied {
     // Makes a frame that is larger than a red zone.
     let room = std::hint::black_box([0u8; 700]);
-    let copied = third(most);
+    let copied = call_third(most);
     std::hint::black_box(room);
     copied
 }
 
 #[inline(never)]
-fn first(most: usize) -> Copied {
-    let copied = second(most);
+fn call_first(most: usize) -> Copied {
+    let copied = call_second(most);
     std::hint::black_box(copied)
 }
 
@@ -70,39 +70,39 @@ fn own_space() -> AddressSpace {
     let line = maps.lines().find(|line| line.ends_with(&exe)).unwrap();
     let start = line.split('-').next().unwrap();
     let mut space = AddressSpace::default();
-    let place = Place {
+    let place = BinaryLocation {
         path: exe,
         program: true,
-        ..Place::default()
+        ..BinaryLocation::default()
     };
     space.add_file(place, u64::from_str_radix(start, 16).unwrap());
     space
 }
 
 /// Names of the functions, and why the walk ended.
-fn walked(copied: &Copied, most: usize) -> (Vec<String>, End) {
+fn walk_copied(copied: &Copied, most: usize) -> (Vec<String>, ChainEnd) {
     let full = copied.bytes.len() == most;
     let memory = Memory::new(copied.start, &copied.bytes, full);
     let mut finder = Finder::default();
-    let mut site = unwind(&mut own_space(), &mut finder, copied.registers, &memory);
-    Symbolizer::default().resolve(&mut site);
-    (site.folded(), site.end)
+    let mut site = unwind_stack(&mut own_space(), &mut finder, copied.registers, &memory);
+    Symbolizer::default().resolve_site(&mut site);
+    (site.folded_stack(), site.end)
 }
 
-fn has(names: &[String], function: &str) -> bool {
+fn has_function(names: &[String], function: &str) -> bool {
     names.iter().any(|name| name.ends_with(function))
 }
 
 #[test]
 fn a_copied_stack_is_unwound_without_frame_pointers() {
     // rustc keeps no frame pointers unless it is told to.
-    let copied = first(1 << 20);
-    let (names, end) = walked(&copied, 1 << 20);
+    let copied = call_first(1 << 20);
+    let (names, end) = walk_copied(&copied, 1 << 20);
     let position = |function: &str| names.iter().position(|name| name.ends_with(function));
     let order = [
-        position("::first"),
-        position("::second"),
-        position("::third"),
+        position("::call_first"),
+        position("::call_second"),
+        position("::call_third"),
     ];
     assert!(
         order.iter().all(Option::is_some) && order.is_sorted(),
@@ -110,70 +110,74 @@ fn a_copied_stack_is_unwound_without_frame_pointers() {
     );
     // The test's thread begins in libc, which the address space above does not have.
     assert!(
-        matches!(&end, End::Truncated(why) if why.contains("in no file")),
+        matches!(&end, ChainEnd::Truncated(why) if why.contains("in no file")),
         "{end:?}"
     );
 }
 
 #[test]
 fn a_copy_that_is_too_short_says_so() {
-    let copied = first(1024);
-    let (names, end) = walked(&copied, 1024);
-    assert!(has(&names, "::third"), "{names:?}");
-    assert!(!has(&names, "::first"), "{names:?}");
+    let copied = call_first(1024);
+    let (names, end) = walk_copied(&copied, 1024);
+    assert!(has_function(&names, "::call_third"), "{names:?}");
+    assert!(!has_function(&names, "::call_first"), "{names:?}");
     assert_eq!(names[0], "[truncated]");
     assert_eq!(
         end,
-        End::Truncated("the copied 1 KiB of the stack are used up".to_owned())
+        ChainEnd::Truncated("the copied 1 KiB of the stack are used up".to_owned())
     );
 }
 
 #[test]
 fn a_binary_that_is_another_build_is_not_taken() {
-    let place = Place {
+    let place = BinaryLocation {
         path: std::env::current_exe().unwrap().display().to_string(),
         build_id: BuildId::from_bytes(&[0xab; 20]),
-        ..Place::default()
+        ..BinaryLocation::default()
     };
-    let why = Finder::default().find(&place).err().unwrap();
+    let why = Finder::default().find_binary(&place).err().unwrap();
     assert!(
         why.contains(&"ab".repeat(20)) && why.contains("not found"),
         "{why}"
     );
-    let copied = first(1 << 20);
+    let copied = call_first(1 << 20);
     let memory = Memory::new(copied.start, &copied.bytes, false);
     let mut space = AddressSpace::default();
     space.add_file(place, 0);
-    let site = unwind(
+    let site = unwind_stack(
         &mut space,
         &mut Finder::default(),
         copied.registers,
         &memory,
     );
     assert_eq!(site.frames.len(), 1);
-    assert!(site.line().ends_with("< ..."), "{}", site.line());
+    assert!(
+        site.chain_line().ends_with("< ..."),
+        "{}",
+        site.chain_line()
+    );
 }
 
 #[test]
 fn a_path_that_leads_to_a_device_is_not_opened() {
-    let place = Place {
+    let place = BinaryLocation {
         path: "/dev/zero".to_owned(),
         process: Some(ProcId {
             tgid: 1,
             start: BootTime(1),
         }),
-        ..Place::default()
+        ..BinaryLocation::default()
     };
-    assert!(Finder::default().find(&place).is_err());
+    assert!(Finder::default().find_binary(&place).is_err());
 }
 
 #[test]
 fn a_call_site_survives_json() {
     let site = CallSite {
-        frames: vec![Frame {
+        frames: vec![CallFrame {
             module: Some(0),
             address: 0x1234,
-            how: How::Inferred,
+            how: FrameSource::Inferred,
             symbols: vec![Symbol {
                 function: "make_cookie".into(),
                 file: Some("a.c".into()),
@@ -184,17 +188,17 @@ fn a_call_site_survives_json() {
             path: "/usr/sbin/dmsetup".into(),
             build_id: BuildId::from_bytes(&[1, 2, 3]),
         }],
-        end: End::Truncated("why".into()),
+        end: ChainEnd::Truncated("why".into()),
         mnt_ns: 7,
     };
     let json = serde_json::to_string(&site).unwrap();
     assert_eq!(serde_json::from_str::<CallSite>(&json).unwrap(), site);
     assert_eq!(
-        site.lines(),
+        site.chain_lines(),
         ["make_cookie  a.c:7  dmsetup  (inferred)", "truncated: why"]
     );
-    assert_eq!(site.folded(), ["[truncated]", "make_cookie"]);
-    assert_eq!(site.line(), "make_cookie < ...");
+    assert_eq!(site.folded_stack(), ["[truncated]", "make_cookie"]);
+    assert_eq!(site.chain_line(), "make_cookie < ...");
 }
 
 #[test]

@@ -4,14 +4,14 @@
 //! why there is no next one.
 
 use dmtrace_common::UserRegs;
-use dmtrace_core::event::{CallSite, End, FRAMES, Frame, How, Module};
+use dmtrace_core::event::{CallFrame, CallSite, ChainEnd, FrameSource, MAX_FRAMES, Module};
 use gimli::{
     BaseAddresses, CfaRule, DebugFrame, EhFrame, EhFrameHdr, EndianSlice, Evaluation,
     EvaluationResult, Expression, LittleEndian, Location, Piece, Register, RegisterRule,
     UnwindContext, UnwindExpression, UnwindSection, UnwindTableRow, Value, X86_64,
 };
 
-use super::{AddressSpace, Binary, Finder, Memory, binary::Table};
+use super::{AddressSpace, Binary, Finder, Memory, binary::EhSection};
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -63,9 +63,9 @@ impl Registers {
 }
 
 /// What is behind a frame.
-pub(super) enum Step {
+pub(super) enum WalkStep {
     /// A caller: `exact` if its address is an instruction to be executed, not one to return to.
-    Caller { how: How, exact: bool },
+    Caller { how: FrameSource, exact: bool },
     /// A caller on the stack of the goroutine that waits for the code on the thread's.
     OnGoroutine,
     /// Nothing: it is the first function of its thread.
@@ -75,7 +75,7 @@ pub(super) enum Step {
 }
 
 /// Walks up the stack.
-pub(crate) fn unwind(
+pub(crate) fn unwind_stack(
     space: &mut AddressSpace,
     finder: &mut Finder,
     mut registers: Registers,
@@ -83,36 +83,38 @@ pub(crate) fn unwind(
 ) -> CallSite {
     let mut site = CallSite::default();
     let mut numbers: Vec<usize> = Vec::new();
-    let mut how = How::Observed;
+    let mut how = FrameSource::Observed;
     let mut exact = true;
     let mut on_goroutine = false;
     loop {
         let Some(ip) = registers.get(IP).filter(|ip| *ip != 0) else {
-            site.end = End::Complete;
+            site.end = ChainEnd::Complete;
             break;
         };
         let lookup = if exact { ip } else { ip - 1 };
-        let Some(index) = space.locate(lookup, finder) else {
-            site.frames.push(frame(None, ip, how));
-            site.end = End::Truncated(space.why_nowhere(ip));
+        let Some(index) = space.locate_module(lookup, finder) else {
+            site.frames.push(new_frame(None, ip, how));
+            site.end = ChainEnd::Truncated(space.why_nowhere(ip));
             break;
         };
-        let bias = space.module(index).bias;
+        let bias = space.module_at(index).bias;
         let number = numbers.iter().position(|known| *known == index);
         let number = number.unwrap_or_else(|| {
             numbers.push(index);
             numbers.len() - 1
         });
         site.frames
-            .push(frame(Some(number), ip.wrapping_sub(bias), how));
-        if site.frames.len() >= FRAMES {
-            site.end = End::Truncated(format!("calls beyond the innermost {FRAMES} are not kept"));
+            .push(new_frame(Some(number), ip.wrapping_sub(bias), how));
+        if site.frames.len() >= MAX_FRAMES {
+            site.end = ChainEnd::Truncated(format!(
+                "calls beyond the innermost {MAX_FRAMES} are not kept"
+            ));
             break;
         }
-        let binary = match space.binary(index, finder) {
+        let binary = match space.module_binary(index, finder) {
             Ok(binary) => binary,
             Err(why) => {
-                site.end = End::Truncated(why);
+                site.end = ChainEnd::Truncated(why);
                 break;
             }
         };
@@ -127,34 +129,34 @@ pub(crate) fn unwind(
             innermost,
         };
         let sp = registers.get(RSP);
-        match walk.step(&mut registers) {
+        match walk.walk_step(&mut registers) {
             // Only the innermost function may use no stack at all; anything else goes in circles.
-            Step::Caller { .. } if !innermost && registers.get(RSP) <= sp => {
-                site.end = End::Truncated("the stack leads back into itself".to_owned());
+            WalkStep::Caller { .. } if !innermost && registers.get(RSP) <= sp => {
+                site.end = ChainEnd::Truncated("the stack leads back into itself".to_owned());
                 break;
             }
-            Step::OnGoroutine if on_goroutine => {
-                site.end = End::Truncated("the stack leads back into itself".to_owned());
+            WalkStep::OnGoroutine if on_goroutine => {
+                site.end = ChainEnd::Truncated("the stack leads back into itself".to_owned());
                 break;
             }
-            Step::OnGoroutine => {
+            WalkStep::OnGoroutine => {
                 on_goroutine = true;
-                how = How::Observed;
+                how = FrameSource::Observed;
                 exact = false;
             }
-            Step::Caller {
+            WalkStep::Caller {
                 how: found,
                 exact: is_exact,
             } => {
                 how = found;
                 exact = is_exact;
             }
-            Step::Outermost => {
-                site.end = End::Complete;
+            WalkStep::Outermost => {
+                site.end = ChainEnd::Complete;
                 break;
             }
-            Step::Lost(why) => {
-                site.end = End::Truncated(why);
+            WalkStep::Lost(why) => {
+                site.end = ChainEnd::Truncated(why);
                 break;
             }
         }
@@ -162,15 +164,15 @@ pub(crate) fn unwind(
     site.modules = numbers
         .into_iter()
         .map(|index| Module {
-            path: space.module(index).place.path.clone(),
-            build_id: space.module(index).place.build_id.clone(),
+            path: space.module_at(index).place.path.clone(),
+            build_id: space.module_at(index).place.build_id.clone(),
         })
         .collect();
     site
 }
 
-const fn frame(module: Option<usize>, address: u64, how: How) -> Frame {
-    Frame {
+const fn new_frame(module: Option<usize>, address: u64, how: FrameSource) -> CallFrame {
+    CallFrame {
         module,
         address,
         how,
@@ -191,36 +193,36 @@ pub(super) struct Walk<'a, 'm> {
 }
 
 impl Walk<'_, '_> {
-    fn step(&mut self, registers: &mut Registers) -> Step {
+    fn walk_step(&mut self, registers: &mut Registers) -> WalkStep {
         if let Some(table) = &self.binary.go
-            && table.function(self.lookup).is_some()
+            && table.function_at(self.lookup).is_some()
         {
             return self.by_go(table, registers);
         }
         let mut context = UnwindContext::new();
-        match row(self.binary, self.lookup, &mut context) {
-            Ok(Some((row, exact))) => match self.apply(row, registers) {
-                Ok(true) => Step::Caller {
-                    how: How::Observed,
+        match unwind_row(self.binary, self.lookup, &mut context) {
+            Ok(Some((row, exact))) => match self.apply_row(row, registers) {
+                Ok(true) => WalkStep::Caller {
+                    how: FrameSource::Observed,
                     exact,
                 },
-                Ok(false) => Step::Outermost,
-                Err(why) => Step::Lost(why),
+                Ok(false) => WalkStep::Outermost,
+                Err(why) => WalkStep::Lost(why),
             },
             Ok(None) => self.without_information(registers),
-            Err(error) => Step::Lost(format!(
+            Err(error) => WalkStep::Lost(format!(
                 "unwind information cannot be used: {error}{}",
-                self.at()
+                self.location_text()
             )),
         }
     }
 
-    pub(super) fn at(&self) -> String {
+    pub(super) fn location_text(&self) -> String {
         format!(" (at {:#x})", self.lookup)
     }
 
     /// Undoes a frame by its row; tells whether there is a caller.
-    fn apply(
+    fn apply_row(
         &self,
         row: &UnwindTableRow<usize>,
         registers: &mut Registers,
@@ -228,12 +230,12 @@ impl Walk<'_, '_> {
         let unknown = || {
             format!(
                 "a register that the next frame needs is not known{}",
-                self.at()
+                self.location_text()
             )
         };
         let word = |address: u64| {
-            let found = self.memory.word(address);
-            found.ok_or_else(|| self.memory.missing(address))
+            let found = self.memory.read_word(address);
+            found.ok_or_else(|| self.memory.missing_reason(address))
         };
         let before = *registers;
         let cfa = match row.cfa() {
@@ -241,7 +243,9 @@ impl Walk<'_, '_> {
                 .get(register.0)
                 .ok_or_else(unknown)?
                 .wrapping_add_signed(*offset),
-            CfaRule::Expression(expression) => self.evaluate(expression, &before, None)?,
+            CfaRule::Expression(expression) => {
+                self.evaluate_expression(expression, &before, None)?
+            }
         };
         registers.set(RSP, Some(cfa));
         for number in 0..=IP {
@@ -253,11 +257,11 @@ impl Walk<'_, '_> {
                 Some(RegisterRule::Offset(offset)) => Some(word(cfa.wrapping_add_signed(offset))?),
                 Some(RegisterRule::ValOffset(offset)) => Some(cfa.wrapping_add_signed(offset)),
                 Some(RegisterRule::Register(other)) => before.get(other.0),
-                Some(RegisterRule::Expression(expression)) => {
-                    Some(word(self.evaluate(&expression, &before, Some(cfa))?)?)
-                }
+                Some(RegisterRule::Expression(expression)) => Some(word(
+                    self.evaluate_expression(&expression, &before, Some(cfa))?,
+                )?),
                 Some(RegisterRule::ValExpression(expression)) => {
-                    Some(self.evaluate(&expression, &before, Some(cfa))?)
+                    Some(self.evaluate_expression(&expression, &before, Some(cfa))?)
                 }
                 Some(RegisterRule::Constant(value)) => Some(value),
                 Some(_) => return Err(unknown()),
@@ -267,14 +271,19 @@ impl Walk<'_, '_> {
         Ok(registers.get(IP).is_some_and(|ip| ip != 0))
     }
 
-    fn evaluate(
+    fn evaluate_expression(
         &self,
         expression: &UnwindExpression<usize>,
         registers: &Registers,
         start: Option<u64>,
     ) -> Result<u64, String> {
-        let failed = || format!("unwind information cannot be evaluated{}", self.at());
-        let table = self.binary.frames().ok_or_else(failed)?;
+        let failed = || {
+            format!(
+                "unwind information cannot be evaluated{}",
+                self.location_text()
+            )
+        };
+        let table = self.binary.unwind_section().ok_or_else(failed)?;
         let bytes = table
             .bytes
             .get(expression.offset..expression.offset.saturating_add(expression.length))
@@ -299,8 +308,8 @@ impl Walk<'_, '_> {
                     evaluation.resume_with_register(Value::Generic(value))
                 }
                 EvaluationResult::RequiresMemory { address, .. } => {
-                    let value = self.memory.word(address);
-                    let value = value.ok_or_else(|| self.memory.missing(address))?;
+                    let value = self.memory.read_word(address);
+                    let value = value.ok_or_else(|| self.memory.missing_reason(address))?;
                     evaluation.resume_with_memory(Value::Generic(value))
                 }
                 _ => return Err(failed()),
@@ -320,20 +329,20 @@ impl Walk<'_, '_> {
 
     /// Code written in assembler, or built without tables. A return address is believed only if
     /// there is a call in front of it.
-    fn without_information(&mut self, registers: &mut Registers) -> Step {
+    fn without_information(&mut self, registers: &mut Registers) -> WalkStep {
         let (sp, bp) = (registers.get(RSP), registers.get(RBP));
-        let inferred = Step::Caller {
-            how: How::Inferred,
+        let inferred = WalkStep::Caller {
+            how: FrameSource::Inferred,
             exact: false,
         };
-        let name = self.at();
-        let lost = Step::Lost(format!(
+        let name = self.location_text();
+        let lost = WalkStep::Lost(format!(
             "no unwind information in the binary for this function{name}"
         ));
         let Some(sp) = sp else { return lost };
         if self.innermost {
             for slot in (0..LEAF_WORDS).map(|word| sp.wrapping_add(word * 8)) {
-                let Some(ip) = self.memory.word(slot) else {
+                let Some(ip) = self.memory.read_word(slot) else {
                     break;
                 };
                 if self.is_return_address(ip) {
@@ -345,11 +354,12 @@ impl Walk<'_, '_> {
         }
         match bp {
             // What the ABI asks the first function to do.
-            Some(0) => return Step::Outermost,
+            Some(0) => return WalkStep::Outermost,
             Some(bp) if bp >= sp => {
-                if let (Some(outer), Some(ip)) =
-                    (self.memory.word(bp), self.memory.word(bp.wrapping_add(8)))
-                    && self.is_return_address(ip)
+                if let (Some(outer), Some(ip)) = (
+                    self.memory.read_word(bp),
+                    self.memory.read_word(bp.wrapping_add(8)),
+                ) && self.is_return_address(ip)
                 {
                     registers.set(IP, Some(ip));
                     registers.set(RSP, Some(bp.wrapping_add(16)));
@@ -368,19 +378,19 @@ impl Walk<'_, '_> {
             return self.binary.follows_call(inside);
         }
         // Data looks like addresses often enough; only what the dynamic linker knows is asked.
-        let Some(index) = self.space.locate(ip, self.finder) else {
+        let Some(index) = self.space.locate_module(ip, self.finder) else {
             return false;
         };
-        let inside = ip.wrapping_sub(self.space.module(index).bias);
+        let inside = ip.wrapping_sub(self.space.module_at(index).bias);
         self.space
-            .binary(index, self.finder)
+            .module_binary(index, self.finder)
             .is_ok_and(|binary| binary.headers.is_code(inside) && binary.follows_call(inside))
     }
 }
 
 /// The row of an address, and whether its caller's address is exact (a signal's frame). `None` if
 /// the binary says nothing of the address.
-fn row<'c>(
+fn unwind_row<'c>(
     binary: &Binary,
     address: u64,
     context: &'c mut UnwindContext<usize>,
@@ -396,7 +406,7 @@ fn row<'c>(
             }
             None => section.fde_for_address(&bases, address, EhFrame::cie_from_offset),
         };
-        return known(fde, |fde| {
+        return optional_fde(fde, |fde| {
             let row = fde.unwind_info_for_address(&section, &bases, context, address)?;
             Ok((row, fde.is_signal_trampoline()))
         });
@@ -404,7 +414,7 @@ fn row<'c>(
     if let Some(table) = &binary.debug_frame {
         let section = DebugFrame::new(&table.bytes, LittleEndian);
         let fde = section.fde_for_address(&bases, address, DebugFrame::cie_from_offset);
-        return known(fde, |fde| {
+        return optional_fde(fde, |fde| {
             let row = fde.unwind_info_for_address(&section, &bases, context, address)?;
             Ok((row, fde.is_signal_trampoline()))
         });
@@ -413,7 +423,7 @@ fn row<'c>(
 }
 
 fn by_index<'a>(
-    index: &'a Table,
+    index: &'a EhSection,
     section: &EhFrame<Slice<'a>>,
     bases: &BaseAddresses,
     address: u64,
@@ -425,7 +435,7 @@ fn by_index<'a>(
     }
 }
 
-fn known<F, T>(
+fn optional_fde<F, T>(
     fde: gimli::Result<F>,
     then: impl FnOnce(F) -> gimli::Result<T>,
 ) -> gimli::Result<Option<T>> {

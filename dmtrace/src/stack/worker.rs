@@ -20,24 +20,24 @@ use dmtrace_common::{
     CS_64, GoroutineSample, PAGE, ProcKey, STACK_NO_REGS, STACK_PAGES, StackSample,
 };
 use dmtrace_core::{
-    event::{CallSite, End, read_plain},
+    event::{CallSite, ChainEnd, read_plain},
     ids::{BootTime, Key, ProcId, SemId},
 };
 use tokio::sync::Notify;
 
-use super::{AddressSpace, Finder, Memory, Registers, Symbolizer, unwind};
+use super::{AddressSpace, Finder, Memory, Registers, Symbolizer, unwind_stack};
 use crate::host::heap;
 
 /// Binaries are kept in memory for the next stack so long. Those of a large program, or of a Go
 /// daemon, are tens of megabytes, and the next stack may come in a month.
-pub(crate) const KEPT: Duration = Duration::from_secs(1);
+pub(crate) const BINARY_CACHE_TTL: Duration = Duration::from_secs(1);
 
 /// Call sites that are told apart.
-const DISTINCT: usize = 4096;
+const MAX_DISTINCT_SITES: usize = 4096;
 
 /// The call site of a set that was made.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Found {
+pub(crate) struct FoundSite {
     pub sem: SemId,
     pub key: Key,
     /// When the stack was taken: right before or after the creation is told.
@@ -47,12 +47,12 @@ pub(crate) struct Found {
 }
 
 /// Looks up the path of a program.
-pub(super) type Programs = Box<dyn FnMut(ProcKey) -> Option<String> + Send>;
+pub(super) type ProgramLookup = Box<dyn FnMut(ProcKey) -> Option<String> + Send>;
 
 /// The thread, and what it has found.
 pub(crate) struct Worker {
     thread: Option<JoinHandle<()>>,
-    found: Receiver<Found>,
+    found: Receiver<FoundSite>,
     stop: UnixStream,
     received: Arc<AtomicU64>,
     news: Arc<Notify>,
@@ -66,7 +66,7 @@ impl Worker {
     /// The system refuses a thread or a socket.
     pub(crate) fn start(
         ring: RingBuf<MapData>,
-        programs: Programs,
+        programs: ProgramLookup,
         names: bool,
         kept: Option<Duration>,
     ) -> io::Result<Self> {
@@ -79,7 +79,7 @@ impl Worker {
             .name("stacks".to_owned())
             .spawn(move || {
                 // Made here: they are not for several threads.
-                let mut work = Work {
+                let mut work = WorkerState {
                     programs,
                     finder: Finder::default(),
                     symbolizer: names.then(Symbolizer::default),
@@ -98,17 +98,17 @@ impl Worker {
     }
 
     /// What was found since the last time.
-    pub(crate) fn take(&self) -> Vec<Found> {
+    pub(crate) fn take_sites(&self) -> Vec<FoundSite> {
         self.found.try_iter().collect()
     }
 
     /// Messages taken from the ring.
-    pub(crate) fn received(&self) -> u64 {
+    pub(crate) fn received_count(&self) -> u64 {
         self.received.load(Ordering::Acquire)
     }
 
     /// Waits until something is found.
-    pub(crate) async fn news(&self) {
+    pub(crate) async fn wait_sites(&self) {
         self.news.notified().await;
     }
 
@@ -128,8 +128,8 @@ impl Drop for Worker {
     }
 }
 
-struct Work {
-    programs: Programs,
+struct WorkerState {
+    programs: ProgramLookup,
     finder: Finder,
     symbolizer: Option<Symbolizer>,
     /// Call sites as found, and as handed on.
@@ -137,21 +137,21 @@ struct Work {
     kept: Option<Duration>,
 }
 
-impl Work {
+impl WorkerState {
     fn run(
         &mut self,
         mut ring: RingBuf<MapData>,
         stopped: &UnixStream,
-        send: &Sender<Found>,
+        send: &Sender<FoundSite>,
         count: &AtomicU64,
         news: &Notify,
     ) {
         loop {
             let limit = self.kept.filter(|_| !self.finder.is_empty());
-            let woken = wait(ring.as_raw_fd(), stopped.as_raw_fd(), limit);
-            if woken == Woken::TimeIsUp {
+            let woken = wait_ring(ring.as_raw_fd(), stopped.as_raw_fd(), limit);
+            if woken == WakeReason::TimeIsUp {
                 self.finder = Finder::default();
-                heap::trim();
+                heap::trim_heap();
                 continue;
             }
             while let Some(item) = ring.next() {
@@ -161,7 +161,7 @@ impl Work {
                 if let Ok(sample) = sample {
                     // A binary can hold anything; whatever it does to a library must not end the
                     // trace's call sites.
-                    let worked = catch_unwind(AssertUnwindSafe(|| self.work(&sample)));
+                    let worked = catch_unwind(AssertUnwindSafe(|| self.process_sample(&sample)));
                     let Ok(found) = worked else { continue };
                     count.fetch_add(1, Ordering::Release);
                     if send.send(found).is_err() {
@@ -170,29 +170,29 @@ impl Work {
                     news.notify_one();
                 }
             }
-            if woken == Woken::End {
+            if woken == WakeReason::End {
                 return;
             }
         }
     }
 
-    fn work(&mut self, sample: &StackSample) -> Found {
-        let mut site = self.unwound(sample);
+    fn process_sample(&mut self, sample: &StackSample) -> FoundSite {
+        let mut site = self.unwind_sample(sample);
         site.mnt_ns = sample.mnt_ns;
         let known = self.known.get(&site).cloned();
         let site = known.unwrap_or_else(|| {
-            if self.known.len() >= DISTINCT {
+            if self.known.len() >= MAX_DISTINCT_SITES {
                 self.known.clear();
             }
             let mut named = site.clone();
             if let Some(symbolizer) = &mut self.symbolizer {
-                symbolizer.resolve(&mut named);
+                symbolizer.resolve_site(&mut named);
             }
             let named = Arc::new(named);
             self.known.insert(site, Arc::clone(&named));
             named
         });
-        Found {
+        FoundSite {
             sem: SemId {
                 ns: dmtrace_core::ids::IpcNs(sample.ns),
                 semid: sample.semid,
@@ -204,9 +204,9 @@ impl Work {
         }
     }
 
-    fn unwound(&mut self, sample: &StackSample) -> CallSite {
+    fn unwind_sample(&mut self, sample: &StackSample) -> CallSite {
         let nothing = |why: &str| CallSite {
-            end: End::Truncated(why.to_owned()),
+            end: ChainEnd::Truncated(why.to_owned()),
             ..CallSite::default()
         };
         if sample.state & STACK_NO_REGS != 0 {
@@ -215,16 +215,16 @@ impl Work {
         if sample.regs.cs != CS_64 {
             return nothing("stacks of 32-bit programs are not unwound");
         }
-        let memory = copied(sample);
+        let memory = copied_memory(sample);
         let program = (self.programs)(sample.header.actor);
         let mut space = AddressSpace::of_sample(sample, program.as_deref());
         let registers = Registers::of_user(&sample.regs);
-        unwind(&mut space, &mut self.finder, registers, &memory)
+        unwind_stack(&mut space, &mut self.finder, registers, &memory)
     }
 }
 
 /// The stacks of a message.
-fn copied(sample: &StackSample) -> Memory<'_> {
+fn copied_memory(sample: &StackSample) -> Memory<'_> {
     let pages = (sample.pages as usize).min(STACK_PAGES);
     let own = pages.min(sample.thread_pages as usize);
     let (thread, goroutine) = sample.stack[..pages * PAGE].split_at(own * PAGE);
@@ -239,7 +239,7 @@ fn copied(sample: &StackSample) -> Memory<'_> {
 
 /// What has ended a wait.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Woken {
+enum WakeReason {
     Messages,
     TimeIsUp,
     /// There will be no more messages.
@@ -247,7 +247,7 @@ enum Woken {
 }
 
 /// Waits for messages, for ever without a limit.
-fn wait(ring: i32, stopped: i32, limit: Option<Duration>) -> Woken {
+fn wait_ring(ring: i32, stopped: i32, limit: Option<Duration>) -> WakeReason {
     let mut descriptors = [ring, stopped].map(|fd| libc::pollfd {
         fd,
         events: libc::POLLIN,
@@ -257,8 +257,8 @@ fn wait(ring: i32, stopped: i32, limit: Option<Duration>) -> Woken {
     // SAFETY: two descriptors, which are open as long as this thread runs.
     let ready = unsafe { libc::poll(descriptors.as_mut_ptr(), 2, limit) };
     match ready {
-        0 => Woken::TimeIsUp,
-        _ if ready > 0 && descriptors[1].revents != 0 => Woken::End,
-        _ => Woken::Messages,
+        0 => WakeReason::TimeIsUp,
+        _ if ready > 0 && descriptors[1].revents != 0 => WakeReason::End,
+        _ => WakeReason::Messages,
     }
 }

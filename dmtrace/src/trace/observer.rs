@@ -16,31 +16,31 @@ pub(crate) trait Observer {
     ///
     /// # Errors
     /// Whatever stops the verb, such as a reader that has gone.
-    fn changes(&mut self, changes: &[Change], session: &View<'_>) -> Result<()>;
+    fn on_changes(&mut self, changes: &[Change], session: &BooksView<'_>) -> Result<()>;
 
     /// A verdict that is a finding, or that was one and is no more.
     ///
     /// # Errors
     /// As above.
-    fn finding(&mut self, judged: &Judged<'_>, session: &View<'_>) -> Result<()>;
+    fn on_finding(&mut self, judged: &Judged<'_>, session: &BooksView<'_>) -> Result<()>;
 
     /// A finding that was told, under this label, is none any more: the cookie is gone, or the
     /// verdict is another one.
     ///
     /// # Errors
     /// As above.
-    fn cleared(&mut self, _sem: SemId, _label: &str, _session: &View<'_>) -> Result<()> {
+    fn on_cleared(&mut self, _sem: SemId, _label: &str, _session: &BooksView<'_>) -> Result<()> {
         Ok(())
     }
 
     /// The books were compared with this snapshot, and these are all cookies, judged.
-    fn surveyed(&mut self, _judged: &[Judged<'_>], _snapshot: &Snapshot) {}
+    fn on_survey(&mut self, _judged: &[Judged<'_>], _snapshot: &Snapshot) {}
 
     /// Everything that was there was told. What has ended since can be judged by this, too.
     ///
     /// # Errors
     /// As above.
-    fn judged(&mut self, _session: &View<'_>) -> Result<()> {
+    fn on_judged(&mut self, _session: &BooksView<'_>) -> Result<()> {
         Ok(())
     }
 
@@ -48,7 +48,7 @@ pub(crate) trait Observer {
     ///
     /// # Errors
     /// As above.
-    fn device_mapper(&mut self, _report: &DmReport) -> Result<()> {
+    fn on_device_mapper(&mut self, _report: &DmReport) -> Result<()> {
         Ok(())
     }
 
@@ -56,26 +56,26 @@ pub(crate) trait Observer {
     ///
     /// # Errors
     /// As above.
-    fn idle(&mut self) -> Result<()>;
+    fn on_idle(&mut self) -> Result<()>;
 
     /// Whether the verb has had enough.
-    fn enough(&self) -> bool;
+    fn should_stop(&self) -> bool;
 }
 
 /// What an observer may look at.
-pub(crate) struct View<'a> {
+pub(crate) struct BooksView<'a> {
     pub ledger: &'a Ledger,
     /// What was judged by; `None` apart from a look at the whole.
     pub context: Option<&'a Context<'a>>,
 }
 
 /// Passes changes on to an observer, and keeps its first error for the end of the call.
-pub(super) struct Told<'a> {
+pub(super) struct ObserverSink<'a> {
     observer: &'a mut dyn Observer,
     failure: Option<anyhow::Error>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> ObserverSink<'a> {
     pub(super) fn new(observer: &'a mut dyn Observer) -> Self {
         Self {
             observer,
@@ -83,13 +83,13 @@ impl<'a> Told<'a> {
         }
     }
 
-    pub(super) fn tell(&mut self, changes: &[Change], ledger: &Ledger) {
+    pub(super) fn pass_changes(&mut self, changes: &[Change], ledger: &Ledger) {
         if self.failure.is_none() {
             self.failure = self
                 .observer
-                .changes(
+                .on_changes(
                     changes,
-                    &View {
+                    &BooksView {
                         ledger,
                         context: None,
                     },
@@ -98,7 +98,7 @@ impl<'a> Told<'a> {
         }
     }
 
-    pub(super) fn done(self) -> Result<()> {
+    pub(super) fn finish(self) -> Result<()> {
         self.failure.map_or(Ok(()), Err)
     }
 }

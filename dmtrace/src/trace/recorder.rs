@@ -22,19 +22,19 @@ use dmtrace_core::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::run::Ending;
+use super::run::TraceEnd;
 pub(crate) use crate::trace::recorder::file::Rotation;
 use crate::{
     host::{self, Roots, package},
     output::time::Clock,
     probe::{Tracer, environment::kernel_release},
-    recording::{SiteOf, Start, Writer},
-    stack::Found,
+    recording::{RecordingStart, RecordingWriter, SiteOf},
+    stack::FoundSite,
     trace::{
-        recorder::file::{Output, Target},
-        session::{Tap, Tapped},
+        recorder::file::{RecordingFile, RecordingTarget},
+        session::{Tap, TappedInput},
     },
-    wording::cause,
+    wording::cause_text,
 };
 
 /// So much is kept in memory before it is written.
@@ -42,21 +42,21 @@ const BUFFER: usize = 1 << 18;
 
 /// A recording in the making; shared between the tap in the session and the verb.
 #[derive(Clone)]
-pub(crate) struct Recorder(Rc<RefCell<State>>);
+pub(crate) struct Recorder(Rc<RefCell<RecorderState>>);
 
-struct State {
-    target: Target,
+struct RecorderState {
+    target: RecordingTarget,
     /// What it is written to; `None` before it has begun, and after it has ended.
-    open: Option<Open>,
-    start: Start,
+    open: Option<OpenFile>,
+    start: RecordingStart,
     /// Call sites that are in the current file.
     numbers: SiteNumbers,
     failed: Option<String>,
 }
 
-struct Open {
-    writer: Writer<Vec<u8>>,
-    output: Output,
+struct OpenFile {
+    writer: RecordingWriter<Vec<u8>>,
+    output: RecordingFile,
     /// Size of it when the books were in it.
     books: u64,
 }
@@ -67,10 +67,10 @@ impl Recorder {
     /// # Errors
     /// It exists and must not, or its directory does not exist.
     pub(crate) fn create(path: &Path, overwrite: bool, rotation: Option<Rotation>) -> Result<Self> {
-        Ok(Self(Rc::new(RefCell::new(State {
-            target: Target::look(path, overwrite, rotation)?,
+        Ok(Self(Rc::new(RefCell::new(RecorderState {
+            target: RecordingTarget::inspect(path, overwrite, rotation)?,
             open: None,
-            start: Start::default(),
+            start: RecordingStart::default(),
             numbers: SiteNumbers::default(),
             failed: None,
         }))))
@@ -80,9 +80,9 @@ impl Recorder {
     ///
     /// # Errors
     /// Writing fails.
-    pub(crate) fn tap(&self, tracer: &Tracer, began: BootTime) -> Result<Tap> {
-        let (wall, wall_nanos) = Clock::now().moment(began).parts();
-        let start = Start {
+    pub(crate) fn start_tap(&self, tracer: &Tracer, began: BootTime) -> Result<Tap> {
+        let (wall, wall_nanos) = Clock::now().moment_at(began).as_parts();
+        let start = RecordingStart {
             abi: dmtrace_common::ABI,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: kernel_release(),
@@ -97,13 +97,13 @@ impl Recorder {
         let mut state = self.0.borrow_mut();
         state.start = start;
         let path = state.target.path().display().to_string();
-        state.open = Some(state.begin().context(path)?);
+        state.open = Some(state.begin_file().context(path)?);
         drop(state);
         let (shared, due, place) = (self.clone(), self.clone(), self.clone());
         Ok(Tap {
-            write: Box::new(move |tapped| shared.take(tapped)),
+            write: Box::new(move |tapped| shared.record_input(tapped)),
             is_full: Box::new(move || due.0.borrow().is_full()),
-            place: Box::new(move || place.0.borrow().target.place()),
+            place: Box::new(move || place.0.borrow().target.readable_path()),
         })
     }
 
@@ -112,54 +112,62 @@ impl Recorder {
     ///
     /// # Errors
     /// Writing fails, or something took the name meanwhile.
-    pub(crate) fn begun(&self) -> Result<Option<PathBuf>> {
+    pub(crate) fn name_file(&self) -> Result<Option<PathBuf>> {
         let mut state = self.0.borrow_mut();
-        let State { target, open, .. } = &mut *state;
+        let RecorderState { target, open, .. } = &mut *state;
         let path = target.path().display().to_string();
         if let Some(open) = open {
             open.flush().context(path.clone())?;
-            open.output.begun(target).context(path)?;
+            open.output.take_name(target).context(path)?;
         }
-        Ok(target.meanwhile())
+        Ok(target.temporary_path())
     }
 
     /// Hands what is buffered to the system.
     pub(crate) fn flush(&self) {
-        self.with(|open, _| open.flush());
+        self.with_file(|open, _| open.flush());
     }
 
     /// Why the recording has ended early, if it has.
-    pub(crate) fn failed(&self) -> Option<String> {
+    pub(crate) fn failure_text(&self) -> Option<String> {
         self.0.borrow().failed.clone()
     }
 
     /// Writes the facts, the packages and the balance, and closes the file.
-    pub(crate) fn end(&self, ending: &Ending) {
-        self.with(|open, _| open.writer.facts(&ending.facts));
-        let packages = packages(ending);
+    pub(crate) fn finish(&self, ending: &TraceEnd) {
+        self.with_file(|open, _| open.writer.write_facts(&ending.facts));
+        let packages = find_packages(ending);
         if !packages.is_empty() {
-            self.with(|open, _| open.writer.packages(&packages));
+            self.with_file(|open, _| open.writer.write_packages(&packages));
         }
         let mut state = self.0.borrow_mut();
-        if let Err(error) = state.end(&ending.accounting) {
-            state.fail(&error);
+        if let Err(error) = state.finish_file(&ending.accounting) {
+            state.record_failure(&error);
         }
     }
 
-    fn take(&self, tapped: Tapped<'_>) {
+    fn record_input(&self, tapped: TappedInput<'_>) {
         match tapped {
-            Tapped::Message(bytes) => self.with(|open, _| open.writer.message(bytes)),
-            Tapped::Sem(key, record) => self.with(|open, _| open.writer.sem(key, record)),
-            Tapped::Proc(record) => self.with(|open, _| open.writer.process(record)),
-            Tapped::Snapshot(snapshot) => self.with(|open, _| open.writer.snapshot(snapshot)),
-            Tapped::Site(found) => {
-                self.with(|open, numbers| numbers.write(&mut open.writer, found));
+            TappedInput::Message(bytes) => {
+                self.with_file(|open, _| open.writer.write_message(bytes));
             }
-            Tapped::NextFile { facts, deficits } => self.next_file(facts, deficits),
-            Tapped::BooksWritten => {
+            TappedInput::Sem(key, record) => {
+                self.with_file(|open, _| open.writer.write_sem(key, record));
+            }
+            TappedInput::Proc(record) => {
+                self.with_file(|open, _| open.writer.write_process(record));
+            }
+            TappedInput::Snapshot(snapshot) => {
+                self.with_file(|open, _| open.writer.write_snapshot(snapshot));
+            }
+            TappedInput::Site(found) => {
+                self.with_file(|open, numbers| numbers.write_site(&mut open.writer, found));
+            }
+            TappedInput::NextFile { facts, deficits } => self.next_file(facts, deficits),
+            TappedInput::BooksWritten => {
                 let mut state = self.0.borrow_mut();
                 if let Err(error) = state.books_written() {
-                    state.fail(&error);
+                    state.record_failure(&error);
                 }
             }
         }
@@ -167,54 +175,54 @@ impl Recorder {
 
     /// Ends this file, and begins the next one, beside it.
     fn next_file(&self, facts: &HostFacts, deficits: &[String]) {
-        self.with(|open, _| open.writer.facts(facts));
+        self.with_file(|open, _| open.writer.write_facts(facts));
         let mut state = self.0.borrow_mut();
         let balance = json!({ "deficits": deficits, "continued": true });
-        let begun = state.end(&balance).and_then(|()| {
+        let begun = state.finish_file(&balance).and_then(|()| {
             if state.failed.is_none() {
                 state.start.parts_before += 1;
                 state.numbers = SiteNumbers::default();
-                state.open = Some(state.begin()?);
+                state.open = Some(state.begin_file()?);
             }
             Ok(())
         });
         if let Err(error) = begun {
-            state.fail(&error);
+            state.record_failure(&error);
         }
     }
 
     /// Does something with the current file, and writes out what has become much.
-    fn with(&self, write: impl FnOnce(&mut Open, &mut SiteNumbers) -> io::Result<()>) {
+    fn with_file(&self, write: impl FnOnce(&mut OpenFile, &mut SiteNumbers) -> io::Result<()>) {
         let mut state = self.0.borrow_mut();
-        let State { open, numbers, .. } = &mut *state;
+        let RecorderState { open, numbers, .. } = &mut *state;
         let Some(open) = open else { return };
         let written = write(open, numbers).and_then(|()| {
-            if open.writer.out().len() < BUFFER {
+            if open.writer.writer_mut().len() < BUFFER {
                 return Ok(());
             }
             open.flush()
         });
         if let Err(error) = written {
-            state.fail(&error);
+            state.record_failure(&error);
         }
     }
 }
 
-impl Open {
+impl OpenFile {
     fn flush(&mut self) -> io::Result<()> {
-        let frames = self.writer.out();
-        let written = self.output.write(frames);
+        let frames = self.writer.writer_mut();
+        let written = self.output.write_frames(frames);
         frames.clear();
         written
     }
 }
 
-impl State {
+impl RecorderState {
     /// A file with its first frame.
-    fn begin(&self) -> io::Result<Open> {
-        let mut open = Open {
-            writer: Writer::begin(Vec::with_capacity(BUFFER), &self.start)?,
-            output: self.target.create()?,
+    fn begin_file(&self) -> io::Result<OpenFile> {
+        let mut open = OpenFile {
+            writer: RecordingWriter::begin(Vec::with_capacity(BUFFER), &self.start)?,
+            output: self.target.create_file()?,
             books: 0,
         };
         open.flush()?;
@@ -227,7 +235,7 @@ impl State {
         let (Some(open), Some(rotation)) = (&self.open, self.target.rotation) else {
             return false;
         };
-        let written = open.output.written();
+        let written = open.output.written_bytes();
         written >= rotation.max && written - open.books >= rotation.max / 4
     }
 
@@ -237,38 +245,40 @@ impl State {
             return Ok(());
         };
         open.flush()?;
-        open.output.sync()?;
-        open.books = open.output.written();
-        self.target.shift()?;
-        open.output.begun(&self.target)
+        open.output.sync_data()?;
+        open.books = open.output.written_bytes();
+        self.target.shift_files()?;
+        open.output.take_name(&self.target)
     }
 
     /// Writes the end, and gives the file its name.
-    fn end(&mut self, balance: &impl Serialize) -> io::Result<()> {
+    fn finish_file(&mut self, balance: &impl Serialize) -> io::Result<()> {
         let Some(open) = self.open.take() else {
             return Ok(());
         };
-        let Open {
+        let OpenFile {
             writer, mut output, ..
         } = open;
-        let written = writer.end(balance).and_then(|frames| output.write(&frames));
+        let written = writer
+            .finish(balance)
+            .and_then(|frames| output.write_frames(&frames));
         let finished = written.and_then(|()| output.finish(&self.target));
-        finished.inspect_err(|_| self.keep(output))
+        finished.inspect_err(|_| self.keep_output(output))
     }
 
     /// For the message of an error: where it is.
-    fn keep(&mut self, output: Output) {
-        self.open = Some(Open {
-            writer: Writer::over(Vec::new()),
+    fn keep_output(&mut self, output: RecordingFile) {
+        self.open = Some(OpenFile {
+            writer: RecordingWriter::resume(Vec::new()),
             output,
             books: 0,
         });
     }
 
     /// Keeps what was written: a recording without an end is readable.
-    fn fail(&mut self, error: &io::Error) {
+    fn record_failure(&mut self, error: &io::Error) {
         let path = self.target.path().display();
-        let meanwhile = self.target.meanwhile();
+        let meanwhile = self.target.temporary_path();
         let beside = self.open.take().and(meanwhile);
         let place = beside.map_or_else(String::new, |beside| {
             format!(
@@ -276,24 +286,27 @@ impl State {
                 beside.display()
             )
         });
-        let message = format!("{path}: {}; the recording ends here{place}", cause(error));
+        let message = format!(
+            "{path}: {}; the recording ends here{place}",
+            cause_text(error)
+        );
         eprintln!("dmtrace: {message}");
         self.failed = Some(message);
     }
 }
 
 /// Time for looking up packages, in all.
-const LOOK_UP: Duration = Duration::from_secs(2);
+const PACKAGE_LOOKUP_TIME: Duration = Duration::from_secs(2);
 /// Executables whose package is looked up.
-const LOOKED_UP: usize = 16;
+const MAX_PACKAGE_LOOKUPS: usize = 16;
 
 /// Packages of the executables that findings are about: another machine cannot look them up.
-fn packages(ending: &Ending) -> BTreeMap<String, Result<Package, String>> {
-    let until = Instant::now() + LOOK_UP;
+fn find_packages(ending: &TraceEnd) -> BTreeMap<String, Result<Package, String>> {
+    let until = Instant::now() + PACKAGE_LOOKUP_TIME;
     let roots = Roots::host();
     let ledger = ending.session.ledger();
     let mut found = BTreeMap::new();
-    let judged = ending.judge(&Thresholds::default());
+    let judged = ending.judge_cookies(&Thresholds::default());
     let closed = ending.judge_closed(&Thresholds::default());
     for judged in judged.iter().chain(&closed) {
         if !judged.verdict.class.is_finding() {
@@ -304,10 +317,12 @@ fn packages(ending: &Ending) -> BTreeMap<String, Result<Package, String>> {
             .creator
             .image()
             .and_then(|image| ledger.process(image)?.image.as_deref());
-        let Some((image, key)) = image.and_then(|image| Some((image, package::key(image)?))) else {
+        let Some((image, key)) =
+            image.and_then(|image| Some((image, package::package_key(image)?)))
+        else {
             continue;
         };
-        if found.len() < LOOKED_UP {
+        if found.len() < MAX_PACKAGE_LOOKUPS {
             found
                 .entry(key)
                 .or_insert_with(|| package::of_process(&roots, image, until));
@@ -322,11 +337,15 @@ struct SiteNumbers(HashMap<Arc<CallSite>, u32>);
 
 impl SiteNumbers {
     /// Writes the call site of a cookie; what others have in common only once.
-    fn write(&mut self, writer: &mut Writer<Vec<u8>>, found: &Found) -> io::Result<()> {
+    fn write_site(
+        &mut self,
+        writer: &mut RecordingWriter<Vec<u8>>,
+        found: &FoundSite,
+    ) -> io::Result<()> {
         let next = self.0.len() as u32;
         let number = *self.0.entry(Arc::clone(&found.site)).or_insert(next);
         if number == next {
-            writer.site(number, &found.site)?;
+            writer.write_site(number, &found.site)?;
         }
         writer.site_of(&SiteOf {
             sem: found.sem,

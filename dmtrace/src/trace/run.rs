@@ -21,22 +21,24 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::observer::Told;
-pub(crate) use super::observer::{Observer, View};
+use super::observer::ObserverSink;
+pub(crate) use super::observer::{BooksView, Observer};
 use crate::{
     host::{self, Scope, clock::cpu_spent},
     probe::{Options, StartError},
-    trace::session::{Accounting, News, Outlook, Pace, Rhythm, Session, Sink, Tap, Urgency},
+    trace::session::{
+        Accounting, ChangeSink, InputKind, Outlook, Pace, PaceRhythm, Session, Tap, Urgency,
+    },
 };
 
 /// The books are compared with the kernel so often at least, if there is a look at all.
-const COMPARE: Duration = Duration::from_secs(10);
+const COMPARE_PERIOD: Duration = Duration::from_secs(10);
 /// How long messages are taken in before others get a turn: signals, the look, the deadline.
-const TURN: Duration = Duration::from_millis(100);
+const DRAIN_TURN: Duration = Duration::from_millis(100);
 
 /// Why the loop ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Ended {
+pub(crate) enum EndReason {
     /// Ctrl-C, or SIGTERM.
     Signal,
     /// The time was up, or the observer had enough.
@@ -47,10 +49,10 @@ pub(crate) enum Ended {
 
 /// What there is to do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Ready {
-    News(News),
+pub(crate) enum Readiness {
+    Input(InputKind),
     /// It is time for a look at the whole.
-    Look,
+    SurveyDue,
 }
 
 /// A trace with its loop.
@@ -59,7 +61,7 @@ pub(crate) struct Tracing {
     interrupt: Signal,
     terminate: Signal,
     /// Last class that was told, by cookie.
-    told: BTreeMap<SemId, &'static str>,
+    reported: BTreeMap<SemId, &'static str>,
     /// Whether there may be messages left in the ring: it tells of new ones only.
     backlog: bool,
     /// Changes since the last look.
@@ -70,7 +72,7 @@ pub(crate) struct Tracing {
 }
 
 /// Everything at the end.
-pub(crate) struct Ending {
+pub(crate) struct TraceEnd {
     pub session: Session,
     pub accounting: Accounting,
     /// The kernel's tables at the end.
@@ -92,7 +94,7 @@ impl Tracing {
         ) -> Result<Option<Tap>, StartError>,
     ) -> Result<Self> {
         let session = Session::start(options, Scope::default(), tap)?;
-        Self::of(session)
+        Self::from_session(session)
     }
 
     /// As [`Tracing::start`], with a kernel side that outlives this process, pinned under `root`.
@@ -101,20 +103,20 @@ impl Tracing {
     /// As above.
     pub(crate) fn start_kept(options: Options, root: &Path) -> Result<Self> {
         let session = Session::start_kept(options, Scope::default(), root)?;
-        Self::of(session)
+        Self::from_session(session)
     }
 
-    fn of(session: Session) -> Result<Self> {
+    fn from_session(session: Session) -> Result<Self> {
         let interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
         let terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         Ok(Self {
             session,
             interrupt,
             terminate,
-            told: BTreeMap::new(),
+            reported: BTreeMap::new(),
             backlog: false,
             dirty: true,
-            pace: Pace::new(Rhythm::WATCH, Moment::now()),
+            pace: Pace::new(PaceRhythm::WATCH, Moment::now()),
             thresholds: Thresholds::default(),
             compared: None,
         })
@@ -122,8 +124,8 @@ impl Tracing {
 
     /// For a long time: rare looks while nothing happens, and these limits of time.
     #[must_use]
-    pub(crate) fn patient(mut self, thresholds: Thresholds) -> Self {
-        self.pace = Pace::new(Rhythm::SERVE, Moment::now());
+    pub(crate) fn with_service_pacing(mut self, thresholds: Thresholds) -> Self {
+        self.pace = Pace::new(PaceRhythm::SERVE, Moment::now());
         self.thresholds = thresholds;
         self
     }
@@ -133,8 +135,8 @@ impl Tracing {
     }
 
     /// Findings as they were told last.
-    pub(crate) const fn told(&self) -> &BTreeMap<SemId, &'static str> {
-        &self.told
+    pub(crate) const fn reported_findings(&self) -> &BTreeMap<SemId, &'static str> {
+        &self.reported
     }
 
     /// Runs until a signal, the deadline, the end of the child, or until the observer has enough.
@@ -146,28 +148,28 @@ impl Tracing {
         observer: &mut dyn Observer,
         duration: Option<Duration>,
         mut child: Option<&mut tokio::process::Child>,
-    ) -> Result<Ended> {
+    ) -> Result<EndReason> {
         let now = Instant::now();
         let deadline = duration.and_then(|duration| now.checked_add(duration));
-        self.begin(observer)?;
+        self.report_backlog(observer)?;
         loop {
-            if observer.enough() {
-                return Ok(Ended::Enough);
+            if observer.should_stop() {
+                return Ok(EndReason::Enough);
             }
             // While a child runs, Ctrl-C is its business: the terminal sends it to both.
             let follow_interrupt = child.is_none();
             let ready = tokio::select! {
                 biased;
-                () = ended(&mut self.interrupt, &mut self.terminate, follow_interrupt) => {
-                    return Ok(Ended::Signal);
+                () = wait_end(&mut self.interrupt, &mut self.terminate, follow_interrupt) => {
+                    return Ok(EndReason::Signal);
                 }
-                status = wait(&mut child) => {
-                    return Ok(Ended::Child(status.context("cannot wait for the command")?));
+                status = wait_child(&mut child) => {
+                    return Ok(EndReason::Child(status.context("cannot wait for the command")?));
                 }
-                () = at(deadline) => return Ok(Ended::Enough),
-                ready = ready(&self.pace, self.backlog, &mut self.session) => ready?,
+                () = wait_until(deadline) => return Ok(EndReason::Enough),
+                ready = wait_ready(&self.pace, self.backlog, &mut self.session) => ready?,
             };
-            self.act(ready, observer)?;
+            self.handle_readiness(ready, observer)?;
         }
     }
 
@@ -175,11 +177,11 @@ impl Tracing {
     ///
     /// # Errors
     /// The observer fails.
-    pub(crate) fn begin(&mut self, observer: &mut dyn Observer) -> Result<()> {
+    pub(crate) fn report_backlog(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let early = self.session.take_early();
-        observer.changes(
+        observer.on_changes(
             &early,
-            &View {
+            &BooksView {
                 ledger: self.session.ledger(),
                 context: None,
             },
@@ -191,11 +193,11 @@ impl Tracing {
     ///
     /// # Errors
     /// Polling fails.
-    pub(crate) async fn ready(&mut self) -> Result<Option<Ready>> {
+    pub(crate) async fn next_readiness(&mut self) -> Result<Option<Readiness>> {
         tokio::select! {
             biased;
-            () = ended(&mut self.interrupt, &mut self.terminate, true) => Ok(None),
-            ready = ready(&self.pace, self.backlog, &mut self.session) => ready.map(Some),
+            () = wait_end(&mut self.interrupt, &mut self.terminate, true) => Ok(None),
+            ready = wait_ready(&self.pace, self.backlog, &mut self.session) => ready.map(Some),
         }
     }
 
@@ -203,102 +205,106 @@ impl Tracing {
     ///
     /// # Errors
     /// The observer fails.
-    pub(crate) fn act(&mut self, what: Ready, observer: &mut dyn Observer) -> Result<()> {
+    pub(crate) fn handle_readiness(
+        &mut self,
+        what: Readiness,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
         match what {
-            Ready::News(News::Messages) => self.drain(observer),
-            Ready::Look => self.look(observer),
-            Ready::News(News::Module) => {
-                if self.session.attend_dm() {
-                    observer.device_mapper(&self.session.dm_report())?;
+            Readiness::Input(InputKind::Messages) => self.drain_ring(observer),
+            Readiness::SurveyDue => self.survey(observer),
+            Readiness::Input(InputKind::Module) => {
+                if self.session.try_attach_dm() {
+                    observer.on_device_mapper(&self.session.dm_report())?;
                 }
                 Ok(())
             }
         }
     }
 
-    fn drain(&mut self, observer: &mut dyn Observer) -> Result<()> {
+    fn drain_ring(&mut self, observer: &mut dyn Observer) -> Result<()> {
         // Whoever makes a cookie has loaded dm_mod just before.
-        let dm_came = self.session.awaits_dm() && self.session.attend_dm();
+        let dm_came = self.session.dm_attach_pending() && self.session.try_attach_dm();
         let began = Moment::now();
         loop {
-            self.backlog = self.hear(observer, |session, sink| {
-                let more = session.drain(sink);
+            self.backlog = self.ingest(observer, |session, sink| {
+                let more = session.drain_ring(sink);
                 session.resync_if_crowded(sink);
                 more
             })?;
-            if !self.backlog || observer.enough() || began.elapsed() > TURN {
+            if !self.backlog || observer.should_stop() || began.elapsed() > DRAIN_TURN {
                 break;
             }
         }
         // Before the maps are full of what the ring did not take.
-        self.hear(observer, Session::resync_in_time)?;
+        self.ingest(observer, Session::resync_in_time)?;
         self.session.place_sites();
-        self.hear(observer, Session::rotate_if_full)?;
+        self.ingest(observer, Session::rotate_if_full)?;
         if dm_came {
-            observer.device_mapper(&self.session.dm_report())?;
+            observer.on_device_mapper(&self.session.dm_report())?;
         }
-        observer.idle()
+        observer.on_idle()
     }
 
     /// Lets the books take something in, and tells what has changed.
-    fn hear<T>(
+    fn ingest<T>(
         &mut self,
         observer: &mut dyn Observer,
-        take: impl FnOnce(&mut Session, Sink<'_>) -> T,
+        take: impl FnOnce(&mut Session, ChangeSink<'_>) -> T,
     ) -> Result<T> {
         let mut urgency = None;
-        let mut told = Told::new(observer);
+        let mut sink = ObserverSink::new(observer);
         let taken = take(&mut self.session, &mut |changes, ledger| {
             urgency = urgency.max(changes.iter().map(urgency_of).max());
-            told.tell(changes, ledger);
+            sink.pass_changes(changes, ledger);
         });
         if let Some(urgency) = urgency {
             self.dirty = true;
-            self.pace.changed(urgency, Moment::now());
+            self.pace.note_change(urgency, Moment::now());
         }
-        told.done()?;
+        sink.finish()?;
         Ok(taken)
     }
 
     /// Makes drops good, compares with the kernel, judges, and tells what is new.
-    fn look(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        self.pace.looks(Moment::now());
+    fn survey(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        self.pace.begin_survey(Moment::now());
         let before = cpu_spent();
-        let outlook = self.looked(observer)?;
+        let outlook = self.survey_changes(observer)?;
         let work = cpu_spent().saturating_sub(before);
-        self.pace.looked(outlook, work, Moment::now());
-        self.hear(observer, Session::rotate_if_full)?;
-        observer.idle()
+        self.pace.survey_done(outlook, work, Moment::now());
+        self.ingest(observer, Session::rotate_if_full)?;
+        observer.on_idle()
     }
 
-    fn looked(&mut self, observer: &mut dyn Observer) -> Result<Outlook> {
-        self.hear(observer, Session::resync)?;
+    fn survey_changes(&mut self, observer: &mut dyn Observer) -> Result<Outlook> {
+        self.ingest(observer, Session::resync_maps)?;
         for message in self.session.kernel_messages() {
             eprintln!("dmtrace: kernel side: {message}");
         }
         let ledger = self.session.ledger();
         let cookies = ledger.totals().cookies.live > 0
-            || !self.told.is_empty()
+            || !self.reported.is_empty()
             || ledger
-                .closed()
+                .closed_cookies()
                 .next_back()
                 .and_then(|last| last.ending.as_ref())
                 .is_some_and(|ending| ending.kind == EndKind::WhileLive);
         let stale = self
             .compared
-            .is_none_or(|compared| compared.elapsed() >= COMPARE);
+            .is_none_or(|compared| compared.elapsed() >= COMPARE_PERIOD);
         let mut outlook = Outlook::default();
         if self.dirty && cookies || stale {
-            let mut told = Told::new(observer);
+            let mut sink = ObserverSink::new(observer);
             let snapshot = self
                 .session
-                .reconcile(&mut |changes, ledger| told.tell(changes, ledger));
-            told.done()?;
+                .reconcile_books(&mut |changes, ledger| sink.pass_changes(changes, ledger));
+            sink.finish()?;
             self.compared = Some(Moment::now());
             if cookies {
-                outlook = self.judge(observer, &snapshot)?;
+                outlook = self.judge_cookies(observer, &snapshot)?;
             } else {
-                observer.surveyed(&[], &snapshot);
+                observer.on_survey(&[], &snapshot);
             }
         }
         // A verdict may wait for time to pass: look again until nothing is pending.
@@ -309,12 +315,17 @@ impl Tracing {
     }
 
     /// Judges every cookie and tells new findings. Returns whether a verdict is still open.
-    fn judge(&mut self, observer: &mut dyn Observer, snapshot: &Snapshot) -> Result<Outlook> {
-        let facts = host::facts(&Scope::default(), snapshot);
-        let mut told = Told::new(observer);
-        self.session
-            .observe(&facts, &mut |changes, ledger| told.tell(changes, ledger));
-        told.done()?;
+    fn judge_cookies(
+        &mut self,
+        observer: &mut dyn Observer,
+        snapshot: &Snapshot,
+    ) -> Result<Outlook> {
+        let facts = host::read_facts(&Scope::default(), snapshot);
+        let mut sink = ObserverSink::new(observer);
+        self.session.observe_exits(&facts, &mut |changes, ledger| {
+            sink.pass_changes(changes, ledger);
+        });
+        sink.finish()?;
         self.session.publish_activity();
         let completeness = self.session.completeness();
         let context = Context {
@@ -323,20 +334,20 @@ impl Tracing {
             thresholds: &self.thresholds,
         };
         let ledger = self.session.ledger();
-        let view = View {
+        let view = BooksView {
             ledger,
             context: Some(&context),
         };
         let mut outlook = Outlook::default();
         let mut seen = BTreeMap::new();
-        let survey = verdict::survey(ledger, Some(snapshot), &context);
-        observer.surveyed(&survey, snapshot);
+        let survey = verdict::survey_cookies(ledger, Some(snapshot), &context);
+        observer.on_survey(&survey, snapshot);
         for judged in &survey {
             let class = judged.verdict.class;
             let id = judged.semaphore.id;
             if class.is_finding() {
-                if self.told.get(&id) != Some(&class.label()) {
-                    observer.finding(judged, &view)?;
+                if self.reported.get(&id) != Some(&class.label()) {
+                    observer.on_finding(judged, &view)?;
                 }
                 seen.insert(id, class.label());
             } else {
@@ -345,12 +356,12 @@ impl Tracing {
                 outlook.due = [outlook.due, due].into_iter().flatten().min();
             }
         }
-        for (id, label) in std::mem::replace(&mut self.told, seen) {
-            if self.told.get(&id) != Some(&label) {
-                observer.cleared(id, label, &view)?;
+        for (id, label) in std::mem::replace(&mut self.reported, seen) {
+            if self.reported.get(&id) != Some(&label) {
+                observer.on_cleared(id, label, &view)?;
             }
         }
-        observer.judged(&view)?;
+        observer.on_judged(&view)?;
         Ok(outlook)
     }
 
@@ -359,13 +370,13 @@ impl Tracing {
     ///
     /// # Errors
     /// The observer fails.
-    pub(crate) fn leave(&mut self, observer: &mut dyn Observer) -> Result<bool> {
-        let mut told = Told::new(observer);
+    pub(crate) fn hand_over(&mut self, observer: &mut dyn Observer) -> Result<bool> {
+        let mut sink = ObserverSink::new(observer);
         let left = self
             .session
-            .leave(&mut |changes, ledger| told.tell(changes, ledger));
-        told.done()?;
-        observer.idle()?;
+            .hand_over(&mut |changes, ledger| sink.pass_changes(changes, ledger));
+        sink.finish()?;
+        observer.on_idle()?;
         Ok(left)
     }
 
@@ -373,17 +384,18 @@ impl Tracing {
     ///
     /// # Errors
     /// The observer fails.
-    pub(crate) fn finish(mut self, observer: &mut dyn Observer) -> Result<Ending> {
-        let mut told = Told::new(observer);
+    pub(crate) fn finish(mut self, observer: &mut dyn Observer) -> Result<TraceEnd> {
+        let mut sink = ObserverSink::new(observer);
         let (accounting, snapshot) = self
             .session
-            .finish(&mut |changes, ledger| told.tell(changes, ledger));
-        let facts = host::facts(&Scope::default(), &snapshot);
-        self.session
-            .observe(&facts, &mut |changes, ledger| told.tell(changes, ledger));
-        told.done()?;
-        observer.idle()?;
-        Ok(Ending {
+            .finish(&mut |changes, ledger| sink.pass_changes(changes, ledger));
+        let facts = host::read_facts(&Scope::default(), &snapshot);
+        self.session.observe_exits(&facts, &mut |changes, ledger| {
+            sink.pass_changes(changes, ledger);
+        });
+        sink.finish()?;
+        observer.on_idle()?;
+        Ok(TraceEnd {
             session: self.session,
             accounting,
             snapshot,
@@ -392,20 +404,20 @@ impl Tracing {
     }
 }
 
-impl Ending {
+impl TraceEnd {
     /// What could not be read at the end, in one line; `None` when everything was.
-    pub(crate) fn unread(&self) -> Option<String> {
-        facts::unread(&self.snapshot, &self.facts)
+    pub(crate) fn unread_summary(&self) -> Option<String> {
+        facts::unread_summary(&self.snapshot, &self.facts)
     }
 
-    pub(crate) fn judge(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
+    pub(crate) fn judge_cookies(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
         let completeness = self.session.completeness();
         let context = Context {
             facts: &self.facts,
             completeness: &completeness,
             thresholds,
         };
-        verdict::survey(self.session.ledger(), Some(&self.snapshot), &context)
+        verdict::survey_cookies(self.session.ledger(), Some(&self.snapshot), &context)
     }
 
     /// The remembered cookies that are gone, judged.
@@ -424,13 +436,13 @@ impl Ending {
 ///
 /// # Errors
 /// The system refuses an epoll instance.
-pub(crate) fn runtime() -> io::Result<tokio::runtime::Runtime> {
+pub(crate) fn build_runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
 }
 
-async fn wait(
+async fn wait_child(
     child: &mut Option<&mut tokio::process::Child>,
 ) -> io::Result<std::process::ExitStatus> {
     match child {
@@ -440,16 +452,16 @@ async fn wait(
 }
 
 /// Waits until there is something to do.
-async fn ready(pace: &Pace, backlog: bool, session: &mut Session) -> Result<Ready> {
+async fn wait_ready(pace: &Pace, backlog: bool, session: &mut Session) -> Result<Readiness> {
     // Where something is ready all the time, nothing else lets the runtime see signals and timers.
     yield_now().await;
-    let next = pace.next().map(Instant::from_std);
+    let next = pace.next_survey().map(Instant::from_std);
     tokio::select! {
         biased;
-        () = at(next) => Ok(Ready::Look),
-        () = std::future::ready(()), if backlog => Ok(Ready::News(News::Messages)),
-        news = session.news() => {
-            news.map(Ready::News).context("cannot poll the ring buffer")
+        () = wait_until(next) => Ok(Readiness::SurveyDue),
+        () = std::future::ready(()), if backlog => Ok(Readiness::Input(InputKind::Messages)),
+        news = session.wait_ready() => {
+            news.map(Readiness::Input).context("cannot poll the ring buffer")
         }
     }
 }
@@ -466,14 +478,14 @@ const fn urgency_of(change: &Change) -> Urgency {
     }
 }
 
-async fn ended(interrupt: &mut Signal, terminate: &mut Signal, follow_interrupt: bool) {
+async fn wait_end(interrupt: &mut Signal, terminate: &mut Signal, follow_interrupt: bool) {
     tokio::select! {
         _ = interrupt.recv(), if follow_interrupt => {}
         _ = terminate.recv() => {}
     }
 }
 
-async fn at(deadline: Option<Instant>) {
+async fn wait_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -22,7 +22,7 @@ const KEYRING_SUITES: &[&str] = &["bookworm", "trixie"];
 
 /// One version of a package in a suite.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Candidate {
+pub(crate) struct PackageVersion {
     /// Suite it is in.
     pub(crate) suite: String,
     pub(crate) package: String,
@@ -73,7 +73,7 @@ impl Apt {
 
     /// The host's `Acquire` settings (proxies, time-outs), as `name "value";` lines.
     pub(crate) fn acquire_settings() -> Result<Vec<String>> {
-        let dump = host::capture(Command::new("apt-config").arg("dump"))?;
+        let dump = host::capture_output(Command::new("apt-config").arg("dump"))?;
         Ok(String::from_utf8_lossy(&dump)
             .lines()
             .filter(|line| keeps_setting(line))
@@ -116,7 +116,7 @@ impl Apt {
             text.push_str("Acquire::Languages \"none\";\n");
             fs::write(&config, text)?;
         }
-        let mut command = host::command(program);
+        let mut command = host::host_command(program);
         command.env("APT_CONFIG", config).env("LC_ALL", "C");
         Ok(command)
     }
@@ -144,7 +144,7 @@ impl Apt {
 
     /// One try at fetching the lists of `suite`.
     fn fetch_lists(&self, suite: &str) -> Result<()> {
-        host::run(self.command("apt-get", suite)?.args(["-q", "update"]))
+        host::run_command(self.command("apt-get", suite)?.args(["-q", "update"]))
     }
 
     /// Replaces the keyring by a newer one out of a suite that the present one verifies. Returns
@@ -180,7 +180,7 @@ impl Apt {
     }
 
     /// The versions of `package` in `suite`, newest first. The lists must have been fetched.
-    pub(crate) fn candidates(&self, suite: &str, package: &str) -> Result<Vec<Candidate>> {
+    pub(crate) fn candidates(&self, suite: &str, package: &str) -> Result<Vec<PackageVersion>> {
         let mut command = self.command("apt-cache", suite)?;
         let output = command
             .args(["show", package])
@@ -194,10 +194,10 @@ impl Apt {
     }
 
     /// Downloads one package into `dir`; apt verifies it against the signed lists.
-    pub(crate) fn download(&self, candidate: &Candidate, dir: &Path) -> Result<PathBuf> {
+    pub(crate) fn download(&self, candidate: &PackageVersion, dir: &Path) -> Result<PathBuf> {
         fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
         let wanted = format!("{}={}", candidate.package, candidate.version);
-        host::run(
+        host::run_command(
             self.command("apt-get", &candidate.suite)?
                 .current_dir(dir)
                 .args(["-q", "download", &wanted]),
@@ -233,7 +233,7 @@ impl Drop for Apt {
 
 /// Whether Debian version `a` is newer than `b`, by dpkg's own rules.
 pub(crate) fn is_newer(a: &str, b: &str) -> bool {
-    host::command("dpkg")
+    host::host_command("dpkg")
         .args(["--compare-versions", a, "gt", b])
         .status()
         .is_ok_and(|status| status.success())
@@ -259,7 +259,7 @@ fn reports_missing_key(output: &str) -> bool {
 }
 
 /// Reads `apt-cache show` output.
-fn parse_stanzas(suite: &str, text: &str) -> Vec<Candidate> {
+fn parse_stanzas(suite: &str, text: &str) -> Vec<PackageVersion> {
     text.split("\n\n")
         .filter_map(|stanza| {
             let field = |name: &str| {
@@ -267,7 +267,7 @@ fn parse_stanzas(suite: &str, text: &str) -> Vec<Candidate> {
                     .lines()
                     .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
             };
-            Some(Candidate {
+            Some(PackageVersion {
                 suite: suite.to_owned(),
                 package: field("Package")?.to_owned(),
                 version: field("Version")?.to_owned(),

@@ -17,13 +17,13 @@ use super::{
     accel::Accel,
     cache::Cache,
     config::Config,
-    frame::{self, Frame},
+    frame::{self, GuestFrame},
     guest::Disks,
     kernel::Kernel,
     out,
-    outcome::{End, Outcome},
+    outcome::{RunEnd, RunOutcome},
     qemu::Qemu,
-    run::{Clock, RunSpec, Streams},
+    run::{GuestClock, RunSpec, Streams},
     splat,
 };
 
@@ -34,7 +34,7 @@ const GRACE: Duration = Duration::from_secs(45);
 
 /// What one boot came to.
 #[derive(Default)]
-struct Boot {
+struct BootRun {
     greeted: bool,
     started: Option<Duration>,
     timed_out: bool,
@@ -53,15 +53,15 @@ pub(crate) fn run_in_guest(
     kernel: &Kernel,
     disks: &Disks,
     spec: &RunSpec,
-) -> Result<Outcome> {
+) -> Result<RunOutcome> {
     let begun = Instant::now();
     // Not in the cache: a socket's path is limited to 107 bytes.
     let dir = tempfile::Builder::new()
         .prefix(&format!("{}-", config.name))
         .tempdir()?;
     let mut accel = match spec.clock {
-        Clock::Host => config.accel.unwrap_or_else(|| Accel::detect(cache)),
-        Clock::Instructions => Accel::Tcg,
+        GuestClock::Host => config.accel.unwrap_or_else(|| Accel::detect(cache)),
+        GuestClock::Instructions => Accel::Tcg,
     };
     let mut boots = 0;
     let boot = loop {
@@ -91,12 +91,12 @@ pub(crate) fn run_in_guest(
         );
     };
     let end = match (&boot.failure, boot.code) {
-        (Some(failure), _) => End::LabFailed(failure.clone()),
-        (None, Some(_)) if boot.timed_out => End::TimedOut,
-        (None, Some(code)) => End::Exited(code),
-        (None, None) => End::LabFailed("the guest ended without an exit code".to_owned()),
+        (Some(failure), _) => RunEnd::LabFailed(failure.clone()),
+        (None, Some(_)) if boot.timed_out => RunEnd::TimedOut,
+        (None, Some(code)) => RunEnd::Exited(code),
+        (None, None) => RunEnd::LabFailed("the guest ended without an exit code".to_owned()),
     };
-    Ok(Outcome {
+    Ok(RunOutcome {
         kernel: kernel.clone(),
         end,
         splats: boot.splats,
@@ -117,9 +117,9 @@ fn boot_once(
     disks: &Disks,
     spec: &RunSpec,
     accel: Accel,
-) -> Result<Boot> {
+) -> Result<BootRun> {
     let begun = Instant::now();
-    let mut boot = Boot::default();
+    let mut boot = BootRun::default();
     let mut qemu = Qemu::start(dir, config, kernel, disks, spec, accel)?;
     let ports = match qemu.accept_ports() {
         Ok(ports) => ports,
@@ -148,9 +148,9 @@ fn boot_once(
 
 /// Takes the guest's frames until it is done, dead or out of time.
 fn follow_guest(
-    boot: &mut Boot,
+    boot: &mut BootRun,
     qemu: &mut Qemu,
-    frames: &Receiver<io::Result<Frame>>,
+    frames: &Receiver<io::Result<GuestFrame>>,
     spec: &RunSpec,
     accel: Accel,
     begun: Instant,
@@ -159,20 +159,20 @@ fn follow_guest(
     loop {
         let wait = deadline.saturating_duration_since(Instant::now());
         match frames.recv_timeout(wait.min(Duration::from_millis(250))) {
-            Ok(Ok(Frame::Hello(_))) => {
+            Ok(Ok(GuestFrame::Hello(_))) => {
                 boot.greeted = true;
                 qemu.remove_initramfs();
                 deadline = Instant::now() + Accel::Tcg.boot_timeout();
             }
-            Ok(Ok(Frame::Start)) => {
+            Ok(Ok(GuestFrame::Start)) => {
                 boot.started = Some(begun.elapsed());
                 deadline = Instant::now() + spec.timeout + GRACE;
             }
-            Ok(Ok(Frame::Broken(what))) => boot.failure = Some(format!("guest: {what}")),
-            Ok(Ok(Frame::TimedOut)) => boot.timed_out = true,
-            Ok(Ok(Frame::Exit(code))) => boot.code = Some(code),
-            Ok(Ok(Frame::Taint(taint))) => boot.splats.extend(splat::splats_of_taint(taint)),
-            Ok(Ok(Frame::Dmesg(log))) => {
+            Ok(Ok(GuestFrame::Broken(what))) => boot.failure = Some(format!("guest: {what}")),
+            Ok(Ok(GuestFrame::TimedOut)) => boot.timed_out = true,
+            Ok(Ok(GuestFrame::Exit(code))) => boot.code = Some(code),
+            Ok(Ok(GuestFrame::Taint(taint))) => boot.splats.extend(splat::splats_of_taint(taint)),
+            Ok(Ok(GuestFrame::Dmesg(log))) => {
                 let log = String::from_utf8_lossy(&log).into_owned();
                 let found: Vec<String> = splat::find_splats(&log)
                     .into_iter()
@@ -182,9 +182,11 @@ fn follow_guest(
                 boot.splats.splice(0..0, found);
                 qemu.save_dmesg(&log)?;
             }
-            Ok(Ok(Frame::Out(tar))) => out::unpack_out(&tar, spec.out.as_deref())?,
-            Ok(Ok(Frame::Other(name))) => bail!("frame {name:?}: unknown; host and guest differ"),
-            Ok(Ok(Frame::End)) => return Ok(()),
+            Ok(Ok(GuestFrame::Out(tar))) => out::unpack_out(&tar, spec.out.as_deref())?,
+            Ok(Ok(GuestFrame::Other(name))) => {
+                bail!("frame {name:?}: unknown; host and guest differ")
+            }
+            Ok(Ok(GuestFrame::End)) => return Ok(()),
             Ok(Err(error)) => {
                 boot.failure = Some(format!("what the guest sent is cut or garbled: {error}"));
                 return Ok(());
@@ -240,7 +242,7 @@ fn forward_stream(
 }
 
 /// Reads frames in a thread, so that the follower can watch the clock.
-fn receive_frames(lab: UnixStream) -> Receiver<io::Result<Frame>> {
+fn receive_frames(lab: UnixStream) -> Receiver<io::Result<GuestFrame>> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut lab = BufReader::new(lab);

@@ -41,7 +41,7 @@ impl<W: Write> Archive<W> {
     /// Adds a directory with its parents.
     pub(crate) fn add_directory(&mut self, path: &str) -> io::Result<()> {
         self.add_parents(path)?;
-        if self.made.insert(relative(path).to_owned()) {
+        if self.made.insert(relative_path(path).to_owned()) {
             self.write_entry(path, DIRECTORY | 0o755, &[])?;
         }
         Ok(())
@@ -104,7 +104,7 @@ impl<W: Write> Archive<W> {
     }
 
     fn add_parents(&mut self, path: &str) -> io::Result<()> {
-        let path = relative(path);
+        let path = relative_path(path);
         for (end, _) in path.match_indices('/') {
             let parent = &path[..end];
             if self.made.insert(parent.to_owned()) {
@@ -116,7 +116,7 @@ impl<W: Write> Archive<W> {
 
     fn write_entry(&mut self, path: &str, mode: u32, data: &[u8]) -> io::Result<()> {
         self.inode += 1;
-        let name = relative(path);
+        let name = relative_path(path);
         let links = if mode & DIRECTORY == DIRECTORY { 2 } else { 1 };
         let size = u32::try_from(data.len()).map_err(io::Error::other)?;
         let name_size = u32::try_from(name.len() + 1).map_err(io::Error::other)?;
@@ -141,7 +141,7 @@ impl<W: Write> Archive<W> {
 }
 
 /// A path as cpio wants it: without leading slashes.
-fn relative(path: &str) -> &str {
+fn relative_path(path: &str) -> &str {
     path.trim_start_matches('/')
 }
 

@@ -10,7 +10,7 @@ const LIMIT: u64 = 1 << 30;
 
 /// One message of the guest.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Frame {
+pub(crate) enum GuestFrame {
     /// The init runs; payload: kernel release.
     Hello(String),
     /// A step of the preparation failed; payload: which.
@@ -33,7 +33,7 @@ pub(crate) enum Frame {
 }
 
 /// Reads the next frame; `None` at the end of the stream. A stream cut inside a frame is an error.
-pub(crate) fn read_frame(input: &mut impl BufRead) -> io::Result<Option<Frame>> {
+pub(crate) fn read_frame(input: &mut impl BufRead) -> io::Result<Option<GuestFrame>> {
     let mut line = String::new();
     if input.by_ref().take(128).read_line(&mut line)? == 0 {
         return Ok(None);
@@ -56,7 +56,7 @@ pub(crate) fn read_frame(input: &mut impl BufRead) -> io::Result<Option<Frame>> 
             ),
         ));
     }
-    decode(name, payload).map(Some)
+    decode_frame(name, payload).map(Some)
 }
 
 /// Splits `NAME LENGTH\n`.
@@ -66,20 +66,20 @@ fn parse_header(line: &str) -> Option<(&str, u64)> {
 }
 
 /// Gives a payload its meaning.
-fn decode(name: &str, payload: Vec<u8>) -> io::Result<Frame> {
+fn decode_frame(name: &str, payload: Vec<u8>) -> io::Result<GuestFrame> {
     let text = || String::from_utf8_lossy(&payload).trim().to_owned();
     let bad = |_| io::Error::other(format!("frame {name}: no number: {:?}", text()));
     Ok(match name {
-        "hello" => Frame::Hello(text()),
-        "broken" => Frame::Broken(text()),
-        "start" => Frame::Start,
-        "timeout" => Frame::TimedOut,
-        "exit" => Frame::Exit(text().parse().map_err(bad)?),
-        "taint" => Frame::Taint(text().parse().map_err(bad)?),
-        "dmesg" => Frame::Dmesg(payload),
-        "out" => Frame::Out(payload),
-        "end" => Frame::End,
-        other => Frame::Other(other.to_owned()),
+        "hello" => GuestFrame::Hello(text()),
+        "broken" => GuestFrame::Broken(text()),
+        "start" => GuestFrame::Start,
+        "timeout" => GuestFrame::TimedOut,
+        "exit" => GuestFrame::Exit(text().parse().map_err(bad)?),
+        "taint" => GuestFrame::Taint(text().parse().map_err(bad)?),
+        "dmesg" => GuestFrame::Dmesg(payload),
+        "out" => GuestFrame::Out(payload),
+        "end" => GuestFrame::End,
+        other => GuestFrame::Other(other.to_owned()),
     })
 }
 
@@ -87,7 +87,7 @@ fn decode(name: &str, payload: Vec<u8>) -> io::Result<Frame> {
 mod tests {
     use super::*;
 
-    fn all(mut bytes: &[u8]) -> (Vec<Frame>, Option<io::Error>) {
+    fn read_frames(mut bytes: &[u8]) -> (Vec<GuestFrame>, Option<io::Error>) {
         let mut frames = Vec::new();
         loop {
             match read_frame(&mut bytes) {
@@ -103,27 +103,27 @@ mod tests {
 
     #[test]
     fn a_whole_run() {
-        let (frames, error) = all(RUN);
+        let (frames, error) = read_frames(RUN);
         assert!(error.is_none());
         assert_eq!(
             frames,
             [
-                Frame::Hello("6.1".into()),
-                Frame::Start,
-                Frame::Exit(77),
-                Frame::Taint(0),
-                Frame::Dmesg(b"a\nb c".to_vec()),
-                Frame::Out(vec![0, 0xff, b'\n']),
-                Frame::End,
+                GuestFrame::Hello("6.1".into()),
+                GuestFrame::Start,
+                GuestFrame::Exit(77),
+                GuestFrame::Taint(0),
+                GuestFrame::Dmesg(b"a\nb c".to_vec()),
+                GuestFrame::Out(vec![0, 0xff, b'\n']),
+                GuestFrame::End,
             ]
         );
     }
 
     #[test]
     fn a_stream_cut_anywhere_never_invents_a_frame() {
-        let whole = all(RUN).0;
+        let whole = read_frames(RUN).0;
         for cut in 0..RUN.len() {
-            let (frames, error) = all(&RUN[..cut]);
+            let (frames, error) = read_frames(&RUN[..cut]);
             assert_eq!(frames[..], whole[..frames.len()], "cut at {cut}");
             assert!(
                 error.is_some() || frames.len() < whole.len(),
@@ -134,9 +134,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_an_error() {
-        assert!(all(b"exit two\n").1.is_some());
-        assert!(all(b"exit 2\nab").1.is_some());
-        assert!(all(b"dmesg 99999999999\n").1.is_some());
-        assert_eq!(all(b"news 1\nx").0, [Frame::Other("news".into())]);
+        assert!(read_frames(b"exit two\n").1.is_some());
+        assert!(read_frames(b"exit 2\nab").1.is_some());
+        assert!(read_frames(b"dmesg 99999999999\n").1.is_some());
+        assert_eq!(
+            read_frames(b"news 1\nx").0,
+            [GuestFrame::Other("news".into())]
+        );
     }
 }

@@ -58,7 +58,11 @@ pub(crate) fn write_initramfs(
     if disks.layer.is_some() {
         archive.add_file("lab/layer", 0o644, b"")?;
     }
-    archive.add_file("lab/settings", 0o644, settings(config, spec).as_bytes())?;
+    archive.add_file(
+        "lab/settings",
+        0o644,
+        guest_settings(config, spec).as_bytes(),
+    )?;
     archive.add_file("lab/command", 0o644, command_script(spec)?.as_bytes())?;
     for file in &spec.files {
         archive.add_host_path(&file.host, &format!("files{}", file.guest))?;
@@ -68,7 +72,7 @@ pub(crate) fn write_initramfs(
 }
 
 /// Variables of the guest's scripts.
-fn settings(config: &Config, spec: &RunSpec) -> String {
+fn guest_settings(config: &Config, spec: &RunSpec) -> String {
     format!(
         "LAB_NAME={}\nLAB_MODULES={}\nLAB_TIMEOUT={}\n",
         shell_quote(config.name),
@@ -131,13 +135,13 @@ mod tests {
             modules: &[],
             loaded_modules: &["a", "b"],
         };
-        let script = settings(&config, &RunSpec::default());
+        let script = guest_settings(&config, &RunSpec::default());
         let echo = format!("{script}echo \"$LAB_NAME|$LAB_MODULES|$LAB_TIMEOUT\"");
-        let output = host::capture(Command::new("/bin/sh").args(["-c", &echo])).unwrap();
+        let output = host::capture_output(Command::new("/bin/sh").args(["-c", &echo])).unwrap();
         assert_eq!(output, b"it's|a b|300\n");
     }
 
-    fn script(argv: &[&str], shell_less: bool) -> String {
+    fn script_text(argv: &[&str], shell_less: bool) -> String {
         let argv = argv.iter().map(ToString::to_string).collect();
         command_script(&RunSpec {
             argv,
@@ -149,9 +153,9 @@ mod tests {
 
     #[test]
     fn commands_survive_the_shell() {
-        assert_eq!(script(&["a", "it's"], false), "exec 'a' 'it'\\''s'\n");
-        assert_eq!(script(&["a | b"], false), "exec /bin/sh -c 'a | b'\n");
-        assert_eq!(script(&["a | b"], true), "exec 'a | b'\n");
+        assert_eq!(script_text(&["a", "it's"], false), "exec 'a' 'it'\\''s'\n");
+        assert_eq!(script_text(&["a | b"], false), "exec /bin/sh -c 'a | b'\n");
+        assert_eq!(script_text(&["a | b"], true), "exec 'a | b'\n");
     }
 
     #[test]

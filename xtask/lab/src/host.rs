@@ -42,7 +42,7 @@ pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
 }
 
 /// A command for `program`, found even when only sbin has it.
-pub(crate) fn command(program: &str) -> Command {
+pub(crate) fn host_command(program: &str) -> Command {
     Command::new(find_program(program).unwrap_or_else(|| PathBuf::from(program)))
 }
 
@@ -87,11 +87,13 @@ pub fn install_missing(programs: &[(&str, &str)], files: &[(&str, &str)]) -> Res
     }
     log::info!("installing host packages: {list}");
     // One broken third-party source fails the update, yet the packages may be there all the same.
-    let updated = run(command("apt-get").args(["-qq", "update"]));
-    let installed = run(command("apt-get")
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["-qq", "install", "-y", "--no-install-recommends"])
-        .args(&missing));
+    let updated = run_command(host_command("apt-get").args(["-qq", "update"]));
+    let installed = run_command(
+        host_command("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["-qq", "install", "-y", "--no-install-recommends"])
+            .args(&missing),
+    );
     match (installed, updated) {
         (Ok(()), _) => Ok(()),
         (Err(_), Err(error)) => Err(error).context("host packages: apt's lists cannot be updated"),
@@ -100,18 +102,18 @@ pub fn install_missing(programs: &[(&str, &str)], files: &[(&str, &str)]) -> Res
 }
 
 /// Runs a command to its end; on failure the error carries the end of its output.
-pub(crate) fn run(command: &mut Command) -> Result<()> {
-    capture(command).map(drop)
+pub(crate) fn run_command(command: &mut Command) -> Result<()> {
+    capture_output(command).map(drop)
 }
 
 /// Unpacks the files of a Debian package into a directory; nothing of the package is run.
 pub(crate) fn unpack_package(deb: &Path, into: &Path) -> Result<()> {
-    run(command("dpkg-deb").arg("-x").arg(deb).arg(into))
+    run_command(host_command("dpkg-deb").arg("-x").arg(deb).arg(into))
 }
 
 /// Runs a command and returns its standard output; on failure the error carries the end of its
 /// output.
-pub(crate) fn capture(command: &mut Command) -> Result<Vec<u8>> {
+pub(crate) fn capture_output(command: &mut Command) -> Result<Vec<u8>> {
     let name = program_name(command.get_program());
     let output = command
         .stdin(Stdio::null())
@@ -181,7 +183,8 @@ mod tests {
 
     #[test]
     fn a_failing_command_is_named_with_its_output() {
-        let error = run(Command::new("/bin/sh").args(["-c", "echo why >&2; exit 3"])).unwrap_err();
+        let error =
+            run_command(Command::new("/bin/sh").args(["-c", "echo why >&2; exit 3"])).unwrap_err();
         let text = format!("{error:#}");
         assert!(
             text.contains("sh") && text.contains('3') && text.contains("why"),

@@ -39,8 +39,8 @@ pub(crate) struct Image {
 }
 
 /// The image of the present recipe, if it is built.
-pub(crate) fn cached(config: &Config, cache: &Cache) -> Option<Image> {
-    let dir = cache.path("image").join(key(config));
+pub(crate) fn cached_image(config: &Config, cache: &Cache) -> Option<Image> {
+    let dir = cache.path("image").join(image_key(config));
     let image = Image {
         root: dir.join("root.squashfs"),
         busybox: dir.join("busybox"),
@@ -49,8 +49,8 @@ pub(crate) fn cached(config: &Config, cache: &Cache) -> Option<Image> {
 }
 
 /// The cached image, or a new one.
-pub(crate) fn prepare(config: &Config, cache: &Cache, apt: &Apt) -> Result<Image> {
-    if let Some(image) = cached(config, cache) {
+pub(crate) fn prepare_image(config: &Config, cache: &Cache, apt: &Apt) -> Result<Image> {
+    if let Some(image) = cached_image(config, cache) {
         return Ok(image);
     }
     if !host::is_root() {
@@ -62,19 +62,19 @@ pub(crate) fn prepare(config: &Config, cache: &Cache, apt: &Apt) -> Result<Image
     log::info!("root image: building (half a minute)");
     // Images of former recipes are of no use any more.
     cache::remove_dir(&cache.path("image"))?;
-    let dir = cache.path("image").join(key(config));
+    let dir = cache.path("image").join(image_key(config));
     cache::build_dir(&dir, |partial| {
         let tree = partial.join("tree");
         let sources = partial.join("sources.list");
         fs::write(&sources, apt.source_lines(SUITES))?;
-        let mut command = host::command("mmdebstrap");
+        let mut command = host::host_command("mmdebstrap");
         command.args([
             "--quiet",
             "--variant=apt",
             "--mode=root",
             "--format=directory",
         ]);
-        let packages: Vec<&str> = packages(config).into_iter().collect();
+        let packages: Vec<&str> = image_packages(config).into_iter().collect();
         command.arg(format!("--include={}", packages.join(",")));
         command.arg("--aptopt=APT::Install-Recommends \"false\"");
         for line in Apt::acquire_settings()? {
@@ -83,10 +83,10 @@ pub(crate) fn prepare(config: &Config, cache: &Cache, apt: &Apt) -> Result<Image
         for path in EXCLUDED {
             command.arg(format!("--dpkgopt=path-exclude={path}"));
         }
-        host::run(command.arg(SUITES[0]).arg(&tree).arg(&sources))?;
+        host::run_command(command.arg(SUITES[0]).arg(&tree).arg(&sources))?;
         fs::copy(tree.join("bin/busybox"), partial.join("busybox"))?;
-        host::run(
-            host::command("mksquashfs")
+        host::run_command(
+            host::host_command("mksquashfs")
                 .arg(&tree)
                 .arg(partial.join("root.squashfs"))
                 .args(["-quiet", "-no-progress", "-comp", "lz4", "-noappend"]),
@@ -94,17 +94,17 @@ pub(crate) fn prepare(config: &Config, cache: &Cache, apt: &Apt) -> Result<Image
         cache::remove_dir(&tree)
     })
     .context("root image: cannot be built")?;
-    cached(config, cache).context("root image: built, yet not found in the cache")
+    cached_image(config, cache).context("root image: built, yet not found in the cache")
 }
 
 /// All packages that are asked for.
-fn packages(config: &Config) -> BTreeSet<&'static str> {
+fn image_packages(config: &Config) -> BTreeSet<&'static str> {
     PACKAGES.iter().chain(config.packages).copied().collect()
 }
 
 /// The key of everything that shapes the image.
-fn key(config: &Config) -> String {
+fn image_key(config: &Config) -> String {
     let parts = [RECIPE].into_iter().chain(SUITES.iter().copied());
-    let parts = parts.chain(packages(config));
+    let parts = parts.chain(image_packages(config));
     cache::recipe_key(parts.chain(EXCLUDED.iter().copied()))
 }

@@ -1,4 +1,4 @@
-//! The kernels a lab can boot, by name: [`MATRIX`], [`resolve`].
+//! The kernels a lab can boot, by name: [`MATRIX`], [`resolve_kernels`].
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    apt::{self, Apt, Candidate},
+    apt::{self, Apt, PackageVersion},
     cache::{self, Cache},
     config::{Config, Freshness},
     host, modules, vmlinux,
@@ -76,7 +76,7 @@ pub struct Kernel {
 ///
 /// # Errors
 /// A name is not in the matrix.
-pub fn resolve(names: &[String]) -> Result<Vec<&'static KernelSpec>> {
+pub fn resolve_kernels(names: &[String]) -> Result<Vec<&'static KernelSpec>> {
     let mut specs: Vec<&KernelSpec> = Vec::new();
     for name in names {
         let matching: Vec<&KernelSpec> = MATRIX
@@ -100,7 +100,7 @@ pub fn resolve(names: &[String]) -> Result<Vec<&'static KernelSpec>> {
 }
 
 /// The cached kernel of that name, if its recipe is still this one.
-pub(crate) fn cached(config: &Config, cache: &Cache, spec: &KernelSpec) -> Option<Kernel> {
+pub(crate) fn cached_kernel(config: &Config, cache: &Cache, spec: &KernelSpec) -> Option<Kernel> {
     let base = cache.path("kernels").join(spec.name);
     let dir = base.join(fs::read_to_string(base.join("current")).ok()?.trim());
     let meta = fs::read_to_string(dir.join("meta")).ok()?;
@@ -109,7 +109,7 @@ pub(crate) fn cached(config: &Config, cache: &Cache, spec: &KernelSpec) -> Optio
             .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
             .map(str::to_owned)
     };
-    (field("recipe")? == recipe(config)).then_some(())?;
+    (field("recipe")? == kernel_key(config)).then_some(())?;
     Some(Kernel {
         name: spec.name.to_owned(),
         suite: field("suite")?,
@@ -120,13 +120,13 @@ pub(crate) fn cached(config: &Config, cache: &Cache, spec: &KernelSpec) -> Optio
 }
 
 /// The cached kernel, or a new one from the mirror.
-pub(crate) fn prepare(
+pub(crate) fn prepare_kernel(
     config: &Config,
     cache: &Cache,
     apt: &mut Apt,
     spec: &KernelSpec,
 ) -> Result<Kernel> {
-    let present = cached(config, cache, spec);
+    let present = cached_kernel(config, cache, spec);
     if let Some(kernel) = &present
         && config.freshness == Freshness::Cached
     {
@@ -153,12 +153,14 @@ pub(crate) fn prepare(
     );
     let base = cache.path("kernels").join(spec.name);
     let version = image.version.replace([':', '/'], "_");
-    let name = format!("{version}-{}", recipe(config));
+    let name = format!("{version}-{}", kernel_key(config));
     let dir = base.join(&name);
-    cache::build_dir(&dir, |partial| build(config, apt, spec, &image, partial))?;
+    cache::build_dir(&dir, |partial| {
+        build_kernel(config, apt, spec, &image, partial)
+    })?;
     fs::write(base.join("current"), &name)?;
     remove_other_versions(&base, &name)?;
-    cached(config, cache, spec).with_context(|| {
+    cached_kernel(config, cache, spec).with_context(|| {
         format!(
             "kernel {}: built, yet not readable in {}",
             spec.name,
@@ -168,8 +170,8 @@ pub(crate) fn prepare(
 }
 
 /// The concrete image package behind the newest `linux-image-amd64` of the spec's suites.
-fn find_newest_image(apt: &mut Apt, spec: &KernelSpec) -> Result<Candidate> {
-    let mut best: Option<Candidate> = None;
+fn find_newest_image(apt: &mut Apt, spec: &KernelSpec) -> Result<PackageVersion> {
+    let mut best: Option<PackageVersion> = None;
     let mut seen = Vec::new();
     for suite in spec.suites {
         if let Err(error) = apt.update_lists(suite) {
@@ -212,7 +214,7 @@ fn is_in_series(version: &str, series: &str) -> bool {
 }
 
 /// The version of `package` that goes with `like`.
-fn find_exact(apt: &Apt, like: &Candidate, package: &str) -> Result<Candidate> {
+fn find_exact(apt: &Apt, like: &PackageVersion, package: &str) -> Result<PackageVersion> {
     apt.candidates(&like.suite, package)?
         .into_iter()
         .find(|found| found.version == like.version)
@@ -220,11 +222,11 @@ fn find_exact(apt: &Apt, like: &Candidate, package: &str) -> Result<Candidate> {
 }
 
 /// Downloads and unpacks a kernel and leaves the bootable files in `dir`.
-fn build(
+fn build_kernel(
     config: &Config,
     apt: &Apt,
     spec: &KernelSpec,
-    image: &Candidate,
+    image: &PackageVersion,
     dir: &Path,
 ) -> Result<()> {
     let tree = dir.join("tree");
@@ -255,7 +257,7 @@ fn build(
     cache::remove_dir(&debs)?;
     let meta = format!(
         "recipe={}\nsuite={}\nversion={}\nrelease={release}\n",
-        recipe(config),
+        kernel_key(config),
         image.suite,
         image.version
     );
@@ -318,8 +320,8 @@ fn remove_other_versions(base: &Path, keep: &str) -> Result<()> {
 }
 
 /// The key of everything that shapes a prepared kernel, its version aside.
-fn recipe(config: &Config) -> String {
-    let modules = modules::recipe(config.modules);
+fn kernel_key(config: &Config) -> String {
+    let modules = modules::recipe_lines(config.modules);
     cache::recipe_key([RECIPE].into_iter().chain(modules))
 }
 
@@ -327,9 +329,9 @@ fn recipe(config: &Config) -> String {
 mod tests {
     use super::*;
 
-    fn names(list: &[&str]) -> Vec<&'static str> {
+    fn spec_names(list: &[&str]) -> Vec<&'static str> {
         let list: Vec<String> = list.iter().map(ToString::to_string).collect();
-        resolve(&list)
+        resolve_kernels(&list)
             .unwrap()
             .iter()
             .map(|spec| spec.name)
@@ -338,16 +340,16 @@ mod tests {
 
     #[test]
     fn names_resolve_once_and_in_order() {
-        assert_eq!(names(&["6.12", "5.10", "6.12"]), ["6.12", "5.10"]);
+        assert_eq!(spec_names(&["6.12", "5.10", "6.12"]), ["6.12", "5.10"]);
         assert_eq!(
-            names(&["newest", "all"]),
+            spec_names(&["newest", "all"]),
             ["newest", "5.10", "6.1", "6.12", "7.2"]
         );
     }
 
     #[test]
     fn unknown_names_list_the_matrix() {
-        let error = resolve(&["4.19".to_owned()]).unwrap_err();
+        let error = resolve_kernels(&["4.19".to_owned()]).unwrap_err();
         let text = format!("{error:#}");
         assert!(
             text.contains("4.19") && text.contains("6.12") && text.contains("all"),

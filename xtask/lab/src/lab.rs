@@ -13,9 +13,9 @@ use super::{
     host, image,
     kernel::{self, Kernel, KernelSpec},
     layer::Layer,
-    outcome::Outcome,
+    outcome::RunOutcome,
     run::RunSpec,
-    tool::Tool,
+    tool::DebianTool,
 };
 
 /// A lab: a cache of kernels and images, and the guests that are booted from it.
@@ -52,12 +52,12 @@ impl Lab {
 
     /// The kernel, if it is cached, built from the present configuration.
     pub fn cached_kernel(&self, spec: &KernelSpec) -> Option<Kernel> {
-        kernel::cached(&self.config, &self.cache, spec)
+        kernel::cached_kernel(&self.config, &self.cache, spec)
     }
 
     /// Whether the root image is cached, built from the present configuration.
     pub fn has_image(&self) -> bool {
-        image::cached(&self.config, &self.cache).is_some()
+        image::cached_image(&self.config, &self.cache).is_some()
     }
 
     /// A kernel that is ready to boot, from the cache or newly built; so is the root image then.
@@ -74,8 +74,8 @@ impl Lab {
         }
         let _lock = self.cache.lock()?;
         let apt = Self::open_apt(&mut self.apt, &self.cache)?;
-        let kernel = kernel::prepare(&self.config, &self.cache, apt, spec)?;
-        image::prepare(&self.config, &self.cache, apt)?;
+        let kernel = kernel::prepare_kernel(&self.config, &self.cache, apt, spec)?;
+        image::prepare_image(&self.config, &self.cache, apt)?;
         Ok(kernel)
     }
 
@@ -84,19 +84,19 @@ impl Lab {
     /// # Errors
     /// A package cannot be fetched or verified, or has no such file.
     pub fn prepare_layer(&mut self, layer: &Layer) -> Result<()> {
-        if layer.cached(&self.cache).is_some() {
+        if layer.cached_path(&self.cache).is_some() {
             return Ok(());
         }
         let _lock = self.cache.lock()?;
-        layer.prepare(&self.cache, Self::open_apt(&mut self.apt, &self.cache)?)
+        layer.prepare_layer(&self.cache, Self::open_apt(&mut self.apt, &self.cache)?)
     }
 
     /// The directory that a program for this machine is in, from the cache or newly fetched.
     ///
     /// # Errors
     /// Its package cannot be fetched or verified, or has no such file.
-    pub fn prepare_tool(&self, tool: &Tool) -> Result<PathBuf> {
-        tool.prepare(&self.cache)
+    pub fn prepare_tool(&self, tool: &DebianTool) -> Result<PathBuf> {
+        tool.prepare_tool(&self.cache)
     }
 
     /// apt's state, opened when it is first needed.
@@ -114,13 +114,13 @@ impl Lab {
     /// The root image or the layer is not built, a file for the guest cannot be read, the command or
     /// its environment is malformed, or QEMU cannot be started. How the command and the guest ended
     /// is in the outcome.
-    pub fn run(&self, kernel: &Kernel, run: &RunSpec) -> Result<Outcome> {
+    pub fn run(&self, kernel: &Kernel, run: &RunSpec) -> Result<RunOutcome> {
         let command = self.config.prepare_command;
-        let image = image::cached(&self.config, &self.cache)
+        let image = image::cached_image(&self.config, &self.cache)
             .with_context(|| format!("root image: not built; run `{command}`"))?;
         let layer =
             match run.layer {
-                Some(layer) => Some(layer.cached(&self.cache).with_context(|| {
+                Some(layer) => Some(layer.cached_path(&self.cache).with_context(|| {
                     format!("layer {}: not built; run `{command}`", layer.name)
                 })?),
                 None => None,

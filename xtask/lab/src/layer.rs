@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf};
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    apt::{self, Apt, Candidate},
+    apt::{self, Apt, PackageVersion},
     cache::{self, Cache},
     host, image,
 };
@@ -34,14 +34,14 @@ impl Layer {
     }
 
     /// Its file system, if it is built.
-    pub(crate) fn cached(&self, cache: &Cache) -> Option<PathBuf> {
+    pub(crate) fn cached_path(&self, cache: &Cache) -> Option<PathBuf> {
         let file = self.dir(cache).join("layer.squashfs");
         file.is_file().then_some(file)
     }
 
     /// Builds it if it is not there.
-    pub(crate) fn prepare(&self, cache: &Cache, apt: &mut Apt) -> Result<()> {
-        if self.cached(cache).is_some() {
+    pub(crate) fn prepare_layer(&self, cache: &Cache, apt: &mut Apt) -> Result<()> {
+        if self.cached_path(cache).is_some() {
             return Ok(());
         }
         if let Some(file) = self.files.iter().find(|file| !file.starts_with("usr/")) {
@@ -62,8 +62,8 @@ impl Layer {
                 fs::create_dir_all(to.parent().context("a file has a directory")?)?;
                 fs::rename(&from, &to).with_context(|| format!("{file}: in no package"))?;
             }
-            host::run(
-                host::command("mksquashfs")
+            host::run_command(
+                host::host_command("mksquashfs")
                     .arg(&tree)
                     .arg(partial.join("layer.squashfs"))
                     .args(["-quiet", "-no-progress", "-comp", "lz4"])
@@ -79,8 +79,8 @@ impl Layer {
 }
 
 /// The newest version of a package in the suites of the root image.
-pub(crate) fn find_newest(apt: &mut Apt, package: &str) -> Result<Candidate> {
-    let mut best: Option<Candidate> = None;
+pub(crate) fn find_newest(apt: &mut Apt, package: &str) -> Result<PackageVersion> {
+    let mut best: Option<PackageVersion> = None;
     let mut errors = Vec::new();
     for suite in image::SUITES {
         if let Err(error) = apt.update_lists(suite) {

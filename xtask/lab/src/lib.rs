@@ -23,7 +23,7 @@
 //!
 //! Errors are [`anyhow::Error`]: one line that names the object, the cause and what to do. They are
 //! about this machine, its mirror and the cache. What happens in a guest is no error, not even that
-//! it does not boot: it is in the [`Outcome`], together with the complaints of the kernel (oopses,
+//! it does not boot: it is in the [`RunOutcome`], together with the complaints of the kernel (oopses,
 //! warnings, lockups) that were found in its log. Progress goes to the crate `log`, at level info.
 //!
 //! # Example
@@ -42,7 +42,7 @@
 //!     modules: &["fs/xfs/", "loop"],
 //!     loaded_modules: &["loop"],
 //! })?;
-//! for spec in kernel::resolve(&["5.10".to_owned(), "6.12".to_owned()])? {
+//! for spec in kernel::resolve_kernels(&["5.10".to_owned(), "6.12".to_owned()])? {
 //!     let kernel = lab.prepare_kernel(spec)?;
 //!     let run = RunSpec {
 //!         argv: vec!["modprobe xfs && grep xfs /proc/filesystems".to_owned()],
@@ -86,7 +86,7 @@ pub use self::{
     lab::Lab,
     layer::Layer,
     out::format_table,
-    outcome::{End, LAB_FAILED, Outcome},
-    run::{Clock, FileSpec, RunSpec, Streams, guest_file},
-    tool::Tool,
+    outcome::{LAB_FAILED, RunEnd, RunOutcome},
+    run::{FileSpec, GuestClock, RunSpec, Streams, guest_file},
+    tool::DebianTool,
 };

@@ -21,7 +21,7 @@ const EARLY: &[&str] = &[
 ];
 
 /// What shapes the packed modules, for the cache's key.
-pub(crate) fn recipe(wanted: &'static [&'static str]) -> impl Iterator<Item = &'static str> {
+pub(crate) fn recipe_lines(wanted: &'static [&'static str]) -> impl Iterator<Item = &'static str> {
     wanted.iter().chain(EARLY).copied()
 }
 
@@ -40,11 +40,11 @@ pub(crate) fn pack_modules(wanted: &[&str], tree: &Path, release: &str, dir: &Pa
     fs::create_dir_all(&full)?;
     let source = full.join(release);
     fs::rename(&base, &source)?;
-    depmod(&work.join("full"), release)?;
+    run_depmod(&work.join("full"), release)?;
     let deps = Dependencies::parse(&read_text(&source.join("modules.dep"))?);
 
     let slim = work.join("slim/lib/modules").join(release);
-    for path in deps.closure(&[wanted, EARLY].concat()) {
+    for path in deps.modules_needed(&[wanted, EARLY].concat()) {
         copy_uncompressed(&source.join(&path), &slim.join(&path))?;
     }
     for name in [
@@ -56,7 +56,7 @@ pub(crate) fn pack_modules(wanted: &[&str], tree: &Path, release: &str, dir: &Pa
             fs::copy(source.join(name), slim.join(name))?;
         }
     }
-    depmod(&work.join("slim"), release)?;
+    run_depmod(&work.join("slim"), release)?;
 
     let early = dir.join("early");
     fs::create_dir_all(&early)?;
@@ -66,8 +66,8 @@ pub(crate) fn pack_modules(wanted: &[&str], tree: &Path, release: &str, dir: &Pa
             early.join(format!("{number:02}.ko")),
         )?;
     }
-    host::run(
-        host::command("mksquashfs")
+    host::run_command(
+        host::host_command("mksquashfs")
             .arg(work.join("slim/lib/modules"))
             .arg(dir.join("modules.squashfs"))
             .args([
@@ -83,8 +83,13 @@ pub(crate) fn pack_modules(wanted: &[&str], tree: &Path, release: &str, dir: &Pa
 }
 
 /// Runs depmod on the modules below `base`.
-fn depmod(base: &Path, release: &str) -> Result<()> {
-    host::run(host::command("depmod").arg("-b").arg(base).arg(release))
+fn run_depmod(base: &Path, release: &str) -> Result<()> {
+    host::run_command(
+        host::host_command("depmod")
+            .arg("-b")
+            .arg(base)
+            .arg(release),
+    )
 }
 
 /// Copies a module, uncompressed: the initramfs cannot decompress, and squashfs compresses anyway.
@@ -102,7 +107,7 @@ fn copy_uncompressed(from: &Path, to: &Path) -> Result<()> {
         Some("gz") => "gzip",
         _ => bail!("{}: a module in an unknown compression", from.display()),
     };
-    let data = host::capture(host::command(program).arg("-dc").arg(from))?;
+    let data = host::capture_output(host::host_command(program).arg("-dc").arg(from))?;
     Ok(fs::write(without_compression(to), data)?)
 }
 
@@ -138,7 +143,7 @@ impl Dependencies {
     }
 
     /// Paths of the modules that `wanted` names.
-    fn matching<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a String> {
+    fn modules_matching<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a String> {
         self.0.keys().filter(move |path| {
             if wanted.ends_with('/') {
                 path.strip_prefix("kernel/")
@@ -150,9 +155,9 @@ impl Dependencies {
     }
 
     /// Everything `wanted` names and needs.
-    fn closure(&self, wanted: &[&str]) -> BTreeSet<String> {
+    fn modules_needed(&self, wanted: &[&str]) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
-        for path in wanted.iter().flat_map(|one| self.matching(one)) {
+        for path in wanted.iter().flat_map(|one| self.modules_matching(one)) {
             all.insert(path.clone());
             all.extend(self.0[path].iter().cloned());
         }
@@ -163,7 +168,7 @@ impl Dependencies {
     /// this kernel has built in is left out.
     fn load_order(&self, wanted: &[&str]) -> Vec<String> {
         let mut order: Vec<String> = Vec::new();
-        for path in wanted.iter().flat_map(|one| self.matching(one)) {
+        for path in wanted.iter().flat_map(|one| self.modules_matching(one)) {
             for one in self.0[path].iter().rev().chain([path]) {
                 if !order.contains(one) {
                     order.push(one.clone());
@@ -192,7 +197,7 @@ mod tests {
     #[test]
     fn closure_takes_directories_names_and_dependencies() {
         let deps = Dependencies::parse(TABLE);
-        let kept = deps.closure(&["drivers/md/", "loop"]);
+        let kept = deps.modules_needed(&["drivers/md/", "loop"]);
         assert_eq!(kept.len(), 4);
         assert!(!kept.contains("kernel/sound/snd.ko"));
     }

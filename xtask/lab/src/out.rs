@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::outcome::Outcome;
+use super::outcome::RunOutcome;
 
 /// Unpacks the guest's `/out` into `dir`. Without a directory it is dropped.
 pub(crate) fn unpack_out(tar: &[u8], dir: Option<&Path>) -> Result<()> {
@@ -36,7 +36,7 @@ pub(crate) fn unpack_out(tar: &[u8], dir: Option<&Path>) -> Result<()> {
 }
 
 /// A table of several runs, a line each: the kernel's name, and the outcome or why there is none.
-pub fn format_table(rows: &[(String, std::result::Result<Outcome, String>)]) -> String {
+pub fn format_table(rows: &[(String, std::result::Result<RunOutcome, String>)]) -> String {
     let mut lines = vec![
         [
             "kernel", "release", "boot", "total", "boots", "by", "result",
@@ -53,7 +53,7 @@ pub fn format_table(rows: &[(String, std::result::Result<Outcome, String>)]) -> 
                 format_seconds(run.total_time.as_secs_f64()),
                 run.boots.to_string(),
                 run.accel.name().to_owned(),
-                shorten(&run.summary()),
+                shorten_text(&run.summary()),
             ],
             Err(error) => {
                 let dash = || "-".to_owned();
@@ -64,7 +64,7 @@ pub fn format_table(rows: &[(String, std::result::Result<Outcome, String>)]) -> 
                     dash(),
                     dash(),
                     dash(),
-                    shorten(&format!("lab: {error}")),
+                    shorten_text(&format!("lab: {error}")),
                 ]
             }
         });
@@ -90,7 +90,7 @@ pub fn format_table(rows: &[(String, std::result::Result<Outcome, String>)]) -> 
 }
 
 /// The beginning of a text that was shown in full before the table.
-fn shorten(text: &str) -> String {
+fn shorten_text(text: &str) -> String {
     match text.char_indices().nth(70) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),

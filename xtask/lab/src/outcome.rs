@@ -13,7 +13,7 @@ const TIMED_OUT: i32 = 124;
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum RunEnd {
     /// The command ended with this code.
     Exited(i32),
     /// The command was stopped because its time was over.
@@ -24,11 +24,11 @@ pub enum End {
 
 /// What a run came to.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct RunOutcome {
     /// The kernel it ran on.
     pub kernel: Kernel,
     /// How it ended.
-    pub end: End,
+    pub end: RunEnd,
     /// Lines of the kernel's log in which it complains of itself (oopses, warnings, lockups), or the
     /// taint that they left.
     pub splats: Vec<String>,
@@ -46,25 +46,25 @@ pub struct Outcome {
     pub stderr: Vec<u8>,
 }
 
-impl Outcome {
+impl RunOutcome {
     /// An exit code for the run: the command's own if nothing else happened, 120 if the lab failed,
     /// 121 if the kernel complained, 124 if the command ran out of time. A splat outweighs all: what else went wrong may follow from it.
     pub fn exit_code(&self) -> i32 {
         match self.end {
             _ if !self.splats.is_empty() => SPLAT,
-            End::Exited(code) => code,
-            End::TimedOut => TIMED_OUT,
-            End::LabFailed(_) => LAB_FAILED,
+            RunEnd::Exited(code) => code,
+            RunEnd::TimedOut => TIMED_OUT,
+            RunEnd::LabFailed(_) => LAB_FAILED,
         }
     }
 
     /// The outcome in a few words.
     pub fn summary(&self) -> String {
         let end = match &self.end {
-            End::Exited(0) => "ok".to_owned(),
-            End::Exited(code) => format!("exit {code}"),
-            End::TimedOut => "timed out".to_owned(),
-            End::LabFailed(why) => format!("lab: {why}"),
+            RunEnd::Exited(0) => "ok".to_owned(),
+            RunEnd::Exited(code) => format!("exit {code}"),
+            RunEnd::TimedOut => "timed out".to_owned(),
+            RunEnd::LabFailed(why) => format!("lab: {why}"),
         };
         match self.splats.first() {
             Some(line) => format!("{end}; SPLAT: {line}"),

@@ -17,7 +17,7 @@ use super::{
     guest::{self, Disks},
     host,
     kernel::Kernel,
-    run::{Clock, RunSpec},
+    run::{GuestClock, RunSpec},
 };
 
 /// The run's initramfs in its directory.
@@ -50,7 +50,7 @@ impl Qemu {
         guest::write_initramfs(config, kernel, disks, spec, &dir.join(INITRAMFS))?;
         let mut listeners = Vec::new();
         // setpriv: QEMU must not outlive this process, however it ends.
-        let mut command = host::command("setpriv");
+        let mut command = host::host_command("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
         command.arg(
             host::find_program("qemu-system-x86_64").context("qemu-system-x86_64: not found")?,
@@ -67,7 +67,7 @@ impl Qemu {
             .arg(format!("{}M", spec.memory_mb));
         command.args(["-smp", &spec.cpus.to_string()]);
         command.args(accel.qemu_options());
-        if spec.clock == Clock::Instructions {
+        if spec.clock == GuestClock::Instructions {
             command.args(["-icount", "shift=0,sleep=off"]);
         }
         command.arg("-kernel").arg(kernel.dir.join("vmlinux"));

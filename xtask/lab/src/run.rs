@@ -38,7 +38,7 @@ pub struct RunSpec {
     /// Processors.
     pub cpus: u32,
     /// What makes the guest's clock go.
-    pub clock: Clock,
+    pub clock: GuestClock,
     /// What happens to the command's streams.
     pub streams: Streams,
 }
@@ -56,7 +56,7 @@ impl Default for RunSpec {
             layer: None,
             memory_mb: 2048,
             cpus: 2,
-            clock: Clock::Host,
+            clock: GuestClock::Host,
             streams: Streams::Live,
         }
     }
@@ -64,7 +64,7 @@ impl Default for RunSpec {
 
 /// What makes the guest's clock go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clock {
+pub enum GuestClock {
     /// The host's clock.
     Host,
     /// The guest's instructions, each of which takes a nanosecond. Needs emulation and one
@@ -134,17 +134,17 @@ pub fn guest_file(host: &Path, guest: &str) -> Result<FileSpec> {
 mod tests {
     use super::*;
 
-    fn guest(text: &str) -> String {
+    fn parse_guest(text: &str) -> String {
         text.parse::<FileSpec>().unwrap().guest
     }
 
     #[test]
     fn file_specs() {
-        assert_eq!(guest("target/x/program"), "/job/program");
-        assert_eq!(guest("a/b:/etc/c"), "/etc/c");
-        assert_eq!(guest("a/b:/etc/"), "/etc/b");
-        assert_eq!(guest("a/b:sub/c"), "/job/sub/c");
-        assert_eq!(guest("a/b:"), "/job/b");
+        assert_eq!(parse_guest("target/x/program"), "/job/program");
+        assert_eq!(parse_guest("a/b:/etc/c"), "/etc/c");
+        assert_eq!(parse_guest("a/b:/etc/"), "/etc/b");
+        assert_eq!(parse_guest("a/b:sub/c"), "/job/sub/c");
+        assert_eq!(parse_guest("a/b:"), "/job/b");
         assert!("".parse::<FileSpec>().is_err());
         assert!(":/x".parse::<FileSpec>().is_err());
     }

@@ -16,7 +16,7 @@ use super::{
 /// A program of a Debian package. Only its file is taken: the package is not installed, and nothing
 /// of it is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tool {
+pub struct DebianTool {
     /// Name of the program.
     pub name: &'static str,
     /// The package that has it.
@@ -25,22 +25,22 @@ pub struct Tool {
     pub file: &'static str,
 }
 
-impl Tool {
+impl DebianTool {
     /// The directory that it is in, fetched if need be.
-    pub(crate) fn prepare(&self, cache: &Cache) -> Result<PathBuf> {
+    pub(crate) fn prepare_tool(&self, cache: &Cache) -> Result<PathBuf> {
         let parts = [self.package, self.file].into_iter();
         let key = cache::recipe_key(parts.chain(image::SUITES.iter().copied()));
         let dir = cache.path("tools").join(self.name).join(key);
         let _lock = cache.lock()?;
         if !dir.join(self.name).is_file() {
             log::info!("{}: fetching", self.name);
-            self.fetch(cache, &dir)
+            self.fetch_tool(cache, &dir)
                 .with_context(|| format!("{}: cannot be fetched", self.name))?;
         }
         Ok(dir)
     }
 
-    fn fetch(&self, cache: &Cache, dir: &Path) -> Result<()> {
+    fn fetch_tool(&self, cache: &Cache, dir: &Path) -> Result<()> {
         let mut apt = Apt::open(&cache.path("apt"))?;
         let newest = layer::find_newest(&mut apt, self.package)?;
         // What former recipes made is of no use any more.

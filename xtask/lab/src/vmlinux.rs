@@ -34,7 +34,7 @@ pub(crate) fn extract_elf(image: &[u8], target: &Path) -> Result<()> {
     };
     let output = fs::File::create(target)
         .with_context(|| format!("{}: cannot be made", target.display()))?;
-    let mut child = host::command(program)
+    let mut child = host::host_command(program)
         .arg("-dc")
         .stdin(Stdio::piped())
         .stdout(output)
@@ -79,7 +79,7 @@ fn find_payload(image: &[u8]) -> Result<&[u8]> {
 mod tests {
     use super::*;
 
-    fn image(offset: u32, length: u32, body: &[u8]) -> Vec<u8> {
+    fn sample_image(offset: u32, length: u32, body: &[u8]) -> Vec<u8> {
         let mut image = vec![0; 1024];
         image[SETUP_SECTS] = 1;
         image[MAGIC..MAGIC + 4].copy_from_slice(b"HdrS");
@@ -91,15 +91,15 @@ mod tests {
 
     #[test]
     fn payload_loses_its_size_word() {
-        let image = image(2, 7, b"..abcSIZErest");
+        let image = sample_image(2, 7, b"..abcSIZErest");
         assert_eq!(find_payload(&image).unwrap(), b"abc");
     }
 
     #[test]
     fn hostile_headers_are_errors() {
         assert!(find_payload(b"short").is_err());
-        assert!(find_payload(&image(u32::MAX, 8, b"")).is_err());
-        assert!(find_payload(&image(0, 2, b"abcdef")).is_err());
-        assert!(find_payload(&image(0, 100, b"abcdef")).is_err());
+        assert!(find_payload(&sample_image(u32::MAX, 8, b"")).is_err());
+        assert!(find_payload(&sample_image(0, 2, b"abcdef")).is_err());
+        assert!(find_payload(&sample_image(0, 100, b"abcdef")).is_err());
     }
 }

@@ -11,35 +11,36 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{
-    part::Part,
-    programs::Programs,
-    tracer::{self, Mode},
+    part::BenchPart,
+    programs::BenchPrograms,
+    tracer::{self, TracerMode},
 };
 
 /// Cost of each kind of call, by name: processor time and time that passes, nanoseconds.
 type Costs = BTreeMap<String, (f64, f64)>;
 
 /// Measures these kinds of calls; returns for each what is kept.
-pub(super) fn measure(
-    programs: &Programs,
-    calls: &[Part],
+pub(super) fn measure_calls(
+    programs: &BenchPrograms,
+    calls: &[BenchPart],
     rounds: u32,
     millis: u64,
-) -> Result<Vec<(Part, Value)>> {
-    let hooks = tracer::hooks(programs)?;
-    let (modes, missing): (Vec<Mode>, Vec<Mode>) =
-        Mode::ALL.into_iter().partition(|mode| mode.is_installed());
-    let load = programs.load()?;
+) -> Result<Vec<(BenchPart, Value)>> {
+    let hooks = tracer::attached_hooks(programs)?;
+    let (modes, missing): (Vec<TracerMode>, Vec<TracerMode>) = TracerMode::ALL
+        .into_iter()
+        .partition(|mode| mode.is_installed());
+    let load = programs.load_path()?;
     let plain = || Command::new(load);
     let mut pairs: BTreeMap<(&str, String), Vec<[f64; 2]>> = BTreeMap::new();
     for round in 0..rounds {
         let mut order = modes.clone();
-        shuffle(&mut order);
+        shuffle_items(&mut order);
         for mode in order {
             eprintln!("bench: round {} of {rounds}: {}", round + 1, mode.name());
-            let before = run(&mut plain(), calls, millis)?;
-            let running = mode.start(programs, &hooks)?;
-            let traced = run(&mut mode.load(load), calls, millis);
+            let before = run_load(&mut plain(), calls, millis)?;
+            let running = mode.start_tracer(programs, &hooks)?;
+            let traced = run_load(&mut mode.load_command(load), calls, millis);
             if let Some(running) = running {
                 running.stop()?;
             }
@@ -56,7 +57,7 @@ pub(super) fn measure(
             }
         }
     }
-    let missing: Vec<&str> = missing.into_iter().map(Mode::name).collect();
+    let missing: Vec<&str> = missing.into_iter().map(TracerMode::name).collect();
     Ok(calls
         .iter()
         .map(|&part| {
@@ -78,16 +79,16 @@ pub(super) fn measure(
 }
 
 /// Runs the load once.
-fn run(command: &mut Command, calls: &[Part], millis: u64) -> Result<Costs> {
+fn run_load(command: &mut Command, calls: &[BenchPart], millis: u64) -> Result<Costs> {
     let names: Vec<&str> = calls.iter().map(|part| part.name()).collect();
     command.args(["calls", "--of", &names.join(",")]);
     command.args(["--millis", &millis.to_string()]);
     command.args(["--cpu", &tracer::load_cpu().to_string()]);
-    costs(command)
+    read_costs(command)
 }
 
 /// What a load prints.
-fn costs(command: &mut Command) -> Result<Costs> {
+fn read_costs(command: &mut Command) -> Result<Costs> {
     let output = command
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
@@ -111,7 +112,7 @@ fn costs(command: &mut Command) -> Result<Costs> {
 }
 
 /// Another order each time.
-fn shuffle<T>(items: &mut [T]) {
+fn shuffle_items<T>(items: &mut [T]) {
     for last in (1..items.len()).rev() {
         let number = RandomState::new().build_hasher().finish() as usize;
         items.swap(last, number % (last + 1));

@@ -6,38 +6,45 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
 use serde_json::Value;
 
-use super::{part::Part, store::Store, table, target};
+use super::{part::BenchPart, store::ResultStore, table, target};
 use crate::host;
 
 const BEGIN: &str = "<!-- begin: written by cargo xtask bench --write-docs -->\n";
 const END: &str = "<!-- end -->\n";
 
 /// Writes the tables between their marks.
-pub(super) fn write(store: &Store) -> Result<()> {
-    let path = host::root().join("docs/overhead.md");
+pub(super) fn write_tables(store: &ResultStore) -> Result<()> {
+    let path = host::workspace_root().join("docs/overhead.md");
     let shown = path.display().to_string();
     let text = fs::read_to_string(&path).with_context(|| shown.clone())?;
     let marks = text
         .split_once(BEGIN)
         .and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
     let (head, tail) = marks.with_context(|| format!("{shown}: its marks are gone"))?;
-    fs::write(&path, format!("{head}{BEGIN}{}{END}{tail}", body(store))).context(shown)
+    fs::write(
+        &path,
+        format!("{head}{BEGIN}{}{END}{tail}", tables_body(store)),
+    )
+    .context(shown)
 }
 
-fn body(store: &Store) -> String {
-    let mut text = format!("\n## Targets\n{}", target::text(&target::judge(store)));
+fn tables_body(store: &ResultStore) -> String {
+    let mut text = format!(
+        "\n## Targets\n{}",
+        target::targets_text(&target::judge_targets(store))
+    );
     let mut section = String::new();
-    for &part in Part::value_variants() {
-        let (heading, about) = about(part);
-        let tables = match store.read(part) {
+    for &part in BenchPart::value_variants() {
+        let (heading, about) = part_heading(part);
+        let tables = match store.read_result(part) {
             Some(whole) => {
                 let data = &whole["data"];
-                let tables = if Part::CALLS.contains(&part) {
-                    table::calls(part, data)
+                let tables = if BenchPart::CALLS.contains(&part) {
+                    table::calls_table(part, data)
                 } else {
-                    table::other(part, data)
+                    table::other_tables(part, data)
                 };
-                format!("{tables}\n{}\n", circumstances(&whole))
+                format!("{tables}\n{}\n", circumstances_text(&whole))
             }
             None => "\nNot measured with this version.\n".to_owned(),
         };
@@ -52,9 +59,14 @@ fn body(store: &Store) -> String {
 }
 
 /// Heading and introduction of a part; parts with the same heading are one section.
-const fn about(part: Part) -> (&'static str, &'static str) {
+const fn part_heading(part: BenchPart) -> (&'static str, &'static str) {
     match part {
-        Part::Semop | Part::Life | Part::Paced | Part::Syscall | Part::Ioctl | Part::Exit => (
+        BenchPart::Semop
+        | BenchPart::Life
+        | BenchPart::Paced
+        | BenchPart::Syscall
+        | BenchPart::Ioctl
+        | BenchPart::Exit => (
             "What a call costs more, with syscall tracepoints",
             "On a machine that takes neither trampolines nor kprobes: the worst case. Processor time \
              of the\ncaller; with strace, which stops the caller, the time that passes. *Times as \
@@ -65,30 +77,30 @@ const fn about(part: Part) -> (&'static str, &'static str) {
              of the libraries, so that calls can be named without frame pointers and\nafter the \
              process has ended, and wakes the readers of both its rings.",
         ),
-        Part::Pipeline => (
+        BenchPart::Pipeline => (
             "How much goes through",
             "A load makes whole lives of cookies at a given rate, and leaves some behind. A message is \
              what\nthe kernel side tells; a life of 7 operations has 8 messages. *Cookies left, known* \
              asks `list`,\nwhich reads the maps, right after the load: whatever was dropped, they know \
              all.",
         ),
-        Part::Memory => (
+        BenchPart::Memory => (
             "Memory",
             "Maps are as large as `--max-semaphores` and `--max-processes` ask for, \
              from the start.",
         ),
-        Part::List => (
+        BenchPart::List => (
             "`list`",
             "In pairs with `ipcs -s` in the same IPC namespace, which only prints a table.",
         ),
-        Part::Report => (
+        BenchPart::Report => (
             "`report`",
             "Of a recording that dmtrace's own writer made: processes with five cookies each, and a\n\
              `dmsetup udevcomplete` for each cookie.",
         ),
-        Part::Startup => ("Start", "From the start of the program."),
-        Part::Size => ("Size", "Default features."),
-        Part::Vm => (
+        BenchPart::Startup => ("Start", "From the start of the program."),
+        BenchPart::Size => ("Size", "Default features."),
+        BenchPart::Vm => (
             "Instructions, by backend",
             "In QEMU with `-icount`, where each instruction takes the same time: nearly the same\n\
              numbers in each run, whatever the machine does besides. Instructions are not time; but zero is \
@@ -99,7 +111,7 @@ const fn about(part: Part) -> (&'static str, &'static str) {
 }
 
 /// When, where and how it was measured.
-fn circumstances(whole: &Value) -> String {
+fn circumstances_text(whole: &Value) -> String {
     let machine = &whole["machine"];
     let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
     format!(

@@ -10,25 +10,25 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::{pipeline, programs::Programs, tracer::Running};
+use super::{pipeline, programs::BenchPrograms, tracer::RunningTracer};
 
 /// Cookies that are there at the same time.
 const COUNT: u32 = 30_000;
 
-pub(super) fn measure(programs: &Programs) -> Result<Value> {
-    let running = Running::dmtrace(programs, &["watch"])?;
+pub(super) fn measure_memory(programs: &BenchPrograms) -> Result<Value> {
+    let running = RunningTracer::start_dmtrace(programs, &["watch"])?;
     thread::sleep(Duration::from_millis(1500));
-    let before = Sizes::of(&running.child)?;
-    let mut load = Command::new(programs.load()?)
+    let before = ProcessSizes::of_child(&running.child)?;
+    let mut load = Command::new(programs.load_path()?)
         .args(["hold", "--count", &COUNT.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .context("bench-load")?;
-    pipeline::line(&mut load)?;
+    pipeline::read_json_line(&mut load)?;
     // Some looks at the whole.
     thread::sleep(Duration::from_secs(4));
-    let after = Sizes::of(&running.child)?;
+    let after = ProcessSizes::of_child(&running.child)?;
     drop(load.stdin.take());
     load.wait()?;
     running.stop()?;
@@ -42,33 +42,33 @@ pub(super) fn measure(programs: &Programs) -> Result<Value> {
 }
 
 /// Bytes of a process.
-struct Sizes {
+struct ProcessSizes {
     /// Resident, pages shared with files left out.
     resident: u64,
     /// Of its BPF maps, as the kernel accounts them.
     maps: u64,
 }
 
-impl Sizes {
-    fn of(child: &Child) -> Result<Self> {
+impl ProcessSizes {
+    fn of_child(child: &Child) -> Result<Self> {
         let proc = format!("/proc/{}", child.id());
         let status = fs::read_to_string(format!("{proc}/status")).context("dmtrace is gone")?;
         let mut maps = 0;
         for entry in fs::read_dir(format!("{proc}/fdinfo"))?.flatten() {
             let text = fs::read_to_string(entry.path()).unwrap_or_default();
             if text.contains("map_type:") {
-                maps += number(&text, "memlock:").unwrap_or(0);
+                maps += parse_number(&text, "memlock:").unwrap_or(0);
             }
         }
         Ok(Self {
-            resident: number(&status, "RssAnon:").context("no RssAnon")? * 1024,
+            resident: parse_number(&status, "RssAnon:").context("no RssAnon")? * 1024,
             maps,
         })
     }
 }
 
 /// The number behind a name in one of the kernel's lists.
-fn number(text: &str, name: &str) -> Option<u64> {
+fn parse_number(text: &str, name: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_whitespace().next()?.parse().ok()
 }
@@ -80,8 +80,8 @@ mod tests {
     #[test]
     fn numbers_are_found_by_their_names() {
         let text = "map_type:\t1\nmemlock:\t4096\nVmRSS:\t  12 kB\n";
-        assert_eq!(number(text, "memlock:"), Some(4096));
-        assert_eq!(number(text, "VmRSS:"), Some(12));
-        assert_eq!(number(text, "RssAnon:"), None);
+        assert_eq!(parse_number(text, "memlock:"), Some(4096));
+        assert_eq!(parse_number(text, "VmRSS:"), Some(12));
+        assert_eq!(parse_number(text, "RssAnon:"), None);
     }
 }

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::ValueEnum as _;
 
-use self::{part::Part, programs::Programs};
+use self::{part::BenchPart, programs::BenchPrograms};
 use crate::host;
 
 /// Measure what dmtrace costs.
@@ -33,7 +33,7 @@ use crate::host;
 pub(crate) struct Args {
     /// What to measure; repeatable; all if not given
     #[arg(long = "part", value_enum, value_delimiter = ',')]
-    parts: Vec<Part>,
+    parts: Vec<BenchPart>,
     /// Rounds, in each of which everything is measured once in a random order
     #[arg(long, value_name = "N", default_value_t = 11, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
@@ -60,45 +60,46 @@ pub(crate) struct Args {
 /// Carries out the command line.
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let all = args.parts.is_empty();
-    let parts: Vec<Part> = Part::value_variants()
+    let parts: Vec<BenchPart> = BenchPart::value_variants()
         .iter()
         .copied()
         .filter(|part| all || args.parts.contains(part))
         .collect();
-    let needs_root = |part: &Part| !matches!(part, Part::Report | Part::Size | Part::Vm);
+    let needs_root =
+        |part: &BenchPart| !matches!(part, BenchPart::Report | BenchPart::Size | BenchPart::Vm);
     ensure!(
         host::is_root() || !parts.iter().any(needs_root),
         "bench: tracing needs root; as another user: --part report,size,vm"
     );
-    let programs = Programs::build(&parts)?;
-    let store = store::Store::open()?;
-    let calls: Vec<Part> = Part::CALLS
+    let programs = BenchPrograms::build(&parts)?;
+    let store = store::ResultStore::open()?;
+    let calls: Vec<BenchPart> = BenchPart::CALLS
         .into_iter()
         .filter(|part| parts.contains(part))
         .collect();
     if !calls.is_empty() {
-        for (part, data) in calls::measure(&programs, &calls, args.rounds, args.millis)? {
-            store.keep(part, &data)?;
-            print!("{}", table::calls(part, &data));
+        for (part, data) in calls::measure_calls(&programs, &calls, args.rounds, args.millis)? {
+            store.keep_result(part, &data)?;
+            print!("{}", table::calls_table(part, &data));
         }
     }
     for part in parts {
         let data = match part {
-            Part::Pipeline => pipeline::measure(&programs)?,
-            Part::Memory => memory::measure(&programs)?,
-            Part::List => report::list(&programs, args.rounds)?,
-            Part::Report => report::report(&programs, args.events)?,
-            Part::Startup => start::measure(&programs, args.rounds)?,
-            Part::Size => size::measure(&programs)?,
-            Part::Vm => vm::measure(&programs, &args.kernels)?,
+            BenchPart::Pipeline => pipeline::measure_pipeline(&programs)?,
+            BenchPart::Memory => memory::measure_memory(&programs)?,
+            BenchPart::List => report::measure_list(&programs, args.rounds)?,
+            BenchPart::Report => report::measure_report(&programs, args.events)?,
+            BenchPart::Startup => start::measure_start(&programs, args.rounds)?,
+            BenchPart::Size => size::measure_size(&programs)?,
+            BenchPart::Vm => vm::measure_guests(&programs, &args.kernels)?,
             _ => continue,
         };
-        store.keep(part, &data)?;
-        print!("{}", table::other(part, &data));
+        store.keep_result(part, &data)?;
+        print!("{}", table::other_tables(part, &data));
     }
-    print!("{}", target::text(&target::judge(&store)));
+    print!("{}", target::targets_text(&target::judge_targets(&store)));
     if args.write_docs {
-        docs::write(&store)?;
+        docs::write_tables(&store)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-pub(super) enum Part {
+pub(super) enum BenchPart {
     /// semop on an ordinary semaphore
     Semop,
     /// A cookie's whole life
@@ -31,7 +31,7 @@ pub(super) enum Part {
     Vm,
 }
 
-impl Part {
+impl BenchPart {
     /// Calls whose cost is measured with each tracer.
     pub(super) const CALLS: [Self; 6] = [
         Self::Semop,

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use super::{
-    programs::Programs,
-    tracer::{self, Running},
+    programs::BenchPrograms,
+    tracer::{self, RunningTracer},
 };
 use crate::host;
 
@@ -28,25 +28,30 @@ const SECONDS: &str = "5";
 /// Cookies that stay while the rest goes past the limit.
 const LEFT: u64 = 500;
 
-pub(super) fn measure(programs: &Programs) -> Result<Value> {
+pub(super) fn measure_pipeline(programs: &BenchPrograms) -> Result<Value> {
     let file = host::target_dir()?.join("bench/pipeline.dmt");
     let path = file.display().to_string();
     let record = ["record", "--json", "--force", &path];
     let mut rows = Vec::new();
     for rate in RATES {
-        rows.push(one(programs, &["watch", "--json"], rate, 1)?);
-        rows.push(one(programs, &record, rate, 1)?);
+        rows.push(measure_one(programs, &["watch", "--json"], rate, 1)?);
+        rows.push(measure_one(programs, &record, rate, 1)?);
     }
     // As many as two threads make, and somebody looks at the maps meanwhile.
-    rows.push(one(programs, &record, None, 2)?);
+    rows.push(measure_one(programs, &record, None, 2)?);
     let _absent = fs::remove_file(&file);
     Ok(json!({ "rows": rows, "left": LEFT }))
 }
 
 /// One load under one tracer.
-fn one(programs: &Programs, args: &[&str], rate: Option<u64>, threads: u32) -> Result<Value> {
-    let running = Running::dmtrace_read(programs, args)?;
-    let mut load = Command::new(programs.load()?);
+fn measure_one(
+    programs: &BenchPrograms,
+    args: &[&str],
+    rate: Option<u64>,
+    threads: u32,
+) -> Result<Value> {
+    let running = RunningTracer::dmtrace_read(programs, args)?;
+    let mut load = Command::new(programs.load_path()?);
     load.args(["cookies", "--seconds", SECONDS]);
     load.args(["--threads", &threads.to_string()]);
     load.args(["--leave", &LEFT.to_string()]);
@@ -58,7 +63,7 @@ fn one(programs: &Programs, args: &[&str], rate: Option<u64>, threads: u32) -> R
         .stdout(Stdio::piped())
         .spawn()
         .context("bench-load")?;
-    let done = line(&mut child)?;
+    let done = read_json_line(&mut child)?;
     let known = left_by(programs, child.id())?;
     drop(child.stdin.take());
     child.wait()?;
@@ -87,7 +92,7 @@ fn one(programs: &Programs, args: &[&str], rate: Option<u64>, threads: u32) -> R
 }
 
 /// A line of JSON from a load.
-pub(super) fn line(child: &mut Child) -> Result<Value> {
+pub(super) fn read_json_line(child: &mut Child) -> Result<Value> {
     let out = child.stdout.as_mut().context("bench-load: no output")?;
     let mut text = String::new();
     BufReader::new(out).read_line(&mut text)?;
@@ -95,8 +100,8 @@ pub(super) fn line(child: &mut Child) -> Result<Value> {
 }
 
 /// Cookies that `list` shows with this process as their observed maker.
-fn left_by(programs: &Programs, pid: u32) -> Result<usize> {
-    let output = tracer::elsewhere(programs.dmtrace()?)
+fn left_by(programs: &BenchPrograms, pid: u32) -> Result<usize> {
+    let output = tracer::pinned_command(programs.dmtrace_path()?)
         .args(["list", "--json", "--pid", &pid.to_string()])
         .stdin(Stdio::null())
         .stderr(Stdio::null())

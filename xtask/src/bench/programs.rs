@@ -7,18 +7,18 @@ use std::{
 
 use anyhow::{Context as _, Error, Result};
 
-use super::part::Part;
+use super::part::BenchPart;
 use crate::{
     build::{self, Profile},
     host,
-    linker::{self, Place},
+    linker::{self, LinkerPlace},
     scenario::programs::static_program,
     setup,
 };
 
 /// Built programs, those that the parts need; those of the guest are linked statically.
 #[derive(Default)]
-pub(super) struct Programs {
+pub(super) struct BenchPrograms {
     dmtrace: Option<PathBuf>,
     load: Option<PathBuf>,
     floor: Option<PathBuf>,
@@ -29,31 +29,31 @@ pub(super) struct Programs {
     static_floor: Option<PathBuf>,
 }
 
-impl Programs {
+impl BenchPrograms {
     /// Builds what the parts need.
-    pub(super) fn build(parts: &[Part]) -> Result<Self> {
-        setup::ensure()?;
+    pub(super) fn build(parts: &[BenchPart]) -> Result<Self> {
+        setup::ensure_setup()?;
         let mut built = Self::default();
-        let has = |part: Part| parts.contains(&part);
-        let guest = has(Part::Vm);
-        let calls = Part::CALLS.into_iter().any(has);
-        let here = |part: &Part| !matches!(part, Part::Vm | Part::Size);
-        let packaged = |kind, name| build::packaged("dmtrace", kind, name);
+        let has = |part: BenchPart| parts.contains(&part);
+        let guest = has(BenchPart::Vm);
+        let calls = BenchPart::CALLS.into_iter().any(has);
+        let here = |part: &BenchPart| !matches!(part, BenchPart::Vm | BenchPart::Size);
+        let packaged = |kind, name| build::build_packaged("dmtrace", kind, name);
         if parts.iter().any(here) {
             built.dmtrace = Some(packaged("--bin", "dmtrace")?);
-            let load = build::binary("dmtrace-tests", "bench-load", Profile::Release)?;
+            let load = build::build_binary("dmtrace-tests", "bench-load", Profile::Release)?;
             built.load = Some(load);
         }
         if calls {
             built.floor = Some(packaged("--example", "bench-floor")?);
         }
         if calls || guest {
-            built.object = Some(object()?);
+            built.object = Some(build_object()?);
         }
-        if has(Part::Report) {
+        if has(BenchPart::Report) {
             built.recording = Some(packaged("--example", "bench-recording")?);
         }
-        if guest || has(Part::Size) {
+        if guest || has(BenchPart::Size) {
             built.static_dmtrace = Some(static_program("dmtrace", "--bin", "dmtrace")?);
         }
         if guest {
@@ -65,63 +65,63 @@ impl Programs {
         Ok(built)
     }
 
-    pub(super) fn dmtrace(&self) -> Result<&Path> {
-        built(&self.dmtrace, "dmtrace")
+    pub(super) fn dmtrace_path(&self) -> Result<&Path> {
+        built_path(&self.dmtrace, "dmtrace")
     }
 
     /// `bench-load`.
-    pub(super) fn load(&self) -> Result<&Path> {
-        built(&self.load, "bench-load")
+    pub(super) fn load_path(&self) -> Result<&Path> {
+        built_path(&self.load, "bench-load")
     }
 
     /// `bench-floor`.
-    pub(super) fn floor(&self) -> Result<&Path> {
-        built(&self.floor, "bench-floor")
+    pub(super) fn floor_path(&self) -> Result<&Path> {
+        built_path(&self.floor, "bench-floor")
     }
 
     /// The object with the empty programs.
-    pub(super) fn object(&self) -> Result<&Path> {
-        built(&self.object, "the empty programs")
+    pub(super) fn object_path(&self) -> Result<&Path> {
+        built_path(&self.object, "the empty programs")
     }
 
     /// `bench-recording`.
-    pub(super) fn recording(&self) -> Result<&Path> {
-        built(&self.recording, "bench-recording")
+    pub(super) fn recording_path(&self) -> Result<&Path> {
+        built_path(&self.recording, "bench-recording")
     }
 
     pub(super) fn static_dmtrace(&self) -> Result<&Path> {
-        built(&self.static_dmtrace, "static dmtrace")
+        built_path(&self.static_dmtrace, "static dmtrace")
     }
 
     /// `bench-load`, linked statically.
     pub(super) fn static_load(&self) -> Result<&Path> {
-        built(&self.static_load, "static bench-load")
+        built_path(&self.static_load, "static bench-load")
     }
 
     /// `bench-floor`, linked statically.
     pub(super) fn static_floor(&self) -> Result<&Path> {
-        built(&self.static_floor, "static bench-floor")
+        built_path(&self.static_floor, "static bench-floor")
     }
 }
 
-fn built<'a>(path: &'a Option<PathBuf>, name: &str) -> Result<&'a Path> {
+fn built_path<'a>(path: &'a Option<PathBuf>, name: &str) -> Result<&'a Path> {
     path.as_deref()
         .with_context(|| format!("{name}: not built for these parts; please report this as a bug"))
 }
 
 /// The empty programs, built as dmtrace/build.rs builds the real ones, in a target directory of
 /// their own because of the flags.
-fn object() -> Result<PathBuf> {
+fn build_object() -> Result<PathBuf> {
     const TARGET: &str = "bpfel-unknown-none";
     let target_dir = host::target_dir()?.join("ebpf-floor");
-    let mut command = host::cargo();
+    let mut command = host::cargo_command();
     command.args(["build", "--package", "dmtrace-ebpf", "--bin", "floor"]);
     command.args(["--release", "--locked", "-Zbuild-std=core"]);
     command.args(["--target", TARGET, "--target-dir"]);
     command.arg(&target_dir);
     command.env("RUSTC_BOOTSTRAP", "1");
-    let place = Place::of(&setup::sysroot()?).map_err(Error::msg)?;
-    command.env(linker::VARIABLE, place.program());
+    let place = LinkerPlace::for_sysroot(&setup::rustc_sysroot()?).map_err(Error::msg)?;
+    command.env(linker::VARIABLE, place.program_path());
     let flags = [
         &*format!("--cfg=bpf_target_arch=\"{ARCH}\""),
         "-Cdebuginfo=2",
@@ -132,13 +132,13 @@ fn object() -> Result<PathBuf> {
     command.env("CARGO_PROFILE_RELEASE_STRIP", "none");
     command.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3");
     command.env_remove("RUSTFLAGS");
-    host::quiet(&mut command);
-    host::check(&mut command, "the empty programs")?;
+    host::quiet_unless_terminal(&mut command);
+    host::check_command(&mut command, "the empty programs")?;
     Ok(target_dir.join(TARGET).join("release/floor"))
 }
 
 /// Size of a file in bytes.
-pub(super) fn size(path: &Path) -> Result<u64> {
+pub(super) fn file_size(path: &Path) -> Result<u64> {
     let meta = path
         .metadata()
         .with_context(|| path.display().to_string())?;

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::{
     pipeline,
-    programs::{self, Programs},
-    tracer::{self, Running},
+    programs::{self, BenchPrograms},
+    tracer::{self, RunningTracer},
     usage,
 };
 use crate::host;
@@ -20,7 +20,7 @@ use crate::host;
 const SETS: u32 = 32_000;
 
 /// `list` with that many sets, in pairs with `ipcs`.
-pub(super) fn list(programs: &Programs, rounds: u32) -> Result<Value> {
+pub(super) fn measure_list(programs: &BenchPrograms, rounds: u32) -> Result<Value> {
     let mut cases = Vec::new();
     for (name, plain, traced) in [
         ("cookies", false, false),
@@ -28,11 +28,11 @@ pub(super) fn list(programs: &Programs, rounds: u32) -> Result<Value> {
         ("other sets", true, false),
     ] {
         let running = traced
-            .then(|| Running::dmtrace(programs, &["watch"]))
+            .then(|| RunningTracer::start_dmtrace(programs, &["watch"]))
             .transpose()?;
-        let mut load = hold(programs, plain)?;
+        let mut load = hold_sets(programs, plain)?;
         let pairs = (0..rounds)
-            .map(|_| pair(programs, &load))
+            .map(|_| measure_pair(programs, &load))
             .collect::<Result<Vec<_>>>();
         drop(load.stdin.take());
         load.wait()?;
@@ -50,8 +50,8 @@ pub(super) fn list(programs: &Programs, rounds: u32) -> Result<Value> {
     Ok(json!({ "sets": SETS, "cases": cases }))
 }
 
-fn hold(programs: &Programs, plain: bool) -> Result<Child> {
-    let mut load = Command::new(programs.load()?);
+fn hold_sets(programs: &BenchPrograms, plain: bool) -> Result<Child> {
+    let mut load = Command::new(programs.load_path()?);
     load.args(["hold", "--count", &SETS.to_string()]);
     if plain {
         load.arg("--plain");
@@ -61,20 +61,20 @@ fn hold(programs: &Programs, plain: bool) -> Result<Child> {
         .stdout(Stdio::piped())
         .spawn()
         .context("bench-load")?;
-    pipeline::line(&mut child)?;
+    pipeline::read_json_line(&mut child)?;
     Ok(child)
 }
 
 /// Milliseconds of `ipcs` and of `list`, and the peak of the latter.
-fn pair(programs: &Programs, load: &Child) -> Result<(f64, f64, u64)> {
+fn measure_pair(programs: &BenchPrograms, load: &Child) -> Result<(f64, f64, u64)> {
     let mut ipcs = Command::new("nsenter");
     ipcs.args(["-i", "-t", &load.id().to_string(), "ipcs", "-s"]);
-    let (ipcs, _) = usage::run(ipcs.stdin(Stdio::null()).stdout(tracer::null()?))?;
-    let mut list = Command::new(programs.dmtrace()?);
+    let (ipcs, _) = usage::run_command(ipcs.stdin(Stdio::null()).stdout(tracer::null_sink()?))?;
+    let mut list = Command::new(programs.dmtrace_path()?);
     list.arg("list")
         .stdin(Stdio::null())
-        .stderr(tracer::null()?);
-    let (time, used) = usage::run(list.stdout(tracer::null()?))?;
+        .stderr(tracer::null_sink()?);
+    let (time, used) = usage::run_command(list.stdout(tracer::null_sink()?))?;
     ensure!(
         used.status.code().is_some_and(|code| code < 2),
         "dmtrace list: {}",
@@ -85,9 +85,9 @@ fn pair(programs: &Programs, load: &Child) -> Result<(f64, f64, u64)> {
 }
 
 /// `report` of a recording with this many events.
-pub(super) fn report(programs: &Programs, events: u64) -> Result<Value> {
+pub(super) fn measure_report(programs: &BenchPrograms, events: u64) -> Result<Value> {
     let path = host::target_dir()?.join("bench/long.dmt");
-    let output = Command::new(programs.recording()?)
+    let output = Command::new(programs.recording_path()?)
         .arg(&path)
         .arg(events.to_string())
         .output()
@@ -96,12 +96,12 @@ pub(super) fn report(programs: &Programs, events: u64) -> Result<Value> {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         format!("bench-recording: {}: {said}", output.status)
     })?;
-    let size = programs::size(&path)?;
+    let size = programs::file_size(&path)?;
     let runs = (0..3)
         .map(|_| {
-            let mut report = Command::new(programs.dmtrace()?);
+            let mut report = Command::new(programs.dmtrace_path()?);
             report.arg("report").arg(&path).stdin(Stdio::null());
-            let (time, used) = usage::run(report.stdout(tracer::null()?))?;
+            let (time, used) = usage::run_command(report.stdout(tracer::null_sink()?))?;
             ensure!(
                 used.status.code() == Some(1),
                 "dmtrace report: {}, not 1 for findings",

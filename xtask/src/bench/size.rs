@@ -3,12 +3,12 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::programs::{self, Programs};
+use super::programs::{self, BenchPrograms};
 
 const STATIC: &str = "x86_64-unknown-linux-musl";
 
-pub(super) fn measure(programs: &Programs) -> Result<Value> {
+pub(super) fn measure_size(programs: &BenchPrograms) -> Result<Value> {
     let path = programs.static_dmtrace()?;
     let target = path.components().any(|part| part.as_os_str() == STATIC);
-    Ok(json!({ "bytes": programs::size(path)?, "static": target }))
+    Ok(json!({ "bytes": programs::file_size(path)?, "static": target }))
 }

@@ -13,7 +13,7 @@ pub(super) struct Spread {
 
 impl Spread {
     /// Of some values; `None` of none.
-    pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+    pub(super) fn of_values(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().filter(|it| it.is_finite()).collect();
         values.sort_by(f64::total_cmp);
         let last = values.len().checked_sub(1)?;
@@ -45,9 +45,12 @@ mod tests {
 
     #[test]
     fn quarters_lie_between_values() {
-        let spread = Spread::of([4.0, 1.0, 2.0, 3.0]).unwrap();
+        let spread = Spread::of_values([4.0, 1.0, 2.0, 3.0]).unwrap();
         assert_eq!((spread.low, spread.median, spread.high), (1.75, 2.5, 3.25));
-        assert_eq!(Spread::of([f64::NAN]), None);
-        assert_eq!(Spread::of([7.0]).unwrap().text(1), "7.0 (7.0 to 7.0)");
+        assert_eq!(Spread::of_values([f64::NAN]), None);
+        assert_eq!(
+            Spread::of_values([7.0]).unwrap().text(1),
+            "7.0 (7.0 to 7.0)"
+        );
     }
 }

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use super::{
-    programs::Programs,
+    programs::BenchPrograms,
     usage::{self, Usage},
 };
 use crate::host;
@@ -23,7 +23,7 @@ use crate::host;
 const SETTLE: Duration = Duration::from_millis(700);
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Mode {
+pub(super) enum TracerMode {
     /// Empty programs where dmtrace has its own.
     Floor,
     /// `dmtrace watch`.
@@ -40,7 +40,7 @@ pub(super) enum Mode {
     StraceSeccomp,
 }
 
-impl Mode {
+impl TracerMode {
     pub(super) const ALL: [Self; 7] = [
         Self::Floor,
         Self::Dmtrace,
@@ -64,7 +64,7 @@ impl Mode {
     }
 
     /// The program that must be installed.
-    pub(super) const fn needs(self) -> Option<&'static str> {
+    pub(super) const fn required_program(self) -> Option<&'static str> {
         match self {
             Self::Floor | Self::Dmtrace => None,
             Self::Bpftrace | Self::BpftraceStack => Some("bpftrace"),
@@ -75,7 +75,7 @@ impl Mode {
 
     /// Whether it can be had on this machine.
     pub(super) fn is_installed(self) -> bool {
-        self.needs().is_none_or(host::has)
+        self.required_program().is_none_or(host::has_program)
     }
 
     /// Whether the load sleeps while it is traced, so that only the time that passes tells.
@@ -84,7 +84,7 @@ impl Mode {
     }
 
     /// The load, under a tracer that starts what it traces.
-    pub(super) fn load(self, load: &Path) -> Command {
+    pub(super) fn load_command(self, load: &Path) -> Command {
         let mut strace = Command::new("strace");
         strace.args(["-f", "-q", "-o", "/dev/null"]);
         strace.args(["-e", "trace=semget,semop,semtimedop,semctl"]);
@@ -100,22 +100,26 @@ impl Mode {
     }
 
     /// Starts it, and waits until it traces. `None` if it starts the load itself.
-    pub(super) fn start(self, programs: &Programs, hooks: &[String]) -> Result<Option<Running>> {
+    pub(super) fn start_tracer(
+        self,
+        programs: &BenchPrograms,
+        hooks: &[String],
+    ) -> Result<Option<RunningTracer>> {
         let mut command = match self {
             Self::Strace | Self::StraceSeccomp => return Ok(None),
             Self::Floor => {
-                let mut floor = elsewhere(programs.floor()?);
-                floor.arg(programs.object()?).args(hooks);
+                let mut floor = pinned_command(programs.floor_path()?);
+                floor.arg(programs.object_path()?).args(hooks);
                 floor
             }
-            Self::Dmtrace => return Running::dmtrace(programs, &["watch"]).map(Some),
+            Self::Dmtrace => return RunningTracer::start_dmtrace(programs, &["watch"]).map(Some),
             Self::Bpftrace | Self::BpftraceStack => {
-                let mut bpftrace = elsewhere(Path::new("bpftrace"));
-                bpftrace.args(["-e", &script(self == Self::BpftraceStack)]);
+                let mut bpftrace = pinned_command(Path::new("bpftrace"));
+                bpftrace.args(["-e", &bpftrace_script(self == Self::BpftraceStack)]);
                 bpftrace
             }
             Self::Perf => {
-                let mut perf = elsewhere(Path::new("perf"));
+                let mut perf = pinned_command(Path::new("perf"));
                 perf.args(["trace", "-a", "-e", "semget,semop,semtimedop,semctl"]);
                 perf.args(["-o", "/dev/null"]);
                 perf
@@ -149,7 +153,7 @@ impl Mode {
                 }
             }
         });
-        Ok(Some(Running {
+        Ok(Some(RunningTracer {
             child,
             said: None,
             stderr: None,
@@ -158,30 +162,30 @@ impl Mode {
 }
 
 /// A tracer that runs.
-pub(super) struct Running {
+pub(super) struct RunningTracer {
     pub child: Child,
     /// Reads what it prints, and keeps the last line.
     said: Option<JoinHandle<io::Result<String>>>,
     stderr: Option<ChildStderr>,
 }
 
-impl Running {
+impl RunningTracer {
     /// Starts dmtrace with these arguments, its output to /dev/null, and waits until it traces.
-    pub(super) fn dmtrace(programs: &Programs, args: &[&str]) -> Result<Self> {
-        Self::armed(programs, args, Stdio::null())
+    pub(super) fn start_dmtrace(programs: &BenchPrograms, args: &[&str]) -> Result<Self> {
+        Self::start_armed(programs, args, Stdio::null())
     }
 
     /// The same, but reads what it prints, as a program behind a pipe would, and keeps the summary.
-    pub(super) fn dmtrace_read(programs: &Programs, args: &[&str]) -> Result<Self> {
-        Self::armed(programs, args, Stdio::piped())
+    pub(super) fn dmtrace_read(programs: &BenchPrograms, args: &[&str]) -> Result<Self> {
+        Self::start_armed(programs, args, Stdio::piped())
     }
 
-    fn armed(programs: &Programs, args: &[&str], stdout: Stdio) -> Result<Self> {
-        let mut command = elsewhere(programs.dmtrace()?);
+    fn start_armed(programs: &BenchPrograms, args: &[&str], stdout: Stdio) -> Result<Self> {
+        let mut command = pinned_command(programs.dmtrace_path()?);
         command.args(args).stdin(Stdio::null());
         command.stdout(stdout).stderr(Stdio::piped());
         let mut child = command.spawn().context("dmtrace")?;
-        let mark = mark(&child);
+        let mark = registration_file(&child);
         let limit = Instant::now() + Duration::from_secs(20);
         while !mark.exists() {
             if child.try_wait()?.is_some() || Instant::now() > limit {
@@ -208,7 +212,7 @@ impl Running {
     pub(super) fn stop(mut self) -> Result<(String, Usage)> {
         drop(self.child.stdin.take());
         drop(self.stderr.take());
-        let usage = usage::end(&self.child).context("a tracer")?;
+        let usage = usage::end_tracer(&self.child).context("a tracer")?;
         let said = match self.said.take() {
             Some(said) => said.join().unwrap_or_else(|panic| resume_unwind(panic))?,
             None => String::new(),
@@ -228,7 +232,7 @@ fn last_line(out: ChildStdout) -> io::Result<String> {
 }
 
 /// The file by which dmtrace makes a trace known, once all probes are armed.
-pub(super) fn mark(child: &Child) -> PathBuf {
+pub(super) fn registration_file(child: &Child) -> PathBuf {
     PathBuf::from(format!("/run/dmtrace/tracer-{}.json", child.id()))
 }
 
@@ -238,8 +242,8 @@ pub(super) fn load_cpu() -> usize {
 }
 
 /// A tracer away from the load's processor, if there is another one.
-pub(super) fn elsewhere(program: &Path) -> Command {
-    if load_cpu() == 0 || !host::has("taskset") {
+pub(super) fn pinned_command(program: &Path) -> Command {
+    if load_cpu() == 0 || !host::has_program("taskset") {
         return Command::new(program);
     }
     let mut command = Command::new("taskset");
@@ -250,8 +254,8 @@ pub(super) fn elsewhere(program: &Path) -> Command {
 }
 
 /// Where dmtrace has its programs on this machine, as it says itself.
-pub(super) fn hooks(programs: &Programs) -> Result<Vec<String>> {
-    let output = Command::new(programs.dmtrace()?)
+pub(super) fn attached_hooks(programs: &BenchPrograms) -> Result<Vec<String>> {
+    let output = Command::new(programs.dmtrace_path()?)
         .args(["doctor", "--json"])
         .stdin(Stdio::null())
         .output()
@@ -272,12 +276,12 @@ pub(super) fn hooks(programs: &Programs) -> Result<Vec<String>> {
 }
 
 /// A script for bpftrace that follows cookies from creation to removal and prints every step.
-fn script(stacks: bool) -> String {
+fn bpftrace_script(stacks: bool) -> String {
     let stack = if stacks { "print(ustack);" } else { "" };
     include_str!("cookies.bt").replace("/* stack */", stack)
 }
 
 /// A sink for what is measured elsewhere.
-pub(super) fn null() -> Result<Stdio> {
+pub(super) fn null_sink() -> Result<Stdio> {
     Ok(File::options().write(true).open("/dev/null")?.into())
 }

@@ -20,12 +20,12 @@ pub(super) struct Usage {
 }
 
 /// Waits for a child.
-pub(super) fn wait(child: &Child) -> io::Result<Usage> {
-    Ok(reap(child, 0)?.ok_or(io::ErrorKind::WouldBlock)?)
+pub(super) fn wait_child(child: &Child) -> io::Result<Usage> {
+    Ok(reap_child(child, 0)?.ok_or(io::ErrorKind::WouldBlock)?)
 }
 
 /// Takes what a child leaves, if it has ended.
-fn reap(child: &Child, flags: i32) -> io::Result<Option<Usage>> {
+fn reap_child(child: &Child, flags: i32) -> io::Result<Option<Usage>> {
     use std::os::unix::process::ExitStatusExt as _;
     let mut status = 0;
     // SAFETY: numbers only, for which all zeros is valid.
@@ -47,14 +47,14 @@ fn reap(child: &Child, flags: i32) -> io::Result<Option<Usage>> {
 
 /// Ends a tracer as Ctrl-C does, and waits for it. bpftrace misses a signal once in a while: it is
 /// asked again, and killed in the end.
-pub(super) fn end(child: &Child) -> io::Result<Usage> {
+pub(super) fn end_tracer(child: &Child) -> io::Result<Usage> {
     const ASK_AGAIN: Duration = Duration::from_secs(10);
     for signal in [libc::SIGINT, libc::SIGINT, libc::SIGINT, libc::SIGKILL] {
         // SAFETY: a child of ours that was not waited for, so that the number is still its own.
         unsafe { libc::kill(child.id() as libc::pid_t, signal) };
         let asked = Instant::now();
         while asked.elapsed() < ASK_AGAIN {
-            if let Some(usage) = reap(child, libc::WNOHANG)? {
+            if let Some(usage) = reap_child(child, libc::WNOHANG)? {
                 return Ok(usage);
             }
             thread::sleep(Duration::from_millis(2));
@@ -64,10 +64,10 @@ pub(super) fn end(child: &Child) -> io::Result<Usage> {
 }
 
 /// Runs a command to its end.
-pub(super) fn run(command: &mut Command) -> Result<(Duration, Usage)> {
+pub(super) fn run_command(command: &mut Command) -> Result<(Duration, Usage)> {
     let shown = command.get_program().display().to_string();
     let begun = Instant::now();
     let child = command.spawn().with_context(|| shown.clone())?;
-    let usage = wait(&child).context(shown)?;
+    let usage = wait_child(&child).context(shown)?;
     Ok((begun.elapsed(), usage))
 }

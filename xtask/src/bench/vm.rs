@@ -4,20 +4,20 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use kernel_lab::{Clock, Freshness, Lab, RunSpec, Streams, guest_file, kernel};
+use kernel_lab::{Freshness, GuestClock, Lab, RunSpec, Streams, guest_file, kernel};
 use serde_json::{Map, Value, json};
 
-use super::programs::Programs;
+use super::programs::BenchPrograms;
 use crate::{guests, host};
 
 /// Measures on these kernels.
-pub(super) fn measure(programs: &Programs, kernels: &[String]) -> Result<Value> {
-    let mut lab = guests::lab(Freshness::Cached)?;
+pub(super) fn measure_guests(programs: &BenchPrograms, kernels: &[String]) -> Result<Value> {
+    let mut lab = guests::open_lab(Freshness::Cached)?;
     let mut rows = Map::new();
-    for spec in kernel::resolve(kernels)? {
+    for spec in kernel::resolve_kernels(kernels)? {
         eprintln!("bench: kernel {}", spec.name);
         let kernel = lab.prepare_kernel(spec)?;
-        let (release, modes) = one(&lab, &kernel, programs)?;
+        let (release, modes) = measure_kernel(&lab, &kernel, programs)?;
         rows.insert(
             spec.name.to_owned(),
             json!({ "release": release, "modes": modes }),
@@ -26,8 +26,12 @@ pub(super) fn measure(programs: &Programs, kernels: &[String]) -> Result<Value> 
     Ok(json!({ "kernels": rows }))
 }
 
-fn one(lab: &Lab, kernel: &kernel::Kernel, programs: &Programs) -> Result<(String, Value)> {
-    let script = host::root().join("tests/vm/bench.sh");
+fn measure_kernel(
+    lab: &Lab,
+    kernel: &kernel::Kernel,
+    programs: &BenchPrograms,
+) -> Result<(String, Value)> {
+    let script = host::workspace_root().join("tests/vm/bench.sh");
     let outcome = lab.run(
         kernel,
         &RunSpec {
@@ -37,11 +41,11 @@ fn one(lab: &Lab, kernel: &kernel::Kernel, programs: &Programs) -> Result<(Strin
                 guest_file(programs.static_dmtrace()?, "/job/dmtrace")?,
                 guest_file(programs.static_load()?, "/job/bench-load")?,
                 guest_file(programs.static_floor()?, "/job/bench-floor")?,
-                guest_file(programs.object()?, "/job/floor.o")?,
+                guest_file(programs.object_path()?, "/job/floor.o")?,
             ],
             timeout: Duration::from_secs(900),
             cpus: 1,
-            clock: Clock::Instructions,
+            clock: GuestClock::Instructions,
             streams: Streams::Capture,
             ..RunSpec::default()
         },
@@ -55,12 +59,12 @@ fn one(lab: &Lab, kernel: &kernel::Kernel, programs: &Programs) -> Result<(Strin
             outcome.summary()
         );
     }
-    Ok((kernel.release.clone(), modes(&said)?))
+    Ok((kernel.release.clone(), parse_modes(&said)?))
 }
 
 /// Instructions a call, by mode and call, from what the guest's script says: lines of JSON, each
 /// mode announced by a line of its own.
-fn modes(said: &str) -> Result<Value> {
+fn parse_modes(said: &str) -> Result<Value> {
     let mut scale = None;
     let mut mode = String::new();
     let mut all: Map<String, Value> = Map::new();
@@ -97,9 +101,9 @@ mod tests {
     fn nanoseconds_become_instructions() {
         let said = "{\"million_ns\": 500000.0}\nmode none\n{\"call\":\"semop\",\"cpu_ns\":500.0}\n\
                     mode fentry\nnot armed: no BTF\n";
-        let modes = modes(said).unwrap();
+        let modes = parse_modes(said).unwrap();
         assert_eq!(modes["none"]["semop"], json!(1000.0));
         assert_eq!(modes["fentry"]["not_armed"], "no BTF");
-        assert!(super::modes("mode x\n{\"call\":\"semop\",\"cpu_ns\":1.0}").is_err());
+        assert!(parse_modes("mode x\n{\"call\":\"semop\",\"cpu_ns\":1.0}").is_err());
     }
 }

@@ -7,7 +7,7 @@ pub(super) enum Until {
     Step(&'static str),
 }
 
-pub(super) struct Part {
+pub(super) struct ActorPart {
     pub about: &'static str,
     /// How the actor plays it.
     pub line: &'static [&'static str],
@@ -19,36 +19,36 @@ pub(super) struct Part {
     pub verdict: &'static str,
 }
 
-pub(super) const CAST: [Part; 5] = [
-    Part {
+pub(super) const CAST: [ActorPart; 5] = [
+    ActorPart {
         about: "made, completed by udev 0.3 s later, waited for, removed: healthy",
         line: &["cycle", "--delay-ms", "300"],
         until: Until::End,
         looks_elsewhere: false,
         verdict: "destroy",
     },
-    Part {
+    ActorPart {
         about: "its owner is killed before it waits, udev never comes",
         line: &["cycle", "--stop-at", "after-inc", "--how", "kill"],
         until: Until::End,
         looks_elsewhere: false,
         verdict: "leaked",
     },
-    Part {
+    ActorPart {
         about: "its owner is killed before it waits, udev has done its part",
         line: &["cycle", "--stop-at", "after-complete", "--how", "kill"],
         until: Until::End,
         looks_elsewhere: false,
         verdict: "leaked",
     },
-    Part {
+    ActorPart {
         about: "its owner waits, udev looks for it in another IPC namespace",
         line: &["cycle", "--stop-at", "in-wait", "--how", "hold"],
         until: Until::Step("waiting"),
         looks_elsewhere: true,
         verdict: "stuck",
     },
-    Part {
+    ActorPart {
         about: "two whose owner lives, goes on and never waits, as old docker",
         line: &["moby", "--count", "2", "--every-ms", "200", "--hold"],
         until: Until::Step("holding"),

@@ -38,11 +38,11 @@ const GROUP: &str = "/user.slice/user-0.slice/session-3.scope";
 ///
 /// # Errors
 /// It cannot be read or written, or has no place for it.
-pub(super) fn write(screen: &Screen) -> Result<()> {
-    let (path, mut text) = readme()?;
-    for name in marks(&text)? {
-        let (start, end) = block(&text, &name)?;
-        let lines = printed(screen, &name)?;
+pub(super) fn write_samples(screen: &Screen) -> Result<()> {
+    let (path, mut text) = read_readme()?;
+    for name in sample_names(&text)? {
+        let (start, end) = sample_range(&text, &name)?;
+        let lines = printed_lines(screen, &name)?;
         text.replace_range(start..end, &format!("{}\n", lines.join("\n")));
     }
     fs::write(&path, text).context(path)
@@ -52,17 +52,21 @@ pub(super) fn write(screen: &Screen) -> Result<()> {
 ///
 /// # Errors
 /// They differ, or a line is too long for a terminal.
-pub(super) fn check(screen: &Screen) -> Result<()> {
-    let (_, text) = readme()?;
+pub(super) fn check_samples(screen: &Screen) -> Result<()> {
+    let (_, text) = read_readme()?;
     let (mut says, mut prints) = (Varying::default(), Varying::default());
-    for name in marks(&text)? {
-        let (start, end) = block(&text, &name)?;
-        let (readme, printed) = (&text[start..end], printed(screen, &name)?);
+    for name in sample_names(&text)? {
+        let (start, end) = sample_range(&text, &name)?;
+        let (readme, printed) = (&text[start..end], printed_lines(screen, &name)?);
         let wide = |line: &&String| line.chars().count() > usize::from(DOCS_COLUMNS);
         if let Some(line) = printed.iter().find(wide) {
             bail!("{name}: more than {DOCS_COLUMNS} columns: {line}");
         }
-        compare(&says.words(readme), &prints.words(&printed.join("\n"))).with_context(|| {
+        compare_words(
+            &says.varied_words(readme),
+            &prints.varied_words(&printed.join("\n")),
+        )
+        .with_context(|| {
             format!(
                 "README.md, sample `{name}`; if that is meant, run: cargo xtask demo --write-docs"
             )
@@ -71,14 +75,17 @@ pub(super) fn check(screen: &Screen) -> Result<()> {
     Ok(())
 }
 
-fn readme() -> Result<(String, String)> {
-    let path = host::root().join("README.md").display().to_string();
+fn read_readme() -> Result<(String, String)> {
+    let path = host::workspace_root()
+        .join("README.md")
+        .display()
+        .to_string();
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
     Ok((path, text))
 }
 
 /// Names of the samples.
-fn marks(text: &str) -> Result<Vec<String>> {
+fn sample_names(text: &str) -> Result<Vec<String>> {
     let names = text.split("<!-- demo: ").skip(1);
     let names = names.filter_map(|rest| Some(rest.split_once(" -->")?.0.to_owned()));
     let names: Vec<String> = names.collect();
@@ -87,7 +94,7 @@ fn marks(text: &str) -> Result<Vec<String>> {
 }
 
 /// Where the text of a sample begins and ends.
-fn block(text: &str, name: &str) -> Result<(usize, usize)> {
+fn sample_range(text: &str, name: &str) -> Result<(usize, usize)> {
     let mark = format!("<!-- demo: {name} -->\n```console\n");
     let start = text.find(&mark).map(|at| at + mark.len());
     let found = start.and_then(|start| Some((start, start + text[start..].find("```\n")?)));
@@ -95,15 +102,15 @@ fn block(text: &str, name: &str) -> Result<(usize, usize)> {
 }
 
 /// What the demo has printed in a section, as the README shows it.
-fn printed(screen: &Screen, name: &str) -> Result<Vec<String>> {
-    let lines = screen.lines(name);
+fn printed_lines(screen: &Screen, name: &str) -> Result<Vec<String>> {
+    let lines = screen.section_lines(name);
     let lines =
         lines.with_context(|| format!("README.md: {name}: the demo has no such section"))?;
-    Ok(shorten(lines, &own_group()))
+    Ok(shorten_lines(lines, &own_group()))
 }
 
 /// Leaves out details, the lines that continue them included.
-fn shorten(lines: &[String], group: &str) -> Vec<String> {
+fn shorten_lines(lines: &[String], group: &str) -> Vec<String> {
     let mut shown: Vec<String> = Vec::new();
     let mut cut_at = None;
     for line in lines {
@@ -151,7 +158,7 @@ fn group_replaced(line: &str, group: &str) -> String {
 /// A word, and the line it stands in.
 type Word = (String, String);
 
-fn compare(says: &[Word], prints: &[Word]) -> Result<()> {
+fn compare_words(says: &[Word], prints: &[Word]) -> Result<()> {
     let (mut says, mut prints) = (says.iter(), prints.iter());
     loop {
         let (readme, printed) = (says.next(), prints.next());
@@ -179,7 +186,7 @@ struct Varying {
 }
 
 impl Varying {
-    fn words(&mut self, text: &str) -> Vec<Word> {
+    fn varied_words(&mut self, text: &str) -> Vec<Word> {
         let mut words = Vec::new();
         for line in text.lines() {
             let all: Vec<&str> = line.split_whitespace().collect();
@@ -191,13 +198,13 @@ impl Varying {
                 let before = at.checked_sub(1).and_then(|at| all.get(at)).copied();
                 let after = all.get(at + 1).copied();
                 let varies = sums || is_number_of_something(before) || is_unit(after);
-                words.push((self.word(word, varies), line.to_owned()));
+                words.push((self.varied_word(word, varies), line.to_owned()));
             }
         }
         words
     }
 
-    fn word(&mut self, word: &str, varies: bool) -> String {
+    fn varied_word(&mut self, word: &str, varies: bool) -> String {
         if let Some(at) = word.find("0x0d4d")
             && let Some(cookie) = word.get(at..at + 10)
         {
@@ -240,8 +247,8 @@ fn is_unit(word: Option<&str>) -> bool {
 mod tests {
     use super::*;
 
-    fn normal(text: &str) -> String {
-        let words = Varying::default().words(text);
+    fn normal_text(text: &str) -> String {
+        let words = Varying::default().varied_words(text);
         let words: Vec<_> = words.into_iter().map(|(word, _)| word).collect();
         words.join(" ")
     }
@@ -261,7 +268,7 @@ mod tests {
             ),
             ("semid 3 [4026532178]:", "semid 3 [4026531839]:"),
         ] {
-            let unit = |text: &str| normal(text).replace("#ms", "#s");
+            let unit = |text: &str| normal_text(text).replace("#ms", "#s");
             assert_eq!(unit(one), unit(other));
         }
         for (one, other) in [
@@ -271,18 +278,18 @@ mod tests {
             ("leaked", "stuck"),
             ("--older-than 1s", "--older 1s"),
         ] {
-            assert_ne!(normal(one), normal(other));
+            assert_ne!(normal_text(one), normal_text(other));
         }
     }
 
     #[test]
     fn says_which_lines_differ() {
-        let says = Varying::default().words("a\nstuck: no udevd\nb");
-        let prints = Varying::default().words("a\nstuck: udevd lost it");
-        let error = compare(&says, &prints).unwrap_err().to_string();
+        let says = Varying::default().varied_words("a\nstuck: no udevd\nb");
+        let prints = Varying::default().varied_words("a\nstuck: udevd lost it");
+        let error = compare_words(&says, &prints).unwrap_err().to_string();
         assert!(error.contains("stuck: udevd lost it\nthe README says\n  stuck: no udevd"));
-        assert!(compare(&says, &says).is_ok());
-        assert!(compare(&says, &says[..2]).is_err());
+        assert!(compare_words(&says, &says).is_ok());
+        assert!(compare_words(&says, &says[..2]).is_err());
     }
 
     #[test]
@@ -298,7 +305,7 @@ mod tests {
         ];
         let lines = lines.map(str::to_owned);
         assert_eq!(
-            shorten(&lines, "/a/b-c"),
+            shorten_lines(&lines, "/a/b-c"),
             ["1  x", "    ...", "", &format!("in {GROUP}")]
         );
     }
@@ -306,10 +313,10 @@ mod tests {
     #[test]
     fn finds_the_samples() -> Result<()> {
         let text = "x\n<!-- demo: list -->\n```console\n$ a\nb\n```\ny\n";
-        assert_eq!(marks(text)?, ["list"]);
-        let (start, end) = block(text, "list")?;
+        assert_eq!(sample_names(text)?, ["list"]);
+        let (start, end) = sample_range(text, "list")?;
         assert_eq!(&text[start..end], "$ a\nb\n");
-        assert!(block(text, "clean").is_err());
+        assert!(sample_range(text, "clean").is_err());
         Ok(())
     }
 }

@@ -23,8 +23,8 @@ use crate::{
     host, setup,
 };
 use screen::{Screen, Width};
-use show::Outcome;
-use stage::Stage;
+use show::DemoOutcome;
+use stage::DemoStage;
 
 /// As dmtrace's own: environment or privilege.
 const ENVIRONMENT: u8 = 3;
@@ -47,7 +47,7 @@ pub(crate) struct Args {
 }
 
 /// What the demo runs.
-struct Programs {
+struct DemoPrograms {
     dmtrace: PathBuf,
     actor: PathBuf,
 }
@@ -58,19 +58,19 @@ struct Programs {
 /// A build fails, a program cannot be started, or the README says something else.
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     if let (Some(dmtrace), Some(actor)) = (&args.program, &args.actor) {
-        let programs = Programs {
+        let programs = DemoPrograms {
             dmtrace: dmtrace.clone(),
             actor: actor.clone(),
         };
-        return play(&programs, args);
+        return play_demo(&programs, args);
     }
-    setup::ensure()?;
-    let programs = Programs {
-        dmtrace: build::binary("dmtrace", "dmtrace", Profile::Release)?,
-        actor: build::binary("dmtrace-tests", "cookie-actor", Profile::Release)?,
+    setup::ensure_setup()?;
+    let programs = DemoPrograms {
+        dmtrace: build::build_binary("dmtrace", "dmtrace", Profile::Release)?,
+        actor: build::build_binary("dmtrace-tests", "cookie-actor", Profile::Release)?,
     };
-    if host::is_root() || !host::has("sudo") {
-        return play(&programs, args);
+    if host::is_root() || !host::has_program("sudo") {
+        return play_demo(&programs, args);
     }
     let mut command = Command::new("sudo");
     command
@@ -91,14 +91,14 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     Err(command.exec()).context("sudo: cannot be started")
 }
 
-fn play(programs: &Programs, args: &Args) -> Result<ExitCode> {
+fn play_demo(programs: &DemoPrograms, args: &Args) -> Result<ExitCode> {
     stage::stop_on_signals();
     let for_docs = args.write_docs || args.check_docs;
     let mut screen = Screen::new(if for_docs { Width::Docs } else { Width::Own });
-    let mut stage = Stage::enter(programs)?;
-    let shown = show::all(programs, &mut stage, &mut screen, for_docs);
+    let mut stage = DemoStage::enter(programs)?;
+    let shown = show::show_all(programs, &mut stage, &mut screen, for_docs);
     // On each way out, also after an error and Ctrl-C.
-    let left = stage.clear();
+    let left = stage.clear_stage();
     let outcome = shown?;
     if !left.is_empty() {
         bail!(
@@ -108,23 +108,23 @@ fn play(programs: &Programs, args: &Args) -> Result<ExitCode> {
         );
     }
     match outcome {
-        Outcome::Complete => {}
-        Outcome::Interrupted => {
-            screen.say("\nStopped; what it had made is removed.");
+        DemoOutcome::Complete => {}
+        DemoOutcome::Interrupted => {
+            screen.print_note("\nStopped; what it had made is removed.");
             return Ok(ExitCode::from(130));
         }
-        Outcome::Untraceable => {
+        DemoOutcome::Untraceable => {
             if for_docs {
                 bail!("README.md: needs a machine that can be traced; see the message above");
             }
             return Ok(ExitCode::from(ENVIRONMENT));
         }
-        Outcome::Silent(what) => bail!("dmtrace watch: did not show {what}; run it again"),
+        DemoOutcome::Silent(what) => bail!("dmtrace watch: did not show {what}; run it again"),
     }
     if args.write_docs {
-        docs::write(&screen)?;
+        docs::write_samples(&screen)?;
     } else if args.check_docs {
-        docs::check(&screen)?;
+        docs::check_samples(&screen)?;
     }
     Ok(ExitCode::SUCCESS)
 }

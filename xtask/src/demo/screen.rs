@@ -55,29 +55,29 @@ impl Screen {
     }
 
     /// A line of the demo itself.
-    pub(super) fn say(&self, line: &str) {
+    pub(super) fn print_note(&self, line: &str) {
         // Whoever reads has gone: no use in going on.
         if writeln!(std::io::stdout(), "{line}").is_err() {
-            stage::stop();
+            stage::request_stop();
         }
     }
 
     /// What follows is the section of this name.
-    pub(super) fn section(&mut self, name: &'static str, heading: &str) {
-        self.say(&format!("\n=== {heading}"));
+    pub(super) fn begin_section(&mut self, name: &'static str, heading: &str) {
+        self.print_note(&format!("\n=== {heading}"));
         self.sections.push((name, Vec::new()));
     }
 
     /// A line of the section.
-    pub(super) fn line(&mut self, line: &str) {
-        self.say(line);
+    pub(super) fn print_line(&mut self, line: &str) {
+        self.print_note(line);
         if let Some((_, lines)) = self.sections.last_mut() {
             lines.push(line.to_owned());
         }
     }
 
     /// What a section has.
-    pub(super) fn lines(&self, name: &str) -> Option<&[String]> {
+    pub(super) fn section_lines(&self, name: &str) -> Option<&[String]> {
         let found = self.sections.iter().find(|(section, _)| *section == name);
         found.map(|(_, lines)| &**lines)
     }

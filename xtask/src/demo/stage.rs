@@ -16,8 +16,8 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use super::{
-    Programs,
-    cast::{Part, Until},
+    DemoPrograms,
+    cast::{ActorPart, Until},
 };
 use crate::host;
 
@@ -28,27 +28,27 @@ static STOP: AtomicBool = AtomicBool::new(false);
 const FOLDERS: [&CStr; 3] = [c"/mnt", c"/media", c"/srv"];
 
 /// The place, the actors that live, and the sets that they made.
-pub(super) struct Stage {
+pub(super) struct DemoStage {
     folder: PathBuf,
     temporary: Option<TempDir>,
     held: Vec<(Child, BufReader<ChildStdout>)>,
-    made: Vec<Made>,
+    made: Vec<MadeSet>,
 }
 
 /// A set that an actor made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Made {
+struct MadeSet {
     key: u32,
     semid: i32,
 }
 
-impl Stage {
+impl DemoStage {
     /// Moves this process there.
     ///
     /// # Errors
     /// No folder can be had, or the actor is not in it.
-    pub(super) fn enter(programs: &Programs) -> Result<Self> {
-        let (folder, temporary) = match private(programs) {
+    pub(super) fn enter(programs: &DemoPrograms) -> Result<Self> {
+        let (folder, temporary) = match enter_private(programs) {
             Ok(folder) => (folder, None),
             Err(_) => {
                 let dir = tempfile::tempdir().context("temporary folder")?;
@@ -81,7 +81,7 @@ impl Stage {
     ///
     /// # Errors
     /// It cannot be started or does not come so far.
-    pub(super) fn play(&mut self, part: &Part) -> Result<()> {
+    pub(super) fn play_part(&mut self, part: &ActorPart) -> Result<()> {
         let mut command = Command::new(self.folder.join("cookie-actor"));
         command.arg0("cookie-actor").args(part.line);
         command.current_dir(&self.folder);
@@ -94,12 +94,12 @@ impl Stage {
             bail!("cookie-actor: lost");
         };
         let mut key = None;
-        let reached = listen(lines, &mut self.made, |line| {
-            key = number(line, "key").or(key);
+        let reached = read_actor(lines, &mut self.made, |line| {
+            key = parse_number(line, "key").or(key);
             matches!(part.until, Until::Step(step) if is_step(line, step))
         });
         ensure!(
-            reached || matches!(part.until, Until::End) || stopped(),
+            reached || matches!(part.until, Until::End) || stop_requested(),
             "cookie-actor {}: ended too early",
             part.line.join(" ")
         );
@@ -126,31 +126,31 @@ impl Stage {
     }
 
     /// Notes a set that something else has made in here.
-    pub(super) fn note(&mut self, line: &str) {
-        note(line, &mut self.made);
+    pub(super) fn note_set(&mut self, line: &str) {
+        note_set(line, &mut self.made);
     }
 
     /// Ends the actors and removes the sets that are still theirs. Returns the semids of those that
     /// could not be removed.
-    pub(super) fn clear(&mut self) -> Vec<String> {
+    pub(super) fn clear_stage(&mut self) -> Vec<String> {
         for (mut child, mut lines) in self.held.drain(..) {
             // Gone already is as good.
             let _ = child.kill();
             let _ = child.wait();
-            listen(&mut lines, &mut self.made, |_| false);
+            read_actor(&mut lines, &mut self.made, |_| false);
         }
         let left = self.made.drain(..).filter_map(|made| made.remove().err());
         left.collect()
     }
 }
 
-impl Drop for Stage {
+impl Drop for DemoStage {
     fn drop(&mut self) {
-        self.clear();
+        self.clear_stage();
     }
 }
 
-impl Made {
+impl MadeSet {
     /// Removes it if it still has the key that the actor gave it.
     fn remove(self) -> Result<(), String> {
         // SAFETY: a semid_ds is plain data.
@@ -173,8 +173,8 @@ impl Made {
 }
 
 /// New namespaces, and a folder in memory at a place that no program of ours is in.
-fn private(programs: &Programs) -> io::Result<PathBuf> {
-    let root = host::root();
+fn enter_private(programs: &DemoPrograms) -> io::Result<PathBuf> {
+    let root = host::workspace_root();
     let ours = [&*root, &*programs.dmtrace, &*programs.actor];
     let path = |folder: &CStr| PathBuf::from(folder.to_string_lossy().into_owned());
     let free = FOLDERS.into_iter().find(|&folder| {
@@ -199,13 +199,13 @@ fn private(programs: &Programs) -> io::Result<PathBuf> {
 }
 
 /// Reads what an actor says; whether what was awaited came before the end.
-fn listen(
+fn read_actor(
     lines: &mut BufReader<ChildStdout>,
-    made: &mut Vec<Made>,
+    made: &mut Vec<MadeSet>,
     mut awaited: impl FnMut(&str) -> bool,
 ) -> bool {
     for line in lines.lines().map_while(Result::ok) {
-        note(&line, made);
+        note_set(&line, made);
         if awaited(&line) {
             return true;
         }
@@ -213,11 +213,11 @@ fn listen(
     false
 }
 
-fn note(line: &str, made: &mut Vec<Made>) {
-    let (Some(key), Some(semid)) = (number(line, "key"), number(line, "semid")) else {
+fn note_set(line: &str, made: &mut Vec<MadeSet>) {
+    let (Some(key), Some(semid)) = (parse_number(line, "key"), parse_number(line, "semid")) else {
         return;
     };
-    let set = Made { key, semid };
+    let set = MadeSet { key, semid };
     if is_step(line, "created") {
         made.push(set);
     } else if is_step(line, "destroyed") {
@@ -229,7 +229,7 @@ fn is_step(line: &str, step: &str) -> bool {
     line.contains(&format!("\"step\":\"{step}\""))
 }
 
-fn number<T: std::str::FromStr>(line: &str, name: &str) -> Option<T> {
+fn parse_number<T: std::str::FromStr>(line: &str, name: &str) -> Option<T> {
     let (_, rest) = line.split_once(&format!("\"{name}\":"))?;
     rest.split([',', '}']).next()?.parse().ok()
 }
@@ -246,21 +246,21 @@ pub(super) fn die_with_parent(command: &mut Command, signal: i32) {
 }
 
 /// Whether the end was asked for.
-pub(super) fn stopped() -> bool {
+pub(super) fn stop_requested() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
 /// Asks for the end.
-pub(super) fn stop() {
+pub(super) fn request_stop() {
     STOP.store(true, Ordering::Relaxed);
 }
 
 /// Ctrl-C, an end by another process and a closed terminal lead through the clean-up.
 pub(super) fn stop_on_signals() {
-    extern "C" fn handler(_: i32) {
-        stop();
+    extern "C" fn handle_signal(_: i32) {
+        request_stop();
     }
-    let handler: extern "C" fn(i32) = handler;
+    let handler: extern "C" fn(i32) = handle_signal;
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         // SAFETY: the handler only stores into an atomic.
         unsafe { libc::signal(signal, handler as libc::sighandler_t) };
@@ -274,18 +274,18 @@ mod tests {
     #[test]
     fn keeps_account_of_what_actors_say() {
         let mut made = Vec::new();
-        note(
+        note_set(
             "{\"step\":\"created\",\"pid\":7,\"key\":223155479,\"semid\":12}",
             &mut made,
         );
-        let set = Made {
+        let set = MadeSet {
             key: 223_155_479,
             semid: 12,
         };
         assert_eq!(made, [set]);
-        note("{\"step\":\"holding\",\"pid\":7}", &mut made);
+        note_set("{\"step\":\"holding\",\"pid\":7}", &mut made);
         assert_eq!(made, [set]);
-        note(
+        note_set(
             "{\"step\":\"destroyed\",\"pid\":7,\"key\":223155479,\"semid\":12}",
             &mut made,
         );

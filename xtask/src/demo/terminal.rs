@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::stage::{die_with_parent, stopped};
+use super::stage::{die_with_parent, stop_requested};
 
 const TICK: Duration = Duration::from_millis(50);
 
@@ -29,7 +29,7 @@ pub(super) struct Terminal {
 }
 
 /// What came from it.
-pub(super) enum Heard {
+pub(super) enum TerminalRead {
     Line(String),
     /// Nothing, for a moment.
     Nothing,
@@ -42,7 +42,7 @@ impl Terminal {
     /// # Errors
     /// No terminal, no such program.
     pub(super) fn start(mut command: Command, columns: u16) -> Result<Self> {
-        let (ours, theirs) = open(columns)?;
+        let (ours, theirs) = open_terminal(columns)?;
         let shown = command.get_program().display().to_string();
         command
             .stdin(Stdio::null())
@@ -82,11 +82,11 @@ impl Terminal {
     }
 
     /// The next line, if one comes soon.
-    pub(super) fn next(&self) -> Heard {
+    pub(super) fn next_line(&self) -> TerminalRead {
         match self.lines.recv_timeout(TICK) {
-            Ok(line) => Heard::Line(line),
-            Err(RecvTimeoutError::Timeout) => Heard::Nothing,
-            Err(RecvTimeoutError::Disconnected) => Heard::End,
+            Ok(line) => TerminalRead::Line(line),
+            Err(RecvTimeoutError::Timeout) => TerminalRead::Nothing,
+            Err(RecvTimeoutError::Disconnected) => TerminalRead::End,
         }
     }
 
@@ -96,20 +96,20 @@ impl Terminal {
     /// Its end cannot be told.
     pub(super) fn finish(mut self, mut print: impl FnMut(&str)) -> Result<ExitStatus> {
         loop {
-            match self.next() {
-                Heard::Line(line) => print(&line),
-                Heard::Nothing if stopped() => self.child.kill().context("kill")?,
-                Heard::Nothing => {}
-                Heard::End => return self.child.wait().context("end of a program"),
+            match self.next_line() {
+                TerminalRead::Line(line) => print(&line),
+                TerminalRead::Nothing if stop_requested() => self.child.kill().context("kill")?,
+                TerminalRead::Nothing => {}
+                TerminalRead::End => return self.child.wait().context("end of a program"),
             }
         }
     }
 
     pub(super) fn interrupt(&self) {
-        self.send(libc::SIGINT);
+        self.send_signal(libc::SIGINT);
     }
 
-    fn send(&self, signal: i32) {
+    fn send_signal(&self, signal: i32) {
         // SAFETY: two numbers; the child is not reaped yet, so the number is its.
         unsafe { libc::kill(self.child.id().cast_signed(), signal) };
     }
@@ -121,7 +121,7 @@ impl Drop for Terminal {
             return;
         }
         // A trace that is killed leaves its entry in /run/dmtrace.
-        self.send(libc::SIGTERM);
+        self.send_signal(libc::SIGTERM);
         let deadline = Instant::now() + PATIENCE;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
             thread::sleep(TICK);
@@ -133,7 +133,7 @@ impl Drop for Terminal {
 }
 
 /// Both ends of a new terminal that passes on what is written as it is.
-fn open(columns: u16) -> Result<(OwnedFd, OwnedFd)> {
+fn open_terminal(columns: u16) -> Result<(OwnedFd, OwnedFd)> {
     let (mut ours, mut theirs) = (-1, -1);
     let size = libc::winsize {
         ws_row: 24,

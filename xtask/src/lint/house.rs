@@ -31,8 +31,8 @@ const REGISTRIES: [&str; 10] = [
 ];
 
 /// Only `emit.rs` touches the ring, so that no drop goes uncounted; `maps.rs` declares it.
-pub(super) fn ring() -> Result<()> {
-    complain(&findings(|path, line| {
+pub(super) fn check_ring() -> Result<()> {
+    fail_with(&find_in_files(|path, line| {
         let kernel_side = path.starts_with("dmtrace-ebpf/src");
         let allowed = path.ends_with("emit.rs") || path.ends_with("maps.rs");
         (kernel_side && !allowed && has_word(line, "RING"))
@@ -41,7 +41,7 @@ pub(super) fn ring() -> Result<()> {
 }
 
 /// Times and durations are formatted in one place, so that no answer mixes forms or zones.
-pub(super) fn times() -> Result<()> {
+pub(super) fn check_times() -> Result<()> {
     const CALENDAR: [&str; 5] = [
         "jiff",
         "chrono",
@@ -59,7 +59,7 @@ pub(super) fn times() -> Result<()> {
         "} ms\"",
         "} min ",
     ];
-    complain(&findings(|path, line| {
+    fail_with(&find_in_files(|path, line| {
         let program = path.starts_with("dmtrace/src") && !path.starts_with("dmtrace/src/output");
         let found = CALENDAR.into_iter().find(|word| has_word(line, word));
         let found = found.or_else(|| UNITS.into_iter().find(|unit| line.contains(unit)));
@@ -72,15 +72,15 @@ pub(super) fn times() -> Result<()> {
 }
 
 /// No source file is longer than a reader bears.
-pub(super) fn lengths() -> Result<()> {
+pub(super) fn check_lengths() -> Result<()> {
     let mut found = Vec::new();
-    for path in committed()? {
+    for path in committed_files()? {
         if path.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
         let main = path.file_name().is_some_and(|name| name == "main.rs");
         let limit = if main { LONGEST_MAIN } else { LONGEST };
-        let lines = read(&path)?.lines().count();
+        let lines = read_text(&path)?.lines().count();
         if lines > limit {
             found.push(format!(
                 "{}: {lines} lines; {limit} are allowed",
@@ -88,12 +88,12 @@ pub(super) fn lengths() -> Result<()> {
             ));
         }
     }
-    complain(&found)
+    fail_with(&found)
 }
 
 /// No path of the machine that something was written on.
 pub(super) fn local_paths() -> Result<()> {
-    complain(&findings(|file, line| {
+    fail_with(&find_in_files(|file, line| {
         // A guest has its own root.
         if file.starts_with("xtask/lab/src/guest") {
             return None;
@@ -106,8 +106,8 @@ pub(super) fn local_paths() -> Result<()> {
 /// No name of a package registry: not the public ones, and not those of this machine.
 pub(super) fn registry_hosts() -> Result<()> {
     let mut hosts: Vec<_> = REGISTRIES.into_iter().map(str::to_owned).collect();
-    hosts.extend(mirrors());
-    complain(&findings(|path, line| {
+    hosts.extend(machine_mirrors());
+    fail_with(&find_in_files(|path, line| {
         let host = hosts.iter().find(|host| line.contains(host.as_str()))?;
         // cargo writes this file and puts its own registry into each entry.
         let lock = path == Path::new("Cargo.lock");
@@ -139,9 +139,9 @@ const COUNTED: [&str; 20] = [
     "uevents",
 ];
 
-/// A number never stands before a fixed plural: `1 cookies`. `wording::count` chooses.
-pub(super) fn plurals() -> Result<()> {
-    complain(&findings(|path, line| {
+/// A number never stands before a fixed plural: `1 cookies`. `wording::count_noun` chooses.
+pub(super) fn check_plurals() -> Result<()> {
+    fail_with(&find_in_files(|path, line| {
         let of_tests = path.components().any(|part| part.as_os_str() == "tests");
         let messages =
             path.starts_with("dmtrace/src") && !of_tests && !path.ends_with("wording.rs");
@@ -169,7 +169,7 @@ fn counted_plural(line: &str) -> Option<&str> {
 }
 
 /// Hosts that this machine's apt and cargo are told to use.
-fn mirrors() -> Vec<String> {
+fn machine_mirrors() -> Vec<String> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     if let Ok(entries) = fs::read_dir("/etc/apt/sources.list.d") {
         files.extend(entries.flatten().map(|entry| entry.path()));
@@ -194,10 +194,10 @@ fn mirrors() -> Vec<String> {
 }
 
 /// What `rule` says of each line of each committed text file.
-fn findings(rule: impl Fn(&Path, &str) -> Option<String>) -> Result<Vec<String>> {
+fn find_in_files(rule: impl Fn(&Path, &str) -> Option<String>) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    for path in committed()? {
-        for (index, line) in read(&path)?.lines().enumerate() {
+    for path in committed_files()? {
+        for (index, line) in read_text(&path)?.lines().enumerate() {
             if let Some(complaint) = rule(&path, line) {
                 found.push(format!("{}:{}: {complaint}", path.display(), index + 1));
             }
@@ -206,7 +206,7 @@ fn findings(rule: impl Fn(&Path, &str) -> Option<String>) -> Result<Vec<String>>
     Ok(found)
 }
 
-pub(super) fn complain(found: &[String]) -> Result<()> {
+pub(super) fn fail_with(found: &[String]) -> Result<()> {
     if !found.is_empty() {
         bail!("{}", found.join("\n"));
     }
@@ -214,19 +214,20 @@ pub(super) fn complain(found: &[String]) -> Result<()> {
 }
 
 /// Files that git knows, relative to the root.
-fn committed() -> Result<Vec<PathBuf>> {
-    let list = host::output("git", &["ls-files"]);
+fn committed_files() -> Result<Vec<PathBuf>> {
+    let list = host::output_of("git", &["ls-files"]);
     let list = list.context("git: cannot list the committed files; run in a clone")?;
     let paths = list.lines().map(PathBuf::from);
     // Removed, but not committed so.
     Ok(paths
-        .filter(|path| host::root().join(path).is_file())
+        .filter(|path| host::workspace_root().join(path).is_file())
         .collect())
 }
 
 /// A file as text; binary files have no lines to complain about.
-fn read(path: &Path) -> Result<String> {
-    let bytes = fs::read(host::root().join(path)).with_context(|| path.display().to_string())?;
+fn read_text(path: &Path) -> Result<String> {
+    let bytes =
+        fs::read(host::workspace_root().join(path)).with_context(|| path.display().to_string())?;
     Ok(if bytes.contains(&0) {
         String::new()
     } else {
@@ -236,7 +237,7 @@ fn read(path: &Path) -> Result<String> {
 
 fn has_word(line: &str, word: &str) -> bool {
     let joins = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    around(line, word)
+    chars_around(line, word)
         .any(|(before, after)| !before.is_some_and(joins) && !after.is_some_and(joins))
 }
 
@@ -244,14 +245,14 @@ fn has_word(line: &str, word: &str) -> bool {
 /// one (`/proc/1/root`), not a longer name, and not a home directory in a line of a password file.
 fn has_path(line: &str, path: &str) -> bool {
     let joins = |c: char| c.is_ascii_alphanumeric() || "_-.~)}>]*".contains(c);
-    around(line, path).any(|(before, after)| {
+    chars_around(line, path).any(|(before, after)| {
         !before.is_some_and(|c| joins(c) || c == ':')
             && !after.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
     })
 }
 
 /// The neighbours of each occurrence.
-fn around<'a>(
+fn chars_around<'a>(
     line: &'a str,
     word: &'a str,
 ) -> impl Iterator<Item = (Option<char>, Option<char>)> + 'a {

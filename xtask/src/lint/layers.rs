@@ -11,7 +11,7 @@ use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens as _;
 use syn::{Item, UseTree, Visibility};
 
-use super::house::complain;
+use super::house::fail_with;
 use crate::host;
 
 /// Rooms of `dmtrace/src`, lowest floor first. A room imports from its own floor's files and from
@@ -62,41 +62,41 @@ const IMPURE: [&str; 18] = [
 ];
 
 /// No file of `dmtrace` or of the core imports from a room on a higher floor.
-pub(super) fn floors() -> Result<()> {
+pub(super) fn check_floors() -> Result<()> {
     let mut found = Vec::new();
     for (folder, floors) in [
         ("dmtrace-core/src", &CORE_FLOORS[..]),
         ("dmtrace/src", &FLOORS[..]),
     ] {
-        let tree = Tree::read(&host::root().join(folder))?;
+        let tree = ModuleTree::read(&host::workspace_root().join(folder))?;
         found.extend(
-            climbs(&tree, floors)
+            find_climbs(&tree, floors)
                 .into_iter()
                 .map(|it| format!("{folder}: {it}")),
         );
     }
-    complain(&found)
+    fail_with(&found)
 }
 
 /// No file imports itself by way of others.
-pub(super) fn circles() -> Result<()> {
+pub(super) fn check_circles() -> Result<()> {
     let mut found = Vec::new();
     for folder in ["dmtrace-core/src", "dmtrace/src"] {
-        let tree = Tree::read(&host::root().join(folder))?;
-        for circle in tree.circles() {
+        let tree = ModuleTree::read(&host::workspace_root().join(folder))?;
+        for circle in tree.find_circles() {
             found.push(format!("{folder}: {} import each other", circle.join(", ")));
         }
     }
-    complain(&found)
+    fail_with(&found)
 }
 
 /// The core has no clock and does no input or output.
 pub(super) fn pure_core() -> Result<()> {
-    let tree = Tree::read(&host::root().join("dmtrace-core/src"))?;
-    complain(&impurities(&tree))
+    let tree = ModuleTree::read(&host::workspace_root().join("dmtrace-core/src"))?;
+    fail_with(&find_impurities(&tree))
 }
 
-fn climbs(tree: &Tree, floors: &[&[&str]]) -> Vec<String> {
+fn find_climbs(tree: &ModuleTree, floors: &[&[&str]]) -> Vec<String> {
     let floor = |module: &str| {
         let room = module.split("::").next().unwrap_or(module);
         floors.iter().position(|rooms| rooms.contains(&room))
@@ -123,7 +123,7 @@ fn climbs(tree: &Tree, floors: &[&[&str]]) -> Vec<String> {
     found
 }
 
-fn impurities(tree: &Tree) -> Vec<String> {
+fn find_impurities(tree: &ModuleTree) -> Vec<String> {
     let mut found = Vec::new();
     for (module, paths) in &tree.paths {
         for path in paths {
@@ -145,7 +145,7 @@ fn impurities(tree: &Tree) -> Vec<String> {
 
 /// The modules of a crate and what each imports of the others, without tests.
 #[derive(Debug, Default)]
-struct Tree {
+struct ModuleTree {
     /// By path below the crate, `""` for the root.
     imports: BTreeMap<String, BTreeSet<String>>,
     /// All paths that a module names, as they are written.
@@ -156,18 +156,18 @@ struct Tree {
     named: BTreeMap<String, Vec<Vec<String>>>,
 }
 
-impl Tree {
+impl ModuleTree {
     /// Reads the crate whose `lib.rs` is in `folder`.
     fn read(folder: &Path) -> Result<Self> {
         let mut tree = Self::default();
-        tree.module(&folder.join("lib.rs"), &[], folder)?;
-        tree.resolve();
+        tree.add_module(&folder.join("lib.rs"), &[], folder)?;
+        tree.resolve_imports();
         Ok(tree)
     }
 
     /// A crate from texts, for tests.
     #[cfg(test)]
-    fn of(files: &[(&str, &str)]) -> Self {
+    fn from_texts(files: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         for (name, text) in files {
             let path = dir.path().join(name);
@@ -177,12 +177,12 @@ impl Tree {
         Self::read(dir.path()).expect("parses")
     }
 
-    fn module(&mut self, file: &Path, path: &[String], children: &Path) -> Result<()> {
+    fn add_module(&mut self, file: &Path, path: &[String], children: &Path) -> Result<()> {
         let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let syntax = syn::parse_file(&text).with_context(|| file.display().to_string())?;
         let name = path.join("::");
         self.imports.entry(name.clone()).or_default();
-        self.items(&syntax.items, path, &name, 0);
+        self.add_items(&syntax.items, path, &name, 0);
         for item in &syntax.items {
             if let Item::Mod(module) = item
                 && module.content.is_none()
@@ -197,23 +197,23 @@ impl Tree {
                     bail!("{}: no file of module {child}", file_name(children));
                 };
                 let path = [path, &[child]].concat();
-                self.module(&file, &path, &folder)?;
+                self.add_module(&file, &path, &folder)?;
             }
         }
         Ok(())
     }
 
     /// What items name; `depth` is that of inline modules.
-    fn items(&mut self, items: &[Item], path: &[String], module: &str, depth: usize) {
+    fn add_items(&mut self, items: &[Item], path: &[String], module: &str, depth: usize) {
         for item in items {
             match item {
                 Item::Use(item) if !is_test(&item.attrs) => {
                     let mut found = Vec::new();
-                    flatten(&item.tree, &mut Vec::new(), &mut found);
+                    flatten_use(&item.tree, &mut Vec::new(), &mut found);
                     let public = !matches!(item.vis, Visibility::Inherited);
                     for (segments, alias) in found {
-                        self.note(module, &segments);
-                        let Some(absolute) = absolute(&segments, path, depth) else {
+                        self.add_path(module, &segments);
+                        let Some(absolute) = absolute_path(&segments, path, depth) else {
                             continue;
                         };
                         if public {
@@ -230,12 +230,12 @@ impl Tree {
                     if let Some((_, items)) = &item.content
                         && !is_test(&item.attrs)
                     {
-                        self.items(items, path, module, depth + 1);
+                        self.add_items(items, path, module, depth + 1);
                     }
                 }
                 item => {
-                    if !is_test(attributes(item)) {
-                        self.tokens(item.to_token_stream(), path, module, depth);
+                    if !is_test(item_attributes(item)) {
+                        self.add_tokens(item.to_token_stream(), path, module, depth);
                     }
                 }
             }
@@ -243,7 +243,7 @@ impl Tree {
     }
 
     /// Paths in any other code, macros included.
-    fn tokens(&mut self, tokens: TokenStream, path: &[String], module: &str, depth: usize) {
+    fn add_tokens(&mut self, tokens: TokenStream, path: &[String], module: &str, depth: usize) {
         let mut current: Vec<String> = Vec::new();
         let mut colons = 0;
         for token in tokens {
@@ -260,7 +260,7 @@ impl Tree {
                     self.path_ends(&mut current, path, module, depth);
                     colons = 0;
                     if let TokenTree::Group(group) = other {
-                        self.tokens(group.stream(), path, module, depth);
+                        self.add_tokens(group.stream(), path, module, depth);
                     }
                 }
             }
@@ -279,10 +279,10 @@ impl Tree {
         if segments.is_empty() {
             return;
         }
-        self.note(module, &segments);
+        self.add_path(module, &segments);
         if segments.len() > 1
             && ["crate", "super", "self"].contains(&segments[0].as_str())
-            && let Some(absolute) = absolute(&segments, path, depth)
+            && let Some(absolute) = absolute_path(&segments, path, depth)
         {
             self.named
                 .entry(module.to_owned())
@@ -291,17 +291,17 @@ impl Tree {
         }
     }
 
-    fn note(&mut self, module: &str, segments: &[String]) {
+    fn add_path(&mut self, module: &str, segments: &[String]) {
         self.paths
             .entry(module.to_owned())
             .or_default()
             .insert(segments.join("::"));
     }
 
-    fn resolve(&mut self) {
+    fn resolve_imports(&mut self) {
         for (module, paths) in &self.named {
             for path in paths {
-                if let Some(target) = self.target(path, 0)
+                if let Some(target) = self.target_module(path, 0)
                     && target != *module
                 {
                     self.imports
@@ -314,7 +314,7 @@ impl Tree {
     }
 
     /// The module that has what a path names; re-exports are followed.
-    fn target(&self, path: &[String], depth: usize) -> Option<String> {
+    fn target_module(&self, path: &[String], depth: usize) -> Option<String> {
         const DEEPEST: usize = 16;
         if depth > DEEPEST {
             return None;
@@ -328,7 +328,7 @@ impl Tree {
             return Some(module);
         };
         match self.passed_on.get(&(module.clone(), name.clone())) {
-            Some(from) => self.target(&[from, &path[length + 1..]].concat(), depth + 1),
+            Some(from) => self.target_module(&[from, &path[length + 1..]].concat(), depth + 1),
             None => (length > 0 || self.is_own(name)).then_some(module),
         }
     }
@@ -340,11 +340,11 @@ impl Tree {
     }
 
     /// Sets of files of which each reaches each.
-    fn circles(&self) -> Vec<Vec<String>> {
+    fn find_circles(&self) -> Vec<Vec<String>> {
         let reach: BTreeMap<&String, BTreeSet<&String>> = self
             .imports
             .keys()
-            .map(|from| (from, self.reach(from)))
+            .map(|from| (from, self.reachable_from(from)))
             .collect();
         let mut found: Vec<Vec<String>> = Vec::new();
         for (from, reached) in &reach {
@@ -357,7 +357,7 @@ impl Tree {
         found
     }
 
-    fn reach(&self, from: &String) -> BTreeSet<&String> {
+    fn reachable_from(&self, from: &String) -> BTreeSet<&String> {
         let mut found = BTreeSet::new();
         let mut open: Vec<&String> = self.imports[from].iter().collect();
         while let Some(next) = open.pop() {
@@ -385,7 +385,7 @@ fn is_test(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
-fn attributes(item: &Item) -> &[syn::Attribute] {
+fn item_attributes(item: &Item) -> &[syn::Attribute] {
     match item {
         Item::Fn(item) => &item.attrs,
         Item::Impl(item) => &item.attrs,
@@ -401,16 +401,16 @@ fn attributes(item: &Item) -> &[syn::Attribute] {
 }
 
 /// All paths of a `use`, each with the name it gets.
-fn flatten(tree: &UseTree, before: &mut Vec<String>, found: &mut Vec<(Vec<String>, String)>) {
+fn flatten_use(tree: &UseTree, before: &mut Vec<String>, found: &mut Vec<(Vec<String>, String)>) {
     match tree {
         UseTree::Path(path) => {
             before.push(path.ident.to_string());
-            flatten(&path.tree, before, found);
+            flatten_use(&path.tree, before, found);
             before.pop();
         }
         UseTree::Group(group) => {
             for tree in &group.items {
-                flatten(tree, before, found);
+                flatten_use(tree, before, found);
             }
         }
         UseTree::Name(name) if name.ident == "self" => {
@@ -430,7 +430,7 @@ fn flatten(tree: &UseTree, before: &mut Vec<String>, found: &mut Vec<(Vec<String
 }
 
 /// A path from the root of the crate, as far as that can be told.
-fn absolute(segments: &[String], path: &[String], depth: usize) -> Option<Vec<String>> {
+fn absolute_path(segments: &[String], path: &[String], depth: usize) -> Option<Vec<String>> {
     let (first, rest) = segments.split_first()?;
     let mut depth = depth;
     let mut base = path;

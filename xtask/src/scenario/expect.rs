@@ -23,13 +23,13 @@ use serde_json::Value;
 use super::{
     expectation::Expectation,
     explain,
-    fields::{self, field},
+    fields::{self, field_of},
     lives,
-    table::Cell,
+    table::ScenarioCell,
 };
 
 #[derive(Default)]
-struct Said {
+struct ScenarioOutput {
     watch: Vec<Value>,
     list: Value,
     report: Value,
@@ -37,34 +37,34 @@ struct Said {
 }
 
 /// Judges what a scenario left in `dir`; `after` is what became of the guest.
-pub(super) fn judge(dir: &Path, after: Option<&str>) -> Cell {
+pub(super) fn judge_scenario(dir: &Path, after: Option<&str>) -> ScenarioCell {
     if let Ok(reason) = fs::read_to_string(dir.join("skip")) {
-        return Cell::Skipped(reason.trim().to_owned());
+        return ScenarioCell::Skipped(reason.trim().to_owned());
     }
     let status = fs::read_to_string(dir.join("status")).unwrap_or_default();
     match status.trim() {
         "" => {
             let why = after.unwrap_or("the guest left nothing");
-            return Cell::Failed(vec![why.to_owned()]);
+            return ScenarioCell::Failed(vec![why.to_owned()]);
         }
         "0" => {}
-        "124" | "137" => return Cell::Failed(vec!["it ran out of time".to_owned()]),
-        code => return Cell::Failed(vec![format!("its script ended with {code}")]),
+        "124" | "137" => return ScenarioCell::Failed(vec!["it ran out of time".to_owned()]),
+        code => return ScenarioCell::Failed(vec![format!("its script ended with {code}")]),
     }
-    let complaints = read(dir).map(|(said, wanted)| complaints(&said, &wanted));
+    let complaints = read_output(dir).map(|(said, wanted)| find_complaints(&said, &wanted));
     match complaints {
-        Ok(complaints) if complaints.is_empty() => Cell::Passed,
-        Ok(complaints) => Cell::Failed(complaints),
-        Err(error) => Cell::Failed(vec![format!("{error:#}")]),
+        Ok(complaints) if complaints.is_empty() => ScenarioCell::Passed,
+        Ok(complaints) => ScenarioCell::Failed(complaints),
+        Err(error) => ScenarioCell::Failed(vec![format!("{error:#}")]),
     }
 }
 
-fn read(dir: &Path) -> Result<(Said, Vec<Expectation>)> {
+fn read_output(dir: &Path) -> Result<(ScenarioOutput, Vec<Expectation>)> {
     let text = |name: &str| fs::read_to_string(dir.join(name)).with_context(|| name.to_owned());
     let json = |name: &str| -> Result<Value> {
         serde_json::from_str(&text(name)?).with_context(|| name.to_owned())
     };
-    let said = Said {
+    let said = ScenarioOutput {
         watch: text("watch.json")?
             .lines()
             .map(|line| serde_json::from_str(line).context("watch.json"))
@@ -82,27 +82,27 @@ fn read(dir: &Path) -> Result<(Said, Vec<Expectation>)> {
 }
 
 /// Everything that is not as it should be.
-fn complaints(said: &Said, wanted: &[Expectation]) -> Vec<String> {
+fn find_complaints(said: &ScenarioOutput, wanted: &[Expectation]) -> Vec<String> {
     let of = |kind: &'static str| wanted.iter().filter(move |it| it.kind == kind);
     let mut complaints = Vec::new();
     for kind in ["leaked", "stuck"] {
-        let rows = rows(&said.report, kind);
-        complaints.extend(assign(kind, &rows, of(kind)));
+        let rows = json_rows(&said.report, kind);
+        complaints.extend(assign_rows(kind, &rows, of(kind)));
         let less = of(kind).any(|it| it.get("list") == Some("less"));
         complaints.extend(same_in_list(kind, &rows, said, less));
     }
-    complaints.extend(findings(said, wanted));
-    complaints.extend(explain::complaints(
+    complaints.extend(check_findings(said, wanted));
+    complaints.extend(explain::find_complaints(
         &said.explain,
         &said.report,
         of("explain"),
     ));
-    let victims = rows(&said.report, "victims");
-    complaints.extend(assign("victim", &victims, of("victim")));
-    let listed = rows(&said.list, "semaphores");
+    let victims = json_rows(&said.report, "victims");
+    complaints.extend(assign_rows("victim", &victims, of("victim")));
+    let listed = json_rows(&said.list, "semaphores");
     for it in of("row") {
         let fitting = listed.iter().filter(|row| it.differences(row).is_empty());
-        if fitting.count() != it.count() {
+        if fitting.count() != it.expected_count() {
             complaints.push(format!("list has no such row: {}", it.text()));
         }
     }
@@ -112,31 +112,33 @@ fn complaints(said: &Said, wanted: &[Expectation]) -> Vec<String> {
             .filter(|line| it.differences(line).is_empty())
             .count();
         let exact = it.get("count").unwrap_or("1");
-        if !fields::is(Some(&fitting.to_string()), exact) {
+        if !fields::value_is(Some(&fitting.to_string()), exact) {
             complaints.push(format!("{fitting} times in watch: {}", it.text()));
         }
     }
     complaints.extend(whole_lives(said, of("lives")));
-    let undecided = of("undecided").next().map_or(0, Expectation::count) as u64;
+    let undecided = of("undecided")
+        .next()
+        .map_or(0, Expectation::expected_count) as u64;
     if said.report["undecided"] != undecided {
         complaints.push(format!(
             "{} cookies are undecided, not {undecided}",
             said.report["undecided"]
         ));
     }
-    complaints.extend(totals(said, of("cookies")));
+    complaints.extend(check_totals(said, of("cookies")));
     if of("inexact").next().is_none() {
-        complaints.extend(accounts(said));
+        complaints.extend(check_accounts(said));
     }
     complaints
 }
 
-fn rows<'a>(object: &'a Value, name: &str) -> Vec<&'a Value> {
+fn json_rows<'a>(object: &'a Value, name: &str) -> Vec<&'a Value> {
     object[name].as_array().into_iter().flatten().collect()
 }
 
 /// Gives each row to one expectation; tells what is left on both sides.
-fn assign<'a>(
+fn assign_rows<'a>(
     kind: &str,
     rows: &[&Value],
     wanted: impl Iterator<Item = &'a Expectation>,
@@ -144,7 +146,7 @@ fn assign<'a>(
     let mut free: Vec<&Value> = rows.to_vec();
     let mut complaints = Vec::new();
     for it in wanted {
-        for _ in 0..it.count() {
+        for _ in 0..it.expected_count() {
             let place = free.iter().position(|row| it.differences(row).is_empty());
             if let Some(place) = place {
                 free.remove(place);
@@ -161,13 +163,13 @@ fn assign<'a>(
     }
     let extra = free
         .iter()
-        .map(|row| format!("not expected: {kind} {}", short(row)));
+        .map(|row| format!("not expected: {kind} {}", row_text(row)));
     complaints.extend(extra);
     complaints
 }
 
 /// A row in a line.
-fn short(row: &Value) -> String {
+fn row_text(row: &Value) -> String {
     let keys = [
         "key",
         "culprit",
@@ -181,14 +183,14 @@ fn short(row: &Value) -> String {
     ];
     let some = keys
         .iter()
-        .filter_map(|key| Some(format!("{key}={}", field(row, key)?)));
+        .filter_map(|key| Some(format!("{key}={}", field_of(row, key)?)));
     some.collect::<Vec<_>>().join(" ")
 }
 
 /// `list`, which joins a running trace, must tell the same as the recording of that trace.
 /// With `less` it may be silent where the map of the trace does not tell all of the story, but not
 /// say anything else.
-fn same_in_list(kind: &str, reported: &[&Value], said: &Said, less: bool) -> Vec<String> {
+fn same_in_list(kind: &str, reported: &[&Value], said: &ScenarioOutput, less: bool) -> Vec<String> {
     let brief = |row: &&Value| {
         let keys = [
             "key",
@@ -201,11 +203,11 @@ fn same_in_list(kind: &str, reported: &[&Value], said: &Said, less: bool) -> Vec
             "step",
             "confidence",
         ];
-        keys.map(|key| field(row, key).unwrap_or_default())
+        keys.map(|key| field_of(row, key).unwrap_or_default())
             .join(" ")
     };
     let mut in_report: Vec<String> = reported.iter().map(brief).collect();
-    let listed = rows(&said.list, "semaphores");
+    let listed = json_rows(&said.list, "semaphores");
     let listed = listed.iter().filter(|row| row["state"] == kind);
     let mut in_list: Vec<String> = listed.map(brief).collect();
     in_report.sort();
@@ -229,7 +231,7 @@ fn same_in_list(kind: &str, reported: &[&Value], said: &Said, less: bool) -> Vec
 }
 
 /// Findings of `watch`, as they came: each must be expected at the end, or as one that was.
-fn findings(said: &Said, wanted: &[Expectation]) -> Vec<String> {
+fn check_findings(said: &ScenarioOutput, wanted: &[Expectation]) -> Vec<String> {
     let findings: Vec<&Value> = said
         .watch
         .iter()
@@ -242,14 +244,16 @@ fn findings(said: &Said, wanted: &[Expectation]) -> Vec<String> {
             let culprit = it.get("culprit").filter(|culprit| *culprit != "-");
             let device = it.get("device");
             finding["verdict"]["class"] == kind
-                && culprit.is_none_or(|pid| field(finding, "culprit").is_none_or(|it| it == pid))
-                && device.is_none_or(|name| fields::is(field(finding, "device").as_deref(), name))
+                && culprit.is_none_or(|pid| field_of(finding, "culprit").is_none_or(|it| it == pid))
+                && device.is_none_or(|name| {
+                    fields::value_is(field_of(finding, "device").as_deref(), name)
+                })
         }
     };
     for finding in &findings {
         if !wanted.iter().any(|it| fits(it, finding)) {
             let text = finding["text"].as_str().unwrap_or_default();
-            complaints.push(format!("watch found: {text} ({})", short(finding)));
+            complaints.push(format!("watch found: {text} ({})", row_text(finding)));
         }
     }
     for it in wanted.iter().filter(|it| it.kind == "was") {
@@ -260,29 +264,35 @@ fn findings(said: &Said, wanted: &[Expectation]) -> Vec<String> {
     complaints
 }
 
-fn totals<'a>(said: &Said, wanted: impl Iterator<Item = &'a Expectation>) -> Vec<String> {
+fn check_totals<'a>(
+    said: &ScenarioOutput,
+    wanted: impl Iterator<Item = &'a Expectation>,
+) -> Vec<String> {
     let Some(summary) = said.watch.iter().rfind(|line| line["type"] == "summary") else {
         return vec!["watch made no summary".to_owned()];
     };
     let cookies = &summary["totals"]["cookies"];
     wanted
         .flat_map(|it| &it.pairs)
-        .filter(|(name, number)| !fields::is(Some(&cookies[name].to_string()), number))
+        .filter(|(name, number)| !fields::value_is(Some(&cookies[name].to_string()), number))
         .map(|(name, number)| format!("cookies: {} {name}, not {number}", cookies[name]))
         .collect()
 }
 
 /// Each step of a life in good order was shown.
-fn whole_lives<'a>(said: &Said, wanted: impl Iterator<Item = &'a Expectation>) -> Vec<String> {
+fn whole_lives<'a>(
+    said: &ScenarioOutput,
+    wanted: impl Iterator<Item = &'a Expectation>,
+) -> Vec<String> {
     let wanted: Vec<&Expectation> = wanted.collect();
     if wanted.is_empty() {
         return Vec::new();
     }
-    let (lives, mut complaints) = lives::of(&said.watch);
+    let (lives, mut complaints) = lives::count_lives(&said.watch);
     for it in &wanted {
         let number = |key| it.get(key).and_then(|text| text.parse().ok()).unwrap_or(0);
         let found = lives.get(&(number("up"), number("down"))).copied();
-        if found.unwrap_or(0) != it.count() {
+        if found.unwrap_or(0) != it.expected_count() {
             complaints.push(format!("lives by (up, down): {lives:?}, not {}", it.text()));
         }
     }
@@ -290,7 +300,7 @@ fn whole_lives<'a>(said: &Said, wanted: impl Iterator<Item = &'a Expectation>) -
 }
 
 /// The accounts of the trace and the recording add up.
-fn accounts(said: &Said) -> Vec<String> {
+fn check_accounts(said: &ScenarioOutput) -> Vec<String> {
     let mut complaints = Vec::new();
     let summary = said.watch.iter().rfind(|line| line["type"] == "summary");
     if let Some(summary) = summary

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::fields::{self, field};
+use super::fields::{self, field_of};
 
 /// One line of a scenario's expectations.
 #[derive(Clone, Debug)]
@@ -75,7 +75,7 @@ impl Expectation {
         found.map(|(_, value)| value.as_str())
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(super) fn expected_count(&self) -> usize {
         self.get("count")
             .and_then(|text| text.parse().ok())
             .unwrap_or(1)
@@ -89,8 +89,8 @@ impl Expectation {
             .filter(|(key, _)| key != "count" && key != "list");
         pairs
             .filter_map(|(key, wanted)| {
-                let actual = field(object, key);
-                let fine = fields::fits(key, actual.as_deref(), wanted);
+                let actual = field_of(object, key);
+                let fine = fields::field_fits(key, actual.as_deref(), wanted);
                 (!fine).then(|| {
                     format!(
                         "{key} is {}, not {wanted}",

@@ -13,13 +13,13 @@ use serde_json::Value;
 use super::{expectation::Expectation, fields};
 
 /// Everything that is not as it should be.
-pub(super) fn complaints<'a>(
+pub(super) fn find_complaints<'a>(
     said: &Value,
     report: &Value,
     wanted: impl Iterator<Item = &'a Expectation>,
 ) -> Vec<String> {
     let story = &said["explanations"][0];
-    let mut complaints = agreement(story, report);
+    let mut complaints = check_agreement(story, report);
     for it in wanted {
         if story.is_null() {
             complaints.push(format!("explain found nothing: {}", it.text()));
@@ -31,7 +31,7 @@ pub(super) fn complaints<'a>(
                 "life" | "evidence" | "remedy" | "avoid" | "victim" if value != "-" => {
                     found.iter().any(|text| text.contains(value))
                 }
-                _ => fields::is(found.first().map(String::as_str), value),
+                _ => fields::value_is(found.first().map(String::as_str), value),
             };
             if !fine {
                 let found = if found.is_empty() {
@@ -47,7 +47,7 @@ pub(super) fn complaints<'a>(
 }
 
 /// The explanation is about a row of the report and tells the same.
-fn agreement(story: &Value, report: &Value) -> Vec<String> {
+fn check_agreement(story: &Value, report: &Value) -> Vec<String> {
     let rows = |kind: &str| report[kind].as_array().cloned().unwrap_or_default();
     let (stuck, leaked) = (rows("stuck"), rows("leaked"));
     let first = if stuck.is_empty() { &leaked } else { &stuck };
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    fn said() -> (Value, Value) {
+    fn sample_story() -> (Value, Value) {
         let row = json!({
             "semid": 5, "ipc_ns": 1, "key": "0x0d4d0001", "state": "stuck",
             "verdict": {
@@ -112,25 +112,25 @@ mod tests {
         )
     }
 
-    fn check(line: &str, said: &Value, report: &Value) -> Vec<String> {
+    fn check_line(line: &str, said: &Value, report: &Value) -> Vec<String> {
         let wanted = Expectation::parse(&line.replace(' ', "\t")).unwrap();
-        complaints(said, report, std::iter::once(&wanted))
+        find_complaints(said, report, std::iter::once(&wanted))
     }
 
     #[test]
     fn what_is_as_expected_passes() {
-        let (said, report) = said();
+        let (said, report) = sample_story();
         for line in [
             "explain state=stuck cause=udevd_down missing=completion count=1 victim=7",
             "explain life=makes evidence=udevd remedy=start_udevd avoid=kill_waiter culprit=-",
         ] {
-            assert_eq!(check(line, &said, &report), [""; 0], "{line}");
+            assert_eq!(check_line(line, &said, &report), [""; 0], "{line}");
         }
     }
 
     #[test]
     fn what_is_not_is_told() {
-        let (said, report) = said();
+        let (said, report) = sample_story();
         for line in [
             "explain missing=wait",
             "explain cause=event_lost",
@@ -139,25 +139,25 @@ mod tests {
             "explain life=removes",
             "explain avoid=destroy",
         ] {
-            assert_eq!(check(line, &said, &report).len(), 1, "{line}");
+            assert_eq!(check_line(line, &said, &report).len(), 1, "{line}");
         }
         assert!(Expectation::parse("explain\tnonsense=1").is_err());
     }
 
     #[test]
     fn it_must_agree_with_the_report() {
-        let (mut said, report) = said();
+        let (mut said, report) = sample_story();
         said["explanations"][0]["victims"] = json!([]);
-        assert_eq!(check("explain", &said, &report).len(), 1);
+        assert_eq!(check_line("explain", &said, &report).len(), 1);
         said["explanations"][0]["cookie"]["verdict"]["missing_step"] = json!(null);
-        assert_eq!(check("explain", &said, &report).len(), 1);
+        assert_eq!(check_line("explain", &said, &report).len(), 1);
         assert_eq!(
-            check("explain", &json!({"explanations": []}), &report).len(),
+            check_line("explain", &json!({"explanations": []}), &report).len(),
             2
         );
         // Nothing found, nothing to explain.
         let calm = json!({"stuck": [], "leaked": []});
-        let none = complaints(&json!({"explanations": []}), &calm, std::iter::empty());
+        let none = find_complaints(&json!({"explanations": []}), &calm, std::iter::empty());
         assert_eq!(none, [""; 0]);
     }
 }

@@ -4,26 +4,26 @@ use serde_json::Value;
 
 /// A field of a row of `list` or `report`, or of a finding or a change of `watch`, as text;
 /// `None` if it is not there or null.
-pub(super) fn field(object: &Value, key: &str) -> Option<String> {
+pub(super) fn field_of(object: &Value, key: &str) -> Option<String> {
     match key {
-        "command" => object.pointer("/process/cmdline").and_then(words),
-        "device" => devices(object),
-        "site" => site(object),
-        "named" | "through" => named(object),
-        "evidence" => evidence(object),
-        _ => places(key).iter().find_map(|place| {
+        "command" => object.pointer("/process/cmdline").and_then(value_words),
+        "device" => device_names(object),
+        "site" => site_state(object),
+        "named" | "through" => named_functions(object),
+        "evidence" => evidence_lines(object),
+        _ => places_of(key).iter().find_map(|place| {
             let found = if place.starts_with('/') {
                 object.pointer(place)
             } else {
                 object.get(*place)
             };
-            found.and_then(text)
+            found.and_then(value_text)
         }),
     }
 }
 
 /// Where a key may be: in rows, in findings, in changes.
-fn places(key: &str) -> &[&str] {
+fn places_of(key: &str) -> &[&str] {
     match key {
         "state" => &["state", "/verdict/class"],
         "how" => &["/verdict/class/detail/how", "/verdict/detail/how"],
@@ -74,7 +74,7 @@ pub(super) fn is_known(key: &str) -> bool {
     matches!(
         key,
         "command" | "device" | "site" | "named" | "through" | "evidence" | "count" | "list"
-    ) || !places(key).is_empty()
+    ) || !places_of(key).is_empty()
 }
 
 /// What an explanation says, by the keys of `expect explain`; there may be several texts.
@@ -102,7 +102,7 @@ pub(super) fn of_explanation(story: &Value, key: &str) -> Vec<String> {
         "remedy" => texts("remedy_codes", ""),
         "avoid" => texts("avoid_codes", ""),
         "victim" => texts("victims", "pid"),
-        _ => field(&story["cookie"], key).into_iter().collect(),
+        _ => field_of(&story["cookie"], key).into_iter().collect(),
     }
 }
 
@@ -114,7 +114,7 @@ pub(super) fn is_known_of_explain(key: &str) -> bool {
     ) || is_known(key)
 }
 
-fn text(value: &Value) -> Option<String> {
+fn value_text(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),
@@ -122,22 +122,22 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-fn words(value: &Value) -> Option<String> {
+fn value_words(value: &Value) -> Option<String> {
     let words: Vec<&str> = value.as_array()?.iter().filter_map(Value::as_str).collect();
     Some(words.join(" "))
 }
 
 /// `complete`, or why the call site is not.
-fn site(object: &Value) -> Option<String> {
+fn site_state(object: &Value) -> Option<String> {
     let site = object.get("call_site")?;
     match site.get("complete")?.as_bool()? {
         true => Some("complete".to_owned()),
-        false => site.get("truncated").and_then(text),
+        false => site.get("truncated").and_then(value_text),
     }
 }
 
 /// Functions of the call site that have a name, innermost first.
-fn named(object: &Value) -> Option<String> {
+fn named_functions(object: &Value) -> Option<String> {
     let frames = object.pointer("/call_site/frames")?.as_array()?;
     let functions = frames
         .iter()
@@ -149,18 +149,18 @@ fn named(object: &Value) -> Option<String> {
 }
 
 /// The lines of evidence.
-fn evidence(object: &Value) -> Option<String> {
+fn evidence_lines(object: &Value) -> Option<String> {
     let lines = object.pointer("/verdict/evidence")?.as_array()?;
     let lines: Vec<&str> = lines.iter().filter_map(Value::as_str).collect();
     (!lines.is_empty()).then(|| lines.join("; "))
 }
 
 /// Names of the devices, sorted.
-fn devices(object: &Value) -> Option<String> {
+fn device_names(object: &Value) -> Option<String> {
     let devices = object.get("devices")?.as_array()?;
     let name = |device: &Value| match device {
         Value::String(name) => Some(name.clone()),
-        other => other.get("name").and_then(text),
+        other => other.get("name").and_then(value_text),
     };
     let mut names: Vec<String> = devices.iter().filter_map(name).collect();
     names.sort();
@@ -171,7 +171,7 @@ fn devices(object: &Value) -> Option<String> {
 /// Whether the field of this key is what an expectation wants: evidence must have all parts of
 /// `a + b`, `through` the names it gives in this order, with others between them; other fields
 /// must be it.
-pub(super) fn fits(key: &str, actual: Option<&str>, wanted: &str) -> bool {
+pub(super) fn field_fits(key: &str, actual: Option<&str>, wanted: &str) -> bool {
     match (key, actual) {
         ("evidence", Some(actual)) => wanted.split(" + ").all(|part| actual.contains(part)),
         ("through", Some(actual)) => {
@@ -180,7 +180,7 @@ pub(super) fn fits(key: &str, actual: Option<&str>, wanted: &str) -> bool {
                 .split(',')
                 .all(|one| names.any(|name| is_like(name, one)))
         }
-        _ => is(actual, wanted),
+        _ => value_is(actual, wanted),
     }
 }
 
@@ -196,7 +196,7 @@ fn is_like(name: &str, wanted: &str) -> bool {
 
 /// Whether a field is what an expectation wants: `-` for nothing, `a|b` for one of several, `3+`
 /// for at least 3.
-pub(super) fn is(actual: Option<&str>, wanted: &str) -> bool {
+pub(super) fn value_is(actual: Option<&str>, wanted: &str) -> bool {
     let Some(actual) = actual else {
         return wanted == "-";
     };
@@ -225,29 +225,29 @@ mod tests {
             "devices": [{"name": "z"}, "y"], "owner": null, "state": "leaked",
             "call_site": {"complete": false, "truncated": "why", "frames": [
                 {"functions": [{"function": "a"}, {"function": "b"}]}, {"functions": []}]}});
-        assert_eq!(field(&row, "site").as_deref(), Some("why"));
-        assert_eq!(field(&row, "named").as_deref(), Some("a,b"));
-        assert_eq!(field(&row, "how").as_deref(), Some("x"));
-        assert_eq!(field(&row, "command").as_deref(), Some("a b c"));
-        assert_eq!(field(&row, "waiting").as_deref(), Some("0"));
-        assert_eq!(field(&row, "device").as_deref(), Some("y,z"));
-        assert_eq!(field(&row, "creator"), None);
+        assert_eq!(field_of(&row, "site").as_deref(), Some("why"));
+        assert_eq!(field_of(&row, "named").as_deref(), Some("a,b"));
+        assert_eq!(field_of(&row, "how").as_deref(), Some("x"));
+        assert_eq!(field_of(&row, "command").as_deref(), Some("a b c"));
+        assert_eq!(field_of(&row, "waiting").as_deref(), Some("0"));
+        assert_eq!(field_of(&row, "device").as_deref(), Some("y,z"));
+        assert_eq!(field_of(&row, "creator"), None);
         let finding = json!({"verdict": {"class": "stuck"}, "culprit": {"id": {"tgid": 7}}});
-        assert_eq!(field(&finding, "state").as_deref(), Some("stuck"));
-        assert_eq!(field(&finding, "culprit").as_deref(), Some("7"));
+        assert_eq!(field_of(&finding, "state").as_deref(), Some("stuck"));
+        assert_eq!(field_of(&finding, "culprit").as_deref(), Some("7"));
         assert!(is_known("count") && !is_known("cuplrit"));
     }
 
     #[test]
     fn a_chain_goes_through_functions_in_order() {
         let chain = Some("semget,set_cookie,_cgo_1f_Cfunc_set,main");
-        let through = |wanted| fits("through", chain, wanted);
+        let through = |wanted| field_fits("through", chain, wanted);
         assert!(through("semget,main") && through("set_cookie,_cgo_*_Cfunc_set"));
         assert!(!through("main,semget") && !through("semget,semget") && !through("set"));
-        assert!(!through("_cgo_*_Cfunc_get") && !fits("through", None, "main"));
+        assert!(!through("_cgo_*_Cfunc_get") && !field_fits("through", None, "main"));
         assert!(
-            fits("named", chain, "semget,set_cookie,_cgo_1f_Cfunc_set,main")
-                && !fits("named", chain, "semget,main")
+            field_fits("named", chain, "semget,set_cookie,_cgo_1f_Cfunc_set,main")
+                && !field_fits("named", chain, "semget,main")
         );
     }
 
@@ -255,17 +255,27 @@ mod tests {
     fn evidence_has_all_parts() {
         let row = json!({"verdict": {"evidence": ["value 1", "no udevd runs"],
             "missing_step": {"step": "completion", "count": 2}}});
-        let said = field(&row, "evidence");
-        assert!(fits("evidence", said.as_deref(), "no udevd + value 1"));
-        assert!(!fits("evidence", said.as_deref(), "no udevd + value 2"));
-        assert!(!fits("evidence", None, "value"));
-        assert!(fits("lost", field(&row, "lost").as_deref(), "2"));
+        let said = field_of(&row, "evidence");
+        assert!(field_fits(
+            "evidence",
+            said.as_deref(),
+            "no udevd + value 1"
+        ));
+        assert!(!field_fits(
+            "evidence",
+            said.as_deref(),
+            "no udevd + value 2"
+        ));
+        assert!(!field_fits("evidence", None, "value"));
+        assert!(field_fits("lost", field_of(&row, "lost").as_deref(), "2"));
     }
 
     #[test]
     fn comparisons() {
-        assert!(is(None, "-") && !is(None, "1") && !is(Some("1"), "-"));
-        assert!(is(Some("b"), "a|b") && !is(Some("c"), "a|b"));
-        assert!(is(Some("4"), "3+") && !is(Some("2"), "3+") && is(Some("3"), "3"));
+        assert!(value_is(None, "-") && !value_is(None, "1") && !value_is(Some("1"), "-"));
+        assert!(value_is(Some("b"), "a|b") && !value_is(Some("c"), "a|b"));
+        assert!(
+            value_is(Some("4"), "3+") && !value_is(Some("2"), "3+") && value_is(Some("3"), "3")
+        );
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{
     script::Scenario,
-    table::{Cell, Table},
+    table::{ScenarioCell, ScenarioTable},
 };
 use crate::host;
 
@@ -21,7 +21,7 @@ use crate::host;
 const NAME: &str = "outcome.json";
 
 /// Where the artefacts of the last run are kept.
-pub(super) fn results(kernel: &str) -> PathBuf {
+pub(super) fn results_dir(kernel: &str) -> PathBuf {
     host::target_dir()
         .unwrap_or_default()
         .join("vm-suite")
@@ -29,7 +29,7 @@ pub(super) fn results(kernel: &str) -> PathBuf {
 }
 
 /// Names a build of dmtrace.
-pub(super) fn fingerprint(program: &Path) -> Result<String> {
+pub(super) fn program_fingerprint(program: &Path) -> Result<String> {
     let bytes = fs::read(program).with_context(|| program.display().to_string())?;
     let mut hasher = DefaultHasher::new();
     hasher.write(&bytes);
@@ -37,37 +37,41 @@ pub(super) fn fingerprint(program: &Path) -> Result<String> {
 }
 
 /// Keeps outcomes. What cannot be kept is missing in a later table, no more.
-pub(super) fn save(kernel: &str, cells: &[(String, Cell)], program: &str) {
+pub(super) fn save_cells(kernel: &str, cells: &[(String, ScenarioCell)], program: &str) {
     for (entry, cell) in cells {
         let (word, why) = match cell {
-            Cell::Passed => ("pass", Vec::new()),
-            Cell::Failed(why) => ("fail", why.clone()),
-            Cell::Skipped(why) => ("skipped", vec![why.clone()]),
+            ScenarioCell::Passed => ("pass", Vec::new()),
+            ScenarioCell::Failed(why) => ("fail", why.clone()),
+            ScenarioCell::Skipped(why) => ("skipped", vec![why.clone()]),
         };
         let outcome = json!({"program": program, "outcome": word, "why": why});
-        let dir = results(kernel).join(entry);
+        let dir = results_dir(kernel).join(entry);
         let _best_effort =
             fs::create_dir_all(&dir).and_then(|()| fs::write(dir.join(NAME), outcome.to_string()));
     }
 }
 
 /// The table of all kernels: this run's outcomes, else those of former runs.
-pub(super) fn complete(scenarios: &[Scenario], run: &Table, program: &str) -> Table {
+pub(super) fn complete_table(
+    scenarios: &[Scenario],
+    run: &ScenarioTable,
+    program: &str,
+) -> ScenarioTable {
     let mut columns = Vec::new();
     for spec in MATRIX {
         let entries = scenarios.iter().flat_map(|scenario| {
-            let unfit = scenario.unfit(spec.name);
-            let entries = scenario.entries().into_iter();
+            let unfit = scenario.unfit_reason(spec.name);
+            let entries = scenario.table_entries().into_iter();
             entries.map(move |entry| (entry, unfit.clone()))
         });
         let mut any = false;
-        let cells: Vec<(String, Cell)> = entries
+        let cells: Vec<(String, ScenarioCell)> = entries
             .map(|(entry, unfit)| {
-                let former = || load(&results(spec.name).join(&entry), program);
-                let known = run.cell(spec.name, &entry).cloned().or_else(former);
+                let former = || load_cell(&results_dir(spec.name).join(&entry), program);
+                let known = run.cell_at(spec.name, &entry).cloned().or_else(former);
                 any |= known.is_some();
                 let cell = known.unwrap_or_else(|| {
-                    Cell::Skipped(unfit.unwrap_or_else(|| "not run".to_owned()))
+                    ScenarioCell::Skipped(unfit.unwrap_or_else(|| "not run".to_owned()))
                 });
                 (entry, cell)
             })
@@ -76,10 +80,10 @@ pub(super) fn complete(scenarios: &[Scenario], run: &Table, program: &str) -> Ta
             columns.push((spec.name.to_owned(), cells));
         }
     }
-    Table::new(columns)
+    ScenarioTable::new(columns)
 }
 
-fn load(dir: &Path, program: &str) -> Option<Cell> {
+fn load_cell(dir: &Path, program: &str) -> Option<ScenarioCell> {
     let text = fs::read_to_string(dir.join(NAME)).ok()?;
     let outcome: Value = serde_json::from_str(&text).ok()?;
     if outcome["program"] != program {
@@ -87,9 +91,9 @@ fn load(dir: &Path, program: &str) -> Option<Cell> {
     }
     let why: Vec<String> = serde_json::from_value(outcome["why"].clone()).ok()?;
     match outcome["outcome"].as_str()? {
-        "pass" => Some(Cell::Passed),
-        "skipped" => Some(Cell::Skipped(why.join("; "))),
-        _ => Some(Cell::Failed(why)),
+        "pass" => Some(ScenarioCell::Passed),
+        "skipped" => Some(ScenarioCell::Skipped(why.join("; "))),
+        _ => Some(ScenarioCell::Failed(why)),
     }
 }
 
@@ -102,9 +106,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let outcome = json!({"program": "a", "outcome": "fail", "why": ["x"]});
         fs::write(dir.path().join(NAME), outcome.to_string()).unwrap();
-        let failed = Cell::Failed(vec!["x".to_owned()]);
-        assert_eq!(load(dir.path(), "a"), Some(failed));
-        assert_eq!(load(dir.path(), "b"), None);
-        assert_eq!(load(&dir.path().join("none"), "a"), None);
+        let failed = ScenarioCell::Failed(vec!["x".to_owned()]);
+        assert_eq!(load_cell(dir.path(), "a"), Some(failed));
+        assert_eq!(load_cell(dir.path(), "b"), None);
+        assert_eq!(load_cell(&dir.path().join("none"), "a"), None);
     }
 }

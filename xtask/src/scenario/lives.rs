@@ -10,7 +10,7 @@ type Steps = (usize, usize);
 /// Lives by the numbers of their steps, and what is wrong with them: made, set, incremented and
 /// decremented, one wait begun and ended, removed; in this order, as far as one thing is the
 /// consequence of another.
-pub(super) fn of(watch: &[Value]) -> (BTreeMap<Steps, usize>, Vec<String>) {
+pub(super) fn count_lives(watch: &[Value]) -> (BTreeMap<Steps, usize>, Vec<String>) {
     let mut all: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for line in watch.iter().filter(|line| line["type"] == "change") {
         let set = format!(
@@ -55,14 +55,14 @@ pub(super) fn of(watch: &[Value]) -> (BTreeMap<Steps, usize>, Vec<String>) {
 mod tests {
     use super::*;
 
-    fn lives(steps: &str) -> (BTreeMap<Steps, usize>, usize) {
+    fn parse_lives(steps: &str) -> (BTreeMap<Steps, usize>, usize) {
         let lines = steps.split_whitespace().map(|step| {
             serde_json::json!({
                 "type": "change", "change": step, "key": "0x0d4d0001",
                 "sem": { "ns": 1, "semid": 2 },
             })
         });
-        let (lives, complaints) = of(&lines.collect::<Vec<_>>());
+        let (lives, complaints) = count_lives(&lines.collect::<Vec<_>>());
         (lives, complaints.len())
     }
 
@@ -70,13 +70,13 @@ mod tests {
     fn a_step_that_is_missing_or_late_shows() {
         let life = "created set up up down waiting down down released destroyed";
         let good = BTreeMap::from([((2, 3), 1)]);
-        assert_eq!(lives(life), (good.clone(), 0));
+        assert_eq!(parse_lives(life), (good.clone(), 0));
         let missing = "created set up up down waiting down released destroyed";
-        assert_eq!(lives(missing), (BTreeMap::from([((2, 2), 1)]), 0));
+        assert_eq!(parse_lives(missing), (BTreeMap::from([((2, 2), 1)]), 0));
         let late = "created set up up down waiting down released destroyed down";
-        assert_eq!(lives(late), (good.clone(), 1));
+        assert_eq!(parse_lives(late), (good.clone(), 1));
         let swapped = "created set up up down waiting down released down destroyed";
-        assert_eq!(lives(swapped), (good, 1));
-        assert_eq!(lives("created set up"), (BTreeMap::new(), 0));
+        assert_eq!(parse_lives(swapped), (good, 1));
+        assert_eq!(parse_lives("created set up"), (BTreeMap::new(), 0));
     }
 }

@@ -27,20 +27,20 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use kernel_lab::{
-    End, FileSpec, Freshness, Kernel, Lab, Outcome, RunSpec, Streams,
+    FileSpec, Freshness, Kernel, Lab, RunEnd, RunOutcome, RunSpec, Streams,
     kernel::{self, KernelSpec},
 };
 
 use self::{
-    kept::{fingerprint, results},
-    programs::Programs,
+    kept::{program_fingerprint, results_dir},
+    programs::ScenarioPrograms,
     script::{Entries, Scenario},
-    table::{Cell, Table},
+    table::{ScenarioCell, ScenarioTable},
 };
 use crate::{
-    guests::{self, say},
+    guests::{self, print_note},
     host,
-    tally::Tally,
+    tally::TestTally,
 };
 
 /// Kernels of `cargo xtask test`: the oldest and a recent one.
@@ -71,104 +71,104 @@ pub(crate) fn main(
     list: bool,
     freshness: Freshness,
 ) -> Result<i32> {
-    let all = script::load(&host::root().join("tests/vm/scenarios"))?;
-    let chosen = script::choose(&all, &args.scenarios)?;
+    let all = script::load_scenarios(&host::workspace_root().join("tests/vm/scenarios"))?;
+    let chosen = script::choose_scenarios(&all, &args.scenarios)?;
     if list {
-        print!("{}", script::list(&chosen));
+        print!("{}", script::list_text(&chosen));
         return Ok(0);
     }
     let specs = match kernels {
-        [] => kernel::resolve(&USUAL.map(str::to_owned))?,
-        names => kernel::resolve(names)?,
+        [] => kernel::resolve_kernels(&USUAL.map(str::to_owned))?,
+        names => kernel::resolve_kernels(names)?,
     };
-    let programs = Programs::build()?;
-    let table = run(&chosen, &specs, freshness, args.logs, &programs)?;
+    let programs = ScenarioPrograms::build()?;
+    let table = run_scenarios(&chosen, &specs, freshness, args.logs, &programs)?;
     if args.write_docs {
-        let program = fingerprint(&programs.dmtrace)?;
-        docs::write(&all, &kept::complete(&all, &table, &program))?;
+        let program = program_fingerprint(&programs.dmtrace)?;
+        docs::write_table(&all, &kept::complete_table(&all, &table, &program))?;
     }
-    println!("{}", table.tally());
-    Ok(i32::from(table.tally().failed > 0))
+    println!("{}", table.to_tally());
+    Ok(i32::from(table.to_tally().failed > 0))
 }
 
 /// Why the tier cannot run on this machine.
-pub(crate) fn unavailable() -> Option<String> {
-    if !host::has("apt-get") {
+pub(crate) fn unavailable_reason() -> Option<String> {
+    if !host::has_program("apt-get") {
         return Some(
             "needs Debian: the lab takes kernels and programs from its packages".to_owned(),
         );
     }
-    let has_image = || guests::inspect().is_ok_and(|lab| lab.has_image());
+    let has_image = || guests::inspect_lab().is_ok_and(|lab| lab.has_image());
     (!host::is_root() && !has_image())
         .then(|| format!("needs root once: run as root: {}", guests::PREPARE))
 }
 
 /// The suite as a tier of `cargo xtask test`.
-pub(crate) fn tier() -> Result<Tally> {
-    let all = script::load(&host::root().join("tests/vm/scenarios"))?;
+pub(crate) fn run_tier() -> Result<TestTally> {
+    let all = script::load_scenarios(&host::workspace_root().join("tests/vm/scenarios"))?;
     let chosen: Vec<&Scenario> = all.iter().collect();
-    let specs = kernel::resolve(&USUAL.map(str::to_owned))?;
-    Ok(run(
+    let specs = kernel::resolve_kernels(&USUAL.map(str::to_owned))?;
+    Ok(run_scenarios(
         &chosen,
         &specs,
         Freshness::Cached,
         true,
-        &Programs::build()?,
+        &ScenarioPrograms::build()?,
     )?
-    .tally())
+    .to_tally())
 }
 
 /// Guests that run at the same time: each of them sleeps half of its time.
 const GUESTS: usize = 2;
 
 /// Runs scenarios on kernels and prints the table.
-fn run(
+fn run_scenarios(
     scenarios: &[&Scenario],
     specs: &[&KernelSpec],
     freshness: Freshness,
     logs: bool,
-    programs: &Programs,
-) -> Result<Table> {
-    let mut lab = guests::lab(freshness)?;
+    programs: &ScenarioPrograms,
+) -> Result<ScenarioTable> {
+    let mut lab = guests::open_lab(freshness)?;
     let kernels: Vec<(&KernelSpec, Result<Kernel>)> = specs
         .iter()
         .map(|spec| (*spec, lab.prepare_kernel(spec)))
         .collect();
-    for layer in scenarios.iter().filter_map(|it| it.layer()) {
+    for layer in scenarios.iter().filter_map(|it| it.layer_needed()) {
         // Those that need it fail, the others run.
         if let Err(error) = lab.prepare_layer(layer) {
-            say(&format!("{error:#}"));
+            print_note(&format!("{error:#}"));
         }
     }
-    let program = fingerprint(&programs.dmtrace)?;
-    let mut columns: Vec<(String, Vec<(String, Cell)>)> = Vec::new();
+    let program = program_fingerprint(&programs.dmtrace)?;
+    let mut columns: Vec<(String, Vec<(String, ScenarioCell)>)> = Vec::new();
     let mut queue = VecDeque::new();
     for (column, (spec, kernel)) in kernels.iter().enumerate() {
         let mut cells = Vec::new();
         match kernel {
             Ok(kernel) => {
-                cells.extend(script::unfit(scenarios, spec.name));
-                let boots = script::boots(scenarios, spec.name).into_iter();
+                cells.extend(script::unfit_cells(scenarios, spec.name));
+                let boots = script::plan_boots(scenarios, spec.name).into_iter();
                 queue.extend(boots.map(|entries| (column, kernel, entries)));
             }
-            Err(error) => cells.extend(script::nothing(scenarios, &format!("{error:#}"))),
+            Err(error) => cells.extend(script::skipped_cells(scenarios, &format!("{error:#}"))),
         }
         columns.push((spec.name.to_owned(), cells));
     }
     for (column, cells) in in_guests(&lab, programs, queue) {
         if let Some((kernel, all)) = columns.get_mut(column) {
-            kept::save(kernel, &cells, &program);
+            kept::save_cells(kernel, &cells, &program);
             all.extend(cells);
         }
     }
-    let order: Vec<String> = scenarios.iter().flat_map(|it| it.entries()).collect();
+    let order: Vec<String> = scenarios.iter().flat_map(|it| it.table_entries()).collect();
     for (_, cells) in &mut columns {
         cells.sort_by_key(|(entry, _)| order.iter().position(|known| known == entry));
     }
-    let table = Table::new(columns);
-    print!("{}", table.text());
-    for (kernel, entry, cell) in table.failures() {
-        if let Cell::Failed(why) = cell {
+    let table = ScenarioTable::new(columns);
+    print!("{}", table.to_text());
+    for (kernel, entry, cell) in table.failed_cells() {
+        if let ScenarioCell::Failed(why) = cell {
             println!("\nFAIL {entry} on {kernel}:");
             why.iter().for_each(|line| println!("  {line}"));
             if logs {
@@ -180,14 +180,14 @@ fn run(
 }
 
 /// A boot that is to be done: number of the kernel's column, the kernel, the scenarios.
-type Boot<'a> = (usize, &'a Kernel, Vec<(&'a Scenario, String)>);
+type BootJob<'a> = (usize, &'a Kernel, Vec<(&'a Scenario, String)>);
 
 /// Does all boots, some guests at a time.
 fn in_guests(
     lab: &Lab,
-    programs: &Programs,
-    queue: VecDeque<Boot<'_>>,
-) -> Vec<(usize, Vec<(String, Cell)>)> {
+    programs: &ScenarioPrograms,
+    queue: VecDeque<BootJob<'_>>,
+) -> Vec<(usize, Vec<(String, ScenarioCell)>)> {
     let queue = Mutex::new(queue);
     let done = Mutex::new(Vec::new());
     let work = || {
@@ -197,8 +197,8 @@ fn in_guests(
                 return;
             };
             let begun = Instant::now();
-            let cells = boot(lab, kernel, &entries, programs);
-            progress(&kernel.name, &cells, begun.elapsed());
+            let cells = boot_guest(lab, kernel, &entries, programs);
+            print_progress(&kernel.name, &cells, begun.elapsed());
             if let Ok(mut done) = done.lock() {
                 done.push((column, cells));
             }
@@ -213,18 +213,20 @@ fn in_guests(
 }
 
 /// Tells how a boot went: a whole suite takes minutes.
-fn progress(kernel: &str, cells: &[(String, Cell)], time: Duration) {
-    let passed = cells.iter().filter(|(_, cell)| *cell == Cell::Passed);
+fn print_progress(kernel: &str, cells: &[(String, ScenarioCell)], time: Duration) {
+    let passed = cells
+        .iter()
+        .filter(|(_, cell)| *cell == ScenarioCell::Passed);
     let failed: Vec<&str> = cells
         .iter()
-        .filter(|(_, cell)| matches!(cell, Cell::Failed(_)))
+        .filter(|(_, cell)| matches!(cell, ScenarioCell::Failed(_)))
         .map(|(entry, _)| entry.as_str())
         .collect();
     let failed = match failed.as_slice() {
         [] => String::new(),
         names => format!("; failed: {}", names.join(", ")),
     };
-    say(&format!(
+    print_note(&format!(
         "kernel {kernel}: {} of {} passed in {} s{failed}",
         passed.count(),
         cells.len(),
@@ -233,47 +235,47 @@ fn progress(kernel: &str, cells: &[(String, Cell)], time: Duration) {
 }
 
 fn print_log(kernel: &str, entry: &str) {
-    let path = results(kernel).join(entry).join("log");
+    let path = results_dir(kernel).join(entry).join("log");
     for line in fs::read_to_string(&path).unwrap_or_default().lines() {
         println!("  | {line}");
     }
 }
 
 /// Some scenarios in one boot.
-fn boot(
+fn boot_guest(
     lab: &Lab,
     kernel: &Kernel,
     entries: &Entries<'_>,
-    programs: &Programs,
-) -> Vec<(String, Cell)> {
+    programs: &ScenarioPrograms,
+) -> Vec<(String, ScenarioCell)> {
     match try_boot(lab, kernel, entries, programs) {
         Ok(outcome) => {
             if let Some(line) = outcome.splats.first() {
-                return failed(entries, &format!("the kernel complained: {line}"));
+                return failed_cells(entries, &format!("the kernel complained: {line}"));
             }
-            let dir = results(&kernel.name);
+            let dir = results_dir(&kernel.name);
             let after = match &outcome.end {
-                End::Exited(0) => None,
-                End::Exited(code) => Some(format!("the guest's runner ended with {code}")),
-                End::TimedOut => Some("the guest ran out of time".to_owned()),
-                End::LabFailed(why) => Some(format!("the guest failed: {why}")),
+                RunEnd::Exited(0) => None,
+                RunEnd::Exited(code) => Some(format!("the guest's runner ended with {code}")),
+                RunEnd::TimedOut => Some("the guest ran out of time".to_owned()),
+                RunEnd::LabFailed(why) => Some(format!("the guest failed: {why}")),
             };
             entries
                 .iter()
                 .map(|(_, entry)| {
-                    let cell = expect::judge(&dir.join(entry), after.as_deref());
+                    let cell = expect::judge_scenario(&dir.join(entry), after.as_deref());
                     (entry.clone(), cell)
                 })
                 .collect()
         }
-        Err(error) => failed(entries, &format!("{error:#}")),
+        Err(error) => failed_cells(entries, &format!("{error:#}")),
     }
 }
 
-fn failed(entries: &Entries<'_>, why: &str) -> Vec<(String, Cell)> {
+fn failed_cells(entries: &Entries<'_>, why: &str) -> Vec<(String, ScenarioCell)> {
     entries
         .iter()
-        .map(|(_, entry)| (entry.clone(), Cell::Failed(vec![why.to_owned()])))
+        .map(|(_, entry)| (entry.clone(), ScenarioCell::Failed(vec![why.to_owned()])))
         .collect()
 }
 
@@ -281,9 +283,9 @@ fn try_boot(
     lab: &Lab,
     kernel: &Kernel,
     entries: &Entries<'_>,
-    programs: &Programs,
-) -> Result<Outcome> {
-    let out = results(&kernel.name);
+    programs: &ScenarioPrograms,
+) -> Result<RunOutcome> {
+    let out = results_dir(&kernel.name);
     for (_, entry) in entries {
         let dir = out.join(entry);
         if dir.exists() {
@@ -295,30 +297,32 @@ fn try_boot(
     // The limit of each, and what cleaning up may take.
     let limit: u64 = entries
         .iter()
-        .map(|(scenario, _)| scenario.limit() + 30)
+        .map(|(scenario, _)| scenario.limit_seconds() + 30)
         .sum();
     let outcome = lab.run(
         kernel,
         &RunSpec {
             argv,
-            files: files(programs)?,
+            files: guest_files(programs)?,
             out: Some(out),
             timeout: Duration::from_secs(limit),
-            systemd: entries.iter().any(|(scenario, _)| scenario.systemd()),
-            layer: entries.iter().find_map(|(scenario, _)| scenario.layer()),
+            systemd: entries.iter().any(|(scenario, _)| scenario.needs_systemd()),
+            layer: entries
+                .iter()
+                .find_map(|(scenario, _)| scenario.layer_needed()),
             streams: Streams::Capture,
             ..RunSpec::default()
         },
     )?;
     let text = String::from_utf8_lossy(&outcome.stderr);
     for line in text.lines() {
-        say(&format!("kernel {}: {line}", kernel.name));
+        print_note(&format!("kernel {}: {line}", kernel.name));
     }
-    if !matches!(outcome.end, End::Exited(0)) {
+    if !matches!(outcome.end, RunEnd::Exited(0)) {
         let done = String::from_utf8_lossy(&outcome.stdout).into_owned();
         let last = done.lines().last().unwrap_or("none");
         let summary = outcome.summary();
-        say(&format!(
+        print_note(&format!(
             "kernel {}: {summary}; last scenario done: {last}",
             kernel.name
         ));
@@ -327,7 +331,7 @@ fn try_boot(
 }
 
 /// What the guest needs.
-fn files(programs: &Programs) -> Result<Vec<FileSpec>> {
+fn guest_files(programs: &ScenarioPrograms) -> Result<Vec<FileSpec>> {
     let spec = |host: &Path, guest: &str| format!("{}:{guest}", host.display()).parse::<FileSpec>();
     let mut files = vec![
         spec(&programs.scripts, "/job/suite")?,

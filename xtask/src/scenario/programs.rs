@@ -20,7 +20,7 @@ const CC32: &str = "i686-linux-gnu-gcc";
 /// That C library, and its package: the compiler only recommends it.
 const LIBC32: (&str, &str) = ("/usr/i686-linux-gnu/lib/libc.a", "libc6-dev-i386-cross");
 
-pub(crate) struct Programs {
+pub(crate) struct ScenarioPrograms {
     pub dmtrace: PathBuf,
     pub actor: PathBuf,
     pub storm: PathBuf,
@@ -35,7 +35,7 @@ const STATIC: &str = "x86_64-unknown-linux-musl";
 /// For musl, rustup has no standard library at 32 bits since Rust 1.99.
 const STATIC32: &str = "i686-unknown-linux-gnu";
 
-impl Programs {
+impl ScenarioPrograms {
     /// Builds them statically linked, so that the guest's C library does not matter. Without the
     /// target for that they are those of the host, which must not be newer than Debian 12.
     pub(crate) fn build() -> Result<Self> {
@@ -49,10 +49,10 @@ impl Programs {
             Ok(copy)
         };
         let scripts = copies.path().join("vm");
-        copy_scripts(&host::root().join("tests/vm"), &scripts)?;
+        copy_scripts(&host::workspace_root().join("tests/vm"), &scripts)?;
         let target = has_target(STATIC).then_some(STATIC);
         let program = |package: &str, names: &[&str], target: Option<&str>| {
-            built(package, "--bin", names, target, Profile::Release)
+            build_package(package, "--bin", names, target, Profile::Release)
         };
         let dmtrace = program("dmtrace", &["dmtrace"], target)?;
         let tests = program("dmtrace-tests", &["cookie-actor", "cookie-storm"], target)?;
@@ -92,29 +92,29 @@ fn copy_scripts(from: &Path, to: &Path) -> Result<()> {
 /// if the toolchain has the target for that.
 pub(crate) fn static_program(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
     let target = has_target(STATIC).then_some(STATIC);
-    Ok(built(package, kind, &[name], target, Profile::Dist)?.join(name))
+    Ok(build_package(package, kind, &[name], target, Profile::Dist)?.join(name))
 }
 
 /// Whether the toolchain has a target, or can get it.
 fn has_target(target: &str) -> bool {
     let installed = || {
-        let sysroot = PathBuf::from(host::output("rustc", &["--print", "sysroot"])?);
+        let sysroot = PathBuf::from(host::output_of("rustc", &["--print", "sysroot"])?);
         let libraries = sysroot.join("lib/rustlib").join(target).join("lib");
         libraries.is_dir().then_some(())
     };
-    installed().is_some() || host::output("rustup", &["target", "add", target]).is_some()
+    installed().is_some() || host::output_of("rustup", &["target", "add", target]).is_some()
 }
 
 /// Builds programs of a package, for the host without `target`; returns the folder they are in.
-fn built(
+fn build_package(
     package: &str,
     kind: &str,
     names: &[&str],
     target: Option<&str>,
     profile: Profile,
 ) -> Result<PathBuf> {
-    let mut command = host::cargo();
-    command.args(["build", profile.option(), "--package", package]);
+    let mut command = host::cargo_command();
+    command.args(["build", profile.cargo_option(), "--package", package]);
     command.args(names.iter().flat_map(|name| [kind, name]));
     command.args(target.iter().flat_map(|target| ["--target", target]));
     command.env("CARGO_TARGET_I686_UNKNOWN_LINUX_GNU_LINKER", CC32);
@@ -122,8 +122,10 @@ fn built(
         "CARGO_TARGET_I686_UNKNOWN_LINUX_GNU_RUSTFLAGS",
         "-Ctarget-feature=+crt-static",
     );
-    host::quiet(&mut command);
-    host::check(&mut command, package)?;
+    host::quiet_unless_terminal(&mut command);
+    host::check_command(&mut command, package)?;
     let dir = host::target_dir()?.join(target.unwrap_or_default());
-    Ok(dir.join(profile.directory()).join(build::folder(kind)))
+    Ok(dir
+        .join(profile.target_folder())
+        .join(build::output_folder(kind)))
 }

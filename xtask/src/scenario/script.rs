@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context as _, Result, bail};
 use kernel_lab::{Layer, kernel::MATRIX};
 
-use super::table::Cell;
+use super::table::ScenarioCell;
 use crate::guests;
 
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(super) struct Scenario {
 const LIMIT: u64 = 120;
 
 /// All scenarios of a directory, by name.
-pub(super) fn load(dir: &Path) -> Result<Vec<Scenario>> {
+pub(super) fn load_scenarios(dir: &Path) -> Result<Vec<Scenario>> {
     let mut scenarios = Vec::new();
     let entries = fs::read_dir(dir).with_context(|| dir.display().to_string())?;
     for entry in entries {
@@ -53,7 +53,10 @@ pub(super) fn load(dir: &Path) -> Result<Vec<Scenario>> {
 }
 
 /// Those that are asked for; all if none is.
-pub(super) fn choose<'a>(all: &'a [Scenario], names: &[String]) -> Result<Vec<&'a Scenario>> {
+pub(super) fn choose_scenarios<'a>(
+    all: &'a [Scenario],
+    names: &[String],
+) -> Result<Vec<&'a Scenario>> {
     let asked = |name: &str, wanted: &str| match wanted.strip_suffix('*') {
         Some(start) => name.starts_with(start),
         None => name == wanted,
@@ -70,7 +73,7 @@ pub(super) fn choose<'a>(all: &'a [Scenario], names: &[String]) -> Result<Vec<&'
 }
 
 /// Scenarios with what they do.
-pub(super) fn list(scenarios: &[&Scenario]) -> String {
+pub(super) fn list_text(scenarios: &[&Scenario]) -> String {
     let width = scenarios.iter().map(|it| it.name.len()).max().unwrap_or(0);
     let lines = scenarios.iter().map(|it| {
         let Scenario {
@@ -88,14 +91,19 @@ pub(super) type Entries<'a> = [(&'a Scenario, String)];
 const IN_A_BOOT: usize = 12;
 
 /// What is to be run on a kernel, by boots: the modest scenarios together, the others alone.
-pub(super) fn boots<'a>(
+pub(super) fn plan_boots<'a>(
     scenarios: &[&'a Scenario],
     kernel: &str,
 ) -> Vec<Vec<(&'a Scenario, String)>> {
-    let fitting = scenarios.iter().filter(|it| it.unfit(kernel).is_none());
+    let fitting = scenarios
+        .iter()
+        .filter(|it| it.unfit_reason(kernel).is_none());
     let (own, shared): (Vec<&Scenario>, Vec<&Scenario>) = fitting.partition(|it| it.own_boot());
     let rows = |it: &&'a Scenario| -> Vec<(&'a Scenario, String)> {
-        it.entries().into_iter().map(|entry| (*it, entry)).collect()
+        it.table_entries()
+            .into_iter()
+            .map(|entry| (*it, entry))
+            .collect()
     };
     let shared: Vec<_> = shared.iter().flat_map(rows).collect();
     let count = shared.len().div_ceil(IN_A_BOOT).max(1);
@@ -106,21 +114,23 @@ pub(super) fn boots<'a>(
 }
 
 /// What cannot run on a kernel.
-pub(super) fn unfit(scenarios: &[&Scenario], kernel: &str) -> Vec<(String, Cell)> {
+pub(super) fn unfit_cells(scenarios: &[&Scenario], kernel: &str) -> Vec<(String, ScenarioCell)> {
     let mut cells = Vec::new();
     for scenario in scenarios {
-        if let Some(reason) = scenario.unfit(kernel) {
-            let skipped = |entry| (entry, Cell::Skipped(reason.clone()));
-            cells.extend(scenario.entries().into_iter().map(skipped));
+        if let Some(reason) = scenario.unfit_reason(kernel) {
+            let skipped = |entry| (entry, ScenarioCell::Skipped(reason.clone()));
+            cells.extend(scenario.table_entries().into_iter().map(skipped));
         }
     }
     cells
 }
 
 /// A column for a kernel that could not be had.
-pub(super) fn nothing(scenarios: &[&Scenario], why: &str) -> Vec<(String, Cell)> {
-    let entries = scenarios.iter().flat_map(|scenario| scenario.entries());
-    let failed = |entry| (entry, Cell::Failed(vec![why.to_owned()]));
+pub(super) fn skipped_cells(scenarios: &[&Scenario], why: &str) -> Vec<(String, ScenarioCell)> {
+    let entries = scenarios
+        .iter()
+        .flat_map(|scenario| scenario.table_entries());
+    let failed = |entry| (entry, ScenarioCell::Failed(vec![why.to_owned()]));
     entries.map(failed).collect()
 }
 
@@ -149,7 +159,7 @@ impl Scenario {
                 "because" => scenario.because = value.to_owned(),
                 "variants" => scenario.variants = words(value),
                 "boot" => scenario.boot = value.to_owned(),
-                "with" => scenario.layer = Some(guests::layer(value).context("header")?),
+                "with" => scenario.layer = Some(guests::layer_named(value).context("header")?),
                 "limit" => scenario.limit = value.parse().context("header: limit")?,
                 _ => bail!("header: {field:?} is unknown"),
             }
@@ -168,13 +178,13 @@ impl Scenario {
     }
 
     /// Its rows in the table: itself, and itself with each other backend.
-    pub(super) fn entries(&self) -> Vec<String> {
+    pub(super) fn table_entries(&self) -> Vec<String> {
         let variants = self.variants.iter().map(|it| format!("{}@{it}", self.name));
         std::iter::once(self.name.clone()).chain(variants).collect()
     }
 
     /// Why it cannot run on a kernel.
-    pub(super) fn unfit(&self, kernel: &str) -> Option<String> {
+    pub(super) fn unfit_reason(&self, kernel: &str) -> Option<String> {
         let fits = self.kernels.is_empty() || self.kernels.iter().any(|fit| fit == kernel);
         (!fits).then(|| match self.because.as_str() {
             "" => format!("only for {}", self.kernels.join(", ")),
@@ -188,17 +198,17 @@ impl Scenario {
     }
 
     /// Whether it needs a whole systemd.
-    pub(super) fn systemd(&self) -> bool {
+    pub(super) fn needs_systemd(&self) -> bool {
         self.boot == "systemd"
     }
 
     /// What is to be laid over the root image.
-    pub(super) const fn layer(&self) -> Option<&'static Layer> {
+    pub(super) const fn layer_needed(&self) -> Option<&'static Layer> {
         self.layer
     }
 
     /// Its time limit in seconds.
-    pub(super) const fn limit(&self) -> u64 {
+    pub(super) const fn limit_seconds(&self) -> u64 {
         self.limit
     }
 }
@@ -209,21 +219,32 @@ mod tests {
 
     #[test]
     fn every_scenario_has_a_good_header() {
-        let all = load(&crate::host::root().join("tests/vm/scenarios")).unwrap();
+        let all =
+            load_scenarios(&crate::host::workspace_root().join("tests/vm/scenarios")).unwrap();
         assert!(all.len() > 8);
-        assert_eq!(choose(&all, &["healthy-lvm".to_owned()]).unwrap().len(), 1);
-        assert!(choose(&all, &["healthy-*".to_owned()]).unwrap().len() > 2);
-        assert!(choose(&all, &["no".to_owned()]).is_err());
+        assert_eq!(
+            choose_scenarios(&all, &["healthy-lvm".to_owned()])
+                .unwrap()
+                .len(),
+            1
+        );
+        assert!(
+            choose_scenarios(&all, &["healthy-*".to_owned()])
+                .unwrap()
+                .len()
+                > 2
+        );
+        assert!(choose_scenarios(&all, &["no".to_owned()]).is_err());
     }
 
     #[test]
     fn headers_are_checked() {
         let text = "# what: a\n# expect: b\n# variants: kprobe\n# boot: own\n# limit: 7\n\n# x\n";
         let scenario = Scenario::parse("n", text).unwrap();
-        assert_eq!(scenario.entries(), ["n", "n@kprobe"]);
-        assert!(scenario.own_boot() && !scenario.systemd() && scenario.limit() == 7);
+        assert_eq!(scenario.table_entries(), ["n", "n@kprobe"]);
+        assert!(scenario.own_boot() && !scenario.needs_systemd() && scenario.limit_seconds() == 7);
         let docker = Scenario::parse("n", "# what: a\n# expect: b\n# with: docker\n").unwrap();
-        assert!(docker.own_boot() && docker.layer().is_some());
+        assert!(docker.own_boot() && docker.layer_needed().is_some());
         assert!(Scenario::parse("n", "# what: a\n# expect: b\n# with: no\n").is_err());
         assert!(Scenario::parse("n", "# what: a\n").is_err());
         assert!(Scenario::parse("n", "# what: a\n# expect: b\n# kernels: 1.0\n").is_err());

@@ -5,11 +5,11 @@ use std::{os::unix::fs::symlink, time::Duration};
 use anyhow::{Context as _, Result, bail};
 use kernel_lab::{Freshness, Kernel, Lab, RunSpec, Streams, guest_file, kernel};
 
-use super::programs::Programs;
-use crate::{guests, host, tally::Tally};
+use super::programs::ScenarioPrograms;
+use crate::{guests, host, tally::TestTally};
 
 /// A script of `tests/vm` on a kernel.
-struct Case {
+struct ServiceCase {
     script: &'static str,
     kernel: &'static str,
     init: Init,
@@ -27,48 +27,53 @@ enum Init {
     Docker,
 }
 
-const fn case(script: &'static str, kernel: &'static str, init: Init) -> Case {
-    Case {
+const fn new_case(script: &'static str, kernel: &'static str, init: Init) -> ServiceCase {
+    ServiceCase {
         script,
         kernel,
         init,
     }
 }
 
-const CASES: [Case; 7] = [
-    case("kept.sh", "5.10", Init::Small),
-    case("kept.sh", "6.12", Init::Small),
-    case("kept.sh", "5.10", Init::Systemd),
-    case("kept.sh", "6.12", Init::Systemd),
-    case("unit.sh", "6.12", Init::Systemd),
-    case("boot.sh", "6.12", Init::Enabled),
-    case("pod.sh", "6.1", Init::Docker),
+const CASES: [ServiceCase; 7] = [
+    new_case("kept.sh", "5.10", Init::Small),
+    new_case("kept.sh", "6.12", Init::Small),
+    new_case("kept.sh", "5.10", Init::Systemd),
+    new_case("kept.sh", "6.12", Init::Systemd),
+    new_case("unit.sh", "6.12", Init::Systemd),
+    new_case("boot.sh", "6.12", Init::Enabled),
+    new_case("pod.sh", "6.1", Init::Docker),
 ];
 
 /// Runs all, for `cargo xtask test`.
-pub(crate) fn tier() -> Result<Tally> {
-    let programs = Programs::build()?;
-    let mut lab = guests::lab(Freshness::Cached)?;
-    let mut tally = Tally::default();
+pub(crate) fn run_tier() -> Result<TestTally> {
+    let programs = ScenarioPrograms::build()?;
+    let mut lab = guests::open_lab(Freshness::Cached)?;
+    let mut tally = TestTally::default();
     for case in &CASES {
         let name = format!("{} on {}, init {:?}", case.script, case.kernel, case.init);
-        let mut kernels = kernel::resolve(&[case.kernel.to_owned()])?;
+        let mut kernels = kernel::resolve_kernels(&[case.kernel.to_owned()])?;
         let kernel = lab.prepare_kernel(kernels.pop().context("no kernel")?)?;
-        match one(&mut lab, &kernel, &programs, case) {
+        match run_case(&mut lab, &kernel, &programs, case) {
             Ok(()) => {
                 println!("service: {name} ... ok");
-                tally += Tally::PASSED;
+                tally += TestTally::PASSED;
             }
             Err(error) => {
                 println!("service: {name} ... FAILED: {error:#}");
-                tally += Tally::FAILED;
+                tally += TestTally::FAILED;
             }
         }
     }
     Ok(tally)
 }
 
-fn one(lab: &mut Lab, kernel: &Kernel, programs: &Programs, case: &Case) -> Result<()> {
+fn run_case(
+    lab: &mut Lab,
+    kernel: &Kernel,
+    programs: &ScenarioPrograms,
+    case: &ServiceCase,
+) -> Result<()> {
     let script = format!("/job/{}", case.script);
     let mut files = vec![
         guest_file(&programs.scripts.join(case.script), &script)?,
@@ -88,7 +93,7 @@ fn one(lab: &mut Lab, kernel: &Kernel, programs: &Programs, case: &Case) -> Resu
         files.push(guest_file(wants.path(), folder)?);
     }
     let layer = match case.init {
-        Init::Docker => Some(guests::layer("docker")?),
+        Init::Docker => Some(guests::layer_named("docker")?),
         _ => None,
     };
     if let Some(layer) = layer {
@@ -99,7 +104,7 @@ fn one(lab: &mut Lab, kernel: &Kernel, programs: &Programs, case: &Case) -> Resu
     } else {
         files.push(guest_file(&programs.dmtrace, "/usr/sbin/dmtrace")?);
     }
-    let packaging = host::root().join("packaging");
+    let packaging = host::workspace_root().join("packaging");
     for (name, guest) in packaged {
         files.push(guest_file(&packaging.join(name), guest)?);
     }

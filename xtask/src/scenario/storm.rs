@@ -10,16 +10,16 @@ use std::{fs, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use kernel_lab::{
-    End, Freshness, Kernel, Lab, Outcome, RunSpec, Streams, guest_file,
+    Freshness, Kernel, Lab, RunEnd, RunOutcome, RunSpec, Streams, guest_file,
     kernel::{self, KernelSpec},
 };
 
 use self::{
-    cleaner::{Cleaner, results},
-    numbers::Numbers,
+    cleaner::{Cleaner, results_dir},
+    numbers::StormNumbers,
 };
-use super::{kept::fingerprint, programs::Programs};
-use crate::{guests, tally::Tally};
+use super::{kept::program_fingerprint, programs::ScenarioPrograms};
+use crate::{guests, tally::TestTally};
 
 /// Real operations under `clean --apply` in a tight loop, in a virtual machine.
 #[derive(clap::Args)]
@@ -52,7 +52,7 @@ pub(crate) struct Args {
 
 /// One storm.
 #[derive(Clone, Copy)]
-struct Run {
+struct StormRun {
     cleaner: Cleaner,
     seconds: u64,
     seed: u64,
@@ -61,23 +61,23 @@ struct Run {
 
 /// Carries out the command line.
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
-    let specs = kernel::resolve(&args.kernels)?;
+    let specs = kernel::resolve_kernels(&args.kernels)?;
     let seed = args.seed.unwrap_or_else(|| u64::from(std::process::id()));
     println!("seed {seed}");
-    let runs: Vec<Run> = args
+    let runs: Vec<StormRun> = args
         .cleaners
         .iter()
-        .map(|&cleaner| Run {
+        .map(|&cleaner| StormRun {
             cleaner,
             seconds: args.seconds,
             seed,
             workers: args.workers,
         })
         .collect();
-    let programs = Programs::build()?;
-    let wrong = storms(&specs, &runs, &programs)?;
+    let programs = ScenarioPrograms::build()?;
+    let wrong = run_storms(&specs, &runs, &programs)?;
     if args.write_docs {
-        docs::write(&fingerprint(&programs.dmtrace)?)?;
+        docs::write_table(&program_fingerprint(&programs.dmtrace)?)?;
     }
     Ok(if wrong == 0 {
         ExitCode::SUCCESS
@@ -87,44 +87,50 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
 }
 
 /// A short storm, for `cargo xtask test`.
-pub(crate) fn tier() -> Result<Tally> {
-    let specs = kernel::resolve(&["6.12".to_owned()])?;
-    let run = Run {
+pub(crate) fn run_tier() -> Result<TestTally> {
+    let specs = kernel::resolve_kernels(&["6.12".to_owned()])?;
+    let run = StormRun {
         cleaner: Cleaner::Dmtrace,
         seconds: 45,
         seed: u64::from(std::process::id()),
         workers: 3,
     };
     println!("seed {}", run.seed);
-    Ok(match storms(&specs, &[run], &Programs::build()?)? {
-        0 => Tally::PASSED,
-        _ => Tally::FAILED,
-    })
+    Ok(
+        match run_storms(&specs, &[run], &ScenarioPrograms::build()?)? {
+            0 => TestTally::PASSED,
+            _ => TestTally::FAILED,
+        },
+    )
 }
 
 /// Storms on each kernel, prints a line for each, and what is wrong; returns how much is.
-fn storms(specs: &[&KernelSpec], runs: &[Run], programs: &Programs) -> Result<usize> {
-    let program = fingerprint(&programs.dmtrace)?;
-    let mut lab = guests::lab(Freshness::Cached)?;
-    println!("{}", Numbers::head());
+fn run_storms(
+    specs: &[&KernelSpec],
+    runs: &[StormRun],
+    programs: &ScenarioPrograms,
+) -> Result<usize> {
+    let program = program_fingerprint(&programs.dmtrace)?;
+    let mut lab = guests::open_lab(Freshness::Cached)?;
+    println!("{}", StormNumbers::head_line());
     let mut wrong = Vec::new();
     for &spec in specs {
         let kernel = lab.prepare_kernel(spec)?;
         for run in runs {
-            let (name, out) = (run.cleaner.name(), results(&kernel.name, run.cleaner));
-            let numbers = match storm(&lab, &kernel, programs, *run, &out) {
+            let (name, out) = (run.cleaner.name(), results_dir(&kernel.name, run.cleaner));
+            let numbers = match run_storm(&lab, &kernel, programs, *run, &out) {
                 Ok(numbers) => numbers,
                 Err(error) => {
                     wrong.push(format!("{name} on {}: {error:#}", kernel.name));
                     continue;
                 }
             };
-            println!("{}", numbers.line(&kernel.name, name));
-            numbers.keep(&out, &program)?;
-            for why in numbers.complaints(run.cleaner == Cleaner::UdevcompleteAll) {
+            println!("{}", numbers.table_line(&kernel.name, name));
+            numbers.keep_numbers(&out, &program)?;
+            for why in numbers.find_complaints(run.cleaner == Cleaner::UdevcompleteAll) {
                 wrong.push(format!("{name} on {}: {why}", kernel.name));
             }
-            for harm in harms(&out) {
+            for harm in read_harms(&out) {
                 println!("  | {harm}");
             }
         }
@@ -138,7 +144,7 @@ fn storms(specs: &[&KernelSpec], runs: &[Run], programs: &Programs) -> Result<us
 /// Harms that are printed of each storm; all are in its files.
 const SHOWN: usize = 5;
 
-fn harms(out: &Path) -> Vec<String> {
+fn read_harms(out: &Path) -> Vec<String> {
     let text = fs::read_to_string(out.join("harm")).unwrap_or_default();
     text.lines()
         .take(SHOWN)
@@ -146,7 +152,13 @@ fn harms(out: &Path) -> Vec<String> {
         .collect()
 }
 
-fn storm(lab: &Lab, kernel: &Kernel, programs: &Programs, run: Run, out: &Path) -> Result<Numbers> {
+fn run_storm(
+    lab: &Lab,
+    kernel: &Kernel,
+    programs: &ScenarioPrograms,
+    run: StormRun,
+    out: &Path,
+) -> Result<StormNumbers> {
     if out.exists() {
         fs::remove_dir_all(out).with_context(|| out.display().to_string())?;
     }
@@ -174,16 +186,16 @@ fn storm(lab: &Lab, kernel: &Kernel, programs: &Programs, run: Run, out: &Path) 
             ..RunSpec::default()
         },
     )?;
-    check(&outcome)?;
-    Numbers::read(&out.join("summary.json"))
+    check_outcome(&outcome)?;
+    StormNumbers::read(&out.join("summary.json"))
 }
 
-fn check(outcome: &Outcome) -> Result<()> {
+fn check_outcome(outcome: &RunOutcome) -> Result<()> {
     if let Some(splat) = outcome.splats.first() {
         bail!("the kernel complained: {splat}");
     }
     match outcome.end {
-        End::Exited(0) => Ok(()),
+        RunEnd::Exited(0) => Ok(()),
         _ => bail!(
             "{}: {}",
             outcome.summary(),

@@ -9,7 +9,7 @@ const POD: &str = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
 const POD_: &str = "0f1e2d3c_4b5a_6978_8796_a5b4c3d2e1f0";
 
 /// Replaces `ID`, `POD_` and `POD` in the sample by real ones.
-fn read(sample: &str) -> Workload {
+fn parse_sample(sample: &str) -> Workload {
     let path = sample
         .replace("OTHER", &"0123456789abcdef".repeat(4))
         .replace("ID", ID)
@@ -143,7 +143,7 @@ fn containers() {
             true,
         ),
     ] {
-        let got = read(sample);
+        let got = parse_sample(sample);
         assert_eq!(got.runtime, Some(runtime), "{sample}");
         assert_eq!(got.container.as_deref(), Some(ID), "{sample}");
         assert_eq!(got.pod.as_deref(), pod.then_some(POD), "{sample}");
@@ -166,7 +166,7 @@ fn named_containers() {
         ),
         ("/machine.slice/machine-deb.scope", Runtime::Nspawn, "deb"),
     ] {
-        let got = read(sample);
+        let got = parse_sample(sample);
         assert_eq!(got.runtime, Some(runtime), "{sample}");
         assert_eq!(got.container.as_deref(), Some(name), "{sample}");
     }
@@ -175,7 +175,7 @@ fn named_containers() {
 #[test]
 fn static_pods_have_a_hash_for_a_uid() {
     let hash = "0123456789abcdef0123456789abcdef";
-    let got = read(&format!("/kubepods/burstable/pod{hash}/ID"));
+    let got = parse_sample(&format!("/kubepods/burstable/pod{hash}/ID"));
     assert_eq!(got.pod.as_deref(), Some(hash));
 }
 
@@ -208,7 +208,7 @@ fn units_of_the_host() {
         ("", None, None),
         ("/kubepods.slice", None, None),
     ] {
-        let got = read(sample);
+        let got = parse_sample(sample);
         assert_eq!(got.unit.as_deref(), unit, "{sample}");
         assert_eq!(got.user, user, "{sample}");
         assert_eq!(got.container, None, "{sample}");
@@ -217,11 +217,20 @@ fn units_of_the_host() {
 
 #[test]
 fn short_names_for_tables() {
-    assert_eq!(read("/docker/ID").to_string(), "docker 4f3a1c2b5d6e");
-    assert_eq!(read("/batch/ID").to_string(), "container 4f3a1c2b5d6e");
-    assert_eq!(read("/lxc/web1").to_string(), "lxc web1");
-    assert_eq!(read("/system.slice/a.service").to_string(), "a.service");
-    assert_eq!(read("/").to_string(), "-");
+    assert_eq!(
+        parse_sample("/docker/ID").to_string(),
+        "docker 4f3a1c2b5d6e"
+    );
+    assert_eq!(
+        parse_sample("/batch/ID").to_string(),
+        "container 4f3a1c2b5d6e"
+    );
+    assert_eq!(parse_sample("/lxc/web1").to_string(), "lxc web1");
+    assert_eq!(
+        parse_sample("/system.slice/a.service").to_string(),
+        "a.service"
+    );
+    assert_eq!(parse_sample("/").to_string(), "-");
 }
 
 proptest! {

@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::{maps::record, *};
+use super::{maps::sem_record, *};
 
-fn any_what() -> impl Strategy<Value = What> {
+fn any_what() -> impl Strategy<Value = EventKind> {
     let set = (0..3_i32, 0..2_u32).prop_map(|(semid, ns)| SemId {
         ns: IpcNs(ns),
         semid,
@@ -21,40 +21,40 @@ fn any_what() -> impl Strategy<Value = What> {
     );
     (0..10, set, key, errno, ops, any::<i32>()).prop_map(|(kind, sem, key, errno, ops, n)| {
         match kind {
-            0 | 1 => What::Created {
+            0 | 1 => EventKind::Created {
                 sem,
                 key,
                 nsems: n as u32,
                 semflg: n as u32,
             },
-            2 => What::CreateFailed {
+            2 => EventKind::CreateFailed {
                 ns: sem.ns,
                 key,
                 errno,
             },
-            3 => What::SetVal {
+            3 => EventKind::SetVal {
                 sem,
                 key,
                 value: n,
                 errno,
             },
-            4 => What::Op {
+            4 => EventKind::Op {
                 sem,
                 key,
                 ops,
                 errno,
             },
-            5 => What::WaitBegin { sem, key, ops },
-            6 | 7 => What::Destroyed { sem, key },
-            8 => What::Exit {
+            5 => EventKind::WaitBegin { sem, key, ops },
+            6 | 7 => EventKind::Destroyed { sem, key },
+            8 => EventKind::Exit {
                 status: ExitStatus::from_wait(n),
             },
-            _ if n < 0 => What::LookupFailed {
+            _ if n < 0 => EventKind::LookupFailed {
                 ns: sem.ns,
                 key,
                 errno,
             },
-            _ => What::Process(Box::<ProcessImage>::default()),
+            _ => EventKind::Process(Box::<ProcessImage>::default()),
         }
     })
 }
@@ -73,21 +73,21 @@ proptest! {
     ) {
         let mut ledger = Ledger::new();
         for (at, tgid, flags, what) in events {
-            let mut event = event(at, tgid, what);
+            let mut event = event_at(at, tgid, what);
             event.quality.untracked = flags & 1 != 0;
             event.quality.ns_teardown = flags & 14 == 0;
             event.quality.no_result = flags & 48 == 0;
             ledger.apply(&event);
-            prop_assert_eq!(ledger.check(), Ok(()));
+            prop_assert_eq!(ledger.check_invariants(), Ok(()));
             if flags > 250 {
-                ledger.reconcile(&snapshot(at, &[(1, KEY, i32::from(flags))]));
+                ledger.reconcile(&snapshot_of(at, &[(1, KEY, i32::from(flags))]));
             } else if flags > 240 {
                 let state = u32::from(flags) << 2 & 0x7f;
-                ledger.adopt(sem(1), &record(state));
+                ledger.adopt_record(sem_id(1), &sem_record(state));
             }
-            prop_assert_eq!(ledger.check(), Ok(()));
+            prop_assert_eq!(ledger.check_invariants(), Ok(()));
         }
-        for set in ledger.live().chain(ledger.closed()) {
+        for set in ledger.live_sets().chain(ledger.closed_cookies()) {
             if let Some(cookie) = &set.cookie {
                 cookie.phase();
             }

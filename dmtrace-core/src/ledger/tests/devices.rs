@@ -4,7 +4,7 @@ use dmtrace_common::SemRecord;
 
 use super::*;
 use crate::{
-    event::{Action, Command, Ioctl, Uevent},
+    event::{DmCommand, DmIoctl, Uevent, UeventAction},
     ids::DevNum,
 };
 
@@ -13,9 +13,9 @@ const NUMBER: DevNum = DevNum {
     minor: 3,
 };
 
-fn sample(semid: i32, command: Command, name: &str) -> Ioctl {
-    Ioctl {
-        sem: sem(semid),
+fn sample_ioctl(semid: i32, command: DmCommand, name: &str) -> DmIoctl {
+    DmIoctl {
+        sem: sem_id(semid),
         key: KEY,
         command,
         errno: 0,
@@ -30,49 +30,55 @@ fn sample(semid: i32, command: Command, name: &str) -> Ioctl {
     }
 }
 
-fn ioctl(at: u64, ioctl: Ioctl) -> Event {
-    event(at, 7, What::Ioctl(Box::new(ioctl)))
+fn ioctl_event(at: u64, ioctl: DmIoctl) -> Event {
+    event_at(at, 7, EventKind::Ioctl(Box::new(ioctl)))
 }
 
-fn uevent(at: u64, semid: i32, action: Action, name: &str) -> Event {
+fn uevent_event(at: u64, semid: i32, action: UeventAction, name: &str) -> Event {
     let what = Uevent {
-        sem: sem(semid),
+        sem: sem_id(semid),
         key: KEY,
         action,
-        command: Command::Remove,
+        command: DmCommand::Remove,
         name: name.to_owned(),
         uuid: None,
         device: Some(NUMBER),
     };
-    event(at, 7, What::Uevent(Box::new(what)))
+    event_at(at, 7, EventKind::Uevent(Box::new(what)))
 }
 
-fn armed() -> Ledger {
+fn armed_ledger() -> Ledger {
     let mut ledger = Ledger::new();
-    for event in [created(1, 7, 5, KEY), setval(2, 7, 5), op(3, 7, 5, 1)] {
+    for event in [
+        created_event(1, 7, 5, KEY),
+        setval_event(2, 7, 5),
+        op_event(3, 7, 5, 1),
+    ] {
         ledger.apply(&event);
     }
     ledger
 }
 
-fn cookie(ledger: &Ledger) -> &Cookie {
-    let set = ledger.semaphore(sem(5)).or(ledger.closed_cookie(sem(5)));
+fn only_cookie(ledger: &Ledger) -> &Cookie {
+    let set = ledger
+        .semaphore(sem_id(5))
+        .or(ledger.closed_cookie(sem_id(5)));
     set.and_then(|set| set.cookie.as_deref()).expect("a cookie")
 }
 
 #[test]
 fn a_failed_ioctl_is_told_with_its_device() {
-    let mut ledger = armed();
-    let failed = Ioctl {
+    let mut ledger = armed_ledger();
+    let failed = DmIoctl {
         errno: libc::EBUSY,
         uevent: false,
-        ..sample(5, Command::Remove, "vg-lv")
+        ..sample_ioctl(5, DmCommand::Remove, "vg-lv")
     };
-    let changes = ledger.apply(&ioctl(4, failed));
+    let changes = ledger.apply(&ioctl_event(4, failed));
     assert!(
         matches!(&changes[..], [Change { kind: ChangeKind::Ioctl { errno, .. }, .. }] if *errno == libc::EBUSY)
     );
-    let cookie = cookie(&ledger);
+    let cookie = only_cookie(&ledger);
     let counts = cookie.counts;
     assert_eq!(
         (counts.ioctls, counts.ioctls_failed, counts.uevents),
@@ -81,7 +87,7 @@ fn a_failed_ioctl_is_told_with_its_device() {
     let [device] = &cookie.devices[..] else {
         panic!("{:?}", cookie.devices)
     };
-    assert_eq!(device.full(), "vg-lv (253:3)");
+    assert_eq!(device.full_label(), "vg-lv (253:3)");
     assert_eq!(device.errno, Some(libc::EBUSY));
     for wanted in [
         "vg-lv",
@@ -91,45 +97,48 @@ fn a_failed_ioctl_is_told_with_its_device() {
         "dm-3",
         "/dev/dm-3",
     ] {
-        assert!(device.is(wanted), "{wanted}");
+        assert!(device.matches(wanted), "{wanted}");
     }
-    assert!(!device.is("vg-l") && !device.is("3"));
+    assert!(!device.matches("vg-l") && !device.matches("3"));
     let last = cookie.timeline.iter().last().expect("a step");
     assert!(matches!(
         last.what,
-        Call::Ioctl {
-            command: Command::Remove,
+        CookieCall::Ioctl {
+            command: DmCommand::Remove,
             ..
         }
     ));
     assert_eq!(last.errno, libc::EBUSY);
-    ledger.check().expect("books in order");
+    ledger.check_invariants().expect("books in order");
 }
 
 #[test]
 fn a_uevent_and_its_ioctl_are_one_entry() {
-    let mut ledger = armed();
-    ledger.apply(&uevent(4, 5, Action::Remove, "vg-lv"));
-    assert_eq!(cookie(&ledger).devices[0].errno, None);
-    ledger.apply(&ioctl(5, sample(5, Command::Remove, "vg-lv")));
-    let cookie = cookie(&ledger);
+    let mut ledger = armed_ledger();
+    ledger.apply(&uevent_event(4, 5, UeventAction::Remove, "vg-lv"));
+    assert_eq!(only_cookie(&ledger).devices[0].errno, None);
+    ledger.apply(&ioctl_event(5, sample_ioctl(5, DmCommand::Remove, "vg-lv")));
+    let cookie = only_cookie(&ledger);
     assert_eq!(cookie.devices.len(), 1);
-    assert_eq!(cookie.devices[0].action, Some(Action::Remove));
+    assert_eq!(cookie.devices[0].action, Some(UeventAction::Remove));
     assert!(cookie.devices[0].uevent);
     assert_eq!(cookie.counts.uevents, 1);
 }
 
 #[test]
 fn a_number_that_is_used_again_is_another_device() {
-    let mut ledger = armed();
-    ledger.apply(&ioctl(4, sample(5, Command::Remove, "v-tp")));
-    ledger.apply(&ioctl(5, sample(5, Command::Resume, "v-tp_tmeta")));
-    let rename = Ioctl {
+    let mut ledger = armed_ledger();
+    ledger.apply(&ioctl_event(4, sample_ioctl(5, DmCommand::Remove, "v-tp")));
+    ledger.apply(&ioctl_event(
+        5,
+        sample_ioctl(5, DmCommand::Resume, "v-tp_tmeta"),
+    ));
+    let rename = DmIoctl {
         new_name: Some("v-x".to_owned()),
-        ..sample(5, Command::Rename, "v-tp")
+        ..sample_ioctl(5, DmCommand::Rename, "v-tp")
     };
-    ledger.apply(&ioctl(6, rename));
-    let names: Vec<&str> = cookie(&ledger)
+    ledger.apply(&ioctl_event(6, rename));
+    let names: Vec<&str> = only_cookie(&ledger)
         .devices
         .iter()
         .map(|it| it.name.as_str())
@@ -139,64 +148,64 @@ fn a_number_that_is_used_again_is_another_device() {
 
 #[test]
 fn the_key_joins_where_the_kernel_side_does_not_know_the_set() {
-    let mut ledger = armed();
-    let unknown = Ioctl {
-        sem: sem(-1),
-        ..sample(5, Command::Resume, "a")
+    let mut ledger = armed_ledger();
+    let unknown = DmIoctl {
+        sem: sem_id(-1),
+        ..sample_ioctl(5, DmCommand::Resume, "a")
     };
-    ledger.apply(&ioctl(4, unknown.clone()));
-    assert_eq!(cookie(&ledger).counts.ioctls, 1);
-    let elsewhere = Ioctl {
+    ledger.apply(&ioctl_event(4, unknown.clone()));
+    assert_eq!(only_cookie(&ledger).counts.ioctls, 1);
+    let elsewhere = DmIoctl {
         sem: SemId {
             ns: IpcNs(4),
             semid: -1,
         },
         ..unknown
     };
-    let changes = ledger.apply(&ioctl(5, elsewhere));
-    assert_eq!(cookie(&ledger).counts.ioctls, 1, "another namespace");
+    let changes = ledger.apply(&ioctl_event(5, elsewhere));
+    assert_eq!(only_cookie(&ledger).counts.ioctls, 1, "another namespace");
     assert_eq!(changes[0].sem.semid, -1);
     assert_eq!(ledger.totals().sets.live, 1);
 }
 
 #[test]
 fn devices_are_bounded_and_the_failed_ones_stay() {
-    let mut ledger = armed();
-    let failed = Ioctl {
+    let mut ledger = armed_ledger();
+    let failed = DmIoctl {
         errno: libc::EBUSY,
-        ..sample(5, Command::Remove, "busy")
+        ..sample_ioctl(5, DmCommand::Remove, "busy")
     };
-    ledger.apply(&ioctl(4, failed));
+    ledger.apply(&ioctl_event(4, failed));
     for at in 0..100 {
-        ledger.apply(&ioctl(
+        ledger.apply(&ioctl_event(
             5 + at,
-            sample(5, Command::Resume, &format!("d{at}")),
+            sample_ioctl(5, DmCommand::Resume, &format!("d{at}")),
         ));
     }
-    let cookie = cookie(&ledger);
-    assert_eq!(cookie.devices.len(), DEVICES);
-    assert_eq!(cookie.devices_more as usize, 101 - DEVICES);
+    let cookie = only_cookie(&ledger);
+    assert_eq!(cookie.devices.len(), MAX_DEVICES);
+    assert_eq!(cookie.devices_more as usize, 101 - MAX_DEVICES);
     assert_eq!(cookie.devices[0].name.as_str(), "busy");
     assert_eq!(cookie.counts.ioctls, 101);
 }
 
 #[test]
 fn after_the_removal_it_still_finds_its_cookie_but_not_the_next_one() {
-    let mut ledger = armed();
-    ledger.apply(&destroyed(10, 9, 5, KEY));
-    ledger.apply(&ioctl(9, sample(5, Command::Resume, "a")));
-    assert_eq!(cookie(&ledger).counts.ioctls, 1);
-    ledger.apply(&ioctl(11, sample(5, Command::Resume, "b")));
-    assert_eq!(cookie(&ledger).counts.ioctls, 1);
-    ledger.check().expect("books in order");
+    let mut ledger = armed_ledger();
+    ledger.apply(&destroyed_event(10, 9, 5, KEY));
+    ledger.apply(&ioctl_event(9, sample_ioctl(5, DmCommand::Resume, "a")));
+    assert_eq!(only_cookie(&ledger).counts.ioctls, 1);
+    ledger.apply(&ioctl_event(11, sample_ioctl(5, DmCommand::Resume, "b")));
+    assert_eq!(only_cookie(&ledger).counts.ioctls, 1);
+    ledger.check_invariants().expect("books in order");
 }
 
 #[test]
 fn an_ioctl_does_not_touch_the_semaphore() {
-    let mut ledger = armed();
-    let before = cookie(&ledger).clone();
-    ledger.apply(&ioctl(90, sample(5, Command::Resume, "a")));
-    let after = cookie(&ledger);
+    let mut ledger = armed_ledger();
+    let before = only_cookie(&ledger).clone();
+    ledger.apply(&ioctl_event(90, sample_ioctl(5, DmCommand::Resume, "a")));
+    let after = only_cookie(&ledger);
     assert_eq!(after.last_call, before.last_call);
     assert_eq!(after.users, before.users);
     assert_eq!(after.value(), before.value());
@@ -205,7 +214,7 @@ fn an_ioctl_does_not_touch_the_semaphore() {
 
 #[test]
 fn what_the_map_keeps_stands_in_for_lost_messages() {
-    let mut ledger = armed();
+    let mut ledger = armed_ledger();
     let lost = SemRecord {
         created: 1,
         key: KEY.0,
@@ -220,20 +229,20 @@ fn what_the_map_keeps_stands_in_for_lost_messages() {
         ..SemRecord::default()
     };
     for _twice in 0..2 {
-        ledger.adopt(sem(5), &lost);
+        ledger.adopt_record(sem_id(5), &lost);
         // When the last uevent was sent: udevd may be younger.
-        assert_eq!(cookie(&ledger).last_dm, Some(BootTime(50)));
-        let mut kept = ioctl(50, sample(5, Command::Resume, "a"));
+        assert_eq!(only_cookie(&ledger).last_dm, Some(BootTime(50)));
+        let mut kept = ioctl_event(50, sample_ioctl(5, DmCommand::Resume, "a"));
         kept.quality.from_map = true;
         assert!(ledger.apply(&kept).is_empty());
     }
-    ledger.apply(&ioctl(49, sample(5, Command::Resume, "a")));
-    let cookie = cookie(&ledger);
+    ledger.apply(&ioctl_event(49, sample_ioctl(5, DmCommand::Resume, "a")));
+    let cookie = only_cookie(&ledger);
     let counts = cookie.counts;
     assert_eq!(
         (counts.ioctls, counts.ioctls_failed, counts.uevents),
         (3, 1, 2)
     );
-    assert!(cookie.gaps.devices && !cookie.gaps.any());
+    assert!(cookie.gaps.devices && !cookie.gaps.affects_verdicts());
     assert_eq!(cookie.devices.len(), 1);
 }

@@ -6,13 +6,13 @@ use dmtrace_common::{
 
 use super::world::{Outcome, World};
 use crate::{
-    event::{Operation, Quality, What},
+    event::{EventKind, Operation, Quality},
     ids::{Key, SemId},
 };
 
 impl World {
-    pub(super) fn set(&mut self, proc: usize, tid: u32, sem: SemId) -> Outcome {
-        self.tick(1000);
+    pub(super) fn setval(&mut self, proc: usize, tid: u32, sem: SemId) -> Outcome {
+        self.advance_clock(1000);
         let now = self.now;
         let wall = self.wall();
         let pid = self.procs[proc].id.tgid;
@@ -22,23 +22,23 @@ impl World {
         set.ctime = wall;
         set.touched = now;
         let key = set.key;
-        let actor = self.key(proc);
+        let actor = self.proc_key(proc);
         self.with_record(sem, |record| {
             record.value = 1;
             record.last_actor = actor;
             record.setvals += 1;
         });
-        let what = What::SetVal {
+        let what = EventKind::SetVal {
             sem,
             key,
             value: 1,
             errno: 0,
         };
-        self.operated(proc, tid, sem, what);
+        self.report_operation(proc, tid, sem, what);
         Ok(())
     }
 
-    pub(super) fn key(&self, proc: usize) -> ProcKey {
+    pub(super) fn proc_key(&self, proc: usize) -> ProcKey {
         let id = self.procs[proc].id;
         ProcKey {
             start: id.start.0,
@@ -56,27 +56,27 @@ impl World {
     }
 
     /// A message on an operation; the map remembers if it was lost.
-    pub(super) fn operated(&mut self, proc: usize, tid: u32, sem: SemId, what: What) {
+    pub(super) fn report_operation(&mut self, proc: usize, tid: u32, sem: SemId, what: EventKind) {
         if !self.traced || !self.records.contains_key(&sem) {
             return;
         }
-        self.intern(proc);
-        if !self.say(proc, tid, what, Quality::default()) {
+        self.intern_image(proc);
+        if !self.send_message(proc, tid, what, Quality::default()) {
             self.with_record(sem, |record| record.state |= SEM_OPS_DROPPED);
         }
     }
 
     /// `semop {0, delta, IPC_NOWAIT}`. Returns the threads that it wakes.
-    pub(super) fn add(
+    pub(super) fn semop_add(
         &mut self,
         proc: usize,
         tid: u32,
         sem: SemId,
         delta: i16,
     ) -> Result<Vec<usize>, i32> {
-        self.tick(1000);
+        self.advance_clock(1000);
         let (now, wall) = (self.now, self.wall());
-        let actor = self.key(proc);
+        let actor = self.proc_key(proc);
         let set = self.sems.get_mut(&sem).ok_or(libc::EINVAL)?;
         let key = set.key;
         let fits = set.value + i32::from(delta) >= 0;
@@ -108,7 +108,7 @@ impl World {
             };
             *count += 1;
         });
-        let what = What::Op {
+        let what = EventKind::Op {
             sem,
             key,
             ops: vec![Operation {
@@ -122,19 +122,19 @@ impl World {
             }],
             errno: if fits { 0 } else { libc::EAGAIN },
         };
-        self.operated(proc, tid, sem, what);
+        self.report_operation(proc, tid, sem, what);
         if fits { Ok(woken) } else { Err(libc::EAGAIN) }
     }
 
     /// `semop {0,0,0}` begins. Returns whether the thread sleeps.
-    pub(super) fn wait(
+    pub(super) fn begin_wait(
         &mut self,
         thread: usize,
         proc: usize,
         tid: u32,
         sem: SemId,
     ) -> Result<bool, i32> {
-        self.tick(1000);
+        self.advance_clock(1000);
         let now = self.now;
         let set = self.sems.get_mut(&sem).ok_or(libc::EINVAL)?;
         let key = set.key;
@@ -143,33 +143,33 @@ impl World {
         if sleeps {
             set.waiters.push(thread);
         }
-        let actor = self.key(proc);
+        let actor = self.proc_key(proc);
         self.with_record(sem, |record| {
             record.waits += 1;
             record.waiter = actor;
             record.wait_since = now;
         });
-        let what = What::WaitBegin {
+        let what = EventKind::WaitBegin {
             sem,
             key,
             ops: vec![WAIT],
         };
-        self.operated(proc, tid, sem, what);
+        self.report_operation(proc, tid, sem, what);
         if !sleeps {
-            self.waited(proc, tid, sem, 0);
+            self.end_wait(proc, tid, sem, 0);
         }
         Ok(sleeps)
     }
 
     /// `semop {0,0,0}` returns.
-    pub(super) fn waited(&mut self, proc: usize, tid: u32, sem: SemId, errno: i32) {
-        self.tick(1000);
+    pub(super) fn end_wait(&mut self, proc: usize, tid: u32, sem: SemId, errno: i32) {
+        self.advance_clock(1000);
         let (now, wall) = (self.now, self.wall());
-        let actor = self.key(proc);
+        let actor = self.proc_key(proc);
         let Some(set) = self.sems.get_mut(&sem) else {
             // The map has forgotten the set: neither key nor record.
             if self.traced {
-                let what = What::Op {
+                let what = EventKind::Op {
                     sem,
                     key: Key(0),
                     ops: vec![WAIT],
@@ -179,8 +179,8 @@ impl World {
                     untracked: true,
                     ..Quality::default()
                 };
-                self.intern(proc);
-                self.say(proc, tid, what, quality);
+                self.intern_image(proc);
+                self.send_message(proc, tid, what, quality);
             }
             return;
         };
@@ -203,24 +203,29 @@ impl World {
                 record.last_error = -errno;
             }
         });
-        let what = What::Op {
+        let what = EventKind::Op {
             sem,
             key,
             ops: vec![WAIT],
             errno,
         };
-        self.operated(proc, tid, sem, what);
+        self.report_operation(proc, tid, sem, what);
     }
 
     /// `semctl(IPC_RMID)`. Returns the threads that get EIDRM.
-    pub(super) fn remove(&mut self, proc: usize, tid: u32, sem: SemId) -> Result<Vec<usize>, i32> {
-        self.tick(1000);
+    pub(super) fn remove_set(
+        &mut self,
+        proc: usize,
+        tid: u32,
+        sem: SemId,
+    ) -> Result<Vec<usize>, i32> {
+        self.advance_clock(1000);
         let set = self.sems.remove(&sem).ok_or(libc::EINVAL)?;
         if !self.traced {
             return Ok(set.waiters);
         }
-        self.intern(proc);
-        self.tick(1000);
+        self.intern_image(proc);
+        self.advance_clock(1000);
         let tracked = self.records.contains_key(&sem);
         self.removed += u64::from(tracked);
         let (key, quality) = if tracked {
@@ -232,9 +237,9 @@ impl World {
             };
             (set.key, quality)
         };
-        let sent = self.say(proc, tid, What::Destroyed { sem, key }, quality);
+        let sent = self.send_message(proc, tid, EventKind::Destroyed { sem, key }, quality);
         let now = self.now;
-        let closer = self.key(proc);
+        let closer = self.proc_key(proc);
         if let Some(record) = self.records.get_mut(&sem) {
             if sent && record.state & (SEM_ANNOUNCED | SEM_OPS_DROPPED) == SEM_ANNOUNCED {
                 self.records.remove(&sem);
@@ -248,21 +253,21 @@ impl World {
     }
 
     pub(super) fn lookup_failed(&mut self, proc: usize, tid: u32, key: Key) {
-        self.tick(1000);
+        self.advance_clock(1000);
         if !self.traced {
             return;
         }
-        self.intern(proc);
-        let what = What::LookupFailed {
+        self.intern_image(proc);
+        let what = EventKind::LookupFailed {
             ns: self.procs[proc].ns,
             key,
             errno: libc::ENOENT,
         };
-        self.say(proc, tid, what, Quality::default());
+        self.send_message(proc, tid, what, Quality::default());
     }
 
     /// What userspace enters into the map when the tracer starts.
-    pub(super) fn seed(&mut self) {
+    pub(super) fn seed_map(&mut self) {
         for (&sem, set) in &self.sems {
             self.records.entry(sem).or_insert(SemRecord {
                 key: set.key.0,

@@ -7,7 +7,7 @@ use crate::{
 };
 
 impl Play {
-    pub(super) fn kill(&mut self, detail: u32) {
+    pub(super) fn kill_process(&mut self, detail: u32) {
         let alive: Vec<usize> = (0..self.world.procs.len())
             .filter(|&index| self.world.procs[index].alive)
             .collect();
@@ -32,7 +32,7 @@ impl Play {
             if thread.proc == proc && thread.at == At::Blocked {
                 self.stop_waiting(index);
                 if let Some((sem, _)) = thread.cookie {
-                    self.world.waited(proc, thread.tid, sem, libc::EINTR);
+                    self.world.end_wait(proc, thread.tid, sem, libc::EINTR);
                 }
             }
         }
@@ -46,10 +46,10 @@ impl Play {
     }
 
     /// A signal handler, or SIGSTOP and much later SIGCONT.
-    pub(super) fn interrupt(&mut self, detail: u32) {
+    pub(super) fn interrupt_thread(&mut self, detail: u32) {
         let blocked: Vec<usize> = (0..self.threads.len())
             .filter(|&index| {
-                self.threads[index].at == At::Blocked && self.alive(&self.threads[index])
+                self.threads[index].at == At::Blocked && self.is_alive(&self.threads[index])
             })
             .collect();
         let Some(&index) = blocked.get(detail as usize % blocked.len().max(1)) else {
@@ -60,7 +60,8 @@ impl Play {
             return;
         };
         self.stop_waiting(index);
-        self.world.waited(thread.proc, thread.tid, sem, libc::EINTR);
+        self.world
+            .end_wait(thread.proc, thread.tid, sem, libc::EINTR);
         if thread.habit == Habit::Eintr {
             self.left.insert(sem, (self.world.now, index));
             thread.at = self.next_cycle(&mut thread);
@@ -76,7 +77,7 @@ impl Play {
     }
 
     /// Programs that have nothing to do with cookies.
-    pub(super) fn noise(&mut self, detail: u32) {
+    pub(super) fn make_noise(&mut self, detail: u32) {
         if detail.is_multiple_of(3) && !self.noise.is_empty() {
             let (proc, sem) = self.noise.remove(detail as usize % self.noise.len());
             let alive = self.world.procs[proc].alive;
@@ -85,7 +86,7 @@ impl Play {
             } else {
                 self.world.spawn("ipcrm", &["ipcrm"], None, sem.ns)
             };
-            let removed = self.world.remove(proc, 1, sem);
+            let removed = self.world.remove_set(proc, 1, sem);
             assert!(removed.is_ok());
             return;
         }
@@ -95,7 +96,7 @@ impl Play {
         if detail % 11 == 10 {
             self.world.create_fails(proc, 1, Key(7));
         } else {
-            let sem = self.world.create(proc, 1, Key(detail % 5));
+            let sem = self.world.create_set(proc, 1, Key(detail % 5));
             self.noise.push((proc, sem));
         }
         if detail.is_multiple_of(2) {
@@ -104,7 +105,7 @@ impl Play {
     }
 
     /// `dmsetup udevcomplete_all`.
-    pub(super) fn admin(&mut self, detail: u32) {
+    pub(super) fn complete_all(&mut self, detail: u32) {
         let ns = Self::ns(detail);
         let proc = self
             .world
@@ -117,7 +118,7 @@ impl Play {
             .map(|(&sem, _)| sem)
             .collect();
         for sem in all {
-            if let Ok(woken) = self.world.remove(proc, 1, sem) {
+            if let Ok(woken) = self.world.remove_set(proc, 1, sem) {
                 self.removed_under(woken, sem);
             }
         }
@@ -125,7 +126,7 @@ impl Play {
     }
 
     /// `dmsetup udevcomplete` of somebody's cookie.
-    pub(super) fn stranger(&mut self, detail: u32) {
+    pub(super) fn complete_foreign(&mut self, detail: u32) {
         let all: Vec<SemId> = self
             .world
             .sems
@@ -139,8 +140,8 @@ impl Play {
         let proc = self
             .world
             .spawn("dmsetup", &["dmsetup", "udevcomplete", "1"], None, sem.ns);
-        if let Ok(woken) = self.world.add(proc, 1, sem, -1) {
-            self.wake(woken, sem);
+        if let Ok(woken) = self.world.semop_add(proc, 1, sem, -1) {
+            self.wake_waiters(woken, sem);
         }
         self.world.exit(proc, ExitStatus::Code(0));
     }

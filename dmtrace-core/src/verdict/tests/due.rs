@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{
-    old::found,
+    old::found_cookie,
     scene::{KEY, Scene},
 };
 use crate::{event::ExitStatus, facts::HostFacts, ids::IpcNs};
@@ -15,7 +15,7 @@ const NOTHING: Change = |_| {};
 const NO_UDEVD: Change = |facts| facts.udev.daemon = None;
 
 /// Looks each second for 15 minutes; returns how often the class has changed.
-fn changes(mut scene: Scene, host: Change) -> usize {
+fn count_changes(mut scene: Scene, host: Change) -> usize {
     let (mut before, mut due) = scene.judged_until(0, host);
     let mut count = 0;
     for second in 1..900 {
@@ -40,51 +40,51 @@ fn changes(mut scene: Scene, host: Change) -> usize {
 fn time_changes_a_verdict_only_when_it_is_due() {
     let killed = || {
         let mut scene = Scene::new();
-        let (proc, _) = scene.armed();
-        scene.kill(proc);
+        let (proc, _) = scene.armed_cookie();
+        scene.kill_owner(proc);
         scene
     };
     let exited = || {
         let mut scene = Scene::new();
-        let proc = scene.lvm();
-        let sem = scene.create(proc);
-        scene.set(proc, sem);
+        let proc = scene.spawn_lvm();
+        let sem = scene.create_cookie(proc);
+        scene.setval(proc, sem);
         scene.world.exit(proc, ExitStatus::Code(0));
         scene
     };
     let abandoned = || {
         let mut scene = Scene::new();
-        let (proc, _) = scene.armed();
-        scene.cycle(proc, scene.tid(proc));
+        let (proc, _) = scene.armed_cookie();
+        scene.run_cycle(proc, scene.tid(proc));
         scene
     };
     let waiting = || {
         let mut scene = Scene::new();
-        let (proc, sem) = scene.armed();
-        scene.ioctl(proc, sem, 0, true);
-        scene.add(proc, sem, -1);
-        scene.wait(proc, sem);
+        let (proc, sem) = scene.armed_cookie();
+        scene.return_ioctl(proc, sem, 0, true);
+        scene.semop_add(proc, sem, -1);
+        scene.begin_wait(proc, sem);
         scene
     };
     let split = || {
         let mut scene = Scene::new();
         let proc = scene.world.spawn("lvm", &["lvm"], None, IpcNs(7));
-        let sem = scene.world.create(proc, scene.tid(proc), KEY);
-        scene.set(proc, sem);
+        let sem = scene.world.create_set(proc, scene.tid(proc), KEY);
+        scene.setval(proc, sem);
         for delta in [1, -1] {
-            scene.add(proc, sem, delta);
+            scene.semop_add(proc, sem, delta);
         }
-        scene.wait(proc, sem);
+        scene.begin_wait(proc, sem);
         scene
     };
     let changed = [
-        changes(killed(), NOTHING),
-        changes(exited(), NOTHING),
-        changes(abandoned(), NOTHING),
-        changes(waiting(), NOTHING),
-        changes(waiting(), NO_UDEVD),
-        changes(split(), NOTHING),
-        changes(found(2, 0, true), NOTHING),
+        count_changes(killed(), NOTHING),
+        count_changes(exited(), NOTHING),
+        count_changes(abandoned(), NOTHING),
+        count_changes(waiting(), NOTHING),
+        count_changes(waiting(), NO_UDEVD),
+        count_changes(split(), NOTHING),
+        count_changes(found_cookie(2, 0, true), NOTHING),
     ];
     assert!(changed.iter().sum::<usize>() >= 8, "{changed:?}");
     for (at, count) in changed.into_iter().enumerate() {

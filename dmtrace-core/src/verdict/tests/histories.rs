@@ -9,17 +9,19 @@ use proptest::{prelude::*, test_runner::TestCaseResult};
 use super::play::Play;
 use crate::{
     cleanup::{
-        plan::{Options, Plan},
-        recheck::recheck,
+        plan::{Plan, PlanOptions},
+        recheck::recheck_entry,
     },
     event::Event,
     facts::{HostFacts, Snapshot},
     ids::SemId,
     ledger::{Cookie, Ledger},
-    verdict::{Class, Completeness, Confidence, Context, Healthy, Rules, Thresholds, survey},
+    verdict::{
+        Class, Completeness, Confidence, Context, Healthy, RemovalRules, Thresholds, survey_cookies,
+    },
 };
 
-pub(super) fn cases(default: u32) -> ProptestConfig {
+pub(super) fn config_of_cases(default: u32) -> ProptestConfig {
     let cases = std::env::var("DMTRACE_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok())
@@ -32,16 +34,16 @@ pub(super) fn cases(default: u32) -> ProptestConfig {
     }
 }
 
-pub(super) fn choices() -> impl Strategy<Value = Vec<u32>> {
+pub(super) fn any_choices() -> impl Strategy<Value = Vec<u32>> {
     prop::collection::vec(any::<u32>(), 1..160)
 }
 
 /// Time from the last step to the verdict.
-fn delay() -> impl Strategy<Value = u64> {
+fn any_delay() -> impl Strategy<Value = u64> {
     prop::sample::select(vec![0, 2, 70, 300, 1200, 18_000])
 }
 
-fn losses() -> impl Strategy<Value = Vec<bool>> {
+fn any_losses() -> impl Strategy<Value = Vec<bool>> {
     prop::collection::vec(prop::bool::weighted(0.2), 1..60)
 }
 
@@ -51,7 +53,7 @@ pub(super) struct View {
     pub facts: HostFacts,
 }
 
-pub(super) fn view(play: &Play) -> View {
+pub(super) fn view_of(play: &Play) -> View {
     let threads = |index: usize| {
         let thread = &play.threads[index];
         (play.world.procs[thread.proc].id.tgid, thread.tid)
@@ -62,7 +64,7 @@ pub(super) fn view(play: &Play) -> View {
     }
 }
 
-pub(super) fn feed(ledger: &mut Ledger, events: &[Event]) {
+pub(super) fn feed_events(ledger: &mut Ledger, events: &[Event]) {
     let mut changes = Vec::new();
     for event in events {
         changes.clear();
@@ -71,16 +73,16 @@ pub(super) fn feed(ledger: &mut Ledger, events: &[Event]) {
 }
 
 /// The books show the sets that are there, and add up.
-fn books(play: &Play, ledger: &Ledger) -> TestCaseResult {
-    prop_assert_eq!(ledger.check(), Ok(()));
+fn check_books(play: &Play, ledger: &Ledger) -> TestCaseResult {
+    prop_assert_eq!(ledger.check_invariants(), Ok(()));
     let kernel: Vec<SemId> = play.world.sems.keys().copied().collect();
-    let books: Vec<SemId> = ledger.live().map(|set| set.id).collect();
+    let books: Vec<SemId> = ledger.live_sets().map(|set| set.id).collect();
     prop_assert_eq!(books, kernel);
     Ok(())
 }
 
 /// No cookie that is needed is called leaked or planned for removal.
-fn safe(
+fn check_safe(
     play: &Play,
     ledger: &Ledger,
     view: &View,
@@ -93,7 +95,7 @@ fn safe(
         completeness,
         thresholds: &thresholds,
     };
-    let judged = survey(ledger, Some(&view.snapshot), &context);
+    let judged = survey_cookies(ledger, Some(&view.snapshot), &context);
     for cookie in &judged {
         let sem = cookie.semaphore.id;
         let verdict = &cookie.verdict;
@@ -103,7 +105,7 @@ fn safe(
         prop_assert!(!(waiters > 0 && leaked), "waited for: {}", text());
         let guess = may_guess && verdict.confidence != Confidence::Observed;
         prop_assert!(
-            !(play.needed(sem) && leaked && !guess),
+            !(play.is_needed(sem) && leaked && !guess),
             "needed: {}",
             text()
         );
@@ -113,16 +115,16 @@ fn safe(
         }
     }
     for inferred in [false, true] {
-        let options = Options {
-            rules: Rules {
+        let options = PlanOptions {
+            rules: RemovalRules {
                 inferred,
                 older_than: Duration::from_secs(2),
             },
-            ..Options::default()
+            ..PlanOptions::default()
         };
         let plan = Plan::build(&judged, ledger, &context, options);
-        for entry in plan.acts() {
-            let needed = play.needed(entry.sem) && !(inferred && may_guess);
+        for entry in plan.pending() {
+            let needed = play.is_needed(entry.sem) && !(inferred && may_guess);
             prop_assert!(!needed, "planned: {:#?}", entry);
             let set = view
                 .snapshot
@@ -134,7 +136,7 @@ fn safe(
             let Some(set) = set else {
                 return Err(TestCaseError::fail("planned and not there"));
             };
-            prop_assert_eq!(recheck(entry, set, &view.facts), Ok(()));
+            prop_assert_eq!(recheck_entry(entry, set, &view.facts), Ok(()));
         }
         let text = serde_json::to_string(&plan).unwrap();
         prop_assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
@@ -143,7 +145,7 @@ fn safe(
 }
 
 /// With nothing missing, every leak is called a leak, every waiter one, every accident one.
-fn exact(play: &Play, ledger: &Ledger, view: &View, settled: bool) -> TestCaseResult {
+fn check_exact(play: &Play, ledger: &Ledger, view: &View, settled: bool) -> TestCaseResult {
     let thresholds = Thresholds::default();
     let completeness = Completeness::default();
     let context = Context {
@@ -151,7 +153,7 @@ fn exact(play: &Play, ledger: &Ledger, view: &View, settled: bool) -> TestCaseRe
         completeness: &completeness,
         thresholds: &thresholds,
     };
-    for cookie in survey(ledger, Some(&view.snapshot), &context) {
+    for cookie in survey_cookies(ledger, Some(&view.snapshot), &context) {
         let sem = cookie.semaphore.id;
         let Some(set) = play.world.sems.get(&sem) else {
             return Err(TestCaseError::fail("not there"));
@@ -174,7 +176,7 @@ fn exact(play: &Play, ledger: &Ledger, view: &View, settled: bool) -> TestCaseRe
         let found = matches!(verdict.class, Class::Leaked(_) | Class::OverCompleted);
         // A script may carry the same number, from a cookie that has gone.
         let carried = view.facts.carriers.contains_key(&set.key);
-        if settled && play.deserted(sem) && quiet > 1100 && !carried {
+        if settled && play.is_deserted(sem) && quiet > 1100 && !carried {
             prop_assert!(found, "deserted: {}", text());
         }
         if play.left_behind(sem) && quiet > 2 {
@@ -192,7 +194,7 @@ fn exact(play: &Play, ledger: &Ledger, view: &View, settled: bool) -> TestCaseRe
             set: None,
             taken: view.snapshot.began,
         };
-        let verdict = crate::verdict::judge(&subject, &context);
+        let verdict = crate::verdict::judge_set(&subject, &context);
         prop_assert_eq!(verdict.class, Class::Accident, "{:#?}", closed);
     }
     Ok(())
@@ -212,161 +214,161 @@ impl Progress {
         }
     }
 
-    fn feed(&mut self, play: &Play) {
-        feed(&mut self.ledger, &play.world.ring[self.read..]);
+    fn feed_new(&mut self, play: &Play) {
+        feed_events(&mut self.ledger, &play.world.ring[self.read..]);
         self.read = play.world.ring.len();
     }
 }
 
 proptest! {
-    #![proptest_config(cases(400))]
+    #![proptest_config(config_of_cases(400))]
 
     /// Nothing missing: the books are exact without correction, and so are the verdicts.
     #[test]
-    fn complete(choices in choices(), delay in delay()) {
+    fn complete(choices in any_choices(), delay in any_delay()) {
         let mut play = Play::new(Vec::new());
         let mut progress = Progress::new();
         progress.ledger.reconcile(&play.world.snapshot());
         for part in choices.chunks(50) {
             for &choice in part {
-                play.step(choice);
+                play.play_step(choice);
             }
-            progress.feed(&play);
-            books(&play, &progress.ledger)?;
-            let view = view(&play);
-            exact(&play, &progress.ledger, &view, false)?;
-            safe(&play, &progress.ledger, &view, &Completeness::default(), false)?;
+            progress.feed_new(&play);
+            check_books(&play, &progress.ledger)?;
+            let view = view_of(&play);
+            check_exact(&play, &progress.ledger, &view, false)?;
+            check_safe(&play, &progress.ledger, &view, &Completeness::default(), false)?;
         }
-        play.pass(delay * 1_000_000_000);
-        progress.feed(&play);
-        let view = view(&play);
+        play.pass_time(delay * 1_000_000_000);
+        progress.feed_new(&play);
+        let view = view_of(&play);
         let ledger = &mut progress.ledger;
         let report = ledger.reconcile(&view.snapshot);
-        prop_assert_eq!((report.drift(), report.in_flight), (0, 0), "{:#?}", report);
+        prop_assert_eq!((report.drift_count(), report.in_flight), (0, 0), "{:#?}", report);
         prop_assert_eq!(report.namespaces_gone.len(), 0);
-        books(&play, ledger)?;
-        exact(&play, ledger, &view, delay > 1)?;
-        safe(&play, ledger, &view, &Completeness::default(), false)?;
+        check_books(&play, ledger)?;
+        check_exact(&play, ledger, &view, delay > 1)?;
+        check_safe(&play, ledger, &view, &Completeness::default(), false)?;
         let totals = ledger.totals();
         prop_assert_eq!(totals.sets.created, play.world.created);
         prop_assert_eq!(totals.sets.destroyed, play.world.removed);
         prop_assert_eq!(totals.starved, play.world.starved);
         prop_assert_eq!(totals.sets.found + totals.sets.vanished + totals.late, 0);
-        let programs = ledger.programs();
+        let programs = ledger.program_tallies();
         let created: u64 = programs.values().map(|tally| tally.created).sum();
         prop_assert_eq!(created, play.world.created);
     }
 
     /// Messages lost, and known to be lost, and nothing done about it.
     #[test]
-    fn lossy(choices in choices(), delay in delay(), losses in losses()) {
+    fn lossy(choices in any_choices(), delay in any_delay(), losses in any_losses()) {
         let mut play = Play::new(losses);
         let mut progress = Progress::new();
         progress.ledger.reconcile(&play.world.snapshot());
         for &choice in &choices {
-            play.step(choice);
+            play.play_step(choice);
         }
-        play.pass(delay * 1_000_000_000);
-        progress.feed(&play);
+        play.pass_time(delay * 1_000_000_000);
+        progress.feed_new(&play);
         let mut completeness = Completeness::default();
         completeness.lost.add(play.world.lost);
-        let view = view(&play);
+        let view = view_of(&play);
         // Also before the books are corrected.
-        safe(&play, &progress.ledger, &view, &completeness, false)?;
+        check_safe(&play, &progress.ledger, &view, &completeness, false)?;
         progress.ledger.reconcile(&view.snapshot);
-        progress.ledger.observe(&view.facts);
-        books(&play, &progress.ledger)?;
-        safe(&play, &progress.ledger, &view, &completeness, false)?;
+        progress.ledger.observe_exits(&view.facts);
+        check_books(&play, &progress.ledger)?;
+        check_safe(&play, &progress.ledger, &view, &completeness, false)?;
     }
 
     /// Messages lost, the maps adopted now and then.
     #[test]
-    fn adopted(choices in choices(), delay in delay(), losses in losses()) {
+    fn adopted(choices in any_choices(), delay in any_delay(), losses in any_losses()) {
         let mut play = Play::new(losses);
         let mut progress = Progress::new();
         progress.ledger.reconcile(&play.world.snapshot());
         for part in choices.chunks(40) {
             for &choice in part {
-                play.step(choice);
+                play.play_step(choice);
             }
-            progress.feed(&play);
+            progress.feed_new(&play);
             let ledger = &mut progress.ledger;
             for _twice in 0..2 {
                 for record in play.world.proc_records.values() {
                     ledger.adopt_process(record);
                 }
                 for (&sem, record) in &play.world.records {
-                    ledger.adopt(sem, record);
+                    ledger.adopt_record(sem, record);
                 }
             }
             play.world.records.retain(|_, record| record.closed == 0);
-            books(&play, ledger)?;
+            check_books(&play, ledger)?;
             let totals = ledger.totals();
             prop_assert_eq!(totals.sets.created, play.world.created);
             prop_assert_eq!(totals.sets.destroyed, play.world.removed);
-            safe(&play, ledger, &view(&play), &Completeness::default(), false)?;
+            check_safe(&play, ledger, &view_of(&play), &Completeness::default(), false)?;
         }
-        play.world.tick(delay * 1_000_000_000);
-        let view = view(&play);
+        play.world.advance_clock(delay * 1_000_000_000);
+        let view = view_of(&play);
         let report = progress.ledger.reconcile(&view.snapshot);
-        prop_assert_eq!(report.drift(), 0, "{:#?}", report);
-        safe(&play, &progress.ledger, &view, &Completeness::default(), false)?;
+        prop_assert_eq!(report.drift_count(), 0, "{:#?}", report);
+        check_safe(&play, &progress.ledger, &view, &Completeness::default(), false)?;
         // `list`, which joins this trace, has the maps only.
         let mut joined = Ledger::new();
         for record in play.world.proc_records.values() {
             joined.adopt_process(record);
         }
         for (&sem, record) in &play.world.records {
-            joined.adopt(sem, record);
+            joined.adopt_record(sem, record);
         }
         joined.reconcile(&view.snapshot);
-        books(&play, &joined)?;
-        safe(&play, &joined, &view, &Completeness::default(), false)?;
+        check_books(&play, &joined)?;
+        check_safe(&play, &joined, &view, &Completeness::default(), false)?;
     }
 
     /// The tracer starts in the middle.
     #[test]
     fn joined_late(
-        before in choices(), after in choices(), delay in delay(), wait in delay()
+        before in any_choices(), after in any_choices(), delay in any_delay(), wait in any_delay()
     ) {
         let mut play = Play::new(Vec::new());
         play.world.traced = false;
         for &choice in &before {
-            play.step(choice);
+            play.play_step(choice);
         }
-        play.pass(wait * 1_000_000_000);
+        play.pass_time(wait * 1_000_000_000);
         play.world.traced = true;
-        play.world.seed();
+        play.world.seed_map();
         let mut progress = Progress::new();
         let first = progress.ledger.reconcile(&play.world.snapshot());
-        prop_assert_eq!(first.drift(), 0);
+        prop_assert_eq!(first.drift_count(), 0);
         // A script that was there before looks like nothing at all: only a person can tell.
         let guess = !play.shells.is_empty();
-        safe(&play, &progress.ledger, &view(&play), &Completeness::default(), guess)?;
+        check_safe(&play, &progress.ledger, &view_of(&play), &Completeness::default(), guess)?;
         for &choice in &after {
-            play.step(choice);
+            play.play_step(choice);
         }
-        play.pass(delay * 1_000_000_000);
-        progress.feed(&play);
-        let view = view(&play);
+        play.pass_time(delay * 1_000_000_000);
+        progress.feed_new(&play);
+        let view = view_of(&play);
         let report = progress.ledger.reconcile(&view.snapshot);
-        prop_assert_eq!(report.drift(), 0, "{:#?}", report);
-        books(&play, &progress.ledger)?;
-        safe(&play, &progress.ledger, &view, &Completeness::default(), guess)?;
+        prop_assert_eq!(report.drift_count(), 0, "{:#?}", report);
+        check_books(&play, &progress.ledger)?;
+        check_safe(&play, &progress.ledger, &view, &Completeness::default(), guess)?;
     }
 
     /// Events of different CPUs arrive in the wrong order.
     #[test]
     fn disordered(
-        choices in choices(), delay in delay(), order in prop::collection::vec(0_usize..4, 1..50)
+        choices in any_choices(), delay in any_delay(), order in prop::collection::vec(0_usize..4, 1..50)
     ) {
         let mut play = Play::new(Vec::new());
         let mut ledger = Ledger::new();
         ledger.reconcile(&play.world.snapshot());
         for &choice in &choices {
-            play.step(choice);
+            play.play_step(choice);
         }
-        play.pass(delay * 1_000_000_000);
+        play.pass_time(delay * 1_000_000_000);
         let mut events = play.world.ring.clone();
         for (index, distance) in order.iter().cycle().enumerate().take(events.len()) {
             let other = (index + distance).min(events.len() - 1);
@@ -374,31 +376,31 @@ proptest! {
         }
         for event in &events {
             ledger.apply(event);
-            prop_assert_eq!(ledger.check(), Ok(()));
+            prop_assert_eq!(ledger.check_invariants(), Ok(()));
         }
-        let view = view(&play);
-        safe(&play, &ledger, &view, &Completeness::default(), false)?;
+        let view = view_of(&play);
+        check_safe(&play, &ledger, &view, &Completeness::default(), false)?;
         ledger.reconcile(&view.snapshot);
-        books(&play, &ledger)?;
-        safe(&play, &ledger, &view, &Completeness::default(), false)?;
+        check_books(&play, &ledger)?;
+        check_safe(&play, &ledger, &view, &Completeness::default(), false)?;
     }
 
     /// The process list is not complete.
     #[test]
-    fn unreadable(choices in choices(), delay in delay(), hidden in any::<u64>()) {
+    fn unreadable(choices in any_choices(), delay in any_delay(), hidden in any::<u64>()) {
         let mut play = Play::new(Vec::new());
         let mut progress = Progress::new();
         for &choice in &choices {
-            play.step(choice);
+            play.play_step(choice);
         }
-        play.pass(delay * 1_000_000_000);
-        progress.feed(&play);
-        let mut view = view(&play);
+        play.pass_time(delay * 1_000_000_000);
+        progress.feed_new(&play);
+        let mut view = view_of(&play);
         view.facts.processes_complete = false;
         view.facts.carriers_complete = false;
         view.facts.processes.retain(|pid, _| hidden >> (pid % 64) & 1 == 0);
         view.facts.carriers.clear();
-        safe(&play, &progress.ledger, &view, &Completeness::default(), false)?;
+        check_safe(&play, &progress.ledger, &view, &Completeness::default(), false)?;
     }
 }
 
@@ -416,11 +418,11 @@ fn coverage() {
             seed = seed
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
-            play.step((seed >> 32) as u32);
+            play.play_step((seed >> 32) as u32);
         }
-        play.pass([2, 70, 1200][round as usize % 3] * 1_000_000_000);
-        progress.feed(&play);
-        let view = view(&play);
+        play.pass_time([2, 70, 1200][round as usize % 3] * 1_000_000_000);
+        progress.feed_new(&play);
+        let view = view_of(&play);
         let thresholds = Thresholds::default();
         let completeness = Completeness::default();
         let context = Context {
@@ -428,29 +430,29 @@ fn coverage() {
             completeness: &completeness,
             thresholds: &thresholds,
         };
-        let judged = survey(&progress.ledger, Some(&view.snapshot), &context);
+        let judged = survey_cookies(&progress.ledger, Some(&view.snapshot), &context);
         for cookie in &judged {
             let truth = match cookie.semaphore.id {
-                sem if play.needed(sem) => "needed",
+                sem if play.is_needed(sem) => "needed",
                 sem if play.left_behind(sem) => "left behind",
-                sem if play.deserted(sem) => "deserted",
+                sem if play.is_deserted(sem) => "deserted",
                 _ => "undecided",
             };
             let verdict = &cookie.verdict;
             let class = format!("{truth:11} {:?} {:?}", verdict.class, verdict.confidence);
             *seen.entry(class).or_default() += 1;
         }
-        let options = Options::default();
+        let options = PlanOptions::default();
         let plan = Plan::build(&judged, &progress.ledger, &context, options);
-        *seen.entry("planned".to_owned()).or_default() += plan.acts().count() as u64;
-        for closed in progress.ledger.closed() {
+        *seen.entry("planned".to_owned()).or_default() += plan.pending().count() as u64;
+        for closed in progress.ledger.closed_cookies() {
             let subject = crate::verdict::Subject {
                 ledger: &progress.ledger,
                 semaphore: closed,
                 set: None,
                 taken: view.snapshot.began,
             };
-            let class = crate::verdict::judge(&subject, &context).class;
+            let class = crate::verdict::judge_set(&subject, &context).class;
             *seen.entry(format!("closed: {class:?}")).or_default() += 1;
         }
     }

@@ -86,7 +86,7 @@ impl World {
             waiters,
             carriers,
             carriers_complete: true,
-            udev: UdevFacts::working(),
+            udev: UdevFacts::new_working(),
             ..HostFacts::default()
         }
     }
@@ -103,18 +103,18 @@ pub(super) fn record_of(image: &ProcessImage, now: u64) -> ProcRecord {
     };
     record.header.ts = now;
     record.ipc_ns = image.ipc_ns.0;
-    fill(&mut record.comm, image.comm.as_bytes());
+    fill_bytes(&mut record.comm, image.comm.as_bytes());
     let line = image.cmdline.clone().unwrap_or_default().join("\0");
-    record.cmdline_len = fill(&mut record.cmdline, line.as_bytes());
+    record.cmdline_len = fill_bytes(&mut record.cmdline, line.as_bytes());
     for (slot, parent) in record.parents.iter_mut().zip(&image.parents) {
         slot.tgid = parent.id.tgid;
         slot.start = parent.id.start.0;
-        fill(&mut slot.comm, parent.comm.as_bytes());
+        fill_bytes(&mut slot.comm, parent.comm.as_bytes());
     }
     record
 }
 
-fn fill(place: &mut [u8], bytes: &[u8]) -> u32 {
+fn fill_bytes(place: &mut [u8], bytes: &[u8]) -> u32 {
     let len = bytes.len().min(place.len());
     place[..len].copy_from_slice(&bytes[..len]);
     len as u32

@@ -9,15 +9,15 @@ use crate::{
     event::ExitStatus,
     ids::IpcNs,
     ledger::Ledger,
-    verdict::{Class, Confidence, Healthy, How, Reason, Signature},
+    verdict::{Class, Confidence, Healthy, LeakKind, Signature, Undecided},
 };
 
 /// A cookie from before the tracer, with these fields; `pid` is its last operator.
-pub(super) fn found(value: i32, pid: u32, otime: bool) -> Scene {
+pub(super) fn found_cookie(value: i32, pid: u32, otime: bool) -> Scene {
     let mut scene = Scene::new();
     scene.ledger = Ledger::new();
     scene.world.traced = false;
-    let (proc, sem) = scene.armed();
+    let (proc, sem) = scene.armed_cookie();
     scene.world.exit(proc, ExitStatus::Code(0));
     let set: &mut Sem = scene.world.sems.get_mut(&sem).unwrap();
     set.value = value;
@@ -38,11 +38,11 @@ fn signatures_of_old_cookies() {
         (0, 77, true, Signature::NotRemoved),
     ];
     for (value, pid, otime, fields) in table {
-        let mut scene = found(value, pid, otime);
+        let mut scene = found_cookie(value, pid, otime);
         let young = scene.verdict(60);
         assert!(matches!(young.class, Class::Unknown(_)), "{young:#?}");
         let verdict = scene.verdict(7200);
-        assert_eq!(leaked(&verdict), How::Signature { fields });
+        assert_eq!(leaked(&verdict), LeakKind::Signature { fields });
         assert_eq!(verdict.confidence, Confidence::Inferred);
         assert_eq!(verdict.culprit, None, "nobody is named");
     }
@@ -51,7 +51,7 @@ fn signatures_of_old_cookies() {
 #[test]
 fn the_last_operator_is_compared_by_its_start() {
     // Alive since before the cookie: it is the owner, or may be.
-    let mut scene = found(1, 1, false);
+    let mut scene = found_cookie(1, 1, false);
     let old = scene.world.spawn("tool", &["tool"], None, IpcNs::HOST);
     scene.world.procs[old].id.start.0 = 1_000_000;
     let tgid = scene.tid(old);
@@ -61,7 +61,7 @@ fn the_last_operator_is_compared_by_its_start() {
     assert_eq!(scene.verdict(60).class, Class::Healthy(Healthy::Open));
     // Hours later it may have forgotten the cookie, or not: nobody is accused.
     let verdict = scene.verdict(7200);
-    assert_eq!(verdict.class, Class::Unknown(Reason::PossibleOwners));
+    assert_eq!(verdict.class, Class::Unknown(Undecided::PossibleOwners));
     assert_eq!(verdict.culprit, None);
     // The same number with a later start is somebody else.
     scene.world.procs[old].id.start.0 = scene.world.now - 1_000_000_000;
@@ -70,19 +70,22 @@ fn the_last_operator_is_compared_by_its_start() {
 
 #[test]
 fn possible_owners_are_not_accused() {
-    let mut scene = found(2, 77, true);
+    let mut scene = found_cookie(2, 77, true);
     let old = scene
         .world
         .spawn("dockerd", &["dockerd"], None, IpcNs::HOST);
     scene.world.procs[old].id.start.0 = 1_000_000;
     let verdict = scene.verdict(7200);
-    assert_eq!(verdict.class, Class::Unknown(Reason::PossibleOwners));
+    assert_eq!(verdict.class, Class::Unknown(Undecided::PossibleOwners));
     // In another namespace it cannot reach the cookie.
     scene.world.procs[old].ns = OTHER;
     leaked(&scene.verdict(0));
-    let verdict = scene.judged(0, |facts| facts.processes_complete = false);
-    assert_eq!(verdict.class, Class::Unknown(Reason::ProcessesUnreadable));
+    let verdict = scene.judge_after(0, |facts| facts.processes_complete = false);
+    assert_eq!(
+        verdict.class,
+        Class::Unknown(Undecided::ProcessesUnreadable)
+    );
     // A clock set back makes it young, not old.
-    let verdict = scene.judged(0, |facts| facts.wall.0 -= 100_000);
+    let verdict = scene.judge_after(0, |facts| facts.wall.0 -= 100_000);
     assert_eq!(verdict.class, Class::Healthy(Healthy::Open));
 }

@@ -2,13 +2,13 @@
 
 use proptest::prelude::*;
 
-use super::{histories::cases, scene::Scene};
+use super::{histories::config_of_cases, scene::Scene};
 use crate::{
-    cleanup::plan::{Action, Options, Plan},
-    event::{ExitStatus, What},
+    cleanup::plan::{Plan, PlanOptions, PlannedAction},
+    event::{EventKind, ExitStatus},
     facts::{HostFacts, Snapshot},
     ids::{BootTime, IpcNs},
-    verdict::{Completeness, Context, Obstacle, Thresholds, survey},
+    verdict::{Completeness, Context, Obstacle, Thresholds, survey_cookies},
 };
 
 /// How long before its effect an operation was entered, and how long after it its return was told,
@@ -19,27 +19,27 @@ const APART: u64 = 1000;
 
 /// A cookie that as many processes have completed as there are spans. Its owner is killed, so that
 /// it is leaked. The messages come in the order `told`.
-fn completed(spans: &[Span], told: &[usize]) -> (Scene, Vec<u32>, Snapshot, HostFacts) {
+fn completed_cookie(spans: &[Span], told: &[usize]) -> (Scene, Vec<u32>, Snapshot, HostFacts) {
     let mut scene = Scene::new();
-    let (owner, sem) = scene.armed();
+    let (owner, sem) = scene.armed_cookie();
     for _ in 1..spans.len() {
-        scene.add(owner, sem, 1);
+        scene.semop_add(owner, sem, 1);
     }
     let udev = |scene: &mut Scene| {
         let line = ["dmsetup", "udevcomplete", "1"];
         scene.world.spawn("dmsetup", &line, None, IpcNs::HOST)
     };
     let procs: Vec<usize> = spans.iter().map(|_| udev(&mut scene)).collect();
-    scene.world.tick(100 * APART * 1000);
+    scene.world.advance_clock(100 * APART * 1000);
     let first = scene.world.now;
     for (index, &proc) in procs.iter().enumerate() {
         scene.world.now = first + index as u64 * APART * 1000;
-        scene.add(proc, sem, -1);
+        scene.semop_add(proc, sem, -1);
     }
     let tgids: Vec<u32> = procs.iter().map(|&proc| scene.tid(proc)).collect();
     // What they say is told later, by programs that were held up.
     let ring = &mut scene.world.ring;
-    let is_theirs = |what: &What| matches!(what, What::Op { ops, .. } if ops[0].op < 0);
+    let is_theirs = |what: &EventKind| matches!(what, EventKind::Op { ops, .. } if ops[0].op < 0);
     let (mut late, rest): (Vec<_>, Vec<_>) =
         ring.drain(..).partition(|event| is_theirs(&event.what));
     *ring = rest;
@@ -48,12 +48,12 @@ fn completed(spans: &[Span], told: &[usize]) -> (Scene, Vec<u32>, Snapshot, Host
         event.at = BootTime(event.at.0 + after * 1000);
     }
     ring.extend(told.iter().map(|&index| late[index].clone()));
-    scene.world.tick(100 * APART * 1000);
+    scene.world.advance_clock(100 * APART * 1000);
     for proc in procs {
         scene.world.exit(proc, ExitStatus::Code(0));
     }
-    scene.kill(owner);
-    let (snapshot, facts) = scene.after(700);
+    scene.kill_owner(owner);
+    let (snapshot, facts) = scene.facts_after(700);
     (scene, tgids, snapshot, facts)
 }
 
@@ -69,11 +69,11 @@ fn contradicts(scene: &Scene, snapshot: &Snapshot, facts: &HostFacts, last: u32)
         completeness: &Completeness::default(),
         thresholds: &Thresholds::default(),
     };
-    let judged = survey(&scene.ledger, Some(&snapshot), &context);
-    let plan = Plan::build(&judged, &scene.ledger, &context, Options::default());
+    let judged = survey_cookies(&scene.ledger, Some(&snapshot), &context);
+    let plan = Plan::build(&judged, &scene.ledger, &context, PlanOptions::default());
     let because: &[Obstacle] = match &plan.entries[0].action {
-        Action::Keep { because } => because,
-        Action::Destroy | Action::Complete(_) => &[],
+        PlannedAction::Keep { because } => because,
+        PlannedAction::Destroy | PlannedAction::Complete(_) => &[],
     };
     let contradicts = because.contains(&Obstacle::Contradiction);
     assert!(contradicts || because.is_empty(), "{because:?}");
@@ -81,11 +81,11 @@ fn contradicts(scene: &Scene, snapshot: &Snapshot, facts: &HostFacts, last: u32)
 }
 
 /// Every order of so many things.
-fn orders(count: usize) -> Vec<Vec<usize>> {
+fn all_orders(count: usize) -> Vec<Vec<usize>> {
     if count == 0 {
         return vec![Vec::new()];
     }
-    let shorter = orders(count - 1);
+    let shorter = all_orders(count - 1);
     let longer = shorter.iter().flat_map(|order| {
         (0..count).map(|place| {
             let mut order = order.clone();
@@ -103,13 +103,13 @@ fn two_and_three_that_overlap_may_end_with_any_of_them() {
         let all = vec![(10, 5 * APART); count];
         let mut first = vec![(10, 10); count];
         first[0] = (10, 5 * APART);
-        for told in orders(count) {
-            let (scene, tgids, snapshot, facts) = completed(&all, &told);
+        for told in all_orders(count) {
+            let (scene, tgids, snapshot, facts) = completed_cookie(&all, &told);
             for &tgid in &tgids {
                 assert!(!contradicts(&scene, &snapshot, &facts, tgid), "{told:?}");
             }
             assert!(contradicts(&scene, &snapshot, &facts, 1), "a stranger");
-            let (scene, tgids, snapshot, facts) = completed(&first, &told);
+            let (scene, tgids, snapshot, facts) = completed_cookie(&first, &told);
             let last = tgids[count - 1];
             assert!(!contradicts(&scene, &snapshot, &facts, tgids[0]));
             assert!(!contradicts(&scene, &snapshot, &facts, last));
@@ -124,8 +124,8 @@ fn two_and_three_that_overlap_may_end_with_any_of_them() {
 #[test]
 fn one_that_others_followed_is_a_contradiction() {
     for count in [2, 3] {
-        for told in orders(count) {
-            let (scene, tgids, snapshot, facts) = completed(&vec![(10, 10); count], &told);
+        for told in all_orders(count) {
+            let (scene, tgids, snapshot, facts) = completed_cookie(&vec![(10, 10); count], &told);
             let (last, others) = tgids.split_last().unwrap();
             assert!(!contradicts(&scene, &snapshot, &facts, *last), "{told:?}");
             for other in others {
@@ -136,7 +136,7 @@ fn one_that_others_followed_is_a_contradiction() {
 }
 
 proptest! {
-    #![proptest_config(cases(100))]
+    #![proptest_config(config_of_cases(100))]
 
     /// Whatever overlaps, in whatever order it is told: the kernel's last operator is never called
     /// a contradiction, and whoever was followed entirely always is.
@@ -145,9 +145,9 @@ proptest! {
         spans in prop::collection::vec((0..3 * APART, 0..3 * APART), 2..=3),
         seed in any::<u64>(),
     ) {
-        let orders = orders(spans.len());
+        let orders = all_orders(spans.len());
         let told = &orders[seed as usize % orders.len()];
-        let (scene, tgids, snapshot, facts) = completed(&spans, told);
+        let (scene, tgids, snapshot, facts) = completed_cookie(&spans, told);
         let effect = |index: usize| 10 * APART + index as u64 * APART;
         for (index, &tgid) in tgids.iter().enumerate() {
             let ended = effect(index) + spans[index].1;
@@ -164,9 +164,9 @@ proptest! {
         spans in prop::collection::vec((0..3 * APART, 0..3 * APART), 4),
         seed in any::<u64>(),
     ) {
-        let orders = orders(spans.len());
+        let orders = all_orders(spans.len());
         let told = &orders[seed as usize % orders.len()];
-        let (scene, tgids, snapshot, facts) = completed(&spans, told);
+        let (scene, tgids, snapshot, facts) = completed_cookie(&spans, told);
         let effect = |index: usize| 10 * APART + index as u64 * APART;
         for (index, &tgid) in tgids.iter().enumerate() {
             let ended = effect(index) + spans[index].1;

@@ -5,45 +5,47 @@ use std::time::Duration;
 use super::scene::Scene;
 use crate::{
     cleanup::{
-        plan::{Action, Counted, Excess, Options, Plan, PlanEntry, UNPROVEN_MAX},
-        recheck::{What, recheck},
+        plan::{Excess, FuseScope, Plan, PlanEntry, PlanOptions, PlannedAction, UNPROVEN_MAX},
+        recheck::{MismatchedField, recheck_entry},
     },
     facts::{HostFacts, SetSnapshot, Snapshot},
     ids::Key,
     ledger::Ledger,
-    verdict::{Completeness, Completion, Context, Obstacle, Rules, Thresholds, survey},
+    verdict::{
+        Completeness, Completion, Context, Obstacle, RemovalRules, Thresholds, survey_cookies,
+    },
 };
 
-fn plan(scene: &Scene, snapshot: &Snapshot, facts: &HostFacts, options: Options) -> Plan {
+fn make_plan(scene: &Scene, snapshot: &Snapshot, facts: &HostFacts, options: PlanOptions) -> Plan {
     let context = Context {
         facts,
         completeness: &Completeness::default(),
         thresholds: &Thresholds::default(),
     };
-    let judged = survey(&scene.ledger, Some(snapshot), &context);
+    let judged = survey_cookies(&scene.ledger, Some(snapshot), &context);
     Plan::build(&judged, &scene.ledger, &context, options)
 }
 
-fn leaked(seconds: u64) -> (Scene, Snapshot, HostFacts) {
+fn leaked_scene(seconds: u64) -> (Scene, Snapshot, HostFacts) {
     let mut scene = Scene::new();
-    let (proc, _) = scene.armed();
-    scene.kill(proc);
-    let (snapshot, facts) = scene.after(seconds);
+    let (proc, _) = scene.armed_cookie();
+    scene.kill_owner(proc);
+    let (snapshot, facts) = scene.facts_after(seconds);
     (scene, snapshot, facts)
 }
 
 fn obstacles(plan: &Plan) -> &[Obstacle] {
     match &plan.entries[0].action {
-        Action::Destroy | Action::Complete(_) => &[],
-        Action::Keep { because } => because,
+        PlannedAction::Destroy | PlannedAction::Complete(_) => &[],
+        PlannedAction::Keep { because } => because,
     }
 }
 
 #[test]
 fn an_old_leak_is_removed() {
-    let (scene, snapshot, facts) = leaked(700);
-    let plan = plan(&scene, &snapshot, &facts, Options::default());
-    assert_eq!(plan.acts().count(), 1, "{plan:#?}");
+    let (scene, snapshot, facts) = leaked_scene(700);
+    let plan = make_plan(&scene, &snapshot, &facts, PlanOptions::default());
+    assert_eq!(plan.pending().count(), 1, "{plan:#?}");
     let entry = &plan.entries[0];
     let owner = entry.owner.as_ref().unwrap();
     assert_eq!(owner.name, "lvm");
@@ -55,8 +57,8 @@ fn an_old_leak_is_removed() {
 
 #[test]
 fn a_young_leak_is_kept() {
-    let (scene, snapshot, facts) = leaked(100);
-    let kept = plan(&scene, &snapshot, &facts, Options::default());
+    let (scene, snapshot, facts) = leaked_scene(100);
+    let kept = make_plan(&scene, &snapshot, &facts, PlanOptions::default());
     let expected = [
         Obstacle::EventPending { count: 1 },
         Obstacle::TooYoung {
@@ -65,68 +67,68 @@ fn a_young_leak_is_kept() {
         },
     ];
     assert_eq!(obstacles(&kept), expected);
-    let options = Options {
-        rules: Rules {
+    let options = PlanOptions {
+        rules: RemovalRules {
             older_than: Duration::from_secs(60),
-            ..Rules::default()
+            ..RemovalRules::default()
         },
-        ..Options::default()
+        ..PlanOptions::default()
     };
     let mut idle = facts;
     idle.udev.daemon = None;
-    let removed = plan(&scene, &snapshot, &idle, options);
-    assert_eq!(removed.acts().count(), 1, "{removed:#?}");
+    let removed = make_plan(&scene, &snapshot, &idle, options);
+    assert_eq!(removed.pending().count(), 1, "{removed:#?}");
 }
 
 /// So many leaks of owners that were killed.
-fn many(count: u32) -> (Scene, Snapshot, HostFacts) {
+fn many_leaks(count: u32) -> (Scene, Snapshot, HostFacts) {
     let mut scene = Scene::new();
     for number in 0..count {
-        let proc = scene.lvm();
+        let proc = scene.spawn_lvm();
         let tid = scene.tid(proc);
-        let sem = scene.world.create(proc, tid, Key(0x0d4d_0001 + number));
-        scene.set(proc, sem);
-        scene.kill(proc);
+        let sem = scene.world.create_set(proc, tid, Key(0x0d4d_0001 + number));
+        scene.setval(proc, sem);
+        scene.kill_owner(proc);
     }
-    let (snapshot, facts) = scene.after(700);
+    let (snapshot, facts) = scene.facts_after(700);
     (scene, snapshot, facts)
 }
 
 #[test]
 fn the_number_of_proven_leaks_blows_no_fuse() {
     for count in [1, 100, 128, 5000] {
-        let (scene, snapshot, facts) = many(count);
-        let plan = plan(&scene, &snapshot, &facts, Options::default());
-        assert!(!plan.blown && plan.excess.is_none(), "{count}");
-        assert_eq!(plan.acts().count(), count as usize);
-        assert!(plan.acts().all(PlanEntry::is_proven_leak));
+        let (scene, snapshot, facts) = many_leaks(count);
+        let plan = make_plan(&scene, &snapshot, &facts, PlanOptions::default());
+        assert!(!plan.over_limit && plan.excess.is_none(), "{count}");
+        assert_eq!(plan.pending().count(), count as usize);
+        assert!(plan.pending().all(PlanEntry::is_proven_leak));
     }
 }
 
 #[test]
 fn a_number_that_was_given_always_rules() {
-    let (scene, snapshot, facts) = many(128);
+    let (scene, snapshot, facts) = many_leaks(128);
     let with = |max| {
-        let options = Options {
+        let options = PlanOptions {
             max: Some(max),
-            ..Options::default()
+            ..PlanOptions::default()
         };
-        plan(&scene, &snapshot, &facts, options)
+        make_plan(&scene, &snapshot, &facts, options)
     };
     for max in [0, 1, 100, 127] {
         let plan = with(max);
-        let (count, of) = (128, Counted::All);
+        let (count, of) = (128, FuseScope::All);
         assert_eq!(plan.excess, Some(Excess { count, max, of }));
-        assert!(plan.blown);
-        assert_eq!(plan.acts().count(), 0, "part of it would be done");
+        assert!(plan.over_limit);
+        assert_eq!(plan.pending().count(), 0, "part of it would be done");
     }
-    assert!(!with(128).blown);
+    assert!(!with(128).over_limit);
     // And so it does for a plan that was made before, in both directions.
-    let mut made = plan(&scene, &snapshot, &facts, Options::default());
-    made.limit(Some(127));
-    assert!(made.blown);
-    made.limit(Some(1000));
-    assert!(made.blown, "a fuse that has blown mends itself");
+    let mut made = make_plan(&scene, &snapshot, &facts, PlanOptions::default());
+    made.apply_limit(Some(127));
+    assert!(made.over_limit);
+    made.apply_limit(Some(1000));
+    assert!(made.over_limit, "a fuse that has blown mends itself");
 }
 
 #[test]
@@ -137,41 +139,41 @@ fn what_is_not_proven_counts_beside_any_number_of_proven_leaks() {
         ("its owner lives", |entry| entry.gone.clear()),
         ("nobody is known", |entry| entry.owner = None),
         ("to be completed", |entry| {
-            entry.action = Action::Complete(Completion { value: 1, count: 1 });
+            entry.action = PlannedAction::Complete(Completion { value: 1, count: 1 });
         }),
     ];
-    let (scene, snapshot, facts) = many(300);
-    let proven = plan(&scene, &snapshot, &facts, Options::default());
+    let (scene, snapshot, facts) = many_leaks(300);
+    let proven = make_plan(&scene, &snapshot, &facts, PlanOptions::default());
     for (what, change) in unproven {
         let mixed = |count: usize| {
             let mut plan = proven.clone();
             plan.entries.iter_mut().take(count).for_each(change);
-            plan.limit(None);
+            plan.apply_limit(None);
             plan
         };
         let max = UNPROVEN_MAX;
-        assert!(!mixed(max).blown, "{what}");
+        assert!(!mixed(max).over_limit, "{what}");
         let over = mixed(max + 1);
-        let (count, of) = (max + 1, Counted::Unproven);
+        let (count, of) = (max + 1, FuseScope::Unproven);
         assert_eq!(over.excess, Some(Excess { count, max, of }), "{what}");
-        assert!(over.blown, "{what}");
+        assert!(over.over_limit, "{what}");
     }
 }
 
 #[test]
 fn leaks_that_a_person_vouches_for_are_not_proven() {
-    let (mut scene, ..) = many(101);
-    let (snapshot, facts) = scene.after(7200);
+    let (mut scene, ..) = many_leaks(101);
+    let (snapshot, facts) = scene.facts_after(7200);
     // All are older than the trace, so that nobody has seen them leak.
     scene.ledger = Ledger::new();
     scene.ledger.reconcile(&snapshot);
-    let options = Options {
-        rules: Rules {
+    let options = PlanOptions {
+        rules: RemovalRules {
             inferred: true,
-            ..Rules::default()
+            ..RemovalRules::default()
         },
         force_unknown: true,
-        ..Options::default()
+        ..PlanOptions::default()
     };
     let completeness = Completeness::default();
     let context = Context {
@@ -179,21 +181,21 @@ fn leaks_that_a_person_vouches_for_are_not_proven() {
         completeness: &completeness,
         thresholds: &Thresholds::default(),
     };
-    let judged = survey(&scene.ledger, Some(&snapshot), &context);
+    let judged = survey_cookies(&scene.ledger, Some(&snapshot), &context);
     let plan = Plan::build(&judged, &scene.ledger, &context, options);
-    let (count, max, of) = (101, UNPROVEN_MAX, Counted::Unproven);
+    let (count, max, of) = (101, UNPROVEN_MAX, FuseScope::Unproven);
     assert_eq!(plan.excess, Some(Excess { count, max, of }));
-    assert!(plan.blown);
-    assert_eq!(plan.acts().count(), 0);
+    assert!(plan.over_limit);
+    assert_eq!(plan.pending().count(), 0);
 }
 
 #[test]
 fn each_rule_that_fails_is_named() {
-    let (scene, snapshot, facts) = leaked(700);
+    let (scene, snapshot, facts) = leaked_scene(700);
     let with = |change: &dyn Fn(&mut HostFacts)| {
         let mut facts = facts.clone();
         change(&mut facts);
-        plan(&scene, &snapshot, &facts, Options::default())
+        make_plan(&scene, &snapshot, &facts, PlanOptions::default())
     };
     let key = snapshot.namespaces[0].sets[0].key;
     let carried = with(&|facts| {
@@ -208,47 +210,65 @@ fn each_rule_that_fails_is_named() {
     assert_eq!(obstacles(&busy), [Obstacle::EventPending { count: 1 }]);
     let back = with(&|facts| facts.wall.0 -= 100_000);
     assert_eq!(obstacles(&back), [Obstacle::ClockSet]);
-    let unread = plan(&scene, &Snapshot::default(), &facts, Options::default());
+    let unread = make_plan(&scene, &Snapshot::default(), &facts, PlanOptions::default());
     assert_eq!(obstacles(&unread), [Obstacle::NotRead]);
 }
 
 #[test]
 fn whatever_moves_stops_the_removal() {
-    let (scene, snapshot, facts) = leaked(700);
-    let plan = plan(&scene, &snapshot, &facts, Options::default());
+    let (scene, snapshot, facts) = leaked_scene(700);
+    let plan = make_plan(&scene, &snapshot, &facts, PlanOptions::default());
     let entry = &plan.entries[0];
     let set = &snapshot.namespaces[0].sets[0];
-    assert_eq!(recheck(entry, set, &facts), Ok(()));
+    assert_eq!(recheck_entry(entry, set, &facts), Ok(()));
     type Edit = fn(&mut SetSnapshot);
-    let moves: [(Edit, What); 12] = [
-        (|set| set.semid += 1, What::Semid),
-        (|set| set.key.0 += 1, What::Key),
-        (|set| set.ctime.0 += 1, What::Ctime),
-        (|set| set.otime.0 += 1, What::Otime),
-        (|set| set.nsems = 2, What::Nsems),
-        (|set| set.mode = 0o660, What::Mode),
-        (|set| set.uid = 1, What::Owner),
-        (|set| set.cgid = 1, What::Owner),
-        (|set| set.first = None, What::Readable),
-        (|set| set.first.as_mut().unwrap().value += 1, What::Value),
-        (|set| set.first.as_mut().unwrap().pid += 1, What::Operator),
-        (|set| set.first.as_mut().unwrap().zcnt = 1, What::Waiters),
+    let moves: [(Edit, MismatchedField); 12] = [
+        (|set| set.semid += 1, MismatchedField::Semid),
+        (|set| set.key.0 += 1, MismatchedField::Key),
+        (|set| set.ctime.0 += 1, MismatchedField::Ctime),
+        (|set| set.otime.0 += 1, MismatchedField::Otime),
+        (|set| set.nsems = 2, MismatchedField::Nsems),
+        (|set| set.mode = 0o660, MismatchedField::Mode),
+        (|set| set.uid = 1, MismatchedField::Owner),
+        (|set| set.cgid = 1, MismatchedField::Owner),
+        (|set| set.first = None, MismatchedField::Readable),
+        (
+            |set| set.first.as_mut().unwrap().value += 1,
+            MismatchedField::Value,
+        ),
+        (
+            |set| set.first.as_mut().unwrap().pid += 1,
+            MismatchedField::Operator,
+        ),
+        (
+            |set| set.first.as_mut().unwrap().zcnt = 1,
+            MismatchedField::Waiters,
+        ),
     ];
     for (change, what) in moves {
         let mut now = set.clone();
         change(&mut now);
-        let moved = recheck(entry, &now, &facts).unwrap_err();
+        let moved = recheck_entry(entry, &now, &facts).unwrap_err();
         assert_eq!(moved.what, what);
         assert!(!moved.to_string().is_empty());
     }
     let mut now = facts.clone();
     now.carriers.insert(set.key, vec![99]);
-    assert_eq!(recheck(entry, set, &now).unwrap_err().what, What::Carriers);
+    assert_eq!(
+        recheck_entry(entry, set, &now).unwrap_err().what,
+        MismatchedField::Carriers
+    );
     let mut now = facts.clone();
     now.waiters.insert(entry.sem, vec![Default::default()]);
-    assert_eq!(recheck(entry, set, &now).unwrap_err().what, What::Waiters);
+    assert_eq!(
+        recheck_entry(entry, set, &now).unwrap_err().what,
+        MismatchedField::Waiters
+    );
     let mut now = facts;
     let owner = entry.gone[0];
     now.processes.entry(owner.tgid).or_default().start_ticks = owner.start_ticks();
-    assert_eq!(recheck(entry, set, &now).unwrap_err().what, What::Users);
+    assert_eq!(
+        recheck_entry(entry, set, &now).unwrap_err().what,
+        MismatchedField::Users
+    );
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::world::World;
+use super::world::{Proc, World};
 use crate::{
     event::ExitStatus,
     ids::{IpcNs, Key, SemId},
@@ -103,27 +103,27 @@ impl Play {
     }
 
     /// One step, chosen by a number.
-    pub(super) fn step(&mut self, choice: u32) {
+    pub(super) fn play_step(&mut self, choice: u32) {
         let (what, detail) = (choice & 0xff, choice >> 8);
-        self.world.tick(u64::from(detail % 97) * 10_000);
+        self.world.advance_clock(u64::from(detail % 97) * 10_000);
         match what {
-            0..40 => self.start(detail),
+            0..40 => self.start_process(detail),
             40..165 => self.run_thread(detail),
             165..205 => self.run_udev(detail),
             205..215 => self.run_shell(detail),
-            215..221 => self.kill(detail),
-            221..227 => self.interrupt(detail),
-            227..239 => self.noise(detail),
-            239..241 => self.admin(detail),
-            241..243 => self.stranger(detail),
-            243..251 => self.pass(u64::from(detail % 50) * 100_000_000),
-            _ => self.pass(u64::from(detail % 20) * 60_000_000_000),
+            215..221 => self.kill_process(detail),
+            221..227 => self.interrupt_thread(detail),
+            227..239 => self.make_noise(detail),
+            239..241 => self.complete_all(detail),
+            241..243 => self.complete_foreign(detail),
+            243..251 => self.pass_time(u64::from(detail % 50) * 100_000_000),
+            _ => self.pass_time(u64::from(detail % 20) * 60_000_000_000),
         }
     }
 
     /// Time passes. A process with one thread may be stopped anywhere; of one with several, no
     /// single thread stands still, except in its ioctl or in a wait.
-    pub(super) fn pass(&mut self, ns: u64) {
+    pub(super) fn pass_time(&mut self, ns: u64) {
         for index in 0..self.threads.len() {
             for _ in 0..16 {
                 let thread = &self.threads[index];
@@ -135,13 +135,13 @@ impl Play {
                     thread.at,
                     At::Start | At::Ioctl | At::Blocked | At::Forking(_) | At::End
                 );
-                if alone || stands || !self.alive(thread) {
+                if alone || stands || !self.is_alive(thread) {
                     break;
                 }
-                self.advance(index, 0);
+                self.advance_thread(index, 0);
             }
         }
-        self.world.tick(ns);
+        self.world.advance_clock(ns);
     }
 
     pub(super) fn ns(detail: u32) -> IpcNs {
@@ -152,7 +152,7 @@ impl Play {
         }
     }
 
-    pub(super) fn start(&mut self, detail: u32) {
+    pub(super) fn start_process(&mut self, detail: u32) {
         if self.threads.len() > 24 {
             return;
         }
@@ -188,11 +188,11 @@ impl Play {
             } else {
                 1
             };
-            self.thread(proc, thread, habit, 1 + (detail >> 13 & 3) as u8, cycles);
+            self.add_thread(proc, thread, habit, 1 + (detail >> 13 & 3) as u8, cycles);
         }
     }
 
-    pub(super) fn thread(
+    pub(super) fn add_thread(
         &mut self,
         proc: usize,
         n: u32,
@@ -216,7 +216,7 @@ impl Play {
         self.threads.len() - 1
     }
 
-    pub(super) fn alive(&self, thread: &Thread) -> bool {
+    pub(super) fn is_alive(&self, thread: &Thread) -> bool {
         self.world.procs[thread.proc].alive
     }
 
@@ -224,23 +224,23 @@ impl Play {
         let ready: Vec<usize> = (0..self.threads.len())
             .filter(|&index| {
                 let thread = &self.threads[index];
-                self.alive(thread)
+                self.is_alive(thread)
                     && match thread.at {
                         At::Blocked => false,
                         At::Forking(child) => {
                             let child = &self.threads[child];
-                            child.acted || !self.alive(child)
+                            child.acted || !self.is_alive(child)
                         }
                         _ => true,
                     }
             })
             .collect();
         if let Some(&index) = ready.get(detail as usize % ready.len().max(1)) {
-            self.advance(index, detail >> 5);
+            self.advance_thread(index, detail >> 5);
         }
     }
 
-    pub(super) fn advance(&mut self, index: usize, detail: u32) {
+    pub(super) fn advance_thread(&mut self, index: usize, detail: u32) {
         let mut thread = self.threads[index];
         let next = self.one_step(index, &mut thread, detail);
         thread.at = match next {
@@ -294,19 +294,19 @@ impl Play {
                     // Few keys, so that they are used again.
                     let free = (0..64)
                         .map(|n| Key(0x0d4d_0001 + (detail + n) % 64))
-                        .find(|&key| self.world.find(ns, key).is_none());
+                        .find(|&key| self.world.find_set(ns, key).is_none());
                     let Some(key) = free else {
                         self.world.create_fails(proc, tid, Key(0x0d4d_0001));
                         return Ok(self.next_cycle(thread));
                     };
-                    let sem = self.world.create(proc, tid, key);
+                    let sem = self.world.create_set(proc, tid, key);
                     thread.made = self.world.now;
                     thread.cookie = Some((sem, key));
                     Ok(At::Made)
                 }
             },
             At::Made => {
-                self.world.set(proc, tid, sem?)?;
+                self.world.setval(proc, tid, sem?)?;
                 Ok(if thread.habit == Habit::Create {
                     At::End
                 } else {
@@ -314,16 +314,15 @@ impl Play {
                 })
             }
             At::Ready => {
-                self.world.add(proc, tid, sem?, 1)?;
+                self.world.semop_add(proc, tid, sem?, 1)?;
                 if thread.habit == Habit::Fork {
-                    let name = self.world.procs[proc].name;
-                    let ns = self.world.procs[proc].ns;
+                    let &Proc { name, ns, .. } = &self.world.procs[proc];
                     let child = self.world.spawn(name, &[name, "run"], Some(proc), ns);
-                    let child = self.thread(child, 0, Habit::Libdm, thread.tasks, 1);
+                    let child = self.add_thread(child, 0, Habit::Libdm, thread.tasks, 1);
                     self.threads[child].cookie = thread.cookie;
                     self.threads[child].at = At::Ready;
                     // The first operation is the child's to wait for.
-                    self.complete(thread, detail);
+                    self.complete_cookie(thread, detail);
                     return Ok(At::Forking(child));
                 }
                 Ok(At::Ioctl)
@@ -331,14 +330,14 @@ impl Play {
             At::Ioctl => {
                 if detail % 8 < 3 {
                     // Failed, or no uevent: libdm completes it itself.
-                    let woken = self.world.add(proc, tid, sem?, -1)?;
-                    self.wake(woken, sem?);
+                    let woken = self.world.semop_add(proc, tid, sem?, -1)?;
+                    self.wake_waiters(woken, sem?);
                     if thread.habit == Habit::Moby {
                         self.left.insert(sem?, (self.world.now, index));
                         return Ok(self.next_cycle(thread));
                     }
                 } else {
-                    self.complete(thread, detail);
+                    self.complete_cookie(thread, detail);
                 }
                 thread.tasks = thread.tasks.saturating_sub(1);
                 Ok(match (thread.tasks, thread.habit) {
@@ -347,24 +346,24 @@ impl Play {
                     _ => At::Ready,
                 })
             }
-            At::Leave => match self.world.add(proc, tid, sem?, -1) {
+            At::Leave => match self.world.semop_add(proc, tid, sem?, -1) {
                 Ok(woken) => {
-                    self.wake(woken, sem?);
+                    self.wake_waiters(woken, sem?);
                     Ok(At::Enter)
                 }
                 Err(libc::EAGAIN) => {
-                    let woken = self.world.remove(proc, tid, sem?)?;
+                    let woken = self.world.remove_set(proc, tid, sem?)?;
                     self.removed_under(woken, sem?);
                     Ok(self.next_cycle(thread))
                 }
                 Err(errno) => Err(errno),
             },
             At::Enter => {
-                let sleeps = self.world.wait(index, proc, tid, sem?)?;
+                let sleeps = self.world.begin_wait(index, proc, tid, sem?)?;
                 Ok(if sleeps { At::Blocked } else { At::Woken })
             }
             At::Woken => {
-                let woken = self.world.remove(proc, tid, sem?)?;
+                let woken = self.world.remove_set(proc, tid, sem?)?;
                 self.removed_under(woken, sem?);
                 thread.last_cycle = thread.made;
                 Ok(self.next_cycle(thread))
@@ -375,7 +374,7 @@ impl Play {
     }
 
     /// The kernel sends the uevent, or it gets lost.
-    pub(super) fn complete(&mut self, thread: &Thread, detail: u32) {
+    pub(super) fn complete_cookie(&mut self, thread: &Thread, detail: u32) {
         let lost = detail % 13 == 12;
         if let (Some((sem, key)), false) = (thread.cookie, lost) {
             // Host udev completes in its own namespace; some containers have their own.
@@ -397,10 +396,10 @@ impl Play {
             .world
             .spawn("dmsetup", &["dmsetup", "udevcomplete", "1"], None, job.ns);
         let tid = self.world.procs[proc].id.tgid;
-        match self.world.find(job.ns, job.key) {
+        match self.world.find_set(job.ns, job.key) {
             Some(sem) => {
-                if let Ok(woken) = self.world.add(proc, tid, sem, -1) {
-                    self.wake(woken, sem);
+                if let Ok(woken) = self.world.semop_add(proc, tid, sem, -1) {
+                    self.wake_waiters(woken, sem);
                 }
             }
             None => self.world.lookup_failed(proc, tid, job.key),
@@ -409,10 +408,10 @@ impl Play {
     }
 
     /// Waiters whose value has become zero.
-    pub(super) fn wake(&mut self, woken: Vec<usize>, sem: SemId) {
+    pub(super) fn wake_waiters(&mut self, woken: Vec<usize>, sem: SemId) {
         for index in woken {
             let thread = self.threads[index];
-            self.world.waited(thread.proc, thread.tid, sem, 0);
+            self.world.end_wait(thread.proc, thread.tid, sem, 0);
             self.threads[index].at = At::Woken;
         }
     }
@@ -422,7 +421,8 @@ impl Play {
         for index in woken {
             self.accidents.push(sem);
             let mut thread = self.threads[index];
-            self.world.waited(thread.proc, thread.tid, sem, libc::EIDRM);
+            self.world
+                .end_wait(thread.proc, thread.tid, sem, libc::EIDRM);
             thread.at = self.next_cycle(&mut thread);
             self.threads[index] = thread;
             if thread.at == At::End {
@@ -438,7 +438,7 @@ impl Play {
                 self.world.procs[shell.proc].alive
                     && shell
                         .child
-                        .is_none_or(|child| !self.alive(&self.threads[child]))
+                        .is_none_or(|child| !self.is_alive(&self.threads[child]))
             })
             .collect();
         let Some(&index) = alive.get(detail as usize % alive.len().max(1)) else {
@@ -483,7 +483,7 @@ impl Play {
         if habit != Habit::Create {
             self.world.procs[proc].carries = shell.cookie.map(|(_, key)| key);
         }
-        let child = self.thread(proc, 0, habit, 1, 1);
+        let child = self.add_thread(proc, 0, habit, 1, 1);
         self.threads[child].cookie = if habit == Habit::Create {
             None
         } else {

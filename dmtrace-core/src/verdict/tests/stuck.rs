@@ -6,12 +6,13 @@ use crate::{
     facts::{HostFacts, SuspendedDevice, UdevDetails, UdevWorker},
     ids::IpcNs,
     verdict::{
-        Cause, Class, Confidence, Evidence, Healthy, MissingStep, Reason, Remedy, Role, Verdict,
+        Class, Confidence, CulpritRole, Evidence, Healthy, MissingStep, Remedy, StuckCause,
+        Undecided, Verdict,
     },
 };
 
 /// udevd is there and does nothing.
-fn idle(facts: &mut HostFacts) -> &mut UdevDetails {
+fn idle_udevd(facts: &mut HostFacts) -> &mut UdevDetails {
     facts.udev.queue_busy = false;
     facts.udev.details.insert(UdevDetails {
         started_ticks: 1,
@@ -20,7 +21,7 @@ fn idle(facts: &mut HostFacts) -> &mut UdevDetails {
     })
 }
 
-fn cause(verdict: &Verdict) -> Cause {
+fn stuck_cause(verdict: &Verdict) -> StuckCause {
     match verdict.class {
         Class::Stuck(cause) => cause,
         _ => panic!("not stuck: {verdict:#?}"),
@@ -28,84 +29,86 @@ fn cause(verdict: &Verdict) -> Cause {
 }
 
 /// One waiter, its uevent sent.
-fn sent() -> Scene {
+fn sent_uevent() -> Scene {
     let mut scene = Scene::new();
-    let (proc, sem) = scene.armed();
-    scene.ioctl(proc, sem, 0, true);
-    scene.add(proc, sem, -1);
-    scene.wait(proc, sem);
+    let (proc, sem) = scene.armed_cookie();
+    scene.return_ioctl(proc, sem, 0, true);
+    scene.semop_add(proc, sem, -1);
+    scene.begin_wait(proc, sem);
     scene
 }
 
 #[test]
 fn each_cause_is_told_from_the_others() {
     type Change = fn(&mut HostFacts);
-    let table: [(u64, Change, Cause, Confidence); 9] = [
+    let table: [(u64, Change, StuckCause, Confidence); 9] = [
         (
             2,
             |facts| facts.udev.daemon = None,
-            Cause::UdevdDown,
+            StuckCause::UdevdDown,
             Confidence::Observed,
         ),
         (
             2,
             |facts| facts.udev.notify_rule = None,
-            Cause::RuleMissing,
+            StuckCause::RuleMissing,
             Confidence::Inferred,
         ),
         (
             2,
-            |facts| idle(facts).dmsetup = None,
-            Cause::DmsetupMissing,
+            |facts| idle_udevd(facts).dmsetup = None,
+            StuckCause::DmsetupMissing,
             Confidence::Inferred,
         ),
         (
             12,
-            |facts| idle(facts).frozen = true,
-            Cause::QueueStopped,
+            |facts| idle_udevd(facts).frozen = true,
+            StuckCause::QueueStopped,
             Confidence::Inferred,
         ),
         (
             12,
             |facts| {
-                idle(facts);
+                idle_udevd(facts);
                 facts.udev.queue_busy = true;
             },
-            Cause::QueueStopped,
+            StuckCause::QueueStopped,
             Confidence::Inferred,
         ),
         (
             12,
-            |facts| idle(facts).started_ticks = facts.now.0 / 10_000_000 - 500,
-            Cause::NotReceived,
-            Confidence::Inferred,
-        ),
-        (
-            12,
-            |facts| idle(facts).run_cleared = vec!["/etc/udev/rules.d/96-x.rules:1".to_owned()],
-            Cause::RunCleared,
+            |facts| idle_udevd(facts).started_ticks = facts.now.0 / 10_000_000 - 500,
+            StuckCause::NotReceived,
             Confidence::Inferred,
         ),
         (
             12,
             |facts| {
-                idle(facts);
+                idle_udevd(facts).run_cleared = vec!["/etc/udev/rules.d/96-x.rules:1".to_owned()];
             },
-            Cause::EventDropped,
+            StuckCause::RunCleared,
+            Confidence::Inferred,
+        ),
+        (
+            12,
+            |facts| {
+                idle_udevd(facts);
+            },
+            StuckCause::EventDropped,
             Confidence::Inferred,
         ),
         (
             200,
             |facts| {
-                idle(facts);
+                idle_udevd(facts);
             },
-            Cause::EventLost,
+            StuckCause::EventLost,
             Confidence::Inferred,
         ),
     ];
     for (seconds, change, expected, confidence) in table {
-        let verdict = sent().judged(seconds, change);
-        assert_eq!(cause(&verdict), expected);
+        let verdict = sent_uevent().judge_after(seconds, change);
+        assert_eq!(stuck_cause(&verdict), expected);
         assert_eq!(verdict.confidence, confidence, "{expected:?}");
         assert_eq!(verdict.missing, Some(MissingStep::Completion { count: 1 }));
         assert_eq!(verdict.culprit, None, "a waiter is the victim");
@@ -115,8 +118,8 @@ fn each_cause_is_told_from_the_others() {
 
 #[test]
 fn a_worker_at_work_is_no_lost_event() {
-    let verdict = sent().judged(60, |facts| {
-        idle(facts).workers = vec![UdevWorker {
+    let verdict = sent_uevent().judge_after(60, |facts| {
+        idle_udevd(facts).workers = vec![UdevWorker {
             pid: 40,
             runs: Some((41, "blkid".to_owned())),
         }];
@@ -132,8 +135,8 @@ fn a_worker_at_work_is_no_lost_event() {
 
 #[test]
 fn an_idle_udev_is_given_time() {
-    let verdict = sent().judged(5, |facts| {
-        idle(facts);
+    let verdict = sent_uevent().judge_after(5, |facts| {
+        idle_udevd(facts);
     });
     assert_eq!(verdict.class, Class::Healthy(Healthy::Waiting));
 }
@@ -141,14 +144,14 @@ fn an_idle_udev_is_given_time() {
 #[test]
 fn waiting_for_what_sent_no_uevent() {
     let mut scene = Scene::new();
-    let (proc, sem) = scene.armed();
-    scene.ioctl(proc, sem, 0, false);
-    scene.add(proc, sem, -1);
-    scene.wait(proc, sem);
-    let verdict = scene.judged(12, |facts| {
-        idle(facts);
+    let (proc, sem) = scene.armed_cookie();
+    scene.return_ioctl(proc, sem, 0, false);
+    scene.semop_add(proc, sem, -1);
+    scene.begin_wait(proc, sem);
+    let verdict = scene.judge_after(12, |facts| {
+        idle_udevd(facts);
     });
-    assert_eq!(cause(&verdict), Cause::NoUevent);
+    assert_eq!(stuck_cause(&verdict), StuckCause::NoUevent);
     let missing = MissingStep::SelfCompletion { count: 1 };
     assert_eq!(verdict.missing, Some(missing));
     assert!(verdict.advice.remedy.contains(&Remedy::ReportProgram));
@@ -160,14 +163,14 @@ fn a_completion_by_hand_is_blamed_on_the_hand() {
     let udevd = scene
         .world
         .spawn("systemd-udevd", &["udevd"], None, IpcNs::HOST);
-    let (_, sem) = scene.armed();
+    let (_, sem) = scene.armed_cookie();
     let shell = scene.world.spawn("sh", &["sh"], None, IpcNs::HOST);
     let complete = |scene: &mut Scene, parent| {
         let args = ["dmsetup", "udevcomplete", "1"];
         let proc = scene
             .world
             .spawn("dmsetup", &args, Some(parent), IpcNs::HOST);
-        scene.add(proc, sem, -1);
+        scene.semop_add(proc, sem, -1);
         scene.world.exit(proc, ExitStatus::Code(0));
         proc
     };
@@ -176,14 +179,14 @@ fn a_completion_by_hand_is_blamed_on_the_hand() {
     let verdict = scene.verdict(2);
     assert_eq!(verdict.class, Class::OverCompleted);
     let culprit = verdict.culprit.expect("one of two was not udev's");
-    assert_eq!(culprit.role, Role::Completer);
+    assert_eq!(culprit.role, CulpritRole::Completer);
     assert_eq!(culprit.who.image.id, scene.world.procs[hand].id);
 }
 
 #[test]
 fn two_udevds_are_seen_and_neither_is_accused() {
     let mut scene = Scene::new();
-    let (_, sem) = scene.armed();
+    let (_, sem) = scene.armed_cookie();
     let mut daemons = Vec::new();
     for _ in 0..2 {
         let udevd = scene.world.spawn("udevd", &["udevd"], None, IpcNs::HOST);
@@ -191,7 +194,7 @@ fn two_udevds_are_seen_and_neither_is_accused() {
         let proc = scene
             .world
             .spawn("dmsetup", &["dmsetup"], Some(udevd), IpcNs::HOST);
-        scene.add(proc, sem, -1);
+        scene.semop_add(proc, sem, -1);
     }
     let verdict = scene.verdict(2);
     assert_eq!(verdict.class, Class::OverCompleted);
@@ -202,12 +205,12 @@ fn two_udevds_are_seen_and_neither_is_accused() {
 
 #[test]
 fn an_accident_lists_what_it_harmed() {
-    let mut scene = sent();
+    let mut scene = sent_uevent();
     let sem = *scene.world.sems.keys().next().unwrap();
     let admin = scene
         .world
         .spawn("dmsetup", &["dmsetup"], None, IpcNs::HOST);
-    scene.remove(admin, sem);
+    scene.remove_set(admin, sem);
     let udev = scene
         .world
         .spawn("dmsetup", &["dmsetup"], None, IpcNs::HOST);
@@ -238,16 +241,16 @@ fn an_accident_lists_what_it_harmed() {
 #[test]
 fn how_far_it_was_when_its_namespace_ended() {
     let mut scene = Scene::new();
-    let (proc, sem) = scene.armed();
-    scene.kill(proc);
-    scene.after(0);
+    let (proc, sem) = scene.armed_cookie();
+    scene.kill_owner(proc);
+    scene.facts_after(0);
     let mut event = scene.world.ring.last().unwrap().clone();
     event.at.0 += 1;
     event.quality.ns_teardown = true;
-    event.what = crate::event::What::Destroyed { sem, key: KEY };
+    event.what = crate::event::EventKind::Destroyed { sem, key: KEY };
     scene.ledger.apply(&event);
     let verdict = scene.closed(sem);
-    assert_eq!(verdict.class, Class::Unknown(Reason::NamespaceEnded));
+    assert_eq!(verdict.class, Class::Unknown(Undecided::NamespaceEnded));
     let stage = verdict
         .evidence
         .iter()

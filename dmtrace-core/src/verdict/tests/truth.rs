@@ -5,9 +5,9 @@ use crate::ids::{Key, SemId};
 
 impl Play {
     /// Whether somebody alive will still use or remove the set.
-    pub(super) fn needed(&self, sem: SemId) -> bool {
+    pub(super) fn is_needed(&self, sem: SemId) -> bool {
         let by_thread = self.threads.iter().any(|thread| {
-            self.alive(thread)
+            self.is_alive(thread)
                 && thread.at != At::End
                 && thread.cookie.is_some_and(|(cookie, _)| cookie == sem)
                 && (thread.habit != Habit::Create || self.shell_of(thread))
@@ -18,7 +18,7 @@ impl Play {
                 && (shell.cookie.is_some_and(|(cookie, _)| cookie == sem)
                     || shell.child.is_some_and(|child| {
                         let child = &self.threads[child];
-                        (child.at == At::End || self.alive(child))
+                        (child.at == At::End || self.is_alive(child))
                             && child.cookie.is_some_and(|(cookie, _)| cookie == sem)
                     }))
         });
@@ -35,12 +35,12 @@ impl Play {
     }
 
     /// Whether nobody who ever used the set is alive, the script included.
-    pub(super) fn deserted(&self, sem: SemId) -> bool {
+    pub(super) fn is_deserted(&self, sem: SemId) -> bool {
         let touches = |cookie: Option<(SemId, Key)>| cookie.is_some_and(|(own, _)| own == sem);
         let users = self
             .threads
             .iter()
-            .any(|thread| touches(thread.cookie) && self.alive(thread));
+            .any(|thread| touches(thread.cookie) && self.is_alive(thread));
         let scripts = self.shells.iter().any(|shell| {
             let child = shell.child.and_then(|child| self.threads[child].cookie);
             self.world.procs[shell.proc].alive && (touches(shell.cookie) || touches(child))
@@ -48,7 +48,7 @@ impl Play {
         let leaver = self
             .left
             .get(&sem)
-            .is_some_and(|&(_, thread)| self.alive(&self.threads[thread]));
+            .is_some_and(|&(_, thread)| self.is_alive(&self.threads[thread]));
         !users && !scripts && !leaver
     }
 
@@ -56,7 +56,7 @@ impl Play {
     pub(super) fn left_behind(&self, sem: SemId) -> bool {
         self.left.get(&sem).is_some_and(|&(at, thread)| {
             let thread = &self.threads[thread];
-            self.alive(thread) && thread.last_cycle > at
+            self.is_alive(thread) && thread.last_cycle > at
         })
     }
 }

@@ -7,7 +7,7 @@ use dmtrace_common::{ProcRecord, SEM_ANNOUNCED, SEM_COOKIE, SemRecord};
 
 use super::host::record_of;
 use crate::{
-    event::{Actor, Ancestor, Event, ExitStatus, ProcessImage, Quality, What},
+    event::{Actor, Ancestor, Event, EventKind, ExitStatus, ProcessImage, Quality},
     ids::{BootTime, IpcNs, Key, ProcId, SemId},
     ledger::ImageId,
 };
@@ -85,7 +85,7 @@ impl World {
         WALL0 + (self.now / 1_000_000_000) as i64
     }
 
-    pub(super) fn tick(&mut self, ns: u64) {
+    pub(super) fn advance_clock(&mut self, ns: u64) {
         self.now += ns.max(1);
     }
 
@@ -98,7 +98,7 @@ impl World {
         parent: Option<usize>,
         ns: IpcNs,
     ) -> usize {
-        self.tick(10_000_000);
+        self.advance_clock(10_000_000);
         self.next_pid += 1;
         // Few numbers, so that they are used again.
         let busy: Vec<u32> = self
@@ -155,7 +155,7 @@ impl World {
         }
     }
 
-    pub(super) fn intern(&mut self, proc: usize) {
+    pub(super) fn intern_image(&mut self, proc: usize) {
         if !self.traced || self.procs[proc].known {
             return;
         }
@@ -166,11 +166,16 @@ impl World {
             exec: 0,
         };
         self.proc_records.insert(id, record_of(&image, self.now));
-        self.say(proc, 0, What::Process(Box::new(image)), Quality::default());
+        self.send_message(
+            proc,
+            0,
+            EventKind::Process(Box::new(image)),
+            Quality::default(),
+        );
     }
 
     pub(super) fn exit(&mut self, proc: usize, status: ExitStatus) {
-        self.tick(1000);
+        self.advance_clock(1000);
         self.procs[proc].alive = false;
         if self.traced && self.procs[proc].known {
             let id = ImageId {
@@ -184,12 +189,18 @@ impl World {
                     ExitStatus::Signal(signal) => i32::from(signal),
                 };
             }
-            self.say(proc, 0, What::Exit { status }, Quality::default());
+            self.send_message(proc, 0, EventKind::Exit { status }, Quality::default());
         }
     }
 
     /// Puts a message into the ring, or loses it.
-    pub(super) fn say(&mut self, proc: usize, tid: u32, what: What, quality: Quality) -> bool {
+    pub(super) fn send_message(
+        &mut self,
+        proc: usize,
+        tid: u32,
+        what: EventKind,
+        quality: Quality,
+    ) -> bool {
         if !self.traced {
             return true;
         }
@@ -217,17 +228,17 @@ impl World {
 
     // Semaphores.
 
-    pub(super) fn find(&self, ns: IpcNs, key: Key) -> Option<SemId> {
+    pub(super) fn find_set(&self, ns: IpcNs, key: Key) -> Option<SemId> {
         self.sems
             .iter()
             .find(|(sem, set)| sem.ns == ns && set.key == key)
             .map(|(&sem, _)| sem)
     }
 
-    pub(super) fn create(&mut self, proc: usize, tid: u32, key: Key) -> SemId {
-        self.tick(1000);
-        self.intern(proc);
-        self.tick(1000);
+    pub(super) fn create_set(&mut self, proc: usize, tid: u32, key: Key) -> SemId {
+        self.advance_clock(1000);
+        self.intern_image(proc);
+        self.advance_clock(1000);
         let ns = self.procs[proc].ns;
         let next = self.next_semid.entry(ns).or_insert(0);
         *next += 1;
@@ -248,10 +259,10 @@ impl World {
             return sem;
         }
         self.created += 1;
-        let sent = self.say(
+        let sent = self.send_message(
             proc,
             tid,
-            What::Created {
+            EventKind::Created {
                 sem,
                 key,
                 nsems: 1,
@@ -286,15 +297,15 @@ impl World {
     }
 
     pub(super) fn create_fails(&mut self, proc: usize, tid: u32, key: Key) {
-        self.tick(1000);
-        self.intern(proc);
+        self.advance_clock(1000);
+        self.intern_image(proc);
         self.starved += u64::from(self.traced);
         let ns = self.procs[proc].ns;
-        let what = What::CreateFailed {
+        let what = EventKind::CreateFailed {
             ns,
             key,
             errno: libc::ENOSPC,
         };
-        self.say(proc, tid, what, Quality::default());
+        self.send_message(proc, tid, what, Quality::default());
     }
 }

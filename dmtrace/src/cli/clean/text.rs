@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use dmtrace_core::{
-    cleanup::plan::{Action, Counted, Excess, PlanEntry},
+    cleanup::plan::{Excess, FuseScope, PlanEntry, PlannedAction},
     ids::IpcNs,
     verdict::{Completion, Obstacle},
 };
@@ -12,32 +12,32 @@ use unicode_width::UnicodeWidthStr;
 use super::Draft;
 use crate::{
     cleanup::{
-        apply::{Applied, Outcome, Report},
+        apply::{AppliedEntry, CleanupOutcome, CleanupReport},
         file::KIND,
         result::{self, CleanResult, CleanedCookie},
     },
     cli::args::Clean,
     output::{Out, json},
-    wording::{count, of_number},
+    wording::{count_noun, of_number},
 };
 
 /// Indentation of what has no room on the line: below the cookie.
 const INDENT: usize = 14;
 
 pub(super) fn cookies(number: usize) -> String {
-    count(number, "cookie", "cookies")
+    count_noun(number, "cookie", "cookies")
 }
 
 /// The plan as text.
 pub(super) fn show(draft: &Draft, out: &mut Out) -> Result<()> {
     let mut entries: Vec<&PlanEntry> = draft.plan().entries.iter().collect();
-    entries.sort_by_key(|entry| (!entry.action.acts(), entry.sem));
+    entries.sort_by_key(|entry| (!entry.action.changes_cookie(), entry.sem));
     for entry in entries {
         let line = plan_line(entry, out.width());
-        out.hanging(&line, INDENT)?;
+        out.print_hanging(&line, INDENT)?;
     }
     for device in &draft.suspended {
-        out.line(&format!(
+        out.print_line(&format!(
             "warning: {} ({}) is suspended: look before you remove cookies",
             device.node, device.name
         ))?;
@@ -53,7 +53,7 @@ pub(super) fn show(draft: &Draft, out: &mut Out) -> Result<()> {
 pub(super) fn advise(args: &Clean, draft: &Draft, out: &mut Out) -> Result<()> {
     let wanted = draft.wanted();
     let kept = draft.plan().entries.len() - wanted;
-    let text = if draft.plan().blown {
+    let text = if draft.plan().over_limit {
         format!("dry run: {}; {}", excess(draft), lift(args, draft))
     } else if wanted == 0 {
         format!("dry run: nothing to do, {kept} kept.")
@@ -69,7 +69,7 @@ pub(super) fn advise(args: &Clean, draft: &Draft, out: &mut Out) -> Result<()> {
             acts(draft)
         )
     };
-    Ok(out.line(&text)?)
+    Ok(out.print_line(&text)?)
 }
 
 /// Why the fuse has blown.
@@ -79,7 +79,7 @@ pub(super) fn excess(draft: &Draft) -> String {
         Some(Excess {
             count,
             max,
-            of: Counted::Unproven,
+            of: FuseScope::Unproven,
         }) => format!(
             "the plan would {acts}; {count} of them are no proven leaks of owners that have ended, \
              and without --max at most {max} are taken"
@@ -92,7 +92,7 @@ pub(super) fn excess(draft: &Draft) -> String {
 /// What would make the fuse hold.
 pub(super) fn lift(args: &Clean, draft: &Draft) -> String {
     let enough = draft.wanted();
-    let acted = draft.plan().acts().count() > 0;
+    let acted = draft.plan().pending().count() > 0;
     match &args.plan {
         // What has blown when the file was written is not in it any more.
         Some(path) if args.apply && !acted => {
@@ -107,31 +107,33 @@ pub(super) fn lift(args: &Clean, draft: &Draft) -> String {
 
 fn plan_line(entry: &PlanEntry, width: Option<usize>) -> String {
     match &entry.action {
-        Action::Destroy if entry.verdict.observed => removal("would remove", entry, "", width),
-        Action::Destroy => removal("would remove", entry, " (inferred)", width),
-        Action::Complete(completion) => line("would complete", entry, &lost(*completion)),
-        Action::Keep { because } => line("kept", entry, &obstacles(entry, because)),
+        PlannedAction::Destroy if entry.verdict.observed => {
+            removal("would remove", entry, "", width)
+        }
+        PlannedAction::Destroy => removal("would remove", entry, " (inferred)", width),
+        PlannedAction::Complete(completion) => line("would complete", entry, &lost(*completion)),
+        PlannedAction::Keep { because } => line("kept", entry, &obstacles(entry, because)),
     }
 }
 
 /// Prints what came of one cookie.
-pub(super) fn print_result(applied: &Applied<'_>, out: &mut Out) -> std::io::Result<()> {
+pub(super) fn print_result(applied: &AppliedEntry<'_>, out: &mut Out) -> std::io::Result<()> {
     let line = result_line(applied, out.width());
-    out.hanging(&line, INDENT)
+    out.print_hanging(&line, INDENT)
 }
 
-fn result_line(applied: &Applied<'_>, width: Option<usize>) -> String {
-    let Applied { entry, outcome } = applied;
+fn result_line(applied: &AppliedEntry<'_>, width: Option<usize>) -> String {
+    let AppliedEntry { entry, outcome } = applied;
     match outcome {
-        Outcome::Removed => removal("removed", entry, "", width),
-        Outcome::Completed(completion) => line("completed", entry, &lost(*completion)),
-        Outcome::Gone => line("gone", entry, "it had been removed already"),
-        Outcome::RemovedLate(_) => line(
+        CleanupOutcome::Removed => removal("removed", entry, "", width),
+        CleanupOutcome::Completed(completion) => line("completed", entry, &lost(*completion)),
+        CleanupOutcome::Gone => line("gone", entry, "it had been removed already"),
+        CleanupOutcome::RemovedLate(_) => line(
             "REMOVED",
             entry,
             "IT WAS USED at this moment: look at its owner",
         ),
-        Outcome::NotTried => line("not tried", entry, ""),
+        CleanupOutcome::NotTried => line("not tried", entry, ""),
         other => line("kept", entry, &other.detail().unwrap_or_default()),
     }
 }
@@ -155,7 +157,7 @@ pub(super) fn acts(draft: &Draft) -> String {
     let completed = draft.completed();
     let removed = draft.wanted() - completed;
     // A plan whose fuse has blown says no more which.
-    if draft.plan().blown && draft.plan().options.complete && completed == 0 {
+    if draft.plan().over_limit && draft.plan().options.complete && completed == 0 {
         return format!("remove or complete {}", cookies(removed));
     }
     match (removed, completed) {
@@ -249,16 +251,21 @@ fn obstacles(entry: &PlanEntry, because: &[Obstacle]) -> String {
 pub(super) fn conclude(
     args: &Clean,
     draft: &Draft,
-    report: &Report<'_>,
+    report: &CleanupReport<'_>,
     out: &mut Out,
 ) -> Result<()> {
     let planned = draft.wanted();
     if planned == 0 {
-        out.line("nothing to do.")?;
+        out.print_line("nothing to do.")?;
     } else {
-        let removed =
-            report.count(|outcome| matches!(outcome, Outcome::Removed | Outcome::RemovedLate(_)));
-        let completed = report.count(|outcome| matches!(outcome, Outcome::Completed(_)));
+        let removed = report.count_where(|outcome| {
+            matches!(
+                outcome,
+                CleanupOutcome::Removed | CleanupOutcome::RemovedLate(_)
+            )
+        });
+        let completed =
+            report.count_where(|outcome| matches!(outcome, CleanupOutcome::Completed(_)));
         let done = match (draft.completed(), completed) {
             (0, _) => format!("{removed} of {} removed", cookies(planned)),
             (to_complete, completed) => format!(
@@ -266,7 +273,7 @@ pub(super) fn conclude(
                 cookies(planned - to_complete)
             ),
         };
-        out.line(&format!(
+        out.print_line(&format!(
             "{}{done}; audit record in {}",
             if report.interrupted {
                 "interrupted: "
@@ -291,12 +298,12 @@ pub(super) fn as_object(draft: &Draft) -> Value {
     body["complete"] = json!(!draft.incomplete);
     body["notes"] = json!(draft.notes);
     body["suspended_devices"] = json!(draft.suspended);
-    json::envelope(KIND, &body)
+    json::json_envelope(KIND, &body)
 }
 
-pub(super) fn result(args: &Clean, draft: &Draft, report: &Report<'_>) -> Value {
+pub(super) fn result(args: &Clean, draft: &Draft, report: &CleanupReport<'_>) -> Value {
     let cookies = report.applied.iter();
-    let cookies = cookies.map(|Applied { entry, outcome }| CleanedCookie {
+    let cookies = cookies.map(|AppliedEntry { entry, outcome }| CleanedCookie {
         ipc_ns: entry.sem.ns,
         semid: entry.sem.semid,
         key: entry.identity.key.to_string(),
@@ -305,7 +312,7 @@ pub(super) fn result(args: &Clean, draft: &Draft, report: &Report<'_>) -> Value 
         owner: entry.owner.clone(),
         verdict: entry.verdict.clone(),
     });
-    json::envelope(
+    json::json_envelope(
         result::KIND,
         &CleanResult {
             complete: report.is_complete(),

@@ -13,7 +13,7 @@ use crate::{
     case::Case,
     host::namespaces::own_ns,
     render::row::{Row, confidence},
-    wording::count,
+    wording::count_noun,
 };
 
 /// So many are named in the text; JSON has all.
@@ -36,10 +36,10 @@ struct Harm {
 
 pub(super) fn check(case: &Case, report: &mut Report) {
     let own = own_ns();
-    let judged = case.judge(&Thresholds::default()).into_iter();
+    let judged = case.judge_all(&Thresholds::default()).into_iter();
     let rows: Vec<Row<'_>> = judged
         .filter(|judged| Some(judged.semaphore.id.ns) == own)
-        .map(|judged| case.row(judged))
+        .map(|judged| case.row_of(judged))
         .collect();
     let (mut live, mut leaked, mut foreign, mut unknown) = (0, 0, 0, 0);
     let mut harms = Vec::new();
@@ -88,7 +88,7 @@ pub(super) fn check(case: &Case, report: &mut Report) {
     ]
     .into_iter()
     .filter(|&(number, ..)| number > 0)
-    .map(|(number, one, many)| count(number, one, many))
+    .map(|(number, one, many)| count_noun(number, one, many))
     .collect();
     report.warn(
         "udevcomplete_all",
@@ -145,7 +145,7 @@ fn harm(case: &Case, row: &Row<'_>, class: Class) -> Harm {
         confidence: row.verdict.as_ref().map_or("unknown", confidence),
         owner: row.pid().map(|_| row.owner()),
         waiters,
-        devices: row.devices().iter().map(Device::full).collect(),
+        devices: row.devices().iter().map(Device::full_label).collect(),
         harm: what.to_owned(),
     }
 }

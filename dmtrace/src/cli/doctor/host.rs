@@ -10,9 +10,9 @@ use dmtrace_core::{
 use super::{Report, Status, accident};
 use crate::{
     case::Case,
-    host::{Roots, kernel_fs::reason, namespaces::own_ns},
+    host::{Roots, kernel_fs::error_text, namespaces::own_ns},
     probe::Environment,
-    wording::count,
+    wording::count_noun,
 };
 
 /// Inode of the initial PID namespace (`PROC_PID_INIT_INO`).
@@ -77,8 +77,8 @@ fn semaphores(case: &Case, report: &mut Report) {
             "limits",
             format!(
                 "{} in {}; the lowest limit is {lowest}{others}",
-                count(sets, "semaphore set", "semaphore sets"),
-                count(spaces.len(), "IPC namespace", "IPC namespaces")
+                count_noun(sets, "semaphore set", "semaphore sets"),
+                count_noun(spaces.len(), "IPC namespace", "IPC namespaces")
             ),
         );
     }
@@ -108,7 +108,7 @@ fn limits(ns: &NsSnapshot) -> Vec<(String, String)> {
         found.push((
             format!(
                 "{name}: no more than {} (SEMMNI): few leaks exhaust it",
-                count(semmni, "semaphore set", "semaphore sets")
+                count_noun(semmni, "semaphore set", "semaphore sets")
             ),
             raise.clone(),
         ));
@@ -245,7 +245,7 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
                 "rule",
                 format!(
                     "cannot tell whether cookies are completed by {path}: {}",
-                    reason(&error)
+                    error_text(&error)
                 ),
                 "run as root",
             ),
@@ -269,7 +269,7 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
         .map(|dir| Path::new(dir).join("dmsetup"))
         .find(|path| roots.exists(path));
     match dmsetup {
-        Some(path) => report.pass("dmsetup", format!("{} exists", roots.shown(&path))),
+        Some(path) => report.pass("dmsetup", format!("{} exists", roots.display_path(&path))),
         None => report.add(
             "dmsetup",
             wanted,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Report, Status, Tracing};
 use crate::{
-    host::kernel_fs::Place,
+    host::kernel_fs::FsPlace,
     probe::{Environment, Lockdown, environment::BTF_FILE},
 };
 
@@ -156,10 +156,10 @@ fn paranoid(environment: &Environment, report: &mut Report) {
 
 fn tracefs(environment: &Environment, report: &mut Report) {
     match &environment.tracefs {
-        Ok(Place::Mounted(path)) => {
+        Ok(FsPlace::Mounted(path)) => {
             report.pass("tracefs", format!("tracefs is at {}", path.display()));
         }
-        Ok(Place::Private) => report.pass(
+        Ok(FsPlace::Private) => report.pass(
             "tracefs",
             "tracefs is not mounted; dmtrace uses a mount of its own",
         ),

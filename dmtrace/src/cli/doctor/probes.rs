@@ -4,7 +4,9 @@ use dmtrace_core::backend::Backend;
 use serde_json::json;
 
 use super::{Report, Status, Tracing, selftest};
-use crate::probe::{Attempt, DmState, Environment, Options, Outcome, Plan, StartError, Tracer};
+use crate::probe::{
+    AttachOutcome, Attempt, DmState, Environment, Options, ProgramPlan, StartError, Tracer,
+};
 
 /// Small: nothing but the self-test goes through it.
 const OPTIONS: Options = Options {
@@ -27,7 +29,9 @@ pub(super) fn check(environment: &Environment, report: &mut Report) -> Tracing {
         .more
         .push(("backend", json!(tracer.backend().name())));
     report.more.push(("attempts", json!(tracer.attempts())));
-    report.more.push(("device_mapper", json!(tracer.dm())));
+    report
+        .more
+        .push(("device_mapper", json!(tracer.dm_state())));
     report
         .more
         .push(("device_mapper_attempts", json!(tracer.dm_attempts())));
@@ -85,8 +89,8 @@ fn skipped(tracer: &Tracer, report: &mut Report) {
             .iter()
             .filter(|attempt| attempt.backend == backend)
             .filter_map(|attempt| match &attempt.outcome {
-                Outcome::Failed(reason) => Some((attempt.subject, reason)),
-                Outcome::Attached | Outcome::NotNeeded => None,
+                AttachOutcome::Failed(reason) => Some((attempt.subject, reason)),
+                AttachOutcome::Attached | AttachOutcome::NotNeeded => None,
             })
             .next_back();
         let text = match reason {
@@ -101,7 +105,7 @@ fn skipped(tracer: &Tracer, report: &mut Report) {
 
 fn chosen(tracer: &Tracer, report: &mut Report) {
     let backend = tracer.backend();
-    let blind = backend.blind_spots();
+    let blind = backend.blind_spot_texts();
     if blind.is_empty() {
         report.pass("backend", format!("{backend}: chosen; sees everything"));
     } else {
@@ -133,26 +137,26 @@ fn preemption(tracer: &Tracer, environment: &Environment, report: &mut Report) {
         tracer.plan(),
         tracer.backend(),
     ) {
-        (Plan::Plain, _, _) => report.pass("preemption", kernel),
-        (_, Plan::Preempted, _) => report.pass(
+        (ProgramPlan::Plain, _, _) => report.pass("preemption", kernel),
+        (_, ProgramPlan::Preempted, _) => report.pass(
             "preemption",
             format!("{kernel}; probes are where it cannot, or twice"),
         ),
-        (_, Plan::Plain, Backend::Trampoline) => report.warn(
+        (_, ProgramPlan::Plain, Backend::Trampoline | Backend::Tracepoint) => report.warn(
             "preemption",
             format!("{kernel}, and the probes for that do not work here: runs may be skipped"),
             "dmtrace watch --backend kprobe, which the kernel does not preempt",
         ),
-        (_, Plan::Plain, backend) => report.pass(
+        (_, ProgramPlan::Plain, Backend::Kprobe) => report.pass(
             "preemption",
-            format!("{kernel}, but not while a probe of {backend} runs"),
+            format!("{kernel}, but not inside a kprobe; a probe that it skips is counted"),
         ),
     }
 }
 
 /// device-mapper has its own choice, apart from the backend.
 fn device_mapper(tracer: &Tracer, report: &mut Report) {
-    match tracer.dm() {
+    match tracer.dm_state() {
         DmState::NotLoaded => {
             report.pass(
                 "device-mapper",
@@ -175,10 +179,10 @@ fn device_mapper(tracer: &Tracer, report: &mut Report) {
     for attempt in &mine {
         let better = mine.iter().any(|other| {
             other.subject == attempt.subject
-                && matches!(other.outcome, Outcome::Attached)
+                && matches!(other.outcome, AttachOutcome::Attached)
                 && other.backend != attempt.backend
         });
-        if let (true, Outcome::Failed(reason)) = (better, &attempt.outcome) {
+        if let (true, AttachOutcome::Failed(reason)) = (better, &attempt.outcome) {
             report.warn("probe", format!("{}: {reason}", attempt.subject), "");
         }
     }
@@ -188,13 +192,14 @@ fn probes(mine: &[&Attempt], report: &mut Report) {
     for attempt in mine {
         let hooks = attempt.hooks.join(" ");
         match &attempt.outcome {
-            Outcome::Attached => {
+            AttachOutcome::Attached => {
                 report.pass("probe", format!("{}: {hooks}", attempt.subject));
             }
-            Outcome::NotNeeded => {}
-            Outcome::Failed(reason) => {
+            AttachOutcome::NotNeeded => {}
+            AttachOutcome::Failed(reason) => {
                 let other = mine.iter().any(|other| {
-                    other.subject == attempt.subject && matches!(other.outcome, Outcome::Attached)
+                    other.subject == attempt.subject
+                        && matches!(other.outcome, AttachOutcome::Attached)
                 });
                 if !other {
                     report.warn(

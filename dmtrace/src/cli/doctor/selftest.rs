@@ -10,13 +10,13 @@ use std::{
 };
 
 use dmtrace_core::{
-    event::{What, decode},
+    event::{EventKind, decode_event},
     ids::{IpcNs, SemId},
 };
 use serde_json::json;
 
 use super::Report;
-use crate::{host::namespaces::own_ns, probe::Tracer, wording::cause};
+use crate::{host::namespaces::own_ns, probe::Tracer, wording::cause_text};
 
 /// Any key does: it is alone in its namespace.
 const KEY: i32 = 0x0d4d_0001;
@@ -41,7 +41,7 @@ pub(super) fn check(tracer: &mut Tracer, report: &mut Report) {
                 "self_test",
                 format!(
                     "self-test: no cookie of its own could be made: {}",
-                    cause(&error)
+                    cause_text(&error)
                 ),
                 "run as root, with IPC namespaces in the kernel",
             );
@@ -60,7 +60,11 @@ pub(super) fn check(tracer: &mut Tracer, report: &mut Report) {
     let patience = Instant::now() + PATIENCE;
     while seen.len() < STEPS.len() && Instant::now() < patience {
         match ring.next() {
-            Some(item) => seen.extend(decode(&item).ok().and_then(|event| step(&event.what, sem))),
+            Some(item) => seen.extend(
+                decode_event(&item)
+                    .ok()
+                    .and_then(|event| step(&event.what, sem)),
+            ),
             None => thread::sleep(Duration::from_millis(5)),
         }
     }
@@ -92,18 +96,18 @@ pub(super) fn check(tracer: &mut Tracer, report: &mut Report) {
 }
 
 /// Which step an event is.
-fn step(what: &What, ours: SemId) -> Option<usize> {
+fn step(what: &EventKind, ours: SemId) -> Option<usize> {
     Some(match what {
-        What::Created { sem, .. } if *sem == ours => 0,
-        What::SetVal { sem, .. } if *sem == ours => 1,
-        What::Op { sem, ops, .. } if *sem == ours => {
+        EventKind::Created { sem, .. } if *sem == ours => 0,
+        EventKind::SetVal { sem, .. } if *sem == ours => 1,
+        EventKind::Op { sem, ops, .. } if *sem == ours => {
             if ops.first()?.op > 0 {
                 2
             } else {
                 3
             }
         }
-        What::Destroyed { sem, .. } if *sem == ours => 4,
+        EventKind::Destroyed { sem, .. } if *sem == ours => 4,
         _ => return None,
     })
 }

@@ -3,25 +3,28 @@
 use anyhow::Result;
 
 use crate::finding::Story;
-use crate::output::{Out, time::Moment, wrap};
+use crate::output::{Out, time::Moment, wrap_text};
 
 /// Columns for who did something.
 const WHO: usize = 22;
 
 /// Prints it. `past`: what is to be said of a story that is over.
 pub(super) fn print(story: &Story, past: &[String], out: &mut Out) -> Result<()> {
-    out.line(&story.title)?;
+    out.print_line(&story.title)?;
     let (label, rest) = story
         .headline
         .split_once(':')
         .unwrap_or((&story.headline, ""));
-    for (number, line) in wrap(&story.headline, out.prose()).iter().enumerate() {
+    for (number, line) in wrap_text(&story.headline, out.prose_width())
+        .iter()
+        .enumerate()
+    {
         let shown = if number == 0 && (rest.is_empty() || line.starts_with(label)) {
-            line.replacen(label, &out.state(label), 1)
+            line.replacen(label, &out.paint_state(label), 1)
         } else {
             line.clone()
         };
-        out.line(&shown)?;
+        out.print_line(&shown)?;
     }
     // What is unknown has its reason in the verdict already.
     if story.sure != story.headline {
@@ -40,7 +43,7 @@ pub(super) fn print(story: &Story, past: &[String], out: &mut Out) -> Result<()>
             };
             let text = format!("{}{value}", moment.what);
             let line = format!("  {:12}  {who:WHO$} {text}", moment.shown);
-            out.hanging(&line, 2 + 12 + 2 + WHO + 1)?;
+            out.print_hanging(&line, 2 + 12 + 2 + WHO + 1)?;
         }
     }
     if let Some(missing) = &story.missing {
@@ -71,14 +74,18 @@ pub(super) fn print(story: &Story, past: &[String], out: &mut Out) -> Result<()>
 fn happened(story: &Story) -> String {
     let mut times = story.life.iter().filter_map(|it| it.time.as_deref());
     match times.find_map(Moment::parse) {
-        Some(first) => format!("WHAT HAPPENED ({}, {})", first.date(), first.zone()),
+        Some(first) => format!(
+            "WHAT HAPPENED ({}, {})",
+            first.date_text(),
+            first.zone_text()
+        ),
         None => "WHAT HAPPENED".to_owned(),
     }
 }
 
 fn heading(text: &str, out: &mut Out) -> Result<()> {
-    out.line("")?;
-    Ok(out.line(text)?)
+    out.print_line("")?;
+    Ok(out.print_line(text)?)
 }
 
 fn list(title: &str, lines: &[String], out: &mut Out) -> Result<()> {
@@ -90,9 +97,9 @@ fn list(title: &str, lines: &[String], out: &mut Out) -> Result<()> {
 }
 
 fn item(text: &str, out: &mut Out) -> Result<()> {
-    let width = out.prose() - 4;
-    for (number, line) in wrap(text, width).iter().enumerate() {
-        out.line(&format!(
+    let width = out.prose_width() - 4;
+    for (number, line) in wrap_text(text, width).iter().enumerate() {
+        out.print_line(&format!(
             "{}{line}",
             if number == 0 { "  " } else { "    " }
         ))?;
@@ -101,7 +108,7 @@ fn item(text: &str, out: &mut Out) -> Result<()> {
 }
 
 fn paragraph(text: &str, out: &mut Out) -> Result<()> {
-    wrap(text, out.prose())
+    wrap_text(text, out.prose_width())
         .iter()
-        .try_for_each(|line| Ok(out.line(line)?))
+        .try_for_each(|line| Ok(out.print_line(line)?))
 }

@@ -17,15 +17,15 @@ use crate::{
     output::{
         Out,
         time::{self, Clock},
-        wrap,
+        wrap_text,
     },
-    recording::Start,
+    recording::RecordingStart,
     render::{
         culprits::how,
         row::{Row, confidence},
         timeline::Telling,
     },
-    wording::count,
+    wording::count_noun,
 };
 
 /// Time for looking up packages, in all.
@@ -67,7 +67,7 @@ pub(super) struct Bug {
 /// Bugs by program, who leaks most first.
 pub(super) fn bugs(
     case: &Case,
-    start: Option<&Start>,
+    start: Option<&RecordingStart>,
     findings: &Findings<'_>,
     limit: Limit,
 ) -> Vec<Bug> {
@@ -93,8 +93,8 @@ pub(super) fn bugs(
         .collect()
 }
 
-fn clock(start: Option<&Start>) -> Clock {
-    start.map_or_else(Clock::now, Start::clock)
+fn clock(start: Option<&RecordingStart>) -> Clock {
+    start.map_or_else(Clock::now, RecordingStart::clock)
 }
 
 fn bug(
@@ -110,7 +110,7 @@ fn bug(
     };
     // One that was seen and not inferred tells more.
     let example = rows.iter().find(observed).or(rows.first())?;
-    let key = example.image.and_then(package::key);
+    let key = example.image.and_then(package::package_key);
     let package = match (telling.here, key.and_then(|key| case.packages.get(&key))) {
         (_, Some(known)) => known.clone(),
         (true, None) => example.image.map_or_else(
@@ -127,7 +127,7 @@ fn bug(
             *missing.entry(step.to_string()).or_default() += 1;
         }
     }
-    let traced = case.since.map(|since| case.facts.now.since(since));
+    let traced = case.since.map(|since| case.facts.now.duration_since(since));
     let fresh = rows
         .iter()
         .filter(|row| row.semaphore.created.is_some() && row.semaphore.created >= case.since)
@@ -158,29 +158,36 @@ fn bug(
     })
 }
 
-pub(super) fn print(case: &Case, start: Option<&Start>, bugs: &[Bug], out: &mut Out) -> Result<()> {
+pub(super) fn print(
+    case: &Case,
+    start: Option<&RecordingStart>,
+    bugs: &[Bug],
+    out: &mut Out,
+) -> Result<()> {
     if bugs.is_empty() {
-        return Ok(out.line("No program is known to leak cookies: there is nothing to report.")?);
+        return Ok(
+            out.print_line("No program is known to leak cookies: there is nothing to report.")?
+        );
     }
     for (number, bug) in bugs.iter().enumerate() {
         if number > 0 {
-            out.line("\n----\n")?;
+            out.print_line("\n----\n")?;
         }
         one(case, start, bug, out)?;
     }
     Ok(())
 }
 
-fn one(case: &Case, start: Option<&Start>, bug: &Bug, out: &mut Out) -> Result<()> {
-    out.line(&format!(
+fn one(case: &Case, start: Option<&RecordingStart>, bug: &Bug, out: &mut Out) -> Result<()> {
+    out.print_line(&format!(
         "{} leaves device-mapper udev cookies behind (System V semaphores)",
         bug.program
     ))?;
-    out.line("")?;
+    out.print_line("")?;
     let mut field = |label: &str, text: &str| -> Result<()> {
-        for (number, line) in wrap(text, 67).iter().enumerate() {
+        for (number, line) in wrap_text(text, 67).iter().enumerate() {
             let label = if number == 0 { label } else { "" };
-            out.line(&format!("{label:<12} {line}"))?;
+            out.print_line(&format!("{label:<12} {line}"))?;
         }
         Ok(())
     };
@@ -198,7 +205,7 @@ fn one(case: &Case, start: Option<&Start>, bug: &Bug, out: &mut Out) -> Result<(
     } else {
         String::new()
     };
-    let leaked = count(bug.leaked, "cookie", "cookies");
+    let leaked = count_noun(bug.leaked, "cookie", "cookies");
     field("leaked", &format!("{leaked}{unsure}"))?;
     for (what, count) in &bug.how {
         field("what", &format!("{count} x {what}"))?;
@@ -208,7 +215,7 @@ fn one(case: &Case, start: Option<&Start>, bug: &Bug, out: &mut Out) -> Result<(
     }
     let over = bug.observed_seconds.map_or_else(
         || "without a trace".to_owned(),
-        |seconds| format!("over {}", time::age(Duration::from_secs(seconds))),
+        |seconds| format!("over {}", time::age_text(Duration::from_secs(seconds))),
     );
     match bug.leaks_per_hour {
         Some(rate) => field("rate", &format!("{rate:.1} an hour, {over}"))?,
@@ -220,7 +227,7 @@ fn one(case: &Case, start: Option<&Start>, bug: &Bug, out: &mut Out) -> Result<(
             .map_or_else(String::new, |seconds| {
                 format!(
                     "; full in {} at that rate, then no program can make a semaphore",
-                    time::age(Duration::from_secs(seconds))
+                    time::age_text(Duration::from_secs(seconds))
                 )
             });
         let used = format!("{} of {} semaphore sets{full}", bug.sets, bug.limit);
@@ -235,18 +242,18 @@ fn one(case: &Case, start: Option<&Start>, bug: &Bug, out: &mut Out) -> Result<(
     if case.incomplete {
         field("caution", "the data is incomplete: more may have happened")?;
     }
-    out.line("")?;
-    out.line(&format!("One of them, {}:", bug.example.title))?;
+    out.print_line("")?;
+    out.print_line(&format!("One of them, {}:", bug.example.title))?;
     for moment in &bug.example.life {
         let value = moment
             .value
             .map_or_else(String::new, |value| format!(" (value {value})"));
-        out.line(&format!(
+        out.print_line(&format!(
             "  {:12}  {}  {}{value}",
             moment.shown, moment.who, moment.what
         ))?;
     }
-    out.line("")?;
+    out.print_line("")?;
     let fields = (env!("CARGO_PKG_VERSION"), bug.example.sure.as_str());
-    Ok(out.line(&format!("Seen by dmtrace {}; {}.", fields.0, fields.1))?)
+    Ok(out.print_line(&format!("Seen by dmtrace {}; {}.", fields.0, fields.1))?)
 }

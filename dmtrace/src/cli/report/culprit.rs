@@ -11,12 +11,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    output::{Out, time, wrap},
+    output::{Out, time, wrap_text},
     render::{
         culprits::{Leak, executable, innermost},
         row::describe,
     },
-    wording::count,
+    wording::count_noun,
 };
 
 /// Columns of the text, and of what stands before it in the lines of an entry.
@@ -63,13 +63,13 @@ pub(crate) fn culprits(leaked: &[Leak]) -> Vec<Culprit> {
         let image = leak.image.as_ref();
         let program = executable(image.and_then(|image| image.exe.as_deref()), &leak.comm);
         *programs.entry(program.clone()).or_default() += 1;
-        let calls = leak.site.as_ref().map(CallSite::line);
+        let calls = leak.site.as_ref().map(CallSite::chain_line);
         let key = (program, leak.how.clone(), calls);
         let culprit = found.entry(key.clone()).or_insert_with(|| Culprit {
             executable: key.0,
             how: key.1,
             calls: key.2,
-            call_site: leak.site.as_ref().map(CallSite::json),
+            call_site: leak.site.as_ref().map(CallSite::to_json),
             ..Culprit::default()
         });
         culprit.leaked += 1;
@@ -111,7 +111,7 @@ pub(crate) fn print(culprits: &[Culprit], most: usize, out: &mut Out) -> Result<
     if culprits.is_empty() {
         return Ok(());
     }
-    out.line("WHO LEAKS")?;
+    out.print_line("WHO LEAKS")?;
     for culprit in culprits.iter().take(most) {
         one(culprit, out)?;
     }
@@ -121,12 +121,12 @@ pub(crate) fn print(culprits: &[Culprit], most: usize, out: &mut Out) -> Result<
         let processes: usize = rest.iter().map(|it| it.processes).sum();
         let text = format!(
             "and {} of {} more: --all",
-            count(cookies, "cookie", "cookies"),
-            count(processes, "process", "processes")
+            count_noun(cookies, "cookie", "cookies"),
+            count_noun(processes, "process", "processes")
         );
-        out.line(&format!("  {text}"))?;
+        out.print_line(&format!("  {text}"))?;
     }
-    Ok(out.line("")?)
+    Ok(out.print_line("")?)
 }
 
 fn one(culprit: &Culprit, out: &mut Out) -> Result<()> {
@@ -135,17 +135,17 @@ fn one(culprit: &Culprit, out: &mut Out) -> Result<()> {
         text => format!(", in {text}"),
     };
     let head = format!("{}{place}", culprit.executable);
-    for (number, line) in wrap(&head, WIDTH - INDENT).iter().enumerate() {
+    for (number, line) in wrap_text(&head, WIDTH - INDENT).iter().enumerate() {
         if number == 0 {
-            out.line(&format!("  {:>6}  {line}", culprit.leaked))?;
+            out.print_line(&format!("  {:>6}  {line}", culprit.leaked))?;
         } else {
-            out.line(&format!("{:INDENT$}{line}", ""))?;
+            out.print_line(&format!("{:INDENT$}{line}", ""))?;
         }
     }
     let mut line = |label: &str, text: &str| -> Result<()> {
-        for (number, part) in wrap(text, WIDTH - 2 * INDENT).iter().enumerate() {
+        for (number, part) in wrap_text(text, WIDTH - 2 * INDENT).iter().enumerate() {
             let label = if number == 0 { label } else { "" };
-            out.line(&format!("{:INDENT$}{label:<10}{part}", ""))?;
+            out.print_line(&format!("{:INDENT$}{label:<10}{part}", ""))?;
         }
         Ok(())
     };
@@ -161,7 +161,7 @@ fn one(culprit: &Culprit, out: &mut Out) -> Result<()> {
         )?;
     }
     let age = culprit.oldest_seconds.map_or_else(String::new, |seconds| {
-        format!("; oldest {}", time::age(Duration::from_secs(seconds)))
+        format!("; oldest {}", time::age_text(Duration::from_secs(seconds)))
     });
     let who = match (culprit.processes, culprit.owners.first()) {
         (0, _) => "who it was is not known".to_owned(),
@@ -169,7 +169,7 @@ fn one(culprit: &Culprit, out: &mut Out) -> Result<()> {
         (processes, _) => {
             let pids: Vec<String> = culprit.pids.iter().map(ToString::to_string).collect();
             let pids = first_few(pids.iter().map(String::as_str));
-            format!("{}: {pids}", count(processes, "process", "processes"))
+            format!("{}: {pids}", count_noun(processes, "process", "processes"))
         }
     };
     line("who", &format!("{who}{age}"))?;

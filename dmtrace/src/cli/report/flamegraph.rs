@@ -21,7 +21,7 @@ pub(super) fn folded(rows: &[&Row<'_>]) -> Vec<String> {
         };
         let mut names = vec![plain(program)];
         match row.call_site() {
-            Some(site) => names.extend(site.folded().iter().map(|name| plain(name))),
+            Some(site) => names.extend(site.folded_stack().iter().map(|name| plain(name))),
             None => names.push(UNKNOWN.to_owned()),
         }
         *counts.entry(names.join(";")).or_default() += 1;

@@ -45,7 +45,7 @@ pub(in crate::cli) fn run(
     if as_json {
         let mut object = past.object(&groups);
         object["culprits"] = json!(culprits);
-        out.json(&object)?;
+        out.print_json(&object)?;
     } else {
         history_text::print(&past, &culprits, &groups, Limit::of(args), out)?;
         for note in &past.head.notes {

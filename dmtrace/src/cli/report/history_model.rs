@@ -191,7 +191,7 @@ impl Past {
             lives: *lives,
             leaks_per_day: self.a_day(lives.leaked),
         });
-        json::envelope(
+        json::json_envelope(
             "history_report",
             &json!({
                 "since": moment(self.since),

@@ -8,12 +8,12 @@ use super::history_model::Past;
 use crate::{
     cli::report::{Limit, culprit::Culprit, text::who_leaks},
     history::{Finding, Lives, OTHERS, WhyGap},
-    output::{Out, time, wrap},
+    output::{Out, time, wrap_text},
     render::{
         culprits::{By, Group},
         stored,
     },
-    wording::{count, times},
+    wording::{count_noun, times_text},
 };
 
 pub(super) fn print(
@@ -35,16 +35,16 @@ pub(super) fn print(
             )
         };
         paragraph(&text, out)?;
-        out.line("")?;
+        out.print_line("")?;
     } else {
         let standing = past.leaked.iter().filter(|it| it.gone.is_none()).count();
-        out.line(&format!(
+        out.print_line(&format!(
             "{} leaked{}: {}{standing} still there",
-            count(past.leaked.len(), "cookie", "cookies"),
+            count_noun(past.leaked.len(), "cookie", "cookies"),
             past.scope,
             ends(&past.leaked)
         ))?;
-        out.line("")?;
+        out.print_line("")?;
     }
     who_leaks(culprits, groups, limit, out)?;
     list("STUCK WAITERS", limit, &past.stuck, false, out)?;
@@ -67,33 +67,33 @@ pub(super) fn print(
         paragraph(&text, out)?;
     }
     if !past.leaked.is_empty() || !past.stuck.is_empty() {
-        out.line("One of them, step by step: dmtrace explain COOKIE")?;
+        out.print_line("One of them, step by step: dmtrace explain COOKIE")?;
     }
     Ok(())
 }
 
 fn head(past: &Past, out: &mut Out) -> Result<()> {
-    out.line(&format!(
+    out.print_line(&format!(
         "dmtrace {} report, from {} to {}",
         env!("CARGO_PKG_VERSION"),
-        time::at(past.since),
-        time::at(past.until)
+        time::moment_text(past.since),
+        time::moment_text(past.until)
     ))?;
-    out.line(&format!(
+    out.print_line(&format!(
         "traced for {} of {}",
-        time::age(past.traced),
-        time::age(past.whole())
+        time::age_text(past.traced),
+        time::age_text(past.whole())
     ))?;
     if let Some(at) = past.head.complete_since_ms.filter(|&at| at >= past.since) {
         paragraph(
             &format!(
                 "records made room for newer ones: what ended before {} is not complete",
-                time::at(at)
+                time::moment_text(at)
             ),
             out,
         )?;
     }
-    Ok(out.line("")?)
+    Ok(out.print_line("")?)
 }
 
 /// How those that are gone went: `12 removed, 3 gone with their IPC namespace, `.
@@ -118,17 +118,17 @@ fn list(
     if findings.is_empty() {
         return Ok(());
     }
-    out.line(title)?;
+    out.print_line(title)?;
     for finding in findings.iter().rev().take(limit.0) {
         let leak = stored::leak(finding);
         let mut line = format!(
             "  {}  {}  semid {}",
-            time::at(finding.found.wall_ms),
+            time::moment_text(finding.found.wall_ms),
             finding.key,
             finding.sem.semid
         );
         line.push_str(&format!("  {}", leak.owner.as_deref().unwrap_or("-")));
-        out.line(&line)?;
+        out.print_line(&line)?;
         let mut rest: Vec<String> = Vec::new();
         if !culprit {
             rest.push(finding.story.headline.clone());
@@ -142,21 +142,21 @@ fn list(
         if !culprit {
             rest.push(stored::end(finding.gone.as_ref()));
         }
-        let width = out.prose() - 12;
-        for (number, line) in wrap(&rest.join("; "), width).iter().enumerate() {
+        let width = out.prose_width() - 12;
+        for (number, line) in wrap_text(&rest.join("; "), width).iter().enumerate() {
             let indent = if number == 0 { 10 } else { 12 };
-            out.line(&format!("{:indent$}{line}", ""))?;
+            out.print_line(&format!("{:indent$}{line}", ""))?;
         }
     }
     limit.rest(findings.len(), out)?;
-    Ok(out.line("")?)
+    Ok(out.print_line("")?)
 }
 
 fn victims(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
     if past.starved.is_empty() {
         return Ok(());
     }
-    out.line("VICTIMS: could not create a semaphore (ENOSPC)")?;
+    out.print_line("VICTIMS: could not create a semaphore (ENOSPC)")?;
     let mut programs: BTreeMap<&str, u64> = BTreeMap::new();
     for burst in &past.starved {
         for (program, count) in &burst.programs {
@@ -166,22 +166,22 @@ fn victims(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
     let mut programs: Vec<(&str, u64)> = programs.into_iter().collect();
     programs.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
     for (program, count) in programs {
-        out.line(&format!("  {count:>6}  {program}"))?;
+        out.print_line(&format!("  {count:>6}  {program}"))?;
     }
     for burst in past.starved.iter().rev().take(limit.0) {
-        out.line(&format!(
+        out.print_line(&format!(
             "          {} for {}: {} in IPC namespace {}",
-            time::at(burst.from.wall_ms),
-            time::age(burst.to.boot.since(burst.from.boot)),
-            times(burst.count),
+            time::moment_text(burst.from.wall_ms),
+            time::age_text(burst.to.boot.duration_since(burst.from.boot)),
+            times_text(burst.count),
             burst.ipc_ns
         ))?;
     }
     let more = past.starved.len().saturating_sub(limit.0);
     if more > 0 {
-        out.line(&format!("          and {more} earlier: --all"))?;
+        out.print_line(&format!("          and {more} earlier: --all"))?;
     }
-    Ok(out.line("")?)
+    Ok(out.print_line("")?)
 }
 
 fn programs(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
@@ -197,29 +197,29 @@ fn programs(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
         let rest = program == OTHERS;
         (rest, std::cmp::Reverse((lives.leaked, lives.created)))
     });
-    out.line("COOKIES BY PROGRAM, of whole hours")?;
-    out.line("     MADE  COMPLETED   LEAKED  LEAKS A DAY")?;
+    out.print_line("COOKIES BY PROGRAM, of whole hours")?;
+    out.print_line("     MADE  COMPLETED   LEAKED  LEAKS A DAY")?;
     for (program, lives) in programs.iter().take(limit.0) {
         let rate = match past.a_day(lives.leaked) {
             Some(rate) if lives.leaked > 0 => format!("{rate:.1}"),
             _ => "-".to_owned(),
         };
-        out.line(&format!(
+        out.print_line(&format!(
             "{:>9} {:>10} {:>8} {rate:>12}  {program}",
             lives.created, lives.completed, lives.leaked
         ))?;
     }
     let more = programs.len().saturating_sub(limit.0);
     if more > 0 {
-        let more = count(more, "other program", "other programs");
-        out.line(&format!("  and {more}: --all"))?;
+        let more = count_noun(more, "other program", "other programs");
+        out.print_line(&format!("  and {more}: --all"))?;
     }
-    Ok(out.line("")?)
+    Ok(out.print_line("")?)
 }
 
 fn gaps(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
     if !past.gaps.is_empty() {
-        out.line("TIMES WITHOUT A TRACE: what happened then is not known")?;
+        out.print_line("TIMES WITHOUT A TRACE: what happened then is not known")?;
         for gap in past.gaps.iter().rev().take(limit.0) {
             let long = gap.to.wall_ms.saturating_sub(gap.from.wall_ms);
             let long = Duration::from_millis(u64::try_from(long).unwrap_or_default());
@@ -228,45 +228,45 @@ fn gaps(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
                 WhyGap::Killed => (" at most", "service killed"),
                 WhyGap::Rebooted => (" at most", "machine restarted"),
             };
-            out.line(&format!(
+            out.print_line(&format!(
                 "  {} to {}\n          {}{most}  {why}",
-                time::at(gap.from.wall_ms),
-                time::at(gap.to.wall_ms),
-                time::age(long)
+                time::moment_text(gap.from.wall_ms),
+                time::moment_text(gap.to.wall_ms),
+                time::age_text(long)
             ))?;
         }
         let more = past.gaps.len().saturating_sub(limit.0);
         if more > 0 {
-            out.line(&format!("  and {more} earlier: --all"))?;
+            out.print_line(&format!("  and {more} earlier: --all"))?;
         }
-        out.line("")?;
+        out.print_line("")?;
     }
     if past.losses.is_empty() {
         return Ok(());
     }
-    out.line("LOST MESSAGES")?;
+    out.print_line("LOST MESSAGES")?;
     for loss in past.losses.iter().rev().take(limit.0) {
         let text = format!(
             "{}: {} {}",
-            time::at(loss.from.wall_ms),
+            time::moment_text(loss.from.wall_ms),
             loss.count,
             loss.what
         );
-        let width = out.prose() - 4;
-        for (number, line) in wrap(&text, width).iter().enumerate() {
-            out.line(&format!(
+        let width = out.prose_width() - 4;
+        for (number, line) in wrap_text(&text, width).iter().enumerate() {
+            out.print_line(&format!(
                 "{}{line}",
                 if number == 0 { "  " } else { "    " }
             ))?;
         }
     }
     limit.rest(past.losses.len(), out)?;
-    Ok(out.line("")?)
+    Ok(out.print_line("")?)
 }
 
 /// What a story of the past says of its time: when it was found, and how it ended.
 pub(crate) fn ending_lines(finding: &Finding) -> Vec<String> {
-    let found = time::at(finding.found.wall_ms);
+    let found = time::moment_text(finding.found.wall_ms);
     match &finding.gone {
         None => vec![format!(
             "found {found}; still there, as far as the history knows"
@@ -274,13 +274,13 @@ pub(crate) fn ending_lines(finding: &Finding) -> Vec<String> {
         Some(gone) => vec![format!(
             "found {found}; {}, {}",
             stored::end(Some(gone)),
-            time::at(gone.at.wall_ms)
+            time::moment_text(gone.at.wall_ms)
         )],
     }
 }
 
 fn paragraph(text: &str, out: &mut Out) -> Result<()> {
-    wrap(text, out.prose())
+    wrap_text(text, out.prose_width())
         .iter()
-        .try_for_each(|line| Ok(out.line(line)?))
+        .try_for_each(|line| Ok(out.print_line(line)?))
 }

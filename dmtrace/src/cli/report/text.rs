@@ -14,19 +14,19 @@ use crate::{
     output::{
         Out,
         time::{self, Clock},
-        wrap,
+        wrap_text,
     },
-    recording::Start,
+    recording::RecordingStart,
     render::{
         culprits::{By, Group},
         row::Row,
     },
-    wording::count,
+    wording::count_noun,
 };
 
 pub(super) fn print(
     case: &Case,
-    start: Option<&Start>,
+    start: Option<&RecordingStart>,
     findings: &Findings<'_>,
     culprits: &[Culprit],
     groups: &[(By, Vec<Group>)],
@@ -36,7 +36,7 @@ pub(super) fn print(
     head(case, start, out)?;
     if findings.leaked.is_empty() {
         let scope = findings.scope;
-        out.line(&if case.incomplete {
+        out.print_line(&if case.incomplete {
             format!("No leaked cookie is known{scope}, but the data is incomplete: not certain.")
         } else if findings.undecided > 0 {
             format!("No cookie{scope} is known to be leaked.")
@@ -46,7 +46,7 @@ pub(super) fn print(
     }
     who_leaks(culprits, groups, limit, out)?;
     if !findings.stuck.is_empty() {
-        out.line("STUCK WAITERS (details: dmtrace explain COOKIE)")?;
+        out.print_line("STUCK WAITERS (details: dmtrace explain COOKIE)")?;
         for row in findings.stuck.iter().take(limit.0) {
             let text = row
                 .verdict
@@ -57,7 +57,7 @@ pub(super) fn print(
                 device if device.is_empty() => device,
                 device => format!("  {device}"),
             };
-            out.line(&format!(
+            out.print_line(&format!(
                 "  {}  semid {}  {}{device}  {text}",
                 row.semaphore.key,
                 row.semaphore.id.semid,
@@ -65,62 +65,62 @@ pub(super) fn print(
             ))?;
         }
         limit.rest(findings.stuck.len(), out)?;
-        out.line("")?;
+        out.print_line("")?;
     }
     closed("REMOVED WHILE IN USE", &findings.accidents, limit, out)?;
     closed("COMPLETED TOO OFTEN", &findings.over_completed, limit, out)?;
     if !findings.ended.is_empty() {
-        out.line("ENDED WITH THEIR IPC NAMESPACE")?;
+        out.print_line("ENDED WITH THEIR IPC NAMESPACE")?;
         let mut owners: BTreeMap<String, usize> = BTreeMap::new();
         for row in &findings.ended {
             *owners.entry(row.owner()).or_default() += 1;
         }
         for (owner, count) in owners.iter().take(limit.0) {
-            out.line(&format!("  {count:>6}  {owner}"))?;
+            out.print_line(&format!("  {count:>6}  {owner}"))?;
         }
         limit.rest(owners.len(), out)?;
-        out.line("")?;
+        out.print_line("")?;
     }
     if !findings.victims.is_empty() {
-        out.line("VICTIMS: could not create a semaphore (ENOSPC)")?;
+        out.print_line("VICTIMS: could not create a semaphore (ENOSPC)")?;
         for victim in findings.victims.iter().take(limit.0) {
             let also = if victim.also_culprit {
                 "  (leaks as well, see above)"
             } else {
                 ""
             };
-            out.line(&format!(
+            out.print_line(&format!(
                 "  {:>6}  {}[{}]{also}",
                 victim.failed, victim.comm, victim.pid
             ))?;
             if let Some(command) = &victim.command {
-                out.line(&format!("          command   {command}"))?;
+                out.print_line(&format!("          command   {command}"))?;
             }
         }
         limit.rest(findings.victims.len(), out)?;
-        out.line("")?;
+        out.print_line("")?;
     }
     for it in &findings.exhaustion {
         let rate = match (it.leaks_per_hour, it.exhausted_in_seconds) {
             (Some(rate), Some(seconds)) => format!(
                 "; {rate:.1} leaks an hour: full in {}",
-                time::age(Duration::from_secs(seconds))
+                time::age_text(Duration::from_secs(seconds))
             ),
             _ => String::new(),
         };
-        out.line(&format!(
+        out.print_line(&format!(
             "IPC namespace {}: {} of {} sets in use, {} leaked{}{rate}",
             it.ipc_ns, it.sets, it.limit, it.leaked, findings.scope
         ))?;
     }
     if findings.undecided > 0 {
-        out.line(&format!(
+        out.print_line(&format!(
             "{} undecided: dmtrace list --state unknown",
-            count(findings.undecided, "cookie is", "cookies are")
+            count_noun(findings.undecided, "cookie is", "cookies are")
         ))?;
     }
     if !findings.leaked.is_empty() && start.is_none() {
-        out.line("Remove exactly the leaked ones: dmtrace clean")?;
+        out.print_line("Remove exactly the leaked ones: dmtrace clean")?;
     }
     Ok(())
 }
@@ -138,7 +138,7 @@ pub(crate) fn who_leaks(
     if groups.is_empty() {
         return Ok(());
     }
-    out.line(&format!("LEAKED COOKIES BY {}", title(*by)))?;
+    out.print_line(&format!("LEAKED COOKIES BY {}", title(*by)))?;
     let mut told: BTreeMap<String, &str> = BTreeMap::new();
     for group in groups.iter().take(limit.0) {
         // Processes that did the same are described once.
@@ -151,15 +151,15 @@ pub(crate) fn who_leaks(
         }
     }
     limit.rest(groups.len(), out)?;
-    Ok(out.line("")?)
+    Ok(out.print_line("")?)
 }
 
 fn print_group(group: &Group, same: Option<&str>, out: &mut Out) -> Result<()> {
     let age = group.oldest_seconds.map_or_else(String::new, |seconds| {
-        format!(", oldest {}", time::age(Duration::from_secs(seconds)))
+        format!(", oldest {}", time::age_text(Duration::from_secs(seconds)))
     });
     let same = same.map_or_else(String::new, |name| format!(", as {name}"));
-    out.line(&format!("  {:>6}  {}{age}{same}", group.leaked, group.name))?;
+    out.print_line(&format!("  {:>6}  {}{age}{same}", group.leaked, group.name))?;
     if !same.is_empty() {
         return Ok(());
     }
@@ -169,10 +169,10 @@ fn print_group(group: &Group, same: Option<&str>, out: &mut Out) -> Result<()> {
         } else {
             String::new()
         };
-        out.line(&format!("          {times}{how}"))?;
+        out.print_line(&format!("          {times}{how}"))?;
     }
     if group.observed < group.leaked {
-        out.line(&format!(
+        out.print_line(&format!(
             "          {} of {} inferred, not seen",
             group.leaked - group.observed,
             group.leaked
@@ -184,20 +184,20 @@ fn print_group(group: &Group, same: Option<&str>, out: &mut Out) -> Result<()> {
             .devices
             .iter()
             .map(|name| name.replace(' ', "\u{2060}"));
-        let lines = wrap(&names.collect::<Vec<_>>().join(", "), 60);
+        let lines = wrap_text(&names.collect::<Vec<_>>().join(", "), 60);
         for (number, line) in lines.iter().enumerate() {
             let label = if number == 0 { "devices" } else { "" };
             let line = line.replace('\u{2060}', " ");
-            out.line(&format!("          {label:<10}{line}"))?;
+            out.print_line(&format!("          {label:<10}{line}"))?;
         }
     }
     for line in &group.lines {
-        out.line(&format!("          {line}"))?;
+        out.print_line(&format!("          {line}"))?;
     }
     Ok(())
 }
 
-pub(super) fn head(case: &Case, start: Option<&Start>, out: &mut Out) -> Result<()> {
+pub(super) fn head(case: &Case, start: Option<&RecordingStart>, out: &mut Out) -> Result<()> {
     let kernel = super::kernel(start);
     let clock = match start {
         Some(start) => start.clock(),
@@ -208,17 +208,17 @@ pub(super) fn head(case: &Case, start: Option<&Start>, out: &mut Out) -> Result<
         |since| {
             format!(
                 "traced {} since {}",
-                time::age(case.facts.now.since(since)),
-                clock.moment(since)
+                time::age_text(case.facts.now.duration_since(since)),
+                clock.moment_at(since)
             )
         },
     );
-    out.line(&format!(
+    out.print_line(&format!(
         "dmtrace {} report, kernel {kernel}",
         env!("CARGO_PKG_VERSION")
     ))?;
-    out.line(&traced)?;
-    Ok(out.line("")?)
+    out.print_line(&traced)?;
+    Ok(out.print_line("")?)
 }
 
 const fn title(by: By) -> &'static str {
@@ -235,7 +235,7 @@ fn closed(title: &str, rows: &[&Row<'_>], limit: Limit, out: &mut Out) -> Result
     if rows.is_empty() {
         return Ok(());
     }
-    out.line(title)?;
+    out.print_line(title)?;
     for row in rows.iter().take(limit.0) {
         let culprit = row
             .verdict
@@ -247,7 +247,7 @@ fn closed(title: &str, rows: &[&Row<'_>], limit: Limit, out: &mut Out) -> Result
             device => format!("  {device}"),
         };
         let semaphore = row.semaphore;
-        out.line(&format!(
+        out.print_line(&format!(
             "  {}  semid {}  of {}{device}  by {culprit}",
             semaphore.key,
             semaphore.id.semid,
@@ -266,10 +266,10 @@ fn closed(title: &str, rows: &[&Row<'_>], limit: Limit, out: &mut Out) -> Result
                     | Evidence::SeveralUdevds { .. }
             );
             if harm {
-                out.line(&format!("          {fact}"))?;
+                out.print_line(&format!("          {fact}"))?;
             }
         }
     }
     limit.rest(rows.len(), out)?;
-    Ok(out.line("")?)
+    Ok(out.print_line("")?)
 }

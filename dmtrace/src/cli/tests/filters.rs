@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clap::error::ErrorKind;
 use dmtrace_core::{
-    event::{Actor, Command, Event, ExitStatus, Ioctl, ProcessImage, Quality, What},
+    event::{Actor, DmCommand, DmIoctl, Event, EventKind, ExitStatus, ProcessImage, Quality},
     facts::{HostFacts, LiveProcess, NsSnapshot, SemLimits, SemState, SetSnapshot, Snapshot},
     ids::{BootTime, DevNum, IpcNs, Key, ProcId, SemId, UnixTime},
     ledger::{Change, Ledger},
@@ -24,7 +24,7 @@ use crate::{
             printer::{Printer, Style},
         },
     },
-    trace::observer::{Observer as _, View},
+    trace::observer::{BooksView, Observer as _},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -185,7 +185,7 @@ fn scene() -> Scene {
     };
     for it in &CAST {
         let mut at = it.made * SECOND;
-        let mut say = |what: What| {
+        let mut say = |what: EventKind| {
             at += 1000;
             let event = Event {
                 at: BootTime(at),
@@ -202,7 +202,7 @@ fn scene() -> Scene {
             changes.extend(ledger.apply(&event));
         };
         let (sem, key) = (it.sem, Key(it.key));
-        say(What::Process(Box::new(ProcessImage {
+        say(EventKind::Process(Box::new(ProcessImage {
             id: id(it.tgid),
             comm: it.name.to_owned(),
             exe: Some(format!("/usr/bin/{}", it.name)),
@@ -211,39 +211,39 @@ fn scene() -> Scene {
             cgroup: it.cgroup.to_owned(),
             ..ProcessImage::default()
         })));
-        say(What::Created {
+        say(EventKind::Created {
             sem,
             key,
             nsems: 1,
             semflg: 0o600,
         });
-        say(What::SetVal {
+        say(EventKind::SetVal {
             sem,
             key,
             value: 1,
             errno: 0,
         });
-        say(What::Ioctl(Box::new(Ioctl {
+        say(EventKind::Ioctl(Box::new(DmIoctl {
             sem,
             key,
-            command: Command::Resume,
+            command: DmCommand::Resume,
             errno: 0,
             began: BootTime(it.made * SECOND),
             name: it.device.to_owned(),
             new_name: None,
             uuid: None,
-            device: DevNum::known(253, it.tgid),
+            device: DevNum::from_kernel(253, it.tgid),
             uevent: false,
             deferred: false,
             udev_flags: 0,
         })));
-        say(What::CreateFailed {
+        say(EventKind::CreateFailed {
             ns: sem.ns,
             key: Key(0x0d4d_7777),
             errno: libc::ENOSPC,
         });
         if it.killed {
-            say(What::Exit {
+            say(EventKind::Exit {
                 status: ExitStatus::Signal(9),
             });
         } else {
@@ -272,7 +272,7 @@ fn scene() -> Scene {
     snapshot.began = BootTime(NOW * SECOND);
     snapshot.ended = snapshot.began;
     ledger.reconcile(&snapshot);
-    ledger.observe(&facts);
+    ledger.observe_exits(&facts);
     case.ledger = ledger;
     case.snapshot = snapshot;
     case.facts = facts;
@@ -340,17 +340,17 @@ fn watched(scene: &Scene, filters: &Filters) -> Vec<Key> {
         all: false,
     };
     let mut printer = Printer::new(&mut out, style, filters, None, None);
-    let view = View {
+    let view = BooksView {
         ledger: &scene.case.ledger,
         context: None,
     };
-    printer.changes(&scene.changes, &view).unwrap();
-    for judged in scene.case.judge(&Thresholds::default()) {
+    printer.on_changes(&scene.changes, &view).unwrap();
+    for judged in scene.case.judge_all(&Thresholds::default()) {
         if judged.verdict.class.is_finding() {
-            printer.finding(&judged, &view).unwrap();
+            printer.on_finding(&judged, &view).unwrap();
         }
     }
-    printer.idle().unwrap();
+    printer.on_idle().unwrap();
     let text = page.text();
     CAST.iter()
         .filter(|it| text.contains(&format!("{:#010x}", it.key)))

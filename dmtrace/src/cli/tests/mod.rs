@@ -31,7 +31,7 @@ impl Write for Page {
 
 impl Page {
     pub(super) fn out(&self) -> Out {
-        Out::to(Box::new(self.clone()))
+        Out::with_writer(Box::new(self.clone()))
     }
 
     pub(super) fn text(&self) -> String {

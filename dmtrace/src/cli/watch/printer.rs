@@ -22,7 +22,7 @@ use crate::{
     stack::Symbolizer,
     trace::{
         recorder::Recorder,
-        run::{Observer, View},
+        run::{BooksView, Observer},
         session::DmReport,
     },
 };
@@ -84,7 +84,7 @@ impl<'a> Printer<'a> {
     /// Writing fails.
     pub(crate) fn begin(&mut self, start: &Value) -> Result<()> {
         if self.style.json {
-            self.out.json(&json::envelope("start", start))?;
+            self.out.print_json(&json::json_envelope("start", start))?;
         } else {
             self.columns.header(self.out)?;
         }
@@ -112,7 +112,7 @@ impl<'a> Printer<'a> {
         }
         if self.style.json {
             let object = self.object(change, ledger);
-            self.out.json(&object)?;
+            self.out.print_json(&object)?;
         } else {
             let value = match change.kind {
                 ChangeKind::Set { to } => Some(to),
@@ -161,15 +161,17 @@ impl<'a> Printer<'a> {
             self.nameless.remove(&id);
             self.introduced.insert(id);
             let image = image_of(ledger, id);
-            self.out
-                .json(&json::envelope("process", &json!({ "process": image })))?;
+            self.out.print_json(&json::json_envelope(
+                "process",
+                &json!({ "process": image }),
+            ))?;
         }
         Ok(())
     }
 
     fn object(&mut self, change: &Change, ledger: &Ledger) -> Value {
-        let mut object = json::envelope("change", change);
-        object["time"] = json!(self.clock.rfc3339(change.at));
+        let mut object = json::json_envelope("change", change);
+        object["time"] = json!(self.clock.rfc3339_at(change.at));
         object["key"] = json!(format!("{:#010x}", change.key.0));
         // Whose operation was broken off.
         if change.kind
@@ -201,14 +203,14 @@ impl<'a> Printer<'a> {
 }
 
 impl Observer for Printer<'_> {
-    fn changes(&mut self, changes: &[Change], view: &View<'_>) -> Result<()> {
+    fn on_changes(&mut self, changes: &[Change], view: &BooksView<'_>) -> Result<()> {
         changes
             .iter()
             .try_for_each(|change| self.print(change, view.ledger))?;
         self.introduce_late(view.ledger)
     }
 
-    fn finding(&mut self, judged: &Judged<'_>, view: &View<'_>) -> Result<()> {
+    fn on_finding(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> Result<()> {
         let semaphore = judged.semaphore;
         let verdict = &judged.verdict;
         let at = crate::host::clock::boot_now();
@@ -223,7 +225,7 @@ impl Observer for Printer<'_> {
         self.findings += 1;
         if self.style.json {
             let mut object = json!({
-                "time": self.clock.rfc3339(at),
+                "time": self.clock.rfc3339_at(at),
                 "ipc_ns": semaphore.id.ns,
                 "semid": semaphore.id.semid,
                 "key": format!("{:#010x}", semaphore.key.0),
@@ -232,7 +234,7 @@ impl Observer for Printer<'_> {
                 "confidence": confidence(verdict),
                 "culprit": verdict.culprit,
                 "devices": devices(semaphore),
-                "call_site": site.as_ref().map(CallSite::json),
+                "call_site": site.as_ref().map(CallSite::to_json),
                 "evidence": verdict.evidence.iter().map(ToString::to_string).collect::<Vec<_>>(),
             });
             // Who made it, as rows of `list` have it: a culprit may be gone by the time that
@@ -241,7 +243,9 @@ impl Observer for Printer<'_> {
                 object["process"] = json!(image);
                 object["workload"] = json!(row.workload());
             }
-            return Ok(self.out.json(&json::envelope("finding", &object))?);
+            return Ok(self
+                .out
+                .print_json(&json::json_envelope("finding", &object))?);
         }
         let creator = semaphore
             .creator
@@ -268,7 +272,7 @@ impl Observer for Printer<'_> {
             detail: format!(
                 "{}{} ({})",
                 device
-                    .map(|device| format!("{}: ", device.full()))
+                    .map(|device| format!("{}: ", device.full_label()))
                     .unwrap_or_default(),
                 text.strip_prefix(label)
                     .unwrap_or(&text)
@@ -278,28 +282,30 @@ impl Observer for Printer<'_> {
         };
         self.line(&line)?;
         if let Some(site) = site {
-            let text = format!("{:14}call site  {}", "", site.line());
-            self.out.hanging(&text, 25)?;
+            let text = format!("{:14}call site  {}", "", site.chain_line());
+            self.out.print_hanging(&text, 25)?;
         }
         Ok(())
     }
 
-    fn device_mapper(&mut self, report: &DmReport) -> Result<()> {
+    fn on_device_mapper(&mut self, report: &DmReport) -> Result<()> {
         if self.style.json {
-            return Ok(self.out.json(&json::envelope("device_mapper", report))?);
+            return Ok(self
+                .out
+                .print_json(&json::json_envelope("device_mapper", report))?);
         }
         remark(false, &dm_loaded(report));
         Ok(())
     }
 
-    fn idle(&mut self) -> Result<()> {
+    fn on_idle(&mut self) -> Result<()> {
         if let Some(recorder) = &self.recorder {
             recorder.flush();
         }
         Ok(self.out.flush()?)
     }
 
-    fn enough(&self) -> bool {
+    fn should_stop(&self) -> bool {
         self.left == Some(0)
     }
 }

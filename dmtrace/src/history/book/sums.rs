@@ -81,5 +81,5 @@ impl Book {
 }
 
 fn goes_on(last: Stamp, next: Stamp) -> bool {
-    next.boot.since(last.boot) < BURST
+    next.boot.duration_since(last.boot) < BURST
 }

@@ -15,10 +15,10 @@ use crate::host::{
 const PROGRAM_DIRS: [&str; 4] = ["usr/sbin", "sbin", "usr/bin", "bin"];
 
 /// Reads it.
-pub fn read(roots: &Roots, list: &ProcessList, facts: &UdevFacts) -> UdevDetails {
+pub fn read_details(roots: &Roots, list: &ProcessList, facts: &UdevFacts) -> UdevDetails {
     let daemon = facts
         .daemon
-        .and_then(|pid| processes::stat(roots, pid).ok());
+        .and_then(|pid| processes::read_stat(roots, pid).ok());
     let workers = list
         .processes
         .iter()
@@ -37,13 +37,13 @@ pub fn read(roots: &Roots, list: &ProcessList, facts: &UdevFacts) -> UdevDetails
             .is_some_and(|stat| matches!(stat.state, b'T' | b't')),
         started_ticks: daemon.map_or(0, |stat| stat.start_ticks),
         workers: workers.collect(),
-        dmsetup: completer(roots, facts.notify_rule.as_deref()),
+        dmsetup: find_completer(roots, facts.notify_rule.as_deref()),
         run_cleared: run_cleared(roots),
     }
 }
 
 /// The program of the notify rule, if it can be executed; `dmsetup` where there is no rule.
-fn completer(roots: &Roots, rule: Option<&str>) -> Option<String> {
+fn find_completer(roots: &Roots, rule: Option<&str>) -> Option<String> {
     let text = rule.and_then(|path| roots.read_fs(path).ok());
     let text = text.as_deref().map(String::from_utf8_lossy);
     let program = text
@@ -68,7 +68,7 @@ fn completer(roots: &Roots, rule: Option<&str>) -> Option<String> {
             .into()
     };
     let found = places.iter().find(|path| roots.is_executable(path));
-    found.map(|path| roots.shown(path))
+    found.map(|path| roots.display_path(path))
 }
 
 /// Rules that empty the list of programs, or fix it before the notify rule can add to it. Whether
@@ -77,7 +77,7 @@ fn run_cleared(roots: &Roots) -> Vec<String> {
     let mut files: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
     for place in PLACES {
         let dir = PathBuf::from(place).join("udev/rules.d");
-        for name in roots.names(&dir) {
+        for name in roots.read_names(&dir) {
             if name.extension().is_some_and(|it| it == "rules") {
                 files.entry(name.clone()).or_insert_with(|| dir.join(name));
             }
@@ -100,8 +100,8 @@ fn run_cleared(roots: &Roots) -> Vec<String> {
                 continue;
             }
             rule.push_str(line);
-            if clears(&rule, late) && may_match(&rule) {
-                found.push(format!("{}:{first}", roots.shown(&path)));
+            if clears_run(&rule, late) && may_match(&rule) {
+                found.push(format!("{}:{first}", roots.display_path(&path)));
             }
             rule.clear();
         }
@@ -110,8 +110,8 @@ fn run_cleared(roots: &Roots) -> Vec<String> {
 }
 
 /// Whether a rule assigns to RUN in a way that drops what others added.
-fn clears(rule: &str, late: bool) -> bool {
-    assignments(rule).any(|(name, operator, _)| {
+fn clears_run(rule: &str, late: bool) -> bool {
+    rule_assignments(rule).any(|(name, operator, _)| {
         let run = name == "RUN" || name.starts_with("RUN{");
         run && (operator == ":=" || operator == "=" && late)
     })
@@ -119,7 +119,7 @@ fn clears(rule: &str, late: bool) -> bool {
 
 /// Whether a rule may apply to a device of device-mapper.
 fn may_match(rule: &str) -> bool {
-    assignments(rule).all(|(name, operator, value)| {
+    rule_assignments(rule).all(|(name, operator, value)| {
         let may = |fits: fn(&str) -> bool| operator != "==" || value.split('|').any(fits);
         match name {
             "KERNEL" => may(|glob| glob.starts_with(['d', '*', '?', '['])),
@@ -130,7 +130,7 @@ fn may_match(rule: &str) -> bool {
 }
 
 /// The parts of a rule: name, operator, value.
-fn assignments(rule: &str) -> impl Iterator<Item = (&str, &str, &str)> {
+fn rule_assignments(rule: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     let mut rest = rule;
     std::iter::from_fn(move || {
         let (head, tail) = rest.split_once('"')?;
@@ -149,9 +149,9 @@ mod tests {
 
     use super::*;
 
-    struct Host(tempfile::TempDir);
+    struct FakeHost(tempfile::TempDir);
 
-    impl Host {
+    impl FakeHost {
         fn new() -> Self {
             Self(tempfile::tempdir().unwrap())
         }
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn rules_that_clear_the_list_are_found() {
-        let host = Host::new();
+        let host = FakeHost::new();
         let rules = |name: &str, text: &str| {
             host.write(&format!("etc/udev/rules.d/{name}"), text, 0o644);
         };
@@ -199,10 +199,10 @@ mod tests {
 
     #[test]
     fn the_program_of_the_notify_rule() {
-        let host = Host::new();
+        let host = FakeHost::new();
         let rule = |text: &str| {
             host.write("lib/udev/rules.d/95-dm-notify.rules", text, 0o644);
-            completer(&host.roots(), Some("/lib/udev/rules.d/95-dm-notify.rules"))
+            find_completer(&host.roots(), Some("/lib/udev/rules.d/95-dm-notify.rules"))
         };
         let fixed = "ENV{DM_COOKIE}==\"?*\", RUN+=\"/sbin/dmsetup udevcomplete $env{DM_COOKIE}\"";
         let variable = "RUN+=\"$env{DM_SBIN_PATH}/dmsetup udevcomplete $env{DM_COOKIE}\"";
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(rule(fixed), Some("/sbin/dmsetup".to_owned()));
         assert_eq!(rule(variable), Some("/sbin/dmsetup".to_owned()));
         assert_eq!(
-            completer(&host.roots(), None),
+            find_completer(&host.roots(), None),
             Some("/sbin/dmsetup".to_owned())
         );
     }

@@ -14,15 +14,15 @@ fn in_runtime(test: impl Future<Output = ()>) {
     runtime.block_on(test);
 }
 
-fn tcp() -> (Endpoint, SocketAddr) {
+fn open_tcp() -> (Endpoint, SocketAddr) {
     let listen = "127.0.0.1:0".parse().unwrap();
     let endpoint = Endpoint::open(&listen, Exposure::Loopback, None).unwrap();
-    let address = endpoint.address().unwrap();
+    let address = endpoint.tcp_address().unwrap();
     (endpoint, address)
 }
 
 /// Answers every scrape with this text, and counts them.
-fn answering(mut endpoint: Endpoint, text: &'static str) -> tokio::task::JoinHandle<()> {
+fn answer_scrapes(mut endpoint: Endpoint, text: &'static str) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         while let Some(scrape) = endpoint.scrapes.recv().await {
             let _gone = scrape.answer.send(format!("{text} {:?}", scrape.format));
@@ -30,7 +30,7 @@ fn answering(mut endpoint: Endpoint, text: &'static str) -> tokio::task::JoinHan
     })
 }
 
-async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
+async fn send_request(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -40,11 +40,11 @@ async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> 
 #[test]
 fn a_scrape_gets_what_the_service_says_and_a_second_request_gets_nothing() {
     in_runtime(async {
-        let (endpoint, address) = tcp();
-        let _service = answering(endpoint, "numbers");
+        let (endpoint, address) = open_tcp();
+        let _service = answer_scrapes(endpoint, "numbers");
         let one = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
         let stream = TcpStream::connect(address).await.unwrap();
-        let answer = ask(stream, &one.repeat(2)).await;
+        let answer = send_request(stream, &one.repeat(2)).await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(answer.contains("\r\nContent-Length: 18\r\n"), "{answer}");
         assert!(answer.ends_with("\r\n\r\nnumbers Prometheus"), "{answer}");
@@ -55,10 +55,10 @@ fn a_scrape_gets_what_the_service_says_and_a_second_request_gets_nothing() {
 #[test]
 fn head_has_the_length_and_no_body() {
     in_runtime(async {
-        let (endpoint, address) = tcp();
-        let _service = answering(endpoint, "numbers");
+        let (endpoint, address) = open_tcp();
+        let _service = answer_scrapes(endpoint, "numbers");
         let stream = TcpStream::connect(address).await.unwrap();
-        let answer = ask(stream, "HEAD /metrics HTTP/1.1\r\n\r\n").await;
+        let answer = send_request(stream, "HEAD /metrics HTTP/1.1\r\n\r\n").await;
         assert!(answer.contains("\r\nContent-Length: 18\r\n"), "{answer}");
         assert!(answer.ends_with("\r\n\r\n"), "{answer}");
     });
@@ -67,7 +67,7 @@ fn head_has_the_length_and_no_body() {
 #[test]
 fn nothing_else_reaches_the_service() {
     in_runtime(async {
-        let (mut endpoint, address) = tcp();
+        let (mut endpoint, address) = open_tcp();
         let long = format!(
             "GET /metrics HTTP/1.1\r\nCookie: {}\r\n\r\n",
             "a".repeat(100_000)
@@ -79,7 +79,7 @@ fn nothing_else_reaches_the_service() {
             (long.as_str(), "431"),
         ] {
             let stream = TcpStream::connect(address).await.unwrap();
-            let answer = ask(stream, request).await;
+            let answer = send_request(stream, request).await;
             let expected = format!("HTTP/1.1 {status} ");
             assert!(answer.starts_with(&expected), "{request:.40}: {answer}");
         }
@@ -91,15 +91,15 @@ fn nothing_else_reaches_the_service() {
 fn those_who_say_nothing_do_not_keep_others_away_for_ever() {
     in_runtime(async {
         tokio::time::pause();
-        let (endpoint, address) = tcp();
-        let _service = answering(endpoint, "numbers");
+        let (endpoint, address) = open_tcp();
+        let _service = answer_scrapes(endpoint, "numbers");
         let mut silent = Vec::new();
-        for _ in 0..CONVERSATIONS {
+        for _ in 0..MAX_CONVERSATIONS {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
         let stream = TcpStream::connect(address).await.unwrap();
         // Time is simulated: it passes as soon as everybody waits.
-        let answer = ask(stream, "GET /metrics HTTP/1.1\r\n\r\n").await;
+        let answer = send_request(stream, "GET /metrics HTTP/1.1\r\n\r\n").await;
         assert!(answer.ends_with("numbers Prometheus"), "{answer}");
     });
 }
@@ -109,17 +109,17 @@ fn a_socket_in_the_file_system_is_for_root_and_goes_with_the_service() {
     in_runtime(async {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.sock");
-        let listen = Listen::Unix(path.clone());
+        let listen = ListenAddress::Unix(path.clone());
         let open = || Endpoint::open(&listen, Exposure::Loopback, None);
         let endpoint = open().unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         // A second one does not take it away from the first.
         let error = format!("{:#}", open().err().unwrap());
         assert!(error.contains("another process listens there"), "{error}");
-        let service = answering(endpoint, "numbers");
+        let service = answer_scrapes(endpoint, "numbers");
         let stream = UnixStream::connect(&path).await.unwrap();
         let accept = "Accept: application/openmetrics-text; version=1.0.0";
-        let answer = ask(
+        let answer = send_request(
             stream,
             &format!("GET /metrics HTTP/1.0\r\n{accept}\r\n\r\n"),
         )
@@ -137,7 +137,7 @@ fn a_dead_socket_is_replaced_and_a_file_is_not() {
     in_runtime(async {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.sock");
-        let listen = Listen::Unix(path.clone());
+        let listen = ListenAddress::Unix(path.clone());
         let open = || Endpoint::open(&listen, Exposure::Loopback, None);
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());

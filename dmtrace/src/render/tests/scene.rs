@@ -4,13 +4,13 @@ use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use dmtrace_core::{
     event::{
-        Actor, Ancestor, BuildId, CallSite, Command, End, Event, ExitStatus, Frame, How, Ioctl,
-        Module, Operation, ProcessImage, Quality, Symbol, What,
+        Actor, Ancestor, BuildId, CallFrame, CallSite, ChainEnd, DmCommand, DmIoctl, Event,
+        EventKind, ExitStatus, FrameSource, Module, Operation, ProcessImage, Quality, Symbol,
     },
     facts::{HostFacts, LiveProcess, NsSnapshot, SemState, SetSnapshot, Snapshot},
     ids::{BootTime, DevNum, IpcNs, Key, ProcId, SemId, UnixTime},
     ledger::Ledger,
-    verdict::{Completeness, Context, Judged, Thresholds, survey, survey_closed},
+    verdict::{Completeness, Context, Judged, Thresholds, survey_closed, survey_cookies},
 };
 
 use crate::{
@@ -87,11 +87,11 @@ const fn key(semid: i32) -> Key {
 }
 
 impl Stage {
-    fn say(&mut self, who: Player, what: What) {
+    fn say(&mut self, who: Player, what: EventKind) {
         self.say_with(who, what, Quality::default());
     }
 
-    fn say_with(&mut self, who: Player, what: What, quality: Quality) {
+    fn say_with(&mut self, who: Player, what: EventKind, quality: Quality) {
         self.at += 1_000_000;
         self.ledger.apply(&Event {
             at: BootTime(self.at),
@@ -135,11 +135,11 @@ impl Stage {
             }],
             ..ProcessImage::default()
         };
-        self.say(who, What::Process(Box::new(image)));
+        self.say(who, EventKind::Process(Box::new(image)));
     }
 
     fn exits(&mut self, who: Player, status: ExitStatus) {
-        self.say(who, What::Exit { status });
+        self.say(who, EventKind::Exit { status });
     }
 
     fn lives(&mut self, who: Player) {
@@ -159,7 +159,7 @@ impl Stage {
         let nsems = 1;
         self.say(
             who,
-            What::Created {
+            EventKind::Created {
                 sem,
                 key,
                 nsems,
@@ -169,7 +169,7 @@ impl Stage {
         let (value, errno) = (1, 0);
         self.say(
             who,
-            What::SetVal {
+            EventKind::SetVal {
                 sem,
                 key,
                 value,
@@ -179,7 +179,7 @@ impl Stage {
     }
 
     fn adds(&mut self, who: Player, semid: i32, by: i16) {
-        let what = What::Op {
+        let what = EventKind::Op {
             sem: sem(who.ns, semid),
             key: key(semid),
             ops: vec![op(by)],
@@ -189,7 +189,7 @@ impl Stage {
     }
 
     fn waits(&mut self, who: Player, semid: i32) {
-        let what = What::WaitBegin {
+        let what = EventKind::WaitBegin {
             sem: sem(who.ns, semid),
             key: key(semid),
             ops: vec![op(0)],
@@ -198,16 +198,16 @@ impl Stage {
     }
 
     fn resumes(&mut self, who: Player, semid: i32, errno: i32) {
-        let what = What::Ioctl(Box::new(Ioctl {
+        let what = EventKind::Ioctl(Box::new(DmIoctl {
             sem: sem(who.ns, semid),
             key: key(semid),
-            command: Command::Resume,
+            command: DmCommand::Resume,
             errno,
             began: BootTime(self.at),
             name: format!("vg-lv{semid}"),
             new_name: None,
             uuid: Some(format!("LVM-{semid:032x}")),
-            device: DevNum::known(253, semid as u32),
+            device: DevNum::from_kernel(253, semid as u32),
             uevent: errno == 0,
             deferred: false,
             udev_flags: 0,
@@ -217,7 +217,7 @@ impl Stage {
 
     fn removes(&mut self, who: Player, semid: i32) {
         let (sem, key) = (sem(who.ns, semid), key(semid));
-        self.say(who, What::Destroyed { sem, key });
+        self.say(who, EventKind::Destroyed { sem, key });
     }
 
     /// A set as the kernel has it.
@@ -247,10 +247,10 @@ impl Stage {
 fn site() -> CallSite {
     CallSite {
         frames: vec![
-            Frame {
+            CallFrame {
                 module: Some(0),
                 address: 0x1234,
-                how: How::Observed,
+                how: FrameSource::Observed,
                 symbols: vec![
                     Symbol {
                         function: "semget".to_owned(),
@@ -264,10 +264,10 @@ fn site() -> CallSite {
                     },
                 ],
             },
-            Frame {
+            CallFrame {
                 module: None,
                 address: 0x7fff_0000,
-                how: How::Inferred,
+                how: FrameSource::Inferred,
                 symbols: Vec::new(),
             },
         ],
@@ -275,7 +275,7 @@ fn site() -> CallSite {
             path: "/nowhere/liblvm2.so".to_owned(),
             build_id: BuildId::from_bytes(&[0xab; 20]),
         }],
-        end: End::Truncated("no frame pointer".to_owned()),
+        end: ChainEnd::Truncated("no frame pointer".to_owned()),
         mnt_ns: 0,
     }
 }
@@ -309,7 +309,7 @@ impl Scene {
         left_behind(&mut stage);
         in_use(&mut stage);
         over(&mut stage);
-        // What the kernel has now, and the first look had not.
+        // EventKind the kernel has now, and the first look had not.
         for (semid, pid) in [(1, 101), (4, 300)] {
             stage.is_there(IpcNs::HOST, semid, 1, |set| {
                 set.first = Some(SemState {
@@ -338,7 +338,7 @@ impl Scene {
         stage.snapshot.ended = stage.snapshot.began;
         stage.snapshot.wall = UnixTime(WALL);
         stage.ledger.reconcile(&stage.snapshot);
-        stage.ledger.observe(&stage.facts);
+        stage.ledger.observe_exits(&stage.facts);
         Self {
             ledger: stage.ledger,
             snapshot: stage.snapshot,
@@ -360,7 +360,7 @@ impl Scene {
     /// Every cookie, also those that are gone.
     pub(crate) fn judged(&self) -> Vec<Judged<'_>> {
         let context = self.context();
-        let mut judged = survey(&self.ledger, Some(&self.snapshot), &context);
+        let mut judged = survey_cookies(&self.ledger, Some(&self.snapshot), &context);
         judged.extend(survey_closed(&self.ledger, &context));
         judged
     }
@@ -369,7 +369,7 @@ impl Scene {
         Telling {
             ledger: &self.ledger,
             facts: &self.facts,
-            clock: Clock::at(BootTime(NOW * SECOND), UnixTime(WALL), 0),
+            clock: Clock::relating(BootTime(NOW * SECOND), UnixTime(WALL), 0),
             here: true,
         }
     }
@@ -377,7 +377,7 @@ impl Scene {
     /// The cookies, and the sets that are none.
     pub(crate) fn rows(&self) -> Vec<Row<'_>> {
         let mut rows: Vec<Row<'_>> = self.judged().into_iter().map(|it| self.row(it)).collect();
-        let ordinary = self.ledger.live().filter(|set| !set.is_cookie());
+        let ordinary = self.ledger.live_sets().filter(|set| !set.is_cookie());
         rows.extend(ordinary.map(|set| {
             let known = self.snapshot.sets().find(|(id, _)| *id == set.id);
             let known = known.map(|(_, set)| set);
@@ -512,7 +512,7 @@ fn over(stage: &mut Stage) {
     // Completed once too often: its own decrement finds nothing.
     stage.adds(udev, 22, -1);
     stage.adds(udev, 22, -1);
-    let nothing_left = What::Op {
+    let nothing_left = EventKind::Op {
         sem: sem(IpcNs::HOST, 22),
         key: key(22),
         ops: vec![op(-1)],
@@ -521,7 +521,7 @@ fn over(stage: &mut Stage) {
     stage.say(owner, nothing_left);
     stage.removes(owner, 22);
     // Its namespace ends.
-    let teardown = What::Destroyed {
+    let teardown = EventKind::Destroyed {
         sem: sem(IpcNs::HOST, 23),
         key: key(23),
     };

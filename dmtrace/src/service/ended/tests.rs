@@ -8,7 +8,7 @@ use std::{
 };
 
 use dmtrace_core::{
-    event::{Actor, Event, Quality, What},
+    event::{Actor, Event, EventKind, Quality},
     ids::{BootTime, IpcNs, Key, SemId},
     verdict::survey_closed,
 };
@@ -17,7 +17,7 @@ use crate::{
     history::{self, Query, Record, read_file},
     render::tests::scene::Scene,
     service::{ExportOptions, chronicle::Chronicle, export::Exports, log::Log, reporter::Reporter},
-    trace::run::{Observer as _, View},
+    trace::run::{BooksView, Observer as _},
 };
 
 #[derive(Clone, Default)]
@@ -47,7 +47,7 @@ fn scene() -> Scene {
         began: None,
         actor: Actor::default(),
         quality: Quality::default(),
-        what: What::Destroyed { sem, key },
+        what: EventKind::Destroyed { sem, key },
     });
     for space in &mut scene.snapshot.namespaces {
         space.sets.retain(|set| set.semid != 1 && set.semid != 4);
@@ -58,7 +58,7 @@ fn scene() -> Scene {
     scene
 }
 
-/// What a service says and keeps of the cookies that have ended, by key.
+/// EventKind a service says and keeps of the cookies that have ended, by key.
 fn tell(scene: &Scene, began: BootTime) -> (BTreeSet<Key>, BTreeSet<Key>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("h");
@@ -76,12 +76,12 @@ fn tell(scene: &Scene, began: BootTime) -> (BTreeSet<Key>, BTreeSet<Key>) {
     let mut reporter = Reporter::new(log, exports, Some(chronicle));
     reporter.began_at(began);
     let context = scene.context();
-    let view = View {
+    let view = BooksView {
         ledger: &scene.ledger,
         context: Some(&context),
     };
     for _ in 0..3 {
-        reporter.judged(&view).unwrap();
+        reporter.on_judged(&view).unwrap();
     }
     let (_, _, chronicle) = reporter.into_parts();
     assert!(chronicle.unwrap().close(Duration::from_secs(60)));
@@ -123,7 +123,7 @@ fn each_ended_cookie_is_told_and_kept_by_one_judgement() {
         assert_eq!(told.contains(key), *is_finding, "told: {key}: {kinds:?}");
         assert_eq!(kept.contains(key), *is_finding, "kept: {key}: {kinds:?}");
     }
-    // What ended before this run is kept, and was told by the run before.
+    // EventKind ended before this run is kept, and was told by the run before.
     let findings = all.iter().filter(|(_, _, is_finding)| *is_finding);
     let first = findings.clone().map(|(_, at, _)| *at).min().unwrap();
     let (told, kept) = tell(&scene, first);

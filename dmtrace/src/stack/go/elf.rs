@@ -3,16 +3,16 @@
 use object::{LittleEndian, Object as _, ReadRef, elf::R_X86_64_RELATIVE, read::elf::ElfFile64};
 
 use super::Pclntab;
-use crate::stack::binary::{Headers, Table, table_of};
+use crate::stack::binary::{EhSection, Headers, table_of};
 
 /// What the table begins with is found at a multiple of this.
-const ALIGNED: usize = 32;
+const PCLNTAB_ALIGN: usize = 32;
 /// Number of the word in `runtime.moduledata` that has the address of the code: behind the address
 /// of the table, six slices, and three words.
 const MODULE_TEXT: usize = 22;
 
 /// Go's tables, in a program of Go; `code` is the address of its `.text`.
-pub(crate) fn table<'d, R: ReadRef<'d>>(
+pub(crate) fn find_pclntab<'d, R: ReadRef<'d>>(
     elf: &ElfFile64<'d, LittleEndian, R>,
     headers: &Headers,
     code: u64,
@@ -26,21 +26,21 @@ pub(crate) fn table<'d, R: ReadRef<'d>>(
     let section = |name: &str| {
         let mut table = table_of(elf, name)?;
         if let Some(relocations) = &relocations {
-            relocate(&mut table, relocations);
+            relocate_table(&mut table, relocations);
         }
         Some(table)
     };
     let own = [".gopclntab", ".data.rel.ro.gopclntab"];
     let Some(table) = own.into_iter().find_map(section) else {
-        return merged(&section(".data.rel.ro")?, headers);
+        return find_merged(&section(".data.rel.ro")?, headers);
     };
-    let text = section(".go.module").and_then(|module| text(&module, table.address));
+    let text = section(".go.module").and_then(|module| text_address(&module, table.address));
     Pclntab::parse(table.bytes, text.unwrap_or(code))
 }
 
 /// The table somewhere in a section: where linkers put it in a position-independent program.
-fn merged(section: &Table, headers: &Headers) -> Option<Pclntab> {
-    let starts = (0..section.bytes.len()).step_by(ALIGNED);
+fn find_merged(section: &EhSection, headers: &Headers) -> Option<Pclntab> {
+    let starts = (0..section.bytes.len()).step_by(PCLNTAB_ALIGN);
     starts
         .filter_map(|start| {
             let bytes = section.bytes.get(start..)?;
@@ -48,17 +48,17 @@ fn merged(section: &Table, headers: &Headers) -> Option<Pclntab> {
             (bytes.get(1..8)? == [0xff, 0xff, 0xff, 0, 0, 1, 8])
                 .then(|| Pclntab::parse(bytes.to_vec(), 0))?
         })
-        .find(|table| table.fits(|address| headers.is_code(address)))
+        .find(|table| table.matches_code(|address| headers.is_code(address)))
 }
 
 /// The address of the code, where the table does not have it: since Go 1.26.
-fn text(module: &Table, table: u64) -> Option<u64> {
+fn text_address(module: &EhSection, table: u64) -> Option<u64> {
     let word = |index: usize| super::u64_at(&module.bytes, index * 8);
     (word(0)? == table).then(|| word(MODULE_TEXT))?
 }
 
 /// Puts in what the linker has left to relocations relative to the program.
-fn relocate(table: &mut Table, relocations: &Table) {
+fn relocate_table(table: &mut EhSection, relocations: &EhSection) {
     for entry in relocations.bytes.as_chunks::<24>().0 {
         let word = |index: usize| super::u64_at(entry, index * 8);
         let place = word(0).and_then(|place| place.checked_sub(table.address));

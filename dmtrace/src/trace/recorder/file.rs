@@ -22,16 +22,16 @@ pub(crate) struct Rotation {
 
 /// What a recording is to be written to.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(super) struct RecordingTarget {
     path: PathBuf,
-    there: There,
+    there: ExistingFile,
     /// When the next file is begun; `None` for never.
     pub rotation: Option<Rotation>,
 }
 
 /// What has this name before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum There {
+enum ExistingFile {
     Nothing,
     /// A file that is replaced when the recording has ended.
     File,
@@ -41,12 +41,12 @@ enum There {
     Special,
 }
 
-impl Target {
+impl RecordingTarget {
     /// Looks at it. Changes nothing.
     ///
     /// # Errors
     /// Something has the name and must not be replaced, or the directory is not there.
-    pub(super) fn look(
+    pub(super) fn inspect(
         path: &Path,
         overwrite: bool,
         rotation: Option<Rotation>,
@@ -54,21 +54,21 @@ impl Target {
         let shown = path.display();
         let there = match fs::metadata(path) {
             Ok(meta) if meta.is_dir() => anyhow::bail!("{shown}: is a directory; name a file"),
-            Ok(meta) if meta.is_file() => There::File,
-            Ok(_) => There::Special,
-            Err(_) => There::Nothing,
+            Ok(meta) if meta.is_file() => ExistingFile::File,
+            Ok(_) => ExistingFile::Special,
+            Err(_) => ExistingFile::Nothing,
         };
         // A link to nothing is there, too.
         let taken = path.symlink_metadata().is_ok();
-        if taken && (!overwrite || there == There::Nothing) {
+        if taken && (!overwrite || there == ExistingFile::Nothing) {
             anyhow::bail!("{shown}: File exists; use --force to overwrite it, or another name");
         }
-        if there == There::Special && rotation.is_some() {
+        if there == ExistingFile::Special && rotation.is_some() {
             anyhow::bail!("{shown}: is no regular file; leave out --max-size");
         }
         // The link stays, and the file that it leads to is replaced.
         let path = match there {
-            There::File => fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
+            ExistingFile::File => fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
             _ => path.to_owned(),
         };
         let target = Self {
@@ -76,7 +76,7 @@ impl Target {
             there,
             rotation,
         };
-        let older = (1..=rotation.map_or(0, |it| it.keep)).map(|number| target.older(number));
+        let older = (1..=rotation.map_or(0, |it| it.keep)).map(|number| target.older_path(number));
         for older in older {
             if !overwrite && older.symlink_metadata().is_ok() {
                 anyhow::bail!(
@@ -100,23 +100,23 @@ impl Target {
     }
 
     /// Where it is until it has ended, if that is not its name.
-    pub(super) fn meanwhile(&self) -> Option<PathBuf> {
-        (self.there == There::File).then(|| self.beside())
+    pub(super) fn temporary_path(&self) -> Option<PathBuf> {
+        (self.there == ExistingFile::File).then(|| self.sibling_path())
     }
 
     /// Where others can read it while it is written.
-    pub(super) fn place(&self) -> Option<PathBuf> {
-        let path = self.meanwhile().unwrap_or_else(|| self.path.clone());
+    pub(super) fn readable_path(&self) -> Option<PathBuf> {
+        let path = self.temporary_path().unwrap_or_else(|| self.path.clone());
         std::path::absolute(path).ok()
     }
 
     /// `FILE.1`: the number counts files back.
-    fn older(&self, number: u32) -> PathBuf {
+    fn older_path(&self, number: u32) -> PathBuf {
         with_suffix(&self.path, &number.to_string())
     }
 
     /// In the same directory, so that it can be renamed.
-    fn beside(&self) -> PathBuf {
+    fn sibling_path(&self) -> PathBuf {
         with_suffix(&self.path, &format!("partial-{}", std::process::id()))
     }
 
@@ -124,25 +124,25 @@ impl Target {
     ///
     /// # Errors
     /// It cannot be created.
-    pub(super) fn create(&self) -> io::Result<Output> {
+    pub(super) fn create_file(&self) -> io::Result<RecordingFile> {
         let mut options = OpenOptions::new();
         options.write(true);
-        if self.there == There::Special {
-            return Ok(Output {
+        if self.there == ExistingFile::Special {
+            return Ok(RecordingFile {
                 file: options.open(&self.path)?,
                 at: self.path.clone(),
                 written: 0,
-                stage: Stage::Named,
+                stage: OutputStage::Named,
             });
         }
-        let at = self.beside();
+        let at = self.sibling_path();
         // It holds command lines of other users.
         let file = options.create_new(true).mode(0o600).open(&at)?;
-        Ok(Output {
+        Ok(RecordingFile {
             file,
             at,
             written: 0,
-            stage: Stage::Empty,
+            stage: OutputStage::Empty,
         })
     }
 
@@ -150,22 +150,22 @@ impl Target {
     ///
     /// # Errors
     /// Renaming fails.
-    pub(super) fn shift(&mut self) -> io::Result<()> {
+    pub(super) fn shift_files(&mut self) -> io::Result<()> {
         let keep = self.rotation.map_or(0, |it| it.keep);
         for number in (1..=keep).rev() {
             let from = match number {
                 1 => self.path.clone(),
-                number => self.older(number - 1),
+                number => self.older_path(number - 1),
             };
-            match fs::rename(from, self.older(number)) {
+            match fs::rename(from, self.older_path(number)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
         self.there = if keep == 0 {
-            There::Own
+            ExistingFile::Own
         } else {
-            There::Nothing
+            ExistingFile::Nothing
         };
         Ok(())
     }
@@ -180,7 +180,7 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// How far a file has come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Stage {
+enum OutputStage {
     /// Tracing may still fail to begin.
     Empty,
     /// It is a recording, beside the one that it will replace.
@@ -191,16 +191,16 @@ enum Stage {
 
 /// A file that a recording is written to.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(super) struct RecordingFile {
     file: File,
     at: PathBuf,
     written: u64,
-    stage: Stage,
+    stage: OutputStage,
 }
 
-impl Output {
+impl RecordingFile {
     /// Bytes in it.
-    pub(super) const fn written(&self) -> u64 {
+    pub(super) const fn written_bytes(&self) -> u64 {
         self.written
     }
 
@@ -209,21 +209,23 @@ impl Output {
     ///
     /// # Errors
     /// Writing fails.
-    pub(super) fn write(&mut self, frames: &[u8]) -> io::Result<()> {
+    pub(super) fn write_frames(&mut self, frames: &[u8]) -> io::Result<()> {
         let mut done = 0;
         while done < frames.len() {
             match self.file.write(&frames[done..]) {
-                Ok(0) => return Err(self.cut(frames, done, io::ErrorKind::WriteZero.into())),
+                Ok(0) => {
+                    return Err(self.cut_partial(frames, done, io::ErrorKind::WriteZero.into()));
+                }
                 Ok(more) => done += more,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.cut(frames, done, error)),
+                Err(error) => return Err(self.cut_partial(frames, done, error)),
             }
         }
         self.written += done as u64;
         Ok(())
     }
 
-    fn cut(&mut self, frames: &[u8], done: usize, error: io::Error) -> io::Error {
+    fn cut_partial(&mut self, frames: &[u8], done: usize, error: io::Error) -> io::Error {
         let whole = recording::whole_frames(&frames[..done], self.written == 0);
         self.written += whole as u64;
         // A pipe or a device cannot be cut.
@@ -235,7 +237,7 @@ impl Output {
     ///
     /// # Errors
     /// It is not.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    pub(super) fn sync_data(&self) -> io::Result<()> {
         match self.file.sync_data() {
             // Pipes and devices have nothing to sync.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
@@ -248,16 +250,16 @@ impl Output {
     ///
     /// # Errors
     /// The name was taken meanwhile.
-    pub(super) fn begun(&mut self, target: &Target) -> io::Result<()> {
+    pub(super) fn take_name(&mut self, target: &RecordingTarget) -> io::Result<()> {
         match (self.stage, target.there) {
-            (Stage::Empty, There::Nothing) => {
-                self.sync()?;
+            (OutputStage::Empty, ExistingFile::Nothing) => {
+                self.sync_data()?;
                 name_new(&self.at, &target.path)?;
                 self.at.clone_from(&target.path);
-                self.stage = Stage::Named;
+                self.stage = OutputStage::Named;
             }
-            (Stage::Empty, There::Own) => self.finish(target)?,
-            (Stage::Empty, _) => self.stage = Stage::Beside,
+            (OutputStage::Empty, ExistingFile::Own) => self.finish(target)?,
+            (OutputStage::Empty, _) => self.stage = OutputStage::Beside,
             _ => {}
         }
         Ok(())
@@ -267,20 +269,20 @@ impl Output {
     ///
     /// # Errors
     /// It is not on disk, or cannot be renamed.
-    pub(super) fn finish(&mut self, target: &Target) -> io::Result<()> {
-        self.sync()?;
-        if self.stage != Stage::Named {
+    pub(super) fn finish(&mut self, target: &RecordingTarget) -> io::Result<()> {
+        self.sync_data()?;
+        if self.stage != OutputStage::Named {
             fs::rename(&self.at, &target.path)?;
             self.at.clone_from(&target.path);
-            self.stage = Stage::Named;
+            self.stage = OutputStage::Named;
         }
         Ok(())
     }
 }
 
-impl Drop for Output {
+impl Drop for RecordingFile {
     fn drop(&mut self) {
-        if self.stage == Stage::Empty {
+        if self.stage == OutputStage::Empty {
             let _best_effort = fs::remove_file(&self.at);
         }
     }
@@ -301,7 +303,7 @@ fn name_new(from: &Path, to: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn names(dir: &Path) -> Vec<String> {
+    fn list_names(dir: &Path) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(dir)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -314,34 +316,34 @@ mod tests {
     fn nothing_is_left_of_a_start_that_failed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        let target = Target::look(&path, false, None).unwrap();
-        assert!(names(dir.path()).is_empty());
-        let mut output = target.create().unwrap();
-        output.write(b"first").unwrap();
+        let target = RecordingTarget::inspect(&path, false, None).unwrap();
+        assert!(list_names(dir.path()).is_empty());
+        let mut output = target.create_file().unwrap();
+        output.write_frames(b"first").unwrap();
         drop(output);
-        assert!(names(dir.path()).is_empty());
+        assert!(list_names(dir.path()).is_empty());
     }
 
     #[test]
     fn a_new_name_appears_with_the_first_frames_and_takes_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        let target = Target::look(&path, false, None).unwrap();
-        let mut output = target.create().unwrap();
-        output.write(b"first").unwrap();
+        let target = RecordingTarget::inspect(&path, false, None).unwrap();
+        let mut output = target.create_file().unwrap();
+        output.write_frames(b"first").unwrap();
         assert!(!path.exists());
-        output.begun(&target).unwrap();
+        output.take_name(&target).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"first");
-        assert_eq!(names(dir.path()), ["a"]);
+        assert_eq!(list_names(dir.path()), ["a"]);
         // Another one that was faster.
         let late = dir.path().join("b");
-        let target = Target::look(&late, false, None).unwrap();
-        let mut output = target.create().unwrap();
+        let target = RecordingTarget::inspect(&late, false, None).unwrap();
+        let mut output = target.create_file().unwrap();
         fs::write(&late, "theirs").unwrap();
-        assert!(output.begun(&target).is_err());
+        assert!(output.take_name(&target).is_err());
         drop(output);
         assert_eq!(fs::read(&late).unwrap(), b"theirs");
-        assert_eq!(names(dir.path()), ["a", "b"]);
+        assert_eq!(list_names(dir.path()), ["a", "b"]);
     }
 
     #[test]
@@ -349,24 +351,24 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         fs::write(&path, "old").unwrap();
-        assert!(Target::look(&path, false, None).is_err());
-        let target = Target::look(&path, true, None).unwrap();
-        let mut output = target.create().unwrap();
-        output.write(b"new").unwrap();
-        output.begun(&target).unwrap();
+        assert!(RecordingTarget::inspect(&path, false, None).is_err());
+        let target = RecordingTarget::inspect(&path, true, None).unwrap();
+        let mut output = target.create_file().unwrap();
+        output.write_frames(b"new").unwrap();
+        output.take_name(&target).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"old");
         // Dropped without an end, as after a full disk: both are there.
         let beside = output.at.clone();
-        assert_eq!(Some(&beside), target.meanwhile().as_ref());
+        assert_eq!(Some(&beside), target.temporary_path().as_ref());
         drop(output);
         assert_eq!(fs::read(&beside).unwrap(), b"new");
         fs::remove_file(beside).unwrap();
-        let mut output = target.create().unwrap();
-        output.write(b"new").unwrap();
-        output.begun(&target).unwrap();
+        let mut output = target.create_file().unwrap();
+        output.write_frames(b"new").unwrap();
+        output.take_name(&target).unwrap();
         output.finish(&target).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(names(dir.path()), ["a"]);
+        assert_eq!(list_names(dir.path()), ["a"]);
     }
 
     #[test]
@@ -374,31 +376,31 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         let rotation = Some(Rotation { max: 1, keep: 2 });
-        let mut target = Target::look(&path, false, rotation).unwrap();
+        let mut target = RecordingTarget::inspect(&path, false, rotation).unwrap();
         for part in [b"1", b"2", b"3", b"4"] {
             if part != b"1" {
-                target.shift().unwrap();
+                target.shift_files().unwrap();
             }
-            let mut output = target.create().unwrap();
-            output.write(part).unwrap();
-            output.begun(&target).unwrap();
+            let mut output = target.create_file().unwrap();
+            output.write_frames(part).unwrap();
+            output.take_name(&target).unwrap();
             output.finish(&target).unwrap();
         }
-        assert_eq!(names(dir.path()), ["a", "a.1", "a.2"]);
+        assert_eq!(list_names(dir.path()), ["a", "a.1", "a.2"]);
         let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
         assert_eq!([read("a"), read("a.1"), read("a.2")], [b"4", b"3", b"2"]);
         let rotation = Some(Rotation { max: 1, keep: 0 });
-        let mut target = Target::look(&path, true, rotation).unwrap();
-        target.shift().unwrap();
-        let mut output = target.create().unwrap();
-        output.write(b"5").unwrap();
-        output.begun(&target).unwrap();
+        let mut target = RecordingTarget::inspect(&path, true, rotation).unwrap();
+        target.shift_files().unwrap();
+        let mut output = target.create_file().unwrap();
+        output.write_frames(b"5").unwrap();
+        output.take_name(&target).unwrap();
         let rotation = Some(Rotation { max: 1, keep: 2 });
-        assert_eq!(names(dir.path()), ["a", "a.1", "a.2"]);
+        assert_eq!(list_names(dir.path()), ["a", "a.1", "a.2"]);
         assert_eq!([read("a"), read("a.1"), read("a.2")], [b"5", b"3", b"2"]);
-        assert!(Target::look(&path, false, rotation).is_err());
+        assert!(RecordingTarget::inspect(&path, false, rotation).is_err());
         fs::remove_file(&path).unwrap();
-        let refused = Target::look(&path, false, rotation).unwrap_err();
+        let refused = RecordingTarget::inspect(&path, false, rotation).unwrap_err();
         assert!(refused.to_string().contains("a.1"), "{refused}");
     }
 }

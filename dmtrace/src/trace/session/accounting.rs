@@ -5,13 +5,13 @@ use dmtrace_core::ledger::{Reconciliation, Totals};
 use serde::Serialize;
 
 use crate::{
-    probe::{Counts, KindCounts, SkippedRuns},
-    wording::count,
+    probe::{KernelCounts, KindCounts, SkippedRuns},
+    wording::count_noun,
 };
 
 /// Messages that came out of the ring.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
-pub(crate) struct Received {
+pub(crate) struct ReceivedCounts {
     /// By kind.
     #[serde(skip)]
     pub kinds: [u64; KINDS],
@@ -19,15 +19,15 @@ pub(crate) struct Received {
     pub undecodable: u64,
 }
 
-impl Received {
-    pub(super) fn count(&mut self, header: Option<&[u8; 2]>) {
+impl ReceivedCounts {
+    pub(super) fn count_message(&mut self, header: Option<&[u8; 2]>) {
         if let Some(kind) = kind_of(header) {
             self.kinds[kind as usize] += 1;
         }
     }
 
     /// All of them; stacks have a ring of their own.
-    pub(crate) fn total(&self) -> u64 {
+    pub(crate) fn total_count(&self) -> u64 {
         let stacks = self.kinds[Kind::Stack as usize];
         self.kinds.iter().sum::<u64>() - stacks + self.undecodable
     }
@@ -75,20 +75,20 @@ pub(crate) struct Accounting {
 }
 
 impl Accounting {
-    pub(super) fn balance(
-        counts: &Counts,
-        received: &Received,
+    pub(super) fn from_counts(
+        counts: &KernelCounts,
+        received: &ReceivedCounts,
         totals: &Totals,
         last: Option<&Reconciliation>,
         drift: u64,
         skipped: SkippedRuns,
         programs: &[&str],
     ) -> Self {
-        let total = counts.total();
+        let total = counts.total_counts();
         let mut deficits = Vec::new();
         // A call site that is lost makes no leak uncertain.
         for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Stack) {
-            let count = counts.of(kind);
+            let count = counts.counts_of(kind);
             if count.seen != count.submitted + count.dropped {
                 deficits.push(format!(
                     "{kind:?}: seen {} is not submitted {} + dropped {}",
@@ -103,7 +103,7 @@ impl Accounting {
                 ));
             }
         }
-        deficits.extend(lost(counts, received, skipped, programs));
+        deficits.extend(lost_texts(counts, received, skipped, programs));
         if !totals.sets.is_balanced() {
             deficits.push("the books are out of balance; please report this as a bug".to_owned());
         }
@@ -111,33 +111,33 @@ impl Accounting {
         if unreadable > 0 {
             deficits.push(format!(
                 "{} could not be read",
-                count(unreadable, "IPC namespace", "IPC namespaces")
+                count_noun(unreadable, "IPC namespace", "IPC namespaces")
             ));
         }
         // Of the moment of the last comparison; what was in flight then is in neither.
         let both = last.map_or(0, |last| last.matched + last.preexisting + last.rekeyed);
         let ledger_sets = both + last.map_or(0, |last| last.vanished);
         let kernel_sets = both + last.map_or(0, |last| last.unknown);
-        let vanished = last.map_or(0, Reconciliation::drift);
+        let vanished = last.map_or(0, Reconciliation::drift_count);
         if last.is_none() {
             deficits.push("the books were not compared with the kernel".to_owned());
         } else if vanished > 0 {
             deficits.push(format!(
                 "{} between books and kernel at the end",
-                count(vanished, "difference", "differences")
+                count_noun(vanished, "difference", "differences")
             ));
         }
         Self {
             seen: total.seen,
             submitted: total.submitted,
             dropped: total.dropped,
-            received: received.total(),
-            stacks: counts.of(Kind::Stack),
+            received: received.total_count(),
+            stacks: counts.counts_of(Kind::Stack),
             stacks_lost: counts
-                .of(Kind::Stack)
+                .counts_of(Kind::Stack)
                 .seen
                 .saturating_sub(received.kinds[Kind::Stack as usize]),
-            created_seen: counts.of(Kind::Created).seen,
+            created_seen: counts.counts_of(Kind::Created).seen,
             sem_map_full: counts.sem_map_full,
             proc_map_full: counts.proc_map_full,
             call_map_full: counts.call_map_full,
@@ -157,7 +157,7 @@ impl Accounting {
         self.deficits.is_empty()
     }
 
-    pub(crate) fn line(&self) -> String {
+    pub(crate) fn summary_line(&self) -> String {
         let ring = format!(
             "seen {} = submitted {} + dropped {}",
             self.seen, self.submitted, self.dropped
@@ -165,13 +165,13 @@ impl Accounting {
         let books = format!(
             "ledger {} = kernel {}",
             self.ledger_sets,
-            count(self.kernel_sets, "set", "sets")
+            count_noun(self.kernel_sets, "set", "sets")
         );
         let ring = match self.stacks_lost {
             0 => ring,
             lost => format!(
                 "{ring}; {} lost, raise --ring",
-                count(lost, "call site", "call sites")
+                count_noun(lost, "call site", "call sites")
             ),
         };
         if self.is_exact() {
@@ -180,16 +180,16 @@ impl Accounting {
             format!(
                 "{ring}; ledger {}, kernel {}; NOT EXACT",
                 self.ledger_sets,
-                count(self.kernel_sets, "set", "sets")
+                count_noun(self.kernel_sets, "set", "sets")
             )
         }
     }
 }
 
 /// What is lost for good, in words: these sums hold at any moment.
-pub(super) fn lost(
-    counts: &Counts,
-    received: &Received,
+pub(super) fn lost_texts(
+    counts: &KernelCounts,
+    received: &ReceivedCounts,
     skipped: SkippedRuns,
     programs: &[&str],
 ) -> Vec<String> {
@@ -197,26 +197,26 @@ pub(super) fn lost(
     if received.undecodable > 0 {
         deficits.push(format!(
             "{} could not be decoded",
-            count(received.undecodable, "message", "messages")
+            count_noun(received.undecodable, "message", "messages")
         ));
     }
     if counts.sem_map_full > 0 {
         deficits.push(format!(
             "{} found the semaphore map full; raise --max-semaphores",
-            count(counts.sem_map_full, "set", "sets")
+            count_noun(counts.sem_map_full, "set", "sets")
         ));
     }
     if counts.proc_map_full > 0 {
         deficits.push(format!(
             "{} found the process map full: known by pid, start time and name only; raise \
              --max-processes",
-            count(counts.proc_map_full, "process", "processes")
+            count_noun(counts.proc_map_full, "process", "processes")
         ));
     }
     if counts.call_map_full > 0 {
         deficits.push(format!(
             "{} not followed",
-            count(
+            count_noun(
                 counts.call_map_full,
                 "call in flight was",
                 "calls in flight were"
@@ -226,7 +226,7 @@ pub(super) fn lost(
     if counts.history_lost > 0 {
         deficits.push(format!(
             "{} dropped; raise --ring",
-            count(
+            count_noun(
                 counts.history_lost,
                 "record of an ended set or process was",
                 "records of ended sets and processes were"
@@ -237,7 +237,7 @@ pub(super) fn lost(
         deficits.push(format!(
             "the kernel skipped {} ({}), interrupted on the same processor: what happened \
              then is known by comparing only",
-            count(skipped.lost, "run of a probe", "runs of probes"),
+            count_noun(skipped.lost, "run of a probe", "runs of probes"),
             programs.join(", ")
         ));
     }

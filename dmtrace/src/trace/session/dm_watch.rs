@@ -8,20 +8,20 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use crate::host::module_news::ModuleNews;
+use crate::host::module_news::ModuleWatch;
 
 /// A module is announced before it can be attached to.
-const AFTER_NEWS: [Duration; 3] = [
+const ATTACH_DELAY: [Duration; 3] = [
     Duration::from_millis(20),
     Duration::from_millis(200),
     Duration::from_secs(1),
 ];
 /// Where no announcements can be had.
-const POLL: Duration = Duration::from_secs(1);
+const POLL_PERIOD: Duration = Duration::from_secs(1);
 
 /// News of the module, and what is to be done about them.
 pub(super) struct DmWatch {
-    news: Option<AsyncFd<ModuleNews>>,
+    news: Option<AsyncFd<ModuleWatch>>,
     tries: VecDeque<Instant>,
 }
 
@@ -31,7 +31,7 @@ impl DmWatch {
         // SAFETY: the descriptor belongs to the socket inside, lives as long as it, and is the same
         // at every call.
         let register = |news| unsafe { AsyncFd::register_with_interest(news, Interest::READABLE) };
-        let news = ModuleNews::of("dm_mod")
+        let news = ModuleWatch::listen("dm_mod")
             .ok()
             .and_then(|news| register(news).ok());
         Self {
@@ -42,7 +42,7 @@ impl DmWatch {
 
     /// Waits until it is time to look for the module, which may be never. `wanted`: it is missing,
     /// or may go unnoticed.
-    pub(super) async fn due(&mut self, wanted: bool) {
+    pub(super) async fn wait_due(&mut self, wanted: bool) {
         if let Some(next) = self.tries.front().copied() {
             sleep_until(next).await;
             self.tries.pop_front();
@@ -50,7 +50,7 @@ impl DmWatch {
         }
         let Some(news) = &self.news else {
             return match wanted {
-                true => sleep(POLL).await,
+                true => sleep(POLL_PERIOD).await,
                 false => pending().await,
             };
         };
@@ -58,9 +58,9 @@ impl DmWatch {
         let Ok(mut ready) = news.readable().await else {
             return pending().await;
         };
-        news.get_ref().take();
+        news.get_ref().take_announcements();
         ready.clear_ready();
         let now = Instant::now();
-        self.tries.extend(AFTER_NEWS.map(|after| now + after));
+        self.tries.extend(ATTACH_DELAY.map(|after| now + after));
     }
 }

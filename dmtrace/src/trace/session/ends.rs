@@ -1,13 +1,22 @@
-//! Whether the end of every process was seen, where programs that tell of it were skipped.
+//! Ends that take their time: of namespaces, and of processes.
+//!
+//! # Processes
+//!
+//! Whether the end of each was seen, where programs that tell of it were skipped.
 //!
 //! How often they were skipped says too much: three programs tell of each end, and each of them is
 //! skipped now and then without the others. Whether an end was missed is seen by comparing: then
 //! the map has the record of a process that has not ended, and there is no such process.
 
-use dmtrace_common::{ProcKey, ProcRecord};
-use dmtrace_core::ids::ProcId;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
-use super::Session;
+use dmtrace_common::{ProcKey, ProcRecord};
+use dmtrace_core::{backend::BlindSpot, facts::Snapshot, ids::ProcId};
+
+use super::{ChangeSink, Session};
 use crate::{
     host::{self, processes::ProcessList},
     probe::SkippedRuns,
@@ -16,7 +25,26 @@ use crate::{
 /// What the table of probes calls the subject.
 const SUBJECT: &str = "exit";
 
+/// Longest wait for the kernel to remove the sets of a namespace that has gone: its worker waits
+/// for all processors first (`synchronize_rcu`), which on a busy host takes tenths of a second.
+const TEARDOWN: Duration = Duration::from_secs(1);
+const TEARDOWN_STEP: Duration = Duration::from_millis(10);
+
 impl Session {
+    /// Lets the probes tell of the sets that go with their namespace, where they can: that is then
+    /// observed, and not inferred from the namespace's absence.
+    pub(super) fn await_teardown(&mut self, snapshot: &Snapshot, sink: ChangeSink<'_>) {
+        let hidden = self.tracer.backend().blind_spots();
+        if hidden.contains(&BlindSpot::NamespaceTeardown) {
+            return;
+        }
+        let begun = Instant::now();
+        while self.ledger.misses_namespaces(snapshot) && begun.elapsed() < TEARDOWN {
+            thread::sleep(TEARDOWN_STEP);
+            self.drain_all(sink);
+        }
+    }
+
     /// Of the skipped runs of programs that tell of the ends of processes: those of which it is
     /// certain that nothing was missed. For as long as the programs are in their places.
     pub(super) fn ends_made_good(&self) -> u64 {
@@ -26,9 +54,9 @@ impl Session {
         if lost == 0 || self.ends_missed > 0 {
             return 0;
         }
-        let list = host::processes::list(&self.scope.roots);
-        let procs = self.tracer.maps().procs();
-        let missed = missed(&list, procs, |key| self.tracer.maps().proc(key));
+        let list = host::processes::list_processes(&self.scope.roots);
+        let procs = self.tracer.maps().proc_records();
+        let missed = missed_ends(&list, procs, |key| self.tracer.maps().proc_record(key));
         if missed == Some(0) { lost } else { 0 }
     }
 }
@@ -39,7 +67,7 @@ impl Session {
 /// The list is older than the records: what it does not have may have begun since, or has ended
 /// before it was made. `again` reads a record once more: the end is in it before the process leaves
 /// the list, if it was seen at all.
-fn missed(
+fn missed_ends(
     list: &ProcessList,
     procs: Vec<(ProcKey, ProcRecord)>,
     again: impl Fn(ProcKey) -> Option<ProcRecord>,
@@ -61,7 +89,7 @@ fn missed(
 }
 
 /// Takes what was made good from what was lost.
-pub(super) fn settle(skipped: SkippedRuns, made_good: u64) -> SkippedRuns {
+pub(super) fn subtract_made_good(skipped: SkippedRuns, made_good: u64) -> SkippedRuns {
     let made_good = made_good.min(skipped.lost);
     SkippedRuns {
         lost: skipped.lost - made_good,
@@ -75,7 +103,7 @@ mod tests {
     use crate::host::processes::Process;
     use dmtrace_core::{facts::LiveProcess, ids::BootTime};
 
-    fn record(tgid: u32, exited: u64) -> (ProcKey, ProcRecord) {
+    fn ended_record(tgid: u32, exited: u64) -> (ProcKey, ProcRecord) {
         let key = ProcKey {
             start: 1_000_000_000,
             tgid,
@@ -88,7 +116,7 @@ mod tests {
         (key, record)
     }
 
-    fn list(alive: &[u32]) -> ProcessList {
+    fn process_list(alive: &[u32]) -> ProcessList {
         let start = ProcId {
             tgid: 1,
             start: BootTime(1_000_000_000),
@@ -108,32 +136,48 @@ mod tests {
 
     #[test]
     fn an_end_was_missed_if_the_map_has_a_living_record_of_nobody() {
-        let procs = vec![record(10, 0), record(11, 55), record(12, 0)];
-        let unchanged = |key: ProcKey| Some(record(key.tgid, 0).1);
-        assert_eq!(missed(&list(&[10, 12]), procs.clone(), unchanged), Some(0));
-        assert_eq!(missed(&list(&[10]), procs.clone(), unchanged), Some(1));
+        let procs = vec![
+            ended_record(10, 0),
+            ended_record(11, 55),
+            ended_record(12, 0),
+        ];
+        let unchanged = |key: ProcKey| Some(ended_record(key.tgid, 0).1);
+        assert_eq!(
+            missed_ends(&process_list(&[10, 12]), procs.clone(), unchanged),
+            Some(0)
+        );
+        assert_eq!(
+            missed_ends(&process_list(&[10]), procs.clone(), unchanged),
+            Some(1)
+        );
         // It ended between the two looks, and that was seen.
-        let ended = |key: ProcKey| Some(record(key.tgid, 77).1);
-        assert_eq!(missed(&list(&[10]), procs.clone(), ended), Some(0));
-        assert_eq!(missed(&list(&[10]), procs.clone(), |_| None), Some(0));
+        let ended = |key: ProcKey| Some(ended_record(key.tgid, 77).1);
+        assert_eq!(
+            missed_ends(&process_list(&[10]), procs.clone(), ended),
+            Some(0)
+        );
+        assert_eq!(
+            missed_ends(&process_list(&[10]), procs.clone(), |_| None),
+            Some(0)
+        );
         // Another process has its number.
-        let mut reused = list(&[10, 12]);
+        let mut reused = process_list(&[10, 12]);
         if let Some(process) = reused.processes.get_mut(&12) {
             process.live.start_ticks += 1;
         }
-        assert_eq!(missed(&reused, procs.clone(), unchanged), Some(1));
+        assert_eq!(missed_ends(&reused, procs.clone(), unchanged), Some(1));
         let partial = ProcessList {
             incomplete: Some("hidepid".to_owned()),
-            ..list(&[10, 12])
+            ..process_list(&[10, 12])
         };
-        assert_eq!(missed(&partial, procs, unchanged), None);
+        assert_eq!(missed_ends(&partial, procs, unchanged), None);
     }
 
     #[test]
     fn only_what_is_proven_is_made_good() {
         let runs = |lost, made_good| SkippedRuns { lost, made_good };
-        assert_eq!(settle(runs(3, 1), 2), runs(1, 3));
-        assert_eq!(settle(runs(3, 1), 9), runs(0, 4));
-        assert_eq!(settle(runs(3, 1), 0), runs(3, 1));
+        assert_eq!(subtract_made_good(runs(3, 1), 2), runs(1, 3));
+        assert_eq!(subtract_made_good(runs(3, 1), 9), runs(0, 4));
+        assert_eq!(subtract_made_good(runs(3, 1), 0), runs(3, 1));
     }
 }

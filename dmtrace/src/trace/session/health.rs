@@ -4,12 +4,12 @@ use dmtrace_core::backend::Backend;
 use serde::Serialize;
 
 use super::{DmReport, Session};
-use crate::probe::{Continuity, Counts};
+use crate::probe::{Continuity, KernelCounts};
 
 /// How a running trace is. Messages on their way make `submitted` larger than `received` for a
 /// moment.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Health {
+pub(crate) struct SessionHealth {
     /// How semaphores are seen.
     pub backend: Backend,
     /// What the probes had to report.
@@ -23,7 +23,7 @@ pub(crate) struct Health {
     /// Messages that could not be decoded.
     pub undecodable: u64,
     /// What was lost for good, and other counts of the kernel side.
-    pub counts: Counts,
+    pub counts: KernelCounts,
     /// Runs of probes that the kernel skipped, and no other probe made good.
     pub skipped_runs: u64,
     /// Runs that it skipped, and another probe made good.
@@ -41,15 +41,15 @@ pub(crate) struct Health {
 
 impl Session {
     /// How it is now.
-    pub(crate) fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> SessionHealth {
         let counts = self.tracer.counts();
-        let total = counts.total();
+        let total = counts.total_counts();
         let skipped = self.tracer.skipped_runs();
-        Health {
+        SessionHealth {
             backend: self.tracer.backend(),
             seen: total.seen,
             submitted: total.submitted,
-            received: self.received.total(),
+            received: self.received.total_count(),
             dropped: total.dropped,
             undecodable: self.received.undecodable,
             counts,

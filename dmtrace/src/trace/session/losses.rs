@@ -10,7 +10,7 @@ use crate::host::clock::boot_now;
 
 /// Losses as they were noticed last.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct NoticedLosses {
     live: Losses,
     ended: Losses,
 }
@@ -18,25 +18,25 @@ pub(super) struct Seen {
 impl Session {
     /// What may be missing in the books.
     pub(crate) fn completeness(&self) -> Completeness {
-        let Seen { live, ended } = self.losses_now();
+        let NoticedLosses { live, ended } = self.losses_now();
         Completeness {
             lost: live,
             ended,
-            blind: self.tracer.backend().hides().to_vec(),
+            blind: self.tracer.backend().blind_spots().to_vec(),
         }
     }
 
     /// Records that the kernel side had no room for, since it began.
-    pub(crate) fn lost(&self) -> u64 {
-        let Seen { live, ended } = self.losses_now();
+    pub(crate) fn lost_count(&self) -> u64 {
+        let NoticedLosses { live, ended } = self.losses_now();
         live.count + ended.count
     }
 
     /// What was lost for good so far, in words.
     pub(super) fn lost_so_far(&self) -> Vec<String> {
         let counts = self.tracer.counts();
-        let skipped = ends::settle(self.tracer.skipped_runs(), self.ends_made_good());
-        accounting::lost(
+        let skipped = ends::subtract_made_good(self.tracer.skipped_runs(), self.ends_made_good());
+        accounting::lost_texts(
             &counts,
             &self.received,
             skipped,
@@ -50,23 +50,23 @@ impl Session {
         self.losses = self.losses_now();
     }
 
-    fn losses_now(&self) -> Seen {
+    fn losses_now(&self) -> NoticedLosses {
         let counts = self.tracer.counts();
         // After the counts: they go up right after the loss.
         let now = boot_now();
-        Seen {
-            live: grown(
+        NoticedLosses {
+            live: updated_losses(
                 self.losses.live,
                 counts.sem_map_full + counts.call_map_full,
                 now,
             ),
-            ended: grown(self.losses.ended, counts.history_lost, now),
+            ended: updated_losses(self.losses.ended, counts.history_lost, now),
         }
     }
 }
 
 /// Losses now, when so many are counted.
-fn grown(seen: Losses, count: u64, now: BootTime) -> Losses {
+fn updated_losses(seen: Losses, count: u64, now: BootTime) -> Losses {
     if count == seen.count {
         return seen;
     }
@@ -82,12 +82,12 @@ mod tests {
 
     #[test]
     fn the_moment_is_that_of_the_last_loss() {
-        let none = grown(Losses::default(), 0, BootTime(5));
+        let none = updated_losses(Losses::default(), 0, BootTime(5));
         assert_eq!(none, Losses::default());
-        let some = grown(none, 3, BootTime(7));
+        let some = updated_losses(none, 3, BootTime(7));
         assert_eq!((some.count, some.until), (3, Some(BootTime(7))));
-        assert_eq!(grown(some, 3, BootTime(9)), some);
-        let more = grown(some, 4, BootTime(11));
+        assert_eq!(updated_losses(some, 3, BootTime(9)), some);
+        let more = updated_losses(some, 4, BootTime(11));
         assert_eq!((more.count, more.until), (4, Some(BootTime(11))));
     }
 }

@@ -6,29 +6,29 @@ use dmtrace_common::Kind;
 
 use super::Session;
 use crate::{
-    metrics::{Health, Messages, Missed, Unmapped},
-    probe::{Attempt, DmState, Outcome, Past},
+    metrics::{MessageCounts, MissedRuns, TraceHealth, UnmappedCounts},
+    probe::{AttachOutcome, Attempt, DmState, PinnedPast},
 };
 
 impl Session {
     /// How it is now. Messages on their way make `submitted` larger than `received` for a moment.
-    pub(crate) fn meters(&self) -> Health {
+    pub(crate) fn read_meters(&self) -> TraceHealth {
         let counts = self.tracer.counts();
         let messages = Kind::ALL.into_iter().map(|kind| {
-            let count = counts.of(kind);
-            let messages = Messages {
+            let count = counts.counts_of(kind);
+            let messages = MessageCounts {
                 seen: count.seen,
                 submitted: count.submitted,
                 received: match (kind, &self.sites) {
-                    (Kind::Stack, Some(sites)) => sites.received() + self.stacks_before,
+                    (Kind::Stack, Some(sites)) => sites.received_count() + self.stacks_before,
                     _ => self.received.kinds[kind as usize],
                 },
                 dropped: count.dropped,
             };
-            (probe(kind), messages)
+            (probe_name(kind), messages)
         });
-        let mut attached = subjects(self.tracer.attempts());
-        match self.tracer.dm() {
+        let mut attached = subject_states(self.tracer.attempts());
+        match self.tracer.dm_state() {
             // Not there yet is not blind.
             DmState::NotLoaded => {}
             DmState::Attached { uevents, .. } => {
@@ -40,7 +40,7 @@ impl Session {
         }
         let missed = self.tracer.skipped_by_subject().into_iter();
         let missed = missed.map(|(subject, runs)| {
-            let missed = Missed {
+            let missed = MissedRuns {
                 lost: runs.lost,
                 made_good: runs.made_good,
             };
@@ -48,14 +48,14 @@ impl Session {
         });
         let last = self.last.as_ref();
         let gap = self.continuity.as_ref().and_then(|it| match &it.past {
-            Past::Gap(gap) => Some(gap),
-            Past::New | Past::Unbroken => None,
+            PinnedPast::Gap(gap) => Some(gap),
+            PinnedPast::New | PinnedPast::Unbroken => None,
         });
-        Health {
+        TraceHealth {
             backend: Some(self.tracer.backend()),
             messages: messages.collect(),
             undecodable: self.received.undecodable,
-            unmapped: Unmapped {
+            unmapped: UnmappedCounts {
                 sets: counts.sem_map_full,
                 processes: counts.proc_map_full,
                 calls: counts.call_map_full,
@@ -69,15 +69,16 @@ impl Session {
             unreadable: last.map_or(0, |last| last.unreadable.len() as u64),
             gaps: u64::from(gap.is_some()),
             gap_time: gap.map_or(Duration::ZERO, |gap| {
-                gap.from.map_or(Duration::ZERO, |from| gap.to.since(from))
+                gap.from
+                    .map_or(Duration::ZERO, |from| gap.to.duration_since(from))
             }),
-            ..Health::default()
+            ..TraceHealth::default()
         }
     }
 }
 
 /// What a message is called there.
-const fn probe(kind: Kind) -> &'static str {
+const fn probe_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Proc => "process",
         Kind::Created => "create",
@@ -95,7 +96,7 @@ const fn probe(kind: Kind) -> &'static str {
 }
 
 /// Whether each subject of the backend that was taken is seen: the last word on it counts.
-fn subjects(attempts: &[Attempt]) -> BTreeMap<&'static str, bool> {
+fn subject_states(attempts: &[Attempt]) -> BTreeMap<&'static str, bool> {
     let last = attempts.last().map(|attempt| attempt.backend);
     let mut attached = BTreeMap::new();
     for attempt in attempts {
@@ -104,9 +105,9 @@ fn subjects(attempts: &[Attempt]) -> BTreeMap<&'static str, bool> {
             continue;
         }
         match attempt.outcome {
-            Outcome::Attached => attached.insert(attempt.subject, true),
-            Outcome::Failed(_) => attached.insert(attempt.subject, false),
-            Outcome::NotNeeded => None,
+            AttachOutcome::Attached => attached.insert(attempt.subject, true),
+            AttachOutcome::Failed(_) => attached.insert(attempt.subject, false),
+            AttachOutcome::NotNeeded => None,
         };
     }
     attached

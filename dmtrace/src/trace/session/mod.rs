@@ -19,40 +19,43 @@ use std::{io, time::Instant};
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{Kind, SemEvent};
 use dmtrace_core::{
-    event::{Event, What, as_bytes, decode},
+    event::{Event, EventKind, as_bytes, decode_event},
     facts::{HostFacts, Snapshot},
     ids::{BootTime, ProcId},
-    ledger::{Change, DriftKind, Ledger, Reconciliation, Remember},
+    ledger::{Change, DriftKind, Ledger, Reconciliation, Retention},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     host::{self, Scope},
-    probe::{Continuity, Counts, DmState, Options, Past, Seed, StartError, Tracer, registry},
+    probe::{
+        Continuity, DmState, KernelCounts, Options, PinnedPast, SeedReason, StartError, Tracer,
+        registry,
+    },
 };
 
-pub(crate) use accounting::{Accounting, Received};
-pub(crate) use devices::Directory;
+pub(crate) use accounting::{Accounting, ReceivedCounts};
+pub(crate) use devices::DeviceDirectory;
 pub(crate) use devices::DmReport;
-pub(crate) use pace::{Outlook, Pace, Rhythm, Urgency};
+pub(crate) use pace::{Outlook, Pace, PaceRhythm, Urgency};
 pub(crate) use registry::registered_tracers;
-pub(crate) use tap::{Tap, Tapped};
+pub(crate) use tap::{Tap, TappedInput};
 
 /// Messages taken from the ring before other work gets a turn.
-const BATCH: usize = 4096;
+const MAX_BATCH: usize = 4096;
 
 /// Gets the changes of the books as they are made: a process that has ended is forgotten soon.
-pub(crate) type Sink<'a> = &'a mut dyn FnMut(&[Change], &Ledger);
+pub(crate) type ChangeSink<'a> = &'a mut dyn FnMut(&[Change], &Ledger);
 
 /// A record of a process younger than this is not searched for in the process list, nanoseconds.
 const REAP_AFTER: u64 = 10_000_000_000;
 
 /// What a trace waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum News {
+pub(crate) enum InputKind {
     /// Messages in the ring, or call sites that were found.
     Messages,
-    /// device-mapper may have come or gone: [`Session::attend_dm`].
+    /// device-mapper may have come or gone: [`Session::try_attach_dm`].
     Module,
 }
 
@@ -61,7 +64,7 @@ pub(crate) struct Session {
     ring: AsyncFd<RingBuf<MapData>>,
     ledger: Ledger,
     scope: Scope,
-    received: Received,
+    received: ReceivedCounts,
     /// Messages dropped at the last look into the maps.
     dropped_seen: u64,
     /// When that was.
@@ -81,9 +84,9 @@ pub(crate) struct Session {
     tap: Option<Tap>,
     /// Makes this trace known to `list`, `report` and `clean` as long as it lives.
     registration: Option<registry::Registration>,
-    sites: Option<sites::Sites>,
+    sites: Option<sites::SiteWorker>,
     /// Numbers of devices by name.
-    devices: Directory,
+    devices: DeviceDirectory,
     /// When device-mapper was attached to.
     dm_since: Option<BootTime>,
     /// Cookies made while it was not.
@@ -95,11 +98,11 @@ pub(crate) struct Session {
     /// Stacks that an earlier process has taken.
     stacks_before: u64,
     /// What the maps do not make good.
-    losses: losses::Seen,
+    losses: losses::NoticedLosses,
     /// Records of processes whose end the kernel side has missed, and that were removed since.
     ends_missed: u64,
     /// Puts changes into the order in which they came about.
-    order: order::Order,
+    order: order::ChangeOrder,
 }
 
 impl Session {
@@ -117,24 +120,25 @@ impl Session {
         let tap = tap(&tracer, began)?;
         // After attaching: what is made between a snapshot and attaching would stay unknown.
         let snapshot = host::take_snapshot(&scope);
-        tracer.seed(&snapshot, Seed::Older);
-        let mut session = Self::open(tracer, began, scope, tap, None)?;
+        tracer.seed_sets(&snapshot, SeedReason::Older);
+        let mut session = Self::from_tracer(tracer, began, scope, tap, None)?;
         let mut early = Vec::new();
         session.drain_all(&mut |changes, _| early.extend_from_slice(changes));
         session.early = early;
-        session.preexisting = session.compare(&snapshot).preexisting;
+        session.preexisting = session.compare_books(&snapshot).preexisting;
         Ok(session)
     }
 
     /// Makes a session of a tracer, and makes it known.
-    fn open(
+    fn from_tracer(
         mut tracer: Tracer,
         began: BootTime,
         scope: Scope,
         tap: Option<Tap>,
         continuity: Option<Continuity>,
     ) -> Result<Self, StartError> {
-        let other = |error: &dyn std::fmt::Display| StartError::Other(crate::wording::cause(error));
+        let other =
+            |error: &dyn std::fmt::Display| StartError::Other(crate::wording::cause_text(error));
         let ring = tracer
             .take_ring()
             .ok_or_else(|| other(&"the ring buffer is gone"))?;
@@ -144,21 +148,21 @@ impl Session {
             .map_err(|_| other(&"cannot poll the ring buffer"))?;
         let remember = continuity
             .as_ref()
-            .map_or(Remember::MUCH, |_| Remember::THRIFTY);
-        let stacks_before = tracer.counts().of(Kind::Stack).submitted;
-        let sites = sites::Sites::start(
+            .map_or(Retention::FULL, |_| Retention::THRIFTY);
+        let stacks_before = tracer.counts().counts_of(Kind::Stack).submitted;
+        let sites = sites::SiteWorker::start(
             &mut tracer,
             tap.is_some(),
-            continuity.as_ref().map(|_| crate::stack::KEPT),
+            continuity.as_ref().map(|_| crate::stack::BINARY_CACHE_TTL),
         )?;
         let recording = tap.as_ref().and_then(|tap| (tap.place)());
-        let registration = registry::register(&tracer, began, recording);
+        let registration = registry::register_trace(&tracer, began, recording);
         let mut session = Self {
             tracer,
             ring,
-            ledger: Ledger::remembering(remember),
+            ledger: Ledger::with_retention(remember),
             scope,
-            received: Received::default(),
+            received: ReceivedCounts::default(),
             dropped_seen: 0,
             resynced: Instant::now(),
             victims_kept: 0,
@@ -171,24 +175,24 @@ impl Session {
             tap,
             registration,
             sites,
-            devices: Directory::default(),
+            devices: DeviceDirectory::default(),
             dm_since: None,
             dm_missed: 0,
             dm_watch: dm_watch::DmWatch::open(),
             continuity,
             stacks_before,
-            losses: losses::Seen::default(),
+            losses: losses::NoticedLosses::default(),
             ends_missed: 0,
-            order: order::Order::default(),
+            order: order::ChangeOrder::default(),
         };
-        if matches!(session.tracer.dm(), DmState::Attached { .. }) {
+        if matches!(session.tracer.dm_state(), DmState::Attached { .. }) {
             let past = session.continuity.as_ref().map(|it| &it.past);
-            let fresh = matches!(past, None | Some(Past::New));
+            let fresh = matches!(past, None | Some(PinnedPast::New));
             session.dm_since = Some(match fresh || session.tracer.dm_went_on() {
                 true => began,
                 false => host::clock::boot_now(),
             });
-            session.devices.read();
+            session.devices.read_devices();
         }
         Ok(session)
     }
@@ -212,12 +216,12 @@ impl Session {
     }
 
     /// When tracing began.
-    pub(crate) const fn began(&self) -> BootTime {
+    pub(crate) const fn trace_start(&self) -> BootTime {
         self.began
     }
 
     /// Sets that were there when tracing began.
-    pub(crate) const fn preexisting(&self) -> u64 {
+    pub(crate) const fn preexisting_sets(&self) -> u64 {
         self.preexisting
     }
 
@@ -230,51 +234,51 @@ impl Session {
     ///
     /// # Errors
     /// Polling fails.
-    pub(crate) async fn news(&mut self) -> io::Result<News> {
-        let wanted = self.awaits_dm() || self.may_lose_dm();
+    pub(crate) async fn wait_ready(&mut self) -> io::Result<InputKind> {
+        let wanted = self.dm_attach_pending() || self.dm_may_unload();
         let found = async {
             match &self.sites {
-                Some(sites) => sites.news().await,
+                Some(sites) => sites.wait_sites().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             ready = self.ring.readable() => {
                 ready?.clear_ready();
-                Ok(News::Messages)
+                Ok(InputKind::Messages)
             }
-            () = found => Ok(News::Messages),
-            () = self.dm_watch.due(wanted) => Ok(News::Module),
+            () = found => Ok(InputKind::Messages),
+            () = self.dm_watch.wait_due(wanted) => Ok(InputKind::Module),
         }
     }
 
     /// Takes messages from the ring into the books, a bounded number; tells whether there may be
     /// more.
-    pub(crate) fn drain(&mut self, sink: Sink<'_>) -> bool {
+    pub(crate) fn drain_ring(&mut self, sink: ChangeSink<'_>) -> bool {
         let mut changes = Vec::new();
         let mut gone = Vec::new();
         let ring = self.ring.get_mut();
         let mut more = true;
-        for _ in 0..BATCH {
+        for _ in 0..MAX_BATCH {
             let Some(item) = ring.next() else {
                 more = false;
                 break;
             };
-            let completed = self.devices.complete(&item);
+            let completed = self.devices.complete_message(&item);
             let message = completed.as_ref().map_or(&*item, as_bytes);
             if let Some(tap) = &mut self.tap {
-                (tap.write)(Tapped::Message(message));
+                (tap.write)(TappedInput::Message(message));
             }
-            match decode(message) {
+            match decode_event(message) {
                 Ok(event) => {
-                    self.received.count(item.first_chunk());
+                    self.received.count_message(item.first_chunk());
                     if makes_cookie(&event) && self.dm_since.is_none_or(|since| event.at < since) {
                         self.dm_missed += 1;
                     }
                     changes.clear();
                     self.ledger.apply_into(&event, &mut changes);
-                    self.order.arrange(&mut changes, &self.ledger);
-                    if let What::Destroyed { sem, key } = event.what
+                    self.order.arrange_changes(&mut changes, &self.ledger);
+                    if let EventKind::Destroyed { sem, key } = event.what
                         && key.has_cookie_magic()
                     {
                         gone.push(sem);
@@ -294,7 +298,7 @@ impl Session {
     }
 
     /// Tells what waits in vain for an earlier change; `everything` at the end.
-    fn tell_held(&mut self, sink: Sink<'_>, everything: bool) {
+    fn tell_held(&mut self, sink: ChangeSink<'_>, everything: bool) {
         let held = self.order.give_up(everything);
         if !held.is_empty() {
             sink(&held, &self.ledger);
@@ -302,30 +306,31 @@ impl Session {
     }
 
     /// Takes everything that is in the ring now: no more than fits in, because it may never be empty.
-    pub(crate) fn drain_all(&mut self, sink: Sink<'_>) {
+    pub(crate) fn drain_all(&mut self, sink: ChangeSink<'_>) {
         let messages = self.tracer.ring_bytes() as usize / size_of::<SemEvent>();
-        let _more = (0..=messages / BATCH).all(|_| self.drain(sink));
+        let _more = (0..=messages / MAX_BATCH).all(|_| self.drain_ring(sink));
     }
 
     /// Compares the books with the kernel's own tables. Differences are counted and told, and the
     /// maps are corrected where the kernel side missed a removal.
-    pub(crate) fn reconcile(&mut self, sink: Sink<'_>) -> Snapshot {
+    pub(crate) fn reconcile_books(&mut self, sink: ChangeSink<'_>) -> Snapshot {
         let snapshot = host::take_snapshot(&self.scope);
         self.drain_all(sink);
-        self.resync(sink);
-        let report = self.compare(&snapshot);
+        self.resync_maps(sink);
+        self.await_teardown(&snapshot, sink);
+        let report = self.compare_books(&snapshot);
         for drift in &report.drifts {
             if matches!(drift.kind, DriftKind::Vanished | DriftKind::Rekeyed { .. }) {
-                self.tracer.forget(drift.sem.into());
+                self.tracer.forget_set(drift.sem.into());
             }
         }
         if report.unknown > 0 {
-            self.tracer.seed(&snapshot, Seed::Missed);
+            self.tracer.seed_sets(&snapshot, SeedReason::Missed);
         }
         sink(&report.changes, &self.ledger);
         self.reap_processes();
         self.note_losses();
-        self.drift += report.drift();
+        self.drift += report.drift_count();
         self.last = Some(report);
         snapshot
     }
@@ -334,17 +339,17 @@ impl Session {
     /// remove: the end of a process finds the record of its last image only, not of those before
     /// `execve`. Done when so many processes came that it may matter.
     fn reap_processes(&mut self) {
-        let seen = self.tracer.counts().of(Kind::Proc).seen;
+        let seen = self.tracer.counts().counts_of(Kind::Proc).seen;
         if seen - self.procs_reaped_at < u64::from(self.tracer.max_procs() / 4) {
             return;
         }
-        let list = host::processes::list(&self.scope.roots);
+        let list = host::processes::list_processes(&self.scope.roots);
         if list.incomplete.is_some() {
             return;
         }
         self.procs_reaped_at = seen;
         let horizon = host::clock::boot_now().0.saturating_sub(REAP_AFTER);
-        for (key, record) in self.tracer.maps().procs() {
+        for (key, record) in self.tracer.maps().proc_records() {
             let id = ProcId::from(key);
             let alive = list
                 .processes
@@ -354,65 +359,65 @@ impl Session {
             if idle && !alive {
                 self.tracer.forget_process(key);
                 // Of a process that has replaced many images the first ones are left over.
-                let told = self
+                let announced = self
                     .ledger
-                    .images(id)
+                    .images_of(id)
                     .any(|image| image.exit.is_some_and(|exit| exit.status.is_some()));
-                self.ends_missed += u64::from(!told);
+                self.ends_missed += u64::from(!announced);
             }
         }
     }
 
-    fn compare(&mut self, snapshot: &Snapshot) -> Reconciliation {
-        self.tap(Tapped::Snapshot(snapshot));
+    fn compare_books(&mut self, snapshot: &Snapshot) -> Reconciliation {
+        self.tap_input(TappedInput::Snapshot(snapshot));
         self.ledger.reconcile(snapshot)
     }
 
-    fn tap(&mut self, what: Tapped<'_>) {
+    fn tap_input(&mut self, what: TappedInput<'_>) {
         if let Some(tap) = &mut self.tap {
             (tap.write)(what);
         }
     }
 
     /// Learns from the process list which processes have ended unseen.
-    pub(crate) fn observe(&mut self, facts: &HostFacts, sink: Sink<'_>) {
+    pub(crate) fn observe_exits(&mut self, facts: &HostFacts, sink: ChangeSink<'_>) {
         // A process leaves the list after its end went into the ring: the ring says how it ended.
         self.drain_all(sink);
-        let changes = self.ledger.observe(facts);
+        let changes = self.ledger.observe_exits(facts);
         sink(&changes, &self.ledger);
     }
 
     /// Writes down, for other commands, what the verdicts of this trace rest on besides the maps.
     pub(crate) fn publish_activity(&mut self) {
         if let Some(registration) = &mut self.registration {
-            registration.write_activity(self.ledger.activity());
+            registration.write_activity(self.ledger.process_activities());
         }
     }
 
     /// Stops the probes, takes in what is left and balances the accounts.
-    pub(crate) fn finish(&mut self, sink: Sink<'_>) -> (Accounting, Snapshot) {
+    pub(crate) fn finish(&mut self, sink: ChangeSink<'_>) -> (Accounting, Snapshot) {
         // Compared while the probes still see what others do: after detaching, every change by
         // anybody would count as a difference.
-        let snapshot = self.reconcile(sink);
+        let snapshot = self.reconcile_books(sink);
         let ends_made_good = self.ends_made_good();
         self.tracer.unpin();
         self.tracer.detach();
         let counts = self.settled_counts();
         self.drain_all(sink);
-        self.resync(sink);
+        self.resync_maps(sink);
         self.tell_held(sink, true);
         if let Some(sites) = &mut self.sites {
-            sites.finish();
-            self.received.kinds[Kind::Stack as usize] = sites.received() + self.stacks_before;
+            sites.finish_work();
+            self.received.kinds[Kind::Stack as usize] = sites.received_count() + self.stacks_before;
         }
         self.place_sites();
-        let accounting = Accounting::balance(
+        let accounting = Accounting::from_counts(
             &counts,
             &self.received,
             self.ledger.totals(),
             self.last.as_ref(),
             self.drift,
-            ends::settle(self.tracer.skipped_runs(), ends_made_good),
+            ends::subtract_made_good(self.tracer.skipped_runs(), ends_made_good),
             &self.tracer.skipped_programs(),
         );
         (accounting, snapshot)
@@ -420,12 +425,12 @@ impl Session {
 
     /// Detaching does not wait for a program that runs on another CPU at this moment: the counts
     /// are final once what was seen has either been submitted or dropped, twice in a row.
-    fn settled_counts(&self) -> Counts {
+    fn settled_counts(&self) -> KernelCounts {
         let mut counts = self.tracer.counts();
         for _ in 0..50 {
             std::thread::sleep(std::time::Duration::from_millis(2));
             let again = self.tracer.counts();
-            let total = again.total();
+            let total = again.total_counts();
             if again == counts && total.seen == total.submitted + total.dropped {
                 break;
             }
@@ -436,5 +441,5 @@ impl Session {
 }
 
 fn makes_cookie(event: &Event) -> bool {
-    matches!(&event.what, What::Created { key, .. } if key.has_cookie_magic())
+    matches!(&event.what, EventKind::Created { key, .. } if key.has_cookie_magic())
 }

@@ -2,7 +2,7 @@
 //!
 //! Whoever completes the last operation of a cookie wakes its waiter, which may be seen to go on,
 //! and to remove the cookie, before the return of the completion is seen. The books know that it is
-//! still to come ([`Ledger::owes`]); what would be told of that cookie waits for it.
+//! still to come ([`Ledger::awaits_decrements`]); what would be told of that cookie waits for it.
 
 use std::{
     collections::BTreeMap,
@@ -16,18 +16,18 @@ use dmtrace_core::{
 
 /// A program that stands between its operation and its message does not stand longer than this,
 /// unless the host does nothing else. Then the order of the lines is lost, but no line.
-const PATIENCE: Duration = Duration::from_millis(500);
+const MAX_REORDER_WAIT: Duration = Duration::from_millis(500);
 
 /// Changes that wait for an earlier one.
 #[derive(Debug, Default)]
-pub(super) struct Order {
+pub(super) struct ChangeOrder {
     held: BTreeMap<SemId, (Instant, Vec<Change>)>,
 }
 
-impl Order {
+impl ChangeOrder {
     /// Takes out of `changes` what has to wait, and puts in what has waited and need not any more.
-    pub(super) fn arrange(&mut self, changes: &mut Vec<Change>, ledger: &Ledger) {
-        let waits = |sem: &SemId| ledger.owes(*sem);
+    pub(super) fn arrange_changes(&mut self, changes: &mut Vec<Change>, ledger: &Ledger) {
+        let waits = |sem: &SemId| ledger.awaits_decrements(*sem);
         if self.held.is_empty() && !changes.iter().any(|change| waits(&change.sem)) {
             return;
         }
@@ -52,7 +52,7 @@ impl Order {
 
     /// What has waited too long, or everything.
     pub(super) fn give_up(&mut self, everything: bool) -> Vec<Change> {
-        let over = |since: &Instant| everything || since.elapsed() >= PATIENCE;
+        let over = |since: &Instant| everything || since.elapsed() >= MAX_REORDER_WAIT;
         let old: Vec<SemId> = self
             .held
             .iter()
@@ -74,7 +74,7 @@ fn in_time(mut changes: Vec<Change>) -> Vec<Change> {
 mod tests {
     use super::*;
     use dmtrace_core::{
-        event::{Actor, Event, Operation, Quality, What},
+        event::{Actor, Event, EventKind, Operation, Quality},
         ids::{BootTime, IpcNs, Key, ProcId},
         ledger::ChangeKind,
     };
@@ -85,7 +85,7 @@ mod tests {
         semid: 5,
     };
 
-    fn event(at: u64, began: u64, tgid: u32, what: What) -> Event {
+    fn event_at(at: u64, began: u64, tgid: u32, what: EventKind) -> Event {
         Event {
             at: BootTime(at),
             began: Some(BootTime(began)),
@@ -102,18 +102,18 @@ mod tests {
         }
     }
 
-    fn op(at: u64, began: u64, tgid: u32, op: i16) -> Event {
-        let what = What::Op {
+    fn op_event(at: u64, began: u64, tgid: u32, op: i16) -> Event {
+        let what = EventKind::Op {
             sem: SEM,
             key: KEY,
             ops: vec![Operation { num: 0, op, flg: 0 }],
             errno: 0,
         };
-        event(at, began, tgid, what)
+        event_at(at, began, tgid, what)
     }
 
     /// What one cookie with two uevents goes through, by the time at which it takes effect.
-    fn life() -> Vec<Event> {
+    fn cookie_life() -> Vec<Event> {
         let (sem, key) = (SEM, KEY);
         let ops = vec![Operation {
             num: 0,
@@ -121,47 +121,47 @@ mod tests {
             flg: 0,
         }];
         vec![
-            event(
+            event_at(
                 10,
                 10,
                 2,
-                What::Created {
+                EventKind::Created {
                     sem,
                     key,
                     nsems: 1,
                     semflg: 0o600,
                 },
             ),
-            event(
+            event_at(
                 20,
                 19,
                 2,
-                What::SetVal {
+                EventKind::SetVal {
                     sem,
                     key,
                     value: 1,
                     errno: 0,
                 },
             ),
-            op(30, 29, 2, 1),
-            op(40, 39, 2, 1),
-            op(50, 49, 2, -1),
-            event(60, 60, 2, What::WaitBegin { sem, key, ops }),
+            op_event(30, 29, 2, 1),
+            op_event(40, 39, 2, 1),
+            op_event(50, 49, 2, -1),
+            event_at(60, 60, 2, EventKind::WaitBegin { sem, key, ops }),
             // Told at 95 and 99, with the cookie gone at 90.
-            op(95, 70, 8, -1),
-            op(99, 75, 9, -1),
-            op(80, 60, 2, 0),
-            event(90, 90, 2, What::Destroyed { sem, key }),
+            op_event(95, 70, 8, -1),
+            op_event(99, 75, 9, -1),
+            op_event(80, 60, 2, 0),
+            event_at(90, 90, 2, EventKind::Destroyed { sem, key }),
         ]
     }
 
     /// What is told when the messages come in this order.
-    fn told(order: &[usize]) -> Vec<Change> {
-        let (mut ledger, mut sorted, mut all) = (Ledger::new(), Order::default(), Vec::new());
-        let events = life();
+    fn reported_changes(order: &[usize]) -> Vec<Change> {
+        let (mut ledger, mut sorted, mut all) = (Ledger::new(), ChangeOrder::default(), Vec::new());
+        let events = cookie_life();
         for &index in order {
             let mut changes = ledger.apply(&events[index]);
-            sorted.arrange(&mut changes, &ledger);
+            sorted.arrange_changes(&mut changes, &ledger);
             all.extend(changes);
         }
         all.extend(sorted.give_up(true));
@@ -183,7 +183,7 @@ mod tests {
             };
             changes.iter().map(step).collect()
         };
-        let expected = steps(&told(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]));
+        let expected = steps(&reported_changes(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]));
         assert_eq!(expected.len(), 10);
         let late = [
             [0, 1, 2, 3, 4, 5, 6, 8, 7, 9],
@@ -193,13 +193,13 @@ mod tests {
             [0, 1, 2, 3, 4, 5, 8, 9, 6, 7],
         ];
         for order in late {
-            assert_eq!(steps(&told(&order)), expected, "{order:?}");
+            assert_eq!(steps(&reported_changes(&order)), expected, "{order:?}");
         }
     }
 
     #[test]
     fn what_is_never_told_delays_the_rest_and_takes_none_of_it() {
-        let all = told(&[0, 1, 2, 3, 4, 5, 6, 8, 9]);
+        let all = reported_changes(&[0, 1, 2, 3, 4, 5, 6, 8, 9]);
         assert_eq!(all.len(), 9);
         assert!(matches!(all[8].kind, ChangeKind::Destroyed { .. }));
     }

@@ -7,66 +7,66 @@ use dmtrace_common::{
     SemKey, SemRecord,
 };
 use dmtrace_core::{
-    event::{as_bytes, decode},
-    ledger::{Record, in_order},
+    event::{as_bytes, decode_event},
+    ledger::{MapRecord, in_order},
 };
 
-use super::{Session, Sink, Tapped};
+use super::{ChangeSink, Session, TappedInput};
 use crate::host;
 
 /// Dropped messages are made good after this time, while others come.
-const RESYNC: Duration = Duration::from_millis(500);
+const RESYNC_DELAY: Duration = Duration::from_millis(500);
 
 /// Reading the maps costs a system call or two for each record, most of which may be too young.
-const RESYNC_AGAIN: Duration = Duration::from_millis(50);
+const MIN_RESYNC_PAUSE: Duration = Duration::from_millis(50);
 
 /// Longer than a program is between taking the time and submitting its message, in nanoseconds.
-const IN_FLIGHT: u64 = 5_000_000;
+const MAX_IN_FLIGHT: u64 = 5_000_000;
 
 impl Session {
     /// Whether the maps hold something that the books have not taken in yet.
     pub(crate) fn is_behind(&self) -> bool {
-        self.tracer.counts().total().dropped != self.dropped_seen
-            || self.tracer.tombstones() != self.victims_kept
+        self.tracer.counts().total_counts().dropped != self.dropped_seen
+            || self.tracer.tombstone_count() != self.victims_kept
     }
 
     /// Makes drops good at once where the kernel side may soon have no room for the records of
     /// what is gone.
-    pub(crate) fn resync_if_crowded(&mut self, sink: Sink<'_>) {
-        if self.resynced.elapsed() >= RESYNC_AGAIN && self.tracer.tombstones_crowded() {
-            self.resync(sink);
+    pub(crate) fn resync_if_crowded(&mut self, sink: ChangeSink<'_>) {
+        if self.resynced.elapsed() >= MIN_RESYNC_PAUSE && self.tracer.tombstones_crowded() {
+            self.resync_maps(sink);
         }
     }
 
     /// Makes drops good while messages come without a pause.
-    pub(crate) fn resync_in_time(&mut self, sink: Sink<'_>) {
-        if self.resynced.elapsed() >= RESYNC {
-            self.resync(sink);
+    pub(crate) fn resync_in_time(&mut self, sink: ChangeSink<'_>) {
+        if self.resynced.elapsed() >= RESYNC_DELAY {
+            self.resync_maps(sink);
         }
     }
 
     /// If messages were dropped since the last time, reads the maps and makes them good.
-    pub(crate) fn resync(&mut self, sink: Sink<'_>) {
+    pub(crate) fn resync_maps(&mut self, sink: ChangeSink<'_>) {
         if !self.is_behind() {
             self.resynced = Instant::now();
             return;
         }
-        let dropped = self.tracer.counts().total().dropped;
+        let dropped = self.tracer.counts().total_counts().dropped;
         // What is younger than the horizon may have its message in the ring still: told twice, a
         // set would be counted twice. It is left for the next time.
-        let horizon = host::clock::boot_now().0.saturating_sub(IN_FLIGHT);
+        let horizon = host::clock::boot_now().0.saturating_sub(MAX_IN_FLIGHT);
         self.drain_all(sink);
         let mut left = false;
         // Victims of ENOSPC stay for `report` to read, until the room is needed.
         let crowded = self.tracer.proc_tombstones_crowded();
         let mut ended: Vec<ProcKey> = Vec::new();
         let mut removed: Vec<SemKey> = Vec::new();
-        let procs = self.tracer.maps().procs();
-        let sets = self.tracer.maps().sems();
+        let procs = self.tracer.maps().proc_records();
+        let sets = self.tracer.maps().sem_records();
         self.victims_kept = 0;
         for record in in_order(procs, sets) {
             match record {
-                Record::Set(key, record) => {
+                MapRecord::Set(key, record) => {
                     if record.created.max(record.closed) > horizon {
                         left = true;
                         continue;
@@ -74,9 +74,9 @@ impl Session {
                     if record.state & SEM_TOMBSTONE != 0 {
                         removed.push(key);
                     }
-                    self.adopt(key, &record, sink);
+                    self.adopt_record(key, &record, sink);
                 }
-                Record::Process(key, record) => {
+                MapRecord::Process(key, record) => {
                     if record.header.ts.max(record.exited) > horizon {
                         left = true;
                         continue;
@@ -88,10 +88,10 @@ impl Session {
                             self.victims_kept += 1;
                         }
                     }
-                    let told =
+                    let announced =
                         record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) == PROC_ANNOUNCED;
-                    if !told {
-                        self.tap(Tapped::Proc(&record));
+                    if !announced {
+                        self.tap_input(TappedInput::Proc(&record));
                         let changes = self.ledger.adopt_process(&record);
                         sink(&changes, &self.ledger);
                     }
@@ -105,18 +105,18 @@ impl Session {
         self.resynced = Instant::now();
     }
 
-    fn adopt(&mut self, key: SemKey, record: &SemRecord, sink: Sink<'_>) {
-        self.tap(Tapped::Sem(key, record));
-        let changes = self.ledger.adopt(key.into(), record);
+    fn adopt_record(&mut self, key: SemKey, record: &SemRecord, sink: ChangeSink<'_>) {
+        self.tap_input(TappedInput::Sem(key, record));
+        let changes = self.ledger.adopt_record(key.into(), record);
         if !changes.is_empty() {
             sink(&changes, &self.ledger);
         }
         if record.state & SEM_DM_DROPPED == 0 {
             return;
         }
-        if let Some(device) = self.tracer.maps().device(key) {
-            self.tap(Tapped::Message(as_bytes(&device)));
-            if let Ok(event) = decode(as_bytes(&device)) {
+        if let Some(device) = self.tracer.maps().last_ioctl(key) {
+            self.tap_input(TappedInput::Message(as_bytes(&device)));
+            if let Ok(event) = decode_event(as_bytes(&device)) {
                 self.ledger.apply(&event);
             }
         }

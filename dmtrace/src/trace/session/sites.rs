@@ -10,33 +10,33 @@ use dmtrace_common::SITE_LEN;
 use dmtrace_core::{
     event::{CallSite, ProcessImage},
     ids::SemId,
-    ledger::Placed,
+    ledger::SitePlacement,
 };
 
-use super::{Session, Tapped};
+use super::{Session, TappedInput};
 use crate::{
     probe::{Maps, StartError, Tracer},
-    stack::{Found, Worker},
-    wording::cause,
+    stack::{FoundSite, Worker},
+    wording::cause_text,
 };
 
 /// How long a call site waits for its set: the message of its creation may have been dropped.
-const PATIENCE: Duration = Duration::from_secs(10);
+const MAX_SITE_WAIT: Duration = Duration::from_secs(10);
 /// Call sites that wait.
-const WAITING: usize = 4096;
+const MAX_WAITING_SITES: usize = 4096;
 /// How often those are tried again that wait, if they are more than a few.
-const AGAIN: Duration = Duration::from_millis(20);
+const RETRY_PERIOD: Duration = Duration::from_millis(20);
 const FEW: usize = 64;
 
 /// The worker, and what has no place in the books yet.
-pub(super) struct Sites {
+pub(super) struct SiteWorker {
     worker: Worker,
-    waiting: Vec<(Instant, Found)>,
+    waiting: Vec<(Instant, FoundSite)>,
     /// When all that wait were tried last.
     tried: Instant,
 }
 
-impl Sites {
+impl SiteWorker {
     /// `names`: resolve at once, for a recording.
     pub(super) fn start(
         tracer: &mut Tracer,
@@ -46,12 +46,13 @@ impl Sites {
         let Some(ring) = tracer.take_stacks() else {
             return Ok(None);
         };
-        let other =
-            |error: io::Error| StartError::Other(format!("cannot take stacks: {}", cause(&error)));
+        let other = |error: io::Error| {
+            StartError::Other(format!("cannot take stacks: {}", cause_text(&error)))
+        };
         // Its own handles: the worker is another thread.
         let maps = Maps::open(tracer.map_ids()).ok();
         let programs = move |key| {
-            let record = maps.as_ref()?.proc(key)?;
+            let record = maps.as_ref()?.proc_record(key)?;
             ProcessImage::from_record(&record).exe
         };
         let worker = Worker::start(ring, Box::new(programs), names, kept).map_err(other)?;
@@ -62,18 +63,18 @@ impl Sites {
         }))
     }
 
-    pub(super) async fn news(&self) {
-        self.worker.news().await;
+    pub(super) async fn wait_sites(&self) {
+        self.worker.wait_sites().await;
     }
 
     /// Works off everything, at the end.
-    pub(super) fn finish(&mut self) {
+    pub(super) fn finish_work(&mut self) {
         self.worker.finish();
-        self.tried = self.tried.checked_sub(AGAIN).unwrap_or(self.tried);
+        self.tried = self.tried.checked_sub(RETRY_PERIOD).unwrap_or(self.tried);
     }
 
-    pub(super) fn received(&self) -> u64 {
-        self.worker.received()
+    pub(super) fn received_count(&self) -> u64 {
+        self.worker.received_count()
     }
 }
 
@@ -83,10 +84,10 @@ impl Session {
         let Some(sites) = &mut self.sites else {
             return false;
         };
-        let news = sites.worker.take();
+        let news = sites.worker.take_sites();
         let any = !news.is_empty();
         let now = Instant::now();
-        let all = sites.waiting.len() <= FEW || now.duration_since(sites.tried) >= AGAIN;
+        let all = sites.waiting.len() <= FEW || now.duration_since(sites.tried) >= RETRY_PERIOD;
         let mut open = if all {
             sites.tried = now;
             std::mem::take(&mut sites.waiting)
@@ -102,25 +103,25 @@ impl Session {
                 found.maker,
                 &found.site,
             );
-            if placed == Placed::Yes {
-                self.publish(found);
+            if placed == SitePlacement::Yes {
+                self.publish_site(found);
             }
-            placed == Placed::NotYet && now.duration_since(*since) < PATIENCE
+            placed == SitePlacement::NotYet && now.duration_since(*since) < MAX_SITE_WAIT
         });
         if let Some(sites) = &mut self.sites {
             let waiting = &mut sites.waiting;
             waiting.append(&mut open);
-            let surplus = waiting.len().saturating_sub(WAITING);
+            let surplus = waiting.len().saturating_sub(MAX_WAITING_SITES);
             waiting.drain(..surplus);
         }
         any
     }
 
-    fn publish(&mut self, found: &Found) {
-        self.tap(Tapped::Site(found));
+    fn publish_site(&mut self, found: &FoundSite) {
+        self.tap_input(TappedInput::Site(found));
         let live = self.ledger.semaphore(found.sem);
         if let Some(created) = live.and_then(|set| set.created)
-            && let Some(json) = fitting(&found.site)
+            && let Some(json) = json_fitting(&found.site)
         {
             let maps = self.tracer.maps_mut();
             let _only_here = maps.put_site(found.sem.into(), created.0, &json);
@@ -136,7 +137,7 @@ impl Session {
 }
 
 /// As JSON, shortened at the outer end until it fits.
-fn fitting(site: &CallSite) -> Option<Vec<u8>> {
+fn json_fitting(site: &CallSite) -> Option<Vec<u8>> {
     let mut site = site.clone();
     // The names of functions can be found again.
     for frame in &mut site.frames {
@@ -148,6 +149,6 @@ fn fitting(site: &CallSite) -> Option<Vec<u8>> {
             return Some(json);
         }
         let fewer = site.frames.len().checked_sub(4).filter(|left| *left > 0)?;
-        site.cut(fewer);
+        site.truncate(fewer);
     }
 }

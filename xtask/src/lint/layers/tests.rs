@@ -4,18 +4,18 @@ use super::*;
 
 #[test]
 fn a_circle_is_found_by_way_of_re_exports() {
-    let tree = Tree::of(&[
+    let tree = ModuleTree::from_texts(&[
         ("lib.rs", "mod a;\nmod b;\nmod c;"),
         ("a.rs", "pub use crate::b::Thing as Other;\npub struct A;"),
         ("b.rs", "use crate::c::C;\npub struct Thing(C);"),
         ("c.rs", "pub struct C; pub fn f(_: crate::a::Other) {}"),
     ]);
-    assert_eq!(tree.circles(), [["b", "c"]]);
+    assert_eq!(tree.find_circles(), [["b", "c"]]);
 }
 
 #[test]
 fn what_only_tests_import_is_no_circle() {
-    let tree = Tree::of(&[
+    let tree = ModuleTree::from_texts(&[
         ("lib.rs", "mod a;\nmod b;"),
         (
             "a.rs",
@@ -23,7 +23,7 @@ fn what_only_tests_import_is_no_circle() {
         ),
         ("b.rs", "use crate::a::A;\npub struct B(A);"),
     ]);
-    assert_eq!(tree.circles(), Vec::<Vec<String>>::new());
+    assert_eq!(tree.find_circles(), Vec::<Vec<String>>::new());
 }
 
 #[test]
@@ -33,13 +33,21 @@ fn an_import_upwards_is_found_in_uses_paths_and_macros() {
         "pub fn f() { crate::high::g(); }",
         "pub fn f() { println!(\"{}\", super::high::g()); }",
     ] {
-        let tree = Tree::of(&[
+        let tree = ModuleTree::from_texts(&[
             ("lib.rs", "mod low;\nmod high;"),
             ("low.rs", body),
             ("high.rs", "pub struct H; pub fn g() {}"),
         ]);
-        assert_eq!(climbs(&tree, &[&["low"], &["high"]]).len(), 1, "{body}");
-        assert_eq!(climbs(&tree, &[&["high"], &["low"]]).len(), 0, "{body}");
+        assert_eq!(
+            find_climbs(&tree, &[&["low"], &["high"]]).len(),
+            1,
+            "{body}"
+        );
+        assert_eq!(
+            find_climbs(&tree, &[&["high"], &["low"]]).len(),
+            0,
+            "{body}"
+        );
     }
 }
 
@@ -56,7 +64,7 @@ fn a_clock_and_a_file_in_the_core_are_found() {
         ("pub fn f() { println!(\"x\"); }", 1),
         ("use aya::Ebpf;", 1),
     ] {
-        let tree = Tree::of(&[("lib.rs", "mod a;"), ("a.rs", body)]);
-        assert_eq!(impurities(&tree).len(), count, "{body}");
+        let tree = ModuleTree::from_texts(&[("lib.rs", "mod a;"), ("a.rs", body)]);
+        assert_eq!(find_impurities(&tree).len(), count, "{body}");
     }
 }

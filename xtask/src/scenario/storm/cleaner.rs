@@ -28,7 +28,7 @@ impl Cleaner {
 }
 
 /// Where the artefacts of the last run are kept.
-pub(super) fn results(kernel: &str, cleaner: Cleaner) -> PathBuf {
+pub(super) fn results_dir(kernel: &str, cleaner: Cleaner) -> PathBuf {
     let target = host::target_dir().unwrap_or_default();
     target.join("vm-storm").join(kernel).join(cleaner.name())
 }

@@ -4,24 +4,24 @@ use anyhow::Result;
 use kernel_lab::kernel::MATRIX;
 
 use super::{
-    cleaner::{Cleaner, results},
-    numbers::{COLUMNS, Numbers},
+    cleaner::{Cleaner, results_dir},
+    numbers::{COLUMNS, StormNumbers},
 };
 use crate::docs;
 
 /// Writes the table between its two marks, of what was run with this program.
-pub(super) fn write(program: &str) -> Result<()> {
+pub(super) fn write_table(program: &str) -> Result<()> {
     let mut rows = Vec::new();
     for kernel in MATRIX {
         for cleaner in Cleaner::ALL {
-            let kept = Numbers::kept(&results(kernel.name, cleaner), program);
+            let kept = StormNumbers::read_kept(&results_dir(kernel.name, cleaner), program);
             rows.extend(kept.map(|numbers| (kernel.name, cleaner.name(), numbers)));
         }
     }
-    docs::write("cleanup.md", "storm", &body(&rows))
+    docs::write_generated("cleanup.md", "storm", &table_body(&rows))
 }
 
-fn body(rows: &[(&str, &str, Numbers)]) -> String {
+fn table_body(rows: &[(&str, &str, StormNumbers)]) -> String {
     let mut text = String::from("\n| kernel | cleaner |");
     let mut line = String::from("\n|---|---|");
     for (column, _) in COLUMNS {
@@ -33,7 +33,7 @@ fn body(rows: &[(&str, &str, Numbers)]) -> String {
     for (kernel, cleaner, numbers) in rows {
         text.push_str(&format!("| {kernel} | `{cleaner}` |"));
         for (column, _) in COLUMNS {
-            text.push_str(&format!(" {} |", numbers.cell(column)));
+            text.push_str(&format!(" {} |", numbers.column_value(column)));
         }
         text.push('\n');
     }
@@ -45,7 +45,7 @@ fn body(rows: &[(&str, &str, Numbers)]) -> String {
         let of = |name: &str| {
             let ours = rows.iter().filter(|(_, whose, _)| *whose == cleaner.name());
             let mut sums = std::collections::BTreeMap::new();
-            for (part, count) in ours.flat_map(|(.., numbers)| numbers.parts(name)) {
+            for (part, count) in ours.flat_map(|(.., numbers)| numbers.parts_of(name)) {
                 *sums.entry(part).or_insert(0) += count;
             }
             let parts: Vec<String> = sums

@@ -32,9 +32,9 @@ const NAME: &str = "numbers.json";
 
 /// What a storm came to.
 #[derive(Clone, Debug)]
-pub(super) struct Numbers(Value);
+pub(super) struct StormNumbers(Value);
 
-impl Numbers {
+impl StormNumbers {
     /// Those that the guest has left.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).context("the storm left no summary")?;
@@ -42,7 +42,7 @@ impl Numbers {
     }
 
     /// Keeps them for a later table.
-    pub(super) fn keep(&self, dir: &Path, program: &str) -> Result<()> {
+    pub(super) fn keep_numbers(&self, dir: &Path, program: &str) -> Result<()> {
         let mut kept = self.0.clone();
         kept["program"] = program.into();
         let path = dir.join(NAME);
@@ -50,14 +50,14 @@ impl Numbers {
     }
 
     /// Those of a former run of the same program.
-    pub(super) fn kept(dir: &Path, program: &str) -> Option<Self> {
+    pub(super) fn read_kept(dir: &Path, program: &str) -> Option<Self> {
         let text = fs::read_to_string(dir.join(NAME)).ok()?;
         let kept: Value = serde_json::from_str(&text).ok()?;
         (kept["program"] == program).then_some(Self(kept))
     }
 
     /// A number, or the sum of those below a name.
-    pub(super) fn of(&self, name: &str) -> u64 {
+    pub(super) fn number_of(&self, name: &str) -> u64 {
         match &self.0[name] {
             Value::Object(parts) => parts.values().filter_map(Value::as_u64).sum(),
             value => value.as_u64().unwrap_or(0),
@@ -65,21 +65,22 @@ impl Numbers {
     }
 
     /// A cell of the table.
-    pub(super) fn cell(&self, column: &str) -> u64 {
+    pub(super) fn column_value(&self, column: &str) -> u64 {
         match column {
-            "harmed" => self.of("harm"),
-            "in use" => self.of("removed_in_use"),
-            "left" => self.left(),
-            name => self.of(name),
+            "harmed" => self.number_of("harm"),
+            "in use" => self.number_of("removed_in_use"),
+            "left" => self.left_over(),
+            name => self.number_of(name),
         }
     }
 
-    fn left(&self) -> u64 {
-        self.of("left").saturating_sub(self.of("begin"))
+    fn left_over(&self) -> u64 {
+        self.number_of("left")
+            .saturating_sub(self.number_of("begin"))
     }
 
     /// The parts of a number, by name.
-    pub(super) fn parts(&self, name: &str) -> Vec<(String, u64)> {
+    pub(super) fn parts_of(&self, name: &str) -> Vec<(String, u64)> {
         let parts = self.0[name].as_object();
         parts
             .into_iter()
@@ -89,7 +90,7 @@ impl Numbers {
     }
 
     /// The line above the lines.
-    pub(super) fn head() -> String {
+    pub(super) fn head_line() -> String {
         let mut text = format!("{:7} {:16}", "kernel", "cleaner");
         for (column, _) in COLUMNS {
             text.push_str(&format!(" {column}"));
@@ -98,19 +99,19 @@ impl Numbers {
     }
 
     /// A line of the table.
-    pub(super) fn line(&self, kernel: &str, cleaner: &str) -> String {
+    pub(super) fn table_line(&self, kernel: &str, cleaner: &str) -> String {
         let mut text = format!("{kernel:7} {cleaner:16}");
         for (column, _) in COLUMNS {
             let width = column.len();
-            text.push_str(&format!(" {:>width$}", self.cell(column)));
+            text.push_str(&format!(" {:>width$}", self.column_value(column)));
         }
         text
     }
 
     /// What must not be. Of the comparison nothing is expected but that it took place.
-    pub(super) fn complaints(&self, comparison: bool) -> Vec<String> {
+    pub(super) fn find_complaints(&self, comparison: bool) -> Vec<String> {
         let mut wrong = Vec::new();
-        if self.of("operations") < 10 || self.of("kills") == 0 {
+        if self.number_of("operations") < 10 || self.number_of("kills") == 0 {
             wrong.push("hardly anything happened".to_owned());
         }
         if comparison {
@@ -121,31 +122,31 @@ impl Numbers {
                 wrong.push(format!("{name}: {count} {what}"));
             }
         };
-        none("harmed", self.of("harm"), "live operations");
+        none("harmed", self.number_of("harm"), "live operations");
         none(
             "in use",
-            self.of("removed_in_use") + self.of("removed_in_use_by_others"),
+            self.number_of("removed_in_use") + self.number_of("removed_in_use_by_others"),
             "cookies were removed while they were used",
         );
         if self.0["cleaner"] != "dmtrace" {
             return wrong;
         }
-        none("left", self.left(), "sets");
-        none("suspended", self.of("suspended"), "devices");
+        none("left", self.left_over(), "sets");
+        none("suspended", self.number_of("suspended"), "devices");
         none(
             "audit",
-            self.of("unannounced"),
+            self.number_of("unannounced"),
             "removals without an intent",
         );
         none(
             "audit",
-            self.of("untrue"),
+            self.number_of("untrue"),
             "that are said to be removed were not",
         );
         for error in self.0["cleaner_errors"].as_array().into_iter().flatten() {
             wrong.push(format!("clean: {error}"));
         }
-        if self.of("removed") == 0 {
+        if self.number_of("removed") == 0 {
             wrong.push("it removed nothing".to_owned());
         }
         if self.0["exact"] != true {
@@ -161,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    fn good() -> Value {
+    fn good_numbers() -> Value {
         json!({
             "cleaner": "dmtrace", "exact": true, "operations": {"lvm": 60, "dmsetup": 40},
             "kills": {"lvm": 9}, "removed": 8, "begin": 1, "left": 1, "harm": {},
@@ -171,15 +172,24 @@ mod tests {
 
     #[test]
     fn parts_add_up() {
-        let numbers = Numbers(good());
-        assert_eq!(numbers.of("operations"), 100);
-        assert_eq!((numbers.cell("left"), numbers.cell("harmed")), (0, 0));
-        assert_eq!(numbers.line("6.12", "dmtrace").len(), Numbers::head().len());
+        let numbers = StormNumbers(good_numbers());
+        assert_eq!(numbers.number_of("operations"), 100);
+        assert_eq!(
+            (numbers.column_value("left"), numbers.column_value("harmed")),
+            (0, 0)
+        );
+        assert_eq!(
+            numbers.table_line("6.12", "dmtrace").len(),
+            StormNumbers::head_line().len()
+        );
     }
 
     #[test]
     fn harm_and_leftovers_are_failures() {
-        assert_eq!(Numbers(good()).complaints(false), Vec::<String>::new());
+        assert_eq!(
+            StormNumbers(good_numbers()).find_complaints(false),
+            Vec::<String>::new()
+        );
         for (name, bad) in [
             ("harm", json!({"no node": 1})),
             ("left", json!(2)),
@@ -193,20 +203,26 @@ mod tests {
             ("cleaner_errors", json!(["exit 3: no"])),
             ("operations", json!({})),
         ] {
-            let mut numbers = good();
+            let mut numbers = good_numbers();
             numbers[name] = bad;
-            assert_eq!(Numbers(numbers).complaints(false).len(), 1, "{name}");
+            assert_eq!(
+                StormNumbers(numbers).find_complaints(false).len(),
+                1,
+                "{name}"
+            );
         }
-        let mut harmed = good();
+        let mut harmed = good_numbers();
         harmed["harm"] = json!({"failed": 50});
-        assert!(Numbers(harmed).complaints(true).is_empty());
+        assert!(StormNumbers(harmed).find_complaints(true).is_empty());
     }
 
     #[test]
     fn only_numbers_of_the_same_program_count() {
         let dir = tempfile::tempdir().unwrap();
-        Numbers(good()).keep(dir.path(), "a").unwrap();
-        assert!(Numbers::kept(dir.path(), "a").is_some());
-        assert!(Numbers::kept(dir.path(), "b").is_none());
+        StormNumbers(good_numbers())
+            .keep_numbers(dir.path(), "a")
+            .unwrap();
+        assert!(StormNumbers::read_kept(dir.path(), "a").is_some());
+        assert!(StormNumbers::read_kept(dir.path(), "b").is_none());
     }
 }

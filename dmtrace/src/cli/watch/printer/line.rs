@@ -54,10 +54,10 @@ impl Columns {
 
     /// The header line.
     pub(super) fn header(&self, out: &mut Out) -> io::Result<()> {
-        let time = format!("TIME {}", time::zone());
+        let time = format!("TIME {}", time::zone_now());
         let begin = format!("{time:12}  {:9}  {:10}", "EVENT", "COOKIE");
         if !self.has_room(out.width().unwrap_or(usize::MAX)) {
-            return out.hanging(begin.trim_end(), NARROW_INDENT);
+            return out.print_hanging(begin.trim_end(), NARROW_INDENT);
         }
         let semid = self.semid;
         out.whole_line(&format!("{begin}  {:>semid$}  VAL  PROCESS", "SEMID"))
@@ -113,13 +113,13 @@ impl Columns {
             shown.push_str("  ");
             shown.push_str(rest.remove(0));
         }
-        out.hanging(
-            &shown.replacen(line.event, &out.state(line.event), 1),
+        out.print_hanging(
+            &shown.replacen(line.event, &out.paint_state(line.event), 1),
             indent,
         )?;
         if !rest.is_empty() {
             let rest = format!("{:indent$}{}", "", rest.join("  "));
-            out.hanging(&rest, indent)?;
+            out.print_hanging(&rest, indent)?;
         }
         Ok(())
     }
@@ -131,12 +131,12 @@ mod tests {
     use unicode_width::UnicodeWidthStr;
 
     use super::*;
-    use crate::{output::testing::printed, render::change::word};
+    use crate::{output::testing::capture_output, render::change::word};
     use dmtrace_core::{
-        event::{Action, Command},
+        event::{DmCommand, UeventAction},
         ids::Key,
-        ledger::{Change, ChangeKind, EndKind, Meaning, Name, Stage},
-        verdict::{Cause, Class, How},
+        ledger::{Change, ChangeKind, DecrementMeaning, EndKind, Name, UserStage},
+        verdict::{Class, LeakKind, StuckCause},
     };
 
     fn line(event: &'static str, ns: IpcNs, detail: &str) -> Line {
@@ -156,7 +156,7 @@ mod tests {
 
     /// Lines at a width, without their times.
     fn shown(width: Option<usize>, lines: &[Line]) -> Vec<String> {
-        let text = printed(width, |out| {
+        let text = capture_output(width, |out| {
             let mut columns = Columns::default();
             columns.header(out)?;
             for line in lines {
@@ -243,7 +243,7 @@ mod tests {
             ChangeKind::Up { to: None },
             ChangeKind::Down {
                 to: None,
-                meaning: Meaning::Completion,
+                meaning: DecrementMeaning::Completion,
             },
             ChangeKind::Starved,
             ChangeKind::Waiting { value: None },
@@ -254,7 +254,7 @@ mod tests {
             },
             ChangeKind::OwnerExited {
                 status: None,
-                stage: Stage::Created,
+                stage: UserStage::Created,
             },
             ChangeKind::CreateFailed { errno: 28 },
             ChangeKind::LookupFailed {
@@ -262,7 +262,7 @@ mod tests {
                 lives_in: None,
             },
             ChangeKind::Ioctl {
-                command: Command::Resume,
+                command: DmCommand::Resume,
                 errno: 0,
                 unseen: false,
                 uevent: true,
@@ -273,7 +273,7 @@ mod tests {
                 device,
             },
             ChangeKind::Uevent {
-                action: Action::Change,
+                action: UeventAction::Change,
                 name,
                 uuid: None,
                 device,
@@ -323,8 +323,8 @@ mod tests {
             assert!(explained, "{word}");
         }
         for class in [
-            Class::Leaked(How::NeverWaited),
-            Class::Stuck(Cause::UdevdDown),
+            Class::Leaked(LeakKind::NeverWaited),
+            Class::Stuck(StuckCause::UdevdDown),
             Class::Accident,
             Class::OverCompleted,
         ] {

@@ -6,7 +6,9 @@ mod host;
 use std::collections::{BTreeMap, VecDeque};
 
 use dmtrace_core::{
-    event::{Actor, Command, Event, ExitStatus, Ioctl, Operation, ProcessImage, Quality, What},
+    event::{
+        Actor, DmCommand, DmIoctl, Event, EventKind, ExitStatus, Operation, ProcessImage, Quality,
+    },
     ids::{BootTime, DevNum, IpcNs, Key, ProcId, SemId},
 };
 
@@ -210,7 +212,12 @@ impl Kernel {
                 name: "kworker",
                 ns: IpcNs::HOST,
             };
-            self.say(&worker, 0, What::Destroyed { sem, key: set.key }, quality);
+            self.say(
+                &worker,
+                0,
+                EventKind::Destroyed { sem, key: set.key },
+                quality,
+            );
             self.truth.with_namespace += 1;
         }
     }
@@ -220,7 +227,7 @@ impl Kernel {
         let proc = self.spawn("mysqld", IpcNs::HOST);
         for _ in 0..=self.random(20) {
             self.now += 1_000_000;
-            let what = What::CreateFailed {
+            let what = EventKind::CreateFailed {
                 ns: IpcNs::HOST,
                 key: Key(0x1234),
                 errno: libc::ENOSPC,
@@ -242,7 +249,7 @@ impl Kernel {
         let admin = self.spawn("ipcrm", IpcNs::HOST);
         self.remove(&admin, admin.id.tgid, sem);
         self.exit(&admin, ExitStatus::Code(0));
-        let what = What::Op {
+        let what = EventKind::Op {
             sem,
             key: Key(0),
             ops: vec![op(0)],
@@ -305,7 +312,7 @@ impl Kernel {
         self.say(
             &proc,
             id.tgid,
-            What::Process(Box::new(image)),
+            EventKind::Process(Box::new(image)),
             Quality::default(),
         );
         proc
@@ -316,7 +323,7 @@ impl Kernel {
         self.say(
             proc,
             proc.id.tgid,
-            What::Exit { status },
+            EventKind::Exit { status },
             Quality::default(),
         );
     }
@@ -347,14 +354,14 @@ impl Kernel {
             },
         );
         self.truth.created += 1;
-        let what = What::Created {
+        let what = EventKind::Created {
             sem,
             key,
             nsems: 1,
             semflg: 0o3600,
         };
         self.say(proc, tid, what, Quality::default());
-        let what = What::SetVal {
+        let what = EventKind::SetVal {
             sem,
             key,
             value: 1,
@@ -372,7 +379,7 @@ impl Kernel {
         set.last = proc.id.tgid;
         set.touched = now;
         let key = set.key;
-        let what = What::Op {
+        let what = EventKind::Op {
             sem,
             key,
             ops: vec![op(by)],
@@ -389,7 +396,7 @@ impl Kernel {
         self.say(
             proc,
             tid,
-            What::WaitBegin { sem, key, ops },
+            EventKind::WaitBegin { sem, key, ops },
             Quality::default(),
         );
     }
@@ -397,7 +404,7 @@ impl Kernel {
     fn waited(&mut self, proc: &Proc, tid: u32, sem: SemId, errno: i32) {
         let set = self.sets.get_mut(&sem).unwrap();
         set.waits = false;
-        let what = What::Op {
+        let what = EventKind::Op {
             sem,
             key: set.key,
             ops: vec![op(0)],
@@ -415,23 +422,23 @@ impl Kernel {
 
     fn remove(&mut self, proc: &Proc, tid: u32, sem: SemId) {
         let set = self.sets.remove(&sem).unwrap();
-        let what = What::Destroyed { sem, key: set.key };
+        let what = EventKind::Destroyed { sem, key: set.key };
         self.say(proc, tid, what, Quality::default());
     }
 
     fn ioctl(&mut self, proc: &Proc, tid: u32, sem: SemId, errno: i32) {
         let key = self.sets[&sem].key;
         let minor = self.random(2000) as u32;
-        let what = What::Ioctl(Box::new(Ioctl {
+        let what = EventKind::Ioctl(Box::new(DmIoctl {
             sem,
             key,
-            command: Command::Resume,
+            command: DmCommand::Resume,
             errno,
             began: BootTime(self.now),
             name: format!("vg-lv{minor}"),
             new_name: None,
             uuid: Some(format!("LVM-{minor:032x}")),
-            device: DevNum::known(253, minor),
+            device: DevNum::from_kernel(253, minor),
             uevent: errno == 0,
             deferred: false,
             udev_flags: 0,
@@ -439,7 +446,7 @@ impl Kernel {
         self.say(proc, tid, what, Quality::default());
     }
 
-    fn say(&mut self, proc: &Proc, tid: u32, what: What, quality: Quality) {
+    fn say(&mut self, proc: &Proc, tid: u32, what: EventKind, quality: Quality) {
         self.now += 20_000;
         self.tell.push(Event {
             at: BootTime(self.now),

@@ -14,8 +14,8 @@ use std::{
 
 use dmtrace_core::{
     ids::{BootTime, SemId},
-    ledger::{Ledger, Remember},
-    verdict::{Completeness, Context, Thresholds, survey},
+    ledger::{Ledger, Retention},
+    verdict::{Completeness, Context, Thresholds, survey_cookies},
 };
 
 use super::kernel::{Kernel, Truth, WALL0};
@@ -84,10 +84,10 @@ impl Service {
 
     fn look(&mut self, kernel: &Kernel) {
         let snapshot = kernel.snapshot();
-        let drift = self.ledger.reconcile(&snapshot).drift();
+        let drift = self.ledger.reconcile(&snapshot).drift_count();
         assert_eq!(drift, 0);
         let facts = kernel.facts();
-        self.ledger.observe(&facts);
+        self.ledger.observe_exits(&facts);
         let now = stamp(facts.now);
         let context = Context {
             facts: &facts,
@@ -95,7 +95,7 @@ impl Service {
             thresholds: &Thresholds::default(),
         };
         let mut seen = BTreeMap::new();
-        for judged in survey(&self.ledger, Some(&snapshot), &context) {
+        for judged in survey_cookies(&self.ledger, Some(&snapshot), &context) {
             let (id, class) = (judged.semaphore.id, judged.verdict.class);
             if class.is_finding() {
                 if self.told.get(&id) != Some(&class.label()) {
@@ -116,7 +116,7 @@ impl Service {
         let tallies = std::mem::take(&mut self.tallies);
         self.book.note(now, Note::Tallies(tallies));
         self.book.tick(now);
-        self.most.closed = self.most.closed.max(self.ledger.closed().count());
+        self.most.closed = self.most.closed.max(self.ledger.closed_cookies().count());
         self.most.processes = self.most.processes.max(self.ledger.processes_kept());
         self.most.told = self.most.told.max(self.told.len());
         self.most.file = self.most.file.max(self.book.status().file_bytes);
@@ -140,7 +140,7 @@ fn thirty_days_stay_within_their_bounds() {
     let mut kernel = Kernel::new();
     let now = stamp(BootTime(kernel.now));
     let mut service = Service {
-        ledger: Ledger::remembering(Remember::THRIFTY),
+        ledger: Ledger::with_retention(Retention::THRIFTY),
         book: open(&path, now),
         told: BTreeMap::new(),
         ended: EndedCookies::default(),
@@ -170,7 +170,7 @@ fn thirty_days_stay_within_their_bounds() {
             kernel.clean(20);
             service.drain(&mut kernel);
             service.look(&kernel);
-            service.ledger.check().unwrap();
+            service.ledger.check_invariants().unwrap();
             // Once a day the service is restarted.
             let now = stamp(BootTime(kernel.now));
             service.book.note(now, Note::Stopped);
@@ -198,7 +198,7 @@ fn thirty_days_stay_within_their_bounds() {
     );
     assert!(status.on_disk && status.file_bytes <= LIMIT && service.most.file <= LIMIT);
     assert!(
-        service.most.closed <= 2 * Remember::THRIFTY.closed,
+        service.most.closed <= 2 * Retention::THRIFTY.closed,
         "{:?}",
         service.most
     );

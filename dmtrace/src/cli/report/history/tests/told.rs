@@ -12,7 +12,7 @@ use clap::Parser as _;
 use dmtrace_core::{
     ids::{BootTime, IpcNs},
     ledger::Ledger,
-    verdict::{Completeness, Context, Judged, Thresholds, survey},
+    verdict::{Completeness, Context, Judged, Thresholds, survey_cookies},
 };
 use serde_json::Value;
 
@@ -44,7 +44,7 @@ impl Write for Page {
 
 impl Page {
     fn out(&self) -> Out {
-        Out::to(Box::new(self.clone())).with_width(80)
+        Out::with_writer(Box::new(self.clone())).with_width(80)
     }
 
     fn text(&self) -> String {
@@ -99,7 +99,7 @@ fn written(path: &Path) -> Vec<(Story, String)> {
     let names = RefCell::default();
     let now = stamp(facts.now);
     let mut told = Vec::new();
-    for judged in survey(&ledger, Some(&snapshot), &context) {
+    for judged in survey_cookies(&ledger, Some(&snapshot), &context) {
         assert_eq!(judged.verdict.class.label(), "leaked");
         let kept = finding(&judged, &ledger, &facts, &names, now);
         let (sem, key) = (kept.sem, kept.key);

@@ -68,7 +68,7 @@ impl Kernel {
             processes_complete: true,
             processes: processes.collect(),
             carriers_complete: true,
-            udev: UdevFacts::working(),
+            udev: UdevFacts::new_working(),
             ..HostFacts::default()
         }
     }
