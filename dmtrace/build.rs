@@ -7,7 +7,7 @@
 fn main() {
     println!("cargo::rerun-if-env-changed=DMTRACE_BPF_OBJECT");
     #[cfg(feature = "live")]
-    match kernel_side::object() {
+    match kernel_side::find_object() {
         Ok(path) => println!("cargo::rustc-env=DMTRACE_BPF_PATH={}", path.display()),
         // A line for cargo to show; it would hide anything else in a dump of our output.
         Err(message) => println!("cargo::error={message}"),
@@ -33,7 +33,7 @@ mod kernel_side {
     const TARGET: &str = "bpfel-unknown-none";
 
     /// The finished object, packed: the one that `DMTRACE_BPF_OBJECT` names, or a new one.
-    pub(crate) fn object() -> Result<PathBuf, String> {
+    pub(crate) fn find_object() -> Result<PathBuf, String> {
         let out = path_of("OUT_DIR")?;
         let built = match env::var_os("DMTRACE_BPF_OBJECT") {
             Some(given) => PathBuf::from(given),
@@ -54,7 +54,7 @@ mod kernel_side {
         for watched in ["dmtrace-ebpf", "dmtrace-common", "Cargo.toml", "Cargo.lock"] {
             println!("cargo::rerun-if-changed={}", root.join(watched).display());
         }
-        let Tools { sources, linker } = tools()?;
+        let Tools { sources, linker } = find_tools()?;
         let target_dir = target_dir(out);
         let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_else(|_| "x86_64".into());
         let mut flags: Vec<OsString> = vec![
@@ -64,10 +64,14 @@ mod kernel_side {
             "-Clink-arg=--btf".into(),
         ];
         // The last one that fits wins: the target directory may be in the root.
-        flags.push(remap(root, "/dmtrace"));
-        flags.push(remap(&target_dir, "/target"));
-        flags.push(remap(&sources, "/rust"));
-        flags.extend(registries().iter().map(|path| remap(path, "/registry")));
+        flags.push(remap_flag(root, "/dmtrace"));
+        flags.push(remap_flag(&target_dir, "/target"));
+        flags.push(remap_flag(&sources, "/rust"));
+        flags.extend(
+            cargo_registries()
+                .iter()
+                .map(|path| remap_flag(path, "/registry")),
+        );
         let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .current_dir(root)
             .args([
@@ -108,7 +112,7 @@ mod kernel_side {
     }
 
     /// One line with the command that fixes it beats a page of linker output.
-    fn tools() -> Result<Tools, String> {
+    fn find_tools() -> Result<Tools, String> {
         let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let output = Command::new(rustc).args(["--print", "sysroot"]).output();
         let output = output.map_err(|error| format!("rustc: cannot be run: {error}"))?;
@@ -152,7 +156,7 @@ mod kernel_side {
 
     /// Where cargo unpacks packages. The names depend on the registry and on the machine's
     /// replacement for it.
-    fn registries() -> Vec<PathBuf> {
+    fn cargo_registries() -> Vec<PathBuf> {
         let home = env::var_os("CARGO_HOME").map(PathBuf::from);
         let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
         let entries = home.and_then(|home| fs::read_dir(home.join("registry/src")).ok());
@@ -160,7 +164,7 @@ mod kernel_side {
         entries.map(|entry| entry.path()).collect()
     }
 
-    fn remap(path: &Path, name: &str) -> OsString {
+    fn remap_flag(path: &Path, name: &str) -> OsString {
         let mut flag = OsString::from("--remap-path-prefix=");
         flag.push(path);
         flag.push("=");

@@ -54,7 +54,7 @@ pub struct SemRecord {
     /// Waits for zero that ended, whatever the result.
     pub waits_done: u32,
     /// Decrements that failed with EAGAIN: the value was already 0.
-    pub starved: u32,
+    pub failed_decrements: u32,
     /// Name of the creating thread.
     pub comm: [u8; COMM_LEN],
     /// Last device-mapper ioctl with this cookie, its entry or its return, nanoseconds since boot.
@@ -141,7 +141,7 @@ pub struct ProcRecord {
     /// Sets that it made.
     pub created: u64,
     /// Times that it got ENOSPC: a victim of the limits.
-    pub starved: u64,
+    pub enospc_failures: u64,
     /// As `wait(2)` encodes it: signal in the low 7 bits, status in the next 8.
     pub exit_code: i32,
     /// `PROC_*` bits.

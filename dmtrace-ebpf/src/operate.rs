@@ -112,7 +112,7 @@ fn note_op(sem: SemKey, record: &mut SemRecord, who: &Current, ops: &Ops, ret: i
     }
     if ret < 0 {
         if ret == EAGAIN {
-            increment_field(&raw mut record.starved);
+            increment_field(&raw mut record.failed_decrements);
         } else {
             record.last_error = ret;
         }

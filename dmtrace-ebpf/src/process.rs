@@ -463,7 +463,7 @@ pub(crate) fn release_record(key: ProcKey, record: &mut ProcRecord) {
     }
     let told = record.state & (PROC_ANNOUNCED | PROC_EXIT_DROPPED) == PROC_ANNOUNCED;
     // A victim of ENOSPC stays while there is room: `dmtrace report` reads it from the map.
-    if told && record.starved == 0 {
+    if told && record.enospc_failures == 0 {
         let _gone_already = PROCS.remove(&key);
     } else if control_get(control::PROC_TOMBSTONES) < PROC_TOMBS_MAX.load() {
         record.state |= PROC_TOMBSTONE;

@@ -139,12 +139,12 @@ pub(crate) fn set_created(call: &Creation) {
         // SAFETY: as above.
         let created = unsafe { &raw mut (*owner).created };
         // SAFETY: as above.
-        let starved = unsafe { &raw mut (*owner).starved };
+        let failures = unsafe { &raw mut (*owner).enospc_failures };
         if !failed {
             add_signed(live, 1);
             add_signed(created, 1);
         } else if call.ret == ENOSPC {
-            add_signed(starved, 1);
+            add_signed(failures, 1);
         }
     }
     let sent = dmtrace_announce(call, &who, &name) != 0;

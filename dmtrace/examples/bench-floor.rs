@@ -24,7 +24,7 @@ mod floor {
         for hook in args {
             let mut failure = None;
             let link = hook.split('|').find_map(|way| {
-                attach(&mut ebpf, btf.as_ref(), way)
+                attach_floor(&mut ebpf, btf.as_ref(), way)
                     .map_err(|error| failure = Some(error))
                     .ok()
             });
@@ -40,7 +40,7 @@ mod floor {
         Ok(())
     }
 
-    fn attach(ebpf: &mut Ebpf, btf: Option<&Btf>, hook: &str) -> Result<Box<dyn Any>> {
+    fn attach_floor(ebpf: &mut Ebpf, btf: Option<&Btf>, hook: &str) -> Result<Box<dyn Any>> {
         let (kind, name) = hook
             .split_once(':')
             .with_context(|| format!("{hook}: no colon"))?;

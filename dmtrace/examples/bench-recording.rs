@@ -42,7 +42,7 @@ fn main() -> Result<()> {
         backend: "fentry".to_owned(),
         ..RecordingStart::default()
     };
-    let mut play = Play {
+    let mut play = RecordingPlay {
         writer: RecordingWriter::begin(BufWriter::with_capacity(1 << 20, file), &start)?,
         events: 0,
         now: SECOND,
@@ -51,15 +51,15 @@ fn main() -> Result<()> {
         left: Vec::new(),
     };
     while play.events < wanted {
-        play.owner()?;
+        play.play_owner()?;
     }
     let (events, leaks) = (play.events, play.left.len());
-    play.end()?;
+    play.write_end()?;
     println!("{{\"events\":{events},\"leaks\":{leaks}}}");
     Ok(())
 }
 
-struct Play {
+struct RecordingPlay {
     writer: RecordingWriter<BufWriter<File>>,
     events: u64,
     now: u64,
@@ -69,7 +69,7 @@ struct Play {
 }
 
 #[derive(Clone, Copy)]
-struct Process {
+struct BenchProcess {
     key: ProcKey,
     comm: [u8; COMM_LEN],
 }
@@ -81,32 +81,33 @@ struct Set {
     key: u32,
 }
 
-impl Play {
-    fn owner(&mut self) -> io::Result<()> {
-        let owner = self.process("dmsetup", b"dmsetup\0create\0vg-lv0\0--table\0", "sbin")?;
+impl RecordingPlay {
+    fn play_owner(&mut self) -> io::Result<()> {
+        let owner = self.write_process("dmsetup", b"dmsetup\0create\0vg-lv0\0--table\0", "sbin")?;
         for _ in 0..COOKIES {
-            let set = self.free();
-            self.tell(Kind::Created, owner, set, 1, 0o1_600)?;
-            self.tell(Kind::SetVal, owner, set, 1, 0)?;
-            self.operate(Kind::Op, owner, set, 1)?;
+            let set = self.free_set();
+            self.write_event(Kind::Created, owner, set, 1, 0o1_600)?;
+            self.write_event(Kind::SetVal, owner, set, 1, 0)?;
+            self.write_operation(Kind::Op, owner, set, 1)?;
             if self.lives.is_multiple_of(LEAK) {
-                self.left.push(left(set, owner, self.now));
+                self.left.push(left_cookie(set, owner, self.now));
                 // Killed before it waits; udev has no message for it.
-                return self.exit(owner, set, 9);
+                return self.write_exit(owner, set, 9);
             }
-            let udev = self.process("dmsetup", b"dmsetup\0udevcomplete\x0013457812\0", "sbin")?;
-            self.operate(Kind::Op, owner, set, -1)?;
-            self.operate(Kind::WaitBegin, owner, set, 0)?;
-            self.operate(Kind::Op, udev, set, -1)?;
-            self.exit(udev, set, 0)?;
-            self.operate(Kind::Op, owner, set, 0)?;
-            self.tell(Kind::Destroyed, owner, set, 0, 0)?;
+            let udev =
+                self.write_process("dmsetup", b"dmsetup\0udevcomplete\x0013457812\0", "sbin")?;
+            self.write_operation(Kind::Op, owner, set, -1)?;
+            self.write_operation(Kind::WaitBegin, owner, set, 0)?;
+            self.write_operation(Kind::Op, udev, set, -1)?;
+            self.write_exit(udev, set, 0)?;
+            self.write_operation(Kind::Op, owner, set, 0)?;
+            self.write_event(Kind::Destroyed, owner, set, 0, 0)?;
         }
-        self.exit(owner, Set { semid: -1, key: 0 }, 0)
+        self.write_exit(owner, Set { semid: -1, key: 0 }, 0)
     }
 
     /// A set with a key that nobody has.
-    fn free(&mut self) -> Set {
+    fn free_set(&mut self) -> Set {
         loop {
             self.lives += 1;
             let set = Set {
@@ -119,20 +120,20 @@ impl Play {
         }
     }
 
-    fn process(&mut self, comm: &str, cmdline: &[u8], dir: &str) -> io::Result<Process> {
+    fn write_process(&mut self, comm: &str, cmdline: &[u8], dir: &str) -> io::Result<BenchProcess> {
         self.pid = if self.pid > 4_000_000 {
             1000
         } else {
             self.pid + 1
         };
         self.now += 50_000;
-        let process = Process {
+        let process = BenchProcess {
             key: ProcKey {
                 start: self.now,
                 tgid: self.pid,
                 exec: 1,
             },
-            comm: filled(comm.as_bytes()),
+            comm: fill_field(comm.as_bytes()),
         };
         let mut parents = [Parent::default(); 6];
         for (parent, (pid, name)) in
@@ -144,18 +145,18 @@ impl Play {
                 start: u64::from(pid) * 1_000_000,
                 tgid: pid,
                 _pad: 0,
-                comm: filled(name.as_bytes()),
+                comm: fill_field(name.as_bytes()),
             };
         }
         let exe = format!("{comm}\0{dir}\0usr\0");
         let cgroup = b"session-3.scope\0user-0.slice\0user.slice\0";
         let record = ProcRecord {
-            header: self.header(Kind::Proc, process),
+            header: self.new_header(Kind::Proc, process),
             exited: 0,
             cgroup_id: 42,
             live: 0,
             created: 0,
-            starved: 0,
+            enospc_failures: 0,
             exit_code: 0,
             state: PROC_READY | PROC_ANNOUNCED,
             uid: 0,
@@ -170,15 +171,15 @@ impl Play {
             _pad: 0,
             comm: process.comm,
             parents,
-            cgroup: filled::<PATH_LEN>(cgroup),
-            exe: filled::<PATH_LEN>(exe.as_bytes()),
-            cmdline: filled::<CMDLINE_LEN>(cmdline),
+            cgroup: fill_field::<PATH_LEN>(cgroup),
+            exe: fill_field::<PATH_LEN>(exe.as_bytes()),
+            cmdline: fill_field::<CMDLINE_LEN>(cmdline),
         };
-        self.message(&record)?;
+        self.write_message(&record)?;
         Ok(process)
     }
 
-    fn header(&mut self, kind: Kind, process: Process) -> Header {
+    fn new_header(&mut self, kind: Kind, process: BenchProcess) -> Header {
         self.now += 20_000;
         Header {
             kind: kind as u16,
@@ -189,9 +190,9 @@ impl Play {
         }
     }
 
-    fn event(&mut self, kind: Kind, process: Process, set: Set) -> SemEvent {
+    fn new_event(&mut self, kind: Kind, process: BenchProcess, set: Set) -> SemEvent {
         SemEvent {
-            header: self.header(kind, process),
+            header: self.new_header(kind, process),
             ns: IpcNs::HOST.0,
             semid: set.semid,
             key: set.key,
@@ -201,32 +202,45 @@ impl Play {
         }
     }
 
-    fn tell(&mut self, kind: Kind, who: Process, set: Set, arg: i32, extra: u32) -> io::Result<()> {
+    fn write_event(
+        &mut self,
+        kind: Kind,
+        who: BenchProcess,
+        set: Set,
+        arg: i32,
+        extra: u32,
+    ) -> io::Result<()> {
         let event = SemEvent {
             arg,
             extra,
-            ..self.event(kind, who, set)
+            ..self.new_event(kind, who, set)
         };
-        self.message(&event)
+        self.write_message(&event)
     }
 
-    fn exit(&mut self, who: Process, set: Set, code: i32) -> io::Result<()> {
+    fn write_exit(&mut self, who: BenchProcess, set: Set, code: i32) -> io::Result<()> {
         let none = Set { semid: -1, ..set };
-        self.tell(Kind::Exit, who, none, code, 0)
+        self.write_event(Kind::Exit, who, none, code, 0)
     }
 
-    fn operate(&mut self, kind: Kind, who: Process, set: Set, op: i16) -> io::Result<()> {
+    fn write_operation(
+        &mut self,
+        kind: Kind,
+        who: BenchProcess,
+        set: Set,
+        op: i16,
+    ) -> io::Result<()> {
         let mut ops = [SemBuf::default(); OPS_KEPT];
         ops[0].op = op;
         let event = SemEvent {
             extra: 1,
             ops,
-            ..self.event(kind, who, set)
+            ..self.new_event(kind, who, set)
         };
-        self.message(&event)
+        self.write_message(&event)
     }
 
-    fn message<T: Copy>(&mut self, value: &T) -> io::Result<()> {
+    fn write_message<T: Copy>(&mut self, value: &T) -> io::Result<()> {
         self.events += 1;
         let at = std::ptr::from_ref(value).cast::<u8>();
         // SAFETY: messages of the kernel side are repr(C) without padding (their sizes are
@@ -235,8 +249,8 @@ impl Play {
             .write_message(unsafe { std::slice::from_raw_parts(at, size_of::<T>()) })
     }
 
-    fn end(mut self) -> io::Result<()> {
-        let (now, wall) = (BootTime(self.now), wall(self.now));
+    fn write_end(mut self) -> io::Result<()> {
+        let (now, wall) = (BootTime(self.now), wall_time(self.now));
         self.writer.write_snapshot(&Snapshot {
             began: now,
             ended: now,
@@ -267,19 +281,19 @@ impl Play {
     }
 }
 
-fn wall(boot: u64) -> UnixTime {
+fn wall_time(boot: u64) -> UnixTime {
     UnixTime(WALL + (boot / SECOND) as i64)
 }
 
 /// A cookie that its owner has left behind, as the kernel's table shows it.
-fn left(set: Set, owner: Process, at: u64) -> SetSnapshot {
+fn left_cookie(set: Set, owner: BenchProcess, at: u64) -> SetSnapshot {
     SetSnapshot {
         semid: set.semid,
         key: Key(set.key),
         mode: 0o600,
         nsems: 1,
-        ctime: wall(at),
-        otime: wall(at),
+        ctime: wall_time(at),
+        otime: wall_time(at),
         first: Some(SemState {
             value: 2,
             pid: owner.key.tgid,
@@ -290,7 +304,7 @@ fn left(set: Set, owner: Process, at: u64) -> SetSnapshot {
 }
 
 /// Bytes in a field of a fixed size, zeros behind them.
-fn filled<const N: usize>(text: &[u8]) -> [u8; N] {
+fn fill_field<const N: usize>(text: &[u8]) -> [u8; N] {
     let mut field = [0; N];
     let length = text.len().min(N);
     field[..length].copy_from_slice(&text[..length]);

@@ -9,31 +9,33 @@ use std::{
 
 use anyhow::{Context, ensure};
 use dmtrace_tests::{
-    harness::{GlobalLock, KernelSem, Line, Need, actor, in_private_ns, run, test},
+    harness::{
+        ActorLine, GlobalLock, KernelSem, TestNeed, in_private_ns, new_trial, run_tier, start_actor,
+    },
     sysv,
 };
 
-const PRIVATE: &[Need] = &[Need::IpcNamespaces];
+const PRIVATE: &[TestNeed] = &[TestNeed::IpcNamespaces];
 
 fn main() -> ExitCode {
     let tests = vec![
-        test("the_global_lock_excludes", &[], lock),
-        test("limits_come_back", PRIVATE, || in_private_ns(limits)?),
-        test("only_what_the_actor_made_is_removed", PRIVATE, || {
+        new_trial("the_global_lock_excludes", &[], the_global_lock_excludes),
+        new_trial("limits_come_back", PRIVATE, || in_private_ns(limits)?),
+        new_trial("only_what_the_actor_made_is_removed", PRIVATE, || {
             in_private_ns(cleanup)?
         }),
-        test("a_removed_cookie_is_a_success_for_libdm", PRIVATE, || {
+        new_trial("a_removed_cookie_is_a_success_for_libdm", PRIVATE, || {
             in_private_ns(removed)?
         }),
-        test("churn_leaves_one_cookie_each_if_told_to", PRIVATE, || {
+        new_trial("churn_leaves_one_cookie_each_if_told_to", PRIVATE, || {
             in_private_ns(churn)?
         }),
-        test("bad_arguments_are_errors", &[], arguments),
+        new_trial("bad_arguments_are_errors", &[], bad_arguments_are_errors),
     ];
-    run("harness", tests)
+    run_tier("harness", tests)
 }
 
-fn lock() -> anyhow::Result<()> {
+fn the_global_lock_excludes() -> anyhow::Result<()> {
     let held = GlobalLock::acquire()?;
     let (send, receive) = mpsc::channel();
     let other = std::thread::spawn(move || send.send(GlobalLock::acquire().is_ok()));
@@ -56,32 +58,32 @@ fn limits() -> anyhow::Result<()> {
 }
 
 fn cleanup() -> anyhow::Result<()> {
-    let ours = sysv::get(0x0d4d_0001, 1, 0o600 | libc::IPC_CREAT)?;
-    let mut maker = actor(&["create"])?;
-    let theirs = maker.until("set")?.semid()?;
-    actor(&["inc", "--key", "0x0d4d0001"])?.until("inc")?;
+    let ours = sysv::get_set(0x0d4d_0001, 1, 0o600 | libc::IPC_CREAT)?;
+    let mut maker = start_actor(&["create"])?;
+    let theirs = maker.read_until("set")?.semid()?;
+    start_actor(&["inc", "--key", "0x0d4d0001"])?.read_until("inc")?;
     ensure!(
-        sysv::value(ours)? == 1,
+        sysv::get_value(ours)? == 1,
         "a set that the actor only used is gone"
     );
     drop(maker);
     ensure!(
-        sysv::value(theirs).is_err(),
+        sysv::get_value(theirs).is_err(),
         "a set that the actor made is left"
     );
     Ok(())
 }
 
 fn removed() -> anyhow::Result<()> {
-    let mut waiter = actor(&["cycle", "--stop-at", "in-wait", "--how", "hold"])?;
-    let semid = waiter.until("waiting")?.semid()?;
-    while sysv::waiters(semid)? == 0 {
+    let mut waiter = start_actor(&["cycle", "--stop-at", "in-wait", "--how", "hold"])?;
+    let semid = waiter.read_until("waiting")?.semid()?;
+    while sysv::count_waiters(semid)? == 0 {
         std::thread::sleep(Duration::from_millis(1));
     }
-    sysv::remove(semid)?;
-    let line = waiter.until("removed-by-another")?;
+    sysv::remove_set(semid)?;
+    let line = waiter.read_until("removed-by-another")?;
     ensure!(line.number("errno")? == i64::from(libc::EIDRM));
-    ensure!(waiter.finish()?.1.success());
+    ensure!(waiter.read_to_end()?.1.success());
     Ok(())
 }
 
@@ -89,18 +91,18 @@ fn churn() -> anyhow::Result<()> {
     let args = [
         "churn", "--tag", "t", "--procs", "5", "--jobs", "3", "--leave",
     ];
-    let mut churn = actor(&args)?;
-    let (lines, _) = churn.finish()?;
+    let mut churn = start_actor(&args)?;
+    let (lines, _) = churn.read_to_end()?;
     let left = lines.iter().filter(|line| line.step == "churned");
-    let left: Vec<i32> = left.map(Line::semid).collect::<Result<_, _>>()?;
+    let left: Vec<i32> = left.map(ActorLine::semid).collect::<Result<_, _>>()?;
     ensure!(left.len() == 5);
     for semid in left {
-        ensure!(sysv::value(semid)? == 2);
+        ensure!(sysv::get_value(semid)? == 2);
     }
     Ok(())
 }
 
-fn arguments() -> anyhow::Result<()> {
+fn bad_arguments_are_errors() -> anyhow::Result<()> {
     for args in [
         &["bake"][..],
         &["cycle", "--stop-at", "lunch"],
@@ -108,7 +110,7 @@ fn arguments() -> anyhow::Result<()> {
         &["create", "--what"],
         &["inc"],
     ] {
-        let (_, status) = actor(args)?.finish()?;
+        let (_, status) = start_actor(args)?.read_to_end()?;
         ensure!(!status.success(), "{args:?}");
     }
     Ok(())

@@ -15,19 +15,19 @@ use dmtrace::{
     history::{Finding, History, Note, Options, Query, Record, Stamp, read_file},
 };
 use dmtrace_core::ids::{IpcNs, Key, SemId};
-use dmtrace_tests::harness::{Need, Trial, test};
+use dmtrace_tests::harness::{TestNeed, Trial, new_trial};
 
-const NEEDS: &[Need] = &[Need::Root];
+const NEEDS: &[TestNeed] = &[TestNeed::Root];
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("history_on_a_full_disk", NEEDS, full),
-        test("history_on_a_read_only_disk", NEEDS, read_only),
+        new_trial("history_on_a_full_disk", NEEDS, history_on_a_full_disk),
+        new_trial("history_on_a_read_only_disk", NEEDS, read_only),
     ]
 }
 
 /// Mounts in a mount namespace of this thread, which vanishes with it.
-fn mount(source: &str, target: &Path, flags: libc::c_ulong, data: &str) -> anyhow::Result<()> {
+fn mount_fs(source: &str, target: &Path, flags: libc::c_ulong, data: &str) -> anyhow::Result<()> {
     let (source, data) = (CString::new(source)?, CString::new(data)?);
     let path = CString::new(target.to_str().context("path")?)?;
     // SAFETY: strings that live as long as the call.
@@ -52,9 +52,9 @@ fn on_tmpfs(body: impl FnOnce(&Path) -> anyhow::Result<()> + Send) -> anyhow::Re
             // SAFETY: a number; only this thread and those that it starts are concerned.
             let result = unsafe { libc::unshare(libc::CLONE_NEWNS) };
             ensure!(result == 0, "unshare: {}", std::io::Error::last_os_error());
-            mount("none", Path::new("/"), libc::MS_REC | libc::MS_PRIVATE, "")?;
+            mount_fs("none", Path::new("/"), libc::MS_REC | libc::MS_PRIVATE, "")?;
             let dir = tempfile::tempdir()?;
-            mount("history", dir.path(), 0, "size=1m")?;
+            mount_fs("history", dir.path(), 0, "size=1m")?;
             let result = body(dir.path());
             let path = CString::new(dir.path().to_str().context("path")?)?;
             // SAFETY: a string that lives as long as the call.
@@ -69,7 +69,7 @@ fn on_tmpfs(body: impl FnOnce(&Path) -> anyhow::Result<()> + Send) -> anyhow::Re
 
 type Warned = Arc<Mutex<Vec<String>>>;
 
-fn open(path: &Path) -> (History, Warned) {
+fn open_history(path: &Path) -> (History, Warned) {
     let warned = Warned::default();
     let theirs = Arc::clone(&warned);
     let options = Options {
@@ -86,7 +86,7 @@ fn open(path: &Path) -> (History, Warned) {
     (history, warned)
 }
 
-fn note(history: &History, semid: i32) {
+fn note_finding(history: &History, semid: i32) {
     history.note(Note::Found(Box::new(Finding {
         version: Finding::VERSION,
         sem: SemId {
@@ -107,7 +107,7 @@ fn note(history: &History, semid: i32) {
 }
 
 /// Waits until it is on the disk, or is not.
-fn until(history: &History, on_disk: bool) -> anyhow::Result<()> {
+fn wait_until(history: &History, on_disk: bool) -> anyhow::Result<()> {
     let began = Instant::now();
     loop {
         let status = history.status();
@@ -124,7 +124,7 @@ fn until(history: &History, on_disk: bool) -> anyhow::Result<()> {
     }
 }
 
-fn semids(path: &Path) -> anyhow::Result<Vec<i32>> {
+fn read_semids(path: &Path) -> anyhow::Result<Vec<i32>> {
     let (_, entries) = read_file(path, &Query::default())?;
     let semid = |record| match record {
         Record::Finding(finding) => Some(finding.sem.semid),
@@ -138,26 +138,26 @@ fn semids(path: &Path) -> anyhow::Result<Vec<i32>> {
     Ok(semids)
 }
 
-fn full() -> anyhow::Result<()> {
+fn history_on_a_full_disk() -> anyhow::Result<()> {
     on_tmpfs(|dir| {
         let path = dir.join("history.redb");
-        let (history, warned) = open(&path);
-        note(&history, 1);
-        until(&history, true)?;
+        let (history, warned) = open_history(&path);
+        note_finding(&history, 1);
+        wait_until(&history, true)?;
         // Somebody else fills the disk to its last byte.
         let ballast = dir.join("ballast");
         let filled = fs::write(&ballast, vec![7; 2 << 20]);
         ensure!(filled.is_err(), "not full");
         for semid in 2..500 {
-            note(&history, semid);
+            note_finding(&history, semid);
             if semid % 50 == 0 {
                 thread::sleep(Duration::from_millis(20));
             }
         }
-        until(&history, false)?;
+        wait_until(&history, false)?;
         fs::remove_file(&ballast)?;
-        until(&history, true)?;
-        note(&history, 500);
+        wait_until(&history, true)?;
+        note_finding(&history, 500);
         ensure!(history.close(Duration::from_secs(60)), "not closed");
         let warned = warned
             .lock()
@@ -165,7 +165,7 @@ fn full() -> anyhow::Result<()> {
         ensure!(warned.len() == 2, "{warned:?}");
         ensure!(warned[0].contains("No space left"), "{warned:?}");
         ensure!(warned[1].contains("can be written again"), "{warned:?}");
-        let kept = semids(&path)?;
+        let kept = read_semids(&path)?;
         ensure!(kept == (1..=500).collect::<Vec<_>>(), "{kept:?}");
         Ok(())
     })
@@ -174,20 +174,20 @@ fn full() -> anyhow::Result<()> {
 fn read_only() -> anyhow::Result<()> {
     on_tmpfs(|dir| {
         let path = dir.join("new/history.redb");
-        let remount = |flags| mount("history", dir, libc::MS_REMOUNT | flags, "size=1m");
+        let remount = |flags| mount_fs("history", dir, libc::MS_REMOUNT | flags, "size=1m");
         remount(libc::MS_RDONLY)?;
-        let (history, warned) = open(&path);
-        note(&history, 1);
-        until(&history, false)?;
+        let (history, warned) = open_history(&path);
+        note_finding(&history, 1);
+        wait_until(&history, false)?;
         remount(0)?;
-        until(&history, true)?;
+        wait_until(&history, true)?;
         ensure!(history.close(Duration::from_secs(60)), "not closed");
         let warned = warned
             .lock()
             .map_or_else(|_| Vec::new(), |warned| warned.clone());
         ensure!(warned.len() == 2, "{warned:?}");
         ensure!(warned[0].contains("Read-only"), "{warned:?}");
-        let kept = semids(&path)?;
+        let kept = read_semids(&path)?;
         ensure!(kept == [1], "{kept:?}");
         Ok(())
     })

@@ -10,13 +10,13 @@ use dmtrace_core::{
     facts::{NsSnapshot, SetSnapshot, Snapshot},
     ids::IpcNs,
 };
-use dmtrace_tests::harness::run;
+use dmtrace_tests::harness::run_tier;
 
 fn main() -> ExitCode {
     let mut tests = semaphores::tests();
     tests.extend(namespaces::tests());
     tests.extend(history::tests());
-    run("host", tests)
+    run_tier("host", tests)
 }
 
 /// A namespace of a snapshot.

@@ -16,25 +16,45 @@ use dmtrace_core::{
     facts::NsHolder,
     ids::{IpcNs, Key},
 };
-use dmtrace_tests::harness::{Need, Running, Trial, actor, ns_of, test};
+use dmtrace_tests::harness::{RunningActor, TestNeed, Trial, new_trial, ns_of, start_actor};
 
 use crate::{become_nobody, ns_in, set_in};
 
-const NEEDS: &[Need] = &[Need::Root, Need::IpcNamespaces];
+const NEEDS: &[TestNeed] = &[TestNeed::Root, TestNeed::IpcNamespaces];
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("the_same_key_in_two_namespaces", NEEDS, same_key),
-        test("a_namespace_pinned_by_a_descriptor", NEEDS, descriptor),
-        test("a_namespace_pinned_by_a_mount", NEEDS, mount),
-        test("a_namespace_of_one_thread", NEEDS, thread),
-        test("a_refused_namespace_is_an_error_with_a_fix", NEEDS, refused),
-        test("reading_does_not_keep_a_namespace", NEEDS, released),
+        new_trial("the_same_key_in_two_namespaces", NEEDS, same_key),
+        new_trial(
+            "a_namespace_pinned_by_a_descriptor",
+            NEEDS,
+            a_namespace_pinned_by_a_descriptor,
+        ),
+        new_trial(
+            "a_namespace_pinned_by_a_mount",
+            NEEDS,
+            a_namespace_pinned_by_a_mount,
+        ),
+        new_trial(
+            "a_namespace_of_one_thread",
+            NEEDS,
+            a_namespace_of_one_thread,
+        ),
+        new_trial(
+            "a_refused_namespace_is_an_error_with_a_fix",
+            NEEDS,
+            a_refused_namespace_is_an_error_with_a_fix,
+        ),
+        new_trial(
+            "reading_does_not_keep_a_namespace",
+            NEEDS,
+            reading_does_not_keep_a_namespace,
+        ),
     ]
 }
 
 /// An actor in a namespace of its own that holds a cookie of value 2, and that namespace.
-fn holder(key: u32) -> anyhow::Result<(Running, u32, i32)> {
+fn start_holder(key: u32) -> anyhow::Result<(RunningActor, u32, i32)> {
     let key = key.to_string();
     let args = [
         "cycle",
@@ -46,13 +66,13 @@ fn holder(key: u32) -> anyhow::Result<(Running, u32, i32)> {
         "--how",
         "hold",
     ];
-    let mut running = actor(&args)?;
-    let ns = u32::try_from(running.until("namespace")?.number("ns")?)?;
-    let semid = running.until("armed")?.semid()?;
+    let mut running = start_actor(&args)?;
+    let ns = u32::try_from(running.read_until("namespace")?.number("ns")?)?;
+    let semid = running.read_until("armed")?.semid()?;
     Ok((running, ns, semid))
 }
 
-fn value(
+fn value_in(
     snapshot: &dmtrace_core::facts::Snapshot,
     ns: u32,
     semid: i32,
@@ -62,15 +82,15 @@ fn value(
 }
 
 fn same_key() -> anyhow::Result<()> {
-    let mut here = actor(&["create"])?;
-    let created = here.until("set")?;
+    let mut here = start_actor(&["create"])?;
+    let created = here.read_until("set")?;
     let key = created.key()?;
-    here.finish()?;
-    let (there, ns, semid) = holder(key)?;
+    here.read_to_end()?;
+    let (there, ns, semid) = start_holder(key)?;
     let snapshot = host::take_snapshot(&Scope::default());
     let own = ns_of("thread-self")?;
-    ensure!(value(&snapshot, own, created.semid()?)? == (Key(key), 1));
-    ensure!(value(&snapshot, ns, semid)? == (Key(key), 2));
+    ensure!(value_in(&snapshot, own, created.semid()?)? == (Key(key), 1));
+    ensure!(value_in(&snapshot, ns, semid)? == (Key(key), 2));
     let expected = NsHolder::Processes {
         count: 1,
         first: there.pid(),
@@ -82,50 +102,50 @@ fn same_key() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn descriptor() -> anyhow::Result<()> {
-    let (mut maker, ns, semid) = holder(0x0d4d_fd01)?;
+fn a_namespace_pinned_by_a_descriptor() -> anyhow::Result<()> {
+    let (mut maker, ns, semid) = start_holder(0x0d4d_fd01)?;
     let path = format!("/proc/{}/ns/ipc", maker.pid());
-    let mut pin = actor(&["hold-file", "--path", &path, "--hold"])?;
-    pin.until("holding")?;
-    maker.kill();
+    let mut pin = start_actor(&["hold-file", "--path", &path, "--hold"])?;
+    pin.read_until("holding")?;
+    maker.kill_group();
     let snapshot = host::take_snapshot(&Scope::default());
-    ensure!(value(&snapshot, ns, semid)? == (Key(0x0d4d_fd01), 2));
+    ensure!(value_in(&snapshot, ns, semid)? == (Key(0x0d4d_fd01), 2));
     let found = &ns_in(&snapshot, ns)?.holder;
     ensure!(
         *found == NsHolder::Descriptor { pid: pin.pid() },
         "{found:?}"
     );
-    pin.kill();
-    gone(ns)
+    pin.kill_group();
+    is_gone(ns)
 }
 
-fn mount() -> anyhow::Result<()> {
-    let (mut maker, ns, semid) = holder(0x0d4d_0301)?;
+fn a_namespace_pinned_by_a_mount() -> anyhow::Result<()> {
+    let (mut maker, ns, semid) = start_holder(0x0d4d_0301)?;
     let dir = tempfile::tempdir()?;
     let point = dir.path().join("a pin");
     File::create(&point)?;
     let mounted = Mount::bind(&format!("/proc/{}/ns/ipc", maker.pid()), &point)?;
-    maker.kill();
+    maker.kill_group();
     let snapshot = host::take_snapshot(&Scope::default());
     let found = ns_in(&snapshot, ns).map(|read| read.holder.clone());
-    let state = value(&snapshot, ns, semid);
+    let state = value_in(&snapshot, ns, semid);
     drop(mounted);
     ensure!(state? == (Key(0x0d4d_0301), 2));
     let path = point.display().to_string();
     ensure!(found? == NsHolder::Mount { path });
-    gone(ns)
+    is_gone(ns)
 }
 
-fn thread() -> anyhow::Result<()> {
-    let mut odd = actor(&["odd-thread", "--new-ipc-ns"])?;
-    let ns = u32::try_from(odd.until("thread-namespace")?.number("ns")?)?;
-    let semid = odd.until("set")?.semid()?;
+fn a_namespace_of_one_thread() -> anyhow::Result<()> {
+    let mut odd = start_actor(&["odd-thread", "--new-ipc-ns"])?;
+    let ns = u32::try_from(odd.read_until("thread-namespace")?.number("ns")?)?;
+    let semid = odd.read_until("set")?.semid()?;
     ensure!(
         ns_of(&odd.pid().to_string())? != ns,
         "the leader is in it too"
     );
     let snapshot = host::take_snapshot(&Scope::default());
-    ensure!(value(&snapshot, ns, semid)?.1 == 1);
+    ensure!(value_in(&snapshot, ns, semid)?.1 == 1);
     let expected = NsHolder::Processes {
         count: 1,
         first: odd.pid(),
@@ -135,8 +155,8 @@ fn thread() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn refused() -> anyhow::Result<()> {
-    let (_maker, ns, _) = holder(0x0d4d_0501)?;
+fn a_refused_namespace_is_an_error_with_a_fix() -> anyhow::Result<()> {
+    let (_maker, ns, _) = start_holder(0x0d4d_0501)?;
     let roots = Roots::host();
     let list = processes::list_processes(&roots);
     let found = namespaces::discover_namespaces(&roots, &list, Search::default());
@@ -158,15 +178,15 @@ fn refused() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn released() -> anyhow::Result<()> {
-    let (mut maker, ns, semid) = holder(0x0d4d_0401)?;
+fn reading_does_not_keep_a_namespace() -> anyhow::Result<()> {
+    let (mut maker, ns, semid) = start_holder(0x0d4d_0401)?;
     let roots = Roots::host();
     let session = NsSession::find(&roots, IpcNs(ns))?;
-    maker.kill();
+    maker.kill_group();
     let set = session.run(move |inside| semaphores::read_one(inside, semid))??;
     ensure!(set.is_some(), "the session does not keep its namespace");
     drop(session);
-    gone(ns)?;
+    is_gone(ns)?;
     let error = NsSession::find(&roots, IpcNs(ns)).err();
     ensure!(matches!(error, Some(HostError::Gone { .. })), "{error:?}");
     Ok(())
@@ -174,7 +194,7 @@ fn released() -> anyhow::Result<()> {
 
 /// Whether nothing leads to a namespace any more; processes of other tests come and go, so the
 /// number could only be ours.
-fn gone(ns: u32) -> anyhow::Result<()> {
+fn is_gone(ns: u32) -> anyhow::Result<()> {
     let patience = Instant::now() + Duration::from_secs(10);
     loop {
         let snapshot = host::take_snapshot(&Scope::default());

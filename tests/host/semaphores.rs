@@ -6,35 +6,49 @@ use anyhow::{Context, ensure};
 use dmtrace::host::{self, NsSession, Roots, Scope, semaphores};
 use dmtrace_core::ids::{IpcNs, Key, SemId};
 use dmtrace_tests::{
-    harness::{KernelSem, Need, Running, Trial, actor, in_private_ns, ns_of, test},
+    harness::{
+        KernelSem, RunningActor, TestNeed, Trial, in_private_ns, new_trial, ns_of, start_actor,
+    },
     sysv,
 };
 
 use crate::{become_nobody, ns_in, set_in};
 
-const PRIVATE: &[Need] = &[Need::IpcNamespaces];
+const PRIVATE: &[TestNeed] = &[TestNeed::IpcNamespaces];
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        private("states_of_every_step", states),
-        private("a_waiter_has_a_name", waiter),
-        private("foreign_sets_are_not_cookies", foreign),
-        private("an_ordinary_user_sees_sets_without_values", ordinary_user),
-        private("carriers_have_a_name", carrier),
-        private("exhausted_limits_do_not_matter", exhausted),
-        private("a_session_sees_a_set_change_and_go", session),
-        private("thirty_two_thousand_sets", many),
-        private("a_healthy_cycle_leaves_nothing", healthy),
-        private("an_interrupted_wait_leaves_its_set", interrupted),
+        private_test("states_of_every_step", states_of_every_step),
+        private_test("a_waiter_has_a_name", a_waiter_has_a_name),
+        private_test("foreign_sets_are_not_cookies", foreign_sets_are_not_cookies),
+        private_test("an_ordinary_user_sees_sets_without_values", ordinary_user),
+        private_test("carriers_have_a_name", carriers_have_a_name),
+        private_test(
+            "exhausted_limits_do_not_matter",
+            exhausted_limits_do_not_matter,
+        ),
+        private_test(
+            "a_session_sees_a_set_change_and_go",
+            a_session_sees_a_set_change_and_go,
+        ),
+        private_test("thirty_two_thousand_sets", thirty_two_thousand_sets),
+        private_test(
+            "a_healthy_cycle_leaves_nothing",
+            a_healthy_cycle_leaves_nothing,
+        ),
+        private_test(
+            "an_interrupted_wait_leaves_its_set",
+            an_interrupted_wait_leaves_its_set,
+        ),
     ]
 }
 
-fn private(name: &str, body: fn() -> anyhow::Result<()>) -> Trial {
-    test(name, PRIVATE, move || in_private_ns(body)?)
+fn private_test(name: &str, body: fn() -> anyhow::Result<()>) -> Trial {
+    new_trial(name, PRIVATE, move || in_private_ns(body)?)
 }
 
 /// The namespace that the test is in.
-fn scope() -> anyhow::Result<(Scope, u32)> {
+fn private_scope() -> anyhow::Result<(Scope, u32)> {
     let ns = ns_of("thread-self")?;
     let scope = Scope {
         namespaces: [IpcNs(ns)].into(),
@@ -44,7 +58,7 @@ fn scope() -> anyhow::Result<(Scope, u32)> {
 }
 
 /// Leak classes of a cookie with two uevents: step, value, whether a `semop` has happened.
-fn states() -> anyhow::Result<()> {
+fn states_of_every_step() -> anyhow::Result<()> {
     for (step, value, ops) in [
         ("after-semget", 0, false),
         ("after-setval", 1, false),
@@ -55,10 +69,10 @@ fn states() -> anyhow::Result<()> {
     ] {
         for how in ["kill", "exit"] {
             let args = ["cycle", "--events", "2", "--stop-at", step, "--how", how];
-            let mut running = actor(&args)?;
-            let created = running.until("created")?;
-            running.finish()?;
-            let (scope, ns) = scope()?;
+            let mut running = start_actor(&args)?;
+            let created = running.read_until("created")?;
+            running.read_to_end()?;
+            let (scope, ns) = private_scope()?;
             let (snapshot, facts) = host::gather_facts(&scope);
             let namespace = ns_in(&snapshot, ns)?;
             let set = set_in(namespace, created.semid()?).context(step)?;
@@ -82,18 +96,18 @@ fn states() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sleeping(args: &[&str]) -> anyhow::Result<(Running, i32)> {
-    let mut running = actor(args)?;
-    let semid = running.until("waiting")?.semid()?;
+fn start_sleeper(args: &[&str]) -> anyhow::Result<(RunningActor, i32)> {
+    let mut running = start_actor(args)?;
+    let semid = running.read_until("waiting")?.semid()?;
     let patience = Instant::now() + Duration::from_secs(30);
-    while sysv::waiters(semid)? == 0 {
+    while sysv::count_waiters(semid)? == 0 {
         ensure!(Instant::now() < patience, "nobody waits");
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok((running, semid))
 }
 
-fn waiter() -> anyhow::Result<()> {
+fn a_waiter_has_a_name() -> anyhow::Result<()> {
     for abi in ["semop", "semtimedop"] {
         let args = [
             "cycle",
@@ -104,8 +118,8 @@ fn waiter() -> anyhow::Result<()> {
             "--how",
             "hold",
         ];
-        let (running, semid) = sleeping(&args)?;
-        let (scope, ns) = scope()?;
+        let (running, semid) = start_sleeper(&args)?;
+        let (scope, ns) = private_scope()?;
         let (snapshot, facts) = host::gather_facts(&scope);
         let set = set_in(ns_in(&snapshot, ns)?, semid).context("no set")?;
         ensure!(set.first.is_some_and(|state| state.zcnt == 1), "{set:?}");
@@ -123,14 +137,14 @@ fn waiter() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn foreign() -> anyhow::Result<()> {
-    let mut three = actor(&["foreign", "--nsems", "3", "--key", "0x0d4d0003"])?;
-    let mut open = actor(&["foreign", "--mode", "0666", "--key", "0x0d4d0666"])?;
+fn foreign_sets_are_not_cookies() -> anyhow::Result<()> {
+    let mut three = start_actor(&["foreign", "--nsems", "3", "--key", "0x0d4d0003"])?;
+    let mut open = start_actor(&["foreign", "--mode", "0666", "--key", "0x0d4d0666"])?;
     let (three, open) = (
-        three.until("created")?.semid()?,
-        open.until("created")?.semid()?,
+        three.read_until("created")?.semid()?,
+        open.read_until("created")?.semid()?,
     );
-    let (scope, ns) = scope()?;
+    let (scope, ns) = private_scope()?;
     let snapshot = host::take_snapshot(&scope);
     let namespace = ns_in(&snapshot, ns)?;
     let three = set_in(namespace, three).context("no set of three")?;
@@ -142,9 +156,9 @@ fn foreign() -> anyhow::Result<()> {
 
 /// Root's cookie, seen by somebody else: the set and no value, and no claim to completeness.
 fn ordinary_user() -> anyhow::Result<()> {
-    let mut running = actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
-    let semid = running.until("armed")?.semid()?;
-    let (scope, ns) = scope()?;
+    let mut running = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
+    let semid = running.read_until("armed")?.semid()?;
+    let (scope, ns) = private_scope()?;
     let (snapshot, facts) = std::thread::scope(|threads| {
         let reader = threads.spawn(|| {
             become_nobody()?;
@@ -165,12 +179,12 @@ fn ordinary_user() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn carrier() -> anyhow::Result<()> {
+fn carriers_have_a_name() -> anyhow::Result<()> {
     let mut child = std::process::Command::new("sleep")
         .arg("60")
         .env("DM_UDEV_COOKIE", "0x0d4d0c0c")
         .spawn()?;
-    let (scope, _) = scope()?;
+    let (scope, _) = private_scope()?;
     let patience = Instant::now() + Duration::from_secs(30);
     let found = loop {
         let (_, facts) = host::gather_facts(&scope);
@@ -188,15 +202,15 @@ fn carrier() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn exhausted() -> anyhow::Result<()> {
+fn exhausted_limits_do_not_matter() -> anyhow::Result<()> {
     let _limit = KernelSem::set_semmni(5)?;
-    let mut leaker = actor(&["moby", "--until-enospc", "--hold"])?;
-    let made = leaker.until("exhausted")?.number("made")?;
+    let mut leaker = start_actor(&["moby", "--until-enospc", "--hold"])?;
+    let made = leaker.read_until("exhausted")?.number("made")?;
     ensure!(made == 5, "{made} made");
-    let mut victim = actor(&["victim"])?;
-    let errno = victim.until("victim")?.number("errno")?;
+    let mut victim = start_actor(&["victim"])?;
+    let errno = victim.read_until("victim")?.number("errno")?;
     ensure!(errno == i64::from(libc::ENOSPC), "errno {errno}");
-    let (scope, ns) = scope()?;
+    let (scope, ns) = private_scope()?;
     let (snapshot, facts) = host::gather_facts(&scope);
     let namespace = ns_in(&snapshot, ns)?;
     ensure!(namespace.limits.semmni == 5, "{:?}", namespace.limits);
@@ -212,11 +226,11 @@ fn exhausted() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn session() -> anyhow::Result<()> {
-    let mut running = actor(&["create"])?;
-    let created = running.until("set")?;
+fn a_session_sees_a_set_change_and_go() -> anyhow::Result<()> {
+    let mut running = start_actor(&["create"])?;
+    let created = running.read_until("set")?;
     let (key, semid) = (created.key()?, created.semid()?);
-    running.finish()?;
+    running.read_to_end()?;
     let session = NsSession::find(&Roots::host(), IpcNs(ns_of("thread-self")?))?;
     let read = || session.run(move |inside| semaphores::read_one(inside, semid));
     let first = read()??.context("no set")?;
@@ -224,21 +238,21 @@ fn session() -> anyhow::Result<()> {
         first.key == Key(key) && first.first.is_some_and(|state| state.value == 1),
         "{first:?}"
     );
-    actor(&["inc", "--key", &key.to_string()])?.until("inc")?;
+    start_actor(&["inc", "--key", &key.to_string()])?.read_until("inc")?;
     let second = read()??.context("no set")?;
     let state = second.first.context("not read")?;
     ensure!(state.value == 2 && second.otime.0 > 0, "{second:?}");
-    sysv::remove(semid)?;
+    sysv::remove_set(semid)?;
     ensure!(read()??.is_none(), "still there");
     Ok(())
 }
 
-fn many() -> anyhow::Result<()> {
+fn thirty_two_thousand_sets() -> anyhow::Result<()> {
     for base in 1..=32_000 {
-        let semid = sysv::get(0x0d4d_0000 | base, 1, 0o600 | libc::IPC_CREAT)?;
+        let semid = sysv::get_set(0x0d4d_0000 | base, 1, 0o600 | libc::IPC_CREAT)?;
         sysv::set_value(semid, 1)?;
     }
-    let (scope, ns) = scope()?;
+    let (scope, ns) = private_scope()?;
     let began = Instant::now();
     let snapshot = host::take_snapshot(&scope);
     let took = began.elapsed();
@@ -262,40 +276,40 @@ fn many() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn healthy() -> anyhow::Result<()> {
-    let mut running = actor(&["cycle", "--events", "3", "--count", "2", "--delay-ms", "5"])?;
-    let (lines, status) = running.finish()?;
+fn a_healthy_cycle_leaves_nothing() -> anyhow::Result<()> {
+    let mut running = start_actor(&["cycle", "--events", "3", "--count", "2", "--delay-ms", "5"])?;
+    let (lines, status) = running.read_to_end()?;
     ensure!(status.success(), "{status}");
     let count = |step: &str| lines.iter().filter(|line| line.step == step).count();
     ensure!(
         count("udev-completed") == 6 && count("destroyed") == 2,
         "{lines:?}"
     );
-    let (lines, _) = actor(&["over-complete"])?.finish()?;
+    let (lines, _) = start_actor(&["over-complete"])?.read_to_end()?;
     ensure!(
         lines.iter().any(|line| line.step == "over-completed"),
         "{lines:?}"
     );
-    let (lines, _) = actor(&[
+    let (lines, _) = start_actor(&[
         "churn", "--tag", "t", "--procs", "20", "--sets", "3", "--keyed",
     ])?
-    .finish()?;
+    .read_to_end()?;
     ensure!(
         lines.iter().filter(|line| line.step == "churned").count() == 20,
         "{lines:?}"
     );
-    let (scope, ns) = scope()?;
+    let (scope, ns) = private_scope()?;
     let snapshot = host::take_snapshot(&scope);
     let left = &ns_in(&snapshot, ns)?.sets;
     ensure!(left.is_empty(), "{left:?}");
     Ok(())
 }
 
-fn interrupted() -> anyhow::Result<()> {
-    let mut running = actor(&["eintr", "--hold"])?;
-    let line = running.until("abandoned")?;
+fn an_interrupted_wait_leaves_its_set() -> anyhow::Result<()> {
+    let mut running = start_actor(&["eintr", "--hold"])?;
+    let line = running.read_until("abandoned")?;
     ensure!(line.number("errno")? == i64::from(libc::EINTR), "{line:?}");
-    let (scope, ns) = scope()?;
+    let (scope, ns) = private_scope()?;
     let (snapshot, facts) = host::gather_facts(&scope);
     let set = set_in(ns_in(&snapshot, ns)?, line.semid()?).context("no set")?;
     let state = set.first.context("not read")?;

@@ -10,47 +10,47 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use dmtrace_tests::{
-    harness::{actor, in_private_ns, ns_of, test},
+    harness::{in_private_ns, new_trial, ns_of, start_actor},
     load,
 };
 use libtest_mimic::Trial;
 
 use crate::{
     NEEDS,
-    tracer::{Said, Tracer},
+    tracer::{TracerOutput, WatchProcess},
 };
 
 /// For what a tracer says soon.
-const PATIENCE: Duration = Duration::from_secs(60);
+const CHURN_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("accounting::all_23_are_attributed", NEEDS, || {
+        new_trial("accounting::all_23_are_attributed", NEEDS, || {
             attributed(23, 1)
         }),
-        test("accounting::all_997_are_attributed", NEEDS, || {
+        new_trial("accounting::all_997_are_attributed", NEEDS, || {
             attributed(997, 1)
         }),
-        test("accounting::all_100000_are_attributed", NEEDS, || {
+        new_trial("accounting::all_100000_are_attributed", NEEDS, || {
             attributed(2000, 50)
         }),
-        test(
+        new_trial(
             "accounting::a_stopped_consumer_with_a_tiny_ring_attributes_all",
             NEEDS,
             stopped_few,
         ),
-        test(
+        new_trial(
             "accounting::a_stopped_consumer_and_100000_sets_say_what_is_missing",
             NEEDS,
             stopped_many,
         ),
-        test(
+        new_trial(
             "accounting::a_consumer_that_never_catches_up_ends_at_ctrl_c",
             NEEDS,
             never_catches_up,
         ),
-        test("accounting::a_full_map_is_said", NEEDS, full_map),
-        test(
+        new_trial("accounting::a_full_map_is_said", NEEDS, full_map),
+        new_trial(
             "accounting::sets_that_stay_equal_the_kernels_table",
             NEEDS,
             those_that_stay,
@@ -59,10 +59,10 @@ pub(crate) fn tests() -> Vec<Trial> {
 }
 
 /// Makes and removes `procs * sets` sets by `procs` processes, each with a command line of its own.
-fn churn(tag: &str, procs: u32, sets: u32) -> Result<BTreeSet<i64>> {
+fn churn_sets(tag: &str, procs: u32, sets: u32) -> Result<BTreeSet<i64>> {
     let (procs, sets) = (procs.to_string(), sets.to_string());
-    let mut actor = actor(&["churn", "--tag", tag, "--procs", &procs, "--sets", &sets])?;
-    let (lines, status) = actor.finish()?;
+    let mut actor = start_actor(&["churn", "--tag", tag, "--procs", &procs, "--sets", &sets])?;
+    let (lines, status) = actor.read_to_end()?;
     ensure!(status.success(), "churn: {status}");
     lines
         .iter()
@@ -74,30 +74,40 @@ fn churn(tag: &str, procs: u32, sets: u32) -> Result<BTreeSet<i64>> {
 fn attributed(procs: u32, sets: u32) -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
-        let tracer = Tracer::start(&["--all", "--ipc-ns", &ns.to_string()])?;
+        let tracer = WatchProcess::start(&["--all", "--ipc-ns", &ns.to_string()])?;
         let tag = format!("t{}", tracer.pid());
-        let pids = churn(&tag, procs, sets)?;
+        let pids = churn_sets(&tag, procs, sets)?;
         ensure!(
             pids.len() == procs as usize,
             "{} processes instead of {procs}",
             pids.len()
         );
-        let said = tracer.stop()?;
-        check(&said, ns, &tag, &pids, sets)?;
+        let said = tracer.stop_trace()?;
+        check_accounts(&said, ns, &tag, &pids, sets)?;
         said.check_identities()?;
         ensure!(said.summary["exact"] == true, "not exact: {}", said.summary);
-        ensure!(said.account("drift")? == 0, "drift: {}", said.summary);
+        ensure!(
+            said.account_number("drift")? == 0,
+            "drift: {}",
+            said.summary
+        );
         ensure!(said.code == 0, "exit code {}", said.code);
         Ok(())
     })?
 }
 
 /// Each process made `sets` sets, under its number and its command line, and removed them.
-fn check(said: &Said, ns: u32, tag: &str, pids: &BTreeSet<i64>, sets: u32) -> Result<()> {
+fn check_accounts(
+    said: &TracerOutput,
+    ns: u32,
+    tag: &str,
+    pids: &BTreeSet<i64>,
+    sets: u32,
+) -> Result<()> {
     let commands = said.command_lines();
     for kind in ["created", "destroyed"] {
         let mut by_pid: BTreeMap<i64, u32> = BTreeMap::new();
-        for change in said.changes(kind, ns) {
+        for change in said.changes_of(kind, ns) {
             let pid = change["who"]["id"]["tgid"]
                 .as_i64()
                 .with_context(|| change.to_string())?;
@@ -147,20 +157,24 @@ fn check(said: &Said, ns: u32, tag: &str, pids: &BTreeSet<i64>, sets: u32) -> Re
 fn stopped_few() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
-        let tracer = Tracer::start(&["--all", "--ring", "4", "--ipc-ns", &ns.to_string()])?;
+        let tracer = WatchProcess::start(&["--all", "--ring", "4", "--ipc-ns", &ns.to_string()])?;
         let tag = format!("t{}", tracer.pid());
-        tracer.signal(libc::SIGSTOP)?;
-        let pids = churn(&tag, 997, 1)?;
-        tracer.signal(libc::SIGCONT)?;
-        let said = tracer.stop()?;
+        tracer.send_signal(libc::SIGSTOP)?;
+        let pids = churn_sets(&tag, 997, 1)?;
+        tracer.send_signal(libc::SIGCONT)?;
+        let said = tracer.stop_trace()?;
         said.check_identities()?;
         ensure!(
-            said.account("dropped")? > 0,
+            said.account_number("dropped")? > 0,
             "nothing was dropped: {}",
             said.summary
         );
-        ensure!(said.account("created_seen")? >= 997, "{}", said.summary);
-        check(&said, ns, &tag, &pids, 1)?;
+        ensure!(
+            said.account_number("created_seen")? >= 997,
+            "{}",
+            said.summary
+        );
+        check_accounts(&said, ns, &tag, &pids, 1)?;
         ensure!(said.summary["exact"] == true, "not exact: {}", said.summary);
         Ok(())
     })?
@@ -170,15 +184,19 @@ fn stopped_few() -> Result<()> {
 fn stopped_many() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
-        let tracer = Tracer::start(&["--all", "--ring", "4", "--ipc-ns", &ns.to_string()])?;
-        tracer.signal(libc::SIGSTOP)?;
-        churn("many", 1000, 100)?;
-        tracer.signal(libc::SIGCONT)?;
-        let said = tracer.stop()?;
+        let tracer = WatchProcess::start(&["--all", "--ring", "4", "--ipc-ns", &ns.to_string()])?;
+        tracer.send_signal(libc::SIGSTOP)?;
+        churn_sets("many", 1000, 100)?;
+        tracer.send_signal(libc::SIGCONT)?;
+        let said = tracer.stop_trace()?;
         said.check_identities()?;
-        ensure!(said.account("created_seen")? >= 100_000, "{}", said.summary);
         ensure!(
-            said.account("history_lost")? > 0,
+            said.account_number("created_seen")? >= 100_000,
+            "{}",
+            said.summary
+        );
+        ensure!(
+            said.account_number("history_lost")? > 0,
             "nothing was lost: {}",
             said.summary
         );
@@ -187,7 +205,7 @@ fn stopped_many() -> Result<()> {
             .unwrap_or(0);
         // Each lost record is one set, or one process; what is not lost is attributed.
         ensure!(
-            made + said.account("history_lost")? >= 100_000,
+            made + said.account_number("history_lost")? >= 100_000,
             "{made} made: {}",
             said.summary
         );
@@ -210,32 +228,32 @@ fn stopped_many() -> Result<()> {
 fn never_catches_up() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
-        let mut tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
+        let mut tracer = WatchProcess::start(&["--ipc-ns", &ns.to_string()])?;
         let enough = AtomicBool::new(false);
         let said = thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
                     while !enough.load(Ordering::Relaxed) {
-                        let _lives = load::cookies(None, Duration::from_millis(200), 1);
+                        let _lives = load::play_cookies(None, Duration::from_millis(200), 1);
                     }
                 });
             }
-            let told = tracer.until(|object| object["change"] == "destroyed", PATIENCE);
+            let told = tracer.wait_object(|object| object["change"] == "destroyed", CHURN_TIMEOUT);
             let said = told.and_then(|_| {
                 // The ring fills.
                 thread::sleep(Duration::from_secs(2));
-                tracer.stop()
+                tracer.stop_trace()
             });
             enough.store(true, Ordering::Relaxed);
             said
         })?;
         let (seen, sum) = (
-            said.account("seen")?,
-            said.account("submitted")? + said.account("dropped")?,
+            said.account_number("seen")?,
+            said.account_number("submitted")? + said.account_number("dropped")?,
         );
         ensure!(seen == sum, "seen {seen} is not {sum}: {}", said.summary);
         ensure!(
-            said.account("submitted")? == said.account("received")?,
+            said.account_number("submitted")? == said.account_number("received")?,
             "{}",
             said.summary
         );
@@ -246,11 +264,15 @@ fn never_catches_up() -> Result<()> {
 fn full_map() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
-        let tracer = Tracer::start(&["--max-semaphores", "8", "--ipc-ns", &ns.to_string()])?;
-        let mut daemon = actor(&["moby", "--count", "20", "--hold"])?;
-        daemon.until("done")?;
-        let said = tracer.stop()?;
-        ensure!(said.account("sem_map_full")? >= 12, "{}", said.summary);
+        let tracer = WatchProcess::start(&["--max-semaphores", "8", "--ipc-ns", &ns.to_string()])?;
+        let mut daemon = start_actor(&["moby", "--count", "20", "--hold"])?;
+        daemon.read_until("done")?;
+        let said = tracer.stop_trace()?;
+        ensure!(
+            said.account_number("sem_map_full")? >= 12,
+            "{}",
+            said.summary
+        );
         ensure!(
             said.summary["exact"] == false,
             "called exact: {}",
@@ -263,10 +285,10 @@ fn full_map() -> Result<()> {
         );
         // The ring told of all twenty.
         ensure!(
-            said.changes("created", ns).count() == 20,
+            said.changes_of("created", ns).count() == 20,
             "not all are told of"
         );
-        daemon.kill();
+        daemon.kill_group();
         Ok(())
     })?
 }
@@ -274,21 +296,21 @@ fn full_map() -> Result<()> {
 fn those_that_stay() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
-        let mut tracer = Tracer::start(&["--all", "--ipc-ns", &ns.to_string()])?;
-        let mut daemon = actor(&["moby", "--count", "40", "--hold"])?;
-        daemon.until("done")?;
-        tracer.until(|object| object["change"] == "down", Duration::from_secs(20))?;
+        let mut tracer = WatchProcess::start(&["--all", "--ipc-ns", &ns.to_string()])?;
+        let mut daemon = start_actor(&["moby", "--count", "40", "--hold"])?;
+        daemon.read_until("done")?;
+        tracer.wait_object(|object| object["change"] == "down", Duration::from_secs(20))?;
         let table = fs::read_to_string("/proc/sysvipc/sem")?;
         let there = table.lines().count() - 1;
         ensure!(there == 40, "{there} sets in the namespace");
-        let said = tracer.stop()?;
+        let said = tracer.stop_trace()?;
         said.check_identities()?;
-        let removed = said.changes("destroyed", ns).count();
+        let removed = said.changes_of("destroyed", ns).count();
         ensure!(
-            said.changes("created", ns).count() - removed == there,
+            said.changes_of("created", ns).count() - removed == there,
             "ledger and /proc/sysvipc/sem differ"
         );
-        daemon.kill();
+        daemon.kill_group();
         Ok(())
     })?
 }

@@ -6,14 +6,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use dmtrace_tests::harness::{Trial, actor, in_private_ns, ns_of, test};
+use dmtrace_tests::harness::{Trial, in_private_ns, new_trial, ns_of, start_actor};
 use serde_json::Value;
 
-use super::tracer::{Tracer, dmtrace_json};
+use super::tracer::{WatchProcess, dmtrace_json};
 use crate::NEEDS;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    vec![test(
+    vec![new_trial(
         "watch_and_list_call_a_set_by_one_word",
         NEEDS,
         one_word,
@@ -37,7 +37,7 @@ const ACTORS: [&[&str]; 12] = [
 ];
 
 /// Last verdict of each set, by semid: a finding, or not one.
-fn words<'a>(found: impl Iterator<Item = (&'a Value, &'a Value)>) -> BTreeMap<i64, String> {
+fn verdict_words<'a>(found: impl Iterator<Item = (&'a Value, &'a Value)>) -> BTreeMap<i64, String> {
     let found = found.filter_map(|(semid, word)| {
         let word = word
             .as_str()
@@ -50,27 +50,27 @@ fn words<'a>(found: impl Iterator<Item = (&'a Value, &'a Value)>) -> BTreeMap<i6
 fn one_word() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
-        let mut tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
+        let mut tracer = WatchProcess::start(&["--ipc-ns", &ns.to_string()])?;
         let mut actors = Vec::new();
         for args in ACTORS {
-            actors.push(actor(args)?);
+            actors.push(start_actor(args)?);
         }
         // The last one that is found: it needs its thread to have been quiet for a while.
         let abandoned = |object: &Value| object["verdict"]["detail"]["how"] == "never_waited";
-        tracer.until(abandoned, Duration::from_secs(60))?;
+        tracer.wait_object(abandoned, Duration::from_secs(60))?;
         let interrupted = tracer
-            .seen()
+            .seen_objects()
             .any(|it| it["verdict"]["detail"]["how"] == "abandoned_on_eintr");
         ensure!(interrupted, "no wait that was given up was found");
         let began = Instant::now();
         loop {
             let (list, _) = dmtrace_json(&["list", "--ipc-ns", &ns.to_string()])?;
-            let _more = tracer.until(|_| false, Duration::from_millis(1500));
+            let _more = tracer.wait_object(|_| false, Duration::from_millis(1500));
             let rows = list["semaphores"].as_array().context("no list")?;
-            let listed = words(rows.iter().map(|row| (&row["semid"], &row["state"])));
-            let watched = words(
+            let listed = verdict_words(rows.iter().map(|row| (&row["semid"], &row["state"])));
+            let watched = verdict_words(
                 tracer
-                    .seen()
+                    .seen_objects()
                     .filter(|it| it["type"] == "finding")
                     .map(|it| (&it["semid"], &it["verdict"]["class"])),
             );

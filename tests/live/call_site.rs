@@ -9,59 +9,67 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use dmtrace_tests::harness::{Need, actor, dmtrace_bin, in_private_ns, ns_of, test};
+use dmtrace_tests::harness::{TestNeed, dmtrace_bin, in_private_ns, new_trial, ns_of, start_actor};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::{
     NEEDS,
-    tracer::{Tracer, dmtrace, dmtrace_json},
+    tracer::{WatchProcess, dmtrace_json, run_dmtrace},
 };
 
-const COMPILED: &[Need] = &[Need::Root, Need::Program("cc")];
-const CONTAINED: &[Need] = &[Need::Root, Need::Program("cc"), Need::Program("unshare")];
-const GO: &[Need] = &[Need::Root, Need::Program("go")];
-const CGO: &[Need] = &[Need::Root, Need::Program("cc"), Need::Program("go")];
+const COMPILED: &[TestNeed] = &[TestNeed::Root, TestNeed::Program("cc")];
+const CONTAINED: &[TestNeed] = &[
+    TestNeed::Root,
+    TestNeed::Program("cc"),
+    TestNeed::Program("unshare"),
+];
+const GO: &[TestNeed] = &[TestNeed::Root, TestNeed::Program("go")];
+const CGO: &[TestNeed] = &[
+    TestNeed::Root,
+    TestNeed::Program("cc"),
+    TestNeed::Program("go"),
+];
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("call_site::of_the_actor_is_complete", NEEDS, of_the_actor),
-        test(
+        new_trial("call_site::of_the_actor_is_complete", NEEDS, of_the_actor),
+        new_trial(
             "call_site::without_frame_pointers_is_complete",
             COMPILED,
             without_frame_pointers,
         ),
-        test(
+        new_trial(
             "call_site::of_a_process_that_was_gone_before_anyone_looked",
             COMPILED,
-            gone,
+            of_a_process_that_was_gone_before_anyone_looked,
         ),
-        test(
+        new_trial(
             "call_site::of_a_program_that_was_replaced_is_not_made_up",
             COMPILED,
-            replaced,
+            of_a_program_that_was_replaced_is_not_made_up,
         ),
-        test(
+        new_trial(
             "call_site::a_recording_names_calls_without_the_program",
             COMPILED,
-            recorded,
+            a_recording_names_calls_without_the_program,
         ),
-        test("call_site::of_a_stripped_go_program", GO, of_go),
-        test("call_site::of_c_called_by_go_is_complete", CGO, of_cgo),
-        test(
+        new_trial("call_site::of_a_stripped_go_program", GO, of_go),
+        new_trial("call_site::of_c_called_by_go_is_complete", CGO, of_cgo),
+        new_trial(
             "call_site::a_static_program_is_complete",
             COMPILED,
             static_program,
         ),
-        test(
+        new_trial(
             "call_site::of_a_container_through_a_living_process",
             CONTAINED,
-            contained,
+            of_a_container_through_a_living_process,
         ),
-        test(
+        new_trial(
             "call_site::a_deep_stack_says_where_it_is_cut",
             COMPILED,
-            deep,
+            a_deep_stack_says_where_it_is_cut,
         ),
     ]
 }
@@ -76,7 +84,7 @@ const GO_SOURCE: &str = include_str!("programs/leaker.go");
 const CGO_SOURCE: &str = include_str!("programs/leaker_cgo.go");
 
 /// Builds the C program.
-fn compile(dir: &Path, first: &str, more: &[&str]) -> Result<PathBuf> {
+fn compile_program(dir: &Path, first: &str, more: &[&str]) -> Result<PathBuf> {
     let program = dir.join("leaker");
     let source = dir.join("leaker.c");
     fs::write(&source, C)?;
@@ -92,7 +100,7 @@ fn compile(dir: &Path, first: &str, more: &[&str]) -> Result<PathBuf> {
     Ok(program)
 }
 
-fn run(program: &Path) -> Result<()> {
+fn run_program(program: &Path) -> Result<()> {
     Command::new(program)
         .stdin(Stdio::null())
         .status()
@@ -101,7 +109,7 @@ fn run(program: &Path) -> Result<()> {
 }
 
 /// The one leaked cookie of the namespace, once a running trace knows its calls.
-fn leaked(ns: u32) -> Result<Value> {
+fn leaked_row(ns: u32) -> Result<Value> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let (report, _) = dmtrace_json(&["report", "--ipc-ns", &ns.to_string()])?;
@@ -114,13 +122,13 @@ fn leaked(ns: u32) -> Result<Value> {
     }
 }
 
-fn line(site: &Value) -> Result<&str> {
+fn site_line(site: &Value) -> Result<&str> {
     site["line"].as_str().with_context(|| site.to_string())
 }
 
 /// Whether the functions come in this order, and the chain is complete.
-fn expect(site: &Value, functions: &[&str]) -> Result<()> {
-    let line = line(site)?;
+fn expect_calls(site: &Value, functions: &[&str]) -> Result<()> {
+    let line = site_line(site)?;
     let mut rest = line;
     for function in functions {
         let at = rest.find(function);
@@ -138,12 +146,12 @@ fn expect(site: &Value, functions: &[&str]) -> Result<()> {
 fn of_the_actor() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
-        let _tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
-        let mut killed = actor(&["cycle", "--stop-at", "after-inc"])?;
-        killed.finish()?;
-        let site = leaked(ns)?;
-        expect(&site, &["semget < ", "cookie_actor::", " < main < "])?;
-        ensure!(line(&site)?.starts_with("semget"), "{site}");
+        let _tracer = WatchProcess::start(&["--ipc-ns", &ns.to_string()])?;
+        let mut killed = start_actor(&["cycle", "--stop-at", "after-inc"])?;
+        killed.read_to_end()?;
+        let site = leaked_row(ns)?;
+        expect_calls(&site, &["semget < ", "cookie_actor::", " < main < "])?;
+        ensure!(site_line(&site)?.starts_with("semget"), "{site}");
         let frame = &site["frames"][0];
         ensure!(
             frame["build_id"].is_string() && frame["how"] == "observed",
@@ -164,13 +172,13 @@ const CHAIN: &[&str] = &[
 
 fn without_frame_pointers() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let program = compile(dir.path(), "first_one", &[])?;
+    let program = compile_program(dir.path(), "first_one", &[])?;
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
-        let mut tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
-        run(&program)?;
-        expect(&leaked(ns)?, CHAIN)?;
-        let folded = dmtrace(&["report", "--folded", "--ipc-ns", &ns.to_string()])?;
+        let mut tracer = WatchProcess::start(&["--ipc-ns", &ns.to_string()])?;
+        run_program(&program)?;
+        expect_calls(&leaked_row(ns)?, CHAIN)?;
+        let folded = run_dmtrace(&["report", "--folded", "--ipc-ns", &ns.to_string()])?;
         let text = String::from_utf8(folded.stdout)?;
         let lines: Vec<&str> = text.lines().collect();
         ensure!(
@@ -184,12 +192,12 @@ fn without_frame_pointers() -> Result<()> {
         let (report, _) = dmtrace_json(&[&by[..], &["--ipc-ns", &ns.to_string()]].concat())?;
         let group = &report["by_stack"][0];
         ensure!(group["leaked"] == 1, "{report}");
-        expect(&group["call_site"], CHAIN)?;
+        expect_calls(&group["call_site"], CHAIN)?;
         ensure!(fs::read_to_string(&svg)?.contains("first_one"));
         // A finding of the trace itself has it, too.
         let found = |object: &Value| object["type"] == "finding";
-        expect(
-            &tracer.until(found, Duration::from_secs(30))?["call_site"],
+        expect_calls(
+            &tracer.wait_object(found, Duration::from_secs(30))?["call_site"],
             CHAIN,
         )
     })?
@@ -197,30 +205,30 @@ fn without_frame_pointers() -> Result<()> {
 
 /// Runs a program while the tracer is stopped, and something else before it goes on.
 fn behind_the_tracer(ns: u32, program: &Path, then: impl FnOnce() -> Result<()>) -> Result<Value> {
-    let tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
-    tracer.signal(libc::SIGSTOP)?;
-    let ran = run(program).and_then(|()| then());
-    tracer.signal(libc::SIGCONT)?;
+    let tracer = WatchProcess::start(&["--ipc-ns", &ns.to_string()])?;
+    tracer.send_signal(libc::SIGSTOP)?;
+    let ran = run_program(program).and_then(|()| then());
+    tracer.send_signal(libc::SIGCONT)?;
     ran?;
-    leaked(ns)
+    leaked_row(ns)
 }
 
-fn gone() -> Result<()> {
+fn of_a_process_that_was_gone_before_anyone_looked() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let program = compile(dir.path(), "first_one", &[])?;
+    let program = compile_program(dir.path(), "first_one", &[])?;
     in_private_ns(|| {
         let site = behind_the_tracer(ns_of("thread-self")?, &program, || Ok(()))?;
-        expect(&site, CHAIN)
+        expect_calls(&site, CHAIN)
     })?
 }
 
-fn replaced() -> Result<()> {
+fn of_a_program_that_was_replaced_is_not_made_up() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let program = compile(dir.path(), "first_one", &[])?;
+    let program = compile_program(dir.path(), "first_one", &[])?;
     in_private_ns(|| {
         let replace = || {
             fs::remove_file(&program)?;
-            compile(dir.path(), "another_build", &["-DDEPTH=2"]).map(drop)
+            compile_program(dir.path(), "another_build", &["-DDEPTH=2"]).map(drop)
         };
         let site = behind_the_tracer(ns_of("thread-self")?, &program, replace)?;
         let why = site["truncated"].as_str().context("not truncated")?;
@@ -229,7 +237,7 @@ fn replaced() -> Result<()> {
             "{why}"
         );
         // libc is there; of the program only the address is known.
-        let line = line(&site)?;
+        let line = site_line(&site)?;
         ensure!(line.starts_with("semget < leaker+0x"), "{line}");
         ensure!(line.ends_with(" < ..."), "{line}");
         ensure!(!line.contains("another_build"), "{line}");
@@ -237,9 +245,9 @@ fn replaced() -> Result<()> {
     })?
 }
 
-fn recorded() -> Result<()> {
+fn a_recording_names_calls_without_the_program() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let program = compile(dir.path(), "first_one", &[])?;
+    let program = compile_program(dir.path(), "first_one", &[])?;
     let file = dir.path().join("a.dmt").display().to_string();
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
@@ -250,14 +258,14 @@ fn recorded() -> Result<()> {
         while fs::metadata(&file).map_or(0, |file| file.len()) == 0 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(20));
         }
-        run(&program)?;
-        run(&program).ok();
+        run_program(&program)?;
+        run_program(&program).ok();
         let status = tracer.wait()?;
         ensure!(status.code() == Some(1), "record: {status}");
         fs::remove_file(&program)?;
         let (report, _) = dmtrace_json(&["report", &file, "--ipc-ns", &ns.to_string()])?;
         let row = &report["leaked"][0];
-        expect(&row["call_site"], CHAIN)
+        expect_calls(&row["call_site"], CHAIN)
     })?
 }
 
@@ -286,8 +294,8 @@ fn of_go() -> Result<()> {
     let program = compile_go(dir.path(), GO_SOURCE, false, &["-ldflags=-s -w"])?;
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
-        let _tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
-        run(&program)?;
+        let _tracer = WatchProcess::start(&["--ipc-ns", &ns.to_string()])?;
+        run_program(&program)?;
         let chain = [
             "syscall",
             "main.loseCookie",
@@ -295,10 +303,10 @@ fn of_go() -> Result<()> {
             "main.main.func1",
             "goexit",
         ];
-        let site = leaked(ns)?;
-        expect(&site, &chain)?;
+        let site = leaked_row(ns)?;
+        expect_calls(&site, &chain)?;
         ensure!(
-            line(&site)?.matches("main.throughGo").count() == 4,
+            site_line(&site)?.matches("main.throughGo").count() == 4,
             "{site}"
         );
         let text = site.to_string();
@@ -330,8 +338,8 @@ fn of_cgo() -> Result<()> {
                 "main.main.func1",
                 "runtime.goexit",
             ];
-            expect(&site, &chain)?;
-            let count = line(&site)?.matches("main.throughGo").count();
+            expect_calls(&site, &chain)?;
+            let count = site_line(&site)?.matches("main.throughGo").count();
             ensure!(count == 4, "{flags:?}: {site}");
             Ok(())
         })??;
@@ -347,7 +355,7 @@ fn of_cgo() -> Result<()> {
             "{why}"
         );
         ensure!(
-            line(&site)?.starts_with("semget < lose_cookie < "),
+            site_line(&site)?.starts_with("semget < lose_cookie < "),
             "{site}"
         );
         Ok(())
@@ -356,10 +364,10 @@ fn of_cgo() -> Result<()> {
 
 fn static_program() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let program = compile(dir.path(), "first_one", &["-static"])?;
+    let program = compile_program(dir.path(), "first_one", &["-static"])?;
     in_private_ns(|| {
         let site = behind_the_tracer(ns_of("thread-self")?, &program, || Ok(()))?;
-        expect(
+        expect_calls(
             &site,
             &["semget", "lose_cookie", "sink", "first_one", "main"],
         )
@@ -367,9 +375,9 @@ fn static_program() -> Result<()> {
 }
 
 /// The program exists in another mount namespace only, where something else still runs.
-fn contained() -> Result<()> {
+fn of_a_container_through_a_living_process() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let program = compile(dir.path(), "first_one", &[])?;
+    let program = compile_program(dir.path(), "first_one", &[])?;
     let room = dir.path().join("room");
     fs::create_dir(&room)?;
     let script = "mount -t tmpfs room room && cp leaker room/inside && rm leaker && \
@@ -394,22 +402,22 @@ fn contained() -> Result<()> {
             child.wait()?;
         }
         ensure!(!program.exists() && !room.join("inside").exists());
-        expect(&site?, CHAIN)
+        expect_calls(&site?, CHAIN)
     })?
 }
 
-fn deep() -> Result<()> {
+fn a_deep_stack_says_where_it_is_cut() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let program = compile(dir.path(), "first_one", &["-DDEPTH=100"])?;
+    let program = compile_program(dir.path(), "first_one", &["-DDEPTH=100"])?;
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
-        let _tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
-        run(&program)?;
-        let site = leaked(ns)?;
+        let _tracer = WatchProcess::start(&["--ipc-ns", &ns.to_string()])?;
+        run_program(&program)?;
+        let site = leaked_row(ns)?;
         let why = site["truncated"].as_str().context("not truncated")?;
         ensure!(why == "the copied 32 KiB of the stack are used up", "{why}");
         // A frame has 1,056 bytes at least; what is copied begins somewhere in a page.
-        let sinks = line(&site)?.matches("sink").count();
+        let sinks = site_line(&site)?.matches("sink").count();
         ensure!((25..=32).contains(&sinks), "{sinks}: {site}");
         Ok(())
     })?

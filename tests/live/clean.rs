@@ -10,64 +10,75 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use dmtrace_tests::harness::{KernelSem, Need, actor, dmtrace_bin, test};
+use dmtrace_tests::harness::{KernelSem, TestNeed, dmtrace_bin, new_trial, start_actor};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::{
     NEEDS,
-    clean_scene::{Cookie, Scene, audit_lines, grow_up, outcome, planned},
-    tracer::{dmtrace, dmtrace_at, dmtrace_json},
+    clean_scene::{Cookie, Scene, audit_lines, grow_up, outcome_of, planned_semids},
+    tracer::{dmtrace_at, dmtrace_json, run_dmtrace},
 };
 
 /// A terminal to ask on.
-const TERMINAL: &[Need] = &[Need::Root, Need::Program("script")];
+const TERMINAL: &[TestNeed] = &[TestNeed::Root, TestNeed::Program("script")];
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("clean::only_proven_leaks_go", NEEDS, proven),
-        test("clean::nothing_is_proven_without_a_trace", NEEDS, unproven),
-        test("clean::limits_may_be_exhausted", NEEDS, exhausted),
-        test("clean::the_fuse_blows", NEEDS, fuse),
-        test("clean::no_audit_no_removal", NEEDS, no_audit),
-        test("clean::a_full_disk_ends_the_work", NEEDS, full_disk),
-        test("clean::asks_on_a_terminal", TERMINAL, terminal),
-        test("clean::usage_and_privilege", NEEDS, usage),
+        new_trial("clean::only_proven_leaks_go", NEEDS, only_proven_leaks_go),
+        new_trial(
+            "clean::nothing_is_proven_without_a_trace",
+            NEEDS,
+            nothing_is_proven_without_a_trace,
+        ),
+        new_trial(
+            "clean::limits_may_be_exhausted",
+            NEEDS,
+            limits_may_be_exhausted,
+        ),
+        new_trial("clean::the_fuse_blows", NEEDS, the_fuse_blows),
+        new_trial("clean::no_audit_no_removal", NEEDS, no_audit),
+        new_trial("clean::a_full_disk_ends_the_work", NEEDS, full_disk),
+        new_trial("clean::asks_on_a_terminal", TERMINAL, asks_on_a_terminal),
+        new_trial("clean::usage_and_privilege", NEEDS, usage_and_privilege),
     ]
 }
 
-fn proven() -> Result<()> {
-    Scene::run(true, |scene| {
+fn only_proven_leaks_go() -> Result<()> {
+    Scene::run_in(true, |scene| {
         let mut leaked = Vec::new();
         for step in ["after-semget", "after-setval", "after-complete"] {
-            leaked.push(scene.leak(step)?);
+            leaked.push(scene.leak_at(step)?);
         }
         let hold = |step| ["cycle", "--stop-at", step, "--how", "hold"];
         let kept = [
-            scene.play(&hold("after-setval"), "created")?,
-            scene.play(&hold("after-inc"), "created")?,
-            scene.play(&hold("in-wait"), "waiting")?,
-            scene.play(
+            scene.play_actor(&hold("after-setval"), "created")?,
+            scene.play_actor(&hold("after-inc"), "created")?,
+            scene.play_actor(&hold("in-wait"), "waiting")?,
+            scene.play_actor(
                 &["foreign", "--nsems", "3", "--key", "0x0d4d0001"],
                 "created",
             )?,
-            scene.play(
+            scene.play_actor(
                 &["foreign", "--mode", "0666", "--key", "0x0d4d0002"],
                 "created",
             )?,
             // As `dmsetup udevcreatecookie`: its owner exits by design.
-            scene.play(&["create"], "set")?,
+            scene.play_actor(&["create"], "set")?,
         ];
         grow_up();
         let wanted: BTreeSet<i64> = leaked.iter().map(|it| it.semid.into()).collect();
-        let (plan, code) = scene.clean(&[])?;
-        ensure!(code == 1 && planned(&plan) == wanted, "{code}: {plan}");
+        let (plan, code) = scene.run_clean(&[])?;
+        ensure!(
+            code == 1 && planned_semids(&plan) == wanted,
+            "{code}: {plan}"
+        );
         ensure!(
             plan["type"] == "clean_plan" && plan["complete"] == true,
             "{plan}"
         );
-        let audit = scene.path("audit");
-        let text = dmtrace_at(Some(80), &scene.args(&audit, &[]))?;
+        let audit = scene.file_path("audit");
+        let text = dmtrace_at(Some(80), &scene.clean_args(&audit, &[]))?;
         let text = String::from_utf8(text.stdout)?;
         ensure!(
             text.lines().all(|line| line.chars().count() <= 80),
@@ -84,28 +95,28 @@ fn proven() -> Result<()> {
             leaked.iter().chain(&kept).all(|it| it.exists()),
             "a dry run removes"
         );
-        let (result, code) = scene.clean(&["--apply", "--yes"])?;
+        let (result, code) = scene.run_clean(&["--apply", "--yes"])?;
         ensure!(
             code == 0 && result["type"] == "clean_result",
             "{code}: {result}"
         );
         for cookie in &leaked {
-            ensure!(outcome(&result, *cookie) == Some("removed"), "{result}");
+            ensure!(outcome_of(&result, *cookie) == Some("removed"), "{result}");
             ensure!(!cookie.exists(), "{cookie:?} is left");
         }
         for cookie in &kept {
             ensure!(cookie.exists(), "{cookie:?} is gone");
-            ensure!(outcome(&result, *cookie).is_none(), "{result}");
+            ensure!(outcome_of(&result, *cookie).is_none(), "{result}");
         }
-        truthful(&scene.audit()?, leaked.len())?;
-        let (result, code) = scene.clean(&["--apply", "--yes"])?;
+        check_audit(&scene.read_audit()?, leaked.len())?;
+        let (result, code) = scene.run_clean(&["--apply", "--yes"])?;
         ensure!(code == 0 && result["planned"] == 0, "{code}: {result}");
         Ok(())
     })
 }
 
 /// The audit record of a run that came to its end.
-fn truthful(audit: &[Value], removed: usize) -> Result<()> {
+fn check_audit(audit: &[Value], removed: usize) -> Result<()> {
     let kinds: Vec<&str> = audit
         .iter()
         .filter_map(|line| line["type"].as_str())
@@ -132,26 +143,29 @@ fn truthful(audit: &[Value], removed: usize) -> Result<()> {
     Ok(())
 }
 
-fn unproven() -> Result<()> {
-    Scene::run(false, |scene| {
-        let old = scene.leak("after-setval")?;
-        let other = scene.leak("after-complete")?;
-        let held = scene.play(
+fn nothing_is_proven_without_a_trace() -> Result<()> {
+    Scene::run_in(false, |scene| {
+        let old = scene.leak_at("after-setval")?;
+        let other = scene.leak_at("after-complete")?;
+        let held = scene.play_actor(
             &["cycle", "--stop-at", "in-wait", "--how", "hold"],
             "waiting",
         )?;
-        let open = scene.play(
+        let open = scene.play_actor(
             &["cycle", "--stop-at", "after-inc", "--how", "hold"],
             "armed",
         )?;
-        let foreign = scene.play(&["foreign", "--nsems", "2"], "created")?;
+        let foreign = scene.play_actor(&["foreign", "--nsems", "2"], "created")?;
         grow_up();
-        let (plan, code) = scene.clean(&["--no-trace"])?;
-        ensure!(code == 0 && planned(&plan).is_empty(), "{code}: {plan}");
+        let (plan, code) = scene.run_clean(&["--no-trace"])?;
+        ensure!(
+            code == 0 && planned_semids(&plan).is_empty(),
+            "{code}: {plan}"
+        );
         let force = |cookie: Cookie| -> Result<(Value, i32)> {
             let semid = cookie.semid.to_string();
             let args = ["--no-trace", "--force-unknown", "--semid", &semid];
-            scene.clean(&[&args[..], &["--apply", "--yes"]].concat())
+            scene.run_clean(&[&args[..], &["--apply", "--yes"]].concat())
         };
         for kept in [held, open, foreign] {
             let (result, code) = force(kept)?;
@@ -163,12 +177,12 @@ fn unproven() -> Result<()> {
         }
         let (result, code) = force(old)?;
         ensure!(
-            code == 0 && outcome(&result, old) == Some("removed"),
+            code == 0 && outcome_of(&result, old) == Some("removed"),
             "{code}: {result}"
         );
         ensure!(!old.exists() && other.exists(), "the wrong one is gone");
         // By default what nobody saw must be ten minutes old.
-        let (key, audit) = (other.text(), scene.path("audit"));
+        let (key, audit) = (other.text(), scene.file_path("audit"));
         let (plan, code) = dmtrace_json(&[
             "clean",
             "--audit",
@@ -180,35 +194,44 @@ fn unproven() -> Result<()> {
             "--ipc-ns",
             &scene.ns,
         ])?;
-        ensure!(code == 0 && planned(&plan).is_empty(), "{code}: {plan}");
+        ensure!(
+            code == 0 && planned_semids(&plan).is_empty(),
+            "{code}: {plan}"
+        );
         Ok(())
     })
 }
 
-fn exhausted() -> Result<()> {
-    Scene::run(true, |scene| {
-        let cookies = [scene.leak("after-setval")?, scene.leak("after-setval")?];
+fn limits_may_be_exhausted() -> Result<()> {
+    Scene::run_in(true, |scene| {
+        let cookies = [
+            scene.leak_at("after-setval")?,
+            scene.leak_at("after-setval")?,
+        ];
         let _limit = KernelSem::set_semmni(2)?;
-        let mut victim = actor(&["victim"])?;
-        let errno = victim.until("victim")?.number("errno")?;
+        let mut victim = start_actor(&["victim"])?;
+        let errno = victim.read_until("victim")?.number("errno")?;
         ensure!(errno == i64::from(libc::ENOSPC), "errno {errno}");
         grow_up();
-        let (result, code) = scene.clean(&["--apply", "--yes"])?;
+        let (result, code) = scene.run_clean(&["--apply", "--yes"])?;
         ensure!(code == 0, "{code}: {result}");
         ensure!(!cookies.iter().any(|it| it.exists()), "{result}");
-        let mut victim = actor(&["victim"])?;
-        ensure!(victim.until("victim")?.number("errno")? == 0);
+        let mut victim = start_actor(&["victim"])?;
+        ensure!(victim.read_until("victim")?.number("errno")? == 0);
         Ok(())
     })
 }
 
-fn fuse() -> Result<()> {
-    Scene::run(true, |scene| {
-        let cookies = [scene.leak("after-setval")?, scene.leak("after-setval")?];
+fn the_fuse_blows() -> Result<()> {
+    Scene::run_in(true, |scene| {
+        let cookies = [
+            scene.leak_at("after-setval")?,
+            scene.leak_at("after-setval")?,
+        ];
         grow_up();
-        let audit = scene.path("audit");
-        let mut args = scene.args(&audit, &["--apply", "--yes", "--max", "1"]);
-        let output = dmtrace(&args)?;
+        let audit = scene.file_path("audit");
+        let mut args = scene.clean_args(&audit, &["--apply", "--yes", "--max", "1"]);
+        let output = run_dmtrace(&args)?;
         one_line(&output.stderr)?;
         ensure!(output.status.code() == Some(5), "{output:?}");
         ensure!(
@@ -216,7 +239,7 @@ fn fuse() -> Result<()> {
             "the fuse did not hold"
         );
         args.retain(|&arg| arg != "--apply" && arg != "--yes");
-        let output = dmtrace(&args)?;
+        let output = run_dmtrace(&args)?;
         let text = String::from_utf8(output.stdout)?;
         ensure!(
             output.status.code() == Some(1)
@@ -243,15 +266,15 @@ fn one_line(stderr: &[u8]) -> Result<String> {
 }
 
 fn no_audit() -> Result<()> {
-    Scene::run(true, |scene| {
-        let cookie = scene.leak("after-setval")?;
-        let open = scene.path("open");
+    Scene::run_in(true, |scene| {
+        let cookie = scene.leak_at("after-setval")?;
+        let open = scene.file_path("open");
         fs::write(&open, "")?;
         fs::set_permissions(&open, fs::Permissions::from_mode(0o666))?;
-        let nowhere = scene.path("no/such/directory");
+        let nowhere = scene.file_path("no/such/directory");
         grow_up();
         for audit in [&nowhere, &open, "/dev/full", "/dev/null", "/proc/version"] {
-            let output = dmtrace(&scene.args(audit, &["--apply", "--yes"]))?;
+            let output = run_dmtrace(&scene.clean_args(audit, &["--apply", "--yes"]))?;
             let line = one_line(&output.stderr)?;
             ensure!(
                 matches!(output.status.code(), Some(3 | 5)),
@@ -265,18 +288,18 @@ fn no_audit() -> Result<()> {
 }
 
 fn full_disk() -> Result<()> {
-    Scene::run(true, |scene| {
+    Scene::run_in(true, |scene| {
         let mut cookies = Vec::new();
         for _ in 0..12 {
-            cookies.push(scene.leak("after-setval")?);
+            cookies.push(scene.leak_at("after-setval")?);
         }
         grow_up();
         // A limit on the size of files, in KiB, stands for a disk that fills up.
         let mut left = cookies.len();
         for limit in ["0", "1", "12"] {
             let name = format!("audit-{limit}");
-            let audit = scene.path(&name);
-            let args = scene.args(&audit, &["--apply", "--yes"]);
+            let audit = scene.file_path(&name);
+            let args = scene.clean_args(&audit, &["--apply", "--yes"]);
             let output = Command::new("bash")
                 .args(["-c", "ulimit -f $0; trap '' XFSZ; exec \"$@\"", limit])
                 .arg(dmtrace_bin()?)
@@ -309,16 +332,16 @@ fn full_disk() -> Result<()> {
     })
 }
 
-fn terminal() -> Result<()> {
-    Scene::run(true, |scene| {
-        let cookie = scene.leak("after-setval")?;
+fn asks_on_a_terminal() -> Result<()> {
+    Scene::run_in(true, |scene| {
+        let cookie = scene.leak_at("after-setval")?;
         grow_up();
-        let audit = scene.path("audit");
+        let audit = scene.file_path("audit");
         for (answer, code, exists) in [("n\n", 1, true), ("\n", 1, true), ("y\n", 0, false)] {
             let mut command = vec![dmtrace_bin()?.display().to_string()];
             command.extend(
                 scene
-                    .args(&audit, &["--apply"])
+                    .clean_args(&audit, &["--apply"])
                     .into_iter()
                     .map(str::to_owned),
             );
@@ -340,9 +363,9 @@ fn terminal() -> Result<()> {
     })
 }
 
-fn usage() -> Result<()> {
-    Scene::run(false, |scene| {
-        let audit = scene.path("audit");
+fn usage_and_privilege() -> Result<()> {
+    Scene::run_in(false, |scene| {
+        let audit = scene.file_path("audit");
         for (args, code) in [
             (&["--apply"][..], 2),
             (&["--yes"], 2),
@@ -354,11 +377,11 @@ fn usage() -> Result<()> {
             (&["--apply", "--yes", "--plan", "/no/such/plan"], 3),
             (&["--max", "many"], 2),
         ] {
-            let output = dmtrace(&scene.args(&audit, args))?;
+            let output = run_dmtrace(&scene.clean_args(&audit, args))?;
             ensure!(output.status.code() == Some(code), "{args:?}: {output:?}");
         }
         let both = ["clean", "--apply", "--yes", "--plan", "x", "--abandoned"];
-        let output = dmtrace(&both)?;
+        let output = run_dmtrace(&both)?;
         ensure!(output.status.code() == Some(2), "{output:?}");
         one_line(&output.stderr)?;
         // Where an ordinary user may read it.
@@ -376,7 +399,7 @@ fn usage() -> Result<()> {
         let output = nobody(&["clean", "--apply", "--yes"])?;
         ensure!(output.status.code() == Some(3), "{output:?}");
         ensure!(one_line(&output.stderr)?.contains("root"), "{output:?}");
-        let cookie = scene.leak("after-setval")?;
+        let cookie = scene.leak_at("after-setval")?;
         let output = nobody(&["clean", "--ipc-ns", &scene.ns])?;
         ensure!(output.status.code() == Some(4), "{output:?}");
         ensure!(cookie.exists());

@@ -24,7 +24,7 @@ use dmtrace_core::{
     verdict::Touched,
 };
 use dmtrace_tests::{
-    harness::{Running, actor, ns_of, test},
+    harness::{RunningActor, new_trial, ns_of, start_actor},
     sysv::{self, Abi},
 };
 use libtest_mimic::Trial;
@@ -33,13 +33,37 @@ use crate::{NEEDS, clean_scene::Scene};
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("clean::nothing_moves_and_it_goes", NEEDS, undisturbed),
-        test("clean::an_operation_at_the_last_instant", NEEDS, operation),
-        test("clean::a_waiter_at_the_last_instant", NEEDS, waiter),
-        test("clean::another_set_at_the_last_instant", NEEDS, reborn),
-        test("clean::other_rights_at_the_last_instant", NEEDS, rights),
-        test("clean::a_trace_that_sees_more", NEEDS, seen),
-        test("clean::a_trace_that_sees_it_too_late", NEEDS, too_late),
+        new_trial(
+            "clean::nothing_moves_and_it_goes",
+            NEEDS,
+            nothing_moves_and_it_goes,
+        ),
+        new_trial(
+            "clean::an_operation_at_the_last_instant",
+            NEEDS,
+            an_operation_at_the_last_instant,
+        ),
+        new_trial(
+            "clean::a_waiter_at_the_last_instant",
+            NEEDS,
+            a_waiter_at_the_last_instant,
+        ),
+        new_trial(
+            "clean::another_set_at_the_last_instant",
+            NEEDS,
+            another_set_at_the_last_instant,
+        ),
+        new_trial(
+            "clean::other_rights_at_the_last_instant",
+            NEEDS,
+            other_rights_at_the_last_instant,
+        ),
+        new_trial(
+            "clean::a_trace_that_sees_more",
+            NEEDS,
+            a_trace_that_sees_more,
+        ),
+        new_trial("clean::a_trace_that_sees_it_too_late", NEEDS, too_late),
     ]
 }
 
@@ -62,9 +86,9 @@ impl Witness for Meddler {
 }
 
 /// Answers from a list.
-struct Told(Mutex<Vec<Sighting>>);
+struct SightingScript(Mutex<Vec<Sighting>>);
 
-impl Witness for Told {
+impl Witness for SightingScript {
     fn sighting_of(&self, _: SemId) -> Option<Sighting> {
         let mut answers = self.0.lock().ok()?;
         if answers.len() > 1 {
@@ -75,7 +99,7 @@ impl Witness for Told {
     }
 }
 
-fn plan(set: &SetSnapshot) -> Result<Plan> {
+fn plan_for(set: &SetSnapshot) -> Result<Plan> {
     let ns = IpcNs(ns_of("thread-self")?);
     Ok(Plan {
         version: VERSION,
@@ -105,28 +129,28 @@ fn plan(set: &SetSnapshot) -> Result<Plan> {
     })
 }
 
-fn read(semid: i32) -> Result<SetSnapshot> {
+fn read_set(semid: i32) -> Result<SetSnapshot> {
     let session = NsSession::find(&Roots::host(), IpcNs(ns_of("thread-self")?))?;
     let set = session.run(move |inside| semaphores::read_one(inside, semid))??;
     set.context("no set")
 }
 
 /// A leaked cookie, and what comes of a plan to remove it with this witness.
-fn expect(
+fn expect_outcome(
     witness: impl FnOnce(i32) -> Result<Arc<dyn Witness>> + Send,
     check: impl FnOnce(&CleanupOutcome, i32) -> Result<()> + Send,
 ) -> Result<()> {
-    Scene::run(false, |scene| {
-        let cookie = scene.leak("after-setval")?;
-        let plan = plan(&read(cookie.semid)?)?;
-        let path = scene.path("audit");
+    Scene::run_in(false, |scene| {
+        let cookie = scene.leak_at("after-setval")?;
+        let plan = plan_for(&read_set(cookie.semid)?)?;
+        let path = scene.file_path("audit");
         let mut audit = Audit::open(path.as_ref())?;
         let stop = AtomicBool::new(false);
         let witness = witness(cookie.semid)?;
         let report = apply_plan(&plan, &mut audit, witness, &stop, &mut |_| {});
         let applied = report.applied.first().context("no outcome")?;
         check(&applied.outcome, cookie.semid)?;
-        let last = scene.audit()?;
+        let last = scene.read_audit()?;
         let outcome = last.iter().find(|line| line["type"] == "clean_outcome");
         let outcome = outcome.context("no outcome in the audit record")?;
         ensure!(outcome["outcome"] == applied.outcome.label(), "{outcome}");
@@ -134,7 +158,7 @@ fn expect(
     })
 }
 
-fn meddle(deed: impl Fn() + Send + Sync + 'static) -> Arc<dyn Witness> {
+fn meddling_witness(deed: impl Fn() + Send + Sync + 'static) -> Arc<dyn Witness> {
     Arc::new(Meddler {
         asked: AtomicU32::new(0),
         deed: Box::new(deed),
@@ -142,47 +166,47 @@ fn meddle(deed: impl Fn() + Send + Sync + 'static) -> Arc<dyn Witness> {
 }
 
 /// The deed was done, and the set is still there.
-fn moved(outcome: &CleanupOutcome, semid: i32) -> Result<()> {
+fn expect_moved(outcome: &CleanupOutcome, semid: i32) -> Result<()> {
     ensure!(matches!(outcome, CleanupOutcome::Moved(_)), "{outcome:?}");
-    ensure!(sysv::key(semid).is_ok(), "it is gone");
+    ensure!(sysv::get_key(semid).is_ok(), "it is gone");
     Ok(())
 }
 
-fn undisturbed() -> Result<()> {
-    expect(
+fn nothing_moves_and_it_goes() -> Result<()> {
+    expect_outcome(
         |_| Ok(Arc::new(NoWitness)),
         |outcome, semid| {
             ensure!(matches!(outcome, CleanupOutcome::Removed), "{outcome:?}");
-            ensure!(sysv::key(semid).is_err(), "it is left");
+            ensure!(sysv::get_key(semid).is_err(), "it is left");
             Ok(())
         },
     )
 }
 
-fn operation() -> Result<()> {
-    expect(
+fn an_operation_at_the_last_instant() -> Result<()> {
+    expect_outcome(
         |semid| {
-            Ok(meddle(move || {
-                let _done = sysv::op(Abi::SemTimedOp, semid, 1, 0);
+            Ok(meddling_witness(move || {
+                let _done = sysv::semop_one(Abi::SemTimedOp, semid, 1, 0);
             }))
         },
-        moved,
+        expect_moved,
     )
 }
 
-fn waiter() -> Result<()> {
-    let waiting: Arc<Mutex<Option<Running>>> = Arc::default();
+fn a_waiter_at_the_last_instant() -> Result<()> {
+    let waiting: Arc<Mutex<Option<RunningActor>>> = Arc::default();
     let keep = Arc::clone(&waiting);
-    expect(
+    expect_outcome(
         move |semid| {
-            let key = format!("{:#010x}", sysv::key(semid)?);
-            Ok(meddle(move || {
-                let _armed = sysv::op(Abi::SemTimedOp, semid, 1, 0);
+            let key = format!("{:#010x}", sysv::get_key(semid)?);
+            Ok(meddling_witness(move || {
+                let _armed = sysv::semop_one(Abi::SemTimedOp, semid, 1, 0);
                 if let (Ok(mut waiter), Ok(mut keep)) =
-                    (actor(&["release", "--key", &key]), keep.lock())
+                    (start_actor(&["release", "--key", &key]), keep.lock())
                 {
-                    let _waits = waiter.until("waiting");
-                    while sysv::waiters(semid).is_ok_and(|count| count == 0) {
+                    let _waits = waiter.read_until("waiting");
+                    while sysv::count_waiters(semid).is_ok_and(|count| count == 0) {
                         std::thread::yield_now();
                     }
                     *keep = Some(waiter);
@@ -190,52 +214,52 @@ fn waiter() -> Result<()> {
             }))
         },
         |outcome, semid| {
-            ensure!(sysv::waiters(semid)? == 1, "nobody waits");
-            moved(outcome, semid)
+            ensure!(sysv::count_waiters(semid)? == 1, "nobody waits");
+            expect_moved(outcome, semid)
         },
     )?;
     drop(waiting);
     Ok(())
 }
 
-fn reborn() -> Result<()> {
+fn another_set_at_the_last_instant() -> Result<()> {
     let new = Arc::new(Mutex::new(None));
     let made = Arc::clone(&new);
-    expect(
+    expect_outcome(
         move |semid| {
-            let key = sysv::key(semid)?;
-            Ok(meddle(move || {
-                let _gone = sysv::remove(semid);
+            let key = sysv::get_key(semid)?;
+            Ok(meddling_witness(move || {
+                let _gone = sysv::remove_set(semid);
                 if let Ok(mut made) = made.lock() {
-                    *made = sysv::get(key, 1, 0o600 | libc::IPC_CREAT | libc::IPC_EXCL).ok();
+                    *made = sysv::get_set(key, 1, 0o600 | libc::IPC_CREAT | libc::IPC_EXCL).ok();
                 }
             }))
         },
         move |outcome, _| {
             ensure!(matches!(outcome, CleanupOutcome::Gone), "{outcome:?}");
             let new = new.lock().ok().and_then(|new| *new).context("not made")?;
-            ensure!(sysv::key(new).is_ok(), "the new one is gone");
-            sysv::remove(new)?;
+            ensure!(sysv::get_key(new).is_ok(), "the new one is gone");
+            sysv::remove_set(new)?;
             Ok(())
         },
     )
 }
 
-fn rights() -> Result<()> {
-    expect(
+fn other_rights_at_the_last_instant() -> Result<()> {
+    expect_outcome(
         |semid| {
-            Ok(meddle(move || {
+            Ok(meddling_witness(move || {
                 let _done = sysv::set_mode(semid, 0o666);
             }))
         },
-        moved,
+        expect_moved,
     )
 }
 
-fn seen() -> Result<()> {
+fn a_trace_that_sees_more() -> Result<()> {
     let in_use = |outcome: &CleanupOutcome, semid: i32| {
         ensure!(matches!(outcome, CleanupOutcome::InUse), "{outcome:?}");
-        ensure!(sysv::key(semid).is_ok(), "it is gone");
+        ensure!(sysv::get_key(semid).is_ok(), "it is gone");
         Ok(())
     };
     // After the plan was made.
@@ -243,18 +267,24 @@ fn seen() -> Result<()> {
         last_op: BootTime(u64::MAX),
         ..Sighting::default()
     };
-    expect(|_| Ok(Arc::new(Told(Mutex::new(vec![late])))), in_use)?;
+    expect_outcome(
+        |_| Ok(Arc::new(SightingScript(Mutex::new(vec![late])))),
+        in_use,
+    )?;
     // Between the check and the removal, without a mark in the set.
     let quiet = Sighting::default();
     for now in [
         Sighting { waits: 1, ..quiet },
         Sighting {
-            starved: 1,
+            failed_decrements: 1,
             ..quiet
         },
     ] {
         let answers = vec![quiet, now];
-        expect(|_| Ok(Arc::new(Told(Mutex::new(answers)))), in_use)?;
+        expect_outcome(
+            |_| Ok(Arc::new(SightingScript(Mutex::new(answers)))),
+            in_use,
+        )?;
     }
     Ok(())
 }
@@ -262,8 +292,12 @@ fn seen() -> Result<()> {
 fn too_late() -> Result<()> {
     let quiet = Sighting::default();
     let late = Sighting { waits: 1, ..quiet };
-    expect(
-        |_| Ok(Arc::new(Told(Mutex::new(vec![quiet, quiet, late])))),
+    expect_outcome(
+        |_| {
+            Ok(Arc::new(SightingScript(Mutex::new(vec![
+                quiet, quiet, late,
+            ]))))
+        },
         |outcome, _| {
             ensure!(
                 matches!(outcome, CleanupOutcome::RemovedLate(_)),

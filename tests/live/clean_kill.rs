@@ -9,13 +9,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use dmtrace_tests::harness::{actor, dmtrace_bin, test};
+use dmtrace_tests::harness::{dmtrace_bin, new_trial, start_actor};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::{
     NEEDS,
-    clean_scene::{Cookie, Scene, audit_lines, grow_up, planned},
+    clean_scene::{Cookie, Scene, audit_lines, grow_up, planned_semids},
 };
 
 /// Times that it is killed.
@@ -28,16 +28,20 @@ const MANY: usize = 150;
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("clean::killed_at_any_moment", NEEDS, killed),
-        test("clean::killed_in_the_act", NEEDS, killed_in_the_act),
-        test("clean::ctrl_c_ends_between_two_cookies", NEEDS, interrupted),
+        new_trial("clean::killed_at_any_moment", NEEDS, killed_at_any_moment),
+        new_trial("clean::killed_in_the_act", NEEDS, killed_in_the_act),
+        new_trial(
+            "clean::ctrl_c_ends_between_two_cookies",
+            NEEDS,
+            ctrl_c_ends_between_two_cookies,
+        ),
     ]
 }
 
-fn start(scene: &Scene, plan: &str, audit: &str) -> Result<Child> {
+fn start_clean(scene: &Scene, plan: &str, audit: &str) -> Result<Child> {
     let args = ["--apply", "--yes", "--plan", plan, "--max", "100000"];
     Command::new(dmtrace_bin()?)
-        .args(scene.args(audit, &args))
+        .args(scene.clean_args(audit, &args))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -45,17 +49,17 @@ fn start(scene: &Scene, plan: &str, audit: &str) -> Result<Child> {
         .context("dmtrace clean")
 }
 
-fn populate(scene: &mut Scene, count: usize) -> Result<Vec<Cookie>> {
+fn make_cookies(scene: &mut Scene, count: usize) -> Result<Vec<Cookie>> {
     let mut cookies = Vec::new();
     for _ in 0..count {
-        cookies.push(scene.leak("after-setval")?);
+        cookies.push(scene.leak_at("after-setval")?);
     }
     grow_up();
     Ok(cookies)
 }
 
 /// semids in lines of one kind.
-fn semids(audit: &[Value], kind: &str) -> BTreeSet<i32> {
+fn audit_semids(audit: &[Value], kind: &str) -> BTreeSet<i32> {
     audit
         .iter()
         .filter(|line| line["type"] == kind)
@@ -65,10 +69,10 @@ fn semids(audit: &[Value], kind: &str) -> BTreeSet<i32> {
 }
 
 /// Everything that is gone was announced; everything that is said to be gone is.
-fn truthful(cookies: &[Cookie], audit: &[Value]) -> Result<usize> {
+fn check_audit(cookies: &[Cookie], audit: &[Value]) -> Result<usize> {
     let (announced, removed) = (
-        semids(audit, "clean_intent"),
-        semids(audit, "clean_outcome"),
+        audit_semids(audit, "clean_intent"),
+        audit_semids(audit, "clean_outcome"),
     );
     let gone: BTreeSet<i32> = cookies
         .iter()
@@ -90,17 +94,17 @@ fn truthful(cookies: &[Cookie], audit: &[Value]) -> Result<usize> {
     Ok(gone.len())
 }
 
-fn killed() -> Result<()> {
-    Scene::run(true, |scene| {
+fn killed_at_any_moment() -> Result<()> {
+    Scene::run_in(true, |scene| {
         let mut whole = Duration::from_millis(400);
         let mut in_the_middle = 0;
         for round in 0..=ROUNDS {
-            let cookies = populate(scene, COOKIES)?;
-            let (plan, audit) = (scene.path("plan"), scene.path("audit"));
+            let cookies = make_cookies(scene, COOKIES)?;
+            let (plan, audit) = (scene.file_path("plan"), scene.file_path("audit"));
             let _none = fs::remove_file(&audit);
-            let (object, code) = scene.clean(&["--plan", &plan])?;
+            let (object, code) = scene.run_clean(&["--plan", &plan])?;
             ensure!(code == 1, "{object}");
-            let mut child = start(scene, &plan, &audit)?;
+            let mut child = start_clean(scene, &plan, &audit)?;
             let began = Instant::now();
             if round == 0 {
                 ensure!(child.wait()?.success(), "not all are removed");
@@ -112,10 +116,10 @@ fn killed() -> Result<()> {
                 child.wait()?;
             }
             let text = fs::read_to_string(&audit).unwrap_or_default();
-            let gone = truthful(&cookies, &audit_lines(&text)?)?;
+            let gone = check_audit(&cookies, &audit_lines(&text)?)?;
             in_the_middle += u32::from(gone > 0 && gone < COOKIES);
             // The next one finds the lock free and a record that it can go on with.
-            let mut child = start(scene, &plan, &audit)?;
+            let mut child = start_clean(scene, &plan, &audit)?;
             ensure!(child.wait()?.success(), "the rest is not removed");
             ensure!(!cookies.iter().any(|it| it.exists()), "the rest is left");
             truthful_to_the_end(&fs::read_to_string(&audit)?, cookies.len())?;
@@ -133,7 +137,10 @@ fn truthful_to_the_end(text: &str, cookies: usize) -> Result<()> {
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
     ensure!(text.lines().count() - audit.len() <= 1, "{text}");
-    ensure!(semids(&audit, "clean_intent").len() == cookies, "{text}");
+    ensure!(
+        audit_semids(&audit, "clean_intent").len() == cookies,
+        "{text}"
+    );
     ensure!(
         audit.last().is_some_and(|line| line["type"] == "clean_end"),
         "{text}"
@@ -146,18 +153,18 @@ fn truthful_to_the_end(text: &str, cookies: usize) -> Result<()> {
 fn killed_in_the_act() -> Result<()> {
     let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
     let count = number("DMTRACE_RANDOM_ROUNDS").unwrap_or(MANY);
-    Scene::run(true, |scene| {
-        let cookies = crowd(scene, count)?;
-        let (plan, audit) = (scene.path("plan"), scene.path("audit"));
-        let (object, code) = scene.clean(&["--plan", &plan, "--max", "100000"])?;
+    Scene::run_in(true, |scene| {
+        let cookies = make_crowd(scene, count)?;
+        let (plan, audit) = (scene.file_path("plan"), scene.file_path("audit"));
+        let (object, code) = scene.run_clean(&["--plan", &plan, "--max", "100000"])?;
         ensure!(
-            code == 1 && planned(&object).len() == count,
+            code == 1 && planned_semids(&object).len() == count,
             "{object:.900}"
         );
         let mut sums = (0, 0, 0);
         while cookies.iter().any(|it| it.exists()) {
             let before = fs::read_to_string(&audit).unwrap_or_default().len();
-            let mut child = start(scene, &plan, &audit)?;
+            let mut child = start_clean(scene, &plan, &audit)?;
             let wanted = fastrand::usize(1..6);
             let deadline = Instant::now() + Duration::from_secs(60);
             while child.try_wait()?.is_none() {
@@ -176,7 +183,7 @@ fn killed_in_the_act() -> Result<()> {
             let code = child.wait()?.code();
             let killed = code.is_none();
             ensure!(killed || code == Some(0), "exit {code:?}");
-            let (gone, left) = unfinished(&cookies, &fs::read_to_string(&audit)?)?;
+            let (gone, left) = check_unfinished(&cookies, &fs::read_to_string(&audit)?)?;
             sums = (sums.0 + usize::from(killed), gone, left);
         }
         let (kills, gone, left) = sums;
@@ -190,18 +197,18 @@ fn killed_in_the_act() -> Result<()> {
 }
 
 /// Many cookies that one process has left.
-fn crowd(scene: &mut Scene, count: usize) -> Result<Vec<Cookie>> {
+fn make_crowd(scene: &mut Scene, count: usize) -> Result<Vec<Cookie>> {
     let number = count.to_string();
-    let mut running = actor(&["moby", "--count", &number, "--hold"])?;
+    let mut running = start_actor(&["moby", "--count", &number, "--hold"])?;
     let mut cookies = Vec::new();
     while let Some(line) = running.next_line()? {
         match line.step.as_str() {
-            "created" => cookies.push(Cookie::of(&line)?),
+            "created" => cookies.push(Cookie::from_line(&line)?),
             "done" => break,
             _ => {}
         }
     }
-    running.kill();
+    running.kill_group();
     scene.cast.push(running);
     grow_up();
     Ok(cookies)
@@ -209,7 +216,7 @@ fn crowd(scene: &mut Scene, count: usize) -> Result<Vec<Cookie>> {
 
 /// Every run is whole but for its end: only its last intent can be without an outcome. Returns how
 /// many there are whose cookie was gone all the same, and whose cookie was not.
-fn unfinished(cookies: &[Cookie], text: &str) -> Result<(usize, usize)> {
+fn check_unfinished(cookies: &[Cookie], text: &str) -> Result<(usize, usize)> {
     let mut runs: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     for line in text.lines() {
         // One that was torn by a kill.
@@ -222,8 +229,8 @@ fn unfinished(cookies: &[Cookie], text: &str) -> Result<(usize, usize)> {
     let (mut open, mut told, mut announced) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for lines in runs.values() {
         let (intents, outcomes) = (
-            semids(lines, "clean_intent"),
-            semids(lines, "clean_outcome"),
+            audit_semids(lines, "clean_intent"),
+            audit_semids(lines, "clean_outcome"),
         );
         let missing: Vec<i32> = intents.difference(&outcomes).copied().collect();
         ensure!(missing.len() <= 1, "{missing:?} have no outcome");
@@ -257,13 +264,13 @@ fn unfinished(cookies: &[Cookie], text: &str) -> Result<(usize, usize)> {
     Ok((silently, open.len() - silently))
 }
 
-fn interrupted() -> Result<()> {
-    Scene::run(true, |scene| {
-        let cookies = populate(scene, 60)?;
-        let (plan, audit) = (scene.path("plan"), scene.path("audit"));
-        let (object, _) = scene.clean(&["--plan", &plan])?;
-        ensure!(planned(&object).len() == cookies.len(), "{object}");
-        let mut child = start(scene, &plan, &audit)?;
+fn ctrl_c_ends_between_two_cookies() -> Result<()> {
+    Scene::run_in(true, |scene| {
+        let cookies = make_cookies(scene, 60)?;
+        let (plan, audit) = (scene.file_path("plan"), scene.file_path("audit"));
+        let (object, _) = scene.run_clean(&["--plan", &plan])?;
+        ensure!(planned_semids(&object).len() == cookies.len(), "{object}");
+        let mut child = start_clean(scene, &plan, &audit)?;
         let deadline = Instant::now() + Duration::from_secs(30);
         while cookies.iter().all(|it| it.exists()) {
             ensure!(Instant::now() < deadline, "nothing is removed");
@@ -274,9 +281,9 @@ fn interrupted() -> Result<()> {
         ensure!(unsafe { libc::kill(pid, libc::SIGINT) } == 0);
         let code = child.wait()?.code();
         let audit = audit_lines(&fs::read_to_string(&audit)?)?;
-        let gone = truthful(&cookies, &audit)?;
+        let gone = check_audit(&cookies, &audit)?;
         ensure!(
-            semids(&audit, "clean_outcome").len() == gone,
+            audit_semids(&audit, "clean_outcome").len() == gone,
             "an outcome is missing"
         );
         let end = audit.last().context("no audit record")?;

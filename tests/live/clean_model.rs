@@ -31,7 +31,7 @@ use dmtrace::{
 };
 use dmtrace_core::ids::{BootTime, SemId};
 use dmtrace_tests::{
-    harness::{actor, test},
+    harness::{new_trial, start_actor},
     sysv::{self, Abi},
 };
 use libtest_mimic::Trial;
@@ -51,7 +51,7 @@ const CROWD: u64 = 200;
 const FOREIGN: u64 = 10;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    vec![test("clean::interleavings", NEEDS, || {
+    vec![new_trial("clean::interleavings", NEEDS, || {
         let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
         let seed = number("DMTRACE_RANDOM_SEED").unwrap_or_else(|| fastrand::u64(..));
         let rounds = number("DMTRACE_RANDOM_ROUNDS").unwrap_or(ROUNDS);
@@ -62,9 +62,9 @@ pub(crate) fn tests() -> Vec<Trial> {
         while number < rounds {
             // A trace tells much, and the harness keeps all of it: a new one now and then.
             let end = rounds.min(number + 10);
-            Scene::run(true, |scene| {
+            Scene::run_in(true, |scene| {
                 while number < end {
-                    let counts = round(scene, &mut random)
+                    let counts = play_round(scene, &mut random)
                         .with_context(|| format!("round {number} of DMTRACE_RANDOM_SEED={seed}"))?;
                     for (name, count) in counts {
                         *sums.entry(name).or_default() += count;
@@ -132,15 +132,15 @@ impl Witness for Boundary {
         let mut model = self.model.lock().ok()?;
         let at = *model.index.get(&sem.semid)?;
         model.items[at].asked += 1;
-        model.count("boundaries");
+        model.count_event("boundaries");
         if Some(model.counts["boundaries"]) == self.interrupted_at {
             self.stop.store(true, Ordering::Relaxed);
         }
-        if let Err(error) = model.meddle(Some(at)) {
+        if let Err(error) = model.meddle_before(Some(at)) {
             model.wrong.get_or_insert(error);
         }
         let item = &model.items[at];
-        let known = model.sighted && sysv::key(sem.semid).is_ok();
+        let known = model.sighted && sysv::get_key(sem.semid).is_ok();
         known.then(|| Sighting {
             last_op: item.used.unwrap_or_default(),
             waits: item.waits,
@@ -151,28 +151,28 @@ impl Witness for Boundary {
 }
 
 impl Model {
-    fn count(&mut self, name: &'static str) {
+    fn count_event(&mut self, name: &'static str) {
         *self.counts.entry(name).or_default() += 1;
     }
 
     /// Now and then something happens, to this cookie or to another.
-    fn meddle(&mut self, at: Option<usize>) -> Result<()> {
+    fn meddle_before(&mut self, at: Option<usize>) -> Result<()> {
         while self.random.u32(..self.calm) == 0 {
             let other = self.random.usize(..self.items.len());
             let target = match at {
                 Some(at) if self.random.bool() => at,
                 _ => other,
             };
-            self.strike(target)
+            self.use_cookie(target)
                 .with_context(|| format!("{:?}", self.items[target].cookie))?;
         }
         Ok(())
     }
 
     /// Somebody uses a cookie, in one way or the other.
-    fn strike(&mut self, at: usize) -> Result<()> {
+    fn use_cookie(&mut self, at: usize) -> Result<()> {
         let semid = self.items[at].cookie.semid;
-        let up = |by| sysv::op(Abi::SemTimedOp, semid, by, libc::IPC_NOWAIT);
+        let up = |by| sysv::semop_one(Abi::SemTimedOp, semid, by, libc::IPC_NOWAIT);
         let value = self.items[at].value;
         let way = self.random.u32(..100);
         let (done, value) = match way {
@@ -183,8 +183,8 @@ impl Model {
             65..75 => (up(0), value),
             75..83 => (sysv::set_value(semid, 1), 1),
             83..88 => (sysv::set_mode(semid, 0o640), value),
-            88..91 if value > 0 => (self.wait(semid), value),
-            _ => return self.replace(at, way < 96),
+            88..91 if value > 0 => (self.start_waiter(semid), value),
+            _ => return self.replace_set(at, way < 96),
         };
         let item = &mut self.items[at];
         match done {
@@ -196,7 +196,7 @@ impl Model {
                 let asked = item.asked;
                 ensure!(!item.removed, "{semid} was removed and can be used");
                 if first && item.planned {
-                    self.count(match asked {
+                    self.count_event(match asked {
                         0 => "used before its turn",
                         _ => "used in its turn",
                     });
@@ -210,29 +210,29 @@ impl Model {
     }
 
     /// A thread sleeps on it.
-    fn wait(&mut self, semid: i32) -> std::io::Result<()> {
-        let before = sysv::waiters(semid)?;
+    fn start_waiter(&mut self, semid: i32) -> std::io::Result<()> {
+        let before = sysv::count_waiters(semid)?;
         self.waiters.push(thread::spawn(move || {
-            let _ended = sysv::op(Abi::SemTimedOp, semid, 0, 0);
+            let _ended = sysv::semop_one(Abi::SemTimedOp, semid, 0, 0);
         }));
-        while sysv::waiters(semid)? == before {
+        while sysv::count_waiters(semid)? == before {
             thread::yield_now();
         }
         Ok(())
     }
 
     /// Its owner removes it, perhaps to make another one with the same key.
-    fn replace(&mut self, at: usize, again: bool) -> Result<()> {
+    fn replace_set(&mut self, at: usize, again: bool) -> Result<()> {
         let Cookie { key, semid } = self.items[at].cookie;
-        if let Err(error) = sysv::remove(semid) {
+        if let Err(error) = sysv::remove_set(semid) {
             return self.may_be_gone(at, &error);
         }
         ensure!(!self.items[at].removed, "{semid} was removed twice");
         self.items[at].removed = true;
-        self.count("removed by others");
+        self.count_event("removed by others");
         if again {
             let flags = 0o600 | libc::IPC_CREAT | libc::IPC_EXCL;
-            let semid = sysv::get(key, 1, flags)?;
+            let semid = sysv::get_set(key, 1, flags)?;
             sysv::set_value(semid, 1)?;
             self.reborn.push((Cookie { key, semid }, 1));
         }
@@ -245,12 +245,12 @@ impl Model {
         let gone = matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIDRM));
         let by_clean = item.planned && item.used.is_none() && item.asked >= 2;
         ensure!(gone && (item.removed || by_clean), "a use failed: {error}");
-        self.count("too late");
+        self.count_event("too late");
         Ok(())
     }
 
     /// What there is now, against what there must be.
-    fn judge(&self, at: usize, outcome: Option<&CleanupOutcome>) -> Result<()> {
+    fn judge_outcome(&self, at: usize, outcome: Option<&CleanupOutcome>) -> Result<()> {
         use CleanupOutcome::{Gone, InUse, Moved, NotTried, Removed};
 
         let item = &self.items[at];
@@ -270,7 +270,7 @@ impl Model {
             }
             _ => {
                 ensure!(there, "needed, and gone");
-                let value = sysv::value(item.cookie.semid)?;
+                let value = sysv::get_value(item.cookie.semid)?;
                 ensure!(value == item.value, "value {value}");
                 ensure!(
                     tried.is_none_or(|it| matches!(it, Moved(_) | InUse)),
@@ -284,30 +284,30 @@ impl Model {
 
 /// Cookies of processes that have ended and of some that have not, and sets that are no cookies;
 /// and those that must be in the plan: their owner has ended, and nothing is outstanding.
-fn populate(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<(Vec<Item>, BTreeSet<i32>)> {
+fn make_items(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<(Vec<Item>, BTreeSet<i32>)> {
     let (mut items, mut leaked) = (Vec::new(), BTreeSet::new());
     for number in 0..CROWDS.0 + CROWDS.1 {
         let (count, seed) = (CROWD.to_string(), random.u64(..).to_string());
         let args = ["crowd", "--count", &count, "--seed", &seed, "--hold"];
-        let mut running = actor(&args)?;
+        let mut running = start_actor(&args)?;
         let dead = number < CROWDS.0;
         while let Some(line) = running.next_line()? {
             if line.step == "made" {
                 break;
             }
             if line.step == "created" {
-                items.push(Item::new(Cookie::of(&line)?));
+                items.push(Item::new(Cookie::from_line(&line)?));
             }
         }
         for item in items.iter_mut().rev().take(CROWD as usize) {
-            item.value = sysv::value(item.cookie.semid)?;
+            item.value = sysv::get_value(item.cookie.semid)?;
             // A value of 2 says that udev, if it runs, may yet complete it.
             if dead && item.value < 2 {
                 leaked.insert(item.cookie.semid);
             }
         }
         if dead {
-            running.kill();
+            running.kill_group();
         }
         scene.cast.push(running);
     }
@@ -315,7 +315,7 @@ fn populate(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<(Vec<Item>,
         let key = 0x0d4d_0001 + random.u32(..0xffff);
         let (nsems, mode) = [(3, 0o600), (1, 0o666), (2, 0o640)][random.usize(..3)];
         // The key may be taken.
-        if let Ok(semid) = sysv::get(key, nsems, mode | libc::IPC_CREAT | libc::IPC_EXCL) {
+        if let Ok(semid) = sysv::get_set(key, nsems, mode | libc::IPC_CREAT | libc::IPC_EXCL) {
             items.push(Item::new(Cookie { key, semid }));
         }
     }
@@ -338,11 +338,11 @@ impl Item {
     }
 }
 
-fn round(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<Counts> {
-    let (mut items, leaked) = populate(scene, random)?;
-    let file = scene.path("plan");
+fn play_round(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<Counts> {
+    let (mut items, leaked) = make_items(scene, random)?;
+    let file = scene.file_path("plan");
     grow_up();
-    let (object, code) = scene.clean(&["--plan", &file, "--max", "100000"])?;
+    let (object, code) = scene.run_clean(&["--plan", &file, "--max", "100000"])?;
     ensure!(code == 1, "exit {code}: {:.900}", object.to_string());
     let roots = Roots::host();
     let plan = PlanFile::read(file.as_ref(), clock::boot_id(&roots).as_deref())?.plan;
@@ -365,7 +365,7 @@ fn round(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<Counts> {
             entry()
         );
     }
-    let carriers = carry(&mut items, random)?;
+    let carriers = start_carriers(&mut items, random)?;
     let model = Model {
         items,
         index,
@@ -384,7 +384,7 @@ fn round(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<Counts> {
         stop: AtomicBool::new(false),
         interrupted_at,
     });
-    let done = play(scene, &boundary, &plan);
+    let done = play_plan(scene, &boundary, &plan);
     for mut carrier in carriers {
         let _ended = carrier.kill();
         let _reaped = carrier.wait();
@@ -393,15 +393,15 @@ fn round(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<Counts> {
     let model = model.model.into_inner().map_err(|_| anyhow!("panicked"))?;
     for cookie in model.items.iter().map(|item| item.cookie) {
         if cookie.exists() {
-            sysv::remove(cookie.semid)?;
+            sysv::remove_set(cookie.semid)?;
         }
     }
     for (cookie, value) in model.reborn {
         ensure!(
-            sysv::value(cookie.semid).is_ok_and(|is| is == value),
+            sysv::get_value(cookie.semid).is_ok_and(|is| is == value),
             "{cookie:?}: made anew, and gone"
         );
-        sysv::remove(cookie.semid)?;
+        sysv::remove_set(cookie.semid)?;
     }
     for waiter in model.waiters {
         waiter.join().map_err(|_| anyhow!("a waiter panicked"))?;
@@ -411,7 +411,7 @@ fn round(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<Counts> {
 }
 
 /// Some leaked ones are handed on before anything is removed.
-fn carry(items: &mut [Item], random: &mut fastrand::Rng) -> Result<Vec<Child>> {
+fn start_carriers(items: &mut [Item], random: &mut fastrand::Rng) -> Result<Vec<Child>> {
     let mut carriers = Vec::new();
     for _ in 0..4 {
         let at = random.usize(..items.len());
@@ -424,7 +424,7 @@ fn carry(items: &mut [Item], random: &mut fastrand::Rng) -> Result<Vec<Child>> {
 }
 
 /// Carries the plan out, and compares what is left with the model.
-fn play(
+fn play_plan(
     scene: &Scene,
     boundary: &Arc<Boundary>,
     plan: &dmtrace_core::cleanup::plan::Plan,
@@ -433,7 +433,7 @@ fn play(
     {
         let mut model = lock()?;
         for _ in 0..model.items.len() / 4 {
-            model.meddle(None)?;
+            model.meddle_before(None)?;
         }
     }
     // In memory: thousands of records are synced.
@@ -445,7 +445,7 @@ fn play(
     let report = apply_plan(plan, &mut audit, witness, &boundary.stop, &mut |_| {
         // Between two cookies.
         if let Ok(mut model) = boundary.model.lock()
-            && let Err(error) = model.meddle(None)
+            && let Err(error) = model.meddle_before(None)
         {
             model.wrong.get_or_insert(error);
         }
@@ -468,14 +468,14 @@ fn play(
     for (at, item) in model.items.iter().enumerate() {
         let outcome = outcomes.get(&item.cookie.semid).copied();
         let shown = || format!("{:?}: used {:?}: {outcome:?}", item.cookie, item.used);
-        model.judge(at, outcome).with_context(shown)?;
+        model.judge_outcome(at, outcome).with_context(shown)?;
     }
     for outcome in outcomes.values() {
         if !matches!(outcome, CleanupOutcome::NotTried) {
-            model.count("interleavings");
+            model.count_event("interleavings");
         }
         if matches!(outcome, CleanupOutcome::Removed) {
-            model.count("removed");
+            model.count_event("removed");
         }
     }
     // The record says the same.

@@ -8,14 +8,14 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use dmtrace_tests::{
-    harness::{Running, actor, test},
+    harness::{RunningActor, new_trial, start_actor},
     sysv,
 };
 use libtest_mimic::Trial;
 
 use crate::{
     NEEDS,
-    clean_scene::{Cookie, Scene, grow_up, outcome, planned},
+    clean_scene::{Cookie, Scene, grow_up, outcome_of, planned_semids},
 };
 
 /// Rounds, unless `DMTRACE_RANDOM_ROUNDS` says otherwise.
@@ -24,7 +24,7 @@ const ROUNDS: u32 = 3;
 const POPULATION: usize = 40;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    vec![test("clean::random_worlds_stay_whole", NEEDS, || {
+    vec![new_trial("clean::random_worlds_stay_whole", NEEDS, || {
         let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
         let seed = number("DMTRACE_RANDOM_SEED").unwrap_or_else(|| {
             u64::from(std::process::id()) << 20
@@ -34,9 +34,9 @@ pub(crate) fn tests() -> Vec<Trial> {
         });
         let rounds = number("DMTRACE_RANDOM_ROUNDS").map_or(ROUNDS, |rounds| rounds as u32);
         let mut random = Random(seed | 1);
-        Scene::run(true, |scene| {
+        Scene::run_in(true, |scene| {
             for number in 0..rounds {
-                round(scene, &mut random)
+                play_round(scene, &mut random)
                     .with_context(|| format!("round {number} of DMTRACE_RANDOM_SEED={seed}"))?;
             }
             Ok(())
@@ -48,15 +48,15 @@ pub(crate) fn tests() -> Vec<Trial> {
 struct Random(u64);
 
 impl Random {
-    fn below(&mut self, end: usize) -> usize {
+    fn number_below(&mut self, end: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % end
     }
 
-    fn of<T: Copy>(&mut self, list: &[T]) -> T {
-        list[self.below(list.len())]
+    fn pick_from<T: Copy>(&mut self, list: &[T]) -> T {
+        list[self.number_below(list.len())]
     }
 }
 
@@ -97,45 +97,51 @@ struct Item {
     now: Option<Cookie>,
 }
 
-fn populate(scene: &mut Scene, random: &mut Random, carriers: &mut Vec<Child>) -> Result<Item> {
+fn make_item(scene: &mut Scene, random: &mut Random, carriers: &mut Vec<Child>) -> Result<Item> {
     let hold = |step| ["cycle", "--stop-at", step, "--how", "hold"];
     let stop = |step, how| ["cycle", "--stop-at", step, "--how", how];
-    let (nature, cookie) = match random.below(10) {
+    let (nature, cookie) = match random.number_below(10) {
         0 => {
-            let step = random.of(&[
+            let step = random.pick_from(&[
                 "after-semget",
                 "after-setval",
                 "after-inc",
                 "after-complete",
             ]);
-            (Nature::Live, scene.play(&hold(step), "created")?)
+            (Nature::Live, scene.play_actor(&hold(step), "created")?)
         }
-        1 => (Nature::Live, scene.play(&hold("in-wait"), "waiting")?),
-        2 => (Nature::Live, scene.play(&["moby", "--hold"], "leaked")?),
+        1 => (Nature::Live, scene.play_actor(&hold("in-wait"), "waiting")?),
+        2 => (
+            Nature::Live,
+            scene.play_actor(&["moby", "--hold"], "leaked")?,
+        ),
         3 => {
-            let key = format!("0x0d4d{:04x}", 1 + random.below(0xfffe));
-            let (nsems, mode) = random.of(&[("3", "0600"), ("1", "0666"), ("2", "0640")]);
+            let key = format!("0x0d4d{:04x}", 1 + random.number_below(0xfffe));
+            let (nsems, mode) = random.pick_from(&[("3", "0600"), ("1", "0666"), ("2", "0640")]);
             let args = ["foreign", "--nsems", nsems, "--mode", mode, "--key", &key];
-            match scene.play(&args, "created") {
+            match scene.play_actor(&args, "created") {
                 Ok(cookie) => (Nature::Foreign, cookie),
                 // The key is taken.
-                Err(_) => (Nature::Live, scene.play(&hold("in-wait"), "waiting")?),
+                Err(_) => (Nature::Live, scene.play_actor(&hold("in-wait"), "waiting")?),
             }
         }
-        4 => (Nature::HandedOn, scene.play(&["create"], "set")?),
+        4 => (Nature::HandedOn, scene.play_actor(&["create"], "set")?),
         5 => {
-            let cookie = scene.leak("after-setval")?;
-            carriers.push(carry(cookie)?);
+            let cookie = scene.leak_at("after-setval")?;
+            carriers.push(start_carrier(cookie)?);
             (Nature::HandedOn, cookie)
         }
         6 => {
-            let step = random.of(&["after-inc", "in-wait", "after-wait"]);
-            (Nature::Pending, scene.leak(step)?)
+            let step = random.pick_from(&["after-inc", "in-wait", "after-wait"]);
+            (Nature::Pending, scene.leak_at(step)?)
         }
         _ => {
-            let step = random.of(&["after-semget", "after-complete"]);
-            let how = random.of(&["kill", "exit"]);
-            (Nature::Leaked, scene.play(&stop(step, how), "created")?)
+            let step = random.pick_from(&["after-semget", "after-complete"]);
+            let how = random.pick_from(&["kill", "exit"]);
+            (
+                Nature::Leaked,
+                scene.play_actor(&stop(step, how), "created")?,
+            )
         }
     };
     Ok(Item {
@@ -146,23 +152,23 @@ fn populate(scene: &mut Scene, random: &mut Random, carriers: &mut Vec<Child>) -
     })
 }
 
-fn carry(cookie: Cookie) -> Result<Child> {
+fn start_carrier(cookie: Cookie) -> Result<Child> {
     Ok(Command::new("sleep")
         .arg("1000")
         .env("DM_UDEV_COOKIE", cookie.key.to_string())
         .spawn()?)
 }
 
-fn strike(
+fn use_cookie(
     item: &mut Item,
     random: &mut Random,
     carriers: &mut Vec<Child>,
-    waiters: &mut Vec<Running>,
+    waiters: &mut Vec<RunningActor>,
 ) -> Result<()> {
     use Accident::{Carried, Completed, Incremented, Nothing, Reborn, Removed, SetAnew, WaitedFor};
     let cookie = item.cookie;
     let key = cookie.text();
-    item.accident = random.of(&[
+    item.accident = random.pick_from(&[
         Nothing,
         Nothing,
         Nothing,
@@ -177,11 +183,11 @@ fn strike(
     match item.accident {
         Nothing => {}
         Incremented => {
-            actor(&["inc", "--key", &key])?.finish()?;
+            start_actor(&["inc", "--key", &key])?.read_to_end()?;
         }
         Completed => {
-            let value = sysv::value(cookie.semid)?;
-            let (_, status) = actor(&["complete", "--key", &key])?.finish()?;
+            let value = sysv::get_value(cookie.semid)?;
+            let (_, status) = start_actor(&["complete", "--key", &key])?.read_to_end()?;
             if value == 0 {
                 // EAGAIN leaves no mark, and does no harm.
                 ensure!(!status.success(), "0 was decremented");
@@ -191,34 +197,34 @@ fn strike(
         SetAnew => sysv::set_value(cookie.semid, 1)?,
         WaitedFor => {
             for _ in 0..2 {
-                actor(&["inc", "--key", &key])?.finish()?;
+                start_actor(&["inc", "--key", &key])?.read_to_end()?;
             }
-            let mut waiter = actor(&["release", "--key", &key])?;
-            waiter.until("waiting")?;
+            let mut waiter = start_actor(&["release", "--key", &key])?;
+            waiter.read_until("waiting")?;
             waiters.push(waiter);
         }
         Removed => {
-            sysv::remove(cookie.semid)?;
+            sysv::remove_set(cookie.semid)?;
             item.now = None;
         }
         Reborn => {
-            sysv::remove(cookie.semid)?;
+            sysv::remove_set(cookie.semid)?;
             let flags = 0o600 | libc::IPC_CREAT | libc::IPC_EXCL;
-            let semid = sysv::get(cookie.key, 1, flags)?;
+            let semid = sysv::get_set(cookie.key, 1, flags)?;
             sysv::set_value(semid, 1)?;
             item.now = Some(Cookie {
                 key: cookie.key,
                 semid,
             });
         }
-        Carried => carriers.push(carry(cookie)?),
+        Carried => carriers.push(start_carrier(cookie)?),
     }
     Ok(())
 }
 
-fn round(scene: &mut Scene, random: &mut Random) -> Result<()> {
+fn play_round(scene: &mut Scene, random: &mut Random) -> Result<()> {
     let (mut carriers, mut waiters) = (Vec::new(), Vec::new());
-    let done = play(scene, random, &mut carriers, &mut waiters);
+    let done = play_plan(scene, random, &mut carriers, &mut waiters);
     for mut carrier in carriers {
         let _ended = carrier.kill();
         let _reaped = carrier.wait();
@@ -228,20 +234,20 @@ fn round(scene: &mut Scene, random: &mut Random) -> Result<()> {
     done
 }
 
-fn play(
+fn play_plan(
     scene: &mut Scene,
     random: &mut Random,
     carriers: &mut Vec<Child>,
-    waiters: &mut Vec<Running>,
+    waiters: &mut Vec<RunningActor>,
 ) -> Result<()> {
     let mut items = Vec::new();
     for _ in 0..POPULATION {
-        items.push(populate(scene, random, carriers)?);
+        items.push(make_item(scene, random, carriers)?);
     }
     grow_up();
-    let file = scene.path("plan");
-    let (plan, _) = scene.clean(&["--plan", &file])?;
-    let wanted = planned(&plan);
+    let file = scene.file_path("plan");
+    let (plan, _) = scene.run_clean(&["--plan", &file])?;
+    let wanted = planned_semids(&plan);
     for item in &items {
         let planned = wanted.contains(&item.cookie.semid.into());
         let right = match item.nature {
@@ -258,14 +264,14 @@ fn play(
     }
     for item in &mut items {
         if wanted.contains(&item.cookie.semid.into()) {
-            strike(item, random, carriers, waiters)?;
+            use_cookie(item, random, carriers, waiters)?;
         }
     }
-    let (result, code) = scene.clean(&["--apply", "--yes", "--plan", &file])?;
+    let (result, code) = scene.run_clean(&["--apply", "--yes", "--plan", &file])?;
     let mut kept = 0;
     for item in &items {
         let (cookie, accident) = (item.cookie, item.accident);
-        let told = outcome(&result, cookie);
+        let told = outcome_of(&result, cookie);
         let here = || {
             format!(
                 "{:?} {accident:?} {cookie:?}: {:.900}",
@@ -287,7 +293,7 @@ fn play(
     // What the actors do not know of.
     for item in &items {
         if let Some(cookie) = item.now.filter(|it| it.exists()) {
-            let _gone = sysv::remove(cookie.semid);
+            let _gone = sysv::remove_set(cookie.semid);
         }
     }
     Ok(())

@@ -4,13 +4,13 @@ use std::{collections::BTreeSet, fs, thread, time::Duration};
 
 use anyhow::{Context as _, Result};
 use dmtrace_tests::{
-    harness::{Line, Running, actor, in_private_ns, ns_of},
+    harness::{ActorLine, RunningActor, in_private_ns, ns_of, start_actor},
     sysv,
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::tracer::{Tracer, dmtrace_json};
+use crate::tracer::{WatchProcess, dmtrace_json};
 
 /// A private IPC namespace with a trace over it, and a directory for files.
 pub(crate) struct Scene {
@@ -19,13 +19,13 @@ pub(crate) struct Scene {
     /// For plans and audit records.
     pub dir: TempDir,
     /// What keeps its cookies, and removes them at the end.
-    pub cast: Vec<Running>,
-    _tracer: Option<Tracer>,
+    pub cast: Vec<RunningActor>,
+    _tracer: Option<WatchProcess>,
 }
 
 impl Scene {
     /// Runs `body` in one.
-    pub(crate) fn run(
+    pub(crate) fn run_in(
         traced: bool,
         body: impl FnOnce(&mut Self) -> Result<()> + Send,
     ) -> Result<()> {
@@ -34,36 +34,36 @@ impl Scene {
                 ns: ns_of("thread-self")?.to_string(),
                 dir: tempfile::tempdir()?,
                 cast: Vec::new(),
-                _tracer: traced.then(|| Tracer::start(&[])).transpose()?,
+                _tracer: traced.then(|| WatchProcess::start(&[])).transpose()?,
             };
             body(&mut scene)
         })?
     }
 
     /// Plays, and returns what was made.
-    pub(crate) fn play(&mut self, args: &[&str], until: &str) -> Result<Cookie> {
-        let mut running = actor(args)?;
-        let line = running.until(until)?;
+    pub(crate) fn play_actor(&mut self, args: &[&str], until: &str) -> Result<Cookie> {
+        let mut running = start_actor(args)?;
+        let line = running.read_until(until)?;
         if !args.contains(&"hold") && !args.contains(&"--hold") {
-            running.finish()?;
+            running.read_to_end()?;
         }
         self.cast.push(running);
-        Cookie::of(&line)
+        Cookie::from_line(&line)
     }
 
     /// A cookie whose owner has ended at this step.
-    pub(crate) fn leak(&mut self, step: &str) -> Result<Cookie> {
+    pub(crate) fn leak_at(&mut self, step: &str) -> Result<Cookie> {
         let args = ["cycle", "--stop-at", step, "--how", "kill"];
-        self.play(&args, "created")
+        self.play_actor(&args, "created")
     }
 
     /// Path of a file in the directory.
-    pub(crate) fn path(&self, name: &str) -> String {
+    pub(crate) fn file_path(&self, name: &str) -> String {
         self.dir.path().join(name).display().to_string()
     }
 
     /// Arguments for this namespace only, with an audit record of its own.
-    pub(crate) fn args<'a>(&'a self, audit: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    pub(crate) fn clean_args<'a>(&'a self, audit: &'a str, more: &[&'a str]) -> Vec<&'a str> {
         let mut args = vec!["clean", "--audit", audit];
         args.extend(more);
         if !(more.contains(&"--plan") && more.contains(&"--apply")) {
@@ -73,14 +73,14 @@ impl Scene {
     }
 
     /// Runs `clean --json` here.
-    pub(crate) fn clean(&self, more: &[&str]) -> Result<(Value, i32)> {
-        let audit = self.path("audit");
-        dmtrace_json(&self.args(&audit, more))
+    pub(crate) fn run_clean(&self, more: &[&str]) -> Result<(Value, i32)> {
+        let audit = self.file_path("audit");
+        dmtrace_json(&self.clean_args(&audit, more))
     }
 
     /// Lines of the audit record.
-    pub(crate) fn audit(&self) -> Result<Vec<Value>> {
-        audit_lines(&fs::read_to_string(self.path("audit"))?)
+    pub(crate) fn read_audit(&self) -> Result<Vec<Value>> {
+        audit_lines(&fs::read_to_string(self.file_path("audit"))?)
     }
 }
 
@@ -102,7 +102,7 @@ pub(crate) struct Cookie {
 
 impl Cookie {
     /// The set of a line of an actor.
-    pub(crate) fn of(line: &Line) -> Result<Self> {
+    pub(crate) fn from_line(line: &ActorLine) -> Result<Self> {
         Ok(Self {
             key: line.key()?,
             semid: line.semid()?,
@@ -111,7 +111,7 @@ impl Cookie {
 
     /// Whether it is there.
     pub(crate) fn exists(self) -> bool {
-        sysv::key(self.semid).is_ok_and(|key| key == self.key)
+        sysv::get_key(self.semid).is_ok_and(|key| key == self.key)
     }
 
     /// Its key, as arguments and output write it.
@@ -126,7 +126,7 @@ pub(crate) fn grow_up() {
 }
 
 /// semids that a plan removes.
-pub(crate) fn planned(plan: &Value) -> BTreeSet<i64> {
+pub(crate) fn planned_semids(plan: &Value) -> BTreeSet<i64> {
     let entries = plan["plan"]["entries"].as_array();
     entries
         .into_iter()
@@ -137,7 +137,7 @@ pub(crate) fn planned(plan: &Value) -> BTreeSet<i64> {
 }
 
 /// Outcome of one set.
-pub(crate) fn outcome(result: &Value, cookie: Cookie) -> Option<&str> {
+pub(crate) fn outcome_of(result: &Value, cookie: Cookie) -> Option<&str> {
     result["cookies"]
         .as_array()?
         .iter()

@@ -12,29 +12,33 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use dmtrace_tests::harness::{actor_bin, dmtrace_bin, in_private_ns, test, xtask_bin};
+use dmtrace_tests::harness::{actor_bin, dmtrace_bin, in_private_ns, new_trial, xtask_bin};
 use libtest_mimic::Trial;
 
 use crate::NEEDS;
 
 /// For what happens soon.
-const PATIENCE: Duration = Duration::from_secs(60);
+const DEMO_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("demo::prints_what_the_readme_prints", NEEDS, readme),
-        test("demo::leaves_nothing_however_it_ends", NEEDS, || {
+        new_trial(
+            "demo::prints_what_the_readme_prints",
+            NEEDS,
+            prints_what_the_readme_prints,
+        ),
+        new_trial("demo::leaves_nothing_however_it_ends", NEEDS, || {
             [libc::SIGINT, libc::SIGTERM, libc::SIGKILL]
                 .into_iter()
                 .try_for_each(ended_by)
         }),
-        test("demo::shows_the_rest_where_it_cannot_trace", NEEDS, || {
+        new_trial("demo::shows_the_rest_where_it_cannot_trace", NEEDS, || {
             in_private_ns(untraceable)?
         }),
     ]
 }
 
-fn demo(programs: [&Path; 3]) -> Command {
+fn run_demo(programs: [&Path; 3]) -> Command {
     let [xtask, dmtrace, actor] = programs;
     let mut command = Command::new(xtask);
     command.arg("demo").arg("--program").arg(dmtrace);
@@ -43,13 +47,13 @@ fn demo(programs: [&Path; 3]) -> Command {
     command
 }
 
-fn built() -> Result<[PathBuf; 3]> {
+fn build_demo() -> Result<[PathBuf; 3]> {
     Ok([xtask_bin()?, dmtrace_bin()?, actor_bin()?])
 }
 
-fn readme() -> Result<()> {
-    let built = built()?;
-    let output = demo(built.each_ref().map(|path| &**path))
+fn prints_what_the_readme_prints() -> Result<()> {
+    let built = build_demo()?;
+    let output = run_demo(built.each_ref().map(|path| &**path))
         .arg("--check-docs")
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -69,9 +73,9 @@ fn readme() -> Result<()> {
 
 /// Ends it when its first leak is known; it has other actors to send out yet.
 fn ended_by(signal: i32) -> Result<()> {
-    let built = built()?;
-    let before = sets()?;
-    let mut child = demo(built.each_ref().map(|path| &**path))
+    let built = build_demo()?;
+    let before = list_sets()?;
+    let mut child = run_demo(built.each_ref().map(|path| &**path))
         .stdout(Stdio::piped())
         .spawn()?;
     let mut lines = BufReader::new(child.stdout.take().context("no pipe")?);
@@ -82,7 +86,7 @@ fn ended_by(signal: i32) -> Result<()> {
     }
     let namespace = fs::read_link(format!("/proc/{}/ns/ipc", child.id()))?;
     ensure!(
-        inside(&namespace).len() > 2,
+        processes_inside(&namespace).len() > 2,
         "dmtrace and an actor are to be in it"
     );
     // SAFETY: two numbers; the child is not reaped yet, so the number is its.
@@ -96,23 +100,23 @@ fn ended_by(signal: i32) -> Result<()> {
         lines.read_to_string(&mut rest)?;
         ensure!(rest.contains("removed"), "{rest}");
     }
-    let deadline = Instant::now() + PATIENCE;
-    while !inside(&namespace).is_empty() {
+    let deadline = Instant::now() + DEMO_TIMEOUT;
+    while !processes_inside(&namespace).is_empty() {
         if Instant::now() > deadline {
             bail!(
                 "{:?} live on in {}",
-                inside(&namespace),
+                processes_inside(&namespace),
                 namespace.display()
             );
         }
         thread::sleep(Duration::from_millis(20));
     }
-    ensure!(sets()? == before, "sets of the host have changed");
+    ensure!(list_sets()? == before, "sets of the host have changed");
     Ok(())
 }
 
 /// Processes in an IPC namespace.
-fn inside(namespace: &Path) -> Vec<u32> {
+fn processes_inside(namespace: &Path) -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -122,7 +126,7 @@ fn inside(namespace: &Path) -> Vec<u32> {
         .collect()
 }
 
-fn sets() -> Result<String> {
+fn list_sets() -> Result<String> {
     let path = "/proc/sysvipc/sem";
     fs::read_to_string(path).context(path)
 }
@@ -132,7 +136,7 @@ fn untraceable() -> Result<()> {
     let dir = tempfile::tempdir()?;
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777))?;
     let mut copies = Vec::new();
-    for program in built()? {
+    for program in build_demo()? {
         let copy = dir.path().join(program.file_name().context("no name")?);
         fs::copy(&program, &copy)?;
         copies.push(copy);
@@ -141,7 +145,7 @@ fn untraceable() -> Result<()> {
     fs::create_dir(&temporary)?;
     fs::set_permissions(&temporary, fs::Permissions::from_mode(0o777))?;
     let copies: [PathBuf; 3] = copies.try_into().map_err(|_| anyhow::anyhow!("programs"))?;
-    let inner = demo(copies.each_ref().map(|path| &**path));
+    let inner = run_demo(copies.each_ref().map(|path| &**path));
     let output = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .arg(inner.get_program())
@@ -159,7 +163,7 @@ fn untraceable() -> Result<()> {
     ] {
         ensure!(text.contains(part), "no {part} in {text}");
     }
-    let left = sets()?;
+    let left = list_sets()?;
     ensure!(left.lines().count() == 1, "left: {left}");
     let left = fs::read_dir(&temporary)?.count();
     ensure!(left == 0, "{left} files are left");

@@ -7,37 +7,43 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use dmtrace_tests::harness::{KernelSem, actor, dmtrace_bin, in_private_ns, ns_of, test};
+use dmtrace_tests::harness::{
+    KernelSem, dmtrace_bin, in_private_ns, new_trial, ns_of, start_actor,
+};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::{
     NEEDS,
-    tracer::{Tracer, dmtrace_at, dmtrace_json},
+    tracer::{WatchProcess, dmtrace_at, dmtrace_json},
     unmounted::UNMOUNT,
 };
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("doctor::a_machine_that_works", NEEDS, works),
-        test("doctor::not_root", NEEDS, nobody),
-        test("doctor::no_btf", NEEDS, no_btf),
-        test("doctor::lockdown", NEEDS, lockdown),
-        test("doctor::no_tracefs", NEEDS, no_tracefs),
-        test(
+        new_trial("doctor::a_machine_that_works", NEEDS, a_machine_that_works),
+        new_trial("doctor::not_root", NEEDS, not_root),
+        new_trial("doctor::no_btf", NEEDS, no_btf),
+        new_trial("doctor::lockdown", NEEDS, lockdown),
+        new_trial("doctor::no_tracefs", NEEDS, no_tracefs),
+        new_trial(
             "doctor::nothing_passes_that_could_not_be_read",
             NEEDS,
-            unread,
+            nothing_passes_that_could_not_be_read,
         ),
-        test("doctor::tight_limits", NEEDS, limits),
-        test("doctor::is_udevcomplete_all_safe", NEEDS, accident),
+        new_trial("doctor::tight_limits", NEEDS, tight_limits),
+        new_trial(
+            "doctor::is_udevcomplete_all_safe",
+            NEEDS,
+            is_udevcomplete_all_safe,
+        ),
     ]
 }
 
 /// In a mount namespace of its own: nothing of the kernel's is mounted, and root may mount nothing.
 const MAY_NOT_MOUNT: &str = "setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin";
 
-fn check<'a>(report: &'a Value, name: &str) -> Result<&'a Value> {
+fn check_named<'a>(report: &'a Value, name: &str) -> Result<&'a Value> {
     report["checks"]
         .as_array()
         .and_then(|checks| checks.iter().find(|check| check["check"] == name))
@@ -66,7 +72,7 @@ fn in_mount_ns_by(setup: &str, by: &str) -> Result<(Value, i32)> {
     Ok((report, output.status.code().unwrap_or(-1)))
 }
 
-fn works() -> Result<()> {
+fn a_machine_that_works() -> Result<()> {
     let output = dmtrace_at(Some(80), &["doctor"])?;
     let text = String::from_utf8(output.stdout)?;
     ensure!(output.status.success(), "{text}");
@@ -86,22 +92,25 @@ fn works() -> Result<()> {
         report["tracing"] == true && report["backend"].is_string(),
         "{report}"
     );
-    ensure!(check(&report, "self_test")?["status"] == "pass", "{report}");
+    ensure!(
+        check_named(&report, "self_test")?["status"] == "pass",
+        "{report}"
+    );
     ensure!(
         report["self_test"]["missed"] == serde_json::json!([]),
         "{report}"
     );
     ensure!(sets()? == before, "the self-test left something");
-    let tracer = Tracer::start(&[])?;
+    let tracer = WatchProcess::start(&[])?;
     let (report, _) = dmtrace_json(&["doctor", "--no-attach"])?;
-    let running = check(&report, "traces")?["text"]
+    let running = check_named(&report, "traces")?["text"]
         .as_str()
         .unwrap_or_default();
     ensure!(running.contains(&tracer.pid().to_string()), "{running}");
     Ok(())
 }
 
-fn nobody() -> Result<()> {
+fn not_root() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let bin = dir.path().join("dmtrace");
     fs::copy(dmtrace_bin()?, &bin)?;
@@ -114,19 +123,19 @@ fn nobody() -> Result<()> {
         .output()?;
     let report: Value = serde_json::from_slice(&output.stdout)?;
     ensure!(output.status.code() == Some(3), "{output:?}");
-    let capabilities = check(&report, "capabilities")?;
+    let capabilities = check_named(&report, "capabilities")?;
     ensure!(capabilities["status"] == "fail", "{capabilities}");
     let text = capabilities.to_string();
     ensure!(text.contains("CAP_BPF") && text.contains("sudo"), "{text}");
     // What to do is what lets it trace, not what can be done without.
-    let attach = check(&report, "attach")?;
+    let attach = check_named(&report, "attach")?;
     let fix = attach["fix"].as_str().unwrap_or_default();
     ensure!(
         fix.contains("run as root") && !fix.contains("list"),
         "{attach}"
     );
     // The directory is for root: whether a trace runs is not for others to know.
-    let tracer = Tracer::start(&[])?;
+    let tracer = WatchProcess::start(&[])?;
     let output = Command::new("setpriv")
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .arg(&bin)
@@ -135,7 +144,7 @@ fn nobody() -> Result<()> {
         .output()?;
     let report: Value = serde_json::from_slice(&output.stdout)?;
     drop(tracer);
-    let traces = check(&report, "traces")?;
+    let traces = check_named(&report, "traces")?;
     ensure!(
         traces["status"] == "warn" && traces["text"].to_string().contains("cannot tell"),
         "{traces}"
@@ -147,10 +156,10 @@ fn nobody() -> Result<()> {
 fn no_btf() -> Result<()> {
     let (report, code) = in_mount_ns("mount -t tmpfs none /sys/kernel/btf")?;
     ensure!(code == 3, "{code}: {report}");
-    let btf = check(&report, "btf")?;
+    let btf = check_named(&report, "btf")?;
     ensure!(btf["status"] == "fail" && btf["fix"].is_string(), "{btf}");
     ensure!(
-        check(&report, "capabilities")?["status"] == "pass",
+        check_named(&report, "capabilities")?["status"] == "pass",
         "{report}"
     );
     Ok(())
@@ -170,7 +179,7 @@ fn lockdown() -> Result<()> {
             "mount -t securityfs none {security}\nmount --bind {} {security}/lockdown",
             file.display()
         ))?;
-        let found = check(&report, "lockdown")?;
+        let found = check_named(&report, "lockdown")?;
         ensure!(
             found["status"] == status && got == code,
             "{mode}{got}: {found}"
@@ -180,10 +189,10 @@ fn lockdown() -> Result<()> {
     let lie = "mount -t tmpfs none /sys/kernel/security\n\
                echo 'none integrity [confidentiality]' >/sys/kernel/security/lockdown";
     let (report, code) = in_mount_ns(lie)?;
-    let found = check(&report, "lockdown")?;
+    let found = check_named(&report, "lockdown")?;
     ensure!(found["status"] == "pass" && code == 0, "{code}: {found}");
     let (report, _) = in_mount_ns_by(lie, MAY_NOT_MOUNT)?;
-    let found = check(&report, "lockdown")?;
+    let found = check_named(&report, "lockdown")?;
     let fix = found["fix"].as_str().unwrap_or_default();
     ensure!(
         found["status"] == "warn" && fix.contains("mount -t securityfs"),
@@ -194,14 +203,14 @@ fn lockdown() -> Result<()> {
 
 fn no_tracefs() -> Result<()> {
     let (report, code) = in_mount_ns("")?;
-    let found = check(&report, "tracefs")?;
+    let found = check_named(&report, "tracefs")?;
     ensure!(
         found["status"] == "pass" && report["environment"]["tracefs"] == "private",
         "{report}"
     );
     ensure!(code == 0 && report["tracing"] == true, "{code}: {report}");
     let (report, _) = in_mount_ns_by("", MAY_NOT_MOUNT)?;
-    let found = check(&report, "tracefs")?;
+    let found = check_named(&report, "tracefs")?;
     let fix = found["fix"].as_str().unwrap_or_default();
     ensure!(
         found["status"] == "warn" && fix.contains("mount -t tracefs"),
@@ -212,7 +221,7 @@ fn no_tracefs() -> Result<()> {
 }
 
 /// The kind: a check that could not look must not be told as one that found nothing.
-fn unread() -> Result<()> {
+fn nothing_passes_that_could_not_be_read() -> Result<()> {
     let (report, _) = in_mount_ns_by("mount -t tmpfs none /proc", "env")?;
     for name in [
         "limits",
@@ -222,7 +231,7 @@ fn unread() -> Result<()> {
         "udevcomplete_all",
         "udevd",
     ] {
-        let found = check(&report, name)?;
+        let found = check_named(&report, name)?;
         ensure!(found["status"] != "pass", "{found}");
     }
     let all = report["checks"].as_array().context("no checks")?;
@@ -237,7 +246,7 @@ fn unread() -> Result<()> {
     Ok(())
 }
 
-fn limits() -> Result<()> {
+fn tight_limits() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?.to_string();
         let _limit = KernelSem::set_semmni(10)?;
@@ -253,34 +262,34 @@ fn limits() -> Result<()> {
         };
         let text = warning()?;
         ensure!(text.contains("no more than 10"), "{text}");
-        let mut leaks = actor(&["moby", "--count", "8"])?;
-        leaks.finish()?;
+        let mut leaks = start_actor(&["moby", "--count", "8"])?;
+        leaks.read_to_end()?;
         let text = warning()?;
         ensure!(text.contains("8 of 10"), "{text}");
         Ok(())
     })?
 }
 
-fn accident() -> Result<()> {
+fn is_udevcomplete_all_safe() -> Result<()> {
     in_private_ns(|| {
-        let _tracer = Tracer::start(&[])?;
+        let _tracer = WatchProcess::start(&[])?;
         let safe = || -> Result<Value> {
             let (report, _) = dmtrace_json(&["doctor", "--no-attach"])?;
             Ok(report["udevcomplete_all"].clone())
         };
         ensure!(safe()?["safe"] == true);
-        let mut leak = actor(&["cycle", "--stop-at", "after-wait", "--how", "kill"])?;
-        leak.finish()?;
+        let mut leak = start_actor(&["cycle", "--stop-at", "after-wait", "--how", "kill"])?;
+        leak.read_to_end()?;
         std::thread::sleep(std::time::Duration::from_millis(1500));
         let found = safe()?;
         ensure!(found["safe"] == true && found["leaked"] == 1, "{found}");
-        let mut live = actor(&["cycle", "--stop-at", "in-wait", "--how", "hold"])?;
-        live.until("waiting")?;
+        let mut live = start_actor(&["cycle", "--stop-at", "in-wait", "--how", "hold"])?;
+        live.read_until("waiting")?;
         let found = safe()?;
         ensure!(found["safe"] == false && found["live"] == 1, "{found}");
-        live.kill();
-        let mut foreign = actor(&["foreign", "--nsems", "2"])?;
-        foreign.finish()?;
+        live.kill_group();
+        let mut foreign = start_actor(&["foreign", "--nsems", "2"])?;
+        foreign.read_to_end()?;
         let found = safe()?;
         ensure!(found["safe"] == false && found["foreign"] == 1, "{found}");
         Ok(())

@@ -3,34 +3,46 @@
 use std::{fs, process::Command};
 
 use anyhow::{Context, Result, ensure};
-use dmtrace_tests::harness::{actor, dmtrace_bin, in_private_ns, ns_of, test};
+use dmtrace_tests::harness::{dmtrace_bin, in_private_ns, new_trial, ns_of, start_actor};
 use libtest_mimic::Trial;
 
 use crate::{
     NEEDS,
-    tracer::{Tracer, dmtrace, dmtrace_json},
+    tracer::{WatchProcess, dmtrace_json, run_dmtrace},
 };
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("endings::a_closed_pipe_is_no_error", NEEDS, closed_pipe),
-        test("endings::sigterm_ends_like_ctrl_c", NEEDS, sigterm),
-        test("endings::count_ends_after_so_many_lines", NEEDS, count),
-        test(
+        new_trial("endings::a_closed_pipe_is_no_error", NEEDS, closed_pipe),
+        new_trial(
+            "endings::sigterm_ends_like_ctrl_c",
+            NEEDS,
+            sigterm_ends_like_ctrl_c,
+        ),
+        new_trial(
+            "endings::count_ends_after_so_many_lines",
+            NEEDS,
+            count_ends_after_so_many_lines,
+        ),
+        new_trial(
             "endings::a_recording_tells_what_the_trace_told",
             NEEDS,
-            recording,
+            a_recording_tells_what_the_trace_told,
         ),
-        test("endings::a_recording_cut_short_says_so", NEEDS, cut),
-        test(
+        new_trial(
+            "endings::a_recording_cut_short_says_so",
+            NEEDS,
+            a_recording_cut_short_says_so,
+        ),
+        new_trial(
             "endings::a_full_disk_keeps_what_was_recorded",
             NEEDS,
             full_disk,
         ),
-        test(
+        new_trial(
             "endings::without_root_one_line_says_what_is_missing",
             NEEDS,
-            nobody,
+            without_root_one_line_says_what_is_missing,
         ),
     ]
 }
@@ -41,12 +53,12 @@ fn closed_pipe() -> Result<()> {
             "{} watch --all -d 20s 2>/dev/null | head -n 2; echo ${{PIPESTATUS[0]}}",
             dmtrace_bin()?.display()
         );
-        let mut noise = actor(&["moby", "--count", "1000", "--every-ms", "20"])?;
+        let mut noise = start_actor(&["moby", "--count", "1000", "--every-ms", "20"])?;
         let output = Command::new("bash")
             .args(["-c", &script])
             .output()
             .context("bash")?;
-        noise.kill();
+        noise.kill_group();
         let text = String::from_utf8_lossy(&output.stdout);
         ensure!(text.lines().last() == Some("0"), "{text}");
         ensure!(text.lines().count() == 3, "{text}");
@@ -54,24 +66,24 @@ fn closed_pipe() -> Result<()> {
     })?
 }
 
-fn sigterm() -> Result<()> {
+fn sigterm_ends_like_ctrl_c() -> Result<()> {
     in_private_ns(|| {
         // What others have left on this machine is a finding, too.
         let ns = ns_of("thread-self")?;
-        let tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
-        tracer.signal(libc::SIGTERM)?;
-        let said = tracer.stop()?;
+        let tracer = WatchProcess::start(&["--ipc-ns", &ns.to_string()])?;
+        tracer.send_signal(libc::SIGTERM)?;
+        let said = tracer.stop_trace()?;
         ensure!(said.code == 0, "exit code {}", said.code);
         Ok(())
     })?
 }
 
-fn count() -> Result<()> {
+fn count_ends_after_so_many_lines() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
-        let tracer = Tracer::start(&["-n", "3", "--ipc-ns", &ns.to_string()])?;
-        actor(&["cycle", "--count", "5"])?.finish()?;
-        let said = tracer.stop()?;
+        let tracer = WatchProcess::start(&["-n", "3", "--ipc-ns", &ns.to_string()])?;
+        start_actor(&["cycle", "--count", "5"])?.read_to_end()?;
+        let said = tracer.stop_trace()?;
         let lines = said
             .objects
             .iter()
@@ -83,7 +95,7 @@ fn count() -> Result<()> {
 }
 
 /// Records the deaths of some actors.
-fn record(path: &str) -> Result<String> {
+fn record_deaths(path: &str) -> Result<String> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?.to_string();
         let mut tracer = Command::new(dmtrace_bin()?)
@@ -98,8 +110,8 @@ fn record(path: &str) -> Result<String> {
         }
         let mut actors = Vec::new();
         for step in ["after-setval", "after-inc", "after-inc"] {
-            let mut actor = actor(&["cycle", "--stop-at", step])?;
-            let _killed = actor.finish()?;
+            let mut actor = start_actor(&["cycle", "--stop-at", step])?;
+            let _killed = actor.read_to_end()?;
             actors.push(actor);
         }
         let status = tracer.wait()?;
@@ -108,10 +120,10 @@ fn record(path: &str) -> Result<String> {
     })?
 }
 
-fn recording() -> Result<()> {
+fn a_recording_tells_what_the_trace_told() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("a.dmt").display().to_string();
-    let ns = record(&path)?;
+    let ns = record_deaths(&path)?;
     let (report, code) = dmtrace_json(&["report", "--ipc-ns", &ns, &path])?;
     ensure!(code == 1, "exit code {code}");
     let leaked = report["leaked"].as_array().context("no list")?;
@@ -125,7 +137,7 @@ fn recording() -> Result<()> {
     }
     ensure!(report["complete"] == true, "{report}");
     // The same file, once more: refuses to overwrite.
-    let output = dmtrace(&["record", "-d", "1s", &path])?;
+    let output = run_dmtrace(&["record", "-d", "1s", &path])?;
     ensure!(output.status.code() == Some(3), "{output:?}");
     ensure!(
         String::from_utf8_lossy(&output.stderr).contains("--force"),
@@ -134,10 +146,10 @@ fn recording() -> Result<()> {
     Ok(())
 }
 
-fn cut() -> Result<()> {
+fn a_recording_cut_short_says_so() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("a.dmt").display().to_string();
-    record(&path)?;
+    record_deaths(&path)?;
     let whole = fs::read(&path)?;
     let short = dir.path().join("b.dmt").display().to_string();
     for part in [whole.len() - 1, whole.len() / 2, whole.len() / 3] {
@@ -151,7 +163,7 @@ fn cut() -> Result<()> {
         ensure!(code == 1 || code == 4, "exit code {code}");
     }
     fs::write(&short, &whole[..5])?;
-    let output = dmtrace(&["report", &short])?;
+    let output = run_dmtrace(&["report", &short])?;
     ensure!(output.status.code() == Some(3), "{output:?}");
     ensure!(
         output.stderr.iter().filter(|&&byte| byte == b'\n').count() == 1,
@@ -189,7 +201,7 @@ fn full_disk() -> Result<()> {
     Ok(())
 }
 
-fn nobody() -> Result<()> {
+fn without_root_one_line_says_what_is_missing() -> Result<()> {
     let output = Command::new("setpriv")
         .args([
             "--reuid=65534",

@@ -1,31 +1,43 @@
 //! `dmtrace exec`: what a command leaves behind.
 
 use anyhow::{Context, Result, ensure};
-use dmtrace_tests::harness::{actor_bin, in_private_ns, test};
+use dmtrace_tests::harness::{actor_bin, in_private_ns, new_trial};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::{NEEDS, tracer::dmtrace};
+use crate::{NEEDS, tracer::run_dmtrace};
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("exec::a_clean_command_keeps_its_exit_code", NEEDS, clean),
-        test("exec::a_killed_command_is_named", NEEDS, killed),
-        test(
+        new_trial(
+            "exec::a_clean_command_keeps_its_exit_code",
+            NEEDS,
+            a_clean_command_keeps_its_exit_code,
+        ),
+        new_trial(
+            "exec::a_killed_command_is_named",
+            NEEDS,
+            a_killed_command_is_named,
+        ),
+        new_trial(
             "exec::a_grandchild_that_detached_itself_is_named",
             NEEDS,
-            detached,
+            a_grandchild_that_detached_itself_is_named,
         ),
-        test("exec::others_are_not_blamed_on_the_command", NEEDS, others),
-        test(
+        new_trial(
+            "exec::others_are_not_blamed_on_the_command",
+            NEEDS,
+            others_are_not_blamed_on_the_command,
+        ),
+        new_trial(
             "exec::a_command_that_is_not_there_is_a_usage_error",
             NEEDS,
-            missing,
+            a_command_that_is_not_there_is_a_usage_error,
         ),
     ]
 }
 
-fn actor() -> Result<String> {
+fn actor_path() -> Result<String> {
     actor_bin()?
         .into_os_string()
         .into_string()
@@ -34,11 +46,11 @@ fn actor() -> Result<String> {
 }
 
 /// Runs `dmtrace exec` and reads its report.
-fn exec(args: &[&str]) -> Result<(Value, i32)> {
+fn run_exec(args: &[&str]) -> Result<(Value, i32)> {
     let dir = tempfile::tempdir()?;
     let report = dir.path().join("report.json");
     let report = report.to_str().context("path")?;
-    let output = dmtrace(&[&["exec", "--json", "--report", report], args].concat())?;
+    let output = run_dmtrace(&[&["exec", "--json", "--report", report], args].concat())?;
     let text = std::fs::read_to_string(report).with_context(|| format!("{output:?}"))?;
     Ok((
         serde_json::from_str(&text)?,
@@ -46,25 +58,25 @@ fn exec(args: &[&str]) -> Result<(Value, i32)> {
     ))
 }
 
-fn clean() -> Result<()> {
+fn a_clean_command_keeps_its_exit_code() -> Result<()> {
     in_private_ns(|| {
-        let actor = actor()?;
-        let (object, code) = exec(&["--", &actor, "churn", "--tag", "x"])?;
+        let actor = actor_path()?;
+        let (object, code) = run_exec(&["--", &actor, "churn", "--tag", "x"])?;
         ensure!(
             object["left"].as_array().is_some_and(Vec::is_empty),
             "{object}"
         );
         ensure!(code == 0, "exit code {code}");
-        let output = dmtrace(&["exec", "--", "sh", "-c", "exit 7"])?;
+        let output = run_dmtrace(&["exec", "--", "sh", "-c", "exit 7"])?;
         ensure!(output.status.code() == Some(7), "{output:?}");
         Ok(())
     })?
 }
 
-fn killed() -> Result<()> {
+fn a_killed_command_is_named() -> Result<()> {
     in_private_ns(|| {
-        let actor = actor()?;
-        let output = dmtrace(&[
+        let actor = actor_path()?;
+        let output = run_dmtrace(&[
             "exec",
             "--grace",
             "0s",
@@ -81,7 +93,7 @@ fn killed() -> Result<()> {
             text.contains("--stop-at after-inc"),
             "its command line is missing: {text}"
         );
-        let output = dmtrace(&[
+        let output = run_dmtrace(&[
             "exec",
             "--error-exitcode",
             "42",
@@ -98,13 +110,13 @@ fn killed() -> Result<()> {
     })?
 }
 
-fn detached() -> Result<()> {
+fn a_grandchild_that_detached_itself_is_named() -> Result<()> {
     in_private_ns(|| {
         let script = format!(
             "setsid sh -c '{} cycle --stop-at after-setval; exit 0' & sleep 0.5; exit 0",
-            actor()?
+            actor_path()?
         );
-        let (object, code) = exec(&["--grace", "0s", "--", "sh", "-c", &script])?;
+        let (object, code) = run_exec(&["--grace", "0s", "--", "sh", "-c", &script])?;
         let left = object["left"].as_array().context("no list")?;
         ensure!(left.len() == 1 && code == 1, "{object}");
         ensure!(
@@ -117,9 +129,9 @@ fn detached() -> Result<()> {
     })?
 }
 
-fn others() -> Result<()> {
+fn others_are_not_blamed_on_the_command() -> Result<()> {
     in_private_ns(|| {
-        let mut stranger = dmtrace_tests::harness::actor(&[
+        let mut stranger = dmtrace_tests::harness::start_actor(&[
             "moby",
             "--count",
             "200",
@@ -127,20 +139,20 @@ fn others() -> Result<()> {
             "5",
             "--hold",
         ])?;
-        stranger.until("leaked")?;
-        let (object, code) = exec(&["--grace", "0s", "--", "sleep", "0.5"])?;
+        stranger.read_until("leaked")?;
+        let (object, code) = run_exec(&["--grace", "0s", "--", "sleep", "0.5"])?;
         ensure!(
             object["left"].as_array().is_some_and(Vec::is_empty),
             "{object}"
         );
         ensure!(code == 0, "exit code {code}");
-        stranger.kill();
+        stranger.kill_group();
         Ok(())
     })?
 }
 
-fn missing() -> Result<()> {
-    let output = dmtrace(&["exec", "--", "/nonexistent/program"])?;
+fn a_command_that_is_not_there_is_a_usage_error() -> Result<()> {
+    let output = run_dmtrace(&["exec", "--", "/nonexistent/program"])?;
     let text = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(2), "{output:?}");
     ensure!(

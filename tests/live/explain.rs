@@ -8,57 +8,87 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use dmtrace_tests::harness::{Line, Running, actor, dmtrace_bin, in_private_ns, ns_of, test};
+use dmtrace_tests::harness::{
+    ActorLine, RunningActor, dmtrace_bin, in_private_ns, new_trial, ns_of, start_actor,
+};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::{
     NEEDS,
-    tracer::{Tracer, dmtrace, dmtrace_at, dmtrace_json},
+    tracer::{WatchProcess, dmtrace_at, dmtrace_json, run_dmtrace},
 };
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("explain::a_leak_and_its_culprit", NEEDS, leak),
-        test("explain::the_worst_is_a_waiter", NEEDS, worst),
-        test("explain::an_accident_names_both_sides", NEEDS, accident),
-        test("explain::a_cookie_older_than_the_trace", NEEDS, old),
-        test("explain::a_recording_needs_no_root", NEEDS, recording),
-        test("explain::what_is_not_there_is_one_line", NEEDS, absent),
-        test("explain::a_bug_report_of_a_leaker", NEEDS, bug),
+        new_trial(
+            "explain::a_leak_and_its_culprit",
+            NEEDS,
+            a_leak_and_its_culprit,
+        ),
+        new_trial(
+            "explain::the_worst_is_a_waiter",
+            NEEDS,
+            the_worst_is_a_waiter,
+        ),
+        new_trial(
+            "explain::an_accident_names_both_sides",
+            NEEDS,
+            an_accident_names_both_sides,
+        ),
+        new_trial(
+            "explain::a_cookie_older_than_the_trace",
+            NEEDS,
+            a_cookie_older_than_the_trace,
+        ),
+        new_trial(
+            "explain::a_recording_needs_no_root",
+            NEEDS,
+            a_recording_needs_no_root,
+        ),
+        new_trial(
+            "explain::what_is_not_there_is_one_line",
+            NEEDS,
+            what_is_not_there_is_one_line,
+        ),
+        new_trial(
+            "explain::a_bug_report_of_a_leaker",
+            NEEDS,
+            a_bug_report_of_a_leaker,
+        ),
     ]
 }
 
 /// The only explanation of an object.
-fn only(object: &Value) -> Result<&Value> {
+fn only_story(object: &Value) -> Result<&Value> {
     let list = object["explanations"].as_array().context("no list")?;
     ensure!(list.len() == 1, "{object}");
     Ok(&list[0])
 }
 
 /// An actor that dies after its increment, with what it said of it. Keep it: its sets go with it.
-fn dead() -> Result<(Running, Line)> {
-    let mut actor = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
-    let (lines, _) = actor.finish()?;
+fn dead_actor() -> Result<(RunningActor, ActorLine)> {
+    let mut actor = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+    let (lines, _) = actor.read_to_end()?;
     let line = lines.into_iter().find(|line| line.step == "armed");
     Ok((actor, line.context("never armed")?))
 }
 
 /// Explains until the verdict is of this class: a verdict may wait for time to pass.
-fn explained(args: &[&str], class: &str) -> Result<Value> {
+fn explain_until(args: &[&str], class: &str) -> Result<Value> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let (object, _) = dmtrace_json(args)?;
         let story = object["explanations"][0].clone();
         if story["cookie"]["verdict"]["class"]["class"] == class {
-            return Ok(only(&object)?.clone());
+            return Ok(only_story(&object)?.clone());
         }
         ensure!(Instant::now() < deadline, "never {class}: {object}");
         thread::sleep(Duration::from_millis(200));
     }
 }
 
-fn text(story: &Value, field: &str) -> String {
+fn field_text(story: &Value, field: &str) -> String {
     let lines = story[field].as_array().into_iter().flatten();
     let lines = lines.map(|line| match line.as_str() {
         Some(line) => line.to_owned(),
@@ -71,28 +101,28 @@ fn text(story: &Value, field: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn leak() -> Result<()> {
+fn a_leak_and_its_culprit() -> Result<()> {
     in_private_ns(|| {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("t.dmt").display().to_string();
-        let _tracer = Tracer::start(&["--record", &path])?;
-        let (_actor, made) = dead()?;
+        let _tracer = WatchProcess::start(&["--record", &path])?;
+        let (_actor, made) = dead_actor()?;
         let key = format!("{:#010x}", made.key()?);
-        let story = explained(&["explain", &key], "leaked")?;
+        let story = explain_until(&["explain", &key], "leaked")?;
         ensure!(story["missing"]["step"] == "wait", "{story}");
         let culprit = &story["cookie"]["verdict"]["culprit"];
         ensure!(culprit["id"]["tgid"] == made.pid, "{story}");
         ensure!(story["victims"] == serde_json::json!([]), "{story}");
-        let life = text(&story, "life");
+        let life = field_text(&story, "life");
         for step in ["makes it", "sets it", "+1", "ends: killed by SIGKILL"] {
             ensure!(life.contains(step), "no {step} in {life}");
         }
-        let fault = text(&story, "fault");
+        let fault = field_text(&story, "fault");
         ensure!(fault.contains("--stop-at after-inc"), "{fault}");
         ensure!(fault.contains("call site"), "{fault}");
         let semid = made.semid()?.to_string();
         let clean = format!("dmtrace clean --semid {semid} ");
-        ensure!(text(&story, "remedies").contains(&clean), "{story}");
+        ensure!(field_text(&story, "remedies").contains(&clean), "{story}");
         let avoid = story["avoid_codes"].to_string();
         ensure!(avoid.contains("complete_all"), "{avoid}");
         // The same by its semid, for people, on a terminal of 80 columns.
@@ -115,18 +145,18 @@ fn leak() -> Result<()> {
     })?
 }
 
-fn worst() -> Result<()> {
+fn the_worst_is_a_waiter() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?.to_string();
-        let _tracer = Tracer::start(&[])?;
-        let _leak = dead()?;
-        let mut waiter = actor(&["cycle", "--stop-at", "in-wait", "--how", "hold"])?;
-        let line = waiter.until("waiting")?;
+        let _tracer = WatchProcess::start(&[])?;
+        let _leak = dead_actor()?;
+        let mut waiter = start_actor(&["cycle", "--stop-at", "in-wait", "--how", "hold"])?;
+        let line = waiter.read_until("waiting")?;
         // Where no udevd runs a waiter is stuck at once; elsewhere the leak is the worst.
         let (doctor, _) = dmtrace_json(&["doctor", "--no-attach"])?;
         let down = doctor.to_string().contains("udevd does not run");
         let class = if down { "stuck" } else { "leaked" };
-        let story = explained(&["explain", "--ipc-ns", &ns], class)?;
+        let story = explain_until(&["explain", "--ipc-ns", &ns], class)?;
         if down {
             ensure!(story["missing"]["step"] == "completion", "{story}");
             let victims = story["victims"].as_array().context("no victims")?;
@@ -135,32 +165,32 @@ fn worst() -> Result<()> {
                 "{story}"
             );
             ensure!(victims[0]["seconds"].is_u64(), "{story}");
-            ensure!(text(&story, "victims").contains("in-wait"), "{story}");
+            ensure!(field_text(&story, "victims").contains("in-wait"), "{story}");
             ensure!(story["cookie"]["verdict"]["culprit"].is_null(), "{story}");
             ensure!(
                 story["avoid_codes"].to_string().contains("kill_waiter"),
                 "{story}"
             );
         }
-        waiter.kill();
+        waiter.kill_group();
         Ok(())
     })?
 }
 
-fn accident() -> Result<()> {
+fn an_accident_names_both_sides() -> Result<()> {
     in_private_ns(|| {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("t.dmt").display().to_string();
-        let tracer = Tracer::start(&["--record", &path])?;
-        let mut waiter = actor(&["cycle", "--stop-at", "in-wait", "--how", "hold"])?;
-        let line = waiter.until("waiting")?;
+        let tracer = WatchProcess::start(&["--record", &path])?;
+        let mut waiter = start_actor(&["cycle", "--stop-at", "in-wait", "--how", "hold"])?;
+        let line = waiter.read_until("waiting")?;
         let semid = line.semid()?.to_string();
         let mut admin = Command::new("ipcrm").args(["-s", &semid]).spawn()?;
         let pid = admin.id();
         ensure!(admin.wait()?.success(), "ipcrm");
         let key = format!("{:#010x}", line.key()?);
         // While the trace runs: its recording remembers what is gone.
-        let story = explained(&["explain", &key], "accident")?;
+        let story = explain_until(&["explain", &key], "accident")?;
         let check = |story: &Value| -> Result<()> {
             let culprit = &story["cookie"]["verdict"]["culprit"];
             ensure!(culprit["role"] == "remover", "{story}");
@@ -171,17 +201,17 @@ fn accident() -> Result<()> {
                 "{story}"
             );
             ensure!(
-                text(story, "evidence").contains("1 operation not completed"),
+                field_text(story, "evidence").contains("1 operation not completed"),
                 "{story}"
             );
             Ok(())
         };
         check(&story)?;
-        waiter.kill();
-        tracer.stop()?;
+        waiter.kill_group();
+        tracer.stop_trace()?;
         let (object, code) = dmtrace_json(&["explain", &key, &path])?;
         ensure!(code == 1, "{code}: {object}");
-        check(only(&object)?)?;
+        check(only_story(&object)?)?;
         let (report, code) = dmtrace_json(&["report", &path])?;
         let accidents = report["accidents"].as_array().context("no accidents")?;
         let ours = accidents.iter().filter(|row| row["key"] == key.as_str());
@@ -190,17 +220,17 @@ fn accident() -> Result<()> {
     })?
 }
 
-fn old() -> Result<()> {
+fn a_cookie_older_than_the_trace() -> Result<()> {
     in_private_ns(|| {
-        let (_leak, made) = dead()?;
-        let mut waiter = actor(&["cycle", "--stop-at", "in-wait", "--how", "hold"])?;
-        let waiting = waiter.until("waiting")?;
+        let (_leak, made) = dead_actor()?;
+        let mut waiter = start_actor(&["cycle", "--stop-at", "in-wait", "--how", "hold"])?;
+        let waiting = waiter.read_until("waiting")?;
         // What was touched a moment ago may be used again: open.
         thread::sleep(Duration::from_millis(2100));
         let explain = |line: u32| -> Result<Value> {
             let key = format!("{line:#010x}");
             let (object, _) = dmtrace_json(&["explain", "--no-trace", &key])?;
-            Ok(only(&object)?.clone())
+            Ok(only_story(&object)?.clone())
         };
         let story = explain(made.key()?)?;
         let verdict = &story["cookie"]["verdict"];
@@ -218,24 +248,24 @@ fn old() -> Result<()> {
             "{story}"
         );
         ensure!(
-            text(&story, "victims").contains("--stop-at in-wait"),
+            field_text(&story, "victims").contains("--stop-at in-wait"),
             "{story}"
         );
-        waiter.kill();
+        waiter.kill_group();
         Ok(())
     })?
 }
 
-fn recording() -> Result<()> {
+fn a_recording_needs_no_root() -> Result<()> {
     in_private_ns(|| {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("t.dmt");
         let shown = path.display().to_string();
         let ns = ns_of("thread-self")?.to_string();
-        let tracer = Tracer::start(&["--record", &shown])?;
-        let (leak, _) = dead()?;
+        let tracer = WatchProcess::start(&["--record", &shown])?;
+        let (leak, _) = dead_actor()?;
         thread::sleep(Duration::from_millis(1200));
-        tracer.stop()?;
+        tracer.stop_trace()?;
         drop(leak);
         use std::os::unix::fs::PermissionsExt as _;
         for open in [dir.path(), &path] {
@@ -251,14 +281,14 @@ fn recording() -> Result<()> {
             .output()?;
         ensure!(output.status.code() == Some(1), "{output:?}");
         let object: Value = serde_json::from_slice(&output.stdout)?;
-        let story = only(&object)?;
+        let story = only_story(&object)?;
         ensure!(story["headline"].to_string().contains("SIGKILL"), "{story}");
         ensure!(object["recording"]["kernel"].is_string(), "{object}");
         Ok(())
     })?
 }
 
-fn absent() -> Result<()> {
+fn what_is_not_there_is_one_line() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?.to_string();
         for (args, code) in [
@@ -268,13 +298,13 @@ fn absent() -> Result<()> {
                 0,
             ),
         ] {
-            let output = dmtrace(&args)?;
+            let output = run_dmtrace(&args)?;
             ensure!(output.status.code() == Some(code), "{output:?}");
             let text = String::from_utf8(output.stdout)?;
             ensure!(text.lines().count() == 1, "{text}");
         }
         for wrong in ["nonsense", "0x12345678", "-1"] {
-            let output = dmtrace(&["explain", wrong])?;
+            let output = run_dmtrace(&["explain", wrong])?;
             ensure!(output.status.code() == Some(2), "{wrong}: {output:?}");
             let text = String::from_utf8(output.stderr)?;
             ensure!(text.lines().count() == 1, "{text}");
@@ -283,17 +313,17 @@ fn absent() -> Result<()> {
     })?
 }
 
-fn bug() -> Result<()> {
+fn a_bug_report_of_a_leaker() -> Result<()> {
     in_private_ns(|| {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("t.dmt").display().to_string();
         let ns = ns_of("thread-self")?.to_string();
-        let tracer = Tracer::start(&["--record", &path])?;
-        let mut daemon = actor(&["moby", "--count", "3", "--every-ms", "10", "--hold"])?;
-        daemon.until("holding")?;
+        let tracer = WatchProcess::start(&["--record", &path])?;
+        let mut daemon = start_actor(&["moby", "--count", "3", "--every-ms", "10", "--hold"])?;
+        daemon.read_until("holding")?;
         thread::sleep(Duration::from_millis(7000));
-        tracer.stop()?;
-        daemon.kill();
+        tracer.stop_trace()?;
+        daemon.kill_group();
         let (report, _) = dmtrace_json(&["report", &path, "--ipc-ns", &ns])?;
         let bugs = report["bugs"].as_array().context("no bugs")?;
         ensure!(bugs.len() == 1, "{report}");
@@ -309,7 +339,7 @@ fn bug() -> Result<()> {
         ensure!(bug["limit"].as_u64() > Some(0), "{bug}");
         // Seven seconds make no rate.
         ensure!(bug["leaks_per_hour"].is_null(), "{bug}");
-        let output = dmtrace(&["report", "--bug", &path, "--ipc-ns", &ns])?;
+        let output = run_dmtrace(&["report", "--bug", &path, "--ipc-ns", &ns])?;
         let text = String::from_utf8(output.stdout)?;
         for part in [
             "package      unknown",

@@ -2,28 +2,36 @@
 //! another namespace.
 
 use anyhow::{Context as _, Result, ensure};
-use dmtrace_tests::harness::{Running, actor, in_private_ns, ns_of, test};
+use dmtrace_tests::harness::{RunningActor, in_private_ns, new_trial, ns_of, start_actor};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::{
     NEEDS,
-    tracer::{dmtrace, dmtrace_json},
+    tracer::{dmtrace_json, run_dmtrace},
 };
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("filters::a_typo_is_no_empty_answer", NEEDS, typo),
-        test("filters::one_number_in_two_namespaces", NEEDS, two),
-        test(
+        new_trial(
+            "filters::a_typo_is_no_empty_answer",
+            NEEDS,
+            a_typo_is_no_empty_answer,
+        ),
+        new_trial(
+            "filters::one_number_in_two_namespaces",
+            NEEDS,
+            one_number_in_two_namespaces,
+        ),
+        new_trial(
             "filters::a_set_without_a_verdict_is_in_no_state",
             NEEDS,
-            states,
+            a_set_without_a_verdict_is_in_no_state,
         ),
     ]
 }
 
-fn typo() -> Result<()> {
+fn a_typo_is_no_empty_answer() -> Result<()> {
     for (words, meant) in [
         (&["list", "--state", "leakd"][..], "leaked"),
         (&["clean", "--state", "leakt"], "leaked"),
@@ -33,27 +41,27 @@ fn typo() -> Result<()> {
         (&["watch", "--backend", "fentri"], "fentry"),
         (&["list", "--color", "nevr"], "never"),
     ] {
-        let output = dmtrace(words)?;
+        let output = run_dmtrace(words)?;
         let text = String::from_utf8(output.stderr)?;
         ensure!(output.status.code() == Some(2), "{words:?}: {text}");
         ensure!(output.stdout.is_empty(), "{words:?} prints an answer");
         ensure!(text.contains(meant), "{words:?}: {text}");
     }
     // The words of before are no words any more.
-    let output = dmtrace(&["list", "--state", "orphan"])?;
+    let output = run_dmtrace(&["list", "--state", "orphan"])?;
     ensure!(output.status.code() == Some(2), "{output:?}");
     Ok(())
 }
 
 /// semids begin at 0 in each new namespace: an actor there has the number of the one here.
-fn there(args: &[&str]) -> Result<(Running, String, i32)> {
-    let mut actor = actor(args)?;
-    let ns = actor.until("namespace")?.number("ns")?.to_string();
-    let semid = actor.until("created")?.semid()?;
+fn start_holder(args: &[&str]) -> Result<(RunningActor, String, i32)> {
+    let mut actor = start_actor(args)?;
+    let ns = actor.read_until("namespace")?.number("ns")?.to_string();
+    let semid = actor.read_until("created")?.semid()?;
     Ok((actor, ns, semid))
 }
 
-fn spaces(object: &Value) -> Vec<String> {
+fn namespaces_in(object: &Value) -> Vec<String> {
     let list = object["explanations"].as_array();
     list.into_iter()
         .flatten()
@@ -61,12 +69,12 @@ fn spaces(object: &Value) -> Vec<String> {
         .collect()
 }
 
-fn two() -> Result<()> {
+fn one_number_in_two_namespaces() -> Result<()> {
     in_private_ns(|| {
         let here = ns_of("thread-self")?.to_string();
-        let mut own = actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
-        let semid = own.until("created")?.semid()?;
-        own.until("armed")?;
+        let mut own = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
+        let semid = own.read_until("created")?.semid()?;
+        own.read_until("armed")?;
         let hold = [
             "cycle",
             "--new-ipc-ns",
@@ -75,9 +83,9 @@ fn two() -> Result<()> {
             "--how",
             "hold",
         ];
-        let (_cookie, other, same) = there(&hold)?;
+        let (_cookie, other, same) = start_holder(&hold)?;
         let general = ["foreign", "--new-ipc-ns", "--key", "0x51e0", "--hold"];
-        let (_general, third, also) = there(&general)?;
+        let (_general, third, also) = start_holder(&general)?;
         ensure!(same == semid && also == semid, "{semid}, {same}, {also}");
         let number = semid.to_string();
         for (ns, told) in [
@@ -86,7 +94,7 @@ fn two() -> Result<()> {
             (&"self".to_owned(), &here),
         ] {
             let (object, _) = dmtrace_json(&["explain", &number, "--ipc-ns", ns])?;
-            ensure!(spaces(&object) == [told.clone()], "{ns}: {object}");
+            ensure!(namespaces_in(&object) == [told.clone()], "{ns}: {object}");
             let (list, _) = dmtrace_json(&["list", "--all", "--semid", &number, "--ipc-ns", ns])?;
             let rows = list["semaphores"].as_array().context("no list")?;
             ensure!(rows.len() == 1, "{ns}: {list}");
@@ -98,14 +106,14 @@ fn two() -> Result<()> {
             ensure!(read.len() == 1, "{ns}: {list}");
         }
         // A set that is no cookie: it is told of, and not the cookie elsewhere.
-        let output = dmtrace(&["explain", &number, "--ipc-ns", &third])?;
+        let output = run_dmtrace(&["explain", &number, "--ipc-ns", &third])?;
         let text = String::from_utf8(output.stdout)?;
         let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let wanted = format!("semid {number} in IPC namespace {third} is no cookie");
         ensure!(words.contains(&wanted), "{text}");
         ensure!(words.contains("0x000051e0"), "{text}");
         // Nobody is to guess which of them is to be removed.
-        let output = dmtrace(&["clean", &number])?;
+        let output = run_dmtrace(&["clean", &number])?;
         let text = String::from_utf8(output.stderr)?;
         ensure!(output.status.code() == Some(2), "{text}");
         ensure!(text.contains("--ipc-ns") && text.contains(&other), "{text}");
@@ -120,11 +128,11 @@ fn two() -> Result<()> {
     })?
 }
 
-fn states() -> Result<()> {
+fn a_set_without_a_verdict_is_in_no_state() -> Result<()> {
     in_private_ns(|| {
         let _general = {
-            let mut actor = actor(&["foreign", "--nsems", "3", "--key", "0x51e1", "--hold"])?;
-            actor.until("created")?;
+            let mut actor = start_actor(&["foreign", "--nsems", "3", "--key", "0x51e1", "--hold"])?;
+            actor.read_until("created")?;
             actor
         };
         let all = ["list", "--all", "--ipc-ns", "self"];

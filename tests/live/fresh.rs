@@ -10,10 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use dmtrace_tests::harness::{Need, test};
+use dmtrace_tests::harness::{TestNeed, new_trial};
 use libtest_mimic::Trial;
 
-const NEEDS: &[Need] = &[Need::Root, Need::MountNamespaces];
+const NEEDS: &[TestNeed] = &[TestNeed::Root, TestNeed::MountNamespaces];
 
 /// Each needs nothing but root.
 const TESTS: [&str; 7] = [
@@ -30,20 +30,20 @@ const TESTS: [&str; 7] = [
 const KERNEL_FILESYSTEMS: [&str; 4] = ["tracefs", "debugfs", "securityfs", "bpf"];
 
 pub(crate) fn tests() -> Vec<Trial> {
-    let trial = |name| test(&format!("fresh::{name}"), NEEDS, move || again(name));
+    let trial = |name| new_trial(&format!("fresh::{name}"), NEEDS, move || run_again(name));
     TESTS.into_iter().map(trial).collect()
 }
 
 /// Runs a test of this program there.
-fn again(name: &'static str) -> Result<()> {
-    let mounted = mounted()?;
+fn run_again(name: &'static str) -> Result<()> {
+    let mounted = mounted_paths()?;
     let mut command = Command::new(std::env::current_exe()?);
     command
         .args(["--exact", name, "--test-threads=1"])
         .env("DMTRACE_TESTS_REQUIRE", "all")
         .stdin(Stdio::null());
     // SAFETY: system calls on strings that were made before the fork.
-    unsafe { command.pre_exec(move || leave(&mounted)) };
+    unsafe { command.pre_exec(move || unmount_all(&mounted)) };
     let output = command.output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(
@@ -55,7 +55,7 @@ fn again(name: &'static str) -> Result<()> {
 }
 
 /// Where they are mounted, the last one first.
-fn mounted() -> Result<Vec<CString>> {
+fn mounted_paths() -> Result<Vec<CString>> {
     let path = "/proc/self/mountinfo";
     let table = fs::read_to_string(path).context(path)?;
     let mut found = Vec::new();
@@ -72,7 +72,7 @@ fn mounted() -> Result<Vec<CString>> {
 }
 
 /// Moves into a new mount namespace and takes these away in it.
-fn leave(mounted: &[CString]) -> io::Result<()> {
+fn unmount_all(mounted: &[CString]) -> io::Result<()> {
     let check = |result| match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

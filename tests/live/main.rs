@@ -37,10 +37,10 @@ mod wording;
 
 use std::process::ExitCode;
 
-use dmtrace_tests::harness::{Need, run_serially};
+use dmtrace_tests::harness::{TestNeed, run_serially};
 
 /// What every test of this tier needs.
-const NEEDS: &[Need] = &[Need::Root];
+const NEEDS: &[TestNeed] = &[TestNeed::Root];
 
 fn main() -> ExitCode {
     // First: what fails on a machine that nobody has prepared fails at once.

@@ -34,7 +34,7 @@ impl BpfFs {
     }
 
     /// For `--pins`.
-    pub(crate) fn pins(&self) -> String {
+    pub(crate) fn pins_arg(&self) -> String {
         self.dir().display().to_string()
     }
 

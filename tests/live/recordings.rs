@@ -9,30 +9,36 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use dmtrace_tests::harness::{Trial, actor, actor_bin, dmtrace_bin, in_private_ns, ns_of, test};
+use dmtrace_tests::harness::{
+    Trial, actor_bin, dmtrace_bin, in_private_ns, new_trial, ns_of, start_actor,
+};
 
-use super::tracer::{dmtrace, dmtrace_json};
+use super::tracer::{dmtrace_json, run_dmtrace};
 use crate::NEEDS;
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test(
+        new_trial(
             "a_start_that_fails_leaves_no_file_and_harms_none",
             NEEDS,
             failed_start,
         ),
-        test(
+        new_trial(
             "a_recording_that_is_killed_harms_none_and_is_found",
             NEEDS,
-            killed,
+            a_recording_that_is_killed_harms_none_and_is_found,
         ),
-        test("a_full_disk_harms_no_earlier_recording", NEEDS, full_disk),
-        test(
+        new_trial("a_full_disk_harms_no_earlier_recording", NEEDS, full_disk),
+        new_trial(
             "an_interrupted_recording_replaces_the_earlier_one_whole",
             NEEDS,
-            replaced,
+            an_interrupted_recording_replaces_the_earlier_one_whole,
         ),
-        test("each_file_of_a_rotation_is_read_by_itself", NEEDS, rotated),
+        new_trial(
+            "each_file_of_a_rotation_is_read_by_itself",
+            NEEDS,
+            each_file_of_a_rotation_is_read_by_itself,
+        ),
     ]
 }
 
@@ -59,7 +65,7 @@ impl Recording {
             .stderr(Stdio::inherit())
             .spawn()?;
         let known = PathBuf::from(format!("/run/dmtrace/tracer-{}.json", child.id()));
-        let begun = wait(|| known.exists());
+        let begun = wait_until(|| known.exists());
         if !begun {
             let _ended = child.kill();
         }
@@ -74,7 +80,7 @@ impl Recording {
     }
 }
 
-fn wait(until: impl Fn() -> bool) -> bool {
+fn wait_until(until: impl Fn() -> bool) -> bool {
     let began = Instant::now();
     while began.elapsed() < LONG {
         if until() {
@@ -86,7 +92,7 @@ fn wait(until: impl Fn() -> bool) -> bool {
 }
 
 /// Whether this file tells of the actor that left a cookie in this namespace.
-fn tells(file: &Path, ns: &str) -> bool {
+fn mentions_leak(file: &Path, ns: &str) -> bool {
     let file = file.to_string_lossy();
     // By its number: without the end of the recording the verdict is still to come.
     let told = dmtrace_json(&["explain", "0", &file, "--ipc-ns", ns]);
@@ -94,14 +100,14 @@ fn tells(file: &Path, ns: &str) -> bool {
 }
 
 fn leak() -> Result<()> {
-    let mut actor = actor(&["cycle", "--stop-at", "after-inc"])?;
-    let _killed = actor.finish()?;
+    let mut actor = start_actor(&["cycle", "--stop-at", "after-inc"])?;
+    let _killed = actor.read_to_end()?;
     // It cleans up when it is dropped; the recording must have seen the end of the process before.
     std::mem::forget(actor);
     Ok(())
 }
 
-fn names(dir: &Path) -> Result<Vec<String>> {
+fn list_names(dir: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(dir)? {
         names.push(entry?.file_name().to_string_lossy().into_owned());
@@ -130,27 +136,30 @@ fn failed_start() -> Result<()> {
             .context("setpriv")?;
         ensure!(output.status.code() == Some(3), "{output:?}");
         ensure!(
-            names(dir.path())? == ["old.dmt"],
+            list_names(dir.path())? == ["old.dmt"],
             "{:?}",
-            names(dir.path())?
+            list_names(dir.path())?
         );
         ensure!(fs::read(&old)? == b"a good recording");
     }
     Ok(())
 }
 
-fn killed() -> Result<()> {
+fn a_recording_that_is_killed_harms_none_and_is_found() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?.to_string();
         let dir = tempfile::tempdir()?;
         let new = dir.path().join("new.dmt");
         let recording = Recording::start(&new, &[])?;
         leak()?;
-        ensure!(wait(|| tells(&new, &ns)), "a running recording is not read");
-        recording.end(libc::SIGKILL)?;
-        ensure!(names(dir.path())? == ["new.dmt"]);
         ensure!(
-            tells(&new, &ns),
+            wait_until(|| mentions_leak(&new, &ns)),
+            "a running recording is not read"
+        );
+        recording.end(libc::SIGKILL)?;
+        ensure!(list_names(dir.path())? == ["new.dmt"]);
+        ensure!(
+            mentions_leak(&new, &ns),
             "what was recorded before the kill is gone"
         );
 
@@ -159,7 +168,7 @@ fn killed() -> Result<()> {
         let beside = dir
             .path()
             .join(format!("new.dmt.partial-{}", recording.0.id()));
-        ensure!(beside.exists(), "{:?}", names(dir.path())?);
+        ensure!(beside.exists(), "{:?}", list_names(dir.path())?);
         // What runs is read, although it is not there yet under its name.
         let (case, _) = dmtrace_json(&["report", "--ipc-ns", &ns])?;
         ensure!(
@@ -168,13 +177,13 @@ fn killed() -> Result<()> {
         );
         recording.end(libc::SIGKILL)?;
         ensure!(fs::read(&new)? == good, "the earlier recording was harmed");
-        let said = dmtrace(&["report", &new.to_string_lossy()])?;
+        let said = run_dmtrace(&["report", &new.to_string_lossy()])?;
         let said = String::from_utf8_lossy(&said.stderr).into_owned();
         ensure!(said.contains(&*beside.to_string_lossy()), "{said}");
         let (_, code) = dmtrace_json(&["report", &beside.to_string_lossy()])?;
         ensure!(code == 4 || code == 1, "exit code {code}");
         fs::remove_file(&new)?;
-        let said = dmtrace(&["report", &new.to_string_lossy()])?;
+        let said = run_dmtrace(&["report", &new.to_string_lossy()])?;
         let said = String::from_utf8_lossy(&said.stderr).into_owned();
         ensure!(said.contains(&*beside.to_string_lossy()), "{said}");
         Ok(())
@@ -216,7 +225,7 @@ fn full_disk() -> Result<()> {
     Ok(())
 }
 
-fn replaced() -> Result<()> {
+fn an_interrupted_recording_replaces_the_earlier_one_whole() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?.to_string();
         let dir = tempfile::tempdir()?;
@@ -228,21 +237,25 @@ fn replaced() -> Result<()> {
             .path()
             .join(format!("a.dmt.partial-{}", recording.0.id()));
         ensure!(
-            wait(|| tells(&beside, &ns)),
+            wait_until(|| mentions_leak(&beside, &ns)),
             "it cannot be read while it is written"
         );
         ensure!(fs::read(&file)? == b"old");
         recording.end(libc::SIGINT)?;
-        ensure!(names(dir.path())? == ["a.dmt"], "{:?}", names(dir.path())?);
         ensure!(
-            tells(&file, &ns),
+            list_names(dir.path())? == ["a.dmt"],
+            "{:?}",
+            list_names(dir.path())?
+        );
+        ensure!(
+            mentions_leak(&file, &ns),
             "the new recording has not taken the name"
         );
         Ok(())
     })?
 }
 
-fn rotated() -> Result<()> {
+fn each_file_of_a_rotation_is_read_by_itself() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?.to_string();
         let dir = tempfile::tempdir()?;
@@ -255,19 +268,22 @@ fn rotated() -> Result<()> {
         let mut turns = 0;
         // Until the first file has gone.
         while turns < 200 && began.elapsed() < LONG {
-            actor(&["churn", "--tag", "y", "--procs", "40"])?.finish()?;
+            start_actor(&["churn", "--tag", "y", "--procs", "40"])?.read_to_end()?;
             turns += 1;
             if older(2).exists() && turns > 30 {
                 break;
             }
         }
-        ensure!(older(2).exists(), "{:?}", names(dir.path())?);
-        ensure!(tells(&file, &ns), "the current file is not read by itself");
+        ensure!(older(2).exists(), "{:?}", list_names(dir.path())?);
+        ensure!(
+            mentions_leak(&file, &ns),
+            "the current file is not read by itself"
+        );
         recording.end(libc::SIGINT)?;
         ensure!(
-            names(dir.path())? == ["a.dmt", "a.dmt.1", "a.dmt.2"],
+            list_names(dir.path())? == ["a.dmt", "a.dmt.1", "a.dmt.2"],
             "{:?}",
-            names(dir.path())?
+            list_names(dir.path())?
         );
         for path in [file, older(1), older(2)] {
             let shown = path.to_string_lossy();

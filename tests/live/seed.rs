@@ -1,32 +1,34 @@
 //! The case that the tool exists for: the limit is reached, who did it?
 
 use anyhow::{Context, Result, ensure};
-use dmtrace_tests::harness::{KernelSem, Running, actor, in_private_ns, ns_of, test};
+use dmtrace_tests::harness::{
+    KernelSem, RunningActor, in_private_ns, new_trial, ns_of, start_actor,
+};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::{
     NEEDS,
-    tracer::{Tracer, dmtrace, dmtrace_json},
+    tracer::{WatchProcess, dmtrace_json, run_dmtrace},
 };
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test(
+        new_trial(
             "seed::culprits_are_named_and_victims_are_not_blamed",
             NEEDS,
-            culprits,
+            culprits_are_named_and_victims_are_not_blamed,
         ),
-        test(
+        new_trial(
             "seed::an_owner_that_became_another_program_is_still_named",
             NEEDS,
-            replaced,
+            an_owner_that_became_another_program_is_still_named,
         ),
     ]
 }
 
 /// What is there, by semid.
-fn semids() -> Result<Vec<i32>> {
+fn list_semids() -> Result<Vec<i32>> {
     let table = std::fs::read_to_string("/proc/sysvipc/sem")?;
     let rows = table
         .lines()
@@ -36,7 +38,7 @@ fn semids() -> Result<Vec<i32>> {
 }
 
 /// Removes what is proven to be leaked.
-fn clean(ns: u32) -> Result<(u64, i32)> {
+fn run_clean(ns: u32) -> Result<(u64, i32)> {
     let ns = ns.to_string();
     let audit = tempfile::NamedTempFile::new()?;
     let audit = audit.path().to_str().context("path")?;
@@ -54,25 +56,25 @@ fn clean(ns: u32) -> Result<(u64, i32)> {
 }
 
 /// The killed ones' cookies go, then the daemon's once it has ended; all others stay.
-fn cleaning(ns: u32, daemon: &mut Running, live: &[&Running]) -> Result<()> {
-    let before = semids()?.len();
-    let (removed, code) = clean(ns)?;
+fn clean_until(ns: u32, daemon: &mut RunningActor, live: &[&RunningActor]) -> Result<()> {
+    let before = list_semids()?.len();
+    let (removed, code) = run_clean(ns)?;
     ensure!(
         removed == 10 && code == 0,
         "{removed} removed, exit code {code}"
     );
     ensure!(
-        semids()?.len() == before - 10,
+        list_semids()?.len() == before - 10,
         "{} sets are left",
-        semids()?.len()
+        list_semids()?.len()
     );
     // Creation works again.
-    let victim = ended(&["create"])?;
+    let victim = run_to_end(&["create"])?;
     ensure!(
-        semids()?.len() == before - 9,
+        list_semids()?.len() == before - 9,
         "the victim of before still cannot create"
     );
-    daemon.kill();
+    daemon.kill_group();
     std::thread::sleep(std::time::Duration::from_secs(2));
     // A number that was given rules, and the refusal says what lifts it.
     let ns_text = ns.to_string();
@@ -85,17 +87,17 @@ fn cleaning(ns: u32, daemon: &mut Running, live: &[&Running]) -> Result<()> {
         "--max",
         "113",
     ];
-    let output = dmtrace(&[&few[..], &["--ipc-ns", &ns_text]].concat())?;
+    let output = run_dmtrace(&[&few[..], &["--ipc-ns", &ns_text]].concat())?;
     let text = String::from_utf8(output.stderr)?;
     ensure!(output.status.code() == Some(5), "{text}");
     ensure!(text.contains("--max 114"), "{text}");
-    let (removed, code) = clean(ns)?;
+    let (removed, code) = run_clean(ns)?;
     ensure!(
         removed == 114 && code == 0,
         "{removed} removed, exit code {code}"
     );
     // Two foreign sets, one that waits, one that is held, and the open transaction.
-    let left = semids()?;
+    let left = list_semids()?;
     ensure!(left.len() == 5, "{left:?}");
     for actor in live {
         let pid = actor.pid().to_string();
@@ -112,36 +114,36 @@ fn cleaning(ns: u32, daemon: &mut Running, live: &[&Running]) -> Result<()> {
 }
 
 /// Runs an actor to its end, and keeps it for the clean-up.
-fn ended(args: &[&str]) -> Result<Running> {
-    let mut actor = actor(args)?;
-    let _status = actor.finish()?;
+fn run_to_end(args: &[&str]) -> Result<RunningActor> {
+    let mut actor = start_actor(args)?;
+    let _status = actor.read_to_end()?;
     Ok(actor)
 }
 
-fn culprits() -> Result<()> {
+fn culprits_are_named_and_victims_are_not_blamed() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
         let _limit = KernelSem::set_semmni(128)?;
-        let tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
+        let tracer = WatchProcess::start(&["--ipc-ns", &ns.to_string()])?;
         // Not cookies, though their keys look like it.
-        let _big = ended(&["foreign", "--nsems", "3"])?;
-        let _open = ended(&["foreign", "--mode", "666"])?;
+        let _big = run_to_end(&["foreign", "--nsems", "3"])?;
+        let _open = run_to_end(&["foreign", "--mode", "666"])?;
         // In order: one waits, one holds its cookie.
-        let mut waiting = actor(&["cycle", "--delay-ms", "60000"])?;
-        waiting.until("waiting")?;
-        let mut holding = actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
-        holding.until("armed")?;
+        let mut waiting = start_actor(&["cycle", "--delay-ms", "60000"])?;
+        waiting.read_until("waiting")?;
+        let mut holding = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
+        holding.read_until("armed")?;
         // Killed: ten, at two steps.
         let mut killed = Vec::new();
         for step in ["after-setval", "after-inc"].iter().cycle().take(10) {
-            killed.push(ended(&["cycle", "--stop-at", step])?);
+            killed.push(run_to_end(&["cycle", "--stop-at", step])?);
         }
         // The daemon takes all that is left and lives on.
-        let mut daemon = actor(&["moby", "--until-enospc", "--hold"])?;
-        let made = daemon.until("exhausted")?.number("made")?;
+        let mut daemon = start_actor(&["moby", "--until-enospc", "--hold"])?;
+        let made = daemon.read_until("exhausted")?.number("made")?;
         ensure!(made == 128 - 14, "the daemon made {made}");
-        let mut victim = actor(&["victim"])?;
-        let (lines, _) = victim.finish()?;
+        let mut victim = start_actor(&["victim"])?;
+        let (lines, _) = victim.read_to_end()?;
         ensure!(
             lines
                 .iter()
@@ -226,23 +228,23 @@ fn culprits() -> Result<()> {
             .filter(|set| set["state"] == "foreign")
             .count();
         ensure!(foreign == 2, "{foreign} foreign sets");
-        cleaning(ns, &mut daemon, &[&waiting, &holding])?;
+        clean_until(ns, &mut daemon, &[&waiting, &holding])?;
         drop(tracer);
         Ok(())
     })?
 }
 
 /// A process makes a cookie, becomes `sleep`, and ends.
-fn replaced() -> Result<()> {
+fn an_owner_that_became_another_program_is_still_named() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
-        let mut tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
-        let actor = ended(&["exec-chain", "--seconds", "1"])?;
+        let mut tracer = WatchProcess::start(&["--ipc-ns", &ns.to_string()])?;
+        let actor = run_to_end(&["exec-chain", "--seconds", "1"])?;
         let patience = std::time::Duration::from_secs(20);
-        let finding = tracer.until(|object| object["type"] == "finding", patience)?;
+        let finding = tracer.wait_object(|object| object["type"] == "finding", patience)?;
         ensure!(finding["culprit"]["id"]["tgid"] == actor.pid(), "{finding}");
         ensure!(finding["confidence"] == "observed", "{finding}");
-        let said = tracer.stop()?;
+        let said = tracer.stop_trace()?;
         let command = said.command_lines().remove(&u64::from(actor.pid()));
         ensure!(
             command

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use dmtrace_tests::harness::test;
+use dmtrace_tests::harness::new_trial;
 use libtest_mimic::Trial;
 
 use crate::{
@@ -27,24 +27,32 @@ const GROUP: u32 = 61_235;
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("serve_access::only_root_by_default", NEEDS, only_root),
-        test("serve_access::members_of_the_group", NEEDS, group),
-        test(
+        new_trial("serve_access::only_root_by_default", NEEDS, only_root),
+        new_trial(
+            "serve_access::members_of_the_group",
+            NEEDS,
+            members_of_the_group,
+        ),
+        new_trial(
             "serve_access::a_handed_on_connection_is_no_way_in",
             NEEDS,
             handed_on,
         ),
-        test("serve_access::anything_may_be_sent", NEEDS, fuzz),
-        test(
+        new_trial(
+            "serve_access::anything_may_be_sent",
+            NEEDS,
+            anything_may_be_sent,
+        ),
+        new_trial(
             "serve_access::silent_clients_do_not_block_others",
             NEEDS,
-            silent,
+            silent_clients_do_not_block_others,
         ),
     ]
 }
 
 /// `dmtrace` where another user can start it.
-fn program() -> Result<(tempfile::TempDir, std::path::PathBuf)> {
+fn shared_program() -> Result<(tempfile::TempDir, std::path::PathBuf)> {
     let dir = tempfile::Builder::new()
         .prefix("dmtrace")
         .tempdir_in("/tmp")?;
@@ -58,16 +66,16 @@ fn only_root() -> Result<()> {
     let service = Service::start(&[])?;
     let meta = std::fs::metadata(SOCKET)?;
     ensure!(meta.mode() & 0o777 == 0o600, "mode {:o}", meta.mode());
-    let (_dir, program) = program()?;
+    let (_dir, program) = shared_program()?;
     let refused = status_as(Command::new(program).uid(SOMEBODY).gid(GROUP));
     ensure!(refused.is_err(), "anybody may ask: {refused:?}");
     service.status()?;
     Ok(())
 }
 
-fn group() -> Result<()> {
+fn members_of_the_group() -> Result<()> {
     let service = Service::start(&["--group", &GROUP.to_string()])?;
-    let (_dir, program) = program()?;
+    let (_dir, program) = shared_program()?;
     let meta = std::fs::metadata(SOCKET)?;
     ensure!(
         meta.gid() == GROUP && meta.mode() & 0o777 == 0o660,
@@ -91,7 +99,7 @@ fn group() -> Result<()> {
 fn handed_on() -> Result<()> {
     let service = Service::start(&["--group", &GROUP.to_string()])?;
     std::fs::set_permissions(SOCKET, std::fs::Permissions::from_mode(0o666))?;
-    let (_dir, program) = program()?;
+    let (_dir, program) = shared_program()?;
     let refused = status_as(Command::new(program).uid(SOMEBODY).gid(SOMEBODY));
     let error = format!("{:#}", refused.err().context("anybody may ask")?);
     ensure!(error.contains("only root"), "{error}");
@@ -100,7 +108,7 @@ fn handed_on() -> Result<()> {
     Ok(())
 }
 
-fn fuzz() -> Result<()> {
+fn anything_may_be_sent() -> Result<()> {
     let service = Service::start(&[])?;
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = move || {
@@ -138,7 +146,7 @@ fn fuzz() -> Result<()> {
 }
 
 /// More connections than it talks to at once, all of them silent.
-fn silent() -> Result<()> {
+fn silent_clients_do_not_block_others() -> Result<()> {
     let service = Service::start(&[])?;
     let connections: Vec<UnixStream> = (0..20)
         .map(|_| UnixStream::connect(SOCKET))

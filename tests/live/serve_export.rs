@@ -13,20 +13,32 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use dmtrace_tests::harness::{actor, dmtrace_bin, in_private_ns, test};
+use dmtrace_tests::harness::{dmtrace_bin, in_private_ns, new_trial, start_actor};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::{NEEDS, service::Service};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("serve_export::a_scrape_adds_up", NEEDS, scrape),
-        test("serve_export::the_textfile_follows", NEEDS, textfile),
-        test("serve_export::the_hook_is_told_who_leaked", NEEDS, hook),
-        test("serve_export::what_cannot_work_is_refused", NEEDS, refused),
+        new_trial("serve_export::a_scrape_adds_up", NEEDS, a_scrape_adds_up),
+        new_trial(
+            "serve_export::the_textfile_follows",
+            NEEDS,
+            the_textfile_follows,
+        ),
+        new_trial(
+            "serve_export::the_hook_is_told_who_leaked",
+            NEEDS,
+            the_hook_is_told_who_leaked,
+        ),
+        new_trial(
+            "serve_export::what_cannot_work_is_refused",
+            NEEDS,
+            what_cannot_work_is_refused,
+        ),
     ]
 }
 
@@ -35,7 +47,7 @@ struct Page(String);
 
 impl Page {
     /// From a socket in the file system.
-    fn ask(path: &Path) -> Result<Self> {
+    fn scrape_socket(path: &Path) -> Result<Self> {
         let mut stream = UnixStream::connect(path)?;
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
         let mut answer = String::new();
@@ -46,7 +58,7 @@ impl Page {
     }
 
     /// Sum of all samples of a metric whose labels contain this text.
-    fn sum(&self, name: &str, labels: &str) -> f64 {
+    fn sum_samples(&self, name: &str, labels: &str) -> f64 {
         let samples = self.0.lines().filter_map(|line| {
             let (sample, value) = line.rsplit_once(' ')?;
             let (own, rest) = sample.split_once('{').unwrap_or((sample, ""));
@@ -56,25 +68,25 @@ impl Page {
     }
 }
 
-fn scrape() -> Result<()> {
+fn a_scrape_adds_up() -> Result<()> {
     in_private_ns(|| {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("metrics.sock");
         let service = Service::start(&["--metrics", &path.display().to_string()])?;
         ensure!(std::fs::metadata(&path)?.mode() & 0o777 == 0o600, "mode");
-        let before = Page::ask(&path)?;
+        let before = Page::scrape_socket(&path)?;
         // A number that nobody arrives at by chance.
         for _ in 0..23 {
-            let mut owner = actor(&["cycle"])?;
-            owner.finish()?;
+            let mut owner = start_actor(&["cycle"])?;
+            owner.read_to_end()?;
         }
-        let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
-        leaker.finish()?;
-        let deadline = Instant::now() + PATIENCE;
+        let mut leaker = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+        leaker.read_to_end()?;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
         let after = loop {
-            let page = Page::ask(&path)?;
-            let leaked = page.sum("dmtrace_cookies_leaked_total", "");
-            if leaked > before.sum("dmtrace_cookies_leaked_total", "") {
+            let page = Page::scrape_socket(&path)?;
+            let leaked = page.sum_samples("dmtrace_cookies_leaked_total", "");
+            if leaked > before.sum_samples("dmtrace_cookies_leaked_total", "") {
                 break page;
             }
             ensure!(Instant::now() < deadline, "no leak: {}", page.0);
@@ -82,7 +94,7 @@ fn scrape() -> Result<()> {
         };
         // Others may make cookies on this machine, too.
         let grown = |name: &str, least: f64| -> Result<()> {
-            let grown = after.sum(name, "") - before.sum(name, "");
+            let grown = after.sum_samples(name, "") - before.sum_samples(name, "");
             ensure!(grown >= least, "{name} grew by {grown}: {}", after.0);
             Ok(())
         };
@@ -90,34 +102,34 @@ fn scrape() -> Result<()> {
         grown("dmtrace_cookies_completed_total", 23.0)?;
         grown("dmtrace_cookie_udev_wait_seconds_count", 23.0)?;
         grown("dmtrace_events_seen_total", 24.0 * 4.0)?;
-        ensure!(after.sum("dmtrace_cookies", "state=\"leaked\"") >= 1.0);
-        ensure!(after.sum("dmtrace_semaphore_sets", "other") >= 1.0);
-        ensure!(after.sum("dmtrace_probe_attached", "create") >= 1.0);
-        let lost = after.sum("dmtrace_events_lost_total", "map_full");
+        ensure!(after.sum_samples("dmtrace_cookies", "state=\"leaked\"") >= 1.0);
+        ensure!(after.sum_samples("dmtrace_semaphore_sets", "other") >= 1.0);
+        ensure!(after.sum_samples("dmtrace_probe_attached", "create") >= 1.0);
+        let lost = after.sum_samples("dmtrace_events_lost_total", "map_full");
         ensure!(lost.abs() < 0.5, "{}", after.0);
         // What was seen went into the ring or is counted as dropped.
-        let seen = after.sum("dmtrace_events_seen_total", "");
-        let submitted = after.sum("dmtrace_events_submitted_total", "");
-        let dropped = after.sum("dmtrace_events_lost_total", "ring_full");
+        let seen = after.sum_samples("dmtrace_events_seen_total", "");
+        let submitted = after.sum_samples("dmtrace_events_submitted_total", "");
+        let dropped = after.sum_samples("dmtrace_events_lost_total", "ring_full");
         ensure!((seen - submitted - dropped).abs() < 0.5, "{}", after.0);
-        let (status, said) = service.stop()?;
+        let (status, said) = service.stop_service()?;
         ensure!(status.success(), "{said}");
         ensure!(!path.exists(), "the socket is left");
         Ok(())
     })?
 }
 
-fn textfile() -> Result<()> {
+fn the_textfile_follows() -> Result<()> {
     in_private_ns(|| {
         let dir = tempfile::tempdir()?;
         let file = dir.path().join("dmtrace.prom");
         let _service = Service::start(&["--metrics-textfile", &dir.path().display().to_string()])?;
-        let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
-        leaker.finish()?;
-        let deadline = Instant::now() + PATIENCE;
+        let mut leaker = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+        leaker.read_to_end()?;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
         loop {
             let page = Page(std::fs::read_to_string(&file).unwrap_or_default());
-            if page.sum("dmtrace_cookies", "leaked") >= 1.0 {
+            if page.sum_samples("dmtrace_cookies", "leaked") >= 1.0 {
                 break;
             }
             ensure!(Instant::now() < deadline, "no leak: {}", page.0);
@@ -128,7 +140,7 @@ fn textfile() -> Result<()> {
     })?
 }
 
-fn hook() -> Result<()> {
+fn the_hook_is_told_who_leaked() -> Result<()> {
     in_private_ns(|| {
         let dir = tempfile::tempdir()?;
         let told = dir.path().join("told");
@@ -140,11 +152,11 @@ fn hook() -> Result<()> {
         std::fs::write(&script, text)?;
         std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
         let service = Service::start(&["--on-leak", &script.display().to_string()])?;
-        let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+        let mut leaker = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
         let pid = leaker.pid();
-        leaker.finish()?;
+        leaker.read_to_end()?;
         let head = format!("{pid} leaked cookie-actor");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
         let finding: Value = loop {
             let text = std::fs::read_to_string(&told).unwrap_or_default();
             let mut lines = text.lines().skip_while(|line| *line != head).skip(1);
@@ -160,7 +172,7 @@ fn hook() -> Result<()> {
         ensure!(finding["owner"]["pid"] == pid, "{finding}");
         let class = &finding["verdict"]["class"]["class"];
         ensure!(class == "leaked", "{finding}");
-        let (_, said) = service.stop()?;
+        let (_, said) = service.stop_service()?;
         ensure!(!said.contains("hook"), "{said}");
         // Once, however often it was looked at.
         let text = std::fs::read_to_string(&told)?;
@@ -169,7 +181,7 @@ fn hook() -> Result<()> {
     })?
 }
 
-fn refused() -> Result<()> {
+fn what_cannot_work_is_refused() -> Result<()> {
     for (args, why) in [
         (["--metrics", "0.0.0.0:0"], "not a loopback address"),
         (["--metrics", "everywhere"], "give ADDRESS:PORT"),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, process::Command, thread::sleep, time::Dura
 
 use anyhow::{Context, Result, ensure};
 use dmtrace_tests::{
-    harness::{Running, actor, dmtrace_bin, in_private_ns, ns_of, test},
+    harness::{RunningActor, dmtrace_bin, in_private_ns, new_trial, ns_of, start_actor},
     sysv,
 };
 use libtest_mimic::Trial;
@@ -17,36 +17,52 @@ const KILLS: (&str, u32) = ("DMTRACE_KILLS", 40);
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test(
+        new_trial(
             "serve_kept::a_leak_while_it_was_down_is_attributed",
             NEEDS,
-            down,
+            a_leak_while_it_was_down_is_attributed,
         ),
-        test("serve_kept::an_upgrade_is_a_short_gap", NEEDS, upgrade),
-        test("serve_kept::a_gap_is_said", NEEDS, gap),
-        test("serve_kept::another_layout_starts_anew", NEEDS, layout),
-        test("serve_kept::an_orderly_end_leaves_nothing", NEEDS, orderly),
-        test("serve_kept::keep_and_remove", NEEDS, keep),
-        test(
+        new_trial(
+            "serve_kept::an_upgrade_is_a_short_gap",
+            NEEDS,
+            an_upgrade_is_a_short_gap,
+        ),
+        new_trial("serve_kept::a_gap_is_said", NEEDS, a_gap_is_said),
+        new_trial(
+            "serve_kept::another_layout_starts_anew",
+            NEEDS,
+            another_layout_starts_anew,
+        ),
+        new_trial(
+            "serve_kept::an_orderly_end_leaves_nothing",
+            NEEDS,
+            an_orderly_end_leaves_nothing,
+        ),
+        new_trial("serve_kept::keep_and_remove", NEEDS, keep_and_remove),
+        new_trial(
             "serve_kept::what_was_lost_of_others_hides_no_leak",
             NEEDS,
-            losses,
+            what_was_lost_of_others_hides_no_leak,
         ),
-        test("serve_kept::killed_at_random_moments", NEEDS, killed),
+        new_trial(
+            "serve_kept::killed_at_random_moments",
+            NEEDS,
+            killed_at_random_moments,
+        ),
     ]
 }
 
 /// Somebody who leaks a cookie: its number, the semid, and what removes it when dropped.
-fn leak() -> Result<(u32, i32, Running)> {
-    let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+fn leak_cookie() -> Result<(u32, i32, RunningActor)> {
+    let mut leaker = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
     let pid = leaker.pid();
-    let (lines, _) = leaker.finish()?;
+    let (lines, _) = leaker.read_to_end()?;
     let semid = lines.last().context("no line")?.semid()?;
     Ok((pid, semid, leaker))
 }
 
 /// What `list` says of the cookies of this namespace, by semid.
-fn listed() -> Result<BTreeMap<i32, Value>> {
+fn list_rows() -> Result<BTreeMap<i32, Value>> {
     let ns = ns_of("thread-self")?.to_string();
     let output = Command::new(dmtrace_bin()?)
         .args(["list", "--json", "--ipc-ns", &ns])
@@ -63,7 +79,7 @@ fn listed() -> Result<BTreeMap<i32, Value>> {
 }
 
 /// The semids of this namespace, by the kernel's own table.
-fn there() -> Result<Vec<i32>> {
+fn semids_there() -> Result<Vec<i32>> {
     // Of the namespace of the thread that opens it.
     let table = fs::read_to_string("/proc/sysvipc/sem")?;
     let rows = table.lines().skip(1);
@@ -74,137 +90,137 @@ fn there() -> Result<Vec<i32>> {
     .collect()
 }
 
-fn owner(row: &Value) -> Option<u64> {
+fn owner_pid(row: &Value) -> Option<u64> {
     (row["owner_known"] == "observed").then(|| row["owner"]["pid"].as_u64())?
 }
 
-fn down() -> Result<()> {
+fn a_leak_while_it_was_down_is_attributed() -> Result<()> {
     in_private_ns(|| {
         let bpf = BpfFs::mount()?;
-        let args = ["--pins", &bpf.pins()];
+        let args = ["--pins", &bpf.pins_arg()];
         let service = Service::start(&args)?;
-        let (before, first, _first) = leak()?;
-        service.kill()?;
-        let (pid, semid, _leaker) = leak()?;
+        let (before, first, _first) = leak_cookie()?;
+        service.kill_service()?;
+        let (pid, semid, _leaker) = leak_cookie()?;
         // Known although nobody listens.
-        let list = listed()?;
-        ensure!(owner(&list[&first]) == Some(before.into()), "{list:?}");
-        ensure!(owner(&list[&semid]) == Some(pid.into()), "{list:?}");
+        let list = list_rows()?;
+        ensure!(owner_pid(&list[&first]) == Some(before.into()), "{list:?}");
+        ensure!(owner_pid(&list[&semid]) == Some(pid.into()), "{list:?}");
         let mut service = Service::start(&args)?;
-        let line = service.until(&format!("by cookie-actor[{pid}]"))?;
+        let line = service.wait_line(&format!("by cookie-actor[{pid}]"))?;
         ensure!(line.contains("leaked: owner killed by SIGKILL"), "{line}");
         ensure!(line.contains("call site semget < "), "{line}");
-        service.until(&format!("by cookie-actor[{before}]"))?;
-        service.until("tracing continued while no service ran: no semaphore was missed")?;
+        service.wait_line(&format!("by cookie-actor[{before}]"))?;
+        service.wait_line("tracing continued while no service ran: no semaphore was missed")?;
         let status = service.status()?;
         let health = &status["health"];
         ensure!(health["continuity"]["past"] == "unbroken", "{health}");
         let number = |name: &str| health[name].as_u64().context("no number");
         let sum = number("submitted")? + number("dropped")?;
         ensure!(number("seen")? == sum, "{health}");
-        let (_, said) = service.stop()?;
+        let (_, said) = service.stop_service()?;
         ensure!(!said.contains("NOT EXACT"), "{said}");
         ensure!(!bpf.dir().exists(), "something is left");
         Ok(())
     })?
 }
 
-fn upgrade() -> Result<()> {
+fn an_upgrade_is_a_short_gap() -> Result<()> {
     in_private_ns(|| {
         let bpf = BpfFs::mount()?;
-        let pins = bpf.pins();
+        let pins = bpf.pins_arg();
         let service = Service::start(&["--pins", &pins])?;
-        let (before, first, _first) = leak()?;
-        service.kill()?;
-        let (pid, semid, _leaker) = leak()?;
+        let (before, first, _first) = leak_cookie()?;
+        service.kill_service()?;
+        let (pid, semid, _leaker) = leak_cookie()?;
         // Asking for one backend is another build for it.
         let mut service = Service::start(&["--pins", &pins, "--backend", "tracepoint"])?;
-        let line = service.until("gap: nothing was seen from ")?;
+        let line = service.wait_line("gap: nothing was seen from ")?;
         ensure!(line.contains("created unseen: 0;"), "{line}");
-        let list = listed()?;
-        ensure!(owner(&list[&first]) == Some(before.into()), "{list:?}");
-        ensure!(owner(&list[&semid]) == Some(pid.into()), "{list:?}");
+        let list = list_rows()?;
+        ensure!(owner_pid(&list[&first]) == Some(before.into()), "{list:?}");
+        ensure!(owner_pid(&list[&semid]) == Some(pid.into()), "{list:?}");
         // Its own programs trace, once.
-        let (pid, semid, _leaker) = leak()?;
-        let list = listed()?;
-        ensure!(owner(&list[&semid]) == Some(pid.into()), "{list:?}");
+        let (pid, semid, _leaker) = leak_cookie()?;
+        let list = list_rows()?;
+        ensure!(owner_pid(&list[&semid]) == Some(pid.into()), "{list:?}");
         let status = service.status()?;
         let seen = &status["health"]["counts"];
         ensure!(status["health"]["drift"] == 0, "{status} {seen}");
-        service.kill()
+        service.kill_service()
     })?
 }
 
-fn gap() -> Result<()> {
+fn a_gap_is_said() -> Result<()> {
     in_private_ns(|| {
         let bpf = BpfFs::mount()?;
-        let args = ["--pins", &bpf.pins()];
+        let args = ["--pins", &bpf.pins_arg()];
         let service = Service::start(&args)?;
-        let (before, first, _first) = leak()?;
-        let (_, gone, _gone) = leak()?;
-        service.kill()?;
+        let (before, first, _first) = leak_cookie()?;
+        let (_, gone, _gone) = leak_cookie()?;
+        service.kill_service()?;
         bpf.remove_links()?;
         // The kernel lets them go a little later.
         sleep(Duration::from_secs(4));
-        let (_, unknown, _unknown) = leak()?;
-        sysv::remove(gone)?;
+        let (_, unknown, _unknown) = leak_cookie()?;
+        sysv::remove_set(gone)?;
         let mut service = Service::start(&args)?;
-        let line = service.until("gap: nothing was seen from ")?;
+        let line = service.wait_line("gap: nothing was seen from ")?;
         ensure!(
             line.contains("the probes ended with the service")
                 && line.contains("sets created unseen: 1; removed: 1; used: 0"),
             "{line}"
         );
-        let list = listed()?;
-        ensure!(owner(&list[&first]) == Some(before.into()), "{list:?}");
+        let list = list_rows()?;
+        ensure!(owner_pid(&list[&first]) == Some(before.into()), "{list:?}");
         ensure!(list[&unknown]["owner"].is_null(), "{list:?}");
         ensure!(!list.contains_key(&gone), "{list:?}");
-        let (pid, semid, _leaker) = leak()?;
-        let list = listed()?;
-        ensure!(owner(&list[&semid]) == Some(pid.into()), "{list:?}");
-        service.kill()
+        let (pid, semid, _leaker) = leak_cookie()?;
+        let list = list_rows()?;
+        ensure!(owner_pid(&list[&semid]) == Some(pid.into()), "{list:?}");
+        service.kill_service()
     })?
 }
 
-fn layout() -> Result<()> {
+fn another_layout_starts_anew() -> Result<()> {
     in_private_ns(|| {
         let bpf = BpfFs::mount()?;
-        let pins = bpf.pins();
+        let pins = bpf.pins_arg();
         let service = Service::start(&["--pins", &pins])?;
-        let (_, semid, _leaker) = leak()?;
-        service.kill()?;
+        let (_, semid, _leaker) = leak_cookie()?;
+        service.kill_service()?;
         let mut service = Service::start(&["--pins", &pins, "--max-semaphores", "1000"])?;
-        let line = service.until("gap: nothing was seen until ")?;
+        let line = service.wait_line("gap: nothing was seen until ")?;
         ensure!(
             line.contains("cannot be used") && !line.contains("unseen: 0"),
             "{line}"
         );
-        let list = listed()?;
+        let list = list_rows()?;
         ensure!(list[&semid]["owner"].is_null(), "{list:?}");
-        service.kill()
+        service.kill_service()
     })?
 }
 
-fn orderly() -> Result<()> {
+fn an_orderly_end_leaves_nothing() -> Result<()> {
     let bpf = BpfFs::mount()?;
-    let service = Service::start(&["--pins", &bpf.pins()])?;
+    let service = Service::start(&["--pins", &bpf.pins_arg()])?;
     ensure!(bpf.dir().exists(), "nothing is pinned");
-    service.stop()?;
+    service.stop_service()?;
     ensure!(!bpf.dir().exists(), "something is left");
     Ok(())
 }
 
-fn keep() -> Result<()> {
+fn keep_and_remove() -> Result<()> {
     in_private_ns(|| {
         let bpf = BpfFs::mount()?;
-        let pins = bpf.pins();
+        let pins = bpf.pins_arg();
         let args = ["--keep", "--pins", &pins];
-        let (status, said) = Service::start(&args)?.stop()?;
+        let (status, said) = Service::start(&args)?.stop_service()?;
         ensure!(status.success(), "{status}: {said}");
         ensure!(said.contains("tracing continues"), "{said}");
-        let (pid, semid, _leaker) = leak()?;
+        let (pid, semid, _leaker) = leak_cookie()?;
         let mut service = Service::start(&args)?;
-        service.until(&format!("by cookie-actor[{pid}]"))?;
+        service.wait_line(&format!("by cookie-actor[{pid}]"))?;
         let remove = || -> Result<(Option<i32>, String)> {
             let output = Command::new(dmtrace_bin()?)
                 .args(["serve", "--remove", "--pins", &pins])
@@ -218,8 +234,11 @@ fn keep() -> Result<()> {
             code == Some(3) && text.contains("another dmtrace serve runs"),
             "{text}"
         );
-        service.stop()?;
-        ensure!(owner(&listed()?[&semid]) == Some(pid.into()), "not kept");
+        service.stop_service()?;
+        ensure!(
+            owner_pid(&list_rows()?[&semid]) == Some(pid.into()),
+            "not kept"
+        );
         let (code, text) = remove()?;
         ensure!(
             code == Some(0) && text.contains("nothing is left"),
@@ -241,37 +260,38 @@ fn keep() -> Result<()> {
 
 /// So many sets come and go while no service runs that the maps cannot keep them all. Cookies that
 /// are made then, and later, have all of their story.
-fn losses() -> Result<()> {
+fn what_was_lost_of_others_hides_no_leak() -> Result<()> {
     in_private_ns(|| {
         let bpf = BpfFs::mount()?;
-        let args = ["--pins", &bpf.pins()];
-        Service::start(&args)?.kill()?;
-        let mut crowd = actor(&["churn", "--tag", "crowd", "--procs", "60", "--sets", "400"])?;
-        crowd.finish()?;
-        let (before, _, _before) = leak()?;
+        let args = ["--pins", &bpf.pins_arg()];
+        Service::start(&args)?.kill_service()?;
+        let mut crowd =
+            start_actor(&["churn", "--tag", "crowd", "--procs", "60", "--sets", "400"])?;
+        crowd.read_to_end()?;
+        let (before, _, _before) = leak_cookie()?;
         let mut service = Service::start(&args)?;
         let health = service.status()?["health"].clone();
         ensure!(health["counts"]["history_lost"] != 0, "{health}");
-        let (after, _, _after) = leak()?;
+        let (after, _, _after) = leak_cookie()?;
         for pid in [before, after] {
-            let line = service.until(&format!("by cookie-actor[{pid}]"))?;
+            let line = service.wait_line(&format!("by cookie-actor[{pid}]"))?;
             let whole = line.contains("owner killed by SIGKILL") && line.contains("; command ");
             ensure!(whole && line.contains("(observed)"), "{line}");
         }
-        service.kill()
+        service.kill_service()
     })?
 }
 
 /// A service that is killed at any moment, its start included, while others make and remove
 /// semaphores. What its successors say must be what the kernel has.
-fn killed() -> Result<()> {
+fn killed_at_random_moments() -> Result<()> {
     let kills = std::env::var(KILLS.0);
     let kills: u32 = kills.map_or(Ok(KILLS.1), |text| text.parse())?;
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     in_private_ns(|| {
         let bpf = BpfFs::mount()?;
-        let args = ["--pins", &bpf.pins()];
+        let args = ["--pins", &bpf.pins_arg()];
         let mut random = fastrand::Rng::with_seed(seed);
         let mut made: BTreeMap<i32, u64> = BTreeMap::new();
         let mut service = Some(Service::start(&args)?);
@@ -279,30 +299,30 @@ fn killed() -> Result<()> {
         let mut all = Vec::new();
         let mut kill = 0;
         while kill < kills {
-            let mut users = users(kill, random.u64(..))?;
+            let mut users = start_users(kill, random.u64(..))?;
             let removed = remove_some(&mut made, &mut random)?;
             sleep(Duration::from_millis(random.u64(0..60)));
             if let Some(service) = service.take() {
-                service.kill()?;
+                service.kill_service()?;
                 kill += 1;
             }
             // Some do not get far.
             while random.u8(0..3) == 0 && kill < kills {
                 let young = Service::spawn(&args)?;
                 sleep(Duration::from_millis(random.u64(0..500)));
-                young.kill()?;
+                young.kill_service()?;
                 kill += 1;
             }
             service = Some(Service::start(&args)?);
             for user in &mut users {
-                let (lines, _) = user.finish()?;
+                let (lines, _) = user.read_to_end()?;
                 for line in lines.iter().filter(|line| line.step == "created") {
                     let pid = u64::try_from(line.number("pid")?)?;
                     made.insert(line.semid()?, pid);
                 }
             }
             all.append(&mut users);
-            let present = there()?;
+            let present = semids_there()?;
             made.retain(|semid, _| present.contains(semid));
             ensure!(
                 made.len() == present.len(),
@@ -310,7 +330,7 @@ fn killed() -> Result<()> {
                 made.len(),
                 present.len()
             );
-            let list = listed()?;
+            let list = list_rows()?;
             let context = || format!("kill {kill}, seed {seed}, {removed} removed");
             ensure!(
                 list.keys().copied().eq(made.keys().copied()),
@@ -320,7 +340,7 @@ fn killed() -> Result<()> {
             for (semid, pid) in &made {
                 let row = &list[semid];
                 ensure!(
-                    owner(row) == Some(*pid),
+                    owner_pid(row) == Some(*pid),
                     "{}: made by {pid}, and the list says: {row}",
                     context()
                 );
@@ -345,12 +365,12 @@ fn killed() -> Result<()> {
 }
 
 /// They make cookies, and leave some, at every step of their making.
-fn users(round: u32, seed: u64) -> Result<Vec<Running>> {
+fn start_users(round: u32, seed: u64) -> Result<Vec<RunningActor>> {
     let seed = (seed % 1_000_000).to_string();
     let tag = format!("round-{round}");
     Ok(vec![
-        actor(&["crowd", "--count", "4", "--seed", &seed])?,
-        actor(&[
+        start_actor(&["crowd", "--count", "4", "--seed", &seed])?,
+        start_actor(&[
             "churn", "--tag", &tag, "--procs", "4", "--sets", "20", "--leave",
         ])?,
     ])
@@ -361,7 +381,7 @@ fn remove_some(made: &mut BTreeMap<i32, u64>, random: &mut fastrand::Rng) -> Res
     let mut removed = 0;
     for semid in some {
         if random.u8(0..3) == 0 {
-            sysv::remove(semid)?;
+            sysv::remove_set(semid)?;
             made.remove(&semid);
             removed += 1;
         }

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use dmtrace_tests::{
-    harness::{actor, dmtrace_bin, in_private_ns, test},
+    harness::{dmtrace_bin, in_private_ns, new_trial, start_actor},
     sysv,
 };
 use libtest_mimic::Trial;
@@ -21,20 +21,36 @@ use crate::{NEEDS, pins::BpfFs, service::Service};
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("serve_memory::a_leak_of_the_past_is_told", NEEDS, past),
-        test(
+        new_trial(
+            "serve_memory::a_leak_of_the_past_is_told",
+            NEEDS,
+            a_leak_of_the_past_is_told,
+        ),
+        new_trial(
             "serve_memory::what_an_earlier_run_has_told_is_not_told_again",
             NEEDS,
-            once,
+            what_an_earlier_run_has_told_is_not_told_again,
         ),
-        test("serve_memory::an_accident_is_told", NEEDS, accident),
-        test("serve_memory::leaks_stay_unless_told", NEEDS, stay),
-        test("serve_memory::leaks_are_removed_if_told", NEEDS, clean),
+        new_trial(
+            "serve_memory::an_accident_is_told",
+            NEEDS,
+            an_accident_is_told,
+        ),
+        new_trial(
+            "serve_memory::leaks_stay_unless_told",
+            NEEDS,
+            leaks_stay_unless_told,
+        ),
+        new_trial(
+            "serve_memory::leaks_are_removed_if_told",
+            NEEDS,
+            leaks_are_removed_if_told,
+        ),
     ]
 }
 
 /// What `report --since` says; with `file`, read directly.
-fn report(file: Option<&Path>) -> Result<String> {
+fn run_report(file: Option<&Path>) -> Result<String> {
     let mut command = Command::new(dmtrace_bin()?);
     command.args(["report", "--since", "1h", "--json"]);
     if let Some(file) = file {
@@ -47,25 +63,25 @@ fn report(file: Option<&Path>) -> Result<String> {
     Ok(text)
 }
 
-fn past() -> Result<()> {
+fn a_leak_of_the_past_is_told() -> Result<()> {
     in_private_ns(|| {
         let bpf = BpfFs::mount()?;
         let dir = tempfile::tempdir()?;
         let file = dir.path().join("history.redb");
         let shown = file.display().to_string();
-        let args = ["--pins", &bpf.pins(), "--history", &shown];
+        let args = ["--pins", &bpf.pins_arg(), "--history", &shown];
         let mut service = Service::start(&args)?;
-        let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+        let mut leaker = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
         let pid = leaker.pid();
-        let (lines, _) = leaker.finish()?;
+        let (lines, _) = leaker.read_to_end()?;
         let line = lines.last().context("no line")?;
         let (key, semid) = (format!("{:#010x}", line.key()?), line.semid()?);
-        service.until(&format!("by cookie-actor[{pid}]"))?;
-        sysv::remove(semid)?;
-        service.until(&format!("{key} semid {semid}: was leaked, is gone"))?;
+        service.wait_line(&format!("by cookie-actor[{pid}]"))?;
+        sysv::remove_set(semid)?;
+        service.wait_line(&format!("{key} semid {semid}: was leaked, is gone"))?;
         let told = |text: &str| text.contains(&key) && text.contains("cookie-actor");
         // By the service, then without it: it is killed once everything is on disk.
-        let text = report(None)?;
+        let text = run_report(None)?;
         ensure!(told(&text), "the service does not tell of {key}: {text}");
         let output = Command::new(dmtrace_bin()?)
             .args(["explain", &key])
@@ -73,21 +89,21 @@ fn past() -> Result<()> {
         let text = String::from_utf8_lossy(&output.stdout);
         ensure!(text.contains(&format!("cookie-actor[{pid}]")), "{text}");
         sleep(Duration::from_secs(3));
-        service.kill()?;
-        let text = report(Some(&file))?;
+        service.kill_service()?;
+        let text = run_report(Some(&file))?;
         ensure!(told(&text), "the file does not tell of {key}: {text}");
         // Its successor goes on with both.
         let service = Service::start(&args)?;
-        let text = report(None)?;
+        let text = run_report(None)?;
         ensure!(told(&text), "the successor does not tell of {key}: {text}");
         let status = service.status()?;
         ensure!(status["history"]["on_disk"] == true, "{status}");
-        service.stop()?;
+        service.stop_service()?;
         Ok(())
     })?
 }
 
-fn once() -> Result<()> {
+fn what_an_earlier_run_has_told_is_not_told_again() -> Result<()> {
     in_private_ns(|| {
         let bpf = BpfFs::mount()?;
         let dir = tempfile::tempdir()?;
@@ -97,7 +113,7 @@ fn once() -> Result<()> {
         let text = format!("#!/bin/sh\necho $DMTRACE_PID >> {}\n", told.display());
         fs::write(&script, text)?;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
-        let (pins, file, script) = (bpf.pins(), shown(&file), shown(&script));
+        let (pins, file, script) = (bpf.pins_arg(), show_file(&file), show_file(&script));
         let args = ["--pins", &pins, "--history", &file, "--on-leak", &script];
         // Others may leak, too.
         let hooked = |pid: u32| -> usize {
@@ -105,42 +121,42 @@ fn once() -> Result<()> {
             told.lines().filter(|line| *line == pid.to_string()).count()
         };
         let leak = |service: &mut Service| -> Result<_> {
-            let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+            let mut leaker = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
             let pid = leaker.pid();
-            leaker.finish()?;
-            service.until(&format!("by cookie-actor[{pid}]"))?;
-            until(|| Ok(hooked(pid) == 1))?;
+            leaker.read_to_end()?;
+            service.wait_line(&format!("by cookie-actor[{pid}]"))?;
+            wait_until(|| Ok(hooked(pid) == 1))?;
             Ok((pid, leaker))
         };
         let mut service = Service::start(&args)?;
         let (first, _first) = leak(&mut service)?;
         // On disk: a service that is killed before that tells it again.
-        until(|| {
+        wait_until(|| {
             let history = &service.status()?["history"];
             Ok(history["on_disk"] == true && history["pending"] == 0)
         })?;
-        service.kill()?;
+        service.kill_service()?;
         let mut service = Service::start(&args)?;
-        service.until("reported before this start")?;
+        service.wait_line("reported before this start")?;
         let _second = leak(&mut service)?;
         let status = service.status()?;
         ensure!(
             status["findings"]["standing"].as_u64() >= Some(2),
             "{status}"
         );
-        let (_, said) = service.stop()?;
+        let (_, said) = service.stop_service()?;
         ensure!(!said.contains(&format!("cookie-actor[{first}]")), "{said}");
         ensure!(hooked(first) == 1, "the hook was told again");
         Ok(())
     })?
 }
 
-fn shown(path: &Path) -> String {
+fn show_file(path: &Path) -> String {
     path.display().to_string()
 }
 
 /// Waits until something is so.
-fn until(holds: impl Fn() -> Result<bool>) -> Result<()> {
+fn wait_until(holds: impl Fn() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !holds()? {
         ensure!(Instant::now() < deadline, "it never came to that");
@@ -150,57 +166,60 @@ fn until(holds: impl Fn() -> Result<bool>) -> Result<()> {
 }
 
 /// Its cookie is taken away from somebody who waits for it.
-fn accident() -> Result<()> {
+fn an_accident_is_told() -> Result<()> {
     in_private_ns(|| {
         let bpf = BpfFs::mount()?;
-        let mut service = Service::start(&["--pins", &bpf.pins()])?;
-        let mut victim = actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
-        let semid = victim.until("armed")?.semid()?;
-        sysv::remove(semid)?;
-        let line = service.until("removed while in use")?;
+        let mut service = Service::start(&["--pins", &bpf.pins_arg()])?;
+        let mut victim = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
+        let semid = victim.read_until("armed")?.semid()?;
+        sysv::remove_set(semid)?;
+        let line = service.wait_line("removed while in use")?;
         ensure!(line.contains(&format!("semid {semid}")), "{line}");
-        victim.kill();
+        victim.kill_group();
         Ok(())
     })?
 }
 
-fn stay() -> Result<()> {
+fn leaks_stay_unless_told() -> Result<()> {
     in_private_ns(|| {
         let bpf = BpfFs::mount()?;
-        let mut service = Service::start(&["--pins", &bpf.pins()])?;
-        let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
-        let (lines, _) = leaker.finish()?;
+        let mut service = Service::start(&["--pins", &bpf.pins_arg()])?;
+        let mut leaker = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+        let (lines, _) = leaker.read_to_end()?;
         let semid = lines.last().context("no line")?.semid()?;
-        service.until(&format!("by cookie-actor[{}]", leaker.pid()))?;
+        service.wait_line(&format!("by cookie-actor[{}]", leaker.pid()))?;
         sleep(Duration::from_secs(6));
-        ensure!(sysv::key(semid).is_ok(), "it was removed");
-        ensure!(!service.said()?.contains("clean-up"), "it cleaned up");
+        ensure!(sysv::get_key(semid).is_ok(), "it was removed");
+        ensure!(
+            !service.stderr_text()?.contains("clean-up"),
+            "it cleaned up"
+        );
         Ok(())
     })?
 }
 
-fn clean() -> Result<()> {
+fn leaks_are_removed_if_told() -> Result<()> {
     in_private_ns(|| {
         let bpf = BpfFs::mount()?;
         let dir = tempfile::tempdir()?;
         let audit = dir.path().join("audit.jsonl");
         let shown = audit.display().to_string();
-        let pins = bpf.pins();
+        let pins = bpf.pins_arg();
         let args = ["--pins", &pins, "--auto-clean", "1s", "--audit", &shown];
         let mut service = Service::start(&args)?;
         // One that is in use stays.
-        let mut user = actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
-        let used = user.until("armed")?.semid()?;
-        let mut leaker = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
-        let (lines, _) = leaker.finish()?;
+        let mut user = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
+        let used = user.read_until("armed")?.semid()?;
+        let mut leaker = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+        let (lines, _) = leaker.read_to_end()?;
         let semid = lines.last().context("no line")?.semid()?;
-        service.until(&format!("semid {semid}: was leaked, is gone"))?;
-        service.until("clean-up: ")?;
-        ensure!(sysv::key(semid).is_err(), "it is there");
-        ensure!(sysv::key(used).is_ok(), "a cookie in use is gone");
+        service.wait_line(&format!("semid {semid}: was leaked, is gone"))?;
+        service.wait_line("clean-up: ")?;
+        ensure!(sysv::get_key(semid).is_err(), "it is there");
+        ensure!(sysv::get_key(used).is_ok(), "a cookie in use is gone");
         let audit = fs::read_to_string(audit)?;
         ensure!(audit.contains(&semid.to_string()), "{audit}");
-        user.kill();
+        user.kill_group();
         Ok(())
     })?
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 pub(crate) const SOCKET: &str = "/run/dmtrace/serve.sock";
 
 /// Longest time for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+const SERVICE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A service in the background. Killed when dropped.
 pub(crate) struct Service {
@@ -32,7 +32,7 @@ impl Service {
         prepare: impl FnOnce(&mut Command, &File) -> Result<()>,
     ) -> Result<Self> {
         let mut service = Self::spawn_with(args, prepare)?;
-        service.until("backend)")?;
+        service.wait_line("backend)")?;
         // It has said so, and takes requests.
         service.status()?;
         Ok(service)
@@ -76,7 +76,7 @@ impl Service {
     }
 
     /// Everything on standard error so far.
-    pub(crate) fn said(&mut self) -> Result<&str> {
+    pub(crate) fn stderr_text(&mut self) -> Result<&str> {
         // Without moving the position, which belongs to the child as well.
         let length = usize::try_from(self.stderr.metadata()?.len())?;
         let mut bytes = vec![0; length];
@@ -86,20 +86,20 @@ impl Service {
     }
 
     /// Waits for a line with this text, and returns it.
-    pub(crate) fn until(&mut self, text: &str) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+    pub(crate) fn wait_line(&mut self, text: &str) -> Result<String> {
+        let deadline = Instant::now() + SERVICE_TIMEOUT;
         loop {
-            let found = self.said()?.lines().find(|line| line.contains(text));
+            let found = self.stderr_text()?.lines().find(|line| line.contains(text));
             if let Some(line) = found {
                 return Ok(line.to_owned());
             }
             if let Some(status) = self.child.try_wait()? {
-                bail!("dmtrace serve has ended, {status}: {}", self.said()?);
+                bail!("dmtrace serve has ended, {status}: {}", self.stderr_text()?);
             }
             ensure!(
                 Instant::now() < deadline,
                 "dmtrace serve never said {text:?}: {}",
-                self.said()?
+                self.stderr_text()?
             );
             sleep(Duration::from_millis(20));
         }
@@ -111,19 +111,19 @@ impl Service {
     }
 
     /// SIGTERM, then its exit status and everything that it said.
-    pub(crate) fn stop(mut self) -> Result<(ExitStatus, String)> {
-        self.signal(libc::SIGTERM)?;
+    pub(crate) fn stop_service(mut self) -> Result<(ExitStatus, String)> {
+        self.send_signal(libc::SIGTERM)?;
         let status = self.child.wait()?;
-        Ok((status, self.said()?.to_owned()))
+        Ok((status, self.stderr_text()?.to_owned()))
     }
 
-    pub(crate) fn kill(mut self) -> Result<()> {
-        self.signal(libc::SIGKILL)?;
+    pub(crate) fn kill_service(mut self) -> Result<()> {
+        self.send_signal(libc::SIGKILL)?;
         self.child.wait()?;
         Ok(())
     }
 
-    pub(crate) fn signal(&self, signal: i32) -> Result<()> {
+    pub(crate) fn send_signal(&self, signal: i32) -> Result<()> {
         let pid = i32::try_from(self.child.id())?;
         // SAFETY: two numbers; the child is not reaped yet, so the number is its.
         let sent = unsafe { libc::kill(pid, signal) };

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use dmtrace_tests::harness::{actor, in_private_ns, ns_of, test};
+use dmtrace_tests::harness::{in_private_ns, new_trial, ns_of, start_actor};
 use libtest_mimic::Trial;
 
-use crate::{NEEDS, tracer::Tracer};
+use crate::{NEEDS, tracer::WatchProcess};
 
 /// Cookies of each program, programs, uevents of each cookie.
 const CYCLES: usize = 25;
@@ -14,30 +14,30 @@ const PROGRAMS: usize = 4;
 const EVENTS: usize = 3;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    vec![test(
+    vec![new_trial(
         "steps::watch_shows_what_was_done_and_in_its_order",
         NEEDS,
-        shown,
+        watch_shows_what_was_done_and_in_its_order,
     )]
 }
 
 /// Waiters remove their cookies as soon as the last completion is made: before its return is seen,
 /// now and then.
-fn shown() -> Result<()> {
+fn watch_shows_what_was_done_and_in_its_order() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?;
-        let tracer = Tracer::start(&["--ipc-ns", &ns.to_string()])?;
+        let tracer = WatchProcess::start(&["--ipc-ns", &ns.to_string()])?;
         let (cycles, events) = (CYCLES.to_string(), EVENTS.to_string());
         let line = ["cycle", "--events", &events, "--count", &cycles];
         let mut programs = Vec::new();
         for _ in 0..PROGRAMS {
-            programs.push(actor(&line)?);
+            programs.push(start_actor(&line)?);
         }
         for mut program in programs {
-            let (_, status) = program.finish()?;
+            let (_, status) = program.read_to_end()?;
             ensure!(status.success(), "cycle: {status}");
         }
-        let said = tracer.stop()?;
+        let said = tracer.stop_trace()?;
         ensure!(said.summary["exact"] == true, "not exact: {}", said.summary);
         let mut lives: BTreeMap<i64, Vec<&str>> = BTreeMap::new();
         let changes = said

@@ -3,23 +3,27 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use dmtrace_tests::harness::{Trial, actor, dmtrace_bin, in_private_ns, ns_of, test};
+use dmtrace_tests::harness::{Trial, dmtrace_bin, in_private_ns, new_trial, ns_of, start_actor};
 use serde_json::Value;
 
 use crate::NEEDS;
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("tz_is_honoured_in_all_its_forms", NEEDS, zones),
-        test(
+        new_trial(
+            "tz_is_honoured_in_all_its_forms",
+            NEEDS,
+            tz_is_honoured_in_all_its_forms,
+        ),
+        new_trial(
             "every_verb_has_one_format_of_times_and_durations",
             NEEDS,
-            formats,
+            every_verb_has_one_format_of_times_and_durations,
         ),
     ]
 }
 
-fn run(zone: &str, words: &[&str]) -> Result<(String, String)> {
+fn run_in_zone(zone: &str, words: &[&str]) -> Result<(String, String)> {
     let output = Command::new(dmtrace_bin()?)
         .args(words)
         .env("TZ", zone)
@@ -29,7 +33,7 @@ fn run(zone: &str, words: &[&str]) -> Result<(String, String)> {
 }
 
 /// `2026-11-20 17:34:15 +01:00` in seconds since 1970, and its offset in seconds.
-fn parse(text: &str) -> Option<(i64, i64)> {
+fn parse_moment(text: &str) -> Option<(i64, i64)> {
     let mut words = text.split(' ');
     let (date, time, zone) = (words.next()?, words.next()?, words.next()?);
     let number = |text: Option<&str>| text?.parse::<i64>().ok();
@@ -69,11 +73,11 @@ fn parse(text: &str) -> Option<(i64, i64)> {
     ))
 }
 
-fn zones() -> Result<()> {
+fn tz_is_honoured_in_all_its_forms() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?.to_string();
-        let mut there = actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
-        there.until("armed")?;
+        let mut there = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
+        there.read_until("armed")?;
         let list = [
             "list",
             "--ipc-ns",
@@ -84,9 +88,9 @@ fn zones() -> Result<()> {
             "--no-trace",
         ];
         let utc = [&["--utc"], &list[..]].concat();
-        let (expected, _) = run("America/New_York", &utc)?;
+        let (expected, _) = run_in_zone("America/New_York", &utc)?;
         ensure!(expected.trim_end().ends_with(" UTC"), "{expected}");
-        let (at, _) = parse(expected.trim()).with_context(|| expected.clone())?;
+        let (at, _) = parse_moment(expected.trim()).with_context(|| expected.clone())?;
         for (zone, offset) in [
             ("Asia/Kolkata", 19_800),
             (":Asia/Kolkata", 19_800),
@@ -96,22 +100,22 @@ fn zones() -> Result<()> {
             ("UTC", 0),
             ("", 0),
         ] {
-            let (text, errors) = run(zone, &list)?;
-            let found = parse(text.trim()).with_context(|| text.clone())?;
+            let (text, errors) = run_in_zone(zone, &list)?;
+            let found = parse_moment(text.trim()).with_context(|| text.clone())?;
             ensure!(
                 found == (at, offset),
                 "TZ={zone}: {text}, {expected} expected"
             );
             ensure!(!errors.contains("time zone"), "{errors}");
         }
-        let (text, _) = run("America/New_York", &list)?;
-        let (found, offset) = parse(text.trim()).with_context(|| text.clone())?;
+        let (text, _) = run_in_zone("America/New_York", &list)?;
+        let (found, offset) = parse_moment(text.trim()).with_context(|| text.clone())?;
         ensure!(
             found == at && (offset == -18_000 || offset == -14_400),
             "{text}"
         );
         // What is not known is said, and UTC has its name.
-        let (text, errors) = run("Nowhere/Land", &list)?;
+        let (text, errors) = run_in_zone("Nowhere/Land", &list)?;
         ensure!(text == expected, "{text}");
         ensure!(
             errors
@@ -122,7 +126,7 @@ fn zones() -> Result<()> {
             "{errors}"
         );
         // JSON is in UTC wherever one is.
-        let (text, _) = run(
+        let (text, _) = run_in_zone(
             "Asia/Kolkata",
             &["--json", "list", "--ipc-ns", &ns, "--no-trace"],
         )?;
@@ -137,7 +141,7 @@ fn zones() -> Result<()> {
 }
 
 /// Every way to write a time or a duration that is not the one of dmtrace.
-fn stray(text: &str) -> Option<String> {
+fn stray_format(text: &str) -> Option<String> {
     let is_number = |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_digit());
     let is_date = |word: &str| {
         let parts: Vec<&str> = word.split('-').collect();
@@ -166,9 +170,12 @@ fn stray(text: &str) -> Option<String> {
     None
 }
 
-fn formats() -> Result<()> {
-    ensure!(stray("made 2026-11-20T17:34:15Z").is_some() && stray("5 min 3 s ago").is_some());
-    ensure!(stray("on 2026-11-20 17:34:15 +01:00, 4m12s ago").is_none());
+fn every_verb_has_one_format_of_times_and_durations() -> Result<()> {
+    ensure!(
+        stray_format("made 2026-11-20T17:34:15Z").is_some()
+            && stray_format("5 min 3 s ago").is_some()
+    );
+    ensure!(stray_format("on 2026-11-20 17:34:15 +01:00, 4m12s ago").is_none());
     in_private_ns(|| {
         let ns = ns_of("thread-self")?.to_string();
         let dir = tempfile::tempdir()?;
@@ -179,10 +186,10 @@ fn formats() -> Result<()> {
         while !std::path::Path::new(&file).exists() && recorder.try_wait()?.is_none() {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        let mut there = actor(&["cycle", "--stop-at", "after-inc"])?;
-        there.finish()?;
-        let mut waits = actor(&["cycle", "--stop-at", "in-wait", "--how", "hold"])?;
-        waits.until("armed")?;
+        let mut there = start_actor(&["cycle", "--stop-at", "after-inc"])?;
+        there.read_to_end()?;
+        let mut waits = start_actor(&["cycle", "--stop-at", "in-wait", "--how", "hold"])?;
+        waits.read_until("armed")?;
         let columns = "key,age,state,verdict,ctime,otime";
         recorder.wait()?;
         for words in [
@@ -195,9 +202,9 @@ fn formats() -> Result<()> {
             &["clean"],
             &["doctor", "--no-attach"],
         ] {
-            let (text, errors) = run("Asia/Kolkata", words)?;
+            let (text, errors) = run_in_zone("Asia/Kolkata", words)?;
             let all = format!("{text}\n{errors}");
-            if let Some(line) = stray(&all) {
+            if let Some(line) = stray_format(&all) {
                 anyhow::bail!("{words:?}: {line}");
             }
             ensure!(

@@ -14,21 +14,21 @@ use dmtrace_tests::harness::dmtrace_bin;
 use serde_json::Value;
 
 /// A tracer in the background. Killed when dropped.
-pub(crate) struct Tracer {
+pub(crate) struct WatchProcess {
     child: Child,
     lines: Receiver<String>,
     seen: Vec<Value>,
 }
 
 /// Everything a tracer has said.
-pub(crate) struct Said {
+pub(crate) struct TracerOutput {
     /// All objects, in order.
     pub objects: Vec<Value>,
     pub summary: Value,
     pub code: i32,
 }
 
-impl Tracer {
+impl WatchProcess {
     /// Starts `dmtrace watch --json` and waits until it is attached.
     pub(crate) fn start(args: &[&str]) -> Result<Self> {
         let mut child = Command::new(dmtrace_bin()?)
@@ -54,7 +54,7 @@ impl Tracer {
             lines,
             seen: Vec::new(),
         };
-        tracer.until(|object| object["type"] == "start", Duration::from_secs(60))?;
+        tracer.wait_object(|object| object["type"] == "start", Duration::from_secs(60))?;
         Ok(tracer)
     }
 
@@ -63,7 +63,7 @@ impl Tracer {
     }
 
     /// Reads until an object of this kind comes.
-    pub(crate) fn until(
+    pub(crate) fn wait_object(
         &mut self,
         wanted: impl Fn(&Value) -> bool,
         patience: Duration,
@@ -84,11 +84,11 @@ impl Tracer {
     }
 
     /// What it has said so far.
-    pub(crate) fn seen(&self) -> impl Iterator<Item = &Value> {
+    pub(crate) fn seen_objects(&self) -> impl Iterator<Item = &Value> {
         self.seen.iter()
     }
 
-    pub(crate) fn signal(&self, signal: i32) -> Result<()> {
+    pub(crate) fn send_signal(&self, signal: i32) -> Result<()> {
         let pid = i32::try_from(self.child.id())?;
         // SAFETY: two numbers; the child is not reaped yet, so the number is its.
         let sent = unsafe { libc::kill(pid, signal) };
@@ -97,12 +97,12 @@ impl Tracer {
     }
 
     /// Ctrl-C, then everything to the end.
-    pub(crate) fn stop(mut self) -> Result<Said> {
-        self.signal(libc::SIGINT)?;
-        self.end()
+    pub(crate) fn stop_trace(mut self) -> Result<TracerOutput> {
+        self.send_signal(libc::SIGINT)?;
+        self.read_to_end()
     }
 
-    fn end(&mut self) -> Result<Said> {
+    fn read_to_end(&mut self) -> Result<TracerOutput> {
         let mut objects = std::mem::take(&mut self.seen);
         loop {
             match self.lines.recv_timeout(Duration::from_secs(120)) {
@@ -119,7 +119,7 @@ impl Tracer {
             .rfind(|object| object["type"] == "summary")
             .cloned()
             .context("no summary")?;
-        Ok(Said {
+        Ok(TracerOutput {
             objects,
             summary,
             code,
@@ -127,16 +127,20 @@ impl Tracer {
     }
 }
 
-impl Drop for Tracer {
+impl Drop for WatchProcess {
     fn drop(&mut self) {
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
     }
 }
 
-impl Said {
+impl TracerOutput {
     /// Changes of one kind in one namespace.
-    pub(crate) fn changes<'a>(&'a self, kind: &'a str, ns: u32) -> impl Iterator<Item = &'a Value> {
+    pub(crate) fn changes_of<'a>(
+        &'a self,
+        kind: &'a str,
+        ns: u32,
+    ) -> impl Iterator<Item = &'a Value> {
         self.objects.iter().filter(move |object| {
             object["type"] == "change" && object["change"] == kind && object["sem"]["ns"] == ns
         })
@@ -159,7 +163,7 @@ impl Said {
     }
 
     /// A number of the accounting.
-    pub(crate) fn account(&self, name: &str) -> Result<u64> {
+    pub(crate) fn account_number(&self, name: &str) -> Result<u64> {
         self.summary["accounting"][name]
             .as_u64()
             .with_context(|| format!("no {name} in {}", self.summary))
@@ -168,10 +172,10 @@ impl Said {
     /// The identities that must hold whatever happens to the consumer.
     pub(crate) fn check_identities(&self) -> Result<()> {
         let (seen, submitted, dropped, received) = (
-            self.account("seen")?,
-            self.account("submitted")?,
-            self.account("dropped")?,
-            self.account("received")?,
+            self.account_number("seen")?,
+            self.account_number("submitted")?,
+            self.account_number("dropped")?,
+            self.account_number("received")?,
         );
         ensure!(
             seen == submitted + dropped,
@@ -181,18 +185,21 @@ impl Said {
             submitted == received,
             "submitted {submitted} is not received {received}"
         );
-        let (ledger, kernel) = (self.account("ledger_sets")?, self.account("kernel_sets")?);
+        let (ledger, kernel) = (
+            self.account_number("ledger_sets")?,
+            self.account_number("kernel_sets")?,
+        );
         ensure!(ledger == kernel, "ledger {ledger} is not kernel {kernel}");
         Ok(())
     }
 }
 
 /// Runs `dmtrace` to its end.
-pub(crate) fn dmtrace(args: &[&str]) -> Result<Output> {
+pub(crate) fn run_dmtrace(args: &[&str]) -> Result<Output> {
     dmtrace_at(None, args)
 }
 
-/// As [`dmtrace`], on so many columns; `None` for those of a pipe, which have no limit.
+/// As [`run_dmtrace`], on so many columns; `None` for those of a pipe, which have no limit.
 pub(crate) fn dmtrace_at(columns: Option<usize>, args: &[&str]) -> Result<Output> {
     let mut command = Command::new(dmtrace_bin()?);
     match columns {

@@ -3,7 +3,7 @@
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use dmtrace_tests::harness::{actor_bin, dmtrace_bin, test};
+use dmtrace_tests::harness::{actor_bin, dmtrace_bin, new_trial};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -11,15 +11,31 @@ use crate::NEEDS;
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("unmounted::watch_needs_no_mount", NEEDS, watch),
-        test("unmounted::exec_needs_no_mount", NEEDS, exec),
-        test("unmounted::record_needs_no_mount", NEEDS, record),
-        test("unmounted::serve_without_pins_says_so", NEEDS, serve),
-        test("unmounted::a_mounted_one_is_used", NEEDS, mounted),
-        test(
+        new_trial(
+            "unmounted::watch_needs_no_mount",
+            NEEDS,
+            watch_needs_no_mount,
+        ),
+        new_trial("unmounted::exec_needs_no_mount", NEEDS, exec_needs_no_mount),
+        new_trial(
+            "unmounted::record_needs_no_mount",
+            NEEDS,
+            record_needs_no_mount,
+        ),
+        new_trial(
+            "unmounted::serve_without_pins_says_so",
+            NEEDS,
+            serve_without_pins_says_so,
+        ),
+        new_trial(
+            "unmounted::a_mounted_one_is_used",
+            NEEDS,
+            a_mounted_one_is_used,
+        ),
+        new_trial(
             "unmounted::where_nothing_helps_one_line_says_it",
             NEEDS,
-            neither,
+            where_nothing_helps_one_line_says_it,
         ),
     ]
 }
@@ -58,7 +74,7 @@ fn on_fresh_machine(script: &str) -> Result<Output> {
     Ok(output)
 }
 
-fn text(output: &Output) -> (String, String) {
+fn output_texts(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (text(&output.stdout), text(&output.stderr))
 }
@@ -74,13 +90,13 @@ const LEAK: &str = "\
     kill -INT $!\n\
     wait $! || [ $? = 1 ]";
 
-fn watch() -> Result<()> {
+fn watch_needs_no_mount() -> Result<()> {
     // The tracepoint backend is the one that cannot do without tracefs.
     for backend in ["", "--backend tracepoint"] {
         let output = on_fresh_machine(&format!(
             "$dmtrace watch --json {backend} >said &\n{LEAK}\ncat said"
         ))?;
-        let (said, errors) = text(&output);
+        let (said, errors) = output_texts(&output);
         ensure!(output.status.success(), "{said}{errors}");
         let objects: Vec<Value> = said
             .lines()
@@ -96,23 +112,23 @@ fn watch() -> Result<()> {
     Ok(())
 }
 
-fn exec() -> Result<()> {
+fn exec_needs_no_mount() -> Result<()> {
     let output = on_fresh_machine(
         "code=0; $dmtrace exec --grace 0s -- $actor cycle --stop-at after-inc --how kill || code=$?\n\
          [ $code = 1 ]",
     )?;
-    let (said, errors) = text(&output);
+    let (said, errors) = output_texts(&output);
     ensure!(output.status.success(), "{said}{errors}");
     ensure!(errors.contains("1 cookie left by this command"), "{errors}");
     Ok(())
 }
 
-fn record() -> Result<()> {
+fn record_needs_no_mount() -> Result<()> {
     let output = on_fresh_machine(&format!(
         "$dmtrace record leak.dmt 2>said &\n{LEAK}\n\
          code=0; $dmtrace report leak.dmt || code=$?; [ $code = 1 ]"
     ))?;
-    let (said, errors) = text(&output);
+    let (said, errors) = output_texts(&output);
     ensure!(output.status.success(), "{said}{errors}");
     ensure!(said.contains("WHO LEAKS"), "{said}{errors}");
     Ok(())
@@ -120,7 +136,7 @@ fn record() -> Result<()> {
 
 /// A private BPF file system would end with the service. It traces without one, and says what is
 /// missing: a warning for who has asked for more.
-fn serve() -> Result<()> {
+fn serve_without_pins_says_so() -> Result<()> {
     for (keep, level) in [("", "notice"), ("--keep", "warning")] {
         let output = on_fresh_machine(&format!(
             "$dmtrace serve --no-history {keep} 2>said &\n\
@@ -128,7 +144,7 @@ fn serve() -> Result<()> {
              same_mounts\n\
              kill -TERM $!; wait $!; cat said"
         ))?;
-        let (said, errors) = text(&output);
+        let (said, errors) = output_texts(&output);
         ensure!(output.status.success(), "{said}{errors}");
         let line = said.lines().find(|line| line.contains("will pause"));
         let line = line.context("no line")?;
@@ -142,7 +158,7 @@ fn serve() -> Result<()> {
 }
 
 /// Who may not mount can still trace with what is mounted, wherever that is.
-fn mounted() -> Result<()> {
+fn a_mounted_one_is_used() -> Result<()> {
     for place in ["/sys/kernel/tracing", "/mnt/a place"] {
         let output = on_fresh_machine(&format!(
             "mount -t tmpfs none /mnt; mkdir -p '{place}'; mount -t tracefs tracefs '{place}'\n\
@@ -153,7 +169,7 @@ fn mounted() -> Result<()> {
              # It cannot enter the IPC namespace of the host.\n\
              [ $code = 4 ]"
         ))?;
-        let (said, errors) = text(&output);
+        let (said, errors) = output_texts(&output);
         ensure!(output.status.success(), "{said}{errors}");
         ensure!(errors.contains("tracing (tracepoint backend)"), "{errors}");
         let report: Value = serde_json::from_str(&said)?;
@@ -173,11 +189,11 @@ fn mounted() -> Result<()> {
 /// Root in all but the right to mount.
 const MAY_NOT_MOUNT: &str = "setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin";
 
-fn neither() -> Result<()> {
+fn where_nothing_helps_one_line_says_it() -> Result<()> {
     let output = on_fresh_machine(&format!(
         "code=0; {MAY_NOT_MOUNT} $dmtrace watch --backend tracepoint -d 1s || code=$?\n[ $code = 3 ]"
     ))?;
-    let (said, errors) = text(&output);
+    let (said, errors) = output_texts(&output);
     ensure!(output.status.success(), "{said}{errors}");
     ensure!(errors.lines().count() == 1, "{errors}");
     for part in [

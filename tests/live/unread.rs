@@ -9,18 +9,18 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use dmtrace_tests::harness::{Trial, actor, dmtrace_bin, in_private_ns, test};
+use dmtrace_tests::harness::{Trial, dmtrace_bin, in_private_ns, new_trial, start_actor};
 use serde_json::Value;
 
 use crate::NEEDS;
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("incomplete_in_a_pid_namespace", NEEDS, || {
-            everywhere(&["unshare", "-p", "-f", "--mount-proc"])
+        new_trial("incomplete_in_a_pid_namespace", NEEDS, || {
+            check_everywhere(&["unshare", "-p", "-f", "--mount-proc"])
         }),
-        test("incomplete_without_proc", NEEDS, || {
-            everywhere(&[
+        new_trial("incomplete_without_proc", NEEDS, || {
+            check_everywhere(&[
                 "unshare",
                 "-m",
                 "sh",
@@ -29,17 +29,21 @@ pub(crate) fn tests() -> Vec<Trial> {
                 "-",
             ])
         }),
-        test("incomplete_in_a_chroot", NEEDS, chroot),
-        test("incomplete_for_nobody", NEEDS, || {
-            everywhere(&[
+        new_trial("incomplete_in_a_chroot", NEEDS, incomplete_in_a_chroot),
+        new_trial("incomplete_for_nobody", NEEDS, || {
+            check_everywhere(&[
                 "setpriv",
                 "--reuid=65534",
                 "--regid=65534",
                 "--clear-groups",
             ])
         }),
-        test("incomplete_traces_say_so", NEEDS, traces),
-        test("complete_for_root_on_the_host", NEEDS, complete),
+        new_trial("incomplete_traces_say_so", NEEDS, incomplete_traces_say_so),
+        new_trial(
+            "complete_for_root_on_the_host",
+            NEEDS,
+            complete_for_root_on_the_host,
+        ),
     ]
 }
 
@@ -53,14 +57,14 @@ const VERBS: [&[&str]; 5] = [
 ];
 
 /// The program where everybody may run it.
-fn program(dir: &Path) -> Result<PathBuf> {
+fn shared_program(dir: &Path) -> Result<PathBuf> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
     let path = dir.join("dmtrace");
     fs::copy(dmtrace_bin()?, &path)?;
     Ok(path)
 }
 
-fn run(place: &[&str], program: &Path, words: &[&str]) -> Result<Output> {
+fn run_program(place: &[&str], program: &Path, words: &[&str]) -> Result<Output> {
     Command::new(place[0])
         .args(&place[1..])
         .arg(program)
@@ -69,18 +73,20 @@ fn run(place: &[&str], program: &Path, words: &[&str]) -> Result<Output> {
         .with_context(|| place[0].to_owned())
 }
 
-fn everywhere(place: &[&str]) -> Result<()> {
+fn check_everywhere(place: &[&str]) -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let program = program(dir.path())?;
+    let program = shared_program(dir.path())?;
     in_private_ns(|| {
-        let mut there = actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
-        there.until("armed")?;
-        VERBS.iter().try_for_each(|verb| one(place, &program, verb))
+        let mut there = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "hold"])?;
+        there.read_until("armed")?;
+        VERBS
+            .iter()
+            .try_for_each(|verb| check_one(place, &program, verb))
     })?
 }
 
-fn one(place: &[&str], program: &Path, verb: &[&str]) -> Result<()> {
-    let output = run(place, program, verb)?;
+fn check_one(place: &[&str], program: &Path, verb: &[&str]) -> Result<()> {
+    let output = run_program(place, program, verb)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     let said = format!("{verb:?} in {place:?}: {text}{errors}");
@@ -101,13 +107,13 @@ fn one(place: &[&str], program: &Path, verb: &[&str]) -> Result<()> {
         ensure!(lines.count() == 1, "{said}");
     }
     let words = [&["--json"], verb].concat();
-    let output = run(place, program, &words)?;
+    let output = run_program(place, program, &words)?;
     let value: Value = serde_json::from_slice(&output.stdout).with_context(|| said.clone())?;
     ensure!(value["complete"] == false, "{said}: {value}");
     Ok(())
 }
 
-fn chroot() -> Result<()> {
+fn incomplete_in_a_chroot() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let root = dir.path().join("root");
     fs::create_dir(&root)?;
@@ -115,15 +121,15 @@ fn chroot() -> Result<()> {
         "mount --rbind / {root} && umount -l {root}/proc && exec chroot {root} \"$@\"",
         root = root.display()
     );
-    everywhere(&["unshare", "-m", "sh", "-c", &script, "-"])
+    check_everywhere(&["unshare", "-m", "sh", "-c", &script, "-"])
 }
 
-fn traces() -> Result<()> {
+fn incomplete_traces_say_so() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let program = program(dir.path())?;
+    let program = shared_program(dir.path())?;
     let place = ["unshare", "-p", "-f", "--mount-proc"];
     in_private_ns(|| {
-        let output = run(&place, &program, &["watch", "--json", "-d", "1s"])?;
+        let output = run_program(&place, &program, &["watch", "--json", "-d", "1s"])?;
         let errors = String::from_utf8_lossy(&output.stderr);
         let text = String::from_utf8_lossy(&output.stdout);
         let last = text.lines().last().with_context(|| errors.to_string())?;
@@ -131,7 +137,7 @@ fn traces() -> Result<()> {
         ensure!(summary["complete"] == false, "{summary}");
         ensure!(summary["unread"].is_string(), "{summary}");
         ensure!(matches!(output.status.code(), Some(1 | 4)), "{output:?}");
-        let output = run(&place, &program, &["exec", "--", "true"])?;
+        let output = run_program(&place, &program, &["exec", "--", "true"])?;
         let errors = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(4), "{errors}");
         ensure!(errors.contains("not everything could be read"), "{errors}");
@@ -140,7 +146,7 @@ fn traces() -> Result<()> {
 }
 
 /// The other way round: this machine can be read, and nothing is called incomplete.
-fn complete() -> Result<()> {
+fn complete_for_root_on_the_host() -> Result<()> {
     let output = Command::new(dmtrace_bin()?)
         .args(["list", "--json"])
         .output()?;

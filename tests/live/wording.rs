@@ -9,20 +9,26 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use dmtrace_tests::harness::{Running, Trial, actor, dmtrace_bin, in_private_ns, ns_of, test};
+use dmtrace_tests::harness::{
+    RunningActor, Trial, dmtrace_bin, in_private_ns, new_trial, ns_of, start_actor,
+};
 
 use crate::{
     NEEDS,
-    tracer::{Tracer, dmtrace, dmtrace_at},
+    tracer::{WatchProcess, dmtrace_at, run_dmtrace},
 };
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("wording::numbers_agree", NEEDS, numbers),
-        test("wording::nothing_is_said_twice", NEEDS, errors),
-        test("wording::nobody_is_told_once", NEEDS, unprivileged),
-        test("wording::every_width", NEEDS, widths),
-        test("wording::a_real_terminal", NEEDS, terminal),
+        new_trial("wording::numbers_agree", NEEDS, numbers_agree),
+        new_trial(
+            "wording::nothing_is_said_twice",
+            NEEDS,
+            nothing_is_said_twice,
+        ),
+        new_trial("wording::nobody_is_told_once", NEEDS, nobody_is_told_once),
+        new_trial("wording::every_width", NEEDS, every_width),
+        new_trial("wording::a_real_terminal", NEEDS, a_real_terminal),
     ]
 }
 
@@ -49,7 +55,7 @@ const NOUNS: [&str; 18] = [
 ];
 
 /// Complains of `1 cookies` and `2 cookie`, with an adjective in between, too.
-fn agree(text: &str) -> Result<()> {
+fn check_plurals(text: &str) -> Result<()> {
     for line in text.lines() {
         let words: Vec<&str> = line
             .split_whitespace()
@@ -81,7 +87,7 @@ fn agree(text: &str) -> Result<()> {
 }
 
 /// Complains of a reason that is in a line twice, and of numbers of errors.
-fn once(text: &str) -> Result<()> {
+fn check_repeats(text: &str) -> Result<()> {
     for line in text.lines() {
         ensure!(!line.contains("os error"), "{line}");
         let mut parts: Vec<&str> = line.split([':', ';']).map(str::trim).collect();
@@ -94,19 +100,19 @@ fn once(text: &str) -> Result<()> {
     Ok(())
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     let all = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
     String::from_utf8_lossy(&all).into_owned()
 }
 
 /// A cookie whose owner is killed.
-fn leak() -> Result<Running> {
-    let mut owner = actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
-    owner.finish()?;
+fn leak_cookie() -> Result<RunningActor> {
+    let mut owner = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+    owner.read_to_end()?;
     Ok(owner)
 }
 
-fn numbers() -> Result<()> {
+fn numbers_agree() -> Result<()> {
     let dir = tempfile::tempdir()?;
     in_private_ns(|| {
         let ns = ns_of("thread-self")?.to_string();
@@ -115,12 +121,18 @@ fn numbers() -> Result<()> {
         for number in 0..3 {
             let path = dir.path().join(number.to_string());
             let file = path.to_str().context("no text")?;
-            let tracer = Tracer::start(&["--record", file])?;
+            let tracer = WatchProcess::start(&["--record", file])?;
             while leaks.len() < number {
-                leaks.push(leak()?);
+                leaks.push(leak_cookie()?);
             }
             let waiter = match number {
-                2 => Some(actor(&["cycle", "--stop-at", "in-wait", "--how", "hold"])?),
+                2 => Some(start_actor(&[
+                    "cycle",
+                    "--stop-at",
+                    "in-wait",
+                    "--how",
+                    "hold",
+                ])?),
                 _ => None,
             };
             for words in [
@@ -132,22 +144,27 @@ fn numbers() -> Result<()> {
                 &["clean"],
                 &["clean", "--older-than", "0s"],
             ] {
-                agree(&said(&dmtrace(&[words, &only[..]].concat())?))?;
+                check_plurals(&output_text(&run_dmtrace(&[words, &only[..]].concat())?))?;
             }
-            agree(&said(&dmtrace(&["doctor"])?))?;
-            agree(&said(&dmtrace(&["watch", "--duration", "1s"])?))?;
-            agree(&said(&dmtrace(&["serve", "--status"])?))?;
+            check_plurals(&output_text(&run_dmtrace(&["doctor"])?))?;
+            check_plurals(&output_text(&run_dmtrace(&["watch", "--duration", "1s"])?))?;
+            check_plurals(&output_text(&run_dmtrace(&["serve", "--status"])?))?;
             let more = dir.path().join(format!("more{number}"));
             let more = more.to_str().context("no text")?;
-            agree(&said(&dmtrace(&["record", "--duration", "1s", more])?))?;
-            tracer.stop()?;
-            agree(&said(&dmtrace(&["report", file])?))?;
-            agree(&said(&dmtrace(&["explain", "1", file])?))?;
+            check_plurals(&output_text(&run_dmtrace(&[
+                "record",
+                "--duration",
+                "1s",
+                more,
+            ])?))?;
+            tracer.stop_trace()?;
+            check_plurals(&output_text(&run_dmtrace(&["report", file])?))?;
+            check_plurals(&output_text(&run_dmtrace(&["explain", "1", file])?))?;
             let script =
                 "for i in $(seq \"$1\"); do \"$0\" cycle --stop-at after-inc --how kill; done";
             let actor = dmtrace_tests::harness::actor_bin()?;
             let actor = actor.to_str().context("no text")?;
-            agree(&said(&dmtrace(&[
+            check_plurals(&output_text(&run_dmtrace(&[
                 "exec",
                 "--grace",
                 "0s",
@@ -164,7 +181,7 @@ fn numbers() -> Result<()> {
     })?
 }
 
-fn errors() -> Result<()> {
+fn nothing_is_said_twice() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = |name: &str| dir.path().join(name).display().to_string();
     std::fs::write(path("empty"), "")?;
@@ -184,9 +201,9 @@ fn errors() -> Result<()> {
             &["clean", "--apply", "--yes", "--plan", file],
             &["exec", "--", file],
         ] {
-            let output = dmtrace(words)?;
+            let output = run_dmtrace(words)?;
             ensure!(!output.status.success(), "{words:?}");
-            once(&said(&output)).with_context(|| words.join(" "))?;
+            check_repeats(&output_text(&output)).with_context(|| words.join(" "))?;
         }
     }
     for file in &unwritable {
@@ -197,16 +214,16 @@ fn errors() -> Result<()> {
             &["clean", "--plan", file],
             &["serve", "--on-leak", &path("none")],
         ] {
-            let output = dmtrace(words)?;
+            let output = run_dmtrace(words)?;
             ensure!(!output.status.success(), "{words:?}");
-            once(&said(&output)).with_context(|| words.join(" "))?;
+            check_repeats(&output_text(&output)).with_context(|| words.join(" "))?;
         }
     }
-    once(&said(&dmtrace(&["serve", "--status"])?))
+    check_repeats(&output_text(&run_dmtrace(&["serve", "--status"])?))
 }
 
 /// Somebody who may nothing learns why, once.
-fn unprivileged() -> Result<()> {
+fn nobody_is_told_once() -> Result<()> {
     // By its descriptor, which stays open: the file may be where only root may look.
     let binary = File::open(dmtrace_bin()?)?;
     // SAFETY: fcntl with numbers only, on a descriptor of our own.
@@ -235,22 +252,22 @@ fn unprivileged() -> Result<()> {
             .args(words)
             .stdin(Stdio::null())
             .output()?;
-        once(&said(&output)).with_context(|| words.join(" "))?;
-        agree(&said(&output)).with_context(|| words.join(" "))?;
+        check_repeats(&output_text(&output)).with_context(|| words.join(" "))?;
+        check_plurals(&output_text(&output)).with_context(|| words.join(" "))?;
     }
     Ok(())
 }
 
 /// Words in order, without what belongs to the layout or to the moment.
-fn content(text: &str) -> String {
+fn words_of(text: &str) -> String {
     text.split_whitespace().collect()
 }
 
-fn widths() -> Result<()> {
+fn every_width() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?.to_string();
-        let tracer = Tracer::start(&[])?;
-        let _leaks = [leak()?, leak()?];
+        let tracer = WatchProcess::start(&[])?;
+        let _leaks = [leak_cookie()?, leak_cookie()?];
         for words in [
             &["list", "--ipc-ns", &ns][..],
             &[
@@ -265,17 +282,17 @@ fn widths() -> Result<()> {
             &["clean", "--ipc-ns", &ns],
             &["doctor", "--no-attach"],
         ] {
-            let whole = said(&dmtrace(words)?);
+            let whole = output_text(&run_dmtrace(words)?);
             for width in [40, 80, 120] {
                 let text = String::from_utf8(dmtrace_at(Some(width), words)?.stdout)?;
                 for line in text.lines() {
                     ensure!(line.chars().count() <= width, "{words:?} {width}: {line}");
                 }
                 // Why it leaked, and who did it, are there in full.
-                let text = content(&text);
+                let text = words_of(&text);
                 for wanted in ["after announcing an operation", "cookie-actor["] {
-                    let wanted = content(wanted);
-                    if content(&whole).contains(&wanted) && words[0] != "clean" {
+                    let wanted = words_of(wanted);
+                    if words_of(&whole).contains(&wanted) && words[0] != "clean" {
                         ensure!(text.contains(&wanted), "{words:?} {width}: {text}");
                     }
                 }
@@ -284,16 +301,16 @@ fn widths() -> Result<()> {
             let json = String::from_utf8(dmtrace_at(Some(40), &json)?.stdout)?;
             ensure!(json.lines().count() == 1, "{json}");
         }
-        tracer.stop()?;
+        tracer.stop_trace()?;
         Ok(())
     })?
 }
 
 /// The width of a terminal is asked for, and counts more than `COLUMNS`.
-fn terminal() -> Result<()> {
+fn a_real_terminal() -> Result<()> {
     in_private_ns(|| {
         let ns = ns_of("thread-self")?.to_string();
-        let _leaks = [leak()?, leak()?];
+        let _leaks = [leak_cookie()?, leak_cookie()?];
         let words = [
             "list",
             "--ipc-ns",
@@ -314,7 +331,7 @@ fn terminal() -> Result<()> {
             narrow.lines().count() > wide.lines().count(),
             "{narrow}{wide}"
         );
-        ensure!(content(&narrow).contains("inferred"), "{narrow}");
+        ensure!(words_of(&narrow).contains("inferred"), "{narrow}");
         Ok(())
     })?
 }

@@ -9,9 +9,9 @@ pub(crate) struct Exposition(BTreeMap<String, Vec<BTreeMap<String, String>>>);
 
 impl Exposition {
     /// The text that the program's own tests compare with what it writes.
-    pub(crate) fn golden() -> Result<Self> {
+    pub(crate) fn read_golden() -> Result<Self> {
         let mut samples = BTreeMap::<_, Vec<_>>::new();
-        for line in crate::text("dmtrace/src/metrics/golden.prom")?.lines() {
+        for line in crate::read_file("dmtrace/src/metrics/golden.prom")?.lines() {
             if line.starts_with('#') {
                 continue;
             }
@@ -19,7 +19,7 @@ impl Exposition {
             let (name, labels) = sample.split_once('{').unwrap_or((sample, ""));
             let labels = labels.trim_end_matches('}').split(',');
             let pairs = labels.filter_map(|label| label.split_once('='));
-            let pairs = pairs.map(|(name, value)| (name.to_owned(), unquote(value)));
+            let pairs = pairs.map(|(name, value)| (name.to_owned(), unquote_value(value)));
             let all = samples.entry(name.to_owned()).or_default();
             all.push(pairs.collect());
         }
@@ -28,7 +28,7 @@ impl Exposition {
     }
 
     /// Names of the metrics, a histogram's as one.
-    pub(crate) fn names(&self) -> BTreeSet<String> {
+    pub(crate) fn metric_names(&self) -> BTreeSet<String> {
         let names = self.0.keys().map(|name| {
             let family = ["_bucket", "_sum", "_count"]
                 .iter()
@@ -39,7 +39,7 @@ impl Exposition {
     }
 
     /// Whether each metric of a query exists, with the labels and values that it selects.
-    pub(crate) fn check(&self, query: &str) -> Result<()> {
+    pub(crate) fn check_query(&self, query: &str) -> Result<()> {
         let mut rest = query;
         let mut found = 0;
         while let Some(start) = rest.find("dmtrace_") {
@@ -63,7 +63,7 @@ impl Exposition {
     }
 }
 
-fn unquote(value: &str) -> String {
+fn unquote_value(value: &str) -> String {
     value.trim_matches('"').to_owned()
 }
 
@@ -83,7 +83,7 @@ fn check_matcher(matcher: &str, samples: &[BTreeMap<String, String>]) -> Result<
     ensure!(!values.is_empty(), "no label {label}");
     let operator = rest.find('"').context("no value")?;
     let (operator, value) = rest.split_at(operator);
-    let value = unquote(value);
+    let value = unquote_value(value);
     // Probes are many; the golden text has some of them.
     if label == "probe" {
         return Ok(());
@@ -100,8 +100,8 @@ fn check_matcher(matcher: &str, samples: &[BTreeMap<String, String>]) -> Result<
 }
 
 pub(crate) fn refuses_what_does_not_exist() -> Result<()> {
-    let exposition = Exposition::golden()?;
-    exposition.check("sum(dmtrace_cookies{state=\"stuck\"}) / dmtrace_semaphore_sets")?;
+    let exposition = Exposition::read_golden()?;
+    exposition.check_query("sum(dmtrace_cookies{state=\"stuck\"}) / dmtrace_semaphore_sets")?;
     for query in [
         "dmtrace_cookies_total",
         "dmtrace_cookies{status=\"stuck\"}",
@@ -109,7 +109,10 @@ pub(crate) fn refuses_what_does_not_exist() -> Result<()> {
         "dmtrace_cookies{state=~\"stuck|orphan\"}",
         "up",
     ] {
-        ensure!(exposition.check(query).is_err(), "{query} was accepted");
+        ensure!(
+            exposition.check_query(query).is_err(),
+            "{query} was accepted"
+        );
     }
     Ok(())
 }

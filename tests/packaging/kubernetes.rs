@@ -3,27 +3,39 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
-use dmtrace_tests::harness::test;
+use dmtrace_tests::harness::new_trial;
 use libtest_mimic::Trial;
 use saphyr::Yaml;
 
-use crate::{known_options, text, unit, yaml};
+use crate::{known_options, parse_yaml, read_file, unit};
 
 const MANIFEST: &str = "packaging/kubernetes.yaml";
 
 pub(crate) fn tests() -> Vec<Trial> {
     vec![
-        test("kubernetes::no_more_rights_than_the_unit_has", &[], rights),
-        test("kubernetes::volumes_and_ports_fit", &[], fits),
-        test("kubernetes::its_options_exist", &[], options),
-        test("kubernetes::the_image_has_what_is_started", &[], image),
+        new_trial(
+            "kubernetes::no_more_rights_than_the_unit_has",
+            &[],
+            no_more_rights_than_the_unit_has,
+        ),
+        new_trial(
+            "kubernetes::volumes_and_ports_fit",
+            &[],
+            volumes_and_ports_fit,
+        ),
+        new_trial("kubernetes::its_options_exist", &[], its_options_exist),
+        new_trial(
+            "kubernetes::the_image_has_what_is_started",
+            &[],
+            the_image_has_what_is_started,
+        ),
     ]
 }
 
 /// The DaemonSet's pod goes to a function.
 fn with_pod(check: impl FnOnce(&Yaml<'_>, &Yaml<'_>) -> Result<()>) -> Result<()> {
-    let text = text(MANIFEST)?;
-    let documents = yaml(&text)?;
+    let text = read_file(MANIFEST)?;
+    let documents = parse_yaml(&text)?;
     let kinds: Vec<_> = documents.iter().map(|it| it["kind"].as_str()).collect();
     ensure!(kinds == [Some("Namespace"), Some("DaemonSet")], "{kinds:?}");
     let pod = &documents[1]["spec"]["template"]["spec"];
@@ -32,22 +44,22 @@ fn with_pod(check: impl FnOnce(&Yaml<'_>, &Yaml<'_>) -> Result<()>) -> Result<()
     check(pod, &containers[0])
 }
 
-fn words(list: &Yaml<'_>) -> Result<Vec<String>> {
+fn list_words(list: &Yaml<'_>) -> Result<Vec<String>> {
     let list = list.as_vec().context("no list")?;
     let words = list.iter().map(|word| word.as_str().map(str::to_owned));
     words.collect::<Option<_>>().context("no word")
 }
 
-fn rights() -> Result<()> {
+fn no_more_rights_than_the_unit_has() -> Result<()> {
     with_pod(|pod, container| {
         let security = &container["securityContext"];
         ensure!(security["privileged"].as_bool() == Some(false));
         ensure!(security["allowPrivilegeEscalation"].as_bool() == Some(false));
         ensure!(security["readOnlyRootFilesystem"].as_bool() == Some(true));
-        ensure!(words(&security["capabilities"]["drop"])? == ["ALL"]);
-        let added = words(&security["capabilities"]["add"])?.into_iter();
+        ensure!(list_words(&security["capabilities"]["drop"])? == ["ALL"]);
+        let added = list_words(&security["capabilities"]["add"])?.into_iter();
         let added: BTreeSet<_> = added.map(|name| format!("CAP_{name}")).collect();
-        let of_unit = unit::setting("CapabilityBoundingSet")?;
+        let of_unit = unit::unit_setting("CapabilityBoundingSet")?;
         ensure!(added == of_unit, "{added:?} is not {of_unit:?}");
         ensure!(pod["hostPID"].as_bool() == Some(true));
         for (right, what) in [("hostIPC", "IPC namespace"), ("hostNetwork", "network")] {
@@ -58,7 +70,7 @@ fn rights() -> Result<()> {
     })
 }
 
-fn fits() -> Result<()> {
+fn volumes_and_ports_fit() -> Result<()> {
     with_pod(|pod, container| {
         let names = |list: &Yaml<'_>| -> Result<BTreeSet<String>> {
             let list = list.as_vec().context("no list")?;
@@ -69,7 +81,7 @@ fn fits() -> Result<()> {
         let volumes = names(&pod["volumes"])?;
         ensure!(mounted == volumes, "{mounted:?} is not {volumes:?}");
         let port = container["ports"][0]["containerPort"].as_integer();
-        let listens = words(&container["args"])?;
+        let listens = list_words(&container["args"])?;
         let address = listens
             .iter()
             .find_map(|word| word.strip_prefix("--metrics="));
@@ -82,16 +94,16 @@ fn fits() -> Result<()> {
     })
 }
 
-fn options() -> Result<()> {
+fn its_options_exist() -> Result<()> {
     with_pod(|_, container| {
-        let args = words(&container["args"])?;
+        let args = list_words(&container["args"])?;
         ensure!(args[0] == "serve", "{args:?}");
         known_options(&args)
     })
 }
 
-fn image() -> Result<()> {
-    let file = text("packaging/Dockerfile")?;
+fn the_image_has_what_is_started() -> Result<()> {
+    let file = read_file("packaging/Dockerfile")?;
     let lines: Vec<_> = file.lines().filter(|line| !line.starts_with('#')).collect();
     let expected = [
         "FROM scratch",
@@ -105,7 +117,7 @@ fn image() -> Result<()> {
         file.contains(&version),
         "the Dockerfile is not of {version}"
     );
-    let manifest = text(MANIFEST)?;
+    let manifest = read_file(MANIFEST)?;
     ensure!(
         manifest.contains(&version),
         "the manifest is not of {version}"

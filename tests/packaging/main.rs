@@ -11,27 +11,27 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use dmtrace_tests::harness::{dmtrace_bin, run};
+use dmtrace_tests::harness::{dmtrace_bin, run_tier};
 use saphyr::{LoadableYamlNode as _, Yaml};
 
 fn main() -> ExitCode {
     let mut tests = monitoring::tests();
     tests.extend(unit::tests());
     tests.extend(kubernetes::tests());
-    run("packaging", tests)
+    run_tier("packaging", tests)
 }
 
 /// A file of the repository.
-fn path(name: &str) -> PathBuf {
+fn repository_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
 }
 
-fn text(name: &str) -> Result<String> {
-    std::fs::read_to_string(path(name)).with_context(|| name.to_owned())
+fn read_file(name: &str) -> Result<String> {
+    std::fs::read_to_string(repository_path(name)).with_context(|| name.to_owned())
 }
 
 /// The documents in YAML.
-fn yaml(text: &str) -> Result<Vec<Yaml<'_>>> {
+fn parse_yaml(text: &str) -> Result<Vec<Yaml<'_>>> {
     Yaml::load_from_str(text).context("not YAML")
 }
 

@@ -3,25 +3,29 @@
 use std::{collections::BTreeSet, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
-use dmtrace_tests::harness::{Need, dmtrace_bin, test};
+use dmtrace_tests::harness::{TestNeed, dmtrace_bin, new_trial};
 use libtest_mimic::Trial;
 
-use crate::{known_options, text};
+use crate::{known_options, read_file};
 
 const UNIT: &str = "packaging/dmtrace.service";
 
 pub(crate) fn tests() -> Vec<Trial> {
-    const SYSTEMD: &[Need] = &[Need::Program("systemd-analyze")];
+    const SYSTEMD: &[TestNeed] = &[TestNeed::Program("systemd-analyze")];
     vec![
-        test("unit::systemd_understands_all_of_it", SYSTEMD, verify),
-        test("unit::boot_does_not_wait_for_itself", SYSTEMD, no_cycle),
-        test("unit::its_options_exist", &[], options),
+        new_trial(
+            "unit::systemd_understands_all_of_it",
+            SYSTEMD,
+            systemd_understands_all_of_it,
+        ),
+        new_trial("unit::boot_does_not_wait_for_itself", SYSTEMD, no_cycle),
+        new_trial("unit::its_options_exist", &[], its_options_exist),
     ]
 }
 
 /// Values of a setting, from all its lines.
-pub(crate) fn setting(name: &str) -> Result<BTreeSet<String>> {
-    let unit = text(UNIT)?;
+pub(crate) fn unit_setting(name: &str) -> Result<BTreeSet<String>> {
+    let unit = read_file(UNIT)?;
     let lines = unit.lines().filter_map(|line| line.split_once('='));
     let values = lines
         .filter(|(key, _)| *key == name)
@@ -32,10 +36,10 @@ pub(crate) fn setting(name: &str) -> Result<BTreeSet<String>> {
 
 /// What systemd says against starting a unit, when there are these and the one under test, which
 /// gets the program of this build.
-fn analyze(start: &str, others: &[(&str, &str)]) -> Result<String> {
+fn systemd_analyze(start: &str, others: &[(&str, &str)]) -> Result<String> {
     let dir = tempfile::tempdir()?;
     let program = dmtrace_bin()?.display().to_string();
-    let unit = text(UNIT)?.replace("/usr/sbin/dmtrace", &program);
+    let unit = read_file(UNIT)?.replace("/usr/sbin/dmtrace", &program);
     std::fs::write(dir.path().join("dmtrace.service"), unit)?;
     for (name, content) in others {
         std::fs::write(dir.path().join(name), content)?;
@@ -53,8 +57,8 @@ fn analyze(start: &str, others: &[(&str, &str)]) -> Result<String> {
     Ok(ours.collect::<Vec<_>>().join("\n"))
 }
 
-fn verify() -> Result<()> {
-    let said = analyze("dmtrace.service", &[])?;
+fn systemd_understands_all_of_it() -> Result<()> {
+    let said = systemd_analyze("dmtrace.service", &[])?;
     ensure!(said.is_empty(), "{said}");
     Ok(())
 }
@@ -70,7 +74,7 @@ fn no_cycle() -> Result<()> {
     // systemd-remount-fs.service wants local-fs-pre.target.
     let boot =
         "[Unit]\nWants=dmtrace.service lvm2-monitor.service local-fs-pre.target local-fs.target\n";
-    let said = analyze(
+    let said = systemd_analyze(
         "boot.target",
         &[
             ("boot.target", boot),
@@ -84,8 +88,8 @@ fn no_cycle() -> Result<()> {
     Ok(())
 }
 
-fn options() -> Result<()> {
-    let unit = text(UNIT)?;
+fn its_options_exist() -> Result<()> {
+    let unit = read_file(UNIT)?;
     let start = unit
         .lines()
         .find_map(|line| line.strip_prefix("ExecStart="));

@@ -13,7 +13,7 @@ pub const MAGIC: u32 = 0x0d4d;
 
 /// Where a cycle can be made to stop.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Step {
+pub enum ActorStep {
     /// The set exists with value 0.
     AfterSemget,
     /// The value is 1.
@@ -30,7 +30,7 @@ pub enum Step {
     AfterWait,
 }
 
-impl Step {
+impl ActorStep {
     /// From its name on the command line.
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
@@ -48,7 +48,7 @@ impl Step {
 
 /// What happens where a cycle stops.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Fate {
+pub enum StepFate {
     /// SIGKILL.
     #[default]
     Kill,
@@ -66,12 +66,12 @@ pub struct Actor {
     /// A fixed cookie instead of a random one.
     pub key: Option<u32>,
     /// Where to stop.
-    pub stop: Option<(Step, Fate)>,
+    pub stop: Option<(ActorStep, StepFate)>,
 }
 
 /// A semaphore that was made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Cookie {
+pub struct MadeCookie {
     /// The cookie.
     pub key: u32,
     /// What `semget` returned.
@@ -83,16 +83,16 @@ impl Actor {
     ///
     /// # Errors
     /// Those of `semget`, except `EEXIST` for a random key.
-    pub fn create(&self) -> io::Result<Cookie> {
-        let cookie = self.make()?;
+    pub fn create_cookie(&self) -> io::Result<MadeCookie> {
+        let cookie = self.make_set()?;
         sysv::set_value(cookie.semid, 1)?;
-        sysv::value(cookie.semid)?;
-        self.reached(Step::AfterSetval, "set", cookie);
+        sysv::get_value(cookie.semid)?;
+        self.report_step(ActorStep::AfterSetval, "set", cookie);
         Ok(cookie)
     }
 
     /// Its first half: the set has value 0.
-    fn make(&self) -> io::Result<Cookie> {
+    fn make_set(&self) -> io::Result<MadeCookie> {
         let mut random = File::open("/dev/urandom")?;
         let cookie = loop {
             let mut base = [0; 2];
@@ -102,13 +102,13 @@ impl Actor {
             if key & 0xffff == 0 {
                 continue;
             }
-            match sysv::get(key, 1, 0o600 | libc::IPC_CREAT | libc::IPC_EXCL) {
-                Ok(semid) => break Cookie { key, semid },
+            match sysv::get_set(key, 1, 0o600 | libc::IPC_CREAT | libc::IPC_EXCL) {
+                Ok(semid) => break MadeCookie { key, semid },
                 Err(error) if error.raw_os_error() == Some(libc::EEXIST) && self.key.is_none() => {}
                 Err(error) => return Err(error),
             }
         };
-        self.reached(Step::AfterSemget, "created", cookie);
+        self.report_step(ActorStep::AfterSemget, "created", cookie);
         Ok(cookie)
     }
 
@@ -116,20 +116,20 @@ impl Actor {
     ///
     /// # Errors
     /// Those of the calls.
-    pub fn crowd(&self, count: u32, seed: u64) -> io::Result<()> {
+    pub fn leave_crowd(&self, count: u32, seed: u64) -> io::Result<()> {
         let mut random = fastrand::Rng::with_seed(seed);
         for _ in 0..count {
             let step = random.u8(..4);
             let cookie = if step == 0 {
-                self.make()?
+                self.make_set()?
             } else {
-                self.create()?
+                self.create_cookie()?
             };
             if step > 1 {
-                self.inc(cookie)?;
+                self.increment(cookie)?;
             }
             if step > 2 {
-                self.complete(cookie.key)?;
+                self.complete_cookie(cookie.key)?;
             }
         }
         Ok(())
@@ -139,9 +139,9 @@ impl Actor {
     ///
     /// # Errors
     /// Those of the calls.
-    pub fn inc(&self, cookie: Cookie) -> io::Result<()> {
-        sysv::op(self.abi, cookie.semid, 1, 0)?;
-        sysv::value(cookie.semid)?;
+    pub fn increment(&self, cookie: MadeCookie) -> io::Result<()> {
+        sysv::semop_one(self.abi, cookie.semid, 1, 0)?;
+        sysv::get_value(cookie.semid)?;
         Ok(())
     }
 
@@ -149,10 +149,10 @@ impl Actor {
     ///
     /// # Errors
     /// `ENOENT` for an unknown cookie, `EAGAIN` for one that is zero already.
-    pub fn complete(&self, key: u32) -> io::Result<i32> {
-        let semid = sysv::get(key, 1, 0)?;
-        sysv::value(semid)?;
-        sysv::op(self.abi, semid, -1, libc::IPC_NOWAIT)?;
+    pub fn complete_cookie(&self, key: u32) -> io::Result<i32> {
+        let semid = sysv::get_set(key, 1, 0)?;
+        sysv::get_value(semid)?;
+        sysv::semop_one(self.abi, semid, -1, libc::IPC_NOWAIT)?;
         Ok(semid)
     }
 
@@ -161,35 +161,35 @@ impl Actor {
     /// # Errors
     /// Those of the calls. libdm goes on after `EINTR`, and takes `EIDRM` for success. An
     /// over-completed cookie is removed and the error returned.
-    pub fn wait(&self, key: u32) -> io::Result<()> {
-        let semid = sysv::get(key, 1, 0)?;
-        let cookie = Cookie { key, semid };
-        sysv::value(semid)?;
-        if let Err(error) = sysv::op(self.abi, semid, -1, libc::IPC_NOWAIT) {
-            failed("over-completed", cookie, &error);
-            sysv::remove(semid)?;
+    pub fn wait_cookie(&self, key: u32) -> io::Result<()> {
+        let semid = sysv::get_set(key, 1, 0)?;
+        let cookie = MadeCookie { key, semid };
+        sysv::get_value(semid)?;
+        if let Err(error) = sysv::semop_one(self.abi, semid, -1, libc::IPC_NOWAIT) {
+            print_failure("over-completed", cookie, &error);
+            sysv::remove_set(semid)?;
             return Err(error);
         }
-        say("waiting", Some(cookie), &[]);
-        if let Some((Step::InWait, fate)) = self.stop {
+        print_step("waiting", Some(cookie), &[]);
+        if let Some((ActorStep::InWait, fate)) = self.stop {
             kill_sleeper(semid, fate)?;
         }
         loop {
-            match sysv::op(self.abi, semid, 0, 0) {
+            match sysv::semop_one(self.abi, semid, 0, 0) {
                 Ok(()) => break,
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR) => {}
                     Some(libc::EIDRM) => {
-                        failed("removed-by-another", cookie, &error);
+                        print_failure("removed-by-another", cookie, &error);
                         return Ok(());
                     }
                     _ => return Err(error),
                 },
             }
         }
-        self.reached(Step::AfterWait, "woken", cookie);
-        sysv::remove(semid)?;
-        say("destroyed", Some(cookie), &[]);
+        self.report_step(ActorStep::AfterWait, "woken", cookie);
+        sysv::remove_set(semid)?;
+        print_step("destroyed", Some(cookie), &[]);
         Ok(())
     }
 
@@ -198,24 +198,24 @@ impl Actor {
     ///
     /// # Errors
     /// Those of the calls.
-    pub fn cycle(&self, events: u32, delay: Duration) -> io::Result<()> {
-        let cookie = self.create()?;
+    pub fn play_cycle(&self, events: u32, delay: Duration) -> io::Result<()> {
+        let cookie = self.create_cookie()?;
         for _ in 0..events {
-            self.inc(cookie)?;
+            self.increment(cookie)?;
         }
-        self.reached(Step::AfterInc, "armed", cookie);
+        self.report_step(ActorStep::AfterInc, "armed", cookie);
         let stop = self.stop.map(|(step, _)| step);
         let mut udev = Vec::new();
-        if stop != Some(Step::InWait) {
+        if stop != Some(ActorStep::InWait) {
             for _ in 0..events {
-                udev.push(self.completer(cookie, delay)?);
+                udev.push(self.spawn_completer(cookie, delay)?);
             }
         }
-        if stop == Some(Step::AfterComplete) {
+        if stop == Some(ActorStep::AfterComplete) {
             udev.drain(..).try_for_each(reap)?;
-            self.reached(Step::AfterComplete, "completed", cookie);
+            self.report_step(ActorStep::AfterComplete, "completed", cookie);
         }
-        self.wait(cookie.key)?;
+        self.wait_cookie(cookie.key)?;
         udev.into_iter().try_for_each(reap)
     }
 
@@ -223,12 +223,12 @@ impl Actor {
     ///
     /// # Errors
     /// No process.
-    pub fn completer(&self, cookie: Cookie, delay: Duration) -> io::Result<i32> {
+    pub fn spawn_completer(&self, cookie: MadeCookie, delay: Duration) -> io::Result<i32> {
         fork(|| {
             std::thread::sleep(delay);
-            match self.complete(cookie.key) {
-                Ok(_) => say("udev-completed", Some(cookie), &[]),
-                Err(error) => failed("udev-failed", cookie, &error),
+            match self.complete_cookie(cookie.key) {
+                Ok(_) => print_step("udev-completed", Some(cookie), &[]),
+                Err(error) => print_failure("udev-failed", cookie, &error),
             }
         })
     }
@@ -238,11 +238,11 @@ impl Actor {
     ///
     /// # Errors
     /// `ENOSPC` when the limits are exhausted.
-    pub fn leak_like_moby(&self) -> io::Result<Cookie> {
-        let cookie = self.create()?;
-        self.inc(cookie)?;
-        self.complete(cookie.key)?;
-        say("leaked", Some(cookie), &[]);
+    pub fn leak_like_moby(&self) -> io::Result<MadeCookie> {
+        let cookie = self.create_cookie()?;
+        self.increment(cookie)?;
+        self.complete_cookie(cookie.key)?;
+        print_step("leaked", Some(cookie), &[]);
         Ok(cookie)
     }
 
@@ -252,18 +252,18 @@ impl Actor {
     /// # Errors
     /// Those of the semaphore calls; `ENOSPC` when the limits are exhausted.
     pub fn remove_device_like_moby(&self, name: &str) -> io::Result<()> {
-        let cookie = self.create()?;
-        self.inc(cookie)?;
-        match dm::remove(name, cookie.key) {
+        let cookie = self.create_cookie()?;
+        self.increment(cookie)?;
+        match dm::remove_device(name, cookie.key) {
             Ok(generated) => {
                 if !generated {
-                    self.complete(cookie.key)?;
+                    self.complete_cookie(cookie.key)?;
                 }
-                self.wait(cookie.key)
+                self.wait_cookie(cookie.key)
             }
             Err(error) => {
-                self.complete(cookie.key)?;
-                failed("leaked", cookie, &error);
+                self.complete_cookie(cookie.key)?;
+                print_failure("leaked", cookie, &error);
                 Ok(())
             }
         }
@@ -275,16 +275,16 @@ impl Actor {
     ///
     /// # Errors
     /// Those of the calls. `EBUSY` at the removal is tried again: udev may look at the device.
-    pub fn device(&self, name: &str) -> io::Result<Option<&'static str>> {
+    pub fn play_device(&self, name: &str) -> io::Result<Option<&'static str>> {
         let node = Path::new("/dev/mapper").join(name);
         dm::create_zero(name, 2048)?;
-        let cookie = self.announced()?;
-        self.operation(cookie, dm::resume(name, cookie.key))?;
+        let cookie = self.announce_cookie()?;
+        self.finish_operation(cookie, dm::resume_device(name, cookie.key))?;
         let there = node.exists();
         let mut tries = 0;
         let cookie = loop {
-            let cookie = self.announced()?;
-            match self.operation(cookie, dm::remove(name, cookie.key)) {
+            let cookie = self.announce_cookie()?;
+            match self.finish_operation(cookie, dm::remove_device(name, cookie.key)) {
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) && tries < 200 => {
                     tries += 1;
                     std::thread::sleep(Duration::from_millis(50));
@@ -292,7 +292,7 @@ impl Actor {
                 done => break done.map(|()| cookie),
             }
         }?;
-        say("removed", Some(cookie), &[]);
+        print_step("removed", Some(cookie), &[]);
         Ok(match (there, node.symlink_metadata().is_ok()) {
             (false, _) => Some("no node when it was made"),
             (_, true) => Some("a node when it was removed"),
@@ -301,21 +301,21 @@ impl Actor {
     }
 
     /// A cookie with one operation announced.
-    fn announced(&self) -> io::Result<Cookie> {
-        let cookie = self.create()?;
-        self.inc(cookie)?;
-        self.reached(Step::AfterInc, "armed", cookie);
+    fn announce_cookie(&self) -> io::Result<MadeCookie> {
+        let cookie = self.create_cookie()?;
+        self.increment(cookie)?;
+        self.report_step(ActorStep::AfterInc, "armed", cookie);
         Ok(cookie)
     }
 
     /// What follows the ioctl of an operation: the own completion where udev has none to make, and
     /// always the wait.
-    fn operation(&self, cookie: Cookie, done: io::Result<bool>) -> io::Result<()> {
-        self.reached(Step::AfterIoctl, "called", cookie);
+    fn finish_operation(&self, cookie: MadeCookie, done: io::Result<bool>) -> io::Result<()> {
+        self.report_step(ActorStep::AfterIoctl, "called", cookie);
         if !matches!(done, Ok(true)) {
-            self.complete(cookie.key)?;
+            self.complete_cookie(cookie.key)?;
         }
-        self.wait(cookie.key)?;
+        self.wait_cookie(cookie.key)?;
         done.map(drop)
     }
 
@@ -323,24 +323,24 @@ impl Actor {
     ///
     /// # Errors
     /// Those of the calls.
-    pub fn abandon_on_eintr(&self) -> io::Result<Cookie> {
-        let cookie = self.create()?;
-        self.inc(cookie)?;
-        sysv::op(self.abi, cookie.semid, -1, libc::IPC_NOWAIT)?;
-        say("waiting", Some(cookie), &[]);
+    pub fn abandon_on_eintr(&self) -> io::Result<MadeCookie> {
+        let cookie = self.create_cookie()?;
+        self.increment(cookie)?;
+        sysv::semop_one(self.abi, cookie.semid, -1, libc::IPC_NOWAIT)?;
+        print_step("waiting", Some(cookie), &[]);
         alarms(Duration::from_millis(20))?;
-        let result = sysv::op(self.abi, cookie.semid, 0, 0);
+        let result = sysv::semop_one(self.abi, cookie.semid, 0, 0);
         alarms(Duration::ZERO)?;
         match result {
-            Ok(()) => say("woken", Some(cookie), &[]),
-            Err(error) => failed("abandoned", cookie, &error),
+            Ok(()) => print_step("woken", Some(cookie), &[]),
+            Err(error) => print_failure("abandoned", cookie, &error),
         }
         Ok(cookie)
     }
 
     /// Reports a step, and stops there if asked to.
-    fn reached(&self, step: Step, name: &str, cookie: Cookie) {
-        say(name, Some(cookie), &[]);
+    fn report_step(&self, step: ActorStep, name: &str, cookie: MadeCookie) {
+        print_step(name, Some(cookie), &[]);
         match self.stop {
             Some((stop, fate)) if stop == step => end(fate),
             _ => {}
@@ -349,7 +349,7 @@ impl Actor {
 }
 
 /// Prints one JSON line with one `write`, so that lines of several processes do not mix.
-pub fn say(step: &str, cookie: Option<Cookie>, more: &[(&str, i64)]) {
+pub fn print_step(step: &str, cookie: Option<MadeCookie>, more: &[(&str, i64)]) {
     let mut line = format!("{{\"step\":\"{step}\",\"pid\":{}", std::process::id());
     if let Some(cookie) = cookie {
         let _ = write!(line, ",\"key\":{},\"semid\":{}", cookie.key, cookie.semid);
@@ -363,40 +363,40 @@ pub fn say(step: &str, cookie: Option<Cookie>, more: &[(&str, i64)]) {
 }
 
 /// Prints a step that ended with an error.
-pub fn failed(step: &str, cookie: Cookie, error: &io::Error) {
+pub fn print_failure(step: &str, cookie: MadeCookie, error: &io::Error) {
     let errno = error.raw_os_error().unwrap_or(0);
-    say(step, Some(cookie), &[("errno", errno.into())]);
+    print_step(step, Some(cookie), &[("errno", errno.into())]);
 }
 
 /// Sleeps for ever.
-pub fn hold() -> ! {
-    say("holding", None, &[]);
+pub fn sleep_forever() -> ! {
+    print_step("holding", None, &[]);
     loop {
         // SAFETY: no argument; returns after a signal.
         unsafe { libc::pause() };
     }
 }
 
-fn end(fate: Fate) {
+fn end(fate: StepFate) {
     match fate {
         // SAFETY: a signal to ourselves; it does not return.
-        Fate::Kill => unsafe { libc::raise(libc::SIGKILL) },
+        StepFate::Kill => unsafe { libc::raise(libc::SIGKILL) },
         // SAFETY: ends the process as libdm's users may, without running anything more.
-        Fate::Exit => unsafe { libc::_exit(0) },
-        Fate::Hold => hold(),
+        StepFate::Exit => unsafe { libc::_exit(0) },
+        StepFate::Hold => sleep_forever(),
     };
 }
 
 /// Lets a child kill us as soon as we sleep on `semid`.
-fn kill_sleeper(semid: i32, fate: Fate) -> io::Result<()> {
+fn kill_sleeper(semid: i32, fate: StepFate) -> io::Result<()> {
     let signal = match fate {
-        Fate::Kill => libc::SIGKILL,
-        Fate::Exit => libc::SIGTERM,
-        Fate::Hold => return Ok(()),
+        StepFate::Kill => libc::SIGKILL,
+        StepFate::Exit => libc::SIGTERM,
+        StepFate::Hold => return Ok(()),
     };
     let us = std::process::id().cast_signed();
     fork(|| {
-        while sysv::waiters(semid).is_ok_and(|waiters| waiters == 0) {
+        while sysv::count_waiters(semid).is_ok_and(|waiters| waiters == 0) {
             std::thread::sleep(Duration::from_millis(1));
         }
         // SAFETY: two numbers; we are still its child, so the number is still its.
@@ -407,7 +407,7 @@ fn kill_sleeper(semid: i32, fate: Fate) -> io::Result<()> {
 
 fn fork(child: impl FnOnce()) -> io::Result<i32> {
     // SAFETY: this process has one thread, so the child may do anything.
-    match sysv::check(unsafe { libc::fork() })? {
+    match sysv::check_result(unsafe { libc::fork() })? {
         0 => {
             child();
             // SAFETY: ends the child without running the parent's destructors.
@@ -419,7 +419,7 @@ fn fork(child: impl FnOnce()) -> io::Result<i32> {
 
 fn reap(pid: i32) -> io::Result<()> {
     // SAFETY: no status is asked for.
-    sysv::check(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }).map(drop)
+    sysv::check_result(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }).map(drop)
 }
 
 /// SIGALRM every `period` with a handler that does nothing; zero stops it. Repeated, because the
@@ -438,7 +438,7 @@ fn alarms(period: Duration) -> io::Result<()> {
         it_value: period,
     };
     // SAFETY: `timer` outlives the call; the old value is not asked for.
-    sysv::check(unsafe {
+    sysv::check_result(unsafe {
         libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut())
     })
     .map(drop)
@@ -450,5 +450,5 @@ fn alarms(period: Duration) -> io::Result<()> {
 /// Those of `unshare(2)`: it wants root.
 pub fn new_ipc_ns() -> io::Result<()> {
     // SAFETY: one number.
-    sysv::check(unsafe { libc::unshare(libc::CLONE_NEWIPC) }).map(drop)
+    sysv::check_result(unsafe { libc::unshare(libc::CLONE_NEWIPC) }).map(drop)
 }

@@ -6,7 +6,7 @@ use std::{
     os::fd::AsRawFd,
 };
 
-use crate::sysv::check;
+use crate::sysv::check_result;
 
 /// Length of `struct dm_ioctl`, which is the same for 32 and 64 bits.
 const LEN: usize = 312;
@@ -25,29 +25,31 @@ const UEVENT_GENERATED: u32 = 0x2000;
 const PRIMARY_SOURCE: u32 = 0x0040_0000;
 
 /// `_IOWR(0xfd, number, struct dm_ioctl)`
-const fn command(number: u32) -> u32 {
+const fn ioctl_number(number: u32) -> u32 {
     0xc138_fd00 | number
 }
-const DEV_CREATE: u32 = command(3);
-const DEV_REMOVE: u32 = command(4);
+const DEV_CREATE: u32 = ioctl_number(3);
+const DEV_REMOVE: u32 = ioctl_number(4);
 /// A resume, unless a flag makes it a suspend.
-const DEV_SUSPEND: u32 = command(6);
-const TABLE_LOAD: u32 = command(9);
+const DEV_SUSPEND: u32 = ioctl_number(6);
+const TABLE_LOAD: u32 = ioctl_number(9);
 
 /// `DM_DEV_REMOVE` of the device `name`, with a cookie; returns whether a uevent was made.
 ///
 /// # Errors
 /// Those of the call: `EBUSY` for a device that is open, `ENXIO` for one that is not there.
-pub fn remove(name: &str, cookie: u32) -> io::Result<bool> {
-    Call::on(name).with_cookie(cookie).make(DEV_REMOVE)
+pub fn remove_device(name: &str, cookie: u32) -> io::Result<bool> {
+    DmCall::for_device(name)
+        .with_cookie(cookie)
+        .make_call(DEV_REMOVE)
 }
 
-/// As [`remove`], without a cookie: nobody waits for udev.
+/// As [`remove_device`], without a cookie: nobody waits for udev.
 ///
 /// # Errors
-/// As [`remove`].
+/// As [`remove_device`].
 pub fn remove_at_once(name: &str) -> io::Result<()> {
-    Call::on(name).make(DEV_REMOVE).map(drop)
+    DmCall::for_device(name).make_call(DEV_REMOVE).map(drop)
 }
 
 /// A new device of `sectors` zeros, not running yet.
@@ -55,33 +57,35 @@ pub fn remove_at_once(name: &str) -> io::Result<()> {
 /// # Errors
 /// Those of the calls: `EBUSY` where there is one of that name.
 pub fn create_zero(name: &str, sectors: u64) -> io::Result<()> {
-    Call::on(name).make(DEV_CREATE)?;
-    let mut load = Call::on(name);
-    load.put(TARGET_COUNT, 1);
+    DmCall::for_device(name).make_call(DEV_CREATE)?;
+    let mut load = DmCall::for_device(name);
+    load.put_word(TARGET_COUNT, 1);
     // sector_start, length, status, next, target_type[16], no parameters.
     load.args[LEN + 8..LEN + 16].copy_from_slice(&sectors.to_ne_bytes());
     load.args[LEN + 24..LEN + 28].copy_from_slice(b"zero");
-    load.make(TABLE_LOAD).map(drop)
+    load.make_call(TABLE_LOAD).map(drop)
 }
 
 /// `DM_DEV_SUSPEND` that resumes, with a cookie; returns whether a uevent was made.
 ///
 /// # Errors
 /// Those of the call.
-pub fn resume(name: &str, cookie: u32) -> io::Result<bool> {
-    Call::on(name).with_cookie(cookie).make(DEV_SUSPEND)
+pub fn resume_device(name: &str, cookie: u32) -> io::Result<bool> {
+    DmCall::for_device(name)
+        .with_cookie(cookie)
+        .make_call(DEV_SUSPEND)
 }
 
-/// As [`resume`], without a cookie.
+/// As [`resume_device`], without a cookie.
 ///
 /// # Errors
 /// Those of the call.
 pub fn resume_at_once(name: &str) -> io::Result<()> {
-    Call::on(name).make(DEV_SUSPEND).map(drop)
+    DmCall::for_device(name).make_call(DEV_SUSPEND).map(drop)
 }
 
 /// Devices whose names begin so: each with whether it is suspended.
-pub fn devices(prefix: &str) -> Vec<(String, bool)> {
+pub fn list_devices(prefix: &str) -> Vec<(String, bool)> {
     let read = |path: &str| Some(fs::read_to_string(path).ok()?.trim().to_owned());
     let blocks = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     blocks
@@ -96,19 +100,19 @@ pub fn devices(prefix: &str) -> Vec<(String, bool)> {
 }
 
 /// The argument of a call, and room for a table of one line.
-struct Call {
+struct DmCall {
     args: [u8; LEN + TARGET],
 }
 
-impl Call {
-    fn on(name: &str) -> Self {
+impl DmCall {
+    fn for_device(name: &str) -> Self {
         let mut call = Self {
             args: [0; LEN + TARGET],
         };
         // Version 4.0.0.
-        call.put(0, 4);
-        call.put(DATA_SIZE, (LEN + TARGET) as u32);
-        call.put(DATA_START, LEN as u32);
+        call.put_word(0, 4);
+        call.put_word(DATA_SIZE, (LEN + TARGET) as u32);
+        call.put_word(DATA_START, LEN as u32);
         for (to, from) in call.args[NAME..NAME + 127].iter_mut().zip(name.bytes()) {
             *to = from;
         }
@@ -116,23 +120,23 @@ impl Call {
     }
 
     fn with_cookie(mut self, cookie: u32) -> Self {
-        self.put(EVENT_NR, PRIMARY_SOURCE | cookie & 0xffff);
+        self.put_word(EVENT_NR, PRIMARY_SOURCE | cookie & 0xffff);
         self
     }
 
-    fn put(&mut self, at: usize, value: u32) {
+    fn put_word(&mut self, at: usize, value: u32) {
         self.args[at..at + 4].copy_from_slice(&value.to_ne_bytes());
     }
 
-    fn flags(&self) -> u32 {
+    fn read_flags(&self) -> u32 {
         let mut bytes = [0; 4];
         bytes.copy_from_slice(&self.args[FLAGS..FLAGS + 4]);
         u32::from_ne_bytes(bytes)
     }
 
     /// Makes it; returns whether a uevent was made.
-    fn make(mut self, command: u32) -> io::Result<bool> {
-        let control = control()?;
+    fn make_call(mut self, command: u32) -> io::Result<bool> {
+        let control = open_control()?;
         // Each C library has a type of its own for the command; the kernel has one.
         // SAFETY: the structure says its own length, and outlives the call.
         let result = unsafe {
@@ -143,12 +147,12 @@ impl Call {
                 self.args.as_mut_ptr(),
             )
         };
-        check(i32::try_from(result).map_err(io::Error::other)?)?;
-        Ok(self.flags() & UEVENT_GENERATED != 0)
+        check_result(i32::try_from(result).map_err(io::Error::other)?)?;
+        Ok(self.read_flags() & UEVENT_GENERATED != 0)
     }
 }
 
-fn control() -> io::Result<File> {
+fn open_control() -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)

@@ -12,7 +12,7 @@ use crate::sysv::{self, Abi};
 
 /// What is called in a loop.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-pub enum Call {
+pub enum LoadCall {
     /// `semop` on a set that is no cookie; never sleeps.
     Semop,
     /// A cookie's life: made, set, +1, -1, -1, waited for, removed.
@@ -27,10 +27,10 @@ pub enum Call {
     Exit,
 }
 
-/// System calls on a cookie in its life, see [`life`].
+/// System calls on a cookie in its life, see [`play_life`].
 pub const LIFE_OPERATIONS: u64 = 7;
 
-impl Call {
+impl LoadCall {
     /// All.
     pub const ALL: [Self; 6] = [
         Self::Semop,
@@ -80,7 +80,7 @@ pub struct Cost {
 /// The caller is not root.
 pub fn own_namespace() -> io::Result<()> {
     // SAFETY: no memory is involved.
-    sysv::check(unsafe { libc::unshare(libc::CLONE_NEWIPC) }).map(drop)
+    sysv::check_result(unsafe { libc::unshare(libc::CLONE_NEWIPC) }).map(drop)
 }
 
 /// Keeps this thread on a processor.
@@ -93,25 +93,27 @@ pub fn stay_on(cpu: usize) -> io::Result<()> {
     // SAFETY: CPU_SET checks the number.
     unsafe { libc::CPU_SET(cpu, &mut set) };
     // SAFETY: the set outlives the call.
-    sysv::check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) })
-        .map(drop)
+    sysv::check_result(unsafe {
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
+    })
+    .map(drop)
 }
 
 /// Measures one kind of call.
 ///
 /// # Errors
 /// A call fails that should not.
-pub fn measure(call: Call, amount: Amount, batches: u32) -> Result<Cost> {
-    let place = Place::new()?;
+pub fn measure_call(call: LoadCall, amount: Amount, batches: u32) -> Result<Cost> {
+    let place = LoadPlace::new()?;
     let (mut serial, mut rest) = (0, Vec::new());
     // Caches and branch predictors, and how long one takes.
     let begun = Instant::now();
     let warm = match amount {
-        Amount::Time(_) if matches!(call, Call::Exit | Call::Paced) => 20,
+        Amount::Time(_) if matches!(call, LoadCall::Exit | LoadCall::Paced) => 20,
         Amount::Time(_) => 200,
         Amount::Calls(count) => count.div_ceil(10).max(2),
     };
-    place.run(call, warm, &mut serial)?;
+    place.run_call(call, warm, &mut serial)?;
     let each = begun.elapsed().as_secs_f64() / warm as f64;
     let count = match amount {
         Amount::Calls(count) => count,
@@ -119,19 +121,19 @@ pub fn measure(call: Call, amount: Amount, batches: u32) -> Result<Cost> {
     }
     .max(5);
     for _ in 0..batches {
-        let (cpu, wall) = place.run(call, count, &mut serial)?;
-        rest.push((per(cpu, count), per(wall, count)));
+        let (cpu, wall) = place.run_call(call, count, &mut serial)?;
+        rest.push((per_call(cpu, count), per_call(wall, count)));
     }
-    place.remove()?;
+    place.remove_all()?;
     Ok(Cost {
         calls: count * u64::from(batches),
-        cpu_ns: median(rest.iter().map(|(cpu, _)| *cpu).collect()),
-        wall_ns: median(rest.iter().map(|(_, wall)| *wall).collect()),
+        cpu_ns: median_of(rest.iter().map(|(cpu, _)| *cpu).collect()),
+        wall_ns: median_of(rest.iter().map(|(_, wall)| *wall).collect()),
     })
 }
 
 /// Processor time and time that passes.
-fn timed(call: Call, run: impl FnOnce() -> Result<()>) -> Result<(Duration, Duration)> {
+fn time_run(call: LoadCall, run: impl FnOnce() -> Result<()>) -> Result<(Duration, Duration)> {
     let (wall, cpu) = (Instant::now(), cpu_time(call)?);
     run()?;
     Ok((cpu_time(call)?.saturating_sub(cpu), wall.elapsed()))
@@ -140,55 +142,57 @@ fn timed(call: Call, run: impl FnOnce() -> Result<()>) -> Result<(Duration, Dura
 /// Between two lives at a pace.
 const PAUSE: Duration = Duration::from_millis(1);
 
-fn per(time: Duration, count: u64) -> f64 {
+fn per_call(time: Duration, count: u64) -> f64 {
     time.as_nanos() as f64 / count as f64
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+fn median_of(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// Processor time used so far: of this thread, or of the process and its children.
-fn cpu_time(call: Call) -> io::Result<Duration> {
-    if call == Call::Exit {
-        return Ok(used(libc::RUSAGE_SELF)? + used(libc::RUSAGE_CHILDREN)?);
+fn cpu_time(call: LoadCall) -> io::Result<Duration> {
+    if call == LoadCall::Exit {
+        return Ok(cpu_used(libc::RUSAGE_SELF)? + cpu_used(libc::RUSAGE_CHILDREN)?);
     }
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: the buffer outlives the call.
-    sysv::check(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) })?;
+    sysv::check_result(unsafe {
+        libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time)
+    })?;
     Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
-fn used(who: libc::c_int) -> io::Result<Duration> {
+fn cpu_used(who: libc::c_int) -> io::Result<Duration> {
     // SAFETY: numbers only, for which all zeros is valid.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: the buffer outlives the call.
-    sysv::check(unsafe { libc::getrusage(who, &raw mut usage) })?;
+    sysv::check_result(unsafe { libc::getrusage(who, &raw mut usage) })?;
     let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
     Ok(time(usage.ru_utime) + time(usage.ru_stime))
 }
 
 /// What the calls work on.
-struct Place {
+struct LoadPlace {
     plain: i32,
     pipe: [libc::c_int; 2],
 }
 
-impl Place {
+impl LoadPlace {
     fn new() -> Result<Self> {
         let mut pipe = [0; 2];
         // SAFETY: the buffer has room for two descriptors.
-        sysv::check(unsafe { libc::pipe(pipe.as_mut_ptr()) }).context("pipe")?;
-        let plain = sysv::get(0, 1, 0o600).context("semget")?;
+        sysv::check_result(unsafe { libc::pipe(pipe.as_mut_ptr()) }).context("pipe")?;
+        let plain = sysv::get_set(0, 1, 0o600).context("semget")?;
         Ok(Self { plain, pipe })
     }
 
-    fn remove(self) -> Result<()> {
-        sysv::remove(self.plain).context("IPC_RMID")?;
+    fn remove_all(self) -> Result<()> {
+        sysv::remove_set(self.plain).context("IPC_RMID")?;
         for fd in self.pipe {
             // SAFETY: a descriptor of our own.
             unsafe { libc::close(fd) };
@@ -197,53 +201,58 @@ impl Place {
     }
 
     /// Processor time and time that passes, without pauses.
-    fn run(&self, call: Call, count: u64, serial: &mut u32) -> Result<(Duration, Duration)> {
-        if call != Call::Paced {
-            return timed(call, || self.repeat(call, count, serial));
+    fn run_call(
+        &self,
+        call: LoadCall,
+        count: u64,
+        serial: &mut u32,
+    ) -> Result<(Duration, Duration)> {
+        if call != LoadCall::Paced {
+            return time_run(call, || self.repeat_call(call, count, serial));
         }
         let mut sum = (Duration::ZERO, Duration::ZERO);
         for _ in 0..count {
             thread::sleep(PAUSE);
-            let (cpu, wall) = timed(call, || self.repeat(call, 1, serial))?;
+            let (cpu, wall) = time_run(call, || self.repeat_call(call, 1, serial))?;
             sum = (sum.0 + cpu, sum.1 + wall);
         }
         Ok(sum)
     }
 
-    fn repeat(&self, call: Call, count: u64, serial: &mut u32) -> Result<()> {
+    fn repeat_call(&self, call: LoadCall, count: u64, serial: &mut u32) -> Result<()> {
         match call {
-            Call::Semop => {
+            LoadCall::Semop => {
                 for number in 0..count {
                     let op = if number % 2 == 0 { 1 } else { -1 };
-                    sysv::op(Abi::SemTimedOp, self.plain, op, 0)?;
+                    sysv::semop_one(Abi::SemTimedOp, self.plain, op, 0)?;
                 }
                 if count % 2 == 1 {
-                    sysv::op(Abi::SemTimedOp, self.plain, -1, 0)?;
+                    sysv::semop_one(Abi::SemTimedOp, self.plain, -1, 0)?;
                 }
             }
-            Call::Life | Call::Paced => {
+            LoadCall::Life | LoadCall::Paced => {
                 for _ in 0..count {
-                    life(serial)?;
+                    play_life(serial)?;
                 }
             }
-            Call::Syscall => {
+            LoadCall::Syscall => {
                 for _ in 0..count {
                     // SAFETY: no memory is involved.
                     black_box(unsafe { libc::getppid() });
                 }
             }
-            Call::Ioctl => {
+            LoadCall::Ioctl => {
                 let mut waiting: libc::c_int = 0;
                 for _ in 0..count {
                     // SAFETY: FIONREAD writes one int, which outlives the call.
                     let result =
                         unsafe { libc::ioctl(self.pipe[0], libc::FIONREAD, &raw mut waiting) };
-                    sysv::check(result).context("FIONREAD")?;
+                    sysv::check_result(result).context("FIONREAD")?;
                 }
             }
-            Call::Exit => {
+            LoadCall::Exit => {
                 for _ in 0..count {
-                    child()?;
+                    run_child()?;
                 }
             }
         }
@@ -251,37 +260,37 @@ impl Place {
     }
 }
 
-fn child() -> Result<()> {
+fn run_child() -> Result<()> {
     // SAFETY: one thread; the child does nothing but end.
-    let pid = sysv::check(unsafe { libc::fork() }).context("fork")?;
+    let pid = sysv::check_result(unsafe { libc::fork() }).context("fork")?;
     if pid == 0 {
         // SAFETY: ends the child without running anything of its parent.
         unsafe { libc::_exit(0) };
     }
     let mut status = 0;
     // SAFETY: the buffer outlives the call.
-    sysv::check(unsafe { libc::waitpid(pid, &raw mut status, 0) }).context("waitpid")?;
+    sysv::check_result(unsafe { libc::waitpid(pid, &raw mut status, 0) }).context("waitpid")?;
     Ok(())
 }
 
 /// A cookie as libdm uses it, udev's part included.
-fn life(serial: &mut u32) -> Result<()> {
-    let semid = cookie(serial)?;
+fn play_life(serial: &mut u32) -> Result<()> {
+    let semid = make_cookie(serial)?;
     sysv::set_value(semid, 1)?;
-    sysv::op(Abi::SemTimedOp, semid, 1, 0)?;
-    sysv::op(Abi::SemTimedOp, semid, -1, libc::IPC_NOWAIT)?;
-    sysv::op(Abi::SemTimedOp, semid, -1, libc::IPC_NOWAIT)?;
-    sysv::op(Abi::SemTimedOp, semid, 0, 0)?;
-    sysv::remove(semid)?;
+    sysv::semop_one(Abi::SemTimedOp, semid, 1, 0)?;
+    sysv::semop_one(Abi::SemTimedOp, semid, -1, libc::IPC_NOWAIT)?;
+    sysv::semop_one(Abi::SemTimedOp, semid, -1, libc::IPC_NOWAIT)?;
+    sysv::semop_one(Abi::SemTimedOp, semid, 0, 0)?;
+    sysv::remove_set(semid)?;
     Ok(())
 }
 
 /// Makes the set of the next cookie that is free.
-fn cookie(serial: &mut u32) -> Result<i32> {
+fn make_cookie(serial: &mut u32) -> Result<i32> {
     for _ in 0..0x1_0000 {
         *serial = serial.wrapping_add(1);
         let key = 0x0d4d_0000 | (*serial & 0xffff);
-        match sysv::get(key, 1, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) {
+        match sysv::get_set(key, 1, libc::IPC_CREAT | libc::IPC_EXCL | 0o600) {
             // libdm does not take base 0.
             _ if *serial & 0xffff == 0 => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -295,16 +304,16 @@ fn cookie(serial: &mut u32) -> Result<i32> {
 ///
 /// # Errors
 /// The clock fails, or this is another architecture.
-pub fn calibrate() -> Result<f64> {
+pub fn calibrate_clock() -> Result<f64> {
     const ROUNDS: u64 = 5_000_000;
     let mut rest = Vec::new();
     for _ in 0..5 {
-        let begun = cpu_time(Call::Syscall)?;
+        let begun = cpu_time(LoadCall::Syscall)?;
         spin(ROUNDS)?;
-        let time = cpu_time(Call::Syscall)?.saturating_sub(begun);
-        rest.push(per(time, ROUNDS * 2) * 1e6);
+        let time = cpu_time(LoadCall::Syscall)?.saturating_sub(begun);
+        rest.push(per_call(time, ROUNDS * 2) * 1e6);
     }
-    Ok(median(rest))
+    Ok(median_of(rest))
 }
 
 /// Two instructions a round.
@@ -324,7 +333,7 @@ fn spin(_rounds: u64) -> Result<()> {
 
 /// What was done.
 #[derive(Clone, Copy, Debug)]
-pub struct Done {
+pub struct LoadDone {
     /// System calls on cookies.
     pub operations: u64,
     /// In this time.
@@ -335,7 +344,7 @@ pub struct Done {
 ///
 /// # Errors
 /// A call fails that should not.
-pub fn cookies(rate: Option<u64>, time: Duration, threads: u32) -> Result<Done> {
+pub fn play_cookies(rate: Option<u64>, time: Duration, threads: u32) -> Result<LoadDone> {
     let begun = Instant::now();
     let share = rate.map(|rate| rate as f64 / LIFE_OPERATIONS as f64 / f64::from(threads.max(1)));
     let workers: Vec<_> = (0..threads.max(1))
@@ -348,7 +357,7 @@ pub fn cookies(rate: Option<u64>, time: Duration, threads: u32) -> Result<Done> 
                     let due = share.map(|share| (begun.elapsed().as_secs_f64() * share) as u64);
                     let due = due.unwrap_or(lives + 50);
                     while lives < due {
-                        life(&mut serial)?;
+                        play_life(&mut serial)?;
                         lives += 1;
                     }
                     if share.is_some() {
@@ -363,7 +372,7 @@ pub fn cookies(rate: Option<u64>, time: Duration, threads: u32) -> Result<Done> 
     for worker in workers {
         lives += worker.join().ok().context("a worker panicked")??;
     }
-    Ok(Done {
+    Ok(LoadDone {
         operations: lives * LIFE_OPERATIONS,
         time: begun.elapsed(),
     })
@@ -373,26 +382,26 @@ pub fn cookies(rate: Option<u64>, time: Duration, threads: u32) -> Result<Done> 
 ///
 /// # Errors
 /// A call fails; the limits of kernel.sem are reached.
-pub fn hold(count: u32, plain: bool) -> Result<Vec<i32>> {
+pub fn hold_sets(count: u32, plain: bool) -> Result<Vec<i32>> {
     let mut serial = 0x8000;
     (0..count)
         .map(|_| {
             if plain {
-                return sysv::get(0, 1, 0o600).context("semget");
+                return sysv::get_set(0, 1, 0o600).context("semget");
             }
-            let semid = cookie(&mut serial)?;
+            let semid = make_cookie(&mut serial)?;
             sysv::set_value(semid, 1)?;
-            sysv::op(Abi::SemTimedOp, semid, 1, 0)?;
+            sysv::semop_one(Abi::SemTimedOp, semid, 1, 0)?;
             Ok(semid)
         })
         .collect()
 }
 
-/// Removes what [`hold`] has made.
+/// Removes what [`hold_sets`] has made.
 ///
 /// # Errors
 /// One is gone already.
-pub fn release(sets: &[i32]) -> Result<()> {
+pub fn release_sets(sets: &[i32]) -> Result<()> {
     sets.iter()
-        .try_for_each(|&semid| sysv::remove(semid).with_context(|| format!("set {semid}")))
+        .try_for_each(|&semid| sysv::remove_set(semid).with_context(|| format!("set {semid}")))
 }

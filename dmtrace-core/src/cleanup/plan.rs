@@ -216,7 +216,8 @@ pub enum PlannedAction {
     /// Nothing.
     Keep {
         /// Each rule that does not hold; empty if the fuse has blown.
-        because: Vec<Obstacle>,
+        #[serde(rename = "because")]
+        obstacles: Vec<Obstacle>,
     },
 }
 
@@ -237,7 +238,7 @@ impl Plan {
             for entry in &mut entries {
                 if entry.action.changes_cookie() {
                     entry.action = PlannedAction::Keep {
-                        because: Vec::new(),
+                        obstacles: Vec::new(),
                     };
                 }
             }
@@ -366,7 +367,7 @@ fn decide_action(
         };
         return match provably_lost(&judged.subject(ledger), context, verdict, vouched) {
             Ok(completion) => PlannedAction::Complete(completion),
-            Err(because) => PlannedAction::Keep { because },
+            Err(because) => PlannedAction::Keep { obstacles: because },
         };
     }
     let rules = RemovalRules {
@@ -404,7 +405,7 @@ fn decide_action(
     if because.is_empty() {
         PlannedAction::Destroy
     } else {
-        PlannedAction::Keep { because }
+        PlannedAction::Keep { obstacles: because }
     }
 }
 

@@ -51,7 +51,7 @@ impl Ledger {
         if let Some(closed) = closed
             && record.state & SEM_ANNOUNCED != 0
             && !self.live.contains_key(&sem)
-            && self.has_heard(created.unwrap_or(closed))
+            && self.has_observed(created.unwrap_or(closed))
         {
             // Its creation was told, and it is not there: its removal was, too.
             return out;
@@ -155,8 +155,8 @@ impl Ledger {
     }
 
     /// Whether events of sets from before and after this moment have come.
-    fn has_heard(&self, at: BootTime) -> bool {
-        self.heard
+    fn has_observed(&self, at: BootTime) -> bool {
+        self.observed_span
             .is_some_and(|(first, last)| first <= at && at <= last)
     }
 
@@ -172,9 +172,11 @@ impl Ledger {
             return out;
         };
         process.learn_image(&image);
-        let starved = record.starved.saturating_sub(process.tally.starved);
-        process.tally.starved += starved;
-        self.totals.starved += starved;
+        let starved = record
+            .enospc_failures
+            .saturating_sub(process.tally.enospc_failures);
+        process.tally.enospc_failures += starved;
+        self.totals.enospc_failures += starved;
         if record.exited != 0 {
             let exit = ProcessExit {
                 at: BootTime(record.exited),
@@ -318,7 +320,7 @@ impl Cookie {
             setvals: record.setvals,
             waits: record.waits,
             waits_done: record.waits_done,
-            failed_decrements: record.starved,
+            failed_decrements: record.failed_decrements,
             ..self.counts
         };
         if record.state & SEM_PREEXISTING == 0 {

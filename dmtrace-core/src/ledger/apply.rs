@@ -35,8 +35,8 @@ impl Ledger {
     /// As [`Ledger::apply`], appending to a vector that the caller reuses.
     pub fn apply_into(&mut self, event: &Event, out: &mut Vec<Change>) {
         if let EventKind::Created { .. } | EventKind::Destroyed { .. } = event.what {
-            let (first, last) = self.heard.unwrap_or((event.at, event.at));
-            self.heard = Some((first.min(event.at), last.max(event.at)));
+            let (first, last) = self.observed_span.unwrap_or((event.at, event.at));
+            self.observed_span = Some((first.min(event.at), last.max(event.at)));
         }
         match &event.what {
             EventKind::Process(image) => {
@@ -192,14 +192,14 @@ impl Ledger {
     ) {
         let starved = errno == libc::ENOSPC;
         if starved {
-            self.totals.starved += 1;
+            self.totals.enospc_failures += 1;
         } else {
             self.totals.failed += 1;
         }
         let process = self.processes.touch_actor(&event.actor, event.at);
         let who = process.map(|process| {
             if starved {
-                process.tally.starved += 1;
+                process.tally.enospc_failures += 1;
             } else {
                 process.tally.failed += 1;
             }

@@ -63,7 +63,7 @@ pub struct Ledger {
     processes: Processes,
     totals: Totals,
     /// The first and the last creation or removal that an event has told.
-    heard: Option<(BootTime, BootTime)>,
+    observed_span: Option<(BootTime, BootTime)>,
     /// Whether a snapshot was compared before: what the first one finds is no drift.
     reconciled: bool,
 }
@@ -104,7 +104,8 @@ pub struct Totals {
     /// Of these, with a cookie's key.
     pub cookies: SetCount,
     /// Creations that failed with ENOSPC.
-    pub starved: u64,
+    #[serde(rename = "starved")]
+    pub enospc_failures: u64,
     /// Creations that failed otherwise.
     pub failed: u64,
     /// Lookups of a cookie that failed.
@@ -137,7 +138,7 @@ impl Ledger {
             marks: RemovalMarks::default(),
             processes: Processes::new(remember.idle),
             totals: Totals::default(),
-            heard: None,
+            observed_span: None,
             reconciled: false,
         }
     }
@@ -223,7 +224,7 @@ impl Ledger {
 
     /// The books were made from the maps of a trace that has gone on: what the next snapshot has
     /// more was missed.
-    pub const fn goes_on(&mut self) {
+    pub const fn mark_reconciled(&mut self) {
         self.reconciled = true;
     }
 

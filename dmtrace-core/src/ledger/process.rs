@@ -28,7 +28,8 @@ pub struct ProcessTally {
     /// Of the live ones, with a cookie's key.
     pub cookies_live: u64,
     /// Creations that failed with ENOSPC: it is a victim of the limits.
-    pub starved: u64,
+    #[serde(rename = "starved")]
+    pub enospc_failures: u64,
     /// Creations that failed otherwise.
     pub failed: u64,
 }
@@ -57,7 +58,7 @@ impl ProcessTally {
         self.live += other.live;
         self.cookies += other.cookies;
         self.cookies_live += other.cookies_live;
-        self.starved += other.starved;
+        self.enospc_failures += other.enospc_failures;
         self.failed += other.failed;
     }
 }

@@ -14,7 +14,7 @@ pub struct Sighting {
     /// `SETVAL` calls.
     pub setvals: u32,
     /// Decrements that failed because the value was 0.
-    pub starved: u32,
+    pub failed_decrements: u32,
 }
 
 impl Sighting {
@@ -29,7 +29,7 @@ impl Sighting {
             || self.waits > earlier.waits
             || self.waits_done > earlier.waits_done
             || self.setvals > earlier.setvals
-            || self.starved > earlier.starved
+            || self.failed_decrements > earlier.failed_decrements
     }
 
     /// What two traces have seen together: one may have begun later.
@@ -40,7 +40,7 @@ impl Sighting {
             waits: self.waits.max(other.waits),
             waits_done: self.waits_done.max(other.waits_done),
             setvals: self.setvals.max(other.setvals),
-            starved: self.starved.max(other.starved),
+            failed_decrements: self.failed_decrements.max(other.failed_decrements),
         }
     }
 }
@@ -90,7 +90,7 @@ impl Witness for TraceWitness {
                 waits: record.waits,
                 waits_done: record.waits_done,
                 setvals: record.setvals,
-                starved: record.starved,
+                failed_decrements: record.failed_decrements,
             })
             .reduce(Sighting::combine)
     }
@@ -121,7 +121,10 @@ mod tests {
                 ..then
             },
             Sighting { setvals: 1, ..then },
-            Sighting { starved: 1, ..then },
+            Sighting {
+                failed_decrements: 1,
+                ..then
+            },
         ] {
             assert!(news.is_news_after(Some(then)), "{news:?}");
         }

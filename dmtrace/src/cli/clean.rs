@@ -96,7 +96,7 @@ impl Draft {
     fn wanted(&self) -> usize {
         let wanted = |entry: &&PlanEntry| match &entry.action {
             PlannedAction::Destroy | PlannedAction::Complete(_) => true,
-            PlannedAction::Keep { because } => because.is_empty(),
+            PlannedAction::Keep { obstacles: because } => because.is_empty(),
         };
         self.plan().entries.iter().filter(wanted).count()
     }
@@ -279,7 +279,7 @@ fn absent(names: &[CookieName], judged: &[Judged<'_>], filters: &Filters) -> Res
 
 /// Whether a cookie that may be leaked is kept because something could not be read.
 fn is_kept_unread(entry: &PlanEntry) -> bool {
-    let PlannedAction::Keep { because } = &entry.action else {
+    let PlannedAction::Keep { obstacles: because } = &entry.action else {
         return false;
     };
     matches!(entry.verdict.class.as_str(), "leaked" | "unknown")

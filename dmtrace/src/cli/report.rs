@@ -196,13 +196,13 @@ pub(super) fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -
     let mut victims: Vec<Victim> = case
         .ledger
         .processes()
-        .filter(|process| process.tally.starved > 0)
+        .filter(|process| process.tally.enospc_failures > 0)
         .filter(|process| filters.pass(&Candidate::victim(process)))
         .map(|process| Victim {
             pid: process.image_id.id.tgid,
             comm: process.name.to_string(),
             command: process.image.as_ref().map(|image| image.command_line()),
-            failed: process.tally.starved,
+            failed: process.tally.enospc_failures,
             also_culprit: culprits.contains(&process.image_id),
         })
         .collect();

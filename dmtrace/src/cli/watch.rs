@@ -291,10 +291,10 @@ fn summarize(
             sets.live,
             cookies.live
         ))?;
-        if totals.starved > 0 {
+        if totals.enospc_failures > 0 {
             out.print_line(&format!(
                 "{} failed: the limits of kernel.sem are reached",
-                count_noun(totals.starved, "creation", "creations")
+                count_noun(totals.enospc_failures, "creation", "creations")
             ))?;
         }
         leaks([findings.len(), told, open], filters, certain, out)?;

@@ -258,7 +258,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::host::processes::Process;
+    use crate::host::processes::RunningProcess;
     use dmtrace_core::facts::LiveProcess;
 
     #[test]
@@ -293,13 +293,13 @@ mod tests {
         let mounts = "1 1 0:4 ipc:[4] /run/pin rw - nsfs nsfs rw\n";
         fs::write(proc.join("70000001/mountinfo"), mounts).unwrap();
         let mut list = ProcessList::default();
-        let process = Process {
+        let process = RunningProcess {
             live: LiveProcess {
                 ipc_ns: Some(IpcNs(1)),
                 ..LiveProcess::default()
             },
             threads: 2,
-            ..Process::default()
+            ..RunningProcess::default()
         };
         list.processes.insert(70_000_001, process);
         let holders: BTreeMap<u32, NsHolder> =

@@ -14,14 +14,14 @@ use crate::wording::cause_text;
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ProcessList {
     /// By process number.
-    pub processes: BTreeMap<u32, Process>,
+    pub processes: BTreeMap<u32, RunningProcess>,
     /// Why processes may be missing; `None` when the list is complete.
     pub incomplete: Option<String>,
 }
 
 /// A process with at least one live thread.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Process {
+pub struct RunningProcess {
     /// What verdicts need of it.
     pub live: LiveProcess,
     /// Threads, those that have ended but are not yet reaped included.
@@ -155,7 +155,7 @@ pub(super) fn ns_of_link(link: &std::path::Path) -> Option<IpcNs> {
     number.parse().ok().map(IpcNs)
 }
 
-fn read_process(roots: &Roots, pid: u32) -> io::Result<Option<Process>> {
+fn read_process(roots: &Roots, pid: u32) -> io::Result<Option<RunningProcess>> {
     let stat = read_stat(roots, pid)?;
     let dead = stat.is_dead() && (stat.threads <= 1 || !any_thread_lives(roots, pid));
     if dead {
@@ -176,7 +176,7 @@ fn read_process(roots: &Roots, pid: u32) -> io::Result<Option<Process>> {
         Err(_) if pid == 1 => (Some(IpcNs::HOST), false),
         Err(_) => (None, !stat.kernel),
     };
-    Ok(Some(Process {
+    Ok(Some(RunningProcess {
         threads: stat.threads,
         kernel: stat.kernel,
         hidden,

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Roots,
-    processes::{Process, ProcessList},
+    processes::{ProcessList, RunningProcess},
 };
 
 pub use details::read_details as details;
@@ -44,7 +44,7 @@ pub fn read_udev(roots: &Roots, list: &ProcessList) -> UdevFacts {
 /// The udevd of the host. A container can have one too, in its own PID namespace; the mount
 /// namespace tells nothing because the unit has `PrivateMounts=yes`.
 fn find_daemon(roots: &Roots, list: &ProcessList) -> Option<u32> {
-    let named = |process: &Process| matches!(&*process.live.comm, "systemd-udevd" | "udevd");
+    let named = |process: &RunningProcess| matches!(&*process.live.comm, "systemd-udevd" | "udevd");
     let host_ns = fs::read_link(roots.proc_path("1/ns/pid")).ok();
     let candidates = list.processes.iter().filter(|(pid, process)| {
         let ns = fs::read_link(roots.proc_path(format!("{pid}/ns/pid"))).ok();
@@ -321,9 +321,9 @@ mod tests {
                 ppid,
                 ..LiveProcess::default()
             };
-            let process = Process {
+            let process = RunningProcess {
                 live,
-                ..Process::default()
+                ..RunningProcess::default()
             };
             list.processes.insert(pid, process);
         };

@@ -141,7 +141,7 @@ impl MetricsPage<'_> {
             let all = STATES.into_iter();
             all.map(move |state| {
                 let label = [("state", state.name())];
-                (label, value(readings.standing.get(state)))
+                (label, value(readings.live_cookies.get(state)))
             })
         };
         self.write_family(

@@ -31,7 +31,7 @@ pub(crate) use waits::Waits;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Readings {
     /// Cookies that are there, by what they are.
-    pub standing: LiveCookies,
+    pub live_cookies: LiveCookies,
     /// How full the kernel's tables are.
     pub sets: TableSizes,
     /// What has happened since the start.

@@ -262,10 +262,10 @@ fn one_full_namespace_is_not_hidden_by_empty_ones() {
 fn full_readings() -> Readings {
     let mut readings = Readings::default();
     readings
-        .standing
+        .live_cookies
         .add_cookie(State::Stuck, Duration::from_secs(90));
     readings
-        .standing
+        .live_cookies
         .add_cookie(State::Stuck, Duration::from_secs(30));
     readings.sets = TableSizes::from_snapshot(&Snapshot {
         namespaces: vec![

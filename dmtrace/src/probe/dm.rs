@@ -164,7 +164,7 @@ impl DeviceMapper {
     }
 
     /// Whether its programs were in their places already.
-    pub(super) const fn went_on(&self) -> bool {
+    pub(super) const fn was_adopted(&self) -> bool {
         !self.adopted.is_empty()
     }
 

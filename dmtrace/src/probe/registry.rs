@@ -65,7 +65,7 @@ impl RunningTracer {
         start_ticks(self.pid) == Some(self.start_ticks)
     }
 
-    fn goes_on(&self) -> bool {
+    fn is_active(&self) -> bool {
         self.is_attended() || self.pinned.as_deref().is_some_and(Path::exists)
     }
 
@@ -199,7 +199,7 @@ fn remove_stale(pinned: Option<&Path>) {
             !tracer.is_attended() && tracer.pinned.is_some() && tracer.pinned.as_deref() == pinned
         });
         let goes_on = match &tracer {
-            Some(tracer) => tracer.goes_on(),
+            Some(tracer) => tracer.is_active(),
             // Of another version, or being written.
             None => pid_of(&path).is_none_or(|pid| start_ticks(pid).is_some()),
         };
@@ -295,7 +295,7 @@ pub(crate) fn running_tracers() -> Vec<RunningTracer> {
     let boot_id = host::clock::boot_id(&Roots::host());
     let mut found: Vec<RunningTracer> = tracer_files()
         .filter_map(|(_, tracer)| tracer)
-        .filter(|tracer| tracer.boot_id == boot_id && tracer.goes_on())
+        .filter(|tracer| tracer.boot_id == boot_id && tracer.is_active())
         .collect();
     found.sort_by_key(|tracer| tracer.since);
     found

@@ -76,8 +76,8 @@ impl Tracer {
     }
 
     /// Whether device-mapper has been seen all the time since an earlier process.
-    pub(crate) const fn dm_went_on(&self) -> bool {
-        self.dm.went_on()
+    pub(crate) const fn dm_was_adopted(&self) -> bool {
+        self.dm.was_adopted()
     }
 
     /// What was tried to see device-mapper, and what came of it.

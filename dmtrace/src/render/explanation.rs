@@ -265,7 +265,7 @@ impl Telling<'_> {
         let culprit = row.semaphore.creator.image();
         let here = |process: &&Process| {
             let ns = process.image.as_ref().map(|image| image.ipc_ns);
-            process.tally.starved > 0
+            process.tally.enospc_failures > 0
                 && Some(process.image_id) != culprit
                 && ns.is_none_or(|ns| ns == row.semaphore.id.ns)
         };
@@ -280,7 +280,7 @@ impl Telling<'_> {
                     "{}[{}] was refused a semaphore {} (ENOSPC)",
                     process.name,
                     process.image_id.id.tgid,
-                    times_text(process.tally.starved)
+                    times_text(process.tally.enospc_failures)
                 ),
             })
             .take(8)

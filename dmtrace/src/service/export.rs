@@ -136,7 +136,7 @@ impl Exports {
             tally.hook = hook.runs();
         }
         let readings = Readings {
-            standing: self.standing.clone(),
+            live_cookies: self.standing.clone(),
             sets: self.sets.clone(),
             tally,
             health,

@@ -305,7 +305,7 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
     if let Some(continuity) = session.tracing_continuity() {
         say_past(log, continuity, keep);
         let attached = matches!(tracer.dm_state(), DmState::Attached { .. });
-        if matches!(continuity.past, PinnedPast::Unbroken) && attached && !tracer.dm_went_on() {
+        if matches!(continuity.past, PinnedPast::Unbroken) && attached && !tracer.dm_was_adopted() {
             log.say(
                 Level::Notice,
                 "device-mapper was not traced meanwhile, because its probes cannot stay: the \

@@ -55,7 +55,7 @@ pub(crate) struct Worker {
     found: Receiver<FoundSite>,
     stop: UnixStream,
     received: Arc<AtomicU64>,
-    news: Arc<Notify>,
+    new_site: Arc<Notify>,
 }
 
 impl Worker {
@@ -93,7 +93,7 @@ impl Worker {
             found,
             stop,
             received,
-            news,
+            new_site: news,
         })
     }
 
@@ -109,7 +109,7 @@ impl Worker {
 
     /// Waits until something is found.
     pub(crate) async fn wait_sites(&self) {
-        self.news.notified().await;
+        self.new_site.notified().await;
     }
 
     /// Works off what is in the ring, and ends the thread.

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use dmtrace_tests::load::{self, Amount, Call};
+use dmtrace_tests::load::{self, Amount, LoadCall};
 use serde_json::json;
 
 /// Calls in a loop, cookies at a rate, semaphores that are only there.
@@ -26,7 +26,7 @@ enum What {
     Calls {
         /// Which; all if not given
         #[arg(long, value_enum, value_delimiter = ',')]
-        of: Vec<Call>,
+        of: Vec<LoadCall>,
         /// Time for each, in milliseconds
         #[arg(long, default_value_t = 100)]
         millis: u64,
@@ -92,9 +92,9 @@ fn run(args: Args) -> Result<()> {
                 load::stay_on(cpu).with_context(|| format!("processor {cpu}"))?;
             }
             let amount = count.map_or(Amount::Time(Duration::from_millis(millis)), Amount::Calls);
-            let all = Call::ALL.to_vec();
+            let all = LoadCall::ALL.to_vec();
             for call in if of.is_empty() { all } else { of } {
-                let cost = load::measure(call, amount, batches)?;
+                let cost = load::measure_call(call, amount, batches)?;
                 say(&json!({
                     "call": call.name(),
                     "calls": cost.calls,
@@ -103,15 +103,15 @@ fn run(args: Args) -> Result<()> {
                 }))?;
             }
         }
-        What::Calibrate => say(&json!({ "million_ns": load::calibrate()? }))?,
+        What::Calibrate => say(&json!({ "million_ns": load::calibrate_clock()? }))?,
         What::Cookies {
             rate,
             seconds,
             threads,
             leave,
         } => {
-            let held = load::hold(leave, false)?;
-            let done = load::cookies(rate, Duration::from_secs(seconds), threads)?;
+            let held = load::hold_sets(leave, false)?;
+            let done = load::play_cookies(rate, Duration::from_secs(seconds), threads)?;
             say(&json!({
                 "operations": done.operations,
                 "seconds": done.time.as_secs_f64(),
@@ -119,13 +119,13 @@ fn run(args: Args) -> Result<()> {
             if leave > 0 {
                 until_eof();
             }
-            load::release(&held)?;
+            load::release_sets(&held)?;
         }
         What::Hold { count, plain } => {
-            let held = load::hold(count, plain)?;
+            let held = load::hold_sets(count, plain)?;
             say(&json!({ "held": held.len() }))?;
             until_eof();
-            load::release(&held)?;
+            load::release_sets(&held)?;
         }
     }
     Ok(())

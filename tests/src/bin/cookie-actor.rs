@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use dmtrace_tests::{
-    actor::{Actor, Cookie, Fate, Step, failed, hold, new_ipc_ns, say},
+    actor::{
+        Actor, ActorStep, MadeCookie, StepFate, new_ipc_ns, print_failure, print_step,
+        sleep_forever,
+    },
     sysv::{self, Abi},
 };
 
@@ -42,7 +45,7 @@ prints one JSON line for each step: step, pid, key, semid, errno
 --hold keeps the process alive at the end";
 
 fn main() -> ExitCode {
-    match run() {
+    match run_verb() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("cookie-actor: {error:#}");
@@ -55,12 +58,12 @@ fn main() -> ExitCode {
 struct Args(Vec<String>);
 
 impl Args {
-    fn flag(&mut self, name: &str) -> bool {
+    fn take_flag(&mut self, name: &str) -> bool {
         let found = self.0.iter().position(|arg| arg == name);
         found.map(|at| self.0.remove(at)).is_some()
     }
 
-    fn text(&mut self, name: &str) -> anyhow::Result<Option<String>> {
+    fn take_text(&mut self, name: &str) -> anyhow::Result<Option<String>> {
         let Some(at) = self.0.iter().position(|arg| arg == name) else {
             return Ok(None);
         };
@@ -70,8 +73,8 @@ impl Args {
         Ok(self.0.drain(at..at + 2).nth(1))
     }
 
-    fn number<T: FromStr>(&mut self, name: &str, default: T) -> anyhow::Result<T> {
-        match self.text(name)? {
+    fn take_number<T: FromStr>(&mut self, name: &str, default: T) -> anyhow::Result<T> {
+        match self.take_text(name)? {
             None => Ok(default),
             Some(text) => text
                 .parse()
@@ -79,11 +82,11 @@ impl Args {
         }
     }
 
-    fn millis(&mut self, name: &str) -> anyhow::Result<Duration> {
-        Ok(Duration::from_millis(self.number(name, 0)?))
+    fn take_millis(&mut self, name: &str) -> anyhow::Result<Duration> {
+        Ok(Duration::from_millis(self.take_number(name, 0)?))
     }
 
-    fn end(&self) -> anyhow::Result<()> {
+    fn check_empty(&self) -> anyhow::Result<()> {
         match self.0.first() {
             None => Ok(()),
             Some(arg) => bail!("{arg}: unknown; see `cookie-actor help`"),
@@ -91,32 +94,32 @@ impl Args {
     }
 }
 
-fn run() -> anyhow::Result<()> {
+fn run_verb() -> anyhow::Result<()> {
     let mut args = Args(std::env::args().skip(1).collect());
-    if args.0.is_empty() || args.flag("help") || args.flag("--help") {
+    if args.0.is_empty() || args.take_flag("help") || args.take_flag("--help") {
         println!("{HELP}");
         return Ok(());
     }
     let verb = args.0.remove(0);
-    let stay = args.flag("--hold");
-    if args.flag("--new-ipc-ns") {
+    let stay = args.take_flag("--hold");
+    if args.take_flag("--new-ipc-ns") {
         say_new_ns("namespace")?;
     }
     let actor = Actor {
-        abi: match args.text("--abi")?.as_deref() {
+        abi: match args.take_text("--abi")?.as_deref() {
             Some("semop") => Abi::SemOp,
             None | Some("semtimedop") => Abi::SemTimedOp,
             Some(other) => bail!("--abi {other}: unknown; use semop or semtimedop"),
         },
         key: args
-            .text("--key")?
+            .take_text("--key")?
             .map(|text| parse_key(&text))
             .transpose()?,
-        stop: stop(&mut args)?,
+        stop: parse_stop(&mut args)?,
     };
-    let kept = play(&verb, actor, &mut args)?;
+    let kept = play_verb(&verb, actor, &mut args)?;
     if stay {
-        hold();
+        sleep_forever();
     }
     drop(kept);
     Ok(())
@@ -128,73 +131,79 @@ fn say_new_ns(step: &str) -> anyhow::Result<()> {
     let link = fs::read_link("/proc/thread-self/ns/ipc")?;
     let link = link.to_string_lossy();
     let digits: String = link.chars().filter(char::is_ascii_digit).collect();
-    say(step, None, &[("ns", digits.parse()?)]);
+    print_step(step, None, &[("ns", digits.parse()?)]);
     Ok(())
 }
 
 /// Plays a verb; returns a file that is to stay open.
-fn play(verb: &str, actor: Actor, args: &mut Args) -> anyhow::Result<Option<File>> {
+fn play_verb(verb: &str, actor: Actor, args: &mut Args) -> anyhow::Result<Option<File>> {
     match verb {
         "cycle" => {
-            let (events, count) = (args.number("--events", 1)?, args.number("--count", 1)?);
-            let delay = args.millis("--delay-ms")?;
-            args.end()?;
+            let (events, count) = (
+                args.take_number("--events", 1)?,
+                args.take_number("--count", 1)?,
+            );
+            let delay = args.take_millis("--delay-ms")?;
+            args.check_empty()?;
             for _ in 0..count {
-                actor.cycle(events, delay).context("cycle")?;
+                actor.play_cycle(events, delay).context("cycle")?;
             }
         }
         "crowd" => {
-            let (count, seed) = (args.number("--count", 1)?, args.number("--seed", 0)?);
-            args.end()?;
-            actor.crowd(count, seed).context("crowd")?;
-            say("made", None, &[]);
+            let (count, seed) = (
+                args.take_number("--count", 1)?,
+                args.take_number("--seed", 0)?,
+            );
+            args.check_empty()?;
+            actor.leave_crowd(count, seed).context("crowd")?;
+            print_step("made", None, &[]);
         }
-        "moby" => moby(actor, args)?,
+        "moby" => play_moby(actor, args)?,
         "eintr" => {
-            let then_cycle = args.flag("--then-cycle");
-            args.end()?;
+            let then_cycle = args.take_flag("--then-cycle");
+            args.check_empty()?;
             actor.abandon_on_eintr().context("eintr")?;
             if then_cycle {
-                actor.cycle(1, Duration::ZERO).context("cycle")?;
+                actor.play_cycle(1, Duration::ZERO).context("cycle")?;
             }
         }
         "device" => {
-            let name = args.text("--name")?.context("--name: missing")?;
-            args.end()?;
-            if let Some(wrong) = actor.device(&name).with_context(|| name.clone())? {
+            let name = args.take_text("--name")?.context("--name: missing")?;
+            args.check_empty()?;
+            if let Some(wrong) = actor.play_device(&name).with_context(|| name.clone())? {
                 bail!("{name}: {wrong}");
             }
         }
         "over-complete" => {
-            args.end()?;
-            let cookie = actor.create().context("create")?;
-            actor.inc(cookie)?;
+            args.check_empty()?;
+            let cookie = actor.create_cookie().context("create")?;
+            actor.increment(cookie)?;
             for _ in 0..2 {
-                actor.complete(cookie.key)?;
+                actor.complete_cookie(cookie.key)?;
             }
             // Wants 1 more than is there; the error is the point.
-            let _ = actor.wait(cookie.key);
+            let _ = actor.wait_cookie(cookie.key);
         }
         "create" => {
-            args.end()?;
-            actor.create().context("create")?;
+            args.check_empty()?;
+            actor.create_cookie().context("create")?;
         }
         "inc" | "complete" | "release" => {
-            args.end()?;
+            args.check_empty()?;
             on_key(verb, actor)?;
         }
-        "foreign" => foreign(actor, args)?,
+        "foreign" => play_foreign(actor, args)?,
         "victim" => {
-            args.end()?;
-            victim(actor)?;
+            args.check_empty()?;
+            play_victim(actor)?;
         }
         "thread" => {
-            args.end()?;
+            args.check_empty()?;
             let thread = std::thread::spawn(move || -> io::Result<()> {
-                let cookie = actor.create()?;
-                actor.inc(cookie)?;
-                say("armed", Some(cookie), &[]);
-                hold();
+                let cookie = actor.create_cookie()?;
+                actor.increment(cookie)?;
+                print_step("armed", Some(cookie), &[]);
+                sleep_forever();
             });
             thread
                 .join()
@@ -202,21 +211,21 @@ fn play(verb: &str, actor: Actor, args: &mut Args) -> anyhow::Result<Option<File
                 .context("thread")?;
         }
         "odd-thread" => {
-            args.end()?;
+            args.check_empty()?;
             std::thread::scope(|scope| {
                 scope.spawn(|| {
-                    if say_new_ns("thread-namespace").is_ok() && actor.create().is_ok() {
-                        hold();
+                    if say_new_ns("thread-namespace").is_ok() && actor.create_cookie().is_ok() {
+                        sleep_forever();
                     }
                 });
             });
         }
-        "churn" => churn(args)?,
+        "churn" => play_churn(args)?,
         "churn-child" => churn_child(actor, args)?,
         "exec-chain" => exec_chain(actor, args)?,
         "hold-file" => {
-            let path = args.text("--path")?.context("--path: missing")?;
-            args.end()?;
+            let path = args.take_text("--path")?.context("--path: missing")?;
+            args.check_empty()?;
             return Ok(Some(File::open(&path).with_context(|| path.clone())?));
         }
         _ => bail!("{verb}: unknown verb; see `cookie-actor help`"),
@@ -224,27 +233,27 @@ fn play(verb: &str, actor: Actor, args: &mut Args) -> anyhow::Result<Option<File
     Ok(None)
 }
 
-fn stop(args: &mut Args) -> anyhow::Result<Option<(Step, Fate)>> {
-    let fate = match args.text("--how")?.as_deref() {
-        None | Some("kill") => Fate::Kill,
-        Some("exit") => Fate::Exit,
-        Some("hold") => Fate::Hold,
+fn parse_stop(args: &mut Args) -> anyhow::Result<Option<(ActorStep, StepFate)>> {
+    let fate = match args.take_text("--how")?.as_deref() {
+        None | Some("kill") => StepFate::Kill,
+        Some("exit") => StepFate::Exit,
+        Some("hold") => StepFate::Hold,
         Some(other) => bail!("--how {other}: unknown; use kill, exit or hold"),
     };
-    let Some(name) = args.text("--stop-at")? else {
+    let Some(name) = args.take_text("--stop-at")? else {
         return Ok(None);
     };
-    let step = Step::from_name(&name)
+    let step = ActorStep::from_name(&name)
         .with_context(|| format!("--stop-at {name}: unknown step; see `cookie-actor help`"))?;
     Ok(Some((step, fate)))
 }
 
-fn moby(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
-    let until_enospc = args.flag("--until-enospc");
-    let count = args.number("--count", if until_enospc { u64::MAX } else { 1 })?;
-    let every = args.millis("--every-ms")?;
-    let device = args.text("--device")?;
-    args.end()?;
+fn play_moby(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
+    let until_enospc = args.take_flag("--until-enospc");
+    let count = args.take_number("--count", if until_enospc { u64::MAX } else { 1 })?;
+    let every = args.take_millis("--every-ms")?;
+    let device = args.take_text("--device")?;
+    args.check_empty()?;
     let mut made = 0;
     while made < count {
         let leaked = match &device {
@@ -254,7 +263,7 @@ fn moby(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
         match leaked {
             Ok(()) => made += 1,
             Err(error) if until_enospc && error.raw_os_error() == Some(libc::ENOSPC) => {
-                say(
+                print_step(
                     "exhausted",
                     None,
                     &[("made", made.cast_signed()), ("errno", libc::ENOSPC.into())],
@@ -267,78 +276,81 @@ fn moby(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
             std::thread::sleep(every);
         }
     }
-    say("done", None, &[("made", made.cast_signed())]);
+    print_step("done", None, &[("made", made.cast_signed())]);
     Ok(())
 }
 
 fn on_key(verb: &str, actor: Actor) -> anyhow::Result<()> {
     let key = actor.key.context("--key: missing")?;
-    let mut cookie = Cookie { key, semid: -1 };
+    let mut cookie = MadeCookie { key, semid: -1 };
     let result: io::Result<()> = match verb {
-        "inc" => sysv::get(key, 1, 0).and_then(|semid| {
+        "inc" => sysv::get_set(key, 1, 0).and_then(|semid| {
             cookie.semid = semid;
-            actor.inc(cookie)
+            actor.increment(cookie)
         }),
-        "complete" => actor.complete(key).map(|semid| cookie.semid = semid),
-        _ => actor.wait(key),
+        "complete" => actor.complete_cookie(key).map(|semid| cookie.semid = semid),
+        _ => actor.wait_cookie(key),
     };
     match result {
-        Ok(()) => say(verb, Some(cookie), &[]),
+        Ok(()) => print_step(verb, Some(cookie), &[]),
         Err(error) => {
-            failed(verb, cookie, &error);
+            print_failure(verb, cookie, &error);
             return Err(error).with_context(|| format!("{verb} {key:#010x}"));
         }
     }
     Ok(())
 }
 
-fn foreign(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
-    let nsems = args.number("--nsems", 1)?;
-    let mode = args.text("--mode")?.unwrap_or_else(|| "0600".to_owned());
+fn play_foreign(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
+    let nsems = args.take_number("--nsems", 1)?;
+    let mode = args
+        .take_text("--mode")?
+        .unwrap_or_else(|| "0600".to_owned());
     let mode = i32::from_str_radix(&mode, 8)
         .with_context(|| format!("--mode {mode}: not an octal number"))?;
-    args.end()?;
+    args.check_empty()?;
     let key = actor
         .key
         .unwrap_or(0x0d4d_0000 | std::process::id() & 0xffff);
-    let semid = sysv::get(key, nsems, mode | libc::IPC_CREAT | libc::IPC_EXCL).context("semget")?;
-    say("created", Some(Cookie { key, semid }), &[]);
+    let semid =
+        sysv::get_set(key, nsems, mode | libc::IPC_CREAT | libc::IPC_EXCL).context("semget")?;
+    print_step("created", Some(MadeCookie { key, semid }), &[]);
     Ok(())
 }
 
 /// A program that just needs one cookie.
-fn victim(actor: Actor) -> anyhow::Result<()> {
-    match actor.create() {
+fn play_victim(actor: Actor) -> anyhow::Result<()> {
+    match actor.create_cookie() {
         Ok(cookie) => {
-            sysv::remove(cookie.semid)?;
-            say("victim", Some(cookie), &[("errno", 0)]);
+            sysv::remove_set(cookie.semid)?;
+            print_step("victim", Some(cookie), &[("errno", 0)]);
         }
         Err(error) => {
             let errno = error.raw_os_error().unwrap_or(0);
-            say("victim", None, &[("errno", errno.into())]);
+            print_step("victim", None, &[("errno", errno.into())]);
         }
     }
     Ok(())
 }
 
-fn churn(args: &mut Args) -> anyhow::Result<()> {
-    let tag = args.text("--tag")?.context("--tag: missing")?;
-    let procs: u32 = args.number("--procs", 1)?;
-    let jobs: usize = args.number("--jobs", 2)?;
-    let sets = args.text("--sets")?.unwrap_or_else(|| "1".to_owned());
+fn play_churn(args: &mut Args) -> anyhow::Result<()> {
+    let tag = args.take_text("--tag")?.context("--tag: missing")?;
+    let procs: u32 = args.take_number("--procs", 1)?;
+    let jobs: usize = args.take_number("--jobs", 2)?;
+    let sets = args.take_text("--sets")?.unwrap_or_else(|| "1".to_owned());
     let mut options = vec!["--sets".to_owned(), sets];
     for flag in ["--keyed", "--leave"] {
-        if args.flag(flag) {
+        if args.take_flag(flag) {
             options.push(flag.to_owned());
         }
     }
-    args.end()?;
+    args.check_empty()?;
     let exe = std::env::current_exe()?;
     let mut running = std::collections::VecDeque::new();
     let mut bad = 0;
     for i in 0..procs {
         if running.len() >= jobs.max(1) {
-            bad += i64::from(!finished(running.pop_front())?);
+            bad += i64::from(!has_finished(running.pop_front())?);
         }
         let child = Command::new(&exe)
             .arg0("cookie-actor")
@@ -349,30 +361,30 @@ fn churn(args: &mut Args) -> anyhow::Result<()> {
         running.push_back(child);
     }
     while !running.is_empty() {
-        bad += i64::from(!finished(running.pop_front())?);
+        bad += i64::from(!has_finished(running.pop_front())?);
     }
-    say("done", None, &[("procs", procs.into()), ("failed", bad)]);
+    print_step("done", None, &[("procs", procs.into()), ("failed", bad)]);
     Ok(())
 }
 
-fn finished(child: Option<std::process::Child>) -> io::Result<bool> {
+fn has_finished(child: Option<std::process::Child>) -> io::Result<bool> {
     child.map_or(Ok(true), |mut child| Ok(child.wait()?.success()))
 }
 
 /// Makes a cookie and replaces itself by a program that knows nothing of it.
 fn exec_chain(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
-    let seconds: u32 = args.number("--seconds", 1)?;
-    args.end()?;
-    let cookie = actor.create()?;
-    actor.inc(cookie)?;
+    let seconds: u32 = args.take_number("--seconds", 1)?;
+    args.check_empty()?;
+    let cookie = actor.create_cookie()?;
+    actor.increment(cookie)?;
     Err(Command::new("sleep").arg(seconds.to_string()).exec()).context("sleep")
 }
 
 fn churn_child(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
-    args.text("--tag")?;
-    let sets: u32 = args.number("--sets", 1)?;
-    let (keyed, leave) = (args.flag("--keyed"), args.flag("--leave"));
-    args.end()?;
+    args.take_text("--tag")?;
+    let sets: u32 = args.take_number("--sets", 1)?;
+    let (keyed, leave) = (args.take_flag("--keyed"), args.take_flag("--leave"));
+    args.check_empty()?;
     let flags = 0o600 | libc::IPC_CREAT | libc::IPC_EXCL;
     for i in 0..sets {
         // Keys by process, so that the children do not meet; far from those of cookies.
@@ -381,17 +393,17 @@ fn churn_child(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
         } else {
             libc::IPC_PRIVATE.cast_unsigned()
         };
-        let semid = sysv::get(key, 1, flags).context("semget")?;
-        sysv::remove(semid).context("IPC_RMID")?;
+        let semid = sysv::get_set(key, 1, flags).context("semget")?;
+        sysv::remove_set(semid).context("IPC_RMID")?;
     }
     let left = if leave {
-        let cookie = actor.create().context("create")?;
-        actor.inc(cookie)?;
+        let cookie = actor.create_cookie().context("create")?;
+        actor.increment(cookie)?;
         Some(cookie)
     } else {
         None
     };
-    say("churned", left, &[("sets", sets.into())]);
+    print_step("churned", left, &[("sets", sets.into())]);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
-use dmtrace_tests::storm::{Cleaner, Storm, storm};
+use dmtrace_tests::storm::{Cleaner, Storm, run_storm};
 
 /// Makes and removes devices, kills some of those who do, and lets a cleaner work meanwhile.
 #[derive(Parser)]
@@ -28,7 +28,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(Args::parse()) {
+    match run_with_args(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("cookie-storm: {error:#}");
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Args) -> anyhow::Result<()> {
+fn run_with_args(args: Args) -> anyhow::Result<()> {
     let plan = Storm {
         time: Duration::from_secs(args.seconds),
         cleaner: args.cleaner,
@@ -45,7 +45,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         places: args.places,
         out: args.out,
     };
-    let summary = storm(&plan)?.json();
+    let summary = run_storm(&plan)?.to_json();
     let path = plan.out.join("summary.json");
     fs::write(&path, format!("{summary:#}\n")).with_context(|| path.display().to_string())
 }

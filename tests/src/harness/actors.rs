@@ -15,11 +15,11 @@ use super::programs::actor_bin;
 use crate::sysv;
 
 /// How long a step may take. Generous: the machine may be busy with a build.
-const PATIENCE: Duration = Duration::from_secs(30);
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A line of the actor.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Line {
+pub struct ActorLine {
     /// What happened.
     pub step: String,
     /// Who said so.
@@ -28,7 +28,7 @@ pub struct Line {
     pub fields: Value,
 }
 
-impl Line {
+impl ActorLine {
     fn parse(text: &str) -> anyhow::Result<Self> {
         let fields: Value = serde_json::from_str(text).with_context(|| text.to_owned())?;
         let step = fields["step"].as_str().context("no step")?.to_owned();
@@ -65,10 +65,10 @@ impl Line {
 /// A running actor. At its end it is killed with all its children, and the sets that it made are
 /// removed if they still have the key that it gave them.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningActor {
     child: Child,
     lines: mpsc::Receiver<String>,
-    seen: Vec<Line>,
+    seen: Vec<ActorLine>,
     cleans: bool,
 }
 
@@ -76,7 +76,7 @@ pub struct Running {
 ///
 /// # Errors
 /// No such program, no process.
-pub fn actor(args: &[&str]) -> anyhow::Result<Running> {
+pub fn start_actor(args: &[&str]) -> anyhow::Result<RunningActor> {
     let mut child = Command::new(actor_bin()?)
         .arg0("cookie-actor")
         .args(args)
@@ -94,7 +94,7 @@ pub fn actor(args: &[&str]) -> anyhow::Result<Running> {
             }
         }
     });
-    Ok(Running {
+    Ok(RunningActor {
         child,
         lines,
         seen: Vec::new(),
@@ -103,7 +103,7 @@ pub fn actor(args: &[&str]) -> anyhow::Result<Running> {
     })
 }
 
-impl Running {
+impl RunningActor {
     /// Its process number.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -113,15 +113,17 @@ impl Running {
     ///
     /// # Errors
     /// Nothing came for long, or it is not a line of an actor.
-    pub fn next_line(&mut self) -> anyhow::Result<Option<Line>> {
-        match self.lines.recv_timeout(PATIENCE) {
+    pub fn next_line(&mut self) -> anyhow::Result<Option<ActorLine>> {
+        match self.lines.recv_timeout(OUTPUT_TIMEOUT) {
             Ok(text) => {
-                let line = Line::parse(&text)?;
+                let line = ActorLine::parse(&text)?;
                 self.seen.push(line.clone());
                 Ok(Some(line))
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => Ok(None),
-            Err(mpsc::RecvTimeoutError::Timeout) => bail!("cookie-actor: silent for {PATIENCE:?}"),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                bail!("cookie-actor: silent for {OUTPUT_TIMEOUT:?}")
+            }
         }
     }
 
@@ -129,7 +131,7 @@ impl Running {
     ///
     /// # Errors
     /// It does not come.
-    pub fn until(&mut self, step: &str) -> anyhow::Result<Line> {
+    pub fn read_until(&mut self, step: &str) -> anyhow::Result<ActorLine> {
         while let Some(line) = self.next_line()? {
             if line.step == step {
                 return Ok(line);
@@ -142,14 +144,14 @@ impl Running {
     ///
     /// # Errors
     /// It does not end.
-    pub fn finish(&mut self) -> anyhow::Result<(Vec<Line>, ExitStatus)> {
+    pub fn read_to_end(&mut self) -> anyhow::Result<(Vec<ActorLine>, ExitStatus)> {
         while self.next_line()?.is_some() {}
         let status = self.child.wait().context("cookie-actor")?;
         Ok((self.seen.clone(), status))
     }
 
     /// Kills it and its children with SIGKILL; what it made stays.
-    pub fn kill(&mut self) {
+    pub fn kill_group(&mut self) {
         let group = self.child.id().cast_signed();
         // SAFETY: two numbers. The group is ours: we have not waited for its leader yet, or it is
         // empty and the call fails; its number is not reused while a member lives.
@@ -159,23 +161,23 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningActor {
     fn drop(&mut self) {
-        self.kill();
+        self.kill_group();
         if !self.cleans {
             return;
         }
         // Also what it said while nobody read.
         while let Ok(text) = self.lines.recv_timeout(Duration::from_secs(1)) {
-            self.seen.extend(Line::parse(&text));
+            self.seen.extend(ActorLine::parse(&text));
         }
         for line in &self.seen {
             if line.step == "created"
                 && let (Ok(key), Ok(semid)) = (line.key(), line.semid())
-                && sysv::key(semid).is_ok_and(|found| found == key)
+                && sysv::get_key(semid).is_ok_and(|found| found == key)
             {
                 // Lost races are fine: the goal is that it is gone.
-                let _ = sysv::remove(semid);
+                let _ = sysv::remove_set(semid);
             }
         }
     }

@@ -18,7 +18,7 @@ use std::{
     sync::Mutex,
 };
 
-pub use actors::{Line, Running, actor};
+pub use actors::{ActorLine, RunningActor, start_actor};
 pub use libtest_mimic::Trial;
 use libtest_mimic::{Arguments, Completion, Failed};
 pub use limits::{GlobalLock, KernelSem};
@@ -27,7 +27,7 @@ pub use programs::{actor_bin, dmtrace_bin, xtask_bin};
 
 /// What a test cannot do without.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Need {
+pub enum TestNeed {
     /// Effective uid 0.
     Root,
     /// A new IPC namespace (root, and not forbidden by a sandbox).
@@ -40,9 +40,9 @@ pub enum Need {
     Program(&'static str),
 }
 
-impl Need {
+impl TestNeed {
     /// Why it is not met.
-    fn missing(self) -> Option<String> {
+    fn missing_reason(self) -> Option<String> {
         match self {
             Self::Root => (!is_root()).then(|| "needs root".to_owned()),
             Self::IpcNamespaces => {
@@ -75,13 +75,13 @@ fn in_path(name: &str) -> bool {
 static SKIPPED: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
 
 /// A test that is skipped where something it needs is missing.
-pub fn test(
+pub fn new_trial(
     name: &str,
-    needs: &'static [Need],
+    needs: &'static [TestNeed],
     body: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
 ) -> Trial {
     Trial::ignorable_test(name, move || {
-        if let Some(reason) = needs.iter().find_map(|need| need.missing()) {
+        if let Some(reason) = needs.iter().find_map(|need| need.missing_reason()) {
             if std::env::var("DMTRACE_TESTS_REQUIRE").is_ok_and(|value| value == "all") {
                 return Err(Failed::from(format!("not skipped as required: {reason}")));
             }
@@ -94,13 +94,13 @@ pub fn test(
         match catch_unwind(AssertUnwindSafe(body)) {
             Ok(Ok(())) => Ok(Completion::Completed),
             Ok(Err(error)) => Err(Failed::from(format!("{error:#}"))),
-            Err(panic) => Err(Failed::from(message(&*panic))),
+            Err(panic) => Err(Failed::from(panic_text(&*panic))),
         }
     })
 }
 
 /// Runs the tests of a tier.
-pub fn run(tier: &str, tests: Vec<Trial>) -> ExitCode {
+pub fn run_tier(tier: &str, tests: Vec<Trial>) -> ExitCode {
     run_with(tier, tests, &Arguments::from_args())
 }
 
@@ -123,7 +123,7 @@ fn run_with(tier: &str, tests: Vec<Trial>, arguments: &Arguments) -> ExitCode {
 }
 
 /// What a panic says.
-pub(crate) fn message(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("panicked")

@@ -15,7 +15,7 @@ use anyhow::{Context, ensure};
 /// It cannot be built.
 pub fn dmtrace_bin() -> anyhow::Result<PathBuf> {
     static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
-    find("DMTRACE_BIN", "dmtrace", &["-p", "dmtrace"], &BUILT)
+    find_program("DMTRACE_BIN", "dmtrace", &["-p", "dmtrace"], &BUILT)
 }
 
 /// The binary `cookie-actor`; `COOKIE_ACTOR_BIN` overrides.
@@ -25,7 +25,7 @@ pub fn dmtrace_bin() -> anyhow::Result<PathBuf> {
 pub fn actor_bin() -> anyhow::Result<PathBuf> {
     static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
     let args = ["-p", "dmtrace-tests", "--bin", "cookie-actor"];
-    find("COOKIE_ACTOR_BIN", "cookie-actor", &args, &BUILT)
+    find_program("COOKIE_ACTOR_BIN", "cookie-actor", &args, &BUILT)
 }
 
 /// The binary `xtask`; `XTASK_BIN` overrides.
@@ -34,10 +34,10 @@ pub fn actor_bin() -> anyhow::Result<PathBuf> {
 /// It cannot be built.
 pub fn xtask_bin() -> anyhow::Result<PathBuf> {
     static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
-    find("XTASK_BIN", "xtask", &["-p", "xtask"], &BUILT)
+    find_program("XTASK_BIN", "xtask", &["-p", "xtask"], &BUILT)
 }
 
-fn find(
+fn find_program(
     variable: &str,
     name: &str,
     args: &[&str],
@@ -62,7 +62,8 @@ fn find(
     };
     let path = dir.join(name);
     if !path.is_file() {
-        let result = built.get_or_init(|| build(dir, args).map_err(|error| format!("{error:#}")));
+        let result =
+            built.get_or_init(|| build_programs(dir, args).map_err(|error| format!("{error:#}")));
         if let Err(error) = result {
             anyhow::bail!("{}: {error}; set {variable}", path.display());
         }
@@ -75,7 +76,7 @@ fn find(
     Ok(path)
 }
 
-fn build(dir: &Path, args: &[&str]) -> anyhow::Result<()> {
+fn build_programs(dir: &Path, args: &[&str]) -> anyhow::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.arg("build").args(args);

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::{Shared, Storm, command::read, sets};
+use super::{Storm, StormShared, command::read_output, count_sets};
 
 /// Who cleans.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -38,7 +38,7 @@ impl Cleaner {
 
 /// What a cleaner did.
 #[derive(Debug, Default)]
-pub(super) struct Cleaned {
+pub(super) struct CleanedCounts {
     pub(super) rounds: u64,
     /// Rounds that were ended by SIGKILL.
     pub(super) killed: u64,
@@ -52,8 +52,8 @@ pub(super) struct Cleaned {
     pub(super) errors: Vec<String>,
 }
 
-impl Cleaned {
-    pub(super) fn add(&mut self, more: Self) {
+impl CleanedCounts {
+    pub(super) fn add_counts(&mut self, more: Self) {
         self.rounds += more.rounds;
         self.killed += more.killed;
         self.time += more.time;
@@ -69,9 +69,9 @@ impl Cleaned {
 const KILLED: u32 = 8;
 
 /// Cleans in a tight loop until the operations are done.
-pub(super) fn clean(plan: &Storm, shared: &Shared) -> Result<Cleaned> {
+pub(super) fn run_cleaner(plan: &Storm, shared: &StormShared) -> Result<CleanedCounts> {
     let mut random = fastrand::Rng::with_seed(!plan.seed);
-    let mut all = Cleaned::default();
+    let mut all = CleanedCounts::default();
     while !shared.done.load(Ordering::Relaxed) {
         if plan.cleaner == Cleaner::None {
             thread::sleep(Duration::from_millis(200));
@@ -79,15 +79,15 @@ pub(super) fn clean(plan: &Storm, shared: &Shared) -> Result<Cleaned> {
             let usual = all.time / u32::try_from(all.rounds.max(1))?;
             let kill = plan.cleaner == Cleaner::Dmtrace && random.u32(..KILLED) == 0;
             let kill = kill.then(|| usual.mul_f64(random.f64() * 1.2));
-            all.add(round(plan, kill)?);
+            all.add_counts(clean_round(plan, kill)?);
         }
-        shared.peak.fetch_max(sets()?, Ordering::Relaxed);
+        shared.peak.fetch_max(count_sets()?, Ordering::Relaxed);
     }
     Ok(all)
 }
 
 /// One round; killed after that time.
-pub(super) fn round(plan: &Storm, kill: Option<Duration>) -> Result<Cleaned> {
+pub(super) fn clean_round(plan: &Storm, kill: Option<Duration>) -> Result<CleanedCounts> {
     let mut command = match plan.cleaner {
         Cleaner::UdevcompleteAll => {
             let mut command = Command::new("dmsetup");
@@ -112,10 +112,10 @@ pub(super) fn round(plan: &Storm, kill: Option<Duration>) -> Result<Cleaned> {
         .stderr(complained.try_clone()?)
         .spawn()
         .context("the cleaner")?;
-    let mut out = Cleaned {
+    let mut out = CleanedCounts {
         rounds: 1,
         pids: [child.id()].into(),
-        ..Cleaned::default()
+        ..CleanedCounts::default()
     };
     if let Some(time) = kill {
         thread::sleep(time);
@@ -124,7 +124,7 @@ pub(super) fn round(plan: &Storm, kill: Option<Duration>) -> Result<Cleaned> {
     }
     let status = child.wait()?;
     out.time = began.elapsed();
-    let text = read(&mut said)?;
+    let text = read_output(&mut said)?;
     // 4: not all could be read; 5: something has moved.
     match status.code() {
         None => out.killed = 1,
@@ -137,7 +137,7 @@ pub(super) fn round(plan: &Storm, kill: Option<Duration>) -> Result<Cleaned> {
         }
         Some(0) => {}
         Some(code) => {
-            let why = read(&mut complained)?;
+            let why = read_output(&mut complained)?;
             out.errors.push(format!("exit {code}: {}", why.trim()));
         }
     }

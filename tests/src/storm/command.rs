@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 
 /// What is to become of a program.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Fate {
+pub(super) enum CommandFate {
     /// It may do its work.
     Live,
     /// SIGKILL after this time, wherever it is then.
@@ -24,7 +24,7 @@ pub(super) enum Fate {
 }
 
 /// How a program ended.
-pub(super) enum End {
+pub(super) enum CommandEnd {
     /// It has ended well.
     Well,
     /// It was killed as it was to be.
@@ -40,9 +40,14 @@ const LONGEST: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(5);
 
 /// Runs a program with its arguments.
-pub(super) fn run(words: &[&str], input: &str, lvm: &Path, fate: Fate) -> Result<(End, Duration)> {
+pub(super) fn run_command(
+    words: &[&str],
+    input: &str,
+    lvm: &Path,
+    fate: CommandFate,
+) -> Result<(CommandEnd, Duration)> {
     let mut line = Vec::new();
-    if let Fate::AtCall(call, nth) = fate {
+    if let CommandFate::AtCall(call, nth) = fate {
         let inject = format!("inject={call}:signal=SIGKILL:when={nth}");
         let strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"];
         line.extend(strace.map(str::to_owned));
@@ -70,7 +75,7 @@ pub(super) fn run(words: &[&str], input: &str, lvm: &Path, fate: Fate) -> Result
             break Some(status);
         }
         let elapsed = began.elapsed();
-        if matches!(fate, Fate::After(time) if elapsed >= time) {
+        if matches!(fate, CommandFate::After(time) if elapsed >= time) {
             child.kill()?;
             break Some(child.wait()?);
         }
@@ -82,26 +87,36 @@ pub(super) fn run(words: &[&str], input: &str, lvm: &Path, fate: Fate) -> Result
         thread::sleep(TICK);
     };
     let took = began.elapsed();
-    Ok((end(status, fate, &line, &read(&mut said)?), took))
+    Ok((
+        classify_end(status, fate, &line, &read_output(&mut said)?),
+        took,
+    ))
 }
 
 /// What a program has said, which need not be text.
-pub(super) fn read(file: &mut File) -> Result<String> {
+pub(super) fn read_output(file: &mut File) -> Result<String> {
     let mut bytes = Vec::new();
     file.rewind()?;
     file.read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn end(status: Option<ExitStatus>, fate: Fate, line: &[String], text: &str) -> End {
+fn classify_end(
+    status: Option<ExitStatus>,
+    fate: CommandFate,
+    line: &[String],
+    text: &str,
+) -> CommandEnd {
     match status {
-        None => End::Hung,
+        None => CommandEnd::Hung,
         // The actor goes on then, as libdm does, which takes it for success.
         Some(_) if text.contains("removed-by-another") => {
-            End::Badly(format!("{}: its cookie was removed", line.join(" ")))
+            CommandEnd::Badly(format!("{}: its cookie was removed", line.join(" ")))
         }
-        Some(status) if status.success() => End::Well,
-        Some(status) if fate != Fate::Live && status.signal() == Some(libc::SIGKILL) => End::Killed,
-        Some(status) => End::Badly(format!("{}: {status}: {text}", line.join(" "))),
+        Some(status) if status.success() => CommandEnd::Well,
+        Some(status) if fate != CommandFate::Live && status.signal() == Some(libc::SIGKILL) => {
+            CommandEnd::Killed
+        }
+        Some(status) => CommandEnd::Badly(format!("{}: {status}: {text}", line.join(" "))),
     }
 }

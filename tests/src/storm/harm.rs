@@ -14,7 +14,7 @@ impl Harms {
     }
 
     /// A live operation was harmed. `kind` is one of a few words.
-    pub(super) fn add(&self, kind: &str, what: &str) {
+    pub(super) fn report_harm(&self, kind: &str, what: &str) {
         let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
         let now = uptime.split(' ').next().unwrap_or_default();
         if let Ok(mut harms) = self.0.lock() {

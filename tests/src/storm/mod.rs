@@ -28,7 +28,7 @@ use anyhow::{Context as _, Result};
 
 pub use cleaner::Cleaner;
 use harm::Harms;
-pub use summary::Summary;
+pub use summary::StormSummary;
 
 use crate::dm;
 
@@ -49,7 +49,7 @@ pub struct Storm {
 }
 
 /// What all threads share.
-struct Shared {
+struct StormShared {
     /// Operations are begun until then.
     end: Instant,
     /// The cleaner works until then.
@@ -61,33 +61,33 @@ struct Shared {
     peak: AtomicU64,
 }
 
-impl Shared {
-    fn count(&self, name: &str) {
-        self.add(name, 1);
+impl StormShared {
+    fn count_one(&self, name: &str) {
+        self.add_count(name, 1);
     }
 
-    fn add(&self, name: &str, more: u64) {
+    fn add_count(&self, name: &str, more: u64) {
         if let Ok(mut counts) = self.counts.lock() {
             *counts.entry(name.to_owned()).or_default() += more;
         }
     }
 
-    fn begins(&self) -> bool {
+    fn is_running(&self) -> bool {
         Instant::now() < self.end
     }
 }
 
 /// For cookies whose uevents may be outstanding: udev's timeout, its grace, and some more.
-const PATIENCE: Duration = Duration::from_secs(120);
+const UDEV_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Storms, and tells what came of it.
 ///
 /// # Errors
 /// It cannot be done here. That something was harmed is in the summary.
-pub fn storm(plan: &Storm) -> Result<Summary> {
-    let begin = sets()?;
-    let tracer = trace::Trace::start(&plan.out)?;
-    let shared = Shared {
+pub fn run_storm(plan: &Storm) -> Result<StormSummary> {
+    let begin = count_sets()?;
+    let tracer = trace::StormTrace::start(&plan.out)?;
+    let shared = StormShared {
         end: Instant::now() + plan.time,
         done: AtomicBool::new(false),
         harms: Harms::create(&plan.out.join("harm"))?,
@@ -95,20 +95,20 @@ pub fn storm(plan: &Storm) -> Result<Summary> {
         peak: AtomicU64::new(begin),
     };
     let began = Instant::now();
-    let cleaned = thread::scope(|scope| -> Result<cleaner::Cleaned> {
-        let cleaning = scope.spawn(|| cleaner::clean(plan, &shared));
+    let cleaned = thread::scope(|scope| -> Result<cleaner::CleanedCounts> {
+        let cleaning = scope.spawn(|| cleaner::run_cleaner(plan, &shared));
         let mut workers: Vec<_> = plan
             .places
             .iter()
             .enumerate()
             .map(|(index, place)| {
                 let random = fastrand::Rng::with_seed(plan.seed.wrapping_add(index as u64));
-                let mut worker = worker::Worker::new(index + 1, place, &shared, random);
-                scope.spawn(move || worker.run())
+                let mut worker = worker::StormWorker::new(index + 1, place, &shared, random);
+                scope.spawn(move || worker.run_until_end())
             })
             .collect();
         let random = fastrand::Rng::with_seed(!plan.seed);
-        let mut cycles = worker::Worker::new(0, &plan.out, &shared, random);
+        let mut cycles = worker::StormWorker::new(0, &plan.out, &shared, random);
         workers.push(scope.spawn(move || cycles.run_cycles()));
         let mut lost = 0;
         for worker in workers {
@@ -121,14 +121,14 @@ pub fn storm(plan: &Storm) -> Result<Summary> {
         cleaned.map_err(|_| anyhow::anyhow!("the cleaner panicked"))?
     })?;
     let seconds = began.elapsed().as_secs();
-    settle();
-    let mut left = sets()?;
-    let deadline = Instant::now() + PATIENCE;
+    settle_udev();
+    let mut left = count_sets()?;
+    let deadline = Instant::now() + UDEV_TIMEOUT;
     let mut cleaned = cleaned;
     while plan.cleaner == Cleaner::Dmtrace && left > begin && Instant::now() < deadline {
         thread::sleep(Duration::from_secs(1));
-        cleaned.add(cleaner::round(plan, None)?);
-        left = sets()?;
+        cleaned.add_counts(cleaner::clean_round(plan, None)?);
+        left = count_sets()?;
     }
     if left > begin {
         let list = Command::new("dmtrace").arg("list").output();
@@ -137,13 +137,13 @@ pub fn storm(plan: &Storm) -> Result<Summary> {
     }
     let seen = tracer.finish()?;
     let harms = shared.harms.finish();
-    let audit = trace::compare(&plan.out.join("audit"), &cleaned, &seen)?;
+    let audit = trace::compare_audit(&plan.out.join("audit"), &cleaned, &seen)?;
     let surprise = !harms.is_empty() || audit.live > 0 || left > begin || !seen.exact;
     if !surprise || plan.cleaner != Cleaner::Dmtrace {
         // Megabytes, of use only where something has to be understood.
         fs::remove_file(plan.out.join("watch"))?;
     }
-    Ok(Summary {
+    Ok(StormSummary {
         cleaner: plan.cleaner.name(),
         seed: plan.seed,
         workers: plan.places.len(),
@@ -151,7 +151,7 @@ pub fn storm(plan: &Storm) -> Result<Summary> {
         begin,
         peak: shared.peak.load(Ordering::Relaxed),
         left,
-        suspended: dm::devices("").iter().filter(|(_, is)| *is).count(),
+        suspended: dm::list_devices("").iter().filter(|(_, is)| *is).count(),
         harms,
         counts: shared.counts.into_inner().unwrap_or_default(),
         audit,
@@ -161,13 +161,13 @@ pub fn storm(plan: &Storm) -> Result<Summary> {
 }
 
 /// Semaphore sets of this namespace.
-fn sets() -> Result<u64> {
+fn count_sets() -> Result<u64> {
     let path = "/proc/sysvipc/sem";
     let text = fs::read_to_string(path).context(path)?;
     Ok(text.lines().count().saturating_sub(1) as u64)
 }
 
-fn settle() {
+fn settle_udev() {
     // In vain where udev is stuck; what is left then is told.
     let _ended = Command::new("udevadm")
         .args(["settle", "--timeout=60"])

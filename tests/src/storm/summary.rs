@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{
-    cleaner::Cleaned,
-    trace::{Audit, Seen},
+    cleaner::CleanedCounts,
+    trace::{AuditCheck, SeenCookies},
 };
 
 /// The numbers of a storm.
 #[derive(Debug)]
-pub struct Summary {
+pub struct StormSummary {
     pub(super) cleaner: &'static str,
     pub(super) seed: u64,
     pub(super) workers: usize,
@@ -22,14 +22,14 @@ pub struct Summary {
     pub(super) suspended: usize,
     pub(super) harms: BTreeMap<String, u64>,
     pub(super) counts: BTreeMap<String, u64>,
-    pub(super) audit: Audit,
-    pub(super) cleaned: Cleaned,
-    pub(super) seen: Seen,
+    pub(super) audit: AuditCheck,
+    pub(super) cleaned: CleanedCounts,
+    pub(super) seen: SeenCookies,
 }
 
-impl Summary {
+impl StormSummary {
     /// As JSON: `xtask/src/scenario/storm.rs` judges it.
-    pub fn json(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         let cleaned = &self.cleaned;
         let rounds = cleaned.rounds.max(1);
         json!({
@@ -37,8 +37,8 @@ impl Summary {
             "seed": self.seed,
             "workers": self.workers,
             "seconds": self.seconds,
-            "operations": self.of("operation "),
-            "kills": self.of("kill "),
+            "operations": self.counts_of("operation "),
+            "kills": self.counts_of("kill "),
             "harm": self.harms,
             "rounds": cleaned.rounds,
             "rounds_killed": cleaned.killed,
@@ -61,7 +61,7 @@ impl Summary {
     }
 
     /// Counts of one kind, by the rest of their names.
-    fn of(&self, kind: &str) -> BTreeMap<&str, u64> {
+    fn counts_of(&self, kind: &str) -> BTreeMap<&str, u64> {
         let counts = self.counts.iter();
         counts
             .filter_map(|(name, &count)| Some((name.strip_prefix(kind)?, count)))

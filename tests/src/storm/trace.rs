@@ -13,10 +13,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::cleaner::Cleaned;
+use super::cleaner::CleanedCounts;
 
 /// A tracer at work.
-pub(super) struct Trace {
+pub(super) struct StormTrace {
     child: Child,
     path: PathBuf,
 }
@@ -26,7 +26,7 @@ type Set = (i64, String);
 
 /// What it has seen.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct SeenCookies {
     /// Whether its accounts add up.
     pub(super) exact: bool,
     /// Calls on semaphores, and ends of processes.
@@ -37,7 +37,7 @@ pub(super) struct Seen {
     removals: Vec<(u32, Set, bool)>,
 }
 
-impl Trace {
+impl StormTrace {
     /// Starts one, and waits until it is attached.
     pub(super) fn start(out: &Path) -> Result<Self> {
         let path = out.join("watch");
@@ -60,12 +60,12 @@ impl Trace {
     }
 
     /// Stops it and reads what it said.
-    pub(super) fn finish(mut self) -> Result<Seen> {
+    pub(super) fn finish(mut self) -> Result<SeenCookies> {
         let pid = i32::try_from(self.child.id())?;
         // SAFETY: two numbers; the child is not reaped yet, so the number is its.
         unsafe { libc::kill(pid, libc::SIGINT) };
         self.child.wait()?;
-        let mut seen = Seen::default();
+        let mut seen = SeenCookies::default();
         let mut ended = false;
         let file = File::open(&self.path)?;
         for line in BufReader::new(file).lines() {
@@ -76,7 +76,7 @@ impl Trace {
             }
             let object: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
             if object["change"] == "destroyed" {
-                seen.removals.extend(removal(&object));
+                seen.removals.extend(parse_removal(&object));
             } else if object["accounting"].is_object() {
                 ended = true;
                 seen.exact = object["exact"] == true;
@@ -90,7 +90,7 @@ impl Trace {
     }
 }
 
-fn removal(object: &Value) -> Option<(u32, Set, bool)> {
+fn parse_removal(object: &Value) -> Option<(u32, Set, bool)> {
     let pid = u32::try_from(object["who"]["id"]["tgid"].as_u64()?).ok()?;
     let set = (
         object["sem"]["semid"].as_i64()?,
@@ -101,7 +101,7 @@ fn removal(object: &Value) -> Option<(u32, Set, bool)> {
 
 /// What the cleaner did, against what it said.
 #[derive(Debug, Default)]
-pub(super) struct Audit {
+pub(super) struct AuditCheck {
     /// Cookies that it removed.
     pub(super) removed: u64,
     /// Of these, such as were in use.
@@ -114,7 +114,11 @@ pub(super) struct Audit {
     pub(super) untrue: u64,
 }
 
-pub(super) fn compare(path: &Path, cleaned: &Cleaned, seen: &Seen) -> Result<Audit> {
+pub(super) fn compare_audit(
+    path: &Path,
+    cleaned: &CleanedCounts,
+    seen: &SeenCookies,
+) -> Result<AuditCheck> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -137,7 +141,7 @@ pub(super) fn compare(path: &Path, cleaned: &Cleaned, seen: &Seen) -> Result<Aud
             _ => {}
         }
     }
-    let mut audit = Audit::default();
+    let mut audit = AuditCheck::default();
     let mut removed = BTreeSet::new();
     for (pid, set, live) in &seen.removals {
         if !cleaned.pids.contains(pid) {

@@ -11,16 +11,16 @@ use std::{
 use anyhow::Result;
 
 use super::{
-    Shared,
-    command::{End, Fate, run},
+    StormShared,
+    command::{CommandEnd, CommandFate, run_command},
 };
 use crate::dm;
 
-pub(super) struct Worker<'a> {
+pub(super) struct StormWorker<'a> {
     number: usize,
     lvm: PathBuf,
     disk: String,
-    shared: &'a Shared,
+    shared: &'a StormShared,
     random: fastrand::Rng,
     names: u32,
     /// How long the programs take that are let live.
@@ -54,11 +54,11 @@ const STEPS: [&str; 6] = [
     "in-wait",
 ];
 
-impl<'a> Worker<'a> {
+impl<'a> StormWorker<'a> {
     pub(super) fn new(
         number: usize,
         place: &Path,
-        shared: &'a Shared,
+        shared: &'a StormShared,
         random: fastrand::Rng,
     ) -> Self {
         let disk = fs::read_to_string(place.join("disk")).unwrap_or_default();
@@ -74,119 +74,121 @@ impl<'a> Worker<'a> {
     }
 
     /// Works until the storm ends.
-    pub(super) fn run(&mut self) {
-        self.repeat(Self::turn);
+    pub(super) fn run_until_end(&mut self) {
+        self.repeat_turn(Self::take_turn);
     }
 
     /// Works until the storm ends, without devices: many cookies in a short time.
     pub(super) fn run_cycles(&mut self) {
-        self.repeat(Self::cycles);
+        self.repeat_turn(Self::cookie_cycles);
     }
 
-    fn repeat(&mut self, turn: fn(&mut Self) -> Result<()>) {
-        while self.shared.begins() {
+    fn repeat_turn(&mut self, turn: fn(&mut Self) -> Result<()>) {
+        while self.shared.is_running() {
             if let Err(error) = turn(self) {
-                self.shared.harms.add("storm", &format!("{error:#}"));
+                self.shared
+                    .harms
+                    .report_harm("storm", &format!("{error:#}"));
             }
         }
     }
 
     /// Cookies whose uevents children complete.
-    fn cycles(&mut self) -> Result<()> {
+    fn cookie_cycles(&mut self) -> Result<()> {
         let line = ["cookie-actor", "cycle", "--count", CYCLES, "--events", "2"];
         if self.random.bool() {
             // Not at a call: its children, who stand in for udev, would be killed at theirs.
             let fate = self.some_time(&line);
-            return self.victim("cycles", &line, fate);
+            return self.run_victim("cycles", &line, fate);
         }
-        self.live("cycles", &line, Node::Any)
+        self.run_live("cycles", &line, Node::Any)
     }
 
-    fn turn(&mut self) -> Result<()> {
+    fn take_turn(&mut self) -> Result<()> {
         self.names += 1;
         let name = format!("w{}n{}", self.number, self.names);
         let vg = format!("vg{}", self.number);
         let killed = self.random.u8(..100) < 45;
         match (self.random.u8(..100), killed) {
-            (0..32, false) => self.dmsetup(&name),
+            (0..32, false) => self.run_dmsetup(&name),
             (0..32, true) => {
-                self.killed("dmsetup", &dm_create(&name))?;
-                self.recover(&name);
+                self.run_killed("dmsetup", &dm_create(&name))?;
+                self.remove_devices(&name);
                 Ok(())
             }
-            (32..68, false) => self.library(&name),
+            (32..68, false) => self.run_library(&name),
             (32..68, true) => self.library_killed(&name),
-            (68..88, false) => self.lvm(&vg, &name),
+            (68..88, false) => self.run_lvm(&vg, &name),
             (68..88, true) => self.lvm_killed(&vg, &name),
-            (88..94, false) => self.crypt(&name),
+            (88..94, false) => self.run_crypt(&name),
             (88..94, true) => {
                 let disk = self.disk.clone();
-                self.killed("cryptsetup", &open_crypt(&disk, &name))?;
-                self.recover(&name);
+                self.run_killed("cryptsetup", &open_crypt(&disk, &name))?;
+                self.remove_devices(&name);
                 Ok(())
             }
-            _ => self.transaction(&name),
+            _ => self.run_transaction(&name),
         }
     }
 
     /// `dmsetup create`, perhaps `rename`, `remove`.
-    fn dmsetup(&mut self, name: &str) -> Result<()> {
-        self.live("dmsetup", &dm_create(name), Node::Made(name))?;
+    fn run_dmsetup(&mut self, name: &str) -> Result<()> {
+        self.run_live("dmsetup", &dm_create(name), Node::Made(name))?;
         let mut name = name.to_owned();
         if self.random.bool() {
             let new = format!("{name}b");
             let rename = ["dmsetup", "rename", &name, &new];
-            self.live("dmsetup", &rename, Node::Renamed(&name, &new))?;
+            self.run_live("dmsetup", &rename, Node::Renamed(&name, &new))?;
             name = new;
         }
         let remove = ["dmsetup", "remove", "--retry", &name];
-        self.live("dmsetup", &remove, Node::Removed(&name))
+        self.run_live("dmsetup", &remove, Node::Removed(&name))
     }
 
     /// The library's calls without a tool around them.
-    fn library(&mut self, name: &str) -> Result<()> {
-        self.live("library", &device(name), Node::Removed(name))
+    fn run_library(&mut self, name: &str) -> Result<()> {
+        self.run_live("library", &device_args(name), Node::Removed(name))
     }
 
     fn library_killed(&mut self, name: &str) -> Result<()> {
         if self.random.bool() {
-            self.killed("library", &device(name))?;
+            self.run_killed("library", &device_args(name))?;
         } else {
             let step = STEPS[self.random.usize(..STEPS.len())];
             let stop = ["--stop-at", step, "--how", "kill"];
-            let line = [device(name), stop].concat();
+            let line = [device_args(name), stop].concat();
             // It does so itself; no time is too long.
-            let fate = Fate::After(Duration::from_secs(100));
-            self.victim("library", &line, fate)?;
+            let fate = CommandFate::After(Duration::from_secs(100));
+            self.run_victim("library", &line, fate)?;
         }
-        self.recover(name);
+        self.remove_devices(name);
         Ok(())
     }
 
     /// A volume that is zeroed, so that lvcreate needs its node; sometimes with a snapshot, whose
     /// origin is suspended meanwhile.
-    fn lvm(&mut self, vg: &str, name: &str) -> Result<()> {
+    fn run_lvm(&mut self, vg: &str, name: &str) -> Result<()> {
         let node = format!("{vg}-{name}");
         let path = format!("{vg}/{name}");
-        let create = lvcreate(vg, name);
-        self.live("lvm", &create, Node::Made(&node))?;
+        let create = lvcreate_args(vg, name);
+        self.run_live("lvm", &create, Node::Made(&node))?;
         match self.random.u8(..8) {
             0 => {
                 let (snap, snap_node) = (format!("{name}s"), format!("{vg}-{name}s"));
                 let line = ["lvcreate", "-q", "-y", "-s", "-l", "1", "-n", &snap, &path];
-                self.live("lvm", &line, Node::Made(&snap_node))?;
+                self.run_live("lvm", &line, Node::Made(&snap_node))?;
                 let snap_path = format!("{vg}/{snap}");
                 let remove = ["lvremove", "-q", "-y", &snap_path];
-                self.live("lvm", &remove, Node::Removed(&snap_node))?;
+                self.run_live("lvm", &remove, Node::Removed(&snap_node))?;
             }
             1 | 2 => {
                 let extend = ["lvextend", "-q", "-l", "+1", &path];
-                self.live("lvm", &extend, Node::Made(&node))?;
+                self.run_live("lvm", &extend, Node::Made(&node))?;
             }
             _ => {}
         }
         let remove = ["lvremove", "-q", "-y", &path];
-        self.live("lvm", &remove, Node::Removed(&node))
+        self.run_live("lvm", &remove, Node::Removed(&node))
     }
 
     fn lvm_killed(&mut self, vg: &str, name: &str) -> Result<()> {
@@ -195,58 +197,58 @@ impl<'a> Worker<'a> {
             0 => {
                 // A killed removal: the making is a live operation.
                 let node = format!("{vg}-{name}");
-                self.live("lvm", &lvcreate(vg, name), Node::Made(&node))?;
-                self.killed("lvm", &["lvremove", "-q", "-y", &path])?;
+                self.run_live("lvm", &lvcreate_args(vg, name), Node::Made(&node))?;
+                self.run_killed("lvm", &["lvremove", "-q", "-y", &path])?;
             }
-            _ => self.killed("lvm", &lvcreate(vg, name))?,
+            _ => self.run_killed("lvm", &lvcreate_args(vg, name))?,
         }
-        self.resume(&format!("{vg}-"));
+        self.resume_devices(&format!("{vg}-"));
         // It may be there or not. Nobody kills this one, and nobody counts it.
         let remove = ["lvremove", "-q", "-y", "-f", &path];
-        let (_either, _) = run(&remove, "", &self.lvm, Fate::Live)?;
-        self.recover(&format!("{vg}-"));
+        let (_either, _) = run_command(&remove, "", &self.lvm, CommandFate::Live)?;
+        self.remove_devices(&format!("{vg}-"));
         Ok(())
     }
 
-    fn crypt(&mut self, name: &str) -> Result<()> {
+    fn run_crypt(&mut self, name: &str) -> Result<()> {
         let disk = self.disk.clone();
-        self.live("cryptsetup", &open_crypt(&disk, name), Node::Made(name))?;
+        self.run_live("cryptsetup", &open_crypt(&disk, name), Node::Made(name))?;
         let close = ["cryptsetup", "close", name];
-        self.live("cryptsetup", &close, Node::Removed(name))
+        self.run_live("cryptsetup", &close, Node::Removed(name))
     }
 
     /// One cookie for several programs, kept by a script: we are the script.
-    fn transaction(&mut self, name: &str) -> Result<()> {
+    fn run_transaction(&mut self, name: &str) -> Result<()> {
         let made = std::process::Command::new("dmsetup")
             .arg("udevcreatecookie")
             .output()?;
         let cookie = String::from_utf8_lossy(&made.stdout).trim().to_owned();
         if !made.status.success() {
             let text = String::from_utf8_lossy(&made.stderr);
-            self.shared.harms.add("failed", &text);
+            self.shared.harms.report_harm("failed", &text);
             return Ok(());
         }
         let with = ["--udevcookie", &cookie];
         let create = [&dm_create(name)[..], &with].concat();
-        self.live("dmsetup", &create, Node::Any)?;
+        self.run_live("dmsetup", &create, Node::Any)?;
         let release = ["dmsetup", "udevreleasecookie", &cookie];
-        self.live("dmsetup", &release, Node::Made(name))?;
+        self.run_live("dmsetup", &release, Node::Made(name))?;
         let remove = ["dmsetup", "remove", "--retry", name];
-        self.live("dmsetup", &remove, Node::Removed(name))
+        self.run_live("dmsetup", &remove, Node::Removed(name))
     }
 
     /// Must succeed, in time, and its node must be as it should.
-    fn live(&mut self, tool: &str, line: &[&str], node: Node<'_>) -> Result<()> {
-        let (end, took) = run(line, INPUT, &self.lvm, Fate::Live)?;
-        self.shared.count(&format!("operation {tool}"));
+    fn run_live(&mut self, tool: &str, line: &[&str], node: Node<'_>) -> Result<()> {
+        let (end, took) = run_command(line, INPUT, &self.lvm, CommandFate::Live)?;
+        self.shared.count_one(&format!("operation {tool}"));
         let harms = &self.shared.harms;
         let shown = line.join(" ");
         match end {
-            End::Well => {
+            CommandEnd::Well => {
                 *self.usual.entry(line[..2].join(" ")).or_insert(took) = took;
             }
-            End::Badly(why) => harms.add("failed", &why),
-            End::Hung | End::Killed => harms.add("hung", &shown),
+            CommandEnd::Badly(why) => harms.report_harm("failed", &why),
+            CommandEnd::Hung | CommandEnd::Killed => harms.report_harm("hung", &shown),
         }
         let there = |name: &str| Path::new("/dev/mapper").join(name).exists();
         let link = |name: &str| {
@@ -260,45 +262,45 @@ impl<'a> Worker<'a> {
             Node::Any => (None, None),
         };
         if let Some(name) = made.filter(|name| !there(name)) {
-            harms.add("no node", &format!("{name} after {shown}"));
+            harms.report_harm("no node", &format!("{name} after {shown}"));
         }
         if let Some(name) = removed.filter(|name| link(name)) {
-            harms.add("node left", &format!("{name} after {shown}"));
+            harms.report_harm("node left", &format!("{name} after {shown}"));
         }
         Ok(())
     }
 
     /// Is killed at a random moment, or at a random semaphore call.
-    fn killed(&mut self, tool: &str, line: &[&str]) -> Result<()> {
+    fn run_killed(&mut self, tool: &str, line: &[&str]) -> Result<()> {
         let fate = if self.random.u8(..3) == 0 {
             let call = CALLS[self.random.usize(..CALLS.len())];
-            Fate::AtCall(call, self.random.u32(1..5))
+            CommandFate::AtCall(call, self.random.u32(1..5))
         } else {
             self.some_time(line)
         };
-        self.victim(tool, line, fate)
+        self.run_victim(tool, line, fate)
     }
 
-    fn some_time(&mut self, line: &[&str]) -> Fate {
+    fn some_time(&mut self, line: &[&str]) -> CommandFate {
         let usual = self.usual.get(&line[..2].join(" "));
         let usual = usual.copied().unwrap_or(Duration::from_millis(500));
-        Fate::After(usual.mul_f64(self.random.f64()))
+        CommandFate::After(usual.mul_f64(self.random.f64()))
     }
 
-    fn victim(&mut self, tool: &str, line: &[&str], fate: Fate) -> Result<()> {
-        match run(line, INPUT, &self.lvm, fate)?.0 {
-            End::Killed => self.shared.count(&format!("kill {tool}")),
+    fn run_victim(&mut self, tool: &str, line: &[&str], fate: CommandFate) -> Result<()> {
+        match run_command(line, INPUT, &self.lvm, fate)?.0 {
+            CommandEnd::Killed => self.shared.count_one(&format!("kill {tool}")),
             // It was faster, or has not so many calls.
-            End::Well => self.shared.count(&format!("operation {tool}")),
-            End::Badly(why) => self.shared.harms.add("failed", &why),
-            End::Hung => self.shared.harms.add("hung", &line.join(" ")),
+            CommandEnd::Well => self.shared.count_one(&format!("operation {tool}")),
+            CommandEnd::Badly(why) => self.shared.harms.report_harm("failed", &why),
+            CommandEnd::Hung => self.shared.harms.report_harm("hung", &line.join(" ")),
         }
         Ok(())
     }
 
     /// Whatever a killed program has left suspended.
-    fn resume(&self, prefix: &str) {
-        for (name, suspended) in dm::devices(prefix) {
+    fn resume_devices(&self, prefix: &str) {
+        for (name, suspended) in dm::list_devices(prefix) {
             if suspended {
                 let _gone_by_itself = dm::resume_at_once(&name);
             }
@@ -306,10 +308,10 @@ impl<'a> Worker<'a> {
     }
 
     /// Whatever a killed program has left of its devices. Not of the cookies.
-    fn recover(&self, prefix: &str) {
+    fn remove_devices(&self, prefix: &str) {
         for _ in 0..200 {
-            self.resume(prefix);
-            let left = dm::devices(prefix);
+            self.resume_devices(prefix);
+            let left = dm::list_devices(prefix);
             if left.is_empty() {
                 return;
             }
@@ -321,7 +323,7 @@ impl<'a> Worker<'a> {
         }
         self.shared
             .harms
-            .add("storm", &format!("{prefix} cannot be removed"));
+            .report_harm("storm", &format!("{prefix} cannot be removed"));
     }
 }
 
@@ -332,7 +334,7 @@ const fn dm_create(name: &str) -> [&str; 5] {
     ["dmsetup", "create", name, "--table", "0 2048 zero"]
 }
 
-const fn device(name: &str) -> [&str; 4] {
+const fn device_args(name: &str) -> [&str; 4] {
     ["cookie-actor", "device", "--name", name]
 }
 
@@ -343,6 +345,6 @@ fn open_crypt<'a>(disk: &'a str, name: &'a str) -> Vec<&'a str> {
     line
 }
 
-fn lvcreate<'a>(vg: &'a str, name: &'a str) -> Vec<&'a str> {
+fn lvcreate_args<'a>(vg: &'a str, name: &'a str) -> Vec<&'a str> {
     vec!["lvcreate", "-q", "-y", "-W", "n", "-l", "1", "-n", name, vg]
 }

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// How long `watch` may take to show what is sure to come. Generous: the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+const VERB_TIMEOUT: Duration = Duration::from_secs(60);
 
 const RECORDING: &str = "demo.dmt";
 
@@ -211,7 +211,7 @@ fn show_until(
     screen: &mut Screen,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<bool> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + VERB_TIMEOUT;
     let mut came = false;
     while !stop_requested() && Instant::now() < deadline {
         match watch.next_line() {

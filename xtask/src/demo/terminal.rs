@@ -20,7 +20,7 @@ use super::stage::{die_with_parent, stop_requested};
 const TICK: Duration = Duration::from_millis(50);
 
 /// How long a program may take to end in good order.
-const PATIENCE: Duration = Duration::from_secs(10);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running program. Ended when dropped.
 pub(super) struct Terminal {
@@ -122,7 +122,7 @@ impl Drop for Terminal {
         }
         // A trace that is killed leaves its entry in /run/dmtrace.
         self.send_signal(libc::SIGTERM);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + EXIT_TIMEOUT;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
             thread::sleep(TICK);
         }

@@ -19,7 +19,7 @@ pub(super) struct Scenario {
     /// Kernels that it can run on; empty for all.
     kernels: Vec<String>,
     /// Why not on the others.
-    because: String,
+    unfit_because: String,
     /// Backends that it is run with beside the one that dmtrace chooses.
     variants: Vec<String>,
     /// `own` or `systemd`: a boot of its own.
@@ -141,7 +141,7 @@ impl Scenario {
             what: String::new(),
             expect: String::new(),
             kernels: Vec::new(),
-            because: String::new(),
+            unfit_because: String::new(),
             variants: Vec::new(),
             boot: String::new(),
             layer: None,
@@ -156,7 +156,7 @@ impl Scenario {
                 "what" => scenario.what = value.to_owned(),
                 "expect" => scenario.expect = value.to_owned(),
                 "kernels" => scenario.kernels = words(value),
-                "because" => scenario.because = value.to_owned(),
+                "because" => scenario.unfit_because = value.to_owned(),
                 "variants" => scenario.variants = words(value),
                 "boot" => scenario.boot = value.to_owned(),
                 "with" => scenario.layer = Some(guests::layer_named(value).context("header")?),
@@ -186,7 +186,7 @@ impl Scenario {
     /// Why it cannot run on a kernel.
     pub(super) fn unfit_reason(&self, kernel: &str) -> Option<String> {
         let fits = self.kernels.is_empty() || self.kernels.iter().any(|fit| fit == kernel);
-        (!fits).then(|| match self.because.as_str() {
+        (!fits).then(|| match self.unfit_because.as_str() {
             "" => format!("only for {}", self.kernels.join(", ")),
             because => because.to_owned(),
         })

@@ -331,9 +331,12 @@ fn a_victim_of_the_limits_is_counted() {
         let changes = ledger.apply(&event_at(1, 2, what));
         assert_eq!(changes[0].kind, ChangeKind::CreateFailed { errno });
     }
-    assert_eq!((ledger.totals().starved, ledger.totals().failed), (2, 1));
+    assert_eq!(
+        (ledger.totals().enospc_failures, ledger.totals().failed),
+        (2, 1)
+    );
     let tally = ledger.program_tallies()["lvm"];
-    assert_eq!((tally.starved, tally.failed), (2, 1));
+    assert_eq!((tally.enospc_failures, tally.failed), (2, 1));
 }
 
 #[test]

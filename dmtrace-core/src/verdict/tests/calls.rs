@@ -93,7 +93,7 @@ impl World {
         };
         self.with_record(sem, |record| {
             if !fits {
-                record.starved += 1;
+                record.failed_decrements += 1;
                 return;
             }
             record.last_op = now;

@@ -252,7 +252,7 @@ proptest! {
         let totals = ledger.totals();
         prop_assert_eq!(totals.sets.created, play.world.created);
         prop_assert_eq!(totals.sets.destroyed, play.world.removed);
-        prop_assert_eq!(totals.starved, play.world.starved);
+        prop_assert_eq!(totals.enospc_failures, play.world.enospc_failures);
         prop_assert_eq!(totals.sets.found + totals.sets.vanished + totals.late, 0);
         let programs = ledger.program_tallies();
         let created: u64 = programs.values().map(|tally| tally.created).sum();

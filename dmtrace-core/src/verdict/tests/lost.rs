@@ -110,7 +110,7 @@ fn complete_action(value: i32, count: i32) -> PlannedAction {
 
 fn obstacles(action: &PlannedAction) -> &[Obstacle] {
     match action {
-        PlannedAction::Keep { because } => because,
+        PlannedAction::Keep { obstacles: because } => because,
         act => panic!("{act:?}"),
     }
 }

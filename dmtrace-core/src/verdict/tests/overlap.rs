@@ -72,7 +72,7 @@ fn contradicts(scene: &Scene, snapshot: &Snapshot, facts: &HostFacts, last: u32)
     let judged = survey_cookies(&scene.ledger, Some(&snapshot), &context);
     let plan = Plan::build(&judged, &scene.ledger, &context, PlanOptions::default());
     let because: &[Obstacle] = match &plan.entries[0].action {
-        PlannedAction::Keep { because } => because,
+        PlannedAction::Keep { obstacles: because } => because,
         PlannedAction::Destroy | PlannedAction::Complete(_) => &[],
     };
     let contradicts = because.contains(&Obstacle::Contradiction);

@@ -37,7 +37,7 @@ fn leaked_scene(seconds: u64) -> (Scene, Snapshot, HostFacts) {
 fn obstacles(plan: &Plan) -> &[Obstacle] {
     match &plan.entries[0].action {
         PlannedAction::Destroy | PlannedAction::Complete(_) => &[],
-        PlannedAction::Keep { because } => because,
+        PlannedAction::Keep { obstacles: because } => because,
     }
 }
 

@@ -67,7 +67,7 @@ pub(super) struct World {
     /// Sets created and removed while the tracer ran.
     pub created: u64,
     pub removed: u64,
-    pub starved: u64,
+    pub enospc_failures: u64,
 }
 
 impl World {
@@ -299,7 +299,7 @@ impl World {
     pub(super) fn create_fails(&mut self, proc: usize, tid: u32, key: Key) {
         self.advance_clock(1000);
         self.intern_image(proc);
-        self.starved += u64::from(self.traced);
+        self.enospc_failures += u64::from(self.traced);
         let ns = self.procs[proc].ns;
         let what = EventKind::CreateFailed {
             ns,

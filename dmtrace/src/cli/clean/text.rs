@@ -112,7 +112,9 @@ fn plan_line(entry: &PlanEntry, width: Option<usize>) -> String {
         }
         PlannedAction::Destroy => removal("would remove", entry, " (inferred)", width),
         PlannedAction::Complete(completion) => line("would complete", entry, &lost(*completion)),
-        PlannedAction::Keep { because } => line("kept", entry, &obstacles(entry, because)),
+        PlannedAction::Keep { obstacles: because } => {
+            line("kept", entry, &obstacles(entry, because))
+        }
     }
 }
 

@@ -21,7 +21,7 @@ const POLL_PERIOD: Duration = Duration::from_secs(1);
 
 /// News of the module, and what is to be done about them.
 pub(super) struct DmWatch {
-    news: Option<AsyncFd<ModuleWatch>>,
+    module_watch: Option<AsyncFd<ModuleWatch>>,
     tries: VecDeque<Instant>,
 }
 
@@ -31,11 +31,11 @@ impl DmWatch {
         // SAFETY: the descriptor belongs to the socket inside, lives as long as it, and is the same
         // at every call.
         let register = |news| unsafe { AsyncFd::register_with_interest(news, Interest::READABLE) };
-        let news = ModuleWatch::listen("dm_mod")
+        let module_watch = ModuleWatch::listen("dm_mod")
             .ok()
             .and_then(|news| register(news).ok());
         Self {
-            news,
+            module_watch,
             tries: VecDeque::new(),
         }
     }
@@ -48,7 +48,7 @@ impl DmWatch {
             self.tries.pop_front();
             return;
         }
-        let Some(news) = &self.news else {
+        let Some(news) = &self.module_watch else {
             return match wanted {
                 true => sleep(POLL_PERIOD).await,
                 false => pending().await,

@@ -100,7 +100,7 @@ pub(super) fn subtract_made_good(skipped: SkippedRuns, made_good: u64) -> Skippe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::processes::Process;
+    use crate::host::processes::RunningProcess;
     use dmtrace_core::{facts::LiveProcess, ids::BootTime};
 
     fn ended_record(tgid: u32, exited: u64) -> (ProcKey, ProcRecord) {
@@ -121,12 +121,12 @@ mod tests {
             tgid: 1,
             start: BootTime(1_000_000_000),
         };
-        let process = Process {
+        let process = RunningProcess {
             live: LiveProcess {
                 start_ticks: start.start_ticks(),
                 ..LiveProcess::default()
             },
-            ..Process::default()
+            ..RunningProcess::default()
         };
         ProcessList {
             processes: alive.iter().map(|&pid| (pid, process.clone())).collect(),

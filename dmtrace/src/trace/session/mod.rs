@@ -188,7 +188,7 @@ impl Session {
         if matches!(session.tracer.dm_state(), DmState::Attached { .. }) {
             let past = session.continuity.as_ref().map(|it| &it.past);
             let fresh = matches!(past, None | Some(PinnedPast::New));
-            session.dm_since = Some(match fresh || session.tracer.dm_went_on() {
+            session.dm_since = Some(match fresh || session.tracer.dm_was_adopted() {
                 true => began,
                 false => host::clock::boot_now(),
             });

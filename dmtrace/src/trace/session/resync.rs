@@ -82,7 +82,7 @@ impl Session {
                         continue;
                     }
                     if record.state & PROC_TOMBSTONE != 0 {
-                        if record.starved == 0 || crowded {
+                        if record.enospc_failures == 0 || crowded {
                             ended.push(key);
                         } else {
                             self.victims_kept += 1;

@@ -113,7 +113,7 @@ impl Session {
         if gap {
             self.ledger.was_blind();
         }
-        self.ledger.goes_on();
+        self.ledger.mark_reconciled();
         let drift = self.drift;
         self.reconcile_books(&mut sink);
         self.early = early;
