@@ -11,6 +11,7 @@
 mod case;
 pub mod cleanup;
 pub mod cli;
+pub mod finding;
 pub mod history;
 pub mod host;
 mod metrics;

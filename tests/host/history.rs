@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use dmtrace::history::{Finding, History, Note, Options, Query, Record, Stamp, read_file};
+use dmtrace::{
+    finding::Story,
+    history::{Finding, History, Note, Options, Query, Record, Stamp, read_file},
+};
 use dmtrace_core::ids::{IpcNs, Key, SemId};
 use dmtrace_tests::harness::{TestNeed, Trial, new_trial};
 
@@ -85,6 +88,7 @@ fn open_history(path: &Path) -> (History, Warned) {
 
 fn note_finding(history: &History, semid: i32) {
     history.note(Note::Found(Box::new(Finding {
+        version: Finding::VERSION,
         sem: SemId {
             ns: IpcNs::HOST,
             semid,
@@ -95,9 +99,10 @@ fn note_finding(history: &History, semid: i32) {
         found: Stamp::now(),
         gone: None,
         calls: None,
-        story: serde_json::json!({"noise": (0..20)
-            .map(|_| fastrand::u64(..).to_string())
-            .collect::<Vec<_>>()}),
+        story: Story {
+            evidence: (0..20).map(|_| fastrand::u64(..).to_string()).collect(),
+            ..Story::default()
+        },
     })));
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     event::{Actor, ExitStatus},
@@ -73,8 +73,15 @@ impl Serialize for Name {
     }
 }
 
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        Ok(Self::from(&*text))
+    }
+}
+
 /// Who did something.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct ActorRef {
     /// The process image; finds the [`Process`](super::Process) in the ledger while that is kept.
     #[serde(flatten)]
@@ -86,7 +93,7 @@ pub struct ActorRef {
 }
 
 /// The end of a process.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct ProcessExit {
     /// When it ended; when its absence was noticed, if `status` is `None`.
     pub at: BootTime,

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use dmtrace_common::Operators;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{ActorRef, CookieCall, Device, ImageId, ProcessExit, Timeline, TimelineStep};
 use crate::{
@@ -155,7 +155,7 @@ pub struct User {
 }
 
 /// How far a user of a cookie has come in the protocol.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UserStage {
     /// Made the set; `SETVAL` has not happened.

@@ -1,6 +1,6 @@
 //! A device in the life of a cookie.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{ActorRef, Name};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A device in the life of a cookie, with the last that was done to it.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Device {
     /// Name; empty where it is not known. The new one after a rename.
     pub name: Name,

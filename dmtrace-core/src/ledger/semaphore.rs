@@ -1,6 +1,6 @@
 //! A semaphore set in the books.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{ActorRef, Cookie, EndKind, ImageId, WaitingThread};
 use crate::ids::{BootTime, Key, SemId};
@@ -81,7 +81,7 @@ impl Creator {
 }
 
 /// Why the creator of a set is not known.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WhyUnknown {
     /// It is older than the tracer.

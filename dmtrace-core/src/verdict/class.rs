@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What a set is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "class", content = "detail")]
 pub enum Class {
     /// A cookie in good order.
@@ -35,7 +35,7 @@ pub enum Class {
 }
 
 /// A cookie in good order.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Healthy {
     /// In use, nobody waits yet.
@@ -49,7 +49,7 @@ pub enum Healthy {
 }
 
 /// Why a waiter is stuck.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "cause")]
 pub enum StuckCause {
     /// No udevd runs.
@@ -79,7 +79,7 @@ pub enum StuckCause {
 }
 
 /// How a cookie leaked.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "how")]
 pub enum LeakKind {
     /// Its owner was killed.
@@ -136,7 +136,7 @@ pub enum Signature {
 }
 
 /// Why a set with a cookie's key is no cookie.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "because")]
 pub enum NotACookie {
     /// A cookie has one semaphore.
@@ -171,7 +171,7 @@ pub enum Confidence {
 }
 
 /// Why something is not decided.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Undecided {
     /// Its creator is not known.
@@ -229,7 +229,7 @@ pub enum MissingStep {
 }
 
 /// Who is responsible.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Culprit {
     /// In which role.
     pub role: CulpritRole,
@@ -241,7 +241,7 @@ pub struct Culprit {
 }
 
 /// In which role somebody is responsible.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CulpritRole {
     /// Made it and left it.

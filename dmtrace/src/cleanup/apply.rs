@@ -27,6 +27,7 @@ use serde_json::json;
 use super::{
     act::{self, ActResult, ForbiddenReason},
     audit::{Audit, AuditError},
+    result::OutcomeKind,
     witness::{Sighting, Witness},
 };
 use crate::{
@@ -58,19 +59,24 @@ pub enum CleanupOutcome {
 }
 
 impl CleanupOutcome {
+    /// Which it is, without its details.
+    pub const fn kind(&self) -> OutcomeKind {
+        match self {
+            Self::Removed => OutcomeKind::Removed,
+            Self::RemovedLate(_) => OutcomeKind::RemovedInUse,
+            Self::Completed(_) => OutcomeKind::Completed,
+            Self::Gone => OutcomeKind::Gone,
+            Self::Moved(_) => OutcomeKind::Moved,
+            Self::InUse => OutcomeKind::InUse,
+            Self::Forbidden(_) => OutcomeKind::Forbidden,
+            Self::Failed(_) => OutcomeKind::Failed,
+            Self::NotTried => OutcomeKind::NotTried,
+        }
+    }
+
     /// One word, as in the audit record and in JSON.
     pub const fn label(&self) -> &'static str {
-        match self {
-            Self::Removed => "removed",
-            Self::RemovedLate(_) => "removed_in_use",
-            Self::Completed(_) => "completed",
-            Self::Gone => "gone",
-            Self::Moved(_) => "moved",
-            Self::InUse => "in_use",
-            Self::Forbidden(_) => "forbidden",
-            Self::Failed(_) => "failed",
-            Self::NotTried => "not_tried",
-        }
+        self.kind().label()
     }
 
     /// In words, where there is more to say.

@@ -5,4 +5,5 @@ mod act;
 pub mod apply;
 pub mod audit;
 pub mod file;
+pub mod result;
 pub mod witness;

@@ -27,10 +27,11 @@ use super::{
 };
 use crate::{
     case::{Case, TraceUse},
+    finding::Story,
     history::Query,
     output::{Out, json, time::Clock},
     recording::RecordingStart,
-    render::{explanation::Story, row::Row, timeline::Telling},
+    render::{row::Row, timeline::Telling},
     wording::{chain_text, count_noun},
 };
 
@@ -138,11 +139,13 @@ fn tell_past(
         return Ok(None);
     };
     if as_json {
+        let mut notes = vec!["from the history of dmtrace serve".to_owned()];
+        notes.extend(past.notes);
         out.print_json(&json::json_envelope(
             "explain",
             &json!({
                 "complete": true,
-                "notes": ["from the history of dmtrace serve"],
+                "notes": notes,
                 "recording": null,
                 "explanations": [past.value],
             }),

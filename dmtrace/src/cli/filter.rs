@@ -10,17 +10,13 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
 use dmtrace_core::{
-    event::{ProcessImage, workload::Workload},
+    event::workload::Workload,
     ids::{IpcNs, Key},
     verdict::State,
 };
-use serde_json::Value;
 
 use super::value;
-use crate::{
-    history::Finding,
-    render::{candidate::Candidate, stored},
-};
+use crate::render::candidate::Candidate;
 
 /// Heading of the filters in `--help`.
 pub(super) const HEADING: &str = "Filters";
@@ -112,12 +108,7 @@ impl Filters {
 
     /// Whether it passes.
     pub fn pass(&self, it: &Candidate<'_>) -> bool {
-        let devices = |wanted: &str| it.devices.iter().any(|device| device.matches(wanted));
-        self.pass_with(it, devices)
-    }
-
-    /// Whether it passes, where somebody else knows its devices.
-    pub fn pass_with(&self, it: &Candidate<'_>, has_device: impl Fn(&str) -> bool) -> bool {
+        let has_device = |wanted: &str| it.devices.iter().any(|device| device.matches(wanted));
         fn is<T: PartialEq>(wanted: Option<&T>, got: Option<&T>) -> bool {
             wanted.is_none() || wanted == got
         }
@@ -157,34 +148,6 @@ fn in_container(wanted: &str, cgroup: &str) -> bool {
         .is_some_and(|id| id.starts_with(wanted))
         || workload.pod.as_deref() == Some(wanted)
         || workload.unit.as_deref() == Some(wanted)
-}
-
-/// Whether the filters let a finding of the history pass.
-pub(crate) fn passes(finding: &Finding, filters: &Filters) -> bool {
-    let cookie = &finding.story["cookie"];
-    let image = cookie.get("process").cloned();
-    let image = image.and_then(|image| serde_json::from_value::<ProcessImage>(image).ok());
-    let number = |value: &Value| value.as_u64().and_then(|it| u32::try_from(it).ok());
-    let candidate = Candidate {
-        pid: number(&cookie["owner"]["pid"]),
-        comm: cookie["owner"]["comm"].as_str().unwrap_or_default(),
-        uid: image
-            .as_ref()
-            .map(|image| image.uid)
-            .or_else(|| number(&cookie["cuid"])),
-        cgroup: image.as_ref().map_or("", |image| image.cgroup.as_str()),
-        ns: Some(finding.sem.ns),
-        key: Some(finding.key),
-        semid: Some(finding.sem.semid),
-        state: State::from_name(&finding.state),
-        age: cookie["age_seconds"].as_u64().map(Duration::from_secs),
-        devices: &[],
-    };
-    let devices = cookie["devices"].as_array();
-    filters.pass_with(&candidate, |wanted| {
-        let mut devices = devices.into_iter().flatten();
-        devices.any(|device| stored::is_device(device, wanted))
-    })
 }
 
 #[cfg(test)]

@@ -20,12 +20,13 @@ use super::{
 };
 use crate::{
     case::{Case, TraceUse},
+    finding::Known,
     output::{
         Out, json,
         table::{self, TableCell, TableLayout},
         time,
     },
-    render::row::{Known, Row, confidence},
+    render::row::{Row, confidence},
     wording::{count_noun, of_number},
 };
 

@@ -3,10 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{args::Serve, failure::exit};
 use crate::{
+    finding::{Owner, SetReport},
     history,
     host::{self, Roots},
     metrics::Exposure,
@@ -90,18 +92,12 @@ fn group(name: &str) -> Result<u32> {
 }
 
 /// Who made a cookie, as `list` names it; what is not known is not named.
-fn owner(row: &Value) -> String {
-    let owner = &row["owner"];
-    let name = owner["comm"].as_str().filter(|name| !name.is_empty());
-    let mark = match (row["owner_known"].as_str(), owner["ended"].as_bool()) {
-        (Some("inferred"), _) => "?",
-        (_, Some(true)) => "+",
-        _ => "",
-    };
-    match (name, owner["pid"].as_u64()) {
-        (Some(name), Some(pid)) => format!("{name}[{pid}]{mark}"),
-        (None, Some(pid)) => format!("process {pid}{mark}"),
-        (_, None) => "owner unknown".to_owned(),
+fn owner(set: &SetReport) -> String {
+    let mark = set.owner_mark();
+    match &set.owner {
+        Some(Owner { pid, comm, .. }) if comm.is_empty() => format!("process {pid}{mark}"),
+        Some(Owner { pid, comm, .. }) => format!("{comm}[{pid}]{mark}"),
+        None => "owner unknown".to_owned(),
     }
 }
 
@@ -146,13 +142,14 @@ fn show(status: &Value, out: &mut Out) -> Result<()> {
             count_noun(standing, "active finding", "active findings")
         ))?;
     }
-    for row in findings["list"].as_array().into_iter().flatten() {
+    let listed = findings["list"].as_array().into_iter().flatten();
+    for set in listed.filter_map(|row| SetReport::deserialize(row).ok()) {
+        let verdict = set.verdict.as_ref().map_or("?", |it| it.text.as_str());
         out.print_line(&format!(
-            "  {}  semid {}  {}  {}",
-            text(&row["key"]),
-            row["semid"],
-            owner(row),
-            text(&row["verdict"]["text"]),
+            "  {}  semid {}  {}  {verdict}",
+            set.key,
+            set.semid,
+            owner(&set),
         ))?;
     }
     Ok(())
@@ -166,7 +163,7 @@ mod tests {
 
     #[test]
     fn an_owner_that_is_not_known_has_no_name_and_no_number() {
-        let of = |row: Value| owner(&row);
+        let of = |row: Value| owner(&SetReport::deserialize(row).unwrap());
         assert_eq!(of(json!({"owner": null})), "owner unknown");
         assert_eq!(of(json!({})), "owner unknown");
         assert_eq!(of(json!({"owner": {"pid": 7, "comm": ""}})), "process 7");

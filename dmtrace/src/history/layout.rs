@@ -11,7 +11,7 @@ use redb::{
     TableHandle as _,
 };
 
-use super::record::{Entry, Gone, Query, Record};
+use super::record::{Entry, Gone, Query, Record, Unread};
 use crate::wording::cause_text;
 
 /// Layout of the file. Another one is set aside.
@@ -114,14 +114,18 @@ pub(super) const fn cost(packed: usize) -> usize {
 }
 
 fn unpack(packed: &[u8], id: u64) -> Option<Entry> {
+    let json = unpacked(packed)?;
+    let mut entry = Entry::from_json(&json)?;
+    entry.id = id;
+    Some(entry)
+}
+
+fn unpacked(packed: &[u8]) -> Option<Vec<u8>> {
     let (length, packed) = lz4_flex::block::uncompressed_size(packed).ok()?;
     if length > LONGEST {
         return None;
     }
-    let json = lz4_flex::block::decompress(packed, length).ok()?;
-    let mut entry: Entry = serde_json::from_slice(&json).ok()?;
-    entry.id = id;
-    Some(entry)
+    lz4_flex::block::decompress(packed, length).ok()
 }
 
 /// What was dropped so far, and what the file remembers of its writer.
@@ -231,7 +235,13 @@ pub(super) fn scan(
             if !query.covers((from, to)) {
                 continue;
             }
-            let Some(mut entry) = unpack(packed, id.value()) else {
+            let damaged = || Entry {
+                id: id.value(),
+                boot_id: String::new(),
+                record: Record::Unread(Unread::default()),
+            };
+            let read = unpack(packed, id.value());
+            let Some(mut entry) = read.or_else(|| (kind == Kind::Finding).then(damaged)) else {
                 continue;
             };
             if let (Record::Finding(finding), Some(ending)) = (&mut entry.record, ending) {

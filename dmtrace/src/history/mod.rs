@@ -40,7 +40,7 @@ use dmtrace_core::ids::IpcNs;
 pub use read::{ReadError, read_file};
 pub use record::{
     Entry, Finding, Gap, Gone, Head, HowGone, Lives, Loss, OTHERS, PROGRAMS, Query, Rates, Record,
-    Run, Stamp, Starved, WhyGap,
+    Run, Stamp, Starved, Unread, WhyGap,
 };
 pub use tallies::Tallies;
 

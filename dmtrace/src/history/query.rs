@@ -88,7 +88,7 @@ fn answer(mut lines: impl io::BufRead) -> Result<(Head, Vec<Entry>)> {
                 return Ok((head, entries));
             }
             // A newer service may know more.
-            _ => entries.extend(serde_json::from_value::<Entry>(value)),
+            _ => entries.extend(Entry::from_json(&line)),
         }
     }
 }

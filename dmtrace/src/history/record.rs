@@ -7,9 +7,12 @@ use dmtrace_core::{
     ids::{BootTime, IpcNs, Key, SemId},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::{host::clock, output::time::Moment};
+use crate::{
+    finding::{Story, lenient},
+    host::clock,
+    output::time::Moment,
+};
 
 /// Programs that are told apart in one record; more are summed up.
 pub const PROGRAMS: usize = 64;
@@ -92,12 +95,46 @@ pub struct Entry {
     pub record: Record,
 }
 
+impl Entry {
+    /// From what somebody has stored or sent. A finding that cannot be read is there as
+    /// [`Unread`]; `None` for anything else that cannot be.
+    pub(super) fn from_json(json: &[u8]) -> Option<Self> {
+        /// The part of a finding that every version has.
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Label {
+            #[serde(deserialize_with = "lenient")]
+            id: u64,
+            #[serde(deserialize_with = "lenient")]
+            boot_id: String,
+            #[serde(rename = "type", deserialize_with = "lenient")]
+            kind: String,
+            #[serde(flatten)]
+            unread: Unread,
+        }
+        let read = serde_json::from_slice::<Self>(json);
+        let is_newer = |record: &Record| matches!(record, Record::Finding(finding) if finding.version > Finding::VERSION);
+        match read {
+            Ok(entry) if !is_newer(&entry.record) => return Some(entry),
+            _ => {}
+        }
+        let label: Label = serde_json::from_slice(json).ok()?;
+        (label.kind == "finding").then_some(Self {
+            id: label.id,
+            boot_id: label.boot_id,
+            record: Record::Unread(label.unread),
+        })
+    }
+}
+
 /// What is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
 pub enum Record {
     /// A cookie that needed attention.
     Finding(Box<Finding>),
+    /// One that this program cannot read. It stays as it is in the file.
+    Unread(Unread),
     /// Creations that failed because the limits of `kernel.sem` were reached.
     Starved(Starved),
     /// Tracing was down.
@@ -111,8 +148,14 @@ pub enum Record {
 }
 
 /// A cookie that needed attention.
+///
+/// What is stored is [`Story`] and the type here, and both outlive the program: a field that is new
+/// has a default, one that has another meaning raises [`VERSION`](Self::VERSION).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
+    /// By which version of this type it was written; release 0.1.0 has not said.
+    #[serde(default = "Finding::first_version")]
+    pub version: u32,
     /// Namespace and semid.
     #[serde(flatten)]
     pub sem: SemId,
@@ -121,6 +164,7 @@ pub struct Finding {
     /// What it was: `leaked`, `stuck`, `over-completed`, `accident`, `foreign`.
     pub state: String,
     /// Who made it: path of the executable, or the name; empty if that is not known.
+    #[serde(default, deserialize_with = "lenient")]
     pub program: String,
     /// When it was found.
     pub found: Stamp,
@@ -128,10 +172,49 @@ pub struct Finding {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone: Option<Gone>,
     /// The calls that made it, with their names.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "lenient",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub calls: Option<CallSite>,
-    /// Everything that `explain --json` says of it; the calls are left out.
-    pub story: Value,
+    /// Everything that `explain` says of it; the calls are left out.
+    #[serde(default, deserialize_with = "lenient")]
+    pub story: Story,
+}
+
+impl Finding {
+    /// What this program writes, and the newest that it reads.
+    pub const VERSION: u32 = 1;
+
+    const fn first_version() -> u32 {
+        1
+    }
+}
+
+/// A finding that this program cannot read.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Unread {
+    /// By which version of [`Finding`] it was written; 0 if that is not known.
+    #[serde(deserialize_with = "lenient")]
+    pub version: u32,
+    /// The cookie, if that is known.
+    #[serde(deserialize_with = "lenient")]
+    pub key: Option<Key>,
+    /// Its semid, likewise.
+    #[serde(deserialize_with = "lenient")]
+    pub semid: Option<i32>,
+    /// When it was found, likewise.
+    #[serde(deserialize_with = "lenient")]
+    pub found: Option<Stamp>,
+}
+
+impl Unread {
+    /// Whether a newer dmtrace has kept it, which can read it.
+    pub const fn is_newer(&self) -> bool {
+        self.version > Finding::VERSION
+    }
 }
 
 /// The end of a finding.
@@ -274,6 +357,10 @@ impl Record {
                 finding.found.wall_ms,
                 end(finding.gone.as_ref().map(|gone| gone.at)),
             ),
+            Self::Unread(it) => match it.found {
+                Some(found) => (found.wall_ms, i64::MAX),
+                None => (i64::MIN, i64::MAX),
+            },
             Self::Starved(it) => (it.from.wall_ms, it.to.wall_ms),
             Self::Gap(it) => (it.from.wall_ms, it.to.wall_ms),
             Self::Loss(it) => (it.from.wall_ms, it.to.wall_ms),
@@ -309,12 +396,16 @@ impl Query {
         if !self.covers(record.span()) {
             return false;
         }
-        let Record::Finding(finding) = record else {
-            return self.key.is_none() && self.semid.is_none();
+        let (has_key, has_semid) = match record {
+            Record::Finding(finding) => (Some(finding.key), Some(finding.sem.semid)),
+            Record::Unread(it) => (it.key, it.semid),
+            _ => (None, None),
         };
         match (self.key, self.semid) {
             (None, None) => true,
-            (key, semid) => key == Some(finding.key) || semid == Some(finding.sem.semid),
+            (key, semid) => {
+                key.is_some() && key == has_key || semid.is_some() && semid == has_semid
+            }
         }
     }
 }
@@ -336,73 +427,4 @@ pub struct Head {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn moments_are_written_for_people_and_read_back() {
-        let stamp = Stamp {
-            wall_ms: 1_000_000_000_250,
-            boot: BootTime(77),
-        };
-        let text = serde_json::to_string(&stamp).unwrap();
-        assert_eq!(text, r#"{"time":"2001-09-09T01:46:40.250Z","boot_ns":77}"#);
-        assert_eq!(serde_json::from_str::<Stamp>(&text).unwrap(), stamp);
-        let later = stamp.at(BootTime(2_000_000_077));
-        assert_eq!(later.wall_ms - stamp.wall_ms, 2000);
-    }
-
-    #[test]
-    fn a_finding_is_asked_for_by_time_and_number() {
-        let stamp = |wall_ms| Stamp {
-            wall_ms,
-            boot: BootTime(0),
-        };
-        let mut finding = Finding {
-            sem: SemId {
-                ns: IpcNs::HOST,
-                semid: 7,
-            },
-            key: Key(0x0d4d_1234),
-            state: "leaked".to_owned(),
-            program: String::new(),
-            found: stamp(100),
-            gone: None,
-            calls: None,
-            story: Value::Null,
-        };
-        let standing = Record::Finding(Box::new(finding.clone()));
-        finding.gone = Some(Gone {
-            at: stamp(200),
-            how: HowGone::Removed,
-            by: None,
-        });
-        let over = Record::Finding(Box::new(finding));
-        let since = |ms| Query {
-            since_ms: Some(ms),
-            ..Query::default()
-        };
-        assert!(since(150).wants(&over) && since(150).wants(&standing));
-        assert!(!since(201).wants(&over) && since(201).wants(&standing));
-        let until = |ms| Query {
-            until_ms: Some(ms),
-            ..Query::default()
-        };
-        assert!(!until(100).wants(&over) && until(101).wants(&over));
-        let number = |key, semid| Query {
-            key,
-            semid,
-            ..Query::default()
-        };
-        assert!(number(Some(Key(0x0d4d_1234)), None).wants(&over));
-        assert!(number(Some(Key(1)), Some(7)).wants(&over));
-        assert!(!number(None, Some(8)).wants(&over));
-        let gap = Record::Gap(Gap {
-            from: stamp(1),
-            to: stamp(2),
-            why: WhyGap::Stopped,
-        });
-        assert!(Query::default().wants(&gap));
-        assert!(!number(None, Some(7)).wants(&gap));
-    }
-}
+mod tests;

@@ -6,9 +6,13 @@ use std::time::Duration;
 use dmtrace_core::ledger::{Change, Ledger};
 use dmtrace_core::{
     ids::{IpcNs, Key},
-    ledger::{Device, Process, Semaphore},
+    ledger::{Device, Process},
     verdict::State,
 };
+
+#[cfg(feature = "live")]
+use crate::render::row::devices;
+use crate::{history::Finding, render::row::Row};
 
 /// What filters look at. `None`: it is not known, or there is no such thing.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +33,50 @@ pub struct Candidate<'a> {
     pub devices: &'a [Device],
 }
 
+impl Row<'_> {
+    /// What the filters look at.
+    pub(crate) fn candidate(&self) -> Candidate<'_> {
+        Candidate {
+            pid: self.pid(),
+            comm: self.comm(),
+            uid: self
+                .image
+                .map(|image| image.uid)
+                .or_else(|| self.set.map(|set| set.cuid)),
+            cgroup: self.image.map_or("", |image| image.cgroup.as_str()),
+            ns: Some(self.semaphore.id.ns),
+            key: Some(self.semaphore.key),
+            semid: Some(self.semaphore.id.semid),
+            state: self.verdict.as_ref().map(|verdict| verdict.class.state()),
+            age: self.age,
+            devices: self.devices(),
+        }
+    }
+}
+
 impl<'a> Candidate<'a> {
+    /// A finding of a history.
+    pub(crate) fn stored(finding: &'a Finding) -> Self {
+        let cookie = &finding.story.cookie;
+        let owner = cookie.owner.as_ref();
+        let image = cookie.image();
+        let fields = cookie.fields.as_ref();
+        Self {
+            pid: owner.map(|owner| owner.pid),
+            comm: owner.map_or("", |owner| owner.comm.as_str()),
+            uid: image
+                .map(|image| image.uid)
+                .or_else(|| fields.and_then(|fields| fields.cuid)),
+            cgroup: image.map_or("", |image| image.cgroup.as_str()),
+            ns: Some(finding.sem.ns),
+            key: Some(finding.key),
+            semid: Some(finding.sem.semid),
+            state: State::from_name(&finding.state),
+            age: cookie.age_seconds.map(Duration::from_secs),
+            devices: cookie.devices(),
+        }
+    }
+
     /// A process that got no semaphore. It has no key, semid, state, age or device.
     pub fn victim(process: &'a Process) -> Self {
         let image = process.image.as_deref();
@@ -72,12 +119,4 @@ impl<'a> Candidate<'a> {
             devices: semaphore.map_or(&[], devices),
         }
     }
-}
-
-/// Devices of a cookie.
-pub(crate) fn devices(semaphore: &Semaphore) -> &[Device] {
-    semaphore
-        .cookie
-        .as_deref()
-        .map_or(&[], |cookie| &cookie.devices)
 }

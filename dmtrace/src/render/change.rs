@@ -6,7 +6,7 @@ use dmtrace_core::{
     ledger::{Change, ChangeKind, DecrementMeaning, Device, EndKind, Ledger, Name},
 };
 
-use super::candidate::devices;
+use super::row::devices;
 use crate::{trace::session::DmReport, wording::count_noun};
 
 /// A change as one word.

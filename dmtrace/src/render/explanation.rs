@@ -6,69 +6,17 @@ use dmtrace_core::{
     event::ExitStatus,
     ledger::{Process, WhyUnknown},
     verdict::{
-        Avoid, Class, Confidence, Culprit, CulpritRole, Healthy, LeakKind, MissingStep, Remedy,
-        StuckCause, Undecided,
+        Class, Confidence, Culprit, CulpritRole, Healthy, LeakKind, Remedy, StuckCause, Undecided,
     },
 };
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::timeline::{self, Moment, Telling};
+use super::timeline::{self, Telling};
 use crate::{
+    finding::{Missing, Story, Victim},
     output::time::{self},
     render::row::{Row, describe},
     wording::times_text,
 };
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Story {
-    /// The cookie as `list` and `report` have it, verdict included.
-    pub(crate) cookie: Value,
-    /// Which cookie, in a line.
-    pub(crate) title: String,
-    pub(crate) headline: String,
-    /// How sure it is.
-    pub(crate) sure: String,
-    /// Step by step.
-    pub(crate) life: Vec<Moment>,
-    /// The step that did not happen.
-    pub(crate) missing: Option<Missing>,
-    /// Whose fault it is, line by line.
-    pub(crate) fault: Vec<String>,
-    /// Who only suffers.
-    pub(crate) victims: Vec<Victim>,
-    /// What the verdict rests on.
-    pub(crate) evidence: Vec<String>,
-    /// What to do, in this order.
-    pub(crate) remedies: Vec<String>,
-    /// What not to do, and why.
-    pub(crate) avoid: Vec<String>,
-    /// What to do, as words of the program.
-    pub(crate) remedy_codes: Vec<Remedy>,
-    /// What not to do, likewise.
-    pub(crate) avoid_codes: Vec<Avoid>,
-}
-
-/// The step that did not happen.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Missing {
-    /// As a word of the program.
-    #[serde(flatten)]
-    pub(crate) step: MissingStep,
-    pub(crate) text: String,
-}
-
-/// Somebody who suffers and is not to blame.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Victim {
-    pub(crate) pid: u32,
-    /// Thread, for a waiter.
-    pub(crate) tid: Option<u32>,
-    pub(crate) comm: String,
-    /// For so long, if that is known.
-    pub(crate) seconds: Option<u64>,
-    pub(crate) text: String,
-}
 
 impl Telling<'_> {
     pub(crate) fn story(&self, row: &Row<'_>) -> Story {
@@ -78,7 +26,7 @@ impl Telling<'_> {
         let advice = verdict.map(|verdict| verdict.advice).unwrap_or_default();
         let ours = |text: String| text.replace("COOKIE", &key);
         Story {
-            cookie: row.json(),
+            cookie: row.report(),
             title: title(row),
             headline: class.map_or_else(String::new, |class| class.to_string()),
             sure: sure(row),
@@ -86,7 +34,7 @@ impl Telling<'_> {
             missing: verdict
                 .and_then(|verdict| verdict.missing)
                 .map(|step| Missing {
-                    step,
+                    step: Some(step),
                     text: step.to_string(),
                 }),
             fault: self.fault(row),

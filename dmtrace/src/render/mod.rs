@@ -7,4 +7,6 @@ pub(crate) mod culprits;
 pub(crate) mod explanation;
 pub(crate) mod row;
 pub(crate) mod stored;
+#[cfg(test)]
+pub(crate) mod tests;
 pub(crate) mod timeline;

@@ -9,29 +9,18 @@ use dmtrace_core::{
     event::{CallSite, ProcessImage, workload::Workload},
     facts::SetSnapshot,
     ids::{BootTime, SemId},
-    ledger::{Creator, Device, Ledger, Process, Semaphore},
+    ledger::{Cookie, Creator, Device, Ledger, Process, Semaphore},
     verdict::{Confidence, Verdict},
 };
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
+    finding::{
+        Ioctls, Known, Maker, Owner, SetFields, SetReport, Usage, VerdictReport, owner_mark,
+    },
     output::time,
-    render::candidate::{Candidate, devices},
     stack::Symbolizer,
 };
-
-/// How it is known who made a set.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Known {
-    /// Its creation was seen.
-    Observed,
-    /// From its fields.
-    Inferred,
-    /// Not known.
-    Unknown,
-}
 
 /// A set with everything that can be said of it.
 pub(crate) struct Row<'a> {
@@ -149,11 +138,7 @@ impl<'a> Row<'a> {
         let Some(pid) = self.pid() else {
             return "-".to_owned();
         };
-        let mark = match (self.known, self.ended()) {
-            (Known::Inferred, _) => "?",
-            (_, Some(true)) => "+",
-            _ => "",
-        };
+        let mark = owner_mark(self.known, self.ended());
         let name = self.comm();
         format!("{}[{pid}]{mark}", if name.is_empty() { "?" } else { name })
     }
@@ -196,25 +181,6 @@ impl<'a> Row<'a> {
         self.site.get_or_init(resolve).as_ref()
     }
 
-    /// What the filters look at.
-    pub(crate) fn candidate(&self) -> Candidate<'_> {
-        Candidate {
-            pid: self.pid(),
-            comm: self.comm(),
-            uid: self
-                .image
-                .map(|image| image.uid)
-                .or_else(|| self.set.map(|set| set.cuid)),
-            cgroup: self.image.map_or("", |image| image.cgroup.as_str()),
-            ns: Some(self.semaphore.id.ns),
-            key: Some(self.semaphore.key),
-            semid: Some(self.semaphore.id.semid),
-            state: self.verdict.as_ref().map(|verdict| verdict.class.state()),
-            age: self.age,
-            devices: self.devices(),
-        }
-    }
-
     /// Value of semaphore 0: from the kernel, else from the books.
     pub(crate) fn value(&self) -> Option<i32> {
         self.set
@@ -230,73 +196,93 @@ impl<'a> Row<'a> {
             .map(|first| first.zcnt + first.ncnt)
     }
 
-    /// The fields of the JSON object.
-    pub(crate) fn json(&self) -> Value {
+    /// All of it as data.
+    pub(crate) fn report(&self) -> SetReport {
         let SemId { ns, semid } = self.semaphore.id;
-        let mut object = json!({
-            "ipc_ns": ns,
-            "semid": semid,
-            "key": format!("{:#010x}", self.semaphore.key.0),
-            "cookie": self.semaphore.is_cookie(),
-            "nsems": self.set.map_or(self.semaphore.nsems, |set| set.nsems),
-            "value": self.value(),
-            "waiting": self.waiting(),
-            "age_seconds": self.age.map(|age| age.as_secs()),
-            "created_boot_ns": self.semaphore.created,
-            "state": self.state(),
-            "owner_known": self.known,
-            "owner": self.pid().map(|pid| json!({
-                "pid": pid,
-                "comm": self.comm(),
-                "ended": self.ended(),
-                "exit": self.process.and_then(|process| process.exit),
-            })),
-        });
-        if let Some(cookie) = self.semaphore.cookie.as_deref() {
-            object["devices"] = json!(cookie.devices);
-            object["devices_more"] = json!(cookie.devices_more);
-            object["ioctls"] = json!({
-                "returned": cookie.counts.ioctls,
-                "failed": cookie.counts.ioctls_failed,
-                "uevents": cookie.counts.uevents,
-            });
+        SetReport {
+            ipc_ns: ns,
+            semid,
+            key: self.semaphore.key,
+            cookie: self.semaphore.is_cookie(),
+            nsems: self.set.map_or(self.semaphore.nsems, |set| set.nsems),
+            value: self.value(),
+            waiting: self.waiting(),
+            age_seconds: self.age.map(|age| age.as_secs()),
+            created_boot_ns: self.semaphore.created,
+            state: self.state().to_owned(),
+            owner_known: self.known,
+            owner: self.pid().map(|pid| Owner {
+                pid,
+                comm: self.comm().to_owned(),
+                ended: self.ended(),
+                exit: self.process.and_then(|process| process.exit),
+            }),
+            usage: self.semaphore.cookie.as_deref().map(usage),
+            call_site: self.call_site().cloned(),
+            fields: self.set.map(fields),
+            maker: self.image.map(|image| Maker {
+                process: image.clone(),
+                workload: self.workload(),
+            }),
+            verdict: self.verdict.as_ref().map(judgement),
         }
-        if let Some(site) = self.call_site() {
-            object["call_site"] = site.to_json();
-        }
-        if let Some(set) = self.set {
-            object["mode"] = json!(format!("{:04o}", set.mode & 0o7777));
-            object["uid"] = json!(set.uid);
-            object["cuid"] = json!(set.cuid);
-            object["ctime"] = json!(time::unix_rfc3339(set.ctime));
-            object["otime"] = json!(time::unix_rfc3339(set.otime));
-            object["last_pid"] = json!(set.first.map(|first| first.pid));
-        }
-        if let Some(image) = self.image {
-            object["process"] = json!(image);
-            object["workload"] = json!(self.workload());
-        }
-        if let Some(verdict) = &self.verdict {
-            object["verdict"] = json!({
-                "class": verdict.class,
-                "text": verdict.class.to_string(),
-                "confidence": confidence(verdict),
-                "reason": reason(verdict),
-                "evidence": verdict.evidence.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "missing_step": verdict.missing,
-                "culprit": verdict.culprit,
-            });
-        }
-        object
+    }
+
+    /// The JSON object.
+    pub(crate) fn json(&self) -> Value {
+        self.report().json()
+    }
+}
+
+fn usage(cookie: &Cookie) -> Usage {
+    Usage {
+        devices: cookie.devices.clone(),
+        devices_more: cookie.devices_more,
+        ioctls: Ioctls {
+            returned: cookie.counts.ioctls,
+            failed: cookie.counts.ioctls_failed,
+            uevents: cookie.counts.uevents,
+        },
+    }
+}
+
+fn fields(set: &SetSnapshot) -> SetFields {
+    SetFields {
+        mode: format!("{:04o}", set.mode & 0o7777),
+        uid: Some(set.uid),
+        cuid: Some(set.cuid),
+        ctime: time::unix_rfc3339(set.ctime),
+        otime: time::unix_rfc3339(set.otime),
+        last_pid: set.first.map(|first| first.pid),
+    }
+}
+
+fn judgement(verdict: &Verdict) -> VerdictReport {
+    VerdictReport {
+        class: Some(verdict.class),
+        text: verdict.class.to_string(),
+        confidence: known(verdict),
+        reason: reason(verdict),
+        evidence: verdict.evidence.iter().map(ToString::to_string).collect(),
+        missing_step: verdict.missing,
+        culprit: verdict.culprit.clone(),
+    }
+}
+
+const fn known(verdict: &Verdict) -> Known {
+    match verdict.confidence {
+        Confidence::Observed => Known::Observed,
+        Confidence::Inferred => Known::Inferred,
+        Confidence::Unknown(_) => Known::Unknown,
     }
 }
 
 /// `observed`, `inferred` or `unknown`.
-pub(crate) fn confidence(verdict: &Verdict) -> &'static str {
-    match verdict.confidence {
-        Confidence::Observed => "observed",
-        Confidence::Inferred => "inferred",
-        Confidence::Unknown(_) => "unknown",
+pub(crate) const fn confidence(verdict: &Verdict) -> &'static str {
+    match known(verdict) {
+        Known::Observed => "observed",
+        Known::Inferred => "inferred",
+        Known::Unknown => "unknown",
     }
 }
 
@@ -306,6 +292,14 @@ fn reason(verdict: &Verdict) -> Option<String> {
         Confidence::Unknown(reason) => Some(reason.to_string()),
         _ => None,
     }
+}
+
+/// Devices of a cookie.
+pub(crate) fn devices(semaphore: &Semaphore) -> &[Device] {
+    semaphore
+        .cookie
+        .as_deref()
+        .map_or(&[], |cookie| &cookie.devices)
 }
 
 /// What a person needs to find a process again, or its like: labels and texts.

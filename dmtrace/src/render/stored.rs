@@ -1,52 +1,64 @@
 //! A kept finding as `report` and `explain` show it: the same as one of now.
 
-use dmtrace_core::{event::ProcessImage, ids::DevNum, ledger::DeviceName};
-use serde_json::{Value, json};
+use dmtrace_core::ledger::Device;
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::{
-    history::{Finding, Gone, HowGone},
+    finding::{Known, SetReport, Story},
+    history::{Finding, Gone, HowGone, Stamp},
     output::time::Moment,
-    render::{
-        culprits::{Leak, how},
-        explanation::Story,
-    },
+    render::culprits::{Leak, how},
+    wording::{count_noun, of_number},
 };
 
-/// The calls are kept apart, as they can be shown in more than one way.
-#[cfg(feature = "live")]
-pub(crate) fn leave_out_calls(story: &mut Value) {
-    if let Some(cookie) = story["cookie"].as_object_mut() {
-        cookie.remove("call_site");
+/// A story, and the time of what is stored.
+#[derive(Serialize)]
+struct Dated<'a, T> {
+    #[serde(flatten)]
+    what: T,
+    found: Stamp,
+    gone: Option<&'a Gone>,
+}
+
+fn dated(finding: &Finding, what: impl Serialize) -> Value {
+    let dated = Dated {
+        what,
+        found: finding.found,
+        gone: finding.gone.as_ref(),
+    };
+    // The types have no maps with keys that are no strings, the only cause.
+    serde_json::to_value(dated).unwrap_or_default()
+}
+
+/// The cookie with its calls.
+fn with_calls(finding: &Finding) -> SetReport {
+    SetReport {
+        call_site: finding.calls.clone(),
+        ..finding.story.cookie.clone()
     }
 }
 
 /// The story as JSON, with the calls, and with when it was found and gone.
 pub(crate) fn value(finding: &Finding) -> Value {
-    let mut story = finding.story.clone();
-    if let (Some(calls), Some(cookie)) = (&finding.calls, story["cookie"].as_object_mut()) {
-        cookie.insert("call_site".to_owned(), calls.to_json());
-    }
-    if let Some(story) = story.as_object_mut() {
-        story.insert("found".to_owned(), json!(finding.found));
-        story.insert("gone".to_owned(), json!(finding.gone));
-    }
-    story
+    let story = Story {
+        cookie: with_calls(finding),
+        ..finding.story.clone()
+    };
+    dated(finding, story)
 }
 
 /// The cookie as JSON, likewise.
 pub(crate) fn cookie(finding: &Finding) -> Value {
-    let mut story = value(finding);
-    let mut cookie = story["cookie"].take();
-    if let Some(cookie) = cookie.as_object_mut() {
-        cookie.insert("found".to_owned(), json!(finding.found));
-        cookie.insert("gone".to_owned(), json!(finding.gone));
-    }
-    cookie
+    dated(finding, with_calls(finding))
 }
 
-/// The story for people; `None` for one that this dmtrace cannot read.
+/// The story for people; `None` for one of which nothing can be read.
 pub(crate) fn told(finding: &Finding) -> Option<Story> {
-    let mut story: Story = serde_json::from_value(value(finding)).ok()?;
+    let mut story = finding.story.clone();
+    if story.title.is_empty() {
+        return None;
+    }
     for moment in &mut story.life {
         let time = moment.time.as_deref().and_then(Moment::parse);
         moment.shown = time.map(Moment::time_of_day).unwrap_or_default();
@@ -56,46 +68,44 @@ pub(crate) fn told(finding: &Finding) -> Option<Story> {
 
 /// What a report counts.
 pub(crate) fn leak(finding: &Finding) -> Leak {
-    let cookie = &finding.story["cookie"];
-    let owner = &cookie["owner"];
-    let comm = owner["comm"].as_str().unwrap_or_default();
-    let mark = match (cookie["owner_known"].as_str(), owner["ended"].as_bool()) {
-        (Some("inferred"), _) => "?",
-        (_, Some(true)) => "+",
-        _ => "",
-    };
-    let name = if comm.is_empty() { "?" } else { comm };
-    let verdict = &cookie["verdict"];
-    let devices = cookie["devices"].as_array();
-    let image = cookie.get("process").cloned();
+    let cookie = &finding.story.cookie;
+    let owner = cookie.owner.as_ref();
+    let verdict = cookie.verdict.as_ref();
     Leak {
-        owner: owner["pid"]
-            .as_u64()
-            .map(|pid| format!("{name}[{pid}]{mark}")),
-        pid: owner["pid"]
-            .as_u64()
-            .and_then(|pid| u32::try_from(pid).ok()),
-        comm: comm.to_owned(),
-        how: verdict["text"].as_str().map(how).unwrap_or_default(),
-        observed: verdict["confidence"] == "observed",
+        owner: cookie.owner_label(),
+        pid: owner.map(|owner| owner.pid),
+        comm: owner.map(|owner| owner.comm.clone()).unwrap_or_default(),
+        how: verdict
+            .map(|verdict| how(&verdict.text))
+            .unwrap_or_default(),
+        observed: verdict.is_some_and(|verdict| verdict.confidence == Known::Observed),
         age_seconds: None,
         key: finding.key.to_string(),
-        devices: devices.into_iter().flatten().map(device).collect(),
-        image: image.and_then(|image| serde_json::from_value::<ProcessImage>(image).ok()),
+        devices: cookie.devices().iter().map(Device::full_label).collect(),
+        image: cookie.image().cloned(),
         site: finding.calls.clone(),
     }
 }
 
-/// Name and number, as far as they are known: `vg-lv (253:3)`.
-pub(crate) fn device(device: &Value) -> String {
-    let name = device["name"].as_str().unwrap_or_default();
-    let part = |part: &str| device["number"][part].as_u64();
-    match (name, part("major"), part("minor")) {
-        ("", Some(major), Some(minor)) => format!("{major}:{minor}"),
-        (name, Some(major), Some(minor)) => format!("{name} ({major}:{minor})"),
-        ("", ..) => "?".to_owned(),
-        (name, ..) => name.to_owned(),
+/// What is to be said of findings that cannot be shown: those that a newer dmtrace has kept, and
+/// those that are damaged.
+pub(crate) fn unread_notes(newer: usize, unreadable: usize) -> Vec<String> {
+    let mut notes = Vec::new();
+    if newer > 0 {
+        notes.push(format!(
+            "{} kept by a newer dmtrace, which alone can show {}",
+            count_noun(newer, "finding was", "findings were"),
+            of_number(&newer, "it", "them")
+        ));
     }
+    if unreadable > 0 {
+        notes.push(format!(
+            "{} in the history cannot be read, and {} left out",
+            count_noun(unreadable, "finding", "findings"),
+            of_number(&unreadable, "is", "are")
+        ));
+    }
+    notes
 }
 
 /// How it ended, in words.
@@ -120,23 +130,6 @@ pub(crate) fn end(gone: Option<&Gone>) -> String {
     }
 }
 
-/// Whether somebody means this device: by name, UUID, number (253:3) or node (dm-3).
-pub(crate) fn is_device(device: &Value, wanted: &str) -> bool {
-    let part = |part: &str| {
-        device["number"][part]
-            .as_u64()
-            .and_then(|it| u32::try_from(it).ok())
-    };
-    let known = DeviceName {
-        name: device["name"].as_str().unwrap_or_default(),
-        uuid: device["uuid"].as_str(),
-        number: part("major")
-            .zip(part("minor"))
-            .map(|(major, minor)| DevNum { major, minor }),
-    };
-    known.matches(wanted)
-}
-
 /// How some went, in words that follow a number.
 pub(crate) const fn went(how: HowGone) -> &'static str {
     match how {
@@ -149,17 +142,8 @@ pub(crate) const fn went(how: HowGone) -> &'static str {
     }
 }
 
-/// The verdict in words.
-pub(crate) fn headline(finding: &Finding) -> String {
-    finding.story["headline"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned()
-}
-
 /// Who is to blame: `name[pid]`.
-pub(crate) fn culprit(cookie: &Value) -> Option<String> {
-    let culprit = cookie["verdict"].get("culprit")?;
-    let pid = culprit["id"]["tgid"].as_u64()?;
-    Some(format!("{}[{pid}]", culprit["name"].as_str()?))
+pub(crate) fn culprit(cookie: &SetReport) -> Option<String> {
+    let culprit = cookie.verdict.as_ref()?.culprit.as_ref()?;
+    Some(culprit.who.to_string())
 }

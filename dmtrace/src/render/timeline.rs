@@ -6,9 +6,9 @@ use dmtrace_core::{
     ids::{BootTime, DevNum},
     ledger::{ActorRef, Cookie, CookieCall, DecrementMeaning, EndKind, Ledger, TimelineStep},
 };
-use serde::{Deserialize, Serialize};
 
 use crate::{
+    finding::Moment,
     output::time::{self, Clock},
     render::row::Row,
     wording::count_noun,
@@ -23,23 +23,6 @@ pub(crate) struct Telling<'a> {
     pub(crate) clock: Clock,
     /// It is about this machine, now.
     pub(crate) here: bool,
-}
-
-/// One line of the story.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Moment {
-    /// RFC 3339; `None` where only the order is known.
-    pub(crate) time: Option<String>,
-    /// Time of day, for people.
-    #[serde(skip)]
-    pub(crate) shown: String,
-    /// `name[pid]`, or `kernel`.
-    pub(crate) who: String,
-    /// Thread, where it is not the first one of its process.
-    pub(crate) tid: Option<u32>,
-    pub(crate) what: String,
-    /// Value after it.
-    pub(crate) value: Option<i32>,
 }
 
 /// The whole life, as far as it is known, and whether that is all.

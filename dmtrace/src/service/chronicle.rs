@@ -4,17 +4,16 @@ use std::{cell::RefCell, time::Duration};
 
 use dmtrace_core::{
     facts::HostFacts,
-    ids::{BootTime, SemId},
+    ids::SemId,
     ledger::{Change, ChangeKind, EndKind, Ledger, Process},
-    verdict::{self, Context, Judged, Subject},
+    verdict::Judged,
 };
-use serde_json::Value;
 
 use crate::{
     history::{Asker, Finding, Gone, History, HowGone, Lives, Note, Options, Stamp, Status, Stood},
     output::time::Clock,
     render::timeline::Telling,
-    render::{culprits::executable, row::Row, stored},
+    render::{culprits::executable, row::Row},
     stack::Symbolizer,
 };
 
@@ -23,12 +22,10 @@ use crate::{
 /// In the order of a service's life: [`began`](Self::began); then [`changes`](Self::changes) for
 /// each batch of the books, and at each look [`found`](Self::found) for each finding that is new
 /// (or not yet told by this process), [`cleared`](Self::cleared) for each that was told and is
-/// none any more, [`closed`](Self::closed) once; [`settled`](Self::settled) after the first look;
+/// none any more, [`ended`](Self::ended) for each that was gone before; [`settled`](Self::settled) after the first look;
 /// [`close`](Self::close).
 pub(crate) struct Chronicle {
     history: History,
-    /// Cookies that ended up to here were judged.
-    closed_until: BootTime,
 }
 
 impl Chronicle {
@@ -36,7 +33,6 @@ impl Chronicle {
     pub(crate) fn open(options: Options, warn: impl FnMut(&str) + Send + 'static) -> Self {
         Self {
             history: History::open(options, warn),
-            closed_until: BootTime::default(),
         }
     }
 
@@ -87,20 +83,16 @@ impl Chronicle {
         self.history.note(gone(sem, ledger));
     }
 
-    /// Judges the cookies that have ended since the last call: accidents, and what was completed
-    /// too often.
-    pub(crate) fn closed(
-        &mut self,
+    /// A finding on a cookie that was gone when it was judged.
+    pub(crate) fn ended(
+        &self,
+        judged: &Judged<'_>,
         ledger: &Ledger,
-        context: &Context<'_>,
+        facts: &HostFacts,
         names: &RefCell<Symbolizer>,
     ) {
-        let now = Stamp::now();
-        let (until, found) = closed_since(self.closed_until, ledger, context, names, now);
-        self.closed_until = until;
-        for finding in found {
-            self.history.note(Note::Found(Box::new(finding)));
-        }
+        let finding = ended_finding(judged, ledger, facts, names, Stamp::now());
+        self.history.note(Note::Found(Box::new(finding)));
     }
 
     /// Every finding that stands was told: what else an earlier run left standing is gone.
@@ -190,48 +182,23 @@ pub(crate) fn gone(sem: SemId, ledger: &Ledger) -> Note {
     }
 }
 
-/// Findings among the cookies that have ended after `since`, and when the last of those ended.
-pub(crate) fn closed_since(
-    since: BootTime,
+/// A finding on a cookie that was gone when it was judged, as it is kept.
+pub(crate) fn ended_finding(
+    judged: &Judged<'_>,
     ledger: &Ledger,
-    context: &Context<'_>,
+    facts: &HostFacts,
     names: &RefCell<Symbolizer>,
     now: Stamp,
-) -> (BootTime, Vec<Finding>) {
-    let mut latest = since;
-    let mut found = Vec::new();
-    for semaphore in ledger.closed_cookies().rev() {
-        let Some(ending) = &semaphore.ending else {
-            continue;
-        };
-        if ending.at <= since {
-            break;
-        }
-        latest = latest.max(ending.at);
-        let subject = Subject {
-            ledger,
-            semaphore,
-            set: None,
-            taken: BootTime(0),
-        };
-        let judged = Judged {
-            semaphore,
-            set: None,
-            taken: BootTime(0),
-            verdict: verdict::judge_set(&subject, context),
-        };
-        if judged.verdict.class.is_finding() {
-            let mut finding = finding(&judged, ledger, context.facts, names, now);
-            finding.gone = Some(Gone {
-                at: now.at(ending.at),
-                how: HowGone::AlreadyGone,
-                by: ending.by.as_ref().map(ToString::to_string),
-            });
-            found.push(finding);
-        }
+) -> Finding {
+    let ending = judged.semaphore.ending.as_ref();
+    Finding {
+        gone: ending.map(|ending| Gone {
+            at: now.at(ending.at),
+            how: HowGone::AlreadyGone,
+            by: ending.by.as_ref().map(ToString::to_string),
+        }),
+        ..finding(judged, ledger, facts, names, now)
     }
-    found.reverse();
-    (latest, found)
 }
 
 /// As it is kept.
@@ -242,19 +209,31 @@ pub(crate) fn finding(
     names: &RefCell<Symbolizer>,
     now: Stamp,
 ) -> Finding {
-    let semaphore = judged.semaphore;
-    let mut row = Row::bare(ledger, semaphore, judged.set, facts.now).with_names(names);
-    row.judged(judged.verdict.clone());
     let telling = Telling {
         ledger,
         facts,
         clock: Clock::now(),
         here: true,
     };
-    let mut story = serde_json::to_value(telling.story(&row)).unwrap_or(Value::Null);
-    let calls = row.call_site().cloned();
-    stored::leave_out_calls(&mut story);
+    finding_by_clock(judged, &telling, names, now)
+}
+
+/// The same, by a clock that is given.
+pub(crate) fn finding_by_clock(
+    judged: &Judged<'_>,
+    telling: &Telling<'_>,
+    names: &RefCell<Symbolizer>,
+    now: Stamp,
+) -> Finding {
+    let semaphore = judged.semaphore;
+    let set = judged.set;
+    let mut row = Row::bare(telling.ledger, semaphore, set, telling.facts.now).with_names(names);
+    row.judged(judged.verdict.clone());
+    let mut story = telling.story(&row);
+    // They are kept apart, as they can be shown in more than one way.
+    let calls = story.cookie.call_site.take();
     Finding {
+        version: Finding::VERSION,
         sem: semaphore.id,
         key: semaphore.key,
         state: judged.verdict.class.label().to_owned(),

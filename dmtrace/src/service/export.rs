@@ -15,14 +15,16 @@ use dmtrace_core::{
 
 use super::{
     hook::{CommandLine, Finding, Hook},
+    janitor::CleanUp,
     log::{Level, Log},
 };
 use crate::{
+    cleanup::result::OutcomeKind,
+    finding::SetReport,
     metrics::{
         self, CleanupResult, Endpoint, ExpositionFormat, Exposure, ListenAddress, LiveCookies,
         MetricsCounter, Readings, ScrapeRequest, TableSizes, TraceHealth,
     },
-    render::row::Row,
     wording::chain_text,
 };
 
@@ -105,14 +107,14 @@ impl Exports {
     /// and the hook has been told.
     pub(super) fn finding(
         &mut self,
-        row: &Row<'_>,
+        set: &SetReport,
         judged: &Judged<'_>,
         ledger: &Ledger,
         new: bool,
     ) {
         self.counting.count_finding(judged, ledger);
         if let Some(hook) = self.hook.as_ref().filter(|_| new) {
-            hook.tell(Finding::of(row));
+            hook.tell(Finding::of(set));
         }
     }
 
@@ -142,24 +144,13 @@ impl Exports {
         metrics::expose_readings(&readings, format)
     }
 
-    /// A clean-up by `dmtrace clean` is over: its lines, or what went wrong.
-    pub(super) fn cleaned(&mut self, said: &Result<String, String>) {
-        let (Ok(text) | Err(text)) = said;
-        // `removed  0x0d4d50b2 semid 4 ...`; other lines are about the whole.
-        let count = |wanted: &str| {
-            let cookies = text.lines().filter(|line| {
-                let mut words = line.split_whitespace();
-                let what = words.next().unwrap_or_default();
-                let cookie = words.next().is_some_and(|word| word.starts_with("0x"));
-                cookie && what.eq_ignore_ascii_case(wanted)
-            });
-            cookies.count() as u64
-        };
-        let failed = u64::from(said.is_err());
-        self.counting
-            .count_cleaned(CleanupResult::Removed, count("removed"));
-        self.counting
-            .count_cleaned(CleanupResult::Kept, count("kept"));
+    /// A clean-up by `dmtrace clean` is over.
+    pub(super) fn count_cleaned(&mut self, clean_up: &CleanUp) {
+        let removed = clean_up.count(OutcomeKind::is_removal);
+        let kept = clean_up.count(OutcomeKind::is_kept);
+        let failed = u64::from(clean_up.failure.is_some());
+        self.counting.count_cleaned(CleanupResult::Removed, removed);
+        self.counting.count_cleaned(CleanupResult::Kept, kept);
         self.counting.count_cleaned(CleanupResult::Failed, failed);
     }
 
@@ -187,17 +178,48 @@ impl Exports {
 
 #[cfg(test)]
 mod tests {
+    use dmtrace_core::{cleanup::plan::VerdictSummary, ids::IpcNs};
+
     use super::*;
+    use crate::cleanup::result::{CleanResult, CleanedCookie};
 
     #[test]
-    fn clean_ups_are_counted_by_their_lines() {
+    fn clean_ups_are_counted_by_what_came_of_each_cookie() {
         let mut exports = Exports::open(&Options::default(), None).unwrap();
-        let said = "removed  0x0d4d50b2 semid 4  SIGKILL  lvm[7]+\n\
-                    REMOVED  0x0d4d50b3 semid 5: IT WAS USED at this moment\n\
-                    kept     0x0d4d50b4 semid 6: open\n\
-                    removed 2 cookies, 1 kept";
-        exports.cleaned(&Ok(said.to_owned()));
-        exports.cleaned(&Err("the audit record cannot be written".to_owned()));
+        let cookie = |outcome| CleanedCookie {
+            ipc_ns: IpcNs::HOST,
+            semid: 4,
+            key: "0x0d4d50b2".to_owned(),
+            outcome,
+            detail: None,
+            owner: None,
+            verdict: VerdictSummary {
+                class: "leaked".to_owned(),
+                text: String::new(),
+                brief: String::new(),
+                observed: true,
+                evidence: Vec::new(),
+            },
+        };
+        let outcomes = [
+            OutcomeKind::Removed,
+            OutcomeKind::RemovedInUse,
+            OutcomeKind::InUse,
+            OutcomeKind::Gone,
+            OutcomeKind::NotTried,
+        ];
+        let result = CleanResult {
+            cookies: outcomes.map(cookie).to_vec(),
+            ..CleanResult::default()
+        };
+        exports.count_cleaned(&CleanUp {
+            result: Some(result),
+            failure: None,
+        });
+        exports.count_cleaned(&CleanUp {
+            result: None,
+            failure: Some("the audit record cannot be written".to_owned()),
+        });
         let text = exports.text(TraceHealth::default(), ExpositionFormat::Prometheus);
         for (result, count) in [("removed", 2), ("kept", 1), ("failed", 1)] {
             let line = format!("dmtrace_cleanup_total{{result=\"{result}\"}} {count}\n");

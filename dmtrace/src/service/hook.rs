@@ -18,7 +18,9 @@ use tokio::{
     io::AsyncWriteExt as _, process::Command, sync::mpsc, task::JoinHandle, time::timeout,
 };
 
-use crate::{metrics::HookRun, output::json::json_envelope, render::row::Row, wording::cause_text};
+use crate::{
+    finding::SetReport, metrics::HookRun, output::json::json_envelope, wording::cause_text,
+};
 
 /// Findings that wait while the command runs; more are dropped and counted.
 const QUEUE: usize = 64;
@@ -87,28 +89,26 @@ pub(crate) struct Finding {
 
 impl Finding {
     /// Of a judged cookie.
-    pub(crate) fn of(row: &Row<'_>) -> Self {
-        let id = row.semaphore.id;
-        let Workload { container, pod, .. } = row.workload();
-        let text = row
-            .verdict
-            .as_ref()
-            .map(|verdict| verdict.class.to_string());
+    pub(crate) fn of(set: &SetReport) -> Self {
+        let text = set.verdict.as_ref().map(|verdict| verdict.text.clone());
+        let owner = set.owner.as_ref();
+        let workload = set.maker.as_ref().map(|maker| maker.workload.clone());
+        let Workload { container, pod, .. } = workload.unwrap_or_default();
         let variables = [
-            ("DMTRACE_STATE", Some(row.state().to_owned())),
+            ("DMTRACE_STATE", Some(set.state.clone())),
             ("DMTRACE_FINDING", text),
-            ("DMTRACE_COOKIE", Some(row.semaphore.key.to_string())),
-            ("DMTRACE_SEMID", Some(id.semid.to_string())),
-            ("DMTRACE_IPC_NS", Some(id.ns.to_string())),
-            ("DMTRACE_PID", row.pid().map(|pid| pid.to_string())),
-            ("DMTRACE_COMM", Some(row.comm().to_owned())),
+            ("DMTRACE_COOKIE", Some(set.key.to_string())),
+            ("DMTRACE_SEMID", Some(set.semid.to_string())),
+            ("DMTRACE_IPC_NS", Some(set.ipc_ns.to_string())),
+            ("DMTRACE_PID", owner.map(|owner| owner.pid.to_string())),
+            ("DMTRACE_COMM", owner.map(|owner| owner.comm.clone())),
             ("DMTRACE_CONTAINER", container),
             ("DMTRACE_POD", pod),
         ];
         let known = variables.into_iter();
         let known = known.filter_map(|(name, value)| Some((name, plain(&value?))));
         Self {
-            json: format!("{}\n", json_envelope("finding", &row.json())),
+            json: format!("{}\n", json_envelope("finding", set)),
             variables: known.filter(|(_, value)| !value.is_empty()).collect(),
         }
     }

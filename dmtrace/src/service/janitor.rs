@@ -1,13 +1,22 @@
 //! Removes proven leaks by itself, if it is told to: by `dmtrace clean`, with all its rules and its
 //! audit record, in a process of its own.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    path::PathBuf,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
-use crate::wording::cause_text;
+use dmtrace_core::ids::IpcNs;
 use tokio::{
     process::Command,
     sync::mpsc,
     time::{Instant, sleep_until},
+};
+
+use crate::{
+    cleanup::result::{CleanResult, CleanedCookie, OutcomeKind},
+    wording::{cause_text, count_noun},
 };
 
 /// Between two clean-ups at least.
@@ -16,6 +25,77 @@ const PAUSE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_secs(600);
 /// Ages of the kernel are whole seconds.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// What came of a clean-up.
+#[derive(Debug, Default)]
+pub(super) struct CleanUp {
+    /// What it has done, if it came to that.
+    pub result: Option<CleanResult>,
+    /// Why it did not end well.
+    pub failure: Option<String>,
+}
+
+impl CleanUp {
+    fn of(output: &Output) -> Self {
+        let result: Option<CleanResult> = serde_json::from_slice(&output.stdout).ok();
+        let good = matches!(output.status.code(), Some(0 | 1 | 4)) && result.is_some();
+        let failure = (!good).then(|| match String::from_utf8_lossy(&output.stderr).trim() {
+            "" if result.is_some() => "not everything that was planned was done".to_owned(),
+            "" => format!("dmtrace clean: {}", output.status),
+            text => text.to_owned(),
+        });
+        Self { result, failure }
+    }
+
+    /// How many came to such an end.
+    pub(super) fn count(&self, wanted: impl Fn(OutcomeKind) -> bool) -> u64 {
+        let result = self.result.as_ref();
+        result.map_or(0, |result| result.count(wanted) as u64)
+    }
+
+    /// What the log says of it: what was done, and what went wrong.
+    pub(super) fn lines(&self) -> (Vec<String>, Vec<String>) {
+        let mut done = Vec::new();
+        if let Some(result) = &self.result {
+            done.extend(result.cookies.iter().map(line));
+            done.push(if result.planned == 0 {
+                "nothing to do".to_owned()
+            } else {
+                format!(
+                    "{} of {} removed; audit record in {}",
+                    result.count(OutcomeKind::is_removal),
+                    count_noun(result.planned, "cookie", "cookies"),
+                    result.audit.display()
+                )
+            });
+        }
+        let failure = self.failure.as_deref().unwrap_or_default().lines();
+        let failure = failure.filter(|line| !line.trim().is_empty());
+        (done, failure.map(str::to_owned).collect())
+    }
+}
+
+/// What came of one cookie.
+fn line(cookie: &CleanedCookie) -> String {
+    let what = match cookie.outcome {
+        OutcomeKind::RemovedInUse => "REMOVED WHILE IN USE",
+        OutcomeKind::NotTried => "not tried",
+        outcome if outcome.is_kept() => "kept",
+        outcome => outcome.label(),
+    };
+    let ns = match cookie.ipc_ns {
+        IpcNs::HOST => String::new(),
+        ns => format!(" [{ns}]"),
+    };
+    let why = cookie.detail.as_ref().unwrap_or(&cookie.verdict.text);
+    let owner = cookie.owner.as_ref().map_or_else(String::new, |owner| {
+        format!("; left by {}[{}]", owner.name, owner.id.tgid)
+    });
+    format!(
+        "{what} {} semid {}{ns}: {why}{owner}",
+        cookie.key, cookie.semid
+    )
+}
 
 /// Cleans up when leaks stand long enough.
 pub(super) struct Janitor {
@@ -26,8 +106,8 @@ pub(super) struct Janitor {
     last: Option<Instant>,
     /// Leaks that stood at the last look.
     leaks: usize,
-    send: mpsc::Sender<Result<String, String>>,
-    said: mpsc::Receiver<Result<String, String>>,
+    send: mpsc::Sender<CleanUp>,
+    said: mpsc::Receiver<CleanUp>,
 }
 
 impl Janitor {
@@ -65,8 +145,8 @@ impl Janitor {
         self.leaks = leaks;
     }
 
-    /// Waits until it is time, or until a clean-up is over: its words, or why there was none.
-    pub(super) async fn due(&mut self) -> Option<Result<String, String>> {
+    /// Waits until it is time, or until a clean-up is over: what came of it.
+    pub(super) async fn due(&mut self) -> Option<CleanUp> {
         let next = self.next;
         tokio::select! {
             said = self.said.recv() => said,
@@ -89,7 +169,7 @@ impl Janitor {
         let age = format!("{}ms", age.as_millis());
         let mut command = Command::new("/proc/self/exe");
         command
-            .args(["clean", "--apply", "--yes", "--older-than", &age])
+            .args(["clean", "--json", "--apply", "--yes", "--older-than", &age])
             .stdin(Stdio::null())
             .kill_on_drop(true);
         if let Some(audit) = &self.audit {
@@ -98,19 +178,11 @@ impl Janitor {
         tokio::spawn(async move {
             let said = command.output().await;
             send.send(match said {
-                Ok(output) => {
-                    let lines = if matches!(output.status.code(), Some(0 | 1 | 4)) {
-                        Ok(output.stdout)
-                    } else {
-                        Err([output.stdout, output.stderr].concat())
-                    };
-                    let text = |bytes: Vec<u8>| {
-                        let text = String::from_utf8_lossy(&bytes);
-                        text.trim_end().to_owned()
-                    };
-                    lines.map(text).map_err(text)
-                }
-                Err(error) => Err(cause_text(&error)),
+                Ok(output) => CleanUp::of(&output),
+                Err(error) => CleanUp {
+                    result: None,
+                    failure: Some(cause_text(&error)),
+                },
             });
         });
     }
@@ -118,7 +190,10 @@ impl Janitor {
 
 #[cfg(test)]
 mod tests {
+    use dmtrace_core::cleanup::plan::VerdictSummary;
+
     use super::*;
+    use crate::{cleanup::result::KIND, output::json::json_envelope};
 
     const AGE: Duration = Duration::from_secs(300);
 
@@ -155,5 +230,61 @@ mod tests {
         janitor.last = Some(now);
         janitor.looked(1, now);
         assert_eq!(janitor.next, Some(now + PAUSE));
+    }
+
+    #[test]
+    fn a_clean_up_is_read_as_it_is_printed() {
+        use std::os::unix::process::ExitStatusExt as _;
+        let output = |code: i32, stdout: &str, stderr: &str| Output {
+            status: std::process::ExitStatus::from_raw(code << 8),
+            stdout: stdout.as_bytes().to_vec(),
+            stderr: stderr.as_bytes().to_vec(),
+        };
+        let cookie = |semid, outcome, detail: Option<&str>| CleanedCookie {
+            ipc_ns: IpcNs::HOST,
+            semid,
+            key: format!("{:#010x}", 0x0d4d_0000 + semid),
+            outcome,
+            detail: detail.map(str::to_owned),
+            owner: None,
+            verdict: VerdictSummary {
+                class: "leaked".to_owned(),
+                text: "leaked: owner gone".to_owned(),
+                brief: String::new(),
+                observed: true,
+                evidence: Vec::new(),
+            },
+        };
+        let result = CleanResult {
+            complete: true,
+            planned: 2,
+            audit: "/a".into(),
+            cookies: vec![
+                cookie(1, OutcomeKind::Removed, None),
+                cookie(2, OutcomeKind::InUse, Some("somebody uses it now")),
+            ],
+            ..CleanResult::default()
+        };
+        let text = json_envelope(KIND, &result).to_string();
+        let clean_up = CleanUp::of(&output(0, &text, "dmtrace: a note\n"));
+        assert_eq!(clean_up.result.as_ref(), Some(&result));
+        let (done, failed) = clean_up.lines();
+        assert_eq!(
+            done,
+            [
+                "removed 0x0d4d0001 semid 1: leaked: owner gone",
+                "kept 0x0d4d0002 semid 2: somebody uses it now",
+                "1 of 2 cookies removed; audit record in /a",
+            ]
+        );
+        assert!(failed.is_empty());
+        // What was done in part is counted, and the rest is a failure.
+        let partly = CleanUp::of(&output(5, &text, "dmtrace: the disk is full\n"));
+        assert_eq!(partly.count(OutcomeKind::is_removal), 1);
+        assert_eq!(partly.lines().1, ["dmtrace: the disk is full"]);
+        for (code, stdout) in [(3, ""), (0, ""), (0, "removed 0x0d4d0001 semid 1")] {
+            let failed = CleanUp::of(&output(code, stdout, ""));
+            assert!(failed.result.is_none() && failed.failure.is_some());
+        }
     }
 }

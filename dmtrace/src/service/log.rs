@@ -87,6 +87,17 @@ impl Log {
         }
     }
 
+    /// To a test.
+    #[cfg(test)]
+    pub(super) fn to(out: Box<dyn Write>) -> Self {
+        Self {
+            out,
+            journal: false,
+            verbose: false,
+            limiter: Limiter::default(),
+        }
+    }
+
     pub(super) fn say(&mut self, level: Level, text: impl fmt::Display) {
         if level == Level::Debug && !self.verbose {
             return;

@@ -2,6 +2,7 @@
 
 pub(crate) mod chronicle;
 mod client;
+pub(crate) mod ended;
 mod export;
 pub(crate) mod hook;
 mod janitor;
@@ -40,7 +41,7 @@ use chronicle::Chronicle;
 pub(crate) use client::ask_status;
 use export::Exports;
 pub(crate) use export::Options as ExportOptions;
-use janitor::Janitor;
+use janitor::{CleanUp, Janitor};
 use log::{Level, Log};
 use reporter::Reporter;
 pub(crate) use socket::{Access, SOCKET};
@@ -157,9 +158,9 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
                 let _unheard = reply.send(status);
             }
             Next::CleanUp(None) => janitor.clean(Instant::now()),
-            Next::CleanUp(Some(said)) => {
-                reporter.exports.cleaned(&said);
-                say_clean_up(reporter.log(), said);
+            Next::CleanUp(Some(clean_up)) => {
+                reporter.exports.count_cleaned(&clean_up);
+                say_clean_up(reporter.log(), &clean_up);
             }
             Next::SignOfLife => watchdog.alive(),
         }
@@ -239,17 +240,16 @@ enum Next {
     Answer(Reply),
     Scrape(ScrapeRequest),
     /// It is due, or this is what came of it.
-    CleanUp(Option<Result<String, String>>),
+    CleanUp(Option<CleanUp>),
     SignOfLife,
 }
 
-fn say_clean_up(log: &mut Log, said: Result<String, String>) {
-    let (level, text) = match said {
-        Ok(text) => (Level::Notice, text),
-        Err(text) => (Level::Warning, text),
-    };
-    for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        log.say_often(level, format_args!("clean-up: {line}"));
+fn say_clean_up(log: &mut Log, clean_up: &CleanUp) {
+    let (done, failed) = clean_up.lines();
+    for (level, lines) in [(Level::Notice, done), (Level::Warning, failed)] {
+        for line in lines {
+            log.say_often(level, format_args!("clean-up: {line}"));
+        }
     }
 }
 

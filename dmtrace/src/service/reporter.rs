@@ -7,18 +7,20 @@ use dmtrace_core::{
     event::CallSite,
     facts::Snapshot,
     ids::{BootTime, SemId},
-    ledger::{Change, ChangeKind, Semaphore},
-    verdict::{self, Context, Judged},
+    ledger::{Change, ChangeKind},
+    verdict::{Context, Judged},
 };
 use serde_json::{Value, json};
 
 use super::{
     chronicle::Chronicle,
+    ended::{EndedCookies, ended_at},
     export::Exports,
     known_findings::Stood,
     log::{Level, Log},
 };
 use crate::{
+    finding::SetReport,
     host::clock::boot_now,
     render::{
         culprits,
@@ -50,13 +52,14 @@ pub(super) struct Reporter {
     settled: bool,
     /// What an earlier run has told, and was not found again yet.
     stood: Stood,
-    /// Cookies that ended up to here were judged.
-    closed_until: BootTime,
+    /// When this run began: what ended before it, an earlier one has told.
+    began: BootTime,
+    ended: EndedCookies,
     names: RefCell<Symbolizer>,
     /// Whether there may be something in them.
     named: bool,
     /// Findings that stand, as far as they are kept.
-    standing: BTreeMap<SemId, Value>,
+    standing: BTreeMap<SemId, SetReport>,
     /// Findings by their label that were told since the start.
     told: BTreeMap<&'static str, u64>,
     /// Creations that failed because the limits were reached.
@@ -72,13 +75,20 @@ impl Reporter {
             lost: 0,
             settled: false,
             stood: Stood::default(),
-            closed_until: boot_now(),
+            began: boot_now(),
+            ended: EndedCookies::default(),
             names: RefCell::default(),
             named: false,
             standing: BTreeMap::new(),
             told: BTreeMap::new(),
             starved: 0,
         }
+    }
+
+    /// As if it had begun then.
+    #[cfg(test)]
+    pub(super) const fn began_at(&mut self, at: BootTime) {
+        self.began = at;
     }
 
     /// Asks what an earlier run has told, before this one tells anything.
@@ -125,36 +135,34 @@ impl Reporter {
         self.chronicle.as_ref()
     }
 
-    /// Says a finding, and tells it to whoever wants to know. Returns it as JSON.
-    fn tell(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> Value {
+    /// Says a finding, and tells it to whoever wants to know. Returns it.
+    fn tell(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> SetReport {
         self.named = true;
         let class = judged.verdict.class;
         let new = !self.stood.takes(judged.semaphore, class.label());
         let mut row = Row::bare(view.ledger, judged.semaphore, judged.set, boot_now())
             .with_names(&self.names);
         row.verdict = Some(judged.verdict.clone());
-        self.exports.finding(&row, judged, view.ledger, new);
+        let report = row.report();
+        self.exports.finding(&report, judged, view.ledger, new);
         if new {
             *self.told.entry(class.label()).or_default() += 1;
             let line = sentence(&row, judged);
             self.log.say_often(Level::Warning, line);
         }
-        row.json()
+        report
     }
 
     /// Tells of cookies that were gone before they could be judged: accidents, and what was
     /// completed too often.
     fn tell_closed(&mut self, view: &BooksView<'_>, context: &Context<'_>) {
-        let until = self.closed_until;
-        let ended = |set: &Semaphore| set.ending.as_ref().map_or(until, |ending| ending.at);
-        for judged in verdict::survey_closed_after(view.ledger, context, until) {
-            self.closed_until = self.closed_until.max(ended(judged.semaphore));
-            if judged.verdict.class.is_finding() {
+        for judged in self.ended.take_findings(view.ledger, context) {
+            if ended_at(&judged) > Some(self.began) {
                 self.tell(&judged, view);
             }
-        }
-        if let Some(chronicle) = &mut self.chronicle {
-            chronicle.closed(view.ledger, context, &self.names);
+            if let Some(chronicle) = &self.chronicle {
+                chronicle.ended(&judged, view.ledger, context.facts, &self.names);
+            }
         }
     }
 
@@ -170,7 +178,7 @@ impl Reporter {
 
     /// The findings that stand, as far as they are kept.
     pub(super) fn list(&self) -> Value {
-        self.standing.values().cloned().collect()
+        self.standing.values().map(SetReport::json).collect()
     }
 }
 
@@ -202,13 +210,13 @@ impl Observer for Reporter {
     }
 
     fn on_finding(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> Result<()> {
-        let json = self.tell(judged, view);
+        let report = self.tell(judged, view);
         if let (Some(chronicle), Some(context)) = (&self.chronicle, view.context) {
             chronicle.found(judged, view.ledger, context.facts, &self.names);
         }
         let id = judged.semaphore.id;
         if self.standing.len() < KEPT || self.standing.contains_key(&id) {
-            self.standing.insert(id, json);
+            self.standing.insert(id, report);
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use crate::host;
 /// Rooms of `dmtrace/src`, lowest floor first. A room imports from its own floor's files and from
 /// lower floors only.
 const FLOORS: [&[&str]; 9] = [
-    &["host", "metrics", "output", "wording"],
+    &["finding", "host", "metrics", "output", "wording"],
     &["stack"],
     &["recording"],
     &["probe"],

@@ -14,6 +14,7 @@ use crate::{
     cleanup::{
         apply::{AppliedEntry, CleanupOutcome, CleanupReport},
         file::KIND,
+        result::{self, CleanResult, CleanedCookie},
     },
     cli::args::Clean,
     output::{Out, json},
@@ -303,33 +304,28 @@ pub(super) fn as_object(draft: &Draft) -> Value {
 }
 
 pub(super) fn result(args: &Clean, draft: &Draft, report: &CleanupReport<'_>) -> Value {
-    let applied: Vec<Value> = report
-        .applied
-        .iter()
-        .map(|AppliedEntry { entry, outcome }| {
-            json!({
-                "ipc_ns": entry.sem.ns,
-                "semid": entry.sem.semid,
-                "key": entry.identity.key.to_string(),
-                "outcome": outcome.label(),
-                "detail": outcome.detail(),
-                "owner": entry.owner,
-                "verdict": entry.verdict,
-            })
-        })
-        .collect();
+    let cookies = report.applied.iter();
+    let cookies = cookies.map(|AppliedEntry { entry, outcome }| CleanedCookie {
+        ipc_ns: entry.sem.ns,
+        semid: entry.sem.semid,
+        key: entry.identity.key.to_string(),
+        outcome: outcome.kind(),
+        detail: outcome.detail(),
+        owner: entry.owner.clone(),
+        verdict: entry.verdict.clone(),
+    });
     json::json_envelope(
-        "clean_result",
-        &json!({
-            "complete": report.is_complete(),
-            "data_complete": !draft.incomplete,
-            "interrupted": report.interrupted,
-            "stopped": report.stopped.as_ref().map(ToString::to_string),
-            "planned": draft.wanted(),
-            "audit": args.audit,
-            "notes": draft.notes,
-            "suspended_devices": draft.suspended,
-            "cookies": applied,
-        }),
+        result::KIND,
+        &CleanResult {
+            complete: report.is_complete(),
+            data_complete: !draft.incomplete,
+            interrupted: report.interrupted,
+            stopped: report.stopped.as_ref().map(ToString::to_string),
+            planned: draft.wanted(),
+            audit: args.audit.clone(),
+            notes: draft.notes.clone(),
+            suspended_devices: draft.suspended.clone(),
+            cookies: cookies.collect(),
+        },
     )
 }

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::Value;
 
-use crate::cli::filter::passes;
 use crate::{
-    cli::{explain::Story, filter::Filters, report::history_text::ending_lines},
-    history::{Entry, Finding, Query, Record, query},
-    render::stored,
+    cli::{filter::Filters, report::history_text::ending_lines},
+    finding::Story,
+    history::{Finding, Query, Record, query},
+    render::{candidate::Candidate, stored},
 };
 
 /// A finding of the past, for people and for programs.
@@ -19,13 +19,15 @@ pub(in crate::cli) struct Past {
     pub(in crate::cli) ending: Vec<String>,
     /// The same as JSON.
     pub(in crate::cli) value: Value,
+    /// On findings that cannot be shown.
+    pub(in crate::cli) notes: Vec<String>,
 }
 
 /// The last finding that a query wants and the filters let pass, and how many there are. None where
-/// there is no history.
+/// there is no history, or no such finding.
 ///
 /// # Errors
-/// There is a history, and it cannot be read.
+/// There is a history, and it cannot be read; or it has such findings, and none of them can be.
 pub(in crate::cli) fn explain(
     history: Option<&Path>,
     query: &Query,
@@ -34,24 +36,31 @@ pub(in crate::cli) fn explain(
     let Some((_, entries)) = query::find(history, query)? else {
         return Ok(None);
     };
-    let findings: Vec<Finding> = entries
-        .into_iter()
-        .filter_map(finding)
-        .filter(|finding| passes(finding, filters))
-        .collect();
+    let mut findings: Vec<Finding> = Vec::new();
+    let (mut newer, mut unreadable) = (0, 0);
+    for entry in entries {
+        match entry.record {
+            Record::Finding(finding) if filters.pass(&Candidate::stored(&finding)) => {
+                findings.push(*finding);
+            }
+            Record::Unread(it) if it.is_newer() => newer += 1,
+            Record::Unread(_) => unreadable += 1,
+            _ => {}
+        }
+    }
+    let notes = stored::unread_notes(newer, unreadable);
     let told = findings.iter().rev().find_map(|finding| {
+        let story = stored::told(finding)?;
+        let ending = ending_lines(finding).into_iter();
         Some(Past {
-            story: stored::told(finding)?,
-            ending: ending_lines(finding),
+            story,
+            ending: ending.chain(notes.iter().cloned()).collect(),
             value: stored::value(finding),
+            notes: notes.clone(),
         })
     });
-    Ok(told.map(|past| (past, findings.len())))
-}
-
-fn finding(entry: Entry) -> Option<Finding> {
-    match entry.record {
-        Record::Finding(finding) => Some(*finding),
-        _ => None,
+    match told {
+        None if !notes.is_empty() => bail!("of this cookie {}", notes.join("; ")),
+        told => Ok(told.map(|past| (past, findings.len()))),
     }
 }

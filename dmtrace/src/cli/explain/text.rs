@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::Story;
+use crate::finding::Story;
 use crate::output::{Out, time::Moment, wrap_text};
 
 /// Columns for who did something.

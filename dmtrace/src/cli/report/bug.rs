@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::{Findings, Limit, executable};
 use crate::{
     case::Case,
+    finding::Story,
     host::{Roots, package},
     output::{
         Out,
@@ -21,7 +22,6 @@ use crate::{
     recording::RecordingStart,
     render::{
         culprits::how,
-        explanation::Story,
         row::{Row, confidence},
         timeline::Telling,
     },

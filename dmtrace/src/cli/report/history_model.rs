@@ -6,12 +6,12 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::filter::passes;
 use crate::{
     cli::{Failure, args::Report, filter::Filters},
     history::{Entry, Finding, Gap, Head, Lives, Loss, Query, Record, Run, Stamp, Starved, query},
     output::json,
     render::{
+        candidate::Candidate,
         culprits::{By, Group},
         stored,
     },
@@ -95,9 +95,12 @@ pub(super) fn gather(args: &Report, since: i64, until: i64) -> Result<Past> {
     if !whole {
         past.left_out.push("cookies by program");
     }
+    let (mut newer, mut unreadable) = (0, 0);
     for Entry { record, .. } in entries {
         match record {
             Record::Finding(finding) => past.finding(*finding, args),
+            Record::Unread(it) if it.is_newer() => newer += 1,
+            Record::Unread(_) => unreadable += 1,
             Record::Starved(it) if spaces && filters.wants_ns(it.ipc_ns) => past.starved.push(it),
             Record::Starved(_) => {}
             Record::Gap(it) => past.gaps.push(it),
@@ -111,13 +114,16 @@ pub(super) fn gather(args: &Report, since: i64, until: i64) -> Result<Past> {
             Record::Rates(_) => {}
         }
     }
+    past.head
+        .notes
+        .extend(stored::unread_notes(newer, unreadable));
     past.traced = past.traced_time();
     Ok(past)
 }
 
 impl Past {
     fn finding(&mut self, finding: Finding, args: &Report) {
-        if !passes(&finding, &args.filters) {
+        if !args.filters.pass(&Candidate::stored(&finding)) {
             return;
         }
         match finding.state.as_str() {

@@ -121,7 +121,6 @@ fn list(
     out.print_line(title)?;
     for finding in findings.iter().rev().take(limit.0) {
         let leak = stored::leak(finding);
-        let cookie = &finding.story["cookie"];
         let mut line = format!(
             "  {}  {}  semid {}",
             time::moment_text(finding.found.wall_ms),
@@ -132,9 +131,9 @@ fn list(
         out.print_line(&line)?;
         let mut rest: Vec<String> = Vec::new();
         if !culprit {
-            rest.push(stored::headline(finding));
+            rest.push(finding.story.headline.clone());
         }
-        if let Some(by) = stored::culprit(cookie).filter(|_| culprit) {
+        if let Some(by) = stored::culprit(&finding.story.cookie).filter(|_| culprit) {
             rest.push(format!("by {by}"));
         }
         if !leak.devices.is_empty() {

@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 use crate::{
     cli::filter::Filters,
     output::{Out, json, time::Clock},
-    render::candidate::{Candidate, devices},
+    render::candidate::Candidate,
     render::change::{detail, dm_loaded, word},
-    render::row::{Row, confidence},
+    render::row::{Row, confidence, devices},
     stack::Symbolizer,
     trace::{
         recorder::Recorder,

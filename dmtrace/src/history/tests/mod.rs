@@ -4,6 +4,7 @@ mod damage;
 mod disk;
 mod kept;
 mod releases;
+mod unread;
 
 use std::{
     ops::ControlFlow,
@@ -13,6 +14,8 @@ use std::{
 };
 
 use dmtrace_core::ids::{BootTime, IpcNs, Key, SemId};
+
+use crate::finding::Story;
 
 use super::{Entry, Finding, HowGone, Note, Options, Query, Record, Stamp, book::Book, read_file};
 
@@ -35,6 +38,7 @@ fn sem(semid: i32) -> SemId {
 
 fn finding(semid: i32, state: &str, found: Stamp) -> Note {
     Note::Found(Box::new(Finding {
+        version: Finding::VERSION,
         sem: sem(semid),
         key: Key(0x0d4d_0001),
         state: state.to_owned(),
@@ -42,7 +46,10 @@ fn finding(semid: i32, state: &str, found: Stamp) -> Note {
         found,
         gone: None,
         calls: None,
-        story: serde_json::json!({"headline": "leaked", "pad": noise(semid)}),
+        story: Story {
+            headline: noise(semid),
+            ..Story::default()
+        },
     }))
 }
 
@@ -53,7 +60,7 @@ fn noise(seed: i32) -> String {
         state = state.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
         char::from(b' ' + (state >> 24) as u8 % 90)
     };
-    (0..1000).map(|_| next()).collect()
+    (0..300).map(|_| next()).collect()
 }
 
 fn gone(semid: i32, how: HowGone) -> Note {

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{Query, Record, read_file};
+use super::{Desk, Entry, Query, Record, Stamp, began, findings, read_file};
 use crate::render::{culprits::Leak, stored};
 
 /// A copy: the file is opened for writing, as a history may have to be repaired.
@@ -59,4 +59,24 @@ fn that_of_0_1_0_tells_all_that_it_told_then() {
         .iter()
         .filter(|entry| matches!(&entry.record, Record::Run(run) if run.version == "0.1.0"));
     assert_eq!(runs.count(), 1);
+}
+
+#[test]
+fn that_of_0_1_0_is_taken_over_by_a_service_of_now() {
+    let (_dir, path) = of_release("0.1.0");
+    let (_, before) = read_file(&path, &Query::default()).unwrap();
+    let now = Stamp::now();
+    let mut desk = Desk::open(&path, now);
+    assert!(desk.warned().is_empty(), "{:?}", desk.warned());
+    desk.note(now, began());
+    desk.book.commit(now);
+    let after = desk.entries(now);
+    let ids = |entries: &[Entry]| -> Vec<u64> { entries.iter().map(|it| it.id).collect() };
+    assert!(ids(&before).iter().all(|id| ids(&after).contains(id)));
+    let stories = |entries: &[Entry]| -> Vec<_> {
+        let found = findings(entries).into_iter();
+        found.map(|it| (it.version, it.story.clone())).collect()
+    };
+    assert_eq!(stories(&before), stories(&after));
+    assert!(stories(&after).iter().all(|(version, _)| *version == 1));
 }

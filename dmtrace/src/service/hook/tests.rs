@@ -154,3 +154,16 @@ fn names_of_processes_cannot_break_out() {
     let long = plain(&"ü".repeat(1000));
     assert_eq!(long.len(), VALUE_MAX);
 }
+
+#[test]
+fn what_the_command_is_told_is_the_same_bytes() {
+    use crate::render::tests::{golden::assert_golden, scene::Scene};
+    let scene = Scene::new();
+    let rows = scene.rows();
+    let told: String = rows
+        .iter()
+        .map(|row| Finding::of(&row.report()))
+        .map(|it| format!("{}{:?}\n", it.json, it.variables))
+        .collect();
+    assert_golden("service/hook/tests/golden.txt", &told);
+}

@@ -5,4 +5,6 @@ mod kernel;
 #[cfg(feature = "live")]
 mod months;
 #[cfg(feature = "live")]
+mod releases;
+#[cfg(feature = "live")]
 mod told;

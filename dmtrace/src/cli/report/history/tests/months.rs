@@ -21,7 +21,8 @@ use dmtrace_core::{
 use super::kernel::{Kernel, Truth, WALL0};
 use crate::{
     history::{Book, Entry, Lives, Note, Options, Query, Record, Stamp, Tallies},
-    service::chronicle::{Counted, closed_since, counted, finding, gone},
+    service::chronicle::{Counted, counted, ended_finding, finding, gone},
+    service::ended::EndedCookies,
     stack::Symbolizer,
 };
 
@@ -33,7 +34,7 @@ struct Service {
     ledger: Ledger,
     book: Book,
     told: BTreeMap<SemId, &'static str>,
-    closed_until: BootTime,
+    ended: EndedCookies,
     names: RefCell<Symbolizer>,
     tallies: Tallies,
     /// Most that was there at any time.
@@ -108,10 +109,8 @@ impl Service {
             self.book.note(now, gone(*id, &self.ledger));
         }
         self.told = seen;
-        let (until, closed) =
-            closed_since(self.closed_until, &self.ledger, &context, &self.names, now);
-        self.closed_until = until;
-        for found in closed {
+        for judged in self.ended.take_findings(&self.ledger, &context) {
+            let found = ended_finding(&judged, &self.ledger, &facts, &self.names, now);
             self.book.note(now, Note::Found(Box::new(found)));
         }
         let tallies = std::mem::take(&mut self.tallies);
@@ -144,7 +143,7 @@ fn thirty_days_stay_within_their_bounds() {
         ledger: Ledger::with_retention(Retention::THRIFTY),
         book: open(&path, now),
         told: BTreeMap::new(),
-        closed_until: BootTime::default(),
+        ended: EndedCookies::default(),
         names: RefCell::default(),
         tallies: Tallies::default(),
         most: Most::default(),

@@ -22,9 +22,10 @@ use super::{
 };
 use crate::{
     cli::{Cli, Verb, explain, report},
+    finding::Story,
     history::{Gone, HowGone, Note, Query, Record, Tallies, read_file},
     output::{Out, time::Clock},
-    render::{explanation::Story, row::Row, stored, timeline::Telling},
+    render::{row::Row, stored, timeline::Telling},
     service::chronicle::finding,
 };
 
@@ -52,7 +53,7 @@ impl Page {
 }
 
 /// Runs a verb as from the command line.
-fn run(words: &[&str], json: bool) -> (String, ExitCode) {
+pub(super) fn run(words: &[&str], json: bool) -> (String, ExitCode) {
     let cli = Cli::try_parse_from([&["dmtrace"], words].concat()).unwrap();
     let page = Page::default();
     let mut out = page.out();
@@ -203,7 +204,8 @@ fn a_kept_finding_is_told_as_a_live_one() {
                 .all(|it| it.shown.len() == 12 || it.time.is_none())
         );
         let value = stored::value(kept);
-        assert_eq!(value["cookie"]["verdict"], live.cookie["verdict"]);
+        let verdict = serde_json::to_value(&live.cookie.verdict).unwrap();
+        assert_eq!(value["cookie"]["verdict"], verdict);
         assert!(value["found"]["time"].is_string());
     }
     assert!(matches!(

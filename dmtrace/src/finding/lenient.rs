@@ -1,0 +1,42 @@
+//! Reading what others have written.
+
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::Value;
+
+/// A field as it is, or as one that is not known.
+pub(crate) fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
+    from: D,
+) -> Result<T, D::Error> {
+    let value = Value::deserialize(from)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
+}
+
+/// A list without what cannot be read of it.
+pub(super) fn lenient_list<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    from: D,
+) -> Result<Vec<T>, D::Error> {
+    let values: Vec<Value> = lenient(from)?;
+    let read = values.into_iter().map(serde_json::from_value);
+    Ok(read.filter_map(Result::ok).collect())
+}
+
+/// A key as people write it.
+pub(super) mod key {
+    use dmtrace_core::ids::Key;
+    use serde::{Deserializer, Serializer};
+
+    pub(in crate::finding) fn serialize<S: Serializer>(
+        key: &Key,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_str(key)
+    }
+
+    pub(in crate::finding) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Key, D::Error> {
+        let text: String = super::lenient(from)?;
+        let digits = text.strip_prefix("0x").unwrap_or_default();
+        Ok(Key(u32::from_str_radix(digits, 16).unwrap_or_default()))
+    }
+}

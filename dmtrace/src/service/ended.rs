@@ -1,0 +1,38 @@
+//! Cookies that were gone before a look at the whole could judge them.
+
+#[cfg(test)]
+mod tests;
+
+use dmtrace_core::{
+    ids::BootTime,
+    ledger::Ledger,
+    verdict::{Context, Judged, survey_closed_after},
+};
+
+/// Judges each ended cookie once, for all who want to know: what is reported is what is kept.
+#[derive(Debug, Default)]
+pub(crate) struct EndedCookies {
+    /// Those that ended up to here were judged.
+    judged_until: BootTime,
+}
+
+impl EndedCookies {
+    /// The findings among those that have ended since the last call, in the order of their ends:
+    /// accidents, and what was completed too often.
+    pub(crate) fn take_findings<'a>(
+        &mut self,
+        ledger: &'a Ledger,
+        context: &Context<'_>,
+    ) -> Vec<Judged<'a>> {
+        let mut judged = survey_closed_after(ledger, context, self.judged_until);
+        let ends = judged.iter().filter_map(ended_at);
+        self.judged_until = ends.fold(self.judged_until, BootTime::max);
+        judged.retain(|it| it.verdict.class.is_finding());
+        judged
+    }
+}
+
+/// When a cookie ended.
+pub(crate) fn ended_at(judged: &Judged<'_>) -> Option<BootTime> {
+    judged.semaphore.ending.as_ref().map(|ending| ending.at)
+}

@@ -1,0 +1,134 @@
+//! Ended cookies of each kind, and both who are told of them: the log, and the history.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Write},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use dmtrace_core::{
+    event::{Actor, Event, EventKind, Quality},
+    ids::{BootTime, IpcNs, Key, SemId},
+    verdict::survey_closed,
+};
+
+use crate::{
+    history::{self, Query, Record, read_file},
+    render::tests::scene::Scene,
+    service::{ExportOptions, chronicle::Chronicle, export::Exports, log::Log, reporter::Reporter},
+    trace::run::{BooksView, Observer as _},
+};
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The scene, and what it lacks: a leaked cookie that somebody has removed, and one that is gone
+/// without anybody having seen how.
+fn scene() -> Scene {
+    let mut scene = Scene::new();
+    let sem = SemId {
+        ns: IpcNs::HOST,
+        semid: 1,
+    };
+    let key = scene.ledger.semaphore(sem).unwrap().key;
+    scene.ledger.apply(&Event {
+        at: BootTime(scene.facts.now.0 - 1_000_000_000),
+        began: None,
+        actor: Actor::default(),
+        quality: Quality::default(),
+        what: EventKind::Destroyed { sem, key },
+    });
+    for space in &mut scene.snapshot.namespaces {
+        space.sets.retain(|set| set.semid != 1 && set.semid != 4);
+    }
+    scene.snapshot.began = BootTime(scene.facts.now.0 + 1);
+    scene.snapshot.ended = scene.snapshot.began;
+    scene.ledger.reconcile(&scene.snapshot);
+    scene
+}
+
+/// EventKind a service says and keeps of the cookies that have ended, by key.
+fn tell(scene: &Scene, began: BootTime) -> (BTreeSet<Key>, BTreeSet<Key>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("h");
+    let options = history::Options {
+        path: path.clone(),
+        limit: 4 << 20,
+        retention: Duration::from_secs(86_400),
+        boot_id: "boot".to_owned(),
+    };
+    let lines = Lines::default();
+    let chronicle = Chronicle::open(options, |warning| panic!("{warning}"));
+    chronicle.began("fentry", "6.12", false);
+    let exports = Exports::open(&ExportOptions::default(), None).unwrap();
+    let log = Log::to(Box::new(lines.clone()));
+    let mut reporter = Reporter::new(log, exports, Some(chronicle));
+    reporter.began_at(began);
+    let context = scene.context();
+    let view = BooksView {
+        ledger: &scene.ledger,
+        context: Some(&context),
+    };
+    for _ in 0..3 {
+        reporter.on_judged(&view).unwrap();
+    }
+    let (_, _, chronicle) = reporter.into_parts();
+    assert!(chronicle.unwrap().close(Duration::from_secs(60)));
+    let said = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let mut told = BTreeSet::new();
+    for line in said.lines() {
+        let (_, key) = line.split_once("see: dmtrace explain 0x").unwrap();
+        let key = Key(u32::from_str_radix(key, 16).unwrap());
+        assert!(told.insert(key), "twice: {said}");
+    }
+    let mut kept = BTreeSet::new();
+    for entry in read_file(&path, &Query::default()).unwrap().1 {
+        if let Record::Finding(finding) = entry.record {
+            assert!(finding.gone.is_some(), "{finding:?}");
+            assert!(kept.insert(finding.key), "twice: {finding:?}");
+        }
+    }
+    (told, kept)
+}
+
+#[test]
+fn each_ended_cookie_is_told_and_kept_by_one_judgement() {
+    let scene = scene();
+    let context = scene.context();
+    let mut kinds: BTreeMap<&str, Vec<(Key, BootTime, bool)>> = BTreeMap::new();
+    for judged in survey_closed(&scene.ledger, &context) {
+        let class = judged.verdict.class;
+        let at = super::ended_at(&judged).unwrap();
+        let kind = kinds.entry(class.label()).or_default();
+        kind.push((judged.semaphore.key, at, class.is_finding()));
+    }
+    for wanted in ["accident", "over-completed", "finished", "unknown"] {
+        assert!(kinds.contains_key(wanted), "{kinds:?}");
+    }
+    let all: Vec<_> = kinds.values().flatten().copied().collect();
+    assert!(all.len() > 5, "{kinds:?}");
+    let (told, kept) = tell(&scene, BootTime(0));
+    for (key, _, is_finding) in &all {
+        assert_eq!(told.contains(key), *is_finding, "told: {key}: {kinds:?}");
+        assert_eq!(kept.contains(key), *is_finding, "kept: {key}: {kinds:?}");
+    }
+    // EventKind ended before this run is kept, and was told by the run before.
+    let findings = all.iter().filter(|(_, _, is_finding)| *is_finding);
+    let first = findings.clone().map(|(_, at, _)| *at).min().unwrap();
+    let (told, kept) = tell(&scene, first);
+    for (key, at, _) in findings {
+        assert_eq!(told.contains(key), *at > first, "{key}");
+        assert!(kept.contains(key), "{key}");
+    }
+}
