@@ -12,7 +12,10 @@ use std::{
 use anyhow::{Context as _, ensure};
 use dmtrace::{
     finding::Story,
-    history::{Finding, History, Note, Options, Query, Record, Stamp, read_file},
+    history::{
+        History, HistoryNote, HistoryOptions, HistoryQuery, HistoryRecord, Stamp, StoredFinding,
+        read_file,
+    },
 };
 use dmtrace_core::ids::{IpcNs, Key, SemId};
 use dmtrace_tests::harness::{TestNeed, Trial, new_trial};
@@ -72,7 +75,7 @@ type Warned = Arc<Mutex<Vec<String>>>;
 fn open_history(path: &Path) -> (History, Warned) {
     let warned = Warned::default();
     let theirs = Arc::clone(&warned);
-    let options = Options {
+    let options = HistoryOptions {
         path: path.to_owned(),
         limit: 64 << 20,
         retention: Duration::from_secs(90 * 86_400),
@@ -87,8 +90,8 @@ fn open_history(path: &Path) -> (History, Warned) {
 }
 
 fn note_finding(history: &History, semid: i32) {
-    history.note(Note::Found(Box::new(Finding {
-        version: Finding::VERSION,
+    history.send_note(HistoryNote::Found(Box::new(StoredFinding {
+        version: StoredFinding::VERSION,
         sem: SemId {
             ns: IpcNs::HOST,
             semid,
@@ -125,9 +128,9 @@ fn wait_until(history: &History, on_disk: bool) -> anyhow::Result<()> {
 }
 
 fn read_semids(path: &Path) -> anyhow::Result<Vec<i32>> {
-    let (_, entries) = read_file(path, &Query::default())?;
+    let (_, entries) = read_file(path, &HistoryQuery::default())?;
     let semid = |record| match record {
-        Record::Finding(finding) => Some(finding.sem.semid),
+        HistoryRecord::Finding(finding) => Some(finding.sem.semid),
         _ => None,
     };
     let mut semids: Vec<i32> = entries
@@ -158,7 +161,7 @@ fn history_on_a_full_disk() -> anyhow::Result<()> {
         fs::remove_file(&ballast)?;
         wait_until(&history, true)?;
         note_finding(&history, 500);
-        ensure!(history.close(Duration::from_secs(60)), "not closed");
+        ensure!(history.finish(Duration::from_secs(60)), "not closed");
         let warned = warned
             .lock()
             .map_or_else(|_| Vec::new(), |warned| warned.clone());
@@ -181,7 +184,7 @@ fn read_only() -> anyhow::Result<()> {
         wait_until(&history, false)?;
         remount(0)?;
         wait_until(&history, true)?;
-        ensure!(history.close(Duration::from_secs(60)), "not closed");
+        ensure!(history.finish(Duration::from_secs(60)), "not closed");
         let warned = warned
             .lock()
             .map_or_else(|_| Vec::new(), |warned| warned.clone());

@@ -8,10 +8,10 @@ use crate::render::row::Row;
 impl Case {
     /// A cookie of this case with its judgement, as it is shown.
     pub(crate) fn row_of<'a>(&'a self, judged: Judged<'a>) -> Row<'a> {
-        let mut row = Row::bare(&self.ledger, judged.semaphore, judged.set, self.facts.now)
+        let mut row = Row::from_books(&self.ledger, judged.semaphore, judged.set, self.facts.now)
             .with_names(&self.names);
         row.age = row.age.or_else(|| row.wall_age(self.facts.wall.0));
-        row.judged(judged.verdict);
+        row.set_verdict(judged.verdict);
         row
     }
 }

@@ -16,10 +16,10 @@ use super::{
         SERVE_EXAMPLES, WATCH_EXAMPLES, watch_help,
     },
     filter::Filters,
-    value::{self, Columns, CookieName},
+    value::{self, ColumnNames, CookieName},
     when::When,
 };
-use crate::{metrics::ListenAddress, probe::Options, render::culprits::By};
+use crate::{metrics::ListenAddress, probe::Options, render::culprits::GroupBy};
 
 /// Exit codes, the same for every verb; part of `--help`.
 const EXIT_CODES: &str = "\
@@ -44,7 +44,7 @@ pub struct Cli {
         default_value = "auto",
         ignore_case = true
     )]
-    pub color: Color,
+    pub color: ColorChoice,
     /// Show times in UTC instead of the local zone; JSON always has UTC.
     #[arg(long, global = true)]
     pub utc: bool,
@@ -55,7 +55,7 @@ pub struct Cli {
 
 /// When to colour.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Color {
+pub enum ColorChoice {
     /// On a terminal, unless `NO_COLOR` is set.
     Auto,
     /// Always.
@@ -69,34 +69,34 @@ pub enum Color {
 pub enum Verb {
     /// Trace live: one line for each change of a cookie, a summary at Ctrl-C.
     #[command(after_help = WATCH_EXAMPLES, after_long_help = watch_help())]
-    Watch(Watch),
+    Watch(WatchArgs),
     /// Show cookies as they are now, in all IPC namespaces; needs no eBPF.
     #[command(after_help = LIST_EXAMPLES)]
-    List(List),
+    List(ListArgs),
     /// Show who leaks: culprits ranked, victims of exhaustion apart.
     #[command(after_help = REPORT_EXAMPLES)]
-    Report(Report),
+    Report(ReportArgs),
     /// Explain one cookie: what happened, which step is missing, whose fault, what (not) to do.
     #[command(after_help = EXPLAIN_EXAMPLES)]
-    Explain(Explain),
+    Explain(ExplainArgs),
     /// Run a command and say which cookies it or its children left behind.
     #[command(after_help = EXEC_EXAMPLES)]
-    Exec(Exec),
+    Exec(ExecArgs),
     /// Trace into a file for `report` and `list`, here or on another machine.
-    Record(Record),
+    Record(RecordArgs),
     /// Trace for months: a service that names leaks as they happen.
     #[command(after_help = SERVE_EXAMPLES)]
-    Serve(Serve),
+    Serve(ServeArgs),
     /// Remove leaked cookies, and nothing else; only shows what it would do unless --apply.
     #[command(after_help = CLEAN_EXAMPLES)]
-    Clean(Clean),
+    Clean(CleanArgs),
     /// Check whether this machine can be traced, and what will not work.
-    Doctor(Doctor),
+    Doctor(DoctorArgs),
 }
 
 /// How to trace.
 #[derive(Args, Clone, Copy, Debug)]
-pub struct Tuning {
+pub struct TuningArgs {
     /// Use this backend and no other (default: the best that the kernel takes).
     #[arg(long, value_name = "BACKEND", ignore_case = true)]
     pub backend: Option<BackendArg>,
@@ -111,11 +111,11 @@ pub struct Tuning {
     pub max_processes: u32,
 }
 
-impl Tuning {
+impl TuningArgs {
     /// As the tracer takes it.
-    pub fn options(&self) -> Options {
+    pub fn probe_options(&self) -> Options {
         Options {
-            backend: self.backend.map(BackendArg::backend),
+            backend: self.backend.map(BackendArg::to_backend),
             ring_bytes: self.ring.saturating_mul(1024),
             max_sems: self.max_semaphores,
             max_procs: self.max_processes,
@@ -136,7 +136,7 @@ pub enum BackendArg {
 
 impl BackendArg {
     /// As the tracer takes it.
-    const fn backend(self) -> Backend {
+    const fn to_backend(self) -> Backend {
         match self {
             Self::Fentry => Backend::Trampoline,
             Self::Kprobe => Backend::Kprobe,
@@ -147,14 +147,14 @@ impl BackendArg {
 
 /// Columns and headers of a table.
 #[derive(Args, Clone, Debug)]
-pub struct Table {
+pub struct TableArgs {
     /// Columns, separated by commas; `-o help` lists them.
     #[arg(
         short,
         long,
         value_name = "COLUMNS",
         value_delimiter = ',',
-        value_parser = Columns::shown(COLUMNS),
+        value_parser = ColumnNames::shown_columns(COLUMNS),
         hide_possible_values = true
     )]
     pub output: Vec<String>,
@@ -163,7 +163,7 @@ pub struct Table {
         long,
         value_name = "COLUMN",
         allow_hyphen_values = true,
-        value_parser = Columns::sorted(COLUMNS),
+        value_parser = ColumnNames::sort_columns(COLUMNS),
         hide_possible_values = true
     )]
     pub sort: Option<String>,
@@ -177,12 +177,12 @@ pub struct Table {
 
 /// Arguments of `watch`.
 #[derive(Args, Debug)]
-pub struct Watch {
+pub struct WatchArgs {
     /// Show every semaphore, not only cookies.
     #[arg(short, long)]
     pub all: bool,
     /// Stop after this time, such as 10s or 5m.
-    #[arg(short, long, value_name = "TIME", value_parser = value::duration)]
+    #[arg(short, long, value_name = "TIME", value_parser = value::duration_arg)]
     pub duration: Option<Duration>,
     /// Stop after this many lines.
     #[arg(short = 'n', long, value_name = "N")]
@@ -193,12 +193,12 @@ pub struct Watch {
     #[command(flatten)]
     pub filters: Filters,
     #[command(flatten)]
-    pub tuning: Tuning,
+    pub tuning: TuningArgs,
 }
 
 /// Where the data comes from.
 #[derive(Args, Clone, Debug)]
-pub struct Source {
+pub struct SourceArgs {
     /// Use this recording for who made what. The semaphores are still those of now.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
@@ -209,23 +209,23 @@ pub struct Source {
 
 /// Arguments of `list`.
 #[derive(Args, Debug)]
-pub struct List {
+pub struct ListArgs {
     /// Show every semaphore set, not only those with a cookie's key.
     #[arg(short, long)]
     pub all: bool,
     #[command(flatten)]
     pub filters: Filters,
     #[command(flatten)]
-    pub table: Table,
+    pub table: TableArgs,
     #[command(flatten)]
-    pub source: Source,
+    pub source: SourceArgs,
 }
 
 /// Reads what a report is ranked by; what is none of these is a usage error that lists them.
-fn ways() -> impl TypedValueParser<Value = By> {
-    let value = |by: By| PossibleValue::new(by.name()).help(by.about());
-    PossibleValuesParser::new(By::ALL.map(value)).try_map(move |text| {
-        let named = By::ALL
+fn group_by_parser() -> impl TypedValueParser<Value = GroupBy> {
+    let value = |by: GroupBy| PossibleValue::new(by.name()).help(by.description());
+    PossibleValuesParser::new(GroupBy::ALL.map(value)).try_map(move |text| {
+        let named = GroupBy::ALL
             .into_iter()
             .find(|by| value(*by).matches(&text, true));
         named.ok_or("no such way to rank")
@@ -234,12 +234,12 @@ fn ways() -> impl TypedValueParser<Value = By> {
 
 /// Arguments of `report`.
 #[derive(Args, Debug)]
-pub struct Report {
+pub struct ReportArgs {
     /// A recording made by `dmtrace record`; without it the running traces and a snapshot.
     pub file: Option<PathBuf>,
     /// Rank by this [default: by program, what happened and the calls, on one screen].
-    #[arg(long, value_name = "WHAT", value_parser = ways(), ignore_case = true)]
-    pub by: Option<By>,
+    #[arg(long, value_name = "WHAT", value_parser = group_by_parser(), ignore_case = true)]
+    pub by: Option<GroupBy>,
     /// Print what to paste into a bug tracker, for each program that leaks.
     #[arg(long)]
     pub bug: bool,
@@ -272,7 +272,7 @@ pub struct Report {
 
 /// Arguments of `explain`.
 #[derive(Args, Debug)]
-pub struct Explain {
+pub struct ExplainArgs {
     /// The cookie (0x0d4d1234) or its semid; without it the one that needs attention most.
     #[arg(allow_negative_numbers = true)]
     pub cookie: Option<String>,
@@ -284,17 +284,17 @@ pub struct Explain {
     #[command(flatten)]
     pub filters: Filters,
     #[command(flatten)]
-    pub source: Source,
+    pub source: SourceArgs,
 }
 
 /// Arguments of `exec`.
 #[derive(Args, Debug)]
-pub struct Exec {
+pub struct ExecArgs {
     /// Count every semaphore left behind, not only cookies.
     #[arg(short, long)]
     pub all: bool,
     /// Wait so long for udev to complete, after the command has ended.
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = value::duration)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = value::duration_arg)]
     pub grace: Duration,
     /// Write the result here instead of standard error; standard output belongs to the command.
     #[arg(long, value_name = "FILE")]
@@ -303,7 +303,7 @@ pub struct Exec {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub error_exitcode: u8,
     #[command(flatten)]
-    pub tuning: Tuning,
+    pub tuning: TuningArgs,
     #[command(flatten)]
     pub filters: Filters,
     /// The command and its arguments; `--` before it does no harm.
@@ -313,11 +313,11 @@ pub struct Exec {
 
 /// Arguments of `record`.
 #[derive(Args, Debug)]
-pub struct Record {
+pub struct RecordArgs {
     /// File to write; must not exist. It appears when tracing has begun.
     pub file: PathBuf,
     /// Stop after this time, such as 10s or 5m.
-    #[arg(short, long, value_name = "TIME", value_parser = value::duration)]
+    #[arg(short, long, value_name = "TIME", value_parser = value::duration_arg)]
     pub duration: Option<Duration>,
     /// Replace the file if it exists: at the end, once the new recording is complete.
     ///
@@ -328,19 +328,19 @@ pub struct Record {
     ///
     /// FILE is always the current one; FILE.1 is the one before. Each can be read by itself: it
     /// begins with everything that was there when it was begun.
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_size: Option<ByteSize>,
     /// Keep so many files before the current one.
     #[arg(long, value_name = "N", default_value_t = 4, requires = "max_size", value_parser = clap::value_parser!(u32).range(..=1000))]
     pub keep: u32,
     #[command(flatten)]
-    pub tuning: Tuning,
+    pub tuning: TuningArgs,
 }
 
 /// The smallest file that --max-size takes: it must hold more than its own beginning.
 const SMALLEST: ByteSize = ByteSize::kib(64);
 
-fn size(text: &str) -> Result<ByteSize, String> {
+fn parse_size(text: &str) -> Result<ByteSize, String> {
     let size: ByteSize = text
         .parse()
         .map_err(|_| "give a size, such as 64MiB, 500MB or 1000000".to_owned())?;
@@ -352,7 +352,7 @@ fn size(text: &str) -> Result<ByteSize, String> {
 
 /// How to trace for months: smaller buffers, because the maps make good what is dropped.
 #[derive(Args, Clone, Copy, Debug)]
-pub struct SmallTuning {
+pub struct ServeTuningArgs {
     /// Use this backend and no other (default: the best that the kernel takes).
     #[arg(long, value_name = "BACKEND", ignore_case = true)]
     backend: Option<BackendArg>,
@@ -367,23 +367,23 @@ pub struct SmallTuning {
     max_processes: u32,
 }
 
-impl SmallTuning {
+impl ServeTuningArgs {
     /// As the tracer takes it.
-    pub fn options(self) -> Options {
-        Tuning {
+    pub fn probe_options(self) -> Options {
+        TuningArgs {
             backend: self.backend,
             ring: self.ring,
             max_semaphores: self.max_semaphores,
             max_processes: self.max_processes,
         }
-        .options()
+        .probe_options()
     }
 }
 
 /// Arguments of `serve`.
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent flags")]
-pub struct Serve {
+pub struct ServeArgs {
     /// Show the status of the running service; exit code 1 if it has active findings.
     #[arg(long)]
     pub status: bool,
@@ -406,7 +406,7 @@ pub struct Serve {
     ///
     /// By the rules of `dmtrace clean --apply`, once a minute at most; each goes into the audit
     /// record.
-    #[arg(long, value_name = "AGE", value_parser = value::duration)]
+    #[arg(long, value_name = "AGE", value_parser = value::duration_arg)]
     pub auto_clean: Option<Duration>,
     /// The audit record of --auto-clean [default: that of dmtrace clean].
     #[arg(long, value_name = "FILE", requires = "auto_clean")]
@@ -418,7 +418,7 @@ pub struct Serve {
     #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(4..=65_536))]
     pub history_limit: u64,
     /// How long findings are kept after their end.
-    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = value::duration)]
+    #[arg(long, value_name = "TIME", default_value = "90d", value_parser = value::duration_arg)]
     pub history_for: Duration,
     /// Keep no history.
     #[arg(long, conflicts_with_all = ["history", "history_limit", "history_for"])]
@@ -439,13 +439,13 @@ pub struct Serve {
     #[arg(long, value_name = "COMMAND")]
     pub on_leak: Option<String>,
     #[command(flatten)]
-    pub tuning: SmallTuning,
+    pub tuning: ServeTuningArgs,
 }
 
 /// Arguments of `clean`.
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent flags")]
-pub struct Clean {
+pub struct CleanArgs {
     /// Only these: a cookie (0x0d4d1234) or its semid, several if need be.
     #[arg(value_name = "COOKIE")]
     pub cookies: Vec<CookieName>,
@@ -463,7 +463,7 @@ pub struct Clean {
     #[arg(long, value_name = "N")]
     pub max: Option<usize>,
     /// Keep what was touched more recently than this [default: 60s; what is not proven, 10m].
-    #[arg(long, value_name = "TIME", value_parser = value::duration)]
+    #[arg(long, value_name = "TIME", value_parser = value::duration_arg)]
     pub older_than: Option<Duration>,
     /// Also remove cookies of living processes that have provably moved on without waiting.
     #[arg(long)]
@@ -488,12 +488,12 @@ pub struct Clean {
     #[command(flatten)]
     pub filters: Filters,
     #[command(flatten)]
-    pub source: Source,
+    pub source: SourceArgs,
 }
 
 /// Arguments of `doctor`.
 #[derive(Args, Debug)]
-pub struct Doctor {
+pub struct DoctorArgs {
     /// Do not attach probes: say what can be said without.
     #[arg(long)]
     pub no_attach: bool,

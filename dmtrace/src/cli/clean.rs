@@ -18,7 +18,7 @@ use dmtrace_core::{
 };
 
 use super::{
-    args::Clean,
+    args::CleanArgs,
     failure::{Failure, exit},
     filter::Filters,
     value::CookieName,
@@ -44,7 +44,7 @@ const OLDER_THAN: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_secs(2);
 
 /// A plan, and what is to be said with it.
-struct Draft {
+struct PlanDraft {
     file: PlanFile,
     notes: Vec<String>,
     /// Something could not be read, so that more may be leaked.
@@ -52,11 +52,11 @@ struct Draft {
     suspended: Vec<SuspendedDevice>,
 }
 
-pub(super) fn run(args: &Clean, as_json: bool, out: &mut Out) -> Result<ExitCode> {
-    check(args, as_json)?;
+pub(super) fn run(args: &CleanArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    check_args(args, as_json)?;
     let draft = match args.plan.as_deref().filter(|_| args.apply) {
-        Some(path) => read(path, args.max)?,
-        None => draft(args)?,
+        Some(path) => read_plan(path, args.max)?,
+        None => draft_plan(args)?,
     };
     if args.apply {
         let code = carry_out(args, &draft, as_json, out)?;
@@ -69,31 +69,31 @@ pub(super) fn run(args: &Clean, as_json: bool, out: &mut Out) -> Result<ExitCode
     if as_json {
         out.print_json(&object)?;
     } else {
-        text::show(&draft, out)?;
-        text::advise(args, &draft, out)?;
+        text::print_plan(&draft, out)?;
+        text::print_advice(args, &draft, out)?;
     }
-    Ok(if draft.wanted() > 0 {
-        exit::findings()
+    Ok(if draft.wanted_count() > 0 {
+        exit::findings_code()
     } else if draft.incomplete {
-        exit::incomplete()
+        exit::incomplete_code()
     } else {
         exit::CLEAN
     })
 }
 
-impl Draft {
+impl PlanDraft {
     const fn plan(&self) -> &Plan {
         &self.file.plan
     }
 
     /// What is to be completed.
-    fn completed(&self) -> usize {
+    fn completion_count(&self) -> usize {
         let completed = |entry: &&PlanEntry| entry.action.completion().is_some();
         self.plan().entries.iter().filter(completed).count()
     }
 
     /// What would be done if the fuse allowed it.
-    fn wanted(&self) -> usize {
+    fn wanted_count(&self) -> usize {
         let wanted = |entry: &&PlanEntry| match &entry.action {
             PlannedAction::Destroy | PlannedAction::Complete(_) => true,
             PlannedAction::Keep { obstacles: because } => because.is_empty(),
@@ -103,7 +103,7 @@ impl Draft {
 }
 
 /// What makes no sense, and what will not work, before any work.
-fn check(args: &Clean, as_json: bool) -> Result<()> {
+fn check_args(args: &CleanArgs, as_json: bool) -> Result<()> {
     let usage = |text: &str| Err(Failure::Usage(text.to_owned()).into());
     let filters = &args.filters;
     let named = [filters.semid.is_some(), filters.key.is_some()];
@@ -148,11 +148,11 @@ fn check(args: &Clean, as_json: bool) -> Result<()> {
 }
 
 /// The plan in a file.
-fn read(path: &std::path::Path, max: Option<usize>) -> Result<Draft> {
+fn read_plan(path: &std::path::Path, max: Option<usize>) -> Result<PlanDraft> {
     let roots = Roots::host();
     let mut file = PlanFile::read(path, clock::boot_id(&roots).as_deref())?;
     file.plan.apply_limit(max);
-    Ok(Draft {
+    Ok(PlanDraft {
         file,
         notes: Vec::new(),
         incomplete: false,
@@ -161,7 +161,7 @@ fn read(path: &std::path::Path, max: Option<usize>) -> Result<Draft> {
 }
 
 /// Gathers everything and decides.
-fn draft(args: &Clean) -> Result<Draft> {
+fn draft_plan(args: &CleanArgs) -> Result<PlanDraft> {
     let draft = draft_once(args, Duration::ZERO)?;
     let plan = draft.plan();
     let touched = plan
@@ -180,7 +180,7 @@ fn draft(args: &Clean) -> Result<Draft> {
 }
 
 /// `least`: what is younger is kept, whatever is asked for.
-fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
+fn draft_once(args: &CleanArgs, least: Duration) -> Result<PlanDraft> {
     let roots = Roots::host();
     let mut case = Case::of_host(args.source.trace.as_deref(), (!args.source.no_trace).into())?;
     if case.inexact {
@@ -198,8 +198,8 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
         completeness: &case.completeness,
         thresholds: &thresholds,
     };
-    let judged = chosen(&case, &thresholds, args);
-    let absent = absent(&args.cookies, &judged, &args.filters)?;
+    let judged = chosen_cookies(&case, &thresholds, args);
+    let absent = absent_lines(&args.cookies, &judged, &args.filters)?;
     if args.force_unknown && judged.len() > 1 {
         return Err(Failure::Usage(format!(
             "--force-unknown: several cookies match ({}); name one, with --ipc-ns",
@@ -220,7 +220,7 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
     let mut plan = Plan::build(&judged, &case.ledger, &context, options);
     plan.entries.sort_by_key(|entry| entry.sem);
     let unread = plan.entries.iter().any(is_kept_unread);
-    Ok(Draft {
+    Ok(PlanDraft {
         file: PlanFile {
             boot_id: clock::boot_id(&roots),
             plan,
@@ -232,14 +232,18 @@ fn draft_once(args: &Clean, least: Duration) -> Result<Draft> {
 }
 
 /// The cookies that were named and that the filters let pass, judged.
-pub(super) fn chosen<'a>(case: &'a Case, thresholds: &Thresholds, args: &Clean) -> Vec<Judged<'a>> {
+pub(super) fn chosen_cookies<'a>(
+    case: &'a Case,
+    thresholds: &Thresholds,
+    args: &CleanArgs,
+) -> Vec<Judged<'a>> {
     let mut judged = case.judge_all(thresholds);
     judged.retain(|judged| {
         let row = case.row_of(judged.clone());
         let id = judged.semaphore.id;
-        let named = |name: &CookieName| name.is(judged.semaphore.key, id.semid);
+        let named = |name: &CookieName| name.matches(judged.semaphore.key, id.semid);
         (args.cookies.is_empty() || args.cookies.iter().any(named))
-            && args.filters.pass(&row.candidate())
+            && args.filters.passes(&row.candidate())
     });
     judged
 }
@@ -248,17 +252,21 @@ pub(super) fn chosen<'a>(case: &'a Case, thresholds: &Thresholds, args: &Clean) 
 ///
 /// # Errors
 /// One number names several: nobody is to guess which was meant.
-fn absent(names: &[CookieName], judged: &[Judged<'_>], filters: &Filters) -> Result<Vec<String>> {
+fn absent_lines(
+    names: &[CookieName],
+    judged: &[Judged<'_>],
+    filters: &Filters,
+) -> Result<Vec<String>> {
     let mut notes = Vec::new();
     for name in names {
         let found: Vec<_> = judged
             .iter()
-            .filter(|it| name.is(it.semaphore.key, it.semaphore.id.semid))
+            .filter(|it| name.matches(it.semaphore.key, it.semaphore.id.semid))
             .collect();
         if found.is_empty() {
             notes.push(format!(
                 "{name}: no such cookie is there{}; dmtrace list shows all",
-                filters.scope()
+                filters.scope_text()
             ));
         }
         if found.len() > 1 {
@@ -292,27 +300,32 @@ fn is_kept_unread(entry: &PlanEntry) -> bool {
 }
 
 /// Asks, and carries out.
-fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+fn carry_out(
+    args: &CleanArgs,
+    draft: &PlanDraft,
+    as_json: bool,
+    out: &mut Out,
+) -> Result<ExitCode> {
     let plan = draft.plan();
     if plan.over_limit {
         let text = format!(
             "{}: nothing was done; {}",
-            text::excess(draft),
-            text::lift(args, draft)
+            text::excess_text(draft),
+            text::lift_text(args, draft)
         );
         return Err(Failure::Partial(text).into());
     }
     if !args.yes {
-        text::show(draft, out)?;
-        if draft.wanted() > 0 {
+        text::print_plan(draft, out)?;
+        if draft.wanted_count() > 0 {
             out.flush()?;
-            if !confirmed(&text::acts(draft))? {
+            if !ask_confirmation(&text::pending_text(draft))? {
                 out.print_line("nothing was done.")?;
-                return Ok(exit::findings());
+                return Ok(exit::findings_code());
             }
         }
     }
-    let report = if draft.wanted() == 0 {
+    let report = if draft.wanted_count() == 0 {
         CleanupReport::default()
     } else {
         let mut audit = Audit::open(&args.audit)?;
@@ -333,17 +346,17 @@ fn carry_out(args: &Clean, draft: &Draft, as_json: bool, out: &mut Out) -> Resul
         report
     };
     if as_json {
-        out.print_json(&text::result(args, draft, &report))?;
+        out.print_json(&text::result_json(args, draft, &report))?;
     } else {
-        text::conclude(args, draft, &report, out)?;
+        text::print_conclusion(args, draft, &report, out)?;
     }
     if let Some(error) = &report.stopped {
         eprintln!("dmtrace: {}", causes_text(error));
     }
     Ok(if !report.is_complete() {
-        exit::partial()
+        exit::partial_code()
     } else if draft.incomplete {
-        exit::incomplete()
+        exit::incomplete_code()
     } else {
         exit::CLEAN
     })
@@ -360,7 +373,7 @@ fn witness() -> Arc<dyn Witness> {
 }
 
 /// Asks on the terminal.
-fn confirmed(acts: &str) -> io::Result<bool> {
+fn ask_confirmation(acts: &str) -> io::Result<bool> {
     let mut terminal = io::stderr();
     write!(terminal, "{acts}? [y/N] ")?;
     terminal.flush()?;
@@ -374,10 +387,10 @@ static STOP: AtomicBool = AtomicBool::new(false);
 
 /// From now on a signal ends the work between two cookies.
 fn stop_on_signals() -> &'static AtomicBool {
-    extern "C" fn note(_: i32) {
+    extern "C" fn note_interrupt(_: i32) {
         STOP.store(true, std::sync::atomic::Ordering::Relaxed);
     }
-    let handler: extern "C" fn(i32) = note;
+    let handler: extern "C" fn(i32) = note_interrupt;
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         // SAFETY: all zeros is a valid sigaction: no flags, an empty mask.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };

@@ -14,7 +14,7 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{args::Doctor, failure::exit};
+use super::{args::DoctorArgs, failure::exit};
 use crate::{
     case::{Case, TraceUse},
     output::{Out, json, wrap_text},
@@ -24,7 +24,7 @@ use crate::{
 /// How a check came out.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Status {
+enum CheckStatus {
     /// As it should be.
     Pass,
     /// Something is not seen, or will go wrong.
@@ -33,7 +33,7 @@ enum Status {
     Fail,
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for CheckStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pass => "pass",
@@ -45,37 +45,53 @@ impl fmt::Display for Status {
 
 /// One line of the report.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-struct Check {
+struct DoctorCheck {
     /// What was looked at.
     check: &'static str,
     /// How it came out.
-    status: Status,
+    status: CheckStatus,
     text: String,
     fix: Option<String>,
 }
 
 #[derive(Debug, Default)]
-struct Report {
-    checks: Vec<Check>,
+struct DoctorReport {
+    checks: Vec<DoctorCheck>,
     /// Further fields of the JSON object.
     more: Vec<(&'static str, Value)>,
 }
 
-impl Report {
-    fn pass(&mut self, check: &'static str, text: impl Into<String>) {
-        self.add(check, Status::Pass, text.into(), None);
+impl DoctorReport {
+    fn add_pass(&mut self, check: &'static str, text: impl Into<String>) {
+        self.add_check(check, CheckStatus::Pass, text.into(), None);
     }
 
-    fn warn(&mut self, check: &'static str, text: impl Into<String>, fix: impl Into<String>) {
-        self.add(check, Status::Warn, text.into(), Some(fix.into()));
+    fn add_warning(
+        &mut self,
+        check: &'static str,
+        text: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.add_check(check, CheckStatus::Warn, text.into(), Some(fix.into()));
     }
 
-    fn fail(&mut self, check: &'static str, text: impl Into<String>, fix: impl Into<String>) {
-        self.add(check, Status::Fail, text.into(), Some(fix.into()));
+    fn add_failure(
+        &mut self,
+        check: &'static str,
+        text: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.add_check(check, CheckStatus::Fail, text.into(), Some(fix.into()));
     }
 
-    fn add(&mut self, check: &'static str, status: Status, text: String, fix: Option<String>) {
-        self.checks.push(Check {
+    fn add_check(
+        &mut self,
+        check: &'static str,
+        status: CheckStatus,
+        text: String,
+        fix: Option<String>,
+    ) {
+        self.checks.push(DoctorCheck {
             check,
             status,
             text,
@@ -86,25 +102,25 @@ impl Report {
 
 /// Whether the kernel can be traced from here.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Tracing {
+enum TracingState {
     /// Probes are attached, or nothing speaks against it.
     Works,
     /// Not possible.
     Impossible,
 }
 
-pub(super) fn run(args: &Doctor, as_json: bool, out: &mut Out) -> Result<ExitCode> {
-    let mut report = Report::default();
+pub(super) fn run(args: &DoctorArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    let mut report = DoctorReport::default();
     let environment = Environment::read();
-    let mut tracing = kernel::check(&environment, &mut report);
-    if tracing == Tracing::Works && !args.no_attach {
+    let mut tracing = kernel::check_kernel(&environment, &mut report);
+    if tracing == TracingState::Works && !args.no_attach {
         tracing = attach(&environment, &mut report);
     }
     let case = Case::of_host(None, TraceUse::Maps)?;
-    host::check(&case, &environment, &mut report);
+    host::check_host(&case, &environment, &mut report);
     if as_json {
         let mut body = json!({
-            "tracing": tracing == Tracing::Works,
+            "tracing": tracing == TracingState::Works,
             "complete": !case.incomplete,
             "environment": environment,
             "checks": report.checks,
@@ -115,36 +131,36 @@ pub(super) fn run(args: &Doctor, as_json: bool, out: &mut Out) -> Result<ExitCod
         out.print_json(&json::json_envelope("doctor", &body))?;
     } else {
         for check in &report.checks {
-            print(check, out)?;
+            print_check(check, out)?;
         }
     }
     Ok(match tracing {
         // What does not work may be among what could not be looked at.
-        Tracing::Works if case.incomplete => exit::incomplete(),
-        Tracing::Works => exit::CLEAN,
-        Tracing::Impossible => ExitCode::from(exit::ENVIRONMENT),
+        TracingState::Works if case.incomplete => exit::incomplete_code(),
+        TracingState::Works => exit::CLEAN,
+        TracingState::Impossible => ExitCode::from(exit::ENVIRONMENT),
     })
 }
 
 #[cfg(feature = "live")]
-fn attach(environment: &Environment, report: &mut Report) -> Tracing {
-    probes::check(environment, report)
+fn attach(environment: &Environment, report: &mut DoctorReport) -> TracingState {
+    probes::check_probes(environment, report)
 }
 
 #[cfg(not(feature = "live"))]
-fn attach(_environment: &Environment, report: &mut Report) -> Tracing {
-    report.fail(
+fn attach(_environment: &Environment, report: &mut DoctorReport) -> TracingState {
+    report.add_failure(
         "attach",
         "this dmtrace was built without tracing",
         "build it with the feature live; dmtrace list and report work",
     );
-    Tracing::Impossible
+    TracingState::Impossible
 }
 
 /// Columns of the word in front.
 const INDENT: usize = 6;
 
-fn print(check: &Check, out: &mut Out) -> Result<()> {
+fn print_check(check: &DoctorCheck, out: &mut Out) -> Result<()> {
     let width = out.prose_width() - INDENT;
     for (number, line) in wrap_text(&check.text, width).iter().enumerate() {
         if number == 0 {

@@ -12,18 +12,18 @@ use dmtrace_core::{
 use serde_json::json;
 
 use super::{
-    args::Exec,
+    args::ExecArgs,
     failure::{Failure, exit},
     filter::Filters,
 };
 use crate::{
     output::{Out, json},
-    render::row::{Row, confidence},
+    render::row::{Row, confidence_word},
     trace::run::{BooksView, EndReason, Observer, TraceEnd, Tracing, build_runtime},
     wording::{cause_text, count_noun},
 };
 
-pub(super) fn run(args: &Exec, as_json: bool) -> Result<ExitCode> {
+pub(super) fn run(args: &ExecArgs, as_json: bool) -> Result<ExitCode> {
     let mut out = match &args.report {
         Some(path) => Out::with_writer(Box::new(
             std::fs::File::create(path).with_context(|| path.display().to_string())?,
@@ -31,11 +31,13 @@ pub(super) fn run(args: &Exec, as_json: bool) -> Result<ExitCode> {
         None => Out::to_stderr(),
     };
     build_runtime()?.block_on(async {
-        let mut tracing = Tracing::start(args.tuning.options(), |_, _| Ok(None))?;
+        let mut tracing = Tracing::start(args.tuning.probe_options(), |_, _| Ok(None))?;
         adopt_orphans();
-        let mut child = spawn(args)?;
+        let mut child = spawn_child(args)?;
         let pid = child.id();
-        let ended = tracing.run(&mut Silent, None, Some(&mut child)).await?;
+        let ended = tracing
+            .run(&mut SilentObserver, None, Some(&mut child))
+            .await?;
         let code = match ended {
             EndReason::Child(status) => exit_code(status),
             EndReason::Signal | EndReason::Enough => 143,
@@ -44,11 +46,11 @@ pub(super) fn run(args: &Exec, as_json: bool) -> Result<ExitCode> {
         let waited = std::time::Instant::now();
         while waited.elapsed() < args.grace && leaves_cookies(&tracing, pid) {
             tracing
-                .run(&mut Silent, Some(Duration::from_millis(100)), None)
+                .run(&mut SilentObserver, Some(Duration::from_millis(100)), None)
                 .await?;
         }
-        let ending = tracing.finish(&mut Silent)?;
-        report(args, &ending, pid, code, as_json, &mut out)
+        let ending = tracing.finish(&mut SilentObserver)?;
+        print_report(args, &ending, pid, code, as_json, &mut out)
     })
 }
 
@@ -59,7 +61,7 @@ fn adopt_orphans() {
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
 }
 
-fn spawn(args: &Exec) -> Result<tokio::process::Child> {
+fn spawn_child(args: &ExecArgs) -> Result<tokio::process::Child> {
     let (program, rest) = args
         .command
         .split_first()
@@ -91,9 +93,9 @@ fn exit_code(status: std::process::ExitStatus) -> u8 {
     u8::try_from(code).unwrap_or(255)
 }
 
-struct Silent;
+struct SilentObserver;
 
-impl Observer for Silent {
+impl Observer for SilentObserver {
     fn on_changes(&mut self, _changes: &[Change], _view: &BooksView<'_>) -> Result<()> {
         Ok(())
     }
@@ -128,8 +130,8 @@ fn is_ours(ledger: &dmtrace_core::ledger::Ledger, set: &Semaphore, pid: Option<u
     }
 }
 
-fn report(
-    args: &Exec,
+fn print_report(
+    args: &ExecArgs,
     ending: &TraceEnd,
     pid: Option<u32>,
     code: u8,
@@ -149,7 +151,7 @@ fn report(
         .into_iter()
         .filter(|judged| is_ours(ledger, judged.semaphore, pid))
         .map(|judged| {
-            let row = Row::bare(ledger, judged.semaphore, judged.set, now);
+            let row = Row::from_books(ledger, judged.semaphore, judged.set, now);
             let mut row = row.with_names(&names);
             row.verdict = Some(judged.verdict);
             row
@@ -168,14 +170,14 @@ fn report(
             ledger
                 .live_sets()
                 .filter(|set| !set.is_cookie() && is_ours(ledger, set, pid))
-                .map(|set| Row::bare(ledger, set, set_of(set.id), now)),
+                .map(|set| Row::from_books(ledger, set, set_of(set.id), now)),
         );
     }
-    keep(&mut left, &args.filters);
+    keep_matching(&mut left, &args.filters);
     let accounting = &ending.accounting;
     let unread = ending.unread_summary();
     if as_json {
-        let rows: Vec<_> = left.iter().map(Row::json).collect();
+        let rows: Vec<_> = left.iter().map(Row::to_json).collect();
         let body = json!({
             "exit_code": code,
             "left": rows,
@@ -186,7 +188,7 @@ fn report(
         });
         out.print_json(&json::json_envelope("exec", &body))?;
     } else {
-        print(&left, args.all, out)?;
+        print_left(&left, args.all, out)?;
         if !accounting.is_exact() {
             out.print_line(&format!("accounting: {}", accounting.summary_line()))?;
             for deficit in &accounting.deficits {
@@ -201,18 +203,18 @@ fn report(
     Ok(if !left.is_empty() {
         ExitCode::from(args.error_exitcode)
     } else if !accounting.is_exact() || unread.is_some() {
-        exit::incomplete()
+        exit::incomplete_code()
     } else {
         ExitCode::from(code)
     })
 }
 
 /// Keeps what the filters let pass.
-pub(super) fn keep(left: &mut Vec<Row<'_>>, filters: &Filters) {
-    left.retain(|row| filters.pass(&row.candidate()));
+pub(super) fn keep_matching(left: &mut Vec<Row<'_>>, filters: &Filters) {
+    left.retain(|row| filters.passes(&row.candidate()));
 }
 
-fn print(left: &[Row<'_>], all: bool, out: &mut Out) -> Result<()> {
+fn print_left(left: &[Row<'_>], all: bool, out: &mut Out) -> Result<()> {
     if left.is_empty() {
         return Ok(());
     }
@@ -227,13 +229,13 @@ fn print(left: &[Row<'_>], all: bool, out: &mut Out) -> Result<()> {
             "  {}  semid {}  {}",
             row.semaphore.key,
             row.semaphore.id.semid,
-            row.owner()
+            row.owner_text()
         ))?;
         if let Some(verdict) = &row.verdict {
             out.print_line(&format!(
                 "      {} ({})",
                 verdict.class,
-                confidence(verdict)
+                confidence_word(verdict)
             ))?;
         }
         if let Some(image) = row.image {

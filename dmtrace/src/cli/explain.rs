@@ -20,7 +20,7 @@ use dmtrace_core::{
 use serde_json::json;
 
 use super::{
-    args::Explain,
+    args::ExplainArgs,
     failure::{Failure, exit},
     filter::Filters,
     value::CookieName,
@@ -28,10 +28,10 @@ use super::{
 use crate::{
     case::{Case, TraceUse},
     finding::Story,
-    history::Query,
+    history::HistoryQuery,
     output::{Out, json, time::Clock},
     recording::RecordingStart,
-    render::{row::Row, timeline::Telling},
+    render::{row::Row, timeline::StoryContext},
     wording::{chain_text, count_noun},
 };
 
@@ -39,7 +39,7 @@ use crate::{
 const STORIES: usize = 8;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Target {
+enum ExplainTarget {
     /// The one that needs attention most.
     Worst,
     /// With this key.
@@ -50,37 +50,41 @@ enum Target {
     Either(Key, i32),
 }
 
-pub(crate) fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCode> {
-    let (target, file) = target(args.cookie.as_deref(), args.file.clone())?;
+pub(crate) fn run(args: &ExplainArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    let (target, file) = parse_target(args.cookie.as_deref(), args.file.clone())?;
     if args.history.is_some() {
         let told = tell_past(args, target, as_json, out)?;
         return told.ok_or_else(|| {
-            let scope = args.filters.scope();
+            let scope = args.filters.scope_text();
             Failure::Usage(format!("the history does not know such a cookie{scope}")).into()
         });
     }
-    let (case, start) = material(args, file.as_deref())?;
+    let (case, start) = load_case(args, file.as_deref())?;
     let clock = match &start {
         Some(start) => start.clock(),
         None => Clock::now(),
     };
-    let rows = chosen(&case, &args.filters);
-    let picked = choose(&rows, target, &case);
-    let telling = Telling {
+    let rows = matching_rows(&case, &args.filters);
+    let picked = choose_rows(&rows, target, &case);
+    let telling = StoryContext {
         ledger: &case.ledger,
         facts: &case.facts,
         clock,
         here: start.is_none(),
     };
     // Of this machine; a recording is explained by itself.
-    if picked.is_empty() && target != Target::Worst && start.is_none() && !args.source.no_trace {
+    if picked.is_empty()
+        && target != ExplainTarget::Worst
+        && start.is_none()
+        && !args.source.no_trace
+    {
         match tell_past(args, target, as_json, out) {
             Ok(Some(code)) => return Ok(code),
             Ok(None) => {}
             Err(error) => eprintln!("dmtrace: {}", chain_text(&error)),
         }
     }
-    let stories: Vec<Story> = picked.iter().map(|row| telling.story(row)).collect();
+    let stories: Vec<Story> = picked.iter().map(|row| telling.build_story(row)).collect();
     if as_json {
         out.print_json(&json::json_envelope(
             "explain",
@@ -96,21 +100,21 @@ pub(crate) fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCo
             if number > 0 {
                 out.print_line("")?;
             }
-            text::print(story, &[], out)?;
+            text::print_story(story, &[], out)?;
         }
         if stories.is_empty() {
-            out.print_line(&nothing(target, &rows, &case, &args.filters))?;
-        } else if target == Target::Worst {
-            others(&rows, picked.len(), out)?;
+            out.print_line(&not_found_message(target, &rows, &case, &args.filters))?;
+        } else if target == ExplainTarget::Worst {
+            print_remaining(&rows, picked.len(), out)?;
         }
         for note in &case.notes {
             eprintln!("dmtrace: {note}");
         }
     }
     Ok(if picked.iter().any(|row| row.is_finding()) {
-        exit::findings()
+        exit::findings_code()
     } else if case.incomplete {
-        exit::incomplete()
+        exit::incomplete_code()
     } else {
         exit::CLEAN
     })
@@ -118,23 +122,23 @@ pub(crate) fn run(args: &Explain, as_json: bool, out: &mut Out) -> Result<ExitCo
 
 /// The last finding of this number in the history, if there is one.
 fn tell_past(
-    args: &Explain,
-    target: Target,
+    args: &ExplainArgs,
+    target: ExplainTarget,
     as_json: bool,
     out: &mut Out,
 ) -> Result<Option<ExitCode>> {
     let (key, semid) = match target {
-        Target::Worst => (None, None),
-        Target::Key(key) => (Some(key), None),
-        Target::SemId(semid) => (None, Some(semid)),
-        Target::Either(key, semid) => (Some(key), Some(semid)),
+        ExplainTarget::Worst => (None, None),
+        ExplainTarget::Key(key) => (Some(key), None),
+        ExplainTarget::SemId(semid) => (None, Some(semid)),
+        ExplainTarget::Either(key, semid) => (Some(key), Some(semid)),
     };
-    let query = Query {
+    let query = HistoryQuery {
         key,
         semid,
-        ..Query::default()
+        ..HistoryQuery::default()
     };
-    let Some((past, found)) = history::explain(args.history.as_deref(), &query, &args.filters)?
+    let Some((past, found)) = history::find_past(args.history.as_deref(), &query, &args.filters)?
     else {
         return Ok(None);
     };
@@ -151,8 +155,8 @@ fn tell_past(
             }),
         ))?;
     } else {
-        text::print(&past.story, &past.ending, out)?;
-        if found > 1 && target != Target::Worst {
+        text::print_story(&past.story, &past.ending, out)?;
+        if found > 1 && target != ExplainTarget::Worst {
             out.print_line("")?;
             out.print_line(&format!(
                 "{} with this number: dmtrace report --since TIME --json",
@@ -160,10 +164,10 @@ fn tell_past(
             ))?;
         }
     }
-    Ok(Some(exit::findings()))
+    Ok(Some(exit::findings_code()))
 }
 
-fn material(args: &Explain, file: Option<&Path>) -> Result<(Case, Option<RecordingStart>)> {
+fn load_case(args: &ExplainArgs, file: Option<&Path>) -> Result<(Case, Option<RecordingStart>)> {
     if let Some(path) = file {
         if args.source.trace.is_some() || args.source.no_trace {
             let text = "a recording is explained by itself: leave out --trace and --no-trace";
@@ -181,20 +185,23 @@ fn material(args: &Explain, file: Option<&Path>) -> Result<(Case, Option<Recordi
 }
 
 /// What the words on the command line mean: a number, a recording, or both.
-fn target(first: Option<&str>, second: Option<PathBuf>) -> Result<(Target, Option<PathBuf>)> {
+fn parse_target(
+    first: Option<&str>,
+    second: Option<PathBuf>,
+) -> Result<(ExplainTarget, Option<PathBuf>)> {
     let Some(word) = first else {
-        return Ok((Target::Worst, second));
+        return Ok((ExplainTarget::Worst, second));
     };
     let (key, semid) = match word.parse::<CookieName>() {
         Ok(name) => (name.key, name.semid),
         Err(_) => (None, None),
     };
     let target = match (key, semid) {
-        (Some(key), Some(semid)) => Target::Either(key, semid),
-        (Some(key), None) => Target::Key(key),
-        (None, Some(semid)) => Target::SemId(semid),
+        (Some(key), Some(semid)) => ExplainTarget::Either(key, semid),
+        (Some(key), None) => ExplainTarget::Key(key),
+        (None, Some(semid)) => ExplainTarget::SemId(semid),
         (None, None) if second.is_none() && Path::new(word).exists() => {
-            return Ok((Target::Worst, Some(PathBuf::from(word))));
+            return Ok((ExplainTarget::Worst, Some(PathBuf::from(word))));
         }
         (None, None) => {
             let text = format!("{word}: give a cookie (0x0d4d1234), a semid, or a recording");
@@ -205,7 +212,7 @@ fn target(first: Option<&str>, second: Option<PathBuf>) -> Result<(Target, Optio
 }
 
 /// Every cookie, live ones first, then those that are gone.
-pub(super) fn rows(case: &Case) -> Vec<Row<'_>> {
+pub(super) fn all_rows(case: &Case) -> Vec<Row<'_>> {
     let thresholds = Thresholds::default();
     let live = case.judge_all(&thresholds);
     let closed = case.judge_closed(&thresholds);
@@ -216,21 +223,27 @@ pub(super) fn rows(case: &Case) -> Vec<Row<'_>> {
 }
 
 /// Those of them that the filters let pass.
-pub(super) fn chosen<'a>(case: &'a Case, filters: &Filters) -> Vec<Row<'a>> {
-    let mut rows = rows(case);
-    rows.retain(|row| filters.pass(&row.candidate()));
+pub(super) fn matching_rows<'a>(case: &'a Case, filters: &Filters) -> Vec<Row<'a>> {
+    let mut rows = all_rows(case);
+    rows.retain(|row| filters.passes(&row.candidate()));
     rows
 }
 
-fn choose<'r, 'a>(rows: &'r [Row<'a>], target: Target, case: &Case) -> Vec<&'r Row<'a>> {
+fn choose_rows<'r, 'a>(
+    rows: &'r [Row<'a>],
+    target: ExplainTarget,
+    case: &Case,
+) -> Vec<&'r Row<'a>> {
     let is = |row: &Row<'_>| match target {
-        Target::Worst => false,
-        Target::Key(key) => row.semaphore.key == key,
-        Target::SemId(semid) => row.semaphore.id.semid == semid,
-        Target::Either(key, semid) => row.semaphore.key == key || row.semaphore.id.semid == semid,
+        ExplainTarget::Worst => false,
+        ExplainTarget::Key(key) => row.semaphore.key == key,
+        ExplainTarget::SemId(semid) => row.semaphore.id.semid == semid,
+        ExplainTarget::Either(key, semid) => {
+            row.semaphore.key == key || row.semaphore.id.semid == semid
+        }
     };
-    if target == Target::Worst {
-        return worst(rows, case).into_iter().collect();
+    if target == ExplainTarget::Worst {
+        return worst_row(rows, case).into_iter().collect();
     }
     let fitting: Vec<&Row<'_>> = rows.iter().filter(|row| is(row)).collect();
     let live: Vec<&Row<'_>> = fitting
@@ -247,7 +260,7 @@ fn choose<'r, 'a>(rows: &'r [Row<'a>], target: Target, case: &Case) -> Vec<&'r R
 }
 
 /// What needs attention most: who is stuck longest, then the program that leaks most.
-fn worst<'r, 'a>(rows: &'r [Row<'a>], case: &Case) -> Option<&'r Row<'a>> {
+fn worst_row<'r, 'a>(rows: &'r [Row<'a>], case: &Case) -> Option<&'r Row<'a>> {
     let mut leaks: BTreeMap<&str, usize> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.state() == "leaked") {
         *leaks.entry(row.comm()).or_default() += 1;
@@ -279,27 +292,32 @@ fn worst<'r, 'a>(rows: &'r [Row<'a>], case: &Case) -> Option<&'r Row<'a>> {
         .map(|(_, row)| row)
 }
 
-fn nothing(target: Target, rows: &[Row<'_>], case: &Case, filters: &Filters) -> String {
-    let scope = filters.scope();
+fn not_found_message(
+    target: ExplainTarget,
+    rows: &[Row<'_>],
+    case: &Case,
+    filters: &Filters,
+) -> String {
+    let scope = filters.scope_text();
     let number = match target {
-        Target::Worst if case.incomplete => {
+        ExplainTarget::Worst if case.incomplete => {
             return format!(
                 "No stuck or leaked cookie is known{scope}, but the data is incomplete: not certain."
             );
         }
-        Target::Worst if rows.iter().any(|row| row.semaphore.is_live()) => {
+        ExplainTarget::Worst if rows.iter().any(|row| row.semaphore.is_live()) => {
             return format!(
                 "No cookie is stuck or leaked{scope}: dmtrace list shows those in use."
             );
         }
-        Target::Worst => return format!("There is no cookie{scope}."),
-        Target::Key(key) | Target::Either(key, _) => format!("cookie {key}"),
-        Target::SemId(semid) => {
+        ExplainTarget::Worst => return format!("There is no cookie{scope}."),
+        ExplainTarget::Key(key) | ExplainTarget::Either(key, _) => format!("cookie {key}"),
+        ExplainTarget::SemId(semid) => {
             let sets: BTreeMap<_, _> = case.snapshot.sets().collect();
             let other = case.ledger.live_sets().find(|set| {
                 let known = sets.get(&set.id).copied();
-                let row = Row::bare(&case.ledger, set, known, case.facts.now);
-                set.id.semid == semid && !set.is_cookie() && filters.pass(&row.candidate())
+                let row = Row::from_books(&case.ledger, set, known, case.facts.now);
+                set.id.semid == semid && !set.is_cookie() && filters.passes(&row.candidate())
             });
             if let Some(set) = other {
                 return format!(
@@ -320,7 +338,7 @@ fn nothing(target: Target, rows: &[Row<'_>], case: &Case, filters: &Filters) -> 
 }
 
 /// What else is there.
-fn others(rows: &[Row<'_>], shown: usize, out: &mut Out) -> Result<()> {
+fn print_remaining(rows: &[Row<'_>], shown: usize, out: &mut Out) -> Result<()> {
     let findings = rows
         .iter()
         .filter(|row| row.is_finding() && row.semaphore.is_live())
@@ -340,20 +358,25 @@ fn others(rows: &[Row<'_>], shown: usize, out: &mut Out) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn of(word: &str) -> Option<Target> {
-        target(Some(word), None).ok().map(|(target, _)| target)
+    fn parse_word(word: &str) -> Option<ExplainTarget> {
+        parse_target(Some(word), None)
+            .ok()
+            .map(|(target, _)| target)
     }
 
     #[test]
     fn numbers_are_read_as_tools_write_them() {
         let key = Key(0x0d4d_1234);
-        assert_eq!(of("0x0d4d1234"), Some(Target::Key(key)));
-        assert_eq!(of("0xd4d1234"), Some(Target::Key(key)));
-        assert_eq!(of("223154740"), Some(Target::Either(key, 223_154_740)));
-        assert_eq!(of("32770"), Some(Target::SemId(32_770)));
-        assert_eq!(of("0"), Some(Target::SemId(0)));
+        assert_eq!(parse_word("0x0d4d1234"), Some(ExplainTarget::Key(key)));
+        assert_eq!(parse_word("0xd4d1234"), Some(ExplainTarget::Key(key)));
+        assert_eq!(
+            parse_word("223154740"),
+            Some(ExplainTarget::Either(key, 223_154_740))
+        );
+        assert_eq!(parse_word("32770"), Some(ExplainTarget::SemId(32_770)));
+        assert_eq!(parse_word("0"), Some(ExplainTarget::SemId(0)));
         for wrong in ["0x1234", "-3", "cookie", "0x", "99999999999999999999"] {
-            assert_eq!(of(wrong), None, "{wrong}");
+            assert_eq!(parse_word(wrong), None, "{wrong}");
         }
     }
 
@@ -361,10 +384,13 @@ mod tests {
     fn a_file_alone_is_a_recording() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_owned();
-        let found = target(path.to_str(), None).unwrap();
-        assert_eq!(found, (Target::Worst, Some(path.clone())));
-        let found = target(Some("7"), Some(path.clone())).unwrap();
-        assert_eq!(found, (Target::SemId(7), Some(path)));
-        assert_eq!(target(None, None).unwrap(), (Target::Worst, None));
+        let found = parse_target(path.to_str(), None).unwrap();
+        assert_eq!(found, (ExplainTarget::Worst, Some(path.clone())));
+        let found = parse_target(Some("7"), Some(path.clone())).unwrap();
+        assert_eq!(found, (ExplainTarget::SemId(7), Some(path)));
+        assert_eq!(
+            parse_target(None, None).unwrap(),
+            (ExplainTarget::Worst, None)
+        );
     }
 }

@@ -12,7 +12,7 @@ pub mod exit {
     pub const CLEAN: ExitCode = ExitCode::SUCCESS;
 
     /// Findings: leaked or stuck cookies.
-    pub fn findings() -> ExitCode {
+    pub fn findings_code() -> ExitCode {
         ExitCode::from(1)
     }
 
@@ -22,7 +22,7 @@ pub mod exit {
     pub const ENVIRONMENT: u8 = 3;
 
     /// The material is incomplete: the answer is not certain.
-    pub fn incomplete() -> ExitCode {
+    pub fn incomplete_code() -> ExitCode {
         ExitCode::from(4)
     }
 
@@ -30,7 +30,7 @@ pub mod exit {
     pub const PARTIAL: u8 = 5;
 
     /// As [`PARTIAL`].
-    pub fn partial() -> ExitCode {
+    pub fn partial_code() -> ExitCode {
         ExitCode::from(PARTIAL)
     }
 }
@@ -52,7 +52,7 @@ pub enum Failure {
 /// Prints an error as one line and chooses the exit code.
 ///
 /// A reader that has gone (`dmtrace list | head -1`) is no error.
-pub(super) fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
+pub(super) fn report_result(result: anyhow::Result<ExitCode>) -> ExitCode {
     let error = match result {
         Ok(code) => return code,
         Err(error) => error,

@@ -31,7 +31,7 @@ pub struct Filters {
     #[arg(long, value_name = "NAME", help_heading = HEADING)]
     pub comm: Option<String>,
     /// Made by this user: a name or a number.
-    #[arg(long, value_name = "USER", value_parser = value::uid, help_heading = HEADING)]
+    #[arg(long, value_name = "USER", value_parser = value::parse_uid, help_heading = HEADING)]
     pub uid: Option<u32>,
     /// Made in this container or unit: the beginning of its identifier, or its name.
     #[arg(long, value_name = "ID", help_heading = HEADING)]
@@ -43,7 +43,7 @@ pub struct Filters {
     #[arg(long, value_name = "NS", value_parser = value::ipc_ns, help_heading = HEADING)]
     pub ipc_ns: Option<IpcNs>,
     /// With this key: a cookie, in hexadecimal (0x0d4d1234) or decimal.
-    #[arg(long, value_name = "KEY", value_parser = value::key, allow_negative_numbers = true, help_heading = HEADING)]
+    #[arg(long, value_name = "KEY", value_parser = value::parse_key, allow_negative_numbers = true, help_heading = HEADING)]
     pub key: Option<Key>,
     /// With this semid.
     #[arg(long, value_name = "SEMID", help_heading = HEADING)]
@@ -53,13 +53,13 @@ pub struct Filters {
         long,
         value_name = "STATE",
         value_delimiter = ',',
-        value_parser = states(),
+        value_parser = state_parser(),
         ignore_case = true,
         help_heading = HEADING
     )]
     pub state: Vec<State>,
     /// Older than this, such as 10m; a bare number is seconds.
-    #[arg(long, value_name = "TIME", value_parser = value::duration, help_heading = HEADING)]
+    #[arg(long, value_name = "TIME", value_parser = value::duration_arg, help_heading = HEADING)]
     pub min_age: Option<Duration>,
 }
 
@@ -78,7 +78,7 @@ fn possible_value(state: State) -> PossibleValue {
 }
 
 /// Reads the name of a state; what is none is a usage error that lists them.
-fn states() -> impl TypedValueParser<Value = State> {
+fn state_parser() -> impl TypedValueParser<Value = State> {
     PossibleValuesParser::new(State::ALL.map(possible_value)).try_map(|text| {
         let mut states = State::ALL.into_iter();
         let named = states.find(|state| possible_value(*state).matches(&text, true));
@@ -93,7 +93,7 @@ impl Filters {
     }
 
     /// Behind a sentence on what is not there: it is only said of what the filters choose.
-    pub fn scope(&self) -> &'static str {
+    pub fn scope_text(&self) -> &'static str {
         if self.is_empty() {
             ""
         } else {
@@ -107,9 +107,9 @@ impl Filters {
     }
 
     /// Whether it passes.
-    pub fn pass(&self, it: &Candidate<'_>) -> bool {
+    pub fn passes(&self, it: &Candidate<'_>) -> bool {
         let has_device = |wanted: &str| it.devices.iter().any(|device| device.matches(wanted));
-        fn is<T: PartialEq>(wanted: Option<&T>, got: Option<&T>) -> bool {
+        fn is_wanted<T: PartialEq>(wanted: Option<&T>, got: Option<&T>) -> bool {
             wanted.is_none() || wanted == got
         }
         // All of them: a new one that is not looked at does not compile.
@@ -125,16 +125,16 @@ impl Filters {
             state,
             min_age,
         } = self;
-        is(pid.as_ref(), it.pid.as_ref())
+        is_wanted(pid.as_ref(), it.pid.as_ref())
             && comm.as_deref().is_none_or(|comm| comm == it.comm)
-            && is(uid.as_ref(), it.uid.as_ref())
+            && is_wanted(uid.as_ref(), it.uid.as_ref())
             && container
                 .as_deref()
                 .is_none_or(|wanted| in_container(wanted, it.cgroup))
             && device.as_deref().is_none_or(has_device)
-            && is(ipc_ns.as_ref(), it.ns.as_ref())
-            && is(key.as_ref(), it.key.as_ref())
-            && is(semid.as_ref(), it.semid.as_ref())
+            && is_wanted(ipc_ns.as_ref(), it.ns.as_ref())
+            && is_wanted(key.as_ref(), it.key.as_ref())
+            && is_wanted(semid.as_ref(), it.semid.as_ref())
             && (state.is_empty() || it.state.is_some_and(|is| state.contains(&is)))
             && min_age.is_none_or(|min| it.age.is_some_and(|age| age >= min))
     }

@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::{
-    args::List,
+    args::ListArgs,
     columns::COLUMNS,
     failure::{Failure, exit},
     filter::Filters,
@@ -26,7 +26,7 @@ use crate::{
         table::{self, TableCell, TableLayout},
         time,
     },
-    render::row::{Row, confidence},
+    render::row::{Row, confidence_word},
     wording::{count_noun, of_number},
 };
 
@@ -35,7 +35,7 @@ const DEFAULT_NS: &[&str] = &[
     "key", "semid", "ns", "value", "wait", "age", "state", "owner",
 ];
 
-pub(super) fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+pub(super) fn run(args: &ListArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if args.table.output.iter().any(|name| name == "help") {
         for column in COLUMNS {
             out.print_hanging(&format!("{:<11} {}", column.name, column.about), 12)?;
@@ -51,18 +51,18 @@ pub(super) fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode>
     let case = Case::of_host(args.source.trace.as_deref(), join)?;
     // Neither is dropped: the process ends, and taking a full table apart takes as long as judging it.
     let case = ManuallyDrop::new(case);
-    let rows = ManuallyDrop::new(chosen(&case, args.all, &args.filters));
+    let rows = ManuallyDrop::new(matching_rows(&case, args.all, &args.filters));
     if as_json {
         out.print_json(&as_object(&case, &rows, &args.filters))?;
     } else {
-        print(args, &case, &rows, out)?;
+        print_rows(args, &case, &rows, out)?;
     }
     let one = args.filters.key.is_some() || args.filters.semid.is_some();
     if rows.is_empty() && one && !as_json {
         let spaces = case.snapshot.namespaces.len();
         eprintln!(
             "dmtrace: no such cookie{} in the {} that {} read{}",
-            args.filters.scope(),
+            args.filters.scope_text(),
             count_noun(spaces, "IPC namespace", "IPC namespaces"),
             of_number(&spaces, "was", "were"),
             if args.all {
@@ -81,23 +81,23 @@ pub(super) fn run(args: &List, as_json: bool, out: &mut Out) -> Result<ExitCode>
         eprintln!("dmtrace: {note}");
     }
     Ok(if rows.iter().any(Row::is_finding) {
-        exit::findings()
+        exit::findings_code()
     } else if case.incomplete {
-        exit::incomplete()
+        exit::incomplete_code()
     } else {
         exit::CLEAN
     })
 }
 
 /// The rows that the filters let pass.
-pub(super) fn chosen<'a>(case: &'a Case, all: bool, filters: &Filters) -> Vec<Row<'a>> {
-    let mut rows = rows(case, all);
-    rows.retain(|row| filters.pass(&row.candidate()));
+pub(super) fn matching_rows<'a>(case: &'a Case, all: bool, filters: &Filters) -> Vec<Row<'a>> {
+    let mut rows = all_rows(case, all);
+    rows.retain(|row| filters.passes(&row.candidate()));
     rows
 }
 
 /// Every cookie judged, and with `all` every other set.
-pub(super) fn rows<'a>(case: &'a Case, all: bool) -> Vec<Row<'a>> {
+pub(super) fn all_rows<'a>(case: &'a Case, all: bool) -> Vec<Row<'a>> {
     let mut rows: Vec<Row<'a>> = case
         .judge_all(&Thresholds::default())
         .into_iter()
@@ -111,7 +111,7 @@ pub(super) fn rows<'a>(case: &'a Case, all: bool) -> Vec<Row<'a>> {
                 .filter(|set| !set.is_cookie())
                 .map(|semaphore| {
                     let set = sets.get(&semaphore.id).copied();
-                    let mut row = Row::bare(&case.ledger, semaphore, set, case.facts.now);
+                    let mut row = Row::from_books(&case.ledger, semaphore, set, case.facts.now);
                     row.age = row.age.or_else(|| row.wall_age(case.facts.wall.0));
                     row
                 }),
@@ -121,7 +121,7 @@ pub(super) fn rows<'a>(case: &'a Case, all: bool) -> Vec<Row<'a>> {
     rows
 }
 
-fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()> {
+fn print_rows(args: &ListArgs, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()> {
     let several = rows
         .iter()
         .any(|row| Some(row.semaphore.id.ns) != rows.first().map(|row| row.semaphore.id.ns));
@@ -131,7 +131,7 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
         chosen => chosen.iter().map(String::as_str).collect(),
     };
     // A column of zeros tells nothing.
-    if args.table.output.is_empty() && !rows.iter().any(|row| row.waiting() > Some(0)) {
+    if args.table.output.is_empty() && !rows.iter().any(|row| row.waiting_threads() > Some(0)) {
         names.retain(|&name| name != "wait");
     }
     // Last: it is what a narrow terminal wraps.
@@ -162,17 +162,17 @@ fn print(args: &List, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()
             out,
             COLUMNS,
             rows,
-            |row, column| cell(row, column.name),
+            |row, column| cell_of(row, column.name),
             &layout,
         )?;
     }
     if !args.table.no_headers {
-        summary(case, rows, &args.filters, out)?;
+        print_summary(case, rows, &args.filters, out)?;
     }
     Ok(())
 }
 
-fn cell(row: &Row<'_>, column: &str) -> TableCell {
+fn cell_of(row: &Row<'_>, column: &str) -> TableCell {
     let number = |value: Option<i64>| match value {
         Some(value) => TableCell::ranked(value.to_string(), value as f64),
         None => TableCell::text("-"),
@@ -199,14 +199,14 @@ fn cell(row: &Row<'_>, column: &str) -> TableCell {
         "semid" => number(Some(row.semaphore.id.semid.into())),
         "ns" => TableCell::text(row.semaphore.id.ns.to_string()),
         "value" => number(row.value().map(i64::from)),
-        "wait" => number(row.waiting().map(i64::from)),
+        "wait" => number(row.waiting_threads().map(i64::from)),
         "age" => row.age.map_or_else(
             || TableCell::text("-"),
             |age| TableCell::ranked(time::age_text(age), age.as_secs_f64()),
         ),
         "state" => TableCell::text(row.state()),
-        "owner" => TableCell::text(row.owner()),
-        "confidence" => words(verdict.map(|verdict| confidence(verdict).to_owned())),
+        "owner" => TableCell::text(row.owner_text()),
+        "confidence" => words(verdict.map(|verdict| confidence_word(verdict).to_owned())),
         "verdict" => words(verdict.map(|verdict| verdict.class.to_string())),
         "nsems" => number(Some(
             set.map_or(row.semaphore.nsems, |set| set.nsems).into(),
@@ -231,13 +231,13 @@ fn cell(row: &Row<'_>, column: &str) -> TableCell {
             names.join(" < ")
         })),
         "cmdline" => words(image.map(ProcessImage::command_line)),
-        "device" => words(Some(row.device())),
+        "device" => words(Some(row.device_names())),
         "site" => words(row.call_site().map(CallSite::chain_line)),
         _ => TableCell::default(),
     }
 }
 
-fn summary(case: &Case, rows: &[Row<'_>], filters: &Filters, out: &mut Out) -> Result<()> {
+fn print_summary(case: &Case, rows: &[Row<'_>], filters: &Filters, out: &mut Out) -> Result<()> {
     let cookies = rows.iter().filter(|row| row.semaphore.is_cookie()).count();
     let in_state = |state: &str| rows.iter().filter(|row| row.state() == state).count();
     let mut parts: Vec<String> = Vec::new();
@@ -271,7 +271,7 @@ fn summary(case: &Case, rows: &[Row<'_>], filters: &Filters, out: &mut Out) -> R
     out.print_line(&format!(
         "{}{seen}{detail}{}; {own} of {limit} sets in use{}.",
         count_noun(cookies, "cookie", "cookies"),
-        filters.scope(),
+        filters.scope_text(),
         match filters.ipc_ns {
             Some(ns) => format!(" in IPC namespace {ns}"),
             None if spaces > 1 => format!(", {used} in all {spaces} IPC namespaces"),
@@ -280,7 +280,7 @@ fn summary(case: &Case, rows: &[Row<'_>], filters: &Filters, out: &mut Out) -> R
     ))?;
     let owners = rows
         .iter()
-        .any(|row| row.ended() == Some(true) && row.known == Known::Observed);
+        .any(|row| row.creator_ended() == Some(true) && row.known == Known::Observed);
     let inferred = rows.iter().any(|row| row.known == Known::Inferred);
     match (owners, inferred) {
         (true, true) => out.print_line("+ has ended  ? inferred from the set's fields")?,
@@ -303,7 +303,7 @@ fn summary(case: &Case, rows: &[Row<'_>], filters: &Filters, out: &mut Out) -> R
 
 /// What `--json` prints. The rows become JSON one by one: as one object they would take half a GiB.
 #[derive(Serialize)]
-struct Object<'a> {
+struct ListObject<'a> {
     complete: bool,
     namespaces: Vec<Value>,
     notes: &'a [String],
@@ -314,10 +314,10 @@ struct Object<'a> {
 }
 
 fn one_by_one<S: Serializer>(rows: &&[Row<'_>], to: S) -> Result<S::Ok, S::Error> {
-    to.collect_seq(rows.iter().map(Row::json))
+    to.collect_seq(rows.iter().map(Row::to_json))
 }
 
-fn as_object<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -> Object<'a> {
+fn as_object<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -> ListObject<'a> {
     let namespaces = case
         .snapshot
         .namespaces
@@ -332,7 +332,7 @@ fn as_object<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -> Obje
             })
         })
         .collect();
-    Object {
+    ListObject {
         complete: !case.incomplete,
         namespaces,
         notes: &case.notes,
@@ -367,9 +367,13 @@ mod tests {
             },
         });
         let set = ledger.live_sets().next().expect("one set");
-        let row = Row::bare(&ledger, set, None, BootTime(2));
+        let row = Row::from_books(&ledger, set, None, BootTime(2));
         for column in COLUMNS {
-            assert!(!cell(&row, column.name).text.is_empty(), "{}", column.name);
+            assert!(
+                !cell_of(&row, column.name).text.is_empty(),
+                "{}",
+                column.name
+            );
         }
     }
 }

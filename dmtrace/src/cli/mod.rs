@@ -35,14 +35,14 @@ use crate::output::{Out, time};
 pub fn main() -> ExitCode {
     // clap prints its own errors, with exit code 2 for usage and 0 for --help.
     let cli = Cli::parse();
-    failure::report(run(&cli))
+    failure::report_result(run_verb(&cli))
 }
 
-fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+fn run_verb(cli: &Cli) -> anyhow::Result<ExitCode> {
     let color = match cli.color {
-        args::Color::Auto => None,
-        args::Color::Always => Some(true),
-        args::Color::Never => Some(false),
+        args::ColorChoice::Auto => None,
+        args::ColorChoice::Always => Some(true),
+        args::ColorChoice::Never => Some(false),
     };
     if cli.utc {
         time::show_utc();

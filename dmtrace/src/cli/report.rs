@@ -20,7 +20,7 @@ use dmtrace_core::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{args::Report, explain, failure::exit, filter::Filters};
+use super::{args::ReportArgs, explain, failure::exit, filter::Filters};
 use crate::{
     case::{Case, TraceUse},
     output::{Out, json},
@@ -28,21 +28,21 @@ use crate::{
     recording::RecordingStart,
     render::{
         candidate::Candidate,
-        culprits::{By, Group, Leak, groups},
+        culprits::{CulpritGroup, GroupBy, Leak, group_all},
         row::Row,
     },
 };
-use culprit::culprits;
+use culprit::group_culprits;
 
 /// So many of a kind are shown to people; JSON has all.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Limit(pub(crate) usize);
+pub(crate) struct ReportLimit(pub(crate) usize);
 
-impl Limit {
+impl ReportLimit {
     const NONE: Self = Self(usize::MAX);
 
     /// What was asked for: one screen, unless it is one list.
-    pub(crate) fn of(args: &Report) -> Self {
+    pub(crate) fn from_args(args: &ReportArgs) -> Self {
         let one_list = args.by.is_some() || args.bug || args.since.is_some();
         match args.top {
             _ if args.all => Self::NONE,
@@ -53,7 +53,7 @@ impl Limit {
     }
 
     /// The line for what is left out of so many.
-    pub(crate) fn rest(self, all: usize, out: &mut Out) -> Result<()> {
+    pub(crate) fn print_rest(self, all: usize, out: &mut Out) -> Result<()> {
         match all.saturating_sub(self.0) {
             0 => Ok(()),
             more => Ok(out.print_line(&format!("  and {more} more: --all"))?),
@@ -63,7 +63,7 @@ impl Limit {
 
 /// Somebody who got ENOSPC.
 #[derive(Serialize)]
-pub(super) struct Victim {
+pub(super) struct EnospcVictim {
     pid: u32,
     pub(super) comm: String,
     command: Option<String>,
@@ -73,7 +73,7 @@ pub(super) struct Victim {
 }
 
 /// Everything that is reported.
-pub(super) struct Findings<'a> {
+pub(super) struct ReportFindings<'a> {
     pub(super) leaked: Vec<&'a Row<'a>>,
     pub(super) stuck: Vec<&'a Row<'a>>,
     /// Removed while in use; they are gone.
@@ -83,14 +83,14 @@ pub(super) struct Findings<'a> {
     /// Gone with their IPC namespace.
     pub(super) ended: Vec<&'a Row<'a>>,
     pub(super) undecided: usize,
-    pub(super) victims: Vec<Victim>,
-    pub(super) exhaustion: Vec<Exhaustion>,
+    pub(super) victims: Vec<EnospcVictim>,
+    pub(super) exhaustion: Vec<LimitUse>,
     /// What a sentence on what is not there is limited to.
     pub(super) scope: &'static str,
 }
 
-impl Findings<'_> {
-    fn any(&self) -> bool {
+impl ReportFindings<'_> {
+    fn has_any(&self) -> bool {
         !self.leaked.is_empty()
             || !self.stuck.is_empty()
             || !self.accidents.is_empty()
@@ -101,7 +101,7 @@ impl Findings<'_> {
 
 /// Use of a namespace's limit.
 #[derive(Serialize)]
-pub(super) struct Exhaustion {
+pub(super) struct LimitUse {
     pub(super) ipc_ns: IpcNs,
     sets: usize,
     limit: u32,
@@ -112,7 +112,7 @@ pub(super) struct Exhaustion {
     exhausted_in_seconds: Option<u64>,
 }
 
-pub(crate) fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+pub(crate) fn run(args: &ReportArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if let Some(since) = args.since {
         return history::run(args, since, as_json, out);
     }
@@ -123,21 +123,25 @@ pub(crate) fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCod
         }
         None => (Case::of_host(None, TraceUse::History)?, None),
     };
-    let rows = explain::chosen(&case, &args.filters);
-    let findings = find(&case, &rows, &args.filters);
-    let leaks: Vec<Leak> = findings.leaked.iter().map(|row| Leak::of(row)).collect();
-    let groups = groups(&leaks, args.by);
-    let culprits = culprits(&leaks);
-    let limit = Limit::of(args);
+    let rows = explain::matching_rows(&case, &args.filters);
+    let findings = find_findings(&case, &rows, &args.filters);
+    let leaks: Vec<Leak> = findings
+        .leaked
+        .iter()
+        .map(|row| Leak::from_row(row))
+        .collect();
+    let groups = group_all(&leaks, args.by);
+    let culprits = group_culprits(&leaks);
+    let limit = ReportLimit::from_args(args);
     let bugs = if as_json {
-        bug::bugs(&case, start.as_ref(), &findings, Limit::NONE)
+        bug::find_bugs(&case, start.as_ref(), &findings, ReportLimit::NONE)
     } else if args.bug {
-        bug::bugs(&case, start.as_ref(), &findings, limit)
+        bug::find_bugs(&case, start.as_ref(), &findings, limit)
     } else {
         Vec::new()
     };
     if args.folded || args.flamegraph.is_some() {
-        let lines = flamegraph::folded(&findings.leaked);
+        let lines = flamegraph::folded_stacks(&findings.leaked);
         if let Some(path) = &args.flamegraph {
             flamegraph::flame_graph(&lines, path)?;
         }
@@ -148,16 +152,19 @@ pub(crate) fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCod
     if args.folded {
         // Nothing else: it is for another program.
     } else if as_json {
-        let mut object = object(&case, start.as_ref(), &findings, &groups, &bugs);
+        let mut object = report_json(&case, start.as_ref(), &findings, &groups, &bugs);
         object["culprits"] = json!(culprits);
         out.print_json(&object)?;
     } else if args.bug {
-        bug::print(&case, start.as_ref(), &bugs, out)?;
-        let programs: BTreeSet<String> =
-            findings.leaked.iter().map(|row| executable(row)).collect();
-        limit.rest(programs.len(), out)?;
+        bug::print_bugs(&case, start.as_ref(), &bugs, out)?;
+        let programs: BTreeSet<String> = findings
+            .leaked
+            .iter()
+            .map(|row| executable_of(row))
+            .collect();
+        limit.print_rest(programs.len(), out)?;
     } else {
-        text::print(
+        text::print_report(
             &case,
             start.as_ref(),
             &findings,
@@ -170,16 +177,20 @@ pub(crate) fn run(args: &Report, as_json: bool, out: &mut Out) -> Result<ExitCod
             eprintln!("dmtrace: {note}");
         }
     }
-    Ok(if findings.any() {
-        exit::findings()
+    Ok(if findings.has_any() {
+        exit::findings_code()
     } else if case.incomplete {
-        exit::incomplete()
+        exit::incomplete_code()
     } else {
         exit::CLEAN
     })
 }
 
-pub(super) fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -> Findings<'a> {
+pub(super) fn find_findings<'a>(
+    case: &'a Case,
+    rows: &'a [Row<'a>],
+    filters: &Filters,
+) -> ReportFindings<'a> {
     let of = |state: &str| {
         rows.iter()
             .filter(|row| row.state() == state)
@@ -193,12 +204,12 @@ pub(super) fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -
         .iter()
         .filter_map(|row| row.semaphore.creator.image())
         .collect();
-    let mut victims: Vec<Victim> = case
+    let mut victims: Vec<EnospcVictim> = case
         .ledger
         .processes()
         .filter(|process| process.tally.enospc_failures > 0)
-        .filter(|process| filters.pass(&Candidate::victim(process)))
-        .map(|process| Victim {
+        .filter(|process| filters.passes(&Candidate::from_process(process)))
+        .map(|process| EnospcVictim {
             pid: process.image_id.id.tgid,
             comm: process.name.to_string(),
             command: process.image.as_ref().map(|image| image.command_line()),
@@ -207,9 +218,9 @@ pub(super) fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -
         })
         .collect();
     victims.sort_by_key(|victim| (victim.also_culprit, std::cmp::Reverse(victim.failed)));
-    Findings {
-        exhaustion: exhaustion(case, &leaked, filters),
-        scope: filters.scope(),
+    ReportFindings {
+        exhaustion: limit_uses(case, &leaked, filters),
+        scope: filters.scope_text(),
         stuck: of("stuck"),
         accidents: of("accident"),
         over_completed: of("over-completed"),
@@ -223,7 +234,7 @@ pub(super) fn find<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -
     }
 }
 
-fn exhaustion(case: &Case, leaked: &[&Row<'_>], filters: &Filters) -> Vec<Exhaustion> {
+fn limit_uses(case: &Case, leaked: &[&Row<'_>], filters: &Filters) -> Vec<LimitUse> {
     let traced = case.since.map(|since| case.facts.now.duration_since(since));
     case.snapshot
         .namespaces
@@ -240,7 +251,7 @@ fn exhaustion(case: &Case, leaked: &[&Row<'_>], filters: &Filters) -> Vec<Exhaus
                 .filter(|traced| fresh > 0 && *traced >= Duration::from_secs(60))
                 .map(|traced| fresh as f64 * 3600.0 / traced.as_secs_f64());
             let free = (ns.limits.semmni as usize).saturating_sub(ns.sets.len());
-            Exhaustion {
+            LimitUse {
                 ipc_ns: ns.ns,
                 sets: ns.sets.len(),
                 limit: ns.limits.semmni,
@@ -256,22 +267,22 @@ fn exhaustion(case: &Case, leaked: &[&Row<'_>], filters: &Filters) -> Vec<Exhaus
         .collect()
 }
 
-fn executable(row: &Row<'_>) -> String {
-    crate::render::culprits::executable(
+fn executable_of(row: &Row<'_>) -> String {
+    crate::render::culprits::program_path(
         row.image.and_then(|image| image.exe.as_deref()),
         row.comm(),
     )
 }
 
-fn object(
+fn report_json(
     case: &Case,
     start: Option<&RecordingStart>,
-    findings: &Findings<'_>,
-    groups: &[(By, Vec<Group>)],
-    bugs: &[bug::Bug],
+    findings: &ReportFindings<'_>,
+    groups: &[(GroupBy, Vec<CulpritGroup>)],
+    bugs: &[bug::BugReport],
 ) -> Value {
-    let rows = |rows: &[&Row<'_>]| rows.iter().map(|row| row.json()).collect::<Vec<_>>();
-    let by = |wanted: By| {
+    let rows = |rows: &[&Row<'_>]| rows.iter().map(|row| row.to_json()).collect::<Vec<_>>();
+    let by = |wanted: GroupBy| {
         groups
             .iter()
             .find(|(by, _)| *by == wanted)
@@ -280,7 +291,7 @@ fn object(
     json::json_envelope(
         "report",
         &json!({
-            "kernel": kernel(start),
+            "kernel": kernel_text(start),
             "recording": start,
             "complete": !case.incomplete,
             "notes": case.notes,
@@ -292,10 +303,10 @@ fn object(
             "ended_with_namespace": rows(&findings.ended),
             "undecided": findings.undecided,
             "bugs": bugs,
-            "by_process": by(By::Process),
-            "by_executable": by(By::Executable),
-            "by_container": by(By::Container),
-            "by_stack": by(By::Stack),
+            "by_process": by(GroupBy::Process),
+            "by_executable": by(GroupBy::Executable),
+            "by_container": by(GroupBy::Container),
+            "by_stack": by(GroupBy::Stack),
             "victims": findings.victims,
             "namespaces": findings.exhaustion,
             "totals": case.ledger.totals(),
@@ -304,6 +315,6 @@ fn object(
 }
 
 /// Of the machine that it is about.
-fn kernel(start: Option<&RecordingStart>) -> String {
+fn kernel_text(start: Option<&RecordingStart>) -> String {
     start.map_or_else(|| Environment::read().kernel, |start| start.kernel.clone())
 }

@@ -6,33 +6,33 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::{args::Serve, failure::exit};
+use super::{args::ServeArgs, failure::exit};
 use crate::{
-    finding::{Owner, SetReport},
+    finding::{SetOwner, SetReport},
     history,
     host::{self, Roots},
     metrics::Exposure,
     output::{Out, time},
-    service::{self, Access, ExportOptions},
+    service::{self, ExportOptions, SocketAccess},
     trace::run::build_runtime,
     wording::count_noun,
 };
 
-pub(super) fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+pub(super) fn run(args: &ServeArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if args.status {
         let status = service::ask_status()?;
         if as_json {
             out.print_json(&status)?;
         } else {
-            show(&status, out)?;
+            print_status(&status, out)?;
         }
         return Ok(match status["findings"]["standing"].as_u64() {
             Some(0) => exit::CLEAN,
-            _ => exit::findings(),
+            _ => exit::findings_code(),
         });
     }
     if args.remove {
-        let text = if service::remove(&args.pins)? {
+        let text = if service::remove_left_pins(&args.pins)? {
             "tracing has stopped; nothing is left in the kernel"
         } else {
             "nothing to remove: no trace was left running"
@@ -41,15 +41,15 @@ pub(super) fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode
         return Ok(exit::CLEAN);
     }
     let hook = args.on_leak.as_deref().map(str::parse).transpose();
-    let options = service::Options {
-        tracing: args.tuning.options(),
-        access: Access {
-            group: args.group.as_deref().map(group).transpose()?,
+    let options = service::ServiceOptions {
+        tracing: args.tuning.probe_options(),
+        access: SocketAccess {
+            group: args.group.as_deref().map(parse_group).transpose()?,
         },
         verbose: args.verbose,
         auto_clean: args.auto_clean,
         audit: args.audit.clone(),
-        history: (!args.no_history).then(|| history::Options {
+        history: (!args.no_history).then(|| history::HistoryOptions {
             path: args.history.clone(),
             limit: args.history_limit << 20,
             retention: args.history_for,
@@ -68,12 +68,12 @@ pub(super) fn run(args: &Serve, as_json: bool, out: &mut Out) -> Result<ExitCode
             hook: hook.context("--on-leak")?,
         },
     };
-    build_runtime()?.block_on(service::serve(&options))?;
+    build_runtime()?.block_on(service::run_service(&options))?;
     Ok(exit::CLEAN)
 }
 
 /// Number of a group, by its name or as it is.
-fn group(name: &str) -> Result<u32> {
+fn parse_group(name: &str) -> Result<u32> {
     if let Ok(number) = name.parse() {
         return Ok(number);
     }
@@ -92,16 +92,16 @@ fn group(name: &str) -> Result<u32> {
 }
 
 /// Who made a cookie, as `list` names it; what is not known is not named.
-fn owner(set: &SetReport) -> String {
+fn owner_text(set: &SetReport) -> String {
     let mark = set.owner_mark();
     match &set.owner {
-        Some(Owner { pid, comm, .. }) if comm.is_empty() => format!("process {pid}{mark}"),
-        Some(Owner { pid, comm, .. }) => format!("{comm}[{pid}]{mark}"),
+        Some(SetOwner { pid, comm, .. }) if comm.is_empty() => format!("process {pid}{mark}"),
+        Some(SetOwner { pid, comm, .. }) => format!("{comm}[{pid}]{mark}"),
         None => "owner unknown".to_owned(),
     }
 }
 
-fn show(status: &Value, out: &mut Out) -> Result<()> {
+fn print_status(status: &Value, out: &mut Out) -> Result<()> {
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     let health = &status["health"];
@@ -149,7 +149,7 @@ fn show(status: &Value, out: &mut Out) -> Result<()> {
             "  {}  semid {}  {}  {verdict}",
             set.key,
             set.semid,
-            owner(&set),
+            owner_text(&set),
         ))?;
     }
     Ok(())
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn an_owner_that_is_not_known_has_no_name_and_no_number() {
-        let of = |row: Value| owner(&SetReport::deserialize(row).unwrap());
+        let of = |row: Value| owner_text(&SetReport::deserialize(row).unwrap());
         assert_eq!(of(json!({"owner": null})), "owner unknown");
         assert_eq!(of(json!({})), "owner unknown");
         assert_eq!(of(json!({"owner": {"pid": 7, "comm": ""}})), "process 7");

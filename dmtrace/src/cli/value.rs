@@ -18,7 +18,7 @@ use crate::{
 ///
 /// # Errors
 /// It is something else.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration_arg(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.trim().parse() {
         return Ok(Duration::from_secs(seconds));
     }
@@ -30,7 +30,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// There is no such user.
-pub(super) fn uid(text: &str) -> Result<u32, String> {
+pub(super) fn parse_uid(text: &str) -> Result<u32, String> {
     Users::read(&Roots::host())
         .uid(text)
         .ok_or_else(|| "no user of this name is in /etc/passwd; give the number".to_owned())
@@ -44,7 +44,8 @@ pub(super) fn uid(text: &str) -> Result<u32, String> {
 pub(super) fn ipc_ns(text: &str) -> Result<IpcNs, String> {
     let linked = |path: &str| {
         let link = fs::read_link(path).map_err(|error| format!("{path}: {error}"))?;
-        number(&link.to_string_lossy()).ok_or_else(|| format!("{path} is no IPC namespace"))
+        parse_namespace(&link.to_string_lossy())
+            .ok_or_else(|| format!("{path} is no IPC namespace"))
     };
     match text {
         "host" => Ok(IpcNs::HOST),
@@ -54,7 +55,7 @@ pub(super) fn ipc_ns(text: &str) -> Result<IpcNs, String> {
             .parse()
             .ok()
             .map(IpcNs)
-            .or_else(|| number(text))
+            .or_else(|| parse_namespace(text))
             .ok_or_else(|| {
                 "give a number such as 4026531839, host, self, or /proc/PID/ns/ipc".to_owned()
             }),
@@ -62,7 +63,7 @@ pub(super) fn ipc_ns(text: &str) -> Result<IpcNs, String> {
 }
 
 /// `ipc:[4026531839]`.
-fn number(text: &str) -> Option<IpcNs> {
+fn parse_namespace(text: &str) -> Option<IpcNs> {
     let digits = text.strip_prefix("ipc:[")?.strip_suffix(']')?;
     digits.parse().ok().map(IpcNs)
 }
@@ -72,7 +73,7 @@ fn number(text: &str) -> Option<IpcNs> {
 ///
 /// # Errors
 /// It is something else.
-pub(super) fn key(text: &str) -> Result<Key, String> {
+pub(super) fn parse_key(text: &str) -> Result<Key, String> {
     let hex = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X"));
     let key = match hex {
         Some(hex) => u32::from_str_radix(hex, 16).ok(),
@@ -95,7 +96,7 @@ pub struct CookieName {
 
 impl CookieName {
     /// Whether this set is meant.
-    pub fn is(self, key: Key, semid: i32) -> bool {
+    pub fn matches(self, key: Key, semid: i32) -> bool {
         self.key == Some(key) || self.semid == Some(semid)
     }
 }
@@ -135,15 +136,15 @@ impl FromStr for CookieName {
 
 /// Names of columns. Unknown ones are refused with the known ones, and the nearest.
 #[derive(Clone)]
-pub(super) struct Columns {
+pub(super) struct ColumnNames {
     names: PossibleValuesParser,
     /// A leading `-` is taken, too.
     reversible: bool,
 }
 
-impl Columns {
+impl ColumnNames {
     /// For `-o`, where `help` is one, too.
-    pub(super) fn shown(columns: &'static [Column]) -> Self {
+    pub(super) fn shown_columns(columns: &'static [Column]) -> Self {
         let names = columns.iter().map(|column| PossibleValue::new(column.name));
         Self {
             names: names.chain([PossibleValue::new("help")]).into(),
@@ -152,7 +153,7 @@ impl Columns {
     }
 
     /// For `--sort`.
-    pub(super) fn sorted(columns: &'static [Column]) -> Self {
+    pub(super) fn sort_columns(columns: &'static [Column]) -> Self {
         let names = columns.iter().map(|column| PossibleValue::new(column.name));
         Self {
             names: names.collect::<Vec<_>>().into(),
@@ -161,7 +162,7 @@ impl Columns {
     }
 }
 
-impl TypedValueParser for Columns {
+impl TypedValueParser for ColumnNames {
     type Value = String;
 
     fn parse_ref(&self, cmd: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<String, Error> {
@@ -183,11 +184,11 @@ mod tests {
 
     #[test]
     fn keys_are_read_as_tools_write_them() {
-        assert_eq!(key("0x0d4d1234"), Ok(Key(0x0d4d_1234)));
-        assert_eq!(key("223154740"), Ok(Key(0x0d4d_1234)));
-        assert_eq!(key("-2"), Ok(Key(0xffff_fffe)));
-        assert!(key("cookie").is_err());
-        assert!(key("0x1ffffffff").is_err());
+        assert_eq!(parse_key("0x0d4d1234"), Ok(Key(0x0d4d_1234)));
+        assert_eq!(parse_key("223154740"), Ok(Key(0x0d4d_1234)));
+        assert_eq!(parse_key("-2"), Ok(Key(0xffff_fffe)));
+        assert!(parse_key("cookie").is_err());
+        assert!(parse_key("0x1ffffffff").is_err());
     }
 
     #[test]
@@ -205,19 +206,19 @@ mod tests {
 
     #[test]
     fn users_have_names_and_numbers() {
-        assert_eq!(uid("0"), Ok(0));
-        assert_eq!(uid("root"), Ok(0));
-        assert!(uid("no-such-user-here").is_err());
+        assert_eq!(parse_uid("0"), Ok(0));
+        assert_eq!(parse_uid("root"), Ok(0));
+        assert!(parse_uid("no-such-user-here").is_err());
     }
 
     #[test]
     fn a_bare_number_is_seconds() {
-        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("0"), Ok(Duration::ZERO));
-        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
-        assert_eq!(duration("150ms"), Ok(Duration::from_millis(150)));
+        assert_eq!(duration_arg("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration_arg("0"), Ok(Duration::ZERO));
+        assert_eq!(duration_arg("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration_arg("150ms"), Ok(Duration::from_millis(150)));
         for wrong in ["", "soon", "-5", "5 apples", "99999999999999999999"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
+            assert!(duration_arg(wrong).is_err(), "{wrong}");
         }
     }
 
@@ -232,7 +233,7 @@ mod tests {
             semid: Some(7),
         };
         assert_eq!(of("7"), Some(seven));
-        assert!(seven.is(Key(1), 7) && !seven.is(Key(7), 8));
+        assert!(seven.matches(Key(1), 7) && !seven.matches(Key(7), 8));
         for wrong in ["0x1234", "-3", "cookie", "0x", ""] {
             assert_eq!(of(wrong), None, "{wrong}");
         }

@@ -12,10 +12,10 @@ use dmtrace_core::{
 use serde_json::{Value, json};
 
 use super::{
-    args::{Record, Watch},
+    args::{RecordArgs, WatchArgs},
     failure::{Failure, exit},
     filter::Filters,
-    watch::printer::{Printer, Style, remark},
+    watch::printer::{PrintStyle, Printer, print_remark},
 };
 use crate::{
     output::{Out, json, time},
@@ -30,36 +30,37 @@ use crate::{
 };
 
 /// Runs `watch`.
-pub(crate) fn run(args: &Watch, as_json: bool, out: &mut Out) -> Result<ExitCode> {
-    check(&args.filters)?;
+pub(crate) fn run(args: &WatchArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    check_filters(&args.filters)?;
     let recorder = match &args.record {
         Some(path) => Some(Recorder::create(path, false, None)?),
         None => None,
     };
     build_runtime()?.block_on(async {
-        let mut tracing = Tracing::start(args.tuning.options(), tap(recorder.as_ref()))?;
+        let mut tracing =
+            Tracing::start(args.tuning.probe_options(), recorder_tap(recorder.as_ref()))?;
         if let Some(recorder) = &recorder {
             recorder.name_file()?;
         }
-        greet(tracing.session(), as_json, args.duration.is_none());
-        let style = Style {
+        print_greeting(tracing.session(), as_json, args.duration.is_none());
+        let style = PrintStyle {
             json: as_json,
             all: args.all,
         };
         let mut printer = Printer::new(out, style, &args.filters, args.count, recorder.clone());
-        printer.begin(&start_record(tracing.session()))?;
+        printer.print_header(&start_record(tracing.session()))?;
         tracing.run(&mut printer, args.duration, None).await?;
         let ending = tracing.finish(&mut printer)?;
         if let Some(recorder) = &recorder {
             recorder.finish(&ending);
         }
-        let told = printer.findings();
-        summarize(&ending, &args.filters, told, as_json, printer.out())
+        let told = printer.finding_count();
+        print_summary(&ending, &args.filters, told, as_json, printer.out_mut())
     })
 }
 
 /// What would let nothing pass.
-pub(super) fn check(filters: &Filters) -> Result<()> {
+pub(super) fn check_filters(filters: &Filters) -> Result<()> {
     let told = |state: &&State| state.is_finding();
     match filters.state.iter().find(|state| !told(state)) {
         None => Ok(()),
@@ -75,18 +76,19 @@ pub(super) fn check(filters: &Filters) -> Result<()> {
 }
 
 /// Runs `record`.
-pub(crate) fn record(args: &Record, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+pub(crate) fn record(args: &RecordArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let rotation = args.max_size.map(|max| Rotation {
         max: max.as_u64(),
         keep: args.keep,
     });
     let recorder = Recorder::create(&args.file, args.force, rotation)?;
     build_runtime()?.block_on(async {
-        let mut tracing = Tracing::start(args.tuning.options(), tap(Some(&recorder)))?;
+        let mut tracing =
+            Tracing::start(args.tuning.probe_options(), recorder_tap(Some(&recorder)))?;
         let meanwhile = recorder.name_file()?;
-        greet(tracing.session(), as_json, args.duration.is_none());
+        print_greeting(tracing.session(), as_json, args.duration.is_none());
         if let Some(meanwhile) = meanwhile {
-            remark(
+            print_remark(
                 as_json,
                 &format!(
                     "{} is replaced at the end; until then this recording is {}",
@@ -95,18 +97,18 @@ pub(crate) fn record(args: &Record, as_json: bool, out: &mut Out) -> Result<Exit
                 ),
             );
         }
-        let mut quiet = Quiet {
+        let mut quiet = QuietObserver {
             recorder: recorder.clone(),
             findings: 0,
         };
         tracing.run(&mut quiet, args.duration, None).await?;
         let ending = tracing.finish(&mut quiet)?;
         recorder.finish(&ending);
-        let code = summarize(&ending, &Filters::default(), quiet.findings, as_json, out)?;
+        let code = print_summary(&ending, &Filters::default(), quiet.findings, as_json, out)?;
         if recorder.failure_text().is_some() {
-            return Ok(exit::incomplete());
+            return Ok(exit::incomplete_code());
         }
-        remark(
+        print_remark(
             as_json,
             &format!(
                 "wrote {0}; read it with: dmtrace report {0}",
@@ -118,7 +120,7 @@ pub(crate) fn record(args: &Record, as_json: bool, out: &mut Out) -> Result<Exit
 }
 
 /// The tap of a recording, if there is one.
-fn tap(
+fn recorder_tap(
     recorder: Option<&Recorder>,
 ) -> impl FnOnce(&crate::probe::Tracer, dmtrace_core::ids::BootTime) -> Result<Option<Tap>, StartError>
 {
@@ -131,12 +133,12 @@ fn tap(
 }
 
 /// Writes, prints nothing; stops when the file can no longer be written.
-struct Quiet {
+struct QuietObserver {
     recorder: Recorder,
     findings: usize,
 }
 
-impl Observer for Quiet {
+impl Observer for QuietObserver {
     fn on_changes(&mut self, _changes: &[Change], _view: &BooksView<'_>) -> Result<()> {
         Ok(())
     }
@@ -156,14 +158,14 @@ impl Observer for Quiet {
     }
 }
 
-fn greet(session: &Session, as_json: bool, until_interrupted: bool) {
+fn print_greeting(session: &Session, as_json: bool, until_interrupted: bool) {
     let tracer = session.tracer();
     let until = if until_interrupted {
         "; Ctrl-C ends"
     } else {
         ""
     };
-    remark(
+    print_remark(
         as_json,
         &format!(
             "tracing ({} backend); {} existed before{until}",
@@ -177,30 +179,30 @@ fn greet(session: &Session, as_json: bool, until_interrupted: bool) {
     );
     let blind = tracer.backend().blind_spot_texts();
     if !blind.is_empty() {
-        remark(
+        print_remark(
             as_json,
             "this backend is a last resort (dmtrace doctor says why); it does not see:",
         );
         for spot in blind {
-            remark(as_json, &format!("  {spot}"));
+            print_remark(as_json, &format!("  {spot}"));
         }
     }
     for what in tracer.missing_detail() {
-        remark(as_json, &format!("this kernel does not show: {what}"));
+        print_remark(as_json, &format!("this kernel does not show: {what}"));
     }
     match tracer.dm_state() {
         DmState::Attached { .. } => {}
-        DmState::NotLoaded => remark(
+        DmState::NotLoaded => print_remark(
             as_json,
             "device-mapper is not loaded: it will be traced as soon as it is",
         ),
-        DmState::Impossible { reason } => remark(
+        DmState::Impossible { reason } => print_remark(
             as_json,
             &format!("device-mapper cannot be traced, devices stay unknown: {reason}"),
         ),
     }
     if !session.is_registered() {
-        remark(
+        print_remark(
             as_json,
             "cannot write /run/dmtrace: list, report and clean will not find this trace",
         );
@@ -226,7 +228,7 @@ fn start_record(session: &Session) -> Value {
 /// Prints what happened in sum, and chooses the exit code.
 ///
 /// `told` is how many findings were told while the trace ran.
-fn summarize(
+fn print_summary(
     ending: &TraceEnd,
     filters: &Filters,
     told: usize,
@@ -236,10 +238,10 @@ fn summarize(
     let ledger = ending.session.ledger();
     let totals = ledger.totals();
     let wanted = |judged: &Judged<'_>| {
-        let mut row = Row::bare(ledger, judged.semaphore, judged.set, ending.facts.now);
+        let mut row = Row::from_books(ledger, judged.semaphore, judged.set, ending.facts.now);
         row.age = row.age.or_else(|| row.wall_age(ending.facts.wall.0));
         row.verdict = Some(judged.verdict.clone());
-        filters.pass(&row.candidate())
+        filters.passes(&row.candidate())
     };
     let judged: Vec<Judged<'_>> = ending
         .judge_cookies(&Thresholds::default())
@@ -297,7 +299,7 @@ fn summarize(
                 count_noun(totals.enospc_failures, "creation", "creations")
             ))?;
         }
-        leaks([findings.len(), told, open], filters, certain, out)?;
+        leaks_text([findings.len(), told, open], filters, certain, out)?;
         if let Some(unread) = &unread {
             out.print_line(unread)?;
         }
@@ -308,17 +310,17 @@ fn summarize(
     }
     out.flush()?;
     Ok(if !findings.is_empty() || told > 0 {
-        exit::findings()
+        exit::findings_code()
     } else if certain {
         exit::CLEAN
     } else {
-        exit::incomplete()
+        exit::incomplete_code()
     })
 }
 
-fn leaks(counts: [usize; 3], filters: &Filters, certain: bool, out: &mut Out) -> Result<()> {
+fn leaks_text(counts: [usize; 3], filters: &Filters, certain: bool, out: &mut Out) -> Result<()> {
     let [findings, told, open] = counts;
-    let scope = filters.scope();
+    let scope = filters.scope_text();
     if findings > 0 {
         out.print_line(&format!(
             "{}{scope}; who and why: dmtrace report; remove: dmtrace clean",

@@ -16,5 +16,7 @@ mod tests;
 
 pub(crate) use lenient::lenient;
 pub(crate) use set::owner_mark;
-pub use set::{Ioctls, Known, Maker, Owner, SetFields, SetReport, Usage, VerdictReport};
-pub use story::{Missing, Moment, Story, Victim};
+pub use set::{
+    CookieUsage, IoctlCounts, Known, Maker, SetFields, SetOwner, SetReport, VerdictReport,
+};
+pub use story::{AffectedProcess, MissingStepText, Story, StoryMoment};

@@ -63,10 +63,10 @@ pub struct SetReport {
     pub owner_known: Known,
     /// Who made it, or is held responsible.
     #[serde(deserialize_with = "lenient")]
-    pub owner: Option<Owner>,
+    pub owner: Option<SetOwner>,
     /// What a cookie was used for.
     #[serde(flatten)]
-    pub usage: Option<Usage>,
+    pub usage: Option<CookieUsage>,
     /// The calls that made it. Where findings are stored they are kept apart, with what is not
     /// shown here.
     #[serde(
@@ -88,7 +88,7 @@ pub struct SetReport {
 
 /// Who made a set.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Owner {
+pub struct SetOwner {
     /// Number of the process.
     pub pid: u32,
     /// Its name; empty if that is not known.
@@ -104,7 +104,7 @@ pub struct Owner {
 
 /// What a cookie was used for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Usage {
+pub struct CookieUsage {
     /// Devices, the last one last.
     #[serde(deserialize_with = "lenient_list")]
     pub devices: Vec<Device>,
@@ -113,13 +113,13 @@ pub struct Usage {
     pub devices_more: u32,
     /// Ioctls with the cookie.
     #[serde(default, deserialize_with = "lenient")]
-    pub ioctls: Ioctls,
+    pub ioctls: IoctlCounts,
 }
 
 /// Counts of device-mapper ioctls with a cookie.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Ioctls {
+pub struct IoctlCounts {
     /// That have returned.
     pub returned: u32,
     /// Of these, failed.
@@ -189,14 +189,14 @@ pub struct VerdictReport {
 
 impl SetReport {
     /// The JSON object.
-    pub(crate) fn json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         // The types have no maps with keys that are no strings, the only cause.
         serde_json::to_value(self).unwrap_or_default()
     }
 
     /// `name[pid]` of who made it, with `?` if that is inferred and `+` if it has ended.
     pub(crate) fn owner_label(&self) -> Option<String> {
-        let Owner { pid, comm, .. } = self.owner.as_ref()?;
+        let SetOwner { pid, comm, .. } = self.owner.as_ref()?;
         let name = if comm.is_empty() { "?" } else { comm };
         Some(format!("{name}[{pid}]{}", self.owner_mark()))
     }

@@ -26,16 +26,16 @@ pub struct Story {
     pub sure: String,
     /// Step by step.
     #[serde(deserialize_with = "lenient_list")]
-    pub life: Vec<Moment>,
+    pub life: Vec<StoryMoment>,
     /// The step that did not happen.
     #[serde(deserialize_with = "lenient")]
-    pub missing: Option<Missing>,
+    pub missing: Option<MissingStepText>,
     /// Whose fault it is, line by line.
     #[serde(deserialize_with = "lenient_list")]
     pub fault: Vec<String>,
     /// Who only suffers.
     #[serde(deserialize_with = "lenient_list")]
-    pub victims: Vec<Victim>,
+    pub victims: Vec<AffectedProcess>,
     /// What the verdict rests on.
     #[serde(deserialize_with = "lenient_list")]
     pub evidence: Vec<String>,
@@ -56,7 +56,7 @@ pub struct Story {
 /// The step that did not happen.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Missing {
+pub struct MissingStepText {
     /// As a word of the program.
     #[serde(flatten)]
     pub step: Option<MissingStep>,
@@ -68,7 +68,7 @@ pub struct Missing {
 /// Somebody who suffers and is not to blame.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Victim {
+pub struct AffectedProcess {
     /// Number of the process.
     #[serde(deserialize_with = "lenient")]
     pub pid: u32,
@@ -89,7 +89,7 @@ pub struct Victim {
 /// One line of the story.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Moment {
+pub struct StoryMoment {
     /// RFC 3339; `None` where only the order is known.
     #[serde(deserialize_with = "lenient")]
     pub time: Option<String>,

@@ -4,18 +4,18 @@ use serde_json::{Value, json};
 
 use super::{SetReport, Story};
 use crate::{
-    history::{Finding, Stamp},
+    history::{Stamp, StoredFinding},
     render::{candidate::Candidate, stored, tests::scene::Scene},
 };
 
 /// A story of each kind, as it is stored.
-fn stories() -> Vec<Value> {
+fn sample_stories() -> Vec<Value> {
     let scene = Scene::new();
     let rows = scene.rows();
     let cookies = rows.iter().filter(|row| row.semaphore.is_cookie());
     cookies
         .map(|row| {
-            let mut story = scene.telling().story(row);
+            let mut story = scene.telling().build_story(row);
             story.cookie.call_site = None;
             serde_json::to_value(story).unwrap()
         })
@@ -23,24 +23,24 @@ fn stories() -> Vec<Value> {
 }
 
 /// Everywhere that a value can be replaced.
-fn places(value: &Value, here: &str, found: &mut Vec<String>) {
+fn json_places(value: &Value, here: &str, found: &mut Vec<String>) {
     if !here.is_empty() {
         found.push(here.to_owned());
     }
     match value {
         Value::Object(fields) => fields
             .iter()
-            .for_each(|(name, value)| places(value, &format!("{here}/{name}"), found)),
+            .for_each(|(name, value)| json_places(value, &format!("{here}/{name}"), found)),
         Value::Array(items) => items
             .iter()
             .enumerate()
-            .for_each(|(number, value)| places(value, &format!("{here}/{number}"), found)),
+            .for_each(|(number, value)| json_places(value, &format!("{here}/{number}"), found)),
         _ => {}
     }
 }
 
 /// Takes away what is at this place.
-fn remove(story: &mut Value, place: &str) {
+fn remove_place(story: &mut Value, place: &str) {
     let (parent, name) = place.rsplit_once('/').unwrap();
     match story.pointer_mut(parent).unwrap() {
         Value::Object(fields) => drop(fields.remove(name)),
@@ -51,8 +51,8 @@ fn remove(story: &mut Value, place: &str) {
 
 /// Everything that reads a stored finding.
 fn use_it(story: Story) {
-    let finding = Finding {
-        version: Finding::VERSION,
+    let finding = StoredFinding {
+        version: StoredFinding::VERSION,
         sem: dmtrace_core::ids::SemId::default(),
         key: dmtrace_core::ids::Key(7),
         state: "leaked".to_owned(),
@@ -62,17 +62,17 @@ fn use_it(story: Story) {
         calls: None,
         story,
     };
-    assert!(stored::value(&finding).is_object());
-    assert!(stored::cookie(&finding).is_object());
-    let _owner = stored::leak(&finding).owner;
-    let _culprit = stored::culprit(&finding.story.cookie);
-    let _told = stored::told(&finding);
-    let _candidate = Candidate::stored(&finding);
+    assert!(stored::story_json(&finding).is_object());
+    assert!(stored::cookie_json(&finding).is_object());
+    let _owner = stored::leak_of(&finding).owner;
+    let _culprit = stored::culprit_text(&finding.story.cookie);
+    let _told = stored::story_from_stored(&finding);
+    let _candidate = Candidate::from_stored(&finding);
 }
 
 #[test]
 fn a_story_is_read_back_as_it_was_written() {
-    for written in stories() {
+    for written in sample_stories() {
         let story: Story = serde_json::from_value(written.clone()).unwrap();
         assert_eq!(serde_json::to_value(&story).unwrap(), written);
         let cookie: SetReport = serde_json::from_value(written["cookie"].clone()).unwrap();
@@ -82,7 +82,7 @@ fn a_story_is_read_back_as_it_was_written() {
 
 #[test]
 fn what_a_newer_program_has_added_is_ignored() {
-    for written in stories() {
+    for written in sample_stories() {
         let mut more = written.clone();
         for place in ["", "/cookie", "/cookie/verdict", "/life/0"] {
             if let Some(Value::Object(fields)) = more.pointer_mut(place) {
@@ -106,9 +106,9 @@ fn one_bad_value_spoils_nothing_beside_it() {
         json!([[[]]]),
         json!({"pid": {}, "step": 7}),
     ];
-    for written in stories() {
+    for written in sample_stories() {
         let mut all = Vec::new();
-        places(&written, "", &mut all);
+        json_places(&written, "", &mut all);
         assert!(all.len() > 50, "{all:?}");
         for place in &all {
             let changes = wrong.iter().map(Some).chain([None]);
@@ -116,7 +116,7 @@ fn one_bad_value_spoils_nothing_beside_it() {
                 let mut story = written.clone();
                 match change {
                     Some(value) => *story.pointer_mut(place).unwrap() = value.clone(),
-                    None => remove(&mut story, place),
+                    None => remove_place(&mut story, place),
                 }
                 let read: Story = serde_json::from_value(story)
                     .unwrap_or_else(|error| panic!("{place}: {change:?}: {error}"));

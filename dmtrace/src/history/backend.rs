@@ -17,12 +17,12 @@ use redb::{BackendError, StorageBackend, backends::FileBackend};
 /// How long a lock is waited for that somebody else holds. A reader keeps it while it copies the
 /// file; a child of any thread of a former owner until it has called exec. Neither is a reason to
 /// go on without the file.
-const PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Tries to lock until it succeeds or [`PATIENCE`] is over; `false` then.
-pub(super) fn patiently<E>(mut lock: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
-    let end = Instant::now() + PATIENCE;
+/// Tries to lock until it succeeds or [`LOCK_TIMEOUT`] is over; `false` then.
+pub(super) fn retry_lock<E>(mut lock: impl FnMut() -> Result<bool, E>) -> Result<bool, E> {
+    let end = Instant::now() + LOCK_TIMEOUT;
     loop {
         if lock()? {
             return Ok(true);
@@ -36,21 +36,21 @@ pub(super) fn patiently<E>(mut lock: impl FnMut() -> Result<bool, E>) -> Result<
 
 /// A file that never grows beyond a limit: an attempt fails like a full disk.
 #[derive(Debug)]
-pub(super) struct Capped {
+pub(super) struct CappedFile {
     file: FileBackend,
-    size: Arc<Size>,
+    size: Arc<FileSize>,
 }
 
 /// Size of the file, and how large it may become.
 #[derive(Debug, Default)]
-pub(super) struct Size {
+pub(super) struct FileSize {
     pub(super) now: AtomicU64,
     pub(super) limit: AtomicU64,
 }
 
-impl Capped {
+impl CappedFile {
     /// Around an open file, whose size is noted in `size`.
-    pub(super) fn new(file: File, size: Arc<Size>) -> io::Result<Self> {
+    pub(super) fn new(file: File, size: Arc<FileSize>) -> io::Result<Self> {
         size.now.store(file.metadata()?.len(), Ordering::Relaxed);
         Ok(Self {
             file: FileBackend::new(file).map_err(io::Error::other)?,
@@ -59,7 +59,7 @@ impl Capped {
     }
 }
 
-impl StorageBackend for Capped {
+impl StorageBackend for CappedFile {
     fn len(&self) -> io::Result<u64> {
         self.file.len()
     }
@@ -91,7 +91,7 @@ impl StorageBackend for Capped {
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        patiently(|| self.file.try_lock_range(start, end))
+        retry_lock(|| self.file.try_lock_range(start, end))
     }
 
     fn try_lock_shared_range(
@@ -99,7 +99,7 @@ impl StorageBackend for Capped {
         start: Bound<u64>,
         end: Bound<u64>,
     ) -> Result<bool, BackendError> {
-        patiently(|| self.file.try_lock_shared_range(start, end))
+        retry_lock(|| self.file.try_lock_shared_range(start, end))
     }
 
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {

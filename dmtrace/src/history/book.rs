@@ -9,9 +9,10 @@ use std::{collections::BTreeMap, ops::ControlFlow, path::PathBuf, time::Duration
 use dmtrace_core::ids::{BootTime, IpcNs, Key, SemId};
 
 use super::{
-    layout::{Kind, Stored},
+    layout::{PackedRecord, TableKind},
     record::{
-        Entry, Finding, Gone, Head, HowGone, Lives, Loss, Query, Rates, Record, Run, Stamp, Starved,
+        AnswerHead, EnospcRecord, FindingEnd, HistoryEntry, HistoryQuery, HistoryRecord, HowGone,
+        LossRecord, ProgramCounts, RatesRecord, RunRecord, Stamp, StoredFinding,
     },
     store::Store,
     tallies::Tallies,
@@ -30,7 +31,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 
 /// Where the history is, and how much is kept.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct HistoryOptions {
     /// The file.
     pub path: PathBuf,
     /// Its largest size in bytes.
@@ -43,7 +44,7 @@ pub struct Options {
 
 /// Something to keep.
 #[derive(Clone, Debug)]
-pub enum Note {
+pub enum HistoryNote {
     /// Tracing has begun.
     Began {
         /// Name of the backend.
@@ -54,7 +55,7 @@ pub enum Note {
         continuous: bool,
     },
     /// A finding, or one that was told before.
-    Found(Box<Finding>),
+    Found(Box<StoredFinding>),
     /// A finding stands no longer.
     Gone {
         /// The cookie.
@@ -66,7 +67,7 @@ pub enum Note {
         /// Who removed it: `name[pid]`.
         by: Option<String>,
     },
-    /// Every finding that stands has been told since [`Note::Began`]: what else stood is gone.
+    /// Every finding that stands has been told since [`HistoryNote::Began`]: what else stood is gone.
     Settled,
     /// Counts.
     Tallies(Tallies),
@@ -76,17 +77,17 @@ pub enum Note {
 
 /// A finding that stands.
 #[derive(Clone, Debug)]
-struct Standing {
+struct ActiveFinding {
     id: u64,
     state: String,
     found: BootTime,
     /// Told since tracing began.
-    told: bool,
+    reported: bool,
 }
 
 /// A finding that stands since an earlier run.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Stood {
+pub struct PastFinding {
     /// The set.
     pub sem: SemId,
     /// Its key.
@@ -99,7 +100,7 @@ pub struct Stood {
 
 /// How the history is, for a status.
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize)]
-pub struct Status {
+pub struct HistoryStatus {
     /// Whether it goes into the file now, and not into memory only.
     pub on_disk: bool,
     /// Size of the file in bytes.
@@ -118,23 +119,23 @@ pub struct Status {
 
 /// The records that wait, the findings that stand, and the file.
 pub(crate) struct Book {
-    options: Options,
+    options: HistoryOptions,
     warn: Box<dyn FnMut(&str) + Send>,
     store: Option<Store>,
     /// Whether a file was open before: its numbers and its standing findings are known.
     adopted: bool,
     next: u64,
-    pending: BTreeMap<u64, Stored>,
+    pending: BTreeMap<u64, PackedRecord>,
     pending_bytes: usize,
     endings: BTreeMap<u64, (i64, Vec<u8>)>,
-    standing: BTreeMap<(SemId, Key), Standing>,
+    active_findings: BTreeMap<(SemId, Key), ActiveFinding>,
     settled: bool,
-    run: Option<(u64, Run)>,
+    run: Option<(u64, RunRecord)>,
     last_run: Option<u64>,
     continuous: bool,
-    rates: Option<(u64, Rates)>,
-    starved: BTreeMap<IpcNs, (u64, Starved)>,
-    losses: BTreeMap<&'static str, (u64, Loss)>,
+    rates: Option<(u64, RatesRecord)>,
+    enospc_records: BTreeMap<IpcNs, (u64, EnospcRecord)>,
+    losses: BTreeMap<&'static str, (u64, LossRecord)>,
     /// The first moment: what is old is measured from it by the clock that does not jump.
     first: Option<Stamp>,
     committed: Option<BootTime>,
@@ -146,7 +147,11 @@ pub(crate) struct Book {
 
 impl Book {
     /// Opens the file, or explains why not and goes on without.
-    pub(crate) fn open(options: Options, now: Stamp, warn: Box<dyn FnMut(&str) + Send>) -> Self {
+    pub(crate) fn open(
+        options: HistoryOptions,
+        now: Stamp,
+        warn: Box<dyn FnMut(&str) + Send>,
+    ) -> Self {
         let mut book = Self {
             options,
             warn,
@@ -156,13 +161,13 @@ impl Book {
             pending: BTreeMap::new(),
             pending_bytes: 0,
             endings: BTreeMap::new(),
-            standing: BTreeMap::new(),
+            active_findings: BTreeMap::new(),
             settled: false,
             run: None,
             last_run: None,
             continuous: false,
             rates: None,
-            starved: BTreeMap::new(),
+            enospc_records: BTreeMap::new(),
             losses: BTreeMap::new(),
             first: None,
             committed: None,
@@ -170,18 +175,18 @@ impl Book {
             lost: 0,
             trouble: None,
         };
-        book.reopen(now);
+        book.reopen_file(now);
         book
     }
 
-    pub(crate) fn note(&mut self, now: Stamp, note: Note) {
+    pub(crate) fn add_note(&mut self, now: Stamp, note: HistoryNote) {
         match note {
-            Note::Began {
+            HistoryNote::Began {
                 backend,
                 kernel,
                 continuous,
             } => {
-                let run = Run {
+                let run = RunRecord {
                     began: now,
                     ended: None,
                     orderly: false,
@@ -193,40 +198,40 @@ impl Book {
                 if self.adopted {
                     self.note_gap(now);
                 }
-                let id = self.add(Record::Run(run.clone()));
+                let id = self.add_record(HistoryRecord::Run(run.clone()));
                 self.run = Some((id, run));
                 self.last_run = Some(id);
             }
-            Note::Found(finding) => self.found(*finding),
-            Note::Gone { sem, key, how, by } => {
+            HistoryNote::Found(finding) => self.add_finding(*finding),
+            HistoryNote::Gone { sem, key, how, by } => {
                 let least = key.unwrap_or_default();
                 let most = key.unwrap_or(Key(u32::MAX));
-                let places = self.standing.range((sem, least)..=(sem, most));
+                let places = self.active_findings.range((sem, least)..=(sem, most));
                 let places: Vec<(SemId, Key)> = places.map(|(place, _)| *place).collect();
-                let gone = Gone { at: now, how, by };
+                let gone = FindingEnd { at: now, how, by };
                 for place in places {
-                    if let Some(standing) = self.standing.remove(&place) {
-                        self.end(standing.id, &gone);
+                    if let Some(standing) = self.active_findings.remove(&place) {
+                        self.end_finding(standing.id, &gone);
                     }
                 }
             }
-            Note::Settled => {
+            HistoryNote::Settled => {
                 self.settled = true;
                 self.end_untold(now);
             }
-            Note::Tallies(tallies) => self.tallies(now, tallies),
-            Note::Stopped => {
+            HistoryNote::Tallies(tallies) => self.add_tallies(now, tallies),
+            HistoryNote::Stopped => {
                 if let Some((id, mut run)) = self.run.take() {
                     run.ended = Some(now);
                     run.orderly = true;
-                    self.put(id, Record::Run(run));
+                    self.put_record(id, HistoryRecord::Run(run));
                 }
             }
         }
     }
 
-    /// How long until [`Book::tick`] has something to do; `None` while there is nothing.
-    pub(crate) fn due(&self, now: BootTime) -> Option<Duration> {
+    /// How long until [`Book::write_due`] has something to do; `None` while there is nothing.
+    pub(crate) fn next_due(&self, now: BootTime) -> Option<Duration> {
         if self.pending.is_empty() && self.endings.is_empty() {
             return None;
         }
@@ -241,17 +246,17 @@ impl Book {
     }
 
     /// Writes what waits, if it is time.
-    pub(crate) fn tick(&mut self, now: Stamp) {
-        if self.due(now.boot) == Some(Duration::ZERO) {
-            self.commit(now);
+    pub(crate) fn write_due(&mut self, now: Stamp) {
+        if self.next_due(now.boot) == Some(Duration::ZERO) {
+            self.commit_pending(now);
         }
     }
 
-    pub(crate) fn commit(&mut self, now: Stamp) {
+    pub(crate) fn commit_pending(&mut self, now: Stamp) {
         if self.store.is_none() && self.retry.0 <= now.boot {
-            self.reopen(now);
+            self.reopen_file(now);
         }
-        let old = self.old(now);
+        let old = self.retention_start(now);
         let Some(store) = &mut self.store else {
             return;
         };
@@ -259,7 +264,7 @@ impl Book {
         if let Some(id) = self.last_run {
             store.meta.last_run = id + 1;
         }
-        let records: Vec<(u64, &Stored)> = self.pending.iter().map(|(id, it)| (*id, it)).collect();
+        let records: Vec<_> = self.pending.iter().map(|(id, it)| (*id, it)).collect();
         let endings: Vec<(u64, i64, &[u8])> = self
             .endings
             .iter()
@@ -267,21 +272,21 @@ impl Book {
             .collect();
         let alive = (u64::try_from(now.wall_ms).unwrap_or_default(), now.boot.0);
         self.committed = Some(now.boot);
-        match store.write(&records, &endings, alive, old) {
+        match store.write_records(&records, &endings, alive, old) {
             Ok(()) => {
                 self.pending.clear();
                 self.pending_bytes = 0;
                 self.endings.clear();
             }
-            Err(trouble) => self.fail(now, &trouble),
+            Err(trouble) => self.detach_file(now, &trouble),
         }
     }
 
     /// What an earlier run has told and left standing.
-    pub(crate) fn stood(&self) -> Vec<Stood> {
-        let before = self.standing.iter().filter(|(_, it)| !it.told);
+    pub(crate) fn past_findings(&self) -> Vec<PastFinding> {
+        let before = self.active_findings.iter().filter(|(_, it)| !it.reported);
         before
-            .map(|(&(sem, key), it)| Stood {
+            .map(|(&(sem, key), it)| PastFinding {
                 sem,
                 key,
                 state: it.state.clone(),
@@ -290,12 +295,12 @@ impl Book {
             .collect()
     }
 
-    pub(crate) fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> HistoryStatus {
         let meta = self.store.as_ref().map(|store| store.meta);
         let meta = meta.unwrap_or_default();
-        Status {
+        HistoryStatus {
             on_disk: self.store.is_some(),
-            file_bytes: self.store.as_ref().map_or(0, Store::length),
+            file_bytes: self.store.as_ref().map_or(0, Store::file_length),
             pending: self.pending.len(),
             lost: self.lost,
             dropped_for_space: meta.dropped_for_space,
@@ -305,9 +310,9 @@ impl Book {
     }
 
     /// What an answer begins with.
-    pub(crate) fn head(&self, now: Stamp) -> Head {
+    pub(crate) fn answer_head(&self, now: Stamp) -> AnswerHead {
         let meta = self.store.as_ref().map(|store| store.meta);
-        let mut head = super::read::head(&meta.unwrap_or_default());
+        let mut head = super::read::answer_head(&meta.unwrap_or_default());
         head.alive_ms = now.wall_ms;
         head.dropped_for_space += self.lost;
         if let Some(trouble) = &self.trouble {
@@ -319,37 +324,37 @@ impl Book {
     }
 
     /// Every record that a query wants, oldest first, until the callback breaks.
-    pub(crate) fn read(
+    pub(crate) fn read_entries(
         &mut self,
         now: Stamp,
-        query: &Query,
-        tell: &mut dyn FnMut(Entry) -> ControlFlow<()>,
+        query: &HistoryQuery,
+        tell: &mut dyn FnMut(HistoryEntry) -> ControlFlow<()>,
     ) {
         let mut done = false;
         if let Some(store) = &self.store {
             let (pending, endings) = (&self.pending, &self.endings);
-            let mut overlay = |mut entry: Entry| {
+            let mut overlay = |mut entry: HistoryEntry| {
                 if pending.contains_key(&entry.id) {
                     return ControlFlow::Continue(());
                 }
                 end_of(endings, &mut entry);
-                if query.wants(&entry.record) {
+                if query.matches(&entry.record) {
                     tell(entry)
                 } else {
                     ControlFlow::Continue(())
                 }
             };
-            match store.read(query, &mut overlay) {
+            match store.read_entries(query, &mut overlay) {
                 Ok(flow) => done = flow.is_break(),
-                Err(trouble) => self.fail(now, &trouble),
+                Err(trouble) => self.detach_file(now, &trouble),
             }
         }
         for (id, stored) in self.pending.iter().filter(|_| !done) {
-            let Some(mut entry) = stored.entry(*id) else {
+            let Some(mut entry) = stored.unpack_entry(*id) else {
                 continue;
             };
             end_of(&self.endings, &mut entry);
-            if query.wants(&entry.record) && tell(entry).is_break() {
+            if query.matches(&entry.record) && tell(entry).is_break() {
                 return;
             }
         }
@@ -362,53 +367,53 @@ impl Book {
 
     /// Before this (milliseconds since 1970) is old. Both the wall clock and the time since the
     /// first note must say so: a clock that jumps ahead would empty the history.
-    fn old(&mut self, now: Stamp) -> i64 {
+    fn retention_start(&mut self, now: Stamp) -> i64 {
         let first = *self.first.get_or_insert(now);
-        let steady = first.at(now.boot).wall_ms;
+        let steady = first.at_boot(now.boot).wall_ms;
         let keep = i64::try_from(self.options.retention.as_millis()).unwrap_or(i64::MAX);
         now.wall_ms.min(steady).saturating_sub(keep)
     }
 
-    fn found(&mut self, finding: Finding) {
+    fn add_finding(&mut self, finding: StoredFinding) {
         let place = (finding.sem, finding.key);
-        if let Some(standing) = self.standing.get_mut(&place) {
+        if let Some(standing) = self.active_findings.get_mut(&place) {
             if standing.state == finding.state {
-                standing.told = true;
+                standing.reported = true;
                 return;
             }
             let id = standing.id;
-            self.standing.remove(&place);
-            let gone = Gone {
+            self.active_findings.remove(&place);
+            let gone = FindingEnd {
                 at: finding.found,
                 how: HowGone::OtherVerdict,
                 by: None,
             };
-            self.end(id, &gone);
+            self.end_finding(id, &gone);
         }
         let (state, stands) = (finding.state.clone(), finding.gone.is_none());
         let found = finding.found.boot;
         if state == "leaked" {
-            let one = Lives {
+            let one = ProgramCounts {
                 leaked: 1,
-                ..Lives::default()
+                ..ProgramCounts::default()
             };
             let mut tallies = Tallies::default();
-            tallies.lives(&finding.program, &one);
-            self.tallies(finding.found, tallies);
+            tallies.count_lives(&finding.program, &one);
+            self.add_tallies(finding.found, tallies);
         }
-        let id = self.add(Record::Finding(Box::new(finding)));
-        if stands && self.standing.len() < STANDING {
-            let standing = Standing {
+        let id = self.add_record(HistoryRecord::Finding(Box::new(finding)));
+        if stands && self.active_findings.len() < STANDING {
+            let standing = ActiveFinding {
                 id,
                 state,
                 found,
-                told: true,
+                reported: true,
             };
-            self.standing.insert(place, standing);
+            self.active_findings.insert(place, standing);
         }
     }
 
-    fn end(&mut self, id: u64, gone: &Gone) {
+    fn end_finding(&mut self, id: u64, gone: &FindingEnd) {
         let json = serde_json::to_vec(gone).unwrap_or_default();
         self.endings.insert(id, (gone.at.wall_ms, json));
         // A number and a line each; a finding whose end is forgotten is shown as standing, until
@@ -424,52 +429,53 @@ impl Book {
             return;
         }
         let mut gone = Vec::new();
-        self.standing.retain(|_, standing| {
-            if !standing.told {
+        self.active_findings.retain(|_, standing| {
+            if !standing.reported {
                 gone.push(standing.id);
             }
-            standing.told
+            standing.reported
         });
         for id in gone {
-            let gone = Gone {
+            let gone = FindingEnd {
                 at: now,
                 how: HowGone::Unseen,
                 by: None,
             };
-            self.end(id, &gone);
+            self.end_finding(id, &gone);
         }
     }
 
-    const fn number(&mut self) -> u64 {
+    const fn next_number(&mut self) -> u64 {
         let id = self.next;
         self.next += 1;
         id
     }
 
-    fn add(&mut self, record: Record) -> u64 {
-        let id = self.number();
-        self.put(id, record);
+    fn add_record(&mut self, record: HistoryRecord) -> u64 {
+        let id = self.next_number();
+        self.put_record(id, record);
         id
     }
 
-    fn put(&mut self, id: u64, record: Record) {
+    fn put_record(&mut self, id: u64, record: HistoryRecord) {
         self.put_of(id, self.options.boot_id.clone(), record);
     }
 
-    fn put_of(&mut self, id: u64, boot_id: String, record: Record) {
-        let entry = Entry {
+    fn put_of(&mut self, id: u64, boot_id: String, record: HistoryRecord) {
+        let entry = HistoryEntry {
             id,
             boot_id,
             record,
         };
-        let stored = Stored::of(&entry);
-        self.pending_bytes += stored.cost();
+        let stored = PackedRecord::from_entry(&entry);
+        self.pending_bytes += stored.packed_cost();
         if let Some(before) = self.pending.insert(id, stored) {
-            self.pending_bytes -= before.cost();
+            self.pending_bytes -= before.packed_cost();
         }
         while self.pending_bytes > PENDING {
             // Findings first: the rest is small, few, and still being written.
-            let finding = self.pending.iter().find(|(_, it)| it.kind == Kind::Finding);
+            let mut pending = self.pending.iter();
+            let finding = pending.find(|(_, it)| it.kind == TableKind::Finding);
             let oldest = finding.or_else(|| self.pending.first_key_value());
             let Some(id) = oldest.map(|(id, _)| *id) else {
                 break;
@@ -477,15 +483,16 @@ impl Book {
             let Some(dropped) = self.pending.remove(&id) else {
                 break;
             };
-            self.pending_bytes -= dropped.cost();
+            self.pending_bytes -= dropped.packed_cost();
             self.endings.remove(&id);
             self.lost += 1;
         }
     }
 }
 
-fn end_of(endings: &BTreeMap<u64, (i64, Vec<u8>)>, entry: &mut Entry) {
-    if let (Record::Finding(finding), Some((_, json))) = (&mut entry.record, endings.get(&entry.id))
+fn end_of(endings: &BTreeMap<u64, (i64, Vec<u8>)>, entry: &mut HistoryEntry) {
+    if let (HistoryRecord::Finding(finding), Some((_, json))) =
+        (&mut entry.record, endings.get(&entry.id))
     {
         finding.gone = serde_json::from_slice(json).ok();
     }

@@ -8,7 +8,7 @@
 //! # use dmtrace::history::*;
 //! # use std::time::Duration;
 //! let history = History::open(
-//!     Options {
+//!     HistoryOptions {
 //!         path: "/var/lib/dmtrace/history.redb".into(),
 //!         limit: 64 << 20,
 //!         retention: Duration::from_secs(90 * 86_400),
@@ -16,12 +16,12 @@
 //!     },
 //!     |warning| eprintln!("{warning}"),
 //! );
-//! history.note(Note::Began {
+//! history.send_note(HistoryNote::Began {
 //!     backend: "fentry".to_owned(),
 //!     kernel: "6.12".to_owned(),
 //!     continuous: false,
 //! });
-//! history.close(Duration::from_secs(2));
+//! history.finish(Duration::from_secs(2));
 //! ```
 
 mod backend;
@@ -35,12 +35,13 @@ mod tallies;
 #[cfg(test)]
 mod tests;
 
-pub use book::{Note, Options, Status, Stood};
+pub use book::{HistoryNote, HistoryOptions, HistoryStatus, PastFinding};
 use dmtrace_core::ids::IpcNs;
 pub use read::{ReadError, read_file};
 pub use record::{
-    Entry, Finding, Gap, Gone, Head, HowGone, Lives, Loss, OTHERS, PROGRAMS, Query, Rates, Record,
-    Run, Stamp, Starved, Unread, WhyGap,
+    AnswerHead, DowntimeReason, DowntimeRecord, EnospcRecord, FindingEnd, HistoryEntry,
+    HistoryQuery, HistoryRecord, HowGone, LossRecord, OTHERS, PROGRAMS, ProgramCounts, RatesRecord,
+    RunRecord, Stamp, StoredFinding, UnreadFinding,
 };
 pub use tallies::Tallies;
 
@@ -77,28 +78,28 @@ const ANSWER: Duration = Duration::from_secs(20);
 
 /// The history of a running service.
 pub struct History {
-    queue: SyncSender<Message>,
-    shared: Arc<Shared>,
+    queue: SyncSender<KeeperMessage>,
+    shared: Arc<SharedTallies>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct SharedTallies {
     tallies: Mutex<Tallies>,
-    status: Mutex<Status>,
+    status: Mutex<HistoryStatus>,
     /// Messages that the queue could not take.
     refused: AtomicU64,
 }
 
-enum Message {
-    Note(Stamp, Note),
+enum KeeperMessage {
+    Note(Stamp, HistoryNote),
     /// There are counts; urgent ones among them.
     Counts {
         urgent: bool,
     },
-    Ask(Query, Box<dyn Write + Send>),
+    Ask(HistoryQuery, Box<dyn Write + Send>),
     /// Which findings stand, as far as is known.
-    Standing(SyncSender<Vec<Stood>>),
+    PastFindings(SyncSender<Vec<PastFinding>>),
     Close,
 }
 
@@ -106,9 +107,9 @@ impl History {
     /// Opens it. Where the file cannot be opened or written, the history is kept in memory (a
     /// MiB of it), and the file is tried again; `warn` gets one line for each such change, on
     /// another thread.
-    pub fn open(options: Options, mut warn: impl FnMut(&str) + Send + 'static) -> Self {
+    pub fn open(options: HistoryOptions, mut warn: impl FnMut(&str) + Send + 'static) -> Self {
         let (queue, messages) = sync_channel(QUEUE);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(SharedTallies::default());
         let theirs = Arc::clone(&shared);
         let warn = Arc::new(Mutex::new(move |text: &str| warn(text)));
         let their_warn = Arc::clone(&warn);
@@ -118,12 +119,12 @@ impl History {
                 warn(text);
             });
             let book = Book::open(options, Stamp::now(), warn);
-            Keeper {
+            HistoryKeeper {
                 book,
                 shared: theirs,
                 counts_due: None,
             }
-            .run(&messages);
+            .run_keeper(&messages);
         };
         let thread = thread::Builder::new().name("history".to_owned()).spawn(run);
         if let Err(error) = &thread {
@@ -141,67 +142,69 @@ impl History {
     }
 
     /// Keeps something. What the thread cannot take in time is counted.
-    pub fn note(&self, note: Note) {
-        self.send(Message::Note(Stamp::now(), note));
+    pub fn send_note(&self, note: HistoryNote) {
+        self.send_message(KeeperMessage::Note(Stamp::now(), note));
     }
 
     /// Counts cookies of a program.
-    pub fn lives(&self, program: &str, more: &Lives) {
-        self.count(false, |tallies| tallies.lives(program, more));
+    pub fn count_lives(&self, program: &str, more: &ProgramCounts) {
+        self.add_to_tallies(false, |tallies| tallies.count_lives(program, more));
     }
 
     /// A creation failed because the limits were reached.
-    pub fn starved(&self, ns: IpcNs, program: &str, at: Stamp) {
-        self.count(true, |tallies| tallies.starved(ns, program, at));
+    pub fn count_enospc(&self, ns: IpcNs, program: &str, at: Stamp) {
+        self.add_to_tallies(true, |tallies| tallies.count_enospc(ns, program, at));
     }
 
     /// Messages were lost; `what` says in words what that means.
-    pub fn lost(&self, what: &'static str, count: u64) {
-        self.count(true, |tallies| tallies.lost(what, count, Stamp::now()));
+    pub fn count_lost(&self, what: &'static str, count: u64) {
+        self.add_to_tallies(true, |tallies| {
+            tallies.count_lost(what, count, Stamp::now());
+        });
     }
 
-    fn count(&self, urgent: bool, add: impl FnOnce(&mut Tallies)) {
+    fn add_to_tallies(&self, urgent: bool, add: impl FnOnce(&mut Tallies)) {
         let news = {
-            let mut tallies = self.shared.tallies();
+            let mut tallies = self.shared.lock_tallies();
             let known = !tallies.is_empty() && (tallies.is_urgent() || !urgent);
             add(&mut tallies);
             !known
         };
         // Only the first count after they were taken over wakes the thread.
         if news {
-            self.send(Message::Counts { urgent });
+            self.send_message(KeeperMessage::Counts { urgent });
         }
     }
 
     /// Asks it from elsewhere.
-    pub fn asker(&self) -> Asker {
-        Asker {
+    pub fn new_asker(&self) -> HistoryAsker {
+        HistoryAsker {
             queue: self.queue.clone(),
         }
     }
 
     /// Findings of this boot that an earlier run has told and left standing; none if that cannot
     /// be had within `patience`. To be asked before anything is told.
-    pub fn stood(&self, patience: Duration) -> Vec<Stood> {
+    pub fn past_findings(&self, patience: Duration) -> Vec<PastFinding> {
         let (send, receive) = sync_channel(1);
-        self.send(Message::Standing(send));
+        self.send_message(KeeperMessage::PastFindings(send));
         receive.recv_timeout(patience).unwrap_or_default()
     }
 
     /// How it is, as of the last commit.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> HistoryStatus {
         let status = self.shared.status.lock();
         status.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Writes what waits and ends the thread; does not wait for longer than `patience`. Returns
     /// whether it is done: a disk that hangs must not keep a service from ending.
-    pub fn close(mut self, patience: Duration) -> bool {
+    pub fn finish(mut self, patience: Duration) -> bool {
         let Some(thread) = self.thread.take() else {
             return false;
         };
         let until = Instant::now() + patience;
-        let mut message = Message::Close;
+        let mut message = KeeperMessage::Close;
         while let Err(TrySendError::Full(back)) = self.queue.try_send(message) {
             if Instant::now() >= until {
                 return false;
@@ -218,7 +221,7 @@ impl History {
         thread.join().is_ok()
     }
 
-    fn send(&self, message: Message) {
+    fn send_message(&self, message: KeeperMessage) {
         if self.queue.try_send(message).is_err() {
             self.shared.refused.fetch_add(1, Ordering::Relaxed);
         }
@@ -227,65 +230,68 @@ impl History {
 
 /// Asks the history of a running service.
 #[derive(Clone)]
-pub struct Asker {
-    queue: SyncSender<Message>,
+pub struct HistoryAsker {
+    queue: SyncSender<KeeperMessage>,
 }
 
-impl Asker {
-    /// Answers a query with lines of JSON: a [`Head`] (`"type":"history"`), then an [`Entry`]
+impl HistoryAsker {
+    /// Answers a query with lines of JSON: an [`AnswerHead`] (`"type":"history"`), then a
+    /// [`HistoryEntry`]
     /// each (findings, then the rest, each from the oldest on), then `{"type":"end"}`, without
     /// which the answer is not complete: it is dropped where too much waits. On the thread of the
     /// history, so `out` must not block for long: a socket with a time limit for writing.
-    pub fn ask(&self, query: Query, out: impl Write + Send + 'static) {
-        let _too_much_waits = self.queue.try_send(Message::Ask(query, Box::new(out)));
+    pub fn send_query(&self, query: HistoryQuery, out: impl Write + Send + 'static) {
+        let _too_much_waits = self
+            .queue
+            .try_send(KeeperMessage::Ask(query, Box::new(out)));
     }
 }
 
-impl Shared {
-    fn tallies(&self) -> std::sync::MutexGuard<'_, Tallies> {
+impl SharedTallies {
+    fn lock_tallies(&self) -> std::sync::MutexGuard<'_, Tallies> {
         self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-struct Keeper {
+struct HistoryKeeper {
     book: Book,
-    shared: Arc<Shared>,
+    shared: Arc<SharedTallies>,
     /// When counts are to be taken over.
     counts_due: Option<Instant>,
 }
 
-impl Keeper {
-    fn run(mut self, messages: &Receiver<Message>) {
+impl HistoryKeeper {
+    fn run_keeper(mut self, messages: &Receiver<KeeperMessage>) {
         loop {
             self.tell_status();
-            let message = match self.wait() {
+            let message = match self.wait_time() {
                 None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(wait) => messages.recv_timeout(wait),
             };
             match message {
-                Ok(Message::Note(at, note)) => self.book.note(at, note),
-                Ok(Message::Counts { urgent }) => {
+                Ok(KeeperMessage::Note(at, note)) => self.book.add_note(at, note),
+                Ok(KeeperMessage::Counts { urgent }) => {
                     let after = if urgent { book::COMMIT } else { COUNTS };
                     let due = Instant::now() + after;
                     self.counts_due = Some(self.counts_due.map_or(due, |old| old.min(due)));
                 }
-                Ok(Message::Ask(query, out)) => {
+                Ok(KeeperMessage::Ask(query, out)) => {
                     self.take_counts();
                     // Whoever asked may have gone.
-                    let _unheard = self.answer(&query, out);
+                    let _unheard = self.answer_query(&query, out);
                 }
-                Ok(Message::Standing(to)) => {
-                    let _too_late = to.send(self.book.stood());
+                Ok(KeeperMessage::PastFindings(to)) => {
+                    let _too_late = to.send(self.book.past_findings());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => {
+                Ok(KeeperMessage::Close) | Err(RecvTimeoutError::Disconnected) => {
                     self.take_counts();
-                    self.book.commit(Stamp::now());
+                    self.book.commit_pending(Stamp::now());
                     return;
                 }
             }
             // Where the queue was full nobody has said that there are counts.
-            if self.counts_due.is_none() && !self.shared.tallies().is_empty() {
+            if self.counts_due.is_none() && !self.shared.lock_tallies().is_empty() {
                 self.counts_due = Some(Instant::now() + COUNTS);
             }
             if self.counts_due.is_some_and(|due| due <= Instant::now()) {
@@ -293,13 +299,13 @@ impl Keeper {
             }
             let refused = self.shared.refused.swap(0, Ordering::Relaxed);
             self.book.count_lost(refused);
-            self.book.tick(Stamp::now());
+            self.book.write_due(Stamp::now());
         }
     }
 
     /// Until there is something to do without a message; `None` while there is nothing.
-    fn wait(&self) -> Option<Duration> {
-        let book = self.book.due(Stamp::now().boot);
+    fn wait_time(&self) -> Option<Duration> {
+        let book = self.book.next_due(Stamp::now().boot);
         let counts = self
             .counts_due
             .map(|due| due.saturating_duration_since(Instant::now()));
@@ -308,9 +314,10 @@ impl Keeper {
 
     fn take_counts(&mut self) {
         self.counts_due = None;
-        let tallies = std::mem::take(&mut *self.shared.tallies());
+        let tallies = std::mem::take(&mut *self.shared.lock_tallies());
         if !tallies.is_empty() {
-            self.book.note(Stamp::now(), Note::Tallies(tallies));
+            self.book
+                .add_note(Stamp::now(), HistoryNote::Tallies(tallies));
         }
     }
 
@@ -323,16 +330,16 @@ impl Keeper {
         *status = self.book.status();
     }
 
-    fn answer(&mut self, query: &Query, out: Box<dyn Write + Send>) -> io::Result<()> {
+    fn answer_query(&mut self, query: &HistoryQuery, out: Box<dyn Write + Send>) -> io::Result<()> {
         let mut out = io::BufWriter::new(out);
         let until = Instant::now() + ANSWER;
         writeln!(
             out,
             "{}",
-            json_envelope("history", &self.book.head(Stamp::now()))
+            json_envelope("history", &self.book.answer_head(Stamp::now()))
         )?;
         let mut failed = None;
-        self.book.read(Stamp::now(), query, &mut |entry| {
+        self.book.read_entries(Stamp::now(), query, &mut |entry| {
             let written = serde_json::to_writer(&mut out, &entry)
                 .map_err(io::Error::from)
                 .and_then(|()| out.write_all(b"\n"));

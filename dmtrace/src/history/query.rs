@@ -11,12 +11,12 @@ use anyhow::{Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use crate::{
-    history::{Entry, Head, PATH, Query, ReadError, SOCKET, read_file},
+    history::{AnswerHead, HistoryEntry, HistoryQuery, PATH, ReadError, SOCKET, read_file},
     wording::{causes_text, chain_text},
 };
 
 /// For an answer, and for each part of it.
-const PATIENCE: Duration = Duration::from_secs(20);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest line of an answer.
 const LINE: u64 = 1 << 20;
 
@@ -24,7 +24,10 @@ const LINE: u64 = 1 << 20;
 ///
 /// # Errors
 /// There is one, but it cannot be read; or the file that was named is not there.
-pub(crate) fn find(named: Option<&Path>, query: &Query) -> Result<Option<(Head, Vec<Entry>)>> {
+pub(crate) fn find_entries(
+    named: Option<&Path>,
+    query: &HistoryQuery,
+) -> Result<Option<(AnswerHead, Vec<HistoryEntry>)>> {
     if let Some(path) = named {
         let read = read_file(path, query);
         return read.map(Some).map_err(|error| {
@@ -39,7 +42,7 @@ pub(crate) fn find(named: Option<&Path>, query: &Query) -> Result<Option<(Head, 
         });
     }
     if let Ok(stream) = UnixStream::connect(SOCKET) {
-        let answer = ask(stream, query);
+        let answer = ask_service(stream, query);
         return answer.map(Some).map_err(|error| {
             // Not as a cause: a connection that breaks off is no reader of ours that has gone.
             let why = chain_text(&error);
@@ -57,15 +60,18 @@ pub(crate) fn find(named: Option<&Path>, query: &Query) -> Result<Option<(Head, 
     }
 }
 
-fn ask(mut stream: UnixStream, query: &Query) -> Result<(Head, Vec<Entry>)> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn ask_service(
+    mut stream: UnixStream,
+    query: &HistoryQuery,
+) -> Result<(AnswerHead, Vec<HistoryEntry>)> {
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
     writeln!(stream, "{}", json!({"request": {"history": query}}))?;
-    answer(BufReader::new(stream))
+    read_answer(BufReader::new(stream))
 }
 
-/// Reads what [`Asker::ask`](crate::history::Asker::ask) writes.
-fn answer(mut lines: impl io::BufRead) -> Result<(Head, Vec<Entry>)> {
+/// Reads what [`HistoryAsker::send_query`](crate::history::HistoryAsker::send_query) writes.
+fn read_answer(mut lines: impl io::BufRead) -> Result<(AnswerHead, Vec<HistoryEntry>)> {
     let mut head = None;
     let mut entries = Vec::new();
     loop {
@@ -88,7 +94,7 @@ fn answer(mut lines: impl io::BufRead) -> Result<(Head, Vec<Entry>)> {
                 return Ok((head, entries));
             }
             // A newer service may know more.
-            _ => entries.extend(Entry::from_json(&line)),
+            _ => entries.extend(HistoryEntry::from_json(&line)),
         }
     }
 }
@@ -103,13 +109,13 @@ mod tests {
         let gap = r#"{"id":1,"boot_id":"b","type":"gap","from":{"time":"2001-09-09T01:46:40Z","boot_ns":1},"to":{"time":"2001-09-09T01:46:41Z","boot_ns":2},"why":"stopped"}"#;
         let newer = r#"{"id":2,"boot_id":"b","type":"of_tomorrow"}"#;
         let whole = format!("{head}\n{gap}\n{newer}\n{{\"type\":\"end\"}}\n");
-        let (head, entries) = answer(whole.as_bytes()).unwrap();
+        let (head, entries) = read_answer(whole.as_bytes()).unwrap();
         assert_eq!((head.dropped_for_space, head.notes.len()), (3, 1));
         assert_eq!(entries.len(), 1);
         for cut in 0..whole.len() {
-            assert!(answer(&whole.as_bytes()[..cut]).is_err(), "{cut}");
+            assert!(read_answer(&whole.as_bytes()[..cut]).is_err(), "{cut}");
         }
-        let refused = answer(&b"{\"error\":\"no such request\"}\n"[..]);
+        let refused = read_answer(&b"{\"error\":\"no such request\"}\n"[..]);
         assert_eq!(refused.unwrap_err().to_string(), "no such request");
     }
 }

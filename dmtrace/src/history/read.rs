@@ -10,9 +10,9 @@ use std::{
 use redb::{Database, ReadableDatabase as _, StorageBackend as _, backends::InMemoryBackend};
 
 use super::{
-    backend::patiently,
-    layout::{META, Meta, Trouble, guarded, open_checked, scan, trouble},
-    record::{Entry, Head, Query},
+    backend::retry_lock,
+    layout::{META, StoreError, StoreMeta, catch_damage, open_checked, scan_tables, store_error},
+    record::{AnswerHead, HistoryEntry, HistoryQuery},
 };
 
 /// Why there is no history to read.
@@ -35,31 +35,34 @@ pub enum ReadError {
 ///
 /// # Errors
 /// There is no such file, it is in use, or it cannot be read.
-pub fn read_file(path: &Path, query: &Query) -> Result<(Head, Vec<Entry>), ReadError> {
-    let read = || -> Result<(Head, Vec<Entry>), Trouble> {
-        let db = copy(path)?;
+pub fn read_file(
+    path: &Path,
+    query: &HistoryQuery,
+) -> Result<(AnswerHead, Vec<HistoryEntry>), ReadError> {
+    let read = || -> Result<(AnswerHead, Vec<HistoryEntry>), StoreError> {
+        let db = copy_file(path)?;
         let mut entries = Vec::new();
-        let meta = guarded(|| {
-            let txn = db.begin_read().map_err(trouble)?;
-            let meta = Meta::read(&txn.open_table(META).map_err(trouble)?)?;
+        let meta = catch_damage(|| {
+            let txn = db.begin_read().map_err(store_error)?;
+            let meta = StoreMeta::read_table(&txn.open_table(META).map_err(store_error)?)?;
             let mut keep = |entry| {
                 entries.push(entry);
                 ControlFlow::Continue(())
             };
-            scan(&txn, query, &mut keep).map(|_to_the_end| meta)
+            scan_tables(&txn, query, &mut keep).map(|_to_the_end| meta)
         })?;
-        Ok((head(&meta), entries))
+        Ok((answer_head(&meta), entries))
     };
     read().map_err(|trouble| match trouble {
-        Trouble::Busy => ReadError::Busy,
-        Trouble::System(error) if error.kind() == ErrorKind::NotFound => ReadError::None,
+        StoreError::Busy => ReadError::Busy,
+        StoreError::System(error) if error.kind() == ErrorKind::NotFound => ReadError::None,
         other => ReadError::Unreadable(other.to_string()),
     })
 }
 
 /// What an answer begins with.
-pub(super) fn head(meta: &Meta) -> Head {
-    Head {
+pub(super) fn answer_head(meta: &StoreMeta) -> AnswerHead {
+    AnswerHead {
         dropped_for_space: meta.dropped_for_space,
         dropped_for_age: meta.dropped_for_age,
         complete_since_ms: i64::try_from(meta.dropped_until)
@@ -71,27 +74,27 @@ pub(super) fn head(meta: &Meta) -> Head {
 }
 
 /// A copy in memory: it can be repaired, which what a killed service has left needs.
-fn copy(path: &Path) -> Result<Database, Trouble> {
-    let mut file = File::open(path).map_err(Trouble::System)?;
+fn copy_file(path: &Path) -> Result<Database, StoreError> {
+    let mut file = File::open(path).map_err(StoreError::System)?;
     // redb locks the file of a database like this, too; held while it is read.
-    let locked = patiently(|| match file.try_lock_shared() {
+    let locked = retry_lock(|| match file.try_lock_shared() {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) => Err(Trouble::System(error)),
+        Err(TryLockError::Error(error)) => Err(StoreError::System(error)),
     })?;
     if !locked {
-        return Err(Trouble::Busy);
+        return Err(StoreError::Busy);
     }
     let backend = InMemoryBackend::new();
-    let length = fill(&mut file, &backend).map_err(Trouble::System)?;
+    let length = fill_backend(&mut file, &backend).map_err(StoreError::System)?;
     if length == 0 {
-        return Err(Trouble::System(ErrorKind::NotFound.into()));
+        return Err(StoreError::System(ErrorKind::NotFound.into()));
     }
     drop(file);
     open_checked(backend)
 }
 
-fn fill(file: &mut File, backend: &InMemoryBackend) -> io::Result<u64> {
+fn fill_backend(file: &mut File, backend: &InMemoryBackend) -> io::Result<u64> {
     use io::Read as _;
     let length = file.metadata()?.len();
     backend.set_len(length)?;

@@ -19,7 +19,7 @@ pub const PROGRAMS: usize = 64;
 /// What stands for the programs beyond [`PROGRAMS`].
 pub const OTHERS: &str = "(others)";
 
-/// A moment on both clocks. The boot that the second one counts from is in the [`Entry`].
+/// A moment on both clocks. The boot that the second one counts from is in the [`HistoryEntry`].
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(into = "StampText", try_from = "StampText")]
 pub struct Stamp {
@@ -38,7 +38,7 @@ struct StampText {
 impl From<Stamp> for StampText {
     fn from(stamp: Stamp) -> Self {
         Self {
-            time: stamp.rfc3339(),
+            time: stamp.to_rfc3339(),
             boot_ns: stamp.boot,
         }
     }
@@ -65,13 +65,13 @@ impl Stamp {
     }
 
     /// RFC 3339 in UTC.
-    pub fn rfc3339(self) -> String {
+    pub fn to_rfc3339(self) -> String {
         Moment::of_ms(self.wall_ms).to_rfc3339(3)
     }
 
     /// Another moment of the same boot.
     #[must_use]
-    pub fn at(self, boot: BootTime) -> Self {
+    pub fn at_boot(self, boot: BootTime) -> Self {
         let ms = (i128::from(boot.0) - i128::from(self.boot.0)) / 1_000_000;
         Self {
             wall_ms: self
@@ -84,7 +84,7 @@ impl Stamp {
 
 /// Something that is kept, with what it belongs to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct HistoryEntry {
     /// Its number: greater is later. Never used twice in one file.
     pub id: u64,
     /// The boot in which it happened: semids, process numbers and boot times mean nothing in
@@ -92,17 +92,17 @@ pub struct Entry {
     pub boot_id: String,
     /// What it is.
     #[serde(flatten)]
-    pub record: Record,
+    pub record: HistoryRecord,
 }
 
-impl Entry {
+impl HistoryEntry {
     /// From what somebody has stored or sent. A finding that cannot be read is there as
-    /// [`Unread`]; `None` for anything else that cannot be.
+    /// [`UnreadFinding`]; `None` for anything else that cannot be.
     pub(super) fn from_json(json: &[u8]) -> Option<Self> {
         /// The part of a finding that every version has.
         #[derive(Default, Deserialize)]
         #[serde(default)]
-        struct Label {
+        struct FindingLabel {
             #[serde(deserialize_with = "lenient")]
             id: u64,
             #[serde(deserialize_with = "lenient")]
@@ -110,19 +110,21 @@ impl Entry {
             #[serde(rename = "type", deserialize_with = "lenient")]
             kind: String,
             #[serde(flatten)]
-            unread: Unread,
+            unread: UnreadFinding,
         }
         let read = serde_json::from_slice::<Self>(json);
-        let is_newer = |record: &Record| matches!(record, Record::Finding(finding) if finding.version > Finding::VERSION);
+        let newest = StoredFinding::VERSION;
+        let is_newer =
+            |it: &HistoryRecord| matches!(it, HistoryRecord::Finding(f) if f.version > newest);
         match read {
             Ok(entry) if !is_newer(&entry.record) => return Some(entry),
             _ => {}
         }
-        let label: Label = serde_json::from_slice(json).ok()?;
+        let label: FindingLabel = serde_json::from_slice(json).ok()?;
         (label.kind == "finding").then_some(Self {
             id: label.id,
             boot_id: label.boot_id,
-            record: Record::Unread(label.unread),
+            record: HistoryRecord::Unread(label.unread),
         })
     }
 }
@@ -130,21 +132,21 @@ impl Entry {
 /// What is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "type")]
-pub enum Record {
+pub enum HistoryRecord {
     /// A cookie that needed attention.
-    Finding(Box<Finding>),
+    Finding(Box<StoredFinding>),
     /// One that this program cannot read. It stays as it is in the file.
-    Unread(Unread),
+    Unread(UnreadFinding),
     /// Creations that failed because the limits of `kernel.sem` were reached.
-    Starved(Starved),
+    Starved(EnospcRecord),
     /// Tracing was down.
-    Gap(Gap),
+    Gap(DowntimeRecord),
     /// Messages of the kernel side were lost.
-    Loss(Loss),
+    Loss(LossRecord),
     /// What became of the cookies of an hour, by program.
-    Rates(Rates),
+    Rates(RatesRecord),
     /// The service ran.
-    Run(Run),
+    Run(RunRecord),
 }
 
 /// A cookie that needed attention.
@@ -152,9 +154,9 @@ pub enum Record {
 /// What is stored is [`Story`] and the type here, and both outlive the program: a field that is new
 /// has a default, one that has another meaning raises [`VERSION`](Self::VERSION).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Finding {
+pub struct StoredFinding {
     /// By which version of this type it was written; release 0.1.0 has not said.
-    #[serde(default = "Finding::first_version")]
+    #[serde(default = "StoredFinding::first_version")]
     pub version: u32,
     /// Namespace and semid.
     #[serde(flatten)]
@@ -170,7 +172,7 @@ pub struct Finding {
     pub found: Stamp,
     /// Its end; `None` while it stands, as far as is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gone: Option<Gone>,
+    pub gone: Option<FindingEnd>,
     /// The calls that made it, with their names.
     #[serde(
         default,
@@ -183,7 +185,7 @@ pub struct Finding {
     pub story: Story,
 }
 
-impl Finding {
+impl StoredFinding {
     /// What this program writes, and the newest that it reads.
     pub const VERSION: u32 = 1;
 
@@ -195,8 +197,8 @@ impl Finding {
 /// A finding that this program cannot read.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Unread {
-    /// By which version of [`Finding`] it was written; 0 if that is not known.
+pub struct UnreadFinding {
+    /// By which version of [`StoredFinding`] it was written; 0 if that is not known.
     #[serde(deserialize_with = "lenient")]
     pub version: u32,
     /// The cookie, if that is known.
@@ -210,16 +212,16 @@ pub struct Unread {
     pub found: Option<Stamp>,
 }
 
-impl Unread {
+impl UnreadFinding {
     /// Whether a newer dmtrace has kept it, which can read it.
     pub const fn is_newer(&self) -> bool {
-        self.version > Finding::VERSION
+        self.version > StoredFinding::VERSION
     }
 }
 
 /// The end of a finding.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Gone {
+pub struct FindingEnd {
     /// When; for an end that was not seen, when that was noticed.
     #[serde(flatten)]
     pub at: Stamp,
@@ -250,7 +252,7 @@ pub enum HowGone {
 
 /// Creations that failed because the limits were reached, in one go.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Starved {
+pub struct EnospcRecord {
     /// Where.
     pub ipc_ns: IpcNs,
     /// The first.
@@ -265,19 +267,19 @@ pub struct Starved {
 
 /// Tracing was down.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Gap {
+pub struct DowntimeRecord {
     /// The last that is known of the trace before.
     pub from: Stamp,
     /// When tracing began again.
     pub to: Stamp,
     /// Why.
-    pub why: WhyGap,
+    pub why: DowntimeReason,
 }
 
 /// Why tracing was down.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum WhyGap {
+pub enum DowntimeReason {
     /// The service was stopped.
     Stopped,
     /// The service ended without a word: killed, or the power failed. The gap began after `from`.
@@ -288,7 +290,7 @@ pub enum WhyGap {
 
 /// Messages of the kernel side were lost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Loss {
+pub struct LossRecord {
     /// When it was noticed first.
     pub from: Stamp,
     /// When it was noticed last.
@@ -301,18 +303,18 @@ pub struct Loss {
 
 /// What became of the cookies of an hour.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Rates {
+pub struct RatesRecord {
     /// The first count.
     pub from: Stamp,
     /// The last count so far.
     pub to: Stamp,
     /// By program: path of the executable, or the name.
-    pub programs: BTreeMap<String, Lives>,
+    pub programs: BTreeMap<String, ProgramCounts>,
 }
 
 /// Lives of cookies in sum.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Lives {
+pub struct ProgramCounts {
     /// Made.
     pub created: u64,
     /// Removed as the protocol says.
@@ -321,9 +323,9 @@ pub struct Lives {
     pub leaked: u64,
 }
 
-impl Lives {
+impl ProgramCounts {
     /// Adds them up.
-    pub const fn add(&mut self, other: &Self) {
+    pub const fn add_counts(&mut self, other: &Self) {
         self.created += other.created;
         self.completed += other.completed;
         self.leaked += other.leaked;
@@ -332,7 +334,7 @@ impl Lives {
 
 /// The service ran.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Run {
+pub struct RunRecord {
     /// Tracing began.
     pub began: Stamp,
     /// Its end, once known; of one that was killed, the last that is known of it.
@@ -348,9 +350,9 @@ pub struct Run {
     pub backend: String,
 }
 
-impl Record {
+impl HistoryRecord {
     /// From when to when it lasts, milliseconds since 1970; `i64::MAX` while it stands.
-    pub fn span(&self) -> (i64, i64) {
+    pub fn time_span(&self) -> (i64, i64) {
         let end = |stamp: Option<Stamp>| stamp.map_or(i64::MAX, |stamp| stamp.wall_ms);
         match self {
             Self::Finding(finding) => (
@@ -373,7 +375,7 @@ impl Record {
 /// Which records. All conditions must hold; those on a cookie leave findings only.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Query {
+pub struct HistoryQuery {
     /// Not over before this, milliseconds since 1970.
     pub since_ms: Option<i64>,
     /// Begun before this, milliseconds since 1970.
@@ -384,21 +386,21 @@ pub struct Query {
     pub semid: Option<i32>,
 }
 
-impl Query {
+impl HistoryQuery {
     /// Whether something of this time can be meant.
-    pub fn covers(&self, (from, to): (i64, i64)) -> bool {
+    pub fn covers_time(&self, (from, to): (i64, i64)) -> bool {
         self.since_ms.is_none_or(|since| to >= since)
             && self.until_ms.is_none_or(|until| from < until)
     }
 
     /// Whether a record is meant.
-    pub fn wants(&self, record: &Record) -> bool {
-        if !self.covers(record.span()) {
+    pub fn matches(&self, record: &HistoryRecord) -> bool {
+        if !self.covers_time(record.time_span()) {
             return false;
         }
         let (has_key, has_semid) = match record {
-            Record::Finding(finding) => (Some(finding.key), Some(finding.sem.semid)),
-            Record::Unread(it) => (it.key, it.semid),
+            HistoryRecord::Finding(finding) => (Some(finding.key), Some(finding.sem.semid)),
+            HistoryRecord::Unread(it) => (it.key, it.semid),
             _ => (None, None),
         };
         match (self.key, self.semid) {
@@ -412,7 +414,7 @@ impl Query {
 
 /// What comes before the entries of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Head {
+pub struct AnswerHead {
     /// Records that made room for newer ones, since the file was begun.
     pub dropped_for_space: u64,
     /// Records that were older than the retention, likewise.

@@ -15,12 +15,12 @@ use redb::{
 };
 
 use super::{
-    backend::{Capped, Size},
+    backend::{CappedFile, FileSize},
     layout::{
-        ENDINGS, Kind, META, Meta, Stored, Trouble, cost, guarded, is_new, open_checked, scan,
-        summary, trouble,
+        ENDINGS, META, PackedRecord, StoreError, StoreMeta, TableKind, catch_damage, is_new,
+        open_checked, read_summary, record_cost, scan_tables, store_error,
     },
-    record::{Entry, Query},
+    record::{HistoryEntry, HistoryQuery},
 };
 
 /// What one transaction writes at most; the pages that it replaces are free only after it.
@@ -31,44 +31,44 @@ const LOOKED_AT: usize = 256;
 /// The file, open for writing.
 pub(super) struct Store {
     db: Database,
-    size: Arc<Size>,
+    size: Arc<FileSize>,
     limit: u64,
-    pub(super) meta: Meta,
+    pub(super) meta: StoreMeta,
     /// Bytes of the file for each byte of cost, in percent; measured now and then.
     percent: u64,
     /// Cost written since that was measured.
     unmeasured: u64,
     /// By table: everything before this number was looked at for its age.
-    aged: [u64; Kind::ALL.len()],
+    aged: [u64; TableKind::ALL.len()],
 }
 
 impl Store {
     /// Opens or makes it. What cannot be read is set aside, and told by the second value.
-    pub(super) fn open(path: &Path, limit: u64) -> Result<(Self, Option<String>), Trouble> {
+    pub(super) fn open(path: &Path, limit: u64) -> Result<(Self, Option<String>), StoreError> {
         if let Some(dir) = path.parent() {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(dir)
-                .map_err(Trouble::System)?;
+                .map_err(StoreError::System)?;
         }
-        match Self::attempt(path, limit) {
-            Err(Trouble::Damaged(why)) => {
-                let aside = aside(path);
-                fs::rename(path, &aside).map_err(Trouble::System)?;
+        match Self::try_open(path, limit) {
+            Err(StoreError::Damaged(why)) => {
+                let aside = set_aside_path(path);
+                fs::rename(path, &aside).map_err(StoreError::System)?;
                 let told = format!(
                     "{}: not a history that can be read ({why}); it is {} now, and a new one was \
                      started",
                     path.display(),
                     aside.display()
                 );
-                Ok((Self::attempt(path, limit)?, Some(told)))
+                Ok((Self::try_open(path, limit)?, Some(told)))
             }
             other => Ok((other?, None)),
         }
     }
 
-    fn attempt(path: &Path, limit: u64) -> Result<Self, Trouble> {
+    fn try_open(path: &Path, limit: u64) -> Result<Self, StoreError> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -76,9 +76,9 @@ impl Store {
             .truncate(false)
             .mode(0o600)
             .open(path)
-            .map_err(Trouble::System)?;
-        let size = Arc::new(Size::default());
-        let backend = Capped::new(file, Arc::clone(&size)).map_err(Trouble::System)?;
+            .map_err(StoreError::System)?;
+        let size = Arc::new(FileSize::default());
+        let backend = CappedFile::new(file, Arc::clone(&size)).map_err(StoreError::System)?;
         // One that is too large, because the limit was another one, needs room to become smaller.
         let before = size.now.load(Ordering::Relaxed);
         size.limit.store(limit.max(before * 2), Ordering::Relaxed);
@@ -86,40 +86,40 @@ impl Store {
             db: open_checked(backend).map_err(no_reason)?,
             size,
             limit,
-            meta: Meta::default(),
+            meta: StoreMeta::default(),
             percent: 160,
             unmeasured: 0,
-            aged: [0; Kind::ALL.len()],
+            aged: [0; TableKind::ALL.len()],
         };
-        guarded(|| store.begin()).map_err(no_reason)?;
+        catch_damage(|| store.init_tables()).map_err(no_reason)?;
         Ok(store)
     }
 
     /// Makes the tables, or reads what is in them.
-    fn begin(&mut self) -> Result<(), Trouble> {
-        let txn = self.db.begin_write().map_err(trouble)?;
+    fn init_tables(&mut self) -> Result<(), StoreError> {
+        let txn = self.db.begin_write().map_err(store_error)?;
         if is_new(&txn)? {
-            let mut meta = txn.open_table(META).map_err(trouble)?;
-            self.meta.write(&mut meta)?;
+            let mut meta = txn.open_table(META).map_err(store_error)?;
+            self.meta.write_table(&mut meta)?;
         }
-        self.meta = Meta::read(&txn.open_table(META).map_err(trouble)?)?;
-        txn.open_table(ENDINGS).map_err(trouble)?;
-        for kind in Kind::ALL {
-            txn.open_table(kind.table()).map_err(trouble)?;
+        self.meta = StoreMeta::read_table(&txn.open_table(META).map_err(store_error)?)?;
+        txn.open_table(ENDINGS).map_err(store_error)?;
+        for kind in TableKind::ALL {
+            txn.open_table(kind.table_of()).map_err(store_error)?;
         }
-        txn.commit().map_err(trouble)?;
-        self.measure()?;
+        txn.commit().map_err(store_error)?;
+        self.measure_overhead()?;
         while self.make_room(0)? {}
-        if self.length() > self.limit {
+        if self.file_length() > self.limit {
             // The limit was another one.
-            self.db.compact().map_err(trouble)?;
+            self.db.compact().map_err(store_error)?;
         }
         self.size.limit.store(self.limit, Ordering::Relaxed);
         Ok(())
     }
 
     /// Size of the file in bytes.
-    pub(super) fn length(&self) -> u64 {
+    pub(super) fn file_length(&self) -> u64 {
         self.size.now.load(Ordering::Relaxed)
     }
 
@@ -127,21 +127,21 @@ impl Store {
     /// the store must be opened again.
     ///
     /// `now`: wall clock and boot time. `old`: records that ended before this are dropped.
-    pub(super) fn write(
+    pub(super) fn write_records(
         &mut self,
-        records: &[(u64, &Stored)],
+        records: &[(u64, &PackedRecord)],
         endings: &[(u64, i64, &[u8])],
         now: (u64, u64),
         old: i64,
-    ) -> Result<(), Trouble> {
-        guarded(|| {
+    ) -> Result<(), StoreError> {
+        catch_damage(|| {
             self.meta.alive = now;
             let mut rest = records;
             let mut first = true;
             while first || !rest.is_empty() {
                 let mut size = 0;
-                let fit = |(_, stored): &&(u64, &Stored)| {
-                    size += stored.cost();
+                let fit = |(_, stored): &&(u64, &PackedRecord)| {
+                    size += stored.packed_cost();
                     size <= BATCH
                 };
                 let count = rest.iter().take_while(fit).count();
@@ -150,62 +150,73 @@ impl Store {
                 let endings = if first { endings } else { &[] };
                 first = false;
                 while self.make_room(size.min(BATCH) as u64)? {}
-                self.transaction(batch, endings, old)?;
+                self.write_transaction(batch, endings, old)?;
                 if self.unmeasured > self.limit / 32 {
-                    self.measure()?;
+                    self.measure_overhead()?;
                 }
             }
             Ok(())
         })
     }
 
-    fn transaction(
+    fn write_transaction(
         &mut self,
-        records: &[(u64, &Stored)],
+        records: &[(u64, &PackedRecord)],
         endings: &[(u64, i64, &[u8])],
         old: i64,
-    ) -> Result<(), Trouble> {
-        let txn = self.db.begin_write().map_err(trouble)?;
-        for kind in Kind::ALL {
-            let mut table = txn.open_table(kind.table()).map_err(trouble)?;
+    ) -> Result<(), StoreError> {
+        let txn = self.db.begin_write().map_err(store_error)?;
+        for kind in TableKind::ALL {
+            let mut table = txn.open_table(kind.table_of()).map_err(store_error)?;
             for (id, stored) in records.iter().filter(|(_, it)| it.kind == kind) {
-                let before = table.insert(id, stored.row()).map_err(trouble)?;
-                let before = before.map_or(0, |row| cost(row.value().2.len()));
-                let sum = self.meta.of(kind);
-                *sum += stored.cost() as u64;
+                let before = table.insert(id, stored.to_row()).map_err(store_error)?;
+                let before = before.map_or(0, |row| record_cost(row.value().2.len()));
+                let sum = self.meta.cost_mut(kind);
+                *sum += stored.packed_cost() as u64;
                 *sum = sum.saturating_sub(before as u64);
-                self.unmeasured += stored.cost() as u64;
+                self.unmeasured += stored.packed_cost() as u64;
                 self.meta.next = self.meta.next.max(id + 1);
             }
         }
         if !endings.is_empty() {
-            let table = txn.open_table(Kind::Finding.table()).map_err(trouble)?;
-            let mut ends = txn.open_table(ENDINGS).map_err(trouble)?;
+            let table = txn
+                .open_table(TableKind::Finding.table_of())
+                .map_err(store_error)?;
+            let mut ends = txn.open_table(ENDINGS).map_err(store_error)?;
             for (id, at, json) in endings {
                 // Of a finding that had to make room nothing is kept.
-                if table.get(id).map_err(trouble)?.is_some() {
-                    ends.insert(id, (*at, *at, *json)).map_err(trouble)?;
+                if table.get(id).map_err(store_error)?.is_some() {
+                    ends.insert(id, (*at, *at, *json)).map_err(store_error)?;
                 }
             }
         }
-        for kind in Kind::ALL {
-            self.expire(&txn, kind, old)?;
+        for kind in TableKind::ALL {
+            self.drop_expired(&txn, kind, old)?;
         }
         self.meta
-            .write(&mut txn.open_table(META).map_err(trouble)?)?;
-        txn.commit().map_err(trouble)
+            .write_table(&mut txn.open_table(META).map_err(store_error)?)?;
+        txn.commit().map_err(store_error)
     }
 
     /// Drops what ended before `old`, a bounded number of records at a time.
-    fn expire(&mut self, txn: &WriteTransaction, kind: Kind, old: i64) -> Result<(), Trouble> {
-        let mut table = txn.open_table(kind.table()).map_err(trouble)?;
-        let mut ends = txn.open_table(ENDINGS).map_err(trouble)?;
+    fn drop_expired(
+        &mut self,
+        txn: &WriteTransaction,
+        kind: TableKind,
+        old: i64,
+    ) -> Result<(), StoreError> {
+        let mut table = txn.open_table(kind.table_of()).map_err(store_error)?;
+        let mut ends = txn.open_table(ENDINGS).map_err(store_error)?;
         let aged = &mut self.aged[kind as usize];
         let mut gone = Vec::new();
         let mut looked = 0;
         let from_here = *aged;
-        for row in table.range(from_here..).map_err(trouble)?.take(LOOKED_AT) {
-            let (id, row) = row.map_err(trouble)?;
+        for row in table
+            .range(from_here..)
+            .map_err(store_error)?
+            .take(LOOKED_AT)
+        {
+            let (id, row) = row.map_err(store_error)?;
             let id = id.value();
             let (from, to, packed) = row.value();
             // Nothing behind it can be old, except where the clock was set.
@@ -215,11 +226,11 @@ impl Store {
             looked += 1;
             *aged = id + 1;
             let end = match to {
-                i64::MAX => ends.get(id).map_err(trouble)?.map(|end| end.value().0),
+                i64::MAX => ends.get(id).map_err(store_error)?.map(|end| end.value().0),
                 to => Some(to),
             };
             if end.is_some_and(|end| end < old) {
-                gone.push((id, cost(packed.len())));
+                gone.push((id, record_cost(packed.len())));
             }
         }
         if looked < LOOKED_AT {
@@ -227,9 +238,9 @@ impl Store {
             *aged = 0;
         }
         for (id, cost) in gone {
-            table.remove(id).map_err(trouble)?;
-            ends.remove(id).map_err(trouble)?;
-            let sum = self.meta.of(kind);
+            table.remove(id).map_err(store_error)?;
+            ends.remove(id).map_err(store_error)?;
+            let sum = self.meta.cost_mut(kind);
             *sum = sum.saturating_sub(cost as u64);
             self.meta.dropped_for_age += 1;
         }
@@ -239,49 +250,50 @@ impl Store {
     /// What records may take at most. The file doubles when it grows, and is cut behind its last
     /// page when it is closed: below half of the limit it can double, above that so much of it is
     /// free that nothing has to grow.
-    const fn budget(&self) -> u64 {
+    const fn record_budget(&self) -> u64 {
         self.limit / 100 * 35
     }
 
-    fn used(&self, cost: u64) -> u64 {
+    fn used_bytes(&self, cost: u64) -> u64 {
         cost.saturating_mul(self.percent) / 100
     }
 
     /// Drops the oldest records, a batch at a time, while `more` does not fit: findings first, as
     /// long as the rest has not taken more than its share. Returns whether it must be called
     /// again.
-    fn make_room(&mut self, more: u64) -> Result<bool, Trouble> {
-        let budget = self.budget();
-        if self.used(self.meta.bytes() + more) <= budget {
+    fn make_room(&mut self, more: u64) -> Result<bool, StoreError> {
+        let budget = self.record_budget();
+        if self.used_bytes(self.meta.total_cost() + more) <= budget {
             return Ok(false);
         }
-        let kind = if self.used(self.meta.summaries) > budget / 4 {
-            Kind::Summary
+        let kind = if self.used_bytes(self.meta.summaries) > budget / 4 {
+            TableKind::Summary
         } else {
-            Kind::Finding
+            TableKind::Finding
         };
-        let txn = self.db.begin_write().map_err(trouble)?;
+        let txn = self.db.begin_write().map_err(store_error)?;
         let mut freed = 0;
         {
-            let mut table = txn.open_table(kind.table()).map_err(trouble)?;
-            let mut ends = txn.open_table(ENDINGS).map_err(trouble)?;
+            let mut table = txn.open_table(kind.table_of()).map_err(store_error)?;
+            let mut ends = txn.open_table(ENDINGS).map_err(store_error)?;
             // More than is needed, so that not every commit has to.
             let goal = budget / 64;
             while freed < BATCH as u64
-                && (self.used(self.meta.bytes() + more) > budget || self.used(freed) < goal)
+                && (self.used_bytes(self.meta.total_cost() + more) > budget
+                    || self.used_bytes(freed) < goal)
             {
-                let Some((id, row)) = table.pop_first().map_err(trouble)? else {
+                let Some((id, row)) = table.pop_first().map_err(store_error)? else {
                     break;
                 };
                 let (from, to, packed) = row.value();
-                let end = match ends.remove(id.value()).map_err(trouble)? {
+                let end = match ends.remove(id.value()).map_err(store_error)? {
                     Some(end) => end.value().0,
                     None if to == i64::MAX => from,
                     None => to,
                 };
-                let cost = cost(packed.len()) as u64;
+                let cost = record_cost(packed.len()) as u64;
                 freed += cost;
-                let sum = self.meta.of(kind);
+                let sum = self.meta.cost_mut(kind);
                 *sum = sum.saturating_sub(cost);
                 self.meta.dropped_for_space += 1;
                 let end = u64::try_from(end).unwrap_or_default();
@@ -289,62 +301,62 @@ impl Store {
             }
             if freed == 0 {
                 // Nothing is there: the sum must be wrong.
-                *self.meta.of(kind) = 0;
+                *self.meta.cost_mut(kind) = 0;
             }
             self.meta
-                .write(&mut txn.open_table(META).map_err(trouble)?)?;
+                .write_table(&mut txn.open_table(META).map_err(store_error)?)?;
         }
-        txn.commit().map_err(trouble)?;
-        Ok(self.meta.bytes() > 0 && self.used(self.meta.bytes() + more) > budget)
+        txn.commit().map_err(store_error)?;
+        Ok(self.meta.total_cost() > 0 && self.used_bytes(self.meta.total_cost() + more) > budget)
     }
 
     /// Compares what records cost with what they take.
-    fn measure(&mut self) -> Result<(), Trouble> {
-        let txn = self.db.begin_read().map_err(trouble)?;
+    fn measure_overhead(&mut self) -> Result<(), StoreError> {
+        let txn = self.db.begin_read().map_err(store_error)?;
         let taken = |stats: TableStats| {
             stats.stored_bytes() + stats.metadata_bytes() + stats.fragmented_bytes()
         };
-        let ends = txn.open_table(ENDINGS).map_err(trouble)?;
-        let mut sum = taken(ends.stats().map_err(trouble)?);
-        for kind in Kind::ALL {
-            let table = txn.open_table(kind.table()).map_err(trouble)?;
-            sum += taken(table.stats().map_err(trouble)?);
+        let ends = txn.open_table(ENDINGS).map_err(store_error)?;
+        let mut sum = taken(ends.stats().map_err(store_error)?);
+        for kind in TableKind::ALL {
+            let table = txn.open_table(kind.table_of()).map_err(store_error)?;
+            sum += taken(table.stats().map_err(store_error)?);
         }
         self.unmeasured = 0;
         // Of a few records the tables themselves are the greater part.
-        if self.meta.bytes() > 256 << 10 {
-            self.percent = (sum * 100 / self.meta.bytes()).clamp(100, 400);
+        if self.meta.total_cost() > 256 << 10 {
+            self.percent = (sum * 100 / self.meta.total_cost()).clamp(100, 400);
         }
         Ok(())
     }
 
     /// One record that is no finding.
-    pub(super) fn get(&self, id: u64) -> Result<Option<Entry>, Trouble> {
-        guarded(|| summary(&self.db.begin_read().map_err(trouble)?, id))
+    pub(super) fn read_summary(&self, id: u64) -> Result<Option<HistoryEntry>, StoreError> {
+        catch_damage(|| read_summary(&self.db.begin_read().map_err(store_error)?, id))
     }
 
-    /// As [`scan`].
-    pub(super) fn read(
+    /// As [`scan_tables`].
+    pub(super) fn read_entries(
         &self,
-        query: &Query,
-        tell: &mut dyn FnMut(Entry) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, Trouble> {
-        guarded(|| scan(&self.db.begin_read().map_err(trouble)?, query, tell))
+        query: &HistoryQuery,
+        tell: &mut dyn FnMut(HistoryEntry) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, StoreError> {
+        catch_damage(|| scan_tables(&self.db.begin_read().map_err(store_error)?, query, tell))
     }
 }
 
 /// A file that claims to be larger than it may be, however much room it has, is damaged.
-fn no_reason(trouble: Trouble) -> Trouble {
+fn no_reason(trouble: StoreError) -> StoreError {
     match trouble {
-        Trouble::System(error) if error.kind() == ErrorKind::FileTooLarge => {
-            Trouble::Damaged("it does not fit its own layout".to_owned())
+        StoreError::System(error) if error.kind() == ErrorKind::FileTooLarge => {
+            StoreError::Damaged("it does not fit its own layout".to_owned())
         }
         other => other,
     }
 }
 
 /// Where a file that cannot be read goes. There is one place, so that these files do not pile up.
-pub(super) fn aside(path: &Path) -> PathBuf {
+pub(super) fn set_aside_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".damaged");
     PathBuf::from(name)

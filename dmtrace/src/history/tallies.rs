@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dmtrace_core::ids::IpcNs;
 
-use super::record::{Lives, OTHERS, PROGRAMS, Stamp};
+use super::record::{OTHERS, PROGRAMS, ProgramCounts, Stamp};
 
 /// IPC namespaces in which failed creations are told apart.
 const NAMESPACES: usize = 64;
@@ -12,21 +12,21 @@ const NAMESPACES: usize = 64;
 /// Counts since they were taken over last. Bounded.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Tallies {
-    pub(super) lives: BTreeMap<String, Lives>,
-    pub(super) starved: BTreeMap<IpcNs, Failures>,
-    pub(super) lost: BTreeMap<&'static str, Failures>,
+    pub(super) lives: BTreeMap<String, ProgramCounts>,
+    pub(super) enospc_failures: BTreeMap<IpcNs, FailureSpan>,
+    pub(super) lost: BTreeMap<&'static str, FailureSpan>,
 }
 
 /// Things that went wrong, from the first to the last.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Failures {
+pub(super) struct FailureSpan {
     pub(super) from: Stamp,
     pub(super) to: Stamp,
     pub(super) count: u64,
     pub(super) programs: BTreeMap<String, u64>,
 }
 
-impl Failures {
+impl FailureSpan {
     fn new(at: Stamp) -> Self {
         Self {
             from: at,
@@ -39,25 +39,32 @@ impl Failures {
 
 impl Tallies {
     /// Cookies of a program.
-    pub fn lives(&mut self, program: &str, more: &Lives) {
-        slot(&mut self.lives, program).add(more);
+    pub fn count_lives(&mut self, program: &str, more: &ProgramCounts) {
+        program_slot(&mut self.lives, program).add_counts(more);
     }
 
     /// A creation failed because the limits were reached. Where there are more namespaces than
     /// are told apart, it is counted with the last one.
-    pub fn starved(&mut self, ns: IpcNs, program: &str, at: Stamp) {
-        let known = self.starved.contains_key(&ns) || self.starved.len() < NAMESPACES;
-        let last = self.starved.keys().next_back().copied();
+    pub fn count_enospc(&mut self, ns: IpcNs, program: &str, at: Stamp) {
+        let known =
+            self.enospc_failures.contains_key(&ns) || self.enospc_failures.len() < NAMESPACES;
+        let last = self.enospc_failures.keys().next_back().copied();
         let ns = if known { ns } else { last.unwrap_or(ns) };
-        let failures = self.starved.entry(ns).or_insert_with(|| Failures::new(at));
+        let failures = self
+            .enospc_failures
+            .entry(ns)
+            .or_insert_with(|| FailureSpan::new(at));
         failures.to = failures.to.max(at);
         failures.count += 1;
-        *slot(&mut failures.programs, program) += 1;
+        *program_slot(&mut failures.programs, program) += 1;
     }
 
     /// Messages were lost; `what` says what that means.
-    pub fn lost(&mut self, what: &'static str, count: u64, at: Stamp) {
-        let failures = self.lost.entry(what).or_insert_with(|| Failures::new(at));
+    pub fn count_lost(&mut self, what: &'static str, count: u64, at: Stamp) {
+        let failures = self
+            .lost
+            .entry(what)
+            .or_insert_with(|| FailureSpan::new(at));
         failures.to = failures.to.max(at);
         failures.count += count;
     }
@@ -68,12 +75,15 @@ impl Tallies {
 
     /// Whether there is something in it that an administrator waits for.
     pub(super) fn is_urgent(&self) -> bool {
-        !self.starved.is_empty() || !self.lost.is_empty()
+        !self.enospc_failures.is_empty() || !self.lost.is_empty()
     }
 }
 
 /// The entry of a program, or that of all others when there are too many.
-pub(super) fn slot<'a, T: Default>(map: &'a mut BTreeMap<String, T>, program: &str) -> &'a mut T {
+pub(super) fn program_slot<'a, T: Default>(
+    map: &'a mut BTreeMap<String, T>,
+    program: &str,
+) -> &'a mut T {
     let known = map.contains_key(program) || map.len() < PROGRAMS;
     map.entry(if known { program } else { OTHERS }.to_owned())
         .or_default()
@@ -86,18 +96,18 @@ mod tests {
     #[test]
     fn counts_of_many_programs_and_namespaces_stay_bounded_and_complete() {
         let mut tallies = Tallies::default();
-        let one = Lives {
+        let one = ProgramCounts {
             created: 1,
-            ..Lives::default()
+            ..ProgramCounts::default()
         };
         for n in 0..1000 {
-            tallies.lives(&format!("/bin/{n}"), &one);
-            tallies.starved(IpcNs(n), &format!("/bin/{n}"), Stamp::default());
+            tallies.count_lives(&format!("/bin/{n}"), &one);
+            tallies.count_enospc(IpcNs(n), &format!("/bin/{n}"), Stamp::default());
         }
         assert!(tallies.lives.len() <= PROGRAMS + 1);
-        assert!(tallies.starved.len() <= NAMESPACES);
+        assert!(tallies.enospc_failures.len() <= NAMESPACES);
         let created: u64 = tallies.lives.values().map(|lives| lives.created).sum();
-        let starved: u64 = tallies.starved.values().map(|it| it.count).sum();
+        let starved: u64 = tallies.enospc_failures.values().map(|it| it.count).sum();
         assert_eq!((created, starved), (1000, 1000));
     }
 }

@@ -12,7 +12,7 @@ use dmtrace_core::{
 
 #[cfg(feature = "live")]
 use crate::render::row::devices;
-use crate::{history::Finding, render::row::Row};
+use crate::{history::StoredFinding, render::row::Row};
 
 /// What filters look at. `None`: it is not known, or there is no such thing.
 #[derive(Clone, Debug, Default)]
@@ -56,7 +56,7 @@ impl Row<'_> {
 
 impl<'a> Candidate<'a> {
     /// A finding of a history.
-    pub(crate) fn stored(finding: &'a Finding) -> Self {
+    pub(crate) fn from_stored(finding: &'a StoredFinding) -> Self {
         let cookie = &finding.story.cookie;
         let owner = cookie.owner.as_ref();
         let image = cookie.image();
@@ -78,7 +78,7 @@ impl<'a> Candidate<'a> {
     }
 
     /// A process that got no semaphore. It has no key, semid, state, age or device.
-    pub fn victim(process: &'a Process) -> Self {
+    pub fn from_process(process: &'a Process) -> Self {
         let image = process.image.as_deref();
         Self {
             pid: Some(process.image_id.id.tgid),
@@ -94,7 +94,7 @@ impl<'a> Candidate<'a> {
 #[cfg(feature = "live")]
 impl<'a> Candidate<'a> {
     /// A step in the life of a set. It is in no state: only findings are.
-    pub fn step(change: &Change, ledger: &'a Ledger) -> Self {
+    pub fn from_change(change: &Change, ledger: &'a Ledger) -> Self {
         let semaphore = ledger
             .semaphore(change.sem)
             .or_else(|| ledger.closed_cookie(change.sem));

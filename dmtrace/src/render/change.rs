@@ -10,7 +10,7 @@ use super::row::devices;
 use crate::{trace::session::DmReport, wording::count_noun};
 
 /// A change as one word.
-pub(crate) fn word(change: &Change) -> &'static str {
+pub(crate) fn change_word(change: &Change) -> &'static str {
     match change.kind {
         ChangeKind::Created { .. } => "create",
         ChangeKind::Found => "found",
@@ -31,7 +31,7 @@ pub(crate) fn word(change: &Change) -> &'static str {
 }
 
 /// What a change needs beside its word.
-pub(crate) fn detail(change: &Change, ledger: &Ledger) -> String {
+pub(crate) fn change_detail(change: &Change, ledger: &Ledger) -> String {
     match change.kind {
         ChangeKind::Ioctl {
             command,
@@ -44,7 +44,7 @@ pub(crate) fn detail(change: &Change, ledger: &Ledger) -> String {
             device,
             ..
         } => {
-            let target = target(name, device);
+            let target = device_text(name, device);
             let new_name = new_name
                 .as_ref()
                 .map(|name| format!(" to {name}"))
@@ -111,7 +111,7 @@ pub(crate) fn detail(change: &Change, ledger: &Ledger) -> String {
 }
 
 /// A device by name and number, as far as they are known.
-fn target(name: &Name, device: Option<DevNum>) -> String {
+fn device_text(name: &Name, device: Option<DevNum>) -> String {
     match (name.as_str(), device) {
         ("", None) => "?".to_owned(),
         ("", Some(device)) => device.to_string(),

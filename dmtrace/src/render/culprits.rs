@@ -9,11 +9,11 @@ use dmtrace_core::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::render::row::{Row, confidence, describe};
+use crate::render::row::{Row, confidence_word, describe_process};
 
 /// Leaks of one process, executable or container.
 #[derive(Default, Serialize)]
-pub(crate) struct Group {
+pub(crate) struct CulpritGroup {
     /// What they have in common, for people.
     pub(crate) name: String,
     pub(crate) leaked: usize,
@@ -41,7 +41,7 @@ pub(crate) struct Group {
 
 /// What to group a report by.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum By {
+pub enum GroupBy {
     Process,
     Executable,
     /// One container, or unit of systemd.
@@ -50,7 +50,7 @@ pub enum By {
     Stack,
 }
 
-impl By {
+impl GroupBy {
     pub const ALL: [Self; 4] = [
         Self::Process,
         Self::Executable,
@@ -69,7 +69,7 @@ impl By {
     }
 
     /// What it stands for.
-    pub const fn about(self) -> &'static str {
+    pub const fn description(self) -> &'static str {
         match self {
             Self::Process => "One process",
             Self::Executable => "One executable",
@@ -104,14 +104,14 @@ pub(crate) struct Leak {
 
 impl Leak {
     /// Of a cookie that is there.
-    pub(crate) fn of(row: &Row<'_>) -> Self {
+    pub(crate) fn from_row(row: &Row<'_>) -> Self {
         let verdict = row.verdict.as_ref();
         Self {
-            owner: row.pid().map(|_| row.owner()),
+            owner: row.pid().map(|_| row.owner_text()),
             pid: row.pid(),
             comm: row.comm().to_owned(),
-            how: verdict.map_or_else(String::new, |verdict| how(&verdict.class.to_string())),
-            observed: verdict.is_some_and(|verdict| confidence(verdict) == "observed"),
+            how: verdict.map_or_else(String::new, |verdict| leak_text(&verdict.class.to_string())),
+            observed: verdict.is_some_and(|verdict| confidence_word(verdict) == "observed"),
             age_seconds: row.age.map(|age| age.as_secs()),
             key: format!("{:#010x}", row.semaphore.key.0),
             devices: row.devices().iter().map(Device::full_label).collect(),
@@ -120,21 +120,21 @@ impl Leak {
         }
     }
 
-    fn name(&self, by: By) -> String {
+    fn group_name(&self, by: GroupBy) -> String {
         match by {
-            By::Process => self.owner.clone().unwrap_or_else(|| "unknown".to_owned()),
-            By::Executable => {
+            GroupBy::Process => self.owner.clone().unwrap_or_else(|| "unknown".to_owned()),
+            GroupBy::Executable => {
                 let exe = self.image.as_ref().and_then(|image| image.exe.as_deref());
-                executable(exe, &self.comm)
+                program_path(exe, &self.comm)
             }
-            By::Container => match &self.image {
+            GroupBy::Container => match &self.image {
                 Some(image) => match Workload::from_cgroup(&image.cgroup).to_string().as_str() {
                     "-" => format!("no container (cgroup {})", image.cgroup),
                     workload => workload.to_owned(),
                 },
                 None => "unknown".to_owned(),
             },
-            By::Stack => self
+            GroupBy::Stack => self
                 .site
                 .as_ref()
                 .map_or_else(|| "unknown".to_owned(), CallSite::chain_line),
@@ -143,7 +143,7 @@ impl Leak {
 }
 
 /// The calls next to the one that made the cookie: a line, or one screen, is no place for all.
-pub(crate) fn innermost(calls: &str) -> String {
+pub(crate) fn innermost_calls(calls: &str) -> String {
     const CALLS: usize = 6;
     match calls.match_indices(" < ").nth(CALLS - 1) {
         Some((end, _)) => format!("{} < ...", &calls[..end]),
@@ -152,20 +152,23 @@ pub(crate) fn innermost(calls: &str) -> String {
 }
 
 /// Groups them in each way that was asked for.
-pub(crate) fn groups(leaked: &[Leak], asked: Option<By>) -> Vec<(By, Vec<Group>)> {
-    [By::Process, By::Executable, By::Container]
+pub(crate) fn group_all(
+    leaked: &[Leak],
+    asked: Option<GroupBy>,
+) -> Vec<(GroupBy, Vec<CulpritGroup>)> {
+    [GroupBy::Process, GroupBy::Executable, GroupBy::Container]
         .into_iter()
-        .chain(asked.filter(|by| *by == By::Stack))
+        .chain(asked.filter(|by| *by == GroupBy::Stack))
         .filter(|by| asked.is_none_or(|wanted| wanted == *by))
-        .map(|by| (by, group(leaked, by)))
+        .map(|by| (by, group_by(leaked, by)))
         .collect()
 }
 
 /// Groups them, the largest first.
-fn group(leaked: &[Leak], by: By) -> Vec<Group> {
-    let mut groups: BTreeMap<String, Group> = BTreeMap::new();
+fn group_by(leaked: &[Leak], by: GroupBy) -> Vec<CulpritGroup> {
+    let mut groups: BTreeMap<String, CulpritGroup> = BTreeMap::new();
     for leak in leaked {
-        let name = leak.name(by);
+        let name = leak.group_name(by);
         let group = groups.entry(name.clone()).or_default();
         group.name = name;
         group.leaked += 1;
@@ -182,12 +185,12 @@ fn group(leaked: &[Leak], by: By) -> Vec<Group> {
                 group.devices.push(device.clone());
             }
         }
-        if by == By::Process && group.process.is_none() {
+        if by == GroupBy::Process && group.process.is_none() {
             group.process = leak.image.as_ref().map(|image| json!(image));
             let site = leak.site.as_ref().map(CallSite::chain_line);
-            group.kind = Some(format!("{} {site:?}", leak.name(By::Executable)));
+            group.kind = Some(format!("{} {site:?}", leak.group_name(GroupBy::Executable)));
             group.lines = leak.image.as_ref().map_or_else(Vec::new, |image| {
-                let lines = describe(image).into_iter();
+                let lines = describe_process(image).into_iter();
                 lines
                     .map(|(label, text)| format!("{label:<10}{text}"))
                     .collect()
@@ -197,7 +200,7 @@ fn group(leaked: &[Leak], by: By) -> Vec<Group> {
                 .lines
                 .extend(site.map(|calls| format!("call site {calls}")));
         }
-        if by == By::Stack && group.call_site.is_none() {
+        if by == GroupBy::Stack && group.call_site.is_none() {
             group.call_site = leak.site.as_ref().map(CallSite::to_json);
             group.lines = leak
                 .site
@@ -206,13 +209,13 @@ fn group(leaked: &[Leak], by: By) -> Vec<Group> {
                 .unwrap_or_default();
         }
     }
-    let mut ranked: Vec<Group> = groups.into_values().collect();
+    let mut ranked: Vec<CulpritGroup> = groups.into_values().collect();
     ranked.sort_by(|a, b| b.leaked.cmp(&a.leaked).then_with(|| a.name.cmp(&b.name)));
     ranked
 }
 
 /// What stands for a program: the path of its executable, or its name.
-pub(crate) fn executable(exe: Option<&str>, comm: &str) -> String {
+pub(crate) fn program_path(exe: Option<&str>, comm: &str) -> String {
     match exe {
         Some(exe) => exe.to_owned(),
         None if comm.is_empty() => "unknown".to_owned(),
@@ -221,6 +224,6 @@ pub(crate) fn executable(exe: Option<&str>, comm: &str) -> String {
 }
 
 /// What happened, where it is clear that it leaked.
-pub(crate) fn how(text: &str) -> String {
+pub(crate) fn leak_text(text: &str) -> String {
     text.strip_prefix("leaked: ").unwrap_or(text).to_owned()
 }

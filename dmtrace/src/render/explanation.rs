@@ -10,34 +10,34 @@ use dmtrace_core::{
     },
 };
 
-use super::timeline::{self, Telling};
+use super::timeline::{self, StoryContext};
 use crate::{
-    finding::{Missing, Story, Victim},
+    finding::{AffectedProcess, MissingStepText, Story},
     output::time::{self},
-    render::row::{Row, describe},
+    render::row::{Row, describe_process},
     wording::times_text,
 };
 
-impl Telling<'_> {
-    pub(crate) fn story(&self, row: &Row<'_>) -> Story {
+impl StoryContext<'_> {
+    pub(crate) fn build_story(&self, row: &Row<'_>) -> Story {
         let key = row.semaphore.key.to_string();
         let verdict = row.verdict.as_ref();
         let class = verdict.map(|verdict| verdict.class);
         let advice = verdict.map(|verdict| verdict.advice).unwrap_or_default();
         let ours = |text: String| text.replace("COOKIE", &key);
         Story {
-            cookie: row.report(),
-            title: title(row),
+            cookie: row.to_report(),
+            title: story_title(row),
             headline: class.map_or_else(String::new, |class| class.to_string()),
-            sure: sure(row),
-            life: timeline::moments(self, row),
+            sure: confidence_text(row),
+            life: timeline::story_moments(self, row),
             missing: verdict
                 .and_then(|verdict| verdict.missing)
-                .map(|step| Missing {
+                .map(|step| MissingStepText {
                     step: Some(step),
                     text: step.to_string(),
                 }),
-            fault: self.fault(row),
+            fault: self.fault_lines(row),
             victims: self.victims(row),
             evidence: verdict.map_or_else(Vec::new, |verdict| {
                 verdict.evidence.iter().map(ToString::to_string).collect()
@@ -45,7 +45,7 @@ impl Telling<'_> {
             remedies: advice
                 .remedy
                 .iter()
-                .map(|&remedy| ours(self.remedy(row, remedy)))
+                .map(|&remedy| ours(self.remedy_text(row, remedy)))
                 .collect(),
             avoid: advice.avoid.iter().map(ToString::to_string).collect(),
             remedy_codes: advice.remedy.to_vec(),
@@ -54,7 +54,7 @@ impl Telling<'_> {
     }
 
     /// A remedy, with what is exact for this cookie.
-    fn remedy(&self, row: &Row<'_>, remedy: Remedy) -> String {
+    fn remedy_text(&self, row: &Row<'_>, remedy: Remedy) -> String {
         let semid = row.semaphore.id.semid;
         if remedy != Remedy::Destroy || !row.semaphore.is_live() {
             return remedy.to_string();
@@ -65,7 +65,7 @@ impl Telling<'_> {
                 LeakKind::NeverWaited | LeakKind::AbandonedOnEintr
             ))
         );
-        let alive = row.ended() == Some(false);
+        let alive = row.creator_ended() == Some(false);
         let abandoned = if left && alive { " --abandoned" } else { "" };
         let ns = match row.semaphore.id.ns {
             dmtrace_core::ids::IpcNs::HOST => String::new(),
@@ -79,14 +79,14 @@ impl Telling<'_> {
     }
 
     /// Whose fault it is: the culprit with everything that finds it again, or why there is none.
-    fn fault(&self, row: &Row<'_>) -> Vec<String> {
+    fn fault_lines(&self, row: &Row<'_>) -> Vec<String> {
         let Some(verdict) = &row.verdict else {
             return vec!["not judged".to_owned()];
         };
         let Some(culprit) = &verdict.culprit else {
-            let mut lines = vec![nobody(verdict.class)];
+            let mut lines = vec![no_culprit_text(verdict.class)];
             if matches!(verdict.class, Class::Leaked(_) | Class::Unknown(_)) {
-                lines.extend(self.maker(row));
+                lines.extend(self.maker_lines(row));
             }
             return lines;
         };
@@ -95,9 +95,9 @@ impl Telling<'_> {
         } else {
             ""
         };
-        let mut lines = vec![format!("{}{inferred}", blame(culprit))];
+        let mut lines = vec![format!("{}{inferred}", culprit_text(culprit))];
         let process = self.ledger.process(culprit.who.image);
-        lines.extend(details(process));
+        lines.extend(process_details(process));
         if culprit.role == CulpritRole::Owner {
             let other = row
                 .process
@@ -121,7 +121,7 @@ impl Telling<'_> {
     }
 
     /// Who made it, where nobody is to blame.
-    fn maker(&self, row: &Row<'_>) -> Vec<String> {
+    fn maker_lines(&self, row: &Row<'_>) -> Vec<String> {
         let Some(process) = row.process else {
             return Vec::new();
         };
@@ -129,28 +129,28 @@ impl Telling<'_> {
             "made by {}[{}]",
             process.name, process.image_id.id.tgid
         )];
-        lines.extend(details(Some(process)));
+        lines.extend(process_details(Some(process)));
         lines
     }
 
-    fn victims(&self, row: &Row<'_>) -> Vec<Victim> {
+    fn victims(&self, row: &Row<'_>) -> Vec<AffectedProcess> {
         let Some(verdict) = &row.verdict else {
             return Vec::new();
         };
         match verdict.class {
-            Class::Accident => self.harmed(row),
-            Class::OverCompleted if row.semaphore.is_live() => self.owners(
+            Class::Accident => self.harmed_processes(row),
+            Class::OverCompleted if row.semaphore.is_live() => self.owner_processes(
                 row,
                 "its own decrement will fail, or its wait ends before udev is done",
             ),
-            Class::OverCompleted => self.owners(row, "its decrement found the value at 0"),
-            Class::Leaked(_) => self.starved(row),
+            Class::OverCompleted => self.owner_processes(row, "its decrement found the value at 0"),
+            Class::Leaked(_) => self.enospc_processes(row),
             _ => self.waiters(row),
         }
     }
 
     /// Threads that wait now.
-    fn waiters(&self, row: &Row<'_>) -> Vec<Victim> {
+    fn waiters(&self, row: &Row<'_>) -> Vec<AffectedProcess> {
         let facts = self.facts;
         let seen = row
             .semaphore
@@ -192,14 +192,14 @@ impl Telling<'_> {
                 (None, _) => "waits, since when is unknown (older than the trace)".to_owned(),
             };
             let mut text = format!("{comm}[{pid}] thread {tid} {long}");
-            let device = row.device();
+            let device = row.device_names();
             if !device.is_empty() {
                 text.push_str(&format!(", device {device}"));
             }
             if let Some(command) = facts.commands.get(&pid) {
                 text.push_str(&format!(": {command}"));
             }
-            victims.push(Victim {
+            victims.push(AffectedProcess {
                 pid,
                 tid: Some(tid),
                 comm,
@@ -211,23 +211,23 @@ impl Telling<'_> {
     }
 
     /// Who waited when it was removed; else who still used it.
-    fn harmed(&self, row: &Row<'_>) -> Vec<Victim> {
+    fn harmed_processes(&self, row: &Row<'_>) -> Vec<AffectedProcess> {
         let Some(ending) = &row.semaphore.ending else {
             return Vec::new();
         };
-        let devices = row.device();
+        let devices = row.device_names();
         let on = if devices.is_empty() {
             String::new()
         } else {
             format!(" ({devices})")
         };
         if ending.waiters.is_empty() {
-            return self.owners(row, "used it when it was removed");
+            return self.owner_processes(row, "used it when it was removed");
         }
         let waiters = ending.waiters.iter().map(|waiting| {
             let (pid, tid) = (waiting.who.image.id.tgid, waiting.who.tid);
             let after = time::age_text(ending.at.duration_since(waiting.since));
-            Victim {
+            AffectedProcess {
                 pid,
                 tid: Some(tid),
                 comm: waiting.who.name.to_string(),
@@ -241,7 +241,7 @@ impl Telling<'_> {
         waiters.collect()
     }
 
-    fn owners(&self, row: &Row<'_>, why: &str) -> Vec<Victim> {
+    fn owner_processes(&self, row: &Row<'_>, why: &str) -> Vec<AffectedProcess> {
         let cookie = row.semaphore.cookie.as_deref();
         let at = row.semaphore.ending.as_ref().map(|ending| ending.at);
         let users = cookie.into_iter().flat_map(|cookie| &cookie.users);
@@ -250,7 +250,7 @@ impl Telling<'_> {
                 user.exit
                     .is_none_or(|exit| at.is_some_and(|at| exit.at > at))
             })
-            .map(|user| Victim {
+            .map(|user| AffectedProcess {
                 pid: user.who.image.id.tgid,
                 tid: None,
                 comm: user.who.name.to_string(),
@@ -261,7 +261,7 @@ impl Telling<'_> {
     }
 
     /// Who got no semaphore in that namespace.
-    fn starved(&self, row: &Row<'_>) -> Vec<Victim> {
+    fn enospc_processes(&self, row: &Row<'_>) -> Vec<AffectedProcess> {
         let culprit = row.semaphore.creator.image();
         let here = |process: &&Process| {
             let ns = process.image.as_ref().map(|image| image.ipc_ns);
@@ -271,7 +271,7 @@ impl Telling<'_> {
         };
         let starved = self.ledger.processes().filter(here);
         starved
-            .map(|process| Victim {
+            .map(|process| AffectedProcess {
                 pid: process.image_id.id.tgid,
                 tid: None,
                 comm: process.name.to_string(),
@@ -288,7 +288,7 @@ impl Telling<'_> {
     }
 }
 
-fn title(row: &Row<'_>) -> String {
+fn story_title(row: &Row<'_>) -> String {
     let value = match (row.semaphore.is_live(), row.value()) {
         (true, Some(value)) => format!(", value {value}"),
         _ => String::new(),
@@ -308,7 +308,7 @@ fn title(row: &Row<'_>) -> String {
     )
 }
 
-fn blame(culprit: &Culprit) -> String {
+fn culprit_text(culprit: &Culprit) -> String {
     let who = &culprit.who;
     match (culprit.role, culprit.exit) {
         (CulpritRole::Owner, Some(status)) => format!("{who} left it: {status}"),
@@ -318,11 +318,11 @@ fn blame(culprit: &Culprit) -> String {
     }
 }
 
-fn details(process: Option<&Process>) -> Vec<String> {
+fn process_details(process: Option<&Process>) -> Vec<String> {
     process
         .and_then(|process| process.image.as_deref())
         .map_or_else(Vec::new, |image| {
-            let lines = describe(image).into_iter();
+            let lines = describe_process(image).into_iter();
             lines
                 .map(|(label, text)| format!("{label}: {text}"))
                 .collect()
@@ -330,7 +330,7 @@ fn details(process: Option<&Process>) -> Vec<String> {
 }
 
 /// Why nobody is named.
-fn nobody(class: Class) -> String {
+fn no_culprit_text(class: Class) -> String {
     let text = match class {
         Class::Healthy(Healthy::SlowUdev) => "nobody's so far: udev takes its time",
         Class::Healthy(_) | Class::Ordinary | Class::CleanedUp(_) => "nobody's",
@@ -366,12 +366,12 @@ fn nobody(class: Class) -> String {
             "unknown: which of several completions was one too many is not known"
         }
         Class::Accident => "unknown: who removed it was not seen",
-        Class::Unknown(reason) => return unknown(reason),
+        Class::Unknown(reason) => return undecided_text(reason),
     };
     text.to_owned()
 }
 
-fn unknown(reason: Undecided) -> String {
+fn undecided_text(reason: Undecided) -> String {
     match reason {
         Undecided::CreatorUnknown(WhyUnknown::BeforeTracer) => {
             "unknown: it was made before dmtrace was started".to_owned()
@@ -384,7 +384,7 @@ fn unknown(reason: Undecided) -> String {
 }
 
 /// The sentence on how sure a verdict is.
-pub(crate) fn sure(row: &Row<'_>) -> String {
+pub(crate) fn confidence_text(row: &Row<'_>) -> String {
     match row.verdict.as_ref().map(|verdict| verdict.confidence) {
         Some(Confidence::Observed) => "observed: every fact it rests on was seen".to_owned(),
         Some(Confidence::Inferred) => "inferred: the best explanation of what was seen".to_owned(),

@@ -16,7 +16,8 @@ use serde_json::Value;
 
 use crate::{
     finding::{
-        Ioctls, Known, Maker, Owner, SetFields, SetReport, Usage, VerdictReport, owner_mark,
+        CookieUsage, IoctlCounts, Known, Maker, SetFields, SetOwner, SetReport, VerdictReport,
+        owner_mark,
     },
     output::time,
     stack::Symbolizer,
@@ -44,7 +45,7 @@ pub(crate) struct Row<'a> {
 
 impl<'a> Row<'a> {
     /// With this judgement.
-    pub(crate) fn judged(&mut self, verdict: Verdict) {
+    pub(crate) fn set_verdict(&mut self, verdict: Verdict) {
         if self.known == Known::Unknown && verdict.culprit.is_some() {
             self.known = Known::Inferred;
         }
@@ -52,7 +53,7 @@ impl<'a> Row<'a> {
     }
 
     /// From the books alone.
-    pub(crate) fn bare(
+    pub(crate) fn from_books(
         ledger: &'a Ledger,
         semaphore: &'a Semaphore,
         set: Option<&'a SetSnapshot>,
@@ -128,17 +129,17 @@ impl<'a> Row<'a> {
     }
 
     /// Whether the process that made it has ended, if that is known.
-    pub(crate) fn ended(&self) -> Option<bool> {
+    pub(crate) fn creator_ended(&self) -> Option<bool> {
         let process = self.process?;
         Some(process.exit.is_some())
     }
 
     /// `name[pid]`, with `+` if it has ended and `?` if it is inferred; `-` if it is not known.
-    pub(crate) fn owner(&self) -> String {
+    pub(crate) fn owner_text(&self) -> String {
         let Some(pid) = self.pid() else {
             return "-".to_owned();
         };
-        let mark = owner_mark(self.known, self.ended());
+        let mark = owner_mark(self.known, self.creator_ended());
         let name = self.comm();
         format!("{}[{pid}]{mark}", if name.is_empty() { "?" } else { name })
     }
@@ -156,7 +157,7 @@ impl<'a> Row<'a> {
     }
 
     /// Their names: the last one first, it is the one that matters.
-    pub(crate) fn device(&self) -> String {
+    pub(crate) fn device_names(&self) -> String {
         let labels: Vec<String> = self.devices().iter().rev().map(Device::label).collect();
         labels.join(",")
     }
@@ -190,14 +191,14 @@ impl<'a> Row<'a> {
     }
 
     /// Threads that wait, by the kernel's count.
-    pub(crate) fn waiting(&self) -> Option<u32> {
+    pub(crate) fn waiting_threads(&self) -> Option<u32> {
         self.set
             .and_then(|set| set.first)
             .map(|first| first.zcnt + first.ncnt)
     }
 
     /// All of it as data.
-    pub(crate) fn report(&self) -> SetReport {
+    pub(crate) fn to_report(&self) -> SetReport {
         let SemId { ns, semid } = self.semaphore.id;
         SetReport {
             ipc_ns: ns,
@@ -206,39 +207,39 @@ impl<'a> Row<'a> {
             cookie: self.semaphore.is_cookie(),
             nsems: self.set.map_or(self.semaphore.nsems, |set| set.nsems),
             value: self.value(),
-            waiting: self.waiting(),
+            waiting: self.waiting_threads(),
             age_seconds: self.age.map(|age| age.as_secs()),
             created_boot_ns: self.semaphore.created,
             state: self.state().to_owned(),
             owner_known: self.known,
-            owner: self.pid().map(|pid| Owner {
+            owner: self.pid().map(|pid| SetOwner {
                 pid,
                 comm: self.comm().to_owned(),
-                ended: self.ended(),
+                ended: self.creator_ended(),
                 exit: self.process.and_then(|process| process.exit),
             }),
-            usage: self.semaphore.cookie.as_deref().map(usage),
+            usage: self.semaphore.cookie.as_deref().map(cookie_usage),
             call_site: self.call_site().cloned(),
-            fields: self.set.map(fields),
+            fields: self.set.map(set_fields),
             maker: self.image.map(|image| Maker {
                 process: image.clone(),
                 workload: self.workload(),
             }),
-            verdict: self.verdict.as_ref().map(judgement),
+            verdict: self.verdict.as_ref().map(verdict_report),
         }
     }
 
     /// The JSON object.
-    pub(crate) fn json(&self) -> Value {
-        self.report().json()
+    pub(crate) fn to_json(&self) -> Value {
+        self.to_report().to_json()
     }
 }
 
-fn usage(cookie: &Cookie) -> Usage {
-    Usage {
+fn cookie_usage(cookie: &Cookie) -> CookieUsage {
+    CookieUsage {
         devices: cookie.devices.clone(),
         devices_more: cookie.devices_more,
-        ioctls: Ioctls {
+        ioctls: IoctlCounts {
             returned: cookie.counts.ioctls,
             failed: cookie.counts.ioctls_failed,
             uevents: cookie.counts.uevents,
@@ -246,7 +247,7 @@ fn usage(cookie: &Cookie) -> Usage {
     }
 }
 
-fn fields(set: &SetSnapshot) -> SetFields {
+fn set_fields(set: &SetSnapshot) -> SetFields {
     SetFields {
         mode: format!("{:04o}", set.mode & 0o7777),
         uid: Some(set.uid),
@@ -257,19 +258,19 @@ fn fields(set: &SetSnapshot) -> SetFields {
     }
 }
 
-fn judgement(verdict: &Verdict) -> VerdictReport {
+fn verdict_report(verdict: &Verdict) -> VerdictReport {
     VerdictReport {
         class: Some(verdict.class),
         text: verdict.class.to_string(),
-        confidence: known(verdict),
-        reason: reason(verdict),
+        confidence: known_by(verdict),
+        reason: undecided_reason(verdict),
         evidence: verdict.evidence.iter().map(ToString::to_string).collect(),
         missing_step: verdict.missing,
         culprit: verdict.culprit.clone(),
     }
 }
 
-const fn known(verdict: &Verdict) -> Known {
+const fn known_by(verdict: &Verdict) -> Known {
     match verdict.confidence {
         Confidence::Observed => Known::Observed,
         Confidence::Inferred => Known::Inferred,
@@ -278,8 +279,8 @@ const fn known(verdict: &Verdict) -> Known {
 }
 
 /// `observed`, `inferred` or `unknown`.
-pub(crate) const fn confidence(verdict: &Verdict) -> &'static str {
-    match known(verdict) {
+pub(crate) const fn confidence_word(verdict: &Verdict) -> &'static str {
+    match known_by(verdict) {
         Known::Observed => "observed",
         Known::Inferred => "inferred",
         Known::Unknown => "unknown",
@@ -287,7 +288,7 @@ pub(crate) const fn confidence(verdict: &Verdict) -> &'static str {
 }
 
 /// Why a verdict is unknown.
-fn reason(verdict: &Verdict) -> Option<String> {
+fn undecided_reason(verdict: &Verdict) -> Option<String> {
     match verdict.confidence {
         Confidence::Unknown(reason) => Some(reason.to_string()),
         _ => None,
@@ -303,7 +304,7 @@ pub(crate) fn devices(semaphore: &Semaphore) -> &[Device] {
 }
 
 /// What a person needs to find a process again, or its like: labels and texts.
-pub(crate) fn describe(image: &ProcessImage) -> Vec<(&'static str, String)> {
+pub(crate) fn describe_process(image: &ProcessImage) -> Vec<(&'static str, String)> {
     let mut lines = vec![("command", image.command_line())];
     if let Some(exe) = &image.exe {
         let deleted = if image.exe_deleted { " (deleted)" } else { "" };

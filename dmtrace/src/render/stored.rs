@@ -6,23 +6,23 @@ use serde_json::Value;
 
 use crate::{
     finding::{Known, SetReport, Story},
-    history::{Finding, Gone, HowGone, Stamp},
+    history::{FindingEnd, HowGone, Stamp, StoredFinding},
     output::time::Moment,
-    render::culprits::{Leak, how},
+    render::culprits::{Leak, leak_text},
     wording::{count_noun, of_number},
 };
 
 /// A story, and the time of what is stored.
 #[derive(Serialize)]
-struct Dated<'a, T> {
+struct DatedStory<'a, T> {
     #[serde(flatten)]
     what: T,
     found: Stamp,
-    gone: Option<&'a Gone>,
+    gone: Option<&'a FindingEnd>,
 }
 
-fn dated(finding: &Finding, what: impl Serialize) -> Value {
-    let dated = Dated {
+fn dated_json(finding: &StoredFinding, what: impl Serialize) -> Value {
+    let dated = DatedStory {
         what,
         found: finding.found,
         gone: finding.gone.as_ref(),
@@ -32,7 +32,7 @@ fn dated(finding: &Finding, what: impl Serialize) -> Value {
 }
 
 /// The cookie with its calls.
-fn with_calls(finding: &Finding) -> SetReport {
+fn with_calls(finding: &StoredFinding) -> SetReport {
     SetReport {
         call_site: finding.calls.clone(),
         ..finding.story.cookie.clone()
@@ -40,21 +40,21 @@ fn with_calls(finding: &Finding) -> SetReport {
 }
 
 /// The story as JSON, with the calls, and with when it was found and gone.
-pub(crate) fn value(finding: &Finding) -> Value {
+pub(crate) fn story_json(finding: &StoredFinding) -> Value {
     let story = Story {
         cookie: with_calls(finding),
         ..finding.story.clone()
     };
-    dated(finding, story)
+    dated_json(finding, story)
 }
 
 /// The cookie as JSON, likewise.
-pub(crate) fn cookie(finding: &Finding) -> Value {
-    dated(finding, with_calls(finding))
+pub(crate) fn cookie_json(finding: &StoredFinding) -> Value {
+    dated_json(finding, with_calls(finding))
 }
 
 /// The story for people; `None` for one of which nothing can be read.
-pub(crate) fn told(finding: &Finding) -> Option<Story> {
+pub(crate) fn story_from_stored(finding: &StoredFinding) -> Option<Story> {
     let mut story = finding.story.clone();
     if story.title.is_empty() {
         return None;
@@ -67,7 +67,7 @@ pub(crate) fn told(finding: &Finding) -> Option<Story> {
 }
 
 /// What a report counts.
-pub(crate) fn leak(finding: &Finding) -> Leak {
+pub(crate) fn leak_of(finding: &StoredFinding) -> Leak {
     let cookie = &finding.story.cookie;
     let owner = cookie.owner.as_ref();
     let verdict = cookie.verdict.as_ref();
@@ -76,7 +76,7 @@ pub(crate) fn leak(finding: &Finding) -> Leak {
         pid: owner.map(|owner| owner.pid),
         comm: owner.map(|owner| owner.comm.clone()).unwrap_or_default(),
         how: verdict
-            .map(|verdict| how(&verdict.text))
+            .map(|verdict| leak_text(&verdict.text))
             .unwrap_or_default(),
         observed: verdict.is_some_and(|verdict| verdict.confidence == Known::Observed),
         age_seconds: None,
@@ -109,7 +109,7 @@ pub(crate) fn unread_notes(newer: usize, unreadable: usize) -> Vec<String> {
 }
 
 /// How it ended, in words.
-pub(crate) fn end(gone: Option<&Gone>) -> String {
+pub(crate) fn ending_text(gone: Option<&FindingEnd>) -> String {
     let Some(gone) = gone else {
         return "still there".to_owned();
     };
@@ -131,7 +131,7 @@ pub(crate) fn end(gone: Option<&Gone>) -> String {
 }
 
 /// How some went, in words that follow a number.
-pub(crate) const fn went(how: HowGone) -> &'static str {
+pub(crate) const fn ending_label(how: HowGone) -> &'static str {
     match how {
         HowGone::Removed => "removed",
         HowGone::WithNamespace => "gone with their IPC namespace",
@@ -143,7 +143,7 @@ pub(crate) const fn went(how: HowGone) -> &'static str {
 }
 
 /// Who is to blame: `name[pid]`.
-pub(crate) fn culprit(cookie: &SetReport) -> Option<String> {
+pub(crate) fn culprit_text(cookie: &SetReport) -> Option<String> {
     let culprit = cookie.verdict.as_ref()?.culprit.as_ref()?;
     Some(culprit.who.to_string())
 }

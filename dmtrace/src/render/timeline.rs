@@ -8,14 +8,14 @@ use dmtrace_core::{
 };
 
 use crate::{
-    finding::Moment,
+    finding::StoryMoment,
     output::time::{self, Clock},
     render::row::Row,
     wording::count_noun,
 };
 
 /// What all stories of one run share.
-pub(crate) struct Telling<'a> {
+pub(crate) struct StoryContext<'a> {
     pub(crate) ledger: &'a Ledger,
     /// What the host says.
     pub(crate) facts: &'a HostFacts,
@@ -26,11 +26,11 @@ pub(crate) struct Telling<'a> {
 }
 
 /// The whole life, as far as it is known, and whether that is all.
-pub(crate) fn moments(telling: &Telling<'_>, row: &Row<'_>) -> Vec<Moment> {
+pub(crate) fn story_moments(telling: &StoryContext<'_>, row: &Row<'_>) -> Vec<StoryMoment> {
     let Some(cookie) = row.semaphore.cookie.as_deref() else {
         return Vec::new();
     };
-    let teller = Teller {
+    let teller = MomentWriter {
         telling,
         row,
         cookie,
@@ -43,30 +43,30 @@ pub(crate) fn moments(telling: &Telling<'_>, row: &Row<'_>) -> Vec<Moment> {
     let mut moments = Vec::new();
     let created = head.iter().any(|step| step.what == CookieCall::Create);
     if !created {
-        moments.extend(teller.before());
+        moments.extend(teller.moments_before());
     }
-    moments.extend(head.into_iter().map(|step| teller.moment(step)));
+    moments.extend(head.into_iter().map(|step| teller.step_moment(step)));
     if cookie.timeline.skipped() > 0 {
         let skipped = count_noun(cookie.timeline.skipped(), "more step", "more steps");
         let what = format!("... {skipped} ...");
-        moments.push(teller.untimed("", what));
+        moments.push(teller.untimed_moment("", what));
     }
-    moments.extend(tail.into_iter().map(|step| teller.moment(step)));
+    moments.extend(tail.into_iter().map(|step| teller.step_moment(step)));
     moments.extend(teller.unseen_end());
-    moments.extend(teller.since());
+    moments.extend(teller.moment_since());
     moments
 }
 
-struct Teller<'a> {
-    telling: &'a Telling<'a>,
+struct MomentWriter<'a> {
+    telling: &'a StoryContext<'a>,
     row: &'a Row<'a>,
     cookie: &'a Cookie,
 }
 
-impl Teller<'_> {
-    fn at(&self, at: BootTime, who: String, what: String) -> Moment {
+impl MomentWriter<'_> {
+    fn moment_at(&self, at: BootTime, who: String, what: String) -> StoryMoment {
         let clock = &self.telling.clock;
-        Moment {
+        StoryMoment {
             time: Some(clock.rfc3339_at(at)),
             shown: clock.time_of_day(at),
             who,
@@ -76,8 +76,8 @@ impl Teller<'_> {
         }
     }
 
-    fn untimed(&self, who: &str, what: String) -> Moment {
-        Moment {
+    fn untimed_moment(&self, who: &str, what: String) -> StoryMoment {
+        StoryMoment {
             time: None,
             shown: String::new(),
             who: who.to_owned(),
@@ -87,12 +87,12 @@ impl Teller<'_> {
         }
     }
 
-    fn moment(&self, step: &TimelineStep) -> Moment {
+    fn step_moment(&self, step: &TimelineStep) -> StoryMoment {
         let who = match (&step.who, step.what) {
             (_, CookieCall::Uevent { .. }) | (None, _) => "kernel".to_owned(),
             (Some(who), _) => who.to_string(),
         };
-        let mut moment = self.at(step.at, who, self.what(step));
+        let mut moment = self.moment_at(step.at, who, self.step_text(step));
         let other = |who: &&ActorRef| who.tid != 0 && who.tid != who.image.id.tgid;
         moment.tid = step.who.as_ref().filter(other).map(|who| who.tid);
         let touches = matches!(
@@ -109,7 +109,7 @@ impl Teller<'_> {
         moment
     }
 
-    fn what(&self, step: &TimelineStep) -> String {
+    fn step_text(&self, step: &TimelineStep) -> String {
         let failed = |what: &str| format!("{what} fails: {}", errno_word(step.errno));
         match step.what {
             CookieCall::Create => "makes it".to_owned(),
@@ -122,7 +122,9 @@ impl Teller<'_> {
             }
             CookieCall::Down { by, .. } if step.errno != 0 => failed(&format!("-{by}")),
             CookieCall::Down { by, meaning } => match meaning {
-                DecrementMeaning::Completion => format!("-{by}: completes{}", self.completer(step)),
+                DecrementMeaning::Completion => {
+                    format!("-{by}: completes{}", self.completer_text(step))
+                }
                 DecrementMeaning::SelfCompletion => {
                     format!("-{by}: takes back its own, as after a failed ioctl")
                 }
@@ -141,7 +143,7 @@ impl Teller<'_> {
                 device,
                 uevent,
             } => {
-                let name = self.device(device);
+                let name = self.device_text(device);
                 let result = match (step.errno, uevent) {
                     (0, true) => "ok, a uevent was sent".to_owned(),
                     (0, false) => "ok, no uevent".to_owned(),
@@ -150,7 +152,7 @@ impl Teller<'_> {
                 format!("ioctl {command} {name}: {result}")
             }
             CookieCall::Uevent { action, device } => {
-                format!("uevent {action} for {}", self.device(device))
+                format!("uevent {action} for {}", self.device_text(device))
             }
             CookieCall::Remove => match self.row.semaphore.ending.as_ref().map(|end| end.kind) {
                 Some(EndKind::WhileLive) => "removes it while it is in use".to_owned(),
@@ -161,7 +163,7 @@ impl Teller<'_> {
                 Some(EndKind::Vanished) => "it is gone; its removal was not seen".to_owned(),
                 _ => "removes it".to_owned(),
             },
-            CookieCall::Exit => match self.exit(step) {
+            CookieCall::Exit => match self.exit_status(step) {
                 Some(status) => format!("ends: {status}"),
                 None => "has ended".to_owned(),
             },
@@ -169,7 +171,7 @@ impl Teller<'_> {
     }
 
     /// What a completer is, if that is known.
-    fn completer(&self, step: &TimelineStep) -> &'static str {
+    fn completer_text(&self, step: &TimelineStep) -> &'static str {
         let image = step
             .who
             .as_ref()
@@ -182,7 +184,7 @@ impl Teller<'_> {
         }
     }
 
-    fn exit(&self, step: &TimelineStep) -> Option<ExitStatus> {
+    fn exit_status(&self, step: &TimelineStep) -> Option<ExitStatus> {
         let image = step.who.as_ref()?.image;
         let user = self
             .cookie
@@ -193,7 +195,7 @@ impl Teller<'_> {
     }
 
     /// Name and number of a device; within one cookie a number may have had two names.
-    fn device(&self, number: Option<DevNum>) -> String {
+    fn device_text(&self, number: Option<DevNum>) -> String {
         let known = self.cookie.devices.iter().rev();
         let mut fitting = known.filter(|device| number.is_none() || device.number == number);
         match (fitting.next(), number) {
@@ -205,22 +207,24 @@ impl Teller<'_> {
     }
 
     /// What is known of the time before the first step.
-    fn before(&self) -> Vec<Moment> {
+    fn moments_before(&self) -> Vec<StoryMoment> {
         let semaphore = self.row.semaphore;
         let mut moments = Vec::new();
         match (semaphore.created, self.row.process) {
             (Some(at), Some(process)) => {
                 let who = format!("{}[{}]", process.name, process.image_id.id.tgid);
-                moments.push(self.at(at, who, "makes it".to_owned()));
+                moments.push(self.moment_at(at, who, "makes it".to_owned()));
             }
-            (Some(at), None) => moments.push(self.at(at, "?".to_owned(), "makes it".to_owned())),
+            (Some(at), None) => {
+                moments.push(self.moment_at(at, "?".to_owned(), "makes it".to_owned()));
+            }
             (None, _) => {
                 if let Some(at) = self
                     .row
                     .set
                     .and_then(|set| time::Moment::of_unix(set.ctime))
                 {
-                    moments.push(self.untimed("?", format!("made, or last set, {at}")));
+                    moments.push(self.untimed_moment("?", format!("made, or last set, {at}")));
                 }
                 if let Some(set) = self.row.set {
                     let by = match set.first.map_or(0, |first| first.pid) {
@@ -230,8 +234,8 @@ impl Teller<'_> {
                         }
                     };
                     moments.push(match time::Moment::of_unix(set.otime) {
-                        Some(at) => self.untimed("?", format!("last operation {at}{by}")),
-                        None => self.untimed("?", format!("never operated on; set{by}")),
+                        Some(at) => self.untimed_moment("?", format!("last operation {at}{by}")),
+                        None => self.untimed_moment("?", format!("never operated on; set{by}")),
                     });
                 }
             }
@@ -246,27 +250,27 @@ impl Teller<'_> {
                 "in sum: {up} announced, {down} taken back or completed, {}",
                 count_noun(counts.waits, "wait", "waits")
             );
-            moments.push(self.untimed("", what));
+            moments.push(self.untimed_moment("", what));
         }
         moments
     }
 
     /// The time since the last step: what is missing did not happen in it.
-    fn since(&self) -> Option<Moment> {
+    fn moment_since(&self) -> Option<StoryMoment> {
         let last = self.cookie.timeline.iter().map(|step| step.at).max()?;
         let live = self.row.semaphore.is_live();
         let quiet = time::age_text(self.telling.facts.now.duration_since(last));
-        live.then(|| self.untimed("", format!("nothing since then, for {quiet}")))
+        live.then(|| self.untimed_moment("", format!("nothing since then, for {quiet}")))
     }
 
     /// An end that is in no step.
-    fn unseen_end(&self) -> Option<Moment> {
+    fn unseen_end(&self) -> Option<StoryMoment> {
         let ending = self.row.semaphore.ending.as_ref()?;
         let told = self
             .cookie
             .timeline
             .iter()
             .any(|step| step.what == CookieCall::Remove);
-        (!told).then(|| self.at(ending.at, "kernel".to_owned(), "it is gone".to_owned()))
+        (!told).then(|| self.moment_at(ending.at, "kernel".to_owned(), "it is gone".to_owned()))
     }
 }

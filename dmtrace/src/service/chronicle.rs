@@ -10,41 +10,45 @@ use dmtrace_core::{
 };
 
 use crate::{
-    history::{Asker, Finding, Gone, History, HowGone, Lives, Note, Options, Stamp, Status, Stood},
+    history::{
+        FindingEnd, History, HistoryAsker, HistoryNote, HistoryOptions, HistoryStatus, HowGone,
+        PastFinding, ProgramCounts, Stamp, StoredFinding,
+    },
     output::time::Clock,
-    render::timeline::Telling,
-    render::{culprits::executable, row::Row},
+    render::timeline::StoryContext,
+    render::{culprits::program_path, row::Row},
     stack::Symbolizer,
 };
 
 /// Keeps what a trace finds. Every method returns at once; see [`History`].
 ///
-/// In the order of a service's life: [`began`](Self::began); then [`changes`](Self::changes) for
-/// each batch of the books, and at each look [`found`](Self::found) for each finding that is new
-/// (or not yet told by this process), [`cleared`](Self::cleared) for each that was told and is
-/// none any more, [`ended`](Self::ended) for each that was gone before; [`settled`](Self::settled) after the first look;
-/// [`close`](Self::close).
+/// In the order of a service's life: [`trace_started`](Self::trace_started); then
+/// [`count_changes`](Self::count_changes) for each batch of the books, and at each survey
+/// [`add_finding`](Self::add_finding) for each finding that is new (or not yet reported by this
+/// process), [`clear_finding`](Self::clear_finding) for each that was reported and is none any
+/// more, [`add_ended_finding`](Self::add_ended_finding) for each that was gone before;
+/// [`settle_past`](Self::settle_past) after the first survey; [`finish`](Self::finish).
 pub(crate) struct Chronicle {
     history: History,
 }
 
 impl Chronicle {
     /// Opens the history; see [`History::open`].
-    pub(crate) fn open(options: Options, warn: impl FnMut(&str) + Send + 'static) -> Self {
+    pub(crate) fn open(options: HistoryOptions, warn: impl FnMut(&str) + Send + 'static) -> Self {
         Self {
             history: History::open(options, warn),
         }
     }
 
-    /// What an earlier run has told and left standing; see [`History::stood`].
-    pub(crate) fn stood(&self, patience: Duration) -> Vec<Stood> {
-        self.history.stood(patience)
+    /// What an earlier run has told and left standing; see [`History::past_findings`].
+    pub(crate) fn past_findings(&self, patience: Duration) -> Vec<PastFinding> {
+        self.history.past_findings(patience)
     }
 
     /// Tracing has begun. `continuous`: the probes of the run before have stayed, nothing was
     /// missed.
-    pub(crate) fn began(&self, backend: &str, kernel: &str, continuous: bool) {
-        self.history.note(Note::Began {
+    pub(crate) fn trace_started(&self, backend: &str, kernel: &str, continuous: bool) {
+        self.history.send_note(HistoryNote::Began {
             backend: backend.to_owned(),
             kernel: kernel.to_owned(),
             continuous,
@@ -52,13 +56,15 @@ impl Chronicle {
     }
 
     /// Counts cookies that were made, those that came to a normal end, and failed creations.
-    pub(crate) fn changes(&self, changes: &[Change], ledger: &Ledger) {
+    pub(crate) fn count_changes(&self, changes: &[Change], ledger: &Ledger) {
         for change in changes {
-            match counted(change, ledger) {
-                Some(Counted::Lives(program, lives)) => self.history.lives(&program, &lives),
-                Some(Counted::Starved(program)) => {
-                    let at = Stamp::now().at(change.at);
-                    self.history.starved(change.sem.ns, &program, at);
+            match counted_change(change, ledger) {
+                Some(CountedChange::Program(program, lives)) => {
+                    self.history.count_lives(&program, &lives);
+                }
+                Some(CountedChange::Starved(program)) => {
+                    let at = Stamp::now().at_boot(change.at);
+                    self.history.count_enospc(change.sem.ns, &program, at);
                 }
                 None => {}
             }
@@ -66,7 +72,7 @@ impl Chronicle {
     }
 
     /// A finding. To tell one again that stands already does no harm.
-    pub(crate) fn found(
+    pub(crate) fn add_finding(
         &self,
         judged: &Judged<'_>,
         ledger: &Ledger,
@@ -74,17 +80,18 @@ impl Chronicle {
         names: &RefCell<Symbolizer>,
     ) {
         let now = Stamp::now();
-        let finding = finding(judged, ledger, facts, names, now);
-        self.history.note(Note::Found(Box::new(finding)));
+        let finding = stored_finding(judged, ledger, facts, names, now);
+        self.history
+            .send_note(HistoryNote::Found(Box::new(finding)));
     }
 
     /// A finding that was told is none any more: the cookie is gone, or the verdict is another.
-    pub(crate) fn cleared(&self, sem: SemId, ledger: &Ledger) {
-        self.history.note(gone(sem, ledger));
+    pub(crate) fn clear_finding(&self, sem: SemId, ledger: &Ledger) {
+        self.history.send_note(end_note(sem, ledger));
     }
 
     /// A finding on a cookie that was gone when it was judged.
-    pub(crate) fn ended(
+    pub(crate) fn add_ended_finding(
         &self,
         judged: &Judged<'_>,
         ledger: &Ledger,
@@ -92,78 +99,79 @@ impl Chronicle {
         names: &RefCell<Symbolizer>,
     ) {
         let finding = ended_finding(judged, ledger, facts, names, Stamp::now());
-        self.history.note(Note::Found(Box::new(finding)));
+        self.history
+            .send_note(HistoryNote::Found(Box::new(finding)));
     }
 
     /// Every finding that stands was told: what else an earlier run left standing is gone.
-    pub(crate) fn settled(&self) {
-        self.history.note(Note::Settled);
+    pub(crate) fn settle_past(&self) {
+        self.history.send_note(HistoryNote::Settled);
     }
 
     /// Messages of the kernel side were lost; `what` says in words what that means.
-    pub(crate) fn lost(&self, what: &'static str, count: u64) {
-        self.history.lost(what, count);
+    pub(crate) fn count_lost(&self, what: &'static str, count: u64) {
+        self.history.count_lost(what, count);
     }
 
-    pub(crate) fn asker(&self) -> Asker {
-        self.history.asker()
+    pub(crate) fn new_asker(&self) -> HistoryAsker {
+        self.history.new_asker()
     }
 
     /// How the history is.
-    pub(crate) fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> HistoryStatus {
         self.history.status()
     }
 
     /// Tracing ends. Waits no longer than `patience` for the disk.
-    pub(crate) fn close(self, patience: Duration) -> bool {
-        self.history.note(Note::Stopped);
-        self.history.close(patience)
+    pub(crate) fn finish(self, patience: Duration) -> bool {
+        self.history.send_note(HistoryNote::Stopped);
+        self.history.finish(patience)
     }
 }
 
 /// What is counted of a change.
-pub(crate) enum Counted {
+pub(crate) enum CountedChange {
     /// A cookie of this program.
-    Lives(String, Lives),
+    Program(String, ProgramCounts),
     /// A creation by this program that failed because the limits were reached.
     Starved(String),
 }
 
 /// What is counted of a change, if anything.
-pub(crate) fn counted(change: &Change, ledger: &Ledger) -> Option<Counted> {
+pub(crate) fn counted_change(change: &Change, ledger: &Ledger) -> Option<CountedChange> {
     let who = change.who.as_ref();
-    let actor = || program(who.and_then(|who| ledger.process(who.image)));
+    let actor = || program_name(who.and_then(|who| ledger.process(who.image)));
     match change.kind {
         ChangeKind::Created { .. } if change.is_cookie() => {
-            let one = Lives {
+            let one = ProgramCounts {
                 created: 1,
-                ..Lives::default()
+                ..ProgramCounts::default()
             };
-            Some(Counted::Lives(actor(), one))
+            Some(CountedChange::Program(actor(), one))
         }
         ChangeKind::Destroyed {
             ending: EndKind::ByWaiter | EndKind::ByCreator,
         } if change.is_cookie() => {
             let closed = ledger.closed_cookie(change.sem);
             let maker = closed.and_then(|closed| closed.creator.image());
-            let one = Lives {
+            let one = ProgramCounts {
                 completed: 1,
-                ..Lives::default()
+                ..ProgramCounts::default()
             };
-            let maker = program(maker.and_then(|image| ledger.process(image)));
-            Some(Counted::Lives(maker, one))
+            let maker = program_name(maker.and_then(|image| ledger.process(image)));
+            Some(CountedChange::Program(maker, one))
         }
         ChangeKind::CreateFailed {
             errno: libc::ENOSPC,
-        } => Some(Counted::Starved(actor())),
+        } => Some(CountedChange::Starved(actor())),
         _ => None,
     }
 }
 
 /// The end of a finding.
-pub(crate) fn gone(sem: SemId, ledger: &Ledger) -> Note {
+pub(crate) fn end_note(sem: SemId, ledger: &Ledger) -> HistoryNote {
     if let Some(live) = ledger.semaphore(sem) {
-        return Note::Gone {
+        return HistoryNote::Gone {
             sem,
             key: Some(live.key),
             how: HowGone::OtherVerdict,
@@ -174,10 +182,10 @@ pub(crate) fn gone(sem: SemId, ledger: &Ledger) -> Note {
     let closed = ledger.closed_cookie(sem);
     let ending = closed.and_then(|closed| closed.ending.as_ref());
     let by = ending.and_then(|ending| ending.by.as_ref());
-    Note::Gone {
+    HistoryNote::Gone {
         sem,
         key: closed.map(|closed| closed.key),
-        how: how(ending.map(|ending| ending.kind)),
+        how: end_kind(ending.map(|ending| ending.kind)),
         by: by.map(ToString::to_string),
     }
 }
@@ -189,27 +197,27 @@ pub(crate) fn ended_finding(
     facts: &HostFacts,
     names: &RefCell<Symbolizer>,
     now: Stamp,
-) -> Finding {
+) -> StoredFinding {
     let ending = judged.semaphore.ending.as_ref();
-    Finding {
-        gone: ending.map(|ending| Gone {
-            at: now.at(ending.at),
+    StoredFinding {
+        gone: ending.map(|ending| FindingEnd {
+            at: now.at_boot(ending.at),
             how: HowGone::AlreadyGone,
             by: ending.by.as_ref().map(ToString::to_string),
         }),
-        ..finding(judged, ledger, facts, names, now)
+        ..stored_finding(judged, ledger, facts, names, now)
     }
 }
 
 /// As it is kept.
-pub(crate) fn finding(
+pub(crate) fn stored_finding(
     judged: &Judged<'_>,
     ledger: &Ledger,
     facts: &HostFacts,
     names: &RefCell<Symbolizer>,
     now: Stamp,
-) -> Finding {
-    let telling = Telling {
+) -> StoredFinding {
+    let telling = StoryContext {
         ledger,
         facts,
         clock: Clock::now(),
@@ -221,23 +229,24 @@ pub(crate) fn finding(
 /// The same, by a clock that is given.
 pub(crate) fn finding_by_clock(
     judged: &Judged<'_>,
-    telling: &Telling<'_>,
+    telling: &StoryContext<'_>,
     names: &RefCell<Symbolizer>,
     now: Stamp,
-) -> Finding {
+) -> StoredFinding {
     let semaphore = judged.semaphore;
     let set = judged.set;
-    let mut row = Row::bare(telling.ledger, semaphore, set, telling.facts.now).with_names(names);
-    row.judged(judged.verdict.clone());
-    let mut story = telling.story(&row);
+    let mut row =
+        Row::from_books(telling.ledger, semaphore, set, telling.facts.now).with_names(names);
+    row.set_verdict(judged.verdict.clone());
+    let mut story = telling.build_story(&row);
     // They are kept apart, as they can be shown in more than one way.
     let calls = story.cookie.call_site.take();
-    Finding {
-        version: Finding::VERSION,
+    StoredFinding {
+        version: StoredFinding::VERSION,
         sem: semaphore.id,
         key: semaphore.key,
         state: judged.verdict.class.label().to_owned(),
-        program: program(row.process),
+        program: program_name(row.process),
         found: now,
         gone: None,
         calls,
@@ -245,7 +254,7 @@ pub(crate) fn finding_by_clock(
     }
 }
 
-fn how(kind: Option<EndKind>) -> HowGone {
+fn end_kind(kind: Option<EndKind>) -> HowGone {
     match kind {
         Some(EndKind::WithNamespace | EndKind::NamespaceGone) => HowGone::WithNamespace,
         Some(EndKind::Vanished) | None => HowGone::Unseen,
@@ -254,13 +263,13 @@ fn how(kind: Option<EndKind>) -> HowGone {
 }
 
 /// What stands for a program.
-fn program(process: Option<&Process>) -> String {
+fn program_name(process: Option<&Process>) -> String {
     process.map_or_else(
-        || executable(None, ""),
+        || program_path(None, ""),
         |process| {
             let image = process.image.as_ref();
             let exe = image.and_then(|image| image.exe.as_deref());
-            executable(exe, process.name.as_str())
+            program_path(exe, process.name.as_str())
         },
     )
 }

@@ -9,13 +9,13 @@ use std::{
 use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 
-use super::{SOCKET, request::Request};
+use super::{SOCKET, request::ServiceRequest};
 
 use crate::wording::cause_text;
 
 /// Longest answer that is read.
 const ANSWER_MAX: u64 = 16 << 20;
-const PATIENCE: Duration = Duration::from_secs(10);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Asks the running service how it is.
 ///
@@ -33,7 +33,8 @@ pub(crate) fn ask_status() -> Result<Value> {
             anyhow!("{SOCKET}: no service answers ({why}); start it as root: dmtrace serve")
         }
     })?;
-    let answer = talk(stream).map_err(|error| anyhow!("{SOCKET}: {}", cause_text(&error)))?;
+    let answer =
+        ask_service(stream).map_err(|error| anyhow!("{SOCKET}: {}", cause_text(&error)))?;
     let answer: Value = serde_json::from_str(&answer)
         .map_err(|error| anyhow!("{SOCKET}: the answer cannot be read: {error}"))?;
     if let Some(error) = answer["error"].as_str() {
@@ -42,10 +43,10 @@ pub(crate) fn ask_status() -> Result<Value> {
     Ok(answer)
 }
 
-fn talk(mut stream: UnixStream) -> io::Result<String> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(Request::Status.line().as_bytes())?;
+fn ask_service(mut stream: UnixStream) -> io::Result<String> {
+    stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
+    stream.set_write_timeout(Some(REPLY_TIMEOUT))?;
+    stream.write_all(ServiceRequest::Status.to_line().as_bytes())?;
     let mut answer = String::new();
     stream.take(ANSWER_MAX).read_to_string(&mut answer)?;
     Ok(answer)

@@ -14,9 +14,9 @@ use dmtrace_core::{
 };
 
 use super::{
-    hook::{CommandLine, Finding, Hook},
+    hook::{CommandLine, Hook, HookFinding},
     janitor::CleanUp,
-    log::{Level, Log},
+    log::{Log, LogLevel},
 };
 use crate::{
     cleanup::result::OutcomeKind,
@@ -36,7 +36,7 @@ const HOOK_LIMIT: Duration = Duration::from_secs(30);
 const HOOK_REST: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Options {
+pub(crate) struct ExportOptions {
     pub listen: Option<ListenAddress>,
     /// Who may ask over the network.
     pub exposure: Exposure,
@@ -51,9 +51,9 @@ pub(super) struct Exports {
     textfile: Option<PathBuf>,
     hook: Option<Hook>,
     counting: MetricsCounter,
-    standing: LiveCookies,
+    live_cookies: LiveCookies,
     sets: TableSizes,
-    looked: Option<Instant>,
+    last_survey: Option<Instant>,
     /// Whether the last writing of the file failed: that is said once.
     silent: bool,
 }
@@ -63,12 +63,12 @@ impl Exports {
     ///
     /// # Errors
     /// The address is taken, or not permitted.
-    pub(super) fn open(options: &Options, group: Option<u32>) -> Result<Self> {
+    pub(super) fn open(options: &ExportOptions, group: Option<u32>) -> Result<Self> {
         let listen = options.listen.as_ref();
         let endpoint = listen.map(|listen| Endpoint::open(listen, options.exposure, group));
         let hook = options.hook.clone().map(|command| {
             Hook::start(command, HOOK_LIMIT, |why| {
-                Log::to_stderr(false).say(Level::Warning, why);
+                Log::to_stderr(false).write_line(LogLevel::Warning, why);
             })
         });
         Ok(Self {
@@ -76,15 +76,15 @@ impl Exports {
             textfile: options.textfile.clone(),
             hook,
             counting: MetricsCounter::default(),
-            standing: LiveCookies::default(),
+            live_cookies: LiveCookies::default(),
             sets: TableSizes::default(),
-            looked: None,
+            last_survey: None,
             silent: false,
         })
     }
 
     /// Waits for somebody who wants metrics. May be dropped and called again.
-    pub(super) async fn asked(&mut self) -> ScrapeRequest {
+    pub(super) async fn next_scrape(&mut self) -> ScrapeRequest {
         if let Some(endpoint) = &mut self.endpoint
             && let Some(scrape) = endpoint.scrapes.recv().await
         {
@@ -95,17 +95,18 @@ impl Exports {
 
     /// Whether the last look is too old for whoever asks now.
     pub(super) fn is_stale(&self) -> bool {
-        self.looked.is_none_or(|looked| looked.elapsed() >= FRESH)
+        self.last_survey
+            .is_none_or(|looked| looked.elapsed() >= FRESH)
     }
 
     /// Changes of the books.
-    pub(super) fn changes(&mut self, changes: &[Change], ledger: &Ledger) {
+    pub(super) fn count_changes(&mut self, changes: &[Change], ledger: &Ledger) {
         self.counting.count_changes(changes, ledger);
     }
 
     /// A finding. One that is not `new` was told by an earlier run: counters begin with each run,
     /// and the hook has been told.
-    pub(super) fn finding(
+    pub(super) fn count_finding(
         &mut self,
         set: &SetReport,
         judged: &Judged<'_>,
@@ -114,29 +115,34 @@ impl Exports {
     ) {
         self.counting.count_finding(judged, ledger);
         if let Some(hook) = self.hook.as_ref().filter(|_| new) {
-            hook.tell(Finding::of(set));
+            hook.queue_finding(HookFinding::from_row(set));
         }
     }
 
     /// All cookies were judged.
-    pub(super) fn surveyed(&mut self, judged: &[Judged<'_>], snapshot: &Snapshot, now: BootTime) {
-        self.standing = LiveCookies::from_judged(judged, now, snapshot.wall);
+    pub(super) fn count_survey(
+        &mut self,
+        judged: &[Judged<'_>],
+        snapshot: &Snapshot,
+        now: BootTime,
+    ) {
+        self.live_cookies = LiveCookies::from_judged(judged, now, snapshot.wall);
         self.sets = TableSizes::from_snapshot(snapshot);
     }
 
     /// A look is over: what was found then is what whoever asks now gets.
-    pub(super) fn looked(&mut self) {
-        self.looked = Some(Instant::now());
+    pub(super) fn mark_survey_done(&mut self) {
+        self.last_survey = Some(Instant::now());
     }
 
     /// The metrics as text.
-    pub(super) fn text(&self, health: TraceHealth, format: ExpositionFormat) -> String {
+    pub(super) fn metrics_text(&self, health: TraceHealth, format: ExpositionFormat) -> String {
         let mut tally = self.counting.tally().clone();
         if let Some(hook) = &self.hook {
-            tally.hook = hook.runs();
+            tally.hook = hook.run_counts();
         }
         let readings = Readings {
-            live_cookies: self.standing.clone(),
+            live_cookies: self.live_cookies.clone(),
             sets: self.sets.clone(),
             tally,
             health,
@@ -146,8 +152,8 @@ impl Exports {
 
     /// A clean-up by `dmtrace clean` is over.
     pub(super) fn count_cleaned(&mut self, clean_up: &CleanUp) {
-        let removed = clean_up.count(OutcomeKind::is_removal);
-        let kept = clean_up.count(OutcomeKind::is_kept);
+        let removed = clean_up.count_where(OutcomeKind::is_removal);
+        let kept = clean_up.count_where(OutcomeKind::is_kept);
         let failed = u64::from(clean_up.failure.is_some());
         self.counting.count_cleaned(CleanupResult::Removed, removed);
         self.counting.count_cleaned(CleanupResult::Kept, kept);
@@ -155,21 +161,21 @@ impl Exports {
     }
 
     /// Whether there is a file to write.
-    pub(super) const fn writes(&self) -> bool {
+    pub(super) const fn has_textfile(&self) -> bool {
         self.textfile.is_some()
     }
 
     /// Writes the file, if there is to be one. A failure is told once, and does not stop anything.
-    pub(super) fn write(&mut self, health: TraceHealth) -> Option<String> {
+    pub(super) fn write_textfile(&mut self, health: TraceHealth) -> Option<String> {
         let dir = self.textfile.as_ref()?;
-        let text = self.text(health, ExpositionFormat::Prometheus);
+        let text = self.metrics_text(health, ExpositionFormat::Prometheus);
         let failed = metrics::write_textfile(dir, &text).err();
         let again = std::mem::replace(&mut self.silent, failed.is_some());
         failed.filter(|_| !again).map(|error| chain_text(&error))
     }
 
     /// Lets the hook tell what waits, for a moment.
-    pub(super) async fn finish(self) {
+    pub(super) async fn finish_hook(self) {
         if let Some(hook) = self.hook {
             hook.finish(HOOK_REST).await;
         }
@@ -185,7 +191,7 @@ mod tests {
 
     #[test]
     fn clean_ups_are_counted_by_what_came_of_each_cookie() {
-        let mut exports = Exports::open(&Options::default(), None).unwrap();
+        let mut exports = Exports::open(&ExportOptions::default(), None).unwrap();
         let cookie = |outcome| CleanedCookie {
             ipc_ns: IpcNs::HOST,
             semid: 4,
@@ -220,7 +226,7 @@ mod tests {
             result: None,
             failure: Some("the audit record cannot be written".to_owned()),
         });
-        let text = exports.text(TraceHealth::default(), ExpositionFormat::Prometheus);
+        let text = exports.metrics_text(TraceHealth::default(), ExpositionFormat::Prometheus);
         for (result, count) in [("removed", 2), ("kept", 1), ("failed", 1)] {
             let line = format!("dmtrace_cleanup_total{{result=\"{result}\"}} {count}\n");
             assert!(text.contains(&line), "{line}{text}");

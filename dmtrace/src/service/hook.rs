@@ -38,7 +38,7 @@ pub(crate) struct CommandLine {
 
 /// It cannot be run.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BadCommand {
+pub(crate) enum CommandLineError {
     /// No words, or a quote without its end.
     #[error("{0:?}: a quote is not closed, or there is no word; give: PROGRAM ARGUMENT ...")]
     Malformed(String),
@@ -51,21 +51,21 @@ pub(crate) enum BadCommand {
 }
 
 impl FromStr for CommandLine {
-    type Err = BadCommand;
+    type Err = CommandLineError;
 
-    fn from_str(text: &str) -> Result<Self, BadCommand> {
+    fn from_str(text: &str) -> Result<Self, CommandLineError> {
         let words = shlex::split(text).filter(|words| !words.is_empty());
-        let mut words = words.ok_or_else(|| BadCommand::Malformed(text.to_owned()))?;
+        let mut words = words.ok_or_else(|| CommandLineError::Malformed(text.to_owned()))?;
         let program = words.remove(0);
         let path = Path::new(&program);
         if !path.is_absolute() {
-            return Err(BadCommand::Relative(program));
+            return Err(CommandLineError::Relative(program));
         }
         let runs = path
             .metadata()
             .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
         if !runs {
-            return Err(BadCommand::Missing(program));
+            return Err(CommandLineError::Missing(program));
         }
         Ok(Self {
             program,
@@ -82,14 +82,14 @@ impl fmt::Display for CommandLine {
 
 /// What the command is told.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Finding {
+pub(crate) struct HookFinding {
     json: String,
     variables: Vec<(&'static str, String)>,
 }
 
-impl Finding {
+impl HookFinding {
     /// Of a judged cookie.
-    pub(crate) fn of(set: &SetReport) -> Self {
+    pub(crate) fn from_row(set: &SetReport) -> Self {
         let text = set.verdict.as_ref().map(|verdict| verdict.text.clone());
         let owner = set.owner.as_ref();
         let workload = set.maker.as_ref().map(|maker| maker.workload.clone());
@@ -106,7 +106,7 @@ impl Finding {
             ("DMTRACE_POD", pod),
         ];
         let known = variables.into_iter();
-        let known = known.filter_map(|(name, value)| Some((name, plain(&value?))));
+        let known = known.filter_map(|(name, value)| Some((name, plain_line(&value?))));
         Self {
             json: format!("{}\n", json_envelope("finding", set)),
             variables: known.filter(|(_, value)| !value.is_empty()).collect(),
@@ -115,7 +115,7 @@ impl Finding {
 }
 
 /// One short line, whatever a process calls itself.
-fn plain(text: &str) -> String {
+fn plain_line(text: &str) -> String {
     let mut text = text.replace(|c: char| c.is_control(), " ");
     let mut end = text.len().min(VALUE_MAX);
     while !text.is_char_boundary(end) {
@@ -128,7 +128,7 @@ fn plain(text: &str) -> String {
 /// The running hook: at most one command at a time, each with its limit of time.
 #[derive(Debug)]
 pub(crate) struct Hook {
-    queue: mpsc::Sender<Finding>,
+    queue: mpsc::Sender<HookFinding>,
     runs: Arc<[AtomicU64; HookRun::ALL.len()]>,
     runner: JoinHandle<()>,
 }
@@ -140,12 +140,12 @@ impl Hook {
         limit: Duration,
         problem: impl Fn(String) + Send + 'static,
     ) -> Self {
-        let (queue, mut findings) = mpsc::channel::<Finding>(QUEUE);
+        let (queue, mut findings) = mpsc::channel::<HookFinding>(QUEUE);
         let runs = Arc::<[AtomicU64; HookRun::ALL.len()]>::default();
         let counted = Arc::clone(&runs);
         let runner = tokio::spawn(async move {
             while let Some(finding) = findings.recv().await {
-                let (run, why) = run(&command, &finding, limit).await;
+                let (run, why) = run_command(&command, &finding, limit).await;
                 if let Some(why) = why {
                     problem(format!("hook {command}: {why}"));
                 }
@@ -160,14 +160,14 @@ impl Hook {
     }
 
     /// Tells the command soon. Never waits: without room the finding is dropped and counted.
-    pub(crate) fn tell(&self, finding: Finding) {
+    pub(crate) fn queue_finding(&self, finding: HookFinding) {
         if self.queue.try_send(finding).is_err() {
             self.runs[HookRun::Dropped as usize].fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// How its runs ended, by [`HookRun`].
-    pub(crate) fn runs(&self) -> [u64; HookRun::ALL.len()] {
+    pub(crate) fn run_counts(&self) -> [u64; HookRun::ALL.len()] {
         HookRun::ALL.map(|run| self.runs[run as usize].load(Ordering::Relaxed))
     }
 
@@ -185,9 +185,9 @@ impl Hook {
 }
 
 /// Kills a process group, unless it has ended well.
-struct Group(Option<i32>);
+struct ProcessGroup(Option<i32>);
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if let Some(leader) = self.0 {
             // SAFETY: two numbers. The leader has not been waited for: its number is not reused.
@@ -196,9 +196,9 @@ impl Drop for Group {
     }
 }
 
-async fn run(
+async fn run_command(
     command: &CommandLine,
-    finding: &Finding,
+    finding: &HookFinding,
     limit: Duration,
 ) -> (HookRun, Option<String>) {
     let spawned = Command::new(&command.program)
@@ -216,7 +216,7 @@ async fn run(
         Ok(child) => child,
         Err(error) => return (HookRun::Failed, Some(cause_text(&error))),
     };
-    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
+    let mut group = ProcessGroup(child.id().and_then(|id| i32::try_from(id).ok()));
     let stdin = child.stdin.take();
     let told = async {
         if let Some(mut stdin) = stdin {

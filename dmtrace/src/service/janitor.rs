@@ -36,7 +36,7 @@ pub(super) struct CleanUp {
 }
 
 impl CleanUp {
-    fn of(output: &Output) -> Self {
+    fn from_output(output: &Output) -> Self {
         let result: Option<CleanResult> = serde_json::from_slice(&output.stdout).ok();
         let good = matches!(output.status.code(), Some(0 | 1 | 4)) && result.is_some();
         let failure = (!good).then(|| match String::from_utf8_lossy(&output.stderr).trim() {
@@ -48,16 +48,16 @@ impl CleanUp {
     }
 
     /// How many came to such an end.
-    pub(super) fn count(&self, wanted: impl Fn(OutcomeKind) -> bool) -> u64 {
+    pub(super) fn count_where(&self, wanted: impl Fn(OutcomeKind) -> bool) -> u64 {
         let result = self.result.as_ref();
         result.map_or(0, |result| result.count(wanted) as u64)
     }
 
     /// What the log says of it: what was done, and what went wrong.
-    pub(super) fn lines(&self) -> (Vec<String>, Vec<String>) {
+    pub(super) fn log_lines(&self) -> (Vec<String>, Vec<String>) {
         let mut done = Vec::new();
         if let Some(result) = &self.result {
-            done.extend(result.cookies.iter().map(line));
+            done.extend(result.cookies.iter().map(cookie_line));
             done.push(if result.planned == 0 {
                 "nothing to do".to_owned()
             } else {
@@ -76,7 +76,7 @@ impl CleanUp {
 }
 
 /// What came of one cookie.
-fn line(cookie: &CleanedCookie) -> String {
+fn cookie_line(cookie: &CleanedCookie) -> String {
     let what = match cookie.outcome {
         OutcomeKind::RemovedInUse => "REMOVED WHILE IN USE",
         OutcomeKind::NotTried => "not tried",
@@ -126,7 +126,7 @@ impl Janitor {
     }
 
     /// So many leaks stand now.
-    pub(super) fn looked(&mut self, leaks: usize, now: Instant) {
+    pub(super) fn survey_done(&mut self, leaks: usize, now: Instant) {
         let Some(age) = self.age else {
             return;
         };
@@ -146,7 +146,7 @@ impl Janitor {
     }
 
     /// Waits until it is time, or until a clean-up is over: what came of it.
-    pub(super) async fn due(&mut self) -> Option<CleanUp> {
+    pub(super) async fn next_event(&mut self) -> Option<CleanUp> {
         let next = self.next;
         tokio::select! {
             said = self.said.recv() => said,
@@ -160,7 +160,7 @@ impl Janitor {
     }
 
     /// Cleans up, beside everything else.
-    pub(super) fn clean(&mut self, now: Instant) {
+    pub(super) fn start_clean(&mut self, now: Instant) {
         self.last = Some(now);
         self.next = None;
         let (Some(age), Ok(send)) = (self.age, self.send.clone().try_reserve_owned()) else {
@@ -178,7 +178,7 @@ impl Janitor {
         tokio::spawn(async move {
             let said = command.output().await;
             send.send(match said {
-                Ok(output) => CleanUp::of(&output),
+                Ok(output) => CleanUp::from_output(&output),
                 Err(error) => CleanUp {
                     result: None,
                     failure: Some(cause_text(&error)),
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn nothing_is_cleaned_unless_it_is_wanted() {
         let mut janitor = Janitor::new(None, None);
-        janitor.looked(5, Instant::now());
+        janitor.survey_done(5, Instant::now());
         assert_eq!(janitor.next, None);
     }
 
@@ -208,18 +208,18 @@ mod tests {
     fn leaks_are_left_alone_for_a_time_and_clean_ups_are_rare() {
         let now = Instant::now();
         let mut janitor = Janitor::new(Some(AGE), None);
-        janitor.looked(1, now);
+        janitor.survey_done(1, now);
         let due = now + AGE + GRACE;
         assert_eq!(janitor.next, Some(due));
         // More of them do not put it off.
-        janitor.looked(2, now + AGE);
+        janitor.survey_done(2, now + AGE);
         assert_eq!(janitor.next, Some(due));
         janitor.last = Some(due);
         janitor.next = None;
         // What it could not remove is tried again much later.
-        janitor.looked(2, due);
+        janitor.survey_done(2, due);
         assert_eq!(janitor.next, Some(due + AGAIN));
-        janitor.looked(0, due);
+        janitor.survey_done(0, due);
         assert_eq!(janitor.next, None);
     }
 
@@ -228,7 +228,7 @@ mod tests {
         let now = Instant::now();
         let mut janitor = Janitor::new(Some(Duration::ZERO), None);
         janitor.last = Some(now);
-        janitor.looked(1, now);
+        janitor.survey_done(1, now);
         assert_eq!(janitor.next, Some(now + PAUSE));
     }
 
@@ -266,9 +266,9 @@ mod tests {
             ..CleanResult::default()
         };
         let text = json_envelope(KIND, &result).to_string();
-        let clean_up = CleanUp::of(&output(0, &text, "dmtrace: a note\n"));
+        let clean_up = CleanUp::from_output(&output(0, &text, "dmtrace: a note\n"));
         assert_eq!(clean_up.result.as_ref(), Some(&result));
-        let (done, failed) = clean_up.lines();
+        let (done, failed) = clean_up.log_lines();
         assert_eq!(
             done,
             [
@@ -279,11 +279,11 @@ mod tests {
         );
         assert!(failed.is_empty());
         // What was done in part is counted, and the rest is a failure.
-        let partly = CleanUp::of(&output(5, &text, "dmtrace: the disk is full\n"));
-        assert_eq!(partly.count(OutcomeKind::is_removal), 1);
-        assert_eq!(partly.lines().1, ["dmtrace: the disk is full"]);
+        let partly = CleanUp::from_output(&output(5, &text, "dmtrace: the disk is full\n"));
+        assert_eq!(partly.count_where(OutcomeKind::is_removal), 1);
+        assert_eq!(partly.log_lines().1, ["dmtrace: the disk is full"]);
         for (code, stdout) in [(3, ""), (0, ""), (0, "removed 0x0d4d0001 semid 1")] {
-            let failed = CleanUp::of(&output(code, stdout, ""));
+            let failed = CleanUp::from_output(&output(code, stdout, ""));
             assert!(failed.result.is_none() && failed.failure.is_some());
         }
     }

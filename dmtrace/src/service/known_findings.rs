@@ -11,15 +11,15 @@ use crate::history;
 
 /// Findings that an earlier run has told and left standing.
 #[derive(Debug, Default)]
-pub(super) struct Stood {
+pub(super) struct KnownFindings {
     /// What they were found to be, and when.
     findings: BTreeMap<(SemId, Key), (String, BootTime)>,
     taken: usize,
 }
 
-impl Stood {
+impl KnownFindings {
     /// By the history.
-    pub(super) fn of(findings: Vec<history::Stood>) -> Self {
+    pub(super) fn from_history(findings: Vec<history::PastFinding>) -> Self {
         let findings = findings.into_iter();
         Self {
             findings: findings
@@ -31,7 +31,7 @@ impl Stood {
 
     /// Whether this finding is one of them; each is once. A set that was made after the finding
     /// has its numbers and is another one.
-    pub(super) fn takes(&mut self, set: &Semaphore, state: &str) -> bool {
+    pub(super) fn already_reported(&mut self, set: &Semaphore, state: &str) -> bool {
         let place = (set.id, set.key);
         let Some((told, found)) = self.findings.remove(&place) else {
             return false;
@@ -42,7 +42,7 @@ impl Stood {
     }
 
     /// How many were found again.
-    pub(super) const fn taken(&self) -> usize {
+    pub(super) const fn reported_count(&self) -> usize {
         self.taken
     }
 }
@@ -75,8 +75,8 @@ mod tests {
         ledger.semaphore(SEM.into()).unwrap().clone()
     }
 
-    fn stood() -> Stood {
-        Stood::of(vec![history::Stood {
+    fn sample_findings() -> KnownFindings {
+        KnownFindings::from_history(vec![history::PastFinding {
             sem: SEM.into(),
             key: KEY,
             state: "leaked".to_owned(),
@@ -86,18 +86,24 @@ mod tests {
 
     #[test]
     fn what_was_told_is_not_told_again() {
-        let mut stood = stood();
+        let mut stood = sample_findings();
         let set = set_of(50);
-        assert!(stood.takes(&set, "leaked"));
-        assert_eq!(stood.taken(), 1);
+        assert!(stood.already_reported(&set, "leaked"));
+        assert_eq!(stood.reported_count(), 1);
         // Within one run the same finding comes once; if it comes again, it was gone meanwhile.
-        assert!(!stood.takes(&set, "leaked"));
+        assert!(!stood.already_reported(&set, "leaked"));
     }
 
     #[test]
     fn something_else_is_told() {
-        assert!(!stood().takes(&set_of(50), "stuck"), "another finding");
-        assert!(!stood().takes(&set_of(150), "leaked"), "another set");
-        assert!(!Stood::default().takes(&set_of(50), "leaked"));
+        assert!(
+            !sample_findings().already_reported(&set_of(50), "stuck"),
+            "another finding"
+        );
+        assert!(
+            !sample_findings().already_reported(&set_of(150), "leaked"),
+            "another set"
+        );
+        assert!(!KnownFindings::default().already_reported(&set_of(50), "leaked"));
     }
 }

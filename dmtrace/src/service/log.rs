@@ -12,7 +12,7 @@ use crate::wording::count_noun;
 
 /// Priority of a line, as syslog(3) numbers it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Level {
+pub(super) enum LogLevel {
     /// Something does not work any more.
     Error = 3,
     /// Somebody should look at it.
@@ -24,8 +24,8 @@ pub(super) enum Level {
     Debug = 7,
 }
 
-impl Level {
-    const fn word(self) -> &'static str {
+impl LogLevel {
+    const fn level_word(self) -> &'static str {
         match self {
             Self::Error => "error",
             Self::Warning => "warning",
@@ -51,7 +51,7 @@ struct Limiter {
 
 impl Limiter {
     /// Whether a line may pass; and how many did not before it, once the next may.
-    fn pass(&mut self, now: Instant) -> (bool, u64) {
+    fn let_pass(&mut self, now: Instant) -> (bool, u64) {
         let over = self
             .since
             .is_none_or(|since| now.saturating_duration_since(since) >= WINDOW);
@@ -77,7 +77,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Standard error. `verbose` lets [`Level::Debug`] pass.
+    /// Standard error. `verbose` lets [`LogLevel::Debug`] pass.
     pub(super) fn to_stderr(verbose: bool) -> Self {
         Self {
             out: Box::new(io::stderr()),
@@ -98,8 +98,8 @@ impl Log {
         }
     }
 
-    pub(super) fn say(&mut self, level: Level, text: impl fmt::Display) {
-        if level == Level::Debug && !self.verbose {
+    pub(super) fn write_line(&mut self, level: LogLevel, text: impl fmt::Display) {
+        if level == LogLevel::Debug && !self.verbose {
             return;
         }
         let text = text.to_string();
@@ -108,19 +108,19 @@ impl Log {
         let _unheard = if self.journal {
             writeln!(self.out, "<{}>{text}", level as u8)
         } else {
-            writeln!(self.out, "dmtrace: {}: {text}", level.word())
+            writeln!(self.out, "dmtrace: {}: {text}", level.level_word())
         };
     }
 
     /// Says something of which there may be very much.
-    pub(super) fn say_often(&mut self, level: Level, text: impl fmt::Display) {
-        if level == Level::Debug && !self.verbose {
+    pub(super) fn say_often(&mut self, level: LogLevel, text: impl fmt::Display) {
+        if level == LogLevel::Debug && !self.verbose {
             return;
         }
-        let (pass, held) = self.limiter.pass(Instant::now());
+        let (pass, held) = self.limiter.let_pass(Instant::now());
         if held > 0 {
-            self.say(
-                Level::Warning,
+            self.write_line(
+                LogLevel::Warning,
                 format_args!(
                     "{} left out; dmtrace report has everything",
                     count_noun(held, "more line was", "more lines were")
@@ -128,7 +128,7 @@ impl Log {
             );
         }
         if pass {
-            self.say(level, text);
+            self.write_line(level, text);
         }
     }
 }
@@ -156,9 +156,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Kept(Rc<RefCell<Vec<u8>>>);
+    struct KeptLines(Rc<RefCell<Vec<u8>>>);
 
-    impl Write for Kept {
+    impl Write for KeptLines {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.borrow_mut().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -169,8 +169,8 @@ mod tests {
         }
     }
 
-    fn log(journal: bool, verbose: bool) -> (Log, impl Fn() -> String) {
-        let kept = Kept::default();
+    fn sample_log(journal: bool, verbose: bool) -> (Log, impl Fn() -> String) {
+        let kept = KeptLines::default();
         let log = Log {
             out: Box::new(kept.clone()),
             journal,
@@ -183,20 +183,20 @@ mod tests {
 
     #[test]
     fn the_journal_gets_priorities_and_people_get_words() {
-        let (mut log, text) = log(true, false);
-        log.say(Level::Warning, "leaked");
-        log.say(Level::Debug, "a step");
+        let (mut log, text) = sample_log(true, false);
+        log.write_line(LogLevel::Warning, "leaked");
+        log.write_line(LogLevel::Debug, "a step");
         assert_eq!(text(), "<4>leaked\n");
-        let (mut log, text) = self::log(false, true);
-        log.say(Level::Error, "no disk");
-        log.say(Level::Debug, "a step");
+        let (mut log, text) = sample_log(false, true);
+        log.write_line(LogLevel::Error, "no disk");
+        log.write_line(LogLevel::Debug, "a step");
         assert_eq!(text(), "dmtrace: error: no disk\ndmtrace: debug: a step\n");
     }
 
     #[test]
     fn a_name_with_line_breaks_stays_one_line() {
-        let (mut log, text) = log(true, false);
-        log.say(Level::Warning, "leaked by evil\n<0>panic\x1b[2J");
+        let (mut log, text) = sample_log(true, false);
+        log.write_line(LogLevel::Warning, "leaked by evil\n<0>panic\x1b[2J");
         assert_eq!(text(), "<4>leaked by evil <0>panic [2J\n");
     }
 
@@ -204,9 +204,9 @@ mod tests {
     fn a_flood_is_cut_and_counted() {
         let mut limiter = Limiter::default();
         let now = Instant::now();
-        let passed = (0..1000).filter(|_| limiter.pass(now).0).count();
+        let passed = (0..1000).filter(|_| limiter.let_pass(now).0).count();
         assert_eq!(passed, LINES as usize);
-        assert_eq!(limiter.pass(now + WINDOW), (true, 900));
-        assert_eq!(limiter.pass(now + WINDOW), (true, 0));
+        assert_eq!(limiter.let_pass(now + WINDOW), (true, 900));
+        assert_eq!(limiter.let_pass(now + WINDOW), (true, 0));
     }
 }

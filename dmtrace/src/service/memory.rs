@@ -50,13 +50,13 @@ fn is_head(line: &str) -> bool {
 fn of_file(line: &str) -> Option<(usize, usize)> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
-    let (start, end) = (parse(start)?, parse(end)?);
+    let (start, end) = (parse_limit(start)?, parse_limit(end)?);
     let (rights, inode) = (words.next()?, words.nth(2)?);
     let constant = matches!(rights, "r-xp" | "r--p") && inode != "0";
     constant.then_some((start, end.checked_sub(start)?))
 }
 
-fn parse(address: &str) -> Option<usize> {
+fn parse_limit(address: &str) -> Option<usize> {
     usize::from_str_radix(address, 16).ok()
 }
 

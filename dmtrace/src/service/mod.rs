@@ -39,13 +39,13 @@ use crate::{
 };
 use chronicle::Chronicle;
 pub(crate) use client::ask_status;
+pub(crate) use export::ExportOptions;
 use export::Exports;
-pub(crate) use export::Options as ExportOptions;
 use janitor::{CleanUp, Janitor};
-use log::{Level, Log};
+use log::{Log, LogLevel};
 use reporter::Reporter;
-pub(crate) use socket::{Access, SOCKET};
-use socket::{Control, Reply, lock_of};
+use socket::{ControlSocket, StatusReply, lock_of};
+pub(crate) use socket::{SOCKET, SocketAccess};
 use systemd::Watchdog;
 
 /// A leak is told within a second of the end of its owner, a moment of grace included.
@@ -55,9 +55,9 @@ const YOUNG: Duration = Duration::from_millis(500);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug)]
-pub(crate) struct Options {
+pub(crate) struct ServiceOptions {
     pub tracing: probe::Options,
-    pub access: Access,
+    pub access: SocketAccess,
     /// Every step of every cookie.
     pub verbose: bool,
     /// Where the kernel side outlives the service.
@@ -71,20 +71,20 @@ pub(crate) struct Options {
     /// Where each removal is written down, unless as usual.
     pub audit: Option<PathBuf>,
     /// Where findings are kept, if they are.
-    pub history: Option<history::Options>,
+    pub history: Option<history::HistoryOptions>,
 }
 
 /// Traces until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// Tracing cannot start, another service runs, or polling fails.
-pub(crate) async fn serve(options: &Options) -> Result<()> {
+pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
     memory::keep_small();
-    let mut control = Control::open(Path::new(SOCKET), options.access)?;
+    let mut control = ControlSocket::open(Path::new(SOCKET), options.access)?;
     let exports = Exports::open(&options.export, options.access.group)?;
     let chronicle = options.history.clone().map(|options| {
         Chronicle::open(options, |warning: &str| {
-            Log::to_stderr(false).say(Level::Warning, warning);
+            Log::to_stderr(false).write_line(LogLevel::Warning, warning);
         })
     });
     let mut reporter = Reporter::new(Log::to_stderr(options.verbose), exports, chronicle);
@@ -94,79 +94,81 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
     };
     let mut tracing =
         Tracing::start_kept(options.tracing, &options.pins)?.with_service_pacing(thresholds);
-    greet(reporter.log(), tracing.session(), options.keep);
-    reporter.recall();
+    print_greeting(reporter.log_mut(), tracing.session(), options.keep);
+    reporter.recall_findings();
     if let Some(chronicle) = reporter.chronicle() {
         let past = tracing.session().tracing_continuity().map(|it| &it.past);
         let backend = tracing.session().tracer().backend().name();
         let continuous = matches!(past, Some(PinnedPast::Unbroken));
-        chronicle.began(backend, &kernel_release(), continuous);
+        chronicle.trace_started(backend, &kernel_release(), continuous);
     }
     // What an earlier service has lost, it has told.
     reporter.lost_before(tracing.session().lost_count());
-    control.publish(status(&tracing, &reporter, &control));
-    control.listen(reporter.chronicle().map(Chronicle::asker))?;
+    control.publish_status(status_json(&tracing, &reporter, &control));
+    control.start_listening(reporter.chronicle().map(Chronicle::new_asker))?;
     tracing.report_backlog(&mut reporter)?;
     let mut watchdog = Watchdog::of_unit();
     let mut janitor = Janitor::new(options.auto_clean, options.audit.clone());
     let mut told = usize::MAX;
-    systemd::ready("tracing");
+    systemd::notify_ready("tracing");
     loop {
         let next = tokio::select! {
             biased;
             ready = tracing.next_readiness() => match ready? {
-                Some(ready) => Next::Trace(ready),
+                Some(ready) => NextWork::Trace(ready),
                 None => break,
             },
             question = control.questions.recv() => match question {
-                Some(question) => Next::Answer(question),
+                Some(question) => NextWork::Answer(question),
                 None => break,
             },
-            scrape = reporter.exports.asked() => Next::Scrape(scrape),
-            said = janitor.due() => Next::CleanUp(said),
-            () = watchdog.due() => Next::SignOfLife,
+            scrape = reporter.exports.next_scrape() => NextWork::Scrape(scrape),
+            said = janitor.next_event() => NextWork::CleanUp(said),
+            () = watchdog.wait_due() => NextWork::SignOfLife,
         };
         match next {
-            Next::Trace(ready) => {
+            NextWork::Trace(ready) => {
                 tracing.handle_readiness(ready, &mut reporter)?;
                 if ready == Readiness::SurveyDue {
-                    looked(&tracing, &mut reporter);
-                    control.publish(status(&tracing, &reporter, &control));
+                    survey_done(&tracing, &mut reporter);
+                    control.publish_status(status_json(&tracing, &reporter, &control));
                     let leaks = tracing
                         .reported_findings()
                         .values()
                         .filter(|it| **it == "leaked");
-                    janitor.looked(leaks.count(), Instant::now());
+                    janitor.survey_done(leaks.count(), Instant::now());
                     // The start has read the types of the whole kernel, and each look all
                     // processes.
                     memory::give_back();
                 }
             }
-            Next::Scrape(ScrapeRequest { format, answer }) => {
+            NextWork::Scrape(ScrapeRequest { format, answer }) => {
                 if reporter.exports.is_stale() {
                     tracing.handle_readiness(Readiness::SurveyDue, &mut reporter)?;
-                    looked(&tracing, &mut reporter);
+                    survey_done(&tracing, &mut reporter);
                 }
-                let text = reporter.exports.text(health(&tracing, &reporter), format);
+                let text = reporter
+                    .exports
+                    .metrics_text(read_health(&tracing, &reporter), format);
                 let _unheard = answer.send(text);
             }
-            Next::Answer(reply) => {
-                let list = reporter.list();
-                let mut status = status(&tracing, &reporter, &control);
+            NextWork::Answer(reply) => {
+                let list = reporter.list_json();
+                let mut status = status_json(&tracing, &reporter, &control);
                 status["findings"]["list"] = list;
                 // Whoever asked may have gone.
                 let _unheard = reply.send(status);
             }
-            Next::CleanUp(None) => janitor.clean(Instant::now()),
-            Next::CleanUp(Some(clean_up)) => {
+            NextWork::CleanUp(None) => janitor.start_clean(Instant::now()),
+            NextWork::CleanUp(Some(clean_up)) => {
                 reporter.exports.count_cleaned(&clean_up);
-                say_clean_up(reporter.log(), &clean_up);
+                say_clean_up(reporter.log_mut(), &clean_up);
             }
-            Next::SignOfLife => watchdog.alive(),
+            NextWork::SignOfLife => watchdog.notify_alive(),
         }
         if told != tracing.reported_findings().len() {
             told = tracing.reported_findings().len();
-            systemd::status(&match told {
+            systemd::notify_status(&match told {
                 0 => "tracing; no active findings".to_owned(),
                 told => format!(
                     "tracing; {}: dmtrace report",
@@ -175,15 +177,15 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
             });
         }
     }
-    systemd::stopping();
+    systemd::notify_stopping();
     let restarts = if options.keep {
         Some(true)
     } else {
-        systemd::restarts().await
+        systemd::will_restart().await
     };
     if restarts.is_none() {
-        reporter.log().say(
-            Level::Warning,
+        reporter.log_mut().write_line(
+            LogLevel::Warning,
             "systemd does not say whether this is a restart: tracing pauses until the next start",
         );
     }
@@ -195,33 +197,33 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
         Some(tracing.finish(&mut reporter)?.accounting)
     };
     let (mut log, exports, chronicle) = reporter.into_parts();
-    exports.finish().await;
+    exports.finish_hook().await;
     if let Some(chronicle) = chronicle
-        && !chronicle.close(LAST_WORDS)
+        && !chronicle.finish(LAST_WORDS)
     {
-        log.say(
-            Level::Warning,
+        log.write_line(
+            LogLevel::Warning,
             "the disk is too slow: the history may lack the last moments",
         );
     }
     let Some(accounting) = accounting else {
-        log.say(
-            Level::Info,
+        log.write_line(
+            LogLevel::Info,
             "stopped; tracing continues in the kernel until the next start; to end it: dmtrace serve \
              --remove",
         );
         return Ok(());
     };
     if options.keep {
-        log.say(
-            Level::Warning,
+        log.write_line(
+            LogLevel::Warning,
             "tracing has ended with the service, in spite of --keep: the start said why",
         );
     }
     let line = accounting.summary_line();
-    log.say(Level::Info, format_args!("stopped; accounting: {line}"));
+    log.write_line(LogLevel::Info, format_args!("stopped; accounting: {line}"));
     for deficit in &accounting.deficits {
-        log.say(Level::Warning, format_args!("not exact: {deficit}"));
+        log.write_line(LogLevel::Warning, format_args!("not exact: {deficit}"));
     }
     Ok(())
 }
@@ -230,14 +232,14 @@ pub(crate) async fn serve(options: &Options) -> Result<()> {
 ///
 /// # Errors
 /// A service runs, or this process may not.
-pub(crate) fn remove(pins: &Path) -> Result<bool> {
+pub(crate) fn remove_left_pins(pins: &Path) -> Result<bool> {
     let _lock = lock_of(Path::new(SOCKET))?;
     remove_pins(pins).with_context(|| pins.display().to_string())
 }
 
-enum Next {
+enum NextWork {
     Trace(Readiness),
-    Answer(Reply),
+    Answer(StatusReply),
     Scrape(ScrapeRequest),
     /// It is due, or this is what came of it.
     CleanUp(Option<CleanUp>),
@@ -245,8 +247,8 @@ enum Next {
 }
 
 fn say_clean_up(log: &mut Log, clean_up: &CleanUp) {
-    let (done, failed) = clean_up.lines();
-    for (level, lines) in [(Level::Notice, done), (Level::Warning, failed)] {
+    let (done, failed) = clean_up.log_lines();
+    for (level, lines) in [(LogLevel::Notice, done), (LogLevel::Warning, failed)] {
         for line in lines {
             log.say_often(level, format_args!("clean-up: {line}"));
         }
@@ -254,19 +256,19 @@ fn say_clean_up(log: &mut Log, clean_up: &CleanUp) {
 }
 
 /// After a look there are new numbers.
-fn looked(tracing: &Tracing, reporter: &mut Reporter) {
-    reporter.lost(tracing.session().lost_count());
-    reporter.exports.looked();
-    if reporter.exports.writes() {
-        let health = health(tracing, reporter);
-        if let Some(failure) = reporter.exports.write(health) {
-            reporter.log().say(Level::Warning, failure);
+fn survey_done(tracing: &Tracing, reporter: &mut Reporter) {
+    reporter.report_lost(tracing.session().lost_count());
+    reporter.exports.mark_survey_done();
+    if reporter.exports.has_textfile() {
+        let health = read_health(tracing, reporter);
+        if let Some(failure) = reporter.exports.write_textfile(health) {
+            reporter.log_mut().write_line(LogLevel::Warning, failure);
         }
     }
 }
 
 /// How everything is, for metrics.
-fn health(tracing: &Tracing, reporter: &Reporter) -> metrics::TraceHealth {
+fn read_health(tracing: &Tracing, reporter: &Reporter) -> metrics::TraceHealth {
     let history = reporter.chronicle().map(Chronicle::status);
     metrics::TraceHealth {
         history_dropped: history.as_ref().map_or(0, |status| status.lost),
@@ -275,10 +277,10 @@ fn health(tracing: &Tracing, reporter: &Reporter) -> metrics::TraceHealth {
     }
 }
 
-fn greet(log: &mut Log, session: &Session, keep: bool) {
+fn print_greeting(log: &mut Log, session: &Session, keep: bool) {
     let tracer = session.tracer();
-    log.say(
-        Level::Info,
+    log.write_line(
+        LogLevel::Info,
         format_args!(
             "dmtrace {} is tracing ({} backend); {} existed before",
             env!("CARGO_PKG_VERSION"),
@@ -291,14 +293,14 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
         ),
     );
     for spot in tracer.backend().blind_spot_texts() {
-        log.say(
-            Level::Notice,
+        log.write_line(
+            LogLevel::Notice,
             format_args!("this backend does not see: {spot}"),
         );
     }
     for what in tracer.missing_detail() {
-        log.say(
-            Level::Notice,
+        log.write_line(
+            LogLevel::Notice,
             format_args!("this kernel does not show: {what}"),
         );
     }
@@ -306,8 +308,8 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
         say_past(log, continuity, keep);
         let attached = matches!(tracer.dm_state(), DmState::Attached { .. });
         if matches!(continuity.past, PinnedPast::Unbroken) && attached && !tracer.dm_was_adopted() {
-            log.say(
-                Level::Notice,
+            log.write_line(
+                LogLevel::Notice,
                 "device-mapper was not traced meanwhile, because its probes cannot stay: the \
                  devices of cookies made then are unknown",
             );
@@ -315,12 +317,12 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
     }
     match tracer.dm_state() {
         DmState::Attached { .. } => {}
-        DmState::NotLoaded => log.say(
-            Level::Info,
+        DmState::NotLoaded => log.write_line(
+            LogLevel::Info,
             "device-mapper is not loaded: it will be traced as soon as it is",
         ),
-        DmState::Impossible { reason } => log.say(
-            Level::Notice,
+        DmState::Impossible { reason } => log.write_line(
+            LogLevel::Notice,
             format_args!("device-mapper cannot be traced, devices stay unknown: {reason}"),
         ),
     }
@@ -330,8 +332,8 @@ fn greet(log: &mut Log, session: &Session, keep: bool) {
 fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
     match &continuity.past {
         PinnedPast::New => {}
-        PinnedPast::Unbroken => log.say(
-            Level::Info,
+        PinnedPast::Unbroken => log.write_line(
+            LogLevel::Info,
             "tracing continued while no service ran: no semaphore was missed",
         ),
         PinnedPast::Gap(gap) => {
@@ -340,8 +342,8 @@ fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
                 Some(from) => format!("from {} ", clock.moment_at(from)),
                 None => String::new(),
             };
-            log.say(
-                Level::Warning,
+            log.write_line(
+                LogLevel::Warning,
                 format_args!(
                     "gap: nothing was seen {from}until {}, {}; sets created unseen: {}; removed: \
                      {}; used: {}",
@@ -356,11 +358,11 @@ fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
     }
     if let Some(reason) = &continuity.unpinned {
         let (level, asked) = if keep {
-            (Level::Warning, ", in spite of --keep")
+            (LogLevel::Warning, ", in spite of --keep")
         } else {
-            (Level::Notice, "")
+            (LogLevel::Notice, "")
         };
-        log.say(
+        log.write_line(
             level,
             format_args!("tracing will pause whenever the service is down{asked}: {reason}"),
         );
@@ -368,7 +370,7 @@ fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
 }
 
 /// How the service is, without the list of what it has found.
-fn status(tracing: &Tracing, reporter: &Reporter, control: &Control) -> Value {
+fn status_json(tracing: &Tracing, reporter: &Reporter, control: &ControlSocket) -> Value {
     let session = tracing.session();
     let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
     json!({
@@ -378,7 +380,7 @@ fn status(tracing: &Tracing, reporter: &Reporter, control: &Control) -> Value {
         "seconds": boot_now().duration_since(session.trace_start()).as_secs(),
         "health": session.health(),
         "totals": session.ledger().totals(),
-        "findings": reporter.findings(tracing.reported_findings().len()),
+        "findings": reporter.findings_json(tracing.reported_findings().len()),
         "history": reporter.chronicle().map(Chronicle::status),
         "requests": {
             "answered": count(&control.tally.answered),

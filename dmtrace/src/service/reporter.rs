@@ -16,15 +16,15 @@ use super::{
     chronicle::Chronicle,
     ended::{EndedCookies, ended_at},
     export::Exports,
-    known_findings::Stood,
-    log::{Level, Log},
+    known_findings::KnownFindings,
+    log::{Log, LogLevel},
 };
 use crate::{
     finding::SetReport,
     host::clock::boot_now,
     render::{
         culprits,
-        row::{Row, confidence},
+        row::{Row, confidence_word},
     },
     stack::Symbolizer,
     trace::{
@@ -35,10 +35,10 @@ use crate::{
 };
 
 /// Findings that are kept word by word; more are counted.
-const KEPT: usize = 200;
+const MAX_LISTED_FINDINGS: usize = 200;
 
 /// Longest wait for the history to say what it has: then everything is told again.
-const PATIENCE: Duration = Duration::from_secs(2);
+const HISTORY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The observer of a service.
 pub(super) struct Reporter {
@@ -51,7 +51,7 @@ pub(super) struct Reporter {
     /// Everything that stood was told once.
     settled: bool,
     /// What an earlier run has told, and was not found again yet.
-    stood: Stood,
+    known_findings: KnownFindings,
     /// When this run began: what ended before it, an earlier one has told.
     began: BootTime,
     ended: EndedCookies,
@@ -59,11 +59,11 @@ pub(super) struct Reporter {
     /// Whether there may be something in them.
     named: bool,
     /// Findings that stand, as far as they are kept.
-    standing: BTreeMap<SemId, SetReport>,
+    active_findings: BTreeMap<SemId, SetReport>,
     /// Findings by their label that were told since the start.
-    told: BTreeMap<&'static str, u64>,
+    reported_counts: BTreeMap<&'static str, u64>,
     /// Creations that failed because the limits were reached.
-    starved: u64,
+    enospc_failures: u64,
 }
 
 impl Reporter {
@@ -74,14 +74,14 @@ impl Reporter {
             chronicle,
             lost: 0,
             settled: false,
-            stood: Stood::default(),
+            known_findings: KnownFindings::default(),
             began: boot_now(),
             ended: EndedCookies::default(),
             names: RefCell::default(),
             named: false,
-            standing: BTreeMap::new(),
-            told: BTreeMap::new(),
-            starved: 0,
+            active_findings: BTreeMap::new(),
+            reported_counts: BTreeMap::new(),
+            enospc_failures: 0,
         }
     }
 
@@ -92,13 +92,16 @@ impl Reporter {
     }
 
     /// Asks what an earlier run has told, before this one tells anything.
-    pub(super) fn recall(&mut self) {
-        let stood = self.chronicle.as_ref().map(|it| it.stood(PATIENCE));
-        self.stood = Stood::of(stood.unwrap_or_default());
+    pub(super) fn recall_findings(&mut self) {
+        let stood = self
+            .chronicle
+            .as_ref()
+            .map(|it| it.past_findings(HISTORY_TIMEOUT));
+        self.known_findings = KnownFindings::from_history(stood.unwrap_or_default());
     }
 
     /// For other lines.
-    pub(super) const fn log(&mut self) -> &mut Log {
+    pub(super) const fn log_mut(&mut self) -> &mut Log {
         &mut self.log
     }
 
@@ -113,20 +116,20 @@ impl Reporter {
     }
 
     /// So many records have been lost, since the kernel side began.
-    pub(super) fn lost(&mut self, records: u64) {
+    pub(super) fn report_lost(&mut self, records: u64) {
         let news = records.saturating_sub(self.lost);
         self.lost = records;
         if news > 0 {
             let what = "the kernel side had no room for a record";
-            self.log.say(
-                Level::Warning,
+            self.log.write_line(
+                LogLevel::Warning,
                 format_args!(
                     "{what}, {}; see --max-semaphores and --max-processes",
                     times_text(news)
                 ),
             );
             if let Some(chronicle) = &self.chronicle {
-                chronicle.lost(what, news);
+                chronicle.count_lost(what, news);
             }
         }
     }
@@ -136,19 +139,22 @@ impl Reporter {
     }
 
     /// Says a finding, and tells it to whoever wants to know. Returns it.
-    fn tell(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> SetReport {
+    fn report_finding(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> SetReport {
         self.named = true;
         let class = judged.verdict.class;
-        let new = !self.stood.takes(judged.semaphore, class.label());
-        let mut row = Row::bare(view.ledger, judged.semaphore, judged.set, boot_now())
+        let new = !self
+            .known_findings
+            .already_reported(judged.semaphore, class.label());
+        let mut row = Row::from_books(view.ledger, judged.semaphore, judged.set, boot_now())
             .with_names(&self.names);
         row.verdict = Some(judged.verdict.clone());
-        let report = row.report();
-        self.exports.finding(&report, judged, view.ledger, new);
+        let report = row.to_report();
+        self.exports
+            .count_finding(&report, judged, view.ledger, new);
         if new {
-            *self.told.entry(class.label()).or_default() += 1;
-            let line = sentence(&row, judged);
-            self.log.say_often(Level::Warning, line);
+            *self.reported_counts.entry(class.label()).or_default() += 1;
+            let line = finding_sentence(&row, judged);
+            self.log.say_often(LogLevel::Warning, line);
         }
         report
     }
@@ -158,39 +164,42 @@ impl Reporter {
     fn tell_closed(&mut self, view: &BooksView<'_>, context: &Context<'_>) {
         for judged in self.ended.take_findings(view.ledger, context) {
             if ended_at(&judged) > Some(self.began) {
-                self.tell(&judged, view);
+                self.report_finding(&judged, view);
             }
             if let Some(chronicle) = &self.chronicle {
-                chronicle.ended(&judged, view.ledger, context.facts, &self.names);
+                chronicle.add_ended_finding(&judged, view.ledger, context.facts, &self.names);
             }
         }
     }
 
     /// What was found, without a list of it. `standing`: how many findings stand, kept or not.
-    pub(super) fn findings(&self, standing: usize) -> Value {
+    pub(super) fn findings_json(&self, standing: usize) -> Value {
         json!({
             "standing": standing,
-            "told": self.told,
-            "creations_failed": self.starved,
+            "told": self.reported_counts,
+            "creations_failed": self.enospc_failures,
             "list": [],
         })
     }
 
     /// The findings that stand, as far as they are kept.
-    pub(super) fn list(&self) -> Value {
-        self.standing.values().map(SetReport::json).collect()
+    pub(super) fn list_json(&self) -> Value {
+        self.active_findings
+            .values()
+            .map(SetReport::to_json)
+            .collect()
     }
 }
 
 impl Observer for Reporter {
     fn on_changes(&mut self, changes: &[Change], view: &BooksView<'_>) -> Result<()> {
-        self.exports.changes(changes, view.ledger);
+        self.exports.count_changes(changes, view.ledger);
         if let Some(chronicle) = &self.chronicle {
-            chronicle.changes(changes, view.ledger);
+            chronicle.count_changes(changes, view.ledger);
         }
         for change in changes {
             if let ChangeKind::CreateFailed { errno } = change.kind {
-                self.starved += u64::from(errno == libc::ENOSPC);
+                self.enospc_failures += u64::from(errno == libc::ENOSPC);
                 if errno == libc::ENOSPC {
                     let who = change.who.as_ref().map_or_else(String::new, |who| {
                         format!(" for {}[{}]", who.name, who.image.id.tgid)
@@ -200,32 +209,35 @@ impl Observer for Reporter {
                          kernel.sem are reached; who fills them: dmtrace report",
                         change.sem.ns
                     );
-                    self.log.say_often(Level::Error, text);
+                    self.log.say_often(LogLevel::Error, text);
                 }
             } else if change.is_cookie() {
-                self.log.say_often(Level::Debug, Step { change, view });
+                self.log
+                    .say_often(LogLevel::Debug, StepObject { change, view });
             }
         }
         Ok(())
     }
 
     fn on_finding(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> Result<()> {
-        let report = self.tell(judged, view);
+        let report = self.report_finding(judged, view);
         if let (Some(chronicle), Some(context)) = (&self.chronicle, view.context) {
-            chronicle.found(judged, view.ledger, context.facts, &self.names);
+            chronicle.add_finding(judged, view.ledger, context.facts, &self.names);
         }
         let id = judged.semaphore.id;
-        if self.standing.len() < KEPT || self.standing.contains_key(&id) {
-            self.standing.insert(id, report);
+        if self.active_findings.len() < MAX_LISTED_FINDINGS
+            || self.active_findings.contains_key(&id)
+        {
+            self.active_findings.insert(id, report);
         }
         Ok(())
     }
 
     fn on_cleared(&mut self, sem: SemId, label: &str, view: &BooksView<'_>) -> Result<()> {
-        self.standing.remove(&sem);
+        self.active_findings.remove(&sem);
         let ledger = view.ledger;
         if let Some(chronicle) = &self.chronicle {
-            chronicle.cleared(sem, ledger);
+            chronicle.clear_finding(sem, ledger);
         }
         let live = ledger.semaphore(sem);
         let Some(set) = live.or_else(|| ledger.closed_cookie(sem)) else {
@@ -237,12 +249,12 @@ impl Observer for Reporter {
             "is gone"
         };
         let text = format!("{} semid {}: was {label}, {how}", set.key, sem.semid);
-        self.log.say_often(Level::Info, text);
+        self.log.say_often(LogLevel::Info, text);
         Ok(())
     }
 
     fn on_survey(&mut self, judged: &[Judged<'_>], snapshot: &Snapshot) {
-        self.exports.surveyed(judged, snapshot, boot_now());
+        self.exports.count_survey(judged, snapshot, boot_now());
     }
 
     fn on_judged(&mut self, view: &BooksView<'_>) -> Result<()> {
@@ -251,7 +263,7 @@ impl Observer for Reporter {
         }
         if !self.settled {
             self.settled = true;
-            let again = self.stood.taken();
+            let again = self.known_findings.reported_count();
             if again > 0 {
                 let text = format!(
                     "{} still active; see: dmtrace report",
@@ -261,10 +273,10 @@ impl Observer for Reporter {
                         "findings reported before this start are"
                     )
                 );
-                self.log.say(Level::Notice, text);
+                self.log.write_line(LogLevel::Notice, text);
             }
             if let Some(chronicle) = &self.chronicle {
-                chronicle.settled();
+                chronicle.settle_past();
             }
         }
         Ok(())
@@ -272,7 +284,7 @@ impl Observer for Reporter {
 
     fn on_device_mapper(&mut self, report: &DmReport) -> Result<()> {
         self.log
-            .say(Level::Notice, crate::render::change::dm_loaded(report));
+            .write_line(LogLevel::Notice, crate::render::change::dm_loaded(report));
         Ok(())
     }
 
@@ -291,7 +303,7 @@ impl Observer for Reporter {
 }
 
 /// A finding in one line: what, whose fault, where, what to do next.
-fn sentence(row: &Row<'_>, judged: &Judged<'_>) -> String {
+fn finding_sentence(row: &Row<'_>, judged: &Judged<'_>) -> String {
     let semaphore = judged.semaphore;
     let verdict = &judged.verdict;
     let mut text = format!(
@@ -300,7 +312,7 @@ fn sentence(row: &Row<'_>, judged: &Judged<'_>) -> String {
         semaphore.id.semid,
         semaphore.id.ns,
         verdict.class,
-        confidence(verdict),
+        confidence_word(verdict),
     );
     let mut add = |label: &str, value: &str| {
         if !value.is_empty() && value != "-" {
@@ -316,18 +328,18 @@ fn sentence(row: &Row<'_>, judged: &Judged<'_>) -> String {
         );
     }
     if row.pid() != verdict.culprit.as_ref().map(|it| it.who.image.id.tgid) {
-        add("made by ", &row.owner());
+        add("made by ", &row.owner_text());
     }
     if let Some(image) = row.image {
         add("command ", &image.command_line());
         add("uid ", &image.uid.to_string());
     }
     add("in ", &row.workload().to_string());
-    add("device ", &row.device());
+    add("device ", &row.device_names());
     if let Some(site) = row.call_site() {
         add(
             "call site ",
-            &culprits::innermost(&CallSite::chain_line(site)),
+            &culprits::innermost_calls(&CallSite::chain_line(site)),
         );
     }
     add("", &format!("see: dmtrace explain {}", semaphore.key));
@@ -335,20 +347,20 @@ fn sentence(row: &Row<'_>, judged: &Judged<'_>) -> String {
 }
 
 /// One change, for those who want every step.
-struct Step<'a, 'b> {
+struct StepObject<'a, 'b> {
     change: &'a Change,
     view: &'a BooksView<'b>,
 }
 
-impl std::fmt::Display for Step<'_, '_> {
+impl std::fmt::Display for StepObject<'_, '_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Change { sem, key, .. } = self.change;
         let who = self.change.who.as_ref().map_or_else(
             || "kernel".to_owned(),
             |who| format!("{}[{}]", who.name, who.image.id.tgid),
         );
-        let word = crate::render::change::word(self.change);
-        let detail = crate::render::change::detail(self.change, self.view.ledger);
+        let word = crate::render::change::change_word(self.change);
+        let detail = crate::render::change::change_detail(self.change, self.view.ledger);
         write!(f, "{key} semid {}: {word} by {who} {detail}", sem.semid)
     }
 }

@@ -30,18 +30,18 @@ use tokio::{
     time::timeout,
 };
 
-use super::request::{BadRequest, REQUEST_MAX, Request, parse};
-use crate::{history::Asker, output::json::json_envelope};
+use super::request::{REQUEST_MAX, RequestError, ServiceRequest, parse_request};
+use crate::{history::HistoryAsker, output::json::json_envelope};
 
 pub(crate) use crate::history::SOCKET;
 
 /// Conversations at the same time; others wait in the kernel's queue.
 const CONVERSATIONS: usize = 8;
 /// Time for one.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CONVERSATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for the request, which is sent right after the connection is made: a silent client holds
 /// a place no longer.
-const PATIENCE_FOR_REQUEST: Duration = Duration::from_secs(1);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for whoever traces to say how it is. It may be in the middle of a look: then what it has
 /// said last is the answer.
 const BUSY: Duration = Duration::from_secs(1);
@@ -50,54 +50,54 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Who may ask: root, and the members of this group.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Access {
+pub(crate) struct SocketAccess {
     /// Number of the group.
     pub group: Option<u32>,
 }
 
 /// How many were answered and refused.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct RequestCounts {
     pub answered: AtomicU64,
     /// Refused: not permitted, or no request.
     pub refused: AtomicU64,
 }
 
 /// Takes the answer to the question how the service is.
-pub(super) type Reply = oneshot::Sender<Value>;
+pub(super) type StatusReply = oneshot::Sender<Value>;
 
 /// The socket. Its file is removed on drop, and the lock that says that a service runs is given
 /// up.
-pub(super) struct Control {
+pub(super) struct ControlSocket {
     path: PathBuf,
     /// Questions that wait for an answer.
-    pub questions: mpsc::Receiver<Reply>,
+    pub questions: mpsc::Receiver<StatusReply>,
     /// How many there were.
-    pub tally: Arc<Tally>,
-    latest: Latest,
-    door: Option<Door>,
+    pub tally: Arc<RequestCounts>,
+    latest: LatestStatus,
+    door: Option<ListenerParts>,
     /// Dropped, it ends the thread.
     _stop: oneshot::Sender<()>,
     _lock: fs::File,
 }
 
 /// What the thread begins with.
-struct Door {
+struct ListenerParts {
     listener: net::UnixListener,
-    access: Access,
-    send: mpsc::Sender<Reply>,
+    access: SocketAccess,
+    send: mpsc::Sender<StatusReply>,
     stopped: oneshot::Receiver<()>,
 }
 
 /// How the service was, and when.
-type Latest = Arc<Mutex<Option<(Instant, Value)>>>;
+type LatestStatus = Arc<Mutex<Option<(Instant, Value)>>>;
 
-impl Control {
-    /// Binds, as the only service of the host. Who connects waits for [`Control::listen`].
+impl ControlSocket {
+    /// Binds, as the only service of the host. Who connects waits for [`ControlSocket::start_listening`].
     ///
     /// # Errors
     /// Another service runs, or the directory cannot be written.
-    pub(super) fn open(path: &Path, access: Access) -> Result<Self> {
+    pub(super) fn open(path: &Path, access: SocketAccess) -> Result<Self> {
         let dir = path.parent().context("the socket has no directory")?;
         let shown = path.display();
         fs::DirBuilder::new()
@@ -132,7 +132,7 @@ impl Control {
             questions,
             tally: Arc::default(),
             latest: Arc::default(),
-            door: Some(Door {
+            door: Some(ListenerParts {
                 listener,
                 access,
                 send,
@@ -147,11 +147,11 @@ impl Control {
     ///
     /// # Errors
     /// The system refuses a thread.
-    pub(super) fn listen(&mut self, history: Option<Asker>) -> Result<()> {
+    pub(super) fn start_listening(&mut self, history: Option<HistoryAsker>) -> Result<()> {
         let Some(door) = self.door.take() else {
             return Ok(());
         };
-        let post = Post {
+        let post = Conversations {
             access: door.access,
             send: door.send,
             tally: Arc::clone(&self.tally),
@@ -167,7 +167,7 @@ impl Control {
                     return;
                 };
                 tokio::select! {
-                    () = listen(listener, Arc::new(post)) => {}
+                    () = listen_loop(listener, Arc::new(post)) => {}
                     _ = door.stopped => {}
                 }
             });
@@ -179,13 +179,13 @@ impl Control {
     }
 
     /// How the service is now: the answer while it is busy.
-    pub(super) fn publish(&self, status: Value) {
+    pub(super) fn publish_status(&self, status: Value) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         *latest = Some((Instant::now(), status));
     }
 }
 
-impl Drop for Control {
+impl Drop for ControlSocket {
     fn drop(&mut self) {
         let _gone_already = fs::remove_file(&self.path);
     }
@@ -219,15 +219,15 @@ pub(super) fn lock_of(socket: &Path) -> Result<fs::File> {
 }
 
 /// What every conversation needs.
-struct Post {
-    access: Access,
-    send: mpsc::Sender<Reply>,
-    tally: Arc<Tally>,
-    latest: Latest,
-    history: Option<Asker>,
+struct Conversations {
+    access: SocketAccess,
+    send: mpsc::Sender<StatusReply>,
+    tally: Arc<RequestCounts>,
+    latest: LatestStatus,
+    history: Option<HistoryAsker>,
 }
 
-async fn listen(listener: UnixListener, post: Arc<Post>) {
+async fn listen_loop(listener: UnixListener, post: Arc<Conversations>) {
     let places = Arc::new(Semaphore::new(CONVERSATIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -239,7 +239,7 @@ async fn listen(listener: UnixListener, post: Arc<Post>) {
         };
         let post = Arc::clone(&post);
         tokio::spawn(async move {
-            let answered = timeout(PATIENCE, post.converse(stream)).await;
+            let answered = timeout(CONVERSATION_TIMEOUT, post.answer_request(stream)).await;
             let count = match answered {
                 Ok(Ok(())) => &post.tally.answered,
                 _ => &post.tally.refused,
@@ -250,42 +250,45 @@ async fn listen(listener: UnixListener, post: Arc<Post>) {
     }
 }
 
-impl Post {
+impl Conversations {
     /// One request, one answer.
-    async fn converse(&self, mut stream: UnixStream) -> io::Result<()> {
+    async fn answer_request(&self, mut stream: UnixStream) -> io::Result<()> {
         // Read in any case: closing a socket with something unread breaks off the answer.
-        let request = timeout(PATIENCE_FOR_REQUEST, read(&mut stream)).await??;
-        if !permitted(&stream, self.access)? {
+        let request = timeout(REQUEST_TIMEOUT, read_request(&mut stream)).await??;
+        if !is_permitted(&stream, self.access)? {
             let text = "only root, and the group that the service was given, may ask";
-            refuse(&mut stream, text).await?;
+            send_refusal(&mut stream, text).await?;
             return Err(ErrorKind::PermissionDenied.into());
         }
         match request {
             Err(bad) => {
-                refuse(&mut stream, &bad.to_string()).await?;
+                send_refusal(&mut stream, &bad.to_string()).await?;
                 Err(ErrorKind::InvalidInput.into())
             }
-            Ok(Request::Status) => {
-                let line = format!("{}\n", json_envelope("status", &self.status().await?));
+            Ok(ServiceRequest::Status) => {
+                let line = format!(
+                    "{}\n",
+                    json_envelope("status", &self.current_status().await?)
+                );
                 stream.write_all(line.as_bytes()).await
             }
-            Ok(Request::History(query)) => {
+            Ok(ServiceRequest::History(query)) => {
                 let Some(history) = &self.history else {
                     let text = "this service keeps no history (--no-history)";
-                    return refuse(&mut stream, text).await;
+                    return send_refusal(&mut stream, text).await;
                 };
                 // By the thread of the history; writing has a time limit.
                 let stream = stream.into_std()?;
                 stream.set_nonblocking(false)?;
-                stream.set_write_timeout(Some(PATIENCE))?;
-                history.ask(query, stream);
+                stream.set_write_timeout(Some(CONVERSATION_TIMEOUT))?;
+                history.send_query(query, stream);
                 Ok(())
             }
         }
     }
 
     /// How the service is, or was before what it is doing now.
-    async fn status(&self) -> io::Result<Value> {
+    async fn current_status(&self) -> io::Result<Value> {
         let answer = timeout(BUSY, async {
             let (reply, answer) = oneshot::channel();
             self.send.send(reply).await.ok()?;
@@ -301,15 +304,15 @@ impl Post {
     }
 }
 
-async fn read(stream: &mut UnixStream) -> io::Result<Result<Request, BadRequest>> {
+async fn read_request(stream: &mut UnixStream) -> io::Result<Result<ServiceRequest, RequestError>> {
     let mut bytes = Vec::with_capacity(REQUEST_MAX);
     loop {
         let room = (REQUEST_MAX - bytes.len()) as u64;
         let mut bounded = (&mut *stream).take(room);
         if bounded.read_buf(&mut bytes).await? == 0 {
-            return Ok(Err(BadRequest::Cut));
+            return Ok(Err(RequestError::Cut));
         }
-        match parse(&bytes) {
+        match parse_request(&bytes) {
             Ok(None) => {}
             Ok(Some(request)) => return Ok(Ok(request)),
             Err(bad) => return Ok(Err(bad)),
@@ -317,14 +320,14 @@ async fn read(stream: &mut UnixStream) -> io::Result<Result<Request, BadRequest>
     }
 }
 
-async fn refuse(stream: &mut UnixStream, text: &str) -> io::Result<()> {
+async fn send_refusal(stream: &mut UnixStream, text: &str) -> io::Result<()> {
     let line = format!("{}\n", json_envelope("error", &json!({ "error": text })));
     stream.write_all(line.as_bytes()).await
 }
 
 /// By what the kernel says of the other side, not by the file's mode alone: a descriptor can be
 /// handed on, and modes can be changed.
-fn permitted(stream: &UnixStream, access: Access) -> io::Result<bool> {
+fn is_permitted(stream: &UnixStream, access: SocketAccess) -> io::Result<bool> {
     let peer = stream.peer_cred()?;
     if peer.uid() == 0 {
         return Ok(true);
@@ -332,11 +335,11 @@ fn permitted(stream: &UnixStream, access: Access) -> io::Result<bool> {
     let Some(group) = access.group else {
         return Ok(false);
     };
-    Ok(peer.gid() == group || groups(stream)?.contains(&group))
+    Ok(peer.gid() == group || peer_groups(stream)?.contains(&group))
 }
 
 /// Supplementary groups of the other side.
-fn groups(stream: &UnixStream) -> io::Result<Vec<u32>> {
+fn peer_groups(stream: &UnixStream) -> io::Result<Vec<u32>> {
     // include/uapi/asm-generic/socket.h
     const SO_PEERGROUPS: i32 = 59;
     let mut groups = vec![0u32; 1024];
@@ -374,16 +377,18 @@ mod tests {
     use super::*;
 
     /// A socket that this user may ask.
-    fn open(dir: &Path) -> Control {
+    fn open_socket(dir: &Path) -> ControlSocket {
         // SAFETY: takes nothing.
         let group = unsafe { libc::getegid() };
-        let access = Access { group: Some(group) };
-        Control::open(&dir.join("s.sock"), access).unwrap()
+        let access = SocketAccess { group: Some(group) };
+        ControlSocket::open(&dir.join("s.sock"), access).unwrap()
     }
 
-    fn ask(control: &Control) -> Value {
+    fn ask_status(control: &ControlSocket) -> Value {
         let mut stream = net::UnixStream::connect(&control.path).unwrap();
-        stream.write_all(Request::Status.line().as_bytes()).unwrap();
+        stream
+            .write_all(ServiceRequest::Status.to_line().as_bytes())
+            .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         serde_json::from_str(&answer).unwrap()
@@ -392,14 +397,14 @@ mod tests {
     #[test]
     fn who_asks_during_a_look_is_told_how_it_was_before() {
         let dir = tempfile::tempdir().unwrap();
-        let mut control = open(dir.path());
-        control.publish(json!({"pid": 7}));
-        control.listen(None).unwrap();
+        let mut control = open_socket(dir.path());
+        control.publish_status(json!({"pid": 7}));
+        control.start_listening(None).unwrap();
         // Nobody takes the questions: more than wait for an answer at once, all are answered.
         thread::scope(|all| {
             for _ in 0..2 * CONVERSATIONS {
                 all.spawn(|| {
-                    let answer = ask(&control);
+                    let answer = ask_status(&control);
                     assert_eq!(answer["pid"], 7);
                     assert!(answer["as_of_seconds_ago"].is_u64(), "{answer}");
                 });
@@ -410,16 +415,16 @@ mod tests {
     #[test]
     fn who_asks_otherwise_is_told_how_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        let mut control = open(dir.path());
-        control.publish(json!({"pid": 7}));
-        control.listen(None).unwrap();
+        let mut control = open_socket(dir.path());
+        control.publish_status(json!({"pid": 7}));
+        control.start_listening(None).unwrap();
         let (_, mut questions) = mpsc::channel(1);
         std::mem::swap(&mut control.questions, &mut questions);
         let traces = thread::spawn(move || {
             let reply = questions.blocking_recv().unwrap();
             reply.send(json!({"pid": 8})).unwrap();
         });
-        let answer = ask(&control);
+        let answer = ask_status(&control);
         assert_eq!(answer["pid"], 8);
         assert!(answer["as_of_seconds_ago"].is_null(), "{answer}");
         traces.join().unwrap();

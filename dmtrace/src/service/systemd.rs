@@ -30,41 +30,41 @@ impl Watchdog {
     }
 
     /// Waits until a sign of life is due; for ever without a watchdog.
-    pub(super) async fn due(&self) {
+    pub(super) async fn wait_due(&self) {
         match self.period {
             Some(_) => sleep_until(self.next).await,
             None => std::future::pending().await,
         }
     }
 
-    pub(super) fn alive(&mut self) {
-        tell(&[NotifyState::Watchdog]);
+    pub(super) fn notify_alive(&mut self) {
+        notify_systemd(&[NotifyState::Watchdog]);
         self.next = Instant::now() + self.period.unwrap_or_default();
     }
 }
 
-pub(super) fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+pub(super) fn notify_ready(status: &str) {
+    notify_systemd(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// The line that `systemctl status` shows.
-pub(super) fn status(text: &str) {
-    tell(&[NotifyState::Status(text)]);
+pub(super) fn notify_status(text: &str) {
+    notify_systemd(&[NotifyState::Status(text)]);
 }
 
 /// The end has begun.
-pub(super) fn stopping() {
-    tell(&[NotifyState::Stopping]);
+pub(super) fn notify_stopping() {
+    notify_systemd(&[NotifyState::Stopping]);
 }
 
 /// Whether systemd ends this service in order to start it again at once (`systemctl restart`): its
 /// job on the unit says so. The signal is the same as for an end for good. `None` if systemd does
 /// not answer in time.
-pub(super) async fn restarts() -> Option<bool> {
+pub(super) async fn will_restart() -> Option<bool> {
     if std::env::var_os("INVOCATION_ID").is_none() {
         return Some(false);
     }
-    let Some(unit) = unit() else {
+    let Some(unit) = unit_name() else {
         return Some(false);
     };
     let mut command = Command::new("systemctl");
@@ -79,7 +79,7 @@ pub(super) async fn restarts() -> Option<bool> {
 }
 
 /// Name of the unit that this process belongs to.
-fn unit() -> Option<String> {
+fn unit_name() -> Option<String> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let mut units = groups.lines().filter_map(|line| {
         let (_, name) = line.rsplit_once('/')?;
@@ -97,7 +97,7 @@ fn is_restart(jobs: &str, unit: &str) -> bool {
     })
 }
 
-fn tell(states: &[NotifyState<'_>]) {
+fn notify_systemd(states: &[NotifyState<'_>]) {
     // systemd that does not listen is its own problem; the watchdog will tell.
     let _unheard = sd_notify::notify(states);
 }

@@ -9,14 +9,14 @@ use dmtrace_core::{
 use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
 
-use super::Draft;
+use super::PlanDraft;
 use crate::{
     cleanup::{
         apply::{AppliedEntry, CleanupOutcome, CleanupReport},
         file::KIND,
         result::{self, CleanResult, CleanedCookie},
     },
-    cli::args::Clean,
+    cli::args::CleanArgs,
     output::{Out, json},
     wording::{count_noun, of_number},
 };
@@ -24,12 +24,12 @@ use crate::{
 /// Indentation of what has no room on the line: below the cookie.
 const INDENT: usize = 14;
 
-pub(super) fn cookies(number: usize) -> String {
+pub(super) fn cookies_text(number: usize) -> String {
     count_noun(number, "cookie", "cookies")
 }
 
 /// The plan as text.
-pub(super) fn show(draft: &Draft, out: &mut Out) -> Result<()> {
+pub(super) fn print_plan(draft: &PlanDraft, out: &mut Out) -> Result<()> {
     let mut entries: Vec<&PlanEntry> = draft.plan().entries.iter().collect();
     entries.sort_by_key(|entry| (!entry.action.changes_cookie(), entry.sem));
     for entry in entries {
@@ -50,31 +50,35 @@ pub(super) fn show(draft: &Draft, out: &mut Out) -> Result<()> {
 }
 
 /// What to do next.
-pub(super) fn advise(args: &Clean, draft: &Draft, out: &mut Out) -> Result<()> {
-    let wanted = draft.wanted();
+pub(super) fn print_advice(args: &CleanArgs, draft: &PlanDraft, out: &mut Out) -> Result<()> {
+    let wanted = draft.wanted_count();
     let kept = draft.plan().entries.len() - wanted;
     let text = if draft.plan().over_limit {
-        format!("dry run: {}; {}", excess(draft), lift(args, draft))
+        format!(
+            "dry run: {}; {}",
+            excess_text(draft),
+            lift_text(args, draft)
+        )
     } else if wanted == 0 {
         format!("dry run: nothing to do, {kept} kept.")
     } else if let Some(path) = &args.plan {
         format!(
             "dry run: would {}, {kept} kept; do it with: dmtrace clean --apply --plan {}",
-            acts(draft),
+            pending_text(draft),
             path.display()
         )
     } else {
         format!(
             "dry run: would {}, {kept} kept; repeat with --apply.",
-            acts(draft)
+            pending_text(draft)
         )
     };
     Ok(out.print_line(&text)?)
 }
 
 /// Why the fuse has blown.
-pub(super) fn excess(draft: &Draft) -> String {
-    let acts = acts(draft);
+pub(super) fn excess_text(draft: &PlanDraft) -> String {
+    let acts = pending_text(draft);
     match draft.plan().excess {
         Some(Excess {
             count,
@@ -90,8 +94,8 @@ pub(super) fn excess(draft: &Draft) -> String {
 }
 
 /// What would make the fuse hold.
-pub(super) fn lift(args: &Clean, draft: &Draft) -> String {
-    let enough = draft.wanted();
+pub(super) fn lift_text(args: &CleanArgs, draft: &PlanDraft) -> String {
+    let enough = draft.wanted_count();
     let acted = draft.plan().pending().count() > 0;
     match &args.plan {
         // What has blown when the file was written is not in it any more.
@@ -108,12 +112,14 @@ pub(super) fn lift(args: &Clean, draft: &Draft) -> String {
 fn plan_line(entry: &PlanEntry, width: Option<usize>) -> String {
     match &entry.action {
         PlannedAction::Destroy if entry.verdict.observed => {
-            removal("would remove", entry, "", width)
+            removal_line("would remove", entry, "", width)
         }
-        PlannedAction::Destroy => removal("would remove", entry, " (inferred)", width),
-        PlannedAction::Complete(completion) => line("would complete", entry, &lost(*completion)),
+        PlannedAction::Destroy => removal_line("would remove", entry, " (inferred)", width),
+        PlannedAction::Complete(completion) => {
+            kept_line("would complete", entry, &completion_text(*completion))
+        }
         PlannedAction::Keep { obstacles: because } => {
-            line("kept", entry, &obstacles(entry, because))
+            kept_line("kept", entry, &obstacles_text(entry, because))
         }
     }
 }
@@ -127,21 +133,23 @@ pub(super) fn print_result(applied: &AppliedEntry<'_>, out: &mut Out) -> std::io
 fn result_line(applied: &AppliedEntry<'_>, width: Option<usize>) -> String {
     let AppliedEntry { entry, outcome } = applied;
     match outcome {
-        CleanupOutcome::Removed => removal("removed", entry, "", width),
-        CleanupOutcome::Completed(completion) => line("completed", entry, &lost(*completion)),
-        CleanupOutcome::Gone => line("gone", entry, "it had been removed already"),
-        CleanupOutcome::RemovedLate(_) => line(
+        CleanupOutcome::Removed => removal_line("removed", entry, "", width),
+        CleanupOutcome::Completed(completion) => {
+            kept_line("completed", entry, &completion_text(*completion))
+        }
+        CleanupOutcome::Gone => kept_line("gone", entry, "it had been removed already"),
+        CleanupOutcome::RemovedLate(_) => kept_line(
             "REMOVED",
             entry,
             "IT WAS USED at this moment: look at its owner",
         ),
-        CleanupOutcome::NotTried => line("not tried", entry, ""),
-        other => line("kept", entry, &other.detail().unwrap_or_default()),
+        CleanupOutcome::NotTried => kept_line("not tried", entry, ""),
+        other => kept_line("kept", entry, &other.detail().unwrap_or_default()),
     }
 }
 
 /// What is made good.
-fn lost(completion: Completion) -> String {
+fn completion_text(completion: Completion) -> String {
     match completion {
         Completion { value: 1, .. } => {
             "its only completion is lost, and a thread waits for it".to_owned()
@@ -155,33 +163,33 @@ fn lost(completion: Completion) -> String {
 }
 
 /// What a plan does: `remove 3 cookies`, `complete 1 cookie`, or both.
-pub(super) fn acts(draft: &Draft) -> String {
-    let completed = draft.completed();
-    let removed = draft.wanted() - completed;
+pub(super) fn pending_text(draft: &PlanDraft) -> String {
+    let completed = draft.completion_count();
+    let removed = draft.wanted_count() - completed;
     // A plan whose fuse has blown says no more which.
     if draft.plan().over_limit && draft.plan().options.complete && completed == 0 {
-        return format!("remove or complete {}", cookies(removed));
+        return format!("remove or complete {}", cookies_text(removed));
     }
     match (removed, completed) {
-        (removed, 0) => format!("remove {}", cookies(removed)),
-        (0, completed) => format!("complete {}", cookies(completed)),
-        (removed, completed) => format!("remove {}, complete {completed}", cookies(removed)),
+        (removed, 0) => format!("remove {}", cookies_text(removed)),
+        (0, completed) => format!("complete {}", cookies_text(completed)),
+        (removed, completed) => format!("remove {}, complete {completed}", cookies_text(removed)),
     }
 }
 
 /// `would remove  0x0d4d1234 semid 7 [ns]  reason  owner`: the reason in a few words where only
 /// that keeps it on one line.
-fn removal(action: &str, entry: &PlanEntry, mark: &str, width: Option<usize>) -> String {
+fn removal_line(action: &str, entry: &PlanEntry, mark: &str, width: Option<usize>) -> String {
     let text = entry.verdict.text.as_str();
     let full = text.strip_prefix("leaked: ").unwrap_or(text);
     let brief = entry.verdict.brief.as_str();
-    let owner = owner(entry);
+    let owner = owner_text(entry);
     let tail = if owner.is_empty() {
         owner
     } else {
         format!("  {owner}")
     };
-    let head = head(action, entry);
+    let head = line_head(action, entry);
     let whole = |reason: &str| format!("{head}  {reason}{mark}{tail}");
     let fits = |line: &String| width.is_none_or(|width| line.width() <= width);
     [full, brief]
@@ -193,8 +201,8 @@ fn removal(action: &str, entry: &PlanEntry, mark: &str, width: Option<usize>) ->
 }
 
 /// `kept          0x0d4d1234 semid 7 [ns]: reason`.
-fn line(action: &str, entry: &PlanEntry, reason: &str) -> String {
-    let head = head(action, entry);
+fn kept_line(action: &str, entry: &PlanEntry, reason: &str) -> String {
+    let head = line_head(action, entry);
     if reason.is_empty() {
         head
     } else {
@@ -202,7 +210,7 @@ fn line(action: &str, entry: &PlanEntry, reason: &str) -> String {
     }
 }
 
-fn head(action: &str, entry: &PlanEntry) -> String {
+fn line_head(action: &str, entry: &PlanEntry) -> String {
     let ns = if entry.sem.ns == IpcNs::HOST {
         String::new()
     } else {
@@ -214,7 +222,7 @@ fn head(action: &str, entry: &PlanEntry) -> String {
     )
 }
 
-fn owner(entry: &PlanEntry) -> String {
+fn owner_text(entry: &PlanEntry) -> String {
     entry.owner.as_ref().map_or_else(String::new, |owner| {
         let ended = if entry.gone.contains(&owner.id) {
             "+"
@@ -226,7 +234,7 @@ fn owner(entry: &PlanEntry) -> String {
 }
 
 /// Why it is kept; what it is comes first.
-fn obstacles(entry: &PlanEntry, because: &[Obstacle]) -> String {
+fn obstacles_text(entry: &PlanEntry, because: &[Obstacle]) -> String {
     if because.is_empty() {
         return "nothing is done, because the plan would do too much (see below)".to_owned();
     }
@@ -250,13 +258,13 @@ fn obstacles(entry: &PlanEntry, because: &[Obstacle]) -> String {
     parts.join("; ")
 }
 
-pub(super) fn conclude(
-    args: &Clean,
-    draft: &Draft,
+pub(super) fn print_conclusion(
+    args: &CleanArgs,
+    draft: &PlanDraft,
     report: &CleanupReport<'_>,
     out: &mut Out,
 ) -> Result<()> {
-    let planned = draft.wanted();
+    let planned = draft.wanted_count();
     if planned == 0 {
         out.print_line("nothing to do.")?;
     } else {
@@ -268,11 +276,11 @@ pub(super) fn conclude(
         });
         let completed =
             report.count_where(|outcome| matches!(outcome, CleanupOutcome::Completed(_)));
-        let done = match (draft.completed(), completed) {
-            (0, _) => format!("{removed} of {} removed", cookies(planned)),
+        let done = match (draft.completion_count(), completed) {
+            (0, _) => format!("{removed} of {} removed", cookies_text(planned)),
             (to_complete, completed) => format!(
                 "{removed} of {} removed, {completed} of {to_complete} completed",
-                cookies(planned - to_complete)
+                cookies_text(planned - to_complete)
             ),
         };
         out.print_line(&format!(
@@ -295,7 +303,7 @@ pub(super) fn conclude(
 }
 
 /// The plan as JSON; also what `--plan` writes.
-pub(super) fn as_object(draft: &Draft) -> Value {
+pub(super) fn as_object(draft: &PlanDraft) -> Value {
     let mut body = json!(draft.file);
     body["complete"] = json!(!draft.incomplete);
     body["notes"] = json!(draft.notes);
@@ -303,7 +311,11 @@ pub(super) fn as_object(draft: &Draft) -> Value {
     json::json_envelope(KIND, &body)
 }
 
-pub(super) fn result(args: &Clean, draft: &Draft, report: &CleanupReport<'_>) -> Value {
+pub(super) fn result_json(
+    args: &CleanArgs,
+    draft: &PlanDraft,
+    report: &CleanupReport<'_>,
+) -> Value {
     let cookies = report.applied.iter();
     let cookies = cookies.map(|AppliedEntry { entry, outcome }| CleanedCookie {
         ipc_ns: entry.sem.ns,
@@ -321,7 +333,7 @@ pub(super) fn result(args: &Clean, draft: &Draft, report: &CleanupReport<'_>) ->
             data_complete: !draft.incomplete,
             interrupted: report.interrupted,
             stopped: report.stopped.as_ref().map(ToString::to_string),
-            planned: draft.wanted(),
+            planned: draft.wanted_count(),
             audit: args.audit.clone(),
             notes: draft.notes.clone(),
             suspended_devices: draft.suspended.clone(),

@@ -8,11 +8,11 @@ use dmtrace_core::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::Report;
+use super::DoctorReport;
 use crate::{
     case::Case,
     host::namespaces::own_ns,
-    render::row::{Row, confidence},
+    render::row::{Row, confidence_word},
     wording::count_noun,
 };
 
@@ -21,7 +21,7 @@ const NAMED: usize = 8;
 
 /// What it would do to one set.
 #[derive(Serialize)]
-struct Harm {
+struct SetHarm {
     key: String,
     semid: i32,
     state: &'static str,
@@ -34,7 +34,7 @@ struct Harm {
     harm: String,
 }
 
-pub(super) fn check(case: &Case, report: &mut Report) {
+pub(super) fn check_accident(case: &Case, report: &mut DoctorReport) {
     let own = own_ns();
     let judged = case.judge_all(&Thresholds::default()).into_iter();
     let rows: Vec<Row<'_>> = judged
@@ -56,7 +56,7 @@ pub(super) fn check(case: &Case, report: &mut Report) {
             Class::Leaked(_) | Class::Unknown(_) => unknown += 1,
             _ => live += 1,
         }
-        harms.push(harm(case, row, verdict.class));
+        harms.push(harm_of(case, row, verdict.class));
     }
     harms.sort_by_key(|it| it.waiters.is_empty());
     // Its own namespace is the one that dmsetup would work in.
@@ -75,7 +75,7 @@ pub(super) fn check(case: &Case, report: &mut Report) {
         }),
     ));
     if safe {
-        report.pass(
+        report.add_pass(
             "udevcomplete_all",
             format!("dmsetup udevcomplete_all is safe now: nothing live ({leaked} leaked)"),
         );
@@ -90,7 +90,7 @@ pub(super) fn check(case: &Case, report: &mut Report) {
     .filter(|&(number, ..)| number > 0)
     .map(|(number, one, many)| count_noun(number, one, many))
     .collect();
-    report.warn(
+    report.add_warning(
         "udevcomplete_all",
         format!(
             "dmsetup udevcomplete_all is NOT safe now: it removes all it finds: {}",
@@ -107,15 +107,15 @@ pub(super) fn check(case: &Case, report: &mut Report) {
         },
     );
     for it in harms.iter().take(NAMED) {
-        report.warn("udevcomplete_all_harm", it.text(), "");
+        report.add_warning("udevcomplete_all_harm", it.to_text(), "");
     }
     if harms.len() > NAMED {
         let more = harms.len() - NAMED;
-        report.warn("udevcomplete_all_harm", format!("and {more} more"), "");
+        report.add_warning("udevcomplete_all_harm", format!("and {more} more"), "");
     }
 }
 
-fn harm(case: &Case, row: &Row<'_>, class: Class) -> Harm {
+fn harm_of(case: &Case, row: &Row<'_>, class: Class) -> SetHarm {
     let waiters = case.facts.waiters.get(&row.semaphore.id);
     let waiters: Vec<String> = waiters
         .into_iter()
@@ -126,7 +126,7 @@ fn harm(case: &Case, row: &Row<'_>, class: Class) -> Harm {
             format!("{name}[{}]", waiter.tgid)
         })
         .collect();
-    let waits = !waiters.is_empty() || row.waiting().is_some_and(|count| count > 0);
+    let waits = !waiters.is_empty() || row.waiting_threads().is_some_and(|count| count > 0);
     let what = match class {
         Class::Foreign(_) => "it is another program's semaphore, and would be gone",
         _ if waits => "its waiter would go on as if udev were done",
@@ -138,20 +138,20 @@ fn harm(case: &Case, row: &Row<'_>, class: Class) -> Harm {
         }
         _ => "it may be in use: nobody knows",
     };
-    Harm {
+    SetHarm {
         key: row.semaphore.key.to_string(),
         semid: row.semaphore.id.semid,
         state: row.state(),
-        confidence: row.verdict.as_ref().map_or("unknown", confidence),
-        owner: row.pid().map(|_| row.owner()),
+        confidence: row.verdict.as_ref().map_or("unknown", confidence_word),
+        owner: row.pid().map(|_| row.owner_text()),
         waiters,
         devices: row.devices().iter().map(Device::full_label).collect(),
         harm: what.to_owned(),
     }
 }
 
-impl Harm {
-    fn text(&self) -> String {
+impl SetHarm {
+    fn to_text(&self) -> String {
         let who = match (&self.owner, self.waiters.as_slice()) {
             (_, [_, ..]) => format!(", waited for by {}", self.waiters.join(", ")),
             (Some(owner), []) => format!(", of {owner}"),

@@ -7,7 +7,7 @@ use dmtrace_core::{
     ids::IpcNs,
 };
 
-use super::{Report, Status, accident};
+use super::{CheckStatus, DoctorReport, accident};
 use crate::{
     case::Case,
     host::{Roots, kernel_fs::error_text, namespaces::own_ns},
@@ -27,20 +27,20 @@ const PROGRAMS: [&str; 6] = [
     "usr/local/bin",
 ];
 
-pub(super) fn check(case: &Case, environment: &Environment, report: &mut Report) {
+pub(super) fn check_host(case: &Case, environment: &Environment, report: &mut DoctorReport) {
     let roots = Roots::host();
-    semaphores(case, report);
-    namespaces(case, environment, report);
-    udev(case, &roots, report);
+    check_semaphores(case, report);
+    check_namespaces(case, environment, report);
+    check_udev(case, &roots, report);
     traces(report);
-    accident::check(case, report);
+    accident::check_accident(case, report);
 }
 
 /// SEMMNI and SEMMNS of each namespace.
-fn semaphores(case: &Case, report: &mut Report) {
+fn check_semaphores(case: &Case, report: &mut DoctorReport) {
     let spaces = &case.snapshot.namespaces;
     if spaces.is_empty() {
-        report.fail(
+        report.add_failure(
             "limits",
             "no IPC namespace can be read: nothing is known of any semaphore",
             "mount proc on /proc, and run as root",
@@ -49,13 +49,13 @@ fn semaphores(case: &Case, report: &mut Report) {
     }
     let mut well = true;
     for ns in spaces {
-        for (text, fix) in limits(ns) {
+        for (text, fix) in limit_lines(ns) {
             well = false;
-            report.warn("limits", text, fix);
+            report.add_warning("limits", text, fix);
         }
     }
     if spaces.is_empty() {
-        report.warn(
+        report.add_warning(
             "limits",
             "cannot tell how many semaphores there are: no IPC namespace can be read",
             "run as root, with /proc mounted",
@@ -73,7 +73,7 @@ fn semaphores(case: &Case, report: &mut Report) {
         } else {
             "; of others nothing is known"
         };
-        report.pass(
+        report.add_pass(
             "limits",
             format!(
                 "{} in {}; the lowest limit is {lowest}{others}",
@@ -84,7 +84,7 @@ fn semaphores(case: &Case, report: &mut Report) {
     }
 }
 
-fn limits(ns: &NsSnapshot) -> Vec<(String, String)> {
+fn limit_lines(ns: &NsSnapshot) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let name = match (&ns.holder, ns.ns) {
         (_, IpcNs::HOST) => "the host".to_owned(),
@@ -126,22 +126,22 @@ fn limits(ns: &NsSnapshot) -> Vec<(String, String)> {
     found
 }
 
-fn namespaces(case: &Case, environment: &Environment, report: &mut Report) {
+fn check_namespaces(case: &Case, environment: &Environment, report: &mut DoctorReport) {
     let fix = "run as root in the user namespace of the host";
     for (ns, why) in &case.snapshot.unreadable {
-        report.warn(
+        report.add_warning(
             "namespaces",
             format!("IPC namespace {ns} cannot be read: {why}"),
             fix,
         );
     }
     for why in &case.snapshot.incomplete {
-        report.warn("namespaces", why.clone(), "");
+        report.add_warning("namespaces", why.clone(), "");
     }
     for why in &case.facts.incomplete {
         // What hides namespaces hides processes, too.
         if !case.snapshot.incomplete.contains(why) {
-            report.warn("processes", why.clone(), "");
+            report.add_warning("processes", why.clone(), "");
         }
     }
     let inside = "on the host, or with its namespaces: --pid=host --ipc=host --privileged";
@@ -151,20 +151,20 @@ fn namespaces(case: &Case, environment: &Environment, report: &mut Report) {
         .iter()
         .any(|ns| ns.ns == IpcNs::HOST);
     match own_ns() {
-        _ if !reaches_host => report.warn(
+        _ if !reaches_host => report.add_warning(
             "own_namespace",
             "the IPC namespace of the host is out of reach: its cookies are invisible",
             format!("run dmtrace {inside}"),
         ),
-        Some(own) if own != IpcNs::HOST => report.warn(
+        Some(own) if own != IpcNs::HOST => report.add_warning(
             "own_namespace",
             format!(
                 "this is IPC namespace {own}, not the host's: udev cannot complete cookies made here"
             ),
             "use --ipc=host or hostIPC for what makes cookies, or DM_DISABLE_UDEV=1",
         ),
-        Some(_) => report.pass("own_namespace", "this is the IPC namespace of the host"),
-        None => report.warn(
+        Some(_) => report.add_pass("own_namespace", "this is the IPC namespace of the host"),
+        None => report.add_warning(
             "own_namespace",
             "cannot tell which IPC namespace this is: no /proc/thread-self/ns/ipc",
             "mount -t proc proc /proc",
@@ -172,12 +172,12 @@ fn namespaces(case: &Case, environment: &Environment, report: &mut Report) {
     }
     match fs::read_link("/proc/self/ns/pid") {
         Ok(ns) if ns == Path::new(HOST_PID_NS) => {}
-        Ok(_) => report.warn(
+        Ok(_) => report.add_warning(
             "own_namespace",
             "this is not the PID namespace of the host: processes outside cannot be looked at",
             format!("run dmtrace {inside}"),
         ),
-        Err(_) => report.warn(
+        Err(_) => report.add_warning(
             "own_namespace",
             "cannot tell which PID namespace this is: no /proc/self/ns/pid",
             "mount -t proc proc /proc",
@@ -188,20 +188,20 @@ fn namespaces(case: &Case, environment: &Environment, report: &mut Report) {
         && case.facts.incomplete.is_empty()
         && environment.capabilities.sys_admin
     {
-        report.pass("namespaces", "all processes and namespaces can be read");
+        report.add_pass("namespaces", "all processes and namespaces can be read");
     }
 }
 
-fn udev(case: &Case, roots: &Roots, report: &mut Report) {
+fn check_udev(case: &Case, roots: &Roots, report: &mut DoctorReport) {
     let udev = &case.facts.udev;
     let unseen = !case.facts.processes_complete;
     match (udev.daemon, udev.control_socket) {
-        (None, _) if unseen && !udev.activated => report.warn(
+        (None, _) if unseen && !udev.activated => report.add_warning(
             "udevd",
             "cannot tell whether udevd runs: not all processes can be seen",
             "run as root, in the PID namespace of the host",
         ),
-        (Some(pid), true) => report.pass(
+        (Some(pid), true) => report.add_pass(
             "udevd",
             format!(
                 "udevd runs (process {pid}){}",
@@ -212,36 +212,36 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
                 }
             ),
         ),
-        (Some(pid), false) => report.warn(
+        (Some(pid), false) => report.add_warning(
             "udevd",
             format!("udevd runs (process {pid}) without /run/udev/control: libdm does not wait"),
             "systemctl restart systemd-udevd-control.socket systemd-udevd",
         ),
-        (None, true) if udev.activated => report.pass(
+        (None, true) if udev.activated => report.add_pass(
             "udevd",
             "udevd does not run now; its socket is open, so the next event starts it".to_owned(),
         ),
-        (None, true) => report.fail(
+        (None, true) => report.add_failure(
             "udevd",
             "udevd does not run, and /run/udev/control says it does: who makes a cookie waits \
              for ever",
             "systemctl start systemd-udevd; or DM_DISABLE_UDEV=1 for who must not wait",
         ),
-        (None, false) => report.warn(
+        (None, false) => report.add_warning(
             "udevd",
             "udevd does not run, and nothing says it does: libdm makes no cookies",
             "",
         ),
     }
     let wanted = if udev.control_socket || udev.daemon.is_some() {
-        Status::Fail
+        CheckStatus::Fail
     } else {
-        Status::Warn
+        CheckStatus::Warn
     };
     let install = "install the udev rules of the device mapper (package dmsetup or device-mapper)";
     match (&udev.notify_rule, &udev.notify_rule_mask) {
         (Some(path), _) => match roots.read_fs(Path::new(path)) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => report.warn(
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => report.add_warning(
                 "rule",
                 format!(
                     "cannot tell whether cookies are completed by {path}: {}",
@@ -249,15 +249,15 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
                 ),
                 "run as root",
             ),
-            _ => report.pass("rule", format!("cookies are completed by {path}")),
+            _ => report.add_pass("rule", format!("cookies are completed by {path}")),
         },
-        (None, Some(mask)) => report.add(
+        (None, Some(mask)) => report.add_check(
             "rule",
             wanted,
             format!("{mask} masks 95-dm-notify.rules: no cookie can complete"),
             Some(format!("rm {mask} && udevadm control --reload")),
         ),
-        (None, None) => report.add(
+        (None, None) => report.add_check(
             "rule",
             wanted,
             "95-dm-notify.rules is not installed: no cookie can complete".to_owned(),
@@ -269,8 +269,8 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
         .map(|dir| Path::new(dir).join("dmsetup"))
         .find(|path| roots.exists(path));
     match dmsetup {
-        Some(path) => report.pass("dmsetup", format!("{} exists", roots.display_path(&path))),
-        None => report.add(
+        Some(path) => report.add_pass("dmsetup", format!("{} exists", roots.display_path(&path))),
+        None => report.add_check(
             "dmsetup",
             wanted,
             "dmsetup is not installed: udev cannot complete cookies".to_owned(),
@@ -280,14 +280,14 @@ fn udev(case: &Case, roots: &Roots, report: &mut Report) {
 }
 
 #[cfg(feature = "live")]
-fn traces(report: &mut Report) {
+fn traces(report: &mut DoctorReport) {
     let running = match crate::trace::session::registered_tracers() {
         Ok(running) => running,
         Err(unread) => {
             report
                 .more
                 .push(("running_traces", serde_json::Value::Null));
-            report.warn(
+            report.add_warning(
                 "traces",
                 format!("cannot tell whether another trace is running: {unread}"),
                 unread.fix(),
@@ -303,11 +303,11 @@ fn traces(report: &mut Report) {
         .more
         .push(("running_traces", serde_json::json!(running)));
     if text.is_empty() {
-        report.pass("traces", "no other trace is running (none in /run/dmtrace)");
+        report.add_pass("traces", "no other trace is running (none in /run/dmtrace)");
     } else {
-        report.pass("traces", format!("running traces: {}", text.join(", ")));
+        report.add_pass("traces", format!("running traces: {}", text.join(", ")));
     }
 }
 
 #[cfg(not(feature = "live"))]
-const fn traces(_: &mut Report) {}
+const fn traces(_: &mut DoctorReport) {}

@@ -2,53 +2,53 @@
 
 use std::path::Path;
 
-use super::{Report, Status, Tracing};
+use super::{CheckStatus, DoctorReport, TracingState};
 use crate::{
     host::kernel_fs::FsPlace,
     probe::{Environment, Lockdown, environment::BTF_FILE},
 };
 
 /// Checks it; each cause that forbids tracing has its own line.
-pub(super) fn check(environment: &Environment, report: &mut Report) -> Tracing {
-    report.pass(
+pub(super) fn check_kernel(environment: &Environment, report: &mut DoctorReport) -> TracingState {
+    report.add_pass(
         "kernel",
         format!("kernel {}, {}", environment.kernel, environment.machine),
     );
     let works = [
-        lockdown(environment, report),
-        btf(environment, report),
-        capabilities(environment, report),
+        check_lockdown(environment, report),
+        check_btf(environment, report),
+        check_capabilities(environment, report),
     ];
-    paranoid(environment, report);
-    tracefs(environment, report);
+    check_paranoid(environment, report);
+    check_tracefs(environment, report);
     if works.contains(&false) {
         let fixes: Vec<String> = report
             .checks
             .iter()
-            .filter(|check| check.status == Status::Fail)
+            .filter(|check| check.status == CheckStatus::Fail)
             .filter_map(|check| check.fix.clone())
             .collect();
-        report.fail(
+        report.add_failure(
             "attach",
             "tracing is not possible, for what failed above",
             fixes.join("; then "),
         );
-        Tracing::Impossible
+        TracingState::Impossible
     } else {
-        Tracing::Works
+        TracingState::Works
     }
 }
 
-fn lockdown(environment: &Environment, report: &mut Report) -> bool {
+fn check_lockdown(environment: &Environment, report: &mut DoctorReport) -> bool {
     match environment.lockdown {
-        Lockdown::None => report.pass("lockdown", "kernel lockdown is off"),
-        Lockdown::Integrity => report.pass(
+        Lockdown::None => report.add_pass("lockdown", "kernel lockdown is off"),
+        Lockdown::Integrity => report.add_pass(
             "lockdown",
             "kernel lockdown is in mode integrity, which allows tracing",
         ),
         Lockdown::Unknown => {
             let unread = environment.lockdown_unread.as_ref();
-            report.warn(
+            report.add_warning(
                 "lockdown",
                 format!(
                     "cannot tell whether kernel lockdown is on: {}",
@@ -58,7 +58,7 @@ fn lockdown(environment: &Environment, report: &mut Report) -> bool {
             );
         }
         Lockdown::Confidentiality => {
-            report.fail(
+            report.add_failure(
                 "lockdown",
                 "kernel lockdown is in mode confidentiality: programs may not read kernel memory",
                 "boot without lockdown=confidentiality",
@@ -69,17 +69,17 @@ fn lockdown(environment: &Environment, report: &mut Report) -> bool {
     true
 }
 
-fn btf(environment: &Environment, report: &mut Report) -> bool {
+fn check_btf(environment: &Environment, report: &mut DoctorReport) -> bool {
     if environment.btf {
-        report.pass("btf", "the kernel describes its types (BTF)");
+        report.add_pass("btf", "the kernel describes its types (BTF)");
     } else if !Path::new("/sys/kernel").exists() {
-        report.fail(
+        report.add_failure(
             "btf",
             format!("cannot tell whether the kernel describes its types: no {BTF_FILE}, because sysfs is not mounted"),
             "mount -t sysfs sysfs /sys",
         );
     } else {
-        report.fail(
+        report.add_failure(
             "btf",
             format!("no {BTF_FILE}: the kernel does not describe its types"),
             "boot a kernel with CONFIG_DEBUG_INFO_BTF=y",
@@ -88,7 +88,7 @@ fn btf(environment: &Environment, report: &mut Report) -> bool {
     environment.btf
 }
 
-fn capabilities(environment: &Environment, report: &mut Report) -> bool {
+fn check_capabilities(environment: &Environment, report: &mut DoctorReport) -> bool {
     let has = environment.capabilities;
     if let Some(missing) = environment.missing_for_tracing() {
         let fix = if environment.other_user_ns {
@@ -97,7 +97,7 @@ fn capabilities(environment: &Environment, report: &mut Report) -> bool {
             "run as root: sudo dmtrace doctor"
         };
         let text = format!("not permitted to trace: {missing} missing");
-        report.fail("capabilities", text, fix);
+        report.add_failure("capabilities", text, fix);
         return false;
     }
     let lost: Vec<String> = [
@@ -118,9 +118,9 @@ fn capabilities(environment: &Environment, report: &mut Report) -> bool {
     .map(|(name, _, what)| format!("{name} ({what})"))
     .collect();
     if lost.is_empty() {
-        report.pass("capabilities", "all capabilities that are needed");
+        report.add_pass("capabilities", "all capabilities that are needed");
     } else {
-        report.warn(
+        report.add_warning(
             "capabilities",
             format!("may trace, but lacks {}", lost.join(", ")),
             "run as root for the whole picture",
@@ -129,9 +129,9 @@ fn capabilities(environment: &Environment, report: &mut Report) -> bool {
     true
 }
 
-fn paranoid(environment: &Environment, report: &mut Report) {
+fn check_paranoid(environment: &Environment, report: &mut DoctorReport) {
     let Some(level) = environment.perf_event_paranoid else {
-        report.warn(
+        report.add_warning(
             "perf_event_paranoid",
             "cannot tell whether kprobes and tracepoints are permitted: no \
              kernel.perf_event_paranoid",
@@ -141,29 +141,29 @@ fn paranoid(environment: &Environment, report: &mut Report) {
     };
     // Debian's level 3 forbids perf_event_open to CAP_PERFMON.
     if level >= 3 && !environment.capabilities.sys_admin {
-        report.warn(
+        report.add_warning(
             "perf_event_paranoid",
             format!("kernel.perf_event_paranoid={level}: CAP_PERFMON is not enough for kprobes and tracepoints"),
             "sysctl kernel.perf_event_paranoid=2, or run as root",
         );
     } else {
-        report.pass(
+        report.add_pass(
             "perf_event_paranoid",
             format!("kernel.perf_event_paranoid={level} is no obstacle"),
         );
     }
 }
 
-fn tracefs(environment: &Environment, report: &mut Report) {
+fn check_tracefs(environment: &Environment, report: &mut DoctorReport) {
     match &environment.tracefs {
         Ok(FsPlace::Mounted(path)) => {
-            report.pass("tracefs", format!("tracefs is at {}", path.display()));
+            report.add_pass("tracefs", format!("tracefs is at {}", path.display()));
         }
-        Ok(FsPlace::Private) => report.pass(
+        Ok(FsPlace::Private) => report.add_pass(
             "tracefs",
             "tracefs is not mounted; dmtrace uses a mount of its own",
         ),
-        Err(obstacle) => report.warn(
+        Err(obstacle) => report.add_warning(
             "tracefs",
             format!("no tracepoints of system calls: {}", obstacle.cause),
             &obstacle.fix,

@@ -3,7 +3,7 @@
 use dmtrace_core::backend::Backend;
 use serde_json::json;
 
-use super::{Report, Status, Tracing, selftest};
+use super::{CheckStatus, DoctorReport, TracingState, selftest};
 use crate::probe::{
     AttachOutcome, Attempt, DmState, Environment, Options, ProgramPlan, StartError, Tracer,
 };
@@ -17,12 +17,12 @@ const OPTIONS: Options = Options {
 };
 
 /// Attaches, and tells what came of it.
-pub(super) fn check(environment: &Environment, report: &mut Report) -> Tracing {
+pub(super) fn check_probes(environment: &Environment, report: &mut DoctorReport) -> TracingState {
     let mut tracer = match Tracer::start(OPTIONS) {
         Ok(tracer) => tracer,
         Err(error) => {
-            report.fail("attach", error.to_string(), fix(&error, environment));
-            return Tracing::Impossible;
+            report.add_failure("attach", error.to_string(), fix_text(&error, environment));
+            return TracingState::Impossible;
         }
     };
     report
@@ -35,23 +35,23 @@ pub(super) fn check(environment: &Environment, report: &mut Report) -> Tracing {
     report
         .more
         .push(("device_mapper_attempts", json!(tracer.dm_attempts())));
-    skipped(&tracer, report);
-    chosen(&tracer, report);
-    preemption(&tracer, environment, report);
+    report_skipped(&tracer, report);
+    report_chosen(&tracer, report);
+    report_preemption(&tracer, environment, report);
     device_mapper(&tracer, report);
     for what in tracer.missing_detail() {
-        report.warn(
+        report.add_warning(
             "detail",
             format!("not captured on this kernel: {what}"),
             "please report the kernel version",
         );
     }
-    selftest::check(&mut tracer, report);
-    Tracing::Works
+    selftest::check_selftest(&mut tracer, report);
+    TracingState::Works
 }
 
 /// What lets it start, as far as that is not in the error.
-fn fix(error: &StartError, environment: &Environment) -> String {
+fn fix_text(error: &StartError, environment: &Environment) -> String {
     let report = "please report the kernel version (uname -r) and this line";
     match error {
         StartError::Privilege { .. } => "run as root: sudo dmtrace doctor".to_owned(),
@@ -79,7 +79,7 @@ fn fix(error: &StartError, environment: &Environment) -> String {
 
 /// Better backends that do not work here. Only the reason of the last way counts: the others are
 /// for other kernels.
-fn skipped(tracer: &Tracer, report: &mut Report) {
+fn report_skipped(tracer: &Tracer, report: &mut DoctorReport) {
     for backend in Backend::ALL
         .into_iter()
         .take_while(|&backend| backend != tracer.backend())
@@ -99,19 +99,19 @@ fn skipped(tracer: &Tracer, report: &mut Report) {
             }
             None => format!("{backend}: does not work here"),
         };
-        report.warn("backend", text, "");
+        report.add_warning("backend", text, "");
     }
 }
 
-fn chosen(tracer: &Tracer, report: &mut Report) {
+fn report_chosen(tracer: &Tracer, report: &mut DoctorReport) {
     let backend = tracer.backend();
     let blind = backend.blind_spot_texts();
     if blind.is_empty() {
-        report.pass("backend", format!("{backend}: chosen; sees everything"));
+        report.add_pass("backend", format!("{backend}: chosen; sees everything"));
     } else {
-        report.add(
+        report.add_check(
             "backend",
-            Status::Warn,
+            CheckStatus::Warn,
             format!("{backend}: chosen; does not see {}", blind.join("; ")),
             None,
         );
@@ -121,12 +121,12 @@ fn chosen(tracer: &Tracer, report: &mut Report) {
         .iter()
         .filter(|attempt| attempt.backend == backend)
         .collect();
-    probes(&mine, report);
+    report_probes(&mine, report);
 }
 
 /// Only trampolines and raw tracepoints can be preempted; kprobes and system call tracepoints run
 /// with preemption off.
-fn preemption(tracer: &Tracer, environment: &Environment, report: &mut Report) {
+fn report_preemption(tracer: &Tracer, environment: &Environment, report: &mut DoctorReport) {
     let kernel = environment.preemption.text();
     report
         .more
@@ -137,17 +137,17 @@ fn preemption(tracer: &Tracer, environment: &Environment, report: &mut Report) {
         tracer.plan(),
         tracer.backend(),
     ) {
-        (ProgramPlan::Plain, _, _) => report.pass("preemption", kernel),
-        (_, ProgramPlan::Preempted, _) => report.pass(
+        (ProgramPlan::Plain, _, _) => report.add_pass("preemption", kernel),
+        (_, ProgramPlan::Preempted, _) => report.add_pass(
             "preemption",
             format!("{kernel}; probes are where it cannot, or twice"),
         ),
-        (_, ProgramPlan::Plain, Backend::Trampoline | Backend::Tracepoint) => report.warn(
+        (_, ProgramPlan::Plain, Backend::Trampoline | Backend::Tracepoint) => report.add_warning(
             "preemption",
             format!("{kernel}, and the probes for that do not work here: runs may be skipped"),
             "dmtrace watch --backend kprobe, which the kernel does not preempt",
         ),
-        (_, ProgramPlan::Plain, Backend::Kprobe) => report.pass(
+        (_, ProgramPlan::Plain, Backend::Kprobe) => report.add_pass(
             "preemption",
             format!("{kernel}, but not inside a kprobe; a probe that it skips is counted"),
         ),
@@ -155,10 +155,10 @@ fn preemption(tracer: &Tracer, environment: &Environment, report: &mut Report) {
 }
 
 /// device-mapper has its own choice, apart from the backend.
-fn device_mapper(tracer: &Tracer, report: &mut Report) {
+fn device_mapper(tracer: &Tracer, report: &mut DoctorReport) {
     match tracer.dm_state() {
         DmState::NotLoaded => {
-            report.pass(
+            report.add_pass(
                 "device-mapper",
                 "dm_mod is not loaded; it is attached to when it is".to_owned(),
             );
@@ -170,12 +170,12 @@ fn device_mapper(tracer: &Tracer, report: &mut Report) {
             } else {
                 "; uevents by what the ioctls return"
             };
-            report.pass("device-mapper", format!("{by}: chosen{how}"));
+            report.add_pass("device-mapper", format!("{by}: chosen{how}"));
         }
         DmState::Impossible { .. } => {}
     }
     let mine: Vec<&Attempt> = tracer.dm_attempts().iter().collect();
-    probes(&mine, report);
+    report_probes(&mine, report);
     for attempt in &mine {
         let better = mine.iter().any(|other| {
             other.subject == attempt.subject
@@ -183,17 +183,17 @@ fn device_mapper(tracer: &Tracer, report: &mut Report) {
                 && other.backend != attempt.backend
         });
         if let (true, AttachOutcome::Failed(reason)) = (better, &attempt.outcome) {
-            report.warn("probe", format!("{}: {reason}", attempt.subject), "");
+            report.add_warning("probe", format!("{}: {reason}", attempt.subject), "");
         }
     }
 }
 
-fn probes(mine: &[&Attempt], report: &mut Report) {
+fn report_probes(mine: &[&Attempt], report: &mut DoctorReport) {
     for attempt in mine {
         let hooks = attempt.hooks.join(" ");
         match &attempt.outcome {
             AttachOutcome::Attached => {
-                report.pass("probe", format!("{}: {hooks}", attempt.subject));
+                report.add_pass("probe", format!("{}: {hooks}", attempt.subject));
             }
             AttachOutcome::NotNeeded => {}
             AttachOutcome::Failed(reason) => {
@@ -202,7 +202,7 @@ fn probes(mine: &[&Attempt], report: &mut Report) {
                         && matches!(other.outcome, AttachOutcome::Attached)
                 });
                 if !other {
-                    report.warn(
+                    report.add_warning(
                         "probe",
                         format!(
                             "{}: {reason}; not seen: {}",

@@ -15,7 +15,7 @@ use dmtrace_core::{
 };
 use serde_json::json;
 
-use super::Report;
+use super::DoctorReport;
 use crate::{host::namespaces::own_ns, probe::Tracer, wording::cause_text};
 
 /// Any key does: it is alone in its namespace.
@@ -23,21 +23,21 @@ const KEY: i32 = 0x0d4d_0001;
 /// What the probes should report, in this order.
 const STEPS: [&str; 5] = ["creation", "SETVAL", "+1", "-1", "removal"];
 /// The ring is filled before the calls return.
-const PATIENCE: Duration = Duration::from_secs(2);
+const EVENT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Makes and removes the cookie, and looks for it in the ring.
-pub(super) fn check(tracer: &mut Tracer, report: &mut Report) {
+pub(super) fn check_selftest(tracer: &mut Tracer, report: &mut DoctorReport) {
     let Some(mut ring) = tracer.take_ring() else {
         return;
     };
     let made = thread::Builder::new()
         .name("self-test".to_owned())
-        .spawn(cookie)
+        .spawn(play_cookie)
         .map(thread::JoinHandle::join);
     let sem = match made {
         Ok(Ok(Ok(sem))) => sem,
         Ok(Ok(Err(error))) | Err(error) => {
-            report.warn(
+            report.add_warning(
                 "self_test",
                 format!(
                     "self-test: no cookie of its own could be made: {}",
@@ -48,7 +48,7 @@ pub(super) fn check(tracer: &mut Tracer, report: &mut Report) {
             return;
         }
         Ok(Err(_)) => {
-            report.warn(
+            report.add_warning(
                 "self_test",
                 "self-test: its thread has ended",
                 "please report this as a bug",
@@ -57,13 +57,13 @@ pub(super) fn check(tracer: &mut Tracer, report: &mut Report) {
         }
     };
     let mut seen = BTreeSet::new();
-    let patience = Instant::now() + PATIENCE;
+    let patience = Instant::now() + EVENT_TIMEOUT;
     while seen.len() < STEPS.len() && Instant::now() < patience {
         match ring.next() {
             Some(item) => seen.extend(
                 decode_event(&item)
                     .ok()
-                    .and_then(|event| step(&event.what, sem)),
+                    .and_then(|event| step_of(&event.what, sem)),
             ),
             None => thread::sleep(Duration::from_millis(5)),
         }
@@ -76,7 +76,7 @@ pub(super) fn check(tracer: &mut Tracer, report: &mut Report) {
         .more
         .push(("self_test", json!({ "expected": STEPS, "missed": missed })));
     if missed.is_empty() {
-        report.pass(
+        report.add_pass(
             "self_test",
             format!(
                 "self-test: made, used and removed a cookie, seen {0}/{0}",
@@ -84,7 +84,7 @@ pub(super) fn check(tracer: &mut Tracer, report: &mut Report) {
             ),
         );
     } else {
-        report.fail(
+        report.add_failure(
             "self_test",
             format!(
                 "self-test: a cookie was made, used and removed; not seen: {}",
@@ -96,7 +96,7 @@ pub(super) fn check(tracer: &mut Tracer, report: &mut Report) {
 }
 
 /// Which step an event is.
-fn step(what: &EventKind, ours: SemId) -> Option<usize> {
+fn step_of(what: &EventKind, ours: SemId) -> Option<usize> {
     Some(match what {
         EventKind::Created { sem, .. } if *sem == ours => 0,
         EventKind::SetVal { sem, .. } if *sem == ours => 1,
@@ -113,7 +113,7 @@ fn step(what: &EventKind, ours: SemId) -> Option<usize> {
 }
 
 /// A whole life of a cookie, on the calling thread, which leaves its namespace for good.
-fn cookie() -> io::Result<SemId> {
+fn play_cookie() -> io::Result<SemId> {
     let before = own_ns();
     // SAFETY: one number. Only this thread moves.
     check_call(unsafe { libc::unshare(libc::CLONE_NEWIPC) })?;

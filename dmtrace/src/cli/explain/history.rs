@@ -8,12 +8,12 @@ use serde_json::Value;
 use crate::{
     cli::{filter::Filters, report::history_text::ending_lines},
     finding::Story,
-    history::{Finding, Query, Record, query},
+    history::{HistoryQuery, HistoryRecord, StoredFinding, query},
     render::{candidate::Candidate, stored},
 };
 
 /// A finding of the past, for people and for programs.
-pub(in crate::cli) struct Past {
+pub(in crate::cli) struct PastStory {
     pub(in crate::cli) story: Story,
     /// What comes after its first lines: when it was found, and how it ended.
     pub(in crate::cli) ending: Vec<String>,
@@ -28,34 +28,36 @@ pub(in crate::cli) struct Past {
 ///
 /// # Errors
 /// There is a history, and it cannot be read; or it has such findings, and none of them can be.
-pub(in crate::cli) fn explain(
+pub(in crate::cli) fn find_past(
     history: Option<&Path>,
-    query: &Query,
+    query: &HistoryQuery,
     filters: &Filters,
-) -> Result<Option<(Past, usize)>> {
-    let Some((_, entries)) = query::find(history, query)? else {
+) -> Result<Option<(PastStory, usize)>> {
+    let Some((_, entries)) = query::find_entries(history, query)? else {
         return Ok(None);
     };
-    let mut findings: Vec<Finding> = Vec::new();
+    let mut findings: Vec<StoredFinding> = Vec::new();
     let (mut newer, mut unreadable) = (0, 0);
     for entry in entries {
         match entry.record {
-            Record::Finding(finding) if filters.pass(&Candidate::stored(&finding)) => {
+            HistoryRecord::Finding(finding)
+                if filters.passes(&Candidate::from_stored(&finding)) =>
+            {
                 findings.push(*finding);
             }
-            Record::Unread(it) if it.is_newer() => newer += 1,
-            Record::Unread(_) => unreadable += 1,
+            HistoryRecord::Unread(it) if it.is_newer() => newer += 1,
+            HistoryRecord::Unread(_) => unreadable += 1,
             _ => {}
         }
     }
     let notes = stored::unread_notes(newer, unreadable);
     let told = findings.iter().rev().find_map(|finding| {
-        let story = stored::told(finding)?;
+        let story = stored::story_from_stored(finding)?;
         let ending = ending_lines(finding).into_iter();
-        Some(Past {
+        Some(PastStory {
             story,
             ending: ending.chain(notes.iter().cloned()).collect(),
-            value: stored::value(finding),
+            value: stored::story_json(finding),
             notes: notes.clone(),
         })
     });

@@ -9,7 +9,7 @@ use crate::output::{Out, time::Moment, wrap_text};
 const WHO: usize = 22;
 
 /// Prints it. `past`: what is to be said of a story that is over.
-pub(super) fn print(story: &Story, past: &[String], out: &mut Out) -> Result<()> {
+pub(super) fn print_story(story: &Story, past: &[String], out: &mut Out) -> Result<()> {
     out.print_line(&story.title)?;
     let (label, rest) = story
         .headline
@@ -28,11 +28,12 @@ pub(super) fn print(story: &Story, past: &[String], out: &mut Out) -> Result<()>
     }
     // What is unknown has its reason in the verdict already.
     if story.sure != story.headline {
-        paragraph(&story.sure, out)?;
+        print_paragraph(&story.sure, out)?;
     }
-    past.iter().try_for_each(|line| paragraph(line, out))?;
+    past.iter()
+        .try_for_each(|line| print_paragraph(line, out))?;
     if !story.life.is_empty() {
-        heading(&happened(story), out)?;
+        print_heading(&happened_heading(story), out)?;
         for moment in &story.life {
             let value = moment
                 .value
@@ -47,31 +48,31 @@ pub(super) fn print(story: &Story, past: &[String], out: &mut Out) -> Result<()>
         }
     }
     if let Some(missing) = &story.missing {
-        heading("WHAT IS MISSING", out)?;
-        item(&missing.text, out)?;
+        print_heading("WHAT IS MISSING", out)?;
+        print_item(&missing.text, out)?;
     }
-    heading("WHOSE FAULT", out)?;
+    print_heading("WHOSE FAULT", out)?;
     for line in &story.fault {
-        item(line, out)?;
+        print_item(line, out)?;
     }
     if !story.victims.is_empty() {
-        heading("WHO SUFFERS", out)?;
+        print_heading("WHO SUFFERS", out)?;
         for victim in &story.victims {
-            item(&victim.text, out)?;
+            print_item(&victim.text, out)?;
         }
     }
     if !story.evidence.is_empty() {
-        heading("EVIDENCE", out)?;
+        print_heading("EVIDENCE", out)?;
         for fact in &story.evidence {
-            item(fact, out)?;
+            print_item(fact, out)?;
         }
     }
-    list("WHAT TO DO", &story.remedies, out)?;
-    list("WHAT NOT TO DO", &story.avoid, out)
+    print_list("WHAT TO DO", &story.remedies, out)?;
+    print_list("WHAT NOT TO DO", &story.avoid, out)
 }
 
 /// The heading says what the times of day lack.
-fn happened(story: &Story) -> String {
+fn happened_heading(story: &Story) -> String {
     let mut times = story.life.iter().filter_map(|it| it.time.as_deref());
     match times.find_map(Moment::parse) {
         Some(first) => format!(
@@ -83,20 +84,20 @@ fn happened(story: &Story) -> String {
     }
 }
 
-fn heading(text: &str, out: &mut Out) -> Result<()> {
+fn print_heading(text: &str, out: &mut Out) -> Result<()> {
     out.print_line("")?;
     Ok(out.print_line(text)?)
 }
 
-fn list(title: &str, lines: &[String], out: &mut Out) -> Result<()> {
+fn print_list(title: &str, lines: &[String], out: &mut Out) -> Result<()> {
     if lines.is_empty() {
         return Ok(());
     }
-    heading(title, out)?;
-    lines.iter().try_for_each(|line| item(line, out))
+    print_heading(title, out)?;
+    lines.iter().try_for_each(|line| print_item(line, out))
 }
 
-fn item(text: &str, out: &mut Out) -> Result<()> {
+fn print_item(text: &str, out: &mut Out) -> Result<()> {
     let width = out.prose_width() - 4;
     for (number, line) in wrap_text(text, width).iter().enumerate() {
         out.print_line(&format!(
@@ -107,7 +108,7 @@ fn item(text: &str, out: &mut Out) -> Result<()> {
     Ok(())
 }
 
-fn paragraph(text: &str, out: &mut Out) -> Result<()> {
+fn print_paragraph(text: &str, out: &mut Out) -> Result<()> {
     wrap_text(text, out.prose_width())
         .iter()
         .try_for_each(|line| Ok(out.print_line(line)?))

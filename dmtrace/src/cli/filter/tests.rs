@@ -11,7 +11,7 @@ fn every_filter_restricts() {
         state: Some(State::Leaked),
         ..Candidate::default()
     };
-    assert!(Filters::default().pass(&it));
+    assert!(Filters::default().passes(&it));
     assert!(
         Filters {
             pid: Some(7),
@@ -20,7 +20,7 @@ fn every_filter_restricts() {
             state: vec![State::Open, State::Leaked],
             ..Filters::default()
         }
-        .pass(&it)
+        .passes(&it)
     );
 }
 
@@ -47,7 +47,7 @@ fn what_lacks_the_property_does_not_pass() {
     ] {
         let filters = Line::try_parse_from(["x", option]).unwrap().filters;
         assert!(!filters.is_empty(), "{option}");
-        assert!(!filters.pass(&Candidate::default()), "{option}");
-        assert!(!filters.scope().is_empty(), "{option}");
+        assert!(!filters.passes(&Candidate::default()), "{option}");
+        assert!(!filters.scope_text().is_empty(), "{option}");
     }
 }

@@ -9,7 +9,7 @@ use anyhow::Result;
 use dmtrace_core::event::Package;
 use serde::Serialize;
 
-use super::{Findings, Limit, executable};
+use super::{ReportFindings, ReportLimit, executable_of};
 use crate::{
     case::Case,
     finding::Story,
@@ -21,9 +21,9 @@ use crate::{
     },
     recording::RecordingStart,
     render::{
-        culprits::how,
-        row::{Row, confidence},
-        timeline::Telling,
+        culprits::leak_text,
+        row::{Row, confidence_word},
+        timeline::StoryContext,
     },
     wording::count_noun,
 };
@@ -38,7 +38,7 @@ const DETAILS: [&str; 4] = ["command", "runs as", "below", "call site"];
 
 /// The leaks of one program.
 #[derive(Debug, Serialize)]
-pub(super) struct Bug {
+pub(super) struct BugReport {
     /// Path of the executable, or its name.
     pub(super) program: String,
     pub(super) package: Option<Package>,
@@ -65,48 +65,48 @@ pub(super) struct Bug {
 }
 
 /// Bugs by program, who leaks most first.
-pub(super) fn bugs(
+pub(super) fn find_bugs(
     case: &Case,
     start: Option<&RecordingStart>,
-    findings: &Findings<'_>,
-    limit: Limit,
-) -> Vec<Bug> {
+    findings: &ReportFindings<'_>,
+    limit: ReportLimit,
+) -> Vec<BugReport> {
     let mut programs: BTreeMap<String, Vec<&Row<'_>>> = BTreeMap::new();
     for row in &findings.leaked {
         if row.image.is_some() || !row.comm().is_empty() {
-            programs.entry(executable(row)).or_default().push(row);
+            programs.entry(executable_of(row)).or_default().push(row);
         }
     }
     let mut ranked: Vec<_> = programs.into_iter().collect();
     ranked.sort_by(|a, b| b.1.len().cmp(&a.1.len()).then_with(|| a.0.cmp(&b.0)));
     let until = Instant::now() + LOOK_UP;
-    let telling = Telling {
+    let telling = StoryContext {
         ledger: &case.ledger,
         facts: &case.facts,
-        clock: clock(start),
+        clock: report_clock(start),
         here: start.is_none(),
     };
     ranked
         .into_iter()
         .take(limit.0)
-        .filter_map(|(program, rows)| bug(case, &telling, program, &rows, until))
+        .filter_map(|(program, rows)| build_bug(case, &telling, program, &rows, until))
         .collect()
 }
 
-fn clock(start: Option<&RecordingStart>) -> Clock {
+fn report_clock(start: Option<&RecordingStart>) -> Clock {
     start.map_or_else(Clock::now, RecordingStart::clock)
 }
 
-fn bug(
+fn build_bug(
     case: &Case,
-    telling: &Telling<'_>,
+    telling: &StoryContext<'_>,
     program: String,
     rows: &[&Row<'_>],
     until: Instant,
-) -> Option<Bug> {
+) -> Option<BugReport> {
     let observed = |row: &&&Row<'_>| {
         let verdict = row.verdict.as_ref();
-        verdict.is_some_and(|verdict| confidence(verdict) == "observed")
+        verdict.is_some_and(|verdict| confidence_word(verdict) == "observed")
     };
     // One that was seen and not inferred tells more.
     let example = rows.iter().find(observed).or(rows.first())?;
@@ -122,7 +122,9 @@ fn bug(
     let mut causes: BTreeMap<String, usize> = BTreeMap::new();
     let mut missing: BTreeMap<String, usize> = BTreeMap::new();
     for verdict in rows.iter().filter_map(|row| row.verdict.as_ref()) {
-        *causes.entry(how(&verdict.class.to_string())).or_default() += 1;
+        *causes
+            .entry(leak_text(&verdict.class.to_string()))
+            .or_default() += 1;
         if let Some(step) = verdict.missing {
             *missing.entry(step.to_string()).or_default() += 1;
         }
@@ -139,7 +141,7 @@ fn bug(
     let ns = spaces.find(|ns| ns.ns == example.semaphore.id.ns);
     let (sets, limit) = ns.map_or((0, 0), |ns| (ns.sets.len(), ns.limits.semmni));
     let free = (limit as usize).saturating_sub(sets);
-    Some(Bug {
+    Some(BugReport {
         program,
         package_unknown: package.as_ref().err().cloned(),
         package: package.ok(),
@@ -154,14 +156,14 @@ fn bug(
             .map(|rate| (free as f64 / rate * 3600.0) as u64),
         sets,
         limit,
-        example: telling.story(example),
+        example: telling.build_story(example),
     })
 }
 
-pub(super) fn print(
+pub(super) fn print_bugs(
     case: &Case,
     start: Option<&RecordingStart>,
-    bugs: &[Bug],
+    bugs: &[BugReport],
     out: &mut Out,
 ) -> Result<()> {
     if bugs.is_empty() {
@@ -173,12 +175,17 @@ pub(super) fn print(
         if number > 0 {
             out.print_line("\n----\n")?;
         }
-        one(case, start, bug, out)?;
+        print_bug(case, start, bug, out)?;
     }
     Ok(())
 }
 
-fn one(case: &Case, start: Option<&RecordingStart>, bug: &Bug, out: &mut Out) -> Result<()> {
+fn print_bug(
+    case: &Case,
+    start: Option<&RecordingStart>,
+    bug: &BugReport,
+    out: &mut Out,
+) -> Result<()> {
     out.print_line(&format!(
         "{} leaves device-mapper udev cookies behind (System V semaphores)",
         bug.program
@@ -198,7 +205,7 @@ fn one(case: &Case, start: Option<&RecordingStart>, bug: &Bug, out: &mut Out) ->
     };
     field("program", &bug.program)?;
     field("package", &package)?;
-    field("kernel", &super::kernel(start))?;
+    field("kernel", &super::kernel_text(start))?;
     let unsure = bug.leaked - bug.observed;
     let unsure = if unsure > 0 {
         format!(" ({unsure} of them inferred, not seen)")

@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::{
     output::{Out, time, wrap_text},
     render::{
-        culprits::{Leak, executable, innermost},
-        row::describe,
+        culprits::{Leak, innermost_calls, program_path},
+        row::describe_process,
     },
     wording::count_noun,
 };
@@ -27,7 +27,7 @@ const NAMED: usize = 3;
 
 /// Leaks of processes that did the same: the same program, the same end, the same calls.
 #[derive(Debug, Default, Serialize)]
-pub(crate) struct Culprit {
+pub(crate) struct ReportCulprit {
     /// Path of the executable, or its name.
     pub(crate) executable: String,
     pub(crate) how: String,
@@ -56,21 +56,21 @@ pub(crate) struct Culprit {
 }
 
 /// Puts together what did the same. The program that leaks most comes first.
-pub(crate) fn culprits(leaked: &[Leak]) -> Vec<Culprit> {
-    let mut found: BTreeMap<(String, String, Option<String>), Culprit> = BTreeMap::new();
+pub(crate) fn group_culprits(leaked: &[Leak]) -> Vec<ReportCulprit> {
+    let mut found: BTreeMap<(String, String, Option<String>), ReportCulprit> = BTreeMap::new();
     let mut programs: BTreeMap<String, usize> = BTreeMap::new();
     for leak in leaked {
         let image = leak.image.as_ref();
-        let program = executable(image.and_then(|image| image.exe.as_deref()), &leak.comm);
+        let program = program_path(image.and_then(|image| image.exe.as_deref()), &leak.comm);
         *programs.entry(program.clone()).or_default() += 1;
         let calls = leak.site.as_ref().map(CallSite::chain_line);
         let key = (program, leak.how.clone(), calls);
-        let culprit = found.entry(key.clone()).or_insert_with(|| Culprit {
+        let culprit = found.entry(key.clone()).or_insert_with(|| ReportCulprit {
             executable: key.0,
             how: key.1,
             calls: key.2,
             call_site: leak.site.as_ref().map(CallSite::to_json),
-            ..Culprit::default()
+            ..ReportCulprit::default()
         });
         culprit.leaked += 1;
         culprit.observed += usize::from(leak.observed);
@@ -88,16 +88,16 @@ pub(crate) fn culprits(leaked: &[Leak]) -> Vec<Culprit> {
                 *culprit.workloads.entry(workload).or_default() += 1;
             }
             if culprit.lines.is_empty() {
-                culprit.lines = describe(image);
+                culprit.lines = describe_process(image);
             }
         }
     }
-    let mut ranked: Vec<Culprit> = found.into_values().collect();
+    let mut ranked: Vec<ReportCulprit> = found.into_values().collect();
     for culprit in &mut ranked {
         culprit.processes = culprit.owners.len();
     }
     ranked.sort_by(|a, b| {
-        let whole = |it: &Culprit| programs.get(&it.executable).copied();
+        let whole = |it: &ReportCulprit| programs.get(&it.executable).copied();
         whole(b)
             .cmp(&whole(a))
             .then_with(|| a.executable.cmp(&b.executable))
@@ -107,13 +107,13 @@ pub(crate) fn culprits(leaked: &[Leak]) -> Vec<Culprit> {
 }
 
 /// Prints so many of them, and what is left out.
-pub(crate) fn print(culprits: &[Culprit], most: usize, out: &mut Out) -> Result<()> {
+pub(crate) fn print_culprits(culprits: &[ReportCulprit], most: usize, out: &mut Out) -> Result<()> {
     if culprits.is_empty() {
         return Ok(());
     }
     out.print_line("WHO LEAKS")?;
     for culprit in culprits.iter().take(most) {
-        one(culprit, out)?;
+        print_culprit(culprit, out)?;
     }
     let rest = culprits.get(most..).unwrap_or_default();
     if !rest.is_empty() {
@@ -129,7 +129,7 @@ pub(crate) fn print(culprits: &[Culprit], most: usize, out: &mut Out) -> Result<
     Ok(out.print_line("")?)
 }
 
-fn one(culprit: &Culprit, out: &mut Out) -> Result<()> {
+fn print_culprit(culprit: &ReportCulprit, out: &mut Out) -> Result<()> {
     let place = match first_few(culprit.workloads.keys().map(String::as_str)) {
         text if text.is_empty() => text,
         text => format!(", in {text}"),
@@ -150,7 +150,7 @@ fn one(culprit: &Culprit, out: &mut Out) -> Result<()> {
         Ok(())
     };
     if let Some(calls) = &culprit.calls {
-        line("calls", &innermost(calls))?;
+        line("calls", &innermost_calls(calls))?;
     }
     line("what", &culprit.how)?;
     if culprit.observed < culprit.leaked {
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
     use dmtrace_core::event::ProcessImage;
 
-    fn leak(pid: u32, exe: &str, how: &str, cgroup: &str) -> Leak {
+    fn sample_leak(pid: u32, exe: &str, how: &str, cgroup: &str) -> Leak {
         Leak {
             owner: Some(format!("actor[{pid}]+")),
             pid: Some(pid),
@@ -221,10 +221,10 @@ mod tests {
         }
     }
 
-    fn text(leaked: &[Leak], most: usize) -> String {
-        let page = crate::cli::tests::Page::default();
+    fn printed_text(leaked: &[Leak], most: usize) -> String {
+        let page = crate::cli::tests::TestPage::default();
         let mut out = page.out();
-        print(&culprits(leaked), most, &mut out).unwrap();
+        print_culprits(&group_culprits(leaked), most, &mut out).unwrap();
         out.flush().unwrap();
         page.text()
     }
@@ -234,7 +234,7 @@ mod tests {
         let killed = "owner killed by SIGKILL before waiting";
         let mut leaks: Vec<Leak> = (1..=128)
             .map(|pid| {
-                leak(
+                sample_leak(
                     pid,
                     "/usr/sbin/lvcreate",
                     killed,
@@ -243,13 +243,13 @@ mod tests {
             })
             .collect();
         // One of them left a second one.
-        leaks.push(leak(
+        leaks.push(sample_leak(
             7,
             "/usr/sbin/lvcreate",
             killed,
             "/system.slice/lvm.service",
         ));
-        let text = text(&leaks, 5);
+        let text = printed_text(&leaks, 5);
         assert!(text.lines().count() <= 10, "{text}");
         assert!(
             text.lines().all(|line| line.chars().count() <= 80),
@@ -274,23 +274,28 @@ mod tests {
         for program in 0..9 {
             for pid in 0..=program {
                 let exe = format!("/bin/{program}");
-                leaks.push(leak(100 * program + pid, &exe, "owner exited", "/"));
+                leaks.push(sample_leak(100 * program + pid, &exe, "owner exited", "/"));
             }
         }
-        leaks.push(leak(899, "/bin/8", "owner went on and never waited", "/"));
-        let found = culprits(&leaks);
+        leaks.push(sample_leak(
+            899,
+            "/bin/8",
+            "owner went on and never waited",
+            "/",
+        ));
+        let found = group_culprits(&leaks);
         assert_eq!(found.len(), 10);
         // The program that leaks most, with both of its entries.
         assert_eq!(found[0].executable, "/bin/8");
         assert_eq!(found[1].executable, "/bin/8");
         assert_eq!((found[0].leaked, found[1].leaked), (9, 1));
-        let short = text(&leaks, 5);
+        let short = printed_text(&leaks, 5);
         // 46 cookies, of which 9 + 1 + 8 + 7 + 6 are shown.
         assert!(
             short.contains("and 15 cookies of 15 processes more: --all"),
             "{short}"
         );
-        let all = text(&leaks, usize::MAX);
+        let all = printed_text(&leaks, usize::MAX);
         assert!(!all.contains("more: --all"), "{all}");
         for program in 0..9 {
             assert!(all.contains(&format!("/bin/{program}")), "{all}");
@@ -303,7 +308,7 @@ mod tests {
             how: "owner gone".to_owned(),
             ..Leak::default()
         }];
-        let text = text(&leaks, 5);
+        let text = printed_text(&leaks, 5);
         assert!(text.contains("who it was is not known"), "{text}");
         assert!(text.contains("1 of 1 inferred"), "{text}");
     }

@@ -15,7 +15,7 @@ const NARROWEST: f64 = 0.1;
 
 /// One call, or calls of the same name from the same place.
 #[derive(Debug, PartialEq)]
-struct Frame<'a> {
+struct FlameFrame<'a> {
     name: &'a str,
     depth: usize,
     /// Cookies to the left of it.
@@ -25,8 +25,8 @@ struct Frame<'a> {
 }
 
 /// Draws stacks, each from the outermost call to the innermost and with a number of cookies.
-pub(super) fn svg(title: &str, stacks: &[(Vec<&str>, usize)]) -> String {
-    let frames = frames(stacks);
+pub(super) fn draw_svg(title: &str, stacks: &[(Vec<&str>, usize)]) -> String {
+    let frames = merge_frames(stacks);
     let all = frames.iter().map(|frame| frame.to).max().unwrap_or(0);
     let rows = frames
         .iter()
@@ -36,14 +36,14 @@ pub(super) fn svg(title: &str, stacks: &[(Vec<&str>, usize)]) -> String {
     let height = HEADER + ROW * rows as f64 + MARGIN;
     let mut out = String::new();
     // Into a string: cannot fail.
-    let _infallible = document(&mut out, title, &frames, all, height);
+    let _infallible = write_document(&mut out, title, &frames, all, height);
     out
 }
 
-fn document(
+fn write_document(
     out: &mut String,
     title: &str,
-    frames: &[Frame<'_>],
+    frames: &[FlameFrame<'_>],
     all: usize,
     height: f64,
 ) -> fmt::Result {
@@ -54,7 +54,7 @@ fn document(
 <rect width="100%" height="100%" fill="white"/>
 <text x="{}" y="24" text-anchor="middle" font-size="17">{}</text>"#,
         WIDTH / 2.0,
-        escaped(title)
+        escape_xml(title)
     )?;
     let scale = (WIDTH - 2.0 * MARGIN) / all.max(1) as f64;
     for frame in frames {
@@ -65,27 +65,27 @@ fn document(
         }
         let x = MARGIN + frame.from as f64 * scale;
         let y = height - MARGIN - ROW * (frame.depth + 1) as f64;
-        let name = escaped(frame.name);
+        let name = escape_xml(frame.name);
         let cookies = if count == 1 { "cookie" } else { "cookies" };
         let share = 100.0 * count as f64 / all.max(1) as f64;
         writeln!(
             out,
             r#"<g><title>{name} ({count} {cookies}, {share:.1}%)</title><rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{:.1}" rx="2" fill="{}" stroke="white" stroke-width="0.5"/><text x="{:.1}" y="{:.1}">{}</text></g>"#,
             ROW - 1.0,
-            colour(frame.name),
+            warm_colour(frame.name),
             x + 3.0,
             y + 12.0,
-            escaped(&fitting(frame.name, width))
+            escape_xml(&fitting_text(frame.name, width))
         )?;
     }
     writeln!(out, "</svg>")
 }
 
 /// Calls of the same name from the same place become one: in order, they stand side by side.
-fn frames<'a>(stacks: &[(Vec<&'a str>, usize)]) -> Vec<Frame<'a>> {
+fn merge_frames<'a>(stacks: &[(Vec<&'a str>, usize)]) -> Vec<FlameFrame<'a>> {
     let mut stacks: Vec<_> = stacks.iter().collect();
     stacks.sort();
-    let mut frames: Vec<Frame<'a>> = Vec::new();
+    let mut frames: Vec<FlameFrame<'a>> = Vec::new();
     // Those of the stack before, as places in `frames`, outermost first.
     let mut open: Vec<usize> = Vec::new();
     let mut from = 0;
@@ -99,7 +99,7 @@ fn frames<'a>(stacks: &[(Vec<&'a str>, usize)]) -> Vec<Frame<'a>> {
         }
         for (depth, &name) in names.iter().enumerate().skip(shared) {
             open.push(frames.len());
-            frames.push(Frame {
+            frames.push(FlameFrame {
                 name,
                 depth,
                 from,
@@ -112,7 +112,7 @@ fn frames<'a>(stacks: &[(Vec<&'a str>, usize)]) -> Vec<Frame<'a>> {
 }
 
 /// As much of a name as there is room for.
-fn fitting(name: &str, width: f64) -> String {
+fn fitting_text(name: &str, width: f64) -> String {
     let room = ((width - 6.0) / CHARACTER).max(0.0) as usize;
     if name.chars().count() <= room {
         return name.to_owned();
@@ -124,7 +124,7 @@ fn fitting(name: &str, width: f64) -> String {
 }
 
 /// A warm colour, the same for the same name.
-fn colour(name: &str) -> String {
+fn warm_colour(name: &str) -> String {
     let hash = crc32fast::hash(name.as_bytes());
     let part = |shift: u32, span: u32| (hash >> shift & 0xff) * span / 0xff;
     format!(
@@ -136,7 +136,7 @@ fn colour(name: &str) -> String {
 }
 
 /// As XML takes it, which has no control characters.
-fn escaped(text: &str) -> String {
+fn escape_xml(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -166,7 +166,7 @@ mod tests {
             (vec!["lvm", "main", "create"], 3),
             (vec!["dmsetup", "main"], 2),
         ];
-        let found: Vec<_> = frames(&stacks)
+        let found: Vec<_> = merge_frames(&stacks)
             .iter()
             .map(|it| (it.name, it.depth, it.to - it.from))
             .collect();
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn a_hostile_name_stays_text() {
         let name = "</title><script>alert('1')</script>\u{1}\u{ffff}&";
-        let drawn = svg(name, &[(vec![name], 1)]);
+        let drawn = draw_svg(name, &[(vec![name], 1)]);
         assert!(!drawn.contains("<script"), "{drawn}");
         assert!(!drawn.contains(['\u{1}', '\u{ffff}']), "{drawn}");
         assert_eq!(drawn.matches("<title>").count(), 1);
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn what_is_drawn_is_inside_the_picture() {
         let names = ["a_long_name_of_a_function"; 300];
-        let deep = svg("deep", &[(names.to_vec(), 1), (vec!["b"], 1_000_000)]);
+        let deep = draw_svg("deep", &[(names.to_vec(), 1), (vec!["b"], 1_000_000)]);
         for part in deep.split("<rect ").skip(2) {
             let number = |name: &str| -> f64 {
                 let rest = part.split_once(&format!("{name}=\"")).unwrap().1;
@@ -204,6 +204,6 @@ mod tests {
             assert!(number("x") >= 0.0 && number("y") >= 0.0, "{part}");
             assert!(number("x") + number("width") <= WIDTH, "{part}");
         }
-        assert!(svg("none", &[]).ends_with("</svg>\n"));
+        assert!(draw_svg("none", &[]).ends_with("</svg>\n"));
     }
 }

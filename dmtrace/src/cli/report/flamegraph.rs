@@ -12,16 +12,16 @@ const TITLE: &str = "Leaked device-mapper cookies by call site";
 const UNKNOWN: &str = "[unknown]";
 
 /// One line for each distinct stack: `program;outermost;...;innermost COUNT`, sorted.
-pub(super) fn folded(rows: &[&Row<'_>]) -> Vec<String> {
+pub(super) fn folded_stacks(rows: &[&Row<'_>]) -> Vec<String> {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for row in rows {
         let program = match row.comm() {
             "" => UNKNOWN,
             comm => comm,
         };
-        let mut names = vec![plain(program)];
+        let mut names = vec![plain_name(program)];
         match row.call_site() {
-            Some(site) => names.extend(site.folded_stack().iter().map(|name| plain(name))),
+            Some(site) => names.extend(site.folded_stack().iter().map(|name| plain_name(name))),
             None => names.push(UNKNOWN.to_owned()),
         }
         *counts.entry(names.join(";")).or_default() += 1;
@@ -31,7 +31,7 @@ pub(super) fn folded(rows: &[&Row<'_>]) -> Vec<String> {
 }
 
 /// Separators have a meaning in the format.
-fn plain(name: &str) -> String {
+fn plain_name(name: &str) -> String {
     name.replace(';', ":").replace(['\n', '\r'], " ")
 }
 
@@ -40,17 +40,17 @@ fn plain(name: &str) -> String {
 /// # Errors
 /// The file cannot be written.
 pub(super) fn flame_graph(lines: &[String], path: &Path) -> Result<()> {
-    let stacks: Vec<_> = lines.iter().filter_map(|line| parsed(line)).collect();
+    let stacks: Vec<_> = lines.iter().filter_map(|line| parse_folded(line)).collect();
     let title = if stacks.is_empty() {
         "no leaked cookie"
     } else {
         TITLE
     };
-    fs::write(path, flame::svg(title, &stacks)).with_context(|| path.display().to_string())
+    fs::write(path, flame::draw_svg(title, &stacks)).with_context(|| path.display().to_string())
 }
 
-/// A line of [`folded`].
-fn parsed(line: &str) -> Option<(Vec<&str>, usize)> {
+/// A line of [`folded_stacks`].
+fn parse_folded(line: &str) -> Option<(Vec<&str>, usize)> {
     let (stack, count) = line.rsplit_once(' ')?;
     Some((stack.split(';').collect(), count.parse().ok()?))
 }
@@ -83,6 +83,6 @@ mod tests {
 
     #[test]
     fn separators_of_the_format_are_replaced() {
-        assert_eq!(plain("a;b\nc"), "a:b c");
+        assert_eq!(plain_name("a;b\nc"), "a:b c");
     }
 }

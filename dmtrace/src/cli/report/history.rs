@@ -8,26 +8,26 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::json;
 
-use super::{history_model::gather, history_text};
+use super::{history_model::gather_report, history_text};
 use crate::{
     cli::{
         Failure,
-        args::Report,
+        args::ReportArgs,
         failure::exit,
-        report::{Limit, culprit::culprits},
+        report::{ReportLimit, culprit::group_culprits},
         when::When,
     },
     history::Stamp,
     output::Out,
     render::{
-        culprits::{Leak, groups},
+        culprits::{Leak, group_all},
         stored,
     },
 };
 
 /// Runs the verb. `since` is the beginning of the time.
 pub(in crate::cli) fn run(
-    args: &Report,
+    args: &ReportArgs,
     since: When,
     as_json: bool,
     out: &mut Out,
@@ -38,25 +38,25 @@ pub(in crate::cli) fn run(
     if since >= until {
         return Err(Failure::Usage("--since must be before --until".to_owned()).into());
     }
-    let past = gather(args, since, until)?;
-    let leaks: Vec<Leak> = past.leaked.iter().map(stored::leak).collect();
-    let groups = groups(&leaks, args.by);
-    let culprits = culprits(&leaks);
+    let past = gather_report(args, since, until)?;
+    let leaks: Vec<Leak> = past.leaked.iter().map(stored::leak_of).collect();
+    let groups = group_all(&leaks, args.by);
+    let culprits = group_culprits(&leaks);
     if as_json {
-        let mut object = past.object(&groups);
+        let mut object = past.to_json(&groups);
         object["culprits"] = json!(culprits);
         out.print_json(&object)?;
     } else {
-        history_text::print(&past, &culprits, &groups, Limit::of(args), out)?;
+        history_text::print_report(&past, &culprits, &groups, ReportLimit::from_args(args), out)?;
         for note in &past.head.notes {
             eprintln!("dmtrace: {note}");
         }
     }
-    Ok(if past.any() {
-        exit::findings()
+    Ok(if past.has_any() {
+        exit::findings_code()
     } else if past.is_complete() {
         exit::CLEAN
     } else {
-        exit::incomplete()
+        exit::incomplete_code()
     })
 }

@@ -7,12 +7,15 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Failure, args::Report, filter::Filters},
-    history::{Entry, Finding, Gap, Head, Lives, Loss, Query, Record, Run, Stamp, Starved, query},
+    cli::{Failure, args::ReportArgs, filter::Filters},
+    history::{
+        AnswerHead, DowntimeRecord, EnospcRecord, HistoryEntry, HistoryQuery, HistoryRecord,
+        LossRecord, ProgramCounts, RunRecord, Stamp, StoredFinding, query,
+    },
     output::json,
     render::{
         candidate::Candidate,
-        culprits::{By, Group},
+        culprits::{CulpritGroup, GroupBy},
         stored,
     },
 };
@@ -21,20 +24,20 @@ use crate::{
 const MOMENT: Duration = Duration::from_secs(60);
 
 /// Everything that is reported.
-pub(super) struct Past {
-    pub(super) head: Head,
+pub(super) struct HistoryReport {
+    pub(super) head: AnswerHead,
     /// The time that was asked for, milliseconds since 1970.
     pub(super) since: i64,
     pub(super) until: i64,
-    pub(super) leaked: Vec<Finding>,
-    pub(super) stuck: Vec<Finding>,
-    pub(super) accidents: Vec<Finding>,
-    pub(super) over_completed: Vec<Finding>,
-    pub(super) starved: Vec<Starved>,
-    pub(super) gaps: Vec<Gap>,
-    pub(super) losses: Vec<Loss>,
-    pub(super) runs: Vec<Run>,
-    pub(super) programs: BTreeMap<String, Lives>,
+    pub(super) leaked: Vec<StoredFinding>,
+    pub(super) stuck: Vec<StoredFinding>,
+    pub(super) accidents: Vec<StoredFinding>,
+    pub(super) over_completed: Vec<StoredFinding>,
+    pub(super) enospc_records: Vec<EnospcRecord>,
+    pub(super) gaps: Vec<DowntimeRecord>,
+    pub(super) losses: Vec<LossRecord>,
+    pub(super) runs: Vec<RunRecord>,
+    pub(super) programs: BTreeMap<String, ProgramCounts>,
     /// Tracing went on for so long in that time.
     pub(super) traced: Duration,
     /// What a sentence on what is not there is limited to.
@@ -45,28 +48,28 @@ pub(super) struct Past {
 
 /// A program, for JSON.
 #[derive(Serialize)]
-struct Program<'a> {
+struct ProgramObject<'a> {
     program: &'a str,
     #[serde(flatten)]
-    lives: Lives,
+    lives: ProgramCounts,
     leaks_per_day: Option<f64>,
 }
 
-pub(super) fn gather(args: &Report, since: i64, until: i64) -> Result<Past> {
-    let query = Query {
+pub(super) fn gather_report(args: &ReportArgs, since: i64, until: i64) -> Result<HistoryReport> {
+    let query = HistoryQuery {
         since_ms: Some(since),
         until_ms: Some(until),
-        ..Query::default()
+        ..HistoryQuery::default()
     };
     let named: Option<&Path> = args.history.as_deref();
-    let Some((head, entries)) = query::find(named, &query)? else {
+    let Some((head, entries)) = query::find_entries(named, &query)? else {
         let text = format!(
             "{}: there is no history; dmtrace serve keeps one",
             crate::history::PATH
         );
         return Err(Failure::Environment(text).into());
     };
-    let mut past = Past {
+    let mut past = HistoryReport {
         head,
         since,
         until,
@@ -74,13 +77,13 @@ pub(super) fn gather(args: &Report, since: i64, until: i64) -> Result<Past> {
         stuck: Vec::new(),
         accidents: Vec::new(),
         over_completed: Vec::new(),
-        starved: Vec::new(),
+        enospc_records: Vec::new(),
         gaps: Vec::new(),
         losses: Vec::new(),
         runs: Vec::new(),
         programs: BTreeMap::new(),
         traced: Duration::ZERO,
-        scope: args.filters.scope(),
+        scope: args.filters.scope_text(),
         left_out: Vec::new(),
     };
     let filters = &args.filters;
@@ -96,22 +99,27 @@ pub(super) fn gather(args: &Report, since: i64, until: i64) -> Result<Past> {
         past.left_out.push("cookies by program");
     }
     let (mut newer, mut unreadable) = (0, 0);
-    for Entry { record, .. } in entries {
+    for HistoryEntry { record, .. } in entries {
         match record {
-            Record::Finding(finding) => past.finding(*finding, args),
-            Record::Unread(it) if it.is_newer() => newer += 1,
-            Record::Unread(_) => unreadable += 1,
-            Record::Starved(it) if spaces && filters.wants_ns(it.ipc_ns) => past.starved.push(it),
-            Record::Starved(_) => {}
-            Record::Gap(it) => past.gaps.push(it),
-            Record::Loss(it) => past.losses.push(it),
-            Record::Run(it) => past.runs.push(it),
-            Record::Rates(it) if whole => {
+            HistoryRecord::Finding(finding) => past.add_finding(*finding, args),
+            HistoryRecord::Unread(it) if it.is_newer() => newer += 1,
+            HistoryRecord::Unread(_) => unreadable += 1,
+            HistoryRecord::Starved(it) if spaces && filters.wants_ns(it.ipc_ns) => {
+                past.enospc_records.push(it);
+            }
+            HistoryRecord::Starved(_) => {}
+            HistoryRecord::Gap(it) => past.gaps.push(it),
+            HistoryRecord::Loss(it) => past.losses.push(it),
+            HistoryRecord::Run(it) => past.runs.push(it),
+            HistoryRecord::Rates(it) if whole => {
                 for (program, lives) in &it.programs {
-                    past.programs.entry(program.clone()).or_default().add(lives);
+                    past.programs
+                        .entry(program.clone())
+                        .or_default()
+                        .add_counts(lives);
                 }
             }
-            Record::Rates(_) => {}
+            HistoryRecord::Rates(_) => {}
         }
     }
     past.head
@@ -121,9 +129,9 @@ pub(super) fn gather(args: &Report, since: i64, until: i64) -> Result<Past> {
     Ok(past)
 }
 
-impl Past {
-    fn finding(&mut self, finding: Finding, args: &Report) {
-        if !args.filters.pass(&Candidate::stored(&finding)) {
+impl HistoryReport {
+    fn add_finding(&mut self, finding: StoredFinding, args: &ReportArgs) {
+        if !args.filters.passes(&Candidate::from_stored(&finding)) {
             return;
         }
         match finding.state.as_str() {
@@ -145,51 +153,52 @@ impl Past {
         Duration::from_millis(traced.sum())
     }
 
-    pub(super) fn whole(&self) -> Duration {
+    pub(super) fn window(&self) -> Duration {
         Duration::from_millis(u64::try_from(self.until - self.since).unwrap_or_default())
     }
 
-    pub(super) fn any(&self) -> bool {
+    pub(super) fn has_any(&self) -> bool {
         let findings = [
             &self.leaked,
             &self.stuck,
             &self.accidents,
             &self.over_completed,
         ];
-        findings.iter().any(|list| !list.is_empty()) || !self.starved.is_empty()
+        findings.iter().any(|list| !list.is_empty()) || !self.enospc_records.is_empty()
     }
 
     /// Whether everything that happened in that time is known.
     pub(super) fn is_complete(&self) -> bool {
-        self.whole().saturating_sub(self.traced) < MOMENT
+        self.window().saturating_sub(self.traced) < MOMENT
             && self.losses.is_empty()
             && self.head.notes.is_empty()
             && self.head.complete_since_ms.is_none_or(|at| at < self.since)
     }
 
     /// Leaks of a program in a day, where the time is long enough to tell.
-    pub(super) fn a_day(&self, leaked: u64) -> Option<f64> {
+    pub(super) fn per_day(&self, leaked: u64) -> Option<f64> {
         let days = self.traced.as_secs_f64() / 86_400.0;
         (days > 1.0 / 24.0).then(|| leaked as f64 / days)
     }
 
-    pub(super) fn object(&self, groups: &[(By, Vec<Group>)]) -> Value {
-        let by = |wanted: By| {
+    pub(super) fn to_json(&self, groups: &[(GroupBy, Vec<CulpritGroup>)]) -> Value {
+        let by = |wanted: GroupBy| {
             let found = groups.iter().find(|(by, _)| *by == wanted);
             found.map(|(_, groups)| groups)
         };
-        let rows = |list: &[Finding]| list.iter().map(stored::cookie).collect::<Vec<_>>();
+        let rows =
+            |list: &[StoredFinding]| list.iter().map(stored::cookie_json).collect::<Vec<_>>();
         let moment = |wall_ms| {
             let stamp = Stamp {
                 wall_ms,
                 ..Stamp::default()
             };
-            stamp.rfc3339()
+            stamp.to_rfc3339()
         };
-        let programs = self.programs.iter().map(|(program, lives)| Program {
+        let programs = self.programs.iter().map(|(program, lives)| ProgramObject {
             program,
             lives: *lives,
-            leaks_per_day: self.a_day(lives.leaked),
+            leaks_per_day: self.per_day(lives.leaked),
         });
         json::json_envelope(
             "history_report",
@@ -203,12 +212,12 @@ impl Past {
                 "stuck": rows(&self.stuck),
                 "accidents": rows(&self.accidents),
                 "over_completed": rows(&self.over_completed),
-                "by_process": by(By::Process),
-                "by_executable": by(By::Executable),
-                "by_container": by(By::Container),
-                "by_stack": by(By::Stack),
+                "by_process": by(GroupBy::Process),
+                "by_executable": by(GroupBy::Executable),
+                "by_container": by(GroupBy::Container),
+                "by_stack": by(GroupBy::Stack),
                 "programs": programs.collect::<Vec<_>>(),
-                "failed_creations": self.starved,
+                "failed_creations": self.enospc_records,
                 "left_out_by_filters": self.left_out,
                 "gaps": self.gaps,
                 "losses": self.losses,

@@ -4,26 +4,26 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
 
-use super::history_model::Past;
+use super::history_model::HistoryReport;
 use crate::{
-    cli::report::{Limit, culprit::Culprit, text::who_leaks},
-    history::{Finding, Lives, OTHERS, WhyGap},
+    cli::report::{ReportLimit, culprit::ReportCulprit, text::who_leaks},
+    history::{DowntimeReason, OTHERS, ProgramCounts, StoredFinding},
     output::{Out, time, wrap_text},
     render::{
-        culprits::{By, Group},
+        culprits::{CulpritGroup, GroupBy},
         stored,
     },
     wording::{count_noun, times_text},
 };
 
-pub(super) fn print(
-    past: &Past,
-    culprits: &[Culprit],
-    groups: &[(By, Vec<Group>)],
-    limit: Limit,
+pub(super) fn print_report(
+    past: &HistoryReport,
+    culprits: &[ReportCulprit],
+    groups: &[(GroupBy, Vec<CulpritGroup>)],
+    limit: ReportLimit,
     out: &mut Out,
 ) -> Result<()> {
-    head(past, out)?;
+    print_head(past, out)?;
     if past.leaked.is_empty() {
         let scope = past.scope;
         let text = if past.is_complete() {
@@ -34,7 +34,7 @@ pub(super) fn print(
                  certain."
             )
         };
-        paragraph(&text, out)?;
+        print_paragraph(&text, out)?;
         out.print_line("")?;
     } else {
         let standing = past.leaked.iter().filter(|it| it.gone.is_none()).count();
@@ -42,29 +42,29 @@ pub(super) fn print(
             "{} leaked{}: {}{standing} still there",
             count_noun(past.leaked.len(), "cookie", "cookies"),
             past.scope,
-            ends(&past.leaked)
+            endings_text(&past.leaked)
         ))?;
         out.print_line("")?;
     }
     who_leaks(culprits, groups, limit, out)?;
-    list("STUCK WAITERS", limit, &past.stuck, false, out)?;
-    list("REMOVED WHILE IN USE", limit, &past.accidents, true, out)?;
-    list(
+    print_findings("STUCK WAITERS", limit, &past.stuck, false, out)?;
+    print_findings("REMOVED WHILE IN USE", limit, &past.accidents, true, out)?;
+    print_findings(
         "COMPLETED TOO OFTEN",
         limit,
         &past.over_completed,
         true,
         out,
     )?;
-    victims(past, limit, out)?;
-    programs(past, limit, out)?;
-    gaps(past, limit, out)?;
+    print_victims(past, limit, out)?;
+    print_programs(past, limit, out)?;
+    print_gaps(past, limit, out)?;
     if !past.left_out.is_empty() {
         let what = past.left_out.join(" and ");
         let text = format!(
             "Left out: {what}, of which the history does not keep what the filters ask for."
         );
-        paragraph(&text, out)?;
+        print_paragraph(&text, out)?;
     }
     if !past.leaked.is_empty() || !past.stuck.is_empty() {
         out.print_line("One of them, step by step: dmtrace explain COOKIE")?;
@@ -72,7 +72,7 @@ pub(super) fn print(
     Ok(())
 }
 
-fn head(past: &Past, out: &mut Out) -> Result<()> {
+fn print_head(past: &HistoryReport, out: &mut Out) -> Result<()> {
     out.print_line(&format!(
         "dmtrace {} report, from {} to {}",
         env!("CARGO_PKG_VERSION"),
@@ -82,10 +82,10 @@ fn head(past: &Past, out: &mut Out) -> Result<()> {
     out.print_line(&format!(
         "traced for {} of {}",
         time::age_text(past.traced),
-        time::age_text(past.whole())
+        time::age_text(past.window())
     ))?;
     if let Some(at) = past.head.complete_since_ms.filter(|&at| at >= past.since) {
-        paragraph(
+        print_paragraph(
             &format!(
                 "records made room for newer ones: what ended before {} is not complete",
                 time::moment_text(at)
@@ -97,10 +97,10 @@ fn head(past: &Past, out: &mut Out) -> Result<()> {
 }
 
 /// How those that are gone went: `12 removed, 3 gone with their IPC namespace, `.
-fn ends(findings: &[Finding]) -> String {
+fn endings_text(findings: &[StoredFinding]) -> String {
     let mut ends: BTreeMap<&str, usize> = BTreeMap::new();
     for gone in findings.iter().filter_map(|it| it.gone.as_ref()) {
-        *ends.entry(stored::went(gone.how)).or_default() += 1;
+        *ends.entry(stored::ending_label(gone.how)).or_default() += 1;
     }
     ends.iter()
         .map(|(how, count)| format!("{count} {how}, "))
@@ -108,10 +108,10 @@ fn ends(findings: &[Finding]) -> String {
 }
 
 /// Findings one by one, with when, who, and how they ended.
-fn list(
+fn print_findings(
     title: &str,
-    limit: Limit,
-    findings: &[Finding],
+    limit: ReportLimit,
+    findings: &[StoredFinding],
     culprit: bool,
     out: &mut Out,
 ) -> Result<()> {
@@ -120,7 +120,7 @@ fn list(
     }
     out.print_line(title)?;
     for finding in findings.iter().rev().take(limit.0) {
-        let leak = stored::leak(finding);
+        let leak = stored::leak_of(finding);
         let mut line = format!(
             "  {}  {}  semid {}",
             time::moment_text(finding.found.wall_ms),
@@ -133,14 +133,14 @@ fn list(
         if !culprit {
             rest.push(finding.story.headline.clone());
         }
-        if let Some(by) = stored::culprit(&finding.story.cookie).filter(|_| culprit) {
+        if let Some(by) = stored::culprit_text(&finding.story.cookie).filter(|_| culprit) {
             rest.push(format!("by {by}"));
         }
         if !leak.devices.is_empty() {
             rest.push(leak.devices.join(", "));
         }
         if !culprit {
-            rest.push(stored::end(finding.gone.as_ref()));
+            rest.push(stored::ending_text(finding.gone.as_ref()));
         }
         let width = out.prose_width() - 12;
         for (number, line) in wrap_text(&rest.join("; "), width).iter().enumerate() {
@@ -148,17 +148,17 @@ fn list(
             out.print_line(&format!("{:indent$}{line}", ""))?;
         }
     }
-    limit.rest(findings.len(), out)?;
+    limit.print_rest(findings.len(), out)?;
     Ok(out.print_line("")?)
 }
 
-fn victims(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
-    if past.starved.is_empty() {
+fn print_victims(past: &HistoryReport, limit: ReportLimit, out: &mut Out) -> Result<()> {
+    if past.enospc_records.is_empty() {
         return Ok(());
     }
     out.print_line("VICTIMS: could not create a semaphore (ENOSPC)")?;
     let mut programs: BTreeMap<&str, u64> = BTreeMap::new();
-    for burst in &past.starved {
+    for burst in &past.enospc_records {
         for (program, count) in &burst.programs {
             *programs.entry(program).or_default() += count;
         }
@@ -168,7 +168,7 @@ fn victims(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
     for (program, count) in programs {
         out.print_line(&format!("  {count:>6}  {program}"))?;
     }
-    for burst in past.starved.iter().rev().take(limit.0) {
+    for burst in past.enospc_records.iter().rev().take(limit.0) {
         out.print_line(&format!(
             "          {} for {}: {} in IPC namespace {}",
             time::moment_text(burst.from.wall_ms),
@@ -177,15 +177,15 @@ fn victims(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
             burst.ipc_ns
         ))?;
     }
-    let more = past.starved.len().saturating_sub(limit.0);
+    let more = past.enospc_records.len().saturating_sub(limit.0);
     if more > 0 {
         out.print_line(&format!("          and {more} earlier: --all"))?;
     }
     Ok(out.print_line("")?)
 }
 
-fn programs(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
-    let mut programs: Vec<(&str, Lives)> = past
+fn print_programs(past: &HistoryReport, limit: ReportLimit, out: &mut Out) -> Result<()> {
+    let mut programs: Vec<(&str, ProgramCounts)> = past
         .programs
         .iter()
         .map(|(program, lives)| (program.as_str(), *lives))
@@ -200,7 +200,7 @@ fn programs(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
     out.print_line("COOKIES BY PROGRAM, of whole hours")?;
     out.print_line("     MADE  COMPLETED   LEAKED  LEAKS A DAY")?;
     for (program, lives) in programs.iter().take(limit.0) {
-        let rate = match past.a_day(lives.leaked) {
+        let rate = match past.per_day(lives.leaked) {
             Some(rate) if lives.leaked > 0 => format!("{rate:.1}"),
             _ => "-".to_owned(),
         };
@@ -217,16 +217,16 @@ fn programs(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
     Ok(out.print_line("")?)
 }
 
-fn gaps(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
+fn print_gaps(past: &HistoryReport, limit: ReportLimit, out: &mut Out) -> Result<()> {
     if !past.gaps.is_empty() {
         out.print_line("TIMES WITHOUT A TRACE: what happened then is not known")?;
         for gap in past.gaps.iter().rev().take(limit.0) {
             let long = gap.to.wall_ms.saturating_sub(gap.from.wall_ms);
             let long = Duration::from_millis(u64::try_from(long).unwrap_or_default());
             let (most, why) = match gap.why {
-                WhyGap::Stopped => ("", "service stopped"),
-                WhyGap::Killed => (" at most", "service killed"),
-                WhyGap::Rebooted => (" at most", "machine restarted"),
+                DowntimeReason::Stopped => ("", "service stopped"),
+                DowntimeReason::Killed => (" at most", "service killed"),
+                DowntimeReason::Rebooted => (" at most", "machine restarted"),
             };
             out.print_line(&format!(
                 "  {} to {}\n          {}{most}  {why}",
@@ -260,12 +260,12 @@ fn gaps(past: &Past, limit: Limit, out: &mut Out) -> Result<()> {
             ))?;
         }
     }
-    limit.rest(past.losses.len(), out)?;
+    limit.print_rest(past.losses.len(), out)?;
     Ok(out.print_line("")?)
 }
 
 /// What a story of the past says of its time: when it was found, and how it ended.
-pub(crate) fn ending_lines(finding: &Finding) -> Vec<String> {
+pub(crate) fn ending_lines(finding: &StoredFinding) -> Vec<String> {
     let found = time::moment_text(finding.found.wall_ms);
     match &finding.gone {
         None => vec![format!(
@@ -273,13 +273,13 @@ pub(crate) fn ending_lines(finding: &Finding) -> Vec<String> {
         )],
         Some(gone) => vec![format!(
             "found {found}; {}, {}",
-            stored::end(Some(gone)),
+            stored::ending_text(Some(gone)),
             time::moment_text(gone.at.wall_ms)
         )],
     }
 }
 
-fn paragraph(text: &str, out: &mut Out) -> Result<()> {
+fn print_paragraph(text: &str, out: &mut Out) -> Result<()> {
     wrap_text(text, out.prose_width())
         .iter()
         .try_for_each(|line| Ok(out.print_line(line)?))

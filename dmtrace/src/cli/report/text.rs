@@ -6,8 +6,8 @@ use anyhow::Result;
 use dmtrace_core::verdict::Evidence;
 
 use super::{
-    Findings, Limit,
-    culprit::{self, Culprit},
+    ReportFindings, ReportLimit,
+    culprit::{self, ReportCulprit},
 };
 use crate::{
     case::Case,
@@ -18,22 +18,22 @@ use crate::{
     },
     recording::RecordingStart,
     render::{
-        culprits::{By, Group},
+        culprits::{CulpritGroup, GroupBy},
         row::Row,
     },
     wording::count_noun,
 };
 
-pub(super) fn print(
+pub(super) fn print_report(
     case: &Case,
     start: Option<&RecordingStart>,
-    findings: &Findings<'_>,
-    culprits: &[Culprit],
-    groups: &[(By, Vec<Group>)],
-    limit: Limit,
+    findings: &ReportFindings<'_>,
+    culprits: &[ReportCulprit],
+    groups: &[(GroupBy, Vec<CulpritGroup>)],
+    limit: ReportLimit,
     out: &mut Out,
 ) -> Result<()> {
-    head(case, start, out)?;
+    print_head(case, start, out)?;
     if findings.leaked.is_empty() {
         let scope = findings.scope;
         out.print_line(&if case.incomplete {
@@ -53,7 +53,7 @@ pub(super) fn print(
                 .as_ref()
                 .map(|verdict| verdict.class.to_string())
                 .unwrap_or_default();
-            let device = match row.device() {
+            let device = match row.device_names() {
                 device if device.is_empty() => device,
                 device => format!("  {device}"),
             };
@@ -61,24 +61,24 @@ pub(super) fn print(
                 "  {}  semid {}  {}{device}  {text}",
                 row.semaphore.key,
                 row.semaphore.id.semid,
-                row.owner()
+                row.owner_text()
             ))?;
         }
-        limit.rest(findings.stuck.len(), out)?;
+        limit.print_rest(findings.stuck.len(), out)?;
         out.print_line("")?;
     }
-    closed("REMOVED WHILE IN USE", &findings.accidents, limit, out)?;
-    closed("COMPLETED TOO OFTEN", &findings.over_completed, limit, out)?;
+    print_closed("REMOVED WHILE IN USE", &findings.accidents, limit, out)?;
+    print_closed("COMPLETED TOO OFTEN", &findings.over_completed, limit, out)?;
     if !findings.ended.is_empty() {
         out.print_line("ENDED WITH THEIR IPC NAMESPACE")?;
         let mut owners: BTreeMap<String, usize> = BTreeMap::new();
         for row in &findings.ended {
-            *owners.entry(row.owner()).or_default() += 1;
+            *owners.entry(row.owner_text()).or_default() += 1;
         }
         for (owner, count) in owners.iter().take(limit.0) {
             out.print_line(&format!("  {count:>6}  {owner}"))?;
         }
-        limit.rest(owners.len(), out)?;
+        limit.print_rest(owners.len(), out)?;
         out.print_line("")?;
     }
     if !findings.victims.is_empty() {
@@ -97,7 +97,7 @@ pub(super) fn print(
                 out.print_line(&format!("          command   {command}"))?;
             }
         }
-        limit.rest(findings.victims.len(), out)?;
+        limit.print_rest(findings.victims.len(), out)?;
         out.print_line("")?;
     }
     for it in &findings.exhaustion {
@@ -127,18 +127,18 @@ pub(super) fn print(
 
 /// Who leaks: grouped in the way that was asked for, else on one screen.
 pub(crate) fn who_leaks(
-    culprits: &[Culprit],
-    groups: &[(By, Vec<Group>)],
-    limit: Limit,
+    culprits: &[ReportCulprit],
+    groups: &[(GroupBy, Vec<CulpritGroup>)],
+    limit: ReportLimit,
     out: &mut Out,
 ) -> Result<()> {
     let [(by, groups)] = groups else {
-        return culprit::print(culprits, limit.0, out);
+        return culprit::print_culprits(culprits, limit.0, out);
     };
     if groups.is_empty() {
         return Ok(());
     }
-    out.print_line(&format!("LEAKED COOKIES BY {}", title(*by)))?;
+    out.print_line(&format!("LEAKED COOKIES BY {}", group_title(*by)))?;
     let mut told: BTreeMap<String, &str> = BTreeMap::new();
     for group in groups.iter().take(limit.0) {
         // Processes that did the same are described once.
@@ -150,11 +150,11 @@ pub(crate) fn who_leaks(
             told.entry(kind).or_insert(&group.name);
         }
     }
-    limit.rest(groups.len(), out)?;
+    limit.print_rest(groups.len(), out)?;
     Ok(out.print_line("")?)
 }
 
-fn print_group(group: &Group, same: Option<&str>, out: &mut Out) -> Result<()> {
+fn print_group(group: &CulpritGroup, same: Option<&str>, out: &mut Out) -> Result<()> {
     let age = group.oldest_seconds.map_or_else(String::new, |seconds| {
         format!(", oldest {}", time::age_text(Duration::from_secs(seconds)))
     });
@@ -197,8 +197,8 @@ fn print_group(group: &Group, same: Option<&str>, out: &mut Out) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn head(case: &Case, start: Option<&RecordingStart>, out: &mut Out) -> Result<()> {
-    let kernel = super::kernel(start);
+pub(super) fn print_head(case: &Case, start: Option<&RecordingStart>, out: &mut Out) -> Result<()> {
+    let kernel = super::kernel_text(start);
     let clock = match start {
         Some(start) => start.clock(),
         None => Clock::now(),
@@ -221,17 +221,17 @@ pub(super) fn head(case: &Case, start: Option<&RecordingStart>, out: &mut Out) -
     Ok(out.print_line("")?)
 }
 
-const fn title(by: By) -> &'static str {
+const fn group_title(by: GroupBy) -> &'static str {
     match by {
-        By::Process => "PROCESS",
-        By::Executable => "EXECUTABLE",
-        By::Container => "CONTAINER",
-        By::Stack => "CALL SITE",
+        GroupBy::Process => "PROCESS",
+        GroupBy::Executable => "EXECUTABLE",
+        GroupBy::Container => "CONTAINER",
+        GroupBy::Stack => "CALL SITE",
     }
 }
 
 /// Cookies that are gone, or were completed too often, with who did it and who suffered.
-fn closed(title: &str, rows: &[&Row<'_>], limit: Limit, out: &mut Out) -> Result<()> {
+fn print_closed(title: &str, rows: &[&Row<'_>], limit: ReportLimit, out: &mut Out) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -242,7 +242,7 @@ fn closed(title: &str, rows: &[&Row<'_>], limit: Limit, out: &mut Out) -> Result
             .as_ref()
             .and_then(|verdict| verdict.culprit.as_ref())
             .map_or_else(|| "unknown".to_owned(), |culprit| culprit.who.to_string());
-        let device = match row.device() {
+        let device = match row.device_names() {
             device if device.is_empty() => device,
             device => format!("  {device}"),
         };
@@ -251,7 +251,7 @@ fn closed(title: &str, rows: &[&Row<'_>], limit: Limit, out: &mut Out) -> Result
             "  {}  semid {}  of {}{device}  by {culprit}",
             semaphore.key,
             semaphore.id.semid,
-            row.owner()
+            row.owner_text()
         ))?;
         let facts = row.verdict.iter().flat_map(|verdict| &verdict.evidence);
         for fact in facts {
@@ -270,6 +270,6 @@ fn closed(title: &str, rows: &[&Row<'_>], limit: Limit, out: &mut Out) -> Result
             }
         }
     }
-    limit.rest(rows.len(), out)?;
+    limit.print_rest(rows.len(), out)?;
     Ok(out.print_line("")?)
 }

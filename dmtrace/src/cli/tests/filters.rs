@@ -12,7 +12,7 @@ use dmtrace_core::{
     verdict::Thresholds,
 };
 
-use super::{Page, least, refused, taken, verbs};
+use super::{TestPage, least_args, parse_args, parse_error, verb_commands};
 use crate::{
     case::Case,
     cli::{
@@ -21,7 +21,7 @@ use crate::{
         list, report,
         watch::{
             self,
-            printer::{Printer, Style},
+            printer::{PrintStyle, Printer},
         },
     },
     trace::observer::{BooksView, Observer as _},
@@ -93,14 +93,14 @@ const CAST: [Cast; 3] = [
 
 /// A filter, the names of those whose cookies pass, and of those who pass as victims: all three
 /// got ENOSPC as well.
-type Row = (
+type FilterCase = (
     &'static str,
     &'static str,
     &'static [&'static str],
     &'static [&'static str],
 );
 
-const FILTERS: &[Row] = &[
+const FILTERS: &[FilterCase] = &[
     ("pid", "100", &["alpha"], &["alpha"]),
     ("comm", "beta", &["beta"], &["beta"]),
     ("uid", "root", &["alpha"], &["alpha"]),
@@ -124,38 +124,38 @@ const FILTERS: &[Row] = &[
 ];
 
 /// What a verb does with filters.
-enum Rule {
+enum FilterRule {
     /// It tells of these cookies.
-    Chooses(fn(&Scene, &Filters) -> Vec<Key>),
+    Chooses(fn(&FilterScene, &Filters) -> Vec<Key>),
     /// It is about the whole host, and refuses them.
     Refuses,
 }
 
-const VERBS: &[(&str, Rule)] = &[
-    ("watch", Rule::Chooses(watched)),
-    ("list", Rule::Chooses(listed)),
-    ("report", Rule::Chooses(reported)),
-    ("explain", Rule::Chooses(explained)),
-    ("exec", Rule::Chooses(left)),
-    ("record", Rule::Refuses),
-    ("serve", Rule::Refuses),
-    ("clean", Rule::Chooses(cleaned)),
-    ("doctor", Rule::Refuses),
+const VERBS: &[(&str, FilterRule)] = &[
+    ("watch", FilterRule::Chooses(watched_keys)),
+    ("list", FilterRule::Chooses(listed_keys)),
+    ("report", FilterRule::Chooses(reported_keys)),
+    ("explain", FilterRule::Chooses(explained_keys)),
+    ("exec", FilterRule::Chooses(left_keys)),
+    ("record", FilterRule::Refuses),
+    ("serve", FilterRule::Refuses),
+    ("clean", FilterRule::Chooses(cleaned_keys)),
+    ("doctor", FilterRule::Refuses),
 ];
 
-struct Scene {
+struct FilterScene {
     case: Case,
     changes: Vec<Change>,
 }
 
-fn id(tgid: u32) -> ProcId {
+fn proc_id(tgid: u32) -> ProcId {
     ProcId {
         tgid,
         start: BootTime(SECOND),
     }
 }
 
-fn scene() -> Scene {
+fn new_scene() -> FilterScene {
     let mut ledger = Ledger::new();
     let mut case = Case::empty();
     let mut changes = Vec::new();
@@ -191,7 +191,7 @@ fn scene() -> Scene {
                 at: BootTime(at),
                 began: None,
                 actor: Actor {
-                    id: id(it.tgid),
+                    id: proc_id(it.tgid),
                     exec: 0,
                     tid: it.tgid,
                     comm: it.name.to_owned(),
@@ -203,7 +203,7 @@ fn scene() -> Scene {
         };
         let (sem, key) = (it.sem, Key(it.key));
         say(EventKind::Process(Box::new(ProcessImage {
-            id: id(it.tgid),
+            id: proc_id(it.tgid),
             comm: it.name.to_owned(),
             exe: Some(format!("/usr/bin/{}", it.name)),
             uid: it.uid,
@@ -248,7 +248,7 @@ fn scene() -> Scene {
             });
         } else {
             let live = LiveProcess {
-                start_ticks: id(it.tgid).start_ticks(),
+                start_ticks: proc_id(it.tgid).start_ticks(),
                 comm: it.name.to_owned(),
                 ..LiveProcess::default()
             };
@@ -277,23 +277,23 @@ fn scene() -> Scene {
     case.snapshot = snapshot;
     case.facts = facts;
     case.since = Some(BootTime(SECOND));
-    Scene { case, changes }
+    FilterScene { case, changes }
 }
 
-fn listed(scene: &Scene, filters: &Filters) -> Vec<Key> {
-    let rows = list::chosen(&scene.case, false, filters);
+fn listed_keys(scene: &FilterScene, filters: &Filters) -> Vec<Key> {
+    let rows = list::matching_rows(&scene.case, false, filters);
     rows.iter().map(|row| row.semaphore.key).collect()
 }
 
-fn explained(scene: &Scene, filters: &Filters) -> Vec<Key> {
-    let rows = explain::chosen(&scene.case, filters);
+fn explained_keys(scene: &FilterScene, filters: &Filters) -> Vec<Key> {
+    let rows = explain::matching_rows(&scene.case, filters);
     rows.iter().map(|row| row.semaphore.key).collect()
 }
 
 /// Every section of it, by name; the sum is what `explain` may tell.
-fn reported(scene: &Scene, filters: &Filters) -> Vec<Key> {
-    let rows = explain::chosen(&scene.case, filters);
-    let told = report::find(&scene.case, &rows, filters);
+fn reported_keys(scene: &FilterScene, filters: &Filters) -> Vec<Key> {
+    let rows = explain::matching_rows(&scene.case, filters);
+    let told = report::find_findings(&scene.case, &rows, filters);
     let listed: BTreeSet<Key> = [&told.leaked, &told.stuck, &told.accidents, &told.ended]
         .into_iter()
         .flatten()
@@ -311,31 +311,31 @@ fn reported(scene: &Scene, filters: &Filters) -> Vec<Key> {
     listed.into_iter().chain(open).collect()
 }
 
-fn left(scene: &Scene, filters: &Filters) -> Vec<Key> {
-    let mut rows = list::rows(&scene.case, false);
-    exec::keep(&mut rows, filters);
+fn left_keys(scene: &FilterScene, filters: &Filters) -> Vec<Key> {
+    let mut rows = list::all_rows(&scene.case, false);
+    exec::keep_matching(&mut rows, filters);
     rows.iter().map(|row| row.semaphore.key).collect()
 }
 
-fn cleaned(scene: &Scene, filters: &Filters) -> Vec<Key> {
-    let mut args = match taken(&["clean"]).verb {
+fn cleaned_keys(scene: &FilterScene, filters: &Filters) -> Vec<Key> {
+    let mut args = match parse_args(&["clean"]).verb {
         Verb::Clean(args) => args,
         other => panic!("{other:?}"),
     };
     args.filters = filters.clone();
-    let chosen = clean::chosen(&scene.case, &Thresholds::default(), &args);
+    let chosen = clean::chosen_cookies(&scene.case, &Thresholds::default(), &args);
     chosen.iter().map(|it| it.semaphore.key).collect()
 }
 
 /// The lines of `watch` that name a cookie. What a step had no age or state for does not pass, so
 /// findings, which have them, are printed, too.
-fn watched(scene: &Scene, filters: &Filters) -> Vec<Key> {
-    if watch::check(filters).is_err() {
+fn watched_keys(scene: &FilterScene, filters: &Filters) -> Vec<Key> {
+    if watch::check_filters(filters).is_err() {
         return Vec::new();
     }
-    let page = Page::default();
+    let page = TestPage::default();
     let mut out = page.out();
-    let style = Style {
+    let style = PrintStyle {
         json: true,
         all: false,
     };
@@ -359,7 +359,7 @@ fn watched(scene: &Scene, filters: &Filters) -> Vec<Key> {
 }
 
 fn filters_of(verb: &str, words: &[&str]) -> Filters {
-    match taken(&[&[verb], words, least(verb)].concat()).verb {
+    match parse_args(&[&[verb], words, least_args(verb)].concat()).verb {
         Verb::Watch(args) => args.filters,
         Verb::List(args) => args.filters,
         Verb::Report(args) => args.filters,
@@ -374,7 +374,7 @@ fn filters_of(verb: &str, words: &[&str]) -> Filters {
 fn the_table_has_every_verb_and_every_filter() {
     let rows: BTreeSet<&str> = FILTERS.iter().map(|(name, ..)| *name).collect();
     let mut named: Vec<String> = Vec::new();
-    for verb in verbs() {
+    for verb in verb_commands() {
         let options = verb.get_arguments();
         let has: BTreeSet<&str> = options
             .filter(|it| it.get_help_heading() == Some(HEADING))
@@ -382,8 +382,10 @@ fn the_table_has_every_verb_and_every_filter() {
             .collect();
         let rule = VERBS.iter().find(|(name, _)| *name == verb.get_name());
         match rule {
-            Some((_, Rule::Chooses(_))) => assert_eq!(has, rows, "{}", verb.get_name()),
-            Some((_, Rule::Refuses)) => assert!(has.is_empty(), "{}: {has:?}", verb.get_name()),
+            Some((_, FilterRule::Chooses(_))) => assert_eq!(has, rows, "{}", verb.get_name()),
+            Some((_, FilterRule::Refuses)) => {
+                assert!(has.is_empty(), "{}: {has:?}", verb.get_name());
+            }
             None => panic!("{} has no row", verb.get_name()),
         }
         named.push(verb.get_name().to_owned());
@@ -401,13 +403,13 @@ fn the_table_has_every_verb_and_every_filter() {
 
 #[test]
 fn a_filter_means_the_same_in_every_verb() {
-    let scene = scene();
+    let scene = new_scene();
     let names: BTreeMap<Key, &str> = CAST.iter().map(|it| (Key(it.key), it.name)).collect();
     for (verb, rule) in VERBS {
         for (filter, value, expected, _) in FILTERS {
             let option = format!("--{filter}={value}");
-            let Rule::Chooses(choose) = rule else {
-                let error = refused(&[&[*verb, &option], least(verb)].concat());
+            let FilterRule::Chooses(choose) = rule else {
+                let error = parse_error(&[&[*verb, &option], least_args(verb)].concat());
                 assert_eq!(error.kind(), ErrorKind::UnknownArgument, "{verb} {option}");
                 continue;
             };
@@ -423,7 +425,7 @@ fn a_filter_means_the_same_in_every_verb() {
             };
             assert_eq!(told, expected, "{verb} {option}");
         }
-        if let Rule::Chooses(choose) = rule {
+        if let FilterRule::Chooses(choose) = rule {
             assert_eq!(
                 choose(&scene, &Filters::default()).len(),
                 CAST.len(),
@@ -435,12 +437,12 @@ fn a_filter_means_the_same_in_every_verb() {
 
 #[test]
 fn victims_obey_the_filters() {
-    let scene = scene();
+    let scene = new_scene();
     for (filter, value, _, expected) in FILTERS {
         let option = format!("--{filter}={value}");
         let filters = filters_of("report", &[&option]);
-        let rows = explain::chosen(&scene.case, &filters);
-        let told = report::find(&scene.case, &rows, &filters);
+        let rows = explain::matching_rows(&scene.case, &filters);
+        let told = report::find_findings(&scene.case, &rows, &filters);
         let told: BTreeSet<&str> = told.victims.iter().map(|it| it.comm.as_str()).collect();
         let expected: BTreeSet<&str> = expected.iter().copied().collect();
         assert_eq!(told, expected, "{option}");
@@ -451,13 +453,13 @@ fn victims_obey_the_filters() {
 fn watch_refuses_a_state_that_it_never_tells() {
     for (state, fine) in [("leaked", true), ("stuck,accident", true), ("open", false)] {
         let filters = filters_of("watch", &["--state", state]);
-        assert_eq!(watch::check(&filters).is_ok(), fine, "{state}");
+        assert_eq!(watch::check_filters(&filters).is_ok(), fine, "{state}");
     }
 }
 
 #[test]
 fn a_set_without_a_verdict_is_in_no_state() {
-    let mut scene = scene();
+    let mut scene = new_scene();
     let general = SemId {
         ns: IpcNs::HOST,
         semid: 9,
@@ -471,7 +473,7 @@ fn a_set_without_a_verdict_is_in_no_state() {
     scene.case.snapshot.ended = scene.case.snapshot.began;
     scene.case.ledger.reconcile(&scene.case.snapshot);
     let shown = |words: &[&str]| {
-        let rows = list::chosen(&scene.case, true, &filters_of("list", words));
+        let rows = list::matching_rows(&scene.case, true, &filters_of("list", words));
         rows.iter().any(|row| row.semaphore.id == general)
     };
     assert!(shown(&["--all"]));

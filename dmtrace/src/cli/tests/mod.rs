@@ -17,9 +17,9 @@ use crate::output::Out;
 
 /// Standard output of a test.
 #[derive(Clone, Default)]
-pub(super) struct Page(Rc<RefCell<Vec<u8>>>);
+pub(super) struct TestPage(Rc<RefCell<Vec<u8>>>);
 
-impl Write for Page {
+impl Write for TestPage {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.borrow_mut().write(bytes)
     }
@@ -29,7 +29,7 @@ impl Write for Page {
     }
 }
 
-impl Page {
+impl TestPage {
     pub(super) fn out(&self) -> Out {
         Out::with_writer(Box::new(self.clone()))
     }
@@ -40,7 +40,7 @@ impl Page {
 }
 
 /// What a verb cannot do without.
-fn least(verb: &str) -> &'static [&'static str] {
+fn least_args(verb: &str) -> &'static [&'static str] {
     match verb {
         "record" => &["file"],
         "exec" => &["true"],
@@ -49,14 +49,14 @@ fn least(verb: &str) -> &'static [&'static str] {
 }
 
 /// The error of a command line.
-fn refused(words: &[&str]) -> clap::Error {
+fn parse_error(words: &[&str]) -> clap::Error {
     match Cli::try_parse_from([&["dmtrace"], words].concat()) {
         Ok(cli) => panic!("{words:?} was taken: {cli:?}"),
         Err(error) => error,
     }
 }
 
-fn taken(words: &[&str]) -> Cli {
+fn parse_args(words: &[&str]) -> Cli {
     match Cli::try_parse_from([&["dmtrace"], words].concat()) {
         Ok(cli) => cli,
         Err(error) => panic!("{words:?} was refused: {error}"),
@@ -64,7 +64,7 @@ fn taken(words: &[&str]) -> Cli {
 }
 
 /// The verbs, from the command line itself.
-fn verbs() -> Vec<clap::Command> {
+fn verb_commands() -> Vec<clap::Command> {
     let mut whole = Cli::command();
     whole.build();
     let verbs = whole.get_subcommands().cloned();

@@ -9,13 +9,13 @@ use dmtrace_core::{
     verdict::State,
 };
 
-use super::{least, refused, taken, verbs};
+use super::{least_args, parse_args, parse_error, verb_commands};
 use crate::cli::{Verb, args::BackendArg};
 
 #[test]
 fn unknown_words_are_refused_with_those_that_are_known() {
     let mut options = Vec::new();
-    for verb in verbs() {
+    for verb in verb_commands() {
         for option in verb.get_arguments() {
             let known = option.get_possible_values();
             let (Some(long), false) = (option.get_long(), known.is_empty()) else {
@@ -26,8 +26,8 @@ fn unknown_words_are_refused_with_those_that_are_known() {
             }
             options.push(long.to_owned());
             let word = format!("--{long}=nothing-of-this-kind");
-            let words = [&[verb.get_name(), &word], least(verb.get_name())].concat();
-            let error = refused(&words);
+            let words = [&[verb.get_name(), &word], least_args(verb.get_name())].concat();
+            let error = parse_error(&words);
             assert_eq!(error.kind(), ErrorKind::InvalidValue, "{words:?}: {error}");
             assert_eq!(error.exit_code(), 2, "{words:?}");
             let text = error.to_string();
@@ -56,14 +56,14 @@ fn a_slip_of_the_finger_gets_the_word_that_was_meant() {
         (["watch", "--backend", "kprobes"], "kprobe"),
         (["list", "--color", "alway"], "always"),
     ] {
-        let text = refused(&words).to_string();
+        let text = parse_error(&words).to_string();
         assert!(text.contains(&format!("'{meant}'")), "{words:?}: {text}");
     }
 }
 
 #[test]
 fn a_filter_takes_several_states_in_any_case() {
-    let states = |words: &[&str]| match taken(words).verb {
+    let states = |words: &[&str]| match parse_args(words).verb {
         Verb::List(args) => args.filters.state,
         other => panic!("{other:?}"),
     };
@@ -83,7 +83,7 @@ fn a_filter_takes_several_states_in_any_case() {
 #[test]
 fn a_backend_has_one_name() {
     for backend in Backend::ALL {
-        let named = match taken(&["watch", "--backend", backend.name()]).verb {
+        let named = match parse_args(&["watch", "--backend", backend.name()]).verb {
             Verb::Watch(args) => args.tuning.backend,
             other => panic!("{other:?}"),
         };
@@ -101,7 +101,7 @@ fn a_backend_has_one_name() {
 
 #[test]
 fn values_are_taken_as_people_write_them() {
-    match taken(&[
+    match parse_args(&[
         "list",
         "--uid",
         "root",
@@ -119,7 +119,7 @@ fn values_are_taken_as_people_write_them() {
         }
         other => panic!("{other:?}"),
     }
-    match taken(&["clean", "0x0d4d1234", "7", "--older-than", "5"]).verb {
+    match parse_args(&["clean", "0x0d4d1234", "7", "--older-than", "5"]).verb {
         Verb::Clean(args) => {
             let [by_key, by_semid] = args.cookies[..] else {
                 panic!("{:?}", args.cookies);
@@ -137,13 +137,13 @@ fn values_are_taken_as_people_write_them() {
         ["clean", "--older-than", "soon"],
         ["clean", "--apply", "cookie"],
     ] {
-        assert_eq!(refused(&wrong).exit_code(), 2, "{wrong:?}");
+        assert_eq!(parse_error(&wrong).exit_code(), 2, "{wrong:?}");
     }
 }
 
 #[test]
 fn a_command_needs_no_dashes() {
-    let command = |words: &[&str]| match taken(words).verb {
+    let command = |words: &[&str]| match parse_args(words).verb {
         Verb::Exec(args) => (args.command, args.grace),
         other => panic!("{other:?}"),
     };
@@ -157,11 +157,11 @@ fn a_command_needs_no_dashes() {
     assert_eq!(dashes, plain);
     // What stands before the command is an option of exec, and may be a slip of the finger.
     assert_eq!(
-        refused(&["exec", "--grac", "1", "make"]).kind(),
+        parse_error(&["exec", "--grac", "1", "make"]).kind(),
         ErrorKind::UnknownArgument
     );
     assert_eq!(
-        refused(&["exec"]).kind(),
+        parse_error(&["exec"]).kind(),
         ErrorKind::MissingRequiredArgument
     );
 }

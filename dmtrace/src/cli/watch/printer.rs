@@ -10,15 +10,15 @@ use dmtrace_core::{
     ledger::{Change, ChangeKind, EndKind, ImageId, Ledger},
     verdict::Judged,
 };
-use line::{Columns, Line};
+use line::{EventLine, LineColumns};
 use serde_json::{Value, json};
 
 use crate::{
     cli::filter::Filters,
     output::{Out, json, time::Clock},
     render::candidate::Candidate,
-    render::change::{detail, dm_loaded, word},
-    render::row::{Row, confidence, devices},
+    render::change::{change_detail, change_word, dm_loaded},
+    render::row::{Row, confidence_word, devices},
     stack::Symbolizer,
     trace::{
         recorder::Recorder,
@@ -30,10 +30,10 @@ use crate::{
 /// Prints changes and findings as they come.
 pub(crate) struct Printer<'a> {
     out: &'a mut Out,
-    style: Style,
+    style: PrintStyle,
     filters: &'a Filters,
     clock: Clock,
-    columns: Columns,
+    columns: LineColumns,
     recorder: Option<Recorder>,
     /// Lines still wanted; `None` for no limit.
     left: Option<u64>,
@@ -47,7 +47,7 @@ pub(crate) struct Printer<'a> {
 
 /// What is printed, and how.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Style {
+pub(crate) struct PrintStyle {
     /// JSON instead of text.
     pub json: bool,
     /// Every semaphore instead of cookies only.
@@ -58,7 +58,7 @@ impl<'a> Printer<'a> {
     /// A printer to standard output.
     pub(crate) fn new(
         out: &'a mut Out,
-        style: Style,
+        style: PrintStyle,
         filters: &'a Filters,
         left: Option<u64>,
         recorder: Option<Recorder>,
@@ -68,7 +68,7 @@ impl<'a> Printer<'a> {
             style,
             filters,
             clock: Clock::now(),
-            columns: Columns::default(),
+            columns: LineColumns::default(),
             recorder,
             left,
             introduced: BTreeSet::new(),
@@ -82,28 +82,28 @@ impl<'a> Printer<'a> {
     ///
     /// # Errors
     /// Writing fails.
-    pub(crate) fn begin(&mut self, start: &Value) -> Result<()> {
+    pub(crate) fn print_header(&mut self, start: &Value) -> Result<()> {
         if self.style.json {
             self.out.print_json(&json::json_envelope("start", start))?;
         } else {
-            self.columns.header(self.out)?;
+            self.columns.print_header(self.out)?;
         }
         Ok(self.out.flush()?)
     }
 
     /// Findings that were told.
-    pub(crate) const fn findings(&self) -> usize {
+    pub(crate) const fn finding_count(&self) -> usize {
         self.findings
     }
 
     /// Standard output, for the summary.
-    pub(crate) const fn out(&mut self) -> &mut Out {
+    pub(crate) const fn out_mut(&mut self) -> &mut Out {
         self.out
     }
 
-    fn print(&mut self, change: &Change, ledger: &Ledger) -> Result<()> {
+    fn print_change(&mut self, change: &Change, ledger: &Ledger) -> Result<()> {
         if !(self.style.all || change.is_cookie())
-            || !self.filters.pass(&Candidate::step(change, ledger))
+            || !self.filters.passes(&Candidate::from_change(change, ledger))
         {
             return Ok(());
         }
@@ -111,7 +111,7 @@ impl<'a> Printer<'a> {
             return Ok(());
         }
         if self.style.json {
-            let object = self.object(change, ledger);
+            let object = self.change_json(change, ledger);
             self.out.print_json(&object)?;
         } else {
             let value = match change.kind {
@@ -127,23 +127,23 @@ impl<'a> Printer<'a> {
                 || "kernel".to_owned(),
                 |who| format!("{}[{}]", who.name, who.image.id.tgid),
             );
-            let line = Line {
+            let line = EventLine {
                 at: change.at,
-                event: word(change),
+                event: change_word(change),
                 key: change.key.to_string(),
                 sem: change.sem,
                 value,
                 who,
-                detail: detail(change, ledger),
+                detail: change_detail(change, ledger),
             };
-            self.line(&line)?;
+            self.print_line(&line)?;
         }
         self.left = self.left.map(|left| left.saturating_sub(1));
         Ok(())
     }
 
-    fn line(&mut self, line: &Line) -> Result<()> {
-        Ok(self.columns.print(line, &self.clock, self.out)?)
+    fn print_line(&mut self, line: &EventLine) -> Result<()> {
+        Ok(self.columns.print_line(line, &self.clock, self.out)?)
     }
 
     /// Prints the images of processes that became known only after they were printed.
@@ -169,7 +169,7 @@ impl<'a> Printer<'a> {
         Ok(())
     }
 
-    fn object(&mut self, change: &Change, ledger: &Ledger) -> Value {
+    fn change_json(&mut self, change: &Change, ledger: &Ledger) -> Value {
         let mut object = json::json_envelope("change", change);
         object["time"] = json!(self.clock.rfc3339_at(change.at));
         object["key"] = json!(format!("{:#010x}", change.key.0));
@@ -206,7 +206,7 @@ impl Observer for Printer<'_> {
     fn on_changes(&mut self, changes: &[Change], view: &BooksView<'_>) -> Result<()> {
         changes
             .iter()
-            .try_for_each(|change| self.print(change, view.ledger))?;
+            .try_for_each(|change| self.print_change(change, view.ledger))?;
         self.introduce_late(view.ledger)
     }
 
@@ -214,11 +214,12 @@ impl Observer for Printer<'_> {
         let semaphore = judged.semaphore;
         let verdict = &judged.verdict;
         let at = crate::host::clock::boot_now();
-        let mut row = Row::bare(view.ledger, semaphore, judged.set, at).with_names(&self.names);
+        let mut row =
+            Row::from_books(view.ledger, semaphore, judged.set, at).with_names(&self.names);
         let wall = view.context.map(|context| context.facts.wall.0);
         row.age = row.age.or_else(|| row.wall_age(wall?));
         row.verdict = Some(verdict.clone());
-        if !self.filters.pass(&row.candidate()) {
+        if !self.filters.passes(&row.candidate()) {
             return Ok(());
         }
         let site = row.call_site().cloned();
@@ -231,7 +232,7 @@ impl Observer for Printer<'_> {
                 "key": format!("{:#010x}", semaphore.key.0),
                 "verdict": verdict.class,
                 "text": verdict.class.to_string(),
-                "confidence": confidence(verdict),
+                "confidence": confidence_word(verdict),
                 "culprit": verdict.culprit,
                 "devices": devices(semaphore),
                 "call_site": site.as_ref().map(CallSite::to_json),
@@ -259,7 +260,7 @@ impl Observer for Printer<'_> {
         let text = verdict.class.to_string();
         let label = verdict.class.label();
         let device = devices(semaphore).last();
-        let line = Line {
+        let line = EventLine {
             at,
             event: label,
             key: semaphore.key.to_string(),
@@ -277,10 +278,10 @@ impl Observer for Printer<'_> {
                 text.strip_prefix(label)
                     .unwrap_or(&text)
                     .trim_start_matches([':', ' ']),
-                confidence(verdict)
+                confidence_word(verdict)
             ),
         };
-        self.line(&line)?;
+        self.print_line(&line)?;
         if let Some(site) = site {
             let text = format!("{:14}call site  {}", "", site.chain_line());
             self.out.print_hanging(&text, 25)?;
@@ -294,7 +295,7 @@ impl Observer for Printer<'_> {
                 .out
                 .print_json(&json::json_envelope("device_mapper", report))?);
         }
-        remark(false, &dm_loaded(report));
+        print_remark(false, &dm_loaded(report));
         Ok(())
     }
 
@@ -315,7 +316,7 @@ fn image_of(ledger: &Ledger, id: ImageId) -> Option<&ProcessImage> {
 }
 
 /// A line on standard error, for people only.
-pub(crate) fn remark(json: bool, text: &str) {
+pub(crate) fn print_remark(json: bool, text: &str) {
     if !json {
         // Standard error may be closed, too; that must not end the trace.
         let _closed = writeln!(std::io::stderr(), "dmtrace: {text}");

@@ -4,16 +4,19 @@ use std::{collections::BTreeMap, ops::ControlFlow};
 
 use dmtrace_core::ids::BootTime;
 
-use super::{Book, PENDING, RETRY, Standing};
+use super::{ActiveFinding, Book, PENDING, RETRY};
 use crate::history::{
-    layout::{Stored, Trouble},
-    record::{Entry, Gap, Gone, HowGone, Query, Record, Stamp, WhyGap},
+    layout::{PackedRecord, StoreError},
+    record::{
+        DowntimeReason, DowntimeRecord, FindingEnd, HistoryEntry, HistoryQuery, HistoryRecord,
+        HowGone, Stamp,
+    },
     store::Store,
 };
 
 impl Book {
     /// Opens the file, and takes over what is in it.
-    pub(super) fn reopen(&mut self, now: Stamp) {
+    pub(super) fn reopen_file(&mut self, now: Stamp) {
         match Store::open(&self.options.path, self.options.limit) {
             Ok((store, told)) => {
                 if let Some(told) = told {
@@ -24,13 +27,13 @@ impl Book {
                     (self.warn)(&text);
                 }
                 self.retry.1 = RETRY.0;
-                self.adopt(store, now);
+                self.adopt_store(store, now);
             }
-            Err(trouble) => self.fail(now, &trouble),
+            Err(trouble) => self.detach_file(now, &trouble),
         }
     }
 
-    fn adopt(&mut self, store: Store, now: Stamp) {
+    fn adopt_store(&mut self, store: Store, now: Stamp) {
         let base = store.meta.next;
         if self.adopted {
             // One that was begun anew knows nothing of the numbers given so far; none may be
@@ -39,50 +42,50 @@ impl Book {
             self.store = Some(store);
             return;
         }
-        self.renumber(base);
-        let standing = Query {
+        self.renumber_records(base);
+        let standing = HistoryQuery {
             since_ms: Some(i64::MAX),
-            ..Query::default()
+            ..HistoryQuery::default()
         };
         let mut found = Vec::new();
         let boot_id = self.options.boot_id.clone();
-        let mut take = |entry: Entry| {
-            if let Record::Finding(finding) = entry.record {
+        let mut take = |entry: HistoryEntry| {
+            if let HistoryRecord::Finding(finding) = entry.record {
                 let here = !boot_id.is_empty() && entry.boot_id == boot_id;
                 found.push((entry.id, here, finding));
             }
             ControlFlow::Continue(())
         };
-        if let Err(trouble) = store.read(&standing, &mut take) {
-            self.fail(now, &trouble);
+        if let Err(trouble) = store.read_entries(&standing, &mut take) {
+            self.detach_file(now, &trouble);
             return;
         }
         self.adopted = true;
         self.store = Some(store);
         for (id, here, finding) in found {
             let (sem, key, state) = (finding.sem, finding.key, finding.state);
-            let how = match self.standing.get(&(sem, key)) {
+            let how = match self.active_findings.get(&(sem, key)) {
                 _ if !here => HowGone::Rebooted,
                 // Told again while there was no file: the record of then is the one of now.
                 Some(known) if known.state != state => HowGone::OtherVerdict,
                 Some(_) => HowGone::Unseen,
                 None => {
-                    let standing = Standing {
+                    let standing = ActiveFinding {
                         id,
                         state,
                         found: finding.found.boot,
-                        told: false,
+                        reported: false,
                     };
-                    self.standing.insert((sem, key), standing);
+                    self.active_findings.insert((sem, key), standing);
                     continue;
                 }
             };
-            let gone = Gone {
+            let gone = FindingEnd {
                 at: now,
                 how,
                 by: None,
             };
-            self.end(id, &gone);
+            self.end_finding(id, &gone);
         }
         self.end_untold(now);
         if let Some((_, run)) = &self.run {
@@ -92,18 +95,19 @@ impl Book {
     }
 
     /// What was numbered before the file could be read comes after what is in it.
-    fn renumber(&mut self, base: u64) {
-        let shift = |map: BTreeMap<u64, Stored>| map.into_iter().map(|(id, it)| (id + base, it));
+    fn renumber_records(&mut self, base: u64) {
+        let shift =
+            |map: BTreeMap<u64, PackedRecord>| map.into_iter().map(|(id, it)| (id + base, it));
         self.pending = shift(std::mem::take(&mut self.pending)).collect();
         let endings = std::mem::take(&mut self.endings).into_iter();
         self.endings = endings.map(|(id, it)| (id + base, it)).collect();
-        for standing in self.standing.values_mut() {
+        for standing in self.active_findings.values_mut() {
             standing.id += base;
         }
         let numbers = self.run.iter_mut().map(|(id, _)| id);
         let numbers = numbers.chain(self.last_run.iter_mut());
         let numbers = numbers.chain(self.rates.iter_mut().map(|(id, _)| id));
-        let numbers = numbers.chain(self.starved.values_mut().map(|(id, _)| id));
+        let numbers = numbers.chain(self.enospc_records.values_mut().map(|(id, _)| id));
         for id in numbers.chain(self.losses.values_mut().map(|(id, _)| id)) {
             *id += base;
         }
@@ -116,11 +120,14 @@ impl Book {
             return;
         };
         let meta = store.meta;
-        let last = meta.last_run.checked_sub(1).map(|id| store.get(id));
+        let last = meta
+            .last_run
+            .checked_sub(1)
+            .map(|id| store.read_summary(id));
         let Some(Ok(Some(entry))) = last else {
             return;
         };
-        let Record::Run(mut run) = entry.record else {
+        let HistoryRecord::Run(mut run) = entry.record else {
             return;
         };
         let rebooted = entry.boot_id != self.options.boot_id;
@@ -129,18 +136,18 @@ impl Book {
             boot: BootTime(meta.alive.1),
         };
         let why = match run.ended {
-            _ if rebooted => WhyGap::Rebooted,
-            Some(_) => WhyGap::Stopped,
-            None => WhyGap::Killed,
+            _ if rebooted => DowntimeReason::Rebooted,
+            Some(_) => DowntimeReason::Stopped,
+            None => DowntimeReason::Killed,
         };
         let continuous = self.continuous && !rebooted;
         let from = run.ended.unwrap_or(alive);
         if run.ended.is_none() {
             run.ended = Some(if continuous { began } else { alive });
-            self.put_of(entry.id, entry.boot_id, Record::Run(run));
+            self.put_of(entry.id, entry.boot_id, HistoryRecord::Run(run));
         }
         if !continuous {
-            self.add(Record::Gap(Gap {
+            self.add_record(HistoryRecord::Gap(DowntimeRecord {
                 from,
                 to: began,
                 why,
@@ -149,7 +156,7 @@ impl Book {
     }
 
     /// Goes on without the file, and says so once.
-    pub(super) fn fail(&mut self, now: Stamp, trouble: &Trouble) {
+    pub(super) fn detach_file(&mut self, now: Stamp, trouble: &StoreError) {
         self.store = None;
         if self.trouble.is_none() {
             let text = format!(

@@ -11,7 +11,7 @@ fn moments_are_written_for_people_and_read_back() {
     let text = serde_json::to_string(&stamp).unwrap();
     assert_eq!(text, r#"{"time":"2001-09-09T01:46:40.250Z","boot_ns":77}"#);
     assert_eq!(serde_json::from_str::<Stamp>(&text).unwrap(), stamp);
-    let later = stamp.at(BootTime(2_000_000_077));
+    let later = stamp.at_boot(BootTime(2_000_000_077));
     assert_eq!(later.wall_ms - stamp.wall_ms, 2000);
 }
 
@@ -21,8 +21,8 @@ fn a_finding_is_asked_for_by_time_and_number() {
         wall_ms,
         boot: BootTime(0),
     };
-    let mut finding = Finding {
-        version: Finding::VERSION,
+    let mut finding = StoredFinding {
+        version: StoredFinding::VERSION,
         sem: SemId {
             ns: IpcNs::HOST,
             semid: 7,
@@ -35,37 +35,37 @@ fn a_finding_is_asked_for_by_time_and_number() {
         calls: None,
         story: Story::default(),
     };
-    let standing = Record::Finding(Box::new(finding.clone()));
-    finding.gone = Some(Gone {
+    let standing = HistoryRecord::Finding(Box::new(finding.clone()));
+    finding.gone = Some(FindingEnd {
         at: stamp(200),
         how: HowGone::Removed,
         by: None,
     });
-    let over = Record::Finding(Box::new(finding));
-    let since = |ms| Query {
+    let over = HistoryRecord::Finding(Box::new(finding));
+    let since = |ms| HistoryQuery {
         since_ms: Some(ms),
-        ..Query::default()
+        ..HistoryQuery::default()
     };
-    assert!(since(150).wants(&over) && since(150).wants(&standing));
-    assert!(!since(201).wants(&over) && since(201).wants(&standing));
-    let until = |ms| Query {
+    assert!(since(150).matches(&over) && since(150).matches(&standing));
+    assert!(!since(201).matches(&over) && since(201).matches(&standing));
+    let until = |ms| HistoryQuery {
         until_ms: Some(ms),
-        ..Query::default()
+        ..HistoryQuery::default()
     };
-    assert!(!until(100).wants(&over) && until(101).wants(&over));
-    let number = |key, semid| Query {
+    assert!(!until(100).matches(&over) && until(101).matches(&over));
+    let number = |key, semid| HistoryQuery {
         key,
         semid,
-        ..Query::default()
+        ..HistoryQuery::default()
     };
-    assert!(number(Some(Key(0x0d4d_1234)), None).wants(&over));
-    assert!(number(Some(Key(1)), Some(7)).wants(&over));
-    assert!(!number(None, Some(8)).wants(&over));
-    let gap = Record::Gap(Gap {
+    assert!(number(Some(Key(0x0d4d_1234)), None).matches(&over));
+    assert!(number(Some(Key(1)), Some(7)).matches(&over));
+    assert!(!number(None, Some(8)).matches(&over));
+    let gap = HistoryRecord::Gap(DowntimeRecord {
         from: stamp(1),
         to: stamp(2),
-        why: WhyGap::Stopped,
+        why: DowntimeReason::Stopped,
     });
-    assert!(Query::default().wants(&gap));
-    assert!(!number(None, Some(7)).wants(&gap));
+    assert!(HistoryQuery::default().matches(&gap));
+    assert!(!number(None, Some(7)).matches(&gap));
 }

@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use super::{Desk, at, finding, findings, of_file};
-use crate::history::{Query, ReadError, read_file, store::aside};
+use super::{Desk, finding_note, of_file, stamp_at, stored_findings};
+use crate::history::{HistoryQuery, ReadError, read_file, store::set_aside_path};
 
 const CHILD: &str = "DMTRACE_TEST_HISTORY_WRITER";
 
@@ -19,12 +19,12 @@ fn writer() {
     let Ok(path) = std::env::var(CHILD) else {
         return;
     };
-    let mut desk = Desk::open(Path::new(&path), at(0));
-    let first = findings(&desk.entries(at(0))).len() as u64;
+    let mut desk = Desk::open(Path::new(&path), stamp_at(0));
+    let first = stored_findings(&desk.read_entries(stamp_at(0))).len() as u64;
     for n in first.. {
-        let now = at(n);
-        desk.note(now, finding(n as i32, "leaked", now));
-        desk.book.tick(now);
+        let now = stamp_at(n);
+        desk.add_note(now, finding_note(n as i32, "leaked", now));
+        desk.book.write_due(now);
         assert!(desk.book.status().on_disk, "{:?}", desk.book.status());
         // What is told here is on the disk.
         println!("wrote {n}");
@@ -36,7 +36,7 @@ fn writer() {
 fn a_killed_writer_leaves_everything_that_it_has_committed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("h");
-    let mut random = fastrand();
+    let mut random = pseudo_random();
     let mut last = 0;
     for round in 0..25 {
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -63,7 +63,7 @@ fn a_killed_writer_leaves_everything_that_it_has_committed() {
         let bytes = fs::read(&path).unwrap();
         let entries = of_file(&path);
         assert_eq!(fs::read(&path).unwrap(), bytes, "a reader has written");
-        let found = findings(&entries);
+        let found = stored_findings(&entries);
         assert!(found.iter().zip(0..).all(|(it, n)| it.sem.semid == n));
         assert!(
             found.len() > wrote,
@@ -73,21 +73,21 @@ fn a_killed_writer_leaves_everything_that_it_has_committed() {
         assert!(found.len() > last, "it goes on");
         last = found.len();
     }
-    assert!(!aside(&path).exists());
+    assert!(!set_aside_path(&path).exists());
 }
 
 #[test]
 fn a_damaged_file_is_read_or_set_aside_and_never_ends_the_service() {
     let dir = tempfile::tempdir().unwrap();
     let good = dir.path().join("good");
-    let mut desk = Desk::open(&good, at(0));
+    let mut desk = Desk::open(&good, stamp_at(0));
     for n in 0..300 {
-        desk.note(at(n), finding(n as i32, "leaked", at(n)));
-        desk.book.commit(at(n));
+        desk.add_note(stamp_at(n), finding_note(n as i32, "leaked", stamp_at(n)));
+        desk.book.commit_pending(stamp_at(n));
     }
     drop(desk);
     let good = fs::read(&good).unwrap();
-    let mut random = fastrand();
+    let mut random = pseudo_random();
     let (mut read, mut set_aside) = (0, 0);
     for round in 0..60 {
         let mut bytes = good.clone();
@@ -107,8 +107,8 @@ fn a_damaged_file_is_read_or_set_aside_and_never_ends_the_service() {
         }
         let path = dir.path().join("damaged");
         fs::write(&path, &bytes).unwrap();
-        let _remains = fs::remove_file(aside(&path));
-        let alone = read_file(&path, &Query::default());
+        let _remains = fs::remove_file(set_aside_path(&path));
+        let alone = read_file(&path, &HistoryQuery::default());
         assert!(
             matches!(
                 alone,
@@ -116,26 +116,30 @@ fn a_damaged_file_is_read_or_set_aside_and_never_ends_the_service() {
             ),
             "{alone:?}"
         );
-        let mut desk = Desk::open(&path, at(1000));
-        let warned = desk.warned();
+        let mut desk = Desk::open(&path, stamp_at(1000));
+        let warned = desk.warnings();
         assert!(warned.len() <= 1 && warned.iter().all(|line| line.lines().count() == 1));
-        assert_eq!(aside(&path).exists(), !warned.is_empty(), "{warned:?}");
+        assert_eq!(
+            set_aside_path(&path).exists(),
+            !warned.is_empty(),
+            "{warned:?}"
+        );
         if warned.is_empty() {
             // The end may be missing; what is there is right.
-            let entries = desk.entries(at(1000));
-            let found = findings(&entries);
+            let entries = desk.read_entries(stamp_at(1000));
+            let found = stored_findings(&entries);
             assert!(found.iter().zip(0..).all(|(it, n)| it.sem.semid == n));
             read += 1;
         } else {
             set_aside += 1;
         }
-        let before = findings(&desk.entries(at(1000))).len();
-        desk.note(at(1000), finding(4711, "leaked", at(1000)));
-        desk.book.commit(at(1000));
+        let before = stored_findings(&desk.read_entries(stamp_at(1000))).len();
+        desk.add_note(stamp_at(1000), finding_note(4711, "leaked", stamp_at(1000)));
+        desk.book.commit_pending(stamp_at(1000));
         assert!(desk.book.status().on_disk, "{:?}", desk.book.status());
-        let entries = desk.entries(at(1000));
-        assert_eq!(findings(&entries).len(), before + 1);
-        assert_eq!(findings(&entries).last().unwrap().sem.semid, 4711);
+        let entries = desk.read_entries(stamp_at(1000));
+        assert_eq!(stored_findings(&entries).len(), before + 1);
+        assert_eq!(stored_findings(&entries).last().unwrap().sem.semid, 4711);
     }
     assert!(
         read > 0 && set_aside > 0,
@@ -149,22 +153,22 @@ fn a_file_of_another_layout_is_kept_beside() {
     let path = dir.path().join("h");
     for other in ["", "not a database", &"x".repeat(10_000)] {
         fs::write(&path, other).unwrap();
-        let _remains = fs::remove_file(aside(&path));
-        let desk = Desk::open(&path, at(0));
+        let _remains = fs::remove_file(set_aside_path(&path));
+        let desk = Desk::open(&path, stamp_at(0));
         assert_eq!(
-            desk.warned().len(),
+            desk.warnings().len(),
             usize::from(!other.is_empty()),
             "{other}"
         );
         assert!(desk.book.status().on_disk);
         if !other.is_empty() {
-            assert_eq!(fs::read_to_string(aside(&path)).unwrap(), other);
+            assert_eq!(fs::read_to_string(set_aside_path(&path)).unwrap(), other);
         }
     }
 }
 
 /// Numbers that look random, the same in every run.
-fn fastrand() -> impl FnMut() -> u64 {
+fn pseudo_random() -> impl FnMut() -> u64 {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     move || {
         state ^= state << 13;

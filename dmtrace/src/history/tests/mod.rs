@@ -17,29 +17,32 @@ use dmtrace_core::ids::{BootTime, IpcNs, Key, SemId};
 
 use crate::finding::Story;
 
-use super::{Entry, Finding, HowGone, Note, Options, Query, Record, Stamp, book::Book, read_file};
+use super::{
+    HistoryEntry, HistoryNote, HistoryOptions, HistoryQuery, HistoryRecord, HowGone, Stamp,
+    StoredFinding, book::Book, read_file,
+};
 
 const DAY: u64 = 86_400;
 
 /// A moment: seconds since a boot that was at the second 1.8 billion.
-fn at(seconds: u64) -> Stamp {
+fn stamp_at(seconds: u64) -> Stamp {
     Stamp {
         wall_ms: (1_800_000_000 + seconds as i64) * 1000,
         boot: BootTime(seconds * 1_000_000_000),
     }
 }
 
-fn sem(semid: i32) -> SemId {
+fn sem_id(semid: i32) -> SemId {
     SemId {
         ns: IpcNs::HOST,
         semid,
     }
 }
 
-fn finding(semid: i32, state: &str, found: Stamp) -> Note {
-    Note::Found(Box::new(Finding {
-        version: Finding::VERSION,
-        sem: sem(semid),
+fn finding_note(semid: i32, state: &str, found: Stamp) -> HistoryNote {
+    HistoryNote::Found(Box::new(StoredFinding {
+        version: StoredFinding::VERSION,
+        sem: sem_id(semid),
         key: Key(0x0d4d_0001),
         state: state.to_owned(),
         program: "/usr/sbin/lvm".to_owned(),
@@ -47,14 +50,14 @@ fn finding(semid: i32, state: &str, found: Stamp) -> Note {
         gone: None,
         calls: None,
         story: Story {
-            headline: noise(semid),
+            headline: random_text(semid),
             ..Story::default()
         },
     }))
 }
 
 /// Text that does not become much smaller when it is packed.
-fn noise(seed: i32) -> String {
+fn random_text(seed: i32) -> String {
     let mut state = seed as u32 | 1;
     let mut next = || {
         state = state.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
@@ -63,17 +66,17 @@ fn noise(seed: i32) -> String {
     (0..300).map(|_| next()).collect()
 }
 
-fn gone(semid: i32, how: HowGone) -> Note {
-    Note::Gone {
-        sem: sem(semid),
+fn end_note(semid: i32, how: HowGone) -> HistoryNote {
+    HistoryNote::Gone {
+        sem: sem_id(semid),
         key: Some(Key(0x0d4d_0001)),
         how,
         by: Some("dmsetup[9]".to_owned()),
     }
 }
 
-fn began() -> Note {
-    Note::Began {
+fn run_note() -> HistoryNote {
+    HistoryNote::Began {
         backend: "fentry".to_owned(),
         kernel: "6.12".to_owned(),
         continuous: false,
@@ -88,10 +91,10 @@ struct Desk {
 
 impl Desk {
     fn open(path: &Path, now: Stamp) -> Self {
-        Self::with(options(path), now)
+        Self::with_options(history_options(path), now)
     }
 
-    fn with(options: Options, now: Stamp) -> Self {
+    fn with_options(options: HistoryOptions, now: Stamp) -> Self {
         let warned = Arc::new(Mutex::new(Vec::new()));
         let theirs = Arc::clone(&warned);
         let warn = move |text: &str| theirs.lock().unwrap().push(text.to_owned());
@@ -101,26 +104,27 @@ impl Desk {
         }
     }
 
-    fn note(&mut self, now: Stamp, note: Note) {
-        self.book.note(now, note);
+    fn add_note(&mut self, now: Stamp, note: HistoryNote) {
+        self.book.add_note(now, note);
     }
 
-    fn entries(&mut self, now: Stamp) -> Vec<Entry> {
+    fn read_entries(&mut self, now: Stamp) -> Vec<HistoryEntry> {
         let mut entries = Vec::new();
-        self.book.read(now, &Query::default(), &mut |entry| {
-            entries.push(entry);
-            ControlFlow::Continue(())
-        });
+        self.book
+            .read_entries(now, &HistoryQuery::default(), &mut |entry| {
+                entries.push(entry);
+                ControlFlow::Continue(())
+            });
         entries
     }
 
-    fn warned(&self) -> Vec<String> {
+    fn warnings(&self) -> Vec<String> {
         self.warned.lock().unwrap().clone()
     }
 }
 
-fn options(path: &Path) -> Options {
-    Options {
+fn history_options(path: &Path) -> HistoryOptions {
+    HistoryOptions {
         path: path.to_owned(),
         limit: 4 << 20,
         retention: Duration::from_secs(90 * DAY),
@@ -128,14 +132,14 @@ fn options(path: &Path) -> Options {
     }
 }
 
-fn of_file(path: &Path) -> Vec<Entry> {
-    read_file(path, &Query::default()).unwrap().1
+fn of_file(path: &Path) -> Vec<HistoryEntry> {
+    read_file(path, &HistoryQuery::default()).unwrap().1
 }
 
-fn findings(entries: &[Entry]) -> Vec<&Finding> {
+fn stored_findings(entries: &[HistoryEntry]) -> Vec<&StoredFinding> {
     let finding = |entry| match entry {
-        &Entry {
-            record: Record::Finding(ref finding),
+        &HistoryEntry {
+            record: HistoryRecord::Finding(ref finding),
             ..
         } => Some(&**finding),
         _ => None,

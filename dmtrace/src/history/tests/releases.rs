@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use super::{Desk, Entry, Query, Record, Stamp, began, findings, read_file};
+use super::{
+    Desk, HistoryEntry, HistoryQuery, HistoryRecord, Stamp, read_file, run_note, stored_findings,
+};
 use crate::render::{culprits::Leak, stored};
 
 /// A copy: the file is opened for writing, as a history may have to be repaired.
@@ -20,11 +22,11 @@ fn of_release(version: &str) -> (tempfile::TempDir, std::path::PathBuf) {
 #[test]
 fn that_of_0_1_0_tells_all_that_it_told_then() {
     let (_dir, path) = of_release("0.1.0");
-    let (_, entries) = read_file(&path, &Query::default()).unwrap();
+    let (_, entries) = read_file(&path, &HistoryQuery::default()).unwrap();
     let findings: Vec<_> = entries
         .iter()
         .filter_map(|entry| match &entry.record {
-            Record::Finding(finding) => Some(finding.as_ref()),
+            HistoryRecord::Finding(finding) => Some(finding.as_ref()),
             _ => None,
         })
         .collect();
@@ -46,35 +48,35 @@ fn that_of_0_1_0_tells_all_that_it_told_then() {
     for finding in &findings {
         assert_eq!(finding.program, "/job/cookie-actor");
         assert!(finding.calls.is_some(), "{}: its calls", finding.key);
-        let story = stored::told(finding);
+        let story = stored::story_from_stored(finding);
         let story = story.unwrap_or_else(|| panic!("{}: its story", finding.key));
         assert!(!story.life.is_empty() && !story.evidence.is_empty());
     }
-    let killed: Leak = stored::leak(findings[0]);
+    let killed: Leak = stored::leak_of(findings[0]);
     assert_eq!(killed.owner.as_deref(), Some("cookie-actor[195]+"));
     assert!(killed.observed);
     assert!(killed.how.contains("SIGKILL"), "{}", killed.how);
-    assert!(!stored::leak(findings[2]).observed, "inferred then");
+    assert!(!stored::leak_of(findings[2]).observed, "inferred then");
     let runs = entries
         .iter()
-        .filter(|entry| matches!(&entry.record, Record::Run(run) if run.version == "0.1.0"));
+        .filter(|entry| matches!(&entry.record, HistoryRecord::Run(run) if run.version == "0.1.0"));
     assert_eq!(runs.count(), 1);
 }
 
 #[test]
 fn that_of_0_1_0_is_taken_over_by_a_service_of_now() {
     let (_dir, path) = of_release("0.1.0");
-    let (_, before) = read_file(&path, &Query::default()).unwrap();
+    let (_, before) = read_file(&path, &HistoryQuery::default()).unwrap();
     let now = Stamp::now();
     let mut desk = Desk::open(&path, now);
-    assert!(desk.warned().is_empty(), "{:?}", desk.warned());
-    desk.note(now, began());
-    desk.book.commit(now);
-    let after = desk.entries(now);
-    let ids = |entries: &[Entry]| -> Vec<u64> { entries.iter().map(|it| it.id).collect() };
+    assert!(desk.warnings().is_empty(), "{:?}", desk.warnings());
+    desk.add_note(now, run_note());
+    desk.book.commit_pending(now);
+    let after = desk.read_entries(now);
+    let ids = |entries: &[HistoryEntry]| -> Vec<u64> { entries.iter().map(|it| it.id).collect() };
     assert!(ids(&before).iter().all(|id| ids(&after).contains(id)));
-    let stories = |entries: &[Entry]| -> Vec<_> {
-        let found = findings(entries).into_iter();
+    let stories = |entries: &[HistoryEntry]| -> Vec<_> {
+        let found = stored_findings(entries).into_iter();
         found.map(|it| (it.version, it.story.clone())).collect()
     };
     assert_eq!(stories(&before), stories(&after));

@@ -3,11 +3,13 @@
 use redb::{Database, ReadableTable as _};
 use serde_json::{Value, json};
 
-use super::{Desk, at, began, finding, findings, of_file};
-use crate::history::{Entry, Finding, Query, Record, Unread, layout::FINDINGS};
+use super::{Desk, finding_note, of_file, run_note, stamp_at, stored_findings};
+use crate::history::{
+    HistoryEntry, HistoryQuery, HistoryRecord, StoredFinding, UnreadFinding, layout::FINDINGS,
+};
 
 /// Changes the findings in a file, each with its number.
-fn tamper(path: &std::path::Path, change: impl Fn(usize, &mut Value)) {
+fn tamper_findings(path: &std::path::Path, change: impl Fn(usize, &mut Value)) {
     let db = Database::open(path).unwrap();
     let txn = db.begin_write().unwrap();
     {
@@ -32,79 +34,82 @@ fn tamper(path: &std::path::Path, change: impl Fn(usize, &mut Value)) {
     txn.commit().unwrap();
 }
 
-fn unread(entries: &[Entry]) -> Vec<Unread> {
+fn unread_findings(entries: &[HistoryEntry]) -> Vec<UnreadFinding> {
     let unread = entries.iter().filter_map(|entry| match entry.record {
-        Record::Unread(unread) => Some(unread),
+        HistoryRecord::Unread(unread) => Some(unread),
         _ => None,
     });
     unread.collect()
 }
 
-fn three(path: &std::path::Path) {
-    let mut desk = Desk::open(path, at(0));
-    desk.note(at(0), began());
+fn write_three(path: &std::path::Path) {
+    let mut desk = Desk::open(path, stamp_at(0));
+    desk.add_note(stamp_at(0), run_note());
     for semid in 1..=3 {
-        desk.note(at(semid), finding(semid as i32, "leaked", at(semid)));
+        desk.add_note(
+            stamp_at(semid),
+            finding_note(semid as i32, "leaked", stamp_at(semid)),
+        );
     }
-    desk.book.commit(at(4));
+    desk.book.commit_pending(stamp_at(4));
 }
 
 #[test]
 fn findings_of_a_newer_program_are_counted_and_stay() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("h");
-    three(&path);
-    tamper(&path, |number, value| {
-        assert_eq!(value["version"], Finding::VERSION);
+    write_three(&path);
+    tamper_findings(&path, |number, value| {
+        assert_eq!(value["version"], StoredFinding::VERSION);
         if number == 1 {
-            value["version"] = json!(Finding::VERSION + 1);
+            value["version"] = json!(StoredFinding::VERSION + 1);
             value["story"] = json!({"of": "tomorrow"});
             value["state"] = json!({"of": "tomorrow"});
         }
     });
     let entries = of_file(&path);
-    assert_eq!(findings(&entries).len(), 2);
-    let [newer] = unread(&entries)[..] else {
+    assert_eq!(stored_findings(&entries).len(), 2);
+    let [newer] = unread_findings(&entries)[..] else {
         panic!("{entries:?}");
     };
     assert!(newer.is_newer());
     assert_eq!(newer.semid, Some(2));
     // It is asked for by its number as others are.
-    let query = Query {
+    let query = HistoryQuery {
         semid: Some(2),
-        ..Query::default()
+        ..HistoryQuery::default()
     };
-    assert!(query.wants(&Record::Unread(newer)));
-    let other = Query {
+    assert!(query.matches(&HistoryRecord::Unread(newer)));
+    let other = HistoryQuery {
         semid: Some(3),
-        ..Query::default()
+        ..HistoryQuery::default()
     };
-    assert!(!other.wants(&Record::Unread(newer)));
+    assert!(!other.matches(&HistoryRecord::Unread(newer)));
     // A service that is older than the file leaves it alone, and passes on that it is there.
-    let mut desk = Desk::open(&path, at(10));
-    desk.note(at(10), began());
-    desk.book.commit(at(11));
-    let entries = desk.entries(at(11));
-    assert_eq!(unread(&entries), [newer]);
+    let mut desk = Desk::open(&path, stamp_at(10));
+    desk.add_note(stamp_at(10), run_note());
+    desk.book.commit_pending(stamp_at(11));
+    let entries = desk.read_entries(stamp_at(11));
+    assert_eq!(unread_findings(&entries), [newer]);
     let sent = serde_json::to_vec(
         &entries
             .iter()
-            .find(|it| matches!(it.record, Record::Unread(_))),
+            .find(|it| matches!(it.record, HistoryRecord::Unread(_))),
     );
-    let heard = Entry::from_json(&sent.unwrap()).unwrap();
-    assert_eq!(heard.record, Record::Unread(newer));
+    let heard = HistoryEntry::from_json(&sent.unwrap()).unwrap();
+    assert_eq!(heard.record, HistoryRecord::Unread(newer));
 }
 
 #[test]
 fn findings_of_0_1_0_have_no_version_and_are_of_the_first() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("h");
-    three(&path);
-    tamper(&path, |_, value| {
+    write_three(&path);
+    tamper_findings(&path, |_, value| {
         value.as_object_mut().unwrap().remove("version");
     });
     let entries = of_file(&path);
-    let found = findings(&entries);
+    let found = stored_findings(&entries);
     assert_eq!(found.len(), 3);
     assert!(found.iter().all(|finding| finding.version == 1));
 }
@@ -114,7 +119,7 @@ fn findings_of_0_1_0_have_no_version_and_are_of_the_first() {
 fn one_bad_field_loses_no_other_finding() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("h");
-    three(&path);
+    write_three(&path);
     let fields = [
         "version", "ns", "semid", "key", "state", "program", "found", "gone", "calls", "story",
         "boot_id", "id", "type",
@@ -131,13 +136,13 @@ fn one_bad_field_loses_no_other_finding() {
         for wrong in &wrong {
             let copy = dir.path().join("copy");
             std::fs::copy(&path, &copy).unwrap();
-            tamper(&copy, |number, value| {
+            tamper_findings(&copy, |number, value| {
                 if number == 1 {
                     value[field] = wrong.clone();
                 }
             });
             let entries = of_file(&copy);
-            let found = findings(&entries);
+            let found = stored_findings(&entries);
             let semids: Vec<i32> = found.iter().map(|it| it.sem.semid).collect();
             assert!(
                 semids.contains(&1) && semids.contains(&3),
@@ -145,11 +150,11 @@ fn one_bad_field_loses_no_other_finding() {
             );
             // None is dropped without a word.
             assert_eq!(
-                found.len() + unread(&entries).len(),
+                found.len() + unread_findings(&entries).len(),
                 3,
                 "{field}: {wrong}: {entries:?}"
             );
-            assert!(unread(&entries).iter().all(|it| !it.is_newer()));
+            assert!(unread_findings(&entries).iter().all(|it| !it.is_newer()));
         }
     }
 }

@@ -9,7 +9,7 @@ use scene::Scene;
 use crate::render::row::Row;
 
 /// A line of JSON for each.
-fn lines<T: std::fmt::Display>(values: impl IntoIterator<Item = T>) -> String {
+fn json_lines<T: std::fmt::Display>(values: impl IntoIterator<Item = T>) -> String {
     values.into_iter().map(|it| format!("{it}\n")).collect()
 }
 
@@ -18,7 +18,7 @@ fn rows_are_the_same_bytes() {
     let scene = Scene::new();
     assert_golden(
         "render/tests/golden/rows.jsonl",
-        &lines(scene.rows().iter().map(Row::json)),
+        &json_lines(scene.rows().iter().map(Row::to_json)),
     );
 }
 
@@ -29,8 +29,8 @@ fn stories_are_the_same_bytes() {
     let stories = rows
         .iter()
         .filter(|row| row.semaphore.is_cookie())
-        .map(|row| serde_json::to_value(scene.telling().story(row)).unwrap());
-    assert_golden("render/tests/golden/stories.jsonl", &lines(stories));
+        .map(|row| serde_json::to_value(scene.telling().build_story(row)).unwrap());
+    assert_golden("render/tests/golden/stories.jsonl", &json_lines(stories));
 }
 
 #[cfg(feature = "live")]
@@ -42,10 +42,10 @@ fn kept_findings_are_the_same_bytes() {
     assert!(kept.len() > 5, "{}", kept.len());
     assert_golden(
         "render/tests/golden/kept.jsonl",
-        &lines(kept.iter().map(stored::value)),
+        &json_lines(kept.iter().map(stored::story_json)),
     );
     assert_golden(
         "render/tests/golden/kept-cookies.jsonl",
-        &lines(kept.iter().map(stored::cookie)),
+        &json_lines(kept.iter().map(stored::cookie_json)),
     );
 }

@@ -19,7 +19,7 @@ use plays::{in_use, left_behind, older_than_the_trace, over};
 
 use crate::{
     output::time::Clock,
-    render::{row::Row, timeline::Telling},
+    render::{row::Row, timeline::StoryContext},
     stack::Symbolizer,
 };
 
@@ -248,7 +248,7 @@ impl Stage {
 }
 
 /// The calls that made a cookie.
-fn site() -> CallSite {
+fn sample_site() -> CallSite {
     CallSite {
         frames: vec![
             CallFrame {
@@ -369,8 +369,8 @@ impl Scene {
         judged
     }
 
-    pub(crate) fn telling(&self) -> Telling<'_> {
-        Telling {
+    pub(crate) fn telling(&self) -> StoryContext<'_> {
+        StoryContext {
             ledger: &self.ledger,
             facts: &self.facts,
             clock: Clock::relating(BootTime(NOW * SECOND), UnixTime(WALL), 0),
@@ -385,24 +385,24 @@ impl Scene {
         rows.extend(ordinary.map(|set| {
             let known = self.snapshot.sets().find(|(id, _)| *id == set.id);
             let known = known.map(|(_, set)| set);
-            Row::bare(&self.ledger, set, known, self.facts.now)
+            Row::from_books(&self.ledger, set, known, self.facts.now)
         }));
         rows
     }
 
     pub(crate) fn row<'a>(&'a self, judged: Judged<'a>) -> Row<'a> {
-        let mut row = Row::bare(&self.ledger, judged.semaphore, judged.set, self.facts.now)
+        let mut row = Row::from_books(&self.ledger, judged.semaphore, judged.set, self.facts.now)
             .with_names(&self.names);
         row.age = row.age.or_else(|| row.wall_age(self.facts.wall.0));
-        row.judged(judged.verdict);
+        row.set_verdict(judged.verdict);
         row
     }
 
     /// The findings, as a service keeps them. One of them is gone.
     #[cfg(feature = "live")]
-    pub(crate) fn kept(&self) -> Vec<crate::history::Finding> {
+    pub(crate) fn kept(&self) -> Vec<crate::history::StoredFinding> {
         use crate::{
-            history::{Gone, HowGone, Stamp},
+            history::{FindingEnd, HowGone, Stamp},
             service::chronicle::finding_by_clock,
         };
         let now = Stamp {
@@ -414,8 +414,8 @@ impl Scene {
             .filter(|it| it.verdict.class.is_finding())
             .map(|it| finding_by_clock(&it, &self.telling(), &self.names, now))
             .collect();
-        kept[0].gone = Some(Gone {
-            at: now.at(BootTime((NOW + 60) * SECOND)),
+        kept[0].gone = Some(FindingEnd {
+            at: now.at_boot(BootTime((NOW + 60) * SECOND)),
             how: HowGone::Removed,
             by: Some("dmtrace[77]".to_owned()),
         });

@@ -14,7 +14,7 @@ use dmtrace_core::{
 };
 
 use crate::{
-    history::{self, Query, Record, read_file},
+    history::{self, HistoryQuery, HistoryRecord, read_file},
     render::tests::scene::Scene,
     service::{ExportOptions, chronicle::Chronicle, export::Exports, log::Log, reporter::Reporter},
     trace::run::{BooksView, Observer as _},
@@ -62,7 +62,7 @@ fn scene() -> Scene {
 fn tell(scene: &Scene, began: BootTime) -> (BTreeSet<Key>, BTreeSet<Key>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("h");
-    let options = history::Options {
+    let options = history::HistoryOptions {
         path: path.clone(),
         limit: 4 << 20,
         retention: Duration::from_secs(86_400),
@@ -70,7 +70,7 @@ fn tell(scene: &Scene, began: BootTime) -> (BTreeSet<Key>, BTreeSet<Key>) {
     };
     let lines = Lines::default();
     let chronicle = Chronicle::open(options, |warning| panic!("{warning}"));
-    chronicle.began("fentry", "6.12", false);
+    chronicle.trace_started("fentry", "6.12", false);
     let exports = Exports::open(&ExportOptions::default(), None).unwrap();
     let log = Log::to(Box::new(lines.clone()));
     let mut reporter = Reporter::new(log, exports, Some(chronicle));
@@ -84,7 +84,7 @@ fn tell(scene: &Scene, began: BootTime) -> (BTreeSet<Key>, BTreeSet<Key>) {
         reporter.on_judged(&view).unwrap();
     }
     let (_, _, chronicle) = reporter.into_parts();
-    assert!(chronicle.unwrap().close(Duration::from_secs(60)));
+    assert!(chronicle.unwrap().finish(Duration::from_secs(60)));
     let said = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     let mut told = BTreeSet::new();
     for line in said.lines() {
@@ -93,8 +93,8 @@ fn tell(scene: &Scene, began: BootTime) -> (BTreeSet<Key>, BTreeSet<Key>) {
         assert!(told.insert(key), "twice: {said}");
     }
     let mut kept = BTreeSet::new();
-    for entry in read_file(&path, &Query::default()).unwrap().1 {
-        if let Record::Finding(finding) = entry.record {
+    for entry in read_file(&path, &HistoryQuery::default()).unwrap().1 {
+        if let HistoryRecord::Finding(finding) = entry.record {
             assert!(finding.gone.is_some(), "{finding:?}");
             assert!(kept.insert(finding.key), "twice: {finding:?}");
         }

@@ -15,15 +15,18 @@ fn in_runtime(test: impl Future<Output = ()>) {
     runtime.block_on(test);
 }
 
-fn finding(comm: &str) -> Finding {
-    Finding {
+fn sample_finding(comm: &str) -> HookFinding {
+    HookFinding {
         json: format!("{{\"comm\":\"{comm}\"}}\n"),
-        variables: vec![("DMTRACE_COMM", plain(comm))],
+        variables: vec![("DMTRACE_COMM", plain_line(comm))],
     }
 }
 
 /// A hook that runs this script, and what it says about failures.
-fn script(text: &str, limit: Duration) -> (Hook, channel::Receiver<String>, tempfile::TempDir) {
+fn script_hook(
+    text: &str,
+    limit: Duration,
+) -> (Hook, channel::Receiver<String>, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("hook");
     fs::write(
@@ -46,8 +49,8 @@ fn script(text: &str, limit: Duration) -> (Hook, channel::Receiver<String>, temp
 fn the_command_gets_the_finding_and_little_else() {
     in_runtime(async {
         let text = r#"cat > in; env | grep -v '^\(PWD\|_\|SHLVL\|OLDPWD\)=' | sort > env; echo "$1" > arg"#;
-        let (hook, _, dir) = script(text, LONG);
-        hook.tell(finding("lvm"));
+        let (hook, _, dir) = script_hook(text, LONG);
+        hook.queue_finding(sample_finding("lvm"));
         let runs = Arc::clone(&hook.runs);
         hook.finish(LONG).await;
         assert_eq!(runs[HookRun::Ok as usize].load(Ordering::Relaxed), 1);
@@ -62,9 +65,9 @@ fn the_command_gets_the_finding_and_little_else() {
 fn runs_do_not_overlap_and_keep_their_order() {
     in_runtime(async {
         let text = r#"mkdir lock || echo overlap >> log; cat >> log; rmdir lock"#;
-        let (hook, _, dir) = script(text, LONG);
+        let (hook, _, dir) = script_hook(text, LONG);
         for comm in ["one", "two", "three"] {
-            hook.tell(finding(comm));
+            hook.queue_finding(sample_finding(comm));
         }
         hook.finish(LONG).await;
         let log = fs::read_to_string(dir.path().join("log")).unwrap();
@@ -80,9 +83,9 @@ fn what_hangs_is_killed_with_its_children_and_the_next_runs() {
     in_runtime(async {
         let text = r#"[ -e first ] && { touch second; exit; }; touch first
             sleep 1000 & echo $! > child; wait"#;
-        let (hook, problems, dir) = script(text, Duration::from_secs(2));
-        hook.tell(finding("lvm"));
-        hook.tell(finding("lvm"));
+        let (hook, problems, dir) = script_hook(text, Duration::from_secs(2));
+        hook.queue_finding(sample_finding("lvm"));
+        hook.queue_finding(sample_finding("lvm"));
         let runs = Arc::clone(&hook.runs);
         hook.finish(LONG).await;
         let runs = HookRun::ALL.map(|run| runs[run as usize].load(Ordering::Relaxed));
@@ -103,10 +106,10 @@ fn what_hangs_is_killed_with_its_children_and_the_next_runs() {
 fn a_failure_is_counted_and_told() {
     in_runtime(async {
         // It reads nothing, and is told more than a pipe holds.
-        let (hook, problems, _dir) = script("exit 3", LONG);
-        let mut large = finding("lvm");
+        let (hook, problems, _dir) = script_hook("exit 3", LONG);
+        let mut large = sample_finding("lvm");
         large.json = "x".repeat(1 << 20);
-        hook.tell(large);
+        hook.queue_finding(large);
         let runs = Arc::clone(&hook.runs);
         hook.finish(LONG).await;
         assert_eq!(runs[HookRun::Failed as usize].load(Ordering::Relaxed), 1);
@@ -117,12 +120,12 @@ fn a_failure_is_counted_and_told() {
 #[test]
 fn a_flood_is_dropped_and_counted_and_never_waits() {
     in_runtime(async {
-        let (hook, _, _dir) = script("sleep 1000", LONG);
+        let (hook, _, _dir) = script_hook("sleep 1000", LONG);
         // The runner has no turn in between.
         for _ in 0..QUEUE + 7 {
-            hook.tell(finding("lvm"));
+            hook.queue_finding(sample_finding("lvm"));
         }
-        assert_eq!(hook.runs(), [0, 0, 0, 7]);
+        assert_eq!(hook.run_counts(), [0, 0, 0, 7]);
         hook.finish(Duration::ZERO).await;
     });
 }
@@ -150,8 +153,8 @@ fn command_lines() {
 
 #[test]
 fn names_of_processes_cannot_break_out() {
-    assert_eq!(plain("evil\n\0name"), "evil  name");
-    let long = plain(&"ü".repeat(1000));
+    assert_eq!(plain_line("evil\n\0name"), "evil  name");
+    let long = plain_line(&"ü".repeat(1000));
     assert_eq!(long.len(), VALUE_MAX);
 }
 
@@ -162,7 +165,7 @@ fn what_the_command_is_told_is_the_same_bytes() {
     let rows = scene.rows();
     let told: String = rows
         .iter()
-        .map(|row| Finding::of(&row.report()))
+        .map(|row| HookFinding::from_row(&row.to_report()))
         .map(|it| format!("{}{:?}\n", it.json, it.variables))
         .collect();
     assert_golden("service/hook/tests/golden.txt", &told);

@@ -19,7 +19,7 @@ const NARROW_INDENT: usize = 4;
 const PROCESS: usize = 16;
 
 /// What there is to print.
-pub(super) struct Line {
+pub(super) struct EventLine {
     pub(super) at: BootTime,
     pub(super) event: &'static str,
     pub(super) key: String,
@@ -30,14 +30,14 @@ pub(super) struct Line {
 }
 
 /// How lines are laid out; some of it follows from the lines before.
-pub(super) struct Columns {
+pub(super) struct LineColumns {
     /// The widest semid so far.
     semid: usize,
     /// Namespace of the last line.
     ns: IpcNs,
 }
 
-impl Default for Columns {
+impl Default for LineColumns {
     fn default() -> Self {
         Self {
             semid: 7,
@@ -46,14 +46,14 @@ impl Default for Columns {
     }
 }
 
-impl Columns {
+impl LineColumns {
     /// Whether a line has room for all columns.
     fn has_room(&self, width: usize) -> bool {
         width >= BEGIN + 2 + self.semid + 2 + 3 + 2 + PROCESS
     }
 
     /// The header line.
-    pub(super) fn header(&self, out: &mut Out) -> io::Result<()> {
+    pub(super) fn print_header(&self, out: &mut Out) -> io::Result<()> {
         let time = format!("TIME {}", time::zone_now());
         let begin = format!("{time:12}  {:9}  {:10}", "EVENT", "COOKIE");
         if !self.has_room(out.width().unwrap_or(usize::MAX)) {
@@ -65,7 +65,12 @@ impl Columns {
 
     /// Prints a line. An IPC namespace is named only where it is not that of the line before, or,
     /// without a limit of the width, where it is not the host's: such lines are for `grep`.
-    pub(super) fn print(&mut self, line: &Line, clock: &Clock, out: &mut Out) -> io::Result<()> {
+    pub(super) fn print_line(
+        &mut self,
+        line: &EventLine,
+        clock: &Clock,
+        out: &mut Out,
+    ) -> io::Result<()> {
         let number = match line.sem.semid {
             ..0 => "-".to_owned(),
             semid => semid.to_string(),
@@ -131,7 +136,7 @@ mod tests {
     use unicode_width::UnicodeWidthStr;
 
     use super::*;
-    use crate::{output::testing::capture_output, render::change::word};
+    use crate::{output::testing::capture_output, render::change::change_word};
     use dmtrace_core::{
         event::{DmCommand, UeventAction},
         ids::Key,
@@ -139,8 +144,8 @@ mod tests {
         verdict::{Class, LeakKind, StuckCause},
     };
 
-    fn line(event: &'static str, ns: IpcNs, detail: &str) -> Line {
-        Line {
+    fn sample_line(event: &'static str, ns: IpcNs, detail: &str) -> EventLine {
+        EventLine {
             at: BootTime(0),
             event,
             key: "0x0d4d50b2".to_owned(),
@@ -155,12 +160,12 @@ mod tests {
                           (observed)";
 
     /// Lines at a width, without their times.
-    fn shown(width: Option<usize>, lines: &[Line]) -> Vec<String> {
+    fn printed_lines(width: Option<usize>, lines: &[EventLine]) -> Vec<String> {
         let text = capture_output(width, |out| {
-            let mut columns = Columns::default();
-            columns.header(out)?;
+            let mut columns = LineColumns::default();
+            columns.print_header(out)?;
             for line in lines {
-                columns.print(line, &Clock::now(), out)?;
+                columns.print_line(line, &Clock::now(), out)?;
             }
             Ok(())
         });
@@ -180,7 +185,7 @@ mod tests {
     #[test]
     fn the_reason_is_whole_at_every_width() {
         for width in (20..200).map(Some).chain([None]) {
-            let lines = shown(width, &[line("leaked", IpcNs::HOST, REASON)]);
+            let lines = printed_lines(width, &[sample_line("leaked", IpcNs::HOST, REASON)]);
             let most = width.unwrap_or(usize::MAX);
             assert!(lines.iter().all(|line| line.width() <= most), "{lines:?}");
             let words: Vec<&str> = lines.iter().flat_map(|line| line.split(' ')).collect();
@@ -193,7 +198,7 @@ mod tests {
 
     #[test]
     fn at_eighty_columns_the_reason_is_below_and_at_more_beside() {
-        let lines = shown(Some(80), &[line("leaked", IpcNs::HOST, REASON)]);
+        let lines = printed_lines(Some(80), &[sample_line("leaked", IpcNs::HOST, REASON)]);
         assert_eq!(
             lines[1..],
             [
@@ -203,18 +208,24 @@ mod tests {
             ]
         );
         assert_eq!(
-            shown(Some(170), &[line("leaked", IpcNs::HOST, REASON)]).len(),
+            printed_lines(Some(170), &[sample_line("leaked", IpcNs::HOST, REASON)]).len(),
             2
         );
-        assert_eq!(shown(None, &[line("leaked", IpcNs::HOST, REASON)]).len(), 2);
+        assert_eq!(
+            printed_lines(None, &[sample_line("leaked", IpcNs::HOST, REASON)]).len(),
+            2
+        );
     }
 
     #[test]
     fn a_namespace_is_named_when_it_changes() {
         let other = IpcNs(4_026_532_301);
         let named = |width, spaces: &[IpcNs]| -> Vec<bool> {
-            let lines: Vec<Line> = spaces.iter().map(|&ns| line("set", ns, "")).collect();
-            let text = shown(width, &lines)[1..].join(" ");
+            let lines: Vec<EventLine> = spaces
+                .iter()
+                .map(|&ns| sample_line("set", ns, ""))
+                .collect();
+            let text = printed_lines(width, &lines)[1..].join(" ");
             text.split("set ")
                 .skip(1)
                 .map(|row| row.contains("namespace") || row.contains("ns="))
@@ -309,7 +320,7 @@ mod tests {
             .render_long_help()
             .to_string();
         for kind in all_kinds() {
-            let word = word(&Change {
+            let word = change_word(&Change {
                 at: BootTime(0),
                 sem: SemId::default(),
                 key: Key(0x0d4d_1234),

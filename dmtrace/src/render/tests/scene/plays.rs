@@ -7,7 +7,7 @@ use dmtrace_core::{
     ids::{BootTime, IpcNs},
 };
 
-use super::{CONTAINER, OTHER_NS, Player, Stage, key, op, sem, site};
+use super::{CONTAINER, OTHER_NS, Player, Stage, key, op, sample_site, sem};
 
 /// Of which nobody has seen who made them.
 pub(super) fn older_than_the_trace(stage: &mut Stage) {
@@ -30,7 +30,7 @@ pub(super) fn left_behind(stage: &mut Stage) {
     stage.enters(killed);
     stage.makes(killed, 1);
     let made = BootTime(stage.at);
-    let site = Arc::new(site());
+    let site = Arc::new(sample_site());
     let made_by = killed.id();
     let sem = sem(IpcNs::HOST, 1);
     stage

@@ -18,7 +18,7 @@ pub(super) const WALL0: i64 = 1_800_000_000;
 const SEMMNI: usize = 32_000;
 
 /// A set that is there.
-struct Set {
+struct LiveSet {
     key: Key,
     value: i32,
     last: u32,
@@ -27,7 +27,7 @@ struct Set {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Proc {
+pub(super) struct FakeProcess {
     id: ProcId,
     name: &'static str,
     ns: IpcNs,
@@ -40,17 +40,17 @@ pub(super) struct Truth {
     pub completed: u64,
     pub left: u64,
     pub with_namespace: u64,
-    pub starved: u64,
+    pub enospc_failures: u64,
 }
 
-pub(super) struct Kernel {
+pub(super) struct FakeKernel {
     pub now: u64,
     pub truth: Truth,
     tell: Vec<Event>,
-    sets: BTreeMap<SemId, Set>,
-    alive: BTreeMap<u32, Proc>,
+    sets: BTreeMap<SemId, LiveSet>,
+    alive: BTreeMap<u32, FakeProcess>,
     /// Daemons, which live on.
-    daemons: Vec<Proc>,
+    daemons: Vec<FakeProcess>,
     /// Cookies that were left behind, oldest first.
     left: VecDeque<SemId>,
     random: u64,
@@ -59,7 +59,7 @@ pub(super) struct Kernel {
     next_ns: u32,
 }
 
-impl Kernel {
+impl FakeKernel {
     pub(super) fn new() -> Self {
         let mut kernel = Self {
             now: 100_000_000_000,
@@ -75,18 +75,18 @@ impl Kernel {
             next_ns: 0,
         };
         for name in ["dockerd", "multipathd", "stratisd"] {
-            let daemon = kernel.spawn(name, IpcNs::HOST);
+            let daemon = kernel.spawn_process(name, IpcNs::HOST);
             kernel.daemons.push(daemon);
         }
         kernel
     }
 
     /// What was told since the last call.
-    pub(super) fn take(&mut self) -> Vec<Event> {
+    pub(super) fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.tell)
     }
 
-    fn random(&mut self, below: u64) -> u64 {
+    fn random_below(&mut self, below: u64) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
@@ -94,15 +94,15 @@ impl Kernel {
     }
 
     /// One life of a cookie: good, mostly.
-    pub(super) fn life(&mut self, pause: u64) {
-        self.now += pause / 2 + self.random(pause.max(1));
-        match self.random(100_000) {
-            0..100 => self.killed(),
+    pub(super) fn play_life(&mut self, pause: u64) {
+        self.now += pause / 2 + self.random_below(pause.max(1));
+        match self.random_below(100_000) {
+            0..100 => self.play_killed(),
             100..160 => self.never_waited(),
-            160..190 => self.interrupted(),
-            190..210 => self.namespace(),
-            210..240 => self.starve(),
-            240..250 => self.accident(),
+            160..190 => self.play_interrupted(),
+            190..210 => self.play_namespace(),
+            210..240 => self.play_enospc(),
+            240..250 => self.play_accident(),
             250..20_000 => self.of_daemon(),
             _ => self.of_command(),
         }
@@ -111,94 +111,94 @@ impl Kernel {
     /// `lvcreate` and its like: a process for each cookie.
     fn of_command(&mut self) {
         let name =
-            ["lvm", "lvm", "lvm", "dmsetup", "cryptsetup", "kpartx"][self.random(6) as usize];
-        let proc = self.spawn(name, IpcNs::HOST);
+            ["lvm", "lvm", "lvm", "dmsetup", "cryptsetup", "kpartx"][self.random_below(6) as usize];
+        let proc = self.spawn_process(name, IpcNs::HOST);
         let tid = proc.id.tgid;
-        self.good(&proc, tid);
+        self.play_good(&proc, tid);
         // Some ends are not seen; the list of processes tells them.
-        if self.random(1000) == 0 {
+        if self.random_below(1000) == 0 {
             self.alive.remove(&proc.id.tgid);
         } else {
-            self.exit(&proc, ExitStatus::Code(0));
+            self.exit_process(&proc, ExitStatus::Code(0));
         }
     }
 
     /// A daemon with many threads.
     fn of_daemon(&mut self) {
-        let daemon = self.random(3) as usize;
+        let daemon = self.random_below(3) as usize;
         let proc = self.daemons[daemon].clone();
-        let tid = proc.id.tgid + self.random(400) as u32;
-        self.good(&proc, tid);
+        let tid = proc.id.tgid + self.random_below(400) as u32;
+        self.play_good(&proc, tid);
     }
 
-    fn good(&mut self, proc: &Proc, tid: u32) {
-        let sem = self.create(proc, tid);
-        let tasks = 1 + self.random(3);
+    fn play_good(&mut self, proc: &FakeProcess, tid: u32) {
+        let sem = self.create_cookie(proc, tid);
+        let tasks = 1 + self.random_below(3);
         for _ in 0..tasks {
-            self.add(proc, tid, sem, 1);
-            self.ioctl(proc, tid, sem, 0);
+            self.semop_add(proc, tid, sem, 1);
+            self.return_ioctl(proc, tid, sem, 0);
         }
-        self.add(proc, tid, sem, -1);
-        self.wait(proc, tid, sem);
+        self.semop_add(proc, tid, sem, -1);
+        self.begin_wait(proc, tid, sem);
         for _ in 0..tasks {
-            self.complete(sem);
+            self.complete_cookie(sem);
         }
-        self.waited(proc, tid, sem, 0);
-        self.remove(proc, tid, sem);
+        self.end_wait(proc, tid, sem, 0);
+        self.remove_set(proc, tid, sem);
         self.truth.completed += 1;
     }
 
     /// The owner is killed at some step.
-    pub(super) fn killed(&mut self) {
-        let name = ["lvm", "cryptsetup"][self.random(2) as usize];
-        let proc = self.spawn(name, IpcNs::HOST);
+    pub(super) fn play_killed(&mut self) {
+        let name = ["lvm", "cryptsetup"][self.random_below(2) as usize];
+        let proc = self.spawn_process(name, IpcNs::HOST);
         let tid = proc.id.tgid;
-        let sem = self.create(&proc, tid);
-        if self.random(2) == 0 {
-            self.add(&proc, tid, sem, 1);
-            self.ioctl(&proc, tid, sem, 0);
-            self.complete(sem);
+        let sem = self.create_cookie(&proc, tid);
+        if self.random_below(2) == 0 {
+            self.semop_add(&proc, tid, sem, 1);
+            self.return_ioctl(&proc, tid, sem, 0);
+            self.complete_cookie(sem);
         }
-        self.exit(&proc, ExitStatus::Signal(9));
-        self.leave(sem);
+        self.exit_process(&proc, ExitStatus::Signal(9));
+        self.leave_cookie(sem);
     }
 
     /// moby: the ioctl fails, and nobody waits.
     pub(super) fn never_waited(&mut self) {
         let proc = self.daemons[0].clone();
-        let tid = proc.id.tgid + self.random(400) as u32;
-        let sem = self.create(&proc, tid);
-        self.add(&proc, tid, sem, 1);
-        self.ioctl(&proc, tid, sem, libc::EBUSY);
-        self.add(&proc, tid, sem, -1);
-        self.leave(sem);
-        self.good(&proc, tid);
+        let tid = proc.id.tgid + self.random_below(400) as u32;
+        let sem = self.create_cookie(&proc, tid);
+        self.semop_add(&proc, tid, sem, 1);
+        self.return_ioctl(&proc, tid, sem, libc::EBUSY);
+        self.semop_add(&proc, tid, sem, -1);
+        self.leave_cookie(sem);
+        self.play_good(&proc, tid);
     }
 
     /// devicemapper-rs: the wait is interrupted, and nobody waits again.
-    fn interrupted(&mut self) {
+    fn play_interrupted(&mut self) {
         let proc = self.daemons[2].clone();
-        let tid = proc.id.tgid + self.random(400) as u32;
-        let sem = self.create(&proc, tid);
-        self.add(&proc, tid, sem, 1);
-        self.ioctl(&proc, tid, sem, 0);
-        self.add(&proc, tid, sem, -1);
-        self.wait(&proc, tid, sem);
-        self.waited(&proc, tid, sem, libc::EINTR);
-        self.complete(sem);
-        self.leave(sem);
-        self.good(&proc, tid);
+        let tid = proc.id.tgid + self.random_below(400) as u32;
+        let sem = self.create_cookie(&proc, tid);
+        self.semop_add(&proc, tid, sem, 1);
+        self.return_ioctl(&proc, tid, sem, 0);
+        self.semop_add(&proc, tid, sem, -1);
+        self.begin_wait(&proc, tid, sem);
+        self.end_wait(&proc, tid, sem, libc::EINTR);
+        self.complete_cookie(sem);
+        self.leave_cookie(sem);
+        self.play_good(&proc, tid);
     }
 
     /// A container leaves cookies, and ends with its namespace.
-    fn namespace(&mut self) {
+    fn play_namespace(&mut self) {
         self.next_ns += 1;
         let ns = IpcNs(4_026_540_000 + self.next_ns);
         let mut sems = Vec::new();
         for _ in 0..3 {
-            let proc = self.spawn("lvm", ns);
-            sems.push(self.create(&proc, proc.id.tgid));
-            self.exit(&proc, ExitStatus::Signal(15));
+            let proc = self.spawn_process("lvm", ns);
+            sems.push(self.create_cookie(&proc, proc.id.tgid));
+            self.exit_process(&proc, ExitStatus::Signal(15));
         }
         self.now += 1_000_000_000;
         for sem in sems {
@@ -207,12 +207,12 @@ impl Kernel {
                 ns_teardown: true,
                 ..Quality::default()
             };
-            let worker = Proc {
+            let worker = FakeProcess {
                 id: ProcId::default(),
                 name: "kworker",
                 ns: IpcNs::HOST,
             };
-            self.say(
+            self.send_message(
                 &worker,
                 0,
                 EventKind::Destroyed { sem, key: set.key },
@@ -223,66 +223,66 @@ impl Kernel {
     }
 
     /// The limit is reached for a moment.
-    fn starve(&mut self) {
-        let proc = self.spawn("mysqld", IpcNs::HOST);
-        for _ in 0..=self.random(20) {
+    fn play_enospc(&mut self) {
+        let proc = self.spawn_process("mysqld", IpcNs::HOST);
+        for _ in 0..=self.random_below(20) {
             self.now += 1_000_000;
             let what = EventKind::CreateFailed {
                 ns: IpcNs::HOST,
                 key: Key(0x1234),
                 errno: libc::ENOSPC,
             };
-            self.say(&proc, proc.id.tgid, what, Quality::default());
-            self.truth.starved += 1;
+            self.send_message(&proc, proc.id.tgid, what, Quality::default());
+            self.truth.enospc_failures += 1;
         }
-        self.exit(&proc, ExitStatus::Code(1));
+        self.exit_process(&proc, ExitStatus::Code(1));
     }
 
     /// Somebody removes a cookie that is being waited for.
-    fn accident(&mut self) {
-        let proc = self.spawn("lvm", IpcNs::HOST);
+    fn play_accident(&mut self) {
+        let proc = self.spawn_process("lvm", IpcNs::HOST);
         let tid = proc.id.tgid;
-        let sem = self.create(&proc, tid);
-        self.add(&proc, tid, sem, 1);
-        self.add(&proc, tid, sem, -1);
-        self.wait(&proc, tid, sem);
-        let admin = self.spawn("ipcrm", IpcNs::HOST);
-        self.remove(&admin, admin.id.tgid, sem);
-        self.exit(&admin, ExitStatus::Code(0));
+        let sem = self.create_cookie(&proc, tid);
+        self.semop_add(&proc, tid, sem, 1);
+        self.semop_add(&proc, tid, sem, -1);
+        self.begin_wait(&proc, tid, sem);
+        let admin = self.spawn_process("ipcrm", IpcNs::HOST);
+        self.remove_set(&admin, admin.id.tgid, sem);
+        self.exit_process(&admin, ExitStatus::Code(0));
         let what = EventKind::Op {
             sem,
             key: Key(0),
-            ops: vec![op(0)],
+            ops: vec![semop_element(0)],
             errno: libc::EIDRM,
         };
         let quality = Quality {
             untracked: true,
             ..Quality::default()
         };
-        self.say(&proc, tid, what, quality);
-        self.exit(&proc, ExitStatus::Code(0));
+        self.send_message(&proc, tid, what, quality);
+        self.exit_process(&proc, ExitStatus::Code(0));
     }
 
     /// The administrator removes what was left behind, the newest excepted.
-    pub(super) fn clean(&mut self, keep: usize) {
-        let admin = self.spawn("dmtrace", IpcNs::HOST);
+    pub(super) fn remove_leaks(&mut self, keep: usize) {
+        let admin = self.spawn_process("dmtrace", IpcNs::HOST);
         while self.left.len() > keep {
             let sem = self.left.pop_front().unwrap();
-            self.remove(&admin, admin.id.tgid, sem);
+            self.remove_set(&admin, admin.id.tgid, sem);
         }
-        self.exit(&admin, ExitStatus::Code(0));
+        self.exit_process(&admin, ExitStatus::Code(0));
     }
 
-    fn leave(&mut self, sem: SemId) {
+    fn leave_cookie(&mut self, sem: SemId) {
         self.truth.left += 1;
         self.left.push_back(sem);
         // Nobody has so many without doing something about it.
         if self.left.len() > 300 {
-            self.clean(100);
+            self.remove_leaks(100);
         }
     }
 
-    fn spawn(&mut self, name: &'static str, ns: IpcNs) -> Proc {
+    fn spawn_process(&mut self, name: &'static str, ns: IpcNs) -> FakeProcess {
         self.now += 2_000_000;
         self.next_pid = if self.next_pid >= 4_000_000 {
             1000
@@ -296,7 +296,7 @@ impl Kernel {
             tgid: self.next_pid,
             start: BootTime(self.now),
         };
-        let proc = Proc { id, name, ns };
+        let proc = FakeProcess { id, name, ns };
         self.alive.insert(id.tgid, proc.clone());
         let command = [name, "-a", "--verbose", "/dev/vg/lv"];
         let image = ProcessImage {
@@ -309,7 +309,7 @@ impl Kernel {
             cgroup: format!("/system.slice/{name}.service"),
             ..ProcessImage::default()
         };
-        self.say(
+        self.send_message(
             &proc,
             id.tgid,
             EventKind::Process(Box::new(image)),
@@ -318,9 +318,9 @@ impl Kernel {
         proc
     }
 
-    fn exit(&mut self, proc: &Proc, status: ExitStatus) {
+    fn exit_process(&mut self, proc: &FakeProcess, status: ExitStatus) {
         self.alive.remove(&proc.id.tgid);
-        self.say(
+        self.send_message(
             proc,
             proc.id.tgid,
             EventKind::Exit { status },
@@ -328,7 +328,7 @@ impl Kernel {
         );
     }
 
-    fn create(&mut self, proc: &Proc, tid: u32) -> SemId {
+    fn create_cookie(&mut self, proc: &FakeProcess, tid: u32) -> SemId {
         // As `ipc_addid`: a slot, and a sequence number above it.
         let mut sem = SemId {
             ns: proc.ns,
@@ -342,10 +342,10 @@ impl Kernel {
             }
         }
         assert!(self.sets.len() < SEMMNI);
-        let key = Key(0x0d4d_0001 + self.random(0xfffe) as u32);
+        let key = Key(0x0d4d_0001 + self.random_below(0xfffe) as u32);
         self.sets.insert(
             sem,
-            Set {
+            LiveSet {
                 key,
                 value: 0,
                 last: proc.id.tgid,
@@ -360,19 +360,19 @@ impl Kernel {
             nsems: 1,
             semflg: 0o3600,
         };
-        self.say(proc, tid, what, Quality::default());
+        self.send_message(proc, tid, what, Quality::default());
         let what = EventKind::SetVal {
             sem,
             key,
             value: 1,
             errno: 0,
         };
-        self.say(proc, tid, what, Quality::default());
+        self.send_message(proc, tid, what, Quality::default());
         self.sets.get_mut(&sem).unwrap().value = 1;
         sem
     }
 
-    fn add(&mut self, proc: &Proc, tid: u32, sem: SemId, by: i16) {
+    fn semop_add(&mut self, proc: &FakeProcess, tid: u32, sem: SemId, by: i16) {
         let now = self.now;
         let set = self.sets.get_mut(&sem).unwrap();
         set.value += i32::from(by);
@@ -382,18 +382,18 @@ impl Kernel {
         let what = EventKind::Op {
             sem,
             key,
-            ops: vec![op(by)],
+            ops: vec![semop_element(by)],
             errno: 0,
         };
-        self.say(proc, tid, what, Quality::default());
+        self.send_message(proc, tid, what, Quality::default());
     }
 
-    fn wait(&mut self, proc: &Proc, tid: u32, sem: SemId) {
+    fn begin_wait(&mut self, proc: &FakeProcess, tid: u32, sem: SemId) {
         let set = self.sets.get_mut(&sem).unwrap();
         set.waits = true;
         let key = set.key;
-        let ops = vec![op(0)];
-        self.say(
+        let ops = vec![semop_element(0)];
+        self.send_message(
             proc,
             tid,
             EventKind::WaitBegin { sem, key, ops },
@@ -401,34 +401,34 @@ impl Kernel {
         );
     }
 
-    fn waited(&mut self, proc: &Proc, tid: u32, sem: SemId, errno: i32) {
+    fn end_wait(&mut self, proc: &FakeProcess, tid: u32, sem: SemId, errno: i32) {
         let set = self.sets.get_mut(&sem).unwrap();
         set.waits = false;
         let what = EventKind::Op {
             sem,
             key: set.key,
-            ops: vec![op(0)],
+            ops: vec![semop_element(0)],
             errno,
         };
-        self.say(proc, tid, what, Quality::default());
+        self.send_message(proc, tid, what, Quality::default());
     }
 
     /// udev runs `dmsetup udevcomplete`.
-    fn complete(&mut self, sem: SemId) {
-        let proc = self.spawn("dmsetup", IpcNs::HOST);
-        self.add(&proc, proc.id.tgid, sem, -1);
-        self.exit(&proc, ExitStatus::Code(0));
+    fn complete_cookie(&mut self, sem: SemId) {
+        let proc = self.spawn_process("dmsetup", IpcNs::HOST);
+        self.semop_add(&proc, proc.id.tgid, sem, -1);
+        self.exit_process(&proc, ExitStatus::Code(0));
     }
 
-    fn remove(&mut self, proc: &Proc, tid: u32, sem: SemId) {
+    fn remove_set(&mut self, proc: &FakeProcess, tid: u32, sem: SemId) {
         let set = self.sets.remove(&sem).unwrap();
         let what = EventKind::Destroyed { sem, key: set.key };
-        self.say(proc, tid, what, Quality::default());
+        self.send_message(proc, tid, what, Quality::default());
     }
 
-    fn ioctl(&mut self, proc: &Proc, tid: u32, sem: SemId, errno: i32) {
+    fn return_ioctl(&mut self, proc: &FakeProcess, tid: u32, sem: SemId, errno: i32) {
         let key = self.sets[&sem].key;
-        let minor = self.random(2000) as u32;
+        let minor = self.random_below(2000) as u32;
         let what = EventKind::Ioctl(Box::new(DmIoctl {
             sem,
             key,
@@ -443,10 +443,10 @@ impl Kernel {
             deferred: false,
             udev_flags: 0,
         }));
-        self.say(proc, tid, what, Quality::default());
+        self.send_message(proc, tid, what, Quality::default());
     }
 
-    fn say(&mut self, proc: &Proc, tid: u32, what: EventKind, quality: Quality) {
+    fn send_message(&mut self, proc: &FakeProcess, tid: u32, what: EventKind, quality: Quality) {
         self.now += 20_000;
         self.tell.push(Event {
             at: BootTime(self.now),
@@ -463,7 +463,7 @@ impl Kernel {
     }
 }
 
-const fn op(op: i16) -> Operation {
+const fn semop_element(op: i16) -> Operation {
     Operation {
         num: 0,
         op,

@@ -18,10 +18,13 @@ use dmtrace_core::{
     verdict::{Completeness, Context, Thresholds, survey_cookies},
 };
 
-use super::kernel::{Kernel, Truth, WALL0};
+use super::kernel::{FakeKernel, Truth, WALL0};
 use crate::{
-    history::{Book, Entry, Lives, Note, Options, Query, Record, Stamp, Tallies},
-    service::chronicle::{Counted, counted, ended_finding, finding, gone},
+    history::{
+        Book, HistoryEntry, HistoryNote, HistoryOptions, HistoryQuery, HistoryRecord,
+        ProgramCounts, Stamp, Tallies,
+    },
+    service::chronicle::{CountedChange, counted_change, end_note, ended_finding, stored_finding},
     service::ended::EndedCookies,
     stack::Symbolizer,
 };
@@ -30,7 +33,7 @@ const DAYS: u64 = 30;
 const LIMIT: u64 = 64 << 20;
 
 /// A service in miniature.
-struct Service {
+struct TinyService {
     ledger: Ledger,
     book: Book,
     told: BTreeMap<SemId, &'static str>,
@@ -38,26 +41,26 @@ struct Service {
     names: RefCell<Symbolizer>,
     tallies: Tallies,
     /// Most that was there at any time.
-    most: Most,
+    most: HighMarks,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Most {
+struct HighMarks {
     closed: usize,
     processes: usize,
     told: usize,
     file: u64,
 }
 
-pub(super) fn stamp(boot: BootTime) -> Stamp {
+pub(super) fn stamp_at(boot: BootTime) -> Stamp {
     Stamp {
         wall_ms: WALL0 * 1000 + (boot.0 / 1_000_000) as i64,
         boot,
     }
 }
 
-pub(super) fn open(path: &Path, now: Stamp) -> Book {
-    let options = Options {
+pub(super) fn open_book(path: &Path, now: Stamp) -> Book {
+    let options = HistoryOptions {
         path: path.to_owned(),
         limit: LIMIT,
         retention: Duration::from_secs(90 * 86_400),
@@ -66,15 +69,17 @@ pub(super) fn open(path: &Path, now: Stamp) -> Book {
     Book::open(options, now, Box::new(|text| panic!("{text}")))
 }
 
-impl Service {
-    fn drain(&mut self, kernel: &mut Kernel) {
-        for event in kernel.take() {
+impl TinyService {
+    fn drain_events(&mut self, kernel: &mut FakeKernel) {
+        for event in kernel.take_events() {
             for change in self.ledger.apply(&event) {
-                match counted(&change, &self.ledger) {
-                    Some(Counted::Lives(program, lives)) => self.tallies.lives(&program, &lives),
-                    Some(Counted::Starved(program)) => {
+                match counted_change(&change, &self.ledger) {
+                    Some(CountedChange::Program(program, lives)) => {
+                        self.tallies.count_lives(&program, &lives);
+                    }
+                    Some(CountedChange::Starved(program)) => {
                         self.tallies
-                            .starved(change.sem.ns, &program, stamp(change.at));
+                            .count_enospc(change.sem.ns, &program, stamp_at(change.at));
                     }
                     None => {}
                 }
@@ -82,13 +87,13 @@ impl Service {
         }
     }
 
-    fn look(&mut self, kernel: &Kernel) {
+    fn survey_kernel(&mut self, kernel: &FakeKernel) {
         let snapshot = kernel.snapshot();
         let drift = self.ledger.reconcile(&snapshot).drift_count();
         assert_eq!(drift, 0);
         let facts = kernel.facts();
         self.ledger.observe_exits(&facts);
-        let now = stamp(facts.now);
+        let now = stamp_at(facts.now);
         let context = Context {
             facts: &facts,
             completeness: &Completeness::default(),
@@ -99,23 +104,23 @@ impl Service {
             let (id, class) = (judged.semaphore.id, judged.verdict.class);
             if class.is_finding() {
                 if self.told.get(&id) != Some(&class.label()) {
-                    let found = finding(&judged, &self.ledger, &facts, &self.names, now);
-                    self.book.note(now, Note::Found(Box::new(found)));
+                    let found = stored_finding(&judged, &self.ledger, &facts, &self.names, now);
+                    self.book.add_note(now, HistoryNote::Found(Box::new(found)));
                 }
                 seen.insert(id, class.label());
             }
         }
         for id in self.told.keys().filter(|id| !seen.contains_key(id)) {
-            self.book.note(now, gone(*id, &self.ledger));
+            self.book.add_note(now, end_note(*id, &self.ledger));
         }
         self.told = seen;
         for judged in self.ended.take_findings(&self.ledger, &context) {
             let found = ended_finding(&judged, &self.ledger, &facts, &self.names, now);
-            self.book.note(now, Note::Found(Box::new(found)));
+            self.book.add_note(now, HistoryNote::Found(Box::new(found)));
         }
         let tallies = std::mem::take(&mut self.tallies);
-        self.book.note(now, Note::Tallies(tallies));
-        self.book.tick(now);
+        self.book.add_note(now, HistoryNote::Tallies(tallies));
+        self.book.write_due(now);
         self.most.closed = self.most.closed.max(self.ledger.closed_cookies().count());
         self.most.processes = self.most.processes.max(self.ledger.processes_kept());
         self.most.told = self.most.told.max(self.told.len());
@@ -124,7 +129,7 @@ impl Service {
 }
 
 /// Resident pages of this process, in KiB.
-fn resident() -> u64 {
+fn resident_kib() -> u64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4
 }
@@ -137,58 +142,58 @@ fn thirty_days_stay_within_their_bounds() {
         .unwrap_or(20_000);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("history.redb");
-    let mut kernel = Kernel::new();
-    let now = stamp(BootTime(kernel.now));
-    let mut service = Service {
+    let mut kernel = FakeKernel::new();
+    let now = stamp_at(BootTime(kernel.now));
+    let mut service = TinyService {
         ledger: Ledger::with_retention(Retention::THRIFTY),
-        book: open(&path, now),
+        book: open_book(&path, now),
         told: BTreeMap::new(),
         ended: EndedCookies::default(),
         names: RefCell::default(),
         tallies: Tallies::default(),
-        most: Most::default(),
+        most: HighMarks::default(),
     };
     service.ledger.reconcile(&kernel.snapshot());
-    let began = |continuous| Note::Began {
+    let began = |continuous| HistoryNote::Began {
         backend: "fentry".to_owned(),
         kernel: "6.12".to_owned(),
         continuous,
     };
-    service.book.note(now, began(false));
-    let (clock, before) = (Instant::now(), resident());
+    service.book.add_note(now, began(false));
+    let (clock, before) = (Instant::now(), resident_kib());
     let mut at_tenth = 0;
     // A life takes some tens of milliseconds by itself.
     let pause = (DAYS * 86_400_000_000_000 / lives).saturating_sub(30_000_000);
     for n in 0..lives {
-        kernel.life(pause);
-        service.drain(&mut kernel);
+        kernel.play_life(pause);
+        service.drain_events(&mut kernel);
         // About as often as a service looks, and more than once for each leak.
         if n % 200 == 0 {
-            service.look(&kernel);
+            service.survey_kernel(&kernel);
         }
         if n % (lives / DAYS) == 0 {
-            kernel.clean(20);
-            service.drain(&mut kernel);
-            service.look(&kernel);
+            kernel.remove_leaks(20);
+            service.drain_events(&mut kernel);
+            service.survey_kernel(&kernel);
             service.ledger.check_invariants().unwrap();
             // Once a day the service is restarted.
-            let now = stamp(BootTime(kernel.now));
-            service.book.note(now, Note::Stopped);
-            service.book.commit(now);
+            let now = stamp_at(BootTime(kernel.now));
+            service.book.add_note(now, HistoryNote::Stopped);
+            service.book.commit_pending(now);
             drop(service.book);
             assert!(fs::metadata(&path).unwrap().len() <= LIMIT);
-            service.book = open(&path, now);
-            service.book.note(now, began(true));
+            service.book = open_book(&path, now);
+            service.book.add_note(now, began(true));
         }
         if n == lives / 10 {
-            at_tenth = resident();
+            at_tenth = resident_kib();
         }
     }
     kernel.now += 120_000_000_000;
-    service.look(&kernel);
-    let now = stamp(BootTime(kernel.now));
-    service.book.commit(now);
-    let at_end = resident();
+    service.survey_kernel(&kernel);
+    let now = stamp_at(BootTime(kernel.now));
+    service.book.commit_pending(now);
+    let at_end = resident_kib();
     let (truth, status) = (kernel.truth, service.book.status());
     println!(
         "{lives} lives in {:.1?}: resident {before} KiB at the start, {at_tenth} after a tenth, \
@@ -215,17 +220,20 @@ fn thirty_days_stay_within_their_bounds() {
 
 /// What the history says is what has happened.
 fn is_true(book: &mut Book, now: Stamp, truth: Truth, dropped: u64) {
-    let mut sum = Lives::default();
+    let mut sum = ProgramCounts::default();
     let (mut leaked, mut starved, mut gaps, mut standing) = (0, 0, 0, 0);
-    book.read(now, &Query::default(), &mut |entry: Entry| {
+    book.read_entries(now, &HistoryQuery::default(), &mut |entry: HistoryEntry| {
         match entry.record {
-            Record::Rates(rates) => rates.programs.values().for_each(|lives| sum.add(lives)),
-            Record::Finding(it) if it.state == "leaked" => {
+            HistoryRecord::Rates(rates) => rates
+                .programs
+                .values()
+                .for_each(|lives| sum.add_counts(lives)),
+            HistoryRecord::Finding(it) if it.state == "leaked" => {
                 leaked += 1;
                 standing += u64::from(it.gone.is_none());
             }
-            Record::Starved(it) => starved += it.count,
-            Record::Gap(_) => gaps += 1,
+            HistoryRecord::Starved(it) => starved += it.count,
+            HistoryRecord::Gap(_) => gaps += 1,
             _ => {}
         }
         ControlFlow::Continue(())
@@ -234,7 +242,7 @@ fn is_true(book: &mut Book, now: Stamp, truth: Truth, dropped: u64) {
         (sum.created, sum.completed),
         (truth.created, truth.completed)
     );
-    assert_eq!((starved, gaps), (truth.starved, 0));
+    assert_eq!((starved, gaps), (truth.enospc_failures, 0));
     // Those of a namespace were left, too, if somebody looked before it ended.
     let left = truth.left..=truth.left + truth.with_namespace;
     assert!(left.contains(&sum.leaked), "{} of {truth:?}", sum.leaked);

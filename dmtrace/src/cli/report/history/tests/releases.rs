@@ -8,13 +8,13 @@ use dmtrace_core::ids::{BootTime, IpcNs, Key, SemId};
 use serde_json::{Value, json};
 
 use super::{
-    months::{open, stamp},
+    months::{open_book, stamp_at},
     told::run,
 };
 use crate::{
-    cli::{Cli, Verb, explain, tests::Page},
+    cli::{Cli, Verb, explain, tests::TestPage},
     finding::Story,
-    history::{Finding, Note},
+    history::{HistoryNote, StoredFinding},
     render::tests::golden::assert_golden,
 };
 
@@ -85,12 +85,12 @@ fn that_of_0_1_0_is_reported_and_explained_as_it_was() {
 fn what_a_newer_program_has_kept_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("h");
-    let now = stamp(BootTime(1_000_000_000));
-    let mut book = open(&path, now);
-    for (semid, version) in [(1, 1), (2, Finding::VERSION + 1)] {
-        book.note(
+    let now = stamp_at(BootTime(1_000_000_000));
+    let mut book = open_book(&path, now);
+    for (semid, version) in [(1, 1), (2, StoredFinding::VERSION + 1)] {
+        book.add_note(
             now,
-            Note::Found(Box::new(Finding {
+            HistoryNote::Found(Box::new(StoredFinding {
                 version,
                 sem: SemId {
                     ns: IpcNs::HOST,
@@ -109,7 +109,7 @@ fn what_a_newer_program_has_kept_is_counted() {
             })),
         );
     }
-    book.commit(now);
+    book.commit_pending(now);
     drop(book);
     let file = path.to_str().unwrap();
     let time = ["--since", "2027-01-01", "--until", "2027-02-01"];
@@ -127,7 +127,7 @@ fn what_a_newer_program_has_kept_is_counted() {
     let Verb::Explain(args) = Cli::try_parse_from(words).unwrap().verb else {
         panic!();
     };
-    let mut out = Page::default().out();
+    let mut out = TestPage::default().out();
     let error = explain::run(&args, false, &mut out).unwrap_err();
     assert!(error.to_string().contains(note), "{error}");
 }

@@ -17,16 +17,16 @@ use dmtrace_core::{
 use serde_json::Value;
 
 use super::{
-    kernel::Kernel,
-    months::{open, stamp},
+    kernel::FakeKernel,
+    months::{open_book, stamp_at},
 };
 use crate::{
     cli::{Cli, Verb, explain, report},
     finding::Story,
-    history::{Gone, HowGone, Note, Query, Record, Tallies, read_file},
+    history::{FindingEnd, HistoryNote, HistoryQuery, HistoryRecord, HowGone, Tallies, read_file},
     output::{Out, time::Clock},
-    render::{row::Row, stored, timeline::Telling},
-    service::chronicle::finding,
+    render::{row::Row, stored, timeline::StoryContext},
+    service::chronicle::stored_finding,
 };
 
 #[derive(Clone, Default)]
@@ -68,14 +68,14 @@ pub(super) fn run(words: &[&str], json: bool) -> (String, ExitCode) {
 
 /// Leaks of two programs in a minute, and one that is gone, in a file.
 fn written(path: &Path) -> Vec<(Story, String)> {
-    let mut kernel = Kernel::new();
+    let mut kernel = FakeKernel::new();
     let mut ledger = Ledger::new();
     ledger.reconcile(&kernel.snapshot());
-    let now = stamp(BootTime(kernel.now));
-    let mut book = open(path, now);
-    book.note(
+    let now = stamp_at(BootTime(kernel.now));
+    let mut book = open_book(path, now);
+    book.add_note(
         now,
-        Note::Began {
+        HistoryNote::Began {
             backend: "fentry".to_owned(),
             kernel: "6.12".to_owned(),
             continuous: false,
@@ -84,9 +84,9 @@ fn written(path: &Path) -> Vec<(Story, String)> {
     for _ in 0..3 {
         kernel.never_waited();
     }
-    kernel.killed();
+    kernel.play_killed();
     kernel.now += 60_000_000_000;
-    for event in kernel.take() {
+    for event in kernel.take_events() {
         ledger.apply(&event);
     }
     let (snapshot, facts) = (kernel.snapshot(), kernel.facts());
@@ -97,19 +97,19 @@ fn written(path: &Path) -> Vec<(Story, String)> {
         thresholds: &Thresholds::default(),
     };
     let names = RefCell::default();
-    let now = stamp(facts.now);
+    let now = stamp_at(facts.now);
     let mut told = Vec::new();
     for judged in survey_cookies(&ledger, Some(&snapshot), &context) {
         assert_eq!(judged.verdict.class.label(), "leaked");
-        let kept = finding(&judged, &ledger, &facts, &names, now);
+        let kept = stored_finding(&judged, &ledger, &facts, &names, now);
         let (sem, key) = (kept.sem, kept.key);
-        book.note(now, Note::Found(Box::new(kept)));
+        book.add_note(now, HistoryNote::Found(Box::new(kept)));
         if told.is_empty() {
             let by = Some("dmtrace[77]".to_owned());
             let how = HowGone::Removed;
-            book.note(
-                now.at(BootTime(now.boot.0 + 60_000_000_000)),
-                Note::Gone {
+            book.add_note(
+                now.at_boot(BootTime(now.boot.0 + 60_000_000_000)),
+                HistoryNote::Gone {
                     sem,
                     key: Some(key),
                     how,
@@ -120,31 +120,31 @@ fn written(path: &Path) -> Vec<(Story, String)> {
         told.push(live(&judged, &ledger, &facts));
     }
     let mut tallies = Tallies::default();
-    tallies.starved(IpcNs::HOST, "/usr/sbin/mysqld", now);
-    tallies.lost("messages were dropped and made good from the maps", 9, now);
-    tallies.lives(
+    tallies.count_enospc(IpcNs::HOST, "/usr/sbin/mysqld", now);
+    tallies.count_lost("messages were dropped and made good from the maps", 9, now);
+    tallies.count_lives(
         "/usr/sbin/dockerd",
-        &crate::history::Lives {
+        &crate::history::ProgramCounts {
             created: 500,
             completed: 497,
             leaked: 0,
         },
     );
-    book.note(now, Note::Tallies(tallies));
-    book.commit(now.at(BootTime(now.boot.0 + 3_600_000_000_000)));
+    book.add_note(now, HistoryNote::Tallies(tallies));
+    book.commit_pending(now.at_boot(BootTime(now.boot.0 + 3_600_000_000_000)));
     drop(book);
     // Killed, and started a day later.
-    let later = now.at(BootTime(now.boot.0 + 86_400_000_000_000));
-    let mut book = open(path, later);
-    book.note(
+    let later = now.at_boot(BootTime(now.boot.0 + 86_400_000_000_000));
+    let mut book = open_book(path, later);
+    book.add_note(
         later,
-        Note::Began {
+        HistoryNote::Began {
             backend: "fentry".to_owned(),
             kernel: "6.12".to_owned(),
             continuous: false,
         },
     );
-    book.commit(later);
+    book.commit_pending(later);
     told
 }
 
@@ -155,15 +155,16 @@ fn live(
     facts: &dmtrace_core::facts::HostFacts,
 ) -> (Story, String) {
     let names = RefCell::default();
-    let mut row = Row::bare(ledger, judged.semaphore, judged.set, facts.now).with_names(&names);
-    row.judged(judged.verdict.clone());
-    let telling = Telling {
+    let mut row =
+        Row::from_books(ledger, judged.semaphore, judged.set, facts.now).with_names(&names);
+    row.set_verdict(judged.verdict.clone());
+    let telling = StoryContext {
         ledger,
         facts,
         clock: Clock::now(),
         here: true,
     };
-    (telling.story(&row), judged.semaphore.key.to_string())
+    (telling.build_story(&row), judged.semaphore.key.to_string())
 }
 
 #[test]
@@ -172,14 +173,14 @@ fn a_kept_finding_is_told_as_a_live_one() {
     let path = dir.path().join("h");
     let live = written(&path);
     let mut kept = Vec::new();
-    for entry in read_file(&path, &Query::default()).unwrap().1 {
-        if let Record::Finding(it) = entry.record {
+    for entry in read_file(&path, &HistoryQuery::default()).unwrap().1 {
+        if let HistoryRecord::Finding(it) = entry.record {
             kept.push(*it);
         }
     }
     assert_eq!(kept.len(), live.len());
     for ((live, _), kept) in live.iter().zip(&kept) {
-        let told = stored::told(kept).unwrap();
+        let told = stored::story_from_stored(kept).unwrap();
         // The clock that relates boot time to the wall was read twice.
         let lines = |story: &Story| -> Vec<String> {
             let life = story.life.iter();
@@ -203,14 +204,14 @@ fn a_kept_finding_is_told_as_a_live_one() {
                 .iter()
                 .all(|it| it.shown.len() == 12 || it.time.is_none())
         );
-        let value = stored::value(kept);
+        let value = stored::story_json(kept);
         let verdict = serde_json::to_value(&live.cookie.verdict).unwrap();
         assert_eq!(value["cookie"]["verdict"], verdict);
         assert!(value["found"]["time"].is_string());
     }
     assert!(matches!(
         kept[0].gone,
-        Some(Gone {
+        Some(FindingEnd {
             how: HowGone::Removed,
             ..
         })

@@ -7,10 +7,10 @@ use dmtrace_core::{
     ids::{BootTime, IpcNs, UnixTime},
 };
 
-use super::{Kernel, WALL0};
+use super::{FakeKernel, WALL0};
 
-impl Kernel {
-    fn wall(&self, at: u64) -> UnixTime {
+impl FakeKernel {
+    fn wall_time(&self, at: u64) -> UnixTime {
         UnixTime(WALL0 + (at / 1_000_000_000) as i64)
     }
 
@@ -24,8 +24,8 @@ impl Kernel {
                 key: set.key,
                 mode: 0o600,
                 nsems: 1,
-                otime: self.wall(set.touched),
-                ctime: self.wall(set.touched),
+                otime: self.wall_time(set.touched),
+                ctime: self.wall_time(set.touched),
                 first: Some(SemState {
                     value: set.value,
                     pid: set.last,
@@ -38,7 +38,7 @@ impl Kernel {
         Snapshot {
             began: BootTime(self.now + 1),
             ended: BootTime(self.now + 2),
-            wall: self.wall(self.now),
+            wall: self.wall_time(self.now),
             namespaces: namespaces
                 .into_iter()
                 .map(|(ns, sets)| NsSnapshot {
@@ -64,7 +64,7 @@ impl Kernel {
         });
         HostFacts {
             now: BootTime(self.now + 3),
-            wall: self.wall(self.now),
+            wall: self.wall_time(self.now),
             processes_complete: true,
             processes: processes.collect(),
             carriers_complete: true,
