@@ -14,11 +14,11 @@
 //!    [`Ledger::adopt_record`](ledger::Ledger::adopt_record) a record of the kernel's maps,
 //!    [`Ledger::reconcile`](ledger::Ledger::reconcile) compares with a snapshot and counts each
 //!    difference as drift.
-//! 3. [`verdict`]: [`survey_cookies`](verdict::survey_cookies) judges every live cookie: healthy, stuck, leaked,
-//!    completed too often, or unknown with the reason; each with its evidence.
+//! 3. [`verdict`]: [`survey_cookies`](verdict::survey_cookies) judges every live cookie: healthy,
+//!    stuck, leaked, completed too often, or unknown with the reason; each with its evidence.
 //! 4. [`cleanup`]: [`Plan::build`](cleanup::plan::Plan::build) decides what may be removed, and
-//!    [`recheck_entry`](cleanup::recheck::recheck_entry) whether that is still so at the last instant.
-//!    Removing is done elsewhere.
+//!    [`recheck_entry`](cleanup::recheck::recheck_entry) whether that is still so at the last
+//!    instant. Removing is done elsewhere.
 //!
 //! [`ids`] has the newtypes, [`backend`] the ways to observe a kernel and what each cannot see,
 //! [`parallel`] work on all processors.

@@ -5,9 +5,9 @@
 //! frame   = length:u32 crc:u32 kind:u16 zero:u16 payload[length]     (little endian)
 //! crc     = CRC-32 of kind, zero and payload
 //! ```
-//! The first frame is [`RecordedFrame::Start`] and carries the layout version of the messages. A reader
-//! takes every whole frame and says where it stopped: a file cut off at any byte is read up to
-//! there.
+//! The first frame is [`RecordedFrame::Start`] and carries the layout version of the messages. A
+//! reader takes every whole frame and says where it stopped: a file cut off at any byte is read up
+//! to there.
 
 use std::{
     collections::BTreeMap,

@@ -91,8 +91,8 @@ pub fn survey_cookies<'a>(
     cookies.map(|it| view.judge(it, context)).collect()
 }
 
-/// As [`survey_cookies`], on all processors, and in the order of the sets' identities: for somebody who
-/// waits for a full table.
+/// As [`survey_cookies`], on all processors, and in the order of the sets' identities: for somebody
+/// who waits for a full table.
 pub fn survey_parallel<'a>(
     ledger: &'a Ledger,
     snapshot: Option<&'a Snapshot>,

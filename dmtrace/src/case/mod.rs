@@ -91,8 +91,8 @@ pub(crate) struct Case {
     pub notes: Vec<String>,
     /// Whether the material is incomplete, so that "nothing found" is not certain.
     pub incomplete: bool,
-    /// Packages of executables that the recording knows, by [`package_key`](crate::host::package::package_key); where it is not
-    /// known, why.
+    /// Packages of executables that the recording knows, by
+    /// [`package_key`](crate::host::package::package_key); where it is not known, why.
     pub packages: BTreeMap<String, Result<Package, String>>,
     /// Whether the accounts of the recording do not add up: some of its events were lost.
     pub inexact: bool,

@@ -236,10 +236,10 @@ pub struct HistoryAsker {
 
 impl HistoryAsker {
     /// Answers a query with lines of JSON: an [`AnswerHead`] (`"type":"history"`), then a
-    /// [`HistoryEntry`]
-    /// each (findings, then the rest, each from the oldest on), then `{"type":"end"}`, without
-    /// which the answer is not complete: it is dropped where too much waits. On the thread of the
-    /// history, so `out` must not block for long: a socket with a time limit for writing.
+    /// [`HistoryEntry`] each (findings, then the rest, each from the oldest on), then
+    /// `{"type":"end"}`, without which the answer is not complete: it is dropped where too much
+    /// waits. On the thread of the history, so `out` must not block for long: a socket with a time
+    /// limit for writing.
     pub fn send_query(&self, query: HistoryQuery, out: impl Write + Send + 'static) {
         let _too_much_waits = self
             .queue

@@ -93,7 +93,8 @@ struct ListenerParts {
 type LatestStatus = Arc<Mutex<Option<(Instant, Value)>>>;
 
 impl ControlSocket {
-    /// Binds, as the only service of the host. Who connects waits for [`ControlSocket::start_listening`].
+    /// Binds, as the only service of the host. Who connects waits for
+    /// [`ControlSocket::start_listening`].
     ///
     /// # Errors
     /// Another service runs, or the directory cannot be written.

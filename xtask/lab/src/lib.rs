@@ -23,8 +23,9 @@
 //!
 //! Errors are [`anyhow::Error`]: one line that names the object, the cause and what to do. They are
 //! about this machine, its mirror and the cache. What happens in a guest is no error, not even that
-//! it does not boot: it is in the [`RunOutcome`], together with the complaints of the kernel (oopses,
-//! warnings, lockups) that were found in its log. Progress goes to the crate `log`, at level info.
+//! it does not boot: it is in the [`RunOutcome`], together with the complaints of the kernel
+//! (oopses, warnings, lockups) that were found in its log. Progress goes to the crate `log`, at
+//! level info.
 //!
 //! # Example
 //!
