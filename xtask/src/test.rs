@@ -297,7 +297,7 @@ fn add_up(command: &mut Command) -> Result<TestTally> {
     }
     let status = child.wait().context("end of the tests")?;
     if status.success() && !closed {
-        println!("the runner told no result");
+        println!("the runner reported no result");
     } else if !status.success() && tally.failed == 0 {
         println!("the runner broke off: {status}");
     } else {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Class, Context, Obstacle, StuckCause, Subject, Verdict, foreign_reason,
+    Class, Context, Obstacle, StuckCause, Subject, Verdict,
     life::Knowledge,
     stuck::lost_elsewhere,
     touched::{Touched, Unfinished},
@@ -43,18 +43,9 @@ pub fn provably_lost(
 ) -> Result<Completion, Vec<Obstacle>> {
     let facts = context.facts;
     let semaphore = subject.semaphore;
-    if semaphore.ending.is_some() {
-        return Err(vec![Obstacle::Gone]);
-    }
-    let Some(set) = subject.set else {
-        return Err(vec![Obstacle::NotRead]);
-    };
-    if !set.looks_like_cookie() || set.key != semaphore.key || foreign_reason(subject).is_some() {
-        return Err(vec![Obstacle::NotACookie]);
-    }
-    let (Some(state), Some(cookie)) = (set.first, semaphore.cookie.as_deref()) else {
-        return Err(vec![Obstacle::NotRead]);
-    };
+    let (_, state, cookie) = subject
+        .readable_cookie()
+        .map_err(|obstacle| vec![obstacle])?;
     let known = Knowledge::gather(subject, context);
     let mut obstacles = Vec::new();
     if !known.fresh {

@@ -8,7 +8,12 @@ use super::{
     Class, Confidence, Context, LeakKind, Subject, Touched, Verdict, foreign_reason, life,
     life::{Knowledge, ProcessState},
 };
-use crate::{duration::Span, ledger::UserStage, wording::count_noun as counted};
+use crate::{
+    duration::Span,
+    facts::{SemState, SetSnapshot},
+    ledger::{Cookie, UserStage},
+    wording::count_noun as counted,
+};
 
 /// Why a set must not be removed.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -119,6 +124,25 @@ impl Default for RemovalRules {
     }
 }
 
+impl<'a> Subject<'a> {
+    /// What the kernel and the books have of a cookie; nothing is proven of what lacks either.
+    pub(super) fn readable_cookie(
+        &self,
+    ) -> Result<(&'a SetSnapshot, SemState, &'a Cookie), Obstacle> {
+        let semaphore = self.semaphore;
+        if semaphore.ending.is_some() {
+            return Err(Obstacle::Gone);
+        }
+        let set = self.set.ok_or(Obstacle::NotRead)?;
+        if !set.looks_like_cookie() || set.key != semaphore.key || foreign_reason(self).is_some() {
+            return Err(Obstacle::NotACookie);
+        }
+        let state = set.first.ok_or(Obstacle::NotRead)?;
+        let cookie = semaphore.cookie.as_deref().ok_or(Obstacle::NotRead)?;
+        Ok((set, state, cookie))
+    }
+}
+
 /// Whether removing the set is right, by every rule.
 ///
 /// # Errors
@@ -133,18 +157,9 @@ pub fn provably_leaked(
     let limits = context.thresholds;
     let semaphore = subject.semaphore;
     let mut obstacles = Vec::new();
-    if semaphore.ending.is_some() {
-        return Err(vec![Obstacle::Gone]);
-    }
-    let Some(set) = subject.set else {
-        return Err(vec![Obstacle::NotRead]);
-    };
-    if !set.looks_like_cookie() || set.key != semaphore.key || foreign_reason(subject).is_some() {
-        return Err(vec![Obstacle::NotACookie]);
-    }
-    let (Some(state), Some(cookie)) = (set.first, semaphore.cookie.as_deref()) else {
-        return Err(vec![Obstacle::NotRead]);
-    };
+    let (set, state, cookie) = subject
+        .readable_cookie()
+        .map_err(|obstacle| vec![obstacle])?;
     let known = Knowledge::gather(subject, context);
     if !known.fresh {
         obstacles.push(Obstacle::NotRead);
@@ -238,7 +253,7 @@ fn pending_uevent(
 /// Touched too recently, by the events and by the kernel's times.
 fn touched_recently(
     context: &Context<'_>,
-    set: &crate::facts::SetSnapshot,
+    set: &SetSnapshot,
     known: &Knowledge,
     needed: Duration,
 ) -> Option<Obstacle> {

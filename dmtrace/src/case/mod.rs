@@ -413,7 +413,8 @@ impl Case {
                 RecordedFrame::End(balance) => {
                     ended = true;
                     if balance["continued"] == true {
-                        self.notes.push(format!("{shown}: goes on in a later file"));
+                        self.notes
+                            .push(format!("{shown}: continues in a later file"));
                     }
                     let deficits = balance.get("deficits").and_then(|list| list.as_array());
                     for deficit in deficits

@@ -42,6 +42,23 @@ pub(crate) struct Attempt {
     pub outcome: AttachOutcome,
 }
 
+impl Attempt {
+    pub(super) fn new(
+        backend: Backend,
+        subject: &ProbeSubject,
+        way: &[Attachment],
+        outcome: AttachOutcome,
+    ) -> Self {
+        Self {
+            backend,
+            subject: subject.name,
+            provides: subject.provides,
+            hooks: way.iter().map(|it| it.hook.to_string()).collect(),
+            outcome,
+        }
+    }
+}
+
 /// Links that hold the programs in place; dropping them detaches, unless they are pinned.
 pub(super) type Links = Vec<Link>;
 
@@ -124,16 +141,7 @@ fn attach_subject(
                 Err(reason) => AttachOutcome::Failed(reason.clone()),
             }
         };
-        report.push(Attempt {
-            backend,
-            subject: subject.name,
-            provides: subject.provides,
-            hooks: way
-                .iter()
-                .map(|attachment| attachment.hook.to_string())
-                .collect(),
-            outcome,
-        });
+        report.push(Attempt::new(backend, subject, way, outcome));
     }
     result
 }

@@ -280,16 +280,8 @@ impl DeviceMapper {
                         _ => {}
                     }
                 }
-                self.attempts.push(Attempt {
-                    backend,
-                    subject: subject.name,
-                    provides: subject.provides,
-                    hooks: way
-                        .iter()
-                        .map(|attachment| attachment.hook.to_string())
-                        .collect(),
-                    outcome,
-                });
+                self.attempts
+                    .push(Attempt::new(backend, subject, way, outcome));
             }
             if by.is_err() {
                 // Uevents without the ioctls that send them cannot be told from others'.
