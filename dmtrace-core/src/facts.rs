@@ -201,6 +201,9 @@ pub struct HostFacts {
     pub now: BootTime,
     /// Wall clock at that moment.
     pub wall: UnixTime,
+    /// Nanoseconds of that second; 0 in recordings of 0.1.0.
+    #[serde(default)]
+    pub wall_nanos: u32,
     /// Whether the list of processes is complete (no `hidepid`, readable `/proc`).
     pub processes_complete: bool,
     /// Every process: number to start in clock ticks since boot (field 22 of `/proc/PID/stat`).

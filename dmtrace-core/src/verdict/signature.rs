@@ -176,16 +176,14 @@ fn time_since(facts: &HostFacts, then: UnixTime) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
-/// When a process started, by the wall clock.
+/// When a process started, by the wall clock. In nanoseconds until the end: whole seconds of both
+/// clocks differ by one or the other, as it falls, and with them the verdict.
 fn start_time(facts: &HostFacts, start_ticks: u64) -> i64 {
-    let age = facts
-        .now
-        .0
-        .saturating_sub(start_ticks.saturating_mul(10_000_000));
-    facts
-        .wall
-        .0
-        .saturating_sub(i64::try_from(age / 1_000_000_000).unwrap_or(i64::MAX))
+    let now = i128::from(facts.wall.0) * 1_000_000_000 + i128::from(facts.wall_nanos);
+    let start = u128::from(start_ticks) * 10_000_000;
+    let age = u128::from(facts.now.0).saturating_sub(start);
+    let started = now - i128::try_from(age).unwrap_or(i128::MAX / 2);
+    i64::try_from(started.div_euclid(1_000_000_000)).unwrap_or(i64::MIN)
 }
 
 /// What became of the process that had this number at that moment.

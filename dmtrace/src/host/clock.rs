@@ -18,7 +18,13 @@ pub fn boot_now() -> BootTime {
 /// Now on the clock of `sem_ctime` and `sem_otime`. The kernel stamps those with
 /// `ktime_get_real_seconds`, which is up to one tick behind this value.
 pub fn wall_now() -> UnixTime {
-    UnixTime(read_clock(libc::CLOCK_REALTIME).0)
+    wall_with_nanos().0
+}
+
+/// The same, with the nanoseconds of that second.
+pub fn wall_with_nanos() -> (UnixTime, u32) {
+    let (seconds, nanos) = read_clock(libc::CLOCK_REALTIME);
+    (UnixTime(seconds), u32::try_from(nanos).unwrap_or(0))
 }
 
 /// Time that this process has spent computing, all of its threads together.

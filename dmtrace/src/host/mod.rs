@@ -141,9 +141,11 @@ pub fn read_facts(scope: &Scope, snapshot: &Snapshot) -> HostFacts {
     let mut incomplete: Vec<String> = list.incomplete.iter().cloned().collect();
     incomplete.extend(waiting.incomplete);
     incomplete.extend(carried.incomplete.clone());
+    let (wall, wall_nanos) = clock::wall_with_nanos();
     HostFacts {
         now: clock::boot_now(),
-        wall: clock::wall_now(),
+        wall,
+        wall_nanos,
         processes_complete: list.incomplete.is_none(),
         processes: list
             .processes

@@ -65,6 +65,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         return play_demo(&programs, args);
     }
     setup::ensure_setup()?;
+    eprintln!("demo: building dmtrace, which takes minutes the first time");
     let programs = DemoPrograms {
         dmtrace: build::build_binary("dmtrace", "dmtrace", Profile::Release)?,
         actor: build::build_binary("dmtrace-tests", "cookie-actor", Profile::Release)?,

@@ -89,3 +89,27 @@ fn possible_owners_are_not_accused() {
     let verdict = scene.judge_after(0, |facts| facts.wall.0 -= 100_000);
     assert_eq!(verdict.class, Class::Healthy(Healthy::Open));
 }
+
+#[test]
+fn when_in_a_second_it_is_judged_changes_no_verdict() {
+    for started_after_ms in [0, 400, 900, 1600, 2400, 3100] {
+        let mut verdicts = Vec::new();
+        for phase_ms in (0..1000).step_by(50) {
+            let mut scene = found_cookie(2, 77, true);
+            let process = scene
+                .world
+                .spawn("dockerd", &["dockerd"], None, IpcNs::HOST);
+            let touched = scene.world.now / 1_000_000_000 * 1_000_000_000;
+            scene.world.procs[process].id.start.0 = touched + started_after_ms * 1_000_000;
+            scene.world.now = touched;
+            let phase = phase_ms * 1_000_000;
+            let verdict = scene.judge_after(7200, |facts| {
+                facts.now.0 = facts.now.0 / 1_000_000_000 * 1_000_000_000 + phase;
+                facts.wall_nanos = u32::try_from(phase).unwrap();
+            });
+            verdicts.push(verdict.class);
+        }
+        verdicts.dedup();
+        assert_eq!(verdicts.len(), 1, "{started_after_ms} ms: {verdicts:?}");
+    }
+}
