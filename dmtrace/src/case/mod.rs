@@ -6,7 +6,7 @@ mod rows;
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    fs::{self, File},
+    fs,
     io::BufReader,
     panic::resume_unwind,
     path::{Path, PathBuf},
@@ -25,6 +25,7 @@ use dmtrace_core::{
 };
 
 use crate::{
+    host::regular_file::open_regular,
     host::{self, Scope},
     recording::{RecordedFrame, RecordingReader, RecordingStart, RecordingTail},
     stack::Symbolizer,
@@ -352,7 +353,7 @@ impl Case {
     fn read_recording(&mut self, path: &Path, live: RecordingState) -> Result<RecordingStart> {
         let shown = path.display();
         let unfinished = unfinished_recordings(path);
-        let file = File::open(path).with_context(|| match unfinished.first() {
+        let file = open_regular(path).with_context(|| match unfinished.first() {
             Some(beside) => format!(
                 "{shown}: a recording that was cut short is {}",
                 beside.display()

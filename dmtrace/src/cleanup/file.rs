@@ -10,7 +10,7 @@ use std::{
 use dmtrace_core::cleanup::plan::{Plan, VERSION};
 use serde::{Deserialize, Serialize};
 
-use crate::wording::cause_text;
+use crate::{host::regular_file::check_replaceable, wording::cause_text};
 
 /// A plan, and what it is valid for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,6 +76,7 @@ impl PlanFile {
             path: path.to_owned(),
             source,
         };
+        check_replaceable(path).map_err(failed)?;
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{}", std::process::id()));
         let draft = PathBuf::from(name);

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, TryLockError},
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Read as _, Seek as _},
     ops::ControlFlow,
     path::Path,
 };
@@ -14,6 +14,12 @@ use super::{
     layout::{META, StoreError, StoreMeta, catch_damage, open_checked, scan_tables, store_error},
     record::{AnswerHead, HistoryEntry, HistoryQuery},
 };
+use crate::host::regular_file::open_regular;
+
+/// What a file of redb begins with.
+const MAGIC: &[u8; 4] = b"redb";
+/// Much more than a service keeps.
+const MAX_READ_BYTES: u64 = 1 << 30;
 
 /// Why there is no history to read.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +81,7 @@ pub(super) fn answer_head(meta: &StoreMeta) -> AnswerHead {
 
 /// A copy in memory: it can be repaired, which what a killed service has left needs.
 fn copy_file(path: &Path) -> Result<Database, StoreError> {
-    let mut file = File::open(path).map_err(StoreError::System)?;
+    let mut file = open_regular(path).map_err(StoreError::System)?;
     // redb locks the file of a database like this, too; held while it is read.
     let locked = retry_lock(|| match file.try_lock_shared() {
         Ok(()) => Ok(true),
@@ -85,6 +91,7 @@ fn copy_file(path: &Path) -> Result<Database, StoreError> {
     if !locked {
         return Err(StoreError::Busy);
     }
+    check_size(&mut file)?;
     let backend = InMemoryBackend::new();
     let length = fill_backend(&mut file, &backend).map_err(StoreError::System)?;
     if length == 0 {
@@ -94,8 +101,25 @@ fn copy_file(path: &Path) -> Result<Database, StoreError> {
     open_checked(backend)
 }
 
+/// What is read goes into memory, so that nobody can make it do that with just any file.
+fn check_size(file: &mut File) -> Result<(), StoreError> {
+    let length = file.metadata().map_err(StoreError::System)?.len();
+    let mut magic = [0; MAGIC.len()];
+    if length == 0 {
+        return Ok(());
+    }
+    if file.read_exact(&mut magic).is_err() || &magic != MAGIC {
+        return Err(StoreError::Damaged("not a history of dmtrace".to_owned()));
+    }
+    if length > MAX_READ_BYTES {
+        return Err(StoreError::Damaged(format!(
+            "{length} bytes, and a history of dmtrace has {MAX_READ_BYTES} at most"
+        )));
+    }
+    file.rewind().map_err(StoreError::System)
+}
+
 fn fill_backend(file: &mut File, backend: &InMemoryBackend) -> io::Result<u64> {
-    use io::Read as _;
     let length = file.metadata()?.len();
     backend.set_len(length)?;
     let mut chunk = vec![0; 1 << 20];

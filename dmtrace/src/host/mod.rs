@@ -14,6 +14,7 @@ pub mod module_news;
 pub mod namespaces;
 pub mod package;
 pub mod processes;
+pub mod regular_file;
 mod roots;
 pub mod semaphores;
 mod session;

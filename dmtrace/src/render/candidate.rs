@@ -47,9 +47,19 @@ impl Row<'_> {
             ns: Some(self.semaphore.id.ns),
             key: Some(self.semaphore.key),
             semid: Some(self.semaphore.id.semid),
-            state: self.verdict.as_ref().map(|verdict| verdict.class.state()),
+            state: self.filter_state(),
             age: self.age,
             devices: self.devices(),
+        }
+    }
+}
+
+impl Row<'_> {
+    /// Only cookies are judged; what no cookie can be is ordinary without that.
+    fn filter_state(&self) -> Option<State> {
+        match &self.verdict {
+            Some(verdict) => Some(verdict.class.state()),
+            None => (!self.semaphore.key.has_cookie_magic()).then_some(State::Ordinary),
         }
     }
 }

@@ -23,6 +23,8 @@ use crate::{
 const PAUSE: Duration = Duration::from_secs(60);
 /// Between two while the same findings stand.
 const AGAIN: Duration = Duration::from_secs(600);
+/// Removed at once: a larger plan is left to a person who looks at it.
+const MAX_REMOVED: &str = "100";
 /// Ages of the kernel are whole seconds.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -169,7 +171,8 @@ impl Janitor {
         let age = format!("{}ms", age.as_millis());
         let mut command = Command::new("/proc/self/exe");
         command
-            .args(["clean", "--json", "--apply", "--yes", "--older-than", &age])
+            .args(["clean", "--json", "--apply", "--yes", "--max", MAX_REMOVED])
+            .args(["--older-than", &age])
             .stdin(Stdio::null())
             .kill_on_drop(true);
         if let Some(audit) = &self.audit {

@@ -458,7 +458,7 @@ fn watch_refuses_a_state_that_it_never_tells() {
 }
 
 #[test]
-fn a_set_without_a_verdict_is_in_no_state() {
+fn a_set_that_is_no_cookie_is_ordinary_and_nothing_else() {
     let mut scene = new_scene();
     let general = SemId {
         ns: IpcNs::HOST,
@@ -479,4 +479,5 @@ fn a_set_without_a_verdict_is_in_no_state() {
     assert!(shown(&["--all"]));
     assert!(!shown(&["--all", "--state", "leaked"]));
     assert!(!shown(&["--all", "--state", "unknown"]));
+    assert!(shown(&["--all", "--state", "leaked,ordinary"]));
 }

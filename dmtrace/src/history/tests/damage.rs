@@ -177,3 +177,19 @@ fn pseudo_random() -> impl FnMut() -> u64 {
         state >> 11
     }
 }
+
+#[test]
+fn a_file_that_would_not_fit_into_memory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sparse");
+    for (content, reason) in [
+        (&b""[..], "not a history of dmtrace"),
+        (&b"redb\x1a\x0a\xa9\x0d\x0a"[..], "bytes"),
+    ] {
+        fs::write(&path, content).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_len(1 << 40).unwrap();
+        let error = read_file(&path, &HistoryQuery::default()).unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+}
