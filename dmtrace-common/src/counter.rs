@@ -47,49 +47,10 @@ impl Counter {
     pub const NOTICED_SETVAL: Self = Self(KINDS as u32 * 3 + 7);
     /// The same of look-ups and creations.
     pub const NOTICED_LOOKUP: Self = Self(KINDS as u32 * 3 + 8);
-
-    /// System calls whose program of the perf kind was skipped at this end, as the raw one after
-    /// it has noticed.
-    #[inline(always)]
-    pub const fn noticed_syscall(call: SemCall, end: CallEnd) -> Self {
-        Self(KINDS as u32 * 3 + 9 + call as u32 * 2 + end as u32)
-    }
 }
 
 /// Length of the counter array.
-pub const COUNTERS: u32 = KINDS as u32 * 3 + 9 + SemCall::ALL.len() as u32 * 2;
-
-/// System calls on semaphores.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum SemCall {
-    /// `semget(2)`.
-    Semget,
-    /// `semop(2)`.
-    Semop,
-    /// `semctl(2)`.
-    Semctl,
-    /// `semtimedop(2)`.
-    Semtimedop,
-}
-
-impl SemCall {
-    /// Every one.
-    pub const ALL: [Self; 4] = [Self::Semget, Self::Semop, Self::Semctl, Self::Semtimedop];
-}
-
-/// Which of the two tracepoints of a system call.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum CallEnd {
-    /// `sys_enter`.
-    Entry,
-    /// `sys_exit`.
-    Return,
-}
-
-impl CallEnd {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Entry, Self::Return];
-}
+pub const COUNTERS: u32 = KINDS as u32 * 3 + 9;
 
 /// Slots of the control array, which both sides change atomically through shared memory.
 pub mod control {

@@ -67,11 +67,6 @@ pub(crate) static CALLS: HashMap<u64, PendingCall> = HashMap::with_max_entries(1
 #[map]
 pub(crate) static IN_CALL: Array<u32> = Array::with_max_entries(PREFILTER_SLOTS, 0);
 
-/// Threads whose program of the perf kind has run at the entry of a system call, and at its return,
-/// by `tid & 0x7fff`; the raw program at the same place takes the mark away. See `hook/raw.rs`.
-#[map]
-pub(crate) static RAN: Array<[u32; 2]> = Array::with_max_entries(PREFILTER_SLOTS, 0);
-
 /// What one program knows of a thread's call and a later one of the same call takes up, by
 /// `pid_tgid`; only with the programs for kernels that preempt. Resized.
 #[map]

@@ -18,8 +18,6 @@ offsets! {
     O_TASK_TGID, O_TASK_TID, O_TASK_LEADER, O_TASK_PARENT, O_TASK_START, O_TASK_EXEC_ID, O_TASK_COMM,
     O_TASK_MM, O_TASK_FS, O_TASK_NSPROXY, O_TASK_CGROUPS, O_TASK_SIGNAL, O_TASK_EXIT_CODE,
     O_TASK_PID,
-    /// `thread_info.status`, which says whether the system call is a 32-bit one.
-    O_TASK_STATUS,
     O_SIGNAL_LIVE,
     O_NSPROXY_IPC, O_NSPROXY_MNT,
     O_IPCNS_INUM, O_PIDNS_INUM, O_MNTNS_INUM,

@@ -9,7 +9,6 @@ mod dm;
 mod kprobe;
 mod locked;
 mod process;
-mod raw;
 mod stack;
 mod syscall;
 mod trampoline;

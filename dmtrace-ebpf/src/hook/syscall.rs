@@ -7,9 +7,9 @@ use aya_ebpf::{
     macros::tracepoint,
     programs::TracePointContext,
 };
-use dmtrace_common::{CallEnd, Counter, EVENT_BY_SYSCALL, OPS_KEPT, SEM_MAYBE_FOUND, SemBuf};
+use dmtrace_common::{Counter, EVENT_BY_SYSCALL, OPS_KEPT, SEM_MAYBE_FOUND, SemBuf};
 
-use super::{OpsMemory, raw::runs, read_ops};
+use super::{OpsMemory, read_ops};
 use crate::{
     emit::count_event,
     maps::{CALLS, IN_CALL, PendingCall},
@@ -112,16 +112,8 @@ pub(super) const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
     flg: 0,
 }; OPS_KEPT];
 
-/// Whether the call of the current thread is kept already.
 #[inline(always)]
-pub(super) fn is_entered() -> bool {
-    let id = bpf_get_current_pid_tgid();
-    // SAFETY: the value is not looked at.
-    unsafe { CALLS.get(&id) }.is_some()
-}
-
-#[inline(always)]
-pub(super) fn semget_enters(key: u32, nsems: u32, semflg: u32) {
+fn semget_enters(key: u32, nsems: u32, semflg: u32) {
     keep_call(PendingCall {
         ns: current_ns(),
         target: key,
@@ -134,7 +126,7 @@ pub(super) fn semget_enters(key: u32, nsems: u32, semflg: u32) {
 }
 
 #[inline(always)]
-pub(super) fn semget_returns(ret: i32) {
+fn semget_returns(ret: i32) {
     let wanted = |call: &PendingCall| (call.ns, call.target, call.count, call.value);
     let Some((ns, key, nsems, semflg)) = leave_with(wanted) else {
         return;
@@ -168,7 +160,7 @@ pub(super) fn semget_returns(ret: i32) {
 }
 
 #[inline(always)]
-pub(super) fn semop_enters(semid: i32, sops: Addr, nsops: u32) {
+fn semop_enters(semid: i32, sops: Addr, nsops: u32) {
     if !maybe_cookie(semid) {
         return;
     }
@@ -187,7 +179,7 @@ pub(super) fn semop_enters(semid: i32, sops: Addr, nsops: u32) {
 }
 
 #[inline(always)]
-pub(super) fn semop_returns(ret: i32) {
+fn semop_returns(ret: i32) {
     if let Some(call) = take_call() {
         let ops = Ops {
             count: call.count,
@@ -206,7 +198,7 @@ pub(super) fn semop_returns(ret: i32) {
 
 /// Only removals, and SETVAL on what may be a cookie.
 #[inline(always)]
-pub(super) fn semctl_enters(semid: i32, cmd: u32, value: u32) {
+fn semctl_enters(semid: i32, cmd: u32, value: u32) {
     let cmd = cmd & !IPC_64;
     if cmd == IPC_RMID || (cmd == SETVAL && maybe_cookie(semid)) {
         keep_call(PendingCall {
@@ -222,7 +214,7 @@ pub(super) fn semctl_enters(semid: i32, cmd: u32, value: u32) {
 }
 
 #[inline(always)]
-pub(super) fn semctl_returns(ret: i32) {
+fn semctl_returns(ret: i32) {
     let Some(call) = take_call() else { return };
     let semid = call.target as i32;
     if call.count == SETVAL {
@@ -242,7 +234,6 @@ pub(super) fn semctl_returns(ret: i32) {
 /// `semget(key, nsems, semflg)`.
 #[tracepoint]
 pub(crate) fn semget_te(ctx: TracePointContext) -> i32 {
-    runs(CallEnd::Entry);
     semget_enters(
         syscall_arg(&ctx, 0) as u32,
         syscall_arg(&ctx, 1) as u32,
@@ -254,14 +245,12 @@ pub(crate) fn semget_te(ctx: TracePointContext) -> i32 {
 /// `semget` returns.
 #[tracepoint]
 pub(crate) fn semget_tx(ctx: TracePointContext) -> i32 {
-    runs(CallEnd::Return);
     semget_returns(syscall_ret(&ctx) as i32);
     0
 }
 
 #[inline(always)]
 fn semop_entry(ctx: &TracePointContext) -> i32 {
-    runs(CallEnd::Entry);
     semop_enters(
         syscall_arg(ctx, 0) as i32,
         syscall_arg(ctx, 1),
@@ -272,7 +261,6 @@ fn semop_entry(ctx: &TracePointContext) -> i32 {
 
 #[inline(always)]
 fn semop_return(ctx: &TracePointContext) -> i32 {
-    runs(CallEnd::Return);
     semop_returns(syscall_ret(ctx) as i32);
     0
 }
@@ -304,7 +292,6 @@ pub(crate) fn semtimedop_tx(ctx: TracePointContext) -> i32 {
 /// `semctl(semid, semnum, cmd, arg)`.
 #[tracepoint]
 pub(crate) fn semctl_te(ctx: TracePointContext) -> i32 {
-    runs(CallEnd::Entry);
     semctl_enters(
         syscall_arg(&ctx, 0) as i32,
         syscall_arg(&ctx, 2) as u32,
@@ -316,7 +303,6 @@ pub(crate) fn semctl_te(ctx: TracePointContext) -> i32 {
 /// `semctl` returns.
 #[tracepoint]
 pub(crate) fn semctl_tx(ctx: TracePointContext) -> i32 {
-    runs(CallEnd::Return);
     semctl_returns(syscall_ret(&ctx) as i32);
     0
 }

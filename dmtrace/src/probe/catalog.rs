@@ -24,8 +24,7 @@ pub(super) fn subjects_of(
         (Backend::Trampoline, ProgramPlan::Plain) => table::TRAMPOLINE,
         (Backend::Trampoline, ProgramPlan::Preempted) => table::TRAMPOLINE_PREEMPTED,
         (Backend::Kprobe, _) => table::KPROBE,
-        (Backend::Tracepoint, ProgramPlan::Plain) => table::TRACEPOINT,
-        (Backend::Tracepoint, ProgramPlan::Preempted) => table::TRACEPOINT_PREEMPTED,
+        (Backend::Tracepoint, _) => table::TRACEPOINT,
     };
     let end = match end {
         ProgramPlan::Plain => &table::END,

@@ -41,8 +41,7 @@ pub(super) fn choose_backend(
         }
         for &plan in plans_of(backend, end) {
             let attached = if plan == ProgramPlan::Preempted {
-                let missing = missing_preempted;
-                attach_preempted(ebpf, btf, backend, missing, &tracepoints, attempts)
+                attach_preempted(ebpf, btf, missing_preempted, &tracepoints, attempts)
             } else {
                 attach_backend(ebpf, btf, backend, plan, end, &tracepoints, attempts)
             };
@@ -61,10 +60,10 @@ pub(super) fn choose_backend(
     Err(StartError::NoBackend(reasons.join("; ")))
 }
 
-/// kprobes have no programs of their own for kernels that preempt.
+/// Only trampolines have programs of their own for kernels that preempt.
 const fn plans_of(backend: Backend, best: ProgramPlan) -> &'static [ProgramPlan] {
     match (backend, best) {
-        (Backend::Trampoline | Backend::Tracepoint, ProgramPlan::Preempted) => {
+        (Backend::Trampoline, ProgramPlan::Preempted) => {
             &[ProgramPlan::Preempted, ProgramPlan::Plain]
         }
         _ => &[ProgramPlan::Plain],
@@ -74,11 +73,11 @@ const fn plans_of(backend: Backend, best: ProgramPlan) -> &'static [ProgramPlan]
 fn attach_preempted(
     ebpf: &mut Ebpf,
     btf: Option<&Btf>,
-    backend: Backend,
     missing: &[&str],
     tracepoints: &Tracepoints,
     attempts: &mut Vec<Attempt>,
 ) -> Result<Attached, String> {
+    let backend = Backend::Trampoline;
     let failed = |reason: String, attempts: &mut Vec<Attempt>| {
         attempts.push(Attempt {
             backend,
@@ -102,9 +101,6 @@ fn attach_preempted(
         tracepoints,
         attempts,
     )?;
-    if backend != Backend::Trampoline {
-        return Ok(attached);
-    }
     match order::check_order(ebpf) {
         Ok(()) => Ok(attached),
         Err(reason) => Err(failed(reason, attempts)),

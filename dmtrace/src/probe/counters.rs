@@ -1,7 +1,7 @@
 //! What the kernel side has counted, summed over the CPUs.
 
 use aya::maps::{MapData, PerCpuArray};
-use dmtrace_common::{CallEnd, Counter, KINDS, Kind, SemCall};
+use dmtrace_common::{Counter, KINDS, Kind};
 use serde::Serialize;
 
 use super::undisturbed::undisturbed;
@@ -42,9 +42,6 @@ pub(crate) struct KernelCounts {
     /// The same of look-ups.
     #[serde(skip)]
     pub noticed_lookups: u64,
-    /// The same of system calls, by call and end.
-    #[serde(skip)]
-    pub noticed_syscalls: [[u64; CallEnd::ALL.len()]; SemCall::ALL.len()],
 }
 
 impl KernelCounts {
@@ -68,8 +65,6 @@ impl KernelCounts {
             ends_unseen: sum(Counter::ENDS_UNSEEN),
             noticed_setvals: sum(Counter::NOTICED_SETVAL),
             noticed_lookups: sum(Counter::NOTICED_LOOKUP),
-            noticed_syscalls: SemCall::ALL
-                .map(|call| CallEnd::ALL.map(|end| sum(Counter::noticed_syscall(call, end)))),
             ..Self::default()
         };
         for kind in Kind::ALL {
@@ -93,16 +88,6 @@ impl KernelCounts {
                 submitted: sum.submitted + kind.submitted,
                 dropped: sum.dropped + kind.dropped,
             })
-    }
-
-    /// System calls of which the raw program has noticed that the one before it was skipped.
-    pub(crate) fn noticed_syscalls(&self, counter: Counter) -> u64 {
-        let all = SemCall::ALL
-            .into_iter()
-            .flat_map(|call| CallEnd::ALL.map(|end| (call, end)));
-        all.filter(|(call, end)| Counter::noticed_syscall(*call, *end) == counter)
-            .map(|(call, end)| self.noticed_syscalls[call as usize][end as usize])
-            .sum()
     }
 
     /// Counts of one kind.

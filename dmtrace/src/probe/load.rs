@@ -303,7 +303,7 @@ impl MapSizes {
             ("PROCS", options.max_procs.max(1)),
         ];
         if plan == ProgramPlan::Plain {
-            sizes.extend([("PENDING", 1), ("RAN", 1)]);
+            sizes.push(("PENDING", 1));
         }
         Self(sizes)
     }

@@ -164,11 +164,6 @@ const FIELDS: &[Field] = &[
     member_field("O_PARAMS_KEY", &["ipc_params.key"], Core),
     member_field("O_PARAMS_FLG", &["ipc_params.flg"], Core),
     member_field("O_PARAMS_NSEMS", &["ipc_params.u.nsems"], Core),
-    member_field(
-        "O_TASK_STATUS",
-        &["task_struct.thread_info.status"],
-        Preempted,
-    ),
     member_field("O_TASK_STACK", &["task_struct.stack"], STACK),
     member_field(
         "O_TASK_FSBASE",

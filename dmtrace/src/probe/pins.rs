@@ -39,7 +39,7 @@ use super::{
 use crate::{host::kernel_fs::KernelFs, wording::cause_text};
 
 /// Calls in flight: worth nothing after a time without probes.
-const CALL_MAPS: [&str; 5] = ["CALLS", "IN_CALL", "RAN", "PENDING", "DM_CALLS"];
+const CALL_MAPS: [&str; 4] = ["CALLS", "IN_CALL", "PENDING", "DM_CALLS"];
 
 /// Longest wait for the kernel to let programs go.
 const MAX_RELEASE_WAIT: Duration = Duration::from_secs(5);

@@ -1,12 +1,10 @@
 //! The table of probes.
 
-use dmtrace_common::{CallEnd, Counter, SemCall};
+use dmtrace_common::Counter;
 
 use super::spec::{Attachment, ProbeHook, ProbeSubject, SkipCost, SubjectWeight};
 
-use CallEnd::{Entry, Return};
 use ProbeHook::{Fentry, Fexit, Kprobe, Kretprobe, RawTracepoint, Tracepoint};
-use SemCall::{Semctl, Semget, Semop, Semtimedop};
 use SubjectWeight::{Optional, Required};
 
 const fn program_at(program: &'static str, hook: ProbeHook) -> Attachment {
@@ -50,6 +48,14 @@ const fn spare_program(program: &'static str, hook: ProbeHook) -> Attachment {
         program,
         hook,
         skip: SkipCost::Harmless,
+    }
+}
+
+const fn syscall_program(program: &'static str, name: &'static str) -> Attachment {
+    Attachment {
+        program,
+        hook: Tracepoint("syscalls", name),
+        skip: SkipCost::Lost,
     }
 }
 
@@ -256,95 +262,38 @@ pub(super) const KPROBE: &[ProbeSubject] = &[
     call_site(&[&[program_at("stack_kx", Kretprobe("newary"))]]),
 ];
 
-/// The programs of system calls, in their places by `$place`, and what else there is.
-macro_rules! syscalls {
-    ($place:ident $(, $more:expr)?) => {
-        &[
-            ProbeSubject {
-                name: "create",
-                provides: "creation of semaphores, creations that failed, failed look-ups",
-                weight: Required,
-                ways: &[&[
-                    $place("semget_te", Semget, Entry),
-                    $place("semget_tx", Semget, Return),
-                ]],
-            },
-            ProbeSubject {
-                name: "destroy",
-                provides: "IPC_RMID of semaphores, SETVAL on cookies",
-                weight: Required,
-                ways: &[&[
-                    $place("semctl_te", Semctl, Entry),
-                    $place("semctl_tx", Semctl, Return),
-                ]],
-            },
-            ProbeSubject {
-                name: "operate",
-                provides: OPERATE,
-                weight: Required,
-                ways: &[&[
-                    $place("semop_te", Semop, Entry),
-                    $place("semop_tx", Semop, Return),
-                    $place("semtimedop_te", Semtimedop, Entry),
-                    $place("semtimedop_tx", Semtimedop, Return),
-                ]],
-            },
-            call_site(&[&[program_at("stack_tx", syscall_tracepoint(Semget, Return))]]),
-            $($more)?
-        ]
-    };
-}
-
-pub(super) const TRACEPOINT: &[ProbeSubject] = syscalls!(sole_program);
-
-/// For a kernel that preempts: programs of the perf kind are skipped where a task was preempted in
-/// a system call on a map, and a raw program at the same place makes that good. It must come after
-/// them, so it is attached last (`kernel/tracepoint.c:func_add`).
-pub(super) const TRACEPOINT_PREEMPTED: &[ProbeSubject] = syscalls!(
-    first_program,
+pub(super) const TRACEPOINT: &[ProbeSubject] = &[
     ProbeSubject {
-        name: "skipped",
-        provides: "system calls on semaphores of which another program was skipped",
+        name: "create",
+        provides: "creation of semaphores, creations that failed, failed look-ups",
         weight: Required,
         ways: &[&[
-            spare_program(RAW_ENTRY, RawTracepoint("sys_enter")),
-            spare_program(RAW_RETURN, RawTracepoint("sys_exit")),
-            spare_program(RAW_SEMGET_RETURN, RawTracepoint("sys_exit")),
+            syscall_program("semget_te", "sys_enter_semget"),
+            syscall_program("semget_tx", "sys_exit_semget"),
         ]],
-    }
-);
-
-const RAW_ENTRY: &str = "sys_re";
-const RAW_RETURN: &str = "sys_rx";
-const RAW_SEMGET_RETURN: &str = "semget_rx";
-
-const fn sole_program(program: &'static str, call: SemCall, end: CallEnd) -> Attachment {
-    program_at(program, syscall_tracepoint(call, end))
-}
-
-const fn first_program(program: &'static str, call: SemCall, end: CallEnd) -> Attachment {
-    let raw = match (call, end) {
-        (_, Entry) => RAW_ENTRY,
-        (Semget, Return) => RAW_SEMGET_RETURN,
-        (_, Return) => RAW_RETURN,
-    };
-    let counter = Counter::noticed_syscall(call, end);
-    noticed_program(program, syscall_tracepoint(call, end), raw, counter)
-}
-
-const fn syscall_tracepoint(call: SemCall, end: CallEnd) -> ProbeHook {
-    let name = match (call, end) {
-        (Semget, Entry) => "sys_enter_semget",
-        (Semget, Return) => "sys_exit_semget",
-        (Semop, Entry) => "sys_enter_semop",
-        (Semop, Return) => "sys_exit_semop",
-        (Semctl, Entry) => "sys_enter_semctl",
-        (Semctl, Return) => "sys_exit_semctl",
-        (Semtimedop, Entry) => "sys_enter_semtimedop",
-        (Semtimedop, Return) => "sys_exit_semtimedop",
-    };
-    Tracepoint("syscalls", name)
-}
+    },
+    ProbeSubject {
+        name: "destroy",
+        provides: "IPC_RMID of semaphores, SETVAL on cookies",
+        weight: Required,
+        ways: &[&[
+            syscall_program("semctl_te", "sys_enter_semctl"),
+            syscall_program("semctl_tx", "sys_exit_semctl"),
+        ]],
+    },
+    ProbeSubject {
+        name: "operate",
+        provides: OPERATE,
+        weight: Required,
+        ways: &[&[
+            syscall_program("semop_te", "sys_enter_semop"),
+            syscall_program("semop_tx", "sys_exit_semop"),
+            syscall_program("semtimedop_te", "sys_enter_semtimedop"),
+            syscall_program("semtimedop_tx", "sys_exit_semtimedop"),
+        ]],
+    },
+    call_site(&[&[syscall_program("stack_tx", "sys_exit_semget")]]),
+];
 
 const DM_IOCTL: &str = "device-mapper's resume, remove and rename, their devices and results";
 const DM_UEVENT: &str = "uevents that carry a cookie";

@@ -142,14 +142,14 @@ fn report_preemption(tracer: &Tracer, environment: &Environment, report: &mut Do
             "preemption",
             format!("{kernel}; probes are where it cannot, or twice"),
         ),
-        (_, ProgramPlan::Plain, Backend::Trampoline | Backend::Tracepoint) => report.add_warning(
+        (_, ProgramPlan::Plain, Backend::Trampoline) => report.add_warning(
             "preemption",
             format!("{kernel}, and the probes for that do not work here: runs may be skipped"),
             "dmtrace watch --backend kprobe, which the kernel does not preempt",
         ),
-        (_, ProgramPlan::Plain, Backend::Kprobe) => report.add_pass(
+        (_, ProgramPlan::Plain, backend) => report.add_pass(
             "preemption",
-            format!("{kernel}, but not inside a kprobe; a probe that it skips is counted"),
+            format!("{kernel}, but not inside a {backend}; a probe that it skips is counted"),
         ),
     }
 }
