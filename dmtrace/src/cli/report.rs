@@ -87,6 +87,8 @@ pub(super) struct ReportFindings<'a> {
     pub(super) exhaustion: Vec<LimitUse>,
     /// What a sentence on what is not there is limited to.
     pub(super) scope: &'static str,
+    /// The filters, for the next command.
+    pub(super) filters: String,
 }
 
 impl ReportFindings<'_> {
@@ -221,6 +223,7 @@ pub(super) fn find_findings<'a>(
     ReportFindings {
         exhaustion: limit_uses(case, &leaked, filters),
         scope: filters.scope_text(),
+        filters: filters.args_text(),
         stuck: of("stuck"),
         accidents: of("accident"),
         over_completed: of("over-completed"),

@@ -5,6 +5,7 @@ use dmtrace_core::{
     facts::HostFacts,
     ids::{BootTime, DevNum},
     ledger::{ActorRef, Cookie, CookieCall, DecrementMeaning, EndKind, Ledger, TimelineStep},
+    verdict::Completeness,
 };
 
 use crate::{
@@ -19,6 +20,8 @@ pub(crate) struct StoryContext<'a> {
     pub(crate) ledger: &'a Ledger,
     /// What the host says.
     pub(crate) facts: &'a HostFacts,
+    /// What may be missing in the books.
+    pub(crate) completeness: &'a Completeness,
     /// Boot time to wall clock.
     pub(crate) clock: Clock,
     /// It is about this machine, now.

@@ -83,6 +83,7 @@ pub(super) fn find_bugs(
     let telling = StoryContext {
         ledger: &case.ledger,
         facts: &case.facts,
+        completeness: &case.completeness,
         clock: report_clock(start),
         here: start.is_none(),
     };

@@ -157,10 +157,11 @@ fn live(
     let names = RefCell::default();
     let mut row =
         Row::from_books(ledger, judged.semaphore, judged.set, facts.now).with_names(&names);
-    row.set_verdict(judged.verdict.clone());
+    row.set_judged(judged.clone());
     let telling = StoryContext {
         ledger,
         facts,
+        completeness: &Completeness::default(),
         clock: Clock::now(),
         here: true,
     };
