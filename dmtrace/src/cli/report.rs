@@ -179,7 +179,13 @@ pub(crate) fn run(args: &ReportArgs, as_json: bool, out: &mut Out) -> Result<Exi
             eprintln!("dmtrace: {note}");
         }
     }
-    Ok(if findings.has_any() {
+    let found = if args.bug {
+        // Bugs alone were asked for.
+        !bugs.is_empty()
+    } else {
+        findings.has_any()
+    };
+    Ok(if found {
         exit::findings_code()
     } else if case.incomplete {
         exit::incomplete_code()
