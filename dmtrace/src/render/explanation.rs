@@ -16,6 +16,9 @@ use crate::{
     wording::times_text,
 };
 
+/// How long a thread waits is said after this.
+pub(super) const HAS_WAITED: &str = "has been waiting for";
+
 impl StoryContext<'_> {
     pub(crate) fn build_story(&self, row: &Row<'_>) -> Story {
         let verdict = row.verdict.as_ref();
@@ -147,12 +150,12 @@ impl StoryContext<'_> {
             };
             let since = waiting.map(|it| facts.now.duration_since(it.since));
             let long = match (since, first) {
-                (Some(since), _) => format!("waits for {}", time::age_text(since)),
+                (Some(since), _) => format!("{HAS_WAITED} {}", time::age_text(since)),
                 // Its decrement, right before its sleep, is the set's last operation.
                 (None, Some((otime, last))) if otime != 0 && last == pid => {
                     let about = u64::try_from(facts.wall.0.saturating_sub(otime)).unwrap_or(0);
                     format!(
-                        "waits for {} (inferred)",
+                        "{HAS_WAITED} {} (inferred)",
                         time::age_text(Duration::from_secs(about))
                     )
                 }
