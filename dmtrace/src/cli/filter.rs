@@ -97,7 +97,7 @@ impl Filters {
         if self.is_empty() {
             ""
         } else {
-            " among those that the filters choose"
+            " matching the filters"
         }
     }
 
