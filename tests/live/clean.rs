@@ -256,7 +256,7 @@ fn one_line(stderr: &[u8]) -> Result<String> {
     let text = String::from_utf8(stderr.to_vec())?;
     let lines: Vec<&str> = text
         .lines()
-        .filter(|line| !line.contains("attributed by the trace"))
+        .filter(|line| !line.contains("owners are known from"))
         .collect();
     ensure!(
         lines.len() == 1 && lines[0].starts_with("dmtrace: "),

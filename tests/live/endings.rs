@@ -157,7 +157,7 @@ fn a_recording_cut_short_says_so() -> Result<()> {
         let (report, code) = dmtrace_json(&["report", &short])?;
         ensure!(report["complete"] == false, "{report}");
         ensure!(
-            report["notes"].to_string().contains("has no end"),
+            report["notes"].to_string().contains("was not closed"),
             "{report}"
         );
         ensure!(code == 1 || code == 4, "exit code {code}");

@@ -219,7 +219,7 @@ fn full_disk() -> Result<()> {
     ensure!(text.contains("\nold\na.dmt\na.dmt.partial-"), "{text}");
     // It ends with a whole entry: nothing is said of a byte where it is cut off.
     ensure!(
-        text.contains("has no end") && !text.contains("cut off"),
+        text.contains("was not closed") && !text.contains("cut off"),
         "{text}"
     );
     Ok(())

@@ -1,5 +1,7 @@
 //! What is to be removed, and what not and why: decided in full before anything is touched.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -20,6 +22,9 @@ pub const VERSION: u32 = 2;
 /// the number: what is inferred, forced, completed, or left by a living process. The number of
 /// proven leaks says nothing against them: a host whose limit is reached has thousands.
 pub const UNPROVEN_MAX: usize = 100;
+
+/// What is old enough, unless a person gives the time, for a leak that was seen.
+pub const OLDER_THAN: Duration = Duration::from_secs(60);
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
@@ -352,7 +357,8 @@ fn plan_entry(
     }
 }
 
-fn decide_action(
+/// What is to be done with one cookie, without a look at the fuse.
+pub(super) fn decide_action(
     judged: &Judged<'_>,
     ledger: &Ledger,
     context: &Context<'_>,

@@ -200,7 +200,9 @@ impl fmt::Display for Avoid {
         f.write_str(match self {
             Self::CompleteAll => "`dmsetup udevcomplete_all` removes every cookie, live ones too",
             Self::Destroy => "removing it would report success for work that is not done",
-            Self::Complete => "completing it would not remove it, or release a waiter too early",
+            Self::Complete => {
+                "completing it would not remove it, or would release a waiter too early"
+            }
             Self::KillWaiter => "killing the waiter would turn this into a leak",
         })
     }

@@ -40,10 +40,19 @@ pub(super) fn judge_closed(subject: &Subject<'_>, context: &Context<'_>) -> Verd
         EndKind::WhileLive => accident_verdict(ending, confidence)
             .with_evidence(harm_evidence(cookie, ending, context)),
         EndKind::ByOther => match left_by(cookie) {
-            Some(user) => Verdict::new(
-                Class::CleanedUp(leak_kind(cookie, user, ending)),
-                confidence,
-            ),
+            Some(user) => {
+                let kind = leak_kind(cookie, user, ending);
+                let mut verdict = Verdict::new(Class::CleanedUp(kind), confidence);
+                verdict.culprit = Some(Culprit {
+                    role: CulpritRole::Owner,
+                    who: user.who.clone(),
+                    exit: user
+                        .exit
+                        .filter(|exit| exit.at <= ending.at)
+                        .and_then(|exit| exit.status),
+                });
+                verdict
+            }
             None => Verdict::unknown(Undecided::RemovalUnseen),
         },
         EndKind::WithNamespace | EndKind::NamespaceGone => {

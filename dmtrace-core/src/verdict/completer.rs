@@ -28,10 +28,13 @@ pub(super) fn blame_completer(
             None => all_known = false,
         }
     }
-    let mut evidence: Vec<Evidence> = strangers
-        .iter()
-        .map(|&who| Evidence::Stranger { who: who.clone() })
-        .collect();
+    let mut evidence: Vec<Evidence> = Vec::new();
+    for (number, &who) in strangers.iter().enumerate() {
+        // Who did it twice is named once.
+        if strangers[..number].iter().all(|it| it.image != who.image) {
+            evidence.push(Evidence::Stranger { who: who.clone() });
+        }
+    }
     if daemons.len() > 1 {
         evidence.push(Evidence::SeveralUdevds { pids: daemons });
     }

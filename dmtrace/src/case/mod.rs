@@ -304,10 +304,13 @@ impl Case {
                 .map_or(tracer.since, |since| since.min(tracer.since)),
         );
         self.notes.push(if tracer.is_attended() {
-            format!("attributed by the trace of process {}", tracer.pid)
+            format!(
+                "owners are known from the running trace (process {})",
+                tracer.pid
+            )
         } else {
             format!(
-                "attributed by the trace of dmtrace serve, which is still in the kernel although \
+                "owners are known from the trace of dmtrace serve, which is still in the kernel although \
                  its process {} has ended; start it again: dmtrace serve",
                 tracer.pid
             )
@@ -454,7 +457,7 @@ impl Case {
             self.incomplete = true;
             self.completeness.lost.add(1);
             self.notes.push(format!(
-                "{shown}: has no end: what happened after its last entry is unknown"
+                "{shown}: was not closed: what happened after its last entry is unknown"
             ));
             self.facts.now = self.facts.now.max(last);
         }

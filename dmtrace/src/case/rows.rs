@@ -11,7 +11,7 @@ impl Case {
         let mut row = Row::from_books(&self.ledger, judged.semaphore, judged.set, self.facts.now)
             .with_names(&self.names);
         row.age = row.age.or_else(|| row.wall_age(self.facts.wall.0));
-        row.set_verdict(judged.verdict);
+        row.set_judged(judged);
         row
     }
 }

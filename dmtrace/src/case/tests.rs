@@ -130,7 +130,10 @@ fn cut_at_any_byte_it_is_read_up_to_there_and_nothing_is_certain() {
             Ok(case) => {
                 opened += 1;
                 assert!(case.incomplete, "{length}");
-                let told = case.notes.iter().any(|note| note.contains("has no end"));
+                let told = case
+                    .notes
+                    .iter()
+                    .any(|note| note.contains("was not closed"));
                 assert!(told, "{length}: {:?}", case.notes);
                 for (class, confidence) in case_verdicts(&case) {
                     assert_ne!(confidence, Confidence::Observed, "{length}: {class:?}");

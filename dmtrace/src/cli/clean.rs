@@ -3,6 +3,7 @@
 mod text;
 
 use std::{
+    collections::BTreeMap,
     io::{self, IsTerminal, Write},
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
@@ -12,8 +13,12 @@ use std::{
 
 use anyhow::Result;
 use dmtrace_core::{
-    cleanup::plan::{Plan, PlanEntry, PlanOptions, PlannedAction},
+    cleanup::{
+        plan::{OLDER_THAN, Plan, PlanEntry, PlanOptions, PlannedAction},
+        prospect::{CleanFlags, Prospect},
+    },
     facts::SuspendedDevice,
+    ids::SemId,
     verdict::{Context, Judged, Obstacle, RemovalRules, Thresholds},
 };
 
@@ -37,9 +42,6 @@ use crate::{
     wording::{causes_text, count_noun},
 };
 
-/// What is old enough by default, for a leak that was seen.
-const OLDER_THAN: Duration = Duration::from_secs(60);
-
 /// The kernel's times have seconds: only after two of them does every later call show.
 const TICK: Duration = Duration::from_secs(2);
 
@@ -50,6 +52,8 @@ struct PlanDraft {
     /// Something could not be read, so that more may be leaked.
     incomplete: bool,
     suspended: Vec<SuspendedDevice>,
+    /// Options that would make it act on what it keeps.
+    lifts: BTreeMap<SemId, CleanFlags>,
 }
 
 pub(super) fn run(args: &CleanArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
@@ -157,6 +161,7 @@ fn read_plan(path: &std::path::Path, max: Option<usize>) -> Result<PlanDraft> {
         notes: Vec::new(),
         incomplete: false,
         suspended: devices::read_devices(&roots).suspended,
+        lifts: BTreeMap::new(),
     })
 }
 
@@ -217,6 +222,7 @@ fn draft_once(args: &CleanArgs, least: Duration) -> Result<PlanDraft> {
         force_unknown: args.force_unknown,
         complete: args.complete,
     };
+    let lifts = lifting_flags(&judged, &case, &context, options);
     let mut plan = Plan::build(&judged, &case.ledger, &context, options);
     plan.entries.sort_by_key(|entry| entry.sem);
     let unread = plan.entries.iter().any(is_kept_unread);
@@ -228,7 +234,22 @@ fn draft_once(args: &CleanArgs, least: Duration) -> Result<PlanDraft> {
         incomplete: case.incomplete || unread,
         notes: case.notes.into_iter().chain(absent).collect(),
         suspended: case.facts.dm.suspended,
+        lifts,
     })
+}
+
+/// Options that would make a plan act on what it keeps with these.
+fn lifting_flags(
+    judged: &[Judged<'_>],
+    case: &Case,
+    context: &Context<'_>,
+    options: PlanOptions,
+) -> BTreeMap<SemId, CleanFlags> {
+    let lift = |cookie: &Judged<'_>| {
+        let flags = Prospect::of(cookie, &case.ledger, context, Some(options)).flags?;
+        (flags != CleanFlags::default()).then_some((cookie.semaphore.id, flags))
+    };
+    judged.iter().filter_map(lift).collect()
 }
 
 /// The cookies that were named and that the filters let pass, judged.

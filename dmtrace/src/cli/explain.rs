@@ -69,6 +69,7 @@ pub(crate) fn run(args: &ExplainArgs, as_json: bool, out: &mut Out) -> Result<Ex
     let telling = StoryContext {
         ledger: &case.ledger,
         facts: &case.facts,
+        completeness: &case.completeness,
         clock,
         here: start.is_none(),
     };

@@ -97,8 +97,43 @@ impl Filters {
         if self.is_empty() {
             ""
         } else {
-            " among those that the filters choose"
+            " matching the filters"
         }
+    }
+
+    /// As they are given on a command line, each after a space: for the next command.
+    pub fn args_text(&self) -> String {
+        // All of them: a new one that is not looked at does not compile.
+        let Self {
+            pid,
+            comm,
+            uid,
+            container,
+            device,
+            ipc_ns,
+            key,
+            semid,
+            state,
+            min_age,
+        } = self;
+        let states: Vec<&str> = state.iter().map(|state| state.name()).collect();
+        let given = [
+            ("pid", pid.map(|pid| pid.to_string())),
+            ("comm", comm.clone()),
+            ("uid", uid.map(|uid| uid.to_string())),
+            ("container", container.clone()),
+            ("device", device.clone()),
+            ("ipc-ns", ipc_ns.map(|ns| ns.to_string())),
+            ("key", key.map(|key| key.to_string())),
+            ("semid", semid.map(|semid| semid.to_string())),
+            ("state", (!states.is_empty()).then(|| states.join(","))),
+            ("min-age", min_age.map(|age| age.as_secs().to_string())),
+        ];
+        let words = given.into_iter().filter_map(|(name, value)| {
+            let value = value?;
+            Some(format!(" --{name} {}", shell_word(&value)))
+        });
+        words.collect()
     }
 
     /// Whether a namespace is wanted.
@@ -137,6 +172,16 @@ impl Filters {
             && is_wanted(semid.as_ref(), it.semid.as_ref())
             && (state.is_empty() || it.state.is_some_and(|is| state.contains(&is)))
             && min_age.is_none_or(|min| it.age.is_some_and(|age| age >= min))
+    }
+}
+
+/// As a shell reads it as one word.
+pub(super) fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,+@%=".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
     }
 }
 

@@ -87,6 +87,8 @@ pub(super) struct ReportFindings<'a> {
     pub(super) exhaustion: Vec<LimitUse>,
     /// What a sentence on what is not there is limited to.
     pub(super) scope: &'static str,
+    /// The filters, for the next command.
+    pub(super) filters: String,
 }
 
 impl ReportFindings<'_> {
@@ -177,7 +179,13 @@ pub(crate) fn run(args: &ReportArgs, as_json: bool, out: &mut Out) -> Result<Exi
             eprintln!("dmtrace: {note}");
         }
     }
-    Ok(if findings.has_any() {
+    let found = if args.bug {
+        // Bugs alone were asked for.
+        !bugs.is_empty()
+    } else {
+        findings.has_any()
+    };
+    Ok(if found {
         exit::findings_code()
     } else if case.incomplete {
         exit::incomplete_code()
@@ -221,6 +229,7 @@ pub(super) fn find_findings<'a>(
     ReportFindings {
         exhaustion: limit_uses(case, &leaked, filters),
         scope: filters.scope_text(),
+        filters: filters.args_text(),
         stuck: of("stuck"),
         accidents: of("accident"),
         over_completed: of("over-completed"),

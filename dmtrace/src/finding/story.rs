@@ -109,3 +109,14 @@ pub struct StoryMoment {
     #[serde(deserialize_with = "lenient")]
     pub value: Option<i32>,
 }
+
+impl StoryMoment {
+    /// What happened, and the value after it where the words do not say it.
+    pub(crate) fn text(&self) -> String {
+        match self.value {
+            Some(0) if self.what.ends_with("the value is 0") => self.what.clone(),
+            Some(value) => format!("{} (value {value})", self.what),
+            None => self.what.clone(),
+        }
+    }
+}

@@ -142,3 +142,25 @@ fn one_bad_value_spoils_nothing_beside_it() {
         }
     }
 }
+
+#[test]
+fn a_value_that_the_words_say_is_not_said_twice() {
+    use super::StoryMoment;
+    let text = |what: &str, value| {
+        StoryMoment {
+            what: what.to_owned(),
+            value,
+            ..StoryMoment::default()
+        }
+        .text()
+    };
+    assert_eq!(
+        text("wakes up: the value is 0", Some(0)),
+        "wakes up: the value is 0"
+    );
+    assert_eq!(
+        text("-1: completes one", Some(0)),
+        "-1: completes one (value 0)"
+    );
+    assert_eq!(text("makes it", None), "makes it");
+}

@@ -32,12 +32,18 @@ pub fn of_process(roots: &Roots, image: &ProcessImage, until: Instant) -> Result
     if image.exe_deleted {
         return Err("the program's file was replaced or removed".to_owned());
     }
-    let host = fs::metadata(roots.proc_path("1/ns/mnt")).map(|meta| meta.ino());
-    if image.mnt_ns == 0 || host.is_ok_and(|host| host == u64::from(image.mnt_ns)) {
+    // Its files are those that this process sees, or those of the host.
+    let is_its = |whose: &str| {
+        fs::metadata(roots.proc_path(format!("{whose}/ns/mnt")))
+            .is_ok_and(|meta| meta.ino() == u64::from(image.mnt_ns))
+    };
+    if image.mnt_ns == 0 || is_its("self") || is_its("1") {
         return of_file(roots, exe, until);
     }
     if identity::image_if_alive(roots, image.id).is_none() {
-        return Err("it ran with files of its own (a container) and has ended".to_owned());
+        return Err(
+            "it ran in another mount namespace, as in a container, and has ended".to_owned(),
+        );
     }
     let inside = Roots {
         proc: roots.proc.clone(),
@@ -228,6 +234,32 @@ mod tests {
             near_deadline(),
         );
         assert_eq!(found.unwrap().name, "device-mapper");
+    }
+
+    #[test]
+    fn a_process_that_has_ended_had_the_files_that_are_seen_here() {
+        let host = tempfile::tempdir().unwrap();
+        write_file(host.path(), "proc/self/ns/mnt", "");
+        write_file(host.path(), "proc/1/ns/mnt", "");
+        let roots = Roots::below(host.path());
+        let inode = |path: &str| {
+            let meta = fs::metadata(host.path().join(path)).unwrap();
+            u32::try_from(meta.ino()).unwrap()
+        };
+        let of_namespace = |mnt_ns: u32| {
+            let image = ProcessImage {
+                exe: Some("/bin/a".to_owned()),
+                mnt_ns,
+                ..ProcessImage::default()
+            };
+            of_process(&roots, &image, near_deadline()).unwrap_err()
+        };
+        for path in ["proc/self/ns/mnt", "proc/1/ns/mnt"] {
+            let why = of_namespace(inode(path));
+            assert_eq!(why, "no package database was found", "{path}");
+        }
+        let why = of_namespace(u32::MAX);
+        assert!(why.contains("in another mount namespace"), "{why}");
     }
 
     #[test]

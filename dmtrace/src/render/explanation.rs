@@ -5,9 +5,7 @@ use std::time::Duration;
 use dmtrace_core::{
     event::ExitStatus,
     ledger::{Process, WhyUnknown},
-    verdict::{
-        Class, Confidence, Culprit, CulpritRole, Healthy, LeakKind, Remedy, StuckCause, Undecided,
-    },
+    verdict::{Class, Confidence, Culprit, CulpritRole, Healthy, LeakKind, StuckCause, Undecided},
 };
 
 use super::timeline::{self, StoryContext};
@@ -18,13 +16,14 @@ use crate::{
     wording::times_text,
 };
 
+/// How long a thread waits is said after this.
+pub(super) const HAS_WAITED: &str = "has been waiting for";
+
 impl StoryContext<'_> {
     pub(crate) fn build_story(&self, row: &Row<'_>) -> Story {
-        let key = row.semaphore.key.to_string();
         let verdict = row.verdict.as_ref();
         let class = verdict.map(|verdict| verdict.class);
         let advice = verdict.map(|verdict| verdict.advice).unwrap_or_default();
-        let ours = |text: String| text.replace("COOKIE", &key);
         Story {
             cookie: row.to_report(),
             title: story_title(row),
@@ -42,40 +41,11 @@ impl StoryContext<'_> {
             evidence: verdict.map_or_else(Vec::new, |verdict| {
                 verdict.evidence.iter().map(ToString::to_string).collect()
             }),
-            remedies: advice
-                .remedy
-                .iter()
-                .map(|&remedy| ours(self.remedy_text(row, remedy)))
-                .collect(),
+            remedies: self.remedy_lines(row, advice.remedy),
             avoid: advice.avoid.iter().map(ToString::to_string).collect(),
             remedy_codes: advice.remedy.to_vec(),
             avoid_codes: advice.avoid.to_vec(),
         }
-    }
-
-    /// A remedy, with what is exact for this cookie.
-    fn remedy_text(&self, row: &Row<'_>, remedy: Remedy) -> String {
-        let semid = row.semaphore.id.semid;
-        if remedy != Remedy::Destroy || !row.semaphore.is_live() {
-            return remedy.to_string();
-        }
-        let left = matches!(
-            row.verdict.as_ref().map(|verdict| verdict.class),
-            Some(Class::Leaked(
-                LeakKind::NeverWaited | LeakKind::AbandonedOnEintr
-            ))
-        );
-        let alive = row.creator_ended() == Some(false);
-        let abandoned = if left && alive { " --abandoned" } else { "" };
-        let ns = match row.semaphore.id.ns {
-            dmtrace_core::ids::IpcNs::HOST => String::new(),
-            ns => format!(" --ipc-ns {ns}"),
-        };
-        let place = if self.here { "" } else { " on that machine" };
-        format!(
-            "remove it: `dmtrace clean{abandoned} --semid {semid}{ns}`{place} shows what it would \
-             do; --apply does it"
-        )
     }
 
     /// Whose fault it is: the culprit with everything that finds it again, or why there is none.
@@ -180,12 +150,12 @@ impl StoryContext<'_> {
             };
             let since = waiting.map(|it| facts.now.duration_since(it.since));
             let long = match (since, first) {
-                (Some(since), _) => format!("waits for {}", time::age_text(since)),
+                (Some(since), _) => format!("{HAS_WAITED} {}", time::age_text(since)),
                 // Its decrement, right before its sleep, is the set's last operation.
                 (None, Some((otime, last))) if otime != 0 && last == pid => {
                     let about = u64::try_from(facts.wall.0.saturating_sub(otime)).unwrap_or(0);
                     format!(
-                        "waits for {} (inferred)",
+                        "{HAS_WAITED} {} (inferred)",
                         time::age_text(Duration::from_secs(about))
                     )
                 }

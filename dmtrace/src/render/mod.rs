@@ -5,6 +5,7 @@ pub(crate) mod candidate;
 pub(crate) mod change;
 pub(crate) mod culprits;
 pub(crate) mod explanation;
+pub(crate) mod remedy;
 pub(crate) mod row;
 pub(crate) mod stored;
 #[cfg(test)]

@@ -6,11 +6,12 @@ use std::{
 };
 
 use dmtrace_core::{
+    cleanup::prospect::Prospect,
     event::{CallSite, ProcessImage, workload::Workload},
-    facts::SetSnapshot,
+    facts::{HostFacts, SetSnapshot},
     ids::{BootTime, SemId},
     ledger::{Cookie, Creator, Device, Ledger, Process, Semaphore},
-    verdict::{Confidence, Verdict},
+    verdict::{Completeness, Confidence, Context, Judged, Thresholds, Verdict},
 };
 use serde_json::Value;
 
@@ -37,6 +38,8 @@ pub(crate) struct Row<'a> {
     pub image: Option<&'a ProcessImage>,
     pub process: Option<&'a Process>,
     pub age: Option<Duration>,
+    /// When the snapshot began that it was judged by.
+    taken: BootTime,
     /// Names calls; `None` where nobody asks for them.
     names: Option<&'a RefCell<Symbolizer>>,
     /// The call site with its names, once somebody has asked.
@@ -45,11 +48,33 @@ pub(crate) struct Row<'a> {
 
 impl<'a> Row<'a> {
     /// With this judgement.
-    pub(crate) fn set_verdict(&mut self, verdict: Verdict) {
-        if self.known == Known::Unknown && verdict.culprit.is_some() {
+    pub(crate) fn set_judged(&mut self, judged: Judged<'a>) {
+        if self.known == Known::Unknown && judged.verdict.culprit.is_some() {
             self.known = Known::Inferred;
         }
-        self.verdict = Some(verdict);
+        self.taken = judged.taken;
+        self.verdict = Some(judged.verdict);
+    }
+
+    /// What a clean-up would do with it; `None` for a set that was not judged.
+    pub(crate) fn prospect(
+        &self,
+        ledger: &Ledger,
+        facts: &HostFacts,
+        completeness: &Completeness,
+    ) -> Option<Prospect> {
+        let judged = Judged {
+            semaphore: self.semaphore,
+            set: self.set,
+            taken: self.taken,
+            verdict: self.verdict.clone()?,
+        };
+        let context = Context {
+            facts,
+            completeness,
+            thresholds: &Thresholds::default(),
+        };
+        Some(Prospect::of(&judged, ledger, &context, None))
     }
 
     /// From the books alone.
@@ -74,6 +99,7 @@ impl<'a> Row<'a> {
             image: process.and_then(|process| process.image.as_deref()),
             process,
             age: semaphore.created.map(|created| now.duration_since(created)),
+            taken: BootTime(0),
             names: None,
             site: OnceCell::new(),
         }

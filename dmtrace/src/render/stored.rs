@@ -1,6 +1,6 @@
 //! A kept finding as `report` and `explain` show it: the same as one of now.
 
-use dmtrace_core::ledger::Device;
+use dmtrace_core::{ledger::Device, verdict::Remedy};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -8,7 +8,11 @@ use crate::{
     finding::{Known, SetReport, Story},
     history::{FindingEnd, HowGone, Stamp, StoredFinding},
     output::time::Moment,
-    render::culprits::{Leak, leak_text},
+    render::{
+        culprits::{Leak, leak_text},
+        explanation::HAS_WAITED,
+        timeline::NOTHING_SINCE,
+    },
     wording::{count_noun, of_number},
 };
 
@@ -41,10 +45,11 @@ fn with_calls(finding: &StoredFinding) -> SetReport {
 
 /// The story as JSON, with the calls, and with when it was found and gone.
 pub(crate) fn story_json(finding: &StoredFinding) -> Value {
-    let story = Story {
+    let mut story = Story {
         cookie: with_calls(finding),
         ..finding.story.clone()
     };
+    settle_advice(&mut story, finding.gone.as_ref());
     dated_json(finding, story)
 }
 
@@ -62,8 +67,60 @@ pub(crate) fn story_from_stored(finding: &StoredFinding) -> Option<Story> {
     for moment in &mut story.life {
         let time = moment.time.as_deref().and_then(Moment::parse);
         moment.shown = time.map(Moment::time_of_day).unwrap_or_default();
+        if let Some(quiet) = moment.what.strip_prefix(NOTHING_SINCE) {
+            moment.what = format!("nothing more until it was found, {quiet} later");
+        }
+    }
+    if story.title.ends_with(" old") {
+        story.title.push_str(" when found");
+    }
+    settle_advice(&mut story, finding.gone.as_ref());
+    if finding.gone.is_some() {
+        for victim in &mut story.victims {
+            victim.text = victim.text.replace(HAS_WAITED, "had been waiting for");
+        }
     }
     Some(story)
+}
+
+/// Advice on a cookie that has gone since: nothing is to be done with the cookie, but what made it
+/// leak may still be there.
+fn settle_advice(story: &mut Story, gone: Option<&FindingEnd>) {
+    let Some(gone) = gone.filter(|gone| gone.how != HowGone::OtherVerdict) else {
+        return;
+    };
+    let ended = match gone.how {
+        HowGone::Removed => "it has been removed",
+        _ => "it is gone",
+    };
+    let with_cookie = |remedy: Remedy| {
+        matches!(
+            remedy,
+            Remedy::Leave
+                | Remedy::Settle
+                | Remedy::CompleteOwn
+                | Remedy::RepairThenComplete
+                | Remedy::Destroy
+                | Remedy::Investigate
+                | Remedy::Release
+        )
+    };
+    // What happened to it while it was in use is still to be looked after.
+    let harm = gone.how == HowGone::AlreadyGone;
+    let codes = story.remedy_codes.iter().copied();
+    let (codes, texts): (Vec<Remedy>, Vec<String>) = codes
+        .zip(story.remedies.drain(..))
+        .filter(|(remedy, _)| !with_cookie(*remedy) || (harm && *remedy == Remedy::Settle))
+        .unzip();
+    let nothing = if texts.is_empty() {
+        format!("nothing: {ended}")
+    } else {
+        format!("nothing with the cookie: {ended}")
+    };
+    story.remedies = [vec![nothing], texts].concat();
+    story.remedy_codes = [vec![Remedy::Leave], codes].concat();
+    story.avoid.clear();
+    story.avoid_codes.clear();
 }
 
 /// What a report counts.

@@ -5,6 +5,7 @@ use dmtrace_core::{
     facts::HostFacts,
     ids::{BootTime, DevNum},
     ledger::{ActorRef, Cookie, CookieCall, DecrementMeaning, EndKind, Ledger, TimelineStep},
+    verdict::Completeness,
 };
 
 use crate::{
@@ -14,11 +15,16 @@ use crate::{
     wording::count_noun,
 };
 
+/// How the last line of a story begins. Stored stories are told as of when they were found.
+pub(crate) const NOTHING_SINCE: &str = "nothing since then, for ";
+
 /// What all stories of one run share.
 pub(crate) struct StoryContext<'a> {
     pub(crate) ledger: &'a Ledger,
     /// What the host says.
     pub(crate) facts: &'a HostFacts,
+    /// What may be missing in the books.
+    pub(crate) completeness: &'a Completeness,
     /// Boot time to wall clock.
     pub(crate) clock: Clock,
     /// It is about this machine, now.
@@ -235,6 +241,9 @@ impl MomentWriter<'_> {
                     };
                     moments.push(match time::Moment::of_unix(set.otime) {
                         Some(at) => self.untimed_moment("?", format!("last operation {at}{by}")),
+                        None if by.is_empty() => {
+                            self.untimed_moment("?", "never set, never operated on".to_owned())
+                        }
                         None => self.untimed_moment("?", format!("never operated on; set{by}")),
                     });
                 }
@@ -247,7 +256,7 @@ impl MomentWriter<'_> {
         );
         if self.cookie.timeline.head().is_empty() && up + down + counts.waits > 0 {
             let what = format!(
-                "in sum: {up} announced, {down} taken back or completed, {}",
+                "in total: {up} announced, {down} taken back or completed, {}",
                 count_noun(counts.waits, "wait", "waits")
             );
             moments.push(self.untimed_moment("", what));
@@ -260,7 +269,7 @@ impl MomentWriter<'_> {
         let last = self.cookie.timeline.iter().map(|step| step.at).max()?;
         let live = self.row.semaphore.is_live();
         let quiet = time::age_text(self.telling.facts.now.duration_since(last));
-        live.then(|| self.untimed_moment("", format!("nothing since then, for {quiet}")))
+        live.then(|| self.untimed_moment("", format!("{NOTHING_SINCE}{quiet}")))
     }
 
     /// An end that is in no step.

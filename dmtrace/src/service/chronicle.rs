@@ -6,7 +6,7 @@ use dmtrace_core::{
     facts::HostFacts,
     ids::SemId,
     ledger::{Change, ChangeKind, EndKind, Ledger, Process},
-    verdict::Judged,
+    verdict::{Completeness, Judged},
 };
 
 use crate::{
@@ -217,9 +217,12 @@ pub(crate) fn stored_finding(
     names: &RefCell<Symbolizer>,
     now: Stamp,
 ) -> StoredFinding {
+    // Where something is missing the verdict says so.
+    let completeness = Completeness::default();
     let telling = StoryContext {
         ledger,
         facts,
+        completeness: &completeness,
         clock: Clock::now(),
         here: true,
     };
@@ -237,7 +240,7 @@ pub(crate) fn finding_by_clock(
     let set = judged.set;
     let mut row =
         Row::from_books(telling.ledger, semaphore, set, telling.facts.now).with_names(names);
-    row.set_verdict(judged.verdict.clone());
+    row.set_judged(judged.clone());
     let mut story = telling.build_story(&row);
     // They are kept apart, as they can be shown in more than one way.
     let calls = story.cookie.call_site.take();

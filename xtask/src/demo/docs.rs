@@ -28,7 +28,7 @@ const REMARKS: [&str; 7] = [
     "dmtrace: this kernel ",
     "dmtrace: device-mapper ",
     "dmtrace: not traced ",
-    "dmtrace: attributed by ",
+    "dmtrace: owners are known from ",
 ];
 
 /// A control group that stands for that of the machine on which the README was written.
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn details_are_left_out_with_their_continuation() {
         let lines = [
-            "dmtrace: attributed by process 7",
+            "dmtrace: owners are known from the running trace (process 7)",
             "1  x",
             "    runs as  uid 0",
             "      in y",

@@ -336,10 +336,17 @@ fn cleaned_up_after_a_leak() {
     let admin = scene.world.spawn("ipcrm", &["ipcrm"], None, IpcNs::HOST);
     scene.remove_set(admin, sem);
     let step = UserStage::Armed;
+    let verdict = scene.closed(sem);
     assert_eq!(
-        scene.closed(sem).class,
+        verdict.class,
         Class::CleanedUp(LeakKind::OwnerKilled { signal: 9, step })
     );
+    let culprit = verdict.culprit.unwrap();
+    assert_eq!(
+        culprit.who.to_string(),
+        "lvm[1]".replace('1', &scene.tid(proc).to_string())
+    );
+    assert_eq!(culprit.exit, Some(ExitStatus::Signal(9)));
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod over;
 mod overlap;
 mod plans;
 mod play;
+mod prospects;
 mod scene;
 mod stale_plans;
 mod stuck;

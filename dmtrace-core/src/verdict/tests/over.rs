@@ -109,3 +109,21 @@ fn between_its_decrement_and_its_wait_an_owner_has_not_over_completed() {
         LeakKind::FinishedAfterDeath { step }
     );
 }
+
+#[test]
+fn who_completed_twice_is_named_once() {
+    let mut scene = Scene::new();
+    let (_, sem) = scene.armed_cookie();
+    let script = scene.world.spawn("sh", &["sh"], None, IpcNs::HOST);
+    let args = ["dmsetup", "udevcomplete"];
+    let stranger = scene
+        .world
+        .spawn("dmsetup", &args, Some(script), IpcNs::HOST);
+    scene.semop_add(stranger, sem, -1);
+    scene.semop_add(stranger, sem, -1);
+    let verdict = scene.verdict(2);
+    assert_eq!(verdict.class, Class::OverCompleted);
+    let facts = verdict.evidence.iter().map(ToString::to_string);
+    let named = facts.filter(|fact| fact.contains("udev did not start it"));
+    assert_eq!(named.count(), 1, "{verdict:#?}");
+}

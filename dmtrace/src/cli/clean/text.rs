@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use dmtrace_core::{
-    cleanup::plan::{Excess, FuseScope, PlanEntry, PlannedAction},
+    cleanup::{
+        plan::{Excess, FuseScope, PlanEntry, PlannedAction},
+        prospect::CleanFlags,
+    },
     ids::IpcNs,
     verdict::{Completion, Obstacle},
 };
@@ -18,6 +21,7 @@ use crate::{
     },
     cli::args::CleanArgs,
     output::{Out, json},
+    render::remedy::clean_command,
     wording::{count_noun, of_number},
 };
 
@@ -33,7 +37,10 @@ pub(super) fn print_plan(draft: &PlanDraft, out: &mut Out) -> Result<()> {
     let mut entries: Vec<&PlanEntry> = draft.plan().entries.iter().collect();
     entries.sort_by_key(|entry| (!entry.action.changes_cookie(), entry.sem));
     for entry in entries {
-        let line = plan_line(entry, out.width());
+        let mut line = plan_line(entry, out.width());
+        if let Some(&flags) = draft.lifts.get(&entry.sem) {
+            line.push_str(&lifting_hint(entry, flags.of_command(draft.plan().options)));
+        }
         out.print_hanging(&line, INDENT)?;
     }
     for device in &draft.suspended {
@@ -122,6 +129,19 @@ fn plan_line(entry: &PlanEntry, width: Option<usize>) -> String {
             kept_line("kept", entry, &obstacles_text(entry, because))
         }
     }
+}
+
+/// What would lift a refusal.
+fn lifting_hint(entry: &PlanEntry, flags: CleanFlags) -> String {
+    let when = if flags.force_unknown {
+        "if you are sure"
+    } else if flags.complete {
+        "to complete what is lost"
+    } else {
+        "to remove it all the same"
+    };
+    let command = clean_command(flags, &entry.identity.key.to_string(), entry.sem.ns);
+    format!("; {when}: {command}")
 }
 
 /// Prints what came of one cookie.

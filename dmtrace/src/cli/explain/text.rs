@@ -35,15 +35,11 @@ pub(super) fn print_story(story: &Story, past: &[String], out: &mut Out) -> Resu
     if !story.life.is_empty() {
         print_heading(&happened_heading(story), out)?;
         for moment in &story.life {
-            let value = moment
-                .value
-                .map_or_else(String::new, |value| format!(" (value {value})"));
             let who = match moment.tid {
                 Some(tid) => format!("{}/{tid}", moment.who),
                 None => moment.who.clone(),
             };
-            let text = format!("{}{value}", moment.what);
-            let line = format!("  {:12}  {who:WHO$} {text}", moment.shown);
+            let line = format!("  {:12}  {who:WHO$} {}", moment.shown, moment.text());
             out.print_hanging(&line, 2 + 12 + 2 + WHO + 1)?;
         }
     }

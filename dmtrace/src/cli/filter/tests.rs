@@ -51,3 +51,27 @@ fn what_lacks_the_property_does_not_pass() {
         assert!(!filters.scope_text().is_empty(), "{option}");
     }
 }
+
+/// What a next command is told to be given means the same.
+#[test]
+fn filters_can_be_given_to_the_next_command() {
+    use clap::Parser as _;
+    let parse = |words: &[&str]| {
+        let line = [&["x"], words].concat();
+        Line::try_parse_from(line).unwrap().filters
+    };
+    assert_eq!(Filters::default().args_text(), "");
+    for words in [
+        &["--pid=7", "--comm=lvm", "--uid=0"][..],
+        &["--container=4f3a", "--device=vg-lv", "--ipc-ns=host"],
+        &["--key=0x0d4d1234", "--semid=0", "--min-age=90"],
+        &["--state=leaked,slow-udev"],
+    ] {
+        let filters = parse(words);
+        let text = filters.args_text();
+        let again: Vec<&str> = text.split_whitespace().collect();
+        assert_eq!(parse(&again), filters, "{text}");
+    }
+    let odd = parse(&["--comm=it's two"]);
+    assert_eq!(odd.args_text(), r" --comm 'it'\''s two'");
+}

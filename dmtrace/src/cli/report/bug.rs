@@ -83,6 +83,7 @@ pub(super) fn find_bugs(
     let telling = StoryContext {
         ledger: &case.ledger,
         facts: &case.facts,
+        completeness: &case.completeness,
         clock: report_clock(start),
         here: start.is_none(),
     };
@@ -200,7 +201,7 @@ fn print_bug(
     };
     let package = match (&bug.package, &bug.package_unknown) {
         (Some(it), _) => format!("{} {} ({})", it.name, it.version, it.manager),
-        (None, Some(why)) => format!("unknown ({why})"),
+        (None, Some(why)) => format!("unknown: {why}"),
         (None, None) => "unknown".to_owned(),
     };
     field("program", &bug.program)?;
@@ -252,12 +253,11 @@ fn print_bug(
     out.print_line("")?;
     out.print_line(&format!("One of them, {}:", bug.example.title))?;
     for moment in &bug.example.life {
-        let value = moment
-            .value
-            .map_or_else(String::new, |value| format!(" (value {value})"));
         out.print_line(&format!(
-            "  {:12}  {}  {}{value}",
-            moment.shown, moment.who, moment.what
+            "  {:12}  {}  {}",
+            moment.shown,
+            moment.who,
+            moment.text()
         ))?;
     }
     out.print_line("")?;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
-use dmtrace_core::verdict::Evidence;
+use dmtrace_core::{cleanup::prospect::Prospect, verdict::Evidence};
 
 use super::{
     ReportFindings, ReportLimit,
@@ -119,10 +119,58 @@ pub(super) fn print_report(
             count_noun(findings.undecided, "cookie is", "cookies are")
         ))?;
     }
-    if !findings.leaked.is_empty() && start.is_none() {
-        out.print_line("Remove exactly the leaked ones: dmtrace clean")?;
+    if start.is_none() {
+        let prospects = findings
+            .leaked
+            .iter()
+            .filter_map(|row| row.prospect(&case.ledger, &case.facts, &case.completeness));
+        for line in removal_lines(prospects, &findings.filters) {
+            out.print_line(&line)?;
+        }
     }
     Ok(())
+}
+
+/// What a clean-up would do with the leaked ones, as its plan says.
+fn removal_lines(prospects: impl Iterator<Item = Prospect>, filters: &str) -> Vec<String> {
+    let (mut plain, mut abandoned, mut forced, mut kept) = (0, 0, 0, 0);
+    for prospect in prospects {
+        *match prospect.flags {
+            None => &mut kept,
+            Some(flags) if flags.force_unknown => &mut forced,
+            Some(flags) if flags.abandoned => &mut abandoned,
+            Some(_) => &mut plain,
+        } += 1;
+    }
+    let all = plain + abandoned + forced + kept;
+    let mut lines = Vec::new();
+    if plain > 0 {
+        let some = if plain < all {
+            format!(" ({plain} of {all})")
+        } else {
+            String::new()
+        };
+        lines.push(format!(
+            "See what can be removed{some}: dmtrace clean{filters}"
+        ));
+    }
+    if abandoned > 0 {
+        lines.push(format!(
+            "Left by living processes ({abandoned} of {all}): dmtrace clean --abandoned{filters}"
+        ));
+    }
+    if forced > 0 {
+        lines.push(format!(
+            "Nobody saw {forced} of {all} leak; if you are sure of one: dmtrace clean \
+             --force-unknown COOKIE{filters}"
+        ));
+    }
+    if kept > 0 {
+        lines.push(format!(
+            "Kept, and why ({kept} of {all}): dmtrace clean{filters}"
+        ));
+    }
+    lines
 }
 
 /// Who leaks: grouped in the way that was asked for, else on one screen.
@@ -272,4 +320,58 @@ fn print_closed(title: &str, rows: &[&Row<'_>], limit: ReportLimit, out: &mut Ou
     }
     limit.print_rest(rows.len(), out)?;
     Ok(out.print_line("")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use dmtrace_core::cleanup::prospect::CleanFlags;
+
+    use super::*;
+
+    fn prospect(flags: Option<CleanFlags>) -> Prospect {
+        Prospect {
+            flags,
+            waits: Vec::new(),
+            obstacles: Vec::new(),
+            completion_obstacles: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_last_lines_count_what_a_clean_up_would_do() {
+        let plain = CleanFlags::default();
+        let abandoned = CleanFlags {
+            abandoned: true,
+            ..plain
+        };
+        let forced = CleanFlags {
+            force_unknown: true,
+            ..plain
+        };
+        let lines = |flags: &[Option<CleanFlags>], filters: &str| {
+            removal_lines(flags.iter().copied().map(prospect), filters)
+        };
+        assert!(lines(&[], "").is_empty());
+        assert_eq!(
+            lines(&[Some(plain); 2], ""),
+            ["See what can be removed: dmtrace clean"]
+        );
+        let mixed = [
+            Some(plain),
+            Some(forced),
+            Some(forced),
+            Some(abandoned),
+            None,
+        ];
+        assert_eq!(
+            lines(&mixed, " --ipc-ns 7"),
+            [
+                "See what can be removed (1 of 5): dmtrace clean --ipc-ns 7",
+                "Left by living processes (1 of 5): dmtrace clean --abandoned --ipc-ns 7",
+                "Nobody saw 2 of 5 leak; if you are sure of one: dmtrace clean --force-unknown \
+                 COOKIE --ipc-ns 7",
+                "Kept, and why (1 of 5): dmtrace clean --ipc-ns 7",
+            ]
+        );
+    }
 }

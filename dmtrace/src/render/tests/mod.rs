@@ -49,3 +49,41 @@ fn kept_findings_are_the_same_bytes() {
         &json_lines(kept.iter().map(stored::cookie_json)),
     );
 }
+
+/// The story of one cookie.
+fn story_of(scene: &Scene, semid: i32) -> crate::finding::Story {
+    let rows = scene.rows();
+    let row = rows.iter().find(|row| row.semaphore.id.semid == semid);
+    scene.telling().build_story(row.unwrap())
+}
+
+#[test]
+fn what_to_do_is_what_a_clean_up_would_do() {
+    let scene = Scene::new();
+    // Seen to leak.
+    assert_eq!(
+        story_of(&scene, 1).remedies[0],
+        "remove it: `dmtrace clean --semid 1` shows what it would do; --apply does it"
+    );
+    // Nobody has seen this one leak.
+    assert_eq!(
+        story_of(&scene, 3).remedies,
+        [
+            "`dmtrace clean` keeps it: nobody saw it leak; if you are sure: `dmtrace clean \
+             --force-unknown 0x0d4d1003`"
+        ]
+    );
+    // Left by a process that is alive.
+    assert_eq!(
+        story_of(&scene, 4).remedies[0],
+        "remove it: `dmtrace clean --abandoned --semid 4` shows what it would do; --apply does it"
+    );
+    // Stuck without udevd, in a namespace.
+    assert_eq!(
+        story_of(&scene, 2).remedies[1],
+        "check the device nodes, `udevadm trigger` if one is missing; if it still waits then, \
+         complete what is missing: `dmtrace clean --complete 0x0d4d1002 --ipc-ns 4026532999`, \
+         which keeps it for now: no udevd runs: start it, it may find the event; what \
+         udev had to do for it is not known"
+    );
+}

@@ -373,6 +373,7 @@ impl Scene {
         StoryContext {
             ledger: &self.ledger,
             facts: &self.facts,
+            completeness: &self.completeness,
             clock: Clock::relating(BootTime(NOW * SECOND), UnixTime(WALL), 0),
             here: true,
         }
@@ -394,7 +395,7 @@ impl Scene {
         let mut row = Row::from_books(&self.ledger, judged.semaphore, judged.set, self.facts.now)
             .with_names(&self.names);
         row.age = row.age.or_else(|| row.wall_age(self.facts.wall.0));
-        row.set_verdict(judged.verdict);
+        row.set_judged(judged);
         row
     }
 

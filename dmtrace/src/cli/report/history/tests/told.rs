@@ -157,10 +157,11 @@ fn live(
     let names = RefCell::default();
     let mut row =
         Row::from_books(ledger, judged.semaphore, judged.set, facts.now).with_names(&names);
-    row.set_verdict(judged.verdict.clone());
+    row.set_judged(judged.clone());
     let telling = StoryContext {
         ledger,
         facts,
+        completeness: &Completeness::default(),
         clock: Clock::now(),
         here: true,
     };
@@ -180,7 +181,31 @@ fn a_kept_finding_is_told_as_a_live_one() {
     }
     assert_eq!(kept.len(), live.len());
     for ((live, _), kept) in live.iter().zip(&kept) {
-        let told = stored::story_from_stored(kept).unwrap();
+        let mut told = stored::story_from_stored(kept).unwrap();
+        assert!(told.title.ends_with(" old when found"), "{told:?}");
+        let last = told.life.last().unwrap();
+        assert!(
+            last.what.starts_with("nothing more until it was found, "),
+            "{last:?}"
+        );
+        if kept.gone.is_some() {
+            assert_eq!(
+                told.remedies[0],
+                "nothing with the cookie: it has been removed"
+            );
+            assert!(!format!("{told:?}").contains("dmtrace clean"), "{told:?}");
+        } else {
+            assert_eq!(told.remedies, live.remedies);
+        }
+        // The rest is what was told then.
+        told.title.clone_from(&live.title);
+        told.life
+            .last_mut()
+            .unwrap()
+            .what
+            .clone_from(&live.life.last().unwrap().what);
+        told.remedies.clone_from(&live.remedies);
+        told.avoid.clone_from(&live.avoid);
         // The clock that relates boot time to the wall was read twice.
         let lines = |story: &Story| -> Vec<String> {
             let life = story.life.iter();
@@ -265,10 +290,7 @@ fn a_report_on_a_time_ranks_who_leaks_and_says_what_is_not_known() {
     assert!(here.contains("/usr/sbin/mysqld"), "{here}");
     let elsewhere = filtered("--ipc-ns=4026530001");
     assert!(!elsewhere.contains("mysqld"), "{elsewhere}");
-    assert!(
-        elsewhere.contains("among those that the filters"),
-        "{elsewhere}"
-    );
+    assert!(elsewhere.contains("matching the filters"), "{elsewhere}");
     let of_user = filtered("--uid=12345");
     assert!(!of_user.contains("mysqld"), "{of_user}");
     assert!(of_user.contains("Left out: failed creations"), "{of_user}");
@@ -303,6 +325,8 @@ fn a_past_cookie_is_explained_by_its_number() {
         "WHAT HAPPENED",
         "WHOSE FAULT",
         "removed by dmtrace[77]",
+        "nothing with the cookie: it has been removed",
+        " old when found",
     ] {
         assert!(text.contains(wanted), "{wanted}: {text}");
     }
@@ -314,7 +338,7 @@ fn a_past_cookie_is_explained_by_its_number() {
         };
         let error = explain::run(&args, false, &mut Page::default().out()).unwrap_err();
         assert!(
-            error.to_string().contains("that the filters choose"),
+            error.to_string().contains("matching the filters"),
             "{error}"
         );
     }
