@@ -303,7 +303,7 @@ pub(super) const TRACEPOINT: &[ProbeSubject] = syscalls!(sole_program);
 pub(super) const TRACEPOINT_PREEMPTED: &[ProbeSubject] = syscalls!(
     first_program,
     ProbeSubject {
-        name: "skipped",
+        name: "second-look",
         provides: "system calls on semaphores of which another program was skipped",
         weight: Required,
         ways: &[&[
