@@ -22,7 +22,7 @@ use crate::{
     probe::{DmState, Environment, StartError},
     render::row::Row,
     trace::{
-        recorder::{Recorder, Rotation},
+        recorder::{Overwrite, Recorder, Rotation},
         run::{BooksView, Observer, TraceEnd, Tracing, build_runtime},
         session::{Session, Tap},
     },
@@ -33,7 +33,7 @@ use crate::{
 pub(crate) fn run(args: &WatchArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     check_filters(&args.filters)?;
     let recorder = match &args.record {
-        Some(path) => Some(Recorder::create(path, false, None)?),
+        Some(path) => Some(Recorder::create(path, Overwrite::Never, None)?),
         None => None,
     };
     build_runtime()?.block_on(async {
@@ -81,7 +81,12 @@ pub(crate) fn record(args: &RecordArgs, as_json: bool, out: &mut Out) -> Result<
         max: max.as_u64(),
         keep: args.keep,
     });
-    let recorder = Recorder::create(&args.file, args.force, rotation)?;
+    let overwrite = if args.force {
+        Overwrite::Yes
+    } else {
+        Overwrite::No
+    };
+    let recorder = Recorder::create(&args.file, overwrite, rotation)?;
     build_runtime()?.block_on(async {
         let mut tracing =
             Tracing::start(args.tuning.probe_options(), recorder_tap(Some(&recorder)))?;
