@@ -75,10 +75,9 @@ pub(super) fn run(args: &ListArgs, as_json: bool, out: &mut Out) -> Result<ExitC
             }
         );
     }
-    if let Some(ns) = args.filters.ipc_ns.filter(|_| !as_json)
-        && !case.snapshot.namespaces.iter().any(|read| read.ns == ns)
-    {
-        eprintln!("dmtrace: --ipc-ns: no IPC namespace {ns} was read; it may have ended");
+    let missing = args.filters.missing_ns_text(&case.snapshot.namespaces);
+    if let Some(missing) = missing.filter(|_| !as_json) {
+        eprintln!("dmtrace: {missing}");
     }
     for note in case.notes.iter().filter(|_| !as_json) {
         eprintln!("dmtrace: {note}");

@@ -1,5 +1,7 @@
 //! What a trace knows at its end.
 
+use std::time::Duration;
+
 use dmtrace_core::{
     facts::{self, HostFacts, Snapshot},
     verdict::{self, Context, Judged, Thresholds},
@@ -11,6 +13,8 @@ use super::session::{Accounting, Session};
 pub(crate) struct TraceEnd {
     pub session: Session,
     pub accounting: Accounting,
+    /// How long it traced: without the time that attaching and detaching took.
+    pub ran: Duration,
     /// The kernel's tables at the end.
     pub snapshot: Snapshot,
     /// What the host said at the end.

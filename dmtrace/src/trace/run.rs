@@ -59,6 +59,8 @@ pub(crate) enum Readiness {
 /// A trace with its loop.
 pub(crate) struct Tracing {
     session: Session,
+    /// When everything was attached.
+    began: Moment,
     interrupt: Signal,
     terminate: Signal,
     /// Last class that was told, by cookie.
@@ -104,6 +106,7 @@ impl Tracing {
         let terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         Ok(Self {
             session,
+            began: Moment::now(),
             interrupt,
             terminate,
             reported: BTreeMap::new(),
@@ -387,6 +390,7 @@ impl Tracing {
     /// # Errors
     /// The observer fails.
     pub(crate) fn finish(mut self, observer: &mut dyn Observer) -> Result<TraceEnd> {
+        let ran = self.began.elapsed();
         let mut sink = ObserverSink::new(observer);
         let (accounting, snapshot) = self
             .session
@@ -400,6 +404,7 @@ impl Tracing {
         Ok(TraceEnd {
             session: self.session,
             accounting,
+            ran,
             snapshot,
             facts,
         })

@@ -51,3 +51,19 @@ fn what_lacks_the_property_does_not_pass() {
         assert!(!filters.scope_text().is_empty(), "{option}");
     }
 }
+
+#[test]
+fn a_namespace_that_was_not_read_is_told() {
+    let read = [NsSnapshot::default()];
+    let of = |ns| Filters {
+        ipc_ns: Some(ns),
+        ..Filters::default()
+    };
+    assert_eq!(Filters::default().missing_ns_text(&[]), None);
+    assert_eq!(of(read[0].ns).missing_ns_text(&read), None);
+    let missing = of(IpcNs(1)).missing_ns_text(&read);
+    assert_eq!(
+        missing.as_deref(),
+        Some("--ipc-ns: no IPC namespace 1 was read; it may have ended")
+    );
+}
