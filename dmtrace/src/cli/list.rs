@@ -25,7 +25,7 @@ use crate::{
     finding::Known,
     host::namespaces::own_ns,
     output::{
-        Out, json,
+        Out, json, print_remark,
         table::{self, TableCell, TableLayout},
         time,
     },
@@ -63,8 +63,8 @@ pub(super) fn run(args: &ListArgs, as_json: bool, out: &mut Out) -> Result<ExitC
     let one = args.filters.key.is_some() || args.filters.semid.is_some();
     if rows.is_empty() && one && !as_json {
         let spaces = case.snapshot.namespaces.len();
-        eprintln!(
-            "dmtrace: no such cookie{} in the {} that {} read{}",
+        print_remark(&format!(
+            "no such cookie{} in the {} that {} read{}",
             args.filters.scope_text(),
             count_noun(spaces, "IPC namespace", "IPC namespaces"),
             of_number(&spaces, "was", "were"),
@@ -73,14 +73,14 @@ pub(super) fn run(args: &ListArgs, as_json: bool, out: &mut Out) -> Result<ExitC
             } else {
                 "; --all shows other sets"
             }
-        );
+        ));
     }
     let missing = args.filters.missing_ns_text(&case.snapshot.namespaces);
     if let Some(missing) = missing.filter(|_| !as_json) {
-        eprintln!("dmtrace: {missing}");
+        print_remark(&missing);
     }
     for note in case.notes.iter().filter(|_| !as_json) {
-        eprintln!("dmtrace: {note}");
+        print_remark(note);
     }
     Ok(if rows.iter().any(Row::is_finding) {
         exit::findings_code()

@@ -26,7 +26,7 @@ use super::run::TraceEnd;
 pub(crate) use crate::trace::recorder::file::{Overwrite, Rotation};
 use crate::{
     host::{self, Roots, package},
-    output::time::Clock,
+    output::{print_remark, time::Clock},
     probe::{Tracer, environment::kernel_release},
     recording::{RecordingStart, RecordingWriter, SiteOf},
     stack::FoundSite,
@@ -294,7 +294,7 @@ impl RecorderState {
             "{path}: {}; the recording ends here{place}",
             cause_text(error)
         );
-        eprintln!("dmtrace: {message}");
+        print_remark(&message);
         self.failed = Some(message);
     }
 }

@@ -28,6 +28,7 @@ pub(crate) use super::{
 };
 use crate::{
     host::{self, Scope, clock::cpu_spent},
+    output::print_remark,
     probe::{Options, StartError},
     trace::session::{ChangeSink, InputKind, Outlook, Pace, PaceRhythm, Session, Tap, Urgency},
 };
@@ -282,7 +283,7 @@ impl Tracing {
     fn survey_changes(&mut self, observer: &mut dyn Observer) -> Result<Outlook> {
         self.ingest(observer, Session::resync_maps)?;
         for message in self.session.kernel_messages() {
-            eprintln!("dmtrace: kernel side: {message}");
+            print_remark(&format!("kernel side: {message}"));
         }
         let ledger = self.session.ledger();
         let cookies = ledger.totals().cookies.live > 0

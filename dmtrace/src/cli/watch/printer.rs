@@ -2,7 +2,7 @@
 
 mod line;
 
-use std::{cell::RefCell, collections::BTreeSet, io::Write as _};
+use std::{cell::RefCell, collections::BTreeSet};
 
 use anyhow::Result;
 use dmtrace_core::{
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::filter::Filters,
-    output::{Out, json, time::Clock},
+    output::{self, Out, json, time::Clock},
     render::candidate::Candidate,
     render::change::{change_detail, change_word, dm_loaded},
     render::row::{Row, confidence_word, devices},
@@ -328,7 +328,6 @@ fn image_of(ledger: &Ledger, id: ImageId) -> Option<&ProcessImage> {
 /// A line on standard error, for people only.
 pub(crate) fn print_remark(json: bool, text: &str) {
     if !json {
-        // Standard error may be closed, too; that must not end the trace.
-        let _closed = writeln!(std::io::stderr(), "dmtrace: {text}");
+        output::print_remark(text);
     }
 }
