@@ -79,6 +79,13 @@ pub fn unread_summary(snapshot: &Snapshot, facts: &HostFacts) -> Option<String> 
             fixes.push(fix);
         }
     }
+    // `run as root` is said by `run as root in the user namespace of the host`, too.
+    let said = |fix: &str| {
+        fixes
+            .iter()
+            .any(|it| it.len() > fix.len() && it.starts_with(fix))
+    };
+    let fixes: Vec<&str> = fixes.iter().copied().filter(|fix| !said(fix)).collect();
     let line = format!("not everything could be read: {}", what.join(", "));
     Some(match fixes.as_slice() {
         [] => line,
@@ -409,6 +416,11 @@ mod tests {
             Some(
                 "not everything could be read: a is hidden, b: denied, no c; run as root; mount it"
             )
+        );
+        facts.incomplete = vec!["b: denied; run as root in the host".to_owned()];
+        assert_eq!(
+            unread_summary(&snapshot, &facts).as_deref(),
+            Some("not everything could be read: a is hidden, b: denied; run as root in the host")
         );
         snapshot.incomplete.clear();
         facts.incomplete.clear();

@@ -120,7 +120,7 @@ fn list_names(dir: &Path) -> Result<Vec<String>> {
 fn failed_start() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let old = dir.path().join("old.dmt");
-    fs::write(&old, "a good recording")?;
+    fs::write(&old, b"DMTRACE\x01a good recording")?;
     for (name, force) in [
         ("new.dmt", ""),
         ("new.dmt", "--force"),
@@ -140,7 +140,7 @@ fn failed_start() -> Result<()> {
             "{:?}",
             list_names(dir.path())?
         );
-        ensure!(fs::read(&old)? == b"a good recording");
+        ensure!(fs::read(&old)? == b"DMTRACE\x01a good recording");
     }
     Ok(())
 }
@@ -194,7 +194,7 @@ fn full_disk() -> Result<()> {
     // A file system of 64 KiB in a mount namespace of its own. The recording is to replace a file.
     let script = format!(
         "mount -t tmpfs -o size=64k small /mnt || exit
-         echo old >/mnt/a.dmt
+         printf 'DMTRACE\\001old\\n' >/mnt/a.dmt
          {bin} record --force /mnt/a.dmt 2> >(tee /dev/shm/$$ >&2) & tracer=$!
          until grep -q tracing /dev/shm/$$; do sleep 0.1; done
          {actor} churn --tag y --procs 400 >/dev/null
@@ -216,7 +216,7 @@ fn full_disk() -> Result<()> {
         "{errors}"
     );
     ensure!(text.contains("record 4"), "{text}{errors}");
-    ensure!(text.contains("\nold\na.dmt\na.dmt.partial-"), "{text}");
+    ensure!(text.contains("old\na.dmt\na.dmt.partial-"), "{text}");
     // It ends with a whole entry: nothing is said of a byte where it is cut off.
     ensure!(
         text.contains("was not closed") && !text.contains("cut off"),
@@ -230,7 +230,7 @@ fn an_interrupted_recording_replaces_the_earlier_one_whole() -> Result<()> {
         let ns = ns_of("thread-self")?.to_string();
         let dir = tempfile::tempdir()?;
         let file = dir.path().join("a.dmt");
-        fs::write(&file, "old")?;
+        fs::write(&file, b"DMTRACE\x01old")?;
         let recording = Recording::start(&file, &["--force"])?;
         leak()?;
         let beside = dir
@@ -240,7 +240,7 @@ fn an_interrupted_recording_replaces_the_earlier_one_whole() -> Result<()> {
             wait_until(|| mentions_leak(&beside, &ns)),
             "it cannot be read while it is written"
         );
-        ensure!(fs::read(&file)? == b"old");
+        ensure!(fs::read(&file)? == b"DMTRACE\x01old");
         recording.end(libc::SIGINT)?;
         ensure!(
             list_names(dir.path())? == ["a.dmt"],

@@ -40,6 +40,11 @@ pub(crate) fn tests() -> Vec<Trial> {
         }),
         new_trial("incomplete_traces_say_so", NEEDS, incomplete_traces_say_so),
         new_trial(
+            "incomplete_service_says_so",
+            NEEDS,
+            incomplete_service_says_so,
+        ),
+        new_trial(
             "complete_for_root_on_the_host",
             NEEDS,
             complete_for_root_on_the_host,
@@ -141,6 +146,21 @@ fn incomplete_traces_say_so() -> Result<()> {
         let errors = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(4), "{errors}");
         ensure!(errors.contains("not everything could be read"), "{errors}");
+        Ok(())
+    })?
+}
+
+/// At its start and at its end, with the reason.
+fn incomplete_service_says_so() -> Result<()> {
+    let script = "mount -t tmpfs none /proc; exec timeout -s TERM 5 \"$@\"";
+    let place = ["unshare", "-m", "sh", "-c", script, "-"];
+    in_private_ns(|| {
+        let output = run_program(&place, &dmtrace_bin()?, &["serve", "--no-history"])?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let said = errors.lines().filter(|line| {
+            line.contains("not everything could be read: /proc") && line.contains("warning")
+        });
+        ensure!(said.count() == 2, "{errors}");
         Ok(())
     })?
 }

@@ -12,21 +12,14 @@ use dmtrace_core::backend::Backend;
 use super::{
     columns::COLUMNS,
     examples::{
-        CLEAN_EXAMPLES, EXEC_EXAMPLES, EXPLAIN_EXAMPLES, LIST_EXAMPLES, REPORT_EXAMPLES,
-        SERVE_EXAMPLES, WATCH_EXAMPLES, watch_help,
+        CLEAN_EXAMPLES, EXEC_EXAMPLES, EXIT_CODES, EXPLAIN_EXAMPLES, LIST_EXAMPLES,
+        REPORT_EXAMPLES, SERVE_EXAMPLES, WATCH_EXAMPLES, watch_help,
     },
     filter::Filters,
     value::{self, ColumnNames, CookieName},
     when::When,
 };
 use crate::{metrics::ListenAddress, probe::Options, render::culprits::GroupBy};
-
-/// Exit codes, the same for every verb; part of `--help`.
-const EXIT_CODES: &str = "\
-Exit codes:
-  0  nothing found        3  environment or privilege
-  1  findings             4  incomplete data: the answer is not certain
-  2  usage                5  clean: not everything planned was done";
 
 /// Who leaks device-mapper udev cookies and System V semaphores, why, is it safe to clean, and
 /// how to stop it.
@@ -185,7 +178,7 @@ pub struct WatchArgs {
     #[arg(short, long, value_name = "TIME", value_parser = value::duration_arg)]
     pub duration: Option<Duration>,
     /// Stop after this many lines.
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// Also write everything to this file, as `dmtrace record` does.
     #[arg(long, value_name = "FILE")]

@@ -47,3 +47,13 @@ Examples:
   dmtrace clean --apply --yes --max 10 --older-than 10m
   dmtrace clean --plan FILE      write the plan down; later, exactly that:
   dmtrace clean --apply --plan FILE";
+
+/// Exit codes, the same for every verb; part of `--help`.
+pub(super) const EXIT_CODES: &str = "\
+Exit codes:
+  0  nothing found, or everything done
+  1  findings
+  2  usage
+  3  environment or privilege
+  4  incomplete data: the answer is not certain
+  5  clean: not everything planned was done";

@@ -2,7 +2,7 @@
 
 use std::{io, process::ExitCode};
 
-use crate::wording::chain_text;
+use crate::{output::print_remark, wording::chain_text};
 
 /// The exit codes that `--help` lists.
 pub mod exit {
@@ -65,7 +65,7 @@ pub(super) fn report_result(result: anyhow::Result<ExitCode>) -> ExitCode {
     if error.chain().any(gone) {
         return exit::CLEAN;
     }
-    eprintln!("dmtrace: {}", chain_text(&error));
+    print_remark(&chain_text(&error));
     ExitCode::from(match error.downcast_ref::<Failure>() {
         Some(Failure::Usage(_)) => exit::USAGE,
         Some(Failure::Partial(_)) => exit::PARTIAL,

@@ -11,6 +11,7 @@ use clap::{
 };
 use dmtrace_core::{
     event::workload::Workload,
+    facts::NsSnapshot,
     ids::{IpcNs, Key},
     verdict::State,
 };
@@ -139,6 +140,13 @@ impl Filters {
     /// Whether a namespace is wanted.
     pub fn wants_ns(&self, ns: IpcNs) -> bool {
         self.ipc_ns.is_none_or(|wanted| wanted == ns)
+    }
+
+    /// That the namespace that is asked for was not read, if so.
+    pub fn missing_ns_text(&self, read: &[NsSnapshot]) -> Option<String> {
+        let ns = self.ipc_ns?;
+        let missing = !read.iter().any(|read| read.ns == ns);
+        missing.then(|| format!("--ipc-ns: no IPC namespace {ns} was read; it may have ended"))
     }
 
     /// Whether it passes.

@@ -1,12 +1,14 @@
 //! `dmtrace list`: a snapshot of all IPC namespaces, with what a trace knows of it.
 
+mod summary;
+
 use std::{collections::BTreeMap, mem::ManuallyDrop, process::ExitCode};
 
 use anyhow::Result;
 use dmtrace_core::{
     event::{CallSite, ProcessImage},
     facts::SetSnapshot,
-    ids::{SemId, UnixTime},
+    ids::{IpcNs, SemId, UnixTime},
     verdict::Thresholds,
 };
 use serde::{Serialize, Serializer};
@@ -21,8 +23,9 @@ use super::{
 use crate::{
     case::{Case, TraceUse},
     finding::Known,
+    host::namespaces::own_ns,
     output::{
-        Out, json,
+        Out, json, print_remark,
         table::{self, TableCell, TableLayout},
         time,
     },
@@ -60,8 +63,8 @@ pub(super) fn run(args: &ListArgs, as_json: bool, out: &mut Out) -> Result<ExitC
     let one = args.filters.key.is_some() || args.filters.semid.is_some();
     if rows.is_empty() && one && !as_json {
         let spaces = case.snapshot.namespaces.len();
-        eprintln!(
-            "dmtrace: no such cookie{} in the {} that {} read{}",
+        print_remark(&format!(
+            "no such cookie{} in the {} that {} read{}",
             args.filters.scope_text(),
             count_noun(spaces, "IPC namespace", "IPC namespaces"),
             of_number(&spaces, "was", "were"),
@@ -70,15 +73,14 @@ pub(super) fn run(args: &ListArgs, as_json: bool, out: &mut Out) -> Result<ExitC
             } else {
                 "; --all shows other sets"
             }
-        );
+        ));
     }
-    if let Some(ns) = args.filters.ipc_ns.filter(|_| !as_json)
-        && !case.snapshot.namespaces.iter().any(|read| read.ns == ns)
-    {
-        eprintln!("dmtrace: --ipc-ns: no IPC namespace {ns} was read; it may have ended");
+    let missing = args.filters.missing_ns_text(&case.snapshot.namespaces);
+    if let Some(missing) = missing.filter(|_| !as_json) {
+        print_remark(&missing);
     }
     for note in case.notes.iter().filter(|_| !as_json) {
-        eprintln!("dmtrace: {note}");
+        print_remark(note);
     }
     Ok(if rows.iter().any(Row::is_finding) {
         exit::findings_code()
@@ -122,11 +124,9 @@ pub(super) fn all_rows<'a>(case: &'a Case, all: bool) -> Vec<Row<'a>> {
 }
 
 fn print_rows(args: &ListArgs, case: &Case, rows: &[Row<'_>], out: &mut Out) -> Result<()> {
-    let several = rows
-        .iter()
-        .any(|row| Some(row.semaphore.id.ns) != rows.first().map(|row| row.semaphore.id.ns));
+    let spaces = rows.iter().map(|row| row.semaphore.id.ns);
     let mut names: Vec<&str> = match args.table.output.as_slice() {
-        [] if several => DEFAULT_NS.to_vec(),
+        [] if shows_ns(spaces, own_ns(), &args.filters) => DEFAULT_NS.to_vec(),
         [] => DEFAULT.to_vec(),
         chosen => chosen.iter().map(String::as_str).collect(),
     };
@@ -170,6 +170,13 @@ fn print_rows(args: &ListArgs, case: &Case, rows: &[Row<'_>], out: &mut Out) -> 
         print_summary(case, rows, &args.filters, out)?;
     }
     Ok(())
+}
+
+/// Whether the namespaces of the rows must be told: who reads it takes them to be in their own, or
+/// in the one that they asked for.
+fn shows_ns(spaces: impl Iterator<Item = IpcNs>, own: Option<IpcNs>, filters: &Filters) -> bool {
+    let expected = filters.ipc_ns.or(own).unwrap_or(IpcNs::HOST);
+    spaces.into_iter().any(|ns| ns != expected)
 }
 
 fn cell_of(row: &Row<'_>, column: &str) -> TableCell {
@@ -238,45 +245,16 @@ fn cell_of(row: &Row<'_>, column: &str) -> TableCell {
 }
 
 fn print_summary(case: &Case, rows: &[Row<'_>], filters: &Filters, out: &mut Out) -> Result<()> {
-    let cookies = rows.iter().filter(|row| row.semaphore.is_cookie()).count();
-    let in_state = |state: &str| rows.iter().filter(|row| row.state() == state).count();
-    let mut parts: Vec<String> = Vec::new();
-    for state in ["leaked", "stuck", "unknown", "foreign"] {
-        let number = in_state(state);
-        if number > 0 {
-            parts.push(format!("{number} {state}"));
-        }
-    }
-    let detail = if parts.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", parts.join(", "))
-    };
-    let used: usize = case
-        .snapshot
-        .namespaces
+    let kinds: Vec<(bool, &str)> = rows
         .iter()
-        .map(|ns| ns.sets.len())
-        .sum();
-    let spaces = case.snapshot.namespaces.len();
-    let mut wanted = case.snapshot.namespaces.iter();
-    let shown = wanted.find(|ns| filters.wants_ns(ns.ns));
-    let limit = shown.map_or(0, |ns| ns.limits.semmni);
-    let own = shown.map_or(0, |ns| ns.sets.len());
-    let seen = if case.incomplete {
-        " seen, there may be more"
-    } else {
-        ""
-    };
+        .map(|row| (row.semaphore.is_cookie(), row.state()))
+        .collect();
+    let used = summary::use_text(&case.snapshot.namespaces, own_ns(), filters);
     out.print_line(&format!(
-        "{}{seen}{detail}{}; {own} of {limit} sets in use{}.",
-        count_noun(cookies, "cookie", "cookies"),
+        "{}{}.{}",
+        summary::counts_text(&kinds, case.incomplete),
         filters.scope_text(),
-        match filters.ipc_ns {
-            Some(ns) => format!(" in IPC namespace {ns}"),
-            None if spaces > 1 => format!(", {used} in all {spaces} IPC namespaces"),
-            None => String::new(),
-        },
+        used.map_or_else(String::new, |used| format!(" {used}.")),
     ))?;
     let owners = rows
         .iter()
@@ -350,6 +328,22 @@ mod tests {
         ids::{BootTime, Key},
         ledger::Ledger,
     };
+
+    #[test]
+    fn the_namespace_is_shown_where_it_is_not_the_callers() {
+        let host = Some(IpcNs::HOST);
+        let all = Filters::default();
+        let shown = |spaces: &[u32], own| shows_ns(spaces.iter().map(|&ns| IpcNs(ns)), own, &all);
+        let here = IpcNs::HOST.0;
+        assert!(!shown(&[], host) && !shown(&[here, here], host) && !shown(&[here], None));
+        assert!(shown(&[7, 7], host) && shown(&[here, 7], host) && shown(&[7], None));
+        assert!(!shown(&[7], Some(IpcNs(7))) && shown(&[here], Some(IpcNs(7))));
+        let asked = Filters {
+            ipc_ns: Some(IpcNs(7)),
+            ..Filters::default()
+        };
+        assert!(!shows_ns([IpcNs(7)].into_iter(), host, &asked));
+    }
 
     #[test]
     fn every_column_has_a_cell() {

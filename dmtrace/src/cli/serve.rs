@@ -27,6 +27,7 @@ pub(super) fn run(args: &ServeArgs, as_json: bool, out: &mut Out) -> Result<Exit
             print_status(&status, out)?;
         }
         return Ok(match status["findings"]["standing"].as_u64() {
+            Some(0) if status["unread"].is_string() => exit::incomplete_code(),
             Some(0) => exit::CLEAN,
             _ => exit::findings_code(),
         });
@@ -134,7 +135,10 @@ fn print_status(status: &Value, out: &mut Out) -> Result<()> {
         number(&health["drift"]),
     ))?;
     let standing = number(&findings["standing"]);
-    if standing == 0 {
+    let unread = status["unread"].as_str();
+    if standing == 0 && unread.is_some() {
+        out.print_line("no active findings, but that is not certain, for the reason below")?;
+    } else if standing == 0 {
         out.print_line("no active findings")?;
     } else {
         out.print_line(&format!(
@@ -152,6 +156,9 @@ fn print_status(status: &Value, out: &mut Out) -> Result<()> {
             owner_text(&set),
         ))?;
     }
+    if let Some(unread) = unread {
+        out.print_line(unread)?;
+    }
     Ok(())
 }
 
@@ -160,6 +167,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::output::testing::capture_output;
+
+    #[test]
+    fn a_status_says_what_the_service_cannot_read() {
+        let told = |status: Value| capture_output(None, |out| print_status(&status, out));
+        let blind = told(json!({"unread": "not everything could be read: /proc; mount it"}));
+        let end = "no active findings, but that is not certain, for the reason below\n\
+                   not everything could be read: /proc; mount it\n";
+        assert!(blind.ends_with(end), "{blind}");
+        let old = told(json!({"unread": null}));
+        assert!(old.ends_with("no active findings\n"), "{old}");
+    }
 
     #[test]
     fn an_owner_that_is_not_known_has_no_name_and_no_number() {

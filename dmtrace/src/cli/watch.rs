@@ -2,11 +2,12 @@
 
 pub(crate) mod printer;
 
-use std::process::ExitCode;
+use std::{collections::BTreeSet, process::ExitCode};
 
 use anyhow::Result;
 use dmtrace_core::{
-    ledger::Change,
+    ids::IpcNs,
+    ledger::{Change, ChangeKind},
     verdict::{Class, Judged, State, Thresholds},
 };
 use serde_json::{Value, json};
@@ -18,11 +19,12 @@ use super::{
     watch::printer::{PrintStyle, Printer, print_remark},
 };
 use crate::{
+    host::{self, Scope},
     output::{Out, json, time},
     probe::{DmState, Environment, StartError},
     render::row::Row,
     trace::{
-        recorder::{Recorder, Rotation},
+        recorder::{Overwrite, Recorder, Rotation},
         run::{BooksView, Observer, TraceEnd, Tracing, build_runtime},
         session::{Session, Tap},
     },
@@ -33,7 +35,7 @@ use crate::{
 pub(crate) fn run(args: &WatchArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     check_filters(&args.filters)?;
     let recorder = match &args.record {
-        Some(path) => Some(Recorder::create(path, false, None)?),
+        Some(path) => Some(Recorder::create(path, Overwrite::Never, None)?),
         None => None,
     };
     build_runtime()?.block_on(async {
@@ -43,6 +45,16 @@ pub(crate) fn run(args: &WatchArgs, as_json: bool, out: &mut Out) -> Result<Exit
             recorder.name_file()?;
         }
         print_greeting(tracing.session(), as_json, args.duration.is_none());
+        if let Some(ns) = args.filters.ipc_ns.filter(|_| !as_json) {
+            let scope = Scope {
+                namespaces: BTreeSet::from([ns]),
+                ..Scope::default()
+            };
+            let read = host::take_snapshot(&scope);
+            if let Some(missing) = args.filters.missing_ns_text(&read.namespaces) {
+                print_remark(as_json, &missing);
+            }
+        }
         let style = PrintStyle {
             json: as_json,
             all: args.all,
@@ -55,7 +67,10 @@ pub(crate) fn run(args: &WatchArgs, as_json: bool, out: &mut Out) -> Result<Exit
             recorder.finish(&ending);
         }
         let told = printer.finding_count();
-        print_summary(&ending, &args.filters, told, as_json, printer.out_mut())
+        let full = printer.take_full_tables();
+        let limits = limits_text(ending.session.ledger().totals().enospc_failures, &full);
+        let out = printer.out_mut();
+        print_summary(&ending, &args.filters, told, limits, as_json, out)
     })
 }
 
@@ -81,7 +96,12 @@ pub(crate) fn record(args: &RecordArgs, as_json: bool, out: &mut Out) -> Result<
         max: max.as_u64(),
         keep: args.keep,
     });
-    let recorder = Recorder::create(&args.file, args.force, rotation)?;
+    let overwrite = if args.force {
+        Overwrite::Yes
+    } else {
+        Overwrite::No
+    };
+    let recorder = Recorder::create(&args.file, overwrite, rotation)?;
     build_runtime()?.block_on(async {
         let mut tracing =
             Tracing::start(args.tuning.probe_options(), recorder_tap(Some(&recorder)))?;
@@ -100,11 +120,17 @@ pub(crate) fn record(args: &RecordArgs, as_json: bool, out: &mut Out) -> Result<
         let mut quiet = QuietObserver {
             recorder: recorder.clone(),
             findings: 0,
+            full: BTreeSet::new(),
         };
         tracing.run(&mut quiet, args.duration, None).await?;
         let ending = tracing.finish(&mut quiet)?;
         recorder.finish(&ending);
-        let code = print_summary(&ending, &Filters::default(), quiet.findings, as_json, out)?;
+        let limits = limits_text(
+            ending.session.ledger().totals().enospc_failures,
+            &quiet.full,
+        );
+        let all = Filters::default();
+        let code = print_summary(&ending, &all, quiet.findings, limits, as_json, out)?;
         if recorder.failure_text().is_some() {
             return Ok(exit::incomplete_code());
         }
@@ -136,10 +162,13 @@ fn recorder_tap(
 struct QuietObserver {
     recorder: Recorder,
     findings: usize,
+    /// Namespaces in which no semaphore could be made.
+    full: BTreeSet<IpcNs>,
 }
 
 impl Observer for QuietObserver {
-    fn on_changes(&mut self, _changes: &[Change], _view: &BooksView<'_>) -> Result<()> {
+    fn on_changes(&mut self, changes: &[Change], _view: &BooksView<'_>) -> Result<()> {
+        self.full.extend(full_tables(changes));
         Ok(())
     }
 
@@ -156,6 +185,28 @@ impl Observer for QuietObserver {
     fn should_stop(&self) -> bool {
         self.recorder.failure_text().is_some()
     }
+}
+
+/// Namespaces in which a creation failed because the limits were reached.
+fn full_tables(changes: &[Change]) -> impl Iterator<Item = IpcNs> {
+    let full = |kind: &ChangeKind| matches!(kind, ChangeKind::CreateFailed { errno } if *errno == libc::ENOSPC);
+    let failed = changes.iter().filter(move |change| full(&change.kind));
+    failed.map(|change| change.sem.ns)
+}
+
+/// That the limits were reached, and where, as far as that was seen.
+fn limits_text(failures: u64, full: &BTreeSet<IpcNs>) -> Option<String> {
+    let place = match full.iter().collect::<Vec<_>>().as_slice() {
+        [] => String::new(),
+        [ns] => format!(" in IPC namespace {ns}"),
+        [ns, more @ ..] => format!(" in IPC namespace {ns} and {} more", more.len()),
+    };
+    (failures > 0).then(|| {
+        format!(
+            "{} failed: the limits of kernel.sem were reached{place}",
+            count_noun(failures, "creation", "creations")
+        )
+    })
 }
 
 fn print_greeting(session: &Session, as_json: bool, until_interrupted: bool) {
@@ -232,6 +283,7 @@ fn print_summary(
     ending: &TraceEnd,
     filters: &Filters,
     told: usize,
+    limits: Option<String>,
     as_json: bool,
     out: &mut Out,
 ) -> Result<ExitCode> {
@@ -259,10 +311,7 @@ fn print_summary(
     let accounting = &ending.accounting;
     let unread = ending.unread_summary();
     let certain = accounting.is_exact() && unread.is_none();
-    let elapsed = ending
-        .facts
-        .now
-        .duration_since(ending.session.trace_start());
+    let elapsed = ending.ran;
     if as_json {
         out.print_json(&json::json_envelope(
             "summary",
@@ -284,8 +333,13 @@ fn print_summary(
         let (sets, cookies) = (&totals.sets, &totals.cookies);
         out.print_line("")?;
         out.print_line(&format!(
-            "{}: {} made ({}), {} removed ({}), {} there now ({})",
+            "{}{}: {} made ({}), {} removed ({}), {} there now ({})",
             time::age_text(elapsed),
+            if filters.is_empty() {
+                ""
+            } else {
+                ", whole host"
+            },
             count_noun(sets.created, "set", "sets"),
             count_noun(cookies.created, "cookie", "cookies"),
             sets.destroyed,
@@ -293,11 +347,8 @@ fn print_summary(
             sets.live,
             cookies.live
         ))?;
-        if totals.enospc_failures > 0 {
-            out.print_line(&format!(
-                "{} failed: the limits of kernel.sem are reached",
-                count_noun(totals.enospc_failures, "creation", "creations")
-            ))?;
+        if let Some(limits) = limits {
+            out.print_line(&limits)?;
         }
         leaks_text([findings.len(), told, open], filters, certain, out)?;
         if let Some(unread) = &unread {
@@ -344,4 +395,25 @@ fn leaks_text(counts: [usize; 3], filters: &Filters, certain: bool, out: &mut Ou
         out.print_line(&format!("no leak{scope}"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn full_tables_are_told_with_their_namespace() {
+        assert_eq!(limits_text(0, &BTreeSet::new()), None);
+        let told = |spaces: &[u32]| {
+            let spaces = spaces.iter().map(|&ns| IpcNs(ns)).collect();
+            limits_text(5, &spaces).unwrap()
+        };
+        let text = "5 creations failed: the limits of kernel.sem were reached";
+        assert_eq!(told(&[]), text);
+        assert_eq!(told(&[7]), format!("{text} in IPC namespace 7"));
+        assert_eq!(
+            told(&[7, 8, 9]),
+            format!("{text} in IPC namespace 7 and 2 more")
+        );
+    }
 }

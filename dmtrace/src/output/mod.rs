@@ -21,6 +21,16 @@ pub(crate) struct Out {
     inner: io::BufWriter<Box<dyn Write>>,
     color: bool,
     width: Option<usize>,
+    /// What an error names.
+    name: &'static str,
+}
+
+/// Says something to a person, on standard error: broken into lines as standard output is.
+pub(crate) fn print_remark(text: &str) {
+    let mut stderr = Out::to_stderr();
+    let printed = stderr.print_line(&format!("dmtrace: {text}"));
+    // It may be closed, too; that must not end anything.
+    let _unheard = printed.and_then(|()| stderr.flush());
 }
 
 impl Out {
@@ -33,6 +43,7 @@ impl Out {
         Self {
             color: color.unwrap_or(terminal && !plain),
             width,
+            name: "standard output",
             inner: io::BufWriter::new(Box::new(stdout)),
         }
     }
@@ -42,6 +53,7 @@ impl Out {
         Self {
             color: false,
             width: None,
+            name: "",
             inner: io::BufWriter::new(writer),
         }
     }
@@ -52,6 +64,7 @@ impl Out {
         let terminal = stderr.is_terminal();
         Self {
             width: width_of(libc::STDERR_FILENO, terminal),
+            name: "standard error",
             ..Self::with_writer(Box::new(stderr))
         }
     }
@@ -103,8 +116,17 @@ impl Out {
     /// # Errors
     /// As [`Out::print_line`].
     pub(crate) fn whole_line(&mut self, text: &str) -> io::Result<()> {
-        self.inner.write_all(text.as_bytes())?;
-        self.inner.write_all(b"\n")
+        let written = self.inner.write_all(text.as_bytes());
+        let written = written.and_then(|()| self.inner.write_all(b"\n"));
+        written.map_err(|error| self.named_error(error))
+    }
+
+    /// The error of a write, with where it went. Its kind stays.
+    fn named_error(&self, error: io::Error) -> io::Error {
+        match self.name {
+            "" => error,
+            name => io::Error::new(error.kind(), format!("{name}: {error}")),
+        }
     }
 
     /// Prints a value as one line of JSON.
@@ -112,8 +134,9 @@ impl Out {
     /// # Errors
     /// As [`Out::print_line`].
     pub(crate) fn print_json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
-        serde_json::to_writer(&mut self.inner, value).map_err(io::Error::from)?;
-        self.inner.write_all(b"\n")
+        let written = serde_json::to_writer(&mut self.inner, value).map_err(io::Error::from);
+        let written = written.and_then(|()| self.inner.write_all(b"\n"));
+        written.map_err(|error| self.named_error(error))
     }
 
     /// Hands what was printed to the reader.
@@ -121,7 +144,8 @@ impl Out {
     /// # Errors
     /// As [`Out::print_line`].
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+        let flushed = self.inner.flush();
+        flushed.map_err(|error| self.named_error(error))
     }
 
     /// A state in its colour: red for findings, yellow for what is not certain, plain otherwise.
@@ -217,6 +241,20 @@ mod tests {
         assert_eq!(choose_width(None, Some(60), false), Some(60));
         assert_eq!(choose_width(None, None, false), None);
         assert_eq!(choose_width(Some(1), None, true), Some(20));
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_what_goes_there() {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let mut out = Out::with_writer(Box::new(full.unwrap()));
+        out.name = "standard output";
+        out.print_line("a line").unwrap();
+        let error = out.flush().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(
+            crate::wording::cause_text(&error),
+            "standard output: No space left on device"
+        );
     }
 
     #[test]

@@ -191,10 +191,12 @@ pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
     }
     let keep = restarts == Some(true);
     let stays = keep && tracing.hand_over(&mut reporter)?;
-    let accounting = if stays {
-        None
+    let (accounting, unread) = if stays {
+        (None, tracing.unread_summary().map(str::to_owned))
     } else {
-        Some(tracing.finish(&mut reporter)?.accounting)
+        let ending = tracing.finish(&mut reporter)?;
+        let unread = ending.unread_summary();
+        (Some(ending.accounting), unread)
     };
     let (mut log, exports, chronicle) = reporter.into_parts();
     exports.finish_hook().await;
@@ -205,6 +207,9 @@ pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
             LogLevel::Warning,
             "the disk is too slow: the history may lack the last moments",
         );
+    }
+    if let Some(unread) = unread {
+        log.write_line(LogLevel::Warning, unread);
     }
     let Some(accounting) = accounting else {
         log.write_line(
@@ -258,6 +263,7 @@ fn say_clean_up(log: &mut Log, clean_up: &CleanUp) {
 /// After a look there are new numbers.
 fn survey_done(tracing: &Tracing, reporter: &mut Reporter) {
     reporter.report_lost(tracing.session().lost_count());
+    reporter.report_unread(tracing.unread_summary());
     reporter.exports.mark_survey_done();
     if reporter.exports.has_textfile() {
         let health = read_health(tracing, reporter);
@@ -382,6 +388,8 @@ fn status_json(tracing: &Tracing, reporter: &Reporter, control: &ControlSocket) 
         "totals": session.ledger().totals(),
         "findings": reporter.findings_json(tracing.reported_findings().len()),
         "history": reporter.chronicle().map(Chronicle::status),
+        "complete": tracing.unread_summary().is_none(),
+        "unread": tracing.unread_summary(),
         "requests": {
             "answered": count(&control.tally.answered),
             "refused": count(&control.tally.refused),

@@ -64,6 +64,8 @@ pub(super) struct Reporter {
     reported_counts: BTreeMap<&'static str, u64>,
     /// Creations that failed because the limits were reached.
     enospc_failures: u64,
+    /// What could not be read, as it was said last.
+    unread: Option<String>,
 }
 
 impl Reporter {
@@ -82,6 +84,7 @@ impl Reporter {
             active_findings: BTreeMap::new(),
             reported_counts: BTreeMap::new(),
             enospc_failures: 0,
+            unread: None,
         }
     }
 
@@ -131,6 +134,20 @@ impl Reporter {
             if let Some(chronicle) = &self.chronicle {
                 chronicle.count_lost(what, news);
             }
+        }
+    }
+
+    /// What the last look could not read. It is said when it changes.
+    pub(super) fn report_unread(&mut self, unread: Option<&str>) {
+        if self.unread.as_deref() == unread {
+            return;
+        }
+        self.unread = unread.map(str::to_owned);
+        match unread {
+            Some(unread) => self.log.say_often(LogLevel::Warning, unread),
+            None => self
+                .log
+                .say_often(LogLevel::Info, "everything can be read now"),
         }
     }
 

@@ -105,6 +105,7 @@ impl ControlSocket {
             .recursive(true)
             .mode(0o700)
             .create(dir)
+            .map_err(as_root)
             .with_context(|| format!("{}: cannot be made", dir.display()))?;
         let lock = lock_of(path)?;
         if access.group.is_some() {
@@ -204,6 +205,7 @@ pub(super) fn lock_of(socket: &Path) -> Result<fs::File> {
         .create(true)
         .truncate(false)
         .open(path)
+        .map_err(as_root)
         .with_context(|| path.display().to_string())?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -216,6 +218,16 @@ pub(super) fn lock_of(socket: &Path) -> Result<fs::File> {
         Err(fs::TryLockError::Error(error)) => {
             Err(error).with_context(|| path.display().to_string())
         }
+    }
+}
+
+/// An error with what helps, where it is that this user may not.
+fn as_root(error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            anyhow::anyhow!("{error}; run as root (sudo dmtrace serve)")
+        }
+        _ => error.into(),
     }
 }
 
@@ -393,6 +405,15 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         serde_json::from_str(&answer).unwrap()
+    }
+
+    #[test]
+    fn who_may_not_serve_is_told_who_may() {
+        let denied = as_root(io::Error::from_raw_os_error(libc::EACCES));
+        assert_eq!(
+            crate::wording::chain_text(&denied.context("/run/dmtrace/serve.lock")),
+            "/run/dmtrace/serve.lock: Permission denied; run as root (sudo dmtrace serve)"
+        );
     }
 
     #[test]

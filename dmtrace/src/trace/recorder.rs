@@ -23,10 +23,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::run::TraceEnd;
-pub(crate) use crate::trace::recorder::file::Rotation;
+pub(crate) use crate::trace::recorder::file::{Overwrite, Rotation};
 use crate::{
     host::{self, Roots, package},
-    output::time::Clock,
+    output::{print_remark, time::Clock},
     probe::{Tracer, environment::kernel_release},
     recording::{RecordingStart, RecordingWriter, SiteOf},
     stack::FoundSite,
@@ -66,7 +66,11 @@ impl Recorder {
     ///
     /// # Errors
     /// It exists and must not, or its directory does not exist.
-    pub(crate) fn create(path: &Path, overwrite: bool, rotation: Option<Rotation>) -> Result<Self> {
+    pub(crate) fn create(
+        path: &Path,
+        overwrite: Overwrite,
+        rotation: Option<Rotation>,
+    ) -> Result<Self> {
         Ok(Self(Rc::new(RefCell::new(RecorderState {
             target: RecordingTarget::inspect(path, overwrite, rotation)?,
             open: None,
@@ -290,7 +294,7 @@ impl RecorderState {
             "{path}: {}; the recording ends here{place}",
             cause_text(error)
         );
-        eprintln!("dmtrace: {message}");
+        print_remark(&message);
         self.failed = Some(message);
     }
 }

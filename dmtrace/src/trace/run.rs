@@ -13,7 +13,7 @@ use dmtrace_core::{
     facts::{self, HostFacts, Snapshot},
     ids::SemId,
     ledger::{Change, ChangeKind, EndKind},
-    verdict::{self, Context, Judged, Thresholds},
+    verdict::{self, Context, Thresholds},
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -22,13 +22,15 @@ use tokio::{
 };
 
 use super::observer::ObserverSink;
-pub(crate) use super::observer::{BooksView, Observer};
+pub(crate) use super::{
+    ending::TraceEnd,
+    observer::{BooksView, Observer},
+};
 use crate::{
     host::{self, Scope, clock::cpu_spent},
+    output::print_remark,
     probe::{Options, StartError},
-    trace::session::{
-        Accounting, ChangeSink, InputKind, Outlook, Pace, PaceRhythm, Session, Tap, Urgency,
-    },
+    trace::session::{ChangeSink, InputKind, Outlook, Pace, PaceRhythm, Session, Tap, Urgency},
 };
 
 /// The books are compared with the kernel so often at least, if there is a look at all.
@@ -58,6 +60,8 @@ pub(crate) enum Readiness {
 /// A trace with its loop.
 pub(crate) struct Tracing {
     session: Session,
+    /// When everything was attached.
+    began: Moment,
     interrupt: Signal,
     terminate: Signal,
     /// Last class that was told, by cookie.
@@ -69,16 +73,8 @@ pub(crate) struct Tracing {
     pace: Pace,
     thresholds: Thresholds,
     compared: Option<Moment>,
-}
-
-/// Everything at the end.
-pub(crate) struct TraceEnd {
-    pub session: Session,
-    pub accounting: Accounting,
-    /// The kernel's tables at the end.
-    pub snapshot: Snapshot,
-    /// What the host said at the end.
-    pub facts: HostFacts,
+    /// What the last look could not read.
+    unread: Option<String>,
 }
 
 impl Tracing {
@@ -111,6 +107,7 @@ impl Tracing {
         let terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         Ok(Self {
             session,
+            began: Moment::now(),
             interrupt,
             terminate,
             reported: BTreeMap::new(),
@@ -119,6 +116,7 @@ impl Tracing {
             pace: Pace::new(PaceRhythm::WATCH, Moment::now()),
             thresholds: Thresholds::default(),
             compared: None,
+            unread: None,
         })
     }
 
@@ -137,6 +135,11 @@ impl Tracing {
     /// Findings as they were told last.
     pub(crate) const fn reported_findings(&self) -> &BTreeMap<SemId, &'static str> {
         &self.reported
+    }
+
+    /// What the last look could not read, in one line; `None` when it read everything.
+    pub(crate) fn unread_summary(&self) -> Option<&str> {
+        self.unread.as_deref()
     }
 
     /// Runs until a signal, the deadline, the end of the child, or until the observer has enough.
@@ -280,7 +283,7 @@ impl Tracing {
     fn survey_changes(&mut self, observer: &mut dyn Observer) -> Result<Outlook> {
         self.ingest(observer, Session::resync_maps)?;
         for message in self.session.kernel_messages() {
-            eprintln!("dmtrace: kernel side: {message}");
+            print_remark(&format!("kernel side: {message}"));
         }
         let ledger = self.session.ledger();
         let cookies = ledger.totals().cookies.live > 0
@@ -304,6 +307,8 @@ impl Tracing {
             if cookies {
                 outlook = self.judge_cookies(observer, &snapshot)?;
             } else {
+                // What hides processes hides namespaces, too.
+                self.unread = facts::unread_summary(&snapshot, &HostFacts::default());
                 observer.on_survey(&[], &snapshot);
             }
         }
@@ -321,6 +326,7 @@ impl Tracing {
         snapshot: &Snapshot,
     ) -> Result<Outlook> {
         let facts = host::read_facts(&Scope::default(), snapshot);
+        self.unread = facts::unread_summary(snapshot, &facts);
         let mut sink = ObserverSink::new(observer);
         self.session.observe_exits(&facts, &mut |changes, ledger| {
             sink.pass_changes(changes, ledger);
@@ -385,6 +391,7 @@ impl Tracing {
     /// # Errors
     /// The observer fails.
     pub(crate) fn finish(mut self, observer: &mut dyn Observer) -> Result<TraceEnd> {
+        let ran = self.began.elapsed();
         let mut sink = ObserverSink::new(observer);
         let (accounting, snapshot) = self
             .session
@@ -398,37 +405,10 @@ impl Tracing {
         Ok(TraceEnd {
             session: self.session,
             accounting,
+            ran,
             snapshot,
             facts,
         })
-    }
-}
-
-impl TraceEnd {
-    /// What could not be read at the end, in one line; `None` when everything was.
-    pub(crate) fn unread_summary(&self) -> Option<String> {
-        facts::unread_summary(&self.snapshot, &self.facts)
-    }
-
-    pub(crate) fn judge_cookies(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
-        let completeness = self.session.completeness();
-        let context = Context {
-            facts: &self.facts,
-            completeness: &completeness,
-            thresholds,
-        };
-        verdict::survey_cookies(self.session.ledger(), Some(&self.snapshot), &context)
-    }
-
-    /// The remembered cookies that are gone, judged.
-    pub(crate) fn judge_closed(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
-        let completeness = self.session.completeness();
-        let context = Context {
-            facts: &self.facts,
-            completeness: &completeness,
-            thresholds,
-        };
-        verdict::survey_closed(self.session.ledger(), &context)
     }
 }
 

@@ -77,7 +77,10 @@ pub(super) fn check_accident(case: &Case, report: &mut DoctorReport) {
     if safe {
         report.add_pass(
             "udevcomplete_all",
-            format!("dmsetup udevcomplete_all is safe now: nothing live ({leaked} leaked)"),
+            format!(
+                "dmsetup udevcomplete_all is safe now in this IPC namespace: nothing live ({leaked} \
+                 leaked); it does not touch others"
+            ),
         );
         return;
     }
@@ -165,5 +168,28 @@ impl SetHarm {
             "{} semid {} ({}){who}{devices}: {}",
             self.key, self.semid, self.state, self.harm
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dmtrace_core::facts::NsSnapshot;
+
+    use super::*;
+
+    #[test]
+    fn what_is_safe_is_so_in_this_namespace_only() {
+        let mut case = Case::empty();
+        let mut report = DoctorReport::default();
+        case.snapshot.namespaces.push(NsSnapshot {
+            ns: own_ns().unwrap(),
+            ..NsSnapshot::default()
+        });
+        check_accident(&case, &mut report);
+        assert_eq!(
+            report.checks[0].text,
+            "dmsetup udevcomplete_all is safe now in this IPC namespace: nothing live (0 leaked); \
+             it does not touch others"
+        );
     }
 }

@@ -229,8 +229,8 @@ fn check_udev(case: &Case, roots: &Roots, report: &mut DoctorReport) {
         ),
         (None, false) => report.add_warning(
             "udevd",
-            "udevd does not run, and nothing says it does: libdm makes no cookies",
-            "",
+            "udevd is not running, so libdm makes no cookies",
+            "start systemd-udevd",
         ),
     }
     let wanted = if udev.control_socket || udev.daemon.is_some() {
@@ -311,3 +311,23 @@ fn traces(report: &mut DoctorReport) {
 
 #[cfg(not(feature = "live"))]
 const fn traces(_: &mut DoctorReport) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_udevd_it_says_what_to_start() {
+        let mut case = Case::empty();
+        case.facts.processes_complete = true;
+        let mut report = DoctorReport::default();
+        let empty = tempfile::tempdir().unwrap();
+        check_udev(&case, &Roots::below(empty.path()), &mut report);
+        let first = &report.checks[0];
+        assert_eq!(
+            first.text,
+            "udevd is not running, so libdm makes no cookies"
+        );
+        assert_eq!(first.fix.as_deref(), Some("start systemd-udevd"));
+    }
+}

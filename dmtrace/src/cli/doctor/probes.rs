@@ -160,7 +160,7 @@ fn device_mapper(tracer: &Tracer, report: &mut DoctorReport) {
         DmState::NotLoaded => {
             report.add_pass(
                 "device-mapper",
-                "dm_mod is not loaded; it is attached to when it is".to_owned(),
+                "dm_mod is not loaded; dmtrace will attach when it is".to_owned(),
             );
             return;
         }
@@ -190,7 +190,7 @@ fn device_mapper(tracer: &Tracer, report: &mut DoctorReport) {
 
 fn report_probes(mine: &[&Attempt], report: &mut DoctorReport) {
     for attempt in mine {
-        let hooks = attempt.hooks.join(" ");
+        let hooks = hooks_text(&attempt.hooks);
         match &attempt.outcome {
             AttachOutcome::Attached => {
                 report.add_pass("probe", format!("{}: {hooks}", attempt.subject));
@@ -213,5 +213,36 @@ fn report_probes(mine: &[&Attempt], report: &mut DoctorReport) {
                 }
             }
         }
+    }
+}
+
+/// Where a subject is seen; what stands there several times is named once.
+fn hooks_text(hooks: &[String]) -> String {
+    let mut counted: Vec<(&str, usize)> = Vec::new();
+    for hook in hooks {
+        match counted.iter_mut().find(|(name, _)| name == hook) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((hook, 1)),
+        }
+    }
+    let texts: Vec<String> = counted
+        .into_iter()
+        .map(|(hook, count)| match count {
+            1 => hook.to_owned(),
+            _ => format!("{hook} x{count}"),
+        })
+        .collect();
+    texts.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_hooks_are_named_once() {
+        let hooks = ["sys_enter", "sys_exit", "sys_exit"].map(|it| format!("raw_tp:{it}"));
+        assert_eq!(hooks_text(&hooks), "raw_tp:sys_enter raw_tp:sys_exit x2");
+        assert_eq!(hooks_text(&[]), "");
     }
 }

@@ -20,6 +20,9 @@ use crate::{host::namespaces::own_ns, probe::Tracer, wording::cause_text};
 
 /// Any key does: it is alone in its namespace.
 const KEY: i32 = 0x0d4d_0001;
+/// Why no cookie was made, where /proc is missing.
+const UNKNOWN_NS: &str =
+    "cannot tell which IPC namespace its thread is in: no /proc/thread-self/ns/ipc";
 /// What the probes should report, in this order.
 const STEPS: [&str; 5] = ["creation", "SETVAL", "+1", "-1", "removal"];
 /// The ring is filled before the calls return.
@@ -43,7 +46,7 @@ pub(super) fn check_selftest(tracer: &mut Tracer, report: &mut DoctorReport) {
                     "self-test: no cookie of its own could be made: {}",
                     cause_text(&error)
                 ),
-                "run as root, with IPC namespaces in the kernel",
+                fix_text(own_ns()),
             );
             return;
         }
@@ -95,6 +98,14 @@ pub(super) fn check_selftest(tracer: &mut Tracer, report: &mut DoctorReport) {
     }
 }
 
+/// What lets the self-test make its cookie, where the thread is in `own` namespace.
+const fn fix_text(own: Option<IpcNs>) -> &'static str {
+    match own {
+        Some(_) => "run as root, with IPC namespaces in the kernel",
+        None => "mount -t proc proc /proc",
+    }
+}
+
 /// Which step an event is.
 fn step_of(what: &EventKind, ours: SemId) -> Option<usize> {
     Some(match what {
@@ -114,11 +125,12 @@ fn step_of(what: &EventKind, ours: SemId) -> Option<usize> {
 
 /// A whole life of a cookie, on the calling thread, which leaves its namespace for good.
 fn play_cookie() -> io::Result<SemId> {
-    let before = own_ns();
+    // Without it nobody could tell the new namespace from the old one.
+    let before = own_ns().ok_or_else(|| io::Error::other(UNKNOWN_NS))?;
     // SAFETY: one number. Only this thread moves.
     check_call(unsafe { libc::unshare(libc::CLONE_NEWIPC) })?;
     let ns: IpcNs = own_ns()
-        .filter(|&ns| Some(ns) != before)
+        .filter(|&ns| ns != before)
         .ok_or_else(|| io::Error::other("the thread is not in a namespace of its own"))?;
     // SAFETY: three numbers.
     let semid =
@@ -144,5 +156,16 @@ fn check_call(result: i32) -> io::Result<i32> {
         Err(io::Error::last_os_error())
     } else {
         Ok(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_proc_the_fix_is_to_mount_it() {
+        assert_eq!(fix_text(None), "mount -t proc proc /proc");
+        assert!(fix_text(Some(IpcNs::HOST)).contains("root"));
     }
 }

@@ -75,3 +75,19 @@ fn filters_can_be_given_to_the_next_command() {
     let odd = parse(&["--comm=it's two"]);
     assert_eq!(odd.args_text(), r" --comm 'it'\''s two'");
 }
+
+#[test]
+fn a_namespace_that_was_not_read_is_told() {
+    let read = [NsSnapshot::default()];
+    let of = |ns| Filters {
+        ipc_ns: Some(ns),
+        ..Filters::default()
+    };
+    assert_eq!(Filters::default().missing_ns_text(&[]), None);
+    assert_eq!(of(read[0].ns).missing_ns_text(&read), None);
+    let missing = of(IpcNs(1)).missing_ns_text(&read);
+    assert_eq!(
+        missing.as_deref(),
+        Some("--ipc-ns: no IPC namespace 1 was read; it may have ended")
+    );
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::error::ErrorKind;
+use clap::{CommandFactory as _, error::ErrorKind};
 use dmtrace_core::{
     backend::Backend,
     ids::{IpcNs, Key},
@@ -10,7 +10,7 @@ use dmtrace_core::{
 };
 
 use super::{least_args, parse_args, parse_error, verb_commands};
-use crate::cli::{Verb, args::BackendArg};
+use crate::cli::{Cli, Verb, args::BackendArg};
 
 #[test]
 fn unknown_words_are_refused_with_those_that_are_known() {
@@ -164,4 +164,26 @@ fn a_command_needs_no_dashes() {
         parse_error(&["exec"]).kind(),
         ErrorKind::MissingRequiredArgument
     );
+}
+
+#[test]
+fn no_lines_at_all_is_a_mistake() {
+    assert_eq!(parse_error(&["watch", "-n", "0"]).exit_code(), 2);
+    parse_args(&["watch", "-n", "1"]);
+}
+
+#[test]
+fn help_and_readme_list_the_same_exit_codes() {
+    let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"));
+    let help = Cli::command().render_help().to_string();
+    let (_, codes) = help.split_once("Exit codes:\n").unwrap();
+    let mut listed = 0;
+    for line in codes.lines().filter(|line| !line.trim().is_empty()) {
+        let (code, text) = line.trim().split_once("  ").unwrap();
+        let text = text.replace("clean:", "`clean`:");
+        let row = format!("| {code} | {text} |");
+        assert!(readme.contains(&row), "{row}");
+        listed += 1;
+    }
+    assert_eq!(listed, 6);
 }

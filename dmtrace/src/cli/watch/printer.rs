@@ -2,11 +2,12 @@
 
 mod line;
 
-use std::{cell::RefCell, collections::BTreeSet, io::Write as _};
+use std::{cell::RefCell, collections::BTreeSet};
 
 use anyhow::Result;
 use dmtrace_core::{
     event::{CallSite, ProcessImage},
+    ids::IpcNs,
     ledger::{Change, ChangeKind, EndKind, ImageId, Ledger},
     verdict::Judged,
 };
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::filter::Filters,
-    output::{Out, json, time::Clock},
+    output::{self, Out, json, time::Clock},
     render::candidate::Candidate,
     render::change::{change_detail, change_word, dm_loaded},
     render::row::{Row, confidence_word, devices},
@@ -40,6 +41,8 @@ pub(crate) struct Printer<'a> {
     /// Processes whose image was printed already (JSON): later lines refer to it.
     introduced: BTreeSet<ImageId>,
     findings: usize,
+    /// Namespaces in which no semaphore could be made.
+    full: BTreeSet<IpcNs>,
     /// Processes that were printed before their image was known (its message was dropped).
     nameless: BTreeSet<ImageId>,
     names: RefCell<Symbolizer>,
@@ -73,6 +76,7 @@ impl<'a> Printer<'a> {
             left,
             introduced: BTreeSet::new(),
             findings: 0,
+            full: BTreeSet::new(),
             nameless: BTreeSet::new(),
             names: RefCell::default(),
         }
@@ -94,6 +98,11 @@ impl<'a> Printer<'a> {
     /// Findings that were told.
     pub(crate) const fn finding_count(&self) -> usize {
         self.findings
+    }
+
+    /// Namespaces in which no semaphore could be made.
+    pub(crate) fn take_full_tables(&mut self) -> BTreeSet<IpcNs> {
+        std::mem::take(&mut self.full)
     }
 
     /// Standard output, for the summary.
@@ -204,6 +213,7 @@ impl<'a> Printer<'a> {
 
 impl Observer for Printer<'_> {
     fn on_changes(&mut self, changes: &[Change], view: &BooksView<'_>) -> Result<()> {
+        self.full.extend(super::full_tables(changes));
         changes
             .iter()
             .try_for_each(|change| self.print_change(change, view.ledger))?;
@@ -318,7 +328,6 @@ fn image_of(ledger: &Ledger, id: ImageId) -> Option<&ProcessImage> {
 /// A line on standard error, for people only.
 pub(crate) fn print_remark(json: bool, text: &str) {
     if !json {
-        // Standard error may be closed, too; that must not end the trace.
-        let _closed = writeln!(std::io::stderr(), "dmtrace: {text}");
+        output::print_remark(text);
     }
 }

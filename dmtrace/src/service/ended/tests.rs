@@ -103,6 +103,20 @@ fn tell(scene: &Scene, began: BootTime) -> (BTreeSet<Key>, BTreeSet<Key>) {
 }
 
 #[test]
+fn what_cannot_be_read_is_said_once_and_so_is_its_end() {
+    let lines = Lines::default();
+    let exports = Exports::open(&ExportOptions::default(), None).unwrap();
+    let mut reporter = Reporter::new(Log::to(Box::new(lines.clone())), exports, None);
+    let blind = "not everything could be read: /proc: No such file or directory";
+    for unread in [None, Some(blind), Some(blind), None] {
+        reporter.report_unread(unread);
+    }
+    let said = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let all = format!("dmtrace: warning: {blind}\ndmtrace: info: everything can be read now\n");
+    assert_eq!(said, all);
+}
+
+#[test]
 fn each_ended_cookie_is_told_and_kept_by_one_judgement() {
     let scene = scene();
     let context = scene.context();

@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::Context as _;
+
 use crate::recording;
 
 /// When a new file is begun, and how many older ones are kept.
@@ -20,11 +22,32 @@ pub(crate) struct Rotation {
     pub keep: u32,
 }
 
+/// Whether a recording may replace an earlier one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Overwrite {
+    /// There is no option for it.
+    Never,
+    /// It was not asked for.
+    No,
+    Yes,
+}
+
+impl Overwrite {
+    /// Why a name cannot be had.
+    const fn refusal(self) -> &'static str {
+        match self {
+            Self::Never => "File exists; give another name",
+            Self::No | Self::Yes => "File exists; use --force to overwrite it, or another name",
+        }
+    }
+}
+
 /// What a recording is to be written to.
 #[derive(Clone, Debug)]
 pub(super) struct RecordingTarget {
     path: PathBuf,
     there: ExistingFile,
+    overwrite: Overwrite,
     /// When the next file is begun; `None` for never.
     pub rotation: Option<Rotation>,
 }
@@ -48,7 +71,7 @@ impl RecordingTarget {
     /// Something has the name and must not be replaced, or the directory is not there.
     pub(super) fn inspect(
         path: &Path,
-        overwrite: bool,
+        overwrite: Overwrite,
         rotation: Option<Rotation>,
     ) -> anyhow::Result<Self> {
         let shown = path.display();
@@ -60,8 +83,17 @@ impl RecordingTarget {
         };
         // A link to nothing is there, too.
         let taken = path.symlink_metadata().is_ok();
-        if taken && (!overwrite || there == ExistingFile::Nothing) {
-            anyhow::bail!("{shown}: File exists; use --force to overwrite it, or another name");
+        let forced = overwrite == Overwrite::Yes;
+        if there == ExistingFile::Special && !forced {
+            anyhow::bail!("{shown}: is no regular file; name one that does not exist yet");
+        }
+        if taken && (!forced || there == ExistingFile::Nothing) {
+            anyhow::bail!("{shown}: {}", overwrite.refusal());
+        }
+        if there == ExistingFile::File && !may_be_replaced(path)? {
+            anyhow::bail!(
+                "{shown}: is no recording; dmtrace replaces only recordings, give another name"
+            );
         }
         if there == ExistingFile::Special && rotation.is_some() {
             anyhow::bail!("{shown}: is no regular file; leave out --max-size");
@@ -74,15 +106,13 @@ impl RecordingTarget {
         let target = Self {
             path,
             there,
+            overwrite,
             rotation,
         };
         let older = (1..=rotation.map_or(0, |it| it.keep)).map(|number| target.older_path(number));
         for older in older {
-            if !overwrite && older.symlink_metadata().is_ok() {
-                anyhow::bail!(
-                    "{}: File exists; use --force to overwrite it, or another name",
-                    older.display()
-                );
+            if !forced && older.symlink_metadata().is_ok() {
+                anyhow::bail!("{}: {}", older.display(), overwrite.refusal());
             }
         }
         let parent = target.path.parent().filter(|it| !it.as_os_str().is_empty());
@@ -171,6 +201,17 @@ impl RecordingTarget {
     }
 }
 
+/// Whether a file is a recording, or empty: everything else is not ours.
+fn may_be_replaced(path: &Path) -> anyhow::Result<bool> {
+    let named = || path.display().to_string();
+    let file = File::open(path).with_context(named)?;
+    match recording::RecordingReader::open(file) {
+        Err(recording::RecordingError::NotARecording) => Ok(false),
+        // One that is too new, damaged or cut off is one all the same.
+        _ => Ok(true),
+    }
+}
+
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");
@@ -254,7 +295,10 @@ impl RecordingFile {
         match (self.stage, target.there) {
             (OutputStage::Empty, ExistingFile::Nothing) => {
                 self.sync_data()?;
-                name_new(&self.at, &target.path)?;
+                name_new(&self.at, &target.path).map_err(|error| match error.kind() {
+                    io::ErrorKind::AlreadyExists => io::Error::other(target.overwrite.refusal()),
+                    _ => error,
+                })?;
                 self.at.clone_from(&target.path);
                 self.stage = OutputStage::Named;
             }
@@ -303,6 +347,9 @@ fn name_new(from: &Path, to: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// The beginning of a recording.
+    const OLD: &[u8] = b"DMTRACE\x01old";
+
     fn list_names(dir: &Path) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(dir)
             .unwrap()
@@ -313,10 +360,42 @@ mod tests {
     }
 
     #[test]
+    fn only_recordings_are_replaced_and_the_hint_is_one_that_works() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notes.txt");
+        let refusal = |path: &Path, overwrite| {
+            let refused = RecordingTarget::inspect(path, overwrite, None);
+            refused.map(drop).unwrap_err().to_string()
+        };
+        fs::write(&path, "what I must not forget").unwrap();
+        let never = refusal(&path, Overwrite::Never);
+        assert!(
+            never.ends_with(": File exists; give another name"),
+            "{never}"
+        );
+        assert!(refusal(&path, Overwrite::No).contains("use --force"));
+        let forced = refusal(&path, Overwrite::Yes);
+        assert!(
+            forced.contains("is no recording; dmtrace replaces only recordings"),
+            "{forced}"
+        );
+        // Made by mktemp.
+        fs::write(&path, "").unwrap();
+        assert!(RecordingTarget::inspect(&path, Overwrite::Yes, None).is_ok());
+        for overwrite in [Overwrite::Never, Overwrite::No] {
+            let device = refusal(Path::new("/dev/full"), overwrite);
+            assert!(
+                device.starts_with("/dev/full: is no regular file;"),
+                "{device}"
+            );
+        }
+    }
+
+    #[test]
     fn nothing_is_left_of_a_start_that_failed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        let target = RecordingTarget::inspect(&path, false, None).unwrap();
+        let target = RecordingTarget::inspect(&path, Overwrite::No, None).unwrap();
         assert!(list_names(dir.path()).is_empty());
         let mut output = target.create_file().unwrap();
         output.write_frames(b"first").unwrap();
@@ -328,7 +407,7 @@ mod tests {
     fn a_new_name_appears_with_the_first_frames_and_takes_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        let target = RecordingTarget::inspect(&path, false, None).unwrap();
+        let target = RecordingTarget::inspect(&path, Overwrite::No, None).unwrap();
         let mut output = target.create_file().unwrap();
         output.write_frames(b"first").unwrap();
         assert!(!path.exists());
@@ -337,10 +416,11 @@ mod tests {
         assert_eq!(list_names(dir.path()), ["a"]);
         // Another one that was faster.
         let late = dir.path().join("b");
-        let target = RecordingTarget::inspect(&late, false, None).unwrap();
+        let target = RecordingTarget::inspect(&late, Overwrite::No, None).unwrap();
         let mut output = target.create_file().unwrap();
         fs::write(&late, "theirs").unwrap();
-        assert!(output.take_name(&target).is_err());
+        let refused = output.take_name(&target).unwrap_err().to_string();
+        assert!(refused.contains("use --force"), "{refused}");
         drop(output);
         assert_eq!(fs::read(&late).unwrap(), b"theirs");
         assert_eq!(list_names(dir.path()), ["a", "b"]);
@@ -350,13 +430,13 @@ mod tests {
     fn a_file_that_is_replaced_stays_to_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        fs::write(&path, "old").unwrap();
-        assert!(RecordingTarget::inspect(&path, false, None).is_err());
-        let target = RecordingTarget::inspect(&path, true, None).unwrap();
+        fs::write(&path, OLD).unwrap();
+        assert!(RecordingTarget::inspect(&path, Overwrite::No, None).is_err());
+        let target = RecordingTarget::inspect(&path, Overwrite::Yes, None).unwrap();
         let mut output = target.create_file().unwrap();
         output.write_frames(b"new").unwrap();
         output.take_name(&target).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read(&path).unwrap(), OLD);
         // Dropped without an end, as after a full disk: both are there.
         let beside = output.at.clone();
         assert_eq!(Some(&beside), target.temporary_path().as_ref());
@@ -376,7 +456,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         let rotation = Some(Rotation { max: 1, keep: 2 });
-        let mut target = RecordingTarget::inspect(&path, false, rotation).unwrap();
+        let mut target = RecordingTarget::inspect(&path, Overwrite::No, rotation).unwrap();
         for part in [b"1", b"2", b"3", b"4"] {
             if part != b"1" {
                 target.shift_files().unwrap();
@@ -390,7 +470,8 @@ mod tests {
         let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
         assert_eq!([read("a"), read("a.1"), read("a.2")], [b"4", b"3", b"2"]);
         let rotation = Some(Rotation { max: 1, keep: 0 });
-        let mut target = RecordingTarget::inspect(&path, true, rotation).unwrap();
+        fs::write(&path, OLD).unwrap();
+        let mut target = RecordingTarget::inspect(&path, Overwrite::Yes, rotation).unwrap();
         target.shift_files().unwrap();
         let mut output = target.create_file().unwrap();
         output.write_frames(b"5").unwrap();
@@ -398,9 +479,9 @@ mod tests {
         let rotation = Some(Rotation { max: 1, keep: 2 });
         assert_eq!(list_names(dir.path()), ["a", "a.1", "a.2"]);
         assert_eq!([read("a"), read("a.1"), read("a.2")], [b"5", b"3", b"2"]);
-        assert!(RecordingTarget::inspect(&path, false, rotation).is_err());
+        assert!(RecordingTarget::inspect(&path, Overwrite::No, rotation).is_err());
         fs::remove_file(&path).unwrap();
-        let refused = RecordingTarget::inspect(&path, false, rotation).unwrap_err();
+        let refused = RecordingTarget::inspect(&path, Overwrite::No, rotation).unwrap_err();
         assert!(refused.to_string().contains("a.1"), "{refused}");
     }
 }

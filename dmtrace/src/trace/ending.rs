@@ -1,0 +1,50 @@
+//! What a trace knows at its end.
+
+use std::time::Duration;
+
+use dmtrace_core::{
+    facts::{self, HostFacts, Snapshot},
+    verdict::{self, Context, Judged, Thresholds},
+};
+
+use super::session::{Accounting, Session};
+
+/// Everything at the end.
+pub(crate) struct TraceEnd {
+    pub session: Session,
+    pub accounting: Accounting,
+    /// How long it traced: without the time that attaching and detaching took.
+    pub ran: Duration,
+    /// The kernel's tables at the end.
+    pub snapshot: Snapshot,
+    /// What the host said at the end.
+    pub facts: HostFacts,
+}
+
+impl TraceEnd {
+    /// What could not be read at the end, in one line; `None` when everything was.
+    pub(crate) fn unread_summary(&self) -> Option<String> {
+        facts::unread_summary(&self.snapshot, &self.facts)
+    }
+
+    pub(crate) fn judge_cookies(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
+        let completeness = self.session.completeness();
+        let context = Context {
+            facts: &self.facts,
+            completeness: &completeness,
+            thresholds,
+        };
+        verdict::survey_cookies(self.session.ledger(), Some(&self.snapshot), &context)
+    }
+
+    /// The remembered cookies that are gone, judged.
+    pub(crate) fn judge_closed(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
+        let completeness = self.session.completeness();
+        let context = Context {
+            facts: &self.facts,
+            completeness: &completeness,
+            thresholds,
+        };
+        verdict::survey_closed(self.session.ledger(), &context)
+    }
+}
