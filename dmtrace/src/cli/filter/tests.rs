@@ -75,3 +75,12 @@ fn filters_can_be_given_to_the_next_command() {
     let odd = parse(&["--comm=it's two"]);
     assert_eq!(odd.args_text(), r" --comm 'it'\''s two'");
 }
+
+#[test]
+fn what_is_no_number_is_told_so() {
+    use clap::Parser as _;
+    for option in ["--pid=x", "--semid=x"] {
+        let error = Line::try_parse_from(["x", option]).unwrap_err().to_string();
+        assert!(error.contains("give a number"), "{error}");
+    }
+}
