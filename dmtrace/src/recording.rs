@@ -115,6 +115,8 @@ pub enum RecordingTail {
     Cut {
         /// Offset of the incomplete frame.
         at: u64,
+        /// Bytes are there, and are not what was written.
+        damaged: bool,
         /// In words.
         why: String,
     },
@@ -132,6 +134,9 @@ pub enum RecordingError {
         /// Layout of the file.
         found: u32,
     },
+    /// A file of no bytes.
+    #[error("the file is empty")]
+    NoBytes,
     /// Cut off before its first frame.
     #[error("cut off before its first entry")]
     Empty,
@@ -297,6 +302,9 @@ impl<R: Read> RecordingReader<R> {
     pub fn open(mut input: R) -> Result<(Self, RecordingStart), RecordingError> {
         let mut magic = [0; MAGIC.len()];
         let got = fill_buffer(&mut input, &mut magic)?;
+        if got == 0 {
+            return Err(RecordingError::NoBytes);
+        }
         if got < magic.len() {
             return Err(if MAGIC.starts_with(&magic[..got]) {
                 RecordingError::Empty
@@ -345,7 +353,7 @@ impl<R: Read> RecordingReader<R> {
         };
         let (length, crc, kind) = (word(0) as usize, word(4), word(8));
         if length > FRAME_MAX {
-            return Ok(self.mark_cut("its length is not plausible"));
+            return Ok(self.mark_damage("its length is not plausible"));
         }
         self.payload.clear();
         // Grows with what is really there: a damaged length must not reserve 256 MiB.
@@ -359,10 +367,10 @@ impl<R: Read> RecordingReader<R> {
         check.update(&kind.to_le_bytes());
         check.update(&self.payload);
         if check.finalize() != crc {
-            return Ok(self.mark_cut("its checksum is wrong"));
+            return Ok(self.mark_damage("wrong checksum"));
         }
         let Some(frame) = parse_frame(kind as u16, &self.payload) else {
-            return Ok(self.mark_cut("its content is not readable"));
+            return Ok(self.mark_damage("its content is not readable"));
         };
         self.offset += (HEADER + length) as u64;
         Ok(Some(frame))
@@ -374,8 +382,17 @@ impl<R: Read> RecordingReader<R> {
     }
 
     fn mark_cut(&mut self, why: &str) -> Option<RecordedFrame> {
+        self.mark_end(false, why)
+    }
+
+    fn mark_damage(&mut self, why: &str) -> Option<RecordedFrame> {
+        self.mark_end(true, why)
+    }
+
+    fn mark_end(&mut self, damaged: bool, why: &str) -> Option<RecordedFrame> {
         self.tail = Some(RecordingTail::Cut {
             at: self.offset,
+            damaged,
             why: why.to_owned(),
         });
         None

@@ -448,9 +448,10 @@ impl Case {
         if live != RecordingState::No {
             // The last entry may be in the making, and the end is still to come.
             ended = true;
-        } else if let Some(RecordingTail::Cut { at, why }) = reader.tail() {
+        } else if let Some(RecordingTail::Cut { at, damaged, why }) = reader.tail() {
+            let how = if *damaged { "damaged" } else { "cut off" };
             self.notes.push(format!(
-                "{shown}: cut off at byte {at}: {why}; read up to there"
+                "{shown}: {how} at byte {at}: {why}; read up to there"
             ));
         }
         if !ended {

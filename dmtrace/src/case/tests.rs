@@ -143,3 +143,18 @@ fn cut_at_any_byte_it_is_read_up_to_there_and_nothing_is_certain() {
     }
     assert!(opened > 100);
 }
+
+#[test]
+fn a_file_that_is_damaged_is_not_called_cut_off() {
+    let mut damaged = sample_recording();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    let notes = case_from(&damaged).unwrap().notes.join("\n");
+    assert!(notes.contains("damaged at byte"), "{notes}");
+    assert!(notes.contains("wrong checksum"), "{notes}");
+    let whole = sample_recording();
+    let notes = case_from(&whole[..last]).unwrap().notes.join("\n");
+    assert!(notes.contains("cut off at byte"), "{notes}");
+    let error = case_from(&[]).err().unwrap().to_string();
+    assert!(error.ends_with(": the file is empty"), "{error}");
+}

@@ -22,7 +22,7 @@ use serde_json::json;
 use super::{
     args::ExplainArgs,
     failure::{Failure, exit},
-    filter::Filters,
+    filter::{Filters, shell_word},
     value::CookieName,
 };
 use crate::{
@@ -104,9 +104,10 @@ pub(crate) fn run(args: &ExplainArgs, as_json: bool, out: &mut Out) -> Result<Ex
             text::print_story(story, &[], out)?;
         }
         if stories.is_empty() {
-            out.print_line(&not_found_message(target, &rows, &case, &args.filters))?;
+            let message = not_found_message(target, &rows, &case, &args.filters, file.as_deref());
+            out.print_line(&message)?;
         } else if target == ExplainTarget::Worst {
-            print_remaining(&rows, picked.len(), out)?;
+            print_remaining(&rows, picked.len(), &args.filters, file.as_deref(), out)?;
         }
         for note in &case.notes {
             eprintln!("dmtrace: {note}");
@@ -201,7 +202,8 @@ fn parse_target(
         (Some(key), Some(semid)) => ExplainTarget::Either(key, semid),
         (Some(key), None) => ExplainTarget::Key(key),
         (None, Some(semid)) => ExplainTarget::SemId(semid),
-        (None, None) if second.is_none() && Path::new(word).exists() => {
+        // What has a path's form is no cookie that was mistyped, also where it is not there.
+        (None, None) if second.is_none() && (word.contains('/') || Path::new(word).exists()) => {
             return Ok((ExplainTarget::Worst, Some(PathBuf::from(word))));
         }
         (None, None) => {
@@ -298,6 +300,7 @@ fn not_found_message(
     rows: &[Row<'_>],
     case: &Case,
     filters: &Filters,
+    recording: Option<&Path>,
 ) -> String {
     let scope = filters.scope_text();
     let number = match target {
@@ -307,9 +310,11 @@ fn not_found_message(
             );
         }
         ExplainTarget::Worst if rows.iter().any(|row| row.semaphore.is_live()) => {
-            return format!(
-                "No cookie is stuck or leaked{scope}: dmtrace list shows those in use."
-            );
+            let list = match recording {
+                None => format!(": dmtrace list{} shows those in use", filters.args_text()),
+                Some(_) => String::new(),
+            };
+            return format!("No cookie is stuck or leaked{scope}{list}.");
         }
         ExplainTarget::Worst => return format!("There is no cookie{scope}."),
         ExplainTarget::Key(key) | ExplainTarget::Either(key, _) => format!("cookie {key}"),
@@ -331,6 +336,9 @@ fn not_found_message(
             format!("semid {semid}")
         }
     };
+    if let Some(path) = recording {
+        return format!("{} has no {number}{scope}.", path.display());
+    }
     let spaces = case.snapshot.namespaces.len();
     format!(
         "{number} does not exist{scope} ({} read), and no recording that is in use has it.",
@@ -339,7 +347,13 @@ fn not_found_message(
 }
 
 /// What else is there.
-fn print_remaining(rows: &[Row<'_>], shown: usize, out: &mut Out) -> Result<()> {
+fn print_remaining(
+    rows: &[Row<'_>],
+    shown: usize,
+    filters: &Filters,
+    recording: Option<&Path>,
+    out: &mut Out,
+) -> Result<()> {
     let findings = rows
         .iter()
         .filter(|row| row.is_finding() && row.semaphore.is_live())
@@ -348,11 +362,23 @@ fn print_remaining(rows: &[Row<'_>], shown: usize, out: &mut Out) -> Result<()> 
     if more > 0 {
         out.print_line("")?;
         out.print_line(&format!(
-            "{}: dmtrace list; by program: dmtrace report",
-            count_noun(more, "more finding", "more findings")
+            "{}: {}",
+            count_noun(more, "more finding", "more findings"),
+            next_commands(&filters.args_text(), recording)
         ))?;
     }
     Ok(())
+}
+
+/// Where the others are told, of the same machine or recording.
+fn next_commands(filters: &str, recording: Option<&Path>) -> String {
+    match recording {
+        None => format!("dmtrace list{filters}; by program: dmtrace report{filters}"),
+        Some(path) => {
+            let path = shell_word(&path.display().to_string());
+            format!("dmtrace report{filters} {path}")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -379,6 +405,29 @@ mod tests {
         for wrong in ["0x1234", "-3", "cookie", "0x", "99999999999999999999"] {
             assert_eq!(parse_word(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_next_command_is_about_the_same() {
+        assert_eq!(
+            next_commands(" --ipc-ns 7", None),
+            "dmtrace list --ipc-ns 7; by program: dmtrace report --ipc-ns 7"
+        );
+        let file = Some(Path::new("r 1.dmt"));
+        assert_eq!(next_commands("", file), "dmtrace report 'r 1.dmt'");
+        let key = ExplainTarget::Key(Key(0x0d4d_1234));
+        let case = Case::empty();
+        let text = not_found_message(key, &[], &case, &Filters::default(), file);
+        assert_eq!(text, "r 1.dmt has no cookie 0x0d4d1234.");
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_is_no_cookie() {
+        let target = parse_target(Some("./nofile"), None).unwrap();
+        assert_eq!(target.1.as_deref(), Some(Path::new("./nofile")));
+        let error = Case::of_recording(Path::new("./nofile")).err().unwrap();
+        let text = chain_text(&error);
+        assert_eq!(text, "./nofile: No such file or directory");
     }
 
     #[test]

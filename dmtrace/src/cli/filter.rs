@@ -26,7 +26,7 @@ pub(super) const HEADING: &str = "Filters";
 #[derive(Args, Clone, Debug, Default, PartialEq)]
 pub struct Filters {
     /// Made by this process.
-    #[arg(long, value_name = "PID", help_heading = HEADING)]
+    #[arg(long, value_name = "PID", value_parser = value::parse_number::<u32>, help_heading = HEADING)]
     pub pid: Option<u32>,
     /// Made by a process of this name.
     #[arg(long, value_name = "NAME", help_heading = HEADING)]
@@ -47,7 +47,7 @@ pub struct Filters {
     #[arg(long, value_name = "KEY", value_parser = value::parse_key, allow_negative_numbers = true, help_heading = HEADING)]
     pub key: Option<Key>,
     /// With this semid.
-    #[arg(long, value_name = "SEMID", help_heading = HEADING)]
+    #[arg(long, value_name = "SEMID", value_parser = value::parse_number::<i32>, help_heading = HEADING)]
     pub semid: Option<i32>,
     /// In this state, or one of these (separated by commas).
     #[arg(

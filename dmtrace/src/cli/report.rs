@@ -20,7 +20,12 @@ use dmtrace_core::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{args::ReportArgs, explain, failure::exit, filter::Filters};
+use super::{
+    args::ReportArgs,
+    explain,
+    failure::exit,
+    filter::{Filters, shell_word},
+};
 use crate::{
     case::{Case, TraceUse},
     output::{Out, json},
@@ -89,6 +94,8 @@ pub(super) struct ReportFindings<'a> {
     pub(super) scope: &'static str,
     /// The filters, for the next command.
     pub(super) filters: String,
+    /// The recording, likewise; empty for this machine.
+    pub(super) recording: String,
 }
 
 impl ReportFindings<'_> {
@@ -126,7 +133,10 @@ pub(crate) fn run(args: &ReportArgs, as_json: bool, out: &mut Out) -> Result<Exi
         None => (Case::of_host(None, TraceUse::History)?, None),
     };
     let rows = explain::matching_rows(&case, &args.filters);
-    let findings = find_findings(&case, &rows, &args.filters);
+    let mut findings = find_findings(&case, &rows, &args.filters);
+    if let Some(path) = &args.file {
+        findings.recording = format!(" {}", shell_word(&path.display().to_string()));
+    }
     let leaks: Vec<Leak> = findings
         .leaked
         .iter()
@@ -230,6 +240,7 @@ pub(super) fn find_findings<'a>(
         exhaustion: limit_uses(case, &leaked, filters),
         scope: filters.scope_text(),
         filters: filters.args_text(),
+        recording: String::new(),
         stuck: of("stuck"),
         accidents: of("accident"),
         over_completed: of("over-completed"),

@@ -26,6 +26,14 @@ pub(super) fn duration_arg(text: &str) -> Result<Duration, String> {
         .map_err(|_| "give a time such as 10s, 5m or 2h; a bare number is seconds".to_owned())
 }
 
+/// A whole number.
+///
+/// # Errors
+/// It is something else, or too large.
+pub(super) fn parse_number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.trim().parse().map_err(|_| "give a number".to_owned())
+}
+
 /// A user: a number, or a name of this machine.
 ///
 /// # Errors

@@ -361,3 +361,54 @@ pub(super) fn result_json(
         },
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use dmtrace_core::{
+        cleanup::plan::{CookieIdentity, VerdictSummary},
+        ids::{Key, SemId},
+        verdict::Touched,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_would_lift_it() {
+        let entry = |ns| PlanEntry {
+            sem: SemId { ns, semid: 3 },
+            identity: CookieIdentity {
+                key: Key(0x0d4d_0001),
+                ..CookieIdentity::default()
+            },
+            owner: None,
+            gone: Vec::new(),
+            touched: Touched::default(),
+            verdict: VerdictSummary {
+                class: "leaked".to_owned(),
+                text: "leaked: made and never set".to_owned(),
+                brief: String::new(),
+                observed: false,
+                evidence: Vec::new(),
+            },
+            action: PlannedAction::Keep {
+                obstacles: vec![Obstacle::Inferred],
+            },
+        };
+        let force = CleanFlags {
+            force_unknown: true,
+            ..CleanFlags::default()
+        };
+        assert_eq!(
+            lifting_hint(&entry(IpcNs::HOST), force),
+            "; if you are sure: dmtrace clean --force-unknown 0x0d4d0001"
+        );
+        let complete = CleanFlags {
+            complete: true,
+            ..CleanFlags::default()
+        };
+        assert_eq!(
+            lifting_hint(&entry(IpcNs(7)), complete),
+            "; to complete what is lost: dmtrace clean --complete 0x0d4d0001 --ipc-ns 7"
+        );
+    }
+}

@@ -91,3 +91,12 @@ fn a_namespace_that_was_not_read_is_told() {
         Some("--ipc-ns: no IPC namespace 1 was read; it may have ended")
     );
 }
+
+#[test]
+fn what_is_no_number_is_told_so() {
+    use clap::Parser as _;
+    for option in ["--pid=x", "--semid=x"] {
+        let error = Line::try_parse_from(["x", option]).unwrap_err().to_string();
+        assert!(error.contains("give a number"), "{error}");
+    }
+}

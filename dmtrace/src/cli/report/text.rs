@@ -46,7 +46,10 @@ pub(super) fn print_report(
     }
     who_leaks(culprits, groups, limit, out)?;
     if !findings.stuck.is_empty() {
-        out.print_line("STUCK WAITERS (details: dmtrace explain COOKIE)")?;
+        out.print_line(&format!(
+            "STUCK WAITERS (details: dmtrace explain COOKIE{})",
+            findings.recording
+        ))?;
         for row in findings.stuck.iter().take(limit.0) {
             let text = row
                 .verdict
@@ -115,8 +118,9 @@ pub(super) fn print_report(
     }
     if findings.undecided > 0 {
         out.print_line(&format!(
-            "{} undecided: dmtrace list --state unknown",
-            count_noun(findings.undecided, "cookie is", "cookies are")
+            "{} undecided: {}",
+            count_noun(findings.undecided, "cookie is", "cookies are"),
+            undecided_command(&findings.filters, &findings.recording)
         ))?;
     }
     if start.is_none() {
@@ -129,6 +133,15 @@ pub(super) fn print_report(
         }
     }
     Ok(())
+}
+
+/// The command that tells more of what is undecided, of the same machine or recording.
+fn undecided_command(filters: &str, recording: &str) -> String {
+    if recording.is_empty() {
+        format!("dmtrace list --state unknown{filters}")
+    } else {
+        format!("dmtrace explain --state unknown{filters}{recording}")
+    }
 }
 
 /// What a clean-up would do with the leaked ones, as its plan says.
@@ -335,6 +348,18 @@ mod tests {
             obstacles: Vec::new(),
             completion_obstacles: Vec::new(),
         }
+    }
+
+    #[test]
+    fn the_next_command_is_about_the_same() {
+        assert_eq!(
+            undecided_command(" --ipc-ns 7", ""),
+            "dmtrace list --state unknown --ipc-ns 7"
+        );
+        assert_eq!(
+            undecided_command("", " r1.dmt"),
+            "dmtrace explain --state unknown r1.dmt"
+        );
     }
 
     #[test]
