@@ -37,7 +37,7 @@ use crate::{
         witness::Witness,
     },
     host::{Roots, clock, devices},
-    output::Out,
+    output::{Out, print_remark},
     probe::environment::Capabilities,
     wording::{causes_text, count_noun},
 };
@@ -372,7 +372,7 @@ fn carry_out(
         text::print_conclusion(args, draft, &report, out)?;
     }
     if let Some(error) = &report.stopped {
-        eprintln!("dmtrace: {}", causes_text(error));
+        print_remark(&causes_text(error));
     }
     Ok(if !report.is_complete() {
         exit::partial_code()

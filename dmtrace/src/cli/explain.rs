@@ -29,7 +29,7 @@ use crate::{
     case::{Case, TraceUse},
     finding::Story,
     history::HistoryQuery,
-    output::{Out, json, time::Clock},
+    output::{Out, json, print_remark, time::Clock},
     recording::RecordingStart,
     render::{row::Row, timeline::StoryContext},
     wording::{chain_text, count_noun},
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &ExplainArgs, as_json: bool, out: &mut Out) -> Result<Ex
         match tell_past(args, target, as_json, out) {
             Ok(Some(code)) => return Ok(code),
             Ok(None) => {}
-            Err(error) => eprintln!("dmtrace: {}", chain_text(&error)),
+            Err(error) => print_remark(&chain_text(&error)),
         }
     }
     let stories: Vec<Story> = picked.iter().map(|row| telling.build_story(row)).collect();
@@ -110,7 +110,7 @@ pub(crate) fn run(args: &ExplainArgs, as_json: bool, out: &mut Out) -> Result<Ex
             print_remaining(&rows, picked.len(), &args.filters, file.as_deref(), out)?;
         }
         for note in &case.notes {
-            eprintln!("dmtrace: {note}");
+            print_remark(note);
         }
     }
     Ok(if picked.iter().any(|row| row.is_finding()) {

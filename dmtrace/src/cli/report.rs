@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     case::{Case, TraceUse},
-    output::{Out, json},
+    output::{Out, json, print_remark},
     probe::Environment,
     recording::RecordingStart,
     render::{
@@ -186,7 +186,7 @@ pub(crate) fn run(args: &ReportArgs, as_json: bool, out: &mut Out) -> Result<Exi
             out,
         )?;
         for note in &case.notes {
-            eprintln!("dmtrace: {note}");
+            print_remark(note);
         }
     }
     let found = if args.bug {

@@ -28,6 +28,8 @@ pub(crate) struct Out {
 /// Says something to a person, on standard error: broken into lines as standard output is.
 pub(crate) fn print_remark(text: &str) {
     let mut stderr = Out::to_stderr();
+    // Causes of errors quote files of others.
+    let text = text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}");
     let printed = stderr.print_line(&format!("dmtrace: {text}"));
     // It may be closed, too; that must not end anything.
     let _unheard = printed.and_then(|()| stderr.flush());

@@ -20,7 +20,7 @@ use crate::{
         result::{self, CleanResult, CleanedCookie},
     },
     cli::args::CleanArgs,
-    output::{Out, json},
+    output::{Out, json, print_remark},
     render::remedy::clean_command,
     wording::{count_noun, of_number},
 };
@@ -51,7 +51,7 @@ pub(super) fn print_plan(draft: &PlanDraft, out: &mut Out) -> Result<()> {
     }
     out.flush()?;
     for note in &draft.notes {
-        eprintln!("dmtrace: {note}");
+        print_remark(note);
     }
     Ok(())
 }
@@ -316,7 +316,7 @@ pub(super) fn print_conclusion(
     out.flush()?;
     if args.yes {
         for note in &draft.notes {
-            eprintln!("dmtrace: {note}");
+            print_remark(note);
         }
     }
     Ok(())

@@ -18,7 +18,7 @@ use crate::{
         when::When,
     },
     history::Stamp,
-    output::Out,
+    output::{Out, print_remark},
     render::{
         culprits::{Leak, group_all},
         stored,
@@ -49,7 +49,7 @@ pub(in crate::cli) fn run(
     } else {
         history_text::print_report(&past, &culprits, &groups, ReportLimit::from_args(args), out)?;
         for note in &past.head.notes {
-            eprintln!("dmtrace: {note}");
+            print_remark(note);
         }
     }
     Ok(if past.has_any() {
