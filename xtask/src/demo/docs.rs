@@ -113,10 +113,12 @@ fn printed_lines(screen: &Screen, name: &str) -> Result<Vec<String>> {
 fn shorten_lines(lines: &[String], group: &str) -> Vec<String> {
     let mut shown: Vec<String> = Vec::new();
     let mut cut_at = None;
+    let mut remark = false;
     for line in lines {
         let text = line.trim_start();
         let indent = line.len() - text.len();
-        let remark = REMARKS.iter().any(|remark| line.starts_with(remark));
+        // With the lines that it goes on in.
+        remark = REMARKS.iter().any(|remark| line.starts_with(remark)) || remark && indent > 0;
         let cut = remark
             || SHORTENED.iter().any(|label| text.starts_with(label))
             || cut_at.is_some_and(|at| indent > at && !text.is_empty());
