@@ -65,7 +65,7 @@ if ! told "device-mapper was not traced meanwhile"; then
 fi
 kill $service
 wait $service
-told "NOT EXACT" && bad "not exact"
+told "not exact: " && bad "not exact"
 [ -e /sys/fs/bpf/dmtrace ] && bad "something is left"
 cut -c1-300 $log
 dmsetup remove_all --noudevsync
