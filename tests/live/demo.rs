@@ -157,7 +157,7 @@ fn untraceable() -> Result<()> {
     ensure!(output.status.code() == Some(3), "{text}{:?}", output.stderr);
     for part in [
         "cannot be traced",
-        "5 cookies",
+        "5 foreign sets",
         "IPC namespace",
         "cargo xtask run -- doctor",
     ] {

@@ -251,9 +251,8 @@ fn print_summary(case: &Case, rows: &[Row<'_>], filters: &Filters, out: &mut Out
         .collect();
     let used = summary::use_text(&case.snapshot.namespaces, own_ns(), filters);
     out.print_line(&format!(
-        "{}{}.{}",
-        summary::counts_text(&kinds, case.incomplete),
-        filters.scope_text(),
+        "{}.{}",
+        summary::counts_text(&kinds, filters.scope_text(), case.incomplete),
         used.map_or_else(String::new, |used| format!(" {used}.")),
     ))?;
     let owners = rows

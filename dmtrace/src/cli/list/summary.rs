@@ -21,9 +21,9 @@ const ORDER: [State; 10] = [
     State::Finished,
 ];
 
-/// What the rows are, each once: whether it has a cookie's key, and its state. `more`: there may be
-/// others that could not be read.
-pub(super) fn counts_text(rows: &[(bool, &str)], more: bool) -> String {
+/// What the rows are, each once: whether it has a cookie's key, and its state; `scope` is the words
+/// on the filters. `more`: there may be others that could not be read.
+pub(super) fn counts_text(rows: &[(bool, &str)], scope: &str, more: bool) -> String {
     let count = |wanted: &dyn Fn(bool, &str) -> bool| {
         let rows = rows.iter();
         rows.filter(|&&(cookie, state)| wanted(cookie, state))
@@ -39,9 +39,6 @@ pub(super) fn counts_text(rows: &[(bool, &str)], more: bool) -> String {
         .map(|(name, number)| format!("{number} {name}"))
         .collect();
     let mut text = count_noun(cookies, "cookie", "cookies");
-    if more {
-        text.push_str(" seen, there may be more");
-    }
     if !parts.is_empty() {
         text.push_str(&format!(" ({})", parts.join(", ")));
     }
@@ -52,6 +49,10 @@ pub(super) fn counts_text(rows: &[(bool, &str)], more: bool) -> String {
             let noun = of_number(&number, "set", "sets");
             text.push_str(&format!(", {number} {kind} {noun}"));
         }
+    }
+    text.push_str(scope);
+    if more {
+        text.push_str("; there may be more");
     }
     text
 }
@@ -99,17 +100,21 @@ mod tests {
             row("leaked"),
         ];
         assert_eq!(
-            counts_text(&rows, false),
+            counts_text(&rows, "", false),
             "3 cookies (2 leaked, 1 over-completed), 1 foreign set"
         );
         assert_eq!(
-            counts_text(&[row("open"), (false, "-"), (false, "-")], true),
-            "1 cookie seen, there may be more (1 open), 2 other sets"
+            counts_text(
+                &[row("open"), (false, "-"), (false, "-")],
+                " matching the filters",
+                true
+            ),
+            "1 cookie (1 open), 2 other sets matching the filters; there may be more"
         );
-        assert_eq!(counts_text(&[], false), "0 cookies");
+        assert_eq!(counts_text(&[], "", false), "0 cookies");
         // A new state must not be forgotten.
         for state in State::ALL {
-            let counted = counts_text(&[row(state.name())], false);
+            let counted = counts_text(&[row(state.name())], "", false);
             let known = counted.contains(state.name()) || state == State::Ordinary;
             assert!(known, "{state}: {counted}");
         }
