@@ -154,7 +154,7 @@ fn the_worst_is_a_waiter() -> Result<()> {
         let line = waiter.read_until("waiting")?;
         // Where no udevd runs a waiter is stuck at once; elsewhere the leak is the worst.
         let (doctor, _) = dmtrace_json(&["doctor", "--no-attach"])?;
-        let down = doctor.to_string().contains("udevd does not run");
+        let down = doctor.to_string().contains("udevd is not running");
         let class = if down { "stuck" } else { "leaked" };
         let story = explain_until(&["explain", "--ipc-ns", &ns], class)?;
         if down {
