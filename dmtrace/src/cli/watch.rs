@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, process::ExitCode};
 use anyhow::Result;
 use dmtrace_core::{
     ids::IpcNs,
-    ledger::{Change, ChangeKind},
+    ledger::Change,
     verdict::{Class, Judged, State, Thresholds},
 };
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use super::{
     args::{RecordArgs, WatchArgs},
     failure::{Failure, exit},
     filter::Filters,
-    watch::printer::{PrintStyle, Printer, print_remark},
+    watch::printer::{PrintStyle, Printer, full_tables, print_remark},
 };
 use crate::{
     host::{self, Scope},
@@ -185,13 +185,6 @@ impl Observer for QuietObserver {
     fn should_stop(&self) -> bool {
         self.recorder.failure_text().is_some()
     }
-}
-
-/// Namespaces in which a creation failed because the limits were reached.
-fn full_tables(changes: &[Change]) -> impl Iterator<Item = IpcNs> {
-    let full = |kind: &ChangeKind| matches!(kind, ChangeKind::CreateFailed { errno } if *errno == libc::ENOSPC);
-    let failed = changes.iter().filter(move |change| full(&change.kind));
-    failed.map(|change| change.sem.ns)
 }
 
 /// That the limits were reached, and where, as far as that was seen.

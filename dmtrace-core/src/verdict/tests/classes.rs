@@ -442,16 +442,14 @@ fn every_verdict_has_words_and_json() {
     let verdict = scene.verdict(2);
     let json = serde_json::to_string(&verdict).unwrap();
     assert!(json.contains("owner_killed"), "{json}");
-    assert_eq!(
-        verdict.class.to_string(),
-        "leaked: owner killed by SIGKILL after announcing an operation, before waiting"
-    );
+    let text = "leaked: owner killed by SIGKILL after announcing an operation, before waiting";
+    assert_eq!(verdict.class.to_string(), text);
     for fact in &verdict.evidence {
         assert!(!fact.to_string().is_empty());
     }
     let mut scene = found_cookie(1, 77, true);
     let json = serde_json::to_string(&scene.verdict(7200)).unwrap();
-    assert!(json.contains("one_left"), "{json}");
+    assert!(json.contains("one_left"));
     for set in scene.ledger.live_sets() {
         assert!(serde_json::to_string(set).unwrap().contains("snapshot"));
     }

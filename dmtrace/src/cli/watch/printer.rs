@@ -213,7 +213,7 @@ impl<'a> Printer<'a> {
 
 impl Observer for Printer<'_> {
     fn on_changes(&mut self, changes: &[Change], view: &BooksView<'_>) -> Result<()> {
-        self.full.extend(super::full_tables(changes));
+        self.full.extend(full_tables(changes));
         changes
             .iter()
             .try_for_each(|change| self.print_change(change, view.ledger))?;
@@ -330,4 +330,11 @@ pub(crate) fn print_remark(json: bool, text: &str) {
     if !json {
         output::print_remark(text);
     }
+}
+
+/// Namespaces in which a creation failed because the limits were reached.
+pub(crate) fn full_tables(changes: &[Change]) -> impl Iterator<Item = IpcNs> {
+    let full = |kind: &ChangeKind| matches!(kind, ChangeKind::CreateFailed { errno } if *errno == libc::ENOSPC);
+    let failed = changes.iter().filter(move |change| full(&change.kind));
+    failed.map(|change| change.sem.ns)
 }
