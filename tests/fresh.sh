@@ -202,7 +202,7 @@ inside)
     stripped
     say "cloning $(git -C "$repo" rev-parse --short HEAD) into an empty folder"
     mkdir /fresh
-    git clone -q --no-checkout "$repo" /fresh/dmtrace
+    git clone -q --no-hardlinks --no-checkout "$repo" /fresh/dmtrace
     cd /fresh/dmtrace
     git checkout -q "$(git -C "$repo" rev-parse HEAD)"
     if [ -n "$run" ]; then
