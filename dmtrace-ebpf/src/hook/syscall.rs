@@ -15,7 +15,6 @@ use crate::{
     maps::{CALLS, IN_CALL, PendingCall},
     operate::{op_begins, op_ended},
     process::{current_task, ipc_ns},
-    read::Addr,
     sem::{
         Creation, Entered, Ops, SetEnd, is_known, lookup_failed, maybe_cookie, set_created,
         set_destroyed, tracked_cookie, value_set,
@@ -61,14 +60,14 @@ fn in_call(id: u64) -> Option<*mut u32> {
 /// Keeps the arguments of a call until it returns, and the time.
 #[inline(always)]
 pub(super) fn keep_call(call: PendingCall) {
-    if !try_enter(call) {
+    if !try_keep_call(call) {
         count_event(Counter::CALL_MAP_FULL);
     }
 }
 
 /// The same; tells whether there was room.
 #[inline(always)]
-pub(super) fn try_enter(mut call: PendingCall) -> bool {
+pub(super) fn try_keep_call(mut call: PendingCall) -> bool {
     let id = bpf_get_current_pid_tgid();
     // SAFETY: takes no pointers.
     call.began = unsafe { bpf_ktime_get_boot_ns() };
@@ -86,24 +85,17 @@ pub(super) fn try_enter(mut call: PendingCall) -> bool {
 /// The arguments of the call that returns now.
 #[inline(always)]
 pub(super) fn take_call() -> Option<PendingCall> {
-    leave_with(|call| *call)
-}
-
-/// What is wanted of the arguments of the call that returns now: a copy of all takes much of the
-/// stack.
-#[inline(always)]
-fn leave_with<T>(wanted: impl FnOnce(&PendingCall) -> T) -> Option<T> {
     let id = bpf_get_current_pid_tgid();
     // SAFETY: a live map value.
     if unsafe { *in_call(id)? } == 0 {
         return None;
     }
     // SAFETY: only this thread writes this entry.
-    let wanted = unsafe { CALLS.get(&id) }.map(wanted);
-    if wanted.is_some() {
+    let call = unsafe { CALLS.get(&id) }.copied();
+    if call.is_some() {
         let _present = CALLS.remove(&id);
     }
-    wanted
+    call
 }
 
 pub(super) const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
@@ -112,60 +104,67 @@ pub(super) const NO_OPS: [SemBuf; OPS_KEPT] = [SemBuf {
     flg: 0,
 }; OPS_KEPT];
 
-#[inline(always)]
-fn semget_enters(key: u32, nsems: u32, semflg: u32) {
+/// `semget(key, nsems, semflg)`.
+#[tracepoint]
+pub(crate) fn semget_te(ctx: TracePointContext) -> i32 {
     keep_call(PendingCall {
         ns: current_ns(),
-        target: key,
-        count: nsems,
-        value: semflg,
+        target: syscall_arg(&ctx, 0) as u32,
+        count: syscall_arg(&ctx, 1) as u32,
+        value: syscall_arg(&ctx, 2) as u32,
         ops: NO_OPS,
         sleeper: 0,
         began: 0,
     });
+    0
 }
 
-#[inline(always)]
-fn semget_returns(ret: i32) {
-    let wanted = |call: &PendingCall| (call.ns, call.target, call.count, call.value);
-    let Some((ns, key, nsems, semflg)) = leave_with(wanted) else {
-        return;
-    };
-    let private = key == 0;
-    if semflg & IPC_CREAT as u32 == 0 && !private {
+/// `semget` returns.
+#[tracepoint]
+pub(crate) fn semget_tx(ctx: TracePointContext) -> i32 {
+    let ret = syscall_ret(&ctx) as i32;
+    let Some(call) = take_call() else { return 0 };
+    let private = call.target == 0;
+    if call.value & IPC_CREAT as u32 == 0 && !private {
         if ret < 0 {
-            lookup_failed(ns, key, ret, EVENT_BY_SYSCALL);
+            lookup_failed(call.ns, call.target, ret, EVENT_BY_SYSCALL);
         }
-        return;
+        return 0;
     }
-    let sure = private || semflg & IPC_EXCL != 0;
+    let sure = private || call.value & IPC_EXCL != 0;
     if ret < 0 && ret != ENOSPC && ret != ENOMEM {
         if ret != EEXIST {
-            lookup_failed(ns, key, ret, EVENT_BY_SYSCALL);
+            lookup_failed(call.ns, call.target, ret, EVENT_BY_SYSCALL);
         }
-        return;
+        return 0;
     }
-    if ret >= 0 && !sure && is_known(ns, ret) {
-        return;
+    if ret >= 0 && !sure && is_known(call.ns, ret) {
+        return 0;
     }
     set_created(&Creation {
-        ns,
-        key,
-        nsems,
-        semflg,
+        ns: call.ns,
+        key: call.target,
+        nsems: call.count,
+        semflg: call.value,
         ret,
         quality: EVENT_BY_SYSCALL,
         doubt: if sure { 0 } else { SEM_MAYBE_FOUND },
     });
+    0
 }
 
 #[inline(always)]
-fn semop_enters(semid: i32, sops: Addr, nsops: u32) {
+fn semop_enters(ctx: &TracePointContext) {
+    let semid = syscall_arg(ctx, 0) as i32;
     if !maybe_cookie(semid) {
         return;
     }
     let ns = current_ns();
-    let ops = read_ops(sops, nsops, OpsMemory::User);
+    let ops = read_ops(
+        syscall_arg(ctx, 1),
+        syscall_arg(ctx, 2) as u32,
+        OpsMemory::User,
+    );
     keep_call(PendingCall {
         ns,
         target: semid as u32,
@@ -179,7 +178,7 @@ fn semop_enters(semid: i32, sops: Addr, nsops: u32) {
 }
 
 #[inline(always)]
-fn semop_returns(ret: i32) {
+fn semop_returns(ctx: &TracePointContext) {
     if let Some(call) = take_call() {
         let ops = Ops {
             count: call.count,
@@ -189,34 +188,65 @@ fn semop_returns(ret: i32) {
             call.ns,
             call.target as i32,
             &ops,
-            ret,
+            syscall_ret(ctx) as i32,
             EVENT_BY_SYSCALL,
             Entered::of_call(&call),
         );
     }
 }
 
-/// Only removals, and SETVAL on what may be a cookie.
-#[inline(always)]
-fn semctl_enters(semid: i32, cmd: u32, value: u32) {
-    let cmd = cmd & !IPC_64;
+/// `semop(semid, sops, nsops)`.
+#[tracepoint]
+pub(crate) fn semop_te(ctx: TracePointContext) -> i32 {
+    semop_enters(&ctx);
+    0
+}
+
+/// `semop` returns.
+#[tracepoint]
+pub(crate) fn semop_tx(ctx: TracePointContext) -> i32 {
+    semop_returns(&ctx);
+    0
+}
+
+/// `semtimedop(semid, sops, nsops, timeout)`: what glibc's `semop` calls.
+#[tracepoint]
+pub(crate) fn semtimedop_te(ctx: TracePointContext) -> i32 {
+    semop_enters(&ctx);
+    0
+}
+
+/// `semtimedop` returns.
+#[tracepoint]
+pub(crate) fn semtimedop_tx(ctx: TracePointContext) -> i32 {
+    semop_returns(&ctx);
+    0
+}
+
+/// `semctl(semid, semnum, cmd, arg)`: only removals, and SETVAL on what may be a cookie.
+#[tracepoint]
+pub(crate) fn semctl_te(ctx: TracePointContext) -> i32 {
+    let semid = syscall_arg(&ctx, 0) as i32;
+    let cmd = syscall_arg(&ctx, 2) as u32 & !IPC_64;
     if cmd == IPC_RMID || (cmd == SETVAL && maybe_cookie(semid)) {
         keep_call(PendingCall {
             ns: current_ns(),
             target: semid as u32,
             count: cmd,
-            value,
+            value: syscall_arg(&ctx, 3) as u32,
             ops: NO_OPS,
             sleeper: 0,
             began: 0,
         });
     }
+    0
 }
 
-#[inline(always)]
-fn semctl_returns(ret: i32) {
-    let Some(call) = take_call() else { return };
-    let semid = call.target as i32;
+/// `semctl` returns.
+#[tracepoint]
+pub(crate) fn semctl_tx(ctx: TracePointContext) -> i32 {
+    let Some(call) = take_call() else { return 0 };
+    let (semid, ret) = (call.target as i32, syscall_ret(&ctx) as i32);
     if call.count == SETVAL {
         value_set(
             call.ns,
@@ -229,80 +259,5 @@ fn semctl_returns(ret: i32) {
     } else if ret == 0 {
         set_destroyed(call.ns, semid, 0, SetEnd::Removed, EVENT_BY_SYSCALL);
     }
-}
-
-/// `semget(key, nsems, semflg)`.
-#[tracepoint]
-pub(crate) fn semget_te(ctx: TracePointContext) -> i32 {
-    semget_enters(
-        syscall_arg(&ctx, 0) as u32,
-        syscall_arg(&ctx, 1) as u32,
-        syscall_arg(&ctx, 2) as u32,
-    );
-    0
-}
-
-/// `semget` returns.
-#[tracepoint]
-pub(crate) fn semget_tx(ctx: TracePointContext) -> i32 {
-    semget_returns(syscall_ret(&ctx) as i32);
-    0
-}
-
-#[inline(always)]
-fn semop_entry(ctx: &TracePointContext) -> i32 {
-    semop_enters(
-        syscall_arg(ctx, 0) as i32,
-        syscall_arg(ctx, 1),
-        syscall_arg(ctx, 2) as u32,
-    );
-    0
-}
-
-#[inline(always)]
-fn semop_return(ctx: &TracePointContext) -> i32 {
-    semop_returns(syscall_ret(ctx) as i32);
-    0
-}
-
-/// `semop(semid, sops, nsops)`.
-#[tracepoint]
-pub(crate) fn semop_te(ctx: TracePointContext) -> i32 {
-    semop_entry(&ctx)
-}
-
-/// `semop` returns.
-#[tracepoint]
-pub(crate) fn semop_tx(ctx: TracePointContext) -> i32 {
-    semop_return(&ctx)
-}
-
-/// `semtimedop(semid, sops, nsops, timeout)`: what glibc's `semop` calls.
-#[tracepoint]
-pub(crate) fn semtimedop_te(ctx: TracePointContext) -> i32 {
-    semop_entry(&ctx)
-}
-
-/// `semtimedop` returns.
-#[tracepoint]
-pub(crate) fn semtimedop_tx(ctx: TracePointContext) -> i32 {
-    semop_return(&ctx)
-}
-
-/// `semctl(semid, semnum, cmd, arg)`.
-#[tracepoint]
-pub(crate) fn semctl_te(ctx: TracePointContext) -> i32 {
-    semctl_enters(
-        syscall_arg(&ctx, 0) as i32,
-        syscall_arg(&ctx, 2) as u32,
-        syscall_arg(&ctx, 3) as u32,
-    );
-    0
-}
-
-/// `semctl` returns.
-#[tracepoint]
-pub(crate) fn semctl_tx(ctx: TracePointContext) -> i32 {
-    semctl_returns(syscall_ret(&ctx) as i32);
     0
 }

@@ -11,7 +11,7 @@ use aya_log_ebpf::warn;
 
 use super::{
     OpsMemory, read_ops,
-    syscall::{NO_OPS, take_call, try_enter},
+    syscall::{NO_OPS, take_call, try_keep_call},
 };
 use crate::{
     maps::PendingCall,
@@ -202,7 +202,7 @@ fn operation_entered(ns: u32, semid: i32, ops: &Ops) {
         sleeper: 0,
         began: 0,
     };
-    if try_enter(call) {
+    if try_keep_call(call) {
         prefilter_add(semid, 1);
     }
 }
