@@ -19,25 +19,41 @@ pub struct CleanFlags {
 }
 
 impl CleanFlags {
+    const NONE: Self = Self {
+        abandoned: false,
+        complete: false,
+        force_unknown: false,
+    };
+    /// `--abandoned` alone.
+    pub const ABANDONED: Self = Self {
+        abandoned: true,
+        ..Self::NONE
+    };
+    /// `--complete` alone.
+    pub const COMPLETE: Self = Self {
+        complete: true,
+        ..Self::NONE
+    };
+    /// `--force-unknown` alone.
+    pub const FORCE_UNKNOWN: Self = Self {
+        force_unknown: true,
+        ..Self::NONE
+    };
+
     /// No option first, then as few as possible; what a person must vouch for comes last.
     const ALL: [Self; 5] = [
-        Self::of(false, false, false),
-        Self::of(true, false, false),
-        Self::of(false, true, false),
-        Self::of(false, false, true),
-        Self::of(false, true, true),
+        Self::NONE,
+        Self::ABANDONED,
+        Self::COMPLETE,
+        Self::FORCE_UNKNOWN,
+        Self {
+            complete: true,
+            ..Self::FORCE_UNKNOWN
+        },
     ];
 
-    const fn of(abandoned: bool, complete: bool, force_unknown: bool) -> Self {
-        Self {
-            abandoned,
-            complete,
-            force_unknown,
-        }
-    }
-
     /// All that a command needs which was given other options before.
-    pub const fn of_command(self, options: PlanOptions) -> Self {
+    pub const fn with_options(self, options: PlanOptions) -> Self {
         Self {
             abandoned: options.abandoned || self.abandoned,
             complete: options.complete || self.complete,
@@ -46,7 +62,7 @@ impl CleanFlags {
     }
 
     const fn added_to(self, options: PlanOptions) -> PlanOptions {
-        let all = self.of_command(options);
+        let all = self.with_options(options);
         PlanOptions {
             abandoned: all.abandoned,
             complete: all.complete,
@@ -71,7 +87,7 @@ pub struct Prospect {
 
 impl Prospect {
     /// Asks the plan itself. `None`: the options of a clean-up that was given none.
-    pub fn of(
+    pub fn ask_plan(
         judged: &Judged<'_>,
         ledger: &Ledger,
         context: &Context<'_>,
@@ -98,9 +114,9 @@ impl Prospect {
             };
             let passes = obstacles.iter().all(passes_by_itself);
             let waits = passes.then(|| obstacles.clone());
-            if flags == CleanFlags::default() {
+            if flags == CleanFlags::NONE {
                 found.obstacles = obstacles;
-            } else if flags == CleanFlags::of(false, true, false) {
+            } else if flags == CleanFlags::COMPLETE {
                 found.completion_obstacles = obstacles;
             }
             if let Some(waits) = waits {

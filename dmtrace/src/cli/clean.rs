@@ -246,7 +246,7 @@ fn lifting_flags(
     options: PlanOptions,
 ) -> BTreeMap<SemId, CleanFlags> {
     let lift = |cookie: &Judged<'_>| {
-        let flags = Prospect::of(cookie, &case.ledger, context, Some(options)).flags?;
+        let flags = Prospect::ask_plan(cookie, &case.ledger, context, Some(options)).flags?;
         (flags != CleanFlags::default()).then_some((cookie.semaphore.id, flags))
     };
     judged.iter().filter_map(lift).collect()

@@ -4,7 +4,7 @@ use aya::maps::{MapData, PerCpuArray};
 use dmtrace_common::{Counter, KINDS, Kind};
 use serde::Serialize;
 
-use super::undisturbed::undisturbed;
+use super::undisturbed::call_undisturbed;
 
 /// Counts of one kind of message.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
@@ -46,7 +46,7 @@ pub(crate) struct KernelCounts {
 
 impl KernelCounts {
     pub(crate) fn read(map: &PerCpuArray<MapData, u64>) -> Self {
-        undisturbed(|| Self::sum_all(map))
+        call_undisturbed(|| Self::sum_all(map))
     }
 
     fn sum_all(map: &PerCpuArray<MapData, u64>) -> Self {

@@ -12,7 +12,7 @@ use dmtrace_core::event::CallSite;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    undisturbed::undisturbed,
+    undisturbed::call_undisturbed,
     walk::{all_records, for_each_record},
 };
 
@@ -130,17 +130,17 @@ impl Maps {
 
     /// The last device-mapper ioctl with one cookie.
     pub(crate) fn last_ioctl(&self, key: SemKey) -> Option<DmEvent> {
-        let mut event = undisturbed(|| self.devices.get(&key, 0)).ok()?;
+        let mut event = call_undisturbed(|| self.devices.get(&key, 0)).ok()?;
         event.header.flags |= EVENT_FROM_MAP;
         (event.header.ts != 0).then_some(event)
     }
 
     pub(crate) fn sem_record(&self, key: SemKey) -> Option<SemRecord> {
-        undisturbed(|| self.sems.get(&key, 0)).ok()
+        call_undisturbed(|| self.sems.get(&key, 0)).ok()
     }
 
     pub(crate) fn proc_record(&self, key: ProcKey) -> Option<ProcRecord> {
-        undisturbed(|| self.procs.get(&key, 0)).ok()
+        call_undisturbed(|| self.procs.get(&key, 0)).ok()
     }
 
     /// Call sites, with the creation of their sets. Those of many cookies are the same: each is
@@ -173,28 +173,30 @@ impl Maps {
             return false;
         };
         text.copy_from_slice(json);
-        undisturbed(|| self.sites.insert(&key, &site, 0)).is_ok()
+        call_undisturbed(|| self.sites.insert(&key, &site, 0)).is_ok()
     }
 
     /// Removes the call site of a set that is gone.
     pub(crate) fn remove_site(&mut self, key: SemKey) {
-        let _none = undisturbed(|| self.sites.remove(&key));
+        let _none = call_undisturbed(|| self.sites.remove(&key));
     }
 
     /// Enters a set that is older than the tracer; leaves a record alone that the kernel side
     /// has written meanwhile. Tells whether it was entered.
     pub(super) fn seed_record(&mut self, key: SemKey, record: SemRecord) -> bool {
         const BPF_NOEXIST: u64 = 1;
-        undisturbed(|| self.sems.insert(&key, &record, BPF_NOEXIST)).is_ok()
+        call_undisturbed(|| self.sems.insert(&key, &record, BPF_NOEXIST)).is_ok()
     }
 
     pub(super) fn remove_sem(&mut self, key: SemKey) -> bool {
-        let _none = undisturbed(|| self.devices.remove(&key));
-        self.remove_site(key);
-        undisturbed(|| self.sems.remove(&key)).is_ok()
+        call_undisturbed(|| {
+            let _none = self.devices.remove(&key);
+            let _none = self.sites.remove(&key);
+            self.sems.remove(&key).is_ok()
+        })
     }
 
     pub(super) fn remove_proc(&mut self, key: ProcKey) -> bool {
-        undisturbed(|| self.procs.remove(&key)).is_ok()
+        call_undisturbed(|| self.procs.remove(&key)).is_ok()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Then another task can come upon a program that is running, and the program is skipped for it.
 
-use std::fs;
+use std::{fs, sync::OnceLock};
 
 use serde::Serialize;
 
@@ -46,7 +46,13 @@ impl KnownBy {
 }
 
 impl Preemption {
+    /// Of this kernel: looked up once.
     pub(super) fn detect() -> Self {
+        static FOUND: OnceLock<Preemption> = OnceLock::new();
+        *FOUND.get_or_init(Self::look_up)
+    }
+
+    fn look_up() -> Self {
         let name = rustix::system::uname();
         let version = name.version().to_string_lossy();
         if preempt_word(&version).is_none() {

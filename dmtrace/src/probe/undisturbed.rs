@@ -5,17 +5,14 @@
 //! kernel preempts, it may stop there for as long as others run, and what they do is not seen. A
 //! real-time task waits for nobody but others of its kind.
 
-use std::{io, sync::OnceLock};
+use std::io;
 
 use super::{Preemption, ProgramPlan};
 
-/// Whether this kernel preempts: asked once, before the first call.
-static PREEMPTS: OnceLock<bool> = OnceLock::new();
-
 /// Makes a few short system calls on maps. Where the thread may not become a real-time one, they
 /// are made all the same: the kernel counts what it skips.
-pub(super) fn undisturbed<T>(calls: impl FnOnce() -> T) -> T {
-    let preempts = PREEMPTS.get_or_init(|| Preemption::detect().plan() == ProgramPlan::Preempted);
+pub(super) fn call_undisturbed<T>(calls: impl FnOnce() -> T) -> T {
+    let preempts = Preemption::detect().plan() == ProgramPlan::Preempted;
     let _held = preempts.then(Scheduling::raise);
     calls()
 }
@@ -27,7 +24,7 @@ struct Scheduling {
 
 impl Scheduling {
     fn raise() -> Option<Self> {
-        let policy = policy()?;
+        let policy = thread_policy()?;
         // Whoever has chosen another policy for us knows why. These two have no priority.
         if policy != libc::SCHED_OTHER && policy != libc::SCHED_BATCH {
             return None;
@@ -46,7 +43,7 @@ impl Drop for Scheduling {
 }
 
 /// Of the calling thread. By system call: musl has no such functions.
-fn policy() -> Option<i32> {
+fn thread_policy() -> Option<i32> {
     // SAFETY: takes no pointers; 0 is the calling thread.
     let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) };
     i32::try_from(policy).ok().filter(|policy| *policy >= 0)
@@ -68,15 +65,15 @@ mod tests {
 
     #[test]
     fn the_thread_is_scheduled_as_before_afterwards() {
-        let before = policy();
+        let before = thread_policy();
         let raised = Scheduling::raise();
         if raised.is_some() {
             let fifo = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-            assert_eq!(policy(), Some(fifo));
+            assert_eq!(thread_policy(), Some(fifo));
         }
         drop(raised);
-        assert_eq!(policy(), before);
-        let _inside = undisturbed(policy);
-        assert_eq!(policy(), before);
+        assert_eq!(thread_policy(), before);
+        let _inside = call_undisturbed(thread_policy);
+        assert_eq!(thread_policy(), before);
     }
 }

@@ -9,7 +9,7 @@ use dmtrace_core::facts::Snapshot;
 
 use super::{
     tracer::{Tracer, proc_tombstones, sem_tombstones},
-    undisturbed::undisturbed,
+    undisturbed::call_undisturbed,
 };
 
 /// Why the kernel side does not know a set of a snapshot.
@@ -64,7 +64,8 @@ impl Tracer {
                             key: set.key.0,
                         };
                         // Full: the books join by the key.
-                        let _joined_later = undisturbed(|| self.keys.insert(&name, &set.semid, 0));
+                        let _joined_later =
+                            call_undisturbed(|| self.keys.insert(&name, &set.semid, 0));
                     }
                 } else if cookie {
                     self.prefilter.add32(slot, u32::MAX);
@@ -101,8 +102,8 @@ impl Tracer {
                 ns: key.ns,
                 key: record.key,
             };
-            if undisturbed(|| self.keys.get(&name, 0)).ok() == Some(key.semid) {
-                let _gone_already = undisturbed(|| self.keys.remove(&name));
+            if call_undisturbed(|| self.keys.get(&name, 0)).ok() == Some(key.semid) {
+                let _gone_already = call_undisturbed(|| self.keys.remove(&name));
             }
             self.prefilter
                 .add32(key.semid as u32 & (PREFILTER_SLOTS - 1), u32::MAX);

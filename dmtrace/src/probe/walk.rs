@@ -12,7 +12,7 @@ use aya::{
 
 use super::{
     bpf::{bpf_call, pointer_address},
-    undisturbed::undisturbed,
+    undisturbed::call_undisturbed,
 };
 
 const BPF_MAP_LOOKUP_BATCH: u32 = 24;
@@ -66,7 +66,7 @@ fn walk_batches<K: Pod, V: Pod>(
             ..BatchAttr::default()
         };
         // SAFETY: all buffers outlive the call, and have room for `count` keys and values.
-        let result = undisturbed(|| unsafe { bpf_call(BPF_MAP_LOOKUP_BATCH, &mut attr) });
+        let result = call_undisturbed(|| unsafe { bpf_call(BPF_MAP_LOOKUP_BATCH, &mut attr) });
         let end = match result {
             Ok(_) => false,
             // `__htab_map_lookup_and_delete_batch`: that was the last bucket.

@@ -12,9 +12,11 @@ use super::{row::Row, timeline::StoryContext};
 impl StoryContext<'_> {
     /// What to do, in this order.
     pub(super) fn remedy_lines(&self, row: &Row<'_>, remedies: &[Remedy]) -> Vec<String> {
-        let prospect = row
-            .prospect(self.ledger, self.facts, self.completeness)
-            .filter(|_| row.semaphore.is_live());
+        // Asking the plan takes time, and only this advice depends on it.
+        let asks = |it: &Remedy| matches!(it, Remedy::Destroy | Remedy::RepairThenComplete);
+        let prospect = (row.semaphore.is_live() && remedies.iter().any(asks))
+            .then(|| row.clean_prospect(self.ledger, self.facts, self.completeness))
+            .flatten();
         let key = row.semaphore.key.to_string();
         let text = |remedy: Remedy| match (&prospect, remedy) {
             (Some(prospect), Remedy::Destroy) => self.removal_text(row, prospect),
@@ -24,12 +26,12 @@ impl StoryContext<'_> {
         remedies.iter().copied().map(text).collect()
     }
 
-    fn place(&self) -> &'static str {
+    fn place_text(&self) -> &'static str {
         if self.here { "" } else { " on that machine" }
     }
 
     fn removal_text(&self, row: &Row<'_>, prospect: &Prospect) -> String {
-        let place = self.place();
+        let place = self.place_text();
         let once = waits_text(prospect);
         match prospect.flags {
             Some(flags) if flags.force_unknown => format!(
@@ -39,12 +41,9 @@ impl StoryContext<'_> {
             ),
             Some(flags) => {
                 let id = row.semaphore.id;
-                let abandoned = if flags.abandoned { " --abandoned" } else { "" };
-                let ns = namespace_option(id.ns);
+                let command = clean_command(flags, &format!("--semid {}", id.semid), id.ns);
                 format!(
-                    "remove it: `dmtrace clean{abandoned} --semid {}{ns}`{place} shows what it \
-                     would do; --apply does it{once}",
-                    id.semid
+                    "remove it: `{command}`{place} shows what it would do; --apply does it{once}"
                 )
             }
             None => format!(
@@ -56,12 +55,9 @@ impl StoryContext<'_> {
 
     fn completion_text(&self, row: &Row<'_>, prospect: &Prospect) -> String {
         const NODES: &str = "check the device nodes, `udevadm trigger` if one is missing";
-        let place = self.place();
+        let place = self.place_text();
         let once = waits_text(prospect);
-        let plain = CleanFlags {
-            complete: true,
-            ..CleanFlags::default()
-        };
+        let plain = CleanFlags::COMPLETE;
         let command = |flags| force_command(row, flags);
         match prospect.flags {
             Some(flags) if flags == plain => format!(

@@ -57,7 +57,7 @@ impl<'a> Row<'a> {
     }
 
     /// What a clean-up would do with it; `None` for a set that was not judged.
-    pub(crate) fn prospect(
+    pub(crate) fn clean_prospect(
         &self,
         ledger: &Ledger,
         facts: &HostFacts,
@@ -74,7 +74,7 @@ impl<'a> Row<'a> {
             completeness,
             thresholds: &Thresholds::default(),
         };
-        Some(Prospect::of(&judged, ledger, &context, None))
+        Some(Prospect::ask_plan(&judged, ledger, &context, None))
     }
 
     /// From the books alone.

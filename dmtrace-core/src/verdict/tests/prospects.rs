@@ -19,7 +19,7 @@ fn checked_prospect(ledger: &Ledger, snapshot: &Snapshot, facts: &HostFacts) -> 
         thresholds: &Thresholds::default(),
     };
     let judged = survey_cookies(ledger, Some(snapshot), &context);
-    let prospect = Prospect::of(&judged[0], ledger, &context, None);
+    let prospect = Prospect::ask_plan(&judged[0], ledger, &context, None);
     let acts = |flags: CleanFlags| {
         let rules = RemovalRules {
             inferred: false,
@@ -68,10 +68,7 @@ fn a_leak_that_nobody_saw_needs_a_person() {
     let mut ledger = Ledger::new();
     ledger.reconcile(&snapshot);
     let prospect = checked_prospect(&ledger, &snapshot, &facts);
-    let force = CleanFlags {
-        force_unknown: true,
-        ..CleanFlags::default()
-    };
+    let force = CleanFlags::FORCE_UNKNOWN;
     assert_eq!(prospect.flags, Some(force), "{prospect:?}");
     assert!(
         prospect.obstacles.contains(&Obstacle::Inferred),

@@ -39,7 +39,10 @@ pub(super) fn print_plan(draft: &PlanDraft, out: &mut Out) -> Result<()> {
     for entry in entries {
         let mut line = plan_line(entry, out.width());
         if let Some(&flags) = draft.lifts.get(&entry.sem) {
-            line.push_str(&lifting_hint(entry, flags.of_command(draft.plan().options)));
+            line.push_str(&lifting_hint(
+                entry,
+                flags.with_options(draft.plan().options),
+            ));
         }
         out.print_hanging(&line, INDENT)?;
     }
@@ -394,18 +397,12 @@ mod tests {
                 obstacles: vec![Obstacle::Inferred],
             },
         };
-        let force = CleanFlags {
-            force_unknown: true,
-            ..CleanFlags::default()
-        };
+        let force = CleanFlags::FORCE_UNKNOWN;
         assert_eq!(
             lifting_hint(&entry(IpcNs::HOST), force),
             "; if you are sure: dmtrace clean --force-unknown 0x0d4d0001"
         );
-        let complete = CleanFlags {
-            complete: true,
-            ..CleanFlags::default()
-        };
+        let complete = CleanFlags::COMPLETE;
         assert_eq!(
             lifting_hint(&entry(IpcNs(7)), complete),
             "; to complete what is lost: dmtrace clean --complete 0x0d4d0001 --ipc-ns 7"

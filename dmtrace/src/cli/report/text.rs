@@ -127,7 +127,7 @@ pub(super) fn print_report(
         let prospects = findings
             .leaked
             .iter()
-            .filter_map(|row| row.prospect(&case.ledger, &case.facts, &case.completeness));
+            .filter_map(|row| row.clean_prospect(&case.ledger, &case.facts, &case.completeness));
         for line in removal_lines(prospects, &findings.filters) {
             out.print_line(&line)?;
         }
@@ -365,14 +365,8 @@ mod tests {
     #[test]
     fn the_last_lines_count_what_a_clean_up_would_do() {
         let plain = CleanFlags::default();
-        let abandoned = CleanFlags {
-            abandoned: true,
-            ..plain
-        };
-        let forced = CleanFlags {
-            force_unknown: true,
-            ..plain
-        };
+        let abandoned = CleanFlags::ABANDONED;
+        let forced = CleanFlags::FORCE_UNKNOWN;
         let lines = |flags: &[Option<CleanFlags>], filters: &str| {
             removal_lines(flags.iter().copied().map(prospect), filters)
         };
