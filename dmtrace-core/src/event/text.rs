@@ -13,8 +13,13 @@ pub fn decode_c_string(bytes: &[u8]) -> String {
     {
         return plain.to_owned();
     }
-    let mut out = String::with_capacity(end);
-    for c in String::from_utf8_lossy(bytes).chars() {
+    escape_controls(&String::from_utf8_lossy(bytes))
+}
+
+/// Text that others chose, with control characters made visible.
+pub fn escape_controls(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
         if c.is_control() {
             out.extend(c.escape_default());
         } else {

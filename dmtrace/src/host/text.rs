@@ -1,16 +1,10 @@
 //! Names from `/proc` as text for terminals.
 
+use dmtrace_core::event::text::escape_controls;
+
 /// Bytes that an unprivileged process chose, with control characters made visible.
 pub(super) fn printable(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len());
-    for c in String::from_utf8_lossy(bytes).chars() {
-        if c.is_control() {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
+    escape_controls(&String::from_utf8_lossy(bytes))
 }
 
 /// A number in decimal, from bytes.

@@ -9,6 +9,8 @@ pub(crate) use wrap::{wrap_hanging, wrap_text};
 
 use std::io::{self, IsTerminal, Write};
 
+use dmtrace_core::event::text::escape_controls;
+
 /// Width of a terminal that does not tell.
 const DEFAULT_WIDTH: usize = 80;
 /// Prose in wider lines is hard to read.
@@ -28,11 +30,15 @@ pub(crate) struct Out {
 /// Says something to a person, on standard error: broken into lines as standard output is.
 pub(crate) fn print_remark(text: &str) {
     let mut stderr = Out::to_stderr();
-    // Causes of errors quote files of others.
-    let text = text.replace(|c: char| c.is_control() && c != '\n', "\u{fffd}");
-    let printed = stderr.print_line(&format!("dmtrace: {text}"));
+    let printed = stderr.print_line(&format!("dmtrace: {}", remark_text(text)));
     // It may be closed, too; that must not end anything.
     let _unheard = printed.and_then(|()| stderr.flush());
+}
+
+/// Causes of errors quote files of others: nothing but the ends of lines reaches the terminal.
+fn remark_text(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(escape_controls).collect();
+    lines.join("\n")
 }
 
 impl Out {
@@ -234,6 +240,14 @@ pub(crate) mod testing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_remark_brings_nothing_to_the_terminal_but_text() {
+        assert_eq!(
+            remark_text("plan: `\u{1b}[31mX`\r\nline 2\u{9b}"),
+            "plan: `\\u{1b}[31mX`\\r\nline 2\\u{9b}"
+        );
+    }
 
     #[test]
     fn the_terminal_decides_then_columns_and_a_pipe_has_no_limit() {
