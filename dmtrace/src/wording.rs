@@ -65,6 +65,16 @@ fn contains_part(text: &str, part: &str) -> bool {
     })
 }
 
+/// The commands that say more of findings: a clean-up is one only where something leaked.
+/// `filters`: as they are given on a command line, each after a space.
+pub(crate) fn finding_commands(leaked: usize, filters: &str) -> String {
+    let report = format!("who and why: dmtrace report{filters}");
+    match leaked {
+        0 => report,
+        _ => format!("{report}; remove: dmtrace clean{filters}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -90,6 +100,15 @@ mod tests {
     #[error("/a/file: cannot be read: {source}; run as root")]
     struct Wrapped {
         source: io::Error,
+    }
+
+    #[test]
+    fn a_clean_up_is_named_where_something_leaked() {
+        assert_eq!(finding_commands(0, ""), "who and why: dmtrace report");
+        assert_eq!(
+            finding_commands(1, " --uid 0"),
+            "who and why: dmtrace report --uid 0; remove: dmtrace clean --uid 0"
+        );
     }
 
     #[test]

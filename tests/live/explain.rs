@@ -340,6 +340,7 @@ fn a_bug_report_of_a_leaker() -> Result<()> {
         // Seven seconds make no rate.
         ensure!(bug["leaks_per_hour"].is_null(), "{bug}");
         let output = run_dmtrace(&["report", "--bug", &path, "--ipc-ns", &ns])?;
+        ensure!(output.status.code() == Some(1), "{:?}", output.status);
         let text = String::from_utf8(output.stdout)?;
         for part in [
             "package      unknown",

@@ -61,7 +61,8 @@ pub enum ChangeKind {
         meaning: DecrementMeaning,
     },
     /// A decrement found the value at 0 (EAGAIN): somebody completed too much.
-    Starved,
+    #[serde(rename = "starved")]
+    DecrementFailed,
     /// A thread waits for zero.
     Waiting {
         /// Value that it waits to go away, if known.

@@ -128,7 +128,7 @@ impl Ledger {
             ) => EndKind::ByWaiter,
             Some(_) if by_creator => EndKind::ByCreator,
             // libdm removes a cookie whose own decrement found 0.
-            Some(UserStage::Starved) => EndKind::ByWaiter,
+            Some(UserStage::DecrementFailed) => EndKind::ByWaiter,
             _ if cookie
                 .users
                 .iter()

@@ -175,7 +175,8 @@ pub enum UserStage {
     /// Its wait failed otherwise.
     WaitFailed,
     /// Its own decrement found the value at 0 (EAGAIN).
-    Starved,
+    #[serde(rename = "starved")]
+    DecrementFailed,
     /// Its wait succeeded; what remains is the removal.
     Released,
 }

@@ -215,11 +215,12 @@ impl Cookie {
             if let Some(who) = call.who
                 && self.user(who.image).is_some()
             {
-                self.user_mut(who, call.at, UserStage::Starved).stage = UserStage::Starved;
+                self.user_mut(who, call.at, UserStage::DecrementFailed)
+                    .stage = UserStage::DecrementFailed;
             }
         }
         self.push_step(call.at, call.who, what, call.errno);
-        starved.then_some(ChangeKind::Starved)
+        starved.then_some(ChangeKind::DecrementFailed)
     }
 
     /// A thread is about to wait for zero.

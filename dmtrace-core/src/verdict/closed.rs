@@ -16,8 +16,8 @@ pub(super) fn judge_closed(subject: &Subject<'_>, context: &Context<'_>) -> Verd
     ) else {
         return Verdict::unknown(Undecided::RemovalUnseen);
     };
-    let lost = context.completeness.lost_of(subject.semaphore);
-    let confidence = if cookie.gaps.affects_verdicts() || lost > 0 {
+    let lost = context.completeness.loss_evidence(subject.semaphore);
+    let confidence = if cookie.gaps.affects_verdicts() || lost.is_some() {
         Confidence::Inferred
     } else {
         Confidence::Observed
@@ -27,10 +27,11 @@ pub(super) fn judge_closed(subject: &Subject<'_>, context: &Context<'_>) -> Verd
             if decrement_failed(cookie, ending) =>
         {
             let (culprit, strangers) = completer::blame_completer(cookie, subject.ledger);
-            let mut verdict =
-                Verdict::new(Class::OverCompleted, confidence).with_evidence([Evidence::Starved {
+            let mut verdict = Verdict::new(Class::OverCompleted, confidence).with_evidence([
+                Evidence::DecrementsFailed {
                     count: cookie.counts.failed_decrements,
-                }]);
+                },
+            ]);
             verdict.culprit = culprit;
             verdict.with_evidence(strangers)
         }

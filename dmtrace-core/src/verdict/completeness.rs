@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Evidence;
 use crate::{backend::BlindSpot, ids::BootTime, ledger::Semaphore};
 
 /// What may be missing in the books as a whole. What is missing for one cookie is in its
@@ -21,6 +22,10 @@ pub struct Completeness {
 pub struct Losses {
     /// How many.
     pub count: u64,
+    /// A recording ends before its trace did: whatever came after that is not in it, with no
+    /// event known to be lost.
+    #[serde(default)]
+    pub end_missing: bool,
     /// The last one was lost before this moment; `None` if that is not known.
     pub until: Option<BootTime>,
 }
@@ -35,7 +40,7 @@ impl Losses {
     }
 
     /// How many a set made at that moment may lack: none if all were lost before.
-    pub(super) fn since(self, created: Option<BootTime>) -> u64 {
+    fn since(self, created: Option<BootTime>) -> u64 {
         match (created, self.until) {
             (Some(created), Some(until)) if created > until => 0,
             _ => self.count,
@@ -44,13 +49,16 @@ impl Losses {
 }
 
 impl Completeness {
-    /// How many messages this set may lack. A trace runs for months: what was lost before the set
-    /// was made does not matter to it.
-    pub(super) fn lost_of(&self, set: &Semaphore) -> u64 {
+    /// What says that this set may lack messages. A trace runs for months: what was lost before the
+    /// set was made does not matter to it.
+    pub(super) fn loss_evidence(&self, set: &Semaphore) -> Option<Evidence> {
         let ended = match set.ending {
             Some(_) => self.ended.since(set.created),
             None => 0,
         };
-        self.lost.since(set.created) + ended
+        match self.lost.since(set.created) + ended {
+            0 => self.lost.end_missing.then_some(Evidence::RecordingUnclosed),
+            count => Some(Evidence::EventsLost { count }),
+        }
     }
 }

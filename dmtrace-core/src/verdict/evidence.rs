@@ -89,7 +89,8 @@ pub enum Evidence {
         count: u32,
     },
     /// Decrements that found the value at 0.
-    Starved {
+    #[serde(rename = "starved")]
+    DecrementsFailed {
         /// How many.
         count: u32,
     },
@@ -218,6 +219,8 @@ pub enum Evidence {
         /// How many.
         count: u64,
     },
+    /// The recording ends before its trace did.
+    RecordingUnclosed,
     /// Operations on it were not seen.
     OperationsUnseen,
     /// The kernel's value is not the one that the seen events make.

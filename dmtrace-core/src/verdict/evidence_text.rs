@@ -41,7 +41,7 @@ impl fmt::Display for Evidence {
                 "{} by its user without a wait: the ioctl failed or made no uevent",
                 CountedNoun(*count, "decrement")
             ),
-            Self::Starved { count } => {
+            Self::DecrementsFailed { count } => {
                 write!(
                     f,
                     "{} found the value at 0",
@@ -137,6 +137,9 @@ impl fmt::Display for Evidence {
             Self::EventsLost { count } => {
                 let lost = wording::count_noun(*count, "event was", "events were");
                 write!(f, "{lost} lost")
+            }
+            Self::RecordingUnclosed => {
+                f.write_str("what happened after the recording's last entry is unknown")
             }
             Self::OperationsUnseen => f.write_str("not every operation on it was seen"),
             Self::ValueMismatch { events, kernel } => {

@@ -50,14 +50,14 @@ impl Knowledge {
         let state = subject.set.and_then(|set| set.first);
         let fresh = state.is_some() && cookie.last_call.is_none_or(|last| last < subject.taken);
         let events = cookie.value();
-        let lost = context.completeness.lost_of(semaphore);
+        let lost = context.completeness.loss_evidence(semaphore);
         let mut known = Self {
             value: events,
             waiting: false,
             since: None,
             quiet: quiet_time(subject, context, cookie),
             fresh,
-            unseen: cookie.gaps.affects_verdicts() || lost > 0,
+            unseen: cookie.gaps.affects_verdicts() || lost.is_some(),
             contradiction: false,
             evidence: Vec::new(),
         };
@@ -86,10 +86,9 @@ impl Knowledge {
         }
         known.add_waiters(subject, facts, cookie, state.map_or(0, |state| state.zcnt));
         if known.unseen {
-            known.evidence.push(match lost {
-                0 => Evidence::OperationsUnseen,
-                count => Evidence::EventsLost { count },
-            });
+            known
+                .evidence
+                .push(lost.unwrap_or(Evidence::OperationsUnseen));
         }
         known
     }

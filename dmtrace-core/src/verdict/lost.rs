@@ -63,7 +63,7 @@ pub fn provably_lost(
     if known.contradiction {
         obstacles.push(Obstacle::Contradiction);
     }
-    if context.completeness.lost_of(semaphore) > 0 {
+    if context.completeness.loss_evidence(semaphore).is_some() {
         obstacles.push(Obstacle::EventsLost);
     }
     // SEMVMX, the largest value of a semaphore, fits.

@@ -32,7 +32,7 @@ pub(super) fn over_completed_verdict(
         count: cookie.counts.completions,
     });
     if cookie.counts.failed_decrements > 0 {
-        evidence.push(Evidence::Starved {
+        evidence.push(Evidence::DecrementsFailed {
             count: cookie.counts.failed_decrements,
         });
     }

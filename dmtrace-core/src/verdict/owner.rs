@@ -354,9 +354,10 @@ fn missing_step(cookie: &Cookie, step: UserStage, known: &Knowledge) -> Option<M
                     .clamp(1, i64::from(u32::MAX)) as u32,
             }
         }
-        UserStage::Waiting | UserStage::Released | UserStage::WaitFailed | UserStage::Starved => {
-            MissingStep::Removal
-        }
+        UserStage::Waiting
+        | UserStage::Released
+        | UserStage::WaitFailed
+        | UserStage::DecrementFailed => MissingStep::Removal,
         UserStage::Interrupted => MissingStep::WaitAgain,
     })
 }

@@ -181,7 +181,7 @@ pub fn provably_leaked(
     if known.contradiction {
         obstacles.push(Obstacle::Contradiction);
     }
-    if context.completeness.lost_of(semaphore) > 0 {
+    if context.completeness.loss_evidence(semaphore).is_some() {
         obstacles.push(Obstacle::EventsLost);
     }
     let left = matches!(

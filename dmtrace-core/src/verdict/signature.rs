@@ -134,7 +134,11 @@ pub(super) fn judge_by_signature(
     if !facts.carriers_complete {
         return undecided(Undecided::CarriersUnreadable, evidence, known);
     }
-    if context.completeness.lost_of(subject.semaphore) > 0 {
+    if context
+        .completeness
+        .loss_evidence(subject.semaphore)
+        .is_some()
+    {
         // The kernel maps still tell what the lost messages said: they come first.
         return undecided(Undecided::EventsLost, evidence, known);
     }

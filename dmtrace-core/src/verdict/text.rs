@@ -115,7 +115,7 @@ impl fmt::Display for UserStage {
             Self::Waiting => "while waiting for udev",
             Self::Interrupted => "after its wait was interrupted",
             Self::WaitFailed => "after its wait had failed",
-            Self::Starved => "after its decrement found the value at 0",
+            Self::DecrementFailed => "after its decrement found the value at 0",
             Self::Released => "after the wait, before the removal",
         })
     }

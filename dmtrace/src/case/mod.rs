@@ -456,7 +456,7 @@ impl Case {
         }
         if !ended {
             self.incomplete = true;
-            self.completeness.lost.add(1);
+            self.completeness.lost.end_missing = true;
             self.notes.push(format!(
                 "{shown}: was not closed: what happened after its last entry is unknown"
             ));

@@ -145,6 +145,24 @@ fn cut_at_any_byte_it_is_read_up_to_there_and_nothing_is_certain() {
 }
 
 #[test]
+fn a_recording_without_its_end_has_lost_no_event_that_is_known() {
+    let whole = sample_recording();
+    let mut evidence = Vec::new();
+    for length in 0..whole.len() {
+        let Ok(case) = case_from(&whole[..length]) else {
+            continue;
+        };
+        for judged in case.judge_all(&Thresholds::default()) {
+            evidence.extend(judged.verdict.evidence.iter().map(ToString::to_string));
+        }
+    }
+    let end = "what happened after the recording's last entry is unknown";
+    assert!(evidence.iter().any(|it| it == end), "{evidence:?}");
+    let lost = |it: &&String| it.contains("lost");
+    assert_eq!(evidence.iter().find(lost), None);
+}
+
+#[test]
 fn a_file_that_is_damaged_is_not_called_cut_off() {
     let mut damaged = sample_recording();
     let last = damaged.len() - 1;

@@ -94,13 +94,13 @@ pub struct TuningArgs {
     #[arg(long, value_name = "BACKEND", ignore_case = true)]
     pub backend: Option<BackendArg>,
     /// Size of the ring buffer, in KiB; rounded up to a power of two.
-    #[arg(long, value_name = "KIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
+    #[arg(long, value_name = "KIB", default_value_t = 4096, value_parser = value::number_in(4..=1_048_576_u32))]
     pub ring: u32,
     /// Semaphore sets that can be followed at the same time.
-    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = value::number_in(1..=16_777_216_u32))]
     pub max_semaphores: u32,
     /// Processes that can be kept at the same time.
-    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = value::number_in(1..=1_048_576_u32))]
     pub max_processes: u32,
 }
 
@@ -178,7 +178,7 @@ pub struct WatchArgs {
     #[arg(short, long, value_name = "TIME", value_parser = value::duration_arg)]
     pub duration: Option<Duration>,
     /// Stop after this many lines.
-    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short = 'n', long, value_name = "N", value_parser = value::number_in(1..=u64::from(u32::MAX)))]
     pub count: Option<u64>,
     /// Also write everything to this file, as `dmtrace record` does.
     #[arg(long, value_name = "FILE")]
@@ -237,7 +237,7 @@ pub struct ReportArgs {
     #[arg(long)]
     pub bug: bool,
     /// Show at most this many of each kind [default: 5; with --by, --bug or --since 20].
-    #[arg(long, value_name = "N", conflicts_with = "all")]
+    #[arg(long, value_name = "N", conflicts_with = "all", value_parser = value::parse_number::<usize>)]
     pub top: Option<usize>,
     /// Show all of them.
     #[arg(short, long)]
@@ -293,7 +293,7 @@ pub struct ExecArgs {
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Exit code when something was left.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value::number_in(0..=u8::MAX))]
     pub error_exitcode: u8,
     #[command(flatten)]
     pub tuning: TuningArgs,
@@ -324,7 +324,7 @@ pub struct RecordArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_size: Option<ByteSize>,
     /// Keep so many files before the current one.
-    #[arg(long, value_name = "N", default_value_t = 4, requires = "max_size", value_parser = clap::value_parser!(u32).range(..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 4, requires = "max_size", value_parser = value::number_in(0..=1000_u32))]
     pub keep: u32,
     #[command(flatten)]
     pub tuning: TuningArgs,
@@ -350,13 +350,13 @@ pub struct ServeTuningArgs {
     #[arg(long, value_name = "BACKEND", ignore_case = true)]
     backend: Option<BackendArg>,
     /// Size of the ring buffer, in KiB; rounded up to a power of two.
-    #[arg(long, value_name = "KIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
+    #[arg(long, value_name = "KIB", default_value_t = 256, value_parser = value::number_in(4..=1_048_576_u32))]
     ring: u32,
     /// Semaphore sets that can be followed at the same time.
-    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = value::number_in(1..=16_777_216_u32))]
     max_semaphores: u32,
     /// Processes that can be kept at the same time.
-    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = value::number_in(1..=1_048_576_u32))]
     max_processes: u32,
 }
 
@@ -408,7 +408,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", default_value = crate::history::PATH)]
     pub history: PathBuf,
     /// Largest size of that file, in MiB.
-    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(4..=65_536))]
+    #[arg(long, value_name = "MIB", default_value_t = 64, value_parser = value::number_in(4..=65_536_u64))]
     pub history_limit: u64,
     /// How long findings are kept after their end.
     #[arg(long, value_name = "TIME", default_value = "90d", value_parser = value::duration_arg)]
@@ -453,7 +453,7 @@ pub struct CleanArgs {
     pub plan: Option<PathBuf>,
     /// Refuse a plan that does more than this [default: any number of proven leaks whose owners
     /// have ended, and 100 of everything else].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value::parse_number::<usize>)]
     pub max: Option<usize>,
     /// Keep what was touched more recently than this [default: 60s; what is not proven, 10m].
     #[arg(long, value_name = "TIME", value_parser = value::duration_arg)]

@@ -2,6 +2,8 @@
 //! only suffers, what to do and what not to do.
 
 mod history;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::{
@@ -337,7 +339,16 @@ fn not_found_message(
         }
     };
     if let Some(path) = recording {
-        return format!("{} has no {number}{scope}.", path.display());
+        let ended = case.ledger.totals().cookies.destroyed;
+        let kept = case.ledger.closed_cookies().count() as u64;
+        let older = match ended.saturating_sub(kept) {
+            0 => String::new(),
+            older => format!(
+                " Of those that are gone the newest {kept} are looked at, {older} older ones are \
+                 not."
+            ),
+        };
+        return format!("{} has no {number}{scope}.{older}", path.display());
     }
     let spaces = case.snapshot.namespaces.len();
     format!(
@@ -378,69 +389,5 @@ fn next_commands(filters: &str, recording: Option<&Path>) -> String {
             let path = shell_word(&path.display().to_string());
             format!("dmtrace report{filters} {path}")
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse_word(word: &str) -> Option<ExplainTarget> {
-        parse_target(Some(word), None)
-            .ok()
-            .map(|(target, _)| target)
-    }
-
-    #[test]
-    fn numbers_are_read_as_tools_write_them() {
-        let key = Key(0x0d4d_1234);
-        assert_eq!(parse_word("0x0d4d1234"), Some(ExplainTarget::Key(key)));
-        assert_eq!(parse_word("0xd4d1234"), Some(ExplainTarget::Key(key)));
-        assert_eq!(
-            parse_word("223154740"),
-            Some(ExplainTarget::Either(key, 223_154_740))
-        );
-        assert_eq!(parse_word("32770"), Some(ExplainTarget::SemId(32_770)));
-        assert_eq!(parse_word("0"), Some(ExplainTarget::SemId(0)));
-        for wrong in ["0x1234", "-3", "cookie", "0x", "99999999999999999999"] {
-            assert_eq!(parse_word(wrong), None, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn the_next_command_is_about_the_same() {
-        assert_eq!(
-            next_commands(" --ipc-ns 7", None),
-            "dmtrace list --ipc-ns 7; by program: dmtrace report --ipc-ns 7"
-        );
-        let file = Some(Path::new("r 1.dmt"));
-        assert_eq!(next_commands("", file), "dmtrace report 'r 1.dmt'");
-        let key = ExplainTarget::Key(Key(0x0d4d_1234));
-        let case = Case::empty();
-        let text = not_found_message(key, &[], &case, &Filters::default(), file);
-        assert_eq!(text, "r 1.dmt has no cookie 0x0d4d1234.");
-    }
-
-    #[test]
-    fn a_path_that_is_not_there_is_no_cookie() {
-        let target = parse_target(Some("./nofile"), None).unwrap();
-        assert_eq!(target.1.as_deref(), Some(Path::new("./nofile")));
-        let error = Case::of_recording(Path::new("./nofile")).err().unwrap();
-        let text = chain_text(&error);
-        assert_eq!(text, "./nofile: No such file or directory");
-    }
-
-    #[test]
-    fn a_file_alone_is_a_recording() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let path = file.path().to_owned();
-        let found = parse_target(path.to_str(), None).unwrap();
-        assert_eq!(found, (ExplainTarget::Worst, Some(path.clone())));
-        let found = parse_target(Some("7"), Some(path.clone())).unwrap();
-        assert_eq!(found, (ExplainTarget::SemId(7), Some(path)));
-        assert_eq!(
-            parse_target(None, None).unwrap(),
-            (ExplainTarget::Worst, None)
-        );
     }
 }

@@ -156,6 +156,7 @@ pub(crate) fn run(args: &ReportArgs, as_json: bool, out: &mut Out) -> Result<Exi
         let lines = flamegraph::folded_stacks(&findings.leaked);
         if let Some(path) = &args.flamegraph {
             flamegraph::flame_graph(&lines, path)?;
+            print_remark(&format!("{}: flame graph written", path.display()));
         }
         for line in lines.iter().filter(|_| args.folded) {
             out.whole_line(line)?;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use dmtrace_core::verdict::Class;
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -15,7 +16,7 @@ use crate::{
     output::{Out, time},
     service::{self, ExportOptions, SocketAccess},
     trace::run::build_runtime,
-    wording::count_noun,
+    wording::{count_noun, finding_commands},
 };
 
 pub(super) fn run(args: &ServeArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
@@ -135,19 +136,27 @@ fn print_status(status: &Value, out: &mut Out) -> Result<()> {
         number(&health["drift"]),
     ))?;
     let standing = number(&findings["standing"]);
+    let rows = findings["list"].as_array().into_iter().flatten();
+    let listed: Vec<SetReport> = rows
+        .filter_map(|row| SetReport::deserialize(row).ok())
+        .collect();
     let unread = status["unread"].as_str();
     if standing == 0 && unread.is_some() {
         out.print_line("no active findings, but that is not certain, for the reason below")?;
     } else if standing == 0 {
         out.print_line("no active findings")?;
     } else {
+        let leaked = |set: &&SetReport| {
+            let class = set.verdict.as_ref().and_then(|verdict| verdict.class);
+            matches!(class, Some(Class::Leaked(_)))
+        };
         out.print_line(&format!(
-            "{}; who and why: dmtrace report; remove: dmtrace clean",
-            count_noun(standing, "active finding", "active findings")
+            "{}; {}",
+            count_noun(standing, "active finding", "active findings"),
+            finding_commands(listed.iter().filter(leaked).count(), "")
         ))?;
     }
-    let listed = findings["list"].as_array().into_iter().flatten();
-    for set in listed.filter_map(|row| SetReport::deserialize(row).ok()) {
+    for set in listed {
         let verdict = set.verdict.as_ref().map_or("?", |it| it.text.as_str());
         out.print_line(&format!(
             "  {}  semid {}  {}  {verdict}",

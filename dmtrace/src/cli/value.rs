@@ -1,7 +1,7 @@
 //! Values on the command line, as people write them: durations, users, namespaces, keys, cookies,
 //! columns.
 
-use std::{ffi::OsStr, fmt, fs, str::FromStr, time::Duration};
+use std::{ffi::OsStr, fmt, fs, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use clap::{
     Arg, Command, Error,
@@ -32,6 +32,25 @@ pub(super) fn duration_arg(text: &str) -> Result<Duration, String> {
 /// It is something else, or too large.
 pub(super) fn parse_number<T: FromStr>(text: &str) -> Result<T, String> {
     text.trim().parse().map_err(|_| "give a number".to_owned())
+}
+
+/// A whole number within these bounds.
+///
+/// # Errors
+/// It is something else.
+pub(super) fn number_in<T>(
+    bounds: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + fmt::Display + Clone + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.trim().parse().ok();
+        number.filter(|it| bounds.contains(it)).ok_or_else(|| {
+            let (least, most) = (bounds.start(), bounds.end());
+            format!("give a number from {least} to {most}")
+        })
+    }
 }
 
 /// A user: a number, or a name of this machine.

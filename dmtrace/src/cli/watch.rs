@@ -28,7 +28,7 @@ use crate::{
         run::{BooksView, Observer, TraceEnd, Tracing, build_runtime},
         session::{Session, Tap},
     },
-    wording::{chain_text, count_noun},
+    wording::{chain_text, count_noun, finding_commands},
 };
 
 /// Runs `watch`.
@@ -293,14 +293,13 @@ fn print_summary(
         .into_iter()
         .filter(wanted)
         .collect();
-    let findings: Vec<&Judged<'_>> = judged
-        .iter()
-        .filter(|judged| judged.verdict.class.is_finding())
-        .collect();
-    let open = judged
-        .iter()
-        .filter(|judged| matches!(judged.verdict.class, Class::Unknown(_)))
-        .count();
+    let count = |of: fn(Class) -> bool| judged.iter().filter(|it| of(it.verdict.class)).count();
+    let counts = FindingCounts {
+        all: count(Class::is_finding),
+        leaked: count(|class| matches!(class, Class::Leaked(_))),
+        told,
+        undecided: count(|class| matches!(class, Class::Unknown(_))),
+    };
     let accounting = &ending.accounting;
     let unread = ending.unread_summary();
     let certain = accounting.is_exact() && unread.is_none();
@@ -312,9 +311,9 @@ fn print_summary(
                 "seconds": elapsed.as_secs_f64(),
                 "backend": ending.session.tracer().backend(),
                 "totals": totals,
-                "findings": findings.len(),
+                "findings": counts.all,
                 "findings_told": told,
-                "undecided": open,
+                "undecided": counts.undecided,
                 "accounting": accounting,
                 "device_mapper": ending.session.dm_report(),
                 "exact": accounting.is_exact(),
@@ -343,7 +342,7 @@ fn print_summary(
         if let Some(limits) = limits {
             out.print_line(&limits)?;
         }
-        leaks_text([findings.len(), told, open], filters, certain, out)?;
+        print_findings(counts, filters, certain, out)?;
         if let Some(unread) = &unread {
             out.print_line(unread)?;
         }
@@ -353,7 +352,7 @@ fn print_summary(
         }
     }
     out.flush()?;
-    Ok(if !findings.is_empty() || told > 0 {
+    Ok(if counts.all > 0 || told > 0 {
         exit::findings_code()
     } else if certain {
         exit::CLEAN
@@ -362,13 +361,37 @@ fn print_summary(
     })
 }
 
-fn leaks_text(counts: [usize; 3], filters: &Filters, certain: bool, out: &mut Out) -> Result<()> {
-    let [findings, told, open] = counts;
+/// What was found, in numbers.
+#[derive(Clone, Copy)]
+struct FindingCounts {
+    /// There at the end.
+    all: usize,
+    /// Leaks among these.
+    leaked: usize,
+    /// Told while the trace ran.
+    told: usize,
+    /// Cookies that could not be judged.
+    undecided: usize,
+}
+
+fn print_findings(
+    counts: FindingCounts,
+    filters: &Filters,
+    certain: bool,
+    out: &mut Out,
+) -> Result<()> {
+    let FindingCounts {
+        all,
+        leaked,
+        told,
+        undecided,
+    } = counts;
     let scope = filters.scope_text();
-    if findings > 0 {
+    if all > 0 {
         out.print_line(&format!(
-            "{}{scope}; who and why: dmtrace report; remove: dmtrace clean",
-            count_noun(findings, "finding", "findings")
+            "{}{scope}; {}",
+            count_noun(all, "finding", "findings"),
+            finding_commands(leaked, &filters.args_text())
         ))?;
     } else if told > 0 {
         out.print_line(&format!(
@@ -379,10 +402,10 @@ fn leaks_text(counts: [usize; 3], filters: &Filters, certain: bool, out: &mut Ou
         out.print_line(&format!(
             "no leak seen{scope}, but that is not certain, for the reason below"
         ))?;
-    } else if open > 0 {
+    } else if undecided > 0 {
         out.print_line(&format!(
             "no leak proven{scope}; {} undecided: dmtrace list --state unknown",
-            count_noun(open, "cookie is", "cookies are")
+            count_noun(undecided, "cookie is", "cookies are")
         ))?;
     } else {
         out.print_line(&format!("no leak{scope}"))?;

@@ -22,8 +22,8 @@ pub struct Story {
     #[serde(deserialize_with = "lenient")]
     pub headline: String,
     /// How sure it is.
-    #[serde(deserialize_with = "lenient")]
-    pub sure: String,
+    #[serde(rename = "sure", deserialize_with = "lenient")]
+    pub confidence: String,
     /// Step by step.
     #[serde(deserialize_with = "lenient_list")]
     pub life: Vec<StoryMoment>,

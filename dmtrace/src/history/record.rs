@@ -138,7 +138,8 @@ pub enum HistoryRecord {
     /// One that this program cannot read. It stays as it is in the file.
     Unread(UnreadFinding),
     /// Creations that failed because the limits of `kernel.sem` were reached.
-    Starved(EnospcRecord),
+    #[serde(rename = "starved")]
+    CreationsFailed(EnospcRecord),
     /// Tracing was down.
     Gap(DowntimeRecord),
     /// Messages of the kernel side were lost.
@@ -363,7 +364,7 @@ impl HistoryRecord {
                 Some(found) => (found.wall_ms, i64::MAX),
                 None => (i64::MIN, i64::MAX),
             },
-            Self::Starved(it) => (it.from.wall_ms, it.to.wall_ms),
+            Self::CreationsFailed(it) => (it.from.wall_ms, it.to.wall_ms),
             Self::Gap(it) => (it.from.wall_ms, it.to.wall_ms),
             Self::Loss(it) => (it.from.wall_ms, it.to.wall_ms),
             Self::Rates(it) => (it.from.wall_ms, it.to.wall_ms),

@@ -33,10 +33,10 @@ pub(crate) struct TracingGap {
     pub to: BootTime,
     /// Why there was one.
     pub why: GapReason,
-    /// Sets that came in it: their creators are unknown.
-    pub came: u64,
-    /// Sets that went in it.
-    pub went: u64,
+    /// Sets that were made in it: their creators are unknown.
+    pub created_unseen: u64,
+    /// Sets that were removed in it.
+    pub ended_unseen: u64,
     /// Sets that were used in it, as far as their values tell.
     pub used: u64,
 }
@@ -47,8 +47,8 @@ impl TracingGap {
             from,
             to,
             why,
-            came: 0,
-            went: 0,
+            created_unseen: 0,
+            ended_unseen: 0,
             used: 0,
         }
     }

@@ -17,7 +17,7 @@ pub(crate) fn change_word(change: &Change) -> &'static str {
         ChangeKind::Set { .. } => "set",
         ChangeKind::Up { .. } => "+1",
         ChangeKind::Down { .. } => "-1",
-        ChangeKind::Starved => "-1 failed",
+        ChangeKind::DecrementFailed => "-1 failed",
         ChangeKind::Waiting { .. } => "wait",
         ChangeKind::Released => "released",
         ChangeKind::WaitFailed { .. } => "wait end",

@@ -28,7 +28,7 @@ impl StoryContext<'_> {
             cookie: row.to_report(),
             title: story_title(row),
             headline: class.map_or_else(String::new, |class| class.to_string()),
-            sure: confidence_text(row),
+            confidence: confidence_text(row),
             life: timeline::story_moments(self, row),
             missing: verdict
                 .and_then(|verdict| verdict.missing)

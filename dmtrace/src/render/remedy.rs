@@ -21,6 +21,7 @@ impl StoryContext<'_> {
         let text = |remedy: Remedy| match (&prospect, remedy) {
             (Some(prospect), Remedy::Destroy) => self.removal_text(row, prospect),
             (Some(prospect), Remedy::RepairThenComplete) => self.completion_text(row, prospect),
+            (_, Remedy::Leave) if !row.semaphore.is_live() => "nothing: it is gone".to_owned(),
             _ => remedy.to_string().replace("COOKIE", &key),
         };
         remedies.iter().copied().map(text).collect()

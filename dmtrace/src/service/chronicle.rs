@@ -62,7 +62,7 @@ impl Chronicle {
                 Some(CountedChange::Program(program, lives)) => {
                     self.history.count_lives(&program, &lives);
                 }
-                Some(CountedChange::Starved(program)) => {
+                Some(CountedChange::CreationFailed(program)) => {
                     let at = Stamp::now().at_boot(change.at);
                     self.history.count_enospc(change.sem.ns, &program, at);
                 }
@@ -134,7 +134,7 @@ pub(crate) enum CountedChange {
     /// A cookie of this program.
     Program(String, ProgramCounts),
     /// A creation by this program that failed because the limits were reached.
-    Starved(String),
+    CreationFailed(String),
 }
 
 /// What is counted of a change, if anything.
@@ -163,7 +163,7 @@ pub(crate) fn counted_change(change: &Change, ledger: &Ledger) -> Option<Counted
         }
         ChangeKind::CreateFailed {
             errno: libc::ENOSPC,
-        } => Some(CountedChange::Starved(actor())),
+        } => Some(CountedChange::CreationFailed(actor())),
         _ => None,
     }
 }

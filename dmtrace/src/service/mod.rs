@@ -355,8 +355,8 @@ fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
                      {}; used: {}",
                     clock.moment_at(gap.to),
                     gap.why.text(),
-                    gap.came,
-                    gap.went,
+                    gap.created_unseen,
+                    gap.ended_unseen,
                     gap.used
                 ),
             );

@@ -10,6 +10,7 @@ fn losses_until(until: Option<u64>) -> Losses {
     Losses {
         count: 3,
         until: until.map(BootTime),
+        ..Losses::default()
     }
 }
 

@@ -27,8 +27,8 @@ pub(super) fn print_story(story: &Story, past: &[String], out: &mut Out) -> Resu
         out.print_line(&shown)?;
     }
     // What is unknown has its reason in the verdict already.
-    if story.sure != story.headline {
-        print_paragraph(&story.sure, out)?;
+    if story.confidence != story.headline {
+        print_paragraph(&story.confidence, out)?;
     }
     past.iter()
         .try_for_each(|line| print_paragraph(line, out))?;

@@ -261,6 +261,6 @@ fn print_bug(
         ))?;
     }
     out.print_line("")?;
-    let fields = (env!("CARGO_PKG_VERSION"), bug.example.sure.as_str());
+    let fields = (env!("CARGO_PKG_VERSION"), bug.example.confidence.as_str());
     Ok(out.print_line(&format!("Seen by dmtrace {}; {}.", fields.0, fields.1))?)
 }

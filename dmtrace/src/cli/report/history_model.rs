@@ -7,7 +7,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Failure, args::ReportArgs, filter::Filters},
+    cli::{
+        Failure,
+        args::ReportArgs,
+        filter::{Filters, shell_word},
+    },
     history::{
         AnswerHead, DowntimeRecord, EnospcRecord, HistoryEntry, HistoryQuery, HistoryRecord,
         LossRecord, ProgramCounts, RunRecord, Stamp, StoredFinding, query,
@@ -42,6 +46,8 @@ pub(super) struct HistoryReport {
     pub(super) traced: Duration,
     /// What a sentence on what is not there is limited to.
     pub(super) scope: &'static str,
+    /// The history and the filters, for the next command.
+    pub(super) options: String,
     /// What the history does not keep by process or set, so that the filters cannot choose.
     pub(super) left_out: Vec<&'static str>,
 }
@@ -84,6 +90,7 @@ pub(super) fn gather_report(args: &ReportArgs, since: i64, until: i64) -> Result
         programs: BTreeMap::new(),
         traced: Duration::ZERO,
         scope: args.filters.scope_text(),
+        options: explain_options(args),
         left_out: Vec::new(),
     };
     let filters = &args.filters;
@@ -104,10 +111,10 @@ pub(super) fn gather_report(args: &ReportArgs, since: i64, until: i64) -> Result
             HistoryRecord::Finding(finding) => past.add_finding(*finding, args),
             HistoryRecord::Unread(it) if it.is_newer() => newer += 1,
             HistoryRecord::Unread(_) => unreadable += 1,
-            HistoryRecord::Starved(it) if spaces && filters.wants_ns(it.ipc_ns) => {
+            HistoryRecord::CreationsFailed(it) if spaces && filters.wants_ns(it.ipc_ns) => {
                 past.enospc_records.push(it);
             }
-            HistoryRecord::Starved(_) => {}
+            HistoryRecord::CreationsFailed(_) => {}
             HistoryRecord::Gap(it) => past.gaps.push(it),
             HistoryRecord::Loss(it) => past.losses.push(it),
             HistoryRecord::Run(it) => past.runs.push(it),
@@ -127,6 +134,14 @@ pub(super) fn gather_report(args: &ReportArgs, since: i64, until: i64) -> Result
         .extend(stored::unread_notes(newer, unreadable));
     past.traced = past.traced_time();
     Ok(past)
+}
+
+/// Where `explain` finds the same, each option after a space.
+fn explain_options(args: &ReportArgs) -> String {
+    let history = args.history.as_deref().map_or_else(String::new, |path| {
+        format!(" --history {}", shell_word(&path.display().to_string()))
+    });
+    history + &args.filters.args_text()
 }
 
 impl HistoryReport {

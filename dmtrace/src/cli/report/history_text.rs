@@ -67,7 +67,10 @@ pub(super) fn print_report(
         print_paragraph(&text, out)?;
     }
     if !past.leaked.is_empty() || !past.stuck.is_empty() {
-        out.print_line("One of them, step by step: dmtrace explain COOKIE")?;
+        out.print_line(&format!(
+            "One of them, step by step: dmtrace explain COOKIE{}",
+            past.options
+        ))?;
     }
     Ok(())
 }

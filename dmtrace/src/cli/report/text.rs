@@ -322,7 +322,7 @@ fn print_closed(title: &str, rows: &[&Row<'_>], limit: ReportLimit, out: &mut Ou
                     | Evidence::LookupAfter { .. }
                     | Evidence::Suspended { .. }
                     | Evidence::RemovedBy { .. }
-                    | Evidence::Starved { .. }
+                    | Evidence::DecrementsFailed { .. }
                     | Evidence::Stranger { .. }
                     | Evidence::SeveralUdevds { .. }
             );

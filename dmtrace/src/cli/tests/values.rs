@@ -173,6 +173,32 @@ fn no_lines_at_all_is_a_mistake() {
 }
 
 #[test]
+fn what_should_be_a_number_is_asked_for() {
+    let mut asked = Vec::new();
+    for verb in verb_commands() {
+        for option in verb.get_arguments() {
+            let unit = option.get_value_names().and_then(|names| names.first());
+            let number = unit.is_some_and(|unit| ["N", "KIB", "MIB"].contains(&unit.as_str()));
+            let Some(long) = option.get_long().filter(|_| number) else {
+                continue;
+            };
+            asked.push(long.to_owned());
+            for wrong in ["many", "-1", "1.5", "99999999999999999999999", ""] {
+                let word = format!("--{long}={wrong}");
+                let words = [&[verb.get_name(), &word], least_args(verb.get_name())].concat();
+                let error = parse_error(&words);
+                assert_eq!(error.exit_code(), 2, "{words:?}");
+                let text = error.to_string();
+                assert!(text.contains("give a number"), "{words:?}: {text}");
+            }
+        }
+    }
+    for option in ["count", "top", "max", "ring", "keep", "history-limit"] {
+        assert!(asked.iter().any(|it| it == option), "{option}: {asked:?}");
+    }
+}
+
+#[test]
 fn help_and_readme_list_the_same_exit_codes() {
     let readme = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"));
     let help = Cli::command().render_help().to_string();

@@ -75,7 +75,7 @@ impl Book {
         for (program, count) in failures.programs {
             *program_slot(&mut burst.programs, &program) += count;
         }
-        self.put_record(id, HistoryRecord::Starved(burst.clone()));
+        self.put_record(id, HistoryRecord::CreationsFailed(burst.clone()));
         self.enospc_records.insert(ns, (id, burst));
     }
 }

@@ -236,7 +236,7 @@ fn failures_that_follow_one_another_are_one_record() {
     let mut lost = Vec::new();
     for entry in desk.read_entries(stamp_at(400)) {
         match entry.record {
-            HistoryRecord::Starved(it) => starved.push((it.from, it.to, it.count)),
+            HistoryRecord::CreationsFailed(it) => starved.push((it.from, it.to, it.count)),
             HistoryRecord::Loss(it) => lost.push((it.from, it.count)),
             _ => {}
         }

@@ -3,6 +3,11 @@
 pub(crate) mod golden;
 pub(crate) mod scene;
 
+use dmtrace_common::{SEM_COOKIE, SemRecord};
+use dmtrace_core::{
+    facts::SemState,
+    ids::{IpcNs, SemId, UnixTime},
+};
 use golden::assert_golden;
 use scene::Scene;
 
@@ -86,4 +91,65 @@ fn what_to_do_is_what_a_clean_up_would_do() {
          which keeps it for now: no udevd runs: start it, it may find the event; what \
          udev had to do for it is not known"
     );
+}
+
+#[test]
+fn a_cookie_that_is_gone_is_not_to_be_left() {
+    let scene = Scene::new();
+    let rows = scene.rows();
+    let gone = rows.iter().filter(|row| !row.semaphore.is_live());
+    let stories: Vec<_> = gone.map(|row| scene.telling().build_story(row)).collect();
+    assert!(!stories.is_empty());
+    let remedies: Vec<&String> = stories.iter().flat_map(|it| &it.remedies).collect();
+    assert!(
+        remedies.contains(&&"nothing: it is gone".to_owned()),
+        "{remedies:?}"
+    );
+    assert!(
+        !remedies.iter().any(|it| it.contains("leave it")),
+        "{remedies:?}"
+    );
+}
+
+#[test]
+fn what_only_the_kernel_or_the_map_tells_is_in_the_life() {
+    let steps = |scene: &Scene, semid| -> Vec<String> {
+        let story = story_of(scene, semid);
+        story
+            .life
+            .into_iter()
+            .map(|it| it.text().to_owned())
+            .collect()
+    };
+    let mut scene = Scene::new();
+    let sets = scene.snapshot.namespaces.iter_mut();
+    let set = sets
+        .flat_map(|space| &mut space.sets)
+        .find(|set| set.semid == 3);
+    let set = set.unwrap();
+    set.otime = UnixTime(0);
+    set.first = Some(SemState::default());
+    let life = steps(&scene, 3);
+    assert!(
+        life.iter().any(|it| it == "never set, never operated on"),
+        "{life:?}"
+    );
+    let record = SemRecord {
+        created: 9_000_000_000_000,
+        key: 0x0d4d_1060,
+        nsems: 1,
+        state: SEM_COOKIE,
+        owner_inc: 3,
+        other_dec: 2,
+        waits: 1,
+        ..SemRecord::default()
+    };
+    let sem = SemId {
+        ns: IpcNs::HOST,
+        semid: 60,
+    };
+    scene.ledger.adopt_record(sem, &record);
+    let life = steps(&scene, 60);
+    let sum = "in total: 3 announced, 2 taken back or completed, 1 wait";
+    assert!(life.iter().any(|it| it == sum), "{life:?}");
 }

@@ -73,6 +73,7 @@ fn updated_losses(seen: Losses, count: u64, now: BootTime) -> Losses {
     Losses {
         count,
         until: Some(now),
+        ..seen
     }
 }
 

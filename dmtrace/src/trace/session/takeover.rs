@@ -42,7 +42,7 @@ impl Session {
             session.early = early;
             session.preexisting = session.compare_books(&snapshot).preexisting;
             if let Some(PinnedPast::Gap(gap)) = session.continuity.as_mut().map(|it| &mut it.past) {
-                gap.came = session.preexisting;
+                gap.created_unseen = session.preexisting;
             }
             return Ok(session);
         }
@@ -128,8 +128,8 @@ impl Session {
             let rekeyed =
                 |it: &&dmtrace_core::ledger::Drift| matches!(it.kind, DriftKind::Rekeyed { .. });
             let rekeyed = report.drifts.iter().filter(rekeyed).count() as u64;
-            gap.came = report.unknown + rekeyed;
-            gap.went = report.vanished + rekeyed;
+            gap.created_unseen = report.unknown + rekeyed;
+            gap.ended_unseen = report.vanished + rekeyed;
             gap.used = report.revalued;
         }
     }

@@ -256,7 +256,7 @@ mod tests {
                 to: None,
                 meaning: DecrementMeaning::Completion,
             },
-            ChangeKind::Starved,
+            ChangeKind::DecrementFailed,
             ChangeKind::Waiting { value: None },
             ChangeKind::Released,
             ChangeKind::WaitFailed { errno: 4 },
@@ -297,7 +297,7 @@ mod tests {
                 | ChangeKind::Set { .. }
                 | ChangeKind::Up { .. }
                 | ChangeKind::Down { .. }
-                | ChangeKind::Starved
+                | ChangeKind::DecrementFailed
                 | ChangeKind::Waiting { .. }
                 | ChangeKind::Released
                 | ChangeKind::WaitFailed { .. }

@@ -77,7 +77,7 @@ impl TinyService {
                     Some(CountedChange::Program(program, lives)) => {
                         self.tallies.count_lives(&program, &lives);
                     }
-                    Some(CountedChange::Starved(program)) => {
+                    Some(CountedChange::CreationFailed(program)) => {
                         self.tallies
                             .count_enospc(change.sem.ns, &program, stamp_at(change.at));
                     }
@@ -232,7 +232,7 @@ fn is_true(book: &mut Book, now: Stamp, truth: Truth, dropped: u64) {
                 leaked += 1;
                 standing += u64::from(it.gone.is_none());
             }
-            HistoryRecord::Starved(it) => starved += it.count,
+            HistoryRecord::CreationsFailed(it) => starved += it.count,
             HistoryRecord::Gap(_) => gaps += 1,
             _ => {}
         }

@@ -219,7 +219,7 @@ fn a_kept_finding_is_told_as_a_live_one() {
                 .chain([
                     story.title.clone(),
                     story.headline.clone(),
-                    story.sure.clone(),
+                    story.confidence.clone(),
                 ])
                 .collect()
         };
