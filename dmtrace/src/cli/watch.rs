@@ -45,6 +45,12 @@ pub(crate) fn run(args: &WatchArgs, as_json: bool, out: &mut Out) -> Result<Exit
             recorder.name_file()?;
         }
         print_greeting(tracing.session(), as_json, args.duration.is_none());
+        if args.all {
+            print_remark(
+                as_json,
+                "sets that are no cookies are shown, not judged: findings are of cookies only",
+            );
+        }
         if let Some(ns) = args.filters.ipc_ns.filter(|_| !as_json) {
             let scope = Scope {
                 namespaces: BTreeSet::from([ns]),

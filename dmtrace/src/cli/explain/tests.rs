@@ -1,3 +1,5 @@
+//! What explain understands, and what it says of what is not there.
+
 use dmtrace_core::{
     event::{Actor, Event, EventKind, Quality},
     ids::{BootTime, IpcNs, ProcId, SemId},
