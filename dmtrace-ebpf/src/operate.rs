@@ -41,9 +41,11 @@ pub(crate) fn op_begins(ns: u32, semid: i32, ops: &Ops, quality: u16) {
         return;
     };
     let who = current_thread();
-    increment_field(&raw mut record.waits);
-    record.waiter = who.key;
-    record.wait_since = who.now;
+    if ops.waits_for_zero() {
+        increment_field(&raw mut record.waits);
+        record.waiter = who.key;
+        record.wait_since = who.now;
+    }
     emit::count_event(Counter::seen(Kind::WaitBegin));
     intern_process(&who);
     let mut event = op_event(Kind::WaitBegin, &who, SemKey { ns, semid }, record.key, ops);
@@ -101,7 +103,7 @@ pub(crate) fn op_ended_for(
 #[inline(always)]
 fn note_op(sem: SemKey, record: &mut SemRecord, who: &Current, ops: &Ops, ret: i32, began: u64) {
     let op = ops.list[0].op;
-    if ops.can_sleep() {
+    if ops.waits_for_zero() {
         increment_field(&raw mut record.waits_done);
         if same_process(record.waiter, who.key) {
             record.wait_since = 0;
@@ -122,7 +124,7 @@ fn note_op(sem: SemKey, record: &mut SemRecord, who: &Current, ops: &Ops, ret: i
     // Whoever decrements to zero wakes the waiter, whose hook may run first.
     if sum >= 0 || record.state & SEM_RELEASED == 0 {
         // A wait takes effect when it ends, not when it begins.
-        let began = if sum == 0 && ops.can_sleep() {
+        let began = if sum == 0 && ops.waits_for_zero() {
             0
         } else {
             began
@@ -131,7 +133,7 @@ fn note_op(sem: SemKey, record: &mut SemRecord, who: &Current, ops: &Ops, ret: i
     }
     if sum > 0 {
         record.state &= !SEM_RELEASED;
-    } else if sum == 0 && ops.can_sleep() {
+    } else if sum == 0 && ops.waits_for_zero() {
         record.state |= SEM_RELEASED;
     }
     if sum != 0 {

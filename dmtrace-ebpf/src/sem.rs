@@ -50,10 +50,17 @@ pub(crate) struct Ops {
 }
 
 impl Ops {
-    /// Whether the call can sleep: libdm waits with a plain `{0, 0, 0}`.
+    /// Whether the call can sleep.
     #[inline(always)]
     pub(crate) fn can_sleep(&self) -> bool {
         self.list[0].op <= 0 && self.list[0].flg & IPC_NOWAIT == 0
+    }
+
+    /// Whether it waits for zero, as libdm does with a plain `{0, 0, 0}`. A decrement that may
+    /// sleep is none.
+    #[inline(always)]
+    pub(crate) fn waits_for_zero(&self) -> bool {
+        self.list[0].op == 0 && self.can_sleep()
     }
 
     /// Whether one of the operations forbids to sleep.

@@ -21,11 +21,12 @@ pub(crate) fn tests() -> Vec<Trial> {
 }
 
 /// Every way to leave a cookie that needs no device, and some that leave none.
-const ACTORS: [&[&str]; 12] = [
+const ACTORS: [&[&str]; 13] = [
     &["eintr", "--then-cycle", "--hold"],
     &["eintr", "--hold"],
     &["eintr"],
     &["moby", "--count", "2", "--every-ms", "50", "--hold"],
+    &["moby", "--may-sleep", "--count", "2", "--hold"],
     &["cycle", "--stop-at", "after-inc", "--how", "kill"],
     &["cycle", "--stop-at", "after-complete", "--how", "exit"],
     &["cycle", "--stop-at", "after-wait", "--how", "kill"],
@@ -36,13 +37,15 @@ const ACTORS: [&[&str]; 12] = [
     &["foreign", "--nsems", "3"],
 ];
 
-/// Last verdict of each set, by semid: a finding, or not one.
-fn verdict_words<'a>(found: impl Iterator<Item = (&'a Value, &'a Value)>) -> BTreeMap<i64, String> {
-    let found = found.filter_map(|(semid, word)| {
-        let word = word
+/// Last verdict of each set, by semid, and how it came to that: a finding, or not one.
+fn verdict_words<'a>(found: impl Iterator<Item = &'a Value>) -> BTreeMap<i64, String> {
+    let found = found.filter_map(|object| {
+        let verdict = &object["verdict"];
+        let word = verdict["class"]
             .as_str()
             .filter(|word| matches!(*word, "leaked" | "stuck"));
-        Some((semid.as_i64()?, word?.to_owned()))
+        let how = verdict["detail"]["how"].as_str().unwrap_or_default();
+        Some((object["semid"].as_i64()?, format!("{} {how}", word?)))
     });
     found.collect()
 }
@@ -67,15 +70,10 @@ fn one_word() -> Result<()> {
             let (list, _) = dmtrace_json(&["list", "--ipc-ns", &ns.to_string()])?;
             let _more = tracer.wait_object(|_| false, Duration::from_millis(1500));
             let rows = list["semaphores"].as_array().context("no list")?;
-            let listed = verdict_words(rows.iter().map(|row| (&row["semid"], &row["state"])));
-            let watched = verdict_words(
-                tracer
-                    .seen_objects()
-                    .filter(|it| it["type"] == "finding")
-                    .map(|it| (&it["semid"], &it["verdict"]["class"])),
-            );
+            let listed = verdict_words(rows.iter());
+            let watched = verdict_words(tracer.seen_objects().filter(|it| it["type"] == "finding"));
             if listed == watched {
-                ensure!(listed.len() >= 7, "{listed:?}");
+                ensure!(listed.len() >= 8, "{listed:?}");
                 return Ok(());
             }
             ensure!(

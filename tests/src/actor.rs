@@ -67,6 +67,8 @@ pub struct Actor {
     pub key: Option<u32>,
     /// Where to stop.
     pub stop: Option<(ActorStep, StepFate)>,
+    /// Decrement without `IPC_NOWAIT`, which libdm never does.
+    pub may_sleep: bool,
 }
 
 /// A semaphore that was made.
@@ -152,7 +154,8 @@ impl Actor {
     pub fn complete_cookie(&self, key: u32) -> io::Result<i32> {
         let semid = sysv::get_set(key, 1, 0)?;
         sysv::get_value(semid)?;
-        sysv::semop_one(self.abi, semid, -1, libc::IPC_NOWAIT)?;
+        let flags = if self.may_sleep { 0 } else { libc::IPC_NOWAIT };
+        sysv::semop_one(self.abi, semid, -1, flags)?;
         Ok(semid)
     }
 

@@ -1,17 +1,19 @@
 //! How other commands find a running trace: one small file per tracer, with the numbers of its
 //! BPF maps. The maps end with the tracer, so a stale file leads nowhere; those of a service whose
 //! kernel side outlives it stay with their links, and the file holds as long.
+//!
+//! A tracer holds a lock beside its file as long as it lives. That tells its life to whoever sees
+//! the file, also from another PID namespace, where `/proc` says nothing of it.
 
 use std::{
-    fmt, fs, io,
+    fmt,
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use dmtrace_core::{
-    backend::Backend,
-    ids::{BootTime, ProcId},
-    ledger::Activity,
-};
+use dmtrace_core::{backend::Backend, ids::BootTime, ledger::Activity};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -21,13 +23,14 @@ use crate::{
 
 const DIRECTORY: &str = "/run/dmtrace";
 
+/// `PROC_PID_INIT_INO`: the inode of the PID namespace that the kernel begins with.
+const INITIAL_PID_NS: u64 = 0xeff_fffc;
+
 /// A trace that runs now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RunningTracer {
     /// The process that traces.
     pub pid: u32,
-    /// Its start, clock ticks since boot.
-    start_ticks: u64,
     /// When it began.
     pub since: BootTime,
     /// Name of its backend.
@@ -40,6 +43,9 @@ pub(crate) struct RunningTracer {
     pinned: Option<PathBuf>,
     maps: MapIds,
     boot_id: Option<String>,
+    /// Where this was read.
+    #[serde(skip)]
+    file: PathBuf,
 }
 
 impl RunningTracer {
@@ -53,8 +59,7 @@ impl RunningTracer {
 
     /// What processes did besides the cookies that they left, as far as it has looked.
     pub(crate) fn read_activity(&self) -> Vec<Activity> {
-        let path = file_of(self.pid);
-        fs::read(activity_file(&path))
+        fs::read(activity_file(&self.file))
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default()
@@ -62,11 +67,17 @@ impl RunningTracer {
 
     /// Whether its process runs, and takes in what happens.
     pub(crate) fn is_attended(&self) -> bool {
-        start_ticks(self.pid) == Some(self.start_ticks)
+        is_held(&self.file)
     }
 
     fn is_active(&self) -> bool {
-        self.is_attended() || self.pinned.as_deref().is_some_and(Path::exists)
+        self.is_attended() || self.is_pinned()
+    }
+
+    /// Whether its kernel side has outlived it.
+    fn is_pinned(&self) -> bool {
+        self.boot_id == host::clock::boot_id(&Roots::host())
+            && self.pinned.as_deref().is_some_and(Path::exists)
     }
 
     pub(crate) fn backend(&self) -> Option<Backend> {
@@ -81,6 +92,8 @@ pub(crate) struct Registration {
     path: Option<PathBuf>,
     /// What processes did, as it was written last.
     activity: Vec<Activity>,
+    /// Locked: its tracer lives.
+    _held: File,
 }
 
 impl Registration {
@@ -113,8 +126,14 @@ impl Registration {
     }
 }
 
-fn file_of(pid: u32) -> PathBuf {
-    Path::new(DIRECTORY).join(format!("tracer-{pid}.json"))
+/// Processes of several PID namespaces may have the same number.
+fn own_file() -> PathBuf {
+    let pid = std::process::id();
+    let name = match fs::metadata("/proc/self/ns/pid").map(|ns| ns.ino()) {
+        Ok(INITIAL_PID_NS) | Err(_) => format!("tracer-{pid}.json"),
+        Ok(other) => format!("tracer-{other}-{pid}.json"),
+    };
+    Path::new(DIRECTORY).join(name)
 }
 
 /// Beside the file of a tracer.
@@ -122,23 +141,46 @@ fn activity_file(path: &Path) -> PathBuf {
     path.with_extension("activity")
 }
 
-/// Removes what a tracer has written.
+/// What a tracer keeps locked.
+fn lock_file(path: &Path) -> PathBuf {
+    path.with_extension("lock")
+}
+
+/// Whether the tracer that has written this file lives.
+fn is_held(path: &Path) -> bool {
+    // Whoever may not open it cannot use the trace either.
+    let file = File::open(lock_file(path));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+/// Makes the lock of this file, and takes it.
+fn hold_lock(path: &Path) -> io::Result<File> {
+    let file = create_private(&lock_file(path))?;
+    // Waits for those who look at it in this moment.
+    file.lock()?;
+    Ok(file)
+}
+
+fn create_private(path: &Path) -> io::Result<File> {
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Removes what a tracer has written; the lock last, which says that it lives.
 fn remove_files(path: &Path) {
     let _gone_already = fs::remove_file(path);
     let _none = fs::remove_file(activity_file(path));
+    let _none = fs::remove_file(lock_file(path));
 }
 
 /// Writes the file anew: readers see the old one or the new one.
 fn replace_file(path: &Path, entry: &impl Serialize) -> Option<()> {
-    use std::os::unix::fs::OpenOptionsExt;
     let beside = path.with_extension("new");
     let _stale = fs::remove_file(&beside);
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&beside)
-        .ok()?;
+    let file = create_private(&beside).ok()?;
     serde_json::to_writer(file, entry).ok()?;
     fs::rename(beside, path).ok()
 }
@@ -157,37 +199,31 @@ pub(crate) fn register_trace(
     since: BootTime,
     recording: Option<PathBuf>,
 ) -> Option<Registration> {
-    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-    let pid = std::process::id();
-    let start_ticks = start_ticks(pid)?;
+    let path = own_file();
     let entry = RunningTracer {
-        pid,
-        start_ticks,
+        pid: std::process::id(),
         since,
         backend: tracer.backend().name().to_owned(),
         recording,
         pinned: tracer.pin_dir().map(Path::to_owned),
         maps: tracer.map_ids(),
         boot_id: host::clock::boot_id(&Roots::host()),
+        file: path.clone(),
     };
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(DIRECTORY)
         .ok()?;
-    let path = file_of(pid);
-    let _stale = fs::remove_file(&path);
+    // Of a process that had the same number.
+    remove_files(&path);
     remove_stale(entry.pinned.as_deref());
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)
-        .ok()?;
-    serde_json::to_writer(file, &entry).ok()?;
+    let held = hold_lock(&path).ok()?;
+    serde_json::to_writer(create_private(&path).ok()?, &entry).ok()?;
     Some(Registration {
         path: Some(path),
         activity: Vec::new(),
+        _held: held,
     })
 }
 
@@ -199,9 +235,11 @@ fn remove_stale(pinned: Option<&Path>) {
             !tracer.is_attended() && tracer.pinned.is_some() && tracer.pinned.as_deref() == pinned
         });
         let goes_on = match &tracer {
-            Some(tracer) => tracer.is_active(),
+            // Whether the pins are there cannot be told from every mount namespace; a file too
+            // many does no harm.
+            Some(tracer) => tracer.is_attended() || tracer.pinned.is_some(),
             // Of another version, or being written.
-            None => pid_of(&path).is_none_or(|pid| start_ticks(pid).is_some()),
+            None => is_held(&path),
         };
         if taken || !goes_on {
             remove_files(&path);
@@ -218,8 +256,14 @@ fn tracer_files() -> impl Iterator<Item = (PathBuf, Option<RunningTracer>)> {
         if !name.starts_with("tracer-") || !name.ends_with(".json") {
             return None;
         }
-        let bytes = fs::read(entry.path()).ok()?;
-        Some((entry.path(), serde_json::from_slice(&bytes).ok()))
+        let path = entry.path();
+        let bytes = fs::read(&path).ok()?;
+        let tracer: Option<RunningTracer> = serde_json::from_slice(&bytes).ok();
+        let tracer = tracer.map(|tracer| RunningTracer {
+            file: path.clone(),
+            ..tracer
+        });
+        Some((path, tracer))
     })
 }
 
@@ -230,8 +274,6 @@ pub(crate) enum UnreadRegistry {
     Directory(io::ErrorKind, String),
     /// The file of a living process cannot.
     File(PathBuf),
-    /// Nothing tells whether those who have registered are alive.
-    Processes,
 }
 
 impl UnreadRegistry {
@@ -241,7 +283,6 @@ impl UnreadRegistry {
             Self::Directory(io::ErrorKind::PermissionDenied, _) => "run as root",
             Self::Directory(..) => "see what is in the way there",
             Self::File(_) => "use the dmtrace that runs there",
-            Self::Processes => "mount -t proc proc /proc",
         }
     }
 }
@@ -251,7 +292,6 @@ impl fmt::Display for UnreadRegistry {
         match self {
             Self::Directory(_, reason) => write!(f, "{DIRECTORY}: {reason}"),
             Self::File(path) => write!(f, "{} is of another version", path.display()),
-            Self::Processes => f.write_str("/proc does not show processes"),
         }
     }
 }
@@ -262,11 +302,8 @@ impl fmt::Display for UnreadRegistry {
 /// It cannot be told.
 pub(crate) fn registered_tracers() -> Result<Vec<RunningTracer>, UnreadRegistry> {
     check_readable(fs::read_dir(DIRECTORY))?;
-    if start_ticks(std::process::id()).is_none() {
-        return Err(UnreadRegistry::Processes);
-    }
     for (path, tracer) in tracer_files() {
-        if tracer.is_none() && pid_of(&path).is_some_and(|pid| start_ticks(pid).is_some()) {
+        if tracer.is_none() && is_held(&path) {
             return Err(UnreadRegistry::File(path));
         }
     }
@@ -284,25 +321,14 @@ fn check_readable<T>(directory: io::Result<T>) -> Result<(), UnreadRegistry> {
     }
 }
 
-/// The process that has written a file of this name.
-fn pid_of(path: &Path) -> Option<u32> {
-    let number = path.file_stem()?.to_str()?.strip_prefix("tracer-")?;
-    number.parse().ok()
-}
-
 /// Traces that go on now, the oldest first: it has seen most.
 pub(crate) fn running_tracers() -> Vec<RunningTracer> {
-    let boot_id = host::clock::boot_id(&Roots::host());
     let mut found: Vec<RunningTracer> = tracer_files()
         .filter_map(|(_, tracer)| tracer)
-        .filter(|tracer| tracer.boot_id == boot_id && tracer.is_active())
+        .filter(RunningTracer::is_active)
         .collect();
     found.sort_by_key(|tracer| tracer.since);
     found
-}
-
-fn start_ticks(pid: u32) -> Option<u64> {
-    host::identity::image_of(&Roots::host(), pid).map(|image| ProcId::start_ticks(image.id))
 }
 
 #[cfg(test)]
@@ -317,5 +343,18 @@ mod tests {
         assert_eq!(refused.fix(), "run as root");
         assert!(refused.to_string().starts_with("/run/dmtrace: "));
         assert!(of(io::ErrorKind::NotADirectory).is_err());
+    }
+
+    #[test]
+    fn a_tracer_lives_as_long_as_its_lock_is_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tracer-7.json");
+        assert!(!is_held(&path));
+        let held = hold_lock(&path).unwrap();
+        // Looking does not take it away, and several may look.
+        assert!(is_held(&path) && is_held(&path));
+        assert!(hold_lock(&path).is_err(), "another took the same name");
+        drop(held);
+        assert!(!is_held(&path));
     }
 }

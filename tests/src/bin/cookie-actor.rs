@@ -26,6 +26,7 @@ prints one JSON line for each step: step, pid, key, semid, errno
         STEP: after-semget after-setval after-inc after-complete in-wait after-wait
   crowd [--count N] [--seed N]   many cookies, each left at a random step of its making
   moby [--count N | --until-enospc] [--every-ms N]   create, +1, -1 by itself, never wait
+        --may-sleep: that -1 without IPC_NOWAIT
   device --name NAME [--stop-at STEP --how ...]   make and remove a real device, udev completes;
         fails if its node is not as it should be. One STEP more: after-ioctl
   moby ... --device NAME      the same with a real DM_DEV_REMOVE, which fails if NAME is open
@@ -116,6 +117,7 @@ fn run_verb() -> anyhow::Result<()> {
             .map(|text| parse_key(&text))
             .transpose()?,
         stop: parse_stop(&mut args)?,
+        may_sleep: args.take_flag("--may-sleep"),
     };
     let kept = play_verb(&verb, actor, &mut args)?;
     if stay {
