@@ -121,7 +121,7 @@ fn a_leak_and_its_culprit() -> Result<()> {
         ensure!(fault.contains("--stop-at after-inc"), "{fault}");
         ensure!(fault.contains("call site"), "{fault}");
         let semid = made.semid()?.to_string();
-        let clean = format!("dmtrace clean --semid {semid} ");
+        let clean = format!("dmtrace clean {:#010x} ", made.key()?);
         ensure!(field_text(&story, "remedies").contains(&clean), "{story}");
         let avoid = story["avoid_codes"].to_string();
         ensure!(avoid.contains("complete_all"), "{avoid}");

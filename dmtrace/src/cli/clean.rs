@@ -53,7 +53,7 @@ struct PlanDraft {
     incomplete: bool,
     suspended: Vec<SuspendedDevice>,
     /// Options that would make it act on what it keeps.
-    lifts: BTreeMap<SemId, CleanFlags>,
+    lifts: BTreeMap<SemId, Prospect>,
 }
 
 pub(super) fn run(args: &CleanArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
@@ -73,7 +73,7 @@ pub(super) fn run(args: &CleanArgs, as_json: bool, out: &mut Out) -> Result<Exit
     if as_json {
         out.print_json(&object)?;
     } else {
-        text::print_plan(&draft, out)?;
+        text::print_plan(args, &draft, out)?;
         text::print_advice(args, &draft, out)?;
     }
     Ok(if draft.wanted_count() > 0 {
@@ -222,7 +222,7 @@ fn draft_once(args: &CleanArgs, least: Duration) -> Result<PlanDraft> {
         force_unknown: args.force_unknown,
         complete: args.complete,
     };
-    let lifts = lifting_flags(&judged, &case, &context, options);
+    let lifts = lifting_prospects(&judged, &case, &context, options);
     let mut plan = Plan::build(&judged, &case.ledger, &context, options);
     plan.entries.sort_by_key(|entry| entry.sem);
     let unread = plan.entries.iter().any(is_kept_unread);
@@ -238,16 +238,17 @@ fn draft_once(args: &CleanArgs, least: Duration) -> Result<PlanDraft> {
     })
 }
 
-/// Options that would make a plan act on what it keeps with these.
-fn lifting_flags(
+/// What would make a plan act on what it keeps with these options: others.
+fn lifting_prospects(
     judged: &[Judged<'_>],
     case: &Case,
     context: &Context<'_>,
     options: PlanOptions,
-) -> BTreeMap<SemId, CleanFlags> {
+) -> BTreeMap<SemId, Prospect> {
     let lift = |cookie: &Judged<'_>| {
-        let flags = Prospect::ask_plan(cookie, &case.ledger, context, Some(options)).flags?;
-        (flags != CleanFlags::default()).then_some((cookie.semaphore.id, flags))
+        let prospect = Prospect::ask_plan(cookie, &case.ledger, context, Some(options));
+        let others = prospect.flags? != CleanFlags::default();
+        others.then_some((cookie.semaphore.id, prospect))
     };
     judged.iter().filter_map(lift).collect()
 }
@@ -337,7 +338,7 @@ fn carry_out(
         return Err(Failure::Partial(text).into());
     }
     if !args.yes {
-        text::print_plan(draft, out)?;
+        text::print_plan(args, draft, out)?;
         if draft.wanted_count() > 0 {
             out.flush()?;
             if !ask_confirmation(&text::pending_text(draft))? {

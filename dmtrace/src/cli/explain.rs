@@ -68,12 +68,14 @@ pub(crate) fn run(args: &ExplainArgs, as_json: bool, out: &mut Out) -> Result<Ex
     };
     let rows = matching_rows(&case, &args.filters);
     let picked = choose_rows(&rows, target, &case);
+    let (mut notes, mut incomplete) = (case.notes.clone(), case.incomplete);
     let telling = StoryContext {
         ledger: &case.ledger,
         facts: &case.facts,
         completeness: &case.completeness,
         clock,
         here: start.is_none(),
+        source: source_options(args, file.as_deref()),
     };
     // Of this machine; a recording is explained by itself.
     if picked.is_empty()
@@ -84,7 +86,11 @@ pub(crate) fn run(args: &ExplainArgs, as_json: bool, out: &mut Out) -> Result<Ex
         match tell_past(args, target, as_json, out) {
             Ok(Some(code)) => return Ok(code),
             Ok(None) => {}
-            Err(error) => print_remark(&chain_text(&error)),
+            Err(error) => {
+                // It may be a leak that was removed.
+                notes.push(chain_text(&error));
+                incomplete = true;
+            }
         }
     }
     let stories: Vec<Story> = picked.iter().map(|row| telling.build_story(row)).collect();
@@ -92,8 +98,8 @@ pub(crate) fn run(args: &ExplainArgs, as_json: bool, out: &mut Out) -> Result<Ex
         out.print_json(&json::json_envelope(
             "explain",
             &json!({
-                "complete": !case.incomplete,
-                "notes": case.notes,
+                "complete": !incomplete,
+                "notes": notes,
                 "recording": start,
                 "explanations": stories,
             }),
@@ -111,16 +117,24 @@ pub(crate) fn run(args: &ExplainArgs, as_json: bool, out: &mut Out) -> Result<Ex
         } else if target == ExplainTarget::Worst {
             print_remaining(&rows, picked.len(), &args.filters, file.as_deref(), out)?;
         }
-        for note in &case.notes {
+        for note in &notes {
             print_remark(note);
         }
     }
     Ok(if picked.iter().any(|row| row.is_finding()) {
         exit::findings_code()
-    } else if case.incomplete {
+    } else if incomplete {
         exit::incomplete_code()
     } else {
         exit::CLEAN
+    })
+}
+
+/// What `clean` must be given to know the same.
+fn source_options(args: &ExplainArgs, file: Option<&Path>) -> String {
+    let recording = file.or(args.source.trace.as_deref());
+    recording.map_or_else(String::new, |path| {
+        format!(" --trace {}", shell_word(&path.display().to_string()))
     })
 }
 

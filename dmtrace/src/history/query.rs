@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     history::{AnswerHead, HistoryEntry, HistoryQuery, PATH, ReadError, SOCKET, read_file},
+    host::users,
     wording::{causes_text, chain_text},
 };
 
@@ -56,7 +57,15 @@ pub(crate) fn find_entries(
             "{PATH}: a service has it open and does not answer on {SOCKET}; run as root, or see \
              dmtrace serve --group"
         )),
-        Err(error) => Err(anyhow!("{PATH}: {}; run as root", causes_text(&error))),
+        // Root may read it: it is damaged.
+        Err(error) => {
+            let fix = if users::is_root() {
+                ""
+            } else {
+                "; run as root"
+            };
+            Err(anyhow!("{PATH}: {}{fix}", causes_text(&error)))
+        }
     }
 }
 

@@ -7,7 +7,10 @@ mod wrap;
 
 pub(crate) use wrap::{wrap_hanging, wrap_text};
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    borrow::Cow,
+    io::{self, IsTerminal, Write},
+};
 
 use dmtrace_core::event::text::escape_controls;
 
@@ -39,6 +42,53 @@ pub(crate) fn print_remark(text: &str) {
 fn remark_text(text: &str) -> String {
     let lines: Vec<String> = text.split('\n').map(escape_controls).collect();
     lines.join("\n")
+}
+
+/// What [`Out::paint_state`] adds.
+const PAINT: [&str; 3] = [RED, YELLOW, PLAIN];
+const RED: &str = "\x1b[31m";
+const YELLOW: &str = "\x1b[33m";
+const PLAIN: &str = "\x1b[0m";
+
+/// A line as it may go to a terminal. Names in it come from processes, recordings, histories and
+/// plans of others: nothing but colours reaches the terminal as a control character.
+fn visible_line(text: &str, color: bool) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let mut visible = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(char::is_control) {
+        let (before, control) = rest.split_at(at);
+        visible.push_str(before);
+        let paint = PAINT.iter().find(|it| color && control.starts_with(**it));
+        let length = paint.map_or_else(
+            || control.chars().next().map_or(0, char::len_utf8),
+            |paint| paint.len(),
+        );
+        let (shown, after) = control.split_at(length);
+        if paint.is_some() {
+            visible.push_str(shown);
+        } else {
+            visible.push_str(&escape_controls(shown));
+        }
+        rest = after;
+    }
+    visible.push_str(rest);
+    Cow::Owned(visible)
+}
+
+/// JSON of which nothing is a command to a terminal: it escapes the others by itself.
+fn visible_json(json: &str) -> Cow<'_, str> {
+    let raw = |letter: char| ('\u{7f}'..='\u{9f}').contains(&letter);
+    if !json.contains(raw) {
+        return Cow::Borrowed(json);
+    }
+    let shown = json.chars().map(|letter| match letter {
+        letter if raw(letter) => format!("\\u{:04x}", u32::from(letter)),
+        letter => letter.to_string(),
+    });
+    Cow::Owned(shown.collect())
 }
 
 impl Out {
@@ -114,16 +164,17 @@ impl Out {
         if text.len() <= width {
             return self.whole_line(text);
         }
-        wrap_hanging(text, indent, width)
+        wrap_hanging(&visible_line(text, self.color), indent, width)
             .iter()
             .try_for_each(|line| self.whole_line(line))
     }
 
-    /// Prints a line as it is, for programs.
+    /// Prints a line of any length, for programs.
     ///
     /// # Errors
     /// As [`Out::print_line`].
     pub(crate) fn whole_line(&mut self, text: &str) -> io::Result<()> {
+        let text = visible_line(text, self.color);
         let written = self.inner.write_all(text.as_bytes());
         let written = written.and_then(|()| self.inner.write_all(b"\n"));
         written.map_err(|error| self.named_error(error))
@@ -142,7 +193,9 @@ impl Out {
     /// # Errors
     /// As [`Out::print_line`].
     pub(crate) fn print_json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
-        let written = serde_json::to_writer(&mut self.inner, value).map_err(io::Error::from);
+        let json = serde_json::to_string(value).map_err(io::Error::from)?;
+        let json = visible_json(&json);
+        let written = self.inner.write_all(json.as_bytes());
         let written = written.and_then(|()| self.inner.write_all(b"\n"));
         written.map_err(|error| self.named_error(error))
     }
@@ -158,13 +211,13 @@ impl Out {
 
     /// A state in its colour: red for findings, yellow for what is not certain, plain otherwise.
     pub(crate) fn paint_state(&self, state: &str) -> String {
-        let code = match state {
-            "leaked" | "stuck" | "accident" | "over-completed" => "31",
-            "unknown" | "slow-udev" => "33",
+        let color = match state {
+            "leaked" | "stuck" | "accident" | "over-completed" => RED,
+            "unknown" | "slow-udev" => YELLOW,
             _ => return state.to_owned(),
         };
         if self.color {
-            format!("\x1b[{code}m{state}\x1b[0m")
+            format!("{color}{state}{PLAIN}")
         } else {
             state.to_owned()
         }
@@ -247,6 +300,35 @@ mod tests {
             remark_text("plan: `\u{1b}[31mX`\r\nline 2\u{9b}"),
             "plan: `\\u{1b}[31mX`\\r\nline 2\\u{9b}"
         );
+    }
+
+    #[test]
+    fn nothing_commands_the_terminal_but_colours() {
+        let name = "\x1b[2J\x07\u{9b}31m\r";
+        let print = |out: &mut Out| {
+            let state = out.paint_state("leaked");
+            out.print_line(&format!("{state} {name}"))?;
+            out.whole_line(name)?;
+            out.print_json(&serde_json::json!({"comm": name}))?;
+            Ok(())
+        };
+        let shown = "\\u{1b}[2J\\u{7}\\u{9b}31m\\r";
+        let json = "{\"comm\":\"\\u001b[2J\\u0007\\u009b31m\\r\"}";
+        let plain = testing::capture_output(None, print);
+        assert_eq!(plain, format!("leaked {shown}\n{shown}\n{json}\n"));
+        let painted = testing::capture_output(Some(80), |out| {
+            out.color = true;
+            print(out)
+        });
+        let red = format!("{RED}leaked{PLAIN}");
+        assert_eq!(painted, format!("{red} {shown}\n{shown}\n{json}\n"));
+        let read: serde_json::Value = serde_json::from_str(json).unwrap();
+        assert_eq!(read["comm"], name);
+        // Where it is broken into lines, too.
+        let long = format!("{name} ").repeat(20);
+        let wrapped = testing::capture_output(Some(40), |out| Ok(out.print_line(&long)?));
+        let raw = |letter: char| letter.is_control() && letter != '\n';
+        assert!(!wrapped.contains(raw), "{wrapped:?}");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! What to do about a cookie, exact for this one: what a clean-up would do is asked of its plan.
 
+use std::fmt;
+
 use dmtrace_core::{
     cleanup::prospect::{CleanFlags, Prospect},
     duration::Span,
-    ids::IpcNs,
+    ids::{IpcNs, Key},
     verdict::{Obstacle, Remedy},
 };
 
@@ -27,6 +29,19 @@ impl StoryContext<'_> {
         remedies.iter().copied().map(text).collect()
     }
 
+    /// The command that acts on this cookie alone.
+    fn clean_command(&self, row: &Row<'_>, flags: CleanFlags) -> CleanCommand<'_> {
+        let (key, ns) = (row.semaphore.key, row.semaphore.id.ns);
+        let mut sets = self.ledger.live_sets();
+        CleanCommand {
+            flags,
+            key,
+            ns,
+            name_ns: sets.any(|it| it.key == key && it.id.ns != ns),
+            options: &self.source,
+        }
+    }
+
     fn place_text(&self) -> &'static str {
         if self.here { "" } else { " on that machine" }
     }
@@ -38,15 +53,12 @@ impl StoryContext<'_> {
             Some(flags) if flags.force_unknown => format!(
                 "`dmtrace clean`{place} keeps it: {}; if you are sure: `{}`{once}",
                 kept_because(&prospect.obstacles, prospect),
-                force_command(row, flags)
+                self.clean_command(row, flags)
             ),
-            Some(flags) => {
-                let id = row.semaphore.id;
-                let command = clean_command(flags, &format!("--semid {}", id.semid), id.ns);
-                format!(
-                    "remove it: `{command}`{place} shows what it would do; --apply does it{once}"
-                )
-            }
+            Some(flags) => format!(
+                "remove it: `{}`{place} shows what it would do; --apply does it{once}",
+                self.clean_command(row, flags)
+            ),
             None => format!(
                 "`dmtrace clean`{place} keeps it: {}",
                 kept_because(&prospect.obstacles, prospect)
@@ -59,7 +71,7 @@ impl StoryContext<'_> {
         let place = self.place_text();
         let once = waits_text(prospect);
         let plain = CleanFlags::COMPLETE;
-        let command = |flags| force_command(row, flags);
+        let command = |flags| self.clean_command(row, flags);
         match prospect.flags {
             Some(flags) if flags == plain => format!(
                 "{NODES}, then complete exactly what is missing: `{}`{place}{once}",
@@ -80,35 +92,48 @@ impl StoryContext<'_> {
     }
 }
 
-/// The command that acts on this cookie alone.
-fn force_command(row: &Row<'_>, flags: CleanFlags) -> String {
-    clean_command(flags, &row.semaphore.key.to_string(), row.semaphore.id.ns)
+/// `dmtrace clean`, for one cookie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CleanCommand<'a> {
+    /// What it takes to act.
+    pub(crate) flags: CleanFlags,
+    pub(crate) key: Key,
+    pub(crate) ns: IpcNs,
+    /// Another IPC namespace has this key, too.
+    pub(crate) name_ns: bool,
+    /// What the advice rests on, such as a recording: each option after a space.
+    pub(crate) options: &'a str,
 }
 
-/// `dmtrace clean` with these options, for one cookie.
-pub(crate) fn clean_command(flags: CleanFlags, cookie: &str, ns: IpcNs) -> String {
-    let mut words = "dmtrace clean".to_owned();
-    for (given, option) in [
-        (flags.abandoned, " --abandoned"),
-        (flags.complete, " --complete"),
-        (flags.force_unknown, " --force-unknown"),
-    ] {
-        if given {
-            words.push_str(option);
+impl fmt::Display for CleanCommand<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("dmtrace clean")?;
+        let CleanFlags {
+            abandoned,
+            complete,
+            force_unknown,
+        } = self.flags;
+        for (given, option) in [
+            (abandoned, " --abandoned"),
+            (complete, " --complete"),
+            (force_unknown, " --force-unknown"),
+        ] {
+            if given {
+                f.write_str(option)?;
+            }
         }
-    }
-    format!("{words} {cookie}{}", namespace_option(ns))
-}
-
-fn namespace_option(ns: IpcNs) -> String {
-    match ns {
-        IpcNs::HOST => String::new(),
-        ns => format!(" --ipc-ns {ns}"),
+        write!(f, " {}", self.key)?;
+        match self.ns {
+            IpcNs::HOST if self.name_ns => f.write_str(" --ipc-ns host")?,
+            IpcNs::HOST => {}
+            ns => write!(f, " --ipc-ns {ns}")?,
+        }
+        f.write_str(self.options)
     }
 }
 
 /// When it acts, if not at once.
-fn waits_text(prospect: &Prospect) -> String {
+pub(crate) fn waits_text(prospect: &Prospect) -> String {
     let conditions = prospect.waits.iter().map(|obstacle| match obstacle {
         Obstacle::TooYoung { needed, .. } => {
             format!("nobody has touched it for {}", Span::from_secs(*needed))

@@ -29,6 +29,8 @@ pub(crate) struct StoryContext<'a> {
     pub(crate) clock: Clock,
     /// It is about this machine, now.
     pub(crate) here: bool,
+    /// What a clean-up must be given to know the same: each option after a space.
+    pub(crate) source: String,
 }
 
 /// The whole life, as far as it is known, and whether that is all.

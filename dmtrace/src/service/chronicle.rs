@@ -225,6 +225,7 @@ pub(crate) fn stored_finding(
         completeness: &completeness,
         clock: Clock::now(),
         here: true,
+        source: String::new(),
     };
     finding_by_clock(judged, &telling, names, now)
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use dmtrace_core::{
     cleanup::{
         plan::{Excess, FuseScope, PlanEntry, PlannedAction},
-        prospect::CleanFlags,
+        prospect::Prospect,
     },
     ids::IpcNs,
     verdict::{Completion, Obstacle},
@@ -19,9 +19,9 @@ use crate::{
         file::KIND,
         result::{self, CleanResult, CleanedCookie},
     },
-    cli::args::CleanArgs,
+    cli::{args::CleanArgs, filter::shell_word},
     output::{Out, json, print_remark},
-    render::remedy::clean_command,
+    render::remedy::{CleanCommand, waits_text},
     wording::{count_noun, of_number},
 };
 
@@ -33,16 +33,25 @@ pub(super) fn cookies_text(number: usize) -> String {
 }
 
 /// The plan as text.
-pub(super) fn print_plan(draft: &PlanDraft, out: &mut Out) -> Result<()> {
+pub(super) fn print_plan(args: &CleanArgs, draft: &PlanDraft, out: &mut Out) -> Result<()> {
+    let options = given_options(args);
     let mut entries: Vec<&PlanEntry> = draft.plan().entries.iter().collect();
     entries.sort_by_key(|entry| (!entry.action.changes_cookie(), entry.sem));
     for entry in entries {
         let mut line = plan_line(entry, out.width());
-        if let Some(&flags) = draft.lifts.get(&entry.sem) {
-            line.push_str(&lifting_hint(
-                entry,
-                flags.with_options(draft.plan().options),
-            ));
+        if let Some(prospect) = draft.lifts.get(&entry.sem)
+            && let Some(flags) = prospect.flags
+        {
+            let (key, ns) = (entry.identity.key, entry.sem.ns);
+            let mut others = draft.plan().entries.iter();
+            let command = CleanCommand {
+                flags: flags.with_options(draft.plan().options),
+                key,
+                ns,
+                name_ns: others.any(|it| it.identity.key == key && it.sem.ns != ns),
+                options: &options,
+            };
+            line.push_str(&lifting_hint(command, prospect));
         }
         out.print_hanging(&line, INDENT)?;
     }
@@ -135,7 +144,8 @@ fn plan_line(entry: &PlanEntry, width: Option<usize>) -> String {
 }
 
 /// What would lift a refusal.
-fn lifting_hint(entry: &PlanEntry, flags: CleanFlags) -> String {
+fn lifting_hint(command: CleanCommand<'_>, prospect: &Prospect) -> String {
+    let flags = command.flags;
     let when = if flags.force_unknown {
         "if you are sure"
     } else if flags.complete {
@@ -143,8 +153,23 @@ fn lifting_hint(entry: &PlanEntry, flags: CleanFlags) -> String {
     } else {
         "to remove it all the same"
     };
-    let command = clean_command(flags, &entry.identity.key.to_string(), entry.sem.ns);
-    format!("; {when}: {command}")
+    format!("; {when}{}: {command}", waits_text(prospect))
+}
+
+/// What this clean-up was given that decides what it takes, each after a space.
+fn given_options(args: &CleanArgs) -> String {
+    let mut options = String::new();
+    if let Some(path) = &args.source.trace {
+        let path = shell_word(&path.display().to_string());
+        options.push_str(&format!(" --trace {path}"));
+    }
+    if args.source.no_trace {
+        options.push_str(" --no-trace");
+    }
+    if let Some(age) = args.older_than {
+        options.push_str(&format!(" --older-than {}s", age.as_secs_f64()));
+    }
+    options
 }
 
 /// Prints what came of one cookie.
@@ -367,45 +392,40 @@ pub(super) fn result_json(
 
 #[cfg(test)]
 mod tests {
-    use dmtrace_core::{
-        cleanup::plan::{CookieIdentity, VerdictSummary},
-        ids::{Key, SemId},
-        verdict::Touched,
-    };
+    use dmtrace_core::{cleanup::prospect::CleanFlags, ids::Key};
 
     use super::*;
 
     #[test]
     fn a_refusal_says_what_would_lift_it() {
-        let entry = |ns| PlanEntry {
-            sem: SemId { ns, semid: 3 },
-            identity: CookieIdentity {
+        let hint = |flags, ns, waits| {
+            let command = CleanCommand {
+                flags,
                 key: Key(0x0d4d_0001),
-                ..CookieIdentity::default()
-            },
-            owner: None,
-            gone: Vec::new(),
-            touched: Touched::default(),
-            verdict: VerdictSummary {
-                class: "leaked".to_owned(),
-                text: "leaked: made and never set".to_owned(),
-                brief: String::new(),
-                observed: false,
-                evidence: Vec::new(),
-            },
-            action: PlannedAction::Keep {
-                obstacles: vec![Obstacle::Inferred],
-            },
+                ns,
+                name_ns: false,
+                options: " --trace r.dmt",
+            };
+            let prospect = Prospect {
+                flags: Some(flags),
+                waits,
+                obstacles: Vec::new(),
+                completion_obstacles: Vec::new(),
+            };
+            lifting_hint(command, &prospect)
         };
-        let force = CleanFlags::FORCE_UNKNOWN;
         assert_eq!(
-            lifting_hint(&entry(IpcNs::HOST), force),
-            "; if you are sure: dmtrace clean --force-unknown 0x0d4d0001"
+            hint(CleanFlags::FORCE_UNKNOWN, IpcNs::HOST, Vec::new()),
+            "; if you are sure: dmtrace clean --force-unknown 0x0d4d0001 --trace r.dmt"
         );
-        let complete = CleanFlags::COMPLETE;
+        let young = Obstacle::TooYoung {
+            seconds: 9,
+            needed: 600,
+        };
         assert_eq!(
-            lifting_hint(&entry(IpcNs(7)), complete),
-            "; to complete what is lost: dmtrace clean --complete 0x0d4d0001 --ipc-ns 7"
+            hint(CleanFlags::COMPLETE, IpcNs(7), vec![young]),
+            "; to complete what is lost, once nobody has touched it for 10m00s: dmtrace clean \
+             --complete 0x0d4d0001 --ipc-ns 7 --trace r.dmt"
         );
     }
 }

@@ -86,6 +86,7 @@ pub(super) fn find_bugs(
         completeness: &case.completeness,
         clock: report_clock(start),
         here: start.is_none(),
+        source: String::new(),
     };
     ranked
         .into_iter()

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Result;
-use dmtrace_core::{cleanup::prospect::Prospect, verdict::Evidence};
+use dmtrace_core::{
+    cleanup::prospect::{CleanFlags, Prospect},
+    verdict::Evidence,
+};
 
 use super::{
     ReportFindings, ReportLimit,
@@ -147,7 +150,11 @@ fn undecided_command(filters: &str, recording: &str) -> String {
 /// What a clean-up would do with the leaked ones, as its plan says.
 fn removal_lines(prospects: impl Iterator<Item = Prospect>, filters: &str) -> Vec<String> {
     let (mut plain, mut abandoned, mut forced, mut kept) = (0, 0, 0, 0);
+    let mut later = 0;
     for prospect in prospects {
+        later += usize::from(
+            prospect.flags == Some(CleanFlags::default()) && !prospect.waits.is_empty(),
+        );
         *match prospect.flags {
             None => &mut kept,
             Some(flags) if flags.force_unknown => &mut forced,
@@ -158,10 +165,13 @@ fn removal_lines(prospects: impl Iterator<Item = Prospect>, filters: &str) -> Ve
     let all = plain + abandoned + forced + kept;
     let mut lines = Vec::new();
     if plain > 0 {
-        let some = if plain < all {
-            format!(" ({plain} of {all})")
-        } else {
+        let some = (plain < all).then(|| format!("{plain} of {all}"));
+        let young = (later > 0).then(|| format!("{later} not yet, touched too recently"));
+        let parts: Vec<String> = some.into_iter().chain(young).collect();
+        let some = if parts.is_empty() {
             String::new()
+        } else {
+            format!(" ({})", parts.join("; "))
         };
         lines.push(format!(
             "See what can be removed{some}: dmtrace clean{filters}"
@@ -337,7 +347,7 @@ fn print_closed(title: &str, rows: &[&Row<'_>], limit: ReportLimit, out: &mut Ou
 
 #[cfg(test)]
 mod tests {
-    use dmtrace_core::cleanup::prospect::CleanFlags;
+    use dmtrace_core::verdict::Obstacle;
 
     use super::*;
 
@@ -374,6 +384,23 @@ mod tests {
         assert_eq!(
             lines(&[Some(plain); 2], ""),
             ["See what can be removed: dmtrace clean"]
+        );
+        let young = Prospect {
+            waits: vec![Obstacle::TooYoung {
+                seconds: 1,
+                needed: 60,
+            }],
+            ..prospect(Some(plain))
+        };
+        assert_eq!(
+            removal_lines(
+                [young, prospect(Some(plain)), prospect(None)].into_iter(),
+                ""
+            ),
+            [
+                "See what can be removed (2 of 3; 1 not yet, touched too recently): dmtrace clean",
+                "Kept, and why (1 of 3): dmtrace clean",
+            ]
         );
         let mixed = [
             Some(plain),

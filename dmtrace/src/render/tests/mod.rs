@@ -68,7 +68,7 @@ fn what_to_do_is_what_a_clean_up_would_do() {
     // Seen to leak.
     assert_eq!(
         story_of(&scene, 1).remedies[0],
-        "remove it: `dmtrace clean --semid 1` shows what it would do; --apply does it"
+        "remove it: `dmtrace clean 0x0d4d1001` shows what it would do; --apply does it"
     );
     // Nobody has seen this one leak.
     assert_eq!(
@@ -81,7 +81,7 @@ fn what_to_do_is_what_a_clean_up_would_do() {
     // Left by a process that is alive.
     assert_eq!(
         story_of(&scene, 4).remedies[0],
-        "remove it: `dmtrace clean --abandoned --semid 4` shows what it would do; --apply does it"
+        "remove it: `dmtrace clean --abandoned 0x0d4d1004` shows what it would do; --apply does it"
     );
     // Stuck without udevd, in a namespace.
     assert_eq!(

@@ -376,6 +376,7 @@ impl Scene {
             completeness: &self.completeness,
             clock: Clock::relating(BootTime(NOW * SECOND), UnixTime(WALL), 0),
             here: true,
+            source: String::new(),
         }
     }
 
