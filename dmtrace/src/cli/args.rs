@@ -448,7 +448,8 @@ pub struct CleanArgs {
     /// Do not ask.
     #[arg(short, long, requires = "apply")]
     pub yes: bool,
-    /// Write the plan to this file; with --apply, carry out exactly the plan in it.
+    /// Write the plan to this file, which must not exist; with --apply, carry out exactly the plan
+    /// in it.
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
     /// Refuse a plan that does more than this [default: any number of proven leaks whose owners
