@@ -61,6 +61,8 @@ pub(super) struct RecordingTarget {
     overwrite: Overwrite,
     /// What may be moved and replaced.
     own: Vec<FileId>,
+    /// The first file has its name.
+    begun: bool,
     /// When the next file is begun; `None` for never.
     pub rotation: Option<Rotation>,
 }
@@ -146,6 +148,7 @@ impl RecordingTarget {
             there,
             overwrite,
             own: Vec::new(),
+            begun: false,
             rotation,
         };
         if there != ExistingFile::Special {
@@ -227,7 +230,7 @@ impl RecordingTarget {
     /// Where a file is made, until it can be read by itself.
     fn draft_path(&self) -> PathBuf {
         match self.there {
-            ExistingFile::File => with_suffix(&self.current, "next"),
+            ExistingFile::File if self.begun => with_suffix(&self.current, "next"),
             _ => self.sibling_path(),
         }
     }
@@ -408,20 +411,26 @@ impl RecordingFile {
         }
         self.sync_data()?;
         let current = &target.current;
-        // Of a rotation that keeps none.
-        let earlier = target.find_own(current).is_ok_and(|it| it.is_some());
-        if earlier {
-            fs::rename(&self.at, current)?;
-        } else {
-            rename_new(&self.at, current).map_err(|error| match error.kind() {
-                ErrorKind::AlreadyExists => io::Error::other(target.overwrite.refusal()),
-                _ => error,
-            })?;
+        // The first one beside a file that is replaced at the end was made there.
+        if self.at != *current {
+            self.rename_to(current, target)?;
         }
         self.at.clone_from(current);
         self.stage = OutputStage::Named;
+        target.begun = true;
         target.own.push(self.id()?);
         Ok(())
+    }
+
+    fn rename_to(&self, name: &Path, target: &RecordingTarget) -> io::Result<()> {
+        // Of a rotation that keeps none.
+        if target.find_own(name).is_ok_and(|it| it.is_some()) {
+            return fs::rename(&self.at, name);
+        }
+        rename_new(&self.at, name).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => io::Error::other(target.overwrite.refusal()),
+            _ => error,
+        })
     }
 
     /// It is complete and the last: it replaces what was there before the recording.

@@ -113,9 +113,10 @@ fn part(text: &str) -> Vec<u8> {
 
 /// The next file of a recording, as the recorder makes it.
 fn write_part(target: &mut RecordingTarget, text: &str) -> io::Result<RecordingFile> {
+    let first = !target.begun;
     let mut output = target.create_file()?;
     output.write_frames(&part(text))?;
-    if target.is_current_there() {
+    if !first {
         target.shift_files()?;
     }
     output.take_name(target)?;
