@@ -101,7 +101,9 @@ fn killed_at_any_moment() -> Result<()> {
         for round in 0..=ROUNDS {
             let cookies = make_cookies(scene, COOKIES)?;
             let (plan, audit) = (scene.file_path("plan"), scene.file_path("audit"));
-            let _none = fs::remove_file(&audit);
+            for old in [&audit, &plan] {
+                let _none = fs::remove_file(old);
+            }
             let (object, code) = scene.run_clean(&["--plan", &plan])?;
             ensure!(code == 1, "{object}");
             let mut child = start_clean(scene, &plan, &audit)?;

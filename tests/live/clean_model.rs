@@ -342,6 +342,7 @@ fn play_round(scene: &mut Scene, random: &mut fastrand::Rng) -> Result<Counts> {
     let (mut items, leaked) = make_items(scene, random)?;
     let file = scene.file_path("plan");
     grow_up();
+    let _earlier_round = std::fs::remove_file(&file);
     let (object, code) = scene.run_clean(&["--plan", &file, "--max", "100000"])?;
     ensure!(code == 1, "exit {code}: {:.900}", object.to_string());
     let roots = Roots::host();

@@ -246,6 +246,7 @@ fn play_plan(
     }
     grow_up();
     let file = scene.file_path("plan");
+    let _earlier_round = std::fs::remove_file(&file);
     let (plan, _) = scene.run_clean(&["--plan", &file])?;
     let wanted = planned_semids(&plan);
     for item in &items {

@@ -39,6 +39,11 @@ pub(crate) fn tests() -> Vec<Trial> {
             NEEDS,
             each_file_of_a_rotation_is_read_by_itself,
         ),
+        new_trial(
+            "a_recording_that_was_removed_is_not_called_written",
+            NEEDS,
+            removed_meanwhile,
+        ),
     ]
 }
 
@@ -186,6 +191,28 @@ fn a_recording_that_is_killed_harms_none_and_is_found() -> Result<()> {
         let said = run_dmtrace(&["report", &new.to_string_lossy()])?;
         let said = String::from_utf8_lossy(&said.stderr).into_owned();
         ensure!(said.contains(&*beside.to_string_lossy()), "{said}");
+        Ok(())
+    })?
+}
+
+fn removed_meanwhile() -> Result<()> {
+    in_private_ns(|| {
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join("a.dmt");
+        let child = Command::new(dmtrace_bin()?)
+            .args(["record", "--duration", "3s"])
+            .arg(&file)
+            .stderr(Stdio::piped())
+            .spawn()?;
+        ensure!(wait_until(|| file.exists()), "it does not begin");
+        fs::remove_file(&file)?;
+        let ended = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&ended.stderr);
+        ensure!(ended.status.code() == Some(4), "{}: {said}", ended.status);
+        ensure!(
+            said.contains("a.dmt: it was removed while it was written") && !said.contains("wrote"),
+            "{said}"
+        );
         Ok(())
     })?
 }

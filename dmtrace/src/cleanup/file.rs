@@ -10,7 +10,10 @@ use std::{
 use dmtrace_core::cleanup::plan::{Plan, VERSION};
 use serde::{Deserialize, Serialize};
 
-use crate::{host::regular_file::check_replaceable, wording::cause_text};
+use crate::{
+    host::regular_file::{open_regular, rename_new},
+    wording::cause_text,
+};
 
 /// A plan, and what it is valid for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,9 +58,22 @@ pub enum PlanFileError {
         /// What is wrong with it.
         why: String,
     },
+    /// A plan is to be written where something is.
+    #[error("{}: {}", path.display(), if *plan {
+        "there is a plan already; carry it out with --apply, remove it, or give another name"
+    } else {
+        "is no plan, and is not replaced; give another name"
+    })]
+    Taken {
+        /// Absolute path.
+        path: PathBuf,
+        /// It is a plan: it may have been looked at, and be wanted as it is.
+        plan: bool,
+    },
     /// It is of another boot.
     #[error(
-        "{}: made in another boot or on another machine; make a new one with: dmtrace clean --plan FILE",
+        "{}: made in another boot or on another machine; make a new one with: dmtrace clean --plan \
+         NEW-FILE",
         path.display()
     )]
     OtherBoot {
@@ -67,16 +83,37 @@ pub enum PlanFileError {
 }
 
 impl PlanFile {
-    /// Writes `text`, the JSON of a plan in its envelope. Replaces an older plan in one step.
+    /// Looks whether a plan may be written there: nothing is there, or an empty file.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// Something is there.
+    pub fn check_free(path: &Path) -> Result<(), PlanFileError> {
+        let taken = |plan| PlanFileError::Taken {
+            path: path.to_owned(),
+            plan,
+        };
+        match fs::symlink_metadata(path) {
+            Err(_) => Ok(()),
+            // Made by mktemp.
+            Ok(meta) if meta.is_file() && meta.len() == 0 => Ok(()),
+            Ok(meta) if meta.is_file() => Err(taken(is_plan(path))),
+            Ok(_) => Err(PlanFileError::Io {
+                path: path.to_owned(),
+                source: io::Error::other("not a regular file"),
+            }),
+        }
+    }
+
+    /// Writes `text`, the JSON of a plan in its envelope, in one step.
+    ///
+    /// # Errors
+    /// Something is there, or the file cannot be written.
     pub fn write(path: &Path, text: &str) -> Result<(), PlanFileError> {
         let failed = |source| PlanFileError::Io {
             path: path.to_owned(),
             source,
         };
-        check_replaceable(path).map_err(failed)?;
+        Self::check_free(path)?;
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{}", std::process::id()));
         let draft = PathBuf::from(name);
@@ -90,10 +127,16 @@ impl PlanFile {
             .write_all(text.as_bytes())
             .and_then(|()| file.write_all(b"\n"))
             .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&draft, path));
+            .and_then(|()| match path.symlink_metadata() {
+                Ok(meta) if meta.is_file() && meta.len() == 0 => fs::rename(&draft, path),
+                _ => rename_new(&draft, path),
+            });
         done.map_err(|source| {
             let _best_effort = fs::remove_file(&draft);
-            failed(source)
+            match Self::check_free(path) {
+                Err(taken) if source.kind() == io::ErrorKind::AlreadyExists => taken,
+                _ => failed(source),
+            }
         })
     }
 
@@ -110,13 +153,9 @@ impl PlanFile {
             path: path.to_owned(),
             why,
         };
-        let file = File::options()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)
-            .map_err(failed)?;
+        let file = open_regular(path).map_err(failed)?;
         let meta = file.metadata().map_err(failed)?;
-        if !meta.is_file() || !is_trusted(&meta) {
+        if !is_trusted(&meta) {
             return Err(PlanFileError::Untrusted {
                 path: path.to_owned(),
             });
@@ -145,6 +184,20 @@ impl PlanFile {
         }
         Ok(file)
     }
+}
+
+/// Whether a file is a plan, of any version and boot.
+fn is_plan(path: &Path) -> bool {
+    #[derive(Deserialize)]
+    struct Envelope {
+        #[serde(rename = "type")]
+        kind: String,
+    }
+    let file = open_regular(path).map(|file| file.take(SIZE_MAX));
+    file.is_ok_and(|file| {
+        let envelope = serde_json::from_reader(io::BufReader::new(file));
+        envelope.is_ok_and(|it: Envelope| it.kind == KIND)
+    })
 }
 
 /// Whether nobody but this user and root can have written a file.
@@ -197,6 +250,31 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_replaces_nothing_that_somebody_may_want() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plan.json");
+        let text = json_envelope(KIND, &sample_plan()).to_string();
+        fs::write(&path, "").unwrap();
+        PlanFile::write(&path, &text).unwrap();
+        let refusal = || PlanFile::write(&path, "{}").unwrap_err().to_string();
+        let said = refusal();
+        assert!(said.contains("there is a plan already; carry it"), "{said}");
+        assert_eq!(PlanFile::read(&path, Some("b")).unwrap(), sample_plan());
+        for notes in ["what I must not forget", "{}", &text[..40]] {
+            fs::write(&path, notes).unwrap();
+            let said = refusal();
+            assert!(said.contains("is no plan, and is not replaced"), "{said}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), notes);
+        }
+        fs::remove_file(&path).unwrap();
+        // A link is the user's, wherever it leads.
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        let said = refusal();
+        assert!(said.ends_with("plan.json: not a regular file"), "{said}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
     fn other_boots_and_other_files_are_refused() {
         let mut other = sample_plan();
         other.boot_id = Some("c".to_owned());
@@ -237,10 +315,12 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o620)).unwrap();
         let read = |path: &Path| PlanFile::read(path, Some("b"));
         assert!(matches!(read(&path), Err(PlanFileError::Untrusted { .. })));
-        assert!(matches!(
-            read(dir.path()),
-            Err(PlanFileError::Untrusted { .. })
-        ));
+        // No permission makes a plan of these.
+        for path in [dir.path(), Path::new("/dev/zero")] {
+            let error = read(path).unwrap_err().to_string();
+            let expected = format!("{}: not a regular file", path.display());
+            assert_eq!(error, expected);
+        }
         let none = dir.path().join("none");
         assert!(matches!(read(&none), Err(PlanFileError::Io { .. })));
     }

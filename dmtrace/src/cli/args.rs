@@ -319,8 +319,10 @@ pub struct RecordArgs {
     pub force: bool,
     /// Begin the next file when this one has this size, such as 64MiB or 1GB.
     ///
-    /// FILE is always the current one; FILE.1 is the one before. Each can be read by itself: it
-    /// begins with everything that was there when it was begun.
+    /// FILE is always the current one (where --force replaces it at the end, FILE.partial-PID is);
+    /// FILE.1 is the one before. Each can be read by itself: it begins with everything that was there
+    /// when it was begun. With --force, recordings that are FILE.1 and so on count as older ones:
+    /// they move on, and the oldest goes first. Other files end the recording, and stay as they are.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_size: Option<ByteSize>,
     /// Keep so many files before the current one.
@@ -448,7 +450,8 @@ pub struct CleanArgs {
     /// Do not ask.
     #[arg(short, long, requires = "apply")]
     pub yes: bool,
-    /// Write the plan to this file; with --apply, carry out exactly the plan in it.
+    /// Write the plan to this file, which must not exist; with --apply, carry out exactly the plan
+    /// in it.
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
     /// Refuse a plan that does more than this [default: any number of proven leaks whose owners

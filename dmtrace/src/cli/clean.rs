@@ -132,6 +132,8 @@ fn check_args(args: &CleanArgs, as_json: bool) -> Result<()> {
         }
     }
     if !args.apply {
+        // Before any work; what comes up meanwhile is not replaced either.
+        args.plan.as_deref().map_or(Ok(()), PlanFile::check_free)?;
         return Ok(());
     }
     if !args.yes && !io::stdin().is_terminal() {

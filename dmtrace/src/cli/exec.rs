@@ -17,6 +17,7 @@ use super::{
     filter::Filters,
 };
 use crate::{
+    host::regular_file::create_output,
     output::{Out, json},
     render::row::{Row, confidence_word},
     trace::run::{BooksView, EndReason, Observer, TraceEnd, Tracing, build_runtime},
@@ -25,9 +26,11 @@ use crate::{
 
 pub(super) fn run(args: &ExecArgs, as_json: bool) -> Result<ExitCode> {
     let mut out = match &args.report {
-        Some(path) => Out::with_writer(Box::new(
-            std::fs::File::create(path).with_context(|| path.display().to_string())?,
-        )),
+        Some(path) => {
+            let name = path.display().to_string();
+            let file = create_output(path).with_context(|| name.clone())?;
+            Out::with_writer(Box::new(file), &name)
+        }
         None => Out::to_stderr(),
     };
     build_runtime()?.block_on(async {

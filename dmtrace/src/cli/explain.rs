@@ -55,6 +55,13 @@ enum ExplainTarget {
 pub(crate) fn run(args: &ExplainArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     let (target, file) = parse_target(args.cookie.as_deref(), args.file.clone())?;
     if args.history.is_some() {
+        if let Some(path) = file {
+            let text = format!(
+                "--history: a recording is explained by itself; leave out {}, or --history",
+                path.display()
+            );
+            return Err(Failure::Usage(text).into());
+        }
         let told = tell_past(args, target, as_json, out)?;
         return told.ok_or_else(|| {
             let scope = args.filters.scope_text();

@@ -117,9 +117,14 @@ pub(crate) fn record(args: &RecordArgs, as_json: bool, out: &mut Out) -> Result<
             print_remark(
                 as_json,
                 &format!(
-                    "{} is replaced at the end; until then this recording is {}",
+                    "{0} is replaced at the end; until then this recording is {1}{2}",
                     args.file.display(),
-                    meanwhile.display()
+                    meanwhile.display(),
+                    match rotation {
+                        Some(rotation) if rotation.keep > 0 =>
+                            format!(", and {}.1 is the file before", args.file.display()),
+                        _ => String::new(),
+                    }
                 ),
             );
         }

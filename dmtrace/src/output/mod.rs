@@ -27,7 +27,7 @@ pub(crate) struct Out {
     color: bool,
     width: Option<usize>,
     /// What an error names.
-    name: &'static str,
+    name: String,
 }
 
 /// Says something to a person, on standard error: broken into lines as standard output is.
@@ -101,17 +101,17 @@ impl Out {
         Self {
             color: color.unwrap_or(terminal && !plain),
             width,
-            name: "standard output",
+            name: "standard output".to_owned(),
             inner: io::BufWriter::new(Box::new(stdout)),
         }
     }
 
-    /// Somewhere else, such as a file.
-    pub(crate) fn with_writer(writer: Box<dyn Write>) -> Self {
+    /// Somewhere else, such as a file, with its name for errors.
+    pub(crate) fn with_writer(writer: Box<dyn Write>, name: &str) -> Self {
         Self {
             color: false,
             width: None,
-            name: "",
+            name: name.to_owned(),
             inner: io::BufWriter::new(writer),
         }
     }
@@ -122,8 +122,7 @@ impl Out {
         let terminal = stderr.is_terminal();
         Self {
             width: width_of(libc::STDERR_FILENO, terminal),
-            name: "standard error",
-            ..Self::with_writer(Box::new(stderr))
+            ..Self::with_writer(Box::new(stderr), "standard error")
         }
     }
 
@@ -182,7 +181,7 @@ impl Out {
 
     /// The error of a write, with where it went. Its kind stays.
     fn named_error(&self, error: io::Error) -> io::Error {
-        match self.name {
+        match self.name.as_str() {
             "" => error,
             name => io::Error::new(error.kind(), format!("{name}: {error}")),
         }
@@ -281,7 +280,7 @@ pub(crate) mod testing {
         print: impl FnOnce(&mut Out) -> anyhow::Result<()>,
     ) -> String {
         let shared = SharedBuffer::default();
-        let mut out = Out::with_writer(Box::new(shared.clone()));
+        let mut out = Out::with_writer(Box::new(shared.clone()), "");
         out.width = width;
         print(&mut out).expect("memory can be written");
         out.flush().expect("memory can be written");
@@ -344,8 +343,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_with_what_goes_there() {
         let full = std::fs::File::options().write(true).open("/dev/full");
-        let mut out = Out::with_writer(Box::new(full.unwrap()));
-        out.name = "standard output";
+        let mut out = Out::with_writer(Box::new(full.unwrap()), "standard output");
         out.print_line("a line").unwrap();
         let error = out.flush().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);

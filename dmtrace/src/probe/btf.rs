@@ -10,7 +10,7 @@ use crate::wording::cause_text;
 /// Why BTF could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BtfError {
-    /// The file cannot be read: the kernel was built without `CONFIG_DEBUG_INFO_BTF`.
+    /// The file cannot be read.
     #[error("{path}: {}", cause_text(source))]
     Unreadable {
         path: String,

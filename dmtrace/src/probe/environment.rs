@@ -161,6 +161,30 @@ impl Environment {
     }
 }
 
+/// Why the kernel's types are not found, and what helps: the kernel may well have them where its
+/// files cannot be seen.
+pub(crate) fn missing_btf() -> UnreadFact {
+    explain_missing_btf(Path::new("/sys/kernel").exists())
+}
+
+fn explain_missing_btf(sysfs: bool) -> UnreadFact {
+    let (cause, fix) = if sysfs {
+        (
+            format!("no {BTF_FILE}: the kernel does not describe its types"),
+            "boot a kernel with CONFIG_DEBUG_INFO_BTF=y",
+        )
+    } else {
+        (
+            format!("no {BTF_FILE}: sysfs is not mounted"),
+            "mount -t sysfs sysfs /sys",
+        )
+    };
+    UnreadFact {
+        cause,
+        fix: fix.to_owned(),
+    }
+}
+
 /// By the number that the host's has (`PROC_USER_INIT_INO`).
 fn in_other_user_ns() -> bool {
     fs::read_link("/proc/self/ns/user").is_ok_and(|link| link.as_os_str() != "user:[4026531837]")
@@ -251,6 +275,22 @@ mod tests {
             assert_eq!(mode(unread), None);
         }
         assert_eq!(lockdown_mode(Ok(String::new())).ok(), None);
+    }
+
+    #[test]
+    fn a_kernel_is_not_blamed_for_types_that_cannot_be_seen() {
+        use crate::probe::StartError;
+        let text = |sysfs| StartError::NoBtf(explain_missing_btf(sysfs)).to_string();
+        assert_eq!(
+            text(true),
+            "no /sys/kernel/btf/vmlinux: the kernel does not describe its types; boot a kernel \
+             with CONFIG_DEBUG_INFO_BTF=y, or use: dmtrace list"
+        );
+        assert_eq!(
+            text(false),
+            "no /sys/kernel/btf/vmlinux: sysfs is not mounted; mount -t sysfs sysfs /sys, or use: \
+             dmtrace list"
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Why tracing cannot start.
 
-use super::environment::BTF_FILE;
+use super::environment::UnreadFact;
 
 /// Why tracing cannot start: one line that names the cause and the fix.
 #[derive(Debug, thiserror::Error)]
@@ -15,11 +15,9 @@ pub(crate) enum StartError {
          memory; boot without lockdown=confidentiality, or use: dmtrace list"
     )]
     Lockdown,
-    /// The kernel has no BTF.
-    #[error(
-        "{BTF_FILE} is missing: the kernel was built without CONFIG_DEBUG_INFO_BTF; use: dmtrace list"
-    )]
-    NoBtf,
+    /// The types of the kernel are not found.
+    #[error("{}; {}, or use: dmtrace list", .0.cause, .0.fix)]
+    NoBtf(UnreadFact),
     /// The kernel lacks fields that the programs need.
     #[error("this kernel's BTF lacks {0}; please report the kernel version; use: dmtrace list")]
     UnknownKernel(String),

@@ -24,7 +24,7 @@ use super::{
     choose::{Chosen, choose_backend},
     continuity::{Continuity, GapReason, PinnedPast, TracingGap},
     dm::DeviceMapper,
-    environment::{BTF_FILE, Environment, Lockdown},
+    environment::{BTF_FILE, Environment, Lockdown, missing_btf},
     error::StartError,
     kernel_log::KernelLog,
     maps::{MapParts, Maps},
@@ -87,7 +87,7 @@ impl Tracer {
             return Err(StartError::Lockdown);
         }
         if !environment.btf {
-            return Err(StartError::NoBtf);
+            return Err(StartError::NoBtf(missing_btf()));
         }
         heap::live_long();
         let btf = Btf::from_file(Path::new(BTF_FILE))

@@ -145,7 +145,7 @@ impl Recorder {
             self.with_file(|open, _| open.writer.write_packages(&packages));
         }
         let mut state = self.0.borrow_mut();
-        if let Err(error) = state.finish_file(&ending.accounting) {
+        if let Err(error) = state.finish_recording(&ending.accounting) {
             state.record_failure(&error);
         }
     }
@@ -182,7 +182,7 @@ impl Recorder {
         self.with_file(|open, _| open.writer.write_facts(facts));
         let mut state = self.0.borrow_mut();
         let balance = json!({ "deficits": deficits, "continued": true });
-        let begun = state.finish_file(&balance).and_then(|()| {
+        let begun = state.close_file(&balance).and_then(|_| {
             if state.failed.is_none() {
                 state.start.parts_before += 1;
                 state.numbers = SiteNumbers::default();
@@ -251,14 +251,30 @@ impl RecorderState {
         open.flush()?;
         open.output.sync_data()?;
         open.books = open.output.written_bytes();
+        if !self.target.is_current_there() {
+            print_remark(&format!(
+                "{}: a file was removed or renamed while it was written; the recording goes on in \
+                 the next one",
+                self.target.path().display()
+            ));
+        }
         self.target.shift_files()?;
-        open.output.take_name(&self.target)
+        open.output.take_name(&mut self.target)
     }
 
-    /// Writes the end, and gives the file its name.
-    fn finish_file(&mut self, balance: &impl Serialize) -> io::Result<()> {
-        let Some(open) = self.open.take() else {
+    /// Writes the end of the last file, and gives it the name that was asked for.
+    fn finish_recording(&mut self, balance: &impl Serialize) -> io::Result<()> {
+        let Some(mut output) = self.close_file(balance)? else {
             return Ok(());
+        };
+        let finished = output.finish(&self.target);
+        finished.inspect_err(|_| self.keep_output(output))
+    }
+
+    /// Writes the end of a file.
+    fn close_file(&mut self, balance: &impl Serialize) -> io::Result<Option<RecordingFile>> {
+        let Some(open) = self.open.take() else {
+            return Ok(None);
         };
         let OpenFile {
             writer, mut output, ..
@@ -266,8 +282,13 @@ impl RecorderState {
         let written = writer
             .finish(balance)
             .and_then(|frames| output.write_frames(&frames));
-        let finished = written.and_then(|()| output.finish(&self.target));
-        finished.inspect_err(|_| self.keep_output(output))
+        match written.and_then(|()| output.sync_data()) {
+            Ok(()) => Ok(Some(output)),
+            Err(error) => {
+                self.keep_output(output);
+                Err(error)
+            }
+        }
     }
 
     /// For the message of an error: where it is.
@@ -283,7 +304,8 @@ impl RecorderState {
     fn record_failure(&mut self, error: &io::Error) {
         let path = self.target.path().display();
         let meanwhile = self.target.temporary_path();
-        let beside = self.open.take().and(meanwhile);
+        let beside = meanwhile.filter(|_| self.target.is_current_there());
+        self.open = None;
         let place = beside.map_or_else(String::new, |beside| {
             format!(
                 "; {path} is still what it was, the new one is {}",

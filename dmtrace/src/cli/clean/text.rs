@@ -120,7 +120,7 @@ pub(super) fn lift_text(args: &CleanArgs, draft: &PlanDraft) -> String {
         // What has blown when the file was written is not in it any more.
         Some(path) if args.apply && !acted => {
             format!(
-                "make it anew with: dmtrace clean --max {enough} --plan {}",
+                "remove it, and make it anew with: dmtrace clean --max {enough} --plan {}",
                 path.display()
             )
         }

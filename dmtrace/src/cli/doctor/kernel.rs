@@ -1,11 +1,12 @@
 //! What the kernel and the rights of this process allow.
 
-use std::path::Path;
-
 use super::{CheckStatus, DoctorReport, TracingState};
 use crate::{
     host::kernel_fs::FsPlace,
-    probe::{Environment, Lockdown, environment::BTF_FILE},
+    probe::{
+        Environment, Lockdown,
+        environment::{UnreadFact, missing_btf},
+    },
 };
 
 /// Checks it; each cause that forbids tracing has its own line.
@@ -72,18 +73,9 @@ fn check_lockdown(environment: &Environment, report: &mut DoctorReport) -> bool 
 fn check_btf(environment: &Environment, report: &mut DoctorReport) -> bool {
     if environment.btf {
         report.add_pass("btf", "the kernel describes its types (BTF)");
-    } else if !Path::new("/sys/kernel").exists() {
-        report.add_failure(
-            "btf",
-            format!("cannot tell whether the kernel describes its types: no {BTF_FILE}, because sysfs is not mounted"),
-            "mount -t sysfs sysfs /sys",
-        );
     } else {
-        report.add_failure(
-            "btf",
-            format!("no {BTF_FILE}: the kernel does not describe its types"),
-            "boot a kernel with CONFIG_DEBUG_INFO_BTF=y",
-        );
+        let UnreadFact { cause, fix } = missing_btf();
+        report.add_failure("btf", cause, fix);
     }
     environment.btf
 }

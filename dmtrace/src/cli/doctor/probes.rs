@@ -56,7 +56,7 @@ fn fix_text(error: &StartError, environment: &Environment) -> String {
     match error {
         StartError::Privilege { .. } => "run as root: sudo dmtrace doctor".to_owned(),
         StartError::Lockdown => "boot without lockdown=confidentiality".to_owned(),
-        StartError::NoBtf => "boot a kernel with CONFIG_DEBUG_INFO_BTF=y".to_owned(),
+        StartError::NoBtf(missing) => missing.fix.clone(),
         StartError::UnknownKernel(_) => report.to_owned(),
         StartError::NoBackend(_) => {
             let mut fixes = Vec::new();

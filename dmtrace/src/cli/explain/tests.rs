@@ -51,6 +51,29 @@ fn remove_cookies(case: &mut Case, count: usize) {
     }
 }
 
+/// Nothing that was asked for is left out silently.
+#[test]
+fn a_recording_and_a_history_are_not_looked_into_at_once() {
+    #[derive(clap::Parser)]
+    struct Words {
+        #[command(flatten)]
+        explain: ExplainArgs,
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let recording = dir.path().join("r1.dmt");
+    std::fs::write(&recording, "").unwrap();
+    let recording = recording.to_str().unwrap();
+    let words = ["explain", "--history", "h", recording];
+    let words: Words = clap::Parser::try_parse_from(words).unwrap();
+    let refused = run(&words.explain, false, &mut Out::to_stderr()).unwrap_err();
+    let usage = matches!(refused.downcast_ref(), Some(Failure::Usage(_)));
+    let said = refused.to_string();
+    assert!(
+        usage && said.contains("leave out") && said.contains(recording),
+        "{said}"
+    );
+}
+
 #[test]
 fn numbers_are_read_as_tools_write_them() {
     let key = Key(0x0d4d_1234);

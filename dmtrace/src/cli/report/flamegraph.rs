@@ -1,10 +1,10 @@
 //! Call sites of leaked cookies for other tools: folded stacks, and a flame graph.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, io::Write as _, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use crate::{cli::report::flame, render::row::Row};
+use crate::{cli::report::flame, host::regular_file::create_output, render::row::Row};
 
 const TITLE: &str = "Leaked device-mapper cookies by call site";
 
@@ -46,7 +46,9 @@ pub(super) fn flame_graph(lines: &[String], path: &Path) -> Result<()> {
     } else {
         TITLE
     };
-    fs::write(path, flame::draw_svg(title, &stacks)).with_context(|| path.display().to_string())
+    let written = create_output(path)
+        .and_then(|mut file| file.write_all(flame::draw_svg(title, &stacks).as_bytes()));
+    written.with_context(|| path.display().to_string())
 }
 
 /// A line of [`folded_stacks`].
@@ -57,7 +59,30 @@ fn parse_folded(line: &str) -> Option<(Vec<&str>, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    #[test]
+    fn a_flame_graph_waits_for_no_reader_and_its_errors_name_the_file() {
+        let error = |path: &Path| {
+            let error = flame_graph(&[], path).unwrap_err();
+            crate::wording::chain_text(&error)
+        };
+        assert_eq!(
+            error("/dev/full".as_ref()),
+            "/dev/full: No space left on device"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
+        let refused = error(&fifo);
+        assert!(
+            refused.contains("fifo: nobody reads this pipe"),
+            "{refused}"
+        );
+    }
 
     #[test]
     fn a_flame_graph_has_every_function_in_it() {

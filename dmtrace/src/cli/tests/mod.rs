@@ -31,7 +31,7 @@ impl Write for TestPage {
 
 impl TestPage {
     pub(super) fn out(&self) -> Out {
-        Out::with_writer(Box::new(self.clone()))
+        Out::with_writer(Box::new(self.clone()), "")
     }
 
     pub(super) fn text(&self) -> String {

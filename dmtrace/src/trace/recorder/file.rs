@@ -1,17 +1,26 @@
 //! Where a recording is on disk. Whatever happens, what was there before is not lost, and what was
 //! recorded is found: nothing is created before tracing has begun; a new name appears whole; a file
-//! that is to be replaced stays until the new recording has ended.
+//! that is to be replaced stays until the new recording has ended; a rotation moves and replaces only
+//! what this recording has written, or found at its start.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    io::{self, ErrorKind, Write as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use anyhow::Context as _;
 
-use crate::recording;
+use crate::{
+    host::regular_file::{open_regular, open_special, rename_new},
+    recording,
+    wording::cause_text,
+};
 
 /// When a new file is begun, and how many older ones are kept.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -46,8 +55,14 @@ impl Overwrite {
 #[derive(Clone, Debug)]
 pub(super) struct RecordingTarget {
     path: PathBuf,
+    /// Where the current file is: a sibling of a file that is replaced at the end.
+    current: PathBuf,
     there: ExistingFile,
     overwrite: Overwrite,
+    /// What may be moved and replaced.
+    own: Vec<FileId>,
+    /// The first file has its name.
+    begun: bool,
     /// When the next file is begun; `None` for never.
     pub rotation: Option<Rotation>,
 }
@@ -58,10 +73,27 @@ enum ExistingFile {
     Nothing,
     /// A file that is replaced when the recording has ended.
     File,
-    /// An earlier file of this recording, which goes as soon as the next one has begun.
-    Own,
     /// A pipe or a device, which is written to.
     Special,
+}
+
+/// Which file it is. A number is given again as soon as its file is gone, a time of birth is not.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+    /// Not every file system tells.
+    born: Option<SystemTime>,
+}
+
+impl FileId {
+    fn from_metadata(meta: &fs::Metadata) -> Self {
+        Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            born: meta.created().ok(),
+        }
+    }
 }
 
 impl RecordingTarget {
@@ -79,15 +111,22 @@ impl RecordingTarget {
             Ok(meta) if meta.is_dir() => anyhow::bail!("{shown}: is a directory; name a file"),
             Ok(meta) if meta.is_file() => ExistingFile::File,
             Ok(_) => ExistingFile::Special,
+            Err(error) if path.symlink_metadata().is_ok() => {
+                if error.kind() == ErrorKind::NotFound {
+                    anyhow::bail!(
+                        "{shown}: is a link to a file that does not exist; remove the link, or \
+                         give another name"
+                    );
+                }
+                anyhow::bail!("{shown}: is a link: {}", cause_text(&error));
+            }
             Err(_) => ExistingFile::Nothing,
         };
-        // A link to nothing is there, too.
-        let taken = path.symlink_metadata().is_ok();
         let forced = overwrite == Overwrite::Yes;
         if there == ExistingFile::Special && !forced {
             anyhow::bail!("{shown}: is no regular file; name one that does not exist yet");
         }
-        if taken && (!forced || there == ExistingFile::Nothing) {
+        if there != ExistingFile::Nothing && !forced {
             anyhow::bail!("{shown}: {}", overwrite.refusal());
         }
         if there == ExistingFile::File && !may_be_replaced(path)? {
@@ -103,17 +142,44 @@ impl RecordingTarget {
             ExistingFile::File => fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
             _ => path.to_owned(),
         };
-        let target = Self {
+        let mut target = Self {
+            current: path.clone(),
             path,
             there,
             overwrite,
+            own: Vec::new(),
+            begun: false,
             rotation,
         };
-        let older = (1..=rotation.map_or(0, |it| it.keep)).map(|number| target.older_path(number));
-        for older in older {
-            if !forced && older.symlink_metadata().is_ok() {
+        if there != ExistingFile::Special {
+            let beside = target.sibling_path();
+            if beside.symlink_metadata().is_ok() {
+                anyhow::bail!(
+                    "{}: is left of a recording that was killed; give it another name",
+                    beside.display()
+                );
+            }
+            if there == ExistingFile::File {
+                target.own.extend(id_at(&target.path)?);
+                target.current = beside;
+            }
+        }
+        for number in 1..=target.kept() {
+            let older = target.slot_path(number);
+            let Ok(meta) = older.symlink_metadata() else {
+                continue;
+            };
+            if !forced {
                 anyhow::bail!("{}: {}", older.display(), overwrite.refusal());
             }
+            if !meta.is_file() || !may_be_replaced(&older)? {
+                anyhow::bail!(
+                    "{}: is no recording, and --max-size would replace it; move it away, or give \
+                     another name",
+                    older.display()
+                );
+            }
+            target.own.push(FileId::from_metadata(&meta));
         }
         let parent = target.path.parent().filter(|it| !it.as_os_str().is_empty());
         if let Some(parent) = parent
@@ -131,18 +197,29 @@ impl RecordingTarget {
 
     /// Where it is until it has ended, if that is not its name.
     pub(super) fn temporary_path(&self) -> Option<PathBuf> {
-        (self.there == ExistingFile::File).then(|| self.sibling_path())
+        (self.current != self.path).then(|| self.current.clone())
     }
 
     /// Where others can read it while it is written.
     pub(super) fn readable_path(&self) -> Option<PathBuf> {
-        let path = self.temporary_path().unwrap_or_else(|| self.path.clone());
-        std::path::absolute(path).ok()
+        std::path::absolute(&self.current).ok()
     }
 
-    /// `FILE.1`: the number counts files back.
-    fn older_path(&self, number: u32) -> PathBuf {
-        with_suffix(&self.path, &number.to_string())
+    /// Whether the current file still has its name.
+    pub(super) fn is_current_there(&self) -> bool {
+        self.current.symlink_metadata().is_ok()
+    }
+
+    fn kept(&self) -> u32 {
+        self.rotation.map_or(0, |it| it.keep)
+    }
+
+    /// `FILE.1`: the number counts files back from the current one, which is 0.
+    fn slot_path(&self, number: u32) -> PathBuf {
+        match number {
+            0 => self.current.clone(),
+            _ => with_suffix(&self.path, &number.to_string()),
+        }
     }
 
     /// In the same directory, so that it can be renamed.
@@ -150,24 +227,48 @@ impl RecordingTarget {
         with_suffix(&self.path, &format!("partial-{}", std::process::id()))
     }
 
+    /// Where a file is made, until it can be read by itself.
+    fn draft_path(&self) -> PathBuf {
+        match self.there {
+            ExistingFile::File if self.begun => with_suffix(&self.current, "next"),
+            _ => self.sibling_path(),
+        }
+    }
+
+    /// What has a name, if it is of this recording.
+    ///
+    /// # Errors
+    /// It is not: it may not be touched.
+    fn find_own(&self, path: &Path) -> io::Result<Option<FileId>> {
+        match id_at(path)? {
+            None => Ok(None),
+            Some(id) if self.own.contains(&id) && may_be_replaced(path).is_ok_and(|may| may) => {
+                Ok(Some(id))
+            }
+            Some(_) => Err(io::Error::other(format!(
+                "{}: is not of this recording, and is not replaced; move it away",
+                path.display()
+            ))),
+        }
+    }
+
     /// Makes a file for a recording that has nothing in it yet.
     ///
     /// # Errors
     /// It cannot be created.
     pub(super) fn create_file(&self) -> io::Result<RecordingFile> {
-        let mut options = OpenOptions::new();
-        options.write(true);
         if self.there == ExistingFile::Special {
             return Ok(RecordingFile {
-                file: options.open(&self.path)?,
+                file: open_special(&self.path)?,
                 at: self.path.clone(),
                 written: 0,
-                stage: OutputStage::Named,
+                stage: OutputStage::Special,
             });
         }
-        let at = self.sibling_path();
+        let at = self.draft_path();
+        let mut options = OpenOptions::new();
         // It holds command lines of other users.
-        let file = options.create_new(true).mode(0o600).open(&at)?;
+        let file = options.write(true).create_new(true).mode(0o600).open(&at)?;
         Ok(RecordingFile {
             file,
             at,
@@ -176,35 +277,49 @@ impl RecordingTarget {
         })
     }
 
-    /// Makes room for the next file: the current one becomes `FILE.1`, and the oldest goes.
+    /// Makes room for the next file: the current one becomes `FILE.1`, and the oldest goes if there
+    /// is no room for it.
     ///
     /// # Errors
-    /// Renaming fails.
+    /// Renaming fails, or one of the names was given to another file: then nothing is moved.
     pub(super) fn shift_files(&mut self) -> io::Result<()> {
-        let keep = self.rotation.map_or(0, |it| it.keep);
-        for number in (1..=keep).rev() {
-            let from = match number {
-                1 => self.path.clone(),
-                number => self.older_path(number - 1),
-            };
-            match fs::rename(from, self.older_path(number)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+        let keep = self.kept();
+        let mut own = Vec::new();
+        let mut free = None;
+        for number in 0..=keep {
+            match self.find_own(&self.slot_path(number))? {
+                Some(id) => own.push(id),
+                None => free = free.or(Some(number)),
             }
         }
-        self.there = if keep == 0 {
-            ExistingFile::Own
-        } else {
-            ExistingFile::Nothing
-        };
+        if self.there == ExistingFile::File {
+            own.extend(id_at(&self.path)?.filter(|id| self.own.contains(id)));
+        }
+        self.own = own;
+        for number in (1..=free.unwrap_or(keep)).rev() {
+            let (from, to) = (self.slot_path(number - 1), self.slot_path(number));
+            if free.is_none() && number == keep {
+                fs::rename(from, to)?;
+            } else {
+                rename_new(&from, &to)?;
+            }
+        }
         Ok(())
+    }
+}
+
+fn id_at(path: &Path) -> io::Result<Option<FileId>> {
+    match path.symlink_metadata() {
+        Ok(meta) => Ok(Some(FileId::from_metadata(&meta))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
 /// Whether a file is a recording, or empty: everything else is not ours.
 fn may_be_replaced(path: &Path) -> anyhow::Result<bool> {
     let named = || path.display().to_string();
-    let file = File::open(path).with_context(named)?;
+    let file = open_regular(path).with_context(named)?;
     match recording::RecordingReader::open(file) {
         Err(recording::RecordingError::NotARecording) => Ok(false),
         // One that is too new, damaged or cut off is one all the same.
@@ -224,10 +339,10 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 enum OutputStage {
     /// Tracing may still fail to begin.
     Empty,
-    /// It is a recording, beside the one that it will replace.
-    Beside,
     /// It has its name.
     Named,
+    /// It is written into a pipe or a device.
+    Special,
 }
 
 /// A file that a recording is written to.
@@ -255,10 +370,10 @@ impl RecordingFile {
         while done < frames.len() {
             match self.file.write(&frames[done..]) {
                 Ok(0) => {
-                    return Err(self.cut_partial(frames, done, io::ErrorKind::WriteZero.into()));
+                    return Err(self.cut_partial(frames, done, ErrorKind::WriteZero.into()));
                 }
                 Ok(more) => done += more,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.cut_partial(frames, done, error)),
             }
         }
@@ -286,41 +401,77 @@ impl RecordingFile {
         }
     }
 
-    /// Tracing has begun and the first frames are in it: it takes its name, unless there is a file
-    /// to be replaced.
+    /// Tracing has begun and what is in it can be read by itself: it takes its name.
     ///
     /// # Errors
     /// The name was taken meanwhile.
-    pub(super) fn take_name(&mut self, target: &RecordingTarget) -> io::Result<()> {
-        match (self.stage, target.there) {
-            (OutputStage::Empty, ExistingFile::Nothing) => {
-                self.sync_data()?;
-                name_new(&self.at, &target.path).map_err(|error| match error.kind() {
-                    io::ErrorKind::AlreadyExists => io::Error::other(target.overwrite.refusal()),
-                    _ => error,
-                })?;
-                self.at.clone_from(&target.path);
-                self.stage = OutputStage::Named;
+    pub(super) fn take_name(&mut self, target: &mut RecordingTarget) -> io::Result<()> {
+        if self.stage != OutputStage::Empty {
+            return Ok(());
+        }
+        self.sync_data()?;
+        let current = &target.current;
+        // The first one beside a file that is replaced at the end was made there.
+        if self.at != *current {
+            self.rename_to(current, target)?;
+        }
+        self.at.clone_from(current);
+        self.stage = OutputStage::Named;
+        target.begun = true;
+        target.own.push(self.id()?);
+        Ok(())
+    }
+
+    fn rename_to(&self, name: &Path, target: &RecordingTarget) -> io::Result<()> {
+        // Of a rotation that keeps none.
+        if target.find_own(name).is_ok_and(|it| it.is_some()) {
+            return fs::rename(&self.at, name);
+        }
+        rename_new(&self.at, name).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => io::Error::other(target.overwrite.refusal()),
+            _ => error,
+        })
+    }
+
+    /// It is complete and the last: it replaces what was there before the recording.
+    ///
+    /// # Errors
+    /// It is not on disk, has lost its name, or cannot be renamed.
+    pub(super) fn finish(&mut self, target: &RecordingTarget) -> io::Result<()> {
+        self.sync_data()?;
+        if self.stage != OutputStage::Named {
+            return Ok(());
+        }
+        self.check_name()?;
+        if self.at != target.path {
+            match target.find_own(&target.path)? {
+                Some(_) => fs::rename(&self.at, &target.path)?,
+                None => rename_new(&self.at, &target.path)?,
             }
-            (OutputStage::Empty, ExistingFile::Own) => self.finish(target)?,
-            (OutputStage::Empty, _) => self.stage = OutputStage::Beside,
-            _ => {}
+            self.at.clone_from(&target.path);
         }
         Ok(())
     }
 
-    /// It is complete: it takes its name, and replaces what has it.
-    ///
-    /// # Errors
-    /// It is not on disk, or cannot be renamed.
-    pub(super) fn finish(&mut self, target: &RecordingTarget) -> io::Result<()> {
-        self.sync_data()?;
-        if self.stage != OutputStage::Named {
-            fs::rename(&self.at, &target.path)?;
-            self.at.clone_from(&target.path);
-            self.stage = OutputStage::Named;
+    fn id(&self) -> io::Result<FileId> {
+        Ok(FileId::from_metadata(&self.file.metadata()?))
+    }
+
+    /// Somebody may have removed or renamed it while it was written.
+    fn check_name(&self) -> io::Result<()> {
+        if id_at(&self.at)? == Some(self.id()?) {
+            return Ok(());
         }
-        Ok(())
+        let gone = if self.file.metadata()?.nlink() == 0 {
+            "it was removed while it was written; record anew".to_owned()
+        } else {
+            let place = fs::read_link(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?;
+            format!(
+                "it was renamed while it was written, and is {} now",
+                place.display()
+            )
+        };
+        Err(io::Error::other(gone))
     }
 }
 
@@ -332,156 +483,5 @@ impl Drop for RecordingFile {
     }
 }
 
-/// Gives a file a name that nothing has.
-fn name_new(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::hard_link(from, to) {
-        Ok(()) => fs::remove_file(from),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
-        // A file system without links.
-        Err(_) if to.symlink_metadata().is_err() => fs::rename(from, to),
-        Err(error) => Err(error),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The beginning of a recording.
-    const OLD: &[u8] = b"DMTRACE\x01old";
-
-    fn list_names(dir: &Path) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(dir)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn only_recordings_are_replaced_and_the_hint_is_one_that_works() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("notes.txt");
-        let refusal = |path: &Path, overwrite| {
-            let refused = RecordingTarget::inspect(path, overwrite, None);
-            refused.map(drop).unwrap_err().to_string()
-        };
-        fs::write(&path, "what I must not forget").unwrap();
-        let never = refusal(&path, Overwrite::Never);
-        assert!(
-            never.ends_with(": File exists; give another name"),
-            "{never}"
-        );
-        assert!(refusal(&path, Overwrite::No).contains("use --force"));
-        let forced = refusal(&path, Overwrite::Yes);
-        assert!(
-            forced.contains("is no recording; dmtrace replaces only recordings"),
-            "{forced}"
-        );
-        // Made by mktemp.
-        fs::write(&path, "").unwrap();
-        assert!(RecordingTarget::inspect(&path, Overwrite::Yes, None).is_ok());
-        for overwrite in [Overwrite::Never, Overwrite::No] {
-            let device = refusal(Path::new("/dev/full"), overwrite);
-            assert!(
-                device.starts_with("/dev/full: is no regular file;"),
-                "{device}"
-            );
-        }
-    }
-
-    #[test]
-    fn nothing_is_left_of_a_start_that_failed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
-        let target = RecordingTarget::inspect(&path, Overwrite::No, None).unwrap();
-        assert!(list_names(dir.path()).is_empty());
-        let mut output = target.create_file().unwrap();
-        output.write_frames(b"first").unwrap();
-        drop(output);
-        assert!(list_names(dir.path()).is_empty());
-    }
-
-    #[test]
-    fn a_new_name_appears_with_the_first_frames_and_takes_no_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
-        let target = RecordingTarget::inspect(&path, Overwrite::No, None).unwrap();
-        let mut output = target.create_file().unwrap();
-        output.write_frames(b"first").unwrap();
-        assert!(!path.exists());
-        output.take_name(&target).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"first");
-        assert_eq!(list_names(dir.path()), ["a"]);
-        // Another one that was faster.
-        let late = dir.path().join("b");
-        let target = RecordingTarget::inspect(&late, Overwrite::No, None).unwrap();
-        let mut output = target.create_file().unwrap();
-        fs::write(&late, "theirs").unwrap();
-        let refused = output.take_name(&target).unwrap_err().to_string();
-        assert!(refused.contains("use --force"), "{refused}");
-        drop(output);
-        assert_eq!(fs::read(&late).unwrap(), b"theirs");
-        assert_eq!(list_names(dir.path()), ["a", "b"]);
-    }
-
-    #[test]
-    fn a_file_that_is_replaced_stays_to_the_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
-        fs::write(&path, OLD).unwrap();
-        assert!(RecordingTarget::inspect(&path, Overwrite::No, None).is_err());
-        let target = RecordingTarget::inspect(&path, Overwrite::Yes, None).unwrap();
-        let mut output = target.create_file().unwrap();
-        output.write_frames(b"new").unwrap();
-        output.take_name(&target).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), OLD);
-        // Dropped without an end, as after a full disk: both are there.
-        let beside = output.at.clone();
-        assert_eq!(Some(&beside), target.temporary_path().as_ref());
-        drop(output);
-        assert_eq!(fs::read(&beside).unwrap(), b"new");
-        fs::remove_file(beside).unwrap();
-        let mut output = target.create_file().unwrap();
-        output.write_frames(b"new").unwrap();
-        output.take_name(&target).unwrap();
-        output.finish(&target).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(list_names(dir.path()), ["a"]);
-    }
-
-    #[test]
-    fn rotation_keeps_so_many() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
-        let rotation = Some(Rotation { max: 1, keep: 2 });
-        let mut target = RecordingTarget::inspect(&path, Overwrite::No, rotation).unwrap();
-        for part in [b"1", b"2", b"3", b"4"] {
-            if part != b"1" {
-                target.shift_files().unwrap();
-            }
-            let mut output = target.create_file().unwrap();
-            output.write_frames(part).unwrap();
-            output.take_name(&target).unwrap();
-            output.finish(&target).unwrap();
-        }
-        assert_eq!(list_names(dir.path()), ["a", "a.1", "a.2"]);
-        let read = |name: &str| fs::read(dir.path().join(name)).unwrap();
-        assert_eq!([read("a"), read("a.1"), read("a.2")], [b"4", b"3", b"2"]);
-        let rotation = Some(Rotation { max: 1, keep: 0 });
-        fs::write(&path, OLD).unwrap();
-        let mut target = RecordingTarget::inspect(&path, Overwrite::Yes, rotation).unwrap();
-        target.shift_files().unwrap();
-        let mut output = target.create_file().unwrap();
-        output.write_frames(b"5").unwrap();
-        output.take_name(&target).unwrap();
-        let rotation = Some(Rotation { max: 1, keep: 2 });
-        assert_eq!(list_names(dir.path()), ["a", "a.1", "a.2"]);
-        assert_eq!([read("a"), read("a.1"), read("a.2")], [b"5", b"3", b"2"]);
-        assert!(RecordingTarget::inspect(&path, Overwrite::No, rotation).is_err());
-        fs::remove_file(&path).unwrap();
-        let refused = RecordingTarget::inspect(&path, Overwrite::No, rotation).unwrap_err();
-        assert!(refused.to_string().contains("a.1"), "{refused}");
-    }
-}
+mod tests;

@@ -44,7 +44,7 @@ impl Write for Page {
 
 impl Page {
     fn out(&self) -> Out {
-        Out::with_writer(Box::new(self.clone())).with_width(80)
+        Out::with_writer(Box::new(self.clone()), "").with_width(80)
     }
 
     fn text(&self) -> String {
