@@ -387,7 +387,10 @@ pub(super) fn decide_action(
         because.retain(|obstacle| {
             !matches!(
                 obstacle,
-                Obstacle::NotLeaked { .. } | Obstacle::UserUnknown { .. } | Obstacle::Contradiction
+                Obstacle::NotLeaked { .. }
+                    | Obstacle::UserUnknown { .. }
+                    | Obstacle::Contradiction
+                    | Obstacle::EventsLost
             )
         });
     }

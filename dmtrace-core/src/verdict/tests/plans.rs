@@ -12,14 +12,15 @@ use crate::{
     ids::Key,
     ledger::Ledger,
     verdict::{
-        Completeness, Completion, Context, Obstacle, RemovalRules, Thresholds, survey_cookies,
+        Completeness, Completion, Context, Losses, Obstacle, RemovalRules, Thresholds,
+        survey_cookies,
     },
 };
 
 fn make_plan(scene: &Scene, snapshot: &Snapshot, facts: &HostFacts, options: PlanOptions) -> Plan {
     let context = Context {
         facts,
-        completeness: &Completeness::default(),
+        completeness: &scene.completeness,
         thresholds: &Thresholds::default(),
     };
     let judged = survey_cookies(&scene.ledger, Some(snapshot), &context);
@@ -187,6 +188,47 @@ fn leaks_that_a_person_vouches_for_are_not_proven() {
     assert_eq!(plan.excess, Some(Excess { count, max, of }));
     assert!(plan.over_limit);
     assert_eq!(plan.pending().count(), 0);
+}
+
+/// A person may vouch for what nobody could see, and for nothing else.
+#[test]
+fn a_person_may_vouch_for_a_cookie_of_a_recording_that_lacks_events() {
+    let lacking = [
+        Losses {
+            count: 3,
+            ..Losses::default()
+        },
+        Losses {
+            end_missing: true,
+            ..Losses::default()
+        },
+    ];
+    for lost in lacking {
+        let (mut scene, snapshot, facts) = leaked_scene(700);
+        scene.completeness.lost = lost;
+        let vouched = PlanOptions {
+            force_unknown: true,
+            ..PlanOptions::default()
+        };
+        let kept = make_plan(&scene, &snapshot, &facts, PlanOptions::default());
+        assert!(obstacles(&kept).contains(&Obstacle::EventsLost));
+        let plan = make_plan(&scene, &snapshot, &facts, vouched);
+        assert_eq!(obstacles(&plan), []);
+        assert!(!plan.entries[0].is_proven_leak());
+        let still_kept = |change: &dyn Fn(&mut HostFacts)| {
+            let mut facts = facts.clone();
+            change(&mut facts);
+            let plan = make_plan(&scene, &snapshot, &facts, vouched);
+            assert_eq!(plan.pending().count(), 0, "{plan:#?}");
+        };
+        still_kept(&|facts| facts.carriers_complete = false);
+        still_kept(&|facts| facts.processes_complete = false);
+        still_kept(&|facts| facts.udev.queue_busy = true);
+        // A program that may have made it.
+        still_kept(&|facts| {
+            facts.processes.entry(77).or_default().comm = "lvm".to_owned();
+        });
+    }
 }
 
 #[test]
