@@ -39,11 +39,12 @@ pub use completeness::{Completeness, Losses};
 pub use due::next_due;
 pub use evidence::{Evidence, ProcessFate};
 pub use judgement::Verdict;
-pub use lost::{Completion, Vouched, provably_lost};
+pub use lost::{Completion, LossProof, Vouched, provably_lost};
 pub use provable::{Obstacle, RemovalRules, provably_leaked};
 pub use state::State;
 pub use subject::{Context, Subject};
 pub use survey::{Judged, survey_closed, survey_closed_after, survey_cookies, survey_parallel};
+pub(crate) use touched::Unfinished;
 pub use touched::{NodeGoal, Touched, TouchedDevice};
 
 use life::Knowledge;

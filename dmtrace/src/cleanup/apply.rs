@@ -86,7 +86,7 @@ impl CleanupOutcome {
             Self::RemovedLate(_) => {
                 Some("somebody used it between the last check and its removal".to_owned())
             }
-            Self::Completed(Completion { value, count }) => {
+            Self::Completed(Completion { value, count, .. }) => {
                 Some(format!("value {value}, now {}", value - count))
             }
             Self::Moved(moved) => Some(moved.to_string()),
@@ -358,7 +358,7 @@ impl CleanupWork<'_> {
             .ok_or(CleanupOutcome::Gone)?;
         recheck_entry(entry, &set, &visit.facts).map_err(CleanupOutcome::Moved)?;
         let permitted = match entry.action {
-            PlannedAction::Complete(_) => act::check_completable(&set),
+            PlannedAction::Complete(completion) => act::check_completable(&set, completion),
             _ => act::check_permitted(&set),
         };
         permitted.map_err(CleanupOutcome::Forbidden)?;

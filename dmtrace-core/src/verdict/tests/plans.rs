@@ -140,7 +140,7 @@ fn what_is_not_proven_counts_beside_any_number_of_proven_leaks() {
         ("its owner lives", |entry| entry.gone.clear()),
         ("nobody is known", |entry| entry.owner = None),
         ("to be completed", |entry| {
-            entry.action = PlannedAction::Complete(Completion { value: 1, count: 1 });
+            entry.action = PlannedAction::Complete(Completion::default());
         }),
     ];
     let (scene, snapshot, facts) = many_leaks(300);
