@@ -116,6 +116,7 @@ fn plan_for(set: &SetSnapshot) -> Result<Plan> {
             identity: CookieIdentity::from(set),
             owner: None,
             gone: Vec::new(),
+            parents: Vec::new(),
             touched: Touched::default(),
             verdict: VerdictSummary {
                 class: "leaked".to_owned(),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::plan::{CookieIdentity, PlanEntry};
 use crate::{
     facts::{HostFacts, SemState, SetSnapshot},
-    verdict::{Completion, LossProof, Unfinished, Vouched},
+    verdict::{Completion, LossProof, Unfinished, Vouched, possible_forks},
 };
 
 /// A cookie is no longer what it was when the plan was made.
@@ -52,6 +52,8 @@ pub enum MismatchedField {
     Carriers,
     /// The processes that used it.
     Users,
+    /// The processes that those which used it may have forked.
+    Forks,
     /// The suspended devices.
     Suspended,
     /// The nodes that udev makes and removes.
@@ -82,6 +84,7 @@ impl fmt::Display for MismatchedField {
             Self::Readable => "state",
             Self::Carriers => "carriers",
             Self::Users => "users",
+            Self::Forks => "possible forks of its users",
             Self::Suspended => "suspended devices",
             Self::Nodes => "nodes",
             Self::Udev => "udev",
@@ -179,6 +182,13 @@ fn recheck_removal(
             MismatchedField::Carriers,
             "none",
             &format!("process {pid}"),
+        ));
+    }
+    if let Some((pid, name)) = possible_forks(&entry.parents, entry.sem.ns, facts).next() {
+        return Err(new_mismatch(
+            MismatchedField::Forks,
+            "none",
+            &format!("process {pid} ({name})"),
         ));
     }
     Ok(())

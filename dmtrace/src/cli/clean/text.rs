@@ -385,6 +385,7 @@ mod tests {
             },
             owner: None,
             gone: Vec::new(),
+            parents: Vec::new(),
             touched: Touched::default(),
             verdict: VerdictSummary {
                 class: "leaked".to_owned(),
