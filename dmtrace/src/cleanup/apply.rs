@@ -301,6 +301,21 @@ impl CleanupWork<'_> {
             report.stopped = Some(error);
             return CleanupOutcome::NotTried;
         }
+        let renewed;
+        let visit = if visit.began.elapsed() < BATCH_TIME {
+            visit
+        } else {
+            // The sync can take minutes: who carries the cookie by now is asked again.
+            renewed = match visit_namespace(entry.sem.ns) {
+                Ok(renewed) => renewed,
+                Err(HostError::Gone { .. }) => return CleanupOutcome::Gone,
+                Err(error) => return CleanupOutcome::Failed(error.to_string()),
+            };
+            if let Err(moved) = recheck_entry(entry, &set, &renewed.facts) {
+                return CleanupOutcome::Moved(moved);
+            }
+            &renewed
+        };
         let (witness, sem) = (Arc::clone(&self.witness), entry.sem);
         let completion = entry.action.completion();
         let done = visit.session.run(move |inside| {
