@@ -39,6 +39,11 @@ pub(crate) fn tests() -> Vec<Trial> {
             nothing_moves_and_it_goes,
         ),
         new_trial(
+            "clean::a_carrier_while_the_audit_record_is_synced",
+            NEEDS,
+            a_carrier_during_the_sync,
+        ),
+        new_trial(
             "clean::an_operation_at_the_last_instant",
             NEEDS,
             an_operation_at_the_last_instant,
@@ -116,6 +121,7 @@ fn plan_for(set: &SetSnapshot) -> Result<Plan> {
             identity: CookieIdentity::from(set),
             owner: None,
             gone: Vec::new(),
+            parents: Vec::new(),
             touched: Touched::default(),
             verdict: VerdictSummary {
                 class: "leaked".to_owned(),
@@ -181,6 +187,59 @@ fn nothing_moves_and_it_goes() -> Result<()> {
             Ok(())
         },
     )
+}
+
+/// Does something when it is asked for the first time: the facts about processes are gathered by
+/// then, and grow old until the audit record is synced.
+struct SlowMeddler {
+    asked: AtomicU32,
+    deed: Deed,
+}
+
+impl Witness for SlowMeddler {
+    fn sighting_of(&self, _: SemId) -> Option<Sighting> {
+        if self.asked.fetch_add(1, Ordering::Relaxed) == 0 {
+            (self.deed)();
+            // Longer than facts are good for.
+            std::thread::sleep(std::time::Duration::from_millis(1200));
+        }
+        None
+    }
+}
+
+fn a_carrier_during_the_sync() -> Result<()> {
+    let carrier: Arc<Mutex<Option<std::process::Child>>> = Arc::default();
+    let keep = Arc::clone(&carrier);
+    let done = expect_outcome(
+        move |semid| {
+            let key = format!("{:#010x}", sysv::get_key(semid)?);
+            Ok(Arc::new(SlowMeddler {
+                asked: AtomicU32::new(0),
+                deed: Box::new(move || {
+                    let child = std::process::Command::new("sleep")
+                        .arg("60")
+                        .env("DM_UDEV_COOKIE", &key)
+                        .spawn();
+                    if let (Ok(child), Ok(mut keep)) = (child, keep.lock()) {
+                        *keep = Some(child);
+                    }
+                }),
+            }))
+        },
+        |outcome, semid| {
+            expect_moved(outcome, semid)?;
+            let why = outcome.detail().unwrap_or_default();
+            ensure!(why.contains("carriers"), "{why}");
+            Ok(())
+        },
+    );
+    if let Ok(mut carrier) = carrier.lock()
+        && let Some(mut child) = carrier.take()
+    {
+        child.kill()?;
+        child.wait()?;
+    }
+    done
 }
 
 fn an_operation_at_the_last_instant() -> Result<()> {

@@ -10,8 +10,8 @@ use crate::{
     ids::{BootTime, Key, ProcId, SemId, UnixTime},
     ledger::{Ledger, UserStage},
     verdict::{
-        Class, Completion, Confidence, Context, Judged, LeakKind, Obstacle, RemovalRules, State,
-        Touched, Undecided, Verdict, Vouched, provably_leaked, provably_lost,
+        Class, Completion, Confidence, Context, Judged, LeakKind, Obstacle, PossibleParent,
+        RemovalRules, State, Touched, Undecided, Verdict, Vouched, provably_leaked, provably_lost,
     },
 };
 
@@ -100,6 +100,9 @@ pub struct PlanEntry {
     pub owner: Option<CookieOwner>,
     /// The processes that used it and had all ended.
     pub gone: Vec<ProcId>,
+    /// Those that used it and had ended, as possible parents of processes that have it.
+    #[serde(default)]
+    pub parents: Vec<PossibleParent>,
     /// The devices that its operations worked on.
     pub touched: Touched,
     /// The verdict.
@@ -347,6 +350,7 @@ fn plan_entry(
                 .map(ProcessImage::command_line),
         }),
         gone: users.filter(|&id| !context.facts.is_alive(id)).collect(),
+        parents: PossibleParent::of_cookie(&judged.subject(ledger), context.facts),
         touched: semaphore
             .cookie
             .as_deref()
@@ -387,7 +391,10 @@ pub(super) fn decide_action(
         because.retain(|obstacle| {
             !matches!(
                 obstacle,
-                Obstacle::NotLeaked { .. } | Obstacle::UserUnknown { .. } | Obstacle::Contradiction
+                Obstacle::NotLeaked { .. }
+                    | Obstacle::UserUnknown { .. }
+                    | Obstacle::Contradiction
+                    | Obstacle::EventsLost
             )
         });
     }

@@ -4,8 +4,11 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::plan::{CookieIdentity, PlanEntry, PlannedAction};
-use crate::facts::{HostFacts, SetSnapshot};
+use super::plan::{CookieIdentity, PlanEntry};
+use crate::{
+    facts::{HostFacts, SemState, SetSnapshot},
+    verdict::{Completion, LossProof, Unfinished, Vouched, possible_forks},
+};
 
 /// A cookie is no longer what it was when the plan was made.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, thiserror::Error)]
@@ -49,8 +52,16 @@ pub enum MismatchedField {
     Carriers,
     /// The processes that used it.
     Users,
+    /// The processes that those which used it may have forked.
+    Forks,
     /// The suspended devices.
     Suspended,
+    /// The nodes that udev makes and removes.
+    Nodes,
+    /// Whether udevd runs, and has nothing to do.
+    Udev,
+    /// The completions in the plan.
+    Completion,
     /// The process list.
     Processes,
     /// The action in the plan.
@@ -73,15 +84,19 @@ impl fmt::Display for MismatchedField {
             Self::Readable => "state",
             Self::Carriers => "carriers",
             Self::Users => "users",
+            Self::Forks => "possible forks of its users",
             Self::Suspended => "suspended devices",
+            Self::Nodes => "nodes",
+            Self::Udev => "udev",
+            Self::Completion => "completion",
             Self::Processes => "process list",
             Self::Action => "action",
         })
     }
 }
 
-/// Compares a cookie right before its removal with the plan: every field of its identity, its
-/// waiters, its carriers, the processes that used it.
+/// Compares a cookie right before its removal or completion with the plan: every field of its
+/// identity, its waiters, its carriers, the processes that used it, udev and its work.
 ///
 /// # Errors
 /// The first difference.
@@ -120,9 +135,27 @@ pub fn recheck_entry(
     ensure_equal(MismatchedField::Operator, was.pid, is.pid)?;
     ensure_equal(MismatchedField::Waiters, was.zcnt, is.zcnt)?;
     ensure_equal(MismatchedField::Waiters, was.ncnt, is.ncnt)?;
-    if matches!(entry.action, PlannedAction::Complete(_)) {
-        return Ok(());
+    if let Some(completion) = entry.action.completion() {
+        recheck_completion(entry, completion, was.value, facts)?;
+    } else {
+        recheck_removal(entry, is, facts)?;
     }
+    if let Some(id) = entry.gone.iter().find(|id| facts.is_alive(**id)) {
+        return Err(new_mismatch(
+            MismatchedField::Users,
+            "gone",
+            &format!("process {} alive", id.tgid),
+        ));
+    }
+    Ok(())
+}
+
+/// Nobody may need it.
+fn recheck_removal(
+    entry: &PlanEntry,
+    is: SemState,
+    facts: &HostFacts,
+) -> Result<(), IdentityMismatch> {
     ensure_equal(MismatchedField::Waiters, 0, is.zcnt)?;
     ensure_equal(MismatchedField::Waiters, 0, is.ncnt)?;
     let waiting = facts.waiters.get(&entry.sem).map_or(0, Vec::len);
@@ -151,14 +184,59 @@ pub fn recheck_entry(
             &format!("process {pid}"),
         ));
     }
-    if let Some(id) = entry.gone.iter().find(|id| facts.is_alive(**id)) {
+    if let Some((pid, name)) = possible_forks(&entry.parents, entry.sem.ns, facts).next() {
         return Err(new_mismatch(
-            MismatchedField::Users,
-            "gone",
-            &format!("process {} alive", id.tgid),
+            MismatchedField::Forks,
+            "none",
+            &format!("process {pid} ({name})"),
         ));
     }
     Ok(())
+}
+
+/// Its completions must still be lost, and udev's work done: a waiter that is let go too early
+/// finds no node. Who else carries or uses it does not matter: nothing is taken from them.
+fn recheck_completion(
+    entry: &PlanEntry,
+    completion: Completion,
+    value: i32,
+    facts: &HostFacts,
+) -> Result<(), IdentityMismatch> {
+    if !completion.fits_value(value) {
+        return Err(new_mismatch(
+            MismatchedField::Completion,
+            &format!("{} of {}", completion.count, completion.value),
+            &format!("1 to {value}"),
+        ));
+    }
+    if completion.proof == LossProof::UdevGaveUp {
+        let udev = &facts.udev;
+        let is = match (udev.daemon, udev.queue_busy) {
+            (None, _) => Some("not running"),
+            (Some(_), true) => Some("processing events"),
+            (Some(_), false) => None,
+        };
+        if let Some(is) = is {
+            return Err(new_mismatch(MismatchedField::Udev, "idle", is));
+        }
+    }
+    let (what, was, is) = match entry.touched.first_unfinished(&facts.dm) {
+        None => return Ok(()),
+        Some(Unfinished::Unknown) if completion.vouched == Vouched::Yes => return Ok(()),
+        Some(Unfinished::Unknown) => (MismatchedField::Nodes, "known", "unknown".to_owned()),
+        Some(Unfinished::Missing(name)) => (
+            MismatchedField::Nodes,
+            "there",
+            format!("missing: /dev/mapper/{name}"),
+        ),
+        Some(Unfinished::Left(name)) => (
+            MismatchedField::Nodes,
+            "gone",
+            format!("there: /dev/mapper/{name}"),
+        ),
+        Some(Unfinished::Suspended(name)) => (MismatchedField::Suspended, "none", name.to_owned()),
+    };
+    Err(new_mismatch(what, was, &is))
 }
 
 fn ensure_equal<T: Copy + PartialEq + fmt::Display>(

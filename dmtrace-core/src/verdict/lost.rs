@@ -10,18 +10,45 @@ use super::{
 };
 
 /// Completions to be made in udev's place.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Completion {
     /// Value of the semaphore: with any other nothing must be done.
     pub value: i32,
     /// How many of these are lost: 1 to `value`.
     pub count: i32,
+    /// Why they are known to be lost. A plan from before this was written down has the one that
+    /// asks more.
+    #[serde(default)]
+    pub proof: LossProof,
+    /// Whether a person vouches for udev's work, as far as it is not known.
+    #[serde(default)]
+    pub vouched: Vouched,
+}
+
+/// Why completions are known to be lost.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossProof {
+    /// udev runs, has nothing in its queue, and its time for the event is over.
+    #[default]
+    UdevGaveUp,
+    /// Each was seen to be looked for in vain in another IPC namespace.
+    LookedElsewhere,
+}
+
+impl Completion {
+    /// Whether it can be made good on a semaphore with this value: it lowers it, and not below 0.
+    pub const fn fits_value(self, value: i32) -> bool {
+        self.value == value && 1 <= self.count && self.count <= value
+    }
 }
 
 /// Whether a person vouches for what nobody has seen.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Vouched {
     /// Only what is proven.
+    #[default]
     No,
     /// Which devices the operation worked on need not be known.
     Yes,
@@ -80,12 +107,14 @@ pub fn provably_lost(
         _ => 0,
     };
     let over = known.quiet >= context.thresholds.udev_gives_up(facts);
+    let mut proof = LossProof::UdevGaveUp;
     let count = if facts.udev.daemon.is_none() && elsewhere == 0 {
         obstacles.push(Obstacle::UdevdDown);
         0
     } else if facts.udev.daemon.is_some() && !facts.udev.queue_busy && over {
         value
     } else if elsewhere > 0 {
+        proof = LossProof::LookedElsewhere;
         elsewhere.min(value)
     } else {
         obstacles.push(Obstacle::EventPending {
@@ -104,6 +133,9 @@ pub fn provably_lost(
         Some(Unfinished::Left(name)) => obstacles.push(Obstacle::NodeLeft {
             name: name.to_owned(),
         }),
+        Some(Unfinished::Suspended(name)) => obstacles.push(Obstacle::Suspended {
+            name: name.to_owned(),
+        }),
     }
     if value < 1 || count < 1 {
         if obstacles.is_empty() {
@@ -112,7 +144,12 @@ pub fn provably_lost(
         return Err(obstacles);
     }
     if obstacles.is_empty() {
-        Ok(Completion { value, count })
+        Ok(Completion {
+            value,
+            count,
+            proof,
+            vouched,
+        })
     } else {
         Err(obstacles)
     }

@@ -12,6 +12,7 @@ mod completer;
 mod due;
 mod evidence;
 mod evidence_text;
+mod forked;
 mod judgement;
 mod life;
 mod lost;
@@ -38,12 +39,15 @@ pub use class::{
 pub use completeness::{Completeness, Losses};
 pub use due::next_due;
 pub use evidence::{Evidence, ProcessFate};
+pub use forked::PossibleParent;
+pub(crate) use forked::possible_forks;
 pub use judgement::Verdict;
-pub use lost::{Completion, Vouched, provably_lost};
+pub use lost::{Completion, LossProof, Vouched, provably_lost};
 pub use provable::{Obstacle, RemovalRules, provably_leaked};
 pub use state::State;
 pub use subject::{Context, Subject};
 pub use survey::{Judged, survey_closed, survey_closed_after, survey_cookies, survey_parallel};
+pub(crate) use touched::Unfinished;
 pub use touched::{NodeGoal, Touched, TouchedDevice};
 
 use life::Knowledge;

@@ -1,11 +1,11 @@
 //! A cookie that nobody waits for: open, or leaked.
 
 use super::{
-    Class, Confidence, Context, Culprit, CulpritRole, Evidence, LeakKind, MissingStep, Subject,
-    Undecided, Verdict, life,
+    Class, Confidence, Context, Culprit, CulpritRole, Evidence, LeakKind, MissingStep,
+    PossibleParent, Subject, Undecided, Verdict, life,
     life::{Knowledge, ProcessState},
     outcomes::{open_verdict, over_completed, over_completed_verdict},
-    signature, transaction,
+    possible_forks, signature, transaction,
 };
 use crate::{
     event::ExitStatus,
@@ -56,6 +56,21 @@ pub(super) fn judge_by_owner(
     if cookie.gaps.crowded {
         return Verdict::unknown(Undecided::Crowded)
             .with_evidence(evidence)
+            .with_evidence(known.evidence);
+    }
+    // One that was forked while a user had the cookie may have it, though it has not used it.
+    let parents = PossibleParent::of_cookie(subject, facts);
+    let forks: Vec<Evidence> = possible_forks(&parents, semaphore.id.ns, facts)
+        .map(|(pid, name)| Evidence::Candidate {
+            pid,
+            name: name.to_owned(),
+        })
+        .collect();
+    if !forks.is_empty() {
+        evidence.extend(lives.iter().map(|(user, life)| end_of(user, *life)));
+        return Verdict::unknown(Undecided::PossibleOwners)
+            .with_evidence(evidence)
+            .with_evidence(forks)
             .with_evidence(known.evidence);
     }
     let Creator::Known { image, .. } = semaphore.creator else {
@@ -266,21 +281,7 @@ fn judge_dead(
             at: created,
         });
     }
-    for (user, life) in lives {
-        evidence.push(match life {
-            ProcessState::Dead(Some(ProcessExit {
-                at,
-                status: Some(status),
-            })) => Evidence::Ended {
-                who: user.who.clone(),
-                at: *at,
-                status: *status,
-            },
-            _ => Evidence::Absent {
-                who: user.who.clone(),
-            },
-        });
-    }
+    evidence.extend(lives.iter().map(|(user, life)| end_of(user, *life)));
     // Unseen calls may have been those of a user that is not in the books: what remains is what
     // the kernel shows.
     if known.unseen || known.contradiction {
@@ -299,7 +300,13 @@ fn judge_dead(
     });
     evidence.extend(interrupted_wait(left));
     let how = leak_kind(subject, cookie, left, step);
-    let mut verdict = Verdict::new(Class::Leaked(how), known.confidence())
+    // A fork that has the cookie may be hidden.
+    let confidence = if context.facts.processes_complete {
+        known.confidence()
+    } else {
+        Confidence::Inferred
+    };
+    let mut verdict = Verdict::new(Class::Leaked(how), confidence)
         .with_missing_step(missing_step(cookie, step, &known))
         .with_evidence(evidence)
         .with_evidence(known.evidence);
@@ -310,6 +317,18 @@ fn judge_dead(
         exit: left.exit.and_then(|exit| exit.status),
     });
     verdict
+}
+
+/// That a user has ended, as it is known.
+fn end_of(user: &User, life: ProcessState) -> Evidence {
+    let who = user.who.clone();
+    match life {
+        ProcessState::Dead(Some(ProcessExit {
+            at,
+            status: Some(status),
+        })) => Evidence::Ended { who, at, status },
+        _ => Evidence::Absent { who },
+    }
 }
 
 /// The wait that ended without a result is what its user did last.

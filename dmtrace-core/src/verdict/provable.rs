@@ -5,8 +5,10 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Class, Confidence, Context, LeakKind, Subject, Touched, Verdict, foreign_reason, life,
+    Class, Confidence, Context, LeakKind, PossibleParent, Subject, Touched, Verdict,
+    foreign_reason, life,
     life::{Knowledge, ProcessState},
+    possible_forks,
 };
 use crate::{
     duration::Span,
@@ -51,6 +53,14 @@ pub enum Obstacle {
     Carrier {
         /// Its number.
         pid: u32,
+    },
+    /// A process may be the child of one that used it, forked while that had it. Nothing but its
+    /// end lifts this.
+    MayBeFork {
+        /// Its number.
+        pid: u32,
+        /// Its name.
+        name: String,
     },
     /// Not every environment and command line could be read.
     CarriersUnreadable,
@@ -199,6 +209,13 @@ pub fn provably_leaked(
     }
     let carriers = life::reachable_carriers(semaphore.key, semaphore.id, facts);
     obstacles.extend(carriers.into_iter().map(|pid| Obstacle::Carrier { pid }));
+    let parents = PossibleParent::of_cookie(subject, facts);
+    obstacles.extend(
+        possible_forks(&parents, semaphore.id.ns, facts).map(|(pid, name)| Obstacle::MayBeFork {
+            pid,
+            name: name.to_owned(),
+        }),
+    );
     if !facts.carriers_complete {
         obstacles.push(Obstacle::CarriersUnreadable);
     }
@@ -288,6 +305,10 @@ impl fmt::Display for Obstacle {
             Self::UserAlive { pid } => write!(f, "process {pid}, which uses it, is alive"),
             Self::UserUnknown { pid } => write!(f, "process {pid}, which uses it, may be alive"),
             Self::Carrier { pid } => write!(f, "process {pid} carries it"),
+            Self::MayBeFork { pid, name } => write!(
+                f,
+                "{name}[{pid}] may be a fork of its user that has it, and has not ended"
+            ),
             Self::CarriersUnreadable => {
                 f.write_str("not every environment and command line could be read")
             }

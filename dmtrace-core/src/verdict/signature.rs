@@ -134,6 +134,13 @@ pub(super) fn judge_by_signature(
     if !facts.carriers_complete {
         return undecided(Undecided::CarriersUnreadable, evidence, known);
     }
+    let fields = classify_signature(set, state);
+    let candidates: Vec<Evidence> = candidate_culprits(facts, set, subject, fields).collect();
+    if !candidates.is_empty() {
+        evidence.extend(candidates);
+        return undecided(Undecided::PossibleOwners, evidence, known);
+    }
+    // After the possible owners: a person may vouch for what was lost, not for them.
     if context
         .completeness
         .loss_evidence(subject.semaphore)
@@ -141,12 +148,6 @@ pub(super) fn judge_by_signature(
     {
         // The kernel maps still tell what the lost messages said: they come first.
         return undecided(Undecided::EventsLost, evidence, known);
-    }
-    let fields = classify_signature(set, state);
-    let candidates: Vec<Evidence> = candidate_culprits(facts, set, subject, fields).collect();
-    if !candidates.is_empty() {
-        evidence.extend(candidates);
-        return undecided(Undecided::PossibleOwners, evidence, known);
     }
     evidence.push(Evidence::Quiet { time: known.quiet });
     Verdict::new(

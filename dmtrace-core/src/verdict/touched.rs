@@ -43,11 +43,13 @@ pub enum NodeGoal {
 
 /// A node that is not as it has to be.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Unfinished<'a> {
+pub(crate) enum Unfinished<'a> {
     /// It is not there.
     Missing(&'a str),
     /// It is still there.
     Left(&'a str),
+    /// Its device is suspended: udev leaves such a one as it is.
+    Suspended(&'a str),
     /// It cannot be told.
     Unknown,
 }
@@ -85,7 +87,7 @@ impl Touched {
     }
 
     /// The first node that udev has not made or removed.
-    pub(super) fn first_unfinished(&self, dm: &DmFacts) -> Option<Unfinished<'_>> {
+    pub(crate) fn first_unfinished(&self, dm: &DmFacts) -> Option<Unfinished<'_>> {
         let Some(nodes) = dm.nodes.as_ref().filter(|_| self.complete) else {
             return Some(Unfinished::Unknown);
         };
@@ -96,7 +98,12 @@ impl Touched {
                 _ if name.is_empty() => Some(Unfinished::Unknown),
                 (NodeGoal::Present, false) => Some(Unfinished::Missing(name)),
                 (NodeGoal::Absent, true) => Some(Unfinished::Left(name)),
-                _ => None,
+                (NodeGoal::Present, true) => dm
+                    .suspended
+                    .iter()
+                    .any(|suspended| device.matches(&suspended.name, &suspended.node))
+                    .then_some(Unfinished::Suspended(name)),
+                (NodeGoal::Absent, false) => None,
             }
         })
     }

@@ -21,6 +21,16 @@ pub enum ForbiddenReason {
     /// Nobody waits on it: completing it helps nobody.
     #[error("nobody waits on it")]
     NoWaiter,
+    /// The plan raises its value, or lowers it below 0, or is for another value.
+    #[error("the plan completes {count} of {planned}, its value is {value}: make the plan again")]
+    BadCompletion {
+        /// Completions in the plan.
+        count: i32,
+        /// Value in the plan.
+        planned: i32,
+        /// Value now.
+        value: i32,
+    },
 }
 
 /// What came of the last look and the removal.
@@ -57,13 +67,21 @@ pub(super) fn check_permitted(set: &SetSnapshot) -> Result<(), ForbiddenReason> 
 ///
 /// # Errors
 /// The first that is broken.
-pub(super) fn check_completable(set: &SetSnapshot) -> Result<(), ForbiddenReason> {
+pub(super) fn check_completable(
+    set: &SetSnapshot,
+    completion: Completion,
+) -> Result<(), ForbiddenReason> {
     if !set.looks_like_cookie() {
         return Err(ForbiddenReason::NotACookie);
     }
     match set.first {
         None => Err(ForbiddenReason::Unreadable),
         Some(state) if state.zcnt == 0 => Err(ForbiddenReason::NoWaiter),
+        Some(state) if !completion.fits_value(state.value) => Err(ForbiddenReason::BadCompletion {
+            count: completion.count,
+            planned: completion.value,
+            value: state.value,
+        }),
         Some(_) => Ok(()),
     }
 }
@@ -86,17 +104,14 @@ pub(super) fn complete_cookie(
     if set != *expected {
         return ActResult::Changed(Box::new(set));
     }
-    if let Err(forbidden) = check_completable(&set) {
+    if let Err(forbidden) = check_completable(&set, completion) {
         return ActResult::Forbidden(forbidden);
     }
-    let Completion { value, count } = completion;
-    let rest = value.saturating_sub(count);
-    let (Ok(down), Ok(up)) = (i16::try_from(-value), i16::try_from(rest)) else {
+    // From 1 to the value, as was just checked.
+    let Completion { value, count, .. } = completion;
+    let (Ok(down), Ok(up)) = (i16::try_from(-value), i16::try_from(value - count)) else {
         return ActResult::Refused(io::ErrorKind::InvalidInput.into());
     };
-    if down >= 0 || up < 0 {
-        return ActResult::Refused(io::ErrorKind::InvalidInput.into());
-    }
     let operation = |sem_op| libc::sembuf {
         sem_num: 0,
         sem_op,
@@ -222,6 +237,47 @@ mod tests {
             assert_eq!(
                 check_permitted(&with(Some(state))),
                 Err(ForbiddenReason::Waiters)
+            );
+        }
+    }
+
+    /// A plan in a file may say anything.
+    #[test]
+    fn a_completion_only_lowers_the_value_that_it_was_planned_for() {
+        let waited_for = |value| SetSnapshot {
+            first: Some(SemState {
+                value,
+                zcnt: 1,
+                ..SemState::default()
+            }),
+            ..sample_set()
+        };
+        let check = |is, value, count| {
+            let completion = Completion {
+                value,
+                count,
+                ..Completion::default()
+            };
+            check_completable(&waited_for(is), completion)
+        };
+        for (value, count) in [(1, 1), (2, 1), (2, 2), (32767, 32767)] {
+            assert_eq!(check(value, value, count), Ok(()), "{count} of {value}");
+        }
+        for (is, value, count) in [
+            (1, 1, -5),
+            (1, 1, 0),
+            (1, 1, 2),
+            (2, 1, 1),
+            (1, 2, 1),
+            (0, 0, 0),
+            (1, 1, i32::MIN),
+            (1, i32::MIN, 1),
+            (1, i32::MAX, i32::MAX),
+        ] {
+            let refused = check(is, value, count);
+            assert!(
+                matches!(refused, Err(ForbiddenReason::BadCompletion { .. })),
+                "{count} of {value}, is {is}: {refused:?}"
             );
         }
     }

@@ -86,7 +86,7 @@ impl CleanupOutcome {
             Self::RemovedLate(_) => {
                 Some("somebody used it between the last check and its removal".to_owned())
             }
-            Self::Completed(Completion { value, count }) => {
+            Self::Completed(Completion { value, count, .. }) => {
                 Some(format!("value {value}, now {}", value - count))
             }
             Self::Moved(moved) => Some(moved.to_string()),
@@ -301,6 +301,21 @@ impl CleanupWork<'_> {
             report.stopped = Some(error);
             return CleanupOutcome::NotTried;
         }
+        let renewed;
+        let visit = if visit.began.elapsed() < BATCH_TIME {
+            visit
+        } else {
+            // The sync can take minutes: who carries the cookie by now is asked again.
+            renewed = match visit_namespace(entry.sem.ns) {
+                Ok(renewed) => renewed,
+                Err(HostError::Gone { .. }) => return CleanupOutcome::Gone,
+                Err(error) => return CleanupOutcome::Failed(error.to_string()),
+            };
+            if let Err(moved) = recheck_entry(entry, &set, &renewed.facts) {
+                return CleanupOutcome::Moved(moved);
+            }
+            &renewed
+        };
         let (witness, sem) = (Arc::clone(&self.witness), entry.sem);
         let completion = entry.action.completion();
         let done = visit.session.run(move |inside| {
@@ -358,7 +373,7 @@ impl CleanupWork<'_> {
             .ok_or(CleanupOutcome::Gone)?;
         recheck_entry(entry, &set, &visit.facts).map_err(CleanupOutcome::Moved)?;
         let permitted = match entry.action {
-            PlannedAction::Complete(_) => act::check_completable(&set),
+            PlannedAction::Complete(completion) => act::check_completable(&set, completion),
             _ => act::check_permitted(&set),
         };
         permitted.map_err(CleanupOutcome::Forbidden)?;

@@ -285,6 +285,7 @@ mod tests {
             identity: CookieIdentity::default(),
             owner: None,
             gone: Vec::new(),
+            parents: Vec::new(),
             touched: Touched::default(),
             verdict: VerdictSummary {
                 class: "leaked".to_owned(),

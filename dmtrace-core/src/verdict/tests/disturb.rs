@@ -14,19 +14,6 @@ impl Play {
         let Some(&proc) = alive.get(detail as usize % alive.len().max(1)) else {
             return;
         };
-        // A child that has not touched the cookie yet dies with its parent (a signal to the
-        // process group): nothing would tell that it has the cookie.
-        for index in 0..self.threads.len() {
-            if self.threads[index].proc == proc
-                && let At::Forking(child) = self.threads[index].at
-                && !self.threads[child].acted
-            {
-                let child = self.threads[child].proc;
-                if self.world.procs[child].alive {
-                    self.world.exit(child, ExitStatus::Signal(9));
-                }
-            }
-        }
         for index in 0..self.threads.len() {
             let thread = self.threads[index];
             if thread.proc == proc && thread.at == At::Blocked {

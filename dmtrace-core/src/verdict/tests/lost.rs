@@ -2,10 +2,13 @@
 
 use super::scene::{KEY, Scene};
 use crate::{
-    cleanup::plan::{Plan, PlanOptions, PlannedAction},
+    cleanup::{
+        plan::{Plan, PlanEntry, PlanOptions, PlannedAction},
+        recheck::{MismatchedField, recheck_entry},
+    },
     event::{DmCommand, DmIoctl, EventKind, Quality},
-    facts::{HostFacts, SuspendedDevice},
-    ids::{BootTime, DevNum, IpcNs, SemId},
+    facts::{HostFacts, SetSnapshot, SuspendedDevice},
+    ids::{BootTime, DevNum, IpcNs, ProcId, SemId},
     verdict::{
         Completeness, Completion, Context, Obstacle, RemovalRules, Thresholds, survey_cookies,
     },
@@ -80,6 +83,18 @@ fn planned_action(
     force_unknown: bool,
     change: impl Fn(&mut HostFacts),
 ) -> PlannedAction {
+    planned_entry(scene, seconds, force_unknown, change)
+        .0
+        .action
+}
+
+/// An entry of a plan, and what it was made from.
+fn planned_entry(
+    scene: &mut Scene,
+    seconds: u64,
+    force_unknown: bool,
+    change: impl Fn(&mut HostFacts),
+) -> (PlanEntry, SetSnapshot, HostFacts) {
     let (snapshot, mut facts) = scene.facts_after(seconds);
     has_nodes(&mut facts);
     facts.udev.queue_busy = false;
@@ -100,12 +115,16 @@ fn planned_action(
         },
         ..PlanOptions::default()
     };
-    let plan = Plan::build(&judged, &scene.ledger, &context, options);
-    plan.entries[0].action.clone()
+    let mut plan = Plan::build(&judged, &scene.ledger, &context, options);
+    let entry = plan.entries.remove(0);
+    let (_, set) = snapshot.sets().next().unwrap();
+    (entry, set.clone(), facts)
 }
 
-fn complete_action(value: i32, count: i32) -> PlannedAction {
-    PlannedAction::Complete(Completion { value, count })
+/// Value and number of the completions in a plan.
+fn completion_of(action: &PlannedAction) -> Option<(i32, i32)> {
+    let completion = action.completion()?;
+    Some((completion.value, completion.count))
 }
 
 fn obstacles(action: &PlannedAction) -> &[Obstacle] {
@@ -120,8 +139,8 @@ fn what_was_completed_elsewhere_is_lost() {
     let (mut scene, _) = stuck_waiter(OTHER, 1);
     lost_elsewhere(&mut scene);
     assert_eq!(
-        planned_action(&mut scene, 2, false, |_| {}),
-        complete_action(1, 1)
+        completion_of(&planned_action(&mut scene, 2, false, |_| {})),
+        Some((1, 1))
     );
 }
 
@@ -130,16 +149,16 @@ fn not_more_than_is_lost() {
     let (mut scene, sem) = stuck_waiter(OTHER, 2);
     lost_elsewhere(&mut scene);
     assert_eq!(
-        planned_action(&mut scene, 2, false, |_| {}),
-        complete_action(2, 1)
+        completion_of(&planned_action(&mut scene, 2, false, |_| {})),
+        Some((2, 1))
     );
     // Made good, or another event completed: nobody can tell which.
     scene.spawn_udev(sem);
     assert!(!planned_action(&mut scene, 2, false, |_| {}).changes_cookie());
     lost_elsewhere(&mut scene);
     assert_eq!(
-        planned_action(&mut scene, 2, false, |_| {}),
-        complete_action(1, 1)
+        completion_of(&planned_action(&mut scene, 2, false, |_| {})),
+        Some((1, 1))
     );
 }
 
@@ -154,8 +173,8 @@ fn nothing_before_udev_has_given_up() {
     let busy = planned_action(&mut scene, LONG, false, queue);
     assert!(obstacles(&busy).contains(&Obstacle::EventPending { count: 1 }));
     assert_eq!(
-        planned_action(&mut scene, 1, false, |_| {}),
-        complete_action(1, 1)
+        completion_of(&planned_action(&mut scene, 1, false, |_| {})),
+        Some((1, 1))
     );
 }
 
@@ -178,8 +197,8 @@ fn a_waiter_is_not_let_go_before_its_node_is_there() {
     let unknown = planned_action(&mut scene, 1, false, unread);
     assert_eq!(obstacles(&unknown), [Obstacle::NodesUnknown]);
     assert_eq!(
-        planned_action(&mut scene, 1, true, unread),
-        complete_action(2, 2)
+        completion_of(&planned_action(&mut scene, 1, true, unread)),
+        Some((2, 2))
     );
 }
 
@@ -195,8 +214,8 @@ fn a_removed_device_must_be_gone() {
     assert_eq!(obstacles(&left), [Obstacle::NodeLeft { name }]);
     let gone = |facts: &mut HostFacts| facts.dm.nodes = Some([].into());
     assert_eq!(
-        planned_action(&mut scene, 1, false, gone),
-        complete_action(1, 1)
+        completion_of(&planned_action(&mut scene, 1, false, gone)),
+        Some((1, 1))
     );
 }
 
@@ -229,4 +248,97 @@ fn a_suspended_device_of_the_operation_blocks_its_removal() {
     scene.kill_owner(proc);
     let any = planned_action(&mut scene, LONG, false, suspend("other", "dm-4"));
     assert!(matches!(obstacles(&any), [Obstacle::Suspended { .. }]));
+}
+
+/// What a completion rests on when it is planned must hold when it is carried out, hours later.
+#[test]
+fn whatever_a_completion_rests_on_is_looked_at_again() {
+    type Change = fn(&mut HostFacts);
+    let suspend: Change = |facts| {
+        facts.dm.suspended = vec![SuspendedDevice {
+            node: "dm-3".to_owned(),
+            name: "d0".to_owned(),
+        }];
+    };
+    let changes: [(&str, Change, MismatchedField); 6] = [
+        (
+            "the node is gone",
+            |facts| facts.dm.nodes = Some([].into()),
+            MismatchedField::Nodes,
+        ),
+        (
+            "the nodes cannot be read",
+            |facts| facts.dm.nodes = None,
+            MismatchedField::Nodes,
+        ),
+        ("suspended", suspend, MismatchedField::Suspended),
+        (
+            "udevd has ended",
+            |facts| facts.udev.daemon = None,
+            MismatchedField::Udev,
+        ),
+        (
+            "udev is at work",
+            |facts| facts.udev.queue_busy = true,
+            MismatchedField::Udev,
+        ),
+        (
+            "a user is back",
+            |facts| {
+                let back = facts.processes.entry(77).or_default();
+                back.start_ticks = 500;
+            },
+            MismatchedField::Users,
+        ),
+    ];
+    let (mut scene, _) = stuck_waiter(IpcNs::HOST, 1);
+    let (mut entry, set, facts) = planned_entry(&mut scene, LONG, false, |_| {});
+    entry.gone.push(ProcId {
+        tgid: 77,
+        start: BootTime(5_000_000_000),
+    });
+    assert_eq!(recheck_entry(&entry, &set, &facts), Ok(()));
+    for (name, change, what) in changes {
+        let mut now = facts.clone();
+        change(&mut now);
+        let moved = recheck_entry(&entry, &set, &now).unwrap_err();
+        assert_eq!(moved.what, what, "{name}: {moved}");
+        assert!(!moved.to_string().is_empty());
+    }
+    // Such a device is not in the plan to begin with.
+    let planned = planned_action(&mut scene, 1, false, suspend);
+    assert!(matches!(obstacles(&planned), [Obstacle::Suspended { .. }]));
+}
+
+#[test]
+fn a_plan_that_completes_anything_else_than_what_is_lost_is_refused() {
+    let (mut scene, _) = stuck_waiter(IpcNs::HOST, 2);
+    let (entry, set, facts) = planned_entry(&mut scene, LONG, false, |_| {});
+    for (value, count) in [(2, -5), (2, 0), (2, 3), (3, 1), (1, 1)] {
+        let mut entry = entry.clone();
+        entry.action = PlannedAction::Complete(Completion {
+            value,
+            count,
+            ..Completion::default()
+        });
+        let moved = recheck_entry(&entry, &set, &facts).unwrap_err();
+        assert_eq!(
+            moved.what,
+            MismatchedField::Completion,
+            "{count} of {value}"
+        );
+    }
+}
+
+/// What was looked for elsewhere is lost whatever udev does now.
+#[test]
+fn what_was_completed_elsewhere_needs_no_idle_udev() {
+    let (mut scene, _) = stuck_waiter(OTHER, 1);
+    lost_elsewhere(&mut scene);
+    let (entry, set, mut facts) = planned_entry(&mut scene, 2, false, |_| {});
+    for (busy, daemon) in [(true, Some(1)), (false, None)] {
+        facts.udev.queue_busy = busy;
+        facts.udev.daemon = daemon;
+        assert_eq!(recheck_entry(&entry, &set, &facts), Ok(()));
+    }
 }

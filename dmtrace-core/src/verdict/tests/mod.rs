@@ -4,6 +4,7 @@ mod calls;
 mod classes;
 mod disturb;
 mod due;
+mod forked;
 mod histories;
 mod host;
 mod losses;

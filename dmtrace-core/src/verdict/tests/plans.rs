@@ -12,14 +12,15 @@ use crate::{
     ids::Key,
     ledger::Ledger,
     verdict::{
-        Completeness, Completion, Context, Obstacle, RemovalRules, Thresholds, survey_cookies,
+        Completeness, Completion, Context, Losses, Obstacle, RemovalRules, Thresholds,
+        survey_cookies,
     },
 };
 
 fn make_plan(scene: &Scene, snapshot: &Snapshot, facts: &HostFacts, options: PlanOptions) -> Plan {
     let context = Context {
         facts,
-        completeness: &Completeness::default(),
+        completeness: &scene.completeness,
         thresholds: &Thresholds::default(),
     };
     let judged = survey_cookies(&scene.ledger, Some(snapshot), &context);
@@ -139,7 +140,7 @@ fn what_is_not_proven_counts_beside_any_number_of_proven_leaks() {
         ("its owner lives", |entry| entry.gone.clear()),
         ("nobody is known", |entry| entry.owner = None),
         ("to be completed", |entry| {
-            entry.action = PlannedAction::Complete(Completion { value: 1, count: 1 });
+            entry.action = PlannedAction::Complete(Completion::default());
         }),
     ];
     let (scene, snapshot, facts) = many_leaks(300);
@@ -189,6 +190,47 @@ fn leaks_that_a_person_vouches_for_are_not_proven() {
     assert_eq!(plan.pending().count(), 0);
 }
 
+/// A person may vouch for what nobody could see, and for nothing else.
+#[test]
+fn a_person_may_vouch_for_a_cookie_of_a_recording_that_lacks_events() {
+    let lacking = [
+        Losses {
+            count: 3,
+            ..Losses::default()
+        },
+        Losses {
+            end_missing: true,
+            ..Losses::default()
+        },
+    ];
+    for lost in lacking {
+        let (mut scene, snapshot, facts) = leaked_scene(700);
+        scene.completeness.lost = lost;
+        let vouched = PlanOptions {
+            force_unknown: true,
+            ..PlanOptions::default()
+        };
+        let kept = make_plan(&scene, &snapshot, &facts, PlanOptions::default());
+        assert!(obstacles(&kept).contains(&Obstacle::EventsLost));
+        let plan = make_plan(&scene, &snapshot, &facts, vouched);
+        assert_eq!(obstacles(&plan), []);
+        assert!(!plan.entries[0].is_proven_leak());
+        let still_kept = |change: &dyn Fn(&mut HostFacts)| {
+            let mut facts = facts.clone();
+            change(&mut facts);
+            let plan = make_plan(&scene, &snapshot, &facts, vouched);
+            assert_eq!(plan.pending().count(), 0, "{plan:#?}");
+        };
+        still_kept(&|facts| facts.carriers_complete = false);
+        still_kept(&|facts| facts.processes_complete = false);
+        still_kept(&|facts| facts.udev.queue_busy = true);
+        // A program that may have made it.
+        still_kept(&|facts| {
+            facts.processes.entry(77).or_default().comm = "lvm".to_owned();
+        });
+    }
+}
+
 #[test]
 fn each_rule_that_fails_is_named() {
     let (scene, snapshot, facts) = leaked_scene(700);
@@ -205,7 +247,8 @@ fn each_rule_that_fails_is_named() {
     let unread = with(&|facts| facts.carriers_complete = false);
     assert_eq!(obstacles(&unread), [Obstacle::CarriersUnreadable]);
     let unlisted = with(&|facts| facts.processes_complete = false);
-    assert_eq!(obstacles(&unlisted), [Obstacle::ProcessesUnreadable]);
+    let hidden = [Obstacle::Inferred, Obstacle::ProcessesUnreadable];
+    assert_eq!(obstacles(&unlisted), hidden);
     let busy = with(&|facts| facts.udev.queue_busy = true);
     assert_eq!(obstacles(&busy), [Obstacle::EventPending { count: 1 }]);
     let back = with(&|facts| facts.wall.0 -= 100_000);

@@ -38,8 +38,8 @@ pub(super) enum At {
     Enter,
     Blocked,
     Woken,
-    /// Waits until its child has done something.
-    Forking(usize),
+    /// Its child has the cookie; it ends, sooner or later.
+    Forked,
     End,
 }
 
@@ -55,7 +55,6 @@ pub(super) struct Thread {
     /// Creation of its last cookie that it completed.
     pub last_cycle: u64,
     pub made: u64,
-    pub acted: bool,
 }
 
 /// A script with a cookie in a variable: `dmsetup udevcreatecookie`, some dmsetup,
@@ -133,7 +132,7 @@ impl Play {
                     .any(|other| other.proc == thread.proc && other.tid != thread.tid);
                 let stands = matches!(
                     thread.at,
-                    At::Start | At::Ioctl | At::Blocked | At::Forking(_) | At::End
+                    At::Start | At::Ioctl | At::Blocked | At::Forked | At::End
                 );
                 if alone || stands || !self.is_alive(thread) {
                     break;
@@ -211,7 +210,6 @@ impl Play {
             cycles,
             last_cycle: 0,
             made: 0,
-            acted: false,
         });
         self.threads.len() - 1
     }
@@ -224,15 +222,7 @@ impl Play {
         let ready: Vec<usize> = (0..self.threads.len())
             .filter(|&index| {
                 let thread = &self.threads[index];
-                self.is_alive(thread)
-                    && match thread.at {
-                        At::Blocked => false,
-                        At::Forking(child) => {
-                            let child = &self.threads[child];
-                            child.acted || !self.is_alive(child)
-                        }
-                        _ => true,
-                    }
+                self.is_alive(thread) && thread.at != At::Blocked
             })
             .collect();
         if let Some(&index) = ready.get(detail as usize % ready.len().max(1)) {
@@ -283,7 +273,6 @@ impl Play {
         detail: u32,
     ) -> Result<At, i32> {
         let (proc, tid) = (thread.proc, thread.tid);
-        thread.acted = true;
         let sem = thread.cookie.map(|(sem, _)| sem).ok_or(libc::EINVAL);
         match thread.at {
             At::Start => match thread.habit {
@@ -323,7 +312,7 @@ impl Play {
                     self.threads[child].at = At::Ready;
                     // The first operation is the child's to wait for.
                     self.complete_cookie(thread, detail);
-                    return Ok(At::Forking(child));
+                    return Ok(At::Forked);
                 }
                 Ok(At::Ioctl)
             }
@@ -368,7 +357,7 @@ impl Play {
                 thread.last_cycle = thread.made;
                 Ok(self.next_cycle(thread))
             }
-            At::Forking(_) => Ok(At::End),
+            At::Forked => Ok(At::End),
             At::Blocked | At::End => Ok(thread.at),
         }
     }

@@ -202,7 +202,7 @@ fn completion_text(completion: Completion) -> String {
         Completion { value: 1, .. } => {
             "its only completion is lost, and a thread waits for it".to_owned()
         }
-        Completion { value, count } => format!(
+        Completion { value, count, .. } => format!(
             "{count} of {value} completions {}, and a thread waits for {}",
             of_number(&count, "is lost", "are lost"),
             of_number(&count, "it", "them"),
