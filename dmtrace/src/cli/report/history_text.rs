@@ -268,9 +268,14 @@ fn print_gaps(past: &HistoryReport, limit: ReportLimit, out: &mut Out) -> Result
 }
 
 /// What a story of the past says of its time: when it was found, and how it ended.
-pub(crate) fn ending_lines(finding: &StoredFinding) -> Vec<String> {
+///
+/// `missing`: whoever asks has looked, and the cookie is not there any more.
+pub(crate) fn ending_lines(finding: &StoredFinding, missing: bool) -> Vec<String> {
     let found = time::moment_text(finding.found.wall_ms);
     match &finding.gone {
+        None if missing => vec![format!(
+            "found {found}; gone; how it ended is not written yet"
+        )],
         None => vec![format!(
             "found {found}; still there, as far as the history knows"
         )],
