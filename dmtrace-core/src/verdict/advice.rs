@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Class, Healthy, LeakKind, StuckCause};
+use super::{Class, Healthy, LeakKind, StuckCause, Undecided};
 
 /// What to do, in this order, and what not to do.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
@@ -55,6 +55,8 @@ pub enum Remedy {
     Investigate,
     /// Release the transaction.
     Release,
+    /// Look again as somebody who may read everything.
+    ReadAll,
 }
 
 /// Something not to do.
@@ -135,6 +137,9 @@ pub(super) const fn advice_for(class: Class) -> Advice {
         Class::OverCompleted => (&[R::FindCompleter], &[A::CompleteAll, A::Complete]),
         Class::Accident => (&[R::CheckSuspended, R::Settle], &[A::CompleteAll]),
         Class::Foreign(_) => (&[R::Leave], &[A::CompleteAll, A::Destroy, A::Complete]),
+        Class::Unknown(
+            Undecided::Unreadable | Undecided::ProcessesUnreadable | Undecided::CarriersUnreadable,
+        ) => (&[R::ReadAll], &[A::CompleteAll, A::Destroy, A::Complete]),
         Class::Unknown(_) => (
             &[R::Investigate],
             &[A::CompleteAll, A::Destroy, A::Complete],
@@ -189,6 +194,7 @@ impl fmt::Display for Remedy {
             Self::CheckSuspended => {
                 "look for suspended devices (`dmsetup info`), resume them; check /dev/mapper"
             }
+            Self::ReadAll => "run as root and look again: not everything could be read",
             Self::Investigate => "run `dmtrace watch` and look again, or ask the owner",
             Self::Release => "if the script is gone: `dmsetup udevreleasecookie COOKIE`",
         })

@@ -63,6 +63,8 @@ pub enum Evidence {
     },
     /// Nobody waits.
     NoWaiter,
+    /// The kernel does not show this user the value, nor whether somebody waits.
+    StateHidden,
     /// For how long somebody has waited.
     WaitedFor {
         /// So long.

@@ -30,6 +30,9 @@ impl fmt::Display for Evidence {
                 )
             }
             Self::NoWaiter => f.write_str("nobody waits for it"),
+            Self::StateHidden => {
+                f.write_str("its value, and whether somebody waits for it, may not be read")
+            }
             Self::WaitedFor { time } => write!(f, "somebody has waited for {}", Span(*time)),
             Self::Value { value } => write!(f, "value {value}"),
             Self::Outstanding { count } => {

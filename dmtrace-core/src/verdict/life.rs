@@ -143,7 +143,12 @@ impl Knowledge {
         if !self.waiting {
             self.evidence
                 .retain(|fact| !matches!(fact, Evidence::Waiter { .. } | Evidence::Waiters { .. }));
-            self.evidence.push(Evidence::NoWaiter);
+            let hidden = subject.set.is_some_and(|set| set.first.is_none());
+            self.evidence.push(if hidden && cookie.waiters.is_empty() {
+                Evidence::StateHidden
+            } else {
+                Evidence::NoWaiter
+            });
         }
     }
 

@@ -27,6 +27,8 @@ pub enum Obstacle {
     Gone,
     /// It was not read, or events are newer than the reading.
     NotRead,
+    /// This user may not read its state.
+    Hidden,
     /// Threads wait on it.
     Waiters {
         /// How many, as far as counted.
@@ -147,7 +149,7 @@ impl<'a> Subject<'a> {
         if !set.looks_like_cookie() || set.key != semaphore.key || foreign_reason(self).is_some() {
             return Err(Obstacle::NotACookie);
         }
-        let state = set.first.ok_or(Obstacle::NotRead)?;
+        let state = set.first.ok_or(Obstacle::Hidden)?;
         let cookie = semaphore.cookie.as_deref().ok_or(Obstacle::NotRead)?;
         Ok((set, state, cookie))
     }
@@ -292,6 +294,7 @@ impl fmt::Display for Obstacle {
         match self {
             Self::NotACookie => f.write_str("it is no cookie"),
             Self::Gone => f.write_str("it is gone"),
+            Self::Hidden => f.write_str("its state may not be read: run as root"),
             Self::NotRead => f.write_str("its state was not read after its last event"),
             Self::Waiters { count } => {
                 write!(

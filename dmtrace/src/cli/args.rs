@@ -75,7 +75,7 @@ pub enum Verb {
     /// Run a command and say which cookies it or its children left behind.
     #[command(after_help = EXEC_EXAMPLES)]
     Exec(ExecArgs),
-    /// Trace into a file for `report` and `list`, here or on another machine.
+    /// Trace into a file for `report` and `explain`, here or on another machine.
     Record(RecordArgs),
     /// Trace for months: a service that names leaks as they happen.
     #[command(after_help = SERVE_EXAMPLES)]
@@ -177,7 +177,7 @@ pub struct WatchArgs {
     /// Stop after this time, such as 10s or 5m.
     #[arg(short, long, value_name = "TIME", value_parser = value::duration_arg)]
     pub duration: Option<Duration>,
-    /// Stop after this many lines.
+    /// Stop after this many lines: events and findings; the call site below a finding is part of it.
     #[arg(short = 'n', long, value_name = "N", value_parser = value::number_in(1..=u64::from(u32::MAX)))]
     pub count: Option<u64>,
     /// Also write everything to this file, as `dmtrace record` does.
@@ -225,6 +225,9 @@ fn group_by_parser() -> impl TypedValueParser<Value = GroupBy> {
     })
 }
 
+/// No kernel has more semaphore sets.
+const MOST_SHOWN: usize = 16_777_216;
+
 /// Arguments of `report`.
 #[derive(Args, Debug)]
 pub struct ReportArgs {
@@ -237,20 +240,20 @@ pub struct ReportArgs {
     #[arg(long)]
     pub bug: bool,
     /// Show at most this many of each kind [default: 5; with --by, --bug or --since 20].
-    #[arg(long, value_name = "N", conflicts_with = "all", value_parser = value::parse_number::<usize>)]
+    #[arg(long, value_name = "N", conflicts_with = "all", value_parser = value::number_in(1..=MOST_SHOWN))]
     pub top: Option<usize>,
     /// Show all of them.
     #[arg(short, long)]
     pub all: bool,
     /// Print nothing but leaked cookies as folded stacks: `program;outermost;...;innermost COUNT`.
-    #[arg(long, conflicts_with = "by")]
+    #[arg(long, conflicts_with_all = ["by", "bug"])]
     pub folded: bool,
     /// Also draw a flame graph of leaked cookies into this file (SVG).
     #[arg(long, value_name = "FILE")]
     pub flamegraph: Option<PathBuf>,
     /// What `dmtrace serve` has found since then: how long ago (7d, 12h), or a local time
     /// (2026-11-20, 2026-11-20 14:00; of UTC with --utc).
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["file", "bug", "folded", "flamegraph"])]
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["bug", "folded", "flamegraph"])]
     pub since: Option<When>,
     /// The end of that time [default: now].
     #[arg(long, value_name = "TIME", requires = "since")]
@@ -419,7 +422,7 @@ pub struct ServeArgs {
     #[arg(long, conflicts_with_all = ["history", "history_limit", "history_for"])]
     pub no_history: bool,
     /// Where the kernel side outlives the service: in a BPF file system.
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/dmtrace")]
+    #[arg(long, value_name = "DIR", default_value = crate::probe::DEFAULT_PINS)]
     pub pins: PathBuf,
     /// Serve metrics for Prometheus there: ADDRESS:PORT, or the path of a socket.
     #[arg(long, value_name = "ADDRESS")]
@@ -468,7 +471,7 @@ pub struct CleanArgs {
     /// is done; never more.
     #[arg(long)]
     pub complete: bool,
-    /// Also remove a cookie of which nobody has seen that it leaked; name it with --semid or --key.
+    /// Also remove a cookie of which nobody has seen that it leaked; name it: COOKIE.
     ///
     /// All other rules hold: it has the form of a cookie, nobody waits on it, no living process is
     /// known to use or carry it or may have made it, udev has given up, it is old.

@@ -58,8 +58,14 @@ struct PlanDraft {
 
 pub(super) fn run(args: &CleanArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     check_args(args, as_json)?;
-    let draft = match args.plan.as_deref().filter(|_| args.apply) {
-        Some(path) => read_plan(path, args.max)?,
+    // Before rights and terminals are spoken of: a file that is not there comes first.
+    let given = args.plan.as_deref().filter(|_| args.apply);
+    let given = given.map(|path| read_plan(path, args.max)).transpose()?;
+    if args.apply {
+        check_rights()?;
+    }
+    let draft = match given {
+        Some(draft) => draft,
         None => draft_plan(args)?,
     };
     if args.apply {
@@ -136,12 +142,23 @@ fn check_args(args: &CleanArgs, as_json: bool) -> Result<()> {
         args.plan.as_deref().map_or(Ok(()), PlanFile::check_free)?;
         return Ok(());
     }
-    if !args.yes && !io::stdin().is_terminal() {
-        return usage("--apply: there is no terminal to ask on; use --apply --yes");
-    }
     if !args.yes && as_json {
         return usage("--json --apply: nothing can be asked in JSON; use --apply --yes");
     }
+    Ok(())
+}
+
+/// Whether somebody can be asked, where that is needed.
+fn check_terminal(args: &CleanArgs, wanted: usize, is_terminal: bool) -> Result<()> {
+    if args.yes || wanted == 0 || is_terminal {
+        return Ok(());
+    }
+    let text = "--apply: there is no terminal to ask on; use --apply --yes";
+    Err(Failure::Usage(text.to_owned()).into())
+}
+
+/// Whether this process may carry anything out.
+fn check_rights() -> Result<()> {
     if !Capabilities::of_this_process().sys_admin {
         return Err(Failure::Environment(
             "--apply needs CAP_SYS_ADMIN, to enter IPC namespaces and remove others' semaphores; \
@@ -318,7 +335,10 @@ fn is_kept_unread(entry: &PlanEntry) -> bool {
         && because.iter().any(|obstacle| {
             matches!(
                 obstacle,
-                Obstacle::NotRead | Obstacle::CarriersUnreadable | Obstacle::ProcessesUnreadable
+                Obstacle::NotRead
+                    | Obstacle::Hidden
+                    | Obstacle::CarriersUnreadable
+                    | Obstacle::ProcessesUnreadable
             )
         })
 }
@@ -339,6 +359,7 @@ fn carry_out(
         );
         return Err(Failure::Partial(text).into());
     }
+    check_terminal(args, draft.wanted_count(), io::stdin().is_terminal())?;
     if !args.yes {
         text::print_plan(args, draft, out)?;
         if draft.wanted_count() > 0 {
@@ -424,4 +445,44 @@ fn stop_on_signals() -> &'static AtomicBool {
         unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
     }
     &STOP
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cli::{
+            Verb,
+            tests::{TestPage, parse_args},
+        },
+        wording::chain_text,
+    };
+
+    fn clean_args(words: &[&str]) -> CleanArgs {
+        match parse_args(&[&["clean"], words].concat()).verb {
+            Verb::Clean(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_plan_that_is_not_there_is_said_before_anything_else() {
+        let mut args = clean_args(&["--apply", "--plan", "/nosuch/x.plan"]);
+        for yes in [false, true] {
+            args.yes = yes;
+            let error = run(&args, false, &mut TestPage::default().out()).unwrap_err();
+            let text = chain_text(&error);
+            assert!(text.contains("/nosuch/x.plan"), "{text}");
+            assert!(text.contains("No such file"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_terminal_is_needed_only_where_something_is_asked() {
+        let (asking, sure) = (clean_args(&["--apply"]), clean_args(&["--apply", "--yes"]));
+        assert!(check_terminal(&asking, 3, false).is_err());
+        assert!(check_terminal(&asking, 0, false).is_ok());
+        assert!(check_terminal(&asking, 3, true).is_ok());
+        assert!(check_terminal(&sure, 3, false).is_ok());
+    }
 }

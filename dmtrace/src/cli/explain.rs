@@ -16,7 +16,8 @@ use std::{
 
 use anyhow::Result;
 use dmtrace_core::{
-    ids::Key,
+    facts::SetSnapshot,
+    ids::{Key, SemId},
     verdict::{Class, Healthy, Thresholds},
 };
 use serde_json::json;
@@ -30,7 +31,7 @@ use super::{
 use crate::{
     case::{Case, TraceUse},
     finding::Story,
-    history::HistoryQuery,
+    history::{HistoryQuery, StoredFinding, query::is_no_history},
     output::{Out, json, print_remark, time::Clock},
     recording::RecordingStart,
     render::{row::Row, timeline::StoryContext},
@@ -62,7 +63,7 @@ pub(crate) fn run(args: &ExplainArgs, as_json: bool, out: &mut Out) -> Result<Ex
             );
             return Err(Failure::Usage(text).into());
         }
-        let told = tell_past(args, target, as_json, out)?;
+        let told = tell_past(args, target, None, as_json, out)?;
         return told.ok_or_else(|| {
             let scope = args.filters.scope_text();
             Failure::Usage(format!("the history does not know such a cookie{scope}")).into()
@@ -90,9 +91,10 @@ pub(crate) fn run(args: &ExplainArgs, as_json: bool, out: &mut Out) -> Result<Ex
         && start.is_none()
         && !args.source.no_trace
     {
-        match tell_past(args, target, as_json, out) {
+        match tell_past(args, target, Some(&case), as_json, out) {
             Ok(Some(code)) => return Ok(code),
             Ok(None) => {}
+            Err(error) if is_no_history(&error) => {}
             Err(error) => {
                 // It may be a leak that was removed.
                 notes.push(chain_text(&error));
@@ -145,10 +147,11 @@ fn source_options(args: &ExplainArgs, file: Option<&Path>) -> String {
     })
 }
 
-/// The last finding of this number in the history, if there is one.
+/// The last finding of this number in the history, if there is one. `here`: this machine, now.
 fn tell_past(
     args: &ExplainArgs,
     target: ExplainTarget,
+    here: Option<&Case>,
     as_json: bool,
     out: &mut Out,
 ) -> Result<Option<ExitCode>> {
@@ -163,8 +166,9 @@ fn tell_past(
         semid,
         ..HistoryQuery::default()
     };
-    let Some((past, found)) = history::find_past(args.history.as_deref(), &query, &args.filters)?
-    else {
+    let is_missing = |finding: &StoredFinding| here.is_some_and(|case| lacks_set(case, finding));
+    let found = history::find_past(args.history.as_deref(), &query, &args.filters, is_missing)?;
+    let Some((past, found)) = found else {
         return Ok(None);
     };
     if as_json {
@@ -190,6 +194,13 @@ fn tell_past(
         }
     }
     Ok(Some(exit::findings_code()))
+}
+
+/// Whether a cookie is not on this machine any more; not where something could not be read.
+fn lacks_set(case: &Case, finding: &StoredFinding) -> bool {
+    let read_all = case.snapshot.unreadable.is_empty() && case.snapshot.incomplete.is_empty();
+    let is_it = |(sem, set): (SemId, &SetSnapshot)| sem == finding.sem && set.key == finding.key;
+    read_all && !case.snapshot.sets().any(is_it)
 }
 
 fn load_case(args: &ExplainArgs, file: Option<&Path>) -> Result<(Case, Option<RecordingStart>)> {
@@ -226,7 +237,9 @@ fn parse_target(
         (Some(key), None) => ExplainTarget::Key(key),
         (None, Some(semid)) => ExplainTarget::SemId(semid),
         // What has a path's form is no cookie that was mistyped, also where it is not there.
-        (None, None) if second.is_none() && (word.contains('/') || Path::new(word).exists()) => {
+        (None, None)
+            if second.is_none() && (word.contains(['/', '.']) || Path::new(word).exists()) =>
+        {
             return Ok((ExplainTarget::Worst, Some(PathBuf::from(word))));
         }
         (None, None) => {

@@ -21,5 +21,6 @@ Events:
 Findings, with the reason and how sure it is (more: dmtrace explain COOKIE):
   leaked, stuck, accident (removed while in use), over-completed
 VAL is the value after the event: operations that are not completed, and 1 for
-the wait to come. An IPC namespace is named where it is not that of the line
-before (at first: that of the host).";
+the wait to come. On a terminal an IPC namespace is named where it is not that
+of the line before (at first: that of the host), elsewhere on every line where
+it is not that of the host (ns=).";

@@ -269,7 +269,7 @@ fn print_summary(case: &Case, rows: &[Row<'_>], filters: &Filters, out: &mut Out
         .iter()
         .filter(|row| row.known == Known::Unknown)
         .count();
-    if unowned > 0 && case.since.is_none() {
+    if unowned > 0 && case.since.is_none() && case.trace_unread.is_none() {
         out.print_line(&format!(
             "{unowned} without an owner: the kernel does not keep who made a semaphore; run dmtrace \
              watch while they are made."

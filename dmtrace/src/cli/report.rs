@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::{
     args::ReportArgs,
     explain,
-    failure::exit,
+    failure::{Failure, exit},
     filter::{Filters, shell_word},
 };
 use crate::{
@@ -122,7 +122,19 @@ pub(super) struct LimitUse {
 }
 
 pub(crate) fn run(args: &ReportArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    if args.folded && as_json {
+        let text = "--folded prints stacks for another program, --json everything: use one of them";
+        return Err(Failure::Usage(text.to_owned()).into());
+    }
     if let Some(since) = args.since {
+        // In words of our own: the usage line of the parser would show both.
+        if let Some(path) = &args.file {
+            let text = format!(
+                "--since asks the history of dmtrace serve, not the recording {}: leave out one",
+                path.display()
+            );
+            return Err(Failure::Usage(text).into());
+        }
         return history::run(args, since, as_json, out);
     }
     let (case, start) = match &args.file {

@@ -1,6 +1,6 @@
 //! `dmtrace serve`.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use dmtrace_core::verdict::Class;
@@ -12,7 +12,7 @@ use crate::{
     finding::{SetOwner, SetReport},
     history,
     host::{self, Roots},
-    metrics::Exposure,
+    metrics::{self, Exposure},
     output::{Out, time},
     service::{self, ExportOptions, SocketAccess},
     trace::run::build_runtime,
@@ -34,13 +34,17 @@ pub(super) fn run(args: &ServeArgs, as_json: bool, out: &mut Out) -> Result<Exit
         });
     }
     if args.remove {
-        let text = if service::remove_left_pins(&args.pins)? {
-            "tracing has stopped; nothing is left in the kernel"
-        } else {
-            "nothing to remove: no trace was left running"
-        };
-        out.print_line(text)?;
+        let removed = service::remove_left_pins(&args.pins)?;
+        out.print_line(&removal_text(removed, &args.pins))?;
+        for pins in service::left_elsewhere() {
+            out.print_line(&format!(
+                "a trace is left elsewhere: dmtrace serve --remove{pins}"
+            ))?;
+        }
         return Ok(exit::CLEAN);
+    }
+    if let Some(dir) = &args.metrics_textfile {
+        metrics::check_textfile_dir(dir).context("--metrics-textfile")?;
     }
     let hook = args.on_leak.as_deref().map(str::parse).transpose();
     let options = service::ServiceOptions {
@@ -72,6 +76,16 @@ pub(super) fn run(args: &ServeArgs, as_json: bool, out: &mut Out) -> Result<Exit
     };
     build_runtime()?.block_on(service::run_service(&options))?;
     Ok(exit::CLEAN)
+}
+
+/// What came of `--remove`, and where it has looked.
+fn removal_text(removed: bool, pins: &Path) -> String {
+    if removed {
+        "tracing has stopped; nothing is left in the kernel".to_owned()
+    } else {
+        let shown = pins.display();
+        format!("nothing to remove: no trace was left running in {shown}")
+    }
 }
 
 /// Number of a group, by its name or as it is.
@@ -122,11 +136,17 @@ fn print_status(status: &Value, out: &mut Out) -> Result<()> {
         ))?;
     }
     let cookies = &status["totals"]["cookies"];
+    // Counted with the cookies, for their keys.
+    let foreign = number(&status["foreign_sets"]);
+    let and_foreign = match foreign {
+        0 => String::new(),
+        _ => format!(", {}", count_noun(foreign, "foreign set", "foreign sets")),
+    };
     out.print_line(&format!(
-        "cookies: {} made, {} removed, {} there now",
+        "cookies: {} made, {} removed, {} there now{and_foreign}",
         number(&cookies["created"]),
         number(&cookies["destroyed"]),
-        number(&cookies["live"]),
+        number(&cookies["live"]).saturating_sub(foreign),
     ))?;
     out.print_line(&format!(
         "messages: seen {} = submitted {} + dropped {} (recovered from the maps); drift {}",
@@ -179,6 +199,14 @@ mod tests {
     use crate::output::testing::capture_output;
 
     #[test]
+    fn where_there_is_nothing_to_remove_it_is_said_where_that_is() {
+        assert_eq!(
+            removal_text(false, Path::new("/sys/fs/bpf/mine")),
+            "nothing to remove: no trace was left running in /sys/fs/bpf/mine"
+        );
+    }
+
+    #[test]
     fn a_status_says_what_the_service_cannot_read() {
         let told = |status: Value| capture_output(None, |out| print_status(&status, out));
         let blind = told(json!({"unread": "not everything could be read: /proc; mount it"}));
@@ -187,6 +215,21 @@ mod tests {
         assert!(blind.ends_with(end), "{blind}");
         let old = told(json!({"unread": null}));
         assert!(old.ends_with("no active findings\n"), "{old}");
+    }
+
+    #[test]
+    fn a_status_counts_cookies_as_list_does() {
+        let told = |foreign: u64| {
+            let status = json!({
+                "totals": {"cookies": {"created": 60, "destroyed": 0, "live": 60}},
+                "foreign_sets": foreign,
+            });
+            capture_output(None, |out| print_status(&status, out))
+        };
+        let mixed = told(1);
+        assert!(mixed.contains(" 59 there now, 1 foreign set\n"), "{mixed}");
+        let plain = told(0);
+        assert!(plain.contains(" 60 there now\n"), "{plain}");
     }
 
     #[test]

@@ -35,6 +35,7 @@ use crate::{
 pub(crate) fn run(args: &WatchArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     check_filters(&args.filters)?;
     let recorder = match &args.record {
+        Some(path) if path.as_os_str() == "-" => return Err(no_pipe().into()),
         Some(path) => Some(Recorder::create(path, Overwrite::Never, None)?),
         None => None,
     };
@@ -96,8 +97,18 @@ pub(super) fn check_filters(filters: &Filters) -> Result<()> {
     }
 }
 
+/// A recording is read from its file while it grows.
+fn no_pipe() -> Failure {
+    let text =
+        "-: a recording cannot go to standard output; give a file (./- for one of this name)";
+    Failure::Usage(text.to_owned())
+}
+
 /// Runs `record`.
 pub(crate) fn record(args: &RecordArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    if args.file.as_os_str() == "-" {
+        return Err(no_pipe().into());
+    }
     let rotation = args.max_size.map(|max| Rotation {
         max: max.as_u64(),
         keep: args.keep,

@@ -38,9 +38,27 @@ impl std::str::FromStr for When {
             return Ok(Self::At(moment.as_millis()));
         }
         Civil::parse(text).map(Self::Civil).ok_or_else(|| {
+            if is_dated(text) {
+                return "there is no such day or time".to_owned();
+            }
             "give how long ago (7d, 12h) or a time (2026-11-20, 2026-11-20 14:00)".to_owned()
         })
     }
+}
+
+/// Whether it has the form of a day, perhaps with more behind it.
+fn is_dated(text: &str) -> bool {
+    let day = text.get(..10).unwrap_or_default();
+    let rest = text.get(10..).unwrap_or_default();
+    let form = day.chars().enumerate().all(|(at, c)| match at {
+        4 | 7 => c == '-',
+        _ => c.is_ascii_digit(),
+    });
+    !day.is_empty()
+        && form
+        && rest
+            .chars()
+            .all(|c| c.is_ascii_digit() || " T:.Z+-".contains(c))
 }
 
 /// The form that dmtrace prints (`2026-11-20 17:34:15 +01:00`, `… UTC`) as RFC 3339.
@@ -71,6 +89,22 @@ mod tests {
         );
         for wrong in ["", "yesterday", "7", "2026-13-01", "-7d"] {
             assert!(of(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_day_that_does_not_exist_is_told_from_what_is_no_day() {
+        let refused = |text: &str| text.parse::<When>().unwrap_err();
+        for text in [
+            "2026-11-31",
+            "2026-13-01",
+            "2026-02-30 10:00",
+            "2026-11-20 25:00",
+        ] {
+            assert_eq!(refused(text), "there is no such day or time", "{text}");
+        }
+        for text in ["", "yesterday", "2026-11", "20.11.2026", "2026-11-2x"] {
+            assert!(refused(text).starts_with("give how long ago"), "{text}");
         }
     }
 

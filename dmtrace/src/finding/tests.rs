@@ -62,11 +62,11 @@ fn use_it(story: Story) {
         calls: None,
         story,
     };
-    assert!(stored::story_json(&finding).is_object());
+    assert!(stored::story_json(&finding, false).is_object());
     assert!(stored::cookie_json(&finding).is_object());
     let _owner = stored::leak_of(&finding).owner;
     let _culprit = stored::culprit_text(&finding.story.cookie);
-    let _told = stored::story_from_stored(&finding);
+    let _told = stored::story_from_stored(&finding, false);
     let _candidate = Candidate::from_stored(&finding);
 }
 

@@ -66,6 +66,8 @@ pub(crate) use book::Book;
 pub const SOCKET: &str = "/run/dmtrace/serve.sock";
 /// Where a service keeps it.
 pub const PATH: &str = "/var/lib/dmtrace/history.redb";
+/// What a service without a history answers.
+pub(crate) const NO_HISTORY: &str = "this service keeps no history (--no-history)";
 /// Smallest limit for the size of the file.
 pub const SMALLEST: u64 = 4 << 20;
 

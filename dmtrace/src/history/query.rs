@@ -11,7 +11,9 @@ use anyhow::{Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use crate::{
-    history::{AnswerHead, HistoryEntry, HistoryQuery, PATH, ReadError, SOCKET, read_file},
+    history::{
+        AnswerHead, HistoryEntry, HistoryQuery, NO_HISTORY, PATH, ReadError, SOCKET, read_file,
+    },
     host::users,
     wording::{causes_text, chain_text},
 };
@@ -20,6 +22,17 @@ use crate::{
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest line of an answer.
 const LINE: u64 = 1 << 20;
+
+/// Why a service does not give what was asked for.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum ServiceRefusal {
+    /// It has none to give.
+    #[error("the service keeps no history (--no-history); an old one: --history FILE")]
+    NoHistory,
+    /// As it says.
+    #[error("{0}")]
+    Other(String),
+}
 
 /// What a query wants, and where it was found; `None` where nobody has ever kept a history.
 ///
@@ -45,6 +58,12 @@ pub(crate) fn find_entries(
     if let Ok(stream) = UnixStream::connect(SOCKET) {
         let answer = ask_service(stream, query);
         return answer.map(Some).map_err(|error| {
+            if is_no_history(&error) {
+                return error;
+            }
+            if let Some(refusal) = error.downcast_ref::<ServiceRefusal>() {
+                return anyhow!("{SOCKET}: {refusal}");
+            }
             // Not as a cause: a connection that breaks off is no reader of ours that has gone.
             let why = chain_text(&error);
             anyhow!("{SOCKET}: the service does not answer: {why}")
@@ -67,6 +86,11 @@ pub(crate) fn find_entries(
             Err(anyhow!("{PATH}: {}{fix}", causes_text(&error)))
         }
     }
+}
+
+/// Whether there is no history because the service that runs keeps none.
+pub(crate) fn is_no_history(error: &anyhow::Error) -> bool {
+    error.downcast_ref() == Some(&ServiceRefusal::NoHistory)
 }
 
 fn ask_service(
@@ -94,7 +118,10 @@ fn read_answer(mut lines: impl io::BufRead) -> Result<(AnswerHead, Vec<HistoryEn
         }
         let value: Value = serde_json::from_slice(&line)?;
         if let Some(error) = value["error"].as_str() {
-            bail!("{error}");
+            bail!(match error {
+                NO_HISTORY => ServiceRefusal::NoHistory,
+                other => ServiceRefusal::Other(other.to_owned()),
+            });
         }
         match value["type"].as_str() {
             Some("history") => head = Some(serde_json::from_value(value)?),
@@ -126,5 +153,18 @@ mod tests {
         }
         let refused = read_answer(&b"{\"error\":\"no such request\"}\n"[..]);
         assert_eq!(refused.unwrap_err().to_string(), "no such request");
+    }
+
+    #[test]
+    fn a_service_without_a_history_has_answered() {
+        let refused = read_answer(format!("{}\n", json!({"error": NO_HISTORY})).as_bytes());
+        let error = refused.unwrap_err();
+        assert!(is_no_history(&error), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "the service keeps no history (--no-history); an old one: --history FILE"
+        );
+        let other = read_answer(&b"{\"error\":\"no such request\"}\n"[..]);
+        assert!(!is_no_history(&other.unwrap_err()));
     }
 }

@@ -47,8 +47,9 @@ pub enum HostError {
     },
     /// The kernel refuses the way in.
     #[error(
-        "IPC namespace {ns}: cannot enter: {}; run as root in the user namespace of the host",
-        cause_text(source)
+        "IPC namespace {ns}: cannot enter: {}; {}",
+        cause_text(source),
+        namespaces::root_fix()
     )]
     Enter {
         /// Inode number of the IPC namespace.

@@ -36,6 +36,20 @@ pub struct Search {
     pub mounts: bool,
 }
 
+/// Whether this is not the user namespace of the host, by the number that the host's has (`PROC_USER_INIT_INO`).
+pub(crate) fn in_other_user_ns() -> bool {
+    fs::read_link("/proc/self/ns/user").is_ok_and(|link| link.as_os_str() != "user:[4026531837]")
+}
+
+/// What helps where root may do something: root of a user namespace of its own may not.
+pub(crate) fn root_fix() -> &'static str {
+    if in_other_user_ns() {
+        "run as root in the user namespace of the host"
+    } else {
+        "run as root"
+    }
+}
+
 impl Default for Search {
     fn default() -> Self {
         Self {

@@ -24,7 +24,7 @@ pub(crate) use standing::{LiveCookies, STATES, SetPlace, TableSizes, TableUse};
 pub(crate) use tally::{
     CleanupResult, CookieTally, HookRun, MetricsCounter, MetricsTally, WorkloadOrigin,
 };
-pub(crate) use textfile::write_textfile;
+pub(crate) use textfile::{check_textfile_dir, write_textfile};
 pub(crate) use waits::Waits;
 
 /// Everything that is exposed, at one moment.

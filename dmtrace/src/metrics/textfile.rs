@@ -15,12 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 /// # Errors
 /// The directory is not there or cannot be written.
 pub(crate) fn write_textfile(dir: &Path, text: &str) -> Result<()> {
-    let shown = dir.display();
-    ensure!(
-        dir.is_dir(),
-        "{shown}: no such directory; give the one that node_exporter has in \
-         --collector.textfile.directory"
-    );
+    check_textfile_dir(dir)?;
     let path = dir.join("dmtrace.prom");
     // node_exporter reads *.prom only.
     let new = dir.join(".dmtrace.prom.new");
@@ -34,6 +29,18 @@ pub(crate) fn write_textfile(dir: &Path, text: &str) -> Result<()> {
             path.display()
         )
     })
+}
+
+/// # Errors
+/// It is not there.
+pub(crate) fn check_textfile_dir(dir: &Path) -> Result<()> {
+    ensure!(
+        dir.is_dir(),
+        "{}: no such directory; give the one that node_exporter has in \
+         --collector.textfile.directory",
+        dir.display()
+    );
+    Ok(())
 }
 
 fn replace_textfile(path: &Path, text: &str) -> io::Result<()> {

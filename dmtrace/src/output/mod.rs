@@ -32,16 +32,15 @@ pub(crate) struct Out {
 
 /// Says something to a person, on standard error: broken into lines as standard output is.
 pub(crate) fn print_remark(text: &str) {
-    let mut stderr = Out::to_stderr();
-    let printed = stderr.print_line(&format!("dmtrace: {}", remark_text(text)));
     // It may be closed, too; that must not end anything.
-    let _unheard = printed.and_then(|()| stderr.flush());
+    let _unheard = write_remark(text, &mut Out::to_stderr());
 }
 
-/// Causes of errors quote files of others: nothing but the ends of lines reaches the terminal.
-fn remark_text(text: &str) -> String {
-    let lines: Vec<String> = text.split('\n').map(escape_controls).collect();
-    lines.join("\n")
+fn write_remark(text: &str, out: &mut Out) -> io::Result<()> {
+    for line in format!("dmtrace: {text}").split('\n') {
+        out.print_line(line)?;
+    }
+    out.flush()
 }
 
 /// What [`Out::paint_state`] adds.
@@ -294,10 +293,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_remark_brings_nothing_to_the_terminal_but_text() {
+    fn a_remark_has_lines_and_brings_nothing_else_to_the_terminal() {
+        let text = "plan: `\u{1b}[31mX`\r\nline 2\u{9b}";
         assert_eq!(
-            remark_text("plan: `\u{1b}[31mX`\r\nline 2\u{9b}"),
-            "plan: `\\u{1b}[31mX`\\r\nline 2\\u{9b}"
+            testing::capture_output(Some(80), |out| Ok(write_remark(text, out)?)),
+            "dmtrace: plan: `\\u{1b}[31mX`\\r\nline 2\\u{9b}\n"
         );
     }
 

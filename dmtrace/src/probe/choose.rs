@@ -57,7 +57,11 @@ pub(super) fn choose_backend(
             }
         }
     }
-    Err(StartError::NoBackend(reasons.join("; ")))
+    let reasons = reasons.join("; ");
+    Err(StartError::NoBackend(match wanted {
+        Some(_) => format!("{reasons}; leave out --backend; dmtrace doctor says which will do"),
+        None => reasons,
+    }))
 }
 
 /// Only trampolines have programs of their own for kernels that preempt.

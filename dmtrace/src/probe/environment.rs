@@ -6,7 +6,10 @@ use rustix::thread::CapabilitySet;
 use serde::{Serialize, Serializer};
 
 use super::Preemption;
-use crate::host::kernel_fs::{FsPlace, KernelFs, KernelFsRoot, Unreachable, error_text};
+use crate::host::{
+    kernel_fs::{FsPlace, KernelFs, KernelFsRoot, Unreachable, error_text},
+    namespaces,
+};
 
 /// File with the kernel's type information.
 pub(crate) const BTF_FILE: &str = "/sys/kernel/btf/vmlinux";
@@ -144,7 +147,7 @@ impl Environment {
             tracefs: find_tracefs(),
             kprobe_pmu: Path::new("/sys/bus/event_source/devices/kprobe/type").exists(),
             capabilities: Capabilities::of_this_process(),
-            other_user_ns: in_other_user_ns(),
+            other_user_ns: namespaces::in_other_user_ns(),
             perf_event_paranoid: fs::read_to_string("/proc/sys/kernel/perf_event_paranoid")
                 .ok()
                 .and_then(|text| text.trim().parse().ok()),
@@ -183,11 +186,6 @@ fn explain_missing_btf(sysfs: bool) -> UnreadFact {
         cause,
         fix: fix.to_owned(),
     }
-}
-
-/// By the number that the host's has (`PROC_USER_INIT_INO`).
-fn in_other_user_ns() -> bool {
-    fs::read_link("/proc/self/ns/user").is_ok_and(|link| link.as_os_str() != "user:[4026531837]")
 }
 
 /// `uname -r`.

@@ -58,7 +58,7 @@ mod upkeep;
 mod walk;
 
 pub(crate) use environment::{Environment, Lockdown};
-pub(crate) use options::Options;
+pub(crate) use options::{DEFAULT_PINS, Options};
 pub(crate) use preemption::Preemption;
 pub(crate) use spec::ProgramPlan;
 

@@ -2,6 +2,9 @@
 
 use dmtrace_core::backend::Backend;
 
+/// Where the kernel side of a service is, unless told otherwise.
+pub(crate) const DEFAULT_PINS: &str = "/sys/fs/bpf/dmtrace";
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Options {
     /// This backend and no other.

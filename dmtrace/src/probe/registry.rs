@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     host::{self, Roots},
-    probe::{MapIds, Maps, Tracer},
+    probe::{DEFAULT_PINS, MapIds, Maps, Tracer},
 };
 
 const DIRECTORY: &str = "/run/dmtrace";
@@ -68,6 +68,22 @@ impl RunningTracer {
     /// Whether its process runs, and takes in what happens.
     pub(crate) fn is_attended(&self) -> bool {
         is_held(&self.file)
+    }
+
+    /// The option of `dmtrace serve` with which it finds this trace, after a space; empty where none
+    /// is needed.
+    pub(crate) fn pins_option(&self) -> String {
+        // Links are in a directory of their build, in one of their layout.
+        let below = |it: &&Path| {
+            let name = it.file_name().and_then(|it| it.to_str()).unwrap_or("");
+            name.starts_with("build-") || name.starts_with("layout-")
+        };
+        let pinned = self.pinned.as_deref().into_iter();
+        let root = pinned.flat_map(Path::ancestors).find(|it| !below(it));
+        match root {
+            Some(root) if root != Path::new(DEFAULT_PINS) => format!(" --pins {}", root.display()),
+            _ => String::new(),
+        }
     }
 
     fn is_active(&self) -> bool {
@@ -334,6 +350,24 @@ pub(crate) fn running_tracers() -> Vec<RunningTracer> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_trace_that_is_pinned_elsewhere_is_named_with_its_place() {
+        let option = |pinned: Option<&str>| {
+            let entry = serde_json::json!({
+                "pid": 7, "start_ticks": 1, "since": 2, "backend": "fentry", "pinned": pinned,
+                "boot_id": null,
+                "maps": {"sems": 1, "procs": 2, "devices": 3, "lookups": 4, "sites": 5},
+            });
+            let tracer: RunningTracer = serde_json::from_value(entry).unwrap();
+            tracer.pins_option()
+        };
+        assert_eq!(option(None), "");
+        let links = "layout-01234567/build-01234567_fentry_plain_plain";
+        assert_eq!(option(Some(&format!("{DEFAULT_PINS}/{links}"))), "");
+        let elsewhere = format!("/sys/fs/bpf/mine/{links}");
+        assert_eq!(option(Some(&elsewhere)), " --pins /sys/fs/bpf/mine");
+    }
 
     #[test]
     fn a_directory_that_is_not_there_is_not_one_that_cannot_be_read() {

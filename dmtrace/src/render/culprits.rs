@@ -188,7 +188,12 @@ fn group_by(leaked: &[Leak], by: GroupBy) -> Vec<CulpritGroup> {
         if by == GroupBy::Process && group.process.is_none() {
             group.process = leak.image.as_ref().map(|image| json!(image));
             let site = leak.site.as_ref().map(CallSite::chain_line);
-            group.kind = Some(format!("{} {site:?}", leak.group_name(GroupBy::Executable)));
+            group.kind = Some(format!(
+                "{} {} {site:?} {:?}",
+                leak.group_name(GroupBy::Executable),
+                leak.group_name(GroupBy::Container),
+                leak.image.as_ref().map(|image| image.uid)
+            ));
             group.lines = leak.image.as_ref().map_or_else(Vec::new, |image| {
                 let lines = describe_process(image).into_iter();
                 lines
@@ -226,4 +231,29 @@ pub(crate) fn program_path(exe: Option<&str>, comm: &str) -> String {
 /// What happened, where it is clear that it leaked.
 pub(crate) fn leak_text(text: &str) -> String {
     text.strip_prefix("leaked: ").unwrap_or(text).to_owned()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// One of each process of a program, which were called with these command lines.
+    pub(crate) fn sample_leaks(commands: &[&str]) -> Vec<Leak> {
+        let leak = |(number, command): (usize, &&str)| Leak {
+            owner: Some(format!("python3[{}]+", number + 1)),
+            pid: u32::try_from(number + 1).ok(),
+            comm: "python3".to_owned(),
+            how: "owner exited".to_owned(),
+            observed: true,
+            image: Some(ProcessImage {
+                exe: Some("/usr/bin/python3".to_owned()),
+                cmdline: Some(command.split(' ').map(str::to_owned).collect()),
+                ns_pid: u32::try_from(number + 1).unwrap_or_default(),
+                cgroup: "/".to_owned(),
+                ..ProcessImage::default()
+            }),
+            ..Leak::default()
+        };
+        commands.iter().enumerate().map(leak).collect()
+    }
 }

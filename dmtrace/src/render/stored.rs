@@ -44,12 +44,14 @@ fn with_calls(finding: &StoredFinding) -> SetReport {
 }
 
 /// The story as JSON, with the calls, and with when it was found and gone.
-pub(crate) fn story_json(finding: &StoredFinding) -> Value {
+///
+/// `missing`: whoever asks has looked, and the cookie is not there any more.
+pub(crate) fn story_json(finding: &StoredFinding, missing: bool) -> Value {
     let mut story = Story {
         cookie: with_calls(finding),
         ..finding.story.clone()
     };
-    settle_advice(&mut story, finding.gone.as_ref());
+    settle_advice(&mut story, ending(finding, missing));
     dated_json(finding, story)
 }
 
@@ -58,8 +60,15 @@ pub(crate) fn cookie_json(finding: &StoredFinding) -> Value {
     dated_json(finding, with_calls(finding))
 }
 
-/// The story for people; `None` for one of which nothing can be read.
-pub(crate) fn story_from_stored(finding: &StoredFinding) -> Option<Story> {
+/// How it ended. An end that was seen here may not be written yet.
+fn ending(finding: &StoredFinding, missing: bool) -> Option<HowGone> {
+    let written = finding.gone.as_ref().map(|gone| gone.how);
+    written.or(missing.then_some(HowGone::Unseen))
+}
+
+/// The story for people; `None` for one of which nothing can be read. `missing`: as
+/// [`story_json`] has it.
+pub(crate) fn story_from_stored(finding: &StoredFinding, missing: bool) -> Option<Story> {
     let mut story = finding.story.clone();
     if story.title.is_empty() {
         return None;
@@ -74,8 +83,9 @@ pub(crate) fn story_from_stored(finding: &StoredFinding) -> Option<Story> {
     if story.title.ends_with(" old") {
         story.title.push_str(" when found");
     }
-    settle_advice(&mut story, finding.gone.as_ref());
-    if finding.gone.is_some() {
+    let ending = ending(finding, missing);
+    settle_advice(&mut story, ending);
+    if ending.is_some() {
         for victim in &mut story.victims {
             victim.text = victim.text.replace(HAS_WAITED, "had been waiting for");
         }
@@ -85,11 +95,11 @@ pub(crate) fn story_from_stored(finding: &StoredFinding) -> Option<Story> {
 
 /// Advice on a cookie that has gone since: nothing is to be done with the cookie, but what made it
 /// leak may still be there.
-fn settle_advice(story: &mut Story, gone: Option<&FindingEnd>) {
-    let Some(gone) = gone.filter(|gone| gone.how != HowGone::OtherVerdict) else {
+fn settle_advice(story: &mut Story, ending: Option<HowGone>) {
+    let Some(how) = ending.filter(|how| *how != HowGone::OtherVerdict) else {
         return;
     };
-    let ended = match gone.how {
+    let ended = match how {
         HowGone::Removed => "it has been removed",
         _ => "it is gone",
     };
@@ -102,11 +112,12 @@ fn settle_advice(story: &mut Story, gone: Option<&FindingEnd>) {
                 | Remedy::RepairThenComplete
                 | Remedy::Destroy
                 | Remedy::Investigate
+                | Remedy::ReadAll
                 | Remedy::Release
         )
     };
     // What happened to it while it was in use is still to be looked after.
-    let harm = gone.how == HowGone::AlreadyGone;
+    let harm = how == HowGone::AlreadyGone;
     let codes = story.remedy_codes.iter().copied();
     let (codes, texts): (Vec<Remedy>, Vec<String>) = codes
         .zip(story.remedies.drain(..))

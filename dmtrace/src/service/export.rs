@@ -10,7 +10,7 @@ use dmtrace_core::{
     facts::Snapshot,
     ids::BootTime,
     ledger::{Change, Ledger},
-    verdict::Judged,
+    verdict::{Judged, State},
 };
 
 use super::{
@@ -52,6 +52,8 @@ pub(super) struct Exports {
     hook: Option<Hook>,
     counting: MetricsCounter,
     live_cookies: LiveCookies,
+    /// Sets with a cookie's key that are no cookies, as of the last look.
+    foreign: usize,
     sets: TableSizes,
     last_survey: Option<Instant>,
     /// Whether the last writing of the file failed: that is said once.
@@ -77,6 +79,7 @@ impl Exports {
             hook,
             counting: MetricsCounter::default(),
             live_cookies: LiveCookies::default(),
+            foreign: 0,
             sets: TableSizes::default(),
             last_survey: None,
             silent: false,
@@ -127,7 +130,16 @@ impl Exports {
         now: BootTime,
     ) {
         self.live_cookies = LiveCookies::from_judged(judged, now, snapshot.wall);
+        let is_foreign = |judged: &&Judged<'_>| {
+            judged.semaphore.is_live() && judged.verdict.class.state() == State::Foreign
+        };
+        self.foreign = judged.iter().filter(is_foreign).count();
         self.sets = TableSizes::from_snapshot(snapshot);
+    }
+
+    /// Sets with a cookie's key that are no cookies.
+    pub(super) const fn foreign_count(&self) -> usize {
+        self.foreign
     }
 
     /// A look is over: what was found then is what whoever asks now gets.

@@ -30,7 +30,10 @@ use crate::{
     host::clock::boot_now,
     metrics::{self, ScrapeRequest},
     output::time::Clock,
-    probe::{self, Continuity, DmState, PinnedPast, environment::kernel_release, remove_pins},
+    probe::{
+        self, Continuity, DmState, PinnedPast, environment::kernel_release,
+        registry::running_tracers, remove_pins,
+    },
     trace::{
         run::{Readiness, Tracing},
         session::Session,
@@ -242,6 +245,14 @@ pub(crate) fn remove_left_pins(pins: &Path) -> Result<bool> {
     remove_pins(pins).with_context(|| pins.display().to_string())
 }
 
+/// Options for the traces that are left in the kernel in other places than was looked at, each after
+/// a space.
+pub(crate) fn left_elsewhere() -> Vec<String> {
+    let left = running_tracers().into_iter();
+    let left = left.filter(|tracer| !tracer.is_attended());
+    left.map(|tracer| tracer.pins_option()).collect()
+}
+
 enum NextWork {
     Trace(Readiness),
     Answer(StatusReply),
@@ -386,6 +397,7 @@ fn status_json(tracing: &Tracing, reporter: &Reporter, control: &ControlSocket) 
         "seconds": boot_now().duration_since(session.trace_start()).as_secs(),
         "health": session.health(),
         "totals": session.ledger().totals(),
+        "foreign_sets": reporter.exports.foreign_count(),
         "findings": reporter.findings_json(tracing.reported_findings().len()),
         "history": reporter.chronicle().map(Chronicle::status),
         "complete": tracing.unread_summary().is_none(),

@@ -31,7 +31,10 @@ use tokio::{
 };
 
 use super::request::{REQUEST_MAX, RequestError, ServiceRequest, parse_request};
-use crate::{history::HistoryAsker, output::json::json_envelope};
+use crate::{
+    history::{HistoryAsker, NO_HISTORY},
+    output::json::json_envelope,
+};
 
 pub(crate) use crate::history::SOCKET;
 
@@ -287,8 +290,7 @@ impl Conversations {
             }
             Ok(ServiceRequest::History(query)) => {
                 let Some(history) = &self.history else {
-                    let text = "this service keeps no history (--no-history)";
-                    return send_refusal(&mut stream, text).await;
+                    return send_refusal(&mut stream, NO_HISTORY).await;
                 };
                 // By the thread of the history; writing has a time limit.
                 let stream = stream.into_std()?;

@@ -9,7 +9,10 @@ use crate::{
     event::ExitStatus,
     ids::IpcNs,
     ledger::Ledger,
-    verdict::{Class, Confidence, Healthy, LeakKind, Signature, Undecided},
+    verdict::{
+        Class, Confidence, Context, Evidence, Healthy, LeakKind, Remedy, Signature, Thresholds,
+        Undecided, survey_cookies,
+    },
 };
 
 /// A cookie from before the tracer, with these fields; `pid` is its last operator.
@@ -112,4 +115,32 @@ fn when_in_a_second_it_is_judged_changes_no_verdict() {
         verdicts.dedup();
         assert_eq!(verdicts.len(), 1, "{started_after_ms} ms: {verdicts:?}");
     }
+}
+
+#[test]
+fn who_may_not_read_a_state_is_told_so_and_what_would_help() {
+    let mut scene = found_cookie(2, 77, true);
+    let (mut snapshot, facts) = scene.facts_after(7200);
+    for set in snapshot.namespaces.iter_mut().flat_map(|ns| &mut ns.sets) {
+        set.first = None;
+    }
+    scene.ledger.reconcile(&snapshot);
+    let context = Context {
+        facts: &facts,
+        completeness: &scene.completeness,
+        thresholds: &Thresholds::default(),
+    };
+    let judged = survey_cookies(&scene.ledger, Some(&snapshot), &context);
+    let verdict = &judged[0].verdict;
+    assert_eq!(verdict.class, Class::Unknown(Undecided::Unreadable));
+    assert!(
+        verdict.evidence.contains(&Evidence::StateHidden),
+        "{verdict:?}"
+    );
+    assert!(
+        !verdict.evidence.contains(&Evidence::NoWaiter),
+        "{verdict:?}"
+    );
+    assert_eq!(verdict.advice.remedy, [Remedy::ReadAll]);
+    assert!(Remedy::ReadAll.to_string().starts_with("run as root"));
 }

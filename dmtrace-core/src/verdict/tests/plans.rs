@@ -255,6 +255,12 @@ fn each_rule_that_fails_is_named() {
     assert_eq!(obstacles(&back), [Obstacle::ClockSet]);
     let unread = make_plan(&scene, &Snapshot::default(), &facts, PlanOptions::default());
     assert_eq!(obstacles(&unread), [Obstacle::NotRead]);
+    let mut hidden = snapshot.clone();
+    hidden.namespaces[0].sets[0].first = None;
+    let hidden = make_plan(&scene, &hidden, &facts, PlanOptions::default());
+    assert_eq!(obstacles(&hidden), [Obstacle::Hidden]);
+    let text = Obstacle::Hidden.to_string();
+    assert_eq!(text, "its state may not be read: run as root");
 }
 
 #[test]

@@ -124,8 +124,43 @@ pub(super) fn lift_text(args: &CleanArgs, draft: &PlanDraft) -> String {
                 path.display()
             )
         }
-        _ => format!("look at it (dmtrace clean), then add --max {enough}"),
+        _ => format!(
+            "look at it (dmtrace clean{}), then add --max {enough}",
+            given_text(args)
+        ),
     }
+}
+
+/// What was given to choose cookies and to decide about them, each after a space: the next command is
+/// about the same.
+fn given_text(args: &CleanArgs) -> String {
+    let flags = [
+        ("abandoned", args.abandoned),
+        ("complete", args.complete),
+        ("force-unknown", args.force_unknown),
+        ("no-trace", args.source.no_trace),
+    ];
+    let flags = flags.into_iter().filter(|(_, given)| *given);
+    let mut words: Vec<String> = flags.map(|(name, _)| format!(" --{name}")).collect();
+    if let Some(age) = args.older_than {
+        words.push(format!(
+            " --older-than {}",
+            shell_word(&humantime::format_duration(age).to_string())
+        ));
+    }
+    if let Some(path) = &args.source.trace {
+        words.push(format!(
+            " --trace {}",
+            shell_word(&path.display().to_string())
+        ));
+    }
+    let named = args.cookies.iter().filter_map(|name| match name.key {
+        Some(key) => Some(key.to_string()),
+        None => name.semid.map(|semid| semid.to_string()),
+    });
+    words.extend(named.map(|name| format!(" {name}")));
+    words.push(args.filters.args_text());
+    words.concat()
 }
 
 fn plan_line(entry: &PlanEntry, width: Option<usize>) -> String {
@@ -395,6 +430,23 @@ mod tests {
     use dmtrace_core::{cleanup::prospect::CleanFlags, ids::Key};
 
     use super::*;
+    use crate::cli::{Verb, tests::parse_args};
+
+    #[test]
+    fn the_next_command_has_what_was_given() {
+        let given = |words: &[&str]| match parse_args(&[&["clean"], words].concat()).verb {
+            Verb::Clean(args) => given_text(&args),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(given(&["--max", "3"]), "");
+        for words in [
+            &["--abandoned", "--ipc-ns", "7"][..],
+            &["--complete", "--trace", "r.dmt", "--comm", "lvm"],
+            &["--no-trace", "--older-than", "2m", "0x0d4d1234", "7"],
+        ] {
+            assert_eq!(given(words), format!(" {}", words.join(" ")));
+        }
+    }
 
     #[test]
     fn a_refusal_says_what_would_lift_it() {

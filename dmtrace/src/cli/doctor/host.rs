@@ -10,7 +10,11 @@ use dmtrace_core::{
 use super::{CheckStatus, DoctorReport, accident};
 use crate::{
     case::Case,
-    host::{Roots, kernel_fs::error_text, namespaces::own_ns},
+    host::{
+        Roots,
+        kernel_fs::error_text,
+        namespaces::{self, own_ns},
+    },
     probe::Environment,
     wording::count_noun,
 };
@@ -127,7 +131,8 @@ fn limit_lines(ns: &NsSnapshot) -> Vec<(String, String)> {
 }
 
 fn check_namespaces(case: &Case, environment: &Environment, report: &mut DoctorReport) {
-    let fix = "run as root in the user namespace of the host";
+    // Root of a user namespace of its own is not enough.
+    let fix = namespaces::root_fix();
     for (ns, why) in &case.snapshot.unreadable {
         report.add_warning(
             "namespaces",
@@ -295,18 +300,33 @@ fn traces(report: &mut DoctorReport) {
             return;
         }
     };
-    let text: Vec<String> = running
-        .iter()
-        .map(|tracer| format!("process {} ({})", tracer.pid, tracer.backend))
-        .collect();
     report
         .more
         .push(("running_traces", serde_json::json!(running)));
-    if text.is_empty() {
+    if running.is_empty() {
         report.add_pass("traces", "no other trace is running (none in /run/dmtrace)");
-    } else {
+    }
+    let (attended, left): (Vec<_>, Vec<_>) = running.iter().partition(|it| it.is_attended());
+    let text: Vec<String> = attended
+        .iter()
+        .map(|tracer| format!("process {} ({})", tracer.pid, tracer.backend))
+        .collect();
+    if !text.is_empty() {
         report.add_pass("traces", format!("running traces: {}", text.join(", ")));
     }
+    for tracer in left {
+        add_left_trace(tracer.pid, &tracer.pins_option(), report);
+    }
+}
+
+/// A trace whose process has ended: the kernel goes on with it, and nobody looks.
+#[cfg(feature = "live")]
+fn add_left_trace(pid: u32, pins: &str, report: &mut DoctorReport) {
+    report.add_warning(
+        "traces",
+        format!("process {pid} has ended, and its trace is still in the kernel"),
+        format!("go on with it: dmtrace serve{pins}; or end it: dmtrace serve --remove{pins}"),
+    );
 }
 
 #[cfg(not(feature = "live"))]
@@ -315,6 +335,22 @@ const fn traces(_: &mut DoctorReport) {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "live")]
+    #[test]
+    fn a_trace_that_nobody_attends_is_no_running_one() {
+        let mut report = DoctorReport::default();
+        add_left_trace(7, " --pins /sys/fs/bpf/mine", &mut report);
+        let check = &report.checks[0];
+        assert_eq!(check.status, CheckStatus::Warn);
+        assert_eq!(
+            check.fix.as_deref(),
+            Some(
+                "go on with it: dmtrace serve --pins /sys/fs/bpf/mine; or end it: dmtrace serve \
+                 --remove --pins /sys/fs/bpf/mine"
+            )
+        );
+    }
 
     #[test]
     fn without_udevd_it_says_what_to_start() {

@@ -24,7 +24,8 @@ pub(in crate::cli) struct PastStory {
 }
 
 /// The last finding that a query wants and the filters let pass, and how many there are. None where
-/// there is no history, or no such finding.
+/// there is no history, or no such finding. `is_missing`: the kernel does not have the cookie, as
+/// far as was looked.
 ///
 /// # Errors
 /// There is a history, and it cannot be read; or it has such findings, and none of them can be.
@@ -32,6 +33,7 @@ pub(in crate::cli) fn find_past(
     history: Option<&Path>,
     query: &HistoryQuery,
     filters: &Filters,
+    is_missing: impl Fn(&StoredFinding) -> bool,
 ) -> Result<Option<(PastStory, usize)>> {
     let Some((_, entries)) = query::find_entries(history, query)? else {
         return Ok(None);
@@ -52,12 +54,13 @@ pub(in crate::cli) fn find_past(
     }
     let notes = stored::unread_notes(newer, unreadable);
     let told = findings.iter().rev().find_map(|finding| {
-        let story = stored::story_from_stored(finding)?;
-        let ending = ending_lines(finding).into_iter();
+        let missing = is_missing(finding);
+        let story = stored::story_from_stored(finding, missing)?;
+        let ending = ending_lines(finding, missing).into_iter();
         Some(PastStory {
             story,
             ending: ending.chain(notes.iter().cloned()).collect(),
-            value: stored::story_json(finding),
+            value: stored::story_json(finding, missing),
             notes: notes.clone(),
         })
     });

@@ -117,8 +117,11 @@ fn the_next_command_is_about_the_same() {
 
 #[test]
 fn a_path_that_is_not_there_is_no_cookie() {
-    let target = parse_target(Some("./nofile"), None).unwrap();
-    assert_eq!(target.1.as_deref(), Some(Path::new("./nofile")));
+    for name in ["./nofile", "nofile.dmt", "no/file"] {
+        let target = parse_target(Some(name), None).unwrap();
+        let file = Some(PathBuf::from(name));
+        assert_eq!(target, (ExplainTarget::Worst, file));
+    }
     let error = Case::of_recording(Path::new("./nofile")).err().unwrap();
     let text = chain_text(&error);
     assert_eq!(text, "./nofile: No such file or directory");

@@ -175,7 +175,9 @@ pub(super) fn print_bugs(
     }
     for (number, bug) in bugs.iter().enumerate() {
         if number > 0 {
-            out.print_line("\n----\n")?;
+            for line in ["", "----", ""] {
+                out.print_line(line)?;
+            }
         }
         print_bug(case, start, bug, out)?;
     }

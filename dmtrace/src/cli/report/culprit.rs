@@ -50,9 +50,15 @@ pub(crate) struct ReportCulprit {
     /// `name[pid]` of each; one is named where there is only one.
     #[serde(skip)]
     owners: BTreeSet<String>,
-    /// On one of the processes.
+    /// What they were called with.
     #[serde(skip)]
-    lines: Vec<(&'static str, String)>,
+    commands: BTreeSet<String>,
+    /// What they ran below.
+    #[serde(skip)]
+    parents: BTreeSet<String>,
+    /// Others did the same, and their calls are known.
+    #[serde(skip)]
+    calls_missing: bool,
 }
 
 /// Puts together what did the same. The program that leaks most comes first.
@@ -87,14 +93,29 @@ pub(crate) fn group_culprits(leaked: &[Leak]) -> Vec<ReportCulprit> {
             if workload != "-" {
                 *culprit.workloads.entry(workload).or_default() += 1;
             }
-            if culprit.lines.is_empty() {
-                culprit.lines = describe_process(image);
+            // The program and where it runs stand above.
+            for (label, text) in describe_process(image) {
+                let told = match label {
+                    "command" => &mut culprit.commands,
+                    "below" => &mut culprit.parents,
+                    _ => continue,
+                };
+                told.insert(text);
             }
         }
     }
     let mut ranked: Vec<ReportCulprit> = found.into_values().collect();
     for culprit in &mut ranked {
         culprit.processes = culprit.owners.len();
+    }
+    let with_calls: BTreeSet<(String, String)> = ranked
+        .iter()
+        .filter(|culprit| culprit.calls.is_some())
+        .map(|culprit| (culprit.executable.clone(), culprit.how.clone()))
+        .collect();
+    for culprit in ranked.iter_mut().filter(|it| it.calls.is_none()) {
+        let same = (culprit.executable.clone(), culprit.how.clone());
+        culprit.calls_missing = with_calls.contains(&same);
     }
     ranked.sort_by(|a, b| {
         let whole = |it: &ReportCulprit| programs.get(&it.executable).copied();
@@ -152,6 +173,12 @@ fn print_culprit(culprit: &ReportCulprit, out: &mut Out) -> Result<()> {
     if let Some(calls) = &culprit.calls {
         line("calls", &innermost_calls(calls))?;
     }
+    if culprit.calls_missing {
+        line(
+            "calls",
+            "not captured: their messages were lost, or the stack could not be read",
+        )?;
+    }
     line("what", &culprit.how)?;
     if culprit.observed < culprit.leaked {
         let inferred = culprit.leaked - culprit.observed;
@@ -176,10 +203,21 @@ fn print_culprit(culprit: &ReportCulprit, out: &mut Out) -> Result<()> {
     if !culprit.devices.is_empty() {
         line("devices", &culprit.devices.join(", "))?;
     }
-    for (label, text) in &culprit.lines {
-        // The program and where it runs stand above.
-        if matches!(*label, "command" | "below") {
-            line(label, text)?;
+    for (label, kind, all) in [
+        ("command", "command", &culprit.commands),
+        ("below", "chain", &culprit.parents),
+    ] {
+        for (number, text) in all.iter().take(NAMED).enumerate() {
+            line(if number == 0 { label } else { "" }, text)?;
+        }
+        if let Some(more @ 1..) = all.len().checked_sub(NAMED) {
+            line(
+                "",
+                &format!(
+                    "and {}",
+                    count_noun(more, &format!("more {kind}"), &format!("more {kind}s"))
+                ),
+            )?;
         }
     }
     Ok(())
@@ -200,6 +238,7 @@ fn first_few<'a>(all: impl Iterator<Item = &'a str> + Clone) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::render::culprits::tests::sample_leaks;
     use dmtrace_core::event::ProcessImage;
 
     fn sample_leak(pid: u32, exe: &str, how: &str, cgroup: &str) -> Leak {
@@ -300,6 +339,34 @@ mod tests {
         for program in 0..9 {
             assert!(all.contains(&format!("/bin/{program}")), "{all}");
         }
+    }
+
+    #[test]
+    fn each_command_of_an_entry_is_told_up_to_a_few() {
+        let told = |commands: &[&str]| printed_text(&sample_leaks(commands), 5);
+        let two = told(&["mk.py 1", "mk.py 2", "mk.py 1"]);
+        assert!(two.contains("3 processes"), "{two}");
+        assert!(two.contains("command   mk.py 1\n"), "{two}");
+        assert!(two.contains("          mk.py 2\n"), "{two}");
+        assert_eq!(two.matches("mk.py 1").count(), 1, "{two}");
+        let many: Vec<String> = (0..130).map(|it| format!("mk.py {it}")).collect();
+        let many = told(&many.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(many.contains("and 127 more commands"), "{many}");
+        assert!(many.lines().count() <= 10, "{many}");
+    }
+
+    #[test]
+    fn calls_that_were_lost_are_said_to_be() {
+        let mut leaks = sample_leaks(&["mk.py", "mk.py"]);
+        let alone = printed_text(&leaks, 5);
+        assert!(!alone.contains("not captured"), "{alone}");
+        leaks[0].site = Some(CallSite::default());
+        let text = printed_text(&leaks, 5);
+        assert_eq!(
+            text.matches("calls     not captured: ").count(),
+            1,
+            "{text}"
+        );
     }
 
     #[test]

@@ -232,11 +232,11 @@ fn print_gaps(past: &HistoryReport, limit: ReportLimit, out: &mut Out) -> Result
                 DowntimeReason::Rebooted => (" at most", "machine restarted"),
             };
             out.print_line(&format!(
-                "  {} to {}\n          {}{most}  {why}",
+                "  {} to {}",
                 time::moment_text(gap.from.wall_ms),
-                time::moment_text(gap.to.wall_ms),
-                time::age_text(long)
+                time::moment_text(gap.to.wall_ms)
             ))?;
+            out.print_line(&format!("          {}{most}  {why}", time::age_text(long)))?;
         }
         let more = past.gaps.len().saturating_sub(limit.0);
         if more > 0 {
@@ -268,9 +268,14 @@ fn print_gaps(past: &HistoryReport, limit: ReportLimit, out: &mut Out) -> Result
 }
 
 /// What a story of the past says of its time: when it was found, and how it ended.
-pub(crate) fn ending_lines(finding: &StoredFinding) -> Vec<String> {
+///
+/// `missing`: whoever asks has looked, and the cookie is not there any more.
+pub(crate) fn ending_lines(finding: &StoredFinding, missing: bool) -> Vec<String> {
     let found = time::moment_text(finding.found.wall_ms);
     match &finding.gone {
+        None if missing => vec![format!(
+            "found {found}; gone; how it ended is not written yet"
+        )],
         None => vec![format!(
             "found {found}; still there, as far as the history knows"
         )],

@@ -210,7 +210,7 @@ pub(crate) fn who_leaks(
         return Ok(());
     }
     out.print_line(&format!("LEAKED COOKIES BY {}", group_title(*by)))?;
-    let mut told: BTreeMap<String, &str> = BTreeMap::new();
+    let mut told: BTreeMap<String, &CulpritGroup> = BTreeMap::new();
     for group in groups.iter().take(limit.0) {
         // Processes that did the same are described once.
         let kind = group.kind.as_ref();
@@ -218,21 +218,21 @@ pub(crate) fn who_leaks(
         let same = kind.as_ref().and_then(|kind| told.get(kind)).copied();
         print_group(group, same, out)?;
         if let Some(kind) = kind {
-            told.entry(kind).or_insert(&group.name);
+            told.entry(kind).or_insert(group);
         }
     }
     limit.print_rest(groups.len(), out)?;
     Ok(out.print_line("")?)
 }
 
-fn print_group(group: &CulpritGroup, same: Option<&str>, out: &mut Out) -> Result<()> {
+/// `same`: a group that was printed in full, of a process that did the same.
+fn print_group(group: &CulpritGroup, same: Option<&CulpritGroup>, out: &mut Out) -> Result<()> {
     let age = group.oldest_seconds.map_or_else(String::new, |seconds| {
         format!(", oldest {}", time::age_text(Duration::from_secs(seconds)))
     });
-    let same = same.map_or_else(String::new, |name| format!(", as {name}"));
-    out.print_line(&format!("  {:>6}  {}{age}{same}", group.leaked, group.name))?;
-    if !same.is_empty() {
-        return Ok(());
+    out.print_line(&format!("  {:>6}  {}{age}", group.leaked, group.name))?;
+    if let Some(same) = same {
+        return print_difference(group, same, out);
     }
     for (how, count) in &group.how {
         let times = if group.how.len() > 1 {
@@ -249,21 +249,38 @@ fn print_group(group: &CulpritGroup, same: Option<&str>, out: &mut Out) -> Resul
             group.leaked
         ))?;
     }
-    if !group.devices.is_empty() {
+    print_devices(&group.devices, out)?;
+    for line in &group.lines {
+        out.print_line(&format!("          {line}"))?;
+    }
+    Ok(())
+}
+
+/// What a process has of its own that did the same as one that was told in full.
+fn print_difference(group: &CulpritGroup, same: &CulpritGroup, out: &mut Out) -> Result<()> {
+    if group.devices != same.devices {
+        print_devices(&group.devices, out)?;
+    }
+    let own = |line: &&String| {
+        // Its number in its namespace says nothing more.
+        !line.starts_with("runs as") && !same.lines.contains(*line)
+    };
+    for line in group.lines.iter().filter(own) {
+        out.print_line(&format!("          {line}"))?;
+    }
+    Ok(out.print_line(&format!("          otherwise the same as {}", same.name))?)
+}
+
+fn print_devices(devices: &[String], out: &mut Out) -> Result<()> {
+    if !devices.is_empty() {
         // A device is not broken between its name and its number.
-        let names = group
-            .devices
-            .iter()
-            .map(|name| name.replace(' ', "\u{2060}"));
+        let names = devices.iter().map(|name| name.replace(' ', "\u{2060}"));
         let lines = wrap_text(&names.collect::<Vec<_>>().join(", "), 60);
         for (number, line) in lines.iter().enumerate() {
             let label = if number == 0 { "devices" } else { "" };
             let line = line.replace('\u{2060}', " ");
             out.print_line(&format!("          {label:<10}{line}"))?;
         }
-    }
-    for line in &group.lines {
-        out.print_line(&format!("          {line}"))?;
     }
     Ok(())
 }
@@ -274,16 +291,19 @@ pub(super) fn print_head(case: &Case, start: Option<&RecordingStart>, out: &mut 
         Some(start) => start.clock(),
         None => Clock::now(),
     };
-    let traced = case.since.map_or_else(
-        || "no trace: creators are unknown; run dmtrace watch or record".to_owned(),
-        |since| {
-            format!(
-                "traced {} since {}",
-                time::age_text(case.facts.now.duration_since(since)),
-                clock.moment_at(since)
-            )
-        },
-    );
+    let traced = match (case.since, &case.trace_unread) {
+        (Some(since), _) => format!(
+            "traced {} since {}",
+            time::age_text(case.facts.now.duration_since(since)),
+            clock.moment_at(since)
+        ),
+        (None, Some(_)) => {
+            "creators are unknown: it cannot be told whether a trace is running (see \
+                            below)"
+                .to_owned()
+        }
+        (None, None) => "no trace: creators are unknown; run dmtrace watch or record".to_owned(),
+    };
     out.print_line(&format!(
         "dmtrace {} report, kernel {kernel}",
         env!("CARGO_PKG_VERSION")
@@ -350,6 +370,33 @@ mod tests {
     use dmtrace_core::verdict::Obstacle;
 
     use super::*;
+    use crate::{
+        output::testing::capture_output,
+        render::culprits::{group_all, tests::sample_leaks},
+    };
+
+    #[test]
+    fn what_processes_that_did_the_same_do_not_share_is_told_of_each() {
+        // The same program with other arguments, and once more with those of the first.
+        let groups = group_all(
+            &sample_leaks(&["mk.py 2", "mk.py 1", "mk.py 2"]),
+            Some(GroupBy::Process),
+        );
+        let told = capture_output(None, |out| who_leaks(&[], &groups, ReportLimit(20), out));
+        let of = |pid: u32| {
+            let rest = told.split(&format!("python3[{pid}]+")).nth(1);
+            let lines: Vec<&str> = rest.unwrap_or_default().lines().collect();
+            lines.join("\n")
+        };
+        assert!(of(1).contains("command   mk.py 2"), "{told}");
+        assert!(of(2).contains("command   mk.py 1"), "{told}");
+        assert_eq!(told.matches("mk.py 2").count(), 1, "{told}");
+        assert_eq!(
+            told.matches("otherwise the same as python3[1]+").count(),
+            2,
+            "{told}"
+        );
+    }
 
     fn prospect(flags: Option<CleanFlags>) -> Prospect {
         Prospect {
@@ -358,6 +405,15 @@ mod tests {
             obstacles: Vec::new(),
             completion_obstacles: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_trace_that_may_run_is_not_said_not_to() {
+        let told = |case: &Case| capture_output(None, |out| print_head(case, None, out));
+        let mut case = Case::empty();
+        assert!(told(&case).contains("no trace: creators are unknown"));
+        case.trace_unread = Some("cannot tell".to_owned());
+        assert!(!told(&case).contains("no trace"), "{}", told(&case));
     }
 
     #[test]

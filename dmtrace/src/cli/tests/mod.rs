@@ -56,7 +56,7 @@ fn parse_error(words: &[&str]) -> clap::Error {
     }
 }
 
-fn parse_args(words: &[&str]) -> Cli {
+pub(super) fn parse_args(words: &[&str]) -> Cli {
     match Cli::try_parse_from([&["dmtrace"], words].concat()) {
         Ok(cli) => cli,
         Err(error) => panic!("{words:?} was refused: {error}"),

@@ -213,3 +213,44 @@ fn help_and_readme_list_the_same_exit_codes() {
     }
     assert_eq!(listed, 6);
 }
+
+#[test]
+fn what_would_be_ignored_is_refused() {
+    let refused = |words: &[&str]| {
+        let args = match parse_args(words).verb {
+            Verb::Report(args) => args,
+            other => panic!("{other:?}"),
+        };
+        let page = super::TestPage::default();
+        let error = crate::cli::report::run(&args, true, &mut page.out()).unwrap_err();
+        error.to_string()
+    };
+    assert!(refused(&["report", "--folded"]).contains("--json"));
+    let both = refused(&["report", "--since", "1h", "leak.dmt"]);
+    assert!(
+        both.contains("the recording leak.dmt: leave out one"),
+        "{both}"
+    );
+    parse_error(&["report", "--folded", "--bug"]);
+    parse_error(&["report", "--folded", "--by", "stack"]);
+    let none = parse_error(&["report", "--top", "0"]).to_string();
+    assert!(none.contains("from 1 to"), "{none}");
+}
+
+#[cfg(feature = "live")]
+#[test]
+fn a_recording_does_not_go_to_standard_output() {
+    let page = super::TestPage::default();
+    let refusal = |words: &[&str]| match parse_args(words).verb {
+        Verb::Record(args) => crate::cli::watch::record(&args, false, &mut page.out()),
+        Verb::Watch(args) => crate::cli::watch::run(&args, false, &mut page.out()),
+        other => panic!("{other:?}"),
+    };
+    for words in [&["record", "-"][..], &["watch", "--record", "-"]] {
+        let text = refusal(words).unwrap_err().to_string();
+        assert!(
+            text.starts_with("-: a recording cannot go to standard output"),
+            "{text}"
+        );
+    }
+}

@@ -36,7 +36,7 @@ pub(crate) struct Printer<'a> {
     clock: Clock,
     columns: LineColumns,
     recorder: Option<Recorder>,
-    /// Lines still wanted; `None` for no limit.
+    /// Events and findings still wanted; `None` for no limit.
     left: Option<u64>,
     /// Processes whose image was printed already (JSON): later lines refer to it.
     introduced: BTreeSet<ImageId>,
@@ -229,9 +229,10 @@ impl Observer for Printer<'_> {
         let wall = view.context.map(|context| context.facts.wall.0);
         row.age = row.age.or_else(|| row.wall_age(wall?));
         row.verdict = Some(verdict.clone());
-        if !self.filters.passes(&row.candidate()) {
+        if !self.filters.passes(&row.candidate()) || self.left == Some(0) {
             return Ok(());
         }
+        self.left = self.left.map(|left| left.saturating_sub(1));
         let site = row.call_site().cloned();
         self.findings += 1;
         if self.style.json {
@@ -337,4 +338,73 @@ pub(crate) fn full_tables(changes: &[Change]) -> impl Iterator<Item = IpcNs> {
     let full = |kind: &ChangeKind| matches!(kind, ChangeKind::CreateFailed { errno } if *errno == libc::ENOSPC);
     let failed = changes.iter().filter(move |change| full(&change.kind));
     failed.map(|change| change.sem.ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use dmtrace_core::{
+        event::{Actor, Event, EventKind, Quality},
+        facts::HostFacts,
+        ids::{BootTime, Key, SemId},
+        verdict::{Completeness, Context, Thresholds, survey_cookies},
+    };
+
+    use super::*;
+    use crate::output::testing::capture_output;
+
+    /// So many lines are printed of two events and two findings when this many are wanted.
+    fn count_printed(wanted: Option<u64>, json: bool) -> usize {
+        let mut ledger = Ledger::new();
+        let mut changes = Vec::new();
+        for number in 1..=2 {
+            let created = Event {
+                at: BootTime(u64::from(number)),
+                began: None,
+                actor: Actor::default(),
+                quality: Quality::default(),
+                what: EventKind::Created {
+                    sem: SemId {
+                        ns: IpcNs::HOST,
+                        semid: number as i32,
+                    },
+                    key: Key(0x0d4d_0000 + number),
+                    nsems: 1,
+                    semflg: 0o600,
+                },
+            };
+            ledger.apply_into(&created, &mut changes);
+        }
+        let context = Context {
+            facts: &HostFacts::default(),
+            completeness: &Completeness::default(),
+            thresholds: &Thresholds::default(),
+        };
+        let found = survey_cookies(&ledger, None, &context);
+        let (filters, style) = (Filters::default(), PrintStyle { json, all: false });
+        let printed = capture_output(None, |out| {
+            let mut printer = Printer::new(out, style, &filters, wanted, None);
+            let view = BooksView {
+                ledger: &ledger,
+                context: None,
+            };
+            printer.on_changes(&changes, &view)?;
+            found
+                .iter()
+                .try_for_each(|it| printer.on_finding(it, &view))?;
+            assert_eq!(printer.should_stop(), wanted.is_some());
+            Ok(())
+        });
+        printed.lines().count()
+    }
+
+    #[test]
+    fn a_finding_is_one_of_the_lines_that_are_wanted() {
+        for json in [false, true] {
+            assert_eq!(count_printed(None, json), 4, "JSON: {json}");
+            for wanted in 1..=4 {
+                let printed = count_printed(Some(wanted), json);
+                assert_eq!(printed as u64, wanted, "JSON: {json}");
+            }
+        }
+    }
 }

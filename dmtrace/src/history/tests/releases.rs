@@ -48,7 +48,7 @@ fn that_of_0_1_0_tells_all_that_it_told_then() {
     for finding in &findings {
         assert_eq!(finding.program, "/job/cookie-actor");
         assert!(finding.calls.is_some(), "{}: its calls", finding.key);
-        let story = stored::story_from_stored(finding);
+        let story = stored::story_from_stored(finding, false);
         let story = story.unwrap_or_else(|| panic!("{}: its story", finding.key));
         assert!(!story.life.is_empty() && !story.evidence.is_empty());
     }

@@ -47,7 +47,7 @@ fn kept_findings_are_the_same_bytes() {
     assert!(kept.len() > 5, "{}", kept.len());
     assert_golden(
         "render/tests/golden/kept.jsonl",
-        &json_lines(kept.iter().map(stored::story_json)),
+        &json_lines(kept.iter().map(|it| stored::story_json(it, false))),
     );
     assert_golden(
         "render/tests/golden/kept-cookies.jsonl",

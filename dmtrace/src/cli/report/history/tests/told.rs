@@ -21,7 +21,10 @@ use super::{
     months::{open_book, stamp_at},
 };
 use crate::{
-    cli::{Cli, Verb, explain, report},
+    cli::{
+        Cli, Verb, explain,
+        report::{self, history_text::ending_lines},
+    },
     finding::Story,
     history::{FindingEnd, HistoryNote, HistoryQuery, HistoryRecord, HowGone, Tallies, read_file},
     output::{Out, time::Clock},
@@ -170,6 +173,37 @@ fn live(
 }
 
 #[test]
+fn a_cookie_that_was_looked_for_in_vain_is_not_to_be_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("h");
+    let _live = written(&path);
+    let mut unwritten = 0;
+    for entry in read_file(&path, &HistoryQuery::default()).unwrap().1 {
+        let HistoryRecord::Finding(kept) = entry.record else {
+            continue;
+        };
+        let told = stored::story_from_stored(&kept, true).unwrap();
+        let first = &told.remedies[0];
+        assert!(first.starts_with("nothing"), "{told:?}");
+        assert!(!format!("{told:?}").contains("dmtrace clean"), "{told:?}");
+        let value = stored::story_json(&kept, true);
+        assert_eq!(value["remedies"], serde_json::json!(told.remedies));
+        let ending = ending_lines(&kept, true).join(" ");
+        assert!(!ending.contains("still there"), "{ending}");
+        if kept.gone.is_none() {
+            unwritten += 1;
+            assert!(
+                ending.ends_with("gone; how it ended is not written yet"),
+                "{ending}"
+            );
+            // Who has not looked does not know.
+            assert!(ending_lines(&kept, false)[0].contains("still there"));
+        }
+    }
+    assert!(unwritten > 0);
+}
+
+#[test]
 fn a_kept_finding_is_told_as_a_live_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("h");
@@ -182,7 +216,7 @@ fn a_kept_finding_is_told_as_a_live_one() {
     }
     assert_eq!(kept.len(), live.len());
     for ((live, _), kept) in live.iter().zip(&kept) {
-        let mut told = stored::story_from_stored(kept).unwrap();
+        let mut told = stored::story_from_stored(kept, false).unwrap();
         assert!(told.title.ends_with(" old when found"), "{told:?}");
         let last = told.life.last().unwrap();
         assert!(
@@ -230,7 +264,7 @@ fn a_kept_finding_is_told_as_a_live_one() {
                 .iter()
                 .all(|it| it.shown.len() == 12 || it.time.is_none())
         );
-        let value = stored::story_json(kept);
+        let value = stored::story_json(kept, false);
         let verdict = serde_json::to_value(&live.cookie.verdict).unwrap();
         assert_eq!(value["cookie"]["verdict"], verdict);
         assert!(value["found"]["time"].is_string());
