@@ -128,7 +128,7 @@ impl Filters {
             ("key", key.map(|key| key.to_string())),
             ("semid", semid.map(|semid| semid.to_string())),
             ("state", (!states.is_empty()).then(|| states.join(","))),
-            ("min-age", min_age.map(|age| age.as_secs().to_string())),
+            ("min-age", min_age.map(value::duration_word)),
         ];
         let words = given.into_iter().filter_map(|(name, value)| {
             let value = value?;

@@ -26,6 +26,14 @@ pub(super) fn duration_arg(text: &str) -> Result<Duration, String> {
         .map_err(|_| "give a time such as 10s, 5m or 2h; a bare number is seconds".to_owned())
 }
 
+/// A duration as [`duration_arg`] reads it, to the millisecond.
+pub(super) fn duration_word(time: Duration) -> String {
+    match time.subsec_nanos() {
+        0 => time.as_secs().to_string(),
+        _ => format!("{}ms", time.as_millis()),
+    }
+}
+
 /// A whole number.
 ///
 /// # Errors
@@ -246,6 +254,10 @@ mod tests {
         assert_eq!(duration_arg("150ms"), Ok(Duration::from_millis(150)));
         for wrong in ["", "soon", "-5", "5 apples", "99999999999999999999"] {
             assert!(duration_arg(wrong).is_err(), "{wrong}");
+        }
+        for time in [0, 90_000, 1500, 1] {
+            let time = Duration::from_millis(time);
+            assert_eq!(duration_arg(&duration_word(time)), Ok(time));
         }
     }
 

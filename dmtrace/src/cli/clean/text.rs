@@ -19,7 +19,7 @@ use crate::{
         file::KIND,
         result::{self, CleanResult, CleanedCookie},
     },
-    cli::{args::CleanArgs, filter::shell_word},
+    cli::{args::CleanArgs, filter::shell_word, value::duration_word},
     output::{Out, json, print_remark},
     render::remedy::{CleanCommand, waits_text},
     wording::{count_noun, of_number},
@@ -131,29 +131,17 @@ pub(super) fn lift_text(args: &CleanArgs, draft: &PlanDraft) -> String {
     }
 }
 
-/// What was given to choose cookies and to decide about them, each after a space: the next command is
-/// about the same.
+/// What was given to choose cookies and to decide about them, each after a space: the next command
+/// is about the same.
 fn given_text(args: &CleanArgs) -> String {
     let flags = [
         ("abandoned", args.abandoned),
         ("complete", args.complete),
         ("force-unknown", args.force_unknown),
-        ("no-trace", args.source.no_trace),
     ];
     let flags = flags.into_iter().filter(|(_, given)| *given);
     let mut words: Vec<String> = flags.map(|(name, _)| format!(" --{name}")).collect();
-    if let Some(age) = args.older_than {
-        words.push(format!(
-            " --older-than {}",
-            shell_word(&humantime::format_duration(age).to_string())
-        ));
-    }
-    if let Some(path) = &args.source.trace {
-        words.push(format!(
-            " --trace {}",
-            shell_word(&path.display().to_string())
-        ));
-    }
+    words.push(given_options(args));
     let named = args.cookies.iter().filter_map(|name| match name.key {
         Some(key) => Some(key.to_string()),
         None => name.semid.map(|semid| semid.to_string()),
@@ -202,7 +190,7 @@ fn given_options(args: &CleanArgs) -> String {
         options.push_str(" --no-trace");
     }
     if let Some(age) = args.older_than {
-        options.push_str(&format!(" --older-than {}s", age.as_secs_f64()));
+        options.push_str(&format!(" --older-than {}", duration_word(age)));
     }
     options
 }
