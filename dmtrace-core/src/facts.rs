@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{BootTime, IpcNs, Key, ProcId, SemId, UnixTime};
+use crate::{
+    event::CommandPrint,
+    ids::{BootTime, IpcNs, Key, ProcId, SemId, UnixTime},
+};
 
 /// All semaphore sets of all IPC namespaces, as far as they can be reached.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
@@ -252,6 +255,9 @@ pub struct LiveProcess {
     pub session: u32,
     /// Its IPC namespace, where readable.
     pub ipc_ns: Option<IpcNs>,
+    /// Its command line, where readable. Older recordings do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<CommandPrint>,
 }
 
 /// A thread that waits on a semaphore.

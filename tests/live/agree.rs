@@ -41,6 +41,11 @@ const ACTORS: [&[&str]; 13] = [
 fn verdict_words<'a>(found: impl Iterator<Item = &'a Value>) -> BTreeMap<i64, String> {
     let found = found.filter_map(|object| {
         let verdict = &object["verdict"];
+        // In a row of `list` what is below the class is an object of its own.
+        let verdict = match &verdict["class"] {
+            class @ Value::Object(_) => class,
+            _ => verdict,
+        };
         let word = verdict["class"]
             .as_str()
             .filter(|word| matches!(*word, "leaked" | "stuck"));

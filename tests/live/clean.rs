@@ -294,9 +294,14 @@ fn full_disk() -> Result<()> {
             cookies.push(scene.leak_at("after-setval")?);
         }
         grow_up();
+        // There is something to ask, and nobody who could answer.
+        let audit = scene.file_path("audit-asked");
+        let output = run_dmtrace(&scene.clean_args(&audit, &["--apply"]))?;
+        ensure!(output.status.code() == Some(2), "{output:?}");
+        ensure!(one_line(&output.stderr)?.contains("--yes"), "{output:?}");
         // A limit on the size of files, in KiB, stands for a disk that fills up.
         let mut left = cookies.len();
-        for limit in ["0", "1", "12"] {
+        for limit in ["0", "1", "16"] {
             let name = format!("audit-{limit}");
             let audit = scene.file_path(&name);
             let args = scene.clean_args(&audit, &["--apply", "--yes"]);
@@ -367,8 +372,7 @@ fn usage_and_privilege() -> Result<()> {
     Scene::run_in(false, |scene| {
         let audit = scene.file_path("audit");
         for (args, code) in [
-            (&["--apply"][..], 2),
-            (&["--yes"], 2),
+            (&["--yes"][..], 2),
             (&["--force-unknown"], 2),
             (
                 &["--force-unknown", "--semid", "1", "--key", "0x0d4d0001"],
@@ -402,6 +406,7 @@ fn usage_and_privilege() -> Result<()> {
         let cookie = scene.leak_at("after-setval")?;
         let output = nobody(&["clean", "--ipc-ns", &scene.ns])?;
         ensure!(output.status.code() == Some(4), "{output:?}");
+        ensure!(cookie.exists());
         ensure!(cookie.exists());
         Ok(())
     })

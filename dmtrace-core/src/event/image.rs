@@ -104,6 +104,11 @@ impl ProcessImage {
         }
     }
 
+    /// What a child that was forked has in common with it.
+    pub fn command_print(&self) -> Option<CommandPrint> {
+        CommandPrint::of_arguments(self.cmdline.as_deref()?)
+    }
+
     /// The command line as one would type it (arguments with blanks are quoted).
     pub fn command_line(&self) -> String {
         let Some(arguments) = &self.cmdline else {
@@ -126,6 +131,30 @@ impl ProcessImage {
             line.push_str("...");
         }
         line
+    }
+}
+
+/// Which command line a process has, told by its beginning: `fork` keeps it, and programs of one
+/// name that were started apart mostly differ in it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct CommandPrint(u64);
+
+impl CommandPrint {
+    /// Bytes that count: whoever captures command lines keeps more.
+    const LENGTH: usize = 128;
+
+    /// Of arguments in which control characters were made visible. `None` if there is none, as of
+    /// a process that has ended or of one that has overwritten them.
+    pub fn of_arguments(arguments: &[String]) -> Option<Self> {
+        // FNV-1a: the same in every version, as recordings have it.
+        const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+        const PRIME: u64 = 0x0100_0000_01b3;
+        arguments.iter().find(|it| !it.is_empty())?;
+        let bytes = arguments.iter().flat_map(|it| it.bytes().chain([0]));
+        let print = bytes.take(Self::LENGTH).fold(BASIS, |print, byte| {
+            (print ^ u64::from(byte)).wrapping_mul(PRIME)
+        });
+        Some(Self(print))
     }
 }
 

@@ -17,7 +17,7 @@ pub use call_site::{
 };
 pub use decode::{DecodeError, Plain, as_bytes, decode_event, read_plain, read_sem_record};
 pub use dm::{DmCommand, DmIoctl, Uevent, UeventAction, errno_word};
-pub use image::{Ancestor, ExitStatus, ProcessImage};
+pub use image::{Ancestor, CommandPrint, ExitStatus, ProcessImage};
 pub use package::Package;
 
 use serde::Serialize;

@@ -1,11 +1,12 @@
-//! Processes that may have got a cookie by `fork`. A child that calls `execve` has another name, and
-//! shows the cookie in its environment or command line if it has it; one that does not shows nothing
-//! until it uses the cookie.
+//! Processes that may have got a cookie by `fork`. A child that calls `execve` has another name or
+//! command line, and shows the cookie in its environment or command line if it has it; one that does
+//! not has those of its parent, and shows nothing until it uses the cookie.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Subject, life};
 use crate::{
+    event::CommandPrint,
     facts::{HostFacts, LiveProcess},
     ids::{BootTime, IpcNs, ProcId},
     ledger::User,
@@ -16,6 +17,9 @@ use crate::{
 pub struct PossibleParent {
     /// Its name, and that of a child that has not called `execve`; empty if it is not known.
     pub name: String,
+    /// Its command line, likewise; `None` if it is not known.
+    #[serde(default)]
+    pub command: Option<CommandPrint>,
     /// Before this it cannot have given the cookie to a child.
     pub since: BootTime,
     /// When it ended; when it was looked for, if that is not known.
@@ -33,6 +37,10 @@ impl PossibleParent {
             .filter(gone)
             .map(|user| Self {
                 name: user.who.name.to_string(),
+                command: subject
+                    .ledger
+                    .process(user.who.image)
+                    .and_then(|process| process.image.as_deref()?.command_print()),
                 since: semaphore
                     .created
                     .unwrap_or_default()
@@ -44,7 +52,10 @@ impl PossibleParent {
 
     fn may_have_forked(&self, process: &LiveProcess) -> bool {
         let ticks = |at: BootTime| ProcId { tgid: 0, start: at }.start_ticks();
+        let same_command =
+            self.command.is_none() || process.command.is_none() || self.command == process.command;
         (self.name.is_empty() || self.name == process.comm)
+            && same_command
             && (ticks(self.since)..=ticks(self.ended)).contains(&process.start_ticks)
     }
 }

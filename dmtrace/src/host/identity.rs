@@ -115,7 +115,7 @@ fn parse_executable(path: &Path) -> (Option<String>, bool) {
 }
 
 /// Arguments, and whether some are missing. `None` for a kernel thread.
-fn parse_arguments(block: &[u8]) -> (Option<Vec<String>>, bool) {
+pub(super) fn parse_arguments(block: &[u8]) -> (Option<Vec<String>>, bool) {
     if block.is_empty() {
         return (None, false);
     }

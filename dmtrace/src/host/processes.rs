@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, fs, io};
 
-use dmtrace_core::{facts::LiveProcess, ids::IpcNs};
+use dmtrace_core::{event::CommandPrint, facts::LiveProcess, ids::IpcNs};
 
 use super::{
     Roots,
+    identity::parse_arguments,
     text::{parse_number, printable},
 };
 use crate::wording::cause_text;
@@ -186,8 +187,14 @@ fn read_process(roots: &Roots, pid: u32) -> io::Result<Option<RunningProcess>> {
             ppid: stat.ppid,
             session: stat.session,
             ipc_ns,
+            command: (!stat.kernel).then(|| command_print(roots, pid)).flatten(),
         },
     }))
+}
+
+fn command_print(roots: &Roots, pid: u32) -> Option<CommandPrint> {
+    let line = roots.read_proc(format!("{pid}/cmdline")).ok()?;
+    CommandPrint::of_arguments(&parse_arguments(&line).0?)
 }
 
 fn any_thread_lives(roots: &Roots, pid: u32) -> bool {

@@ -23,9 +23,6 @@ use crate::{
 
 const DIRECTORY: &str = "/run/dmtrace";
 
-/// `PROC_PID_INIT_INO`: the inode of the PID namespace that the kernel begins with.
-const INITIAL_PID_NS: u64 = 0xeff_fffc;
-
 /// A trace that runs now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RunningTracer {
@@ -142,14 +139,16 @@ impl Registration {
     }
 }
 
-/// Processes of several PID namespaces may have the same number.
+/// Processes of several PID namespaces may have the same number: then the one that comes later
+/// takes another name.
 fn own_file() -> PathBuf {
     let pid = std::process::id();
-    let name = match fs::metadata("/proc/self/ns/pid").map(|ns| ns.ino()) {
-        Ok(INITIAL_PID_NS) | Err(_) => format!("tracer-{pid}.json"),
-        Ok(other) => format!("tracer-{other}-{pid}.json"),
-    };
-    Path::new(DIRECTORY).join(name)
+    let name = Path::new(DIRECTORY).join(format!("tracer-{pid}.json"));
+    if !is_held(&name) {
+        return name;
+    }
+    let namespace = fs::metadata("/proc/self/ns/pid").map_or(0, |ns| ns.ino());
+    Path::new(DIRECTORY).join(format!("tracer-{pid}-{namespace}.json"))
 }
 
 /// Beside the file of a tracer.

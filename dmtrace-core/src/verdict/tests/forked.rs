@@ -60,11 +60,17 @@ fn a_cookie_is_not_leaked_while_a_fork_of_its_owner_may_have_it() {
 #[test]
 fn only_who_may_be_a_fork_with_the_cookie_keeps_it() {
     type Change = fn(&mut Scene, usize);
-    let others: [(&str, Change); 4] = [
+    let others: [(&str, Change); 5] = [
         ("it has ended", |scene, child| scene.kill_owner(child)),
         ("another program", |scene, child| {
             scene.world.procs[child].name = "cat";
         }),
+        (
+            "the same program, started for something else",
+            |scene, child| {
+                scene.world.procs[child].args = vec!["lvm".to_owned(), "pvmove".to_owned()];
+            },
+        ),
         ("another namespace", |scene, child| {
             scene.world.procs[child].ns = OTHER;
         }),

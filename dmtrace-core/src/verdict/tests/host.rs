@@ -6,7 +6,7 @@ use dmtrace_common::{ProcKey, ProcRecord};
 
 use super::world::World;
 use crate::{
-    event::ProcessImage,
+    event::{CommandPrint, ProcessImage},
     facts::{
         HostFacts, LiveProcess, NsSnapshot, SemState, SetSnapshot, Snapshot, UdevFacts, Waiter,
     },
@@ -79,6 +79,7 @@ impl World {
                         ppid: 1,
                         session: proc.id.tgid,
                         ipc_ns: Some(proc.ns),
+                        command: CommandPrint::of_arguments(&proc.args),
                     };
                     (proc.id.tgid, live)
                 })

@@ -430,7 +430,7 @@ mod tests {
         for words in [
             &["--abandoned", "--ipc-ns", "7"][..],
             &["--complete", "--trace", "r.dmt", "--comm", "lvm"],
-            &["--no-trace", "--older-than", "2m", "0x0d4d1234", "7"],
+            &["--no-trace", "--older-than", "120", "0x0d4d1234", "7"],
         ] {
             assert_eq!(given(words), format!(" {}", words.join(" ")));
         }

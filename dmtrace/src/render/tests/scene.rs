@@ -153,6 +153,7 @@ impl Stage {
             ppid: 1,
             session: who.tgid,
             ipc_ns: Some(who.ns),
+            command: None,
         };
         self.facts.processes.insert(who.tgid, live);
     }

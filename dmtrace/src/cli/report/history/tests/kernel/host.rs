@@ -59,6 +59,7 @@ impl FakeKernel {
                 ppid: 1,
                 session: proc.id.tgid,
                 ipc_ns: Some(proc.ns),
+                command: None,
             };
             (proc.id.tgid, live)
         });
