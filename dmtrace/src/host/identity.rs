@@ -11,11 +11,9 @@ use procfs::{FromRead, process::Status};
 use super::{
     Roots, clock,
     processes::{self, Stat},
-    text::printable,
+    text::{parse_arguments, printable},
 };
 
-/// Bytes of a command line that are kept, as `CMDLINE_LEN` in the probes.
-const CMDLINE_MAX: usize = 4096;
 /// Ancestors that are kept, as `PARENTS` in the probes.
 const PARENTS_MAX: usize = dmtrace_common::PARENTS;
 
@@ -112,18 +110,6 @@ fn parse_executable(path: &Path) -> (Option<String>, bool) {
         Some(path) => (Some(printable(path)), true),
         None => (Some(printable(bytes)), false),
     }
-}
-
-/// Arguments, and whether some are missing. `None` for a kernel thread.
-pub(super) fn parse_arguments(block: &[u8]) -> (Option<Vec<String>>, bool) {
-    if block.is_empty() {
-        return (None, false);
-    }
-    let cut = block.len() > CMDLINE_MAX;
-    let block = &block[..block.len().min(CMDLINE_MAX)];
-    let block = block.strip_suffix(&[0]).unwrap_or(block);
-    let arguments = block.split(|&byte| byte == 0).map(printable).collect();
-    (Some(arguments), cut)
 }
 
 /// The path in the unified hierarchy; on a host with the old ones only, that of systemd or of the

@@ -6,8 +6,7 @@ use dmtrace_core::{event::CommandPrint, facts::LiveProcess, ids::IpcNs};
 
 use super::{
     Roots,
-    identity::parse_arguments,
-    text::{parse_number, printable},
+    text::{parse_arguments, parse_number, printable},
 };
 use crate::wording::cause_text;
 

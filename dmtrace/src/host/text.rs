@@ -12,6 +12,21 @@ pub(super) fn parse_number<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {
     std::str::from_utf8(bytes).ok()?.parse().ok()
 }
 
+/// Bytes of a command line that are kept.
+const CMDLINE_MAX: usize = 4096;
+
+/// Arguments, and whether some are missing. `None` for a kernel thread.
+pub(super) fn parse_arguments(block: &[u8]) -> (Option<Vec<String>>, bool) {
+    if block.is_empty() {
+        return (None, false);
+    }
+    let cut = block.len() > CMDLINE_MAX;
+    let block = &block[..block.len().min(CMDLINE_MAX)];
+    let block = block.strip_suffix(&[0]).unwrap_or(block);
+    let arguments = block.split(|&byte| byte == 0).map(printable).collect();
+    (Some(arguments), cut)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
