@@ -84,7 +84,7 @@ impl fmt::Display for NotACookie {
 impl fmt::Display for Undecided {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::CreatorUnknown(WhyUnknown::BeforeTracer) => "made before dmtrace was started",
+            Self::CreatorUnknown(WhyUnknown::BeforeTracer) => "made while no trace ran",
             Self::CreatorUnknown(WhyUnknown::Missed) => "its creation was not seen",
             Self::CreatorUnknown(WhyUnknown::MaybeFound) => {
                 "its creation cannot be told apart from a look-up with this backend"

@@ -223,6 +223,7 @@ fn draft_once(args: &CleanArgs, least: Duration) -> Result<PlanDraft> {
         thresholds: &thresholds,
     };
     let judged = chosen_cookies(&case, &thresholds, args);
+    let hidden = args.filters.unknown_makers_text(&case);
     let absent = absent_lines(&args.cookies, &judged, &args.filters)?;
     if args.force_unknown && judged.len() > 1 {
         return Err(Failure::Usage(format!(
@@ -251,7 +252,7 @@ fn draft_once(args: &CleanArgs, least: Duration) -> Result<PlanDraft> {
             plan,
         },
         incomplete: case.incomplete || unread,
-        notes: case.notes.into_iter().chain(absent).collect(),
+        notes: case.notes.into_iter().chain(absent).chain(hidden).collect(),
         suspended: case.facts.dm.suspended,
         lifts,
     })

@@ -31,7 +31,7 @@ Examples:
   dmtrace explain 0x0d4d1234 leak.dmt    from a recording; needs no root";
 pub(super) const EXEC_EXAMPLES: &str = "\
 Examples:
-  dmtrace exec make check        exit code 1 if cookies were left
+  dmtrace exec make check        exit code 1 if cookies were left, else that of make
   dmtrace exec --all ./test -v   every semaphore, not only cookies";
 pub(super) const SERVE_EXAMPLES: &str = "\
 Examples:

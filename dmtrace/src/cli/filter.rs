@@ -3,7 +3,7 @@
 //! What lacks the property that is asked for does not pass: a set whose creator is unknown is not
 //! made by user 0, a set that was not judged is in no state.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use clap::{
     Args,
@@ -11,13 +11,17 @@ use clap::{
 };
 use dmtrace_core::{
     event::workload::Workload,
-    facts::NsSnapshot,
-    ids::{IpcNs, Key},
+    facts::{NsSnapshot, SetSnapshot},
+    ids::{IpcNs, Key, SemId},
     verdict::State,
 };
 
 use super::value;
-use crate::render::candidate::Candidate;
+use crate::{
+    case::Case,
+    render::{candidate::Candidate, row::Row},
+    wording::count_noun,
+};
 
 /// Heading of the filters in `--help`.
 pub(super) const HEADING: &str = "Filters";
@@ -99,6 +103,42 @@ impl Filters {
             ""
         } else {
             " matching the filters"
+        }
+    }
+
+    /// That cookies were left out because nobody knows who made them. `None` if there are none, or
+    /// if nothing was asked for that only a trace tells.
+    pub(super) fn unknown_makers_text(&self, case: &Case) -> Option<String> {
+        let others = Self {
+            pid: None,
+            comm: None,
+            container: None,
+            device: None,
+            state: Vec::new(),
+            ..self.clone()
+        };
+        let asked = Self {
+            state: self.state.clone(),
+            ..others.clone()
+        };
+        if asked == *self {
+            return None;
+        }
+        let cookies = case.ledger.live_sets().filter(|set| set.is_cookie());
+        let sets: BTreeMap<SemId, &SetSnapshot> = case.snapshot.sets().collect();
+        let unknown = cookies.filter(|set| {
+            let known = sets.get(&set.id).copied();
+            let row = Row::from_books(&case.ledger, set, known, case.facts.now);
+            let it = row.candidate();
+            it.pid.is_none() && it.comm.is_empty() && others.passes(&it)
+        });
+        match unknown.count() {
+            0 => None,
+            count => Some(format!(
+                "not looked at: {}, whose maker is not known; dmtrace watch or record knows those \
+                 that are made while it runs",
+                count_noun(count, "cookie", "cookies")
+            )),
         }
     }
 

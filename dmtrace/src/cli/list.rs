@@ -79,6 +79,10 @@ pub(super) fn run(args: &ListArgs, as_json: bool, out: &mut Out) -> Result<ExitC
     if let Some(missing) = missing.filter(|_| !as_json) {
         print_remark(&missing);
     }
+    let hidden = args.filters.unknown_makers_text(&case);
+    if let Some(hidden) = hidden.filter(|_| !as_json) {
+        print_remark(&hidden);
+    }
     for note in case.notes.iter().filter(|_| !as_json) {
         print_remark(note);
     }

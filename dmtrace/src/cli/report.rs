@@ -198,7 +198,11 @@ pub(crate) fn run(args: &ReportArgs, as_json: bool, out: &mut Out) -> Result<Exi
             limit,
             out,
         )?;
-        for note in &case.notes {
+        for note in case
+            .notes
+            .iter()
+            .chain(&args.filters.unknown_makers_text(&case))
+        {
             print_remark(note);
         }
     }

@@ -100,3 +100,45 @@ fn what_is_no_number_is_told_so() {
         assert!(error.contains("give a number"), "{error}");
     }
 }
+
+#[test]
+fn who_is_asked_for_by_name_is_told_of_cookies_of_unknown_makers() {
+    let mut case = Case::empty();
+    let space = |ns, semid| NsSnapshot {
+        ns,
+        sets: vec![SetSnapshot {
+            semid,
+            key: Key(0x0d4d_1000),
+            mode: 0o600,
+            nsems: 1,
+            ..SetSnapshot::default()
+        }],
+        ..NsSnapshot::default()
+    };
+    case.snapshot.namespaces = vec![space(IpcNs::HOST, 1), space(IpcNs(7), 2)];
+    case.ledger.reconcile(&case.snapshot);
+    let text = |filters: Filters| filters.unknown_makers_text(&case);
+    let by_name = Filters {
+        comm: Some("lvm".to_owned()),
+        state: vec![State::Leaked],
+        ..Filters::default()
+    };
+    let told = text(by_name.clone()).unwrap();
+    assert!(told.starts_with("not looked at: 2 cookies,"), "{told}");
+    let there = Filters {
+        ipc_ns: Some(IpcNs(7)),
+        ..by_name.clone()
+    };
+    assert!(text(there).unwrap().contains(": 1 cookie,"));
+    let elsewhere = Filters {
+        ipc_ns: Some(IpcNs(8)),
+        ..by_name
+    };
+    assert_eq!(text(elsewhere), None);
+    // What the kernel tells of every set.
+    let by_state = Filters {
+        state: vec![State::Leaked],
+        ..Filters::default()
+    };
+    assert_eq!(text(by_state), None);
+}
