@@ -40,11 +40,6 @@ pub(crate) fn tests() -> Vec<Trial> {
             each_file_of_a_rotation_is_read_by_itself,
         ),
         new_trial(
-            "who_is_killed_right_before_the_end_is_named",
-            NEEDS,
-            killed_at_the_end,
-        ),
-        new_trial(
             "a_recording_that_was_removed_is_not_called_written",
             NEEDS,
             removed_meanwhile,
@@ -196,29 +191,6 @@ fn a_recording_that_is_killed_harms_none_and_is_found() -> Result<()> {
         let said = run_dmtrace(&["report", &new.to_string_lossy()])?;
         let said = String::from_utf8_lossy(&said.stderr).into_owned();
         ensure!(said.contains(&*beside.to_string_lossy()), "{said}");
-        Ok(())
-    })?
-}
-
-fn killed_at_the_end() -> Result<()> {
-    in_private_ns(|| {
-        let ns = ns_of("thread-self")?.to_string();
-        let dir = tempfile::tempdir()?;
-        let file = dir.path().join("a.dmt");
-        let recording = Recording::start(&file, &[])?;
-        leak()?;
-        ensure!(
-            wait_until(|| mentions_leak(&file, &ns)),
-            "a running recording is not read"
-        );
-        let code = recording.end(libc::SIGINT)?;
-        ensure!(code == Some(1), "exit code {code:?}");
-        let (report, code) = dmtrace_json(&["report", &file.to_string_lossy(), "--ipc-ns", &ns])?;
-        ensure!(code == 1, "exit code {code}: {report}");
-        ensure!(
-            report["culprits"][0].to_string().contains("cookie-actor"),
-            "{report}"
-        );
         Ok(())
     })?
 }

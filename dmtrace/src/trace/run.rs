@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use dmtrace_core::{
     facts::{self, HostFacts, Snapshot},
     ids::SemId,
-    ledger::{Change, ChangeKind, EndKind, Ledger},
+    ledger::{Change, ChangeKind, EndKind},
     verdict::{self, Context, Thresholds},
 };
 use tokio::{
@@ -393,8 +393,6 @@ impl Tracing {
     pub(crate) fn finish(mut self, observer: &mut dyn Observer) -> Result<TraceEnd> {
         let ran = self.began.elapsed();
         let mut sink = ObserverSink::new(observer);
-        // Whoever ended just now is blamed for nothing yet: the maps take in what comes meanwhile.
-        std::thread::sleep(time_to_judge(self.session.ledger()));
         let (accounting, snapshot) = self
             .session
             .finish(&mut |changes, ledger| sink.pass_changes(changes, ledger));
@@ -412,19 +410,6 @@ impl Tracing {
             facts,
         })
     }
-}
-
-/// How long to wait until the end of every user of a cookie that is left can be judged: no more
-/// than [`Thresholds::young`].
-fn time_to_judge(ledger: &Ledger) -> Duration {
-    let young = Thresholds::default().young;
-    let now = host::clock::boot_now();
-    let cookies = ledger.live_sets().filter_map(|set| set.cookie.as_deref());
-    let ends = cookies
-        .flat_map(|cookie| &cookie.users)
-        .filter_map(|user| user.exit);
-    let left = ends.filter_map(|exit| young.checked_sub(now.duration_since(exit.at)));
-    left.max().unwrap_or_default()
 }
 
 /// The runtime: one thread, no pool.
