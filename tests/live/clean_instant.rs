@@ -74,16 +74,21 @@ pub(crate) fn tests() -> Vec<Trial> {
 
 type Deed = Box<dyn Fn() + Send + Sync>;
 
-/// Does something when it is asked for the second time: after the audit record is written, right
-/// before the last reading.
+/// When it is asked for the first time, the facts about processes are gathered.
+const BEFORE_THE_SYNC: u32 = 0;
+/// And the second time: after the audit record is written, right before the last reading.
+const AT_THE_LAST_INSTANT: u32 = 1;
+
+/// Does something when it is asked.
 struct Meddler {
     asked: AtomicU32,
+    when: u32,
     deed: Deed,
 }
 
 impl Witness for Meddler {
     fn sighting_of(&self, _: SemId) -> Option<Sighting> {
-        if self.asked.fetch_add(1, Ordering::Relaxed) == 1 {
+        if self.asked.fetch_add(1, Ordering::Relaxed) == self.when {
             (self.deed)();
         }
         None
@@ -164,9 +169,10 @@ fn expect_outcome(
     })
 }
 
-fn meddling_witness(deed: impl Fn() + Send + Sync + 'static) -> Arc<dyn Witness> {
+fn meddling_witness(when: u32, deed: impl Fn() + Send + Sync + 'static) -> Arc<dyn Witness> {
     Arc::new(Meddler {
         asked: AtomicU32::new(0),
+        when,
         deed: Box::new(deed),
     })
 }
@@ -189,41 +195,22 @@ fn nothing_moves_and_it_goes() -> Result<()> {
     )
 }
 
-/// Does something when it is asked for the first time: the facts about processes are gathered by
-/// then, and grow old until the audit record is synced.
-struct SlowMeddler {
-    asked: AtomicU32,
-    deed: Deed,
-}
-
-impl Witness for SlowMeddler {
-    fn sighting_of(&self, _: SemId) -> Option<Sighting> {
-        if self.asked.fetch_add(1, Ordering::Relaxed) == 0 {
-            (self.deed)();
-            // Longer than facts are good for.
-            std::thread::sleep(std::time::Duration::from_millis(1200));
-        }
-        None
-    }
-}
-
 fn a_carrier_during_the_sync() -> Result<()> {
     let carrier: Arc<Mutex<Option<std::process::Child>>> = Arc::default();
     let keep = Arc::clone(&carrier);
     let done = expect_outcome(
         move |semid| {
             let key = format!("{:#010x}", sysv::get_key(semid)?);
-            Ok(Arc::new(SlowMeddler {
-                asked: AtomicU32::new(0),
-                deed: Box::new(move || {
-                    let child = std::process::Command::new("sleep")
-                        .arg("60")
-                        .env("DM_UDEV_COOKIE", &key)
-                        .spawn();
-                    if let (Ok(child), Ok(mut keep)) = (child, keep.lock()) {
-                        *keep = Some(child);
-                    }
-                }),
+            Ok(meddling_witness(BEFORE_THE_SYNC, move || {
+                let child = std::process::Command::new("sleep")
+                    .arg("60")
+                    .env("DM_UDEV_COOKIE", &key)
+                    .spawn();
+                if let (Ok(child), Ok(mut keep)) = (child, keep.lock()) {
+                    *keep = Some(child);
+                }
+                // Longer than facts are good for: the sync comes after this.
+                std::thread::sleep(std::time::Duration::from_millis(1200));
             }))
         },
         |outcome, semid| {
@@ -245,7 +232,7 @@ fn a_carrier_during_the_sync() -> Result<()> {
 fn an_operation_at_the_last_instant() -> Result<()> {
     expect_outcome(
         |semid| {
-            Ok(meddling_witness(move || {
+            Ok(meddling_witness(AT_THE_LAST_INSTANT, move || {
                 let _done = sysv::semop_one(Abi::SemTimedOp, semid, 1, 0);
             }))
         },
@@ -259,7 +246,7 @@ fn a_waiter_at_the_last_instant() -> Result<()> {
     expect_outcome(
         move |semid| {
             let key = format!("{:#010x}", sysv::get_key(semid)?);
-            Ok(meddling_witness(move || {
+            Ok(meddling_witness(AT_THE_LAST_INSTANT, move || {
                 let _armed = sysv::semop_one(Abi::SemTimedOp, semid, 1, 0);
                 if let (Ok(mut waiter), Ok(mut keep)) =
                     (start_actor(&["release", "--key", &key]), keep.lock())
@@ -287,7 +274,7 @@ fn another_set_at_the_last_instant() -> Result<()> {
     expect_outcome(
         move |semid| {
             let key = sysv::get_key(semid)?;
-            Ok(meddling_witness(move || {
+            Ok(meddling_witness(AT_THE_LAST_INSTANT, move || {
                 let _gone = sysv::remove_set(semid);
                 if let Ok(mut made) = made.lock() {
                     *made = sysv::get_set(key, 1, 0o600 | libc::IPC_CREAT | libc::IPC_EXCL).ok();
@@ -307,7 +294,7 @@ fn another_set_at_the_last_instant() -> Result<()> {
 fn other_rights_at_the_last_instant() -> Result<()> {
     expect_outcome(
         |semid| {
-            Ok(meddling_witness(move || {
+            Ok(meddling_witness(AT_THE_LAST_INSTANT, move || {
                 let _done = sysv::set_mode(semid, 0o666);
             }))
         },

@@ -40,7 +40,7 @@ impl Losses {
     }
 
     /// How many a set made at that moment may lack: none if all were lost before.
-    fn since(self, created: Option<BootTime>) -> u64 {
+    fn count_since(self, created: Option<BootTime>) -> u64 {
         match (created, self.until) {
             (Some(created), Some(until)) if created > until => 0,
             _ => self.count,
@@ -53,10 +53,10 @@ impl Completeness {
     /// set was made does not matter to it.
     pub(super) fn loss_evidence(&self, set: &Semaphore) -> Option<Evidence> {
         let ended = match set.ending {
-            Some(_) => self.ended.since(set.created),
+            Some(_) => self.ended.count_since(set.created),
             None => 0,
         };
-        match self.lost.since(set.created) + ended {
+        match self.lost.count_since(set.created) + ended {
             0 => self.lost.end_missing.then_some(Evidence::RecordingUnclosed),
             count => Some(Evidence::EventsLost { count }),
         }

@@ -54,9 +54,9 @@ impl PossibleParent {
         let ticks = |at: BootTime| ProcId { tgid: 0, start: at }.start_ticks();
         let same_command =
             self.command.is_none() || process.command.is_none() || self.command == process.command;
-        (self.name.is_empty() || self.name == process.comm)
+        (ticks(self.since)..=ticks(self.ended)).contains(&process.start_ticks)
+            && (self.name.is_empty() || self.name == process.comm)
             && same_command
-            && (ticks(self.since)..=ticks(self.ended)).contains(&process.start_ticks)
     }
 }
 
@@ -66,9 +66,11 @@ pub(crate) fn possible_forks<'a>(
     ns: IpcNs,
     facts: &'a HostFacts,
 ) -> impl Iterator<Item = (u32, &'a str)> {
-    facts
-        .processes
-        .iter()
+    // Most cookies have no such user, and a host has many processes.
+    let processes = (!parents.is_empty()).then_some(&facts.processes);
+    processes
+        .into_iter()
+        .flatten()
         .filter(move |(_, process)| {
             process.ipc_ns.is_none_or(|own| own == ns)
                 && parents.iter().any(|parent| parent.may_have_forked(process))

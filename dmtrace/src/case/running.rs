@@ -13,12 +13,12 @@ use dmtrace_core::{
 use super::RecordingState;
 use super::{Case, TraceUse};
 #[cfg(feature = "live")]
-use crate::wording::count_noun;
+use crate::{probe::registry, wording::count_noun};
 
 /// What was in the maps of a running trace.
 #[cfg(feature = "live")]
 pub(super) struct TraceMaps {
-    tracer: crate::probe::registry::RunningTracer,
+    tracer: registry::RunningTracer,
     activity: Vec<dmtrace_core::ledger::Activity>,
     procs: Vec<crate::probe::ProcEntry>,
     sems: Vec<crate::probe::SemEntry>,
@@ -38,10 +38,11 @@ impl Case {
     /// Reads the maps of a running trace, the one that has seen most.
     #[cfg(feature = "live")]
     pub(super) fn read_maps(&mut self, join: TraceUse) -> Option<TraceMaps> {
-        if let Err(unread) = crate::probe::registry::registered_tracers() {
+        let tracers = registry::registered_tracers().unwrap_or_else(|unread| {
             self.note_unread_traces(&unread);
-        }
-        for tracer in crate::probe::registry::running_tracers() {
+            registry::running_tracers()
+        });
+        for tracer in tracers {
             let maps = match tracer.open_maps() {
                 Ok(maps) => maps,
                 Err(error) => {
@@ -84,7 +85,7 @@ impl Case {
 
     /// Nobody is to take it that no trace runs.
     #[cfg(feature = "live")]
-    fn note_unread_traces(&mut self, unread: &crate::probe::registry::UnreadRegistry) {
+    fn note_unread_traces(&mut self, unread: &registry::UnreadRegistry) {
         let text = format!(
             "cannot tell whether a trace is running: {unread}; {}",
             unread.fix()
@@ -197,7 +198,7 @@ mod tests {
     use std::io;
 
     use super::*;
-    use crate::probe::registry::UnreadRegistry;
+    use registry::UnreadRegistry;
 
     #[test]
     fn traces_that_cannot_be_looked_for_are_not_said_to_be_none() {

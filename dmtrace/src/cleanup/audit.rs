@@ -254,10 +254,8 @@ fn requester_json(roots: &Roots) -> Value {
     let pid = std::process::id();
     json!({
         "pid": pid,
-        // SAFETY: no argument, cannot fail.
-        "uid": unsafe { libc::getuid() },
-        // SAFETY: no argument, cannot fail.
-        "euid": unsafe { libc::geteuid() },
+        "uid": rustix::process::getuid().as_raw(),
+        "euid": rustix::process::geteuid().as_raw(),
         // 2^32-1 is "not set": a daemon, not a login.
         "loginuid": number("loginuid").filter(|&uid| uid != u32::MAX),
         "session": number("sessionid").filter(|&id| id != u32::MAX),

@@ -94,8 +94,7 @@ impl PlanFile {
         };
         match fs::symlink_metadata(path) {
             Err(_) => Ok(()),
-            // Made by mktemp.
-            Ok(meta) if meta.is_file() && meta.len() == 0 => Ok(()),
+            Ok(meta) if is_empty_file(&meta) => Ok(()),
             Ok(meta) if meta.is_file() => Err(taken(is_plan(path))),
             Ok(_) => Err(PlanFileError::Io {
                 path: path.to_owned(),
@@ -128,7 +127,7 @@ impl PlanFile {
             .and_then(|()| file.write_all(b"\n"))
             .and_then(|()| file.sync_all())
             .and_then(|()| match path.symlink_metadata() {
-                Ok(meta) if meta.is_file() && meta.len() == 0 => fs::rename(&draft, path),
+                Ok(meta) if is_empty_file(&meta) => fs::rename(&draft, path),
                 _ => rename_new(&draft, path),
             });
         done.map_err(|source| {
@@ -186,6 +185,11 @@ impl PlanFile {
     }
 }
 
+/// As `mktemp` makes it.
+fn is_empty_file(meta: &fs::Metadata) -> bool {
+    meta.is_file() && meta.len() == 0
+}
+
 /// Whether a file is a plan, of any version and boot.
 fn is_plan(path: &Path) -> bool {
     #[derive(Deserialize)]
@@ -202,8 +206,7 @@ fn is_plan(path: &Path) -> bool {
 
 /// Whether nobody but this user and root can have written a file.
 pub(super) fn is_trusted(meta: &fs::Metadata) -> bool {
-    // SAFETY: no argument, cannot fail.
-    let own = unsafe { libc::geteuid() };
+    let own = rustix::process::geteuid().as_raw();
     (meta.uid() == 0 || meta.uid() == own) && meta.mode() & 0o022 == 0
 }
 

@@ -109,6 +109,13 @@ impl Filters {
     /// That cookies were left out because nobody knows who made them. `None` if there are none, or
     /// if nothing was asked for that only a trace tells.
     pub(super) fn unknown_makers_text(&self, case: &Case) -> Option<String> {
+        let by_maker = self.pid.is_some()
+            || self.comm.is_some()
+            || self.container.is_some()
+            || self.device.is_some();
+        if !by_maker {
+            return None;
+        }
         let others = Self {
             pid: None,
             comm: None,
@@ -117,13 +124,6 @@ impl Filters {
             state: Vec::new(),
             ..self.clone()
         };
-        let asked = Self {
-            state: self.state.clone(),
-            ..others.clone()
-        };
-        if asked == *self {
-            return None;
-        }
         let cookies = case.ledger.live_sets().filter(|set| set.is_cookie());
         let sets: BTreeMap<SemId, &SetSnapshot> = case.snapshot.sets().collect();
         let unknown = cookies.filter(|set| {

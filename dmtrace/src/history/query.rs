@@ -14,7 +14,6 @@ use crate::{
     history::{
         AnswerHead, HistoryEntry, HistoryQuery, NO_HISTORY, PATH, ReadError, SOCKET, read_file,
     },
-    host::users,
     wording::{causes_text, chain_text},
 };
 
@@ -78,7 +77,7 @@ pub(crate) fn find_entries(
         )),
         // Root may read it: it is damaged.
         Err(error) => {
-            let fix = if users::is_root() {
+            let fix = if rustix::process::geteuid().is_root() {
                 ""
             } else {
                 "; run as root"

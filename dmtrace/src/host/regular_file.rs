@@ -86,16 +86,18 @@ fn not_regular() -> io::Error {
     io::Error::new(ErrorKind::InvalidInput, "not a regular file")
 }
 
+/// A FIFO for a test.
+#[cfg(test)]
+pub(crate) fn make_fifo(path: &Path) {
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(CWD, path, kind, mode, 0).expect("a FIFO can be made");
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
 
     use super::*;
-
-    fn make_fifo(path: &Path) {
-        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
-        rustix::fs::mknodat(CWD, path, kind, mode, 0).unwrap();
-    }
 
     #[test]
     fn a_pipe_is_written_only_if_somebody_reads_it() {

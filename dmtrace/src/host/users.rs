@@ -50,12 +50,6 @@ impl Users {
     }
 }
 
-/// Whether this process is root, as far as files are concerned.
-pub(crate) fn is_root() -> bool {
-    // SAFETY: no argument, cannot fail.
-    unsafe { libc::geteuid() == 0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,8 +31,10 @@ pub(crate) fn write_textfile(dir: &Path, text: &str) -> Result<()> {
     })
 }
 
+/// Whether the directory is there.
+///
 /// # Errors
-/// It is not there.
+/// It is not.
 pub(crate) fn check_textfile_dir(dir: &Path) -> Result<()> {
     ensure!(
         dir.is_dir(),

@@ -317,12 +317,12 @@ impl fmt::Display for UnreadRegistry {
 /// It cannot be told.
 pub(crate) fn registered_tracers() -> Result<Vec<RunningTracer>, UnreadRegistry> {
     check_readable(fs::read_dir(DIRECTORY))?;
-    for (path, tracer) in tracer_files() {
-        if tracer.is_none() && is_held(&path) {
-            return Err(UnreadRegistry::File(path));
-        }
+    let files: Vec<_> = tracer_files().collect();
+    let unread = |(path, tracer): &&(PathBuf, Option<_>)| tracer.is_none() && is_held(path);
+    if let Some((path, _)) = files.iter().find(unread) {
+        return Err(UnreadRegistry::File(path.clone()));
     }
-    Ok(running_tracers())
+    Ok(active_tracers(files))
 }
 
 /// Without the directory nobody has registered.
@@ -338,7 +338,14 @@ fn check_readable<T>(directory: io::Result<T>) -> Result<(), UnreadRegistry> {
 
 /// Traces that go on now, the oldest first: it has seen most.
 pub(crate) fn running_tracers() -> Vec<RunningTracer> {
-    let mut found: Vec<RunningTracer> = tracer_files()
+    active_tracers(tracer_files())
+}
+
+fn active_tracers(
+    files: impl IntoIterator<Item = (PathBuf, Option<RunningTracer>)>,
+) -> Vec<RunningTracer> {
+    let mut found: Vec<RunningTracer> = files
+        .into_iter()
         .filter_map(|(_, tracer)| tracer)
         .filter(RunningTracer::is_active)
         .collect();

@@ -349,13 +349,15 @@ pub(crate) fn describe_process(image: &ProcessImage) -> Vec<(&'static str, Strin
             image.uid, image.ns_pid
         ),
     ));
-    let parents: Vec<String> = image
-        .parents
-        .iter()
+    lines.extend(ancestors_line(image).map(|parents| ("below", parents)));
+    lines
+}
+
+/// What it runs below, the nearest first; `None` if that is not known.
+pub(crate) fn ancestors_line(image: &ProcessImage) -> Option<String> {
+    let parents = image.parents.iter();
+    let names: Vec<String> = parents
         .map(|parent| format!("{}[{}]", parent.comm, parent.id.tgid))
         .collect();
-    if !parents.is_empty() {
-        lines.push(("below", parents.join(" < ")));
-    }
-    lines
+    (!names.is_empty()).then(|| names.join(" < "))
 }

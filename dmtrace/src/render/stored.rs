@@ -51,7 +51,7 @@ pub(crate) fn story_json(finding: &StoredFinding, missing: bool) -> Value {
         cookie: with_calls(finding),
         ..finding.story.clone()
     };
-    settle_advice(&mut story, ending(finding, missing));
+    settle_advice(&mut story, how_gone(finding, missing));
     dated_json(finding, story)
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn cookie_json(finding: &StoredFinding) -> Value {
 }
 
 /// How it ended. An end that was seen here may not be written yet.
-fn ending(finding: &StoredFinding, missing: bool) -> Option<HowGone> {
+fn how_gone(finding: &StoredFinding, missing: bool) -> Option<HowGone> {
     let written = finding.gone.as_ref().map(|gone| gone.how);
     written.or(missing.then_some(HowGone::Unseen))
 }
@@ -83,7 +83,7 @@ pub(crate) fn story_from_stored(finding: &StoredFinding, missing: bool) -> Optio
     if story.title.ends_with(" old") {
         story.title.push_str(" when found");
     }
-    let ending = ending(finding, missing);
+    let ending = how_gone(finding, missing);
     settle_advice(&mut story, ending);
     if ending.is_some() {
         for victim in &mut story.victims {

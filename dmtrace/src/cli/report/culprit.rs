@@ -14,7 +14,7 @@ use crate::{
     output::{Out, time, wrap_text},
     render::{
         culprits::{Leak, innermost_calls, program_path},
-        row::describe_process,
+        row::ancestors_line,
     },
     wording::count_noun,
 };
@@ -93,15 +93,8 @@ pub(crate) fn group_culprits(leaked: &[Leak]) -> Vec<ReportCulprit> {
             if workload != "-" {
                 *culprit.workloads.entry(workload).or_default() += 1;
             }
-            // The program and where it runs stand above.
-            for (label, text) in describe_process(image) {
-                let told = match label {
-                    "command" => &mut culprit.commands,
-                    "below" => &mut culprit.parents,
-                    _ => continue,
-                };
-                told.insert(text);
-            }
+            culprit.commands.insert(image.command_line());
+            culprit.parents.extend(ancestors_line(image));
         }
     }
     let mut ranked: Vec<ReportCulprit> = found.into_values().collect();

@@ -75,8 +75,7 @@ mod tests {
         );
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
-        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
-        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
+        crate::host::regular_file::make_fifo(&fifo);
         let refused = error(&fifo);
         assert!(
             refused.contains("fifo: nobody reads this pipe"),

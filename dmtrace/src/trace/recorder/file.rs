@@ -164,7 +164,7 @@ impl RecordingTarget {
                 target.current = beside;
             }
         }
-        for number in 1..=target.kept() {
+        for number in 1..=target.keep_count() {
             let older = target.slot_path(number);
             let Ok(meta) = older.symlink_metadata() else {
                 continue;
@@ -210,7 +210,7 @@ impl RecordingTarget {
         self.current.symlink_metadata().is_ok()
     }
 
-    fn kept(&self) -> u32 {
+    fn keep_count(&self) -> u32 {
         self.rotation.map_or(0, |it| it.keep)
     }
 
@@ -283,7 +283,7 @@ impl RecordingTarget {
     /// # Errors
     /// Renaming fails, or one of the names was given to another file: then nothing is moved.
     pub(super) fn shift_files(&mut self) -> io::Result<()> {
-        let keep = self.kept();
+        let keep = self.keep_count();
         let mut own = Vec::new();
         let mut free = None;
         for number in 0..=keep {
@@ -418,7 +418,7 @@ impl RecordingFile {
         self.at.clone_from(current);
         self.stage = OutputStage::Named;
         target.begun = true;
-        target.own.push(self.id()?);
+        target.own.push(self.file_id()?);
         Ok(())
     }
 
@@ -453,13 +453,13 @@ impl RecordingFile {
         Ok(())
     }
 
-    fn id(&self) -> io::Result<FileId> {
+    fn file_id(&self) -> io::Result<FileId> {
         Ok(FileId::from_metadata(&self.file.metadata()?))
     }
 
     /// Somebody may have removed or renamed it while it was written.
     fn check_name(&self) -> io::Result<()> {
-        if id_at(&self.at)? == Some(self.id()?) {
+        if id_at(&self.at)? == Some(self.file_id()?) {
             return Ok(());
         }
         let gone = if self.file.metadata()?.nlink() == 0 {

@@ -107,7 +107,7 @@ fn a_file_that_is_replaced_stays_to_the_end() {
 }
 
 /// A recording as short as one can be, with something to know it by.
-fn part(text: &str) -> Vec<u8> {
+fn short_recording(text: &str) -> Vec<u8> {
     [b"DMTRACE\x01", text.as_bytes()].concat()
 }
 
@@ -115,7 +115,7 @@ fn part(text: &str) -> Vec<u8> {
 fn write_part(target: &mut RecordingTarget, text: &str) -> io::Result<RecordingFile> {
     let first = !target.begun;
     let mut output = target.create_file()?;
-    output.write_frames(&part(text))?;
+    output.write_frames(&short_recording(text))?;
     if !first {
         target.shift_files()?;
     }
@@ -142,7 +142,7 @@ fn assert_parts(dir: &Path, expected: &[(&str, &str)]) {
     assert_eq!(found, expected);
 }
 
-const fn keep(keep: u32) -> Option<Rotation> {
+const fn rotation_keeping(keep: u32) -> Option<Rotation> {
     Some(Rotation { max: 1, keep })
 }
 
@@ -150,7 +150,7 @@ const fn keep(keep: u32) -> Option<Rotation> {
 fn rotation_keeps_so_many() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a");
-    let mut target = RecordingTarget::inspect(&path, Overwrite::No, keep(2)).unwrap();
+    let mut target = RecordingTarget::inspect(&path, Overwrite::No, rotation_keeping(2)).unwrap();
     for text in ["1", "2", "3", "4"] {
         let mut output = write_part(&mut target, text).unwrap();
         if text == "4" {
@@ -159,13 +159,13 @@ fn rotation_keeps_so_many() {
     }
     assert_parts(dir.path(), &[("a", "4"), ("a.1", "3"), ("a.2", "2")]);
     fs::remove_file(&path).unwrap();
-    let refused = RecordingTarget::inspect(&path, Overwrite::No, keep(2)).unwrap_err();
+    let refused = RecordingTarget::inspect(&path, Overwrite::No, rotation_keeping(2)).unwrap_err();
     assert!(
         refused.to_string().contains("a.1: File exists"),
         "{refused}"
     );
     // None is kept: the next one takes the place.
-    let mut target = RecordingTarget::inspect(&path, Overwrite::No, keep(0)).unwrap();
+    let mut target = RecordingTarget::inspect(&path, Overwrite::No, rotation_keeping(0)).unwrap();
     for text in ["5", "6"] {
         write_part(&mut target, text).unwrap();
     }
@@ -177,9 +177,10 @@ fn a_file_that_is_replaced_stays_to_the_end_of_a_rotation_too() {
     for kept in [0, 2] {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        fs::write(&path, part("old")).unwrap();
-        fs::write(with_suffix(&path, "1"), part("older")).unwrap();
-        let mut target = RecordingTarget::inspect(&path, Overwrite::Yes, keep(kept)).unwrap();
+        fs::write(&path, short_recording("old")).unwrap();
+        fs::write(with_suffix(&path, "1"), short_recording("older")).unwrap();
+        let mut target =
+            RecordingTarget::inspect(&path, Overwrite::Yes, rotation_keeping(kept)).unwrap();
         let beside = target.temporary_path().unwrap();
         let beside = beside.file_name().unwrap().to_str().unwrap();
         for text in ["1", "2", "3"] {
@@ -206,7 +207,7 @@ fn a_rotation_begins_only_where_it_replaces_recordings() {
     let path = dir.path().join("a");
     let notes = with_suffix(&path, "2");
     let refusal = || {
-        let refused = RecordingTarget::inspect(&path, Overwrite::Yes, keep(2));
+        let refused = RecordingTarget::inspect(&path, Overwrite::Yes, rotation_keeping(2));
         refused.map(drop).unwrap_err().to_string()
     };
     fs::write(&notes, "what I must not forget").unwrap();
@@ -223,8 +224,8 @@ fn a_rotation_begins_only_where_it_replaces_recordings() {
     fs::create_dir(&notes).unwrap();
     assert!(refusal().contains("a.2: is no recording"));
     fs::remove_dir(&notes).unwrap();
-    fs::write(&notes, part("older")).unwrap();
-    assert!(RecordingTarget::inspect(&path, Overwrite::Yes, keep(2)).is_ok());
+    fs::write(&notes, short_recording("older")).unwrap();
+    assert!(RecordingTarget::inspect(&path, Overwrite::Yes, rotation_keeping(2)).is_ok());
 }
 
 /// Whoever comes later, and whatever has been asked for at the start.
@@ -232,10 +233,11 @@ fn a_rotation_begins_only_where_it_replaces_recordings() {
 fn a_rotation_moves_nothing_that_came_up_meanwhile() {
     for overwrite in [Overwrite::No, Overwrite::Yes] {
         for theirs in ["a", "a.1", "a.2"] {
-            for text in [part("theirs"), b"notes".to_vec()] {
+            for text in [short_recording("theirs"), b"notes".to_vec()] {
                 let dir = tempfile::tempdir().unwrap();
                 let path = dir.path().join("a");
-                let mut target = RecordingTarget::inspect(&path, overwrite, keep(2)).unwrap();
+                let mut target =
+                    RecordingTarget::inspect(&path, overwrite, rotation_keeping(2)).unwrap();
                 for text in ["1", "2", "3"] {
                     write_part(&mut target, text).unwrap();
                 }
@@ -266,7 +268,7 @@ fn the_end_replaces_nothing_that_came_up_meanwhile() {
     drop(output);
     assert_eq!(
         fs::read(target.temporary_path().unwrap()).unwrap(),
-        part("new")
+        short_recording("new")
     );
 }
 
@@ -300,7 +302,7 @@ fn a_recording_that_lost_its_name_is_not_called_written() {
 fn a_file_that_was_removed_does_not_end_the_rotation() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a");
-    let mut target = RecordingTarget::inspect(&path, Overwrite::No, keep(2)).unwrap();
+    let mut target = RecordingTarget::inspect(&path, Overwrite::No, rotation_keeping(2)).unwrap();
     for text in ["1", "2", "3"] {
         write_part(&mut target, text).unwrap();
     }
@@ -347,8 +349,7 @@ fn a_link_to_nothing_and_what_a_killed_recording_left_are_named() {
 fn a_pipe_without_a_reader_is_not_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let fifo = dir.path().join("fifo");
-    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
+    crate::host::regular_file::make_fifo(&fifo);
     let mut target = RecordingTarget::inspect(&fifo, Overwrite::Yes, None).unwrap();
     let refused = target.create_file().unwrap_err().to_string();
     assert!(refused.contains("nobody reads this pipe"), "{refused}");
@@ -361,7 +362,7 @@ fn a_pipe_without_a_reader_is_not_waited_for() {
 
 fn write_special(target: &mut RecordingTarget) -> RecordingFile {
     let mut output = target.create_file().unwrap();
-    output.write_frames(&part("1")).unwrap();
+    output.write_frames(&short_recording("1")).unwrap();
     output.take_name(target).unwrap();
     output
 }
