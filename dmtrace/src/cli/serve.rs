@@ -1,11 +1,9 @@
 //! `dmtrace serve`.
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use dmtrace_core::verdict::Class;
-use serde::Deserialize as _;
-use serde_json::Value;
 
 use super::{args::ServeArgs, failure::exit};
 use crate::{
@@ -14,23 +12,23 @@ use crate::{
     host::{self, Roots},
     metrics::{self, Exposure},
     output::{Out, time},
-    service::{self, ExportOptions, SocketAccess},
+    service::{self, ExportOptions, ServiceReport, SocketAccess},
     trace::run::build_runtime,
     wording::{count_noun, finding_commands},
 };
 
 pub(super) fn run(args: &ServeArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
     if args.status {
-        let status = service::ask_status()?;
+        let (answer, status) = service::ask_status()?;
         if as_json {
-            out.print_json(&status)?;
+            out.print_json(&answer)?;
         } else {
             print_status(&status, out)?;
         }
-        return Ok(match status["findings"]["standing"].as_u64() {
-            Some(0) if status["unread"].is_string() => exit::incomplete_code(),
-            Some(0) => exit::CLEAN,
-            _ => exit::findings_code(),
+        return Ok(match status.findings.standing {
+            Some(0) if status.unread.is_none() => exit::CLEAN,
+            Some(0) | None => exit::incomplete_code(),
+            Some(_) => exit::findings_code(),
         });
     }
     if args.remove {
@@ -117,64 +115,57 @@ fn owner_text(set: &SetReport) -> String {
     }
 }
 
-fn print_status(status: &Value, out: &mut Out) -> Result<()> {
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
-    let health = &status["health"];
-    let findings = &status["findings"];
+fn print_status(status: &ServiceReport, out: &mut Out) -> Result<()> {
+    let or_unknown = |text: &str| if text.is_empty() { "?" } else { text }.to_owned();
+    let health = &status.health;
     out.print_line(&format!(
         "dmtrace {} running for {}, pid {}, {} backend",
-        text(&status["version"]),
-        time::age_text(std::time::Duration::from_secs(number(&status["seconds"]))),
-        number(&status["pid"]),
-        text(&health["backend"]),
+        or_unknown(&status.version),
+        time::age_text(Duration::from_secs(status.seconds)),
+        status.pid,
+        or_unknown(&health.backend),
     ))?;
-    if let Some(seconds) = status["as_of_seconds_ago"].as_u64() {
-        let age = time::age_text(std::time::Duration::from_secs(seconds));
+    if let Some(seconds) = status.as_of_seconds_ago {
+        let age = time::age_text(Duration::from_secs(seconds));
         out.print_line(&format!(
             "the service is scanning; this status is {age} old, without the list of findings"
         ))?;
     }
-    let cookies = &status["totals"]["cookies"];
+    let cookies = status.totals.cookies;
     // Counted with the cookies, for their keys.
-    let foreign = number(&status["foreign_sets"]);
+    let foreign = status.foreign_sets;
     let and_foreign = match foreign {
         0 => String::new(),
         _ => format!(", {}", count_noun(foreign, "foreign set", "foreign sets")),
     };
     out.print_line(&format!(
         "cookies: {} made, {} removed, {} there now{and_foreign}",
-        number(&cookies["created"]),
-        number(&cookies["destroyed"]),
-        number(&cookies["live"]).saturating_sub(foreign),
+        cookies.created,
+        cookies.destroyed,
+        cookies.live.saturating_sub(foreign),
     ))?;
     out.print_line(&format!(
         "messages: seen {} = submitted {} + dropped {} (recovered from the maps); drift {}",
-        number(&health["seen"]),
-        number(&health["submitted"]),
-        number(&health["dropped"]),
-        number(&health["drift"]),
+        health.seen, health.submitted, health.dropped, health.drift,
     ))?;
-    let standing = number(&findings["standing"]);
-    let rows = findings["list"].as_array().into_iter().flatten();
-    let listed: Vec<SetReport> = rows
-        .filter_map(|row| SetReport::deserialize(row).ok())
-        .collect();
-    let unread = status["unread"].as_str();
-    if standing == 0 && unread.is_some() {
-        out.print_line("no active findings, but that is not certain, for the reason below")?;
-    } else if standing == 0 {
-        out.print_line("no active findings")?;
-    } else {
-        let leaked = |set: &&SetReport| {
-            let class = set.verdict.as_ref().and_then(|verdict| verdict.class);
-            matches!(class, Some(Class::Leaked(_)))
-        };
-        out.print_line(&format!(
-            "{}; {}",
-            count_noun(standing, "active finding", "active findings"),
-            finding_commands(listed.iter().filter(leaked).count(), "")
-        ))?;
+    let listed = &status.findings.list;
+    match status.findings.standing {
+        None => out.print_line("the service does not say what it has found")?,
+        Some(0) if status.unread.is_some() => {
+            out.print_line("no active findings, but that is not certain, for the reason below")?;
+        }
+        Some(0) => out.print_line("no active findings")?,
+        Some(standing) => {
+            let leaked = |set: &&SetReport| {
+                let class = set.verdict.as_ref().and_then(|verdict| verdict.class);
+                matches!(class, Some(Class::Leaked(_)))
+            };
+            out.print_line(&format!(
+                "{}; {}",
+                count_noun(standing, "active finding", "active findings"),
+                finding_commands(listed.iter().filter(leaked).count(), "")
+            ))?;
+        }
     }
     for set in listed {
         let verdict = set.verdict.as_ref().map_or("?", |it| it.text.as_str());
@@ -182,10 +173,10 @@ fn print_status(status: &Value, out: &mut Out) -> Result<()> {
             "  {}  semid {}  {}  {verdict}",
             set.key,
             set.semid,
-            owner_text(&set),
+            owner_text(set),
         ))?;
     }
-    if let Some(unread) = unread {
+    if let Some(unread) = &status.unread {
         out.print_line(unread)?;
     }
     Ok(())
@@ -193,10 +184,16 @@ fn print_status(status: &Value, out: &mut Out) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde::Deserialize as _;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::output::testing::capture_output;
+
+    fn status_text(answer: &Value) -> String {
+        let status = ServiceReport::deserialize(answer).unwrap();
+        capture_output(None, |out| print_status(&status, out))
+    }
 
     #[test]
     fn where_there_is_nothing_to_remove_it_is_said_where_that_is() {
@@ -208,23 +205,36 @@ mod tests {
 
     #[test]
     fn a_status_says_what_the_service_cannot_read() {
-        let told = |status: Value| capture_output(None, |out| print_status(&status, out));
-        let blind = told(json!({"unread": "not everything could be read: /proc; mount it"}));
+        let none = json!({"standing": 0});
+        let blind = status_text(&json!({
+            "unread": "not everything could be read: /proc; mount it",
+            "findings": none,
+        }));
         let end = "no active findings, but that is not certain, for the reason below\n\
                    not everything could be read: /proc; mount it\n";
         assert!(blind.ends_with(end), "{blind}");
-        let old = told(json!({"unread": null}));
+        let old = status_text(&json!({"unread": null, "findings": none}));
         assert!(old.ends_with("no active findings\n"), "{old}");
+    }
+
+    #[test]
+    fn a_status_without_findings_is_no_status_of_none() {
+        for silent in [json!({}), json!({"findings": {"standing": "many"}})] {
+            let text = status_text(&silent);
+            assert!(
+                text.ends_with("the service does not say what it has found\n"),
+                "{text}"
+            );
+        }
     }
 
     #[test]
     fn a_status_counts_cookies_as_list_does() {
         let told = |foreign: u64| {
-            let status = json!({
+            status_text(&json!({
                 "totals": {"cookies": {"created": 60, "destroyed": 0, "live": 60}},
                 "foreign_sets": foreign,
-            });
-            capture_output(None, |out| print_status(&status, out))
+            }))
         };
         let mixed = told(1);
         assert!(mixed.contains(" 59 there now, 1 foreign set\n"), "{mixed}");

@@ -12,7 +12,7 @@ pub(crate) fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
 }
 
 /// A list without what cannot be read of it.
-pub(super) fn lenient_list<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+pub(crate) fn lenient_list<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     from: D,
 ) -> Result<Vec<T>, D::Error> {
     let values: Vec<Value> = lenient(from)?;

@@ -14,7 +14,7 @@ mod story;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use lenient::lenient;
+pub(crate) use lenient::{lenient, lenient_list};
 pub(crate) use set::owner_mark;
 pub use set::{
     CookieUsage, IoctlCounts, Known, Maker, SetFields, SetOwner, SetReport, VerdictReport,

@@ -7,9 +7,10 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, bail};
+use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::{SOCKET, request::ServiceRequest};
+use super::{SOCKET, request::ServiceRequest, status::ServiceReport};
 
 use crate::wording::cause_text;
 
@@ -17,11 +18,11 @@ use crate::wording::cause_text;
 const ANSWER_MAX: u64 = 16 << 20;
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Asks the running service how it is.
+/// Asks the running service how it is. Returns what it has sent, and what is read of that.
 ///
 /// # Errors
 /// None runs, or this user may not ask.
-pub(crate) fn ask_status() -> Result<Value> {
+pub(crate) fn ask_status() -> Result<(Value, ServiceReport)> {
     // In words: a connection that breaks off is no reader of ours that has gone.
     let stream = UnixStream::connect(SOCKET).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => {
@@ -35,12 +36,13 @@ pub(crate) fn ask_status() -> Result<Value> {
     })?;
     let answer =
         ask_service(stream).map_err(|error| anyhow!("{SOCKET}: {}", cause_text(&error)))?;
-    let answer: Value = serde_json::from_str(&answer)
-        .map_err(|error| anyhow!("{SOCKET}: the answer cannot be read: {error}"))?;
+    let unreadable = |error| anyhow!("{SOCKET}: the answer cannot be read: {error}");
+    let answer: Value = serde_json::from_str(&answer).map_err(unreadable)?;
     if let Some(error) = answer["error"].as_str() {
         bail!("{SOCKET}: {error}");
     }
-    Ok(answer)
+    let report = ServiceReport::deserialize(&answer).map_err(unreadable)?;
+    Ok((answer, report))
 }
 
 fn ask_service(mut stream: UnixStream) -> io::Result<String> {

@@ -12,22 +12,20 @@ mod memory;
 mod reporter;
 mod request;
 mod socket;
+mod status;
 mod systemd;
 
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::Ordering,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use dmtrace_core::verdict::Thresholds;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
     history,
-    host::clock::boot_now,
     metrics::{self, ScrapeRequest},
     output::time::Clock,
     probe::{
@@ -49,6 +47,8 @@ use log::{Log, LogLevel};
 use reporter::Reporter;
 use socket::{ControlSocket, StatusReply, lock_of};
 pub(crate) use socket::{SOCKET, SocketAccess};
+pub(crate) use status::ServiceReport;
+use status::ServiceStatus;
 use systemd::Watchdog;
 
 /// A leak is told within a second of the end of its owner, a moment of grace included.
@@ -107,7 +107,7 @@ pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
     }
     // What an earlier service has lost, it has told.
     reporter.lost_before(tracing.session().lost_count());
-    control.publish_status(status_json(&tracing, &reporter, &control));
+    control.publish_status(ServiceStatus::now(&tracing, &reporter, &control));
     control.start_listening(reporter.chronicle().map(Chronicle::new_asker))?;
     tracing.report_backlog(&mut reporter)?;
     let mut watchdog = Watchdog::of_unit();
@@ -134,7 +134,7 @@ pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
                 tracing.handle_readiness(ready, &mut reporter)?;
                 if ready == Readiness::SurveyDue {
                     survey_done(&tracing, &mut reporter);
-                    control.publish_status(status_json(&tracing, &reporter, &control));
+                    control.publish_status(ServiceStatus::now(&tracing, &reporter, &control));
                     let leaks = tracing
                         .reported_findings()
                         .values()
@@ -156,9 +156,8 @@ pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
                 let _unheard = answer.send(text);
             }
             NextWork::Answer(reply) => {
-                let list = reporter.list_json();
-                let mut status = status_json(&tracing, &reporter, &control);
-                status["findings"]["list"] = list;
+                let mut status = ServiceStatus::now(&tracing, &reporter, &control);
+                status.findings.list = reporter.list_findings();
                 // Whoever asked may have gone.
                 let _unheard = reply.send(status);
             }
@@ -384,27 +383,4 @@ fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
             format_args!("tracing will pause whenever the service is down{asked}: {reason}"),
         );
     }
-}
-
-/// How the service is, without the list of what it has found.
-fn status_json(tracing: &Tracing, reporter: &Reporter, control: &ControlSocket) -> Value {
-    let session = tracing.session();
-    let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "pid": std::process::id(),
-        "kernel": kernel_release(),
-        "seconds": boot_now().duration_since(session.trace_start()).as_secs(),
-        "health": session.health(),
-        "totals": session.ledger().totals(),
-        "foreign_sets": reporter.exports.foreign_count(),
-        "findings": reporter.findings_json(tracing.reported_findings().len()),
-        "history": reporter.chronicle().map(Chronicle::status),
-        "complete": tracing.unread_summary().is_none(),
-        "unread": tracing.unread_summary(),
-        "requests": {
-            "answered": count(&control.tally.answered),
-            "refused": count(&control.tally.refused),
-        },
-    })
 }

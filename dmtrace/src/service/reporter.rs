@@ -10,7 +10,6 @@ use dmtrace_core::{
     ledger::{Change, ChangeKind},
     verdict::{Context, Judged},
 };
-use serde_json::{Value, json};
 
 use super::{
     chronicle::Chronicle,
@@ -18,6 +17,7 @@ use super::{
     export::Exports,
     known_findings::KnownFindings,
     log::{Log, LogLevel},
+    status::ActiveFindings,
 };
 use crate::{
     finding::SetReport,
@@ -190,21 +190,18 @@ impl Reporter {
     }
 
     /// What was found, without a list of it. `standing`: how many findings stand, kept or not.
-    pub(super) fn findings_json(&self, standing: usize) -> Value {
-        json!({
-            "standing": standing,
-            "told": self.reported_counts,
-            "creations_failed": self.enospc_failures,
-            "list": [],
-        })
+    pub(super) fn count_findings(&self, standing: usize) -> ActiveFindings {
+        ActiveFindings {
+            standing,
+            told: self.reported_counts.clone(),
+            creations_failed: self.enospc_failures,
+            list: Vec::new(),
+        }
     }
 
     /// The findings that stand, as far as they are kept.
-    pub(super) fn list_json(&self) -> Value {
-        self.active_findings
-            .values()
-            .map(SetReport::to_json)
-            .collect()
+    pub(super) fn list_findings(&self) -> Vec<SetReport> {
+        self.active_findings.values().cloned().collect()
     }
 }
 

@@ -21,7 +21,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{UnixListener, UnixStream},
@@ -30,7 +30,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::request::{REQUEST_MAX, RequestError, ServiceRequest, parse_request};
+use super::{
+    request::{REQUEST_MAX, RequestError, ServiceRequest, parse_request},
+    status::ServiceStatus,
+};
 use crate::{
     history::{HistoryAsker, NO_HISTORY},
     output::json::json_envelope,
@@ -67,7 +70,7 @@ pub(super) struct RequestCounts {
 }
 
 /// Takes the answer to the question how the service is.
-pub(super) type StatusReply = oneshot::Sender<Value>;
+pub(super) type StatusReply = oneshot::Sender<ServiceStatus>;
 
 /// The socket. Its file is removed on drop, and the lock that says that a service runs is given
 /// up.
@@ -93,7 +96,7 @@ struct ListenerParts {
 }
 
 /// How the service was, and when.
-type LatestStatus = Arc<Mutex<Option<(Instant, Value)>>>;
+type LatestStatus = Arc<Mutex<Option<(Instant, ServiceStatus)>>>;
 
 impl ControlSocket {
     /// Binds, as the only service of the host. Who connects waits for
@@ -184,7 +187,7 @@ impl ControlSocket {
     }
 
     /// How the service is now: the answer while it is busy.
-    pub(super) fn publish_status(&self, status: Value) {
+    pub(super) fn publish_status(&self, status: ServiceStatus) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         *latest = Some((Instant::now(), status));
     }
@@ -303,7 +306,7 @@ impl Conversations {
     }
 
     /// How the service is, or was before what it is doing now.
-    async fn current_status(&self) -> io::Result<Value> {
+    async fn current_status(&self) -> io::Result<ServiceStatus> {
         let answer = timeout(BUSY, async {
             let (reply, answer) = oneshot::channel();
             self.send.send(reply).await.ok()?;
@@ -314,7 +317,7 @@ impl Conversations {
         }
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, mut status) = latest.clone().ok_or(ErrorKind::TimedOut)?;
-        status["as_of_seconds_ago"] = at.elapsed().as_secs().into();
+        status.as_of_seconds_ago = Some(at.elapsed().as_secs());
         Ok(status)
     }
 }
@@ -399,7 +402,7 @@ mod tests {
         ControlSocket::open(&dir.join("s.sock"), access).unwrap()
     }
 
-    fn ask_status(control: &ControlSocket) -> Value {
+    fn ask_status(control: &ControlSocket) -> serde_json::Value {
         let mut stream = net::UnixStream::connect(&control.path).unwrap();
         stream
             .write_all(ServiceRequest::Status.to_line().as_bytes())
@@ -422,7 +425,7 @@ mod tests {
     fn who_asks_during_a_look_is_told_how_it_was_before() {
         let dir = tempfile::tempdir().unwrap();
         let mut control = open_socket(dir.path());
-        control.publish_status(json!({"pid": 7}));
+        control.publish_status(ServiceStatus::of_process(7));
         control.start_listening(None).unwrap();
         // Nobody takes the questions: more than wait for an answer at once, all are answered.
         thread::scope(|all| {
@@ -440,13 +443,13 @@ mod tests {
     fn who_asks_otherwise_is_told_how_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let mut control = open_socket(dir.path());
-        control.publish_status(json!({"pid": 7}));
+        control.publish_status(ServiceStatus::of_process(7));
         control.start_listening(None).unwrap();
         let (_, mut questions) = mpsc::channel(1);
         std::mem::swap(&mut control.questions, &mut questions);
         let traces = thread::spawn(move || {
             let reply = questions.blocking_recv().unwrap();
-            reply.send(json!({"pid": 8})).unwrap();
+            reply.send(ServiceStatus::of_process(8)).unwrap();
         });
         let answer = ask_status(&control);
         assert_eq!(answer["pid"], 8);

@@ -62,3 +62,31 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+impl SessionHealth {
+    /// That of a trace that has seen nothing yet.
+    pub(crate) fn testing_example() -> Self {
+        Self {
+            backend: Backend::Tracepoint,
+            seen: 0,
+            submitted: 0,
+            received: 0,
+            dropped: 0,
+            undecodable: 0,
+            counts: KernelCounts::default(),
+            skipped_runs: 0,
+            skipped_made_good: 0,
+            drift: 0,
+            unreadable: 0,
+            device_mapper: DmReport {
+                how: crate::probe::DmState::NotLoaded,
+                since: None,
+                cookies_before: 0,
+                entered: 0,
+                returned: 0,
+            },
+            continuity: None,
+        }
+    }
+}

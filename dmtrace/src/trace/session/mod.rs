@@ -4,7 +4,7 @@ mod accounting;
 mod devices;
 mod dm_watch;
 mod ends;
-mod health;
+pub(crate) mod health;
 mod losses;
 mod meters;
 mod order;

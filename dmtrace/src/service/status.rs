@@ -1,0 +1,233 @@
+//! How a running service is: what it writes, and what `dmtrace serve --status` reads of it.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering};
+
+use dmtrace_core::ledger::Totals;
+use serde::{Deserialize, Serialize};
+
+use super::{chronicle::Chronicle, reporter::Reporter, socket::ControlSocket};
+use crate::{
+    finding::{SetReport, lenient, lenient_list},
+    history::HistoryStatus,
+    host::clock::boot_now,
+    probe::environment::kernel_release,
+    trace::{run::Tracing, session::health::SessionHealth},
+};
+
+/// How a service is. Names of fields are a contract: other programs read them.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ServiceStatus {
+    version: &'static str,
+    pid: u32,
+    kernel: String,
+    /// Time that it has traced.
+    seconds: u64,
+    health: SessionHealth,
+    totals: Totals,
+    /// Sets with a cookie's key that are none; `totals` counts them as cookies.
+    foreign_sets: usize,
+    pub findings: ActiveFindings,
+    history: Option<HistoryStatus>,
+    /// Whether everything could be read.
+    complete: bool,
+    /// What could not be read.
+    unread: Option<String>,
+    requests: RequestTotals,
+    /// Age of this status, if the service was too busy for a new one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub as_of_seconds_ago: Option<u64>,
+}
+
+/// What was found, and is there still.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(super) struct ActiveFindings {
+    /// All of them, in the list or not.
+    pub standing: usize,
+    /// Reported since the start, by class.
+    pub told: BTreeMap<&'static str, u64>,
+    /// Creations that failed with ENOSPC.
+    pub creations_failed: u64,
+    /// Those whose details are kept, if the service had the time to list them.
+    pub list: Vec<SetReport>,
+}
+
+/// Requests at the control socket.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct RequestTotals {
+    answered: u64,
+    refused: u64,
+}
+
+impl ServiceStatus {
+    /// How the service is now, without the list of what it has found.
+    pub(super) fn now(tracing: &Tracing, reporter: &Reporter, control: &ControlSocket) -> Self {
+        let session = tracing.session();
+        let unread = tracing.unread_summary();
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            kernel: kernel_release(),
+            seconds: boot_now().duration_since(session.trace_start()).as_secs(),
+            health: session.health(),
+            totals: *session.ledger().totals(),
+            foreign_sets: reporter.exports.foreign_count(),
+            findings: reporter.count_findings(tracing.reported_findings().len()),
+            history: reporter.chronicle().map(Chronicle::status),
+            complete: unread.is_none(),
+            unread: unread.map(str::to_owned),
+            requests: RequestTotals {
+                answered: control.tally.answered.load(Ordering::Relaxed),
+                refused: control.tally.refused.load(Ordering::Relaxed),
+            },
+            as_of_seconds_ago: None,
+        }
+    }
+}
+
+/// What is read of a status. The service may be older or newer than the reader: what is not there,
+/// or is not what it should be, is as zero or unknown.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ServiceReport {
+    /// Version of the service; empty if it does not say.
+    #[serde(deserialize_with = "lenient")]
+    pub version: String,
+    /// Its process.
+    #[serde(deserialize_with = "lenient")]
+    pub pid: u32,
+    /// Time that it has traced.
+    #[serde(deserialize_with = "lenient")]
+    pub seconds: u64,
+    /// How messages come through.
+    #[serde(deserialize_with = "lenient")]
+    pub health: MessageCounts,
+    /// Counts of sets.
+    #[serde(deserialize_with = "lenient")]
+    pub totals: CookieTotals,
+    /// Sets with a cookie's key that are none.
+    #[serde(deserialize_with = "lenient")]
+    pub foreign_sets: u64,
+    /// What was found.
+    #[serde(deserialize_with = "lenient")]
+    pub findings: ReportedFindings,
+    /// What the service cannot read.
+    #[serde(deserialize_with = "lenient")]
+    pub unread: Option<String>,
+    /// Age of this status, if the service was too busy for a new one.
+    #[serde(deserialize_with = "lenient")]
+    pub as_of_seconds_ago: Option<u64>,
+}
+
+/// Messages of the probes.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct MessageCounts {
+    /// How semaphores are seen; empty if it does not say.
+    pub backend: String,
+    /// What the probes had to report.
+    pub seen: u64,
+    /// What went into the ring.
+    pub submitted: u64,
+    /// What found it full.
+    pub dropped: u64,
+    /// Differences between books and kernel, all corrected.
+    pub drift: u64,
+}
+
+/// Counts of sets with a cookie's key.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct CookieTotals {
+    /// Of all of them.
+    pub cookies: CookieCounts,
+}
+
+/// What became of them.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct CookieCounts {
+    /// Seen being made.
+    pub created: u64,
+    /// Seen being removed.
+    pub destroyed: u64,
+    /// There now.
+    pub live: u64,
+}
+
+/// Findings as a reader sees them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ReportedFindings {
+    /// All of them; `None` if the service does not say: then nobody knows that there is none.
+    #[serde(deserialize_with = "lenient")]
+    pub standing: Option<u64>,
+    /// Those that are listed.
+    #[serde(deserialize_with = "lenient_list")]
+    pub list: Vec<SetReport>,
+}
+
+#[cfg(test)]
+impl ServiceStatus {
+    /// That of a service that has seen and found nothing.
+    pub(super) fn of_process(pid: u32) -> Self {
+        Self {
+            version: "1.2.3",
+            pid,
+            kernel: "6.12.0".to_owned(),
+            seconds: 7,
+            health: SessionHealth::testing_example(),
+            totals: Totals::default(),
+            foreign_sets: 0,
+            findings: ActiveFindings::default(),
+            history: None,
+            complete: true,
+            unread: None,
+            requests: RequestTotals::default(),
+            as_of_seconds_ago: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_service_writes_is_what_is_read() {
+        let mut written = ServiceStatus::of_process(42);
+        written.totals.cookies.created = 9;
+        written.totals.cookies.destroyed = 4;
+        written.totals.cookies.live = 5;
+        written.foreign_sets = 2;
+        written.health.seen = 30;
+        written.health.submitted = 28;
+        written.health.dropped = 1;
+        written.health.drift = 3;
+        written.findings.standing = 1;
+        written.findings.list = vec![SetReport {
+            semid: 17,
+            ..SetReport::default()
+        }];
+        written.unread = Some("no /proc".to_owned());
+        written.as_of_seconds_ago = Some(6);
+        let text = serde_json::to_string(&written).unwrap();
+        let read: ServiceReport = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (read.version.as_str(), read.pid, read.seconds),
+            ("1.2.3", 42, 7)
+        );
+        let cookies = read.totals.cookies;
+        assert_eq!(
+            (cookies.created, cookies.destroyed, cookies.live),
+            (9, 4, 5)
+        );
+        let health = read.health;
+        assert_eq!(health.backend, written.health.backend.name());
+        assert_eq!((health.seen, health.submitted), (30, 28));
+        assert_eq!((health.dropped, health.drift), (1, 3));
+        assert_eq!((read.foreign_sets, read.findings.standing), (2, Some(1)));
+        assert_eq!(read.findings.list[0].semid, 17);
+        assert_eq!(read.unread.as_deref(), Some("no /proc"));
+        assert_eq!(read.as_of_seconds_ago, Some(6));
+    }
+}
