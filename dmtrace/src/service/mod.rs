@@ -17,6 +17,7 @@ mod systemd;
 
 use std::{
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -26,6 +27,7 @@ use tokio::time::Instant;
 
 use crate::{
     history,
+    host::clock::boot_now,
     metrics::{self, ScrapeRequest},
     output::time::Clock,
     probe::{
@@ -48,7 +50,7 @@ use reporter::Reporter;
 use socket::{ControlSocket, StatusReply, lock_of};
 pub(crate) use socket::{SOCKET, SocketAccess};
 pub(crate) use status::ServiceReport;
-use status::ServiceStatus;
+use status::{RequestTotals, ServiceStatus};
 use systemd::Watchdog;
 
 /// A leak is told within a second of the end of its owner, a moment of grace included.
@@ -107,7 +109,7 @@ pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
     }
     // What an earlier service has lost, it has told.
     reporter.lost_before(tracing.session().lost_count());
-    control.publish_status(ServiceStatus::now(&tracing, &reporter, &control));
+    control.publish_status(read_status(&tracing, &reporter, &control));
     control.start_listening(reporter.chronicle().map(Chronicle::new_asker))?;
     tracing.report_backlog(&mut reporter)?;
     let mut watchdog = Watchdog::of_unit();
@@ -134,7 +136,7 @@ pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
                 tracing.handle_readiness(ready, &mut reporter)?;
                 if ready == Readiness::SurveyDue {
                     survey_done(&tracing, &mut reporter);
-                    control.publish_status(ServiceStatus::now(&tracing, &reporter, &control));
+                    control.publish_status(read_status(&tracing, &reporter, &control));
                     let leaks = tracing
                         .reported_findings()
                         .values()
@@ -156,7 +158,7 @@ pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
                 let _unheard = answer.send(text);
             }
             NextWork::Answer(reply) => {
-                let mut status = ServiceStatus::now(&tracing, &reporter, &control);
+                let mut status = read_status(&tracing, &reporter, &control);
                 status.findings.list = reporter.list_findings();
                 // Whoever asked may have gone.
                 let _unheard = reply.send(status);
@@ -382,5 +384,29 @@ fn say_past(log: &mut Log, continuity: &Continuity, keep: bool) {
             level,
             format_args!("tracing will pause whenever the service is down{asked}: {reason}"),
         );
+    }
+}
+
+/// How the service is, without the list of what it has found.
+fn read_status(tracing: &Tracing, reporter: &Reporter, control: &ControlSocket) -> ServiceStatus {
+    let session = tracing.session();
+    let unread = tracing.unread_summary();
+    ServiceStatus {
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        kernel: kernel_release(),
+        seconds: boot_now().duration_since(session.trace_start()).as_secs(),
+        health: session.health(),
+        totals: *session.ledger().totals(),
+        foreign_sets: reporter.exports.foreign_count(),
+        findings: reporter.count_findings(tracing.reported_findings().len()),
+        history: reporter.chronicle().map(Chronicle::status),
+        complete: unread.is_none(),
+        unread: unread.map(str::to_owned),
+        requests: RequestTotals {
+            answered: control.tally.answered.load(Ordering::Relaxed),
+            refused: control.tally.refused.load(Ordering::Relaxed),
+        },
+        as_of_seconds_ago: None,
     }
 }

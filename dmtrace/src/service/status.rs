@@ -1,38 +1,35 @@
 //! How a running service is: what it writes, and what `dmtrace serve --status` reads of it.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::collections::BTreeMap;
 
 use dmtrace_core::ledger::Totals;
 use serde::{Deserialize, Serialize};
 
-use super::{chronicle::Chronicle, reporter::Reporter, socket::ControlSocket};
 use crate::{
     finding::{SetReport, lenient, lenient_list},
     history::HistoryStatus,
-    host::clock::boot_now,
-    probe::environment::kernel_release,
-    trace::{run::Tracing, session::health::SessionHealth},
+    trace::session::health::SessionHealth,
 };
 
 /// How a service is. Names of fields are a contract: other programs read them.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct ServiceStatus {
-    version: &'static str,
-    pid: u32,
-    kernel: String,
+    pub version: &'static str,
+    pub pid: u32,
+    pub kernel: String,
     /// Time that it has traced.
-    seconds: u64,
-    health: SessionHealth,
-    totals: Totals,
+    pub seconds: u64,
+    pub health: SessionHealth,
+    pub totals: Totals,
     /// Sets with a cookie's key that are none; `totals` counts them as cookies.
-    foreign_sets: usize,
+    pub foreign_sets: usize,
     pub findings: ActiveFindings,
-    history: Option<HistoryStatus>,
+    pub history: Option<HistoryStatus>,
     /// Whether everything could be read.
-    complete: bool,
+    pub complete: bool,
     /// What could not be read.
-    unread: Option<String>,
-    requests: RequestTotals,
+    pub unread: Option<String>,
+    pub requests: RequestTotals,
     /// Age of this status, if the service was too busy for a new one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub as_of_seconds_ago: Option<u64>,
@@ -53,35 +50,10 @@ pub(super) struct ActiveFindings {
 
 /// Requests at the control socket.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-struct RequestTotals {
-    answered: u64,
-    refused: u64,
-}
-
-impl ServiceStatus {
-    /// How the service is now, without the list of what it has found.
-    pub(super) fn now(tracing: &Tracing, reporter: &Reporter, control: &ControlSocket) -> Self {
-        let session = tracing.session();
-        let unread = tracing.unread_summary();
-        Self {
-            version: env!("CARGO_PKG_VERSION"),
-            pid: std::process::id(),
-            kernel: kernel_release(),
-            seconds: boot_now().duration_since(session.trace_start()).as_secs(),
-            health: session.health(),
-            totals: *session.ledger().totals(),
-            foreign_sets: reporter.exports.foreign_count(),
-            findings: reporter.count_findings(tracing.reported_findings().len()),
-            history: reporter.chronicle().map(Chronicle::status),
-            complete: unread.is_none(),
-            unread: unread.map(str::to_owned),
-            requests: RequestTotals {
-                answered: control.tally.answered.load(Ordering::Relaxed),
-                refused: control.tally.refused.load(Ordering::Relaxed),
-            },
-            as_of_seconds_ago: None,
-        }
-    }
+pub(super) struct RequestTotals {
+    pub answered: u64,
+    /// Not permitted, or no request.
+    pub refused: u64,
 }
 
 /// What is read of a status. The service may be older or newer than the reader: what is not there,
