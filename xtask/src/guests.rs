@@ -1,6 +1,6 @@
 //! What the guests are made of in which dmtrace is tried, and where their lab keeps its files.
 
-use std::{env, path::PathBuf};
+use std::{env, path::PathBuf, sync::Mutex, thread};
 
 use anyhow::{Context as _, Result};
 use kernel_lab::{Accel, Config, DebianTool, Freshness, Lab, Layer};
@@ -218,4 +218,34 @@ mod tests {
         let mut files = LAYERS.iter().flat_map(|layer| layer.files);
         assert!(files.all(|file| file.starts_with("usr/")));
     }
+}
+
+/// Guests that run at the same time: each of them sleeps half of its time.
+const GUESTS: usize = 2;
+
+/// Does all jobs, some guests at a time, and returns what came of them in the order of their ends.
+pub(crate) fn run_side_by_side<T: Send, R: Send>(
+    jobs: Vec<T>,
+    run: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let queue = Mutex::new(jobs.into_iter());
+    let done = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let next = queue.lock().ok().and_then(|mut queue| queue.next());
+            let Some(job) = next else {
+                return;
+            };
+            let outcome = run(job);
+            if let Ok(mut done) = done.lock() {
+                done.push(outcome);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..GUESTS {
+            scope.spawn(work);
+        }
+    });
+    done.into_inner().unwrap_or_default()
 }

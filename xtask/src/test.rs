@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Command, ExitCode, Stdio},
+    process::{Child, Command, ExitCode, Stdio},
     time::Instant,
 };
 
@@ -74,6 +74,14 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         );
     }
     setup::ensure_setup()?;
+    let no_guests = match args.no_vm {
+        true => Some("asked for (--no-vm)".to_owned()),
+        false => scenario::unavailable_reason(),
+    };
+    let preparation = match &no_guests {
+        None if !guests.is_empty() && !black_box.is_empty() => prepare_guests()?,
+        _ => None,
+    };
     let mut tally = TestTally::default();
     if wanted("lint") {
         tally += lint::run_checks();
@@ -82,7 +90,9 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         tally += run_timed("unit", run_unit);
     }
     if !black_box.is_empty() {
-        match timed_build() {
+        let built = timed_build();
+        wait_for_guests(preparation);
+        match built {
             Ok(built) => {
                 for tier in black_box {
                     tally += run_timed(tier, || built.run_tier(tier));
@@ -95,12 +105,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         }
     }
     if !guests.is_empty() {
-        let none = if args.no_vm {
-            Some("asked for (--no-vm)".to_owned())
-        } else {
-            scenario::unavailable_reason()
-        };
-        if let Some(why) = none {
+        if let Some(why) = no_guests {
             println!("\n== vm\nSKIPPED: {why}");
             tally.skipped += 1;
         } else {
@@ -116,6 +121,31 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Fetches what guests are made of while programs are built: the one waits for the network, the
+/// other for processors. Nothing is tested meanwhile but what needs no kernel. The tiers fetch what
+/// this could not, and say why that fails.
+fn prepare_guests() -> Result<Option<Child>> {
+    let xtask = env::current_exe().context("the path of xtask: unreadable")?;
+    let mut command = Command::new(xtask);
+    command.args([
+        "vm",
+        "--prepare",
+        "--kernel",
+        &scenario::TIER_KERNELS.join(","),
+    ]);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Ok(command.spawn().ok())
+}
+
+fn wait_for_guests(preparation: Option<Child>) {
+    if let Some(mut child) = preparation {
+        let _the_tier_says_it = child.wait();
+    }
 }
 
 /// Runs a tier between two lines that tell its name, its sum and its time. One that broke off

@@ -17,11 +17,8 @@ pub(crate) mod storm;
 mod table;
 
 use std::{
-    collections::VecDeque,
     fs,
     path::Path,
-    sync::Mutex,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -43,7 +40,10 @@ use crate::{
     tally::TestTally,
 };
 
-/// Kernels of `cargo xtask test`: the oldest and a recent one.
+/// Kernels that the tiers of `cargo xtask test` boot.
+pub(crate) const TIER_KERNELS: [&str; 3] = ["5.10", "6.1", "6.12"];
+
+/// Kernels of the suite in `cargo xtask test`: the oldest and a recent one.
 const USUAL: [&str; 2] = ["5.10", "6.12"];
 
 /// Options of `--suite`.
@@ -118,9 +118,6 @@ pub(crate) fn run_tier() -> Result<TestTally> {
     .to_tally())
 }
 
-/// Guests that run at the same time: each of them sleeps half of its time.
-const GUESTS: usize = 2;
-
 /// Runs scenarios on kernels and prints the table.
 fn run_scenarios(
     scenarios: &[&Scenario],
@@ -142,7 +139,7 @@ fn run_scenarios(
     }
     let program = program_fingerprint(&programs.dmtrace)?;
     let mut columns: Vec<(String, Vec<(String, ScenarioCell)>)> = Vec::new();
-    let mut queue = VecDeque::new();
+    let mut queue = Vec::new();
     for (column, (spec, kernel)) in kernels.iter().enumerate() {
         let mut cells = Vec::new();
         match kernel {
@@ -155,7 +152,13 @@ fn run_scenarios(
         }
         columns.push((spec.name.to_owned(), cells));
     }
-    for (column, cells) in in_guests(&lab, programs, queue) {
+    let booted = guests::run_side_by_side(queue, |(column, kernel, entries)| {
+        let begun = Instant::now();
+        let cells = boot_guest(&lab, kernel, &entries, programs);
+        print_progress(&kernel.name, &cells, begun.elapsed());
+        (column, cells)
+    });
+    for (column, cells) in booted {
         if let Some((kernel, all)) = columns.get_mut(column) {
             kept::save_cells(kernel, &cells, &program);
             all.extend(cells);
@@ -177,39 +180,6 @@ fn run_scenarios(
         }
     }
     Ok(table)
-}
-
-/// A boot that is to be done: number of the kernel's column, the kernel, the scenarios.
-type BootJob<'a> = (usize, &'a Kernel, Vec<(&'a Scenario, String)>);
-
-/// Does all boots, some guests at a time.
-fn in_guests(
-    lab: &Lab,
-    programs: &ScenarioPrograms,
-    queue: VecDeque<BootJob<'_>>,
-) -> Vec<(usize, Vec<(String, ScenarioCell)>)> {
-    let queue = Mutex::new(queue);
-    let done = Mutex::new(Vec::new());
-    let work = || {
-        loop {
-            let next = queue.lock().ok().and_then(|mut queue| queue.pop_front());
-            let Some((column, kernel, entries)) = next else {
-                return;
-            };
-            let begun = Instant::now();
-            let cells = boot_guest(lab, kernel, &entries, programs);
-            print_progress(&kernel.name, &cells, begun.elapsed());
-            if let Ok(mut done) = done.lock() {
-                done.push((column, cells));
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 0..GUESTS {
-            scope.spawn(work);
-        }
-    });
-    done.into_inner().unwrap_or_default()
 }
 
 /// Tells how a boot went: a whole suite takes minutes.

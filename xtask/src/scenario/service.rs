@@ -3,7 +3,7 @@
 use std::{os::unix::fs::symlink, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use kernel_lab::{Freshness, Kernel, Lab, RunSpec, Streams, guest_file, kernel};
+use kernel_lab::{Freshness, Kernel, Lab, Layer, RunSpec, Streams, guest_file, kernel};
 
 use super::programs::ScenarioPrograms;
 use crate::{guests, host, tally::TestTally};
@@ -49,27 +49,45 @@ const CASES: [ServiceCase; 7] = [
 pub(crate) fn run_tier() -> Result<TestTally> {
     let programs = ScenarioPrograms::build()?;
     let mut lab = guests::open_lab(Freshness::Cached)?;
-    let mut tally = TestTally::default();
+    let mut jobs = Vec::new();
     for case in &CASES {
-        let name = format!("{} on {}, init {:?}", case.script, case.kernel, case.init);
         let mut kernels = kernel::resolve_kernels(&[case.kernel.to_owned()])?;
         let kernel = lab.prepare_kernel(kernels.pop().context("no kernel")?)?;
-        match run_case(&mut lab, &kernel, &programs, case) {
+        if let Some(layer) = case.layer()? {
+            lab.prepare_layer(layer)?;
+        }
+        jobs.push((case, kernel));
+    }
+    let tallies = guests::run_side_by_side(jobs, |(case, kernel)| {
+        let name = format!("{} on {}, init {:?}", case.script, case.kernel, case.init);
+        match run_case(&lab, &kernel, &programs, case) {
             Ok(()) => {
                 println!("service: {name} ... ok");
-                tally += TestTally::PASSED;
+                TestTally::PASSED
             }
             Err(error) => {
                 println!("service: {name} ... FAILED: {error:#}");
-                tally += TestTally::FAILED;
+                TestTally::FAILED
             }
         }
-    }
+    });
+    let mut tally = TestTally::default();
+    tallies.into_iter().for_each(|one| tally += one);
     Ok(tally)
 }
 
+impl ServiceCase {
+    /// Programs that it needs beside those of the image.
+    fn layer(&self) -> Result<Option<&'static Layer>> {
+        match self.init {
+            Init::Docker => guests::layer_named("docker").map(Some),
+            Init::Small | Init::Systemd | Init::Enabled => Ok(None),
+        }
+    }
+}
+
 fn run_case(
-    lab: &mut Lab,
+    lab: &Lab,
     kernel: &Kernel,
     programs: &ScenarioPrograms,
     case: &ServiceCase,
@@ -92,12 +110,8 @@ fn run_case(
         let folder = "/etc/systemd/system/sysinit.target.wants";
         files.push(guest_file(wants.path(), folder)?);
     }
-    let layer = match case.init {
-        Init::Docker => Some(guests::layer_named("docker")?),
-        _ => None,
-    };
-    if let Some(layer) = layer {
-        lab.prepare_layer(layer)?;
+    let layer = case.layer()?;
+    if layer.is_some() {
         packaged.push(("Dockerfile", "/image/Dockerfile"));
         packaged.push(("kubernetes.yaml", "/job/kubernetes.yaml"));
         files.push(guest_file(&programs.dmtrace, "/image/dmtrace")?);
