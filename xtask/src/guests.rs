@@ -178,6 +178,36 @@ fn show_progress() {
     }
 }
 
+/// Guests that run at the same time: each of them sleeps half of its time.
+const GUESTS: usize = 2;
+
+/// Does all jobs, some guests at a time, and returns what came of them in the order of their ends.
+pub(crate) fn run_side_by_side<T: Send, R: Send>(
+    jobs: Vec<T>,
+    run: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let queue = Mutex::new(jobs.into_iter());
+    let done = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let next = queue.lock().ok().and_then(|mut queue| queue.next());
+            let Some(job) = next else {
+                return;
+            };
+            let outcome = run(job);
+            if let Ok(mut done) = done.lock() {
+                done.push(outcome);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..GUESTS {
+            scope.spawn(work);
+        }
+    });
+    done.into_inner().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};
@@ -218,34 +248,4 @@ mod tests {
         let mut files = LAYERS.iter().flat_map(|layer| layer.files);
         assert!(files.all(|file| file.starts_with("usr/")));
     }
-}
-
-/// Guests that run at the same time: each of them sleeps half of its time.
-const GUESTS: usize = 2;
-
-/// Does all jobs, some guests at a time, and returns what came of them in the order of their ends.
-pub(crate) fn run_side_by_side<T: Send, R: Send>(
-    jobs: Vec<T>,
-    run: impl Fn(T) -> R + Sync,
-) -> Vec<R> {
-    let queue = Mutex::new(jobs.into_iter());
-    let done = Mutex::new(Vec::new());
-    let work = || {
-        loop {
-            let next = queue.lock().ok().and_then(|mut queue| queue.next());
-            let Some(job) = next else {
-                return;
-            };
-            let outcome = run(job);
-            if let Ok(mut done) = done.lock() {
-                done.push(outcome);
-            }
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 0..GUESTS {
-            scope.spawn(work);
-        }
-    });
-    done.into_inner().unwrap_or_default()
 }
