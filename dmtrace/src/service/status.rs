@@ -72,10 +72,10 @@ pub(crate) struct ServiceReport {
     pub seconds: u64,
     /// How messages come through.
     #[serde(deserialize_with = "lenient")]
-    pub health: MessageCounts,
+    pub health: ReportedMessages,
     /// Counts of sets.
     #[serde(deserialize_with = "lenient")]
-    pub totals: CookieTotals,
+    pub totals: ReportedTotals,
     /// Sets with a cookie's key that are none.
     #[serde(deserialize_with = "lenient")]
     pub foreign_sets: u64,
@@ -93,7 +93,7 @@ pub(crate) struct ServiceReport {
 /// Messages of the probes.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct MessageCounts {
+pub(crate) struct ReportedMessages {
     /// How semaphores are seen; empty if it does not say.
     pub backend: String,
     /// What the probes had to report.
@@ -109,15 +109,15 @@ pub(crate) struct MessageCounts {
 /// Counts of sets with a cookie's key.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct CookieTotals {
+pub(crate) struct ReportedTotals {
     /// Of all of them.
-    pub cookies: CookieCounts,
+    pub cookies: ReportedCookies,
 }
 
 /// What became of them.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct CookieCounts {
+pub(crate) struct ReportedCookies {
     /// Seen being made.
     pub created: u64,
     /// Seen being removed.

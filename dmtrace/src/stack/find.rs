@@ -37,13 +37,13 @@ pub(crate) struct BinaryLocation {
 }
 
 /// Device, inode, size and time of change of a file.
-type FileId = (u64, u64, u64, i64, i64);
+type BinaryVersion = (u64, u64, u64, i64, i64);
 
 /// Finds binaries, and keeps those that it has found.
 #[derive(Default)]
 pub(crate) struct Finder {
     by_build: HashMap<BuildId, Rc<Binary>>,
-    by_file: HashMap<FileId, Rc<Binary>>,
+    by_file: HashMap<BinaryVersion, Rc<Binary>>,
     missing: HashMap<BinaryLocation, (Instant, String)>,
     /// A process of each mount namespace.
     namespaces: Option<(Instant, BTreeMap<u32, u32>)>,

@@ -10,13 +10,13 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use super::{pipeline, programs::BenchPrograms, tracer::RunningTracer};
+use super::{pipeline, programs::BenchPrograms, tracer::BenchTracer};
 
 /// Cookies that are there at the same time.
 const COUNT: u32 = 30_000;
 
 pub(super) fn measure_memory(programs: &BenchPrograms) -> Result<Value> {
-    let running = RunningTracer::start_dmtrace(programs, &["watch"])?;
+    let running = BenchTracer::start_dmtrace(programs, &["watch"])?;
     thread::sleep(Duration::from_millis(1500));
     let before = ProcessSizes::of_child(&running.child)?;
     let mut load = Command::new(programs.load_path()?)

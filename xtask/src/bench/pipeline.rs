@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     programs::BenchPrograms,
-    tracer::{self, RunningTracer},
+    tracer::{self, BenchTracer},
 };
 use crate::host;
 
@@ -50,7 +50,7 @@ fn measure_one(
     rate: Option<u64>,
     threads: u32,
 ) -> Result<Value> {
-    let running = RunningTracer::dmtrace_read(programs, args)?;
+    let running = BenchTracer::dmtrace_read(programs, args)?;
     let mut load = Command::new(programs.load_path()?);
     load.args(["cookies", "--seconds", SECONDS]);
     load.args(["--threads", &threads.to_string()]);

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{
     pipeline,
     programs::{self, BenchPrograms},
-    tracer::{self, RunningTracer},
+    tracer::{self, BenchTracer},
     usage,
 };
 use crate::host;
@@ -28,7 +28,7 @@ pub(super) fn measure_list(programs: &BenchPrograms, rounds: u32) -> Result<Valu
         ("other sets", true, false),
     ] {
         let running = traced
-            .then(|| RunningTracer::start_dmtrace(programs, &["watch"]))
+            .then(|| BenchTracer::start_dmtrace(programs, &["watch"]))
             .transpose()?;
         let mut load = hold_sets(programs, plain)?;
         let pairs = (0..rounds)

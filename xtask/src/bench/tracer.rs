@@ -104,7 +104,7 @@ impl TracerMode {
         self,
         programs: &BenchPrograms,
         hooks: &[String],
-    ) -> Result<Option<RunningTracer>> {
+    ) -> Result<Option<BenchTracer>> {
         let mut command = match self {
             Self::Strace | Self::StraceSeccomp => return Ok(None),
             Self::Floor => {
@@ -112,7 +112,7 @@ impl TracerMode {
                 floor.arg(programs.object_path()?).args(hooks);
                 floor
             }
-            Self::Dmtrace => return RunningTracer::start_dmtrace(programs, &["watch"]).map(Some),
+            Self::Dmtrace => return BenchTracer::start_dmtrace(programs, &["watch"]).map(Some),
             Self::Bpftrace | Self::BpftraceStack => {
                 let mut bpftrace = pinned_command(Path::new("bpftrace"));
                 bpftrace.args(["-e", &bpftrace_script(self == Self::BpftraceStack)]);
@@ -153,7 +153,7 @@ impl TracerMode {
                 }
             }
         });
-        Ok(Some(RunningTracer {
+        Ok(Some(BenchTracer {
             child,
             said: None,
             stderr: None,
@@ -162,14 +162,14 @@ impl TracerMode {
 }
 
 /// A tracer that runs.
-pub(super) struct RunningTracer {
+pub(super) struct BenchTracer {
     pub child: Child,
     /// Reads what it prints, and keeps the last line.
     said: Option<JoinHandle<io::Result<String>>>,
     stderr: Option<ChildStderr>,
 }
 
-impl RunningTracer {
+impl BenchTracer {
     /// Starts dmtrace with these arguments, its output to /dev/null, and waits until it traces.
     pub(super) fn start_dmtrace(programs: &BenchPrograms, args: &[&str]) -> Result<Self> {
         Self::start_armed(programs, args, Stdio::null())

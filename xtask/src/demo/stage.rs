@@ -32,12 +32,12 @@ pub(super) struct DemoStage {
     folder: PathBuf,
     temporary: Option<TempDir>,
     held: Vec<(Child, BufReader<ChildStdout>)>,
-    made: Vec<MadeSet>,
+    made: Vec<StagedSet>,
 }
 
 /// A set that an actor made.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct MadeSet {
+struct StagedSet {
     key: u32,
     semid: i32,
 }
@@ -150,7 +150,7 @@ impl Drop for DemoStage {
     }
 }
 
-impl MadeSet {
+impl StagedSet {
     /// Removes it if it still has the key that the actor gave it.
     fn remove(self) -> Result<(), String> {
         // SAFETY: a semid_ds is plain data.
@@ -201,7 +201,7 @@ fn enter_private(programs: &DemoPrograms) -> io::Result<PathBuf> {
 /// Reads what an actor says; whether what was awaited came before the end.
 fn read_actor(
     lines: &mut BufReader<ChildStdout>,
-    made: &mut Vec<MadeSet>,
+    made: &mut Vec<StagedSet>,
     mut awaited: impl FnMut(&str) -> bool,
 ) -> bool {
     for line in lines.lines().map_while(Result::ok) {
@@ -213,11 +213,11 @@ fn read_actor(
     false
 }
 
-fn note_set(line: &str, made: &mut Vec<MadeSet>) {
+fn note_set(line: &str, made: &mut Vec<StagedSet>) {
     let (Some(key), Some(semid)) = (parse_number(line, "key"), parse_number(line, "semid")) else {
         return;
     };
-    let set = MadeSet { key, semid };
+    let set = StagedSet { key, semid };
     if is_step(line, "created") {
         made.push(set);
     } else if is_step(line, "destroyed") {
@@ -278,7 +278,7 @@ mod tests {
             "{\"step\":\"created\",\"pid\":7,\"key\":223155479,\"semid\":12}",
             &mut made,
         );
-        let set = MadeSet {
+        let set = StagedSet {
             key: 223_155_479,
             semid: 12,
         };
