@@ -1,6 +1,7 @@
 # what: dmsetup makes a cookie and is killed while it waits; the tracer sleeps until it is gone.
 # expect: the whole chain of calls from the first function of dmsetup to semget
 # variants: kprobe tracepoint
+# probes: yes
 trace
 kill -STOP "$tracer"
 udevd_hold

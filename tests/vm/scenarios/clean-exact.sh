@@ -1,5 +1,6 @@
 # what: one leaked cookie, one of a live waiter, one of a script; dmtrace clean --apply.
 # expect: clean removes the leaked one and no other
+# probes: yes
 trace
 killed semtimedop 2 dmsetup create a --table '0 2048 zero'
 leaker=$killed

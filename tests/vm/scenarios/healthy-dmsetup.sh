@@ -1,5 +1,6 @@
 # what: dmsetup creates, renames, suspends, resumes and removes a device.
 # expect: no finding
+# probes: yes
 trace
 dmsetup create a --table '0 2048 zero'
 dmsetup rename a b

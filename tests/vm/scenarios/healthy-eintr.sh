@@ -1,5 +1,6 @@
 # what: a waiting dmsetup gets signals (SIGWINCH, SIGSTOP, SIGCONT) and waits on.
 # expect: no finding
+# probes: yes
 trace
 udevd_hold
 dmsetup create a --table '0 2048 zero' &

@@ -1,6 +1,7 @@
 # what: cookies with several uevents each, whose waiters remove them as soon as the last one is completed.
 # expect: no finding; watch shows every step of every life, in its order, with each backend (tracepoint: healthy-steps-syscalls)
 # variants: kprobe
+# probes: yes
 trace
 for worker in 1 2 3 4; do
     cookie-actor cycle --events 3 --count 25 >/dev/null &

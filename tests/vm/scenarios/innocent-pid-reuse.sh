@@ -1,5 +1,6 @@
 # what: a leaker dies and an innocent process gets its number.
 # expect: the leak is that of the dead one; the innocent is not named
+# probes: yes
 trace
 dmsetup create a --table '0 2048 zero'
 udevd_hold

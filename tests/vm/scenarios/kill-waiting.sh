@@ -1,6 +1,7 @@
 # what: dmsetup create is killed while it waits for a udevd that is held; udevd goes on afterwards.
 # expect: leaked, killed while waiting, and then completed by udev
 # variants: kprobe tracepoint
+# probes: yes
 trace
 udevd_hold
 dmsetup create a --table '0 2048 zero' &

@@ -1,6 +1,7 @@
 # what: a 32-bit program (dm_compat_ctl_ioctl) removes a busy device with a cookie, and ends without waiting.
 # expect: leaked by it, with the device and the result of its ioctl
 # variants: kprobe
+# probes: yes
 command -v cookie-actor32 >/dev/null || skip "the host's Rust has no i686-unknown-linux-gnu"
 device busy
 exec 9</dev/mapper/busy

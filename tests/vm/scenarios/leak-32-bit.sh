@@ -1,6 +1,7 @@
 # what: a 32-bit program is killed with a cookie: by ipc(2), and by semtimedop_time64.
 # expect: leaked by it; the tracepoint backend, blind to 32 bits, names nobody
 # variants: kprobe tracepoint
+# probes: yes
 command -v cookie-actor32 >/dev/null || skip "the host's Rust has no i686-unknown-linux-gnu"
 trace
 for abi in semop semtimedop; do

@@ -1,6 +1,7 @@
 # what: a program in the manner of devicemapper-rs gives up its wait on a signal and goes on.
 # expect: leaked: abandoned on EINTR, by a process that lives; kprobe, blind to the result, says open
 # variants: kprobe tracepoint
+# probes: yes
 trace
 cookie-actor eintr --then-cycle --hold >/tmp/actor &
 pid=$!

@@ -1,6 +1,7 @@
 # what: a shell script's grandchild, a dmsetup started through env and nice, dies with a cookie.
 # expect: leaked by that dmsetup; the shells are not named
 # variants: kprobe tracepoint
+# probes: yes
 trace
 cat >/tmp/outer <<'INNER'
 #!/bin/sh

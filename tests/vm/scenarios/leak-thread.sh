@@ -1,5 +1,6 @@
 # what: a thread that is not the first one makes a cookie; then the whole process is killed.
 # expect: leaked by the process; the thread's number is not taken for a process
+# probes: yes
 trace
 cookie-actor thread >/tmp/actor &
 pid=$!

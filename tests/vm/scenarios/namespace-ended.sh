@@ -1,5 +1,6 @@
 # what: in a container-like namespace dmsetup is killed with a cookie; then the container ends.
 # expect: leaked by it while the namespace is there, then ended with it
+# probes: yes
 trace
 # sleep, the first process there, does not reap: the dead dmsetup keeps its number.
 unshare -i -m -p -u --fork --mount-proc --kill-child sh -c '

@@ -1,5 +1,6 @@
 # what: a thread alone in a namespace makes a cookie; the whole process is then killed.
 # expect: nothing: the cookie goes with the namespace of the thread
+# probes: yes
 trace
 cookie-actor odd-thread >/tmp/actor &
 pid=$!

@@ -1,5 +1,6 @@
 # what: the processes of a namespace with a leaked cookie end, but a bind mount keeps it.
 # expect: leaked, by the one that died, in a namespace without processes
+# probes: yes
 trace
 touch /tmp/pin
 unshare --ipc=/tmp/pin sh -c '

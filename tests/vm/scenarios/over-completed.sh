@@ -1,5 +1,6 @@
 # what: somebody runs dmsetup udevcomplete on the cookie of a live operation; udev completes, too.
 # expect: over-completed in the end, by the one that udev did not start; not leaked
+# probes: yes
 trace
 udevd_hold
 dmsetup create a --table '0 2048 zero' --udevcookie "$(dmsetup udevcreatecookie | tee /tmp/cookie)" 

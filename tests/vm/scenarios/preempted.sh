@@ -1,6 +1,7 @@
 # what: many processes use cookies at once on one processor, where the kernel may put one in the middle of another.
 # expect: each step is seen, whatever the kernel preempts: exact accounts, and each leak with who made it
 # limit: 180
+# probes: yes
 trace
 makers=
 for worker in 1 2 3 4 5 6 7 8; do

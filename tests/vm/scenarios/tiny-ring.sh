@@ -2,6 +2,7 @@
 # expect: messages are dropped and counted, cookies are not lost: the leak is found, by whom, with its device
 # variants: kprobe tracepoint
 # limit: 120
+# probes: yes
 loop 64M
 pvcreate -q "$loop"
 vgcreate -q vg "$loop"

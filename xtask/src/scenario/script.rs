@@ -26,6 +26,9 @@ pub(super) struct Scenario {
     boot: String,
     /// What it needs beside the root image; then it has a boot of its own, too.
     layer: Option<&'static Layer>,
+    /// Its outcome rests on what the probes see, which differs from kernel to kernel; that of others
+    /// rests on programs, which are the same on each.
+    pub about_probes: bool,
     /// Seconds.
     limit: u64,
 }
@@ -145,6 +148,7 @@ impl Scenario {
             variants: Vec::new(),
             boot: String::new(),
             layer: None,
+            about_probes: false,
             limit: LIMIT,
         };
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
@@ -160,6 +164,7 @@ impl Scenario {
                 "variants" => scenario.variants = words(value),
                 "boot" => scenario.boot = value.to_owned(),
                 "with" => scenario.layer = Some(guests::layer_named(value).context("header")?),
+                "probes" if value == "yes" => scenario.about_probes = true,
                 "limit" => scenario.limit = value.parse().context("header: limit")?,
                 _ => bail!("header: {field:?} is unknown"),
             }
