@@ -66,12 +66,15 @@ fn contains_part(text: &str, part: &str) -> bool {
 }
 
 /// The commands that say more of findings: a clean-up is one only where something leaked.
-/// `filters`: as they are given on a command line, each after a space.
-pub(crate) fn finding_commands(leaked: usize, filters: &str) -> String {
-    let report = format!("who and why: dmtrace report{filters}");
+/// `recording`: where they were kept, if not by a trace that goes on. `filters`: as they are given
+/// on a command line, each after a space.
+pub(crate) fn finding_commands(leaked: usize, recording: Option<&str>, filters: &str) -> String {
+    let file = recording.map_or_else(String::new, |file| format!(" {file}"));
+    let report = format!("who and why: dmtrace report{file}{filters}");
+    let trace = recording.map_or_else(String::new, |file| format!(" --trace {file}"));
     match leaked {
         0 => report,
-        _ => format!("{report}; remove: dmtrace clean{filters}"),
+        _ => format!("{report}; remove: dmtrace clean{trace}{filters}"),
     }
 }
 
@@ -104,10 +107,14 @@ mod tests {
 
     #[test]
     fn a_clean_up_is_named_where_something_leaked() {
-        assert_eq!(finding_commands(0, ""), "who and why: dmtrace report");
+        assert_eq!(finding_commands(0, None, ""), "who and why: dmtrace report");
         assert_eq!(
-            finding_commands(1, " --uid 0"),
+            finding_commands(1, None, " --uid 0"),
             "who and why: dmtrace report --uid 0; remove: dmtrace clean --uid 0"
+        );
+        assert_eq!(
+            finding_commands(1, Some("a.dmt"), " --uid 0"),
+            "who and why: dmtrace report a.dmt --uid 0; remove: dmtrace clean --trace a.dmt --uid 0"
         );
     }
 

@@ -16,11 +16,21 @@ pub fn decode_c_string(bytes: &[u8]) -> String {
     escape_controls(&String::from_utf8_lossy(bytes))
 }
 
-/// Text that others chose, with control characters made visible.
+/// Whether a character changes how a terminal shows others: control characters, those that turn the
+/// direction of writing around (Trojan Source), and Unicode's ends of a line.
+pub const fn steers_terminal(letter: char) -> bool {
+    letter.is_control()
+        || matches!(
+            letter,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+/// Text that others chose, with what steers a terminal made visible.
 pub fn escape_controls(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() {
+        if steers_terminal(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);

@@ -291,7 +291,9 @@ impl Cookie {
         if let Some(who) = call.who {
             self.waiters
                 .retain(|waiting| waiting.who.tid != who.tid || waiting.who.image != who.image);
-            if call.at > self.synced {
+            // Whoever looked without waiting (`IPC_NOWAIT`), or was refused, uses nothing.
+            let stranger = !matches!(call.errno, 0 | libc::EINTR) && self.user(who.image).is_none();
+            if call.at > self.synced && !stranger {
                 self.counts.waits_done = self.counts.waits_done.saturating_add(1);
                 let user = self.user_mut(who, call.at, UserStage::Ready);
                 if user.last == call.at {

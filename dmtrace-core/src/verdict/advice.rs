@@ -140,6 +140,7 @@ pub(super) const fn advice_for(class: Class) -> Advice {
         Class::Unknown(
             Undecided::Unreadable | Undecided::ProcessesUnreadable | Undecided::CarriersUnreadable,
         ) => (&[R::ReadAll], &[A::CompleteAll, A::Destroy, A::Complete]),
+        Class::Unknown(Undecided::RemovalUnseen | Undecided::NamespaceEnded) => (&[R::Leave], &[]),
         Class::Unknown(_) => (
             &[R::Investigate],
             &[A::CompleteAll, A::Destroy, A::Complete],
@@ -195,7 +196,10 @@ impl fmt::Display for Remedy {
                 "look for suspended devices (`dmsetup info`), resume them; check /dev/mapper"
             }
             Self::ReadAll => "run as root and look again: not everything could be read",
-            Self::Investigate => "run `dmtrace watch` and look again, or ask the owner",
+            Self::Investigate => {
+                "name a recording of when it was made, or look again while a trace runs: \
+                 `dmtrace watch`"
+            }
             Self::Release => "if the script is gone: `dmsetup udevreleasecookie COOKIE`",
         })
     }

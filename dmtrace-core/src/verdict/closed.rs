@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     event::ExitStatus,
-    ledger::{Cookie, CookieCall, EndKind, Ending, User, UserStage},
+    ledger::{Cookie, CookieCall, Creator, EndKind, Ending, User, UserStage},
 };
 
 pub(super) fn judge_closed(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
@@ -54,7 +54,10 @@ pub(super) fn judge_closed(subject: &Subject<'_>, context: &Context<'_>) -> Verd
                 });
                 verdict
             }
-            None => Verdict::unknown(Undecided::RemovalUnseen),
+            None => Verdict::unknown(match subject.semaphore.creator {
+                Creator::Unknown(why) => Undecided::CreatorUnknown(why),
+                Creator::Known { .. } => Undecided::RemovalUnseen,
+            }),
         },
         EndKind::WithNamespace | EndKind::NamespaceGone => {
             let left = left_by(cookie).map(|user| Evidence::Stage {

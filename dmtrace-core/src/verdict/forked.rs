@@ -20,7 +20,8 @@ pub struct PossibleParent {
     /// Its command line, likewise; `None` if it is not known.
     #[serde(default)]
     pub command: Option<CommandPrint>,
-    /// Before this it cannot have given the cookie to a child.
+    /// When it started. A child may be older than the cookie and have it all the same: memory can be
+    /// shared (`CLONE_VM`), and a pipe leads from the one to the other.
     pub since: BootTime,
     /// When it ended; when it was looked for, if that is not known.
     pub ended: BootTime,
@@ -41,10 +42,7 @@ impl PossibleParent {
                     .ledger
                     .process(user.who.image)
                     .and_then(|process| process.image.as_deref()?.command_print()),
-                since: semaphore
-                    .created
-                    .unwrap_or_default()
-                    .max(user.who.image.id.start),
+                since: user.who.image.id.start,
                 ended: user.exit.map_or(facts.now, |exit| exit.at),
             })
             .collect()

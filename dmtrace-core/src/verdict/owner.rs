@@ -41,13 +41,45 @@ pub(super) fn judge_by_owner(
         .collect();
     let ends = cookie.users.iter().filter_map(|user| user.exit);
     let ended = ends.map(|exit| facts.now.duration_since(exit.at)).min();
-    if known.quiet.min(ended.unwrap_or(known.quiet)) < limits.young {
+    let young = known.quiet.min(ended.unwrap_or(known.quiet)) < limits.young;
+    let alive: Vec<&User> = users_where(&lives, |life| life == ProcessState::Alive);
+    if young && (lives.is_empty() || !alive.is_empty()) {
         return open_verdict(known, evidence);
     }
-    let alive: Vec<&User> = users_where(&lives, |life| life == ProcessState::Alive);
     if !alive.is_empty() {
         return judge_living(subject, context, known, evidence, cookie, &alive);
     }
+    if !young {
+        return judge_without_users(subject, context, known, evidence, cookie, &lives);
+    }
+    let early = judge_without_users(
+        subject,
+        context,
+        known.clone(),
+        evidence.clone(),
+        cookie,
+        &lives,
+    );
+    match early.class {
+        // All that it would be blamed on has happened, but what follows may not be seen yet. At the
+        // end of a recording nothing follows.
+        Class::Leaked(_) => Verdict::unknown(Undecided::Young).with_evidence(early.evidence),
+        Class::Unknown(_) => early,
+        _ => open_verdict(known, evidence),
+    }
+}
+
+/// No user is alive.
+fn judge_without_users(
+    subject: &Subject<'_>,
+    context: &Context<'_>,
+    known: Knowledge,
+    mut evidence: Vec<Evidence>,
+    cookie: &Cookie,
+    lives: &[(&User, ProcessState)],
+) -> Verdict {
+    let facts = context.facts;
+    let semaphore = subject.semaphore;
     if lives.iter().any(|(_, life)| *life == ProcessState::Unknown) {
         return Verdict::unknown(Undecided::ProcessesUnreadable)
             .with_evidence(evidence)
@@ -88,7 +120,7 @@ pub(super) fn judge_by_owner(
     if transaction::may_be(owner, process) {
         return transaction::judge_transaction(subject, context, known, evidence, process);
     }
-    judge_dead(subject, context, known, evidence, cookie, owner, &lives)
+    judge_dead(subject, context, known, evidence, cookie, owner, lives)
 }
 
 fn users_where<'a>(
@@ -287,12 +319,7 @@ fn judge_dead(
     if known.unseen || known.contradiction {
         return signature::judge_by_signature(subject, context, known, evidence);
     }
-    // Who did the last step is who left it: a script's last dmsetup, or the owner itself.
-    let left = cookie
-        .users
-        .iter()
-        .max_by_key(|user| user.last)
-        .unwrap_or(owner);
+    let left = last_user(cookie, owner);
     let step = cookie.user_stage(left);
     evidence.push(Evidence::Stage {
         who: left.who.clone(),
@@ -317,6 +344,33 @@ fn judge_dead(
         exit: left.exit.and_then(|exit| exit.status),
     });
     verdict
+}
+
+/// Who left it: whoever did the last step, such as a script's last dmsetup, or the owner itself. What
+/// others do to a cookie that its owner has left for good does not make them its owner.
+fn last_user<'a>(cookie: &'a Cookie, owner: &'a User) -> &'a User {
+    let by_design = matches!(owner.stage, UserStage::Created | UserStage::Ready)
+        && owner
+            .exit
+            .is_some_and(|exit| matches!(exit.status, None | Some(ExitStatus::Code(0))));
+    let left_at = owner.exit.filter(|_| !by_design).map(|exit| exit.at);
+    let first_step = |user: &User| {
+        let steps = cookie.timeline.iter();
+        let own = steps.filter(|step| {
+            step.who
+                .as_ref()
+                .is_some_and(|who| who.image == user.who.image)
+        });
+        own.map(|step| step.at).min()
+    };
+    let took_part = |user: &&User| {
+        user.who.image == owner.who.image
+            || left_at.is_none_or(|left| {
+                user.who.image.id.start <= left && first_step(user).is_none_or(|at| at <= left)
+            })
+    };
+    let users = cookie.users.iter().filter(took_part);
+    users.max_by_key(|user| user.last).unwrap_or(owner)
 }
 
 /// That a user has ended, as it is known.

@@ -325,7 +325,7 @@ impl fmt::Display for Obstacle {
                 write!(f, "touched {ago} ago; {needed} needed")
             }
             Self::ClockSet => f.write_str("its times are in the future: the clock was set"),
-            Self::EventsLost => f.write_str("events were lost"),
+            Self::EventsLost => f.write_str("events may be missing"),
             Self::Suspended { name } => write!(f, "device {name} is suspended"),
             Self::NoWaiter => f.write_str("no thread waits on it"),
             Self::NotStuck { class } => write!(f, "its waiter is not known to be stuck: {class}"),

@@ -47,7 +47,7 @@ impl fmt::Display for LeakKind {
             Self::NeverWaited => f.write_str("owner moved on and never waited"),
             Self::AbandonedOnEintr => f.write_str("owner's wait was interrupted and not resumed"),
             Self::FinishedAfterDeath { step } => {
-                write!(f, "completed by udev after its owner had ended {step}")
+                write!(f, "owner ended {step}; completed only then")
             }
             Self::TransactionAbandoned => {
                 f.write_str("a transaction of dmsetup that nobody released")
@@ -84,7 +84,7 @@ impl fmt::Display for NotACookie {
 impl fmt::Display for Undecided {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::CreatorUnknown(WhyUnknown::BeforeTracer) => "made while no trace ran",
+            Self::CreatorUnknown(WhyUnknown::BeforeTracer) => "no trace in use saw it made",
             Self::CreatorUnknown(WhyUnknown::Missed) => "its creation was not seen",
             Self::CreatorUnknown(WhyUnknown::MaybeFound) => {
                 "its creation cannot be told apart from a look-up with this backend"
@@ -94,7 +94,7 @@ impl fmt::Display for Undecided {
             Self::CarriersUnreadable => "not every environment and command line could be read",
             Self::Young => "too recent to tell",
             Self::Unreadable => "the semaphore could not be read",
-            Self::EventsLost => "events were lost",
+            Self::EventsLost => "events may be missing",
             Self::Contradiction => "the kernel's state and the events seen disagree",
             Self::Crowded => "too many processes use it",
             Self::MaybeStopped => "its owner's wait was interrupted; it may be stopped or traced",
@@ -110,7 +110,7 @@ impl fmt::Display for UserStage {
             Self::Created => "between making it and setting it to 1",
             Self::Ready => "before announcing its first operation",
             Self::Armed => "after announcing an operation, before waiting",
-            Self::Done => "after udev had completed everything, before waiting",
+            Self::Done => "after everything was completed, before waiting",
             Self::SelfCompleted => "after its own decrement, before waiting",
             Self::Waiting => "while waiting for udev",
             Self::Interrupted => "after its wait was interrupted",

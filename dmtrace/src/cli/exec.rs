@@ -1,6 +1,6 @@
 //! `dmtrace exec CMD`: which cookies did a command leave behind?
 
-use std::{cell::RefCell, io, process::ExitCode, time::Duration};
+use std::{cell::RefCell, io, os::unix::ffi::OsStrExt as _, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use dmtrace_core::{
@@ -74,7 +74,9 @@ fn spawn_child(args: &ExecArgs) -> Result<tokio::process::Child> {
         .kill_on_drop(false)
         .spawn()
         .map_err(|error| {
-            let hint = if error.kind() == io::ErrorKind::NotFound {
+            // A name with a slash is not looked up.
+            let named = !program.as_bytes().contains(&b'/');
+            let hint = if error.kind() == io::ErrorKind::NotFound && named {
                 "; is it in PATH?"
             } else {
                 ""
@@ -104,6 +106,10 @@ impl Observer for SilentObserver {
     }
 
     fn on_finding(&mut self, _judged: &Judged<'_>, _view: &BooksView<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn on_ended_finding(&mut self, _judged: &Judged<'_>, _view: &BooksView<'_>) -> Result<()> {
         Ok(())
     }
 

@@ -243,7 +243,11 @@ fn parse_target(
             return Ok((ExplainTarget::Worst, Some(PathBuf::from(word))));
         }
         (None, None) => {
-            let text = format!("{word}: give a cookie (0x0d4d1234), a semid, or a recording");
+            let text = if Path::new(word).exists() {
+                format!("{word}: the cookie comes first, then the recording")
+            } else {
+                format!("{word}: give a cookie (0x0d4d1234), a semid, or a recording")
+            };
             return Err(Failure::Usage(text).into());
         }
     };
@@ -385,10 +389,13 @@ fn not_found_message(
         return format!("{} has no {number}{scope}.{older}", path.display());
     }
     let spaces = case.snapshot.namespaces.len();
-    format!(
-        "{number} does not exist{scope} ({} read), and no recording that is in use has it.",
-        count_noun(spaces, "IPC namespace", "IPC namespaces")
-    )
+    let read = count_noun(spaces, "IPC namespace", "IPC namespaces");
+    match scope {
+        "" => format!(
+            "{number} does not exist ({read} read), and no recording that is in use has it."
+        ),
+        _ => format!("no {number} passes the filters ({read} read)."),
+    }
 }
 
 /// What else is there.

@@ -198,13 +198,13 @@ pub(crate) fn run(args: &ReportArgs, as_json: bool, out: &mut Out) -> Result<Exi
             limit,
             out,
         )?;
-        for note in case
-            .notes
+    }
+    if !as_json {
+        let makers = args.filters.unknown_makers_text(&case);
+        case.notes
             .iter()
-            .chain(&args.filters.unknown_makers_text(&case))
-        {
-            print_remark(note);
-        }
+            .chain(&makers)
+            .for_each(|note| print_remark(note));
     }
     let found = if args.bug {
         // Bugs alone were asked for.

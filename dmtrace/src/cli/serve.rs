@@ -5,7 +5,10 @@ use std::{path::Path, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result};
 use dmtrace_core::verdict::Class;
 
-use super::{args::ServeArgs, failure::exit};
+use super::{
+    args::ServeArgs,
+    failure::{Failure, exit},
+};
 use crate::{
     finding::{SetOwner, SetReport},
     history,
@@ -14,7 +17,7 @@ use crate::{
     output::{Out, time},
     service::{self, ExportOptions, ServiceReport, SocketAccess},
     trace::run::build_runtime,
-    wording::{count_noun, finding_commands},
+    wording::{chain_text, count_noun, finding_commands},
 };
 
 pub(super) fn run(args: &ServeArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
@@ -44,11 +47,16 @@ pub(super) fn run(args: &ServeArgs, as_json: bool, out: &mut Out) -> Result<Exit
     if let Some(dir) = &args.metrics_textfile {
         metrics::check_textfile_dir(dir).context("--metrics-textfile")?;
     }
+    if !args.no_history && args.history != Path::new(history::PATH) {
+        history::check_named_file(&args.history).map_err(as_usage)?;
+    }
     let hook = args.on_leak.as_deref().map(str::parse).transpose();
+    let hook = hook.context("--on-leak").map_err(as_usage)?;
+    let group = args.group.as_deref().map(parse_group).transpose();
     let options = service::ServiceOptions {
         tracing: args.tuning.probe_options(),
         access: SocketAccess {
-            group: args.group.as_deref().map(parse_group).transpose()?,
+            group: group.map_err(as_usage)?,
         },
         verbose: args.verbose,
         auto_clean: args.auto_clean,
@@ -69,11 +77,16 @@ pub(super) fn run(args: &ServeArgs, as_json: bool, out: &mut Out) -> Result<Exit
                 Exposure::Loopback
             },
             textfile: args.metrics_textfile.clone(),
-            hook: hook.context("--on-leak")?,
+            hook,
         },
     };
     build_runtime()?.block_on(service::run_service(&options))?;
     Ok(exit::CLEAN)
+}
+
+/// A value on the command line that makes no sense.
+fn as_usage(error: anyhow::Error) -> anyhow::Error {
+    Failure::Usage(chain_text(&error)).into()
 }
 
 /// What came of `--remove`, and where it has looked.
@@ -163,7 +176,7 @@ fn print_status(status: &ServiceReport, out: &mut Out) -> Result<()> {
             out.print_line(&format!(
                 "{}; {}",
                 count_noun(standing, "active finding", "active findings"),
-                finding_commands(listed.iter().filter(leaked).count(), "")
+                finding_commands(listed.iter().filter(leaked).count(), None, "")
             ))?;
         }
     }

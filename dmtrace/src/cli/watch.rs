@@ -2,7 +2,7 @@
 
 pub(crate) mod printer;
 
-use std::{collections::BTreeSet, process::ExitCode};
+use std::{collections::BTreeSet, path::Path, process::ExitCode};
 
 use anyhow::Result;
 use dmtrace_core::{
@@ -15,13 +15,13 @@ use serde_json::{Value, json};
 use super::{
     args::{RecordArgs, WatchArgs},
     failure::{Failure, exit},
-    filter::Filters,
+    filter::{Filters, shell_word},
     watch::printer::{PrintStyle, Printer, full_tables, print_remark},
 };
 use crate::{
     host::{self, Scope},
     output::{Out, json, time},
-    probe::{DmState, Environment, StartError},
+    probe::{DmState, Environment, StartError, registry::running_tracers},
     render::row::Row,
     trace::{
         recorder::{Overwrite, Recorder, Rotation},
@@ -77,7 +77,11 @@ pub(crate) fn run(args: &WatchArgs, as_json: bool, out: &mut Out) -> Result<Exit
         let full = printer.take_full_tables();
         let limits = limits_text(ending.session.ledger().totals().enospc_failures, &full);
         let out = printer.out_mut();
-        print_summary(&ending, &args.filters, told, limits, as_json, out)
+        let kept = Kept {
+            recording: args.record.as_deref(),
+            filters: &args.filters,
+        };
+        print_summary(&ending, &kept, told, limits, as_json, out)
     })
 }
 
@@ -151,8 +155,11 @@ pub(crate) fn record(args: &RecordArgs, as_json: bool, out: &mut Out) -> Result<
             ending.session.ledger().totals().enospc_failures,
             &quiet.full,
         );
-        let all = Filters::default();
-        let code = print_summary(&ending, &all, quiet.findings, limits, as_json, out)?;
+        let kept = Kept {
+            recording: Some(&args.file),
+            filters: &Filters::default(),
+        };
+        let code = print_summary(&ending, &kept, quiet.findings, limits, as_json, out)?;
         if recorder.failure_text().is_some() {
             return Ok(exit::incomplete_code());
         }
@@ -197,6 +204,10 @@ impl Observer for QuietObserver {
     fn on_finding(&mut self, _judged: &Judged<'_>, _view: &BooksView<'_>) -> Result<()> {
         self.findings += 1;
         Ok(())
+    }
+
+    fn on_ended_finding(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> Result<()> {
+        self.on_finding(judged, view)
     }
 
     fn on_idle(&mut self) -> Result<()> {
@@ -291,17 +302,44 @@ fn start_record(session: &Session) -> Value {
     })
 }
 
+/// What the commands after a trace are to look at.
+struct Kept<'a> {
+    /// Where the trace was kept; without it, what it knew ends with it.
+    recording: Option<&'a Path>,
+    filters: &'a Filters,
+}
+
+impl Kept<'_> {
+    /// The commands that say more of findings.
+    fn commands(&self, leaked: usize) -> String {
+        let filters = self.filters.args_text();
+        if let Some(path) = self.recording {
+            let file = shell_word(&path.display().to_string());
+            return finding_commands(leaked, Some(&file), &filters);
+        }
+        let own = std::process::id();
+        if running_tracers().iter().any(|tracer| tracer.pid != own) {
+            // Another trace knows them as well.
+            return finding_commands(leaked, None, &filters);
+        }
+        "shown above; --record FILE keeps a trace, so that report, explain and clean know who made \
+         what after its end"
+            .to_owned()
+    }
+}
+
 /// Prints what happened in sum, and chooses the exit code.
 ///
 /// `told` is how many findings were told while the trace ran.
 fn print_summary(
     ending: &TraceEnd,
-    filters: &Filters,
+    kept: &Kept<'_>,
     told: usize,
     limits: Option<String>,
     as_json: bool,
     out: &mut Out,
 ) -> Result<ExitCode> {
+    let filters = kept.filters;
     let ledger = ending.session.ledger();
     let totals = ledger.totals();
     let wanted = |judged: &Judged<'_>| {
@@ -364,7 +402,7 @@ fn print_summary(
         if let Some(limits) = limits {
             out.print_line(&limits)?;
         }
-        print_findings(counts, filters, certain, out)?;
+        print_findings(counts, kept, certain, out)?;
         if let Some(unread) = &unread {
             out.print_line(unread)?;
         }
@@ -398,7 +436,7 @@ struct FindingCounts {
 
 fn print_findings(
     counts: FindingCounts,
-    filters: &Filters,
+    kept: &Kept<'_>,
     certain: bool,
     out: &mut Out,
 ) -> Result<()> {
@@ -408,12 +446,12 @@ fn print_findings(
         told,
         undecided,
     } = counts;
-    let scope = filters.scope_text();
+    let scope = kept.filters.scope_text();
     if all > 0 {
         out.print_line(&format!(
             "{}{scope}; {}",
             count_noun(all, "finding", "findings"),
-            finding_commands(leaked, &filters.args_text())
+            kept.commands(leaked)
         ))?;
     } else if told > 0 {
         out.print_line(&format!(

@@ -12,10 +12,10 @@ use super::{
     layout::{PackedRecord, TableKind},
     record::{
         AnswerHead, EnospcRecord, FindingEnd, HistoryEntry, HistoryQuery, HistoryRecord, HowGone,
-        LossRecord, ProgramCounts, RatesRecord, RunRecord, Stamp, StoredFinding,
+        LossRecord, RatesRecord, RunRecord, Stamp, StoredFinding,
     },
     store::Store,
-    tallies::Tallies,
+    tallies::{CountedLeaks, Tallies},
 };
 
 /// Between two commits at least.
@@ -129,6 +129,7 @@ pub(crate) struct Book {
     pending_bytes: usize,
     endings: BTreeMap<u64, (i64, Vec<u8>)>,
     active_findings: BTreeMap<(SemId, Key), ActiveFinding>,
+    counted_leaks: CountedLeaks,
     settled: bool,
     run: Option<(u64, RunRecord)>,
     last_run: Option<u64>,
@@ -162,6 +163,7 @@ impl Book {
             pending_bytes: 0,
             endings: BTreeMap::new(),
             active_findings: BTreeMap::new(),
+            counted_leaks: CountedLeaks::default(),
             settled: false,
             run: None,
             last_run: None,
@@ -392,14 +394,8 @@ impl Book {
         }
         let (state, stands) = (finding.state.clone(), finding.gone.is_none());
         let found = finding.found.boot;
-        if state == "leaked" {
-            let one = ProgramCounts {
-                leaked: 1,
-                ..ProgramCounts::default()
-            };
-            let mut tallies = Tallies::default();
-            tallies.count_lives(&finding.program, &one);
-            self.add_tallies(finding.found, tallies);
+        if state == "leaked" && self.counted_leaks.add_leak(place) {
+            self.add_tallies(finding.found, Tallies::of_leak(&finding.program));
         }
         let id = self.add_record(HistoryRecord::Finding(Box::new(finding)));
         if stands && self.active_findings.len() < STANDING {

@@ -43,6 +43,7 @@ pub use record::{
     HistoryQuery, HistoryRecord, HowGone, LossRecord, OTHERS, PROGRAMS, ProgramCounts, RatesRecord,
     RunRecord, Stamp, StoredFinding, UnreadFinding,
 };
+pub(crate) use store::check_named_file;
 pub use tallies::Tallies;
 
 use std::{

@@ -234,7 +234,7 @@ pub struct FindingEnd {
 }
 
 /// In which way a finding came to its end.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HowGone {
     /// Somebody removed the cookie.

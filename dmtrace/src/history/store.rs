@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
-    io::ErrorKind,
+    io::{ErrorKind, Read as _},
     ops::ControlFlow,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -13,6 +13,8 @@ use redb::{
     Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableStats,
     WriteTransaction,
 };
+
+use crate::host::regular_file::open_regular;
 
 use super::{
     backend::{CappedFile, FileSize},
@@ -353,6 +355,38 @@ fn no_reason(trouble: StoreError) -> StoreError {
         }
         other => other,
     }
+}
+
+/// What a file of redb begins with.
+const MAGIC: [u8; 9] = *b"redb\x1a\n\xa9\r\n";
+
+/// Refuses a file that was never a history: one that is damaged is set aside, somebody's notes are
+/// not. Whatever cannot be read is left to the history, which says so.
+///
+/// # Errors
+/// It is a file of another kind.
+pub(crate) fn check_named_file(path: &Path) -> anyhow::Result<()> {
+    let Ok(mut file) = open_regular(path) else {
+        return Ok(());
+    };
+    let mut begin = [0; MAGIC.len()];
+    let Ok(()) = file.read_exact(&mut begin) else {
+        // Too short for any.
+        anyhow::ensure!(
+            file.metadata().is_ok_and(|meta| meta.len() == 0),
+            "{}: is no history; give another name",
+            path.display()
+        );
+        return Ok(());
+    };
+    let same = begin.iter().zip(&MAGIC).filter(|(is, was)| is == was);
+    let damaged = same.count() > MAGIC.len() / 2 || begin == [0; MAGIC.len()];
+    anyhow::ensure!(
+        damaged,
+        "{}: is no history; give another name",
+        path.display()
+    );
+    Ok(())
 }
 
 /// Where a file that cannot be read goes. There is one place, so that these files do not pile up.

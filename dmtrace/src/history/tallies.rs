@@ -1,13 +1,15 @@
 //! What happens too often to be told one by one: counted, and taken over now and then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use dmtrace_core::ids::IpcNs;
+use dmtrace_core::ids::{IpcNs, Key, SemId};
 
 use super::record::{OTHERS, PROGRAMS, ProgramCounts, Stamp};
 
 /// IPC namespaces in which failed creations are told apart.
 const NAMESPACES: usize = 64;
+/// Cookies that are remembered as counted.
+const COUNTED_LEAKS: usize = 65_536;
 
 /// Counts since they were taken over last. Bounded.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -37,7 +39,33 @@ impl FailureSpan {
     }
 }
 
+/// Cookies whose leak is counted: one that is judged differently for a moment leaks once. Only the
+/// newest are remembered.
+#[derive(Clone, Debug, Default)]
+pub(super) struct CountedLeaks(BTreeSet<(SemId, Key)>);
+
+impl CountedLeaks {
+    /// Tells whether it is the first of this cookie.
+    pub(super) fn add_leak(&mut self, cookie: (SemId, Key)) -> bool {
+        if self.0.len() >= COUNTED_LEAKS {
+            self.0.clear();
+        }
+        self.0.insert(cookie)
+    }
+}
+
 impl Tallies {
+    /// One leak of a program.
+    pub(super) fn of_leak(program: &str) -> Self {
+        let mut one = Self::default();
+        let counts = ProgramCounts {
+            leaked: 1,
+            ..ProgramCounts::default()
+        };
+        one.count_lives(program, &counts);
+        one
+    }
+
     /// Cookies of a program.
     pub fn count_lives(&mut self, program: &str, more: &ProgramCounts) {
         program_slot(&mut self.lives, program).add_counts(more);

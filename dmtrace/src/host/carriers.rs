@@ -5,13 +5,16 @@
 //! was *started* with is visible: a variable that a shell exported later shows in its children,
 //! not in the shell.
 
-use std::{collections::BTreeMap, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
 
 use dmtrace_core::ids::Key;
 
 use super::{
     Roots,
-    processes::{self, ProcessList},
+    processes::{self, ProcessList, RunningProcess},
 };
 use crate::wording::cause_text;
 
@@ -29,39 +32,95 @@ pub struct Carriers {
 /// Looks at the environment and the arguments of every process.
 pub fn find_carriers(roots: &Roots, list: &ProcessList) -> Carriers {
     let mut out = Carriers::default();
+    let mut missed: Vec<u32> = Vec::new();
     for (&pid, process) in &list.processes {
-        if process.kernel {
-            continue;
+        if !out.look_at(roots, pid, process) {
+            missed.push(pid);
         }
-        let mut keys = Vec::new();
-        let mut look = |file: &str, from: fn(&[u8]) -> Vec<Key>| -> io::Result<()> {
-            keys.extend(from(&roots.read_proc(format!("{pid}/{file}"))?));
-            Ok(())
-        };
-        let read = look("environ", in_environment).and_then(|()| look("cmdline", in_arguments));
-        if let Err(error) = read
-            && !processes::is_gone(&error)
-            // Init started before the first cookie; only a sandbox forbids root to look at it.
-            && pid != 1
-        {
-            out.unread.push(pid);
-            out.incomplete.get_or_insert_with(|| {
-                format!(
-                    "cookies carried by process {pid}: {}; run as root",
-                    cause_text(&error)
-                )
-            });
+    }
+    // One that forks and ends before it is looked at hands its environment on.
+    let mut seen: BTreeSet<u32> = list.processes.keys().copied().collect();
+    seen.extend(&list.ended);
+    for _ in 0..processes::ROUNDS {
+        if missed.is_empty() {
+            break;
         }
-        keys.sort_unstable();
-        keys.dedup();
-        for key in keys {
-            out.carriers.entry(key).or_default().push(pid);
+        missed.clear();
+        let new = processes::newer_pids(roots, &seen);
+        for &pid in &new {
+            let now = processes::read_process(roots, pid);
+            let looked_at = match now {
+                Ok(Some(process)) => out.look_at(roots, pid, &process),
+                _ => false,
+            };
+            if !looked_at {
+                missed.push(pid);
+            }
         }
+        seen.extend(new);
+    }
+    if !missed.is_empty() {
+        out.incomplete
+            .get_or_insert_with(|| processes::processes_keep_starting(&missed));
     }
     if let Some(cause) = &list.incomplete {
         out.incomplete.get_or_insert_with(|| cause.clone());
     }
     out
+}
+
+impl Carriers {
+    /// Tells whether it was there.
+    fn look_at(&mut self, roots: &Roots, pid: u32, process: &RunningProcess) -> bool {
+        if process.kernel {
+            return true;
+        }
+        let mut read = keys_of(roots, pid, process);
+        // Its leader may have ended since it was listed.
+        if read.as_ref().is_err_and(processes::is_gone)
+            && let Ok(Some(now)) = processes::read_process(roots, pid)
+        {
+            read = keys_of(roots, pid, &now);
+        }
+        match read {
+            Ok(keys) => {
+                for key in keys {
+                    self.carriers.entry(key).or_default().push(pid);
+                }
+            }
+            Err(error) if processes::is_gone(&error) => return false,
+            // Init started before the first cookie; only a sandbox forbids root to look at it.
+            Err(_) if pid == 1 => {}
+            Err(error) => {
+                self.unread.push(pid);
+                self.incomplete.get_or_insert_with(|| {
+                    let fix = match error.kind() {
+                        io::ErrorKind::PermissionDenied => "run as root",
+                        _ => "look at the process",
+                    };
+                    let cause = cause_text(&error);
+                    format!("cookies carried by process {pid}: {cause}; {fix}")
+                });
+            }
+        }
+        true
+    }
+}
+
+/// Cookies that a process carries.
+fn keys_of(roots: &Roots, pid: u32, process: &RunningProcess) -> io::Result<BTreeSet<Key>> {
+    let read = |file: &str| roots.read_memory(process.proc_file(pid, file));
+    let environment = read("environ")?;
+    if environment.is_empty() {
+        // Older kernels show memory that is gone as empty.
+        let now = processes::read_process(roots, pid)?;
+        if now.is_none_or(|now| now.instead != process.instead) {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+    }
+    let mut keys: BTreeSet<Key> = in_environment(&environment).into_iter().collect();
+    keys.extend(in_arguments(&read("cmdline")?));
+    Ok(keys)
 }
 
 /// Cookies in an environment block.
@@ -75,11 +134,11 @@ fn in_environment(block: &[u8]) -> Vec<Key> {
 /// Cookies in an argument block: the option in both forms, and the operands of the two commands
 /// that end a cookie.
 fn in_arguments(block: &[u8]) -> Vec<Key> {
-    let arguments: Vec<&[u8]> = block.split(|&byte| byte == 0).collect();
+    let mut arguments = block.split(|&byte| byte == 0).peekable();
     let mut keys = Vec::new();
-    for (at, argument) in arguments.iter().enumerate() {
-        let next = || arguments.get(at + 1).copied();
-        let value = match *argument {
+    while let Some(argument) = arguments.next() {
+        let mut next = || arguments.peek().copied();
+        let value = match argument {
             b"udevreleasecookie" | b"udevcomplete" => next().and_then(parse_operand),
             option => match option.iter().position(|&byte| byte == b'=') {
                 Some(end) if is_option(&option[..end]) => parse_cookie(&option[end + 1..]),
@@ -132,8 +191,13 @@ fn parse_strtoul(text: &[u8]) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{
+        fs,
+        os::unix::{fs::symlink, process::CommandExt as _},
+        process::Command,
+    };
 
+    use dmtrace_core::ids::IpcNs;
     use proptest::prelude::*;
 
     use super::*;
@@ -195,6 +259,89 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(found.is_some());
+    }
+
+    /// What the kernel shows of a process whose first thread has ended: nothing, but at the others.
+    #[test]
+    fn a_process_whose_leader_has_ended_is_read_at_a_living_thread() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join("proc").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let stat = |tid: u32, state: char| {
+            format!("{tid} (carrier) {state} 1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 2 0 99 0 0\n")
+        };
+        write("7/stat", &stat(7, 'Z'));
+        write("7/environ", "");
+        write("7/cmdline", "");
+        write("7/task/7/stat", &stat(7, 'Z'));
+        write("7/task/8/stat", &stat(8, 'S'));
+        write("7/task/8/environ", "A=b\0DM_UDEV_COOKIE=0x0d4dbeef\0");
+        write("7/task/8/cmdline", "dmsetup\0--udevcookie\x000xd4d0001\0");
+        let namespace = dir.path().join("proc/7/task/8/ns");
+        fs::create_dir_all(&namespace).unwrap();
+        symlink("ipc:[4026531839]", namespace.join("ipc")).unwrap();
+        let roots = Roots::below(dir.path());
+        let list = processes::list_processes(&roots);
+        assert_eq!(list.processes[&7].live.ipc_ns, Some(IpcNs::HOST));
+        assert!(list.processes[&7].live.command.is_some());
+        let found = find_carriers(&roots, &list);
+        assert_eq!(found.carriers[&KEY], [7]);
+        assert_eq!(found.carriers[&Key(0x0d4d_0001)], [7]);
+        // It may end between the two.
+        write("7/stat", &stat(7, 'S'));
+        let before = processes::list_processes(&roots);
+        assert_eq!(before.processes[&7].instead, None);
+        write("7/stat", &stat(7, 'Z'));
+        assert_eq!(find_carriers(&roots, &before).carriers[&KEY], [7]);
+    }
+
+    /// It hands its environment on and ends, over and over: each list may miss it.
+    #[test]
+    fn a_carrier_that_forks_and_ends_is_found_or_missed_aloud() {
+        for pause in ["0.00005", "0.001"] {
+            let hop =
+                format!("for (1..20000) {{ exit if fork; select(undef, undef, undef, {pause}) }}");
+            let mut first = Command::new("perl")
+                .args(["-e", &hop])
+                .env("DM_UDEV_COOKIE", "0x0d4dbea7")
+                .process_group(0)
+                .spawn()
+                .unwrap();
+            let group = i32::try_from(first.id()).unwrap();
+            first.wait().unwrap();
+            let roots = Roots::host();
+            let missed = (0..50).find(|_| {
+                let found = find_carriers(&roots, &processes::list_processes(&roots));
+                !found.carriers.contains_key(&Key(0x0d4d_bea7)) && found.incomplete.is_none()
+            });
+            // SAFETY: two numbers; 0 asks only. The group is there as long as a hop is.
+            let was_there = unsafe { libc::killpg(group, 0) } == 0;
+            // SAFETY: as above.
+            while unsafe { libc::killpg(group, libc::SIGKILL) } == 0 {}
+            assert!(was_there, "the chain has ended too early to tell");
+            assert_eq!(missed, None, "pause {pause}");
+        }
+    }
+
+    /// A process may set its environment to memory of any size.
+    #[test]
+    fn an_environment_of_any_size_costs_a_bounded_amount() {
+        let dir = tempfile::tempdir().unwrap();
+        let proc = dir.path().join("proc/9");
+        fs::create_dir_all(&proc).unwrap();
+        let stat = "9 (large) S 1 9 9 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 99 0 0\n";
+        fs::write(proc.join("stat"), stat).unwrap();
+        fs::write(proc.join("cmdline"), "large\0").unwrap();
+        let file = fs::File::create(proc.join("environ")).unwrap();
+        file.set_len(1 << 40).unwrap();
+        let roots = Roots::below(dir.path());
+        let found = find_carriers(&roots, &processes::list_processes(&roots));
+        assert_eq!(found.unread, [9]);
+        let why = found.incomplete.unwrap();
+        assert!(why.contains("process 9: its environment"), "{why}");
     }
 
     proptest! {

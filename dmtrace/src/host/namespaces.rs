@@ -192,8 +192,8 @@ fn search_descriptors(
     list: &ProcessList,
     found: &mut BTreeMap<IpcNs, NamespacePaths>,
 ) {
-    for &pid in list.processes.keys() {
-        let Ok(entries) = fs::read_dir(roots.proc_path(format!("{pid}/fd"))) else {
+    for (&pid, process) in &list.processes {
+        let Ok(entries) = fs::read_dir(roots.proc_path(process.proc_file(pid, "fd"))) else {
             continue;
         };
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
@@ -208,15 +208,15 @@ fn search_descriptors(
 
 fn search_mounts(roots: &Roots, list: &ProcessList, found: &mut BTreeMap<IpcNs, NamespacePaths>) {
     let mut seen = BTreeSet::new();
-    for &pid in list.processes.keys() {
+    for (&pid, process) in &list.processes {
         // Without the link (no permission) mountinfo is out of reach as well.
-        let Ok(mnt) = fs::read_link(roots.proc_path(format!("{pid}/ns/mnt"))) else {
+        let Ok(mnt) = fs::read_link(roots.proc_path(process.proc_file(pid, "ns/mnt"))) else {
             continue;
         };
         if !seen.insert(mnt) {
             continue;
         }
-        let Ok(mounts) = roots.read_proc(format!("{pid}/mountinfo")) else {
+        let Ok(mounts) = roots.read_proc(process.proc_file(pid, "mountinfo")) else {
             continue;
         };
         for line in mounts.split(|&byte| byte == b'\n') {
@@ -226,7 +226,7 @@ fn search_mounts(roots: &Roots, list: &ProcessList, found: &mut BTreeMap<IpcNs, 
                 entry.mount.get_or_insert(shown);
                 let point = PathBuf::from(OsString::from_vec(point));
                 let inside = point.strip_prefix("/").unwrap_or(&point);
-                entry.add_path(roots.proc_path(format!("{pid}/root")).join(inside));
+                entry.add_path(roots.proc_path(process.proc_file(pid, "root")).join(inside));
             }
         }
     }

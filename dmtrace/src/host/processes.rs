@@ -1,6 +1,9 @@
 //! The process list.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+};
 
 use dmtrace_core::{event::CommandPrint, facts::LiveProcess, ids::IpcNs};
 
@@ -15,6 +18,8 @@ use crate::wording::cause_text;
 pub struct ProcessList {
     /// By process number.
     pub processes: BTreeMap<u32, RunningProcess>,
+    /// Others that were there, and had ended or did so before they were read.
+    pub ended: BTreeSet<u32>,
     /// Why processes may be missing; `None` when the list is complete.
     pub incomplete: Option<String>,
 }
@@ -30,6 +35,19 @@ pub struct RunningProcess {
     pub kernel: bool,
     /// We lack the right to look at it (`ptrace_may_access`).
     pub hidden: bool,
+    /// A thread that lives, where the leader has ended: memory, files and namespaces are shown at it
+    /// only (`exit_mm`, `exit_files`, `exit_task_namespaces`).
+    pub instead: Option<u32>,
+}
+
+impl RunningProcess {
+    /// A file of the process below `/proc`, such as `environ`.
+    pub(super) fn proc_file(&self, pid: u32, file: &str) -> String {
+        match self.instead {
+            Some(tid) => format!("{pid}/task/{tid}/{file}"),
+            None => format!("{pid}/{file}"),
+        }
+    }
 }
 
 /// The fields of `/proc/PID/stat` in use here.
@@ -98,25 +116,64 @@ pub fn list_processes(roots: &Roots) -> ProcessList {
             return out;
         }
     };
-    for pid in pids {
-        match read_process(roots, pid) {
-            Ok(Some(process)) => {
-                out.processes.insert(pid, process);
-            }
-            Ok(None) => {}
-            Err(error) if is_gone(&error) => {}
-            Err(error) => {
-                out.incomplete.get_or_insert_with(|| {
-                    format!("process {pid}: {}; run as root", cause_text(&error))
-                });
+    let mut seen: BTreeSet<u32> = BTreeSet::new();
+    let mut new = pids;
+    let mut missed = Vec::new();
+    for _ in 0..ROUNDS {
+        missed.clear();
+        for &pid in &new {
+            match read_process(roots, pid) {
+                Ok(Some(process)) => {
+                    out.processes.insert(pid, process);
+                }
+                Ok(None) => missed.push(pid),
+                Err(error) if is_gone(&error) => missed.push(pid),
+                Err(error) => {
+                    out.incomplete.get_or_insert_with(|| {
+                        format!("process {pid}: {}; run as root", cause_text(&error))
+                    });
+                }
             }
         }
+        // One that forks and ends before it is read leaves a child that is not in the list yet.
+        // Children of those that were read have no more than these had.
+        seen.extend(&new);
+        if missed.is_empty() {
+            break;
+        }
+        new = newer_pids(roots, &seen);
+        if new.is_empty() {
+            missed.clear();
+            break;
+        }
     }
+    if !missed.is_empty() {
+        out.incomplete
+            .get_or_insert_with(|| processes_keep_starting(&missed));
+    }
+    seen.retain(|pid| !out.processes.contains_key(pid));
+    out.ended = seen;
     if out.processes.is_empty() && out.incomplete.is_none() {
         let path = roots.proc.display();
         out.incomplete = Some(format!("{path}: no process in it; mount proc there"));
     }
     out
+}
+
+/// How often processes that started meanwhile are looked for. New ones are the last of a list and are
+/// read right after it: only one that lives for microseconds is missed again and again.
+pub(super) const ROUNDS: usize = 24;
+
+/// Processes that were not there before.
+pub(super) fn newer_pids(roots: &Roots, seen: &BTreeSet<u32>) -> Vec<u32> {
+    let pids = list_pids(roots).unwrap_or_default();
+    pids.into_iter().filter(|pid| !seen.contains(pid)).collect()
+}
+
+/// Why a list is not complete: these had ended before they were read, again and again.
+pub(super) fn processes_keep_starting(missed: &[u32]) -> String {
+    let last = missed.last().copied().unwrap_or_default();
+    format!("processes fork and end faster than they can be read (process {last}); try again")
 }
 
 /// Numbers of all processes in `/proc`, zombies included.
@@ -155,49 +212,52 @@ pub(super) fn ns_of_link(link: &std::path::Path) -> Option<IpcNs> {
     number.parse().ok().map(IpcNs)
 }
 
-fn read_process(roots: &Roots, pid: u32) -> io::Result<Option<RunningProcess>> {
+pub(super) fn read_process(roots: &Roots, pid: u32) -> io::Result<Option<RunningProcess>> {
     let stat = read_stat(roots, pid)?;
-    let dead = stat.is_dead() && (stat.threads <= 1 || !any_thread_lives(roots, pid));
-    if dead {
-        return Ok(None);
-    }
-    let link = match fs::read_link(roots.proc_path(format!("{pid}/ns/ipc"))) {
-        // A leader that ended before its threads has no namespaces (`exit_task_namespaces`).
-        Err(error) if is_gone(&error) && stat.is_dead() => Ok(list_tids(roots, pid)
-            .iter()
-            .find_map(|tid| ipc_ns(roots, &format!("{pid}/task/{tid}")))),
-        link => link.map(|link| ns_of_link(&link)),
+    let instead = match stat.is_dead() {
+        true if stat.threads <= 1 => return Ok(None),
+        true => match living_thread(roots, pid) {
+            None => return Ok(None),
+            thread => thread,
+        },
+        false => None,
     };
+    let mut process = RunningProcess {
+        threads: stat.threads,
+        kernel: stat.kernel,
+        instead,
+        ..RunningProcess::default()
+    };
+    let link = fs::read_link(roots.proc_path(process.proc_file(pid, "ns/ipc")));
     let (ipc_ns, hidden) = match link {
-        Ok(ns) => (ns, false),
+        Ok(link) => (ns_of_link(&link), false),
         Err(error) if is_gone(&error) => (None, false),
         // Root may lack a capability of init in a sandbox. It is where the kernel started it, and
         // was so before the first cookie; outside of PID namespaces nobody else has the number.
         Err(_) if pid == 1 => (Some(IpcNs::HOST), false),
         Err(_) => (None, !stat.kernel),
     };
-    Ok(Some(RunningProcess {
-        threads: stat.threads,
-        kernel: stat.kernel,
-        hidden,
-        live: LiveProcess {
-            start_ticks: stat.start_ticks,
-            comm: stat.comm,
-            ppid: stat.ppid,
-            session: stat.session,
-            ipc_ns,
-            command: (!stat.kernel).then(|| command_print(roots, pid)).flatten(),
-        },
-    }))
+    process.hidden = hidden;
+    process.live = LiveProcess {
+        start_ticks: stat.start_ticks,
+        comm: stat.comm,
+        ppid: stat.ppid,
+        session: stat.session,
+        ipc_ns,
+        command: (!stat.kernel)
+            .then(|| command_print(roots, &process.proc_file(pid, "cmdline")))
+            .flatten(),
+    };
+    Ok(Some(process))
 }
 
-fn command_print(roots: &Roots, pid: u32) -> Option<CommandPrint> {
-    let line = roots.read_proc(format!("{pid}/cmdline")).ok()?;
+fn command_print(roots: &Roots, file: &str) -> Option<CommandPrint> {
+    let line = roots.read_memory(file).ok()?;
     CommandPrint::of_arguments(&parse_arguments(&line).0?)
 }
 
-fn any_thread_lives(roots: &Roots, pid: u32) -> bool {
-    list_tids(roots, pid).iter().any(|tid| {
+fn living_thread(roots: &Roots, pid: u32) -> Option<u32> {
+    list_tids(roots, pid).into_iter().find(|tid| {
         roots
             .read_proc(format!("{pid}/task/{tid}/stat"))
             .ok()

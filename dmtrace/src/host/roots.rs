@@ -29,6 +29,10 @@ impl Default for Roots {
 /// Upper bound of a file that is read whole. The largest in use are `mountinfo` files.
 const FILE_MAX: u64 = 64 << 20;
 
+/// Arguments and environment together take 6 MiB at most (`bprm_stack_limits`: three quarters of
+/// `_STK_LIM`).
+const MEMORY_MAX: u64 = 6 << 20;
+
 impl Roots {
     /// The host as seen from here. In a container that shares the host's process numbers the
     /// files of the host are those of process 1.
@@ -72,6 +76,23 @@ impl Roots {
     /// Those of opening and reading.
     pub fn read_proc(&self, rest: impl AsRef<Path>) -> io::Result<Vec<u8>> {
         read_whole(File::open(self.proc.join(rest))?)
+    }
+
+    /// Reads the environment or the arguments of a process below `/proc`: memory of its own, as large
+    /// as it likes.
+    ///
+    /// # Errors
+    /// Those of opening and reading; it is larger than `execve` allows.
+    pub fn read_memory(&self, rest: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = File::open(self.proc.join(rest))?;
+        file.take(MEMORY_MAX + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MEMORY_MAX {
+            return Err(io::Error::other(
+                "its environment or command line is larger than any real one",
+            ));
+        }
+        Ok(bytes)
     }
 
     /// Reads a file of the host whole. Symbolic links are followed as the host would.

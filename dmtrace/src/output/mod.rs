@@ -12,7 +12,7 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
-use dmtrace_core::event::text::escape_controls;
+use dmtrace_core::event::text::{escape_controls, steers_terminal};
 
 /// Width of a terminal that does not tell.
 const DEFAULT_WIDTH: usize = 80;
@@ -52,12 +52,12 @@ const PLAIN: &str = "\x1b[0m";
 /// A line as it may go to a terminal. Names in it come from processes, recordings, histories and
 /// plans of others: nothing but colours reaches the terminal as a control character.
 fn visible_line(text: &str, color: bool) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    if !text.contains(steers_terminal) {
         return Cow::Borrowed(text);
     }
     let mut visible = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find(char::is_control) {
+    while let Some(at) = rest.find(steers_terminal) {
         let (before, control) = rest.split_at(at);
         visible.push_str(before);
         let paint = PAINT.iter().find(|it| color && control.starts_with(**it));
@@ -79,7 +79,8 @@ fn visible_line(text: &str, color: bool) -> Cow<'_, str> {
 
 /// JSON of which nothing is a command to a terminal: it escapes the others by itself.
 fn visible_json(json: &str) -> Cow<'_, str> {
-    let raw = |letter: char| ('\u{7f}'..='\u{9f}').contains(&letter);
+    // Below U+0020 it has escaped itself.
+    let raw = |letter: char| letter >= ' ' && steers_terminal(letter);
     if !json.contains(raw) {
         return Cow::Borrowed(json);
     }

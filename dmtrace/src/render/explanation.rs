@@ -329,7 +329,7 @@ fn no_culprit_text(class: Class) -> String {
             "unknown: whoever should have released it (dmsetup udevreleasecookie) has ended"
         }
         Class::Leaked(LeakKind::Signature { .. }) => {
-            "unknown: it was made while no trace ran, and the kernel does not keep who made it"
+            "unknown: no trace in use saw who made it, and the kernel does not keep that"
         }
         Class::Leaked(_) => "unknown",
         Class::OverCompleted => {
@@ -344,7 +344,7 @@ fn no_culprit_text(class: Class) -> String {
 fn undecided_text(reason: Undecided) -> String {
     match reason {
         Undecided::CreatorUnknown(WhyUnknown::BeforeTracer) => {
-            "unknown: it was made while no trace ran".to_owned()
+            "unknown: no trace in use saw who made it".to_owned()
         }
         Undecided::NamespaceEnded => {
             "nobody's now: the kernel removed it with its namespace".to_owned()

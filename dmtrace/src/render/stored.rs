@@ -198,11 +198,13 @@ pub(crate) fn ending_text(gone: Option<&FindingEnd>) -> String {
     }
 }
 
-/// How some went, in words that follow a number.
-pub(crate) const fn ending_label(how: HowGone) -> &'static str {
+/// How some went, in words that follow this number.
+pub(crate) const fn ending_label(how: HowGone, count: usize) -> &'static str {
     match how {
         HowGone::Removed => "removed",
+        HowGone::WithNamespace if count == 1 => "gone with its IPC namespace",
         HowGone::WithNamespace => "gone with their IPC namespace",
+        HowGone::AlreadyGone if count == 1 => "gone when it was found",
         HowGone::AlreadyGone => "gone when they were found",
         HowGone::OtherVerdict => "judged differently later",
         HowGone::Rebooted => "gone with a reboot",

@@ -116,7 +116,7 @@ impl HookFinding {
 
 /// One short line, whatever a process calls itself.
 fn plain_line(text: &str) -> String {
-    let mut text = text.replace(|c: char| c.is_control(), " ");
+    let mut text = text.replace(dmtrace_core::event::text::steers_terminal, " ");
     let mut end = text.len().min(VALUE_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -103,7 +103,7 @@ impl Log {
             return;
         }
         let text = text.to_string();
-        let text = text.replace(|c: char| c.is_control(), " ");
+        let text = text.replace(dmtrace_core::event::text::steers_terminal, " ");
         // Standard error may be closed, or its disk full; that must not end the trace.
         let _unheard = if self.journal {
             writeln!(self.out, "<{}>{text}", level as u8)

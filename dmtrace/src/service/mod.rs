@@ -2,7 +2,6 @@
 
 pub(crate) mod chronicle;
 mod client;
-pub(crate) mod ended;
 mod export;
 pub(crate) mod hook;
 mod janitor;

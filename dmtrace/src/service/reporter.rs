@@ -8,12 +8,11 @@ use dmtrace_core::{
     facts::Snapshot,
     ids::{BootTime, SemId},
     ledger::{Change, ChangeKind},
-    verdict::{Context, Judged},
+    verdict::Judged,
 };
 
 use super::{
     chronicle::Chronicle,
-    ended::{EndedCookies, ended_at},
     export::Exports,
     known_findings::KnownFindings,
     log::{Log, LogLevel},
@@ -28,6 +27,7 @@ use crate::{
     },
     stack::Symbolizer,
     trace::{
+        ended::ended_at,
         run::{BooksView, Observer},
         session::DmReport,
     },
@@ -54,7 +54,6 @@ pub(super) struct Reporter {
     known_findings: KnownFindings,
     /// When this run began: what ended before it, an earlier one has told.
     began: BootTime,
-    ended: EndedCookies,
     names: RefCell<Symbolizer>,
     /// Whether there may be something in them.
     named: bool,
@@ -78,7 +77,6 @@ impl Reporter {
             settled: false,
             known_findings: KnownFindings::default(),
             began: boot_now(),
-            ended: EndedCookies::default(),
             names: RefCell::default(),
             named: false,
             active_findings: BTreeMap::new(),
@@ -176,19 +174,6 @@ impl Reporter {
         report
     }
 
-    /// Tells of cookies that were gone before they could be judged: accidents, and what was
-    /// completed too often.
-    fn tell_closed(&mut self, view: &BooksView<'_>, context: &Context<'_>) {
-        for judged in self.ended.take_findings(view.ledger, context) {
-            if ended_at(&judged) > Some(self.began) {
-                self.report_finding(&judged, view);
-            }
-            if let Some(chronicle) = &self.chronicle {
-                chronicle.add_ended_finding(&judged, view.ledger, context.facts, &self.names);
-            }
-        }
-    }
-
     /// What was found, without a list of it. `standing`: how many findings stand, kept or not.
     pub(super) fn count_findings(&self, standing: usize) -> ActiveFindings {
         ActiveFindings {
@@ -247,6 +232,16 @@ impl Observer for Reporter {
         Ok(())
     }
 
+    fn on_ended_finding(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> Result<()> {
+        if ended_at(judged) > Some(self.began) {
+            self.report_finding(judged, view);
+        }
+        if let (Some(chronicle), Some(context)) = (&self.chronicle, view.context) {
+            chronicle.add_ended_finding(judged, view.ledger, context.facts, &self.names);
+        }
+        Ok(())
+    }
+
     fn on_cleared(&mut self, sem: SemId, label: &str, view: &BooksView<'_>) -> Result<()> {
         self.active_findings.remove(&sem);
         let ledger = view.ledger;
@@ -271,10 +266,7 @@ impl Observer for Reporter {
         self.exports.count_survey(judged, snapshot, boot_now());
     }
 
-    fn on_judged(&mut self, view: &BooksView<'_>) -> Result<()> {
-        if let Some(context) = view.context {
-            self.tell_closed(view, context);
-        }
+    fn on_judged(&mut self, _view: &BooksView<'_>) -> Result<()> {
         if !self.settled {
             self.settled = true;
             let again = self.known_findings.reported_count();
@@ -378,3 +370,6 @@ impl std::fmt::Display for StepObject<'_, '_> {
         write!(f, "{key} semid {}: {word} by {who} {detail}", sem.semid)
     }
 }
+
+#[cfg(test)]
+mod tests;

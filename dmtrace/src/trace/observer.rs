@@ -24,6 +24,13 @@ pub(crate) trait Observer {
     /// As above.
     fn on_finding(&mut self, judged: &Judged<'_>, session: &BooksView<'_>) -> Result<()>;
 
+    /// A finding on a cookie that was gone before it could be judged: an accident, or one that was
+    /// completed too often. Each is told once.
+    ///
+    /// # Errors
+    /// As above.
+    fn on_ended_finding(&mut self, judged: &Judged<'_>, session: &BooksView<'_>) -> Result<()>;
+
     /// A finding that was told, under this label, is none any more: the cookie is gone, or the
     /// verdict is another one.
     ///

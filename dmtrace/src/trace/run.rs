@@ -30,6 +30,7 @@ use crate::{
     host::{self, Scope, clock::cpu_spent},
     output::print_remark,
     probe::{Options, StartError},
+    trace::ended::EndedCookies,
     trace::session::{ChangeSink, InputKind, Outlook, Pace, PaceRhythm, Session, Tap, Urgency},
 };
 
@@ -64,6 +65,7 @@ pub(crate) struct Tracing {
     began: Moment,
     interrupt: Signal,
     terminate: Signal,
+    ended: EndedCookies,
     /// Last class that was told, by cookie.
     reported: BTreeMap<SemId, &'static str>,
     /// Whether there may be messages left in the ring: it tells of new ones only.
@@ -110,6 +112,7 @@ impl Tracing {
             began: Moment::now(),
             interrupt,
             terminate,
+            ended: EndedCookies::default(),
             reported: BTreeMap::new(),
             backlog: false,
             dirty: true,
@@ -288,11 +291,7 @@ impl Tracing {
         let ledger = self.session.ledger();
         let cookies = ledger.totals().cookies.live > 0
             || !self.reported.is_empty()
-            || ledger
-                .closed_cookies()
-                .next_back()
-                .and_then(|last| last.ending.as_ref())
-                .is_some_and(|ending| ending.kind == EndKind::WhileLive);
+            || self.ended.has_unjudged(ledger);
         let stale = self
             .compared
             .is_none_or(|compared| compared.elapsed() >= COMPARE_PERIOD);
@@ -367,6 +366,9 @@ impl Tracing {
                 observer.on_cleared(id, label, &view)?;
             }
         }
+        for judged in self.ended.take_findings(ledger, &context) {
+            observer.on_ended_finding(&judged, &view)?;
+        }
         observer.on_judged(&view)?;
         Ok(outlook)
     }
@@ -401,14 +403,29 @@ impl Tracing {
             sink.pass_changes(changes, ledger);
         });
         sink.finish()?;
-        observer.on_idle()?;
-        Ok(TraceEnd {
+        let ending = TraceEnd {
             session: self.session,
             accounting,
             ran,
             snapshot,
             facts,
-        })
+        };
+        let completeness = ending.session.completeness();
+        let context = Context {
+            facts: &ending.facts,
+            completeness: &completeness,
+            thresholds: &self.thresholds,
+        };
+        let ledger = ending.session.ledger();
+        let view = BooksView {
+            ledger,
+            context: Some(&context),
+        };
+        for judged in self.ended.take_findings(ledger, &context) {
+            observer.on_ended_finding(&judged, &view)?;
+        }
+        observer.on_idle()?;
+        Ok(ending)
     }
 }
 

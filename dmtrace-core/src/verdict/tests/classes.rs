@@ -44,7 +44,7 @@ fn owner_killed_at_each_step() {
             scene.end_wait(proc, sem, libc::EINTR);
         }
         scene.kill_owner(proc);
-        assert_eq!(scene.verdict(0).class, Class::Healthy(Healthy::Open));
+        assert_eq!(scene.verdict(0).class, Class::Unknown(Undecided::Young));
         let verdict = scene.verdict(2);
         assert_eq!(leaked(&verdict), LeakKind::OwnerKilled { signal: 9, step });
         assert_eq!(verdict.confidence, Confidence::Observed);

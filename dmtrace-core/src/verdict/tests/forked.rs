@@ -25,6 +25,24 @@ fn forked_child() -> (Scene, usize, SemId) {
     (scene, child, sem)
 }
 
+/// One that shares the memory of the owner (`CLONE_VM`), or has a pipe to it, may be older than the
+/// cookie.
+#[test]
+fn a_child_that_is_older_than_the_cookie_may_have_it() {
+    let mut scene = Scene::new();
+    let owner = scene.spawn_lvm();
+    let child = scene
+        .world
+        .spawn("lvm", &["lvm", "lvcreate"], Some(owner), IpcNs::HOST);
+    let sem = scene.create_cookie(owner);
+    scene.setval(owner, sem);
+    scene.semop_add(owner, sem, 1);
+    scene.world.exit(owner, ExitStatus::Code(0));
+    assert!(!has_leaked(&mut scene));
+    scene.kill_owner(child);
+    assert!(has_leaked(&mut scene));
+}
+
 fn make_plan(scene: &mut Scene, options: PlanOptions) -> (Plan, SetSnapshot, HostFacts) {
     let (snapshot, facts) = scene.facts_after(700);
     let context = Context {
@@ -74,7 +92,7 @@ fn only_who_may_be_a_fork_with_the_cookie_keeps_it() {
         ("another namespace", |scene, child| {
             scene.world.procs[child].ns = OTHER;
         }),
-        ("it is older than the cookie", |scene, child| {
+        ("it is older than the user", |scene, child| {
             scene.world.procs[child].id.start.0 -= 1_000_000_000;
         }),
     ];

@@ -179,7 +179,7 @@ fn check_exact(play: &Play, ledger: &Ledger, view: &View, settled: bool) -> Test
         // A script may carry the same number, from a cookie that has gone.
         let carried = view.facts.carriers.contains_key(&set.key);
         let suspected = verdict.class == Class::Unknown(Undecided::PossibleOwners)
-            && lives_since_creation(cookie.semaphore, verdict, &view.facts);
+            && may_be_forked(cookie.semaphore, verdict, &view.facts);
         if settled && play.is_deserted(sem) && quiet > 1100 && !carried && !suspected {
             prop_assert!(found, "deserted: {}", text());
         }
@@ -204,12 +204,15 @@ fn check_exact(play: &Play, ledger: &Ledger, view: &View, settled: bool) -> Test
     Ok(())
 }
 
-/// Whether those who are said to may own a cookie live, and are younger than it.
-fn lives_since_creation(set: &Semaphore, verdict: &Verdict, facts: &HostFacts) -> bool {
-    let made = set.created.unwrap_or_default().0 / 10_000_000;
+/// Whether those who are said to may own a cookie live, and are younger than one of its users.
+fn may_be_forked(set: &Semaphore, verdict: &Verdict, facts: &HostFacts) -> bool {
+    let users = set.cookie.iter().flat_map(|cookie| &cookie.users);
+    let Some(first) = users.map(|user| user.who.image.id.start_ticks()).min() else {
+        return false;
+    };
     verdict.evidence.iter().any(|fact| {
         matches!(fact, Evidence::Candidate { pid, .. }
-            if facts.processes.get(pid).is_some_and(|live| live.start_ticks >= made))
+            if facts.processes.get(pid).is_some_and(|live| live.start_ticks >= first))
     })
 }
 

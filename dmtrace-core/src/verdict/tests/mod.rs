@@ -1,5 +1,6 @@
 //! Verdicts and books against a model that knows the truth.
 
+mod bystander;
 mod calls;
 mod classes;
 mod disturb;

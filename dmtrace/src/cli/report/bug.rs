@@ -169,9 +169,11 @@ pub(super) fn print_bugs(
     out: &mut Out,
 ) -> Result<()> {
     if bugs.is_empty() {
-        return Ok(
-            out.print_line("No program is known to leak cookies: there is nothing to report.")?
-        );
+        return Ok(out.print_line(if case.incomplete {
+            "No program is known to leak cookies, but the data is incomplete: not certain."
+        } else {
+            "No program is known to leak cookies: there is nothing to report."
+        })?);
     }
     for (number, bug) in bugs.iter().enumerate() {
         if number > 0 {

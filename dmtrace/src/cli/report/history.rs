@@ -36,7 +36,11 @@ pub(in crate::cli) fn run(
     let until = args.until.map_or(now, |until| until.wall_ms(now));
     let since = since.wall_ms(now);
     if since >= until {
-        return Err(Failure::Usage("--since must be before --until".to_owned()).into());
+        let text = match args.until {
+            Some(_) => "--since must be before --until",
+            None => "--since is in the future; give a moment that is over",
+        };
+        return Err(Failure::Usage(text.to_owned()).into());
     }
     let past = gather_report(args, since, until)?;
     let leaks: Vec<Leak> = past.leaked.iter().map(stored::leak_of).collect();

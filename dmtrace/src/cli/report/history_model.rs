@@ -1,6 +1,10 @@
 //! What a report on a time is made of.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -14,7 +18,7 @@ use crate::{
     },
     history::{
         AnswerHead, DowntimeRecord, EnospcRecord, HistoryEntry, HistoryQuery, HistoryRecord,
-        LossRecord, ProgramCounts, RunRecord, Stamp, StoredFinding, query,
+        HowGone, LossRecord, ProgramCounts, RunRecord, Stamp, StoredFinding, query,
     },
     output::json,
     render::{
@@ -129,11 +133,35 @@ pub(super) fn gather_report(args: &ReportArgs, since: i64, until: i64) -> Result
             HistoryRecord::Rates(_) => {}
         }
     }
+    for list in [
+        &mut past.leaked,
+        &mut past.stuck,
+        &mut past.accidents,
+        &mut past.over_completed,
+    ] {
+        leave_out_repeated(list);
+    }
     past.head
         .notes
         .extend(stored::unread_notes(newer, unreadable));
     past.traced = past.traced_time();
     Ok(past)
+}
+
+/// A cookie that was judged differently for a moment, and then the same again, is one finding: the
+/// newer one.
+fn leave_out_repeated(oldest_first: &mut Vec<StoredFinding>) {
+    let mut newer = BTreeSet::new();
+    let mut kept: Vec<StoredFinding> = Vec::new();
+    for finding in oldest_first.drain(..).rev() {
+        let again = !newer.insert((finding.sem, finding.key));
+        let gone = finding.gone.as_ref();
+        if !(again && gone.is_some_and(|gone| gone.how == HowGone::OtherVerdict)) {
+            kept.push(finding);
+        }
+    }
+    kept.reverse();
+    *oldest_first = kept;
 }
 
 /// Where `explain` finds the same, each option after a space.

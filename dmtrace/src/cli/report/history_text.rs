@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::history_model::HistoryReport;
 use crate::{
     cli::report::{ReportLimit, culprit::ReportCulprit, text::who_leaks},
-    history::{DowntimeReason, OTHERS, ProgramCounts, StoredFinding},
+    history::{DowntimeReason, HowGone, OTHERS, ProgramCounts, StoredFinding},
     output::{Out, time, wrap_text},
     render::{
         culprits::{CulpritGroup, GroupBy},
@@ -101,12 +101,12 @@ fn print_head(past: &HistoryReport, out: &mut Out) -> Result<()> {
 
 /// How those that are gone went: `12 removed, 3 gone with their IPC namespace, `.
 fn endings_text(findings: &[StoredFinding]) -> String {
-    let mut ends: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut ends: BTreeMap<HowGone, usize> = BTreeMap::new();
     for gone in findings.iter().filter_map(|it| it.gone.as_ref()) {
-        *ends.entry(stored::ending_label(gone.how)).or_default() += 1;
+        *ends.entry(gone.how).or_default() += 1;
     }
     ends.iter()
-        .map(|(how, count)| format!("{count} {how}, "))
+        .map(|(how, &count)| format!("{count} {}, ", stored::ending_label(*how, count)))
         .collect()
 }
 

@@ -126,10 +126,11 @@ impl RecordingTarget {
         if there == ExistingFile::Special && !forced {
             anyhow::bail!("{shown}: is no regular file; name one that does not exist yet");
         }
-        if there != ExistingFile::Nothing && !forced {
+        let foreign = there == ExistingFile::File && !may_be_replaced(path)?;
+        if there != ExistingFile::Nothing && !forced && !foreign {
             anyhow::bail!("{shown}: {}", overwrite.refusal());
         }
-        if there == ExistingFile::File && !may_be_replaced(path)? {
+        if foreign {
             anyhow::bail!(
                 "{shown}: is no recording; dmtrace replaces only recordings, give another name"
             );

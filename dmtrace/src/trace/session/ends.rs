@@ -130,7 +130,7 @@ mod tests {
         };
         ProcessList {
             processes: alive.iter().map(|&pid| (pid, process.clone())).collect(),
-            incomplete: None,
+            ..ProcessList::default()
         }
     }
 

@@ -25,8 +25,8 @@ use crate::{
         ProgramCounts, Stamp, Tallies,
     },
     service::chronicle::{CountedChange, counted_change, end_note, ended_finding, stored_finding},
-    service::ended::EndedCookies,
     stack::Symbolizer,
+    trace::ended::EndedCookies,
 };
 
 const DAYS: u64 = 30;

@@ -1,11 +1,8 @@
 //! Cookies that were gone before a look at the whole could judge them.
 
-#[cfg(test)]
-mod tests;
-
 use dmtrace_core::{
     ids::BootTime,
-    ledger::Ledger,
+    ledger::{EndKind, Ledger},
     verdict::{Context, Judged, survey_closed_after},
 };
 
@@ -29,6 +26,17 @@ impl EndedCookies {
         self.judged_until = ends.fold(self.judged_until, BootTime::max);
         judged.retain(|it| it.verdict.class.is_finding());
         judged
+    }
+
+    /// Whether a cookie has ended since the last call in a way that may be a finding.
+    pub(crate) fn has_unjudged(&self, ledger: &Ledger) -> bool {
+        let newest_first = ledger.closed_cookies().rev();
+        let ended = newest_first.filter_map(|it| Some((it.ending.as_ref()?, it.cookie.as_ref()?)));
+        ended
+            .take_while(|(ending, _)| ending.at > self.judged_until)
+            .any(|(ending, cookie)| {
+                ending.kind == EndKind::WhileLive || cookie.counts.failed_decrements > 0
+            })
     }
 }
 

@@ -17,7 +17,10 @@ use crate::{
     history::{self, HistoryQuery, HistoryRecord, read_file},
     render::tests::scene::Scene,
     service::{ExportOptions, chronicle::Chronicle, export::Exports, log::Log, reporter::Reporter},
-    trace::run::{BooksView, Observer as _},
+    trace::{
+        ended::{EndedCookies, ended_at},
+        run::{BooksView, Observer as _},
+    },
 };
 
 #[derive(Clone, Default)]
@@ -74,6 +77,7 @@ fn tell(scene: &Scene, began: BootTime) -> (BTreeSet<Key>, BTreeSet<Key>) {
     let exports = Exports::open(&ExportOptions::default(), None).unwrap();
     let log = Log::to(Box::new(lines.clone()));
     let mut reporter = Reporter::new(log, exports, Some(chronicle));
+    let mut ended = EndedCookies::default();
     reporter.began_at(began);
     let context = scene.context();
     let view = BooksView {
@@ -81,7 +85,9 @@ fn tell(scene: &Scene, began: BootTime) -> (BTreeSet<Key>, BTreeSet<Key>) {
         context: Some(&context),
     };
     for _ in 0..3 {
-        reporter.on_judged(&view).unwrap();
+        for judged in ended.take_findings(&scene.ledger, &context) {
+            reporter.on_ended_finding(&judged, &view).unwrap();
+        }
     }
     let (_, _, chronicle) = reporter.into_parts();
     assert!(chronicle.unwrap().finish(Duration::from_secs(60)));
@@ -123,7 +129,7 @@ fn each_ended_cookie_is_told_and_kept_by_one_judgement() {
     let mut kinds: BTreeMap<&str, Vec<(Key, BootTime, bool)>> = BTreeMap::new();
     for judged in survey_closed(&scene.ledger, &context) {
         let class = judged.verdict.class;
-        let at = super::ended_at(&judged).unwrap();
+        let at = ended_at(&judged).unwrap();
         let kind = kinds.entry(class.label()).or_default();
         kind.push((judged.semaphore.key, at, class.is_finding()));
     }
