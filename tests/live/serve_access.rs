@@ -8,16 +8,18 @@ use std::{
         net::UnixStream,
         process::CommandExt,
     },
+    path::Path,
     process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use dmtrace_tests::harness::new_trial;
+use dmtrace_tests::harness::{dmtrace_bin, new_trial};
 use libtest_mimic::Trial;
 
 use crate::{
     NEEDS,
+    pins::BpfFs,
     service::{SOCKET, Service, status_as},
 };
 
@@ -44,11 +46,74 @@ pub(crate) fn tests() -> Vec<Trial> {
             anything_may_be_sent,
         ),
         new_trial(
+            "serve_access::a_start_that_fails_leaves_nothing",
+            NEEDS,
+            failed_start,
+        ),
+        new_trial(
+            "serve_access::a_file_of_another_kind_is_no_history",
+            NEEDS,
+            a_file_of_another_kind_is_no_history,
+        ),
+        new_trial(
             "serve_access::silent_clients_do_not_block_others",
             NEEDS,
             silent_clients_do_not_block_others,
         ),
     ]
+}
+
+/// With too few descriptors the maps or the programs cannot be made, at one moment or another.
+fn failed_start() -> Result<()> {
+    for descriptors in [16, 24, 32, 48] {
+        let pins = BpfFs::mount()?;
+        let dir = tempfile::tempdir()?;
+        let history = dir.path().join("history.redb");
+        let line = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
+        let output = Command::new("sh")
+            .args(["-c", &line])
+            .arg(dmtrace_bin()?)
+            .args(["serve", "--pins", &pins.pins_arg(), "--history"])
+            .arg(&history)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let text = format!("{descriptors} descriptors: {}: {said}", output.status);
+        ensure!(output.status.code() == Some(3), "{text}");
+        ensure!(said.lines().count() <= 2, "{text}");
+        let left = std::fs::read_dir(pins.dir()).map_or(0, Iterator::count);
+        ensure!(left == 0, "{left} pins are left; {text}");
+        ensure!(!history.exists(), "a history is left; {text}");
+        ensure!(!Path::new(SOCKET).exists(), "a socket is left; {text}");
+    }
+    Ok(())
+}
+
+fn a_file_of_another_kind_is_no_history() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    for (name, text) in [
+        ("notes.txt", "important notes of somebody\n"),
+        ("short", "x"),
+    ] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text)?;
+        let output = Command::new(dmtrace_bin()?)
+            .args(["serve", "--history"])
+            .arg(&path)
+            .output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let wanted = format!(
+            "dmtrace: {}: is no history; give another name\n",
+            path.display()
+        );
+        ensure!(said == wanted, "{said}");
+        ensure!(output.status.code() == Some(2), "{}", output.status);
+        ensure!(
+            std::fs::read_to_string(&path)? == text,
+            "{name} has changed"
+        );
+    }
+    ensure!(std::fs::read_dir(dir.path())?.count() == 2, "more files");
+    Ok(())
 }
 
 /// `dmtrace` where another user can start it.
@@ -58,7 +123,7 @@ fn shared_program() -> Result<(tempfile::TempDir, std::path::PathBuf)> {
         .tempdir_in("/tmp")?;
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
     let path = dir.path().join("dmtrace");
-    std::fs::copy(dmtrace_tests::harness::dmtrace_bin()?, &path)?;
+    std::fs::copy(dmtrace_bin()?, &path)?;
     Ok((dir, path))
 }
 

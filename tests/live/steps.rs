@@ -1,6 +1,6 @@
 //! `watch` shows every step of a cookie's life, and in its order, whatever is seen late.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, thread::sleep, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use dmtrace_tests::harness::{in_private_ns, new_trial, ns_of, start_actor};
@@ -14,11 +14,18 @@ const PROGRAMS: usize = 4;
 const EVENTS: usize = 3;
 
 pub(crate) fn tests() -> Vec<Trial> {
-    vec![new_trial(
-        "steps::watch_shows_what_was_done_and_in_its_order",
-        NEEDS,
-        watch_shows_what_was_done_and_in_its_order,
-    )]
+    vec![
+        new_trial(
+            "steps::watch_shows_what_was_done_and_in_its_order",
+            NEEDS,
+            watch_shows_what_was_done_and_in_its_order,
+        ),
+        new_trial(
+            "steps::watch_tells_findings_on_cookies_that_are_gone",
+            NEEDS,
+            watch_tells_findings_on_cookies_that_are_gone,
+        ),
+    ]
 }
 
 /// Waiters remove their cookies as soon as the last completion is made: before its return is seen,
@@ -53,6 +60,30 @@ fn watch_shows_what_was_done_and_in_its_order() -> Result<()> {
         for (semid, steps) in lives {
             in_order(&steps).with_context(|| format!("semid {semid}: {steps:?}"))?;
         }
+        Ok(())
+    })?
+}
+
+/// The last look is not the only one: each is told once, and counted, however short the cookie lives.
+fn watch_tells_findings_on_cookies_that_are_gone() -> Result<()> {
+    in_private_ns(|| {
+        let ns = ns_of("thread-self")?;
+        let tracer = WatchProcess::start(&["--ipc-ns", &ns.to_string()])?;
+        for pause in [Duration::from_secs(2), Duration::ZERO] {
+            let (_, status) = start_actor(&["over-complete"])?.read_to_end()?;
+            ensure!(status.success(), "over-complete: {status}");
+            sleep(pause);
+        }
+        let said = tracer.stop_trace()?;
+        let found: Vec<_> = said
+            .objects
+            .iter()
+            .filter(|object| object["type"] == "finding")
+            .map(|object| object["verdict"]["class"].as_str().unwrap_or_default())
+            .collect();
+        ensure!(found == ["over_completed"; 2], "{found:?}");
+        ensure!(said.summary["findings_told"] == 2, "{}", said.summary);
+        ensure!(said.code == 1, "exit code {}", said.code);
         Ok(())
     })?
 }

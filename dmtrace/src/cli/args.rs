@@ -248,7 +248,7 @@ pub struct ReportArgs {
     /// Print nothing but leaked cookies as folded stacks: `program;outermost;...;innermost COUNT`.
     #[arg(long, conflicts_with_all = ["by", "bug"])]
     pub folded: bool,
-    /// Also draw a flame graph of leaked cookies into this file (SVG).
+    /// Also draw a flame graph of leaked cookies into this file (SVG); replaces what is there.
     #[arg(long, value_name = "FILE")]
     pub flamegraph: Option<PathBuf>,
     /// What `dmtrace serve` has found since then: how long ago (7d, 12h), or a local time
@@ -292,7 +292,8 @@ pub struct ExecArgs {
     /// Wait so long for udev to complete, after the command has ended.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = value::duration_arg)]
     pub grace: Duration,
-    /// Write the result here instead of standard error; standard output belongs to the command.
+    /// Write the result here (replaces what is there) instead of to standard error; standard output
+    /// belongs to the command.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Exit code when something was left.

@@ -158,8 +158,15 @@ fn print_status(status: &ServiceReport, out: &mut Out) -> Result<()> {
         cookies.live.saturating_sub(foreign),
     ))?;
     out.print_line(&format!(
-        "messages: seen {} = submitted {} + dropped {} (recovered from the maps); drift {}",
-        health.seen, health.submitted, health.dropped, health.drift,
+        "messages: seen {} = submitted {} + dropped {}{}; drift {}",
+        health.seen,
+        health.submitted,
+        health.dropped,
+        match health.dropped {
+            0 => "",
+            _ => " (recovered from the maps)",
+        },
+        health.drift,
     ))?;
     let listed = &status.findings.list;
     match status.findings.standing {

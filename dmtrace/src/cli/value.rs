@@ -39,7 +39,16 @@ pub(super) fn duration_word(time: Duration) -> String {
 /// # Errors
 /// It is something else, or too large.
 pub(super) fn parse_number<T: FromStr>(text: &str) -> Result<T, String> {
-    text.trim().parse().map_err(|_| "give a number".to_owned())
+    let text = text.trim();
+    text.parse().map_err(|_| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let why = if digits {
+            "the number is too large"
+        } else {
+            "give a number"
+        };
+        why.to_owned()
+    })
 }
 
 /// A whole number within these bounds.

@@ -110,16 +110,16 @@ impl Carriers {
 /// Cookies that a process carries.
 fn keys_of(roots: &Roots, pid: u32, process: &RunningProcess) -> io::Result<BTreeSet<Key>> {
     let read = |file: &str| roots.read_memory(process.proc_file(pid, file));
-    let environment = read("environ")?;
-    if environment.is_empty() {
-        // Older kernels show memory that is gone as empty.
-        let now = processes::read_process(roots, pid)?;
-        if now.is_none_or(|now| now.instead != process.instead) {
+    let (environment, arguments) = (read("environ")?, read("cmdline")?);
+    if environment.is_empty() || arguments.is_empty() {
+        // Memory that is gone is shown as empty (`mmget_not_zero` in `environ_read`).
+        let line = roots.read_proc(process.proc_file(pid, "stat"))?;
+        if processes::Stat::parse(&line).is_none_or(|stat| stat.memory_bytes == 0) {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
     }
     let mut keys: BTreeSet<Key> = in_environment(&environment).into_iter().collect();
-    keys.extend(in_arguments(&read("cmdline")?));
+    keys.extend(in_arguments(&arguments));
     Ok(keys)
 }
 
@@ -302,8 +302,9 @@ mod tests {
     #[test]
     fn a_carrier_that_forks_and_ends_is_found_or_missed_aloud() {
         for pause in ["0.00005", "0.001"] {
-            let hop =
-                format!("for (1..20000) {{ exit if fork; select(undef, undef, undef, {pause}) }}");
+            let hop = format!(
+                "for (1..1000000) {{ exit if fork; select(undef, undef, undef, {pause}) }}"
+            );
             let mut first = Command::new("perl")
                 .args(["-e", &hop])
                 .env("DM_UDEV_COOKIE", "0x0d4dbea7")

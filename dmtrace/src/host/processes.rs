@@ -60,6 +60,8 @@ pub(super) struct Stat {
     pub kernel: bool,
     pub threads: u32,
     pub start_ticks: u64,
+    /// Address space: none is left of one that is ending (`exit_mm`), though it is no zombie yet.
+    pub memory_bytes: u64,
 }
 
 /// `task_struct.flags`, the same in every kernel.
@@ -83,6 +85,7 @@ impl Stat {
         let flags: u32 = parse_number(fields.nth(2)?)?; // 9
         let threads = parse_number(fields.nth(10)?)?; // 20
         let start_ticks = parse_number(fields.nth(1)?)?; // 22
+        let memory_bytes: u64 = parse_number(fields.next()?)?; // 23
         Some(Self {
             comm: printable(comm),
             state,
@@ -92,6 +95,7 @@ impl Stat {
             kernel: flags & PF_KTHREAD != 0,
             threads,
             start_ticks,
+            memory_bytes,
         })
     }
 

@@ -75,7 +75,12 @@ impl Tracer {
         options: Options,
         root: &Path,
     ) -> Result<(Self, Continuity), StartError> {
-        Self::open(options, Some(root))
+        let left_before = pins::holds_any(root);
+        Self::open(options, Some(root)).inspect_err(|_| {
+            if !left_before {
+                let _the_start_failed_for_more = pins::remove_all(root);
+            }
+        })
     }
 
     fn open(options: Options, root: Option<&Path>) -> Result<(Self, Continuity), StartError> {

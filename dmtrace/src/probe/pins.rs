@@ -321,6 +321,11 @@ pub(super) fn take_out(dir: &Path) {
     thread::sleep(Duration::from_millis(1));
 }
 
+/// Whether an earlier process has left anything there.
+pub(super) fn holds_any(root: &Path) -> bool {
+    fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 /// Removes everything under `root`: programs that are only held there are gone with it.
 ///
 /// # Errors

@@ -86,18 +86,19 @@ pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
     memory::keep_small();
     let mut control = ControlSocket::open(Path::new(SOCKET), options.access)?;
     let exports = Exports::open(&options.export, options.access.group)?;
-    let chronicle = options.history.clone().map(|options| {
-        Chronicle::open(options, |warning: &str| {
-            Log::to_stderr(false).write_line(LogLevel::Warning, warning);
-        })
-    });
-    let mut reporter = Reporter::new(Log::to_stderr(options.verbose), exports, chronicle);
     let thresholds = Thresholds {
         young: YOUNG,
         ..Thresholds::default()
     };
     let mut tracing =
         Tracing::start_kept(options.tracing, &options.pins)?.with_service_pacing(thresholds);
+    // Not before: a start that fails leaves no file.
+    let chronicle = options.history.clone().map(|options| {
+        Chronicle::open(options, |warning: &str| {
+            Log::to_stderr(false).write_line(LogLevel::Warning, warning);
+        })
+    });
+    let mut reporter = Reporter::new(Log::to_stderr(options.verbose), exports, chronicle);
     print_greeting(reporter.log_mut(), tracing.session(), options.keep);
     reporter.recall_findings();
     if let Some(chronicle) = reporter.chronicle() {

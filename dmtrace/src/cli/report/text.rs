@@ -46,6 +46,12 @@ pub(super) fn print_report(
         } else {
             format!("No cookie{scope} is leaked.")
         })?;
+        let more = !findings.stuck.is_empty()
+            || !findings.accidents.is_empty()
+            || !findings.over_completed.is_empty();
+        if more {
+            out.print_line("")?;
+        }
     }
     who_leaks(culprits, groups, limit, out)?;
     if !findings.stuck.is_empty() {

@@ -127,7 +127,9 @@ impl RecordingTarget {
             anyhow::bail!("{shown}: is no regular file; name one that does not exist yet");
         }
         let foreign = there == ExistingFile::File && !may_be_replaced(path)?;
-        if there != ExistingFile::Nothing && !forced && !foreign {
+        // Of no use is a hint at an option that refuses as well.
+        let hint_helps = overwrite == Overwrite::Never || !foreign;
+        if there != ExistingFile::Nothing && !forced && hint_helps {
             anyhow::bail!("{shown}: {}", overwrite.refusal());
         }
         if foreign {

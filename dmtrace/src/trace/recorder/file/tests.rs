@@ -28,14 +28,16 @@ fn only_recordings_are_replaced_and_the_hint_is_one_that_works() {
         never.ends_with(": File exists; give another name"),
         "{never}"
     );
-    assert!(refusal(&path, Overwrite::No).contains("use --force"));
-    let forced = refusal(&path, Overwrite::Yes);
-    assert!(
-        forced.contains("is no recording; dmtrace replaces only recordings"),
-        "{forced}"
-    );
+    for overwrite in [Overwrite::No, Overwrite::Yes] {
+        let refused = refusal(&path, overwrite);
+        assert!(
+            refused.contains("is no recording; dmtrace replaces only recordings"),
+            "{refused}"
+        );
+    }
     // Made by mktemp.
     fs::write(&path, "").unwrap();
+    assert!(refusal(&path, Overwrite::No).contains("use --force"));
     assert!(RecordingTarget::inspect(&path, Overwrite::Yes, None).is_ok());
     for overwrite in [Overwrite::Never, Overwrite::No] {
         let device = refusal(Path::new("/dev/full"), overwrite);
