@@ -128,6 +128,14 @@ pub(super) fn unfit_cells(scenarios: &[&Scenario], kernel: &str) -> Vec<(String,
     cells
 }
 
+/// What is not run, for this reason.
+pub(super) fn left_out_cells(scenarios: &[&Scenario], why: &str) -> Vec<(String, ScenarioCell)> {
+    let entries = scenarios.iter().flat_map(|it| it.table_entries());
+    entries
+        .map(|entry| (entry, ScenarioCell::Skipped(why.to_owned())))
+        .collect()
+}
+
 /// A column for a kernel that could not be had.
 pub(super) fn skipped_cells(scenarios: &[&Scenario], why: &str) -> Vec<(String, ScenarioCell)> {
     let entries = scenarios
