@@ -15,6 +15,7 @@ wait $admin
 wait $pid || true
 udevd_go
 expect change change=destroyed ending=while_live by=$admin device=vg-a
+expect was state=accident confidence=observed culprit=$admin device=vg-a
 expect cookies created=1+ live=0
 expect explain state=accident culprit=$admin victim=$pid remedy=check_suspended \
     evidence="not completed" life="removes it while it is in use"
