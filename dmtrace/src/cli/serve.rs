@@ -48,15 +48,17 @@ pub(super) fn run(args: &ServeArgs, as_json: bool, out: &mut Out) -> Result<Exit
         metrics::check_textfile_dir(dir).context("--metrics-textfile")?;
     }
     if !args.no_history && args.history != Path::new(history::PATH) {
-        history::check_named_file(&args.history).map_err(as_usage)?;
+        history::check_named_file(&args.history).map_err(|error| as_usage(&error))?;
     }
     let hook = args.on_leak.as_deref().map(str::parse).transpose();
-    let hook = hook.context("--on-leak").map_err(as_usage)?;
+    let hook = hook
+        .context("--on-leak")
+        .map_err(|error| as_usage(&error))?;
     let group = args.group.as_deref().map(parse_group).transpose();
     let options = service::ServiceOptions {
         tracing: args.tuning.probe_options(),
         access: SocketAccess {
-            group: group.map_err(as_usage)?,
+            group: group.map_err(|error| as_usage(&error))?,
         },
         verbose: args.verbose,
         auto_clean: args.auto_clean,
@@ -85,8 +87,8 @@ pub(super) fn run(args: &ServeArgs, as_json: bool, out: &mut Out) -> Result<Exit
 }
 
 /// A value on the command line that makes no sense.
-fn as_usage(error: anyhow::Error) -> anyhow::Error {
-    Failure::Usage(chain_text(&error)).into()
+fn as_usage(error: &anyhow::Error) -> anyhow::Error {
+    Failure::Usage(chain_text(error)).into()
 }
 
 /// What came of `--remove`, and where it has looked.

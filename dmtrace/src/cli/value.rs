@@ -43,7 +43,7 @@ pub(super) fn parse_number<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let why = if digits {
-            "the number is too large"
+            "give a number; this one is too large"
         } else {
             "give a number"
         };
