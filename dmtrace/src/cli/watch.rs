@@ -1,34 +1,37 @@
 //! `dmtrace watch` and `dmtrace record`.
 
 pub(crate) mod printer;
+mod summary;
 
-use std::{collections::BTreeSet, path::Path, process::ExitCode};
+use std::{collections::BTreeSet, process::ExitCode};
 
 use anyhow::Result;
 use dmtrace_core::{
     ids::IpcNs,
     ledger::Change,
-    verdict::{Class, Judged, State, Thresholds},
+    verdict::{Judged, State},
 };
 use serde_json::{Value, json};
 
 use super::{
     args::{RecordArgs, WatchArgs},
     failure::{Failure, exit},
-    filter::{Filters, shell_word},
-    watch::printer::{PrintStyle, Printer, full_tables, print_remark},
+    filter::Filters,
+    watch::{
+        printer::{PrintStyle, Printer, full_tables, print_remark},
+        summary::{Kept, print_summary},
+    },
 };
 use crate::{
     host::{self, Scope},
-    output::{Out, json, time},
-    probe::{DmState, Environment, StartError, registry::running_tracers},
-    render::row::Row,
+    output::Out,
+    probe::{DmState, Environment, StartError},
     trace::{
         recorder::{Overwrite, Recorder, Rotation},
-        run::{BooksView, Observer, TraceEnd, Tracing, build_runtime},
+        run::{BooksView, Observer, Tracing, build_runtime},
         session::{Session, Tap},
     },
-    wording::{chain_text, count_noun, finding_commands},
+    wording::{chain_text, count_noun},
 };
 
 /// Runs `watch`.
@@ -300,177 +303,6 @@ fn start_record(session: &Session) -> Value {
         "began_boot_ns": session.trace_start(),
         "command": std::env::args().collect::<Vec<_>>(),
     })
-}
-
-/// What the commands after a trace are to look at.
-struct Kept<'a> {
-    /// Where the trace was kept; without it, what it knew ends with it.
-    recording: Option<&'a Path>,
-    filters: &'a Filters,
-}
-
-impl Kept<'_> {
-    /// The commands that say more of findings.
-    fn commands(&self, leaked: usize) -> String {
-        let filters = self.filters.args_text();
-        if let Some(path) = self.recording {
-            let file = shell_word(&path.display().to_string());
-            return finding_commands(leaked, Some(&file), &filters);
-        }
-        let own = std::process::id();
-        if running_tracers().iter().any(|tracer| tracer.pid != own) {
-            // Another trace knows them as well.
-            return finding_commands(leaked, None, &filters);
-        }
-        "shown above; --record FILE keeps a trace, so that report, explain and clean know who made \
-         what after its end"
-            .to_owned()
-    }
-}
-
-/// Prints what happened in sum, and chooses the exit code.
-///
-/// `told` is how many findings were told while the trace ran.
-fn print_summary(
-    ending: &TraceEnd,
-    kept: &Kept<'_>,
-    told: usize,
-    limits: Option<String>,
-    as_json: bool,
-    out: &mut Out,
-) -> Result<ExitCode> {
-    let filters = kept.filters;
-    let ledger = ending.session.ledger();
-    let totals = ledger.totals();
-    let wanted = |judged: &Judged<'_>| {
-        let mut row = Row::from_books(ledger, judged.semaphore, judged.set, ending.facts.now);
-        row.age = row.age.or_else(|| row.wall_age(ending.facts.wall.0));
-        row.verdict = Some(judged.verdict.clone());
-        filters.passes(&row.candidate())
-    };
-    let judged: Vec<Judged<'_>> = ending
-        .judge_cookies(&Thresholds::default())
-        .into_iter()
-        .filter(wanted)
-        .collect();
-    let count = |of: fn(Class) -> bool| judged.iter().filter(|it| of(it.verdict.class)).count();
-    let counts = FindingCounts {
-        all: count(Class::is_finding),
-        leaked: count(|class| matches!(class, Class::Leaked(_))),
-        told,
-        undecided: count(|class| matches!(class, Class::Unknown(_))),
-    };
-    let accounting = &ending.accounting;
-    let unread = ending.unread_summary();
-    let certain = accounting.is_exact() && unread.is_none();
-    let elapsed = ending.ran;
-    if as_json {
-        out.print_json(&json::json_envelope(
-            "summary",
-            &json!({
-                "seconds": elapsed.as_secs_f64(),
-                "backend": ending.session.tracer().backend(),
-                "totals": totals,
-                "findings": counts.all,
-                "findings_told": told,
-                "undecided": counts.undecided,
-                "accounting": accounting,
-                "device_mapper": ending.session.dm_report(),
-                "exact": accounting.is_exact(),
-                "complete": certain,
-                "unread": unread,
-            }),
-        ))?;
-    } else {
-        let (sets, cookies) = (&totals.sets, &totals.cookies);
-        out.print_line("")?;
-        out.print_line(&format!(
-            "{}{}: {} made ({}), {} removed ({}), {} there now ({})",
-            time::age_text(elapsed),
-            if filters.is_empty() {
-                ""
-            } else {
-                ", whole host"
-            },
-            count_noun(sets.created, "set", "sets"),
-            count_noun(cookies.created, "cookie", "cookies"),
-            sets.destroyed,
-            cookies.destroyed,
-            sets.live,
-            cookies.live
-        ))?;
-        if let Some(limits) = limits {
-            out.print_line(&limits)?;
-        }
-        print_findings(counts, kept, certain, out)?;
-        if let Some(unread) = &unread {
-            out.print_line(unread)?;
-        }
-        out.print_line(&format!("accounting: {}", accounting.summary_line()))?;
-        for deficit in &accounting.deficits {
-            out.print_line(&format!("  {deficit}"))?;
-        }
-    }
-    out.flush()?;
-    Ok(if counts.all > 0 || told > 0 {
-        exit::findings_code()
-    } else if certain {
-        exit::CLEAN
-    } else {
-        exit::incomplete_code()
-    })
-}
-
-/// What was found, in numbers.
-#[derive(Clone, Copy)]
-struct FindingCounts {
-    /// There at the end.
-    all: usize,
-    /// Leaks among these.
-    leaked: usize,
-    /// Told while the trace ran.
-    told: usize,
-    /// Cookies that could not be judged.
-    undecided: usize,
-}
-
-fn print_findings(
-    counts: FindingCounts,
-    kept: &Kept<'_>,
-    certain: bool,
-    out: &mut Out,
-) -> Result<()> {
-    let FindingCounts {
-        all,
-        leaked,
-        told,
-        undecided,
-    } = counts;
-    let scope = kept.filters.scope_text();
-    if all > 0 {
-        out.print_line(&format!(
-            "{}{scope}; {}",
-            count_noun(all, "finding", "findings"),
-            kept.commands(leaked)
-        ))?;
-    } else if told > 0 {
-        out.print_line(&format!(
-            "no leak now{scope}; {} in between, gone by now",
-            count_noun(told, "finding", "findings")
-        ))?;
-    } else if !certain {
-        out.print_line(&format!(
-            "no leak seen{scope}, but that is not certain, for the reason below"
-        ))?;
-    } else if undecided > 0 {
-        out.print_line(&format!(
-            "no leak proven{scope}; {} undecided: dmtrace list --state unknown",
-            count_noun(undecided, "cookie is", "cookies are")
-        ))?;
-    } else {
-        out.print_line(&format!("no leak{scope}"))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

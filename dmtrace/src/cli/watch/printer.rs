@@ -271,6 +271,15 @@ impl Observer for Printer<'_> {
         let text = verdict.class.to_string();
         let label = verdict.class.label();
         let device = devices(semaphore).last();
+        let said = text
+            .strip_prefix(label)
+            .unwrap_or(&text)
+            .trim_start_matches([':', ' ']);
+        // What is no more than its label is told by what shows it.
+        let reason = match (said, verdict.evidence.first()) {
+            ("", Some(fact)) => fact.to_string(),
+            _ => said.to_owned(),
+        };
         let line = EventLine {
             at,
             event: label,
@@ -282,13 +291,10 @@ impl Observer for Printer<'_> {
                 .map(|first| first.value),
             who,
             detail: format!(
-                "{}{} ({})",
+                "{}{reason} ({})",
                 device
                     .map(|device| format!("{}: ", device.full_label()))
                     .unwrap_or_default(),
-                text.strip_prefix(label)
-                    .unwrap_or(&text)
-                    .trim_start_matches([':', ' ']),
                 confidence_word(verdict)
             ),
         };
