@@ -356,7 +356,7 @@ mod tests {
         event::{Actor, Event, EventKind, Quality},
         facts::HostFacts,
         ids::{BootTime, Key, SemId},
-        verdict::{Completeness, Context, Thresholds, survey_cookies},
+        verdict::{Completeness, Context, Thresholds, survey_closed, survey_cookies},
     };
 
     use super::*;
@@ -415,6 +415,43 @@ mod tests {
                 let printed = count_printed(Some(wanted), json);
                 assert_eq!(printed as u64, wanted, "JSON: {json}");
             }
+        }
+    }
+
+    /// Of each kind of finding, on cookies that are there and on those that are gone.
+    #[test]
+    fn each_finding_says_more_than_its_kind() {
+        let scene = crate::render::tests::scene::Scene::new();
+        let context = scene.context();
+        let mut found = survey_cookies(&scene.ledger, Some(&scene.snapshot), &context);
+        found.extend(survey_closed(&scene.ledger, &context));
+        found.retain(|judged| judged.verdict.class.is_finding());
+        let kinds: BTreeSet<&str> = found.iter().map(|it| it.verdict.class.label()).collect();
+        let all = ["accident", "leaked", "over-completed", "stuck"];
+        assert_eq!(kinds, BTreeSet::from(all));
+        let view = BooksView {
+            ledger: &scene.ledger,
+            context: Some(&context),
+        };
+        let style = PrintStyle {
+            json: false,
+            all: false,
+        };
+        for judged in &found {
+            let text = capture_output(None, |out| {
+                let filters = Filters::default();
+                let mut printer = Printer::new(out, style, &filters, None, None);
+                printer.on_finding(judged, &view)
+            });
+            let line = text.lines().next().unwrap();
+            let (before, _) = line.split_once(" (").unwrap();
+            let label = judged.verdict.class.label();
+            // After time, event, cookie, semid, value and process.
+            let after: Vec<&str> = before.split_whitespace().skip(6).collect();
+            assert!(
+                !after.is_empty() && line.contains(label),
+                "{label}: {line:?}"
+            );
         }
     }
 }
