@@ -173,8 +173,10 @@ fn print_findings(
     if all > 0 {
         let gone = match ended {
             0 => String::new(),
-            1 => " and 1 on a cookie that is gone".to_owned(),
-            ended => format!(" and {ended} on cookies that are gone"),
+            ended => format!(
+                ", and {} gone by now",
+                count_noun(ended, "finding", "findings")
+            ),
         };
         out.print_line(&format!(
             "{}{gone}{scope}; {}",
