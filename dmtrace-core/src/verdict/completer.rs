@@ -43,6 +43,11 @@ pub(super) fn blame_completer(
     let who = match (strangers.as_slice(), cookie.counts.completions) {
         (&[stranger], _) if all_known => Some(stranger.clone()),
         ([], 1) => cookie.completers.back().cloned(),
+        // Nobody completed anything: its only user took back more than it had announced.
+        ([], 0) => match cookie.users.as_slice() {
+            [only] if !cookie.gaps.affects_verdicts() => Some(only.who.clone()),
+            _ => None,
+        },
         _ => None,
     };
     let culprit = who.map(|who| Culprit {

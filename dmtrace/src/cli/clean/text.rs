@@ -153,10 +153,7 @@ fn given_text(args: &CleanArgs) -> String {
 
 fn plan_line(entry: &PlanEntry, width: Option<usize>) -> String {
     match &entry.action {
-        PlannedAction::Destroy if entry.verdict.observed => {
-            removal_line("would remove", entry, "", width)
-        }
-        PlannedAction::Destroy => removal_line("would remove", entry, " (inferred)", width),
+        PlannedAction::Destroy => removal_line("would remove", entry, width),
         PlannedAction::Complete(completion) => {
             kept_line("would complete", entry, &completion_text(*completion))
         }
@@ -204,7 +201,7 @@ pub(super) fn print_result(applied: &AppliedEntry<'_>, out: &mut Out) -> std::io
 fn result_line(applied: &AppliedEntry<'_>, width: Option<usize>) -> String {
     let AppliedEntry { entry, outcome } = applied;
     match outcome {
-        CleanupOutcome::Removed => removal_line("removed", entry, "", width),
+        CleanupOutcome::Removed => removal_line("removed", entry, width),
         CleanupOutcome::Completed(completion) => {
             kept_line("completed", entry, &completion_text(*completion))
         }
@@ -250,7 +247,12 @@ pub(super) fn pending_text(draft: &PlanDraft) -> String {
 
 /// `would remove  0x0d4d1234 semid 7 [ns]  reason  owner`: the reason in a few words where only
 /// that keeps it on one line.
-fn removal_line(action: &str, entry: &PlanEntry, mark: &str, width: Option<usize>) -> String {
+fn removal_line(action: &str, entry: &PlanEntry, width: Option<usize>) -> String {
+    let mark = if entry.verdict.observed {
+        ""
+    } else {
+        " (inferred)"
+    };
     let text = entry.verdict.text.as_str();
     let full = text.strip_prefix("leaked: ").unwrap_or(text);
     let brief = entry.verdict.brief.as_str();
