@@ -20,9 +20,8 @@ pub(super) enum ProcessState {
 }
 
 /// What is known of one live cookie.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent answers")]
-#[derive(Clone)]
 pub(super) struct Knowledge {
     /// Value: the kernel's if the snapshot is fresh, else that of the events.
     pub(super) value: Option<i32>,

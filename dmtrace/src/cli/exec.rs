@@ -109,10 +109,6 @@ impl Observer for SilentObserver {
         Ok(())
     }
 
-    fn on_ended_finding(&mut self, _judged: &Judged<'_>, _view: &BooksView<'_>) -> Result<()> {
-        Ok(())
-    }
-
     fn on_idle(&mut self) -> Result<()> {
         Ok(())
     }

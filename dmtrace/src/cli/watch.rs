@@ -209,10 +209,6 @@ impl Observer for QuietObserver {
         Ok(())
     }
 
-    fn on_ended_finding(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> Result<()> {
-        self.on_finding(judged, view)
-    }
-
     fn on_idle(&mut self) -> Result<()> {
         self.recorder.flush();
         Ok(())

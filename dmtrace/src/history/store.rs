@@ -370,19 +370,16 @@ pub(crate) fn check_named_file(path: &Path) -> anyhow::Result<()> {
         return Ok(());
     };
     let mut begin = [0; MAGIC.len()];
-    let Ok(()) = file.read_exact(&mut begin) else {
-        // Too short for any.
-        anyhow::ensure!(
-            file.metadata().is_ok_and(|meta| meta.len() == 0),
-            "{}: is no history; give another name",
-            path.display()
-        );
-        return Ok(());
+    let acceptable = match file.read_exact(&mut begin) {
+        Ok(()) => {
+            let same = begin.iter().zip(&MAGIC).filter(|(is, was)| is == was);
+            same.count() > MAGIC.len() / 2 || begin == [0; MAGIC.len()]
+        }
+        // Too short for any, unless it is to become one.
+        Err(_) => file.metadata().is_ok_and(|meta| meta.len() == 0),
     };
-    let same = begin.iter().zip(&MAGIC).filter(|(is, was)| is == was);
-    let damaged = same.count() > MAGIC.len() / 2 || begin == [0; MAGIC.len()];
     anyhow::ensure!(
-        damaged,
+        acceptable,
         "{}: is no history; give another name",
         path.display()
     );

@@ -38,31 +38,13 @@ pub fn find_carriers(roots: &Roots, list: &ProcessList) -> Carriers {
             missed.push(pid);
         }
     }
-    // One that forks and ends before it is looked at hands its environment on.
     let mut seen: BTreeSet<u32> = list.processes.keys().copied().collect();
     seen.extend(&list.ended);
-    for _ in 0..processes::ROUNDS {
-        if missed.is_empty() {
-            break;
-        }
-        missed.clear();
-        let new = processes::newer_pids(roots, &seen);
-        for &pid in &new {
-            let now = processes::read_process(roots, pid);
-            let looked_at = match now {
-                Ok(Some(process)) => out.look_at(roots, pid, &process),
-                _ => false,
-            };
-            if !looked_at {
-                missed.push(pid);
-            }
-        }
-        seen.extend(new);
-    }
-    if !missed.is_empty() {
-        out.incomplete
-            .get_or_insert_with(|| processes::processes_keep_starting(&missed));
-    }
+    let missed = processes::look_for_children(roots, missed, &mut seen, |pid| {
+        let now = processes::read_process(roots, pid);
+        matches!(now, Ok(Some(process)) if out.look_at(roots, pid, &process))
+    });
+    out.incomplete = out.incomplete.or(missed);
     if let Some(cause) = &list.incomplete {
         out.incomplete.get_or_insert_with(|| cause.clone());
     }

@@ -120,41 +120,24 @@ pub fn list_processes(roots: &Roots) -> ProcessList {
             return out;
         }
     };
-    let mut seen: BTreeSet<u32> = BTreeSet::new();
-    let mut new = pids;
-    let mut missed = Vec::new();
-    for _ in 0..ROUNDS {
-        missed.clear();
-        for &pid in &new {
-            match read_process(roots, pid) {
-                Ok(Some(process)) => {
-                    out.processes.insert(pid, process);
-                }
-                Ok(None) => missed.push(pid),
-                Err(error) if is_gone(&error) => missed.push(pid),
-                Err(error) => {
-                    out.incomplete.get_or_insert_with(|| {
-                        format!("process {pid}: {}; run as root", cause_text(&error))
-                    });
-                }
-            }
+    let mut read = |pid: u32| match read_process(roots, pid) {
+        Ok(Some(process)) => {
+            out.processes.insert(pid, process);
+            true
         }
-        // One that forks and ends before it is read leaves a child that is not in the list yet.
-        // Children of those that were read have no more than these had.
-        seen.extend(&new);
-        if missed.is_empty() {
-            break;
+        Ok(None) => false,
+        Err(error) if is_gone(&error) => false,
+        Err(error) => {
+            out.incomplete.get_or_insert_with(|| {
+                format!("process {pid}: {}; run as root", cause_text(&error))
+            });
+            true
         }
-        new = newer_pids(roots, &seen);
-        if new.is_empty() {
-            missed.clear();
-            break;
-        }
-    }
-    if !missed.is_empty() {
-        out.incomplete
-            .get_or_insert_with(|| processes_keep_starting(&missed));
-    }
+    };
+    let missed = pids.iter().copied().filter(|&pid| !read(pid)).collect();
+    let mut seen: BTreeSet<u32> = pids.into_iter().collect();
+    let missed = look_for_children(roots, missed, &mut seen, read);
+    out.incomplete = out.incomplete.or(missed);
     seen.retain(|pid| !out.processes.contains_key(pid));
     out.ended = seen;
     if out.processes.is_empty() && out.incomplete.is_none() {
@@ -166,18 +149,31 @@ pub fn list_processes(roots: &Roots) -> ProcessList {
 
 /// How often processes that started meanwhile are looked for. New ones are the last of a list and are
 /// read right after it: only one that lives for microseconds is missed again and again.
-pub(super) const ROUNDS: usize = 24;
+const ROUNDS: usize = 23;
 
-/// Processes that were not there before.
-pub(super) fn newer_pids(roots: &Roots, seen: &BTreeSet<u32>) -> Vec<u32> {
-    let pids = list_pids(roots).unwrap_or_default();
-    pids.into_iter().filter(|pid| !seen.contains(pid)).collect()
-}
-
-/// Why a list is not complete: these had ended before they were read, again and again.
-pub(super) fn processes_keep_starting(missed: &[u32]) -> String {
-    let last = missed.last().copied().unwrap_or_default();
-    format!("processes fork and end faster than they can be read (process {last}); try again")
+/// Looks at processes that are not in `seen`, until none of them was missed. One that forks and ends
+/// before it is looked at leaves a child that is in no list yet; children of those that were looked at
+/// have no more than these had. `look` tells whether the process was there. Returns why some may be
+/// missing all the same.
+pub(super) fn look_for_children(
+    roots: &Roots,
+    mut missed: Vec<u32>,
+    seen: &mut BTreeSet<u32>,
+    mut look: impl FnMut(u32) -> bool,
+) -> Option<String> {
+    for _ in 0..ROUNDS {
+        if missed.is_empty() {
+            break;
+        }
+        let mut new = list_pids(roots).unwrap_or_default();
+        new.retain(|pid| seen.insert(*pid));
+        new.retain(|pid| !look(*pid));
+        missed = new;
+    }
+    let last = missed.last()?;
+    Some(format!(
+        "processes fork and end faster than they can be read (process {last}); try again"
+    ))
 }
 
 /// Numbers of all processes in `/proc`, zombies included.

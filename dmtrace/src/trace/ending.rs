@@ -27,24 +27,30 @@ impl TraceEnd {
         facts::unread_summary(&self.snapshot, &self.facts)
     }
 
-    pub(crate) fn judge_cookies(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
-        let completeness = self.session.completeness();
-        let context = Context {
+    /// Does what needs to know how complete everything is.
+    pub(super) fn with_context<R>(
+        &self,
+        thresholds: &Thresholds,
+        judge: impl FnOnce(&Context<'_>) -> R,
+    ) -> R {
+        judge(&Context {
             facts: &self.facts,
-            completeness: &completeness,
+            completeness: &self.session.completeness(),
             thresholds,
-        };
-        verdict::survey_cookies(self.session.ledger(), Some(&self.snapshot), &context)
+        })
+    }
+
+    pub(crate) fn judge_cookies(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
+        let (ledger, snapshot) = (self.session.ledger(), Some(&self.snapshot));
+        self.with_context(thresholds, |context| {
+            verdict::survey_cookies(ledger, snapshot, context)
+        })
     }
 
     /// The remembered cookies that are gone, judged.
     pub(crate) fn judge_closed(&self, thresholds: &Thresholds) -> Vec<Judged<'_>> {
-        let completeness = self.session.completeness();
-        let context = Context {
-            facts: &self.facts,
-            completeness: &completeness,
-            thresholds,
-        };
-        verdict::survey_closed(self.session.ledger(), &context)
+        self.with_context(thresholds, |context| {
+            verdict::survey_closed(self.session.ledger(), context)
+        })
     }
 }

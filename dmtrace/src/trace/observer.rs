@@ -29,7 +29,9 @@ pub(crate) trait Observer {
     ///
     /// # Errors
     /// As above.
-    fn on_ended_finding(&mut self, judged: &Judged<'_>, session: &BooksView<'_>) -> Result<()>;
+    fn on_ended_finding(&mut self, judged: &Judged<'_>, session: &BooksView<'_>) -> Result<()> {
+        self.on_finding(judged, session)
+    }
 
     /// A finding that was told, under this label, is none any more: the cookie is gone, or the
     /// verdict is another one.

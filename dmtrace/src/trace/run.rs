@@ -410,20 +410,15 @@ impl Tracing {
             snapshot,
             facts,
         };
-        let completeness = ending.session.completeness();
-        let context = Context {
-            facts: &ending.facts,
-            completeness: &completeness,
-            thresholds: &self.thresholds,
-        };
         let ledger = ending.session.ledger();
-        let view = BooksView {
-            ledger,
-            context: Some(&context),
-        };
-        for judged in self.ended.take_findings(ledger, &context) {
-            observer.on_ended_finding(&judged, &view)?;
-        }
+        ending.with_context(&self.thresholds, |context| {
+            let view = BooksView {
+                ledger,
+                context: Some(context),
+            };
+            let mut found = self.ended.take_findings(ledger, context).into_iter();
+            found.try_for_each(|judged| observer.on_ended_finding(&judged, &view))
+        })?;
         observer.on_idle()?;
         Ok(ending)
     }

@@ -168,12 +168,16 @@ fn run_scenarios(
                     .iter()
                     .partition(|scenario| !narrow || scenario.about_probes);
                 let why = "rests on programs, not on the kernel: cargo xtask vm --suite";
-                cells.extend(script::left_out_cells(&left_out, why));
+                let skipped = ScenarioCell::Skipped(why.to_owned());
+                cells.extend(script::same_cells(&left_out, &skipped));
                 cells.extend(script::unfit_cells(&chosen, spec.name));
                 let boots = script::plan_boots(&chosen, spec.name).into_iter();
                 queue.extend(boots.map(|entries| (column, kernel, entries)));
             }
-            Err(error) => cells.extend(script::skipped_cells(scenarios, &format!("{error:#}"))),
+            Err(error) => {
+                let failed = ScenarioCell::Failed(vec![format!("{error:#}")]);
+                cells.extend(script::same_cells(scenarios, &failed));
+            }
         }
         columns.push((spec.name.to_owned(), cells));
     }

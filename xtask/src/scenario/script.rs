@@ -128,21 +128,15 @@ pub(super) fn unfit_cells(scenarios: &[&Scenario], kernel: &str) -> Vec<(String,
     cells
 }
 
-/// What is not run, for this reason.
-pub(super) fn left_out_cells(scenarios: &[&Scenario], why: &str) -> Vec<(String, ScenarioCell)> {
-    let entries = scenarios.iter().flat_map(|it| it.table_entries());
-    entries
-        .map(|entry| (entry, ScenarioCell::Skipped(why.to_owned())))
-        .collect()
-}
-
-/// A column for a kernel that could not be had.
-pub(super) fn skipped_cells(scenarios: &[&Scenario], why: &str) -> Vec<(String, ScenarioCell)> {
+/// All rows of scenarios with the same outcome, such as of a kernel that could not be had.
+pub(super) fn same_cells(
+    scenarios: &[&Scenario],
+    cell: &ScenarioCell,
+) -> Vec<(String, ScenarioCell)> {
     let entries = scenarios
         .iter()
         .flat_map(|scenario| scenario.table_entries());
-    let failed = |entry| (entry, ScenarioCell::Failed(vec![why.to_owned()]));
-    entries.map(failed).collect()
+    entries.map(|entry| (entry, cell.clone())).collect()
 }
 
 impl Scenario {

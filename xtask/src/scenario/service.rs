@@ -53,7 +53,7 @@ pub(crate) fn run_tier() -> Result<TestTally> {
     for case in &CASES {
         let mut kernels = kernel::resolve_kernels(&[case.kernel.to_owned()])?;
         let kernel = lab.prepare_kernel(kernels.pop().context("no kernel")?)?;
-        if let Some(layer) = case.layer()? {
+        if let Some(layer) = case.layer_needed()? {
             lab.prepare_layer(layer)?;
         }
         jobs.push((case, kernel));
@@ -78,7 +78,7 @@ pub(crate) fn run_tier() -> Result<TestTally> {
 
 impl ServiceCase {
     /// Programs that it needs beside those of the image.
-    fn layer(&self) -> Result<Option<&'static Layer>> {
+    fn layer_needed(&self) -> Result<Option<&'static Layer>> {
         match self.init {
             Init::Docker => guests::layer_named("docker").map(Some),
             Init::Small | Init::Systemd | Init::Enabled => Ok(None),
@@ -110,7 +110,7 @@ fn run_case(
         let folder = "/etc/systemd/system/sysinit.target.wants";
         files.push(guest_file(wants.path(), folder)?);
     }
-    let layer = case.layer()?;
+    let layer = case.layer_needed()?;
     if layer.is_some() {
         packaged.push(("Dockerfile", "/image/Dockerfile"));
         packaged.push(("kubernetes.yaml", "/job/kubernetes.yaml"));

@@ -306,10 +306,6 @@ impl Observer for Printer<'_> {
         Ok(())
     }
 
-    fn on_ended_finding(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> Result<()> {
-        self.on_finding(judged, view)
-    }
-
     fn on_device_mapper(&mut self, report: &DmReport) -> Result<()> {
         if self.style.json {
             return Ok(self

@@ -27,7 +27,7 @@ pub(super) struct Kept<'a> {
 
 impl Kept<'_> {
     /// The commands that say more of findings.
-    fn commands(&self, leaked: usize) -> String {
+    fn next_commands(&self, leaked: usize) -> String {
         let filters = self.filters.args_text();
         if let Some(path) = self.recording {
             let file = shell_word(&path.display().to_string());
@@ -181,7 +181,7 @@ fn print_findings(
         out.print_line(&format!(
             "{}{gone}{scope}; {}",
             count_noun(all, "finding", "findings"),
-            kept.commands(leaked)
+            kept.next_commands(leaked)
         ))?;
     } else if told > 0 {
         out.print_line(&format!(
