@@ -55,8 +55,7 @@ docker_device() {
 # docker_waits: the daemon waits for udev; it has many threads.
 docker_waits() {
     for thread in /proc/$dockerd/task/*; do
-        read -r call _ <"$thread/syscall" || continue
-        case $call in 65 | 220) return ;; esac
+        sleeps_in_semop "$thread" && return
     done 2>/dev/null
     return 1
 }

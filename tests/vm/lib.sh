@@ -77,7 +77,17 @@ until_ok() {
 
 # Whether process $1 sleeps in a semaphore call.
 in_semop() {
-    read -r call _ <"/proc/$1/syscall" && [ "$call" = 220 -o "$call" = 65 ]
+    sleeps_in_semop "/proc/$1"
+}
+
+# Whether the thread of this folder of /proc sleeps in a semaphore call. One that lost the processor
+# on the way out of a call that did not block shows the same call: it is runnable.
+sleeps_in_semop() {
+    read -r call _ <"$1/syscall" || return 1
+    case $call in 65 | 220) ;; *) return 1 ;; esac
+    read -r state <"$1/stat" || return 1
+    case ${state##*) } in S*) return 0 ;; esac
+    return 1
 }
 
 # Whether process $1 has ended; a zombie has.

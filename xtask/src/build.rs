@@ -1,6 +1,6 @@
 //! Builds dmtrace.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Result, ensure};
 
@@ -82,6 +82,18 @@ pub(crate) fn build_binary(package: &str, name: &str, profile: Profile) -> Resul
 /// The build fails.
 pub(crate) fn build_packaged(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
     build_one(package, kind, name, Profile::Dist)
+}
+
+/// Builds the standard library with the program, as small as the rest of it.
+///
+/// The one that comes with the toolchain is optimised for speed and can read debug information, to
+/// put names into a backtrace; the packaged program has neither names nor debug information.
+pub(crate) fn rebuild_std(command: &mut Command) {
+    command.args([
+        "-Zbuild-std=std,panic_unwind",
+        "-Zbuild-std-features=optimize_for_size",
+    ]);
+    command.env("RUSTC_BOOTSTRAP", "1");
 }
 
 /// Where cargo puts what was asked for by this option, below the folder of the profile.

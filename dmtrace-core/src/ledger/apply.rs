@@ -121,7 +121,7 @@ impl Ledger {
         let semaphore = if closed {
             self.history.latest_mut(sem)
         } else {
-            self.live.get_mut(&sem)
+            self.live.get_mut(&sem).map(Box::as_mut)
         };
         let Some(semaphore) = semaphore else {
             return;
@@ -165,7 +165,7 @@ impl Ledger {
         }
         self.live.insert(
             id,
-            Semaphore {
+            Box::new(Semaphore {
                 id,
                 key,
                 nsems,
@@ -177,7 +177,7 @@ impl Ledger {
                 creator,
                 ending: None,
                 cookie,
-            },
+            }),
         );
         self.credit_creator(id, key, creator);
     }
@@ -311,7 +311,7 @@ impl Ledger {
         if key.0 != 0 || !event.quality.untracked {
             return key;
         }
-        let known = self.live.get(&sem).or_else(|| self.history.latest(sem));
+        let known = self.semaphore(sem).or_else(|| self.history.latest(sem));
         known.map_or(key, |known| known.key)
     }
 

@@ -230,7 +230,7 @@ impl Ledger {
             waiters,
         });
         semaphore.cookie = Some(cookie);
-        if let Some(evicted) = self.history.push(Box::new(semaphore)) {
+        if let Some(evicted) = self.history.push(semaphore) {
             self.forget_semaphore(&evicted);
         }
     }

@@ -59,7 +59,7 @@ impl Ledger {
     /// record of the set.
     fn device_of_map(&mut self, event: &Event, sem: SemId, ioctl: &DmIoctl) {
         let who = self.actor_of_event(event);
-        let known = match self.live.get_mut(&sem) {
+        let known = match self.live.get_mut(&sem).map(Box::as_mut) {
             Some(known) => Some(known),
             None => self.history.latest_mut(sem),
         };
@@ -110,7 +110,7 @@ impl Ledger {
             .get(&sem)
             .is_some_and(|known| known.key == key && known.created.is_none_or(|it| it <= at));
         let known = if live {
-            self.live.get_mut(&sem)
+            self.live.get_mut(&sem).map(Box::as_mut)
         } else {
             self.history.latest_mut(sem).filter(|known| {
                 known.key == key

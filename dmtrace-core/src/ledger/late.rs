@@ -11,7 +11,7 @@ impl Ledger {
     /// Whether a wait on a cookie has ended that decrements must have ended which are not told
     /// yet.
     pub fn awaits_decrements(&self, sem: SemId) -> bool {
-        let known = self.live.get(&sem).or_else(|| self.history.latest(sem));
+        let known = self.semaphore(sem).or_else(|| self.history.latest(sem));
         let cookie = known.and_then(|known| known.cookie.as_deref());
         cookie.is_some_and(|cookie| cookie.gaps.late)
     }

@@ -55,7 +55,8 @@ use process::Processes;
 /// The books.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    live: BTreeMap<SemId, Semaphore>,
+    /// Boxed: the map moves its values when others come and go.
+    live: BTreeMap<SemId, Box<Semaphore>>,
     /// Live sets with the cookie magic.
     by_key: BTreeSet<(Key, SemId)>,
     history: ClosedCookies,
@@ -145,7 +146,7 @@ impl Ledger {
 
     /// A live set.
     pub fn semaphore(&self, sem: SemId) -> Option<&Semaphore> {
-        self.live.get(&sem)
+        self.live.get(&sem).map(Box::as_ref)
     }
 
     /// The last incarnation of a cookie's semid that is gone, while it is remembered.
@@ -155,22 +156,22 @@ impl Ledger {
 
     /// Every live set, by namespace and semid.
     pub fn live_sets(&self) -> impl Iterator<Item = &Semaphore> {
-        self.live.values()
+        self.live.values().map(Box::as_ref)
     }
 
     /// Every live set of a namespace, by semid.
     pub fn live_in(&self, ns: IpcNs) -> impl Iterator<Item = &Semaphore> {
-        self.live.range(all_of(ns)).map(|(_, semaphore)| semaphore)
+        self.live.range(all_of(ns)).map(|(_, semaphore)| &**semaphore)
     }
 
     /// Every live set with the cookie magic, by key.
     pub fn live_cookies(&self) -> impl Iterator<Item = &Semaphore> {
-        self.by_key.iter().filter_map(|(_, sem)| self.live.get(sem))
+        self.by_key.iter().filter_map(|&(_, sem)| self.semaphore(sem))
     }
 
     /// Live sets with this key, in whatever namespace; cookies only.
     pub fn with_key(&self, key: Key) -> impl Iterator<Item = &Semaphore> {
-        self.ids_with_key(key).filter_map(|sem| self.live.get(&sem))
+        self.ids_with_key(key).filter_map(|sem| self.semaphore(sem))
     }
 
     fn ids_with_key(&self, key: Key) -> impl Iterator<Item = SemId> + '_ {

@@ -43,7 +43,7 @@ impl Ledger {
             };
             set.key == key && made && by
         };
-        let live = self.live.get_mut(&sem);
+        let live = self.live.get_mut(&sem).map(Box::as_mut);
         let is_live = live.is_some();
         let closed = self.history.latest_mut(sem);
         let set = [live, closed].into_iter().flatten().find(|set| fits(set));

@@ -16,6 +16,7 @@ mod stat;
 mod store;
 mod table;
 mod target;
+mod tracefs;
 mod tracer;
 mod usage;
 mod vm;
@@ -77,6 +78,9 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         .into_iter()
         .filter(|part| parts.contains(part))
         .collect();
+    if parts.iter().any(needs_root) {
+        tracefs::mount_privately()?;
+    }
     if !calls.is_empty() {
         for (part, data) in calls::measure_calls(&programs, &calls, args.rounds, args.millis)? {
             store.keep_result(part, &data)?;

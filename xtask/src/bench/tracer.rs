@@ -184,6 +184,7 @@ impl BenchTracer {
         let mut command = pinned_command(programs.dmtrace_path()?);
         command.args(args).stdin(Stdio::null());
         command.stdout(stdout).stderr(Stdio::piped());
+        usage::forget_own_peak();
         let mut child = command.spawn().context("dmtrace")?;
         let mark = registration_file(&child);
         let limit = Instant::now() + Duration::from_secs(20);

@@ -1,7 +1,7 @@
 //! Commands with what they used.
 
 use std::{
-    io,
+    fs, io,
     process::{Child, Command, ExitStatus},
     thread,
     time::{Duration, Instant},
@@ -17,6 +17,14 @@ pub(super) struct Usage {
     pub cpu: Duration,
     /// Largest resident set, bytes.
     pub peak: u64,
+}
+
+/// Makes this process' peak that of now. A child begins with the peak of its parent, whose memory it
+/// shares until it runs its own program.
+pub(super) fn forget_own_peak() {
+    /// `Documentation/filesystems/proc.rst`, `clear_refs`.
+    const RESET_PEAK: &str = "5";
+    let _peaks_say_too_much = fs::write("/proc/self/clear_refs", RESET_PEAK);
 }
 
 /// Waits for a child.
@@ -66,6 +74,7 @@ pub(super) fn end_tracer(child: &Child) -> io::Result<Usage> {
 /// Runs a command to its end.
 pub(super) fn run_command(command: &mut Command) -> Result<(Duration, Usage)> {
     let shown = command.get_program().display().to_string();
+    forget_own_peak();
     let begun = Instant::now();
     let child = command.spawn().with_context(|| shown.clone())?;
     let usage = wait_child(&child).context(shown)?;

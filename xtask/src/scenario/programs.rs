@@ -117,6 +117,9 @@ fn build_package(
     command.args(["build", profile.cargo_option(), "--package", package]);
     command.args(names.iter().flat_map(|name| [kind, name]));
     command.args(target.iter().flat_map(|target| ["--target", target]));
+    if profile == Profile::Dist && target.is_some() {
+        build::rebuild_std(&mut command);
+    }
     command.env("CARGO_TARGET_I686_UNKNOWN_LINUX_GNU_LINKER", CC32);
     command.env(
         "CARGO_TARGET_I686_UNKNOWN_LINUX_GNU_RUSTFLAGS",
