@@ -84,16 +84,22 @@ pub(crate) fn build_packaged(package: &str, kind: &str, name: &str) -> Result<Pa
     build_one(package, kind, name, Profile::Dist)
 }
 
-/// Builds the standard library with the program, as small as the rest of it.
+/// Has cargo build a program for `target` that is as small as it gets.
 ///
-/// The one that comes with the toolchain is optimised for speed and can read debug information, to
-/// put names into a backtrace; the packaged program has neither names nor debug information.
-pub(crate) fn rebuild_std(command: &mut Command) {
+/// The standard library is built with it, and for size: the one that comes with the toolchain is
+/// optimised for speed, and can read debug information to put names into a backtrace; the packaged
+/// program has neither names nor debug information. The toolchain's own linker folds functions of
+/// the same code into one. All of that is unstable, and as fixed as the toolchain is.
+pub(crate) fn build_small(command: &mut Command, target: &str) {
     command.args([
         "-Zbuild-std=std,panic_unwind",
         "-Zbuild-std-features=optimize_for_size",
     ]);
     command.env("RUSTC_BOOTSTRAP", "1");
+    let name = target.to_uppercase().replace('-', "_");
+    let flags = "-Zunstable-options -Clinker-features=+lld -Clink-self-contained=+linker \
+                 -Clink-arg=-Wl,--icf=all";
+    command.env(format!("CARGO_TARGET_{name}_RUSTFLAGS"), flags);
 }
 
 /// Where cargo puts what was asked for by this option, below the folder of the profile.

@@ -7,17 +7,30 @@ use serde_json::Value;
 pub(crate) fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
     from: D,
 ) -> Result<T, D::Error> {
-    let value = Value::deserialize(from)?;
-    Ok(serde_json::from_value(value).unwrap_or_default())
+    Value::deserialize(from).map(value_or_default)
 }
 
 /// A list without what cannot be read of it.
 pub(crate) fn lenient_list<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     from: D,
 ) -> Result<Vec<T>, D::Error> {
-    let values: Vec<Value> = lenient(from)?;
+    Value::deserialize(from).map(readable_elements)
+}
+
+/// Apart from where it comes from, so that each type has this code once.
+#[inline(never)]
+fn value_or_default<T: DeserializeOwned + Default>(value: Value) -> T {
+    serde_json::from_value(value).unwrap_or_default()
+}
+
+/// As above.
+#[inline(never)]
+fn readable_elements<T: DeserializeOwned>(list: Value) -> Vec<T> {
+    let Value::Array(values) = list else {
+        return Vec::new();
+    };
     let read = values.into_iter().map(serde_json::from_value);
-    Ok(read.filter_map(Result::ok).collect())
+    read.filter_map(Result::ok).collect()
 }
 
 /// A key as people write it.

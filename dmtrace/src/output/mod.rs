@@ -12,7 +12,7 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
-use dmtrace_core::event::text::{escape_controls, steers_terminal};
+use dmtrace_core::event::text::{escape_controls, is_printable_ascii, steers_terminal};
 
 /// Width of a terminal that does not tell.
 const DEFAULT_WIDTH: usize = 80;
@@ -52,7 +52,7 @@ const PLAIN: &str = "\x1b[0m";
 /// A line as it may go to a terminal. Names in it come from processes, recordings, histories and
 /// plans of others: nothing but colours reaches the terminal as a control character.
 fn visible_line(text: &str, color: bool) -> Cow<'_, str> {
-    if !text.contains(steers_terminal) {
+    if is_printable_ascii(text) || !text.contains(steers_terminal) {
         return Cow::Borrowed(text);
     }
     let mut visible = String::with_capacity(text.len());
@@ -81,7 +81,7 @@ fn visible_line(text: &str, color: bool) -> Cow<'_, str> {
 fn visible_json(json: &str) -> Cow<'_, str> {
     // Below U+0020 it has escaped itself.
     let raw = |letter: char| letter >= ' ' && steers_terminal(letter);
-    if !json.contains(raw) {
+    if is_printable_ascii(json) || !json.contains(raw) {
         return Cow::Borrowed(json);
     }
     let shown = json.chars().map(|letter| match letter {

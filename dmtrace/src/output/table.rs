@@ -4,6 +4,7 @@
 
 use std::{cmp::Ordering, io};
 
+use dmtrace_core::event::text::is_printable_ascii;
 use unicode_width::UnicodeWidthStr;
 
 use super::{Out, wrap_hanging};
@@ -141,6 +142,7 @@ pub(crate) fn print_table<R>(
         line.clear();
         let mut word = String::new();
         let mut begin = 0;
+        let mut end = 0;
         for (position, (column, texts)) in columns.iter().zip(&mut texts).enumerate() {
             let widest = texts.width;
             let (text, columns) = texts.next();
@@ -149,8 +151,10 @@ pub(crate) fn print_table<R>(
                 line.clear();
                 line.extend(std::iter::repeat_n(' ', INDENT));
                 word.clear();
+                end = INDENT;
             }
-            begin = line.width();
+            begin = end;
+            end += widest + 2;
             let blanks = widest - columns;
             let before = if column.right { blanks } else { 0 };
             line.extend(std::iter::repeat_n(' ', before));
@@ -212,7 +216,11 @@ struct Texts {
 
 impl Texts {
     fn push(&mut self, text: &str) {
-        let columns = text.width();
+        let columns = if is_printable_ascii(text) {
+            text.len()
+        } else {
+            text.width()
+        };
         self.width = self.width.max(columns);
         self.all.push_str(text);
         self.ends.push((self.all.len() as u32, columns as u32));

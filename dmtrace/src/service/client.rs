@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, bail};
-use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{SOCKET, request::ServiceRequest, status::ServiceReport};
@@ -41,7 +40,7 @@ pub(crate) fn ask_status() -> Result<(Value, ServiceReport)> {
     if let Some(error) = answer["error"].as_str() {
         bail!("{SOCKET}: {error}");
     }
-    let report = ServiceReport::deserialize(&answer).map_err(unreadable)?;
+    let report = serde_json::from_value(answer.clone()).map_err(unreadable)?;
     Ok((answer, report))
 }
 

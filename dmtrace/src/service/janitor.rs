@@ -8,6 +8,7 @@ use std::{
 };
 
 use dmtrace_core::ids::IpcNs;
+use serde_json::Value;
 use tokio::{
     process::Command,
     sync::mpsc,
@@ -39,7 +40,8 @@ pub(super) struct CleanUp {
 
 impl CleanUp {
     fn from_output(output: &Output) -> Self {
-        let result: Option<CleanResult> = serde_json::from_slice(&output.stdout).ok();
+        let value: Option<Value> = serde_json::from_slice(&output.stdout).ok();
+        let result: Option<CleanResult> = value.and_then(|it| serde_json::from_value(it).ok());
         let good = matches!(output.status.code(), Some(0 | 1 | 4)) && result.is_some();
         let failure = (!good).then(|| match String::from_utf8_lossy(&output.stderr).trim() {
             "" if result.is_some() => "not everything that was planned was done".to_owned(),

@@ -117,8 +117,8 @@ fn build_package(
     command.args(["build", profile.cargo_option(), "--package", package]);
     command.args(names.iter().flat_map(|name| [kind, name]));
     command.args(target.iter().flat_map(|target| ["--target", target]));
-    if profile == Profile::Dist && target.is_some() {
-        build::rebuild_std(&mut command);
+    if let Some(target) = target.filter(|_| profile == Profile::Dist) {
+        build::build_small(&mut command, target);
     }
     command.env("CARGO_TARGET_I686_UNKNOWN_LINUX_GNU_LINKER", CC32);
     command.env(
