@@ -98,7 +98,9 @@ pub(super) fn run(args: &ListArgs, as_json: bool, out: &mut Out) -> Result<ExitC
 /// The rows that the filters let pass.
 pub(super) fn matching_rows<'a>(case: &'a Case, all: bool, filters: &Filters) -> Vec<Row<'a>> {
     let mut rows = all_rows(case, all);
-    rows.retain(|row| filters.passes(&row.candidate()));
+    if !filters.is_empty() {
+        rows.retain(|row| filters.passes(&row.candidate()));
+    }
     rows
 }
 
