@@ -161,12 +161,16 @@ impl Ledger {
 
     /// Every live set of a namespace, by semid.
     pub fn live_in(&self, ns: IpcNs) -> impl Iterator<Item = &Semaphore> {
-        self.live.range(all_of(ns)).map(|(_, semaphore)| &**semaphore)
+        self.live
+            .range(all_of(ns))
+            .map(|(_, semaphore)| &**semaphore)
     }
 
     /// Every live set with the cookie magic, by key.
     pub fn live_cookies(&self) -> impl Iterator<Item = &Semaphore> {
-        self.by_key.iter().filter_map(|&(_, sem)| self.semaphore(sem))
+        self.by_key
+            .iter()
+            .filter_map(|&(_, sem)| self.semaphore(sem))
     }
 
     /// Live sets with this key, in whatever namespace; cookies only.
