@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command};
 
 use anyhow::{Result, ensure};
 
-use crate::{host, setup};
+use crate::{host, scenario::programs::static_program, setup};
 
 /// `cargo xtask build`
 #[derive(clap::Args)]
@@ -15,6 +15,9 @@ pub(crate) struct Args {
     /// Faster to build, with assertions
     #[arg(long)]
     debug: bool,
+    /// As it is packaged: static and small, takes minutes
+    #[arg(long, conflicts_with_all = ["release", "debug"])]
+    packaged: bool,
 }
 
 /// How to build.
@@ -59,11 +62,15 @@ impl Profile {
 /// Something to build with is missing, or the build fails.
 pub(crate) fn main(args: &Args) -> Result<()> {
     setup::ensure_setup()?;
-    let path = build_binary(
-        "dmtrace",
-        "dmtrace",
-        Profile::from_debug(args.debug && !args.release),
-    )?;
+    let path = if args.packaged {
+        static_program("dmtrace", "--bin", "dmtrace")?
+    } else {
+        build_binary(
+            "dmtrace",
+            "dmtrace",
+            Profile::from_debug(args.debug && !args.release),
+        )?
+    };
     println!("{}", path.display());
     Ok(())
 }
