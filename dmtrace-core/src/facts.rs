@@ -258,6 +258,9 @@ pub struct LiveProcess {
     /// Its command line, where readable. Older recordings do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandPrint>,
+    /// None of its threads has memory any more (`exit_mm`): it runs no program, and is about to end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ending: bool,
 }
 
 /// A thread that waits on a semaphore.

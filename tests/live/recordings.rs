@@ -315,7 +315,8 @@ fn each_file_of_a_rotation_is_read_by_itself() -> Result<()> {
         for path in [file, older(1), older(2)] {
             let shown = path.to_string_lossy();
             let (report, code) = dmtrace_json(&["report", &shown, "--ipc-ns", &ns])?;
-            ensure!(code == 1, "{shown}: exit code {code}: {report}");
+            let (why, _) = dmtrace_json(&["explain", "0", &shown, "--ipc-ns", &ns])?;
+            ensure!(code == 1, "{shown}: exit code {code}: {report}; {why}");
             ensure!(report["complete"] == true, "{report}");
             let leaked = &report["leaked"];
             ensure!(

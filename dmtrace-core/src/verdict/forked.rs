@@ -70,7 +70,8 @@ pub(crate) fn possible_forks<'a>(
         .into_iter()
         .flatten()
         .filter(move |(_, process)| {
-            process.ipc_ns.is_none_or(|own| own == ns)
+            !process.ending
+                && process.ipc_ns.is_none_or(|own| own == ns)
                 && parents.iter().any(|parent| parent.may_have_forked(process))
         })
         .map(|(&pid, process)| (pid, process.comm.as_str()))

@@ -35,7 +35,7 @@ pub struct RunningProcess {
     pub kernel: bool,
     /// We lack the right to look at it (`ptrace_may_access`).
     pub hidden: bool,
-    /// A thread that lives, where the leader has ended: memory, files and namespaces are shown at it
+    /// A thread that lives, where the leader has ended or is about to: memory, files and namespaces are shown at it
     /// only (`exit_mm`, `exit_files`, `exit_task_namespaces`).
     pub instead: Option<u32>,
 }
@@ -102,6 +102,12 @@ impl Stat {
     /// Whether this thread has ended.
     pub(super) const fn is_dead(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
+    }
+
+    /// Whether it is about to end: it returns to no program. What the kernel has made to become one
+    /// (`call_usermodehelper`) has no memory either.
+    const fn is_ending(&self) -> bool {
+        self.memory_bytes == 0 && !self.kernel
     }
 }
 
@@ -220,6 +226,7 @@ pub(super) fn read_process(roots: &Roots, pid: u32) -> io::Result<Option<Running
             None => return Ok(None),
             thread => thread,
         },
+        false if stat.is_ending() && stat.threads > 1 => living_thread(roots, pid),
         false => None,
     };
     let mut process = RunningProcess {
@@ -237,6 +244,7 @@ pub(super) fn read_process(roots: &Roots, pid: u32) -> io::Result<Option<Running
         Err(_) if pid == 1 => (Some(IpcNs::HOST), false),
         Err(_) => (None, !stat.kernel),
     };
+    let ending = stat.is_ending() && !stat.is_dead() && instead.is_none();
     process.hidden = hidden;
     process.live = LiveProcess {
         start_ticks: stat.start_ticks,
@@ -247,6 +255,7 @@ pub(super) fn read_process(roots: &Roots, pid: u32) -> io::Result<Option<Running
         command: (!stat.kernel)
             .then(|| command_print(roots, &process.proc_file(pid, "cmdline")))
             .flatten(),
+        ending,
     };
     Ok(Some(process))
 }
@@ -262,7 +271,7 @@ fn living_thread(roots: &Roots, pid: u32) -> Option<u32> {
             .read_proc(format!("{pid}/task/{tid}/stat"))
             .ok()
             .and_then(|line| Stat::parse(&line))
-            .is_some_and(|stat| !stat.is_dead())
+            .is_some_and(|stat| !stat.is_dead() && !stat.is_ending())
     })
 }
 
@@ -373,6 +382,45 @@ mod tests {
         assert_eq!(list.incomplete, None);
         assert_eq!(list.processes.keys().collect::<Vec<_>>(), [&10, &814]);
         assert_eq!(list.processes[&814].live.ipc_ns, Some(IpcNs::HOST));
+    }
+
+    /// What has no memory runs no program; where another thread has some, that one counts.
+    #[test]
+    fn a_process_is_ending_once_no_thread_has_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = fake_host(dir.path());
+        let stat = |state: char, flags: u32, threads: u32, memory: u64| {
+            format!(
+                "9 (a) {state} 1 9 9 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 77 {memory} 0"
+            )
+        };
+        let add_thread = |pid: u32, tid: u32, stat: &str| {
+            let task = dir.path().join(format!("proc/{pid}/task/{tid}"));
+            fs::create_dir_all(&task).unwrap();
+            fs::write(task.join("stat"), stat).unwrap();
+        };
+        add_process(dir.path(), 20, stat('R', 0, 1, 4096).as_bytes());
+        add_process(dir.path(), 21, stat('R', 0, 1, 0).as_bytes());
+        add_process(dir.path(), 22, stat('S', PF_KTHREAD, 1, 0).as_bytes());
+        add_process(dir.path(), 23, stat('R', 0, 2, 0).as_bytes());
+        add_thread(23, 23, &stat('R', 0, 2, 0));
+        add_thread(23, 33, &stat('S', 0, 2, 4096));
+        add_process(dir.path(), 24, stat('R', 0, 2, 0).as_bytes());
+        add_thread(24, 24, &stat('R', 0, 2, 0));
+        add_thread(24, 34, &stat('D', 0, 2, 0));
+        let list = list_processes(&roots);
+        let told = list.processes.iter();
+        let told: Vec<_> = told
+            .map(|(&pid, it)| (pid, it.live.ending, it.instead))
+            .collect();
+        let expected = [
+            (20, false, None),
+            (21, true, None),
+            (22, false, None),
+            (23, false, Some(33)),
+            (24, true, None),
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]

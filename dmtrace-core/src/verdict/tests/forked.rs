@@ -43,6 +43,35 @@ fn a_child_that_is_older_than_the_cookie_may_have_it() {
     assert!(has_leaked(&mut scene));
 }
 
+/// Who has no memory any more cannot act, and its command line, which would tell it from a fork, is
+/// gone as well.
+#[test]
+fn a_process_that_is_ending_has_no_cookie() {
+    let (mut scene, child, sem) = forked_child();
+    let pid = scene.world.procs[child].id.tgid;
+    let judge = |scene: &mut Scene, ending: bool| {
+        let (snapshot, mut facts) = scene.facts_after(700);
+        let live = facts.processes.get_mut(&pid).expect("the child lives");
+        live.ending = ending;
+        live.command = None;
+        let context = Context {
+            facts: &facts,
+            completeness: &scene.completeness,
+            thresholds: &Thresholds::default(),
+        };
+        let judged = survey_cookies(&scene.ledger, Some(&snapshot), &context);
+        let of_cookie = judged.iter().find(|it| it.semaphore.id == sem);
+        of_cookie.expect("the cookie is there").verdict.class
+    };
+    let undecided = Class::Unknown(Undecided::PossibleOwners);
+    assert_eq!(judge(&mut scene, false), undecided);
+    let leaked = judge(&mut scene, true);
+    assert!(
+        matches!(leaked, Class::Leaked(LeakKind::OwnerExited { .. })),
+        "{leaked:?}"
+    );
+}
+
 fn make_plan(scene: &mut Scene, options: PlanOptions) -> (Plan, SetSnapshot, HostFacts) {
     let (snapshot, facts) = scene.facts_after(700);
     let context = Context {

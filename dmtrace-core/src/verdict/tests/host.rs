@@ -74,6 +74,7 @@ impl World {
             processes: alive()
                 .map(|proc| {
                     let live = LiveProcess {
+                        ending: false,
                         start_ticks: proc.id.start_ticks(),
                         comm: proc.name.to_owned(),
                         ppid: 1,

@@ -148,6 +148,7 @@ impl Stage {
 
     fn lives(&mut self, who: Player) {
         let live = LiveProcess {
+            ending: false,
             start_ticks: who.id().start_ticks(),
             comm: who.name.to_owned(),
             ppid: 1,

@@ -54,6 +54,7 @@ impl FakeKernel {
     pub(crate) fn facts(&self) -> HostFacts {
         let processes = self.alive.values().map(|proc| {
             let live = LiveProcess {
+                ending: false,
                 start_ticks: proc.id.start_ticks(),
                 comm: proc.name.to_owned(),
                 ppid: 1,
