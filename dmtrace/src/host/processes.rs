@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs, io, thread,
+    time::Duration,
 };
 
 use dmtrace_core::{event::CommandPrint, facts::LiveProcess, ids::IpcNs};
@@ -144,6 +145,7 @@ pub fn list_processes(roots: &Roots) -> ProcessList {
     let mut seen: BTreeSet<u32> = pids.into_iter().collect();
     let missed = look_for_children(roots, missed, &mut seen, read);
     out.incomplete = out.incomplete.or(missed);
+    read_commands_again(roots, &mut out.processes, || thread::sleep(EXEC_PAUSE));
     seen.retain(|pid| !out.processes.contains_key(pid));
     out.ended = seen;
     if out.processes.is_empty() && out.incomplete.is_none() {
@@ -151,6 +153,37 @@ pub fn list_processes(roots: &Roots) -> ProcessList {
         out.incomplete = Some(format!("{path}: no process in it; mount proc there"));
     }
     out
+}
+
+/// Time for an `execve` that is under way.
+const EXEC_PAUSE: Duration = Duration::from_millis(1);
+
+/// Reads those again that have no command line: in the middle of `execve` a process has its new name
+/// already, and no arguments yet (`begin_new_exec`, `create_elf_tables`).
+fn read_commands_again(
+    roots: &Roots,
+    processes: &mut BTreeMap<u32, RunningProcess>,
+    mut pause: impl FnMut(),
+) {
+    const TRIES: usize = 2;
+    for _ in 0..TRIES {
+        let unread = processes.iter().filter(|(_, it)| {
+            it.live.command.is_none() && !it.kernel && !it.hidden && !it.live.ending
+        });
+        let unread: Vec<u32> = unread.map(|(&pid, _)| pid).collect();
+        if unread.is_empty() {
+            return;
+        }
+        pause();
+        for pid in unread {
+            match read_process(roots, pid) {
+                Ok(Some(process)) => drop(processes.insert(pid, process)),
+                Ok(None) => drop(processes.remove(&pid)),
+                Err(error) if is_gone(&error) => drop(processes.remove(&pid)),
+                Err(_) => {}
+            }
+        }
+    }
 }
 
 /// How often processes that started meanwhile are looked for. New ones are the last of a list and are
@@ -330,159 +363,4 @@ fn may_ptrace(roots: &Roots) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        os::unix::{fs::symlink, process::CommandExt},
-        path::Path,
-        process::{Command, Stdio},
-    };
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const LINE: &[u8] =
-        b"814 (a) R 1 (b) S 7 814 800 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 3 0 1234 5 6\n";
-
-    fn fake_host(dir: &Path) -> Roots {
-        fs::create_dir_all(dir.join("proc/self/ns")).unwrap();
-        symlink("pid:[4026531836]", dir.join("proc/self/ns/pid")).unwrap();
-        Roots::below(dir)
-    }
-
-    fn add_process(dir: &Path, pid: u32, stat: &[u8]) {
-        let at = dir.join(format!("proc/{pid}"));
-        fs::create_dir_all(at.join("ns")).unwrap();
-        fs::write(at.join("stat"), stat).unwrap();
-        symlink("ipc:[4026531839]", at.join("ns/ipc")).unwrap();
-    }
-
-    #[test]
-    fn names_may_imitate_the_format() {
-        let stat = Stat::parse(LINE).unwrap();
-        assert_eq!(stat.comm, "a) R 1 (b");
-        assert_eq!((stat.ppid, stat.session), (7, 800));
-        assert_eq!((stat.threads, stat.start_ticks), (3, 1234));
-    }
-
-    #[test]
-    fn zombies_are_not_alive_unless_a_thread_lives() {
-        let dir = tempfile::tempdir().unwrap();
-        let roots = fake_host(dir.path());
-        let zombie = |threads| {
-            format!("9 (z) Z 1 9 9 0 -1 0 0 0 0 0 0 0 0 0 20 0 {threads} 0 77 0 0").into_bytes()
-        };
-        add_process(dir.path(), 9, &zombie(1));
-        add_process(dir.path(), 10, &zombie(2));
-        let task = dir.path().join("proc/10/task/11");
-        fs::create_dir_all(&task).unwrap();
-        fs::write(task.join("stat"), LINE).unwrap();
-        add_process(dir.path(), 814, LINE);
-        let list = list_processes(&roots);
-        assert_eq!(list.incomplete, None);
-        assert_eq!(list.processes.keys().collect::<Vec<_>>(), [&10, &814]);
-        assert_eq!(list.processes[&814].live.ipc_ns, Some(IpcNs::HOST));
-    }
-
-    /// What has no memory runs no program; where another thread has some, that one counts.
-    #[test]
-    fn a_process_is_ending_once_no_thread_has_memory() {
-        let dir = tempfile::tempdir().unwrap();
-        let roots = fake_host(dir.path());
-        let stat = |state: char, flags: u32, threads: u32, memory: u64| {
-            format!(
-                "9 (a) {state} 1 9 9 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 77 {memory} 0"
-            )
-        };
-        let add_thread = |pid: u32, tid: u32, stat: &str| {
-            let task = dir.path().join(format!("proc/{pid}/task/{tid}"));
-            fs::create_dir_all(&task).unwrap();
-            fs::write(task.join("stat"), stat).unwrap();
-        };
-        add_process(dir.path(), 20, stat('R', 0, 1, 4096).as_bytes());
-        add_process(dir.path(), 21, stat('R', 0, 1, 0).as_bytes());
-        add_process(dir.path(), 22, stat('S', PF_KTHREAD, 1, 0).as_bytes());
-        add_process(dir.path(), 23, stat('R', 0, 2, 0).as_bytes());
-        add_thread(23, 23, &stat('R', 0, 2, 0));
-        add_thread(23, 33, &stat('S', 0, 2, 4096));
-        add_process(dir.path(), 24, stat('R', 0, 2, 0).as_bytes());
-        add_thread(24, 24, &stat('R', 0, 2, 0));
-        add_thread(24, 34, &stat('D', 0, 2, 0));
-        let list = list_processes(&roots);
-        let told = list.processes.iter();
-        let told: Vec<_> = told
-            .map(|(&pid, it)| (pid, it.live.ending, it.instead))
-            .collect();
-        let expected = [
-            (20, false, None),
-            (21, true, None),
-            (22, false, None),
-            (23, false, Some(33)),
-            (24, true, None),
-        ];
-        assert_eq!(told, expected);
-    }
-
-    #[test]
-    fn hidepid_and_foreign_pid_namespaces_are_noticed() {
-        let dir = tempfile::tempdir().unwrap();
-        let roots = fake_host(dir.path());
-        add_process(dir.path(), 814, LINE);
-        let proc = roots.proc.display();
-        let mounts = format!("25 1 0:22 / {proc} rw,nosuid - proc proc rw,hidepid=invisible\n");
-        let this = dir.path().join("proc/self");
-        fs::write(this.join("mountinfo"), mounts).unwrap();
-        fs::write(this.join("status"), "CapEff:\t0000000000000000\n").unwrap();
-        assert!(
-            list_processes(&roots)
-                .incomplete
-                .unwrap()
-                .contains("hidepid")
-        );
-        fs::write(this.join("status"), "CapEff:\t000001ffffffffff\n").unwrap();
-        assert_eq!(list_processes(&roots).incomplete, None);
-        fs::remove_file(this.join("ns/pid")).unwrap();
-        symlink("pid:[4026532000]", this.join("ns/pid")).unwrap();
-        assert!(
-            list_processes(&roots)
-                .incomplete
-                .unwrap()
-                .contains("PID namespace")
-        );
-    }
-
-    #[test]
-    fn a_missing_proc_is_incomplete() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(
-            list_processes(&Roots::below(dir.path()))
-                .incomplete
-                .is_some()
-        );
-    }
-
-    #[test]
-    fn the_real_list_has_us_and_no_zombie() {
-        let mut child = Command::new("true")
-            .arg0("dmtrace-zombie")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let roots = Roots::host();
-        while !read_stat(&roots, child.id()).unwrap().is_dead() {
-            std::thread::yield_now();
-        }
-        let list = list_processes(&roots);
-        let us = &list.processes[&std::process::id()];
-        assert!(us.live.ipc_ns.is_some());
-        assert!(!list.processes.contains_key(&child.id()));
-        child.wait().unwrap();
-    }
-
-    proptest! {
-        #[test]
-        fn no_line_panics(line: Vec<u8>) {
-            let _parsed = Stat::parse(&line);
-        }
-    }
-}
+mod tests;
