@@ -63,7 +63,7 @@ pub(crate) fn run(args: &ExplainArgs, as_json: bool, out: &mut Out) -> Result<Ex
             );
             return Err(Failure::Usage(text).into());
         }
-        let told = tell_past(args, target, None, as_json, out)?;
+        let told = tell_past(args, target, None, |_| true, as_json, out)?;
         return told.ok_or_else(|| {
             let scope = args.filters.scope_text();
             Failure::Usage(format!("the history does not know such a cookie{scope}")).into()
@@ -85,13 +85,21 @@ pub(crate) fn run(args: &ExplainArgs, as_json: bool, out: &mut Out) -> Result<Ex
         here: start.is_none(),
         source: source_options(args, file.as_deref()),
     };
+    // What this trace did not see being made, an earlier one may have found.
+    let unknown = match picked.as_slice() {
+        [row] if row.is_older_than_trace() => Some(row.semaphore.id),
+        _ => None,
+    };
+    let is_wanted = |finding: &StoredFinding| {
+        unknown.is_none_or(|sem| finding.sem == sem && finding.gone.is_none())
+    };
     // Of this machine; a recording is explained by itself.
-    if picked.is_empty()
+    if (picked.is_empty() || unknown.is_some())
         && target != ExplainTarget::Worst
         && start.is_none()
         && !args.source.no_trace
     {
-        match tell_past(args, target, Some(&case), as_json, out) {
+        match tell_past(args, target, Some(&case), is_wanted, as_json, out) {
             Ok(Some(code)) => return Ok(code),
             Ok(None) => {}
             Err(error) if is_no_history(&error) => {}
@@ -147,11 +155,12 @@ fn source_options(args: &ExplainArgs, file: Option<&Path>) -> String {
     })
 }
 
-/// The last finding of this number in the history, if there is one. `here`: this machine, now.
+/// The last finding of this number in the history that is wanted, if there is one. `here`: this machine, now.
 fn tell_past(
     args: &ExplainArgs,
     target: ExplainTarget,
     here: Option<&Case>,
+    is_wanted: impl Fn(&StoredFinding) -> bool,
     as_json: bool,
     out: &mut Out,
 ) -> Result<Option<ExitCode>> {
@@ -167,7 +176,8 @@ fn tell_past(
         ..HistoryQuery::default()
     };
     let is_missing = |finding: &StoredFinding| here.is_some_and(|case| lacks_set(case, finding));
-    let found = history::find_past(args.history.as_deref(), &query, &args.filters, is_missing)?;
+    let (history, filters) = (args.history.as_deref(), &args.filters);
+    let found = history::find_past(history, &query, filters, is_wanted, is_missing)?;
     let Some((past, found)) = found else {
         return Ok(None);
     };

@@ -4,7 +4,12 @@
 mod file;
 mod sums;
 
-use std::{collections::BTreeMap, ops::ControlFlow, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
+    path::PathBuf,
+    time::Duration,
+};
 
 use dmtrace_core::ids::{BootTime, IpcNs, Key, SemId};
 
@@ -68,7 +73,10 @@ pub enum HistoryNote {
         by: Option<String>,
     },
     /// Every finding that stands has been told since [`HistoryNote::Began`]: what else stood is gone.
-    Settled,
+    Settled {
+        /// But for these of an earlier run, which are there: this one did not see them being made.
+        left: BTreeSet<(SemId, Key)>,
+    },
     /// Counts.
     Tallies(Tallies),
     /// Tracing ends in good order.
@@ -131,6 +139,7 @@ pub(crate) struct Book {
     active_findings: BTreeMap<(SemId, Key), ActiveFinding>,
     counted_leaks: CountedLeaks,
     settled: bool,
+    left_standing: BTreeSet<(SemId, Key)>,
     run: Option<(u64, RunRecord)>,
     last_run: Option<u64>,
     continuous: bool,
@@ -165,6 +174,7 @@ impl Book {
             active_findings: BTreeMap::new(),
             counted_leaks: CountedLeaks::default(),
             settled: false,
+            left_standing: BTreeSet::new(),
             run: None,
             last_run: None,
             continuous: false,
@@ -217,8 +227,9 @@ impl Book {
                     }
                 }
             }
-            HistoryNote::Settled => {
+            HistoryNote::Settled { left } => {
                 self.settled = true;
+                self.left_standing = left;
                 self.end_untold(now);
             }
             HistoryNote::Tallies(tallies) => self.add_tallies(now, tallies),
@@ -416,28 +427,6 @@ impl Book {
         // the next start finds that it is not.
         while self.endings.len() > STANDING {
             self.endings.pop_first();
-        }
-    }
-
-    /// What an earlier run left standing and this one has not found is gone.
-    fn end_untold(&mut self, now: Stamp) {
-        if !(self.settled && self.adopted) {
-            return;
-        }
-        let mut gone = Vec::new();
-        self.active_findings.retain(|_, standing| {
-            if !standing.reported {
-                gone.push(standing.id);
-            }
-            standing.reported
-        });
-        for id in gone {
-            let gone = FindingEnd {
-                at: now,
-                how: HowGone::Unseen,
-                by: None,
-            };
-            self.end_finding(id, &gone);
         }
     }
 

@@ -14,7 +14,8 @@ use dmtrace_core::ids::Key;
 
 use super::{
     Roots,
-    processes::{self, ProcessList, RunningProcess},
+    processes::{self, ExecPatience, ProcessList, RunningProcess, Stat},
+    roots::READ_AT_ONCE,
 };
 use crate::wording::cause_text;
 
@@ -33,8 +34,9 @@ pub struct Carriers {
 pub fn find_carriers(roots: &Roots, list: &ProcessList) -> Carriers {
     let mut out = Carriers::default();
     let mut missed: Vec<u32> = Vec::new();
+    let mut patience = ExecPatience::default();
     for (&pid, process) in &list.processes {
-        if !out.look_at(roots, pid, process) {
+        if !out.look_at(roots, pid, process, &mut patience) {
             missed.push(pid);
         }
     }
@@ -42,7 +44,7 @@ pub fn find_carriers(roots: &Roots, list: &ProcessList) -> Carriers {
     seen.extend(&list.ended);
     let missed = processes::look_for_children(roots, missed, &mut seen, |pid| {
         let now = processes::read_process(roots, pid);
-        matches!(now, Ok(Some(process)) if out.look_at(roots, pid, &process))
+        matches!(now, Ok(Some(process)) if out.look_at(roots, pid, &process, &mut patience))
     });
     out.incomplete = out.incomplete.or(missed);
     if let Some(cause) = &list.incomplete {
@@ -53,16 +55,22 @@ pub fn find_carriers(roots: &Roots, list: &ProcessList) -> Carriers {
 
 impl Carriers {
     /// Tells whether it was there.
-    fn look_at(&mut self, roots: &Roots, pid: u32, process: &RunningProcess) -> bool {
+    fn look_at(
+        &mut self,
+        roots: &Roots,
+        pid: u32,
+        process: &RunningProcess,
+        patience: &mut ExecPatience,
+    ) -> bool {
         if process.kernel {
             return true;
         }
-        let mut read = keys_of(roots, pid, process);
+        let mut read = keys_of(roots, pid, process, patience);
         // Its leader may have ended since it was listed.
         if read.as_ref().is_err_and(processes::is_gone)
             && let Ok(Some(now)) = processes::read_process(roots, pid)
         {
-            read = keys_of(roots, pid, &now);
+            read = keys_of(roots, pid, &now, patience);
         }
         match read {
             Ok(keys) => {
@@ -78,6 +86,7 @@ impl Carriers {
                 self.incomplete.get_or_insert_with(|| {
                     let fix = match error.kind() {
                         io::ErrorKind::PermissionDenied => "run as root",
+                        io::ErrorKind::ResourceBusy => "try again",
                         _ => "look at the process",
                     };
                     let cause = cause_text(&error);
@@ -89,19 +98,59 @@ impl Carriers {
     }
 }
 
-/// Cookies that a process carries.
-fn keys_of(roots: &Roots, pid: u32, process: &RunningProcess) -> io::Result<BTreeSet<Key>> {
-    let read = |file: &str| roots.read_memory(process.proc_file(pid, file));
-    let (environment, arguments) = (read("environ")?, read("cmdline")?);
-    if environment.is_empty() || arguments.is_empty() {
-        // Memory that is gone is shown as empty (`mmget_not_zero` in `environ_read`).
+/// The environment and the arguments of a process, as far as they are there.
+struct Blocks {
+    environment: Vec<u8>,
+    arguments: Vec<u8>,
+    /// Whether there is no more than that.
+    settled: bool,
+}
+
+fn read_blocks(roots: &Roots, pid: u32, process: &RunningProcess) -> io::Result<Blocks> {
+    let stat = || -> io::Result<Stat> {
         let line = roots.read_proc(process.proc_file(pid, "stat"))?;
-        if processes::Stat::parse(&line).is_none_or(|stat| stat.memory_bytes == 0) {
-            return Err(io::Error::from_raw_os_error(libc::ESRCH));
-        }
+        let stat = Stat::parse(&line).filter(|it| it.memory_bytes > 0);
+        stat.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+    };
+    let read = |settled: bool| -> io::Result<Blocks> {
+        let read = |file: &str| roots.read_memory(process.proc_file(pid, file));
+        Ok(Blocks {
+            environment: read("environ")?,
+            arguments: read("cmdline")?,
+            settled,
+        })
+    };
+    let blocks = read(true)?;
+    let is_whole = |block: &[u8]| (1..READ_AT_ONCE).contains(&block.len());
+    if is_whole(&blocks.environment) && is_whole(&blocks.arguments) {
+        return Ok(blocks);
     }
-    let mut keys: BTreeSet<Key> = in_environment(&environment).into_iter().collect();
-    keys.extend(in_arguments(&arguments));
+    // Memory that is gone is shown as empty (`mmget_not_zero` in `environ_read`), and what is still
+    // to be made as well. A large block may lack its end for the same reason.
+    let before = stat()?;
+    let blocks = read(!before.is_executing())?;
+    let same = before.is_same_program(&stat()?);
+    Ok(Blocks {
+        settled: blocks.settled && same,
+        ..blocks
+    })
+}
+
+/// Cookies that a process carries.
+fn keys_of(
+    roots: &Roots,
+    pid: u32,
+    process: &RunningProcess,
+    patience: &mut ExecPatience,
+) -> io::Result<BTreeSet<Key>> {
+    let read = || read_blocks(roots, pid, process);
+    let blocks = patience.read_settled(read, |it| it.settled)?;
+    if !blocks.settled {
+        let why = "it is starting a program";
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
+    }
+    let mut keys: BTreeSet<Key> = in_environment(&blocks.environment).into_iter().collect();
+    keys.extend(in_arguments(&blocks.arguments));
     Ok(keys)
 }
 
@@ -183,6 +232,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::host::processes::tests::stat_line;
 
     const KEY: Key = Key(0x0d4d_beef);
 
@@ -253,7 +303,8 @@ mod tests {
             fs::write(path, text).unwrap();
         };
         let stat = |tid: u32, state: char| {
-            format!("{tid} (carrier) {state} 1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 2 0 99 0 0\n")
+            let memory = if state == 'Z' { 0 } else { 4096 };
+            format!("{tid} (c) {state} 1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 2 0 99 {memory} 0\n")
         };
         write("7/stat", &stat(7, 'Z'));
         write("7/environ", "");
@@ -278,6 +329,54 @@ mod tests {
         assert_eq!(before.processes[&7].instead, None);
         write("7/stat", &stat(7, 'Z'));
         assert_eq!(find_carriers(&roots, &before).carriers[&KEY], [7]);
+    }
+
+    /// In the middle of `execve` a process shows nothing, and may carry anything.
+    #[test]
+    fn a_process_that_starts_a_program_is_not_called_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let find = |memory: u64, environment_end: u64| {
+            let at = dir.path().join("proc/9");
+            fs::create_dir_all(at.join("ns")).unwrap();
+            fs::write(at.join("stat"), stat_line(memory, environment_end)).unwrap();
+            fs::write(at.join("environ"), "").unwrap();
+            fs::write(at.join("cmdline"), "").unwrap();
+            let _again = symlink("ipc:[4026531839]", at.join("ns/ipc"));
+            let roots = Roots::below(dir.path());
+            let mut list = processes::list_processes(&roots);
+            // Of that this host has no namespace of its own.
+            list.incomplete = None;
+            let found = find_carriers(&roots, &list);
+            (found.unread, found.incomplete)
+        };
+        let (unread, why) = find(4096, 0);
+        assert_eq!(unread, [9]);
+        let said = "cookies carried by process 9: it is starting a program; try again";
+        assert_eq!(why.as_deref(), Some(said));
+        assert_eq!(find(4096, 77), (Vec::new(), None), "it has no arguments");
+        assert_eq!(find(0, 0), (Vec::new(), None), "it is ending");
+    }
+
+    /// The same, with the real thing.
+    #[test]
+    fn a_carrier_that_runs_one_program_after_the_other_is_found_or_missed_aloud() {
+        const AGAIN: &str = "exec sh -c \"$1\" sh \"$1\"";
+        let mut child = Command::new("sh")
+            .args(["-c", AGAIN, "sh", AGAIN])
+            .env("DM_UDEV_COOKIE", "0xd4dbeef")
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        let roots = Roots::host();
+        let quiet = (0..300).find(|_| {
+            let list = processes::list_processes(&roots);
+            let found = find_carriers(&roots, &list);
+            let told = found.carriers.get(&KEY).is_some_and(|it| it.contains(&pid));
+            !told && !found.unread.contains(&pid)
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(quiet, None);
     }
 
     /// Takes what has ended of a process group: not every init does.

@@ -39,6 +39,8 @@ pub struct RunningProcess {
     /// A thread that lives, where the leader has ended or is about to: memory, files and namespaces are shown at it
     /// only (`exit_mm`, `exit_files`, `exit_task_namespaces`).
     pub instead: Option<u32>,
+    /// In the middle of `execve`: neither arguments nor environment are there.
+    pub executing: bool,
 }
 
 impl RunningProcess {
@@ -63,6 +65,9 @@ pub(super) struct Stat {
     pub start_ticks: u64,
     /// Address space: none is left of one that is ending (`exit_mm`), though it is no zombie yet.
     pub memory_bytes: u64,
+    /// Where its environment ends; 0 until it is there, and to those who may not look at it. `None`
+    /// before Linux 3.5.
+    environment_end: Option<u64>,
 }
 
 /// `task_struct.flags`, the same in every kernel.
@@ -87,6 +92,7 @@ impl Stat {
         let threads = parse_number(fields.nth(10)?)?; // 20
         let start_ticks = parse_number(fields.nth(1)?)?; // 22
         let memory_bytes: u64 = parse_number(fields.next()?)?; // 23
+        let environment_end = fields.nth(27).and_then(parse_number); // 51
         Some(Self {
             comm: printable(comm),
             state,
@@ -97,6 +103,7 @@ impl Stat {
             threads,
             start_ticks,
             memory_bytes,
+            environment_end,
         })
     }
 
@@ -107,8 +114,18 @@ impl Stat {
 
     /// Whether it is about to end: it returns to no program. What the kernel has made to become one
     /// (`call_usermodehelper`) has no memory either.
-    const fn is_ending(&self) -> bool {
+    pub(super) const fn is_ending(&self) -> bool {
         self.memory_bytes == 0 && !self.kernel
+    }
+
+    /// Whether no `execve` has come in between, as far as it shows.
+    pub(super) fn is_same_program(&self, later: &Self) -> bool {
+        self.environment_end == later.environment_end
+    }
+
+    /// Whether it is in the middle of `execve`, as far as it may be looked at.
+    pub(super) const fn is_executing(&self) -> bool {
+        self.memory_bytes > 0 && !self.kernel && matches!(self.environment_end, Some(0))
     }
 }
 
@@ -127,7 +144,9 @@ pub fn list_processes(roots: &Roots) -> ProcessList {
             return out;
         }
     };
-    let mut read = |pid: u32| match read_process(roots, pid) {
+    let mut patience = ExecPatience::default();
+    let is_settled = |it: &Option<RunningProcess>| it.as_ref().is_none_or(|it| !it.executing);
+    let mut read = |pid: u32| match patience.read_settled(|| read_process(roots, pid), is_settled) {
         Ok(Some(process)) => {
             out.processes.insert(pid, process);
             true
@@ -145,7 +164,6 @@ pub fn list_processes(roots: &Roots) -> ProcessList {
     let mut seen: BTreeSet<u32> = pids.into_iter().collect();
     let missed = look_for_children(roots, missed, &mut seen, read);
     out.incomplete = out.incomplete.or(missed);
-    read_commands_again(roots, &mut out.processes, || thread::sleep(EXEC_PAUSE));
     seen.retain(|pid| !out.processes.contains_key(pid));
     out.ended = seen;
     if out.processes.is_empty() && out.incomplete.is_none() {
@@ -155,34 +173,44 @@ pub fn list_processes(roots: &Roots) -> ProcessList {
     out
 }
 
-/// Time for an `execve` that is under way.
-const EXEC_PAUSE: Duration = Duration::from_millis(1);
+/// Waits for processes in the middle of `execve`: such a one has its new name already, and neither
+/// arguments nor environment yet (`begin_new_exec`, `create_elf_tables`).
+pub(super) struct ExecPatience {
+    pauses: u32,
+    pause: Box<dyn FnMut()>,
+}
 
-/// Reads those again that have no command line: in the middle of `execve` a process has its new name
-/// already, and no arguments yet (`begin_new_exec`, `create_elf_tables`).
-fn read_commands_again(
-    roots: &Roots,
-    processes: &mut BTreeMap<u32, RunningProcess>,
-    mut pause: impl FnMut(),
-) {
-    const TRIES: usize = 2;
-    for _ in 0..TRIES {
-        let unread = processes.iter().filter(|(_, it)| {
-            it.live.command.is_none() && !it.kernel && !it.hidden && !it.live.ending
-        });
-        let unread: Vec<u32> = unread.map(|(&pid, _)| pid).collect();
-        if unread.is_empty() {
-            return;
+impl Default for ExecPatience {
+    /// Nearly all take microseconds. One from a slow disk, or many at once, are not waited for.
+    fn default() -> Self {
+        const PAUSE: Duration = Duration::from_millis(1);
+        Self {
+            pauses: 50,
+            pause: Box::new(|| thread::sleep(PAUSE)),
         }
-        pause();
-        for pid in unread {
-            match read_process(roots, pid) {
-                Ok(Some(process)) => drop(processes.insert(pid, process)),
-                Ok(None) => drop(processes.remove(&pid)),
-                Err(error) if is_gone(&error) => drop(processes.remove(&pid)),
-                Err(_) => {}
+    }
+}
+
+impl ExecPatience {
+    /// Pauses at one process so often at most.
+    const TRIES: usize = 3;
+
+    /// Reads something until it is settled; what it is then may not be.
+    pub(super) fn read_settled<T>(
+        &mut self,
+        mut read: impl FnMut() -> io::Result<T>,
+        is_settled: impl Fn(&T) -> bool,
+    ) -> io::Result<T> {
+        let mut last = read()?;
+        for _ in 0..Self::TRIES {
+            if is_settled(&last) || self.pauses == 0 {
+                break;
             }
+            self.pauses -= 1;
+            (self.pause)();
+            last = read()?;
         }
+        Ok(last)
     }
 }
 
@@ -279,6 +307,7 @@ pub(super) fn read_process(roots: &Roots, pid: u32) -> io::Result<Option<Running
     };
     let ending = stat.is_ending() && !stat.is_dead() && instead.is_none();
     process.hidden = hidden;
+    process.executing = stat.is_executing() && !hidden && instead.is_none();
     process.live = LiveProcess {
         start_ticks: stat.start_ticks,
         comm: stat.comm,
@@ -363,4 +392,4 @@ fn may_ptrace(roots: &Roots) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

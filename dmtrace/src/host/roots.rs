@@ -33,6 +33,9 @@ const FILE_MAX: u64 = 64 << 20;
 /// `_STK_LIM`).
 const MEMORY_MAX: u64 = 6 << 20;
 
+/// Memory of a process that is read by one call.
+pub(super) const READ_AT_ONCE: usize = 64 << 10;
+
 impl Roots {
     /// The host as seen from here. In a container that shares the host's process numbers the
     /// files of the host are those of process 1.
@@ -79,14 +82,22 @@ impl Roots {
     }
 
     /// Reads the environment or the arguments of a process below `/proc`: memory of its own, as large
-    /// as it likes.
+    /// as it likes. Up to [`READ_AT_ONCE`] bytes are what was there at one moment; of more, the rest is
+    /// missing if the process has begun another program meanwhile.
     ///
     /// # Errors
     /// Those of opening and reading; it is larger than `execve` allows.
     pub fn read_memory(&self, rest: impl AsRef<Path>) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
         let file = File::open(self.proc.join(rest))?;
-        file.take(MEMORY_MAX + 1).read_to_end(&mut bytes)?;
+        // `read_to_end` begins with a few bytes.
+        let mut bytes = vec![0; READ_AT_ONCE];
+        let first = read_once(&file, &mut bytes)?;
+        bytes.truncate(first);
+        if first == READ_AT_ONCE {
+            let more = MEMORY_MAX + 1 - first as u64;
+            file.take(more).read_to_end(&mut bytes)?;
+        }
+        bytes.shrink_to_fit();
         if bytes.len() as u64 > MEMORY_MAX {
             return Err(io::Error::other(
                 "its environment or command line is larger than any real one",
@@ -156,6 +167,15 @@ impl Roots {
             }
         }
         open_path(root.as_raw_fd(), path.as_os_str(), flags).map(File::from)
+    }
+}
+
+fn read_once(mut file: &File, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match file.read(into) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use dmtrace_core::{
     event::{CallSite, ProcessImage, workload::Workload},
     facts::{HostFacts, SetSnapshot},
     ids::{BootTime, SemId},
-    ledger::{Cookie, Creator, Device, Ledger, Process, Semaphore},
-    verdict::{Completeness, Confidence, Context, Judged, Thresholds, Verdict},
+    ledger::{Cookie, Creator, Device, Ledger, Process, Semaphore, WhyUnknown},
+    verdict::{Class, Completeness, Confidence, Context, Judged, Thresholds, Undecided, Verdict},
 };
 use serde_json::Value;
 
@@ -125,6 +125,15 @@ impl<'a> Row<'a> {
         self.verdict
             .as_ref()
             .is_some_and(|verdict| verdict.class.is_finding())
+    }
+
+    /// Whether nothing is known of it because it was made before the trace began.
+    pub(crate) fn is_older_than_trace(&self) -> bool {
+        let verdict = self.verdict.as_ref();
+        verdict.is_some_and(|verdict| {
+            let why = Undecided::CreatorUnknown(WhyUnknown::BeforeTracer);
+            verdict.class == Class::Unknown(why)
+        })
     }
 
     /// Number of the process that made it, or is held responsible.

@@ -1,10 +1,10 @@
 //! The service's side: from books and verdicts to what is kept.
 
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, time::Duration};
 
 use dmtrace_core::{
     facts::HostFacts,
-    ids::SemId,
+    ids::{Key, SemId},
     ledger::{Change, ChangeKind, EndKind, Ledger, Process},
     verdict::{Completeness, Judged},
 };
@@ -103,9 +103,10 @@ impl Chronicle {
             .send_note(HistoryNote::Found(Box::new(finding)));
     }
 
-    /// Every finding that stands was told: what else an earlier run left standing is gone.
-    pub(crate) fn settle_past(&self) {
-        self.history.send_note(HistoryNote::Settled);
+    /// Every finding that stands was told, but for those in `left`: what else an earlier run left
+    /// standing is gone.
+    pub(crate) fn settle_past(&self, left: BTreeSet<(SemId, Key)>) {
+        self.history.send_note(HistoryNote::Settled { left });
     }
 
     /// Messages of the kernel side were lost; `what` says in words what that means.

@@ -1,10 +1,10 @@
 //! What an earlier run of the service has told already: nobody wants to hear it at each restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dmtrace_core::{
     ids::{BootTime, Key, SemId},
-    ledger::Semaphore,
+    ledger::{Ledger, Semaphore},
 };
 
 use crate::history;
@@ -41,6 +41,17 @@ impl KnownFindings {
         same
     }
 
+    /// Those that were not found again although their sets are there: this run did not see them being
+    /// made, and cannot tell. They stand as they were found.
+    pub(super) fn left_standing(&self, ledger: &Ledger) -> BTreeSet<(SemId, Key)> {
+        let left = self.findings.iter().filter(|((sem, key), (_, found))| {
+            ledger.semaphore(*sem).is_some_and(|set| {
+                set.key == *key && set.created.is_none_or(|created| created <= *found)
+            })
+        });
+        left.map(|(place, _)| *place).collect()
+    }
+
     /// How many were found again.
     pub(super) const fn reported_count(&self) -> usize {
         self.taken
@@ -52,7 +63,6 @@ mod tests {
     use dmtrace_common::{ProcKey, SEM_COOKIE, SemKey, SemRecord};
 
     use super::*;
-    use dmtrace_core::ledger::Ledger;
 
     const SEM: SemKey = SemKey { ns: 1, semid: 7 };
     const KEY: Key = Key(0x0d4d_0007);
@@ -92,6 +102,31 @@ mod tests {
         assert_eq!(stood.reported_count(), 1);
         // Within one run the same finding comes once; if it comes again, it was gone meanwhile.
         assert!(!stood.already_reported(&set, "leaked"));
+    }
+
+    #[test]
+    fn what_cannot_be_told_again_stands_while_its_set_is_there() {
+        let ledger_of = |created: u64, key: Key| {
+            let mut ledger = Ledger::new();
+            let record = SemRecord {
+                created,
+                key: key.0,
+                nsems: 1,
+                state: SEM_COOKIE,
+                ..SemRecord::default()
+            };
+            ledger.adopt_record(SEM.into(), &record);
+            ledger
+        };
+        let stood = sample_findings();
+        let left = |ledger: &Ledger| stood.left_standing(ledger).len();
+        assert_eq!(left(&ledger_of(50, KEY)), 1);
+        assert_eq!(left(&ledger_of(150, KEY)), 0, "another set");
+        assert_eq!(left(&ledger_of(50, Key(KEY.0 + 1))), 0, "another key");
+        assert_eq!(left(&Ledger::new()), 0, "gone");
+        let mut told = sample_findings();
+        told.already_reported(&set_of(50), "leaked");
+        assert!(told.left_standing(&ledger_of(50, KEY)).is_empty(), "told");
     }
 
     #[test]

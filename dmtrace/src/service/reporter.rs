@@ -1,12 +1,16 @@
 //! Says what happens to cookies, and keeps what was found for those who ask.
 
-use std::{cell::RefCell, collections::BTreeMap, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::Result;
 use dmtrace_core::{
     event::CallSite,
     facts::Snapshot,
-    ids::{BootTime, SemId},
+    ids::{BootTime, Key, SemId},
     ledger::{Change, ChangeKind},
     verdict::Judged,
 };
@@ -52,6 +56,8 @@ pub(super) struct Reporter {
     settled: bool,
     /// What an earlier run has told, and was not found again yet.
     known_findings: KnownFindings,
+    /// Of these, those whose sets are there although this run cannot tell what they are.
+    left_standing: BTreeSet<(SemId, Key)>,
     /// When this run began: what ended before it, an earlier one has told.
     began: BootTime,
     names: RefCell<Symbolizer>,
@@ -76,6 +82,7 @@ impl Reporter {
             lost: 0,
             settled: false,
             known_findings: KnownFindings::default(),
+            left_standing: BTreeSet::new(),
             began: boot_now(),
             names: RefCell::default(),
             named: false,
@@ -177,7 +184,7 @@ impl Reporter {
     /// What was found, without a list of it. `standing`: how many findings stand, kept or not.
     pub(super) fn count_findings(&self, standing: usize) -> ActiveFindings {
         ActiveFindings {
-            standing,
+            standing: standing + self.left_standing.len(),
             told: self.reported_counts.clone(),
             creations_failed: self.enospc_failures,
             list: Vec::new(),
@@ -192,6 +199,14 @@ impl Reporter {
 
 impl Observer for Reporter {
     fn on_changes(&mut self, changes: &[Change], view: &BooksView<'_>) -> Result<()> {
+        for change in changes {
+            if matches!(change.kind, ChangeKind::Destroyed { .. })
+                && self.left_standing.remove(&(change.sem, change.key))
+                && let Some(chronicle) = &self.chronicle
+            {
+                chronicle.clear_finding(change.sem, view.ledger);
+            }
+        }
         self.exports.count_changes(changes, view.ledger);
         if let Some(chronicle) = &self.chronicle {
             chronicle.count_changes(changes, view.ledger);
@@ -224,6 +239,7 @@ impl Observer for Reporter {
             chronicle.add_finding(judged, view.ledger, context.facts, &self.names);
         }
         let id = judged.semaphore.id;
+        self.left_standing.remove(&(id, judged.semaphore.key));
         if self.active_findings.len() < MAX_LISTED_FINDINGS
             || self.active_findings.contains_key(&id)
         {
@@ -266,10 +282,11 @@ impl Observer for Reporter {
         self.exports.count_survey(judged, snapshot, boot_now());
     }
 
-    fn on_judged(&mut self, _view: &BooksView<'_>) -> Result<()> {
+    fn on_judged(&mut self, view: &BooksView<'_>) -> Result<()> {
         if !self.settled {
             self.settled = true;
-            let again = self.known_findings.reported_count();
+            self.left_standing = self.known_findings.left_standing(view.ledger);
+            let again = self.known_findings.reported_count() + self.left_standing.len();
             if again > 0 {
                 let text = format!(
                     "{} still active; see: dmtrace report",
@@ -282,7 +299,7 @@ impl Observer for Reporter {
                 self.log.write_line(LogLevel::Notice, text);
             }
             if let Some(chronicle) = &self.chronicle {
-                chronicle.settle_past();
+                chronicle.settle_past(self.left_standing.clone());
             }
         }
         Ok(())

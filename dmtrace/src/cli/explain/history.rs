@@ -24,7 +24,7 @@ pub(in crate::cli) struct PastStory {
 }
 
 /// The last finding that a query wants and the filters let pass, and how many there are. None where
-/// there is no history, or no such finding. `is_missing`: the kernel does not have the cookie, as
+/// there is no history, or no such finding that is wanted. `is_missing`: the kernel does not have the cookie, as
 /// far as was looked.
 ///
 /// # Errors
@@ -33,6 +33,7 @@ pub(in crate::cli) fn find_past(
     history: Option<&Path>,
     query: &HistoryQuery,
     filters: &Filters,
+    is_wanted: impl Fn(&StoredFinding) -> bool,
     is_missing: impl Fn(&StoredFinding) -> bool,
 ) -> Result<Option<(PastStory, usize)>> {
     let Some((_, entries)) = query::find_entries(history, query)? else {
@@ -43,7 +44,7 @@ pub(in crate::cli) fn find_past(
     for entry in entries {
         match entry.record {
             HistoryRecord::Finding(finding)
-                if filters.passes(&Candidate::from_stored(&finding)) =>
+                if filters.passes(&Candidate::from_stored(&finding)) && is_wanted(&finding) =>
             {
                 findings.push(*finding);
             }

@@ -174,4 +174,28 @@ impl Book {
             (self.retry.1 * 2).min(RETRY.1),
         );
     }
+
+    /// What an earlier run left standing and this one has not found is gone.
+    pub(super) fn end_untold(&mut self, now: Stamp) {
+        if !(self.settled && self.adopted) {
+            return;
+        }
+        let mut gone = Vec::new();
+        let left = &self.left_standing;
+        self.active_findings.retain(|place, standing| {
+            let stands = standing.reported || left.contains(place);
+            if !stands {
+                gone.push(standing.id);
+            }
+            stands
+        });
+        for id in gone {
+            let gone = FindingEnd {
+                at: now,
+                how: HowGone::Unseen,
+                by: None,
+            };
+            self.end_finding(id, &gone);
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What is kept, and what it says later.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use dmtrace_core::ids::{BootTime, IpcNs};
 
@@ -89,7 +89,12 @@ fn what_stands_is_told_once_however_often_the_service_starts() {
         if run == 0 {
             desk.add_note(stamp_at(2), finding_note(8, "leaked", stamp_at(2)));
         }
-        desk.add_note(stamp_at(run * 100 + 3), HistoryNote::Settled);
+        desk.add_note(
+            stamp_at(run * 100 + 3),
+            HistoryNote::Settled {
+                left: BTreeSet::new(),
+            },
+        );
         desk.add_note(stamp_at(run * 100 + 4), HistoryNote::Stopped);
         desk.book.commit_pending(stamp_at(run * 100 + 4));
     }
@@ -100,6 +105,39 @@ fn what_stands_is_told_once_however_often_the_service_starts() {
     // The other one went while nobody looked.
     let end = found[1].gone.as_ref().unwrap();
     assert_eq!((end.at, end.how), (stamp_at(103), HowGone::Unseen));
+}
+
+/// A run that did not see a cookie being made cannot find again what an earlier one has found.
+#[test]
+fn what_cannot_be_found_again_stands_until_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("h");
+    let mut desk = Desk::open(&path, stamp_at(0));
+    desk.add_note(stamp_at(0), run_note());
+    for semid in [7, 8] {
+        let found = finding_note(semid, "leaked", stamp_at(1));
+        desk.add_note(stamp_at(1), found);
+    }
+    desk.add_note(stamp_at(2), HistoryNote::Stopped);
+    desk.book.commit_pending(stamp_at(2));
+    drop(desk);
+    let mut desk = Desk::open(&path, stamp_at(100));
+    desk.add_note(stamp_at(100), run_note());
+    let past = desk.book.past_findings();
+    let left = past.iter().filter(|it| it.sem.semid == 7);
+    let left = left.map(|it| (it.sem, it.key)).collect();
+    desk.add_note(stamp_at(101), HistoryNote::Settled { left });
+    let ends = |desk: &mut Desk, now| {
+        let entries = desk.read_entries(now);
+        let found = stored_findings(&entries);
+        let ends = found.iter().map(|it| it.gone.as_ref().map(|end| end.how));
+        ends.collect::<Vec<_>>()
+    };
+    let gone = Some(HowGone::Unseen);
+    assert_eq!(ends(&mut desk, stamp_at(102)), [None, gone]);
+    desk.add_note(stamp_at(110), end_note(7, HowGone::Removed));
+    let removed = Some(HowGone::Removed);
+    assert_eq!(ends(&mut desk, stamp_at(111)), [removed, gone]);
 }
 
 #[test]

@@ -89,29 +89,38 @@ fn a_process_is_ending_once_no_thread_has_memory() {
     assert_eq!(told, expected);
 }
 
-/// `execve` gives a process its new name before its arguments.
+/// A line of a process with this memory, whose environment ends there.
+pub(in crate::host) fn stat_line(memory: u64, environment_end: u64) -> String {
+    let rest = "0 ".repeat(27);
+    format!("9 (a) S 1 9 9 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 77 {memory} {rest}{environment_end} 0\n")
+}
+
+/// `execve` gives a process its new name before its arguments and its environment.
 #[test]
-fn a_command_line_that_is_being_made_is_read_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let roots = fake_host(dir.path());
-    for pid in [30, 31, 32] {
-        add_process(dir.path(), pid, LINE);
-    }
-    let mut processes = list_processes(&roots).processes;
-    assert!(processes.values().all(|it| it.live.command.is_none()));
-    let mut pauses = 0;
-    read_commands_again(&roots, &mut processes, || {
-        pauses += 1;
-        fs::write(dir.path().join("proc/30/cmdline"), "lvm\0lvcreate\0").unwrap();
-        let _gone = fs::remove_dir_all(dir.path().join("proc/31"));
-    });
-    assert!(processes[&30].live.command.is_some());
-    assert!(processes[&32].live.command.is_none());
-    assert_eq!(processes.keys().collect::<Vec<_>>(), [&30, &32]);
-    assert_eq!(
-        pauses, 2,
-        "one that has overwritten its arguments never has any"
-    );
+fn who_is_in_the_middle_of_execve_is_known_and_waited_for() {
+    let of = |memory, end| Stat::parse(stat_line(memory, end).as_bytes()).unwrap();
+    assert!(of(4096, 0).is_executing());
+    assert!(!of(4096, 77).is_executing() && !of(0, 0).is_executing());
+    assert!(!Stat::parse(LINE).unwrap().is_executing(), "nobody knows");
+    let patience = || ExecPatience {
+        pauses: 4,
+        pause: Box::new(|| {}),
+    };
+    let mut reads = 0;
+    let mut count = |until: u32, patience: &mut ExecPatience| {
+        reads = 0;
+        let read = || {
+            reads += 1;
+            Ok(reads)
+        };
+        patience.read_settled(read, |&it| it >= until).unwrap()
+    };
+    assert_eq!(count(1, &mut patience()), 1);
+    assert_eq!(count(3, &mut patience()), 3);
+    let mut short = patience();
+    assert_eq!(count(9, &mut short), 4, "not for ever");
+    assert_eq!(count(9, &mut short), 2, "all together not for ever either");
+    assert_eq!(count(9, &mut short), 1);
 }
 
 #[test]
