@@ -37,6 +37,11 @@ pub(crate) fn tests() -> Vec<Trial> {
             an_accident_is_told,
         ),
         new_trial(
+            "serve_memory::a_leak_stands_over_a_restart_until_it_is_gone",
+            NEEDS,
+            a_leak_stands_over_a_restart_until_it_is_gone,
+        ),
+        new_trial(
             "serve_memory::leaks_stay_unless_told",
             NEEDS,
             leaks_stay_unless_told,
@@ -98,6 +103,54 @@ fn a_leak_of_the_past_is_told() -> Result<()> {
         ensure!(told(&text), "the successor does not tell of {key}: {text}");
         let status = service.status()?;
         ensure!(status["history"]["on_disk"] == true, "{status}");
+        service.stop_service()?;
+        Ok(())
+    })?
+}
+
+/// Its successor has not seen it being made: it cannot find it again, and must not call it gone.
+fn a_leak_stands_over_a_restart_until_it_is_gone() -> Result<()> {
+    in_private_ns(|| {
+        let bpf = BpfFs::mount()?;
+        let dir = tempfile::tempdir()?;
+        let file = show_file(&dir.path().join("history.redb"));
+        let args = ["--pins", &bpf.pins_arg(), "--history", &file];
+        let mut service = Service::start(&args)?;
+        let mut leaker = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+        let pid = leaker.pid();
+        let (lines, _) = leaker.read_to_end()?;
+        let line = lines.last().context("no line")?;
+        let (key, semid) = (format!("{:#010x}", line.key()?), line.semid()?);
+        service.wait_line(&format!("by cookie-actor[{pid}]"))?;
+        service.stop_service()?;
+        let mut service = Service::start(&args)?;
+        service.wait_line("finding reported before this start is still active")?;
+        let standing = || -> Result<Value> {
+            let status = service.status()?;
+            Ok(status["findings"]["standing"].clone())
+        };
+        ensure!(standing()? == 1, "{}", standing()?);
+        let of_key = || -> Result<(Value, Value)> {
+            let told: Value = serde_json::from_str(&run_report(None)?)?;
+            let cookies = told["leaked"].as_array().context("no list")?;
+            let found = cookies.iter().find(|it| it["key"] == key.as_str());
+            let found = found.with_context(|| format!("{key} is not there: {told}"))?;
+            Ok((found["gone"].clone(), found.clone()))
+        };
+        let (gone, found) = of_key()?;
+        ensure!(gone.is_null(), "{found}");
+        let explained = Command::new(dmtrace_bin()?)
+            .args(["explain", &key])
+            .output()?;
+        let text = String::from_utf8_lossy(&explained.stdout);
+        ensure!(text.contains("owner killed by SIGKILL"), "{text}");
+        ensure!(text.contains(&format!("cookie-actor[{pid}]")), "{text}");
+        ensure!(explained.status.code() == Some(1), "{text}");
+        sysv::remove_set(semid)?;
+        wait_until(|| Ok(!of_key()?.0.is_null()))?;
+        ensure!(standing()? == 0, "{}", standing()?);
+        let (gone, found) = of_key()?;
+        ensure!(gone["how"] == "removed", "{found}");
         service.stop_service()?;
         Ok(())
     })?

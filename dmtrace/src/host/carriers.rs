@@ -65,12 +65,24 @@ impl Carriers {
         if process.kernel {
             return true;
         }
+        const TRIES: usize = 4;
         let mut read = keys_of(roots, pid, process, patience);
-        // Its leader may have ended since it was listed.
-        if read.as_ref().is_err_and(processes::is_gone)
-            && let Ok(Some(now)) = processes::read_process(roots, pid)
-        {
-            read = keys_of(roots, pid, &now, patience);
+        // Its leader may have ended since it was listed, or a thread of it may have taken its place.
+        for tries in 1..=TRIES {
+            if !read.as_ref().is_err_and(processes::is_gone) {
+                break;
+            }
+            let now = match processes::read_process(roots, pid) {
+                Ok(Some(now)) if !now.live.ending => now,
+                _ => break,
+            };
+            read = match keys_of(roots, pid, &now, patience) {
+                Err(error) if tries == TRIES && processes::is_gone(&error) => {
+                    let why = "its threads take each other's place";
+                    Err(io::Error::new(io::ErrorKind::ResourceBusy, why))
+                }
+                read => read,
+            };
         }
         match read {
             Ok(keys) => {

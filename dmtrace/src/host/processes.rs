@@ -280,16 +280,18 @@ pub(super) fn ns_of_link(link: &std::path::Path) -> Option<IpcNs> {
 }
 
 pub(super) fn read_process(roots: &Roots, pid: u32) -> io::Result<Option<RunningProcess>> {
-    let stat = read_stat(roots, pid)?;
-    let instead = match stat.is_dead() {
-        true if stat.threads <= 1 => return Ok(None),
-        true => match living_thread(roots, pid) {
-            None => return Ok(None),
-            thread => thread,
-        },
-        false if stat.is_ending() && stat.threads > 1 => living_thread(roots, pid),
-        false => None,
-    };
+    let mut stat = read_stat(roots, pid)?;
+    let mut instead = None;
+    if stat.threads > 1 && (stat.is_dead() || stat.is_ending()) {
+        instead = living_thread(roots, pid);
+        if instead.is_none() {
+            // A thread that calls `execve` takes the place of the leader (`de_thread`).
+            stat = read_stat(roots, pid)?;
+        }
+    }
+    if stat.is_dead() && instead.is_none() {
+        return Ok(None);
+    }
     let mut process = RunningProcess {
         threads: stat.threads,
         kernel: stat.kernel,
