@@ -245,6 +245,12 @@ fn keep_and_remove() -> Result<()> {
             "{text}"
         );
         ensure!(!bpf.dir().exists(), "something is left");
+        let entries = fs::read_dir("/run/dmtrace")?.flatten();
+        let texts = entries.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+        ensure!(
+            !texts.into_iter().any(|text| text.contains(&pins)),
+            "a file of the trace is left"
+        );
         // Others may trace on this machine; the service does not.
         let output = Command::new(dmtrace_bin()?)
             .args(["list", "--json"])

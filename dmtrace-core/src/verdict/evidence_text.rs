@@ -69,7 +69,9 @@ impl fmt::Display for Evidence {
             Self::Quiet { time } => write!(f, "not touched for {}", Span(*time)),
             Self::Interrupted { .. } => f.write_str("the wait was interrupted (EINTR)"),
             Self::Carrier { pid } => write!(f, "process {pid} carries the cookie"),
-            Self::Transaction => f.write_str("made by dmsetup udevcreatecookie for later use"),
+            Self::Transaction => {
+                f.write_str("made and set for later use, as by dmsetup udevcreatecookie")
+            }
             Self::ParentAlive { pid, name } => {
                 write!(f, "{name}[{pid}], parent of its creator, is alive")
             }

@@ -160,9 +160,11 @@ impl PlanFile {
             });
         }
         let mut text = String::new();
-        file.take(SIZE_MAX)
-            .read_to_string(&mut text)
-            .map_err(failed)?;
+        let read = file.take(SIZE_MAX).read_to_string(&mut text);
+        read.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => not_a_plan("it is no text".to_owned()),
+            _ => failed(error),
+        })?;
         let value: serde_json::Value =
             serde_json::from_str(&text).map_err(|error| not_a_plan(error.to_string()))?;
         if value["type"] != KIND {

@@ -162,7 +162,7 @@ fn check_rights() -> Result<()> {
     if !Capabilities::of_this_process().sys_admin {
         return Err(Failure::Environment(
             "--apply needs CAP_SYS_ADMIN, to enter IPC namespaces and remove others' semaphores; \
-             run as root (sudo dmtrace clean --apply)"
+             run the same command as root (sudo)"
                 .to_owned(),
         )
         .into());
@@ -361,9 +361,11 @@ fn carry_out(
         return Err(Failure::Partial(text).into());
     }
     check_terminal(args, draft.wanted_count(), io::stdin().is_terminal())?;
-    if !args.yes {
+    let nothing = draft.wanted_count() == 0;
+    // Who asks for nothing but the act wants to know why there is none.
+    if !args.yes || (nothing && !as_json) {
         text::print_plan(args, draft, out)?;
-        if draft.wanted_count() > 0 {
+        if !nothing {
             out.flush()?;
             if !ask_confirmation(&text::pending_text(draft))? {
                 out.print_line("nothing was done.")?;
@@ -371,7 +373,7 @@ fn carry_out(
             }
         }
     }
-    let report = if draft.wanted_count() == 0 {
+    let report = if nothing {
         CleanupReport::default()
     } else {
         let mut audit = Audit::open(&args.audit)?;

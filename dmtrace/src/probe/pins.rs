@@ -31,6 +31,7 @@ use dmtrace_common::{ABI, control};
 use dmtrace_core::{backend::Backend, ids::BootTime};
 
 use super::{
+    DEFAULT_PINS,
     attach::{AttachOutcome, Attached, Attempt, Links},
     bpf,
     link::Link,
@@ -351,7 +352,16 @@ fn check_root(root: &Path) -> Result<(), String> {
 /// A mount of our own would be of no use: it ends with the process, and what is pinned with it.
 fn no_bpf_fs(root: &Path, mounted: Option<&Path>) -> String {
     let fix = mounted.map_or_else(
-        || format!("have root run: {}", KernelFs::Bpf.mount_command()),
+        || {
+            let mount = KernelFs::Bpf.mount_command();
+            let elsewhere = !root.starts_with(DEFAULT_PINS);
+            let leave = if elsewhere {
+                "leave out --pins, and "
+            } else {
+                ""
+            };
+            format!("{leave}have root run: {mount}")
+        },
         |dir| format!("use --pins {}", dir.join("dmtrace").display()),
     );
     format!("{}: not in a BPF file system; {fix}", root.display())
@@ -403,7 +413,13 @@ mod tests {
     fn the_way_to_a_file_system_for_pins_is_said() {
         let root = Path::new("/sys/fs/bpf/dmtrace");
         let said = no_bpf_fs(root, None);
-        assert!(said.ends_with("mount -t bpf bpf /sys/fs/bpf"), "{said}");
+        assert!(
+            said.ends_with("; have root run: mount -t bpf bpf /sys/fs/bpf"),
+            "{said}"
+        );
+        let said = no_bpf_fs(Path::new("/srv/pins"), None);
+        let fix = "; leave out --pins, and have root run: mount -t bpf bpf /sys/fs/bpf";
+        assert!(said.ends_with(fix), "{said}");
         let said = no_bpf_fs(root, Some(Path::new("/mnt/bpf")));
         assert!(said.ends_with("use --pins /mnt/bpf/dmtrace"), "{said}");
     }

@@ -262,6 +262,19 @@ fn remove_stale(pinned: Option<&Path>) {
     }
 }
 
+/// Removes the files of tracers whose links in this place were removed.
+pub(crate) fn remove_unpinned(root: &Path) {
+    for (path, tracer) in tracer_files() {
+        let gone = tracer.is_some_and(|tracer| {
+            let pinned = tracer.pinned.as_deref();
+            !tracer.is_attended() && pinned.is_some_and(|it| it.starts_with(root) && !it.exists())
+        });
+        if gone {
+            remove_files(&path);
+        }
+    }
+}
+
 /// Files of tracers, and what is in them.
 fn tracer_files() -> impl Iterator<Item = (PathBuf, Option<RunningTracer>)> {
     let entries = fs::read_dir(DIRECTORY).into_iter().flatten().flatten();

@@ -30,7 +30,10 @@ use crate::{
     host::clock::boot_now,
     metrics::{self, ScrapeRequest},
     probe::{
-        self, PinnedPast, environment::kernel_release, registry::running_tracers, remove_pins,
+        self, PinnedPast,
+        environment::kernel_release,
+        registry::{remove_unpinned, running_tracers},
+        remove_pins,
     },
     trace::run::{Readiness, Tracing},
     wording::count_noun,
@@ -145,16 +148,14 @@ pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
                 }
             }
             NextWork::Scrape(ScrapeRequest { format, answer }) => {
-                if reporter.exports.is_stale() {
-                    tracing.handle_readiness(Readiness::SurveyDue, &mut reporter)?;
-                    survey_done(&tracing, &mut reporter);
-                }
+                survey_if_stale(&mut tracing, &mut reporter)?;
                 let text = reporter
                     .exports
                     .metrics_text(read_health(&tracing, &reporter), format);
                 let _unheard = answer.send(text);
             }
             NextWork::Answer(reply) => {
+                survey_if_stale(&mut tracing, &mut reporter)?;
                 let mut status = read_status(&tracing, &reporter, &control);
                 status.findings.list = reporter.list_findings();
                 // Whoever asked may have gone.
@@ -240,7 +241,9 @@ pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
 /// A service runs, or this process may not.
 pub(crate) fn remove_left_pins(pins: &Path) -> Result<bool> {
     let _lock = lock_of(Path::new(SOCKET))?;
-    remove_pins(pins).with_context(|| pins.display().to_string())
+    let removed = remove_pins(pins).with_context(|| pins.display().to_string())?;
+    remove_unpinned(pins);
+    Ok(removed)
 }
 
 /// Options for the traces that are left in the kernel in other places than was looked at, each after
@@ -267,6 +270,15 @@ fn say_clean_up(log: &mut Log, clean_up: &CleanUp) {
             log.say_often(level, format_args!("clean-up: {line}"));
         }
     }
+}
+
+/// Whoever asks wants to know how it is now, and no more than one look a second.
+fn survey_if_stale(tracing: &mut Tracing, reporter: &mut Reporter) -> Result<()> {
+    if reporter.exports.is_stale() {
+        tracing.handle_readiness(Readiness::SurveyDue, reporter)?;
+        survey_done(tracing, reporter);
+    }
+    Ok(())
 }
 
 /// After a look there are new numbers.

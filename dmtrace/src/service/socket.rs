@@ -231,7 +231,7 @@ pub(super) fn lock_of(socket: &Path) -> Result<fs::File> {
 fn as_root(error: io::Error) -> anyhow::Error {
     match error.kind() {
         ErrorKind::PermissionDenied => {
-            anyhow::anyhow!("{error}; run as root (sudo dmtrace serve)")
+            anyhow::anyhow!("{error}; run as root")
         }
         _ => error.into(),
     }
@@ -417,7 +417,7 @@ mod tests {
         let denied = as_root(io::Error::from_raw_os_error(libc::EACCES));
         assert_eq!(
             crate::wording::chain_text(&denied.context("/run/dmtrace/serve.lock")),
-            "/run/dmtrace/serve.lock: Permission denied; run as root (sudo dmtrace serve)"
+            "/run/dmtrace/serve.lock: Permission denied; run as root"
         );
     }
 
