@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use dmtrace_tests::{
-    harness::{dmtrace_bin, in_private_ns, new_trial, start_actor},
+    harness::{RunningActor, dmtrace_bin, in_private_ns, new_trial, start_actor},
     sysv,
 };
 use libtest_mimic::Trial;
@@ -68,6 +68,24 @@ fn run_report(file: Option<&Path>) -> Result<String> {
     Ok(text)
 }
 
+/// Somebody leaks a cookie, and the service says so: who, the key, and the semid.
+fn leak_and_hear(service: &mut Service) -> Result<(RunningActor, String, i32)> {
+    let mut leaker = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+    let (lines, _) = leaker.read_to_end()?;
+    let line = lines.last().context("no line")?;
+    service.wait_line(&format!("by cookie-actor[{}]", leaker.pid()))?;
+    Ok((leaker, format!("{:#010x}", line.key()?), line.semid()?))
+}
+
+/// What `explain` says of a cookie, and its exit code.
+fn explain_cookie(key: &str) -> Result<(String, Option<i32>)> {
+    let output = Command::new(dmtrace_bin()?)
+        .args(["explain", key])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok((text, output.status.code()))
+}
+
 fn a_leak_of_the_past_is_told() -> Result<()> {
     in_private_ns(|| {
         let bpf = BpfFs::mount()?;
@@ -76,22 +94,15 @@ fn a_leak_of_the_past_is_told() -> Result<()> {
         let shown = file.display().to_string();
         let args = ["--pins", &bpf.pins_arg(), "--history", &shown];
         let mut service = Service::start(&args)?;
-        let mut leaker = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+        let (leaker, key, semid) = leak_and_hear(&mut service)?;
         let pid = leaker.pid();
-        let (lines, _) = leaker.read_to_end()?;
-        let line = lines.last().context("no line")?;
-        let (key, semid) = (format!("{:#010x}", line.key()?), line.semid()?);
-        service.wait_line(&format!("by cookie-actor[{pid}]"))?;
         sysv::remove_set(semid)?;
         service.wait_line(&format!("{key} semid {semid}: was leaked, is gone"))?;
         let told = |text: &str| text.contains(&key) && text.contains("cookie-actor");
         // By the service, then without it: it is killed once everything is on disk.
         let text = run_report(None)?;
         ensure!(told(&text), "the service does not tell of {key}: {text}");
-        let output = Command::new(dmtrace_bin()?)
-            .args(["explain", &key])
-            .output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
+        let (text, _) = explain_cookie(&key)?;
         ensure!(text.contains(&format!("cookie-actor[{pid}]")), "{text}");
         sleep(Duration::from_secs(3));
         service.kill_service()?;
@@ -116,12 +127,8 @@ fn a_leak_stands_over_a_restart_until_it_is_gone() -> Result<()> {
         let file = show_file(&dir.path().join("history.redb"));
         let args = ["--pins", &bpf.pins_arg(), "--history", &file];
         let mut service = Service::start(&args)?;
-        let mut leaker = start_actor(&["cycle", "--stop-at", "after-inc", "--how", "kill"])?;
+        let (leaker, key, semid) = leak_and_hear(&mut service)?;
         let pid = leaker.pid();
-        let (lines, _) = leaker.read_to_end()?;
-        let line = lines.last().context("no line")?;
-        let (key, semid) = (format!("{:#010x}", line.key()?), line.semid()?);
-        service.wait_line(&format!("by cookie-actor[{pid}]"))?;
         service.stop_service()?;
         let mut service = Service::start(&args)?;
         service.wait_line("finding reported before this start is still active")?;
@@ -139,13 +146,10 @@ fn a_leak_stands_over_a_restart_until_it_is_gone() -> Result<()> {
         };
         let (gone, found) = of_key()?;
         ensure!(gone.is_null(), "{found}");
-        let explained = Command::new(dmtrace_bin()?)
-            .args(["explain", &key])
-            .output()?;
-        let text = String::from_utf8_lossy(&explained.stdout);
+        let (text, code) = explain_cookie(&key)?;
         ensure!(text.contains("owner killed by SIGKILL"), "{text}");
         ensure!(text.contains(&format!("cookie-actor[{pid}]")), "{text}");
-        ensure!(explained.status.code() == Some(1), "{text}");
+        ensure!(code == Some(1), "{text}");
         sysv::remove_set(semid)?;
         wait_until(|| Ok(!of_key()?.0.is_null()))?;
         ensure!(standing()? == 0, "{}", standing()?);

@@ -155,7 +155,8 @@ fn source_options(args: &ExplainArgs, file: Option<&Path>) -> String {
     })
 }
 
-/// The last finding of this number in the history that is wanted, if there is one. `here`: this machine, now.
+/// The last finding of this number in the history that is wanted, if there is one. `here`: this
+/// machine, now.
 fn tell_past(
     args: &ExplainArgs,
     target: ExplainTarget,

@@ -36,8 +36,8 @@ pub struct RunningProcess {
     pub kernel: bool,
     /// We lack the right to look at it (`ptrace_may_access`).
     pub hidden: bool,
-    /// A thread that lives, where the leader has ended or is about to: memory, files and namespaces are shown at it
-    /// only (`exit_mm`, `exit_files`, `exit_task_namespaces`).
+    /// A thread that lives, where the leader has ended or is about to: memory, files and namespaces
+    /// are shown at it only (`exit_mm`, `exit_files`, `exit_task_namespaces`).
     pub instead: Option<u32>,
     /// In the middle of `execve`: neither arguments nor environment are there.
     pub executing: bool,
@@ -177,16 +177,15 @@ pub fn list_processes(roots: &Roots) -> ProcessList {
 /// arguments nor environment yet (`begin_new_exec`, `create_elf_tables`).
 pub(super) struct ExecPatience {
     pauses: u32,
-    pause: Box<dyn FnMut()>,
+    pause: Duration,
 }
 
 impl Default for ExecPatience {
     /// Nearly all take microseconds. One from a slow disk, or many at once, are not waited for.
     fn default() -> Self {
-        const PAUSE: Duration = Duration::from_millis(1);
         Self {
             pauses: 50,
-            pause: Box::new(|| thread::sleep(PAUSE)),
+            pause: Duration::from_millis(1),
         }
     }
 }
@@ -207,7 +206,7 @@ impl ExecPatience {
                 break;
             }
             self.pauses -= 1;
-            (self.pause)();
+            thread::sleep(self.pause);
             last = read()?;
         }
         Ok(last)

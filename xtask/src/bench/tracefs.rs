@@ -22,18 +22,18 @@ pub(super) fn mount_privately() -> Result<()> {
     }
     let why = "tracefs: cannot be mounted for the tracers dmtrace is compared with";
     // SAFETY: takes flags only.
-    check(unsafe { libc::unshare(libc::CLONE_NEWNS) }).context(why)?;
-    mount(c"none", c"/", None, libc::MS_REC | libc::MS_PRIVATE).context(why)?;
-    mount(c"tracefs", MOUNT_POINT, Some(c"tracefs"), 0).context(why)
+    check_call(unsafe { libc::unshare(libc::CLONE_NEWNS) }).context(why)?;
+    mount_kind(c"none", c"/", None, libc::MS_REC | libc::MS_PRIVATE).context(why)?;
+    mount_kind(c"tracefs", MOUNT_POINT, Some(c"tracefs"), 0).context(why)
 }
 
-fn mount(source: &CStr, target: &CStr, kind: Option<&CStr>, flags: u64) -> io::Result<()> {
+fn mount_kind(source: &CStr, target: &CStr, kind: Option<&CStr>, flags: u64) -> io::Result<()> {
     let kind = kind.map_or(ptr::null(), CStr::as_ptr);
     // SAFETY: the strings end with a zero byte and outlive the call; no data is passed.
-    check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind, flags, ptr::null()) })
+    check_call(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind, flags, ptr::null()) })
 }
 
-fn check(result: i32) -> io::Result<()> {
+fn check_call(result: i32) -> io::Result<()> {
     match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

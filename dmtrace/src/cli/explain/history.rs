@@ -24,8 +24,8 @@ pub(in crate::cli) struct PastStory {
 }
 
 /// The last finding that a query wants and the filters let pass, and how many there are. None where
-/// there is no history, or no such finding that is wanted. `is_missing`: the kernel does not have the cookie, as
-/// far as was looked.
+/// there is no history, or no such finding that is wanted. `is_missing`: the kernel does not have
+/// the cookie, as far as was looked.
 ///
 /// # Errors
 /// There is a history, and it cannot be read; or it has such findings, and none of them can be.

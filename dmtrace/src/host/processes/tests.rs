@@ -104,7 +104,7 @@ fn who_is_in_the_middle_of_execve_is_known_and_waited_for() {
     assert!(!Stat::parse(LINE).unwrap().is_executing(), "nobody knows");
     let patience = || ExecPatience {
         pauses: 4,
-        pause: Box::new(|| {}),
+        pause: Duration::ZERO,
     };
     let mut reads = 0;
     let mut count = |until: u32, patience: &mut ExecPatience| {
