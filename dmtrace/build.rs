@@ -11,12 +11,44 @@ fn main() {
     if std::env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|it| it == "musl") {
         println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
+    let out = std::env::var("OUT_DIR").unwrap_or_default();
+    if std::env::var_os("CARGO_FEATURE_SHORT_AGES").is_some() && out.contains("/dist/") {
+        println!("cargo::error=feature short-ages: for a test only, never in what is packaged");
+    }
+    println!("cargo::rustc-env=DMTRACE_BOOKS_FORM={:016x}", books_form());
     #[cfg(feature = "live")]
     match kernel_side::find_object() {
         Ok(path) => println!("cargo::rustc-env=DMTRACE_BPF_PATH={}", path.display()),
         // A line for cargo to show; it would hide anything else in a dump of our output.
         Err(message) => println!("cargo::error={message}"),
     }
+}
+
+/// Stands for the form in which a trace gives its books to others (src/trace/books.rs): programs that
+/// differ in the types of the core do not read each other's.
+fn books_form() -> u64 {
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let core = std::path::Path::new(&manifest).join("../dmtrace-core/src");
+    println!("cargo::rerun-if-changed={}", core.display());
+    let mut folders = vec![core];
+    let mut files = std::collections::BTreeMap::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(text) = std::fs::read(&path) {
+                files.insert(path, text);
+            }
+        }
+    }
+    // FNV-1a.
+    files
+        .into_values()
+        .flatten()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
+            (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
 }
 
 #[cfg(feature = "live")]

@@ -1,16 +1,24 @@
 //! What the host says at one moment: plain data, filled by `host`, read by the pure parts.
 
+mod udev;
+
+pub use udev::{UdevDetails, UdevFacts, UdevWorker};
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     event::CommandPrint,
     ids::{BootTime, IpcNs, Key, ProcId, SemId, UnixTime},
+    wall_clock::{ClockAnchor, ClockHistory, ClockOffset, Coverage, StampSpan, started_by},
 };
 
 /// All semaphore sets of all IPC namespaces, as far as they can be reached.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
 pub struct Snapshot {
     /// When the reading began.
     pub began: BootTime,
@@ -100,7 +108,9 @@ pub fn unread_summary(snapshot: &Snapshot, facts: &HostFacts) -> Option<String> 
 const MAX_NAMED_NAMESPACES: usize = 3;
 
 /// The semaphores of one IPC namespace.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
 pub struct NsSnapshot {
     /// Which.
     pub ns: IpcNs,
@@ -113,7 +123,9 @@ pub struct NsSnapshot {
 }
 
 /// What keeps an IPC namespace alive.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum NsHolder {
     /// Processes in it: how many, and one of them.
@@ -139,7 +151,18 @@ pub enum NsHolder {
 }
 
 /// `kernel.sem`: SEMMSL, SEMMNS, SEMOPM, SEMMNI.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    PartialEq,
+    Serialize,
+    Deserialize,
+    BorshSerialize,
+    BorshDeserialize,
+)]
 pub struct SemLimits {
     /// Semaphores in a set.
     pub semmsl: u32,
@@ -152,7 +175,9 @@ pub struct SemLimits {
 }
 
 /// One semaphore set.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
 pub struct SetSnapshot {
     /// What `semget(2)` returned.
     pub semid: i32,
@@ -179,7 +204,18 @@ pub struct SetSnapshot {
 }
 
 /// `GETVAL`, `GETPID`, `GETNCNT`, `GETZCNT` of one semaphore.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    PartialEq,
+    Serialize,
+    Deserialize,
+    BorshSerialize,
+    BorshDeserialize,
+)]
 pub struct SemState {
     /// Value.
     pub value: i32,
@@ -214,6 +250,9 @@ pub struct HostFacts {
     /// Nanoseconds of that second; 0 in recordings of 0.1.0.
     #[serde(default)]
     pub wall_nanos: u32,
+    /// What is known of the wall clock since boot. Older recordings do not have it.
+    #[serde(default, skip_serializing_if = "ClockHistory::is_empty")]
+    pub clock: ClockHistory,
     /// Whether the list of processes is complete (no `hidepid`, readable `/proc`).
     pub processes_complete: bool,
     /// Every process: number to start in clock ticks since boot (field 22 of `/proc/PID/stat`).
@@ -263,6 +302,18 @@ pub struct LiveProcess {
     pub ending: bool,
 }
 
+impl LiveProcess {
+    /// Whether it may have been there when something was stamped; `second`: the begin of the stamp's
+    /// second.
+    pub const fn may_have_acted_by(&self, second: BootTime) -> bool {
+        // Ticks of a hundredth of a second.
+        started_by(
+            BootTime(self.start_ticks.saturating_mul(10_000_000)),
+            second,
+        )
+    }
+}
+
 /// A thread that waits on a semaphore.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Waiter {
@@ -270,68 +321,6 @@ pub struct Waiter {
     pub tgid: u32,
     /// The thread.
     pub tid: u32,
-}
-
-/// State of udevd, as far as it matters for cookies.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct UdevFacts {
-    /// `/run/udev/control` exists: what makes libdm believe that udevd runs.
-    pub control_socket: bool,
-    /// The process, if one runs.
-    pub daemon: Option<u32>,
-    /// None runs, but somebody listens on its control socket: systemd starts it at the next event.
-    #[serde(default)]
-    pub activated: bool,
-    /// `/run/udev/queue` exists: events are being processed.
-    pub queue_busy: bool,
-    /// Path of `95-dm-notify.rules`, if one is installed and not masked.
-    pub notify_rule: Option<String>,
-    /// Path of the empty file or link to `/dev/null` that masks it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub notify_rule_mask: Option<String>,
-    /// Event timeout of udevd, seconds.
-    pub event_timeout: u64,
-    /// What keeps it from completing; looked for only while somebody waits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub details: Option<UdevDetails>,
-}
-
-impl UdevFacts {
-    /// A daemon that runs and has its rules, for tests.
-    #[doc(hidden)]
-    pub fn new_working() -> Self {
-        Self {
-            control_socket: true,
-            daemon: Some(1),
-            notify_rule: Some("/usr/lib/udev/rules.d/95-dm-notify.rules".to_owned()),
-            event_timeout: 180,
-            ..Self::default()
-        }
-    }
-}
-
-/// What may keep udevd from completing cookies.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct UdevDetails {
-    /// The daemon is stopped (SIGSTOP) or traced.
-    pub frozen: bool,
-    /// Start of the daemon, clock ticks since boot; 0 if not known.
-    pub started_ticks: u64,
-    /// Its workers.
-    pub workers: Vec<UdevWorker>,
-    /// The program that the notify rule runs, if it is there and executable.
-    pub dmsetup: Option<String>,
-    /// Rules that empty the list of programs to run: file, and line number.
-    pub run_cleared: Vec<String>,
-}
-
-/// A worker of udevd.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct UdevWorker {
-    /// Its number.
-    pub pid: u32,
-    /// The program that it runs for a rule now: its number and name.
-    pub runs: Option<(u32, String)>,
 }
 
 /// What the host says of its device-mapper devices.
@@ -352,19 +341,39 @@ pub struct SuspendedDevice {
     pub name: String,
 }
 
-impl UdevFacts {
-    /// Whether events are handled, or may be at any moment.
-    pub const fn is_there(&self) -> bool {
-        self.daemon.is_some() || self.activated
-    }
-}
-
 impl HostFacts {
     /// Whether this very process still runs: same number and same start.
     pub fn is_alive(&self, id: ProcId) -> bool {
         self.processes
             .get(&id.tgid)
             .is_some_and(|live| live.start_ticks == id.start_ticks())
+    }
+
+    /// When a stamp of the wall clock can have been made.
+    pub fn locate_stamp(&self, stamp: UnixTime) -> StampSpan {
+        self.clock.locate(stamp, self.current_clock())
+    }
+
+    /// By how many seconds the wall clock was set since boot, the last time that shows.
+    pub fn last_clock_step(&self) -> Option<i64> {
+        self.clock.last_step(self.current_clock())
+    }
+
+    /// Both clocks at the time of these facts.
+    fn current_clock(&self) -> ClockAnchor {
+        // Facts of 0.1.0 have no fraction of the second.
+        let coarse = self.wall_nanos == 0 && self.clock.is_empty();
+        let (nanos, error) = if coarse {
+            (500_000_000, 500_000_000)
+        } else {
+            (self.wall_nanos, 0)
+        };
+        ClockAnchor {
+            at: self.now,
+            offset: ClockOffset::between(self.now, self.wall, nanos),
+            error,
+            before: Coverage::Unwatched,
+        }
     }
 
     /// Whether a process that could not be read may carry a cookie made at `made`. One that had
@@ -381,12 +390,12 @@ impl HostFacts {
 }
 
 /// Maps whose keys are no strings, which JSON does not have: as lists of pairs.
-mod pairs {
+pub(crate) mod pairs {
     use std::collections::BTreeMap;
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<K, V, S>(map: &BTreeMap<K, V>, to: S) -> Result<S::Ok, S::Error>
+    pub(crate) fn serialize<K, V, S>(map: &BTreeMap<K, V>, to: S) -> Result<S::Ok, S::Error>
     where
         K: Serialize,
         V: Serialize,
@@ -395,7 +404,7 @@ mod pairs {
         to.collect_seq(map)
     }
 
-    pub(super) fn deserialize<'de, K, V, D>(from: D) -> Result<BTreeMap<K, V>, D::Error>
+    pub(crate) fn deserialize<'de, K, V, D>(from: D) -> Result<BTreeMap<K, V>, D::Error>
     where
         K: Deserialize<'de> + Ord,
         V: Deserialize<'de>,

@@ -16,6 +16,7 @@
 //!    difference as drift.
 //! 3. [`verdict`]: [`survey_cookies`](verdict::survey_cookies) judges every live cookie: healthy,
 //!    stuck, leaked, completed too often, or unknown with the reason; each with its evidence.
+//!    Of a cookie that no event knows, [`search`] says whether anybody still holds its number.
 //! 4. [`cleanup`]: [`Plan::build`](cleanup::plan::Plan::build) decides what may be removed, and
 //!    [`recheck_entry`](cleanup::recheck::recheck_entry) whether that is still so at the last
 //!    instant. Removing is done elsewhere.
@@ -26,7 +27,8 @@
 //! # Units and errors
 //!
 //! Times are nanoseconds since boot ([`ids::BootTime`]); stamps that the kernel keeps are whole
-//! seconds of the wall clock ([`ids::UnixTime`]) and are only printed or compared for equality.
+//! seconds of the wall clock ([`ids::UnixTime`]): they are printed, compared for equality, and mapped
+//! to spans of boot time by what is known of that clock ([`wall_clock`]).
 //! Results of system calls are 0 or a positive `errno`. No function panics on any input; what
 //! cannot be known is a value of its own, never a guess.
 //!
@@ -94,5 +96,8 @@ pub mod facts;
 pub mod ids;
 pub mod ledger;
 pub mod parallel;
+pub mod search;
 pub mod verdict;
+pub mod wall_clock;
+pub mod witness;
 pub mod wording;

@@ -19,9 +19,11 @@ mod output;
 mod probe;
 pub mod recording;
 mod render;
+pub mod search;
 #[cfg(feature = "live")]
 mod service;
 mod stack;
 #[cfg(feature = "live")]
 mod trace;
+pub mod witness;
 mod wording;

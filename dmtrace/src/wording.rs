@@ -78,6 +78,16 @@ pub(crate) fn finding_commands(leaked: usize, recording: Option<&str>, filters: 
     }
 }
 
+/// As a shell reads it as one word.
+pub(crate) fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,+@%=".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;

@@ -135,6 +135,7 @@ fn plan_for(set: &SetSnapshot) -> Result<Plan> {
                 observed: true,
                 evidence: Vec::new(),
             },
+            orphan: None,
             action: PlannedAction::Destroy,
         }],
     })

@@ -32,6 +32,16 @@ pub(crate) fn tests() -> Vec<Trial> {
                 .into_iter()
                 .try_for_each(ended_by)
         }),
+        new_trial("demo::broken_leaves_nothing_however_it_ends", NEEDS, || {
+            [libc::SIGINT, libc::SIGTERM, libc::SIGKILL]
+                .into_iter()
+                .try_for_each(broken_ended_by)
+        }),
+        new_trial(
+            "demo::broken_ends_as_it_says",
+            NEEDS,
+            broken_ends_as_it_says,
+        ),
         new_trial("demo::shows_the_rest_where_it_cannot_trace", NEEDS, || {
             in_private_ns(untraceable)?
         }),
@@ -73,21 +83,85 @@ fn prints_what_the_readme_prints() -> Result<()> {
 
 /// Ends it when its first leak is known; it has other actors to send out yet.
 fn ended_by(signal: i32) -> Result<()> {
+    demo_ended_by(signal, &[], "stuck ", "removed")
+}
+
+/// Ends it when its semaphores are used up.
+fn broken_ended_by(signal: i32) -> Result<()> {
+    let before = host_files()?;
+    demo_ended_by(
+        signal,
+        &["--broken"],
+        "Limit for the maximum number of semaphores reached",
+        "ends with it",
+    )?;
+    ensure!(
+        host_files()? == before,
+        "{before:?}, now {:?}",
+        host_files()?
+    );
+    Ok(())
+}
+
+/// What dmtrace writes on the host: limits, what its commands keep for each other, the audit record.
+fn host_files() -> Result<[Option<Vec<u8>>; 3]> {
+    let limits = fs::read("/proc/sys/kernel/sem")?;
+    let kept = ["/run/dmtrace/search.json", "/var/log/dmtrace-clean.jsonl"];
+    let [searches, audit] = kept.map(|path| fs::read(path).ok());
+    Ok([Some(limits), searches, audit])
+}
+
+/// Plays it to its end. Whether the leaks are removed is the machine's: where something about it
+/// leaves a doubt, they are kept, and the demo says so.
+fn broken_ends_as_it_says() -> Result<()> {
+    let built = build_demo()?;
+    let (sets, files) = (list_sets()?, host_files()?);
+    let output = run_demo(built.each_ref().map(|path| &**path))
+        .arg("--broken")
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let error = String::from_utf8_lossy(&output.stderr);
+    let commands = [
+        "$ dmtrace report --ipc-ns ",
+        "$ dmtrace clean --ipc-ns ",
+        "$ dmtrace clean --apply --ipc-ns ",
+        "128 of 128 sets in use",
+        "their users have finished in good order",
+    ];
+    for part in commands {
+        ensure!(text.contains(part), "no {part} in {text}\n{error}");
+    }
+    let removed = text.contains("removed: 126 of 126 leaked cookies");
+    let ending = match output.status.code() {
+        Some(0) => "Semaphores can be made again.",
+        Some(4) => "because something about this machine leaves a doubt",
+        _ => bail!("{}: {text}\n{error}", output.status),
+    };
+    ensure!(text.contains(ending), "{text}");
+    ensure!(removed == output.status.success(), "{text}");
+    ensure!(list_sets()? == sets, "sets of the host have changed");
+    ensure!(host_files()? == files, "files of the host have changed");
+    Ok(())
+}
+
+/// Ends the demo by a signal when it has shown a word; what it says then has another.
+fn demo_ended_by(signal: i32, options: &[&str], shown: &str, said: &str) -> Result<()> {
     let built = build_demo()?;
     let before = list_sets()?;
     let mut child = run_demo(built.each_ref().map(|path| &**path))
+        .args(options)
         .stdout(Stdio::piped())
         .spawn()?;
     let mut lines = BufReader::new(child.stdout.take().context("no pipe")?);
     let mut line = String::new();
-    while !line.contains("stuck ") {
+    while !line.contains(shown) {
         line.clear();
-        ensure!(lines.read_line(&mut line)? > 0, "no waiter was shown");
+        ensure!(lines.read_line(&mut line)? > 0, "{shown}: was not shown");
     }
     let namespace = fs::read_link(format!("/proc/{}/ns/ipc", child.id()))?;
     ensure!(
         processes_inside(&namespace).len() > 2,
-        "dmtrace and an actor are to be in it"
+        "two others are to be in it"
     );
     // SAFETY: two numbers; the child is not reaped yet, so the number is its.
     ensure!(unsafe { libc::kill(i32::try_from(child.id())?, signal) } == 0);
@@ -98,7 +172,7 @@ fn ended_by(signal: i32) -> Result<()> {
         ensure!(status.code() == Some(130), "{status}");
         let mut rest = String::new();
         lines.read_to_string(&mut rest)?;
-        ensure!(rest.contains("removed"), "{rest}");
+        ensure!(rest.contains(said), "{rest}");
     }
     let deadline = Instant::now() + DEMO_TIMEOUT;
     while !processes_inside(&namespace).is_empty() {

@@ -53,7 +53,7 @@ const LONG: Duration = Duration::from_secs(60);
 const TOO_RECENT: Duration = Duration::from_secs(3);
 
 /// A `dmtrace record` that has begun.
-struct Recording(Child);
+pub(crate) struct Recording(Child);
 
 /// A test that fails leaves no trace behind: other tests would be answered by it.
 impl Drop for Recording {
@@ -64,7 +64,7 @@ impl Drop for Recording {
 }
 
 impl Recording {
-    fn start(file: &Path, more: &[&str]) -> Result<Self> {
+    pub(crate) fn start(file: &Path, more: &[&str]) -> Result<Self> {
         let mut child = Command::new(dmtrace_bin()?)
             .arg("record")
             .arg(file)
@@ -81,7 +81,7 @@ impl Recording {
         Ok(Self(child))
     }
 
-    fn end(mut self, signal: i32) -> Result<Option<i32>> {
+    pub(crate) fn end(mut self, signal: i32) -> Result<Option<i32>> {
         // SAFETY: two numbers; the child is not reaped yet, so the number is its.
         unsafe { libc::kill(self.0.id().cast_signed(), signal) };
         Ok(self.0.wait()?.code())

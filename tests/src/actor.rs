@@ -1,7 +1,11 @@
 //! The cookie protocol, call by call as libdm makes it (`libdm-common.c`), and the ways to break
 //! it. Runs in the binary `cookie-actor`, in processes with one thread.
 
-use std::{fmt::Write as _, fs::File, io, io::Read, path::Path, time::Duration};
+mod print;
+
+use std::{fs::File, io, io::Read, path::Path, time::Duration};
+
+pub use print::{hide_numbers, print_failure, print_step};
 
 use crate::{
     dm,
@@ -56,6 +60,8 @@ pub enum StepFate {
     Exit,
     /// Sleep for ever with the cookie open.
     Hold,
+    /// Sleep so long with the cookie open, and go on.
+    Pause(Duration),
 }
 
 /// How to play.
@@ -222,6 +228,30 @@ impl Actor {
         udev.into_iter().try_for_each(reap)
     }
 
+    /// A cycle on a thread that stays when the first one has ended: the process looks like a zombie.
+    /// Ends the process.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub fn play_leaderless(&self, pause: Duration) -> io::Result<()> {
+        let actor = *self;
+        std::thread::spawn(move || {
+            let cycle = || -> io::Result<()> {
+                let cookie = actor.create_cookie()?;
+                actor.increment(cookie)?;
+                std::thread::sleep(pause);
+                actor.complete_cookie(cookie.key)?;
+                actor.wait_cookie(cookie.key)
+            };
+            let code = i32::from(cycle().is_err());
+            // SAFETY: ends the process; nothing of it is needed any more.
+            unsafe { libc::_exit(code) };
+        });
+        // SAFETY: ends this thread only, which has nothing that the other one uses.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+        Ok(())
+    }
+
     /// A child that completes once and exits.
     ///
     /// # Errors
@@ -245,6 +275,21 @@ impl Actor {
         let cookie = self.create_cookie()?;
         self.increment(cookie)?;
         self.complete_cookie(cookie.key)?;
+        print_step("leaked", Some(cookie), &[]);
+        Ok(cookie)
+    }
+
+    /// What a program does that forgets the last step: udev completes, the wait is over, and the
+    /// cookie is not removed.
+    ///
+    /// # Errors
+    /// `ENOSPC` when the limits are exhausted.
+    pub fn leave_after_wait(&self) -> io::Result<MadeCookie> {
+        let cookie = self.create_cookie()?;
+        self.increment(cookie)?;
+        reap(self.spawn_completer(cookie, Duration::ZERO)?)?;
+        sysv::semop_one(self.abi, cookie.semid, -1, libc::IPC_NOWAIT)?;
+        sysv::semop_one(self.abi, cookie.semid, 0, 0)?;
         print_step("leaked", Some(cookie), &[]);
         Ok(cookie)
     }
@@ -351,26 +396,6 @@ impl Actor {
     }
 }
 
-/// Prints one JSON line with one `write`, so that lines of several processes do not mix.
-pub fn print_step(step: &str, cookie: Option<MadeCookie>, more: &[(&str, i64)]) {
-    let mut line = format!("{{\"step\":\"{step}\",\"pid\":{}", std::process::id());
-    if let Some(cookie) = cookie {
-        let _ = write!(line, ",\"key\":{},\"semid\":{}", cookie.key, cookie.semid);
-    }
-    for (name, value) in more {
-        let _ = write!(line, ",\"{name}\":{value}");
-    }
-    line.push_str("}\n");
-    // SAFETY: the buffer lives across the call. A reader that has gone is no concern of ours.
-    unsafe { libc::write(1, line.as_ptr().cast(), line.len()) };
-}
-
-/// Prints a step that ended with an error.
-pub fn print_failure(step: &str, cookie: MadeCookie, error: &io::Error) {
-    let errno = error.raw_os_error().unwrap_or(0);
-    print_step(step, Some(cookie), &[("errno", errno.into())]);
-}
-
 /// Sleeps for ever.
 pub fn sleep_forever() -> ! {
     print_step("holding", None, &[]);
@@ -387,6 +412,10 @@ fn end(fate: StepFate) {
         // SAFETY: ends the process as libdm's users may, without running anything more.
         StepFate::Exit => unsafe { libc::_exit(0) },
         StepFate::Hold => sleep_forever(),
+        StepFate::Pause(time) => {
+            std::thread::sleep(time);
+            0
+        }
     };
 }
 
@@ -395,7 +424,7 @@ fn kill_sleeper(semid: i32, fate: StepFate) -> io::Result<()> {
     let signal = match fate {
         StepFate::Kill => libc::SIGKILL,
         StepFate::Exit => libc::SIGTERM,
-        StepFate::Hold => return Ok(()),
+        StepFate::Hold | StepFate::Pause(_) => return Ok(()),
     };
     let us = std::process::id().cast_signed();
     fork(|| {

@@ -4,6 +4,7 @@
 pub mod actor;
 pub mod dm;
 pub mod harness;
+pub mod hiding;
 pub mod load;
 pub mod storm;
 pub mod sysv;

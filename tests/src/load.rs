@@ -405,3 +405,18 @@ pub fn release_sets(sets: &[i32]) -> Result<()> {
     sets.iter()
         .try_for_each(|&semid| sysv::remove_set(semid).with_context(|| format!("set {semid}")))
 }
+
+/// Makes a cookie, and memory full of random bytes with its number at the end.
+///
+/// # Errors
+/// A call fails.
+pub fn fill_memory(mib: u32) -> Result<Vec<u64>> {
+    let mut serial = 0x8000;
+    let semid = make_cookie(&mut serial)?;
+    let key = sysv::get_key(semid).context("key of the cookie")?;
+    let mut random = fastrand::Rng::with_seed(1);
+    let words = usize::try_from(u64::from(mib) << 17)?;
+    let mut filled: Vec<u64> = (0..words).map(|_| random.u64(..)).collect();
+    filled.push(key.into());
+    Ok(filled)
+}

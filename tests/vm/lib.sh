@@ -7,6 +7,7 @@
 # `expect KIND KEY=VALUE...` is one line of $OUT/expect. Kinds and keys: xtask/src/scenario/expect.rs.
 # What is not expected must not be there: no other leak, no other culprit, no inexact account.
 tracer=
+service=
 trace_args=
 
 # trace ARG...: starts the tracer and waits until it is attached.
@@ -19,6 +20,20 @@ trace() {
         cat "$OUT/watch.err"
         exit 1
     fi
+    # Where the probes themselves are not what is looked at, a service sees the same.
+    if [ "${SERVICE-}" = yes ]; then
+        : >"$OUT/told.json"
+        printf '#!/bin/sh\ncat >>"%s"\n' "$OUT/told.json" >/tmp/tell
+        chmod +x /tmp/tell
+        dmtrace serve --history /tmp/history --metrics-textfile "$OUT" --on-leak /tmp/tell \
+            >"$OUT/serve.log" 2>&1 &
+        service=$!
+        until_ok 30 service_answers
+    fi
+}
+
+service_answers() {
+    dmtrace serve --status --json 2>/dev/null | grep -q '"findings"'
 }
 
 # finish: lets the dust settle, looks while the trace still runs, stops it, reads the recording.
@@ -27,13 +42,37 @@ finish() {
     [ -n "${unsettled-}" ] || udevadm settle --timeout=60
     sleep 1.2
     dmtrace list --json >"$OUT/list.json" || true
+    dmtrace report --json >"$OUT/report-live.json" || true
+    dmtrace explain --json >"$OUT/explain-live.json" || true
+    dmtrace clean --json >"$OUT/plan-live.json" || true
+    dmtrace doctor --no-attach --json >"$OUT/doctor.json" || true
+    [ -z "$service" ] || dmtrace serve --status --json >"$OUT/status.json" || true
+    dmtrace list --json >"$OUT/list-again.json" || true
     kill -INT "$tracer"
     tracer_code=0
     wait "$tracer" || tracer_code=$?
     tracer=
+    if [ -n "$service" ]; then
+        kill -TERM "$service"
+        wait "$service" || true
+        service=
+    fi
     dmtrace report --json "$OUT/trace.dmt" >"$OUT/report.json" || true
     dmtrace explain --json "$OUT/trace.dmt" >"$OUT/explain.json" || true
+    take_advice
     rm -f "$OUT/trace.dmt"
+}
+
+# take_advice: types the command that the explanation gives for its cookie, and lists what is left.
+take_advice() {
+    grep -o '`dmtrace clean [^`]*`' "$OUT/explain.json" | head -n 1 | tr -d '`' >"$OUT/advice"
+    : >"$OUT/advice.out"
+    if [ -s "$OUT/advice" ]; then
+        # What is as young as in a test needs more than patience.
+        $(cat "$OUT/advice") --older-than 1s --apply --yes --audit "$OUT/audit.jsonl" \
+            >"$OUT/advice.out" 2>&1 || true
+    fi
+    dmtrace list --json >"$OUT/list-after.json" || true
 }
 
 expect() {
@@ -166,4 +205,15 @@ calls() {
     file=$1
     shift
     strace -qq -o "$file" -e trace=semget,semctl,semop,semtimedop "$@"
+}
+
+# masked COMMAND...: it, with the numbers of cookies in its output hidden: a log that has one keeps the
+# cookie, and so does a shell.
+masked() {
+    {
+        code=0
+        "$@" || code=$?
+        echo $code >/tmp/masked
+    } 2>&1 | sed 's/0x0d4d[0-9a-f]\{4\}/COOKIE/g'
+    return "$(cat /tmp/masked)"
 }

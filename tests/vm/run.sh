@@ -47,6 +47,8 @@ state() {
 # Back to the state before the first scenario.
 clean_up() {
     kill_all
+    # A service that was killed is to be followed by another one.
+    ! [ -e /sys/fs/bpf/dmtrace ] || dmtrace serve --remove >/dev/null
     echo "$limits" >/proc/sys/kernel/sem
     echo "$max" >/proc/sys/kernel/pid_max
     if [ -e /run/suite/udevd ] || ! pidof systemd-udevd >/dev/null; then
@@ -75,10 +77,17 @@ for entry; do
     *) export BACKEND= ;;
     esac
     script=$SUITE/scenarios/$name.sh
+    export SERVICE=yes
+    # Its own probes would be in the way where certain ones are looked at.
+    [ "$(header probes)$BACKEND" = "" ] || SERVICE=no
     export OUT="/out/$entry"
     mkdir -p "$OUT"
     limit=$(header limit)
     limit=${limit:-120}
+    # Hours that nobody waits for: the host's clock ends it.
+    case $(header boot) in
+    *virtual-clock*) limit=10000000 ;;
+    esac
     cut -d' ' -f1 /proc/uptime >"$OUT/began"
     # Its sleep outlives it, and is not to hold the streams that the guest ends with.
     (

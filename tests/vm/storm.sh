@@ -1,5 +1,5 @@
 #!/bin/sh
-# storm.sh SECONDS none|dmtrace|udevcomplete_all SEED WORKERS
+# storm.sh SECONDS none|dmtrace|udevcomplete_all SEED WORKERS steady|stepped
 # Prepares the machine and runs cookie-storm (tests/src/storm). What it leaves in /out is judged by
 # xtask/src/scenario/storm.rs.
 set -e
@@ -32,4 +32,13 @@ END
     places="$places --place $place"
 done >/dev/null
 udevadm settle --timeout=60
+# step_clock: sets the wall clock forth or back by up to three hours, again and again.
+step_clock() {
+    random=$1
+    while sleep 1.5; do
+        random=$(((random * 1103515245 + 12345) % 2147483648))
+        date -s "@$(($(date +%s) + random % 21600 - 10800))"
+    done
+}
+case $5 in stepped) step_clock "$3" >/dev/null 2>&1 & ;; esac
 exec cookie-storm --seconds "$1" --cleaner "$2" --seed "$3" $places

@@ -18,6 +18,7 @@ const PACKAGES: &[&str] = &[
     "e2fsprogs",
     "iproute2",
     "kpartx",
+    "ksh93u+m",
     "lvm2",
     "procps",
     "python3-minimal",

@@ -39,6 +39,7 @@ enum Task {
     Bench(bench::Args),
     Vm(vm::Args),
     Storm(scenario::storm::Args),
+    Stepper(scenario::stepper::Args),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +63,7 @@ fn run_task(task: Task) -> Result<ExitCode> {
         Task::Bench(args) => return bench::main(&args),
         Task::Vm(args) => vm::main(&args),
         Task::Storm(args) => return scenario::storm::main(&args),
+        Task::Stepper(args) => return scenario::stepper::main(&args),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,18 +9,20 @@ use crate::{
     facts::{SemState, SetSnapshot},
     ids::{BootTime, Key, ProcId, SemId, UnixTime},
     ledger::{Ledger, UserStage},
+    search::orphan::OrphanProof,
     verdict::{
         Class, Completion, Confidence, Context, Judged, LeakKind, Obstacle, PossibleParent,
         RemovalRules, State, Touched, Undecided, Verdict, Vouched, provably_leaked, provably_lost,
+        prove_orphan,
     },
 };
 
 /// Version of the form of a plan. A reader refuses a newer one.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
-/// So much that is not a proven leak of an ended owner is in a plan at most, unless a person gives
-/// the number: what is inferred, forced, completed, or left by a living process. The number of
-/// proven leaks says nothing against them: a host whose limit is reached has thousands.
+/// So much that is not a proven leak is in a plan at most, unless a person gives the number: what is
+/// inferred, forced or completed. The number of proven leaks says nothing against them: a host whose
+/// limit is reached has thousands, of ended owners, or of one daemon that lives.
 pub const UNPROVEN_MAX: usize = 100;
 
 /// What is old enough, unless a person gives the time, for a leak that was seen.
@@ -107,6 +109,9 @@ pub struct PlanEntry {
     pub touched: Touched,
     /// The verdict.
     pub verdict: VerdictSummary,
+    /// The proof that no process holds it, for what no trace saw being made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orphan: Option<Box<OrphanProof>>,
     /// What to do.
     pub action: PlannedAction,
 }
@@ -195,8 +200,10 @@ impl From<&Verdict> for VerdictSummary {
 
 /// For a line of 80 columns.
 fn class_text(class: Class) -> String {
-    let Class::Leaked(how) = class else {
-        return String::new();
+    let how = match class {
+        Class::Leaked(how) => how,
+        Class::Orphaned(_) => return "no holder".to_owned(),
+        _ => return String::new(),
     };
     match how {
         LeakKind::OwnerKilled { signal, .. } => {
@@ -241,7 +248,7 @@ impl Plan {
             .iter()
             .map(|cookie| plan_entry(cookie, ledger, context, options))
             .collect();
-        let excess = limit_excess(&entries, options.max);
+        let excess = limit_excess(&entries, options, options.max);
         if excess.is_some() {
             for entry in &mut entries {
                 if entry.action.changes_cookie() {
@@ -265,7 +272,8 @@ impl Plan {
     /// Applies a fuse to a plan that was made before. One that has blown stays so.
     pub fn apply_limit(&mut self, max: Option<usize>) {
         let max = max.or(self.options.max);
-        self.excess = self.excess.or_else(|| limit_excess(&self.entries, max));
+        let excess = || limit_excess(&self.entries, self.options, max);
+        self.excess = self.excess.or_else(excess);
         self.over_limit |= self.excess.is_some();
     }
 
@@ -278,12 +286,12 @@ impl Plan {
 }
 
 /// By how much a plan exceeds its fuse, if it does.
-fn limit_excess(entries: &[PlanEntry], max: Option<usize>) -> Option<Excess> {
+fn limit_excess(entries: &[PlanEntry], options: PlanOptions, max: Option<usize>) -> Option<Excess> {
     let acts = entries.iter().filter(|entry| entry.action.changes_cookie());
     let (count, max, of) = match max {
         Some(max) => (acts.count(), max, FuseScope::All),
         None => {
-            let unproven = acts.filter(|entry| !entry.is_proven_leak());
+            let unproven = acts.filter(|entry| !entry.is_proven_leak(options));
             (unproven.count(), UNPROVEN_MAX, FuseScope::Unproven)
         }
     };
@@ -291,9 +299,13 @@ fn limit_excess(entries: &[PlanEntry], max: Option<usize>) -> Option<Excess> {
 }
 
 impl PlanEntry {
-    /// Whether it removes what was seen to leak, by an owner that was seen to end.
-    pub fn is_proven_leak(&self) -> bool {
-        let ended = |owner: &CookieOwner| self.gone.contains(&owner.id);
+    /// Whether it removes what was seen to leak: by an owner that was seen to end, or, where that was
+    /// asked for, that was seen to go on without it; or what is proven to be held by nobody.
+    pub fn is_proven_leak(&self, options: PlanOptions) -> bool {
+        if self.orphan.is_some() {
+            return self.action == PlannedAction::Destroy;
+        }
+        let ended = |owner: &CookieOwner| options.abandoned || self.gone.contains(&owner.id);
         self.action == PlannedAction::Destroy
             && self.verdict.observed
             && self.verdict.class == State::Leaked.name()
@@ -325,6 +337,14 @@ fn plan_entry(
     let semaphore = judged.semaphore;
     let verdict = &judged.verdict;
     let action = decide_action(judged, ledger, context, options);
+    // What is kept needs no proof to be checked again by.
+    let removed = matches!(action, PlannedAction::Destroy);
+    let orphan = (removed && matches!(verdict.class, Class::Orphaned(_)))
+        .then(|| {
+            let subject = judged.subject(ledger);
+            prove_orphan(&subject, context, options.rules.older_than).ok()
+        })
+        .flatten();
     let identity = judged.set.map_or_else(
         || CookieIdentity {
             key: semaphore.key,
@@ -357,12 +377,13 @@ fn plan_entry(
             .map(Touched::from_cookie)
             .unwrap_or_default(),
         verdict: verdict.into(),
+        orphan: orphan.map(Box::new),
         action,
     }
 }
 
 /// What is to be done with one cookie, without a look at the fuse.
-pub(super) fn decide_action(
+pub(crate) fn decide_action(
     judged: &Judged<'_>,
     ledger: &Ledger,
     context: &Context<'_>,
@@ -388,14 +409,14 @@ pub(super) fn decide_action(
         .err()
         .unwrap_or_default();
     if options.force_unknown && may_be_forced(verdict) {
-        because.retain(|obstacle| {
-            !matches!(
-                obstacle,
-                Obstacle::NotLeaked { .. }
-                    | Obstacle::UserUnknown { .. }
-                    | Obstacle::Contradiction
-                    | Obstacle::EventsLost
-            )
+        because.retain(|obstacle| match obstacle {
+            Obstacle::NotLeaked { .. }
+            | Obstacle::UserUnknown { .. }
+            | Obstacle::Contradiction
+            | Obstacle::EventsLost => false,
+            // What was not found out is vouched for; who was found to have it is not.
+            Obstacle::NotProvenBySearch { why } => why.names_a_user(),
+            _ => true,
         });
     }
     if may_be_handed_on(verdict) && !rules.inferred {

@@ -113,7 +113,11 @@ impl Prospect {
                 return found;
             };
             let passes = obstacles.iter().all(passes_by_itself);
-            let waits = passes.then(|| obstacles.clone());
+            let waits = passes.then(|| {
+                let mut waits = obstacles.clone();
+                waits.retain(|it| !is_done_by_clean(it));
+                waits
+            });
             if flags == CleanFlags::NONE {
                 found.obstacles = obstacles;
             } else if flags == CleanFlags::COMPLETE {
@@ -129,10 +133,18 @@ impl Prospect {
     }
 }
 
-/// Whether an obstacle is only a matter of time.
+/// Whether an obstacle is only a matter of time, or the clean-up itself does what is missing.
 const fn passes_by_itself(obstacle: &Obstacle) -> bool {
     matches!(
         obstacle,
         Obstacle::TooYoung { .. } | Obstacle::EventPending { .. }
-    )
+    ) || is_done_by_clean(obstacle)
+}
+
+/// A search that the clean-up makes before it acts.
+const fn is_done_by_clean(obstacle: &Obstacle) -> bool {
+    match obstacle {
+        Obstacle::NotProvenBySearch { why } => why.is_formality(),
+        _ => false,
+    }
 }

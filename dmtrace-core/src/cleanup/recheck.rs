@@ -1,13 +1,16 @@
 //! Whether a cookie is still what it was when the plan was made.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
-use super::plan::{CookieIdentity, PlanEntry};
+use super::plan::{CookieIdentity, Plan, PlanEntry};
 use crate::{
+    duration::Span,
     facts::{HostFacts, SemState, SetSnapshot},
+    search::orphan::{OrphanObstacle, OrphanProof, OrphanRules},
     verdict::{Completion, LossProof, Unfinished, Vouched, possible_forks},
+    wall_clock::ClockOffset,
 };
 
 /// A cookie is no longer what it was when the plan was made.
@@ -64,8 +67,12 @@ pub enum MismatchedField {
     Completion,
     /// The process list.
     Processes,
+    /// The search that found no holder.
+    Search,
     /// The action in the plan.
     Action,
+    /// The wall clock, in whose seconds the kernel stamps cookies.
+    Clock,
 }
 
 impl fmt::Display for MismatchedField {
@@ -90,7 +97,9 @@ impl fmt::Display for MismatchedField {
             Self::Udev => "udev",
             Self::Completion => "completion",
             Self::Processes => "process list",
+            Self::Search => "search for holders",
             Self::Action => "action",
+            Self::Clock => "wall clock",
         })
     }
 }
@@ -150,6 +159,30 @@ pub fn recheck_entry(
     Ok(())
 }
 
+/// Whether stamps of the kernel still tell what has happened since the plan was made. A clock that was
+/// set back stamps the same seconds once more.
+///
+/// # Errors
+/// The clock was set back since.
+pub fn recheck_clock(plan: &Plan, facts: &HostFacts) -> Result<(), IdentityMismatch> {
+    // The plan has seconds: the least that its offset can have been.
+    let was = ClockOffset::between(plan.made_boot, plan.made, 0);
+    let is = ClockOffset::between(facts.now, facts.wall, facts.wall_nanos);
+    let back = was.0.saturating_sub(is.0);
+    if back <= MAX_READING_TIME {
+        return Ok(());
+    }
+    let by = Span(Duration::from_nanos(back.unsigned_abs()));
+    Err(new_mismatch(
+        MismatchedField::Clock,
+        "that of the plan",
+        &format!("set back by {by}"),
+    ))
+}
+
+/// The two clocks of a plan, or of facts, are read within this time, nanoseconds.
+const MAX_READING_TIME: i64 = 100_000_000;
+
 /// Nobody may need it.
 fn recheck_removal(
     entry: &PlanEntry,
@@ -169,6 +202,9 @@ fn recheck_removal(
             "complete",
             "incomplete",
         ));
+    }
+    if let Some(proof) = &entry.orphan {
+        recheck_orphan(proof, facts)?;
     }
     let carriers = facts.carriers.get(&entry.identity.key);
     let reaches = |pid: &&u32| {
@@ -192,6 +228,32 @@ fn recheck_removal(
         ));
     }
     Ok(())
+}
+
+/// What proves that nobody holds it must be fresh, and nobody in the middle of something.
+fn recheck_orphan(proof: &OrphanProof, facts: &HostFacts) -> Result<(), IdentityMismatch> {
+    let Err(why) = proof.recheck_host(facts, &OrphanRules::default()) else {
+        return Ok(());
+    };
+    let (what, was, is) = match why {
+        OrphanObstacle::SecondMarkOld { ended } => {
+            let age = Span(facts.now.duration_since(ended));
+            (MismatchedField::Search, "fresh", format!("{age} ago"))
+        }
+        OrphanObstacle::DeviceSuspended { name } => (MismatchedField::Suspended, "none", name),
+        OrphanObstacle::UdevBusy => (
+            MismatchedField::Udev,
+            "idle",
+            "processing events".to_owned(),
+        ),
+        OrphanObstacle::OperatorAlive { pid, .. } => (
+            MismatchedField::Users,
+            "gone",
+            format!("process {pid} alive"),
+        ),
+        other => (MismatchedField::Search, "a proof", other.to_string()),
+    };
+    Err(new_mismatch(what, was, &is))
 }
 
 /// Its completions must still be lost, and udev's work done: a waiter that is let go too early

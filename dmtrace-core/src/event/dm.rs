@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use dmtrace_common::{
     DM_DEFERRED_REMOVE, DM_REMOVE, DM_RENAME, DM_SUSPEND_FLAG, DM_UEVENT_GENERATED, DmEvent, Kind,
 };
@@ -11,7 +12,9 @@ use super::{EventKind, text::decode_c_string};
 use crate::ids::{BootTime, DevNum, IpcNs, Key, SemId};
 
 /// An ioctl that may carry a cookie.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum DmCommand {
     /// `DM_DEV_SUSPEND` without the suspend flag.
@@ -47,7 +50,9 @@ impl fmt::Display for DmCommand {
 }
 
 /// Action of a uevent, `enum kobject_action`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum UeventAction {
     /// `KOBJ_ADD`.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use dmtrace_common::{
     PROC_CGROUP_CUT, PROC_CMDLINE_CUT, PROC_CMDLINE_UNREAD, PROC_DESCENDANT, PROC_EXE_CUT,
     PROC_EXE_DELETED, ProcRecord,
@@ -12,7 +13,9 @@ use super::text::decode_c_string;
 use crate::ids::{BootTime, IpcNs, ProcId};
 
 /// Everything that names a process, also after it has gone.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
 pub struct ProcessImage {
     /// Which process.
     pub id: ProcId,
@@ -54,7 +57,9 @@ pub struct ProcessImage {
 }
 
 /// An ancestor of a process at the moment of capture.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
 pub struct Ancestor {
     /// Which process.
     pub id: ProcId,
@@ -180,7 +185,9 @@ fn join_path(bytes: &[u8], cut: bool) -> String {
 }
 
 /// How a process ended, as `wait(2)` encodes it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ExitStatus {
     /// By itself, with this status.

@@ -64,6 +64,8 @@ impl Ledger {
         for &(tid, trail) in &activity.threads {
             let known = process.trail_mut(tid, trail.active);
             known.cycle = known.cycle.max_by_creation(trail.cycle);
+            known.cookie_made(trail.made);
+            known.cookie_made(trail.made_before);
         }
     }
 }

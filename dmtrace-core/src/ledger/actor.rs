@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
@@ -11,7 +12,19 @@ use crate::{
 
 /// A process image: the process and how many `execve` calls led to it.
 #[derive(
-    Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    Hash,
+    Ord,
+    PartialEq,
+    PartialOrd,
+    Serialize,
+    Deserialize,
+    BorshSerialize,
+    BorshDeserialize,
 )]
 pub struct ImageId {
     /// The process.
@@ -39,7 +52,7 @@ impl From<&Actor> for ImageId {
 }
 
 /// A name that many records share: cloning it does not allocate.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, BorshSerialize, BorshDeserialize)]
 pub struct Name(Arc<str>);
 
 impl Name {
@@ -75,13 +88,15 @@ impl Serialize for Name {
 
 impl<'de> Deserialize<'de> for Name {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        let text = <std::borrow::Cow<'_, str> as Deserialize>::deserialize(deserializer)?;
         Ok(Self::from(&*text))
     }
 }
 
 /// Who did something.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
 pub struct ActorRef {
     /// The process image; finds the [`Process`](super::Process) in the ledger while that is kept.
     #[serde(flatten)]
@@ -93,7 +108,9 @@ pub struct ActorRef {
 }
 
 /// The end of a process.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
 pub struct ProcessExit {
     /// When it ended; when its absence was noticed, if `status` is `None`.
     pub at: BootTime,

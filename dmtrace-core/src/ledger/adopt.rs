@@ -127,7 +127,7 @@ impl Ledger {
             let kind = if record.state & SEM_NS_TEARDOWN != 0 {
                 EndKind::WithNamespace
             } else {
-                self.ending_by(sem, by.as_ref())
+                self.ending_by(sem, by.as_ref(), closed)
             };
             self.close_set(sem, closed.max(seen), kind, by, &mut out);
             self.marks.record_arrived(sem);
@@ -365,7 +365,10 @@ impl Cookie {
             self.gaps.order = stage == UserStage::SelfCompleted && record.owner_inc > 1;
             // The end of a wait is the last that is known of a waiter, also if it failed.
             let waits_done = owner_waits && record.waits_done > 0;
-            let acted = waits_done || last.is_some_and(|last| last.image == creator.image);
+            // When it took back its own part is not known: the latest is the safe assumption.
+            let acted = waits_done
+                || stage == UserStage::SelfCompleted
+                || last.is_some_and(|last| last.image == creator.image);
             let at = BootTime(if acted {
                 record.last_op
             } else {

@@ -3,8 +3,8 @@
 use dmtrace_common::SemKey;
 
 use super::{
-    ActorRef, Change, ChangeKind, Cookie, CookieCall, Creator, EndKind, FailedLookup, ImageId,
-    Ledger, Origin, ProcessExit, Semaphore, cookie, operate::CallSeen,
+    ActorRef, Change, ChangeKind, Cookie, Creator, EndKind, FailedLookup, ImageId, Ledger, Origin,
+    ProcessExit, Semaphore, cookie, operate::CallSeen,
 };
 use crate::{
     event::{Event, EventKind},
@@ -106,10 +106,14 @@ impl Ledger {
         let Some(image) = creator.image() else {
             return;
         };
+        let created = self.live.get(&sem).and_then(|set| set.created);
         if let Some(process) = self.processes.get_mut(image) {
             process.tally.count_created(key);
             if key.has_cookie_magic() {
                 process.cookies.insert(sem);
+                if let (Some(tid), Some(at)) = (creator.tid(), created) {
+                    process.trail_mut(tid, at).cookie_made(at);
+                }
             }
         }
         self.hold_image(sem, image, false);
@@ -420,7 +424,6 @@ impl Ledger {
                 continue;
             };
             if let Some((who, stage)) = cookie.user_exited(image, exit) {
-                cookie.push_step(exit.at, Some(&who), CookieCall::Exit, 0);
                 out.push(Change {
                     at: exit.at,
                     sem,

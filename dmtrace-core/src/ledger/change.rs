@@ -1,5 +1,6 @@
 //! What `watch` prints: one value for each change of state.
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use serde::Serialize;
 
 use super::{ActorRef, DecrementMeaning, Name, UserStage};
@@ -135,7 +136,7 @@ pub enum ChangeKind {
 }
 
 /// In which way a set ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndKind {
     /// By the process that had waited for it: the normal end.

@@ -1,18 +1,14 @@
 //! The end of a set.
 
-use std::time::Duration;
-
 use super::{
-    ActorRef, Change, ChangeKind, Cookie, CookieCall, Creator, Cycle, EndKind, Ending, Ledger,
-    Origin, Semaphore, User, UserStage, WhyUnknown, apply::NewSet,
+    ActorRef, Change, ChangeKind, Cookie, CookieCall, Creator, Cycle, Departure, DepartureLimits,
+    EndKind, Ending, Ledger, Origin, Semaphore, User, UserStage, WaitingThread, WhyUnknown,
+    apply::NewSet,
 };
 use crate::{
     event::Event,
     ids::{BootTime, Key, SemId},
 };
-
-/// After this time another thread's later cookie shows that a user has left its own.
-const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 
 impl Ledger {
     pub(super) fn apply_destroyed(
@@ -70,7 +66,7 @@ impl Ledger {
         let kind = if teardown {
             EndKind::WithNamespace
         } else {
-            self.ending_by(sem, who.as_ref())
+            self.ending_by(sem, who.as_ref(), at)
         };
         self.close_set(sem, at, kind, who, out);
     }
@@ -92,8 +88,8 @@ impl Ledger {
         }
     }
 
-    /// In which way a set ends when this actor removes it.
-    pub(super) fn ending_by(&self, sem: SemId, who: Option<&ActorRef>) -> EndKind {
+    /// In which way a set ends when this actor removes it now.
+    pub(super) fn ending_by(&self, sem: SemId, who: Option<&ActorRef>, at: BootTime) -> EndKind {
         let Some(semaphore) = self.live.get(&sem) else {
             return EndKind::ByOther;
         };
@@ -113,7 +109,7 @@ impl Ledger {
                 .find(|user| user.who.image.id == who.image.id)
         });
         let others_wait = cookie
-            .waiters
+            .waiters_at(at)
             .iter()
             .any(|waiting| who.is_none_or(|who| who.image.id != waiting.who.image.id));
         if others_wait {
@@ -132,7 +128,7 @@ impl Ledger {
             _ if cookie
                 .users
                 .iter()
-                .any(|user| user.exit.is_none() && !self.has_left(user)) =>
+                .any(|user| user.exit.is_none() && !self.has_left(user, at)) =>
             {
                 EndKind::WhileLive
             }
@@ -140,21 +136,11 @@ impl Ledger {
         }
     }
 
-    /// Whether a living user has done with its cookie without removing it: its ioctl or its wait
-    /// is over, and it has completed a later cookie.
-    fn has_left(&self, user: &User) -> bool {
-        let over = matches!(
-            user.stage,
-            UserStage::SelfCompleted
-                | UserStage::Released
-                | UserStage::Interrupted
-                | UserStage::WaitFailed
-        );
-        let Some(process) = self.processes.get(user.who.image).filter(|_| over) else {
-            return false;
-        };
-        process.later_cycle_of_thread(user).is_some()
-            || process.later_cycle(user, ABANDONED_AFTER).is_some()
+    /// Whether a living user has left its cookie behind by this moment.
+    fn has_left(&self, user: &User, at: BootTime) -> bool {
+        let quiet = at.duration_since(user.last);
+        let departure = self.departure_of(user, quiet, DepartureLimits::default());
+        matches!(departure, Departure::Left { .. })
     }
 
     /// Closes the account of a live set.
@@ -211,7 +197,8 @@ impl Ledger {
             self.cycle_done(&semaphore, by, created, at);
         }
         cookie.push_step(at, by.as_ref(), CookieCall::Remove, 0);
-        let mut waiters = std::mem::take(&mut cookie.waiters);
+        let mut waiters = cookie.waiters_at(at);
+        cookie.waiters.clear();
         waiters.retain(|waiting| {
             by.as_ref()
                 .is_none_or(|by| by.image.id != waiting.who.image.id)
@@ -278,6 +265,26 @@ impl Ledger {
 }
 
 impl Cookie {
+    /// Who waits when the set is removed at this moment. A waiter that is woken by the removal (EIDRM)
+    /// may tell of it before the remover does.
+    fn waiters_at(&self, at: BootTime) -> Vec<WaitingThread> {
+        let mut waiters = self.waiters.clone();
+        if let Some(wait) = &self.last_wait
+            && wait.errno == libc::EIDRM
+            && wait.at >= at
+            && !waiters.iter().any(|it| it.who == wait.who)
+        {
+            let begun = self.timeline.iter().filter(|step| {
+                step.what == CookieCall::Wait && step.who.as_ref() == Some(&wait.who)
+            });
+            waiters.push(WaitingThread {
+                who: wait.who.clone(),
+                since: begun.map(|step| step.at).last().unwrap_or(at),
+            });
+        }
+        waiters
+    }
+
     /// The creation was learnt after the first calls: put the creator first, and count what it
     /// did as its own.
     pub(super) fn creation_learnt(&mut self, at: BootTime, who: &ActorRef) {

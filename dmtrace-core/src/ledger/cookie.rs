@@ -2,10 +2,13 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use dmtrace_common::Operators;
 use serde::{Deserialize, Serialize};
 
-use super::{ActorRef, CookieCall, Device, ImageId, ProcessExit, Timeline, TimelineStep};
+use super::{
+    ActorRef, CookieCall, Device, ImageId, ProcessExit, Timeline, TimelineStep, operator_bytes,
+};
 use crate::{
     event::{CallSite, ExitStatus},
     ids::{BootTime, IpcNs},
@@ -28,7 +31,7 @@ pub const MAX_WAITERS: usize = 32;
 const KILL_DELAY: Duration = Duration::from_secs(1);
 
 /// What is known of a cookie beyond its identity.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, BorshSerialize, BorshDeserialize)]
 pub struct Cookie {
     /// Sums over its life.
     pub counts: CookieCounts,
@@ -48,6 +51,10 @@ pub struct Cookie {
     pub last_actor: Option<ImageId>,
     /// Who may have done the last one: what `sempid` should show.
     #[serde(skip)]
+    #[borsh(
+        serialize_with = "operator_bytes::write_operators",
+        deserialize_with = "operator_bytes::read_operators"
+    )]
     pub operators: Operators,
     /// Lookups of its key that failed in another namespace while it was there.
     pub lookups: Vec<FailedLookup>,
@@ -59,6 +66,7 @@ pub struct Cookie {
     pub last_dm: Option<BootTime>,
     /// The calls that led to its creation, once they are known.
     #[serde(skip)]
+    #[borsh(skip)]
     pub call_site: Option<Arc<CallSite>>,
     /// What is missing in these books.
     pub gaps: Gaps,
@@ -86,7 +94,9 @@ pub struct Cookie {
 }
 
 /// Sums over the life of a cookie. Without a known creator everything is "other".
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize,
+)]
 pub struct CookieCounts {
     /// Increments by the creator.
     pub owner_inc: u32,
@@ -135,7 +145,7 @@ impl CookieCounts {
 }
 
 /// A process that uses a cookie.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize)]
 pub struct User {
     /// Who; the thread is that of its last call.
     #[serde(flatten)]
@@ -155,7 +165,20 @@ pub struct User {
 }
 
 /// How far a user of a cookie has come in the protocol.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Eq,
+    Hash,
+    Ord,
+    PartialEq,
+    PartialOrd,
+    Serialize,
+    Deserialize,
+    BorshSerialize,
+    BorshDeserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum UserStage {
     /// Made the set; `SETVAL` has not happened.
@@ -182,7 +205,7 @@ pub enum UserStage {
 }
 
 /// A thread that waits for zero.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize)]
 pub struct WaitingThread {
     /// Who.
     #[serde(flatten)]
@@ -192,7 +215,7 @@ pub struct WaitingThread {
 }
 
 /// The end of a wait.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize)]
 pub struct WaitEnd {
     /// Who had waited.
     #[serde(flatten)]
@@ -204,7 +227,7 @@ pub struct WaitEnd {
 }
 
 /// A lookup of the cookie's key that failed in another IPC namespace.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize)]
 pub struct FailedLookup {
     /// Who looked.
     pub who: Option<ActorRef>,
@@ -217,7 +240,9 @@ pub struct FailedLookup {
 }
 
 /// What is missing in the books of a cookie.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize,
+)]
 #[expect(clippy::struct_excessive_bools, reason = "independent gaps")]
 pub struct Gaps {
     /// Operations were not seen: messages lost, a drift found, or older than the tracer.
@@ -395,7 +420,7 @@ impl Cookie {
         });
     }
 
-    /// Marks a user as ended; its waits end with it. Returns its stage if it was not known before.
+    /// Marks a user as ended; its waits end with it. Returns its stage if that is news.
     pub(super) fn user_exited(
         &mut self,
         image: ImageId,
@@ -404,12 +429,17 @@ impl Cookie {
         self.waiters.retain(|waiting| waiting.who.image != image);
         let index = self.users.iter().position(|user| user.who.image == image)?;
         let user = self.users.get_mut(index)?;
-        if user.exit.is_some() {
+        let known = user.exit;
+        // Its absence may have been noticed first: then this says how it ended.
+        if known.is_some_and(|known| known.status.is_some() || exit.status.is_none()) {
             return None;
         }
         user.exit = Some(exit);
         let who = user.who.clone();
         let stage = self.users.get(index).map(|user| self.user_stage(user))?;
+        if known.is_none() {
+            self.push_step(exit.at, Some(&who), CookieCall::Exit, 0);
+        }
         Some((who, stage))
     }
 }

@@ -1,5 +1,6 @@
 //! A device in the life of a cookie.
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 
 use super::{ActorRef, Name};
@@ -9,7 +10,7 @@ use crate::{
 };
 
 /// A device in the life of a cookie, with the last that was done to it.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize, BorshSerialize, BorshDeserialize)]
 pub struct Device {
     /// Name; empty where it is not known. The new one after a rename.
     pub name: Name,

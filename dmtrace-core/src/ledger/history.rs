@@ -4,25 +4,37 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::{EndKind, FailedLookup, MAX_LOOKUPS, Origin, Semaphore};
 use crate::ids::{BootTime, Key, SemId};
+use borsh::{BorshDeserialize, BorshSerialize};
 
 /// How much is remembered of what is gone.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Retention {
-    /// Closed cookies of each of two groups: normal ends, and all others.
+    /// Closed cookies that came to a normal end.
     pub closed: usize,
+    /// All other closed cookies, such as leaks that were removed: who counts them wants them all.
+    pub removed: usize,
     /// Processes that have nothing to do with a remembered cookie.
     pub idle: usize,
 }
 
 impl Retention {
-    /// For a trace of minutes or hours, and for a recording: some ten MiB.
+    /// For a trace of minutes or hours, and for a recording: some ten MiB, and more where thousands of
+    /// leaks are removed.
     pub const FULL: Self = Self {
         closed: 1024,
+        removed: 16_384,
+        idle: 4096,
+    };
+    /// For what is replayed from a file, once: all that a host's tables can hold.
+    pub const REPLAY: Self = Self {
+        closed: 65_536,
+        removed: 65_536,
         idle: 4096,
     };
     /// For a service: some MiB. Late events are placed all the same.
     pub const THRIFTY: Self = Self {
         closed: 256,
+        removed: 256,
         idle: 512,
     };
 }
@@ -140,20 +152,24 @@ impl RemovalMarks {
 }
 
 /// Cookies that are gone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
 pub(super) struct ClosedCookies {
     by_number: BTreeMap<u64, Box<Semaphore>>,
     latest: BTreeMap<SemId, u64>,
     normal: VecDeque<u64>,
     special: VecDeque<u64>,
     next: u64,
-    most: usize,
+    most_normal: usize,
+    most_special: usize,
+    /// Those that no longer fit and had come to no normal end.
+    pub(super) forgotten: u64,
 }
 
 impl ClosedCookies {
-    pub(super) fn new(most: usize) -> Self {
+    pub(super) fn new(remember: Retention) -> Self {
         Self {
-            most,
+            most_normal: remember.closed,
+            most_special: remember.removed,
             ..Self::default()
         }
     }
@@ -168,16 +184,17 @@ impl ClosedCookies {
         self.next += 1;
         self.latest.insert(semaphore.id, number);
         self.by_number.insert(number, semaphore);
-        let queue = if normal {
-            &mut self.normal
+        let (queue, most) = if normal {
+            (&mut self.normal, self.most_normal)
         } else {
-            &mut self.special
+            (&mut self.special, self.most_special)
         };
         queue.push_back(number);
-        if queue.len() <= self.most {
+        if queue.len() <= most {
             return None;
         }
         let oldest = queue.pop_front()?;
+        self.forgotten += u64::from(!normal);
         let evicted = self.by_number.remove(&oldest)?;
         if self.latest.get(&evicted.id) == Some(&oldest) {
             self.latest.remove(&evicted.id);
@@ -218,6 +235,11 @@ impl ClosedCookies {
         cookie.lookups.push(lookup);
         // Only the latest incarnation of a semid can be held on to.
         (self.latest.get(&closed.id) == Some(&number)).then_some(closed.id)
+    }
+
+    /// As [`ClosedCookies::iter`].
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Box<Semaphore>> {
+        self.by_number.values_mut()
     }
 
     /// In the order of closing.

@@ -7,15 +7,18 @@ mod activity;
 mod actor;
 mod adopt;
 mod apply;
+mod books;
 mod change;
 mod close;
 mod cookie;
 mod create;
+mod departure;
 mod device;
 mod history;
 mod ioctl;
 mod late;
 mod operate;
+mod operator_bytes;
 mod process;
 mod reconcile;
 mod records;
@@ -27,11 +30,13 @@ mod timeline;
 
 pub use activity::Activity;
 pub use actor::{ActorRef, ImageId, Name, ProcessExit};
+pub use books::BooksError;
 pub use change::{Change, ChangeKind, EndKind};
 pub use cookie::{
     Cookie, CookieCounts, FailedLookup, Gaps, MAX_COMPLETERS, MAX_DEVICES, MAX_LOOKUPS, MAX_USERS,
     MAX_WAITERS, Phase, User, UserStage, WaitEnd, WaitingThread,
 };
+pub use departure::{Departure, DepartureLimits, DepartureProof};
 pub use device::{Device, DeviceName};
 pub use history::Retention;
 pub use process::{Cycle, Process, ProcessTally, ThreadTrail};
@@ -43,6 +48,7 @@ pub use timeline::{CookieCall, DecrementMeaning, HEAD_STEPS, TAIL_STEPS, Timelin
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use serde::Serialize;
 
 use crate::{
@@ -53,13 +59,15 @@ use history::{ClosedCookies, RemovalMarks};
 use process::Processes;
 
 /// The books.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshSerialize, BorshDeserialize)]
 pub struct Ledger {
     /// Boxed: the map moves its values when others come and go.
     live: BTreeMap<SemId, Box<Semaphore>>,
     /// Live sets with the cookie magic.
     by_key: BTreeSet<(Key, SemId)>,
     history: ClosedCookies,
+    /// For late events: who reads the books of another process gets none.
+    #[borsh(skip)]
     marks: RemovalMarks,
     processes: Processes,
     totals: Totals,
@@ -76,7 +84,9 @@ impl Default for Ledger {
 }
 
 /// Sets in sum. `created + found == destroyed + vanished + live`, always.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize,
+)]
 pub struct SetCount {
     /// Creation seen (or in the kernel map).
     pub created: u64,
@@ -98,7 +108,9 @@ impl SetCount {
 }
 
 /// Everything in sum.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize,
+)]
 pub struct Totals {
     /// All sets.
     pub sets: SetCount,
@@ -135,7 +147,7 @@ impl Ledger {
         Self {
             live: BTreeMap::new(),
             by_key: BTreeSet::new(),
-            history: ClosedCookies::new(remember.closed),
+            history: ClosedCookies::new(remember),
             marks: RemovalMarks::default(),
             processes: Processes::new(remember.idle),
             totals: Totals::default(),
@@ -195,6 +207,11 @@ impl Ledger {
     /// Cookies that are gone, in the order of their ends; a bounded number.
     pub fn closed_cookies(&self) -> impl DoubleEndedIterator<Item = &Semaphore> {
         self.history.iter()
+    }
+
+    /// How many removed cookies are remembered no longer, without those that came to a normal end.
+    pub const fn forgotten_removals(&self) -> u64 {
+        self.history.forgotten
     }
 
     /// A process image, while it is remembered.

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 
 use super::{ActorRef, ImageId, Name, ProcessExit, User};
@@ -15,7 +16,9 @@ use crate::{
 
 /// What a process, a program or everything did in sum. Sets are counted with their creator:
 /// `created == destroyed + live`.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize,
+)]
 pub struct ProcessTally {
     /// Sets that it made.
     pub created: u64,
@@ -64,7 +67,9 @@ impl ProcessTally {
 }
 
 /// A complete cookie cycle of one process: created and removed by itself.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
 pub struct Cycle {
     /// The set.
     pub sem: SemId,
@@ -77,19 +82,48 @@ pub struct Cycle {
 }
 
 /// What one thread did last.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    Eq,
+    PartialEq,
+    Serialize,
+    Deserialize,
+    BorshSerialize,
+    BorshDeserialize,
+)]
 pub struct ThreadTrail {
     /// Its last event.
     pub active: BootTime,
     /// The complete cookie cycle with the latest creation that this thread both began and ended.
     pub cycle: Option<Cycle>,
+    /// When it made a cookie the last time; zero for never.
+    #[serde(default)]
+    pub made: BootTime,
+    /// When it made the cookie before that one; zero for never.
+    #[serde(default)]
+    pub made_before: BootTime,
+}
+
+impl ThreadTrail {
+    /// It made a cookie; told again, or late, it changes nothing that is newer.
+    pub(super) fn cookie_made(&mut self, at: BootTime) {
+        if at > self.made {
+            self.made_before = self.made;
+            self.made = at;
+        } else if at < self.made {
+            self.made_before = self.made_before.max(at);
+        }
+    }
 }
 
 /// Threads of one process whose trail is kept.
 const MAX_TRAILS: usize = 256;
 
 /// One process image.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, BorshSerialize, BorshDeserialize)]
 pub struct Process {
     /// Which.
     pub image_id: ImageId,
@@ -196,7 +230,7 @@ const MAX_PROCESSES: usize = 65_536;
 /// Names in the tallies of processes that are gone.
 const MAX_PROGRAMS: usize = 4096;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, BorshSerialize, BorshDeserialize)]
 pub(super) struct Processes {
     map: BTreeMap<ImageId, Box<Process>>,
     /// Nothing refers to them; they are remembered for late events.

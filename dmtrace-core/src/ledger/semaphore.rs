@@ -1,12 +1,13 @@
 //! A semaphore set in the books.
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use serde::{Deserialize, Serialize};
 
 use super::{ActorRef, Cookie, EndKind, ImageId, WaitingThread};
 use crate::ids::{BootTime, Key, SemId};
 
 /// A semaphore set.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, BorshSerialize, BorshDeserialize)]
 pub struct Semaphore {
     /// Namespace and semid.
     #[serde(flatten)]
@@ -34,7 +35,7 @@ pub struct Semaphore {
 }
 
 /// How a set entered the books.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// Its creation was announced.
@@ -48,7 +49,7 @@ pub enum Origin {
 }
 
 /// Who made a set.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Creator {
     /// This process.
@@ -81,7 +82,9 @@ impl Creator {
 }
 
 /// Why the creator of a set is not known.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize, BorshSerialize, BorshDeserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum WhyUnknown {
     /// It is older than the tracer.
@@ -93,7 +96,7 @@ pub enum WhyUnknown {
 }
 
 /// The end of a set.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize)]
 pub struct Ending {
     /// When; for an inferred end, when it was noticed.
     pub at: BootTime,

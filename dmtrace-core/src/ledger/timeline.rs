@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use borsh::{BorshDeserialize, BorshSerialize};
 use serde::Serialize;
 
 use super::ActorRef;
@@ -16,7 +17,7 @@ pub const HEAD_STEPS: usize = 16;
 pub const TAIL_STEPS: usize = 16;
 
 /// One call on a cookie.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize)]
 pub struct TimelineStep {
     /// When.
     pub at: BootTime,
@@ -32,7 +33,7 @@ pub struct TimelineStep {
 }
 
 /// A call on a cookie, in the terms of the protocol.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize)]
 #[serde(rename_all = "snake_case", tag = "call")]
 pub enum CookieCall {
     /// `semget(IPC_CREAT | IPC_EXCL)` made it (libdm: `_udev_notify_sem_create`).
@@ -81,7 +82,7 @@ pub enum CookieCall {
 
 /// What a decrement stands for. A user of the cookie decrements for two reasons with the same
 /// call (libdm: `_udev_complete` and `_udev_wait`); they differ by what the thread does next.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DecrementMeaning {
     /// By a process that did not use the cookie before: `dmsetup udevcomplete` for one uevent.
@@ -93,7 +94,7 @@ pub enum DecrementMeaning {
 }
 
 /// The first [`HEAD_STEPS`] and the last [`TAIL_STEPS`] steps.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, BorshSerialize, BorshDeserialize)]
 pub struct Timeline {
     head: Vec<TimelineStep>,
     tail: VecDeque<TimelineStep>,

@@ -76,6 +76,11 @@ pub enum Avoid {
 pub(super) const fn advice_for(class: Class) -> Advice {
     use {Avoid as A, Remedy as R};
     let (remedy, avoid): (&'static [Remedy], &'static [Avoid]) = match class {
+        // The cookie is gone, and what made it leak may still be there.
+        Class::CleanedUp(LeakKind::OwnerKilled { .. }) => (&[R::Leave, R::FixKiller], &[]),
+        Class::CleanedUp(
+            LeakKind::NeverWaited | LeakKind::AbandonedOnEintr | LeakKind::OwnerExited { .. },
+        ) => (&[R::Leave, R::ReportProgram], &[]),
         Class::Healthy(Healthy::Finished) | Class::Ordinary | Class::CleanedUp(_) => {
             (&[R::Leave], &[])
         }
@@ -133,14 +138,16 @@ pub(super) const fn advice_for(class: Class) -> Advice {
         Class::Leaked(LeakKind::TransactionAbandoned) => {
             (&[R::Release, R::Destroy], &[A::CompleteAll, A::Complete])
         }
-        Class::Leaked(_) => (&[R::Destroy], &[A::CompleteAll, A::Complete]),
+        Class::Leaked(_) | Class::Orphaned(_) => (&[R::Destroy], &[A::CompleteAll, A::Complete]),
         Class::OverCompleted => (&[R::FindCompleter], &[A::CompleteAll, A::Complete]),
         Class::Accident => (&[R::CheckSuspended, R::Settle], &[A::CompleteAll]),
         Class::Foreign(_) => (&[R::Leave], &[A::CompleteAll, A::Destroy, A::Complete]),
         Class::Unknown(
             Undecided::Unreadable | Undecided::ProcessesUnreadable | Undecided::CarriersUnreadable,
         ) => (&[R::ReadAll], &[A::CompleteAll, A::Destroy, A::Complete]),
-        Class::Unknown(Undecided::RemovalUnseen | Undecided::NamespaceEnded) => (&[R::Leave], &[]),
+        Class::Unknown(
+            Undecided::RemovalUnseen | Undecided::NamespaceEnded | Undecided::MaybeHandedOn,
+        ) => (&[R::Leave], &[]),
         Class::Unknown(_) => (
             &[R::Investigate],
             &[A::CompleteAll, A::Destroy, A::Complete],

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     event::ExitStatus,
     ids::IpcNs,
-    ledger::{ActorRef, UserStage, WhyUnknown},
+    ledger::{ActorRef, DepartureLimits, UserStage, WhyUnknown},
+    search::orphan::OrphanStage,
 };
 
 /// What a set is.
@@ -20,6 +21,8 @@ pub enum Class {
     Stuck(StuckCause),
     /// Nobody will remove it.
     Leaked(LeakKind),
+    /// Older than any trace, and no process holds its number: nobody can need it.
+    Orphaned(OrphanStage),
     /// More was completed than there was to complete.
     OverCompleted,
     /// Removed while in use.
@@ -166,6 +169,8 @@ pub enum Confidence {
     Observed,
     /// The best explanation of what was seen.
     Inferred,
+    /// Every process that could act was searched for the cookie's number.
+    Searched,
     /// Not decided, for this reason.
     Unknown(Undecided),
 }
@@ -198,6 +203,10 @@ pub enum Undecided {
     RemovalUnseen,
     /// It ended with its IPC namespace.
     NamespaceEnded,
+    /// Somebody has removed it, and it may have been handed on to others before.
+    MaybeHandedOn,
+    /// The wall clock was set since boot, or may have been: its age is not known.
+    ClockSet,
 }
 
 /// A step of the protocol that did not happen.
@@ -274,13 +283,34 @@ pub struct Thresholds {
 
 impl Default for Thresholds {
     fn default() -> Self {
+        let limits = DepartureLimits::default();
         Self {
             young: Duration::from_secs(1),
             slow: Duration::from_secs(10),
             udev_timeout: None,
-            moved_on: Duration::from_secs(5),
-            abandoned: Duration::from_secs(60),
+            moved_on: limits.moved_on,
+            abandoned: limits.abandoned,
             old: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Thresholds {
+    pub(super) const fn departure_limits(&self) -> DepartureLimits {
+        DepartureLimits {
+            moved_on: self.moved_on,
+            abandoned: self.abandoned,
+        }
+    }
+}
+
+impl LeakKind {
+    /// Of a user that went on without its cookie.
+    pub(super) const fn of_departure(gave_up: bool) -> Self {
+        if gave_up {
+            Self::AbandonedOnEintr
+        } else {
+            Self::NeverWaited
         }
     }
 }
@@ -305,6 +335,7 @@ impl fmt::Display for Class {
             Self::CleanedUp(how) => write!(f, "cleaned up after a leak: {how}"),
             Self::Foreign(why) => write!(f, "foreign: {why}"),
             Self::Unknown(reason) => write!(f, "unknown: {reason}"),
+            Self::Orphaned(_) => f.write_str("orphaned: no process holds it"),
             Self::Accident => f.write_str("removed while in use"),
             _ => f.write_str(self.label()),
         }

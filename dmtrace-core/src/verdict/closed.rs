@@ -2,11 +2,11 @@
 
 use super::{
     Class, Confidence, Context, Culprit, CulpritRole, Evidence, Healthy, LeakKind, Subject,
-    Undecided, Verdict, completer,
+    Thresholds, Undecided, Verdict, completer, owner::missing_step, transaction,
 };
 use crate::{
     event::ExitStatus,
-    ledger::{Cookie, CookieCall, Creator, EndKind, Ending, User, UserStage},
+    ledger::{Cookie, CookieCall, Creator, Departure, EndKind, Ending, User, UserStage},
 };
 
 pub(super) fn judge_closed(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
@@ -23,6 +23,13 @@ pub(super) fn judge_closed(subject: &Subject<'_>, context: &Context<'_>) -> Verd
         Confidence::Observed
     };
     let verdict = match ending.kind {
+        // Its owner had left it behind: what strangers did to it then is no operation of its.
+        EndKind::ByWaiter | EndKind::ByOther
+            if let Some((user, kind)) =
+                abandoned_by(subject, cookie, ending, context.thresholds) =>
+        {
+            cleaned_up_verdict(cookie, user, ending, kind, confidence)
+        }
         EndKind::ByWaiter | EndKind::ByCreator | EndKind::ByOther
             if decrement_failed(cookie, ending) =>
         {
@@ -41,18 +48,18 @@ pub(super) fn judge_closed(subject: &Subject<'_>, context: &Context<'_>) -> Verd
         EndKind::WhileLive => accident_verdict(ending, confidence)
             .with_evidence(harm_evidence(cookie, ending, context)),
         EndKind::ByOther => match left_by(cookie) {
+            // Whether those who got it were done with it nobody has seen.
+            Some(user) if transaction::may_be(user, subject.ledger.process(user.who.image)) => {
+                Verdict::unknown(Undecided::MaybeHandedOn)
+            }
             Some(user) => {
-                let kind = leak_kind(cookie, user, ending);
-                let mut verdict = Verdict::new(Class::CleanedUp(kind), confidence);
-                verdict.culprit = Some(Culprit {
-                    role: CulpritRole::Owner,
-                    who: user.who.clone(),
-                    exit: user
-                        .exit
-                        .filter(|exit| exit.at <= ending.at)
-                        .and_then(|exit| exit.status),
-                });
-                verdict
+                let (kind, certain) = leak_kind(subject, user, ending, context.thresholds);
+                let confidence = if certain {
+                    confidence
+                } else {
+                    Confidence::Inferred
+                };
+                cleaned_up_verdict(cookie, user, ending, kind, confidence)
             }
             None => Verdict::unknown(match subject.semaphore.creator {
                 Creator::Unknown(why) => Undecided::CreatorUnknown(why),
@@ -87,6 +94,28 @@ fn decrement_failed(cookie: &Cookie, ending: &Ending) -> bool {
             && step.who.as_ref().map(|who| who.image) == by
     });
     cookie.counts.failed_decrements > 0 && (found_zero || ending.kind != EndKind::ByOther)
+}
+
+/// A leak of this user, removed by somebody.
+fn cleaned_up_verdict(
+    cookie: &Cookie,
+    user: &User,
+    ending: &Ending,
+    kind: LeakKind,
+    confidence: Confidence,
+) -> Verdict {
+    let step = cookie.user_stage(user);
+    let mut verdict = Verdict::new(Class::CleanedUp(kind), confidence)
+        .with_missing_step(missing_step(cookie, step, cookie.value()));
+    verdict.culprit = Some(Culprit {
+        role: CulpritRole::Owner,
+        who: user.who.clone(),
+        exit: user
+            .exit
+            .filter(|exit| exit.at <= ending.at)
+            .and_then(|exit| exit.status),
+    });
+    verdict
 }
 
 fn accident_verdict(ending: &Ending, confidence: Confidence) -> Verdict {
@@ -132,23 +161,68 @@ fn harm_evidence(cookie: &Cookie, ending: &Ending, context: &Context<'_>) -> Vec
     facts
 }
 
+/// The maker that lived, had certainly left it behind before, and is not who removed it.
+fn abandoned_by<'a>(
+    subject: &Subject<'_>,
+    cookie: &'a Cookie,
+    ending: &Ending,
+    limits: &Thresholds,
+) -> Option<(&'a User, LeakKind)> {
+    let maker = subject.semaphore.creator.image()?;
+    let by = ending.by.as_ref()?;
+    let user = cookie.user(maker)?;
+    let lived = user.exit.is_none_or(|exit| exit.at > ending.at);
+    if !lived || by.image.id == maker.id {
+        return None;
+    }
+    let quiet = ending.at.duration_since(user.last);
+    let limits = limits.departure_limits();
+    match subject.ledger.departure_of(user, quiet, limits) {
+        Departure::Left {
+            gave_up,
+            certain: true,
+            ..
+        } => Some((user, LeakKind::of_departure(gave_up))),
+        _ => None,
+    }
+}
+
 /// Who had left it.
 fn left_by(cookie: &Cookie) -> Option<&User> {
     cookie.users.iter().max_by_key(|user| user.last)
 }
 
-fn leak_kind(cookie: &Cookie, user: &User, ending: &Ending) -> LeakKind {
-    let step = cookie.user_stage(user);
-    // Alive at the removal: it had left the cookie behind.
-    if user.exit.is_none_or(|exit| exit.at > ending.at) {
-        return match step {
-            UserStage::Interrupted | UserStage::WaitFailed => LeakKind::AbandonedOnEintr,
-            _ => LeakKind::NeverWaited,
+/// How it had leaked when it was removed, and whether no other explanation is left.
+fn leak_kind(
+    subject: &Subject<'_>,
+    user: &User,
+    ending: &Ending,
+    limits: &Thresholds,
+) -> (LeakKind, bool) {
+    let cookie = subject.semaphore.cookie.as_deref();
+    let step = cookie.map_or(user.stage, |cookie| cookie.user_stage(user));
+    let Some(exit) = user.exit.filter(|exit| exit.at <= ending.at) else {
+        // Alive at the removal: it had left the cookie behind.
+        let quiet = ending.at.duration_since(user.last);
+        let limits = limits.departure_limits();
+        return match subject.ledger.departure_of(user, quiet, limits) {
+            Departure::Left {
+                gave_up, certain, ..
+            } => (LeakKind::of_departure(gave_up), certain),
+            _ => {
+                let gave_up = matches!(step, UserStage::Interrupted | UserStage::WaitFailed);
+                (LeakKind::of_departure(gave_up), false)
+            }
         };
+    };
+    let limits = limits.departure_limits();
+    if let Departure::Left { gave_up, .. } = subject.ledger.departure_before_end(user, limits) {
+        return (LeakKind::of_departure(gave_up), true);
     }
-    match user.exit.and_then(|exit| exit.status) {
+    let kind = match exit.status {
         Some(ExitStatus::Signal(signal)) => LeakKind::OwnerKilled { signal, step },
         Some(ExitStatus::Code(status)) => LeakKind::OwnerExited { status, step },
         None => LeakKind::OwnerGone { step: Some(step) },
-    }
+    };
+    (kind, true)
 }

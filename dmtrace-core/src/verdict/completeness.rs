@@ -2,8 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Evidence;
-use crate::{backend::BlindSpot, ids::BootTime, ledger::Semaphore};
+use super::{Culprit, Evidence, LeakKind, MissingStep};
+use crate::{
+    backend::BlindSpot,
+    ids::{BootTime, Key, SemId},
+    ledger::Semaphore,
+    search::orphan::Marks,
+};
 
 /// What may be missing in the books as a whole. What is missing for one cookie is in its
 /// [`Gaps`](crate::ledger::Gaps).
@@ -15,6 +20,29 @@ pub struct Completeness {
     pub ended: Losses,
     /// What the backend cannot see.
     pub blind: Vec<BlindSpot>,
+    /// What an earlier trace has found, by set: it makes up for what this one did not see.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierFinding>,
+    /// What searches of the memory of all processes found.
+    #[serde(default, skip_serializing_if = "Marks::is_empty")]
+    pub marks: Marks,
+}
+
+/// A leak that an earlier trace of this boot has found, and of which no end is known.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct EarlierFinding {
+    /// The set.
+    pub sem: SemId,
+    /// Its key.
+    pub key: Key,
+    /// When it was found.
+    pub found: BootTime,
+    /// How it leaked.
+    pub how: LeakKind,
+    /// Who left it.
+    pub culprit: Option<Culprit>,
+    /// What did not happen.
+    pub missing: Option<MissingStep>,
 }
 
 /// Messages that were lost.
@@ -28,6 +56,15 @@ pub struct Losses {
     pub end_missing: bool,
     /// The last one was lost before this moment; `None` if that is not known.
     pub until: Option<BootTime>,
+}
+
+/// What the books of a trace lack for good.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct BookLosses {
+    /// On sets that are there.
+    pub live: Losses,
+    /// On what has ended.
+    pub ended: Losses,
 }
 
 impl Losses {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Context, Judged};
+use super::{Context, Judged, life};
 use crate::ids::BootTime;
 
 /// After this time the verdict on a cookie may be another one, if nothing happens. `None` if time
@@ -22,9 +22,11 @@ pub fn next_due(judged: &Judged<'_>, context: &Context<'_>) -> Option<Duration> 
         since.extend(ends.map(|exit| elapsed(exit.at)));
     }
     if let Some(set) = judged.set {
-        let last = set.otime.0.max(set.ctime.0);
-        let seconds = u64::try_from(facts.wall.0.saturating_sub(last)).unwrap_or(0);
-        since.push(Duration::from_secs(seconds));
+        let touched = life::last_touch(set, facts);
+        // In whole seconds, as the stamps are.
+        for age in [touched.least_age(facts.now), touched.most_age(facts.now)] {
+            since.push(Duration::from_secs(age.as_secs()));
+        }
     }
     let limits = [
         limits.young,

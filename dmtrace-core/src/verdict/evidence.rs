@@ -7,13 +7,35 @@ use serde::Serialize;
 use crate::{
     event::{DmCommand, ExitStatus},
     ids::{BootTime, DevNum, IpcNs, Key},
-    ledger::{ActorRef, Cookie, UserStage},
+    ledger::{ActorRef, Cookie, DepartureProof, UserStage},
+    search::orphan::OrphanObstacle,
 };
 
 /// One fact.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "evidence")]
 pub enum Evidence {
+    /// An earlier trace has found it, and it is as it was.
+    FoundEarlier {
+        /// When.
+        at: BootTime,
+    },
+    /// No process that could act on it has its number.
+    HeldByNobody {
+        /// So many were searched.
+        searched: u64,
+        /// So much memory was read.
+        bytes: u64,
+        /// When the search ended.
+        at: BootTime,
+        /// When an earlier one had ended that found nothing either.
+        before: Option<BootTime>,
+    },
+    /// Why a search does not prove that nobody holds it.
+    NotProvenBySearch {
+        /// Why.
+        why: OrphanObstacle,
+    },
     /// Its creation was seen.
     CreatedBy {
         /// By whom.
@@ -65,6 +87,11 @@ pub enum Evidence {
     NoWaiter,
     /// The kernel does not show this user the value, nor whether somebody waits.
     StateHidden,
+    /// For how long somebody has waited at least: the wait began before it could be seen.
+    WaitedAtLeast {
+        /// Time.
+        time: Duration,
+    },
     /// For how long somebody has waited.
     WaitedFor {
         /// So long.
@@ -260,6 +287,15 @@ pub enum Evidence {
         /// So long.
         time: Duration,
     },
+    /// The same, where the wall clock was set since boot or may have been.
+    AgeInDoubt {
+        /// So long at least,
+        least: Duration,
+        /// and so long at most.
+        most: Duration,
+        /// By so many seconds the clock was set last, if that is known.
+        step: Option<i64>,
+    },
     /// The set is not what libdm makes.
     NotACookie,
     /// A device-mapper ioctl with the cookie, the last one on its device.
@@ -301,12 +337,29 @@ pub enum ProcessFate {
     Gone,
     /// The number belongs to a younger process now; the old one is gone.
     Reused,
+    /// A process has the number, and the wall clock does not tell whether it is that one.
+    MaybeAlive,
     /// Not known.
     Unknown,
 }
 
 /// Devices named in the evidence.
 const MAX_NAMED_DEVICES: usize = 4;
+
+impl From<DepartureProof> for Evidence {
+    fn from(proof: DepartureProof) -> Self {
+        match proof {
+            DepartureProof::LaterCycle { cycle, same_thread } => Self::MovedOn {
+                key: cycle.key,
+                closed: cycle.closed,
+                same_thread,
+            },
+            DepartureProof::ActiveSince { at, same_thread } => {
+                Self::ActiveSince { at, same_thread }
+            }
+        }
+    }
+}
 
 impl Evidence {
     /// What device-mapper was seen to do with a cookie: what failed first, then what sent no

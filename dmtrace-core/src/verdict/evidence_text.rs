@@ -13,6 +13,27 @@ use crate::{
 impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::FoundEarlier { .. } => f.write_str(
+                "an earlier run of dmtrace serve has found it, and nobody has touched it since",
+            ),
+            Self::HeldByNobody {
+                searched,
+                bytes,
+                before,
+                ..
+            } => {
+                let processes = wording::count_noun(*searched, "process", "processes");
+                let twice = match before {
+                    Some(_) => ", twice",
+                    None => "",
+                };
+                write!(
+                    f,
+                    "no process holds its number: {processes} searched{twice}, {} MiB",
+                    bytes >> 20
+                )
+            }
+            Self::NotProvenBySearch { why } => write!(f, "search: {why}"),
             Self::CreatedBy { who, .. } => write!(f, "made by {who}"),
             Self::Stage { who, stage } => write!(f, "{who} was last seen {stage}"),
             Self::Ended { who, status, .. } => write!(f, "{who} {status}"),
@@ -32,6 +53,9 @@ impl fmt::Display for Evidence {
             Self::NoWaiter => f.write_str("nobody waits for it"),
             Self::StateHidden => {
                 f.write_str("its value, and whether somebody waits for it, may not be read")
+            }
+            Self::WaitedAtLeast { time } => {
+                write!(f, "somebody has waited for at least {}", Span(*time))
             }
             Self::WaitedFor { time } => write!(f, "somebody has waited for {}", Span(*time)),
             Self::Value { value } => write!(f, "value {value}"),
@@ -166,11 +190,25 @@ impl fmt::Display for Evidence {
                     ProcessFate::Alive => "is alive",
                     ProcessFate::Gone => "is gone",
                     ProcessFate::Reused => "is gone (its number belongs to a younger process)",
+                    ProcessFate::MaybeAlive =>
+                        "may be the living one with this number (the wall clock does not tell)",
                     ProcessFate::Unknown => "may be gone",
                 }
             ),
             Self::Candidate { pid, name } => write!(f, "{name}[{pid}] may own it"),
             Self::Age { time } => write!(f, "made {} ago", Span(*time)),
+            Self::AgeInDoubt { least, most, step } => {
+                let (least, most) = (Span(*least), Span(*most));
+                write!(f, "made between {least} and {most} ago: the wall clock ")?;
+                match step {
+                    Some(step) => {
+                        let sign = if *step < 0 { '-' } else { '+' };
+                        let by = Span::from_secs(step.unsigned_abs());
+                        write!(f, "was set since boot (by {sign}{by})")
+                    }
+                    None => f.write_str("may have been set since"),
+                }
+            }
             Self::NotACookie => f.write_str("libdm does not make such sets"),
             Self::Ioctl {
                 command,

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::{Confidence, Context, Evidence, Subject, Thresholds};
 use crate::{
-    facts::HostFacts,
+    facts::{HostFacts, SetSnapshot},
     ids::{BootTime, Key, ProcId, SemId},
     ledger::{Cookie, ProcessExit, User},
+    wall_clock::StampSpan,
 };
 
 /// State of a process.
@@ -29,8 +30,10 @@ pub(super) struct Knowledge {
     pub(super) waiting: bool,
     /// Since when, if that was seen.
     pub(super) since: Option<BootTime>,
-    /// Time since anybody touched it.
+    /// Time since anybody touched it, at least.
     pub(super) quiet: Duration,
+    /// The same at most: more where the wall clock counts, and was set or may have been.
+    pub(super) quiet_at_most: Duration,
     /// Whether the snapshot is newer than every event.
     pub(super) fresh: bool,
     /// Whether the books of this cookie may miss something.
@@ -51,11 +54,13 @@ impl Knowledge {
         let fresh = state.is_some() && cookie.last_call.is_none_or(|last| last < subject.taken);
         let events = cookie.value();
         let lost = context.completeness.loss_evidence(semaphore);
+        let (quiet, quiet_at_most) = quiet_time(subject, context, cookie);
         let mut known = Self {
             value: events,
             waiting: false,
             since: None,
-            quiet: quiet_time(subject, context, cookie),
+            quiet,
+            quiet_at_most,
             fresh,
             unseen: cookie.gaps.affects_verdicts() || lost.is_some(),
             contradiction: false,
@@ -162,25 +167,40 @@ impl Knowledge {
     }
 }
 
-/// Time since anybody touched the cookie: by events, or by the wall clock of the snapshot.
-fn quiet_time(subject: &Subject<'_>, context: &Context<'_>, cookie: &Cookie) -> Duration {
+/// Time since anybody touched the cookie, at least and at most: by events, or by the kernel's stamps.
+fn quiet_time(
+    subject: &Subject<'_>,
+    context: &Context<'_>,
+    cookie: &Cookie,
+) -> (Duration, Duration) {
     let facts = context.facts;
     let by_events = cookie
         .last_call
         .or(subject.semaphore.created)
         .map(|last| facts.now.duration_since(last));
-    let by_wall = subject.set.map(|set| {
-        let last = set.otime.0.max(set.ctime.0);
-        Duration::from_secs(u64::try_from(facts.wall.0.saturating_sub(last)).unwrap_or(0))
+    let by_stamps = subject.set.map(|set| {
+        let span = last_touch(set, facts);
+        (span.least_age(facts.now), span.most_age(facts.now))
     });
-    match (by_events, by_wall) {
-        // Calls that were not seen make it less quiet; a clock that was set makes the wall clock
-        // useless, but never in the direction of guilt: the shorter time counts.
-        (Some(events), Some(wall)) if cookie.gaps.affects_verdicts() => events.min(wall),
-        (Some(events), _) => events,
-        (None, Some(wall)) => wall,
-        (None, None) => Duration::ZERO,
+    match (by_events, by_stamps) {
+        // Calls that were not seen make it less quiet; a clock that was set makes its stamps useless,
+        // but never in the direction of guilt: the shorter time counts.
+        (Some(events), Some((least, most))) if cookie.gaps.affects_verdicts() => {
+            (events.min(least), events.min(most))
+        }
+        (Some(events), _) => (events, events),
+        (None, Some(both)) => both,
+        (None, None) => (Duration::ZERO, Duration::ZERO),
     }
+}
+
+/// When the set was touched last, by the kernel's stamps.
+pub(super) fn last_touch(set: &SetSnapshot, facts: &HostFacts) -> StampSpan {
+    let set_at = facts.locate_stamp(set.ctime);
+    if set.otime.0 == 0 {
+        return set_at;
+    }
+    set_at.later_of(facts.locate_stamp(set.otime))
 }
 
 /// Reading the process list takes no longer than this.

@@ -9,7 +9,9 @@ mod class;
 mod closed;
 mod completeness;
 mod completer;
+mod doubt;
 mod due;
+mod earlier;
 mod evidence;
 mod evidence_text;
 mod forked;
@@ -18,7 +20,9 @@ mod life;
 mod lost;
 mod outcomes;
 mod owner;
+mod pending;
 mod provable;
+mod searched;
 mod signature;
 mod state;
 mod stuck;
@@ -36,14 +40,18 @@ pub use class::{
     Class, Confidence, Culprit, CulpritRole, Healthy, LeakKind, MissingStep, NotACookie, Signature,
     StuckCause, Thresholds, Undecided,
 };
-pub use completeness::{Completeness, Losses};
+pub use completeness::{BookLosses, Completeness, EarlierFinding, Losses};
+pub use doubt::Doubt;
 pub use due::next_due;
 pub use evidence::{Evidence, ProcessFate};
 pub use forked::PossibleParent;
 pub(crate) use forked::possible_forks;
 pub use judgement::Verdict;
 pub use lost::{Completion, LossProof, Vouched, provably_lost};
+pub use pending::Pending;
 pub use provable::{Obstacle, RemovalRules, provably_leaked};
+pub use searched::is_worth_a_search;
+pub(crate) use searched::prove_orphan;
 pub use state::State;
 pub use subject::{Context, Subject};
 pub use survey::{Judged, survey_closed, survey_closed_after, survey_cookies, survey_parallel};
@@ -55,6 +63,8 @@ use life::Knowledge;
 /// Judges one set.
 pub fn judge_set(subject: &Subject<'_>, context: &Context<'_>) -> Verdict {
     let verdict = by_state(subject, context);
+    let verdict = earlier::recall_finding(subject, context, verdict);
+    let verdict = searched::weigh_search(subject, context, verdict);
     // Additional: no verdict rests on what device-mapper did, because it may be unseen.
     match subject.semaphore.cookie.as_deref() {
         Some(cookie) => verdict.with_evidence(Evidence::of_devices(cookie)),

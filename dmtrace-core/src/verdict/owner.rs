@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     event::ExitStatus,
-    ledger::{Cookie, Creator, ProcessExit, User, UserStage},
+    ledger::{Cookie, Creator, Departure, ProcessExit, User, UserStage},
 };
 
 pub(super) fn judge_by_owner(
@@ -43,7 +43,14 @@ pub(super) fn judge_by_owner(
     let ended = ends.map(|exit| facts.now.duration_since(exit.at)).min();
     let young = known.quiet.min(ended.unwrap_or(known.quiet)) < limits.young;
     let alive: Vec<&User> = users_where(&lives, |life| life == ProcessState::Alive);
-    if young && (lives.is_empty() || !alive.is_empty()) {
+    // Where the wall clock does not tell that it is young, that is said.
+    let unused = lives.is_empty() && known.quiet_at_most < limits.young;
+    // What somebody else does to a cookie that its owner has left makes it no younger.
+    let left = |user: &&User| {
+        let departure = departure_by_now(subject, context, &known, user);
+        matches!(departure, Departure::Left { certain: true, .. })
+    };
+    if young && (unused || !alive.iter().all(left)) {
         return open_verdict(known, evidence);
     }
     if !alive.is_empty() {
@@ -134,14 +141,6 @@ fn users_where<'a>(
         .collect()
 }
 
-/// What proves that a living user will not come back to the cookie.
-enum Abandoned {
-    No,
-    /// It may have, or it may be stopped.
-    Maybe(Undecided),
-    Yes(LeakKind, Confidence, Evidence),
-}
-
 /// At least one user is alive.
 fn judge_living(
     subject: &Subject<'_>,
@@ -157,19 +156,28 @@ fn judge_living(
     evidence.extend(alive.iter().filter_map(|user| interrupted_wait(user)));
     let mut found = None;
     for user in alive {
-        match find_abandonment(subject, context, &known, user) {
-            Abandoned::No if over_completed(cookie, &known) => {
+        match departure_by_now(subject, context, &known, user) {
+            Departure::NotSeen if over_completed(cookie, &known) => {
                 return over_completed_verdict(subject.ledger, cookie, known, evidence);
             }
-            Abandoned::No => return open_verdict(known, evidence),
-            Abandoned::Maybe(reason) => {
-                return Verdict::unknown(reason)
+            Departure::NotSeen => return open_verdict(known, evidence),
+            Departure::WaitNotResumed => {
+                return Verdict::unknown(Undecided::MaybeStopped)
                     .with_evidence(evidence)
                     .with_evidence(known.evidence);
             }
-            Abandoned::Yes(how, confidence, proof) => {
-                evidence.push(proof);
-                found.get_or_insert((how, confidence, *user));
+            Departure::Left {
+                proof,
+                gave_up,
+                certain,
+            } => {
+                evidence.push(Evidence::from(proof));
+                let confidence = if certain {
+                    Confidence::Observed
+                } else {
+                    Confidence::Inferred
+                };
+                found.get_or_insert((LeakKind::of_departure(gave_up), confidence, *user));
             }
         }
     }
@@ -201,89 +209,6 @@ fn judge_living(
         exit: None,
     });
     verdict
-}
-
-/// Whether a living user has left the cookie behind.
-fn find_abandonment(
-    subject: &Subject<'_>,
-    context: &Context<'_>,
-    known: &Knowledge,
-    user: &User,
-) -> Abandoned {
-    let limits = context.thresholds;
-    let Some(process) = subject.ledger.process(user.who.image) else {
-        return Abandoned::No;
-    };
-    let thread = process.thread_trail(user.who.tid);
-    let active_here = thread
-        .map(|trail| trail.active)
-        .filter(|&active| active > user.last);
-    let active = Some(process.active).filter(|&active| active > user.last);
-    if matches!(user.stage, UserStage::Interrupted | UserStage::WaitFailed) {
-        // libdm begins the wait again at once; a process that is stopped (SIGSTOP makes semop
-        // return EINTR too) or traced does so much later. What shows the difference is that the
-        // thread went on with something else.
-        return match (active_here, active) {
-            (Some(at), _) => Abandoned::Yes(
-                LeakKind::AbandonedOnEintr,
-                Confidence::Observed,
-                Evidence::ActiveSince {
-                    at,
-                    same_thread: true,
-                },
-            ),
-            (None, Some(at)) if at.duration_since(user.last) >= limits.abandoned => Abandoned::Yes(
-                LeakKind::AbandonedOnEintr,
-                Confidence::Inferred,
-                Evidence::ActiveSince {
-                    at,
-                    same_thread: false,
-                },
-            ),
-            _ => Abandoned::Maybe(Undecided::MaybeStopped),
-        };
-    }
-    let later_here = process.later_cycle_of_thread(user);
-    let later = process.later_cycle(user, limits.abandoned);
-    let moved = |same_thread, confidence| {
-        let cycle = if same_thread { later_here } else { later };
-        cycle.map_or(Abandoned::No, |cycle| {
-            Abandoned::Yes(
-                LeakKind::NeverWaited,
-                confidence,
-                Evidence::MovedOn {
-                    key: cycle.key,
-                    closed: cycle.closed,
-                    same_thread,
-                },
-            )
-        })
-    };
-    // After its own decrement, or after the wait, the ioctl is over: the thread that completes a
-    // whole later cookie has left this one behind. Before, it may serve two cookies in turn.
-    let ioctl_over = matches!(user.stage, UserStage::SelfCompleted | UserStage::Released);
-    let long = known.quiet >= limits.abandoned;
-    match (later_here.is_some(), ioctl_over, long) {
-        (true, true, _) => moved(true, Confidence::Observed),
-        (true, false, true) => moved(true, Confidence::Inferred),
-        // Another thread, long after: Go and tokio move work between threads, and the process
-        // was not stopped. A thread that still is in its ioctl can take as long as the device.
-        (false, true, true) if later.is_some() => moved(false, Confidence::Inferred),
-        // No later cookie came to its end either, as when every ioctl fails (moby in 2017): the
-        // thread made or tried to make other cookies since, and did not wait for this one.
-        (false, true, _) if user.stage == UserStage::SelfCompleted => match active_here {
-            Some(at) if known.quiet >= limits.moved_on => Abandoned::Yes(
-                LeakKind::NeverWaited,
-                Confidence::Inferred,
-                Evidence::ActiveSince {
-                    at,
-                    same_thread: true,
-                },
-            ),
-            _ => Abandoned::No,
-        },
-        _ => Abandoned::No,
-    }
 }
 
 fn incomplete_verdict(known: Knowledge, evidence: Vec<Evidence>) -> Verdict {
@@ -326,7 +251,16 @@ fn judge_dead(
         stage: step,
     });
     evidence.extend(interrupted_wait(left));
-    let how = leak_kind(subject, cookie, left, step);
+    // What had come to pass by then stays.
+    let limits = context.thresholds.departure_limits();
+    let departure = subject.ledger.departure_before_end(left, limits);
+    let how = match departure {
+        Departure::Left { proof, gave_up, .. } => {
+            evidence.push(Evidence::from(proof));
+            LeakKind::of_departure(gave_up)
+        }
+        _ => end_kind(cookie, left, step),
+    };
     // A fork that has the cookie may be hidden.
     let confidence = if context.facts.processes_complete {
         known.confidence()
@@ -334,7 +268,7 @@ fn judge_dead(
         Confidence::Inferred
     };
     let mut verdict = Verdict::new(Class::Leaked(how), confidence)
-        .with_missing_step(missing_step(cookie, step, &known))
+        .with_missing_step(missing_step(cookie, step, known.value))
         .with_evidence(evidence)
         .with_evidence(known.evidence);
     verdict.died_at = Some(step);
@@ -390,16 +324,26 @@ fn interrupted_wait(user: &User) -> Option<Evidence> {
     (user.stage == UserStage::Interrupted).then_some(Evidence::Interrupted { at: user.last })
 }
 
-fn leak_kind(subject: &Subject<'_>, cookie: &Cookie, left: &User, step: UserStage) -> LeakKind {
-    let process = subject.ledger.process(left.who.image);
-    let later = process.and_then(|process| process.later_cycle_of_thread(left));
-    if later.is_some() {
-        return if step == UserStage::Interrupted {
-            LeakKind::AbandonedOnEintr
-        } else {
-            LeakKind::NeverWaited
-        };
-    }
+/// Whether a living user has left its cookie behind by now. What was not seen may have been its own
+/// call; what others did was not.
+fn departure_by_now(
+    subject: &Subject<'_>,
+    context: &Context<'_>,
+    known: &Knowledge,
+    user: &User,
+) -> Departure {
+    let own = context.facts.now.duration_since(user.last);
+    let quiet = if known.unseen {
+        known.quiet.min(own)
+    } else {
+        own
+    };
+    let limits = context.thresholds.departure_limits();
+    subject.ledger.departure_of(user, quiet, limits)
+}
+
+/// What it leaked by, if its user did not leave it before its own end.
+fn end_kind(cookie: &Cookie, left: &User, step: UserStage) -> LeakKind {
     let completed_later = match (left.exit, cookie.last_completion) {
         (Some(exit), Some(completion)) => completion > exit.at && exit.status.is_some(),
         _ => false,
@@ -414,19 +358,22 @@ fn leak_kind(subject: &Subject<'_>, cookie: &Cookie, left: &User, step: UserStag
     }
 }
 
-fn missing_step(cookie: &Cookie, step: UserStage, known: &Knowledge) -> Option<MissingStep> {
+/// What did not happen to a cookie with this value, by how far its user had come.
+pub(super) fn missing_step(
+    cookie: &Cookie,
+    step: UserStage,
+    value: Option<i32>,
+) -> Option<MissingStep> {
     Some(match step {
         UserStage::Created => MissingStep::SetVal,
         UserStage::Ready => MissingStep::Increment,
         UserStage::Armed | UserStage::Done | UserStage::SelfCompleted => MissingStep::Wait,
-        UserStage::Waiting if known.value.is_some_and(|value| value > 0) => {
-            MissingStep::Completion {
-                count: cookie
-                    .counts
-                    .outstanding_increments()
-                    .clamp(1, i64::from(u32::MAX)) as u32,
-            }
-        }
+        UserStage::Waiting if value.is_some_and(|value| value > 0) => MissingStep::Completion {
+            count: cookie
+                .counts
+                .outstanding_increments()
+                .clamp(1, i64::from(u32::MAX)) as u32,
+        },
         UserStage::Waiting
         | UserStage::Released
         | UserStage::WaitFailed

@@ -5,15 +5,16 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Class, Confidence, Context, LeakKind, PossibleParent, Subject, Touched, Verdict,
-    foreign_reason, life,
+    Class, Confidence, Context, LeakKind, PossibleParent, Subject, Touched, Undecided, Verdict,
+    foreign_reason, is_worth_a_search, life,
     life::{Knowledge, ProcessState},
-    possible_forks,
+    possible_forks, prove_orphan,
 };
 use crate::{
     duration::Span,
     facts::{SemState, SetSnapshot},
     ledger::{Cookie, UserStage},
+    search::orphan::OrphanObstacle,
     wording::count_noun as counted,
 };
 
@@ -80,12 +81,21 @@ pub enum Obstacle {
         /// Needed.
         needed: u64,
     },
-    /// Its times lie in the future: the clock was set.
-    ClockSet,
+    /// How old it is is not known: the wall clock was set since boot, or may have been.
+    ClockSet {
+        /// Seconds of age that are needed, and may not have passed.
+        #[serde(default)]
+        needed: u64,
+    },
     /// The kernel contradicts the events seen.
     Contradiction,
     /// Messages were lost and not made good.
     EventsLost,
+    /// A search does not prove that nobody holds it.
+    NotProvenBySearch {
+        /// Why.
+        why: OrphanObstacle,
+    },
     /// A device of the operation is suspended.
     Suspended {
         /// Its name.
@@ -181,20 +191,34 @@ pub fn provably_leaked(
             count: state.zcnt.saturating_add(state.ncnt),
         });
     }
-    if !matches!(verdict.class, Class::Leaked(_)) {
+    let orphaned = matches!(verdict.class, Class::Orphaned(_));
+    if !orphaned && !matches!(verdict.class, Class::Leaked(_)) {
         obstacles.push(Obstacle::NotLeaked {
             class: verdict.class.to_string(),
         });
     }
     let observed = verdict.confidence == Confidence::Observed;
-    if !observed && !rules.inferred {
-        obstacles.push(Obstacle::Inferred);
-    }
-    if known.contradiction {
-        obstacles.push(Obstacle::Contradiction);
-    }
-    if context.completeness.loss_evidence(semaphore).is_some() {
-        obstacles.push(Obstacle::EventsLost);
+    if orphaned {
+        // Its own proof, with its own times: what was not seen of it does not matter.
+        let unproven = prove_orphan(subject, context, rules.older_than).err();
+        let unproven = unproven.into_iter().flatten();
+        obstacles.extend(unproven.map(|why| Obstacle::NotProvenBySearch { why }));
+    } else {
+        if !context.completeness.marks.is_empty() && is_worth_a_search(verdict.class) {
+            let unproven = prove_orphan(subject, context, rules.older_than).err();
+            let unproven = unproven.into_iter().flatten();
+            let unproven = unproven.filter(|why| !why.is_formality());
+            obstacles.extend(unproven.map(|why| Obstacle::NotProvenBySearch { why }));
+        }
+        if !observed && !rules.inferred {
+            obstacles.push(Obstacle::Inferred);
+        }
+        if known.contradiction {
+            obstacles.push(Obstacle::Contradiction);
+        }
+        if context.completeness.loss_evidence(semaphore).is_some() {
+            obstacles.push(Obstacle::EventsLost);
+        }
     }
     let left = matches!(
         verdict.class,
@@ -224,7 +248,7 @@ pub fn provably_leaked(
     if !facts.processes_complete {
         obstacles.push(Obstacle::ProcessesUnreadable);
     }
-    let needed = if observed {
+    let needed = if observed || orphaned {
         rules.older_than
     } else {
         rules.older_than.max(limits.old)
@@ -236,8 +260,24 @@ pub fn provably_leaked(
                 name: name.to_owned(),
             }),
     );
-    obstacles.extend(pending_uevent(subject, context, &known));
-    obstacles.extend(touched_recently(context, set, &known, needed));
+    if !orphaned {
+        // udev holds its number until then.
+        obstacles.extend(pending_uevent(subject, context, &known));
+    }
+    let undecided = matches!(
+        verdict.class,
+        Class::Unknown(Undecided::ClockSet | Undecided::Young)
+    );
+    let doubtful = known.quiet < limits.young && known.quiet_at_most >= limits.young;
+    if undecided && doubtful && needed < limits.young {
+        // Whether it was touched just now is in doubt, whatever age is asked for.
+        obstacles.push(Obstacle::ClockSet {
+            needed: limits.young.as_secs().max(1),
+        });
+    }
+    if !orphaned {
+        obstacles.extend(touched_recently(context, set, &known, cookie, needed));
+    }
     if obstacles.is_empty() {
         Ok(())
     } else {
@@ -269,23 +309,40 @@ fn pending_uevent(
         .then_some(Obstacle::EventPending { count })
 }
 
-/// Touched too recently, by the events and by the kernel's times.
+/// Touched too recently, by the events and by the kernel's stamps; or it may be, and the wall clock
+/// does not tell.
 fn touched_recently(
     context: &Context<'_>,
     set: &SetSnapshot,
     known: &Knowledge,
+    cookie: &Cookie,
     needed: Duration,
 ) -> Option<Obstacle> {
-    let wall = context.facts.wall.0;
-    let last = set.otime.0.max(set.ctime.0);
-    if last > wall.saturating_add(1) {
-        return Some(Obstacle::ClockSet);
+    let facts = context.facts;
+    let touched = life::last_touch(set, facts);
+    let most = touched.most_age(facts.now).min(known.quiet_at_most);
+    let seen = cookie.last_call.is_some() && !known.unseen && !known.contradiction;
+    // Where every call was seen, a stamp counts only if it is younger than all of them for certain.
+    let least = match (seen, touched.explained) {
+        (true, true) => most.min(known.quiet),
+        (true, false) => known.quiet,
+        (false, _) => touched.least_age(facts.now).min(known.quiet),
+    };
+    // The stamps have whole seconds.
+    let seconds = least.as_secs();
+    if Duration::from_secs(seconds) >= needed {
+        return None;
     }
-    let by_wall = u64::try_from(wall.saturating_sub(last)).unwrap_or(0);
-    let seconds = by_wall.min(known.quiet.as_secs());
-    (Duration::from_secs(seconds) < needed).then_some(Obstacle::TooYoung {
-        seconds,
-        needed: needed.as_secs(),
+    let in_doubt = !seen && touched.age(facts.now).is_none();
+    Some(if in_doubt {
+        Obstacle::ClockSet {
+            needed: needed.as_secs(),
+        }
+    } else {
+        Obstacle::TooYoung {
+            seconds,
+            needed: needed.as_secs(),
+        }
     })
 }
 
@@ -324,9 +381,18 @@ impl fmt::Display for Obstacle {
                 let (ago, needed) = (Span::from_secs(*seconds), Span::from_secs(*needed));
                 write!(f, "touched {ago} ago; {needed} needed")
             }
-            Self::ClockSet => f.write_str("its times are in the future: the clock was set"),
+            Self::ClockSet { needed } => {
+                let needed = Span::from_secs(*needed);
+                write!(
+                    f,
+                    "the wall clock was set since boot, or may have been: that nobody has touched it \
+                     for {needed} shows only after `dmtrace watch` or `dmtrace serve` has run for \
+                     so long"
+                )
+            }
             Self::EventsLost => f.write_str("events may be missing"),
             Self::Suspended { name } => write!(f, "device {name} is suspended"),
+            Self::NotProvenBySearch { why } => why.fmt(f),
             Self::NoWaiter => f.write_str("no thread waits on it"),
             Self::NotStuck { class } => write!(f, "its waiter is not known to be stuck: {class}"),
             Self::UdevdDown => f.write_str("no udevd runs: start it, it may find the event"),

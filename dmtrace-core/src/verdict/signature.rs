@@ -1,15 +1,14 @@
 //! A cookie whose creator is not known, or not all of its story: what its fields allow to infer, and no more.
 
-use std::time::Duration;
-
 use super::{
     Class, Confidence, Context, Evidence, Healthy, LeakKind, MissingStep, ProcessFate, Signature,
-    Subject, Undecided, Verdict, life::Knowledge,
+    Subject, Undecided, Verdict,
+    life::{self, Knowledge},
 };
 use crate::{
     facts::{HostFacts, SemState, SetSnapshot},
-    ids::UnixTime,
     ledger::Creator,
+    wall_clock::StampSpan,
 };
 
 /// Programs that make cookies, by the name of their process (cut at 15 bytes as the kernel does).
@@ -56,9 +55,6 @@ const INTERPRETERS: &[&str] = &[
     "ash", "bash", "busybox", "dash", "ksh", "make", "perl", "python", "python3", "sh", "zsh",
 ];
 
-/// One second: the grain of `sem_ctime` and `sem_otime`.
-const CLOCK_GRAIN: i64 = 1;
-
 pub(super) fn judge_by_signature(
     subject: &Subject<'_>,
     context: &Context<'_>,
@@ -85,8 +81,9 @@ pub(super) fn judge_by_signature(
             .with_evidence(evidence)
             .with_evidence(known.evidence);
     };
-    let age = time_since(facts, set.ctime);
-    evidence.push(Evidence::Age { time: age });
+    let made = facts.locate_stamp(set.ctime);
+    let (age, age_at_most) = (made.least_age(facts.now), made.most_age(facts.now));
+    evidence.push(age_evidence(facts, made));
     if state.pid != 0 {
         // The last operator acted at `otime`, or at the SETVAL if there was no operation.
         let acted = if set.otime.0 != 0 {
@@ -94,12 +91,13 @@ pub(super) fn judge_by_signature(
         } else {
             set.ctime
         };
-        let fate = process_fate(facts, state.pid, acted);
+        let fate = process_fate(facts, state.pid, facts.locate_stamp(acted));
         evidence.push(Evidence::LastOperator {
             pid: state.pid,
             fate,
         });
-        if fate == ProcessFate::Alive && known.quiet >= limits.old && age >= limits.old {
+        let old = known.quiet >= limits.old && age >= limits.old;
+        if fate == ProcessFate::MaybeAlive || (fate == ProcessFate::Alive && old) {
             // It may have forgotten the cookie (moby in 2017) or still need it: only its history
             // tells.
             let name = facts.processes.get(&state.pid);
@@ -126,7 +124,13 @@ pub(super) fn judge_by_signature(
             .with_evidence(known.evidence)
     };
     if age < limits.old || known.quiet < limits.old {
-        return undecided(unknown, evidence, known);
+        let maybe_old = age_at_most >= limits.old && known.quiet_at_most >= limits.old;
+        let reason = if maybe_old {
+            Undecided::ClockSet
+        } else {
+            unknown
+        };
+        return undecided(reason, evidence, known);
     }
     if !facts.processes_complete {
         return undecided(Undecided::ProcessesUnreadable, evidence, known);
@@ -175,31 +179,33 @@ const fn classify_signature(set: &SetSnapshot, state: SemState) -> Signature {
     }
 }
 
-/// Time since a moment of the wall clock; zero if that lies in the future (the clock was set).
-fn time_since(facts: &HostFacts, then: UnixTime) -> Duration {
-    let seconds = facts.wall.0.saturating_sub(then.0);
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+/// Its age, or what is known of it.
+fn age_evidence(facts: &HostFacts, made: StampSpan) -> Evidence {
+    match made.age(facts.now) {
+        Some(time) => Evidence::Age { time },
+        None => Evidence::AgeInDoubt {
+            least: made.least_age(facts.now),
+            most: made.most_age(facts.now),
+            step: facts.last_clock_step(),
+        },
+    }
 }
 
-/// When a process started, by the wall clock. In nanoseconds until the end: whole seconds of both
-/// clocks differ by one or the other, as it falls, and with them the verdict.
-fn start_time(facts: &HostFacts, start_ticks: u64) -> i64 {
-    let now = i128::from(facts.wall.0) * 1_000_000_000 + i128::from(facts.wall_nanos);
-    let start = u128::from(start_ticks) * 10_000_000;
-    let age = u128::from(facts.now.0).saturating_sub(start);
-    let started = now - i128::try_from(age).unwrap_or(i128::MAX / 2);
-    i64::try_from(started.div_euclid(1_000_000_000)).unwrap_or(i64::MIN)
-}
-
-/// What became of the process that had this number at that moment.
-fn process_fate(facts: &HostFacts, pid: u32, then: UnixTime) -> ProcessFate {
-    match facts.processes.get(&pid) {
-        Some(live) if start_time(facts, live.start_ticks) <= then.0.saturating_add(CLOCK_GRAIN) => {
-            ProcessFate::Alive
-        }
-        Some(_) => ProcessFate::Reused,
-        None if facts.processes_complete => ProcessFate::Gone,
-        None => ProcessFate::Unknown,
+/// What became of the process that had this number then.
+fn process_fate(facts: &HostFacts, pid: u32, then: StampSpan) -> ProcessFate {
+    let Some(live) = facts.processes.get(&pid) else {
+        return if facts.processes_complete {
+            ProcessFate::Gone
+        } else {
+            ProcessFate::Unknown
+        };
+    };
+    if !live.may_have_acted_by(then.latest) {
+        ProcessFate::Reused
+    } else if live.may_have_acted_by(then.earliest) {
+        ProcessFate::Alive
+    } else {
+        ProcessFate::MaybeAlive
     }
 }
 
@@ -211,7 +217,7 @@ fn candidate_culprits<'a>(
     subject: &'a Subject<'_>,
     fields: Signature,
 ) -> impl Iterator<Item = Evidence> + 'a {
-    let touched = set.ctime.0.max(set.otime.0).saturating_add(CLOCK_GRAIN);
+    let touched = life::last_touch(set, facts).latest;
     facts
         .processes
         .iter()
@@ -220,7 +226,7 @@ fn candidate_culprits<'a>(
             // to a script.
             let script = fields == Signature::NeverUsed && INTERPRETERS.contains(&&*live.comm);
             (makes_cookies(&live.comm) || script)
-                && start_time(facts, live.start_ticks) <= touched
+                && live.may_have_acted_by(touched)
                 && live.ipc_ns.is_none_or(|ns| ns == subject.semaphore.id.ns)
         })
         .map(|(&pid, live)| Evidence::Candidate {

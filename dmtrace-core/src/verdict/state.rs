@@ -20,6 +20,8 @@ pub enum State {
     Stuck,
     /// Nobody will remove it.
     Leaked,
+    /// Older than any trace, and no process holds its number.
+    Orphaned,
     /// More was completed than there was to complete.
     OverCompleted,
     /// Removed while in use.
@@ -38,12 +40,13 @@ pub enum State {
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Open,
         Self::Waiting,
         Self::SlowUdev,
         Self::Stuck,
         Self::Leaked,
+        Self::Orphaned,
         Self::OverCompleted,
         Self::Accident,
         Self::CleanedUp,
@@ -61,6 +64,7 @@ impl State {
             Self::SlowUdev => "slow-udev",
             Self::Stuck => "stuck",
             Self::Leaked => "leaked",
+            Self::Orphaned => "orphaned",
             Self::OverCompleted => "over-completed",
             Self::Accident => "accident",
             Self::CleanedUp => "cleaned-up",
@@ -79,6 +83,7 @@ impl State {
             Self::SlowUdev => "waits for longer than usual",
             Self::Stuck => "waits for what does not come",
             Self::Leaked => "nobody will remove it",
+            Self::Orphaned => "no process holds it",
             Self::OverCompleted => "completed too often",
             Self::Accident => "removed while in use",
             Self::CleanedUp => "a leak that was removed",
@@ -93,7 +98,7 @@ impl State {
     pub const fn is_finding(self) -> bool {
         matches!(
             self,
-            Self::Stuck | Self::Leaked | Self::OverCompleted | Self::Accident
+            Self::Stuck | Self::Leaked | Self::Orphaned | Self::OverCompleted | Self::Accident
         )
     }
 
@@ -125,6 +130,7 @@ impl Class {
             Self::Healthy(Healthy::Finished) => State::Finished,
             Self::Stuck(_) => State::Stuck,
             Self::Leaked(_) => State::Leaked,
+            Self::Orphaned(_) => State::Orphaned,
             Self::OverCompleted => State::OverCompleted,
             Self::Accident => State::Accident,
             Self::CleanedUp(_) => State::CleanedUp,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Context, Subject, Verdict, judge_set};
+use super::{Context, Doubt, Subject, Verdict, judge_set};
 use crate::{
     facts::{SetSnapshot, Snapshot},
     ids::{BootTime, SemId},
@@ -32,6 +32,11 @@ impl<'a> Judged<'a> {
             set: self.set,
             taken: self.taken,
         }
+    }
+
+    /// Why it is left open whether it is leaked, if it is.
+    pub const fn doubt(&self) -> Option<Doubt> {
+        Doubt::of_verdict(self.semaphore, &self.verdict)
     }
 }
 

@@ -100,6 +100,12 @@ impl fmt::Display for Undecided {
             Self::MaybeStopped => "its owner's wait was interrupted; it may be stopped or traced",
             Self::RemovalUnseen => "its removal was not seen",
             Self::NamespaceEnded => "it ended with its IPC namespace",
+            Self::MaybeHandedOn => {
+                "it may have been handed on, as by dmsetup udevcreatecookie, and was removed"
+            }
+            Self::ClockSet => {
+                "the wall clock was set since boot, or may have been: its age is not known"
+            }
         })
     }
 }

@@ -17,7 +17,10 @@ pub(super) fn judge_waiting(
     let cookie = subject.semaphore.cookie.as_deref().unwrap_or(&empty);
     let seen = known.since.map(|since| facts.now.duration_since(since));
     let waited = seen.unwrap_or(known.quiet);
-    let mut evidence = vec![Evidence::WaitedFor { time: waited }];
+    let mut evidence = vec![match seen {
+        Some(time) => Evidence::WaitedFor { time },
+        None => Evidence::WaitedAtLeast { time: waited },
+    }];
     let outstanding = known.value.filter(|&value| value > 0);
     let completions = cookie.counts.completions;
     if let Some(value) = known.value {

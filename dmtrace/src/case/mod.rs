@@ -1,14 +1,23 @@
 //! Everything known about the semaphores of this machine at one moment, put together from a
 //! snapshot, the maps of a running trace, and a recording.
 
+mod kept_marks;
 mod rows;
 mod running;
+mod searching;
+mod witnesses;
+
+#[cfg(feature = "live")]
+pub(crate) use kept_marks::read_marks;
+pub(crate) use searching::{SearchDepth, SearchWish, Vouched};
+pub(crate) use witnesses::HeardWitnesses;
 
 use std::{
     cell::RefCell,
     collections::BTreeMap,
+    fmt::Display,
     fs,
-    io::BufReader,
+    io::{BufReader, ErrorKind},
     panic::resume_unwind,
     path::{Path, PathBuf},
     sync::Arc,
@@ -21,16 +30,17 @@ use dmtrace_core::{
     event::{CallSite, Package, decode_event},
     facts::{self, HostFacts, Snapshot},
     ids::BootTime,
-    ledger::Ledger,
-    verdict::{self, Completeness, Context, Judged, Thresholds},
+    ledger::{Ledger, Retention},
+    verdict::{self, BookLosses, Completeness, Context, Judged, Thresholds},
 };
+use serde_json::Value;
 
 use crate::{
     host::regular_file::open_regular,
     host::{self, Scope},
     recording::{RecordedFrame, RecordingReader, RecordingStart, RecordingTail},
     stack::Symbolizer,
-    wording::{causes_text, count_noun},
+    wording::{cause_text, causes_text, count_noun},
 };
 
 /// How much of a running trace is used.
@@ -68,6 +78,8 @@ pub(crate) struct Case {
     pub facts: HostFacts,
     /// What may be missing in the books.
     pub completeness: Completeness,
+    /// Limits of time that verdicts keep to: those of the trace that was asked.
+    pub thresholds: Thresholds,
     /// From when on creations were seen; `None` without any trace.
     pub since: Option<BootTime>,
     /// Why it cannot be told whether a trace runs, and what would help.
@@ -79,8 +91,6 @@ pub(crate) struct Case {
     /// Packages of executables that the recording knows, by
     /// [`package_key`](crate::host::package::package_key); where it is not known, why.
     pub packages: BTreeMap<String, Result<Package, String>>,
-    /// Whether the accounts of the recording do not add up: some of its events were lost.
-    pub inexact: bool,
     /// Names the calls of what is shown.
     pub names: RefCell<Symbolizer>,
 }
@@ -93,6 +103,9 @@ impl Case {
     pub(crate) fn of_host(recording: Option<&Path>, join: TraceUse) -> Result<Self> {
         let scope = Scope::default();
         let mut case = Self::empty();
+        if join != TraceUse::No && case.ask_trace(recording) {
+            return Ok(case);
+        }
         if let Some(path) = recording {
             let start = case.replay_recording(path)?;
             if start.boot_id.is_some() && start.boot_id != host::clock::boot_id(&scope.roots) {
@@ -131,6 +144,13 @@ impl Case {
     /// It cannot be read.
     pub(crate) fn of_recording(path: &Path) -> Result<(Self, RecordingStart)> {
         let mut case = Self::empty();
+        // One that is being written is behind its trace.
+        if case.ask_trace(Some(path)) {
+            let file = open_recording(path).with_context(|| path.display().to_string())?;
+            let (_, start) = RecordingReader::open(BufReader::new(file))
+                .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), causes_text(&error)))?;
+            return Ok((case, start));
+        }
         let start = case.replay_recording(path)?;
         case.note_unread();
         let here = host::clock::boot_id(&Scope::default().roots);
@@ -142,16 +162,16 @@ impl Case {
 
     pub(super) fn empty() -> Self {
         Self {
-            ledger: Ledger::new(),
+            ledger: Ledger::with_retention(Retention::REPLAY),
             snapshot: Snapshot::default(),
             facts: HostFacts::default(),
             completeness: Completeness::default(),
+            thresholds: Thresholds::default(),
             since: None,
             trace_unread: None,
             notes: Vec::new(),
             incomplete: false,
             packages: BTreeMap::new(),
-            inexact: false,
             names: RefCell::default(),
         }
     }
@@ -164,24 +184,23 @@ impl Case {
         }
     }
 
-    /// Everything with a cookie's key, judged.
-    pub(crate) fn judge_all<'a>(&'a self, thresholds: &Thresholds) -> Vec<Judged<'a>> {
-        let context = Context {
+    /// What this case is judged with.
+    pub(crate) const fn context(&self) -> Context<'_> {
+        Context {
             facts: &self.facts,
             completeness: &self.completeness,
-            thresholds,
-        };
-        verdict::survey_parallel(&self.ledger, Some(&self.snapshot), &context)
+            thresholds: &self.thresholds,
+        }
+    }
+
+    /// Everything with a cookie's key, judged.
+    pub(crate) fn judge_all(&self) -> Vec<Judged<'_>> {
+        verdict::survey_parallel(&self.ledger, Some(&self.snapshot), &self.context())
     }
 
     /// The remembered cookies that are gone, judged.
-    pub(crate) fn judge_closed<'a>(&'a self, thresholds: &Thresholds) -> Vec<Judged<'a>> {
-        let context = Context {
-            facts: &self.facts,
-            completeness: &self.completeness,
-            thresholds,
-        };
-        verdict::survey_closed(&self.ledger, &context)
+    pub(crate) fn judge_closed(&self) -> Vec<Judged<'_>> {
+        verdict::survey_closed(&self.ledger, &self.context())
     }
 
     fn add_blind_spots(&mut self, backend: Option<Backend>) {
@@ -200,7 +219,7 @@ impl Case {
     fn read_recording(&mut self, path: &Path, live: RecordingState) -> Result<RecordingStart> {
         let shown = path.display();
         let unfinished = unfinished_recordings(path);
-        let file = open_regular(path).with_context(|| match unfinished.first() {
+        let file = open_recording(path).with_context(|| match unfinished.first() {
             Some(beside) => format!(
                 "{shown}: a recording that was cut short is {}",
                 beside.display()
@@ -260,21 +279,7 @@ impl Case {
                 }
                 RecordedFrame::End(balance) => {
                     ended = true;
-                    if balance["continued"] == true {
-                        self.notes
-                            .push(format!("{shown}: continues in a later file"));
-                    }
-                    let deficits = balance.get("deficits").and_then(|list| list.as_array());
-                    for deficit in deficits
-                        .into_iter()
-                        .flatten()
-                        .filter_map(|text| text.as_str())
-                    {
-                        self.notes
-                            .push(format!("the trace was not exact: {deficit}"));
-                        self.incomplete = true;
-                        self.inexact = true;
-                    }
+                    self.take_balance(&shown, &balance);
                 }
                 RecordedFrame::Packages(packages) => self.packages = packages,
                 RecordedFrame::Site(number, site) => {
@@ -316,6 +321,42 @@ impl Case {
         }
         Ok(start)
     }
+
+    /// What the recorded trace says of itself at its end.
+    fn take_balance(&mut self, shown: &impl Display, balance: &Value) {
+        if balance["continued"] == true {
+            self.notes
+                .push(format!("{shown}: continues in a later file"));
+        }
+        let deficits = balance["deficits"].as_array().into_iter().flatten();
+        let mut exact = true;
+        for deficit in deficits.filter_map(Value::as_str) {
+            exact = false;
+            self.notes
+                .push(format!("the trace was not exact: {deficit}"));
+        }
+        self.incomplete |= !exact;
+        match serde_json::from_value::<BookLosses>(balance["losses"].clone()) {
+            Ok(BookLosses { live, ended }) => {
+                self.completeness.lost = live;
+                self.completeness.ended = ended;
+            }
+            // An older recording: any cookie may be one whose events were lost.
+            Err(_) if !exact => self.completeness.lost.add(1),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Opens a recording. One that root has made is for root alone.
+fn open_recording(path: &Path) -> Result<fs::File> {
+    open_regular(path).map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied => anyhow::anyhow!(
+            "{}; run as root (sudo), or let its owner give it to you",
+            cause_text(&error)
+        ),
+        _ => error.into(),
+    })
 }
 
 /// Recordings that were to replace this one: of a `record --force` that still runs, was killed, or

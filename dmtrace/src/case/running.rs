@@ -1,7 +1,7 @@
 //! What a running trace knows: its maps, and the recording that it writes.
 
 #[cfg(feature = "live")]
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 #[cfg(feature = "live")]
 use dmtrace_core::{
@@ -13,7 +13,12 @@ use dmtrace_core::{
 use super::RecordingState;
 use super::{Case, TraceUse};
 #[cfg(feature = "live")]
-use crate::{probe::registry, wording::count_noun};
+use crate::{
+    host::{Roots, processes::is_stopped},
+    probe::registry,
+    trace::books::{TraceBooks, ask_books},
+    wording::count_noun,
+};
 
 /// What was in the maps of a running trace.
 #[cfg(feature = "live")]
@@ -35,6 +40,74 @@ pub(super) struct TraceMaps {
 pub(super) enum TraceMaps {}
 
 impl Case {
+    /// Takes over what a running trace judges by, the one that has seen most; of a recording, the
+    /// one that writes it. `false` where none answers: then there are its maps.
+    #[cfg(feature = "live")]
+    pub(super) fn ask_trace(&mut self, recording: Option<&Path>) -> bool {
+        let is_it = |tracer: &registry::RunningTracer| match recording {
+            None => true,
+            Some(path) => tracer
+                .recording
+                .as_deref()
+                .is_some_and(|it| same_file(it, path)),
+        };
+        let tracers = registry::running_tracers().into_iter().filter(is_it);
+        for tracer in tracers.filter(registry::RunningTracer::is_attended) {
+            if is_stopped(&Roots::host(), tracer.pid) {
+                self.notes.push(stopped_text(tracer.pid));
+                continue;
+            }
+            match ask_patiently(&tracer) {
+                Ok(books) => {
+                    self.take_books(books, &tracer);
+                    return true;
+                }
+                // It has ended meanwhile.
+                Err(error) if is_not_there(&error) => {}
+                // It was stopped while it was asked.
+                Err(_) if is_stopped(&Roots::host(), tracer.pid) => {
+                    self.notes.push(stopped_text(tracer.pid));
+                }
+                Err(error) => self.notes.push(format!(
+                    "the trace of process {} does not give its books: {}; what follows is from its \
+                     maps, which lack what is gone",
+                    tracer.pid,
+                    crate::wording::cause_text(&error)
+                )),
+            }
+        }
+        false
+    }
+
+    #[cfg(not(feature = "live"))]
+    pub(super) const fn ask_trace(&mut self, _recording: Option<&std::path::Path>) -> bool {
+        false
+    }
+
+    #[cfg(feature = "live")]
+    fn take_books(&mut self, books: TraceBooks, tracer: &registry::RunningTracer) {
+        let TraceBooks {
+            ledger,
+            snapshot,
+            moment,
+        } = books;
+        self.ledger = ledger;
+        self.snapshot = snapshot;
+        self.facts = moment.facts;
+        self.completeness = moment.completeness;
+        self.thresholds = moment.thresholds;
+        self.since = Some(moment.since);
+        self.notes.push(format!(
+            "owners are known from the running trace (process {})",
+            tracer.pid
+        ));
+        for loss in moment.losses {
+            self.notes.push(format!("the trace is not exact: {loss}"));
+            self.incomplete = true;
+        }
+        self.note_unread();
+    }
+
     /// Reads the maps of a running trace, the one that has seen most.
     #[cfg(feature = "live")]
     pub(super) fn read_maps(&mut self, join: TraceUse) -> Option<TraceMaps> {
@@ -42,6 +115,10 @@ impl Case {
             self.note_unread_traces(&unread);
             registry::running_tracers()
         });
+        // Whoever came first has watched the wall clock for the longest time.
+        for tracer in &tracers {
+            crate::host::clock::history::merge_history(&tracer.clock);
+        }
         for tracer in tracers {
             let maps = match tracer.open_maps() {
                 Ok(maps) => maps,
@@ -193,10 +270,55 @@ impl Case {
     }
 }
 
+/// A trace that has just been started, or that ends, does not listen yet, or no more.
+#[cfg(feature = "live")]
+fn ask_patiently(tracer: &registry::RunningTracer) -> io::Result<TraceBooks> {
+    let socket = tracer.books_socket();
+    for _ in 0..ASK_TRIES {
+        match ask_books(&socket) {
+            Err(error) if is_not_there(&error) && tracer.is_attended() => {
+                std::thread::sleep(ASK_PAUSE);
+            }
+            answer => return answer,
+        }
+    }
+    ask_books(&socket)
+}
+
+/// How often a trace is asked that does not listen.
+#[cfg(feature = "live")]
+const ASK_TRIES: u32 = 10;
+/// Between two of these times.
+#[cfg(feature = "live")]
+const ASK_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+#[cfg(feature = "live")]
+fn stopped_text(pid: u32) -> String {
+    format!(
+        "the trace of process {pid} is stopped: what follows is not from its books; to let it go on: \
+         kill -CONT {pid}"
+    )
+}
+
+/// Whether nobody listens there.
+#[cfg(feature = "live")]
+fn is_not_there(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
+}
+
+/// Whether two paths are one file.
+#[cfg(feature = "live")]
+fn same_file(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let id = |path: &Path| std::fs::metadata(path).map(|it| (it.dev(), it.ino()));
+    matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 #[cfg(all(test, feature = "live"))]
 mod tests {
-    use std::io;
-
     use super::*;
     use registry::UnreadRegistry;
 

@@ -7,7 +7,7 @@ use dmtrace_core::{
     event::as_bytes,
     facts::{NsSnapshot, SemLimits, SemState, SetSnapshot},
     ids::{IpcNs, Key},
-    verdict::{Class, Confidence},
+    verdict::{Class, Confidence, Losses},
 };
 
 use super::*;
@@ -43,6 +43,10 @@ fn message_at(kind: Kind, at: u64, arg: i32, op: i16) -> SemEvent {
 
 /// A cookie that is announced and left: its owner is not in the process list.
 fn sample_recording() -> Vec<u8> {
+    recording_that_ends_with(&serde_json::json!({"deficits": []}))
+}
+
+fn recording_that_ends_with(balance: &Value) -> Vec<u8> {
     let start = RecordingStart {
         abi: ABI,
         began: BootTime(SECOND),
@@ -96,7 +100,7 @@ fn sample_recording() -> Vec<u8> {
         ..HostFacts::default()
     };
     writer.write_facts(&facts).unwrap();
-    writer.finish(&serde_json::json!({"deficits": []})).unwrap()
+    writer.finish(balance).unwrap()
 }
 
 fn case_from(bytes: &[u8]) -> Result<Case> {
@@ -106,7 +110,7 @@ fn case_from(bytes: &[u8]) -> Result<Case> {
 }
 
 fn case_verdicts(case: &Case) -> Vec<(Class, Confidence)> {
-    case.judge_all(&Thresholds::default())
+    case.judge_all()
         .into_iter()
         .map(|judged| (judged.verdict.class, judged.verdict.confidence))
         .collect()
@@ -152,7 +156,7 @@ fn a_recording_without_its_end_has_lost_no_event_that_is_known() {
         let Ok(case) = case_from(&whole[..length]) else {
             continue;
         };
-        for judged in case.judge_all(&Thresholds::default()) {
+        for judged in case.judge_all() {
             evidence.extend(judged.verdict.evidence.iter().map(ToString::to_string));
         }
     }
@@ -175,4 +179,39 @@ fn a_file_that_is_damaged_is_not_called_cut_off() {
     assert!(notes.contains("cut off at byte"), "{notes}");
     let error = case_from(&[]).err().unwrap().to_string();
     assert!(error.ends_with(": the file is empty"), "{error}");
+}
+
+/// The verdicts on a recording are those of its trace: what the trace had not lost of a set does not
+/// make the set uncertain, and what it had does.
+#[test]
+fn what_the_trace_lacked_is_lacking_in_its_recording() {
+    let ended_with = |losses: Value| {
+        let balance = serde_json::json!({"deficits": ["2 runs were skipped"], "losses": losses});
+        let case = case_from(&recording_that_ends_with(&balance)).unwrap();
+        assert!(case.incomplete && case.notes.iter().any(|it| it.contains("2 runs")));
+        case_verdicts(&case)
+    };
+    let losses = |count: u64, until: u64| {
+        serde_json::to_value(BookLosses {
+            live: Losses {
+                count,
+                until: Some(BootTime(until * SECOND)),
+                ..Losses::default()
+            },
+            ..BookLosses::default()
+        })
+        .unwrap()
+    };
+    for harmless in [losses(0, 0), losses(3, 1)] {
+        let judged = ended_with(harmless);
+        assert!(
+            matches!(judged[..], [(Class::Leaked(_), Confidence::Observed)]),
+            "{judged:?}"
+        );
+    }
+    // Lost while the set was there; and what an older trace did not write down.
+    for unsure in [losses(3, 50), Value::Null] {
+        let judged = ended_with(unsure);
+        assert!(matches!(judged[..], [(Class::Unknown(_), _)]), "{judged:?}");
+    }
 }

@@ -16,7 +16,7 @@ use std::{
 use dmtrace_core::{
     cleanup::{
         plan::{Plan, PlanEntry, PlannedAction},
-        recheck::{IdentityMismatch, MismatchedField, recheck_entry},
+        recheck::{IdentityMismatch, MismatchedField, recheck_clock, recheck_entry},
     },
     facts::{HostFacts, SetSnapshot},
     ids::{BootTime, IpcNs},
@@ -311,7 +311,9 @@ impl CleanupWork<'_> {
                 Err(HostError::Gone { .. }) => return CleanupOutcome::Gone,
                 Err(error) => return CleanupOutcome::Failed(error.to_string()),
             };
-            if let Err(moved) = recheck_entry(entry, &set, &renewed.facts) {
+            let same = recheck_clock(self.plan, &renewed.facts)
+                .and_then(|()| recheck_entry(entry, &set, &renewed.facts));
+            if let Err(moved) = same {
                 return CleanupOutcome::Moved(moved);
             }
             &renewed
@@ -371,7 +373,10 @@ impl CleanupWork<'_> {
             .and_then(|read| read)
             .map_err(failed)?
             .ok_or(CleanupOutcome::Gone)?;
-        recheck_entry(entry, &set, &visit.facts).map_err(CleanupOutcome::Moved)?;
+        // The clock first: without it equal stamps prove nothing.
+        recheck_clock(self.plan, &visit.facts)
+            .and_then(|()| recheck_entry(entry, &set, &visit.facts))
+            .map_err(CleanupOutcome::Moved)?;
         let permitted = match entry.action {
             PlannedAction::Complete(completion) => act::check_completable(&set, completion),
             _ => act::check_permitted(&set),

@@ -3,6 +3,7 @@
 //! One JSON object a line, appended: `clean_begin` with who, when and the whole plan,
 //! `clean_intent` before each removal, `clean_outcome` after it, `clean_end`. An intent without an
 //! outcome means that the program was killed there: the removal may or may not have happened.
+//! `raise_limit` and `restore_limit` tell of changes of `kernel.sem`.
 
 use std::{
     fs::{self, File},
@@ -190,6 +191,23 @@ impl Audit {
         )
     }
 
+    /// That a limit of the kernel was changed, by whom, and from what to what.
+    ///
+    /// # Errors
+    /// It is not safely on disk.
+    pub fn write_limit(&mut self, kind: &str, was: &str, is: &str) -> Result<(), AuditError> {
+        let roots = Roots::host();
+        self.write_record(
+            kind,
+            json!({
+                "boot_id": clock::boot_id(&roots),
+                "who": requester_json(&roots),
+                "kernel_sem": { "was": was, "is": is },
+            }),
+            SyncPolicy::Now,
+        )
+    }
+
     /// The end of the run.
     ///
     /// # Errors
@@ -292,6 +310,7 @@ mod tests {
                 observed: true,
                 evidence: Vec::new(),
             },
+            orphan: None,
             action: PlannedAction::Destroy,
         }
     }

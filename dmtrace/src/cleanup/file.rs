@@ -165,6 +165,9 @@ impl PlanFile {
             io::ErrorKind::InvalidData => not_a_plan("it is no text".to_owned()),
             _ => failed(error),
         })?;
+        if text.trim().is_empty() {
+            return Err(not_a_plan("it is empty".to_owned()));
+        }
         let value: serde_json::Value =
             serde_json::from_str(&text).map_err(|error| not_a_plan(error.to_string()))?;
         if value["type"] != KIND {

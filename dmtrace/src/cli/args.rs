@@ -1,5 +1,8 @@
 //! The command line: syntax only. `--help`, man pages and completions come from here.
 
+mod clean;
+mod search;
+
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
@@ -16,10 +19,13 @@ use super::{
         REPORT_EXAMPLES, SERVE_EXAMPLES, WATCH_EXAMPLES, watch_help,
     },
     filter::Filters,
-    value::{self, ColumnNames, CookieName},
+    value::{self, ColumnNames},
     when::When,
 };
 use crate::{metrics::ListenAddress, probe::Options, render::culprits::GroupBy};
+
+pub(crate) use clean::CleanArgs;
+pub(crate) use search::{SearchArgs, SearchHow};
 
 /// Who leaks device-mapper udev cookies and System V semaphores, why, is it safe to clean, and
 /// how to stop it.
@@ -212,6 +218,8 @@ pub struct ListArgs {
     pub table: TableArgs,
     #[command(flatten)]
     pub source: SourceArgs,
+    #[command(flatten)]
+    pub search: SearchArgs,
 }
 
 /// Reads what a report is ranked by; what is none of these is a usage error that lists them.
@@ -245,7 +253,7 @@ pub struct ReportArgs {
     /// Show all of them.
     #[arg(short, long)]
     pub all: bool,
-    /// Print nothing but leaked cookies as folded stacks: `program;outermost;...;innermost COUNT`.
+    /// Print nothing but leaked cookies, removed ones too, as folded stacks: `program;outermost;...;innermost COUNT`.
     #[arg(long, conflicts_with_all = ["by", "bug"])]
     pub folded: bool,
     /// Also draw a flame graph of leaked cookies into this file (SVG); replaces what is there.
@@ -253,7 +261,7 @@ pub struct ReportArgs {
     pub flamegraph: Option<PathBuf>,
     /// What `dmtrace serve` has found since then: how long ago (7d, 12h), or a local time
     /// (2026-11-20, 2026-11-20 14:00; of UTC with --utc).
-    #[arg(long, value_name = "TIME", conflicts_with_all = ["bug", "folded", "flamegraph"])]
+    #[arg(long, value_name = "TIME")]
     pub since: Option<When>,
     /// The end of that time [default: now].
     #[arg(long, value_name = "TIME", requires = "since")]
@@ -264,6 +272,8 @@ pub struct ReportArgs {
     pub history: Option<PathBuf>,
     #[command(flatten)]
     pub filters: Filters,
+    #[command(flatten)]
+    pub search: SearchArgs,
 }
 
 /// Arguments of `explain`.
@@ -281,6 +291,8 @@ pub struct ExplainArgs {
     pub filters: Filters,
     #[command(flatten)]
     pub source: SourceArgs,
+    #[command(flatten)]
+    pub search: SearchArgs,
 }
 
 /// Arguments of `exec`.
@@ -386,6 +398,13 @@ pub struct ServeArgs {
     /// Show the status of the running service; exit code 1 if it has active findings.
     #[arg(long)]
     pub status: bool,
+    /// Let the running service search who holds the cookies that are older than its trace, as it does
+    /// once at its start; then show its status.
+    #[arg(long, conflicts_with = "status")]
+    pub search: bool,
+    /// Search for the service, and print what was found for it.
+    #[arg(long, hide = true, conflicts_with_all = ["status", "search"])]
+    pub search_worker: bool,
     /// Members of this group may ask, too (default: root only).
     #[arg(long, value_name = "GROUP")]
     pub group: Option<String>,
@@ -399,7 +418,7 @@ pub struct ServeArgs {
     #[arg(long)]
     pub keep: bool,
     /// End the tracing that a service left running in the kernel.
-    #[arg(long, conflicts_with = "status")]
+    #[arg(long, conflicts_with_all = ["status", "search"])]
     pub remove: bool,
     /// Remove leaks that nobody has touched for this time (default: never remove anything).
     ///
@@ -441,60 +460,12 @@ pub struct ServeArgs {
     pub tuning: ServeTuningArgs,
 }
 
-/// Arguments of `clean`.
-#[derive(Args, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "independent flags")]
-pub struct CleanArgs {
-    /// Only these: a cookie (0x0d4d1234) or its semid, several if need be.
-    #[arg(value_name = "COOKIE")]
-    pub cookies: Vec<CookieName>,
-    /// Do it. Without this, only the plan is shown.
-    #[arg(long)]
-    pub apply: bool,
-    /// Do not ask.
-    #[arg(short, long, requires = "apply")]
-    pub yes: bool,
-    /// Write the plan to this file, which must not exist; with --apply, carry out exactly the plan
-    /// in it.
-    #[arg(long, value_name = "FILE")]
-    pub plan: Option<PathBuf>,
-    /// Refuse a plan that does more than this [default: any number of proven leaks whose owners
-    /// have ended, and 100 of everything else].
-    #[arg(long, value_name = "N", value_parser = value::parse_number::<usize>)]
-    pub max: Option<usize>,
-    /// Keep what was touched more recently than this [default: 60s; what is not proven, 10m].
-    #[arg(long, value_name = "TIME", value_parser = value::duration_arg)]
-    pub older_than: Option<Duration>,
-    /// Also remove cookies of living processes that have provably moved on without waiting.
-    #[arg(long)]
-    pub abandoned: bool,
-    /// Also complete what a stuck thread waits for, as far as it is provably lost and udev's work
-    /// is done; never more.
-    #[arg(long)]
-    pub complete: bool,
-    /// Also remove a cookie of which nobody has seen that it leaked; name it: COOKIE.
-    ///
-    /// All other rules hold: it has the form of a cookie, nobody waits on it, no living process is
-    /// known to use or carry it or may have made it, udev has given up, it is old.
-    #[arg(long)]
-    pub force_unknown: bool,
-    /// Write the audit record here.
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "/var/log/dmtrace-clean.jsonl"
-    )]
-    pub audit: PathBuf,
-    #[command(flatten)]
-    pub filters: Filters,
-    #[command(flatten)]
-    pub source: SourceArgs,
-}
-
 /// Arguments of `doctor`.
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
     /// Do not attach probes: say what can be said without.
     #[arg(long)]
     pub no_attach: bool,
+    #[command(flatten)]
+    pub search: SearchArgs,
 }

@@ -1,13 +1,15 @@
 //! `dmtrace clean`: removes cookies whose leak is proven, and nothing else.
 
+mod again;
+mod kept;
+mod limit;
 mod text;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, IsTerminal, Write},
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
-    thread,
     time::Duration,
 };
 
@@ -19,7 +21,7 @@ use dmtrace_core::{
     },
     facts::SuspendedDevice,
     ids::SemId,
-    verdict::{Context, Judged, Obstacle, RemovalRules, Thresholds},
+    verdict::{Context, Judged, RemovalRules},
 };
 
 use super::{
@@ -29,7 +31,7 @@ use super::{
     value::CookieName,
 };
 use crate::{
-    case::Case,
+    case::{Case, SearchDepth},
     cleanup::{
         apply::{CleanupReport, apply_plan},
         audit::Audit,
@@ -39,24 +41,32 @@ use crate::{
     host::{Roots, clock, devices},
     output::{Out, print_remark},
     probe::environment::Capabilities,
+    render::doubt::DoubtCounts,
     wording::{causes_text, count_noun},
 };
-
-/// The kernel's times have seconds: only after two of them does every later call show.
-const TICK: Duration = Duration::from_secs(2);
 
 /// A plan, and what is to be said with it.
 struct PlanDraft {
     file: PlanFile,
     notes: Vec<String>,
+    /// Cookies that are kept because nobody can tell whether they are leaked.
+    doubts: DoubtCounts,
     /// Something could not be read, so that more may be leaked.
     incomplete: bool,
     suspended: Vec<SuspendedDevice>,
     /// Options that would make it act on what it keeps.
     lifts: BTreeMap<SemId, Prospect>,
+    /// Something that is to be removed may have been touched in this very second.
+    fresh: bool,
 }
 
 pub(super) fn run(args: &CleanArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
+    if args.raise_limit {
+        return limit::raise_limit(args, as_json, out);
+    }
+    if args.restore_limit {
+        return limit::restore_limit(args, as_json, out);
+    }
     check_args(args, as_json)?;
     // Before rights and terminals are spoken of: a file that is not there comes first.
     let given = args.plan.as_deref().filter(|_| args.apply);
@@ -66,7 +76,7 @@ pub(super) fn run(args: &CleanArgs, as_json: bool, out: &mut Out) -> Result<Exit
     }
     let draft = match given {
         Some(draft) => draft,
-        None => draft_plan(args)?,
+        None => again::draft_plan(args)?,
     };
     if args.apply {
         let code = carry_out(args, &draft, as_json, out)?;
@@ -84,7 +94,7 @@ pub(super) fn run(args: &CleanArgs, as_json: bool, out: &mut Out) -> Result<Exit
     }
     Ok(if draft.wanted_count() > 0 {
         exit::findings_code()
-    } else if draft.incomplete {
+    } else if draft.is_uncertain() {
         exit::incomplete_code()
     } else {
         exit::CLEAN
@@ -94,6 +104,11 @@ pub(super) fn run(args: &CleanArgs, as_json: bool, out: &mut Out) -> Result<Exit
 impl PlanDraft {
     const fn plan(&self) -> &Plan {
         &self.file.plan
+    }
+
+    /// Whether more may be leaked than what it acts on.
+    const fn is_uncertain(&self) -> bool {
+        self.incomplete || self.doubts.any()
     }
 
     /// What is to be completed.
@@ -118,8 +133,14 @@ fn check_args(args: &CleanArgs, as_json: bool) -> Result<()> {
     let filters = &args.filters;
     let named = [filters.semid.is_some(), filters.key.is_some()];
     let named = named.iter().filter(|it| **it).count() + args.cookies.len();
-    if args.force_unknown && named != 1 {
-        return usage("--force-unknown: name one cookie: dmtrace clean --force-unknown COOKIE");
+    // Several only after somebody has had a list of them to look at.
+    let reviewed = args.plan.is_some() && !args.apply;
+    let chosen = !filters.is_empty() || !args.cookies.is_empty();
+    if args.force_unknown && named != 1 && !(reviewed && chosen) {
+        return usage(
+            "--force-unknown: name one cookie: dmtrace clean --force-unknown COOKIE; or choose \
+             several with filters, into a plan to look at: --force-unknown --ipc-ns NS --plan FILE",
+        );
     }
     if args.apply && args.plan.is_some() {
         let plain = filters.is_empty()
@@ -178,54 +199,43 @@ fn read_plan(path: &std::path::Path, max: Option<usize>) -> Result<PlanDraft> {
     Ok(PlanDraft {
         file,
         notes: Vec::new(),
+        doubts: DoubtCounts::default(),
         incomplete: false,
         suspended: devices::read_devices(&roots).suspended,
         lifts: BTreeMap::new(),
+        fresh: false,
     })
 }
 
-/// Gathers everything and decides.
-fn draft_plan(args: &CleanArgs) -> Result<PlanDraft> {
-    let draft = draft_once(args, Duration::ZERO)?;
-    let plan = draft.plan();
-    let touched = plan
-        .pending()
-        .map(|entry| entry.identity.ctime.0.max(entry.identity.otime.0))
-        .max();
-    match touched {
-        Some(touched) if plan.made.0.saturating_sub(touched) < TICK.as_secs().cast_signed() => {
-            // Something was touched in this very second, and could be again without a trace in
-            // its times. What is touched while we wait is left for another time.
-            thread::sleep(TICK);
-            draft_once(args, TICK)
-        }
-        _ => Ok(draft),
-    }
+/// Whether a plan is made for the first time by this command.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Attempt {
+    First,
+    Again,
 }
 
 /// `least`: what is younger is kept, whatever is asked for.
-fn draft_once(args: &CleanArgs, least: Duration) -> Result<PlanDraft> {
+fn draft_once(args: &CleanArgs, least: Duration, attempt: Attempt) -> Result<PlanDraft> {
     let roots = Roots::host();
-    let mut case = Case::of_host(args.source.trace.as_deref(), (!args.source.no_trace).into())?;
-    if case.inexact {
-        // Any cookie may be one whose events were lost.
-        case.completeness.lost.add(1);
+    let mut wish = args.search.to_wish(SearchDepth::Full);
+    if attempt == Attempt::Again && wish.depth == SearchDepth::Full {
+        // What was searched just now still counts.
+        wish.depth = SearchDepth::Fast;
     }
-    let mut thresholds = Thresholds::default();
+    wish.own_files.push(args.audit.clone());
+    let recording = args.source.trace.as_deref();
+    let join = (!args.source.no_trace).into();
+    let mut case = Case::of_searched_host(recording, join, &wish)?;
     let older_than = args.older_than.unwrap_or(OLDER_THAN).max(least);
-    thresholds.old = match args.older_than {
+    case.thresholds.old = match args.older_than {
         Some(older_than) if args.force_unknown => older_than,
-        _ => thresholds.old.max(older_than),
+        _ => case.thresholds.old.max(older_than),
     };
-    let context = Context {
-        facts: &case.facts,
-        completeness: &case.completeness,
-        thresholds: &thresholds,
-    };
-    let judged = chosen_cookies(&case, &thresholds, args);
+    let context = case.context();
+    let judged = chosen_cookies(&case, args);
     let hidden = args.filters.unknown_makers_text(&case);
     let absent = absent_lines(&args.cookies, &judged, &args.filters)?;
-    if args.force_unknown && judged.len() > 1 {
+    if args.force_unknown && judged.len() > 1 && args.plan.is_none() {
         return Err(Failure::Usage(format!(
             "--force-unknown: several cookies match ({}); name one, with --ipc-ns",
             judged.len()
@@ -245,16 +255,27 @@ fn draft_once(args: &CleanArgs, least: Duration) -> Result<PlanDraft> {
     let lifts = lifting_prospects(&judged, &case, &context, options);
     let mut plan = Plan::build(&judged, &case.ledger, &context, options);
     plan.entries.sort_by_key(|entry| entry.sem);
-    let unread = plan.entries.iter().any(is_kept_unread);
+    let unread = plan.entries.iter().any(kept::is_kept_unread);
+    let kept: BTreeSet<SemId> = plan
+        .entries
+        .iter()
+        .filter(|entry| matches!(entry.action, PlannedAction::Keep { .. }))
+        .map(|entry| entry.sem)
+        .collect();
+    let in_doubt = judged.iter().filter(|it| kept.contains(&it.semaphore.id));
+    let doubts = in_doubt.filter_map(Judged::doubt).collect();
+    let fresh = plan.pending().any(|it| again::is_fresh(it, &case.facts));
     Ok(PlanDraft {
         file: PlanFile {
             boot_id: clock::boot_id(&roots),
             plan,
         },
+        doubts,
         incomplete: case.incomplete || unread,
         notes: case.notes.into_iter().chain(absent).chain(hidden).collect(),
         suspended: case.facts.dm.suspended,
         lifts,
+        fresh,
     })
 }
 
@@ -274,12 +295,8 @@ fn lifting_prospects(
 }
 
 /// The cookies that were named and that the filters let pass, judged.
-pub(super) fn chosen_cookies<'a>(
-    case: &'a Case,
-    thresholds: &Thresholds,
-    args: &CleanArgs,
-) -> Vec<Judged<'a>> {
-    let mut judged = case.judge_all(thresholds);
+pub(super) fn chosen_cookies<'a>(case: &'a Case, args: &CleanArgs) -> Vec<Judged<'a>> {
+    let mut judged = case.judge_all();
     judged.retain(|judged| {
         let row = case.row_of(judged.clone());
         let id = judged.semaphore.id;
@@ -325,23 +342,6 @@ fn absent_lines(
         }
     }
     Ok(notes)
-}
-
-/// Whether a cookie that may be leaked is kept because something could not be read.
-fn is_kept_unread(entry: &PlanEntry) -> bool {
-    let PlannedAction::Keep { obstacles: because } = &entry.action else {
-        return false;
-    };
-    matches!(entry.verdict.class.as_str(), "leaked" | "unknown")
-        && because.iter().any(|obstacle| {
-            matches!(
-                obstacle,
-                Obstacle::NotRead
-                    | Obstacle::Hidden
-                    | Obstacle::CarriersUnreadable
-                    | Obstacle::ProcessesUnreadable
-            )
-        })
 }
 
 /// Asks, and carries out.
@@ -403,7 +403,7 @@ fn carry_out(
     }
     Ok(if !report.is_complete() {
         exit::partial_code()
-    } else if draft.incomplete {
+    } else if draft.is_uncertain() {
         exit::incomplete_code()
     } else {
         exit::CLEAN

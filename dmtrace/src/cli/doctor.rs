@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::{args::DoctorArgs, failure::exit};
 use crate::{
-    case::{Case, TraceUse},
+    case::{Case, SearchDepth, TraceUse},
     output::{Out, json, wrap_text},
     probe::Environment,
 };
@@ -116,7 +116,8 @@ pub(super) fn run(args: &DoctorArgs, as_json: bool, out: &mut Out) -> Result<Exi
     if tracing == TracingState::Works && !args.no_attach {
         tracing = attach(&environment, &mut report);
     }
-    let case = Case::of_host(None, TraceUse::Maps)?;
+    let wish = args.search.to_wish(SearchDepth::Fast);
+    let case = Case::of_searched_host(None, TraceUse::Maps, &wish)?;
     host::check_host(&case, &environment, &mut report);
     if as_json {
         let mut body = json!({

@@ -23,6 +23,7 @@ Examples:
   dmtrace report --bug           program, package, rate: for a bug tracker
   dmtrace report --by stack      the calls that made the leaked cookies
   dmtrace report --since 7d      what dmtrace serve has found, and how often it leaks
+  dmtrace report --since 7d --bug
   dmtrace report leak.dmt --flamegraph leak.svg";
 pub(super) const EXPLAIN_EXAMPLES: &str = "\
 Examples:
@@ -38,6 +39,7 @@ Examples:
   dmtrace serve                  until SIGTERM; findings go to standard error, or the journal
   dmtrace serve --group adm      members of adm may ask how it is, too
   dmtrace serve --status         how the running service is, and what it has found
+  dmtrace serve --search         it searches who holds older cookies, then the same
   dmtrace serve --keep           tracing continues while the service is restarted
   dmtrace serve --remove         ends that, once no service runs";
 pub(super) const CLEAN_EXAMPLES: &str = "\
@@ -52,8 +54,8 @@ Examples:
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0  nothing found, or everything done
-  1  findings
+  1  findings; report and explain: also of what is gone, such as removed leaks
   2  usage
   3  environment or privilege
-  4  incomplete data: the answer is not certain
+  4  incomplete data or undecided cookies: the answer is not certain
   5  clean: not everything planned was done";

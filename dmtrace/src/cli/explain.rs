@@ -5,6 +5,7 @@ mod history;
 #[cfg(test)]
 mod tests;
 mod text;
+mod witnesses;
 
 use std::{
     cmp::Reverse,
@@ -18,23 +19,25 @@ use anyhow::Result;
 use dmtrace_core::{
     facts::SetSnapshot,
     ids::{Key, SemId},
-    verdict::{Class, Healthy, Thresholds},
+    verdict::{Class, Healthy},
 };
 use serde_json::json;
 
 use super::{
-    args::ExplainArgs,
+    args::{ExplainArgs, SearchHow},
     failure::{Failure, exit},
     filter::{Filters, shell_word},
     value::CookieName,
 };
+use witnesses::Hearsay;
+
 use crate::{
-    case::{Case, TraceUse},
+    case::{Case, SearchDepth, TraceUse},
     finding::Story,
     history::{HistoryQuery, StoredFinding, query::is_no_history},
     output::{Out, json, print_remark, time::Clock},
     recording::RecordingStart,
-    render::{row::Row, timeline::StoryContext},
+    render::{doubt::DoubtCounts, removal, row::Row, timeline::StoryContext},
     wording::{chain_text, count_noun},
 };
 
@@ -110,37 +113,56 @@ pub(crate) fn run(args: &ExplainArgs, as_json: bool, out: &mut Out) -> Result<Ex
             }
         }
     }
+    let is_asked = start.is_none() && args.search.search != Some(SearchHow::No);
+    let is_asked = is_asked && picked.iter().any(|row| row.semaphore.is_live());
+    let heard = is_asked.then(|| case.hear_witnesses()).flatten();
+    let sems = picked.iter().map(|row| row.semaphore.id);
+    let hearsay = Hearsay::find_all(heard.as_ref(), &telling.clock, sems);
     let stories: Vec<Story> = picked.iter().map(|row| telling.build_story(row)).collect();
     if as_json {
+        let told = stories.iter().zip(&picked).zip(&hearsay);
+        let explanations = told.map(|((story, row), hearsay)| {
+            let mut object = json!(story);
+            removal::add_end(&mut object, row, &telling.clock);
+            object["witnesses"] = json!(hearsay.as_ref().map(Hearsay::to_json));
+            object
+        });
         out.print_json(&json::json_envelope(
             "explain",
             &json!({
                 "complete": !incomplete,
                 "notes": notes,
                 "recording": start,
-                "explanations": stories,
+                "explanations": explanations.collect::<Vec<_>>(),
             }),
         ))?;
     } else {
-        for (number, story) in stories.iter().enumerate() {
+        for (number, (story, hearsay)) in stories.iter().zip(&hearsay).enumerate() {
             if number > 0 {
                 out.print_line("")?;
             }
-            text::print_story(story, &[], out)?;
+            let more = hearsay.as_ref().map_or_else(Vec::new, Hearsay::to_sections);
+            text::print_story(story, &[], &more, out)?;
         }
         if stories.is_empty() {
             let message = not_found_message(target, &rows, &case, &args.filters, file.as_deref());
             out.print_line(&message)?;
         } else if target == ExplainTarget::Worst {
-            print_remaining(&rows, picked.len(), &args.filters, file.as_deref(), out)?;
+            text::print_remaining(&rows, &picked, &args.filters, file.as_deref(), out)?;
         }
         for note in &notes {
             print_remark(note);
         }
     }
-    Ok(if picked.iter().any(|row| row.is_finding()) {
+    let is_found = |row: &&Row<'_>| row.is_finding() || removal::is_removed_leak(row);
+    // Of one that was asked for, its own answer counts; without one, everything that is there.
+    let shown: DoubtCounts = match target {
+        ExplainTarget::Worst => rows.iter().filter_map(Row::doubt).collect(),
+        _ => picked.iter().filter_map(|row| row.doubt()).collect(),
+    };
+    Ok(if picked.iter().any(is_found) {
         exit::findings_code()
-    } else if incomplete {
+    } else if incomplete || shown.any() {
         exit::incomplete_code()
     } else {
         exit::CLEAN
@@ -195,7 +217,7 @@ fn tell_past(
             }),
         ))?;
     } else {
-        text::print_story(&past.story, &past.ending, out)?;
+        text::print_story(&past.story, &past.ending, &[], out)?;
         if found > 1 && target != ExplainTarget::Worst {
             out.print_line("")?;
             out.print_line(&format!(
@@ -228,7 +250,9 @@ fn load_case(args: &ExplainArgs, file: Option<&Path>) -> Result<(Case, Option<Re
     } else {
         TraceUse::History
     };
-    Ok((Case::of_host(args.source.trace.as_deref(), join)?, None))
+    let wish = args.search.to_wish(SearchDepth::Fast);
+    let case = Case::of_searched_host(args.source.trace.as_deref(), join, &wish)?;
+    Ok((case, None))
 }
 
 /// What the words on the command line mean: a number, a recording, or both.
@@ -267,9 +291,8 @@ fn parse_target(
 
 /// Every cookie, live ones first, then those that are gone.
 pub(super) fn all_rows(case: &Case) -> Vec<Row<'_>> {
-    let thresholds = Thresholds::default();
-    let live = case.judge_all(&thresholds);
-    let closed = case.judge_closed(&thresholds);
+    let live = case.judge_all();
+    let closed = case.judge_closed();
     live.into_iter()
         .chain(closed)
         .map(|judged| case.row_of(judged))
@@ -307,8 +330,10 @@ fn choose_rows<'r, 'a>(
         .take(STORIES)
         .collect();
     if live.is_empty() {
-        // Of several that had this number, the last.
-        return fitting.last().copied().into_iter().collect();
+        // Of several that had this number, the last one that there is something to say of.
+        let wanted = |row: &&&Row<'_>| row.is_finding() || removal::is_removed_leak(row);
+        let last = fitting.iter().rev().find(wanted).or(fitting.last());
+        return last.copied().into_iter().collect();
     }
     live
 }
@@ -316,6 +341,10 @@ fn choose_rows<'r, 'a>(
 /// What needs attention most: who is stuck longest, then the program that leaks most.
 fn worst_row<'r, 'a>(rows: &'r [Row<'a>], case: &Case) -> Option<&'r Row<'a>> {
     let mut leaks: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut removed: BTreeMap<&str, usize> = BTreeMap::new();
+    for row in rows.iter().filter(|row| removal::is_removed_leak(row)) {
+        *removed.entry(row.comm()).or_default() += 1;
+    }
     for row in rows.iter().filter(|row| row.state() == "leaked") {
         *leaks.entry(row.comm()).or_default() += 1;
     }
@@ -331,11 +360,13 @@ fn worst_row<'r, 'a>(rows: &'r [Row<'a>], case: &Case) -> Option<&'r Row<'a>> {
                 return Some((0, Reverse(0), since.map_or(age, Reverse)));
             }
             Class::Leaked(_) => (1, leaks.get(row.comm()).copied().unwrap_or(0)),
+            Class::Orphaned(_) => (2, 0),
             Class::OverCompleted if live => (2, 0),
             Class::Accident => (3, 0),
             Class::OverCompleted => (4, 0),
-            Class::Healthy(Healthy::SlowUdev) => (5, 0),
-            Class::Unknown(_) if live => (6, 0),
+            Class::CleanedUp(_) => (5, removed.get(row.comm()).copied().unwrap_or(0)),
+            Class::Healthy(Healthy::SlowUdev) => (6, 0),
+            _ if row.doubt().is_some() => (7, 0),
             _ => return None,
         };
         Some((first, Reverse(count), age))
@@ -354,11 +385,16 @@ fn not_found_message(
     recording: Option<&Path>,
 ) -> String {
     let scope = filters.scope_text();
+    let doubts: DoubtCounts = rows.iter().filter_map(Row::doubt).collect();
     let number = match target {
         ExplainTarget::Worst if case.incomplete => {
             return format!(
                 "No stuck or leaked cookie is known{scope}, but the data is incomplete: not certain."
             );
+        }
+        ExplainTarget::Worst if doubts.any() => {
+            let next = format!("dmtrace report{}", filters.args_text());
+            return doubts.line(scope, &next).unwrap_or_default();
         }
         ExplainTarget::Worst if rows.iter().any(|row| row.semaphore.is_live()) => {
             let list = match recording {
@@ -401,45 +437,21 @@ fn not_found_message(
     }
     let spaces = case.snapshot.namespaces.len();
     let read = count_noun(spaces, "IPC namespace", "IPC namespaces");
+    let forgotten = match case.ledger.forgotten_removals() {
+        0 => String::new(),
+        gone => format!(
+            " {} earlier: a recording or the history of dmtrace serve may have it.",
+            count_noun(
+                gone,
+                "removed cookie was forgotten",
+                "removed cookies were forgotten"
+            )
+        ),
+    };
     match scope {
         "" => format!(
-            "{number} does not exist ({read} read), and no recording that is in use has it."
+            "{number} does not exist ({read} read), and no trace that runs has seen it.{forgotten}"
         ),
-        _ => format!("no {number} passes the filters ({read} read)."),
-    }
-}
-
-/// What else is there.
-fn print_remaining(
-    rows: &[Row<'_>],
-    shown: usize,
-    filters: &Filters,
-    recording: Option<&Path>,
-    out: &mut Out,
-) -> Result<()> {
-    let findings = rows
-        .iter()
-        .filter(|row| row.is_finding() && row.semaphore.is_live())
-        .count();
-    let more = findings.saturating_sub(shown);
-    if more > 0 {
-        out.print_line("")?;
-        out.print_line(&format!(
-            "{}: {}",
-            count_noun(more, "more finding", "more findings"),
-            next_commands(&filters.args_text(), recording)
-        ))?;
-    }
-    Ok(())
-}
-
-/// Where the others are told, of the same machine or recording.
-fn next_commands(filters: &str, recording: Option<&Path>) -> String {
-    match recording {
-        None => format!("dmtrace list{filters}; by program: dmtrace report{filters}"),
-        Some(path) => {
-            let path = shell_word(&path.display().to_string());
-            format!("dmtrace report{filters} {path}")
-        }
+        _ => format!("no {number} passes the filters ({read} read).{forgotten}"),
     }
 }

@@ -3,6 +3,8 @@
 //! What lacks the property that is asked for does not pass: a set whose creator is unknown is not
 //! made by user 0, a set that was not judged is in no state.
 
+pub(super) use crate::wording::shell_word;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::{
@@ -218,18 +220,12 @@ impl Filters {
             && is_wanted(ipc_ns.as_ref(), it.ns.as_ref())
             && is_wanted(key.as_ref(), it.key.as_ref())
             && is_wanted(semid.as_ref(), it.semid.as_ref())
-            && (state.is_empty() || it.state.is_some_and(|is| state.contains(&is)))
+            && (state.is_empty()
+                || [it.state, it.later_state]
+                    .iter()
+                    .flatten()
+                    .any(|is| state.contains(is)))
             && min_age.is_none_or(|min| it.age.is_some_and(|age| age >= min))
-    }
-}
-
-/// As a shell reads it as one word.
-pub(super) fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,+@%=".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
     }
 }
 

@@ -9,7 +9,6 @@ use dmtrace_core::{
     event::{CallSite, ProcessImage},
     facts::SetSnapshot,
     ids::{IpcNs, SemId, UnixTime},
-    verdict::Thresholds,
 };
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
@@ -21,7 +20,7 @@ use super::{
     filter::Filters,
 };
 use crate::{
-    case::{Case, TraceUse},
+    case::{Case, SearchDepth, TraceUse},
     finding::Known,
     host::namespaces::own_ns,
     output::{
@@ -29,7 +28,12 @@ use crate::{
         table::{self, TableCell, TableLayout},
         time,
     },
-    render::row::{Row, confidence_word},
+    render::{
+        doubt::DoubtCounts,
+        pending::PendingCounts,
+        row::{Row, confidence_word},
+        searched::files_line,
+    },
     wording::{count_noun, of_number},
 };
 
@@ -51,7 +55,8 @@ pub(super) fn run(args: &ListArgs, as_json: bool, out: &mut Out) -> Result<ExitC
         false if as_json || shown.into_iter().any(|name| name.ends_with("site")) => TraceUse::Maps,
         false => TraceUse::MapsWithoutStacks,
     };
-    let case = Case::of_host(args.source.trace.as_deref(), join)?;
+    let wish = args.search.to_wish(SearchDepth::Kept);
+    let case = Case::of_searched_host(args.source.trace.as_deref(), join, &wish)?;
     // Neither is dropped: the process ends, and taking a full table apart takes as long as judging it.
     let case = ManuallyDrop::new(case);
     let rows = ManuallyDrop::new(matching_rows(&case, args.all, &args.filters));
@@ -88,7 +93,7 @@ pub(super) fn run(args: &ListArgs, as_json: bool, out: &mut Out) -> Result<ExitC
     }
     Ok(if rows.iter().any(Row::is_finding) {
         exit::findings_code()
-    } else if case.incomplete {
+    } else if case.incomplete || rows.iter().any(|row| row.doubt().is_some()) {
         exit::incomplete_code()
     } else {
         exit::CLEAN
@@ -107,7 +112,7 @@ pub(super) fn matching_rows<'a>(case: &'a Case, all: bool, filters: &Filters) ->
 /// Every cookie judged, and with `all` every other set.
 pub(super) fn all_rows<'a>(case: &'a Case, all: bool) -> Vec<Row<'a>> {
     let mut rows: Vec<Row<'a>> = case
-        .judge_all(&Thresholds::default())
+        .judge_all()
         .into_iter()
         .map(|judged| case.row_of(judged))
         .collect();
@@ -120,7 +125,7 @@ pub(super) fn all_rows<'a>(case: &'a Case, all: bool) -> Vec<Row<'a>> {
                 .map(|semaphore| {
                     let set = sets.get(&semaphore.id).copied();
                     let mut row = Row::from_books(&case.ledger, semaphore, set, case.facts.now);
-                    row.age = row.age.or_else(|| row.wall_age(case.facts.wall.0));
+                    row.age = row.age.or_else(|| row.stamp_age(&case.facts));
                     row
                 }),
         );
@@ -261,6 +266,18 @@ fn print_summary(case: &Case, rows: &[Row<'_>], filters: &Filters, out: &mut Out
         summary::counts_text(&kinds, filters.scope_text(), case.incomplete),
         used.map_or_else(String::new, |used| format!(" {used}.")),
     ))?;
+    let doubts: DoubtCounts = rows.iter().filter_map(Row::doubt).collect();
+    let more = format!("dmtrace report{}", filters.args_text());
+    if let Some(line) = doubts.line("", &more) {
+        out.print_hanging(&line, 0)?;
+    }
+    if let Some(line) = files_line(rows.iter().filter_map(|row| row.verdict.as_ref())) {
+        out.print_hanging(&line, 0)?;
+    }
+    let pending: PendingCounts = rows.iter().filter_map(|row| row.pending).collect();
+    for line in pending.lines() {
+        out.print_line(&line)?;
+    }
     let owners = rows
         .iter()
         .any(|row| row.creator_ended() == Some(true) && row.known == Known::Observed);
@@ -291,6 +308,8 @@ struct ListObject<'a> {
     namespaces: Vec<Value>,
     notes: &'a [String],
     schema_version: &'static str,
+    /// Cookies of which nobody can tell whether they are leaked.
+    doubts: DoubtCounts,
     #[serde(serialize_with = "one_by_one")]
     semaphores: &'a [Row<'a>],
     r#type: &'static str,
@@ -320,6 +339,7 @@ fn as_object<'a>(case: &'a Case, rows: &'a [Row<'a>], filters: &Filters) -> List
         namespaces,
         notes: &case.notes,
         schema_version: json::SCHEMA_VERSION,
+        doubts: rows.iter().filter_map(Row::doubt).collect(),
         semaphores: rows,
         r#type: "list",
     }

@@ -35,7 +35,16 @@ use crate::output::{Out, time};
 pub fn main() -> ExitCode {
     // clap prints its own errors, with exit code 2 for usage and 0 for --help.
     let cli = Cli::parse();
+    take_own_name();
     failure::report_result(run_verb(&cli))
+}
+
+/// A service runs itself by `/proc/self/exe`, and would be `exe` to whoever reads who removed a cookie.
+fn take_own_name() {
+    let own = rustix::thread::name();
+    if own.is_ok_and(|name| name.as_c_str() == c"exe") {
+        let _best_effort = rustix::thread::set_name(c"dmtrace");
+    }
 }
 
 fn run_verb(cli: &Cli) -> anyhow::Result<ExitCode> {

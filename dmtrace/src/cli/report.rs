@@ -4,9 +4,15 @@ mod bug;
 pub(super) mod culprit;
 mod flame;
 mod flamegraph;
+pub(super) mod group_text;
 mod history;
 mod history_model;
 pub(super) mod history_text;
+mod limit;
+mod older;
+mod suspects;
+#[cfg(test)]
+mod tests;
 pub(super) mod text;
 
 use std::{collections::BTreeSet, process::ExitCode, time::Duration};
@@ -21,50 +27,30 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    args::ReportArgs,
+    args::{ReportArgs, SearchHow},
     explain,
     failure::{Failure, exit},
     filter::{Filters, shell_word},
 };
 use crate::{
-    case::{Case, TraceUse},
+    case::{Case, SearchDepth, TraceUse},
     output::{Out, json, print_remark},
     probe::Environment,
     recording::RecordingStart,
     render::{
         candidate::Candidate,
         culprits::{CulpritGroup, GroupBy, Leak, group_all},
+        doubt::DoubtCounts,
+        older_holders::{HeldCookies, OlderHolders},
+        pending::PendingCounts,
+        removal,
         row::Row,
     },
 };
 use culprit::group_culprits;
-
-/// So many of a kind are shown to people; JSON has all.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct ReportLimit(pub(crate) usize);
-
-impl ReportLimit {
-    const NONE: Self = Self(usize::MAX);
-
-    /// What was asked for: one screen, unless it is one list.
-    pub(crate) fn from_args(args: &ReportArgs) -> Self {
-        let one_list = args.by.is_some() || args.bug || args.since.is_some();
-        match args.top {
-            _ if args.all => Self::NONE,
-            Some(top) => Self(top),
-            None if one_list => Self(20),
-            None => Self(5),
-        }
-    }
-
-    /// The line for what is left out of so many.
-    pub(crate) fn print_rest(self, all: usize, out: &mut Out) -> Result<()> {
-        match all.saturating_sub(self.0) {
-            0 => Ok(()),
-            more => Ok(out.print_line(&format!("  and {more} more: --all"))?),
-        }
-    }
-}
+pub(crate) use limit::ReportLimit;
+use older::OlderCookies;
+use suspects::Suspects;
 
 /// Somebody who got ENOSPC.
 #[derive(Serialize)]
@@ -75,11 +61,16 @@ pub(super) struct EnospcVictim {
     failed: u64,
     /// It leaks as well.
     also_culprit: bool,
+    /// So many cookies older than any trace it holds: it may be the one that leaks them.
+    holds_older: HeldCookies,
 }
 
 /// Everything that is reported.
 pub(super) struct ReportFindings<'a> {
+    /// Leaks that are there.
     pub(super) leaked: Vec<&'a Row<'a>>,
+    /// Leaks that somebody has removed: who made them leaks all the same.
+    pub(super) removed: Vec<&'a Row<'a>>,
     pub(super) stuck: Vec<&'a Row<'a>>,
     /// Removed while in use; they are gone.
     pub(super) accidents: Vec<&'a Row<'a>>,
@@ -88,6 +79,13 @@ pub(super) struct ReportFindings<'a> {
     /// Gone with their IPC namespace.
     pub(super) ended: Vec<&'a Row<'a>>,
     pub(super) undecided: usize,
+    /// Of which nobody can tell whether they are leaked.
+    pub(super) doubts: DoubtCounts,
+    /// What no trace saw being made.
+    pub(super) older: OlderCookies<'a>,
+    /// Who may have made that.
+    pub(super) suspects: Suspects,
+    pub(super) pending: PendingCounts,
     pub(super) victims: Vec<EnospcVictim>,
     pub(super) exhaustion: Vec<LimitUse>,
     /// What a sentence on what is not there is limited to.
@@ -99,8 +97,15 @@ pub(super) struct ReportFindings<'a> {
 }
 
 impl ReportFindings<'_> {
+    /// Every leak, there or removed since.
+    pub(super) fn all_leaks(&self) -> impl Iterator<Item = &'_ Row<'_>> {
+        self.leaked.iter().chain(&self.removed).copied()
+    }
+
     fn has_any(&self) -> bool {
         !self.leaked.is_empty()
+            || !self.removed.is_empty()
+            || self.older.has_any()
             || !self.stuck.is_empty()
             || !self.accidents.is_empty()
             || !self.over_completed.is_empty()
@@ -115,8 +120,12 @@ pub(super) struct LimitUse {
     sets: usize,
     limit: u32,
     pub(super) leaked: usize,
+    /// Made before any trace, and no process holds their numbers.
+    orphaned: usize,
     /// Leaks an hour since tracing began.
     leaks_per_hour: Option<f64>,
+    /// Over so many seconds.
+    observed_seconds: Option<u64>,
     /// Seconds until the limit is reached at that rate.
     exhausted_in_seconds: Option<u64>,
 }
@@ -142,18 +151,21 @@ pub(crate) fn run(args: &ReportArgs, as_json: bool, out: &mut Out) -> Result<Exi
             let (case, start) = Case::of_recording(path)?;
             (case, Some(start))
         }
-        None => (Case::of_host(None, TraceUse::History)?, None),
+        None => {
+            let wish = args.search.to_wish(SearchDepth::Fast);
+            let case = Case::of_searched_host(None, TraceUse::History, &wish)?;
+            (case, None)
+        }
     };
     let rows = explain::matching_rows(&case, &args.filters);
     let mut findings = find_findings(&case, &rows, &args.filters);
     if let Some(path) = &args.file {
         findings.recording = format!(" {}", shell_word(&path.display().to_string()));
     }
-    let leaks: Vec<Leak> = findings
-        .leaked
-        .iter()
-        .map(|row| Leak::from_row(row))
-        .collect();
+    if args.file.is_none() && args.search.search != Some(SearchHow::No) {
+        findings.suspects = Suspects::hear_witnesses(&case, findings.older.rows());
+    }
+    let leaks: Vec<Leak> = findings.all_leaks().map(Leak::from_row).collect();
     let groups = group_all(&leaks, args.by);
     let culprits = group_culprits(&leaks);
     let limit = ReportLimit::from_args(args);
@@ -165,14 +177,7 @@ pub(crate) fn run(args: &ReportArgs, as_json: bool, out: &mut Out) -> Result<Exi
         Vec::new()
     };
     if args.folded || args.flamegraph.is_some() {
-        let lines = flamegraph::folded_stacks(&findings.leaked);
-        if let Some(path) = &args.flamegraph {
-            flamegraph::flame_graph(&lines, path)?;
-            print_remark(&format!("{}: flame graph written", path.display()));
-        }
-        for line in lines.iter().filter(|_| args.folded) {
-            out.whole_line(line)?;
-        }
+        flamegraph::write_stacks(&leaks, args, out)?;
     }
     if args.folded {
         // Nothing else: it is for another program.
@@ -181,12 +186,18 @@ pub(crate) fn run(args: &ReportArgs, as_json: bool, out: &mut Out) -> Result<Exi
         object["culprits"] = json!(culprits);
         out.print_json(&object)?;
     } else if args.bug {
-        bug::print_bugs(&case, start.as_ref(), &bugs, out)?;
-        let programs: BTreeSet<String> = findings
-            .leaked
-            .iter()
-            .map(|row| executable_of(row))
-            .collect();
+        bug::print_bugs(
+            &bugs,
+            &kernel_text(start.as_ref()),
+            &bug::BugLimits {
+                incomplete: case
+                    .incomplete
+                    .then(|| "the data is incomplete, for the reason below".to_owned()),
+                doubts: findings.doubts,
+            },
+            out,
+        )?;
+        let programs: BTreeSet<String> = findings.all_leaks().map(executable_of).collect();
         limit.print_rest(programs.len(), out)?;
     } else {
         text::print_report(
@@ -214,7 +225,7 @@ pub(crate) fn run(args: &ReportArgs, as_json: bool, out: &mut Out) -> Result<Exi
     };
     Ok(if found {
         exit::findings_code()
-    } else if case.incomplete {
+    } else if case.incomplete || findings.doubts.any() {
         exit::incomplete_code()
     } else {
         exit::CLEAN
@@ -235,10 +246,21 @@ pub(super) fn find_findings<'a>(
     let ended =
         |row: &&Row<'_>| matches!(class(row), Some(Class::Unknown(Undecided::NamespaceEnded)));
     let leaked = of("leaked");
-    let culprits: Vec<ImageId> = leaked
+    let removed = of("cleaned-up");
+    let culprits: BTreeSet<ImageId> = leaked
         .iter()
-        .filter_map(|row| row.semaphore.creator.image())
+        .chain(&removed)
+        .flat_map(|row| {
+            let culprit = row.verdict.as_ref().and_then(|it| it.culprit.as_ref());
+            let culprit = culprit.map(|culprit| culprit.who.image);
+            culprit.into_iter().chain(row.semaphore.creator.image())
+        })
         .collect();
+    let judged = rows.iter().filter_map(|row| {
+        let verdict = row.verdict.as_ref()?;
+        Some((row.semaphore, verdict))
+    });
+    let holders = OlderHolders::find(judged, &case.completeness.marks);
     let mut victims: Vec<EnospcVictim> = case
         .ledger
         .processes()
@@ -250,11 +272,17 @@ pub(super) fn find_findings<'a>(
             command: process.image.as_ref().map(|image| image.command_line()),
             failed: process.tally.enospc_failures,
             also_culprit: culprits.contains(&process.image_id),
+            holds_older: holders.count(process.image_id.id),
         })
         .collect();
-    victims.sort_by_key(|victim| (victim.also_culprit, std::cmp::Reverse(victim.failed)));
+    // Who may be the cause itself comes last.
+    victims.sort_by_key(|victim| {
+        let cause = victim.also_culprit || victim.holds_older.all() > 0;
+        (cause, std::cmp::Reverse(victim.failed))
+    });
+    let older = OlderCookies::find(rows);
     ReportFindings {
-        exhaustion: limit_uses(case, &leaked, filters),
+        exhaustion: limit_uses(case, &leaked, &older.orphaned, &removed, filters),
         scope: filters.scope_text(),
         filters: filters.args_text(),
         recording: String::new(),
@@ -262,16 +290,27 @@ pub(super) fn find_findings<'a>(
         accidents: of("accident"),
         over_completed: of("over-completed"),
         ended: rows.iter().filter(ended).collect(),
+        older,
+        suspects: Suspects::default(),
+        pending: rows.iter().filter_map(|row| row.pending).collect(),
+        doubts: rows.iter().filter_map(Row::doubt).collect(),
         undecided: of("unknown")
             .iter()
             .filter(|row| row.semaphore.is_live())
             .count(),
         leaked,
+        removed,
         victims,
     }
 }
 
-fn limit_uses(case: &Case, leaked: &[&Row<'_>], filters: &Filters) -> Vec<LimitUse> {
+fn limit_uses(
+    case: &Case,
+    leaked: &[&Row<'_>],
+    orphaned: &[&Row<'_>],
+    removed: &[&Row<'_>],
+    filters: &Filters,
+) -> Vec<LimitUse> {
     let traced = case.since.map(|since| case.facts.now.duration_since(since));
     case.snapshot
         .namespaces
@@ -279,8 +318,11 @@ fn limit_uses(case: &Case, leaked: &[&Row<'_>], filters: &Filters) -> Vec<LimitU
         .filter(|ns| ns.limits.semmni > 0 && filters.wants_ns(ns.ns))
         .map(|ns| {
             let here = leaked.iter().filter(|row| row.semaphore.id.ns == ns.ns);
+            // Whoever leaks goes on, whether or not somebody cleans up.
+            let gone = removed.iter().filter(|row| row.semaphore.id.ns == ns.ns);
             let fresh = here
                 .clone()
+                .chain(gone)
                 .filter(|row| row.semaphore.created >= case.since)
                 .count();
             // A rate over less than a minute says more about the minute than about the host.
@@ -293,7 +335,12 @@ fn limit_uses(case: &Case, leaked: &[&Row<'_>], filters: &Filters) -> Vec<LimitU
                 sets: ns.sets.len(),
                 limit: ns.limits.semmni,
                 leaked: here.count(),
+                orphaned: orphaned
+                    .iter()
+                    .filter(|row| row.semaphore.id.ns == ns.ns)
+                    .count(),
                 leaks_per_hour: rate,
+                observed_seconds: rate.and(traced).map(|traced| traced.as_secs()),
                 exhausted_in_seconds: rate.map(|rate| (free as f64 / rate * 3600.0) as u64),
             }
         })
@@ -319,6 +366,9 @@ fn report_json(
     bugs: &[bug::BugReport],
 ) -> Value {
     let rows = |rows: &[&Row<'_>]| rows.iter().map(|row| row.to_json()).collect::<Vec<_>>();
+    let clock = text::report_clock(start);
+    let removed = findings.removed.iter();
+    let removed = removed.map(|row| removal::removed_json(row, &clock));
     let by = |wanted: GroupBy| {
         groups
             .iter()
@@ -334,11 +384,18 @@ fn report_json(
             "notes": case.notes,
             "traced_since_boot_ns": case.since,
             "leaked": rows(&findings.leaked),
+            "removed": removed.collect::<Vec<_>>(),
+            "removed_forgotten": case.ledger.forgotten_removals(),
+            "orphaned": rows(&findings.older.orphaned),
+            "holders": findings.older.holders,
+            "suspects": findings.suspects,
             "stuck": rows(&findings.stuck),
             "accidents": rows(&findings.accidents),
             "over_completed": rows(&findings.over_completed),
             "ended_with_namespace": rows(&findings.ended),
             "undecided": findings.undecided,
+            "doubts": findings.doubts,
+            "pending": findings.pending,
             "bugs": bugs,
             "by_process": by(GroupBy::Process),
             "by_executable": by(GroupBy::Executable),

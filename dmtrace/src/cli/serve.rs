@@ -1,38 +1,49 @@
 //! `dmtrace serve`.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{io::Write as _, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
-use dmtrace_core::verdict::Class;
+use dmtrace_core::{
+    ids::IpcNs,
+    verdict::{Class, is_worth_a_search},
+};
 
 use super::{
     args::ServeArgs,
     failure::{Failure, exit},
 };
 use crate::{
+    case::{Case, SearchDepth, SearchWish, TraceUse},
     finding::{SetOwner, SetReport},
     history,
-    host::{self, Roots},
+    host::{self, Roots, clock::boot_now},
     metrics::{self, Exposure},
     output::{Out, time},
-    service::{self, ExportOptions, ServiceReport, SocketAccess},
+    service::{self, ExportOptions, OrphanMark, SearchResult, ServiceReport, SocketAccess},
     trace::run::build_runtime,
     wording::{chain_text, count_noun, finding_commands},
 };
 
+/// Of the process that searches for the service.
+const WORKER_NICENESS: i32 = 10;
+
 pub(super) fn run(args: &ServeArgs, as_json: bool, out: &mut Out) -> Result<ExitCode> {
-    if args.status {
-        let (answer, status) = service::ask_status()?;
+    if args.search_worker {
+        print_search()?;
+        return Ok(exit::CLEAN);
+    }
+    if args.status || args.search {
+        let (answer, status) = if args.search {
+            service::ask_search()?
+        } else {
+            service::ask_status()?
+        };
         if as_json {
             out.print_json(&answer)?;
         } else {
             print_status(&status, out)?;
         }
-        return Ok(match status.findings.standing {
-            Some(0) if status.unread.is_none() => exit::CLEAN,
-            Some(0) | None => exit::incomplete_code(),
-            Some(_) => exit::findings_code(),
-        });
+        return Ok(status_code(&status));
     }
     if args.remove {
         let removed = service::remove_left_pins(&args.pins)?;
@@ -86,6 +97,54 @@ pub(super) fn run(args: &ServeArgs, as_json: bool, out: &mut Out) -> Result<Exit
     Ok(exit::CLEAN)
 }
 
+/// Findings first, then whatever keeps "none" from being certain.
+fn status_code(status: &ServiceReport) -> ExitCode {
+    let orphaned = status.search.as_ref().and_then(|it| it.orphaned);
+    match status.findings.standing {
+        Some(1..) => exit::findings_code(),
+        _ if orphaned > Some(0) => exit::findings_code(),
+        Some(0) if status.unread.is_none() && !status.doubts.any() => exit::CLEAN,
+        Some(0) | None => exit::incomplete_code(),
+    }
+}
+
+/// Searches for the service: its answer is for that alone.
+fn print_search() -> Result<()> {
+    // The service and everybody else come first.
+    // SAFETY: numbers. Where it is refused the search is as urgent as anything.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, WORKER_NICENESS) };
+    let wish = SearchWish {
+        depth: SearchDepth::Fast,
+        vouched: Vec::new(),
+        own_files: Vec::new(),
+    };
+    let case = Case::of_searched_host(None, TraceUse::MapsWithoutStacks, &wish)?;
+    let mut found = SearchResult::default();
+    let judged = case.judge_all();
+    let older = judged
+        .iter()
+        .filter(|it| it.semaphore.is_live() && is_worth_a_search(it.verdict.class));
+    for it in older {
+        match it
+            .set
+            .filter(|_| matches!(it.verdict.class, Class::Orphaned(_)))
+        {
+            Some(set) => found.orphans.push(OrphanMark::new(it.semaphore.id, set)),
+            None => found.held += u64::from(case.is_held(it.semaphore.key)),
+        }
+    }
+    match case.completeness.marks.last() {
+        Some(mark) => found.ended = Some(mark.search.ended),
+        None if !judged.iter().any(|it| is_worth_a_search(it.verdict.class)) => {
+            found.ended = Some(boot_now());
+        }
+        None => found.failure = case.notes.last().cloned(),
+    }
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, &found)?;
+    Ok(out.flush()?)
+}
+
 /// A value on the command line that makes no sense.
 fn as_usage(error: &anyhow::Error) -> anyhow::Error {
     Failure::Usage(chain_text(error)).into()
@@ -130,6 +189,44 @@ fn owner_text(set: &SetReport) -> String {
     }
 }
 
+/// Where it is, if not where one looks first.
+fn ns_text(set: &SetReport) -> String {
+    match set.ipc_ns {
+        IpcNs::HOST => String::new(),
+        other => format!("  IPC namespace {other}"),
+    }
+}
+
+/// What is in doubt, and what a search has found of it.
+fn search_lines(status: &ServiceReport) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(search) = &status.search {
+        let when = search.seconds_ago.map(|seconds| {
+            let age = time::age_text(Duration::from_secs(seconds));
+            let held = match search.held {
+                Some(1..) => format!(", {} held by somebody", search.held.unwrap_or_default()),
+                _ => String::new(),
+            };
+            format!(
+                "last search for holders {age} ago: {} orphaned{held}",
+                search.orphaned.unwrap_or_default()
+            )
+        });
+        lines.extend(when);
+        if search.running {
+            lines.push("a search for holders is being made".to_owned());
+        }
+        if let Some(why) = &search.failure {
+            lines.push(format!("the last search for holders was not made: {why}"));
+        }
+        if search.orphaned > Some(0) {
+            lines.push("remove what is orphaned: dmtrace clean".to_owned());
+        }
+    }
+    lines.extend(status.doubts.line("", "dmtrace report"));
+    lines
+}
+
 fn print_status(status: &ServiceReport, out: &mut Out) -> Result<()> {
     let or_unknown = |text: &str| if text.is_empty() { "?" } else { text }.to_owned();
     let health = &status.health;
@@ -170,11 +267,17 @@ fn print_status(status: &ServiceReport, out: &mut Out) -> Result<()> {
         },
         health.drift,
     ))?;
+    for line in search_lines(status) {
+        out.print_hanging(&line, 2)?;
+    }
     let listed = &status.findings.list;
     match status.findings.standing {
         None => out.print_line("the service does not say what it has found")?,
         Some(0) if status.unread.is_some() => {
             out.print_line("no active findings, but that is not certain, for the reason below")?;
+        }
+        Some(0) if status.doubts.any() => {
+            out.print_line("no active findings, but that is not certain: see above")?;
         }
         Some(0) => out.print_line("no active findings")?,
         Some(standing) => {
@@ -192,9 +295,10 @@ fn print_status(status: &ServiceReport, out: &mut Out) -> Result<()> {
     for set in listed {
         let verdict = set.verdict.as_ref().map_or("?", |it| it.text.as_str());
         out.print_line(&format!(
-            "  {}  semid {}  {}  {verdict}",
+            "  {}  semid {}  {}{}  {verdict}",
             set.key,
             set.semid,
+            ns_text(set),
             owner_text(set),
         ))?;
     }
@@ -237,6 +341,41 @@ mod tests {
         assert!(blind.ends_with(end), "{blind}");
         let old = status_text(&json!({"unread": null, "findings": none}));
         assert!(old.ends_with("no active findings\n"), "{old}");
+    }
+
+    #[test]
+    fn a_status_tells_when_the_last_search_was_and_what_it_found() {
+        let of = |object: Value| {
+            let status = ServiceReport::deserialize(&object).unwrap();
+            (status_text(&object), status_code(&status))
+        };
+        let (text, code) = of(json!({
+            "findings": {"standing": 0},
+            "search": {"made": 1, "seconds_ago": 40, "orphaned": 128, "held": 2},
+            "doubts": {"older": 2},
+        }));
+        for part in [
+            "last search for holders 40s ago: 128 orphaned, 2 held by somebody\n",
+            "cannot tell: 2 cookies are older than any trace: dmtrace report\n",
+            "no active findings, but that is not certain: see above\n",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert_eq!(code, exit::findings_code());
+        let (text, code) = of(json!({
+            "findings": {"standing": 0},
+            "search": {"running": true, "made": 1, "orphaned": null},
+            "doubts": {"older": 128},
+        }));
+        assert!(
+            text.contains("a search for holders is being made\n"),
+            "{text}"
+        );
+        assert!(!text.contains("orphaned"), "nobody knows yet: {text}");
+        assert_eq!(code, exit::incomplete_code());
+        let (text, code) = of(json!({"findings": {"standing": 0}, "search": {"orphaned": 0}}));
+        assert!(text.ends_with("\nno active findings\n"), "{text}");
+        assert_eq!(code, exit::CLEAN);
     }
 
     #[test]

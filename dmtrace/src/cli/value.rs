@@ -10,6 +10,7 @@ use clap::{
 use dmtrace_core::ids::{IpcNs, Key};
 
 use crate::{
+    case::Vouched,
     host::{Roots, users::Users},
     output::table::Column,
 };
@@ -32,6 +33,18 @@ pub(super) fn duration_word(time: Duration) -> String {
         0 => time.as_secs().to_string(),
         _ => format!("{}ms", time.as_millis()),
     }
+}
+
+/// A process, by its number, or a file, by its path.
+///
+/// # Errors
+/// It is empty.
+pub(super) fn vouched_arg(text: &str) -> Result<Vouched, String> {
+    if text.is_empty() {
+        return Err("give the number of a process, or the path of a file".to_owned());
+    }
+    let process = text.parse().map(Vouched::Process);
+    Ok(process.unwrap_or_else(|_| Vouched::File(text.into())))
 }
 
 /// A whole number.

@@ -1,5 +1,6 @@
 //! `dmtrace watch` and `dmtrace record`.
 
+pub(crate) mod counted;
 pub(crate) mod printer;
 mod summary;
 
@@ -7,7 +8,7 @@ use std::{collections::BTreeSet, process::ExitCode};
 
 use anyhow::Result;
 use dmtrace_core::{
-    ids::IpcNs,
+    ids::{IpcNs, SemId},
     ledger::Change,
     verdict::{Judged, State},
 };
@@ -18,6 +19,7 @@ use super::{
     failure::{Failure, exit},
     filter::Filters,
     watch::{
+        counted::CountedFindings,
         printer::{PrintStyle, Printer, full_tables, print_remark},
         summary::{Kept, print_summary},
     },
@@ -76,7 +78,7 @@ pub(crate) fn run(args: &WatchArgs, as_json: bool, out: &mut Out) -> Result<Exit
         if let Some(recorder) = &recorder {
             recorder.finish(&ending);
         }
-        let told = printer.finding_count();
+        let told = printer.take_reported();
         let full = printer.take_full_tables();
         let limits = limits_text(ending.session.ledger().totals().enospc_failures, &full);
         let out = printer.out_mut();
@@ -84,7 +86,7 @@ pub(crate) fn run(args: &WatchArgs, as_json: bool, out: &mut Out) -> Result<Exit
             recording: args.record.as_deref(),
             filters: &args.filters,
         };
-        print_summary(&ending, &kept, told, limits, as_json, out)
+        print_summary(&ending, &kept, &told, limits, as_json, out)
     })
 }
 
@@ -148,7 +150,7 @@ pub(crate) fn record(args: &RecordArgs, as_json: bool, out: &mut Out) -> Result<
         }
         let mut quiet = QuietObserver {
             recorder: recorder.clone(),
-            findings: 0,
+            reported: CountedFindings::default(),
             full: BTreeSet::new(),
         };
         tracing.run(&mut quiet, args.duration, None).await?;
@@ -162,7 +164,7 @@ pub(crate) fn record(args: &RecordArgs, as_json: bool, out: &mut Out) -> Result<
             recording: Some(&args.file),
             filters: &Filters::default(),
         };
-        let code = print_summary(&ending, &kept, quiet.findings, limits, as_json, out)?;
+        let code = print_summary(&ending, &kept, &quiet.reported, limits, as_json, out)?;
         if recorder.failure_text().is_some() {
             return Ok(exit::incomplete_code());
         }
@@ -193,7 +195,7 @@ fn recorder_tap(
 /// Writes, prints nothing; stops when the file can no longer be written.
 struct QuietObserver {
     recorder: Recorder,
-    findings: usize,
+    reported: CountedFindings,
     /// Namespaces in which no semaphore could be made.
     full: BTreeSet<IpcNs>,
 }
@@ -204,8 +206,14 @@ impl Observer for QuietObserver {
         Ok(())
     }
 
-    fn on_finding(&mut self, _judged: &Judged<'_>, _view: &BooksView<'_>) -> Result<()> {
-        self.findings += 1;
+    fn on_finding(&mut self, judged: &Judged<'_>, _view: &BooksView<'_>) -> Result<()> {
+        let label = judged.verdict.class.label();
+        self.reported.add(judged.semaphore, label);
+        Ok(())
+    }
+
+    fn on_cleared(&mut self, sem: SemId, label: &'static str, view: &BooksView<'_>) -> Result<()> {
+        self.reported.clear(sem, label, view.ledger);
         Ok(())
     }
 

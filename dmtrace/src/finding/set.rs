@@ -4,7 +4,7 @@ use dmtrace_core::{
     event::{CallSite, ProcessImage, workload::Workload},
     ids::{BootTime, IpcNs, Key},
     ledger::{Device, ProcessExit},
-    verdict::{Class, Culprit, MissingStep},
+    verdict::{Class, Culprit, MissingStep, Pending},
 };
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
@@ -19,6 +19,8 @@ pub enum Known {
     Observed,
     /// It is the best explanation of what was seen.
     Inferred,
+    /// Every process that could act was searched.
+    Searched,
     /// It is not known.
     #[default]
     Unknown,
@@ -58,6 +60,9 @@ pub struct SetReport {
     /// What it is, in one word; `-` if it was not judged.
     #[serde(deserialize_with = "lenient")]
     pub state: String,
+    /// Why that is not final, if it is not.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
     /// How it is known who made it.
     #[serde(deserialize_with = "lenient")]
     pub owner_known: Known,

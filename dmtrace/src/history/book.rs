@@ -2,6 +2,7 @@
 //! No clock and no thread: the caller says what time it is.
 
 mod file;
+mod findings;
 mod sums;
 
 use std::{
@@ -11,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use dmtrace_core::ids::{BootTime, IpcNs, Key, SemId};
+use dmtrace_core::{
+    ids::{BootTime, IpcNs, Key, SemId},
+    verdict::{Class, EarlierFinding},
+};
 
 use super::{
     layout::{PackedRecord, TableKind},
@@ -22,6 +26,7 @@ use super::{
     store::Store,
     tallies::{CountedLeaks, Tallies},
 };
+use crate::finding::VerdictReport;
 
 /// Between two commits at least.
 pub(crate) const COMMIT: Duration = Duration::from_secs(1);
@@ -67,6 +72,9 @@ pub enum HistoryNote {
         sem: SemId,
         /// Its key, if that is still known.
         key: Option<Key>,
+        /// What it was found to be, where the cookie is there: if it is something else by now, that
+        /// stands. `None`: whatever it was.
+        state: Option<&'static str>,
         /// In which way.
         how: HowGone,
         /// Who removed it: `name[pid]`.
@@ -88,13 +96,19 @@ pub enum HistoryNote {
 struct ActiveFinding {
     id: u64,
     state: String,
+    /// Who made it; empty where an earlier run has found it.
+    program: String,
     found: BootTime,
     /// Told since tracing began.
     reported: bool,
+    /// When this run has found it; what is learned of it later revises the record.
+    told: Option<Stamp>,
+    /// What it was found to be, where an earlier run has found it.
+    verdict: Option<Box<VerdictReport>>,
 }
 
 /// A finding that stands since an earlier run.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PastFinding {
     /// The set.
     pub sem: SemId,
@@ -104,6 +118,26 @@ pub struct PastFinding {
     pub state: String,
     /// When: the set is older than this, another one with its numbers is not.
     pub found: BootTime,
+    /// The verdict of then.
+    pub verdict: Option<Box<VerdictReport>>,
+}
+
+impl PastFinding {
+    /// The leak, if it is one: what it was then it still is, as far as nobody knows better.
+    pub fn as_leak(&self) -> Option<EarlierFinding> {
+        let verdict = self.verdict.as_deref()?;
+        let Some(Class::Leaked(how)) = verdict.class else {
+            return None;
+        };
+        Some(EarlierFinding {
+            sem: self.sem,
+            key: self.key,
+            found: self.found,
+            how,
+            culprit: verdict.culprit.clone(),
+            missing: verdict.missing_step,
+        })
+    }
 }
 
 /// How the history is, for a status.
@@ -215,15 +249,23 @@ impl Book {
                 self.last_run = Some(id);
             }
             HistoryNote::Found(finding) => self.add_finding(*finding),
-            HistoryNote::Gone { sem, key, how, by } => {
+            HistoryNote::Gone {
+                sem,
+                key,
+                state,
+                how,
+                by,
+            } => {
                 let least = key.unwrap_or_default();
                 let most = key.unwrap_or(Key(u32::MAX));
                 let places = self.active_findings.range((sem, least)..=(sem, most));
+                let places = places.filter(|(_, it)| state.is_none_or(|state| it.state == state));
                 let places: Vec<(SemId, Key)> = places.map(|(place, _)| *place).collect();
                 let gone = FindingEnd { at: now, how, by };
                 for place in places {
                     if let Some(standing) = self.active_findings.remove(&place) {
                         self.end_finding(standing.id, &gone);
+                        self.settle_leak(place, &standing, how);
                     }
                 }
             }
@@ -304,6 +346,7 @@ impl Book {
                 key,
                 state: it.state.clone(),
                 found: it.found,
+                verdict: it.verdict.clone(),
             })
             .collect()
     }
@@ -385,49 +428,6 @@ impl Book {
         let steady = first.at_boot(now.boot).wall_ms;
         let keep = i64::try_from(self.options.retention.as_millis()).unwrap_or(i64::MAX);
         now.wall_ms.min(steady).saturating_sub(keep)
-    }
-
-    fn add_finding(&mut self, finding: StoredFinding) {
-        let place = (finding.sem, finding.key);
-        if let Some(standing) = self.active_findings.get_mut(&place) {
-            if standing.state == finding.state {
-                standing.reported = true;
-                return;
-            }
-            let id = standing.id;
-            self.active_findings.remove(&place);
-            let gone = FindingEnd {
-                at: finding.found,
-                how: HowGone::OtherVerdict,
-                by: None,
-            };
-            self.end_finding(id, &gone);
-        }
-        let (state, stands) = (finding.state.clone(), finding.gone.is_none());
-        let found = finding.found.boot;
-        if state == "leaked" && self.counted_leaks.add_leak(place) {
-            self.add_tallies(finding.found, Tallies::of_leak(&finding.program));
-        }
-        let id = self.add_record(HistoryRecord::Finding(Box::new(finding)));
-        if stands && self.active_findings.len() < STANDING {
-            let standing = ActiveFinding {
-                id,
-                state,
-                found,
-                reported: true,
-            };
-            self.active_findings.insert(place, standing);
-        }
-    }
-
-    fn end_finding(&mut self, id: u64, gone: &FindingEnd) {
-        let json = serde_json::to_vec(gone).unwrap_or_default();
-        self.endings.insert(id, (gone.at.wall_ms, json));
-        // A number and a line each; a finding whose end is forgotten is shown as standing, until
-        // the next start finds that it is not.
-        while self.endings.len() > STANDING {
-            self.endings.pop_first();
-        }
     }
 
     const fn next_number(&mut self) -> u64 {

@@ -52,6 +52,11 @@ impl CountedLeaks {
         }
         self.0.insert(cookie)
     }
+
+    /// It was none after all. Tells whether it was counted.
+    pub(super) fn withdraw_leak(&mut self, cookie: (SemId, Key)) -> bool {
+        self.0.remove(&cookie)
+    }
 }
 
 impl Tallies {

@@ -1,4 +1,11 @@
 //! Clocks, and the identity of the boot.
+//!
+//! In a time namespace `CLOCK_BOOTTIME` and the starts in `/proc/PID/stat` are shifted, and the
+//! probes' clock is not. Everything here is the host's.
+
+pub mod history;
+mod sources;
+mod time_ns;
 
 use std::time::Duration;
 
@@ -6,13 +13,35 @@ use dmtrace_core::ids::{BootTime, UnixTime};
 
 use crate::host::Roots;
 
-/// Now on the clock that verdicts use (`CLOCK_BOOTTIME`, as `ktime_get_boot_ns` in the probes).
+/// Now on the clock that verdicts use: the host's `CLOCK_BOOTTIME`, as `ktime_get_boot_ns` in the
+/// probes.
 pub fn boot_now() -> BootTime {
-    let (sec, nsec) = read_clock(libc::CLOCK_BOOTTIME);
-    let nanos = u64::try_from(sec)
-        .unwrap_or(0)
-        .saturating_mul(1_000_000_000);
-    BootTime(nanos.saturating_add(u64::try_from(nsec).unwrap_or(0)))
+    let shift = time_ns::offsets().boottime;
+    let nanos = read_nanos(libc::CLOCK_BOOTTIME).saturating_sub(shift);
+    BootTime(u64::try_from(nanos).unwrap_or(0))
+}
+
+/// How long the machine was suspended since boot: `CLOCK_MONOTONIC` stands still meanwhile, and with
+/// it the stamps of the kernel log and of the journal.
+pub(crate) fn suspended_time() -> Duration {
+    let shift = time_ns::offsets().monotonic;
+    let monotonic = read_nanos(libc::CLOCK_MONOTONIC).saturating_sub(shift);
+    let suspended = i64::try_from(boot_now().0).unwrap_or(i64::MAX) - monotonic;
+    // The time between the two readings is none of it.
+    match u64::try_from(suspended) {
+        Ok(nanos) if nanos > 1_000_000 => Duration::from_nanos(nanos),
+        _ => Duration::ZERO,
+    }
+}
+
+/// The start of a process on the host's clock, from what `/proc/PID/stat` shows here.
+pub(super) fn host_ticks(shown: u64) -> u64 {
+    time_ns::offsets().unshift_ticks(shown)
+}
+
+/// Why starts of processes cannot be told exactly here; `None` where they can.
+pub(super) fn inexact_starts() -> Option<&'static str> {
+    time_ns::offsets().inexact_reason()
 }
 
 /// Now on the clock of `sem_ctime` and `sem_otime`. The kernel stamps those with
@@ -39,6 +68,11 @@ pub fn boot_id(roots: &Roots) -> Option<String> {
     let id = roots.read_proc("sys/kernel/random/boot_id").ok()?;
     let id = String::from_utf8(id).ok()?;
     Some(id.trim().to_owned())
+}
+
+fn read_nanos(clock: libc::clockid_t) -> i64 {
+    let (sec, nsec) = read_clock(clock);
+    sec.saturating_mul(1_000_000_000).saturating_add(nsec)
 }
 
 fn read_clock(clock: libc::clockid_t) -> (i64, i64) {

@@ -33,7 +33,7 @@ pub fn image_of(roots: &Roots, pid: u32) -> Option<ProcessImage> {
     let inode = |name: &str| link(name).and_then(|link| ns_number(&link)).unwrap_or(0);
     let (exe, exe_deleted) = link("exe").map_or((None, false), |path| parse_executable(&path));
     let line = roots
-        .read_proc(format!("{pid}/cmdline"))
+        .read_patiently(format!("{pid}/cmdline"))
         .unwrap_or_default();
     let (cmdline, cmdline_cut) = parse_arguments(&line);
     let status = roots
@@ -85,6 +85,13 @@ fn proc_id(tgid: u32, stat: &Stat) -> ProcId {
         tgid,
         start: BootTime(stat.start_ticks.saturating_mul(10_000_000)),
     }
+}
+
+/// Numbers of the processes that this one was started from, the nearest first.
+pub(crate) fn own_ancestors() -> Vec<u32> {
+    let parent = std::os::unix::process::parent_id();
+    let parents = read_parents(&Roots::host(), parent).into_iter();
+    parents.map(|parent| parent.id.tgid).collect()
 }
 
 fn read_parents(roots: &Roots, first: u32) -> Vec<Ancestor> {

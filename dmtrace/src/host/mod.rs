@@ -16,8 +16,10 @@ pub mod package;
 pub mod processes;
 pub mod regular_file;
 mod roots;
+pub(crate) mod run_dir;
 pub mod semaphores;
 mod session;
+pub(crate) mod stuck_reads;
 mod sysv;
 mod text;
 pub mod udev;
@@ -143,11 +145,19 @@ pub fn read_facts(scope: &Scope, snapshot: &Snapshot) -> HostFacts {
     let mut incomplete: Vec<String> = list.incomplete.iter().cloned().collect();
     incomplete.extend(waiting.incomplete);
     incomplete.extend(carried.incomplete.clone());
-    let (wall, wall_nanos) = clock::wall_with_nanos();
+    // Only where there is a cookie do its stamps matter.
+    let cookies = snapshot.sets().any(|(_, set)| set.looks_like_cookie());
+    let records = if cookies {
+        clock::history::Records::Needed
+    } else {
+        clock::history::Records::NotNeeded
+    };
+    let clocks = clock::history::read_clocks(roots, records);
     HostFacts {
-        now: clock::boot_now(),
-        wall,
-        wall_nanos,
+        now: clocks.now,
+        wall: clocks.wall,
+        wall_nanos: clocks.wall_nanos,
+        clock: clocks.history,
         processes_complete: list.incomplete.is_none(),
         processes: list
             .processes

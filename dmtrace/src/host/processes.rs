@@ -9,7 +9,7 @@ use std::{
 use dmtrace_core::{event::CommandPrint, facts::LiveProcess, ids::IpcNs};
 
 use super::{
-    Roots,
+    Roots, clock,
     text::{parse_arguments, parse_number, printable},
 };
 use crate::wording::cause_text;
@@ -45,7 +45,7 @@ pub struct RunningProcess {
 
 impl RunningProcess {
     /// A file of the process below `/proc`, such as `environ`.
-    pub(super) fn proc_file(&self, pid: u32, file: &str) -> String {
+    pub(crate) fn proc_file(&self, pid: u32, file: &str) -> String {
         match self.instead {
             Some(tid) => format!("{pid}/task/{tid}/{file}"),
             None => format!("{pid}/{file}"),
@@ -55,7 +55,7 @@ impl RunningProcess {
 
 /// The fields of `/proc/PID/stat` in use here.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Stat {
+pub(crate) struct Stat {
     pub comm: String,
     pub state: u8,
     pub ppid: u32,
@@ -76,7 +76,7 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 impl Stat {
     /// From the one line of the file. The name may hold blanks and parentheses: it ends at the
     /// last one (`do_task_stat` escapes only newline and backslash).
-    pub(super) fn parse(line: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(line: &[u8]) -> Option<Self> {
         let open = line.iter().position(|&byte| byte == b'(')?;
         let close = line.iter().rposition(|&byte| byte == b')')?;
         let comm = line.get(open + 1..close)?;
@@ -108,18 +108,23 @@ impl Stat {
     }
 
     /// Whether this thread has ended.
-    pub(super) const fn is_dead(&self) -> bool {
+    pub(crate) const fn is_dead(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
+    }
+
+    /// Whether it is stopped by a signal, or traced.
+    pub(super) const fn is_stopped(&self) -> bool {
+        matches!(self.state, b'T' | b't')
     }
 
     /// Whether it is about to end: it returns to no program. What the kernel has made to become one
     /// (`call_usermodehelper`) has no memory either.
-    pub(super) const fn is_ending(&self) -> bool {
+    pub(crate) const fn is_ending(&self) -> bool {
         self.memory_bytes == 0 && !self.kernel
     }
 
     /// Whether no `execve` has come in between, as far as it shows.
-    pub(super) fn is_same_program(&self, later: &Self) -> bool {
+    pub(crate) fn is_same_program(&self, later: &Self) -> bool {
         self.environment_end == later.environment_end
     }
 
@@ -243,7 +248,7 @@ pub(super) fn look_for_children(
 }
 
 /// Numbers of all processes in `/proc`, zombies included.
-pub(super) fn list_pids(roots: &Roots) -> io::Result<Vec<u32>> {
+pub(crate) fn list_pids(roots: &Roots) -> io::Result<Vec<u32>> {
     let mut pids = numbers_in(&roots.proc)?;
     pids.sort_unstable();
     Ok(pids)
@@ -260,10 +265,20 @@ fn numbers_in(dir: &std::path::Path) -> io::Result<Vec<u32>> {
         .collect())
 }
 
-/// `/proc/PID/stat`, parsed.
-pub(super) fn read_stat(roots: &Roots, pid: u32) -> io::Result<Stat> {
+/// `/proc/PID/stat`, parsed; the start is that of the host's clock.
+pub(crate) fn read_stat(roots: &Roots, pid: u32) -> io::Result<Stat> {
     let line = roots.read_proc(format!("{pid}/stat"))?;
-    Stat::parse(&line).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    let stat = Stat::parse(&line).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    Ok(Stat {
+        start_ticks: clock::host_ticks(stat.start_ticks),
+        ..stat
+    })
+}
+
+/// Whether a process is stopped by a signal, or traced: it answers nobody.
+#[cfg(feature = "live")]
+pub(crate) fn is_stopped(roots: &Roots, pid: u32) -> bool {
+    read_stat(roots, pid).is_ok_and(|stat| stat.is_stopped())
 }
 
 /// IPC namespace of a task (`PID` or `PID/task/TID`); `None` when it has none any more, or when
@@ -278,7 +293,7 @@ pub(super) fn ns_of_link(link: &std::path::Path) -> Option<IpcNs> {
     number.parse().ok().map(IpcNs)
 }
 
-pub(super) fn read_process(roots: &Roots, pid: u32) -> io::Result<Option<RunningProcess>> {
+pub(crate) fn read_process(roots: &Roots, pid: u32) -> io::Result<Option<RunningProcess>> {
     let mut stat = read_stat(roots, pid)?;
     let mut instead = None;
     if stat.threads > 1 && (stat.is_dead() || stat.is_ending()) {
@@ -339,12 +354,12 @@ fn living_thread(roots: &Roots, pid: u32) -> Option<u32> {
 }
 
 /// Whether an error means that the process ended meanwhile.
-pub(super) fn is_gone(error: &io::Error) -> bool {
+pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
 /// Why processes of this `/proc` may be out of sight.
-fn hidden_reason(roots: &Roots) -> Option<String> {
+pub(crate) fn hidden_reason(roots: &Roots) -> Option<String> {
     let proc = roots.proc.display();
     let mounts = roots.read_proc("self/mountinfo").unwrap_or_default();
     let mounts = String::from_utf8_lossy(&mounts);
@@ -363,6 +378,9 @@ fn hidden_reason(roots: &Roots) -> Option<String> {
         return Some(format!(
             "{proc} is mounted with hidepid: processes of other users are out of sight; run as root"
         ));
+    }
+    if let Some(reason) = clock::inexact_starts() {
+        return Some(format!("{reason}; run in the time namespace of the host"));
     }
     // `PROC_PID_INIT_INO`: /proc of a container shows the container only.
     match fs::read_link(roots.proc_path("self/ns/pid")) {

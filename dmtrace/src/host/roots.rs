@@ -11,6 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::stuck_reads;
+
 /// Directories that stand for the host.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Roots {
@@ -78,7 +80,15 @@ impl Roots {
     /// # Errors
     /// Those of opening and reading.
     pub fn read_proc(&self, rest: impl AsRef<Path>) -> io::Result<Vec<u8>> {
-        read_whole(File::open(self.proc.join(rest))?)
+        read_whole(&File::open(self.proc.join(rest))?)
+    }
+
+    /// Reads a file of a process below `/proc` that has to do with its memory: it may never be readable.
+    ///
+    /// # Errors
+    /// Those of opening and reading; `TimedOut` after a second.
+    pub(super) fn read_patiently(&self, rest: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+        stuck_reads::read_patiently(self.proc.join(rest), read_whole)
     }
 
     /// Reads the environment or the arguments of a process below `/proc`: memory of its own, as large
@@ -86,24 +96,9 @@ impl Roots {
     /// missing if the process has begun another program meanwhile.
     ///
     /// # Errors
-    /// Those of opening and reading; it is larger than `execve` allows.
+    /// Those of opening and reading; it is larger than `execve` allows; `TimedOut` after a second.
     pub fn read_memory(&self, rest: impl AsRef<Path>) -> io::Result<Vec<u8>> {
-        let file = File::open(self.proc.join(rest))?;
-        // `read_to_end` begins with a few bytes.
-        let mut bytes = vec![0; READ_AT_ONCE];
-        let first = read_once(&file, &mut bytes)?;
-        bytes.truncate(first);
-        if first == READ_AT_ONCE {
-            let more = MEMORY_MAX + 1 - first as u64;
-            file.take(more).read_to_end(&mut bytes)?;
-        }
-        bytes.shrink_to_fit();
-        if bytes.len() as u64 > MEMORY_MAX {
-            return Err(io::Error::other(
-                "its environment or command line is larger than any real one",
-            ));
-        }
-        Ok(bytes)
+        stuck_reads::read_patiently(self.proc.join(rest), read_block)
     }
 
     /// Reads a file of the host whole. Symbolic links are followed as the host would.
@@ -111,7 +106,7 @@ impl Roots {
     /// # Errors
     /// Those of opening and reading.
     pub fn read_fs(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
-        read_whole(self.open_fs(path.as_ref(), libc::O_RDONLY | libc::O_NONBLOCK)?)
+        read_whole(&self.open_fs(path.as_ref(), libc::O_RDONLY | libc::O_NONBLOCK)?)
     }
 
     /// Opens a regular file of the host for reading. It is looked at first: opening a device or a
@@ -179,7 +174,26 @@ fn read_once(mut file: &File, into: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-fn read_whole(file: File) -> io::Result<Vec<u8>> {
+/// What `execve` put on the stack of a process.
+fn read_block(file: &File) -> io::Result<Vec<u8>> {
+    // `read_to_end` begins with a few bytes.
+    let mut bytes = vec![0; READ_AT_ONCE];
+    let first = read_once(file, &mut bytes)?;
+    bytes.truncate(first);
+    if first == READ_AT_ONCE {
+        let more = MEMORY_MAX + 1 - first as u64;
+        file.take(more).read_to_end(&mut bytes)?;
+    }
+    bytes.shrink_to_fit();
+    if bytes.len() as u64 > MEMORY_MAX {
+        return Err(io::Error::other(
+            "its environment or command line is larger than any real one",
+        ));
+    }
+    Ok(bytes)
+}
+
+fn read_whole(file: &File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(FILE_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -114,7 +114,9 @@ fn event_timeout(roots: &Roots, daemon: Option<u32>) -> u64 {
         })
         .next_back();
     kernel
-        .or_else(|| timeout_of_arguments(&roots.read_proc(format!("{}/cmdline", daemon?)).ok()?))
+        .or_else(|| {
+            timeout_of_arguments(&roots.read_patiently(format!("{}/cmdline", daemon?)).ok()?)
+        })
         .or_else(|| timeout_of_files(roots))
         .unwrap_or(DEFAULT_EVENT_TIMEOUT)
 }

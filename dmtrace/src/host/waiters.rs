@@ -100,7 +100,7 @@ fn waits_on(
     sets: &BTreeMap<SemId, u32>,
 ) -> io::Result<Option<SemId>> {
     let task = format!("{tgid}/task/{tid}");
-    let line = match roots.read_proc(format!("{task}/syscall")) {
+    let line = match roots.read_patiently(format!("{task}/syscall")) {
         Ok(line) => line,
         Err(error) if processes::is_gone(&error) => return Ok(None),
         Err(error) => return Err(error),

@@ -156,6 +156,22 @@ impl MetricsPage<'_> {
             Some(&Unit::Seconds),
             of_state(|(_, age)| GaugeShare(age.as_secs_f64())),
         )?;
+        // Without a search nobody knows: there is no sample, which is no 0.
+        let search = &readings.search;
+        self.write_family(
+            "orphaned_cookies",
+            "Cookies older than the trace that no process held at the last search, and untouched \
+             since; absent before the first",
+            None,
+            search.orphaned.map(|count| ([], Gauge(count))),
+        )?;
+        self.write_family(
+            "search_age",
+            "Time since the last search for who holds cookies older than the trace; absent before the \
+             first",
+            Some(&Unit::Seconds),
+            search.age.map(|age| ([], GaugeShare(age.as_secs_f64()))),
+        )?;
         let of_place = |value: fn(TableUse) -> MetricValue| {
             let all = SetPlace::ALL.into_iter();
             all.filter_map(move |place| {

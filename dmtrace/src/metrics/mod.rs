@@ -20,7 +20,7 @@ pub(crate) use endpoint::{Endpoint, ScrapeRequest};
 pub(crate) use expose::{ExpositionFormat, expose_readings};
 pub(crate) use health::{MessageCounts, MissedRuns, TraceHealth, UnmappedCounts};
 pub(crate) use listen::{Exposure, ListenAddress};
-pub(crate) use standing::{LiveCookies, STATES, SetPlace, TableSizes, TableUse};
+pub(crate) use standing::{LiveCookies, STATES, SearchReading, SetPlace, TableSizes, TableUse};
 pub(crate) use tally::{
     CleanupResult, CookieTally, HookRun, MetricsCounter, MetricsTally, WorkloadOrigin,
 };
@@ -32,6 +32,8 @@ pub(crate) use waits::Waits;
 pub(crate) struct Readings {
     /// Cookies that are there, by what they are.
     pub live_cookies: LiveCookies,
+    /// What searches for holders have found.
+    pub search: SearchReading,
     /// How full the kernel's tables are.
     pub sets: TableSizes,
     /// What has happened since the start.

@@ -65,6 +65,16 @@ impl LiveCookies {
     }
 }
 
+/// What the search for holders of older cookies has found.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct SearchReading {
+    /// Cookies that no process holds; `None` before the first search, where there is something to
+    /// search for.
+    pub orphaned: Option<u64>,
+    /// Since the end of the last search; `None` before the first.
+    pub age: Option<Duration>,
+}
+
 /// Where a set is.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum SetPlace {

@@ -139,7 +139,12 @@ pub(crate) struct MetricsCounter {
     waiting: BTreeMap<SemId, Vec<(u32, BootTime)>>,
     /// Cookies that are counted as leaked already.
     leaked: BTreeSet<SemId>,
+    /// Those of them that were removed since.
+    removed: BTreeSet<SemId>,
 }
+
+/// So many removed leaks are remembered as counted.
+const MAX_REMOVED_LEAKS: usize = 65_536;
 
 impl MetricsCounter {
     /// The sums so far.
@@ -196,7 +201,12 @@ impl MetricsCounter {
             }
             ChangeKind::Destroyed { ending } => {
                 self.waiting.remove(&sem);
-                self.leaked.remove(&sem);
+                if self.leaked.remove(&sem) {
+                    if self.removed.len() >= MAX_REMOVED_LEAKS {
+                        self.removed.clear();
+                    }
+                    self.removed.insert(sem);
+                }
                 if matches!(ending, EndKind::ByWaiter | EndKind::ByCreator) {
                     self.tally_of_cookie(sem, ledger).completed += 1;
                 }
@@ -209,6 +219,15 @@ impl MetricsCounter {
     pub(crate) fn count_finding(&mut self, judged: &Judged<'_>, ledger: &Ledger) {
         let semaphore = judged.semaphore;
         if matches!(judged.verdict.class, Class::Leaked(_)) && self.leaked.insert(semaphore.id) {
+            let origin = WorkloadOrigin::of_semaphore(semaphore, ledger);
+            self.tally.lives[origin as usize].leaked += 1;
+        }
+    }
+
+    /// A leak that was removed: it is counted already if it was found while it was there.
+    pub(crate) fn count_removed_leak(&mut self, judged: &Judged<'_>, ledger: &Ledger) {
+        let semaphore = judged.semaphore;
+        if !self.removed.remove(&semaphore.id) {
             let origin = WorkloadOrigin::of_semaphore(semaphore, ledger);
             self.tally.lives[origin as usize].leaked += 1;
         }

@@ -258,6 +258,18 @@ fn one_full_namespace_is_not_hidden_by_empty_ones() {
     assert!((used.fullest - 0.9).abs() < 1e-9);
 }
 
+/// No sample, which is no 0.
+#[test]
+fn before_the_first_search_no_number_of_orphans_is_told() {
+    let text = |readings: &Readings| expose_readings(readings, ExpositionFormat::Prometheus);
+    let mut readings = full_readings();
+    assert!(text(&readings).contains("\ndmtrace_orphaned_cookies 116\n"));
+    assert!(text(&readings).contains("\ndmtrace_search_age_seconds 40.0\n"));
+    readings.search = SearchReading::default();
+    assert!(!text(&readings).contains("dmtrace_orphaned_cookies"));
+    assert!(!text(&readings).contains("dmtrace_search_age"));
+}
+
 /// Every metric has a value.
 fn full_readings() -> Readings {
     let mut readings = Readings::default();
@@ -274,6 +286,10 @@ fn full_readings() -> Readings {
         ],
         ..Snapshot::default()
     });
+    readings.search = SearchReading {
+        orphaned: Some(116),
+        age: Some(Duration::from_secs(40)),
+    };
     let tally = &mut readings.tally;
     tally.lives[WorkloadOrigin::Host as usize].created = 23;
     tally.lives[WorkloadOrigin::Container as usize].leaked = 5;

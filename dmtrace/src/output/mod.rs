@@ -4,6 +4,7 @@ pub(crate) mod json;
 pub(crate) mod table;
 pub(crate) mod time;
 mod wrap;
+pub(crate) mod zone;
 
 pub(crate) use wrap::{wrap_hanging, wrap_text};
 

@@ -275,6 +275,7 @@ mod tests {
         assert_eq!(lockdown_mode(Ok(String::new())).ok(), None);
     }
 
+    #[cfg(feature = "live")]
     #[test]
     fn a_kernel_is_not_blamed_for_types_that_cannot_be_seen() {
         use crate::probe::StartError;

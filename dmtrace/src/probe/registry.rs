@@ -9,19 +9,21 @@ use std::{
     fmt,
     fs::{self, File, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use dmtrace_core::{backend::Backend, ids::BootTime, ledger::Activity};
+use dmtrace_core::{backend::Backend, ids::BootTime, ledger::Activity, wall_clock::ClockHistory};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    host::{self, Roots},
+    host::{
+        self, Roots,
+        clock::history::{Records, read_clocks},
+        run_dir::{RUN_DIR, create_private_dir, create_private_file},
+    },
     probe::{DEFAULT_PINS, MapIds, Maps, Tracer},
 };
-
-const DIRECTORY: &str = "/run/dmtrace";
 
 /// A trace that runs now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,6 +42,9 @@ pub(crate) struct RunningTracer {
     pinned: Option<PathBuf>,
     maps: MapIds,
     boot_id: Option<String>,
+    /// What it knew of the wall clock when this was written.
+    #[serde(default, skip_serializing_if = "ClockHistory::is_empty")]
+    pub clock: ClockHistory,
     /// Where this was read.
     #[serde(skip)]
     file: PathBuf,
@@ -60,6 +65,11 @@ impl RunningTracer {
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
             .unwrap_or_default()
+    }
+
+    /// Where its process answers those who ask for its books.
+    pub(crate) fn books_socket(&self) -> PathBuf {
+        books_socket(&self.file)
     }
 
     /// Whether its process runs, and takes in what happens.
@@ -105,6 +115,8 @@ pub(crate) struct Registration {
     path: Option<PathBuf>,
     /// What processes did, as it was written last.
     activity: Vec<Activity>,
+    /// How many moments of the wall clock's history were written last.
+    anchors: usize,
     /// Locked: its tracer lives.
     _held: File,
 }
@@ -112,15 +124,38 @@ pub(crate) struct Registration {
 impl Registration {
     /// The recording is somewhere else from now on.
     pub(crate) fn set_recording(&self, recording: Option<PathBuf>) {
+        self.change_entry(|entry| {
+            let changed = entry.recording != recording;
+            entry.recording = recording;
+            changed
+        });
+    }
+
+    /// Writes the file anew where `change` has changed what is in it.
+    fn change_entry(&self, change: impl FnOnce(&mut RunningTracer) -> bool) {
         let Some(path) = &self.path else { return };
         let entry: Option<RunningTracer> = fs::read(path)
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let Some(mut entry) = entry.filter(|entry| entry.recording != recording) else {
+        if let Some(mut entry) = entry
+            && change(&mut entry)
+        {
+            let _best_effort = replace_file(path, &entry);
+        }
+    }
+
+    /// Writes down what this process knows of the wall clock, if there is more to know than that time
+    /// has passed: then somebody has set it.
+    pub(crate) fn write_clock(&mut self, clock: &ClockHistory) {
+        let anchors = clock.anchors().len();
+        if self.anchors == anchors {
             return;
-        };
-        entry.recording = recording;
-        let _best_effort = replace_file(path, &entry);
+        }
+        self.anchors = anchors;
+        self.change_entry(|entry| {
+            entry.clock.clone_from(clock);
+            true
+        });
     }
 
     /// Writes down what processes did besides the cookies that they left, if that has changed.
@@ -133,6 +168,11 @@ impl Registration {
         self.activity = activity;
     }
 
+    /// Where to answer those who ask for the books of this trace.
+    pub(crate) fn books_socket(&self) -> Option<PathBuf> {
+        self.path.as_deref().map(books_socket)
+    }
+
     /// Leaves the file: tracing goes on.
     pub(crate) fn leave_file(mut self) {
         self.path = None;
@@ -143,17 +183,22 @@ impl Registration {
 /// takes another name.
 fn own_file() -> PathBuf {
     let pid = std::process::id();
-    let name = Path::new(DIRECTORY).join(format!("tracer-{pid}.json"));
+    let name = Path::new(RUN_DIR).join(format!("tracer-{pid}.json"));
     if !is_held(&name) {
         return name;
     }
     let namespace = fs::metadata("/proc/self/ns/pid").map_or(0, |ns| ns.ino());
-    Path::new(DIRECTORY).join(format!("tracer-{pid}-{namespace}.json"))
+    Path::new(RUN_DIR).join(format!("tracer-{pid}-{namespace}.json"))
 }
 
 /// Beside the file of a tracer.
 fn activity_file(path: &Path) -> PathBuf {
     path.with_extension("activity")
+}
+
+/// Where a tracer gives its books to whoever asks.
+fn books_socket(path: &Path) -> PathBuf {
+    path.with_extension("sock")
 }
 
 /// What a tracer keeps locked.
@@ -170,24 +215,17 @@ fn is_held(path: &Path) -> bool {
 
 /// Makes the lock of this file, and takes it.
 fn hold_lock(path: &Path) -> io::Result<File> {
-    let file = create_private(&lock_file(path))?;
+    let file = create_private_file(&lock_file(path))?;
     // Waits for those who look at it in this moment.
     file.lock()?;
     Ok(file)
-}
-
-fn create_private(path: &Path) -> io::Result<File> {
-    fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
 }
 
 /// Removes what a tracer has written; the lock last, which says that it lives.
 fn remove_files(path: &Path) {
     let _gone_already = fs::remove_file(path);
     let _none = fs::remove_file(activity_file(path));
+    let _none = fs::remove_file(books_socket(path));
     let _none = fs::remove_file(lock_file(path));
 }
 
@@ -195,7 +233,7 @@ fn remove_files(path: &Path) {
 fn replace_file(path: &Path, entry: &impl Serialize) -> Option<()> {
     let beside = path.with_extension("new");
     let _stale = fs::remove_file(&beside);
-    let file = create_private(&beside).ok()?;
+    let file = create_private_file(&beside).ok()?;
     serde_json::to_writer(file, entry).ok()?;
     fs::rename(beside, path).ok()
 }
@@ -223,21 +261,19 @@ pub(crate) fn register_trace(
         pinned: tracer.pin_dir().map(Path::to_owned),
         maps: tracer.map_ids(),
         boot_id: host::clock::boot_id(&Roots::host()),
+        clock: read_clocks(&Roots::host(), Records::NotNeeded).history,
         file: path.clone(),
     };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(DIRECTORY)
-        .ok()?;
+    create_private_dir(Path::new(RUN_DIR)).ok()?;
     // Of a process that had the same number.
     remove_files(&path);
     remove_stale(entry.pinned.as_deref());
     let held = hold_lock(&path).ok()?;
-    serde_json::to_writer(create_private(&path).ok()?, &entry).ok()?;
+    serde_json::to_writer(create_private_file(&path).ok()?, &entry).ok()?;
     Some(Registration {
         path: Some(path),
         activity: Vec::new(),
+        anchors: entry.clock.anchors().len(),
         _held: held,
     })
 }
@@ -277,7 +313,7 @@ pub(crate) fn remove_unpinned(root: &Path) {
 
 /// Files of tracers, and what is in them.
 fn tracer_files() -> impl Iterator<Item = (PathBuf, Option<RunningTracer>)> {
-    let entries = fs::read_dir(DIRECTORY).into_iter().flatten().flatten();
+    let entries = fs::read_dir(RUN_DIR).into_iter().flatten().flatten();
     entries.filter_map(|entry| {
         let name = entry.file_name();
         let name = name.to_str()?;
@@ -318,7 +354,7 @@ impl UnreadRegistry {
 impl fmt::Display for UnreadRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Directory(_, reason) => write!(f, "{DIRECTORY}: {reason}"),
+            Self::Directory(_, reason) => write!(f, "{RUN_DIR}: {reason}"),
             Self::File(path) => write!(f, "{} is of another version", path.display()),
         }
     }
@@ -329,7 +365,7 @@ impl fmt::Display for UnreadRegistry {
 /// # Errors
 /// It cannot be told.
 pub(crate) fn registered_tracers() -> Result<Vec<RunningTracer>, UnreadRegistry> {
-    check_readable(fs::read_dir(DIRECTORY))?;
+    check_readable(fs::read_dir(RUN_DIR))?;
     let files: Vec<_> = tracer_files().collect();
     let unread = |(path, tracer): &&(PathBuf, Option<_>)| tracer.is_none() && is_held(path);
     if let Some((path, _)) = files.iter().find(unread) {

@@ -12,7 +12,10 @@ use dmtrace_core::{
 
 #[cfg(feature = "live")]
 use crate::render::row::devices;
-use crate::{history::StoredFinding, render::row::Row};
+use crate::{
+    history::StoredFinding,
+    render::{leak_end::is_removal, row::Row},
+};
 
 /// What filters look at. `None`: it is not known, or there is no such thing.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +31,9 @@ pub struct Candidate<'a> {
     pub key: Option<Key>,
     pub semid: Option<i32>,
     pub state: Option<State>,
+    /// Another state that it is in as well: a leak that a history has kept, and that was removed
+    /// since, is `leaked`, as it was found, and `cleaned-up`.
+    pub later_state: Option<State>,
     pub age: Option<Duration>,
     /// Devices that it was used for.
     pub devices: &'a [Device],
@@ -48,6 +54,7 @@ impl Row<'_> {
             key: Some(self.semaphore.key),
             semid: Some(self.semaphore.id.semid),
             state: self.filter_state(),
+            later_state: None,
             age: self.age,
             devices: self.devices(),
         }
@@ -71,6 +78,9 @@ impl<'a> Candidate<'a> {
         let owner = cookie.owner.as_ref();
         let image = cookie.image();
         let fields = cookie.fields.as_ref();
+        let state = State::from_name(&finding.state);
+        let gone = finding.gone.as_ref();
+        let removed = gone.is_some_and(|gone| is_removal(gone.how));
         Self {
             pid: owner.map(|owner| owner.pid),
             comm: owner.map_or("", |owner| owner.comm.as_str()),
@@ -81,7 +91,8 @@ impl<'a> Candidate<'a> {
             ns: Some(finding.sem.ns),
             key: Some(finding.key),
             semid: Some(finding.sem.semid),
-            state: State::from_name(&finding.state),
+            state,
+            later_state: (state == Some(State::Leaked) && removed).then_some(State::CleanedUp),
             age: cookie.age_seconds.map(Duration::from_secs),
             devices: cookie.devices(),
         }
@@ -125,6 +136,7 @@ impl<'a> Candidate<'a> {
             key: Some(change.key),
             semid: Some(change.sem.semid),
             state: None,
+            later_state: None,
             age: semaphore.and_then(|set| Some(change.at.duration_since(set.created?))),
             devices: semaphore.map_or(&[], devices),
         }

@@ -9,16 +9,51 @@ use dmtrace_core::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::leak_end::LeakEnd;
 use crate::render::row::{Row, confidence_word, describe_process};
+
+/// Leaks in numbers: those that are there, and those that somebody has removed since.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct LeakCounts {
+    /// In the list `leaked`: on a machine and in a recording those that are there, of a history all.
+    pub(crate) leaked: usize,
+    /// Of these, seen and not inferred.
+    pub(crate) observed: usize,
+    /// That somebody has removed since.
+    pub(crate) removed: usize,
+    /// All of them, there or not.
+    pub(crate) total: usize,
+    /// Who removed them: `name[pid]`, with counts.
+    pub(crate) removed_by: BTreeMap<String, usize>,
+    /// Of all, not seen but inferred.
+    #[serde(skip)]
+    pub(crate) inferred: usize,
+}
+
+impl LeakCounts {
+    pub(crate) fn add_leak(&mut self, leak: &Leak) {
+        self.total += 1;
+        self.inferred += usize::from(!leak.observed);
+        if leak.is_listed {
+            self.leaked += 1;
+            self.observed += usize::from(leak.observed);
+        }
+        if let Some(end) = leak.end.as_ref().filter(|end| end.is_removal()) {
+            self.removed += 1;
+            if let Some(by) = &end.by {
+                *self.removed_by.entry(by.clone()).or_default() += 1;
+            }
+        }
+    }
+}
 
 /// Leaks of one process, executable or container.
 #[derive(Default, Serialize)]
 pub(crate) struct CulpritGroup {
     /// What they have in common, for people.
     pub(crate) name: String,
-    pub(crate) leaked: usize,
-    /// Of these, seen and not inferred.
-    pub(crate) observed: usize,
+    #[serde(flatten)]
+    pub(crate) counts: LeakCounts,
     /// Age of the oldest, seconds.
     pub(crate) oldest_seconds: Option<u64>,
     /// What happened to them, with counts.
@@ -100,10 +135,14 @@ pub(crate) struct Leak {
     pub(crate) image: Option<ProcessImage>,
     /// The calls that made it.
     pub(crate) site: Option<CallSite>,
+    /// Whether the list `leaked` has it.
+    pub(crate) is_listed: bool,
+    /// How it ended; `None` while it is there.
+    pub(crate) end: Option<LeakEnd>,
 }
 
 impl Leak {
-    /// Of a cookie that is there.
+    /// Of a cookie that is there, or that was removed.
     pub(crate) fn from_row(row: &Row<'_>) -> Self {
         let verdict = row.verdict.as_ref();
         Self {
@@ -117,16 +156,21 @@ impl Leak {
             devices: row.devices().iter().map(Device::full_label).collect(),
             image: row.image.cloned(),
             site: row.call_site().cloned(),
+            is_listed: row.semaphore.is_live(),
+            end: row.semaphore.ending.as_ref().map(LeakEnd::from_ending),
         }
+    }
+
+    /// The program that made it: the path of its executable, or its name.
+    pub(crate) fn program(&self) -> String {
+        let exe = self.image.as_ref().and_then(|image| image.exe.as_deref());
+        program_path(exe, &self.comm)
     }
 
     fn group_name(&self, by: GroupBy) -> String {
         match by {
             GroupBy::Process => self.owner.clone().unwrap_or_else(|| "unknown".to_owned()),
-            GroupBy::Executable => {
-                let exe = self.image.as_ref().and_then(|image| image.exe.as_deref());
-                program_path(exe, &self.comm)
-            }
+            GroupBy::Executable => self.program(),
             GroupBy::Container => match &self.image {
                 Some(image) => match Workload::from_cgroup(&image.cgroup).to_string().as_str() {
                     "-" => format!("no container (cgroup {})", image.cgroup),
@@ -171,8 +215,7 @@ fn group_by(leaked: &[Leak], by: GroupBy) -> Vec<CulpritGroup> {
         let name = leak.group_name(by);
         let group = groups.entry(name.clone()).or_default();
         group.name = name;
-        group.leaked += 1;
-        group.observed += usize::from(leak.observed);
+        group.counts.add_leak(leak);
         if !leak.how.is_empty() {
             *group.how.entry(leak.how.clone()).or_default() += 1;
         }
@@ -215,7 +258,10 @@ fn group_by(leaked: &[Leak], by: GroupBy) -> Vec<CulpritGroup> {
         }
     }
     let mut ranked: Vec<CulpritGroup> = groups.into_values().collect();
-    ranked.sort_by(|a, b| b.leaked.cmp(&a.leaked).then_with(|| a.name.cmp(&b.name)));
+    ranked.sort_by(|a, b| {
+        let more = b.counts.total.cmp(&a.counts.total);
+        more.then_with(|| a.name.cmp(&b.name))
+    });
     ranked
 }
 
@@ -230,7 +276,9 @@ pub(crate) fn program_path(exe: Option<&str>, comm: &str) -> String {
 
 /// What happened, where it is clear that it leaked.
 pub(crate) fn leak_text(text: &str) -> String {
-    text.strip_prefix("leaked: ").unwrap_or(text).to_owned()
+    let mut prefixes = ["leaked: ", "cleaned up after a leak: "].into_iter();
+    let rest = prefixes.find_map(|prefix| text.strip_prefix(prefix));
+    rest.unwrap_or(text).to_owned()
 }
 
 #[cfg(test)]
@@ -245,6 +293,7 @@ pub(crate) mod tests {
             comm: "python3".to_owned(),
             how: "owner exited".to_owned(),
             observed: true,
+            is_listed: true,
             image: Some(ProcessImage {
                 exe: Some("/usr/bin/python3".to_owned()),
                 cmdline: Some(command.split(' ').map(str::to_owned).collect()),

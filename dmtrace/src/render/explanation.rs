@@ -1,18 +1,22 @@
 //! One cookie's story as data: text and JSON are made from the same.
 
-use std::time::Duration;
-
 use dmtrace_core::{
     event::ExitStatus,
+    ids::UnixTime,
     ledger::{Process, WhyUnknown},
-    verdict::{Class, Confidence, Culprit, CulpritRole, Healthy, LeakKind, StuckCause, Undecided},
+    verdict::{
+        Class, Confidence, Culprit, CulpritRole, Healthy, LeakKind, Pending, StuckCause, Undecided,
+    },
 };
 
 use super::timeline::{self, StoryContext};
 use crate::{
     finding::{AffectedProcess, MissingStepText, Story},
     output::time::{self},
-    render::row::{Row, describe_process},
+    render::{
+        row::{Row, describe_process},
+        searched::SearchLeft,
+    },
     wording::times_text,
 };
 
@@ -54,8 +58,18 @@ impl StoryContext<'_> {
             return vec!["not judged".to_owned()];
         };
         let Some(culprit) = &verdict.culprit else {
-            let mut lines = vec![no_culprit_text(verdict.class)];
-            if matches!(verdict.class, Class::Leaked(_) | Class::Unknown(_)) {
+            let mut lines = vec![match row.pending {
+                Some(Pending::OwnerSilent) => {
+                    "pending: its owner has done its part, and may still wait \
+                                               for it, or never; decided when it goes on or ends"
+                        .to_owned()
+                }
+                _ => no_culprit_text(verdict.class),
+            }];
+            if matches!(
+                verdict.class,
+                Class::Leaked(_) | Class::Orphaned(_) | Class::CleanedUp(_) | Class::Unknown(_)
+            ) {
                 lines.extend(self.maker_lines(row));
             }
             return lines;
@@ -114,7 +128,9 @@ impl StoryContext<'_> {
                 "its own decrement will fail, or its wait ends before udev is done",
             ),
             Class::OverCompleted => self.owner_processes(row, "its decrement found the value at 0"),
-            Class::Leaked(_) => self.enospc_processes(row),
+            Class::Leaked(_) | Class::Orphaned(_) | Class::CleanedUp(_) => {
+                self.enospc_processes(row)
+            }
             _ => self.waiters(row),
         }
     }
@@ -135,7 +151,11 @@ impl StoryContext<'_> {
                 .map(|it| (it.who.image.id.tgid, it.who.tid))
                 .collect(),
         };
-        let first = row.set.and_then(|set| Some((set.otime.0, set.first?.pid)));
+        let first = row.set.and_then(|set| Some((set.otime, set.first?.pid)));
+        let stamp_age = |otime: UnixTime| {
+            let stamped = (otime.0 != 0).then(|| facts.locate_stamp(otime));
+            stamped.and_then(|span| span.age(facts.now))
+        };
         let mut victims = Vec::new();
         for (pid, tid) in threads {
             // From the map of a running trace the thread is not known.
@@ -152,12 +172,11 @@ impl StoryContext<'_> {
             let long = match (since, first) {
                 (Some(since), _) => format!("{HAS_WAITED} {}", time::age_text(since)),
                 // Its decrement, right before its sleep, is the set's last operation.
-                (None, Some((otime, last))) if otime != 0 && last == pid => {
-                    let about = u64::try_from(facts.wall.0.saturating_sub(otime)).unwrap_or(0);
-                    format!(
-                        "{HAS_WAITED} {} (inferred)",
-                        time::age_text(Duration::from_secs(about))
-                    )
+                (None, Some((otime, last)))
+                    if last == pid
+                        && let Some(about) = stamp_age(otime) =>
+                {
+                    format!("{HAS_WAITED} {} (inferred)", time::age_text(about))
                 }
                 (None, _) => "waits, since when is unknown (older than the trace)".to_owned(),
             };
@@ -303,7 +322,7 @@ fn process_details(process: Option<&Process>) -> Vec<String> {
 fn no_culprit_text(class: Class) -> String {
     let text = match class {
         Class::Healthy(Healthy::SlowUdev) => "nobody's so far: udev takes its time",
-        Class::Healthy(_) | Class::Ordinary | Class::CleanedUp(_) => "nobody's",
+        Class::Healthy(_) | Class::Ordinary => "nobody's",
         Class::Foreign(_) => "nobody's: another program has a key like a cookie's",
         Class::Stuck(cause) => match cause {
             StuckCause::UdevdDown => "not the waiter's: udevd does not run",
@@ -328,10 +347,10 @@ fn no_culprit_text(class: Class) -> String {
         Class::Leaked(LeakKind::TransactionAbandoned) => {
             "unknown: whoever should have released it (dmsetup udevreleasecookie) has ended"
         }
-        Class::Leaked(LeakKind::Signature { .. }) => {
+        Class::Leaked(LeakKind::Signature { .. }) | Class::Orphaned(_) => {
             "unknown: no trace in use saw who made it, and the kernel does not keep that"
         }
-        Class::Leaked(_) => "unknown",
+        Class::Leaked(_) | Class::CleanedUp(_) => "unknown",
         Class::OverCompleted => {
             "unknown: which of several completions was one too many is not known"
         }
@@ -358,6 +377,12 @@ pub(crate) fn confidence_text(row: &Row<'_>) -> String {
     match row.verdict.as_ref().map(|verdict| verdict.confidence) {
         Some(Confidence::Observed) => "observed: every fact it rests on was seen".to_owned(),
         Some(Confidence::Inferred) => "inferred: the best explanation of what was seen".to_owned(),
+        Some(Confidence::Searched) => {
+            let left = row.verdict.as_ref().and_then(SearchLeft::of_verdict);
+            left.unwrap_or(SearchLeft::SecondSearch)
+                .confidence_text()
+                .to_owned()
+        }
         Some(Confidence::Unknown(reason)) => format!("unknown: {reason}"),
         None => String::new(),
     }

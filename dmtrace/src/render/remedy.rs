@@ -9,7 +9,12 @@ use dmtrace_core::{
     verdict::{Obstacle, Remedy},
 };
 
-use super::{row::Row, timeline::StoryContext};
+use super::{
+    removal,
+    row::Row,
+    searched::{SearchLeft, vouching_text},
+    timeline::StoryContext,
+};
 
 impl StoryContext<'_> {
     /// What to do, in this order.
@@ -23,10 +28,30 @@ impl StoryContext<'_> {
         let text = |remedy: Remedy| match (&prospect, remedy) {
             (Some(prospect), Remedy::Destroy) => self.removal_text(row, prospect),
             (Some(prospect), Remedy::RepairThenComplete) => self.completion_text(row, prospect),
-            (_, Remedy::Leave) if !row.semaphore.is_live() => "nothing: it is gone".to_owned(),
+            (_, Remedy::Leave) if !row.semaphore.is_live() => {
+                self.nothing_text(row, remedies.len() > 1)
+            }
             _ => remedy.to_string().replace("COOKIE", &key),
         };
         remedies.iter().copied().map(text).collect()
+    }
+
+    /// Nothing is to be done with a cookie that is gone. `more`: there is other advice.
+    fn nothing_text(&self, row: &Row<'_>, more: bool) -> String {
+        let nothing = if more {
+            "nothing with the cookie"
+        } else {
+            "nothing"
+        };
+        match row.semaphore.ending.as_ref() {
+            Some(ending) if removal::is_removed_leak(row) => {
+                let at = self.clock.moment_at(ending.at);
+                let by = ending.by.as_ref();
+                let by = by.map_or_else(String::new, |who| format!(" by {who}"));
+                format!("{nothing}: it was removed{by}, {at}")
+            }
+            _ => format!("{nothing}: it is gone"),
+        }
     }
 
     /// The command that acts on this cookie alone.
@@ -55,10 +80,15 @@ impl StoryContext<'_> {
                 kept_because(&prospect.obstacles, prospect),
                 self.clean_command(row, flags)
             ),
-            Some(flags) => format!(
-                "remove it: `{}`{place} shows what it would do; --apply does it{once}",
-                self.clean_command(row, flags)
-            ),
+            Some(flags) => {
+                let verdict = row.verdict.as_ref();
+                let left = verdict.and_then(SearchLeft::of_verdict);
+                format!(
+                    "remove it: `{}`{place} shows what it would do; --apply does it{once}{}",
+                    self.clean_command(row, flags),
+                    left.map_or("", SearchLeft::advice_text)
+                )
+            }
             None => format!(
                 "`dmtrace clean`{place} keeps it: {}",
                 kept_because(&prospect.obstacles, prospect)
@@ -81,6 +111,13 @@ impl StoryContext<'_> {
                 "{NODES}; if you are sure that the work is done, complete what is missing: \
                  `{}`{place}{once}",
                 command(flags)
+            ),
+            // Without udevd no node is made, and nothing is lost yet.
+            _ if prospect.completion_obstacles.contains(&Obstacle::UdevdDown) => format!(
+                "once udevd runs it may still find the event, and complete by itself; if the thread waits \
+                 all the same: {NODES}, then complete what is missing: `{}`{place}, which keeps it \
+                 for now",
+                command(plain)
             ),
             _ => format!(
                 "{NODES}; if it still waits then, complete what is missing: `{}`{place}, which \
@@ -154,6 +191,10 @@ fn kept_because(obstacles: &[Obstacle], prospect: &Prospect) -> String {
     let texts: Vec<String> = texts
         .map(|obstacle| match obstacle {
             Obstacle::Inferred => "nobody saw it leak".to_owned(),
+            Obstacle::NotProvenBySearch { why } => match vouching_text(why) {
+                Some(lift) => format!("{obstacle} ({lift})"),
+                None => obstacle.to_string(),
+            },
             other => other.to_string(),
         })
         .collect();

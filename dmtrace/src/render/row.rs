@@ -11,7 +11,10 @@ use dmtrace_core::{
     facts::{HostFacts, SetSnapshot},
     ids::{BootTime, SemId},
     ledger::{Cookie, Creator, Device, Ledger, Process, Semaphore, WhyUnknown},
-    verdict::{Class, Completeness, Confidence, Context, Judged, Thresholds, Undecided, Verdict},
+    verdict::{
+        Class, Completeness, Confidence, Context, Doubt, Judged, Pending, Thresholds, Undecided,
+        Verdict,
+    },
 };
 use serde_json::Value;
 
@@ -32,6 +35,8 @@ pub(crate) struct Row<'a> {
     pub set: Option<&'a SetSnapshot>,
     /// The judgement; `None` for a set that was not judged.
     pub verdict: Option<Verdict>,
+    /// Why the judgement is not final, if it is not.
+    pub pending: Option<Pending>,
     /// How it is known who made it.
     pub known: Known,
     /// Who made it, as far as it was captured.
@@ -92,6 +97,7 @@ impl<'a> Row<'a> {
             semaphore,
             set,
             verdict: None,
+            pending: None,
             known: match semaphore.creator {
                 Creator::Unknown(_) => Known::Unknown,
                 _ => Known::Observed,
@@ -105,12 +111,11 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Age by the kernel's wall-clock stamp, for sets whose creation was not seen.
-    pub(crate) fn wall_age(&self, wall: i64) -> Option<Duration> {
-        let ctime = self.set?.ctime.0;
-        u64::try_from(wall.saturating_sub(ctime))
-            .ok()
-            .map(Duration::from_secs)
+    /// Age by the kernel's stamp, for sets whose creation was not seen. `None` where the wall clock
+    /// was set, or may have been, so that it is not known.
+    pub(crate) fn stamp_age(&self, facts: &HostFacts) -> Option<Duration> {
+        let age = facts.locate_stamp(self.set?.ctime).age(facts.now)?;
+        Some(Duration::from_secs(age.as_secs()))
     }
 
     /// The state as one word; `-` for a set that was not judged.
@@ -125,6 +130,12 @@ impl<'a> Row<'a> {
         self.verdict
             .as_ref()
             .is_some_and(|verdict| verdict.class.is_finding())
+    }
+
+    /// Why it is left open whether it is leaked, if it is.
+    pub(crate) fn doubt(&self) -> Option<Doubt> {
+        let verdict = self.verdict.as_ref()?;
+        Doubt::of_verdict(self.semaphore, verdict)
     }
 
     /// Whether nothing is known of it because it was made before the trace began.
@@ -246,6 +257,7 @@ impl<'a> Row<'a> {
             age_seconds: self.age.map(|age| age.as_secs()),
             created_boot_ns: self.semaphore.created,
             state: self.state().to_owned(),
+            pending: self.pending,
             owner_known: self.known,
             owner: self.pid().map(|pid| SetOwner {
                 pid,
@@ -309,15 +321,17 @@ const fn known_by(verdict: &Verdict) -> Known {
     match verdict.confidence {
         Confidence::Observed => Known::Observed,
         Confidence::Inferred => Known::Inferred,
+        Confidence::Searched => Known::Searched,
         Confidence::Unknown(_) => Known::Unknown,
     }
 }
 
-/// `observed`, `inferred` or `unknown`.
+/// `observed`, `inferred`, `searched` or `unknown`.
 pub(crate) const fn confidence_word(verdict: &Verdict) -> &'static str {
     match known_by(verdict) {
         Known::Observed => "observed",
         Known::Inferred => "inferred",
+        Known::Searched => "searched",
         Known::Unknown => "unknown",
     }
 }

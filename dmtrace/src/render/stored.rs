@@ -11,6 +11,7 @@ use crate::{
     render::{
         culprits::{Leak, leak_text},
         explanation::HAS_WAITED,
+        leak_end::LeakEnd,
         timeline::NOTHING_SINCE,
     },
     wording::{count_noun, of_number},
@@ -152,6 +153,8 @@ pub(crate) fn leak_of(finding: &StoredFinding) -> Leak {
         devices: cookie.devices().iter().map(Device::full_label).collect(),
         image: cookie.image().cloned(),
         site: finding.calls.clone(),
+        is_listed: true,
+        end: finding.gone.as_ref().map(LeakEnd::from_stored),
     }
 }
 
@@ -206,7 +209,7 @@ pub(crate) const fn ending_label(how: HowGone, count: usize) -> &'static str {
         HowGone::WithNamespace => "gone with their IPC namespace",
         HowGone::AlreadyGone if count == 1 => "gone when it was found",
         HowGone::AlreadyGone => "gone when they were found",
-        HowGone::OtherVerdict => "judged differently later",
+        HowGone::OtherVerdict => "whose end is not known",
         HowGone::Rebooted => "gone with a reboot",
         HowGone::Unseen => "gone, removal not seen",
     }

@@ -6,7 +6,7 @@ use dmtrace_core::{
     facts::HostFacts,
     ids::{Key, SemId},
     ledger::{Change, ChangeKind, EndKind, Ledger, Process},
-    verdict::{Completeness, Judged},
+    verdict::{Class, Completeness, Judged, State},
 };
 
 use crate::{
@@ -15,8 +15,7 @@ use crate::{
         PastFinding, ProgramCounts, Stamp, StoredFinding,
     },
     output::time::Clock,
-    render::timeline::StoryContext,
-    render::{culprits::program_path, row::Row},
+    render::{culprits::program_path, leak_end::how_gone, row::Row, timeline::StoryContext},
     stack::Symbolizer,
 };
 
@@ -85,9 +84,10 @@ impl Chronicle {
             .send_note(HistoryNote::Found(Box::new(finding)));
     }
 
-    /// A finding that was told is none any more: the cookie is gone, or the verdict is another.
-    pub(crate) fn clear_finding(&self, sem: SemId, ledger: &Ledger) {
-        self.history.send_note(end_note(sem, ledger));
+    /// A finding that was told, under this label, is none any more: the cookie is gone, or the
+    /// verdict is another. `None`: under whatever label.
+    pub(crate) fn clear_finding(&self, sem: SemId, label: Option<&'static str>, ledger: &Ledger) {
+        self.history.send_note(end_note(sem, label, ledger));
     }
 
     /// A finding on a cookie that was gone when it was judged.
@@ -169,12 +169,14 @@ pub(crate) fn counted_change(change: &Change, ledger: &Ledger) -> Option<Counted
     }
 }
 
-/// The end of a finding.
-pub(crate) fn end_note(sem: SemId, ledger: &Ledger) -> HistoryNote {
+/// The end of a finding. `label`: what it was found to be.
+pub(crate) fn end_note(sem: SemId, label: Option<&'static str>, ledger: &Ledger) -> HistoryNote {
     if let Some(live) = ledger.semaphore(sem) {
         return HistoryNote::Gone {
             sem,
             key: Some(live.key),
+            // The other verdict may be a finding as well, which stands.
+            state: label,
             how: HowGone::OtherVerdict,
             by: None,
         };
@@ -183,10 +185,19 @@ pub(crate) fn end_note(sem: SemId, ledger: &Ledger) -> HistoryNote {
     let closed = ledger.closed_cookie(sem);
     let ending = closed.and_then(|closed| closed.ending.as_ref());
     let by = ending.and_then(|ending| ending.by.as_ref());
+    // Whoever made it has come back and removed it: it had not been left behind.
+    let maker = closed.and_then(|closed| closed.creator.image());
+    let taken_back = label == Some(State::Leaked.name())
+        && by.is_some_and(|by| maker.is_some_and(|maker| maker.id == by.image.id));
     HistoryNote::Gone {
         sem,
         key: closed.map(|closed| closed.key),
-        how: end_kind(ending.map(|ending| ending.kind)),
+        state: None,
+        how: if taken_back {
+            HowGone::OtherVerdict
+        } else {
+            how_gone(ending.map(|ending| ending.kind))
+        },
         by: by.map(ToString::to_string),
     }
 }
@@ -200,13 +211,20 @@ pub(crate) fn ended_finding(
     now: Stamp,
 ) -> StoredFinding {
     let ending = judged.semaphore.ending.as_ref();
+    let found = stored_finding(judged, ledger, facts, names, now);
+    // A leak that was removed before anybody looked is a leak like any other.
+    let (state, how) = match judged.verdict.class {
+        Class::CleanedUp(_) => (State::Leaked.name().to_owned(), HowGone::Removed),
+        _ => (found.state, HowGone::AlreadyGone),
+    };
     StoredFinding {
+        state,
         gone: ending.map(|ending| FindingEnd {
             at: now.at_boot(ending.at),
-            how: HowGone::AlreadyGone,
+            how,
             by: ending.by.as_ref().map(ToString::to_string),
         }),
-        ..stored_finding(judged, ledger, facts, names, now)
+        ..found
     }
 }
 
@@ -256,14 +274,6 @@ pub(crate) fn finding_by_clock(
         gone: None,
         calls,
         story,
-    }
-}
-
-fn end_kind(kind: Option<EndKind>) -> HowGone {
-    match kind {
-        Some(EndKind::WithNamespace | EndKind::NamespaceGone) => HowGone::WithNamespace,
-        Some(EndKind::Vanished) | None => HowGone::Unseen,
-        Some(_) => HowGone::Removed,
     }
 }
 

@@ -10,21 +10,23 @@ use dmtrace_core::{
     facts::Snapshot,
     ids::BootTime,
     ledger::{Change, Ledger},
-    verdict::{Judged, State},
+    verdict::{Judged, State, is_worth_a_search},
 };
 
 use super::{
     hook::{CommandLine, Hook, HookFinding},
     janitor::CleanUp,
     log::{Log, LogLevel},
+    searcher::{SearchRecord, SearchStatus},
 };
 use crate::{
     cleanup::result::OutcomeKind,
     finding::SetReport,
     metrics::{
         self, CleanupResult, Endpoint, ExpositionFormat, Exposure, ListenAddress, LiveCookies,
-        MetricsCounter, Readings, ScrapeRequest, TableSizes, TraceHealth,
+        MetricsCounter, Readings, ScrapeRequest, SearchReading, TableSizes, TraceHealth,
     },
+    render::doubt::DoubtCounts,
     wording::chain_text,
 };
 
@@ -54,6 +56,14 @@ pub(super) struct Exports {
     live_cookies: LiveCookies,
     /// Sets with a cookie's key that are no cookies, as of the last look.
     foreign: usize,
+    /// Of which nobody can tell whether they are leaked, as of the last look.
+    doubts: DoubtCounts,
+    /// Of which a search could say more.
+    searchable: usize,
+    /// Found orphaned, and there.
+    orphaned: usize,
+    /// What searches for who holds them have found.
+    pub search: SearchRecord,
     sets: TableSizes,
     last_survey: Option<Instant>,
     /// Whether the last writing of the file failed: that is said once.
@@ -80,6 +90,10 @@ impl Exports {
             counting: MetricsCounter::default(),
             live_cookies: LiveCookies::default(),
             foreign: 0,
+            doubts: DoubtCounts::default(),
+            searchable: 0,
+            orphaned: 0,
+            search: SearchRecord::default(),
             sets: TableSizes::default(),
             last_survey: None,
             silent: false,
@@ -122,6 +136,11 @@ impl Exports {
         }
     }
 
+    /// A leak that was removed; it counts once, whether or not it was told before.
+    pub(super) fn count_removed_leak(&mut self, judged: &Judged<'_>, ledger: &Ledger) {
+        self.counting.count_removed_leak(judged, ledger);
+    }
+
     /// All cookies were judged.
     pub(super) fn count_survey(
         &mut self,
@@ -134,12 +153,41 @@ impl Exports {
             judged.semaphore.is_live() && judged.verdict.class.state() == State::Foreign
         };
         self.foreign = judged.iter().filter(is_foreign).count();
+        let searchable =
+            |it: &&Judged<'_>| it.semaphore.is_live() && is_worth_a_search(it.verdict.class);
+        let orphan = |it: &Judged<'_>| self.search.is_orphan(it.semaphore.id, it.set);
+        self.searchable = judged.iter().filter(searchable).count();
+        self.orphaned = judged
+            .iter()
+            .filter(searchable)
+            .filter(|it| orphan(it))
+            .count();
+        self.doubts = judged
+            .iter()
+            .filter(|it| !orphan(it))
+            .filter_map(Judged::doubt)
+            .collect();
         self.sets = TableSizes::from_snapshot(snapshot);
     }
 
     /// Sets with a cookie's key that are no cookies.
     pub(super) const fn foreign_count(&self) -> usize {
         self.foreign
+    }
+
+    /// Cookies in doubt.
+    pub(super) const fn doubts(&self) -> DoubtCounts {
+        self.doubts
+    }
+
+    /// How the search for holders is.
+    pub(super) fn search_status(&self) -> SearchStatus {
+        self.search.status(self.orphaned, self.searchable)
+    }
+
+    /// Whether the first search is to be made now: there is something to search for.
+    pub(super) const fn begin_first_search(&mut self) -> bool {
+        self.search.begin_first(self.searchable)
     }
 
     /// A look is over: what was found then is what whoever asks now gets.
@@ -155,11 +203,20 @@ impl Exports {
         }
         let readings = Readings {
             live_cookies: self.live_cookies.clone(),
+            search: self.search_reading(),
             sets: self.sets.clone(),
             tally,
             health,
         };
         metrics::expose_readings(&readings, format)
+    }
+
+    fn search_reading(&self) -> SearchReading {
+        let status = self.search_status();
+        SearchReading {
+            orphaned: status.orphaned,
+            age: status.seconds_ago.map(Duration::from_secs),
+        }
     }
 
     /// A clean-up by `dmtrace clean` is over.

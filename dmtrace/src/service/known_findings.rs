@@ -91,6 +91,7 @@ mod tests {
             key: KEY,
             state: "leaked".to_owned(),
             found: BootTime(100),
+            verdict: None,
         }])
     }
 

@@ -11,6 +11,7 @@ mod log;
 mod memory;
 mod reporter;
 mod request;
+mod searcher;
 mod socket;
 mod status;
 mod systemd;
@@ -22,7 +23,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use dmtrace_core::verdict::Thresholds;
+use dmtrace_core::verdict::{Class, Thresholds};
 use tokio::time::Instant;
 
 use crate::{
@@ -36,17 +37,19 @@ use crate::{
         remove_pins,
     },
     trace::run::{Readiness, Tracing},
-    wording::count_noun,
+    wording::{count_noun, of_number},
 };
 use chronicle::Chronicle;
-pub(crate) use client::ask_status;
+pub(crate) use client::{ask_search, ask_status};
 pub(crate) use export::ExportOptions;
 use export::Exports;
 use greeting::print_greeting;
 use janitor::{CleanUp, Janitor};
 use log::{Log, LogLevel};
 use reporter::Reporter;
-use socket::{ControlSocket, StatusReply, lock_of};
+use searcher::SearchWorker;
+pub(crate) use searcher::{OrphanMark, SearchResult};
+use socket::{ControlSocket, ServiceQuestion, lock_of};
 pub(crate) use socket::{SOCKET, SocketAccess};
 pub(crate) use status::ServiceReport;
 use status::{RequestTotals, ServiceStatus};
@@ -100,7 +103,7 @@ pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
     });
     let mut reporter = Reporter::new(Log::to_stderr(options.verbose), exports, chronicle);
     print_greeting(reporter.log_mut(), tracing.session(), options.keep);
-    reporter.recall_findings();
+    tracing.recall_findings(reporter.recall_findings());
     if let Some(chronicle) = reporter.chronicle() {
         let past = tracing.session().tracing_continuity().map(|it| &it.past);
         let backend = tracing.session().tracer().backend().name();
@@ -116,6 +119,10 @@ pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
     let mut janitor = Janitor::new(options.auto_clean, options.audit.clone());
     let mut told = usize::MAX;
     systemd::notify_ready("tracing");
+    let mut searches = SearchWorker::new();
+    if reporter.exports.begin_first_search() {
+        searches.start();
+    }
     loop {
         let next = tokio::select! {
             biased;
@@ -129,18 +136,23 @@ pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
             },
             scrape = reporter.exports.next_scrape() => NextWork::Scrape(scrape),
             said = janitor.next_event() => NextWork::CleanUp(said),
+            found = searches.next_result() => NextWork::Found(found),
             () = watchdog.wait_due() => NextWork::SignOfLife,
         };
         match next {
             NextWork::Trace(ready) => {
+                let surveyed = ready.needs_survey();
                 tracing.handle_readiness(ready, &mut reporter)?;
-                if ready == Readiness::SurveyDue {
+                if surveyed {
                     survey_done(&tracing, &mut reporter);
+                    if reporter.exports.begin_first_search() {
+                        searches.start();
+                    }
                     control.publish_status(read_status(&tracing, &reporter, &control));
                     let leaks = tracing
                         .reported_findings()
                         .values()
-                        .filter(|it| **it == "leaked");
+                        .filter(|(class, _)| matches!(class, Class::Leaked(_)));
                     janitor.survey_done(leaks.count(), Instant::now());
                     // The start has read the types of the whole kernel, and each look all
                     // processes.
@@ -152,12 +164,33 @@ pub(crate) async fn run_service(options: &ServiceOptions) -> Result<()> {
                 let text = reporter
                     .exports
                     .metrics_text(read_health(&tracing, &reporter), format);
+                memory::give_back();
                 let _unheard = answer.send(text);
             }
-            NextWork::Answer(reply) => {
+            NextWork::Answer(ServiceQuestion::Search(reply)) => {
+                let begun = reporter.exports.search.begin();
+                if begun {
+                    searches.start();
+                }
+                // Whoever asked may have gone.
+                let _unheard = reply.send(begun);
+            }
+            NextWork::Found(found) => {
+                if let Some(why) = reporter.exports.search.take(found) {
+                    let text = format!("search for who holds older cookies: {why}");
+                    reporter.log_mut().say_often(LogLevel::Warning, text);
+                }
+                tracing.handle_readiness(Readiness::SurveyDue, &mut reporter)?;
+                survey_done(&tracing, &mut reporter);
+                say_search(&mut reporter);
+                control.publish_status(read_status(&tracing, &reporter, &control));
+                memory::give_back();
+            }
+            NextWork::Answer(ServiceQuestion::Status(reply)) => {
                 survey_if_stale(&mut tracing, &mut reporter)?;
                 let mut status = read_status(&tracing, &reporter, &control);
                 status.findings.list = reporter.list_findings();
+                memory::give_back();
                 // Whoever asked may have gone.
                 let _unheard = reply.send(status);
             }
@@ -256,7 +289,9 @@ pub(crate) fn left_elsewhere() -> Vec<String> {
 
 enum NextWork {
     Trace(Readiness),
-    Answer(StatusReply),
+    Answer(ServiceQuestion),
+    /// A search is over.
+    Found(SearchResult),
     Scrape(ScrapeRequest),
     /// It is due, or this is what came of it.
     CleanUp(Option<CleanUp>),
@@ -270,6 +305,20 @@ fn say_clean_up(log: &mut Log, clean_up: &CleanUp) {
             log.say_often(level, format_args!("clean-up: {line}"));
         }
     }
+}
+
+/// What a search has found, in the log.
+fn say_search(reporter: &mut Reporter) {
+    let status = reporter.exports.search_status();
+    let Some(orphaned) = status.orphaned.filter(|&count| count > 0) else {
+        return;
+    };
+    let text = format!(
+        "{} orphaned: older than the trace, and no process holds {}; dmtrace clean",
+        count_noun(orphaned, "cookie is", "cookies are"),
+        of_number(&orphaned, "its number", "their numbers"),
+    );
+    reporter.log_mut().say_often(LogLevel::Warning, text);
 }
 
 /// Whoever asks wants to know how it is now, and no more than one look a second.
@@ -317,6 +366,8 @@ fn read_status(tracing: &Tracing, reporter: &Reporter, control: &ControlSocket) 
         totals: *session.ledger().totals(),
         foreign_sets: reporter.exports.foreign_count(),
         findings: reporter.count_findings(tracing.reported_findings().len()),
+        doubts: reporter.exports.doubts(),
+        search: reporter.exports.search_status(),
         history: reporter.chronicle().map(Chronicle::status),
         complete: unread.is_none(),
         unread: unread.map(str::to_owned),

@@ -11,8 +11,8 @@ use dmtrace_core::{
     event::CallSite,
     facts::Snapshot,
     ids::{BootTime, Key, SemId},
-    ledger::{Change, ChangeKind},
-    verdict::Judged,
+    ledger::{Change, ChangeKind, Semaphore},
+    verdict::{EarlierFinding, Judged},
 };
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     finding::SetReport,
+    history::PastFinding,
     host::clock::boot_now,
     render::{
         culprits,
@@ -31,7 +32,7 @@ use crate::{
     },
     stack::Symbolizer,
     trace::{
-        ended::ended_at,
+        ended::{ended_at, is_removed_leak},
         run::{BooksView, Observer},
         session::DmReport,
     },
@@ -40,6 +41,9 @@ use crate::{
 
 /// Findings that are kept word by word; more are counted.
 const MAX_LISTED_FINDINGS: usize = 200;
+
+/// Findings that are remembered as counted.
+const MAX_COUNTED_FINDINGS: usize = 65_536;
 
 /// Longest wait for the history to say what it has: then everything is told again.
 const HISTORY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -67,6 +71,8 @@ pub(super) struct Reporter {
     active_findings: BTreeMap<SemId, SetReport>,
     /// Findings by their label that were told since the start.
     reported_counts: BTreeMap<&'static str, u64>,
+    /// Those that are in these counts; only the newest are remembered.
+    counted: BTreeSet<(SemId, Option<BootTime>, &'static str)>,
     /// Creations that failed because the limits were reached.
     enospc_failures: u64,
     /// What could not be read, as it was said last.
@@ -88,6 +94,7 @@ impl Reporter {
             named: false,
             active_findings: BTreeMap::new(),
             reported_counts: BTreeMap::new(),
+            counted: BTreeSet::new(),
             enospc_failures: 0,
             unread: None,
         }
@@ -100,12 +107,15 @@ impl Reporter {
     }
 
     /// Asks what an earlier run has told, before this one tells anything.
-    pub(super) fn recall_findings(&mut self) {
+    pub(super) fn recall_findings(&mut self) -> Vec<EarlierFinding> {
         let stood = self
             .chronicle
             .as_ref()
-            .map(|it| it.past_findings(HISTORY_TIMEOUT));
-        self.known_findings = KnownFindings::from_history(stood.unwrap_or_default());
+            .map(|it| it.past_findings(HISTORY_TIMEOUT))
+            .unwrap_or_default();
+        let leaks = stood.iter().filter_map(PastFinding::as_leak).collect();
+        self.known_findings = KnownFindings::from_history(stood);
+        leaks
     }
 
     /// For other lines.
@@ -167,18 +177,26 @@ impl Reporter {
         let new = !self
             .known_findings
             .already_reported(judged.semaphore, class.label());
-        let mut row = Row::from_books(view.ledger, judged.semaphore, judged.set, boot_now())
-            .with_names(&self.names);
-        row.verdict = Some(judged.verdict.clone());
+        let row = finding_row(judged, view, &self.names);
         let report = row.to_report();
         self.exports
             .count_finding(&report, judged, view.ledger, new);
         if new {
-            *self.reported_counts.entry(class.label()).or_default() += 1;
             let line = finding_sentence(&row, judged);
             self.log.say_often(LogLevel::Warning, line);
+            self.count_reported(judged.semaphore, class.label());
         }
         report
+    }
+
+    /// Counts a finding. A cookie that is judged differently for a moment is one of its kind.
+    fn count_reported(&mut self, set: &Semaphore, label: &'static str) {
+        if self.counted.len() >= MAX_COUNTED_FINDINGS {
+            self.counted.clear();
+        }
+        if self.counted.insert((set.id, set.created, label)) {
+            *self.reported_counts.entry(label).or_default() += 1;
+        }
     }
 
     /// What was found, without a list of it. `standing`: how many findings stand, kept or not.
@@ -197,6 +215,18 @@ impl Reporter {
     }
 }
 
+/// A finding as it is shown.
+fn finding_row<'a>(
+    judged: &Judged<'a>,
+    view: &BooksView<'a>,
+    names: &'a RefCell<Symbolizer>,
+) -> Row<'a> {
+    let mut row =
+        Row::from_books(view.ledger, judged.semaphore, judged.set, boot_now()).with_names(names);
+    row.verdict = Some(judged.verdict.clone());
+    row
+}
+
 impl Observer for Reporter {
     fn on_changes(&mut self, changes: &[Change], view: &BooksView<'_>) -> Result<()> {
         for change in changes {
@@ -204,7 +234,7 @@ impl Observer for Reporter {
                 && self.left_standing.remove(&(change.sem, change.key))
                 && let Some(chronicle) = &self.chronicle
             {
-                chronicle.clear_finding(change.sem, view.ledger);
+                chronicle.clear_finding(change.sem, None, view.ledger);
             }
         }
         self.exports.count_changes(changes, view.ledger);
@@ -248,9 +278,24 @@ impl Observer for Reporter {
         Ok(())
     }
 
+    fn on_revised(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> Result<()> {
+        if let (Some(chronicle), Some(context)) = (&self.chronicle, view.context) {
+            chronicle.add_finding(judged, view.ledger, context.facts, &self.names);
+        }
+        if let Some(kept) = self.active_findings.get_mut(&judged.semaphore.id) {
+            *kept = finding_row(judged, view, &self.names).to_report();
+        }
+        Ok(())
+    }
+
     fn on_ended_finding(&mut self, judged: &Judged<'_>, view: &BooksView<'_>) -> Result<()> {
         if ended_at(judged) > Some(self.began) {
-            self.report_finding(judged, view);
+            if is_removed_leak(judged) {
+                // Most were told while they were there.
+                self.exports.count_removed_leak(judged, view.ledger);
+            } else {
+                self.report_finding(judged, view);
+            }
         }
         if let (Some(chronicle), Some(context)) = (&self.chronicle, view.context) {
             chronicle.add_ended_finding(judged, view.ledger, context.facts, &self.names);
@@ -258,11 +303,15 @@ impl Observer for Reporter {
         Ok(())
     }
 
-    fn on_cleared(&mut self, sem: SemId, label: &str, view: &BooksView<'_>) -> Result<()> {
-        self.active_findings.remove(&sem);
+    fn on_cleared(&mut self, sem: SemId, label: &'static str, view: &BooksView<'_>) -> Result<()> {
+        // It may be another finding by now, which stands.
+        let is_it = |report: &SetReport| report.state == label;
+        if self.active_findings.get(&sem).is_some_and(is_it) {
+            self.active_findings.remove(&sem);
+        }
         let ledger = view.ledger;
         if let Some(chronicle) = &self.chronicle {
-            chronicle.clear_finding(sem, ledger);
+            chronicle.clear_finding(sem, Some(label), ledger);
         }
         let live = ledger.semaphore(sem);
         let Some(set) = live.or_else(|| ledger.closed_cookie(sem)) else {

@@ -13,6 +13,8 @@ pub(super) const REQUEST_MAX: usize = 1024;
 pub(super) enum ServiceRequest {
     /// How the service is, and what it has found.
     Status,
+    /// That it searches who holds the cookies that no trace saw being made.
+    Search,
     /// What it has found before. The answer has many lines.
     History(HistoryQuery),
 }
@@ -43,8 +45,8 @@ pub(super) enum RequestError {
     Cut,
     /// Not one of [`ServiceRequest`].
     #[error(
-        "no such request; this service knows: {{\"request\":\"status\"}} and \
-             {{\"request\":{{\"history\":{{}}}}}}"
+        "no such request; this service knows: {{\"request\":\"status\"}}, \
+             {{\"request\":\"search\"}} and {{\"request\":{{\"history\":{{}}}}}}"
     )]
     Unknown,
 }
@@ -121,6 +123,8 @@ mod tests {
             let mut line = ServiceRequest::Status.to_line().into_bytes();
             line.extend(tail);
             prop_assert_eq!(parse_request(&line), Ok(Some(ServiceRequest::Status)));
+            let line = ServiceRequest::Search.to_line().into_bytes();
+            prop_assert_eq!(parse_request(&line), Ok(Some(ServiceRequest::Search)));
         }
     }
 }

@@ -31,6 +31,7 @@ use tokio::{
 };
 
 use super::{
+    memory,
     request::{REQUEST_MAX, RequestError, ServiceRequest, parse_request},
     status::ServiceStatus,
 };
@@ -72,12 +73,21 @@ pub(super) struct RequestCounts {
 /// Takes the answer to the question how the service is.
 pub(super) type StatusReply = oneshot::Sender<ServiceStatus>;
 
+/// What whoever traces is asked.
+#[derive(Debug)]
+pub(super) enum ServiceQuestion {
+    /// How the service is.
+    Status(StatusReply),
+    /// To search; the answer is whether that was begun: not while one is being made.
+    Search(oneshot::Sender<bool>),
+}
+
 /// The socket. Its file is removed on drop, and the lock that says that a service runs is given
 /// up.
 pub(super) struct ControlSocket {
     path: PathBuf,
     /// Questions that wait for an answer.
-    pub questions: mpsc::Receiver<StatusReply>,
+    pub questions: mpsc::Receiver<ServiceQuestion>,
     /// How many there were.
     pub tally: Arc<RequestCounts>,
     latest: LatestStatus,
@@ -91,7 +101,7 @@ pub(super) struct ControlSocket {
 struct ListenerParts {
     listener: net::UnixListener,
     access: SocketAccess,
-    send: mpsc::Sender<StatusReply>,
+    send: mpsc::Sender<ServiceQuestion>,
     stopped: oneshot::Receiver<()>,
 }
 
@@ -240,7 +250,7 @@ fn as_root(error: io::Error) -> anyhow::Error {
 /// What every conversation needs.
 struct Conversations {
     access: SocketAccess,
-    send: mpsc::Sender<StatusReply>,
+    send: mpsc::Sender<ServiceQuestion>,
     tally: Arc<RequestCounts>,
     latest: LatestStatus,
     history: Option<HistoryAsker>,
@@ -289,6 +299,25 @@ impl Conversations {
                     "{}\n",
                     json_envelope("status", &self.current_status().await?)
                 );
+                // Whoever asks is to find the service as small as it is.
+                memory::give_back();
+                stream.write_all(line.as_bytes()).await
+            }
+            Ok(ServiceRequest::Search) => {
+                // All processors may have to do with it: of the group's members nobody asks for that.
+                if stream.peer_cred()?.uid() != 0 {
+                    send_refusal(&mut stream, "only root may ask for a search").await?;
+                    return Err(ErrorKind::PermissionDenied.into());
+                }
+                let (reply, answer) = oneshot::channel();
+                let question = ServiceQuestion::Search(reply);
+                let gone = |_| io::Error::from(ErrorKind::BrokenPipe);
+                self.send
+                    .send(question)
+                    .await
+                    .map_err(|_| ErrorKind::BrokenPipe)?;
+                let begun = answer.await.map_err(gone)?;
+                let line = format!("{}\n", json_envelope("search", &json!({ "begun": begun })));
                 stream.write_all(line.as_bytes()).await
             }
             Ok(ServiceRequest::History(query)) => {
@@ -309,7 +338,8 @@ impl Conversations {
     async fn current_status(&self) -> io::Result<ServiceStatus> {
         let answer = timeout(BUSY, async {
             let (reply, answer) = oneshot::channel();
-            self.send.send(reply).await.ok()?;
+            let question = ServiceQuestion::Status(reply);
+            self.send.send(question).await.ok()?;
             answer.await.ok()
         });
         if let Ok(answer) = answer.await {
@@ -447,9 +477,9 @@ mod tests {
         control.start_listening(None).unwrap();
         let (_, mut questions) = mpsc::channel(1);
         std::mem::swap(&mut control.questions, &mut questions);
-        let traces = thread::spawn(move || {
-            let reply = questions.blocking_recv().unwrap();
-            reply.send(ServiceStatus::of_process(8)).unwrap();
+        let traces = thread::spawn(move || match questions.blocking_recv().unwrap() {
+            ServiceQuestion::Status(reply) => reply.send(ServiceStatus::of_process(8)).unwrap(),
+            other @ ServiceQuestion::Search(_) => panic!("{other:?}"),
         });
         let answer = ask_status(&control);
         assert_eq!(answer["pid"], 8);

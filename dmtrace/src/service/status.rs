@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use dmtrace_core::ledger::Totals;
 use serde::{Deserialize, Serialize};
 
+use super::searcher::SearchStatus;
 use crate::{
     finding::{SetReport, lenient, lenient_list},
     history::HistoryStatus,
+    render::doubt::DoubtCounts,
     trace::session::health::SessionHealth,
 };
 
@@ -24,6 +26,10 @@ pub(super) struct ServiceStatus {
     /// Sets with a cookie's key that are none; `totals` counts them as cookies.
     pub foreign_sets: usize,
     pub findings: ActiveFindings,
+    /// Of which nobody can tell whether they are leaked; without those that are orphaned.
+    pub doubts: DoubtCounts,
+    /// The search for who holds what no trace saw being made.
+    pub search: SearchStatus,
     pub history: Option<HistoryStatus>,
     /// Whether everything could be read.
     pub complete: bool,
@@ -82,6 +88,12 @@ pub(crate) struct ServiceReport {
     /// What was found.
     #[serde(deserialize_with = "lenient")]
     pub findings: ReportedFindings,
+    /// Cookies in doubt.
+    #[serde(deserialize_with = "lenient")]
+    pub doubts: DoubtCounts,
+    /// The search for holders; `None` if the service knows no search.
+    #[serde(deserialize_with = "lenient")]
+    pub search: Option<SearchStatus>,
     /// What the service cannot read.
     #[serde(deserialize_with = "lenient")]
     pub unread: Option<String>,
@@ -151,6 +163,8 @@ impl ServiceStatus {
             totals: Totals::default(),
             foreign_sets: 0,
             findings: ActiveFindings::default(),
+            doubts: DoubtCounts::default(),
+            search: SearchStatus::default(),
             history: None,
             complete: true,
             unread: None,
@@ -180,6 +194,9 @@ mod tests {
             semid: 17,
             ..SetReport::default()
         }];
+        written.doubts.older = 3;
+        written.search.orphaned = Some(128);
+        written.search.seconds_ago = Some(40);
         written.unread = Some("no /proc".to_owned());
         written.as_of_seconds_ago = Some(6);
         let text = serde_json::to_string(&written).unwrap();
@@ -199,6 +216,10 @@ mod tests {
         assert_eq!((health.dropped, health.drift), (1, 3));
         assert_eq!((read.foreign_sets, read.findings.standing), (2, Some(1)));
         assert_eq!(read.findings.list[0].semid, 17);
+        assert_eq!(read.doubts, written.doubts);
+        let search = read.search.unwrap();
+        assert_eq!((search.orphaned, search.seconds_ago), (Some(128), Some(40)));
+        assert_eq!((search.running, search.held), (false, None));
         assert_eq!(read.unread.as_deref(), Some("no /proc"));
         assert_eq!(read.as_of_seconds_ago, Some(6));
     }

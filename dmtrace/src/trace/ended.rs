@@ -3,7 +3,7 @@
 use dmtrace_core::{
     ids::BootTime,
     ledger::{EndKind, Ledger},
-    verdict::{Context, Judged, survey_closed_after},
+    verdict::{Class, Context, Judged, survey_closed_after},
 };
 
 /// Judges each ended cookie once, for all who want to know: what is reported is what is kept.
@@ -15,7 +15,7 @@ pub(crate) struct EndedCookies {
 
 impl EndedCookies {
     /// The findings among those that have ended since the last call, in the order of their ends:
-    /// accidents, and what was completed too often.
+    /// accidents, what was completed too often, and leaks that were removed.
     pub(crate) fn take_findings<'a>(
         &mut self,
         ledger: &'a Ledger,
@@ -24,7 +24,7 @@ impl EndedCookies {
         let mut judged = survey_closed_after(ledger, context, self.judged_until);
         let ends = judged.iter().filter_map(ended_at);
         self.judged_until = ends.fold(self.judged_until, BootTime::max);
-        judged.retain(|it| it.verdict.class.is_finding());
+        judged.retain(|it| it.verdict.class.is_finding() || is_removed_leak(it));
         judged
     }
 
@@ -35,9 +35,15 @@ impl EndedCookies {
         ended
             .take_while(|(ending, _)| ending.at > self.judged_until)
             .any(|(ending, cookie)| {
-                ending.kind == EndKind::WhileLive || cookie.counts.failed_decrements > 0
+                matches!(ending.kind, EndKind::WhileLive | EndKind::ByOther)
+                    || cookie.counts.failed_decrements > 0
             })
     }
+}
+
+/// Whether it is a leak that somebody has removed.
+pub(crate) const fn is_removed_leak(judged: &Judged<'_>) -> bool {
+    matches!(judged.verdict.class, Class::CleanedUp(_))
 }
 
 /// When a cookie ended.

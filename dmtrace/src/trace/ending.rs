@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dmtrace_core::{
     facts::{self, HostFacts, Snapshot},
-    verdict::{self, Context, Judged, Thresholds},
+    verdict::{self, Context, Judged, Pending, Thresholds},
 };
 
 use super::session::{Accounting, Session};
@@ -44,6 +44,20 @@ impl TraceEnd {
         let (ledger, snapshot) = (self.session.ledger(), Some(&self.snapshot));
         self.with_context(thresholds, |context| {
             verdict::survey_cookies(ledger, snapshot, context)
+        })
+    }
+
+    /// Which of these verdicts are not final.
+    pub(crate) fn pending_of<C: FromIterator<Pending>>(
+        &self,
+        judged: &[Judged<'_>],
+        thresholds: &Thresholds,
+    ) -> C {
+        self.with_context(thresholds, |context| {
+            let pending = judged.iter();
+            pending
+                .filter_map(|it| Pending::of_judged(it, context))
+                .collect()
         })
     }
 

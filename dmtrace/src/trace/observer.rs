@@ -8,7 +8,7 @@ use dmtrace_core::{
     verdict::{Context, Judged},
 };
 
-use crate::trace::session::DmReport;
+use crate::trace::{ended::is_removed_leak, session::DmReport};
 
 /// What the loop tells its verb.
 pub(crate) trait Observer {
@@ -24,12 +24,25 @@ pub(crate) trait Observer {
     /// As above.
     fn on_finding(&mut self, judged: &Judged<'_>, session: &BooksView<'_>) -> Result<()>;
 
+    /// A finding that was told rests on more by now, such as how its owner ended: it is the same
+    /// finding, with other words.
+    ///
+    /// # Errors
+    /// As above.
+    fn on_revised(&mut self, _judged: &Judged<'_>, _session: &BooksView<'_>) -> Result<()> {
+        Ok(())
+    }
+
     /// A finding on a cookie that was gone before it could be judged: an accident, or one that was
-    /// completed too often. Each is told once.
+    /// completed too often. Each is told once. And every leak that was removed, of which most were
+    /// told while they were there.
     ///
     /// # Errors
     /// As above.
     fn on_ended_finding(&mut self, judged: &Judged<'_>, session: &BooksView<'_>) -> Result<()> {
+        if is_removed_leak(judged) {
+            return Ok(());
+        }
         self.on_finding(judged, session)
     }
 
@@ -38,7 +51,12 @@ pub(crate) trait Observer {
     ///
     /// # Errors
     /// As above.
-    fn on_cleared(&mut self, _sem: SemId, _label: &str, _session: &BooksView<'_>) -> Result<()> {
+    fn on_cleared(
+        &mut self,
+        _sem: SemId,
+        _label: &'static str,
+        _session: &BooksView<'_>,
+    ) -> Result<()> {
         Ok(())
     }
 

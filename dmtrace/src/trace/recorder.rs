@@ -17,7 +17,7 @@ use dmtrace_core::{
     event::{CallSite, Package},
     facts::HostFacts,
     ids::BootTime,
-    verdict::Thresholds,
+    verdict::{BookLosses, Thresholds},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -167,7 +167,11 @@ impl Recorder {
             TappedInput::Site(found) => {
                 self.with_file(|open, numbers| numbers.write_site(&mut open.writer, found));
             }
-            TappedInput::NextFile { facts, deficits } => self.next_file(facts, deficits),
+            TappedInput::NextFile {
+                facts,
+                deficits,
+                losses,
+            } => self.next_file(facts, deficits, losses),
             TappedInput::BooksWritten => {
                 let mut state = self.0.borrow_mut();
                 if let Err(error) = state.books_written() {
@@ -178,10 +182,10 @@ impl Recorder {
     }
 
     /// Ends this file, and begins the next one, beside it.
-    fn next_file(&self, facts: &HostFacts, deficits: &[String]) {
+    fn next_file(&self, facts: &HostFacts, deficits: &[String], losses: BookLosses) {
         self.with_file(|open, _| open.writer.write_facts(facts));
         let mut state = self.0.borrow_mut();
-        let balance = json!({ "deficits": deficits, "continued": true });
+        let balance = json!({ "deficits": deficits, "losses": losses, "continued": true });
         let begun = state.close_file(&balance).and_then(|_| {
             if state.failed.is_none() {
                 state.start.parts_before += 1;

@@ -13,18 +13,22 @@ use dmtrace_core::{
     facts::{self, HostFacts, Snapshot},
     ids::SemId,
     ledger::{Change, ChangeKind, EndKind},
-    verdict::{self, Context, Thresholds},
+    verdict::{self, Class, Confidence, Context, EarlierFinding, Thresholds},
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    task::yield_now,
-    time::{Instant, sleep_until},
+    time::Instant,
 };
 
 use super::observer::ObserverSink;
+use super::{
+    books::{BooksQuestions, BooksSocket},
+    readiness::{wait_child, wait_end, wait_ready, wait_until},
+};
 pub(crate) use super::{
     ending::TraceEnd,
     observer::{BooksView, Observer},
+    readiness::Readiness,
 };
 use crate::{
     host::{self, Scope, clock::cpu_spent},
@@ -50,14 +54,6 @@ pub(crate) enum EndReason {
     Child(std::process::ExitStatus),
 }
 
-/// What there is to do.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Readiness {
-    Input(InputKind),
-    /// It is time for a look at the whole.
-    SurveyDue,
-}
-
 /// A trace with its loop.
 pub(crate) struct Tracing {
     session: Session,
@@ -66,8 +62,8 @@ pub(crate) struct Tracing {
     interrupt: Signal,
     terminate: Signal,
     ended: EndedCookies,
-    /// Last class that was told, by cookie.
-    reported: BTreeMap<SemId, &'static str>,
+    /// What was told last, by cookie.
+    reported: BTreeMap<SemId, (Class, Confidence)>,
     /// Whether there may be messages left in the ring: it tells of new ones only.
     backlog: bool,
     /// Changes since the last look.
@@ -75,8 +71,12 @@ pub(crate) struct Tracing {
     pace: Pace,
     thresholds: Thresholds,
     compared: Option<Moment>,
+    /// Whether there were cookies at the last look: that there are none any more is told, too.
+    shown: bool,
     /// What the last look could not read.
     unread: Option<String>,
+    /// Where others ask for the books; `None` where that could not be.
+    books: Option<BooksSocket>,
 }
 
 impl Tracing {
@@ -107,8 +107,12 @@ impl Tracing {
     fn from_session(session: Session) -> Result<Self> {
         let interrupt = signal(SignalKind::interrupt()).context("cannot catch SIGINT")?;
         let terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
+        // Without it others do with the maps, and say so.
+        let books = session.books_socket();
+        let books = books.and_then(|path| BooksSocket::open(&path).ok());
         Ok(Self {
             session,
+            books,
             began: Moment::now(),
             interrupt,
             terminate,
@@ -119,6 +123,7 @@ impl Tracing {
             pace: Pace::new(PaceRhythm::WATCH, Moment::now()),
             thresholds: Thresholds::default(),
             compared: None,
+            shown: false,
             unread: None,
         })
     }
@@ -131,12 +136,17 @@ impl Tracing {
         self
     }
 
+    /// See [`Session::recall_findings`].
+    pub(crate) fn recall_findings(&mut self, earlier: Vec<EarlierFinding>) {
+        self.session.recall_findings(earlier);
+    }
+
     pub(crate) const fn session(&self) -> &Session {
         &self.session
     }
 
     /// Findings as they were told last.
-    pub(crate) const fn reported_findings(&self) -> &BTreeMap<SemId, &'static str> {
+    pub(crate) const fn reported_findings(&self) -> &BTreeMap<SemId, (Class, Confidence)> {
         &self.reported
     }
 
@@ -173,7 +183,7 @@ impl Tracing {
                     return Ok(EndReason::Child(status.context("cannot wait for the command")?));
                 }
                 () = wait_until(deadline) => return Ok(EndReason::Enough),
-                ready = wait_ready(&self.pace, self.backlog, &mut self.session) => ready?,
+                ready = wait_ready(&self.pace, self.backlog, &mut self.session, &mut self.books) => ready?,
             };
             self.handle_readiness(ready, observer)?;
         }
@@ -203,7 +213,9 @@ impl Tracing {
         tokio::select! {
             biased;
             () = wait_end(&mut self.interrupt, &mut self.terminate, true) => Ok(None),
-            ready = wait_ready(&self.pace, self.backlog, &mut self.session) => ready.map(Some),
+            ready = wait_ready(&self.pace, self.backlog, &mut self.session, &mut self.books) => {
+                ready.map(Some)
+            }
         }
     }
 
@@ -218,7 +230,8 @@ impl Tracing {
     ) -> Result<()> {
         match what {
             Readiness::Input(InputKind::Messages) => self.drain_ring(observer),
-            Readiness::SurveyDue => self.survey(observer),
+            Readiness::SurveyDue => self.survey(observer, None),
+            Readiness::BooksAsked(questions) => self.survey(observer, Some(questions)),
             Readiness::Input(InputKind::Module) => {
                 if self.session.try_attach_dm() {
                     observer.on_device_mapper(&self.session.dm_report())?;
@@ -273,38 +286,53 @@ impl Tracing {
     }
 
     /// Makes drops good, compares with the kernel, judges, and tells what is new.
-    fn survey(&mut self, observer: &mut dyn Observer) -> Result<()> {
+    fn survey(
+        &mut self,
+        observer: &mut dyn Observer,
+        questions: Option<BooksQuestions>,
+    ) -> Result<()> {
         self.pace.begin_survey(Moment::now());
         let before = cpu_spent();
-        let outlook = self.survey_changes(observer)?;
+        let outlook = self.survey_changes(observer, questions)?;
         let work = cpu_spent().saturating_sub(before);
         self.pace.survey_done(outlook, work, Moment::now());
         self.ingest(observer, Session::rotate_if_full)?;
         observer.on_idle()
     }
 
-    fn survey_changes(&mut self, observer: &mut dyn Observer) -> Result<Outlook> {
+    fn survey_changes(
+        &mut self,
+        observer: &mut dyn Observer,
+        questions: Option<BooksQuestions>,
+    ) -> Result<Outlook> {
         self.ingest(observer, Session::resync_maps)?;
         for message in self.session.kernel_messages() {
             print_remark(&format!("kernel side: {message}"));
         }
         let ledger = self.session.ledger();
         let cookies = ledger.totals().cookies.live > 0
+            || self.shown
             || !self.reported.is_empty()
             || self.ended.has_unjudged(ledger);
         let stale = self
             .compared
             .is_none_or(|compared| compared.elapsed() >= COMPARE_PERIOD);
         let mut outlook = Outlook::default();
-        if self.dirty && cookies || stale {
+        if self.dirty && cookies || stale || questions.is_some() {
             let mut sink = ObserverSink::new(observer);
             let snapshot = self
                 .session
                 .reconcile_books(&mut |changes, ledger| sink.pass_changes(changes, ledger));
             sink.finish()?;
             self.compared = Some(Moment::now());
-            if cookies {
-                outlook = self.judge_cookies(observer, &snapshot)?;
+            if cookies || questions.is_some() {
+                let facts = self.read_facts(observer, &snapshot)?;
+                outlook = self.judge_cookies(observer, &snapshot, &facts)?;
+                if let Some(questions) = questions {
+                    let moment = self.session.describe_moment(facts, self.thresholds);
+                    let given = questions.send_books(self.session.ledger(), &snapshot, &moment);
+                    given.context("the books cannot be written down")?;
+                }
             } else {
                 // What hides processes hides namespaces, too.
                 self.unread = facts::unread_summary(&snapshot, &HostFacts::default());
@@ -318,12 +346,12 @@ impl Tracing {
         Ok(outlook)
     }
 
-    /// Judges every cookie and tells new findings. Returns whether a verdict is still open.
-    fn judge_cookies(
+    /// Reads what the host says besides its semaphores, and learns from it who has ended.
+    fn read_facts(
         &mut self,
         observer: &mut dyn Observer,
         snapshot: &Snapshot,
-    ) -> Result<Outlook> {
+    ) -> Result<HostFacts> {
         let facts = host::read_facts(&Scope::default(), snapshot);
         self.unread = facts::unread_summary(snapshot, &facts);
         let mut sink = ObserverSink::new(observer);
@@ -332,9 +360,20 @@ impl Tracing {
         });
         sink.finish()?;
         self.session.publish_activity();
+        self.session.publish_clock(&facts.clock);
+        Ok(facts)
+    }
+
+    /// Judges every cookie and tells new findings. Returns whether a verdict is still open.
+    fn judge_cookies(
+        &mut self,
+        observer: &mut dyn Observer,
+        snapshot: &Snapshot,
+        facts: &HostFacts,
+    ) -> Result<Outlook> {
         let completeness = self.session.completeness();
         let context = Context {
-            facts: &facts,
+            facts,
             completeness: &completeness,
             thresholds: &self.thresholds,
         };
@@ -346,24 +385,31 @@ impl Tracing {
         let mut outlook = Outlook::default();
         let mut seen = BTreeMap::new();
         let survey = verdict::survey_cookies(ledger, Some(snapshot), &context);
+        self.shown = !survey.is_empty();
         observer.on_survey(&survey, snapshot);
         for judged in &survey {
             let class = judged.verdict.class;
             let id = judged.semaphore.id;
             if class.is_finding() {
-                if self.reported.get(&id) != Some(&class.label()) {
-                    observer.on_finding(judged, &view)?;
+                let finding = (class, judged.verdict.confidence);
+                match self.reported.get(&id) {
+                    Some(told) if *told == finding => {}
+                    Some((told, _)) if told.label() == class.label() => {
+                        observer.on_revised(judged, &view)?;
+                    }
+                    _ => observer.on_finding(judged, &view)?,
                 }
-                seen.insert(id, class.label());
+                seen.insert(id, finding);
             } else {
                 outlook.open = true;
                 let due = verdict::next_due(judged, &context);
                 outlook.due = [outlook.due, due].into_iter().flatten().min();
             }
         }
-        for (id, label) in std::mem::replace(&mut self.reported, seen) {
-            if self.reported.get(&id) != Some(&label) {
-                observer.on_cleared(id, label, &view)?;
+        for (id, (was, _)) in std::mem::replace(&mut self.reported, seen) {
+            let stands = |(is, _): &(Class, Confidence)| is.label() == was.label();
+            if !self.reported.get(&id).is_some_and(stands) {
+                observer.on_cleared(id, was.label(), &view)?;
             }
         }
         for judged in self.ended.take_findings(ledger, &context) {
@@ -394,6 +440,8 @@ impl Tracing {
     /// The observer fails.
     pub(crate) fn finish(mut self, observer: &mut dyn Observer) -> Result<TraceEnd> {
         let ran = self.began.elapsed();
+        // Nobody is to wait for an answer that does not come.
+        self.books = None;
         let mut sink = ObserverSink::new(observer);
         let (accounting, snapshot) = self
             .session
@@ -434,30 +482,6 @@ pub(crate) fn build_runtime() -> io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-async fn wait_child(
-    child: &mut Option<&mut tokio::process::Child>,
-) -> io::Result<std::process::ExitStatus> {
-    match child {
-        Some(child) => child.wait().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits until there is something to do.
-async fn wait_ready(pace: &Pace, backlog: bool, session: &mut Session) -> Result<Readiness> {
-    // Where something is ready all the time, nothing else lets the runtime see signals and timers.
-    yield_now().await;
-    let next = pace.next_survey().map(Instant::from_std);
-    tokio::select! {
-        biased;
-        () = wait_until(next) => Ok(Readiness::SurveyDue),
-        () = std::future::ready(()), if backlog => Ok(Readiness::Input(InputKind::Messages)),
-        news = session.wait_ready() => {
-            news.map(Readiness::Input).context("cannot poll the ring buffer")
-        }
-    }
-}
-
 /// What a change calls for.
 const fn urgency_of(change: &Change) -> Urgency {
     match change.kind {
@@ -467,19 +491,5 @@ const fn urgency_of(change: &Change) -> Urgency {
             ending: EndKind::WhileLive,
         } => Urgency::Final,
         _ => Urgency::Normal,
-    }
-}
-
-async fn wait_end(interrupt: &mut Signal, terminate: &mut Signal, follow_interrupt: bool) {
-    tokio::select! {
-        _ = interrupt.recv(), if follow_interrupt => {}
-        _ = terminate.recv() => {}
-    }
-}
-
-async fn wait_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }

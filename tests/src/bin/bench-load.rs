@@ -66,6 +66,13 @@ enum What {
         #[arg(long)]
         plain: bool,
     },
+    /// Fill memory with random bytes and the number of a cookie behind them, print where it is, and
+    /// keep it until standard input ends
+    Fill {
+        /// How much, in MiB
+        #[arg(long)]
+        mib: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -126,6 +133,13 @@ fn run(args: Args) -> Result<()> {
             say(&json!({ "held": held.len() }))?;
             until_eof();
             load::release_sets(&held)?;
+        }
+        What::Fill { mib } => {
+            let filled = load::fill_memory(mib)?;
+            let bytes = filled.len() * size_of::<u64>();
+            say(&json!({ "address": filled.as_ptr().addr(), "bytes": bytes }))?;
+            until_eof();
+            std::hint::black_box(filled);
         }
     }
     Ok(())

@@ -12,21 +12,25 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use dmtrace_tests::{
     actor::{
-        Actor, ActorStep, MadeCookie, StepFate, new_ipc_ns, print_failure, print_step,
-        sleep_forever,
+        Actor, ActorStep, MadeCookie, StepFate, hide_numbers, new_ipc_ns, print_failure,
+        print_step, sleep_forever,
     },
+    hiding::{HidingPlace, hide_cookie},
     sysv::{self, Abi},
 };
 
 const HELP: &str = "\
-cookie-actor VERB [--new-ipc-ns] [--abi semop|semtimedop] [--key K] [--hold] ...
-prints one JSON line for each step: step, pid, key, semid, errno
-  cycle [--events N] [--delay-ms N] [--count N] [--stop-at STEP --how kill|exit|hold]
+cookie-actor VERB [--new-ipc-ns] [--abi semop|semtimedop] [--key K] [--hold] [--no-numbers] ...
+prints one JSON line for each step: step, pid, key, semid, errno; with --no-numbers only failures,
+and of these neither key nor semid
+  cycle [--events N] [--delay-ms N] [--count N] [--stop-at STEP --how kill|exit|hold|pause]
+        --pause-ms N: how long it pauses, before it goes on;
         create, count N uevents, wait, remove; children complete as udev would.
         STEP: after-semget after-setval after-inc after-complete in-wait after-wait
   crowd [--count N] [--seed N]   many cookies, each left at a random step of its making
   moby [--count N | --until-enospc] [--every-ms N]   create, +1, -1 by itself, never wait
         --may-sleep: that -1 without IPC_NOWAIT
+        --after-wait: udev completes, it waits, and only forgets to remove
   device --name NAME [--stop-at STEP --how ...]   make and remove a real device, udev completes;
         fails if its node is not as it should be. One STEP more: after-ioctl
   moby ... --device NAME      the same with a real DM_DEV_REMOVE, which fails if NAME is open
@@ -41,8 +45,13 @@ prints one JSON line for each step: step, pid, key, semid, errno
         with --leave the last set of each is a cookie that stays
   exec-chain [--seconds N]   make a cookie, then become `sleep N`
   thread                     a thread that is not the first makes a cookie, +1; the process stays
+  leaderless [--pause-ms N]  a thread that is not the first makes a cookie, the first one ends, the
+        other finishes its work after that time: the process looks like a zombie
   odd-thread                 a thread alone in a new namespace makes a cookie, the process stays
   hold-file --path P         keep a file open, such as /proc/PID/ns/ipc
+  hide --in PLACE [--procs N]   make a cookie whose number is nowhere but there, and stay
+        PLACE: beside-fuse fuse-page behind-lock userfault secret lazy dead-leader no-access, or
+        crowd: one of N processes has it
 --hold keeps the process alive at the end";
 
 fn main() -> ExitCode {
@@ -103,6 +112,9 @@ fn run_verb() -> anyhow::Result<()> {
     }
     let verb = args.0.remove(0);
     let stay = args.take_flag("--hold");
+    if args.take_flag("--no-numbers") {
+        hide_numbers();
+    }
     if args.take_flag("--new-ipc-ns") {
         say_new_ns("namespace")?;
     }
@@ -212,6 +224,11 @@ fn play_verb(verb: &str, actor: Actor, args: &mut Args) -> anyhow::Result<Option
                 .map_err(|_| anyhow!("the thread panicked"))?
                 .context("thread")?;
         }
+        "leaderless" => {
+            let pause = args.take_millis("--pause-ms")?;
+            args.check_empty()?;
+            actor.play_leaderless(pause).context("leaderless")?;
+        }
         "odd-thread" => {
             args.check_empty()?;
             std::thread::scope(|scope| {
@@ -225,6 +242,14 @@ fn play_verb(verb: &str, actor: Actor, args: &mut Args) -> anyhow::Result<Option
         "churn" => play_churn(args)?,
         "churn-child" => churn_child(actor, args)?,
         "exec-chain" => exec_chain(actor, args)?,
+        "hide" => {
+            let place = args.take_text("--in")?.context("--in: missing")?;
+            let processes = args.take_number("--procs", 100)?;
+            args.check_empty()?;
+            let place = HidingPlace::from_name(&place, processes)
+                .with_context(|| format!("--in {place}: unknown; see `cookie-actor help`"))?;
+            hide_cookie(actor, place).context("hide")?;
+        }
         "hold-file" => {
             let path = args.take_text("--path")?.context("--path: missing")?;
             args.check_empty()?;
@@ -240,7 +265,8 @@ fn parse_stop(args: &mut Args) -> anyhow::Result<Option<(ActorStep, StepFate)>> 
         None | Some("kill") => StepFate::Kill,
         Some("exit") => StepFate::Exit,
         Some("hold") => StepFate::Hold,
-        Some(other) => bail!("--how {other}: unknown; use kill, exit or hold"),
+        Some("pause") => StepFate::Pause(args.take_millis("--pause-ms")?),
+        Some(other) => bail!("--how {other}: unknown; use kill, exit, hold or pause"),
     };
     let Some(name) = args.take_text("--stop-at")? else {
         return Ok(None);
@@ -255,11 +281,13 @@ fn play_moby(actor: Actor, args: &mut Args) -> anyhow::Result<()> {
     let count = args.take_number("--count", if until_enospc { u64::MAX } else { 1 })?;
     let every = args.take_millis("--every-ms")?;
     let device = args.take_text("--device")?;
+    let after_wait = args.take_flag("--after-wait");
     args.check_empty()?;
     let mut made = 0;
     while made < count {
         let leaked = match &device {
             Some(name) => actor.remove_device_like_moby(name),
+            None if after_wait => actor.leave_after_wait().map(drop),
             None => actor.leak_like_moby().map(drop),
         };
         match leaked {
@@ -330,6 +358,11 @@ fn play_victim(actor: Actor) -> anyhow::Result<()> {
         Err(error) => {
             let errno = error.raw_os_error().unwrap_or(0);
             print_step("victim", None, &[("errno", errno.into())]);
+            if errno == libc::ENOSPC {
+                // As libdm says it.
+                eprintln!("Limit for the maximum number of semaphores reached");
+                eprintln!("dm_task_set_cookie failed");
+            }
         }
     }
     Ok(())

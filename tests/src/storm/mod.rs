@@ -50,8 +50,10 @@ pub struct Storm {
 
 /// What all threads share.
 struct StormShared {
+    began: Instant,
     /// Operations are begun until then.
     end: Instant,
+    cleaner: Cleaner,
     /// The cleaner works until then.
     done: AtomicBool,
     harms: Harms,
@@ -75,7 +77,23 @@ impl StormShared {
     fn is_running(&self) -> bool {
         Instant::now() < self.end
     }
+
+    /// How long everybody rests in the middle of something. A search proves nothing while udev works;
+    /// with a trace there is no need of it.
+    fn lull_left(&self) -> Option<Duration> {
+        if self.cleaner.is_traced() {
+            return None;
+        }
+        let second = self.began.elapsed().as_secs() % LULL_EVERY.as_secs();
+        let left = LULL_EVERY.as_secs() - second;
+        (left <= LULL.as_secs()).then_some(Duration::from_secs(left))
+    }
 }
+
+/// A lull is at the end of each span of this length,
+const LULL_EVERY: Duration = Duration::from_secs(40);
+/// and as long as two searches.
+const LULL: Duration = Duration::from_secs(22);
 
 /// For cookies whose uevents may be outstanding: udev's timeout, its grace, and some more.
 const UDEV_TIMEOUT: Duration = Duration::from_secs(120);
@@ -86,15 +104,18 @@ const UDEV_TIMEOUT: Duration = Duration::from_secs(120);
 /// It cannot be done here. That something was harmed is in the summary.
 pub fn run_storm(plan: &Storm) -> Result<StormSummary> {
     let begin = count_sets()?;
-    let tracer = trace::StormTrace::start(&plan.out)?;
+    let start = || trace::StormTrace::start(&plan.out);
+    let tracer = plan.cleaner.is_traced().then(start).transpose()?;
+    let began = Instant::now();
     let shared = StormShared {
-        end: Instant::now() + plan.time,
+        began,
+        end: began + plan.time,
+        cleaner: plan.cleaner,
         done: AtomicBool::new(false),
         harms: Harms::create(&plan.out.join("harm"))?,
         counts: Mutex::default(),
         peak: AtomicU64::new(begin),
     };
-    let began = Instant::now();
     let cleaned = thread::scope(|scope| -> Result<cleaner::CleanedCounts> {
         let cleaning = scope.spawn(|| cleaner::run_cleaner(plan, &shared));
         let mut workers: Vec<_> = plan
@@ -125,7 +146,7 @@ pub fn run_storm(plan: &Storm) -> Result<StormSummary> {
     let mut left = count_sets()?;
     let deadline = Instant::now() + UDEV_TIMEOUT;
     let mut cleaned = cleaned;
-    while plan.cleaner == Cleaner::Dmtrace && left > begin && Instant::now() < deadline {
+    while plan.cleaner.is_dmtrace() && left > begin && Instant::now() < deadline {
         thread::sleep(Duration::from_secs(1));
         cleaned.add_counts(cleaner::clean_round(plan, None)?);
         left = count_sets()?;
@@ -135,11 +156,12 @@ pub fn run_storm(plan: &Storm) -> Result<StormSummary> {
         let list = list.context("dmtrace list")?;
         fs::write(plan.out.join("left"), list.stdout)?;
     }
-    let seen = tracer.finish()?;
+    let seen = tracer.map(trace::StormTrace::finish).transpose()?;
     let harms = shared.harms.finish();
-    let audit = trace::compare_audit(&plan.out.join("audit"), &cleaned, &seen)?;
-    let surprise = !harms.is_empty() || audit.live > 0 || left > begin || !seen.exact;
-    if !surprise || plan.cleaner != Cleaner::Dmtrace {
+    let audit = trace::compare_audit(&plan.out.join("audit"), &cleaned, seen.as_ref())?;
+    let exact = seen.as_ref().is_none_or(|it| it.exact);
+    let surprise = !harms.is_empty() || audit.live > 0 || left > begin || !exact;
+    if seen.is_some() && (!surprise || plan.cleaner != Cleaner::Dmtrace) {
         // Megabytes, of use only where something has to be understood.
         fs::remove_file(plan.out.join("watch"))?;
     }

@@ -24,7 +24,8 @@ pub struct StormSummary {
     pub(super) counts: BTreeMap<String, u64>,
     pub(super) audit: AuditCheck,
     pub(super) cleaned: CleanedCounts,
-    pub(super) seen: SeenCookies,
+    /// By the trace, if there was one.
+    pub(super) seen: Option<SeenCookies>,
 }
 
 impl StormSummary {
@@ -32,6 +33,7 @@ impl StormSummary {
     pub fn to_json(&self) -> Value {
         let cleaned = &self.cleaned;
         let rounds = cleaned.rounds.max(1);
+        let seen = self.seen.as_ref();
         json!({
             "cleaner": self.cleaner,
             "seed": self.seed,
@@ -54,9 +56,9 @@ impl StormSummary {
             "removed_in_use_by_others": self.audit.live_by_others,
             "unannounced": self.audit.unannounced,
             "untrue": self.audit.untrue,
-            "calls": self.seen.calls,
-            "cookies": self.seen.cookies,
-            "exact": self.seen.exact,
+            "calls": seen.map(|it| it.calls),
+            "cookies": seen.map(|it| it.cookies),
+            "exact": seen.map(|it| it.exact),
         })
     }
 

@@ -54,6 +54,10 @@ const STEPS: [&str; 6] = [
     "in-wait",
 ];
 
+/// Steps at which it rests.
+const DEVICE_STEPS: [&str; 4] = ["after-semget", "after-setval", "after-ioctl", "after-wait"];
+const CYCLE_STEPS: [&str; 4] = ["after-setval", "after-inc", "after-complete", "after-wait"];
+
 impl<'a> StormWorker<'a> {
     pub(super) fn new(
         number: usize,
@@ -95,7 +99,13 @@ impl<'a> StormWorker<'a> {
 
     /// Cookies whose uevents children complete.
     fn cookie_cycles(&mut self) -> Result<()> {
-        let line = ["cookie-actor", "cycle", "--count", CYCLES, "--events", "2"];
+        if let Some(pause) = self.pause_in_lull() {
+            let step = CYCLE_STEPS[self.random.usize(..CYCLE_STEPS.len())];
+            let line = self.actor_args(&["cycle", "--stop-at", step]);
+            let line = pausing(&line, &pause);
+            return self.run_live("cycles", &line, Node::Any);
+        }
+        let line = self.actor_args(&["cycle", "--count", CYCLES, "--events", "2"]);
         if self.random.bool() {
             // Not at a call: its children, who stand in for udev, would be killed at theirs.
             let fate = self.some_time(&line);
@@ -107,6 +117,9 @@ impl<'a> StormWorker<'a> {
     fn take_turn(&mut self) -> Result<()> {
         self.names += 1;
         let name = format!("w{}n{}", self.number, self.names);
+        if let Some(pause) = self.pause_in_lull() {
+            return self.rest(&name, &pause);
+        }
         let vg = format!("vg{}", self.number);
         let killed = self.random.u8(..100) < 45;
         match (self.random.u8(..100), killed) {
@@ -127,8 +140,42 @@ impl<'a> StormWorker<'a> {
                 self.remove_devices(&name);
                 Ok(())
             }
-            _ => self.run_transaction(&name),
+            _ => self.run_transaction(&name, ["0", "0"]),
         }
+    }
+
+    /// How long to rest in the middle of something, in milliseconds, if this is the time for it.
+    fn pause_in_lull(&mut self) -> Option<String> {
+        let left = self.shared.lull_left()?;
+        // Not all of them go on in the same moment.
+        let left = left + Duration::from_millis(self.random.u64(..3000));
+        Some(left.as_millis().to_string())
+    }
+
+    /// Somebody in mid-transaction, until the end of the lull.
+    fn rest(&mut self, name: &str, pause: &str) -> Result<()> {
+        let (seconds, _) = pause.split_at(pause.len().saturating_sub(3));
+        let seconds = if seconds.is_empty() { "0" } else { seconds };
+        match self.random.u8(..4) {
+            0 => self.run_transaction(name, [seconds, "0"]),
+            1 => self.run_transaction(name, ["0", seconds]),
+            _ => {
+                let step = DEVICE_STEPS[self.random.usize(..DEVICE_STEPS.len())];
+                let line = self.actor_args(&["device", "--name", name, "--stop-at", step]);
+                let line = pausing(&line, pause);
+                self.run_live("library", &line, Node::Removed(name))
+            }
+        }
+    }
+
+    /// The actor; where nothing traces, it keeps what it knows to itself.
+    fn actor_args<'b>(&self, words: &[&'b str]) -> Vec<&'b str> {
+        let mut line = vec!["cookie-actor"];
+        line.extend(words);
+        if !self.shared.cleaner.is_traced() {
+            line.push("--no-numbers");
+        }
+        line
     }
 
     /// `dmsetup create`, perhaps `rename`, `remove`.
@@ -147,16 +194,17 @@ impl<'a> StormWorker<'a> {
 
     /// The library's calls without a tool around them.
     fn run_library(&mut self, name: &str) -> Result<()> {
-        self.run_live("library", &device_args(name), Node::Removed(name))
+        let line = self.actor_args(&["device", "--name", name]);
+        self.run_live("library", &line, Node::Removed(name))
     }
 
     fn library_killed(&mut self, name: &str) -> Result<()> {
+        let mut line = self.actor_args(&["device", "--name", name]);
         if self.random.bool() {
-            self.run_killed("library", &device_args(name))?;
+            self.run_killed("library", &line)?;
         } else {
             let step = STEPS[self.random.usize(..STEPS.len())];
-            let stop = ["--stop-at", step, "--how", "kill"];
-            let line = [device_args(name), stop].concat();
+            line.extend(["--stop-at", step, "--how", "kill"]);
             // It does so itself; no time is too long.
             let fate = CommandFate::After(Duration::from_secs(100));
             self.run_victim("library", &line, fate)?;
@@ -217,22 +265,14 @@ impl<'a> StormWorker<'a> {
         self.run_live("cryptsetup", &close, Node::Removed(name))
     }
 
-    /// One cookie for several programs, kept by a script: we are the script.
-    fn run_transaction(&mut self, name: &str) -> Result<()> {
-        let made = std::process::Command::new("dmsetup")
-            .arg("udevcreatecookie")
-            .output()?;
-        let cookie = String::from_utf8_lossy(&made.stdout).trim().to_owned();
-        if !made.status.success() {
-            let text = String::from_utf8_lossy(&made.stderr);
-            self.shared.harms.report_harm("failed", &text);
-            return Ok(());
-        }
-        let with = ["--udevcookie", &cookie];
-        let create = [&dm_create(name)[..], &with].concat();
-        self.run_live("dmsetup", &create, Node::Any)?;
-        let release = ["dmsetup", "udevreleasecookie", &cookie];
-        self.run_live("dmsetup", &release, Node::Made(name))?;
+    /// One cookie for several programs, kept by a script, which sleeps before and after the making.
+    fn run_transaction(&mut self, name: &str, [before, after]: [&str; 2]) -> Result<()> {
+        let script = format!(
+            "set -e; c=$(dmsetup udevcreatecookie); c=${{c##*=}}; sleep {before}; \
+             dmsetup create {name} --table '0 2048 zero' --udevcookie $c; sleep {after}; \
+             dmsetup udevreleasecookie $c"
+        );
+        self.run_live("dmsetup", &["sh", "-c", &script], Node::Made(name))?;
         let remove = ["dmsetup", "remove", "--retry", name];
         self.run_live("dmsetup", &remove, Node::Removed(name))
     }
@@ -244,6 +284,8 @@ impl<'a> StormWorker<'a> {
         let harms = &self.shared.harms;
         let shown = line.join(" ");
         match end {
+            // What rests says nothing of how long it takes.
+            CommandEnd::Well if line.contains(&"--pause-ms") => {}
             CommandEnd::Well => {
                 *self.usual.entry(line[..2].join(" ")).or_insert(took) = took;
             }
@@ -334,8 +376,9 @@ const fn dm_create(name: &str) -> [&str; 5] {
     ["dmsetup", "create", name, "--table", "0 2048 zero"]
 }
 
-const fn device_args(name: &str) -> [&str; 4] {
-    ["cookie-actor", "device", "--name", name]
+/// The actor, which goes on after so many milliseconds.
+fn pausing<'a>(line: &[&'a str], pause: &'a str) -> Vec<&'a str> {
+    [line, &["--how", "pause", "--pause-ms", pause]].concat()
 }
 
 fn open_crypt<'a>(disk: &'a str, name: &'a str) -> Vec<&'a str> {

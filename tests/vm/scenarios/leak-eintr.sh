@@ -13,6 +13,6 @@ else
     # The map of the running trace has no later cookies of a thread: list keeps silent.
     expect leaked culprit=$pid command="cookie-actor eintr --then-cycle --hold" \
         how=abandoned_on_eintr confidence=observed device=- missing=wait_again \
-        evidence="interrupted (EINTR) + is alive" list=less
+        evidence="interrupted (EINTR) + is alive"
 fi
 expect cookies created=2 destroyed=1 live=1

@@ -12,7 +12,7 @@ id=$(docker inspect --format '{{.Id}}' one)
 pid=$(docker inspect --format '{{.State.Pid}}' one)
 until_ok 10 in_semop "$pid"
 until_ok 20 grep -q '"type":"finding"' "$OUT/watch.json"
-expect stuck creator=$pid cause=namespace_split confidence=observed device=a container=$id list=less \
+expect stuck creator=$pid cause=namespace_split confidence=observed device=a container=$id \
     missing=completion lost=1 evidence="in vain in IPC namespace" \
     command="dmsetup create a --table 0 2048 zero"
 expect change change=lookup_failed

@@ -9,7 +9,7 @@ until_ok 10 in_semop $pid
 udevadm settle --timeout=60
 sleep 1.5
 # Only events know of the lookup: list, which joins the trace, says waiting.
-expect stuck creator=$pid cause=namespace_split confidence=observed device=a list=less \
+expect stuck creator=$pid cause=namespace_split confidence=observed device=a \
     missing=completion lost=1 evidence="in vain in IPC namespace"
 expect change change=lookup_failed
 expect cookies created=1 live=1

@@ -7,7 +7,13 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{config::Config, cpio::Archive, image::Image, kernel::Kernel, run::RunSpec};
+use super::{
+    config::Config,
+    cpio::Archive,
+    image::Image,
+    kernel::Kernel,
+    run::{GuestClock, RunSpec},
+};
 
 const INIT: &str = include_str!("guest/init.sh");
 const PID1: &str = include_str!("guest/pid1.sh");
@@ -73,11 +79,17 @@ pub(crate) fn write_initramfs(
 
 /// Variables of the guest's scripts.
 fn guest_settings(config: &Config, spec: &RunSpec) -> String {
+    let limit = spec.timeout.as_secs().max(1);
+    let limit = match spec.clock {
+        GuestClock::Host => limit,
+        // Its hours may take a second here; this side's deadline holds.
+        GuestClock::Instructions => limit.saturating_mul(100_000),
+    };
     format!(
         "LAB_NAME={}\nLAB_MODULES={}\nLAB_TIMEOUT={}\n",
         shell_quote(config.name),
         shell_quote(&config.loaded_modules.join(" ")),
-        spec.timeout.as_secs().max(1)
+        limit
     )
 }
 

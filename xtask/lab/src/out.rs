@@ -15,8 +15,9 @@ use super::outcome::RunOutcome;
 pub(crate) fn unpack_out(tar: &[u8], dir: Option<&Path>) -> Result<()> {
     let Some(dir) = dir else { return Ok(()) };
     fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
+    // -m: a guest may have any time, and tar would complain of every file from the future.
     let mut child = Command::new("tar")
-        .args(["-x", "--no-same-owner", "-f", "-", "-C"])
+        .args(["-x", "-m", "--no-same-owner", "-f", "-", "-C"])
         .arg(dir)
         .stdin(Stdio::piped())
         .spawn()

@@ -98,6 +98,12 @@ const fn part_heading(part: BenchPart) -> (&'static str, &'static str) {
             "Of a recording that dmtrace's own writer made: processes with five cookies each, and a\n\
              `dmsetup udevcomplete` for each cookie.",
         ),
+        BenchPart::Search => (
+            "Search",
+            "Of one process that is full of random bytes, by `list --search fast`, less a search without \
+             it; in\npairs with a plain copy of the same memory by `process_vm_readv(2)`, which is the \
+             limit.",
+        ),
         BenchPart::Startup => ("Start", "From the start of the program."),
         BenchPart::Size => ("Size", "Default features."),
         BenchPart::Vm => (

@@ -10,6 +10,7 @@ mod part;
 mod pipeline;
 mod programs;
 mod report;
+mod search;
 mod size;
 mod start;
 mod stat;
@@ -93,6 +94,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
             BenchPart::Memory => memory::measure_memory(&programs)?,
             BenchPart::List => report::measure_list(&programs, args.rounds)?,
             BenchPart::Report => report::measure_report(&programs, args.events)?,
+            BenchPart::Search => search::measure_search(&programs, args.rounds)?,
             BenchPart::Startup => start::measure_start(&programs, args.rounds)?,
             BenchPart::Size => size::measure_size(&programs)?,
             BenchPart::Vm => vm::measure_guests(&programs, &args.kernels)?,

@@ -23,6 +23,8 @@ pub(super) enum BenchPart {
     List,
     /// `report` of a long recording
     Report,
+    /// Search of memory for the number of a cookie, against a plain copy of it
+    Search,
     /// From the start to armed probes
     Startup,
     /// Size of the static program
@@ -54,6 +56,7 @@ impl BenchPart {
             Self::Memory => "memory",
             Self::List => "list",
             Self::Report => "report",
+            Self::Search => "search",
             Self::Startup => "startup",
             Self::Size => "size",
             Self::Vm => "vm",

@@ -97,6 +97,7 @@ pub(super) fn other_tables(part: BenchPart, data: &Value) -> String {
         BenchPart::Memory => memory_table(data),
         BenchPart::List => list_table(data),
         BenchPart::Report => report_table(data),
+        BenchPart::Search => super::search::search_table(data),
         BenchPart::Startup => startup_table(data),
         BenchPart::Size => format!("\n{}\n", size_table(data)),
         BenchPart::Vm => vm_table(data),

@@ -143,6 +143,13 @@ pub(super) fn judge_targets(store: &ResultStore) -> Vec<BenchTarget> {
             peak.map(|bytes| bytes / f64::from(1 << 20))
         }),
     ));
+    targets.push(BenchTarget {
+        what: "search of memory, speed against a plain copy".to_owned(),
+        limit: 0.7,
+        bound: Bound::AtLeast,
+        unit: "times",
+        measured: of(BenchPart::Search, &super::search::relative_speed),
+    });
     targets.push(BenchTarget::at_most(
         "static program",
         6.0,

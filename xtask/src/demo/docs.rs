@@ -1,12 +1,11 @@
 //! The samples of README.md are what the demo prints. Each stands after a mark with the name of
 //! its section, in a block of its own.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::screen::{DOCS_COLUMNS, Screen};
-use crate::host;
 
 /// What stands for lines that are left out.
 const CUT: &str = "...";
@@ -34,71 +33,76 @@ const REMARKS: [&str; 7] = [
 /// A control group that stands for that of the machine on which the README was written.
 const GROUP: &str = "/user.slice/user-0.slice/session-3.scope";
 
-/// Writes what was printed into the README.
-///
-/// # Errors
-/// It cannot be read or written, or has no place for it.
-pub(super) fn write_samples(screen: &Screen) -> Result<()> {
-    let (path, mut text) = read_readme()?;
-    for name in sample_names(&text)? {
-        let (start, end) = sample_range(&text, &name)?;
-        let lines = printed_lines(screen, &name)?;
-        text.replace_range(start..end, &format!("{}\n", lines.join("\n")));
-    }
-    fs::write(&path, text).context(path)
+/// The samples of a README after marks of one kind.
+pub(super) struct ReadmeSamples {
+    pub path: PathBuf,
+    /// What a mark begins with.
+    pub mark: &'static str,
 }
 
-/// Compares what was printed with the README, but for what is different each time.
-///
-/// # Errors
-/// They differ, or a line is too long for a terminal.
-pub(super) fn check_samples(screen: &Screen) -> Result<()> {
-    let (_, text) = read_readme()?;
-    let (mut says, mut prints) = (Varying::default(), Varying::default());
-    for name in sample_names(&text)? {
-        let (start, end) = sample_range(&text, &name)?;
-        let (readme, printed) = (&text[start..end], printed_lines(screen, &name)?);
-        let wide = |line: &&String| line.chars().count() > usize::from(DOCS_COLUMNS);
-        if let Some(line) = printed.iter().find(wide) {
-            bail!("{name}: more than {DOCS_COLUMNS} columns: {line}");
+impl ReadmeSamples {
+    /// Writes what was printed into the README.
+    ///
+    /// # Errors
+    /// It cannot be read or written, or has no place for it.
+    pub(super) fn write(&self, screen: &Screen) -> Result<()> {
+        let mut text = self.read()?;
+        for name in self.names(&text)? {
+            let (start, end) = self.range(&text, &name)?;
+            let lines = printed_lines(screen, &name)?;
+            text.replace_range(start..end, &format!("{}\n", lines.join("\n")));
         }
-        compare_words(
-            &says.varied_words(readme),
-            &prints.varied_words(&printed.join("\n")),
-        )
-        .with_context(|| {
-            format!(
-                "README.md, sample `{name}`; if that is meant, run: cargo xtask demo --write-docs"
-            )
-        })?;
+        fs::write(&self.path, text).with_context(|| self.path.display().to_string())
     }
-    Ok(())
-}
 
-fn read_readme() -> Result<(String, String)> {
-    let path = host::workspace_root()
-        .join("README.md")
-        .display()
-        .to_string();
-    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    Ok((path, text))
-}
+    /// Compares what was printed with the README, but for what is different each time.
+    ///
+    /// # Errors
+    /// They differ, or a line is too long for a terminal.
+    pub(super) fn check(&self, screen: &Screen) -> Result<()> {
+        let text = self.read()?;
+        let (mut says, mut prints) = (Varying::default(), Varying::default());
+        for name in self.names(&text)? {
+            let (start, end) = self.range(&text, &name)?;
+            let (readme, printed) = (&text[start..end], printed_lines(screen, &name)?);
+            let wide = |line: &&String| line.chars().count() > usize::from(DOCS_COLUMNS);
+            if let Some(line) = printed.iter().find(wide) {
+                bail!("{name}: more than {DOCS_COLUMNS} columns: {line}");
+            }
+            compare_words(
+                &says.varied_words(readme),
+                &prints.varied_words(&printed.join("\n")),
+            )
+            .with_context(|| {
+                format!(
+                    "README.md, sample `{name}`; if that is meant, run the same with --write-docs"
+                )
+            })?;
+        }
+        Ok(())
+    }
 
-/// Names of the samples.
-fn sample_names(text: &str) -> Result<Vec<String>> {
-    let names = text.split("<!-- demo: ").skip(1);
-    let names = names.filter_map(|rest| Some(rest.split_once(" -->")?.0.to_owned()));
-    let names: Vec<String> = names.collect();
-    ensure!(!names.is_empty(), "README.md: its marks are gone");
-    Ok(names)
-}
+    fn read(&self) -> Result<String> {
+        fs::read_to_string(&self.path).with_context(|| self.path.display().to_string())
+    }
 
-/// Where the text of a sample begins and ends.
-fn sample_range(text: &str, name: &str) -> Result<(usize, usize)> {
-    let mark = format!("<!-- demo: {name} -->\n```console\n");
-    let start = text.find(&mark).map(|at| at + mark.len());
-    let found = start.and_then(|start| Some((start, start + text[start..].find("```\n")?)));
-    found.with_context(|| format!("README.md: no block after the mark of {name}"))
+    /// Names of the samples.
+    fn names(&self, text: &str) -> Result<Vec<String>> {
+        let mark = format!("<!-- {}: ", self.mark);
+        let names = text.split(&mark).skip(1);
+        let names = names.filter_map(|rest| Some(rest.split_once(" -->")?.0.to_owned()));
+        let names: Vec<String> = names.collect();
+        ensure!(!names.is_empty(), "README.md: its marks are gone");
+        Ok(names)
+    }
+
+    /// Where the text of a sample begins and ends.
+    fn range(&self, text: &str, name: &str) -> Result<(usize, usize)> {
+        let mark = format!("<!-- {}: {name} -->\n```console\n", self.mark);
+        let start = text.find(&mark).map(|at| at + mark.len());
+        let found = start.and_then(|start| Some((start, start + text[start..].find("```\n")?)));
+        found.with_context(|| format!("README.md: no block after the mark of {name}"))
+    }
 }
 
 /// What the demo has printed in a section, as the README shows it.
@@ -217,7 +221,7 @@ impl Varying {
             });
             return format!("{}cookie-{number}{}", &word[..at], &word[at + 10..]);
         }
-        let times = word.bytes().filter(|&byte| byte == b':').count() > 1;
+        let times = word.bytes().filter(|&byte| byte == b':').count() > 1 || is_date(word);
         let mut shown = String::new();
         let mut rest = word;
         while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
@@ -238,6 +242,17 @@ impl Varying {
 /// Whether numbers after this word are those of processes and the like.
 fn is_number_of_something(word: Option<&str>) -> bool {
     matches!(word, Some("process" | "thread" | "pid" | "namespace"))
+}
+
+/// Whether this is a date as dmtrace prints it: year, month and day.
+fn is_date(word: &str) -> bool {
+    let mut numbers = word.trim_matches(|c: char| !c.is_ascii_digit()).split('-');
+    let mut is_number = |digits: usize| {
+        numbers.next().is_some_and(|number| {
+            number.len() == digits && number.bytes().all(|byte| byte.is_ascii_digit())
+        })
+    };
+    is_number(4) && is_number(2) && is_number(2)
 }
 
 fn is_unit(word: Option<&str>) -> bool {
@@ -269,6 +284,11 @@ mod tests {
                 "accounting: seen 7 = submitted 7",
             ),
             ("semid 3 [4026532178]:", "semid 3 [4026531839]:"),
+            (
+                "since 2026-11-30 23:22:31 UTC",
+                "since 2027-01-01 00:00:49 UTC",
+            ),
+            ("(2026-11-30)", "(2026-12-01)"),
         ] {
             let unit = |text: &str| normal_text(text).replace("#ms", "#s");
             assert_eq!(unit(one), unit(other));
@@ -315,10 +335,16 @@ mod tests {
     #[test]
     fn finds_the_samples() -> Result<()> {
         let text = "x\n<!-- demo: list -->\n```console\n$ a\nb\n```\ny\n";
-        assert_eq!(sample_names(text)?, ["list"]);
-        let (start, end) = sample_range(text, "list")?;
+        let samples = |mark| ReadmeSamples {
+            path: PathBuf::new(),
+            mark,
+        };
+        let demo = samples("demo");
+        assert_eq!(demo.names(text)?, ["list"]);
+        let (start, end) = demo.range(text, "list")?;
         assert_eq!(&text[start..end], "$ a\nb\n");
-        assert!(sample_range(text, "clean").is_err());
+        assert!(demo.range(text, "clean").is_err());
+        assert!(samples("broken").names(text).is_err());
         Ok(())
     }
 }

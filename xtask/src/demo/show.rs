@@ -235,7 +235,7 @@ fn is_about(line: &str, part: &ActorPart) -> bool {
 }
 
 /// The number of the IPC namespace of this process.
-fn own_namespace() -> Result<String> {
+pub(super) fn own_namespace() -> Result<String> {
     let path = "/proc/self/ns/ipc";
     let link = fs::read_link(path).context(path)?;
     let link = link.to_string_lossy();

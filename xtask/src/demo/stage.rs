@@ -55,6 +55,24 @@ impl DemoStage {
                 (dir.path().to_owned(), Some(dir))
             }
         };
+        Self::furnish(programs, folder, temporary)
+    }
+
+    /// The same, where nothing of the host may be touched; `None` without the privilege for that.
+    ///
+    /// # Errors
+    /// The actor is not in the folder.
+    pub(super) fn enter_apart(programs: &DemoPrograms) -> Result<Option<Self>> {
+        let folder = enter_private(programs).ok();
+        let stage = folder.map(|folder| Self::furnish(programs, folder, None));
+        stage.transpose()
+    }
+
+    fn furnish(
+        programs: &DemoPrograms,
+        folder: PathBuf,
+        temporary: Option<TempDir>,
+    ) -> Result<Self> {
         let actor = folder.join("cookie-actor");
         fs::copy(&programs.actor, &actor)
             .with_context(|| format!("{}: cannot be copied", programs.actor.display()))?;
@@ -153,11 +171,13 @@ impl Drop for DemoStage {
 impl StagedSet {
     /// Removes it if it still has the key that the actor gave it.
     fn remove(self) -> Result<(), String> {
-        // SAFETY: a semid_ds is plain data.
-        let mut found: libc::semid_ds = unsafe { std::mem::zeroed() };
-        // SAFETY: IPC_STAT fills it.
-        let there = unsafe { libc::semctl(self.semid, 0, libc::IPC_STAT, &raw mut found) } == 0;
-        if !there || found.sem_perm.__key.cast_unsigned() != self.key {
+        // The key is the first member of `struct semid_ds` in every C library; the buffer is larger
+        // than any of them.
+        let mut found = [0_u64; 32];
+        // SAFETY: the buffer is aligned for and larger than `struct semid_ds`, which IPC_STAT fills.
+        let there = unsafe { libc::semctl(self.semid, 0, libc::IPC_STAT, found.as_mut_ptr()) } == 0;
+        let [a, b, c, d, ..] = found[0].to_ne_bytes();
+        if !there || u32::from_ne_bytes([a, b, c, d]) != self.key {
             return Ok(());
         }
         // SAFETY: three numbers.

@@ -41,27 +41,8 @@ impl Terminal {
     ///
     /// # Errors
     /// No terminal, no such program.
-    pub(super) fn start(mut command: Command, columns: u16) -> Result<Self> {
-        let (ours, theirs) = open_terminal(columns)?;
-        let shown = command.get_program().display().to_string();
-        command
-            .stdin(Stdio::null())
-            .stdout(theirs.try_clone().context("terminal")?)
-            .stderr(theirs);
-        die_with_parent(&mut command, libc::SIGTERM);
-        // Ctrl-C is for us, not for the program.
-        let leave = || {
-            // SAFETY: takes nothing.
-            unsafe { libc::setsid() };
-            Ok(())
-        };
-        // SAFETY: setsid is safe between fork and exec.
-        unsafe { command.pre_exec(leave) };
-        let child = command
-            .spawn()
-            .with_context(|| format!("{shown}: cannot be started"))?;
-        // Our copies of its end would keep it open.
-        drop(command);
+    pub(super) fn start(command: Command, columns: u16) -> Result<Self> {
+        let (ours, child) = spawn_on_terminal(command, columns, TerminalInput::Nothing)?;
         let (send, lines) = channel();
         thread::spawn(move || {
             let mut lines = BufReader::new(File::from(ours));
@@ -71,8 +52,8 @@ impl Terminal {
                 .read_until(b'\n', &mut line)
                 .is_ok_and(|size| size > 0)
             {
-                let text = String::from_utf8_lossy(&line);
-                if send.send(text.trim_end().to_owned()).is_err() {
+                let text = visible_line(&String::from_utf8_lossy(&line)).map(str::to_owned);
+                if text.is_some_and(|text| send.send(text).is_err()) {
                     break;
                 }
                 line.clear();
@@ -174,9 +155,76 @@ fn open_terminal(columns: u16) -> Result<(OwnedFd, OwnedFd)> {
     Ok((our_end, their_end))
 }
 
+/// What a program on a terminal reads from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TerminalInput {
+    /// Nothing comes.
+    Nothing,
+    /// The terminal.
+    Terminal,
+}
+
+/// Starts a program on a terminal this wide. Returns our end of it.
+///
+/// # Errors
+/// No terminal, no such program.
+pub(super) fn spawn_on_terminal(
+    mut command: Command,
+    columns: u16,
+    input: TerminalInput,
+) -> Result<(OwnedFd, Child)> {
+    let (ours, theirs) = open_terminal(columns)?;
+    let shown = command.get_program().display().to_string();
+    match input {
+        TerminalInput::Nothing => command.stdin(Stdio::null()),
+        TerminalInput::Terminal => command.stdin(theirs.try_clone().context("terminal")?),
+    };
+    command
+        .stdout(theirs.try_clone().context("terminal")?)
+        .stderr(theirs);
+    die_with_parent(&mut command, libc::SIGTERM);
+    // Ctrl-C is for us, not for the program.
+    let leave = || {
+        // SAFETY: takes nothing.
+        unsafe { libc::setsid() };
+        Ok(())
+    };
+    // SAFETY: setsid is safe between fork and exec.
+    unsafe { command.pre_exec(leave) };
+    // Our copies of its end go with the command: they would keep it open.
+    let child = command
+        .spawn()
+        .with_context(|| format!("{shown}: cannot be started"))?;
+    Ok((ours, child))
+}
+
+/// What is left of a line on the screen: progress is overwritten. `None` if nothing was printed but that.
+fn visible_line(text: &str) -> Option<&str> {
+    let text = text.trim_end_matches(['\r', '\n']);
+    match text.rsplit_once('\r') {
+        None => Some(text.trim_end()),
+        Some((_, last)) => Some(last.trim_end()).filter(|last| !last.is_empty()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn progress_is_overwritten() {
+        for (text, visible) in [
+            ("a line\r\n", Some("a line")),
+            ("\r\n", Some("")),
+            (
+                "\rsearching: 1\rsearching: 2\r            \ra line\r\n",
+                Some("a line"),
+            ),
+            ("\rsearching: 1\r            \r", None),
+        ] {
+            assert_eq!(visible_line(text), visible, "{text:?}");
+        }
+    }
 
     #[test]
     fn a_program_sees_a_terminal_of_the_width_asked_for() -> Result<()> {

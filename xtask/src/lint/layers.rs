@@ -18,7 +18,7 @@ use crate::host;
 /// lower floors only.
 const FLOORS: [&[&str]; 9] = [
     &["finding", "host", "metrics", "output", "wording"],
-    &["stack"],
+    &["search", "stack", "witness"],
     &["recording"],
     &["probe"],
     &["history", "trace"],
@@ -29,11 +29,12 @@ const FLOORS: [&[&str]; 9] = [
 ];
 
 /// Rooms of `dmtrace-core/src`, lowest floor first.
-const CORE_FLOORS: [&[&str]; 7] = [
+const CORE_FLOORS: [&[&str]; 8] = [
     &["backend", "duration", "ids", "parallel", "wording"],
-    &["event"],
+    &["event", "wall_clock"],
     &["facts"],
-    &["ledger"],
+    &["ledger", "search"],
+    &["witness"],
     &["verdict"],
     &["cleanup"],
     &[],

@@ -4,7 +4,7 @@
 //!
 //! | kind | is about |
 //! |---|---|
-//! | `leaked`, `stuck` | a row of `report`; `count=N` for N alike; every row must be expected; `list=less` if `list` need not have it; culprit or cause, confidence, missing step, evidence and device are a must, `device=-` if there is none |
+//! | `leaked`, `stuck` | a row of `report`; `count=N` for N alike; every row must be expected; culprit or cause, confidence, missing step, evidence and device are a must, `device=-` if there is none |
 //! | `was` | a finding of `watch` that is over at the end, with its `device=`; every finding must be expected |
 //! | `row` | a row of `list`, whatever its state |
 //! | `change` | lines of `watch`; `count=N`, or `count=0` for what must not happen |
@@ -13,6 +13,8 @@
 //! | `cookies` | totals: created, destroyed, live, found, vanished |
 //! | `victim` | somebody who got ENOSPC; every victim must be expected |
 //! | `undecided` | `count=N` cookies that are rightly not decided |
+//! | `suspect` | who made a cookie before any trace, by `semid=`; whoever is named in any `suspects-WITNESSES.json` must be it, and somebody must be where the witnesses of `named=` were there: see `suspects.rs` |
+//! | `schedule` | the unit that must be named in `suspects-timer.json` |
 //! | `inexact` | the accounts need not add up |
 
 use std::{fs, path::Path};
@@ -21,20 +23,14 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::{
+    answers::{ScenarioOutput, json_rows},
+    consistency,
     expectation::Expectation,
     explain,
     fields::{self, field_of},
-    lives,
+    lives, suspects,
     table::ScenarioCell,
 };
-
-#[derive(Default)]
-struct ScenarioOutput {
-    watch: Vec<Value>,
-    list: Value,
-    report: Value,
-    explain: Value,
-}
 
 /// Judges what a scenario left in `dir`; `after` is what became of the guest.
 pub(super) fn judge_scenario(dir: &Path, after: Option<&str>) -> ScenarioCell {
@@ -60,20 +56,8 @@ pub(super) fn judge_scenario(dir: &Path, after: Option<&str>) -> ScenarioCell {
 }
 
 fn read_output(dir: &Path) -> Result<(ScenarioOutput, Vec<Expectation>)> {
-    let text = |name: &str| fs::read_to_string(dir.join(name)).with_context(|| name.to_owned());
-    let json = |name: &str| -> Result<Value> {
-        serde_json::from_str(&text(name)?).with_context(|| name.to_owned())
-    };
-    let said = ScenarioOutput {
-        watch: text("watch.json")?
-            .lines()
-            .map(|line| serde_json::from_str(line).context("watch.json"))
-            .collect::<Result<_>>()?,
-        list: json("list.json")?,
-        report: json("report.json")?,
-        explain: json("explain.json")?,
-    };
-    let text = text("expect")?;
+    let said = ScenarioOutput::read(dir)?;
+    let text = fs::read_to_string(dir.join("expect")).context("expect")?;
     let wanted = text
         .lines()
         .map(Expectation::parse)
@@ -88,10 +72,10 @@ fn find_complaints(said: &ScenarioOutput, wanted: &[Expectation]) -> Vec<String>
     for kind in ["leaked", "stuck"] {
         let rows = json_rows(&said.report, kind);
         complaints.extend(assign_rows(kind, &rows, of(kind)));
-        let less = of(kind).any(|it| it.get("list") == Some("less"));
-        complaints.extend(same_in_list(kind, &rows, said, less));
+        complaints.extend(same_in_list(kind, &rows, said));
     }
     complaints.extend(check_findings(said, wanted));
+    complaints.extend(consistency::find_contradictions(said));
     complaints.extend(explain::find_complaints(
         &said.explain,
         &said.report,
@@ -127,14 +111,15 @@ fn find_complaints(said: &ScenarioOutput, wanted: &[Expectation]) -> Vec<String>
         ));
     }
     complaints.extend(check_totals(said, of("cookies")));
+    complaints.extend(suspects::find_complaints(
+        &said.suspects,
+        of("suspect"),
+        of("schedule"),
+    ));
     if of("inexact").next().is_none() {
         complaints.extend(check_accounts(said));
     }
     complaints
-}
-
-fn json_rows<'a>(object: &'a Value, name: &str) -> Vec<&'a Value> {
-    object[name].as_array().into_iter().flatten().collect()
 }
 
 /// Gives each row to one expectation; tells what is left on both sides.
@@ -187,10 +172,8 @@ fn row_text(row: &Value) -> String {
     some.collect::<Vec<_>>().join(" ")
 }
 
-/// `list`, which joins a running trace, must tell the same as the recording of that trace.
-/// With `less` it may be silent where the map of the trace does not tell all of the story, but not
-/// say anything else.
-fn same_in_list(kind: &str, reported: &[&Value], said: &ScenarioOutput, less: bool) -> Vec<String> {
+/// `list`, which asks a running trace, must tell the same as the recording of that trace.
+fn same_in_list(kind: &str, reported: &[&Value], said: &ScenarioOutput) -> Vec<String> {
     let brief = |row: &&Value| {
         let keys = [
             "key",
@@ -212,7 +195,7 @@ fn same_in_list(kind: &str, reported: &[&Value], said: &ScenarioOutput, less: bo
     let mut in_list: Vec<String> = listed.map(brief).collect();
     in_report.sort();
     in_list.sort();
-    if in_report == in_list || less && in_list.iter().all(|it| in_report.contains(it)) {
+    if in_report == in_list {
         return Vec::new();
     }
     let only = |a: &[String], b: &[String]| {

@@ -3,7 +3,10 @@
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use super::fields::{self, field_of};
+use super::{
+    fields::{self, field_of},
+    suspects,
+};
 
 /// One line of a scenario's expectations.
 #[derive(Clone, Debug)]
@@ -44,6 +47,8 @@ impl Expectation {
                 "device",
             ],
             "was" => &["device"],
+            "suspect" => &["semid", "pid", "name", "alive", "named"],
+            "schedule" => &["unit"],
             _ => &[],
         };
         if let Some(key) = musts.iter().find(|key| wanted.get(key).is_none()) {
@@ -64,7 +69,12 @@ impl Expectation {
                     bail!("expect explain: {key} is no key");
                 }
             }
-            "lives" | "cookies" | "inexact" => {}
+            "suspect" => {
+                if let Some((key, _)) = wanted.pairs().find(|(key, _)| !suspects::is_known(key)) {
+                    bail!("expect suspect: {key} is no key");
+                }
+            }
+            "schedule" | "lives" | "cookies" | "inexact" => {}
             other => bail!("expect {other}: no such kind"),
         }
         Ok(wanted)
@@ -83,10 +93,7 @@ impl Expectation {
 
     /// Fields of an object that are not as wanted.
     pub(super) fn differences(&self, object: &Value) -> Vec<String> {
-        let pairs = self
-            .pairs
-            .iter()
-            .filter(|(key, _)| key != "count" && key != "list");
+        let pairs = self.pairs.iter().filter(|(key, _)| key != "count");
         pairs
             .filter_map(|(key, wanted)| {
                 let actual = field_of(object, key);

@@ -73,7 +73,7 @@ fn places_of(key: &str) -> &[&str] {
 pub(super) fn is_known(key: &str) -> bool {
     matches!(
         key,
-        "command" | "device" | "site" | "named" | "through" | "evidence" | "count" | "list"
+        "command" | "device" | "site" | "named" | "through" | "evidence" | "count"
     ) || !places_of(key).is_empty()
 }
 

@@ -3,6 +3,8 @@
 //! A boot runs many scenarios one after the other; the guest only does things and keeps what
 //! dmtrace says, the judgement is made here.
 
+mod answers;
+mod consistency;
 mod docs;
 mod expect;
 mod expectation;
@@ -13,7 +15,9 @@ mod lives;
 pub(crate) mod programs;
 mod script;
 pub(crate) mod service;
+pub(crate) mod stepper;
 pub(crate) mod storm;
+mod suspects;
 mod table;
 
 use std::{
@@ -24,13 +28,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use kernel_lab::{
-    FileSpec, Freshness, Kernel, Lab, RunEnd, RunOutcome, RunSpec, Streams,
+    FileSpec, Freshness, GuestClock, Kernel, Lab, RunEnd, RunOutcome, RunSpec, Streams,
     kernel::{self, KernelSpec},
 };
 
 use self::{
     kept::{program_fingerprint, results_dir},
-    programs::ScenarioPrograms,
+    programs::{ExtraProgram, ScenarioPrograms},
     script::{Entries, Scenario},
     table::{ScenarioCell, ScenarioTable},
 };
@@ -81,7 +85,7 @@ pub(crate) fn main(
         [] => kernel::resolve_kernels(&USUAL.map(str::to_owned))?,
         names => kernel::resolve_kernels(names)?,
     };
-    let programs = ScenarioPrograms::build()?;
+    let programs = ScenarioPrograms::build_with(&ExtraProgram::needed_by(&chosen, &specs))?;
     let table = run_scenarios(
         &chosen,
         &specs,
@@ -131,7 +135,7 @@ pub(crate) fn run_tier() -> Result<TestTally> {
         Extent::ProbesOnOldest,
         Freshness::Cached,
         true,
-        &ScenarioPrograms::build()?,
+        &ScenarioPrograms::build_with(&ExtraProgram::needed_by(&chosen, &specs))?,
     )?
     .to_tally())
 }
@@ -298,6 +302,13 @@ fn try_boot(
         .iter()
         .map(|(scenario, _)| scenario.limit_seconds() + 30)
         .sum();
+    let clock = entries
+        .first()
+        .map_or(GuestClock::Host, |(scenario, _)| scenario.guest_clock());
+    let cpus = match clock {
+        GuestClock::Host => RunSpec::default().cpus,
+        GuestClock::Instructions => 1,
+    };
     let outcome = lab.run(
         kernel,
         &RunSpec {
@@ -309,6 +320,8 @@ fn try_boot(
             layer: entries
                 .iter()
                 .find_map(|(scenario, _)| scenario.layer_needed()),
+            clock,
+            cpus,
             streams: Streams::Capture,
             ..RunSpec::default()
         },
@@ -337,8 +350,14 @@ fn guest_files(programs: &ScenarioPrograms) -> Result<Vec<FileSpec>> {
         spec(&programs.dmtrace, "/job/dmtrace")?,
         spec(&programs.actor, "/job/cookie-actor")?,
     ];
+    if let Some(stepper) = &programs.stepper {
+        files.push(spec(stepper, "/job/cookie-stepper")?);
+    }
     if let Some(actor32) = &programs.actor32 {
         files.push(spec(actor32, "/job/cookie-actor32")?);
+    }
+    if let Some(xtask) = &programs.xtask {
+        files.push(spec(xtask, "/job/xtask")?);
     }
     Ok(files)
 }

@@ -4,12 +4,15 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
+    str::FromStr,
 };
 
-use anyhow::{Context as _, Result};
-use kernel_lab::install_missing;
+use anyhow::{Context as _, Result, bail};
+use kernel_lab::{install_missing, kernel::KernelSpec};
 use tempfile::TempDir;
 
+use super::script::Scenario;
 use crate::{
     build::{self, Profile},
     host,
@@ -24,11 +27,15 @@ pub(crate) struct ScenarioPrograms {
     pub dmtrace: PathBuf,
     pub actor: PathBuf,
     pub storm: PathBuf,
+    /// For scenarios that stop programs, and `cargo xtask stepper`.
+    pub stepper: Option<PathBuf>,
     /// cookie-actor for 32 bits, if the target can be had.
     pub actor32: Option<PathBuf>,
-    /// The folder `tests/vm`.
+    /// This program, for scenarios that play its demo.
+    pub xtask: Option<PathBuf>,
+    /// The folder `tests/vm`, with the README.
     pub scripts: PathBuf,
-    _copies: TempDir,
+    copies: TempDir,
 }
 
 const STATIC: &str = "x86_64-unknown-linux-musl";
@@ -39,6 +46,11 @@ impl ScenarioPrograms {
     /// Builds them statically linked, so that the guest's C library does not matter. Without the
     /// target for that they are those of the host, which must not be newer than Debian 12.
     pub(crate) fn build() -> Result<Self> {
+        Self::build_with(&[])
+    }
+
+    /// The same, and more.
+    pub(super) fn build_with(extra: &[ExtraProgram]) -> Result<Self> {
         install_missing(&[(CC32, "gcc-i686-linux-gnu")], &[LIBC32])?;
         let copies = tempfile::Builder::new()
             .prefix("dmtrace-suite-")
@@ -50,26 +62,93 @@ impl ScenarioPrograms {
         };
         let scripts = copies.path().join("vm");
         copy_scripts(&host::workspace_root().join("tests/vm"), &scripts)?;
+        let readme = host::workspace_root().join("README.md");
+        fs::copy(&readme, scripts.join("README.md"))
+            .with_context(|| readme.display().to_string())?;
         let target = has_target(STATIC).then_some(STATIC);
-        let program = |package: &str, names: &[&str], target: Option<&str>| {
-            build_package(package, "--bin", names, target, Profile::Release)
+        let build = |package: &str, kind: &str, names: &[&str], target: Option<&str>| {
+            build_package(package, kind, names, target, Profile::Release)
         };
+        let program =
+            |package: &str, names: &[&str], target| build(package, "--bin", names, target);
         let dmtrace = program("dmtrace", &["dmtrace"], target)?;
         let tests = program("dmtrace-tests", &["cookie-actor", "cookie-storm"], target)?;
+        let stepper = match extra.contains(&ExtraProgram::Stepper) {
+            false => None,
+            true => {
+                let folder = build("dmtrace-tests", "--example", &["cookie-stepper"], target)?;
+                Some(kept(folder.join("cookie-stepper"), "cookie-stepper")?)
+            }
+        };
         let actor32 = match has_target(STATIC32) {
             true => Some(program("dmtrace-tests", &["cookie-actor"], Some(STATIC32))?),
             false => None,
         };
+        let xtask = match extra.contains(&ExtraProgram::Xtask) {
+            false => None,
+            true => {
+                // It only starts others: not worth to be optimised.
+                let folder = build_package("xtask", "--bin", &["xtask"], target, Profile::Debug)?;
+                Some(kept(folder.join("xtask"), "xtask")?)
+            }
+        };
         Ok(Self {
+            xtask,
             dmtrace: kept(dmtrace.join("dmtrace"), "dmtrace")?,
             actor: kept(tests.join("cookie-actor"), "cookie-actor")?,
             storm: kept(tests.join("cookie-storm"), "cookie-storm")?,
+            stepper,
             actor32: actor32
                 .map(|built| kept(built.join("cookie-actor"), "cookie-actor32"))
                 .transpose()?,
             scripts,
-            _copies: copies,
+            copies,
         })
+    }
+
+    /// A dmtrace that calls a cookie an orphan at an age of seconds. Nobody else is to have it.
+    pub(crate) fn build_with_short_ages(&self) -> Result<PathBuf> {
+        let target = has_target(STATIC).then_some(STATIC);
+        let mut command = build_command("dmtrace", "--bin", &["dmtrace"], target, Profile::Release);
+        command.args(["--features", "short-ages"]);
+        let dir = run_build(command, "dmtrace", "--bin", target, Profile::Release)?;
+        let copy = self.copies.path().join("dmtrace-short-ages");
+        fs::copy(dir.join("dmtrace"), &copy).with_context(|| dir.display().to_string())?;
+        Ok(copy)
+    }
+}
+
+/// What only some scenarios need, and takes minutes to build.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum ExtraProgram {
+    /// This program, for its demo.
+    Xtask,
+    /// Stops programs, and searches.
+    Stepper,
+}
+
+impl FromStr for ExtraProgram {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "xtask" => Ok(Self::Xtask),
+            "cookie-stepper" => Ok(Self::Stepper),
+            other => bail!("{other:?} is no program"),
+        }
+    }
+}
+
+impl ExtraProgram {
+    /// What those of the scenarios need that run on one of the kernels.
+    pub(super) fn needed_by(scenarios: &[&Scenario], specs: &[&KernelSpec]) -> Vec<Self> {
+        let runs = |it: &&&Scenario| {
+            specs
+                .iter()
+                .any(|spec| it.unfit_reason(spec.name).is_none())
+        };
+        let needed = scenarios.iter().filter(runs);
+        needed.flat_map(|it| it.programs.clone()).collect()
     }
 }
 
@@ -113,6 +192,17 @@ fn build_package(
     target: Option<&str>,
     profile: Profile,
 ) -> Result<PathBuf> {
+    let command = build_command(package, kind, names, target, profile);
+    run_build(command, package, kind, target, profile)
+}
+
+fn build_command(
+    package: &str,
+    kind: &str,
+    names: &[&str],
+    target: Option<&str>,
+    profile: Profile,
+) -> Command {
     let mut command = host::cargo_command();
     command.args(["build", profile.cargo_option(), "--package", package]);
     command.args(names.iter().flat_map(|name| [kind, name]));
@@ -125,6 +215,16 @@ fn build_package(
         "CARGO_TARGET_I686_UNKNOWN_LINUX_GNU_RUSTFLAGS",
         "-Ctarget-feature=+crt-static",
     );
+    command
+}
+
+fn run_build(
+    mut command: Command,
+    package: &str,
+    kind: &str,
+    target: Option<&str>,
+    profile: Profile,
+) -> Result<PathBuf> {
     host::quiet_unless_terminal(&mut command);
     host::check_command(&mut command, package)?;
     let dir = host::target_dir()?.join(target.unwrap_or_default());

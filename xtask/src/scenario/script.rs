@@ -3,9 +3,9 @@
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result, bail};
-use kernel_lab::{Layer, kernel::MATRIX};
+use kernel_lab::{GuestClock, Layer, kernel::MATRIX};
 
-use super::table::ScenarioCell;
+use super::{programs::ExtraProgram, table::ScenarioCell};
 use crate::guests;
 
 #[derive(Debug)]
@@ -22,13 +22,15 @@ pub(super) struct Scenario {
     unfit_because: String,
     /// Backends that it is run with beside the one that dmtrace chooses.
     variants: Vec<String>,
-    /// `own` or `systemd`: a boot of its own.
-    boot: String,
+    /// Words of `own`, `systemd` and `virtual-clock`: a boot of its own.
+    boot: Vec<String>,
     /// What it needs beside the root image; then it has a boot of its own, too.
     layer: Option<&'static Layer>,
     /// Its outcome rests on what the probes see, which differs from kernel to kernel; that of others
     /// rests on programs, which are the same on each.
     pub about_probes: bool,
+    /// Programs that it needs beside those that all have.
+    pub programs: Vec<ExtraProgram>,
     /// Seconds.
     limit: u64,
 }
@@ -148,9 +150,10 @@ impl Scenario {
             kernels: Vec::new(),
             unfit_because: String::new(),
             variants: Vec::new(),
-            boot: String::new(),
+            boot: Vec::new(),
             layer: None,
             about_probes: false,
+            programs: Vec::new(),
             limit: LIMIT,
         };
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
@@ -164,9 +167,15 @@ impl Scenario {
                 "kernels" => scenario.kernels = words(value),
                 "because" => scenario.unfit_because = value.to_owned(),
                 "variants" => scenario.variants = words(value),
-                "boot" => scenario.boot = value.to_owned(),
+                "boot" => scenario.boot = words(value),
                 "with" => scenario.layer = Some(guests::layer_named(value).context("header")?),
                 "probes" if value == "yes" => scenario.about_probes = true,
+                "programs" => {
+                    let programs = words(value).into_iter().map(|word| word.parse());
+                    scenario.programs = programs
+                        .collect::<Result<_>>()
+                        .context("header: programs")?;
+                }
                 "limit" => scenario.limit = value.parse().context("header: limit")?,
                 _ => bail!("header: {field:?} is unknown"),
             }
@@ -178,8 +187,9 @@ impl Scenario {
         if let Some(kernel) = scenario.kernels.iter().find(|kernel| !known(kernel)) {
             bail!("header: kernel {kernel} is not in the matrix");
         }
-        if !matches!(scenario.boot.as_str(), "" | "own" | "systemd") {
-            bail!("header: boot {:?}; use own or systemd", scenario.boot);
+        let known = |word: &&String| matches!(word.as_str(), "own" | "systemd" | "virtual-clock");
+        if let Some(word) = scenario.boot.iter().find(|word| !known(word)) {
+            bail!("header: boot {word:?}; use own, systemd or virtual-clock");
         }
         Ok(scenario)
     }
@@ -206,7 +216,15 @@ impl Scenario {
 
     /// Whether it needs a whole systemd.
     pub(super) fn needs_systemd(&self) -> bool {
-        self.boot == "systemd"
+        self.boot.iter().any(|word| word == "systemd")
+    }
+
+    /// What makes its guest's clock go.
+    pub(super) fn guest_clock(&self) -> GuestClock {
+        match self.boot.iter().any(|word| word == "virtual-clock") {
+            true => GuestClock::Instructions,
+            false => GuestClock::Host,
+        }
     }
 
     /// What is to be laid over the root image.
@@ -253,6 +271,11 @@ mod tests {
         let docker = Scenario::parse("n", "# what: a\n# expect: b\n# with: docker\n").unwrap();
         assert!(docker.own_boot() && docker.layer_needed().is_some());
         assert!(Scenario::parse("n", "# what: a\n# expect: b\n# with: no\n").is_err());
+        let both = "# what: a\n# expect: b\n# boot: systemd virtual-clock\n";
+        let both = Scenario::parse("n", both).unwrap();
+        assert!(both.own_boot() && both.needs_systemd());
+        assert!(matches!(both.guest_clock(), GuestClock::Instructions));
+        assert!(Scenario::parse("n", "# what: a\n# expect: b\n# boot: systemd x\n").is_err());
         assert!(Scenario::parse("n", "# what: a\n").is_err());
         assert!(Scenario::parse("n", "# what: a\n# expect: b\n# kernels: 1.0\n").is_err());
         assert!(Scenario::parse("n", "# what: a\n# expect: b\n# other: b\n").is_err());

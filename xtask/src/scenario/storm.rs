@@ -38,12 +38,19 @@ pub(crate) struct Args {
     /// Who cleans meanwhile; repeatable
     #[arg(long = "cleaner", value_enum, value_delimiter = ',', default_values = ["none", "dmtrace", "udevcomplete-all"])]
     cleaners: Vec<Cleaner>,
+    /// Nothing traces, and `dmtrace clean --apply` removes what no process holds, at an age of
+    /// seconds: by a dmtrace that is built for this, with shorter times than any other
+    #[arg(long, conflicts_with_all = ["cleaners", "write_docs"])]
+    no_trace: bool,
     /// What the random choices begin with; by default another one each time
     #[arg(long)]
     seed: Option<u64>,
     /// Operations at the same time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=9))]
     workers: u8,
+    /// Set the wall clock forth or back by up to three hours, again and again
+    #[arg(long)]
+    clock_steps: bool,
     /// Write the table to docs/cleanup.md, with the outcomes of former runs of the same dmtrace
     /// for what was not run now
     #[arg(long)]
@@ -57,6 +64,25 @@ struct StormRun {
     seconds: u64,
     seed: u64,
     workers: u8,
+    clock: WallClock,
+}
+
+/// What the wall clock does meanwhile.
+#[derive(Clone, Copy)]
+enum WallClock {
+    Steady,
+    /// It is set by hours, forth and back.
+    Stepped,
+}
+
+impl WallClock {
+    /// The word of tests/vm/storm.sh.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::Stepped => "stepped",
+        }
+    }
 }
 
 /// Carries out the command line.
@@ -64,17 +90,28 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     let specs = kernel::resolve_kernels(&args.kernels)?;
     let seed = args.seed.unwrap_or_else(|| u64::from(std::process::id()));
     println!("seed {seed}");
-    let runs: Vec<StormRun> = args
-        .cleaners
+    let cleaners = match args.no_trace {
+        true => &[Cleaner::DmtraceNoTrace][..],
+        false => &args.cleaners,
+    };
+    let runs: Vec<StormRun> = cleaners
         .iter()
         .map(|&cleaner| StormRun {
             cleaner,
             seconds: args.seconds,
             seed,
             workers: args.workers,
+            clock: if args.clock_steps {
+                WallClock::Stepped
+            } else {
+                WallClock::Steady
+            },
         })
         .collect();
-    let programs = ScenarioPrograms::build()?;
+    let mut programs = ScenarioPrograms::build()?;
+    if args.no_trace {
+        programs.dmtrace = programs.build_with_short_ages()?;
+    }
     let wrong = run_storms(&specs, &runs, &programs)?;
     if args.write_docs {
         docs::write_table(&program_fingerprint(&programs.dmtrace)?)?;
@@ -86,7 +123,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// A short storm, for `cargo xtask test`.
+/// A short storm, for `cargo xtask test`: with a wall clock that nobody can rely on.
 pub(crate) fn run_tier() -> Result<TestTally> {
     let specs = kernel::resolve_kernels(&["6.12".to_owned()])?;
     let run = StormRun {
@@ -94,6 +131,7 @@ pub(crate) fn run_tier() -> Result<TestTally> {
         seconds: 45,
         seed: u64::from(std::process::id()),
         workers: 3,
+        clock: WallClock::Stepped,
     };
     println!("seed {}", run.seed);
     Ok(
@@ -172,6 +210,7 @@ fn run_storm(
                 run.cleaner.name().to_owned(),
                 run.seed.to_string(),
                 run.workers.to_string(),
+                run.clock.word().to_owned(),
             ],
             files: vec![
                 guest_file(&programs.scripts.join("storm.sh"), "/job/storm.sh")?,

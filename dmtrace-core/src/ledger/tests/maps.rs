@@ -331,7 +331,11 @@ fn creators_that_have_ended_keep_their_end_however_many_there_are() {
     // Of somebody without a record.
     let stranger = SemKey { ns: 1, semid: 99 };
     sets.push((stranger, sem_record(SEM_ANNOUNCED | SEM_PREEXISTING)));
-    let mut ledger = Ledger::with_retention(Retention { closed: 4, idle: 4 });
+    let mut ledger = Ledger::with_retention(Retention {
+        closed: 4,
+        removed: 4,
+        idle: 4,
+    });
     for record in in_order(processes, sets) {
         match record {
             MapRecord::Process(_, record) => ledger.adopt_process(&record),

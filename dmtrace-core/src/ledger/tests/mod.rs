@@ -317,6 +317,13 @@ fn exits_are_learnt_from_the_process_list() {
         .next();
     let exit = process.and_then(|process| process.exit);
     assert_eq!(exit.and_then(|exit| exit.status), Some(ExitStatus::Code(0)));
+    // For its cookies too: the verdicts rest on these.
+    let set = ledger.live_sets().next();
+    let cookie = set.and_then(|set| set.cookie.as_deref());
+    let user = cookie.and_then(|cookie| cookie.users.first());
+    let exit = user.and_then(|user| user.exit);
+    assert_eq!(exit.map(|exit| exit.at), Some(BootTime(50)));
+    assert_eq!(exit.and_then(|exit| exit.status), Some(ExitStatus::Code(0)));
 }
 
 #[test]

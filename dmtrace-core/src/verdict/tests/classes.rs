@@ -216,7 +216,7 @@ fn completion_in_the_wrong_namespace() {
 }
 
 /// `dmsetup udevcreatecookie` by a script.
-fn begin_transaction(scene: &mut Scene) -> (usize, SemId) {
+pub(super) fn begin_transaction(scene: &mut Scene) -> (usize, SemId) {
     let shell = scene
         .world
         .spawn("sh", &["sh", "script"], None, IpcNs::HOST);

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use dmtrace_common::{ProcKey, ProcRecord};
 
-use super::world::World;
+use super::world::{WALL0, World};
 use crate::{
     event::{CommandPrint, ProcessImage},
     facts::{
         HostFacts, LiveProcess, NsSnapshot, SemState, SetSnapshot, Snapshot, UdevFacts, Waiter,
     },
     ids::{BootTime, IpcNs, Key, SemId, UnixTime},
+    wall_clock::{ClockHistory, ClockOffset},
 };
 
 impl World {
@@ -70,6 +71,11 @@ impl World {
         HostFacts {
             now: BootTime(self.now + 2000),
             wall: UnixTime(self.wall()),
+            wall_nanos: ((self.now + 2000) % 1_000_000_000) as u32,
+            clock: ClockHistory::steady(
+                BootTime(self.now + 2000),
+                ClockOffset(WALL0 * 1_000_000_000),
+            ),
             processes_complete: true,
             processes: alive()
                 .map(|proc| {

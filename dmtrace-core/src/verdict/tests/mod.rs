@@ -3,6 +3,9 @@
 mod bystander;
 mod calls;
 mod classes;
+mod clock;
+mod clock_histories;
+mod departures;
 mod disturb;
 mod due;
 mod forked;
@@ -17,6 +20,7 @@ mod plans;
 mod play;
 mod prospects;
 mod scene;
+mod searched;
 mod stale_plans;
 mod stuck;
 mod truth;

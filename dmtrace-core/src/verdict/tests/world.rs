@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Wall clock at boot.
-const WALL0: i64 = 1_800_000_000;
+pub(super) const WALL0: i64 = 1_800_000_000;
 
 #[derive(Clone, Debug)]
 pub(super) struct Sem {

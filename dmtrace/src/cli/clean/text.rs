@@ -12,7 +12,10 @@ use dmtrace_core::{
 use serde_json::{Value, json};
 use unicode_width::UnicodeWidthStr;
 
-use super::PlanDraft;
+use super::{
+    PlanDraft,
+    kept::{kept_lines, nothing_text},
+};
 use crate::{
     cleanup::{
         apply::{AppliedEntry, CleanupOutcome, CleanupReport},
@@ -27,6 +30,8 @@ use crate::{
 
 /// Indentation of what has no room on the line: below the cookie.
 const INDENT: usize = 14;
+/// The same below a line of the summary.
+const KEPT_INDENT: usize = 9;
 
 pub(super) fn cookies_text(number: usize) -> String {
     count_noun(number, "cookie", "cookies")
@@ -72,6 +77,7 @@ pub(super) fn print_plan(args: &CleanArgs, draft: &PlanDraft, out: &mut Out) -> 
 pub(super) fn print_advice(args: &CleanArgs, draft: &PlanDraft, out: &mut Out) -> Result<()> {
     let wanted = draft.wanted_count();
     let kept = draft.plan().entries.len() - wanted;
+    let lines = kept_lines(draft);
     let text = if draft.plan().over_limit {
         format!(
             "dry run: {}; {}",
@@ -79,7 +85,7 @@ pub(super) fn print_advice(args: &CleanArgs, draft: &PlanDraft, out: &mut Out) -
             lift_text(args, draft)
         )
     } else if wanted == 0 {
-        format!("dry run: nothing to do, {kept} kept.")
+        format!("dry run: {}", nothing_text(args, kept))
     } else if let Some(path) = &args.plan {
         format!(
             "dry run: would {}, {kept} kept; do it with: dmtrace clean --apply --plan {}",
@@ -92,7 +98,13 @@ pub(super) fn print_advice(args: &CleanArgs, draft: &PlanDraft, out: &mut Out) -
             pending_text(draft)
         )
     };
-    Ok(out.print_line(&text)?)
+    out.print_line(&text)?;
+    print_kept(&lines, out)
+}
+
+fn print_kept(lines: &[String], out: &mut Out) -> Result<()> {
+    let mut lines = lines.iter();
+    Ok(lines.try_for_each(|line| out.print_hanging(line, KEPT_INDENT))?)
 }
 
 /// Why the fuse has blown.
@@ -248,7 +260,7 @@ pub(super) fn pending_text(draft: &PlanDraft) -> String {
 /// `would remove  0x0d4d1234 semid 7 [ns]  reason  owner`: the reason in a few words where only
 /// that keeps it on one line.
 fn removal_line(action: &str, entry: &PlanEntry, width: Option<usize>) -> String {
-    let mark = if entry.verdict.observed {
+    let mark = if entry.verdict.observed || entry.orphan.is_some() {
         ""
     } else {
         " (inferred)"
@@ -339,7 +351,9 @@ pub(super) fn print_conclusion(
 ) -> Result<()> {
     let planned = draft.wanted_count();
     if planned == 0 {
-        out.print_line("nothing to do.")?;
+        let kept = draft.plan().entries.len();
+        out.print_line(&nothing_text(args, kept))?;
+        print_kept(&kept_lines(draft), out)?;
     } else {
         let removed = report.count_where(|outcome| {
             matches!(
@@ -365,6 +379,11 @@ pub(super) fn print_conclusion(
             },
             args.audit.display()
         ))?;
+        let kept = kept_lines(draft);
+        if !kept.is_empty() {
+            out.print_line("kept, and what would lift that:")?;
+        }
+        print_kept(&kept, out)?;
     }
     out.flush()?;
     if args.yes {

@@ -3,7 +3,7 @@
 
 use dmtrace_core::{
     ledger::Device,
-    verdict::{Class, Confidence, Healthy, Thresholds},
+    verdict::{Class, Confidence, Doubt, Healthy, is_worth_a_search},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -34,9 +34,44 @@ struct SetHarm {
     harm: String,
 }
 
+/// How many of the cookies that no trace saw being made nobody can need any more.
+pub(super) fn check_older_cookies(case: &Case, report: &mut DoctorReport) {
+    let (mut orphaned, mut undecided) = (0_usize, 0_usize);
+    for judged in case.judge_all() {
+        match judged.verdict.class {
+            Class::Orphaned(_) => orphaned += 1,
+            class if is_worth_a_search(class) => undecided += 1,
+            _ if judged.doubt() == Some(Doubt::OlderThanTrace) => undecided += 1,
+            _ => {}
+        }
+    }
+    let all = orphaned + undecided;
+    if all == 0 {
+        return;
+    }
+    report.more.push((
+        "older_cookies",
+        json!({ "orphaned": orphaned, "undecided": undecided }),
+    ));
+    report.add_warning(
+        "older_cookies",
+        format!(
+            "safe to remove {orphaned} of {} that no trace saw being made: no process holds {}",
+            count_noun(all, "cookie", "cookies"),
+            if orphaned == 1 { "it" } else { "them" },
+        ),
+        match orphaned {
+            0 => "dmtrace report says who holds them, or what is not known",
+            _ => {
+                "dmtrace clean, which searches once more, and in files, before it removes anything"
+            }
+        },
+    );
+}
+
 pub(super) fn check_accident(case: &Case, report: &mut DoctorReport) {
     let own = own_ns();
-    let judged = case.judge_all(&Thresholds::default()).into_iter();
+    let judged = case.judge_all().into_iter();
     let rows: Vec<Row<'_>> = judged
         .filter(|judged| Some(judged.semaphore.id.ns) == own)
         .map(|judged| case.row_of(judged))
@@ -48,6 +83,10 @@ pub(super) fn check_accident(case: &Case, report: &mut DoctorReport) {
             continue;
         };
         match verdict.class {
+            Class::Orphaned(_) => {
+                leaked += 1;
+                continue;
+            }
             Class::Leaked(_) if verdict.confidence == Confidence::Observed => {
                 leaked += 1;
                 continue;
@@ -136,8 +175,14 @@ fn harm_of(case: &Case, row: &Row<'_>, class: Class) -> SetHarm {
         Class::Stuck(_) | Class::Healthy(Healthy::Waiting | Healthy::SlowUdev) => {
             "its waiter would go on as if udev were done"
         }
+        Class::Healthy(_) | Class::OverCompleted if row.creator_ended() == Some(true) => {
+            "its owner has ended; whoever else uses it would fail, and a device may stay suspended"
+        }
         Class::Healthy(_) | Class::OverCompleted => {
             "its owner's next operation would fail; a device may stay suspended"
+        }
+        Class::Leaked(_) => {
+            "that it is leaked is inferred, not seen; if it is used after all, its user would fail"
         }
         _ => "it may be in use: nobody knows",
     };

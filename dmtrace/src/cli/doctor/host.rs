@@ -37,6 +37,7 @@ pub(super) fn check_host(case: &Case, environment: &Environment, report: &mut Do
     check_namespaces(case, environment, report);
     check_udev(case, &roots, report);
     traces(report);
+    accident::check_older_cookies(case, report);
     accident::check_accident(case, report);
 }
 

@@ -93,16 +93,17 @@ fn numbers_are_read_as_tools_write_them() {
 #[test]
 fn the_next_command_is_about_the_same() {
     assert_eq!(
-        next_commands(" --ipc-ns 7", None),
+        text::next_commands(" --ipc-ns 7", None),
         "dmtrace list --ipc-ns 7; by program: dmtrace report --ipc-ns 7"
     );
     let file = Some(Path::new("r 1.dmt"));
-    assert_eq!(next_commands("", file), "dmtrace report 'r 1.dmt'");
+    assert_eq!(text::next_commands("", file), "dmtrace report 'r 1.dmt'");
     let key = ExplainTarget::Key(Key(0x0d4d_1234));
     let case = Case::empty();
     let text = not_found_message(key, &[], &case, &Filters::default(), file);
     assert_eq!(text, "r 1.dmt has no cookie 0x0d4d1234.");
     let mut crowded = Case::empty();
+    crowded.ledger = dmtrace_core::ledger::Ledger::new();
     let kept = dmtrace_core::ledger::Retention::default().closed;
     remove_cookies(&mut crowded, kept + 6);
     let text = not_found_message(key, &[], &crowded, &Filters::default(), file);

@@ -1,15 +1,34 @@
 //! A story for a terminal.
 
+use std::path::Path;
+
 use anyhow::Result;
 
-use crate::finding::Story;
-use crate::output::{Out, time::Moment, wrap_text};
+use crate::{
+    cli::filter::{Filters, shell_word},
+    finding::Story,
+    output::{Out, time::Moment, wrap_text},
+    render::{doubt::DoubtCounts, removal, row::Row},
+    wording::count_noun,
+};
 
 /// Columns for who did something.
 const WHO: usize = 22;
 
-/// Prints it. `past`: what is to be said of a story that is over.
-pub(super) fn print_story(story: &Story, past: &[String], out: &mut Out) -> Result<()> {
+/// A heading, and what is below it.
+pub(super) struct StorySection {
+    pub(super) title: String,
+    pub(super) items: Vec<String>,
+}
+
+/// Prints it. `past`: what is to be said of a story that is over; `more`: sections behind that on
+/// whose fault it is.
+pub(super) fn print_story(
+    story: &Story,
+    past: &[String],
+    more: &[StorySection],
+    out: &mut Out,
+) -> Result<()> {
     out.print_line(&story.title)?;
     let (label, rest) = story
         .headline
@@ -50,6 +69,9 @@ pub(super) fn print_story(story: &Story, past: &[String], out: &mut Out) -> Resu
     print_heading("WHOSE FAULT", out)?;
     for line in &story.fault {
         print_item(line, out)?;
+    }
+    for section in more {
+        print_list(&section.title, &section.items, out)?;
     }
     if !story.victims.is_empty() {
         print_heading("WHO SUFFERS", out)?;
@@ -108,4 +130,66 @@ fn print_paragraph(text: &str, out: &mut Out) -> Result<()> {
     wrap_text(text, out.prose_width())
         .iter()
         .try_for_each(|line| Ok(out.print_line(line)?))
+}
+
+/// What else is there.
+pub(super) fn print_remaining(
+    rows: &[Row<'_>],
+    shown: &[&Row<'_>],
+    filters: &Filters,
+    recording: Option<&Path>,
+    out: &mut Out,
+) -> Result<()> {
+    let findings = rows
+        .iter()
+        .filter(|row| row.is_finding() && row.semaphore.is_live())
+        .count();
+    let more = findings.saturating_sub(shown.len());
+    if more > 0 {
+        out.print_line("")?;
+        out.print_line(&format!(
+            "{}: {}",
+            count_noun(more, "more finding", "more findings"),
+            next_commands(&filters.args_text(), recording)
+        ))?;
+    }
+    let doubts: DoubtCounts = rows.iter().filter_map(Row::doubt).collect();
+    let next = match recording {
+        None => format!("dmtrace report{}", filters.args_text()),
+        Some(_) => next_commands(&filters.args_text(), recording),
+    };
+    if let Some(line) = doubts.line("", &next) {
+        out.print_line("")?;
+        out.print_hanging(&line, 0)?;
+    }
+    let removed = rows.iter().filter(|row| removal::is_removed_leak(row));
+    let told = shown.iter().filter(|row| removal::is_removed_leak(row));
+    let more = removed.count().saturating_sub(told.count());
+    if more > 0 {
+        let file = recording.map_or_else(String::new, |path| {
+            format!(" {}", shell_word(&path.display().to_string()))
+        });
+        out.print_line("")?;
+        out.print_line(&format!(
+            "{}: dmtrace report{}{file}",
+            count_noun(
+                more,
+                "more leak that was removed",
+                "more leaks that were removed"
+            ),
+            filters.args_text()
+        ))?;
+    }
+    Ok(())
+}
+
+/// Where the others are told, of the same machine or recording.
+pub(super) fn next_commands(filters: &str, recording: Option<&Path>) -> String {
+    match recording {
+        None => format!("dmtrace list{filters}; by program: dmtrace report{filters}"),
+        Some(path) => {
+            let path = shell_word(&path.display().to_string());
+            format!("dmtrace report{filters} {path}")
+        }
+    }
 }

@@ -8,8 +8,9 @@ use crate::{
 };
 
 /// Behind the number of cookies, those that somebody should look at first.
-const ORDER: [State; 10] = [
+const ORDER: [State; 11] = [
     State::Leaked,
+    State::Orphaned,
     State::Stuck,
     State::OverCompleted,
     State::Accident,

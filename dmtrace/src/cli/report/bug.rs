@@ -6,23 +6,23 @@ use std::{
 };
 
 use anyhow::Result;
-use dmtrace_core::event::Package;
+use dmtrace_core::{event::Package, verdict::MissingStep};
 use serde::Serialize;
 
-use super::{ReportFindings, ReportLimit, executable_of};
+use super::{ReportFindings, ReportLimit, executable_of, history_model::HistoryReport, text};
 use crate::{
     case::Case,
-    finding::Story,
+    finding::{Known, Story},
+    history::StoredFinding,
     host::{Roots, package},
-    output::{
-        Out,
-        time::{self, Clock},
-        wrap_text,
-    },
+    output::{Out, time, wrap_text},
     recording::RecordingStart,
     render::{
-        culprits::leak_text,
+        culprits::{Leak, LeakCounts},
+        doubt::DoubtCounts,
+        removal,
         row::{Row, confidence_word},
+        stored,
         timeline::StoryContext,
     },
     wording::count_noun,
@@ -44,9 +44,8 @@ pub(super) struct BugReport {
     pub(super) package: Option<Package>,
     /// Why the package is not known.
     pub(super) package_unknown: Option<String>,
-    pub(super) leaked: usize,
-    /// Of these, seen and not inferred.
-    pub(super) observed: usize,
+    #[serde(flatten)]
+    pub(super) counts: LeakCounts,
     /// What happened to them, with counts.
     pub(super) how: BTreeMap<String, usize>,
     /// The step that did not happen, with counts.
@@ -72,7 +71,7 @@ pub(super) fn find_bugs(
     limit: ReportLimit,
 ) -> Vec<BugReport> {
     let mut programs: BTreeMap<String, Vec<&Row<'_>>> = BTreeMap::new();
-    for row in &findings.leaked {
+    for row in findings.all_leaks() {
         if row.image.is_some() || !row.comm().is_empty() {
             programs.entry(executable_of(row)).or_default().push(row);
         }
@@ -84,7 +83,7 @@ pub(super) fn find_bugs(
         ledger: &case.ledger,
         facts: &case.facts,
         completeness: &case.completeness,
-        clock: report_clock(start),
+        clock: text::report_clock(start),
         here: start.is_none(),
         source: String::new(),
     };
@@ -95,8 +94,101 @@ pub(super) fn find_bugs(
         .collect()
 }
 
-fn report_clock(start: Option<&RecordingStart>) -> Clock {
-    start.map_or_else(Clock::now, RecordingStart::clock)
+/// The same of what a history has kept. `packages`: it is of this machine, whose packages may be
+/// asked.
+pub(super) fn find_past_bugs(
+    past: &HistoryReport,
+    packages: bool,
+    limit: ReportLimit,
+) -> Vec<BugReport> {
+    let mut programs: BTreeMap<String, Vec<&StoredFinding>> = BTreeMap::new();
+    for finding in &past.leaked {
+        let leak = stored::leak_of(finding);
+        if leak.image.is_some() || !leak.comm.is_empty() {
+            programs.entry(leak.program()).or_default().push(finding);
+        }
+    }
+    let mut ranked: Vec<_> = programs.into_iter().collect();
+    ranked.sort_by(|a, b| b.1.len().cmp(&a.1.len()).then_with(|| a.0.cmp(&b.0)));
+    let until = Instant::now() + LOOK_UP;
+    ranked
+        .into_iter()
+        .take(limit.0)
+        .filter_map(|(program, findings)| {
+            build_past_bug(past, program, &findings, packages.then_some(until))
+        })
+        .collect()
+}
+
+/// `until`: packages of this machine may be looked up for so long.
+fn build_past_bug(
+    past: &HistoryReport,
+    program: String,
+    findings: &[&StoredFinding],
+    until: Option<Instant>,
+) -> Option<BugReport> {
+    let observed = |it: &&&StoredFinding| {
+        let verdict = it.story.cookie.verdict.as_ref();
+        verdict.is_some_and(|verdict| verdict.confidence == Known::Observed)
+    };
+    let readable = findings
+        .iter()
+        .filter(observed)
+        .chain(findings)
+        .find_map(|it| stored::story_from_stored(it, false).map(|story| (it, story)));
+    let (example, mut story) = readable?;
+    story.cookie.call_site.clone_from(&example.calls);
+    let image = story.cookie.image();
+    let package = match (until, image) {
+        (Some(until), Some(image)) => package::of_process(&Roots::host(), image, until),
+        (Some(_), None) => Err("the program was not captured".to_owned()),
+        (None, _) => Err("the history does not say".to_owned()),
+    };
+    let mut facts = LeakFacts::default();
+    for finding in findings {
+        let verdict = finding.story.cookie.verdict.as_ref();
+        let step = verdict.and_then(|verdict| verdict.missing_step);
+        facts.add_leak(&stored::leak_of(finding), step);
+    }
+    // What leaked before that time says nothing of its rate.
+    let fresh = findings
+        .iter()
+        .filter(|it| it.found.wall_ms >= past.since)
+        .count();
+    let rate = (past.traced >= RATED && fresh > 0)
+        .then(|| fresh as f64 * 3600.0 / past.traced.as_secs_f64());
+    Some(BugReport {
+        program,
+        package_unknown: package.as_ref().err().cloned(),
+        package: package.ok(),
+        counts: facts.counts,
+        how: facts.how,
+        missing: facts.missing,
+        leaks_per_hour: rate,
+        observed_seconds: Some(past.traced.as_secs()),
+        exhausted_in_seconds: None,
+        sets: 0,
+        limit: 0,
+        example: story,
+    })
+}
+
+/// What leaks of one program have in common.
+#[derive(Default)]
+struct LeakFacts {
+    counts: LeakCounts,
+    how: BTreeMap<String, usize>,
+    missing: BTreeMap<String, usize>,
+}
+
+impl LeakFacts {
+    fn add_leak(&mut self, leak: &Leak, missing: Option<MissingStep>) {
+        self.counts.add_leak(leak);
+        *self.how.entry(leak.how.clone()).or_default() += 1;
+        if let Some(step) = missing {
+            *self.missing.entry(step.to_string()).or_default() += 1;
+        }
+    }
 }
 
 fn build_bug(
@@ -110,8 +202,21 @@ fn build_bug(
         let verdict = row.verdict.as_ref();
         verdict.is_some_and(|verdict| confidence_word(verdict) == "observed")
     };
-    // One that was seen and not inferred tells more.
-    let example = rows.iter().find(observed).or(rows.first())?;
+    // Of what happens most; one that was seen and not inferred tells more.
+    let leaks: Vec<Leak> = rows.iter().map(|row| Leak::from_row(row)).collect();
+    let mut facts = LeakFacts::default();
+    for (row, leak) in rows.iter().zip(&leaks) {
+        let missing = row.verdict.as_ref().and_then(|verdict| verdict.missing);
+        facts.add_leak(leak, missing);
+    }
+    let most = facts.how.values().max();
+    let usual = rows.iter().zip(&leaks);
+    let usual = usual.filter(|(_, leak)| facts.how.get(&leak.how) == most);
+    let mut frequent = usual.map(|(row, _)| row);
+    let example = frequent
+        .clone()
+        .find(observed)
+        .or_else(|| frequent.next())?;
     let key = example.image.and_then(package::package_key);
     let package = match (telling.here, key.and_then(|key| case.packages.get(&key))) {
         (_, Some(known)) => known.clone(),
@@ -121,16 +226,6 @@ fn build_bug(
         ),
         (false, None) => Err("the recording does not say".to_owned()),
     };
-    let mut causes: BTreeMap<String, usize> = BTreeMap::new();
-    let mut missing: BTreeMap<String, usize> = BTreeMap::new();
-    for verdict in rows.iter().filter_map(|row| row.verdict.as_ref()) {
-        *causes
-            .entry(leak_text(&verdict.class.to_string()))
-            .or_default() += 1;
-        if let Some(step) = verdict.missing {
-            *missing.entry(step.to_string()).or_default() += 1;
-        }
-    }
     let traced = case.since.map(|since| case.facts.now.duration_since(since));
     let fresh = rows
         .iter()
@@ -147,10 +242,9 @@ fn build_bug(
         program,
         package_unknown: package.as_ref().err().cloned(),
         package: package.ok(),
-        leaked: rows.len(),
-        observed: rows.iter().filter(observed).count(),
-        how: causes,
-        missing,
+        counts: facts.counts,
+        how: facts.how,
+        missing: facts.missing,
         leaks_per_hour: rate,
         observed_seconds: traced.map(|traced| traced.as_secs()),
         exhausted_in_seconds: rate
@@ -162,18 +256,35 @@ fn build_bug(
     })
 }
 
+/// What keeps a list of bugs from being all there is to say.
+#[derive(Debug, Default)]
+pub(super) struct BugLimits {
+    /// Why not everything was seen, if it was not.
+    pub(super) incomplete: Option<String>,
+    /// Cookies that may be leaked by anybody.
+    pub(super) doubts: DoubtCounts,
+}
+
+/// `kernel`: of the machine that it is about.
 pub(super) fn print_bugs(
-    case: &Case,
-    start: Option<&RecordingStart>,
     bugs: &[BugReport],
+    kernel: &str,
+    limits: &BugLimits,
     out: &mut Out,
 ) -> Result<()> {
     if bugs.is_empty() {
-        return Ok(out.print_line(if case.incomplete {
-            "No program is known to leak cookies, but the data is incomplete: not certain."
-        } else {
-            "No program is known to leak cookies: there is nothing to report."
-        })?);
+        let text = match &limits.incomplete {
+            Some(why) => {
+                format!("No program is known to leak cookies, but that is not certain: {why}.")
+            }
+            None if limits.doubts.any() => "No program is known to leak cookies.".to_owned(),
+            None => "No program is known to leak cookies: there is nothing to report.".to_owned(),
+        };
+        out.print_hanging(&text, 0)?;
+        return match limits.doubts.line("", "dmtrace report") {
+            Some(line) => Ok(out.print_hanging(&line, 0)?),
+            None => Ok(()),
+        };
     }
     for (number, bug) in bugs.iter().enumerate() {
         if number > 0 {
@@ -181,17 +292,13 @@ pub(super) fn print_bugs(
                 out.print_line(line)?;
             }
         }
-        print_bug(case, start, bug, out)?;
+        print_bug(bug, kernel, limits.incomplete.as_deref(), out)?;
     }
     Ok(())
 }
 
-fn print_bug(
-    case: &Case,
-    start: Option<&RecordingStart>,
-    bug: &BugReport,
-    out: &mut Out,
-) -> Result<()> {
+/// `incomplete`: why not everything was seen.
+fn print_bug(bug: &BugReport, kernel: &str, incomplete: Option<&str>, out: &mut Out) -> Result<()> {
     out.print_line(&format!(
         "{} leaves device-mapper udev cookies behind (System V semaphores)",
         bug.program
@@ -211,15 +318,16 @@ fn print_bug(
     };
     field("program", &bug.program)?;
     field("package", &package)?;
-    field("kernel", &super::kernel_text(start))?;
-    let unsure = bug.leaked - bug.observed;
-    let unsure = if unsure > 0 {
-        format!(" ({unsure} of them inferred, not seen)")
-    } else {
-        String::new()
+    field("kernel", kernel)?;
+    let unsure = match bug.counts.inferred {
+        0 => String::new(),
+        inferred => format!(" ({inferred} of them inferred, not seen)"),
     };
-    let leaked = count_noun(bug.leaked, "cookie", "cookies");
+    let leaked = count_noun(bug.counts.total, "cookie", "cookies");
     field("leaked", &format!("{leaked}{unsure}"))?;
+    if let Some(text) = removal::removed_text(&bug.counts) {
+        field("removed", &format!("since then, {text}"))?;
+    }
     for (what, count) in &bug.how {
         field("what", &format!("{count} x {what}"))?;
     }
@@ -252,8 +360,8 @@ fn print_bug(
             _ => {}
         }
     }
-    if case.incomplete {
-        field("caution", "the data is incomplete: more may have happened")?;
+    if let Some(why) = incomplete {
+        field("caution", &format!("more may have happened: {why}"))?;
     }
     out.print_line("")?;
     out.print_line(&format!("One of them, {}:", bug.example.title))?;

@@ -13,7 +13,8 @@ use serde_json::Value;
 use crate::{
     output::{Out, time, wrap_text},
     render::{
-        culprits::{Leak, innermost_calls, program_path},
+        culprits::{Leak, LeakCounts, innermost_calls},
+        removal::{self, first_few},
         row::ancestors_line,
     },
     wording::count_noun,
@@ -33,9 +34,8 @@ pub(crate) struct ReportCulprit {
     pub(crate) how: String,
     /// The calls, in one line.
     pub(crate) calls: Option<String>,
-    pub(crate) leaked: usize,
-    /// Of these, seen and not inferred.
-    pub(crate) observed: usize,
+    #[serde(flatten)]
+    pub(crate) counts: LeakCounts,
     /// Processes that left them.
     pub(crate) processes: usize,
     /// Their numbers, as far as they are known.
@@ -67,7 +67,7 @@ pub(crate) fn group_culprits(leaked: &[Leak]) -> Vec<ReportCulprit> {
     let mut programs: BTreeMap<String, usize> = BTreeMap::new();
     for leak in leaked {
         let image = leak.image.as_ref();
-        let program = program_path(image.and_then(|image| image.exe.as_deref()), &leak.comm);
+        let program = leak.program();
         *programs.entry(program.clone()).or_default() += 1;
         let calls = leak.site.as_ref().map(CallSite::chain_line);
         let key = (program, leak.how.clone(), calls);
@@ -78,8 +78,7 @@ pub(crate) fn group_culprits(leaked: &[Leak]) -> Vec<ReportCulprit> {
             call_site: leak.site.as_ref().map(CallSite::to_json),
             ..ReportCulprit::default()
         });
-        culprit.leaked += 1;
-        culprit.observed += usize::from(leak.observed);
+        culprit.counts.add_leak(leak);
         culprit.oldest_seconds = culprit.oldest_seconds.max(leak.age_seconds);
         culprit.pids.extend(leak.pid);
         culprit.owners.extend(leak.owner.clone());
@@ -115,7 +114,7 @@ pub(crate) fn group_culprits(leaked: &[Leak]) -> Vec<ReportCulprit> {
         whole(b)
             .cmp(&whole(a))
             .then_with(|| a.executable.cmp(&b.executable))
-            .then_with(|| b.leaked.cmp(&a.leaked))
+            .then_with(|| b.counts.total.cmp(&a.counts.total))
     });
     ranked
 }
@@ -131,7 +130,7 @@ pub(crate) fn print_culprits(culprits: &[ReportCulprit], most: usize, out: &mut 
     }
     let rest = culprits.get(most..).unwrap_or_default();
     if !rest.is_empty() {
-        let cookies: usize = rest.iter().map(|it| it.leaked).sum();
+        let cookies: usize = rest.iter().map(|it| it.counts.total).sum();
         let processes: usize = rest.iter().map(|it| it.processes).sum();
         let text = format!(
             "and {} of {} more: --all",
@@ -151,7 +150,7 @@ fn print_culprit(culprit: &ReportCulprit, out: &mut Out) -> Result<()> {
     let head = format!("{}{place}", culprit.executable);
     for (number, line) in wrap_text(&head, WIDTH - INDENT).iter().enumerate() {
         if number == 0 {
-            out.print_line(&format!("  {:>6}  {line}", culprit.leaked))?;
+            out.print_line(&format!("  {:>6}  {line}", culprit.counts.total))?;
         } else {
             out.print_line(&format!("{:INDENT$}{line}", ""))?;
         }
@@ -173,12 +172,14 @@ fn print_culprit(culprit: &ReportCulprit, out: &mut Out) -> Result<()> {
         )?;
     }
     line("what", &culprit.how)?;
-    if culprit.observed < culprit.leaked {
-        let inferred = culprit.leaked - culprit.observed;
-        line(
-            "",
-            &format!("{inferred} of {} inferred, not seen", culprit.leaked),
-        )?;
+    let LeakCounts {
+        total, inferred, ..
+    } = culprit.counts;
+    if inferred > 0 {
+        line("", &format!("{inferred} of {total} inferred, not seen"))?;
+    }
+    if let Some(text) = removal::removed_text(&culprit.counts) {
+        line("removed", &text)?;
     }
     let age = culprit.oldest_seconds.map_or_else(String::new, |seconds| {
         format!("; oldest {}", time::age_text(Duration::from_secs(seconds)))
@@ -216,18 +217,6 @@ fn print_culprit(culprit: &ReportCulprit, out: &mut Out) -> Result<()> {
     Ok(())
 }
 
-/// `a, b, c and 125 more`.
-fn first_few<'a>(all: impl Iterator<Item = &'a str> + Clone) -> String {
-    let named: Vec<&str> = all.clone().take(NAMED).collect();
-    let more = all.count().saturating_sub(NAMED);
-    let named = named.join(", ");
-    if more == 0 {
-        named
-    } else {
-        format!("{named} and {more} more")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,6 +230,7 @@ mod tests {
             comm: "actor".to_owned(),
             how: how.to_owned(),
             observed: true,
+            is_listed: true,
             age_seconds: Some(u64::from(pid)),
             key: format!("0x0d4d{pid:04x}"),
             image: Some(ProcessImage {
@@ -320,7 +310,7 @@ mod tests {
         // The program that leaks most, with both of its entries.
         assert_eq!(found[0].executable, "/bin/8");
         assert_eq!(found[1].executable, "/bin/8");
-        assert_eq!((found[0].leaked, found[1].leaked), (9, 1));
+        assert_eq!((found[0].counts.total, found[1].counts.total), (9, 1));
         let short = printed_text(&leaks, 5);
         // 46 cookies, of which 9 + 1 + 8 + 7 + 6 are shown.
         assert!(

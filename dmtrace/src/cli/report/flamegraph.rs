@@ -4,23 +4,57 @@ use std::{collections::BTreeMap, io::Write as _, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use crate::{cli::report::flame, host::regular_file::create_output, render::row::Row};
+use crate::{
+    cli::{args::ReportArgs, report::flame},
+    host::regular_file::create_output,
+    output::{Out, print_remark},
+    render::{
+        culprits::{Leak, LeakCounts},
+        removal::removed_text,
+    },
+    wording::count_noun,
+};
 
 const TITLE: &str = "Leaked device-mapper cookies by call site";
 
 /// What stands for the calls of a cookie whose creation was not seen.
 const UNKNOWN: &str = "[unknown]";
 
+/// Writes the stacks as the options ask for: as lines, as a picture, or both.
+pub(super) fn write_stacks(leaks: &[Leak], args: &ReportArgs, out: &mut Out) -> Result<()> {
+    let lines = folded_stacks(leaks);
+    if let Some(path) = &args.flamegraph {
+        flame_graph(&lines, path)?;
+        print_remark(&format!("{}: flame graph written", path.display()));
+    }
+    for line in lines.iter().filter(|_| args.folded) {
+        out.whole_line(line)?;
+    }
+    if let Some(text) = removed_remark(leaks) {
+        print_remark(&text);
+    }
+    Ok(())
+}
+
+/// That some of the cookies in the stacks are there no longer.
+fn removed_remark(leaks: &[Leak]) -> Option<String> {
+    let mut counts = LeakCounts::default();
+    leaks.iter().for_each(|leak| counts.add_leak(leak));
+    let text = removed_text(&counts)?;
+    let cookies = count_noun(leaks.len(), "cookie", "cookies");
+    Some(format!("stacks of {cookies}; removed since then: {text}"))
+}
+
 /// One line for each distinct stack: `program;outermost;...;innermost COUNT`, sorted.
-pub(super) fn folded_stacks(rows: &[&Row<'_>]) -> Vec<String> {
+fn folded_stacks(leaks: &[Leak]) -> Vec<String> {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for row in rows {
-        let program = match row.comm() {
+    for leak in leaks {
+        let program = match leak.comm.as_str() {
             "" => UNKNOWN,
             comm => comm,
         };
         let mut names = vec![plain_name(program)];
-        match row.call_site() {
+        match &leak.site {
             Some(site) => names.extend(site.folded_stack().iter().map(|name| plain_name(name))),
             None => names.push(UNKNOWN.to_owned()),
         }
@@ -39,7 +73,7 @@ fn plain_name(name: &str) -> String {
 ///
 /// # Errors
 /// The file cannot be written.
-pub(super) fn flame_graph(lines: &[String], path: &Path) -> Result<()> {
+fn flame_graph(lines: &[String], path: &Path) -> Result<()> {
     let stacks: Vec<_> = lines.iter().filter_map(|line| parse_folded(line)).collect();
     let title = if stacks.is_empty() {
         "no leaked cookie"

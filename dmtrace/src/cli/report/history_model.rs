@@ -20,16 +20,20 @@ use crate::{
         AnswerHead, DowntimeRecord, EnospcRecord, HistoryEntry, HistoryQuery, HistoryRecord,
         HowGone, LossRecord, ProgramCounts, RunRecord, Stamp, StoredFinding, query,
     },
-    output::json,
+    output::{json, time},
     render::{
         candidate::Candidate,
         culprits::{CulpritGroup, GroupBy},
         stored,
     },
+    wording::count_noun,
 };
 
 /// Without a trace for so long in all is as good as never.
 const MOMENT: Duration = Duration::from_secs(60);
+
+/// What a service notes of a cookie within this time, it has seen at once.
+const SAME_SURVEY: Duration = Duration::from_millis(500);
 
 /// Everything that is reported.
 pub(super) struct HistoryReport {
@@ -38,6 +42,8 @@ pub(super) struct HistoryReport {
     pub(super) since: i64,
     pub(super) until: i64,
     pub(super) leaked: Vec<StoredFinding>,
+    /// Cookies that looked leaked for a while, and were not.
+    pub(super) withdrawn: Vec<StoredFinding>,
     pub(super) stuck: Vec<StoredFinding>,
     pub(super) accidents: Vec<StoredFinding>,
     pub(super) over_completed: Vec<StoredFinding>,
@@ -84,6 +90,7 @@ pub(super) fn gather_report(args: &ReportArgs, since: i64, until: i64) -> Result
         since,
         until,
         leaked: Vec::new(),
+        withdrawn: Vec::new(),
         stuck: Vec::new(),
         accidents: Vec::new(),
         over_completed: Vec::new(),
@@ -141,11 +148,23 @@ pub(super) fn gather_report(args: &ReportArgs, since: i64, until: i64) -> Result
     ] {
         leave_out_repeated(list);
     }
+    // One cookie is one leak, or none.
+    past.withdrawn = past.leaked.extract_if(.., |it| is_withdrawn(it)).collect();
     past.head
         .notes
         .extend(stored::unread_notes(newer, unreadable));
     past.traced = past.traced_time();
     Ok(past)
+}
+
+/// Whether it looked leaked for a while, and was not.
+///
+/// Release 0.1.0: a leak that had been something else before was marked so in the moment in
+/// which it was found, and that says nothing of it.
+fn is_withdrawn(leak: &StoredFinding) -> bool {
+    let gone = leak.gone.as_ref();
+    gone.filter(|gone| gone.how == HowGone::OtherVerdict)
+        .is_some_and(|gone| gone.at.boot.duration_since(leak.found.boot) >= SAME_SURVEY)
 }
 
 /// A cookie that was judged differently for a moment, and then the same again, is one finding: the
@@ -186,6 +205,15 @@ impl HistoryReport {
         }
     }
 
+    /// Release of the kernel that was traced last.
+    pub(super) fn kernel_text(&self) -> &str {
+        let kernels = self.runs.iter().rev().map(|run| run.kernel.as_str());
+        kernels
+            .into_iter()
+            .find(|kernel| !kernel.is_empty())
+            .unwrap_or("unknown")
+    }
+
     /// For how long of it tracing went on.
     fn traced_time(&self) -> Duration {
         let traced = self.runs.iter().map(|run| {
@@ -216,6 +244,33 @@ impl HistoryReport {
             && self.losses.is_empty()
             && self.head.notes.is_empty()
             && self.head.complete_since_ms.is_none_or(|at| at < self.since)
+    }
+
+    /// Why not everything is known, in one line; `None` if it is.
+    pub(super) fn incomplete_text(&self) -> Option<String> {
+        let mut why = Vec::new();
+        if self.window().saturating_sub(self.traced) >= MOMENT {
+            why.push(format!(
+                "traced for {} of {}",
+                time::age_text(self.traced),
+                time::age_text(self.window())
+            ));
+        }
+        if !self.losses.is_empty() {
+            let count = self.losses.iter().map(|it| it.count).sum::<u64>();
+            why.push(format!(
+                "{} lost",
+                count_noun(count, "message was", "messages were")
+            ));
+        }
+        if let Some(at) = self.head.complete_since_ms.filter(|&at| at >= self.since) {
+            why.push(format!(
+                "records from before {} made room for newer ones",
+                time::moment_text(at)
+            ));
+        }
+        why.extend(self.head.notes.iter().cloned());
+        (!why.is_empty()).then(|| why.join("; "))
     }
 
     /// Leaks of a program in a day, where the time is long enough to tell.
@@ -252,6 +307,7 @@ impl HistoryReport {
                 "complete": self.is_complete(),
                 "notes": self.head.notes,
                 "leaked": rows(&self.leaked),
+                "judged_otherwise": rows(&self.withdrawn),
                 "stuck": rows(&self.stuck),
                 "accidents": rows(&self.accidents),
                 "over_completed": rows(&self.over_completed),

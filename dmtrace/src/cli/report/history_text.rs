@@ -6,14 +6,15 @@ use anyhow::Result;
 
 use super::history_model::HistoryReport;
 use crate::{
-    cli::report::{ReportLimit, culprit::ReportCulprit, text::who_leaks},
+    cli::report::{ReportLimit, culprit::ReportCulprit, group_text::who_leaks},
     history::{DowntimeReason, HowGone, OTHERS, ProgramCounts, StoredFinding},
     output::{Out, time, wrap_text},
     render::{
         culprits::{CulpritGroup, GroupBy},
+        removal::{self, RemovedLeak},
         stored,
     },
-    wording::{count_noun, times_text},
+    wording::{count_noun, of_number, times_text},
 };
 
 pub(super) fn print_report(
@@ -38,15 +39,32 @@ pub(super) fn print_report(
         out.print_line("")?;
     } else {
         let standing = past.leaked.iter().filter(|it| it.gone.is_none()).count();
-        out.print_line(&format!(
+        let text = format!(
             "{} leaked{}: {}{standing} still there",
             count_noun(past.leaked.len(), "cookie", "cookies"),
             past.scope,
             endings_text(&past.leaked)
-        ))?;
+        );
+        print_paragraph(&text, out)?;
+        out.print_line("")?;
+    }
+    if !past.withdrawn.is_empty() {
+        let text = format!(
+            "Not counted: {} leaked for a while, and {} judged otherwise later.",
+            count_noun(
+                past.withdrawn.len(),
+                "cookie that looked",
+                "cookies that looked"
+            ),
+            of_number(&past.withdrawn.len(), "was", "were"),
+        );
+        print_paragraph(&text, out)?;
         out.print_line("")?;
     }
     who_leaks(culprits, groups, limit, out)?;
+    let removed = past.leaked.iter().filter_map(RemovedLeak::from_stored);
+    let removed: Vec<RemovedLeak> = removed.collect();
+    removal::print_removals(&removed, limit.0, &past.options, out)?;
     print_findings("STUCK WAITERS", limit, &past.stuck, false, out)?;
     print_findings("REMOVED WHILE IN USE", limit, &past.accidents, true, out)?;
     print_findings(

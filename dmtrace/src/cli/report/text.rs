@@ -8,10 +8,7 @@ use dmtrace_core::{
     verdict::Evidence,
 };
 
-use super::{
-    ReportFindings, ReportLimit,
-    culprit::{self, ReportCulprit},
-};
+use super::{ReportFindings, ReportLimit, culprit::ReportCulprit, group_text::who_leaks};
 use crate::{
     case::Case,
     output::{
@@ -22,6 +19,7 @@ use crate::{
     recording::RecordingStart,
     render::{
         culprits::{CulpritGroup, GroupBy},
+        removal::{self, RemovedLeak},
         row::Row,
     },
     wording::count_noun,
@@ -37,11 +35,14 @@ pub(super) fn print_report(
     out: &mut Out,
 ) -> Result<()> {
     print_head(case, start, out)?;
-    if findings.leaked.is_empty() {
-        let scope = findings.scope;
+    let scope = findings.scope;
+    if !findings.removed.is_empty() {
+        print_leak_count(case, findings, out)?;
+        out.print_line("")?;
+    } else if findings.leaked.is_empty() && !findings.older.has_any() {
         out.print_line(&if case.incomplete {
             format!("No leaked cookie is known{scope}, but the data is incomplete: not certain.")
-        } else if findings.undecided > 0 {
+        } else if findings.doubts.any() || findings.pending.any() {
             format!("No cookie{scope} is known to be leaked.")
         } else {
             format!("No cookie{scope} is leaked.")
@@ -53,11 +54,30 @@ pub(super) fn print_report(
             out.print_line("")?;
         }
     }
+    findings.older.print_head(scope, out)?;
+    let forgotten = case.ledger.forgotten_removals();
+    if let Some(text) = forgotten_text(forgotten, &findings.recording) {
+        for line in wrap_text(&text, out.prose_width()) {
+            out.print_line(&line)?;
+        }
+        out.print_line("")?;
+    }
     who_leaks(culprits, groups, limit, out)?;
+    if !findings.removed.is_empty() {
+        let clock = report_clock(start);
+        let removed = findings.removed.iter();
+        let removed: Vec<RemovedLeak> = removed
+            .filter_map(|row| RemovedLeak::from_row(row, &clock))
+            .collect();
+        let source = format!("{}{}", findings.filters, findings.recording);
+        removal::print_removals(&removed, limit.0, &source, out)?;
+    }
+    findings.older.print(&findings.filters, limit, out)?;
+    findings.suspects.print(limit, out)?;
     if !findings.stuck.is_empty() {
         out.print_line(&format!(
-            "STUCK WAITERS (details: dmtrace explain COOKIE{})",
-            findings.recording
+            "STUCK WAITERS (details: dmtrace explain COOKIE{}{})",
+            findings.filters, findings.recording
         ))?;
         for row in findings.stuck.iter().take(limit.0) {
             let text = row
@@ -96,15 +116,16 @@ pub(super) fn print_report(
     if !findings.victims.is_empty() {
         out.print_line("VICTIMS: could not create a semaphore (ENOSPC)")?;
         for victim in findings.victims.iter().take(limit.0) {
-            let also = if victim.also_culprit {
-                "  (leaks as well, see above)"
-            } else {
-                ""
+            let also = match victim.holds_older.to_text() {
+                _ if victim.also_culprit => "  (leaks as well, see above)".to_owned(),
+                none if none.is_empty() => none,
+                held => format!("; {held}"),
             };
-            out.print_line(&format!(
+            let line = format!(
                 "  {:>6}  {}[{}]{also}",
                 victim.failed, victim.comm, victim.pid
-            ))?;
+            );
+            out.print_hanging(&line, 10)?;
             if let Some(command) = &victim.command {
                 out.print_line(&format!("          command   {command}"))?;
             }
@@ -114,14 +135,22 @@ pub(super) fn print_report(
     }
     for it in &findings.exhaustion {
         let rate = match (it.leaks_per_hour, it.exhausted_in_seconds) {
-            (Some(rate), Some(seconds)) => format!(
-                "; {rate:.1} leaks an hour: full in {}",
-                time::age_text(Duration::from_secs(seconds))
-            ),
+            (Some(rate), Some(seconds)) => {
+                let age = |seconds| time::age_text(Duration::from_secs(seconds));
+                let over = age(it.observed_seconds.unwrap_or_default());
+                format!(
+                    "; {rate:.1} leaks an hour over {over}: full in {}",
+                    age(seconds)
+                )
+            }
             _ => String::new(),
         };
+        let orphaned = match it.orphaned {
+            0 => String::new(),
+            count => format!(", {count} orphaned"),
+        };
         out.print_line(&format!(
-            "IPC namespace {}: {} of {} sets in use, {} leaked{}{rate}",
+            "IPC namespace {}: {} of {} sets in use, {} leaked{orphaned}{}{rate}",
             it.ipc_ns, it.sets, it.limit, it.leaked, findings.scope
         ))?;
     }
@@ -131,6 +160,11 @@ pub(super) fn print_report(
             count_noun(findings.undecided, "cookie is", "cookies are"),
             undecided_command(&findings.filters, &findings.recording)
         ))?;
+    }
+    for line in findings.pending.lines() {
+        for line in wrap_text(&line, out.prose_width()) {
+            out.print_line(&line)?;
+        }
     }
     if start.is_none() {
         let prospects = findings
@@ -142,6 +176,41 @@ pub(super) fn print_report(
         }
     }
     Ok(())
+}
+
+/// How many leaked in all, where some of them were removed: there and removed add up.
+fn print_leak_count(case: &Case, findings: &ReportFindings<'_>, out: &mut Out) -> Result<()> {
+    let (standing, removed) = (findings.leaked.len(), findings.removed.len());
+    let unsure = if case.incomplete && standing == 0 {
+        " as far as is known: the data is incomplete"
+    } else {
+        ""
+    };
+    let text = format!(
+        "{} leaked{}: {removed} removed, {standing} still there{unsure}",
+        count_noun(standing + removed, "cookie", "cookies"),
+        findings.scope
+    );
+    for line in wrap_text(&text, out.prose_width()) {
+        out.print_line(&line)?;
+    }
+    Ok(())
+}
+
+/// That more was removed than is remembered: it is not in the counts. `recording`: it is about this
+/// one, else about this machine.
+fn forgotten_text(forgotten: u64, recording: &str) -> Option<String> {
+    let more = match recording {
+        "" => "; with dmtrace serve: dmtrace report --since TIME",
+        _ => "",
+    };
+    (forgotten > 0).then(|| {
+        let (one, many) = ("cookie that ended earlier", "cookies that ended earlier");
+        format!(
+            "Not looked at: {}, no longer remembered{more}.",
+            count_noun(forgotten, one, many)
+        )
+    })
 }
 
 /// The command that tells more of what is undecided, of the same machine or recording.
@@ -202,101 +271,14 @@ fn removal_lines(prospects: impl Iterator<Item = Prospect>, filters: &str) -> Ve
     lines
 }
 
-/// Who leaks: grouped in the way that was asked for, else on one screen.
-pub(crate) fn who_leaks(
-    culprits: &[ReportCulprit],
-    groups: &[(GroupBy, Vec<CulpritGroup>)],
-    limit: ReportLimit,
-    out: &mut Out,
-) -> Result<()> {
-    let [(by, groups)] = groups else {
-        return culprit::print_culprits(culprits, limit.0, out);
-    };
-    if groups.is_empty() {
-        return Ok(());
-    }
-    out.print_line(&format!("LEAKED COOKIES BY {}", group_title(*by)))?;
-    let mut told: BTreeMap<String, &CulpritGroup> = BTreeMap::new();
-    for group in groups.iter().take(limit.0) {
-        // Processes that did the same are described once.
-        let kind = group.kind.as_ref();
-        let kind = kind.map(|kind| format!("{kind} {:?}", group.how.keys()));
-        let same = kind.as_ref().and_then(|kind| told.get(kind)).copied();
-        print_group(group, same, out)?;
-        if let Some(kind) = kind {
-            told.entry(kind).or_insert(group);
-        }
-    }
-    limit.print_rest(groups.len(), out)?;
-    Ok(out.print_line("")?)
-}
-
-/// `same`: a group that was printed in full, of a process that did the same.
-fn print_group(group: &CulpritGroup, same: Option<&CulpritGroup>, out: &mut Out) -> Result<()> {
-    let age = group.oldest_seconds.map_or_else(String::new, |seconds| {
-        format!(", oldest {}", time::age_text(Duration::from_secs(seconds)))
-    });
-    out.print_line(&format!("  {:>6}  {}{age}", group.leaked, group.name))?;
-    if let Some(same) = same {
-        return print_difference(group, same, out);
-    }
-    for (how, count) in &group.how {
-        let times = if group.how.len() > 1 {
-            format!("{count} x ")
-        } else {
-            String::new()
-        };
-        out.print_line(&format!("          {times}{how}"))?;
-    }
-    if group.observed < group.leaked {
-        out.print_line(&format!(
-            "          {} of {} inferred, not seen",
-            group.leaked - group.observed,
-            group.leaked
-        ))?;
-    }
-    print_devices(&group.devices, out)?;
-    for line in &group.lines {
-        out.print_line(&format!("          {line}"))?;
-    }
-    Ok(())
-}
-
-/// What a process has of its own that did the same as one that was told in full.
-fn print_difference(group: &CulpritGroup, same: &CulpritGroup, out: &mut Out) -> Result<()> {
-    if group.devices != same.devices {
-        print_devices(&group.devices, out)?;
-    }
-    let own = |line: &&String| {
-        // Its number in its namespace says nothing more.
-        !line.starts_with("runs as") && !same.lines.contains(*line)
-    };
-    for line in group.lines.iter().filter(own) {
-        out.print_line(&format!("          {line}"))?;
-    }
-    Ok(out.print_line(&format!("          otherwise the same as {}", same.name))?)
-}
-
-fn print_devices(devices: &[String], out: &mut Out) -> Result<()> {
-    if !devices.is_empty() {
-        // A device is not broken between its name and its number.
-        let names = devices.iter().map(|name| name.replace(' ', "\u{2060}"));
-        let lines = wrap_text(&names.collect::<Vec<_>>().join(", "), 60);
-        for (number, line) in lines.iter().enumerate() {
-            let label = if number == 0 { "devices" } else { "" };
-            let line = line.replace('\u{2060}', " ");
-            out.print_line(&format!("          {label:<10}{line}"))?;
-        }
-    }
-    Ok(())
+/// Of the machine that it is about.
+pub(super) fn report_clock(start: Option<&RecordingStart>) -> Clock {
+    start.map_or_else(Clock::now, RecordingStart::clock)
 }
 
 pub(super) fn print_head(case: &Case, start: Option<&RecordingStart>, out: &mut Out) -> Result<()> {
     let kernel = super::kernel_text(start);
-    let clock = match start {
-        Some(start) => start.clock(),
-        None => Clock::now(),
-    };
+    let clock = report_clock(start);
     let traced = match (case.since, &case.trace_unread) {
         (Some(since), _) => format!(
             "traced {} since {}",
@@ -316,15 +298,6 @@ pub(super) fn print_head(case: &Case, start: Option<&RecordingStart>, out: &mut 
     ))?;
     out.print_line(&traced)?;
     Ok(out.print_line("")?)
-}
-
-const fn group_title(by: GroupBy) -> &'static str {
-    match by {
-        GroupBy::Process => "PROCESS",
-        GroupBy::Executable => "EXECUTABLE",
-        GroupBy::Container => "CONTAINER",
-        GroupBy::Stack => "CALL SITE",
-    }
 }
 
 /// Cookies that are gone, or were completed too often, with who did it and who suffered.
@@ -376,33 +349,7 @@ mod tests {
     use dmtrace_core::verdict::Obstacle;
 
     use super::*;
-    use crate::{
-        output::testing::capture_output,
-        render::culprits::{group_all, tests::sample_leaks},
-    };
-
-    #[test]
-    fn what_processes_that_did_the_same_do_not_share_is_told_of_each() {
-        // The same program with other arguments, and once more with those of the first.
-        let groups = group_all(
-            &sample_leaks(&["mk.py 2", "mk.py 1", "mk.py 2"]),
-            Some(GroupBy::Process),
-        );
-        let told = capture_output(None, |out| who_leaks(&[], &groups, ReportLimit(20), out));
-        let of = |pid: u32| {
-            let rest = told.split(&format!("python3[{pid}]+")).nth(1);
-            let lines: Vec<&str> = rest.unwrap_or_default().lines().collect();
-            lines.join("\n")
-        };
-        assert!(of(1).contains("command   mk.py 2"), "{told}");
-        assert!(of(2).contains("command   mk.py 1"), "{told}");
-        assert_eq!(told.matches("mk.py 2").count(), 1, "{told}");
-        assert_eq!(
-            told.matches("otherwise the same as python3[1]+").count(),
-            2,
-            "{told}"
-        );
-    }
+    use crate::output::testing::capture_output;
 
     fn prospect(flags: Option<CleanFlags>) -> Prospect {
         Prospect {
@@ -411,6 +358,21 @@ mod tests {
             obstacles: Vec::new(),
             completion_obstacles: Vec::new(),
         }
+    }
+
+    #[test]
+    fn what_is_forgotten_is_said_not_to_be_counted() {
+        assert_eq!(forgotten_text(0, ""), None);
+        assert_eq!(
+            forgotten_text(1, " r1.dmt").unwrap(),
+            "Not looked at: 1 cookie that ended earlier, no longer remembered."
+        );
+        let here = forgotten_text(976, "").unwrap();
+        assert!(
+            here.starts_with("Not looked at: 976 cookies that ended"),
+            "{here}"
+        );
+        assert!(here.ends_with("dmtrace report --since TIME."), "{here}");
     }
 
     #[test]

@@ -9,7 +9,6 @@ use dmtrace_core::{
     facts::{HostFacts, LiveProcess, NsSnapshot, SemLimits, SemState, SetSnapshot, Snapshot},
     ids::{BootTime, DevNum, IpcNs, Key, ProcId, SemId, UnixTime},
     ledger::{Change, Ledger},
-    verdict::Thresholds,
 };
 
 use super::{TestPage, least_args, parse_args, parse_error, verb_commands};
@@ -323,7 +322,7 @@ fn cleaned_keys(scene: &FilterScene, filters: &Filters) -> Vec<Key> {
         other => panic!("{other:?}"),
     };
     args.filters = filters.clone();
-    let chosen = clean::chosen_cookies(&scene.case, &Thresholds::default(), &args);
+    let chosen = clean::chosen_cookies(&scene.case, &args);
     chosen.iter().map(|it| it.semaphore.key).collect()
 }
 
@@ -345,7 +344,7 @@ fn watched_keys(scene: &FilterScene, filters: &Filters) -> Vec<Key> {
         context: None,
     };
     printer.on_changes(&scene.changes, &view).unwrap();
-    for judged in scene.case.judge_all(&Thresholds::default()) {
+    for judged in scene.case.judge_all() {
         if judged.verdict.class.is_finding() {
             printer.on_finding(&judged, &view).unwrap();
         }

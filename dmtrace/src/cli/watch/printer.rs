@@ -7,7 +7,7 @@ use std::{cell::RefCell, collections::BTreeSet};
 use anyhow::Result;
 use dmtrace_core::{
     event::{CallSite, ProcessImage},
-    ids::IpcNs,
+    ids::{IpcNs, SemId},
     ledger::{Change, ChangeKind, EndKind, ImageId, Ledger},
     verdict::Judged,
 };
@@ -15,7 +15,7 @@ use line::{EventLine, LineColumns};
 use serde_json::{Value, json};
 
 use crate::{
-    cli::filter::Filters,
+    cli::{filter::Filters, watch::counted::CountedFindings},
     output::{self, Out, json, time::Clock},
     render::candidate::Candidate,
     render::change::{change_detail, change_word, dm_loaded},
@@ -40,7 +40,7 @@ pub(crate) struct Printer<'a> {
     left: Option<u64>,
     /// Processes whose image was printed already (JSON): later lines refer to it.
     introduced: BTreeSet<ImageId>,
-    findings: usize,
+    reported: CountedFindings,
     /// Namespaces in which no semaphore could be made.
     full: BTreeSet<IpcNs>,
     /// Processes that were printed before their image was known (its message was dropped).
@@ -75,7 +75,7 @@ impl<'a> Printer<'a> {
             recorder,
             left,
             introduced: BTreeSet::new(),
-            findings: 0,
+            reported: CountedFindings::default(),
             full: BTreeSet::new(),
             nameless: BTreeSet::new(),
             names: RefCell::default(),
@@ -95,9 +95,9 @@ impl<'a> Printer<'a> {
         Ok(self.out.flush()?)
     }
 
-    /// Findings that were told.
-    pub(crate) const fn finding_count(&self) -> usize {
-        self.findings
+    /// Cookies with a finding that was told.
+    pub(crate) fn take_reported(&mut self) -> CountedFindings {
+        std::mem::take(&mut self.reported)
     }
 
     /// Namespaces in which no semaphore could be made.
@@ -226,15 +226,15 @@ impl Observer for Printer<'_> {
         let at = crate::host::clock::boot_now();
         let mut row =
             Row::from_books(view.ledger, semaphore, judged.set, at).with_names(&self.names);
-        let wall = view.context.map(|context| context.facts.wall.0);
-        row.age = row.age.or_else(|| row.wall_age(wall?));
+        let facts = view.context.map(|context| context.facts);
+        row.age = row.age.or_else(|| row.stamp_age(facts?));
         row.verdict = Some(verdict.clone());
         if !self.filters.passes(&row.candidate()) || self.left == Some(0) {
             return Ok(());
         }
         self.left = self.left.map(|left| left.saturating_sub(1));
         let site = row.call_site().cloned();
-        self.findings += 1;
+        self.reported.add(semaphore, verdict.class.label());
         if self.style.json {
             let mut object = json!({
                 "time": self.clock.rfc3339_at(at),
@@ -306,6 +306,11 @@ impl Observer for Printer<'_> {
         Ok(())
     }
 
+    fn on_cleared(&mut self, sem: SemId, label: &'static str, view: &BooksView<'_>) -> Result<()> {
+        self.reported.clear(sem, label, view.ledger);
+        Ok(())
+    }
+
     fn on_device_mapper(&mut self, report: &DmReport) -> Result<()> {
         if self.style.json {
             return Ok(self
@@ -351,7 +356,7 @@ mod tests {
     use dmtrace_core::{
         event::{Actor, Event, EventKind, Quality},
         facts::HostFacts,
-        ids::{BootTime, Key, SemId},
+        ids::{BootTime, Key},
         verdict::{Completeness, Context, Thresholds, survey_closed, survey_cookies},
     };
 

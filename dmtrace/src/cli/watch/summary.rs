@@ -6,17 +6,22 @@ use anyhow::Result;
 use dmtrace_core::verdict::{Class, Judged, Thresholds};
 use serde_json::json;
 
+use super::counted::CountedFindings;
 use crate::{
+    case::read_marks,
     cli::{
         failure::exit,
         filter::{Filters, shell_word},
     },
     output::{Out, json, time},
     probe::registry::running_tracers,
-    render::row::Row,
-    trace::run::TraceEnd,
+    render::{doubt::DoubtCounts, older_holders::OlderHolders, pending::PendingCounts, row::Row},
+    trace::{ended::is_removed_leak, run::TraceEnd},
     wording::{count_noun, finding_commands},
 };
+
+/// More are not named.
+const MAX_VICTIMS: usize = 5;
 
 /// What the commands after a trace are to look at.
 pub(super) struct Kept<'a> {
@@ -46,11 +51,11 @@ impl Kept<'_> {
 
 /// Prints what happened in sum, and chooses the exit code.
 ///
-/// `told` is how many findings were told while the trace ran.
+/// `told`: the cookies whose findings were told while the trace ran.
 pub(super) fn print_summary(
     ending: &TraceEnd,
     kept: &Kept<'_>,
-    told: usize,
+    told: &CountedFindings,
     limits: Option<String>,
     as_json: bool,
     out: &mut Out,
@@ -60,7 +65,7 @@ pub(super) fn print_summary(
     let totals = ledger.totals();
     let wanted = |judged: &Judged<'_>| {
         let mut row = Row::from_books(ledger, judged.semaphore, judged.set, ending.facts.now);
-        row.age = row.age.or_else(|| row.wall_age(ending.facts.wall.0));
+        row.age = row.age.or_else(|| row.stamp_age(&ending.facts));
         row.verdict = Some(judged.verdict.clone());
         filters.passes(&row.candidate())
     };
@@ -70,15 +75,22 @@ pub(super) fn print_summary(
         .filter(|it| wanted(it))
         .collect();
     let count = |of: fn(Class) -> bool| judged.iter().filter(|it| of(it.verdict.class)).count();
-    let ended = ending.judge_closed(&Thresholds::default()).into_iter();
+    let ended: Vec<Judged<'_>> = ending
+        .judge_closed(&Thresholds::default())
+        .into_iter()
+        .filter(|it| it.verdict.class.is_finding() || is_removed_leak(it))
+        .filter(|it| wanted(it))
+        .collect();
+    let standing = judged.iter().filter(|it| it.verdict.class.is_finding());
     let counts = FindingCounts {
-        ended: ended
-            .filter(|it| it.verdict.class.is_finding() && wanted(it))
-            .count(),
+        gone: told.count_gone(
+            standing.map(|it| it.semaphore),
+            ended.iter().map(|it| it.semaphore),
+        ),
         all: count(Class::is_finding),
         leaked: count(|class| matches!(class, Class::Leaked(_))),
-        told,
-        undecided: count(|class| matches!(class, Class::Unknown(_))),
+        doubts: judged.iter().filter_map(Judged::doubt).collect(),
+        pending: ending.pending_of(&judged, &Thresholds::default()),
     };
     let accounting = &ending.accounting;
     let unread = ending.unread_summary();
@@ -92,8 +104,11 @@ pub(super) fn print_summary(
                 "backend": ending.session.tracer().backend(),
                 "totals": totals,
                 "findings": counts.all,
-                "findings_told": told,
-                "undecided": counts.undecided,
+                "findings_gone": counts.gone,
+                "findings_told": told.count(),
+                "undecided": count(|class| matches!(class, Class::Unknown(_))),
+                "doubts": counts.doubts,
+                "pending": counts.pending,
                 "accounting": accounting,
                 "device_mapper": ending.session.dm_report(),
                 "exact": accounting.is_exact(),
@@ -121,6 +136,9 @@ pub(super) fn print_summary(
         ))?;
         if let Some(limits) = limits {
             out.print_line(&limits)?;
+            for line in victim_lines(ending, &judged) {
+                out.print_hanging(&line, 4)?;
+            }
         }
         print_findings(counts, kept, certain, out)?;
         if let Some(unread) = &unread {
@@ -132,28 +150,56 @@ pub(super) fn print_summary(
         }
     }
     out.flush()?;
-    Ok(if counts.all > 0 || told > 0 {
+    Ok(if counts.all > 0 || counts.gone > 0 {
         exit::findings_code()
-    } else if certain {
+    } else if certain && !counts.doubts.any() {
         exit::CLEAN
     } else {
         exit::incomplete_code()
     })
 }
 
+/// Whoever failed and has older cookies itself, the most first: nobody is to take it for a victim
+/// alone.
+fn victim_lines(ending: &TraceEnd, judged: &[Judged<'_>]) -> Vec<String> {
+    let pairs = judged.iter().map(|it| (it.semaphore, &it.verdict));
+    let holders = OlderHolders::find(pairs, &read_marks());
+    let mut victims: Vec<_> = ending
+        .session
+        .ledger()
+        .processes()
+        .filter(|process| process.tally.enospc_failures > 0)
+        .map(|process| (holders.count(process.image_id.id), process))
+        .filter(|(held, _)| held.all() > 0)
+        .collect();
+    victims.sort_by_key(|(held, _)| std::cmp::Reverse(held.all()));
+    let victims = victims.into_iter().take(MAX_VICTIMS);
+    victims
+        .map(|(held, process)| {
+            format!(
+                "  {}[{}]: {} failed; {}",
+                process.name,
+                process.image_id.id.tgid,
+                process.tally.enospc_failures,
+                held.to_text()
+            )
+        })
+        .collect()
+}
+
 /// What was found, in numbers.
 #[derive(Clone, Copy)]
 struct FindingCounts {
-    /// On cookies that are gone.
-    ended: usize,
+    /// Cookies with a finding that are gone, such as leaks that were removed.
+    gone: usize,
     /// There at the end.
     all: usize,
     /// Leaks among these.
     leaked: usize,
-    /// Told while the trace ran.
-    told: usize,
-    /// Cookies that could not be judged.
-    undecided: usize,
+    /// Cookies of which nobody can tell whether they are leaked.
+    doubts: DoubtCounts,
+    /// Verdicts that are not final.
+    pending: PendingCounts,
 }
 
 fn print_findings(
@@ -163,42 +209,78 @@ fn print_findings(
     out: &mut Out,
 ) -> Result<()> {
     let FindingCounts {
-        ended,
+        gone,
         all,
         leaked,
-        told,
-        undecided,
+        doubts,
+        pending,
     } = counts;
     let scope = kept.filters.scope_text();
     if all > 0 {
-        let gone = match ended {
+        let gone = match gone {
             0 => String::new(),
-            ended => format!(
-                ", and {} gone by now",
-                count_noun(ended, "finding", "findings")
-            ),
+            gone => format!(", and {gone} more gone by now"),
         };
         out.print_line(&format!(
             "{}{gone}{scope}; {}",
             count_noun(all, "finding", "findings"),
             kept.next_commands(leaked)
         ))?;
-    } else if told > 0 {
+    } else if gone > 0 {
         out.print_line(&format!(
-            "no leak now{scope}; {} in between, gone by now",
-            count_noun(told, "finding", "findings")
+            "no leak now{scope}; {} in between, gone by now; {}",
+            count_noun(gone, "finding", "findings"),
+            kept.next_commands(0)
         ))?;
     } else if !certain {
         out.print_line(&format!(
             "no leak seen{scope}, but that is not certain, for the reason below"
         ))?;
-    } else if undecided > 0 {
-        out.print_line(&format!(
-            "no leak proven{scope}; {} undecided: dmtrace list --state unknown",
-            count_noun(undecided, "cookie is", "cookies are")
-        ))?;
+    } else if doubts.any() || pending.any() {
+        out.print_line(&format!("no leak proven{scope}"))?;
     } else {
         out.print_line(&format!("no leak{scope}"))?;
     }
+    // Not of a recording: a search is made on the machine, now.
+    let next = format!("dmtrace report{}", kept.filters.args_text());
+    if let Some(line) = doubts.line(scope, &next) {
+        out.print_hanging(&line, 0)?;
+    }
+    for line in pending.lines() {
+        out.print_line(&line)?;
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::testing::capture_output;
+
+    #[test]
+    fn the_last_line_counts_what_is_there_and_what_is_gone() {
+        let filters = Filters::default();
+        let kept = Kept {
+            recording: Some(Path::new("r1.dmt")),
+            filters: &filters,
+        };
+        let line = |all, gone| {
+            let counts = FindingCounts {
+                gone,
+                all,
+                leaked: all,
+                doubts: DoubtCounts::default(),
+                pending: PendingCounts::default(),
+            };
+            capture_output(None, |out| print_findings(counts, &kept, true, out))
+        };
+        let read = "who and why: dmtrace report r1.dmt";
+        let remove = "remove: dmtrace clean --trace r1.dmt";
+        assert_eq!(line(0, 0), "no leak\n");
+        assert_eq!(line(126, 0), format!("126 findings; {read}; {remove}\n"));
+        let both = format!("3 findings, and 12 more gone by now; {read}; {remove}\n");
+        assert_eq!(line(3, 12), both);
+        let gone = format!("no leak now; 1 finding in between, gone by now; {read}\n");
+        assert_eq!(line(0, 1), gone);
+    }
 }

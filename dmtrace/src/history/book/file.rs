@@ -73,8 +73,11 @@ impl Book {
                     let standing = ActiveFinding {
                         id,
                         state,
+                        program: String::new(),
                         found: finding.found.boot,
                         reported: false,
+                        told: None,
+                        verdict: finding.story.cookie.verdict.map(Box::new),
                     };
                     self.active_findings.insert((sem, key), standing);
                     continue;

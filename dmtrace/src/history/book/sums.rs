@@ -57,6 +57,19 @@ impl Book {
         }
     }
 
+    /// A leak that was counted in this hour was none after all.
+    pub(super) fn uncount_leak(&mut self, program: &str) {
+        let Some((id, rates)) = &mut self.rates else {
+            return;
+        };
+        let Some(lives) = rates.programs.get_mut(program) else {
+            return;
+        };
+        lives.leaked = lives.leaked.saturating_sub(1);
+        let (id, rates) = (*id, rates.clone());
+        self.put_record(id, HistoryRecord::Rates(rates));
+    }
+
     fn add_enospc(&mut self, ns: IpcNs, failures: FailureSpan) {
         self.enospc_records
             .retain(|_, (_, burst)| is_continued(burst.to, failures.from));

@@ -3,6 +3,7 @@
 mod damage;
 mod disk;
 mod kept;
+mod once;
 mod releases;
 mod unread;
 
@@ -70,6 +71,7 @@ fn end_note(semid: i32, how: HowGone) -> HistoryNote {
     HistoryNote::Gone {
         sem: sem_id(semid),
         key: Some(Key(0x0d4d_0001)),
+        state: None,
         how,
         by: Some("dmsetup[9]".to_owned()),
     }

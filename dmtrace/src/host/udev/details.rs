@@ -8,7 +8,7 @@ use dmtrace_core::facts::{UdevDetails, UdevFacts, UdevWorker};
 use super::{NOTIFY_RULE, PLACES};
 use crate::host::{
     Roots,
-    processes::{self, ProcessList},
+    processes::{self, ProcessList, Stat},
 };
 
 /// Where a rule's program is searched if the rule takes its directory from a variable.
@@ -32,9 +32,7 @@ pub fn read_details(roots: &Roots, list: &ProcessList, facts: &UdevFacts) -> Ude
                 .map(|(&child, process)| (child, process.live.comm.clone())),
         });
     UdevDetails {
-        frozen: daemon
-            .as_ref()
-            .is_some_and(|stat| matches!(stat.state, b'T' | b't')),
+        frozen: daemon.as_ref().is_some_and(Stat::is_stopped),
         started_ticks: daemon.map_or(0, |stat| stat.start_ticks),
         workers: workers.collect(),
         dmsetup: find_completer(roots, facts.notify_rule.as_deref()),

@@ -86,10 +86,9 @@ fn what_to_do_is_what_a_clean_up_would_do() {
     // Stuck without udevd, in a namespace.
     assert_eq!(
         story_of(&scene, 2).remedies[1],
-        "check the device nodes, `udevadm trigger` if one is missing; if it still waits then, \
-         complete what is missing: `dmtrace clean --complete 0x0d4d1002 --ipc-ns 4026532999`, \
-         which keeps it for now: no udevd runs: start it, it may find the event; what \
-         udev had to do for it is not known"
+        "once udevd runs it may still find the event, and complete by itself; if the thread waits all \
+         the same: check the device nodes, `udevadm trigger` if one is missing, then complete what is \
+         missing: `dmtrace clean --complete 0x0d4d1002 --ipc-ns 4026532999`, which keeps it for now"
     );
 }
 

@@ -13,6 +13,7 @@ use dmtrace_core::{
     ids::{BootTime, DevNum, IpcNs, Key, ProcId, SemId, UnixTime},
     ledger::Ledger,
     verdict::{Completeness, Context, Judged, Thresholds, survey_closed, survey_cookies},
+    wall_clock::{ClockHistory, ClockOffset},
 };
 
 use plays::{in_use, left_behind, older_than_the_trace, over};
@@ -304,6 +305,10 @@ impl Scene {
             facts: HostFacts {
                 now: BootTime(NOW * SECOND),
                 wall: UnixTime(WALL),
+                clock: ClockHistory::steady(
+                    BootTime(NOW * SECOND),
+                    ClockOffset::between(BootTime(NOW * SECOND), UnixTime(WALL), 0),
+                ),
                 processes_complete: true,
                 carriers_complete: true,
                 ..HostFacts::default()
@@ -397,7 +402,7 @@ impl Scene {
     pub(crate) fn row<'a>(&'a self, judged: Judged<'a>) -> Row<'a> {
         let mut row = Row::from_books(&self.ledger, judged.semaphore, judged.set, self.facts.now)
             .with_names(&self.names);
-        row.age = row.age.or_else(|| row.wall_age(self.facts.wall.0));
+        row.age = row.age.or_else(|| row.stamp_age(&self.facts));
         row.set_judged(judged);
         row
     }

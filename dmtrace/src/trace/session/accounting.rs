@@ -1,7 +1,10 @@
 //! "No leak" is only said when these numbers add up.
 
 use dmtrace_common::{KINDS, Kind};
-use dmtrace_core::ledger::{Reconciliation, Totals};
+use dmtrace_core::{
+    ledger::{Reconciliation, Totals},
+    verdict::BookLosses,
+};
 use serde::Serialize;
 
 use crate::{
@@ -72,6 +75,8 @@ pub(crate) struct Accounting {
     pub unreadable: usize,
     /// Sums that do not add up, in words; empty when everything does.
     pub deficits: Vec<String>,
+    /// What verdicts on the books may lack.
+    pub losses: BookLosses,
 }
 
 impl Accounting {
@@ -149,6 +154,7 @@ impl Accounting {
             drift,
             unreadable,
             deficits,
+            losses: BookLosses::default(),
         }
     }
 

@@ -2,33 +2,28 @@
 
 use dmtrace_core::{
     ids::BootTime,
-    verdict::{Completeness, Losses},
+    verdict::{BookLosses, Completeness, Losses},
 };
 
 use super::{Session, accounting, ends};
 use crate::host::clock::boot_now;
 
-/// Losses as they were noticed last.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct NoticedLosses {
-    live: Losses,
-    ended: Losses,
-}
-
 impl Session {
     /// What may be missing in the books.
     pub(crate) fn completeness(&self) -> Completeness {
-        let NoticedLosses { live, ended } = self.losses_now();
+        let BookLosses { live, ended } = self.losses_now();
         Completeness {
             lost: live,
             ended,
             blind: self.tracer.backend().blind_spots().to_vec(),
+            earlier: self.earlier.clone(),
+            ..Completeness::default()
         }
     }
 
     /// Records that the kernel side had no room for, since it began.
     pub(crate) fn lost_count(&self) -> u64 {
-        let NoticedLosses { live, ended } = self.losses_now();
+        let BookLosses { live, ended } = self.losses_now();
         live.count + ended.count
     }
 
@@ -50,11 +45,12 @@ impl Session {
         self.losses = self.losses_now();
     }
 
-    fn losses_now(&self) -> NoticedLosses {
+    /// What verdicts on the books may lack by now.
+    pub(super) fn losses_now(&self) -> BookLosses {
         let counts = self.tracer.counts();
         // After the counts: they go up right after the loss.
         let now = boot_now();
-        NoticedLosses {
+        BookLosses {
             live: updated_losses(
                 self.losses.live,
                 counts.sem_map_full + counts.call_map_full,

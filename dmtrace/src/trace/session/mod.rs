@@ -14,7 +14,7 @@ mod sites;
 mod takeover;
 mod tap;
 
-use std::{io, time::Instant};
+use std::{io, path::PathBuf, time::Instant};
 
 use aya::maps::{MapData, RingBuf};
 use dmtrace_common::{Kind, SemEvent};
@@ -23,6 +23,8 @@ use dmtrace_core::{
     facts::{HostFacts, Snapshot},
     ids::{BootTime, ProcId},
     ledger::{Change, DriftKind, Ledger, Reconciliation, Retention},
+    verdict::{BookLosses, EarlierFinding, Thresholds},
+    wall_clock::ClockHistory,
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -34,6 +36,7 @@ use crate::{
     },
 };
 
+use super::books::TraceMoment;
 pub(crate) use accounting::{Accounting, ReceivedCounts};
 pub(crate) use devices::DeviceDirectory;
 pub(crate) use devices::DmReport;
@@ -98,11 +101,13 @@ pub(crate) struct Session {
     /// Stacks that an earlier process has taken.
     stacks_before: u64,
     /// What the maps do not make good.
-    losses: losses::NoticedLosses,
+    losses: BookLosses,
     /// Records of processes whose end the kernel side has missed, and that were removed since.
     ends_missed: u64,
     /// Puts changes into the order in which they came about.
     order: order::ChangeOrder,
+    /// What an earlier trace has found, by set.
+    earlier: Vec<EarlierFinding>,
 }
 
 impl Session {
@@ -115,8 +120,9 @@ impl Session {
         scope: Scope,
         tap: impl FnOnce(&Tracer, BootTime) -> Result<Option<Tap>, StartError>,
     ) -> Result<Self, StartError> {
-        let began = host::clock::boot_now();
         let mut tracer = Tracer::start(options)?;
+        // Not before: what happens while the probes are being attached may be missed.
+        let began = host::clock::boot_now();
         let tap = tap(&tracer, began)?;
         // After attaching: what is made between a snapshot and attaching would stay unknown.
         let snapshot = host::take_snapshot(&scope);
@@ -181,9 +187,10 @@ impl Session {
             dm_watch: dm_watch::DmWatch::open(),
             continuity,
             stacks_before,
-            losses: losses::NoticedLosses::default(),
+            losses: BookLosses::default(),
             ends_missed: 0,
             order: order::ChangeOrder::default(),
+            earlier: Vec::new(),
         };
         if matches!(session.tracer.dm_state(), DmState::Attached { .. }) {
             let past = session.continuity.as_ref().map(|it| &it.past);
@@ -228,6 +235,28 @@ impl Session {
     /// Whether other commands can find this trace.
     pub(crate) const fn is_registered(&self) -> bool {
         self.registration.is_some()
+    }
+
+    /// What an earlier trace of this boot has found stands, as far as this one does not know better.
+    pub(crate) fn recall_findings(&mut self, mut earlier: Vec<EarlierFinding>) {
+        earlier.sort_by_key(|it| it.sem);
+        self.earlier = earlier;
+    }
+
+    /// Where to answer those who ask for these books; `None` where others cannot find this trace.
+    pub(crate) fn books_socket(&self) -> Option<PathBuf> {
+        self.registration.as_ref()?.books_socket()
+    }
+
+    /// What the books are judged with now.
+    pub(crate) fn describe_moment(&self, facts: HostFacts, thresholds: Thresholds) -> TraceMoment {
+        TraceMoment {
+            facts,
+            completeness: self.completeness(),
+            thresholds,
+            since: self.watched_since(),
+            losses: self.lost_so_far(),
+        }
     }
 
     /// Waits until there is something to do; no timer runs meanwhile.
@@ -394,6 +423,13 @@ impl Session {
         }
     }
 
+    /// Writes down, for other commands, what this process has watched of the wall clock.
+    pub(crate) fn publish_clock(&mut self, clock: &ClockHistory) {
+        if let Some(registration) = &mut self.registration {
+            registration.write_clock(clock);
+        }
+    }
+
     /// Stops the probes, takes in what is left and balances the accounts.
     pub(crate) fn finish(&mut self, sink: ChangeSink<'_>) -> (Accounting, Snapshot) {
         // Compared while the probes still see what others do: after detaching, every change by
@@ -411,7 +447,7 @@ impl Session {
             self.received.kinds[Kind::Stack as usize] = sites.received_count() + self.stacks_before;
         }
         self.place_sites();
-        let accounting = Accounting::from_counts(
+        let mut accounting = Accounting::from_counts(
             &counts,
             &self.received,
             self.ledger.totals(),
@@ -420,6 +456,7 @@ impl Session {
             ends::subtract_made_good(self.tracer.skipped_runs(), ends_made_good),
             &self.tracer.skipped_programs(),
         );
+        accounting.losses = self.losses_now();
         (accounting, snapshot)
     }
 

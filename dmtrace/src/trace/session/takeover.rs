@@ -29,8 +29,9 @@ impl Session {
         scope: Scope,
         root: &Path,
     ) -> Result<Self, StartError> {
-        let now = host::clock::boot_now();
         let (mut tracer, continuity) = Tracer::start_kept(options, root)?;
+        // Not before: what happens while the probes are being attached may be missed.
+        let now = host::clock::boot_now();
         let new = matches!(continuity.past, PinnedPast::New) || tracer.trace_start() == BootTime(0);
         if new {
             let snapshot = host::take_snapshot(&scope);
@@ -57,6 +58,14 @@ impl Session {
     /// go on with it; `None` for one that ends with its process.
     pub(crate) const fn tracing_continuity(&self) -> Option<&Continuity> {
         self.continuity.as_ref()
+    }
+
+    /// From when on everything was seen: the start, or the end of the last gap.
+    pub(crate) fn watched_since(&self) -> BootTime {
+        match self.continuity.as_ref().map(|it| &it.past) {
+            Some(PinnedPast::Gap(gap)) => self.began.max(gap.to),
+            _ => self.began,
+        }
     }
 
     /// Ends this process's part: what is in the ring is taken in, and tracing goes on for a later

@@ -7,6 +7,7 @@ use dmtrace_core::{
     event::as_bytes,
     facts::{HostFacts, Snapshot},
     ledger::{MapRecord, in_order},
+    verdict::BookLosses,
 };
 
 use super::{ChangeSink, Session};
@@ -31,6 +32,8 @@ pub(crate) enum TappedInput<'a> {
         facts: &'a HostFacts,
         /// What was lost so far, in words.
         deficits: &'a [String],
+        /// What verdicts on the books may lack so far.
+        losses: BookLosses,
     },
     /// The next file can be read by itself.
     BooksWritten,
@@ -58,6 +61,7 @@ impl Session {
         self.tap_input(TappedInput::NextFile {
             facts: &facts,
             deficits: &self.lost_so_far(),
+            losses: self.losses_now(),
         });
         let procs = self.tracer.maps().proc_records();
         let sets = self.tracer.maps().sem_records();

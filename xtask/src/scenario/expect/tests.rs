@@ -18,6 +18,7 @@ fn sample_output(leaked: &[Value]) -> ScenarioOutput {
         report: json!({"leaked": leaked, "stuck": [], "victims": [], "undecided": 0,
             "complete": true}),
         explain: json!({"explanations": leaked.iter().take(1).map(row_story).collect::<Vec<_>>()}),
+        ..ScenarioOutput::default()
     }
 }
 

@@ -11,17 +11,26 @@ pub(super) enum Cleaner {
     None,
     /// `dmtrace clean --apply`
     Dmtrace,
+    /// The same where nothing traces
+    #[value(skip)]
+    DmtraceNoTrace,
     /// `dmsetup udevcomplete_all -y`
     UdevcompleteAll,
 }
 
 impl Cleaner {
-    pub(super) const ALL: [Self; 3] = [Self::None, Self::Dmtrace, Self::UdevcompleteAll];
+    pub(super) const ALL: [Self; 4] = [
+        Self::None,
+        Self::Dmtrace,
+        Self::DmtraceNoTrace,
+        Self::UdevcompleteAll,
+    ];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Dmtrace => "dmtrace",
+            Self::DmtraceNoTrace => "dmtrace_no_trace",
             Self::UdevcompleteAll => "udevcomplete_all",
         }
     }

@@ -111,7 +111,7 @@ impl TinyService {
             }
         }
         for id in self.told.keys().filter(|id| !seen.contains_key(id)) {
-            self.book.add_note(now, end_note(*id, &self.ledger));
+            self.book.add_note(now, end_note(*id, None, &self.ledger));
         }
         self.told = seen;
         for judged in self.ended.take_findings(&self.ledger, &context) {

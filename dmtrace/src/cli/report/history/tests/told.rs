@@ -115,6 +115,7 @@ fn written(path: &Path) -> Vec<(Story, String)> {
                 HistoryNote::Gone {
                     sem,
                     key: Some(key),
+                    state: None,
                     how,
                     by,
                 },
@@ -292,6 +293,8 @@ fn a_report_on_a_time_ranks_who_leaks_and_says_what_is_not_known() {
     for wanted in [
         "4 cookies leaked: 1 removed, 3 still there",
         "WHO LEAKS\n       3  /usr/sbin/dockerd",
+        "REMOVED LEAKS\n       1  by dmtrace[77]",
+        "One of them: dmtrace explain COOKIE --history",
         "owner moved on and never waited",
         "VICTIMS",
         "/usr/sbin/mysqld",
@@ -313,6 +316,9 @@ fn a_report_on_a_time_ranks_who_leaks_and_says_what_is_not_known() {
     assert_eq!(value["type"], "history_report");
     assert_eq!(value["leaked"].as_array().unwrap().len(), 4);
     assert_eq!(value["by_executable"][0]["leaked"], 3);
+    let removed = |group: &Value| group["removed"].as_u64().unwrap();
+    let groups = value["by_executable"].as_array().unwrap();
+    assert_eq!(groups.iter().map(removed).sum::<u64>(), 1);
     assert_eq!(value["culprits"][0]["executable"], "/usr/sbin/dockerd");
     let (text, _) = run(&[&words[..], &["--by", "executable"]].concat(), false);
     let by = "LEAKED COOKIES BY EXECUTABLE\n       3  /usr/sbin/dockerd";
@@ -388,4 +394,55 @@ fn a_past_cookie_is_explained_by_its_number() {
     };
     let error = explain::run(&args, false, &mut Page::default().out()).unwrap_err();
     assert!(error.to_string().contains("does not know"), "{error}");
+}
+
+#[test]
+fn a_bug_report_is_made_of_the_past() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("h");
+    written(&path);
+    let file = path.to_str().unwrap();
+    let words = ["report", "--history", file, "--since", "2027-01-01"];
+    let words = [&words[..], &["--until", "2027-02-01"]].concat();
+    let (text, code) = run(&[&words[..], &["--bug"]].concat(), false);
+    assert_eq!(code, ExitCode::from(1));
+    for wanted in [
+        "/usr/sbin/dockerd leaves device-mapper udev cookies behind",
+        "package      unknown: the history does not say",
+        "kernel       6.12",
+        "leaked       3 cookies\n",
+        "by dmtrace[77]",
+        "3 x owner moved on and never waited",
+        "call site    ",
+        "One of them, COOKIE 0x",
+        "makes it",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    assert!(text.lines().all(|it| it.chars().count() <= 80), "{text}");
+    let value: Value = serde_json::from_str(&run(&words, true).0).unwrap();
+    let bugs = value["bugs"].as_array().unwrap();
+    let total: u64 = bugs.iter().map(|bug| bug["total"].as_u64().unwrap()).sum();
+    assert_eq!((bugs.len(), total), (2, 4));
+    let (folded, _) = run(&[&words[..], &["--folded"]].concat(), false);
+    let counts = folded.lines().filter_map(|it| it.rsplit_once(' '));
+    let sum: u64 = counts.map(|(_, count)| count.parse::<u64>().unwrap()).sum();
+    assert_eq!(sum, 4, "{folded}");
+}
+
+#[test]
+fn the_filters_choose_removed_leaks_of_the_past() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("h");
+    written(&path);
+    let file = path.to_str().unwrap();
+    let leaked = |state: &str| {
+        let words = ["report", "--history", file, "--since", "2027-01-01"];
+        let words = [&words[..], &["--until", "2027-02-01", "--state", state]].concat();
+        let value: Value = serde_json::from_str(&run(&words, true).0).unwrap();
+        value["leaked"].as_array().unwrap().len()
+    };
+    assert_eq!(leaked("cleaned-up"), 1);
+    // As they were found.
+    assert_eq!(leaked("leaked"), 4);
 }

@@ -1,0 +1,8 @@
+//! Hosts after the fact: files as a host has them, the kernel's fields of a cookie, and who it was.
+
+mod context;
+mod hostile;
+mod live;
+mod ordinary;
+mod rhythm;
+mod scene;
