@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Answer, CookieMoment, Doubt, Grade, Ground, Role, Suspect, Testimony, UnknownReason, Who,
-    Witness,
+    Answer, CookieMoment, Doubt, Grade, Ground, MadeSet, Role, Suspect, Testimony, UnknownReason,
+    Who, Witness,
     clock::{SLACK, Span, Timeline, ticks_to_nanos},
     dossier::{Dossier, collect},
     programs::{is_cookie_program, is_daemon},
@@ -26,9 +26,11 @@ pub struct Inquiry<'a> {
     pub(super) facts: &'a HostFacts,
     pub(super) timeline: Timeline<'a>,
     pub(super) testimonies: &'a [Testimony],
-    dossiers: Vec<Dossier<'a>>,
+    pub(super) dossiers: Vec<Dossier<'a>>,
     by_pid: BTreeMap<u32, Vec<usize>>,
-    /// Those of the dossiers who were killed: few.
+    /// Those of the dossiers who made a set.
+    pub(super) makers: BTreeMap<MadeSet, Vec<usize>>,
+    /// Those who were killed: few.
     killed: Vec<usize>,
     holders: BTreeMap<SemId, Vec<&'a HolderProcess>>,
 }
@@ -73,9 +75,13 @@ impl<'a> Inquiry<'a> {
         let timeline = Timeline::new(facts);
         let dossiers = collect(testimonies, &timeline);
         let mut by_pid: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        let mut makers: BTreeMap<MadeSet, Vec<usize>> = BTreeMap::new();
         for (place, dossier) in dossiers.iter().enumerate() {
             if let Some(pid) = dossier.pid() {
                 by_pid.entry(pid).or_default().push(place);
+            }
+            for made in dossier.statements.iter().filter_map(|it| it.made) {
+                makers.entry(made).or_default().push(place);
             }
         }
         let killed = (0..dossiers.len()).filter(|&place| dossiers[place].killed.is_some());
@@ -83,6 +89,7 @@ impl<'a> Inquiry<'a> {
             facts,
             timeline,
             testimonies,
+            makers,
             killed: killed.collect(),
             dossiers,
             by_pid,
@@ -113,7 +120,8 @@ impl<'a> Inquiry<'a> {
                 continue;
             };
             let count = mentioned.get(&identity(&suspect.who)).copied().unwrap_or(0);
-            if count > 1 && !suspect.grounds.contains(&Ground::LastOperator) {
+            let is_known = |it: &Ground| matches!(it, Ground::LastOperator | Ground::Made { .. });
+            if count > 1 && !suspect.grounds.iter().any(is_known) {
                 let mut suspect = suspect.clone();
                 suspect.grade = Grade::Possible;
                 suspect.doubts.push(Doubt::ManyCookies { count });
@@ -130,7 +138,8 @@ impl<'a> Inquiry<'a> {
     pub fn weigh(&self, moment: &CookieMoment) -> Answer {
         let scene = self.scene(moment);
         let unknown = |reason, possible| Answer::Unknown { reason, possible };
-        let reason = match self.by_last_operator(moment, scene) {
+        let first = self.by_maker(moment, scene);
+        let reason = match first.unwrap_or_else(|| self.by_last_operator(moment, scene)) {
             Step::Named(suspect) => return Answer::Named { suspect },
             Step::Stop(reason, possible) => return unknown(reason, possible),
             Step::Next(reason) => reason,

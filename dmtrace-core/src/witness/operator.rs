@@ -145,7 +145,12 @@ impl<'a> Inquiry<'a> {
     }
 
     /// `dmsetup` has ended as it should and left a cookie: whoever ran it wanted that.
-    fn script_of(&self, moment: &CookieMoment, scene: Scene, dossier: &Dossier<'a>) -> Step {
+    pub(super) fn script_of(
+        &self,
+        moment: &CookieMoment,
+        scene: Scene,
+        dossier: &Dossier<'a>,
+    ) -> Step {
         let child = self.suspect(dossier, Role::Owner, moment, scene);
         let unknown = |child| Step::Stop(UnknownReason::ParentUnknown, as_possible([child]));
         let Some(pid) = dossier.pid() else {
@@ -276,7 +281,7 @@ fn ends_with(shell: &Dossier<'_>, child: &Dossier<'_>) -> bool {
     }
 }
 
-fn as_possible(suspects: impl IntoIterator<Item = Suspect>) -> Vec<Suspect> {
+pub(super) fn as_possible(suspects: impl IntoIterator<Item = Suspect>) -> Vec<Suspect> {
     suspects
         .into_iter()
         .map(|mut suspect| {

@@ -91,6 +91,11 @@ impl fmt::Display for Who {
 pub enum Ground {
     /// It is the kernel's last operator of a cookie on which nobody else can have acted last.
     LastOperator,
+    /// It made this very set: number, key and second are those of a record.
+    Made {
+        /// Who says so.
+        witness: Witness,
+    },
     /// It lives since before the cookie was made.
     LivedThen,
     /// It has the number in its memory.
@@ -142,6 +147,7 @@ impl fmt::Display for Ground {
         let text = match self {
             Self::LastOperator => "the kernel's last operator of the cookie".to_owned(),
             Self::LivedThen => "lives since before the cookie was made".to_owned(),
+            Self::Made { witness } => format!("{witness}: made the cookie"),
             Self::HoldsNumber => "has the cookie's number in its memory".to_owned(),
             Self::Killed { signal: 0, witness } => format!("{witness}: killed at that time"),
             Self::Killed { signal, witness } => {

@@ -43,6 +43,8 @@ impl CookieMoment {
 pub enum Witness {
     /// The kernel's process accounting (`acct(2)`, version 3).
     Accounting,
+    /// The kernel's audit, by the log of `auditd`.
+    Audit,
     /// systemd's journal.
     Journal,
     /// A text file of syslog.
@@ -57,6 +59,7 @@ impl fmt::Display for Witness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Accounting => "process accounting",
+            Self::Audit => "audit",
             Self::Journal => "journal",
             Self::Syslog => "syslog",
             Self::KernelLog => "kernel log",
@@ -117,6 +120,15 @@ pub enum When {
     },
 }
 
+/// A set that a system call made.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub struct MadeSet {
+    /// Its key.
+    pub key: Key,
+    /// Its number, in whichever namespace.
+    pub semid: i32,
+}
+
 /// What one witness says.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Testimony {
@@ -153,6 +165,9 @@ pub struct Testimony {
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Ending>,
+    /// It has made this set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<MadeSet>,
     /// It has called `fork`, and no `execve` since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forked: bool,
@@ -185,6 +200,7 @@ impl Testimony {
             unit: None,
             container: None,
             ending: None,
+            made: None,
             forked: false,
             privileged: false,
             forgeable: false,

@@ -5,12 +5,15 @@ use std::{process::Stdio, time::Duration};
 use sd_notify::NotifyState;
 use tokio::{
     process::Command,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 /// For an answer of systemd, which on a busy host takes seconds. It gives a service 90 s to end
 /// (`DefaultTimeoutStopSec=`).
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Between a question that failed and the next.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// The watchdog of the unit, if it has one.
 pub(super) struct Watchdog {
@@ -67,14 +70,24 @@ pub(super) async fn will_restart() -> Option<bool> {
     let Some(unit) = unit_name() else {
         return Some(false);
     };
-    let mut command = Command::new("systemctl");
-    command
-        .args(["list-jobs", "--no-legend", "--plain", "--full", &unit])
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    match timeout(ANSWER_TIMEOUT, command.output()).await {
-        Ok(Ok(output)) => Some(is_restart(&String::from_utf8_lossy(&output.stdout), &unit)),
-        _ => None,
+    let question = ["list-jobs", "--no-legend", "--plain", "--full", &unit];
+    let jobs = timeout(ANSWER_TIMEOUT, ask_until_answered("systemctl", &question)).await;
+    Some(is_restart(&jobs.ok()?, &unit))
+}
+
+/// What a program prints when it succeeds; asked again for as long as it fails. A first one may not
+/// live to answer: systemd sends the signal of a stop to the service, and then to whatever it finds
+/// in its control group, which is this program, too, if the service was quick to start it.
+async fn ask_until_answered(program: &str, args: &[&str]) -> String {
+    loop {
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).kill_on_drop(true);
+        match command.output().await {
+            Ok(output) if output.status.success() => {
+                return String::from_utf8_lossy(&output.stdout).into_owned();
+            }
+            _ => sleep(RETRY_PAUSE).await,
+        }
     }
 }
 
@@ -114,5 +127,17 @@ mod tests {
         assert!(!is_restart("9 other.service restart waiting\n", unit));
         assert!(!is_restart("No jobs running.\n", unit));
         assert!(!is_restart("", unit));
+    }
+
+    #[tokio::test]
+    async fn a_question_that_was_killed_is_asked_again() {
+        let asked = tempfile::tempdir().expect("a directory");
+        let script = format!(
+            "cd {}; for fault in killed failed; do [ -e $fault ] && continue; : > $fault; \
+             [ $fault = failed ] && exit 1; kill -TERM $$; done; echo answered",
+            asked.path().display()
+        );
+        let answer = ask_until_answered("sh", &["-c", &script]).await;
+        assert_eq!(answer, "answered\n");
     }
 }

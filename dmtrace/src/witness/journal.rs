@@ -7,8 +7,8 @@ use dmtrace_core::{
     event::workload::Workload,
     ids::UnixTime,
     witness::{
-        Author, Message, Testimony, Told, Witness, bounded_text, is_device_mapper_line,
-        read_message,
+        AuditReader, AuditRecord, Author, Message, Testimony, Told, Witness, bounded_text,
+        is_device_mapper_line, read_message,
     },
 };
 use serde_json::Value;
@@ -19,7 +19,7 @@ use crate::host::Roots;
 const WHAT: &str = "journal";
 
 /// The fields that are asked for; stamps come with every entry.
-const FIELDS: &str = "_PID,_UID,_COMM,_EXE,_CMDLINE,_SYSTEMD_UNIT,_SYSTEMD_CGROUP,_TRANSPORT,\
+const FIELDS: &str = "_AUDIT_ID,_PID,_UID,_COMM,_EXE,_CMDLINE,_SYSTEMD_UNIT,_SYSTEMD_CGROUP,_TRANSPORT,\
                       MESSAGE,UNIT,CONTAINER_NAME,SYSLOG_IDENTIFIER";
 
 /// Where `journalctl` is.
@@ -113,6 +113,7 @@ pub(super) fn read(hearing: &mut Hearing<'_>, journal: &dyn Journal) {
             format!("of {all} spans of time only the last {most} were looked up"),
         );
     }
+    let mut audit = AuditReader::default();
     for &(from, to) in windows.iter().take(most) {
         if Instant::now() >= deadline {
             hearing.cannot_read(WHAT, "it took too long");
@@ -124,7 +125,7 @@ pub(super) fn read(hearing: &mut Hearing<'_>, journal: &dyn Journal) {
                     hearing.cannot_read(WHAT, cut);
                 }
                 for entry in &part.entries {
-                    for testimony in parse_entry(entry) {
+                    for testimony in parse_entry(entry, &mut audit) {
                         hearing.add(testimony);
                     }
                 }
@@ -138,7 +139,7 @@ pub(super) fn read(hearing: &mut Hearing<'_>, journal: &dyn Journal) {
 }
 
 /// What an entry says: of who wrote it, and of whom it tells.
-fn parse_entry(entry: &[u8]) -> Vec<Testimony> {
+fn parse_entry(entry: &[u8], audit: &mut AuditReader) -> Vec<Testimony> {
     let Ok(entry) = serde_json::from_slice::<Value>(entry) else {
         return Vec::new();
     };
@@ -152,7 +153,19 @@ fn parse_entry(entry: &[u8]) -> Vec<Testimony> {
     let message = field("MESSAGE").unwrap_or_default();
     let bounded = |name: &str| field(name).map(|it| bounded_text(&it));
     let (pid, uid) = (number("_PID"), number("_UID"));
-    let kernel = field("_TRANSPORT").as_deref() == Some("kernel");
+    let transport = field("_TRANSPORT");
+    if transport.as_deref() == Some("audit") {
+        let (kind, fields) = message.split_once(' ').unwrap_or((&message, ""));
+        let serial = field("_AUDIT_ID").and_then(|it| it.parse().ok());
+        let record = AuditRecord {
+            kind,
+            at,
+            serial: serial.unwrap_or(0),
+            fields,
+        };
+        return Vec::from_iter(audit.read(&record, Witness::Journal, WHAT));
+    }
+    let kernel = transport.as_deref() == Some("kernel");
     let manager = pid == Some(1);
     let from = if kernel {
         Message::Kernel(&message)

@@ -1,5 +1,5 @@
 //! Reads the witnesses that remain on a host of those who made cookies before any trace: process
-//! accounting, the journal, syslog, the kernel's log, logs of package managers, cron and timers.
+//! accounting, the audit, the journal, syslog, the kernel's log, logs of package managers, cron and timers.
 //!
 //! Each is optional, is read for the seconds that matter only, and is bounded in bytes and time; where
 //! one could not be read, [`Witnesses::unread`] says why. Nothing is opened that is no regular file,
@@ -8,6 +8,7 @@
 //! [`dmtrace_core::witness`].
 
 mod accounting;
+mod audit;
 mod command;
 mod journal;
 mod kernel_log;
@@ -91,6 +92,7 @@ fn call_with(
         found: &mut found,
     };
     accounting::read(&mut hearing);
+    audit::read(&mut hearing);
     journal::read(&mut hearing, journal);
     syslog::read(&mut hearing);
     kernel_log::read(&mut hearing);
