@@ -63,17 +63,29 @@ const MODULES: &[&str] = &[
 const LOADED_MODULES: &[&str] = &["dm_mod", "loop"];
 
 /// Programs that only a few commands need.
-pub(crate) const LAYERS: &[Layer] = &[Layer {
-    name: "docker",
-    packages: &["containerd", "docker.io", "runc"],
-    files: &[
-        "usr/bin/containerd",
-        "usr/bin/containerd-shim-runc-v2",
-        "usr/bin/docker",
-        "usr/sbin/dockerd",
-        "usr/sbin/runc",
-    ],
-}];
+pub(crate) const LAYERS: &[Layer] = &[
+    Layer {
+        name: "docker",
+        packages: &["containerd", "docker.io", "runc"],
+        files: &[
+            "usr/bin/containerd",
+            "usr/bin/containerd-shim-runc-v2",
+            "usr/bin/docker",
+            "usr/sbin/dockerd",
+            "usr/sbin/runc",
+        ],
+    },
+    Layer {
+        name: "audit",
+        packages: &["auditd", "libauparse0"],
+        files: &[
+            "usr/lib/x86_64-linux-gnu/libauparse.so.0",
+            "usr/lib/x86_64-linux-gnu/libauparse.so.0.0.0",
+            "usr/sbin/auditctl",
+            "usr/sbin/auditd",
+        ],
+    },
+];
 
 /// Checks the alerts of `packaging/`. Its package would start a server.
 const PROMTOOL: DebianTool = DebianTool {

@@ -15,7 +15,12 @@ use crate::{
 };
 
 /// Verbs that read or change what only root may.
-const PRIVILEGED: [&str; 7] = ["watch", "exec", "record", "clean", "serve", "top", "doctor"];
+const PRIVILEGED: [&str; 8] = [
+    "watch", "exec", "record", "report", "explain", "clean", "serve", "doctor",
+];
+
+/// Of these, those that need nothing but a recording, if they are given one.
+const READS_RECORDING: [&str; 2] = ["report", "explain"];
 
 /// `cargo xtask run`
 #[derive(clap::Args)]
@@ -54,7 +59,9 @@ fn privileged_verb(arguments: &[OsString]) -> Option<&'static str> {
         return None;
     }
     let verb = own().find(|argument| !argument.to_string_lossy().starts_with('-'))?;
-    PRIVILEGED.into_iter().find(|name| OsStr::new(name) == verb)
+    let known = PRIVILEGED.into_iter().find(|name| OsStr::new(name) == verb)?;
+    let is_given_file = || own().any(|argument| Path::new(argument).is_file());
+    (!READS_RECORDING.contains(&known) || !is_given_file()).then_some(known)
 }
 
 fn sudo_command(program: &Path, verb: &str) -> Result<Command> {
@@ -79,11 +86,13 @@ mod tests {
     }
 
     #[test]
-    fn only_verbs_that_trace_or_destroy_need_root() {
+    fn verbs_that_read_the_kernel_or_destroy_need_root() {
         assert_eq!(parse_verb("--json watch --pid 3"), Some("watch"));
         assert_eq!(parse_verb("exec -- make -h"), Some("exec"));
         assert_eq!(parse_verb("list"), None);
-        assert_eq!(parse_verb("report watch"), None);
+        assert_eq!(parse_verb("list watch"), None);
+        assert_eq!(parse_verb("report"), Some("report"));
+        assert_eq!(parse_verb("explain 0x0d4d1234 Cargo.toml"), None);
         assert_eq!(parse_verb("watch --help"), None);
         assert_eq!(parse_verb(""), None);
     }

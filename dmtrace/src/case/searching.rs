@@ -87,7 +87,7 @@ impl Case {
             return Ok(case);
         }
         if wish.depth == SearchDepth::Kept {
-            case.completeness.marks = kept_marks::read_marks();
+            case.take_marks(&kept_marks::read_marks(), wish);
             return Ok(case);
         }
         let rights = Capabilities::of_this_process();

@@ -395,7 +395,8 @@ impl ServeTuningArgs {
 #[derive(Args, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent flags")]
 pub struct ServeArgs {
-    /// Show the status of the running service; exit code 1 if it has active findings.
+    /// Show the status of the running service; exit code 1 if it has active findings or
+    /// orphaned cookies, 4 if that is not certain.
     #[arg(long)]
     pub status: bool,
     /// Let the running service search who holds the cookies that are older than its trace, as it does

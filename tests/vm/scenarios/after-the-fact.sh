@@ -1,13 +1,30 @@
-# what: nothing traces. Accidents of many kinds leave cookies: killed, out of memory, a fault, a timer, a daemon that lives, one whose number an innocent has now, two in one second. Then somebody asks who it was, with the journal or without, with process accounting or without, with text logs or without; and after the clock was set. Its time is virtual.
+# what: nothing traces. Accidents of many kinds leave cookies: killed, out of memory, a fault, a timer, a daemon that lives, one whose number an innocent has now, two in one second. Then somebody asks who it was, with the journal or without, with process accounting or without, with text logs or without, with audit rules or without; and after the clock was set. Its time is virtual.
 # expect: whoever is named has done it, an innocent is never named, and where the witnesses suffice somebody is
 # kernels: 6.1 newest
 # because: rests on programs, not on the kernel
 # boot: systemd virtual-clock
+# with: audit
 # limit: 900
 mkdir -p /var/log/account
 mount -t tmpfs tmpfs /var/log/account
 : >/var/log/account/pacct
 perl -e '$file = "/var/log/account/pacct"; syscall(163, $file) == 0 or die "acct: $!\n"'
+mkdir -p /etc/audit /var/log/audit
+cat >/etc/audit/auditd.conf <<'END'
+log_file = /var/log/audit/audit.log
+log_format = RAW
+flush = INCREMENTAL_ASYNC
+freq = 1
+max_log_file = 8
+num_logs = 2
+max_log_file_action = ROTATE
+END
+auditd
+until_ok 20 auditctl -s
+# The rules of docs/broken-host.md.
+auditctl -a always,exit -F arch=b64 -S semget
+auditctl -a always,exit -F arch=b64 -S kill,tkill,tgkill
+auditctl -a always,exit -F arch=b64 -S execve -F path=/usr/sbin/dmsetup
 
 # made: the semid of the cookie that is new, in $set. The numbers of cookies stay out of this shell:
 # who has one may be a suspect.
@@ -58,6 +75,7 @@ run_unit() {
 # ask WITNESSES: who it was, by these alone.
 ask() {
     case $1 in *accounting*) ;; *) mv /var/log/account/pacct /var/log/account/kept ;; esac
+    case $1 in *audit*) ;; *) mv /var/log/audit/audit.log /var/log/audit/kept ;; esac
     case $1 in *journal*) ;; *) for dir in $journals; do mount -t tmpfs tmpfs "$dir"; done ;; esac
     case $1 in
     *text*) ;;
@@ -68,6 +86,7 @@ ask() {
     esac
     dmtrace report --json >"$OUT/suspects-$1.json" || [ $? -le 4 ]
     case $1 in *accounting*) ;; *) mv /var/log/account/kept /var/log/account/pacct ;; esac
+    case $1 in *audit*) ;; *) mv /var/log/audit/kept /var/log/audit/audit.log ;; esac
     case $1 in *journal*) ;; *) for dir in $journals; do umount "$dir"; done ;; esac
     case $1 in
     *text*) ;;
@@ -124,7 +143,7 @@ until_ok 20 in_semop "$pid"
 systemctl kill --signal=KILL nightly
 udevd_go
 udevadm settle
-did pid="$pid" name=lvcreate alive=no unit=nightly.service named='journal|accounting'
+did pid="$pid" name=lvcreate alive=no unit=nightly.service named='journal|accounting|audit'
 nightly=$set
 
 # 3: a child of a script is killed; the shell says so.
@@ -143,14 +162,14 @@ until_ok 20 in_semop "$pid"
 kill -KILL "$pid"
 udevd_go
 udevadm settle
-did pid="$pid" name=dmsetup alive=no unit=backup.service named='journal|accounting'
+did pid="$pid" name=dmsetup alive=no unit=backup.service named='journal|accounting|audit'
 
 # 4: killed before device-mapper was asked: nobody else has ever touched it. In the same second another
 # one is killed that has left nothing.
 apart
 killed semop,semtimedop 1 dmsetup create early --table '0 2048 zero'
 pid=$killed
-did pid="$pid" name=dmsetup alive=no named=accounting
+did pid="$pid" name=dmsetup alive=no named='accounting|audit'
 killed semget 1 dmsetup create other --table '0 2048 zero'
 
 # 5: a script is killed between its dmsetups.
@@ -171,7 +190,7 @@ echo 4096 >/sys/fs/cgroup/system.slice/thin.service/memory.max
 until_ok 20 ended "$pid"
 udevd_go
 udevadm settle
-did pid="$pid" name=lvcreate alive=no unit=thin.service named='journal|accounting|text'
+did pid="$pid" name=lvcreate alive=no unit=thin.service named='journal|accounting|text|audit'
 thin=$set
 
 # 7: a fault of the processor.
@@ -220,7 +239,7 @@ for pause in 60 0; do
     wait $pid
     sleep $pause
     take_number
-    did pid="$pid" name=cookie-actor alive=no named="$([ $pause = 0 ] && echo - || echo accounting)"
+    did pid="$pid" name=cookie-actor alive=no named="$([ $pause = 0 ] && echo audit || echo 'accounting|audit')"
 done
 
 # 11: two in the same second; somebody prints the list of cookies just then.
@@ -229,11 +248,11 @@ udevd_hold
 dmsetup create one --table '0 2048 zero' &
 first=$!
 until_ok 20 in_semop $first
-did pid=$first name=dmsetup alive=no named=-
+did pid=$first name=dmsetup alive=no named=audit
 dmsetup create two --table '0 2048 zero' &
 second=$!
 until_ok 20 in_semop $second
-did pid=$second name=dmsetup alive=no named=-
+did pid=$second name=dmsetup alive=no named=audit
 two=$set
 run_unit listing sh -c 'dmsetup udevcookies; echo leaks by lvcreate[1]'
 kill_it $first
@@ -257,7 +276,7 @@ setpriv --reuid=1000 --clear-groups logger "x.sh: line 3:   $$ Killed      lvcre
 kill_it $pid
 udevd_go
 udevadm settle
-did pid=$pid name=dmsetup alive=no named=accounting
+did pid=$pid name=dmsetup alive=no named='accounting|audit'
 
 # 13: in a container, with process numbers of its own.
 apart
@@ -268,7 +287,7 @@ until_ok 20 has_new
 pid=$(pidof cookie-actor | tr ' ' '\n' | grep -vx "$(systemctl show --property=MainPID --value storaged)")
 sleep 2
 kill -KILL "$pid"
-did pid="$pid" name=cookie-actor alive=no named=accounting
+did pid="$pid" name=cookie-actor alive=no named='accounting|audit'
 
 # 14: systemd ends a service that takes too long.
 apart
@@ -278,14 +297,14 @@ main slow
 until_ok 20 ended "$pid"
 udevd_go
 udevadm settle
-did pid="$pid" name=dmsetup alive=no unit=slow.service named='journal|accounting'
+did pid="$pid" name=dmsetup alive=no unit=slow.service named='journal|accounting|audit'
 
 # What rsyslog would have written.
 apart
 journalctl --sync
 journalctl --boot --output=short --no-pager >/var/log/syslog
 for witnesses in none journal accounting text journal+accounting journal+text accounting+text \
-    journal+accounting+text; do
+    journal+accounting+text audit journal+accounting+text+audit; do
     ask $witnesses
 done
 # The lines of that second: only what can be about the cookie. A unit's are not where accounting names
@@ -302,7 +321,7 @@ rm -rf /run/dmtrace
 # The clock is set: nobody else is named, whoever is there to tell.
 for hours in 3 -5; do
     date -s "@$(($(date +%s) + hours * 3600))" >/dev/null
-    for witnesses in none text journal+accounting+text; do
+    for witnesses in none text journal+accounting+text journal+text+audit; do
         ask doubt+$witnesses+$hours
     done
 done

@@ -58,9 +58,13 @@ impl Layer {
                 host::unpack_package(&deb, &packages)?;
             }
             for file in self.files {
-                let (from, to) = (packages.join(file), tree.join(file));
+                let to = tree.join(file);
+                // A package may still have it where the root image has a link.
+                let places = [*file, file.trim_start_matches("usr/")].map(|it| packages.join(it));
+                let from = places.iter().find(|it| it.symlink_metadata().is_ok());
+                let from = from.with_context(|| format!("{file}: in no package"))?;
                 fs::create_dir_all(to.parent().context("a file has a directory")?)?;
-                fs::rename(&from, &to).with_context(|| format!("{file}: in no package"))?;
+                fs::rename(from, &to).with_context(|| format!("{file}: cannot be moved"))?;
             }
             host::run_command(
                 host::host_command("mksquashfs")

@@ -24,14 +24,15 @@ pub struct CleanArgs {
     #[arg(short, long, requires = "apply")]
     pub yes: bool,
     /// Write the plan to this file, which must not exist; with --apply, carry out exactly the plan
-    /// in it.
+    /// in it (orphans: within five minutes).
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
-    /// Refuse a plan that does more than this [default: any number of proven leaks whose owners
-    /// have ended, and 100 of everything else].
+    /// Refuse a plan that does more than this [default: any number of proven leaks and orphans,
+    /// and 100 of everything else].
     #[arg(long, value_name = "N", value_parser = value::parse_number::<usize>)]
     pub max: Option<usize>,
-    /// Keep what was touched more recently than this [default: 60s; what is not proven, 10m].
+    /// Keep what was touched more recently than this [default: 60s; 10m for what is not proven, and for
+    /// orphans whose owner had not begun to wait; for orphans it can only be longer].
     #[arg(long, value_name = "TIME", value_parser = value::duration_arg)]
     pub older_than: Option<Duration>,
     /// Also remove cookies of living processes that have provably moved on without waiting.
@@ -48,8 +49,8 @@ pub struct CleanArgs {
     /// known to use or carry it or may have made it, udev has given up, it is old.
     #[arg(long)]
     pub force_unknown: bool,
-    /// Remove nothing: double the number of sets that the kernel allows (kernel.sem), until the next
-    /// boot. Shows it; with --apply does it.
+    /// Remove nothing: double the number of sets that the kernel allows (kernel.sem), up to 32768,
+    /// until the next boot. Shows it; with --apply does it.
     #[arg(long, conflicts_with_all = ["cookies", "plan", "abandoned", "complete", "force_unknown"])]
     pub raise_limit: bool,
     /// Undo --raise-limit, as long as nobody else has changed it since and the old limit has room.

@@ -11,8 +11,8 @@ use crate::{
 #[derive(Args, Debug, Default)]
 pub struct SearchArgs {
     /// Search the memory of all processes for cookies that no trace saw being made: no, fast
-    /// (once), full (twice, and files) [default: fast; of list what was found before,
-    /// of clean full].
+    /// (once), full (twice, and files) [default: fast; list: what was found before; clean:
+    /// full].
     #[arg(long, value_name = "HOW", value_enum, ignore_case = true)]
     pub search: Option<SearchHow>,
     /// Vouch for a process or a file that has the number of a cookie: it will not use it.

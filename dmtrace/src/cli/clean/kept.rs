@@ -19,26 +19,73 @@ use crate::{
 };
 
 /// One cookie that is kept.
+#[derive(Clone)]
 struct KeptCookie<'a> {
     verdict: &'a VerdictSummary,
     obstacles: &'a [Obstacle],
     prospect: Option<&'a Prospect>,
 }
 
-/// One line for each reason, the most frequent first, and one on what nobody can tell; none where nothing is kept, or where the
-/// reason is that the plan would do too much.
-pub(super) fn kept_lines(draft: &PlanDraft) -> Vec<String> {
-    let kept = draft.plan().entries.iter().filter_map(|entry| {
+impl<'a> KeptCookie<'a> {
+    /// `None` of one that is not kept, or only because the plan would do too much.
+    fn of(draft: &'a PlanDraft, entry: &'a PlanEntry) -> Option<Self> {
         let PlannedAction::Keep { obstacles } = &entry.action else {
             return None;
         };
-        Some(KeptCookie {
+        (!obstacles.is_empty()).then(|| Self {
             verdict: &entry.verdict,
             obstacles,
             prospect: draft.lifts.get(&entry.sem),
         })
-    });
-    let mut lines = sum_up(kept.filter(|it| !it.obstacles.is_empty()));
+    }
+
+    /// Kept for the same reason, and the same would lift that.
+    fn group(&self) -> (String, String) {
+        (kind_text(self), lift_text(self.obstacles, self.prospect))
+    }
+}
+
+/// Of many cookies that are kept for one reason some stand for all: a line for each would push what is
+/// different out of sight.
+#[derive(Default)]
+pub(super) struct KeptSample {
+    shown: BTreeMap<(String, String), usize>,
+    left_out: usize,
+}
+
+/// So many of a reason are shown.
+const SHOWN_OF_A_REASON: usize = 5;
+
+impl KeptSample {
+    /// Whether an entry of the plan gets a line.
+    pub(super) fn shows(&mut self, draft: &PlanDraft, entry: &PlanEntry) -> bool {
+        KeptCookie::of(draft, entry).is_none_or(|cookie| self.takes(&cookie))
+    }
+
+    fn takes(&mut self, cookie: &KeptCookie<'_>) -> bool {
+        let shown = self.shown.entry(cookie.group()).or_default();
+        *shown += 1;
+        let takes = *shown <= SHOWN_OF_A_REASON;
+        self.left_out += usize::from(!takes);
+        takes
+    }
+
+    /// What the lines do not show.
+    pub(super) fn rest(&self) -> Option<String> {
+        (self.left_out > 0).then(|| {
+            format!(
+                "{:<12}  {} more, for the same reasons; every one: --json",
+                "kept", self.left_out
+            )
+        })
+    }
+}
+
+/// One line for each reason, the most frequent first, and one on what nobody can tell; none where
+/// nothing is kept, or where the reason is that the plan would do too much.
+pub(super) fn kept_lines(draft: &PlanDraft) -> Vec<String> {
+    let entries = draft.plan().entries.iter();
+    let mut lines = sum_up(entries.filter_map(|entry| KeptCookie::of(draft, entry)));
     lines.extend(draft.doubts.sentence(""));
     lines
 }
@@ -46,8 +93,7 @@ pub(super) fn kept_lines(draft: &PlanDraft) -> Vec<String> {
 fn sum_up<'a>(kept: impl Iterator<Item = KeptCookie<'a>>) -> Vec<String> {
     let mut groups: BTreeMap<(String, String), usize> = BTreeMap::new();
     for cookie in kept {
-        let lift = lift_text(cookie.obstacles, cookie.prospect);
-        *groups.entry((kind_text(&cookie), lift)).or_default() += 1;
+        *groups.entry(cookie.group()).or_default() += 1;
     }
     let mut groups: Vec<_> = groups.into_iter().collect();
     groups.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
@@ -242,13 +288,22 @@ mod tests {
             obstacles,
             prospect,
         };
-        let kept = [
-            cookie(&leaked, &alive, Some(&abandoned)),
-            cookie(&in_use, &open, None),
-            cookie(&leaked, &alive, Some(&abandoned)),
-        ];
+        let kept = || {
+            [
+                cookie(&leaked, &alive, Some(&abandoned)),
+                cookie(&in_use, &open, None),
+                cookie(&leaked, &alive, Some(&abandoned)),
+            ]
+        };
+        // A rare reason is not lost among many of another.
+        let mut sample = KeptSample::default();
+        let shown = |it: &KeptCookie<'_>| sample.takes(it);
+        let many = kept().into_iter().cycle().take(300).filter(shown).count();
+        assert_eq!(many, 2 * SHOWN_OF_A_REASON);
+        let rest = "kept          290 more, for the same reasons; every one: --json";
+        assert_eq!(sample.rest().as_deref(), Some(rest));
         assert_eq!(
-            sum_up(kept.into_iter()),
+            sum_up(kept().into_iter()),
             [
                 "     2 leaked, owner alive: --abandoned, once nobody has touched it for 1m00s",
                 "     1 open: it may still be used: dmtrace explain says by whom",

@@ -14,7 +14,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::{
     PlanDraft,
-    kept::{kept_lines, nothing_text},
+    kept::{KeptSample, kept_lines, nothing_text},
 };
 use crate::{
     cleanup::{
@@ -42,7 +42,11 @@ pub(super) fn print_plan(args: &CleanArgs, draft: &PlanDraft, out: &mut Out) -> 
     let options = given_options(args);
     let mut entries: Vec<&PlanEntry> = draft.plan().entries.iter().collect();
     entries.sort_by_key(|entry| (!entry.action.changes_cookie(), entry.sem));
+    let mut sample = KeptSample::default();
     for entry in entries {
+        if !sample.shows(draft, entry) {
+            continue;
+        }
         let mut line = plan_line(entry, out.width());
         if let Some(prospect) = draft.lifts.get(&entry.sem)
             && let Some(flags) = prospect.flags
@@ -59,6 +63,9 @@ pub(super) fn print_plan(args: &CleanArgs, draft: &PlanDraft, out: &mut Out) -> 
             line.push_str(&lifting_hint(command, prospect));
         }
         out.print_hanging(&line, INDENT)?;
+    }
+    if let Some(rest) = sample.rest() {
+        out.print_line(&rest)?;
     }
     for device in &draft.suspended {
         out.print_line(&format!(
