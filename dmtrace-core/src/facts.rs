@@ -354,6 +354,27 @@ impl HostFacts {
         self.clock.locate(stamp, self.current_clock())
     }
 
+    /// When a set was touched last, by the kernel's stamps.
+    pub fn locate_last_touch(&self, set: &SetSnapshot) -> StampSpan {
+        let set_at = self.locate_stamp(set.ctime);
+        if set.otime.0 == 0 {
+            return set_at;
+        }
+        set_at.later_of(self.locate_stamp(set.otime))
+    }
+
+    /// The least that the wall clock can have shown since something was stamped; `None` if it may
+    /// have shown anything.
+    pub fn least_wall_since(&self, stamp: UnixTime) -> Option<UnixTime> {
+        let span = self.locate_stamp(stamp);
+        let since = || {
+            self.clock
+                .least_shown_since(span.earliest, self.current_clock())
+        };
+        let least = span.explained.then(since).flatten()?;
+        Some(least.min(stamp))
+    }
+
     /// By how many seconds the wall clock was set since boot, the last time that shows.
     pub fn last_clock_step(&self) -> Option<i64> {
         self.clock.last_step(self.current_clock())

@@ -81,6 +81,9 @@ pub struct ClockAnchor {
     pub before: Coverage,
 }
 
+/// A time in which the clock had one of some offsets; any, if `None`. Boot time, nanoseconds.
+type Segment = (u64, u64, Option<OffsetRange>);
+
 /// Offsets that the clock may have had, both ends included, nanoseconds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct OffsetRange {
@@ -307,6 +310,28 @@ impl ClockHistory {
 
     /// When a stamp can have been made. `current`: both clocks now.
     pub fn locate(&self, stamp: UnixTime, current: ClockAnchor) -> StampSpan {
+        let mut span = SpanBuilder::new(stamp, current.at);
+        for (from, to, offsets) in self.segments(current) {
+            span.add_segment(from, to, offsets);
+        }
+        span.finish()
+    }
+
+    /// The least that the clock can have shown between a moment and now; `None` if it may have shown
+    /// anything. A clock that was set back shows less than at that moment.
+    pub fn least_shown_since(&self, from: BootTime, current: ClockAnchor) -> Option<UnixTime> {
+        let during = self.segments(current).into_iter();
+        let during = during.filter(|it| it.1 >= from.0 && it.0 <= current.at.0);
+        let shown = during.map(|(begin, _, offsets)| {
+            let nanos = i128::from(begin.max(from.0)) + offsets?.least;
+            i64::try_from(nanos.div_euclid(i128::from(SECOND))).ok()
+        });
+        let all: Option<Vec<i64>> = shown.collect();
+        all?.into_iter().min().map(UnixTime)
+    }
+
+    /// What is known of each time from boot on. `current`: both clocks now.
+    fn segments(&self, current: ClockAnchor) -> Vec<Segment> {
         let now = current.at;
         let newer = self.anchors.last().is_none_or(|last| last.at < now);
         let known = self.anchors.iter().filter(|anchor| anchor.at <= now);
@@ -316,17 +341,17 @@ impl ClockHistory {
             .chain(after)
             .chain(newer.then_some(&current))
             .collect();
-        let mut span = SpanBuilder::new(stamp, now);
+        let mut segments = Vec::new();
         if let Some(first) = chain.first() {
             let known = first.at.0 <= USER_SPACE_BEGINS;
-            span.add_segment(0, first.at.0, known.then(|| first.range()));
+            segments.push((0, first.at.0, known.then(|| first.range())));
         }
         for (pair, offsets) in chain.windows(2).zip(offsets_between(&chain)) {
             if let [a, b] = pair {
-                span.add_segment(a.at.0, b.at.0, offsets);
+                segments.push((a.at.0, b.at.0, offsets));
             }
         }
-        span.finish()
+        segments
     }
 
     /// By how many seconds the clock was set since boot as far as that shows, the last time.

@@ -59,7 +59,9 @@ fn privileged_verb(arguments: &[OsString]) -> Option<&'static str> {
         return None;
     }
     let verb = own().find(|argument| !argument.to_string_lossy().starts_with('-'))?;
-    let known = PRIVILEGED.into_iter().find(|name| OsStr::new(name) == verb)?;
+    let known = PRIVILEGED
+        .into_iter()
+        .find(|name| OsStr::new(name) == verb)?;
     let is_given_file = || own().any(|argument| Path::new(argument).is_file());
     (!READS_RECORDING.contains(&known) || !is_given_file()).then_some(known)
 }

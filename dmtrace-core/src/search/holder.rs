@@ -79,8 +79,8 @@ const SYSTEM_FOLDERS: [&str; 10] = [
 
 const UDEV: [&str; 3] = ["systemd-udevd", "udevadm", "udevd"];
 
-/// What `sudo` or `script` were told themselves is in their arguments, and counts there: whoever carries
-/// a number in these is asked about apart from any search.
+/// What `sudo` or `script` were told to run is in their arguments, and counts there: whoever carries a
+/// number in these is asked about apart from any search (`host/carriers.rs`).
 const KEEPERS: [&str; 15] = [
     "auditd",
     "journalctl",
@@ -100,10 +100,10 @@ const KEEPERS: [&str; 15] = [
 ];
 
 /// Names begin so: versions stand behind them.
-const INTERPRETERS: [&str; 30] = [
+const INTERPRETERS: [&str; 34] = [
     "ash", "awk", "bash", "busybox", "csh", "dash", "deno", "elvish", "expect", "fish", "gawk",
-    "guile", "java", "ksh", "lua", "make", "mawk", "mksh", "nawk", "node", "nu", "perl", "php",
-    "pwsh", "python", "ruby", "sh", "tclsh", "tcsh", "zsh",
+    "guile", "java", "ksh", "lksh", "lua", "luajit", "make", "mawk", "mksh", "nawk", "node", "nu",
+    "perl", "php", "posh", "pwsh", "python", "ruby", "sh", "tclsh", "tcsh", "yash", "zsh",
 ];
 
 /// What a program is, from the path that the kernel has of it; never from the name that it gives
@@ -112,11 +112,13 @@ pub fn identify_program(path: &str) -> ProgramKind {
     let path = path.strip_suffix(" (deleted)").unwrap_or(path);
     let name = path.rsplit('/').next().unwrap_or(path);
     // Who runs what it is told to is one wherever its program is.
-    let rest = INTERPRETERS.iter().find_map(|it| name.strip_prefix(it));
-    if rest.is_some_and(|rest| {
+    let stem = name.strip_suffix("-static").unwrap_or(name);
+    let is_version = |rest: &str| {
         rest.chars()
             .all(|c| c.is_ascii_digit() || matches!(c, '.' | '-' | '_' | 'm'))
-    }) {
+    };
+    let mut interpreters = INTERPRETERS.iter();
+    if interpreters.any(|it| stem.strip_prefix(it).is_some_and(is_version)) {
         return ProgramKind::Interpreter;
     }
     if !SYSTEM_FOLDERS.iter().any(|folder| path.starts_with(folder)) {

@@ -200,7 +200,7 @@ pub fn judge(
         obstacles.push(OrphanObstacle::Hidden { why });
     }
     // Unchanged since the first search, it was touched before that, whatever the clock says.
-    let stamp = facts.locate_stamp(set.otime.max(set.ctime)).latest;
+    let stamp = facts.locate_last_touch(set).latest;
     let unchanged = first
         .filter(|mark| difference(mark.set(sem), set).is_none())
         .map(|mark| mark.search.began);
@@ -217,7 +217,7 @@ pub fn judge(
         obstacles.push(OrphanObstacle::TooYoung { ready_at });
     }
     if stage == OrphanStage::Pending {
-        judge_files([first, second], set, &mut obstacles);
+        judge_files([first, second], set, facts, &mut obstacles);
     }
     let mut distinct: Vec<OrphanObstacle> = Vec::new();
     for obstacle in obstacles {
@@ -353,16 +353,30 @@ fn judge_times(
     }
 }
 
-/// A number on disk only: the last search that looked at files decides.
-fn judge_files(marks: [Option<&Mark>; 2], set: &SetSnapshot, obstacles: &mut Vec<OrphanObstacle>) {
+/// Files that were modified then or later may have the number of a cookie that was made at `made`. The
+/// clock may have been set back since: files stamped before the cookie are then younger than it.
+pub fn files_since(made: UnixTime, facts: &HostFacts) -> UnixTime {
     // A file may have been written in the second in which the cookie was made.
-    let since = UnixTime(set.ctime.0.saturating_sub(1));
+    let least = facts.least_wall_since(made);
+    least.map_or(UnixTime(0), |least| UnixTime(least.0.saturating_sub(1)))
+}
+
+/// A number on disk only: the last search that looked at files decides.
+fn judge_files(
+    marks: [Option<&Mark>; 2],
+    set: &SetSnapshot,
+    facts: &HostFacts,
+    obstacles: &mut Vec<OrphanObstacle>,
+) {
+    let since = files_since(set.ctime, facts);
     let covered = |mark: &&Mark| {
         let from = mark.search.coverage.files_since;
         from.is_some_and(|from| from <= since)
     };
     let Some(mark) = marks.into_iter().flatten().rfind(covered) else {
-        obstacles.push(OrphanObstacle::FilesNotSearched { since });
+        let mut last_first = marks.into_iter().flatten().rev();
+        let why = last_first.find_map(|mark| mark.search.coverage.files_failed.clone());
+        obstacles.push(OrphanObstacle::FilesNotSearched { since, why });
         return;
     };
     let paths = mark.search.files.get(&set.key).into_iter().flatten();

@@ -154,12 +154,15 @@ impl NotSearched {
 }
 
 /// Where a search looked besides the memory of processes.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Coverage {
     /// Pipes, and unlinked files and memfds that are open.
     pub descriptors: bool,
     /// Files that were modified at this time or later, all of them.
     pub files_since: Option<UnixTime>,
+    /// Why files were not all searched, where that was tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files_failed: Option<String>,
 }
 
 /// What one search found.

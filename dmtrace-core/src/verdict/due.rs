@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Context, Judged, life};
+use super::{Context, Judged};
 use crate::ids::BootTime;
 
 /// After this time the verdict on a cookie may be another one, if nothing happens. `None` if time
@@ -22,7 +22,7 @@ pub fn next_due(judged: &Judged<'_>, context: &Context<'_>) -> Option<Duration> 
         since.extend(ends.map(|exit| elapsed(exit.at)));
     }
     if let Some(set) = judged.set {
-        let touched = life::last_touch(set, facts);
+        let touched = facts.locate_last_touch(set);
         // In whole seconds, as the stamps are.
         for age in [touched.least_age(facts.now), touched.most_age(facts.now)] {
             since.push(Duration::from_secs(age.as_secs()));

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use super::{Confidence, Context, Evidence, Subject, Thresholds};
 use crate::{
-    facts::{HostFacts, SetSnapshot},
+    facts::HostFacts,
     ids::{BootTime, Key, ProcId, SemId},
     ledger::{Cookie, ProcessExit, User},
-    wall_clock::StampSpan,
 };
 
 /// State of a process.
@@ -179,7 +178,7 @@ fn quiet_time(
         .or(subject.semaphore.created)
         .map(|last| facts.now.duration_since(last));
     let by_stamps = subject.set.map(|set| {
-        let span = last_touch(set, facts);
+        let span = facts.locate_last_touch(set);
         (span.least_age(facts.now), span.most_age(facts.now))
     });
     match (by_events, by_stamps) {
@@ -192,15 +191,6 @@ fn quiet_time(
         (None, Some(both)) => both,
         (None, None) => (Duration::ZERO, Duration::ZERO),
     }
-}
-
-/// When the set was touched last, by the kernel's stamps.
-pub(super) fn last_touch(set: &SetSnapshot, facts: &HostFacts) -> StampSpan {
-    let set_at = facts.locate_stamp(set.ctime);
-    if set.otime.0 == 0 {
-        return set_at;
-    }
-    set_at.later_of(facts.locate_stamp(set.otime))
 }
 
 /// Reading the process list takes no longer than this.

@@ -66,9 +66,17 @@ pub enum Obstacle {
         name: String,
     },
     /// Not every environment and command line could be read.
-    CarriersUnreadable,
+    CarriersUnreadable {
+        /// Why, and what helps; empty where that was not kept.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        why: String,
+    },
     /// The process list is not complete.
-    ProcessesUnreadable,
+    ProcessesUnreadable {
+        /// Why, and what helps; empty where that was not kept.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        why: String,
+    },
     /// A uevent may still be completed by udev.
     EventPending {
         /// Operations not completed.
@@ -242,11 +250,15 @@ pub fn provably_leaked(
             name: name.to_owned(),
         }),
     );
+    // What was wrong with the list is the first of them, what was with environments the last.
+    let why = |it: Option<&String>| it.cloned().unwrap_or_default();
     if !facts.carriers_complete {
-        obstacles.push(Obstacle::CarriersUnreadable);
+        let why = why(facts.incomplete.last());
+        obstacles.push(Obstacle::CarriersUnreadable { why });
     }
     if !facts.processes_complete {
-        obstacles.push(Obstacle::ProcessesUnreadable);
+        let why = why(facts.incomplete.first());
+        obstacles.push(Obstacle::ProcessesUnreadable { why });
     }
     let needed = if observed || orphaned {
         rules.older_than
@@ -319,7 +331,7 @@ fn touched_recently(
     needed: Duration,
 ) -> Option<Obstacle> {
     let facts = context.facts;
-    let touched = life::last_touch(set, facts);
+    let touched = facts.locate_last_touch(set);
     let most = touched.most_age(facts.now).min(known.quiet_at_most);
     let seen = cookie.last_call.is_some() && !known.unseen && !known.contradiction;
     // Where every call was seen, a stamp counts only if it is younger than all of them for certain.
@@ -369,10 +381,10 @@ impl fmt::Display for Obstacle {
                 f,
                 "{name}[{pid}] may be a fork of its user that has it, and has not ended"
             ),
-            Self::CarriersUnreadable => {
+            Self::CarriersUnreadable { .. } => {
                 f.write_str("not every environment and command line could be read")
             }
-            Self::ProcessesUnreadable => f.write_str("the process list is not complete"),
+            Self::ProcessesUnreadable { .. } => f.write_str("the process list is not complete"),
             Self::EventPending { count } => {
                 let events = counted(*count, "event", "events");
                 write!(f, "udev may still complete {events}")

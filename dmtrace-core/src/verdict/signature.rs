@@ -2,8 +2,7 @@
 
 use super::{
     Class, Confidence, Context, Evidence, Healthy, LeakKind, MissingStep, ProcessFate, Signature,
-    Subject, Undecided, Verdict,
-    life::{self, Knowledge},
+    Subject, Undecided, Verdict, life::Knowledge,
 };
 use crate::{
     facts::{HostFacts, SemState, SetSnapshot},
@@ -217,7 +216,7 @@ fn candidate_culprits<'a>(
     subject: &'a Subject<'_>,
     fields: Signature,
 ) -> impl Iterator<Item = Evidence> + 'a {
-    let touched = life::last_touch(set, facts).latest;
+    let touched = facts.locate_last_touch(set).latest;
     facts
         .processes
         .iter()

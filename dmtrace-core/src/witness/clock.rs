@@ -76,6 +76,27 @@ impl<'a> Timeline<'a> {
         }
     }
 
+    /// The same, to be held against the start of a process, which no wall clock tells. Where nobody is
+    /// known to have read both clocks before that moment, one step of the clock would move it: then it
+    /// was at any time.
+    pub(super) fn locate_on_boot_clock(&self, stamp: UnixTime) -> Span {
+        let span = self.locate(stamp);
+        if self.is_anchored_before(span) {
+            return span;
+        }
+        let span = self.facts.locate_stamp(stamp);
+        Span {
+            from: boot(span.earliest),
+            to: boot(span.latest).saturating_add(GRAIN),
+        }
+    }
+
+    /// Whether both clocks were read by somebody before this.
+    pub(super) fn is_anchored_before(&self, span: Span) -> bool {
+        let mut anchors = self.facts.clock.anchors().iter();
+        self.offset.is_none() || anchors.any(|it| boot(it.at) <= span.from)
+    }
+
     /// When what is testified was: its begin and its end, which are one for a line.
     pub(super) fn place(&self, testimony: &Testimony) -> (Span, Span) {
         match testimony.when {

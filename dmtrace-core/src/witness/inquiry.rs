@@ -40,6 +40,9 @@ pub struct Inquiry<'a> {
 pub(super) struct Scene {
     pub created: Span,
     pub touched: Span,
+    /// The same, to be held against starts of processes.
+    pub created_since_boot: Span,
+    pub touched_since_boot: Span,
     /// Both are known well enough to compare them with a log.
     pub exact: bool,
     /// Somebody has changed it since it was made.
@@ -171,6 +174,8 @@ impl<'a> Inquiry<'a> {
         Scene {
             created: self.timeline.locate(moment.ctime),
             touched: self.timeline.locate(moment.last_touch()),
+            created_since_boot: self.timeline.locate_on_boot_clock(moment.ctime),
+            touched_since_boot: self.timeline.locate_on_boot_clock(moment.last_touch()),
             exact: known(moment.ctime) && known(moment.last_touch()),
             operated,
             value: moment.value,
@@ -190,6 +195,13 @@ impl<'a> Inquiry<'a> {
             if !dossier.uses_cookies() {
                 suspect.grade = Grade::Possible;
                 suspect.doubts.push(Doubt::NoDeviceMapper);
+            }
+            // Whoever goes on for days after a cookie was left is not known to have left it.
+            let late = |death: Span| death.from > scene.touched.to + SLACK;
+            if dossier.killed.is_some_and(|(death, ..)| late(death))
+                && dossier.name().is_some_and(is_daemon)
+            {
+                suspect.grade = Grade::Possible;
             }
             if dossier.is_death_forgeable() {
                 suspect.grade = Grade::Possible;
@@ -227,7 +239,7 @@ impl<'a> Inquiry<'a> {
         let holders = self.holders.get(&moment.sem).into_iter().flatten();
         let holders = holders.filter(|it| {
             let started = ticks_to_nanos(it.id.start_ticks());
-            it.class == HolderClass::Actor && started <= scene.created.to
+            it.class == HolderClass::Actor && started <= scene.created_since_boot.to
         });
         holders
             .map(|holder| {
@@ -275,7 +287,9 @@ impl<'a> Inquiry<'a> {
         } else if role == Role::Owner && moment.last_pid != 0 {
             doubts.push(Doubt::NotLastOperator);
         }
-        if let Some((_, signal, witness)) = dossier.killed {
+        if let Some((death, signal, witness)) = dossier.killed
+            && death.from <= scene.touched.to + SLACK
+        {
             grounds.push(Ground::Killed { signal, witness });
         }
         if dossier.may_have_run(scene.created) {

@@ -56,12 +56,15 @@ impl<'a> Inquiry<'a> {
         }
         match maker.command() {
             // For somebody who goes on to use it.
-            Some(command) if command.contains("udevcreatecookie") => {
-                self.script_of(moment, scene, maker)
+            Some(command) if !command.contains("udevcreatecookie") => {
+                Step::Named(Box::new(suspect))
             }
-            Some(_) => Step::Named(Box::new(suspect)),
-            None if maker.life.is_some() => self.script_of(moment, scene, maker),
-            None => Step::Stop(UnknownReason::ParentUnknown, as_possible([suspect])),
+            None if maker.life.is_none() => {
+                Step::Stop(UnknownReason::ParentUnknown, as_possible([suspect]))
+            }
+            // Its number may have another process since, and which one that was then is not known.
+            _ if !scene.exact => Step::Stop(UnknownReason::ClockInDoubt, as_possible([suspect])),
+            _ => self.script_of(moment, scene, maker, scene.created),
         }
     }
 
@@ -74,7 +77,8 @@ impl<'a> Inquiry<'a> {
         live.is_some_and(|live| {
             let same_name = suspect.who.name.as_ref() == Some(&live.comm);
             let started = super::clock::ticks_to_nanos(live.start_ticks);
-            same_name && (!scene.exact || started <= scene.created.to)
+            let created = scene.created_since_boot;
+            same_name && scene.exact && created.is_narrow() && started <= created.to
         })
     }
 }

@@ -44,7 +44,7 @@ impl<'a> Inquiry<'a> {
         if let Some(live) = self.facts.processes.get(&pid) {
             let started = ticks_to_nanos(live.start_ticks);
             reason = UnknownReason::NumberReused;
-            if started <= scene.touched.to + CLOCK_GRAIN {
+            if started <= scene.touched_since_boot.to.saturating_add(CLOCK_GRAIN) {
                 match self.living_operator(moment, scene, started) {
                     Step::Next(
                         why @ (UnknownReason::NumberMayBeReused | UnknownReason::NumberReused),
@@ -98,7 +98,7 @@ impl<'a> Inquiry<'a> {
         };
         self.add_lines(pid, scene, &mut suspect);
         self.add_holding(moment, &mut suspect);
-        if started <= scene.created.from {
+        if started <= scene.created_since_boot.from {
             suspect.grounds.push(Ground::LivedThen);
             if self.timeline.is_unwatched(moment.ctime) {
                 suspect.doubts.push(Doubt::ClockUnwatched);
@@ -110,14 +110,14 @@ impl<'a> Inquiry<'a> {
             return Step::Stop(UnknownReason::ClockInDoubt, vec![suspect]);
         }
         // In the second in which the cookie was made: it may have the number of whoever ended then.
-        if started <= scene.created.to {
+        if started <= scene.created_since_boot.to {
             if suspect.grounds.contains(&Ground::HoldsNumber) {
                 suspect.grade = Grade::Inferred;
                 return Step::Named(Box::new(suspect));
             }
             return Step::Next(UnknownReason::NumberMayBeReused);
         }
-        if started > scene.touched.to {
+        if started > scene.touched_since_boot.to {
             return Step::Next(UnknownReason::NumberReused);
         }
         suspect.doubts.push(Doubt::BeganLater);
@@ -132,7 +132,7 @@ impl<'a> Inquiry<'a> {
             return Step::Next(UnknownReason::CompletedByUdev);
         }
         if dmsetup && dossier.killed.is_none() {
-            return self.script_of(moment, scene, dossier);
+            return self.script_of(moment, scene, dossier, scene.touched);
         }
         let suspect = self.suspect(dossier, Role::Owner, moment, scene);
         let later = dossier
@@ -144,12 +144,14 @@ impl<'a> Inquiry<'a> {
         name_if_sure(suspect)
     }
 
-    /// `dmsetup` has ended as it should and left a cookie: whoever ran it wanted that.
+    /// `dmsetup` has ended as it should and left a cookie: whoever ran it wanted that. `then`: when it
+    /// ran, where nothing says it better.
     pub(super) fn script_of(
         &self,
         moment: &CookieMoment,
         scene: Scene,
         dossier: &Dossier<'a>,
+        then: Span,
     ) -> Step {
         let child = self.suspect(dossier, Role::Owner, moment, scene);
         let unknown = |child| Step::Stop(UnknownReason::ParentUnknown, as_possible([child]));
@@ -160,7 +162,7 @@ impl<'a> Inquiry<'a> {
             pid,
             witness: dossier.witness(),
         };
-        let at = dossier.life.map_or(scene.touched, |(begun, _)| begun);
+        let at = dossier.life.map_or(then, |(begun, _)| begun);
         let mut parent = dossier.parent();
         for _ in 0..MAX_PARENTS {
             let Some(pid) = parent.filter(|&pid| pid > 1) else {
@@ -220,7 +222,10 @@ impl<'a> Inquiry<'a> {
     fn is_udev_pid(&self, pid: u32, at: Span) -> bool {
         let udev = &self.facts.udev;
         let workers = udev.details.iter().flat_map(|it| &it.workers);
-        let living = self.living_then(pid, at);
+        let living = self.facts.processes.get(&pid);
+        let living = living.filter(|it| {
+            ticks_to_nanos(it.start_ticks) <= at.to || !self.timeline.is_anchored_before(at)
+        });
         let now = udev.daemon == Some(pid) || workers.into_iter().any(|it| it.pid == pid);
         living.is_some_and(|it| now || is_udev(&it.comm))
             || self
@@ -228,10 +233,11 @@ impl<'a> Inquiry<'a> {
                 .any(|it| it.name().is_some_and(is_udev))
     }
 
-    /// The process that has this number, if it ran then.
+    /// The process that has this number, if it ran then for certain.
     fn living_then(&self, pid: u32, at: Span) -> Option<&LiveProcess> {
         let live = self.facts.processes.get(&pid)?;
-        (ticks_to_nanos(live.start_ticks) <= at.to).then_some(live)
+        let ran = ticks_to_nanos(live.start_ticks) <= at.to && self.timeline.is_anchored_before(at);
+        ran.then_some(live)
     }
 
     fn ran_then(&self, pid: u32, at: Span) -> impl Iterator<Item = &Dossier<'a>> {

@@ -9,10 +9,11 @@ use std::{
 };
 
 use dmtrace_core::{
+    facts::HostFacts,
     ids::{BootTime, Key, UnixTime},
     search::{
         Needles,
-        orphan::{Mark, Marks, OrphanRules, OrphanStage},
+        orphan::{Mark, Marks, OrphanRules, OrphanStage, files_since},
     },
     verdict::{Judged, Obstacle, RemovalRules, is_worth_a_search, provably_leaked},
 };
@@ -174,11 +175,7 @@ impl Case {
     /// Searches now, for these cookies.
     fn make_mark(&self, wanted: &[Candidate], wish: &SearchWish) -> Mark {
         let needles = Needles::new(wanted.iter().map(|it| it.key));
-        let pending = wanted.iter().filter(|it| it.pending);
-        let since = pending
-            .map(|it| UnixTime(it.made.0.saturating_sub(1)))
-            .min();
-        let files = since
+        let files = first_file_time(wanted, &self.facts)
             .filter(|_| wish.depth == SearchDepth::Full)
             .map(|since| {
                 let records = RECORDS.into_iter().map(PathBuf::from);
@@ -201,6 +198,14 @@ impl Case {
         let after = host::read_facts(&scope, &self.snapshot);
         Mark::new(found, &self.snapshot, [&self.facts, &after])
     }
+}
+
+/// Files that were modified then or later may have one of these numbers; `None` if none can matter.
+fn first_file_time(wanted: &[Candidate], facts: &HostFacts) -> Option<UnixTime> {
+    let pending = wanted.iter().filter(|it| it.pending);
+    let since = pending.map(|it| files_since(it.made, facts)).min()?;
+    // What is known of the clock may be a little less when it is judged.
+    Some(UnixTime(since.0.saturating_sub(2)))
 }
 
 /// A cookie to search for.
@@ -312,5 +317,44 @@ impl ProgressLine {
             let _unseen = write!(std::io::stderr(), "\r{:1$}\r", "", self.width);
             self.width = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dmtrace_core::wall_clock::{ClockAnchor, ClockHistory, ClockOffset, Coverage};
+
+    use super::*;
+
+    /// By a clock that was set back, a file that was written after the cookie looks older than it.
+    #[test]
+    fn a_clock_that_was_set_back_widens_the_search_for_files() {
+        const SECOND: u64 = 1_000_000_000;
+        const BOOT: i64 = 1_700_000_000;
+        const STEP: i64 = 7200;
+        let anchor = |second: u64, offset: i64, before| ClockAnchor {
+            at: BootTime(second * SECOND),
+            offset: ClockOffset(offset * SECOND.cast_signed()),
+            error: 0,
+            before,
+        };
+        let mut clock = ClockHistory::default();
+        clock.add(anchor(0, BOOT, Coverage::Unwatched));
+        clock.add(anchor(60, BOOT, Coverage::Steady));
+        clock.add(anchor(61, BOOT - STEP, Coverage::Set));
+        let facts = HostFacts {
+            now: BootTime(3000 * SECOND),
+            wall: UnixTime(BOOT - STEP + 3000),
+            clock,
+            ..HostFacts::default()
+        };
+        let wanted = |pending| Candidate {
+            key: Key(0x0d4d_0001),
+            made: UnixTime(BOOT + 20),
+            pending,
+        };
+        let since = first_file_time(&[wanted(false), wanted(true)], &facts).unwrap();
+        assert!(since < UnixTime(BOOT - STEP + 60), "{since:?}");
+        assert_eq!(first_file_time(&[wanted(false)], &facts), None);
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     host::regular_file::{open_regular, rename_new},
+    render::doubt::DoubtCounts,
     wording::cause_text,
 };
 
@@ -22,6 +23,17 @@ pub struct PlanFile {
     pub boot_id: Option<String>,
     /// The plan.
     pub plan: Plan,
+    /// What it keeps and nobody can tell of; none in a plan of an older version.
+    #[serde(default)]
+    pub(crate) doubts: DoubtCounts,
+    /// Everything that it rests on could be read.
+    #[serde(default = "is_assumed_complete")]
+    pub(crate) complete: bool,
+}
+
+/// Plans of older versions do not say.
+const fn is_assumed_complete() -> bool {
+    true
 }
 
 /// `type` in the envelope.
@@ -226,6 +238,7 @@ mod tests {
     use dmtrace_core::{
         cleanup::plan::PlanOptions,
         ids::{BootTime, UnixTime},
+        verdict::Doubt,
     };
 
     fn sample_plan() -> PlanFile {
@@ -240,6 +253,8 @@ mod tests {
                 excess: None,
                 entries: Vec::new(),
             },
+            doubts: [Doubt::OlderThanTrace; 3].into_iter().collect(),
+            complete: false,
         }
     }
 
@@ -252,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_comes_back() {
+    fn a_plan_comes_back_with_its_doubts() {
         let text = json_envelope(KIND, &sample_plan()).to_string();
         assert_eq!(read_text(&text).unwrap(), sample_plan());
     }

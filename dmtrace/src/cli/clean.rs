@@ -197,10 +197,10 @@ fn read_plan(path: &std::path::Path, max: Option<usize>) -> Result<PlanDraft> {
     let mut file = PlanFile::read(path, clock::boot_id(&roots).as_deref())?;
     file.plan.apply_limit(max);
     Ok(PlanDraft {
+        doubts: file.doubts,
+        incomplete: !file.complete,
         file,
         notes: Vec::new(),
-        doubts: DoubtCounts::default(),
-        incomplete: false,
         suspended: devices::read_devices(&roots).suspended,
         lifts: BTreeMap::new(),
         fresh: false,
@@ -264,14 +264,17 @@ fn draft_once(args: &CleanArgs, least: Duration, attempt: Attempt) -> Result<Pla
         .collect();
     let in_doubt = judged.iter().filter(|it| kept.contains(&it.semaphore.id));
     let doubts = in_doubt.filter_map(Judged::doubt).collect();
+    let incomplete = case.incomplete || unread;
     let fresh = plan.pending().any(|it| again::is_fresh(it, &case.facts));
     Ok(PlanDraft {
         file: PlanFile {
             boot_id: clock::boot_id(&roots),
             plan,
+            doubts,
+            complete: !incomplete,
         },
         doubts,
-        incomplete: case.incomplete || unread,
+        incomplete,
         notes: case.notes.into_iter().chain(absent).chain(hidden).collect(),
         suspended: case.facts.dm.suspended,
         lifts,

@@ -137,10 +137,15 @@ pub(super) fn run(args: &DoctorArgs, as_json: bool, out: &mut Out) -> Result<Exi
     }
     Ok(match tracing {
         // What does not work may be among what could not be looked at.
-        TracingState::Works if case.incomplete => exit::incomplete_code(),
+        TracingState::Works if case.incomplete || has_doubts(&case) => exit::incomplete_code(),
         TracingState::Works => exit::CLEAN,
         TracingState::Impossible => ExitCode::from(exit::ENVIRONMENT),
     })
+}
+
+/// Whether cookies are there of which nobody can tell whether they are leaked.
+fn has_doubts(case: &Case) -> bool {
+    case.judge_all().iter().any(|it| it.doubt().is_some())
 }
 
 #[cfg(feature = "live")]

@@ -166,32 +166,62 @@ fn keys_of(
     Ok(keys)
 }
 
+/// The variable of libdevmapper.
+const VARIABLE: &[u8] = b"DM_UDEV_COOKIE";
+
 /// Cookies in an environment block.
 fn in_environment(block: &[u8]) -> Vec<Key> {
     block
         .split(|&byte| byte == 0)
-        .filter_map(|variable| parse_cookie(variable.strip_prefix(b"DM_UDEV_COOKIE=")?))
+        .filter_map(|variable| {
+            let value = variable.strip_prefix(VARIABLE)?.strip_prefix(b"=")?;
+            parse_cookie(value)
+        })
         .collect()
 }
 
-/// Cookies in an argument block: the option in both forms, and the operands of the two commands
-/// that end a cookie.
+/// They run what they are told to, later maybe: whoever waits for a password has not begun.
+const RUNNERS: [&[u8]; 6] = [b"sudo", b"doas", b"su", b"script", b"screen", b"tmux"];
+
+/// Cookies in an argument block: the option in both forms, the variable, and the operands of the two
+/// commands that end a cookie, also within the text of an argument (`sh -c`). Of those who run what
+/// they are told to every number counts, but for dmtrace, which does not act on the cookie it is asked
+/// about.
 fn in_arguments(block: &[u8]) -> Vec<Key> {
-    let mut arguments = block.split(|&byte| byte == 0).peekable();
+    let words = block.split(|&byte| byte == 0 || is_between_words(byte));
+    let words = words.filter(|word| !word.is_empty());
+    let file_name = |word: &[u8]| -> Vec<u8> {
+        let name = word.rsplit(|&byte| byte == b'/').next();
+        name.unwrap_or_default().to_vec()
+    };
+    let runs_anything = words
+        .clone()
+        .next()
+        .is_some_and(|first| RUNNERS.contains(&file_name(first).as_slice()))
+        && !words.clone().any(|word| file_name(word) == b"dmtrace");
+    let mut arguments = words.peekable();
     let mut keys = Vec::new();
     while let Some(argument) = arguments.next() {
         let mut next = || arguments.peek().copied();
         let value = match argument {
             b"udevreleasecookie" | b"udevcomplete" => next().and_then(parse_operand),
-            option => match option.iter().position(|&byte| byte == b'=') {
-                Some(end) if is_option(&option[..end]) => parse_cookie(&option[end + 1..]),
-                None if is_option(option) => next().and_then(parse_cookie),
+            word => match word.iter().position(|&byte| byte == b'=') {
+                Some(end) if is_option(&word[..end]) || &word[..end] == VARIABLE => {
+                    parse_cookie(&word[end + 1..])
+                }
+                None if is_option(word) => next().and_then(parse_cookie),
+                _ if runs_anything => parse_cookie(word),
                 _ => None,
             },
         };
         keys.extend(value);
     }
     keys
+}
+
+/// What stands between the words of a shell's text.
+fn is_between_words(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || b"'\"`;&|(){}<>".contains(&byte)
 }
 
 /// `getopt_long` accepts every beginning that fits one option only.
@@ -284,6 +314,40 @@ mod tests {
         assert!(keys("dmsetup udevcomplete 4194304").is_empty());
         assert!(keys("dmsetup resume x --udevcookie").is_empty());
         assert!(keys("grep --udevcookies=223198959").is_empty());
+    }
+
+    #[test]
+    fn what_somebody_is_about_to_run() {
+        let keys = |arguments: &[&str]| in_arguments(arguments.join("\0").as_bytes());
+        for arguments in [
+            &["sudo", "DM_UDEV_COOKIE=0xd4dbeef", "dmsetup", "resume", "x"][..],
+            &[
+                "/usr/bin/sudo",
+                "env",
+                "DM_UDEV_COOKIE=0xd4dbeef",
+                "dmsetup",
+            ],
+            &[
+                "sudo",
+                "sh",
+                "-c",
+                "dmsetup resume x --udevcookie=223198959; echo",
+            ],
+            &["sh", "-c", "sleep 9; dmsetup udevreleasecookie '0xd4dbeef'"],
+            &["bash", "-c", "(DM_UDEV_COOKIE=223198959 dmsetup resume x)"],
+            &["sudo", "finish.sh", "0xd4dbeef"],
+            &["script", "-c", "finish.sh 223198959"],
+        ] {
+            assert_eq!(keys(arguments), [KEY], "{arguments:?}");
+        }
+        for arguments in [
+            &["sudo", "dmtrace", "clean", "0xd4dbeef"][..],
+            &["sudo", "/usr/sbin/dmtrace", "explain", "0xd4dbeef"],
+            &["grep", "0xd4dbeef", "log"],
+            &["sudo", "--", "ls", "12"],
+        ] {
+            assert!(keys(arguments).is_empty(), "{arguments:?}");
+        }
     }
 
     #[test]

@@ -18,53 +18,75 @@ use super::{
     shelf::Shelf,
     target::Target,
 };
+use crate::{host::processes, wording::cause_text};
 
 /// Larger files without a name are left out: a number is found in them by chance.
 const FILE_MAX: u64 = 1 << 20;
+
+/// Larger pipes are not copied whole.
+const PIPE_MAX: usize = 64 << 20;
 
 /// Searches the pipes that a process reads, and the unlinked files and memfds that it has open.
 pub(super) fn search_descriptors(shelf: &mut Shelf<'_>, target: &mut Target) -> io::Result<()> {
     let folder = shelf.roots.proc_path(target.path("fd"));
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        let Ok(link) = fs::read_link(&path) else {
-            continue;
-        };
-        let link = link.as_os_str().as_encoded_bytes();
-        if link.starts_with(b"pipe:") {
-            search_pipe(shelf, target, &path);
-        } else if link.starts_with(b"/memfd:") {
-            search_file(shelf, target, &path, Place::Memfd);
-        } else if link.starts_with(b"/secretmem") {
-            note_secret(target, &path);
-        } else if link.ends_with(b" (deleted)") {
-            search_file(shelf, target, &path, Place::UnlinkedFile);
-        } else if link.starts_with(b"/") && !link.starts_with(b"/dev/") {
-            search_fifo(shelf, target, &path);
+        if let Err(error) = search_descriptor(shelf, target, &path) {
+            note_failure(target, &error);
         }
         shelf.count_bytes(1);
     }
     Ok(())
 }
 
-/// A `memfd_secret` cannot be read, mapped or not.
-fn note_secret(target: &mut Target, path: &Path) {
-    let is_known = |it: &UnsearchedReason| matches!(it, UnsearchedReason::Opaque { .. });
-    // The kernel's own: no other file system is asked.
-    let bytes = fs::metadata(path).map_or(0, |it| it.len());
-    if bytes > 0 && !target.problems.iter().any(is_known) {
-        target.problem(UnsearchedReason::Opaque { bytes });
+fn search_descriptor(shelf: &mut Shelf<'_>, target: &mut Target, path: &Path) -> io::Result<()> {
+    let link = fs::read_link(path)?;
+    let link = link.as_os_str().as_encoded_bytes();
+    if link.starts_with(b"pipe:") {
+        search_pipe(shelf, target, path)
+    } else if link.starts_with(b"/memfd:") {
+        search_file(shelf, target, path, Place::Memfd)
+    } else if link.starts_with(b"/secretmem") {
+        note_secret(target, path)
+    } else if link.ends_with(b" (deleted)") {
+        search_file(shelf, target, path, Place::UnlinkedFile)
+    } else if link.starts_with(b"/") && !link.starts_with(b"/dev/") {
+        search_fifo(shelf, target, path)
+    } else {
+        Ok(())
     }
 }
 
+/// What was closed meanwhile holds nothing; what could not be read may.
+fn note_failure(target: &mut Target, error: &io::Error) {
+    if !processes::is_gone(error) {
+        let cause = format!("a pipe or a file that it has open: {}", cause_text(error));
+        target.problem(UnsearchedReason::Failed { cause });
+    }
+}
+
+/// A `memfd_secret` cannot be read, mapped or not.
+fn note_secret(target: &mut Target, path: &Path) -> io::Result<()> {
+    let is_known = |it: &UnsearchedReason| matches!(it, UnsearchedReason::Opaque { .. });
+    // The kernel's own: no other file system is asked.
+    let bytes = fs::metadata(path)?.len();
+    if bytes > 0 && !target.problems.iter().any(is_known) {
+        target.problem(UnsearchedReason::Opaque { bytes });
+    }
+    Ok(())
+}
+
 /// Of the access mode and the mount of a descriptor, without touching what it leads to.
-fn read_info(path: &Path) -> Option<(i32, u64)> {
-    let number = path.file_name()?.to_str()?;
-    let info = path.parent()?.parent()?.join("fdinfo").join(number);
-    let text = fs::read_to_string(info).ok()?;
-    let flags = i32::from_str_radix(&fdinfo_field(&text, "flags:")?, 8).ok()?;
-    let mount = fdinfo_field(&text, "mnt_id:")?.parse().ok()?;
-    Some((flags, mount))
+fn read_info(path: &Path) -> io::Result<(i32, u64)> {
+    let parse = |text: &str| {
+        let flags = i32::from_str_radix(&fdinfo_field(text, "flags:")?, 8).ok()?;
+        let mount = fdinfo_field(text, "mnt_id:")?.parse().ok()?;
+        Some((flags, mount))
+    };
+    let place = path.parent().and_then(Path::parent).zip(path.file_name());
+    let (process, number) = place.ok_or(io::ErrorKind::InvalidInput)?;
+    let text = fs::read_to_string(process.join("fdinfo").join(number))?;
+    parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Copies what is in a pipe with `tee(2)`, which takes nothing out.
@@ -75,61 +97,92 @@ fn read_info(path: &Path) -> Option<(i32, u64)> {
 /// ended then; what it wrote meanwhile is lost as what was in the pipe is. Nobody waits in `open(2)` for
 /// a reader of a FIFO that has one. `O_NONBLOCK` belongs to the new open file only, and `tee` does not
 /// wait either. The bytes in the pipe, its readers' positions and its times stay as they are.
-fn search_pipe(shelf: &mut Shelf<'_>, target: &mut Target, path: &Path) {
-    let reads = read_info(path).is_some_and(|it| it.0 & libc::O_ACCMODE != libc::O_WRONLY);
-    if !reads {
-        return;
+fn search_pipe(shelf: &mut Shelf<'_>, target: &mut Target, path: &Path) -> io::Result<()> {
+    if read_info(path)?.0 & libc::O_ACCMODE == libc::O_WRONLY {
+        return Ok(());
     }
     let mut options = File::options();
-    let Ok(pipe) = options.read(true).custom_flags(libc::O_NONBLOCK).open(path) else {
-        return;
-    };
-    if !pipe.metadata().is_ok_and(|it| it.file_type().is_fifo()) {
-        return;
+    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+    let pipe = options.open(path)?;
+    // Its number may be that of something else by now.
+    if !pipe.metadata()?.file_type().is_fifo() {
+        return Ok(());
     }
-    if let Ok(bytes) = copy_pipe(&pipe) {
-        shelf.count_bytes(bytes.len());
-        shelf
-            .needles
-            .find_all(&bytes, 0, |it| target.note(it, Place::Pipe));
-    }
+    // SAFETY: a descriptor that is open.
+    let size = unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_GETPIPE_SZ) };
+    let bytes = copy_pipe(&pipe, size)?;
+    shelf.count_bytes(bytes.len());
+    shelf
+        .needles
+        .find_all(&bytes, 0, |it| target.note(it, Place::Pipe));
+    Ok(())
 }
 
 /// A pipe with a name: it must not be opened before it is known to be one.
-fn search_fifo(shelf: &mut Shelf<'_>, target: &mut Target, path: &Path) {
-    let Some((_, mount)) = read_info(path) else {
-        return;
-    };
+fn search_fifo(shelf: &mut Shelf<'_>, target: &mut Target, path: &Path) -> io::Result<()> {
+    let (_, mount) = read_info(path)?;
     let kind = shelf.mounts.kind_of_mount(&target.task, mount);
+    // Of others not even the type is asked: all that a process has open there would be waited for.
     if matches!(kind, Some(FsKind::Local | FsKind::Memory))
-        && fs::metadata(path).is_ok_and(|it| it.file_type().is_fifo())
+        && fs::metadata(path)?.file_type().is_fifo()
     {
-        search_pipe(shelf, target, path);
+        return search_pipe(shelf, target, path);
     }
+    Ok(())
 }
 
-fn copy_pipe(pipe: &File) -> io::Result<Vec<u8>> {
-    const MOST: usize = 1 << 20;
+/// `size`: that of the pipe.
+pub(super) fn copy_pipe(pipe: &File, size: i32) -> io::Result<Vec<u8>> {
+    // Whoever reads and writes it meanwhile makes another try necessary.
+    const TRIES: usize = 4;
     let mut ends = [0; 2];
     // SAFETY: room for two descriptors.
     if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_NONBLOCK | libc::O_CLOEXEC) } != 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel has just handed out this descriptor and nobody else knows it.
-    let reader = unsafe { OwnedFd::from_raw_fd(ends[0]) };
+    let mut reader = File::from(unsafe { OwnedFd::from_raw_fd(ends[0]) });
     // SAFETY: as before.
     let writer = unsafe { OwnedFd::from_raw_fd(ends[1]) };
-    // SAFETY: a descriptor that is open.
-    let size = unsafe { libc::fcntl(pipe.as_raw_fd(), libc::F_GETPIPE_SZ) };
-    // SAFETY: a descriptor that is open, and a number. What does not fit is left out.
+    let from = pipe.as_raw_fd();
+    // SAFETY: a descriptor that is open, and a number. Where it is refused, what is left out shows.
     unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, size) };
-    let (from, to) = (pipe.as_raw_fd(), writer.as_raw_fd());
-    // SAFETY: descriptors that are open, and numbers.
-    let copied = unsafe { libc::tee(from, to, MOST, libc::SPLICE_F_NONBLOCK) };
-    let copied = usize::try_from(copied).map_err(|_| io::Error::last_os_error())?;
-    let mut bytes = vec![0; copied];
-    File::from(reader).read_exact(&mut bytes)?;
-    Ok(bytes)
+    let most = usize::try_from(size).unwrap_or(0).clamp(1 << 20, PIPE_MAX);
+    for _ in 0..TRIES {
+        let before = bytes_in(pipe)?;
+        // SAFETY: descriptors that are open, and numbers.
+        let copied = unsafe { libc::tee(from, writer.as_raw_fd(), most, libc::SPLICE_F_NONBLOCK) };
+        let copied = match usize::try_from(copied) {
+            Ok(copied) => copied,
+            Err(_) => match io::Error::last_os_error() {
+                // There is nothing in it.
+                error if error.kind() == io::ErrorKind::WouldBlock => 0,
+                error => return Err(error),
+            },
+        };
+        let mut bytes = vec![0; copied];
+        reader.read_exact(&mut bytes)?;
+        if copied >= before.min(bytes_in(pipe)?) {
+            return Ok(bytes);
+        }
+    }
+    Err(io::Error::other("more is in a pipe than could be copied"))
+}
+
+/// So much is in a pipe.
+fn bytes_in(pipe: &File) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: a descriptor that is open; the number outlives the call.
+    if unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut count) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Opens a descriptor of somebody without opening what it leads to.
+fn open_path(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_PATH).open(path)
 }
 
 /// Of what type a file is, by what the kernel knows already: no file system is asked.
@@ -141,14 +194,17 @@ fn cached_type(seen: &File) -> Option<u32> {
 }
 
 /// Searches a file that has no name any more, or never had one.
-fn search_file(shelf: &mut Shelf<'_>, target: &mut Target, path: &Path, place: Place) {
-    let mut options = File::options();
-    let Ok(seen) = options.read(true).custom_flags(libc::O_PATH).open(path) else {
-        return;
-    };
+fn search_file(
+    shelf: &mut Shelf<'_>,
+    target: &mut Target,
+    path: &Path,
+    place: Place,
+) -> io::Result<()> {
+    let seen = open_path(path)?;
     // Such as the console that the first process has from the initramfs: it keeps no number.
-    if cached_type(&seen).is_some_and(|kind| kind != libc::S_IFREG && kind != libc::S_IFIFO) {
-        return;
+    let kind = cached_type(&seen);
+    if kind.is_some_and(|kind| kind != libc::S_IFREG && kind != libc::S_IFIFO) {
+        return Ok(());
     }
     let kind =
         mount_of_own(seen.as_raw_fd()).and_then(|id| shelf.mounts.kind_of_mount(&target.task, id));
@@ -159,28 +215,28 @@ fn search_file(shelf: &mut Shelf<'_>, target: &mut Target, path: &Path, place: P
             Some(FsKind::Remote) | None => {
                 let cause = "an unlinked file is on a file system that may not answer".to_owned();
                 target.problem(UnsearchedReason::Failed { cause });
-                return;
+                return Ok(());
             }
         }
     }
-    let unlinked = |it: &fs::Metadata| it.is_file() && it.nlink() == 0 && it.len() <= FILE_MAX;
-    let Some(meta) = seen.metadata().ok().filter(unlinked) else {
-        return;
-    };
-    let file = File::open(format!("/proc/self/fd/{}", seen.as_raw_fd()));
-    let Ok(file) = file else {
-        return;
-    };
-    read_file(shelf, &file, meta.len(), |it| target.note(it, place));
+    let meta = seen.metadata()?;
+    if meta.file_type().is_fifo() {
+        return search_pipe(shelf, target, path);
+    }
+    if !meta.is_file() || meta.nlink() > 0 || meta.len() > FILE_MAX {
+        return Ok(());
+    }
+    let file = File::open(format!("/proc/self/fd/{}", seen.as_raw_fd()))?;
+    read_file(shelf, &file, meta.len(), |it| target.note(it, place))
 }
 
-/// Searches a file from its beginning; tells whether it could be read.
+/// Searches a file from its beginning.
 pub(super) fn read_file(
     shelf: &mut Shelf<'_>,
     file: &File,
     length: u64,
     mut found: impl FnMut(dmtrace_core::search::Match),
-) -> bool {
+) -> io::Result<()> {
     shelf.window.start(0);
     let mut at = 0;
     while at < length {
@@ -192,9 +248,12 @@ pub(super) fn read_file(
                 at += read as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return false,
+            Err(error) => {
+                shelf.window.finish(shelf.needles, found);
+                return Err(error);
+            }
         }
     }
     shelf.window.finish(shelf.needles, found);
-    true
+    Ok(())
 }

@@ -1,30 +1,40 @@
 //! Numbers that are on disk only: files that were modified since the cookies were made.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     fs::{self, File},
     io::{self, ErrorKind},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
+    path::Path,
     time::Instant,
 };
 
 use dmtrace_core::{
+    duration::Span,
     ids::Key,
     search::{HolderClass, counts_as_holder},
 };
+use rustix::fs::statfs;
 
 use super::{
     descriptors::read_file,
-    mounts::{FsKind, Mount},
+    file_systems::{Beginning, FileSystems},
     options::FileSearch,
     report::Report,
     shelf::Shelf,
 };
-use crate::host::processes;
+use crate::wording::cause_text;
 
 /// So many files are named for a number.
 const MAX_NAMED: usize = 4;
+
+/// A reason is no longer than that, in characters.
+const MAX_REASON: usize = 200;
+
+/// `f_type` of btrfs, and the number of the inode that a subvolume begins with; or that stands for one
+/// in a snapshot of what it was in.
+const BTRFS: u32 = 0x9123_683e;
+const SUBVOLUME_ROOTS: [u64; 2] = [256, 2];
 
 /// Searches the files.
 pub(super) fn search_files(shelf: &mut Shelf<'_>, search: &FileSearch) -> Report {
@@ -32,20 +42,26 @@ pub(super) fn search_files(shelf: &mut Shelf<'_>, search: &FileSearch) -> Report
         search,
         end: Instant::now() + search.limit,
         named: HashMap::new(),
-        borders: HashSet::new(),
-        report: Report {
-            files_done: true,
-            ..Report::default()
-        },
+        systems: FileSystems::default(),
+        begin: Vec::new(),
+        report: Report::default(),
     };
-    let begin = if search.below.is_empty() {
-        walk.local_file_systems(shelf)
+    if search.below.is_empty() {
+        walk.find_systems(shelf);
     } else {
-        search.below.clone()
-    };
-    for folder in begin {
-        walk.walk(shelf, folder);
+        walk.begin = search.below.iter().cloned().map(Beginning::at).collect();
     }
+    while let Some(beginning) = walk.begin.pop() {
+        if walk.is_late() {
+            break;
+        }
+        walk.walk(shelf, &beginning.folder);
+        if beginning.is_lost(&shelf.roots) {
+            walk.systems.forget(&beginning);
+            walk.find_systems(shelf);
+        }
+    }
+    walk.report.files_done = walk.report.files_failed.is_none();
     walk.report
 }
 
@@ -53,96 +69,102 @@ struct Walk<'a> {
     search: &'a FileSearch,
     end: Instant,
     named: HashMap<Key, usize>,
-    /// Mount points: what is below them is another file system, or another part of this one.
-    borders: HashSet<PathBuf>,
+    systems: FileSystems,
+    /// Where it still has to begin.
+    begin: Vec<Beginning>,
     report: Report,
 }
 
 impl Walk<'_> {
-    /// Mount points of every local file system, each once, and not those of whom nobody here can see
-    /// the mount namespace.
-    fn local_file_systems(&mut self, shelf: &Shelf<'_>) -> Vec<PathBuf> {
-        let mut begin = Vec::new();
-        let mut namespaces = BTreeSet::new();
-        let mut devices: HashMap<(u32, u32), BTreeSet<String>> = HashMap::new();
-        let own = std::iter::once("self".to_owned());
-        let pids = processes::list_pids(&shelf.roots).unwrap_or_default();
-        for task in own.chain(pids.iter().map(u32::to_string)) {
-            let path = |name: &str| shelf.roots.proc_path(format!("{task}/{name}"));
-            let Ok(namespace) = fs::read_link(path("ns/mnt")) else {
-                continue;
-            };
-            if !namespaces.insert(namespace) {
-                continue;
+    /// What was mounted since it was read last is walked, too.
+    fn find_systems(&mut self, shelf: &Shelf<'_>) {
+        match self.systems.refresh(&shelf.roots) {
+            Ok(new) if self.search.below.is_empty() => {
+                self.begin.extend(new.into_iter().rev());
             }
-            let root = if task == "self" {
-                PathBuf::from("/")
-            } else {
-                path("root")
-            };
-            let text = fs::read(path("mountinfo")).unwrap_or_default();
-            let text = String::from_utf8_lossy(&text);
-            for line in text.lines() {
-                let Some(mount) = Mount::parse(line) else {
-                    continue;
-                };
-                let point = root.join(unescape(mount.point).trim_start_matches('/'));
-                self.borders.insert(point.clone());
-                // Parts of a file system that is mounted whole are part of that.
-                let part = line.split(' ').nth(3).unwrap_or("/").to_owned();
-                let parts = devices.entry(mount.device).or_default();
-                if mount.kind != FsKind::Remote && !parts.contains("/") && parts.insert(part) {
-                    begin.push(point);
-                }
-            }
+            Ok(_) => {}
+            Err(why) => self.fail(&why),
         }
-        begin
     }
 
-    fn walk(&mut self, shelf: &mut Shelf<'_>, begin: PathBuf) {
-        let Ok(root) = fs::symlink_metadata(&begin) else {
-            return;
+    fn walk(&mut self, shelf: &mut Shelf<'_>, begin: &Path) {
+        let root = match fs::symlink_metadata(begin) {
+            Ok(root) => root,
+            Err(error) => return self.missed(begin, &error),
         };
-        let device = root.dev();
         if root.is_file() {
-            self.look_at(shelf, &begin, &root);
+            self.look_at(shelf, begin, &root);
             return;
         }
-        let mut open = vec![begin];
-        while let Some(folder) = open.pop() {
-            if Instant::now() >= self.end {
-                self.report.files_done = false;
-                return;
-            }
+        let mut open = vec![(begin.to_owned(), root.dev())];
+        while let Some((folder, device)) = open.pop() {
             if self.search.except.contains(&folder) {
                 continue;
             }
             let entries = match fs::read_dir(&folder) {
                 Ok(entries) => entries,
                 Err(error) => {
-                    self.missed(&error);
+                    self.missed(&folder, &error);
                     continue;
                 }
             };
-            shelf.count_bytes(1);
-            for entry in entries.flatten() {
-                let path = entry.path();
+            for entry in entries {
+                shelf.count_bytes(1);
+                if self.is_late() {
+                    return;
+                }
                 // The type is in the directory: nothing is asked of what is no file.
-                let Ok(kind) = entry.file_type() else {
-                    continue;
-                };
-                if kind.is_dir() && !self.borders.contains(&path) {
-                    let same = entry.metadata().is_ok_and(|it| it.dev() == device);
-                    if same {
-                        open.push(path);
+                let entry = entry.and_then(|entry| Ok((entry.file_type()?, entry)));
+                let (kind, entry) = match entry {
+                    Ok(both) => both,
+                    Err(error) => {
+                        self.missed(&folder, &error);
+                        continue;
                     }
-                } else if kind.is_file()
-                    && let Ok(meta) = entry.metadata()
-                {
-                    self.look_at(shelf, &path, &meta);
+                };
+                let path = entry.path();
+                if !(kind.is_file() || kind.is_dir() && !self.systems.is_border(&path)) {
+                    continue;
+                }
+                match entry.metadata() {
+                    Ok(meta) if kind.is_file() => self.look_at(shelf, &path, &meta),
+                    Ok(meta) if meta.dev() == device => open.push((path, device)),
+                    Ok(meta) => {
+                        if self.is_part(shelf, &folder, &path, &meta) {
+                            open.push((path, meta.dev()));
+                        }
+                    }
+                    Err(error) => self.missed(&path, &error),
                 }
             }
         }
+    }
+
+    /// Whether a folder with another device than the one it is in belongs to the same file system.
+    fn is_part(
+        &mut self,
+        shelf: &Shelf<'_>,
+        folder: &Path,
+        path: &Path,
+        meta: &fs::Metadata,
+    ) -> bool {
+        // A subvolume has a device of its own, and need not be mounted.
+        if is_subvolume(meta.ino(), || {
+            statfs(folder).map_or(0, |it| it.f_type as u32)
+        }) {
+            return true;
+        }
+        // It may have been mounted just now.
+        if self.report.files_failed.is_none() {
+            self.find_systems(shelf);
+            if !self.systems.is_border(path) {
+                let path = path.display();
+                self.fail(&format!(
+                    "{path} is another file system, not known to be mounted"
+                ));
+            }
+        }
+        false
     }
 
     fn look_at(&mut self, shelf: &mut Shelf<'_>, path: &Path, meta: &fs::Metadata) {
@@ -153,21 +175,22 @@ impl Walk<'_> {
         if !wanted {
             return;
         }
-        let file = match open_quietly(path) {
-            Ok(file) => file,
-            Err(error) => return self.missed(&error),
+        let opened = open_quietly(path).and_then(|file| Ok((file.metadata()?.is_file(), file)));
+        let file = match opened {
+            Ok((true, file)) => file,
+            Ok((false, _)) => return,
+            Err(error) => return self.missed(path, &error),
         };
-        if !file.metadata().is_ok_and(|it| it.is_file()) {
-            return;
-        }
         let mut found = BTreeSet::new();
         // Four bytes anywhere are chance where there is so much.
-        let whole = read_file(shelf, &file, self.search.largest, |it| {
+        let read = read_file(shelf, &file, self.search.largest, |it| {
             if counts_as_holder(HolderClass::Capable, it.form) {
                 found.insert(it.key);
             }
         });
-        self.report.files_done &= whole;
+        if let Err(error) = read {
+            self.missed(path, &error);
+        }
         for key in found {
             let named = self.named.entry(key).or_default();
             if *named < MAX_NAMED {
@@ -178,9 +201,33 @@ impl Walk<'_> {
         }
     }
 
-    fn missed(&mut self, error: &io::Error) {
-        self.report.files_done &= error.kind() == ErrorKind::NotFound;
+    fn is_late(&mut self) -> bool {
+        let late = Instant::now() >= self.end;
+        if late {
+            let limit = Span(self.search.limit);
+            self.fail(&format!("it took longer than {limit}"));
+        }
+        late
     }
+
+    /// What has gone meanwhile, or became something else, is not missed.
+    fn missed(&mut self, path: &Path, error: &io::Error) {
+        const GONE: [i32; 4] = [libc::ENOENT, libc::ESRCH, libc::ENOTDIR, libc::ELOOP];
+        if !error.raw_os_error().is_some_and(|it| GONE.contains(&it)) {
+            self.fail(&format!("{}: {}", path.display(), cause_text(error)));
+        }
+    }
+
+    /// The first reason is kept.
+    fn fail(&mut self, why: &str) {
+        let bounded = || why.chars().take(MAX_REASON).collect();
+        self.report.files_failed.get_or_insert_with(bounded);
+    }
+}
+
+/// Whether a folder is a subvolume of btrfs; `system`: the type of what it is in.
+fn is_subvolume(inode: u64, system: impl FnOnce() -> u32) -> bool {
+    SUBVOLUME_ROOTS.contains(&inode) && system() == BTRFS
 }
 
 /// Without a trace in the file's time of access, where that is allowed.
@@ -193,34 +240,14 @@ fn open_quietly(path: &Path) -> io::Result<File> {
     }
 }
 
-/// `mountinfo` writes blanks and backslashes in octal.
-fn unescape(text: &str) -> String {
-    let mut out = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&first, more)) = rest.split_first() {
-        let octal = |it: &[u8]| {
-            let text = std::str::from_utf8(it.get(..3)?).ok()?;
-            u8::from_str_radix(text, 8).ok()
-        };
-        match octal(more).filter(|_| first == b'\\') {
-            Some(byte) => {
-                out.push(byte);
-                rest = &more[3..];
-            }
-            None => {
-                out.push(first);
-                rest = more;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
-    fn blanks_in_mount_points() {
-        assert_eq!(super::unescape("/mnt/a\\040b\\134"), "/mnt/a b\\");
-        assert_eq!(super::unescape("/mnt\\0"), "/mnt\\0");
+    fn only_a_subvolume_is_entered_without_a_mount() {
+        assert!(is_subvolume(256, || BTRFS));
+        assert!(!is_subvolume(256, || 0xef53), "a mount that nobody knows");
+        assert!(!is_subvolume(1, || BTRFS), "a file system mounted on btrfs");
     }
 }

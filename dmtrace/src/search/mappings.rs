@@ -12,6 +12,8 @@ pub(super) struct Mapping<'a> {
     pub readable: bool,
     pub writable: bool,
     pub shared: bool,
+    /// Where in its file it begins.
+    pub offset: u64,
     pub device: (u32, u32),
     pub inode: u64,
     pub name: &'a str,
@@ -34,7 +36,8 @@ impl<'a> Mapping<'a> {
         let mut fields = line.splitn(6, ' ');
         let (start, end) = fields.next()?.split_once('-')?;
         let flags = fields.next()?.as_bytes();
-        let device = fields.nth(1)?;
+        let offset = fields.next()?;
+        let device = fields.next()?;
         let inode = fields.next()?.parse().ok()?;
         let address = |text| u64::from_str_radix(text, 16).ok();
         let flag = |at: usize, value: u8| flags.get(at) == Some(&value);
@@ -44,6 +47,7 @@ impl<'a> Mapping<'a> {
             readable: flag(0, b'r'),
             writable: flag(1, b'w'),
             shared: flag(3, b's'),
+            offset: address(offset)?,
             device: parse_device(device, 16)?,
             inode,
             name: fields.next().unwrap_or("").trim_start(),

@@ -3,22 +3,19 @@
 use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, ErrorKind},
-    os::{fd::AsRawFd as _, unix::fs::FileExt as _, unix::fs::OpenOptionsExt as _},
-    path::PathBuf,
+    os::unix::fs::FileExt as _,
 };
 
-use dmtrace_core::search::{HolderClass, Place, UnsearchedReason};
+use dmtrace_core::search::{Place, UnsearchedReason};
 
 use super::{
     mappings::{Mapping, Wanted},
     pages::{PageMap, PageRun},
+    shared_memory::{SwapBudget, read_shared_memory},
     shelf::Shelf,
     target::Target,
 };
-
-/// Shared memory up to this is read from its file: what is not in the process's page table is there,
-/// too.
-const SHARED_WHOLE: u64 = 64 << 20;
+use crate::wording::cause_text;
 
 /// Searches all memory of a process.
 pub(super) fn search_memory(shelf: &mut Shelf<'_>, target: &mut Target) -> io::Result<()> {
@@ -30,8 +27,7 @@ pub(super) fn search_memory(shelf: &mut Shelf<'_>, target: &mut Target) -> io::R
     let mut reader = MemoryReader {
         map,
         memory,
-        left_of_swap: shelf.options.swap_budget,
-        beyond_budget: 0,
+        swap: SwapBudget::new(shelf.options.swap_budget),
         opaque: 0,
     };
     for line in maps.split(b'\n') {
@@ -55,15 +51,14 @@ pub(super) fn search_memory(shelf: &mut Shelf<'_>, target: &mut Target) -> io::R
             _ => reader.read_mapping(shelf, target, &mapping, wanted)?,
         }
     }
-    target.note_memory(reader.opaque, reader.beyond_budget);
+    target.note_memory(reader.opaque, reader.swap.beyond);
     Ok(())
 }
 
 struct MemoryReader {
     map: PageMap,
     memory: File,
-    left_of_swap: u64,
-    beyond_budget: u64,
+    swap: SwapBudget,
     opaque: u64,
 }
 
@@ -86,10 +81,15 @@ impl MemoryReader {
         mapping: &Mapping<'_>,
         wanted: Wanted,
     ) -> io::Result<()> {
-        let whole = mapping.shared && wanted == Wanted::Present;
-        let small = mapping.end - mapping.start <= SHARED_WHOLE;
-        if whole && small && read_shared_file(shelf, target, mapping) {
-            return Ok(());
+        if mapping.shared && wanted == Wanted::Present {
+            match read_shared_memory(shelf, target, mapping, &mut self.swap) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) => {
+                    let cause = format!("its shared memory: {}", cause_text(&error));
+                    target.problem(UnsearchedReason::Failed { cause });
+                }
+            }
         }
         // What is to be read is noted first: the page map is not read while memory is.
         let place = mapping.place();
@@ -114,7 +114,7 @@ impl MemoryReader {
                 if run.file && wanted == Wanted::Copied {
                     continue;
                 }
-                if self.may_read(target, run) {
+                if run.present || self.swap.take(target, run.end - run.start) {
                     self.read_run(shelf, target, mapping, run, place)?;
                 }
             }
@@ -122,28 +122,6 @@ impl MemoryReader {
         }
         shelf.finish(target, place);
         Ok(())
-    }
-
-    /// Swapped pages are brought back for actors only, and not without end.
-    fn may_read(&mut self, target: &mut Target, run: PageRun) -> bool {
-        if run.present {
-            return true;
-        }
-        let length = run.end - run.start;
-        if target.class != HolderClass::Actor {
-            target.swapped += length;
-            return false;
-        }
-        match self.left_of_swap.checked_sub(length) {
-            Some(left) => {
-                self.left_of_swap = left;
-                true
-            }
-            None => {
-                self.beyond_budget += length;
-                false
-            }
-        }
     }
 
     fn read_run(
@@ -213,58 +191,6 @@ impl MemoryReader {
     }
 }
 
-/// Reads what is mapped of a file in memory from the file, without its holes.
-fn read_shared_file(shelf: &mut Shelf<'_>, target: &mut Target, mapping: &Mapping<'_>) -> bool {
-    let range = format!("{:x}-{:x}", mapping.start, mapping.end);
-    let path: PathBuf = shelf.roots.proc_path(target.path("map_files")).join(range);
-    // Only what is surely in memory is opened: opening asks the file system.
-    let mounts = &mut shelf.mounts;
-    let in_memory = mapping.is_kernel_memory()
-        || mounts.kind_of_device(&target.task, mapping.device)
-            == Some(super::mounts::FsKind::Memory);
-    if !in_memory || mapping.name.starts_with("/secretmem") {
-        return false;
-    }
-    let mut options = File::options();
-    let file = options.read(true).custom_flags(libc::O_NONBLOCK);
-    let Ok(file) = file.open(path) else {
-        return false;
-    };
-    let Some(length) = file.metadata().ok().filter(|it| it.len() <= SHARED_WHOLE) else {
-        return false;
-    };
-    // Where in the file the mapping begins matters little: what is beside it is shared, too.
-    let place = mapping.place();
-    let mut at = 0;
-    while at < length.len() {
-        // SAFETY: a descriptor that is open, and numbers.
-        let data = unsafe { libc::lseek(file.as_raw_fd(), at.cast_signed(), libc::SEEK_DATA) };
-        let Ok(begin) = u64::try_from(data) else {
-            let nothing = io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO);
-            shelf.finish(target, place);
-            return nothing;
-        };
-        // SAFETY: as before.
-        let hole = unsafe { libc::lseek(file.as_raw_fd(), data, libc::SEEK_HOLE) };
-        let end = u64::try_from(hole).unwrap_or(length.len());
-        shelf.finish(target, place);
-        shelf.window.start(begin);
-        at = begin;
-        while at < end {
-            let space = shelf.window.space();
-            let most = space.len().min(usize::try_from(end - at).unwrap_or(512));
-            let Ok(read @ 1..) = file.read_at(&mut space[..most], at) else {
-                shelf.finish(target, place);
-                return false;
-            };
-            shelf.advance(target, read, place);
-            at += read as u64;
-        }
-    }
-    shelf.finish(target, place);
-    true
-}
-
 fn read_by_call(tid: u32, address: u64, into: &mut [u8]) -> io::Result<usize> {
     let tid = i32::try_from(tid).map_err(io::Error::other)?;
     let local = libc::iovec {
@@ -282,13 +208,21 @@ fn read_by_call(tid: u32, address: u64, into: &mut [u8]) -> io::Result<usize> {
 
 /// Whether a mapping is of a device (`VM_IO`, `VM_PFNMAP`).
 fn is_device_memory(shelf: &Shelf<'_>, target: &Target, start: u64) -> bool {
-    let Ok(file) = File::open(shelf.roots.proc_path(target.path("smaps"))) else {
-        return false;
-    };
+    let flags = smaps_field(shelf, target, start, "VmFlags:");
+    flags.is_some_and(|it| it.split(' ').any(|flag| matches!(flag, "io" | "pf")))
+}
+
+/// What the kernel says of the mapping that begins there.
+pub(super) fn smaps_field(
+    shelf: &Shelf<'_>,
+    target: &Target,
+    start: u64,
+    name: &str,
+) -> Option<String> {
+    let file = File::open(shelf.roots.proc_path(target.path("smaps"))).ok()?;
     let begin = format!("{start:08x}-");
     let lines = BufReader::new(file).lines().map_while(Result::ok);
-    let flags = lines
+    lines
         .skip_while(|line| !line.starts_with(&begin))
-        .find_map(|line| line.strip_prefix("VmFlags:").map(str::to_owned));
-    flags.is_some_and(|it| it.split(' ').any(|flag| matches!(flag, "io" | "pf")))
+        .find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
 }

@@ -9,6 +9,7 @@
 //! through until none is new.
 
 mod descriptors;
+mod file_systems;
 mod files;
 mod mappings;
 mod memory;
@@ -19,6 +20,7 @@ mod pool;
 mod process;
 mod program;
 mod report;
+mod shared_memory;
 mod shelf;
 mod target;
 #[cfg(test)]

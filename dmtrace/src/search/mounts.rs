@@ -32,7 +32,11 @@ const LOCAL: [&str; 20] = [
 /// One line of `mountinfo`.
 pub(super) struct Mount<'a> {
     pub id: u64,
+    /// What it is mounted on.
+    pub parent: u64,
     pub device: (u32, u32),
+    /// What of the file system is mounted, escaped as the next.
+    pub part: &'a str,
     /// Escaped, as the kernel writes it.
     pub point: &'a str,
     pub kind: FsKind,
@@ -43,8 +47,10 @@ impl<'a> Mount<'a> {
         let (mount, system) = line.split_once(" - ")?;
         let mut fields = mount.split(' ');
         let id = fields.next()?.parse().ok()?;
-        let device = parse_device(fields.nth(1)?, 10)?;
-        let point = fields.nth(1)?;
+        let parent = fields.next()?.parse().ok()?;
+        let device = parse_device(fields.next()?, 10)?;
+        let part = fields.next()?;
+        let point = fields.next()?;
         let name = system.split(' ').next()?;
         let kind = if MEMORY.contains(&name) {
             FsKind::Memory
@@ -55,7 +61,9 @@ impl<'a> Mount<'a> {
         };
         Some(Self {
             id,
+            parent,
             device,
+            part,
             point,
             kind,
         })

@@ -77,6 +77,7 @@ impl<'a> Pool<'a> {
         self.search.coverage = Coverage {
             descriptors: self.options.descriptors,
             files_since: None,
+            files_failed: None,
         };
         self.search.hidden = processes::hidden_reason(&self.roots);
         if !self.options.only.is_empty() {
@@ -273,6 +274,10 @@ impl<'a> Pool<'a> {
             if report.files_done {
                 let since = self.options.files.as_ref().map(|it| it.since);
                 self.search.coverage.files_since = since;
+            } else {
+                let why = report.files_failed;
+                let unsaid = || "not all files could be read".to_owned();
+                self.search.coverage.files_failed = Some(why.unwrap_or_else(unsaid));
             }
             for (key, path) in report.files {
                 self.search.files.entry(key).or_default().push(path);
@@ -309,6 +314,11 @@ impl<'a> Pool<'a> {
 
     fn not_searched(&mut self, job: Job, class: Option<HolderClass>, reason: UnsearchedReason) {
         if job == FILES {
+            let why = match reason {
+                UnsearchedReason::TimedOut => "reading them took too long".to_owned(),
+                other => other.to_string(),
+            };
+            self.search.coverage.files_failed = Some(why);
             return;
         }
         self.done += 1;

@@ -25,11 +25,14 @@ const PROGRAM_MAX: u64 = 512 << 20;
 const MAX_CACHED: usize = 512;
 
 /// Words that only a user of cookies has in its program.
-const WORDS: [&[u8]; 4] = [
+const WORDS: [&[u8]; 7] = [
     b"/dev/mapper/control",
     b"DM_UDEV_COOKIE",
     b"udevcomplete",
     b"dm_task_set_cookie",
+    b"udevcookie",
+    b"udevcreatecookie",
+    b"udevreleasecookie",
 ];
 
 /// Libraries of interpreters.

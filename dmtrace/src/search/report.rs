@@ -36,8 +36,10 @@ pub(super) struct Report {
     /// Swapped memory that was left where it is.
     pub swapped: u64,
     pub files: Vec<(Key, String)>,
-    /// Whether all files were searched.
+    /// Whether all files were searched,
     pub files_done: bool,
+    /// and why not.
+    pub files_failed: Option<String>,
     /// They go apart: there may be many.
     #[serde(skip)]
     pub found: Found,

@@ -6,6 +6,7 @@ use std::{path::Path, process::Command, time::Instant};
 use dmtrace_core::{
     event::workload::Workload,
     ids::UnixTime,
+    search::{ProgramKind, identify_program},
     witness::{
         AuditReader, AuditRecord, Author, Message, Testimony, Told, Witness, bounded_text,
         is_device_mapper_line, read_message,
@@ -212,7 +213,11 @@ fn parse_entry(entry: &[u8], audit: &mut AuditReader) -> Vec<Testimony> {
         });
     }
     if let Some(told) = read_message(from) {
-        let forgeable = told.of_anybody || (!kernel && !manager && uid != Some(0));
+        // A daemon of root logs names that others send it; a shell says of its own children.
+        let shell = transport.as_deref() == Some("stdout")
+            && field("_EXE").is_some_and(|it| identify_program(&it) == ProgramKind::Interpreter);
+        let knows = kernel || manager || (uid == Some(0) && shell);
+        let forgeable = told.of_anybody || !knows;
         let unit = if manager {
             None
         } else {

@@ -91,8 +91,9 @@ fn call_with(
         deadline,
         found: &mut found,
     };
-    accounting::read(&mut hearing);
+    // The surest first: there is a limit to what is kept.
     audit::read(&mut hearing);
+    accounting::read(&mut hearing);
     journal::read(&mut hearing, journal);
     syslog::read(&mut hearing);
     kernel_log::read(&mut hearing);
@@ -148,12 +149,12 @@ impl Hearing<'_> {
     }
 
     /// Adds what somebody says; not if there is too much of it already.
-    fn add(&mut self, testimony: Testimony) -> bool {
+    fn add(&mut self, testimony: Testimony) {
         if self.found.testimonies.len() >= self.limits.testimonies {
-            return false;
+            let what = testimony.witness.to_string();
+            return self.cannot_read(&what, "there is more of that time than is kept");
         }
         self.found.testimonies.push(testimony);
-        true
     }
 
     fn cannot_read(&mut self, what: &str, why: impl Into<String>) {

@@ -120,6 +120,9 @@ pub enum OrphanObstacle {
     FilesNotSearched {
         /// Those modified since then matter.
         since: UnixTime,
+        /// Why the last attempt failed; empty if there was none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
 }
 
@@ -146,7 +149,19 @@ impl OrphanObstacle {
     pub const fn is_formality(&self) -> bool {
         matches!(
             self,
-            Self::SecondMarkDue { .. } | Self::SecondMarkOld { .. } | Self::FilesNotSearched { .. }
+            Self::SecondMarkDue { .. }
+                | Self::SecondMarkOld { .. }
+                | Self::FilesNotSearched { why: None, .. }
+        )
+    }
+
+    /// Whether something could not be read that may have had the number.
+    pub const fn is_unread(&self) -> bool {
+        matches!(
+            self,
+            Self::Hidden { .. }
+                | Self::NotSearched { .. }
+                | Self::FilesNotSearched { why: Some(_), .. }
         )
     }
 

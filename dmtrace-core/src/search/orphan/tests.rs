@@ -1,3 +1,5 @@
+mod clock;
+
 use std::collections::BTreeSet;
 
 use super::*;
@@ -48,6 +50,7 @@ impl Scene {
                 coverage: Coverage {
                     descriptors: true,
                     files_since: Some(UnixTime(BOOT)),
+                    files_failed: None,
                 },
                 rounds: 2,
                 stable: true,
@@ -407,20 +410,6 @@ fn rule_9_it_is_old_enough() {
 }
 
 #[test]
-fn what_is_not_known_of_the_clock_is_waited_out_from_the_first_search() {
-    let mut scene = Scene::orphan();
-    scene.facts.clock = ClockHistory::default();
-    let kept = scene.judge().unwrap_err();
-    let ready_at = BootTime(4600 * SECOND);
-    assert_eq!(kept, [OrphanObstacle::TooYoung { ready_at }]);
-    scene.mark(1).search.began = BootTime(4590 * SECOND);
-    scene.mark(1).search.ended = BootTime(4595 * SECOND);
-    scene.facts.now = BootTime(4601 * SECOND);
-    scene.facts.wall = UnixTime(BOOT + 9999);
-    scene.judge().unwrap();
-}
-
-#[test]
 fn rule_9_a_pending_one_is_in_no_file() {
     let path = || "/run/cookie".to_owned();
     let kept = after(|it| {
@@ -428,14 +417,34 @@ fn rule_9_a_pending_one_is_in_no_file() {
     });
     assert_eq!(kept, [OrphanObstacle::WrittenIn { path: path() }]);
     let since = UnixTime(BOOT + 999);
+    let why = None;
     for from in [None, Some(UnixTime(BOOT + 1000))] {
         let kept = after(|it| {
             for number in 0..2 {
                 it.mark(number).search.coverage.files_since = from;
             }
         });
-        assert_eq!(kept, [OrphanObstacle::FilesNotSearched { since }]);
+        let why = why.clone();
+        assert_eq!(kept, [OrphanObstacle::FilesNotSearched { since, why }]);
     }
+    // What failed is told, and is nothing that the next command does by itself.
+    let why = Some("/srv: Input/output error".to_owned());
+    let kept = after(|it| {
+        for number in 0..2 {
+            it.mark(number).search.coverage.files_since = None;
+        }
+        it.mark(0).search.coverage.files_failed = why.clone();
+    });
+    assert_eq!(kept, [OrphanObstacle::FilesNotSearched { since, why }]);
+    assert!(!kept[0].is_formality() && kept[0].is_unread());
+    let older = r#"{"obstacle":"files_not_searched","since":5}"#;
+    let older: OrphanObstacle = serde_json::from_str(older).unwrap();
+    assert!(older.is_formality());
+    let older: Coverage = serde_json::from_str(r#"{"descriptors":true,"files_since":7}"#).unwrap();
+    assert_eq!(
+        (older.files_since, older.files_failed),
+        (Some(UnixTime(7)), None)
+    );
     // One of the two is enough.
     let mut scene = Scene::orphan();
     scene.mark(0).search.coverage.files_since = None;

@@ -52,7 +52,12 @@ impl fmt::Display for OrphanObstacle {
             Self::DeviceSuspended { name } => write!(f, "device {name} is suspended"),
             Self::TooYoung { .. } => f.write_str("it was touched too recently"),
             Self::WrittenIn { path } => write!(f, "the file {path} has its number"),
-            Self::FilesNotSearched { .. } => f.write_str("files were not searched for it yet"),
+            Self::FilesNotSearched { why: None, .. } => {
+                f.write_str("files were not searched for it yet")
+            }
+            Self::FilesNotSearched { why: Some(why), .. } => {
+                write!(f, "files could not be searched for it: {why}")
+            }
         }
     }
 }

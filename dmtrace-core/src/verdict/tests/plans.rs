@@ -250,11 +250,29 @@ fn each_rule_that_fails_is_named() {
         facts.carriers.insert(key, vec![99]);
     });
     assert!(obstacles(&carried).contains(&Obstacle::Carrier { pid: 99 }));
-    let unread = with(&|facts| facts.carriers_complete = false);
-    assert_eq!(obstacles(&unread), [Obstacle::CarriersUnreadable]);
-    let unlisted = with(&|facts| facts.processes_complete = false);
-    let hidden = [Obstacle::Inferred, Obstacle::ProcessesUnreadable];
+    let reasons = || {
+        vec![
+            "list".to_owned(),
+            "waiters".to_owned(),
+            "carriers".to_owned(),
+        ]
+    };
+    let unread = with(&|facts| {
+        facts.carriers_complete = false;
+        facts.incomplete = reasons();
+    });
+    let why = "carriers".to_owned();
+    assert_eq!(obstacles(&unread), [Obstacle::CarriersUnreadable { why }]);
+    let unlisted = with(&|facts| {
+        facts.processes_complete = false;
+        facts.incomplete = reasons();
+    });
+    let why = "list".to_owned();
+    let hidden = [Obstacle::Inferred, Obstacle::ProcessesUnreadable { why }];
     assert_eq!(obstacles(&unlisted), hidden);
+    let older: Obstacle = serde_json::from_str(r#"{"obstacle":"carriers_unreadable"}"#).unwrap();
+    let why = String::new();
+    assert_eq!(older, Obstacle::CarriersUnreadable { why });
     let busy = with(&|facts| facts.udev.queue_busy = true);
     assert_eq!(obstacles(&busy), [Obstacle::EventPending { count: 1 }]);
     let unread = make_plan(&scene, &Snapshot::default(), &facts, PlanOptions::default());

@@ -49,6 +49,7 @@ fn judge_after_search(mut scene: Scene, change: impl Fn(&mut Search)) -> Verdict
         coverage: Coverage {
             descriptors: true,
             files_since: Some(UnixTime(0)),
+            files_failed: None,
         },
         rounds: 2,
         stable: true,
@@ -109,6 +110,25 @@ fn a_process_that_could_not_be_searched_may_hold_it() {
     }
     let harmless = missed(Some(HolderClass::MentionOnly));
     assert!(matches!(harmless.class, Class::Orphaned(_)));
+}
+
+/// A clean-up that cannot search files must not say for ever that it only has to be repeated.
+#[test]
+fn files_that_could_not_be_searched_are_no_formality() {
+    let files = |failed: Option<&str>| {
+        judge_after_search(found_cookie(1, 77, true), |search| {
+            search.coverage.files_since = None;
+            search.coverage.files_failed = failed.map(str::to_owned);
+        })
+    };
+    assert!(matches!(files(None).class, Class::Orphaned(_)));
+    let verdict = files(Some("it took longer than 2m00s"));
+    assert!(!matches!(verdict.class, Class::Orphaned(_)), "{verdict:#?}");
+    let is_why = |fact: &Evidence| {
+        let text = fact.to_string();
+        text == "search: files could not be searched for it: it took longer than 2m00s"
+    };
+    assert!(verdict.evidence.iter().any(is_why), "{verdict:#?}");
 }
 
 #[test]

@@ -136,15 +136,27 @@ fn lift_text(obstacles: &[Obstacle], prospect: Option<&Prospect>) -> String {
             }
         }
         let once = waits_text(prospect);
-        return match options.join(" ") {
+        let unread = obstacles.iter().find_map(unsearched_files_text);
+        return match (options.join(" "), unread) {
             // Time alone.
-            none if none.is_empty() => once.trim_start_matches(", ").to_owned(),
-            options => format!("{options}{once}"),
+            (none, _) if none.is_empty() => once.trim_start_matches(", ").to_owned(),
+            (options, None) => format!("{options}{once}"),
+            (options, Some(text)) => format!("{text}; or {options}{once}"),
         };
     }
     let ends = obstacles.iter().map(lifted_by);
     let first = ends.min_by_key(|(rank, _)| *rank);
     first.map_or_else(|| "see why above".to_owned(), |(_, text)| text)
+}
+
+/// Why files were not searched though that was tried, and what ends that.
+fn unsearched_files_text(obstacle: &Obstacle) -> Option<String> {
+    match obstacle {
+        Obstacle::NotProvenBySearch {
+            why: why @ OrphanObstacle::FilesNotSearched { why: Some(_), .. },
+        } => Some(format!("{why}; when that has changed, repeat this command")),
+        _ => None,
+    }
 }
 
 /// What ends a reason that no option lifts, and in which place it is named: the first one of a cookie
@@ -173,8 +185,11 @@ fn lifted_by(obstacle: &Obstacle) -> (u8, String) {
             return (4, format!("resume its device: dmsetup resume {name}"));
         }
         Obstacle::UdevdDown => (4, "start udevd"),
-        Obstacle::Hidden | Obstacle::CarriersUnreadable | Obstacle::ProcessesUnreadable => {
-            (5, "run as root")
+        Obstacle::Hidden => (5, "run as root, with CAP_IPC_OWNER"),
+        Obstacle::CarriersUnreadable { why } | Obstacle::ProcessesUnreadable { why } => {
+            // It says what helps: where a process is just starting a program that is no right.
+            let unsaid = why.is_empty();
+            (5, if unsaid { "run as root" } else { why.as_str() })
         }
         Obstacle::NotRead => (6, "try again"),
         Obstacle::EventPending { .. } => (7, "once udev has had its time"),
@@ -182,7 +197,12 @@ fn lifted_by(obstacle: &Obstacle) -> (u8, String) {
             let needed = Span::from_secs(*needed);
             return (8, format!("once nobody has touched it for {needed}"));
         }
-        Obstacle::NotProvenBySearch { why } => return lifted_search_obstacle(why),
+        Obstacle::NotProvenBySearch { why } => {
+            return match unsearched_files_text(obstacle) {
+                Some(text) => (5, text),
+                None => lifted_search_obstacle(why),
+            };
+        }
         Obstacle::Inferred => (9, "trace while it leaks: dmtrace watch"),
         other => return (10, other.to_string()),
     };
@@ -240,15 +260,16 @@ pub(super) fn is_kept_unread(entry: &PlanEntry) -> bool {
     let PlannedAction::Keep { obstacles: because } = &entry.action else {
         return false;
     };
-    matches!(entry.verdict.class.as_str(), "leaked" | "unknown")
-        && because.iter().any(|obstacle| {
-            matches!(
-                obstacle,
-                Obstacle::NotRead
-                    | Obstacle::Hidden
-                    | Obstacle::CarriersUnreadable
-                    | Obstacle::ProcessesUnreadable
-            )
+    let class = entry.verdict.class.as_str();
+    let may_be_leaked = matches!(class, "leaked" | "unknown" | "orphaned");
+    may_be_leaked
+        && because.iter().any(|obstacle| match obstacle {
+            Obstacle::NotRead
+            | Obstacle::Hidden
+            | Obstacle::CarriersUnreadable { .. }
+            | Obstacle::ProcessesUnreadable { .. } => true,
+            Obstacle::NotProvenBySearch { why } => why.is_unread(),
+            _ => false,
         })
 }
 
@@ -256,9 +277,92 @@ pub(super) fn is_kept_unread(entry: &PlanEntry) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use dmtrace_core::cleanup::prospect::CleanFlags;
+    use dmtrace_core::{
+        cleanup::{plan::CookieIdentity, prospect::CleanFlags},
+        ids::{IpcNs, SemId, UnixTime},
+        verdict::Touched,
+    };
 
     use super::*;
+
+    /// A plan says that a cookie of this class is kept because of that.
+    fn kept_entry(class: &str, obstacle: Obstacle) -> PlanEntry {
+        PlanEntry {
+            sem: SemId {
+                ns: IpcNs::HOST,
+                semid: 1,
+            },
+            identity: CookieIdentity::default(),
+            owner: None,
+            gone: Vec::new(),
+            parents: Vec::new(),
+            touched: Touched::default(),
+            verdict: VerdictSummary {
+                class: class.to_owned(),
+                text: String::new(),
+                brief: String::new(),
+                observed: false,
+                evidence: Vec::new(),
+            },
+            orphan: None,
+            action: PlannedAction::Keep {
+                obstacles: vec![obstacle],
+            },
+        }
+    }
+
+    fn unsearched_files(why: Option<&str>) -> Obstacle {
+        let why = OrphanObstacle::FilesNotSearched {
+            since: UnixTime(1),
+            why: why.map(str::to_owned),
+        };
+        Obstacle::NotProvenBySearch { why }
+    }
+
+    /// That the same command can do no more is neither promised nor passed over.
+    #[test]
+    fn files_that_cannot_be_searched_are_told_and_leave_it_open() {
+        let failed = unsearched_files(Some("/srv: Input/output error"));
+        let text = "files could not be searched for it: /srv: Input/output error; when that has \
+                    changed, repeat this command";
+        assert_eq!(lift_text(std::slice::from_ref(&failed), None), text);
+        let forced = Prospect {
+            flags: Some(CleanFlags::FORCE_UNKNOWN),
+            waits: Vec::new(),
+            obstacles: Vec::new(),
+            completion_obstacles: Vec::new(),
+        };
+        let lift = lift_text(std::slice::from_ref(&failed), Some(&forced));
+        let option = "; or --force-unknown COOKIE if you are sure";
+        assert_eq!(lift, format!("{text}{option}"));
+        for class in ["orphaned", "unknown", "leaked"] {
+            assert!(
+                is_kept_unread(&kept_entry(class, failed.clone())),
+                "{class}"
+            );
+        }
+        // What the next search does was not tried yet.
+        let due = unsearched_files(None);
+        assert_eq!(
+            lift_text(std::slice::from_ref(&due), None),
+            "repeat this command"
+        );
+        assert!(!is_kept_unread(&kept_entry("orphaned", due)));
+        assert!(!is_kept_unread(&kept_entry("open", failed)));
+    }
+
+    #[test]
+    fn who_is_root_is_not_told_to_be_root() {
+        let why = || "cookies carried by process 5: it is starting a program; try again".to_owned();
+        for obstacle in [
+            Obstacle::CarriersUnreadable { why: why() },
+            Obstacle::ProcessesUnreadable { why: why() },
+        ] {
+            assert_eq!(lift_text(&[obstacle], None), why());
+        }
+        let older = Obstacle::ProcessesUnreadable { why: String::new() };
+        assert_eq!(lift_text(&[older], None), "run as root");
+    }
 
     #[test]
     fn each_reason_is_told_once_with_what_lifts_it() {
@@ -275,13 +379,7 @@ mod tests {
         let open = [Obstacle::NotLeaked {
             class: "open".to_owned(),
         }];
-        let verdict = |class: &str| VerdictSummary {
-            class: class.to_owned(),
-            text: String::new(),
-            brief: String::new(),
-            observed: true,
-            evidence: Vec::new(),
-        };
+        let verdict = |class: &str| kept_entry(class, Obstacle::Gone).verdict;
         let (leaked, in_use) = (verdict("leaked"), verdict("open"));
         let cookie = |verdict, obstacles, prospect| KeptCookie {
             verdict,

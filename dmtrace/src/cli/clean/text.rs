@@ -404,7 +404,6 @@ pub(super) fn print_conclusion(
 /// The plan as JSON; also what `--plan` writes.
 pub(super) fn as_object(draft: &PlanDraft) -> Value {
     let mut body = json!(draft.file);
-    body["complete"] = json!(!draft.incomplete);
     body["notes"] = json!(draft.notes);
     body["suspended_devices"] = json!(draft.suspended);
     json::json_envelope(KIND, &body)

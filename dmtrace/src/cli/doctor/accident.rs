@@ -3,7 +3,7 @@
 
 use dmtrace_core::{
     ledger::Device,
-    verdict::{Class, Confidence, Doubt, Healthy, is_worth_a_search},
+    verdict::{Class, Confidence, Doubt, Healthy, Verdict, is_worth_a_search},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -12,7 +12,10 @@ use super::DoctorReport;
 use crate::{
     case::Case,
     host::namespaces::own_ns,
-    render::row::{Row, confidence_word},
+    render::{
+        row::{Row, confidence_word},
+        searched::SearchLeft,
+    },
     wording::count_noun,
 };
 
@@ -36,10 +39,13 @@ struct SetHarm {
 
 /// How many of the cookies that no trace saw being made nobody can need any more.
 pub(super) fn check_older_cookies(case: &Case, report: &mut DoctorReport) {
-    let (mut orphaned, mut undecided) = (0_usize, 0_usize);
+    let (mut orphaned, mut proven, mut undecided) = (0_usize, 0_usize, 0_usize);
     for judged in case.judge_all() {
         match judged.verdict.class {
-            Class::Orphaned(_) => orphaned += 1,
+            Class::Orphaned(_) => {
+                orphaned += 1;
+                proven += usize::from(is_proven_orphan(&judged.verdict));
+            }
             class if is_worth_a_search(class) => undecided += 1,
             _ if judged.doubt() == Some(Doubt::OlderThanTrace) => undecided += 1,
             _ => {}
@@ -51,13 +57,18 @@ pub(super) fn check_older_cookies(case: &Case, report: &mut DoctorReport) {
     }
     report.more.push((
         "older_cookies",
-        json!({ "orphaned": orphaned, "undecided": undecided }),
+        json!({ "orphaned": orphaned, "proven": proven, "undecided": undecided }),
     ));
     report.add_warning(
         "older_cookies",
         format!(
-            "safe to remove {orphaned} of {} that no trace saw being made: no process holds {}",
+            "safe to remove {orphaned} of {} that no trace saw being made{}: no process holds {}",
             count_noun(all, "cookie", "cookies"),
+            if proven < orphaned {
+                ", as far as one search tells"
+            } else {
+                ""
+            },
             if orphaned == 1 { "it" } else { "them" },
         ),
         match orphaned {
@@ -83,7 +94,7 @@ pub(super) fn check_accident(case: &Case, report: &mut DoctorReport) {
             continue;
         };
         match verdict.class {
-            Class::Orphaned(_) => {
+            Class::Orphaned(_) if is_proven_orphan(verdict) => {
                 leaked += 1;
                 continue;
             }
@@ -92,7 +103,7 @@ pub(super) fn check_accident(case: &Case, report: &mut DoctorReport) {
                 continue;
             }
             Class::Foreign(_) => foreign += 1,
-            Class::Leaked(_) | Class::Unknown(_) => unknown += 1,
+            Class::Leaked(_) | Class::Orphaned(_) | Class::Unknown(_) => unknown += 1,
             _ => live += 1,
         }
         harms.push(harm_of(case, row, verdict.class));
@@ -155,6 +166,11 @@ pub(super) fn check_accident(case: &Case, report: &mut DoctorReport) {
         let more = harms.len() - NAMED;
         report.add_warning("udevcomplete_all_harm", format!("and {more} more"), "");
     }
+}
+
+/// Whether nothing is left to search for: a file may have the number of one that no process holds.
+fn is_proven_orphan(verdict: &Verdict) -> bool {
+    SearchLeft::of_verdict(verdict) == Some(SearchLeft::Nothing)
 }
 
 fn harm_of(case: &Case, row: &Row<'_>, class: Class) -> SetHarm {

@@ -1,6 +1,7 @@
 //! The search, on children that have a number in one place.
 
 mod child;
+mod unread;
 
 use std::{
     fs::{self, File},

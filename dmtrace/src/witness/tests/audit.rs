@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use dmtrace_core::witness::{Ground, Role, UnknownReason, Witness};
+use dmtrace_core::{
+    wall_clock::ClockHistory,
+    witness::{Ground, Role, UnknownReason, Witness},
+};
 use serde_json::json;
 
 use super::scene::{BOOT, Host, cookie, named, reason};
@@ -137,6 +140,30 @@ fn a_cookie_that_dmsetup_made_for_a_script() {
         let script = answer.suspect().is_some_and(|it| it.role == Role::Script);
         assert_eq!(script, word == Some("udevcreatecookie"));
     }
+}
+
+#[test]
+fn a_script_whose_number_another_has() {
+    let dmsetup = "ppid=898 pid=900 comm=\"dmsetup\" exe=\"/usr/sbin/dmsetup\"";
+    let mut log = Log::default();
+    log.call(1000, 59, "a0=55 a1=56 a2=57 a3=0", 0, dmsetup);
+    log.more(
+        1000,
+        "EXECVE",
+        "argc=2 a0=\"dmsetup\" a1=\"udevcreatecookie\"",
+    );
+    log.makes(1000, 1, 1, dmsetup);
+    let mut host = Host::new();
+    host.write("var/log/audit/audit.log", &log.text);
+    // It began after the cookie was made, and before udev completed it.
+    host.runs(898, "nginx", 6000);
+    let answer = host.ask(cookie(1, 1000, 9000, 1, 5000));
+    assert_eq!(named(&answer), "unknown ParentUnknown [\"dmsetup[900]\"]");
+    // The clock was set, and nobody knows when.
+    host.runs(898, "nginx", 990);
+    host.facts.clock = ClockHistory::default();
+    let answer = host.ask(cookie(1, 1000, 9000, 1, 5000));
+    assert!(answer.suspect().is_none(), "{answer:?}");
 }
 
 #[test]

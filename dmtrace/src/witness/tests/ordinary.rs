@@ -82,6 +82,19 @@ fn a_script_that_shares_its_cookie() {
     assert_eq!(named(&answer), "bash[898]");
 }
 
+fn holder_of(pid: u32, name: &str, start: u64) -> HolderProcess {
+    HolderProcess {
+        id: ProcId {
+            tgid: pid,
+            start: BootTime(start * SECOND),
+        },
+        comm: name.to_owned(),
+        exe: format!("/usr/bin/{name}"),
+        class: HolderClass::Actor,
+        traits: BTreeSet::new(),
+    }
+}
+
 #[test]
 fn a_daemon_that_lives() {
     let mut host = Host::new();
@@ -90,16 +103,7 @@ fn a_daemon_that_lives() {
     let moment = cookie(1, 1000, 1000, 1, 500);
     let witnesses = host.hear(&[moment]);
     let mut inquiry = witnesses.inquire(&host.facts);
-    let holder = HolderProcess {
-        id: ProcId {
-            tgid: 500,
-            start: BootTime(50 * SECOND),
-        },
-        comm: "dockerd".to_owned(),
-        exe: "/usr/bin/dockerd".to_owned(),
-        class: HolderClass::Actor,
-        traits: BTreeSet::new(),
-    };
+    let holder = holder_of(500, "dockerd", 50);
     inquiry.add_holder(moment.sem, &holder);
     let answer = inquiry.weigh(&moment);
     assert_eq!(named(&answer), "dockerd[500]");
@@ -122,6 +126,44 @@ fn a_daemon_that_has_ended() {
         let answer = host.ask(cookie(number, 1000, 1000, 1, 500));
         assert_eq!(named(&answer), "storaged[500]");
     }
+}
+
+#[test]
+fn a_daemon_that_was_stopped_much_later() {
+    let mut host = Host::new();
+    // It lived when the cookies were made, and so did whoever left them and ended as it should.
+    host.ended((500, 1), "dockerd", (50, 9000), (AXSIG, 9));
+    host.ended((701, 700), "dmsetup", (1002, 1003), (0, 0));
+    host.ended((700, 1), "systemd-udevd", (2, 999_000), (0, 0));
+    let moments = [1, 2, 3].map(|number| cookie(number, 1000, 1003, 1, 701));
+    let answers = host.hear(&moments).inquire(&host.facts).weigh_all(&moments);
+    for answer in answers.values() {
+        assert!(answer.suspect().is_none(), "{answer:?}");
+    }
+    // Killed at once, it can have been nobody else.
+    let mut host = Host::new();
+    host.ended((500, 1), "dockerd", (50, 1003), (AXSIG, 9));
+    let answer = host.ask(cookie(1, 1000, 1003, 0, 5000));
+    assert_eq!(named(&answer), "dockerd[500]");
+}
+
+#[test]
+fn nobody_knows_what_the_clock_was() {
+    // Made at second 1000; then the clock was set back by two hours, and nobody has seen that.
+    let moment = cookie(1, 1000 + 7200, 1000 + 7200, 1, 500);
+    let mut host = Host::new();
+    host.facts.clock = ClockHistory::default();
+    host.runs(500, "sleep", 1060);
+    assert!(host.ask(moment).suspect().is_none());
+    // One that has the number as well, and acted last.
+    let mut host = Host::new();
+    host.facts.clock = ClockHistory::default();
+    host.runs(500, "dockerd", 50);
+    let witnesses = host.hear(&[moment]);
+    let mut inquiry = witnesses.inquire(&host.facts);
+    let holder = holder_of(500, "dockerd", 50);
+    inquiry.add_holder(moment.sem, &holder);
+    assert_eq!(named(&inquiry.weigh(&moment)), "dockerd[500]");
 }
 
 #[test]
@@ -245,22 +287,26 @@ fn the_journal_alone() {
 fn what_a_script_says_of_its_job() {
     let killed = |uid: &str| {
         json!({"_PID": "808", "_UID": uid, "_COMM": "bash", "_SYSTEMD_UNIT": "backup.service",
+               "_TRANSPORT": "stdout", "_EXE": "/usr/bin/bash",
                "MESSAGE": "/tmp/backup.sh: line 3:   812 Killed                  dmsetup create bk"})
     };
     let mut host = Host::new();
     host.journal(1001, killed("0"));
     let answer = host.ask(cookie(1, 1000, 1002, 0, 830));
     assert_eq!(named(&answer), "dmsetup[812] (backup.service)");
-    // Anybody can print that.
-    let mut host = Host::new();
-    host.journal(1001, killed("1000"));
-    let answer = host.ask(cookie(1, 1000, 1002, 0, 830));
-    assert_eq!(reason(&answer), Some(UnknownReason::CompletedByUdev));
-    assert!(
-        answer
-            .suspects()
-            .all(|it| it.doubts.contains(&Doubt::Forgeable))
-    );
+    // Anybody can print that, and have a daemon of root log it.
+    let mut logged = killed("0");
+    logged["_COMM"] = json!("sshd");
+    logged["_EXE"] = json!("/usr/sbin/sshd");
+    logged["_TRANSPORT"] = json!("syslog");
+    for said in [killed("1000"), logged] {
+        let mut host = Host::new();
+        host.journal(1001, said);
+        let answer = host.ask(cookie(1, 1000, 1002, 0, 830));
+        assert_eq!(reason(&answer), Some(UnknownReason::CompletedByUdev));
+        let mut of_job = answer.suspects().filter(|it| it.who.pid == Some(812));
+        assert!(of_job.all(|it| it.doubts.contains(&Doubt::Forgeable)));
+    }
 }
 
 #[test]
