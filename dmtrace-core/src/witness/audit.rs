@@ -89,7 +89,7 @@ fn decode_text(value: &str) -> Option<String> {
     let pairs = value.as_bytes().chunks(2);
     let bytes = pairs.map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok());
     let bytes: Option<Vec<u8>> = bytes.collect();
-    let bytes = bytes.filter(|it| !it.is_empty() && value.len() % 2 == 0)?;
+    let bytes = bytes.filter(|it| !it.is_empty() && value.len().is_multiple_of(2))?;
     Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
 }
 

@@ -13,6 +13,7 @@ use super::{
     pages::{PageMap, PageRun},
     shared_memory::{SwapBudget, read_shared_memory},
     shelf::Shelf,
+    smaps::smaps_field,
     target::Target,
 };
 use crate::wording::cause_text;
@@ -210,19 +211,4 @@ fn read_by_call(tid: u32, address: u64, into: &mut [u8]) -> io::Result<usize> {
 fn is_device_memory(shelf: &Shelf<'_>, target: &Target, start: u64) -> bool {
     let flags = smaps_field(shelf, target, start, "VmFlags:");
     flags.is_some_and(|it| it.split(' ').any(|flag| matches!(flag, "io" | "pf")))
-}
-
-/// What the kernel says of the mapping that begins there.
-pub(super) fn smaps_field(
-    shelf: &Shelf<'_>,
-    target: &Target,
-    start: u64,
-    name: &str,
-) -> Option<String> {
-    let file = File::open(shelf.roots.proc_path(target.path("smaps"))).ok()?;
-    let begin = format!("{start:08x}-");
-    let lines = BufReader::new(file).lines().map_while(Result::ok);
-    lines
-        .skip_while(|line| !line.starts_with(&begin))
-        .find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
 }

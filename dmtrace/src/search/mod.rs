@@ -22,6 +22,7 @@ mod program;
 mod report;
 mod shared_memory;
 mod shelf;
+mod smaps;
 mod target;
 #[cfg(test)]
 mod tests;

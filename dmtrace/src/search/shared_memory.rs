@@ -14,7 +14,7 @@ use std::{
 use dmtrace_core::search::{HolderClass, Place};
 use rustix::fs::fstatfs;
 
-use super::{mappings::Mapping, memory::smaps_field, mounts::FsKind, shelf::Shelf, target::Target};
+use super::{mappings::Mapping, mounts::FsKind, shelf::Shelf, smaps::smaps_field, target::Target};
 use crate::host::processes;
 
 /// Of larger files only what is mapped is read.

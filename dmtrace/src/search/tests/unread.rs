@@ -222,14 +222,3 @@ fn a_file_system_that_nobody_knows_is_told() {
     let report = search(&fs::read("/proc/self/mountinfo").unwrap());
     assert_eq!((report.files_failed, report.files_done), (None, true));
 }
-#[test]
-fn tmp_host_files() {
-    let options = SearchOptions {
-        only: [u32::MAX].into(),
-        files: Some(FileSearch::since(UnixTime(crate::host::clock::wall_now().0 - 60))),
-        ..SearchOptions::default()
-    };
-    let begin = std::time::Instant::now();
-    let search = run(&Needles::new([Key(0x0d4d_1304)]), &options, &mut |_| ());
-    println!("XX {:?} {:?} {} {:?}", begin.elapsed(), search.coverage, search.bytes, search.files);
-}
