@@ -32,6 +32,11 @@ trace() {
     fi
 }
 
+# fails COMMAND...: it must. (`! COMMAND` alone ends no script that runs with `set -e`.)
+fails() {
+    ! "$@"
+}
+
 service_answers() {
     dmtrace serve --status --json 2>/dev/null | grep -q '"findings"'
 }

@@ -72,22 +72,22 @@ pub(super) async fn will_restart() -> Option<bool> {
     };
     let question = ["list-jobs", "--no-legend", "--plain", "--full", &unit];
     let jobs = timeout(ANSWER_TIMEOUT, ask_until_answered("systemctl", &question)).await;
-    Some(is_restart(&jobs.ok()?, &unit))
+    Some(is_restart(&jobs.ok()??, &unit))
 }
 
 /// What a program prints when it succeeds; asked again for as long as it fails. A first one may not
 /// live to answer: systemd sends the signal of a stop to the service, and then to whatever it finds
-/// in its control group, which is this program, too, if the service was quick to start it.
-async fn ask_until_answered(program: &str, args: &[&str]) -> String {
+/// in its control group, which is this program, too, if the service was quick to start it. `None` if it
+/// cannot be started.
+async fn ask_until_answered(program: &str, args: &[&str]) -> Option<String> {
     loop {
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).kill_on_drop(true);
-        match command.output().await {
-            Ok(output) if output.status.success() => {
-                return String::from_utf8_lossy(&output.stdout).into_owned();
-            }
-            _ => sleep(RETRY_PAUSE).await,
+        let output = command.output().await.ok()?;
+        if output.status.success() {
+            return Some(String::from_utf8_lossy(&output.stdout).into_owned());
         }
+        sleep(RETRY_PAUSE).await;
     }
 }
 
@@ -138,6 +138,7 @@ mod tests {
             asked.path().display()
         );
         let answer = ask_until_answered("sh", &["-c", &script]).await;
-        assert_eq!(answer, "answered\n");
+        assert_eq!(answer.as_deref(), Some("answered\n"));
+        assert_eq!(ask_until_answered("/no/such/program", &[]).await, None);
     }
 }

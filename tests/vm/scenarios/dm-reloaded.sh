@@ -19,7 +19,7 @@ use before
 times=3
 if head -n 1 "$OUT/watch.json" | grep -q '"by":"fentry","state":"attached"'; then
     [ -z "$BACKEND" ]
-    ! modprobe -r dm_mod
+    fails modprobe -r dm_mod
     times=0
 fi
 for time in $(seq $times); do

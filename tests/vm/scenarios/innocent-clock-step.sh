@@ -26,9 +26,9 @@ for hours in +3 +3 -2 -9 +1 +24; do
         have_cookies 3
     done
 done
-! ended $armed
+fails ended $armed
 # The last one that used it is not said to have ended: the clock does not tell.
-! grep -q 'younger process' /tmp/list
+fails grep -q 'younger process' /tmp/list
 # From here on nobody can tell.
 kill_it $armed
 trace

@@ -23,8 +23,8 @@ look() {
         dmtrace clean --force-unknown "$key" --older-than 1s --apply --yes || true
     done
     have_cookies 2
-    ! ended $older
-    ! ended $armed
+    fails ended $older
+    fails ended $armed
 }
 
 # The machine is suspended for five seconds: the clocks stop, all but that since boot.
