@@ -8,46 +8,11 @@ use crate::{
     facts::{HostFacts, SemState, SetSnapshot},
     ledger::Creator,
     wall_clock::StampSpan,
+    witness::{LVM_PREFIXES, is_cookie_program},
 };
 
-/// Programs that make cookies, by the name of their process (cut at 15 bytes as the kernel does).
-const COOKIE_PROGRAMS: &[&str] = &[
-    "blkdeactivate",
-    "blockdev",
-    "cryptsetup",
-    "containerd",
-    "containerd-snap",
-    "crio",
-    "devmapper",
-    "dmeventd",
-    "dmraid",
-    "dmsetup",
-    "docker",
-    "docker-current",
-    "dockerd",
-    "dockerd-current",
-    "integritysetup",
-    "kpartx",
-    "ldmtool",
-    "lvm",
-    "lvmdbusd",
-    "lvmpolld",
-    "multipath",
-    "multipathd",
-    "parted",
-    "podman",
-    "stratis-min",
-    "stratisd",
-    "stratisd-min",
-    "systemd-cryptse",
-    "systemd-integri",
-    "systemd-veritys",
-    "udisksd",
-    "veritysetup",
-];
-
-/// LVM runs under the name of its command.
-const LVM_PREFIXES: &[&str] = &["lv", "vg", "pv"];
+/// It is taken to make cookies here, and by no witness.
+const BLOCKDEV: &str = "blockdev";
 
 /// Programs that run scripts.
 const INTERPRETERS: &[&str] = &[
@@ -234,7 +199,10 @@ fn candidate_culprits<'a>(
         })
 }
 
-/// Whether a program of this name makes cookies.
+/// Whether a program of this name may make cookies: in doubt it may, also a command of LVM that only
+/// looks.
 fn makes_cookies(comm: &str) -> bool {
-    COOKIE_PROGRAMS.contains(&comm) || LVM_PREFIXES.iter().any(|prefix| comm.starts_with(prefix))
+    is_cookie_program(comm)
+        || comm == BLOCKDEV
+        || LVM_PREFIXES.iter().any(|prefix| comm.starts_with(prefix))
 }

@@ -39,6 +39,7 @@ pub use context::{ContextLine, MAX_CONTEXT_LINES};
 pub use inquiry::{Inquiry, weigh};
 pub use message::{Message, Told, is_device_mapper_line, read_message};
 pub use pattern::{Burst, Rhythm, TimePattern};
+pub(crate) use programs::LVM_PREFIXES;
 pub use programs::{is_cookie_program, mentions_cookie_program};
 pub use schedule::{Schedule, ScheduleKind, fitting_schedules};
 pub use suspect::{Answer, Doubt, Grade, Ground, Role, Suspect, UnknownReason, Who};

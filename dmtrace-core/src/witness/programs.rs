@@ -39,7 +39,7 @@ const COOKIE_PROGRAMS: &[&str] = &[
 ];
 
 /// LVM runs under the name of its command.
-const LVM_PREFIXES: [&str; 3] = ["lv", "vg", "pv"];
+pub(crate) const LVM_PREFIXES: [&str; 3] = ["lv", "vg", "pv"];
 
 /// Of those, the ones that only look.
 const LVM_READERS: [&str; 9] = [
